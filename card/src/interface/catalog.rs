@@ -1,0 +1,239 @@
+//! `org.brahman.Catalog`: datasets, their objects, columns and generations. One writer of all of them.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Interface;
+
+/// The interface.
+pub const INTERFACE: Interface = Interface {
+    name: "org.brahman.Catalog",
+    idempotent: &["List", "Get", "Commit", "MarkStale", "ClearStale", "Watch"],
+    idl: "# Datasets: what objects they are made of, and which indexes they feed.
+interface org.brahman.Catalog
+
+# One immutable Parquet object. `url` opens in pyarrow.
+type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sha256: string)
+
+type Column (name: string, arrow_type: string, source_type: string, nulls_made: int)
+
+# `stale` lists indexes that are older than the dataset. `lineage` has the run and its inputs.
+type Dataset (
+  name: string,
+  generation: int,
+  rows: int,
+  bytes: int,
+  objects: []Object,
+  columns: []Column,
+  pii: ?object,
+  stale: []string,
+  lineage: Lineage,
+  committed_ms: int
+)
+
+type Lineage (run_id: string, inputs: []string, producer: string)
+
+method List() -> (datasets: []Dataset)
+
+method Get(name: string) -> (dataset: Dataset)
+
+# Publishes a generation: every object is verified first. The same run_id committed twice is one commit.
+# `bucket_root` in the reply of `Location` is where a writer puts objects.
+method Commit(
+  name: string,
+  run_id: string,
+  objects: []Object,
+  columns: []Column,
+  inputs: []string,
+  producer: string
+) -> (generation: int, stale: []string)
+
+# Where a run of this dataset writes its objects.
+method Location(name: string, run_id: string) -> (bucket: string, key_prefix: string, path: string)
+
+# Says which index is fed by the dataset (`MarkStale`), or that it has caught up with a generation (`ClearStale`).
+method MarkStale(name: string, index: string) -> ()
+method ClearStale(name: string, index: string, generation: int) -> (cleared: bool)
+
+method Delete(name: string) -> ()
+
+# Call with `more`: names and generations now, then again whenever one changes.
+method Watch() -> (generations: [string]int)
+
+error NoSuchDataset (message: string, retryable: bool, name: string)
+# An object is missing or its checksum differs; nothing was published.
+error BadObject (message: string, retryable: bool, key: string)
+# The dataset's own file is damaged.
+error Damaged (message: string, retryable: bool, name: string)
+",
+};
+
+/// One immutable Parquet object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Object {
+    /// Bucket name.
+    pub bucket: String,
+    /// Key in the bucket.
+    pub key: String,
+    /// `file://…`
+    pub url: String,
+    /// Rows.
+    pub rows: u64,
+    /// Length.
+    pub bytes: u64,
+    /// Of the bytes, in hex.
+    pub sha256: String,
+}
+
+/// One column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Arrow type.
+    pub arrow_type: String,
+    /// Type at the source.
+    pub source_type: String,
+    /// Values that the Arrow type cannot hold and that became NULL.
+    pub nulls_made: u64,
+}
+
+/// Where a generation came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lineage {
+    /// The run that wrote it.
+    pub run_id: String,
+    /// What the run read; never a user name or a password.
+    pub inputs: Vec<String>,
+    /// Program and version.
+    pub producer: String,
+}
+
+/// A dataset at one generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Dataset {
+    /// Its name.
+    pub name: String,
+    /// Grows with every commit, from 1.
+    pub generation: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of all objects.
+    pub bytes: u64,
+    /// In row order.
+    pub objects: Vec<Object>,
+    /// In column order.
+    pub columns: Vec<Column>,
+    /// PII report by column.
+    #[serde(default)]
+    pub pii: Option<serde_json::Value>,
+    /// Indexes that are older than the dataset.
+    pub stale: Vec<String>,
+    /// Where it came from.
+    pub lineage: Lineage,
+    /// Unix time of the commit.
+    pub committed_ms: u64,
+}
+
+/// Reply of `List`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ListOut {
+    /// By name.
+    pub datasets: Vec<Dataset>,
+}
+
+/// Parameters of `Get` and `Delete`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct NameIn {
+    /// Dataset.
+    pub name: String,
+}
+
+/// Reply of `Get`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GetOut {
+    /// The dataset.
+    pub dataset: Dataset,
+}
+
+/// Parameters of `Commit`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CommitIn {
+    /// Dataset.
+    pub name: String,
+    /// ULID of the run.
+    pub run_id: String,
+    /// All objects of the new generation.
+    pub objects: Vec<Object>,
+    /// Columns.
+    pub columns: Vec<Column>,
+    /// What was read.
+    pub inputs: Vec<String>,
+    /// Program and version.
+    pub producer: String,
+}
+
+/// Reply of `Commit`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CommitOut {
+    /// The generation published.
+    pub generation: u64,
+    /// Indexes that are stale now.
+    pub stale: Vec<String>,
+}
+
+/// Parameters of `Location`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LocationIn {
+    /// Dataset.
+    pub name: String,
+    /// ULID of the run.
+    pub run_id: String,
+}
+
+/// Reply of `Location`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LocationOut {
+    /// Bucket name.
+    pub bucket: String,
+    /// Keys start with this.
+    pub key_prefix: String,
+    /// Absolute directory, created.
+    pub path: String,
+}
+
+/// Parameters of `MarkStale`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MarkStaleIn {
+    /// Dataset.
+    pub name: String,
+    /// Index fed by it.
+    pub index: String,
+}
+
+/// Parameters of `ClearStale`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ClearStaleIn {
+    /// Dataset.
+    pub name: String,
+    /// Index that has caught up.
+    pub index: String,
+    /// With which generation.
+    pub generation: u64,
+}
+
+/// Reply of `ClearStale`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ClearStaleOut {
+    /// False if the dataset has moved on meanwhile.
+    pub cleared: bool,
+}
+
+/// Replies of `Watch`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WatchOut {
+    /// By dataset.
+    pub generations: BTreeMap<String, u64>,
+}

@@ -1,0 +1,161 @@
+//! `org.brahman.Ingest`: files into Parquet, committed to the catalog.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Interface;
+use super::catalog::{Column, Object};
+
+/// The interface.
+pub const INTERFACE: Interface = Interface {
+    name: "org.brahman.Ingest",
+    idempotent: &["Runs"],
+    idl: "# Reads sources into Parquet and commits them to the catalog as one dataset generation.
+interface org.brahman.Ingest
+
+type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sha256: string)
+
+type Column (name: string, arrow_type: string, source_type: string, nulls_made: int)
+
+# A file or a row that was left out, and why. Of many, the first hundred are named and all are counted.
+type Quarantine (source: string, row: ?int, reason: string)
+
+type Run (run_id: string, dataset: string, state: string, rows: int, bytes: int, started_ms: int, seconds: float, error: ?string)
+
+# Reads text, Markdown and source files (a row a file), or CSV or JSONL (a row a record); folders are walked, and
+# what their .gitignore names is passed over. Called with `more` it reports progress first. Relative paths are refused.
+method Files(dataset: string, paths: []string, format: ?string) -> (
+  phase: string,
+  rows: int,
+  bytes: int,
+  rows_per_s: float,
+  run_id: ?string,
+  dataset: ?string,
+  generation: ?int,
+  objects: ?[]Object,
+  columns: ?[]Column,
+  quarantined: ?int,
+  quarantine: ?[]Quarantine,
+  pii: ?object,
+  seconds: ?float
+)
+
+# Recent runs, newest first.
+method Runs() -> (runs: []Run)
+
+# Stops a run; nothing of it is published.
+method Cancel(run_id: string) -> (cancelled: bool)
+
+# No rows could be read; nothing was published.
+error NothingToRead (message: string, retryable: bool)
+error BadSource (message: string, retryable: bool, source: string)
+error Cancelled (message: string, retryable: bool)
+",
+};
+
+/// Parameters of `Files`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FilesIn {
+    /// Name of the dataset to write.
+    pub dataset: String,
+    /// Absolute paths of files and folders.
+    pub paths: Vec<String>,
+    /// `documents`, `csv` or `jsonl`; by the files' endings unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+}
+
+/// A file or a row that was left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Quarantine {
+    /// Path.
+    pub source: String,
+    /// Row number from 1, for a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<u64>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Replies of `Files`: progress has the first four fields, the last reply all.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct FilesOut {
+    /// `scan`, `read`, `commit` or `done`.
+    pub phase: String,
+    /// Rows so far.
+    pub rows: u64,
+    /// Source bytes so far.
+    pub bytes: u64,
+    /// Rows a second so far.
+    pub rows_per_s: f64,
+    /// ULID of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// The dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
+    /// Its new generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// What was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<Vec<Object>>,
+    /// Columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<Column>>,
+    /// Files and rows left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<u64>,
+    /// The first hundred of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Vec<Quarantine>>,
+    /// PII report by column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pii: Option<serde_json::Value>,
+    /// From call to committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Run {
+    /// ULID.
+    pub run_id: String,
+    /// Dataset.
+    pub dataset: String,
+    /// `running`, `done`, `failed` or `cancelled`.
+    pub state: String,
+    /// Rows so far.
+    pub rows: u64,
+    /// Source bytes so far.
+    pub bytes: u64,
+    /// Unix time.
+    pub started_ms: u64,
+    /// How long it ran.
+    pub seconds: f64,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Reply of `Runs`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RunsOut {
+    /// Newest first.
+    pub runs: Vec<Run>,
+}
+
+/// Parameters of `Cancel`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CancelIn {
+    /// ULID of the run.
+    pub run_id: String,
+}
+
+/// Reply of `Cancel`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CancelOut {
+    /// False if no such run is running.
+    pub cancelled: bool,
+}

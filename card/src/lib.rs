@@ -1,0 +1,19 @@
+//! Brahman's contract as pure values: nothing here opens a file, a socket or a clock.
+//!
+//! * [`card`]: what a module says of itself, parsed and validated ([`Card`]).
+//! * [`state`]: the life of a module as init publishes it ([`ModuleState`], [`ModuleRecord`]).
+//! * [`wire`]: the Varlink message codec, sans I/O (frames, headers, faults).
+//! * [`interface`]: one file per interface: its Rust types beside its IDL text.
+//!
+//! Invariants: every input is bounded before it is looked at; a parse error names the field and what was
+//! expected; no type here knows who supervises or who routes.
+
+pub mod card;
+pub mod interface;
+pub mod state;
+pub mod wire;
+
+pub use card::{Card, CardError, Label};
+pub use interface::Interface;
+pub use state::{ModuleRecord, ModuleState};
+pub use wire::fault::Fault;

@@ -1,0 +1,28 @@
+//! The Varlink codec, sans I/O: bytes in, frames and headers out.
+//!
+//! * [`frame`]: where one message ends and the next begins (NUL, or newline for people with `nc`).
+//! * [`header`]: the few top-level keys that routing needs, found without parsing the payload.
+//! * [`fault`]: errors as they travel.
+//!
+//! Invariants: no message over [`MESSAGE_BYTES_MAX`], none deeper than [`DEPTH_MAX`]; both are checked before any
+//! recursive parser sees a byte.
+
+pub mod fault;
+pub mod frame;
+pub mod header;
+
+/// Longest message, as in sd-varlink.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Deepest nesting of a message: ours need 6, and recursive parsers in other languages stand 100.
+pub const DEPTH_MAX: usize = 64;
+
+/// Header key: milliseconds the caller still waits.
+pub const KEY_DEADLINE: &str = "org.brahman.deadline_ms";
+/// Header key: context for this call alone.
+pub const KEY_CONTEXT: &str = "org.brahman.context";
+/// Header key: an opaque trace id, passed on.
+pub const KEY_TRACE: &str = "org.brahman.trace";
+/// Header key: the caller's uid, set by the broker only.
+pub const KEY_UID: &str = "org.brahman.uid";
+/// Reply key: label of the provider that answered.
+pub const KEY_PROVIDER: &str = "org.brahman.provider";

@@ -1,0 +1,123 @@
+//! Errors as they travel: a closed, qualified name, a message for people, a retryable flag, and data.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A Varlink error reply. What stands in `message` is for outsiders; detail stays in the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Qualified name, such as `org.brahman.Broker.NoProvider`.
+    #[serde(rename = "error")]
+    pub name: Cow<'static, str>,
+    /// `message`, `retryable`, and the error's own data.
+    #[serde(default)]
+    pub parameters: Map<String, Value>,
+}
+
+impl Fault {
+    /// A fault of this name.
+    #[must_use]
+    pub fn new(name: impl Into<Cow<'static, str>>, retryable: bool, message: impl Into<String>) -> Self {
+        let mut parameters = Map::new();
+        parameters.insert("message".into(), message.into().into());
+        parameters.insert("retryable".into(), retryable.into());
+        Self { name: name.into(), parameters }
+    }
+
+    /// Adds a datum.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.parameters.insert(key.into(), value.into());
+        self
+    }
+
+    /// The text for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        self.parameters.get("message").and_then(Value::as_str).unwrap_or("no message was given")
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        self.parameters.get("retryable").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// `org.varlink.service.InvalidParameter`: `parameter` is named, `expected` says what would do.
+    #[must_use]
+    pub fn invalid_parameter(parameter: &str, expected: impl fmt::Display) -> Self {
+        Self::new("org.varlink.service.InvalidParameter", false, format!("parameter `{parameter}`: {expected}"))
+            .with("parameter", parameter)
+    }
+
+    /// `org.varlink.service.InterfaceNotFound`
+    #[must_use]
+    pub fn interface_not_found(interface: &str) -> Self {
+        Self::new("org.varlink.service.InterfaceNotFound", false, format!("no interface `{interface}` here")).with("interface", interface)
+    }
+
+    /// `org.varlink.service.MethodNotFound`
+    #[must_use]
+    pub fn method_not_found(method: &str) -> Self {
+        Self::new("org.varlink.service.MethodNotFound", false, format!("no method `{method}`; `brahman introspect` lists what there is"))
+            .with("method", method)
+    }
+
+    /// `org.varlink.service.PermissionDenied`
+    #[must_use]
+    pub fn permission_denied(message: impl Into<String>) -> Self {
+        Self::new("org.varlink.service.PermissionDenied", false, message)
+    }
+
+    /// `org.varlink.service.ExpectedMore`
+    #[must_use]
+    pub fn expected_more(method: &str) -> Self {
+        Self::new("org.varlink.service.ExpectedMore", false, format!("`{method}` streams: call it with `more`"))
+    }
+
+    /// `org.brahman.Broker.Overloaded`: what is full, and when to come back.
+    #[must_use]
+    pub fn overloaded(what: impl Into<String>, retry_after_ms: u64) -> Self {
+        Self::new("org.brahman.Broker.Overloaded", true, what).with("retry_after_ms", retry_after_ms)
+    }
+
+    /// `org.brahman.Broker.DeadlineExceeded`
+    #[must_use]
+    pub fn deadline_exceeded(doing: impl fmt::Display) -> Self {
+        Self::new("org.brahman.Broker.DeadlineExceeded", true, format!("the deadline passed while {doing}"))
+    }
+
+    /// `org.brahman.Broker.NoProvider`: which flow, in which context, and why each candidate was refused.
+    #[must_use]
+    pub fn no_provider(flow: &str, context: Option<&str>, refused: &[String]) -> Self {
+        let place = context.map_or("without a context".to_owned(), |c| format!("in context `{c}`"));
+        let why = if refused.is_empty() { "no Card offers it".to_owned() } else { refused.join("; ") };
+        Self::new("org.brahman.Broker.NoProvider", true, format!("nothing serves {flow} {place}: {why}"))
+            .with("flow", flow)
+            .with("context", context.map_or(Value::Null, Value::from))
+            .with("refused", refused.to_vec())
+    }
+
+    /// `org.brahman.Broker.ProviderFailed`: the provider ended in mid-call and the call was not safe to repeat.
+    #[must_use]
+    pub fn provider_failed(label: &str, why: impl fmt::Display) -> Self {
+        Self::new("org.brahman.Broker.ProviderFailed", true, format!("provider `{label}` {why}")).with("label", label)
+    }
+
+    /// `org.brahman.Fault.Internal`: a broken invariant or a failed disk; the log has the detail.
+    #[must_use]
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new("org.brahman.Fault.Internal", false, message)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.message())
+    }
+}
+
+impl std::error::Error for Fault {}

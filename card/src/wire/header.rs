@@ -1,0 +1,365 @@
+//! The top-level keys of a message, found by skimming: payloads are stepped over, never parsed.
+//!
+//! A skim is strict about the top level (a key twice, an escaped key, trailing bytes are refused, so that no two
+//! readers can see two different messages) and only counts brackets below it. It allocates nothing.
+
+use std::fmt::Write as _;
+
+use thiserror::Error;
+
+use super::{DEPTH_MAX, KEY_CONTEXT, KEY_DEADLINE, KEY_PROVIDER, KEY_TRACE, KEY_UID};
+
+/// Why a message has no header.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{expected} (at byte {at})")]
+pub struct HeaderError {
+    /// Byte offset in the message.
+    pub at: usize,
+    /// What was expected there.
+    pub expected: &'static str,
+}
+
+/// The routing part of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallHeader<'a> {
+    /// `interface.Method`.
+    pub method: &'a str,
+    /// The parameters' JSON text; empty if absent.
+    pub parameters: &'a [u8],
+    /// Many replies are welcome.
+    pub more: bool,
+    /// No reply is wanted.
+    pub oneway: bool,
+    /// The connection is to leave Varlink after one reply.
+    pub upgrade: bool,
+    /// Milliseconds the caller still waits.
+    pub deadline_ms: Option<u64>,
+    /// Context for this call alone.
+    pub context: Option<&'a str>,
+    /// Trace id.
+    pub trace: Option<&'a str>,
+    /// Caller's uid, if a broker set it.
+    pub uid: Option<u32>,
+}
+
+impl<'a> CallHeader<'a> {
+    /// Interface and method name.
+    #[must_use]
+    pub fn split(&self) -> (&'a str, &'a str) {
+        self.method.rsplit_once('.').unwrap_or(("", self.method))
+    }
+
+    /// Skims a call.
+    ///
+    /// # Errors
+    /// [`HeaderError`] where the message is not one JSON object with a `method`, or a known key has a wrong type.
+    pub fn skim(frame: &'a [u8]) -> Result<Self, HeaderError> {
+        let mut header = Self::default();
+        let mut seen = [false; 9];
+        top_level(frame, |at, key, value| {
+            let slot = match key {
+                "method" => 0,
+                "parameters" => 1,
+                "more" => 2,
+                "oneway" => 3,
+                "upgrade" => 4,
+                KEY_DEADLINE => 5,
+                KEY_CONTEXT => 6,
+                KEY_TRACE => 7,
+                KEY_UID => 8,
+                _ => return Ok(()),
+            };
+            if std::mem::replace(&mut seen[slot], true) {
+                return Err(HeaderError { at, expected: "expected each key once" });
+            }
+            match slot {
+                0 => header.method = text(at, value)?,
+                1 => header.parameters = if value == b"null" { b"" } else { value },
+                2 => header.more = flag(at, value)?,
+                3 => header.oneway = flag(at, value)?,
+                4 => header.upgrade = flag(at, value)?,
+                5 => header.deadline_ms = number(at, value)?,
+                6 => header.context = optional_text(at, value)?,
+                7 => header.trace = optional_text(at, value)?,
+                _ => {
+                    let uid = number(at, value)?.map(u32::try_from).transpose();
+                    header.uid = uid.map_err(|_| HeaderError { at, expected: "expected a uid" })?;
+                }
+            }
+            Ok(())
+        })?;
+        if header.method.is_empty() {
+            return Err(HeaderError { at: 0, expected: "expected a `method` such as \"org.varlink.service.GetInfo\"" });
+        }
+        Ok(header)
+    }
+}
+
+/// The routing part of a reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplyHeader<'a> {
+    /// The parameters' JSON text; empty if absent.
+    pub parameters: &'a [u8],
+    /// More replies follow.
+    pub continues: bool,
+    /// Qualified error name.
+    pub error: Option<&'a str>,
+    /// Label of the provider.
+    pub provider: Option<&'a str>,
+}
+
+impl<'a> ReplyHeader<'a> {
+    /// Skims a reply.
+    ///
+    /// # Errors
+    /// [`HeaderError`] where the message is not one JSON object or a known key has a wrong type.
+    pub fn skim(frame: &'a [u8]) -> Result<Self, HeaderError> {
+        let mut header = Self::default();
+        top_level(frame, |at, key, value| {
+            match key {
+                "parameters" => header.parameters = if value == b"null" { b"" } else { value },
+                "continues" => header.continues = flag(at, value)?,
+                "error" => header.error = optional_text(at, value)?,
+                KEY_PROVIDER => header.provider = optional_text(at, value)?,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(header)
+    }
+}
+
+/// Writes one string member, key and value escaped, with a comma after it.
+pub fn push_text_member(out: &mut Vec<u8>, key: &str, value: &str) {
+    let mut text = String::with_capacity(key.len() + value.len() + 8);
+    for (part, after) in [(key, ':'), (value, ',')] {
+        text.push('"');
+        for c in part.chars() {
+            match c {
+                '"' | '\\' => text.extend(['\\', c]),
+                c if c < ' ' => {
+                    // Writing to a String cannot fail.
+                    let _ = write!(text, "\\u{:04x}", c as u32);
+                }
+                c => text.push(c),
+            }
+        }
+        text.push('"');
+        text.push(after);
+    }
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn text(at: usize, value: &[u8]) -> Result<&str, HeaderError> {
+    let inner = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\""));
+    let wrong = HeaderError { at, expected: "expected a string without escapes" };
+    let inner = inner.filter(|v| memchr::memchr(b'\\', v).is_none()).ok_or_else(|| wrong.clone())?;
+    std::str::from_utf8(inner).map_err(|_| wrong)
+}
+
+fn optional_text(at: usize, value: &[u8]) -> Result<Option<&str>, HeaderError> {
+    if value == b"null" { Ok(None) } else { text(at, value).map(Some) }
+}
+
+fn flag(at: usize, value: &[u8]) -> Result<bool, HeaderError> {
+    match value {
+        b"true" => Ok(true),
+        b"false" | b"null" => Ok(false),
+        _ => Err(HeaderError { at, expected: "expected true or false" }),
+    }
+}
+
+fn number(at: usize, value: &[u8]) -> Result<Option<u64>, HeaderError> {
+    if value == b"null" {
+        return Ok(None);
+    }
+    let digits = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+    digits.map(Some).ok_or(HeaderError { at, expected: "expected a whole number" })
+}
+
+/// Calls `member` with offset, key and value text of each top-level member.
+fn top_level<'a>(
+    frame: &'a [u8],
+    mut member: impl FnMut(usize, &'a str, &'a [u8]) -> Result<(), HeaderError>,
+) -> Result<(), HeaderError> {
+    let mut cursor = Cursor { bytes: frame, at: 0 };
+    cursor.blank();
+    cursor.expect(b'{', "expected a JSON object")?;
+    cursor.blank();
+    if !cursor.accept(b'}') {
+        loop {
+            cursor.blank();
+            let at = cursor.at;
+            let key = cursor.string()?;
+            let key = text(at, key)?;
+            cursor.blank();
+            cursor.expect(b':', "expected `:` after a key")?;
+            cursor.blank();
+            let at = cursor.at;
+            let value = cursor.value()?;
+            member(at, key, value)?;
+            cursor.blank();
+            if cursor.accept(b'}') {
+                break;
+            }
+            cursor.expect(b',', "expected `,` or `}` after a value")?;
+        }
+    }
+    cursor.blank();
+    if cursor.at == frame.len() { Ok(()) } else { Err(cursor.wrong("expected nothing after the object")) }
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn wrong(&self, expected: &'static str) -> HeaderError {
+        HeaderError { at: self.at, expected }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn blank(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn accept(&mut self, byte: u8) -> bool {
+        let hit = self.peek() == Some(byte);
+        self.at += usize::from(hit);
+        hit
+    }
+
+    fn expect(&mut self, byte: u8, expected: &'static str) -> Result<(), HeaderError> {
+        if self.accept(byte) { Ok(()) } else { Err(self.wrong(expected)) }
+    }
+
+    /// Steps over a string, quotes included.
+    fn string(&mut self) -> Result<&'a [u8], HeaderError> {
+        let from = self.at;
+        self.expect(b'"', "expected a string")?;
+        loop {
+            match memchr::memchr2(b'"', b'\\', &self.bytes[self.at..]) {
+                None => return Err(self.wrong("expected the end of a string")),
+                Some(n) if self.bytes[self.at + n] == b'"' => {
+                    self.at += n + 1;
+                    return Ok(&self.bytes[from..self.at]);
+                }
+                Some(n) => self.at = (self.at + n + 2).min(self.bytes.len()),
+            }
+        }
+    }
+
+    /// Steps over any value.
+    fn value(&mut self) -> Result<&'a [u8], HeaderError> {
+        let from = self.at;
+        match self.peek() {
+            Some(b'"') => return self.string(),
+            Some(b'{' | b'[') => {
+                let mut depth = 1; // The message's own object.
+                loop {
+                    match self.peek() {
+                        None => return Err(self.wrong("expected a closing bracket")),
+                        Some(b'"') => {
+                            self.string()?;
+                            continue;
+                        }
+                        Some(b'{' | b'[') => {
+                            depth += 1;
+                            if depth > DEPTH_MAX {
+                                return Err(self.wrong("expected nesting of at most 64 levels"));
+                            }
+                        }
+                        Some(b'}' | b']') => depth -= 1,
+                        Some(_) => {}
+                    }
+                    self.at += 1;
+                    if depth == 1 {
+                        break;
+                    }
+                }
+            }
+            _ => {
+                while self.peek().is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')) {
+                    self.at += 1;
+                }
+            }
+        }
+        if self.at == from { Err(self.wrong("expected a value")) } else { Ok(&self.bytes[from..self.at]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_call_is_skimmed_in_any_key_order() {
+        let frame = br#" {"org.brahman.deadline_ms" : 250, "parameters":{"method":"no","a":[1,{"}":"\"]"}]}, "more":true,"x.y":null,"method":"a.b.C"} "#;
+        let header = CallHeader::skim(frame).expect("a call");
+        assert_eq!(header.split(), ("a.b", "C"));
+        assert!(header.more && !header.oneway);
+        assert_eq!(header.deadline_ms, Some(250));
+        assert_eq!(header.parameters, br#"{"method":"no","a":[1,{"}":"\"]"}]}"#);
+    }
+
+    #[test]
+    fn what_two_readers_could_read_differently_is_refused() {
+        for frame in [
+            r#"{"method":"a.B","method":"a.C"}"#,
+            r#"{"method":"a.B","org.brahman.uid":1,"org.brahman.uid":0}"#,
+            r#"{"method":"a.B","\u006dethod":"a.C"}"#,
+            r#"{"method":"a.B"}{"#,
+            r#"{"method":"a.B""#,
+            r#"{"method":7}"#,
+            r#"["method"]"#,
+            r#"{"method":"a.B","more":1}"#,
+            r#"{"method":"a.B","parameters":}"#,
+            "",
+        ] {
+            assert!(CallHeader::skim(frame.as_bytes()).is_err(), "{frame}");
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded_without_recursion() {
+        let deep = |n: usize| format!(r#"{{"method":"a.B","parameters":{}{}}}"#, "[".repeat(n), "]".repeat(n));
+        assert!(CallHeader::skim(deep(DEPTH_MAX - 1).as_bytes()).is_ok());
+        assert!(CallHeader::skim(deep(DEPTH_MAX).as_bytes()).is_err());
+        assert!(CallHeader::skim(deep(10_000).as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn skimming_agrees_with_a_full_parse(text in ".{0,20}", number in any::<i64>(), more in any::<bool>()) {
+            let message = serde_json::json!({"method": "a.b.C", "parameters": {"t": text, "n": [number]}, "more": more});
+            let bytes = serde_json::to_vec(&message).expect("a value is JSON");
+            let header = CallHeader::skim(&bytes).expect("a call");
+            prop_assert_eq!(header.more, more);
+            let parameters: serde_json::Value = serde_json::from_slice(header.parameters).expect("the same JSON");
+            prop_assert_eq!(&parameters, &message["parameters"]);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = CallHeader::skim(&bytes);
+            let _ = ReplyHeader::skim(&bytes);
+        }
+
+        #[test]
+        fn a_pushed_member_is_json(value in ".{0,30}") {
+            let mut out = b"{".to_vec();
+            push_text_member(&mut out, "k", &value);
+            out.extend(b"\"z\":0}");
+            let parsed: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+            prop_assert_eq!(parsed["k"].as_str(), Some(value.as_str()));
+        }
+    }
+}
