@@ -1,1 +1,21 @@
-//! stub
+//! What a process links to live on the mesh.
+//!
+//! * [`serve`]: a listener, a [`Service`], one bounded task a connection, always reading.
+//! * [`client`]: [`Connection`] speaks to one socket; [`Client`] resolves, goes direct, follows changes, falls back.
+//! * [`module`]: the life of a supervised process: attach, report, drain on SIGTERM and SIGINT.
+//! * [`place`]: where sockets, state and caches live.
+//!
+//! Invariants: a hang-up cancels the work it asked for; every buffer, queue and wait is bounded; nothing here knows
+//! what a flow means.
+
+#[cfg(feature = "bulk")]
+pub mod bulk;
+pub mod client;
+pub mod module;
+pub mod place;
+pub mod serve;
+pub mod telemetry;
+
+pub use client::{CallOptions, Client, ClientError, Connection};
+pub use module::{Module, ModuleError, run};
+pub use serve::{Call, Peer, Reply, Service};

@@ -1,0 +1,134 @@
+//! Modules' output: a bounded ring each, passed on to init's own stderr, and to whoever follows.
+//!
+//! Invariants: reaping never waits for a pipe to end; a flood slows the flooder (its pipe fills), not init; a stalled
+//! stderr costs lines on stderr, which are counted, and nothing else.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{Write, stderr};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use brahman_card::interface::init::Line;
+use tokio::net::unix::pipe;
+use tokio::sync::broadcast;
+
+/// Lines kept a module: enough for a stack trace and what led to it.
+const RING_LINES: usize = 1000;
+/// A longer line is cut into several.
+const LINE_BYTES_MAX: usize = 8 * 1024;
+/// Lines a second after which reading pauses: far above honest logging, far below what would starve init.
+const LINES_PER_TURN: u32 = 2_000;
+/// Lines that may wait for a slow stderr.
+const WAITING_FOR_STDERR: usize = 4096;
+
+#[derive(Debug)]
+struct Ring {
+    lines: VecDeque<Line>,
+    dropped: u64,
+    followers: broadcast::Sender<Line>,
+}
+
+/// All rings, by label.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    rings: Mutex<HashMap<String, Ring>>,
+    onward: SyncSender<String>,
+}
+
+impl Logs {
+    pub(crate) fn new() -> Arc<Self> {
+        let (onward, lines) = sync_channel::<String>(WAITING_FOR_STDERR);
+        // A thread, because writing to a stalled terminal or journal blocks.
+        let writer = std::thread::Builder::new().name("stderr".into()).spawn(move || {
+            for line in lines {
+                let _ = stderr().write_all(line.as_bytes());
+            }
+        });
+        if let Err(error) = writer {
+            tracing::error!(%error, "module output will not be passed on to stderr");
+        }
+        Arc::new(Self { rings: Mutex::default(), onward })
+    }
+
+    fn with_ring<T>(&self, label: &str, f: impl FnOnce(&mut Ring) -> T) -> T {
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = rings.entry(label.to_owned()).or_insert_with(|| Ring {
+            lines: VecDeque::new(),
+            dropped: 0,
+            followers: broadcast::channel(RING_LINES).0,
+        });
+        f(ring)
+    }
+
+    fn push(&self, label: &str, line: Line) {
+        if let Err(TrySendError::Full(_)) = self.onward.try_send(format!("[{label}] {}\n", line.text)) {
+            self.with_ring(label, |ring| ring.dropped += 1);
+        }
+        self.with_ring(label, |ring| {
+            if ring.lines.len() == RING_LINES {
+                ring.lines.pop_front();
+                ring.dropped += 1;
+            }
+            // Nobody following is the usual case.
+            let _ = ring.followers.send(line.clone());
+            ring.lines.push_back(line);
+        });
+    }
+
+    /// The last lines, how many were lost, and what comes next.
+    pub(crate) fn tail(&self, label: &str, n: usize) -> (Vec<Line>, u64, broadcast::Receiver<Line>) {
+        self.with_ring(label, |ring| {
+            let skip = ring.lines.len().saturating_sub(n);
+            (ring.lines.iter().skip(skip).cloned().collect(), ring.dropped, ring.followers.subscribe())
+        })
+    }
+
+    /// The last line that this process wrote, if any.
+    pub(crate) fn last_line(&self, label: &str, pid: u32) -> Option<String> {
+        self.with_ring(label, |ring| ring.lines.iter().rev().find(|l| l.pid == pid && !l.text.trim().is_empty()).map(|l| l.text.clone()))
+    }
+
+    /// Reads a pipe to its end.
+    pub(crate) async fn pump(self: Arc<Self>, label: String, pid: u32, stream: &'static str, pipe: OwnedFd) {
+        let Ok(pipe) = pipe::Receiver::from_owned_fd(pipe) else { return };
+        let mut buffer = vec![0_u8; 16 * 1024];
+        let mut partial: Vec<u8> = Vec::new();
+        let (mut turn, mut lines) = (Instant::now(), 0_u32);
+        loop {
+            if pipe.readable().await.is_err() {
+                break;
+            }
+            let n = match pipe.try_read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                Err(_) => break,
+            };
+            for byte in &buffer[..n] {
+                if *byte != b'\n' {
+                    partial.push(*byte);
+                }
+                if *byte == b'\n' || partial.len() == LINE_BYTES_MAX {
+                    self.push(&label, line(pid, stream, &partial));
+                    partial.clear();
+                    lines += 1;
+                }
+            }
+            if turn.elapsed() > Duration::from_secs(1) {
+                (turn, lines) = (Instant::now(), 0);
+            } else if lines > LINES_PER_TURN {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        if !partial.is_empty() {
+            self.push(&label, line(pid, stream, &partial));
+        }
+    }
+}
+
+fn line(pid: u32, stream: &str, bytes: &[u8]) -> Line {
+    let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    Line { at_ms, pid, stream: stream.into(), text: String::from_utf8_lossy(bytes).trim_end_matches('\r').to_owned() }
+}

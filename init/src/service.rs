@@ -1,0 +1,148 @@
+//! `org.brahman.Init` on init's own socket: questions are turned into requests to the one owner of the state.
+
+use std::sync::Arc;
+
+use brahman_card::interface::init::{self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut};
+use brahman_card::{Card, Fault, Interface, ModuleRecord};
+use brahman_sidecar::{Call, Peer, Reply, Service};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::logs::Logs;
+use crate::state::Command;
+
+/// What the service asks of the supervisor.
+#[derive(Debug)]
+pub(crate) enum Request {
+    List { reply: oneshot::Sender<Vec<ModuleRecord>> },
+    Command { label: String, command: Command, reply: oneshot::Sender<Result<(), Fault>> },
+    Reload { reply: oneshot::Sender<Result<ReloadOut, Fault>> },
+    Attach { card: Option<Box<Card>>, id: Option<String>, peer: Peer, drain: mpsc::Sender<()>, gone: oneshot::Receiver<()>, reply: oneshot::Sender<Result<String, Fault>> },
+    Update { update: UpdateIn, reply: oneshot::Sender<Result<(), Fault>> },
+    Warnings { card: Box<Card>, reply: oneshot::Sender<Vec<String>> },
+    Shutdown,
+}
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct InitService {
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) table: watch::Receiver<Arc<WatchOut>>,
+    pub(crate) logs: Arc<Logs>,
+}
+
+impl InitService {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Fault> {
+        let (reply, answer) = oneshot::channel();
+        let ending = || Fault::new("org.brahman.Broker.Overloaded", true, "init is ending").with("retry_after_ms", 1000);
+        self.requests.send(request(reply)).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())
+    }
+
+    async fn command(&self, call: &Call, command: Command) -> Result<Reply, Fault> {
+        let LabelIn { label } = call.parameters()?;
+        self.ask(|reply| Request::Command { label, command, reply }).await??;
+        Ok(Reply::empty())
+    }
+
+    async fn attach(&self, call: &Call) -> Result<Reply, Fault> {
+        let AttachIn { card, id } = call.parameters()?;
+        let card = card.map(|value| parse(&value)).transpose()?.map(Box::new);
+        if card.is_none() && id.is_none() {
+            return Err(Fault::invalid_parameter("id", "expected the `id` that init passed in BRAHMAN_CARD_ID, or a `card`"));
+        }
+        if !call.more {
+            return Err(Fault::expected_more("Attach"));
+        }
+        // Dropped with this future, when the module hangs up.
+        let (_alive, gone) = oneshot::channel::<()>();
+        let (drain, mut drains) = mpsc::channel(1);
+        let peer = call.peer;
+        let session = self.ask(|reply| Request::Attach { card, id, peer, drain, gone, reply }).await??;
+        call.send(&AttachOut { session: session.clone(), drain: false }).await?;
+        while drains.recv().await.is_some() {
+            call.send(&AttachOut { session: session.clone(), drain: true }).await?;
+        }
+        Reply::of(&AttachOut { session, drain: true })
+    }
+
+    async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
+        let mut table = self.table.clone();
+        loop {
+            let now = Arc::clone(&table.borrow_and_update());
+            call.send(&*now).await?;
+            if table.changed().await.is_err() {
+                return Reply::of(&*now);
+            }
+        }
+    }
+
+    async fn logs(&self, call: &Call) -> Result<Reply, Fault> {
+        let LogsIn { label, follow, lines } = call.parameters()?;
+        if !self.table.borrow().modules.iter().any(|m| m.card.label.as_str() == label) {
+            return Err(no_such_module(&label));
+        }
+        let wanted = usize::try_from(lines.unwrap_or(100)).unwrap_or(usize::MAX);
+        let (lines, mut dropped, mut news) = self.logs.tail(&label, wanted);
+        if follow != Some(true) {
+            return Reply::of(&LogsOut { lines, dropped });
+        }
+        call.send(&LogsOut { lines, dropped }).await?;
+        loop {
+            match news.recv().await {
+                Ok(line) => call.send(&LogsOut { lines: vec![line], dropped }).await?,
+                Err(broadcast::error::RecvError::Lagged(n)) => dropped += n,
+                Err(broadcast::error::RecvError::Closed) => return Reply::of(&LogsOut { lines: Vec::new(), dropped }),
+            }
+        }
+    }
+}
+
+impl Service for InitService {
+    fn interfaces(&self) -> &'static [&'static Interface] {
+        &[&init::INTERFACE]
+    }
+
+    async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
+        match call.method() {
+            "List" => Reply::of(&ListOut { modules: self.ask(|reply| Request::List { reply }).await? }),
+            "Start" => self.command(&call, Command::Start).await,
+            "Stop" => self.command(&call, Command::Stop).await,
+            "Restart" => self.command(&call, Command::Restart).await,
+            "Reload" => Reply::of(&self.ask(|reply| Request::Reload { reply }).await??),
+            "Check" => {
+                let CheckIn { card } = call.parameters()?;
+                let card = parse(&card)?;
+                let (label, id) = (card.label.to_string(), card.id.clone());
+                let warnings = self.ask(|reply| Request::Warnings { card: Box::new(card), reply }).await?;
+                Reply::of(&CheckOut { label, id, warnings })
+            }
+            "Logs" => self.logs(&call).await,
+            "Attach" => self.attach(&call).await,
+            "Update" => {
+                let update = call.parameters()?;
+                self.ask(|reply| Request::Update { update, reply }).await??;
+                Ok(Reply::empty())
+            }
+            "Watch" => self.watch(&call).await,
+            "Shutdown" => {
+                self.requests.send(Request::Shutdown).await.map_err(|_| Fault::internal("init is ending"))?;
+                Ok(Reply::empty())
+            }
+            _ => Err(call.unknown()),
+        }
+    }
+}
+
+fn parse(value: &serde_json::Value) -> Result<Card, Fault> {
+    let text = serde_json::to_vec(value).map_err(|e| bad_card(&e.to_string()))?;
+    Card::parse("card.json", &text).map_err(|e| bad_card(&e.to_string()))
+}
+
+pub(crate) fn bad_card(why: &str) -> Fault {
+    Fault::new("org.brahman.Init.BadCard", false, why)
+}
+
+pub(crate) fn no_such_module(label: &str) -> Fault {
+    let message = format!("no module is called `{label}`; `brahman status` lists them");
+    Fault::new("org.brahman.Init.NoSuchModule", false, message).with("label", label)
+}

@@ -1,0 +1,198 @@
+//! Starting a module's process and watching for its end, through a pidfd and never a bare pid.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStderr, ChildStdout, Command, Stdio};
+
+use brahman_card::Card;
+use brahman_card::card::{Native, Payload};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid};
+
+use crate::cgroup::Cgroups;
+use crate::state::{Exit, GRACE_MS};
+
+/// Where everything is, as every module is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) mesh: PathBuf,
+    pub(crate) init: PathBuf,
+    pub(crate) notify: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) cache: PathBuf,
+    pub(crate) context: Option<String>,
+}
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pidfd: OwnedFd,
+}
+
+/// A started process and its output.
+pub(crate) struct Started {
+    pub(crate) process: Process,
+    pub(crate) stdout: Option<ChildStdout>,
+    pub(crate) stderr: Option<ChildStderr>,
+}
+
+/// Why there is no process.
+pub(crate) struct SpawnError {
+    pub(crate) reason: String,
+    pub(crate) permanent: bool,
+}
+
+impl Process {
+    /// A descriptor that becomes readable when the process has ended.
+    pub(crate) fn watch(&self) -> io::Result<OwnedFd> {
+        self.pidfd.try_clone()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Err(error) = pidfd_send_signal(&self.pidfd, signal) {
+            tracing::debug!(pid = self.pid, %error, "signal not delivered");
+        }
+    }
+
+    /// Kills the whole group. Safe against reuse of the number: the leader is not reaped yet while `self` lives.
+    pub(crate) fn kill_group(&self) {
+        self.signal(Signal::KILL);
+        if let Some(group) = Pid::from_raw(self.pid.cast_signed()) {
+            // An empty group is the usual case.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    /// Sweeps what the process left in its group, then reaps it. Call once it has ended.
+    pub(crate) fn reap(self) -> Exit {
+        if let Some(group) = Pid::from_raw(self.pid.cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        match waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&self.pidfd)), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                _ => Exit::Code(-1),
+            },
+            _ => Exit::Code(-1),
+        }
+    }
+}
+
+/// The program a Card names: an absolute path, else beside this program, else in `PATH`.
+pub(crate) fn resolve(native: &Native) -> Result<PathBuf, SpawnError> {
+    let asked = Path::new(&native.exec);
+    if native.exec.contains('/') {
+        return if asked.is_file() { Ok(asked.to_owned()) } else { Err(missing(native)) };
+    }
+    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = beside.into_iter().chain(env::split_paths(&path).collect::<Vec<_>>());
+    folders.map(|folder| folder.join(asked)).find(|file| file.is_file()).ok_or_else(|| missing(native))
+}
+
+fn missing(native: &Native) -> SpawnError {
+    let reason = format!("payload.native.exec: `{}` was not found; expected an absolute path, or a program beside brahman-init or in PATH", native.exec);
+    SpawnError { reason, permanent: true }
+}
+
+/// Starts a module's process in a group of its own, with its listener as descriptor 3.
+pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgroups: Option<&Cgroups>) -> Result<Started, SpawnError> {
+    let Payload::Native(native) = &card.payload else {
+        return Err(SpawnError { reason: "a virtual module is not started by init".into(), permanent: true });
+    };
+    let program = resolve(native)?;
+    let passing = |error: io::Error| SpawnError { reason: format!("cannot start {}: {error}", native.exec), permanent: false };
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("__exec");
+    if let Some(files) = card.limits.files {
+        command.arg(format!("--files={files}"));
+    }
+    match (cgroups, card.limits.memory) {
+        (Some(cgroups), _) => {
+            let folder = cgroups.prepare(card).map_err(passing)?;
+            command.arg("--cgroup").arg(folder);
+        }
+        (None, Some(memory)) => {
+            command.arg(format!("--data={}", memory.0));
+        }
+        (None, None) => {}
+    }
+    command.arg("--").arg(&program).args(&native.argv);
+    for (key, value) in environment(card, native, places) {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    command.stdin(OwnedFd::from(listener.try_clone().map_err(passing)?)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(passing)?;
+    let pid = child.id();
+    let pidfd = Pid::from_raw(pid.cast_signed()).ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK));
+    match pidfd {
+        Ok(pidfd) => Ok(Started { process: Process { pid, pidfd }, stdout: child.stdout.take(), stderr: child.stderr.take() }),
+        Err(error) => {
+            // Still our unreaped child, so the number is safe for this one last use.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(passing(error.into()))
+        }
+    }
+}
+
+fn environment(card: &Card, native: &Native, places: &Places) -> BTreeMap<String, Option<String>> {
+    let path = |path: &Path| Some(path.display().to_string());
+    let mut all: BTreeMap<String, Option<String>> = [
+        ("BRAHMAN_LABEL", Some(card.label.to_string())),
+        ("BRAHMAN_CARD_ID", Some(card.id.clone())),
+        ("BRAHMAN_INIT", path(&places.init)),
+        ("BRAHMAN_SOCKET", path(&places.mesh)),
+        ("BRAHMAN_STATE", path(&places.state)),
+        ("BRAHMAN_CACHE", path(&places.cache)),
+        // Calls are to finish before the SIGKILL, not at it.
+        ("BRAHMAN_GRACE_MS", Some((GRACE_MS - 500).to_string())),
+        ("BRAHMAN_QUOTA_CONNECTIONS", Some(card.quotas.connections.to_string())),
+        ("NOTIFY_SOCKET", path(&places.notify)),
+        ("WATCHDOG_USEC", (card.watchdog_s > 0).then(|| (u64::from(card.watchdog_s) * 1_000_000).to_string())),
+        ("WATCHDOG_PID", None),
+        ("LISTEN_PID", None),
+        ("LISTEN_FDS", None),
+        ("LISTEN_FDNAMES", None),
+        ("BRAHMAN_VRAM_MIB", card.limits.vram_mib.map(|v| v.to_string())),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect();
+    if let Some(context) = &places.context {
+        all.insert("BRAHMAN_BROKER_CONTEXT".into(), Some(context.clone()));
+    }
+    all.extend(native.env.iter().chain(&card.environment).map(|(k, v)| (k.clone(), Some(v.clone()))));
+    all
+}
+
+/// Children of this process that are no module's main process: what modules left behind.
+pub(crate) fn orphans(known: impl Fn(u32) -> bool) -> Vec<u32> {
+    let own = std::process::id();
+    let listed = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| !known(*pid)).collect()
+}
+
+/// Reaps an orphan if it has ended; kills it first if it belongs to a life of `card_id` that is over.
+pub(crate) fn tend_orphan(pid: u32, over: Option<&str>) {
+    let Some(raw) = Pid::from_raw(pid.cast_signed()) else { return };
+    if let Some(id) = over {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mark = format!("BRAHMAN_CARD_ID={id}");
+        if environ.split(|b| *b == 0).any(|variable| variable == mark.as_bytes()) {
+            tracing::info!(pid, "killing what a module left behind");
+            // Our own unreaped child: the number is its own until we reap it.
+            let _ = rustix::process::kill_process(raw, Signal::KILL);
+        }
+    }
+    let _ = rustix::process::waitpid(Some(raw), rustix::process::WaitOptions::NOHANG);
+}

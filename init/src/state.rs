@@ -1,0 +1,678 @@
+//! The pure supervisor: `step(event, now) → effects`. No clock, no process, no file.
+//!
+//! Invariants:
+//! * a module has at most one process; a new one is spawned only after the old one's end was seen;
+//! * every state but `ready`, `stopped` and a permanent `failed` has a timer or an awaited event, so nothing waits for ever;
+//! * a death is classified before it is retried: exit 78 never is, a healthy life's end is retried at once.
+
+mod graph;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use brahman_card::card::{Lifecycle, Payload, RestartPolicy, Supervision};
+use brahman_card::interface::init::{ReloadOut, UpdateIn};
+use brahman_card::{Card, ModuleRecord, ModuleState};
+
+/// Milliseconds since init started.
+pub(crate) type Millis = u64;
+
+/// SIGTERM to SIGKILL for one module.
+pub(crate) const GRACE_MS: Millis = 5_000;
+/// SIGTERM to SIGKILL for the whole mesh: one period, whatever the number of modules.
+pub(crate) const SHUTDOWN_GRACE_MS: Millis = 8_000;
+/// A killed process whose end is not seen is killed again: it may sit in an uninterruptible call.
+const REKILL_MS: Millis = 1_000;
+/// First cool-down after too many restarts, doubled after each failed half-open try up to the maximum.
+const COOLDOWN_MS: (Millis, Millis) = (10_000, 600_000);
+/// sysexits.h `EX_CONFIG`.
+const EXIT_CONFIG: i32 = 78;
+
+/// Key of a module: its Card's id.
+pub(crate) type Id = String;
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// With this status.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    fn describe(&self) -> String {
+        match self {
+            Self::Code(code) => format!("exited with status {code}"),
+            Self::Signal(signal) => format!("killed by signal {signal}"),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// The Cards as they are on disk now: at start, and at every reload.
+    Cards(Vec<(Card, String)>),
+    /// A process was started.
+    Spawned { id: Id, pid: u32 },
+    /// It could not be; a permanent reason is not retried.
+    SpawnFailed { id: Id, reason: String, permanent: bool },
+    /// A process ended; `last_line` is the last thing it wrote.
+    Exited { id: Id, pid: u32, exit: Exit, last_line: Option<String> },
+    /// A module opened its session.
+    Attached { id: Id, session: String },
+    /// A foreign module brought its own Card.
+    Introduced { card: Box<Card>, socket: String, session: String, pid: u32 },
+    /// A session ended.
+    Detached { session: String },
+    /// A module's word on itself.
+    Updated { update: UpdateIn },
+    /// A foreign program's word by sd_notify.
+    Notified { pid: u32, ready: bool, stopping: bool, status: Option<String> },
+    /// Somebody's command.
+    Command { label: String, command: Command },
+    /// Stop everything; a second time, at once.
+    Shutdown,
+    /// A timer may be due.
+    Tick,
+}
+
+/// What a person can ask of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Run it.
+    Start,
+    /// End it and leave it so.
+    Stop,
+    /// End it if it runs, then run it.
+    Restart,
+}
+
+/// What the OS layer has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Bind the module's socket, unless it is bound.
+    Bind { id: Id },
+    /// Start a process.
+    Spawn { id: Id },
+    /// Ask the process to end.
+    Terminate { id: Id },
+    /// Kill its whole group.
+    Kill { id: Id },
+    /// Tell the module over its session to finish.
+    Drain { session: String },
+    /// Close the socket and forget the module.
+    Forget { id: Id },
+    /// Everything has ended.
+    Exit,
+}
+
+/// What becomes of a module once its process has ended as asked.
+#[derive(Clone, Debug, PartialEq)]
+enum Afterwards {
+    Stay,
+    Start,
+    Remove,
+    Replace(Box<(Card, String)>),
+}
+
+/// One module.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    card: Card,
+    socket: String,
+    state: ModuleState,
+    since: Millis,
+    pid: Option<u32>,
+    session: Option<String>,
+    incarnation: u64,
+    restarts: u64,
+    reason: Option<String>,
+    attributes: BTreeMap<String, String>,
+    shortfalls: Vec<String>,
+    afterwards: Option<Afterwards>,
+    spawning: bool,
+    unhealthy_row: u32,
+    recent: VecDeque<Millis>,
+    cooldown_ms: Millis,
+    half_open: bool,
+    permanent: bool,
+    ready_by: Option<Millis>,
+    alive_by: Option<Millis>,
+    start_at: Option<Millis>,
+    kill_at: Option<Millis>,
+}
+
+impl Entry {
+    fn new(card: Card, socket: String, now: Millis) -> Self {
+        Self {
+            card,
+            socket,
+            state: ModuleState::Waiting,
+            since: now,
+            pid: None,
+            session: None,
+            incarnation: 0,
+            restarts: 0,
+            reason: None,
+            attributes: BTreeMap::new(),
+            shortfalls: Vec::new(),
+            afterwards: None,
+            spawning: false,
+            unhealthy_row: 0,
+            recent: VecDeque::new(),
+            cooldown_ms: COOLDOWN_MS.0,
+            half_open: false,
+            permanent: false,
+            ready_by: None,
+            alive_by: None,
+            start_at: None,
+            kill_at: None,
+        }
+    }
+
+    /// The Card.
+    #[must_use]
+    pub(crate) fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Socket path.
+    #[must_use]
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// The process, if one runs.
+    #[must_use]
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// What this machine does not enforce of the Card.
+    pub(crate) fn set_shortfalls(&mut self, shortfalls: Vec<String>) {
+        self.shortfalls = shortfalls;
+    }
+
+    fn enter(&mut self, state: ModuleState, now: Millis) {
+        if self.state != state {
+            self.state = state;
+            self.since = now;
+        }
+    }
+
+    fn runs(&self) -> bool {
+        self.pid.is_some() || self.spawning
+    }
+
+    fn is_virtual(&self) -> bool {
+        matches!(self.card.payload, Payload::Virtual)
+    }
+
+    fn policy(&self) -> RestartPolicy {
+        match &self.card.supervision {
+            Supervision::Restart(policy) => *policy,
+            Supervision::OneShot | Supervision::Delegate => RestartPolicy::default(),
+        }
+    }
+
+    fn clear_timers(&mut self) {
+        self.ready_by = None;
+        self.alive_by = None;
+        self.start_at = None;
+        self.kill_at = None;
+    }
+
+    fn record(&self, now: Millis) -> ModuleRecord {
+        let mut attributes = self.card.attributes.clone();
+        attributes.extend(self.attributes.clone());
+        ModuleRecord {
+            card: self.card.clone(),
+            state: self.state,
+            socket: self.socket.clone(),
+            pid: self.pid.unwrap_or(0),
+            incarnation: self.incarnation,
+            restarts: self.restarts,
+            uptime_ms: now.saturating_sub(self.since),
+            reason: self.reason.clone(),
+            attributes,
+            shortfalls: self.shortfalls.clone(),
+        }
+    }
+}
+
+/// All modules and what is to become of them.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    modules: BTreeMap<Id, Entry>,
+    shutting_down: bool,
+    /// Outcome of the last [`Event::Cards`].
+    pub(crate) last_reload: ReloadOut,
+}
+
+impl State {
+    /// One module.
+    #[must_use]
+    pub(crate) fn entry(&self, id: &str) -> Option<&Entry> {
+        self.modules.get(id)
+    }
+
+    /// One module, for the OS layer's own notes on it.
+    pub(crate) fn entry_mut(&mut self, id: &str) -> Option<&mut Entry> {
+        self.modules.get_mut(id)
+    }
+
+    /// Id of the module whose process this is.
+    #[must_use]
+    pub(crate) fn by_pid(&self, pid: u32) -> Option<&Id> {
+        self.modules.iter().find(|(_, entry)| entry.pid == Some(pid)).map(|(id, _)| id)
+    }
+
+    /// Whether a module of this label exists.
+    #[must_use]
+    pub(crate) fn has_label(&self, label: &str) -> bool {
+        self.modules.values().any(|entry| entry.card.label.as_str() == label)
+    }
+
+    /// Whether this session is open.
+    #[must_use]
+    pub(crate) fn has_session(&self, session: &str) -> bool {
+        self.modules.values().any(|entry| entry.session.as_deref() == Some(session))
+    }
+
+    /// The table as others see it, by label.
+    #[must_use]
+    pub(crate) fn records(&self, now: Millis) -> Vec<ModuleRecord> {
+        let mut records: Vec<ModuleRecord> = self.modules.values().map(|entry| entry.record(now)).collect();
+        records.sort_by(|a, b| (&a.card.label, &a.card.id).cmp(&(&b.card.label, &b.card.id)));
+        records
+    }
+
+    /// When [`Event::Tick`] is due next.
+    #[must_use]
+    pub(crate) fn next_timer(&self) -> Option<Millis> {
+        self.modules.values().flat_map(|e| [e.ready_by, e.alive_by, e.start_at, e.kill_at]).flatten().min()
+    }
+
+    /// Takes one event and says what has to be done.
+    pub(crate) fn step(&mut self, event: Event, now: Millis) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Cards(cards) => self.load(cards, now, &mut effects),
+            Event::Spawned { id, pid } => self.spawned(&id, pid, now, &mut effects),
+            Event::SpawnFailed { id, reason, permanent } => {
+                if let Some(entry) = self.modules.get_mut(&id) {
+                    entry.spawning = false;
+                    entry.reason = Some(reason);
+                    died(entry, permanent, now);
+                }
+            }
+            Event::Exited { id, pid, exit, last_line } => self.exited(&id, pid, &exit, last_line, now, &mut effects),
+            Event::Attached { id, session } => {
+                if let Some(entry) = self.modules.get_mut(&id) {
+                    entry.session = Some(session.clone());
+                    entry.alive_by = watchdog(entry, now);
+                    if entry.afterwards.is_some() {
+                        effects.push(Effect::Drain { session });
+                    }
+                }
+            }
+            Event::Introduced { card, socket, session, pid } => {
+                let mut entry = Entry::new(*card, socket, now);
+                entry.session = Some(session);
+                entry.attributes.insert("pid".into(), pid.to_string());
+                entry.incarnation = 1;
+                entry.enter(ModuleState::Starting, now);
+                self.modules.insert(entry.card.id.clone(), entry);
+            }
+            Event::Detached { session } => self.detached(&session, now, &mut effects),
+            Event::Updated { update } => self.updated(update, now),
+            Event::Notified { pid, ready, stopping, status } => {
+                let found = self.by_pid(pid).cloned();
+                if let Some(entry) = found.and_then(|id| self.modules.get_mut(&id)) {
+                    entry.alive_by = watchdog(entry, now);
+                    entry.reason = status.or(entry.reason.take());
+                    if ready {
+                        become_ready(entry, now);
+                    }
+                    if stopping {
+                        entry.enter(ModuleState::Draining, now);
+                    }
+                }
+            }
+            Event::Command { label, command } => self.command(&label, command, now, &mut effects),
+            Event::Shutdown if self.shutting_down => {
+                for (id, entry) in &mut self.modules {
+                    if entry.runs() {
+                        entry.kill_at = None;
+                        effects.push(Effect::Kill { id: id.clone() });
+                    }
+                }
+            }
+            Event::Shutdown => {
+                self.shutting_down = true;
+                for entry in self.modules.values_mut() {
+                    entry.start_at = None;
+                    if entry.runs() {
+                        entry.kill_at = Some(now + SHUTDOWN_GRACE_MS);
+                    } else if entry.session.is_none() {
+                        entry.enter(ModuleState::Stopped, now);
+                    }
+                    if let Some(session) = entry.session.clone().filter(|_| !entry.runs()) {
+                        effects.push(Effect::Drain { session });
+                    }
+                }
+            }
+            Event::Tick => self.tick(now, &mut effects),
+        }
+        self.settle(now, &mut effects);
+        effects
+    }
+
+    fn load(&mut self, cards: Vec<(Card, String)>, now: Millis, effects: &mut Vec<Effect>) {
+        let mut outcome = ReloadOut::default();
+        let cycles = graph::cycles(cards.iter().map(|(card, _)| card));
+        let mut fresh: BTreeMap<Id, (Card, String)> = cards.into_iter().map(|(card, socket)| (card.id.clone(), (card, socket))).collect();
+        let known: Vec<Id> = self.modules.keys().cloned().collect();
+        for id in known {
+            let Some(entry) = self.modules.get_mut(&id) else { continue };
+            let label = entry.card.label.to_string();
+            match fresh.remove(&id) {
+                Some((card, socket)) if card == entry.card && socket == entry.socket => outcome.unchanged.push(label),
+                Some(pair) => {
+                    outcome.changed.push(label);
+                    end(entry, &id, Afterwards::Replace(Box::new(pair)), now, effects);
+                }
+                // One that attached by itself is not in the folder and not ours to remove.
+                None if entry.is_virtual() && entry.session.is_some() => outcome.unchanged.push(label),
+                None => {
+                    outcome.removed.push(label);
+                    end(entry, &id, Afterwards::Remove, now, effects);
+                }
+            }
+        }
+        for (id, (card, socket)) in fresh {
+            outcome.added.push(card.label.to_string());
+            effects.push(Effect::Bind { id: id.clone() });
+            self.modules.insert(id, Entry::new(card, socket, now));
+        }
+        for (id, path) in cycles {
+            if let Some(entry) = self.modules.get_mut(&id) {
+                entry.reason = Some(format!("requires itself: {path}"));
+                entry.permanent = true;
+                entry.enter(ModuleState::Failed, now);
+            }
+        }
+        self.last_reload = outcome;
+    }
+
+    fn spawned(&mut self, id: &str, pid: u32, now: Millis, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.modules.get_mut(id) else { return };
+        entry.spawning = false;
+        entry.pid = Some(pid);
+        entry.ready_by = Some(now + Millis::from(entry.card.readiness.timeout_s) * 1000);
+        if entry.afterwards.is_some() || self.shutting_down {
+            effects.push(Effect::Terminate { id: id.to_owned() });
+        }
+    }
+
+    fn exited(&mut self, id: &str, pid: u32, exit: &Exit, last_line: Option<String>, now: Millis, effects: &mut Vec<Effect>) {
+        let shutting_down = self.shutting_down;
+        let Some(entry) = self.modules.get_mut(id).filter(|entry| entry.pid == Some(pid)) else { return };
+        let lived = now.saturating_sub(entry.since);
+        let was = entry.state;
+        entry.pid = None;
+        entry.session = None;
+        entry.attributes.clear();
+        entry.clear_timers();
+        if let Some(afterwards) = entry.afterwards.take() {
+            self.finish(id, afterwards, now, effects);
+            return;
+        }
+        if shutting_down {
+            entry.enter(ModuleState::Stopped, now);
+            return;
+        }
+        let one_shot = entry.card.lifecycle == Lifecycle::Oneshot || entry.card.supervision == Supervision::OneShot;
+        if *exit == Exit::Code(0) && one_shot {
+            entry.reason = Some("done".into());
+            entry.enter(ModuleState::Stopped, now);
+            return;
+        }
+        let healthy = was == ModuleState::Ready && lived >= entry.policy().healthy_after_ms;
+        if healthy {
+            entry.unhealthy_row = 0;
+            entry.cooldown_ms = COOLDOWN_MS.0;
+            entry.half_open = false;
+        } else {
+            entry.unhealthy_row += 1;
+        }
+        // What the module itself said before it ended says more than its status.
+        let said = entry.reason.take().filter(|_| was == ModuleState::Failed);
+        let ended = exit.describe();
+        entry.reason = Some(match (said, last_line) {
+            (Some(reason), _) => reason,
+            (None, Some(line)) if !healthy => format!("{ended}: {line}"),
+            _ => ended,
+        });
+        died(entry, *exit == Exit::Code(EXIT_CONFIG) || one_shot, now);
+    }
+
+    /// A process ended as asked.
+    fn finish(&mut self, id: &str, afterwards: Afterwards, now: Millis, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.modules.get_mut(id) else { return };
+        match afterwards {
+            Afterwards::Stay => {
+                entry.reason = Some("stopped by command".into());
+                entry.enter(ModuleState::Stopped, now);
+            }
+            Afterwards::Start => {
+                entry.restarts += 1;
+                entry.reason = None;
+                entry.enter(ModuleState::Waiting, now);
+            }
+            Afterwards::Remove => {
+                self.modules.remove(id);
+                effects.push(Effect::Forget { id: id.to_owned() });
+            }
+            Afterwards::Replace(pair) => {
+                let (card, socket) = *pair;
+                let rebind = socket != entry.socket;
+                let restarts = entry.restarts + 1;
+                let mut next = Entry::new(card, socket, now);
+                next.restarts = restarts;
+                next.incarnation = entry.incarnation;
+                *entry = next;
+                if rebind {
+                    effects.push(Effect::Forget { id: id.to_owned() });
+                    effects.push(Effect::Bind { id: id.to_owned() });
+                }
+            }
+        }
+    }
+
+    fn detached(&mut self, session: &str, now: Millis, effects: &mut Vec<Effect>) {
+        let Some((id, entry)) = self.modules.iter_mut().find(|(_, e)| e.session.as_deref() == Some(session)) else { return };
+        entry.session = None;
+        if entry.is_virtual() {
+            let id = id.clone();
+            self.modules.remove(&id);
+            effects.push(Effect::Forget { id });
+        } else {
+            // The process is judged by its end; a session lost alone is taken up again by the module.
+            entry.alive_by = watchdog(entry, now);
+        }
+    }
+
+    fn updated(&mut self, update: UpdateIn, now: Millis) {
+        let Some(entry) = self.modules.values_mut().find(|e| e.session.as_deref() == Some(update.session.as_str())) else { return };
+        entry.alive_by = watchdog(entry, now);
+        if let Some(attributes) = update.attributes {
+            entry.attributes.extend(attributes);
+        }
+        match update.state {
+            Some(ModuleState::Ready) => become_ready(entry, now),
+            Some(state @ (ModuleState::Loading | ModuleState::Failed)) => {
+                entry.reason = update.reason;
+                entry.enter(state, now);
+            }
+            Some(ModuleState::Draining) => entry.enter(ModuleState::Draining, now),
+            _ => {}
+        }
+    }
+
+    fn command(&mut self, label: &str, command: Command, now: Millis, effects: &mut Vec<Effect>) {
+        for (id, entry) in self.modules.iter_mut().filter(|(_, e)| e.card.label.as_str() == label) {
+            match command {
+                Command::Stop => end(entry, id, Afterwards::Stay, now, effects),
+                Command::Restart if entry.runs() => end(entry, id, Afterwards::Start, now, effects),
+                Command::Start if entry.runs() => {
+                    if entry.afterwards == Some(Afterwards::Stay) {
+                        entry.afterwards = Some(Afterwards::Start);
+                    }
+                }
+                Command::Start | Command::Restart => {
+                    entry.permanent = false;
+                    entry.unhealthy_row = 0;
+                    entry.recent.clear();
+                    entry.reason = None;
+                    entry.start_at = None;
+                    entry.enter(ModuleState::Waiting, now);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let due = |timer: &mut Option<Millis>| timer.take_if(|at| *at <= now).is_some();
+        for (id, entry) in &mut self.modules {
+            if due(&mut entry.kill_at) {
+                entry.kill_at = Some(now + REKILL_MS);
+                effects.push(Effect::Kill { id: id.clone() });
+            }
+            if due(&mut entry.ready_by) && entry.runs() && matches!(entry.state, ModuleState::Starting | ModuleState::Loading) {
+                entry.reason = Some(format!("not ready within {} s", entry.card.readiness.timeout_s));
+                entry.kill_at = Some(now + REKILL_MS);
+                entry.enter(ModuleState::Failed, now);
+                effects.push(Effect::Kill { id: id.clone() });
+            }
+            if due(&mut entry.alive_by) && entry.runs() {
+                entry.reason = Some(format!("no sign of life for {} s", entry.card.watchdog_s));
+                entry.kill_at = Some(now + REKILL_MS);
+                entry.enter(ModuleState::Failed, now);
+                effects.push(Effect::Kill { id: id.clone() });
+            }
+            if due(&mut entry.start_at) && !entry.runs() {
+                entry.restarts += 1;
+                entry.enter(ModuleState::Waiting, now);
+            }
+        }
+    }
+
+    /// Starts what can start, ends what may end, and notices that all is over.
+    fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        // What was asked of a module without a process is over at once.
+        let over: Vec<Id> = self.modules.iter().filter(|(_, e)| e.afterwards.is_some() && !e.runs()).map(|(id, _)| id.clone()).collect();
+        for id in over {
+            if let Some(afterwards) = self.modules.get_mut(&id).and_then(|e| e.afterwards.take()) {
+                self.finish(&id, afterwards, now, effects);
+            }
+        }
+        if self.shutting_down {
+            let needed: Vec<Id> = graph::needed_by_running(self.modules.iter().map(|(id, e)| (id, &e.card, e.runs())));
+            for (id, entry) in &mut self.modules {
+                if entry.pid.is_some() && entry.afterwards.is_none() && !needed.contains(id) {
+                    entry.afterwards = Some(Afterwards::Stay);
+                    entry.enter(ModuleState::Draining, now);
+                    effects.push(Effect::Terminate { id: id.clone() });
+                }
+            }
+            if !self.modules.values().any(Entry::runs) {
+                effects.push(Effect::Exit);
+            }
+            return;
+        }
+        let met = graph::Met::of(self.modules.values().map(|e| (&e.card, e.state)));
+        for (id, entry) in &mut self.modules {
+            let idle = entry.state == ModuleState::Waiting && !entry.runs() && entry.afterwards.is_none();
+            if !idle || entry.is_virtual() || entry.card.supervision == Supervision::Delegate {
+                continue;
+            }
+            if let Some(missing) = met.missing(&entry.card) {
+                entry.reason = Some(format!("waits for `{missing}`"));
+                continue;
+            }
+            entry.reason = None;
+            entry.spawning = true;
+            entry.incarnation += 1;
+            entry.enter(ModuleState::Starting, now);
+            effects.push(Effect::Spawn { id: id.clone() });
+        }
+    }
+}
+
+fn watchdog(entry: &Entry, now: Millis) -> Option<Millis> {
+    (entry.card.watchdog_s > 0).then(|| now + Millis::from(entry.card.watchdog_s) * 1000)
+}
+
+fn become_ready(entry: &mut Entry, now: Millis) {
+    if entry.afterwards.is_some() {
+        return;
+    }
+    entry.ready_by = None;
+    entry.reason = None;
+    entry.enter(ModuleState::Ready, now);
+}
+
+/// Asks a module to end, and notes what is to follow.
+fn end(entry: &mut Entry, id: &str, afterwards: Afterwards, now: Millis, effects: &mut Vec<Effect>) {
+    entry.start_at = None;
+    let first = entry.afterwards.replace(afterwards).is_none();
+    if entry.pid.is_some() && first {
+        entry.kill_at = Some(now + GRACE_MS);
+        entry.enter(ModuleState::Draining, now);
+        effects.push(Effect::Terminate { id: id.to_owned() });
+    }
+}
+
+/// A process is gone unasked: restart it, now or later, or give it up.
+fn died(entry: &mut Entry, permanent: bool, now: Millis) {
+    if permanent {
+        entry.permanent = true;
+        entry.enter(ModuleState::Failed, now);
+        return;
+    }
+    let policy = entry.policy();
+    entry.recent.push_back(now);
+    while entry.recent.front().is_some_and(|at| at + policy.period_s * 1000 < now) {
+        entry.recent.pop_front();
+    }
+    if entry.recent.len() > policy.intensity as usize || (entry.half_open && entry.unhealthy_row > 0) {
+        let why = entry.reason.take().unwrap_or_default();
+        let cooldown = entry.cooldown_ms;
+        entry.reason = Some(format!("{} restarts in {} s, next try in {} s; last: {why}", entry.recent.len(), policy.period_s, cooldown / 1000));
+        entry.start_at = Some(now + cooldown);
+        entry.cooldown_ms = (cooldown * 2).min(COOLDOWN_MS.1);
+        entry.half_open = true;
+        entry.enter(ModuleState::Failed, now);
+        return;
+    }
+    let delay = match entry.unhealthy_row {
+        0 => 0,
+        row => {
+            let doubled = policy.initial_ms.saturating_mul(1 << (row - 1).min(20)).min(policy.max_ms);
+            // Up to a quarter more, spread by who and which life it is, so that siblings do not return in step.
+            let spread: u64 = entry.card.id.bytes().map(u64::from).sum::<u64>() * 31 + entry.incarnation * 17;
+            doubled + (doubled / 4) * (spread % 16) / 16
+        }
+    };
+    entry.start_at = Some(now + delay);
+    entry.enter(ModuleState::Backoff, now);
+    if delay == 0 {
+        entry.start_at = None;
+        entry.restarts += 1;
+        entry.enter(ModuleState::Waiting, now);
+    }
+}

@@ -1,0 +1,252 @@
+//! The failure matrix, on a fake clock: each way a module can end, and what must follow.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn card(label: &str, more: &str) -> Card {
+    let text = format!("schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"x\"\n");
+    Card::parse("test.toml", text.as_bytes()).expect("a good Card")
+}
+
+/// A mesh of Cards, already loaded, with every process that was asked for started.
+struct Bench {
+    state: State,
+    now: Millis,
+    pids: u32,
+    log: Vec<Effect>,
+}
+
+impl Bench {
+    fn new(cards: Vec<Card>) -> Self {
+        let mut bench = Self { state: State::default(), now: 0, pids: 100, log: Vec::new() };
+        bench.cards(cards);
+        bench
+    }
+
+    fn cards(&mut self, cards: Vec<Card>) {
+        let cards = cards.into_iter().map(|c| (c.clone(), format!("/run/{}", c.socket_name()))).collect();
+        self.event(Event::Cards(cards));
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Effect> {
+        let effects = self.state.step(event, self.now);
+        self.log.extend(effects.clone());
+        for effect in &effects {
+            if let Effect::Spawn { id } = effect {
+                self.pids += 1;
+                let pid = self.pids;
+                self.event(Event::Spawned { id: id.clone(), pid });
+            }
+        }
+        effects
+    }
+
+    fn id(&self, label: &str) -> Id {
+        self.state.modules.values().find(|e| e.card.label.as_str() == label).expect("a module").card.id.clone()
+    }
+
+    fn entry(&self, label: &str) -> &Entry {
+        &self.state.modules[&self.id(label)]
+    }
+
+    fn ready(&mut self, label: &str) {
+        let (id, session) = (self.id(label), format!("s-{label}-{}", self.pids));
+        self.event(Event::Attached { id, session: session.clone() });
+        self.event(Event::Updated { update: UpdateIn { session, state: Some(ModuleState::Ready), ..UpdateIn::default() } });
+    }
+
+    fn exit(&mut self, label: &str, exit: Exit) -> Vec<Effect> {
+        let (id, pid) = (self.id(label), self.entry(label).pid.expect("a process"));
+        self.event(Event::Exited { id, pid, exit, last_line: Some("bye".into()) })
+    }
+
+    /// Lets the clock run to the next timer.
+    fn wait(&mut self) -> Vec<Effect> {
+        self.now = self.state.next_timer().expect("something is awaited").max(self.now);
+        self.event(Event::Tick)
+    }
+}
+
+#[test]
+fn the_first_restart_after_a_healthy_life_is_immediate() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    bench.ready("a");
+    bench.now += 10_000;
+    let effects = bench.exit("a", Exit::Signal(9));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Spawn { .. })), "{effects:?}");
+    assert_eq!(bench.entry("a").restarts, 1);
+}
+
+#[test]
+fn unhealthy_lives_back_off_then_fail_then_are_tried_half_open_for_ever() {
+    let mut bench = Bench::new(vec![card("a", "[supervision.restart]\nintensity = 3\nperiod_s = 600")]);
+    let mut delays = Vec::new();
+    for _ in 0..3 {
+        bench.exit("a", Exit::Code(1));
+        assert_eq!(bench.entry("a").state, ModuleState::Backoff);
+        let before = bench.now;
+        bench.wait();
+        delays.push(bench.now - before);
+    }
+    assert!(delays.windows(2).all(|w| w[1] > w[0]), "{delays:?}");
+    bench.exit("a", Exit::Code(1));
+    assert_eq!(bench.entry("a").state, ModuleState::Failed);
+    assert!(bench.entry("a").reason.as_deref().is_some_and(|r| r.contains("bye")), "{:?}", bench.entry("a").reason);
+    for _ in 0..3 {
+        let before = bench.now;
+        bench.wait();
+        assert!(bench.now - before >= COOLDOWN_MS.0);
+        assert_eq!(bench.entry("a").state, ModuleState::Starting, "one half-open try");
+        bench.exit("a", Exit::Code(1));
+        assert_eq!(bench.entry("a").state, ModuleState::Failed);
+    }
+    // One healthy life and all is forgotten.
+    bench.wait();
+    bench.ready("a");
+    bench.now += 700_000;
+    assert!(bench.exit("a", Exit::Code(1)).iter().any(|e| matches!(e, Effect::Spawn { .. })));
+}
+
+#[test]
+fn exit_78_is_never_retried_but_a_person_may() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    let effects = bench.exit("a", Exit::Code(78));
+    assert!(effects.is_empty() && bench.state.next_timer().is_none());
+    assert_eq!(bench.entry("a").state, ModuleState::Failed);
+    bench.event(Event::Command { label: "a".into(), command: Command::Start });
+    assert_eq!(bench.entry("a").state, ModuleState::Starting);
+}
+
+#[test]
+fn what_a_module_said_of_its_failure_outlives_its_process() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    let id = bench.id("a");
+    bench.event(Event::Attached { id, session: "s".into() });
+    let failed = UpdateIn { session: "s".into(), state: Some(ModuleState::Failed), reason: Some("no model".into()), attributes: None };
+    bench.event(Event::Updated { update: failed });
+    bench.exit("a", Exit::Code(78));
+    assert_eq!(bench.entry("a").reason.as_deref(), Some("no model"));
+}
+
+#[test]
+fn a_module_that_never_becomes_ready_is_killed_and_counted_as_a_death() {
+    let mut bench = Bench::new(vec![card("a", "readiness.timeout_s = 2")]);
+    let effects = bench.wait();
+    assert_eq!(bench.now, 2000);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Kill { .. })));
+    bench.exit("a", Exit::Signal(9));
+    assert_eq!(bench.entry("a").state, ModuleState::Backoff);
+    assert!(bench.entry("a").reason.as_deref().is_some_and(|r| r.contains("not ready within 2 s")));
+}
+
+#[test]
+fn a_silent_module_with_a_watchdog_is_killed() {
+    let mut bench = Bench::new(vec![card("a", "watchdog_s = 3")]);
+    bench.ready("a");
+    assert!(bench.wait().iter().any(|e| matches!(e, Effect::Kill { .. })));
+}
+
+#[test]
+fn sigterm_is_followed_by_sigkill_after_the_grace() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    bench.ready("a");
+    let effects = bench.event(Event::Command { label: "a".into(), command: Command::Stop });
+    assert!(matches!(effects[..], [Effect::Terminate { .. }]));
+    let before = bench.now;
+    assert!(bench.wait().iter().any(|e| matches!(e, Effect::Kill { .. })));
+    assert_eq!(bench.now - before, GRACE_MS);
+    bench.exit("a", Exit::Signal(9));
+    assert_eq!(bench.entry("a").state, ModuleState::Stopped);
+}
+
+#[test]
+fn requirements_start_in_order_and_stop_in_reverse() {
+    let mut bench = Bench::new(vec![card("low", ""), card("top", "requires = [\"low\"]")]);
+    assert_eq!(bench.entry("top").state, ModuleState::Waiting);
+    bench.ready("low");
+    assert_eq!(bench.entry("top").state, ModuleState::Starting);
+    bench.ready("top");
+    let (low, top) = (bench.id("low"), bench.id("top"));
+    assert_eq!(bench.event(Event::Shutdown), [Effect::Terminate { id: top }]);
+    assert_eq!(bench.exit("top", Exit::Code(0)), [Effect::Terminate { id: low }]);
+    assert_eq!(bench.exit("low", Exit::Code(0)), [Effect::Exit]);
+}
+
+#[test]
+fn a_second_shutdown_kills_everything() {
+    let mut bench = Bench::new(vec![card("a", ""), card("b", "requires = [\"a\"]")]);
+    bench.ready("a");
+    bench.event(Event::Shutdown);
+    assert_eq!(bench.event(Event::Shutdown).iter().filter(|e| matches!(e, Effect::Kill { .. })).count(), 2);
+}
+
+#[test]
+fn a_cycle_of_requirements_is_refused_with_its_path() {
+    let bench = Bench::new(vec![card("a", "requires = [\"b\"]"), card("b", "requires = [\"a\"]"), card("c", "")]);
+    assert_eq!(bench.entry("a").reason.as_deref(), Some("requires itself: a → b → a"));
+    assert_eq!(bench.entry("c").state, ModuleState::Starting);
+}
+
+#[test]
+fn a_reload_touches_only_the_difference() {
+    let mut bench = Bench::new(vec![card("keep", ""), card("change", ""), card("drop", "")]);
+    for label in ["keep", "change", "drop"] {
+        bench.ready(label);
+    }
+    let pid = bench.entry("keep").pid;
+    bench.cards(vec![card("keep", ""), card("change", "mock = true"), card("new", "")]);
+    let out = bench.state.last_reload.clone();
+    assert_eq!((out.unchanged, out.changed, out.removed, out.added), (vec!["keep".into()], vec!["change".into()], vec!["drop".into()], vec!["new".into()]));
+    bench.exit("change", Exit::Code(0));
+    bench.exit("drop", Exit::Code(0));
+    assert!(bench.entry("change").card.mock && bench.entry("change").state == ModuleState::Starting);
+    assert!(!bench.state.has_label("drop"));
+    assert_eq!(bench.entry("keep").pid, pid);
+}
+
+#[test]
+fn racing_commands_leave_one_process() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    bench.ready("a");
+    for command in [Command::Restart, Command::Stop, Command::Start, Command::Restart] {
+        bench.event(Event::Command { label: "a".into(), command });
+    }
+    let kills = bench.log.iter().filter(|e| matches!(e, Effect::Terminate { .. })).count();
+    assert_eq!(kills, 1);
+    bench.exit("a", Exit::Code(0));
+    assert_eq!(bench.entry("a").state, ModuleState::Starting);
+    assert_eq!(bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count(), 2);
+}
+
+proptest! {
+    /// Whatever happens in whatever order: never two processes, and nothing is stuck without a timer.
+    #[test]
+    fn no_order_of_events_gives_two_processes_or_a_dead_end(moves in prop::collection::vec(0_u8..8, 1..60)) {
+        let mut bench = Bench::new(vec![card("a", "")]);
+        let mut alive: i32 = 1;
+        for step in moves {
+            bench.log.clear();
+            bench.now += 37;
+            match step {
+                0 => bench.ready("a"),
+                1 | 2 if bench.entry("a").pid.is_some() => {
+                    alive -= 1;
+                    bench.exit("a", if step == 1 { Exit::Code(1) } else { Exit::Signal(9) });
+                }
+                3 => { bench.event(Event::Command { label: "a".into(), command: Command::Start }); }
+                4 => { bench.event(Event::Command { label: "a".into(), command: Command::Stop }); }
+                5 => { bench.event(Event::Command { label: "a".into(), command: Command::Restart }); }
+                6 => bench.cards(vec![card("a", "mock = true")]),
+                _ if bench.state.next_timer().is_some() => { bench.wait(); }
+                _ => {}
+            }
+            alive += bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count() as i32;
+            prop_assert!((0..=1).contains(&alive), "{alive} processes");
+            let entry = bench.entry("a");
+            prop_assert_eq!(entry.pid.is_some(), alive == 1);
+            let settled = matches!(entry.state, ModuleState::Ready | ModuleState::Stopped) || entry.permanent;
+            prop_assert!(settled || bench.state.next_timer().is_some(), "stuck in {:?}", entry.state);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Calling the mesh.
+//!
+//! * [`Connection`]: one socket, one call at a time, as Varlink has it.
+//! * [`Client`]: asks the broker who serves a flow, talks straight to that provider, follows the broker's `Watch`,
+//!   and falls back to the broker. An idempotent call survives the death of any one process, inside its deadline.
+
+mod connection;
+mod route;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use brahman_card::interface;
+use brahman_card::wire::fault::Fault;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+pub use connection::{Connection, RawReply, encode_call};
+use route::Route;
+
+/// How long a call may take if its caller does not say: long enough for a provider to restart and load its model.
+const DEADLINE_DEFAULT: Duration = Duration::from_secs(60);
+/// Pauses between attempts grow from the first to the second; a restarting broker is back in a few milliseconds.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
+
+/// Why a call gave no answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("cannot connect to {path}")]
+    Connect {
+        /// Socket.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The other end hung up before a whole reply had come.
+    #[error("{path} hung up before answering")]
+    Closed {
+        /// Socket.
+        path: PathBuf,
+    },
+    /// The socket failed.
+    #[error("the connection failed")]
+    Io(#[from] std::io::Error),
+    /// The reply was not Varlink, or not of the type expected.
+    #[error("unexpected reply: {0}")]
+    Protocol(String),
+    /// The call could not be written as a message.
+    #[error("cannot send: {0}")]
+    Unsendable(String),
+    /// The provider's own answer.
+    #[error("{0}")]
+    Fault(Fault),
+    /// The caller's time is up.
+    #[error("no answer within {0:?}")]
+    Deadline(Duration),
+}
+
+impl ClientError {
+    /// Whether the process at the other end went away, which says nothing about the call itself.
+    #[must_use]
+    pub fn is_disconnect(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Closed { .. } | Self::Io(_))
+    }
+}
+
+impl From<ClientError> for Fault {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Fault(fault) => fault,
+            ClientError::Deadline(_) => Fault::deadline_exceeded("another module worked"),
+            other => {
+                let cause = std::error::Error::source(&other).map(|c| format!(": {c}")).unwrap_or_default();
+                Fault::new("org.brahman.Broker.ProviderFailed", true, format!("{other}{cause}")).with("label", "")
+            }
+        }
+    }
+}
+
+/// How to make a call.
+#[derive(Clone, Debug, Default)]
+pub struct CallOptions {
+    /// Longest wait; [`DEADLINE_DEFAULT`] unless set.
+    pub deadline: Option<Duration>,
+    /// Context for this call alone.
+    pub context: Option<String>,
+    /// Attributes that the provider must have.
+    pub require: BTreeMap<String, String>,
+    /// Trace id, passed on.
+    pub trace: Option<String>,
+}
+
+/// A typed answer and who gave it.
+#[derive(Clone, Debug)]
+pub struct Answer<R> {
+    /// The reply's parameters.
+    pub value: R,
+    /// Label of the provider, if the reply said.
+    pub provider: Option<String>,
+}
+
+/// What routes are kept under: interface, context and requirements.
+type RouteKey = (String, Option<String>, BTreeMap<String, String>);
+
+/// A client of the whole mesh. Clones share connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    mesh: Arc<PathBuf>,
+    routes: Arc<Mutex<HashMap<RouteKey, Arc<Route>>>>,
+    brokered: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Client {
+    /// A client of the mesh at this socket. Nothing is connected yet.
+    #[must_use]
+    pub fn new(mesh: &Path) -> Self {
+        Self { mesh: Arc::new(mesh.to_owned()), routes: Arc::default(), brokered: Arc::default() }
+    }
+
+    /// Calls `interface.Method` and waits for its one reply.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a disconnect only if the method is not idempotent or the deadline has passed.
+    pub async fn call<P, R>(&self, method: &str, parameters: &P, options: &CallOptions) -> Result<Answer<R>, ClientError>
+    where
+        P: Serialize + Sync,
+        R: DeserializeOwned,
+    {
+        let (interface, short) = method.rsplit_once('.').unwrap_or(("", method));
+        let idempotent = interface::known(interface).is_some_and(|i| i.idempotent.contains(&short));
+        let allowed = options.deadline.unwrap_or(DEADLINE_DEFAULT);
+        let until = Instant::now() + allowed;
+        let message = encode_call(method, parameters, options, false, false)?;
+        let work = async {
+            let mut pause = PAUSE.0;
+            let mut direct = true;
+            loop {
+                let outcome = self.attempt(interface, &message, options, direct).await;
+                match outcome {
+                    // Not connected means not called: always safe to try again.
+                    Err(error) if error.is_disconnect() && (idempotent || matches!(error, ClientError::Connect { .. })) => {
+                        tracing::debug!(%error, method, "trying again");
+                        if !direct {
+                            tokio::time::sleep(pause).await;
+                            pause = (pause * 2).min(PAUSE.1);
+                        }
+                        // Through the broker next, unless only a direct call can honour the requirements.
+                        direct = !options.require.is_empty();
+                        if direct {
+                            tokio::time::sleep(pause).await;
+                            pause = (pause * 2).min(PAUSE.1);
+                        }
+                    }
+                    other => return other,
+                }
+            }
+        };
+        let reply = tokio::time::timeout_at(until.into(), work).await.map_err(|_| ClientError::Deadline(allowed))??;
+        reply.typed()
+    }
+
+    /// Makes one attempt, straight to the provider or through the broker.
+    async fn attempt(&self, interface: &str, message: &[u8], options: &CallOptions, direct: bool) -> Result<RawReply, ClientError> {
+        if direct {
+            let route = self.route(interface, options);
+            let wait = if options.require.is_empty() { Duration::from_millis(250) } else { DEADLINE_DEFAULT };
+            if let Some(target) = route.target(wait).await {
+                return route.exchange(&target, message).await;
+            }
+        }
+        let idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle.filter(Connection::is_alive) {
+            Some(connection) => connection,
+            None => Connection::connect(&self.mesh).await?,
+        };
+        let reply = connection.exchange(message).await?;
+        let mut idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < route::IDLE_MAX {
+            idle.push(connection);
+        }
+        Ok(reply)
+    }
+
+    /// The live route to an interface; the first call for one starts following the broker.
+    fn route(&self, interface: &str, options: &CallOptions) -> Arc<Route> {
+        let key = (interface.to_owned(), options.context.clone(), options.require.clone());
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(routes.entry(key).or_insert_with(|| Arc::new(Route::follow(&self.mesh, interface, options))))
+    }
+
+    /// Opens a connection for `more` or `upgrade`: straight to the provider where one is known, else to the broker.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`].
+    pub async fn open(&self, interface: &str, options: &CallOptions) -> Result<Connection, ClientError> {
+        let wait = if options.require.is_empty() { Duration::from_millis(250) } else { options.deadline.unwrap_or(DEADLINE_DEFAULT) };
+        match self.route(interface, options).target(wait).await {
+            Some(target) => Connection::connect(Path::new(&target.socket)).await,
+            None if options.require.is_empty() => Connection::connect(&self.mesh).await,
+            None => Err(ClientError::Fault(Fault::no_provider(interface, options.context.as_deref(), &[format!("none has {:?}", options.require)]))),
+        }
+    }
+
+    /// The mesh socket.
+    #[must_use]
+    pub fn mesh(&self) -> &Path {
+        &self.mesh
+    }
+}

@@ -1,0 +1,164 @@
+//! One socket, one call at a time.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use brahman_card::wire::fault::Fault;
+use brahman_card::wire::frame::FrameBuffer;
+use brahman_card::wire::header::{ReplyHeader, push_text_member};
+use brahman_card::wire::{KEY_CONTEXT, KEY_DEADLINE, KEY_TRACE, MESSAGE_BYTES_MAX};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::{Answer, CallOptions, ClientError};
+use crate::serve::{Upgraded, write_all};
+
+/// A connection to one socket.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    frames: FrameBuffer,
+    path: PathBuf,
+}
+
+/// One reply, not yet typed.
+#[derive(Clone, Debug)]
+pub struct RawReply {
+    /// Parameters as JSON text.
+    pub parameters: Vec<u8>,
+    /// More replies follow.
+    pub continues: bool,
+    /// Label of the provider.
+    pub provider: Option<String>,
+}
+
+impl RawReply {
+    /// The reply's parameters as `R`.
+    ///
+    /// # Errors
+    /// [`ClientError::Protocol`] if they are not.
+    pub fn typed<R: DeserializeOwned>(self) -> Result<Answer<R>, ClientError> {
+        let raw: &[u8] = if self.parameters.is_empty() { b"{}" } else { &self.parameters };
+        let value = serde_json::from_slice(raw).map_err(|error| ClientError::Protocol(error.to_string()))?;
+        Ok(Answer { value, provider: self.provider })
+    }
+}
+
+/// One call message, NUL included.
+///
+/// # Errors
+/// [`ClientError::Unsendable`] if the parameters are not JSON or too long.
+pub fn encode_call<P: Serialize>(method: &str, parameters: &P, options: &CallOptions, more: bool, upgrade: bool) -> Result<Vec<u8>, ClientError> {
+    let mut out = b"{".to_vec();
+    push_text_member(&mut out, "method", method);
+    for (set, text) in [(more, &b"\"more\":true,"[..]), (upgrade, b"\"upgrade\":true,")] {
+        if set {
+            out.extend_from_slice(text);
+        }
+    }
+    if let Some(deadline) = options.deadline {
+        out.extend_from_slice(format!("\"{KEY_DEADLINE}\":{},", deadline.as_millis()).as_bytes());
+    }
+    for (key, value) in [(KEY_CONTEXT, &options.context), (KEY_TRACE, &options.trace)] {
+        if let Some(value) = value {
+            push_text_member(&mut out, key, value);
+        }
+    }
+    out.extend_from_slice(b"\"parameters\":");
+    serde_json::to_writer(&mut out, parameters).map_err(|e| ClientError::Unsendable(e.to_string()))?;
+    out.extend_from_slice(b"}\0");
+    if out.len() > MESSAGE_BYTES_MAX {
+        return Err(ClientError::Unsendable(format!("the message has {} bytes, expected at most {MESSAGE_BYTES_MAX}", out.len())));
+    }
+    Ok(out)
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`], which names the socket.
+    pub async fn connect(path: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(path).await.map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
+        Ok(Self { stream, frames: FrameBuffer::nul(), path: path.to_owned() })
+    }
+
+    /// Whether the other end has not hung up while the connection lay idle.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Calls and waits for one typed reply.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn call<P: Serialize, R: DeserializeOwned>(&mut self, method: &str, parameters: &P) -> Result<R, ClientError> {
+        let message = encode_call(method, parameters, &CallOptions::default(), false, false)?;
+        Ok(self.exchange(&message).await?.typed()?.value)
+    }
+
+    /// Sends a whole message and waits for one reply.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn exchange(&mut self, message: &[u8]) -> Result<RawReply, ClientError> {
+        self.send(message).await?;
+        self.receive().await
+    }
+
+    /// Sends a whole message.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`] if the other end is gone.
+    pub async fn send(&mut self, message: &[u8]) -> Result<(), ClientError> {
+        match write_all(&self.stream, message).await {
+            // A server that refused us has said why before it hung up.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => match self.receive().await {
+                Err(ClientError::Fault(fault)) => Err(ClientError::Fault(fault)),
+                _ => Err(ClientError::Closed { path: self.path.clone() }),
+            },
+            other => Ok(other?),
+        }
+    }
+
+    /// Waits for the next reply.
+    ///
+    /// # Errors
+    /// [`ClientError::Fault`] for an error reply.
+    pub async fn receive(&mut self) -> Result<RawReply, ClientError> {
+        loop {
+            let frame = self.frames.next_frame().map_err(|e| ClientError::Protocol(e.to_string()))?;
+            if let Some(frame) = frame {
+                let header = ReplyHeader::skim(frame).map_err(|e| ClientError::Protocol(e.to_string()))?;
+                if let Some(name) = header.error {
+                    let raw: &[u8] = if header.parameters.is_empty() { b"{}" } else { header.parameters };
+                    let parameters = serde_json::from_slice(raw).map_err(|e| ClientError::Protocol(e.to_string()))?;
+                    return Err(ClientError::Fault(Fault { name: name.to_owned().into(), parameters }));
+                }
+                return Ok(RawReply {
+                    parameters: header.parameters.to_vec(),
+                    continues: header.continues,
+                    provider: header.provider.map(str::to_owned),
+                });
+            }
+            match self.stream.try_read(self.frames.spare()) {
+                Ok(0) => return Err(ClientError::Closed { path: self.path.clone() }),
+                Ok(n) => self.frames.filled(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.readable().await?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(ClientError::Closed { path: self.path.clone() }),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Leaves Varlink after an `upgrade` was confirmed.
+    #[must_use]
+    pub fn into_upgraded(mut self) -> Upgraded {
+        let rest = self.frames.take_rest();
+        Upgraded { stream: self.stream, rest }
+    }
+}

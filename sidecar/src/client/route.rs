@@ -1,0 +1,100 @@
+//! The way to one flow: who serves it now, by the broker's word, and idle connections to that provider.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use brahman_card::ModuleState;
+use brahman_card::interface::broker::{FlowIn, Match, WatchOut};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::connection::encode_call;
+use super::{CallOptions, ClientError, Connection, PAUSE, RawReply};
+
+/// Idle connections kept to one provider: as many as calls are usually made at once.
+pub(super) const IDLE_MAX: usize = 64;
+
+/// What the broker last said; `None` until it has said anything.
+type Latest = Option<Option<Match>>;
+
+#[derive(Debug)]
+pub(super) struct Route {
+    latest: watch::Receiver<Latest>,
+    idle: Mutex<(String, Vec<Connection>)>,
+    follower: JoinHandle<()>,
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Route {
+    pub(super) fn follow(mesh: &Path, interface: &str, options: &CallOptions) -> Self {
+        let (sender, latest) = watch::channel(None);
+        let require = Some(options.require.clone()).filter(|r| !r.is_empty());
+        let question = FlowIn { flow: interface.to_owned(), context: options.context.clone(), require };
+        let follower = tokio::spawn(follow(mesh.to_owned(), question, sender));
+        Self { latest, idle: Mutex::default(), follower }
+    }
+
+    /// The provider now, waiting a little for the broker's first word, or for a ready one.
+    pub(super) async fn target(&self, wait: Duration) -> Option<Match> {
+        let ready = |latest: &Latest| matches!(latest, Some(Some(m)) if m.state == ModuleState::Ready);
+        let mut latest = self.latest.clone();
+        if !ready(&latest.borrow()) {
+            let _ = tokio::time::timeout(wait, latest.wait_for(ready)).await;
+        }
+        let now = latest.borrow().clone().flatten();
+        now.filter(|m| m.state == ModuleState::Ready)
+    }
+
+    /// Sends a message to the provider on an idle or a fresh connection.
+    pub(super) async fn exchange(&self, target: &Match, message: &[u8]) -> Result<RawReply, ClientError> {
+        let idle = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.0 != target.socket {
+                *idle = (target.socket.clone(), Vec::new());
+            }
+            idle.1.pop()
+        };
+        let mut connection = match idle.filter(Connection::is_alive) {
+            Some(connection) => connection,
+            None => Connection::connect(Path::new(&target.socket)).await?,
+        };
+        let outcome = connection.exchange(message).await;
+        // After a fault the connection is as good as after a reply.
+        if matches!(outcome, Ok(_) | Err(ClientError::Fault(_))) {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.0 == target.socket && idle.1.len() < IDLE_MAX {
+                idle.1.push(connection);
+            }
+        }
+        outcome
+    }
+}
+
+/// Keeps `latest` at the broker's word. While the broker is away the last word stands.
+async fn follow(mesh: PathBuf, question: FlowIn, latest: watch::Sender<Latest>) {
+    let mut pause = PAUSE.0;
+    loop {
+        let watching = async {
+            let message = encode_call("org.brahman.Broker.Watch", &question, &CallOptions::default(), true, false)?;
+            let mut connection = Connection::connect(&mesh).await?;
+            connection.send(&message).await?;
+            loop {
+                let word: WatchOut = connection.receive().await?.typed()?.value;
+                pause = PAUSE.0;
+                latest.send_replace(Some(word.matched));
+            }
+        };
+        let ended: Result<(), ClientError> = watching.await;
+        if let Err(error) = ended {
+            tracing::debug!(%error, flow = question.flow, "the broker's watch ended");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
