@@ -281,7 +281,9 @@ impl Supervisor {
                 self.pumps.spawn(Arc::clone(&self.logs).pump(card.label.to_string(), pid, stream, pipe));
             }
         }
-        match started.process.watch().and_then(AsyncFd::register) {
+        #[expect(deprecated, reason = "an OwnedFd stays open as long as it is held; the replacement is unsafe code")]
+        let watched = started.process.watch().and_then(AsyncFd::new);
+        match watched {
             Ok(pidfd) => {
                 let key = id.clone();
                 self.ends.spawn(async move {
