@@ -1,0 +1,283 @@
+//! Who serves a flow: a pure function of the modules, the context and the asker.
+//!
+//! Rank, first difference decides: pinned, exact before structural, effective priority (the Card's plus the context's
+//! offset, not clamped), label, id. The last two make the order total, so it is the same on every machine.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use brahman_card::card::FlowType;
+use brahman_card::interface::broker::Match;
+use brahman_card::{Label, ModuleRecord, ModuleState};
+
+/// A question.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Interface name.
+    pub flow: &'a str,
+    /// Context it is asked in.
+    pub context: Option<&'a str>,
+    /// Attributes the provider must have.
+    pub require: Option<&'a BTreeMap<String, String>>,
+    /// The module that asks, if a module does.
+    pub asker: Option<&'a ModuleRecord>,
+}
+
+/// One provider, ranked or refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranked {
+    /// Place in the list of modules that was given.
+    pub index: usize,
+    /// What it would be as a match.
+    pub matched: Match,
+    /// Why it may not serve; `None` if it may.
+    pub refused: Option<String>,
+}
+
+/// The answer: eligible providers best first, then refused ones by label.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranking {
+    /// Every module that offers the flow.
+    pub candidates: Vec<Ranked>,
+    /// How many of them, from the front, are eligible.
+    pub eligible: usize,
+    /// What else the asker should know, such as a pin that fell through.
+    pub note: Option<String>,
+}
+
+impl Ranking {
+    /// The eligible ones, best first.
+    #[must_use]
+    pub fn eligible(&self) -> &[Ranked] {
+        &self.candidates[..self.eligible]
+    }
+
+    /// One line for each refusal.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<String> {
+        self.candidates.iter().filter_map(|c| Some(format!("{}: {}", c.matched.label, c.refused.as_ref()?))).collect()
+    }
+}
+
+/// Ranks every provider of a flow.
+#[must_use]
+pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
+    let wish = Wish::of(ask);
+    let mut candidates: Vec<Ranked> = modules.iter().enumerate().filter_map(|(index, module)| consider(index, module, ask, &wish)).collect();
+    // Something on its way serves only if nothing is ready.
+    let any_ready = candidates.iter().any(|c| c.refused.is_none() && c.matched.state == ModuleState::Ready);
+    for candidate in &mut candidates {
+        if candidate.refused.is_none() && candidate.matched.state != ModuleState::Ready && any_ready {
+            candidate.refused = Some(format!("is {}, and another is ready", candidate.matched.state.as_str()));
+        }
+    }
+    candidates.sort_by(|a, b| key(a).cmp(&key(b)));
+    let eligible = candidates.iter().filter(|c| c.refused.is_none()).count();
+    let pinned = candidates[..eligible].iter().any(|c| c.matched.pinned);
+    let note = wish.pin.filter(|_| !pinned).map(|pin| format!("the pin to `{pin}` cannot be met: matched by type"));
+    Ranking { candidates, eligible, note }
+}
+
+fn key(c: &Ranked) -> impl Ord + '_ {
+    let m = &c.matched;
+    (c.refused.is_some(), Reverse(m.pinned), m.via != "exact", Reverse(m.priority), &m.label, &m.id)
+}
+
+/// What the asker's own Card adds to the question.
+struct Wish<'a> {
+    pin: Option<&'a Label>,
+    name: Option<&'a str>,
+    require: Option<&'a BTreeMap<String, String>>,
+}
+
+impl<'a> Wish<'a> {
+    fn of(ask: &Ask<'a>) -> Self {
+        let Some(asker) = ask.asker else { return Self { pin: None, name: None, require: None } };
+        let wanted = |ty: &FlowType| matches!(ty, FlowType::Interface { name } if name == ask.flow);
+        let input = asker.card.flow.input.iter().find(|flow| wanted(&flow.ty));
+        let in_context = ask.context.and_then(|c| asker.card.priority_contexts.get(c)).and_then(|rule| rule.pin_to.as_ref());
+        Self {
+            pin: in_context.or(input.and_then(|flow| flow.pin_to.as_ref())),
+            name: input.map(|flow| flow.name.as_str()),
+            require: input.map(|flow| &flow.require),
+        }
+    }
+}
+
+fn consider(index: usize, module: &ModuleRecord, ask: &Ask<'_>, wish: &Wish<'_>) -> Option<Ranked> {
+    let card = &module.card;
+    let offered = card.flow.output.iter().find(|flow| matches!(&flow.ty, FlowType::Interface { name } if name == ask.flow))?;
+    // The flow's own name: what the asker's Card calls it, else the interface's last element.
+    let name = wish.name.unwrap_or_else(|| ask.flow.rsplit('.').next().unwrap_or(ask.flow));
+    let rule = ask.context.and_then(|context| card.priority_contexts.get(context));
+    let matched = Match {
+        flow: ask.flow.to_owned(),
+        label: card.label.to_string(),
+        id: card.id.clone(),
+        socket: module.socket.clone(),
+        via: if offered.name.eq_ignore_ascii_case(name) { "exact" } else { "structural" }.to_owned(),
+        pinned: wish.pin == Some(&card.label),
+        priority: card.priority.rank() + rule.map_or(0, |rule| rule.priority_offset),
+        mock: card.mock,
+        state: module.state,
+        attributes: module.attributes.clone(),
+    };
+    let lacking = [ask.require, wish.require].into_iter().flatten().flatten().find(|(k, v)| module.attributes.get(*k) != Some(*v));
+    let refused = if ask.asker.is_some_and(|asker| asker.card.id == card.id) {
+        Some("is the asker itself".to_owned())
+    } else if rule.is_some_and(|rule| rule.exclude) {
+        Some(format!("is excluded in context `{}`", ask.context.unwrap_or_default()))
+    } else if let Some((name, value)) = lacking {
+        let has = module.attributes.get(name).map_or("lacks it".to_owned(), |has| format!("has `{has}`"));
+        Some(format!("{name} = `{value}` is required, it {has}"))
+    } else if module.state == ModuleState::Ready || module.state.is_coming() {
+        None
+    } else {
+        let reason = module.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+        Some(format!("is {}{reason}", module.state.as_str()))
+    };
+    Some(Ranked { index, matched, refused })
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::Card;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn module(label: &str, more: &str) -> ModuleRecord {
+        let text = format!(
+            "schema_version = 1\nlabel = \"{label}\"\npayload = \"virtual\"\n{more}\n[[flow.output]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\n"
+        );
+        let card = Card::parse("t.toml", text.as_bytes()).expect("a good Card");
+        ModuleRecord {
+            attributes: card.attributes.clone(),
+            socket: format!("/run/{}", card.socket_name()),
+            card,
+            state: ModuleState::Ready,
+            pid: 1,
+            incarnation: 1,
+            restarts: 0,
+            uptime_ms: 0,
+            reason: None,
+            shortfalls: Vec::new(),
+        }
+    }
+
+    /// The Cards as shipped: the mock leads in `test` and is out in `prod`.
+    fn shipped() -> Vec<ModuleRecord> {
+        vec![
+            module("embed-real", "attributes = { model = \"m\" }\n[priority_contexts.prod]\npriority_offset = 10"),
+            module("embed-mock", "mock = true\n[priority_contexts.test]\npriority_offset = 10\n[priority_contexts.prod]\nexclude = true"),
+        ]
+    }
+
+    fn ask(context: Option<&str>) -> Ask<'_> {
+        Ask { flow: "org.brahman.Embed", context, require: None, asker: None }
+    }
+
+    fn first(modules: &[ModuleRecord], ask: &Ask<'_>) -> Option<String> {
+        rank(modules, ask).eligible().first().map(|c| c.matched.label.clone())
+    }
+
+    #[test]
+    fn the_seeds_rule() {
+        let modules = shipped();
+        assert_eq!(first(&modules, &ask(Some("test"))).as_deref(), Some("embed-mock"));
+        assert_eq!(first(&modules, &ask(Some("prod"))).as_deref(), Some("embed-real"));
+        assert_eq!(first(&modules, &ask(None)).as_deref(), Some("embed-mock"), "the alphabetically first label");
+    }
+
+    #[test]
+    fn a_mock_never_serves_prod_even_alone() {
+        let mut modules = shipped();
+        modules[0].state = ModuleState::Failed;
+        modules[0].reason = Some("no model".into());
+        let ranking = rank(&modules, &ask(Some("prod")));
+        assert_eq!(ranking.eligible, 0);
+        assert_eq!(ranking.refusals(), ["embed-real: is failed: no model", "embed-mock: is excluded in context `prod`"]);
+    }
+
+    #[test]
+    fn priorities_are_not_clamped() {
+        let a = module("a", "priority = \"critical\"\n[priority_contexts.x]\npriority_offset = 1");
+        let b = module("b", "priority = \"critical\"\n[priority_contexts.x]\npriority_offset = 2");
+        assert_eq!(first(&[a, b], &ask(Some("x"))).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn what_loads_serves_only_if_nothing_is_ready() {
+        let (mut a, mut b) = (module("a", "priority = \"high\""), module("b", ""));
+        a.state = ModuleState::Loading;
+        assert_eq!(first(&[a.clone(), b.clone()], &ask(None)).as_deref(), Some("b"));
+        b.state = ModuleState::Failed;
+        assert_eq!(first(&[a, b], &ask(None)).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn an_asker_is_never_matched_to_itself_and_its_pins_count() {
+        let modules = [module("a", ""), module("b", "")];
+        let pinned = "[[flow.input]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\npin_to = \"b\"\n[priority_contexts.x]\npin_to = \"a\"";
+        let asker = module("c", pinned);
+        let with = |context, asker| Ask { asker: Some(asker), ..ask(context) };
+        assert_eq!(first(&modules, &with(None, &asker)).as_deref(), Some("b"));
+        assert_eq!(first(&modules, &with(Some("x"), &asker)).as_deref(), Some("a"));
+        assert_eq!(first(&modules[..1], &with(None, &modules[0])), None);
+        let ranking = rank(&modules[..1], &with(None, &asker));
+        assert_eq!(ranking.eligible, 1);
+        assert!(ranking.note.is_some_and(|note| note.contains("`b`")), "a pin that falls through says so");
+    }
+
+    #[test]
+    fn requirements_are_met_or_named() {
+        let modules = shipped();
+        let require = BTreeMap::from([("model".to_owned(), "m".to_owned())]);
+        let ranking = rank(&modules, &Ask { require: Some(&require), ..ask(Some("test")) });
+        assert_eq!(ranking.eligible().len(), 1);
+        assert_eq!(ranking.eligible()[0].matched.label, "embed-real");
+        assert!(ranking.refusals()[0].contains("required"));
+    }
+
+    #[test]
+    fn exact_comes_before_structural_whatever_the_label() {
+        let mut a = module("a", "");
+        a.card.flow.output[0].name = "vectors".into();
+        assert_eq!(first(&[a, module("b", "")], &ask(None)).as_deref(), Some("b"));
+    }
+
+    prop_compose! {
+        fn any_module()(label in "[a-d]", priority in 0_usize..4, offset in -3_i64..4, state in 0_usize..4, exclude in any::<bool>(), n in 0_u32..1000) -> ModuleRecord {
+            let words = ["low", "normal", "high", "critical"];
+            let more = format!("service_socket = \"s{n}\"\npriority = \"{}\"\n[priority_contexts.x]\npriority_offset = {offset}\nexclude = {exclude}", words[priority]);
+            let mut module = module(&label, &more);
+            module.state = [ModuleState::Ready, ModuleState::Loading, ModuleState::Failed, ModuleState::Stopped][state];
+            module
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_total_and_blind_to_permutation(modules in prop::collection::vec(any_module(), 0..8), turn in 0_usize..8) {
+            let mut unique: Vec<ModuleRecord> = Vec::new();
+            for module in modules {
+                if unique.iter().all(|m| m.card.id != module.card.id) {
+                    unique.push(module);
+                }
+            }
+            let ids = |list: &[ModuleRecord]| -> Vec<String> { rank(list, &ask(Some("x"))).candidates.into_iter().map(|c| c.matched.id).collect() };
+            let straight = ids(&unique);
+            let mut turned = unique.clone();
+            turned.reverse();
+            if !turned.is_empty() {
+                let n = turn % turned.len();
+                turned.rotate_left(n);
+            }
+            prop_assert_eq!(&straight, &ids(&turned));
+            prop_assert_eq!(straight.len(), unique.len());
+            let ranking = rank(&unique, &ask(Some("x")));
+            prop_assert!(ranking.eligible().iter().all(|c| c.refused.is_none()));
+            prop_assert!(ranking.candidates[ranking.eligible..].iter().all(|c| c.refused.is_some()));
+        }
+    }
+}

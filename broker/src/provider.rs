@@ -1,0 +1,199 @@
+//! One provider as the broker uses it: its places, its health, and idle connections to it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use brahman_card::ModuleRecord;
+use brahman_card::card::Quotas;
+use brahman_card::wire::fault::Fault;
+use brahman_card::wire::frame::FrameBuffer;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use crate::admission::{Admission, Admit, Ticket};
+use crate::health::Health;
+
+/// Idle connections kept to one provider; more than this many calls at once pay a connect of 20 µs.
+const IDLE_MAX: usize = 128;
+
+/// A connection to a provider.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) stream: UnixStream,
+    pub(crate) frames: FrameBuffer,
+}
+
+impl Backend {
+    fn is_alive(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        !self.frames.has_partial() && matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
+/// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One provider.
+#[derive(Debug)]
+pub(crate) struct Provider {
+    pub(crate) label: String,
+    admission: Mutex<(Admission, HashMap<Ticket, oneshot::Sender<()>>)>,
+    health: Mutex<Health>,
+    idle: Mutex<(u64, Vec<Backend>)>,
+}
+
+impl Provider {
+    fn new(label: &str, quotas: Quotas) -> Self {
+        let admission = Admission::new(quotas.in_flight as usize, quotas.queue as usize);
+        Self { label: label.to_owned(), admission: Mutex::new((admission, HashMap::new())), health: Mutex::default(), idle: Mutex::default() }
+    }
+
+    pub(crate) fn health(&self) -> MutexGuard<'_, Health> {
+        hold(&self.health)
+    }
+
+    /// Calls running and waiting.
+    pub(crate) fn load(&self) -> usize {
+        hold(&self.admission).0.load()
+    }
+
+    /// Waits for a place.
+    pub(crate) async fn admit(self: &Arc<Self>, uid: u32) -> Result<Place, Fault> {
+        let (ticket, called) = {
+            let mut held = hold(&self.admission);
+            match held.0.ask(uid) {
+                Admit::Now => return Ok(Place { provider: Arc::clone(self), uid }),
+                Admit::Full => {
+                    let load = held.0.load();
+                    return Err(Fault::overloaded(format!("`{}` has {load} calls running and waiting, its Card allows no more", self.label), 100));
+                }
+                Admit::Wait(ticket) => {
+                    let (call, called) = oneshot::channel();
+                    held.1.insert(ticket, call);
+                    (ticket, called)
+                }
+            }
+        };
+        let mut waiting = Waiting { provider: self, uid, ticket: Some(ticket) };
+        // The sender is only dropped unused together with the provider itself.
+        let _ = called.await;
+        waiting.ticket = None;
+        Ok(Place { provider: Arc::clone(self), uid })
+    }
+
+    fn release(&self, uid: u32) {
+        let mut held = hold(&self.admission);
+        while let Some(ticket) = held.0.release(uid) {
+            // One that was given up in this very moment leaves its place free again.
+            if held.1.remove(&ticket).is_some_and(|call| call.send(()).is_ok()) {
+                return;
+            }
+        }
+    }
+
+    /// An idle connection to this life of the provider, or a new one.
+    pub(crate) async fn connect(&self, socket: &str, incarnation: u64) -> std::io::Result<Backend> {
+        loop {
+            let candidate = {
+                let mut idle = hold(&self.idle);
+                if idle.0 != incarnation {
+                    *idle = (incarnation, Vec::new());
+                }
+                idle.1.pop()
+            };
+            match candidate {
+                Some(backend) if backend.is_alive() => return Ok(backend),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let stream = UnixStream::connect(Path::new(socket)).await?;
+        Ok(Backend { stream, frames: FrameBuffer::nul() })
+    }
+
+    /// Takes back a connection on which nothing is under way.
+    pub(crate) fn keep(&self, backend: Backend, incarnation: u64) {
+        let mut idle = hold(&self.idle);
+        if idle.0 == incarnation && idle.1.len() < IDLE_MAX {
+            idle.1.push(backend);
+        }
+    }
+}
+
+/// A call's place, given back on drop.
+#[derive(Debug)]
+pub(crate) struct Place {
+    provider: Arc<Provider>,
+    uid: u32,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.provider.release(self.uid);
+    }
+}
+
+/// A call in the queue; leaves it on drop.
+struct Waiting<'a> {
+    provider: &'a Arc<Provider>,
+    uid: u32,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            let left = {
+                let mut held = hold(&self.provider.admission);
+                held.1.remove(&ticket);
+                held.0.leave(self.uid, ticket)
+            };
+            if !left {
+                self.provider.release(self.uid);
+            }
+        }
+    }
+}
+
+/// All providers, by Card id; kept over changes of the table.
+#[derive(Debug, Default)]
+pub(crate) struct Providers {
+    all: Mutex<HashMap<String, (Arc<Provider>, u64, Quotas)>>,
+}
+
+impl Providers {
+    /// The provider of a record, made or renewed as the record says.
+    pub(crate) fn of(&self, module: &ModuleRecord) -> Arc<Provider> {
+        let mut all = hold(&self.all);
+        let quotas = module.card.quotas;
+        let fresh = || (Arc::new(Provider::new(module.card.label.as_str(), quotas)), module.incarnation, quotas);
+        let known = all.entry(module.card.id.clone()).or_insert_with(fresh);
+        if known.2 != quotas {
+            *known = fresh();
+        }
+        if known.1 != module.incarnation {
+            known.1 = module.incarnation;
+            known.0.health().renewed();
+        }
+        Arc::clone(&known.0)
+    }
+
+    /// Forgets what is not in the table any more.
+    pub(crate) fn retain(&self, modules: &[ModuleRecord]) {
+        hold(&self.all).retain(|id, _| modules.iter().any(|m| m.card.id == *id));
+    }
+}
+
+/// Of two replicas the cheaper one by peak EWMA latency times load.
+pub(crate) fn cheaper<'a>(a: &'a Arc<Provider>, b: &'a Arc<Provider>) -> bool {
+    a.health().cost(a.load()) <= b.health().cost(b.load())
+}
+
+/// Whether the breaker lets a call through.
+pub(crate) fn allows(provider: &Provider) -> bool {
+    provider.health().allows(Instant::now())
+}

@@ -1,0 +1,379 @@
+//! The broker itself: finds a target for each call, and answers `org.brahman.Broker` and `org.varlink.service`.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use brahman_card::interface::broker::{Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextOut, StatusOut, WatchOut};
+use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
+use brahman_card::wire::fault::Fault;
+use brahman_card::{ModuleRecord, ModuleState, interface};
+use brahman_sidecar::Peer;
+use brahman_sidecar::serve::{encode_reply, hung_up, write_all};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::{Outcome, RetryBudget};
+use crate::matching::{Ask, Ranking, rank};
+use crate::provider::{Backend, Provider, Providers, allows, cheaper};
+use crate::splice::{After, Client, Outgoing};
+use crate::table::{ContextFile, Table};
+
+/// Longest name a context may have; it is a word, not a text.
+const CONTEXT_BYTES_MAX: usize = 64;
+/// Answers to one (interface, context, asker) kept until the table changes.
+const ROUTES_MAX: usize = 1024;
+
+type RouteKey = (String, Option<String>, Option<String>);
+
+/// Where a call goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) id: String,
+    label: String,
+    socket: String,
+    incarnation: u64,
+    /// `None` for init, which is no module.
+    pub(crate) provider: Option<Arc<Provider>>,
+    declared: Vec<String>,
+}
+
+impl Target {
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub(crate) fn note(&self, outcome: Outcome, took: Duration) {
+        if let Some(provider) = &self.provider {
+            provider.health().note(outcome, took, Instant::now());
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> io::Result<Backend> {
+        match &self.provider {
+            Some(provider) => provider.connect(&self.socket, self.incarnation).await,
+            None => Ok(Backend { stream: tokio::net::UnixStream::connect(&self.socket).await?, frames: brahman_card::wire::frame::FrameBuffer::nul() }),
+        }
+    }
+
+    pub(crate) fn keep(&self, backend: Backend) {
+        if let Some(provider) = &self.provider {
+            provider.keep(backend, self.incarnation);
+        }
+    }
+
+    /// Whether a method may be called again after a failure: by the shipped interface, else by the Card.
+    pub(crate) fn idempotent(&self, interface: &str, method: &str) -> bool {
+        interface::known(interface).is_some_and(|i| i.idempotent.contains(&method)) || self.declared.iter().any(|m| m == method)
+    }
+}
+
+/// A route as found in one table: replicas of the best label, and what came after them.
+#[derive(Clone, Debug)]
+struct Found {
+    ranking: Arc<Ranking>,
+    targets: Arc<Vec<Target>>,
+}
+
+/// Routes found in one table: they hold as long as it does.
+type RouteCache = (Option<Arc<Table>>, HashMap<RouteKey, Found>);
+
+/// The broker.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) table: watch::Sender<Arc<Table>>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) init: PathBuf,
+    pub(crate) context_file: ContextFile,
+    pub(crate) providers: Providers,
+    budget: Mutex<RetryBudget>,
+    routes: Mutex<RouteCache>,
+}
+
+impl Broker {
+    pub(crate) fn new(table: watch::Sender<Arc<Table>>, drain: CancellationToken, init: PathBuf, context_file: ContextFile) -> Self {
+        Self { table, drain, init, context_file, providers: Providers::default(), budget: Mutex::default(), routes: Mutex::default() }
+    }
+
+    pub(crate) fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The provider for a call, waiting for one that is on its way.
+    pub(crate) async fn find(&self, call: &Outgoing, peer: Peer, avoid: Option<&str>, until: Instant) -> Result<Target, Fault> {
+        if call.interface == interface::init::INTERFACE.name {
+            let socket = self.init.display().to_string();
+            return Ok(Target { id: "init".into(), label: "init".into(), socket, incarnation: 0, provider: None, declared: Vec::new() });
+        }
+        let mut changes = self.table.subscribe();
+        loop {
+            let table = Arc::clone(&changes.borrow_and_update());
+            let context = call.context.as_deref().or(table.context.as_deref());
+            // `GetInterfaceDescription` of somebody's interface goes to whoever offers it.
+            let flow = if call.interface == interface::service::INTERFACE.name { described(call)? } else { call.interface.clone() };
+            let found = self.route(&table, &flow, context, peer);
+            if let Some(target) = choose(&found, avoid) {
+                return Ok(target);
+            }
+            if !found.ranking.candidates.iter().any(|c| c.refused.is_none()) {
+                return Err(match found.ranking.candidates.is_empty() && interface::known(&flow).is_none() {
+                    true => Fault::interface_not_found(&flow),
+                    false => Fault::no_provider(&flow, context, &found.ranking.refusals()),
+                });
+            }
+            let waiting = tokio::time::timeout_at(until.into(), changes.changed()).await;
+            if waiting.is_err() {
+                let label = found.ranking.eligible().first().map(|c| c.matched.label.clone()).unwrap_or_default();
+                return Err(Fault::deadline_exceeded(format!("waiting for `{label}` to become ready")));
+            }
+        }
+    }
+
+    /// Why a target will never answer, if the table says so.
+    pub(crate) fn gone(&self, target: &Target) -> Option<String> {
+        target.provider.as_ref()?;
+        let table = Arc::clone(&self.table.borrow());
+        match table.modules.iter().find(|m| m.card.id == target.id) {
+            None => Some("left the mesh".into()),
+            Some(m) if matches!(m.state, ModuleState::Failed | ModuleState::Stopped) => {
+                Some(format!("is {}{}", m.state.as_str(), m.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn route(&self, table: &Arc<Table>, flow: &str, context: Option<&str>, peer: Peer) -> Found {
+        // Only a module whose Card wants this flow is an asker with wishes of its own.
+        let asker = table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid));
+        let key = (flow.to_owned(), context.map(str::to_owned), asker.map(|a| a.card.id.clone()));
+        let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !cache.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, table)) || cache.1.len() >= ROUTES_MAX {
+            self.providers.retain(&table.modules);
+            *cache = (Some(Arc::clone(table)), HashMap::new());
+        }
+        if let Some(found) = cache.1.get(&key) {
+            return found.clone();
+        }
+        let ranking = rank(&table.modules, &Ask { flow, context, require: None, asker });
+        let targets = ranking.eligible().iter().filter(|c| c.matched.state == ModuleState::Ready).map(|c| self.target(&table.modules[c.index], flow));
+        let found = Found { targets: Arc::new(targets.collect()), ranking: Arc::new(ranking) };
+        cache.1.insert(key, found.clone());
+        found
+    }
+
+    fn target(&self, module: &ModuleRecord, flow: &str) -> Target {
+        let named = |ty: &brahman_card::card::FlowType| matches!(ty, brahman_card::card::FlowType::Interface { name } if name == flow);
+        let declared = module.card.flow.output.iter().find(|f| named(&f.ty)).map(|f| f.idempotent.clone()).unwrap_or_default();
+        Target {
+            id: module.card.id.clone(),
+            label: module.card.label.to_string(),
+            socket: module.socket.clone(),
+            incarnation: module.incarnation,
+            provider: Some(self.providers.of(module)),
+            declared,
+        }
+    }
+
+    /// Answers a call to the broker itself; `None` if it is to be forwarded after all.
+    pub(crate) async fn answer(&self, client: &mut Client, call: &Outgoing) -> io::Result<Option<After>> {
+        let outcome = match (call.interface.as_str(), call.method.as_str()) {
+            ("org.brahman.Broker", "Watch") if call.more => return self.watch(client, call).await.map(Some),
+            ("org.varlink.service", "GetInterfaceDescription") => match self.description(call) {
+                Ok(None) => return Ok(None),
+                Ok(Some(reply)) => Ok(reply),
+                Err(fault) => Err(fault),
+            },
+            _ => self.local(client, call),
+        };
+        if call.oneway {
+            return Ok(Some(After::Next));
+        }
+        match outcome {
+            Ok(reply) => write_all(&client.stream, &reply).await?,
+            Err(fault) => client.fault(&fault).await?,
+        }
+        Ok(Some(After::Next))
+    }
+
+    fn local(&self, client: &Client, call: &Outgoing) -> Result<Vec<u8>, Fault> {
+        let delimiter = client.frames.delimiter();
+        let table = Arc::clone(&self.table.borrow());
+        match (call.interface.as_str(), call.method.as_str()) {
+            ("org.brahman.Broker", "Resolve") => {
+                let ask: FlowIn = parameters(call)?;
+                let (ranking, context) = self.rank(&table, &ask, call, client.peer);
+                let first = ranking.eligible().first().map(|c| c.matched.clone());
+                let matched = first.ok_or_else(|| Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals()))?;
+                reply(&ResolveOut { matched, generation: table.generation }, delimiter)
+            }
+            ("org.brahman.Broker", "Watch") => Err(Fault::expected_more("Watch")),
+            ("org.brahman.Broker", "Explain") => {
+                let ask: FlowIn = parameters(call)?;
+                let (ranking, context) = self.rank(&table, &ask, call, client.peer);
+                let eligible = ranking.eligible;
+                let candidates = ranking.candidates.into_iter().enumerate().map(|(i, c)| Candidate {
+                    matched: c.matched,
+                    eligible: i < eligible,
+                    reason: c.refused,
+                    rank: (i < eligible).then_some(i as u64),
+                });
+                reply(&ExplainOut { context, candidates: candidates.collect(), note: ranking.note }, delimiter)
+            }
+            ("org.brahman.Broker", "GetContext") => reply(&Context { context: table.context.clone() }, delimiter),
+            ("org.brahman.Broker", "SetContext") => {
+                let Context { context } = parameters(call)?;
+                let plain = |c: &String| (1..=CONTEXT_BYTES_MAX).contains(&c.len()) && c.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+                if context.as_ref().is_some_and(|c| !plain(c)) {
+                    return Err(Fault::invalid_parameter("context", "expected 1 to 64 of a-z A-Z 0-9 . _ -, or null for none"));
+                }
+                self.context_file.write(context.as_deref()).map_err(|e| Fault::internal(format!("the context cannot be kept: {e}")))?;
+                let mut previous = None;
+                self.table.send_modify(|now| {
+                    previous.clone_from(&now.context);
+                    *now = Arc::new(Table { context, generation: now.generation + 1, ..(**now).clone() });
+                });
+                reply(&SetContextOut { previous }, delimiter)
+            }
+            ("org.brahman.Broker", "Status") => reply(&self.status(&table), delimiter),
+            ("org.varlink.service", "GetInfo") => {
+                let ready = table.modules.iter().filter(|m| m.state == ModuleState::Ready);
+                let mut interfaces: Vec<String> = ready.flat_map(|m| m.card.offered_interfaces()).map(str::to_owned).collect();
+                interfaces.extend([interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name].map(str::to_owned));
+                interfaces.sort();
+                interfaces.dedup();
+                let version = env!("CARGO_PKG_VERSION").to_owned();
+                reply(&Info { vendor: "Brahman".into(), product: "mesh".into(), version, url: "https://varlink.org".into(), interfaces }, delimiter)
+            }
+            _ => Err(Fault::method_not_found(&format!("{}.{}", call.interface, call.method))),
+        }
+    }
+
+    fn rank(&self, table: &Table, ask: &FlowIn, call: &Outgoing, peer: Peer) -> (Ranking, Option<String>) {
+        let context = ask.context.clone().or_else(|| call.context.clone()).or_else(|| table.context.clone());
+        let asker = table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid));
+        let ranking = rank(&table.modules, &Ask { flow: &ask.flow, context: context.as_deref(), require: ask.require.as_ref(), asker });
+        (ranking, context)
+    }
+
+    /// The text of an interface that is on offer; `None` if only its provider has the text.
+    fn description(&self, call: &Outgoing) -> Result<Option<Vec<u8>>, Fault> {
+        let wanted = described(call)?;
+        let own = [interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name].contains(&wanted.as_str());
+        let offered = self.table.borrow().modules.iter().any(|m| m.card.offered_interfaces().any(|i| i == wanted));
+        match interface::known(&wanted).filter(|_| own || offered) {
+            Some(known) => reply(&DescriptionOut { description: known.idl.to_owned() }, 0).map(Some),
+            None if offered => Ok(None),
+            None => Err(Fault::interface_not_found(&wanted)),
+        }
+    }
+
+    async fn watch(&self, client: &mut Client, call: &Outgoing) -> io::Result<After> {
+        let ask: FlowIn = match parameters(call) {
+            Ok(ask) => ask,
+            Err(fault) => return client.fault(&fault).await.map(|()| After::Next),
+        };
+        let mut changes = self.table.subscribe();
+        let mut last = None;
+        loop {
+            let table = Arc::clone(&changes.borrow_and_update());
+            let matched = self.rank(&table, &ask, call, client.peer).0.eligible().first().map(|c| c.matched.clone());
+            if last.as_ref() != Some(&matched) {
+                let word = WatchOut { matched: matched.clone(), generation: table.generation };
+                match encode_reply("broker", &word, true, client.frames.delimiter()) {
+                    Ok(message) => write_all(&client.stream, &message).await?,
+                    Err(fault) => return client.fault(&fault).await.map(|()| After::Next),
+                }
+                last = Some(matched);
+            }
+            tokio::select! {
+                biased;
+                () = self.drain.cancelled() => return Ok(After::Close),
+                changed = changes.changed() => if changed.is_err() { return Ok(After::Close) },
+                ready = client.stream.readable() => {
+                    // Nothing may be said on a watched connection; hang-up is the way to end it.
+                    ready?;
+                    let mut byte = [0_u8; 64];
+                    match client.stream.try_read(&mut byte) {
+                        Ok(0) if !hung_up(&client.stream) => changes.changed().await.unwrap_or(()),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        _ => return Ok(After::Close),
+                    }
+                }
+            }
+        }
+    }
+
+    fn status(&self, table: &Table) -> StatusOut {
+        let now = Instant::now();
+        let modules = table.modules.iter().map(|m| {
+            let provider = self.providers.of(m);
+            let queue = provider.load() as u64;
+            let health = provider.health();
+            let percentiles = health.percentiles();
+            ModuleStatus {
+                label: m.card.label.to_string(),
+                state: m.state,
+                pid: m.pid,
+                restarts: m.restarts,
+                uptime_s: m.uptime_ms as f64 / 1000.0 + now.duration_since(table.received).as_secs_f64(),
+                flows: m.card.offered_interfaces().map(str::to_owned).collect(),
+                mock: m.card.mock,
+                reason: m.reason.clone(),
+                queue,
+                p50_us: percentiles.map(|(p50, _)| p50),
+                p99_us: percentiles.map(|(_, p99)| p99),
+                calls: health.calls,
+                failures: health.failures,
+                breaker: health.breaker(now).map(str::to_owned),
+                attributes: m.attributes.clone(),
+                shortfalls: Some(m.shortfalls.clone()).filter(|s| !s.is_empty()),
+            }
+        });
+        StatusOut { context: table.context.clone(), modules: modules.collect() }
+    }
+}
+
+/// Of the ready providers: the first whose breaker is closed, among replicas of its label the cheaper of two; never
+/// nothing while one is ready. The one just lost is taken last.
+fn choose(found: &Found, avoid: Option<&str>) -> Option<Target> {
+    let open = |target: &&Target| Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p));
+    let targets = &found.targets;
+    let Some(best) = targets.iter().find(open).or_else(|| targets.first()) else {
+        return None;
+    };
+    let replicas: Vec<&Target> = targets.iter().filter(|t| t.label == best.label && t.id != best.id).filter(open).collect();
+    // Two at random would be the textbook's; with the load in the cost, first against any other does the same.
+    let pick = replicas.get(spread(replicas.len())).copied();
+    let chosen = match (pick, &best.provider) {
+        (Some(other), Some(own)) if other.provider.as_ref().is_some_and(|p| !cheaper(own, p)) => other,
+        _ => best,
+    };
+    Some(chosen.clone())
+}
+
+/// A number below `n` that differs from call to call.
+fn spread(n: usize) -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    if n == 0 { 0 } else { TURN.fetch_add(1, Ordering::Relaxed) % n }
+}
+
+fn described(call: &Outgoing) -> Result<String, Fault> {
+    Ok(parameters::<DescriptionIn>(call)?.interface)
+}
+
+fn parameters<T: DeserializeOwned>(call: &Outgoing) -> Result<T, Fault> {
+    let raw: &[u8] = if call.parameters.is_empty() { b"{}" } else { &call.parameters };
+    serde_json::from_slice(raw).map_err(|e| {
+        let text = e.to_string();
+        Fault::invalid_parameter(text.split('`').nth(1).unwrap_or("parameters"), &text)
+    })
+}
+
+fn reply<T: Serialize>(value: &T, delimiter: u8) -> Result<Vec<u8>, Fault> {
+    encode_reply("broker", value, false, delimiter)
+}

@@ -1,0 +1,76 @@
+//! What the broker knows: init's table and the context, as one value that is replaced whole.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use brahman_card::ModuleRecord;
+use brahman_card::interface::Empty;
+use brahman_card::interface::init::WatchOut;
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, ClientError, Connection};
+use tokio::sync::watch;
+
+/// Longest pause between attempts to reach init again.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// One state of the mesh.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) modules: Vec<ModuleRecord>,
+    pub(crate) context: Option<String>,
+    /// Grows with every change of modules or context, over broker restarts too: it starts at the wall clock.
+    pub(crate) generation: u64,
+    pub(crate) received: Instant,
+}
+
+impl Table {
+    pub(crate) fn empty(context: Option<String>) -> Self {
+        let epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis());
+        Self { modules: Vec::new(), context, generation: u64::try_from(epoch).unwrap_or(0), received: Instant::now() }
+    }
+}
+
+/// Follows init's `Watch` for ever. While init is away the last table stands.
+pub(crate) async fn follow(init: PathBuf, table: watch::Sender<Arc<Table>>) {
+    let mut pause = Duration::from_millis(2);
+    loop {
+        let watching = async {
+            let mut connection = Connection::connect(&init).await?;
+            connection.send(&encode_call("org.brahman.Init.Watch", &Empty {}, &CallOptions::default(), true, false)?).await?;
+            loop {
+                let word: WatchOut = connection.receive().await?.typed()?.value;
+                pause = Duration::from_millis(2);
+                table.send_modify(|now| {
+                    let next = Table { modules: word.modules, generation: now.generation + 1, received: Instant::now(), context: now.context.clone() };
+                    *now = Arc::new(next);
+                });
+            }
+        };
+        let ended: Result<(), ClientError> = watching.await;
+        if let Err(error) = ended {
+            tracing::warn!("init's watch ended: {error}");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// The context set by hand, kept beside the socket so that the broker's own death does not undo it.
+#[derive(Debug)]
+pub(crate) struct ContextFile(pub(crate) PathBuf);
+
+impl ContextFile {
+    /// What was set last, if anything was: the outer `None` means nobody set one.
+    pub(crate) fn read(&self) -> Option<Option<String>> {
+        let text = std::fs::read_to_string(&self.0).ok()?;
+        let name = text.trim_end_matches('\n');
+        Some((!name.is_empty()).then(|| name.to_owned()))
+    }
+
+    pub(crate) fn write(&self, context: Option<&str>) -> std::io::Result<()> {
+        let temporary = self.0.with_extension("tmp");
+        std::fs::write(&temporary, format!("{}\n", context.unwrap_or_default()))?;
+        std::fs::rename(&temporary, &self.0)
+    }
+}
