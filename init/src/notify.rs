@@ -38,6 +38,7 @@ impl Ear {
             _ => {}
         }
         let socket = UnixDatagram::bind(path)?;
+        brahman_sidecar::place::guard_socket(path)?;
         rustix::net::sockopt::set_socket_passcred(&socket, true)?;
         Ok(Self { socket })
     }

@@ -1,0 +1,69 @@
+//! `EmbedBulk`: Arrow batches of texts in, Arrow batches of vectors out.
+
+use std::io;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array};
+use arrow_schema::{DataType, Field};
+use brahman_card::Fault;
+use brahman_sidecar::bulk::{BulkStream, Frame};
+use brahman_sidecar::serve::Upgraded;
+
+use crate::engine::{Embedded, Engine, Wish};
+
+pub(crate) async fn converse<E: Engine>(upgraded: Upgraded, engine: Arc<E>, truncate: bool) -> io::Result<()> {
+    let mut bulk = BulkStream::new(upgraded);
+    loop {
+        let batches = match bulk.receive().await? {
+            Frame::Batches(batches) => batches,
+            Frame::Fault(fault) => {
+                tracing::warn!(%fault, "the caller of EmbedBulk gave up");
+                return Ok(());
+            }
+            Frame::End => return bulk.finish().await,
+        };
+        for batch in batches {
+            let engine = Arc::clone(&engine);
+            let work = async {
+                let texts = texts_of(&batch)?;
+                let done = Arc::clone(&engine).texts(texts, Wish { truncate, deadline: None }).await?;
+                encode(&done, engine.identity().dim).map_err(|e| Fault::internal(e.to_string()))
+            };
+            match bulk.attend(work).await? {
+                Some(Ok(reply)) => bulk.send(&reply).await?,
+                Some(Err(fault)) => bulk.send_fault(&fault).await?,
+                // The caller hung up; what it had asked for is dropped with its future.
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn texts_of(batch: &RecordBatch) -> Result<Vec<String>, Fault> {
+    let expected = || Fault::invalid_parameter("text", "expected a column `text` of type Utf8 without nulls");
+    let column = batch.column_by_name("text").ok_or_else(expected)?;
+    if column.null_count() > 0 {
+        return Err(expected());
+    }
+    match column.data_type() {
+        DataType::Utf8 => Ok(column.as_string::<i32>().iter().flatten().map(str::to_owned).collect()),
+        DataType::LargeUtf8 => Ok(column.as_string::<i64>().iter().flatten().map(str::to_owned).collect()),
+        _ => Err(expected()),
+    }
+}
+
+fn encode(done: &[Embedded], dim: usize) -> Result<RecordBatch, arrow_schema::ArrowError> {
+    let mut flat = Vec::with_capacity(done.len() * dim);
+    for one in done {
+        flat.extend_from_slice(&one.vector);
+    }
+    let item = Arc::new(Field::new("item", DataType::Float32, false));
+    let vectors = FixedSizeListArray::try_new(item, i32::try_from(dim).unwrap_or(i32::MAX), Arc::new(Float32Array::from(flat)), None)?;
+    RecordBatch::try_from_iter([
+        ("vector", Arc::new(vectors) as ArrayRef),
+        ("tokens", Arc::new(done.iter().map(|e| e.tokens).collect::<UInt32Array>()) as ArrayRef),
+        ("kept", Arc::new(done.iter().map(|e| e.kept).collect::<UInt32Array>()) as ArrayRef),
+        ("cached", Arc::new(done.iter().map(|e| Some(e.cached)).collect::<BooleanArray>()) as ArrayRef),
+    ])
+}

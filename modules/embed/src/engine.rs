@@ -1,0 +1,75 @@
+//! The seam between the interface and what makes the vectors.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use brahman_card::Fault;
+use brahman_card::interface::embed::{InfoOut, Truncation};
+
+/// Bytes of a file that are read, hashed and embedded.
+pub const FILE_BYTES_SEEN: usize = 8 * 1024;
+
+/// What all vectors of an engine have in common.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Model name.
+    pub model: String,
+    /// What the vectors depend on.
+    pub fingerprint: String,
+    /// Length of each vector.
+    pub dim: usize,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Whether the vectors are synthetic.
+    pub mock: bool,
+}
+
+/// How a call wants its texts treated.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Cut what is too long instead of refusing it.
+    pub truncate: bool,
+    /// When nobody waits any more.
+    pub deadline: Option<Instant>,
+}
+
+/// One text's result.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// A unit vector.
+    pub vector: Arc<[f32]>,
+    /// Whether it was not computed for this call.
+    pub cached: bool,
+    /// Tokens the text has.
+    pub tokens: u32,
+    /// Tokens embedded.
+    pub kept: u32,
+}
+
+impl Embedded {
+    /// The report on a text that was cut.
+    #[must_use]
+    pub fn truncation(&self, index: usize) -> Option<Truncation> {
+        (self.kept < self.tokens).then_some(Truncation { index: index as u64, tokens: self.tokens.into(), kept: self.kept.into() })
+    }
+}
+
+/// What makes vectors.
+pub trait Engine: Send + Sync + 'static {
+    /// What all its vectors have in common.
+    fn identity(&self) -> &Identity;
+
+    /// Embeds texts, in order.
+    fn texts(self: Arc<Self>, texts: Vec<String>, wish: Wish) -> impl Future<Output = Result<Vec<Embedded>, Fault>> + Send;
+
+    /// Embeds a file, of which `seen` are the first bytes.
+    fn file(self: Arc<Self>, path: &Path, seen: Vec<u8>, wish: Wish) -> impl Future<Output = Result<Embedded, Fault>> + Send;
+
+    /// Degradations that every reply has to mention.
+    fn warnings(&self) -> Option<Vec<String>>;
+
+    /// The reply of `Info`.
+    fn info(&self) -> InfoOut;
+}
