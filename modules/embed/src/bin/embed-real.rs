@@ -1,0 +1,34 @@
+//! The real embedder: a model in ONNX Runtime.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use brahman_card::ModuleState;
+use brahman_embed::engine::Engine;
+use brahman_embed::real::pipeline::{Pipeline, Settings};
+use brahman_embed::service::EmbedService;
+use brahman_sidecar::{Module, ModuleError, run};
+
+fn main() -> ExitCode {
+    run("embed-real", async |module: Module| {
+        let settings = Settings::from_env(&module.cache).map_err(ModuleError::Config)?;
+        module.report(ModuleState::Loading, Some(format!("loads {}", settings.model.display())), BTreeMap::new()).await;
+        let opened = tokio::task::spawn_blocking(move || Pipeline::open(&settings)).await;
+        let pipeline = opened.map_err(|e| ModuleError::Config(format!("loading ended: {e}")))?.map_err(ModuleError::Config)?;
+        let pipeline = Arc::new(pipeline);
+        let identity = pipeline.identity();
+        let info = pipeline.info();
+        let attributes = BTreeMap::from([
+            ("model".to_owned(), identity.model.clone()),
+            ("fingerprint".to_owned(), identity.fingerprint.clone()),
+            ("dim".to_owned(), identity.dim.to_string()),
+            ("device".to_owned(), identity.device.clone()),
+            ("device_reason".to_owned(), info.device.reason.clone()),
+            ("cache".to_owned(), info.cache.map(|c| c.state).unwrap_or_default()),
+        ]);
+        let outcome = module.serve_with(Arc::new(EmbedService::new(Arc::clone(&pipeline))), attributes).await;
+        pipeline.close();
+        outcome
+    })
+}

@@ -1,0 +1,85 @@
+//! CPU or GPU: what was asked for, what is in use, and why they differ. NVML is looked for at run time; a machine
+//! without it is a machine without a GPU, not an error.
+
+use brahman_card::interface::embed::{Device, Gpu};
+use nvml_wrapper::Nvml;
+
+/// What `BRAHMAN_DEVICE` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// `cpu`
+    Cpu,
+    /// `cuda` or `cuda:N`: that, or a refusal unless `BRAHMAN_ALLOW_CPU` is set.
+    Cuda(u32),
+    /// `auto`, or nothing: a GPU where one can be used.
+    Auto,
+}
+
+impl Asked {
+    /// Reads `cpu`, `cuda`, `cuda:N` or `auto`.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(|| format!("BRAHMAN_DEVICE={text}: expected cpu, cuda, cuda:N or auto")),
+        }
+    }
+
+    /// As it is reported.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Cpu => "cpu".into(),
+            Self::Cuda(n) => format!("cuda:{n}"),
+            Self::Auto => "auto".into(),
+        }
+    }
+}
+
+/// GPUs that NVML sees; `None` without NVML.
+#[must_use]
+pub fn gpus() -> Option<Vec<Gpu>> {
+    let nvml = Nvml::init().ok()?;
+    let driver = nvml.sys_driver_version().unwrap_or_default();
+    let count = nvml.device_count().ok()?;
+    let gpus = (0..count).filter_map(|i| {
+        let device = nvml.device_by_index(i).ok()?;
+        let memory = device.memory_info().ok()?;
+        Some(Gpu {
+            name: device.name().unwrap_or_default(),
+            driver: driver.clone(),
+            memory_total: memory.total,
+            memory_free: memory.free,
+            utilization: device.utilization_rates().map_or(0, |u| u.gpu.into()),
+        })
+    });
+    Some(gpus.collect())
+}
+
+/// Bytes in use on one GPU, to confirm that a session really landed there.
+#[must_use]
+pub fn memory_used(index: u32) -> Option<u64> {
+    Some(Nvml::init().ok()?.device_by_index(index).ok()?.memory_info().ok()?.used)
+}
+
+/// The report on a device.
+#[must_use]
+pub fn report(asked: Asked, active: &str, reason: String) -> Device {
+    Device { requested: asked.name(), active: active.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Asked;
+
+    #[test]
+    fn devices_read_as_in_pytorch() {
+        assert_eq!(Asked::parse("cuda:3"), Ok(Asked::Cuda(3)));
+        assert_eq!(Asked::parse(""), Ok(Asked::Auto));
+        assert!(Asked::parse("gpu").is_err_and(|e| e.contains("cuda:N")));
+    }
+}

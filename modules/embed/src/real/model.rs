@@ -1,0 +1,127 @@
+//! A model on disk: `model.onnx`, `tokenizer.json`, and the `brahman.json` that pins both by checksum.
+//!
+//! The bytes that are hashed are the bytes that are loaded; a file that differs from its pin is refused by name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use brahman_storage::digest::{hex, sha256};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokenizers::Tokenizer;
+
+/// Precision class: vectors of different classes never share a fingerprint.
+const PRECISION: &str = "fp32";
+
+/// Why a model cannot be used.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// A file is not there.
+    #[error("no model at {folder}: {file} cannot be read ({source}); `brahman models pull` fetches one, $BRAHMAN_MODEL_DIR names one")]
+    Missing {
+        /// Model directory.
+        folder: PathBuf,
+        /// Which file.
+        file: String,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// A file is not the one that was pinned.
+    #[error("{file} is damaged: its sha256 is {found}, brahman.json says {pinned}; `brahman models pull --force` fetches it again")]
+    Damaged {
+        /// Which file.
+        file: PathBuf,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        pinned: String,
+    },
+    /// A file has no sense.
+    #[error("{file}: {why}")]
+    Malformed {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// `brahman.json`: what `brahman models pull` records beside the files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Model name.
+    pub name: String,
+    /// Length of the vectors.
+    pub dim: usize,
+    /// The model's window in tokens, special ones included.
+    pub max_tokens: usize,
+    /// Checksums by file name.
+    pub sha256: std::collections::BTreeMap<String, String>,
+    /// Where it came from.
+    #[serde(default)]
+    pub source: String,
+}
+
+/// A loaded model, not yet in a session.
+pub struct Model {
+    /// Model name.
+    pub name: String,
+    /// The ONNX file's bytes.
+    pub onnx: Vec<u8>,
+    /// Text to token ids, without truncation or padding.
+    pub tokenizer: Tokenizer,
+    /// The model's window in tokens, special ones included.
+    pub max_tokens: usize,
+    /// Everything the vectors depend on, in hex.
+    pub fingerprint: String,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("name", &self.name).field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Loads and checks a model directory.
+    ///
+    /// # Errors
+    /// [`ModelError`], which names the file.
+    pub fn load(folder: &Path) -> Result<Self, ModelError> {
+        let read = |name: &str| {
+            fs::read(folder.join(name)).map_err(|source| ModelError::Missing { folder: folder.to_owned(), file: name.to_owned(), source })
+        };
+        let malformed = |name: &str, why: String| ModelError::Malformed { file: folder.join(name), why };
+        let (onnx, tokenizer_bytes) = (read("model.onnx")?, read("tokenizer.json")?);
+        let manifest: Option<Manifest> = match fs::read(folder.join("brahman.json")) {
+            Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| malformed("brahman.json", e.to_string()))?),
+            // A model of the user's own has no pins; its fingerprint still tells it from any other.
+            Err(_) => None,
+        };
+        let mut digests = Vec::new();
+        for (name, bytes) in [("model.onnx", &onnx), ("tokenizer.json", &tokenizer_bytes)] {
+            let found = hex(&sha256(bytes));
+            if let Some(pinned) = manifest.as_ref().and_then(|m| m.sha256.get(name)).filter(|pinned| **pinned != found) {
+                return Err(ModelError::Damaged { file: folder.join(name), found, pinned: pinned.clone() });
+            }
+            digests.push(found);
+        }
+        let mut tokenizer = Tokenizer::from_bytes(&tokenizer_bytes).map_err(|e| malformed("tokenizer.json", e.to_string()))?;
+        // Both are done here, per text and per batch, so that what is cut is known.
+        tokenizer.with_truncation(None).map_err(|e| malformed("tokenizer.json", e.to_string()))?;
+        tokenizer.with_padding(None);
+        let name = manifest.as_ref().map_or_else(|| folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), |m| m.name.clone());
+        let max_tokens = manifest.as_ref().map_or_else(|| window(folder), |m| m.max_tokens);
+        let recipe = format!("{}\0{}\0mean\0l2\0{max_tokens}\0{PRECISION}", digests[0], digests[1]);
+        Ok(Self { name, onnx, tokenizer, max_tokens, fingerprint: hex(&sha256(recipe.as_bytes())) })
+    }
+}
+
+/// sentence-transformers' window, else the position embeddings', else BERT's.
+fn window(folder: &Path) -> usize {
+    let number = |file: &str, key: &str| {
+        let value: serde_json::Value = serde_json::from_slice(&fs::read(folder.join(file)).ok()?).ok()?;
+        usize::try_from(value.get(key)?.as_u64()?).ok()
+    };
+    number("sentence_bert_config.json", "max_seq_length").or_else(|| number("config.json", "max_position_embeddings")).unwrap_or(512)
+}

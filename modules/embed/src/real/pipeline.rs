@@ -1,0 +1,271 @@
+//! A text's way: hash → cache → join whoever computes it already → tokenise → queue → inference → cache and reply.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use brahman_card::Fault;
+use brahman_card::interface::embed::{Device, InfoOut};
+use brahman_storage::digest::sha256;
+use tokenizers::Tokenizer;
+use tokio::sync::oneshot;
+
+use super::batch::{Class, INTERACTIVE_MAX};
+use super::cache::{Cache, ContentHash};
+use super::device::{self, Asked};
+use super::model::Model;
+use super::store::WriteThrough;
+use super::workers::{Done, Queue, start};
+use super::runtime;
+use crate::engine::{Embedded, Engine, Identity, Wish};
+
+/// Tokens a batch on the CPU, padding counted: flat from 1 k to 16 k, and a cancelled batch wastes little.
+const BUDGET_CPU: usize = 4096;
+/// The same on a GPU, which wants wide batches.
+const BUDGET_GPU: usize = 65_536;
+/// Texts that are looked up on the I/O thread; more go to a thread of their own.
+const INLINE_MAX: usize = 16;
+/// Vectors kept, unless `BRAHMAN_EMBED_CACHE_MIB` says otherwise.
+const CACHE_MIB: u64 = 1024;
+/// Inputs kept, unless `BRAHMAN_EMBED_STORE_MIB` says otherwise.
+const STORE_MIB: u64 = 256;
+
+/// How the engine is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Model directory.
+    pub model: PathBuf,
+    /// Where caches and the library lie.
+    pub cache: PathBuf,
+    /// Device asked for.
+    pub device: Asked,
+    /// Whether the CPU will do where a GPU was asked for.
+    pub allow_cpu: bool,
+    /// Inference threads.
+    pub threads: usize,
+}
+
+impl Settings {
+    /// From the environment.
+    ///
+    /// # Errors
+    /// What is wrong with which variable.
+    pub fn from_env(cache: &Path) -> Result<Self, String> {
+        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = match var("BRAHMAN_EMBED_THREADS") {
+            Some(n) => n.parse().ok().filter(|n| (1..=256).contains(n)).ok_or(format!("BRAHMAN_EMBED_THREADS={n}: expected 1 to 256"))?,
+            None => cores,
+        };
+        Ok(Self {
+            model: var("BRAHMAN_MODEL_DIR").map_or_else(|| cache.join("models/all-MiniLM-L6-v2"), PathBuf::from),
+            cache: cache.to_owned(),
+            device: Asked::parse(&var("BRAHMAN_DEVICE").unwrap_or_default())?,
+            allow_cpu: var("BRAHMAN_ALLOW_CPU").is_some_and(|v| v == "1" || v == "true"),
+            threads,
+        })
+    }
+}
+
+/// The real engine.
+#[derive(Debug)]
+pub struct Pipeline {
+    identity: Identity,
+    tokenizer: Arc<Tokenizer>,
+    max_tokens: usize,
+    device: Device,
+    library: PathBuf,
+    cache: Arc<Cache>,
+    store: WriteThrough,
+    queue: Arc<Queue>,
+}
+
+impl Pipeline {
+    /// Loads library and model, opens sessions and cache, warms up. Takes a second or so; blocks.
+    ///
+    /// # Errors
+    /// A sentence for `status`: what is missing and how to mend it.
+    pub fn open(settings: &Settings) -> Result<Self, String> {
+        let mib = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default) << 20;
+        let (library, environment) = runtime::load(&settings.cache).map_err(|e| e.to_string())?;
+        let model = Model::load(&settings.model).map_err(|e| e.to_string())?;
+        let (runners, wide, device) = runtime::open(&environment, &model.onnx, settings.device, settings.allow_cpu, settings.threads).map_err(|e| e.to_string())?;
+        let dim = runners.first().map_or(0, runtime::Runner::dim);
+        let identity = Identity { model: model.name.clone(), fingerprint: model.fingerprint.clone(), dim, device: device.active.clone(), mock: false };
+        let fingerprint = sha256(model.fingerprint.as_bytes());
+        let cache = Arc::new(Cache::open(&settings.cache.join("embed"), fingerprint, dim, mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)));
+        let queue = Queue::new(if device.active == "cpu" { BUDGET_CPU } else { BUDGET_GPU });
+        start(&queue, runners, wide, &cache).map_err(|e| e.to_string())?;
+        let store = WriteThrough::open(&settings.cache.join("inputs"), mib("BRAHMAN_EMBED_STORE_MIB", STORE_MIB));
+        Ok(Self { identity, tokenizer: Arc::new(model.tokenizer), max_tokens: model.max_tokens, device, library, cache, store, queue })
+    }
+
+    /// Stops the threads after their present batch and writes the cache out.
+    pub fn close(&self) {
+        self.queue.stop();
+        self.cache.flush();
+    }
+
+    fn too_long(&self, index: usize, tokens: u32) -> Fault {
+        let message = format!("text {index} has {tokens} tokens, {} takes {}: shorten it, or pass truncate = true", self.identity.model, self.max_tokens);
+        Fault::new("org.brahman.Embed.TextTooLong", false, message).with("index", index).with("tokens", tokens).with("max_tokens", self.max_tokens)
+    }
+
+    /// Looks every text up; what is not there stays to be computed.
+    fn look_up(&self, texts: &[String], wish: Wish) -> Result<Plan, Fault> {
+        let mut plan = Plan { found: vec![None; texts.len()], missing: Vec::new() };
+        let mut first_of: HashMap<ContentHash, usize> = HashMap::new();
+        for (index, text) in texts.iter().enumerate() {
+            let content = sha256(text.as_bytes());
+            match self.cache.get(&content) {
+                Some((_, Some(tokens))) if !wish.truncate => return Err(self.too_long(index, tokens)),
+                Some((vector, tokens)) => {
+                    let kept = self.max_tokens as u32;
+                    let (tokens, kept) = tokens.map_or((0, 0), |tokens| (tokens, kept));
+                    plan.found[index] = Some(Embedded { vector, cached: true, tokens, kept });
+                }
+                None => {
+                    let first = *first_of.entry(content).or_insert(index);
+                    plan.missing.push((index, content, first));
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Token ids of a text cut to the window, special tokens kept, and how many there were.
+    fn tokenise(&self, text: &str) -> Result<(Vec<u32>, u32), Fault> {
+        let encoding = self.tokenizer.encode_fast(text, true).map_err(|e| Fault::invalid_parameter("texts", format!("cannot be tokenised: {e}")))?;
+        let ids = encoding.get_ids();
+        let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        if ids.len() <= self.max_tokens {
+            return Ok((ids.to_vec(), tokens));
+        }
+        // As Hugging Face truncates: the first tokens, and the closing special one.
+        let mut cut = ids[..self.max_tokens - 1].to_vec();
+        cut.extend(ids.last());
+        Ok((cut, tokens))
+    }
+}
+
+/// What is known after the look-up.
+struct Plan {
+    found: Vec<Option<Embedded>>,
+    /// Index, content, and the first index with that content.
+    missing: Vec<(usize, ContentHash, usize)>,
+}
+
+impl Engine for Pipeline {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Wish) -> Result<Vec<Embedded>, Fault> {
+        let class = if texts.len() <= INTERACTIVE_MAX { Class::Interactive } else { Class::Bulk };
+        let inline = texts.len() <= INLINE_MAX;
+        let texts = Arc::new(texts);
+        let mut plan = if inline {
+            self.look_up(&texts, wish)?
+        } else {
+            let (this, texts) = (Arc::clone(&self), Arc::clone(&texts));
+            blocking(move || this.look_up(&texts, wish)).await?
+        };
+        if !plan.missing.is_empty() {
+            let (this, shared, missing) = (Arc::clone(&self), Arc::clone(&texts), std::mem::take(&mut plan.missing));
+            let waits = blocking(move || this.submit(&shared, &missing, class, wish)).await?;
+            for wait in waits {
+                let vector = wait.receiver.await.map_err(|_| Fault::internal("the inference threads have ended"))??;
+                for index in wait.indexes {
+                    plan.found[index] = Some(Embedded { vector: Arc::clone(&vector), cached: false, tokens: wait.tokens, kept: wait.kept });
+                }
+            }
+        }
+        plan.found.into_iter().collect::<Option<Vec<Embedded>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
+    }
+
+    async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Wish) -> Result<Embedded, Fault> {
+        // A character cut in two at 8 KiB, or bytes that are no text, must not stop the rest.
+        let text = String::from_utf8_lossy(&seen).into_owned();
+        let mut done = self.texts(vec![text], wish).await?;
+        done.pop().ok_or_else(|| Fault::internal("a file gave no vector"))
+    }
+
+    fn warnings(&self) -> Option<Vec<String>> {
+        let mut all = Vec::new();
+        if let Some(why) = self.cache.absent() {
+            all.push(format!("no cache: {why}"));
+        }
+        if self.device.requested.starts_with("cuda") && self.device.active == "cpu" {
+            all.push(format!("on the CPU instead of {}: {}", self.device.requested, self.device.reason));
+        }
+        Some(all).filter(|all| !all.is_empty())
+    }
+
+    fn info(&self) -> InfoOut {
+        InfoOut {
+            model: self.identity.model.clone(),
+            fingerprint: self.identity.fingerprint.clone(),
+            dim: self.identity.dim as u64,
+            max_tokens: self.max_tokens as u64,
+            mock: false,
+            device: self.device.clone(),
+            cache: Some(self.cache.info()),
+            store: Some(self.store.info()),
+            gpu: device::gpus().filter(|g| !g.is_empty()),
+            runtime: Some(format!("ONNX Runtime, {}", self.library.display())),
+            queue: self.queue.len() as u64,
+            computed: self.queue.computed.load(Ordering::Relaxed),
+            cancelled: self.queue.cancelled.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// One computation that this call waits for, and the texts it is for.
+struct Wait {
+    receiver: oneshot::Receiver<Done>,
+    indexes: Vec<usize>,
+    tokens: u32,
+    kept: u32,
+}
+
+impl Pipeline {
+    /// Tokenises what is missing and queues what nobody computes yet.
+    fn submit(&self, texts: &[String], missing: &[(usize, ContentHash, usize)], class: Class, wish: Wish) -> Result<Vec<Wait>, Fault> {
+        let mut waits: Vec<Wait> = Vec::new();
+        let mut place: HashMap<ContentHash, usize> = HashMap::new();
+        let mut fresh = Vec::new();
+        let mut fresh_at = Vec::new();
+        for (index, content, _) in missing {
+            if let Some(at) = place.get(content) {
+                waits[*at].indexes.push(*index);
+                continue;
+            }
+            let (ids, tokens) = self.tokenise(&texts[*index])?;
+            let kept = ids.len() as u32;
+            if kept < tokens && !wish.truncate {
+                return Err(self.too_long(*index, tokens));
+            }
+            place.insert(*content, waits.len());
+            let receiver = match self.queue.join(content) {
+                Some(receiver) => receiver,
+                None => {
+                    self.store.keep(texts[*index].as_bytes());
+                    fresh.push((*content, ids, (kept < tokens).then_some(tokens)));
+                    fresh_at.push(waits.len());
+                    // Replaced below, once all are queued under one lock.
+                    oneshot::channel().1
+                }
+            };
+            waits.push(Wait { receiver, indexes: vec![*index], tokens, kept });
+        }
+        for (at, receiver) in fresh_at.into_iter().zip(self.queue.push(class, wish.deadline, fresh)) {
+            waits[at].receiver = receiver;
+        }
+        Ok(waits)
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(format!("a worker ended: {e}")))?
+}
