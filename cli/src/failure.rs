@@ -1,0 +1,68 @@
+//! From an error to what a person reads and a script tests: one place for exit codes and hints.
+
+use std::process::ExitCode;
+
+use brahman_card::Fault;
+use brahman_sidecar::ClientError;
+
+use crate::output::Output;
+
+/// Bad input of the person's own: a Card, a file, JSON.
+#[derive(Debug)]
+pub(crate) struct BadInput(pub(crate) String);
+
+impl std::fmt::Display for BadInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadInput {}
+
+/// What is reported.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+    fault: Option<Fault>,
+}
+
+impl Failure {
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        let message = format!("{error:#}");
+        if error.downcast_ref::<BadInput>().is_some() {
+            return Self { code: 6, message, hint: None, fault: None };
+        }
+        match error.downcast_ref::<ClientError>() {
+            Some(ClientError::Connect { .. }) => {
+                let hint = "`brahman up` starts a mesh; --socket or BRAHMAN_SOCKET names another".to_owned();
+                Self { code: 3, message, hint: Some(hint), fault: None }
+            }
+            Some(ClientError::Deadline(_)) => Self { code: 5, message, hint: None, fault: None },
+            Some(ClientError::Fault(fault)) => {
+                let (code, hint) = match fault.name.as_ref() {
+                    "org.brahman.Broker.NoProvider" => (4, Some("`brahman explain FLOW` shows each candidate, `brahman status` each module")),
+                    "org.brahman.Broker.Overloaded" | "org.brahman.Broker.DeadlineExceeded" => (5, Some("try again; `brahman status` shows what is busy")),
+                    "org.varlink.service.InvalidParameter" | "org.brahman.Init.BadCard" | "org.brahman.Embed.TextTooLong" | "org.brahman.Embed.FileUnreadable" => (6, None),
+                    "org.brahman.Index.NotReady" => (1, Some("`brahman index refresh NAME` fills it")),
+                    "org.brahman.Catalog.NoSuchDataset" => (1, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
+                    _ => (1, None),
+                };
+                Self { code, message: fault.message().to_owned(), hint: hint.map(str::to_owned), fault: Some(fault.clone()) }
+            }
+            _ => Self { code: 1, message, hint: None, fault: None },
+        }
+    }
+
+    pub(crate) fn report(&self, output: &Output) -> ExitCode {
+        if output.json() {
+            let name = self.fault.as_ref().map(|f| f.name.to_string());
+            let parameters = self.fault.as_ref().map(|f| f.parameters.clone());
+            output.print_json(&serde_json::json!({ "error": name, "message": self.message, "exit": self.code, "parameters": parameters }));
+        } else {
+            output.failure(&self.message, self.hint.as_deref());
+        }
+        ExitCode::from(self.code)
+    }
+}

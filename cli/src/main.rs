@@ -1,0 +1,319 @@
+//! `brahman`: the person's command. Arguments here, one file a group of commands in `commands/`.
+
+mod commands;
+mod failure;
+mod models;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::output::Output;
+
+const LONG_ABOUT: &str = "\
+Brahman runs AI data services on your own machine as one mesh on a Unix socket: \
+turn files into datasets, embed and index them, search them, and switch between \
+real and mock providers by context.
+
+  brahman models pull                      fetch the model and ONNX Runtime, once
+  brahman up --context prod                run the mesh in this terminal
+  brahman ingest files notes ~/notes       a folder becomes a dataset
+  brahman index create notes --dataset notes && brahman index refresh notes
+  brahman search notes \"what did we decide about backups?\"";
+
+const AFTER_HELP: &str = "\
+Exit status: 0 done; 1 the mesh answered with an error; 2 wrong usage; 3 no mesh at the socket; \
+4 nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input.
+
+Environment: BRAHMAN_SOCKET, BRAHMAN_BROKER_CONTEXT, BRAHMAN_CARDS, BRAHMAN_STATE, BRAHMAN_CACHE, NO_COLOR.";
+
+/// A supervised mesh of local AI data services
+#[derive(Parser, Debug)]
+#[command(name = "brahman", version, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Arguments {
+    /// The mesh socket
+    #[arg(long, global = true, env = "BRAHMAN_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print JSON, for scripts
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the mesh in the foreground; Ctrl-C or `brahman down` ends it
+    Up(Up),
+    /// End the mesh in order, and wait for it
+    Down,
+    /// Every module: state, pid, uptime, restarts, queue, latency, model, device
+    Status {
+        /// Wait this long for the mesh to answer and for nothing to be starting any more
+        #[arg(long, value_name = "SECONDS")]
+        wait: Option<u64>,
+    },
+    /// Validate Cards without starting anything
+    Check {
+        /// Card files or folders; the folder `up` would use unless given
+        paths: Vec<PathBuf>,
+    },
+    /// Which provider a flow goes to now
+    Resolve(Flow),
+    /// Why each provider of a flow ranks as it does
+    Explain(Flow),
+    /// Show the context, switch it, or clear it
+    Context {
+        /// The new context, such as test or prod
+        name: Option<String>,
+        /// Have no context
+        #[arg(long, conflicts_with = "name")]
+        clear: bool,
+    },
+    /// Call any method: brahman call org.brahman.Embed.Info, or embed.Info
+    Call(Call),
+    /// Every interface on offer, or the text of one
+    Introspect {
+        /// Interface, such as embed
+        interface: Option<String>,
+    },
+    /// Texts or a file to vectors
+    Embed(Embed),
+    /// Sources to datasets
+    #[command(subcommand)]
+    Ingest(Ingest),
+    /// Datasets in the catalog
+    Datasets {
+        /// Show one
+        name: Option<String>,
+    },
+    /// Datasets to searchable indexes
+    #[command(subcommand)]
+    Index(Index),
+    /// Search an index by meaning
+    Search {
+        /// Index
+        index: String,
+        /// What to look for
+        query: String,
+        /// How many hits
+        #[arg(short, long, default_value_t = 5)]
+        k: u64,
+    },
+    /// Models on this machine
+    #[command(subcommand)]
+    Models(Models),
+    /// A module's output
+    Logs {
+        /// Module
+        label: String,
+        /// Stay and print new lines
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of the last lines
+        #[arg(short = 'n', long, default_value_t = 50)]
+        lines: u64,
+    },
+    /// Start a stopped or failed module
+    Start(Label),
+    /// Stop a module and leave it so
+    Stop(Label),
+    /// Restart a module
+    Restart(Label),
+    /// Read the Cards again and apply the difference
+    Reload,
+    /// Print a completion script: brahman completions bash > ~/.local/share/bash-completion/completions/brahman
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Up {
+    /// Context to start in
+    #[arg(long, env = "BRAHMAN_BROKER_CONTEXT")]
+    context: Option<String>,
+    /// Folder of Cards
+    #[arg(long, env = "BRAHMAN_CARDS")]
+    cards: Option<PathBuf>,
+    /// Directory for lasting state
+    #[arg(long, env = "BRAHMAN_STATE")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Flow {
+    /// Interface: org.brahman.Embed, or embed
+    flow: String,
+    /// Ask for another context than the present one
+    #[arg(long)]
+    context: Option<String>,
+    /// Attribute the provider must have, NAME=VALUE
+    #[arg(long, value_name = "NAME=VALUE")]
+    require: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct Call {
+    /// Method: org.brahman.Embed.EmbedText, or embed.EmbedText
+    method: String,
+    /// Parameters as JSON; - reads standard input
+    parameters: Option<String>,
+    /// Take many replies, a line each
+    #[arg(long)]
+    more: bool,
+    /// Context for this call alone
+    #[arg(long)]
+    context: Option<String>,
+    /// Give up after this many milliseconds
+    #[arg(long, value_name = "MS")]
+    deadline: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+struct Embed {
+    /// Texts
+    texts: Vec<String>,
+    /// A file of which the first 8 KiB are embedded
+    #[arg(long, short, conflicts_with_all = ["texts", "stdin"])]
+    file: Option<PathBuf>,
+    /// Read texts from standard input, one a line
+    #[arg(long, conflicts_with = "texts")]
+    stdin: bool,
+    /// Cut what is longer than the model's window instead of refusing it
+    #[arg(long)]
+    truncate: bool,
+    /// Context for this call alone
+    #[arg(long)]
+    context: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Ingest {
+    /// Folders of text, Markdown and source files, or CSV or JSONL files
+    Files {
+        /// Dataset to write
+        dataset: String,
+        /// Files and folders
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// documents, csv or jsonl; by the files' endings unless given
+        #[arg(long)]
+        format: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Index {
+    /// Describe a new index
+    Create {
+        /// Index
+        name: String,
+        /// Dataset it follows
+        #[arg(long)]
+        dataset: String,
+        /// Column that names documents
+        #[arg(long, default_value = "id")]
+        id_column: String,
+        /// Column to chunk and embed
+        #[arg(long, default_value = "text")]
+        text_column: String,
+        /// Characters a chunk
+        #[arg(long)]
+        chunk_size: Option<u64>,
+        /// Characters neighbouring chunks share
+        #[arg(long)]
+        overlap: Option<u64>,
+    },
+    /// Bring an index up to its dataset
+    Refresh {
+        /// Index
+        name: String,
+    },
+    /// All indexes
+    List,
+    /// One index
+    Stats {
+        /// Index
+        name: String,
+    },
+    /// Delete an index
+    Delete {
+        /// Index
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Models {
+    /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, checked and converted
+    Pull {
+        /// Fetch again what is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Models in the cache
+    List,
+}
+
+#[derive(Args, Debug)]
+struct Label {
+    /// Module
+    label: String,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.json);
+    let socket = arguments.socket.clone().unwrap_or_else(brahman_sidecar::place::mesh_socket);
+    let outcome = match arguments.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "brahman", &mut std::io::stdout());
+            Ok(())
+        }
+        command => dispatch(command, &socket, &output),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => Failure::of(&error).report(&output),
+    }
+}
+
+fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {
+    use commands::{data, embed, flows, mesh};
+    // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
+    let command = match command {
+        Command::Up(up) => return mesh::up(&up, socket),
+        Command::Check { paths } => return mesh::check(&paths, output),
+        Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
+        Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
+        other => other,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Down => mesh::down(socket, output).await,
+            Command::Status { wait } => mesh::status(socket, wait, output).await,
+            Command::Logs { label, follow, lines } => mesh::logs(socket, &label, follow, lines, output).await,
+            Command::Start(l) => mesh::command(socket, "Start", &l.label, output).await,
+            Command::Stop(l) => mesh::command(socket, "Stop", &l.label, output).await,
+            Command::Restart(l) => mesh::command(socket, "Restart", &l.label, output).await,
+            Command::Reload => mesh::reload(socket, output).await,
+            Command::Resolve(flow) => flows::resolve(socket, &flow, output).await,
+            Command::Explain(flow) => flows::explain(socket, &flow, output).await,
+            Command::Context { name, clear } => flows::context(socket, name, clear, output).await,
+            Command::Call(call) => flows::call(socket, &call, output).await,
+            Command::Introspect { interface } => flows::introspect(socket, interface.as_deref(), output).await,
+            Command::Embed(embed) => embed::embed(socket, &embed, output).await,
+            Command::Ingest(Ingest::Files { dataset, paths, format }) => data::ingest_files(socket, &dataset, &paths, format, output).await,
+            Command::Datasets { name } => data::datasets(socket, name.as_deref(), output).await,
+            Command::Index(index) => data::index(socket, index, output).await,
+            Command::Search { index, query, k } => data::search(socket, &index, &query, k, output).await,
+            Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } => Ok(()),
+        }
+    })
+}

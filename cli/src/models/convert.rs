@@ -1,0 +1,314 @@
+//! safetensors → ONNX for a BERT encoder, without any machine-learning framework.
+//!
+//! Both formats are simple: safetensors is a JSON header and raw tensors, ONNX a protobuf of nodes and raw tensors.
+//! The graph is the encoder as BERT defines it, with query, key and value in one matrix product. The same input gives
+//! the same bytes on every machine, so the result can be named by its checksum.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail, ensure};
+
+/// MiniLM-L6's shape.
+const LAYERS: usize = 6;
+const HIDDEN: usize = 384;
+const HEADS: usize = 12;
+const EPSILON: f32 = 1e-12;
+/// ONNX operator set: 17 brought LayerNormalization. ONNX Runtime 1.24 reads it.
+const OPSET: u64 = 17;
+
+/// Tensors of a safetensors file.
+struct Weights<'a> {
+    tensors: BTreeMap<String, (Vec<usize>, &'a [u8])>,
+}
+
+impl<'a> Weights<'a> {
+    fn parse(bytes: &'a [u8]) -> anyhow::Result<Self> {
+        let length = bytes.first_chunk::<8>().map(|l| u64::from_le_bytes(*l)).context("shorter than its header")?;
+        let end = usize::try_from(length).ok().and_then(|l| l.checked_add(8)).filter(|end| *end <= bytes.len()).context("header longer than the file")?;
+        let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..end])?;
+        let data = &bytes[end..];
+        let mut tensors = BTreeMap::new();
+        for (name, meta) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
+            let list = |key: &str| -> Option<Vec<usize>> { meta[key].as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect() };
+            let (shape, offsets) = list("shape").zip(list("data_offsets")).with_context(|| format!("{name} has no shape or no offsets"))?;
+            if meta["dtype"] != "F32" {
+                continue;
+            }
+            let raw = offsets.get(1).and_then(|to| data.get(offsets[0]..*to)).with_context(|| format!("{name} lies outside the file"))?;
+            ensure!(raw.len() == shape.iter().product::<usize>() * 4, "{name} has {} bytes for shape {shape:?}", raw.len());
+            tensors.insert(name.trim_start_matches("bert.").to_owned(), (shape, raw));
+        }
+        Ok(Self { tensors })
+    }
+
+    fn get(&self, name: &str, shape: &[usize]) -> anyhow::Result<&'a [u8]> {
+        let (found, raw) = self.tensors.get(name).with_context(|| format!("no tensor {name}"))?;
+        if found != shape && !shape.is_empty() {
+            bail!("{name} has shape {found:?}, expected {shape:?}");
+        }
+        Ok(raw)
+    }
+
+    /// A linear layer's matrix as ONNX's MatMul wants it: inputs by outputs.
+    fn transposed(&self, name: &str, outputs: usize, inputs: usize) -> anyhow::Result<Vec<u8>> {
+        let raw = self.get(name, &[outputs, inputs])?;
+        let mut out = Vec::with_capacity(raw.len());
+        for i in 0..inputs {
+            for o in 0..outputs {
+                let at = (o * inputs + i) * 4;
+                out.extend_from_slice(&raw[at..at + 4]);
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Protobuf, as much of it as ONNX needs.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    fn number(mut self, field: u64, value: u64) -> Self {
+        self.varint(field << 3);
+        self.varint(value);
+        self
+    }
+
+    fn float(mut self, field: u64, value: f32) -> Self {
+        self.varint(field << 3 | 5);
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    fn bytes(mut self, field: u64, value: &[u8]) -> Self {
+        self.varint(field << 3 | 2);
+        self.varint(value.len() as u64);
+        self.0.extend(value);
+        self
+    }
+
+    fn text(self, field: u64, value: &str) -> Self {
+        self.bytes(field, value.as_bytes())
+    }
+
+    fn message(self, field: u64, value: &Self) -> Self {
+        self.bytes(field, &value.0)
+    }
+}
+
+/// ONNX's type numbers.
+const FLOAT: u64 = 1;
+const INT64: u64 = 7;
+
+/// An attribute of a node.
+enum Attribute {
+    Int(u64),
+    Ints(Vec<u64>),
+    Float(f32),
+}
+
+/// The graph while it is written.
+struct Graph {
+    nodes: Message,
+    tensors: Message,
+    count: usize,
+}
+
+impl Graph {
+    fn tensor(&mut self, name: &str, kind: u64, dims: &[usize], raw: &[u8]) -> String {
+        let mut tensor = Message::default();
+        for dim in dims {
+            tensor = tensor.number(1, *dim as u64);
+        }
+        tensor = tensor.number(2, kind).text(8, name).bytes(9, raw);
+        self.tensors = std::mem::take(&mut self.tensors).message(5, &tensor);
+        name.to_owned()
+    }
+
+    fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
+        self.tensor(name, FLOAT, dims, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+    }
+
+    fn ints(&mut self, name: &str, dims: &[usize], values: &[i64]) -> String {
+        self.tensor(name, INT64, dims, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+    }
+
+    fn node_of(&mut self, op: &str, inputs: &[&str], outputs: &[&str], attributes: &[(&str, Attribute)]) {
+        let mut node = Message::default();
+        for input in inputs {
+            node = node.text(1, input);
+        }
+        for output in outputs {
+            node = node.text(2, output);
+        }
+        self.count += 1;
+        node = node.text(3, &format!("{op}_{}", self.count)).text(4, op);
+        for (name, value) in attributes {
+            let attribute = Message::default().text(1, name);
+            let attribute = match value {
+                Attribute::Float(f) => attribute.float(2, *f).number(20, 1),
+                Attribute::Int(i) => attribute.number(3, *i).number(20, 2),
+                Attribute::Ints(all) => all.iter().fold(attribute, |a, i| a.number(8, *i)).number(20, 7),
+            };
+            node = node.message(5, &attribute);
+        }
+        self.nodes = std::mem::take(&mut self.nodes).message(1, &node);
+    }
+
+    fn node(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
+        let output = format!("{op}_{}_out", self.count + 1);
+        self.node_of(op, inputs, &[&output], attributes);
+        output
+    }
+
+    fn norm(&mut self, w: &Weights<'_>, x: &str, name: &str) -> anyhow::Result<String> {
+        let scale = self.tensor(&format!("{name}.weight"), FLOAT, &[HIDDEN], w.get(&format!("{name}.weight"), &[HIDDEN])?);
+        let bias = self.tensor(&format!("{name}.bias"), FLOAT, &[HIDDEN], w.get(&format!("{name}.bias"), &[HIDDEN])?);
+        let attributes = [("axis", Attribute::Int(u64::MAX)), ("epsilon", Attribute::Float(EPSILON))];
+        Ok(self.node("LayerNormalization", &[x, &scale, &bias], &attributes))
+    }
+
+    fn linear(&mut self, w: &Weights<'_>, x: &str, name: &str, outputs: usize, inputs: usize) -> anyhow::Result<String> {
+        let matrix = w.transposed(&format!("{name}.weight"), outputs, inputs)?;
+        let matrix = self.tensor(&format!("{name}.weight"), FLOAT, &[inputs, outputs], &matrix);
+        let bias = self.tensor(&format!("{name}.bias"), FLOAT, &[outputs], w.get(&format!("{name}.bias"), &[outputs])?);
+        let product = self.node("MatMul", &[x, &matrix], &[]);
+        Ok(self.node("Add", &[&product, &bias], &[]))
+    }
+
+    fn embedding(&mut self, w: &Weights<'_>, name: &str, ids: &str) -> anyhow::Result<String> {
+        let name = format!("embeddings.{name}.weight");
+        let shape = w.tensors.get(&name).map(|(shape, _)| shape.clone()).with_context(|| format!("no tensor {name}"))?;
+        ensure!(shape.len() == 2 && shape[1] == HIDDEN, "{name} has shape {shape:?}, expected n × {HIDDEN}");
+        let table = self.tensor(&name, FLOAT, &shape, w.get(&name, &shape)?);
+        Ok(self.node("Gather", &[&table, ids], &[]))
+    }
+}
+
+/// The ONNX model of a MiniLM-L6 encoder: input_ids, attention_mask, token_type_ids → last_hidden_state.
+pub(super) fn bert(safetensors: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let w = Weights::parse(safetensors)?;
+    let mut g = Graph { nodes: Message::default(), tensors: Message::default(), count: 0 };
+    let (zero, one) = (g.ints("zero", &[], &[0]), g.ints("one", &[], &[1]));
+
+    let words = g.embedding(&w, "word_embeddings", "input_ids")?;
+    let types = g.embedding(&w, "token_type_embeddings", "token_type_ids")?;
+    let shape = g.node("Shape", &["input_ids"], &[]);
+    let width = g.node("Gather", &[&shape, &one], &[]);
+    let places = g.node("Range", &[&zero, &width, &one], &[]);
+    let places = g.embedding(&w, "position_embeddings", &places)?;
+    let sum = g.node("Add", &[&words, &types], &[]);
+    let sum = g.node("Add", &[&sum, &places], &[]);
+    let mut x = g.norm(&w, &sum, "embeddings.LayerNorm")?;
+
+    // Padding is pushed far down before the softmax.
+    let mask = g.node("Cast", &["attention_mask"], &[("to", Attribute::Int(FLOAT))]);
+    let axes = g.ints("mask_axes", &[2], &[1, 2]);
+    let mask = g.node("Unsqueeze", &[&mask, &axes], &[]);
+    let whole = g.floats("whole", &[], &[1.0]);
+    let mask = g.node("Sub", &[&whole, &mask], &[]);
+    let low = g.floats("low", &[], &[-10_000.0]);
+    let mask = g.node("Mul", &[&mask, &low], &[]);
+
+    let head = HIDDEN / HEADS;
+    let split_heads = g.ints("split_heads", &[4], &[0, 0, HEADS as i64, head as i64]);
+    let join_heads = g.ints("join_heads", &[3], &[0, 0, HIDDEN as i64]);
+    let thirds = g.ints("thirds", &[3], &[HIDDEN as i64; 3]);
+    let scale = g.floats("scale", &[], &[1.0 / (head as f32).sqrt()]);
+    let sqrt2 = g.floats("sqrt2", &[], &[std::f32::consts::SQRT_2]);
+    let half = g.floats("half", &[], &[0.5]);
+
+    for layer in 0..LAYERS {
+        let base = format!("encoder.layer.{layer}");
+        // One product for query, key and value: their matrices side by side.
+        let parts = ["query", "key", "value"].map(|part| format!("{base}.attention.self.{part}"));
+        let mut rows = Vec::new();
+        let columns: Vec<Vec<u8>> = parts.iter().map(|p| w.transposed(&format!("{p}.weight"), HIDDEN, HIDDEN)).collect::<anyhow::Result<_>>()?;
+        for row in 0..HIDDEN {
+            for column in &columns {
+                rows.extend_from_slice(&column[row * HIDDEN * 4..(row + 1) * HIDDEN * 4]);
+            }
+        }
+        let bias: Vec<u8> = parts.iter().map(|p| w.get(&format!("{p}.bias"), &[HIDDEN])).collect::<anyhow::Result<Vec<_>>>()?.concat();
+        let matrix = g.tensor(&format!("{base}.attention.qkv.weight"), FLOAT, &[HIDDEN, 3 * HIDDEN], &rows);
+        let bias = g.tensor(&format!("{base}.attention.qkv.bias"), FLOAT, &[3 * HIDDEN], &bias);
+        let qkv = g.node("MatMul", &[&x, &matrix], &[]);
+        let qkv = g.node("Add", &[&qkv, &bias], &[]);
+        let [q, k, v] = ["q", "k", "v"].map(|part| format!("{base}.{part}"));
+        g.node_of("Split", &[&qkv, &thirds], &[&q, &k, &v], &[("axis", Attribute::Int(2))]);
+        let mut heads = |x: &str, order: &[u64]| {
+            let apart = g.node("Reshape", &[x, &split_heads], &[]);
+            g.node("Transpose", &[&apart], &[("perm", Attribute::Ints(order.to_vec()))])
+        };
+        let (q, k, v) = (heads(&q, &[0, 2, 1, 3]), heads(&k, &[0, 2, 3, 1]), heads(&v, &[0, 2, 1, 3]));
+        let scores = g.node("MatMul", &[&q, &k], &[]);
+        let scores = g.node("Mul", &[&scores, &scale], &[]);
+        let scores = g.node("Add", &[&scores, &mask], &[]);
+        let weights = g.node("Softmax", &[&scores], &[("axis", Attribute::Int(u64::MAX))]);
+        let mixed = g.node("MatMul", &[&weights, &v], &[]);
+        let mixed = g.node("Transpose", &[&mixed], &[("perm", Attribute::Ints(vec![0, 2, 1, 3]))]);
+        let mixed = g.node("Reshape", &[&mixed, &join_heads], &[]);
+        let attended = g.linear(&w, &mixed, &format!("{base}.attention.output.dense"), HIDDEN, HIDDEN)?;
+        let sum = g.node("Add", &[&attended, &x], &[]);
+        x = g.norm(&w, &sum, &format!("{base}.attention.output.LayerNorm"))?;
+
+        let inner = 4 * HIDDEN;
+        let h = g.linear(&w, &x, &format!("{base}.intermediate.dense"), inner, HIDDEN)?;
+        // GELU by the error function, in the form that ONNX Runtime fuses.
+        let e = g.node("Div", &[&h, &sqrt2], &[]);
+        let e = g.node("Erf", &[&e], &[]);
+        let e = g.node("Add", &[&e, &whole], &[]);
+        let e = g.node("Mul", &[&h, &e], &[]);
+        let h = g.node("Mul", &[&e, &half], &[]);
+        let h = g.linear(&w, &h, &format!("{base}.output.dense"), HIDDEN, inner)?;
+        let sum = g.node("Add", &[&h, &x], &[]);
+        x = g.norm(&w, &sum, &format!("{base}.output.LayerNorm"))?;
+    }
+    g.node_of("Identity", &[&x], &["last_hidden_state"], &[]);
+
+    let value = |name: &str, kind: u64, dims: &[&str]| {
+        let mut shape = Message::default();
+        for dim in dims {
+            shape = match dim.parse::<u64>() {
+                Ok(n) => shape.message(1, &Message::default().number(1, n)),
+                Err(_) => shape.message(1, &Message::default().text(2, dim)),
+            };
+        }
+        let tensor = Message::default().number(1, kind).message(2, &shape);
+        Message::default().text(1, name).message(2, &Message::default().message(1, &tensor))
+    };
+    let mut graph = Message(g.nodes.0).text(2, "minilm-l6");
+    graph.0.extend(g.tensors.0);
+    for input in ["input_ids", "attention_mask", "token_type_ids"] {
+        graph = graph.message(11, &value(input, INT64, &["batch", "sequence"]));
+    }
+    graph = graph.message(12, &value("last_hidden_state", FLOAT, &["batch", "sequence", "384"]));
+    let opset = Message::default().text(1, "").number(2, OPSET);
+    Ok(Message::default().number(1, 8).text(2, "brahman").message(7, &graph).message(8, &opset).0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_safetensors_is_refused_by_what_is_wrong() {
+        for (bytes, words) in [
+            (&b"abc"[..], "header"),
+            (&[0xff; 16], "longer than the file"),
+            (b"\x02\0\0\0\0\0\0\0{}", "no tensor"),
+            (b"\x3f\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8000000]}} ", "outside the file"),
+        ] {
+            let error = bert(bytes).expect_err("no model");
+            assert!(format!("{error:#}").contains(words), "{error:#}");
+        }
+    }
+}
