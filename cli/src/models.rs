@@ -30,6 +30,9 @@ const FILES: [(&str, &str); 5] = [
     ("tokenizer_config.json", "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
 ];
 
+/// What the conversion gives, on every machine.
+const ONNX_SHA256: &str = "97ec8cf0abb4a95fe32c4d0e8754e1929c139f6d5f0e1ada19f2e1ada3205b91";
+
 /// One model on this machine.
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -103,9 +106,12 @@ fn model(cache: &Path, force: bool, output: &Output) -> anyhow::Result<PathBuf> 
     let bar = output.spinner("converting to ONNX");
     let weights = files.get("model.safetensors").context("the weights were not fetched")?;
     let onnx = convert::bert(weights).context("model.safetensors")?;
-    let mut pins = BTreeMap::new();
+    let made = hex_sha256(&onnx);
+    if made != ONNX_SHA256 {
+        bail!("the conversion gave a model with sha256 {made}, expected {ONNX_SHA256}: please report this as a defect");
+    }
+    let mut pins = BTreeMap::from([("model.onnx".to_owned(), made)]);
     place(&target.join("model.onnx"), &onnx)?;
-    pins.insert("model.onnx".to_owned(), hex_sha256(&onnx));
     for (name, bytes) in files.iter().filter(|(name, _)| *name != "model.safetensors") {
         place(&target.join(name), bytes)?;
         pins.insert(name.clone(), hex_sha256(bytes));
