@@ -169,8 +169,11 @@ impl Client {
         if direct {
             let route = self.route(interface, options);
             let wait = if options.require.is_empty() { Duration::from_millis(250) } else { DEADLINE_DEFAULT };
-            if let Some(target) = route.target(wait).await {
-                return route.exchange(&target, message).await;
+            match route.target(wait).await {
+                Some(target) => return route.exchange(&target, message).await,
+                // The broker knows no requirements on a spliced call, so it cannot stand in.
+                None if !options.require.is_empty() => return Err(unmet(interface, options)),
+                None => {}
             }
         }
         let idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -202,7 +205,7 @@ impl Client {
         match self.route(interface, options).target(wait).await {
             Some(target) => Connection::connect(Path::new(&target.socket)).await,
             None if options.require.is_empty() => Connection::connect(&self.mesh).await,
-            None => Err(ClientError::Fault(Fault::no_provider(interface, options.context.as_deref(), &[format!("none has {:?}", options.require)]))),
+            None => Err(unmet(interface, options)),
         }
     }
 
@@ -211,4 +214,9 @@ impl Client {
     pub fn mesh(&self) -> &Path {
         &self.mesh
     }
+}
+
+fn unmet(interface: &str, options: &CallOptions) -> ClientError {
+    let wanted: Vec<String> = options.require.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    ClientError::Fault(Fault::no_provider(interface, options.context.as_deref(), &[format!("none is eligible with {}", wanted.join(", "))]))
 }

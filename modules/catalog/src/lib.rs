@@ -1,1 +1,9 @@
-//! stub
+//! Datasets: what they are made of, which generation they are at, and which indexes they feed.
+//!
+//! [`books`] keeps them on disk; [`service`] speaks `org.brahman.Catalog`.
+//!
+//! Invariants: one process writes; a commit is published by one rename after every object was verified; the same run
+//! committed twice is one commit; a damaged file is named and never guessed at.
+
+pub mod books;
+pub mod service;

@@ -1,5 +1,6 @@
 //! The seam between the interface and what makes the vectors.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +25,15 @@ pub struct Identity {
     pub device: String,
     /// Whether the vectors are synthetic.
     pub mock: bool,
+}
+
+impl Identity {
+    /// What callers may require of a provider.
+    #[must_use]
+    pub fn attributes(&self) -> BTreeMap<String, String> {
+        let pairs = [("model", &self.model), ("fingerprint", &self.fingerprint), ("dim", &self.dim.to_string()), ("device", &self.device)];
+        pairs.map(|(name, value)| (name.to_owned(), value.clone())).into()
+    }
 }
 
 /// How a call wants its texts treated.

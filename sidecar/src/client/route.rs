@@ -40,12 +40,18 @@ impl Route {
         Self { latest, idle: Mutex::default(), follower }
     }
 
-    /// The provider now, waiting a little for the broker's first word, or for a ready one.
+    /// The provider now. Waits for the broker's first word, and for a provider that is on its way; not for one that
+    /// nothing says will come.
     pub(super) async fn target(&self, wait: Duration) -> Option<Match> {
-        let ready = |latest: &Latest| matches!(latest, Some(Some(m)) if m.state == ModuleState::Ready);
+        let decided = |latest: &Latest| match latest {
+            None => false,
+            Some(None) => true,
+            Some(Some(matched)) => matched.state == ModuleState::Ready,
+        };
         let mut latest = self.latest.clone();
-        if !ready(&latest.borrow()) {
-            let _ = tokio::time::timeout(wait, latest.wait_for(ready)).await;
+        if !decided(&latest.borrow()) {
+            // A time-out leaves the answer to what is known by then.
+            let _ = tokio::time::timeout(wait, latest.wait_for(decided)).await;
         }
         let now = latest.borrow().clone().flatten();
         now.filter(|m| m.state == ModuleState::Ready)

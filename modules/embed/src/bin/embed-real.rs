@@ -17,16 +17,10 @@ fn main() -> ExitCode {
         let opened = tokio::task::spawn_blocking(move || Pipeline::open(&settings)).await;
         let pipeline = opened.map_err(|e| ModuleError::Config(format!("loading ended: {e}")))?.map_err(ModuleError::Config)?;
         let pipeline = Arc::new(pipeline);
-        let identity = pipeline.identity();
         let info = pipeline.info();
-        let attributes = BTreeMap::from([
-            ("model".to_owned(), identity.model.clone()),
-            ("fingerprint".to_owned(), identity.fingerprint.clone()),
-            ("dim".to_owned(), identity.dim.to_string()),
-            ("device".to_owned(), identity.device.clone()),
-            ("device_reason".to_owned(), info.device.reason.clone()),
-            ("cache".to_owned(), info.cache.map(|c| c.state).unwrap_or_default()),
-        ]);
+        let mut attributes = pipeline.identity().attributes();
+        attributes.insert("device_reason".to_owned(), info.device.reason);
+        attributes.insert("cache".to_owned(), info.cache.map(|c| c.state).unwrap_or_default());
         let outcome = module.serve_with(Arc::new(EmbedService::new(Arc::clone(&pipeline))), attributes).await;
         pipeline.close();
         outcome

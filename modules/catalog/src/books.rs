@@ -1,0 +1,381 @@
+//! The datasets on disk: `catalog/<name>.json`, each `{sha256, dataset}`, replaced whole.
+//!
+//! Objects lie in the bucket `primary` as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
+//! generation are kept, so that a reader that has just asked can still read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, Object};
+use brahman_storage::atomic;
+use brahman_storage::digest::{hex, sha256, sha256_file};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A run's folder that no generation names and nobody has touched for this long was left by a run that died.
+const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+/// Generations of history kept in a dataset's file.
+const HISTORY_MAX: usize = 100;
+
+/// Why the books refuse.
+#[derive(Debug, Error)]
+pub enum BookError {
+    /// There is no such dataset.
+    #[error("no dataset is called `{0}`")]
+    NoSuchDataset(String),
+    /// The name will not do.
+    #[error("`{0}` is no name for a dataset: expected 1 to 128 of a-z A-Z 0-9 . _ - not starting with a dot")]
+    BadName(String),
+    /// An object is not what the commit says.
+    #[error("object {key}: {why}; nothing was published")]
+    BadObject {
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A dataset's file does not match its checksum, or is no dataset.
+    #[error("the file of dataset `{name}` is damaged ({why}); it was left as it is")]
+    Damaged {
+        /// Dataset.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The disk refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+/// One dataset as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entry {
+    dataset: Dataset,
+    /// Indexes fed by it, and the generation each has caught up with.
+    feeds: BTreeMap<String, u64>,
+    /// Run of each generation, newest last.
+    history: Vec<(u64, String)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    sha256: String,
+    entry: Box<serde_json::value::RawValue>,
+}
+
+/// All datasets.
+#[derive(Debug)]
+pub struct Books {
+    folder: PathBuf,
+    bucket: PathBuf,
+    entries: BTreeMap<String, Entry>,
+    damaged: BTreeMap<String, String>,
+}
+
+impl Books {
+    /// Opens the books under a state directory, and clears away what dead runs left.
+    ///
+    /// # Errors
+    /// If the directories cannot be made or listed.
+    pub fn open(state: &Path) -> io::Result<Self> {
+        let (folder, bucket) = (state.join("catalog"), state.join("buckets/primary"));
+        fs::create_dir_all(&folder)?;
+        fs::create_dir_all(bucket.join("datasets"))?;
+        let mut books = Self { folder, bucket, entries: BTreeMap::new(), damaged: BTreeMap::new() };
+        for file in fs::read_dir(&books.folder)?.flatten() {
+            let path = file.path();
+            let Some(name) = path.file_stem().map(|s| s.to_string_lossy().into_owned()).filter(|_| path.extension().is_some_and(|e| e == "json")) else {
+                continue;
+            };
+            match unseal(&path) {
+                Ok(entry) => drop(books.entries.insert(name, entry)),
+                Err(why) => {
+                    tracing::error!(dataset = name, "damaged: {why}");
+                    books.damaged.insert(name, why);
+                }
+            }
+        }
+        books.clear_orphans();
+        Ok(books)
+    }
+
+    fn clear_orphans(&self) {
+        for dataset in fs::read_dir(self.bucket.join("datasets")).into_iter().flatten().flatten() {
+            let name = dataset.file_name().to_string_lossy().into_owned();
+            if self.damaged.contains_key(&name) {
+                continue;
+            }
+            for run in fs::read_dir(dataset.path()).into_iter().flatten().flatten() {
+                let run_id = run.file_name().to_string_lossy().into_owned();
+                let old = run.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ORPHAN_AGE));
+                let kept = self.entries.get(&name).is_some_and(|e| e.history.iter().rev().take(2).any(|(_, r)| *r == run_id));
+                if old && !kept {
+                    tracing::info!(dataset = name, run = run_id, "clearing what an unfinished run left");
+                    let _ = fs::remove_dir_all(run.path());
+                }
+            }
+        }
+    }
+
+    /// All datasets, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Dataset> {
+        self.entries.values().map(Entry::view).collect()
+    }
+
+    /// Generations by dataset.
+    #[must_use]
+    pub fn generations(&self) -> BTreeMap<String, u64> {
+        self.entries.iter().map(|(name, e)| (name.clone(), e.dataset.generation)).collect()
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, BookError> {
+        if let Some(why) = self.damaged.get(name) {
+            return Err(BookError::Damaged { name: name.to_owned(), why: why.clone() });
+        }
+        self.entries.get(name).ok_or_else(|| BookError::NoSuchDataset(name.to_owned()))
+    }
+
+    /// One dataset.
+    ///
+    /// # Errors
+    /// If there is none, or its file is damaged.
+    pub fn get(&self, name: &str) -> Result<Dataset, BookError> {
+        Ok(self.entry(name)?.view())
+    }
+
+    /// Where a run writes: key prefix and absolute directory, created.
+    ///
+    /// # Errors
+    /// If the name will not do or the directory cannot be made.
+    pub fn location(&self, name: &str, run_id: &str) -> Result<(String, PathBuf), BookError> {
+        check_name(name)?;
+        check_name(run_id)?;
+        let prefix = format!("datasets/{name}/{run_id}");
+        let path = self.bucket.join(&prefix);
+        fs::create_dir_all(&path).map_err(|source| BookError::Io { path: path.clone(), source })?;
+        Ok((prefix, path))
+    }
+
+    /// Checks that every object of a commit is in the bucket and is what it says. Reads them all; changes nothing.
+    ///
+    /// # Errors
+    /// [`BookError::BadObject`].
+    pub fn verify(bucket: &Path, objects: &[Object]) -> Result<(), BookError> {
+        for object in objects {
+            let bad = |why: String| BookError::BadObject { key: object.key.clone(), why };
+            let plain = object.key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+            if object.bucket != "primary" || !plain {
+                return Err(bad("expected a plain key in bucket `primary`".into()));
+            }
+            let (found, bytes) = sha256_file(&bucket.join(&object.key)).map_err(|e| bad(e.to_string()))?;
+            if found != object.sha256 || bytes != object.bytes {
+                return Err(bad(format!("has {bytes} bytes and sha256 {found}, the commit says {} and {}", object.bytes, object.sha256)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The bucket's directory.
+    #[must_use]
+    pub fn bucket(&self) -> &Path {
+        &self.bucket
+    }
+
+    /// Publishes a verified commit. Gives the generation and the indexes that are stale now.
+    ///
+    /// # Errors
+    /// If the disk refuses; the old generation then stands.
+    pub fn commit(&mut self, commit: CommitIn) -> Result<(u64, Vec<String>), BookError> {
+        check_name(&commit.name)?;
+        let old = match self.entry(&commit.name) {
+            Ok(entry) => Some(entry.clone()),
+            Err(BookError::NoSuchDataset(_)) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(old) = &old
+            && old.history.last().is_some_and(|(_, run)| *run == commit.run_id)
+        {
+            return Ok((old.dataset.generation, old.view().stale));
+        }
+        let generation = old.as_ref().map_or(0, |o| o.dataset.generation) + 1;
+        let mut history = old.as_ref().map(|o| o.history.clone()).unwrap_or_default();
+        history.push((generation, commit.run_id.clone()));
+        history.drain(..history.len().saturating_sub(HISTORY_MAX));
+        let dataset = Dataset {
+            name: commit.name.clone(),
+            generation,
+            rows: commit.objects.iter().map(|o| o.rows).sum(),
+            bytes: commit.objects.iter().map(|o| o.bytes).sum(),
+            objects: commit.objects,
+            columns: commit.columns,
+            pii: None,
+            stale: Vec::new(),
+            lineage: Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer },
+            committed_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let entry = Entry { dataset, feeds: old.map(|o| o.feeds).unwrap_or_default(), history };
+        self.save(&commit.name, &entry)?;
+        // What neither this nor the previous generation uses goes; a crash before this line leaves it to the next start.
+        if let Some((_, run)) = entry.history.iter().rev().nth(2) {
+            let _ = fs::remove_dir_all(self.bucket.join(format!("datasets/{}/{run}", commit.name)));
+        }
+        let stale = entry.view().stale;
+        self.entries.insert(commit.name, entry);
+        Ok((generation, stale))
+    }
+
+    /// Notes that an index is fed by a dataset and has caught up with nothing yet.
+    ///
+    /// # Errors
+    /// If there is no such dataset.
+    pub fn mark_stale(&mut self, name: &str, index: &str) -> Result<(), BookError> {
+        let mut entry = self.entry(name)?.clone();
+        entry.feeds.insert(index.to_owned(), 0);
+        self.save(name, &entry)?;
+        self.entries.insert(name.to_owned(), entry);
+        Ok(())
+    }
+
+    /// Notes that an index has caught up with a generation. False if the dataset has moved on.
+    ///
+    /// # Errors
+    /// If there is no such dataset.
+    pub fn clear_stale(&mut self, name: &str, index: &str, generation: u64) -> Result<bool, BookError> {
+        let mut entry = self.entry(name)?.clone();
+        entry.feeds.insert(index.to_owned(), generation);
+        self.save(name, &entry)?;
+        let cleared = entry.dataset.generation == generation;
+        self.entries.insert(name.to_owned(), entry);
+        Ok(cleared)
+    }
+
+    /// Deletes a dataset and its objects.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn delete(&mut self, name: &str) -> Result<(), BookError> {
+        check_name(name)?;
+        if !self.entries.contains_key(name) && !self.damaged.contains_key(name) {
+            return Err(BookError::NoSuchDataset(name.to_owned()));
+        }
+        let path = self.folder.join(format!("{name}.json"));
+        fs::remove_file(&path).and_then(|()| atomic::sync_dir(&self.folder)).map_err(|source| BookError::Io { path, source })?;
+        let _ = fs::remove_dir_all(self.bucket.join("datasets").join(name));
+        self.entries.remove(name);
+        self.damaged.remove(name);
+        Ok(())
+    }
+
+    fn save(&self, name: &str, entry: &Entry) -> Result<(), BookError> {
+        let path = self.folder.join(format!("{name}.json"));
+        let sealed = seal(entry).map_err(io::Error::from).and_then(|text| atomic::write(&path, text.as_bytes()));
+        sealed.map_err(|source| BookError::Io { path, source })
+    }
+}
+
+impl Entry {
+    fn view(&self) -> Dataset {
+        let behind = self.feeds.iter().filter(|(_, caught_up)| **caught_up < self.dataset.generation);
+        Dataset { stale: behind.map(|(index, _)| index.clone()).collect(), ..self.dataset.clone() }
+    }
+}
+
+fn seal(entry: &Entry) -> serde_json::Result<String> {
+    let raw = serde_json::value::to_raw_value(entry)?;
+    serde_json::to_string(&Sealed { sha256: hex(&sha256(raw.get().as_bytes())), entry: raw })
+}
+
+fn unseal(path: &Path) -> Result<Entry, String> {
+    let text = fs::read(path).map_err(|e| e.to_string())?;
+    let sealed: Sealed = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+    if hex(&sha256(sealed.entry.get().as_bytes())) != sealed.sha256 {
+        return Err("its checksum does not match".into());
+    }
+    serde_json::from_str(sealed.entry.get()).map_err(|e| e.to_string())
+}
+
+fn check_name(name: &str) -> Result<(), BookError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if (1..=128).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.') {
+        Ok(())
+    } else {
+        Err(BookError::BadName(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(books: &mut Books, name: &str, run: &str) -> (u64, Vec<String>) {
+        let (prefix, path) = books.location(name, run).expect("a place");
+        fs::write(path.join("part-0.parquet"), run).expect("written");
+        let key = format!("{prefix}/part-0.parquet");
+        let object = Object { bucket: "primary".into(), key, url: String::new(), rows: 3, bytes: run.len() as u64, sha256: hex(&sha256(run.as_bytes())) };
+        Books::verify(books.bucket(), std::slice::from_ref(&object)).expect("verified");
+        let commit = CommitIn { name: name.into(), run_id: run.into(), objects: vec![object], columns: vec![], inputs: vec![], producer: "test".into() };
+        books.commit(commit).expect("committed")
+    }
+
+    #[test]
+    fn a_commit_survives_reopening_and_the_same_run_twice_is_one() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        assert_eq!(commit(&mut books, "d", "run1").0, 1);
+        assert_eq!(commit(&mut books, "d", "run1").0, 1);
+        books.mark_stale("d", "i").expect("marked");
+        assert_eq!(commit(&mut books, "d", "run2"), (2, vec!["i".into()]));
+        assert!(!books.clear_stale("d", "i", 1).expect("noted"));
+        assert!(books.clear_stale("d", "i", 2).expect("noted"));
+        let again = Books::open(state.path()).expect("open");
+        let dataset = again.get("d").expect("there");
+        assert_eq!((dataset.generation, dataset.rows, dataset.stale), (2, 3, vec![]));
+    }
+
+    #[test]
+    fn the_objects_of_two_generations_are_kept() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        for run in ["r1", "r2", "r3"] {
+            commit(&mut books, "d", run);
+        }
+        let kept = ["r1", "r2", "r3"].map(|r| books.bucket().join("datasets/d").join(r).exists());
+        assert_eq!(kept, [false, true, true]);
+    }
+
+    #[test]
+    fn damage_is_named_and_left_alone() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        commit(&mut books, "d", "r1");
+        let path = state.path().join("catalog/d.json");
+        let text = fs::read_to_string(&path).expect("there").replace("\"rows\":3", "\"rows\":4");
+        fs::write(&path, text).expect("damaged");
+        let mut again = Books::open(state.path()).expect("open");
+        assert!(matches!(again.get("d"), Err(BookError::Damaged { .. })));
+        let refused = again.commit(CommitIn { name: "d".into(), run_id: "r2".into(), objects: vec![], columns: vec![], inputs: vec![], producer: String::new() });
+        assert!(matches!(refused, Err(BookError::Damaged { .. })));
+    }
+
+    #[test]
+    fn an_object_that_is_not_what_it_says_is_refused() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let books = Books::open(state.path()).expect("open");
+        for key in ["datasets/d/r/none", "../../etc/passwd"] {
+            let object = Object { bucket: "primary".into(), key: key.into(), url: String::new(), rows: 1, bytes: 1, sha256: "0".repeat(64) };
+            assert!(matches!(Books::verify(books.bucket(), &[object]), Err(BookError::BadObject { .. })));
+        }
+        for name in ["", "..", "a/b", ".x"] {
+            assert!(books.location(name, "r").is_err(), "{name}");
+        }
+    }
+}
