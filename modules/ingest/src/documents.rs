@@ -1,0 +1,129 @@
+//! Documents: a row a file. Text, Markdown and source code are read whole; what is no UTF-8 text is quarantined.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use brahman_storage::digest::{hex, sha256};
+
+use crate::source::File;
+
+/// A longer file is no document that a person wrote.
+pub const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
+/// A batch is closed at this much text.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// One document.
+#[derive(Debug)]
+pub struct Document {
+    id: String,
+    path: String,
+    kind: &'static str,
+    text: String,
+    sha256: String,
+    modified_us: i64,
+}
+
+impl Document {
+    /// Bytes of its text.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "an empty document is as good as any")]
+    pub fn len(&self) -> u64 {
+        self.text.len() as u64
+    }
+}
+
+/// Columns of a dataset of documents.
+#[must_use]
+pub fn schema() -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    Arc::new(Schema::new(vec![
+        text("id"),
+        text("path"),
+        text("kind"),
+        text("text"),
+        Field::new("bytes", DataType::UInt64, false),
+        text("sha256"),
+        Field::new("modified", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
+    ]))
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// Why it is left out.
+pub fn read(file: &File) -> Result<Document, String> {
+    let meta = std::fs::metadata(&file.path).map_err(|e| e.to_string())?;
+    if meta.len() > DOCUMENT_BYTES_MAX {
+        return Err(format!("has {} bytes, a document at most {DOCUMENT_BYTES_MAX}", meta.len()));
+    }
+    let bytes = std::fs::read(&file.path).map_err(|e| e.to_string())?;
+    if bytes.contains(&0) {
+        return Err("is binary".into());
+    }
+    let hash = hex(&sha256(&bytes));
+    let text = String::from_utf8(bytes).map_err(|e| format!("is not UTF-8 at byte {}", e.utf8_error().valid_up_to()))?;
+    let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    Ok(Document {
+        id: file.id.clone(),
+        path: file.path.display().to_string(),
+        kind: kind(&file.id),
+        text,
+        sha256: hash,
+        modified_us: modified.and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0),
+    })
+}
+
+/// What a file is, by its ending.
+fn kind(name: &str) -> &'static str {
+    match name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase().as_str() {
+        "md" | "markdown" | "mdx" => "markdown",
+        "html" | "htm" => "html",
+        "rs" | "py" | "c" | "h" | "cc" | "cpp" | "hpp" | "go" | "js" | "ts" | "tsx" | "jsx" | "java" | "kt" | "rb" | "sh" | "sql" | "swift" | "scala" | "lua" | "pl" => "source",
+        "toml" | "yaml" | "yml" | "json" | "ini" | "cfg" | "conf" | "service" | "socket" | "varlink" => "configuration",
+        _ => "text",
+    }
+}
+
+/// Gathers documents into batches of bounded size.
+#[derive(Debug, Default)]
+pub struct Batcher {
+    documents: Vec<Document>,
+    bytes: usize,
+}
+
+impl Batcher {
+    /// Adds a document; gives a batch once there is enough.
+    ///
+    /// # Errors
+    /// Never in practice: columns of one length.
+    pub fn push(&mut self, document: Document) -> Result<Option<RecordBatch>, ArrowError> {
+        self.bytes += document.text.len();
+        self.documents.push(document);
+        if self.bytes >= BATCH_BYTES { self.finish() } else { Ok(None) }
+    }
+
+    /// What is left.
+    ///
+    /// # Errors
+    /// Never in practice: columns of one length.
+    pub fn finish(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        let all = std::mem::take(&mut self.documents);
+        self.bytes = 0;
+        if all.is_empty() {
+            return Ok(None);
+        }
+        let text = |f: fn(&Document) -> &str| Arc::new(all.iter().map(|d| Some(f(d))).collect::<StringArray>()) as ArrayRef;
+        let columns = vec![
+            text(|d| &d.id),
+            text(|d| &d.path),
+            text(|d| d.kind),
+            text(|d| &d.text),
+            Arc::new(all.iter().map(|d| d.text.len() as u64).collect::<UInt64Array>()) as ArrayRef,
+            text(|d| &d.sha256),
+            Arc::new(all.iter().map(|d| Some(d.modified_us)).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+        ];
+        RecordBatch::try_new(schema(), columns).map(Some)
+    }
+}

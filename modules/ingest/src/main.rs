@@ -1,0 +1,14 @@
+//! `brahman-ingest`: started by init.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use brahman_ingest::service::IngestService;
+use brahman_sidecar::{Client, Module, run};
+
+fn main() -> ExitCode {
+    run("ingest", async |module: Module| {
+        let client = Client::new(&module.mesh);
+        module.serve(Arc::new(IngestService::new(client))).await
+    })
+}

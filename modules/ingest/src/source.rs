@@ -1,0 +1,145 @@
+//! What to read: paths to a list of files and the way they are to be read.
+
+use std::path::{Path, PathBuf};
+
+use ignore::WalkBuilder;
+use thiserror::Error;
+
+/// Most files one call reads: a monorepo, not a whole disk by mistake.
+const FILES_MAX: usize = 1_000_000;
+
+/// How files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A row a file.
+    Documents,
+    /// A row a record.
+    Csv,
+    /// A row a line.
+    Jsonl,
+}
+
+/// A file, and the name that its row or rows go by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Path below the folder that was given, or the file's own name.
+    pub id: String,
+}
+
+/// Why there is nothing to read.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// A path that cannot be used.
+    #[error("{path}: {why}")]
+    Bad {
+        /// As given.
+        path: String,
+        /// What is wrong and what was expected.
+        why: String,
+    },
+}
+
+impl Format {
+    /// By name, else by the endings of the paths.
+    ///
+    /// # Errors
+    /// If the name is none, or tables and other things are mixed.
+    pub fn of(name: Option<&str>, paths: &[String]) -> Result<Self, SourceError> {
+        let bad = |path: &str, why: &str| SourceError::Bad { path: path.to_owned(), why: why.to_owned() };
+        match name {
+            Some("documents") => return Ok(Self::Documents),
+            Some("csv") => return Ok(Self::Csv),
+            Some("jsonl") => return Ok(Self::Jsonl),
+            Some(other) => return Err(bad(other, "is no format: expected documents, csv or jsonl")),
+            None => {}
+        }
+        let by_ending = |path: &String| match Path::new(path).extension().and_then(|e| e.to_str()) {
+            Some("csv" | "tsv") => Self::Csv,
+            Some("jsonl" | "ndjson") => Self::Jsonl,
+            _ => Self::Documents,
+        };
+        let first = paths.first().map_or(Self::Documents, by_ending);
+        match paths.iter().find(|path| by_ending(path) != first) {
+            Some(other) => Err(bad(other, "is of another kind than the first path: give each kind its own dataset, or say --format")),
+            None => Ok(first),
+        }
+    }
+}
+
+/// Every file below the paths, in order of name. Hidden files, and what a .gitignore names, are passed over; links are
+/// not followed.
+///
+/// # Errors
+/// If a path is relative, absent, or there are too many files.
+pub fn files(paths: &[String]) -> Result<Vec<File>, SourceError> {
+    let mut all = Vec::new();
+    for given in paths {
+        let bad = |why: String| SourceError::Bad { path: given.clone(), why };
+        let root = Path::new(given);
+        if !root.is_absolute() {
+            return Err(bad("is relative, expected an absolute path".into()));
+        }
+        let meta = root.metadata().map_err(|e| bad(e.to_string()))?;
+        if meta.is_file() {
+            let id = root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            all.push(File { path: root.to_owned(), id });
+            continue;
+        }
+        if !meta.is_dir() {
+            return Err(bad("is neither a file nor a folder".into()));
+        }
+        let mut walk = WalkBuilder::new(root);
+        walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
+        for entry in walk.build().flatten().filter(|e| e.file_type().is_some_and(|t| t.is_file())) {
+            let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
+            all.push(File { path: entry.into_path(), id });
+            if all.len() > FILES_MAX {
+                return Err(bad(format!("has more than {FILES_MAX} files: give folders further down")));
+            }
+        }
+    }
+    if paths.len() > 1 {
+        unique_ids(&mut all);
+    }
+    Ok(all)
+}
+
+/// Two roots may hold files of one name: then the absolute path tells them apart.
+fn unique_ids(files: &mut [File]) {
+    let mut counts = std::collections::HashMap::new();
+    for file in files.iter() {
+        *counts.entry(file.id.clone()).or_insert(0_usize) += 1;
+    }
+    for file in files.iter_mut().filter(|f| counts[&f.id] > 1) {
+        file.id = file.path.display().to_string();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_walked_in_order_without_hidden_and_ignored_files() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        for (name, text) in [("b.md", "b"), ("a/x.rs", "x"), (".hidden", "h"), ("target/o", "o"), (".gitignore", "target/\n")] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, text).expect("written");
+        }
+        let ids: Vec<String> = files(&[folder.path().display().to_string()]).expect("files").into_iter().map(|f| f.id).collect();
+        assert_eq!(ids, ["a/x.rs", "b.md"]);
+        assert!(files(&["relative".into()]).is_err());
+    }
+
+    #[test]
+    fn kinds_are_told_by_their_endings_and_not_mixed() {
+        let of = |paths: &[&str]| Format::of(None, &paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["/a/x.csv", "/b.tsv"]).ok(), Some(Format::Csv));
+        assert_eq!(of(&["/a", "/b.md"]).ok(), Some(Format::Documents));
+        assert!(of(&["/a", "/b.csv"]).is_err());
+        assert!(Format::of(Some("xml"), &[]).is_err());
+    }
+}
