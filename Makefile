@@ -1,0 +1,49 @@
+# What a person runs. `make` lists it.
+#
+# Build output lies outside the checkout, so that a fresh clone reuses it.
+
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brahman-build/target
+export CARGO_TERM_PROGRESS_WHEN ?= auto
+PREFIX ?= /usr/local
+DESTDIR ?=
+INPUT ?= $(CURDIR)
+BINARIES := brahman brahman-init brahman-broker brahman-catalog brahman-ingest brahman-index embed-mock embed-real
+
+.PHONY: help setup build release demo test lint fuzz bench install uninstall units
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## install or name what this machine lacks
+	@packaging/setup.sh
+
+build: setup ## debug build, as the tests use it
+	cargo build --locked --workspace --bins
+
+release: setup ## optimised build
+	cargo build --locked --release --bins
+
+demo: release ## the main job on real input: make demo INPUT=path
+	@packaging/demo.sh "$(CARGO_TARGET_DIR)/release" "$(INPUT)"
+
+test: setup ## every test, on real parts
+	@packaging/test.sh
+
+lint: ## formatting and clippy, warnings refused
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+fuzz: ## the frame reader and the Card parser, for a bounded time
+	@packaging/fuzz.sh
+
+bench: setup release ## figures beside their peers, in one run
+	@packaging/bench.sh
+
+units: ## verify the systemd units
+	@packaging/units.sh
+
+install: release ## programs, Cards and units: make install PREFIX=/usr/local
+	@packaging/install.sh install "$(CARGO_TARGET_DIR)/release" "$(DESTDIR)" "$(PREFIX)"
+
+uninstall: ## remove what install put there
+	@packaging/install.sh uninstall "" "$(DESTDIR)" "$(PREFIX)"

@@ -1,0 +1,170 @@
+//! Vectors from the mesh: many by `EmbedBulk`, one by `EmbedText`; always of the model asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use brahman_card::Fault;
+use brahman_card::interface::embed::{EmbedBulkIn, EmbedBulkOut, EmbedTextIn, EmbedTextOut, InfoOut};
+use brahman_card::interface::Empty;
+use brahman_sidecar::bulk::{BulkStream, Frame};
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, Client, ClientError};
+
+/// Attempts at one batch; the provider may be restarting, and loads its model for a second or so.
+const ATTEMPTS_MAX: u32 = 6;
+/// Longest wait for a provider to come back.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A model, as an index is bound to it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Model {
+    /// Name.
+    pub name: String,
+    /// What its vectors depend on.
+    pub fingerprint: String,
+    /// Length of its vectors.
+    pub dim: usize,
+}
+
+/// Vectors of a batch of texts.
+#[derive(Debug)]
+pub struct Batch {
+    /// One after the other.
+    pub vectors: Vec<f32>,
+    /// How many came from the provider's cache.
+    pub cached: u64,
+    /// How many texts were longer than the window.
+    pub truncated: u64,
+}
+
+/// Speaks to whoever embeds.
+#[derive(Debug)]
+pub struct Embedder {
+    client: Client,
+    bulk: Option<BulkStream>,
+    /// The model in use; set by the first answer if the index has none yet.
+    pub model: Option<Model>,
+}
+
+fn require(model: Option<&Model>) -> CallOptions {
+    let require = model.map(|m| BTreeMap::from([("fingerprint".to_owned(), m.fingerprint.clone())])).unwrap_or_default();
+    CallOptions { require, deadline: Some(DEADLINE), ..CallOptions::default() }
+}
+
+fn mismatch(wanted: &Model, got: &str) -> Fault {
+    let message = format!("the index holds vectors of {} ({}), the provider at hand is {got}", wanted.name, &wanted.fingerprint[..12.min(wanted.fingerprint.len())]);
+    Fault::new("org.brahman.Index.ModelMismatch", false, message).with("wanted", wanted.fingerprint.clone()).with("got", got.to_owned())
+}
+
+impl Embedder {
+    /// An embedder for this model, or for whichever answers first.
+    #[must_use]
+    pub fn new(client: Client, model: Option<Model>) -> Self {
+        Self { client, bulk: None, model }
+    }
+
+    /// Embeds a batch; tries again while the provider comes back.
+    ///
+    /// # Errors
+    /// The provider's own fault, or what the mesh says if it does not come back.
+    pub async fn batch(&mut self, texts: &[&str]) -> Result<Batch, Fault> {
+        let mut pause = Duration::from_millis(10);
+        for attempt in 1.. {
+            let outcome = tokio::time::timeout(DEADLINE * 10, self.once(texts)).await.unwrap_or(Err(ClientError::Deadline(DEADLINE * 10)));
+            match outcome {
+                Ok(batch) => return Ok(batch),
+                Err(error) if error.is_disconnect() && attempt < ATTEMPTS_MAX => {
+                    tracing::info!(attempt, "embedding is tried again: {error}");
+                    self.bulk = None;
+                    tokio::time::sleep(pause).await;
+                    pause *= 3;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Fault::internal("unreachable: every attempt returns"))
+    }
+
+    async fn once(&mut self, texts: &[&str]) -> Result<Batch, ClientError> {
+        let bulk = match self.bulk.take() {
+            Some(bulk) => bulk,
+            None => self.open().await?,
+        };
+        // Kept only if it is still in step after this exchange.
+        let mut bulk = bulk;
+        let column: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+        let request = RecordBatch::try_from_iter([("text", column)]).map_err(|e| ClientError::Unsendable(e.to_string()))?;
+        bulk.send(&request).await?;
+        let batches = match bulk.receive().await? {
+            Frame::Batches(batches) => batches,
+            Frame::Fault(fault) => return Err(ClientError::Fault(fault)),
+            Frame::End => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+        };
+        let answer = decode(&batches, texts.len(), self.model.as_ref().map_or(0, |m| m.dim))?;
+        self.bulk = Some(bulk);
+        Ok(answer)
+    }
+
+    async fn open(&mut self) -> Result<BulkStream, ClientError> {
+        let options = require(self.model.as_ref());
+        let mut connection = self.client.open("org.brahman.Embed", &options).await?;
+        let message = encode_call("org.brahman.Embed.EmbedBulk", &EmbedBulkIn { truncate: Some(true) }, &CallOptions::default(), false, true)?;
+        let confirmed: EmbedBulkOut = connection.exchange(&message).await?.typed()?.value;
+        let dim = usize::try_from(confirmed.dim).unwrap_or(0);
+        let got = Model { name: confirmed.model, fingerprint: confirmed.fingerprint, dim };
+        match &self.model {
+            Some(wanted) if *wanted != got => return Err(ClientError::Fault(mismatch(wanted, &got.name))),
+            _ => self.model = Some(got),
+        }
+        Ok(BulkStream::new(connection.into_upgraded()))
+    }
+}
+
+/// Which model answers now, for an index that has none yet.
+///
+/// # Errors
+/// What the mesh says.
+pub async fn current_model(client: &Client) -> Result<Model, Fault> {
+    let info: InfoOut = client.call("org.brahman.Embed.Info", &Empty {}, &require(None)).await?.value;
+    Ok(Model { name: info.model, fingerprint: info.fingerprint, dim: usize::try_from(info.dim).unwrap_or(0) })
+}
+
+/// One query: its vector, the provider's label, and whether it was longer than the window.
+///
+/// # Errors
+/// `ModelMismatch` if only another model is to be had; else what the mesh says.
+pub async fn query(client: &Client, model: &Model, text: &str) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
+    let ask = EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true) };
+    let answer = client.call::<_, EmbedTextOut>("org.brahman.Embed.EmbedText", &ask, &require(Some(model))).await?;
+    if answer.value.fingerprint != model.fingerprint {
+        return Err(mismatch(model, &answer.value.model));
+    }
+    let vector = answer.value.vectors.into_iter().next().unwrap_or_default();
+    Ok((vector, answer.provider, !answer.value.truncated.is_empty()))
+}
+
+fn decode(batches: &[RecordBatch], rows: usize, dim: usize) -> Result<Batch, ClientError> {
+    let wrong = |what: &str| ClientError::Protocol(format!("EmbedBulk: {what}"));
+    let mut out = Batch { vectors: Vec::with_capacity(rows * dim), cached: 0, truncated: 0 };
+    for batch in batches {
+        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(&format!("no column `{name}`")));
+        let lists = column("vector")?.as_fixed_size_list_opt().ok_or_else(|| wrong("`vector` is no fixed-size list"))?;
+        let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(|| wrong("`vector` is not of f32"))?;
+        out.vectors.extend_from_slice(values.values());
+        out.cached += column("cached")?.as_boolean_opt().map_or(0, |b| b.true_count() as u64);
+        let tokens = column("tokens")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("`tokens` is not of u32"))?;
+        let kept = column("kept")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("`kept` is not of u32"))?;
+        out.truncated += tokens.values().iter().zip(kept.values()).filter(|(t, k)| k < t).count() as u64;
+    }
+    if out.vectors.len() != rows * dim {
+        return Err(wrong(&format!("{} numbers for {rows} texts of {dim}", out.vectors.len())));
+    }
+    if out.vectors.iter().any(|x| !x.is_finite()) {
+        return Err(wrong("a vector is not finite"));
+    }
+    Ok(out)
+}

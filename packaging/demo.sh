@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# The main job on real input, with real parts, in a private directory; leaves nothing running.
+set -euo pipefail
+bin=$1 input=$(realpath "$2")
+PATH="$bin:$PATH"
+here=$(cd "$(dirname "$0")" && pwd)
+
+say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+[ -t 1 ] || say() { printf '\n== %s\n' "$*"; }
+run() { printf '$ %s\n' "$*"; "$@"; }
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/brahman-demo.XXXXXX")
+export BRAHMAN_SOCKET="$work/run/brahman.sock" BRAHMAN_STATE="$work/state"
+mesh=
+finish() {
+    if [ -n "$mesh" ] && kill -0 "$mesh" 2>/dev/null; then
+        kill -TERM "$mesh" 2>/dev/null || true
+        wait "$mesh" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap finish EXIT
+
+say "the model and ONNX Runtime (fetched once, then kept in the cache)"
+run brahman models pull
+
+say "the mesh, in context prod"
+brahman up --context prod --cards "$here/cards" 2>"$work/log" &
+mesh=$!
+brahman status --wait 120
+
+say "$input becomes a dataset"
+run brahman ingest files demo "$input"
+
+say "the dataset becomes an index (embedding is the long part: about 50 chunks a second on two cores)"
+run brahman index create demo --dataset demo
+run brahman index refresh demo
+
+say "three questions"
+for question in "how does a module say that it is ready?" "what happens to a call when its provider dies?" "how are texts of different length batched?"; do
+    printf '\n'
+    run brahman search demo "$question" -k 3
+done
+
+say "the same text, by context: prod, test, prod"
+run brahman embed "one text"
+run brahman context test
+run brahman embed "one text"
+run brahman context prod
+run brahman embed "one text"
+
+say "SIGKILL of the real provider during a query"
+victim=$(brahman status --json | python3 -c 'import json,sys; print(next(m["pid"] for m in json.load(sys.stdin)["modules"] if m["label"]=="embed-real"))')
+# New texts, so that they are really computed and the kill falls into the middle of it.
+python3 -c 'print("\n".join(f"sentence number {i} was never embedded before: '"$RANDOM$RANDOM"' {i*i}" for i in range(400)))' >"$work/texts"
+brahman embed --stdin --json <"$work/texts" >"$work/answer" &
+query=$!
+until [ "$(brahman call embed.Info --context prod --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["queue"])')" -gt 0 ]; do :; done
+printf '$ kill -9 %s   # embed-real, with texts in its queue\n' "$victim"
+kill -9 "$victim"
+if wait "$query"; then
+    python3 -c 'import json,sys; a=json.load(open(sys.argv[1])); print("answered:", len(a["vectors"]), "vectors of", a["model"])' "$work/answer"
+else
+    echo "the query was lost" >&2
+    exit 1
+fi
+
+say "status"
+run brahman status
+
+say "down"
+run brahman down
+wait "$mesh"
+mesh=
+if pgrep -f "$work" >/dev/null; then
+    echo "something is still running:" >&2
+    pgrep -af "$work" >&2
+    exit 1
+fi
+echo "nothing is left running"
