@@ -51,11 +51,18 @@ run brahman embed "one text"
 
 say "SIGKILL of the real provider during a query"
 victim=$(brahman status --json | python3 -c 'import json,sys; print(next(m["pid"] for m in json.load(sys.stdin)["modules"] if m["label"]=="embed-real"))')
-# New texts, so that they are really computed and the kill falls into the middle of it.
-python3 -c 'print("\n".join(f"sentence number {i} was never embedded before: '"$RANDOM$RANDOM"' {i*i}" for i in range(400)))' >"$work/texts"
+# New texts, so that they are really computed, for seconds, and the kill falls into the middle of it.
+python3 - "$work/texts" <<'PY'
+import random, sys
+words = "mesh card flow broker socket vector index memory table dataset provider context restart signal".split()
+with open(sys.argv[1], "w") as out:
+    for i in range(500):
+        print(i, " ".join(random.choice(words) for _ in range(80)), file=out)
+PY
+queue() { brahman call embed.Info --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["queue"])'; }
 brahman embed --stdin --json <"$work/texts" >"$work/answer" &
 query=$!
-until [ "$(brahman call embed.Info --context prod --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["queue"])')" -gt 0 ]; do :; done
+until [ "$(queue)" -gt 0 ] || ! kill -0 "$query" 2>/dev/null; do :; done
 printf '$ kill -9 %s   # embed-real, with texts in its queue\n' "$victim"
 kill -9 "$victim"
 if wait "$query"; then

@@ -133,12 +133,11 @@ mod tests {
                         Admit::Wait(ticket) => waiting.push((uid, ticket)),
                         Admit::Full => {}
                     },
-                    1 => if let Some(done) = running.pop() {
-                        if let Some(ticket) = admission.release(done) {
+                    1 => if let Some(done) = running.pop()
+                        && let Some(ticket) = admission.release(done) {
                             let at = waiting.iter().position(|(_, t)| *t == ticket).expect("a waiting call");
                             running.push(waiting.remove(at).0);
-                        }
-                    },
+                        },
                     _ => if let Some((uid, ticket)) = waiting.pop() {
                         prop_assert!(admission.leave(uid, ticket));
                     },

@@ -63,7 +63,8 @@ impl Ranking {
 #[must_use]
 pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let wish = Wish::of(ask);
-    let mut candidates: Vec<Ranked> = modules.iter().enumerate().filter_map(|(index, module)| consider(index, module, ask, &wish)).collect();
+    let mut candidates: Vec<Ranked> =
+        modules.iter().enumerate().filter_map(|(index, module)| consider(index, module, ask, &wish)).collect();
     // Something on its way serves only if nothing is ready.
     let any_ready = candidates.iter().any(|c| c.refused.is_none() && c.matched.state == ModuleState::Ready);
     for candidate in &mut candidates {

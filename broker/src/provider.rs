@@ -49,7 +49,12 @@ pub(crate) struct Provider {
 impl Provider {
     fn new(label: &str, quotas: Quotas) -> Self {
         let admission = Admission::new(quotas.in_flight as usize, quotas.queue as usize);
-        Self { label: label.to_owned(), admission: Mutex::new((admission, HashMap::new())), health: Mutex::default(), idle: Mutex::default() }
+        Self {
+            label: label.to_owned(),
+            admission: Mutex::new((admission, HashMap::new())),
+            health: Mutex::default(),
+            idle: Mutex::default(),
+        }
     }
 
     pub(crate) fn health(&self) -> MutexGuard<'_, Health> {
@@ -69,7 +74,10 @@ impl Provider {
                 Admit::Now => return Ok(Place { provider: Arc::clone(self), uid }),
                 Admit::Full => {
                     let load = held.0.load();
-                    return Err(Fault::overloaded(format!("`{}` has {load} calls running and waiting, its Card allows no more", self.label), 100));
+                    return Err(Fault::overloaded(
+                        format!("`{}` has {load} calls running and waiting, its Card allows no more", self.label),
+                        100,
+                    ));
                 }
                 Admit::Wait(ticket) => {
                     let (call, called) = oneshot::channel();
@@ -159,10 +167,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// A provider, the life of it that was last seen, and the quotas it was made with.
+type Known = (Arc<Provider>, u64, Quotas);
+
 /// All providers, by Card id; kept over changes of the table.
 #[derive(Debug, Default)]
 pub(crate) struct Providers {
-    all: Mutex<HashMap<String, (Arc<Provider>, u64, Quotas)>>,
+    all: Mutex<HashMap<String, Known>>,
 }
 
 impl Providers {

@@ -31,7 +31,8 @@ pub async fn run(mut module: Module) -> Result<(), ModuleError> {
     module.report(ModuleState::Ready, None, std::collections::BTreeMap::new()).await;
     let tracker = TaskTracker::new();
     let connections = std::env::var("BRAHMAN_QUOTA_CONNECTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(4096);
-    accept(listener, AcceptLimits { connections }, &module.drain, &tracker, |stream, peer| converse(stream, peer, Arc::clone(&broker))).await;
+    accept(listener, AcceptLimits { connections }, &module.drain, &tracker, |stream, peer| converse(stream, peer, Arc::clone(&broker)))
+        .await;
     tracker.close();
     tracker.wait().await;
     follower.abort();

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use brahman_card::interface::broker::{Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextOut, StatusOut, WatchOut};
+use brahman_card::interface::broker::{
+    Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextOut, StatusOut, WatchOut,
+};
 use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
 use brahman_card::wire::fault::Fault;
 use brahman_card::{ModuleRecord, ModuleState, interface};
@@ -56,7 +58,10 @@ impl Target {
     pub(crate) async fn connect(&self) -> io::Result<Backend> {
         match &self.provider {
             Some(provider) => provider.connect(&self.socket, self.incarnation).await,
-            None => Ok(Backend { stream: tokio::net::UnixStream::connect(&self.socket).await?, frames: brahman_card::wire::frame::FrameBuffer::nul() }),
+            None => Ok(Backend {
+                stream: tokio::net::UnixStream::connect(&self.socket).await?,
+                frames: brahman_card::wire::frame::FrameBuffer::nul(),
+            }),
         }
     }
 
@@ -159,7 +164,8 @@ impl Broker {
             return found.clone();
         }
         let ranking = rank(&table.modules, &Ask { flow, context, require: None, asker });
-        let targets = ranking.eligible().iter().filter(|c| c.matched.state == ModuleState::Ready).map(|c| self.target(&table.modules[c.index], flow));
+        let targets =
+            ranking.eligible().iter().filter(|c| c.matched.state == ModuleState::Ready).map(|c| self.target(&table.modules[c.index], flow));
         let found = Found { targets: Arc::new(targets.collect()), ranking: Arc::new(ranking) };
         cache.1.insert(key, found.clone());
         found
@@ -226,7 +232,9 @@ impl Broker {
             ("org.brahman.Broker", "GetContext") => reply(&Context { context: table.context.clone() }, delimiter),
             ("org.brahman.Broker", "SetContext") => {
                 let Context { context } = parameters(call)?;
-                let plain = |c: &String| (1..=CONTEXT_BYTES_MAX).contains(&c.len()) && c.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+                let plain = |c: &String| {
+                    (1..=CONTEXT_BYTES_MAX).contains(&c.len()) && c.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+                };
                 if context.as_ref().is_some_and(|c| !plain(c)) {
                     return Err(Fault::invalid_parameter("context", "expected 1 to 64 of a-z A-Z 0-9 . _ -, or null for none"));
                 }
@@ -242,11 +250,17 @@ impl Broker {
             ("org.varlink.service", "GetInfo") => {
                 let ready = table.modules.iter().filter(|m| m.state == ModuleState::Ready);
                 let mut interfaces: Vec<String> = ready.flat_map(|m| m.card.offered_interfaces()).map(str::to_owned).collect();
-                interfaces.extend([interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name].map(str::to_owned));
+                interfaces.extend(
+                    [interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name]
+                        .map(str::to_owned),
+                );
                 interfaces.sort();
                 interfaces.dedup();
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                reply(&Info { vendor: "Brahman".into(), product: "mesh".into(), version, url: "https://varlink.org".into(), interfaces }, delimiter)
+                reply(
+                    &Info { vendor: "Brahman".into(), product: "mesh".into(), version, url: "https://varlink.org".into(), interfaces },
+                    delimiter,
+                )
             }
             _ => Err(Fault::method_not_found(&format!("{}.{}", call.interface, call.method))),
         }
@@ -262,7 +276,8 @@ impl Broker {
     /// The text of an interface that is on offer; `None` if only its provider has the text.
     fn description(&self, call: &Outgoing) -> Result<Option<Vec<u8>>, Fault> {
         let wanted = described(call)?;
-        let own = [interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name].contains(&wanted.as_str());
+        let own = [interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name]
+            .contains(&wanted.as_str());
         let offered = self.table.borrow().modules.iter().any(|m| m.card.offered_interfaces().any(|i| i == wanted));
         match interface::known(&wanted).filter(|_| own || offered) {
             Some(known) => reply(&DescriptionOut { description: known.idl.to_owned() }, 0).map(Some),
@@ -342,9 +357,7 @@ impl Broker {
 fn choose(found: &Found, avoid: Option<&str>) -> Option<Target> {
     let open = |target: &&Target| Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p));
     let targets = &found.targets;
-    let Some(best) = targets.iter().find(open).or_else(|| targets.first()) else {
-        return None;
-    };
+    let best = targets.iter().find(open).or_else(|| targets.first())?;
     let replicas: Vec<&Target> = targets.iter().filter(|t| t.label == best.label && t.id != best.id).filter(open).collect();
     // Two at random would be the textbook's; with the load in the cost, first against any other does the same.
     let pick = replicas.get(spread(replicas.len())).copied();

@@ -96,7 +96,11 @@ impl Client {
             }
             let partial = self.frames.has_partial();
             let readable = async {
-                if partial { tokio::time::timeout(PARTIAL_MAX, self.stream.readable()).await.is_ok_and(|r| r.is_ok()) } else { self.stream.readable().await.is_ok() }
+                if partial {
+                    tokio::time::timeout(PARTIAL_MAX, self.stream.readable()).await.is_ok_and(|r| r.is_ok())
+                } else {
+                    self.stream.readable().await.is_ok()
+                }
             };
             let open = tokio::select! {
                 biased;
@@ -115,10 +119,10 @@ impl Client {
     }
 
     async fn run(&mut self, broker: &Arc<Broker>, call: Outgoing) -> io::Result<After> {
-        if call.interface == interface::broker::INTERFACE.name || call.interface == interface::service::INTERFACE.name {
-            if let Some(after) = broker.answer(self, &call).await? {
-                return Ok(after);
-            }
+        if (call.interface == interface::broker::INTERFACE.name || call.interface == interface::service::INTERFACE.name)
+            && let Some(after) = broker.answer(self, &call).await?
+        {
+            return Ok(after);
         }
         match self.forward(broker, &call).await {
             Ok(after) => Ok(after),
@@ -162,7 +166,10 @@ impl Client {
             let why = failed.message().to_owned();
             let unsent = why.starts_with(UNREACHED);
             if passed_on || !(unsent || target.idempotent(&call.interface, &call.method)) {
-                return Err(Stop::Fault(Fault::provider_failed(label, format!("{why}; `{}` is not known to be safe to repeat", call.method))));
+                return Err(Stop::Fault(Fault::provider_failed(
+                    label,
+                    format!("{why}; `{}` is not known to be safe to repeat", call.method),
+                )));
             }
             if !unsent && !broker.budget().retry(Instant::now()) {
                 return Err(Stop::Fault(Fault::provider_failed(label, format!("{why}; the retry budget of the mesh is spent"))));

@@ -42,7 +42,12 @@ pub(crate) async fn follow(init: PathBuf, table: watch::Sender<Arc<Table>>) {
                 let word: WatchOut = connection.receive().await?.typed()?.value;
                 pause = Duration::from_millis(2);
                 table.send_modify(|now| {
-                    let next = Table { modules: word.modules, generation: now.generation + 1, received: Instant::now(), context: now.context.clone() };
+                    let next = Table {
+                        modules: word.modules,
+                        generation: now.generation + 1,
+                        received: Instant::now(),
+                        context: now.context.clone(),
+                    };
                     *now = Arc::new(next);
                 });
             }

@@ -47,9 +47,7 @@ pub fn known(name: &str) -> Option<&'static Interface> {
 /// `embed` for `org.brahman.Embed`: a name without a dot is looked for among the shipped ones, by last element.
 #[must_use]
 pub fn full_name(short: &str) -> String {
-    let hit = |interface: &&&Interface| {
-        interface.name.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(short))
-    };
+    let hit = |interface: &&&Interface| interface.name.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(short));
     if short.contains('.') {
         return short.to_owned();
     }

@@ -14,12 +14,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// One call on a connection of its own; gives the reply and the provider's label.
-pub(crate) async fn ask<P: Serialize, R: DeserializeOwned>(socket: &Path, method: &str, parameters: &P, options: &CallOptions) -> Result<(R, Option<String>), ClientError> {
+pub(crate) async fn ask<P: Serialize, R: DeserializeOwned>(
+    socket: &Path,
+    method: &str,
+    parameters: &P,
+    options: &CallOptions,
+) -> Result<(R, Option<String>), ClientError> {
     let message = encode_call(method, parameters, options, false, false)?;
     let work = async { Connection::connect(socket).await?.exchange(&message).await?.typed() };
     // The mesh keeps the deadline; this only covers a mesh that does not answer at all.
     let answer = match options.deadline {
-        Some(deadline) => tokio::time::timeout(deadline + Duration::from_secs(2), work).await.map_err(|_| ClientError::Deadline(deadline))??,
+        Some(deadline) => {
+            tokio::time::timeout(deadline + Duration::from_secs(2), work).await.map_err(|_| ClientError::Deadline(deadline))??
+        }
         None => work.await?,
     };
     Ok((answer.value, answer.provider))

@@ -42,9 +42,16 @@ impl Failure {
             Some(ClientError::Deadline(_)) => Self { code: 5, message, hint: None, fault: None },
             Some(ClientError::Fault(fault)) => {
                 let (code, hint) = match fault.name.as_ref() {
-                    "org.brahman.Broker.NoProvider" => (4, Some("`brahman explain FLOW` shows each candidate, `brahman status` each module")),
-                    "org.brahman.Broker.Overloaded" | "org.brahman.Broker.DeadlineExceeded" => (5, Some("try again; `brahman status` shows what is busy")),
-                    "org.varlink.service.InvalidParameter" | "org.brahman.Init.BadCard" | "org.brahman.Embed.TextTooLong" | "org.brahman.Embed.FileUnreadable" => (6, None),
+                    "org.brahman.Broker.NoProvider" => {
+                        (4, Some("`brahman explain FLOW` shows each candidate, `brahman status` each module"))
+                    }
+                    "org.brahman.Broker.Overloaded" | "org.brahman.Broker.DeadlineExceeded" => {
+                        (5, Some("try again; `brahman status` shows what is busy"))
+                    }
+                    "org.varlink.service.InvalidParameter"
+                    | "org.brahman.Init.BadCard"
+                    | "org.brahman.Embed.TextTooLong"
+                    | "org.brahman.Embed.FileUnreadable" => (6, None),
                     "org.brahman.Index.NotReady" => (1, Some("`brahman index refresh NAME` fills it")),
                     "org.brahman.Catalog.NoSuchDataset" => (1, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
                     _ => (1, None),

@@ -75,7 +75,8 @@ fn library(cache: &Path, force: bool, output: &Output) -> anyhow::Result<PathBuf
     }
     let target = cache.join("onnxruntime").join("libonnxruntime.so");
     let wheel = fetch::ORT_WHEELS.iter().find(|w| w.arch == std::env::consts::ARCH);
-    let wheel = wheel.with_context(|| format!("no pinned ONNX Runtime for {}: set ORT_DYLIB_PATH to one ≥ 1.24", std::env::consts::ARCH))?;
+    let wheel =
+        wheel.with_context(|| format!("no pinned ONNX Runtime for {}: set ORT_DYLIB_PATH to one ≥ 1.24", std::env::consts::ARCH))?;
     // The mark beside it says which wheel it came from, so that a new pin replaces it.
     let mark = target.with_extension("so.from");
     if !force && target.is_file() && fs::read_to_string(&mark).is_ok_and(|m| m == wheel.sha256) {
@@ -160,7 +161,9 @@ pub(crate) fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
     if models.is_empty() {
         output.line(&format!("no models in {}; `brahman models pull` fetches {NAME}", cache.join("models").display()));
     }
-    let rows = models.iter().map(|m| vec![m.name.clone(), m.dim.to_string(), m.max_tokens.to_string(), m.sha256[..12.min(m.sha256.len())].to_owned(), m.path.clone()]);
+    let rows = models.iter().map(|m| {
+        vec![m.name.clone(), m.dim.to_string(), m.max_tokens.to_string(), m.sha256[..12.min(m.sha256.len())].to_owned(), m.path.clone()]
+    });
     output.table(&["MODEL", "DIM", "TOKENS", "SHA256", "PATH"], rows.collect());
     Ok(())
 }

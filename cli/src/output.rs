@@ -80,7 +80,8 @@ impl Output {
         if rows.is_empty() {
             return;
         }
-        let widths: Vec<usize> = (0..head.len()).map(|i| rows.iter().map(|r| visible(&r[i])).chain([head[i].len()]).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> =
+            (0..head.len()).map(|i| rows.iter().map(|r| visible(&r[i])).chain([head[i].len()]).max().unwrap_or(0)).collect();
         let line = |cells: Vec<String>| {
             let last = cells.len() - 1;
             let cells = cells.into_iter().enumerate().map(|(i, cell)| {

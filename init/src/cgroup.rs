@@ -87,7 +87,8 @@ pub(crate) fn shortfalls(card: &Card, cgroups: Option<&Cgroups>) -> Vec<String> 
     let has = |controller: &str| cgroups.is_some_and(|c| c.has(controller));
     let mut short = Vec::new();
     if limits.memory.is_some() && !has("memory") {
-        let how = if cgroups.is_some() { "not enforced: no memory controller" } else { "RLIMIT_DATA for each process: no delegated cgroup" };
+        let how =
+            if cgroups.is_some() { "not enforced: no memory controller" } else { "RLIMIT_DATA for each process: no delegated cgroup" };
         short.push(format!("limits.memory: {how}"));
     }
     if limits.processes.is_some() && !has("pids") {

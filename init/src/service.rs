@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use brahman_card::interface::init::{self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut};
+use brahman_card::interface::init::{
+    self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut,
+};
 use brahman_card::{Card, Fault, Interface, ModuleRecord};
 use brahman_sidecar::{Call, Peer, Reply, Service};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -13,12 +15,33 @@ use crate::state::Command;
 /// What the service asks of the supervisor.
 #[derive(Debug)]
 pub(crate) enum Request {
-    List { reply: oneshot::Sender<Vec<ModuleRecord>> },
-    Command { label: String, command: Command, reply: oneshot::Sender<Result<(), Fault>> },
-    Reload { reply: oneshot::Sender<Result<ReloadOut, Fault>> },
-    Attach { card: Option<Box<Card>>, id: Option<String>, peer: Peer, drain: mpsc::Sender<()>, gone: oneshot::Receiver<()>, reply: oneshot::Sender<Result<String, Fault>> },
-    Update { update: UpdateIn, reply: oneshot::Sender<Result<(), Fault>> },
-    Warnings { card: Box<Card>, reply: oneshot::Sender<Vec<String>> },
+    List {
+        reply: oneshot::Sender<Vec<ModuleRecord>>,
+    },
+    Command {
+        label: String,
+        command: Command,
+        reply: oneshot::Sender<Result<(), Fault>>,
+    },
+    Reload {
+        reply: oneshot::Sender<Result<ReloadOut, Fault>>,
+    },
+    Attach {
+        card: Option<Box<Card>>,
+        id: Option<String>,
+        peer: Peer,
+        drain: mpsc::Sender<()>,
+        gone: oneshot::Receiver<()>,
+        reply: oneshot::Sender<Result<String, Fault>>,
+    },
+    Update {
+        update: UpdateIn,
+        reply: oneshot::Sender<Result<(), Fault>>,
+    },
+    Warnings {
+        card: Box<Card>,
+        reply: oneshot::Sender<Vec<String>>,
+    },
     Shutdown,
 }
 

@@ -57,7 +57,8 @@ impl Shim {
         }
         let stdin = std::io::stdin();
         // The lowest free descriptor from 3 on; nothing else is open, so it is 3 itself. Kept open on purpose.
-        let listener = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3).map_err(|e| format!("the listening socket did not arrive: {e}"))?;
+        let listener =
+            rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3).map_err(|e| format!("the listening socket did not arrive: {e}"))?;
         rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).map_err(|e| format!("fcntl: {e}"))?;
         let raw = std::os::fd::IntoRawFd::into_raw_fd(listener);
         if raw != 3 {

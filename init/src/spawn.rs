@@ -97,7 +97,10 @@ pub(crate) fn resolve(native: &Native) -> Result<PathBuf, SpawnError> {
 }
 
 fn missing(native: &Native) -> SpawnError {
-    let reason = format!("payload.native.exec: `{}` was not found; expected an absolute path, or a program beside brahman-init or in PATH", native.exec);
+    let reason = format!(
+        "payload.native.exec: `{}` was not found; expected an absolute path, or a program beside brahman-init or in PATH",
+        native.exec
+    );
     SpawnError { reason, permanent: true }
 }
 

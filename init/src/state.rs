@@ -652,7 +652,8 @@ fn died(entry: &mut Entry, permanent: bool, now: Millis) {
     if entry.recent.len() > policy.intensity as usize || (entry.half_open && entry.unhealthy_row > 0) {
         let why = entry.reason.take().unwrap_or_default();
         let cooldown = entry.cooldown_ms;
-        entry.reason = Some(format!("{} restarts in {} s, next try in {} s; last: {why}", entry.recent.len(), policy.period_s, cooldown / 1000));
+        entry.reason =
+            Some(format!("{} restarts in {} s, next try in {} s; last: {why}", entry.recent.len(), policy.period_s, cooldown / 1000));
         entry.start_at = Some(now + cooldown);
         entry.cooldown_ms = (cooldown * 2).min(COOLDOWN_MS.1);
         entry.half_open = true;

@@ -388,7 +388,9 @@ impl Supervisor {
                         let socket = self.socket_of(&card);
                         Event::Introduced { card, socket, session: session.clone(), pid: peer.pid.cast_unsigned() }
                     }
-                    (None, Some(id)) if self.state.entry(&id).is_some_and(|e| e.pid().is_some()) => Event::Attached { id, session: session.clone() },
+                    (None, Some(id)) if self.state.entry(&id).is_some_and(|e| e.pid().is_some()) => {
+                        Event::Attached { id, session: session.clone() }
+                    }
                     (None, id) => {
                         let why = format!("no running module has the id `{}`", id.unwrap_or_default());
                         let _ = reply.send(Err(bad_card(&why)));
@@ -420,7 +422,9 @@ impl Supervisor {
         let failed = modules.iter().filter(|m| m.state == ModuleState::Failed).count();
         self.mouth.say(&format!("STATUS={ready} of {} modules ready, {failed} failed", modules.len()));
         // The mesh is up once its socket is answered; modules come and go behind it.
-        let answering = modules.iter().any(|m| m.state == ModuleState::Ready && m.card.offered_interfaces().any(|i| i == interface::broker::INTERFACE.name));
+        let answering = modules
+            .iter()
+            .any(|m| m.state == ModuleState::Ready && m.card.offered_interfaces().any(|i| i == interface::broker::INTERFACE.name));
         if answering && !self.said_ready {
             self.said_ready = true;
             self.mouth.say("READY=1");

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brahman_card::ModuleState;
-use brahman_card::interface::init::{AttachIn, AttachOut, UpdateIn};
 use brahman_card::interface::Empty;
+use brahman_card::interface::init::{AttachIn, AttachOut, UpdateIn};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -80,7 +80,8 @@ impl Module {
     /// Reports a state, with attributes that overlay the Card's.
     pub async fn report(&self, state: ModuleState, reason: Option<String>, attributes: BTreeMap<String, String>) {
         if let Some(updates) = &self.updates {
-            let update = UpdateIn { session: String::new(), state: Some(state), reason, attributes: Some(attributes).filter(|a| !a.is_empty()) };
+            let update =
+                UpdateIn { session: String::new(), state: Some(state), reason, attributes: Some(attributes).filter(|a| !a.is_empty()) };
             // The receiver lives as long as the process; a full queue means init is busy, and waiting is right.
             let _ = updates.send(update).await;
         }
@@ -309,7 +310,7 @@ impl Session {
 
 async fn sleep_or_never(duration: Duration) {
     if duration == Duration::MAX {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     } else {
         tokio::time::sleep(duration).await;
     }

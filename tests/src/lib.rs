@@ -1,1 +1,341 @@
-//! stub
+//! The harness: a private mesh of real processes, with a cleared environment and temporary directories.
+//!
+//! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a [`Mesh`] ends it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use brahman_card::interface::Empty;
+use brahman_card::interface::init::{ListOut, WatchOut};
+use brahman_card::{Fault, ModuleRecord, ModuleState};
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, ClientError, Connection};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest wait for anything: far above what is normal, so that a failure is a failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The shipped Card of this name.
+#[must_use]
+pub fn shipped(name: &str) -> (String, String) {
+    let path = repository().join("packaging/cards").join(format!("{name}.toml"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    (name.to_owned(), text)
+}
+
+/// A Card for a shell script.
+#[must_use]
+pub fn script(label: &str, script: &str, more: &str) -> (String, String) {
+    let script = serde_json::to_string(script).expect("a string is JSON");
+    (
+        label.to_owned(),
+        format!("schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"/bin/sh\"\nargv = [\"-c\", {script}]\n"),
+    )
+}
+
+/// The checkout.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout").to_owned()
+}
+
+/// Where the binaries under test lie.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a test has a program");
+    let folder = own.parent().and_then(Path::parent).expect("target/<profile>/deps");
+    let path = folder.join(name);
+    assert!(path.is_file(), "{} is not built: run `make test`", path.display());
+    path
+}
+
+/// The cache that `brahman models pull` fills; tests share its model and library, and nothing else.
+fn shared_cache() -> PathBuf {
+    let cache = brahman_sidecar::place::cache_dir();
+    let library = std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| cache.join("onnxruntime/libonnxruntime.so"), PathBuf::from);
+    assert!(library.is_file(), "no ONNX Runtime at {}: run `make test`, or `brahman models pull`", library.display());
+    cache
+}
+
+/// A private mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    /// Everything it writes.
+    pub folder: TempDir,
+    init: Child,
+    context: Option<String>,
+}
+
+/// A mesh that is about to be started.
+#[derive(Debug)]
+pub struct Setup {
+    folder: TempDir,
+    context: Option<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// With these Cards.
+    #[must_use]
+    pub fn new(cards: &[(String, String)]) -> Self {
+        let folder = tempfile::Builder::new().prefix("brahman-test-").tempdir().expect("a temporary directory");
+        let setup = Self { folder, context: None, env: Vec::new() };
+        std::fs::create_dir_all(setup.cache()).expect("made");
+        std::fs::create_dir_all(setup.cards()).expect("made");
+        for (name, text) in cards {
+            std::fs::write(setup.cards().join(format!("{name}.toml")), text).expect("written");
+        }
+        setup
+    }
+
+    fn cards(&self) -> PathBuf {
+        self.folder.path().join("cards")
+    }
+
+    /// The mesh's private cache.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    /// Starts in this context.
+    #[must_use]
+    pub fn context(mut self, context: &str) -> Self {
+        self.context = Some(context.to_owned());
+        self
+    }
+
+    /// Sets a variable for every module.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<Path>) -> Self {
+        self.env.push((name.to_owned(), value.as_ref().display().to_string()));
+        self
+    }
+
+    /// Gives the mesh the model and the library that `brahman models pull` fetched.
+    #[must_use]
+    pub fn real_model(self) -> Self {
+        let shared = shared_cache();
+        for part in ["models", "onnxruntime"] {
+            std::os::unix::fs::symlink(shared.join(part), self.cache().join(part)).expect("linked");
+        }
+        self
+    }
+
+    /// Starts init and waits until the broker answers.
+    pub async fn up(self) -> Mesh {
+        let mut mesh = self.spawn();
+        mesh.when(|modules| modules.iter().any(|m| m.card.label.as_str() == "broker" && m.state == ModuleState::Ready)).await;
+        mesh.assert_alive();
+        mesh
+    }
+
+    /// Starts init and waits for nothing.
+    #[must_use]
+    pub fn spawn(self) -> Mesh {
+        let mut command = Command::new(binary("brahman-init"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.cache()).env("BRAHMAN_EMBED_THREADS", "2");
+        if let Some(library) = std::env::var_os("ORT_DYLIB_PATH") {
+            command.env("ORT_DYLIB_PATH", library);
+        }
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        command.arg("--socket").arg(self.folder.path().join("run/brahman.sock"));
+        command.arg("--state").arg(self.folder.path().join("state")).arg("--cards").arg(self.cards());
+        if let Some(context) = &self.context {
+            command.arg("--context").arg(context);
+        }
+        let log = std::fs::File::create(self.folder.path().join("log")).expect("created");
+        let init = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("brahman-init starts");
+        Mesh { folder: self.folder, init, context: self.context }
+    }
+}
+
+impl Mesh {
+    /// The mesh socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/brahman.sock")
+    }
+
+    /// A socket beside it.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.socket().with_file_name(name)
+    }
+
+    /// The context it was started in.
+    #[must_use]
+    pub fn context(&self) -> Option<&str> {
+        self.context.as_deref()
+    }
+
+    /// init's process.
+    #[must_use]
+    pub fn init_pid(&self) -> u32 {
+        self.init.id()
+    }
+
+    /// Everything written to stderr so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn assert_alive(&mut self) {
+        if let Ok(Some(status)) = self.init.try_wait() {
+            panic!("brahman-init ended with {status}:\n{}", self.log());
+        }
+    }
+
+    /// Waits until init's table is as wanted, and gives it.
+    pub async fn when(&self, wanted: impl Fn(&[ModuleRecord]) -> bool) -> Vec<ModuleRecord> {
+        let init = self.beside("init.sock");
+        let last = std::cell::RefCell::new(Vec::new());
+        let watching = async {
+            loop {
+                let outcome: Result<Vec<ModuleRecord>, ClientError> = async {
+                    let mut connection = Connection::connect(&init).await?;
+                    connection.send(&encode_call("org.brahman.Init.Watch", &Empty {}, &CallOptions::default(), true, false)?).await?;
+                    loop {
+                        let word: WatchOut = connection.receive().await?.typed()?.value;
+                        last.borrow_mut().clone_from(&word.modules);
+                        if wanted(&word.modules) {
+                            return Ok(word.modules);
+                        }
+                    }
+                }
+                .await;
+                if let Ok(modules) = outcome {
+                    return modules;
+                }
+                // init is not there yet; there is no event to wait on before there is a socket.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, watching).await {
+            Ok(modules) => modules,
+            Err(_) => {
+                let table: Vec<String> =
+                    last.borrow().iter().map(|m| format!("{} {} {:?}", m.card.label, m.state.as_str(), m.reason)).collect();
+                panic!("the mesh did not become as wanted; last:\n{}\nlog:\n{}", table.join("\n"), self.log())
+            }
+        }
+    }
+
+    /// Waits until one module is in a state.
+    pub async fn when_module(&self, label: &str, state: ModuleState) -> ModuleRecord {
+        let is = |m: &ModuleRecord| m.card.label.as_str() == label && m.state == state;
+        let modules = self.when(|modules| modules.iter().any(is)).await;
+        modules.into_iter().find(is).expect("it was just there")
+    }
+
+    /// One module now.
+    pub async fn module(&self, label: &str) -> ModuleRecord {
+        let mut connection = Connection::connect(&self.beside("init.sock")).await.expect("init answers");
+        let list: ListOut = connection.call("org.brahman.Init.List", &Empty {}).await.expect("a list");
+        list.modules.into_iter().find(|m| m.card.label.as_str() == label).unwrap_or_else(|| panic!("no module {label}"))
+    }
+
+    /// A call on a connection of its own.
+    ///
+    /// # Errors
+    /// As the mesh gives them.
+    pub async fn call(&self, method: &str, parameters: Value) -> Result<Value, ClientError> {
+        let mut connection = Connection::connect(&self.socket()).await?;
+        tokio::time::timeout(PATIENCE, connection.call(method, &parameters)).await.unwrap_or(Err(ClientError::Deadline(PATIENCE)))
+    }
+
+    /// A call that must answer with an error.
+    pub async fn fault(&self, method: &str, parameters: Value) -> Fault {
+        match self.call(method, parameters).await {
+            Err(ClientError::Fault(fault)) => fault,
+            other => panic!("{method}: expected an error reply, got {other:?}"),
+        }
+    }
+
+    /// The `brahman` command against this mesh.
+    #[must_use]
+    pub fn brahman(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary("brahman"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("BRAHMAN_SOCKET", self.socket());
+        command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.folder.path().join("cache"));
+        command.args(arguments).stdin(Stdio::null()).output().expect("brahman runs")
+    }
+
+    /// [`Self::brahman`] with `--json`, which must succeed.
+    #[must_use]
+    pub fn brahman_json(&self, arguments: &[&str]) -> Value {
+        let out = self.brahman(&[arguments, &["--json"]].concat());
+        assert!(out.status.success(), "{arguments:?}: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {}", String::from_utf8_lossy(&out.stdout)))
+    }
+
+    /// Writes a Card into the folder.
+    pub fn write_card(&self, (name, text): &(String, String)) {
+        std::fs::write(self.folder.path().join("cards").join(format!("{name}.toml")), text).expect("written");
+    }
+
+    /// Sends a signal to a process by name of the signal.
+    pub fn signal(&self, pid: u32, signal: &str) {
+        let done = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().expect("kill runs");
+        assert!(done.success(), "kill -{signal} {pid}");
+    }
+
+    /// Ends the mesh by SIGTERM and gives how long that took.
+    pub fn down(mut self) -> Duration {
+        let started = Instant::now();
+        self.signal(self.init.id(), "TERM");
+        let status = wait(&mut self.init, PATIENCE).unwrap_or_else(|| panic!("init did not end:\n{}", self.log()));
+        assert!(status.success(), "init ended with {status}:\n{}", self.log());
+        started.elapsed()
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if let Ok(None) = self.init.try_wait() {
+            let _ = Command::new("kill").args(["-TERM", &self.init.id().to_string()]).status();
+            if wait(&mut self.init, Duration::from_secs(15)).is_none() {
+                let _ = self.init.kill();
+                let _ = self.init.wait();
+            }
+        }
+        if std::thread::panicking() {
+            let _ = std::io::stderr().write_all(format!("--- log of the mesh\n{}", self.log()).as_bytes());
+        }
+    }
+}
+
+fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {
+    let until = Instant::now() + patience;
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        if Instant::now() > until {
+            return None;
+        }
+        // std has no wait with a time limit.
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process of this number runs (zombies do not).
+#[must_use]
+pub fn runs(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+}
+
+/// Waits until a process is gone.
+pub async fn gone(pid: u32) {
+    let until = Instant::now() + PATIENCE;
+    while runs(pid) {
+        assert!(Instant::now() < until, "process {pid} is still there");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -57,8 +57,7 @@ pub(super) fn parse(origin: &str, text: &[u8], dialect: Dialect) -> Result<Card,
     if text.len() > CARD_BYTES_MAX {
         return Err(fail("(file)", format!("{} bytes long, expected at most {CARD_BYTES_MAX}", text.len())));
     }
-    let text = std::str::from_utf8(text)
-        .map_err(|e| fail("(file)", format!("not UTF-8 at byte {}, expected text", e.valid_up_to())))?;
+    let text = std::str::from_utf8(text).map_err(|e| fail("(file)", format!("not UTF-8 at byte {}, expected text", e.valid_up_to())))?;
     if nesting(text) > DEPTH_MAX {
         return Err(fail("(file)", format!("nested deeper than {DEPTH_MAX} levels")));
     }
@@ -116,9 +115,9 @@ fn bound(value: &Value, path: &str) -> Result<(), (String, String)> {
         Value::Array(items) if items.len() > ENTRIES_MAX => Err(too_many(items.len())),
         Value::Array(items) => items.iter().enumerate().try_for_each(|(i, item)| bound(item, &format!("{path}[{i}]"))),
         Value::Object(map) if map.len() > ENTRIES_MAX => Err(too_many(map.len())),
-        Value::Object(map) => map.iter().try_for_each(|(key, item)| {
-            bound(item, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") })
-        }),
+        Value::Object(map) => {
+            map.iter().try_for_each(|(key, item)| bound(item, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") }))
+        }
         _ => Ok(()),
     }
 }

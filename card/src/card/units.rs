@@ -35,9 +35,9 @@ impl<'de> Deserialize<'de> for ByteSize {
         }
         match Raw::deserialize(deserializer)? {
             Raw::Number(bytes) => Ok(Self(bytes)),
-            Raw::Text(text) => Self::from_text(&text).map(Self).ok_or_else(|| {
-                serde::de::Error::custom(format!("`{text}` is not a size: expected bytes, or a number with K, M, G or T"))
-            }),
+            Raw::Text(text) => Self::from_text(&text)
+                .map(Self)
+                .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a size: expected bytes, or a number with K, M, G or T"))),
         }
     }
 }

@@ -109,61 +109,82 @@ fn check(interface: &Interface, methods: &[(&str, Value, Value)]) {
 #[test]
 fn every_idl_text_agrees_with_its_rust_types() {
     let none = schema::<Empty>;
-    check(&service::INTERFACE, &[
-        ("GetInfo", none(), schema::<service::Info>()),
-        ("GetInterfaceDescription", schema::<service::DescriptionIn>(), schema::<service::DescriptionOut>()),
-    ]);
-    check(&broker::INTERFACE, &[
-        ("Resolve", schema::<broker::FlowIn>(), schema::<broker::ResolveOut>()),
-        ("Watch", schema::<broker::FlowIn>(), schema::<broker::WatchOut>()),
-        ("Explain", schema::<broker::FlowIn>(), schema::<broker::ExplainOut>()),
-        ("GetContext", none(), schema::<broker::Context>()),
-        ("SetContext", schema::<broker::Context>(), schema::<broker::SetContextOut>()),
-        ("Status", none(), schema::<broker::StatusOut>()),
-    ]);
+    check(
+        &service::INTERFACE,
+        &[
+            ("GetInfo", none(), schema::<service::Info>()),
+            ("GetInterfaceDescription", schema::<service::DescriptionIn>(), schema::<service::DescriptionOut>()),
+        ],
+    );
+    check(
+        &broker::INTERFACE,
+        &[
+            ("Resolve", schema::<broker::FlowIn>(), schema::<broker::ResolveOut>()),
+            ("Watch", schema::<broker::FlowIn>(), schema::<broker::WatchOut>()),
+            ("Explain", schema::<broker::FlowIn>(), schema::<broker::ExplainOut>()),
+            ("GetContext", none(), schema::<broker::Context>()),
+            ("SetContext", schema::<broker::Context>(), schema::<broker::SetContextOut>()),
+            ("Status", none(), schema::<broker::StatusOut>()),
+        ],
+    );
     let label = schema::<init::LabelIn>;
-    check(&init::INTERFACE, &[
-        ("List", none(), schema::<init::ListOut>()),
-        ("Start", label(), none()),
-        ("Stop", label(), none()),
-        ("Restart", label(), none()),
-        ("Reload", none(), schema::<init::ReloadOut>()),
-        ("Check", schema::<init::CheckIn>(), schema::<init::CheckOut>()),
-        ("Logs", schema::<init::LogsIn>(), schema::<init::LogsOut>()),
-        ("Attach", schema::<init::AttachIn>(), schema::<init::AttachOut>()),
-        ("Update", schema::<init::UpdateIn>(), none()),
-        ("Watch", none(), schema::<init::WatchOut>()),
-        ("Shutdown", none(), none()),
-    ]);
-    check(&embed::INTERFACE, &[
-        ("EmbedText", schema::<embed::EmbedTextIn>(), schema::<embed::EmbedTextOut>()),
-        ("EmbedFile", schema::<embed::EmbedFileIn>(), schema::<embed::EmbedFileOut>()),
-        ("EmbedBulk", schema::<embed::EmbedBulkIn>(), schema::<embed::EmbedBulkOut>()),
-        ("Info", none(), schema::<embed::InfoOut>()),
-    ]);
-    check(&index::INTERFACE, &[
-        ("Create", schema::<index::CreateIn>(), schema::<index::CreateOut>()),
-        ("Refresh", schema::<index::NameIn>(), schema::<index::RefreshOut>()),
-        ("Search", schema::<index::SearchIn>(), schema::<index::SearchOut>()),
-        ("List", none(), schema::<index::ListOut>()),
-        ("Stats", schema::<index::NameIn>(), schema::<index::StatsOut>()),
-        ("Delete", schema::<index::NameIn>(), schema::<index::DeleteOut>()),
-    ]);
-    check(&ingest::INTERFACE, &[
-        ("Files", schema::<ingest::FilesIn>(), schema::<ingest::FilesOut>()),
-        ("Runs", none(), schema::<ingest::RunsOut>()),
-        ("Cancel", schema::<ingest::CancelIn>(), schema::<ingest::CancelOut>()),
-    ]);
-    check(&catalog::INTERFACE, &[
-        ("List", none(), schema::<catalog::ListOut>()),
-        ("Get", schema::<catalog::NameIn>(), schema::<catalog::GetOut>()),
-        ("Commit", schema::<catalog::CommitIn>(), schema::<catalog::CommitOut>()),
-        ("Location", schema::<catalog::LocationIn>(), schema::<catalog::LocationOut>()),
-        ("MarkStale", schema::<catalog::MarkStaleIn>(), none()),
-        ("ClearStale", schema::<catalog::ClearStaleIn>(), schema::<catalog::ClearStaleOut>()),
-        ("Delete", schema::<catalog::NameIn>(), none()),
-        ("Watch", none(), schema::<catalog::WatchOut>()),
-    ]);
+    check(
+        &init::INTERFACE,
+        &[
+            ("List", none(), schema::<init::ListOut>()),
+            ("Start", label(), none()),
+            ("Stop", label(), none()),
+            ("Restart", label(), none()),
+            ("Reload", none(), schema::<init::ReloadOut>()),
+            ("Check", schema::<init::CheckIn>(), schema::<init::CheckOut>()),
+            ("Logs", schema::<init::LogsIn>(), schema::<init::LogsOut>()),
+            ("Attach", schema::<init::AttachIn>(), schema::<init::AttachOut>()),
+            ("Update", schema::<init::UpdateIn>(), none()),
+            ("Watch", none(), schema::<init::WatchOut>()),
+            ("Shutdown", none(), none()),
+        ],
+    );
+    check(
+        &embed::INTERFACE,
+        &[
+            ("EmbedText", schema::<embed::EmbedTextIn>(), schema::<embed::EmbedTextOut>()),
+            ("EmbedFile", schema::<embed::EmbedFileIn>(), schema::<embed::EmbedFileOut>()),
+            ("EmbedBulk", schema::<embed::EmbedBulkIn>(), schema::<embed::EmbedBulkOut>()),
+            ("Info", none(), schema::<embed::InfoOut>()),
+        ],
+    );
+    check(
+        &index::INTERFACE,
+        &[
+            ("Create", schema::<index::CreateIn>(), schema::<index::CreateOut>()),
+            ("Refresh", schema::<index::NameIn>(), schema::<index::RefreshOut>()),
+            ("Search", schema::<index::SearchIn>(), schema::<index::SearchOut>()),
+            ("List", none(), schema::<index::ListOut>()),
+            ("Stats", schema::<index::NameIn>(), schema::<index::StatsOut>()),
+            ("Delete", schema::<index::NameIn>(), schema::<index::DeleteOut>()),
+        ],
+    );
+    check(
+        &ingest::INTERFACE,
+        &[
+            ("Files", schema::<ingest::FilesIn>(), schema::<ingest::FilesOut>()),
+            ("Runs", none(), schema::<ingest::RunsOut>()),
+            ("Cancel", schema::<ingest::CancelIn>(), schema::<ingest::CancelOut>()),
+        ],
+    );
+    check(
+        &catalog::INTERFACE,
+        &[
+            ("List", none(), schema::<catalog::ListOut>()),
+            ("Get", schema::<catalog::NameIn>(), schema::<catalog::GetOut>()),
+            ("Commit", schema::<catalog::CommitIn>(), schema::<catalog::CommitOut>()),
+            ("Location", schema::<catalog::LocationIn>(), schema::<catalog::LocationOut>()),
+            ("MarkStale", schema::<catalog::MarkStaleIn>(), none()),
+            ("ClearStale", schema::<catalog::ClearStaleIn>(), schema::<catalog::ClearStaleOut>()),
+            ("Delete", schema::<catalog::NameIn>(), none()),
+            ("Watch", none(), schema::<catalog::WatchOut>()),
+        ],
+    );
 }
 
 #[test]

@@ -178,10 +178,7 @@ fn number(at: usize, value: &[u8]) -> Result<Option<u64>, HeaderError> {
 }
 
 /// Calls `member` with offset, key and value text of each top-level member.
-fn top_level<'a>(
-    frame: &'a [u8],
-    mut member: impl FnMut(usize, &'a str, &'a [u8]) -> Result<(), HeaderError>,
-) -> Result<(), HeaderError> {
+fn top_level<'a>(frame: &'a [u8], mut member: impl FnMut(usize, &'a str, &'a [u8]) -> Result<(), HeaderError>) -> Result<(), HeaderError> {
     let mut cursor = Cursor { bytes: frame, at: 0 };
     cursor.blank();
     cursor.expect(b'{', "expected a JSON object")?;

@@ -11,7 +11,13 @@ use super::{get, stream};
 use crate::Index;
 use crate::output::{Output, Tone, bytes, duration};
 
-pub(crate) async fn ingest_files(socket: &Path, dataset: &str, paths: &[PathBuf], format: Option<String>, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn ingest_files(
+    socket: &Path,
+    dataset: &str,
+    paths: &[PathBuf],
+    format: Option<String>,
+    output: &Output,
+) -> anyhow::Result<()> {
     let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
     let bar = output.spinner("reading");
     let ask = FilesIn { dataset: dataset.to_owned(), paths, format };
@@ -25,7 +31,12 @@ pub(crate) async fn ingest_files(socket: &Path, dataset: &str, paths: &[PathBuf]
         return Ok(());
     }
     let generation = out.generation.unwrap_or(0);
-    output.line(&format!("{dataset} generation {generation}: {} rows from {} in {}", out.rows, bytes(out.bytes), duration(out.seconds.unwrap_or(0.0))));
+    output.line(&format!(
+        "{dataset} generation {generation}: {} rows from {} in {}",
+        out.rows,
+        bytes(out.bytes),
+        duration(out.seconds.unwrap_or(0.0))
+    ));
     for object in out.objects.iter().flatten() {
         output.line(&format!("  {} rows, {}  {}", object.rows, bytes(object.bytes), object.url));
     }
@@ -47,7 +58,16 @@ pub(crate) async fn datasets(socket: &Path, name: Option<&str>, output: &Output)
             output.print_json(&out);
             return Ok(());
         }
-        let rows = out.datasets.iter().map(|d| vec![d.name.clone(), d.generation.to_string(), d.rows.to_string(), bytes(d.bytes), d.columns.len().to_string(), d.stale.join(" ")]);
+        let rows = out.datasets.iter().map(|d| {
+            vec![
+                d.name.clone(),
+                d.generation.to_string(),
+                d.rows.to_string(),
+                bytes(d.bytes),
+                d.columns.len().to_string(),
+                d.stale.join(" "),
+            ]
+        });
         output.table(&["DATASET", "GENERATION", "ROWS", "SIZE", "COLUMNS", "STALE INDEXES"], rows.collect());
         return Ok(());
     };
@@ -72,7 +92,11 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             if output.json() {
                 output.print_json(&out);
             } else {
-                output.line(&if out.created { format!("{name} created; `brahman index refresh {name}` fills it") } else { format!("{name} is there already, with the same parameters") });
+                output.line(&if out.created {
+                    format!("{name} created; `brahman index refresh {name}` fills it")
+                } else {
+                    format!("{name} is there already, with the same parameters")
+                });
             }
         }
         Index::Refresh { name } => refresh(socket, &name, output).await?,
@@ -108,7 +132,16 @@ fn describe(output: &Output, indexes: &[Description]) {
     let rows = indexes.iter().map(|i| {
         let stale = if i.stale { output.paint("stale", Tone::Busy) } else { output.paint("fresh", Tone::Good) };
         let model = i.model.clone().unwrap_or_else(|| "-".into());
-        vec![i.name.clone(), i.dataset.clone(), i.generation.to_string(), i.docs.to_string(), i.chunks.to_string(), bytes(i.bytes), model, stale]
+        vec![
+            i.name.clone(),
+            i.dataset.clone(),
+            i.generation.to_string(),
+            i.docs.to_string(),
+            i.chunks.to_string(),
+            bytes(i.bytes),
+            model,
+            stale,
+        ]
     });
     output.table(&["INDEX", "DATASET", "GENERATION", "DOCS", "CHUNKS", "SIZE", "MODEL", "STATE"], rows.collect());
 }
@@ -129,11 +162,22 @@ async fn refresh(socket: &Path, name: &str, output: &Output) -> anyhow::Result<(
     let n = |v: Option<u64>| v.unwrap_or(0);
     output.line(&format!(
         "{name} generation {}: {} documents, {} new, {} changed, {} removed; {} chunks, {} embedded ({} from the cache) by {} in {}",
-        n(out.generation), n(out.dataset_docs), n(out.new_docs), n(out.changed_docs), n(out.removed_docs), n(out.total), n(out.new_chunks), n(out.cached),
-        out.model.as_deref().unwrap_or("?"), duration(out.duration_s.unwrap_or(0.0)),
+        n(out.generation),
+        n(out.dataset_docs),
+        n(out.new_docs),
+        n(out.changed_docs),
+        n(out.removed_docs),
+        n(out.total),
+        n(out.new_chunks),
+        n(out.cached),
+        out.model.as_deref().unwrap_or("?"),
+        duration(out.duration_s.unwrap_or(0.0)),
     ));
     if n(out.truncated) > 0 {
-        output.line(&format!("{} chunks were longer than the model's window and were cut; a smaller --chunk-size avoids that", n(out.truncated)));
+        output.line(&format!(
+            "{} chunks were longer than the model's window and were cut; a smaller --chunk-size avoids that",
+            n(out.truncated)
+        ));
     }
     if out.stale_cleared == Some(false) {
         output.line("the dataset has moved on meanwhile: the index is still marked stale");
@@ -158,7 +202,15 @@ pub(crate) async fn search(socket: &Path, index: &str, query: &str, k: u64, outp
     let by = out.provider.map(|p| format!(", query embedded by {p}")).unwrap_or_default();
     let ms = |us: u64| us as f64 / 1e3;
     output.line(&output.paint(
-        &format!("generation {}, {} search, {}{by}, {:.1} ms ({:.1} to embed, {:.1} to search){stale}", out.generation, out.engine, out.model, ms(out.elapsed_us.total), ms(out.elapsed_us.embed), ms(out.elapsed_us.search)),
+        &format!(
+            "generation {}, {} search, {}{by}, {:.1} ms ({:.1} to embed, {:.1} to search){stale}",
+            out.generation,
+            out.engine,
+            out.model,
+            ms(out.elapsed_us.total),
+            ms(out.elapsed_us.embed),
+            ms(out.elapsed_us.search)
+        ),
         Tone::Faint,
     ));
     if out.truncated == Some(true) {

@@ -16,14 +16,27 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
     if let Some(file) = &embed.file {
         let path = std::path::absolute(file)?.display().to_string();
         let truncate = embed.truncate.then_some(true);
-        let (out, provider): (EmbedFileOut, _) = ask(socket, "org.brahman.Embed.EmbedFile", &EmbedFileIn { path, truncate }, &options).await?;
+        let (out, provider): (EmbedFileOut, _) =
+            ask(socket, "org.brahman.Embed.EmbedFile", &EmbedFileIn { path, truncate }, &options).await?;
         if output.json() {
             output.print_json(&out);
         } else {
             output.line(&format!("{}  {}", head(&out.vector), file.display()));
-            let cut = if out.bytes_seen < out.bytes_total { format!(", first {} of {} bytes", out.bytes_seen, out.bytes_total) } else { String::new() };
+            let cut = if out.bytes_seen < out.bytes_total {
+                format!(", first {} of {} bytes", out.bytes_seen, out.bytes_total)
+            } else {
+                String::new()
+            };
             let truncated = out.truncated.map(|t| format!(", {} of {} tokens", t.kept, t.tokens)).unwrap_or_default();
-            summary(output, &out.model, out.dim, provider.as_deref(), &out.device, &format!("{}{cut}{truncated}", if out.cached { "cached" } else { "computed" }), out.elapsed_us);
+            summary(
+                output,
+                &out.model,
+                out.dim,
+                provider.as_deref(),
+                &out.device,
+                &format!("{}{cut}{truncated}", if out.cached { "cached" } else { "computed" }),
+                out.elapsed_us,
+            );
             warn(output, out.warnings.as_deref());
         }
         return Ok(());

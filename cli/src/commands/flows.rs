@@ -57,7 +57,15 @@ pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyh
             _ => "stands by".to_owned(),
         };
         let m = &c.matched;
-        vec![rank, m.label.clone(), if m.pinned { "yes" } else { "no" }.into(), m.via.clone(), m.priority.to_string(), m.state.as_str().into(), verdict]
+        vec![
+            rank,
+            m.label.clone(),
+            if m.pinned { "yes" } else { "no" }.into(),
+            m.via.clone(),
+            m.priority.to_string(),
+            m.state.as_str().into(),
+            verdict,
+        ]
     });
     output.table(&["RANK", "MODULE", "PINNED", "VIA", "PRIORITY", "STATE", "VERDICT"], rows.collect());
     if let Some(note) = out.note {
@@ -87,7 +95,10 @@ pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, ou
 }
 
 pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow::Result<()> {
-    let (interface, method) = call.method.rsplit_once('.').ok_or_else(|| BadInput(format!("`{}`: expected INTERFACE.Method, such as embed.Info", call.method)))?;
+    let (interface, method) = call
+        .method
+        .rsplit_once('.')
+        .ok_or_else(|| BadInput(format!("`{}`: expected INTERFACE.Method, such as embed.Info", call.method)))?;
     let method = format!("{}.{method}", full_name(interface));
     let text = match call.parameters.as_deref() {
         Some("-") => {
@@ -99,7 +110,8 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         None => "{}".to_owned(),
     };
     let parameters: Value = serde_json::from_str(&text).map_err(|e| BadInput(format!("parameters are not JSON: {e}")))?;
-    let options = CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
+    let options =
+        CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
     let mut connection = Connection::connect(socket).await?;
     connection.send(&encode_call(&method, &parameters, &options, call.more, false)?).await?;
     loop {
@@ -120,7 +132,8 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
 pub(crate) async fn introspect(socket: &Path, interface: Option<&str>, output: &Output) -> anyhow::Result<()> {
     match interface {
         Some(short) => {
-            let out: DescriptionOut = get(socket, "org.varlink.service.GetInterfaceDescription", &DescriptionIn { interface: full_name(short) }).await?;
+            let out: DescriptionOut =
+                get(socket, "org.varlink.service.GetInterfaceDescription", &DescriptionIn { interface: full_name(short) }).await?;
             if output.json() {
                 output.print_json(&out);
             } else {

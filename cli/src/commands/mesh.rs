@@ -13,9 +13,9 @@ use brahman_card::{Card, ModuleState};
 use brahman_sidecar::{ClientError, place};
 
 use super::{get, stream};
+use crate::Up;
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, duration};
-use crate::Up;
 
 /// Becomes `brahman-init`, so that signals reach it without a go-between.
 pub(crate) fn up(up: &Up, socket: &Path) -> anyhow::Result<()> {
@@ -216,9 +216,13 @@ pub(crate) fn check(paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
     let bad = results.iter().filter(|(_, r)| r.is_err()).count();
     for (origin, result) in &results {
         match result {
-            Ok(card) if output.json() => output.print_json(&serde_json::json!({ "file": origin, "ok": true, "label": card.label, "id": card.id })),
+            Ok(card) if output.json() => {
+                output.print_json(&serde_json::json!({ "file": origin, "ok": true, "label": card.label, "id": card.id }));
+            }
             Ok(card) => output.line(&format!("{} {origin}: {}", output.paint("ok", Tone::Good), card.label)),
-            Err(e) if output.json() => output.print_json(&serde_json::json!({ "file": origin, "ok": false, "field": e.field, "expected": e.expected })),
+            Err(e) if output.json() => {
+                output.print_json(&serde_json::json!({ "file": origin, "ok": false, "field": e.field, "expected": e.expected }));
+            }
             Err(e) => output.line(&format!("{} {e}", output.paint("bad", Tone::Bad))),
         }
     }

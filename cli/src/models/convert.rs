@@ -24,12 +24,17 @@ struct Weights<'a> {
 impl<'a> Weights<'a> {
     fn parse(bytes: &'a [u8]) -> anyhow::Result<Self> {
         let length = bytes.first_chunk::<8>().map(|l| u64::from_le_bytes(*l)).context("shorter than its header")?;
-        let end = usize::try_from(length).ok().and_then(|l| l.checked_add(8)).filter(|end| *end <= bytes.len()).context("header longer than the file")?;
+        let end = usize::try_from(length)
+            .ok()
+            .and_then(|l| l.checked_add(8))
+            .filter(|end| *end <= bytes.len())
+            .context("header longer than the file")?;
         let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..end])?;
         let data = &bytes[end..];
         let mut tensors = BTreeMap::new();
         for (name, meta) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
-            let list = |key: &str| -> Option<Vec<usize>> { meta[key].as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect() };
+            let list =
+                |key: &str| -> Option<Vec<usize>> { meta[key].as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect() };
             let (shape, offsets) = list("shape").zip(list("data_offsets")).with_context(|| format!("{name} has no shape or no offsets"))?;
             if meta["dtype"] != "F32" {
                 continue;
@@ -231,7 +236,8 @@ pub(super) fn bert(safetensors: &[u8]) -> anyhow::Result<Vec<u8>> {
         // One product for query, key and value: their matrices side by side.
         let parts = ["query", "key", "value"].map(|part| format!("{base}.attention.self.{part}"));
         let mut rows = Vec::new();
-        let columns: Vec<Vec<u8>> = parts.iter().map(|p| w.transposed(&format!("{p}.weight"), HIDDEN, HIDDEN)).collect::<anyhow::Result<_>>()?;
+        let columns: Vec<Vec<u8>> =
+            parts.iter().map(|p| w.transposed(&format!("{p}.weight"), HIDDEN, HIDDEN)).collect::<anyhow::Result<_>>()?;
         for row in 0..HIDDEN {
             for column in &columns {
                 rows.extend_from_slice(&column[row * HIDDEN * 4..(row + 1) * HIDDEN * 4]);

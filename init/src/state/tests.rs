@@ -197,7 +197,10 @@ fn a_reload_touches_only_the_difference() {
     let pid = bench.entry("keep").pid;
     bench.cards(vec![card("keep", ""), card("change", "mock = true"), card("new", "")]);
     let out = bench.state.last_reload.clone();
-    assert_eq!((out.unchanged, out.changed, out.removed, out.added), (vec!["keep".into()], vec!["change".into()], vec!["drop".into()], vec!["new".into()]));
+    assert_eq!(
+        (out.unchanged, out.changed, out.removed, out.added),
+        (vec!["keep".into()], vec!["change".into()], vec!["drop".into()], vec!["new".into()])
+    );
     bench.exit("change", Exit::Code(0));
     bench.exit("drop", Exit::Code(0));
     assert!(bench.entry("change").card.mock && bench.entry("change").state == ModuleState::Starting);

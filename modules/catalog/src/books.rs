@@ -92,7 +92,9 @@ impl Books {
         let mut books = Self { folder, bucket, entries: BTreeMap::new(), damaged: BTreeMap::new() };
         for file in fs::read_dir(&books.folder)?.flatten() {
             let path = file.path();
-            let Some(name) = path.file_stem().map(|s| s.to_string_lossy().into_owned()).filter(|_| path.extension().is_some_and(|e| e == "json")) else {
+            let Some(name) =
+                path.file_stem().map(|s| s.to_string_lossy().into_owned()).filter(|_| path.extension().is_some_and(|e| e == "json"))
+            else {
                 continue;
             };
             match unseal(&path) {
@@ -320,9 +322,23 @@ mod tests {
         let (prefix, path) = books.location(name, run).expect("a place");
         fs::write(path.join("part-0.parquet"), run).expect("written");
         let key = format!("{prefix}/part-0.parquet");
-        let object = Object { bucket: "primary".into(), key, url: String::new(), rows: 3, bytes: run.len() as u64, sha256: hex(&sha256(run.as_bytes())) };
+        let object = Object {
+            bucket: "primary".into(),
+            key,
+            url: String::new(),
+            rows: 3,
+            bytes: run.len() as u64,
+            sha256: hex(&sha256(run.as_bytes())),
+        };
         Books::verify(books.bucket(), std::slice::from_ref(&object)).expect("verified");
-        let commit = CommitIn { name: name.into(), run_id: run.into(), objects: vec![object], columns: vec![], inputs: vec![], producer: "test".into() };
+        let commit = CommitIn {
+            name: name.into(),
+            run_id: run.into(),
+            objects: vec![object],
+            columns: vec![],
+            inputs: vec![],
+            producer: "test".into(),
+        };
         books.commit(commit).expect("committed")
     }
 
@@ -362,7 +378,14 @@ mod tests {
         fs::write(&path, text).expect("damaged");
         let mut again = Books::open(state.path()).expect("open");
         assert!(matches!(again.get("d"), Err(BookError::Damaged { .. })));
-        let refused = again.commit(CommitIn { name: "d".into(), run_id: "r2".into(), objects: vec![], columns: vec![], inputs: vec![], producer: String::new() });
+        let refused = again.commit(CommitIn {
+            name: "d".into(),
+            run_id: "r2".into(),
+            objects: vec![],
+            columns: vec![],
+            inputs: vec![],
+            producer: String::new(),
+        });
         assert!(matches!(refused, Err(BookError::Damaged { .. })));
     }
 
@@ -371,7 +394,8 @@ mod tests {
         let state = tempfile::tempdir().expect("a temporary directory");
         let books = Books::open(state.path()).expect("open");
         for key in ["datasets/d/r/none", "../../etc/passwd"] {
-            let object = Object { bucket: "primary".into(), key: key.into(), url: String::new(), rows: 1, bytes: 1, sha256: "0".repeat(64) };
+            let object =
+                Object { bucket: "primary".into(), key: key.into(), url: String::new(), rows: 1, bytes: 1, sha256: "0".repeat(64) };
             assert!(matches!(Books::verify(books.bucket(), &[object]), Err(BookError::BadObject { .. })));
         }
         for name in ["", "..", "a/b", ".x"] {

@@ -9,7 +9,8 @@ use brahman_sidecar::{Module, ModuleError, run};
 
 fn main() -> ExitCode {
     run("catalog", async |module: Module| {
-        let books = Books::open(&module.state).map_err(|e| ModuleError::Config(format!("cannot open the catalog in {}: {e}", module.state.display())))?;
+        let books = Books::open(&module.state)
+            .map_err(|e| ModuleError::Config(format!("cannot open the catalog in {}: {e}", module.state.display())))?;
         module.serve(Arc::new(CatalogService::new(books))).await
     })
 }

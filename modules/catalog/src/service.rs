@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, GetOut, ListOut, LocationIn, LocationOut, MarkStaleIn, NameIn, WatchOut};
+use brahman_card::interface::catalog::{
+    self, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, GetOut, ListOut, LocationIn, LocationOut, MarkStaleIn, NameIn, WatchOut,
+};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service};
 use tokio::sync::watch;

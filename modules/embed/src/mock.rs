@@ -21,7 +21,8 @@ pub struct Mock {
 
 impl Default for Mock {
     fn default() -> Self {
-        let identity = Identity { model: "mock-hash-32".into(), fingerprint: "mock-hash-32-v1".into(), dim: DIM, device: "cpu".into(), mock: true };
+        let identity =
+            Identity { model: "mock-hash-32".into(), fingerprint: "mock-hash-32-v1".into(), dim: DIM, device: "cpu".into(), mock: true };
         Self { identity }
     }
 }

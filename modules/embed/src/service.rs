@@ -34,7 +34,10 @@ impl<E: Engine> EmbedService<E> {
         let started = Instant::now();
         let EmbedTextIn { texts, truncate } = call.parameters()?;
         if texts.len() > TEXTS_MAX {
-            return Err(Fault::invalid_parameter("texts", format!("{} texts, expected at most {TEXTS_MAX}; EmbedBulk takes any number", texts.len())));
+            return Err(Fault::invalid_parameter(
+                "texts",
+                format!("{} texts, expected at most {TEXTS_MAX}; EmbedBulk takes any number", texts.len()),
+            ));
         }
         let wish = Wish { truncate: truncate.unwrap_or(false), deadline: call.deadline };
         let done = Arc::clone(&self.engine).texts(texts, wish).await?;
@@ -138,9 +141,8 @@ fn shape(out: EmbedTextOut) -> (String, u64, Vec<Vec<f32>>) {
 
 /// The first bytes of a regular file, and its length.
 fn read_head(path: &str) -> Result<(Vec<u8>, u64), Fault> {
-    let unreadable = |why: String| {
-        Fault::new("org.brahman.Embed.FileUnreadable", false, format!("cannot read {path}: {why}")).with("path", path)
-    };
+    let unreadable =
+        |why: String| Fault::new("org.brahman.Embed.FileUnreadable", false, format!("cannot read {path}: {why}")).with("path", path);
     if !Path::new(path).is_absolute() {
         return Err(Fault::invalid_parameter("path", format!("`{path}` is relative, expected an absolute path")));
     }

@@ -57,8 +57,11 @@ impl Chunker {
     /// Cuts a text; `id` tells by its ending whether it is Markdown. Blank texts have no chunks.
     #[must_use]
     pub fn cut<'a>(&self, id: &str, text: &'a str) -> Vec<Chunk<'a>> {
-        let pieces: Vec<(usize, &'a str)> =
-            if id.ends_with(".md") || id.ends_with(".markdown") { self.markdown.chunk_indices(text).collect() } else { self.plain.chunk_indices(text).collect() };
+        let pieces: Vec<(usize, &'a str)> = if id.ends_with(".md") || id.ends_with(".markdown") {
+            self.markdown.chunk_indices(text).collect()
+        } else {
+            self.plain.chunk_indices(text).collect()
+        };
         let (mut line, mut at) = (1, 0);
         let chunks = pieces.into_iter().filter(|(_, piece)| !piece.trim().is_empty()).map(|(start, text_of)| {
             // Overlapping chunks begin in order, so the count only goes on.

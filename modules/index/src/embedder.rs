@@ -8,8 +8,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use brahman_card::Fault;
-use brahman_card::interface::embed::{EmbedBulkIn, EmbedBulkOut, EmbedTextIn, EmbedTextOut, InfoOut};
 use brahman_card::interface::Empty;
+use brahman_card::interface::embed::{EmbedBulkIn, EmbedBulkOut, EmbedTextIn, EmbedTextOut, InfoOut};
 use brahman_sidecar::bulk::{BulkStream, Frame};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Client, ClientError};
@@ -56,7 +56,11 @@ fn require(model: Option<&Model>) -> CallOptions {
 }
 
 fn mismatch(wanted: &Model, got: &str) -> Fault {
-    let message = format!("the index holds vectors of {} ({}), the provider at hand is {got}", wanted.name, &wanted.fingerprint[..12.min(wanted.fingerprint.len())]);
+    let message = format!(
+        "the index holds vectors of {} ({}), the provider at hand is {got}",
+        wanted.name,
+        &wanted.fingerprint[..12.min(wanted.fingerprint.len())]
+    );
     Fault::new("org.brahman.Index.ModelMismatch", false, message).with("wanted", wanted.fingerprint.clone()).with("got", got.to_owned())
 }
 
@@ -112,7 +116,8 @@ impl Embedder {
     async fn open(&mut self) -> Result<BulkStream, ClientError> {
         let options = require(self.model.as_ref());
         let mut connection = self.client.open("org.brahman.Embed", &options).await?;
-        let message = encode_call("org.brahman.Embed.EmbedBulk", &EmbedBulkIn { truncate: Some(true) }, &CallOptions::default(), false, true)?;
+        let message =
+            encode_call("org.brahman.Embed.EmbedBulk", &EmbedBulkIn { truncate: Some(true) }, &CallOptions::default(), false, true)?;
         let confirmed: EmbedBulkOut = connection.exchange(&message).await?.typed()?.value;
         let dim = usize::try_from(confirmed.dim).unwrap_or(0);
         let got = Model { name: confirmed.model, fingerprint: confirmed.fingerprint, dim };

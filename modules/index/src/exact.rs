@@ -60,7 +60,11 @@ pub fn search(vectors: &[f32], dim: usize, query: &[f32], k: usize, threads: usi
         scan(vectors, 0, dim, query, k)
     } else {
         std::thread::scope(|scope| {
-            let handles: Vec<_> = vectors.chunks(per_part * dim).enumerate().map(|(i, part)| scope.spawn(move || scan(part, i * per_part, dim, query, k))).collect();
+            let handles: Vec<_> = vectors
+                .chunks(per_part * dim)
+                .enumerate()
+                .map(|(i, part)| scope.spawn(move || scan(part, i * per_part, dim, query, k)))
+                .collect();
             handles.into_iter().flat_map(|h| h.join().unwrap_or_default()).collect()
         })
     };

@@ -151,7 +151,9 @@ fn write_segment(path: &Path, model: &Model, rows: &[Row], vectors: &[f32]) -> i
             Arc::new(rows.iter().map(|r| r.start).collect::<UInt64Array>()),
             Arc::new(rows.iter().map(|r| r.line).collect::<UInt64Array>()),
             text(|r| &r.text),
-            Arc::new(FixedSizeListArray::try_new(Arc::clone(item), *dim, Arc::new(Float32Array::from(vectors.to_vec())), None).map_err(bad)?),
+            Arc::new(
+                FixedSizeListArray::try_new(Arc::clone(item), *dim, Arc::new(Float32Array::from(vectors.to_vec())), None).map_err(bad)?,
+            ),
         ];
         writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).map_err(bad)?).map_err(bad)?;
     }
@@ -176,7 +178,8 @@ fn load_folder(index: &Path, name: &str) -> io::Result<Generation> {
         return Err(bad(format!("CURRENT holds `{name}`, expected gen-<ulid>")));
     }
     let folder = index.join(name);
-    let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("manifest.json"))?).map_err(|e| bad(format!("{name}/manifest.json: {e}")))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&fs::read(folder.join("manifest.json"))?).map_err(|e| bad(format!("{name}/manifest.json: {e}")))?;
     let path = folder.join("segment.parquet");
     let (found, bytes) = digest::sha256_file(&path)?;
     if found != manifest.sha256 || bytes != manifest.bytes {
@@ -242,8 +245,16 @@ mod tests {
     fn generation(folder: &Path, number: u64, parent: Option<&str>) -> Generation {
         let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 2 };
         let row = |chunk| Row { doc_id: "d".into(), content_hash: "h".into(), chunk, start: 0, line: 1, text: format!("text {chunk}") };
-        let manifest =
-            Manifest { number, dataset_generation: 1, model, chunks: 2, docs: 1, bytes: 0, sha256: String::new(), parent: parent.map(str::to_owned) };
+        let manifest = Manifest {
+            number,
+            dataset_generation: 1,
+            model,
+            chunks: 2,
+            docs: 1,
+            bytes: 0,
+            sha256: String::new(),
+            parent: parent.map(str::to_owned),
+        };
         publish(folder, manifest, vec![row(0), row(1)], vec![1.0, 0.0, 0.0, 1.0]).expect("published")
     }
 

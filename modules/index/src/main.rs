@@ -10,7 +10,8 @@ fn main() -> ExitCode {
     run("index", async |module: Module| {
         let client = Client::new(&module.mesh);
         let folder = module.state.join("indexes");
-        let service = IndexService::open(&folder, client).map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
+        let service = IndexService::open(&folder, client)
+            .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
         let service = Arc::new(service);
         let follower = tokio::spawn(Arc::clone(&service).follow_catalog());
         let outcome = module.serve(service).await;

@@ -52,12 +52,19 @@ pub fn plan(dataset: &Dataset, id_column: &str, text_column: &str, chunker: &Chu
     let mut seen: HashSet<String> = HashSet::new();
     for object in &dataset.objects {
         let path = PathBuf::from(object.url.strip_prefix("file://").unwrap_or(&object.url));
-        let unreadable = |e: &dyn std::fmt::Display| Fault::new("org.brahman.Index.Damaged", false, format!("{}: {e}", path.display())).with("name", dataset.name.clone());
-        let builder = File::open(&path).map_err(|e| unreadable(&e)).and_then(|f| ParquetRecordBatchReaderBuilder::try_new(f).map_err(|e| unreadable(&e)))?;
+        let unreadable = |e: &dyn std::fmt::Display| {
+            Fault::new("org.brahman.Index.Damaged", false, format!("{}: {e}", path.display())).with("name", dataset.name.clone())
+        };
+        let builder = File::open(&path)
+            .map_err(|e| unreadable(&e))
+            .and_then(|f| ParquetRecordBatchReaderBuilder::try_new(f).map_err(|e| unreadable(&e)))?;
         for column in [id_column, text_column] {
             if builder.schema().index_of(column).is_err() {
                 let there: Vec<&str> = builder.schema().fields().iter().map(|f| f.name().as_str()).collect();
-                return Err(Fault::invalid_parameter("id_column, text_column", format!("dataset `{}` has no column `{column}`; it has {}", dataset.name, there.join(", "))));
+                return Err(Fault::invalid_parameter(
+                    "id_column, text_column",
+                    format!("dataset `{}` has no column `{column}`; it has {}", dataset.name, there.join(", ")),
+                ));
             }
         }
         let mask = ProjectionMask::columns(builder.parquet_schema(), [id_column, text_column]);
@@ -66,7 +73,10 @@ pub fn plan(dataset: &Dataset, id_column: &str, text_column: &str, chunker: &Chu
             let batch = batch.map_err(|e| unreadable(&e))?;
             for (id, text) in documents(&batch, id_column, text_column)? {
                 if !seen.insert(id.clone()) {
-                    return Err(Fault::invalid_parameter("id_column", format!("`{id}` stands twice in column `{id_column}`: it does not name documents")));
+                    return Err(Fault::invalid_parameter(
+                        "id_column",
+                        format!("`{id}` stands twice in column `{id_column}`: it does not name documents"),
+                    ));
                 }
                 plan.add(&id, &text, chunker, known.get(id.as_str()), old);
             }
@@ -122,7 +132,12 @@ fn documents(batch: &RecordBatch, id_column: &str, text_column: &str) -> Result<
             DataType::Int32 => ids.as_primitive::<Int32Type>().value(i).to_string(),
             DataType::Int64 => ids.as_primitive::<Int64Type>().value(i).to_string(),
             DataType::UInt64 => ids.as_primitive::<UInt64Type>().value(i).to_string(),
-            other => return Err(Fault::invalid_parameter("id_column", format!("column `{id_column}` is {other}, expected Utf8, Int32, Int64 or UInt64"))),
+            other => {
+                return Err(Fault::invalid_parameter(
+                    "id_column",
+                    format!("column `{id_column}` is {other}, expected Utf8, Int32, Int64 or UInt64"),
+                ));
+            }
         })
     };
     (0..batch.num_rows()).map(|i| Ok((id(i)?, if texts.is_null(i) { String::new() } else { texts.value(i).to_owned() }))).collect()

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut, MarkStaleIn};
-use brahman_card::interface::index::{self, CreateIn, CreateOut, DeleteOut, Description, Elapsed, Hit, ListOut, NameIn, RefreshOut, SearchIn, SearchOut, StatsOut};
+use brahman_card::interface::index::{
+    self, CreateIn, CreateOut, DeleteOut, Description, Elapsed, Hit, ListOut, NameIn, RefreshOut, SearchIn, SearchOut, StatsOut,
+};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service};
@@ -17,9 +19,9 @@ use brahman_storage::atomic;
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::embedder::{self, Embedder};
+use crate::exact;
 use crate::generation::{self, Generation, Manifest};
 use crate::refresh::{io_fault, plan};
-use crate::exact;
 
 /// Texts sent to the embedder at once: a few batches of its own.
 const EMBED_BATCH: usize = 256;
@@ -103,7 +105,8 @@ impl IndexService {
         if let Some(why) = &index.damaged {
             return Err(damaged(name, why));
         }
-        let empty = || Fault::new("org.brahman.Index.NotReady", true, format!("index `{name}` has not been refreshed yet")).with("name", name);
+        let empty =
+            || Fault::new("org.brahman.Index.NotReady", true, format!("index `{name}` has not been refreshed yet")).with("name", name);
         index.current.clone().ok_or_else(empty)
     }
 
@@ -144,7 +147,10 @@ impl IndexService {
         for column in [&wanted.id_column, &wanted.text_column] {
             if !dataset.columns.iter().any(|c| c.name == *column) {
                 let there: Vec<&str> = dataset.columns.iter().map(|c| c.name.as_str()).collect();
-                return Err(Fault::invalid_parameter("id_column, text_column", format!("dataset `{}` has no column `{column}`; it has {}", dataset.name, there.join(", "))));
+                return Err(Fault::invalid_parameter(
+                    "id_column, text_column",
+                    format!("dataset `{}` has no column `{column}`; it has {}", dataset.name, there.join(", ")),
+                ));
             }
         }
         {
@@ -158,9 +164,12 @@ impl IndexService {
             }
             let folder = self.folder.join(&wanted.name);
             let text = serde_json::to_vec_pretty(&wanted).map_err(|e| Fault::internal(e.to_string()))?;
-            let made = fs::create_dir_all(&folder).and_then(|()| atomic::write(&folder.join("index.json"), &text)).and_then(|()| atomic::sync_dir(&self.folder));
+            let made = fs::create_dir_all(&folder)
+                .and_then(|()| atomic::write(&folder.join("index.json"), &text))
+                .and_then(|()| atomic::sync_dir(&self.folder));
             made.map_err(|e| io_fault("creating the index", &e))?;
-            indexes.insert(wanted.name.clone(), Index { parameters: wanted.clone(), folder, current: None, damaged: None, refreshing: false });
+            indexes
+                .insert(wanted.name.clone(), Index { parameters: wanted.clone(), folder, current: None, damaged: None, refreshing: false });
         }
         let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name };
         let _: Empty = self.client.call("org.brahman.Catalog.MarkStale", &mark, &options).await?.value;
@@ -173,7 +182,9 @@ impl IndexService {
             let mut indexes = lock(&self.indexes);
             let index = indexes.get_mut(&name).ok_or_else(|| no_such(&name))?;
             if index.refreshing {
-                return Err(Fault::new("org.brahman.Index.Busy", true, format!("index `{name}` is being refreshed already")).with("name", name));
+                return Err(
+                    Fault::new("org.brahman.Index.Busy", true, format!("index `{name}` is being refreshed already")).with("name", name)
+                );
             }
             index.refreshing = true;
             (index.parameters.clone(), index.folder.clone(), index.current.clone())
@@ -184,7 +195,13 @@ impl IndexService {
         Reply::of(&out)
     }
 
-    async fn run_refresh(&self, call: &Call, parameters: &CreateIn, folder: &Path, old: Option<Arc<Generation>>) -> Result<RefreshOut, Fault> {
+    async fn run_refresh(
+        &self,
+        call: &Call,
+        parameters: &CreateIn,
+        folder: &Path,
+        old: Option<Arc<Generation>>,
+    ) -> Result<RefreshOut, Fault> {
         let started = Instant::now();
         let options = CallOptions::default();
         let say = async |phase: &str, done: u64, of: u64| -> Result<(), Fault> {
@@ -250,7 +267,15 @@ impl IndexService {
         Ok(out)
     }
 
-    async fn publish(&self, parameters: &CreateIn, folder: &Path, plan: crate::refresh::Plan, fresh: Vec<f32>, model: embedder::Model, own: u64) -> Result<Arc<Generation>, Fault> {
+    async fn publish(
+        &self,
+        parameters: &CreateIn,
+        folder: &Path,
+        plan: crate::refresh::Plan,
+        fresh: Vec<f32>,
+        model: embedder::Model,
+        own: u64,
+    ) -> Result<Arc<Generation>, Fault> {
         let old = lock(&self.indexes).get(&parameters.name).and_then(|i| i.current.clone());
         let folder = folder.to_owned();
         let work = move || {
@@ -312,7 +337,9 @@ impl IndexService {
             if query.len() != model.dim {
                 let got = format!("a vector of {} numbers", query.len());
                 let message = format!("index `{}` holds vectors of {} ({} numbers), got {got}", ask.index, model.name, model.dim);
-                return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message).with("wanted", model.fingerprint).with("got", got));
+                return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message)
+                    .with("wanted", model.fingerprint)
+                    .with("got", got));
             }
             if query.iter().any(|x| !x.is_finite()) {
                 return Err(Fault::invalid_parameter("vector", "holds a number that is not finite"));
@@ -424,9 +451,11 @@ fn check_name(name: &str) -> Result<(), Fault> {
 }
 
 fn no_such(name: &str) -> Fault {
-    Fault::new("org.brahman.Index.NoSuchIndex", false, format!("no index is called `{name}`; `brahman index list` lists them")).with("name", name)
+    Fault::new("org.brahman.Index.NoSuchIndex", false, format!("no index is called `{name}`; `brahman index list` lists them"))
+        .with("name", name)
 }
 
 fn damaged(name: &str, why: &str) -> Fault {
-    Fault::new("org.brahman.Index.Damaged", false, format!("index `{name}` is damaged: {why}; a refresh builds it again")).with("name", name)
+    Fault::new("org.brahman.Index.Damaged", false, format!("index `{name}` is damaged: {why}; a refresh builds it again"))
+        .with("name", name)
 }

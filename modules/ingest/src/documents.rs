@@ -80,7 +80,8 @@ fn kind(name: &str) -> &'static str {
     match name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase().as_str() {
         "md" | "markdown" | "mdx" => "markdown",
         "html" | "htm" => "html",
-        "rs" | "py" | "c" | "h" | "cc" | "cpp" | "hpp" | "go" | "js" | "ts" | "tsx" | "jsx" | "java" | "kt" | "rb" | "sh" | "sql" | "swift" | "scala" | "lua" | "pl" => "source",
+        "rs" | "py" | "c" | "h" | "cc" | "cpp" | "hpp" | "go" | "js" | "ts" | "tsx" | "jsx" | "java" | "kt" | "rb" | "sh" | "sql"
+        | "swift" | "scala" | "lua" | "pl" => "source",
         "toml" | "yaml" | "yml" | "json" | "ini" | "cfg" | "conf" | "service" | "socket" | "varlink" => "configuration",
         _ => "text",
     }

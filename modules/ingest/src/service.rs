@@ -71,7 +71,16 @@ impl IngestService {
         // Dropped with this future: a hang-up cancels the run.
         let _cancel_on_drop = cancel.clone().drop_guard();
         let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
-        let run = Run { run_id: run_id.clone(), dataset: dataset.clone(), state: "running".into(), rows: 0, bytes: 0, started_ms, seconds: 0.0, error: None };
+        let run = Run {
+            run_id: run_id.clone(),
+            dataset: dataset.clone(),
+            state: "running".into(),
+            rows: 0,
+            bytes: 0,
+            started_ms,
+            seconds: 0.0,
+            error: None,
+        };
         {
             let mut runs = self.runs();
             runs.push_front((run, cancel.clone()));
@@ -196,7 +205,14 @@ fn failed(error: &io::Error) -> Fault {
 }
 
 /// Reads everything into one Parquet object. Blocks.
-fn read(paths: &[String], format: Format, folder: &Path, prefix: &str, progress: &watch::Sender<Progress>, cancel: &CancellationToken) -> Result<Read, Fault> {
+fn read(
+    paths: &[String],
+    format: Format,
+    folder: &Path,
+    prefix: &str,
+    progress: &watch::Sender<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Read, Fault> {
     let files = source::files(paths).map_err(bad_source)?;
     let mut quarantined = 0;
     let mut quarantine = Vec::new();
@@ -237,7 +253,13 @@ fn read(paths: &[String], format: Format, folder: &Path, prefix: &str, progress:
         }
     };
     outcome.map_err(|e| failed(&e))?;
-    let nothing = || Fault::new("org.brahman.Ingest.NothingToRead", false, format!("no rows could be read from {} files; nothing was published", files.len()));
+    let nothing = || {
+        Fault::new(
+            "org.brahman.Ingest.NothingToRead",
+            false,
+            format!("no rows could be read from {} files; nothing was published", files.len()),
+        )
+    };
     let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
     let schema = schema.unwrap_or_else(documents::schema);
     progress.send_modify(|p| p.phase = "commit");
@@ -247,7 +269,12 @@ fn read(paths: &[String], format: Format, folder: &Path, prefix: &str, progress:
         Format::Csv => "csv",
         Format::Jsonl => "json",
     };
-    let columns = schema.fields().iter().map(|f| Column { name: f.name().clone(), arrow_type: f.data_type().to_string(), source_type: source_type.into(), nulls_made: 0 });
+    let columns = schema.fields().iter().map(|f| Column {
+        name: f.name().clone(),
+        arrow_type: f.data_type().to_string(),
+        source_type: source_type.into(),
+        nulls_made: 0,
+    });
     Ok(Read { object, columns: columns.collect(), quarantined, quarantine })
 }
 

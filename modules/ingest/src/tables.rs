@@ -93,7 +93,12 @@ fn csv_reader(path: &Path) -> io::Result<csv::Reader<File>> {
 ///
 /// # Errors
 /// If a file cannot be read, or has another header than the first.
-pub fn csv(paths: &[&Path], open: &mut dyn FnMut(SchemaRef) -> io::Result<()>, take: &mut Take<'_>, bad: &mut Quarantine<'_>) -> io::Result<()> {
+pub fn csv(
+    paths: &[&Path],
+    open: &mut dyn FnMut(SchemaRef) -> io::Result<()>,
+    take: &mut Take<'_>,
+    bad: &mut Quarantine<'_>,
+) -> io::Result<()> {
     let mut header: Vec<String> = Vec::new();
     let mut kinds: Vec<Kind> = Vec::new();
     let mut nulls: Vec<bool> = Vec::new();
@@ -232,7 +237,12 @@ fn lines(path: &Path, bad: &mut Quarantine<'_>, each: &mut dyn FnMut(u64, usize,
 ///
 /// # Errors
 /// If a file cannot be read, or one key has values that no single type holds.
-pub fn jsonl(paths: &[&Path], open: &mut dyn FnMut(SchemaRef) -> io::Result<()>, take: &mut Take<'_>, bad: &mut Quarantine<'_>) -> io::Result<()> {
+pub fn jsonl(
+    paths: &[&Path],
+    open: &mut dyn FnMut(SchemaRef) -> io::Result<()>,
+    take: &mut Take<'_>,
+    bad: &mut Quarantine<'_>,
+) -> io::Result<()> {
     let invalid = |error: arrow_schema::ArrowError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let mut merged = Schema::empty();
     for path in paths {
@@ -288,8 +298,14 @@ mod tests {
         let (mut schema, mut batches, mut bad) = (None, Vec::new(), Vec::new());
         how(
             &[file.path()],
-            &mut |s| { schema = Some(s); Ok(()) },
-            &mut |b, _| { batches.push(b); Ok(()) },
+            &mut |s| {
+                schema = Some(s);
+                Ok(())
+            },
+            &mut |b, _| {
+                batches.push(b);
+                Ok(())
+            },
             &mut |_, row, why| bad.push((row, why)),
         )
         .expect("read");
@@ -298,7 +314,8 @@ mod tests {
 
     #[test]
     fn csv_types_hold_for_every_row_and_bad_rows_are_named() {
-        let (schema, batch, bad) = read(csv, "id;zip;price;ok;note\n1;00123;1.5;true;x\n2;4;2;false;\n3;only three\n-4;5;1e3;true;\"a;b\"\n");
+        let (schema, batch, bad) =
+            read(csv, "id;zip;price;ok;note\n1;00123;1.5;true;x\n2;4;2;false;\n3;only three\n-4;5;1e3;true;\"a;b\"\n");
         let types: Vec<&DataType> = schema.fields().iter().map(|f| f.data_type()).collect();
         assert_eq!(types, [&DataType::Int64, &DataType::Utf8, &DataType::Float64, &DataType::Boolean, &DataType::Utf8]);
         assert_eq!(batch.column(0).as_primitive::<Int64Type>().values(), &[1, 2, -4]);

@@ -49,7 +49,13 @@ impl RawReply {
 ///
 /// # Errors
 /// [`ClientError::Unsendable`] if the parameters are not JSON or too long.
-pub fn encode_call<P: Serialize>(method: &str, parameters: &P, options: &CallOptions, more: bool, upgrade: bool) -> Result<Vec<u8>, ClientError> {
+pub fn encode_call<P: Serialize>(
+    method: &str,
+    parameters: &P,
+    options: &CallOptions,
+    more: bool,
+    upgrade: bool,
+) -> Result<Vec<u8>, ClientError> {
     let mut out = b"{".to_vec();
     push_text_member(&mut out, "method", method);
     for (set, text) in [(more, &b"\"more\":true,"[..]), (upgrade, b"\"upgrade\":true,")] {
@@ -149,7 +155,9 @@ impl Connection {
                 Ok(n) => self.frames.filled(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.readable().await?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(ClientError::Closed { path: self.path.clone() }),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(ClientError::Closed { path: self.path.clone() });
+                }
                 Err(error) => return Err(error.into()),
             }
         }

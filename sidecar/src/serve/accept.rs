@@ -127,7 +127,10 @@ fn place(counts: &Arc<Mutex<HashMap<u32, usize>>>, uid: u32, limits: AcceptLimit
     // A lone uid may fill all but an eighth; beside others, each newcomer shares what is left.
     let reserve = limits.connections / 8;
     if total >= limits.connections || (own > 0 && total + reserve >= limits.connections && own * 2 > total) {
-        return Err(Fault::overloaded(format!("{total} connections are open, {own} of them uid {uid}'s; the limit is {}", limits.connections), 500));
+        return Err(Fault::overloaded(
+            format!("{total} connections are open, {own} of them uid {uid}'s; the limit is {}", limits.connections),
+            500,
+        ));
     }
     held.insert(uid, own + 1);
     Ok(Place { counts: Arc::clone(counts), uid })

@@ -113,6 +113,8 @@ impl Call {
 }
 
 type UpgradeFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+/// What owns the connection once it has left Varlink.
+pub(super) type Then = Box<dyn FnOnce(Upgraded) -> UpgradeFuture + Send>;
 
 /// A connection that has left Varlink: the stream and the bytes that had already been read.
 #[derive(Debug)]

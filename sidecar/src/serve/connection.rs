@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::call::{encode_fault, frame_reply, method_ranges, range_in};
+use super::call::{Then, encode_fault, frame_reply, method_ranges, range_in};
 use super::{Call, Peer, Reply, ServeOptions, Service, Upgraded};
 
 /// A reader that takes no byte for this long is gone.
@@ -55,7 +55,7 @@ impl Drop for InFlight<'_> {
 enum After {
     Next,
     Close,
-    Upgrade(Vec<u8>, Box<dyn FnOnce(Upgraded) -> std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send>),
+    Upgrade(Vec<u8>, Then),
 }
 
 pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared: Arc<Shared<S>>) {

@@ -45,7 +45,12 @@ impl Cache {
     pub fn open(folder: &Path, fingerprint: [u8; 32], dim: usize, bytes_max: u64) -> Self {
         let opened = guarded(|| {
             std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
-            let db = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(Some(1000)).open().map_err(|e| e.to_string())?;
+            let db = sled::Config::new()
+                .path(folder)
+                .cache_capacity(PAGES_BYTES)
+                .flush_every_ms(Some(1000))
+                .open()
+                .map_err(|e| e.to_string())?;
             let tree = |name: &str| db.open_tree(name).map_err(|e| e.to_string());
             Ok(Trees { values: tree("embed_cache_v1")?, order: tree("embed_order_v1")?, tokens: tree("embed_tokens_v1")?, db: db.clone() })
         });

@@ -25,7 +25,11 @@ impl Asked {
             "" | "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
-            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(|| format!("BRAHMAN_DEVICE={text}: expected cpu, cuda, cuda:N or auto")),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("BRAHMAN_DEVICE={text}: expected cpu, cuda, cuda:N or auto")),
         }
     }
 

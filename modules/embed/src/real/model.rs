@@ -110,7 +110,9 @@ impl Model {
         // Both are done here, per text and per batch, so that what is cut is known.
         tokenizer.with_truncation(None).map_err(|e| malformed("tokenizer.json", e.to_string()))?;
         tokenizer.with_padding(None);
-        let name = manifest.as_ref().map_or_else(|| folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), |m| m.name.clone());
+        let name = manifest
+            .as_ref()
+            .map_or_else(|| folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), |m| m.name.clone());
         let max_tokens = manifest.as_ref().map_or_else(|| window(folder), |m| m.max_tokens);
         let recipe = format!("{}\0{}\0mean\0l2\0{max_tokens}\0{PRECISION}", digests[0], digests[1]);
         Ok(Self { name, onnx, tokenizer, max_tokens, fingerprint: hex(&sha256(recipe.as_bytes())) })

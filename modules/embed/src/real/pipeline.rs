@@ -15,9 +15,9 @@ use super::batch::{Class, INTERACTIVE_MAX};
 use super::cache::{Cache, ContentHash};
 use super::device::{self, Asked};
 use super::model::Model;
+use super::runtime;
 use super::store::WriteThrough;
 use super::workers::{Done, Queue, start};
-use super::runtime;
 use crate::engine::{Embedded, Engine, Identity, Wish};
 
 /// Tokens a batch on the CPU, padding counted: flat from 1 k to 16 k, and a cancelled batch wastes little.
@@ -90,9 +90,11 @@ impl Pipeline {
         let mib = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default) << 20;
         let (library, environment) = runtime::load(&settings.cache).map_err(|e| e.to_string())?;
         let model = Model::load(&settings.model).map_err(|e| e.to_string())?;
-        let (runners, wide, device) = runtime::open(&environment, &model.onnx, settings.device, settings.allow_cpu, settings.threads).map_err(|e| e.to_string())?;
+        let (runners, wide, device) =
+            runtime::open(&environment, &model.onnx, settings.device, settings.allow_cpu, settings.threads).map_err(|e| e.to_string())?;
         let dim = runners.first().map_or(0, runtime::Runner::dim);
-        let identity = Identity { model: model.name.clone(), fingerprint: model.fingerprint.clone(), dim, device: device.active.clone(), mock: false };
+        let identity =
+            Identity { model: model.name.clone(), fingerprint: model.fingerprint.clone(), dim, device: device.active.clone(), mock: false };
         let fingerprint = sha256(model.fingerprint.as_bytes());
         let cache = Arc::new(Cache::open(&settings.cache.join("embed"), fingerprint, dim, mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)));
         let queue = Queue::new(if device.active == "cpu" { BUDGET_CPU } else { BUDGET_GPU });
@@ -108,8 +110,14 @@ impl Pipeline {
     }
 
     fn too_long(&self, index: usize, tokens: u32) -> Fault {
-        let message = format!("text {index} has {tokens} tokens, {} takes {}: shorten it, or pass truncate = true", self.identity.model, self.max_tokens);
-        Fault::new("org.brahman.Embed.TextTooLong", false, message).with("index", index).with("tokens", tokens).with("max_tokens", self.max_tokens)
+        let message = format!(
+            "text {index} has {tokens} tokens, {} takes {}: shorten it, or pass truncate = true",
+            self.identity.model, self.max_tokens
+        );
+        Fault::new("org.brahman.Embed.TextTooLong", false, message)
+            .with("index", index)
+            .with("tokens", tokens)
+            .with("max_tokens", self.max_tokens)
     }
 
     /// Looks every text up; what is not there stays to be computed.
@@ -136,7 +144,8 @@ impl Pipeline {
 
     /// Token ids of a text cut to the window, special tokens kept, and how many there were.
     fn tokenise(&self, text: &str) -> Result<(Vec<u32>, u32), Fault> {
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(|e| Fault::invalid_parameter("texts", format!("cannot be tokenised: {e}")))?;
+        let encoding =
+            self.tokenizer.encode_fast(text, true).map_err(|e| Fault::invalid_parameter("texts", format!("cannot be tokenised: {e}")))?;
         let ids = encoding.get_ids();
         let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
         if ids.len() <= self.max_tokens {

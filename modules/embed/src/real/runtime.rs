@@ -84,7 +84,13 @@ impl std::fmt::Debug for Runner {
 ///
 /// # Errors
 /// [`RuntimeError`].
-pub fn open(environment: &Environment, onnx: &[u8], asked: Asked, allow_cpu: bool, threads: usize) -> Result<(Vec<Runner>, Option<Runner>, Device), RuntimeError> {
+pub fn open(
+    environment: &Environment,
+    onnx: &[u8],
+    asked: Asked,
+    allow_cpu: bool,
+    threads: usize,
+) -> Result<(Vec<Runner>, Option<Runner>, Device), RuntimeError> {
     let mut why_cpu = match asked {
         Asked::Cpu => "as asked".to_owned(),
         _ => match device::gpus() {
@@ -115,7 +121,10 @@ pub fn open(environment: &Environment, onnx: &[u8], asked: Asked, allow_cpu: boo
         runners.push(Runner::open(environment, onnx, None, 1).map_err(|e| RuntimeError::BadModel(e.to_string()))?);
     }
     // A lone text is quicker on all cores; a second set of weights is the price.
-    let wide = (threads > 1).then(|| Runner::open(environment, onnx, None, threads)).transpose().map_err(|e| RuntimeError::BadModel(e.to_string()))?;
+    let wide = (threads > 1)
+        .then(|| Runner::open(environment, onnx, None, threads))
+        .transpose()
+        .map_err(|e| RuntimeError::BadModel(e.to_string()))?;
     Ok((runners, wide, device::report(asked, "cpu", why_cpu)))
 }
 

@@ -70,7 +70,12 @@ impl Queue {
     }
 
     /// Queues texts: content, token ids, and how many tokens there were if the text was cut.
-    pub(super) fn push(&self, class: Class, deadline: Option<Instant>, texts: Vec<(ContentHash, Vec<u32>, Option<u32>)>) -> Vec<oneshot::Receiver<Done>> {
+    pub(super) fn push(
+        &self,
+        class: Class,
+        deadline: Option<Instant>,
+        texts: Vec<(ContentHash, Vec<u32>, Option<u32>)>,
+    ) -> Vec<oneshot::Receiver<Done>> {
         let mut receivers = Vec::with_capacity(texts.len());
         let mut waiting = self.lock();
         for (content, ids, tokens) in texts {
@@ -110,7 +115,8 @@ impl Queue {
             if live.is_empty() {
                 continue;
             }
-            let alone = live.len() == 1 && planner.as_ref().is_none_or(Planner::is_empty) && self.idle.load(Ordering::Relaxed) + 1 >= threads;
+            let alone =
+                live.len() == 1 && planner.as_ref().is_none_or(Planner::is_empty) && self.idle.load(Ordering::Relaxed) + 1 >= threads;
             return Some((live, alone));
         }
     }
@@ -151,7 +157,9 @@ pub(super) fn start(queue: &Arc<Queue>, runners: Vec<Runner>, wide: Option<Runne
             while let Some((batch, alone)) = queue.next(threads) {
                 let sequences: Vec<Vec<u32>> = batch.iter().map(|item| item.ids.clone()).collect();
                 let outcome = match wide.try_lock() {
-                    Ok(mut wide) if alone && wide.is_some() => wide.as_mut().map_or_else(|| runner.forward(&sequences), |wide| wide.forward(&sequences)),
+                    Ok(mut wide) if alone && wide.is_some() => {
+                        wide.as_mut().map_or_else(|| runner.forward(&sequences), |wide| wide.forward(&sequences))
+                    }
                     _ => runner.forward(&sequences),
                 };
                 queue.computed.fetch_add(batch.len() as u64, Ordering::Relaxed);

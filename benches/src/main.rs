@@ -1,0 +1,42 @@
+//! `brahman-bench`: the figures of the mesh, each as a ratio against a named peer measured in the same run.
+//!
+//! Usage: brahman-bench BINARIES [mesh|embed]… . Figures inform; they never decide a test.
+
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and stops at the first surprise")]
+
+mod embed;
+mod mesh;
+mod nginx;
+
+use std::path::PathBuf;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let bin = PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed]…"));
+    let parts: Vec<String> = arguments.collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        if wanted("mesh") {
+            mesh::run(&bin).await;
+        }
+        if wanted("embed") {
+            embed::run(&bin).await;
+        }
+    });
+}
+
+/// One line of the table.
+pub(crate) fn row(figure: &str, value: String, bar: &str, met: bool) {
+    println!("| {figure} | {value} | {bar} | {} |", if met { "met" } else { "NOT met" });
+}
+
+pub(crate) fn head(title: &str) {
+    println!("\n### {title}\n\n| figure | measured | bar | |\n|---|---|---|---|");
+}
+
+/// Median and 99th percentile.
+pub(crate) fn percentiles(mut all: Vec<f64>) -> (f64, f64) {
+    all.sort_by(f64::total_cmp);
+    (all[all.len() / 2], all[all.len() * 99 / 100])
+}

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# install.sh install|uninstall BINARIES DESTDIR PREFIX
+set -euo pipefail
+what=$1 bin=$2 dest=$3 prefix=$4
+cd "$(dirname "$0")"
+programs="brahman brahman-init brahman-broker brahman-catalog brahman-ingest brahman-index embed-mock embed-real"
+if [ "$what" = install ]; then
+    for program in $programs; do install -D -m 755 "$bin/$program" "$dest$prefix/bin/$program"; done
+    for card in cards/*.toml; do install -D -m 644 "$card" "$dest$prefix/share/brahman/$card"; done
+    for example in $(cd .. && find examples -type f); do install -D -m 644 "../$example" "$dest$prefix/share/brahman/$example"; done
+    for doc in README.md CHANGELOG.md docs/*.md; do install -D -m 644 "../$doc" "$dest$prefix/share/doc/brahman/$(basename "$doc")"; done
+    for kind in system user; do
+        for unit in systemd/$kind/*; do
+            target="$dest$prefix/lib/systemd/$kind/$(basename "$unit")"
+            install -d "$(dirname "$target")"
+            sed "s|@PREFIX@|$prefix|g" "$unit" >"$target"
+        done
+    done
+    if [ -z "$dest" ] && [ "$(id -u)" = 0 ] && ! getent passwd brahman >/dev/null; then
+        useradd --system --home-dir /var/lib/brahman --shell /usr/sbin/nologin brahman
+    fi
+    echo "installed to $dest$prefix; next: systemctl daemon-reload && systemctl enable --now brahman.socket brahman.service"
+else
+    for program in $programs; do rm -f "$dest$prefix/bin/$program"; done
+    rm -rf "$dest$prefix/share/brahman" "$dest$prefix/share/doc/brahman"
+    rm -f "$dest$prefix"/lib/systemd/{system,user}/brahman.{service,socket}
+    echo "removed from $dest$prefix; state in /var/lib/brahman and ~/.local/state/brahman was left"
+fi

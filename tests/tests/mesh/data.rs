@@ -1,0 +1,129 @@
+//! The main job: files to datasets to indexes to answers, with the real model.
+
+use std::path::Path;
+
+use brahman_card::ModuleState;
+use brahman_tests::{Mesh, Setup, shipped};
+use serde_json::{Value, json};
+
+async fn mesh(context: &str) -> Mesh {
+    let cards = ["broker", "embed-mock", "embed-real", "catalog", "ingest", "index"].map(shipped);
+    let mesh = Setup::new(&cards).context(context).real_model().up().await;
+    mesh.when(|m| {
+        ["ingest", "index", "embed-real"].iter().all(|l| m.iter().any(|m| m.card.label.as_str() == *l && m.state == ModuleState::Ready))
+    })
+    .await;
+    mesh
+}
+
+fn write(folder: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_is_ingested_indexed_searched_and_refreshed_by_difference() {
+    let mesh = mesh("prod").await;
+    let notes = mesh.folder.path().join("notes");
+    write(
+        &notes,
+        &[
+            ("backup.md", "# Backups\n\nIntro.\n\n# Schedule\n\nWe take a full backup every night at two and keep thirty days.\n"),
+            ("food/soup.txt", "Boil the onions, add the stock, simmer for an hour.\n"),
+            ("code/main.rs", "fn main() {\n    println!(\"hello\");\n}\n"),
+            ("binary.bin", "a\0b"),
+        ],
+    );
+    let notes_path = notes.display().to_string();
+    let ingested = mesh.brahman_json(&["ingest", "files", "notes", &notes_path]);
+    assert_eq!((&ingested["rows"], &ingested["quarantined"], &ingested["generation"]), (&json!(3), &json!(1), &json!(1)));
+    assert!(ingested["quarantine"][0]["reason"].as_str().is_some_and(|r| r.contains("binary")));
+    assert_eq!(mesh.brahman_json(&["index", "create", "notes", "--dataset", "notes"])["created"], true);
+    assert_eq!(mesh.fault("org.brahman.Index.Search", json!({"index": "notes", "text": "x"})).await.name, "org.brahman.Index.NotReady");
+    let refreshed = mesh.brahman_json(&["index", "refresh", "notes"]);
+    assert_eq!((&refreshed["new_docs"], &refreshed["dataset_docs"], &refreshed["stale_cleared"]), (&json!(3), &json!(3), &json!(true)));
+
+    let found = mesh.brahman_json(&["search", "notes", "how long do we keep copies of the data?", "-k", "2"]);
+    let hit = &found["results"][0][0];
+    assert_eq!((&hit["doc_id"], &found["provider"], &found["stale"]), (&json!("backup.md"), &json!("embed-real"), &json!(false)));
+    assert!(hit["score"].as_f64() > Some(0.3), "{hit}");
+
+    // One changed, one gone, one new: only the changed and the new are embedded.
+    std::fs::remove_file(notes.join("food/soup.txt")).expect("removed");
+    write(&notes, &[("code/main.rs", "fn main() {\n    panic!(\"goodbye\");\n}\n"), ("new.txt", "The invoice is due on Friday.\n")]);
+    mesh.brahman_json(&["ingest", "files", "notes", &notes_path]);
+    let stale = mesh.brahman_json(&["search", "notes", "soup"]);
+    assert_eq!(stale["stale"], true, "the reply says that the dataset has moved on");
+    let again = mesh.brahman_json(&["index", "refresh", "notes"]);
+    assert_eq!(
+        ["pre_existing_docs", "new_docs", "changed_docs", "removed_docs", "new_chunks"].map(|k| again[k].as_u64()),
+        [Some(3), Some(1), Some(1), Some(1), Some(2)]
+    );
+    let ids: Vec<Value> = mesh.brahman_json(&["search", "notes", "soup", "-k", "9"])["results"][0]
+        .as_array()
+        .expect("hits")
+        .iter()
+        .map(|h| h["doc_id"].clone())
+        .collect();
+    assert!(!ids.contains(&json!("food/soup.txt")), "{ids:?}");
+
+    // An index made with one model is searched with that model, whatever the context; by no other.
+    mesh.brahman_json(&["context", "test"]);
+    assert_eq!(mesh.brahman_json(&["search", "notes", "backup"])["provider"], "embed-real");
+    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "notes", "vector": vec![0.1; 32]})).await;
+    assert_eq!(fault.name, "org.brahman.Index.ModelMismatch");
+    mesh.brahman(&["stop", "embed-real"]);
+    mesh.when_module("embed-real", ModuleState::Stopped).await;
+    assert_eq!(
+        mesh.fault("org.brahman.Index.Search", json!({"index": "notes", "text": "backup"})).await.name,
+        "org.brahman.Broker.NoProvider"
+    );
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kills_of_every_module() {
+    let mesh = mesh("test").await;
+    let folder = mesh.folder.path().join("docs");
+    write(&folder, &[("a.txt", "alpha beta gamma"), ("b.txt", "delta epsilon")]);
+    mesh.brahman_json(&["ingest", "files", "docs", &folder.display().to_string()]);
+    mesh.brahman_json(&["index", "create", "docs", "--dataset", "docs"]);
+    mesh.brahman_json(&["index", "refresh", "docs"]);
+    let before = mesh.brahman_json(&["search", "docs", "alpha beta"]);
+    for label in ["catalog", "index", "ingest"] {
+        let pid = mesh.module(label).await.pid;
+        mesh.signal(pid, "KILL");
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == label && m.state == ModuleState::Ready && m.pid != pid)).await;
+    }
+    let after = mesh.brahman_json(&["search", "docs", "alpha beta"]);
+    assert_eq!(after["results"], before["results"]);
+    assert_eq!(after["results"][0][0]["doc_id"], "a.txt");
+    assert_eq!(mesh.brahman_json(&["datasets", "docs"])["dataset"]["rows"], 2);
+}
+
+#[tokio::test]
+async fn bad_input_is_named() {
+    let mesh = mesh("test").await;
+    let folder = mesh.folder.path().join("t");
+    write(&folder, &[("t.csv", "id,text\n1,one\n2\n3,three\n"), ("empty/.keep", "")]);
+    let csv = folder.join("t.csv").display().to_string();
+    let out = mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    assert_eq!((&out["rows"], &out["quarantine"][0]["row"]), (&json!(2), &json!(2)));
+    for (arguments, words) in [
+        (vec!["ingest", "files", "t", "/nonexistent"], "/nonexistent"),
+        (vec!["ingest", "files", "../t", csv.as_str()], "no name for a dataset"),
+        (vec!["index", "create", "x", "--dataset", "none"], "no dataset is called `none`"),
+        (vec!["index", "create", "x", "--dataset", "t", "--text-column", "body"], "it has id, text"),
+        (vec!["index", "create", "x", "--dataset", "t", "--chunk-size", "3"], "16 to 100000"),
+        (vec!["search", "none", "x"], "no index is called `none`"),
+    ] {
+        let out = mesh.brahman(&arguments);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && text.contains(words), "{arguments:?}: {text}");
+    }
+    let empty = folder.join("empty").display().to_string();
+    let fault = mesh.fault("org.brahman.Ingest.Files", json!({"dataset": "e", "paths": [empty]})).await;
+    assert_eq!(fault.name, "org.brahman.Ingest.NothingToRead");
+}

@@ -1,0 +1,127 @@
+//! Promise 3: any tool can talk to it. Somebody else's clients on our wire, somebody else's language as a module,
+//! somebody else's reader on our files. `make test` installs them; `BRAHMAN_TEST_TOOLS` says where.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use brahman_card::ModuleState;
+use brahman_tests::{Mesh, Setup, repository, shipped};
+use serde_json::{Value, json};
+
+fn tool(name: &str) -> PathBuf {
+    let folder =
+        std::env::var_os("BRAHMAN_TEST_TOOLS").expect("BRAHMAN_TEST_TOOLS is not set: run `make test`, which installs the foreign clients");
+    let path = PathBuf::from(folder).join("bin").join(name);
+    assert!(path.exists(), "{} is missing: run `make test`, which installs it", path.display());
+    path
+}
+
+async fn mesh() -> Mesh {
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), shipped("catalog"), shipped("ingest"), shipped("index")])
+        .context("test")
+        .up()
+        .await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh
+}
+
+#[tokio::test]
+async fn pythons_varlink_package_talks_to_the_mesh() {
+    let mesh = mesh().await;
+    let program = r#"
+import sys, varlink
+client = varlink.Client(address="unix:" + sys.argv[1])
+names = client.get_interfaces()
+assert "org.brahman.Embed" in names, names
+with client.open("org.brahman.Embed") as embed:
+    out = embed.EmbedText(texts=["hello"])
+    assert out["dim"] == 32 and out["mock"] is True, out
+    try:
+        embed.EmbedFile(path="/nonexistent")
+        raise SystemExit("no error came")
+    except varlink.VarlinkError as e:
+        assert e.error() == "org.brahman.Embed.FileUnreadable", e
+with client.open("org.brahman.Broker") as broker:
+    seen = []
+    for word in broker.Watch(flow="org.brahman.Embed", _more=True):
+        seen.append(word["match"]["label"])
+        break
+    assert seen == ["embed-mock"], seen
+with client.open("org.brahman.Init") as init:
+    assert len(init.List()["modules"]) == 5
+print("fine")
+"#;
+    let out = Command::new(tool("python3")).args(["-c", program]).arg(mesh.socket()).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "fine", "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[tokio::test]
+async fn the_varlink_command_talks_to_the_mesh() {
+    let mesh = mesh().await;
+    let address = format!("unix:{}", mesh.socket().display());
+    let varlink = |arguments: &[&str]| {
+        let out = Command::new(tool("varlink")).args(arguments).output().expect("it runs");
+        assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).expect("text")
+    };
+    assert!(varlink(&["info", &address]).contains("org.brahman.Embed"));
+    for interface in ["org.brahman.Embed", "org.brahman.Broker", "org.brahman.Init", "org.brahman.Index"] {
+        assert!(varlink(&["help", &format!("{address}/{interface}")]).contains(interface), "{interface}");
+    }
+    let out = varlink(&["call", &format!("{address}/org.brahman.Embed.EmbedText"), "{\"texts\": [\"x\"]}"]);
+    let value: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(value["dim"], 32);
+}
+
+#[tokio::test]
+async fn a_module_in_python_is_supervised_like_any_other() {
+    let card = std::fs::read_to_string(repository().join("examples/python-module/wordcount.toml")).expect("the example");
+    let script = repository().join("examples/python-module/wordcount.py").display().to_string();
+    let card = card.replace("/usr/local/share/brahman/examples/python-module/wordcount.py", &script);
+    let mesh = Setup::new(&[shipped("broker"), ("wordcount".into(), card)]).up().await;
+    let first = mesh.when_module("wordcount", ModuleState::Ready).await.pid;
+    let count = async || mesh.call("org.example.WordCount.Count", json!({"text": "one two three"})).await;
+    assert_eq!(count().await.expect("counted")["words"], 3);
+    assert_eq!(mesh.fault("org.example.WordCount.Count", json!({})).await.name, "org.varlink.service.InvalidParameter");
+    let text = mesh.brahman_json(&["introspect", "org.example.WordCount"]);
+    assert!(text["description"].as_str().is_some_and(|t| t.contains("method Count")));
+    mesh.signal(first, "KILL");
+    assert_eq!(count().await.expect("its Card says that Count may be repeated")["words"], 3);
+    assert_ne!(mesh.when_module("wordcount", ModuleState::Ready).await.pid, first);
+}
+
+#[tokio::test]
+async fn pyarrow_reads_what_we_write() {
+    let mesh = mesh().await;
+    let folder = mesh.folder.path().join("docs");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(folder.join("a.md"), "# Title\n\nBody with é and 漢字.\n").expect("written");
+    mesh.brahman_json(&["ingest", "files", "docs", &folder.display().to_string()]);
+    mesh.brahman_json(&["index", "create", "docs", "--dataset", "docs"]);
+    mesh.brahman_json(&["index", "refresh", "docs"]);
+    let url = mesh.brahman_json(&["datasets", "docs"])["dataset"]["objects"][0]["url"].as_str().expect("a url").to_owned();
+    let program = r#"
+import glob, sys
+import pyarrow.parquet as pq
+from pyarrow import fs
+files, path = fs.FileSystem.from_uri(sys.argv[1])
+table = pq.read_table(path, filesystem=files)
+assert table.num_rows == 1 and table["text"][0].as_py().endswith("漢字.\n"), table
+segment, = glob.glob(sys.argv[2] + "/indexes/docs/gen-*/segment.parquet")
+vectors = pq.read_table(segment)["vector"]
+assert str(vectors.type).startswith("fixed_size_list<") and vectors.type.list_size == 32, vectors.type
+print("fine")
+"#;
+    let out = Command::new(tool("python3")).args(["-c", program, &url]).arg(mesh.folder.path().join("state")).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "fine", "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[tokio::test]
+async fn the_example_module_in_rust_runs_as_shown() {
+    let card = std::fs::read_to_string(repository().join("examples/rust-module/echo.toml")).expect("the example");
+    let program = brahman_tests::binary("examples/echo").display().to_string();
+    let mesh = Setup::new(&[shipped("broker"), ("echo".into(), card.replace("/usr/local/bin/echo-module", &program))]).up().await;
+    mesh.when_module("echo", ModuleState::Ready).await;
+    assert_eq!(mesh.call("org.example.Echo.Echo", json!({"text": "a", "times": 2})).await.expect("echoed")["texts"], json!(["a", "a"]));
+    assert_eq!(mesh.fault("org.example.Echo.Echo", json!({"text": "a", "times": 9999})).await.parameters["parameter"], "times");
+}

@@ -1,0 +1,10 @@
+//! Whole-mesh tests: one runner, one file a theme.
+
+mod data;
+mod faults;
+mod foreign;
+mod person;
+mod supervision;
+mod survive;
+mod tidy;
+mod wire;

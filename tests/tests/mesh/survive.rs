@@ -1,0 +1,140 @@
+//! Promise 1: nothing fails because a process died.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use brahman_card::ModuleState;
+use brahman_sidecar::{CallOptions, Client, Connection};
+use brahman_tests::{Mesh, Setup, shipped};
+use serde_json::{Value, json};
+
+async fn mesh() -> Mesh {
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock")]).context("test").up().await;
+    mesh.when_module("embed-mock", ModuleState::Ready).await;
+    mesh
+}
+
+/// Clients that call without pause until told to stop, and what they saw.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    clients: Vec<tokio::task::JoinHandle<Result<(), String>>>,
+}
+
+impl Load {
+    /// `clients` tasks; each holds one connection to the broker, or a resolving client of its own.
+    fn start(mesh: &Mesh, clients: usize, resolving: bool) -> Self {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let tasks = (0..clients).map(|i| {
+            let (stop, answered, socket) = (Arc::clone(&stop), Arc::clone(&answered), mesh.socket());
+            tokio::spawn(async move {
+                let client = Client::new(&socket);
+                let mut connection = Connection::connect(&socket).await.map_err(|e| e.to_string())?;
+                let parameters = json!({"texts": [format!("client {i}")]});
+                while !stop.load(Ordering::Relaxed) {
+                    let outcome: Result<Value, _> = if resolving {
+                        client.call("org.brahman.Embed.EmbedText", &parameters, &CallOptions::default()).await.map(|a| a.value)
+                    } else {
+                        connection.call("org.brahman.Embed.EmbedText", &parameters).await
+                    };
+                    let value = outcome.map_err(|e| format!("client {i}: {e}"))?;
+                    if value["dim"] != 32 {
+                        return Err(format!("client {i}: {value}"));
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        });
+        let clients = tasks.collect();
+        Self { stop, answered, clients }
+    }
+
+    /// Waits until that many more calls were answered.
+    async fn progress(&self, more: u64) {
+        let goal = self.answered.load(Ordering::Relaxed) + more;
+        let waiting = async {
+            while self.answered.load(Ordering::Relaxed) < goal {
+                if let Some(ended) = self.clients.iter().find(|c| c.is_finished()) {
+                    panic!("a client ended early: {ended:?}");
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(brahman_tests::PATIENCE, waiting).await.expect("calls are answered");
+    }
+
+    async fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.await.expect("a client").expect("no call failed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn killing_the_provider_under_load_fails_no_call() {
+    let mesh = mesh().await;
+    for resolving in [false, true] {
+        let load = Load::start(&mesh, 50, resolving);
+        for _ in 0..5 {
+            load.progress(500).await;
+            let pid = mesh.when_module("embed-mock", ModuleState::Ready).await.pid;
+            mesh.signal(pid, "KILL");
+            mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready && m.pid != pid)).await;
+        }
+        load.progress(500).await;
+        load.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn killing_the_broker_under_load_loses_nothing_and_restarts_no_module() {
+    let mesh = mesh().await;
+    let mock = mesh.module("embed-mock").await.pid;
+    mesh.call("org.brahman.Broker.SetContext", json!({"context": "by-hand"})).await.expect("set");
+    let load = Load::start(&mesh, 50, true);
+    for _ in 0..3 {
+        load.progress(500).await;
+        let pid = mesh.when_module("broker", ModuleState::Ready).await.pid;
+        mesh.signal(pid, "KILL");
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "broker" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    }
+    load.progress(500).await;
+    load.finish().await;
+    assert_eq!(mesh.module("embed-mock").await.pid, mock);
+    let context = mesh.call("org.brahman.Broker.GetContext", json!({})).await.expect("asked");
+    assert_eq!(context["context"], "by-hand", "a context set by hand outlives the broker");
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_provider_that_is_loading() {
+    let mesh = mesh().await;
+    let pid = mesh.module("embed-mock").await.pid;
+    mesh.signal(pid, "STOP");
+    // Stopped, so that nothing can answer; the call is under way when its provider dies.
+    let socket = mesh.socket();
+    let call = tokio::spawn(async move {
+        let mut connection = Connection::connect(&socket).await.expect("connected");
+        connection.call::<_, Value>("org.brahman.Embed.EmbedText", &json!({"texts": ["x"]})).await
+    });
+    let queued = async { while mesh.call("org.brahman.Broker.Status", json!({})).await.is_ok_and(|s| s["modules"][1]["queue"] == 0) {} };
+    tokio::time::timeout(brahman_tests::PATIENCE, queued).await.expect("the call is under way");
+    mesh.signal(pid, "KILL");
+    assert_eq!(call.await.expect("a task").expect("answered by the next life")["dim"], 32);
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_by_the_broker_when_the_provider_stalls() {
+    let mesh = mesh().await;
+    let pid = mesh.module("embed-mock").await.pid;
+    mesh.signal(pid, "STOP");
+    let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
+    let options = CallOptions { deadline: Some(std::time::Duration::from_millis(200)), ..CallOptions::default() };
+    let message = brahman_sidecar::client::encode_call("org.brahman.Embed.Info", &json!({}), &options, false, false).expect("a call");
+    let started = std::time::Instant::now();
+    let error = connection.exchange(&message).await.expect_err("too late");
+    assert!(error.to_string().contains("DeadlineExceeded"), "{error}");
+    assert!(started.elapsed().as_millis() < 2000);
+    mesh.signal(pid, "CONT");
+}
