@@ -18,7 +18,7 @@ setup: ## install or name what this machine lacks
 	@packaging/setup.sh
 
 build: setup ## debug build, as the tests use it
-	cargo build --locked --workspace --bins
+	cargo build --locked --bins
 
 release: setup ## optimised build
 	cargo build --locked --release --bins

@@ -50,7 +50,12 @@ pub(crate) async fn run(bin: &Path) {
     match fastembed_python(&shared, &corpus, cache.path()) {
         Ok((python, python_rate)) => {
             let ratio = our_rate / python_rate;
-            row("embed-real / fastembed (Python), texts/s", format!("{our_rate:.1} / {python_rate:.1} = {ratio:.2}×"), "≥ 2.4×", ratio >= 2.4);
+            row(
+                "embed-real / fastembed (Python), texts/s",
+                format!("{our_rate:.1} / {python_rate:.1} = {ratio:.2}×"),
+                "≥ 2.4×",
+                ratio >= 2.4,
+            );
             let cosine = cosine_least(&ours, &python);
             row("least cosine to fastembed (Python)", format!("{cosine:.6}"), "≥ 0.9999", cosine >= 0.9999);
         }
@@ -79,7 +84,12 @@ async fn ours(bin: &Path, cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f6
         }
     }
     let (c50, w50) = (percentiles(cold).0, percentiles(warm).0);
-    row("cached / uncached embed of one text through the broker, p50", format!("{w50:.0} / {c50:.0} µs = 1/{:.0}", c50 / w50), "≤ 1/50", c50 / w50 >= 50.0);
+    row(
+        "cached / uncached embed of one text through the broker, p50",
+        format!("{w50:.0} / {c50:.0} µs = 1/{:.0}", c50 / w50),
+        "≤ 1/50",
+        c50 / w50 >= 50.0,
+    );
 
     let many: Vec<&String> = corpus.iter().cycle().take(1024).collect();
     let options = CallOptions::default();
@@ -131,7 +141,8 @@ fn fastembed_python(cache: &Path, corpus: &[String], scratch: &Path) -> Result<(
     let input = scratch.join("texts.json");
     std::fs::write(&input, serde_json::to_vec(corpus).unwrap()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fastembed_peer.py");
-    let out = Command::new(python).arg(script).arg(cache.join("models/all-MiniLM-L6-v2")).arg(&input).output().map_err(|e| e.to_string())?;
+    let out =
+        Command::new(python).arg(script).arg(cache.join("models/all-MiniLM-L6-v2")).arg(&input).output().map_err(|e| e.to_string())?;
     if !out.status.success() {
         return Err(String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("failed").to_owned());
     }

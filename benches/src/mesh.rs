@@ -151,7 +151,12 @@ pub(crate) async fn run(bin: &Path) {
     drop(idle);
     let alone = interleaved(&mut [Connection::connect(&mesh.socket()).await.unwrap()]).await;
     let (c50, a50) = (percentiles(crowded[0].clone()).0, percentiles(alone[0].clone()).0);
-    row("brokered p50 beside 1,000 idle connections / beside none", format!("{c50:.1} / {a50:.1} µs = {:.2}×", c50 / a50), "≤ 1.2×", c50 / a50 <= 1.2);
+    row(
+        "brokered p50 beside 1,000 idle connections / beside none",
+        format!("{c50:.1} / {a50:.1} µs = {:.2}×", c50 / a50),
+        "≤ 1.2×",
+        c50 / a50 <= 1.2,
+    );
 
     client(&mesh, &provider).await;
     nginx::compare(&mesh).await;

@@ -1,7 +1,6 @@
 //! The peer for a brokered call: HTTP through nginx on Unix sockets, to a backend in nginx itself (which answers from
 //! memory, so that only the hop is compared). Kept-alive connections on both sides, one worker.
 
-
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -31,10 +30,15 @@ http {{
   server {{ listen unix:{front}; location / {{ proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}
   server {{ listen unix:{back}; location / {{ default_type application/json; return 200 '{answer}'; }} }}
 }}",
-        pid = path("pid"), log = path("log"), tmp = path("tmp"), back = path("back.sock"), front = path("front.sock"),
+        pid = path("pid"),
+        log = path("log"),
+        tmp = path("tmp"),
+        back = path("back.sock"),
+        front = path("front.sock"),
     );
     std::fs::write(folder.join("nginx.conf"), configuration).unwrap();
-    let started = Command::new("nginx").args(["-c", &path("nginx.conf"), "-p", &path("")]).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+    let started =
+        Command::new("nginx").args(["-c", &path("nginx.conf"), "-p", &path("")]).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
     let Ok(mut nginx) = started else {
         row("the same against HTTP through nginx", "nginx is not installed: apt-get install -y nginx-light".into(), "faster", false);
         return;
@@ -67,7 +71,12 @@ http {{
     let _ = nginx.kill();
     let _ = nginx.wait();
     let (h50, o50) = (percentiles(http).0, percentiles(ours).0);
-    row("brokered p50 / HTTP through nginx on Unix sockets p50", format!("{o50:.1} / {h50:.1} µs = {:.2}×", o50 / h50), "faster", o50 < h50);
+    row(
+        "brokered p50 / HTTP through nginx on Unix sockets p50",
+        format!("{o50:.1} / {h50:.1} µs = {:.2}×", o50 / h50),
+        "faster",
+        o50 < h50,
+    );
 }
 
 /// Sends a request and reads a whole response.

@@ -354,6 +354,13 @@ impl Card {
         parse::parse(origin, text, Dialect::of(origin, text))
     }
 
+    /// The Card as JSON, which [`Self::parse`] reads again.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings, numbers and JSON values only.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     /// File name of the socket that init binds for this module.
     #[must_use]
     pub fn socket_name(&self) -> String {

@@ -8,7 +8,7 @@ use brahman_sidecar::{Call, Module, Reply, Service, run};
 use serde::{Deserialize, Serialize};
 
 /// The interface: its name, its IDL for foreign clients, and what may be repeated after a failure.
-static INTERFACE: Interface = Interface {
+const INTERFACE: Interface = Interface {
     name: "org.example.Echo",
     idempotent: &["Echo"],
     idl: "# Says it again.\ninterface org.example.Echo\n\nmethod Echo(text: string, times: ?int) -> (texts: []string)\n",

@@ -307,11 +307,15 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_safetensors_is_refused_by_what_is_wrong() {
+        let file = |header: &str| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        let outside = file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#);
+        let misshapen = [file(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#), vec![0; 8]].concat();
         for (bytes, words) in [
-            (&b"abc"[..], "header"),
+            (&b"abc"[..], "shorter than its header"),
             (&[0xff; 16], "longer than the file"),
-            (b"\x02\0\0\0\0\0\0\0{}", "no tensor"),
-            (b"\x3f\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8000000]}} ", "outside the file"),
+            (&file("{}"), "no tensor"),
+            (&outside, "outside the file"),
+            (&misshapen, "8 bytes for shape [3]"),
         ] {
             let error = bert(bytes).expect_err("no model");
             assert!(format!("{error:#}").contains(words), "{error:#}");

@@ -173,7 +173,7 @@ async fn another_user_is_turned_away() {
     mesh.when_module("embed-mock", ModuleState::Ready).await;
     let ask = |path: &std::path::Path| {
         let python = format!(
-            "import os,socket,sys\nos.setgid(65534)\nos.setuid(65534)\ns=socket.socket(socket.AF_UNIX)\ntry: s.connect({:?})\nexcept PermissionError: print('denied'); sys.exit()\ns.sendall(b'{{\"method\":\"org.varlink.service.GetInfo\"}}\\0')\nprint(s.recv(4096).decode())",
+            "import os,socket,sys\nos.setgid(65534)\nos.setuid(65534)\ns=socket.socket(socket.AF_UNIX)\ntry: s.connect({:?})\nexcept PermissionError: print('denied'); sys.exit()\ntry: s.sendall(b'{{\"method\":\"org.varlink.service.GetInfo\"}}\\0')\nexcept BrokenPipeError: pass\nprint(s.recv(4096).decode())",
             path.display().to_string()
         );
         let out = std::process::Command::new("python3").args(["-c", &python]).output().expect("python3 runs");

@@ -181,10 +181,11 @@ fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec
                 } else {
                     Err(Fault::new("org.brahman.Embed.BadOutput", false, "the model's output is not finite, or zero"))
                 };
-                queue.answer(&item.content, &done);
+                // Kept before it is answered, so that whoever asks next finds it.
                 if let Ok(vector) = &done {
                     cache.put(&item.content, vector, item.tokens);
                 }
+                queue.answer(&item.content, &done);
             }
         }
         Err(why) => {
