@@ -267,7 +267,6 @@ impl Mesh {
     }
 
     /// [`Self::brahman`] with `--json`, which must succeed.
-    #[must_use]
     pub fn brahman_json(&self, arguments: &[&str]) -> Value {
         let out = self.brahman(&[arguments, &["--json"]].concat());
         assert!(out.status.success(), "{arguments:?}: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));

@@ -75,7 +75,7 @@ async fn a_folder_is_ingested_indexed_searched_and_refreshed_by_difference() {
     assert_eq!(mesh.brahman_json(&["search", "notes", "backup"])["provider"], "embed-real");
     let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "notes", "vector": vec![0.1; 32]})).await;
     assert_eq!(fault.name, "org.brahman.Index.ModelMismatch");
-    mesh.brahman(&["stop", "embed-real"]);
+    assert!(mesh.brahman(&["stop", "embed-real"]).status.success());
     mesh.when_module("embed-real", ModuleState::Stopped).await;
     assert_eq!(
         mesh.fault("org.brahman.Index.Search", json!({"index": "notes", "text": "backup"})).await.name,

@@ -80,7 +80,7 @@ async fn a_module_that_ignores_sigterm_is_killed_with_its_grandchildren() {
     let leaked: u32 = loop {
         let logs = mesh.brahman(&["logs", "stubborn"]);
         let text = String::from_utf8_lossy(&logs.stdout).into_owned();
-        if let Some(n) = text.split("leaked ").nth(1).and_then(|t| t.trim().split_whitespace().next()?.parse().ok()) {
+        if let Some(n) = text.split("leaked ").nth(1).and_then(|t| t.split_whitespace().next()?.parse().ok()) {
             break n;
         }
         tokio::task::yield_now().await;
