@@ -189,3 +189,51 @@ async fn another_user_is_turned_away() {
         assert!(words.contains("PermissionDenied") && words.contains("uid 65534"), "{}: {words}", socket.display());
     }
 }
+
+/// A file system of a megabyte; unmounted on drop.
+struct Tiny(std::path::PathBuf);
+
+impl Tiny {
+    fn mount(at: &std::path::Path) -> Option<Self> {
+        std::fs::create_dir_all(at).expect("made");
+        let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).output();
+        done.is_ok_and(|out| out.status.success()).then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_half_done_is_published_and_the_mesh_serves_on() {
+    let setup = Setup::new(&["broker", "embed-mock", "catalog", "ingest"].map(shipped)).context("test");
+    let state = setup.cache().with_file_name("state");
+    let Some(_tiny) = Tiny::mount(&state) else {
+        eprintln!("this test mounts a small file system and so needs root");
+        return;
+    };
+    let mesh = setup.up().await;
+    mesh.when_module("ingest", ModuleState::Ready).await;
+    let folder = mesh.folder.path().join("docs");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(folder.join("small.txt"), "fits").expect("written");
+    let paths = json!({"dataset": "docs", "paths": [folder.display().to_string()]});
+    assert_eq!(mesh.call("org.brahman.Ingest.Files", paths.clone()).await.expect("fits")["generation"], 1);
+    // Random hexadecimal digits halve at best.
+    let mut random = 1_u64;
+    let noise: String = (0..400_000)
+        .map(|_| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            format!("{:08x}", random >> 32)
+        })
+        .collect();
+    std::fs::write(folder.join("large.txt"), noise).expect("written");
+    let fault = mesh.fault("org.brahman.Ingest.Files", paths).await;
+    assert!(fault.message().contains("No space left"), "{fault}");
+    let dataset = mesh.call("org.brahman.Catalog.Get", json!({"name": "docs"})).await.expect("the old generation stands");
+    assert_eq!((&dataset["dataset"]["generation"], &dataset["dataset"]["rows"]), (&json!(1), &json!(1)));
+    assert_eq!(mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["x"]})).await.expect("served")["dim"], 32);
+}

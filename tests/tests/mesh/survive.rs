@@ -138,3 +138,58 @@ async fn a_deadline_is_kept_by_the_broker_when_the_provider_stalls() {
     assert!(started.elapsed().as_millis() < 2000);
     mesh.signal(pid, "CONT");
 }
+
+#[tokio::test]
+async fn replicas_share_the_work_and_stand_in_for_one_another() {
+    let (_, text) = shipped("embed-mock");
+    let twin = text.replace("label = \"embed-mock\"", "label = \"embed-mock\"\nservice_socket = \"embed-mock-2.sock\"");
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), ("twin".into(), twin)]).context("test").up().await;
+    let ready = |m: &[brahman_card::ModuleRecord]| m.iter().filter(|m| m.card.mock && m.state == ModuleState::Ready).count() == 2;
+    mesh.when(ready).await;
+    let load = Load::start(&mesh, 20, false);
+    load.progress(2000).await;
+    let status = mesh.call("org.brahman.Broker.Status", json!({})).await.expect("status");
+    let calls: Vec<u64> =
+        status["modules"].as_array().expect("modules").iter().filter(|m| m["mock"] == true).filter_map(|m| m["calls"].as_u64()).collect();
+    assert!(calls.len() == 2 && calls.iter().all(|n| *n > 100), "both work: {calls:?}");
+    // Stopped for good, not killed: the other has to carry on alone.
+    let victim = mesh.module("embed-mock").await.pid;
+    mesh.signal(victim, "KILL");
+    load.progress(2000).await;
+    load.finish().await;
+}
+
+#[tokio::test]
+async fn a_watcher_always_gets_the_latest_word() {
+    use brahman_card::interface::broker::WatchOut;
+
+    let real = "schema_version = 1\nlabel = \"other\"\npayload = \"virtual\"\n";
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), ("other".into(), real.into())]).context("test").up().await;
+    mesh.when_module("embed-mock", ModuleState::Ready).await;
+    let mut watcher = Connection::connect(&mesh.socket()).await.expect("connected");
+    let watch = json!({"flow": "org.brahman.Embed"});
+    let message =
+        brahman_sidecar::client::encode_call("org.brahman.Broker.Watch", &watch, &CallOptions::default(), true, false).expect("a call");
+    watcher.send(&message).await.expect("sent");
+    let first: WatchOut = watcher.receive().await.expect("a word").typed().expect("typed").value;
+    assert_eq!(first.matched.expect("a match").label, "embed-mock");
+    // Nobody reads meanwhile; in `prod` the mock is excluded.
+    for i in 0..200 {
+        let context = if i % 2 == 0 { "prod" } else { "test" };
+        mesh.call("org.brahman.Broker.SetContext", json!({"context": context})).await.expect("set");
+    }
+    mesh.call("org.brahman.Broker.SetContext", json!({"context": "prod"})).await.expect("set");
+    let mut generation = first.generation;
+    let last = async {
+        loop {
+            let word: WatchOut = watcher.receive().await.expect("a word").typed().expect("typed").value;
+            assert!(word.generation > generation, "generations grow");
+            generation = word.generation;
+            let now = mesh.call("org.brahman.Broker.Explain", watch.clone()).await.expect("explained");
+            if word.matched.is_none() && now["context"] == "prod" {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(brahman_tests::PATIENCE, last).await.expect("the last word came");
+}
