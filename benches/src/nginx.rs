@@ -1,5 +1,5 @@
-//! The peer for a brokered call: HTTP through nginx on Unix sockets, to a backend in nginx itself (which answers from
-//! memory, so that only the hop is compared). Kept-alive connections on both sides, one worker.
+//! The peer for a brokered call: HTTP through nginx on Unix sockets, to a backend in a process of its own, as our provider
+//! is: a second nginx, which answers from memory. Kept-alive connections on both sides, one worker each.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -20,29 +20,37 @@ pub(crate) async fn compare(mesh: &Mesh) {
     std::fs::create_dir(&folder).unwrap();
     let path = |name: &str| folder.join(name).display().to_string();
     let answer = format!("{{\"vector\":[{}]}}", vec!["0.1234567"; 32].join(","));
-    let configuration = format!(
-        "daemon off; worker_processes 1; pid {pid}; error_log {log};
+    let back =
+        format!("server {{ listen unix:{}; location / {{ default_type application/json; return 200 '{answer}'; }} }}", path("back.sock"));
+    let front = format!(
+        "upstream provider {{ server unix:{}; keepalive 16; keepalive_requests 1000000; }}
+  server {{ listen unix:{}; location / {{ proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}",
+        path("back.sock"),
+        path("front.sock")
+    );
+    let mut servers = Vec::new();
+    for (name, server) in [("back", back), ("front", front)] {
+        let configuration = format!(
+            "daemon off; worker_processes 1; pid {pid}; error_log {log};
 events {{ worker_connections 256; }}
 http {{
   access_log off; client_body_temp_path {tmp}; proxy_temp_path {tmp}; fastcgi_temp_path {tmp}; uwsgi_temp_path {tmp}; scgi_temp_path {tmp};
   keepalive_requests 1000000;
-  upstream provider {{ server unix:{back}; keepalive 16; keepalive_requests 1000000; }}
-  server {{ listen unix:{front}; location / {{ proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}
-  server {{ listen unix:{back}; location / {{ default_type application/json; return 200 '{answer}'; }} }}
+  {server}
 }}",
-        pid = path("pid"),
-        log = path("log"),
-        tmp = path("tmp"),
-        back = path("back.sock"),
-        front = path("front.sock"),
-    );
-    std::fs::write(folder.join("nginx.conf"), configuration).unwrap();
-    let started =
-        Command::new("nginx").args(["-c", &path("nginx.conf"), "-p", &path("")]).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
-    let Ok(mut nginx) = started else {
-        row("the same against HTTP through nginx", "nginx is not installed: apt-get install -y nginx-light".into(), "faster", false);
-        return;
-    };
+            pid = path(&format!("{name}.pid")),
+            log = path(&format!("{name}.log")),
+            tmp = path("tmp"),
+        );
+        let file = path(&format!("{name}.conf"));
+        std::fs::write(&file, configuration).unwrap();
+        let started = Command::new("nginx").args(["-c", &file, "-p", &path("")]).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let Ok(server) = started else {
+            row("the same against HTTP through nginx", "nginx is not installed: apt-get install -y nginx-light".into(), "faster", false);
+            return;
+        };
+        servers.push(server);
+    }
     let front = folder.join("front.sock");
     let mut stream = loop {
         match UnixStream::connect(&front).await {
@@ -68,8 +76,11 @@ http {{
             ours.push(two.as_nanos() as f64 / 1e3);
         }
     }
-    let _ = nginx.kill();
-    let _ = nginx.wait();
+    for server in &mut servers {
+        // nginx's master takes its worker along on SIGTERM only.
+        let _ = Command::new("kill").arg(server.id().to_string()).status();
+        let _ = server.wait();
+    }
     let (h50, o50) = (percentiles(http).0, percentiles(ours).0);
     row(
         "brokered p50 / HTTP through nginx on Unix sockets p50",

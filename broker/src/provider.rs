@@ -104,7 +104,9 @@ impl Provider {
     }
 
     /// An idle connection to this life of the provider, or a new one.
-    pub(crate) async fn connect(&self, socket: &str, incarnation: u64) -> std::io::Result<Backend> {
+    ///
+    /// Whether an idle one is alive is asked only where a call could not be repeated: the question costs a system call.
+    pub(crate) async fn connect(&self, socket: &str, incarnation: u64, repeatable: bool) -> std::io::Result<Backend> {
         loop {
             let candidate = {
                 let mut idle = hold(&self.idle);
@@ -114,7 +116,7 @@ impl Provider {
                 idle.1.pop()
             };
             match candidate {
-                Some(backend) if backend.is_alive() => return Ok(backend),
+                Some(backend) if repeatable || backend.is_alive() => return Ok(backend),
                 Some(_) => {}
                 None => break,
             }

@@ -55,9 +55,10 @@ impl Target {
         }
     }
 
-    pub(crate) async fn connect(&self) -> io::Result<Backend> {
+    /// A connection; `repeatable` if a call that finds it dead can simply be made again.
+    pub(crate) async fn connect(&self, repeatable: bool) -> io::Result<Backend> {
         match &self.provider {
-            Some(provider) => provider.connect(&self.socket, self.incarnation).await,
+            Some(provider) => provider.connect(&self.socket, self.incarnation, repeatable).await,
             None => Ok(Backend {
                 stream: tokio::net::UnixStream::connect(&self.socket).await?,
                 frames: brahman_card::wire::frame::FrameBuffer::nul(),

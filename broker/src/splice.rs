@@ -14,7 +14,7 @@ use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{CallHeader, ReplyHeader, push_text_member};
 use brahman_card::wire::{KEY_PROVIDER, KEY_UID, MESSAGE_BYTES_MAX};
 use brahman_sidecar::Peer;
-use brahman_sidecar::serve::{encode_fault, hung_up, write_all};
+use brahman_sidecar::serve::{encode_fault, fill, hung_up, write_all};
 use tokio::net::UnixStream;
 
 use crate::health::Outcome;
@@ -186,7 +186,7 @@ impl Client {
 
     /// One attempt at one provider.
     async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, passed_on: &mut bool) -> Result<(After, Outcome), Stop> {
-        let mut backend = match target.connect().await {
+        let mut backend = match target.connect(target.idempotent(&call.interface, &call.method)).await {
             Ok(backend) => backend,
             Err(error) => return Err(lost(format!("{UNREACHED}: {error}"))),
         };
@@ -366,19 +366,6 @@ async fn pass_on(stream: &UnixStream, frame: &[u8], named: bool, label: &str, de
         write_all(stream, &part[from..]).await?;
     }
     Ok(())
-}
-
-/// Reads what is there. False at the end of input.
-fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
-    match stream.try_read(frames.spare()) {
-        Ok(0) => Ok(false),
-        Ok(n) => {
-            frames.filled(n);
-            Ok(true)
-        }
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
-        Err(error) => Err(error),
-    }
 }
 
 async fn until(deadline: Option<Instant>) {

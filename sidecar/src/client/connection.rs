@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Answer, CallOptions, ClientError};
-use crate::serve::{Upgraded, write_all};
+use crate::serve::{Upgraded, fill, write_all};
 
 /// A connection to one socket.
 #[derive(Debug)]
@@ -150,11 +150,10 @@ impl Connection {
                     provider: header.provider.map(str::to_owned),
                 });
             }
-            match self.stream.try_read(self.frames.spare()) {
-                Ok(0) => return Err(ClientError::Closed { path: self.path.clone() }),
-                Ok(n) => self.frames.filled(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.readable().await?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            self.stream.readable().await?;
+            match fill(&self.stream, &mut self.frames) {
+                Ok(true) => {}
+                Ok(false) => return Err(ClientError::Closed { path: self.path.clone() }),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                     return Err(ClientError::Closed { path: self.path.clone() });
                 }

@@ -14,6 +14,7 @@ use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::CallHeader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -79,8 +80,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
                     () = shared.drain.cancelled(), if !frames.has_partial() => return,
                 };
                 match ready.and_then(|()| fill(&stream, &mut frames)) {
-                    Ok(Filled::Bytes | Filled::Nothing) => {}
-                    Ok(Filled::End) => read_open = false,
+                    Ok(open) => read_open = open,
                     Err(error) => {
                         tracing::debug!(%error, pid = peer.pid, "connection ended");
                         return;
@@ -176,7 +176,7 @@ async fn run_call<S: Service>(
             () = until(deadline) => break Err(Fault::deadline_exceeded("the call ran")),
             ready = stream.readable(), if *read_open && frames.pending().len() < brahman_card::wire::MESSAGE_BYTES_MAX => {
                 ready?;
-                if matches!(fill(stream, frames)?, Filled::End) {
+                if !fill(stream, frames)? {
                     if hung_up(stream) {
                         return Ok(After::Close);
                     }
@@ -245,20 +245,24 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-enum Filled {
-    Bytes,
-    Nothing,
-    End,
-}
-
-fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<Filled> {
-    match stream.try_read(frames.spare()) {
-        Ok(0) => Ok(Filled::End),
+/// Reads what is there into a frame buffer. False at the end of input.
+///
+/// # Errors
+/// As the socket gives them; having nothing to read is none.
+pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
+    let spare = frames.spare();
+    let room = spare.len();
+    match stream.try_read(spare) {
+        Ok(0) => Ok(false),
         Ok(n) => {
             frames.filled(n);
-            Ok(Filled::Bytes)
+            if n < room {
+                // A short read has drained the socket. Saying so spares the next wait a read that finds nothing.
+                let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            }
+            Ok(true)
         }
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(Filled::Nothing),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
         Err(error) => Err(error),
     }
 }
