@@ -38,7 +38,8 @@ pub(crate) struct Health {
     window: (Option<Instant>, u32, u32),
     open_until: Option<Instant>,
     open_for: Duration,
-    probing: bool,
+    /// When the probe that is out counts as lost: its caller may have hung up without a verdict.
+    probe_until: Option<Instant>,
     pub(crate) calls: u64,
     pub(crate) failures: u64,
 }
@@ -53,7 +54,7 @@ impl Default for Health {
             window: (None, 0, 0),
             open_until: None,
             open_for: OPEN.0,
-            probing: false,
+            probe_until: None,
             calls: 0,
             failures: 0,
         }
@@ -66,15 +67,16 @@ impl Health {
         (self.ewma_us + 1.0) * (load as f64 + 1.0)
     }
 
-    /// Whether the breaker lets a call through now. In half-open one call passes as a probe.
-    pub(crate) fn allows(&mut self, now: Instant) -> bool {
-        match self.open_until {
-            None => true,
-            Some(until) if now < until || self.probing => false,
-            Some(_) => {
-                self.probing = true;
-                true
-            }
+    /// Whether the breaker would let a call through now. Asking changes nothing; [`Self::begin`] is for the one chosen.
+    pub(crate) fn allows(&self, now: Instant) -> bool {
+        let probing = self.probe_until.is_some_and(|until| now < until);
+        self.open_until.is_none_or(|until| now >= until && !probing)
+    }
+
+    /// A call goes there now; in half-open it is the probe, and no other passes until its verdict.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        if self.open_until.is_some_and(|until| now >= until) {
+            self.probe_until = Some(now + OPEN.1);
         }
     }
 
@@ -101,7 +103,7 @@ impl Health {
         *failed += u32::from(!good);
         let bad_rate = *total >= RATE.0 && f64::from(*failed) / f64::from(*total) > 1.0 - RATE.1;
         if self.open_until.is_some() {
-            self.probing = false;
+            self.probe_until = None;
             if good {
                 (self.open_until, self.open_for, self.window) = (None, OPEN.0, (None, 0, 0));
             } else {
@@ -142,7 +144,7 @@ impl Health {
 
     /// The provider was started anew: what its predecessor did is no longer held against it.
     pub(crate) fn renewed(&mut self) {
-        (self.row, self.window, self.open_until, self.open_for, self.probing) = (0, (None, 0, 0), None, OPEN.0, false);
+        (self.row, self.window, self.open_until, self.open_for, self.probe_until) = (0, (None, 0, 0), None, OPEN.0, None);
     }
 }
 
@@ -197,7 +199,10 @@ mod tests {
         health.note(Outcome::Failed, MS, now);
         assert!(!health.allows(now));
         let later = now + OPEN.0;
-        assert!(health.allows(later) && !health.allows(later), "one probe at a time");
+        assert!(health.allows(later) && health.allows(later), "asking takes nothing");
+        health.begin(later);
+        assert!(!health.allows(later), "one probe at a time");
+        assert!(health.allows(later + OPEN.1), "a probe without a verdict is given up");
         health.note(Outcome::Failed, MS, later);
         assert!(!health.allows(later + OPEN.0), "a failed probe doubles the wait");
         let last = later + OPEN.0 * 2;

@@ -125,6 +125,11 @@ impl Provider {
         Ok(Backend { stream, frames: FrameBuffer::nul() })
     }
 
+    /// A connection was lost: what lies idle led to the same process and would be lost as well.
+    pub(crate) fn forget_idle(&self) {
+        hold(&self.idle).1.clear();
+    }
+
     /// Takes back a connection on which nothing is under way.
     pub(crate) fn keep(&self, backend: Backend, incarnation: u64) {
         let mut idle = hold(&self.idle);

@@ -366,6 +366,9 @@ fn choose(found: &Found, avoid: Option<&str>) -> Option<Target> {
         (Some(other), Some(own)) if other.provider.as_ref().is_some_and(|p| !cheaper(own, p)) => other,
         _ => best,
     };
+    if let Some(provider) = &chosen.provider {
+        provider.health().begin(Instant::now());
+    }
     Some(chosen.clone())
 }
 

@@ -23,6 +23,8 @@ use crate::service::{Broker, Target};
 
 /// How long a call without a deadline waits for a provider that is on its way.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+/// A call on which this many providers have ended is the likelier culprit, and must not take down the rest.
+const DEATHS_MAX: u32 = 5;
 /// Half a message must become a whole one within this time.
 const PARTIAL_MAX: Duration = Duration::from_secs(30);
 /// Pause before the next attempt when a provider's socket refuses or its backlog is full.
@@ -138,7 +140,9 @@ impl Client {
 
     /// Routes a call to a provider, again if that is safe, and passes its replies on.
     async fn forward(&mut self, broker: &Arc<Broker>, call: &Outgoing) -> Result<After, Stop> {
-        let wait_until = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
+        let patience = || call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
+        let mut wait_until = patience();
+        let mut deaths = 0;
         broker.budget().called(Instant::now());
         let mut avoid: Option<String> = None;
         loop {
@@ -158,6 +162,9 @@ impl Client {
                 }
                 Err(Stop::Fault(fault)) if fault.name == LOST => {
                     target.note(Outcome::Failed, started.elapsed());
+                    if let Some(provider) = &target.provider {
+                        provider.forget_idle();
+                    }
                     fault
                 }
                 Err(stop) => return Err(stop),
@@ -173,6 +180,15 @@ impl Client {
             }
             if !unsent && !broker.budget().retry(Instant::now()) {
                 return Err(Stop::Fault(Fault::provider_failed(label, format!("{why}; the retry budget of the mesh is spent"))));
+            }
+            if !unsent {
+                deaths += 1;
+                // However long the call had run: the wait for the next provider begins now.
+                wait_until = patience();
+            }
+            if deaths >= DEATHS_MAX {
+                let why = format!("{why}, the {deaths}th to end on this call: it is not tried again");
+                return Err(Stop::Fault(Fault::provider_failed(label, why)));
             }
             if Instant::now() >= wait_until {
                 return Err(Stop::Fault(Fault::deadline_exceeded(format!("`{label}` was being tried again: it {why}"))));

@@ -345,9 +345,15 @@ impl Supervisor {
             return Err(bad_card(&format!("no Cards in {}: expected *.toml or *.json files, see --cards", folder.display())));
         }
         let cards = cards.into_iter().map(|card| (card.clone(), self.socket_of(&card))).collect();
-        self.mouth.say("RELOADING=1");
+        // The first reading is part of starting: READY is said once the broker answers, not before.
+        let again = self.said_ready;
+        if again {
+            self.mouth.say("RELOADING=1");
+        }
         self.apply(Event::Cards(cards));
-        self.mouth.say("READY=1");
+        if again {
+            self.mouth.say("READY=1");
+        }
         Ok(self.state.last_reload.clone())
     }
 

@@ -194,9 +194,9 @@ async fn another_user_is_turned_away() {
 struct Tiny(std::path::PathBuf);
 
 impl Tiny {
-    fn mount(at: &std::path::Path) -> Option<Self> {
+    fn mount(at: &std::path::Path, options: &str) -> Option<Self> {
         std::fs::create_dir_all(at).expect("made");
-        let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).output();
+        let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
         done.is_ok_and(|out| out.status.success()).then(|| Self(at.to_owned()))
     }
 }
@@ -211,7 +211,7 @@ impl Drop for Tiny {
 async fn on_a_full_disk_nothing_half_done_is_published_and_the_mesh_serves_on() {
     let setup = Setup::new(&["broker", "embed-mock", "catalog", "ingest"].map(shipped)).context("test");
     let state = setup.cache().with_file_name("state");
-    let Some(_tiny) = Tiny::mount(&state) else {
+    let Some(_tiny) = Tiny::mount(&state, "size=1m") else {
         eprintln!("this test mounts a small file system and so needs root");
         return;
     };
@@ -236,4 +236,19 @@ async fn on_a_full_disk_nothing_half_done_is_published_and_the_mesh_serves_on() 
     let dataset = mesh.call("org.brahman.Catalog.Get", json!({"name": "docs"})).await.expect("the old generation stands");
     assert_eq!((&dataset["dataset"]["generation"], &dataset["dataset"]["rows"]), (&json!(1), &json!(1)));
     assert_eq!(mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["x"]})).await.expect("served")["dim"], 32);
+}
+
+#[tokio::test]
+async fn a_read_only_cache_is_said_and_served_without() {
+    let setup = real(&["broker", "embed-real"]).real_model();
+    let Some(_tiny) = Tiny::mount(&setup.cache().join("embed"), "size=1m,ro") else {
+        eprintln!("this test mounts a file system and so needs root");
+        return;
+    };
+    let mesh = setup.up().await;
+    mesh.when_module("embed-real", ModuleState::Ready).await;
+    let out = mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["x"]})).await.expect("served");
+    assert!(out["warnings"][0].as_str().is_some_and(|w| w.starts_with("no cache: ")), "{}", out["warnings"]);
+    let attributes = mesh.module("embed-real").await.attributes;
+    assert!(attributes["cache"].starts_with("absent: "), "{attributes:?}");
 }

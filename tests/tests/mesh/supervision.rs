@@ -187,3 +187,26 @@ async fn stop_start_and_restart_do_as_they_say() {
     mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready && m.pid != second)).await;
     assert_ne!(first, second);
 }
+
+#[tokio::test]
+async fn systemd_is_told_ready_only_once_the_broker_is() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("systemd.sock");
+    let ear = tokio::net::UnixDatagram::bind(&path).expect("bound");
+    // A broker that cannot start: init itself must not claim that the mesh is up.
+    let (name, card) = shipped("broker");
+    let slow = card.replace("exec = \"brahman-broker\"", "exec = \"/bin/sh\"\nargv = [\"-c\", \"exec sleep 1000\"]");
+    let mesh = Setup::new(&[(name.clone(), slow)]).env("NOTIFY_SOCKET", &path).spawn();
+    mesh.when_module("broker", ModuleState::Starting).await;
+    mesh.write_card(&(name, card));
+    mesh.signal(mesh.init_pid(), "HUP");
+    let mut words = String::new();
+    let mut bytes = [0; 512];
+    while !words.contains("READY=1") {
+        let n = tokio::time::timeout(brahman_tests::PATIENCE, ear.recv(&mut bytes)).await.expect("a word").expect("received");
+        words.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        words.push('\n');
+    }
+    assert_eq!(mesh.module("broker").await.state, ModuleState::Ready, "{words}");
+    assert!(mesh.call("org.brahman.Broker.GetContext", json!({})).await.is_ok());
+}

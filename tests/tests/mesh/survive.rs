@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use brahman_card::ModuleState;
 use brahman_sidecar::{CallOptions, Client, Connection};
-use brahman_tests::{Mesh, Setup, shipped};
+use brahman_tests::{Mesh, Setup, repository, shipped};
 use serde_json::{Value, json};
 
 async fn mesh() -> Mesh {
@@ -192,4 +192,27 @@ async fn a_watcher_always_gets_the_latest_word() {
         }
     };
     tokio::time::timeout(brahman_tests::PATIENCE, last).await.expect("the last word came");
+}
+
+#[tokio::test]
+async fn a_call_that_kills_its_providers_is_given_up_and_named() {
+    let script = std::fs::read_to_string(repository().join("examples/python-module/wordcount.py")).expect("the example");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("poisoned.py");
+    std::fs::write(
+        &path,
+        script.replace(
+            "        return {\"parameters\": {\"words\"",
+            "        if \"poison\" in p[\"text\"]: os._exit(9)\n        return {\"parameters\": {\"words\"",
+        ),
+    )
+    .expect("written");
+    let card = std::fs::read_to_string(repository().join("examples/python-module/wordcount.toml")).expect("the example");
+    let card = card.replace("/usr/local/share/brahman/examples/python-module/wordcount.py", &path.display().to_string());
+    let mesh = Setup::new(&[shipped("broker"), ("wordcount".into(), card)]).up().await;
+    mesh.when_module("wordcount", ModuleState::Ready).await;
+    let fault = mesh.fault("org.example.WordCount.Count", json!({"text": "poison"})).await;
+    assert_eq!(fault.name, "org.brahman.Broker.ProviderFailed");
+    assert!(fault.message().contains("not tried again"), "{fault}");
+    assert_eq!(mesh.call("org.example.WordCount.Count", json!({"text": "one two"})).await.expect("it comes back")["words"], 2);
 }
