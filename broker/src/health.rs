@@ -62,6 +62,11 @@ impl Default for Health {
 }
 
 impl Health {
+    /// Whether the last answers came within `limit`.
+    pub(crate) fn is_quick(&self, limit: Duration) -> bool {
+        self.calls > 0 && self.ewma_us < limit.as_micros() as f64
+    }
+
     /// Peak EWMA latency: rises at once, falls slowly.
     pub(crate) fn cost(&self, load: usize) -> f64 {
         (self.ewma_us + 1.0) * (load as f64 + 1.0)

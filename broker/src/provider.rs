@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use brahman_card::ModuleRecord;
 use brahman_card::card::Quotas;
@@ -17,6 +17,9 @@ use crate::health::Health;
 
 /// Idle connections kept to one provider; more than this many calls at once pay a connect of 20 µs.
 const IDLE_MAX: usize = 128;
+
+/// Answers within this time are worth polling for.
+const QUICK: Duration = Duration::from_micros(100);
 
 /// A connection to a provider.
 #[derive(Debug)]
@@ -64,6 +67,11 @@ impl Provider {
     /// Calls running and waiting.
     pub(crate) fn load(&self) -> usize {
         hold(&self.admission).0.load()
+    }
+
+    /// Whether an answer will come before a wake-up would pay: its last ones were quick and nobody else is being served.
+    pub(crate) fn answers_at_once(&self) -> bool {
+        self.load() == 1 && self.health().is_quick(QUICK)
     }
 
     /// Waits for a place.

@@ -55,6 +55,11 @@ impl Target {
         }
     }
 
+    /// Whether polling for its answer pays.
+    pub(crate) fn answers_at_once(&self) -> bool {
+        self.provider.as_ref().is_some_and(|provider| provider.answers_at_once())
+    }
+
     /// A connection; `repeatable` if a call that finds it dead can simply be made again.
     pub(crate) async fn connect(&self, repeatable: bool) -> io::Result<Backend> {
         match &self.provider {

@@ -14,6 +14,8 @@ use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::CallHeader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -265,6 +267,26 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// Asks a socket again and again, for `longest` at most, and reads what comes into the buffer.
+///
+/// A wake-up costs more than a short answer takes. Other tasks run between two questions, so only one that is alone on
+/// its thread loses nothing by waiting this way. Says whether something came; an end or an error is left to [`fill`].
+pub async fn poll_briefly(stream: &UnixStream, frames: &mut FrameBuffer, longest: Duration) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < longest {
+        match recv(stream, frames.spare(), RecvFlags::DONTWAIT) {
+            Ok((_, n)) if n > 0 => {
+                frames.filled(n);
+                let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                return true;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => tokio::task::yield_now().await,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// After an end of input: whether the peer is gone altogether, or has only finished sending.

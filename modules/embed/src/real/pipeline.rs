@@ -20,8 +20,9 @@ use super::store::WriteThrough;
 use super::workers::{Done, Queue, start};
 use crate::engine::{Embedded, Engine, Identity, Wish};
 
-/// Tokens a batch on the CPU, padding counted: flat from 1 k to 16 k, and a cancelled batch wastes little.
-const BUDGET_CPU: usize = 4096;
+/// Tokens a batch on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and stay in the caches:
+/// measured 8 to 13 % more tokens a second than 4,096, and less padding; below 256 the matrices get too narrow.
+const BUDGET_CPU: usize = 512;
 /// The same on a GPU, which wants wide batches.
 const BUDGET_GPU: usize = 65_536;
 /// Texts that are looked up on the I/O thread; more go to a thread of their own.
