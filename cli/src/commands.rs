@@ -3,7 +3,9 @@
 pub(crate) mod data;
 pub(crate) mod embed;
 pub(crate) mod flows;
+pub(crate) mod index;
 pub(crate) mod mesh;
+mod plot;
 
 use std::path::Path;
 use std::time::Duration;

@@ -92,17 +92,9 @@ enum Command {
     },
     /// Datasets to searchable indexes
     #[command(subcommand)]
-    Index(Index),
+    Index(commands::index::Index),
     /// Search an index by meaning
-    Search {
-        /// Index
-        index: String,
-        /// What to look for
-        query: String,
-        /// How many hits
-        #[arg(short, long, default_value_t = 5)]
-        k: u64,
-    },
+    Search(commands::index::Search),
     /// Models on this machine
     #[command(subcommand)]
     Models(Models),
@@ -208,47 +200,6 @@ enum Ingest {
 }
 
 #[derive(Subcommand, Debug)]
-enum Index {
-    /// Describe a new index
-    Create {
-        /// Index
-        name: String,
-        /// Dataset it follows
-        #[arg(long)]
-        dataset: String,
-        /// Column that names documents
-        #[arg(long, default_value = "id")]
-        id_column: String,
-        /// Column to chunk and embed
-        #[arg(long, default_value = "text")]
-        text_column: String,
-        /// Characters a chunk
-        #[arg(long)]
-        chunk_size: Option<u64>,
-        /// Characters neighbouring chunks share
-        #[arg(long)]
-        overlap: Option<u64>,
-    },
-    /// Bring an index up to its dataset
-    Refresh {
-        /// Index
-        name: String,
-    },
-    /// All indexes
-    List,
-    /// One index
-    Stats {
-        /// Index
-        name: String,
-    },
-    /// Delete an index
-    Delete {
-        /// Index
-        name: String,
-    },
-}
-
-#[derive(Subcommand, Debug)]
 enum Models {
     /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, checked and converted
     Pull {
@@ -284,7 +235,7 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{data, embed, flows, mesh};
+    use commands::{data, embed, flows, index, mesh};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
@@ -311,8 +262,8 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Embed(embed) => embed::embed(socket, &embed, output).await,
             Command::Ingest(Ingest::Files { dataset, paths, format }) => data::ingest_files(socket, &dataset, &paths, format, output).await,
             Command::Datasets { name } => data::datasets(socket, name.as_deref(), output).await,
-            Command::Index(index) => data::index(socket, index, output).await,
-            Command::Search { index, query, k } => data::search(socket, &index, &query, k, output).await,
+            Command::Index(command) => index::index(socket, command, output).await,
+            Command::Search(search) => index::search(socket, search, output).await,
             Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } => Ok(()),
         }
     })

@@ -1,29 +1,95 @@
 //! `org.brahman.Index`: datasets to searchable vectors.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+mod generations;
+mod manage;
+mod search;
+mod trials;
+
+pub use generations::*;
+pub use manage::*;
+pub use search::*;
+pub use trials::*;
 
 use super::Interface;
 
 /// The interface.
 pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Index",
-    idempotent: &["Create", "Search", "List", "Stats", "Delete"],
+    idempotent: &[
+        "Create", "Search", "Get", "List", "Stats", "Delete", "Generations", "Doctor", "EvalList", "Trials", "Best", "CompactTrials",
+    ],
     idl: "# Chunks a dataset's rows, embeds them through the mesh, and searches the vectors.
 interface org.brahman.Index
+
+type Skipped (doc_id: string, reason: string)
 
 # One chunk. `start` and `end` are its byte range in the row's text, `line` its first line, from 1.
 type Hit (doc_id: string, chunk: int, start: int, end: int, line: int, text: string, score: float)
 
-type Elapsed (embed: int, search: int, total: int)
+type Elapsed (embed: int, filter: int, search: int, fetch: int, total: int)
+
+type Measured (recall: float, recall_low: float, p95_us: float, orphans: int, queries: int)
+
+type GenerationInfo (
+  number: int,
+  current: bool,
+  reason: string,
+  created_ms: int,
+  chunks: int,
+  docs: int,
+  appended: int,
+  dead: int,
+  bytes: int,
+  engine: string,
+  m: int,
+  ef_construction: int,
+  ef_search: int,
+  measured: ?Measured,
+  forced: bool
+)
+
+type Config (engine: ?string, m: ?int, ef_construction: ?int, ef_search: ?int, seed: ?int)
+
+type EvalInfo (id: string, created_ms: int, fingerprint: string, k: int, tune: int, holdout: int)
+
+type Metrics (
+  build_time_secs: float,
+  p50_us: float,
+  p95_us: float,
+  p99_us: float,
+  recall_at_k: float,
+  recall_low: float,
+  recall_high: float,
+  memory_bytes: int,
+  vectors: int,
+  eval_queries: int,
+  orphans: int,
+  brute_force_latency_us: float
+)
+
+type TrialRecord (
+  id: string,
+  at_ms: int,
+  config: Config,
+  metrics: Metrics,
+  fingerprint: string,
+  engine_version: string,
+  eval: string,
+  by: string,
+  note: ?string
+)
 
 type Description (
   name: string,
   dataset: string,
   id_column: string,
-  text_column: string,
+  text_column: ?string,
+  vector_column: ?string,
+  filter_columns: []string,
   chunk_size: int,
   overlap: int,
+  bucket: string,
+  engine: string,
   model: ?string,
   fingerprint: ?string,
   dim: ?int,
@@ -31,8 +97,16 @@ type Description (
   dataset_generation: int,
   chunks: int,
   docs: int,
+  appended: int,
+  dead: int,
   bytes: int,
-  stale: bool
+  memory_bytes: int,
+  m: int,
+  ef_construction: int,
+  ef_search: int,
+  stale: bool,
+  degraded: ?string,
+  busy: ?string
 )
 
 # `chunk_size` and `overlap` are in characters. The same parameters again change nothing; others are refused.
@@ -40,9 +114,19 @@ method Create(
   name: string,
   dataset: string,
   id_column: string,
-  text_column: string,
+  text_column: ?string,
+  text_columns: ?[]string,
+  template: ?string,
+  vector_column: ?string,
+  filter_columns: ?[]string,
   chunk_size: ?int,
-  overlap: ?int
+  overlap: ?int,
+  engine: ?string,
+  model: ?string,
+  m: ?int,
+  ef_construction: ?int,
+  ef_search: ?int,
+  bucket: ?string
 ) -> (created: bool)
 
 # Brings the index up to its dataset. Only rows whose content is new are embedded. With `more` it reports progress.
@@ -55,31 +139,102 @@ method Refresh(name: string) -> (
   new_docs: ?int,
   changed_docs: ?int,
   removed_docs: ?int,
+  empty_docs: ?int,
+  skipped_docs: ?int,
+  skipped: ?[]Skipped,
   new_chunks: ?int,
+  reused: ?int,
+  resumed: ?int,
   total: ?int,
   cached: ?int,
   truncated: ?int,
   duration_s: ?float,
+  bytes_written: ?int,
   stale_cleared: ?bool,
   generation: ?int,
   model: ?string
 )
 
-# Exact search by text (embedded by the index's own model, whatever the context), or by one or many vectors.
-method Search(index: string, text: ?string, vector: ?[]float, vectors: ?[][]float, k: ?int, threads: ?int) -> (
+# By text (embedded by the index's own model, whatever the context), or by one or many vectors.
+method Search(
+  index: string,
+  text: ?string,
+  vector: ?[]float,
+  vectors: ?[][]float,
+  k: ?int,
+  ef: ?int,
+  filter: ?object,
+  mode: ?string,
+  exact: ?bool,
+  threads: ?int
+) -> (
   results: [][]Hit,
   generation: int,
   engine: string,
+  mode: string,
   model: string,
   provider: ?string,
   stale: bool,
   truncated: ?bool,
+  degraded: ?string,
+  rescue: bool,
   elapsed_us: Elapsed
 )
 
+# The chunks of one document.
+method Get(index: string, doc_id: string) -> (chunks: []Hit, generation: int)
+
 method List() -> (indexes: []Description)
+
 method Stats(name: string) -> (index: Description)
+
 method Delete(name: string) -> (deleted: bool)
+
+method Generations(name: string) -> (generations: []GenerationInfo)
+
+# Builds and measures a challenger beside the champion, on the same queries; it answers only if it is better. With `more`: progress.
+method Promote(name: string, generation: ?int, trial: ?string, config: ?Config, target_recall: ?float, force: ?bool) -> (
+  phase: string,
+  done: int,
+  of: int,
+  promoted: ?bool,
+  verdict: ?string,
+  generation: ?int,
+  challenger: ?Measured,
+  champion: ?Measured
+)
+
+method Rollback(name: string, generation: ?int) -> (generation: int, previous: int)
+
+# Folds what was appended, and leaves out what is dead, now rather than in the background. With `more`: progress.
+method Compact(name: string) -> (phase: string, done: int, of: int, compacted: ?bool, generation: ?int)
+
+# Compares every file with its checksum, and asks rows to find themselves.
+method Doctor(name: string, repair: ?bool) -> (
+  healthy: bool,
+  problems: []string,
+  repaired: bool,
+  orphans: int,
+  files: int,
+  generation: int
+)
+
+# Makes queries near the index's own rows, which are not rows themselves, and their true neighbours.
+method EvalAutogen(name: string, queries: ?int, k: ?int, seed: ?int) -> (eval: EvalInfo)
+
+method EvalList(name: string) -> (evals: []EvalInfo)
+
+# Builds a graph beside the live one, measures it, and keeps the record. With `more`: progress.
+method Trial(name: string, config: Config, target_recall: ?float, note: ?string) -> (phase: string, done: int, of: int, trial: ?TrialRecord)
+
+method Trials(name: string) -> (trials: []TrialRecord, fingerprint: ?string, torn: int, quarantined: int)
+
+method Best(name: string, by: ?string) -> (trial: ?TrialRecord)
+
+method CompactTrials(name: string, keep: ?int) -> (kept: int, dropped: int)
+
+# Tries a grid. With `more`: a reply a trial.
+method Autotune(name: string, m: ?[]int, ef_construction: ?[]int, target_recall: ?float) -> (phase: string, done: int, of: int, trial: ?TrialRecord, best: ?TrialRecord)
 
 error NoSuchIndex (message: string, retryable: bool, name: string)
 error IndexExists (message: string, retryable: bool, name: string)
@@ -88,222 +243,9 @@ error ModelMismatch (message: string, retryable: bool, wanted: string, got: stri
 error NotReady (message: string, retryable: bool, name: string)
 error Damaged (message: string, retryable: bool, name: string)
 error Busy (message: string, retryable: bool, name: string)
+error NoSuchGeneration (message: string, retryable: bool, name: string)
+error NoSuchTrial (message: string, retryable: bool, name: string)
+# There is nothing to measure with: `EvalAutogen` makes it.
+error NoEval (message: string, retryable: bool, name: string)
 ",
 };
-
-/// Parameters of `Create`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct CreateIn {
-    /// Index name.
-    pub name: String,
-    /// Dataset to follow.
-    pub dataset: String,
-    /// Column whose values name documents.
-    pub id_column: String,
-    /// Column to chunk and embed.
-    pub text_column: String,
-    /// Characters a chunk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chunk_size: Option<u64>,
-    /// Characters that neighbouring chunks share.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overlap: Option<u64>,
-}
-
-/// Reply of `Create`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct CreateOut {
-    /// False if it was there already, with the same parameters.
-    pub created: bool,
-}
-
-/// Parameters of `Refresh`, `Stats` and `Delete`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct NameIn {
-    /// Index name.
-    pub name: String,
-}
-
-/// Replies of `Refresh`: progress has the first three fields, the last reply all.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct RefreshOut {
-    /// `read`, `embed`, `write` or `done`.
-    pub phase: String,
-    /// Chunks done in this phase.
-    pub done: u64,
-    /// Of how many.
-    pub of: u64,
-    /// Documents in the index before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pre_existing_docs: Option<u64>,
-    /// Documents in the dataset.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dataset_docs: Option<u64>,
-    /// Documents the index did not know.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub new_docs: Option<u64>,
-    /// Documents whose content changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changed_docs: Option<u64>,
-    /// Documents that are gone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub removed_docs: Option<u64>,
-    /// Chunks embedded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub new_chunks: Option<u64>,
-    /// Chunks in the index now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub total: Option<u64>,
-    /// Of the new chunks, those the provider had in its cache.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cached: Option<u64>,
-    /// Of the new chunks, those longer than the model's window.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub truncated: Option<u64>,
-    /// Whole run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duration_s: Option<f64>,
-    /// Whether the catalog's mark was cleared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stale_cleared: Option<bool>,
-    /// Generation published.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<u64>,
-    /// Model of the vectors.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-}
-
-/// Parameters of `Search`; exactly one of `text`, `vector` and `vectors`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct SearchIn {
-    /// Index name.
-    pub index: String,
-    /// A query in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// A query vector.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vector: Option<Vec<f32>>,
-    /// Many query vectors.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vectors: Option<Vec<Vec<f32>>>,
-    /// Hits a query; 10 unless said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub k: Option<u64>,
-    /// Threads for this search; all cores unless said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threads: Option<u64>,
-}
-
-/// One chunk found.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Hit {
-    /// Value of the id column.
-    pub doc_id: String,
-    /// Number of the chunk in its document, from 0.
-    pub chunk: u64,
-    /// First byte in the row's text.
-    pub start: u64,
-    /// One past the last byte.
-    pub end: u64,
-    /// First line in the row's text, from 1.
-    pub line: u64,
-    /// The chunk.
-    pub text: String,
-    /// Inner product of unit vectors: the cosine.
-    pub score: f32,
-}
-
-/// Where the time went, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Elapsed {
-    /// Embedding the query.
-    pub embed: u64,
-    /// Scanning and ranking.
-    pub search: u64,
-    /// The whole call in the module.
-    pub total: u64,
-}
-
-/// Reply of `Search`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct SearchOut {
-    /// One list a query, best first.
-    pub results: Vec<Vec<Hit>>,
-    /// Generation that answered.
-    pub generation: u64,
-    /// `exact`
-    pub engine: String,
-    /// Model of the vectors.
-    pub model: String,
-    /// Label of the module that embedded the query.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
-    /// Whether the dataset has moved on.
-    pub stale: bool,
-    /// Whether the query text was longer than the model's window.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub truncated: Option<bool>,
-    /// Where the time went.
-    pub elapsed_us: Elapsed,
-}
-
-/// One index.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Description {
-    /// Index name.
-    pub name: String,
-    /// Dataset it follows.
-    pub dataset: String,
-    /// Column whose values name documents.
-    pub id_column: String,
-    /// Column that is chunked and embedded.
-    pub text_column: String,
-    /// Characters a chunk.
-    pub chunk_size: u64,
-    /// Characters that neighbours share.
-    pub overlap: u64,
-    /// Model of the vectors; absent before the first refresh.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// Its fingerprint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fingerprint: Option<String>,
-    /// Length of the vectors.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dim: Option<u64>,
-    /// Grows with every refresh that changed something.
-    pub generation: u64,
-    /// The dataset's generation it was last refreshed to.
-    pub dataset_generation: u64,
-    /// Chunks.
-    pub chunks: u64,
-    /// Documents.
-    pub docs: u64,
-    /// Bytes of the segments.
-    pub bytes: u64,
-    /// Whether the dataset has moved on.
-    pub stale: bool,
-}
-
-/// Reply of `List`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct ListOut {
-    /// By name.
-    pub indexes: Vec<Description>,
-}
-
-/// Reply of `Stats`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct StatsOut {
-    /// The index.
-    pub index: Description,
-}
-
-/// Reply of `Delete`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct DeleteOut {
-    /// False if there was none.
-    pub deleted: bool,
-}

@@ -1,288 +1,352 @@
-//! Generations on disk: `indexes/<name>/gen-<ulid>/{segment.parquet, manifest.json}` and the pointer `CURRENT`.
+//! A generation in memory: an immutable base with its graph, a small delta, and which rows are dead.
 //!
-//! Commit: write both files, fsync them and their folder, read the segment back, then replace `CURRENT`. A reader or a
-//! crash sees the old generation or the new one. Generations that are neither current nor previous are collected.
+//! Rows are numbered through base and delta. The delta is compared one by one, so that an append costs what it adds;
+//! compaction (a new base) folds it in. Readers share a generation by `Arc` and never see another half-way.
 
-use std::fs::{self, File};
+use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, UInt32Type, UInt64Type};
-use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use brahman_storage::{atomic, digest};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use arrow_array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use crate::embedder::Model;
+use crate::flat::build::Parameters;
+use crate::flat::store::{Found, Live, Store};
+use crate::flat::{Ask, Flat};
+use crate::lexical::Lexical;
+use crate::rows::{Row, RowStore};
+use crate::segment;
 
-/// Rows a batch while writing.
-const BATCH_ROWS: usize = 4096;
-
-/// One chunk, vector aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Value of the id column.
-    pub doc_id: Arc<str>,
-    /// Hash of the whole document.
-    pub content_hash: Arc<str>,
-    /// Number in its document, from 0.
-    pub chunk: u32,
-    /// First byte in the text.
-    pub start: u64,
-    /// First line in the text, from 1.
-    pub line: u64,
-    /// The chunk.
-    pub text: String,
+/// A file of an index, by its path from the index's folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRef {
+    /// Path.
+    pub path: String,
+    /// Length.
+    pub bytes: u64,
+    /// Checksum in hex.
+    pub sha256: String,
 }
 
-/// What a generation is.
+/// The files of a base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRef {
+    /// Rows, all of one segment, in the order of the graph's nodes.
+    pub rows: u64,
+    /// Parquet: what everything else can be made from again.
+    pub segment: FileRef,
+    /// Codes, graph and vectors.
+    pub graph: FileRef,
+    /// Documents and texts.
+    pub rows_file: FileRef,
+}
+
+/// A segment of the delta.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRef {
+    /// Rows.
+    pub rows: u64,
+    /// Parquet.
+    pub file: FileRef,
+}
+
+/// What a generation was measured to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Share of the true neighbours found.
+    pub recall: f64,
+    /// Lower end of its 95 % interval.
+    pub recall_low: f64,
+    /// Of one search, in microseconds.
+    pub p95_us: f64,
+    /// Rows that did not find themselves, of those asked.
+    pub orphans: u64,
+    /// Queries asked.
+    pub queries: u64,
+}
+
+/// What a generation is: `gen-<ulid>/manifest.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Grows with every refresh that changed something.
+    /// Grows with every generation.
     pub number: u64,
+    /// Folder of the one before.
+    pub parent: Option<String>,
+    /// `refresh`, `compaction`, `promotion` or `migration`.
+    pub reason: String,
+    /// When, in milliseconds since 1970.
+    pub created_ms: u64,
     /// Generation of the dataset it was refreshed to.
     pub dataset_generation: u64,
     /// Model of the vectors.
     pub model: Model,
-    /// Chunks.
-    pub chunks: u64,
-    /// Documents.
+    /// `flat-hnsw` or `exact`.
+    pub engine: String,
+    /// How the graph is built.
+    pub parameters: Parameters,
+    /// Candidates a search keeps unless it says otherwise.
+    pub ef_search: usize,
+    /// Absent while there is nothing.
+    pub base: Option<BaseRef>,
+    /// Appended since the base was made.
+    pub segments: Vec<SegmentRef>,
+    /// Numbers of dead rows, as little-endian u32.
+    pub dead: Option<FileRef>,
+    /// Documents alive.
     pub docs: u64,
-    /// Length of the segment.
-    pub bytes: u64,
-    /// Of the segment, in hex.
-    pub sha256: String,
-    /// Folder of the generation before.
-    pub parent: Option<String>,
+    /// Chunks alive.
+    pub chunks: u64,
+    /// If it was measured.
+    pub measured: Option<Measured>,
+    /// Whether it was promoted although its measure spoke against it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
-/// A generation in memory: immutable, shared by its readers.
+impl Manifest {
+    /// Bytes of all its files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let base = self.base.as_ref().map_or(0, |b| b.segment.bytes + b.graph.bytes + b.rows_file.bytes);
+        base + self.segments.iter().map(|s| s.file.bytes).sum::<u64>() + self.dead.as_ref().map_or(0, |d| d.bytes)
+    }
+}
+
+/// The large, never changed part; shared by the generations that build on it.
+#[derive(Debug)]
+pub struct Base {
+    /// The graph.
+    pub flat: Flat,
+    /// Its rows.
+    pub rows: RowStore,
+    /// Where its segment lies, for what is read seldom.
+    pub segment: PathBuf,
+    lexical_folder: PathBuf,
+    lexical: OnceLock<Result<Lexical, String>>,
+    columns: OnceLock<Result<RecordBatch, String>>,
+}
+
+impl Base {
+    /// A base of these parts.
+    #[must_use]
+    pub fn new(flat: Flat, rows: RowStore, segment: PathBuf, lexical_folder: PathBuf) -> Self {
+        Self { flat, rows, segment, lexical_folder, lexical: OnceLock::new(), columns: OnceLock::new() }
+    }
+
+    /// Its words, opened when first needed; made again in memory if the folder is missing or damaged.
+    ///
+    /// # Errors
+    /// If the rows are damaged too.
+    pub fn words(&self) -> Result<&Lexical, String> {
+        let open = || {
+            Lexical::open(&self.lexical_folder).or_else(|why| {
+                tracing::warn!(%why, folder = %self.lexical_folder.display(), "the words are made again in memory");
+                Lexical::in_memory(&self.rows).map_err(|e| e.to_string())
+            })
+        };
+        self.lexical.get_or_init(open).as_ref().map_err(Clone::clone)
+    }
+
+    /// The columns that searches filter by, read when first needed.
+    ///
+    /// # Errors
+    /// If the segment cannot be read.
+    pub fn columns(&self) -> Result<&RecordBatch, String> {
+        self.columns.get_or_init(|| segment::read_columns(&self.segment).map_err(|e| e.to_string())).as_ref().map_err(Clone::clone)
+    }
+}
+
+/// What was appended since.
+#[derive(Debug)]
+pub struct Delta {
+    /// Vectors.
+    pub store: Store,
+    /// Their rows.
+    pub rows: RowStore,
+    /// The columns that searches filter by.
+    pub columns: RecordBatch,
+}
+
+/// A whole generation.
 #[derive(Debug)]
 pub struct Generation {
     /// What it is.
     pub manifest: Manifest,
-    /// Chunks.
-    pub rows: Vec<Row>,
-    /// Their vectors, one after the other.
-    pub vectors: Vec<f32>,
-    folder: String,
+    /// Its folder's name.
+    pub folder: String,
+    /// The large part.
+    pub base: Option<Arc<Base>>,
+    /// The small part.
+    pub delta: Delta,
+    /// Rows alive in the base, if not all.
+    pub live_base: Option<Live>,
+    /// Rows alive in the delta, if not all.
+    pub live_delta: Option<Live>,
+    lexical_delta: OnceLock<Result<Lexical, String>>,
 }
 
-fn bad(error: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+/// How to search.
+#[derive(Clone, Debug, Default)]
+pub struct How {
+    /// Rows wanted.
+    pub k: usize,
+    /// Candidates on the way; the generation's own if absent.
+    pub ef: Option<usize>,
+    /// Compare all rows.
+    pub exact: bool,
+    /// For an exact search.
+    pub threads: usize,
 }
 
-fn schema(model: &Model) -> io::Result<SchemaRef> {
-    let text = |name: &str| Field::new(name, DataType::Utf8, false);
-    let dim = i32::try_from(model.dim).map_err(bad)?;
-    let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), dim);
-    let fields = vec![
-        text("doc_id"),
-        text("content_hash"),
-        Field::new("chunk_idx", DataType::UInt32, false),
-        Field::new("start", DataType::UInt64, false),
-        Field::new("line", DataType::UInt64, false),
-        text("chunk_text"),
-        Field::new("vector", vector, false),
-    ];
-    let pairs = [("model".to_owned(), model.name.clone()), ("fingerprint".to_owned(), model.fingerprint.clone())];
-    let metadata: std::collections::HashMap<String, String> = pairs.into();
-    Ok(Arc::new(Schema::new(fields).with_metadata(metadata)))
-}
-
-/// Writes and publishes a generation; the one before stays until the next.
-///
-/// # Errors
-/// As the file system gives them; the old generation then stands.
-pub fn publish(index: &Path, mut manifest: Manifest, rows: Vec<Row>, vectors: Vec<f32>) -> io::Result<Generation> {
-    let name = format!("gen-{}", ulid::Ulid::generate());
-    let folder = index.join(&name);
-    fs::create_dir(&folder)?;
-    let path = folder.join("segment.parquet");
-    write_segment(&path, &manifest.model, &rows, &vectors)?;
-    (manifest.sha256, manifest.bytes) = digest::sha256_file(&path)?;
-    atomic::write(&folder.join("manifest.json"), &serde_json::to_vec_pretty(&manifest)?)?;
-    atomic::sync_dir(index)?;
-    // What will be read after a restart is read once before it counts.
-    let loaded = load_folder(index, &name)?;
-    if loaded.rows != rows || loaded.vectors != vectors {
-        return Err(bad("the segment read back differs from what was written"));
-    }
-    atomic::write(&index.join("CURRENT"), name.as_bytes())?;
-    collect(index, &name, manifest.parent.as_deref());
-    Ok(loaded)
-}
-
-/// Removes generations that nothing points to, and what crashes left.
-fn collect(index: &Path, current: &str, parent: Option<&str>) {
-    for entry in fs::read_dir(index).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("gen-") && name != current && Some(name.as_str()) != parent {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-fn write_segment(path: &Path, model: &Model, rows: &[Row], vectors: &[f32]) -> io::Result<()> {
-    let schema = schema(model)?;
-    let level = ZstdLevel::try_new(1).map_err(bad)?;
-    // Random mantissas do not compress: the vectors are stored as they are.
-    let plain = parquet::schema::types::ColumnPath::from(vec!["vector".to_owned(), "list".to_owned(), "item".to_owned()]);
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_column_compression(plain.clone(), Compression::UNCOMPRESSED)
-        .set_column_dictionary_enabled(plain, false)
-        .build();
-    let file = File::create(path)?;
-    let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).map_err(bad)?;
-    let DataType::FixedSizeList(item, dim) = schema.field(6).data_type() else { return Err(bad("schema")) };
-    for (rows, vectors) in rows.chunks(BATCH_ROWS).zip(vectors.chunks(BATCH_ROWS * model.dim.max(1))) {
-        let text = |f: fn(&Row) -> &str| Arc::new(StringArray::from_iter_values(rows.iter().map(f))) as ArrayRef;
-        let columns = vec![
-            text(|r| &r.doc_id),
-            text(|r| &r.content_hash),
-            Arc::new(rows.iter().map(|r| r.chunk).collect::<UInt32Array>()),
-            Arc::new(rows.iter().map(|r| r.start).collect::<UInt64Array>()),
-            Arc::new(rows.iter().map(|r| r.line).collect::<UInt64Array>()),
-            text(|r| &r.text),
-            Arc::new(
-                FixedSizeListArray::try_new(Arc::clone(item), *dim, Arc::new(Float32Array::from(vectors.to_vec())), None).map_err(bad)?,
-            ),
-        ];
-        writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).map_err(bad)?).map_err(bad)?;
-    }
-    writer.finish().map_err(bad)?;
-    writer.inner().sync_all()
-}
-
-/// Loads the current generation; `None` before the first.
-///
-/// # Errors
-/// `InvalidData` if a file is damaged: the message names it.
-pub fn load(index: &Path) -> io::Result<Option<Generation>> {
-    let name = match fs::read_to_string(index.join("CURRENT")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    load_folder(index, name.trim()).map(Some)
-}
-
-fn load_folder(index: &Path, name: &str) -> io::Result<Generation> {
-    if !name.starts_with("gen-") || name.contains('/') {
-        return Err(bad(format!("CURRENT holds `{name}`, expected gen-<ulid>")));
-    }
-    let folder = index.join(name);
-    let manifest: Manifest =
-        serde_json::from_slice(&fs::read(folder.join("manifest.json"))?).map_err(|e| bad(format!("{name}/manifest.json: {e}")))?;
-    let path = folder.join("segment.parquet");
-    let (found, bytes) = digest::sha256_file(&path)?;
-    if found != manifest.sha256 || bytes != manifest.bytes {
-        return Err(bad(format!("{}: its checksum does not match the manifest", path.display())));
-    }
-    let (rows, vectors) = read_segment(&path, manifest.model.dim)?;
-    Ok(Generation { manifest, rows, vectors, folder: name.to_owned() })
-}
-
-fn read_segment(path: &PathBuf, dim: usize) -> io::Result<(Vec<Row>, Vec<f32>)> {
-    let wrong = |what: &str| bad(format!("{}: {what}", path.display()));
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(bad)?.build().map_err(bad)?;
-    let (mut rows, mut vectors): (Vec<Row>, Vec<f32>) = (Vec::new(), Vec::new());
-    for batch in reader {
-        let batch = batch.map_err(bad)?;
-        let text = |i: usize| batch.column(i).as_string_opt::<i32>().ok_or_else(|| wrong("expected text"));
-        let number = |i: usize| batch.column(i).as_primitive_opt::<UInt64Type>().ok_or_else(|| wrong("expected numbers"));
-        let (ids, hashes, texts) = (text(0)?, text(1)?, text(5)?);
-        let chunks = batch.column(2).as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("expected numbers"))?;
-        let (starts, lines) = (number(3)?, number(4)?);
-        for i in 0..batch.num_rows() {
-            // Neighbouring chunks are of one document: its id and hash are kept once.
-            let last = rows.last();
-            let share = |text: &str, old: Option<&Arc<str>>| old.filter(|o| ***o == *text).map_or_else(|| Arc::from(text), Arc::clone);
-            rows.push(Row {
-                doc_id: share(ids.value(i), last.map(|r| &r.doc_id)),
-                content_hash: share(hashes.value(i), last.map(|r| &r.content_hash)),
-                chunk: chunks.value(i),
-                start: starts.value(i),
-                line: lines.value(i),
-                text: texts.value(i).to_owned(),
-            });
-        }
-        let lists = batch.column(6).as_fixed_size_list_opt().ok_or_else(|| wrong("expected vectors"))?;
-        let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(|| wrong("expected f32"))?;
-        vectors.extend_from_slice(values.values());
-    }
-    if vectors.len() != rows.len() * dim {
-        return Err(wrong("its vectors have another length than the manifest says"));
-    }
-    Ok((rows, vectors))
+/// The rows that a filter lets through, in base and delta.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    /// In the base.
+    pub base: Option<Live>,
+    /// In the delta.
+    pub delta: Option<Live>,
 }
 
 impl Generation {
-    /// Name of its folder.
-    #[must_use]
-    pub fn folder(&self) -> &str {
-        &self.folder
-    }
-
-    /// The vector of a row.
-    #[must_use]
-    pub fn vector(&self, row: usize) -> &[f32] {
-        let dim = self.manifest.model.dim;
-        &self.vectors[row * dim..(row + 1) * dim]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn generation(folder: &Path, number: u64, parent: Option<&str>) -> Generation {
-        let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 2 };
-        let row = |chunk| Row { doc_id: "d".into(), content_hash: "h".into(), chunk, start: 0, line: 1, text: format!("text {chunk}") };
-        let manifest = Manifest {
-            number,
-            dataset_generation: 1,
-            model,
-            chunks: 2,
-            docs: 1,
-            bytes: 0,
-            sha256: String::new(),
-            parent: parent.map(str::to_owned),
+    /// Puts a generation together; `dead` are numbers of rows.
+    ///
+    /// # Errors
+    /// If a dead row does not exist.
+    pub fn new(manifest: Manifest, folder: String, base: Option<Arc<Base>>, delta: Delta, dead: &[u32]) -> io::Result<Self> {
+        let rows = base.as_ref().map_or(0, |b| b.rows.len());
+        if dead.iter().any(|row| *row as usize >= rows + delta.rows.len()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a dead row does not exist"));
+        }
+        let dead: HashSet<u32> = dead.iter().copied().collect();
+        let live = |from: usize, count: usize| {
+            let any = dead.iter().any(|row| (from..from + count).contains(&(*row as usize)));
+            any.then(|| Live::of(count, |row| !dead.contains(&((from + row) as u32))))
         };
-        publish(folder, manifest, vec![row(0), row(1)], vec![1.0, 0.0, 0.0, 1.0]).expect("published")
+        let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
+        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta: OnceLock::new() })
     }
 
-    #[test]
-    fn what_is_published_is_loaded_and_two_generations_stay() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        assert!(load(folder.path()).expect("nothing yet").is_none());
-        let first = generation(folder.path(), 1, None);
-        let second = generation(folder.path(), 2, Some(first.folder()));
-        let third = generation(folder.path(), 3, Some(second.folder()));
-        let loaded = load(folder.path()).expect("loads").expect("there");
-        assert_eq!((loaded.manifest.number, loaded.rows.len(), loaded.vector(1)), (3, 2, &[0.0, 1.0][..]));
-        assert!(!folder.path().join(first.folder()).exists());
-        assert!(folder.path().join(second.folder()).exists() && folder.path().join(third.folder()).exists());
+    /// Rows in the base.
+    #[must_use]
+    pub fn base_rows(&self) -> usize {
+        self.base.as_ref().map_or(0, |b| b.rows.len())
     }
 
-    #[test]
-    fn a_flipped_byte_is_named() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let made = generation(folder.path(), 1, None);
-        let path = folder.path().join(made.folder()).join("segment.parquet");
-        let mut bytes = fs::read(&path).expect("there");
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(&path, bytes).expect("damaged");
-        let error = load(folder.path()).expect_err("damage");
-        assert!(error.to_string().contains("segment.parquet"), "{error}");
-        fs::write(folder.path().join("CURRENT"), "../evil").expect("damaged");
-        assert!(load(folder.path()).is_err());
+    /// Rows, dead ones too.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.base_rows() + self.delta.rows.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a row is alive.
+    #[must_use]
+    pub fn is_live(&self, row: u32) -> bool {
+        let at = row as usize;
+        match at.checked_sub(self.base_rows()) {
+            None => self.live_base.as_ref().is_none_or(|live| live.has(row)),
+            Some(at) => at < self.delta.rows.len() && self.live_delta.as_ref().is_none_or(|live| live.has(at as u32)),
+        }
+    }
+
+    /// Rows that are dead.
+    #[must_use]
+    pub fn dead(&self) -> Vec<u32> {
+        (0..self.len() as u32).filter(|row| !self.is_live(*row)).collect()
+    }
+
+    /// A row.
+    ///
+    /// # Errors
+    /// If it is not there or damaged.
+    pub fn row(&self, row: u32) -> io::Result<Row<'_>> {
+        match (row as usize).checked_sub(self.base_rows()) {
+            Some(at) => self.delta.rows.row(at),
+            None => self.base.as_ref().map_or_else(|| Err(io::ErrorKind::NotFound.into()), |base| base.rows.row(row as usize)),
+        }
+    }
+
+    /// A row's vector.
+    #[must_use]
+    pub fn vector(&self, row: u32) -> &[f32] {
+        match (row as usize).checked_sub(self.base_rows()) {
+            Some(at) => self.delta.store.vector(at as u32),
+            None => self.base.as_ref().map_or(&[], |base| base.flat.store.vector(row)),
+        }
+    }
+
+    /// Numbers of the rows alive.
+    pub fn live_rows(&self) -> impl Iterator<Item = u32> {
+        (0..self.len() as u32).filter(|row| self.is_live(*row))
+    }
+
+    /// Bytes in memory when everything has been touched.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.base.as_ref().map_or(0, |b| b.flat.memory_bytes()) + self.delta.store.memory_bytes()
+    }
+
+    /// What a filter and the dead leave.
+    #[must_use]
+    pub fn allowed(&self, filter: Option<&Allowed>) -> Allowed {
+        let both = |a: Option<&Live>, b: Option<&Live>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.and(b)),
+            (a, b) => a.or(b).cloned(),
+        };
+        Allowed {
+            base: both(self.live_base.as_ref(), filter.and_then(|f| f.base.as_ref())),
+            delta: both(self.live_delta.as_ref(), filter.and_then(|f| f.delta.as_ref())),
+        }
+    }
+
+    /// The best rows for the words of a text, best first, by BM25. Scores of base and delta are of separate collections, so
+    /// they are comparable only roughly; compaction makes them one.
+    ///
+    /// # Errors
+    /// If the words cannot be made.
+    pub fn words(&self, text: &str, k: usize, allowed: &Allowed) -> Result<Vec<Found>, String> {
+        let text_of = |e: io::Error| e.to_string();
+        let mut found = match &self.base {
+            Some(base) => base.words()?.search(text, k, allowed.base.as_ref()).map_err(text_of)?,
+            None => Vec::new(),
+        };
+        if !self.delta.rows.is_empty() {
+            let made = self.lexical_delta.get_or_init(|| Lexical::in_memory(&self.delta.rows).map_err(|e| e.to_string()));
+            let from = self.base_rows() as u32;
+            let appended = made.as_ref().map_err(Clone::clone)?.search(text, k, allowed.delta.as_ref()).map_err(text_of)?;
+            found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+            found.sort_unstable();
+            found.truncate(k);
+        }
+        Ok(found)
+    }
+
+    /// The best rows for a query of length 1, best first.
+    #[must_use]
+    pub fn search(&self, query: &[f32], how: &How, allowed: &Allowed) -> Vec<Found> {
+        let ef = how.ef.unwrap_or(self.manifest.ef_search);
+        let mut found = match &self.base {
+            Some(base) if how.exact || self.manifest.engine == "exact" => {
+                base.flat.store.exact(query, how.k, allowed.base.as_ref(), how.threads.max(1))
+            }
+            Some(base) => base.flat.search(query, &Ask { k: how.k, ef, live: allowed.base.as_ref() }),
+            None => Vec::new(),
+        };
+        if self.delta.rows.is_empty() {
+            return found;
+        }
+        let from = self.base_rows() as u32;
+        let appended = self.delta.store.exact(query, how.k, allowed.delta.as_ref(), 1);
+        found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+        found.sort_unstable();
+        found.truncate(how.k);
+        found
     }
 }

@@ -1,14 +1,23 @@
 //! Datasets to searchable vectors.
 //!
-//! [`chunk`] cuts rows, [`embedder`] asks the mesh for vectors, [`generation`] keeps them on disk, [`exact`] searches,
-//! [`refresh`] brings an index up to its dataset, [`service`] speaks `org.brahman.Index`.
+//! From the outside in: [`service`] speaks `org.brahman.Index`; [`refresh`] plans what changes, [`chunk`] cuts rows,
+//! [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are committed; [`generation`] is what
+//! answers, [`folder`] how it is kept on disk, in [`segment`]s and [`rows`]; [`flat`] is the engine, [`lexical`] the words,
+//! [`filter`] the language of filters; [`trials`] measures.
 //!
 //! Invariants: an index holds vectors of one model, named by its fingerprint, and is searched with that model only;
 //! readers hold a whole generation, so no answer mixes two; the pointer moves last.
 
 pub mod chunk;
 pub mod embedder;
-pub mod exact;
+pub mod filter;
+pub mod flat;
+pub mod folder;
 pub mod generation;
+pub mod lexical;
+pub mod pending;
 pub mod refresh;
+pub mod rows;
+pub mod segment;
 pub mod service;
+pub mod trials;

@@ -1,16 +1,25 @@
 //! `org.brahman.Index`.
+//!
+//! [`shelf`] holds one index and who may change it; [`search`] answers; [`refresh`] writes generations; [`trials`]
+//! measures and promotes. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
+
+mod refresh;
+mod search;
+mod shelf;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use brahman_card::interface::Empty;
-use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut, MarkStaleIn};
+use brahman_card::interface::catalog::{self, GetOut, MarkStaleIn};
 use brahman_card::interface::index::{
-    self, CreateIn, CreateOut, DeleteOut, Description, Elapsed, Hit, ListOut, NameIn, RefreshOut, SearchIn, SearchOut, StatsOut,
+    self, CreateIn, CreateOut, DeleteOut, Description, GenerationInfo, GenerationsOut, ListOut, Measured, NameIn, RollbackIn, RollbackOut,
+    StatsOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_call;
@@ -18,41 +27,19 @@ use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service};
 use brahman_storage::atomic;
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
-use crate::embedder::{self, Embedder};
-use crate::exact;
-use crate::generation::{self, Generation, Manifest};
-use crate::refresh::{io_fault, plan};
-
-/// Texts sent to the embedder at once: a few batches of its own.
-const EMBED_BATCH: usize = 256;
-/// Most hits one query may ask for.
-const K_MAX: u64 = 10_000;
-/// Most queries in one call.
-const QUERIES_MAX: usize = 10_000;
-
-/// One index.
-#[derive(Debug)]
-struct Index {
-    parameters: CreateIn,
-    folder: PathBuf,
-    /// Readers clone the `Arc` and keep a whole generation.
-    current: Option<Arc<Generation>>,
-    /// Why it could not be loaded.
-    damaged: Option<String>,
-    refreshing: bool,
-}
+use crate::generation::{self, Generation};
+use crate::refresh::{io_fault, no_column, text_columns};
+use shelf::{Index, lock};
 
 /// The service.
 #[derive(Debug)]
 pub struct IndexService {
     folder: PathBuf,
     client: Client,
-    indexes: Mutex<BTreeMap<String, Index>>,
+    indexes: Mutex<BTreeMap<String, Arc<Index>>>,
     datasets: Mutex<BTreeMap<String, u64>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// One trial at a time: two would measure each other.
+    trying: tokio::sync::Mutex<()>,
 }
 
 impl IndexService {
@@ -70,16 +57,10 @@ impl IndexService {
                 tracing::error!(index = %path.display(), "index.json is damaged; the index is left alone");
                 continue;
             };
-            let (current, damaged) = match generation::load(&path) {
-                Ok(loaded) => (loaded.map(Arc::new), None),
-                Err(error) => {
-                    tracing::error!(index = parameters.name, "{error}");
-                    (None, Some(error.to_string()))
-                }
-            };
-            indexes.insert(parameters.name.clone(), Index { parameters, folder: path, current, damaged, refreshing: false });
+            indexes.insert(parameters.name.clone(), Arc::new(Index::open(&path, parameters)?));
         }
-        Ok(Self { folder: folder.to_owned(), client, indexes: Mutex::new(indexes), datasets: Mutex::default() })
+        let (indexes, datasets, trying) = (Mutex::new(indexes), Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying })
     }
 
     /// Follows the catalog for ever, so that a reply can say that the dataset has moved on.
@@ -99,28 +80,31 @@ impl IndexService {
         }
     }
 
-    fn generation(&self, name: &str) -> Result<Arc<Generation>, Fault> {
-        let indexes = lock(&self.indexes);
-        let index = indexes.get(name).ok_or_else(|| no_such(name))?;
-        if let Some(why) = &index.damaged {
-            return Err(damaged(name, why));
-        }
-        let empty =
-            || Fault::new("org.brahman.Index.NotReady", true, format!("index `{name}` has not been refreshed yet")).with("name", name);
-        index.current.clone().ok_or_else(empty)
+    fn index(&self, name: &str) -> Result<Arc<Index>, Fault> {
+        lock(&self.indexes).get(name).cloned().ok_or_else(|| no_such(name))
+    }
+
+    fn is_stale(&self, dataset: &str, generation: u64) -> bool {
+        lock(&self.datasets).get(dataset).is_some_and(|now| *now > generation)
     }
 
     fn describe(&self, index: &Index) -> Description {
         let p = &index.parameters;
-        let manifest = index.current.as_ref().map(|g| &g.manifest);
+        let generation = index.generation();
+        let manifest = generation.as_ref().map(|g| &g.manifest);
         let dataset_generation = manifest.map_or(0, |m| m.dataset_generation);
+        let graph = manifest.map_or_else(|| refresh::graph_parameters(p), |m| m.parameters);
         Description {
             name: p.name.clone(),
             dataset: p.dataset.clone(),
             id_column: p.id_column.clone(),
-            text_column: p.text_column.clone(),
+            text_column: text_columns(p).first().cloned(),
+            vector_column: p.vector_column.clone(),
+            filter_columns: p.filter_columns.clone().unwrap_or_default(),
             chunk_size: p.chunk_size.unwrap_or(SIZE_DEFAULT as u64),
             overlap: p.overlap.unwrap_or(OVERLAP_DEFAULT as u64),
+            bucket: p.bucket.clone().unwrap_or_else(|| "primary".into()),
+            engine: manifest.map_or_else(|| engine(p), |m| m.engine.clone()),
             model: manifest.map(|m| m.model.name.clone()),
             fingerprint: manifest.map(|m| m.model.fingerprint.clone()),
             dim: manifest.map(|m| m.model.dim as u64),
@@ -128,29 +112,32 @@ impl IndexService {
             dataset_generation,
             chunks: manifest.map_or(0, |m| m.chunks),
             docs: manifest.map_or(0, |m| m.docs),
-            bytes: manifest.map_or(0, |m| m.bytes),
+            appended: generation.as_ref().map_or(0, |g| g.delta.rows.len() as u64),
+            dead: generation.as_ref().map_or(0, |g| (g.len() as u64).saturating_sub(g.manifest.chunks)),
+            bytes: manifest.map_or(0, generation::Manifest::bytes),
+            memory_bytes: generation.as_ref().map_or(0, |g| g.memory_bytes()),
+            m: graph.m as u64,
+            ef_construction: graph.ef_construction as u64,
+            ef_search: manifest.map_or_else(|| refresh::ef_search(p), |m| m.ef_search) as u64,
             stale: self.is_stale(&p.dataset, dataset_generation),
+            degraded: index.degraded(),
+            busy: index.busy().map(str::to_owned),
         }
-    }
-
-    fn is_stale(&self, dataset: &str, generation: u64) -> bool {
-        lock(&self.datasets).get(dataset).is_some_and(|now| *now > generation)
     }
 
     async fn create(&self, call: &Call) -> Result<Reply, Fault> {
         let wanted: CreateIn = call.parameters()?;
         check_name(&wanted.name)?;
-        sizes(&wanted)?;
+        check(&wanted)?;
         let options = CallOptions::default();
         let dataset = catalog::NameIn { name: wanted.dataset.clone() };
         let GetOut { dataset } = self.client.call("org.brahman.Catalog.Get", &dataset, &options).await?.value;
-        for column in [&wanted.id_column, &wanted.text_column] {
-            if !dataset.columns.iter().any(|c| c.name == *column) {
+        let filters = wanted.filter_columns.clone().unwrap_or_default();
+        let named = text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
+        for column in std::iter::once(wanted.id_column.clone()).chain(named) {
+            if !dataset.columns.iter().any(|c| c.name == column) {
                 let there: Vec<&str> = dataset.columns.iter().map(|c| c.name.as_str()).collect();
-                return Err(Fault::invalid_parameter(
-                    "id_column, text_column",
-                    format!("dataset `{}` has no column `{column}`; it has {}", dataset.name, there.join(", ")),
-                ));
+                return Err(no_column(&dataset.name, &column, &there));
             }
         }
         {
@@ -166,234 +153,97 @@ impl IndexService {
             let text = serde_json::to_vec_pretty(&wanted).map_err(|e| Fault::internal(e.to_string()))?;
             let made = fs::create_dir_all(&folder)
                 .and_then(|()| atomic::write(&folder.join("index.json"), &text))
-                .and_then(|()| atomic::sync_dir(&self.folder));
-            made.map_err(|e| io_fault("creating the index", &e))?;
-            indexes
-                .insert(wanted.name.clone(), Index { parameters: wanted.clone(), folder, current: None, damaged: None, refreshing: false });
+                .and_then(|()| atomic::sync_dir(&self.folder))
+                .and_then(|()| Index::open(&folder, wanted.clone()));
+            indexes.insert(wanted.name.clone(), Arc::new(made.map_err(|e| io_fault("creating the index", &e))?));
         }
         let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name };
         let _: Empty = self.client.call("org.brahman.Catalog.MarkStale", &mark, &options).await?.value;
         Reply::of(&CreateOut { created: true })
     }
 
-    async fn refresh(&self, call: &Call) -> Result<Reply, Fault> {
+    async fn delete(&self, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
-        let (parameters, folder, old) = {
-            let mut indexes = lock(&self.indexes);
-            let index = indexes.get_mut(&name).ok_or_else(|| no_such(&name))?;
-            if index.refreshing {
-                return Err(
-                    Fault::new("org.brahman.Index.Busy", true, format!("index `{name}` is being refreshed already")).with("name", name)
-                );
-            }
-            index.refreshing = true;
-            (index.parameters.clone(), index.folder.clone(), index.current.clone())
-        };
-        // Also when this future is dropped, because the caller hung up.
-        let _free = Refreshing { service: self, name: &name };
-        let out = self.run_refresh(call, &parameters, &folder, old).await?;
-        Reply::of(&out)
+        let Some(index) = lock(&self.indexes).get(&name).cloned() else { return Reply::of(&DeleteOut { deleted: false }) };
+        // Nothing may write into a folder that is being removed.
+        let claim = index.claim("deletion").await?;
+        lock(&self.indexes).remove(&name);
+        // The parameters go first: without them the rest is not an index any more.
+        let path = index.folder.path();
+        let gone = fs::remove_file(path.join("index.json")).and_then(|()| fs::remove_dir_all(path));
+        gone.map_err(|e| io_fault("deleting the index", &e))?;
+        drop(claim);
+        Reply::of(&DeleteOut { deleted: true })
     }
 
-    async fn run_refresh(
-        &self,
-        call: &Call,
-        parameters: &CreateIn,
-        folder: &Path,
-        old: Option<Arc<Generation>>,
-    ) -> Result<RefreshOut, Fault> {
-        let started = Instant::now();
-        let options = CallOptions::default();
-        let say = async |phase: &str, done: u64, of: u64| -> Result<(), Fault> {
-            if call.more { call.send(&RefreshOut { phase: phase.into(), done, of, ..RefreshOut::default() }).await } else { Ok(()) }
-        };
-        say("read", 0, 0).await?;
-        let ask = catalog::NameIn { name: parameters.dataset.clone() };
-        let GetOut { dataset } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
-        let (size, overlap) = sizes(parameters)?;
-        let (id_column, text_column) = (parameters.id_column.clone(), parameters.text_column.clone());
-        let (reading, before, own) = (dataset.clone(), old.clone(), dataset.generation);
-        let planned = tokio::task::spawn_blocking(move || {
-            let chunker = Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?;
-            plan(&reading, &id_column, &text_column, &chunker, before.as_deref())
-        });
-        let plan = planned.await.map_err(|e| Fault::internal(e.to_string()))??;
-
-        let mut embedder = Embedder::new(self.client.clone(), old.as_ref().map(|g| g.manifest.model.clone()));
-        let of = plan.fresh.len() as u64;
-        let (mut vectors, mut cached, mut truncated) = (Vec::new(), 0, 0);
-        for batch in plan.fresh.chunks(EMBED_BATCH) {
-            let texts: Vec<&str> = batch.iter().map(|row| row.text.as_str()).collect();
-            let done = embedder.batch(&texts).await?;
-            vectors.extend(done.vectors);
-            cached += done.cached;
-            truncated += done.truncated;
-            let dim = embedder.model.as_ref().map_or(1, |m| m.dim.max(1));
-            say("embed", (vectors.len() / dim) as u64, of).await?;
-        }
-        let unchanged = plan.is_empty() && old.as_ref().is_some_and(|g| g.manifest.dataset_generation == own);
-        let mut out = RefreshOut {
-            phase: "done".into(),
-            done: of,
-            of,
-            pre_existing_docs: Some(plan.pre_existing_docs),
-            dataset_docs: Some(plan.dataset_docs),
-            new_docs: Some(plan.new_docs),
-            changed_docs: Some(plan.changed_docs),
-            removed_docs: Some(plan.removed_docs),
-            new_chunks: Some(of),
-            cached: Some(cached),
-            truncated: Some(truncated),
-            ..RefreshOut::default()
-        };
-        let current = match old.filter(|_| unchanged) {
-            Some(old) => old,
-            None => {
-                say("write", 0, of).await?;
-                let model = match embedder.model {
-                    Some(model) => model,
-                    None => embedder::current_model(&self.client).await?,
-                };
-                self.publish(parameters, folder, plan, vectors, model, own).await?
+    fn generations(&self, call: &Call) -> Result<Reply, Fault> {
+        let NameIn { name } = call.parameters()?;
+        let index = self.index(&name)?;
+        let answers = index.generation().map(|g| g.folder.clone());
+        let info = |(folder, m): (String, generation::Manifest)| {
+            let appended: u64 = m.segments.iter().map(|s| s.rows).sum();
+            GenerationInfo {
+                number: m.number,
+                current: answers.as_ref() == Some(&folder),
+                reason: m.reason.clone(),
+                created_ms: m.created_ms,
+                chunks: m.chunks,
+                docs: m.docs,
+                appended,
+                dead: (m.base.as_ref().map_or(0, |b| b.rows) + appended).saturating_sub(m.chunks),
+                bytes: m.bytes(),
+                engine: m.engine.clone(),
+                m: m.parameters.m as u64,
+                ef_construction: m.parameters.ef_construction as u64,
+                ef_search: m.ef_search as u64,
+                measured: m.measured.as_ref().map(|m| Measured {
+                    recall: m.recall,
+                    recall_low: m.recall_low,
+                    p95_us: m.p95_us,
+                    orphans: m.orphans,
+                    queries: m.queries,
+                }),
+                forced: m.forced,
             }
         };
-        out.total = Some(current.manifest.chunks);
-        out.generation = Some(current.manifest.number);
-        out.model = Some(current.manifest.model.name.clone());
-        let clear = ClearStaleIn { name: parameters.dataset.clone(), index: parameters.name.clone(), generation: own };
-        let cleared: ClearStaleOut = self.client.call("org.brahman.Catalog.ClearStale", &clear, &options).await?.value;
-        out.stale_cleared = Some(cleared.cleared);
-        out.duration_s = Some(started.elapsed().as_secs_f64());
-        Ok(out)
+        Reply::of(&GenerationsOut { generations: index.folder.generations().into_iter().map(info).collect() })
     }
 
-    async fn publish(
-        &self,
-        parameters: &CreateIn,
-        folder: &Path,
-        plan: crate::refresh::Plan,
-        fresh: Vec<f32>,
-        model: embedder::Model,
-        own: u64,
-    ) -> Result<Arc<Generation>, Fault> {
-        let old = lock(&self.indexes).get(&parameters.name).and_then(|i| i.current.clone());
-        let folder = folder.to_owned();
-        let work = move || {
-            let mut rows = Vec::with_capacity(plan.kept.len() + plan.fresh.len());
-            let mut vectors = Vec::with_capacity(rows.capacity() * model.dim);
-            for (row, at) in plan.kept {
-                if let Some(old) = &old {
-                    vectors.extend_from_slice(old.vector(at));
+    async fn rollback(&self, call: &Call) -> Result<Reply, Fault> {
+        let RollbackIn { name, generation } = call.parameters()?;
+        let index = self.index(&name)?;
+        let claim = index.claim("rollback").await?;
+        let work = move || -> Result<RollbackOut, Fault> {
+            let _claim = claim;
+            let (current, _) = index.current()?;
+            let wanted = match generation {
+                Some(number) => load_generation(&index, number)?,
+                None => {
+                    let message = format!("generation {} of index `{}` has none before it", current.manifest.number, index.parameters.name);
+                    let none =
+                        || Fault::new("org.brahman.Index.NoSuchGeneration", false, message).with("name", index.parameters.name.clone());
+                    let parent = current.manifest.parent.clone().ok_or_else(none)?;
+                    index.folder.load(&parent, None).map_err(|e| io_fault("loading the generation before", &e))?
                 }
-                rows.push(row);
-            }
-            rows.extend(plan.fresh);
-            vectors.extend(fresh);
-            let manifest = Manifest {
-                number: old.as_ref().map_or(0, |g| g.manifest.number) + 1,
-                dataset_generation: own,
-                model,
-                chunks: rows.len() as u64,
-                docs: plan.dataset_docs,
-                bytes: 0,
-                sha256: String::new(),
-                parent: old.as_ref().map(|g| g.folder().to_owned()),
             };
-            generation::publish(&folder, manifest, rows, vectors)
+            let number = wanted.manifest.number;
+            index.folder.point(&wanted.folder, "rollback").map_err(|e| io_fault("moving CURRENT", &e))?;
+            index.answer_with(wanted);
+            Ok(RollbackOut { generation: number, previous: current.manifest.number })
         };
-        let done = tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))?;
-        let done = Arc::new(done.map_err(|e| io_fault("writing the generation", &e))?);
-        if let Some(index) = lock(&self.indexes).get_mut(&parameters.name) {
-            index.current = Some(Arc::clone(&done));
-            index.damaged = None;
-        }
-        Ok(done)
-    }
-
-    async fn search(&self, call: &Call) -> Result<Reply, Fault> {
-        let started = Instant::now();
-        let ask: SearchIn = call.parameters()?;
-        let current = self.generation(&ask.index)?;
-        let model = current.manifest.model.clone();
-        let k = ask.k.unwrap_or(10);
-        if !(1..=K_MAX).contains(&k) {
-            return Err(Fault::invalid_parameter("k", format!("{k}, expected 1 to {K_MAX}")));
-        }
-        let (mut provider, mut truncated) = (None, None);
-        let queries = match (ask.text, ask.vector, ask.vectors) {
-            (Some(text), None, None) => {
-                let (vector, by, cut) = embedder::query(&self.client, &model, &text).await?;
-                (provider, truncated) = (by, Some(cut));
-                vec![vector]
-            }
-            (None, Some(vector), None) => vec![vector],
-            (None, None, Some(vectors)) => vectors,
-            _ => return Err(Fault::invalid_parameter("text", "expected exactly one of `text`, `vector` and `vectors`")),
-        };
-        if queries.len() > QUERIES_MAX {
-            return Err(Fault::invalid_parameter("vectors", format!("{} queries, expected at most {QUERIES_MAX}", queries.len())));
-        }
-        for query in &queries {
-            if query.len() != model.dim {
-                let got = format!("a vector of {} numbers", query.len());
-                let message = format!("index `{}` holds vectors of {} ({} numbers), got {got}", ask.index, model.name, model.dim);
-                return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message)
-                    .with("wanted", model.fingerprint)
-                    .with("got", got));
-            }
-            if query.iter().any(|x| !x.is_finite()) {
-                return Err(Fault::invalid_parameter("vector", "holds a number that is not finite"));
-            }
-        }
-        let embedded = started.elapsed();
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = usize::try_from(ask.threads.unwrap_or(cores as u64)).unwrap_or(cores).clamp(1, 64);
-        let snapshot = Arc::clone(&current);
-        let scan = move || -> Vec<Vec<Hit>> {
-            let k = usize::try_from(k).unwrap_or(usize::MAX);
-            let one = |query: &Vec<f32>| exact::search(&snapshot.vectors, snapshot.manifest.model.dim, query, k, threads);
-            queries.iter().map(|query| one(query).into_iter().map(|found| hit(&snapshot, found)).collect()).collect()
-        };
-        let results = tokio::task::spawn_blocking(scan).await.map_err(|e| Fault::internal(e.to_string()))?;
-        let total = started.elapsed();
-        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-        let dataset = lock(&self.indexes).get(&ask.index).map(|i| i.parameters.dataset.clone()).unwrap_or_default();
-        Reply::of(&SearchOut {
-            results,
-            generation: current.manifest.number,
-            engine: "exact".into(),
-            model: model.name,
-            provider,
-            stale: self.is_stale(&dataset, current.manifest.dataset_generation),
-            truncated,
-            elapsed_us: Elapsed { embed: us(embedded), search: us(total - embedded), total: us(total) },
-        })
-    }
-
-    fn delete(&self, call: &Call) -> Result<Reply, Fault> {
-        let NameIn { name } = call.parameters()?;
-        let removed = lock(&self.indexes).remove(&name);
-        if let Some(index) = &removed {
-            // The parameters go first: without them the rest is not an index any more.
-            let gone = fs::remove_file(index.folder.join("index.json")).and_then(|()| fs::remove_dir_all(&index.folder));
-            gone.map_err(|e| io_fault("deleting the index", &e))?;
-        }
-        Reply::of(&DeleteOut { deleted: removed.is_some() })
+        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))??)
     }
 }
 
-/// Marks an index free again when its refresh ends, however it ends.
-struct Refreshing<'a> {
-    service: &'a IndexService,
-    name: &'a str,
-}
-
-impl Drop for Refreshing<'_> {
-    fn drop(&mut self) {
-        if let Some(index) = lock(&self.service.indexes).get_mut(self.name) {
-            index.refreshing = false;
-        }
-    }
+/// A generation of an index by its number.
+fn load_generation(index: &Index, number: u64) -> Result<Generation, Fault> {
+    let all = index.folder.generations();
+    let Some((folder, _)) = all.iter().find(|(_, m)| m.number == number) else {
+        let there: Vec<String> = all.iter().map(|(_, m)| m.number.to_string()).collect();
+        let message = format!("index `{}` has no generation {number}; it has {}", index.parameters.name, there.join(", "));
+        return Err(Fault::new("org.brahman.Index.NoSuchGeneration", false, message).with("name", index.parameters.name.clone()));
+    };
+    index.folder.load(folder, None).map_err(|e| io_fault("loading the generation", &e))
 }
 
 impl Service for IndexService {
@@ -406,33 +256,40 @@ impl Service for IndexService {
             "Create" => self.create(&call).await,
             "Refresh" => self.refresh(&call).await,
             "Search" => self.search(&call).await,
-            "List" => Reply::of(&ListOut { indexes: lock(&self.indexes).values().map(|i| self.describe(i)).collect() }),
+            "Get" => self.get(&call).await,
+            "List" => {
+                let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
+                Reply::of(&ListOut { indexes: all.iter().map(|i| self.describe(i)).collect() })
+            }
             "Stats" => {
                 let NameIn { name } = call.parameters()?;
-                let indexes = lock(&self.indexes);
-                let index = indexes.get(&name).ok_or_else(|| no_such(&name))?;
-                if let Some(why) = &index.damaged {
-                    return Err(damaged(&name, why));
+                let index = self.index(&name)?;
+                // One that cannot answer at all is an error here too, unless it is only empty.
+                if index.generation().is_none() && index.degraded().is_some() {
+                    index.current()?;
                 }
-                Reply::of(&StatsOut { index: self.describe(index) })
+                Reply::of(&StatsOut { index: self.describe(&index) })
             }
-            "Delete" => self.delete(&call),
+            "Delete" => self.delete(&call).await,
+            "Generations" => self.generations(&call),
+            "Promote" => self.promote(&call).await,
+            "Rollback" => self.rollback(&call).await,
+            "Compact" => self.compact(&call).await,
+            "Doctor" => self.doctor(&call).await,
+            "EvalAutogen" => self.eval_autogen(&call).await,
+            "EvalList" => self.eval_list(&call),
+            "Trial" => self.trial(&call).await,
+            "Trials" => self.trials(&call),
+            "Best" => self.best(&call),
+            "CompactTrials" => self.compact_trials(&call),
+            "Autotune" => self.autotune(&call).await,
             _ => Err(call.unknown()),
         }
     }
 }
 
-fn hit(generation: &Generation, found: exact::Found) -> Hit {
-    let row = &generation.rows[found.row];
-    Hit {
-        doc_id: row.doc_id.to_string(),
-        chunk: row.chunk.into(),
-        start: row.start,
-        end: row.start + row.text.len() as u64,
-        line: row.line,
-        text: row.text.clone(),
-        score: found.score,
-    }
+fn engine(parameters: &CreateIn) -> String {
+    parameters.engine.clone().unwrap_or_else(|| "flat-hnsw".into())
 }
 
 fn sizes(parameters: &CreateIn) -> Result<(usize, usize), Fault> {
@@ -440,6 +297,30 @@ fn sizes(parameters: &CreateIn) -> Result<(usize, usize), Fault> {
     let (size, overlap) = (number(parameters.chunk_size, SIZE_DEFAULT), number(parameters.overlap, OVERLAP_DEFAULT));
     Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?;
     Ok((size, overlap))
+}
+
+/// Everything about parameters that does not depend on the dataset.
+fn check(wanted: &CreateIn) -> Result<(), Fault> {
+    sizes(wanted)?;
+    let texts = usize::from(wanted.text_column.is_some()) + usize::from(wanted.text_columns.is_some());
+    if texts > 1 || (texts == 0 && wanted.vector_column.is_none()) {
+        let message = "expected text_column, text_columns or vector_column: what is to be searched";
+        return Err(Fault::invalid_parameter("text_column", message));
+    }
+    if !["flat-hnsw", "exact"].contains(&engine(wanted).as_str()) {
+        return Err(Fault::invalid_parameter("engine", format!("`{}`, expected flat-hnsw or exact", engine(wanted))));
+    }
+    if wanted.bucket.as_deref().is_some_and(|bucket| bucket != "primary") {
+        return Err(Fault::invalid_parameter("bucket", "`primary` is the only bucket so far"));
+    }
+    let bounds =
+        [("m", wanted.m, 2, 256), ("ef_construction", wanted.ef_construction, 4, 4096), ("ef_search", wanted.ef_search, 1, 65_536)];
+    for (name, value, least, most) in bounds {
+        if value.is_some_and(|n| !(least..=most).contains(&n)) {
+            return Err(Fault::invalid_parameter(name, format!("{}, expected {least} to {most}", value.unwrap_or_default())));
+        }
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), Fault> {
@@ -452,10 +333,5 @@ fn check_name(name: &str) -> Result<(), Fault> {
 
 fn no_such(name: &str) -> Fault {
     Fault::new("org.brahman.Index.NoSuchIndex", false, format!("no index is called `{name}`; `brahman index list` lists them"))
-        .with("name", name)
-}
-
-fn damaged(name: &str, why: &str) -> Fault {
-    Fault::new("org.brahman.Index.Damaged", false, format!("index `{name}` is damaged: {why}; a refresh builds it again"))
         .with("name", name)
 }

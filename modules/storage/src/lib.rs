@@ -3,7 +3,13 @@
 //! * [`atomic`]: a file is the old one or the new one, whatever dies when.
 //! * [`cas`]: the content-addressed store: sharded, fsynced, verified on read, bounded.
 //! * [`digest`]: SHA-256 in hex, of bytes and of files.
+//! * [`log`]: an append-only journal: whole lines or nothing, damage quarantined.
+//! * [`Steps`]: where tests stop a program as if it were killed.
 
 pub mod atomic;
 pub mod cas;
 pub mod digest;
+pub mod log;
+mod steps;
+
+pub use steps::Steps;

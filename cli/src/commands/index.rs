@@ -1,0 +1,641 @@
+//! `brahman index …` and `brahman search`: datasets to searchable vectors, and what is known of how well they search.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use brahman_card::interface::Empty;
+use brahman_card::interface::index::{
+    AutotuneIn, AutotuneOut, BestIn, BestOut, CompactOut, CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut,
+    Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo, EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, NameIn,
+    PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialsOut,
+};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{get, plot, stream};
+use crate::output::{Output, Tone, bytes, duration};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Index {
+    /// Describe a new index
+    Create(Create),
+    /// Bring an index up to its dataset
+    Refresh {
+        /// Index
+        name: String,
+    },
+    /// All indexes
+    List,
+    /// One index
+    Stats {
+        /// Index
+        name: String,
+    },
+    /// The chunks of one document
+    Get {
+        /// Index
+        name: String,
+        /// Value of the id column
+        doc_id: String,
+    },
+    /// What an index was, newest first
+    Generations {
+        /// Index
+        name: String,
+    },
+    /// Build and measure a challenger; it answers from then on if it is better
+    Promote(Promote),
+    /// Answer from the generation before, or from one that is named
+    Rollback {
+        /// Index
+        name: String,
+        /// Number of a generation
+        #[arg(long)]
+        generation: Option<u64>,
+    },
+    /// Fold in what was appended and leave out what is dead, now
+    Compact {
+        /// Index
+        name: String,
+    },
+    /// Build a graph beside the live one and measure it
+    Trial {
+        /// Index
+        name: String,
+        #[command(flatten)]
+        config: Graph,
+        /// Recall to reach when --ef-search is not given
+        #[arg(long)]
+        target_recall: Option<f64>,
+        /// Kept with the trial
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// The trials made, with the best marked
+    Trials {
+        /// Index
+        name: String,
+        /// Draw recall against p95 into this SVG file
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
+        /// Keep only this many of the newest
+        #[arg(long, value_name = "N")]
+        compact: Option<u64>,
+    },
+    /// The best trial on the data as it is
+    Best {
+        /// Index
+        name: String,
+        /// pareto, recall or latency
+        #[arg(long, default_value = "pareto")]
+        by: String,
+    },
+    /// Try a grid of configurations
+    Autotune {
+        /// Index
+        name: String,
+        /// Values of m
+        #[arg(long, value_delimiter = ',')]
+        m: Vec<u64>,
+        /// Values of ef_construction
+        #[arg(long, value_delimiter = ',')]
+        ef_construction: Vec<u64>,
+        /// Recall to reach
+        #[arg(long)]
+        target_recall: Option<f64>,
+    },
+    /// Make a set of queries with their true neighbours; or list those there are
+    Eval {
+        /// Index
+        name: String,
+        /// List, make none
+        #[arg(long)]
+        list: bool,
+        /// Queries in each half
+        #[arg(long)]
+        queries: Option<u64>,
+        /// Neighbours of each query
+        #[arg(short, long)]
+        k: Option<u64>,
+        /// Of the choice
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Compare every file with its checksum, and search for every row
+    Doctor {
+        /// Index
+        name: String,
+        /// Build what is damaged again from the segments
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Delete an index
+    Delete {
+        /// Index
+        name: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// Index
+    name: String,
+    /// Dataset it follows
+    #[arg(long)]
+    dataset: String,
+    /// Column that names documents
+    #[arg(long, default_value = "id")]
+    id_column: String,
+    /// Column to chunk and embed; several, joined one a line or by --template [default: text]
+    #[arg(long, value_delimiter = ',')]
+    text_column: Vec<String>,
+    /// How several columns are joined: '{title}: {body}'
+    #[arg(long)]
+    template: Option<String>,
+    /// Column of vectors, used as they are
+    #[arg(long, conflicts_with = "template")]
+    vector_column: Option<String>,
+    /// Columns that searches can filter by
+    #[arg(long, value_delimiter = ',')]
+    filter_column: Vec<String>,
+    /// Characters a chunk
+    #[arg(long)]
+    chunk_size: Option<u64>,
+    /// Characters neighbouring chunks share
+    #[arg(long)]
+    overlap: Option<u64>,
+    /// flat-hnsw or exact
+    #[arg(long)]
+    engine: Option<String>,
+    /// Model that must embed
+    #[arg(long)]
+    model: Option<String>,
+    #[command(flatten)]
+    graph: Graph,
+}
+
+/// How a graph is built and searched.
+#[derive(Args, Debug)]
+pub(crate) struct Graph {
+    /// Neighbours a node
+    #[arg(long)]
+    m: Option<u64>,
+    /// Candidates looked at for each node
+    #[arg(long)]
+    ef_construction: Option<u64>,
+    /// Candidates a search keeps
+    #[arg(long)]
+    ef_search: Option<u64>,
+}
+
+impl Graph {
+    fn config(&self) -> Config {
+        Config { m: self.m, ef_construction: self.ef_construction, ef_search: self.ef_search, ..Config::default() }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Promote {
+    /// Index
+    name: String,
+    /// A trial; the best one unless anything else is given
+    #[arg(long, conflicts_with_all = ["generation", "m", "ef_construction", "ef_search"])]
+    trial: Option<String>,
+    /// A generation that is there
+    #[arg(long, conflicts_with_all = ["m", "ef_construction", "ef_search"])]
+    generation: Option<u64>,
+    #[command(flatten)]
+    graph: Graph,
+    /// Recall that must be reached
+    #[arg(long)]
+    target_recall: Option<f64>,
+    /// Promote whatever is measured; it is recorded
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Search {
+    /// Index
+    index: String,
+    /// What to look for
+    query: String,
+    /// Hits
+    #[arg(short, default_value_t = 10)]
+    k: u64,
+    /// Only rows that match, as JSON: '{"lang": "rust", "year": {"$gte": 2020}}'
+    #[arg(long)]
+    filter: Option<String>,
+    /// By words alone (BM25)
+    #[arg(long, conflicts_with = "semantic")]
+    lexical: bool,
+    /// By meaning alone; without either, by meaning too, and with both, by both
+    #[arg(long)]
+    semantic: bool,
+    /// By words and meaning, fused by reciprocal rank
+    #[arg(long, conflicts_with_all = ["lexical", "semantic"])]
+    hybrid: bool,
+    /// Compare all vectors
+    #[arg(long)]
+    exact: bool,
+    /// Candidates kept on the way
+    #[arg(long)]
+    ef: Option<u64>,
+}
+
+/// Calls a method and prints the reply: as JSON, or as `person` does.
+async fn show<P: Serialize, R: Serialize + DeserializeOwned>(
+    socket: &Path,
+    method: &str,
+    ask: &P,
+    output: &Output,
+    person: impl FnOnce(&R),
+) -> anyhow::Result<()> {
+    let out: R = get(socket, &format!("org.brahman.Index.{method}"), ask).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        person(&out);
+    }
+    Ok(())
+}
+
+/// The same for a method that says how far it is.
+async fn watch<P: Serialize, R: Serialize + DeserializeOwned>(
+    socket: &Path,
+    method: &str,
+    ask: &P,
+    output: &Output,
+    progress: impl Fn(&R) -> (String, u64, u64),
+    person: impl FnOnce(&R),
+) -> anyhow::Result<()> {
+    let bar = output.count_bar("starting", 0);
+    let out: R = stream(socket, &format!("org.brahman.Index.{method}"), ask, |p: &R| {
+        let (phase, done, of) = progress(p);
+        bar.set_length(of);
+        bar.set_position(done);
+        bar.set_message(phase);
+    })
+    .await?;
+    bar.finish_and_clear();
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        person(&out);
+    }
+    Ok(())
+}
+
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    if list.is_empty() { None } else { Some(list) }
+}
+
+pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyhow::Result<()> {
+    match index {
+        Index::Create(create) => make(socket, create, output).await,
+        Index::Refresh { name } => refresh(socket, name, output).await,
+        Index::List => show(socket, "List", &Empty {}, output, |out: &ListOut| describe(output, &out.indexes)).await,
+        Index::Stats { name } => {
+            let one = |out: &StatsOut| {
+                describe(output, std::slice::from_ref(&out.index));
+                details(output, &out.index);
+            };
+            show(socket, "Stats", &NameIn { name }, output, one).await
+        }
+        Index::Get { name, doc_id } => {
+            let ask = GetIn { index: name, doc_id };
+            show(socket, "Get", &ask, output, |out: &GetOut| out.chunks.iter().for_each(|hit| print_hit(output, hit, None))).await
+        }
+        Index::Generations { name } => show(socket, "Generations", &NameIn { name }, output, |out| generations(output, out)).await,
+        Index::Promote(promote) => self::promote(socket, promote, output).await,
+        Index::Rollback { name, generation } => {
+            let said =
+                |out: &RollbackOut| output.line(&format!("generation {} answers again, in place of {}", out.generation, out.previous));
+            show(socket, "Rollback", &RollbackIn { name, generation }, output, said).await
+        }
+        Index::Compact { name } => {
+            let said = |out: &CompactOut| {
+                let number = out.generation.unwrap_or(0);
+                output.line(&if out.compacted == Some(true) {
+                    format!("generation {number} holds everything in one base")
+                } else {
+                    format!("nothing to fold in: generation {number} is compact")
+                });
+            };
+            watch(socket, "Compact", &NameIn { name }, output, |p: &CompactOut| (p.phase.clone(), p.done, p.of), said).await
+        }
+        Index::Trial { name, config, target_recall, note } => {
+            let ask = TrialIn { name, config: config.config(), target_recall, note };
+            let said = |out: &TrialOut| trials(output, out.trial.as_slice(), None, None);
+            watch(socket, "Trial", &ask, output, |p: &TrialOut| (p.phase.clone(), p.done, p.of), said).await
+        }
+        Index::Trials { name, plot, compact } => all_trials(socket, name, plot, compact, output).await,
+        Index::Best { name, by } => {
+            let said = |out: &BestOut| match &out.trial {
+                Some(trial) => trials(output, std::slice::from_ref(trial), Some(&trial.id), None),
+                None => output.line("no trial on this data yet; `brahman index autotune` makes some"),
+            };
+            show(socket, "Best", &BestIn { name, by: Some(by) }, output, said).await
+        }
+        Index::Autotune { name, m, ef_construction, target_recall } => {
+            let ask = AutotuneIn { name: name.clone(), m: some(m), ef_construction: some(ef_construction), target_recall };
+            let said = |out: &AutotuneOut| {
+                trials(output, out.best.as_slice(), out.best.as_ref().map(|b| b.id.as_str()), None);
+                output.line(&format!("{} trials; `brahman index promote {name}` lets the best answer", out.done));
+            };
+            watch(socket, "Autotune", &ask, output, |p: &AutotuneOut| (p.phase.clone(), p.done, p.of), said).await
+        }
+        Index::Eval { name, list: true, .. } => {
+            show(socket, "EvalList", &NameIn { name }, output, |out: &EvalListOut| evals(output, &out.evals)).await
+        }
+        Index::Eval { name, queries, k, seed, .. } => {
+            let ask = EvalAutogenIn { name, queries, k, seed };
+            show(socket, "EvalAutogen", &ask, output, |out: &EvalOut| evals(output, std::slice::from_ref(&out.eval))).await
+        }
+        Index::Doctor { name, repair } => doctor(socket, name, repair, output).await,
+        Index::Delete { name } => {
+            let said = |out: &DeleteOut| output.line(&format!("{name} {}", if out.deleted { "deleted" } else { "was not there" }));
+            show(socket, "Delete", &NameIn { name: name.clone() }, output, said).await
+        }
+    }
+}
+
+async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<()> {
+    let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, chunk_size, overlap, engine, model, graph } =
+        create;
+    let mut texts = text_column;
+    if texts.is_empty() && vector_column.is_none() {
+        texts.push("text".into());
+    }
+    let one = (texts.len() == 1 && template.is_none()).then(|| texts[0].clone());
+    let ask = CreateIn {
+        name: name.clone(),
+        dataset,
+        id_column,
+        text_columns: if one.is_some() { None } else { some(texts) },
+        text_column: one,
+        template,
+        vector_column,
+        filter_columns: some(filter_column),
+        chunk_size,
+        overlap,
+        engine,
+        model,
+        m: graph.m,
+        ef_construction: graph.ef_construction,
+        ef_search: graph.ef_search,
+        bucket: None,
+    };
+    let said = |out: &CreateOut| {
+        output.line(&if out.created {
+            format!("{name} created; `brahman index refresh {name}` fills it")
+        } else {
+            format!("{name} is there already, with the same parameters")
+        });
+    };
+    show(socket, "Create", &ask, output, said).await
+}
+
+fn describe(output: &Output, indexes: &[Description]) {
+    let rows = indexes.iter().map(|i| {
+        let state = match (&i.degraded, &i.busy, i.stale) {
+            (Some(_), _, _) => output.paint("damaged", Tone::Bad),
+            (_, Some(busy), _) => output.paint(busy, Tone::Busy),
+            (_, _, true) => output.paint("stale", Tone::Busy),
+            _ => output.paint("fresh", Tone::Good),
+        };
+        let model = i.model.clone().unwrap_or_else(|| "-".into());
+        vec![
+            i.name.clone(),
+            i.dataset.clone(),
+            i.generation.to_string(),
+            i.docs.to_string(),
+            i.chunks.to_string(),
+            bytes(i.bytes),
+            i.engine.clone(),
+            model,
+            state,
+        ]
+    });
+    output.table(&["INDEX", "DATASET", "GENERATION", "DOCS", "CHUNKS", "SIZE", "ENGINE", "MODEL", "STATE"], rows.collect());
+}
+
+fn details(output: &Output, i: &Description) {
+    output.line(&format!(
+        "graph m {}, ef_construction {}, ef_search {}; {} in memory when touched; {} rows appended and {} dead since the base was made",
+        i.m,
+        i.ef_construction,
+        i.ef_search,
+        bytes(i.memory_bytes),
+        i.appended,
+        i.dead
+    ));
+    if let Some(why) = &i.degraded {
+        output.line(&output.paint(&format!("{why}; `brahman index doctor {} --repair` mends it", i.name), Tone::Bad));
+    }
+}
+
+fn generations(output: &Output, out: &GenerationsOut) {
+    let rows = out.generations.iter().map(|g| {
+        let measured = g.measured.as_ref().map_or_else(|| "-".into(), |m| format!("{:.4} / {:.0} µs", m.recall, m.p95_us));
+        let number = if g.current { output.paint(&format!("{} ←", g.number), Tone::Good) } else { g.number.to_string() };
+        let reason = if g.forced { format!("{} (forced)", g.reason) } else { g.reason.clone() };
+        vec![number, reason, g.docs.to_string(), g.chunks.to_string(), g.appended.to_string(), g.dead.to_string(), bytes(g.bytes), measured]
+    });
+    output.table(&["GENERATION", "BY", "DOCS", "CHUNKS", "APPENDED", "DEAD", "SIZE", "RECALL / P95"], rows.collect());
+}
+
+async fn refresh(socket: &Path, name: String, output: &Output) -> anyhow::Result<()> {
+    let ask = NameIn { name: name.clone() };
+    watch(socket, "Refresh", &ask, output, |p: &RefreshOut| (p.phase.clone(), p.done, p.of), |out| refreshed(&name, out, output)).await
+}
+
+fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
+    let n = |v: Option<u64>| v.unwrap_or(0);
+    let embedded = n(out.new_chunks) - n(out.resumed).min(n(out.new_chunks)) - n(out.reused).min(n(out.new_chunks));
+    output.line(&format!(
+        "{name} generation {}: {} documents, {} new, {} changed, {} removed; {} chunks, {embedded} embedded ({} from the cache) by {} in {}",
+        n(out.generation),
+        n(out.dataset_docs),
+        n(out.new_docs),
+        n(out.changed_docs),
+        n(out.removed_docs),
+        n(out.total),
+        n(out.cached),
+        out.model.as_deref().unwrap_or("?"),
+        duration(out.duration_s.unwrap_or(0.0)),
+    ));
+    for (count, words) in [
+        (n(out.resumed), "chunks had been embedded by a refresh that was cut off"),
+        (n(out.reused), "chunks of changed documents were as before and kept their vectors"),
+        (n(out.empty_docs), "documents have no text"),
+        (n(out.truncated), "chunks were longer than the model's window and were cut; a smaller --chunk-size avoids that"),
+        (n(out.skipped_docs), "documents were left out:"),
+    ] {
+        if count > 0 {
+            output.line(&format!("  {count} {words}"));
+        }
+    }
+    out.skipped.iter().flatten().for_each(|s| output.line(&format!("    {}: {}", s.doc_id, s.reason)));
+    if out.stale_cleared == Some(false) {
+        output.line("the dataset has moved on meanwhile: the index is still marked stale");
+    }
+}
+
+async fn promote(socket: &Path, promote: Promote, output: &Output) -> anyhow::Result<()> {
+    let Promote { name, trial, generation, graph, target_recall, force } = promote;
+    let config = Some(graph.config()).filter(|c| *c != Config::default());
+    let ask = PromoteIn { name, generation, trial, config, target_recall, force: Some(force) };
+    let said = |out: &PromoteOut| {
+        let verdict = out.verdict.as_deref().unwrap_or("?");
+        let number = out.generation.unwrap_or(0);
+        output.line(&match (out.promoted, verdict) {
+            (Some(true), "better") => output.paint(&format!("generation {number} answers now: it is better"), Tone::Good),
+            (Some(true), verdict) => output.paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
+            (_, verdict) => output.paint(&format!("generation {number} goes on answering: {verdict}"), Tone::Busy),
+        });
+        let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().filter_map(|(who, m)| {
+            let m = m.as_ref()?;
+            Some(vec![
+                who.into(),
+                format!("{:.4}", m.recall),
+                format!("{:.4}", m.recall_low),
+                format!("{:.0}", m.p95_us),
+                m.orphans.to_string(),
+                m.queries.to_string(),
+            ])
+        });
+        output.table(&["", "RECALL", "AT LEAST", "P95 µs", "ORPHANS", "QUERIES"], rows.collect());
+    };
+    watch(socket, "Promote", &ask, output, |p: &PromoteOut| (p.phase.clone(), p.done, p.of), said).await
+}
+
+async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
+    if compact.is_some() {
+        let said = |out: &CompactTrialsOut| output.line(&format!("{} trials kept, {} dropped", out.kept, out.dropped));
+        return show(socket, "CompactTrials", &CompactTrialsIn { name, keep: compact }, output, said).await;
+    }
+    let out: TrialsOut = get(socket, "org.brahman.Index.Trials", &NameIn { name: name.clone() }).await?;
+    let best: BestOut = get(socket, "org.brahman.Index.Best", &BestIn { name, by: None }).await?;
+    let champion = best.trial.as_ref().map(|t| t.id.as_str());
+    if let Some(file) = &file {
+        let same: Vec<&TrialRecord> = out.trials.iter().filter(|t| Some(&t.fingerprint) == out.fingerprint.as_ref()).collect();
+        plot::trials(file, &same, champion).with_context(|| format!("drawing {}", file.display()))?;
+        output.note(&format!("drawn: {}", file.display()));
+    }
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    trials(output, &out.trials, champion, out.fingerprint.as_deref());
+    if out.torn + out.quarantined > 0 {
+        output.line(&format!(
+            "the journal was damaged: {} records cut off, {} set aside in journal.log.quarantine",
+            out.torn, out.quarantined
+        ));
+    }
+    Ok(())
+}
+
+fn trials(output: &Output, trials: &[TrialRecord], champion: Option<&str>, fingerprint: Option<&str>) {
+    let rows = trials.iter().map(|t| {
+        let (c, m) = (&t.config, &t.metrics);
+        let n = |v: Option<u64>| v.map_or_else(|| "-".to_owned(), |v| v.to_string());
+        let id = if champion == Some(t.id.as_str()) { output.paint(&format!("{} ←", t.id), Tone::Good) } else { t.id.clone() };
+        let note = if fingerprint.is_some_and(|f| f != t.fingerprint) {
+            "other data".to_owned()
+        } else {
+            t.note.clone().unwrap_or_else(|| t.by.clone())
+        };
+        vec![
+            id,
+            n(c.m),
+            n(c.ef_construction),
+            n(c.ef_search),
+            format!("{:.4}–{:.4}", m.recall_low, m.recall_high),
+            format!("{:.0}/{:.0}/{:.0}", m.p50_us, m.p95_us, m.p99_us),
+            duration(m.build_time_secs),
+            bytes(m.memory_bytes),
+            note,
+        ]
+    });
+    output.table(&["TRIAL", "M", "EF BUILD", "EF", "RECALL", "P50/95/99 µs", "BUILD", "MEMORY", "NOTE"], rows.collect());
+}
+
+fn evals(output: &Output, evals: &[EvalInfo]) {
+    let rows = evals.iter().map(|e| vec![e.id.clone(), e.tune.to_string(), e.holdout.to_string(), e.k.to_string(), e.fingerprint.clone()]);
+    output.table(&["EVAL", "TUNE", "HOLDOUT", "K", "DATA"], rows.collect());
+}
+
+async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> anyhow::Result<()> {
+    let out: DoctorOut = get(socket, "org.brahman.Index.Doctor", &DoctorIn { name: name.clone(), repair: Some(repair) }).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        out.problems.iter().for_each(|p| output.line(&output.paint(p, Tone::Bad)));
+        let state = if out.healthy { output.paint("healthy", Tone::Good) } else { output.paint("not healthy", Tone::Bad) };
+        let how = if out.repaired { ", built again from its segments" } else { "" };
+        output.line(&format!(
+            "{name} is {state}{how}: {} files compared, {} rows do not find themselves, generation {} answers",
+            out.files, out.orphans, out.generation
+        ));
+    }
+    anyhow::ensure!(out.healthy, "index `{name}` is not healthy; --repair builds it again from its segments");
+    Ok(())
+}
+
+fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
+    let place = output.paint(&format!("{}:{}", hit.doc_id, hit.line), Tone::Strong);
+    output.line(&score.map_or_else(|| place.clone(), |score| format!("{score:.3}  {place}")));
+    let text: String = hit.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
+    output.line(&format!("       {}", output.paint(&text, Tone::Faint)));
+}
+
+pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> anyhow::Result<()> {
+    let filter = search.filter.as_deref().map(serde_json::from_str).transpose().context("--filter is no JSON")?;
+    let mode = if search.hybrid {
+        "hybrid"
+    } else if search.lexical {
+        "lexical"
+    } else {
+        "semantic"
+    };
+    let ask = SearchIn {
+        index: search.index,
+        text: Some(search.query),
+        k: Some(search.k),
+        ef: search.ef,
+        filter,
+        mode: Some(mode.into()),
+        exact: search.exact.then_some(true),
+        ..SearchIn::default()
+    };
+    show(socket, "Search", &ask, output, |out: &SearchOut| found(output, out)).await
+}
+
+fn found(output: &Output, out: &SearchOut) {
+    out.results.iter().flatten().for_each(|hit| print_hit(output, hit, Some(hit.score)));
+    let stale = if out.stale { ", stale: the dataset has moved on" } else { "" };
+    let by = out.provider.as_ref().map(|p| format!(", query embedded by {p}")).unwrap_or_default();
+    let ms = |us: u64| us as f64 / 1e3;
+    output.line(&output.paint(
+        &format!(
+            "generation {}, {} {}, {}{by}, {:.1} ms ({:.1} to embed, {:.1} to search){stale}",
+            out.generation,
+            out.mode,
+            out.engine,
+            out.model,
+            ms(out.elapsed_us.total),
+            ms(out.elapsed_us.embed),
+            ms(out.elapsed_us.search)
+        ),
+        Tone::Faint,
+    ));
+    if let Some(why) = &out.degraded {
+        output.note(&format!("damaged: {why}"));
+    }
+    if out.truncated == Some(true) {
+        output.note("the query was longer than the model's window: only its beginning was embedded");
+    }
+}

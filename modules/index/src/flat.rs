@@ -1,0 +1,362 @@
+//! `flat-hnsw`: a graph index on flat arrays, walked by codes of one byte a component, answered by f32.
+//!
+//! [`kernel`] compares, [`code`] encodes, [`store`] keeps vectors and searches exactly, [`graph`] walks, [`build`] inserts,
+//! [`file`] writes and maps, [`pages`] holds the memory.
+//!
+//! Invariants: rows are numbered in the order in which neighbours lie together (so a graph's builder says the order, and
+//! its caller arranges the rest of the rows likewise); scores are exact f32 products; a filtered search is exact wherever
+//! the graph could miss.
+
+pub mod build;
+pub mod code;
+pub mod file;
+pub mod graph;
+pub mod kernel;
+pub mod pages;
+pub mod store;
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use build::{Draft, Parameters, level_of, mix};
+use code::{Quantiser, QueryCode};
+use graph::{Graph, NONE, Scratch, node_of};
+use pages::Pages;
+use store::{Found, Live, Store};
+
+/// Rows beyond the k-th that are compared by f32 after a walk: the codes' error moves a row by a few places at most.
+const RERANK_EXTRA: usize = 8;
+/// What a walk compares beside `ef` times [`COMPARED_PER_EF`], in codes.
+const COMPARED_FLOOR: usize = 600;
+/// Codes that a walk compares for each of `ef`, as measured at M = 16.
+const COMPARED_PER_EF: usize = 20;
+/// A code compared in a walk costs as much as this many in a scan, which reads memory in order.
+const WALK_COST: usize = 4;
+/// Fewer rows are always scanned.
+const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
+
+/// What is asked of a search.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Rows wanted.
+    pub k: usize,
+    /// Candidates kept on the way.
+    pub ef: usize,
+    /// Rows that may be found, if not all.
+    pub live: Option<&'a Live>,
+}
+
+/// A built index. Readers share it.
+#[derive(Debug)]
+pub struct Flat {
+    /// Vectors and codes.
+    pub store: Store,
+    /// How it was built.
+    pub parameters: Parameters,
+    base: Pages,
+    levels: Vec<u8>,
+    upper_at: Vec<u32>,
+    upper: Vec<u32>,
+    top: Vec<u32>,
+    top_level: usize,
+    /// Memory for walks, one a searching thread.
+    idle: Mutex<Vec<Walker>>,
+}
+
+/// Memory that a search needs.
+#[derive(Debug, Default)]
+struct Walker {
+    scratch: Scratch,
+    query: QueryCode,
+    rows: Vec<u32>,
+}
+
+impl Flat {
+    /// Builds the index of vectors of length 1; also gives, for each row of the index, the number it had in `vectors`.
+    /// `progress` hears how many are inserted and says whether to go on.
+    ///
+    /// # Errors
+    /// If there is not enough memory, or with [`io::ErrorKind::Interrupted`] if told to stop.
+    pub fn build(
+        vectors: &[f32],
+        dim: usize,
+        parameters: Parameters,
+        threads: usize,
+        progress: &(dyn Fn(usize) -> bool + Sync),
+    ) -> io::Result<(Self, Vec<u32>)> {
+        let rows = vectors.len() / dim.max(1);
+        if rows < GRAPH_ROWS_MIN {
+            return Self::unlinked(vectors, dim, parameters);
+        }
+        let level: Vec<u8> = (0..rows as u64).map(|row| level_of(row, &parameters)).collect();
+        let mut order: Vec<u32> = (0..rows as u32).collect();
+        // High levels first, as the draft wants; the rest as shuffled cards, so that a batch is no cluster.
+        order.sort_unstable_by_key(|row| (u8::MAX - level[*row as usize], mix(parameters.seed ^ u64::from(*row)), *row));
+        let levels: Vec<u8> = order.iter().map(|row| level[*row as usize]).collect();
+        let shuffled = Store::new(vectors, dim, &order)?;
+        let mut draft = Draft::new(parameters, shuffled.codes().stride, shuffled.kernels);
+        if !draft.insert(shuffled.codes.bytes(), &levels, threads, progress) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let (parts, _) = draft.finish(threads);
+        // Neighbours side by side: fewer pages and cache lines a walk.
+        let places = breadth_first(&parts);
+        let mut new_of = vec![0_u32; rows];
+        for (new, old) in places.iter().zip(0..).map(|(old, new)| (new, *old)) {
+            new_of[old as usize] = new;
+        }
+        let renamed = |list: &[u32]| -> Vec<u32> { list.iter().map(|n| if *n == NONE { NONE } else { new_of[*n as usize] }).collect() };
+        let width = 2 * parameters.m;
+        let mut base = Pages::zeroed(rows * width * 4)?;
+        for (place, old) in base.bytes_mut().chunks_mut(width * 4).zip(&places) {
+            let list = renamed(&parts.base[*old as usize * width..][..width]);
+            place.copy_from_slice(bytemuck::cast_slice(&list));
+        }
+        let of_rows: Vec<u32> = places.iter().map(|old| order[*old as usize]).collect();
+        let flat = Self {
+            store: Store::new(vectors, dim, &of_rows)?,
+            parameters,
+            base,
+            levels: places.iter().map(|old| parts.levels[*old as usize]).collect(),
+            upper_at: places.iter().map(|old| parts.upper_at[*old as usize]).collect(),
+            upper: renamed(&parts.upper),
+            top: renamed(&parts.top),
+            top_level: parts.top_level,
+            idle: Mutex::default(),
+        };
+        Ok((flat, of_rows))
+    }
+
+    /// Vectors without a graph, in their order: every search compares all.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn unlinked(vectors: &[f32], dim: usize, parameters: Parameters) -> io::Result<(Self, Vec<u32>)> {
+        let order: Vec<u32> = (0..(vectors.len() / dim.max(1)) as u32).collect();
+        Ok((Self::scanned(Store::new(vectors, dim, &order)?, parameters)?, order))
+    }
+
+    fn scanned(store: Store, parameters: Parameters) -> io::Result<Self> {
+        let rows = store.len();
+        Ok(Self {
+            store,
+            parameters,
+            base: Pages::zeroed(0)?,
+            levels: vec![0; rows],
+            upper_at: vec![NONE; rows],
+            upper: Vec::new(),
+            top: Vec::new(),
+            top_level: 0,
+            idle: Mutex::default(),
+        })
+    }
+
+    /// This index with more vectors: the graph is changed, not built again. Their rows come last.
+    ///
+    /// # Errors
+    /// As [`Flat::build`].
+    pub fn insert(&self, vectors: &[f32], threads: usize, progress: &(dyn Fn(usize) -> bool + Sync)) -> io::Result<Self> {
+        let (dim, there) = (self.store.dim(), self.store.len());
+        let added = vectors.len() / dim.max(1);
+        let mut all = self.store.vectors().to_vec();
+        all.extend_from_slice(vectors);
+        if self.top.is_empty() {
+            return Self::build(&all, dim, self.parameters, threads, progress).map(|(flat, _)| flat);
+        }
+        let mut quantiser = self.store.quantiser;
+        let width = self.store.codes().stride;
+        let mut fresh = vec![0_u8; added * width];
+        for (vector, code) in vectors.chunks_exact(dim).zip(fresh.chunks_mut(width)) {
+            quantiser.encode(vector, code);
+        }
+        let levels: Vec<u8> = (0..added as u64).map(|i| level_of(there as u64 + i, &self.parameters)).collect();
+        let mut draft = Draft::resume(self.parameters, &self.graph(), &self.levels);
+        if !draft.insert(&fresh, &levels, threads, progress) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let (parts, codes) = draft.finish(threads);
+        Ok(Self {
+            store: Store::from_pages(dim, there + added, quantiser, Pages::copied(&codes)?, Pages::copied(bytemuck::cast_slice(&all))?),
+            parameters: self.parameters,
+            base: Pages::copied(bytemuck::cast_slice(&parts.base))?,
+            levels: parts.levels,
+            upper_at: parts.upper_at,
+            upper: parts.upper,
+            top: parts.top,
+            top_level: parts.top_level,
+            idle: Mutex::default(),
+        })
+    }
+
+    fn graph(&self) -> Graph<'_> {
+        Graph {
+            codes: self.store.codes(),
+            kernels: self.store.kernels,
+            base: self.base.as_u32(),
+            base_width: 2 * self.parameters.m,
+            upper_at: &self.upper_at,
+            upper: &self.upper,
+            upper_width: self.parameters.m,
+            top: &self.top,
+            top_level: self.top_level,
+        }
+    }
+
+    /// Bytes in memory when all pages are touched.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let small = self.levels.len() + 4 * (self.upper_at.len() + self.upper.len() + self.top.len());
+        self.store.memory_bytes() + (self.base.bytes().len() + small) as u64
+    }
+
+    /// The best `k` rows for a query, best first, by a walk; by comparing all live rows where that is cheaper or where
+    /// the walk found too few of them.
+    #[must_use]
+    pub fn search(&self, query: &[f32], ask: &Ask<'_>) -> Vec<Found> {
+        let rows = self.store.len();
+        let live = ask.live.map_or(rows, Live::count);
+        if ask.k == 0 || live == 0 {
+            return Vec::new();
+        }
+        let ef = ask.ef.max(ask.k);
+        // Of the nodes a walk keeps only the live ones count.
+        let wide = if ask.live.is_some() { ef.saturating_mul(rows) / live + ef / 8 } else { ef };
+        let walk = WALK_COST * (COMPARED_FLOOR + COMPARED_PER_EF.saturating_mul(wide));
+        if self.top.is_empty() || live <= walk {
+            return self.store.exact(query, ask.k, ask.live, 1);
+        }
+        let mut walker = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        Quantiser::query(query, &mut walker.query);
+        self.graph().walk(&walker.query.bytes, 0, wide, &mut walker.scratch);
+        walker.rows.clear();
+        let nodes = walker.scratch.pool.iter().map(|key| node_of(*key)).filter(|node| ask.live.is_none_or(|live| live.has(*node)));
+        walker.rows.extend(nodes);
+        // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
+        let found = if walker.rows.len() < ef.min(live) / 2 || walker.rows.len() < ask.k.min(live) {
+            self.store.exact(query, ask.k, ask.live, 1)
+        } else {
+            walker.rows.truncate(2 * ask.k + RERANK_EXTRA);
+            self.store.rerank(query, &walker.rows, ask.k)
+        };
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(walker);
+        found
+    }
+
+    /// Rows that a search for their own vector does not find: lost to every query.
+    #[must_use]
+    pub fn orphans(&self, ef: usize, threads: usize, sample: usize) -> Vec<u32> {
+        let step = (self.store.len() / sample.max(1)).max(1);
+        let rows: Vec<u32> = (0..self.store.len() as u32).step_by(step).collect();
+        let lost = build::in_parallel(
+            rows.len(),
+            threads,
+            || (),
+            |(), i| {
+                let vector = self.store.vector(rows[i]);
+                let found = self.search(vector, &Ask { k: 1, ef, live: None });
+                // Another row with the same vector is as good.
+                let own = kernel::dot(vector, vector);
+                found.first().is_none_or(|best| best.row != rows[i] && best.score < own).then_some(rows[i])
+            },
+        );
+        lost.into_iter().flatten().collect()
+    }
+}
+
+/// The nodes in the order in which a search from the top reaches them; what it does not reach comes where its number is.
+fn breadth_first(parts: &build::Parts) -> Vec<u32> {
+    let rows = parts.levels.len();
+    let width = parts.base.len() / rows.max(1);
+    let (mut seen, mut out) = (vec![false; rows], Vec::with_capacity(rows));
+    let mut reach = |node: u32, out: &mut Vec<u32>| {
+        if !std::mem::replace(&mut seen[node as usize], true) {
+            out.push(node);
+        }
+    };
+    for node in &parts.top {
+        reach(*node, &mut out);
+    }
+    let (mut at, mut next) = (0, 0);
+    while out.len() < rows {
+        while at < out.len() {
+            let list = &parts.base[out[at] as usize * width..][..width];
+            for node in list.iter().take_while(|n| **n != NONE) {
+                reach(*node, &mut out);
+            }
+            at += 1;
+        }
+        if next < rows {
+            reach(next as u32, &mut out);
+            next += 1;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::store::tests::unit_vectors;
+    use super::*;
+
+    fn parameters(seed: u64) -> Parameters {
+        Parameters { m: 8, ef_construction: 40, seed }
+    }
+
+    fn recall(flat: &Flat, queries: &[f32], ask: &Ask<'_>) -> f64 {
+        let dim = flat.store.dim();
+        let (mut hits, mut all) = (0, 0);
+        for query in queries.chunks(dim) {
+            let truth = flat.store.exact(query, ask.k, ask.live, 1);
+            let found = flat.search(query, ask);
+            assert!(found.iter().all(|f| ask.live.is_none_or(|live| live.has(f.row))));
+            all += truth.len();
+            hits += truth.iter().filter(|t| found.contains(t)).count();
+        }
+        hits as f64 / all.max(1) as f64
+    }
+
+    #[test]
+    fn the_same_vectors_give_the_same_graph_on_any_number_of_threads() {
+        let vectors = unit_vectors(7, 3000, 24);
+        let [one, three] = [1, 3].map(|threads| Flat::build(&vectors, 24, parameters(1), threads, &|_| true).expect("built"));
+        assert_eq!(one.1, three.1);
+        assert_eq!(one.0.base.bytes(), three.0.base.bytes());
+        assert_eq!((one.0.upper, one.0.top), (three.0.upper, three.0.top));
+    }
+
+    #[test]
+    fn a_build_can_be_stopped() {
+        let vectors = unit_vectors(7, 3000, 8);
+        let error = Flat::build(&vectors, 8, parameters(1), 2, &|done| done < 500).expect_err("stopped");
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+        #[test]
+        fn random_inserts_deletes_and_filters_are_searched_as_exactly_as_before(
+            seed in any::<u64>(), rows in 1100_usize..3000, added in 1_usize..900, dead in 2_u64..12, share in 1_u64..40,
+        ) {
+            let dim = 16;
+            let vectors = unit_vectors(seed, rows + added + 20, dim);
+            let (queries, vectors) = vectors.split_at(20 * dim);
+            let (first, rest) = vectors.split_at(rows * dim);
+            let (flat, order) = Flat::build(first, dim, parameters(seed), 2, &|_| true).expect("built");
+            for (row, old) in order.iter().enumerate() {
+                prop_assert_eq!(flat.store.vector(row as u32), &first[*old as usize * dim..][..dim]);
+            }
+            let flat = flat.insert(rest, 2, &|_| true).expect("inserted");
+            prop_assert_eq!(flat.store.len(), rows + added);
+            prop_assert_eq!(flat.store.vector(rows as u32), &rest[..dim]);
+            prop_assert!(flat.orphans(64, 2, usize::MAX).is_empty());
+            let found = |live: Option<&Live>| recall(&flat, queries, &Ask { k: 5, ef: 100, live });
+            prop_assert!(found(None) >= 0.95);
+            let live = Live::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
+            prop_assert!(found(Some(&live)) >= 0.95);
+            let filter = Live::of(rows + added, |row| (row as u64).is_multiple_of(share));
+            prop_assert!(found(Some(&live.and(&filter))) >= 0.95);
+        }
+    }
+}

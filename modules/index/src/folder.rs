@@ -1,0 +1,646 @@
+//! The folder of one index: how a generation gets into it, which one counts, and what may be removed.
+//!
+//! ```text
+//! index.json  CURRENT  pending.log  trials/  evals/
+//! segments/<ulid>.parquet                      rows and vectors, what everything else is made from
+//! gen-<ulid>/manifest.json                     what the generation is; names all its files with checksums
+//! gen-<ulid>/{graph.flat, rows.bin, lexical/}  of a generation with a base of its own
+//! gen-<ulid>/dead.u32                          rows that are gone
+//! ```
+//!
+//! Invariants: files are written once, fsynced, then read back and checked, and only then does `CURRENT` name the
+//! generation; a crash at any step leaves the old one. Every step has a name, so that tests can stop at each.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow_array::{RecordBatch, UInt32Array};
+use brahman_storage::{Steps, atomic, digest};
+use serde::{Deserialize, Serialize};
+
+use crate::flat::{self, Flat};
+use crate::generation::{Base, BaseRef, Delta, FileRef, Generation, Manifest, Measured, SegmentRef};
+use crate::lexical::Lexical;
+use crate::rows::RowStore;
+use crate::segment;
+
+/// Rows of a new base that are asked to find themselves before it counts.
+const PROBE_ROWS: usize = 1000;
+/// Candidates of such a search.
+const PROBE_EF: usize = 64;
+/// Generations kept beside the current one, so that a rollback has somewhere to go.
+const KEPT: usize = 3;
+
+/// What `CURRENT` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pointer {
+    /// Grows with every change.
+    pub sequence: u64,
+    /// Folder of the generation.
+    pub generation: String,
+    /// Why it was chosen: a manifest's reason, or `rollback`, `promotion`, `rescue`.
+    pub reason: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// The folder.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+    steps: Steps,
+}
+
+/// Rows with everything that belongs to them.
+#[derive(Debug)]
+pub struct Content {
+    /// Documents and texts.
+    pub rows: RowStore,
+    /// Vectors of length 1, one after the other.
+    pub vectors: Vec<f32>,
+    /// What searches filter by.
+    pub columns: RecordBatch,
+}
+
+fn bad(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+/// Milliseconds since 1970; a label for people, nothing is ordered by it.
+#[must_use]
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
+}
+
+impl Folder {
+    /// A folder; `steps` stops where a test says.
+    #[must_use]
+    pub fn new(path: &Path, steps: Steps) -> Self {
+        Self { path: path.to_owned(), steps }
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Passes a named step.
+    ///
+    /// # Errors
+    /// If a test stops there.
+    pub fn step(&self, name: &'static str) -> io::Result<()> {
+        self.steps.pass(name)
+    }
+
+    fn file(&self, path: &str) -> io::Result<FileRef> {
+        let (sha256, bytes) = digest::sha256_file(&self.path.join(path))?;
+        Ok(FileRef { path: path.to_owned(), bytes, sha256 })
+    }
+
+    fn new_segment(&self) -> io::Result<String> {
+        fs::create_dir_all(self.path.join("segments"))?;
+        Ok(format!("segments/{}.parquet", ulid::Ulid::generate()))
+    }
+
+    fn new_generation(&self) -> io::Result<String> {
+        let name = format!("gen-{}", ulid::Ulid::generate());
+        fs::create_dir(self.path.join(&name))?;
+        Ok(name)
+    }
+
+    /// [`Folder::prepare_base`], and lets it count.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit_base(
+        &self,
+        manifest: Manifest,
+        source: &str,
+        content: Content,
+        threads: usize,
+        progress: &(dyn Fn(usize) -> bool + Sync),
+    ) -> io::Result<Generation> {
+        let generation = self.prepare_base(manifest, source, content, threads, progress)?;
+        self.point(&generation.folder, &generation.manifest.reason)?;
+        Ok(generation)
+    }
+
+    /// Lets a prepared generation count, with what was measured of it.
+    ///
+    /// # Errors
+    /// As the file system gives them; the old one then counts.
+    pub fn publish(&self, mut generation: Generation, measured: Option<Measured>, forced: bool, reason: &str) -> io::Result<Generation> {
+        (generation.manifest.measured, generation.manifest.forced) = (measured, forced);
+        self.seal(&generation.folder, &generation.manifest)?;
+        self.point(&generation.folder, reason)?;
+        Ok(generation)
+    }
+
+    /// Makes a generation with a base of its own out of all its rows, whole and verified, which does not count yet.
+    /// `manifest` says everything but files and counts.
+    ///
+    /// # Errors
+    /// As the file system gives them, or `Interrupted` if `progress` says stop; nothing then counts.
+    pub fn prepare_base(
+        &self,
+        mut manifest: Manifest,
+        source: &str,
+        content: Content,
+        threads: usize,
+        progress: &(dyn Fn(usize) -> bool + Sync),
+    ) -> io::Result<Generation> {
+        let name = self.new_generation()?;
+        let dim = manifest.model.dim;
+        manifest.chunks = content.rows.len() as u64;
+        (manifest.base, manifest.segments, manifest.dead) = (None, Vec::new(), None);
+        if !content.rows.is_empty() {
+            let (flat, order) = if manifest.engine == "exact" {
+                Flat::unlinked(&content.vectors, dim, manifest.parameters)?
+            } else {
+                Flat::build(&content.vectors, dim, manifest.parameters, threads, progress)?
+            };
+            let mut rows = RowStore::default();
+            for old in &order {
+                rows.push(&content.rows.row(*old as usize)?);
+            }
+            let columns = arrow_select::take::take_record_batch(&content.columns, &UInt32Array::from(order)).map_err(bad)?;
+            let columns = if columns.num_columns() == 0 { segment::no_columns(rows.len())? } else { columns };
+            let segment_path = self.new_segment()?;
+            segment::write(&self.path.join(&segment_path), source, &manifest.model, &rows, flat.store.vectors(), &columns)?;
+            self.step("segment written")?;
+            let graph_path = format!("{name}/graph.flat");
+            flat::file::write(&flat, &self.path.join(&graph_path))?;
+            self.step("graph written")?;
+            let rows_path = format!("{name}/rows.bin");
+            rows.write(&self.path.join(&rows_path))?;
+            self.step("rows written")?;
+            if rows.iter().any(|row| row.is_ok_and(|row| !row.text.is_empty())) {
+                Lexical::write(&self.path.join(&name).join("lexical"), &rows)?;
+                self.step("words written")?;
+            }
+            manifest.base = Some(BaseRef {
+                rows: rows.len() as u64,
+                segment: self.file(&segment_path)?,
+                graph: self.file(&graph_path)?,
+                rows_file: self.file(&rows_path)?,
+            });
+        }
+        self.seal(&name, &manifest)?;
+        // What will be read after a restart is read once, whole, before it counts.
+        let generation = self.load(&name, None)?;
+        if let Some(base) = &generation.base {
+            flat::file::verify(&self.path.join(&name).join("graph.flat"))?;
+            RowStore::open(&self.path.join(&name).join("rows.bin"), true)?;
+            let lost = base.flat.orphans(PROBE_EF, threads, PROBE_ROWS);
+            if lost.len() * 100 > PROBE_ROWS.min(base.rows.len()) {
+                return Err(bad(format!("{} of {PROBE_ROWS} rows do not find themselves", lost.len())));
+            }
+        }
+        self.step("verified")?;
+        Ok(generation)
+    }
+
+    /// Makes a generation out of an older one, rows to add, and numbers of all rows that are dead now. What is written
+    /// is what is added.
+    ///
+    /// # Errors
+    /// As [`Folder::commit_base`].
+    pub fn commit_delta(
+        &self,
+        old: &Generation,
+        mut manifest: Manifest,
+        source: &str,
+        added: &Content,
+        dead: &[u32],
+    ) -> io::Result<Generation> {
+        let name = self.new_generation()?;
+        manifest.base.clone_from(&old.manifest.base);
+        manifest.segments.clone_from(&old.manifest.segments);
+        manifest.chunks = (old.len() + added.rows.len() - dead.len()) as u64;
+        if !added.rows.is_empty() {
+            let path = self.new_segment()?;
+            segment::write(&self.path.join(&path), source, &manifest.model, &added.rows, &added.vectors, &added.columns)?;
+            self.step("segment written")?;
+            manifest.segments.push(SegmentRef { rows: added.rows.len() as u64, file: self.file(&path)? });
+        }
+        manifest.dead = None;
+        if !dead.is_empty() {
+            let path = format!("{name}/dead.u32");
+            let bytes: Vec<u8> = dead.iter().flat_map(|row| row.to_le_bytes()).collect();
+            atomic::write(&self.path.join(&path), &bytes)?;
+            self.step("dead written")?;
+            manifest.dead = Some(self.file(&path)?);
+        }
+        self.seal(&name, &manifest)?;
+        let generation = self.load(&name, old.base.clone())?;
+        self.step("verified")?;
+        self.point(&name, &manifest.reason)?;
+        Ok(generation)
+    }
+
+    fn seal(&self, name: &str, manifest: &Manifest) -> io::Result<()> {
+        atomic::write(&self.path.join(name).join("manifest.json"), &serde_json::to_vec_pretty(manifest)?)?;
+        for folder in ["segments", ""] {
+            let folder = self.path.join(folder);
+            if folder.is_dir() {
+                atomic::sync_dir(&folder)?;
+            }
+        }
+        self.step("manifest written")
+    }
+
+    /// Lets `CURRENT` name a generation.
+    ///
+    /// # Errors
+    /// As the file system gives them; the old one then counts.
+    pub fn point(&self, generation: &str, reason: &str) -> io::Result<()> {
+        let sequence = self.pointer().ok().flatten().map_or(1, |p| p.sequence + 1);
+        let pointer = Pointer { sequence, generation: generation.to_owned(), reason: reason.to_owned(), at_ms: now_ms() };
+        atomic::write(&self.path.join("CURRENT"), &serde_json::to_vec(&pointer)?)?;
+        self.step("pointer moved")
+    }
+
+    /// What `CURRENT` says; `None` before the first generation.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is damaged.
+    pub fn pointer(&self) -> io::Result<Option<Pointer>> {
+        let bytes = match fs::read(self.path.join("CURRENT")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let pointer: Pointer = serde_json::from_slice(&bytes).map_err(|e| bad(format!("CURRENT: {e}")))?;
+        if !pointer.generation.starts_with("gen-") || pointer.generation.contains('/') {
+            return Err(bad(format!("CURRENT names `{}`, expected gen-<ulid>", pointer.generation)));
+        }
+        Ok(Some(pointer))
+    }
+
+    /// A generation's manifest.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is damaged.
+    pub fn manifest(&self, name: &str) -> io::Result<Manifest> {
+        let bytes = fs::read(self.path.join(name).join("manifest.json"))?;
+        serde_json::from_slice(&bytes).map_err(|e| bad(format!("{name}/manifest.json: {e}")))
+    }
+
+    /// Every generation with a manifest, the newest first.
+    #[must_use]
+    pub fn generations(&self) -> Vec<(String, Manifest)> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let names = entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n.starts_with("gen-"));
+        let mut all: Vec<_> = names.filter_map(|name| self.manifest(&name).ok().map(|m| (name, m))).collect();
+        all.sort_by(|a, b| (b.1.number, &b.0).cmp(&(a.1.number, &a.0)));
+        all
+    }
+
+    /// Loads a generation; with the base of another where it is the same.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the file that is damaged.
+    pub fn load(&self, name: &str, shared: Option<Arc<Base>>) -> io::Result<Generation> {
+        let manifest = self.manifest(name)?;
+        let at = |file: &FileRef| self.path.join(&file.path);
+        let named = |file: &FileRef, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.path));
+        let base = match (&manifest.base, shared) {
+            (None, _) => None,
+            (Some(_), Some(shared)) => Some(shared),
+            (Some(base), None) => {
+                let flat = flat::file::open(&at(&base.graph)).map_err(|e| named(&base.graph, e))?;
+                let rows = RowStore::open(&at(&base.rows_file), false).map_err(|e| named(&base.rows_file, e))?;
+                if rows.len() as u64 != base.rows || flat.store.len() != rows.len() || flat.store.dim() != manifest.model.dim {
+                    return Err(named(&base.graph, bad("it does not fit its manifest")));
+                }
+                let lexical = self.path.join(&base.graph.path).with_file_name("lexical");
+                Some(Arc::new(Base::new(flat, rows, at(&base.segment), lexical)))
+            }
+        };
+        let (mut rows, mut vectors, mut batches) = (RowStore::default(), Vec::new(), Vec::new());
+        for part in &manifest.segments {
+            let (sha256, _) = digest::sha256_file(&at(&part.file)).map_err(|e| named(&part.file, e))?;
+            if sha256 != part.file.sha256 {
+                return Err(named(&part.file, bad("its checksum does not match the manifest")));
+            }
+            let contents = segment::read(&at(&part.file), manifest.model.dim).map_err(|e| named(&part.file, e))?;
+            for row in contents.rows.iter() {
+                rows.push(&row?);
+            }
+            vectors.extend(contents.vectors);
+            batches.push(contents.columns);
+        }
+        let columns = match batches.first() {
+            Some(first) => segment::join(&first.schema(), &batches, rows.len())?,
+            None => segment::no_columns(0)?,
+        };
+        let dead = match &manifest.dead {
+            None => Vec::new(),
+            Some(file) => {
+                let bytes = fs::read(at(file)).map_err(|e| named(file, e))?;
+                if digest::hex(&digest::sha256(&bytes)) != file.sha256 {
+                    return Err(named(file, bad("its checksum does not match the manifest")));
+                }
+                bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+            }
+        };
+        let order: Vec<u32> = (0..rows.len() as u32).collect();
+        let store = flat::store::Store::new(&vectors, manifest.model.dim, &order)?;
+        Generation::new(manifest, name.to_owned(), base, Delta { store, rows, columns }, &dead)
+    }
+
+    /// The generation that counts. If it is damaged, the newest other one that is whole, and why.
+    ///
+    /// # Errors
+    /// If there are generations but none is whole: with the damage of the one that counts.
+    pub fn open(&self) -> io::Result<(Option<Generation>, Option<String>)> {
+        let wanted = match self.pointer() {
+            Ok(None) => return Ok((None, None)),
+            Ok(Some(pointer)) => self.load(&pointer.generation, None),
+            Err(error) => Err(error),
+        };
+        let damage = match wanted {
+            Ok(generation) => return Ok((Some(generation), None)),
+            Err(damage) => damage,
+        };
+        for (name, manifest) in self.generations() {
+            if let Ok(generation) = self.load(&name, None) {
+                let why = format!("{damage}; generation {} answers in its place", manifest.number);
+                return Ok((Some(generation), Some(why)));
+            }
+        }
+        Err(damage)
+    }
+
+    /// Reads every file of a generation and compares it with its checksum; what is wrong, by file.
+    #[must_use]
+    pub fn verify(&self, manifest: &Manifest) -> Vec<String> {
+        let base = manifest.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file]);
+        let files = base.chain(manifest.segments.iter().map(|s| &s.file)).chain(&manifest.dead);
+        let wrong = files.filter_map(|file| match digest::sha256_file(&self.path.join(&file.path)) {
+            Ok((sha256, bytes)) if sha256 == file.sha256 && bytes == file.bytes => None,
+            Ok(_) => Some(format!("{}: its checksum does not match the manifest", file.path)),
+            Err(error) => Some(format!("{}: {error}", file.path)),
+        });
+        wrong.collect()
+    }
+
+    /// Makes the base of a damaged generation again from its segment, which must be whole, as a new generation.
+    ///
+    /// # Errors
+    /// If the segments are damaged too.
+    pub fn repair(&self, name: &str, source: &str, threads: usize) -> io::Result<Generation> {
+        let manifest = self.manifest(name)?;
+        let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
+        let mut batches = Vec::new();
+        let parts = manifest.base.iter().map(|b| &b.segment).chain(manifest.segments.iter().map(|s| &s.file));
+        let dead: HashSet<u32> = match &manifest.dead {
+            Some(file) => fs::read(self.path.join(&file.path))?.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
+            None => HashSet::new(),
+        };
+        let mut number = 0;
+        for file in parts {
+            let part = segment::read(&self.path.join(&file.path), manifest.model.dim)
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.path)))?;
+            let mut kept = Vec::new();
+            for (i, row) in part.rows.iter().enumerate() {
+                if !dead.contains(&number) {
+                    content.rows.push(&row?);
+                    content.vectors.extend_from_slice(&part.vectors[i * manifest.model.dim..(i + 1) * manifest.model.dim]);
+                    kept.push(i as u32);
+                }
+                number += 1;
+            }
+            if part.columns.num_columns() > 0 {
+                batches.push(arrow_select::take::take_record_batch(&part.columns, &UInt32Array::from(kept)).map_err(bad)?);
+            }
+        }
+        content.columns = match batches.first() {
+            Some(first) => segment::join(&first.schema(), &batches, content.rows.len())?,
+            None => segment::no_columns(content.rows.len())?,
+        };
+        let number = self.generations().first().map_or(1, |(_, m)| m.number + 1);
+        let manifest = Manifest { number, parent: Some(name.to_owned()), reason: "repair".into(), created_ms: now_ms(), ..manifest };
+        self.commit_base(manifest, source, content, threads, &|_| true)
+    }
+
+    /// Removes what neither the current generation nor the newest few others need, and what crashes left. `held` are
+    /// generations that somebody still reads.
+    pub fn collect(&self, held: &HashSet<String>) {
+        let Ok(Some(pointer)) = self.pointer() else { return };
+        let all = self.generations();
+        let mut keep: HashSet<String> = held.clone();
+        keep.insert(pointer.generation.clone());
+        if let Some((_, current)) = all.iter().find(|(name, _)| *name == pointer.generation) {
+            keep.extend(current.parent.clone());
+        }
+        keep.extend(all.iter().take(KEPT).map(|(name, _)| name.clone()));
+        let mut files: HashSet<String> = HashSet::new();
+        for (_, manifest) in all.iter().filter(|(name, _)| keep.contains(name)) {
+            let base = manifest.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file]);
+            files.extend(base.chain(manifest.segments.iter().map(|s| &s.file)).chain(&manifest.dead).map(|f| f.path.clone()));
+        }
+        let needed = |folder: &str| files.iter().any(|file| file.starts_with(folder));
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(".tmp-") {
+                let _ = fs::remove_file(entry.path());
+            } else if name.starts_with("gen-") && !keep.contains(&name) {
+                // The manifest goes first: without it the rest is no generation. A base that others use stays.
+                let _ = fs::remove_file(entry.path().join("manifest.json"));
+                if !needed(&format!("{name}/")) {
+                    let _ = fs::remove_dir_all(entry.path());
+                }
+            }
+        }
+        for entry in fs::read_dir(self.path.join("segments")).into_iter().flatten().flatten() {
+            if !files.contains(&format!("segments/{}", entry.file_name().to_string_lossy())) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedder::Model;
+    use crate::flat::build::{Parameters, mix};
+    use crate::flat::store::tests::unit_vectors;
+    use crate::generation::How;
+    use crate::rows::Row;
+
+    const DIM: usize = 16;
+
+    fn content(seed: u64, rows: std::ops::Range<u32>) -> Content {
+        let mut store = RowStore::default();
+        for number in rows.clone() {
+            let (id, text) = (format!("doc-{number}"), format!("words of {number}"));
+            store.push(&Row { doc_id: &id, content_hash: &[1; 32], chunk: 0, start: 0, line: 1, text: &text });
+        }
+        let columns = segment::no_columns(rows.len()).expect("no columns");
+        Content { rows: store, vectors: unit_vectors(seed, rows.len(), DIM), columns }
+    }
+
+    fn manifest(number: u64, parent: Option<&str>) -> Manifest {
+        Manifest {
+            number,
+            parent: parent.map(str::to_owned),
+            reason: "refresh".into(),
+            created_ms: 0,
+            dataset_generation: number,
+            model: Model { name: "m".into(), fingerprint: "f".into(), dim: DIM },
+            engine: "flat-hnsw".into(),
+            parameters: Parameters { m: 8, ef_construction: 32, seed: 0 },
+            ef_search: 64,
+            base: None,
+            segments: Vec::new(),
+            dead: None,
+            docs: 0,
+            chunks: 0,
+            measured: None,
+            forced: false,
+        }
+    }
+
+    fn base(folder: &Folder, rows: u32) -> io::Result<Generation> {
+        folder.commit_base(manifest(1, None), "d", content(1, 0..rows), 2, &|_| true)
+    }
+
+    /// What a reader sees: every live document and the vector it is found by.
+    fn seen(generation: &Generation) -> Vec<(String, u32)> {
+        let allowed = generation.allowed(None);
+        let mut all: Vec<(String, u32)> = generation
+            .live_rows()
+            .map(|number| {
+                let found = generation.search(generation.vector(number), &How { k: 1, ..How::default() }, &allowed);
+                assert_eq!(found.first().map(|f| f.row), Some(number), "a row finds itself");
+                (generation.row(number).expect("whole").doc_id.to_owned(), generation.vector(number)[0].to_bits())
+            })
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn append(folder: &Folder, old: &Generation) -> io::Result<Generation> {
+        let dead: Vec<u32> = (0..old.len() as u32).filter(|row| mix(u64::from(*row)).is_multiple_of(50)).collect();
+        folder.commit_delta(old, manifest(2, Some(&old.folder)), "d", &content(2, 10_000..10_030), &dead)
+    }
+
+    #[test]
+    fn an_append_writes_what_it_adds_and_a_restart_sees_the_same() {
+        let path = tempfile::tempdir().expect("a temporary directory");
+        let folder = Folder::new(path.path(), Steps::default());
+        let old = base(&folder, 1500).expect("committed");
+        let new = append(&folder, &old).expect("appended");
+        let added: u64 =
+            new.manifest.segments.iter().map(|s| s.file.bytes).sum::<u64>() + new.manifest.dead.as_ref().map_or(0, |d| d.bytes);
+        assert!(added < 3 * 30 * (DIM as u64 * 4 + 100) + 8192, "{added} bytes for 30 rows");
+        assert_eq!(new.live_rows().count() as u64, new.manifest.chunks);
+        let (opened, degraded) = folder.open().expect("opens");
+        assert_eq!((seen(&opened.expect("there")), degraded), (seen(&new), None));
+        assert!(new.words("10007", 3, &new.allowed(None)).expect("words").iter().all(|f| f.row >= 1500));
+    }
+
+    /// At every step of a commit: afterwards the index opens and is the old one or the new one, and goes on.
+    #[test]
+    fn a_crash_at_any_step_leaves_the_old_or_the_new() {
+        let mut steps_seen = 0;
+        for stop_at in 0.. {
+            let path = tempfile::tempdir().expect("a temporary directory");
+            let whole = Folder::new(path.path(), Steps::default());
+            let old = base(&whole, 1100).expect("committed");
+            let before = seen(&old);
+            let crashing = Folder::new(path.path(), Steps::stopping_at(stop_at));
+            let appended = append(&crashing, &old);
+            let rebuilt = match &appended {
+                Ok(new) => crashing.commit_base(manifest(3, Some(&new.folder)), "d", content(3, 0..1200), 2, &|_| true),
+                Err(_) => Err(io::ErrorKind::Other.into()),
+            };
+            let (opened, degraded) = Folder::new(path.path(), Steps::default()).open().expect("opens");
+            let now = seen(&opened.expect("there"));
+            assert_eq!(degraded, None);
+            let mut could_be = vec![before];
+            if stop_at >= 1 {
+                let other = tempfile::tempdir().expect("a temporary directory");
+                let other = Folder::new(other.path(), Steps::default());
+                let old = base(&other, 1100).expect("committed");
+                could_be.push(seen(&append(&other, &old).expect("appended")));
+                could_be.push(seen(&other.commit_base(manifest(3, None), "d", content(3, 0..1200), 2, &|_| true).expect("committed")));
+            }
+            assert!(could_be.contains(&now), "after a stop at step {stop_at} the index is neither old nor new");
+            whole.collect(&HashSet::new());
+            let (again, _) = whole.open().expect("opens after the leftovers are gone");
+            assert_eq!(seen(&again.expect("there")), now);
+            if rebuilt.is_ok() {
+                steps_seen = stop_at;
+                break;
+            }
+        }
+        assert!(steps_seen >= 10, "only {steps_seen} steps were passed");
+    }
+
+    #[test]
+    fn a_flipped_byte_in_any_file_is_found_and_mended_or_survived() {
+        let path = tempfile::tempdir().expect("a temporary directory");
+        let folder = Folder::new(path.path(), Steps::default());
+        let first = base(&folder, 1100).expect("committed");
+        let second = append(&folder, &first).expect("appended");
+        let wanted = seen(&second);
+        let m = &second.manifest;
+        let own = m.base.as_ref().expect("a base");
+        let files = [&own.graph, &own.rows_file, &m.segments[0].file, m.dead.as_ref().expect("dead rows"), &own.segment];
+        let others = [format!("{}/manifest.json", second.folder), "CURRENT".to_owned()];
+        for file in files.iter().map(|f| f.path.clone()).chain(others) {
+            let at = path.path().join(&file);
+            let good = fs::read(&at).expect("there");
+            let mut bytes = good.clone();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            fs::write(&at, &bytes).expect("damaged");
+            let named = folder.manifest(&second.folder).is_ok_and(|m| folder.verify(&m).iter().any(|p| p.contains(&file)));
+            assert!(named || file.ends_with(".json") || file == "CURRENT", "{file} is not named");
+            match folder.open() {
+                Ok((Some(opened), degraded)) => {
+                    let is_old = degraded.is_some_and(|why| why.contains("answers in its place"));
+                    assert!(is_old || opened.manifest.number == 2, "{file}");
+                }
+                Ok((None, _)) => panic!("{file}: the index is lost"),
+                Err(error) => assert!(error.to_string().contains(&file), "{file}: {error}"),
+            }
+            // Graph and rows are made again from the segments.
+            if file.contains("gen-") && (file.ends_with("graph.flat") || file.ends_with("rows.bin")) {
+                let mended = folder.repair(&second.folder, "d", 2).expect("mended");
+                assert_eq!(seen(&mended), wanted);
+                folder.point(&second.folder, "test").expect("back");
+                fs::remove_dir_all(path.path().join(&mended.folder)).expect("removed");
+            }
+            fs::write(&at, &good).expect("restored");
+        }
+        assert_eq!(seen(&folder.open().expect("opens").0.expect("there")), wanted);
+    }
+
+    #[test]
+    fn old_generations_go_and_those_that_are_read_or_needed_stay() {
+        let path = tempfile::tempdir().expect("a temporary directory");
+        let folder = Folder::new(path.path(), Steps::default());
+        let first = base(&folder, 1100).expect("committed");
+        let mut last = append(&folder, &first).expect("appended");
+        for number in 3..9 {
+            let nothing = content(1, 0..0);
+            last = folder.commit_delta(&last, manifest(number, Some(&last.folder)), "d", &nothing, &last.dead()).expect("committed");
+        }
+        fs::create_dir(path.path().join("gen-leftover")).expect("made");
+        folder.collect(&HashSet::from([first.folder.clone()]));
+        let names: Vec<u64> = folder.generations().iter().map(|(_, m)| m.number).collect();
+        assert_eq!(names, [8, 7, 6, 1]);
+        folder.collect(&HashSet::new());
+        assert!(path.path().join(&first.folder).join("graph.flat").exists(), "later generations use its base");
+        assert!(!path.path().join("gen-leftover").exists());
+        assert_eq!(seen(&folder.open().expect("opens").0.expect("there")), seen(&last));
+    }
+}

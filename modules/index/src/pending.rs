@@ -1,0 +1,96 @@
+//! Vectors of a refresh that is not committed yet, so that one which was killed embeds nothing twice.
+//!
+//! `pending.log`: the model's fingerprint, then records of a text's sha256, its vector and a checksum; each batch is
+//! fdatasynced. A torn or damaged record ends it: what follows is embedded again.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// The file, and what it held when it was opened.
+#[derive(Debug)]
+pub struct Pending {
+    path: PathBuf,
+    file: File,
+    /// Vectors by the sha256 of their text.
+    pub known: HashMap<[u8; 32], Vec<f32>>,
+}
+
+impl Pending {
+    /// Opens the file of this model; one of another model is begun anew.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn open(path: &Path, fingerprint: &str, dim: usize) -> io::Result<Self> {
+        let head = format!("brahman pending 1 {fingerprint} {dim}\n").into_bytes();
+        let mut bytes = Vec::new();
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        file.read_to_end(&mut bytes)?;
+        let mut known = HashMap::new();
+        let record = 32 + dim * 4 + 4;
+        let mut whole = 0;
+        if bytes.starts_with(&head) {
+            whole = head.len();
+            for part in bytes[head.len()..].chunks_exact(record) {
+                let (content, crc) = part.split_at(record - 4);
+                if crc32fast::hash(content).to_le_bytes() != crc {
+                    break;
+                }
+                let (hash, vector) = content.split_at(32);
+                let vector = vector.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                known.insert(hash.try_into().unwrap_or([0; 32]), vector);
+                whole += record;
+            }
+        }
+        file.set_len(whole as u64)?;
+        if whole == 0 {
+            file.write_all(&head)?;
+        }
+        file.sync_all()?;
+        Ok(Self { path: path.to_owned(), file, known })
+    }
+
+    /// Adds vectors; on return they are durable.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn add<'a>(&mut self, records: impl Iterator<Item = (&'a [u8; 32], &'a [f32])>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for (hash, vector) in records {
+            let from = bytes.len();
+            bytes.extend_from_slice(hash);
+            bytes.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
+            bytes.extend(crc32fast::hash(&bytes[from..]).to_le_bytes());
+        }
+        self.file.write_all(&bytes)?;
+        self.file.sync_data()
+    }
+
+    /// Removes the file: everything in it is in a generation now.
+    pub fn done(self) {
+        let _ = fs::remove_file(self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_added_is_known_after_a_cut_and_another_model_knows_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("pending.log");
+        let vectors: Vec<([u8; 32], [f32; 2])> = (0..5).map(|i| ([i; 32], [f32::from(i), 1.0])).collect();
+        let mut pending = Pending::open(&path, "f", 2).expect("opens");
+        pending.add(vectors.iter().map(|(h, v)| (h, &v[..]))).expect("added");
+        let length = fs::metadata(&path).expect("there").len();
+        OpenOptions::new().write(true).open(&path).expect("there").set_len(length - 3).expect("cut");
+        let mut again = Pending::open(&path, "f", 2).expect("opens");
+        assert_eq!(again.known.len(), 4);
+        assert_eq!(again.known[&[3; 32]], [3.0, 1.0]);
+        again.add(std::iter::once((&[9; 32], &[9.0, 9.0][..]))).expect("added");
+        assert_eq!(Pending::open(&path, "f", 2).expect("opens").known.len(), 5);
+        assert!(Pending::open(&path, "g", 2).expect("opens").known.is_empty());
+    }
+}

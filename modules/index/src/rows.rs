@@ -1,0 +1,192 @@
+//! The rows of an index beside their vectors: which document, which part of it, what text.
+//!
+//! One format in memory and on disk (`rows.bin`, see `docs/FORMAT.md`): offsets, then records. A file is mapped, so that
+//! opening an index reads no text. Invariant: records are read with every length checked; a damaged one is an error that
+//! says so, never a panic.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::Path;
+
+use crate::flat::pages::Pages;
+
+const MAGIC: &[u8; 8] = b"BRROWS\x00\x01";
+const PAGE: usize = 4096;
+/// Bytes of a record before its two texts.
+const FIXED: usize = 4 + 8 + 8 + 32 + 4;
+
+/// One chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// Value of the id column.
+    pub doc_id: &'a str,
+    /// sha256 of the whole document.
+    pub content_hash: &'a [u8; 32],
+    /// Number in its document, from 0.
+    pub chunk: u32,
+    /// First byte in the text.
+    pub start: u64,
+    /// First line in the text, from 1.
+    pub line: u64,
+    /// The chunk.
+    pub text: &'a str,
+}
+
+/// Many rows.
+#[derive(Debug)]
+pub struct RowStore {
+    /// Where each record ends.
+    ends: Vec<u64>,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Data {
+    Memory(Vec<u8>),
+    File(Pages),
+}
+
+impl Default for RowStore {
+    fn default() -> Self {
+        Self { ends: Vec::new(), data: Data::Memory(Vec::new()) }
+    }
+}
+
+fn bad(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+impl RowStore {
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    fn data(&self) -> &[u8] {
+        match &self.data {
+            Data::Memory(bytes) => bytes,
+            Data::File(pages) => pages.bytes(),
+        }
+    }
+
+    /// Adds a row; to one that was read from a file nothing can be added.
+    pub fn push(&mut self, row: &Row<'_>) {
+        let Data::Memory(data) = &mut self.data else { return };
+        data.extend_from_slice(&row.chunk.to_le_bytes());
+        data.extend_from_slice(&row.start.to_le_bytes());
+        data.extend_from_slice(&row.line.to_le_bytes());
+        data.extend_from_slice(row.content_hash);
+        data.extend_from_slice(&(row.doc_id.len() as u32).to_le_bytes());
+        data.extend_from_slice(row.doc_id.as_bytes());
+        data.extend_from_slice(row.text.as_bytes());
+        self.ends.push(data.len() as u64);
+    }
+
+    /// A row.
+    ///
+    /// # Errors
+    /// If it is not there or damaged.
+    pub fn row(&self, row: usize) -> io::Result<Row<'_>> {
+        let from = if row == 0 { 0 } else { self.ends.get(row - 1).copied().ok_or_else(|| bad("no such row"))? };
+        let to = *self.ends.get(row).ok_or_else(|| bad("no such row"))?;
+        let range = usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(to).unwrap_or(usize::MAX);
+        let record = self.data().get(range).ok_or_else(|| bad("a row lies outside rows.bin"))?;
+        let (fixed, texts) = record.split_first_chunk::<FIXED>().ok_or_else(|| bad("a row is shorter than its fields"))?;
+        let number = |at: usize| fixed[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
+        let word = |at: usize| fixed[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
+        let hash = fixed[20..].first_chunk::<32>().ok_or_else(|| bad("a row is shorter than its fields"))?;
+        let (id, text) = texts.split_at_checked(word(52) as usize).ok_or_else(|| bad("a row's id is longer than the row"))?;
+        let utf8 = |bytes| std::str::from_utf8(bytes).map_err(|_| bad("a row is not UTF-8"));
+        Ok(Row { doc_id: utf8(id)?, content_hash: hash, chunk: word(0), start: number(4), line: number(12), text: utf8(text)? })
+    }
+
+    /// All rows in order.
+    pub fn iter(&self) -> impl Iterator<Item = io::Result<Row<'_>>> {
+        (0..self.len()).map(|row| self.row(row))
+    }
+
+    /// Writes and fsyncs a new file.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let ends: &[u8] = bytemuck::cast_slice(&self.ends);
+        let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
+        file.write_all(MAGIC)?;
+        file.write_all(&(self.len() as u64).to_le_bytes())?;
+        file.write_all(&(self.data().len() as u64).to_le_bytes())?;
+        file.write_all(&crc32fast::hash(ends).to_le_bytes())?;
+        file.write_all(&crc32fast::hash(self.data()).to_le_bytes())?;
+        file.write_all(ends)?;
+        let head = 32 + ends.len();
+        file.write_all(&vec![0; head.next_multiple_of(PAGE) - head])?;
+        file.write_all(self.data())?;
+        file.flush()?;
+        file.get_ref().sync_all()
+    }
+
+    /// Opens a file: reads the offsets, maps the records. With `whole`, also compares the checksum of the records.
+    ///
+    /// # Errors
+    /// `InvalidData` with what is wrong; the caller names the file.
+    pub fn open(path: &Path, whole: bool) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let mut head = [0_u8; 32];
+        file.read_exact(&mut head).map_err(|_| bad("it is shorter than its header"))?;
+        if &head[..8] != MAGIC {
+            return Err(bad("it is no rows.bin of this version"));
+        }
+        let number = |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
+        let word = |at: usize| head[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
+        let (rows, bytes) = (number(8), number(16));
+        let length = file.metadata()?.len();
+        let fits = rows.checked_mul(8).and_then(|ends| ends.checked_add(32)?.checked_next_multiple_of(PAGE as u64));
+        let at = fits.filter(|at| at.checked_add(bytes) == Some(length)).ok_or_else(|| bad("its length is not what its header says"))?;
+        let mut ends = vec![0_u64; usize::try_from(rows).map_err(|_| bad("too many rows"))?];
+        file.read_exact(bytemuck::cast_slice_mut(&mut ends))?;
+        if crc32fast::hash(bytemuck::cast_slice(&ends)) != word(24) {
+            return Err(bad("the checksum of its offsets does not match"));
+        }
+        let pages = Pages::map(&file, at, usize::try_from(bytes).map_err(|_| bad("too long"))?)?;
+        if whole && crc32fast::hash(pages.bytes()) != word(28) {
+            return Err(bad("the checksum of its records does not match"));
+        }
+        Ok(Self { ends, data: Data::File(pages) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_what_is_damaged_is_said(texts in prop::collection::vec((".{0,12}", ".{0,40}", any::<u64>()), 0..20), flip in any::<usize>()) {
+            let folder = tempfile::tempdir().expect("a temporary directory");
+            let path = folder.path().join("rows.bin");
+            let hash = [7; 32];
+            let rows: Vec<Row<'_>> = texts.iter().zip(0..).map(|((id, text, n), chunk)| Row { doc_id: id, content_hash: &hash, chunk, start: *n, line: !n, text }).collect();
+            let mut store = RowStore::default();
+            rows.iter().for_each(|row| store.push(row));
+            store.write(&path).expect("written");
+            let read = RowStore::open(&path, true).expect("opens");
+            let back: Vec<Row<'_>> = read.iter().map(|row| row.expect("whole")).collect();
+            prop_assert_eq!(&back, &rows);
+            let mut bytes = std::fs::read(&path).expect("there");
+            let at = flip % bytes.len();
+            let pad = 32 + rows.len() * 8..(32 + rows.len() * 8).next_multiple_of(PAGE);
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).expect("damaged");
+            prop_assert_eq!(RowStore::open(&path, true).is_err(), !pad.contains(&at));
+        }
+    }
+}

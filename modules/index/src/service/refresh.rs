@@ -1,0 +1,503 @@
+//! `Refresh`, `Compact` and `Doctor`: the work that writes generations.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow_array::{RecordBatch, UInt32Array};
+use brahman_card::Fault;
+use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut};
+use brahman_card::interface::index::{CompactOut, CreateIn, DoctorIn, DoctorOut, NameIn, RefreshOut};
+use brahman_sidecar::{Call, CallOptions, Reply};
+use brahman_storage::digest::sha256;
+
+use super::IndexService;
+use super::shelf::{Claim, Index, StopOnDrop, on_own_thread};
+use crate::chunk::Chunker;
+use crate::embedder::{self, Embedder, Model};
+use crate::flat::build::Parameters;
+use crate::folder::{Content, now_ms};
+use crate::generation::{Generation, Manifest};
+use crate::pending::Pending;
+use crate::refresh::{Origin, Plan, io_fault, plan};
+use crate::rows::RowStore;
+use crate::segment;
+
+/// Texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
+const EMBED_BATCH: usize = 256;
+/// Appended rows that a compaction folds in, beside a share of the base: comparing 4,096 more takes 50 µs.
+const APPENDED_MAX: usize = 4096;
+/// That share: 1 in this many.
+const APPENDED_SHARE: usize = 20;
+/// Dead rows that a compaction leaves out: 1 in this many of all.
+const DEAD_SHARE: usize = 5;
+/// Segments that a compaction joins.
+const SEGMENTS_MAX: usize = 64;
+/// How often a build says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// How a graph is built unless the index says otherwise.
+pub(super) fn graph_parameters(parameters: &CreateIn) -> Parameters {
+    let number = |n: Option<u64>, default: usize| n.map_or(default, |n| usize::try_from(n).unwrap_or(default));
+    Parameters { m: number(parameters.m, 16), ef_construction: number(parameters.ef_construction, 100), seed: 0 }
+}
+
+/// Candidates a search keeps unless the index says otherwise.
+pub(super) fn ef_search(parameters: &CreateIn) -> usize {
+    parameters.ef_search.map_or(64, |n| usize::try_from(n).unwrap_or(64))
+}
+
+/// Threads for building: all cores, for somebody waits.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Whether a compaction would pay.
+pub(super) fn wants_compaction(generation: &Generation) -> bool {
+    let (base, appended) = (generation.base_rows(), generation.delta.rows.len());
+    let dead = generation.len() - usize::try_from(generation.manifest.chunks).unwrap_or(0);
+    appended > APPENDED_MAX.max(base / APPENDED_SHARE)
+        || dead * DEAD_SHARE > generation.len()
+        || generation.manifest.segments.len() > SEGMENTS_MAX
+}
+
+/// All rows alive, copied.
+///
+/// # Errors
+/// If something is damaged.
+pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
+    let bad = |e: &dyn std::fmt::Display| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string());
+    let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
+    let numbers: Vec<u32> = generation.live_rows().collect();
+    for number in &numbers {
+        content.rows.push(&generation.row(*number)?);
+        content.vectors.extend_from_slice(generation.vector(*number));
+    }
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    let base = generation.base_rows() as u32;
+    let split = numbers.partition_point(|n| *n < base);
+    let take = |columns: &RecordBatch, rows: Vec<u32>| arrow_select::take::take_record_batch(columns, &UInt32Array::from(rows));
+    if let Some(own) = &generation.base {
+        let columns = own.columns().map_err(|e| bad(&e))?;
+        if columns.num_columns() > 0 {
+            batches.push(take(columns, numbers[..split].to_vec()).map_err(|e| bad(&e))?);
+        }
+    }
+    if generation.delta.columns.num_columns() > 0 {
+        let rows = numbers[split..].iter().map(|n| n - base).collect();
+        batches.push(take(&generation.delta.columns, rows).map_err(|e| bad(&e))?);
+    }
+    content.columns = match batches.first() {
+        Some(first) => segment::join(&first.schema(), &batches, numbers.len())?,
+        None => segment::no_columns(numbers.len())?,
+    };
+    Ok(content)
+}
+
+/// Counts of how the fresh chunks got their vectors.
+#[derive(Debug, Default)]
+struct Embedded {
+    vectors: Vec<f32>,
+    model: Option<Model>,
+    cached: u64,
+    truncated: u64,
+    resumed: u64,
+    reused: u64,
+}
+
+impl IndexService {
+    pub(super) async fn refresh(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
+        let NameIn { name } = call.parameters()?;
+        let index = self.index(&name)?;
+        let claim = index.claim("refresh").await?;
+        let _stop = StopOnDrop(Arc::clone(&claim.stop));
+        let (out, generation) = self.run_refresh(call, &index, claim).await?;
+        if wants_compaction(&generation) {
+            let service = Arc::clone(self);
+            tokio::task::spawn(async move {
+                if let Err(fault) = service.compact_index(&index, &|_, _| {}, false).await {
+                    tracing::warn!(index = index.parameters.name, "compaction: {fault}");
+                }
+            });
+        }
+        Reply::of(&out)
+    }
+
+    async fn run_refresh(&self, call: &Call, index: &Arc<Index>, claim: Claim) -> Result<(RefreshOut, Arc<Generation>), Fault> {
+        let started = Instant::now();
+        let options = CallOptions::default();
+        let parameters = &index.parameters;
+        let old = index.generation();
+        say(call, "read", 0, 0).await?;
+        let ask = catalog::NameIn { name: parameters.dataset.clone() };
+        let GetOut { dataset } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
+        let (size, overlap) = super::sizes(parameters)?;
+        let (reading, before, own, wanted) = (dataset.clone(), old.clone(), dataset.generation, parameters.clone());
+        let planned = tokio::task::spawn_blocking(move || {
+            let chunker = Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?;
+            plan(&reading, &wanted, &chunker, before.as_deref())
+        });
+        let plan = planned.await.map_err(|e| Fault::internal(e.to_string()))??;
+
+        let of = plan.fresh.len() as u64;
+        let pending = index.folder.path().join("pending.log");
+        let embedded = self.vectors(call, parameters, &plan, old.as_deref(), &pending).await?;
+        let unchanged = plan.is_empty() && old.as_ref().is_some_and(|g| g.manifest.dataset_generation == own);
+        let mut out = RefreshOut {
+            phase: "done".into(),
+            done: of,
+            of,
+            pre_existing_docs: Some(plan.pre_existing_docs),
+            dataset_docs: Some(plan.dataset_docs),
+            new_docs: Some(plan.new_docs),
+            changed_docs: Some(plan.changed_docs),
+            removed_docs: Some(plan.removed_docs),
+            empty_docs: Some(plan.empty_docs),
+            skipped_docs: Some(plan.skipped_docs),
+            skipped: Some(plan.skipped.clone()),
+            new_chunks: Some(of),
+            reused: Some(embedded.reused),
+            resumed: Some(embedded.resumed),
+            cached: Some(embedded.cached),
+            truncated: Some(embedded.truncated),
+            bytes_written: Some(0),
+            ..RefreshOut::default()
+        };
+        let current = match old.clone().filter(|_| unchanged) {
+            Some(old) => old,
+            None => {
+                say(call, "write", 0, of).await?;
+                let model = match embedded.model {
+                    Some(model) => model,
+                    None => embedder::current_model(&self.client).await?,
+                };
+                let done = self.publish(call, index, claim, plan, embedded.vectors, model, own).await?;
+                let before = old.map_or(0, |g| if share_base(&g, &done) { g.manifest.bytes() } else { 0 });
+                let dead = done.manifest.dead.as_ref().map_or(0, |d| d.bytes);
+                out.bytes_written = Some(done.manifest.bytes().saturating_sub(before).max(dead));
+                done
+            }
+        };
+        out.total = Some(current.manifest.chunks);
+        out.generation = Some(current.manifest.number);
+        out.model = Some(current.manifest.model.name.clone());
+        let clear = ClearStaleIn { name: parameters.dataset.clone(), index: parameters.name.clone(), generation: own };
+        let cleared: ClearStaleOut = self.client.call("org.brahman.Catalog.ClearStale", &clear, &options).await?.value;
+        out.stale_cleared = Some(cleared.cleared);
+        out.duration_s = Some(started.elapsed().as_secs_f64());
+        Ok((out, current))
+    }
+
+    /// The vectors of the fresh chunks: given, at hand, from a refresh that was cut off, or embedded now.
+    async fn vectors(
+        &self,
+        call: &Call,
+        parameters: &CreateIn,
+        plan: &Plan,
+        old: Option<&Generation>,
+        pending: &std::path::Path,
+    ) -> Result<Embedded, Fault> {
+        let mut out = Embedded { model: old.map(|g| g.manifest.model.clone()), ..Embedded::default() };
+        if parameters.vector_column.is_some() {
+            out.vectors.clone_from(&plan.given);
+            let dim = if plan.given_dim > 0 { plan.given_dim } else { old.map_or(1, |g| g.manifest.model.dim) };
+            let own =
+                || Model { name: parameters.model.clone().unwrap_or_else(|| "dataset".into()), fingerprint: format!("dataset:{dim}"), dim };
+            out.model.get_or_insert_with(own);
+            return Ok(out);
+        }
+        let to_embed: Vec<usize> = (0..plan.origins.len()).filter(|i| plan.origins[*i] == Origin::Embed).collect();
+        let mut at_hand: std::collections::HashMap<usize, Vec<f32>> = std::collections::HashMap::new();
+        if !to_embed.is_empty() {
+            let model = match &out.model {
+                Some(model) => model.clone(),
+                None => embedder::current_model(&self.client).await?,
+            };
+            if let Some(wanted) = parameters.model.as_ref().filter(|wanted| **wanted != model.name) {
+                let message = format!("the index wants vectors of {wanted}, the provider at hand is {}", model.name);
+                return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message)
+                    .with("wanted", wanted.clone())
+                    .with("got", model.name));
+            }
+            let mut log = Pending::open(pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
+            let text = |i: usize| plan.fresh.row(i).map(|row| row.text).map_err(|e| io_fault("reading a chunk", &e));
+            let mut asked = Vec::new();
+            for i in to_embed {
+                let hash = sha256(text(i)?.as_bytes());
+                match log.known.get(&hash) {
+                    Some(vector) => {
+                        at_hand.insert(i, vector.clone());
+                        out.resumed += 1;
+                    }
+                    None => asked.push((i, hash)),
+                }
+            }
+            let of = asked.len() as u64;
+            let mut done = 0;
+            let [mut one, mut two] = [0, 1].map(|_| Embedder::new(self.client.clone(), Some(model.clone())));
+            for pair in asked.chunks(2 * EMBED_BATCH) {
+                let (left, right) = pair.split_at(pair.len().min(EMBED_BATCH));
+                let texts = |part: &[(usize, [u8; 32])]| part.iter().map(|(i, _)| text(*i)).collect::<Result<Vec<&str>, Fault>>();
+                let (left_texts, right_texts) = (texts(left)?, texts(right)?);
+                let second = async { if right_texts.is_empty() { Ok(None) } else { two.batch(&right_texts).await.map(Some) } };
+                let (first, second) = tokio::try_join!(one.batch(&left_texts), second)?;
+                for (part, batch) in [(left, Some(first)), (right, second)] {
+                    let Some(batch) = batch else { continue };
+                    out.cached += batch.cached;
+                    out.truncated += batch.truncated;
+                    let vectors = batch.vectors.chunks_exact(model.dim.max(1));
+                    log.add(part.iter().map(|(_, hash)| hash).zip(vectors.clone())).map_err(|e| io_fault("writing pending.log", &e))?;
+                    at_hand.extend(part.iter().zip(vectors).map(|((i, _), vector)| (*i, vector.to_vec())));
+                }
+                done += pair.len() as u64;
+                say(call, "embed", done, of).await?;
+            }
+            out.model = Some(model);
+        }
+        for (i, origin) in plan.origins.iter().enumerate() {
+            match (origin, old) {
+                (Origin::Old(row), Some(old)) => {
+                    out.reused += 1;
+                    out.vectors.extend_from_slice(old.vector(*row));
+                }
+                _ => out.vectors.extend(at_hand.remove(&i).unwrap_or_default()),
+            }
+        }
+        Ok(out)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one caller, which holds them all")]
+    async fn publish(
+        &self,
+        call: &Call,
+        index: &Arc<Index>,
+        claim: Claim,
+        plan: Plan,
+        vectors: Vec<f32>,
+        model: Model,
+        own: u64,
+    ) -> Result<Arc<Generation>, Fault> {
+        let (done, of) = (Arc::new(AtomicU64::new(0)), plan.fresh.len() as u64);
+        let (work_index, counted, stop) = (Arc::clone(index), Arc::clone(&done), Arc::clone(&claim.stop));
+        let work = move || -> std::io::Result<Arc<Generation>> {
+            // Held until the disk is at rest, even if the caller is gone.
+            let _claim = claim;
+            let (folder, parameters) = (&work_index.folder, &work_index.parameters);
+            let old = work_index.generation();
+            let manifest = Manifest {
+                number: work_index.next_number(),
+                parent: old.as_ref().map(|g| g.folder.clone()),
+                reason: "refresh".into(),
+                created_ms: now_ms(),
+                dataset_generation: own,
+                model,
+                engine: old.as_ref().map_or_else(|| super::engine(parameters), |g| g.manifest.engine.clone()),
+                parameters: old.as_ref().map_or_else(|| graph_parameters(parameters), |g| g.manifest.parameters),
+                ef_search: old.as_ref().map_or_else(|| ef_search(parameters), |g| g.manifest.ef_search),
+                base: None,
+                segments: Vec::new(),
+                dead: None,
+                docs: plan.dataset_docs - plan.empty_docs - plan.skipped_docs,
+                chunks: 0,
+                measured: None,
+                forced: false,
+            };
+            let columns = match plan.columns {
+                Some(columns) => columns,
+                None => segment::no_columns(plan.fresh.len())?,
+            };
+            let added = Content { rows: plan.fresh, vectors, columns };
+            let progress = |n: usize| {
+                counted.store(n as u64, Ordering::Relaxed);
+                !stop.load(Ordering::Relaxed)
+            };
+            let generation = match &old {
+                // Appending pays while what is new is small beside what is there.
+                Some(old) if old.base.is_some() && added.rows.len() <= old.base_rows() => {
+                    let mut dead = old.dead();
+                    dead.extend(&plan.dead);
+                    folder.commit_delta(old, manifest, &parameters.dataset, &added, &dead)?
+                }
+                Some(old) => {
+                    let gone: std::collections::HashSet<u32> = plan.dead.iter().copied().collect();
+                    let mut all = content_without(old, &gone)?;
+                    for row in added.rows.iter() {
+                        all.rows.push(&row?);
+                    }
+                    all.vectors.extend(added.vectors);
+                    let both = [all.columns, added.columns];
+                    all.columns = segment::join(&both[1].schema(), &both, all.rows.len())?;
+                    folder.commit_base(manifest, &parameters.dataset, all, cores(), &progress)?
+                }
+                None => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
+            };
+            let _ = std::fs::remove_file(folder.path().join("pending.log"));
+            Ok(work_index.answer_with(generation))
+        };
+        let mut working = on_own_thread(false, work);
+        let outcome = loop {
+            match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
+                Ok(outcome) => break outcome,
+                Err(_) => say(call, "write", done.load(Ordering::Relaxed), of).await?,
+            }
+        };
+        outcome.map_err(|e| Fault::internal(e.to_string()))?.map_err(|e| io_fault("writing the generation", &e))
+    }
+
+    /// Makes a new base of everything alive. Reports rows done.
+    pub(super) async fn compact_index(
+        &self,
+        index: &Arc<Index>,
+        progress: &(dyn Fn(u64, u64) + Sync),
+        asked: bool,
+    ) -> Result<Option<Arc<Generation>>, Fault> {
+        let claim = index.claim("compaction").await?;
+        let _stop = StopOnDrop(Arc::clone(&claim.stop));
+        let Some(old) = index.generation() else { return Ok(None) };
+        if old.delta.rows.is_empty() && old.dead().is_empty() {
+            return Ok(None);
+        }
+        let of = old.manifest.chunks;
+        let (done, work_index) = (Arc::new(AtomicU64::new(0)), Arc::clone(index));
+        let (counted, stop) = (Arc::clone(&done), Arc::clone(&claim.stop));
+        let work = move || -> std::io::Result<Arc<Generation>> {
+            let _claim = claim;
+            let manifest = Manifest {
+                number: work_index.next_number(),
+                parent: Some(old.folder.clone()),
+                reason: "compaction".into(),
+                created_ms: now_ms(),
+                measured: None,
+                forced: false,
+                ..old.manifest.clone()
+            };
+            let progress = |n: usize| {
+                counted.store(n as u64, Ordering::Relaxed);
+                !stop.load(Ordering::Relaxed)
+            };
+            let threads = if asked { cores() } else { 1 };
+            let source = &work_index.parameters.dataset;
+            let generation = work_index.folder.commit_base(manifest, source, content(&old)?, threads, &progress)?;
+            Ok(work_index.answer_with(generation))
+        };
+        let mut working = on_own_thread(!asked, work);
+        let outcome = loop {
+            match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
+                Ok(outcome) => break outcome,
+                Err(_) => progress(done.load(Ordering::Relaxed), of),
+            }
+        };
+        match outcome.map_err(|e| Fault::internal(e.to_string()))? {
+            Ok(generation) => Ok(Some(generation)),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(io_fault("compacting", &error)),
+        }
+    }
+
+    pub(super) async fn compact(&self, call: &Call) -> Result<Reply, Fault> {
+        let NameIn { name } = call.parameters()?;
+        let index = self.index(&name)?;
+        index.current()?;
+        let (sender, mut receiver) = tokio::sync::watch::channel((0, 0));
+        let progress = move |done, of| {
+            let _ = sender.send((done, of));
+        };
+        let mut working = std::pin::pin!(self.compact_index(&index, &progress, true));
+        let made = loop {
+            tokio::select! {
+                made = &mut working => break made?,
+                Ok(()) = receiver.changed() => {
+                    let (done, of) = *receiver.borrow_and_update();
+                    if call.more {
+                        call.send(&CompactOut { phase: "build".into(), done, of, ..CompactOut::default() }).await?;
+                    }
+                }
+            }
+        };
+        let number = made.as_ref().or(index.generation().as_ref()).map(|g| g.manifest.number);
+        let of = index.generation().map_or(0, |g| g.manifest.chunks);
+        Reply::of(&CompactOut { phase: "done".into(), done: of, of, compacted: Some(made.is_some()), generation: number })
+    }
+
+    pub(super) async fn doctor(&self, call: &Call) -> Result<Reply, Fault> {
+        let DoctorIn { name, repair } = call.parameters()?;
+        let index = self.index(&name)?;
+        let claim = index.claim("doctor").await?;
+        let work = move || -> Result<DoctorOut, Fault> {
+            let _claim = claim;
+            let mut problems: Vec<String> = index.degraded().into_iter().collect();
+            let named = match index.folder.pointer() {
+                Ok(pointer) => pointer.map(|p| p.generation),
+                Err(error) => {
+                    problems.push(error.to_string());
+                    None
+                }
+            };
+            let named = named.or_else(|| index.folder.generations().first().map(|(name, _)| name.clone()));
+            let mut files = 0;
+            if let Some(folder) = &named {
+                match index.folder.manifest(folder) {
+                    Ok(manifest) => {
+                        files = 2 + manifest.base.iter().count() * 3 + manifest.segments.len() + usize::from(manifest.dead.is_some());
+                        problems.extend(index.folder.verify(&manifest));
+                    }
+                    Err(error) => problems.push(error.to_string()),
+                }
+            }
+            problems.dedup();
+            let mut repaired = false;
+            if repair.unwrap_or(false)
+                && !problems.is_empty()
+                && let Some(folder) = &named
+            {
+                let made = index.folder.repair(folder, &index.parameters.dataset, cores());
+                index.answer_with(made.map_err(|e| io_fault("repairing from the segments", &e))?);
+                repaired = true;
+            }
+            let generation = index.generation();
+            let base = generation.as_ref().and_then(|g| g.base.as_ref());
+            let orphans = base.map_or(0, |b| b.flat.orphans(64, cores(), usize::MAX).len() as u64);
+            Ok(DoctorOut {
+                healthy: (problems.is_empty() || repaired) && orphans == 0,
+                problems,
+                repaired,
+                orphans,
+                files: files as u64,
+                generation: generation.map_or(0, |g| g.manifest.number),
+            })
+        };
+        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))??)
+    }
+}
+
+/// Rows alive that are not among `gone`.
+fn content_without(old: &Generation, gone: &std::collections::HashSet<u32>) -> std::io::Result<Content> {
+    let all = content(old)?;
+    if gone.is_empty() {
+        return Ok(all);
+    }
+    let dim = old.manifest.model.dim;
+    let mut kept = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
+    let mut places = Vec::new();
+    for (place, number) in old.live_rows().enumerate().filter(|(_, number)| !gone.contains(number)) {
+        kept.rows.push(&old.row(number)?);
+        kept.vectors.extend_from_slice(&all.vectors[place * dim..(place + 1) * dim]);
+        places.push(place as u32);
+    }
+    kept.columns = if all.columns.num_columns() == 0 {
+        segment::no_columns(places.len())?
+    } else {
+        let taken = arrow_select::take::take_record_batch(&all.columns, &UInt32Array::from(places));
+        taken.map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?
+    };
+    Ok(kept)
+}
+
+async fn say(call: &Call, phase: &str, done: u64, of: u64) -> Result<(), Fault> {
+    if call.more { call.send(&RefreshOut { phase: phase.into(), done, of, ..RefreshOut::default() }).await } else { Ok(()) }
+}
+
+/// Whether two generations share their base.
+fn share_base(a: &Generation, b: &Generation) -> bool {
+    matches!((&a.base, &b.base), (Some(a), Some(b)) if Arc::ptr_eq(a, b))
+}

@@ -1,0 +1,239 @@
+//! `Search` and `Get`: a query's way through embedding, filter, engine and words to hits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use brahman_card::Fault;
+use brahman_card::interface::index::{Elapsed, GetIn, GetOut, Hit, SearchIn, SearchOut};
+use brahman_sidecar::{Call, Reply};
+
+use super::IndexService;
+use crate::embedder;
+use crate::filter::{self, Filter};
+use crate::flat::build::in_parallel;
+use crate::flat::kernel::dot;
+use crate::flat::store::Found;
+use crate::generation::{Allowed, Generation, How};
+use crate::lexical::fuse;
+use crate::refresh::io_fault;
+
+/// Most hits one query may ask for.
+const K_MAX: u64 = 10_000;
+/// Most queries in one call.
+const QUERIES_MAX: usize = 10_000;
+/// Hits of each list that are fused, for each hit wanted.
+const FUSED_PER_HIT: usize = 4;
+/// Fewer queries are answered on the thread that took the call: handing over costs more than a search.
+const QUERIES_INLINE: usize = 1;
+
+/// What the hits are ordered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Semantic,
+    Lexical,
+    Hybrid,
+}
+
+impl Mode {
+    fn parse(mode: Option<&str>) -> Result<Self, Fault> {
+        match mode {
+            None | Some("semantic") => Ok(Self::Semantic),
+            Some("lexical") => Ok(Self::Lexical),
+            Some("hybrid") => Ok(Self::Hybrid),
+            Some(other) => Err(Fault::invalid_parameter("mode", format!("`{other}`, expected semantic, lexical or hybrid"))),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Semantic => "semantic",
+            Self::Lexical => "lexical",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+/// Everything that the blocking part needs.
+struct Job {
+    generation: Arc<Generation>,
+    source: String,
+    queries: Vec<Vec<f32>>,
+    text: Option<String>,
+    filter: Option<Filter>,
+    mode: Mode,
+    how: How,
+    threads: usize,
+}
+
+struct Done {
+    results: Vec<Vec<Hit>>,
+    filter: Duration,
+    search: Duration,
+    fetch: Duration,
+}
+
+/// A vector scaled to length 1, or what is wrong with it.
+fn unit(mut vector: Vec<f32>) -> Result<Vec<f32>, Fault> {
+    let norm = dot(&vector, &vector).sqrt();
+    if !norm.is_finite() || norm < f32::MIN_POSITIVE {
+        let message = "its length is zero or not finite: it has no direction";
+        return Err(Fault::invalid_parameter("vector", message));
+    }
+    // Left as it is if it is of length 1 already, so that its products are the caller's own.
+    if (norm - 1.0).abs() > 1e-6 {
+        vector.iter_mut().for_each(|x| *x /= norm);
+    }
+    Ok(vector)
+}
+
+impl Job {
+    fn run(&self) -> Result<Done, Fault> {
+        let generation = &*self.generation;
+        let damaged = |why: String| Fault::new("org.brahman.Index.Damaged", false, why).with("name", self.source.clone());
+        let started = Instant::now();
+        let filtered = match &self.filter {
+            Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| Fault::invalid_parameter("filter", e))?),
+            None => None,
+        };
+        let allowed: Allowed = generation.allowed(filtered.as_ref());
+        let filter = started.elapsed();
+        let wide = How { k: self.how.k * if self.mode == Mode::Hybrid { FUSED_PER_HIT } else { 1 }, ..self.how.clone() };
+        let near = |query: &Vec<f32>| generation.search(query, &wide, &allowed);
+        let words = |text: &str| generation.words(text, wide.k, &allowed).map_err(damaged);
+        let found: Vec<Vec<Found>> = match (self.mode, &self.text) {
+            (Mode::Lexical, Some(text)) => vec![words(text)?],
+            (Mode::Hybrid, Some(text)) => {
+                let (near, words) = (self.queries.iter().flat_map(near).collect::<Vec<_>>(), words(text)?);
+                vec![fuse(&[&near, &words], self.how.k)]
+            }
+            _ if self.queries.len() <= QUERIES_INLINE => self.queries.iter().map(near).collect(),
+            _ => in_parallel(self.queries.len(), self.threads, || (), |(), i| near(&self.queries[i])),
+        };
+        let search = started.elapsed() - filter;
+        let hits = |found: &Vec<Found>| found.iter().map(|f| hit(generation, *f)).collect::<Result<Vec<_>, _>>();
+        let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
+        Ok(Done { results, filter, search, fetch: started.elapsed() - filter - search })
+    }
+}
+
+fn hit(generation: &Generation, found: Found) -> Result<Hit, Fault> {
+    let row = generation.row(found.row).map_err(|e| io_fault("fetching a hit", &e))?;
+    Ok(Hit {
+        doc_id: row.doc_id.to_owned(),
+        chunk: row.chunk.into(),
+        start: row.start,
+        end: row.start + row.text.len() as u64,
+        line: row.line,
+        text: row.text.to_owned(),
+        score: found.score,
+    })
+}
+
+impl IndexService {
+    pub(super) async fn search(&self, call: &Call) -> Result<Reply, Fault> {
+        let started = Instant::now();
+        let ask: SearchIn = call.parameters()?;
+        let index = self.index(&ask.index)?;
+        let (generation, degraded) = index.current()?;
+        let model = generation.manifest.model.clone();
+        let mode = Mode::parse(ask.mode.as_deref())?;
+        let k = ask.k.unwrap_or(10);
+        if !(1..=K_MAX).contains(&k) {
+            return Err(Fault::invalid_parameter("k", format!("{k}, expected 1 to {K_MAX}")));
+        }
+        let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
+        let (mut provider, mut truncated) = (None, None);
+        let text = ask.text.clone();
+        let queries = match (ask.text, ask.vector, ask.vectors) {
+            (Some(_), None, None) if mode == Mode::Lexical => Vec::new(),
+            (Some(text), None, None) => {
+                if index.parameters.vector_column.is_some() && index.parameters.model.is_none() {
+                    let message = format!("index `{}` holds vectors of its dataset's own; search it by vector", ask.index);
+                    return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message)
+                        .with("wanted", model.fingerprint)
+                        .with("got", ""));
+                }
+                let (vector, by, cut) = embedder::query(&self.client, &model, &text).await?;
+                (provider, truncated) = (by, Some(cut));
+                vec![vector]
+            }
+            (None, Some(vector), None) if mode == Mode::Semantic => vec![vector],
+            (None, None, Some(vectors)) if mode == Mode::Semantic => vectors,
+            (None, _, _) if mode != Mode::Semantic => {
+                return Err(Fault::invalid_parameter("text", format!("a {} search needs the query in words", mode.name())));
+            }
+            _ => return Err(Fault::invalid_parameter("text, vector, vectors", "expected exactly one of them")),
+        };
+        if queries.len() > QUERIES_MAX {
+            return Err(Fault::invalid_parameter("vectors", format!("{} queries, expected at most {QUERIES_MAX}", queries.len())));
+        }
+        let mut checked = Vec::with_capacity(queries.len());
+        for query in queries {
+            if query.len() != model.dim {
+                let message = format!("the index holds vectors of {} numbers ({}), the query has {}", model.dim, model.name, query.len());
+                let fault = Fault::new("org.brahman.Index.ModelMismatch", false, message);
+                return Err(fault.with("wanted", model.fingerprint).with("got", format!("{} numbers", query.len())));
+            }
+            checked.push(unit(query)?);
+        }
+        let embedded = started.elapsed();
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = ask.threads.map_or(cores, |t| usize::try_from(t).unwrap_or(cores)).clamp(1, 64);
+        let exact = ask.exact.unwrap_or(false) && mode != Mode::Lexical;
+        let how = How {
+            k: usize::try_from(k).unwrap_or(usize::MAX),
+            ef: ask.ef.map(|ef| usize::try_from(ef).unwrap_or(usize::MAX)),
+            exact,
+            threads: if ask.threads.is_some() || exact { threads } else { 1 },
+        };
+        let engine = if exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
+        let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && !exact && engine == "flat-hnsw";
+        let source = index.parameters.dataset.clone();
+        let job = Job { generation: Arc::clone(&generation), source, queries: checked, text, filter, mode, how, threads };
+        let done = if quick {
+            // Some tens of microseconds: less than handing it to another thread would take.
+            job.run()?
+        } else {
+            tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(e.to_string()))??
+        };
+        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        Reply::of(&SearchOut {
+            results: done.results,
+            generation: generation.manifest.number,
+            engine,
+            mode: mode.name().into(),
+            model: model.name,
+            provider,
+            stale: self.is_stale(&index.parameters.dataset, generation.manifest.dataset_generation),
+            truncated,
+            degraded,
+            rescue: false,
+            elapsed_us: Elapsed {
+                embed: us(embedded),
+                filter: us(done.filter),
+                search: us(done.search),
+                fetch: us(done.fetch),
+                total: us(started.elapsed()),
+            },
+        })
+    }
+
+    pub(super) async fn get(&self, call: &Call) -> Result<Reply, Fault> {
+        let GetIn { index, doc_id } = call.parameters()?;
+        let (generation, _) = self.index(&index)?.current()?;
+        let number = generation.manifest.number;
+        let find = move || -> Result<Vec<Hit>, Fault> {
+            let mut chunks = Vec::new();
+            for row in generation.live_rows() {
+                let is_it = generation.row(row).map_err(|e| io_fault("reading the index", &e))?.doc_id == doc_id;
+                if is_it {
+                    chunks.push(hit(&generation, Found { row, score: 0.0 })?);
+                }
+            }
+            chunks.sort_by_key(|c| c.chunk);
+            Ok(chunks)
+        };
+        let chunks = tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(e.to_string()))??;
+        Reply::of(&GetOut { chunks, generation: number })
+    }
+}

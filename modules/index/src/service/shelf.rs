@@ -1,0 +1,208 @@
+//! One index in memory: what answers now, and who may change it.
+//!
+//! Invariants: readers clone the `Arc` of a generation and keep a whole one; one writer at a time (refresh, compaction,
+//! promotion, repair) holds the slot until its work on disk has ended, even if its caller is gone.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use brahman_card::Fault;
+use brahman_card::interface::index::CreateIn;
+use brahman_storage::Steps;
+use tokio::sync::{OwnedMutexGuard, oneshot};
+
+use crate::folder::Folder;
+use crate::generation::Generation;
+use crate::trials::Journal;
+
+/// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What answers.
+#[derive(Debug, Default)]
+pub(super) struct Answering {
+    pub(super) generation: Option<Arc<Generation>>,
+    /// Why it is not the one that `CURRENT` names, or why there is none.
+    pub(super) degraded: Option<String>,
+}
+
+/// One index.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) parameters: CreateIn,
+    pub(super) folder: Folder,
+    answering: Mutex<Answering>,
+    pub(super) journal: Mutex<Journal>,
+    slot: Arc<tokio::sync::Mutex<()>>,
+    /// What holds the slot, and how it is told to stop.
+    busy: Mutex<Option<(&'static str, Arc<AtomicBool>)>>,
+    /// Generations that were replaced while somebody read them.
+    read: Mutex<Vec<Weak<Generation>>>,
+}
+
+/// The right to change an index; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    index: Arc<Index>,
+    /// Set when the work should end early.
+    pub(super) stop: Arc<AtomicBool>,
+    _slot: OwnedMutexGuard<()>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        *lock(&self.index.busy) = None;
+    }
+}
+
+/// Tells work to stop when the call that wanted it is dropped, because its caller hung up.
+#[derive(Debug)]
+pub(super) struct StopOnDrop(pub(super) Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Index {
+    /// Opens an index: its generation, its journal. Never fails for damage; it is said when asked for.
+    ///
+    /// # Errors
+    /// If the journal's folder cannot be made.
+    pub(super) fn open(path: &Path, parameters: CreateIn) -> io::Result<Self> {
+        let folder = Folder::new(path, Steps::default());
+        let answering = match folder.open() {
+            Ok((generation, degraded)) => Answering { generation: generation.map(Arc::new), degraded },
+            Err(error) => Answering { generation: None, degraded: Some(error.to_string()) },
+        };
+        if let Some(why) = &answering.degraded {
+            tracing::error!(index = parameters.name, "{why}");
+        }
+        let held = answering.generation.iter().map(|g| g.folder.clone()).collect();
+        folder.collect(&held);
+        Ok(Self {
+            journal: Mutex::new(Journal::open(path)?),
+            parameters,
+            folder,
+            answering: Mutex::new(answering),
+            slot: Arc::default(),
+            busy: Mutex::default(),
+            read: Mutex::default(),
+        })
+    }
+
+    /// What answers now, and why it is not what should.
+    ///
+    /// # Errors
+    /// `NotReady` before the first refresh, `Damaged` if nothing is whole.
+    pub(super) fn current(&self) -> Result<(Arc<Generation>, Option<String>), Fault> {
+        let answering = lock(&self.answering);
+        let name = &self.parameters.name;
+        match (&answering.generation, &answering.degraded) {
+            (Some(generation), degraded) => Ok((Arc::clone(generation), degraded.clone())),
+            (None, Some(why)) => {
+                let message =
+                    format!("index `{name}` is damaged: {why}; `brahman index doctor {name} --repair`, or a refresh, builds it again");
+                Err(Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone()))
+            }
+            (None, None) => {
+                let message = format!("index `{name}` has not been refreshed yet: `brahman index refresh {name}`");
+                Err(Fault::new("org.brahman.Index.NotReady", true, message).with("name", name.clone()))
+            }
+        }
+    }
+
+    /// The generation that answers, if there is one.
+    pub(super) fn generation(&self) -> Option<Arc<Generation>> {
+        lock(&self.answering).generation.clone()
+    }
+
+    /// Why another generation than the current one answers, or none.
+    pub(super) fn degraded(&self) -> Option<String> {
+        lock(&self.answering).degraded.clone()
+    }
+
+    /// Lets another generation answer from now on, and removes files that nobody needs any more.
+    pub(super) fn answer_with(&self, generation: Generation) -> Arc<Generation> {
+        let generation = Arc::new(generation);
+        let old = {
+            let mut answering = lock(&self.answering);
+            answering.degraded = None;
+            answering.generation.replace(Arc::clone(&generation))
+        };
+        lock(&self.read).extend(old.iter().map(Arc::downgrade));
+        drop(old);
+        self.tidy();
+        generation
+    }
+
+    /// Removes files that nobody needs any more. Only for whoever holds the slot.
+    pub(super) fn tidy(&self) {
+        let mut read = lock(&self.read);
+        read.retain(|weak| weak.strong_count() > 0);
+        let held = read.iter().filter_map(Weak::upgrade).chain(self.generation()).map(|g| g.folder.clone());
+        let held: HashSet<String> = held.collect();
+        drop(read);
+        self.folder.collect(&held);
+    }
+
+    /// The next generation's number.
+    pub(super) fn next_number(&self) -> u64 {
+        let newest = self.folder.generations().first().map_or(0, |(_, m)| m.number);
+        newest.max(self.generation().map_or(0, |g| g.manifest.number)) + 1
+    }
+
+    /// What is going on.
+    pub(super) fn busy(&self) -> Option<&'static str> {
+        lock(&self.busy).as_ref().map(|(what, _)| *what)
+    }
+
+    /// Claims the right to change this index. A compaction gives way; anything else is `Busy`.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(super) async fn claim(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
+        let slot = match Arc::clone(&self.slot).try_lock_owned() {
+            Ok(slot) => slot,
+            Err(_) => {
+                let busy = lock(&self.busy).clone();
+                match busy {
+                    Some(("compaction", stop)) if what != "compaction" => {
+                        stop.store(true, Ordering::Relaxed);
+                        Arc::clone(&self.slot).lock_owned().await
+                    }
+                    other => {
+                        let name = &self.parameters.name;
+                        let what = other.map_or("being changed", |(what, _)| what);
+                        let message = format!("index `{name}` is busy: {what}; try again when it is done");
+                        return Err(Fault::new("org.brahman.Index.Busy", true, message).with("name", name.clone()));
+                    }
+                }
+            }
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        *lock(&self.busy) = Some((what, Arc::clone(&stop)));
+        Ok(Claim { index: Arc::clone(self), stop, _slot: slot })
+    }
+}
+
+/// Runs long work on a thread of its own, at the lowest priority if nobody waits for it: a pool's thread would stay so.
+pub(super) fn on_own_thread<T: Send + 'static>(polite: bool, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (sender, receiver) = oneshot::channel();
+    let run = move || {
+        if polite {
+            // On Linux this is of the thread. A refusal costs politeness only.
+            let _ = rustix::process::nice(19);
+        }
+        let _ = sender.send(work());
+    };
+    // Without a thread the sender is dropped, and the receiver says so.
+    let _ = std::thread::Builder::new().name("index-work".into()).spawn(run);
+    receiver
+}

@@ -1,0 +1,366 @@
+//! Trials: sets of queries, what a graph measures on them, the journal, and which trial is best.
+//!
+//! Queries are rows moved a little in a random direction; the row itself does not count as an answer. Truth is an exact
+//! search, and a row as near as the k-th true one counts, so ties are no misses. The halves of a set are disjoint: *tune*
+//! chooses, *holdout* judges.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use brahman_card::interface::index::{EvalInfo, TrialRecord};
+use brahman_storage::log::{Damage, Log};
+use brahman_storage::{atomic, digest};
+use serde::{Deserialize, Serialize};
+
+use crate::flat::build::{in_parallel, mix};
+use crate::flat::kernel::dot;
+use crate::flat::store::Found;
+use crate::generation::Generation;
+
+/// Length of the random step, of 1: near enough that the row's neighbours are the query's, far enough that the order is not.
+const STEP: f32 = 0.3;
+/// How much lower than the k-th true score still counts as equal: the rounding of f32 sums.
+const TIE: f32 = 1e-6;
+/// Widest search tried when looking for a recall.
+const EF_MAX: usize = 1024;
+/// Exact searches timed.
+const BRUTE_FORCE_TIMED: usize = 20;
+
+/// One query.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Length 1.
+    pub vector: Vec<f32>,
+    /// The row that it was made from, which is no answer, if it is still there.
+    pub not: Option<u32>,
+    /// Score of the k-th true neighbour; what is as near is right.
+    pub floor: f32,
+    /// True neighbours there are, at most k.
+    pub truth: usize,
+}
+
+/// A set as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    info: EvalInfo,
+    dim: usize,
+    /// Document and chunk of each query's row.
+    sources: Vec<(String, u32)>,
+    sha256: String,
+}
+
+/// A set with its truth on one generation.
+#[derive(Clone, Debug)]
+pub struct Eval {
+    /// What it is.
+    pub info: EvalInfo,
+    /// For choosing.
+    pub tune: Vec<Query>,
+    /// For judging.
+    pub holdout: Vec<Query>,
+}
+
+fn folder(index: &Path) -> PathBuf {
+    index.join("evals")
+}
+
+/// Makes a set out of a generation's rows and keeps it.
+///
+/// # Errors
+/// If there are too few rows, or as the file system gives them.
+pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries: usize, k: usize, seed: u64) -> io::Result<EvalInfo> {
+    let mut rows: Vec<u32> = generation.live_rows().collect();
+    rows.sort_unstable_by_key(|row| (mix(seed ^ mix(u64::from(*row))), *row));
+    rows.truncate(2 * queries);
+    let half = rows.len() / 2;
+    if half == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an index of one row has no neighbours to find"));
+    }
+    rows.truncate(2 * half);
+    let dim = generation.manifest.model.dim;
+    let (mut bytes, mut sources) = (Vec::new(), Vec::new());
+    for row in rows {
+        let step: Vec<f32> =
+            (0..dim as u64).map(|i| (mix(seed ^ mix(u64::from(row) << 20 | i)) >> 40) as f32 / (1_u64 << 23) as f32 - 1.0).collect();
+        let length = dot(&step, &step).sqrt().max(f32::MIN_POSITIVE);
+        let moved: Vec<f32> = generation.vector(row).iter().zip(&step).map(|(x, s)| x + STEP * s / length).collect();
+        let norm = dot(&moved, &moved).sqrt().max(f32::MIN_POSITIVE);
+        bytes.extend(moved.iter().flat_map(|x| (x / norm).to_le_bytes()));
+        let source = generation.row(row)?;
+        sources.push((source.doc_id.to_owned(), source.chunk));
+    }
+    let info = EvalInfo {
+        id: ulid::Ulid::generate().to_string(),
+        created_ms: crate::folder::now_ms(),
+        fingerprint: fingerprint.to_owned(),
+        k: k as u64,
+        tune: half as u64,
+        holdout: half as u64,
+    };
+    fs::create_dir_all(folder(index))?;
+    atomic::write(&folder(index).join(format!("{}.f32", info.id)), &bytes)?;
+    let kept = Kept { info: info.clone(), dim, sources, sha256: digest::hex(&digest::sha256(&bytes)) };
+    atomic::write(&folder(index).join(format!("{}.json", info.id)), &serde_json::to_vec(&kept)?)?;
+    Ok(info)
+}
+
+fn kept(index: &Path) -> Vec<Kept> {
+    let entries = fs::read_dir(folder(index)).into_iter().flatten().flatten().map(|e| e.path());
+    let sets =
+        entries.filter(|p| p.extension().is_some_and(|e| e == "json")).filter_map(|p| serde_json::from_slice(&fs::read(p).ok()?).ok());
+    let mut sets: Vec<Kept> = sets.collect();
+    sets.sort_by(|a, b| b.info.id.cmp(&a.info.id));
+    sets
+}
+
+/// All sets, the newest first.
+#[must_use]
+pub fn list(index: &Path) -> Vec<EvalInfo> {
+    kept(index).into_iter().map(|k| k.info).collect()
+}
+
+/// The newest set with its truth on this generation; one whose files are damaged is passed over.
+#[must_use]
+pub fn newest(index: &Path, generation: &Generation, threads: usize) -> Option<Eval> {
+    let by_source: std::collections::HashMap<(String, u32), u32> = generation
+        .live_rows()
+        .filter_map(|number| generation.row(number).ok().map(|row| ((row.doc_id.to_owned(), row.chunk), number)))
+        .collect();
+    let (set, bytes) = kept(index).into_iter().filter(|set| set.dim == generation.manifest.model.dim).find_map(|set| {
+        let bytes = fs::read(folder(index).join(format!("{}.f32", set.info.id))).ok()?;
+        (digest::hex(&digest::sha256(&bytes)) == set.sha256).then_some((set, bytes))
+    })?;
+    let numbers: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let k = usize::try_from(set.info.k).unwrap_or(10);
+    let (vectors, sources) = (numbers.chunks_exact(set.dim).collect::<Vec<_>>(), &set.sources);
+    let allowed = generation.allowed(None);
+    let how = crate::generation::How { k: k + 1, exact: true, threads: 1, ..Default::default() };
+    let queries = in_parallel(
+        vectors.len(),
+        threads,
+        || (),
+        |(), i| {
+            let not = by_source.get(&sources[i]).copied();
+            let mut truth = generation.search(vectors[i], &how, &allowed);
+            truth.retain(|found| Some(found.row) != not);
+            truth.truncate(k);
+            Query { vector: vectors[i].to_vec(), not, floor: truth.last().map_or(f32::INFINITY, |f| f.score), truth: truth.len() }
+        },
+    );
+    let half = usize::try_from(set.info.tune).unwrap_or(0).min(queries.len());
+    Some(Eval { info: set.info, tune: queries[..half].to_vec(), holdout: queries[half..].to_vec() })
+}
+
+/// What a way of searching measured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measure {
+    /// Share of the true neighbours found, query by query.
+    pub recalls: Vec<f64>,
+    /// Microseconds a search, sorted.
+    pub us: Vec<f64>,
+}
+
+impl Measure {
+    /// Mean recall.
+    #[must_use]
+    pub fn recall(&self) -> f64 {
+        self.recalls.iter().sum::<f64>() / self.recalls.len().max(1) as f64
+    }
+
+    /// The 95 % interval of the mean. Where all queries are alike the spread says nothing; then the bound is that of n
+    /// perfect trials, 1 − 0.05^(1/n) of which could have failed.
+    #[must_use]
+    pub fn interval(&self) -> (f64, f64) {
+        let (n, mean) = (self.recalls.len().max(1) as f64, self.recall());
+        let variance = self.recalls.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        if variance == 0.0 {
+            return (mean * 0.05_f64.powf(1.0 / n), mean);
+        }
+        let half = 1.96 * (variance / n).sqrt();
+        ((mean - half).max(0.0), (mean + half).min(1.0))
+    }
+
+    /// A percentile of the latency, `share` of 1.
+    #[must_use]
+    pub fn latency(&self, share: f64) -> f64 {
+        let at = ((self.us.len() as f64 * share) as usize).min(self.us.len().saturating_sub(1));
+        self.us.get(at).copied().unwrap_or(0.0)
+    }
+
+    fn take(&mut self, query: &Query, k: usize, mut found: Vec<Found>, us: f64) {
+        found.retain(|f| Some(f.row) != query.not);
+        let right = found.iter().take(k).filter(|f| f.score >= query.floor - TIE).count();
+        self.recalls.push(if query.truth == 0 { 1.0 } else { right as f64 / query.truth as f64 });
+        self.us.push(us);
+    }
+
+    fn finish(mut self) -> Self {
+        self.us.sort_by(f64::total_cmp);
+        self
+    }
+}
+
+/// A way of searching: a vector and how many rows to find.
+pub type Way<'a> = dyn Fn(&[f32], usize) -> Vec<Found> + 'a;
+
+/// The same with the candidates to keep on the way.
+pub type WayWithEf<'a> = dyn Fn(&[f32], usize, usize) -> Vec<Found> + 'a;
+
+/// Asks every query of several ways of searching in turn, so that whatever disturbs the machine disturbs all alike.
+pub fn measure(queries: &[Query], k: usize, ways: &[&Way<'_>]) -> Vec<Measure> {
+    let mut measures = vec![Measure::default(); ways.len()];
+    for query in queries {
+        for (way, measure) in ways.iter().zip(&mut measures) {
+            let started = Instant::now();
+            let found = way(&query.vector, k + 1);
+            measure.take(query, k, found, started.elapsed().as_nanos() as f64 / 1e3);
+        }
+    }
+    measures.into_iter().map(Measure::finish).collect()
+}
+
+/// Measures of single queries as one.
+#[must_use]
+pub fn joined(measures: Vec<Measure>) -> Measure {
+    let mut all = Measure::default();
+    for one in measures {
+        all.recalls.extend(one.recalls);
+        all.us.extend(one.us);
+    }
+    all.finish()
+}
+
+/// The narrowest search that reaches a recall on these queries, by bisection; no graph is built for it.
+pub fn find_ef(queries: &[Query], k: usize, target: f64, search: &WayWithEf<'_>) -> usize {
+    let reaches = |ef: usize| measure(queries, k, &[&|v, k| search(v, k, ef)])[0].recall() >= target;
+    let (mut low, mut high) = (k, EF_MAX.max(k));
+    while low < high {
+        let middle = low.midpoint(high);
+        if reaches(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    high
+}
+
+/// Median time of an exact search.
+#[must_use]
+pub fn brute_force_us(queries: &[Query], exact: &dyn Fn(&[f32]) -> Vec<Found>) -> f64 {
+    let mut us: Vec<f64> = queries
+        .iter()
+        .take(BRUTE_FORCE_TIMED)
+        .map(|query| {
+            let started = Instant::now();
+            std::hint::black_box(exact(&query.vector));
+            started.elapsed().as_nanos() as f64 / 1e3
+        })
+        .collect();
+    us.sort_by(f64::total_cmp);
+    us.get(us.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// How good a trial is: higher is better.
+#[must_use]
+pub fn worth(trial: &TrialRecord, by: &str) -> f64 {
+    let m = &trial.metrics;
+    match by {
+        "recall" => m.recall_at_k,
+        "latency" => -m.p95_us,
+        _ => m.recall_at_k - 0.2 * (m.p95_us / 1000.0).min(1.0),
+    }
+}
+
+/// The best trial on this data; of equals the older.
+#[must_use]
+pub fn best<'a>(trials: &'a [TrialRecord], fingerprint: &str, by: &str) -> Option<&'a TrialRecord> {
+    trials.iter().filter(|t| t.fingerprint == fingerprint).rev().max_by(|a, b| worth(a, by).total_cmp(&worth(b, by)))
+}
+
+/// The journal of trials.
+#[derive(Debug)]
+pub struct Journal {
+    log: Log,
+    /// In the order in which they were made.
+    pub trials: Vec<TrialRecord>,
+}
+
+impl Journal {
+    /// Opens an index's journal.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn open(index: &Path) -> io::Result<Self> {
+        let folder = index.join("trials");
+        fs::create_dir_all(&folder)?;
+        let (log, trials) = Log::open(&folder.join("journal.log"))?;
+        Ok(Self { log, trials })
+    }
+
+    /// What opening found wrong.
+    #[must_use]
+    pub fn damage(&self) -> Damage {
+        self.log.damage
+    }
+
+    /// Adds a trial; on return it is durable.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn add(&mut self, trial: TrialRecord) -> io::Result<()> {
+        self.log.append(std::slice::from_ref(&trial))?;
+        self.trials.push(trial);
+        Ok(())
+    }
+
+    /// Keeps the newest `keep`, once each; how many were dropped.
+    ///
+    /// # Errors
+    /// As the file system gives them; nothing is then dropped.
+    pub fn compact(&mut self, keep: usize) -> io::Result<usize> {
+        let mut seen = std::collections::HashSet::new();
+        let mut kept: Vec<TrialRecord> = self.trials.iter().rev().filter(|t| seen.insert(t.id.clone())).take(keep).cloned().collect();
+        kept.reverse();
+        self.log.compact(&kept)?;
+        let dropped = self.trials.len() - kept.len();
+        self.trials = kept;
+        Ok(dropped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::index::Metrics;
+
+    use super::*;
+
+    fn trial(id: &str, fingerprint: &str, recall: f64, p95: f64) -> TrialRecord {
+        let metrics = Metrics { recall_at_k: recall, p95_us: p95, ..Metrics::default() };
+        TrialRecord { id: id.into(), fingerprint: fingerprint.into(), metrics, ..TrialRecord::default() }
+    }
+
+    #[test]
+    fn twenty_perfect_queries_prove_little() {
+        let perfect = |n| Measure { recalls: vec![1.0; n], us: vec![] };
+        assert!((1.0 - perfect(20).interval().0 - 0.139).abs() < 0.001);
+        assert!(perfect(500).interval().0 > 0.99);
+    }
+
+    #[test]
+    fn the_best_is_chosen_among_trials_on_the_same_data() {
+        let trials = [trial("a", "x", 0.9, 100.0), trial("b", "x", 0.99, 900.0), trial("c", "x", 0.97, 200.0), trial("d", "y", 1.0, 1.0)];
+        let of = |by| best(&trials, "x", by).map(|t| t.id.clone()).unwrap_or_default();
+        assert_eq!([of("recall"), of("latency"), of("pareto")], ["b", "a", "c"]);
+        assert!(best(&trials, "z", "recall").is_none());
+    }
+
+    #[test]
+    fn the_narrowest_search_that_suffices_is_found() {
+        let queries = vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1 }; 3];
+        let search = |_: &[f32], _: usize, ef: usize| vec![Found { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }];
+        assert_eq!(find_ef(&queries, 10, 0.9, &search), 77);
+    }
+}
