@@ -9,7 +9,7 @@ DESTDIR ?=
 INPUT ?= $(CURDIR)
 BINARIES := brahman brahman-init brahman-broker brahman-catalog brahman-ingest brahman-index embed-mock embed-real
 
-.PHONY: help setup build release demo test lint fuzz bench install uninstall units
+.PHONY: help setup build release demo test lint fuzz bench bench-index install uninstall units
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ fuzz: ## the frame reader and the Card parser, for a bounded time
 
 bench: setup release ## figures beside their peers, in one run
 	@packaging/bench.sh
+
+bench-index: setup release ## the index beside hnswlib, faiss and usearch: some fifteen minutes
+	@packaging/bench.sh index
 
 units: ## verify the systemd units
 	@packaging/units.sh

@@ -35,7 +35,13 @@ impl Drop for Mesh {
 
 impl Mesh {
     pub(crate) fn up(bin: &Path, cards: &[&str], context: &str, cache: &Path) -> Self {
+        Self::up_with(bin, cards, context, cache, |_| {})
+    }
+
+    /// A mesh whose state is prepared first.
+    pub(crate) fn up_with(bin: &Path, cards: &[&str], context: &str, cache: &Path, prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        prepare(&folder.path().join("state"));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("packaging/cards");
         std::fs::create_dir(folder.path().join("cards")).unwrap();
         for card in cards {

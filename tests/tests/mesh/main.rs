@@ -3,6 +3,7 @@
 mod data;
 mod faults;
 mod foreign;
+mod index;
 mod person;
 mod supervision;
 mod survive;

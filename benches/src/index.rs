@@ -1,0 +1,469 @@
+//! The index: against hnswlib, faiss and usearch on the same vectors, and its own promises on disk and on the mesh.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use brahman_index::embedder::Model;
+use brahman_index::flat::build::{Parameters, in_parallel, mix};
+use brahman_index::flat::kernel::dot;
+use brahman_index::flat::store::{Live, Store};
+use brahman_index::flat::{Ask, Flat};
+use brahman_index::folder::{Content, Folder};
+use brahman_index::generation::{Generation, How, Manifest};
+use brahman_index::rows::{Row, RowStore};
+use brahman_index::segment;
+use brahman_sidecar::{CallOptions, Client, Connection};
+use brahman_storage::Steps;
+use serde_json::{Value, json};
+
+use crate::mesh::Mesh;
+use crate::{head, percentiles, row};
+
+/// Rows of the generated sets.
+const ROWS: usize = 100_000;
+/// Queries, none of which is a row.
+const QUERIES: usize = 1000;
+const CLUSTERS: usize = 1000;
+/// Dimensions in which a cluster spreads.
+const RANK: usize = 24;
+/// Neighbours looked for.
+const K: usize = 10;
+const EFS: [usize; 18] = [10, 12, 14, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 200, 256, 400, 800];
+
+/// One set of vectors.
+struct Set {
+    name: &'static str,
+    dim: usize,
+    base: Vec<f32>,
+    queries: Vec<f32>,
+    truth: Vec<u32>,
+}
+
+/// Normal numbers that depend on the seed only.
+struct Normal(u64);
+
+impl Normal {
+    fn uniform(&mut self) -> f64 {
+        self.0 += 1;
+        ((mix(self.0) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    }
+
+    fn next(&mut self) -> f32 {
+        let (a, b) = (self.uniform(), self.uniform());
+        ((-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()) as f32
+    }
+
+    fn unit(&mut self, out: &mut [f32]) {
+        out.iter_mut().for_each(|x| *x = self.next());
+        normalise(out);
+    }
+}
+
+fn normalise(vector: &mut [f32]) {
+    let norm = dot(vector, vector).sqrt();
+    vector.iter_mut().for_each(|x| *x /= norm);
+}
+
+fn truth(base: &[f32], queries: &[f32], dim: usize) -> Vec<u32> {
+    let order: Vec<u32> = (0..(base.len() / dim) as u32).collect();
+    let store = Store::new(base, dim, &order).unwrap();
+    let queries: Vec<&[f32]> = queries.chunks(dim).collect();
+    store.exact_many(&queries, K, None, 2).into_iter().flatten().map(|f| f.row).collect()
+}
+
+/// A mixture: clusters around random directions, each spread in a few of its own, and a little noise in all.
+fn mixture(name: &'static str, dim: usize) -> Set {
+    let mut random = Normal(dim as u64);
+    let (mut centres, mut spreads) = (vec![0.0; CLUSTERS * dim], vec![0.0; CLUSTERS * RANK * dim]);
+    centres.chunks_mut(dim).for_each(|c| random.unit(c));
+    spreads.chunks_mut(dim).for_each(|s| random.unit(s));
+    let mut draw = |rows: usize| {
+        let mut out = vec![0.0; rows * dim];
+        for vector in out.chunks_mut(dim) {
+            let cluster = (random.uniform() * CLUSTERS as f64) as usize;
+            vector.copy_from_slice(&centres[cluster * dim..][..dim]);
+            for axis in 0..RANK {
+                let amount = random.next() * 0.7 / (RANK as f32).sqrt();
+                let direction = &spreads[(cluster * RANK + axis) * dim..][..dim];
+                vector.iter_mut().zip(direction).for_each(|(x, d)| *x += amount * d);
+            }
+            vector.iter_mut().for_each(|x| *x += random.next() * 0.1 / (dim as f32).sqrt());
+            normalise(vector);
+        }
+        out
+    };
+    let (base, queries) = (draw(ROWS), draw(QUERIES));
+    let truth = truth(&base, &queries, dim);
+    Set { name, dim, base, queries, truth }
+}
+
+/// Vectors of real texts: the descriptions of this machine's packages. Embedded once and kept.
+async fn minilm(bin: &Path) -> Result<Set, String> {
+    let kept = brahman_sidecar::place::cache_dir().join("bench-minilm.f32");
+    let dim = 384;
+    if !kept.exists() {
+        let out = Command::new("apt-cache").arg("dumpavail").output().map_err(|e| e.to_string())?;
+        let (mut texts, mut package) = (Vec::new(), String::new());
+        for line in String::from_utf8_lossy(&out.stdout).lines() {
+            if let Some(name) = line.strip_prefix("Package: ") {
+                name.clone_into(&mut package);
+            } else if let Some(words) = line.strip_prefix("Description: ").or_else(|| line.strip_prefix("Description-en: ")) {
+                texts.push(format!("{package}: {words}"));
+            }
+        }
+        texts.sort();
+        texts.dedup();
+        if texts.len() < 50_000 {
+            return Err(format!("apt-cache dumpavail has {} texts, expected 50,000", texts.len()));
+        }
+        eprintln!("bench: embedding {} package descriptions, once", texts.len());
+        let cache = brahman_sidecar::place::cache_dir();
+        let mesh = Mesh::up(bin, &["broker", "embed-real"], "prod", &cache);
+        mesh.ready("embed-real").await;
+        let mut connection = Connection::connect(&mesh.socket()).await.unwrap();
+        let mut vectors: Vec<f32> = Vec::new();
+        for part in texts.chunks(1000) {
+            let out: Value = connection.call("org.brahman.Embed.EmbedText", &json!({"texts": part, "truncate": true})).await.unwrap();
+            let part: Vec<Vec<f32>> = serde_json::from_value(out["vectors"].clone()).unwrap();
+            vectors.extend(part.concat());
+        }
+        std::fs::write(&kept, vectors.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).map_err(|e| e.to_string())?;
+    }
+    let bytes = std::fs::read(&kept).map_err(|e| e.to_string())?;
+    let all: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let rows = all.len() / dim;
+    let mut order: Vec<usize> = (0..rows).collect();
+    order.sort_unstable_by_key(|i| mix(*i as u64));
+    let gather = |rows: &[usize]| rows.iter().flat_map(|i| all[i * dim..(i + 1) * dim].iter().copied()).collect::<Vec<f32>>();
+    let (queries, base) = (gather(&order[..QUERIES]), gather(&order[QUERIES..]));
+    let truth = truth(&base, &queries, dim);
+    Ok(Set { name: "MiniLM of package descriptions", dim, base, queries, truth })
+}
+
+/// Recall and queries a second on one thread, by setting.
+type Curve = Vec<(f64, f64)>;
+
+fn fastest(curve: &Curve, recall: f64) -> Option<f64> {
+    curve.iter().filter(|(r, _)| *r >= recall).map(|(_, qps)| *qps).reduce(f64::max)
+}
+
+fn curve(set: &Set, flat: &Flat, order: &[u32]) -> Curve {
+    let measure = |ef: usize| {
+        let (mut best, mut hits) = (f64::INFINITY, 0);
+        for _ in 0..3 {
+            let started = Instant::now();
+            let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &Ask { k: K, ef, live: None })).collect();
+            best = best.min(started.elapsed().as_secs_f64());
+            let right = |(found, truth): (&Vec<_>, &[u32])| {
+                found.iter().filter(|f: &&brahman_index::flat::store::Found| truth.contains(&order[f.row as usize])).count()
+            };
+            hits = found.iter().zip(set.truth.chunks(K)).map(right).sum();
+        }
+        (hits as f64 / set.truth.len() as f64, QUERIES as f64 / best)
+    };
+    EFS.iter().map(|ef| measure(*ef)).collect()
+}
+
+fn peers(set: &Set, folder: &Path) -> Result<Value, String> {
+    let python = std::env::var("BRAHMAN_BENCH_INDEX_PYTHON")
+        .map_err(|_| "BRAHMAN_BENCH_INDEX_PYTHON is not set: run `make bench-index`".to_owned())?;
+    let write = |name: &str, bytes: Vec<u8>| std::fs::write(folder.join(name), bytes).map_err(|e| e.to_string());
+    write("base.f32", set.base.iter().flat_map(|x| x.to_le_bytes()).collect())?;
+    write("queries.f32", set.queries.iter().flat_map(|x| x.to_le_bytes()).collect())?;
+    write("truth.u32", set.truth.iter().flat_map(|x| x.to_le_bytes()).collect())?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("index_peers.py");
+    let out = Command::new(python).arg(script).arg(folder).arg(set.dim.to_string()).output().map_err(|e| e.to_string())?;
+    if !out.status.success() {
+        return Err(String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("failed").to_owned());
+    }
+    serde_json::from_slice(&out.stdout).map_err(|e| e.to_string())
+}
+
+fn engines(set: &Set) {
+    head(&format!("index: {} × {} {}, one thread a search, M = 16", set.base.len() / set.dim, set.dim, set.name));
+    let parameters = Parameters { m: 16, ef_construction: 100, seed: 0 };
+    let started = Instant::now();
+    let (flat, order) = Flat::build(&set.base, set.dim, parameters, 2, &|_| true).unwrap();
+    let build = started.elapsed().as_secs_f64();
+    let ours = curve(set, &flat, &order);
+    let scratch = tempfile::tempdir().unwrap();
+    let peers = match peers(set, scratch.path()) {
+        Ok(peers) => peers,
+        Err(why) => return row("peers", why, "", false),
+    };
+    // Once more, so that whatever disturbed the machine the first time counts less.
+    let ours: Curve = ours.iter().zip(curve(set, &flat, &order)).map(|(a, b)| (a.0, a.1.max(b.1))).collect();
+    let curves: HashMap<String, Curve> = serde_json::from_value(peers["curves"].clone()).unwrap();
+    for (recall, bar) in [(0.95, 2.5), (0.99, 2.0), (0.999, 2.0)] {
+        let own = fastest(&ours, recall);
+        let graphs = ["hnswlib", "faiss HNSWFlat", "usearch"].iter().filter_map(|name| Some((*name, fastest(&curves[*name], recall)?)));
+        let best = graphs.max_by(|a, b| a.1.total_cmp(&b.1));
+        let figure = format!("queries/s at recall@10 ≥ {recall} / best HNSW peer");
+        match (own, best) {
+            (Some(own), Some((name, peer))) => {
+                row(&figure, format!("{own:.0} / {peer:.0} ({name}) = {:.2}×", own / peer), &format!("≥ {bar}×"), own / peer >= bar);
+            }
+            (Some(own), None) => row(&figure, format!("{own:.0} / none reaches it"), &format!("≥ {bar}×"), true),
+            (None, _) => row(&figure, "not reached".into(), &format!("≥ {bar}×"), false),
+        }
+        let figure = format!("queries/s at recall@10 ≥ {recall} / faiss IVF-SQ8");
+        match (own, fastest(&curves["faiss IVF-SQ8"], recall)) {
+            (Some(own), Some(peer)) => row(&figure, format!("{own:.0} / {peer:.0} = {:.2}×", own / peer), "≥ 1.1×", own / peer >= 1.1),
+            (Some(own), None) => row(&figure, format!("{own:.0} / IVF-SQ8 never reaches it"), "≥ 1.1×", true),
+            (None, _) => row(&figure, "not reached".into(), "≥ 1.1×", false),
+        }
+    }
+    let hnswlib = peers["builds"]["hnswlib"].as_f64().unwrap_or(0.0);
+    row(
+        "build on two threads / hnswlib's",
+        format!("{build:.1} / {hnswlib:.1} s = {:.2}×", build / hnswlib),
+        "≤ 0.9×",
+        build <= 0.9 * hnswlib,
+    );
+    let (memory, raw) = (flat.memory_bytes() as f64, (set.base.len() * 4) as f64);
+    row(
+        "memory / raw f32 vectors",
+        format!("{:.1} / {:.1} MB = {:.2}×", memory / 1e6, raw / 1e6, memory / raw),
+        "≤ 1.45×",
+        memory <= 1.45 * raw,
+    );
+    let started = Instant::now();
+    for query in set.queries.chunks(set.dim).take(100) {
+        std::hint::black_box(flat.store.exact(query, K, None, 1));
+    }
+    let exact = 100.0 / started.elapsed().as_secs_f64();
+    let (single, batch) = (peers["flat_single_qps"].as_f64().unwrap_or(0.0), peers["flat_batch_qps"].as_f64().unwrap_or(0.0));
+    let better = single.max(batch);
+    row(
+        "exact search, queries/s on one thread / faiss Flat",
+        format!("{exact:.0} / {better:.0} (one by one {single:.0}, in a batch {batch:.0}) = {:.2}×", exact / better),
+        "≥ 1.0×",
+        exact >= better,
+    );
+    for share in [0.001, 0.01, 0.1, 0.5] {
+        let rows = flat.store.len();
+        let live = Live::of(rows, |r| (mix(77 ^ mix(r as u64)) as f64) < share * u64::MAX as f64);
+        let started = Instant::now();
+        let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &Ask { k: K, ef: 64, live: Some(&live) })).collect();
+        let us = started.elapsed().as_secs_f64() * 1e6 / QUERIES as f64;
+        let wanted = in_parallel(QUERIES, 2, || (), |(), i| flat.store.exact(&set.queries[i * set.dim..][..set.dim], K, Some(&live), 1));
+        let hits: usize = found.iter().zip(&wanted).map(|(f, w)| w.iter().filter(|x| f.contains(x)).count()).sum();
+        let all: usize = wanted.iter().map(Vec::len).sum();
+        let recall = hits as f64 / all.max(1) as f64;
+        row(
+            &format!("recall@10 with a filter that lets {} % through", share * 100.0),
+            format!("{recall:.4} at {us:.0} µs"),
+            "≥ 0.99",
+            recall >= 0.99,
+        );
+    }
+}
+
+fn content(set: &Set, rows: std::ops::Range<usize>, prefix: &str) -> Content {
+    let mut store = RowStore::default();
+    for number in rows.clone() {
+        let id = format!("{prefix}{number}");
+        store.push(&Row { doc_id: &id, content_hash: &[0; 32], chunk: 0, start: 0, line: 1, text: "" });
+    }
+    let columns = segment::no_columns(rows.len()).unwrap();
+    Content { rows: store, vectors: set.base[rows.start * set.dim..rows.end * set.dim].to_vec(), columns }
+}
+
+fn manifest(number: u64, dim: usize, parent: Option<&Generation>) -> Manifest {
+    Manifest {
+        number,
+        parent: parent.map(|g| g.folder.clone()),
+        reason: "refresh".into(),
+        created_ms: 0,
+        dataset_generation: number,
+        model: Model { name: "dataset".into(), fingerprint: format!("dataset:{dim}"), dim },
+        engine: "flat-hnsw".into(),
+        parameters: Parameters { m: 16, ef_construction: 100, seed: 0 },
+        ef_search: 64,
+        base: None,
+        segments: Vec::new(),
+        dead: None,
+        docs: 0,
+        chunks: 0,
+        measured: None,
+        forced: false,
+    }
+}
+
+/// Makes an index's folder as the module would find it.
+fn folder_of(indexes: &Path, name: &str) -> Folder {
+    let path = indexes.join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    let parameters = json!({"name": name, "dataset": "none", "id_column": "id", "vector_column": "vector"});
+    std::fs::write(path.join("index.json"), parameters.to_string()).unwrap();
+    Folder::new(&path, Steps::default())
+}
+
+fn forget(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.path().is_dir() {
+            forget(&entry.path());
+        } else if let Ok(file) = File::open(entry.path()) {
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        }
+    }
+}
+
+/// Opening and appending, then the module itself behind the broker.
+async fn module(bin: &Path, set: &Set) {
+    head(&format!("index on disk and on the mesh: {ROWS} × {}", set.dim));
+    let cache = tempfile::tempdir().unwrap();
+    let mesh = Mesh::up_with(bin, &["broker", "catalog", "index"], "prod", cache.path(), |state| prepare(&state.join("indexes"), set));
+    mesh.ready("index").await;
+    served(&mesh, set).await;
+}
+
+fn prepare(indexes: &Path, set: &Set) {
+    let folder = folder_of(indexes, "bench");
+    let started = Instant::now();
+    let base = folder.commit_base(manifest(1, set.dim, None), "none", content(set, 0..ROWS, "a"), 2, &|_| true).unwrap();
+    let rewrite = started.elapsed();
+    let dead: Vec<u32> = (0..100).map(|i| i * 997).collect();
+    let added = content(set, 0..100, "changed");
+    let started = Instant::now();
+    let appended = folder.commit_delta(&base, manifest(2, set.dim, Some(&base)), "none", &added, &dead).unwrap();
+    let append = started.elapsed();
+    let folder_bytes: u64 =
+        std::fs::read_dir(folder.path().join(&appended.folder)).unwrap().flatten().map(|e| e.metadata().unwrap().len()).sum();
+    let written = appended.manifest.segments[0].file.bytes + folder_bytes;
+    let delta = (added.vectors.len() * 4 + 100 * 60) as u64;
+    let times = written as f64 / delta as f64;
+    row(
+        "append of 100 changed rows, bytes written / bytes of the rows",
+        format!("{written} / {delta} = {times:.2}×"),
+        "≤ 3×",
+        times <= 3.0,
+    );
+    let share = rewrite.as_secs_f64() / append.as_secs_f64();
+    row(
+        "append / rewrite, time",
+        format!("{:.1} / {:.0} ms = 1/{share:.0}", append.as_secs_f64() * 1e3, rewrite.as_secs_f64() * 1e3),
+        "≤ 1/100",
+        share >= 100.0,
+    );
+    let mut opened = Vec::new();
+    for _ in 0..5 {
+        forget(folder.path());
+        let started = Instant::now();
+        let (generation, _) = folder.open().unwrap();
+        let generation = generation.unwrap();
+        let found = generation.search(&set.queries[..set.dim], &How { k: K, ..How::default() }, &generation.allowed(None));
+        assert_eq!(found.len(), K);
+        opened.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    opened.sort_by(f64::total_cmp);
+    row("cold open to first answer, page cache dropped, p50", format!("{:.1} ms", opened[2]), "≤ 50 ms", opened[2] <= 50.0);
+    // Two small generations whose rows can be told apart.
+    let pair = folder_of(indexes, "pair");
+    let one = pair.commit_base(manifest(1, set.dim, None), "none", content(set, 0..5000, "one-"), 2, &|_| true).unwrap();
+    pair.commit_base(manifest(2, set.dim, Some(&one)), "none", content(set, 5000..10_000, "two-"), 2, &|_| true).unwrap();
+}
+
+async fn ask(client: &mut Connection, set: &Set, i: usize, index: &str) -> Value {
+    let query = &set.queries[(i % QUERIES) * set.dim..][..set.dim];
+    client.call("org.brahman.Index.Search", &json!({"index": index, "vector": query, "k": K})).await.unwrap()
+}
+
+async fn served(mesh: &Mesh, set: &Set) {
+    let mut client = Connection::connect(&mesh.socket()).await.unwrap();
+    let measure = async |client: &mut Connection, count: usize| {
+        let (mut whole, mut engine) = (Vec::new(), Vec::new());
+        for i in 0..count {
+            let started = Instant::now();
+            let out = ask(client, set, i, "bench").await;
+            whole.push(started.elapsed().as_nanos() as f64 / 1e3);
+            engine.push(out["elapsed_us"]["search"].as_f64().unwrap());
+        }
+        (percentiles(whole), percentiles(engine))
+    };
+    measure(&mut client, 500).await;
+    let ((w50, idle99), (e50, _)) = measure(&mut client, 5000).await;
+    row(
+        "search through the broker p50 over the engine's own",
+        format!("{w50:.0} − {e50:.0} = {:.0} µs", w50 - e50),
+        "≤ 60 µs",
+        w50 - e50 <= 60.0,
+    );
+
+    let socket: PathBuf = mesh.socket();
+    let building = tokio::spawn(async move {
+        let client = Client::new(&socket);
+        let ask = json!({"name": "bench", "config": {"m": 16, "ef_construction": 100}});
+        client
+            .call::<_, Value>(
+                "org.brahman.Index.Trial",
+                &ask,
+                &CallOptions { deadline: Some(Duration::from_secs(300)), ..CallOptions::default() },
+            )
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let ((_, busy99), _) = measure(&mut client, 5000).await;
+    let still = !building.is_finished();
+    row(
+        "p99 of live search while a trial builds / idle",
+        format!("{busy99:.0} / {idle99:.0} µs = {:.2}×{}", busy99 / idle99, if still { "" } else { " (the build ended early)" }),
+        "≤ 1.5×",
+        busy99 <= 1.5 * idle99,
+    );
+    building.abort();
+
+    let (stop, failed, mixed, answered) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut clients = Vec::new();
+    for n in 0..32 {
+        let (stop, failed, mixed, answered, socket) =
+            (Arc::clone(&stop), Arc::clone(&failed), Arc::clone(&mixed), Arc::clone(&answered), mesh.socket());
+        let queries: Vec<f32> = set.queries[n * set.dim..(n + 1) * set.dim].to_vec();
+        clients.push(tokio::spawn(async move {
+            let mut connection = Connection::connect(&socket).await.unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                let out: Result<Value, _> =
+                    connection.call("org.brahman.Index.Search", &json!({"index": "pair", "vector": queries, "k": K})).await;
+                let Ok(out) = out else {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
+                answered.fetch_add(1, Ordering::Relaxed);
+                let prefix = if out["generation"] == 1 { "one-" } else { "two-" };
+                let pure = out["results"][0].as_array().unwrap().iter().all(|hit| hit["doc_id"].as_str().unwrap().starts_with(prefix));
+                mixed.fetch_add(u64::from(!pure), Ordering::Relaxed);
+            }
+        }));
+    }
+    let mut admin = Connection::connect(&mesh.socket()).await.unwrap();
+    for n in 0..10 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let wanted = json!({"name": "pair", "generation": 1 + n % 2, "force": true});
+        let out: Value = admin.call("org.brahman.Index.Promote", &wanted).await.unwrap();
+        assert_eq!(out["promoted"], true, "{out}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    let [failed, mixed, answered] = [failed, mixed, answered].map(|n| n.load(Ordering::Relaxed));
+    row("10 promotions under 32 searchers", format!("{failed} failed, {mixed} mixed of {answered}"), "0, 0", failed + mixed == 0);
+}
+
+pub(crate) async fn run(bin: &Path) {
+    let first = mixture("mixture", 384);
+    module(bin, &first).await;
+    engines(&first);
+    drop(first);
+    engines(&mixture("mixture", 768));
+    match minilm(bin).await {
+        Ok(set) => engines(&set),
+        Err(why) => row("MiniLM vectors", why, "≥ 50,000", false),
+    }
+}

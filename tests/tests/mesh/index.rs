@@ -1,0 +1,271 @@
+//! The index on the mesh: filters and words, trials and promotion, damage and kills.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use brahman_card::ModuleState;
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, Connection};
+use brahman_tests::{Mesh, Setup, shipped};
+use serde_json::{Value, json};
+
+/// Kills of the random test; `make torture` asks for more.
+fn kills() -> u64 {
+    std::env::var("BRAHMAN_TORTURE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(25)
+}
+
+async fn mesh(context: &str) -> Mesh {
+    let mut cards = ["broker", "embed-mock", "embed-real", "catalog", "ingest", "index"].map(shipped);
+    // These tests kill it often: its lives are short, and that is not its fault.
+    cards[5].1.push_str("\n[supervision.restart]\ninitial_ms = 1\nmax_ms = 10\nintensity = 100000\nhealthy_after_ms = 1\n");
+    let setup = Setup::new(&cards).context(context);
+    let mesh = setup.real_model().up().await;
+    let needed = ["ingest", "index", if context == "test" { "embed-mock" } else { "embed-real" }];
+    mesh.when(|m| needed.iter().all(|l| m.iter().any(|m| m.card.label.as_str() == *l && m.state == ModuleState::Ready))).await;
+    mesh
+}
+
+/// A table of documents about numbers, a language and a year each.
+fn table(folder: &Path, rows: u32) -> String {
+    let mut text = String::from("id,text,lang,year\n");
+    for n in 0..rows {
+        let lang = ["rust", "python", "go"][n as usize % 3];
+        let _ = writeln!(text, "doc-{n},chapter {n} speaks of topic{} and of {lang} things,{lang},{}", n % 97, 2000 + n % 25);
+    }
+    let path = folder.join("table.csv");
+    std::fs::write(&path, text).expect("written");
+    path.display().to_string()
+}
+
+async fn indexed(rows: u32) -> Mesh {
+    let mesh = mesh("test").await;
+    let csv = table(mesh.folder.path(), rows);
+    mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    mesh.brahman_json(&["index", "create", "t", "--dataset", "t", "--filter-column", "lang,year"]);
+    mesh.brahman_json(&["index", "refresh", "t"]);
+    mesh
+}
+
+fn ids(reply: &Value) -> Vec<String> {
+    reply["results"][0].as_array().expect("hits").iter().map(|h| h["doc_id"].as_str().expect("an id").to_owned()).collect()
+}
+
+async fn again(mesh: &Mesh, label: &str) {
+    let pid = mesh.module(label).await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == label && m.state == ModuleState::Ready && m.pid != pid)).await;
+}
+
+#[tokio::test]
+async fn filters_words_and_meaning_find_what_they_say() {
+    let mesh = indexed(300).await;
+    let found = mesh.brahman_json(&["search", "t", "topic7", "-k", "50", "--filter", r#"{"lang": "rust", "year": {"$gte": 2010}}"#]);
+    assert!(!ids(&found).is_empty());
+    for id in ids(&found) {
+        let n: u32 = id[4..].parse().expect("a number");
+        assert!(n % 3 == 0 && n % 25 >= 10, "{id} does not match the filter");
+    }
+    let words = mesh.brahman_json(&["search", "t", "topic7", "--lexical", "-k", "9"]);
+    let mut by_words = ids(&words);
+    by_words.sort();
+    assert_eq!(
+        (by_words, &words["mode"], words["provider"].is_null()),
+        (["doc-104", "doc-201", "doc-298", "doc-7"].map(String::from).into(), &json!("lexical"), true)
+    );
+    let both = mesh.brahman_json(&["search", "t", "chapter 7 topic7", "--hybrid", "-k", "3"]);
+    assert_eq!((ids(&both)[0].as_str(), &both["mode"]), ("doc-7", &json!("hybrid")));
+    let exact = mesh.brahman_json(&["search", "t", "chapter 12", "--exact"]);
+    assert_eq!(
+        (&exact["engine"], exact["results"].clone()),
+        (&json!("exact"), mesh.brahman_json(&["search", "t", "chapter 12"])["results"].clone())
+    );
+    assert_eq!(mesh.brahman_json(&["index", "get", "t", "doc-5"])["chunks"][0]["doc_id"], "doc-5");
+    for (filter, words) in
+        [(json!({"colour": 1}), "it has doc_id, source, lang, year"), (json!({"lang": {"$like": "r"}}), "$like"), (json!(3), "an object")]
+    {
+        let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "x", "filter": filter})).await;
+        assert!(fault.message().contains(words), "{fault}");
+    }
+    for bad in [
+        json!({"vector": vec![0.0; 32]}),
+        json!({"vector": vec![1.0; 31]}),
+        json!({"vector": vec![1.0; 32], "mode": "hybrid"}),
+        json!({"text": "x", "k": 0}),
+    ] {
+        let mut ask = bad.clone();
+        ask["index"] = json!("t");
+        mesh.fault("org.brahman.Index.Search", ask).await;
+    }
+    assert_eq!(ids(&mesh.brahman_json(&["search", "t", "topic1", "-k", "10000"])).len(), 300, "k beyond all rows gives all rows");
+}
+
+#[tokio::test]
+async fn a_refresh_costs_what_changed_and_a_shrunken_dataset_is_followed_to_nothing() {
+    let mesh = indexed(1500).await;
+    let csv = table(mesh.folder.path(), 1500);
+    let text = std::fs::read_to_string(&csv).expect("there").replace("chapter 3 speaks", "chapter 3 shouts");
+    std::fs::write(&csv, format!("{text}new-1,a new one,rust,2024\n")).expect("written");
+    mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    let out = mesh.brahman_json(&["index", "refresh", "t"]);
+    assert_eq!(
+        ["new_docs", "changed_docs", "removed_docs", "new_chunks", "total"].map(|k| out[k].as_u64()),
+        [Some(1), Some(1), Some(0), Some(2), Some(1501)]
+    );
+    assert!(out["bytes_written"].as_u64().is_some_and(|n| n < 16_384), "an append of two rows wrote {} bytes", out["bytes_written"]);
+    assert_eq!(ids(&mesh.brahman_json(&["search", "t", "shouts", "--lexical"])), ["doc-3"]);
+    let stats = mesh.brahman_json(&["index", "stats", "t"])["index"].clone();
+    assert_eq!((&stats["appended"], &stats["dead"]), (&json!(2), &json!(1)));
+    let before = mesh.brahman_json(&["search", "t", "chapter 3 shouts", "-k", "20"])["results"].clone();
+    assert_eq!(mesh.brahman_json(&["index", "compact", "t"])["compacted"], true);
+    let stats = mesh.brahman_json(&["index", "stats", "t"])["index"].clone();
+    assert_eq!((&stats["appended"], &stats["dead"], &stats["chunks"]), (&json!(0), &json!(0), &json!(1501)));
+    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 3 shouts", "-k", "20"])["results"], before);
+    // Two refreshes at once: one of them says that the other runs, or both find nothing to do.
+    let (one, two) = tokio::join!(
+        mesh.call("org.brahman.Index.Refresh", json!({"name": "t"})),
+        mesh.call("org.brahman.Index.Refresh", json!({"name": "t"}))
+    );
+    assert!(one.is_ok() || two.is_ok());
+    for error in [one, two].into_iter().filter_map(Result::err) {
+        assert!(error.to_string().contains("busy"), "{error}");
+    }
+    std::fs::write(&csv, "id,text,lang,year\nlast,,rust,2000\n").expect("written");
+    mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    let out = mesh.brahman_json(&["index", "refresh", "t"]);
+    assert_eq!(["removed_docs", "empty_docs", "total"].map(|k| out[k].as_u64()), [Some(1501), Some(1), Some(0)]);
+    assert!(ids(&mesh.brahman_json(&["search", "t", "chapter"])).is_empty());
+}
+
+#[tokio::test]
+async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
+    let mesh = indexed(1300).await;
+    let eval = mesh.brahman_json(&["index", "eval", "t", "--queries", "200"])["eval"].clone();
+    assert_eq!((&eval["tune"], &eval["holdout"]), (&json!(200), &json!(200)));
+    let trial = mesh.brahman_json(&["index", "trial", "t", "--m", "8", "--ef-construction", "40", "--note", "small"])["trial"].clone();
+    assert!(trial["metrics"]["recall_at_k"].as_f64() >= Some(0.9), "{trial}");
+    assert_eq!((&trial["metrics"]["orphans"], &trial["metrics"]["eval_queries"]), (&json!(0), &json!(200)));
+    again(&mesh, "index").await;
+    let trials = mesh.brahman_json(&["index", "trials", "t"]);
+    assert_eq!((trials["trials"][0]["id"].clone(), &trials["trials"][0]["note"]), (trial["id"].clone(), &json!("small")));
+    assert_eq!(mesh.brahman_json(&["index", "best", "t"])["trial"]["id"], trial["id"]);
+    let svg = mesh.folder.path().join("trials.svg").display().to_string();
+    assert!(mesh.brahman(&["index", "trials", "t", "--plot", &svg]).status.success());
+    assert!(std::fs::read_to_string(svg).expect("drawn").contains("<svg"));
+
+    // What nobody could reach is refused, and by force it is recorded.
+    let refused = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.01"]);
+    assert_eq!((&refused["promoted"], &refused["generation"]), (&json!(false), &json!(1)));
+    assert!(refused["verdict"].as_str().is_some_and(|v| v.starts_with("refused: recall")), "{refused}");
+    let forced = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.01", "--force"]);
+    assert_eq!(forced["promoted"], true);
+    let now = forced["generation"].as_u64().expect("a number");
+    let generations = mesh.brahman_json(&["index", "generations", "t"])["generations"].clone();
+    assert_eq!((&generations[0]["current"], &generations[0]["forced"], &generations[0]["m"]), (&json!(true), &json!(true), &json!(8)));
+    assert!(generations[0]["measured"]["recall"].as_f64() >= Some(0.9));
+    let back = mesh.brahman_json(&["index", "rollback", "t"]);
+    assert_eq!((&back["generation"], &back["previous"]), (&json!(1), &json!(now)));
+    again(&mesh, "index").await;
+    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["generation"], 1, "a rollback survives a kill");
+    assert_eq!(
+        mesh.fault("org.brahman.Index.Rollback", json!({"name": "t", "generation": 99})).await.name,
+        "org.brahman.Index.NoSuchGeneration"
+    );
+    assert_eq!(mesh.fault("org.brahman.Index.Promote", json!({"name": "t", "trial": "x"})).await.name, "org.brahman.Index.NoSuchTrial");
+}
+
+#[tokio::test]
+async fn damage_is_said_and_mended() {
+    let mesh = indexed(1300).await;
+    let wanted = mesh.brahman_json(&["search", "t", "chapter 9"])["results"].clone();
+    assert!(mesh.brahman(&["stop", "index"]).status.success());
+    mesh.when_module("index", ModuleState::Stopped).await;
+    let folder = mesh.folder.path().join("state/indexes/t");
+    let generation =
+        std::fs::read_dir(&folder).expect("there").flatten().map(|e| e.path()).find(|p| p.join("graph.flat").exists()).expect("a graph");
+    let mut bytes = std::fs::read(generation.join("graph.flat")).expect("there");
+    bytes[5000] ^= 1;
+    std::fs::write(generation.join("graph.flat"), bytes).expect("damaged");
+    assert!(mesh.brahman(&["start", "index"]).status.success());
+    mesh.when_module("index", ModuleState::Ready).await;
+    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 9"})).await;
+    assert!(
+        fault.name == "org.brahman.Index.Damaged" && fault.message().contains("graph.flat") && fault.message().contains("doctor"),
+        "{fault}"
+    );
+    assert!(!mesh.brahman(&["index", "doctor", "t"]).status.success());
+    let mended = mesh.brahman_json(&["index", "doctor", "t", "--repair"]);
+    assert_eq!((&mended["healthy"], &mended["repaired"]), (&json!(true), &json!(true)));
+    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["results"], wanted);
+    assert!(mesh.brahman(&["index", "doctor", "t"]).status.success());
+}
+
+#[tokio::test]
+async fn a_refresh_that_was_killed_embeds_nothing_twice() {
+    let mesh = mesh("prod").await;
+    let csv = table(mesh.folder.path(), 1300);
+    mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    mesh.brahman_json(&["index", "create", "t", "--dataset", "t"]);
+    let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
+    let ask = encode_call("org.brahman.Index.Refresh", &json!({"name": "t"}), &CallOptions::default(), true, false).expect("encodes");
+    connection.send(&ask).await.expect("sent");
+    // After the first batch is on disk and before the last.
+    loop {
+        let word: Value = connection.receive().await.expect("a reply").typed().expect("progress").value;
+        assert_ne!(word["phase"], "done", "it was quicker than the kill");
+        if word["phase"] == "embed" {
+            break;
+        }
+    }
+    again(&mesh, "index").await;
+    let out = mesh.brahman_json(&["index", "refresh", "t"]);
+    assert!(out["resumed"].as_u64() >= Some(512), "{out}");
+    assert_eq!((&out["total"], &out["new_docs"]), (&json!(1300), &json!(1300)));
+    assert!(mesh.brahman(&["index", "doctor", "t"]).status.success());
+    assert!(!mesh.folder.path().join("state/indexes/t/pending.log").exists());
+}
+
+/// Kills at moments that nothing chose, while a refresh, a compaction, a trial or a promotion runs.
+#[tokio::test]
+async fn random_kills_lose_no_acknowledged_trial_and_leave_a_whole_index() {
+    let mesh = indexed(1200).await;
+    let csv = mesh.folder.path().join("table.csv").display().to_string();
+    let (mut acknowledged, mut random) = (Vec::new(), 0x9e37_79b9_7f4a_7c15_u64);
+    mesh.brahman_json(&["index", "eval", "t", "--queries", "20"]);
+    for n in 0..kills() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n | 1);
+        let line = format!("kill-{n},text of kill {n},go,{}\n", 2000 + n % 25);
+        let mut text = std::fs::read_to_string(&csv).expect("there");
+        text.push_str(&line);
+        std::fs::write(&csv, text).expect("written");
+        mesh.brahman_json(&["ingest", "files", "t", &csv]);
+        let work = match n % 4 {
+            0 | 1 => ("Refresh", json!({"name": "t"})),
+            2 => ("Trial", json!({"name": "t", "config": {"m": 4, "ef_construction": 16, "ef_search": 20}})),
+            _ => ("Promote", json!({"name": "t", "config": {"m": 4 + n % 5, "ef_construction": 16}, "force": true})),
+        };
+        let mut connection = Connection::connect(&mesh.beside("index.sock")).await.expect("connects");
+        let ask = encode_call(&format!("org.brahman.Index.{}", work.0), &work.1, &CallOptions::default(), false, false).expect("encodes");
+        connection.send(&ask).await.expect("sent");
+        let moment = std::time::Duration::from_micros(random >> 33 & 0x1_ffff);
+        let answer = tokio::time::timeout(moment, connection.receive()).await;
+        let pid = mesh.module("index").await.pid;
+        mesh.signal(pid, "KILL");
+        if let Ok(Ok(reply)) = answer
+            && let Ok(value) = reply.typed::<Value>()
+            && let Some(id) = value.value["trial"]["id"].as_str()
+        {
+            acknowledged.push(id.to_owned());
+        }
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "index" && m.state == ModuleState::Ready && m.pid != pid)).await;
+        let found = mesh.brahman_json(&["search", "t", "chapter 11 speaks", "-k", "3"]);
+        assert!(found["degraded"].is_null(), "{found}");
+        assert_eq!(ids(&found).len(), 3);
+    }
+    mesh.brahman_json(&["index", "refresh", "t"]);
+    assert_eq!(mesh.brahman_json(&["index", "stats", "t"])["index"]["chunks"], 1200 + kills());
+    let trials = mesh.brahman_json(&["index", "trials", "t"]);
+    let kept: Vec<&str> = trials["trials"].as_array().expect("trials").iter().filter_map(|t| t["id"].as_str()).collect();
+    assert!(acknowledged.iter().all(|id| kept.contains(&id.as_str())), "{acknowledged:?} in {kept:?}");
+    assert_eq!(trials["quarantined"], 0);
+    assert!(mesh.brahman(&["index", "doctor", "t"]).status.success());
+}
