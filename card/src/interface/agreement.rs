@@ -175,6 +175,8 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("Best", schema::<index::BestIn>(), schema::<index::BestOut>()),
             ("CompactTrials", schema::<index::CompactTrialsIn>(), schema::<index::CompactTrialsOut>()),
             ("Autotune", schema::<index::AutotuneIn>(), schema::<index::AutotuneOut>()),
+            ("AgentStatus", none(), schema::<index::AgentStatusOut>()),
+            ("AgentEnqueue", schema::<index::NameIn>(), schema::<index::AgentEnqueueOut>()),
         ],
     );
     check(

@@ -16,7 +16,7 @@ use super::Interface;
 pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Index",
     idempotent: &[
-        "Create", "Search", "Get", "List", "Stats", "Delete", "Generations", "Doctor", "EvalList", "Trials", "Best", "CompactTrials",
+        "Create", "Search", "Get", "List", "Stats", "Delete", "Generations", "Doctor", "EvalList", "Trials", "Best", "CompactTrials", "AgentStatus", "AgentEnqueue",
     ],
     idl: "# Chunks a dataset's rows, embeds them through the mesh, and searches the vectors.
 interface org.brahman.Index
@@ -236,6 +236,19 @@ method CompactTrials(name: string, keep: ?int) -> (kept: int, dropped: int)
 # Tries a grid. With `more`: a reply a trial.
 method Autotune(name: string, m: ?[]int, ef_construction: ?[]int, target_recall: ?float) -> (phase: string, done: int, of: int, trial: ?TrialRecord, best: ?TrialRecord)
 
+# What the background agent does; it is off unless the module's configuration says otherwise.
+method AgentStatus() -> (
+  enabled: bool,
+  queue: []string,
+  running: ?string,
+  last: ?string,
+  trials_last_hour: int,
+  max_trials_per_hour: int,
+  next_in_s: int
+)
+
+method AgentEnqueue(name: string) -> (queued: bool)
+
 error NoSuchIndex (message: string, retryable: bool, name: string)
 error IndexExists (message: string, retryable: bool, name: string)
 # The vectors at hand come from another model than the index's.
@@ -247,5 +260,6 @@ error NoSuchGeneration (message: string, retryable: bool, name: string)
 error NoSuchTrial (message: string, retryable: bool, name: string)
 # There is nothing to measure with: `EvalAutogen` makes it.
 error NoEval (message: string, retryable: bool, name: string)
+error AgentOff (message: string, retryable: bool, name: string)
 ",
 };

@@ -273,7 +273,10 @@ impl<'a> Cursor<'a> {
                             }
                         }
                         Some(b'}' | b']') => depth -= 1,
-                        Some(_) => {}
+                        Some(_) => {
+                            self.at += plain(&self.bytes[self.at..]);
+                            continue;
+                        }
                     }
                     self.at += 1;
                     if depth == 1 {
@@ -289,6 +292,16 @@ impl<'a> Cursor<'a> {
         }
         if self.at == from { Err(self.wrong("expected a value")) } else { Ok(&self.bytes[from..self.at]) }
     }
+}
+
+/// How many bytes come before the next that a walk over brackets must look at. Most of a long message is numbers, and
+/// they are passed over a block at a time.
+fn plain(bytes: &[u8]) -> usize {
+    const BLOCK: usize = 32;
+    let matters = |b: u8| matches!(b, b'"' | b'{' | b'}' | b'[' | b']');
+    let blocks = bytes.as_chunks::<BLOCK>().0.iter();
+    let whole = blocks.take_while(|block| !block.iter().fold(false, |any, b| any | matters(*b))).count() * BLOCK;
+    whole + bytes[whole..].iter().position(|b| matters(*b)).unwrap_or(bytes.len() - whole)
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use brahman_card::interface::Empty;
 use brahman_card::interface::index::{
-    AutotuneIn, AutotuneOut, BestIn, BestOut, CompactOut, CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut,
-    Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo, EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, NameIn,
-    PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialsOut,
+    AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, BestIn, BestOut, CompactOut, CompactTrialsIn, CompactTrialsOut, Config,
+    CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo, EvalListOut, EvalOut, GenerationsOut, GetIn,
+    GetOut, Hit, ListOut, NameIn, PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut, TrialIn,
+    TrialOut, TrialRecord, TrialsOut,
 };
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -104,6 +105,11 @@ pub(crate) enum Index {
         /// Recall to reach
         #[arg(long)]
         target_recall: Option<f64>,
+    },
+    /// What the background agent does; with an index, queue it for a trial
+    Agent {
+        /// Index
+        name: Option<String>,
     },
     /// Make a set of queries with their true neighbours; or list those there are
     Eval {
@@ -346,6 +352,13 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             };
             watch(socket, "Autotune", &ask, output, |p: &AutotuneOut| (p.phase.clone(), p.done, p.of), said).await
         }
+        Index::Agent { name: Some(name) } => {
+            let said = |out: &AgentEnqueueOut| {
+                output.line(&format!("{name} {}", if out.queued { "is queued for a trial" } else { "was queued already" }));
+            };
+            show(socket, "AgentEnqueue", &NameIn { name: name.clone() }, output, said).await
+        }
+        Index::Agent { name: None } => show(socket, "AgentStatus", &Empty {}, output, |out| agent(output, out)).await,
         Index::Eval { name, list: true, .. } => {
             show(socket, "EvalList", &NameIn { name }, output, |out: &EvalListOut| evals(output, &out.evals)).await
         }
@@ -566,6 +579,21 @@ fn trials(output: &Output, trials: &[TrialRecord], champion: Option<&str>, finge
 fn evals(output: &Output, evals: &[EvalInfo]) {
     let rows = evals.iter().map(|e| vec![e.id.clone(), e.tune.to_string(), e.holdout.to_string(), e.k.to_string(), e.fingerprint.clone()]);
     output.table(&["EVAL", "TUNE", "HOLDOUT", "K", "DATA"], rows.collect());
+}
+
+fn agent(output: &Output, out: &AgentStatusOut) {
+    if !out.enabled {
+        return output.line("the agent is off; `[agent] enabled = true` in $BRAHMAN_STATE/index.toml, then `brahman restart index`");
+    }
+    let doing = out.running.as_ref().map_or_else(|| "idle".to_owned(), |name| format!("trying {name}"));
+    output.line(&format!(
+        "the agent is {doing}; {} of {} trials this hour, the next in {} s at the soonest",
+        out.trials_last_hour, out.max_trials_per_hour, out.next_in_s
+    ));
+    if !out.queue.is_empty() {
+        output.line(&format!("  waiting: {}", out.queue.join(" ")));
+    }
+    out.last.iter().for_each(|last| output.line(&format!("  last: {last}")));
 }
 
 async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> anyhow::Result<()> {

@@ -306,6 +306,25 @@ impl Generation {
         }
     }
 
+    /// Exact searches for many queries of length 1, which share the passes over the codes.
+    #[must_use]
+    pub fn exact_many(&self, queries: &[&[f32]], k: usize, threads: usize, allowed: &Allowed) -> Vec<Vec<Found>> {
+        let from = self.base_rows() as u32;
+        let mut all = match &self.base {
+            Some(base) => base.flat.store.exact_many(queries, k, allowed.base.as_ref(), threads),
+            None => vec![Vec::new(); queries.len()],
+        };
+        if !self.delta.rows.is_empty() {
+            let appended = self.delta.store.exact_many(queries, k, allowed.delta.as_ref(), threads);
+            for (found, appended) in all.iter_mut().zip(appended) {
+                found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+                found.sort_unstable();
+                found.truncate(k);
+            }
+        }
+        all
+    }
+
     /// The best rows for the words of a text, best first, by BM25. Scores of base and delta are of separate collections, so
     /// they are comparable only roughly; compaction makes them one.
     ///

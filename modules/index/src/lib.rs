@@ -8,6 +8,7 @@
 //! Invariants: an index holds vectors of one model, named by its fingerprint, and is searched with that model only;
 //! readers hold a whole generation, so no answer mixes two; the pointer moves last.
 
+pub mod agent;
 pub mod chunk;
 pub mod embedder;
 pub mod filter;

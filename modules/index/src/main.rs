@@ -1,5 +1,6 @@
 //! `brahman-index`: started by init.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,12 +11,15 @@ fn main() -> ExitCode {
     run("index", async |module: Module| {
         let client = Client::new(&module.mesh);
         let folder = module.state.join("indexes");
-        let service = IndexService::open(&folder, client)
+        let settings = std::env::var_os("BRAHMAN_INDEX_CONFIG").map_or_else(|| module.state.join("index.toml"), PathBuf::from);
+        let service = IndexService::open(&folder, &settings, client)
             .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
         let service = Arc::new(service);
         let follower = tokio::spawn(Arc::clone(&service).follow_catalog());
+        let agent = tokio::spawn(Arc::clone(&service).run_agent());
         let outcome = module.serve(service).await;
         follower.abort();
+        agent.abort();
         outcome
     })
 }

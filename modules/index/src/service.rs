@@ -1,8 +1,9 @@
 //! `org.brahman.Index`.
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] answers; [`refresh`] writes generations; [`trials`]
-//! measures and promotes. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
+//! measures and promotes; [`agent`] does so unasked. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
 
+mod agent;
 mod refresh;
 mod search;
 mod shelf;
@@ -40,14 +41,17 @@ pub struct IndexService {
     datasets: Mutex<BTreeMap<String, u64>>,
     /// One trial at a time: two would measure each other.
     trying: tokio::sync::Mutex<()>,
+    agent: agent::Agent,
 }
 
 impl IndexService {
-    /// Opens every index below a folder.
+    /// Opens every index below a folder; `settings` is the agent's file, if there is one.
     ///
     /// # Errors
-    /// If the folder cannot be made or listed. A damaged index is kept apart and said when asked for.
-    pub fn open(folder: &Path, client: Client) -> io::Result<Self> {
+    /// If the folder cannot be made or listed, or the settings make no sense. A damaged index is kept apart and said when
+    /// asked for.
+    pub fn open(folder: &Path, settings: &Path, client: Client) -> io::Result<Self> {
+        let agent = agent::Agent::open(settings).map_err(io::Error::other)?;
         fs::create_dir_all(folder)?;
         let mut indexes = BTreeMap::new();
         for entry in fs::read_dir(folder)?.flatten() {
@@ -60,7 +64,7 @@ impl IndexService {
             indexes.insert(parameters.name.clone(), Arc::new(Index::open(&path, parameters)?));
         }
         let (indexes, datasets, trying) = (Mutex::new(indexes), Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying })
+        Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying, agent })
     }
 
     /// Follows the catalog for ever, so that a reply can say that the dataset has moved on.
@@ -72,6 +76,16 @@ impl IndexService {
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
                     *lock(&self.datasets) = word.generations;
+                    // New data: what was best on the old may not be.
+                    if self.agent.settings.enabled {
+                        let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
+                        let stale = all.iter().filter(|i| {
+                            i.generation().is_some_and(|g| self.is_stale(&i.parameters.dataset, g.manifest.dataset_generation))
+                        });
+                        for index in stale {
+                            self.agent.enqueue(&index.parameters.name);
+                        }
+                    }
                 }
             };
             let ended: Result<(), ClientError> = following.await;
@@ -283,6 +297,8 @@ impl Service for IndexService {
             "Best" => self.best(&call),
             "CompactTrials" => self.compact_trials(&call),
             "Autotune" => self.autotune(&call).await,
+            "AgentStatus" => self.agent_status(),
+            "AgentEnqueue" => self.agent_enqueue(&call),
             _ => Err(call.unknown()),
         }
     }

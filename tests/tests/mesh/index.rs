@@ -63,7 +63,7 @@ async fn filters_words_and_meaning_find_what_they_say() {
     assert!(!ids(&found).is_empty());
     for id in ids(&found) {
         let n: u32 = id[4..].parse().expect("a number");
-        assert!(n % 3 == 0 && n % 25 >= 10, "{id} does not match the filter");
+        assert!(n.is_multiple_of(3) && n % 25 >= 10, "{id} does not match the filter");
     }
     let words = mesh.brahman_json(&["search", "t", "topic7", "--lexical", "-k", "9"]);
     let mut by_words = ids(&words);

@@ -217,3 +217,31 @@ pub struct AutotuneOut {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<TrialRecord>,
 }
+
+/// Reply of `AgentStatus`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentStatusOut {
+    /// Whether it works at all.
+    pub enabled: bool,
+    /// Indexes that wait for a trial.
+    pub queue: Vec<String>,
+    /// The index it works on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<String>,
+    /// What came of its last trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// Trials begun within the last hour.
+    pub trials_last_hour: u64,
+    /// Most of them.
+    pub max_trials_per_hour: u64,
+    /// Seconds until the next may begin.
+    pub next_in_s: u64,
+}
+
+/// Reply of `AgentEnqueue`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentEnqueueOut {
+    /// False if it was in the queue already.
+    pub queued: bool,
+}

@@ -7,13 +7,16 @@
 use std::cmp::Ordering;
 use std::io;
 
-use super::build::in_parallel;
 use super::code::{Quantiser, QueryCode, stride};
 use super::kernel::{Kernels, Rows, dot, prefetch};
 use super::pages::Pages;
 
 /// Rows whose estimates are made at once: they and their products stay in the first-level cache's reach.
 const BLOCK: usize = 1024;
+/// Queries that share a pass over the codes: their own codes stay in the first-level cache.
+const GROUP: usize = 16;
+/// Fetching a row on its own costs as much as reading this many in order.
+const SPARSE: usize = 4;
 /// Rows that are worth a thread of their own.
 const ROWS_PER_THREAD_MIN: usize = 20_000;
 
@@ -65,6 +68,14 @@ impl Live {
     #[must_use]
     pub fn has(&self, row: u32) -> bool {
         self.words.get(row as usize / 64).is_some_and(|w| w >> (row % 64) & 1 == 1)
+    }
+
+    /// Those from `from` to before `to`.
+    #[must_use]
+    pub fn rows(&self, from: usize, to: usize) -> Vec<u32> {
+        let words = self.words.iter().enumerate().take(to.div_ceil(64)).skip(from / 64);
+        let bits = words.flat_map(|(at, word)| (0..64_u32).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at as u32 * 64 + bit));
+        bits.filter(|row| (from..to).contains(&(*row as usize))).collect()
     }
 
     /// How many.
@@ -183,19 +194,17 @@ impl Store {
     /// The best `k` of all live rows, exactly, on up to `threads` threads.
     #[must_use]
     pub fn exact(&self, query: &[f32], k: usize, live: Option<&Live>, threads: usize) -> Vec<Found> {
-        let mut code = QueryCode::default();
-        Quantiser::query(query, &mut code);
-        let parts = threads.clamp(1, (self.rows / ROWS_PER_THREAD_MIN).max(1));
-        let per_part = self.rows.div_ceil(parts).max(1);
+        let few = live.is_some_and(|live| live.count() < ROWS_PER_THREAD_MIN);
+        let parts = if few { 1 } else { threads.clamp(1, (self.rows / ROWS_PER_THREAD_MIN).max(1)) };
         if parts == 1 {
-            return self.exact_part(query, &code, 0, self.rows, k, live);
+            return self.exact_part(&[query], 0, self.rows, k, live).pop().unwrap_or_default();
         }
+        let per_part = self.rows.div_ceil(parts).max(1);
         let mut best: Vec<Found> = std::thread::scope(|scope| {
-            let code = &code;
-            let work = |i: usize| move || self.exact_part(query, code, i * per_part, ((i + 1) * per_part).min(self.rows), k, live);
+            let work = |i: usize| move || self.exact_part(&[query], i * per_part, ((i + 1) * per_part).min(self.rows), k, live);
             let handles: Vec<_> = (1..parts).map(|i| scope.spawn(work(i))).collect();
-            let mut all = work(0)();
-            all.extend(handles.into_iter().flat_map(|h| h.join().unwrap_or_default()));
+            let mut all = work(0)().concat();
+            all.extend(handles.into_iter().flat_map(|h| h.join().unwrap_or_default()).flatten());
             all
         });
         best.sort_unstable();
@@ -203,39 +212,96 @@ impl Store {
         best
     }
 
-    /// [`Store::exact`] for many queries, a query a thread at a time.
+    /// [`Store::exact`] for many queries: those of a group share each pass over the codes.
     #[must_use]
     pub fn exact_many(&self, queries: &[&[f32]], k: usize, live: Option<&Live>, threads: usize) -> Vec<Vec<Found>> {
-        in_parallel(queries.len(), threads, || (), |(), i| self.exact(queries[i], k, live, 1))
+        let group = queries.len().div_ceil(threads.max(1)).clamp(1, GROUP);
+        let groups: Vec<&[&[f32]]> = queries.chunks(group).collect();
+        let work = |i: usize| self.exact_part(groups[i], 0, self.rows, k, live);
+        let threads = threads.clamp(1, groups.len().max(1));
+        let per_thread = groups.len().div_ceil(threads).max(1);
+        let numbers: Vec<usize> = (0..groups.len()).collect();
+        std::thread::scope(|scope| {
+            let mut parts = numbers.chunks(per_thread);
+            let own = parts.next().unwrap_or_default();
+            let handles: Vec<_> = parts.map(|part| scope.spawn(move || part.iter().flat_map(|i| work(*i)).collect::<Vec<_>>())).collect();
+            let mut all: Vec<Vec<Found>> = own.iter().flat_map(|i| work(*i)).collect();
+            all.extend(handles.into_iter().flat_map(|h| h.join().unwrap_or_default()));
+            all
+        })
     }
 
-    fn exact_part(&self, query: &[f32], code: &QueryCode, from: usize, to: usize, k: usize, live: Option<&Live>) -> Vec<Found> {
-        if k == 0 || from >= to {
-            return Vec::new();
+    fn exact_part(&self, queries: &[&[f32]], from: usize, to: usize, k: usize, live: Option<&Live>) -> Vec<Vec<Found>> {
+        let mut scans: Vec<Scan> = queries.iter().map(|query| Scan::new(query, &self.quantiser, k)).collect();
+        if k > 0 && from < to {
+            // Where few are live, they are fetched one by one; else it is quicker to read all in order and pass over the dead.
+            match live.filter(|live| live.count() * SPARSE < self.rows) {
+                Some(live) => self.scan_sparse(&mut scans, &live.rows(from, to)),
+                None => self.scan_all(&mut scans, from, to, live),
+            }
         }
-        let rows = self.codes();
-        // Twice the slack in products of codes; rounded up.
-        let margin = (2.0 * self.quantiser.slack(code) * self.quantiser.scale * code.scale).ceil() as i64;
-        let mut kept: Vec<(i32, u32)> = Vec::with_capacity(4 * k + BLOCK);
-        let mut floor = i64::MIN;
-        let mut products = [0_i32; BLOCK];
+        scans.into_iter().zip(queries).map(|(scan, query)| self.rerank(query, &scan.finish(), k)).collect()
+    }
+
+    fn scan_all(&self, scans: &mut [Scan], from: usize, to: usize, live: Option<&Live>) {
+        let (rows, mut products) = (self.codes(), [0_i32; BLOCK]);
         for first in (from..to).step_by(BLOCK) {
             let block = &mut products[..BLOCK.min(to - first)];
-            self.kernels.scan(&rows, first, &code.bytes, block);
-            for (i, product) in block.iter().enumerate() {
-                let row = (first + i) as u32;
-                if i64::from(*product) >= floor && live.is_none_or(|live| live.has(row)) {
-                    kept.push((*product, row));
+            for scan in &mut *scans {
+                self.kernels.scan(&rows, first, &scan.code.bytes, block);
+                for (i, product) in block.iter().enumerate() {
+                    let row = (first + i) as u32;
+                    if i64::from(*product) >= scan.floor && live.is_none_or(|live| live.has(row)) {
+                        scan.kept.push((*product, row));
+                    }
                 }
-            }
-            if kept.len() >= 4 * k + BLOCK / 2 {
-                floor = raise(&mut kept, k, margin);
+                scan.trim();
             }
         }
-        raise(&mut kept, k, margin);
-        kept.sort_unstable_by(|a, b| b.cmp(a));
-        let rows: Vec<u32> = kept.into_iter().map(|(_, row)| row).collect();
-        self.rerank(query, &rows, k)
+    }
+
+    fn scan_sparse(&self, scans: &mut [Scan], ids: &[u32]) {
+        let (rows, mut products) = (self.codes(), [0_i32; BLOCK]);
+        for block in ids.chunks(BLOCK) {
+            for scan in &mut *scans {
+                self.kernels.gather(&rows, block, &scan.code.bytes, &mut products);
+                let good = products.iter().zip(block).filter(|(product, _)| i64::from(**product) >= scan.floor);
+                scan.kept.extend(good.map(|(product, row)| (*product, *row)));
+                scan.trim();
+            }
+        }
+    }
+}
+
+/// One query on its way through the codes.
+struct Scan {
+    code: QueryCode,
+    k: usize,
+    /// Twice the slack in products of codes, rounded up.
+    margin: i64,
+    /// What is below cannot be among the best.
+    floor: i64,
+    kept: Vec<(i32, u32)>,
+}
+
+impl Scan {
+    fn new(query: &[f32], quantiser: &Quantiser, k: usize) -> Self {
+        let mut code = QueryCode::default();
+        Quantiser::query(query, &mut code);
+        let margin = (2.0 * quantiser.slack(&code) * quantiser.scale * code.scale).ceil() as i64;
+        Self { code, k, margin, floor: i64::MIN, kept: Vec::new() }
+    }
+
+    fn trim(&mut self) {
+        if self.kept.len() >= 4 * self.k + BLOCK / 2 {
+            self.floor = raise(&mut self.kept, self.k, self.margin);
+        }
+    }
+
+    fn finish(mut self) -> Vec<u32> {
+        raise(&mut self.kept, self.k, self.margin);
+        self.kept.sort_unstable_by(|a, b| b.cmp(a));
+        self.kept.into_iter().map(|(_, row)| row).collect()
     }
 }
 
@@ -270,7 +336,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn exact_search_gives_what_a_plain_sort_gives(
-            seed in any::<u64>(), rows in 1_usize..3000, dim in 2_usize..70, k in 1_usize..20, share in 1_u64..4,
+            seed in any::<u64>(), rows in 1_usize..3000, dim in 2_usize..70, k in 1_usize..20, share in 1_u64..12,
         ) {
             let vectors = unit_vectors(seed, rows + 1, dim);
             let (query, vectors) = vectors.split_at(dim);
@@ -281,7 +347,11 @@ pub(crate) mod tests {
             want.sort_unstable();
             want.truncate(k);
             prop_assert_eq!(&store.exact(query, k, Some(&live), 1), &want);
-            prop_assert_eq!(&store.exact_part(query, &{ let mut c = QueryCode::default(); Quantiser::query(query, &mut c); c }, 0, rows, k, Some(&live)), &want);
+            let (all, none) = (Live::of(rows, |_| true), Live::of(rows, |_| false));
+            let many = store.exact_many(&[query, query, query], k, Some(&live), 2);
+            prop_assert!(many.len() == 3 && many.iter().all(|found| *found == want));
+            prop_assert_eq!(store.exact(query, k, Some(&all), 1), store.exact(query, k, None, 1));
+            prop_assert!(store.exact(query, k, Some(&none), 1).is_empty());
         }
     }
 }

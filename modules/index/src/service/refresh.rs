@@ -1,7 +1,7 @@
 //! `Refresh`, `Compact` and `Doctor`: the work that writes generations.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arrow_array::{RecordBatch, UInt32Array};
@@ -49,7 +49,9 @@ pub(super) fn ef_search(parameters: &CreateIn) -> usize {
 
 /// Threads for building: all cores, for somebody waits.
 pub(super) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    // Asked once: the answer comes from the file system (cgroups), and takes as long as a search.
+    static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    *CORES
 }
 
 /// Whether a compaction would pay.

@@ -8,6 +8,7 @@ use brahman_card::interface::index::{Elapsed, GetIn, GetOut, Hit, SearchIn, Sear
 use brahman_sidecar::{Call, Reply};
 
 use super::IndexService;
+use super::refresh::cores;
 use crate::embedder;
 use crate::filter::{self, Filter};
 use crate::flat::build::in_parallel;
@@ -107,6 +108,10 @@ impl Job {
                 vec![fuse(&[&near, &words], self.how.k)]
             }
             _ if self.queries.len() <= QUERIES_INLINE => self.queries.iter().map(near).collect(),
+            _ if self.how.exact => {
+                let queries: Vec<&[f32]> = self.queries.iter().map(Vec::as_slice).collect();
+                generation.exact_many(&queries, self.how.k, self.threads, &allowed)
+            }
             _ => in_parallel(self.queries.len(), self.threads, || (), |(), i| near(&self.queries[i])),
         };
         let search = started.elapsed() - filter;
@@ -132,6 +137,7 @@ fn hit(generation: &Generation, found: Found) -> Result<Hit, Fault> {
 impl IndexService {
     pub(super) async fn search(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
+        self.agent.searched();
         let ask: SearchIn = call.parameters()?;
         let index = self.index(&ask.index)?;
         let (generation, degraded) = index.current()?;
@@ -177,7 +183,7 @@ impl IndexService {
             checked.push(unit(query)?);
         }
         let embedded = started.elapsed();
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = cores();
         let threads = ask.threads.map_or(cores, |t| usize::try_from(t).unwrap_or(cores)).clamp(1, 64);
         let exact = ask.exact.unwrap_or(false) && mode != Mode::Lexical;
         let how = How {

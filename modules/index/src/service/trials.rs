@@ -76,20 +76,22 @@ fn eval_of(index: &Index, generation: &Generation) -> Result<Eval, Fault> {
 }
 
 /// One trial to run.
-struct Attempt {
-    index: Arc<Index>,
-    config: Config,
-    target: f64,
-    by: &'static str,
-    note: Option<String>,
-    threads: usize,
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
+pub(super) struct Attempt {
+    pub(super) index: Arc<Index>,
+    pub(super) config: Config,
+    pub(super) target: f64,
+    pub(super) by: &'static str,
+    pub(super) note: Option<String>,
+    pub(super) threads: usize,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) done: Arc<AtomicU64>,
+    /// Called between two steps of the build, to let others go first.
+    pub(super) aside: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Attempt {
     /// Builds, measures and keeps a trial. Blocks for as long as a build takes.
-    fn run(self) -> Result<TrialRecord, Fault> {
+    pub(super) fn run(self) -> Result<TrialRecord, Fault> {
         let (generation, _) = self.index.current()?;
         let manifest = &generation.manifest;
         let parameters = parameters(&self.config, manifest)?;
@@ -98,6 +100,7 @@ impl Attempt {
         let started = Instant::now();
         let progress = |n: usize| {
             self.done.store(n as u64, Ordering::Relaxed);
+            self.aside.iter().for_each(|aside| aside());
             !self.stop.load(Ordering::Relaxed)
         };
         let (flat, order) = Flat::build(&content.vectors, manifest.model.dim, parameters, self.threads, &progress)
@@ -187,7 +190,8 @@ impl IndexService {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let _stop = StopOnDrop(Arc::clone(&stop));
         let of = index.generation().map_or(0, |g| g.manifest.chunks);
-        let attempt = Attempt { index: Arc::clone(index), config, target, by, note, threads: cores(), stop, done: Arc::clone(&done) };
+        let attempt =
+            Attempt { index: Arc::clone(index), config, target, by, note, threads: cores(), stop, done: Arc::clone(&done), aside: None };
         let mut working = on_own_thread(true, move || attempt.run());
         let outcome = loop {
             match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
