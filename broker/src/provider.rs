@@ -19,7 +19,7 @@ use crate::health::Health;
 const IDLE_MAX: usize = 128;
 
 /// Answers within this time are worth polling for.
-const QUICK: Duration = Duration::from_micros(100);
+const QUICK: Duration = Duration::from_micros(250);
 
 /// A connection to a provider.
 #[derive(Debug)]

@@ -29,9 +29,9 @@ const DEATHS_MAX: u32 = 5;
 const PARTIAL_MAX: Duration = Duration::from_secs(30);
 /// Pause before the next attempt when a provider's socket refuses or its backlog is full.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How long an answer that usually comes at once is polled for: a wake-up costs 10 to 35 µs, and this much of one core
-/// is the most that a slow answer wastes.
-const POLL_MAX: Duration = Duration::from_micros(60);
+/// How long an answer that usually comes at once is polled for. A wake-up costs 10 to 50 µs, most where a virtual machine
+/// has let an idle core go; this much of one core, by turns with whoever else wants it, is the most that is wasted.
+const POLL_MAX: Duration = Duration::from_micros(300);
 /// Both directions of an upgraded connection: a bulk frame in few reads.
 const UPGRADE_BUFFER: usize = 256 * 1024;
 

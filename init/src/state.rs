@@ -5,15 +5,18 @@
 //! * every state but `ready`, `stopped` and a permanent `failed` has a timer or an awaited event, so nothing waits for ever;
 //! * a death is classified before it is retried: exit 78 never is, a healthy life's end is retried at once.
 
+mod entry;
 mod graph;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use brahman_card::card::{Lifecycle, Payload, RestartPolicy, Supervision};
+use brahman_card::card::{Lifecycle, Supervision};
 use brahman_card::interface::init::{ReloadOut, UpdateIn};
 use brahman_card::{Card, ModuleRecord, ModuleState};
+pub(crate) use entry::Entry;
+use entry::{Afterwards, COOLDOWN_MS, become_ready, died, end, watchdog};
 
 /// Milliseconds since init started.
 pub(crate) type Millis = u64;
@@ -24,8 +27,6 @@ pub(crate) const GRACE_MS: Millis = 5_000;
 pub(crate) const SHUTDOWN_GRACE_MS: Millis = 8_000;
 /// A killed process whose end is not seen is killed again: it may sit in an uninterruptible call.
 const REKILL_MS: Millis = 1_000;
-/// First cool-down after too many restarts, doubled after each failed half-open try up to the maximum.
-const COOLDOWN_MS: (Millis, Millis) = (10_000, 600_000);
 /// sysexits.h `EX_CONFIG`.
 const EXIT_CONFIG: i32 = 78;
 
@@ -107,140 +108,6 @@ pub(crate) enum Effect {
     Forget { id: Id },
     /// Everything has ended.
     Exit,
-}
-
-/// What becomes of a module once its process has ended as asked.
-#[derive(Clone, Debug, PartialEq)]
-enum Afterwards {
-    Stay,
-    Start,
-    Remove,
-    Replace(Box<(Card, String)>),
-}
-
-/// One module.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    card: Card,
-    socket: String,
-    state: ModuleState,
-    since: Millis,
-    pid: Option<u32>,
-    session: Option<String>,
-    incarnation: u64,
-    restarts: u64,
-    reason: Option<String>,
-    attributes: BTreeMap<String, String>,
-    shortfalls: Vec<String>,
-    afterwards: Option<Afterwards>,
-    spawning: bool,
-    unhealthy_row: u32,
-    recent: VecDeque<Millis>,
-    cooldown_ms: Millis,
-    half_open: bool,
-    permanent: bool,
-    ready_by: Option<Millis>,
-    alive_by: Option<Millis>,
-    start_at: Option<Millis>,
-    kill_at: Option<Millis>,
-}
-
-impl Entry {
-    fn new(card: Card, socket: String, now: Millis) -> Self {
-        Self {
-            card,
-            socket,
-            state: ModuleState::Waiting,
-            since: now,
-            pid: None,
-            session: None,
-            incarnation: 0,
-            restarts: 0,
-            reason: None,
-            attributes: BTreeMap::new(),
-            shortfalls: Vec::new(),
-            afterwards: None,
-            spawning: false,
-            unhealthy_row: 0,
-            recent: VecDeque::new(),
-            cooldown_ms: COOLDOWN_MS.0,
-            half_open: false,
-            permanent: false,
-            ready_by: None,
-            alive_by: None,
-            start_at: None,
-            kill_at: None,
-        }
-    }
-
-    /// The Card.
-    #[must_use]
-    pub(crate) fn card(&self) -> &Card {
-        &self.card
-    }
-
-    /// Socket path.
-    #[must_use]
-    pub(crate) fn socket(&self) -> &str {
-        &self.socket
-    }
-
-    /// The process, if one runs.
-    #[must_use]
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.pid
-    }
-
-    /// What this machine does not enforce of the Card.
-    pub(crate) fn set_shortfalls(&mut self, shortfalls: Vec<String>) {
-        self.shortfalls = shortfalls;
-    }
-
-    fn enter(&mut self, state: ModuleState, now: Millis) {
-        if self.state != state {
-            self.state = state;
-            self.since = now;
-        }
-    }
-
-    fn runs(&self) -> bool {
-        self.pid.is_some() || self.spawning
-    }
-
-    fn is_virtual(&self) -> bool {
-        matches!(self.card.payload, Payload::Virtual)
-    }
-
-    fn policy(&self) -> RestartPolicy {
-        match &self.card.supervision {
-            Supervision::Restart(policy) => *policy,
-            Supervision::OneShot | Supervision::Delegate => RestartPolicy::default(),
-        }
-    }
-
-    fn clear_timers(&mut self) {
-        self.ready_by = None;
-        self.alive_by = None;
-        self.start_at = None;
-        self.kill_at = None;
-    }
-
-    fn record(&self, now: Millis) -> ModuleRecord {
-        let mut attributes = self.card.attributes.clone();
-        attributes.extend(self.attributes.clone());
-        ModuleRecord {
-            card: self.card.clone(),
-            state: self.state,
-            socket: self.socket.clone(),
-            pid: self.pid.unwrap_or(0),
-            incarnation: self.incarnation,
-            restarts: self.restarts,
-            uptime_ms: now.saturating_sub(self.since),
-            reason: self.reason.clone(),
-            attributes,
-            shortfalls: self.shortfalls.clone(),
-        }
-    }
 }
 
 /// All modules and what is to become of them.
@@ -610,70 +477,5 @@ impl State {
             entry.enter(ModuleState::Starting, now);
             effects.push(Effect::Spawn { id: id.clone() });
         }
-    }
-}
-
-fn watchdog(entry: &Entry, now: Millis) -> Option<Millis> {
-    (entry.card.watchdog_s > 0).then(|| now + Millis::from(entry.card.watchdog_s) * 1000)
-}
-
-fn become_ready(entry: &mut Entry, now: Millis) {
-    if entry.afterwards.is_some() {
-        return;
-    }
-    entry.ready_by = None;
-    entry.reason = None;
-    entry.enter(ModuleState::Ready, now);
-}
-
-/// Asks a module to end, and notes what is to follow.
-fn end(entry: &mut Entry, id: &str, afterwards: Afterwards, now: Millis, effects: &mut Vec<Effect>) {
-    entry.start_at = None;
-    let first = entry.afterwards.replace(afterwards).is_none();
-    if entry.pid.is_some() && first {
-        entry.kill_at = Some(now + GRACE_MS);
-        entry.enter(ModuleState::Draining, now);
-        effects.push(Effect::Terminate { id: id.to_owned() });
-    }
-}
-
-/// A process is gone unasked: restart it, now or later, or give it up.
-fn died(entry: &mut Entry, permanent: bool, now: Millis) {
-    if permanent {
-        entry.permanent = true;
-        entry.enter(ModuleState::Failed, now);
-        return;
-    }
-    let policy = entry.policy();
-    entry.recent.push_back(now);
-    while entry.recent.front().is_some_and(|at| at + policy.period_s * 1000 < now) {
-        entry.recent.pop_front();
-    }
-    if entry.recent.len() > policy.intensity as usize || (entry.half_open && entry.unhealthy_row > 0) {
-        let why = entry.reason.take().unwrap_or_default();
-        let cooldown = entry.cooldown_ms;
-        entry.reason =
-            Some(format!("{} restarts in {} s, next try in {} s; last: {why}", entry.recent.len(), policy.period_s, cooldown / 1000));
-        entry.start_at = Some(now + cooldown);
-        entry.cooldown_ms = (cooldown * 2).min(COOLDOWN_MS.1);
-        entry.half_open = true;
-        entry.enter(ModuleState::Failed, now);
-        return;
-    }
-    let delay = match entry.unhealthy_row {
-        0 => 0,
-        row => {
-            let doubled = policy.initial_ms.saturating_mul(1 << (row - 1).min(20)).min(policy.max_ms);
-            // Up to a quarter more, spread by who and which life it is, so that siblings do not return in step.
-            let spread: u64 = entry.card.id.bytes().map(u64::from).sum::<u64>() * 31 + entry.incarnation * 17;
-            doubled + (doubled / 4) * (spread % 16) / 16
-        }
-    };
-    entry.start_at = Some(now + delay);
-    entry.enter(ModuleState::Backoff, now);
-    if delay == 0 {
-        entry.start_at = None;
-        entry.restarts += 1;
-        entry.enter(ModuleState::Waiting, now);
     }
 }

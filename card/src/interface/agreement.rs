@@ -159,6 +159,7 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("Create", schema::<index::CreateIn>(), schema::<index::CreateOut>()),
             ("Refresh", schema::<index::NameIn>(), schema::<index::RefreshOut>()),
             ("Search", schema::<index::SearchIn>(), schema::<index::SearchOut>()),
+            ("SearchBulk", schema::<index::SearchBulkIn>(), schema::<index::SearchBulkOut>()),
             ("Get", schema::<index::GetIn>(), schema::<index::GetOut>()),
             ("List", none(), schema::<index::ListOut>()),
             ("Stats", schema::<index::NameIn>(), schema::<index::StatsOut>()),

@@ -16,7 +16,7 @@ use super::Interface;
 pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Index",
     idempotent: &[
-        "Create", "Search", "Get", "List", "Stats", "Delete", "Generations", "Doctor", "EvalList", "Trials", "Best", "CompactTrials", "AgentStatus", "AgentEnqueue",
+        "Create", "Search", "SearchBulk", "Get", "List", "Stats", "Delete", "Generations", "Doctor", "EvalList", "Trials", "Best", "CompactTrials", "AgentStatus", "AgentEnqueue",
     ],
     idl: "# Chunks a dataset's rows, embeds them through the mesh, and searches the vectors.
 interface org.brahman.Index
@@ -179,6 +179,14 @@ method Search(
   degraded: ?string,
   rescue: bool,
   elapsed_us: Elapsed
+)
+
+# Called with `upgrade`: Arrow frames of a column `vector` in; query, doc_id, chunk, start, text, score and generation out.
+method SearchBulk(index: string, k: ?int, ef: ?int, filter: ?object, exact: ?bool) -> (
+  model: string,
+  fingerprint: string,
+  dim: int,
+  generation: int
 )
 
 # The chunks of one document.

@@ -233,14 +233,14 @@ pub(crate) struct Search {
     /// Only rows that match, as JSON: '{"lang": "rust", "year": {"$gte": 2020}}'
     #[arg(long)]
     filter: Option<String>,
-    /// By words alone (BM25)
-    #[arg(long, conflicts_with = "semantic")]
-    lexical: bool,
-    /// By meaning alone; without either, by meaning too, and with both, by both
-    #[arg(long)]
+    /// By meaning: the default
+    #[arg(long, conflicts_with_all = ["lexical", "hybrid"])]
     semantic: bool,
+    /// By words alone (BM25)
+    #[arg(long, conflicts_with = "hybrid")]
+    lexical: bool,
     /// By words and meaning, fused by reciprocal rank
-    #[arg(long, conflicts_with_all = ["lexical", "semantic"])]
+    #[arg(long)]
     hybrid: bool,
     /// Compare all vectors
     #[arg(long)]
@@ -622,12 +622,10 @@ fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
 
 pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> anyhow::Result<()> {
     let filter = search.filter.as_deref().map(serde_json::from_str).transpose().context("--filter is no JSON")?;
-    let mode = if search.hybrid {
-        "hybrid"
-    } else if search.lexical {
-        "lexical"
-    } else {
-        "semantic"
+    let mode = match search {
+        Search { hybrid: true, .. } => "hybrid",
+        Search { lexical: true, .. } => "lexical",
+        _ => "semantic",
     };
     let ask = SearchIn {
         index: search.index,

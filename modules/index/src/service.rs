@@ -1,9 +1,10 @@
 //! `org.brahman.Index`.
 //!
-//! [`shelf`] holds one index and who may change it; [`search`] answers; [`refresh`] writes generations; [`trials`]
+//! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`trials`]
 //! measures and promotes; [`agent`] does so unasked. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
 
 mod agent;
+mod bulk;
 mod refresh;
 mod search;
 mod shelf;
@@ -270,6 +271,7 @@ impl Service for IndexService {
             "Create" => self.create(&call).await,
             "Refresh" => self.refresh(&call).await,
             "Search" => self.search(&call).await,
+            "SearchBulk" => self.search_bulk(&call),
             "Get" => self.get(&call).await,
             "List" => {
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();

@@ -282,7 +282,11 @@ pub async fn poll_briefly(stream: &UnixStream, frames: &mut FrameBuffer, longest
                 let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
                 return true;
             }
-            Err(Errno::AGAIN | Errno::INTR) => tokio::task::yield_now().await,
+            Err(Errno::AGAIN | Errno::INTR) => {
+                // First to whoever else wants this core, perhaps the one that is to answer; then to this thread's tasks.
+                std::thread::yield_now();
+                tokio::task::yield_now().await;
+            }
             _ => return false,
         }
     }

@@ -2,8 +2,14 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch};
+use arrow_schema::{DataType, Field};
 use brahman_card::ModuleState;
+use brahman_sidecar::bulk::{BulkStream, Frame};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Connection};
 use brahman_tests::{Mesh, Setup, shipped};
@@ -15,11 +21,15 @@ fn kills() -> u64 {
 }
 
 async fn mesh(context: &str) -> Mesh {
+    mesh_with(context, |setup| setup).await
+}
+
+async fn mesh_with(context: &str, more: impl FnOnce(Setup) -> Setup) -> Mesh {
     let mut cards = ["broker", "embed-mock", "embed-real", "catalog", "ingest", "index"].map(shipped);
     // These tests kill it often: its lives are short, and that is not its fault.
     cards[5].1.push_str("\n[supervision.restart]\ninitial_ms = 1\nmax_ms = 10\nintensity = 100000\nhealthy_after_ms = 1\n");
     let setup = Setup::new(&cards).context(context);
-    let mesh = setup.real_model().up().await;
+    let mesh = more(setup).real_model().up().await;
     let needed = ["ingest", "index", if context == "test" { "embed-mock" } else { "embed-real" }];
     mesh.when(|m| needed.iter().all(|l| m.iter().any(|m| m.card.label.as_str() == *l && m.state == ModuleState::Ready))).await;
     mesh
@@ -38,7 +48,10 @@ fn table(folder: &Path, rows: u32) -> String {
 }
 
 async fn indexed(rows: u32) -> Mesh {
-    let mesh = mesh("test").await;
+    filled(mesh("test").await, rows)
+}
+
+fn filled(mesh: Mesh, rows: u32) -> Mesh {
     let csv = table(mesh.folder.path(), rows);
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     mesh.brahman_json(&["index", "create", "t", "--dataset", "t", "--filter-column", "lang,year"]);
@@ -97,6 +110,38 @@ async fn filters_words_and_meaning_find_what_they_say() {
         mesh.fault("org.brahman.Index.Search", ask).await;
     }
     assert_eq!(ids(&mesh.brahman_json(&["search", "t", "topic1", "-k", "10000"])).len(), 300, "k beyond all rows gives all rows");
+}
+
+#[tokio::test]
+async fn many_vectors_are_searched_in_arrow_frames() {
+    let mesh = indexed(1200).await;
+    let texts: Vec<String> = (0..40).map(|n| format!("chapter {n} speaks")).collect();
+    let embedded = mesh.call("org.brahman.Embed.EmbedText", json!({"texts": texts})).await.expect("vectors");
+    let vectors: Vec<Vec<f32>> = serde_json::from_value(embedded["vectors"].clone()).expect("vectors");
+    let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
+    let ask = json!({"index": "t", "k": 5, "filter": {"lang": "go"}});
+    let upgrade = encode_call("org.brahman.Index.SearchBulk", &ask, &CallOptions::default(), false, true).expect("encodes");
+    connection.exchange(&upgrade).await.expect("upgraded");
+    let mut bulk = BulkStream::new(connection.into_upgraded());
+    let batch = |vectors: &[Vec<f32>], dim: i32| {
+        let item = Arc::new(Field::new("item", DataType::Float32, false));
+        let lists = FixedSizeListArray::try_new(item, dim, Arc::new(Float32Array::from(vectors.concat())), None).expect("lists");
+        RecordBatch::try_from_iter([("vector", Arc::new(lists) as ArrayRef)]).expect("a batch")
+    };
+    bulk.send(&batch(&[vec![1.0; 3]], 3)).await.expect("sent");
+    let Frame::Fault(fault) = bulk.receive().await.expect("an answer") else { panic!("vectors of 3 numbers were taken") };
+    assert!(fault.message().contains("32 numbers"), "{fault}");
+    bulk.send(&batch(&vectors, 32)).await.expect("sent");
+    let Frame::Batches(batches) = bulk.receive().await.expect("an answer") else { panic!("no hits") };
+    let (ids, scores) = (batches[0]["doc_id"].as_string::<i32>(), batches[0]["score"].as_primitive::<Float32Type>());
+    assert_eq!(ids.len(), 40 * 5);
+    let one = mesh
+        .call("org.brahman.Index.Search", json!({"index": "t", "k": 5, "filter": {"lang": "go"}, "vector": vectors[7]}))
+        .await
+        .expect("hits");
+    let wanted: Vec<&str> = one["results"][0].as_array().expect("hits").iter().map(|h| h["doc_id"].as_str().expect("an id")).collect();
+    assert_eq!((35..40).map(|i| ids.value(i)).collect::<Vec<_>>(), wanted);
+    assert!((f64::from(scores.value(35)) - one["results"][0][0]["score"].as_f64().expect("a score")).abs() < 1e-6);
 }
 
 #[tokio::test]
@@ -171,6 +216,31 @@ async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
         "org.brahman.Index.NoSuchGeneration"
     );
     assert_eq!(mesh.fault("org.brahman.Index.Promote", json!({"name": "t", "trial": "x"})).await.name, "org.brahman.Index.NoSuchTrial");
+}
+
+#[tokio::test]
+async fn the_agent_tries_what_it_is_asked_to_and_is_off_unless_configured() {
+    let off = indexed(300).await;
+    assert_eq!(off.fault("org.brahman.Index.AgentEnqueue", json!({"name": "t"})).await.name, "org.brahman.Index.AgentOff");
+    assert_eq!(off.brahman_json(&["index", "agent"])["enabled"], false);
+    drop(off);
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let settings = "[agent]\nenabled = true\ncooldown_s = 0\nmax_trials_per_hour = 2\nm = [4, 8]\nef_construction = [16, 32]\n";
+    std::fs::write(file.path(), settings).expect("written");
+    let mesh = filled(mesh_with("test", |setup| setup.env("BRAHMAN_INDEX_CONFIG", file.path())).await, 1300);
+    assert_eq!(mesh.brahman_json(&["index", "agent", "t"])["queued"], true);
+    let tried = loop {
+        let trials = mesh.brahman_json(&["index", "trials", "t"])["trials"].clone();
+        if let Some(trial) = trials.as_array().expect("trials").first() {
+            break trial.clone();
+        }
+        // The command itself takes its time; nothing is slept through.
+        mesh.brahman_json(&["search", "t", "chapter 5"]);
+    };
+    assert_eq!(tried["by"], "agent");
+    assert!((4..=8).contains(&tried["config"]["m"].as_u64().expect("m")), "{tried}");
+    let status = mesh.brahman_json(&["index", "agent"]);
+    assert!(status["trials_last_hour"].as_u64() >= Some(1), "{status}");
 }
 
 #[tokio::test]

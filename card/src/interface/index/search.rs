@@ -118,3 +118,35 @@ pub struct GetOut {
     /// Generation that answered.
     pub generation: u64,
 }
+
+/// Parameters of `SearchBulk`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SearchBulkIn {
+    /// Index name.
+    pub index: String,
+    /// Hits a query; 10 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k: Option<u64>,
+    /// Candidates kept on the way; the index's own unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef: Option<u64>,
+    /// Which rows may be found, as in `Search`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<serde_json::Value>,
+    /// Compare all vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
+}
+
+/// Confirming reply of `SearchBulk`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SearchBulkOut {
+    /// Model of the vectors.
+    pub model: String,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Length of the vectors.
+    pub dim: u64,
+    /// Generation that answers at this moment; each batch of hits names its own.
+    pub generation: u64,
+}

@@ -42,8 +42,7 @@ impl Quantiser {
     /// slack is that of the worst.
     #[must_use]
     pub fn of(vectors: &[f32]) -> Self {
-        let largest = vectors.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
-        Self { scale: CODE_MAX / largest.max(f32::MIN_POSITIVE.sqrt()), residual_max: 0.0 }
+        Self { scale: CODE_MAX / largest(vectors).max(f32::MIN_POSITIVE.sqrt()), residual_max: 0.0 }
     }
 
     /// Writes the code of a vector, and remembers how much was lost.
@@ -59,8 +58,7 @@ impl Quantiser {
     pub fn query(vector: &[f32], out: &mut QueryCode) {
         out.bytes.clear();
         out.bytes.resize(stride(vector.len()), 0);
-        let largest = vector.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
-        out.scale = CODE_MAX / largest.max(f32::MIN_POSITIVE.sqrt());
+        out.scale = CODE_MAX / largest(vector).max(f32::MIN_POSITIVE.sqrt());
         out.residual = encode_signed(vector, out.scale, &mut out.bytes).sqrt();
         out.norm = dot(vector, vector).sqrt();
     }
@@ -79,18 +77,44 @@ impl Quantiser {
     }
 }
 
-/// Signed codes of a query; gives the square of what was lost. Compiled for wide registers because rounding without them
-/// is a call a component.
+/// Independent sums and maxima: one register of 16, or two of 8.
+const LANES: usize = 16;
+
+/// The largest component by size. Compiled for wide registers: a search is short enough for this to count.
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2+fma", "aarch64+neon"))]
+fn largest(vector: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, rest) = vector.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = lanes[i].max(chunk[i].abs());
+        }
+    }
+    rest.iter().chain(&lanes).fold(0.0, |m, x| m.max(x.abs()))
+}
+
+/// Signed codes; gives the square of what was lost. Without wide registers rounding is a call a component.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2+fma", "aarch64+neon"))]
 fn encode_signed(vector: &[f32], scale: f32, out: &mut [i8]) -> f32 {
-    let mut lost = 0.0_f32;
-    for (x, out) in vector.iter().zip(out) {
-        let code = (x * scale).round_ties_even().clamp(-CODE_MAX, CODE_MAX);
-        let error = x - code / scale;
-        lost += error * error;
-        *out = code as i8;
+    let mut lost = [0.0_f32; LANES];
+    let (chunks, rest) = vector.as_chunks::<LANES>();
+    let (places, left) = out.split_at_mut(chunks.len() * LANES);
+    let unit = 1.0 / scale;
+    for (chunk, place) in chunks.iter().zip(places.as_chunks_mut::<LANES>().0) {
+        for i in 0..LANES {
+            let code = (chunk[i] * scale).round_ties_even().clamp(-CODE_MAX, CODE_MAX);
+            let error = chunk[i] - code * unit;
+            lost[i] += error * error;
+            place[i] = code as i8;
+        }
     }
-    lost
+    for ((x, place), lost) in rest.iter().zip(left).zip(&mut lost) {
+        let code = (x * scale).round_ties_even().clamp(-CODE_MAX, CODE_MAX);
+        let error = x - code * unit;
+        *lost += error * error;
+        *place = code as i8;
+    }
+    lost.iter().sum()
 }
 
 /// A stored row as a query against the others.

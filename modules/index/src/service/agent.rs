@@ -21,8 +21,9 @@ use crate::refresh::data_fingerprint;
 const LIVE: Duration = Duration::from_millis(200);
 /// How long a build stands aside between two batches while searches come.
 const ASIDE: Duration = Duration::from_millis(50);
-/// And at most so often, so that it ends some day under a load that never does.
-const ASIDE_MAX: u32 = 40;
+/// And at most so often, so that it ends some day under a load that never does: a batch takes 150 ms, so under such a load
+/// the build has one hundredth of a core.
+const ASIDE_MAX: u32 = 300;
 
 /// The agent's state.
 #[derive(Debug)]

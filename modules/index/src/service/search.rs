@@ -19,7 +19,7 @@ use crate::lexical::fuse;
 use crate::refresh::io_fault;
 
 /// Most hits one query may ask for.
-const K_MAX: u64 = 10_000;
+pub(super) const K_MAX: u64 = 10_000;
 /// Most queries in one call.
 const QUERIES_MAX: usize = 10_000;
 /// Hits of each list that are fused, for each hit wanted.
@@ -74,7 +74,7 @@ struct Done {
 }
 
 /// A vector scaled to length 1, or what is wrong with it.
-fn unit(mut vector: Vec<f32>) -> Result<Vec<f32>, Fault> {
+pub(super) fn unit(mut vector: Vec<f32>) -> Result<Vec<f32>, Fault> {
     let norm = dot(&vector, &vector).sqrt();
     if !norm.is_finite() || norm < f32::MIN_POSITIVE {
         let message = "its length is zero or not finite: it has no direction";

@@ -65,14 +65,14 @@ fn measured(measure: &Measure, orphans: usize) -> Measured {
 }
 
 /// A set of queries for this generation; one is made if there is none.
-fn eval_of(index: &Index, generation: &Generation) -> Result<Eval, Fault> {
+fn eval_of(index: &Index, generation: &Generation, threads: usize) -> Result<Eval, Fault> {
     let path = index.folder.path();
-    if let Some(eval) = trials::newest(path, generation, cores()) {
+    if let Some(eval) = trials::newest(path, generation, threads) {
         return Ok(eval);
     }
     let made = trials::autogen(path, generation, &data_fingerprint(generation), usize::try_from(QUERIES).unwrap_or(500), 10, 0);
     made.map_err(|e| io_fault("making a set of queries", &e))?;
-    trials::newest(path, generation, cores()).ok_or_else(|| no_eval(&index.parameters.name))
+    trials::newest(path, generation, threads).ok_or_else(|| no_eval(&index.parameters.name))
 }
 
 /// One trial to run.
@@ -95,7 +95,7 @@ impl Attempt {
         let (generation, _) = self.index.current()?;
         let manifest = &generation.manifest;
         let parameters = parameters(&self.config, manifest)?;
-        let eval = eval_of(&self.index, &generation)?;
+        let eval = eval_of(&self.index, &generation, self.threads)?;
         let content = content(&generation).map_err(|e| io_fault("reading the index", &e))?;
         let started = Instant::now();
         let progress = |n: usize| {
@@ -361,7 +361,7 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
     let (live_one, live_two) = (champion.allowed(None), challenger.allowed(None));
     let how = |k: usize| How { k, threads: 1, ..How::default() };
     // Rows have other numbers in another generation, and so does each query's own row.
-    let (own, other) = (eval_of(index, champion)?, eval_of(index, &challenger)?);
+    let (own, other) = (eval_of(index, champion, cores())?, eval_of(index, &challenger, cores())?);
     let k = usize::try_from(own.info.k).unwrap_or(10);
     let (mut ones, mut twos) = (Vec::new(), Vec::new());
     for (one, two) in own.holdout.iter().zip(&other.holdout) {

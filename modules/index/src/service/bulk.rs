@@ -1,0 +1,126 @@
+//! `SearchBulk`: Arrow batches of query vectors in, Arrow batches of hits out; each batch is answered by one generation.
+
+use std::io;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use brahman_card::Fault;
+use brahman_card::interface::index::{SearchBulkIn, SearchBulkOut};
+use brahman_sidecar::bulk::{BulkStream, Frame};
+use brahman_sidecar::serve::Upgraded;
+use brahman_sidecar::{Call, Reply};
+
+use super::IndexService;
+use super::refresh::cores;
+use super::search::{K_MAX, unit};
+use super::shelf::Index;
+use crate::filter::{self, Filter};
+use crate::flat::build::in_parallel;
+use crate::generation::How;
+use crate::refresh::io_fault;
+
+/// What holds for the whole conversation.
+struct Terms {
+    index: Arc<Index>,
+    how: How,
+    filter: Option<Filter>,
+}
+
+impl IndexService {
+    pub(super) fn search_bulk(&self, call: &Call) -> Result<Reply, Fault> {
+        let ask: SearchBulkIn = call.parameters()?;
+        if !call.upgrade {
+            return Err(Fault::invalid_parameter("upgrade", "SearchBulk leaves Varlink for Arrow frames: call it with `upgrade`"));
+        }
+        let index = self.index(&ask.index)?;
+        let (generation, _) = index.current()?;
+        let k = ask.k.unwrap_or(10);
+        if !(1..=K_MAX).contains(&k) {
+            return Err(Fault::invalid_parameter("k", format!("{k}, expected 1 to {K_MAX}")));
+        }
+        let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let how = How { k: number(k), ef: ask.ef.map(number), exact: ask.exact.unwrap_or(false), threads: 1 };
+        let m = &generation.manifest;
+        let out = SearchBulkOut {
+            model: m.model.name.clone(),
+            fingerprint: m.model.fingerprint.clone(),
+            dim: m.model.dim as u64,
+            generation: m.number,
+        };
+        let terms = Arc::new(Terms { index, how, filter });
+        Reply::upgrade(&out, move |upgraded| converse(upgraded, terms))
+    }
+}
+
+async fn converse(upgraded: Upgraded, terms: Arc<Terms>) -> io::Result<()> {
+    let mut bulk = BulkStream::new(upgraded);
+    loop {
+        let batches = match bulk.receive().await? {
+            Frame::Batches(batches) => batches,
+            Frame::Fault(fault) => {
+                tracing::warn!(%fault, "the caller of SearchBulk gave up");
+                return Ok(());
+            }
+            Frame::End => return bulk.finish().await,
+        };
+        for batch in batches {
+            let terms = Arc::clone(&terms);
+            let work =
+                async { tokio::task::spawn_blocking(move || terms.answer(&batch)).await.map_err(|e| Fault::internal(e.to_string()))? };
+            match bulk.attend(work).await? {
+                Some(Ok(reply)) => bulk.send(&reply).await?,
+                Some(Err(fault)) => bulk.send_fault(&fault).await?,
+                // The caller hung up.
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Terms {
+    fn answer(&self, batch: &RecordBatch) -> Result<RecordBatch, Fault> {
+        let (generation, _) = self.index.current()?;
+        let dim = generation.manifest.model.dim;
+        let expected = || {
+            Fault::invalid_parameter(
+                "vector",
+                format!("expected a column `vector` of FixedSizeList<Float32> of {dim} numbers, without nulls"),
+            )
+        };
+        let lists = batch.column_by_name("vector").and_then(|c| c.as_fixed_size_list_opt()).ok_or_else(expected)?;
+        let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(expected)?;
+        if lists.null_count() > 0 || values.null_count() > 0 || values.len() != lists.len() * dim {
+            return Err(expected());
+        }
+        let queries: Vec<Vec<f32>> = values.values().chunks_exact(dim).map(|q| unit(q.to_vec())).collect::<Result<_, _>>()?;
+        let source = &self.index.parameters.dataset;
+        let filtered = self.filter.as_ref().map(|f| filter::allowed(f, &generation, source)).transpose();
+        let allowed = generation.allowed(filtered.map_err(|e| Fault::invalid_parameter("filter", e))?.as_ref());
+        let found = if self.how.exact {
+            let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
+            generation.exact_many(&queries, self.how.k, cores(), &allowed)
+        } else {
+            in_parallel(queries.len(), cores(), || (), |(), i| generation.search(&queries[i], &self.how, &allowed))
+        };
+        let hits: Vec<(u32, _)> =
+            found.into_iter().zip(0_u32..).flat_map(|(found, query)| found.into_iter().map(move |f| (query, f))).collect();
+        let rows = hits
+            .iter()
+            .map(|(_, f)| generation.row(f.row))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|e| io_fault("fetching the hits", &e))?;
+        let columns: [(&str, ArrayRef); 7] = [
+            ("query", Arc::new(hits.iter().map(|(query, _)| *query).collect::<UInt32Array>())),
+            ("doc_id", Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.doc_id)))),
+            ("chunk", Arc::new(rows.iter().map(|r| r.chunk).collect::<UInt32Array>())),
+            ("start", Arc::new(rows.iter().map(|r| r.start).collect::<UInt64Array>())),
+            ("text", Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.text)))),
+            ("score", Arc::new(hits.iter().map(|(_, f)| f.score).collect::<Float32Array>())),
+            ("generation", Arc::new(hits.iter().map(|_| generation.manifest.number).collect::<UInt64Array>())),
+        ];
+        RecordBatch::try_from_iter(columns).map_err(|e| Fault::internal(e.to_string()))
+    }
+}
