@@ -19,11 +19,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_array::{RecordBatch, UInt32Array};
+use brahman_card::interface::index::Measured;
 use brahman_storage::{Steps, atomic, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::flat::{self, Flat};
-use crate::generation::{Base, BaseRef, Delta, FileRef, Generation, Manifest, Measured, SegmentRef};
+use crate::generation::{Base, BaseRef, Delta, FileRef, Generation, Manifest, SegmentRef};
 use crate::lexical::Lexical;
 use crate::rows::RowStore;
 use crate::segment;

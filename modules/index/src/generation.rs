@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
+use brahman_card::interface::index::Measured;
 use serde::{Deserialize, Serialize};
 
 use crate::embedder::Model;
@@ -50,21 +51,6 @@ pub struct SegmentRef {
     pub rows: u64,
     /// Parquet.
     pub file: FileRef,
-}
-
-/// What a generation was measured to be.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// Share of the true neighbours found.
-    pub recall: f64,
-    /// Lower end of its 95 % interval.
-    pub recall_low: f64,
-    /// Of one search, in microseconds.
-    pub p95_us: f64,
-    /// Rows that did not find themselves, of those asked.
-    pub orphans: u64,
-    /// Queries asked.
-    pub queries: u64,
 }
 
 /// What a generation is: `gen-<ulid>/manifest.json`.

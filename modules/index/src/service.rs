@@ -20,8 +20,7 @@ use std::time::Duration;
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{self, GetOut, MarkStaleIn};
 use brahman_card::interface::index::{
-    self, CreateIn, CreateOut, DeleteOut, Description, GenerationInfo, GenerationsOut, ListOut, Measured, NameIn, RollbackIn, RollbackOut,
-    StatsOut,
+    self, CreateIn, CreateOut, DeleteOut, Description, GenerationInfo, GenerationsOut, ListOut, NameIn, RollbackIn, RollbackOut, StatsOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_call;
@@ -211,13 +210,7 @@ impl IndexService {
                 m: m.parameters.m as u64,
                 ef_construction: m.parameters.ef_construction as u64,
                 ef_search: m.ef_search as u64,
-                measured: m.measured.as_ref().map(|m| Measured {
-                    recall: m.recall,
-                    recall_low: m.recall_low,
-                    p95_us: m.p95_us,
-                    orphans: m.orphans,
-                    queries: m.queries,
-                }),
+                measured: m.measured.clone(),
                 forced: m.forced,
             }
         };

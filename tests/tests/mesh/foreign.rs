@@ -107,7 +107,7 @@ from pyarrow import fs
 files, path = fs.FileSystem.from_uri(sys.argv[1])
 table = pq.read_table(path, filesystem=files)
 assert table.num_rows == 1 and table["text"][0].as_py().endswith("漢字.\n"), table
-segment, = glob.glob(sys.argv[2] + "/indexes/docs/gen-*/segment.parquet")
+segment, = glob.glob(sys.argv[2] + "/indexes/docs/segments/*.parquet")
 vectors = pq.read_table(segment)["vector"]
 assert str(vectors.type).startswith("fixed_size_list<") and vectors.type.list_size == 32, vectors.type
 print("fine")

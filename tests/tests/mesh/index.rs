@@ -235,7 +235,7 @@ async fn the_agent_tries_what_it_is_asked_to_and_is_off_unless_configured() {
             break trial.clone();
         }
         // The command itself takes its time; nothing is slept through.
-        mesh.brahman_json(&["search", "t", "chapter 5"]);
+        mesh.brahman_json(&["index", "agent"]);
     };
     assert_eq!(tried["by"], "agent");
     assert!((4..=8).contains(&tried["config"]["m"].as_u64().expect("m")), "{tried}");

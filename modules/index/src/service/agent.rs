@@ -19,11 +19,11 @@ use crate::refresh::data_fingerprint;
 
 /// A search within this time means that somebody is waiting for answers.
 const LIVE: Duration = Duration::from_millis(200);
-/// How long a build stands aside between two batches while searches come.
+/// How often it is looked whether searches still come.
 const ASIDE: Duration = Duration::from_millis(50);
-/// And at most so often, so that it ends some day under a load that never does: a batch takes 150 ms, so under such a load
-/// the build has one hundredth of a core.
-const ASIDE_MAX: u32 = 300;
+/// A build stands aside for at most this many times as long as it has worked: under a load that never ends it has one
+/// hundredth of a core, and ends some day.
+const ASIDE_SHARE: u32 = 99;
 
 /// The agent's state.
 #[derive(Debug)]
@@ -67,14 +67,12 @@ impl Agent {
         self.searched.store(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Stands aside while searches come, for a bounded time.
-    fn stand_aside(&self) {
-        for _ in 0..ASIDE_MAX {
-            let last = Duration::from_millis(self.searched.load(Ordering::Relaxed));
-            if self.began.elapsed().saturating_sub(last) > LIVE {
-                return;
-            }
-            std::thread::sleep(ASIDE);
+    /// Stands aside while searches come, for a time bounded by the work done since the last time.
+    fn stand_aside(&self, worked: Duration) {
+        let (began, longest) = (Instant::now(), worked * ASIDE_SHARE);
+        let live = || self.began.elapsed().saturating_sub(Duration::from_millis(self.searched.load(Ordering::Relaxed))) <= LIVE;
+        while began.elapsed() < longest && live() {
+            std::thread::sleep(ASIDE.min(longest));
         }
     }
 
@@ -131,7 +129,12 @@ impl IndexService {
         let _trying = self.trying.lock().await;
         lock(&self.agent.pace).begin(Instant::now());
         *lock(&self.agent.running) = Some(name.to_owned());
-        let service = Arc::clone(self);
+        let (service, worked_from) = (Arc::clone(self), Mutex::new(Instant::now()));
+        let aside = move || {
+            let mut from = lock(&worked_from);
+            service.agent.stand_aside(from.elapsed());
+            *from = Instant::now();
+        };
         let attempt = Attempt {
             index,
             config,
@@ -141,7 +144,7 @@ impl IndexService {
             threads: 1,
             stop: Arc::new(AtomicBool::new(false)),
             done: Arc::default(),
-            aside: Some(Box::new(move || service.agent.stand_aside())),
+            aside: Some(Box::new(aside)),
         };
         let trial = on_own_thread(true, move || attempt.run()).await.map_err(|e| Fault::internal(e.to_string()))??;
         let (c, m) = (&trial.config, &trial.metrics);

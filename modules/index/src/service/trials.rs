@@ -17,7 +17,7 @@ use super::shelf::{Index, StopOnDrop, lock, on_own_thread};
 use crate::flat::build::Parameters;
 use crate::flat::{Ask, Flat};
 use crate::folder::now_ms;
-use crate::generation::{self, Generation, How, Manifest};
+use crate::generation::{Generation, How, Manifest};
 use crate::refresh::{data_fingerprint, io_fault};
 use crate::trials::{self, Eval, Measure, brute_force_us, find_ef, measure};
 
@@ -388,14 +388,7 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
     let mut number = champion.manifest.number;
     if promoted {
         number = challenger.manifest.number;
-        let kept = generation::Measured {
-            recall: challenger_measured.recall,
-            recall_low: challenger_measured.recall_low,
-            p95_us: challenger_measured.p95_us,
-            orphans: challenger_measured.orphans,
-            queries: challenger_measured.queries,
-        };
-        let published = index.folder.publish(challenger, Some(kept), verdict != "better", "promotion");
+        let published = index.folder.publish(challenger, Some(challenger_measured.clone()), verdict != "better", "promotion");
         index.answer_with(published.map_err(|e| io_fault("publishing the challenger", &e))?);
     } else {
         drop(challenger);
