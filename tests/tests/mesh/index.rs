@@ -182,6 +182,21 @@ async fn a_refresh_costs_what_changed_and_a_shrunken_dataset_is_followed_to_noth
 }
 
 #[tokio::test]
+async fn an_index_that_was_empty_fills() {
+    let mesh = mesh("test").await;
+    let csv = mesh.folder.path().join("table.csv");
+    std::fs::write(&csv, "id,text,lang,year\nnone,,go,2000\n").expect("written");
+    mesh.brahman_json(&["ingest", "files", "t", &csv.display().to_string()]);
+    mesh.brahman_json(&["index", "create", "t", "--dataset", "t", "--filter-column", "lang,year"]);
+    assert_eq!(mesh.brahman_json(&["index", "refresh", "t"])["total"], 0);
+    let csv = table(mesh.folder.path(), 30);
+    mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    assert_eq!(mesh.brahman_json(&["index", "refresh", "t"])["total"], 30);
+    let found = mesh.brahman_json(&["search", "t", "chapter 6", "--filter", r#"{"year": 2006}"#]);
+    assert_eq!(ids(&found), ["doc-6"]);
+}
+
+#[tokio::test]
 async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
     let mesh = indexed(1300).await;
     let eval = mesh.brahman_json(&["index", "eval", "t", "--queries", "200"])["eval"].clone();

@@ -327,8 +327,10 @@ impl IndexService {
                         all.rows.push(&row?);
                     }
                     all.vectors.extend(added.vectors);
-                    let both = [all.columns, added.columns];
-                    all.columns = segment::join(&both[1].schema(), &both, all.rows.len())?;
+                    let schema = added.columns.schema();
+                    // One of no rows may have no columns either: an index that was empty.
+                    let both: Vec<RecordBatch> = [all.columns, added.columns].into_iter().filter(|c| c.num_rows() > 0).collect();
+                    all.columns = segment::join(&schema, &both, all.rows.len())?;
                     folder.commit_base(manifest, &parameters.dataset, all, cores(), &progress)?
                 }
                 None => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
