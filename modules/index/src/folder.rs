@@ -382,12 +382,16 @@ impl Folder {
     pub fn verify(&self, manifest: &Manifest) -> Vec<String> {
         let base = manifest.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file]);
         let files = base.chain(manifest.segments.iter().map(|s| &s.file)).chain(&manifest.dead);
-        let wrong = files.filter_map(|file| match digest::sha256_file(&self.path.join(&file.path)) {
+        files.filter_map(|file| self.wrong(file)).collect()
+    }
+
+    /// What is wrong with a file, if anything.
+    fn wrong(&self, file: &FileRef) -> Option<String> {
+        match digest::sha256_file(&self.path.join(&file.path)) {
             Ok((sha256, bytes)) if sha256 == file.sha256 && bytes == file.bytes => None,
             Ok(_) => Some(format!("{}: its checksum does not match the manifest", file.path)),
             Err(error) => Some(format!("{}: {error}", file.path)),
-        });
-        wrong.collect()
+        }
     }
 
     /// Makes the base of a damaged generation again from its segment, which must be whole, as a new generation.
@@ -398,13 +402,17 @@ impl Folder {
         let manifest = self.manifest(name)?;
         let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
         let mut batches = Vec::new();
-        let parts = manifest.base.iter().map(|b| &b.segment).chain(manifest.segments.iter().map(|s| &s.file));
+        let parts = || manifest.base.iter().map(|b| &b.segment).chain(manifest.segments.iter().map(|s| &s.file));
+        // What is built from must be whole itself: Parquet would not say.
+        if let Some(wrong) = parts().chain(&manifest.dead).find_map(|file| self.wrong(file)) {
+            return Err(bad(format!("{wrong}; only a refresh into a new index can make it again")));
+        }
         let dead: HashSet<u32> = match &manifest.dead {
             Some(file) => fs::read(self.path.join(&file.path))?.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
             None => HashSet::new(),
         };
         let mut number = 0;
-        for file in parts {
+        for file in parts() {
             let part = segment::read(&self.path.join(&file.path), manifest.model.dim)
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.path)))?;
             let mut kept = Vec::new();
@@ -619,6 +627,10 @@ mod tests {
                 assert_eq!(seen(&mended), wanted);
                 folder.point(&second.folder, "test").expect("back");
                 fs::remove_dir_all(path.path().join(&mended.folder)).expect("removed");
+            }
+            if file.ends_with(".parquet") || file.ends_with("dead.u32") {
+                let error = folder.repair(&second.folder, "d", 2).expect_err("nothing is built from what is damaged");
+                assert!(error.to_string().contains(&file), "{error}");
             }
             fs::write(&at, &good).expect("restored");
         }

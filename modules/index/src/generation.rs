@@ -100,6 +100,15 @@ impl Manifest {
     }
 }
 
+/// What is made when first needed and kept; a failure is not, so that one for want of memory or files passes.
+fn kept<T>(place: &OnceLock<T>, make: impl FnOnce() -> Result<T, String>) -> Result<&T, String> {
+    if let Some(there) = place.get() {
+        return Ok(there);
+    }
+    let made = make()?;
+    Ok(place.get_or_init(|| made))
+}
+
 /// The large, never changed part; shared by the generations that build on it.
 #[derive(Debug)]
 pub struct Base {
@@ -110,8 +119,8 @@ pub struct Base {
     /// Where its segment lies, for what is read seldom.
     pub segment: PathBuf,
     lexical_folder: PathBuf,
-    lexical: OnceLock<Result<Lexical, String>>,
-    columns: OnceLock<Result<RecordBatch, String>>,
+    lexical: OnceLock<Lexical>,
+    columns: OnceLock<RecordBatch>,
 }
 
 impl Base {
@@ -132,7 +141,7 @@ impl Base {
                 Lexical::in_memory(&self.rows).map_err(|e| e.to_string())
             })
         };
-        self.lexical.get_or_init(open).as_ref().map_err(Clone::clone)
+        kept(&self.lexical, open)
     }
 
     /// The columns that searches filter by, read when first needed.
@@ -140,7 +149,7 @@ impl Base {
     /// # Errors
     /// If the segment cannot be read.
     pub fn columns(&self) -> Result<&RecordBatch, String> {
-        self.columns.get_or_init(|| segment::read_columns(&self.segment).map_err(|e| e.to_string())).as_ref().map_err(Clone::clone)
+        kept(&self.columns, || segment::read_columns(&self.segment).map_err(|e| e.to_string()))
     }
 }
 
@@ -170,7 +179,7 @@ pub struct Generation {
     pub live_base: Option<Live>,
     /// Rows alive in the delta, if not all.
     pub live_delta: Option<Live>,
-    lexical_delta: OnceLock<Result<Lexical, String>>,
+    lexical_delta: OnceLock<Lexical>,
 }
 
 /// How to search.
@@ -323,9 +332,9 @@ impl Generation {
             None => Vec::new(),
         };
         if !self.delta.rows.is_empty() {
-            let made = self.lexical_delta.get_or_init(|| Lexical::in_memory(&self.delta.rows).map_err(|e| e.to_string()));
+            let made = kept(&self.lexical_delta, || Lexical::in_memory(&self.delta.rows).map_err(|e| e.to_string()))?;
             let from = self.base_rows() as u32;
-            let appended = made.as_ref().map_err(Clone::clone)?.search(text, k, allowed.delta.as_ref()).map_err(text_of)?;
+            let appended = made.search(text, k, allowed.delta.as_ref()).map_err(text_of)?;
             found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
             found.sort_unstable();
             found.truncate(k);

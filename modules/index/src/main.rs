@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         let service = IndexService::open(&folder, &settings, client)
             .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
         let service = Arc::new(service);
+        service.verify_behind();
         let follower = tokio::spawn(Arc::clone(&service).follow_catalog());
         let agent = tokio::spawn(Arc::clone(&service).run_agent());
         let outcome = module.serve(service).await;

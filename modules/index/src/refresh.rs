@@ -238,7 +238,11 @@ impl Plan {
         let before = self.fresh.len();
         if let Some(vector) = document.vector {
             let norm = dot(vector, vector).sqrt();
-            let dim = if self.given_dim == 0 { old.map_or(vector.len(), |g| g.manifest.model.dim) } else { self.given_dim };
+            let dim = if self.given_dim == 0 {
+                old.filter(|g| !g.is_empty()).map_or(vector.len(), |g| g.manifest.model.dim)
+            } else {
+                self.given_dim
+            };
             let wrong = if vector.len() != dim || vector.is_empty() {
                 Some(format!("its vector has {} numbers, expected {dim}", vector.len()))
             } else if !norm.is_finite() {

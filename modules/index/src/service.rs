@@ -61,10 +61,16 @@ impl IndexService {
                 tracing::error!(index = %path.display(), "index.json is damaged; the index is left alone");
                 continue;
             };
-            indexes.insert(parameters.name.clone(), Arc::new(Index::open(&path, parameters)?));
+            indexes.insert(parameters.name.clone(), Arc::new(Index::open(&path, parameters)));
         }
         let (indexes, datasets, trying) = (Mutex::new(indexes), Mutex::default(), tokio::sync::Mutex::default());
         Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying, agent })
+    }
+
+    /// Compares what was opened with its checksums, on a thread of its own at the lowest priority.
+    pub fn verify_behind(&self) {
+        let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
+        drop(shelf::on_own_thread(true, move || all.iter().for_each(|index| index.verify())));
     }
 
     /// Follows the catalog for ever, so that a reply can say that the dataset has moved on.
@@ -167,9 +173,9 @@ impl IndexService {
             let text = serde_json::to_vec_pretty(&wanted).map_err(|e| Fault::internal(e.to_string()))?;
             let made = fs::create_dir_all(&folder)
                 .and_then(|()| atomic::write(&folder.join("index.json"), &text))
-                .and_then(|()| atomic::sync_dir(&self.folder))
-                .and_then(|()| Index::open(&folder, wanted.clone()));
-            indexes.insert(wanted.name.clone(), Arc::new(made.map_err(|e| io_fault("creating the index", &e))?));
+                .and_then(|()| atomic::sync_dir(&self.folder));
+            made.map_err(|e| io_fault("creating the index", &e))?;
+            indexes.insert(wanted.name.clone(), Arc::new(Index::open(&folder, wanted.clone())));
         }
         let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name };
         let _: Empty = self.client.call("org.brahman.Catalog.MarkStale", &mark, &options).await?.value;

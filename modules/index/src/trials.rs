@@ -283,27 +283,42 @@ pub fn best<'a>(trials: &'a [TrialRecord], fingerprint: &str, by: &str) -> Optio
 /// The journal of trials.
 #[derive(Debug)]
 pub struct Journal {
-    log: Log,
+    /// Or why it cannot be used: the index answers all the same.
+    log: Result<Log, String>,
     /// In the order in which they were made.
     pub trials: Vec<TrialRecord>,
 }
 
 impl Journal {
     /// Opens an index's journal.
-    ///
-    /// # Errors
-    /// As the file system gives them.
-    pub fn open(index: &Path) -> io::Result<Self> {
+    #[must_use]
+    pub fn open(index: &Path) -> Self {
         let folder = index.join("trials");
-        fs::create_dir_all(&folder)?;
-        let (log, trials) = Log::open(&folder.join("journal.log"))?;
-        Ok(Self { log, trials })
+        let path = folder.join("journal.log");
+        match fs::create_dir_all(&folder).and_then(|()| Log::open(&path)) {
+            Ok((log, trials)) => Self { log: Ok(log), trials },
+            Err(error) => {
+                let why = format!("{}: {error}", path.display());
+                tracing::error!("{why}");
+                Self { log: Err(why), trials: Vec::new() }
+            }
+        }
+    }
+
+    fn log(&mut self) -> io::Result<&mut Log> {
+        self.log.as_mut().map_err(|why| io::Error::other(why.clone()))
     }
 
     /// What opening found wrong.
     #[must_use]
     pub fn damage(&self) -> Damage {
-        self.log.damage
+        self.log.as_ref().map_or_else(|_| Damage::default(), |log| log.damage)
+    }
+
+    /// Why no trial can be kept.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.log.as_ref().err().map(String::as_str)
     }
 
     /// Adds a trial; on return it is durable.
@@ -311,7 +326,7 @@ impl Journal {
     /// # Errors
     /// As the file system gives them.
     pub fn add(&mut self, trial: TrialRecord) -> io::Result<()> {
-        self.log.append(std::slice::from_ref(&trial))?;
+        self.log()?.append(std::slice::from_ref(&trial))?;
         self.trials.push(trial);
         Ok(())
     }
@@ -324,7 +339,7 @@ impl Journal {
         let mut seen = std::collections::HashSet::new();
         let mut kept: Vec<TrialRecord> = self.trials.iter().rev().filter(|t| seen.insert(t.id.clone())).take(keep).cloned().collect();
         kept.reverse();
-        self.log.compact(&kept)?;
+        self.log()?.compact(&kept)?;
         let dropped = self.trials.len() - kept.len();
         self.trials = kept;
         Ok(dropped)

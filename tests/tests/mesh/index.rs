@@ -104,6 +104,7 @@ async fn filters_words_and_meaning_find_what_they_say() {
         json!({"vector": vec![1.0; 31]}),
         json!({"vector": vec![1.0; 32], "mode": "hybrid"}),
         json!({"text": "x", "k": 0}),
+        json!({"text": "x", "ef": 70_000}),
     ] {
         let mut ask = bad.clone();
         ask["index"] = json!("t");
@@ -189,9 +190,13 @@ async fn an_index_that_was_empty_fills() {
     mesh.brahman_json(&["ingest", "files", "t", &csv.display().to_string()]);
     mesh.brahman_json(&["index", "create", "t", "--dataset", "t", "--filter-column", "lang,year"]);
     assert_eq!(mesh.brahman_json(&["index", "refresh", "t"])["total"], 0);
+    // Nor is it bound to the model that had nothing to embed.
+    mesh.brahman_json(&["context", "prod"]);
+    mesh.when_module("embed-real", ModuleState::Ready).await;
     let csv = table(mesh.folder.path(), 30);
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
-    assert_eq!(mesh.brahman_json(&["index", "refresh", "t"])["total"], 30);
+    let filled = mesh.brahman_json(&["index", "refresh", "t"]);
+    assert_eq!((&filled["total"], &filled["model"]), (&json!(30), &json!("all-MiniLM-L6-v2")));
     let found = mesh.brahman_json(&["search", "t", "chapter 6", "--filter", r#"{"year": 2006}"#]);
     assert_eq!(ids(&found), ["doc-6"]);
 }
@@ -282,6 +287,33 @@ async fn damage_is_said_and_mended() {
     assert_eq!((&mended["healthy"], &mended["repaired"]), (&json!(true), &json!(true)));
     assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["results"], wanted);
     assert!(mesh.brahman(&["index", "doctor", "t"]).status.success());
+}
+
+#[tokio::test]
+async fn a_flipped_byte_among_the_vectors_is_said_in_every_reply_until_it_is_mended() {
+    let mesh = indexed(1300).await;
+    assert!(mesh.brahman(&["stop", "index"]).status.success());
+    mesh.when_module("index", ModuleState::Stopped).await;
+    let folder = mesh.folder.path().join("state/indexes/t");
+    let generation =
+        std::fs::read_dir(&folder).expect("there").flatten().map(|e| e.path()).find(|p| p.join("graph.flat").exists()).expect("a graph");
+    let mut bytes = std::fs::read(generation.join("graph.flat")).expect("there");
+    // The last section is the vectors, which are mapped and not read when the index is opened.
+    let last = bytes.len() - 5;
+    bytes[last] ^= 1;
+    std::fs::write(generation.join("graph.flat"), bytes).expect("damaged");
+    assert!(mesh.brahman(&["start", "index"]).status.success());
+    mesh.when_module("index", ModuleState::Ready).await;
+    // It is found behind the answers, by a thread that nothing waits for.
+    let said = loop {
+        let found = mesh.brahman_json(&["search", "t", "chapter 9"]);
+        if let Some(said) = found["degraded"].as_str() {
+            break said.to_owned();
+        }
+    };
+    assert!(said.contains("graph.flat"), "{said}");
+    assert_eq!(mesh.brahman_json(&["index", "doctor", "t", "--repair"])["repaired"], true);
+    assert!(mesh.brahman_json(&["search", "t", "chapter 9"])["degraded"].is_null());
 }
 
 #[tokio::test]

@@ -32,7 +32,8 @@ pub(super) struct Agent {
     queue: Mutex<VecDeque<String>>,
     wake: Notify,
     pace: Mutex<Pace>,
-    running: Mutex<Option<String>>,
+    /// The index it works on, and how that work is told to stop.
+    running: Mutex<Option<(String, Arc<AtomicBool>)>>,
     last: Mutex<Option<String>>,
     began: Instant,
     /// Milliseconds from `began` to the last search.
@@ -68,11 +69,20 @@ impl Agent {
     }
 
     /// Stands aside while searches come, for a time bounded by the work done since the last time.
-    fn stand_aside(&self, worked: Duration) {
+    fn stand_aside(&self, worked: Duration, stop: &AtomicBool) {
         let (began, longest) = (Instant::now(), worked * ASIDE_SHARE);
         let live = || self.began.elapsed().saturating_sub(Duration::from_millis(self.searched.load(Ordering::Relaxed))) <= LIVE;
-        while began.elapsed() < longest && live() {
+        while began.elapsed() < longest && live() && !stop.load(Ordering::Relaxed) {
             std::thread::sleep(ASIDE.min(longest));
+        }
+    }
+
+    /// Ends the trial that runs, if one does: somebody waits for another. Its index goes back into the queue.
+    pub(super) fn give_way(&self) {
+        let running = lock(&self.running).clone();
+        if let Some((name, stop)) = running {
+            stop.store(true, Ordering::Relaxed);
+            self.enqueue(&name);
         }
     }
 
@@ -96,7 +106,7 @@ impl IndexService {
         }
         let period = Duration::from_secs(self.agent.settings.period_s.max(1));
         loop {
-            let name = lock(&self.agent.queue).pop_front();
+            let name = lock(&self.agent.queue).front().cloned();
             let Some(name) = name else {
                 if tokio::time::timeout(period, self.agent.wake.notified()).await.is_err() {
                     let all: Vec<String> = lock(&self.indexes).keys().cloned().collect();
@@ -108,6 +118,7 @@ impl IndexService {
             };
             let wait = lock(&self.agent.pace).wait(&self.agent.settings, Instant::now());
             tokio::time::sleep(wait).await;
+            lock(&self.agent.queue).retain(|waiting| *waiting != name);
             match self.one_trial(&name).await {
                 Ok(said) => *lock(&self.agent.last) = Some(format!("{name}: {said}")),
                 Err(fault) => {
@@ -128,11 +139,12 @@ impl IndexService {
         let Some(config) = chosen else { return Ok("everything near the best has been tried".to_owned()) };
         let _trying = self.trying.lock().await;
         lock(&self.agent.pace).begin(Instant::now());
-        *lock(&self.agent.running) = Some(name.to_owned());
-        let (service, worked_from) = (Arc::clone(self), Mutex::new(Instant::now()));
+        let stop = Arc::new(AtomicBool::new(false));
+        *lock(&self.agent.running) = Some((name.to_owned(), Arc::clone(&stop)));
+        let (service, worked_from, stopped) = (Arc::clone(self), Mutex::new(Instant::now()), Arc::clone(&stop));
         let aside = move || {
             let mut from = lock(&worked_from);
-            service.agent.stand_aside(from.elapsed());
+            service.agent.stand_aside(from.elapsed(), &stopped);
             *from = Instant::now();
         };
         let attempt = Attempt {
@@ -142,7 +154,7 @@ impl IndexService {
             by: "agent",
             note: None,
             threads: 1,
-            stop: Arc::new(AtomicBool::new(false)),
+            stop,
             done: Arc::default(),
             aside: Some(Box::new(aside)),
         };
@@ -165,7 +177,7 @@ impl IndexService {
         Reply::of(&AgentStatusOut {
             enabled: agent.settings.enabled,
             queue: lock(&agent.queue).iter().cloned().collect(),
-            running: lock(&agent.running).clone(),
+            running: lock(&agent.running).as_ref().map(|(name, _)| name.clone()),
             last: lock(&agent.last).clone(),
             trials_last_hour: pace.last_hour(now) as u64,
             max_trials_per_hour: agent.settings.max_trials_per_hour as u64,

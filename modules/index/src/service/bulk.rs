@@ -14,7 +14,7 @@ use brahman_sidecar::{Call, Reply};
 
 use super::IndexService;
 use super::refresh::cores;
-use super::search::{K_MAX, unit};
+use super::search::{EF_MAX, K_MAX, unit};
 use super::shelf::Index;
 use crate::filter::{self, Filter};
 use crate::flat::build::in_parallel;
@@ -39,6 +39,9 @@ impl IndexService {
         let k = ask.k.unwrap_or(10);
         if !(1..=K_MAX).contains(&k) {
             return Err(Fault::invalid_parameter("k", format!("{k}, expected 1 to {K_MAX}")));
+        }
+        if let Some(ef) = ask.ef.filter(|ef| !(1..=EF_MAX).contains(ef)) {
+            return Err(Fault::invalid_parameter("ef", format!("{ef}, expected 1 to {EF_MAX}")));
         }
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);

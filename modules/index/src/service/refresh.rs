@@ -199,6 +199,8 @@ impl IndexService {
         old: Option<&Generation>,
         pending: &std::path::Path,
     ) -> Result<Embedded, Fault> {
+        // One of no rows has no vectors to be true to.
+        let old = old.filter(|g| !g.is_empty());
         let mut out = Embedded { model: old.map(|g| g.manifest.model.clone()), ..Embedded::default() };
         if parameters.vector_column.is_some() {
             out.vectors.clone_from(&plan.given);

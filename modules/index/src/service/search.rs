@@ -27,6 +27,13 @@ const FUSED_PER_HIT: usize = 4;
 /// Fewer queries are answered on the thread that took the call: handing over costs more than a search.
 const QUERIES_INLINE: usize = 1;
 
+/// And only searches that take some tens of microseconds: others would keep every caller waiting.
+const EF_INLINE: usize = 256;
+/// Rows appended since the base was made are compared one by one.
+const APPENDED_INLINE: usize = 8192;
+/// Most candidates kept on the way.
+pub(super) const EF_MAX: u64 = 65_536;
+
 /// What the hits are ordered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -147,6 +154,9 @@ impl IndexService {
         if !(1..=K_MAX).contains(&k) {
             return Err(Fault::invalid_parameter("k", format!("{k}, expected 1 to {K_MAX}")));
         }
+        if let Some(ef) = ask.ef.filter(|ef| !(1..=EF_MAX).contains(ef)) {
+            return Err(Fault::invalid_parameter("ef", format!("{ef}, expected 1 to {EF_MAX}")));
+        }
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let (mut provider, mut truncated) = (None, None);
         let text = ask.text.clone();
@@ -193,7 +203,9 @@ impl IndexService {
             threads: if ask.threads.is_some() || exact { threads } else { 1 },
         };
         let engine = if exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
-        let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && !exact && engine == "flat-hnsw";
+        let short =
+            how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len() <= APPENDED_INLINE;
+        let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine == "flat-hnsw" && short;
         let source = index.parameters.dataset.clone();
         let job = Job { generation: Arc::clone(&generation), source, queries: checked, text, filter, mode, how, threads };
         let done = if quick {

@@ -4,7 +4,6 @@
 //! promotion, repair) holds the slot until its work on disk has ended, even if its caller is gone.
 
 use std::collections::HashSet;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -71,11 +70,8 @@ impl Drop for StopOnDrop {
 }
 
 impl Index {
-    /// Opens an index: its generation, its journal. Never fails for damage; it is said when asked for.
-    ///
-    /// # Errors
-    /// If the journal's folder cannot be made.
-    pub(super) fn open(path: &Path, parameters: CreateIn) -> io::Result<Self> {
+    /// Opens an index: its generation, its journal. Damage is said when asked for.
+    pub(super) fn open(path: &Path, parameters: CreateIn) -> Self {
         let folder = Folder::new(path, Steps::default());
         let answering = match folder.open() {
             Ok((generation, degraded)) => Answering { generation: generation.map(Arc::new), degraded },
@@ -86,15 +82,15 @@ impl Index {
         }
         let held = answering.generation.iter().map(|g| g.folder.clone()).collect();
         folder.collect(&held);
-        Ok(Self {
-            journal: Mutex::new(Journal::open(path)?),
+        Self {
+            journal: Mutex::new(Journal::open(path)),
             parameters,
             folder,
             answering: Mutex::new(answering),
             slot: Arc::default(),
             busy: Mutex::default(),
             read: Mutex::default(),
-        })
+        }
     }
 
     /// What answers now, and why it is not what should.
@@ -121,6 +117,20 @@ impl Index {
     /// The generation that answers, if there is one.
     pub(super) fn generation(&self) -> Option<Arc<Generation>> {
         lock(&self.answering).generation.clone()
+    }
+
+    /// Reads every file of the generation that answers and compares it with its checksum; what is wrong goes into every
+    /// reply. Opening reads only what it must, so vectors and texts are not known to be whole until then.
+    pub(super) fn verify(&self) {
+        let Some(generation) = self.generation() else { return };
+        if let Some(wrong) = self.folder.verify(&generation.manifest).into_iter().next() {
+            tracing::error!(index = self.parameters.name, "{wrong}");
+            let mut answering = lock(&self.answering);
+            // Unless another answers by now.
+            if answering.generation.as_ref().is_some_and(|g| Arc::ptr_eq(g, &generation)) {
+                answering.degraded.get_or_insert(wrong);
+            }
+        }
     }
 
     /// Why another generation than the current one answers, or none.

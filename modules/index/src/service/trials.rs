@@ -186,6 +186,7 @@ impl IndexService {
         by: &'static str,
         note: Option<String>,
     ) -> Result<TrialRecord, Fault> {
+        self.agent.give_way();
         let trying = self.trying.lock().await;
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let _stop = StopOnDrop(Arc::clone(&stop));
@@ -221,6 +222,9 @@ impl IndexService {
         let index = self.index(&name)?;
         let fingerprint = index.generation().map(|g| data_fingerprint(&g));
         let journal = lock(&index.journal);
+        if let Some(why) = journal.trouble() {
+            return Err(Fault::internal(format!("the journal cannot be used: {why}")));
+        }
         let damage = journal.damage();
         Reply::of(&TrialsOut { trials: journal.trials.clone(), fingerprint, torn: damage.torn, quarantined: damage.quarantined })
     }
