@@ -32,6 +32,13 @@ const COMPARED_FLOOR: usize = 600;
 const COMPARED_PER_EF: usize = 20;
 /// A code compared in a walk costs as much as this many in a scan, which reads memory in order.
 const WALK_COST: usize = 4;
+/// Candidates of the search by which a built graph is asked for each of its rows; narrower than a usual search, so that a
+/// row which just passes is not lost to a usual one.
+const ADOPT_EF: usize = 48;
+/// Rows whose lists a lost one is put into: a search that ends elsewhere by a little meets one of them still.
+const ADOPTERS: usize = 4;
+/// What one round displaces is asked for in the next.
+const ADOPT_ROUNDS: usize = 4;
 /// Fewer rows are always scanned.
 const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
 
@@ -69,6 +76,13 @@ struct Walker {
     scratch: Scratch,
     query: QueryCode,
     rows: Vec<u32>,
+}
+
+/// What a walk came to.
+struct Walked {
+    best: Vec<Found>,
+    /// Live rows among the candidates.
+    reached: usize,
 }
 
 impl Flat {
@@ -113,7 +127,7 @@ impl Flat {
             place.copy_from_slice(bytemuck::cast_slice(&list));
         }
         let of_rows: Vec<u32> = places.iter().map(|old| order[*old as usize]).collect();
-        let flat = Self {
+        let mut flat = Self {
             store: Store::new(vectors, dim, &of_rows)?,
             parameters,
             base,
@@ -124,6 +138,7 @@ impl Flat {
             top_level: parts.top_level,
             idle: Mutex::default(),
         };
+        flat.adopt(threads);
         Ok((flat, of_rows))
     }
 
@@ -175,7 +190,7 @@ impl Flat {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let (parts, codes) = draft.finish(threads);
-        Ok(Self {
+        let mut flat = Self {
             store: Store::from_pages(dim, there + added, quantiser, Pages::copied(&codes)?, Pages::copied(bytemuck::cast_slice(&all))?),
             parameters: self.parameters,
             base: Pages::copied(bytemuck::cast_slice(&parts.base))?,
@@ -185,7 +200,9 @@ impl Flat {
             top: parts.top,
             top_level: parts.top_level,
             idle: Mutex::default(),
-        })
+        };
+        flat.adopt(threads);
+        Ok(flat)
     }
 
     fn graph(&self) -> Graph<'_> {
@@ -225,38 +242,88 @@ impl Flat {
         if self.top.is_empty() || live <= walk {
             return self.store.exact(query, ask.k, ask.live, 1);
         }
+        let found = self.walk(query, ask.k, wide, ask.live);
+        // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
+        if found.reached < ef.min(live) / 2 || found.reached < ask.k.min(live) {
+            return self.store.exact(query, ask.k, ask.live, 1);
+        }
+        found.best
+    }
+
+    /// Walks the graph, keeping `wide` candidates; of those that are live it ranks the best by f32.
+    fn walk(&self, query: &[f32], k: usize, wide: usize, live: Option<&Live>) -> Walked {
         let mut walker = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         Quantiser::query(query, &mut walker.query);
         self.graph().walk(&walker.query.bytes, 0, wide, &mut walker.scratch);
         walker.rows.clear();
-        let nodes = walker.scratch.pool.iter().map(|key| node_of(*key)).filter(|node| ask.live.is_none_or(|live| live.has(*node)));
+        let nodes = walker.scratch.pool.iter().map(|key| node_of(*key)).filter(|node| live.is_none_or(|live| live.has(*node)));
         walker.rows.extend(nodes);
-        // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
-        let found = if walker.rows.len() < ef.min(live) / 2 || walker.rows.len() < ask.k.min(live) {
-            self.store.exact(query, ask.k, ask.live, 1)
-        } else {
-            walker.rows.truncate(2 * ask.k + RERANK_EXTRA);
-            self.store.rerank(query, &walker.rows, ask.k)
-        };
+        let reached = walker.rows.len();
+        walker.rows.truncate(2 * k + RERANK_EXTRA);
+        let best = self.store.rerank(query, &walker.rows, k);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(walker);
-        found
+        Walked { best, reached }
     }
 
-    /// Rows that a search for their own vector does not find: lost to every query.
+    /// Gives rows that a search for their own vector does not find a way in: where that search ends, the nearest rows it
+    /// did reach take the lost one into their lists, in place of one that others lead to too. The same search then finds it.
+    fn adopt(&mut self, threads: usize) {
+        let width = 2 * self.parameters.m;
+        let mut asked: Vec<u32> = (0..self.store.len() as u32).collect();
+        for _ in 0..ADOPT_ROUNDS {
+            let lost = self.lost_of(&asked, ADOPT_EF, threads);
+            if lost.is_empty() {
+                return;
+            }
+            let mut ways_in = vec![0_u32; self.store.len()];
+            self.base.as_u32().iter().filter(|node| **node != NONE).for_each(|node| ways_in[*node as usize] += 1);
+            asked.clear();
+            let lists: &mut [u32] = bytemuck::cast_slice_mut(self.base.bytes_mut());
+            for (row, reached) in lost {
+                asked.push(row);
+                for adopter in reached {
+                    let list = &mut lists[adopter.row as usize * width..][..width];
+                    // Room first; else the last that can be spared, for lists have what matters most in front.
+                    let room = list.iter().position(|n| *n == NONE);
+                    let spared = || list.iter().rposition(|n| ways_in[*n as usize] > 1);
+                    let place = if list.contains(&row) { None } else { room.or_else(spared) };
+                    let Some(place) = place else { continue };
+                    let displaced = std::mem::replace(&mut list[place], row);
+                    ways_in[row as usize] += 1;
+                    if displaced != NONE {
+                        ways_in[displaced as usize] -= 1;
+                        asked.push(displaced);
+                    }
+                }
+            }
+            asked.sort_unstable();
+            asked.dedup();
+        }
+    }
+
+    /// Of about `sample` rows evenly chosen, those that a walk for their own vector does not find: lost to every query.
     #[must_use]
     pub fn orphans(&self, ef: usize, threads: usize, sample: usize) -> Vec<u32> {
         let step = (self.store.len() / sample.max(1)).max(1);
         let rows: Vec<u32> = (0..self.store.len() as u32).step_by(step).collect();
+        self.lost_of(&rows, ef, threads).into_iter().map(|(row, _)| row).collect()
+    }
+
+    /// Those of `rows` that are lost, each with the nearest that its search did reach.
+    fn lost_of(&self, rows: &[u32], ef: usize, threads: usize) -> Vec<(u32, Vec<Found>)> {
+        if self.top.is_empty() {
+            return Vec::new();
+        }
         let lost = build::in_parallel(
             rows.len(),
             threads,
             || (),
             |(), i| {
                 let vector = self.store.vector(rows[i]);
-                let found = self.search(vector, &Ask { k: 1, ef, live: None });
+                let found = self.walk(vector, ADOPTERS, ef, None).best;
                 // Another row with the same vector is as good.
                 let own = kernel::dot(vector, vector);
-                found.first().is_none_or(|best| best.row != rows[i] && best.score < own).then_some(rows[i])
+                found.first().is_none_or(|best| best.row != rows[i] && best.score < own).then_some((rows[i], found))
             },
         );
         lost.into_iter().flatten().collect()
@@ -333,6 +400,24 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
     }
 
+    #[test]
+    fn rows_that_no_list_names_are_given_a_way_in() {
+        let (dim, cut_off) = (24, [7, 800, 1999]);
+        let vectors = unit_vectors(7, 3000, dim);
+        let (mut flat, _) = Flat::build(&vectors, dim, parameters(1), 2, &|_| true).expect("built");
+        // Only rows of the base level: the others have more ways in.
+        let cut_off: Vec<u32> = cut_off.into_iter().map(|from| (from..).find(|r| flat.levels[*r as usize] == 0).expect("a row")).collect();
+        for list in bytemuck::cast_slice_mut::<u8, u32>(flat.base.bytes_mut()).chunks_mut(2 * flat.parameters.m) {
+            let kept: Vec<u32> = list.iter().copied().filter(|n| !cut_off.contains(n)).collect();
+            list.fill(NONE);
+            list[..kept.len()].copy_from_slice(&kept);
+        }
+        assert_eq!(flat.orphans(64, 2, usize::MAX), cut_off);
+        flat.adopt(2);
+        assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
+        assert_eq!(flat.orphans(ADOPT_EF, 2, usize::MAX), Vec::<u32>::new());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
         #[test]
@@ -351,6 +436,10 @@ mod tests {
             prop_assert_eq!(flat.store.len(), rows + added);
             prop_assert_eq!(flat.store.vector(rows as u32), &rest[..dim]);
             prop_assert!(flat.orphans(64, 2, usize::MAX).is_empty());
+            // Few rows are scanned, so the walk is asked by itself.
+            let walked = |query: &[f32]| flat.walk(query, 5, 100, None).best;
+            let right = queries.chunks(dim).flat_map(|q| { let truth = flat.store.exact(q, 5, None, 1); walked(q).into_iter().filter(move |f| truth.contains(f)) });
+            prop_assert!(right.count() >= 95, "of 100");
             let found = |live: Option<&Live>| recall(&flat, queries, &Ask { k: 5, ef: 100, live });
             prop_assert!(found(None) >= 0.95);
             let live = Live::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
