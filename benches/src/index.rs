@@ -278,24 +278,9 @@ fn content(set: &Set, rows: std::ops::Range<usize>, prefix: &str) -> Content {
 }
 
 fn manifest(number: u64, dim: usize, parent: Option<&Generation>) -> Manifest {
-    Manifest {
-        number,
-        parent: parent.map(|g| g.folder.clone()),
-        reason: "refresh".into(),
-        created_ms: 0,
-        dataset_generation: number,
-        model: Model { name: "dataset".into(), fingerprint: format!("dataset:{dim}"), dim },
-        engine: "flat-hnsw".into(),
-        parameters: Parameters { m: 16, ef_construction: 100, seed: 0 },
-        ef_search: 64,
-        base: None,
-        segments: Vec::new(),
-        dead: None,
-        docs: 0,
-        chunks: 0,
-        measured: None,
-        forced: false,
-    }
+    let model = Model { name: "dataset".into(), fingerprint: format!("dataset:{dim}"), dim };
+    let first = Manifest::first(model, "flat-hnsw".into(), Parameters { m: 16, ef_construction: 100, seed: 0 }, 64);
+    parent.map_or_else(|| first.clone(), |parent| first.after(&parent.folder, number, "refresh"))
 }
 
 /// Makes an index's folder as the module would find it.

@@ -3,6 +3,7 @@
 //! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a [`Mesh`] ends it.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use brahman_card::interface::init::{ListOut, WatchOut};
 use brahman_card::{Fault, ModuleRecord, ModuleState};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, ClientError, Connection};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -309,18 +312,23 @@ impl Drop for Mesh {
     }
 }
 
+/// A descriptor that can be read when the process has ended, zombie or not.
+fn end_of(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Waits for such a descriptor; false if the process is still there afterwards.
+fn ended(end: &OwnedFd, patience: Duration) -> bool {
+    let limit = Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    rustix::event::poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&limit)).is_ok_and(|ready| ready > 0)
+}
+
 fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {
-    let until = Instant::now() + patience;
-    loop {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Some(status);
-        }
-        if Instant::now() > until {
-            return None;
-        }
-        // std has no wait with a time limit.
-        std::thread::park_timeout(Duration::from_millis(5));
+    if let Some(end) = end_of(child.id()) {
+        ended(&end, patience);
     }
+    child.try_wait().ok().flatten()
 }
 
 /// Whether a process of this number runs (zombies do not).
@@ -332,9 +340,7 @@ pub fn runs(pid: u32) -> bool {
 
 /// Waits until a process is gone.
 pub async fn gone(pid: u32) {
-    let until = Instant::now() + PATIENCE;
-    while runs(pid) {
-        assert!(Instant::now() < until, "process {pid} is still there");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let Some(end) = end_of(pid) else { return };
+    let gone = tokio::task::spawn_blocking(move || ended(&end, PATIENCE)).await;
+    assert!(gone.is_ok_and(|gone| gone), "process {pid} is still there");
 }

@@ -158,6 +158,7 @@ fn every_idl_text_agrees_with_its_rust_types() {
         &[
             ("Create", schema::<index::CreateIn>(), schema::<index::CreateOut>()),
             ("Refresh", schema::<index::NameIn>(), schema::<index::RefreshOut>()),
+            ("Migrate", schema::<index::MigrateIn>(), schema::<index::RefreshOut>()),
             ("Search", schema::<index::SearchIn>(), schema::<index::SearchOut>()),
             ("SearchBulk", schema::<index::SearchBulkIn>(), schema::<index::SearchBulkOut>()),
             ("Get", schema::<index::GetIn>(), schema::<index::GetOut>()),

@@ -79,6 +79,9 @@ type TrialRecord (
   note: ?string
 )
 
+# Live searches compared with exact ones since a promotion; `verdict` is open, kept, or broken: then it is rolled back.
+type Shadow (verdict: string, checked: int, recall: float, target: float)
+
 type Description (
   name: string,
   dataset: string,
@@ -106,7 +109,8 @@ type Description (
   ef_search: int,
   stale: bool,
   degraded: ?string,
-  busy: ?string
+  busy: ?string,
+  shadow: ?Shadow
 )
 
 # `chunk_size` and `overlap` are in characters. The same parameters again change nothing; others are refused.
@@ -131,6 +135,32 @@ method Create(
 
 # Brings the index up to its dataset. Only rows whose content is new are embedded. With `more` it reports progress.
 method Refresh(name: string) -> (
+  phase: string,
+  done: int,
+  of: int,
+  pre_existing_docs: ?int,
+  dataset_docs: ?int,
+  new_docs: ?int,
+  changed_docs: ?int,
+  removed_docs: ?int,
+  empty_docs: ?int,
+  skipped_docs: ?int,
+  skipped: ?[]Skipped,
+  new_chunks: ?int,
+  reused: ?int,
+  resumed: ?int,
+  total: ?int,
+  cached: ?int,
+  truncated: ?int,
+  duration_s: ?float,
+  bytes_written: ?int,
+  stale_cleared: ?bool,
+  generation: ?int,
+  model: ?string
+)
+
+# Embeds everything by another model into a new generation, which answers when it is whole. Its replies are those of Refresh.
+method Migrate(name: string, model: ?string) -> (
   phase: string,
   done: int,
   of: int,

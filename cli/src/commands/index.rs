@@ -1,254 +1,25 @@
 //! `brahman index …` and `brahman search`: datasets to searchable vectors, and what is known of how well they search.
 
+mod arguments;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+
 use brahman_card::interface::Empty;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, BestIn, BestOut, CompactOut, CompactTrialsIn, CompactTrialsOut, Config,
     CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo, EvalListOut, EvalOut, GenerationsOut, GetIn,
-    GetOut, Hit, ListOut, NameIn, PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut, TrialIn,
-    TrialOut, TrialRecord, TrialsOut,
+    GetOut, Hit, ListOut, MigrateIn, NameIn, PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut,
+    TrialIn, TrialOut, TrialRecord, TrialsOut,
 };
-use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use arguments::{Create, Index, Promote, Search};
+
 use super::{get, plot, stream};
 use crate::output::{Output, Tone, bytes, duration};
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum Index {
-    /// Describe a new index
-    Create(Create),
-    /// Bring an index up to its dataset
-    Refresh {
-        /// Index
-        name: String,
-    },
-    /// All indexes
-    List,
-    /// One index
-    Stats {
-        /// Index
-        name: String,
-    },
-    /// The chunks of one document
-    Get {
-        /// Index
-        name: String,
-        /// Value of the id column
-        doc_id: String,
-    },
-    /// What an index was, newest first
-    Generations {
-        /// Index
-        name: String,
-    },
-    /// Build and measure a challenger; it answers from then on if it is better
-    Promote(Promote),
-    /// Answer from the generation before, or from one that is named
-    Rollback {
-        /// Index
-        name: String,
-        /// Number of a generation
-        #[arg(long)]
-        generation: Option<u64>,
-    },
-    /// Fold in what was appended and leave out what is dead, now
-    Compact {
-        /// Index
-        name: String,
-    },
-    /// Build a graph beside the live one and measure it
-    Trial {
-        /// Index
-        name: String,
-        #[command(flatten)]
-        config: Graph,
-        /// Recall to reach when --ef-search is not given
-        #[arg(long)]
-        target_recall: Option<f64>,
-        /// Kept with the trial
-        #[arg(long)]
-        note: Option<String>,
-    },
-    /// The trials made, with the best marked
-    Trials {
-        /// Index
-        name: String,
-        /// Draw recall against p95 into this SVG file
-        #[arg(long, value_name = "FILE")]
-        plot: Option<PathBuf>,
-        /// Keep only this many of the newest
-        #[arg(long, value_name = "N")]
-        compact: Option<u64>,
-    },
-    /// The best trial on the data as it is
-    Best {
-        /// Index
-        name: String,
-        /// pareto, recall or latency
-        #[arg(long, default_value = "pareto")]
-        by: String,
-    },
-    /// Try a grid of configurations
-    Autotune {
-        /// Index
-        name: String,
-        /// Values of m
-        #[arg(long, value_delimiter = ',')]
-        m: Vec<u64>,
-        /// Values of ef_construction
-        #[arg(long, value_delimiter = ',')]
-        ef_construction: Vec<u64>,
-        /// Recall to reach
-        #[arg(long)]
-        target_recall: Option<f64>,
-    },
-    /// What the background agent does; with an index, queue it for a trial
-    Agent {
-        /// Index
-        name: Option<String>,
-    },
-    /// Make a set of queries with their true neighbours; or list those there are
-    Eval {
-        /// Index
-        name: String,
-        /// List, make none
-        #[arg(long)]
-        list: bool,
-        /// Queries in each half
-        #[arg(long)]
-        queries: Option<u64>,
-        /// Neighbours of each query
-        #[arg(short, long)]
-        k: Option<u64>,
-        /// Of the choice
-        #[arg(long)]
-        seed: Option<u64>,
-    },
-    /// Compare every file with its checksum, and search for every row
-    Doctor {
-        /// Index
-        name: String,
-        /// Build what is damaged again from the segments
-        #[arg(long)]
-        repair: bool,
-    },
-    /// Delete an index
-    Delete {
-        /// Index
-        name: String,
-    },
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Create {
-    /// Index
-    name: String,
-    /// Dataset it follows
-    #[arg(long)]
-    dataset: String,
-    /// Column that names documents
-    #[arg(long, default_value = "id")]
-    id_column: String,
-    /// Column to chunk and embed; several, joined one a line or by --template [default: text]
-    #[arg(long, value_delimiter = ',')]
-    text_column: Vec<String>,
-    /// How several columns are joined: '{title}: {body}'
-    #[arg(long)]
-    template: Option<String>,
-    /// Column of vectors, used as they are
-    #[arg(long, conflicts_with = "template")]
-    vector_column: Option<String>,
-    /// Columns that searches can filter by
-    #[arg(long, value_delimiter = ',')]
-    filter_column: Vec<String>,
-    /// Characters a chunk
-    #[arg(long)]
-    chunk_size: Option<u64>,
-    /// Characters neighbouring chunks share
-    #[arg(long)]
-    overlap: Option<u64>,
-    /// flat-hnsw or exact
-    #[arg(long)]
-    engine: Option<String>,
-    /// Model that must embed
-    #[arg(long)]
-    model: Option<String>,
-    #[command(flatten)]
-    graph: Graph,
-}
-
-/// How a graph is built and searched.
-#[derive(Args, Debug)]
-pub(crate) struct Graph {
-    /// Neighbours a node
-    #[arg(long)]
-    m: Option<u64>,
-    /// Candidates looked at for each node
-    #[arg(long)]
-    ef_construction: Option<u64>,
-    /// Candidates a search keeps
-    #[arg(long)]
-    ef_search: Option<u64>,
-}
-
-impl Graph {
-    fn config(&self) -> Config {
-        Config { m: self.m, ef_construction: self.ef_construction, ef_search: self.ef_search, ..Config::default() }
-    }
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Promote {
-    /// Index
-    name: String,
-    /// A trial; the best one unless anything else is given
-    #[arg(long, conflicts_with_all = ["generation", "m", "ef_construction", "ef_search"])]
-    trial: Option<String>,
-    /// A generation that is there
-    #[arg(long, conflicts_with_all = ["m", "ef_construction", "ef_search"])]
-    generation: Option<u64>,
-    #[command(flatten)]
-    graph: Graph,
-    /// Recall that must be reached
-    #[arg(long)]
-    target_recall: Option<f64>,
-    /// Promote whatever is measured; it is recorded
-    #[arg(long)]
-    force: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Search {
-    /// Index
-    index: String,
-    /// What to look for
-    query: String,
-    /// Hits
-    #[arg(short, default_value_t = 10)]
-    k: u64,
-    /// Only rows that match, as JSON: '{"lang": "rust", "year": {"$gte": 2020}}'
-    #[arg(long)]
-    filter: Option<String>,
-    /// By meaning: the default
-    #[arg(long, conflicts_with_all = ["lexical", "hybrid"])]
-    semantic: bool,
-    /// By words alone (BM25)
-    #[arg(long, conflicts_with = "hybrid")]
-    lexical: bool,
-    /// By words and meaning, fused by reciprocal rank
-    #[arg(long)]
-    hybrid: bool,
-    /// Compare all vectors
-    #[arg(long)]
-    exact: bool,
-    /// Candidates kept on the way
-    #[arg(long)]
-    ef: Option<u64>,
-}
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
 async fn show<P: Serialize, R: Serialize + DeserializeOwned>(
@@ -300,7 +71,8 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyhow::Result<()> {
     match index {
         Index::Create(create) => make(socket, create, output).await,
-        Index::Refresh { name } => refresh(socket, name, output).await,
+        Index::Refresh { name } => refresh(socket, "Refresh", &NameIn { name: name.clone() }, &name, output).await,
+        Index::Migrate { name, model } => refresh(socket, "Migrate", &MigrateIn { name: name.clone(), model }, &name, output).await,
         Index::List => show(socket, "List", &Empty {}, output, |out: &ListOut| describe(output, &out.indexes)).await,
         Index::Stats { name } => {
             let one = |out: &StatsOut| {
@@ -444,6 +216,12 @@ fn details(output: &Output, i: &Description) {
         i.appended,
         i.dead
     ));
+    if let Some(check) = &i.shadow {
+        output.line(&format!(
+            "promoted for recall {}: {} live searches compared with exact ones, recall {:.4}, {}",
+            check.target, check.checked, check.recall, check.verdict
+        ));
+    }
     if let Some(why) = &i.degraded {
         output.line(&output.paint(&format!("{why}; `brahman index doctor {} --repair` mends it", i.name), Tone::Bad));
     }
@@ -459,9 +237,8 @@ fn generations(output: &Output, out: &GenerationsOut) {
     output.table(&["GENERATION", "BY", "DOCS", "CHUNKS", "APPENDED", "DEAD", "SIZE", "RECALL / P95"], rows.collect());
 }
 
-async fn refresh(socket: &Path, name: String, output: &Output) -> anyhow::Result<()> {
-    let ask = NameIn { name: name.clone() };
-    watch(socket, "Refresh", &ask, output, |p: &RefreshOut| (p.phase.clone(), p.done, p.of), |out| refreshed(&name, out, output)).await
+async fn refresh<P: Serialize>(socket: &Path, method: &str, ask: &P, name: &str, output: &Output) -> anyhow::Result<()> {
+    watch(socket, method, ask, output, |p: &RefreshOut| (p.phase.clone(), p.done, p.of), |out| refreshed(name, out, output)).await
 }
 
 fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
@@ -621,7 +398,6 @@ fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
 }
 
 pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> anyhow::Result<()> {
-    let filter = search.filter.as_deref().map(serde_json::from_str).transpose().context("--filter is no JSON")?;
     let mode = match search {
         Search { hybrid: true, .. } => "hybrid",
         Search { lexical: true, .. } => "lexical",
@@ -632,7 +408,7 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
         text: Some(search.query),
         k: Some(search.k),
         ef: search.ef,
-        filter,
+        filter: search.filter,
         mode: Some(mode.into()),
         exact: search.exact.then_some(true),
         ..SearchIn::default()

@@ -129,12 +129,22 @@ impl Embedder {
     }
 }
 
-/// Which model answers now, for an index that has none yet.
+/// Which model answers now, for an index that has none yet: this one if a name is given, else whichever is first.
 ///
 /// # Errors
-/// What the mesh says.
-pub async fn current_model(client: &Client) -> Result<Model, Fault> {
-    let info: InfoOut = client.call("org.brahman.Embed.Info", &Empty {}, &require(None)).await?.value;
+/// `ModelMismatch` if nobody serves the model that is named; else what the mesh says.
+pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model, Fault> {
+    let named = name.map(|name| BTreeMap::from([("model".to_owned(), name.to_owned())])).unwrap_or_default();
+    let options = CallOptions { require: named, ..require(None) };
+    let info = match client.call::<_, InfoOut>("org.brahman.Embed.Info", &Empty {}, &options).await {
+        Ok(answer) => answer.value,
+        Err(error) => {
+            let fault = Fault::from(error);
+            let Some(name) = name.filter(|_| fault.name == "org.brahman.Broker.NoProvider") else { return Err(fault) };
+            let message = format!("no module embeds with {name}: {}", fault.message());
+            return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message).with("wanted", name).with("got", ""));
+        }
+    };
     Ok(Model { name: info.model, fingerprint: info.fingerprint, dim: usize::try_from(info.dim).unwrap_or(0) })
 }
 

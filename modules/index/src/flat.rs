@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use build::{Draft, Parameters, level_of, mix};
 use code::{Quantiser, QueryCode};
-use graph::{Graph, NONE, Scratch, node_of};
+use graph::{Graph, NONE, Scratch, node_of, product_of};
 use pages::Pages;
 use store::{Found, Live, Store};
 
@@ -30,6 +30,8 @@ const RERANK_EXTRA: usize = 8;
 const COMPARED_FLOOR: usize = 600;
 /// Codes that a walk compares for each of `ef`, as measured at M = 16.
 const COMPARED_PER_EF: usize = 20;
+/// Scores closer than this are those of equal vectors: the rounding of f32 sums.
+const EQUAL: f32 = 1e-6;
 /// A code compared in a walk costs as much as this many in a scan, which reads memory in order.
 const WALK_COST: usize = 4;
 /// Candidates of the search by which a built graph is asked for each of its rows; narrower than a usual search, so that a
@@ -83,6 +85,8 @@ struct Walked {
     best: Vec<Found>,
     /// Live rows among the candidates.
     reached: usize,
+    /// The candidates are alike to the codes and not to f32: there may be better ones among many more.
+    crowd: bool,
 }
 
 impl Flat {
@@ -244,7 +248,7 @@ impl Flat {
         }
         let found = self.walk(query, ask.k, wide, ask.live);
         // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
-        if found.reached < ef.min(live) / 2 || found.reached < ask.k.min(live) {
+        if found.crowd || found.reached < ef.min(live) / 2 || found.reached < ask.k.min(live) {
             return self.store.exact(query, ask.k, ask.live, 1);
         }
         found.best
@@ -255,14 +259,19 @@ impl Flat {
         let mut walker = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         Quantiser::query(query, &mut walker.query);
         self.graph().walk(&walker.query.bytes, 0, wide, &mut walker.scratch);
+        let pool = &walker.scratch.pool;
+        let span = pool.first().zip(pool.last()).map_or(0.0, |(best, worst)| (product_of(*best) - product_of(*worst)) as f32);
+        let alike = pool.len() == wide && span <= self.store.quantiser.resolution(&walker.query);
         walker.rows.clear();
         let nodes = walker.scratch.pool.iter().map(|key| node_of(*key)).filter(|node| live.is_none_or(|live| live.has(*node)));
         walker.rows.extend(nodes);
         let reached = walker.rows.len();
         walker.rows.truncate(2 * k + RERANK_EXTRA);
         let best = self.store.rerank(query, &walker.rows, k);
+        // Equal vectors are no crowd: one is as good as the other.
+        let crowd = alike && best.first().zip(best.last()).is_some_and(|(first, last)| first.score - last.score > EQUAL);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(walker);
-        Walked { best, reached }
+        Walked { best, reached, crowd }
     }
 
     /// Gives rows that a search for their own vector does not find a way in: where that search ends, the nearest rows it
@@ -321,8 +330,11 @@ impl Flat {
             |(), i| {
                 let vector = self.store.vector(rows[i]);
                 let found = self.walk(vector, ADOPTERS, ef, None).best;
-                // Another row with the same vector is as good.
-                let own = kernel::dot(vector, vector);
+                // Another row with the same vector is as good, to the codes: in a crowd they cannot find one of many.
+                let mut code = QueryCode::default();
+                Quantiser::query(vector, &mut code);
+                let quantiser = &self.store.quantiser;
+                let own = kernel::dot(vector, vector) - quantiser.resolution(&code) / (quantiser.scale * code.scale);
                 found.first().is_none_or(|best| best.row != rows[i] && best.score < own).then_some((rows[i], found))
             },
         );
@@ -416,6 +428,23 @@ mod tests {
         flat.adopt(2);
         assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
         assert_eq!(flat.orphans(ADOPT_EF, 2, usize::MAX), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn in_a_crowd_of_rows_that_codes_cannot_tell_apart_each_is_found() {
+        let (dim, rows) = (32, 20_000);
+        let (point, noise) = (unit_vectors(3, 1, dim), unit_vectors(5, rows, dim));
+        let mut vectors = noise;
+        for vector in vectors.chunks_mut(dim) {
+            vector.iter_mut().zip(&point).for_each(|(x, p)| *x = p + 0.02 * *x);
+            let length = kernel::dot(vector, vector).sqrt();
+            vector.iter_mut().for_each(|x| *x /= length);
+        }
+        let (flat, _) = Flat::build(&vectors, dim, parameters(2), 2, &|_| true).expect("built");
+        assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
+        let asked = (0..rows as u32).step_by(200);
+        let itself = |row: u32| flat.search(flat.store.vector(row), &Ask { k: 10, ef: 64, live: None })[0].row == row;
+        assert!(asked.clone().all(itself));
     }
 
     proptest! {

@@ -16,6 +16,7 @@ use crate::embedder::Model;
 use crate::flat::build::Parameters;
 use crate::flat::store::{Found, Live, Store};
 use crate::flat::{Ask, Flat};
+use crate::folder::now_ms;
 use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
 use crate::segment;
@@ -86,12 +87,54 @@ pub struct Manifest {
     pub chunks: u64,
     /// If it was measured.
     pub measured: Option<Measured>,
+    /// Recall that it was promoted for; live searches are checked against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_recall: Option<f64>,
     /// Whether it was promoted although its measure spoke against it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
 }
 
 impl Manifest {
+    /// Of an index's first generation, without files or counts.
+    #[must_use]
+    pub fn first(model: Model, engine: String, parameters: Parameters, ef_search: usize) -> Self {
+        Self {
+            number: 1,
+            parent: None,
+            reason: "refresh".into(),
+            created_ms: now_ms(),
+            dataset_generation: 0,
+            model,
+            engine,
+            parameters,
+            ef_search,
+            base: None,
+            segments: Vec::new(),
+            dead: None,
+            docs: 0,
+            chunks: 0,
+            measured: None,
+            target_recall: None,
+            forced: false,
+        }
+    }
+
+    /// Of one that follows the generation in `folder`: as it is, but for what is said.
+    #[must_use]
+    pub fn after(&self, folder: &str, number: u64, reason: &str) -> Self {
+        Self {
+            number,
+            parent: Some(folder.to_owned()),
+            reason: reason.to_owned(),
+            created_ms: now_ms(),
+            measured: None,
+            target_recall: None,
+            forced: false,
+            ..self.clone()
+        }
+    }
+
     /// Bytes of all its files.
     #[must_use]
     pub fn bytes(&self) -> u64 {

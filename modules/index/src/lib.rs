@@ -3,7 +3,8 @@
 //! From the outside in: [`service`] speaks `org.brahman.Index`; [`refresh`] plans what changes, [`chunk`] cuts rows,
 //! [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are committed; [`generation`] is what
 //! answers, [`folder`] how it is kept on disk, in [`segment`]s and [`rows`]; [`flat`] is the engine, [`lexical`] the words,
-//! [`filter`] the language of filters; [`trials`] measures.
+//! [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
+//! measuring what was promoted.
 //!
 //! Invariants: an index holds vectors of one model, named by its fingerprint, and is searched with that model only;
 //! readers hold a whole generation, so no answer mixes two; the pointer moves last.
@@ -21,4 +22,5 @@ pub mod refresh;
 pub mod rows;
 pub mod segment;
 pub mod service;
+pub mod shadow;
 pub mod trials;

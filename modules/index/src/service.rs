@@ -1,12 +1,13 @@
 //! `org.brahman.Index`.
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`trials`]
-//! measures and promotes; [`agent`] does so unasked. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
+//! measures and promotes; [`agent`] does so unasked, [`shadow`] checks what was promoted. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
 
 mod agent;
 mod bulk;
 mod refresh;
 mod search;
+mod shadow;
 mod shelf;
 mod trials;
 
@@ -32,6 +33,9 @@ use crate::generation::{self, Generation};
 use crate::refresh::{io_fault, no_column, text_columns};
 use shelf::{Index, lock};
 
+/// The engine of an index that names none.
+const ENGINE_DEFAULT: &str = "flat-hnsw";
+
 /// The service.
 #[derive(Debug)]
 pub struct IndexService {
@@ -41,6 +45,8 @@ pub struct IndexService {
     datasets: Mutex<BTreeMap<String, u64>>,
     /// One trial at a time: two would measure each other.
     trying: tokio::sync::Mutex<()>,
+    /// Of an index that names none.
+    engine: &'static str,
     agent: agent::Agent,
 }
 
@@ -64,7 +70,13 @@ impl IndexService {
             indexes.insert(parameters.name.clone(), Arc::new(Index::open(&path, parameters)));
         }
         let (indexes, datasets, trying) = (Mutex::new(indexes), Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying, agent })
+        Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying, engine: ENGINE_DEFAULT, agent })
+    }
+
+    /// The same with another engine for indexes that name none.
+    #[must_use]
+    pub fn with_engine(self, engine: &'static str) -> Self {
+        Self { engine, ..self }
     }
 
     /// Compares what was opened with its checksums, on a thread of its own at the lowest priority.
@@ -142,11 +154,15 @@ impl IndexService {
             stale: self.is_stale(&p.dataset, dataset_generation),
             degraded: index.degraded(),
             busy: index.busy().map(str::to_owned),
+            shadow: index.shadow_info(),
         }
     }
 
     async fn create(&self, call: &Call) -> Result<Reply, Fault> {
-        let wanted: CreateIn = call.parameters()?;
+        let mut wanted: CreateIn = call.parameters()?;
+        if self.engine != ENGINE_DEFAULT {
+            wanted.engine.get_or_insert_with(|| self.engine.to_owned());
+        }
         check_name(&wanted.name)?;
         check(&wanted)?;
         let options = CallOptions::default();
@@ -269,6 +285,7 @@ impl Service for IndexService {
         match call.method() {
             "Create" => self.create(&call).await,
             "Refresh" => self.refresh(&call).await,
+            "Migrate" => self.migrate(&call).await,
             "Search" => self.search(&call).await,
             "SearchBulk" => self.search_bulk(&call),
             "Get" => self.get(&call).await,
@@ -306,7 +323,7 @@ impl Service for IndexService {
 }
 
 fn engine(parameters: &CreateIn) -> String {
-    parameters.engine.clone().unwrap_or_else(|| "flat-hnsw".into())
+    parameters.engine.clone().unwrap_or_else(|| ENGINE_DEFAULT.into())
 }
 
 fn sizes(parameters: &CreateIn) -> Result<(usize, usize), Fault> {

@@ -22,7 +22,7 @@ use crate::generation::Generation;
 /// Length of the random step, of 1: near enough that the row's neighbours are the query's, far enough that the order is not.
 const STEP: f32 = 0.3;
 /// How much lower than the k-th true score still counts as equal: the rounding of f32 sums.
-const TIE: f32 = 1e-6;
+pub const TIE: f32 = 1e-6;
 /// Widest search tried when looking for a recall.
 const EF_MAX: usize = 1024;
 /// Exact searches timed.
@@ -92,7 +92,7 @@ pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries
         sources.push((source.doc_id.to_owned(), source.chunk));
     }
     let info = EvalInfo {
-        id: ulid::Ulid::generate().to_string(),
+        id: id_after(kept(index).first().map(|set| set.info.id.as_str())),
         created_ms: crate::folder::now_ms(),
         fingerprint: fingerprint.to_owned(),
         k: k as u64,
@@ -104,6 +104,13 @@ pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries
     let kept = Kept { info: info.clone(), dim, sources, sha256: digest::hex(&digest::sha256(&bytes)) };
     atomic::write(&folder(index).join(format!("{}.json", info.id)), &serde_json::to_vec(&kept)?)?;
     Ok(info)
+}
+
+/// A new id, above the newest one even if the clock has been set back: sets are ordered by it.
+fn id_after(newest: Option<&str>) -> String {
+    let now = ulid::Ulid::generate();
+    let newest = newest.and_then(|id| ulid::Ulid::from_string(id).ok());
+    newest.filter(|newest| *newest >= now).and_then(|newest| newest.increment().ok()).unwrap_or(now).to_string()
 }
 
 fn kept(index: &Path) -> Vec<Kept> {
@@ -362,6 +369,14 @@ mod tests {
         let perfect = |n| Measure { recalls: vec![1.0; n], us: vec![] };
         assert!((1.0 - perfect(20).interval().0 - 0.139).abs() < 0.001);
         assert!(perfect(500).interval().0 > 0.99);
+    }
+
+    #[test]
+    fn a_set_made_after_the_clock_was_set_back_is_the_newest() {
+        let of_2099 = ulid::Ulid::from_parts(4_070_908_800_000, 7).to_string();
+        assert!(id_after(Some(&of_2099)) > of_2099);
+        let of_1970 = ulid::Ulid::from_parts(1, 7).to_string();
+        assert!(id_after(Some(&of_1970)) < of_2099 && id_after(None) > of_1970);
     }
 
     #[test]

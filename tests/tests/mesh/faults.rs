@@ -190,11 +190,11 @@ async fn another_user_is_turned_away() {
     }
 }
 
-/// A file system of a megabyte; unmounted on drop.
-struct Tiny(std::path::PathBuf);
+/// A small file system; unmounted on drop.
+pub(crate) struct Tiny(std::path::PathBuf);
 
 impl Tiny {
-    fn mount(at: &std::path::Path, options: &str) -> Option<Self> {
+    pub(crate) fn mount(at: &std::path::Path, options: &str) -> Option<Self> {
         std::fs::create_dir_all(at).expect("made");
         let done = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
         done.is_ok_and(|out| out.status.success()).then(|| Self(at.to_owned()))

@@ -1,4 +1,6 @@
-//! The index on the mesh: filters and words, trials and promotion, damage and kills.
+//! The index on the mesh: filters and words, refresh and migration, trials and promotion.
+
+mod faults;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,19 +17,19 @@ use brahman_sidecar::{CallOptions, Connection};
 use brahman_tests::{Mesh, Setup, shipped};
 use serde_json::{Value, json};
 
-/// Kills of the random test; `make torture` asks for more.
-fn kills() -> u64 {
-    std::env::var("BRAHMAN_TORTURE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(25)
-}
-
 async fn mesh(context: &str) -> Mesh {
     mesh_with(context, |setup| setup).await
 }
 
 async fn mesh_with(context: &str, more: impl FnOnce(Setup) -> Setup) -> Mesh {
-    let mut cards = ["broker", "embed-mock", "embed-real", "catalog", "ingest", "index"].map(shipped);
+    mesh_of(&[], context, more).await
+}
+
+async fn mesh_of(others: &[&str], context: &str, more: impl FnOnce(Setup) -> Setup) -> Mesh {
+    let mut cards: Vec<_> = ["broker", "embed-mock", "embed-real", "catalog", "ingest", "index"].map(shipped).into();
     // These tests kill it often: its lives are short, and that is not its fault.
     cards[5].1.push_str("\n[supervision.restart]\ninitial_ms = 1\nmax_ms = 10\nintensity = 100000\nhealthy_after_ms = 1\n");
+    cards.extend(others.iter().map(|name| shipped(name)));
     let setup = Setup::new(&cards).context(context);
     let mesh = more(setup).real_model().up().await;
     let needed = ["ingest", "index", if context == "test" { "embed-mock" } else { "embed-real" }];
@@ -264,125 +266,139 @@ async fn the_agent_tries_what_it_is_asked_to_and_is_off_unless_configured() {
 }
 
 #[tokio::test]
-async fn damage_is_said_and_mended() {
-    let mesh = indexed(1300).await;
-    let wanted = mesh.brahman_json(&["search", "t", "chapter 9"])["results"].clone();
-    assert!(mesh.brahman(&["stop", "index"]).status.success());
-    mesh.when_module("index", ModuleState::Stopped).await;
-    let folder = mesh.folder.path().join("state/indexes/t");
-    let generation =
-        std::fs::read_dir(&folder).expect("there").flatten().map(|e| e.path()).find(|p| p.join("graph.flat").exists()).expect("a graph");
-    let mut bytes = std::fs::read(generation.join("graph.flat")).expect("there");
-    bytes[5000] ^= 1;
-    std::fs::write(generation.join("graph.flat"), bytes).expect("damaged");
-    assert!(mesh.brahman(&["start", "index"]).status.success());
-    mesh.when_module("index", ModuleState::Ready).await;
-    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 9"})).await;
-    assert!(
-        fault.name == "org.brahman.Index.Damaged" && fault.message().contains("graph.flat") && fault.message().contains("doctor"),
-        "{fault}"
-    );
-    assert!(!mesh.brahman(&["index", "doctor", "t"]).status.success());
-    let mended = mesh.brahman_json(&["index", "doctor", "t", "--repair"]);
-    assert_eq!((&mended["healthy"], &mended["repaired"]), (&json!(true), &json!(true)));
-    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["results"], wanted);
-    assert!(mesh.brahman(&["index", "doctor", "t"]).status.success());
+async fn the_mock_answers_in_test_keeps_to_itself_and_never_answers_in_prod() {
+    let mesh = mesh_of(&["index-mock"], "test", |setup| setup).await;
+    mesh.when_module("index-mock", ModuleState::Ready).await;
+    let mesh = filled(mesh, 300);
+    let found = mesh.call("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await.expect("hits");
+    assert_eq!((&found["engine"], ids(&found)[0].as_str()), (&json!("exact"), "doc-7"));
+    again(&mesh, "index-mock").await;
+    let after = mesh.call("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await.expect("hits");
+    assert_eq!(after["results"], found["results"], "the same after its death");
+    mesh.brahman_json(&["context", "prod"]);
+    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await;
+    assert_eq!(fault.name, "org.brahman.Index.NoSuchIndex");
+    assert!(!mesh.folder.path().join("state/indexes/t").exists());
 }
 
-#[tokio::test]
-async fn a_flipped_byte_among_the_vectors_is_said_in_every_reply_until_it_is_mended() {
-    let mesh = indexed(1300).await;
-    assert!(mesh.brahman(&["stop", "index"]).status.success());
-    mesh.when_module("index", ModuleState::Stopped).await;
-    let folder = mesh.folder.path().join("state/indexes/t");
-    let generation =
-        std::fs::read_dir(&folder).expect("there").flatten().map(|e| e.path()).find(|p| p.join("graph.flat").exists()).expect("a graph");
-    let mut bytes = std::fs::read(generation.join("graph.flat")).expect("there");
-    // The last section is the vectors, which are mapped and not read when the index is opened.
-    let last = bytes.len() - 5;
-    bytes[last] ^= 1;
-    std::fs::write(generation.join("graph.flat"), bytes).expect("damaged");
-    assert!(mesh.brahman(&["start", "index"]).status.success());
-    mesh.when_module("index", ModuleState::Ready).await;
-    // It is found behind the answers, by a thread that nothing waits for.
-    let said = loop {
-        let found = mesh.brahman_json(&["search", "t", "chapter 9"]);
-        if let Some(said) = found["degraded"].as_str() {
-            break said.to_owned();
+/// Starts a call that says how far it is and waits until it embeds.
+async fn embedding(mesh: &Mesh, method: &str, parameters: Value) -> Connection {
+    let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
+    connection.send(&encode_call(method, &parameters, &CallOptions::default(), true, false).expect("encodes")).await.expect("sent");
+    loop {
+        let word: Value = connection.receive().await.expect("a reply").typed().expect("progress").value;
+        if word["phase"] == "embed" && word["done"].as_u64() > Some(0) {
+            return connection;
         }
-    };
-    assert!(said.contains("graph.flat"), "{said}");
-    assert_eq!(mesh.brahman_json(&["index", "doctor", "t", "--repair"])["repaired"], true);
-    assert!(mesh.brahman_json(&["search", "t", "chapter 9"])["degraded"].is_null());
+        assert_ne!(word["phase"], "done", "{word}");
+    }
+}
+
+/// The last reply of a call.
+async fn last(mut connection: Connection) -> Value {
+    loop {
+        let word: Value = connection.receive().await.expect("a reply").typed().expect("a value").value;
+        if word["phase"] == "done" {
+            return word;
+        }
+    }
 }
 
 #[tokio::test]
-async fn a_refresh_that_was_killed_embeds_nothing_twice() {
+async fn an_index_moves_to_another_model_as_a_whole_or_not_at_all() {
+    let mesh = indexed(1500).await;
+    let before = mesh.brahman_json(&["search", "t", "chapter 9"]);
+    assert_eq!(
+        mesh.fault("org.brahman.Index.Migrate", json!({"name": "t", "model": "no-such"})).await.name,
+        "org.brahman.Index.ModelMismatch"
+    );
+    mesh.when_module("embed-real", ModuleState::Ready).await;
+    let migrate = json!({"name": "t", "model": "all-MiniLM-L6-v2"});
+    drop(embedding(&mesh, "org.brahman.Index.Migrate", migrate.clone()).await);
+    again(&mesh, "index").await;
+    let still = mesh.brahman_json(&["search", "t", "chapter 9"]);
+    assert_eq!((&still["model"], &still["results"]), (&before["model"], &before["results"]), "killed in the middle: the old one answers");
+    // And the context changes while it goes on: not the model.
+    let going = embedding(&mesh, "org.brahman.Index.Migrate", migrate.clone()).await;
+    mesh.brahman_json(&["context", "prod"]);
+    let out = last(going).await;
+    assert_eq!(
+        ["model", "total", "pre_existing_docs", "generation"].map(|k| out[k].clone()),
+        [json!("all-MiniLM-L6-v2"), json!(1500), json!(1500), json!(2)]
+    );
+    assert!(out["resumed"].as_u64() > Some(0), "what was embedded before the kill is not embedded again: {out}");
+    let stats = mesh.brahman_json(&["index", "stats", "t"])["index"].clone();
+    assert_eq!((&stats["dim"], &stats["chunks"]), (&json!(384), &json!(1500)));
+    assert_eq!(ids(&mesh.brahman_json(&["search", "t", "chapter 9 speaks of topic9 and of rust things", "-k", "1"])), ["doc-9"]);
+    assert_eq!(mesh.brahman_json(&["index", "generations", "t"])["generations"][0]["reason"], "migration");
+    assert_eq!(mesh.brahman_json(&["index", "migrate", "t"])["new_chunks"], 0, "it is there already");
+    mesh.brahman_json(&["context", "test"]);
+    mesh.brahman_json(&["index", "rollback", "t"]);
+    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["results"], before["results"]);
+}
+
+#[tokio::test]
+async fn a_refresh_is_of_one_model_though_the_context_changes_in_its_middle() {
     let mesh = mesh("prod").await;
     let csv = table(mesh.folder.path(), 1300);
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     mesh.brahman_json(&["index", "create", "t", "--dataset", "t"]);
-    let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-    let ask = encode_call("org.brahman.Index.Refresh", &json!({"name": "t"}), &CallOptions::default(), true, false).expect("encodes");
-    connection.send(&ask).await.expect("sent");
-    // After the first batch is on disk and before the last.
-    loop {
-        let word: Value = connection.receive().await.expect("a reply").typed().expect("progress").value;
-        assert_ne!(word["phase"], "done", "it was quicker than the kill");
-        if word["phase"] == "embed" {
-            break;
-        }
-    }
-    again(&mesh, "index").await;
-    let out = mesh.brahman_json(&["index", "refresh", "t"]);
-    assert!(out["resumed"].as_u64() >= Some(512), "{out}");
-    assert_eq!((&out["total"], &out["new_docs"]), (&json!(1300), &json!(1300)));
-    assert!(mesh.brahman(&["index", "doctor", "t"]).status.success());
-    assert!(!mesh.folder.path().join("state/indexes/t/pending.log").exists());
+    let going = embedding(&mesh, "org.brahman.Index.Refresh", json!({"name": "t"})).await;
+    mesh.brahman_json(&["context", "test"]);
+    let out = last(going).await;
+    assert_eq!((&out["model"], &out["total"]), (&json!("all-MiniLM-L6-v2"), &json!(1300)));
+    let found = mesh.brahman_json(&["search", "t", "chapter 9 speaks of topic9 and of rust things"]);
+    assert_eq!((ids(&found)[0].as_str(), &found["provider"]), ("doc-9", &json!("embed-real")), "a search follows the index's model");
 }
 
-/// Kills at moments that nothing chose, while a refresh, a compaction, a trial or a promotion runs.
-#[tokio::test]
-async fn random_kills_lose_no_acknowledged_trial_and_leave_a_whole_index() {
-    let mesh = indexed(1200).await;
-    let csv = mesh.folder.path().join("table.csv").display().to_string();
-    let (mut acknowledged, mut random) = (Vec::new(), 0x9e37_79b9_7f4a_7c15_u64);
-    mesh.brahman_json(&["index", "eval", "t", "--queries", "20"]);
-    for n in 0..kills() {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n | 1);
-        let line = format!("kill-{n},text of kill {n},go,{}\n", 2000 + n % 25);
-        let mut text = std::fs::read_to_string(&csv).expect("there");
-        text.push_str(&line);
-        std::fs::write(&csv, text).expect("written");
-        mesh.brahman_json(&["ingest", "files", "t", &csv]);
-        let work = match n % 4 {
-            0 | 1 => ("Refresh", json!({"name": "t"})),
-            2 => ("Trial", json!({"name": "t", "config": {"m": 4, "ef_construction": 16, "ef_search": 20}})),
-            _ => ("Promote", json!({"name": "t", "config": {"m": 4 + n % 5, "ef_construction": 16}, "force": true})),
-        };
-        let mut connection = Connection::connect(&mesh.beside("index.sock")).await.expect("connects");
-        let ask = encode_call(&format!("org.brahman.Index.{}", work.0), &work.1, &CallOptions::default(), false, false).expect("encodes");
-        connection.send(&ask).await.expect("sent");
-        let moment = std::time::Duration::from_micros(random >> 33 & 0x1_ffff);
-        let answer = tokio::time::timeout(moment, connection.receive()).await;
-        let pid = mesh.module("index").await.pid;
-        mesh.signal(pid, "KILL");
-        if let Ok(Ok(reply)) = answer
-            && let Ok(value) = reply.typed::<Value>()
-            && let Some(id) = value.value["trial"]["id"].as_str()
-        {
-            acknowledged.push(id.to_owned());
-        }
-        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "index" && m.state == ModuleState::Ready && m.pid != pid)).await;
-        let found = mesh.brahman_json(&["search", "t", "chapter 11 speaks", "-k", "3"]);
-        assert!(found["degraded"].is_null(), "{found}");
-        assert_eq!(ids(&found).len(), 3);
+/// Vectors around one direction, as JSON lines; and queries that point the other way.
+fn cone(folder: &Path, rows: usize) -> (String, Vec<Vec<f32>>) {
+    let mut random = 7_u64;
+    let mut noise = || -> Vec<f32> {
+        (0..32)
+            .map(|_| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    };
+    let mut text = String::new();
+    for n in 0..rows {
+        let mut vector = noise();
+        vector[0] += 6.0;
+        let _ = writeln!(text, "{}", json!({"id": n.to_string(), "vector": vector}));
     }
-    mesh.brahman_json(&["index", "refresh", "t"]);
-    assert_eq!(mesh.brahman_json(&["index", "stats", "t"])["index"]["chunks"], 1200 + kills());
-    let trials = mesh.brahman_json(&["index", "trials", "t"]);
-    let kept: Vec<&str> = trials["trials"].as_array().expect("trials").iter().filter_map(|t| t["id"].as_str()).collect();
-    assert!(acknowledged.iter().all(|id| kept.contains(&id.as_str())), "{acknowledged:?} in {kept:?}");
-    assert_eq!(trials["quarantined"], 0);
-    assert!(mesh.brahman(&["index", "doctor", "t"]).status.success());
+    let path = folder.join("cone.jsonl");
+    std::fs::write(&path, text).expect("written");
+    let away = |mut vector: Vec<f32>| {
+        vector[0] -= 6.0;
+        vector
+    };
+    (path.display().to_string(), (0..2500).map(|_| away(noise())).collect())
+}
+
+#[tokio::test]
+async fn a_promotion_that_fails_live_searches_is_rolled_back() {
+    let mesh = mesh("test").await;
+    let (file, queries) = cone(mesh.folder.path(), 6000);
+    mesh.brahman_json(&["ingest", "files", "c", &file]);
+    mesh.brahman_json(&["index", "create", "c", "--dataset", "c", "--vector-column", "vector"]);
+    mesh.brahman_json(&["index", "refresh", "c"]);
+    let thin = json!({"name": "c", "config": {"m": 12, "ef_construction": 60, "ef_search": 10}, "target_recall": 0.6});
+    let promoted = mesh.call("org.brahman.Index.Promote", thin).await.expect("judged");
+    assert_eq!(promoted["promoted"], true, "{promoted}");
+    let stats = mesh.brahman_json(&["index", "stats", "c"])["index"].clone();
+    assert_eq!((&stats["generation"], &stats["shadow"]["verdict"], &stats["shadow"]["target"]), (&json!(2), &json!("open"), &json!(0.6)));
+    // Nobody asks near the rows: the walk ends far from what is nearest.
+    loop {
+        let asked = mesh.call("org.brahman.Index.Search", json!({"index": "c", "vectors": queries})).await.expect("hits");
+        if asked["generation"] == 1 {
+            break;
+        }
+        let stats = mesh.brahman_json(&["index", "stats", "c"])["index"].clone();
+        assert_ne!(stats["shadow"]["verdict"], "kept", "{stats}");
+    }
+    assert!(mesh.log().contains("shadow check: recall"), "it is in the log");
+    again(&mesh, "index").await;
+    assert_eq!(mesh.brahman_json(&["index", "stats", "c"])["index"]["generation"], 1, "and on disk");
 }

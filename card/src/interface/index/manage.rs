@@ -76,6 +76,16 @@ pub struct Skipped {
     pub reason: String,
 }
 
+/// Parameters of `Migrate`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MigrateIn {
+    /// Index name.
+    pub name: String,
+    /// Model to embed with; whichever the context offers first unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
 /// Replies of `Refresh`: progress has the first three fields, the last reply all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RefreshOut {
@@ -208,6 +218,9 @@ pub struct Description {
     /// `refresh`, `compaction` or another work that is going on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<String>,
+    /// If what answers was promoted: whether live searches find what they should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowInfo>,
 }
 
 /// Reply of `List`.
@@ -273,4 +286,17 @@ pub struct CompactOut {
     /// Generation that answers now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+}
+
+/// Live searches compared with exact ones since a promotion.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ShadowInfo {
+    /// `open`, `kept`, or `broken`: then the generation before answers again.
+    pub verdict: String,
+    /// Searches compared.
+    pub checked: u64,
+    /// Their mean recall.
+    pub recall: f64,
+    /// The recall that was promised.
+    pub target: f64,
 }

@@ -70,6 +70,13 @@ impl Quantiser {
         1.001 * (query.residual + (query.norm + query.residual) * self.residual_max) + 1e-5
     }
 
+    /// What estimates can tell apart, in products of codes, for vectors of length 1: four standard deviations of the sum
+    /// of rounding errors, each even over ±½.
+    #[must_use]
+    pub fn resolution(&self, query: &QueryCode) -> f32 {
+        4.0 * ((self.scale * self.scale + query.scale * query.scale) / 12.0).sqrt()
+    }
+
     /// The estimate in units.
     #[must_use]
     pub fn estimate(&self, query: &QueryCode, product: i32) -> f32 {

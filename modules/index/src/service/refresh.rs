@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut};
-use brahman_card::interface::index::{CompactOut, CreateIn, DoctorIn, DoctorOut, NameIn, RefreshOut};
+use brahman_card::interface::index::{CompactOut, CreateIn, DoctorIn, DoctorOut, MigrateIn, NameIn, RefreshOut};
 use brahman_sidecar::{Call, CallOptions, Reply};
 use brahman_storage::digest::sha256;
 
@@ -16,7 +16,7 @@ use super::shelf::{Claim, Index, StopOnDrop, on_own_thread};
 use crate::chunk::Chunker;
 use crate::embedder::{self, Embedder, Model};
 use crate::flat::build::Parameters;
-use crate::folder::{Content, now_ms};
+use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
 use crate::pending::Pending;
 use crate::refresh::{Origin, Plan, io_fault, plan};
@@ -113,7 +113,7 @@ impl IndexService {
         let index = self.index(&name)?;
         let claim = index.claim("refresh").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
-        let (out, generation) = self.run_refresh(call, &index, claim).await?;
+        let (out, generation) = self.run_refresh(call, &index, claim, None).await?;
         if wants_compaction(&generation) {
             let service = Arc::clone(self);
             tokio::task::spawn(async move {
@@ -125,11 +125,36 @@ impl IndexService {
         Reply::of(&out)
     }
 
-    async fn run_refresh(&self, call: &Call, index: &Arc<Index>, claim: Claim) -> Result<(RefreshOut, Arc<Generation>), Fault> {
+    /// Embeds everything by another model, into a new generation; the old one answers until that is done.
+    pub(super) async fn migrate(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
+        let MigrateIn { name, model } = call.parameters()?;
+        let index = self.index(&name)?;
+        if index.parameters.vector_column.is_some() {
+            let message = format!("index `{name}` holds its dataset's own vectors: ingest others and refresh");
+            return Err(Fault::invalid_parameter("name", message));
+        }
+        let claim = index.claim("migration").await?;
+        let _stop = StopOnDrop(Arc::clone(&claim.stop));
+        let to = embedder::current_model(&self.client, model.as_deref()).await?;
+        let there = index.generation().is_some_and(|g| !g.is_empty() && g.manifest.model == to);
+        let (out, _) = self.run_refresh(call, &index, claim, Some(to).filter(|_| !there)).await?;
+        Reply::of(&out)
+    }
+
+    /// Brings the index up to its dataset; `to` another model if one is given, by embedding everything again.
+    async fn run_refresh(
+        &self,
+        call: &Call,
+        index: &Arc<Index>,
+        claim: Claim,
+        to: Option<Model>,
+    ) -> Result<(RefreshOut, Arc<Generation>), Fault> {
         let started = Instant::now();
         let options = CallOptions::default();
         let parameters = &index.parameters;
-        let old = index.generation();
+        // For a migration nothing of what is there can be used.
+        let current = index.generation();
+        let old = current.clone().filter(|_| to.is_none());
         say(call, "read", 0, 0).await?;
         let ask = catalog::NameIn { name: parameters.dataset.clone() };
         let GetOut { dataset } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
@@ -143,13 +168,13 @@ impl IndexService {
 
         let of = plan.fresh.len() as u64;
         let pending = index.folder.path().join("pending.log");
-        let embedded = self.vectors(call, parameters, &plan, old.as_deref(), &pending).await?;
+        let embedded = self.vectors(call, parameters, &plan, old.as_deref(), to.as_ref(), &pending).await?;
         let unchanged = plan.is_empty() && old.as_ref().is_some_and(|g| g.manifest.dataset_generation == own);
         let mut out = RefreshOut {
             phase: "done".into(),
             done: of,
             of,
-            pre_existing_docs: Some(plan.pre_existing_docs),
+            pre_existing_docs: Some(if to.is_some() { current.as_ref().map_or(0, |g| g.manifest.docs) } else { plan.pre_existing_docs }),
             dataset_docs: Some(plan.dataset_docs),
             new_docs: Some(plan.new_docs),
             changed_docs: Some(plan.changed_docs),
@@ -171,7 +196,7 @@ impl IndexService {
                 say(call, "write", 0, of).await?;
                 let model = match embedded.model {
                     Some(model) => model,
-                    None => embedder::current_model(&self.client).await?,
+                    None => embedder::current_model(&self.client, None).await?,
                 };
                 let done = self.publish(call, index, claim, plan, embedded.vectors, model, own).await?;
                 let before = old.map_or(0, |g| if share_base(&g, &done) { g.manifest.bytes() } else { 0 });
@@ -197,11 +222,13 @@ impl IndexService {
         parameters: &CreateIn,
         plan: &Plan,
         old: Option<&Generation>,
+        to: Option<&Model>,
         pending: &std::path::Path,
     ) -> Result<Embedded, Fault> {
         // One of no rows has no vectors to be true to.
         let old = old.filter(|g| !g.is_empty());
-        let mut out = Embedded { model: old.map(|g| g.manifest.model.clone()), ..Embedded::default() };
+        let bound = to.or(old.map(|g| &g.manifest.model));
+        let mut out = Embedded { model: bound.cloned(), ..Embedded::default() };
         if parameters.vector_column.is_some() {
             out.vectors.clone_from(&plan.given);
             let dim = if plan.given_dim > 0 { plan.given_dim } else { old.map_or(1, |g| g.manifest.model.dim) };
@@ -215,14 +242,8 @@ impl IndexService {
         if !to_embed.is_empty() {
             let model = match &out.model {
                 Some(model) => model.clone(),
-                None => embedder::current_model(&self.client).await?,
+                None => embedder::current_model(&self.client, parameters.model.as_deref()).await?,
             };
-            if let Some(wanted) = parameters.model.as_ref().filter(|wanted| **wanted != model.name) {
-                let message = format!("the index wants vectors of {wanted}, the provider at hand is {}", model.name);
-                return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message)
-                    .with("wanted", wanted.clone())
-                    .with("got", model.name));
-            }
             let mut log = Pending::open(pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
             let text = |i: usize| plan.fresh.row(i).map(|row| row.text).map_err(|e| io_fault("reading a chunk", &e));
             let mut asked = Vec::new();
@@ -288,23 +309,17 @@ impl IndexService {
             let _claim = claim;
             let (folder, parameters) = (&work_index.folder, &work_index.parameters);
             let old = work_index.generation();
+            let first = || Manifest::first(model.clone(), super::engine(parameters), graph_parameters(parameters), ef_search(parameters));
+            let migrates = old.as_ref().is_some_and(|old| !old.is_empty() && old.manifest.model != model);
+            let number = work_index.next_number();
             let manifest = Manifest {
-                number: work_index.next_number(),
-                parent: old.as_ref().map(|g| g.folder.clone()),
-                reason: "refresh".into(),
-                created_ms: now_ms(),
                 dataset_generation: own,
-                model,
-                engine: old.as_ref().map_or_else(|| super::engine(parameters), |g| g.manifest.engine.clone()),
-                parameters: old.as_ref().map_or_else(|| graph_parameters(parameters), |g| g.manifest.parameters),
-                ef_search: old.as_ref().map_or_else(|| ef_search(parameters), |g| g.manifest.ef_search),
-                base: None,
-                segments: Vec::new(),
-                dead: None,
                 docs: plan.dataset_docs - plan.empty_docs - plan.skipped_docs,
-                chunks: 0,
-                measured: None,
-                forced: false,
+                model: model.clone(),
+                ..match &old {
+                    Some(old) => old.manifest.after(&old.folder, number, if migrates { "migration" } else { "refresh" }),
+                    None => Manifest { number, ..first() },
+                }
             };
             let columns = match plan.columns {
                 Some(columns) => columns,
@@ -316,6 +331,7 @@ impl IndexService {
                 !stop.load(Ordering::Relaxed)
             };
             let generation = match &old {
+                Some(_) if migrates => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
                 // Appending pays while what is new is small beside what is there.
                 Some(old) if old.base.is_some() && added.rows.len() <= old.base_rows() => {
                     let mut dead = old.dead();
@@ -368,15 +384,7 @@ impl IndexService {
         let (counted, stop) = (Arc::clone(&done), Arc::clone(&claim.stop));
         let work = move || -> std::io::Result<Arc<Generation>> {
             let _claim = claim;
-            let manifest = Manifest {
-                number: work_index.next_number(),
-                parent: Some(old.folder.clone()),
-                reason: "compaction".into(),
-                created_ms: now_ms(),
-                measured: None,
-                forced: false,
-                ..old.manifest.clone()
-            };
+            let manifest = old.manifest.after(&old.folder, work_index.next_number(), "compaction");
             let progress = |n: usize| {
                 counted.store(n as u64, Ordering::Relaxed);
                 !stop.load(Ordering::Relaxed)

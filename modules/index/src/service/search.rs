@@ -9,6 +9,7 @@ use brahman_sidecar::{Call, Reply};
 
 use super::IndexService;
 use super::refresh::cores;
+use super::shelf::Index;
 use crate::embedder;
 use crate::filter::{self, Filter};
 use crate::flat::build::in_parallel;
@@ -63,6 +64,7 @@ impl Mode {
 
 /// Everything that the blocking part needs.
 struct Job {
+    index: Arc<Index>,
     generation: Arc<Generation>,
     source: String,
     queries: Vec<Vec<f32>>,
@@ -122,6 +124,11 @@ impl Job {
             _ => in_parallel(self.queries.len(), self.threads, || (), |(), i| near(&self.queries[i])),
         };
         let search = started.elapsed() - filter;
+        if self.mode == Mode::Semantic && !self.how.exact {
+            for (query, found) in self.queries.iter().zip(&found) {
+                self.index.shadow(&self.generation, query, self.how.k, &allowed, found);
+            }
+        }
         let hits = |found: &Vec<Found>| found.iter().map(|f| hit(generation, *f)).collect::<Result<Vec<_>, _>>();
         let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
         Ok(Done { results, filter, search, fetch: started.elapsed() - filter - search })
@@ -207,7 +214,17 @@ impl IndexService {
             how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len() <= APPENDED_INLINE;
         let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine == "flat-hnsw" && short;
         let source = index.parameters.dataset.clone();
-        let job = Job { generation: Arc::clone(&generation), source, queries: checked, text, filter, mode, how, threads };
+        let job = Job {
+            index: Arc::clone(&index),
+            generation: Arc::clone(&generation),
+            source,
+            queries: checked,
+            text,
+            filter,
+            mode,
+            how,
+            threads,
+        };
         let done = if quick {
             // Some tens of microseconds: less than handing it to another thread would take.
             job.run()?

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::folder::Folder;
 use crate::generation::Generation;
+use crate::shadow::Shadow;
 use crate::trials::Journal;
 
 /// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
@@ -42,6 +43,10 @@ pub(super) struct Index {
     busy: Mutex<Option<(&'static str, Arc<AtomicBool>)>>,
     /// Generations that were replaced while somebody read them.
     read: Mutex<Vec<Weak<Generation>>>,
+    /// The check of the promotion that answers.
+    pub(super) shadow: Mutex<Option<Shadow>>,
+    /// Held by the one query that is being checked.
+    pub(super) checking: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The right to change an index; given back when dropped.
@@ -82,7 +87,7 @@ impl Index {
         }
         let held = answering.generation.iter().map(|g| g.folder.clone()).collect();
         folder.collect(&held);
-        Self {
+        let index = Self {
             journal: Mutex::new(Journal::open(path)),
             parameters,
             folder,
@@ -90,7 +95,11 @@ impl Index {
             slot: Arc::default(),
             busy: Mutex::default(),
             read: Mutex::default(),
-        }
+            shadow: Mutex::default(),
+            checking: Arc::default(),
+        };
+        index.watch_promotion();
+        index
     }
 
     /// What answers now, and why it is not what should.
@@ -148,6 +157,8 @@ impl Index {
         };
         lock(&self.read).extend(old.iter().map(Arc::downgrade));
         drop(old);
+        // Going back behind what was refreshed since would lose rows: a new generation ends the check.
+        self.watch_promotion();
         self.tidy();
         generation
     }
@@ -178,27 +189,33 @@ impl Index {
     /// # Errors
     /// `Busy`.
     pub(super) async fn claim(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
-        let slot = match Arc::clone(&self.slot).try_lock_owned() {
-            Ok(slot) => slot,
-            Err(_) => {
-                let busy = lock(&self.busy).clone();
-                match busy {
-                    Some(("compaction", stop)) if what != "compaction" => {
-                        stop.store(true, Ordering::Relaxed);
-                        Arc::clone(&self.slot).lock_owned().await
-                    }
-                    other => {
-                        let name = &self.parameters.name;
-                        let what = other.map_or("being changed", |(what, _)| what);
-                        let message = format!("index `{name}` is busy: {what}; try again when it is done");
-                        return Err(Fault::new("org.brahman.Index.Busy", true, message).with("name", name.clone()));
-                    }
-                }
+        let busy = lock(&self.busy).clone();
+        match busy {
+            Some(("compaction", stop)) if what != "compaction" => {
+                stop.store(true, Ordering::Relaxed);
+                Ok(self.claimed(what, Arc::clone(&self.slot).lock_owned().await))
             }
+            _ => self.claim_now(what),
+        }
+    }
+
+    /// The same for whoever cannot wait for a compaction to end.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(super) fn claim_now(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
+        let Ok(slot) = Arc::clone(&self.slot).try_lock_owned() else {
+            let name = &self.parameters.name;
+            let message = format!("index `{name}` is busy: {}; try again when it is done", self.busy().unwrap_or("being changed"));
+            return Err(Fault::new("org.brahman.Index.Busy", true, message).with("name", name.clone()));
         };
+        Ok(self.claimed(what, slot))
+    }
+
+    fn claimed(self: &Arc<Self>, what: &'static str, slot: OwnedMutexGuard<()>) -> Claim {
         let stop = Arc::new(AtomicBool::new(false));
         *lock(&self.busy) = Some((what, Arc::clone(&stop)));
-        Ok(Claim { index: Arc::clone(self), stop, _slot: slot })
+        Claim { index: Arc::clone(self), stop, _slot: slot }
     }
 }
 

@@ -319,16 +319,8 @@ impl IndexService {
             let index = work_index;
             let challenger = match (config, wanted) {
                 (Some(config), _) => {
-                    let mut manifest = Manifest {
-                        number: index.next_number(),
-                        parent: Some(champion.folder.clone()),
-                        reason: "promotion".into(),
-                        created_ms: now_ms(),
-                        parameters: parameters(&config, &champion.manifest)?,
-                        measured: None,
-                        forced: false,
-                        ..champion.manifest.clone()
-                    };
+                    let mut manifest = champion.manifest.after(&champion.folder, index.next_number(), "promotion");
+                    manifest.parameters = parameters(&config, &champion.manifest)?;
                     manifest.engine = config.engine.unwrap_or_else(|| "flat-hnsw".into());
                     manifest.ef_search = bounded("ef_search", config.ef_search, 1, 65_536, manifest.ef_search)?;
                     let progress = |n: usize| {
@@ -392,7 +384,7 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
     let mut number = champion.manifest.number;
     if promoted {
         number = challenger.manifest.number;
-        let published = index.folder.publish(challenger, Some(challenger_measured.clone()), verdict != "better", "promotion");
+        let published = index.folder.publish(challenger, challenger_measured.clone(), target, verdict != "better");
         index.answer_with(published.map_err(|e| io_fault("publishing the challenger", &e))?);
     } else {
         drop(challenger);

@@ -1,0 +1,22 @@
+//! The mock index: context `test`. The same service beside the mesh's socket, in memory where the system keeps that
+//! folder there (`/run`), with `exact` as its engine unless an index names another.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use brahman_index::service::IndexService;
+use brahman_sidecar::{Client, Module, ModuleError, run};
+
+fn main() -> ExitCode {
+    run("index-mock", async |module: Module| {
+        // Not the state folder: what is tested there must not be found among what counts.
+        let folder = module.mesh.with_file_name("index-mock");
+        let service = IndexService::open(&folder, &folder.join("index.toml"), Client::new(&module.mesh))
+            .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
+        let service = Arc::new(service.with_engine("exact"));
+        let follower = tokio::spawn(Arc::clone(&service).follow_catalog());
+        let outcome = module.serve(service).await;
+        follower.abort();
+        outcome
+    })
+}

@@ -1,0 +1,90 @@
+//! The shadow check on the mesh: which live queries are searched again, exactly, and going back when a promise is broken.
+
+use std::sync::Arc;
+
+use brahman_card::interface::index::ShadowInfo;
+
+use super::shelf::{Index, lock, on_own_thread};
+use crate::flat::store::Found;
+use crate::folder::Pointer;
+use crate::generation::{Allowed, Generation, How};
+use crate::shadow::{Shadow, Verdict};
+use crate::trials::TIE;
+
+impl Index {
+    /// Begins the check if what answers was promoted and not by force; it begins anew with every start of the module.
+    pub(super) fn watch_promotion(&self) {
+        let pointer = self.folder.pointer().ok().flatten();
+        let promoted = |p: &Pointer| p.reason == "promotion";
+        let watched = self.generation().filter(|g| pointer.is_some_and(|p| promoted(&p) && p.generation == g.folder));
+        let target = watched.as_ref().and_then(|g| g.manifest.target_recall.filter(|_| !g.manifest.forced));
+        *lock(&self.shadow) = watched.zip(target).map(|(g, target)| Shadow::new(&g.folder, target));
+    }
+
+    /// What the check has come to.
+    pub(super) fn shadow_info(&self) -> Option<ShadowInfo> {
+        lock(&self.shadow).as_ref().map(|shadow| ShadowInfo {
+            verdict: match shadow.verdict {
+                Verdict::Open => "open",
+                Verdict::Kept => "kept",
+                Verdict::Broken => "broken",
+            }
+            .into(),
+            checked: shadow.measure.recalls.len() as u64,
+            recall: shadow.measure.recall(),
+            target: shadow.target,
+        })
+    }
+
+    /// Hears of a live query and its answer; checks some, one at a time, at the lowest priority.
+    pub(super) fn shadow(self: &Arc<Self>, generation: &Arc<Generation>, query: &[f32], k: usize, allowed: &Allowed, found: &[Found]) {
+        {
+            let mut shadow = lock(&self.shadow);
+            let Some(shadow) = shadow.as_mut().filter(|s| s.generation == generation.folder) else { return };
+            if !shadow.samples() {
+                return;
+            }
+        }
+        let Ok(turn) = Arc::clone(&self.checking).try_lock_owned() else { return };
+        let (index, generation, query, allowed) = (Arc::clone(self), Arc::clone(generation), query.to_vec(), allowed.clone());
+        let scores: Vec<f32> = found.iter().map(|f| f.score).collect();
+        let work = move || {
+            let how = How { k, exact: true, threads: 1, ..How::default() };
+            let truth = generation.search(&query, &how, &allowed);
+            let Some(floor) = truth.last().map(|f| f.score - TIE) else { return };
+            let recall = scores.iter().filter(|score| **score >= floor).count().min(truth.len()) as f64 / truth.len() as f64;
+            let verdict = lock(&index.shadow).as_mut().filter(|s| s.generation == generation.folder).and_then(|s| s.add(recall));
+            drop(turn);
+            if verdict == Some(Verdict::Broken) {
+                index.go_back(&generation);
+            }
+        };
+        drop(on_own_thread(true, work));
+    }
+
+    /// Lets the generation before answer again.
+    fn go_back(self: &Arc<Self>, broken: &Generation) {
+        let Some(info) = self.shadow_info() else { return };
+        let name = &self.parameters.name;
+        let reason = format!("shadow check: recall {:.4} of {} live queries, promised {}", info.recall, info.checked, info.target);
+        let back = || -> Result<(), String> {
+            let claim = self.claim_now("rollback").map_err(|fault| fault.to_string())?;
+            if self.generation().is_none_or(|g| g.folder != broken.folder) {
+                return Ok(());
+            }
+            let parent = broken.manifest.parent.as_ref().ok_or("there is no generation before")?;
+            let before = self.folder.load(parent, None).map_err(|e| e.to_string())?;
+            self.folder.point(parent, &reason).map_err(|e| e.to_string())?;
+            let number = before.manifest.number;
+            self.answer_with(before);
+            drop(claim);
+            tracing::warn!(index = name, "{reason}; generation {number} answers again, in place of {}", broken.manifest.number);
+            Ok(())
+        };
+        if let Err(why) = back() {
+            tracing::error!(index = name, "{reason}; going back failed: {why}");
+            // Checked anew: the next verdict tries again.
+            *lock(&self.shadow) = Some(Shadow::new(&broken.folder, info.target));
+        }
+    }
+}
