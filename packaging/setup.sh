@@ -10,6 +10,10 @@ command -v make >/dev/null || missing+=(make)
 command -v python3 >/dev/null || missing+=(python3)
 command -v python3 >/dev/null && ! python3 -m pip --version >/dev/null 2>&1 && missing+=(python3-pip)
 command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1 && missing+=(python3-venv)
+# Real servers for the tests; each test starts a private one.
+found() { for path in "$@"; do [ -x "$path" ] && return 0; done; return 1; }
+found /usr/lib/postgresql/*/bin/initdb /usr/local/bin/initdb /usr/bin/initdb || missing+=(postgresql)
+command -v psql >/dev/null || missing+=(postgresql-client)
 
 if [ ${#missing[@]} -gt 0 ]; then
     install="apt-get install -y ${missing[*]}"

@@ -184,7 +184,8 @@ fn every_idl_text_agrees_with_its_rust_types() {
     check(
         &ingest::INTERFACE,
         &[
-            ("Files", schema::<ingest::FilesIn>(), schema::<ingest::FilesOut>()),
+            ("Files", schema::<ingest::FilesIn>(), schema::<ingest::IngestOut>()),
+            ("Postgres", schema::<ingest::TableIn>(), schema::<ingest::IngestOut>()),
             ("Runs", none(), schema::<ingest::RunsOut>()),
             ("Cancel", schema::<ingest::CancelIn>(), schema::<ingest::CancelOut>()),
         ],

@@ -20,6 +20,9 @@ type Column (name: string, arrow_type: string, source_type: string, nulls_made: 
 # A file or a row that was left out, and why. Of many, the first hundred are named and all are counted.
 type Quarantine (source: string, row: ?int, reason: string)
 
+# A column that is not as in the generation before; without `was` it is new, without `now` it is gone.
+type Drift (column: string, was: ?string, now: ?string)
+
 type Run (run_id: string, dataset: string, state: string, rows: int, bytes: int, started_ms: int, seconds: float, error: ?string)
 
 # Reads text, Markdown and source files (a row a file), or CSV or JSONL (a row a record); folders are walked, and
@@ -37,6 +40,41 @@ method Files(dataset: string, paths: []string, format: ?string) -> (
   quarantined: ?int,
   quarantine: ?[]Quarantine,
   pii: ?object,
+  mode: ?string,
+  parallel: ?int,
+  notes: ?[]string,
+  drift: ?[]Drift,
+  seconds: ?float
+)
+
+# Reads a table or a query in one snapshot. `dsn` is a URL, with an sslmode as libpq knows it, or secret:NAME. Several workers
+# read ranges of pages where the server can; `notes` says why not. With `more` it reports progress first.
+method Postgres(
+  dataset: string,
+  dsn: string,
+  table: ?string,
+  query: ?string,
+  mode: ?string,
+  parallel: ?int,
+  deadline_s: ?int,
+  stall_s: ?int
+) -> (
+  phase: string,
+  rows: int,
+  bytes: int,
+  rows_per_s: float,
+  run_id: ?string,
+  dataset: ?string,
+  generation: ?int,
+  objects: ?[]Object,
+  columns: ?[]Column,
+  quarantined: ?int,
+  quarantine: ?[]Quarantine,
+  pii: ?object,
+  mode: ?string,
+  parallel: ?int,
+  notes: ?[]string,
+  drift: ?[]Drift,
   seconds: ?float
 )
 
@@ -49,6 +87,8 @@ method Cancel(run_id: string) -> (cancelled: bool)
 # No rows could be read; nothing was published.
 error NothingToRead (message: string, retryable: bool)
 error BadSource (message: string, retryable: bool, source: string)
+# The server, or the way to it, or the disk, failed in the middle; nothing was published.
+error SourceFailed (message: string, retryable: bool, source: string)
 error Cancelled (message: string, retryable: bool)
 ",
 };
@@ -65,6 +105,53 @@ pub struct FilesIn {
     pub format: Option<String>,
 }
 
+/// Parameters of `Postgres`.
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct TableIn {
+    /// Name of the dataset to write.
+    pub dataset: String,
+    /// URL of the database, or `secret:NAME`.
+    pub dsn: String,
+    /// A table, as SQL would name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Or a SELECT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// `full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Workers at most; one a core unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u64>,
+    /// Seconds for which the snapshot may be held; 3,600 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_s: Option<u64>,
+    /// Seconds for which the server may send nothing; 300 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_s: Option<u64>,
+}
+
+impl std::fmt::Debug for TableIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The DSN may hold a password.
+        f.debug_struct("TableIn").field("dataset", &self.dataset).field("table", &self.table).finish_non_exhaustive()
+    }
+}
+
+/// A column that is not as in the generation before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Drift {
+    /// Its name.
+    pub column: String,
+    /// Arrow type before; absent if it is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
+    /// Arrow type now; absent if it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
+}
+
 /// A file or a row that was left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Quarantine {
@@ -77,9 +164,9 @@ pub struct Quarantine {
     pub reason: String,
 }
 
-/// Replies of `Files`: progress has the first four fields, the last reply all.
+/// Replies of `Files` and `Postgres`: progress has the first four fields, the last reply all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct FilesOut {
+pub struct IngestOut {
     /// `scan`, `read`, `commit` or `done`.
     pub phase: String,
     /// Rows so far.
@@ -112,6 +199,18 @@ pub struct FilesOut {
     /// PII report by column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pii: Option<serde_json::Value>,
+    /// How a table was read: `full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Workers that read a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u64>,
+    /// What a person should know: why one worker read what several could have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<Vec<String>>,
+    /// Columns that are not as in the generation before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Vec<Drift>>,
     /// From call to committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{self, GetOut};
-use brahman_card::interface::ingest::{FilesIn, FilesOut};
+use brahman_card::interface::ingest::{FilesIn, IngestOut, TableIn};
+use clap::Args;
+use serde::Serialize;
 
 use super::{get, stream};
 use crate::output::{Output, Tone, bytes, duration};
@@ -17,9 +19,42 @@ pub(crate) async fn ingest_files(
     output: &Output,
 ) -> anyhow::Result<()> {
     let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
-    let bar = output.spinner("reading");
     let ask = FilesIn { dataset: dataset.to_owned(), paths, format };
-    let out: FilesOut = stream(socket, "org.brahman.Ingest.Files", &ask, |p: &FilesOut| {
+    ingest(socket, "Files", &ask, dataset, output).await
+}
+
+/// Where a table is and how it is read.
+#[derive(Args, Debug)]
+pub(crate) struct Table {
+    /// URL of the database, or secret:NAME. A password in it would be seen by whoever lists processes: rather name a secret
+    #[arg(long, env = "BRAHMAN_DSN", hide_env_values = true)]
+    dsn: String,
+    /// A table or view, as SQL names it
+    #[arg(long, required_unless_present = "query", conflicts_with = "query")]
+    table: Option<String>,
+    /// Or a SELECT
+    #[arg(long)]
+    query: Option<String>,
+    /// Workers at most [default: one a core]
+    #[arg(long)]
+    parallel: Option<u64>,
+    /// Seconds for which the snapshot may be held [default: 3600]
+    #[arg(long, value_name = "S")]
+    deadline: Option<u64>,
+    /// Seconds for which the server may send nothing [default: 300]
+    #[arg(long, value_name = "S")]
+    stall: Option<u64>,
+}
+
+pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, table: Table, output: &Output) -> anyhow::Result<()> {
+    let Table { dsn, table, query, parallel, deadline, stall } = table;
+    let ask = TableIn { dataset: dataset.clone(), dsn, table, query, mode: None, parallel, deadline_s: deadline, stall_s: stall };
+    ingest(socket, method, &ask, &dataset, output).await
+}
+
+async fn ingest<P: Serialize>(socket: &Path, method: &str, ask: &P, dataset: &str, output: &Output) -> anyhow::Result<()> {
+    let bar = output.spinner("reading");
+    let out: IngestOut = stream(socket, &format!("org.brahman.Ingest.{method}"), ask, |p: &IngestOut| {
         bar.set_message(format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s));
     })
     .await?;
@@ -28,15 +63,32 @@ pub(crate) async fn ingest_files(
         output.print_json(&out);
         return Ok(());
     }
-    let generation = out.generation.unwrap_or(0);
+    let workers = out.parallel.filter(|n| *n > 1).map(|n| format!(" by {n} workers")).unwrap_or_default();
     output.line(&format!(
-        "{dataset} generation {generation}: {} rows from {} in {}",
+        "{dataset} generation {}: {} rows from {} in {}{workers}",
+        out.generation.unwrap_or(0),
         out.rows,
         bytes(out.bytes),
         duration(out.seconds.unwrap_or(0.0))
     ));
     for object in out.objects.iter().flatten() {
         output.line(&format!("  {} rows, {}  {}", object.rows, bytes(object.bytes), object.url));
+    }
+    out.notes.iter().flatten().for_each(|note| output.line(&format!("  {note}")));
+    for column in out.columns.iter().flatten().filter(|c| c.nulls_made > 0) {
+        let words = format!(
+            "{} of `{}` ({}) cannot be held by {} and became NULL",
+            column.nulls_made, column.name, column.source_type, column.arrow_type
+        );
+        output.line(&output.paint(&words, Tone::Busy));
+    }
+    for drift in out.drift.iter().flatten() {
+        let words = match (&drift.was, &drift.now) {
+            (Some(was), Some(now)) => format!("column `{}` was {was} and is {now}", drift.column),
+            (None, Some(now)) => format!("column `{}` ({now}) is new", drift.column),
+            (_, None) => format!("column `{}` is gone", drift.column),
+        };
+        output.line(&output.paint(&words, Tone::Busy));
     }
     let quarantined = out.quarantined.unwrap_or(0);
     if quarantined > 0 {

@@ -1,13 +1,19 @@
 //! Sources into Parquet, committed to the catalog.
 //!
-//! [`source`] finds what to read; [`documents`] and [`tables`] turn it into Arrow batches; [`sink`] writes Parquet,
-//! durably; [`service`] speaks `org.brahman.Ingest` and commits.
+//! [`service`] speaks `org.brahman.Ingest`; a [`run`] has progress, can be cancelled, and commits at its end. [`files`] are
+//! found by [`source`] and turned into Arrow batches by [`documents`] and [`tables`]; [`postgres`] reads tables of a server
+//! that a [`dsn`] names, by [`tls`] if asked; [`sink`] writes Parquet, durably.
 //!
 //! Invariants: memory does not grow with the source; what cannot be read is counted and named; nothing is visible to
-//! readers before the catalog's commit.
+//! readers before the catalog's commit; no password is in a log, an error or a manifest.
 
 pub mod documents;
+pub mod dsn;
+pub mod files;
+pub mod postgres;
+pub mod run;
 pub mod service;
 pub mod sink;
 pub mod source;
 pub mod tables;
+pub mod tls;

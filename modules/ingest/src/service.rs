@@ -1,63 +1,38 @@
-//! `org.brahman.Ingest`: runs, their progress, and the commit.
+//! `org.brahman.Ingest`: which reader a call wants.
 
-use std::collections::VecDeque;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
 
-use arrow_schema::SchemaRef;
-use brahman_card::interface::catalog::{Column, CommitIn, CommitOut, LocationIn, LocationOut, Object};
-use brahman_card::interface::ingest::{self, CancelIn, CancelOut, FilesIn, FilesOut, Quarantine, Run, RunsOut};
+use brahman_card::interface::ingest::{self, CancelIn, CancelOut, FilesIn, RunsOut, TableIn};
 use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, CallOptions, Client, Reply, Service};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use brahman_sidecar::{Call, Client, Reply, Service};
 
-use crate::documents::{self, Batcher};
-use crate::sink::Sink;
-use crate::source::{self, File, Format, SourceError};
-use crate::tables;
+use crate::dsn::Dsn;
+use crate::files::{self, bad_source};
+use crate::postgres;
+use crate::run::{Read, Runs, cancelled};
+use crate::source::Format;
 
-/// Runs remembered.
-const RUNS_MAX: usize = 100;
-/// Quarantined rows and files that are named; all are counted.
-const NAMED_MAX: usize = 100;
-/// Between two progress replies.
-const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Most workers of one read.
+const PARALLEL_MAX: u64 = 64;
+/// How long a snapshot is held unless the caller says otherwise: it keeps the server from cleaning up behind it.
+const DEADLINE_S: u64 = 3600;
+/// How long the server may send nothing unless the caller says otherwise: a query may sort for minutes before its first row.
+const STALL_S: u64 = 300;
+/// Longest of both.
+const SECONDS_MAX: u64 = 7 * 86_400;
 
 /// The service.
 #[derive(Debug)]
 pub struct IngestService {
-    client: Client,
-    runs: Arc<Mutex<VecDeque<(Run, CancellationToken)>>>,
-}
-
-/// How far a run is.
-#[derive(Clone, Copy, Debug, Default)]
-struct Progress {
-    phase: &'static str,
-    rows: u64,
-    bytes: u64,
-}
-
-/// What a run has read.
-struct Read {
-    object: Object,
-    columns: Vec<Column>,
-    quarantined: u64,
-    quarantine: Vec<Quarantine>,
+    runs: Runs,
 }
 
 impl IngestService {
     /// A service that commits through this client.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, runs: Arc::default() }
-    }
-
-    fn runs(&self) -> MutexGuard<'_, VecDeque<(Run, CancellationToken)>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { runs: Runs::new(client) }
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
@@ -66,100 +41,68 @@ impl IngestService {
         if paths.is_empty() {
             return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
         }
-        let run_id = ulid::Ulid::generate().to_string();
-        let cancel = CancellationToken::new();
-        // Dropped with this future: a hang-up cancels the run.
-        let _cancel_on_drop = cancel.clone().drop_guard();
-        let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
-        let run = Run {
-            run_id: run_id.clone(),
-            dataset: dataset.clone(),
-            state: "running".into(),
-            rows: 0,
-            bytes: 0,
-            started_ms,
-            seconds: 0.0,
-            error: None,
-        };
-        {
-            let mut runs = self.runs();
-            runs.push_front((run, cancel.clone()));
-            runs.truncate(RUNS_MAX);
-        }
-        let started = Instant::now();
-        let (progress, watching) = watch::channel(Progress { phase: "scan", ..Progress::default() });
-        let outcome = self.run(call, &dataset, &run_id, paths, format, &cancel, progress, watching.clone(), started).await;
-        let last = *watching.borrow();
-        if let Some((run, _)) = self.runs().iter_mut().find(|(run, _)| run.run_id == run_id) {
-            (run.rows, run.bytes, run.seconds) = (last.rows, last.bytes, started.elapsed().as_secs_f64());
-            run.state = match &outcome {
-                Ok(_) => "done",
-                Err(_) if cancel.is_cancelled() => "cancelled",
-                Err(_) => "failed",
-            }
-            .into();
-            run.error = outcome.as_ref().err().map(|f| f.message().to_owned());
-        }
-        Reply::of(&outcome?)
+        let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
+        self.runs.carry_out(call, &dataset, move |place, progress, cancel| files::read(&paths, format, place, progress, cancel)).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one run's facts, used once")]
-    async fn run(
-        &self,
-        call: &Call,
-        dataset: &str,
-        run_id: &str,
-        paths: Vec<String>,
-        format: Option<String>,
-        cancel: &CancellationToken,
-        progress: watch::Sender<Progress>,
-        watching: watch::Receiver<Progress>,
-        started: Instant,
-    ) -> Result<FilesOut, Fault> {
-        let options = CallOptions::default();
-        let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
-        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned() };
-        let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
-        let folder = PathBuf::from(&place.path);
-        let mut inputs: Vec<String> = paths.iter().map(|p| format!("file://{p}")).collect();
-        inputs.truncate(NAMED_MAX);
-        let (token, prefix, target) = (cancel.clone(), place.key_prefix.clone(), folder.clone());
-        let mut reading = tokio::task::spawn_blocking(move || read(&paths, format, &target, &prefix, &progress, &token));
-        let read = loop {
-            tokio::select! {
-                done = &mut reading => break done.map_err(|e| Fault::internal(e.to_string()))?,
-                () = tokio::time::sleep(PROGRESS_EVERY), if call.more => {
-                    let now = *watching.borrow();
-                    call.send(&report(now, started)).await?;
-                }
-            }
+    async fn postgres(&self, call: &Call) -> Result<Reply, Fault> {
+        let ask: TableIn = call.parameters()?;
+        let (dsn, how) = connection(call, &ask, &["postgres", "postgresql"])?;
+        let what = match (ask.table, ask.query) {
+            (Some(table), None) => postgres::What::Table(table),
+            (None, Some(query)) => postgres::What::Query(query),
+            _ => return Err(Fault::invalid_parameter("table, query", "expected exactly one of them")),
         };
-        let read = read.inspect_err(|_| {
-            // Nothing of it was published; the catalog clears what a crash leaves.
-            let _ = std::fs::remove_dir_all(&folder);
-        })?;
-        let commit = CommitIn {
-            name: dataset.to_owned(),
-            run_id: run_id.to_owned(),
-            objects: vec![read.object.clone()],
-            columns: read.columns.clone(),
-            inputs,
-            producer: concat!("brahman-ingest/", env!("CARGO_PKG_VERSION")).to_owned(),
+        let read = move |place: &crate::run::Place, progress: &_, cancel: &_| {
+            let done = postgres::read(&dsn, &what, &how, &place.folder, &place.prefix, progress, cancel).map_err(failed)?;
+            Ok(Read {
+                objects: done.objects,
+                columns: done.columns,
+                inputs: vec![done.input],
+                notes: done.notes,
+                parallel: Some(done.parallel as u64),
+                mode: Some("full".into()),
+                ..Read::default()
+            })
         };
-        let committed: CommitOut = self.client.call("org.brahman.Catalog.Commit", &commit, &options).await?.value;
-        let now = Progress { phase: "done", ..*watching.borrow() };
-        Ok(FilesOut {
-            run_id: Some(run_id.to_owned()),
-            dataset: Some(dataset.to_owned()),
-            generation: Some(committed.generation),
-            objects: Some(vec![read.object]),
-            columns: Some(read.columns),
-            quarantined: Some(read.quarantined),
-            quarantine: Some(read.quarantine),
-            pii: None,
-            seconds: Some(started.elapsed().as_secs_f64()),
-            ..report(now, started)
-        })
+        self.runs.carry_out(call, &ask.dataset, read).await
+    }
+}
+
+fn bounded(what: &str, value: Option<u64>, most: u64, default: u64) -> Result<u64, Fault> {
+    match value.unwrap_or(default) {
+        n if (1..=most).contains(&n) => Ok(n),
+        n => Err(Fault::invalid_parameter(what, format!("{n}, expected 1 to {most}"))),
+    }
+}
+
+/// A table's connection and how it is to be read, checked.
+fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, postgres::How), Fault> {
+    // Our own user's secrets and its standing with local servers are not another user's.
+    call.allow_paths()?;
+    if let Some(mode) = ask.mode.as_deref().filter(|mode| *mode != "full") {
+        return Err(Fault::invalid_parameter("mode", format!("`{mode}`, expected full")));
+    }
+    let dsn = Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", e))?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let seconds = |what, value, default| bounded(what, value, SECONDS_MAX, default).map(Duration::from_secs);
+    let how = postgres::How {
+        parallel: usize::try_from(bounded("parallel", ask.parallel, PARALLEL_MAX, cores.min(PARALLEL_MAX))?).unwrap_or(1),
+        deadline: seconds("deadline_s", ask.deadline_s, DEADLINE_S)?,
+        stall: seconds("stall_s", ask.stall_s, STALL_S)?,
+    };
+    Ok((dsn, how))
+}
+
+fn failed(error: postgres::ReadError) -> Fault {
+    use postgres::ReadError;
+    let source =
+        |name: &'static str, retryable: bool| Fault::new(name, retryable, format!("{error}; nothing was published")).with("source", "");
+    match &error {
+        ReadError::Cancelled => cancelled(),
+        ReadError::Bad(_) | ReadError::Malformed(_) => source("org.brahman.Ingest.BadSource", false),
+        ReadError::Server(_) => source("org.brahman.Ingest.SourceFailed", true),
+        ReadError::Io(_) => source("org.brahman.Ingest.SourceFailed", false),
     }
 }
 
@@ -171,141 +114,13 @@ impl Service for IngestService {
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         match call.method() {
             "Files" => self.files(&call).await,
-            "Runs" => Reply::of(&RunsOut { runs: self.runs().iter().map(|(run, _)| run.clone()).collect() }),
+            "Postgres" => self.postgres(&call).await,
+            "Runs" => Reply::of(&RunsOut { runs: self.runs.list() }),
             "Cancel" => {
                 let CancelIn { run_id } = call.parameters()?;
-                let runs = self.runs();
-                let found = runs.iter().find(|(run, _)| run.run_id == run_id && run.state == "running");
-                if let Some((_, token)) = found {
-                    token.cancel();
-                }
-                Reply::of(&CancelOut { cancelled: found.is_some() })
+                Reply::of(&CancelOut { cancelled: self.runs.cancel(&run_id) })
             }
             _ => Err(call.unknown()),
         }
     }
-}
-
-fn report(now: Progress, started: Instant) -> FilesOut {
-    let seconds = started.elapsed().as_secs_f64().max(1e-9);
-    FilesOut { phase: now.phase.into(), rows: now.rows, bytes: now.bytes, rows_per_s: now.rows as f64 / seconds, ..FilesOut::default() }
-}
-
-fn bad_source(error: SourceError) -> Fault {
-    let SourceError::Bad { path, .. } = &error;
-    let source = path.clone();
-    Fault::new("org.brahman.Ingest.BadSource", false, error.to_string()).with("source", source)
-}
-
-fn failed(error: &io::Error) -> Fault {
-    match error.kind() {
-        io::ErrorKind::Interrupted => Fault::new("org.brahman.Ingest.Cancelled", false, "the run was cancelled; nothing was published"),
-        _ => Fault::new("org.brahman.Ingest.BadSource", false, format!("{error}; nothing was published")).with("source", ""),
-    }
-}
-
-/// Reads everything into one Parquet object. Blocks.
-fn read(
-    paths: &[String],
-    format: Format,
-    folder: &Path,
-    prefix: &str,
-    progress: &watch::Sender<Progress>,
-    cancel: &CancellationToken,
-) -> Result<Read, Fault> {
-    let files = source::files(paths).map_err(bad_source)?;
-    let mut quarantined = 0;
-    let mut quarantine = Vec::new();
-    let mut bad = |path: &Path, row: Option<u64>, reason: String| {
-        quarantined += 1;
-        if quarantine.len() < NAMED_MAX {
-            quarantine.push(Quarantine { source: path.display().to_string(), row, reason });
-        }
-    };
-    progress.send_modify(|p| p.phase = "read");
-    let mut sink: Option<Sink> = None;
-    let mut schema: Option<SchemaRef> = None;
-    let outcome = match format {
-        Format::Documents => read_documents(&files, folder, prefix, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)),
-        Format::Csv | Format::Jsonl => {
-            let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
-            let how = if format == Format::Csv { tables::csv } else { tables::jsonl };
-            let slot = std::cell::RefCell::new(&mut sink);
-            how(
-                &paths,
-                &mut |s| {
-                    **slot.borrow_mut() = Some(Sink::create(folder, prefix, s)?);
-                    Ok(())
-                },
-                &mut |batch, bytes| {
-                    if cancel.is_cancelled() {
-                        return Err(io::ErrorKind::Interrupted.into());
-                    }
-                    if let Some(sink) = slot.borrow_mut().as_mut() {
-                        sink.write(&batch)?;
-                        progress.send_modify(|p| (p.rows, p.bytes) = (sink.rows(), p.bytes + bytes));
-                    }
-                    schema.get_or_insert_with(|| batch.schema());
-                    Ok(())
-                },
-                &mut |path, row, why| bad(path, Some(row), why),
-            )
-        }
-    };
-    outcome.map_err(|e| failed(&e))?;
-    let nothing = || {
-        Fault::new(
-            "org.brahman.Ingest.NothingToRead",
-            false,
-            format!("no rows could be read from {} files; nothing was published", files.len()),
-        )
-    };
-    let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
-    let schema = schema.unwrap_or_else(documents::schema);
-    progress.send_modify(|p| p.phase = "commit");
-    let object = sink.finish().map_err(|e| failed(&e))?;
-    let source_type = match format {
-        Format::Documents => "file",
-        Format::Csv => "csv",
-        Format::Jsonl => "json",
-    };
-    let columns = schema.fields().iter().map(|f| Column {
-        name: f.name().clone(),
-        arrow_type: f.data_type().to_string(),
-        source_type: source_type.into(),
-        nulls_made: 0,
-    });
-    Ok(Read { object, columns: columns.collect(), quarantined, quarantine })
-}
-
-fn read_documents(
-    files: &[File],
-    folder: &Path,
-    prefix: &str,
-    progress: &watch::Sender<Progress>,
-    cancel: &CancellationToken,
-    slot: &mut Option<Sink>,
-    bad: &mut dyn FnMut(&Path, String),
-) -> io::Result<()> {
-    let mut sink = Sink::create(folder, prefix, documents::schema())?;
-    let mut batcher = Batcher::default();
-    for file in files {
-        if cancel.is_cancelled() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        match documents::read(file) {
-            Ok(document) => {
-                progress.send_modify(|p| (p.rows, p.bytes) = (p.rows + 1, p.bytes + document.len()));
-                if let Some(batch) = batcher.push(document).map_err(io::Error::other)? {
-                    sink.write(&batch)?;
-                }
-            }
-            Err(why) => bad(&file.path, why),
-        }
-    }
-    if let Some(batch) = batcher.finish().map_err(io::Error::other)? {
-        sink.write(&batch)?;
-    }
-    *slot = Some(sink);
-    Ok(())
 }

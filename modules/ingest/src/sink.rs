@@ -1,24 +1,35 @@
 //! Writing Parquet so that it is on disk, whole, before anybody is told of it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{DataType, SchemaRef};
 use brahman_card::interface::catalog::Object;
 use brahman_storage::{atomic, digest};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 
 /// A row group is closed once it holds about this much: small enough to hold in memory, large enough to compress.
-const ROW_GROUP_BYTES: usize = 32 << 20;
+const ROW_GROUP_BYTES: usize = 16 << 20;
+/// A column whose first rows hold more distinct values than this share gets no dictionary: it would be built and thrown away.
+const DISTINCT_SHARE: f64 = 0.5;
+/// Rows looked at for that.
+const SAMPLED_ROWS: usize = 4096;
 
 /// One Parquet object while it is written.
 #[derive(Debug)]
 pub struct Sink {
-    writer: ArrowWriter<File>,
+    /// Opened with the first rows, for they say how columns are best encoded.
+    writer: Option<ArrowWriter<File>>,
+    file: File,
+    schema: SchemaRef,
     path: PathBuf,
     key: String,
     rows: u64,
@@ -30,16 +41,32 @@ fn other(error: parquet::errors::ParquetError) -> io::Error {
 }
 
 impl Sink {
-    /// Opens `part-0.parquet` in a run's folder.
+    /// Creates `part-<part>.parquet` in a run's folder.
     ///
     /// # Errors
     /// As the file system gives them.
-    pub fn create(folder: &Path, key_prefix: &str, schema: SchemaRef) -> io::Result<Self> {
-        let level = ZstdLevel::try_new(3).map_err(other)?;
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
-        let path = folder.join("part-0.parquet");
-        let writer = ArrowWriter::try_new(File::create(&path)?, schema, Some(properties)).map_err(other)?;
-        Ok(Self { writer, path, key: format!("{key_prefix}/part-0.parquet"), rows: 0 })
+    pub fn create(folder: &Path, key_prefix: &str, part: usize, schema: SchemaRef) -> io::Result<Self> {
+        let path = folder.join(format!("part-{part}.parquet"));
+        Ok(Self { writer: None, file: File::create(&path)?, schema, path, key: format!("{key_prefix}/part-{part}.parquet"), rows: 0 })
+    }
+
+    fn writer(&mut self, first: Option<&RecordBatch>) -> io::Result<&mut ArrowWriter<File>> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => {
+                let level = ZstdLevel::try_new(1).map_err(other)?;
+                let mut properties = WriterProperties::builder().set_compression(Compression::ZSTD(level));
+                for (column, kind) in first.iter().flat_map(|batch| distinct_columns(batch)) {
+                    let path = ColumnPath::from(column);
+                    properties = properties.set_column_dictionary_enabled(path.clone(), false);
+                    if kind.is_integer() || matches!(kind, DataType::Timestamp(..)) {
+                        properties = properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+                    }
+                }
+                ArrowWriter::try_new(self.file.try_clone()?, Arc::clone(&self.schema), Some(properties.build())).map_err(other)?
+            }
+        };
+        Ok(self.writer.insert(writer))
     }
 
     /// Adds rows.
@@ -47,11 +74,12 @@ impl Sink {
     /// # Errors
     /// As the file system gives them.
     pub fn write(&mut self, batch: &RecordBatch) -> io::Result<()> {
-        self.writer.write(batch).map_err(other)?;
-        self.rows += batch.num_rows() as u64;
-        if self.writer.in_progress_size() > ROW_GROUP_BYTES {
-            self.writer.flush().map_err(other)?;
+        let writer = self.writer(Some(batch))?;
+        writer.write(batch).map_err(other)?;
+        if writer.in_progress_size() > ROW_GROUP_BYTES {
+            writer.flush().map_err(other)?;
         }
+        self.rows += batch.num_rows() as u64;
         Ok(())
     }
 
@@ -65,10 +93,10 @@ impl Sink {
     ///
     /// # Errors
     /// As the file system gives them.
-    pub fn finish(self) -> io::Result<Object> {
-        let Self { mut writer, path, key, rows } = self;
-        writer.finish().map_err(other)?;
-        writer.inner().sync_all()?;
+    pub fn finish(mut self) -> io::Result<Object> {
+        self.writer(None)?.finish().map_err(other)?;
+        let Self { file, path, key, rows, .. } = self;
+        file.sync_all()?;
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         // The run's folder is new: its own name has to last as well.
         atomic::sync_dir(folder)?;
@@ -76,4 +104,24 @@ impl Sink {
         let (sha256, bytes) = digest::sha256_file(&path)?;
         Ok(Object { bucket: "primary".into(), key, url: format!("file://{}", path.display()), rows, bytes, sha256 })
     }
+}
+
+/// Columns of numbers or text whose values are mostly distinct.
+fn distinct_columns(batch: &RecordBatch) -> Vec<(Vec<String>, DataType)> {
+    let rows = batch.num_rows().min(SAMPLED_ROWS);
+    let mostly = |column: &ArrayRef| {
+        let sample = column.slice(0, rows);
+        let data = sample.to_data();
+        let distinct = match (sample.data_type().primitive_width(), sample.as_string_opt::<i32>()) {
+            (Some(width), _) => {
+                let bytes = &data.buffers()[0].as_slice()[data.offset() * width..][..rows * width];
+                bytes.chunks_exact(width).collect::<HashSet<_>>().len()
+            }
+            (None, Some(texts)) => texts.iter().collect::<HashSet<_>>().len(),
+            _ => 0,
+        };
+        distinct as f64 > DISTINCT_SHARE * rows as f64
+    };
+    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+    fields.filter(|(_, column)| mostly(column)).map(|(f, _)| (vec![f.name().clone()], f.data_type().clone())).collect()
 }

@@ -4,12 +4,14 @@
 //! * [`cas`]: the content-addressed store: sharded, fsynced, verified on read, bounded.
 //! * [`digest`]: SHA-256 in hex, of bytes and of files.
 //! * [`log`]: an append-only journal: whole lines or nothing, damage quarantined.
+//! * [`secrets`]: connection URLs and passwords by name, from a file that only its owner can read.
 //! * [`Steps`]: where tests stop a program as if it were killed.
 
 pub mod atomic;
 pub mod cas;
 pub mod digest;
 pub mod log;
+pub mod secrets;
 mod steps;
 
 pub use steps::Steps;

@@ -8,7 +8,7 @@ use brahman_card::ModuleState;
 use brahman_tests::{Mesh, Setup, repository, shipped};
 use serde_json::{Value, json};
 
-fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     let folder =
         std::env::var_os("BRAHMAN_TEST_TOOLS").expect("BRAHMAN_TEST_TOOLS is not set: run `make test`, which installs the foreign clients");
     let path = PathBuf::from(folder).join("bin").join(name);

@@ -7,5 +7,6 @@ mod index;
 mod person;
 mod supervision;
 mod survive;
+mod tables;
 mod tidy;
 mod wire;

@@ -1,0 +1,145 @@
+//! Files into one Parquet object: which reader, what is left out, and why.
+
+use std::io;
+use std::path::Path;
+
+use arrow_schema::SchemaRef;
+use brahman_card::Fault;
+use brahman_card::interface::catalog::Column;
+use brahman_card::interface::ingest::Quarantine;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::documents::{self, Batcher};
+use crate::run::{Place, Progress, Read};
+use crate::sink::Sink;
+use crate::source::{self, File, Format, SourceError};
+use crate::tables;
+
+/// Quarantined rows and files that are named, and inputs; all are counted.
+const NAMED_MAX: usize = 100;
+
+/// What is wrong with a path.
+#[must_use]
+pub fn bad_source(error: SourceError) -> Fault {
+    let SourceError::Bad { path, .. } = &error;
+    let source = path.clone();
+    Fault::new("org.brahman.Ingest.BadSource", false, error.to_string()).with("source", source)
+}
+
+fn failed(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::Interrupted => crate::run::cancelled(),
+        _ => Fault::new("org.brahman.Ingest.BadSource", false, format!("{error}; nothing was published")).with("source", ""),
+    }
+}
+
+/// Reads everything into one Parquet object. Blocks.
+///
+/// # Errors
+/// If nothing can be read, or the disk refuses.
+pub fn read(
+    paths: &[String],
+    format: Format,
+    place: &Place,
+    progress: &watch::Sender<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Read, Fault> {
+    let (folder, prefix) = (place.folder.as_path(), place.prefix.as_str());
+    let files = source::files(paths).map_err(bad_source)?;
+    let mut quarantined = 0;
+    let mut quarantine = Vec::new();
+    let mut bad = |path: &Path, row: Option<u64>, reason: String| {
+        quarantined += 1;
+        if quarantine.len() < NAMED_MAX {
+            quarantine.push(Quarantine { source: path.display().to_string(), row, reason });
+        }
+    };
+    progress.send_modify(|p| p.phase = "read");
+    let mut sink: Option<Sink> = None;
+    let mut schema: Option<SchemaRef> = None;
+    let outcome = match format {
+        Format::Documents => read_documents(&files, folder, prefix, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)),
+        Format::Csv | Format::Jsonl => {
+            let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
+            let how = if format == Format::Csv { tables::csv } else { tables::jsonl };
+            let slot = std::cell::RefCell::new(&mut sink);
+            how(
+                &paths,
+                &mut |s| {
+                    **slot.borrow_mut() = Some(Sink::create(folder, prefix, 0, s)?);
+                    Ok(())
+                },
+                &mut |batch, bytes| {
+                    if cancel.is_cancelled() {
+                        return Err(io::ErrorKind::Interrupted.into());
+                    }
+                    if let Some(sink) = slot.borrow_mut().as_mut() {
+                        sink.write(&batch)?;
+                        progress.send_modify(|p| (p.rows, p.bytes) = (sink.rows(), p.bytes + bytes));
+                    }
+                    schema.get_or_insert_with(|| batch.schema());
+                    Ok(())
+                },
+                &mut |path, row, why| bad(path, Some(row), why),
+            )
+        }
+    };
+    outcome.map_err(|e| failed(&e))?;
+    let nothing = || {
+        Fault::new(
+            "org.brahman.Ingest.NothingToRead",
+            false,
+            format!("no rows could be read from {} files; nothing was published", files.len()),
+        )
+    };
+    let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
+    let schema = schema.unwrap_or_else(documents::schema);
+    progress.send_modify(|p| p.phase = "commit");
+    let object = sink.finish().map_err(|e| failed(&e))?;
+    let source_type = match format {
+        Format::Documents => "file",
+        Format::Csv => "csv",
+        Format::Jsonl => "json",
+    };
+    let columns = schema.fields().iter().map(|f| Column {
+        name: f.name().clone(),
+        arrow_type: f.data_type().to_string(),
+        source_type: source_type.into(),
+        nulls_made: 0,
+    });
+    let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
+    Ok(Read { objects: vec![object], columns: columns.collect(), inputs, quarantined, quarantine, ..Read::default() })
+}
+
+fn read_documents(
+    files: &[File],
+    folder: &Path,
+    prefix: &str,
+    progress: &watch::Sender<Progress>,
+    cancel: &CancellationToken,
+    slot: &mut Option<Sink>,
+    bad: &mut dyn FnMut(&Path, String),
+) -> io::Result<()> {
+    let mut sink = Sink::create(folder, prefix, 0, documents::schema())?;
+    let mut batcher = Batcher::default();
+    for file in files {
+        if cancel.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        match documents::read(file) {
+            Ok(document) => {
+                progress.send_modify(|p| (p.rows, p.bytes) = (p.rows + 1, p.bytes + document.len()));
+                if let Some(batch) = batcher.push(document).map_err(io::Error::other)? {
+                    sink.write(&batch)?;
+                }
+            }
+            Err(why) => bad(&file.path, why),
+        }
+    }
+    if let Some(batch) = batcher.finish().map_err(io::Error::other)? {
+        sink.write(&batch)?;
+    }
+    *slot = Some(sink);
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! A run: its progress, its place in a bucket, what it read, and the commit at its end. What is read is the reader's affair.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use brahman_card::Fault;
+use brahman_card::interface::catalog::{self, Column, CommitIn, CommitOut, LocationIn, LocationOut, Object};
+use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
+use brahman_sidecar::{Call, CallOptions, Client, Reply};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Runs remembered.
+const RUNS_MAX: usize = 100;
+/// Between two progress replies.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// `scan`, `read`, `commit` or `done`.
+    pub phase: &'static str,
+    /// Rows so far.
+    pub rows: u64,
+    /// Source bytes so far.
+    pub bytes: u64,
+}
+
+/// Where a run writes.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The run's own folder, there already.
+    pub folder: PathBuf,
+    /// Keys of its objects begin with this.
+    pub prefix: String,
+}
+
+/// What a run has read.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// Durable, in row order.
+    pub objects: Vec<Object>,
+    /// Columns.
+    pub columns: Vec<Column>,
+    /// For the lineage; never a user or a password.
+    pub inputs: Vec<String>,
+    /// Rows and files left out.
+    pub quarantined: u64,
+    /// The first of them.
+    pub quarantine: Vec<Quarantine>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+    /// Workers, of a table.
+    pub parallel: Option<u64>,
+    /// How a table was read.
+    pub mode: Option<String>,
+}
+
+/// The runs, and who carries them out.
+#[derive(Debug)]
+pub struct Runs {
+    client: Client,
+    all: Mutex<VecDeque<(Run, CancellationToken)>>,
+}
+
+/// What a run that was ended by its caller answers.
+#[must_use]
+pub fn cancelled() -> Fault {
+    Fault::new("org.brahman.Ingest.Cancelled", false, "the run was cancelled; nothing was published")
+}
+
+impl Runs {
+    /// No runs; commits go through this client.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, all: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Run, CancellationToken)>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Recent runs, newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Run> {
+        self.lock().iter().map(|(run, _)| run.clone()).collect()
+    }
+
+    /// Ends a run; false if no such run is running.
+    pub fn cancel(&self, run_id: &str) -> bool {
+        let all = self.lock();
+        let found = all.iter().find(|(run, _)| run.run_id == run_id && run.state == "running");
+        found.inspect(|(_, token)| token.cancel()).is_some()
+    }
+
+    /// Reads on a thread of its own while saying how far it is, then commits. A hang-up or a cancel ends it; then, and
+    /// after an error, nothing is published.
+    ///
+    /// # Errors
+    /// The reader's fault, or the catalog's.
+    pub async fn carry_out(
+        &self,
+        call: &Call,
+        dataset: &str,
+        read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
+    ) -> Result<Reply, Fault> {
+        let run_id = ulid::Ulid::generate().to_string();
+        let cancel = CancellationToken::new();
+        // Dropped with this future: a hang-up cancels the run.
+        let _cancel_on_drop = cancel.clone().drop_guard();
+        let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
+        let run = Run {
+            run_id: run_id.clone(),
+            dataset: dataset.to_owned(),
+            state: "running".into(),
+            rows: 0,
+            bytes: 0,
+            started_ms,
+            seconds: 0.0,
+            error: None,
+        };
+        {
+            let mut all = self.lock();
+            all.push_front((run, cancel.clone()));
+            all.truncate(RUNS_MAX);
+        }
+        let started = Instant::now();
+        let (progress, watching) = watch::channel(Progress { phase: "scan", ..Progress::default() });
+        let ended = Ended { runs: self, run_id: &run_id, watching: watching.clone(), started };
+        let outcome = self.read_and_commit(call, dataset, &run_id, read, &cancel, progress, watching, started).await;
+        ended.with(match &outcome {
+            Ok(_) => ("done", None),
+            Err(_) if cancel.is_cancelled() => ("cancelled", None),
+            Err(fault) => ("failed", Some(fault.message().to_owned())),
+        });
+        Reply::of(&outcome?)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one run's facts, used once")]
+    async fn read_and_commit(
+        &self,
+        call: &Call,
+        dataset: &str,
+        run_id: &str,
+        read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
+        cancel: &CancellationToken,
+        progress: watch::Sender<Progress>,
+        watching: watch::Receiver<Progress>,
+        started: Instant,
+    ) -> Result<IngestOut, Fault> {
+        let options = CallOptions::default();
+        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned() };
+        let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
+        let place = Place { folder: PathBuf::from(&place.path), prefix: place.key_prefix };
+        let (token, target) = (cancel.clone(), place.clone());
+        let mut reading = tokio::task::spawn_blocking(move || {
+            // Nothing of a failed run was published; the catalog clears what a crash leaves.
+            read(&target, &progress, &token).inspect_err(|_| drop(std::fs::remove_dir_all(&target.folder)))
+        });
+        let read = loop {
+            tokio::select! {
+                done = &mut reading => break done.map_err(|e| Fault::internal(e.to_string()))?,
+                () = tokio::time::sleep(PROGRESS_EVERY), if call.more => {
+                    let now = *watching.borrow();
+                    call.send(&report(now, started)).await?;
+                }
+            }
+        }?;
+        let drift = self.drift(dataset, &read.columns).await;
+        if !drift.is_empty() {
+            tracing::warn!(dataset, "its columns have changed: {drift:?}");
+        }
+        let commit = CommitIn {
+            name: dataset.to_owned(),
+            run_id: run_id.to_owned(),
+            objects: read.objects.clone(),
+            columns: read.columns.clone(),
+            inputs: read.inputs,
+            producer: concat!("brahman-ingest/", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let committed: CommitOut = self.client.call("org.brahman.Catalog.Commit", &commit, &options).await?.value;
+        let now = Progress { phase: "done", ..*watching.borrow() };
+        Ok(IngestOut {
+            run_id: Some(run_id.to_owned()),
+            dataset: Some(dataset.to_owned()),
+            generation: Some(committed.generation),
+            objects: Some(read.objects),
+            columns: Some(read.columns),
+            quarantined: Some(read.quarantined),
+            quarantine: Some(read.quarantine),
+            notes: Some(read.notes),
+            parallel: read.parallel,
+            mode: read.mode,
+            drift: Some(drift),
+            pii: None,
+            seconds: Some(started.elapsed().as_secs_f64()),
+            ..report(now, started)
+        })
+    }
+
+    /// How the columns differ from those of the generation before, if there is one.
+    async fn drift(&self, dataset: &str, now: &[Column]) -> Vec<Drift> {
+        let ask = catalog::NameIn { name: dataset.to_owned() };
+        let before = self.client.call::<_, catalog::GetOut>("org.brahman.Catalog.Get", &ask, &CallOptions::default()).await;
+        before.map_or_else(|_| Vec::new(), |before| drift(&before.value.dataset.columns, now))
+    }
+}
+
+/// Columns that came, went, or changed their type.
+fn drift(before: &[Column], now: &[Column]) -> Vec<Drift> {
+    let of = |columns: &[Column], name: &str| columns.iter().find(|c| c.name == name).map(|c| c.arrow_type.clone());
+    let names = before.iter().chain(now.iter().filter(|c| of(before, &c.name).is_none())).map(|c| &c.name);
+    let all = names.map(|name| Drift { column: name.clone(), was: of(before, name), now: of(now, name) });
+    all.filter(|d| d.was != d.now).collect()
+}
+
+/// Writes a run's end into the list, also when its future is dropped.
+struct Ended<'a> {
+    runs: &'a Runs,
+    run_id: &'a str,
+    watching: watch::Receiver<Progress>,
+    started: Instant,
+}
+
+impl Ended<'_> {
+    fn with(&self, (state, error): (&str, Option<String>)) {
+        let last = *self.watching.borrow();
+        if let Some((run, _)) = self.runs.lock().iter_mut().find(|(run, _)| run.run_id == self.run_id && run.state == "running") {
+            (run.rows, run.bytes, run.seconds) = (last.rows, last.bytes, self.started.elapsed().as_secs_f64());
+            (run.state, run.error) = (state.to_owned(), error);
+        }
+    }
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.with(("cancelled", None));
+    }
+}
+
+fn report(now: Progress, started: Instant) -> IngestOut {
+    let seconds = started.elapsed().as_secs_f64().max(1e-9);
+    IngestOut { phase: now.phase.into(), rows: now.rows, bytes: now.bytes, rows_per_s: now.rows as f64 / seconds, ..IngestOut::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_came_went_or_changed_are_told() {
+        let column =
+            |name: &str, kind: &str| Column { name: name.into(), arrow_type: kind.into(), source_type: kind.into(), nulls_made: 0 };
+        let before = [column("a", "Int32"), column("b", "Utf8"), column("c", "Utf8")];
+        let now = [column("a", "Int64"), column("b", "Utf8"), column("d", "Date32")];
+        let told: Vec<_> =
+            drift(&before, &now).into_iter().map(|d| (d.column, d.was.unwrap_or_default(), d.now.unwrap_or_default())).collect();
+        let words = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+        assert_eq!(told, [words("a", "Int32", "Int64"), words("c", "Utf8", ""), words("d", "", "Date32")]);
+    }
+}

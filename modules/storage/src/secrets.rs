@@ -1,0 +1,128 @@
+//! Secrets by name: connection URLs and passwords that stand in one file, which only its owner can read.
+//!
+//! ```toml
+//! [shop]
+//! url = "postgres://reader@db.example/shop"
+//! password = "anything; no encoding needed"
+//! ```
+//!
+//! Invariants: a file that others can read, or that belongs to another user, is refused by name; no message and no
+//! `Debug` holds a value.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// Far more than anybody keeps in such a file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// One secret.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secret {
+    /// A connection URL, a bearer token's address, or whatever the user of the secret expects.
+    pub url: Option<String>,
+    /// A password or token, as it is.
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Why a secret cannot be used. Holds no value.
+#[derive(Debug, Error)]
+pub enum SecretError {
+    /// The file cannot be read.
+    #[error("secrets file {path}: {why}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// There is none of this name.
+    #[error("secrets file {path} has no [{name}]")]
+    NoSuchSecret {
+        /// Which file.
+        path: PathBuf,
+        /// Which secret.
+        name: String,
+    },
+}
+
+/// Where secrets are: `$BRAHMAN_SECRETS`, else `brahman/secrets.toml` in the user's configuration, else `/etc/brahman`.
+#[must_use]
+pub fn file() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(file) = set("BRAHMAN_SECRETS") {
+        return file;
+    }
+    let user = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
+    let own = user.map(|folder| folder.join("brahman/secrets.toml")).filter(|file| file.exists());
+    own.unwrap_or_else(|| PathBuf::from("/etc/brahman/secrets.toml"))
+}
+
+/// Reads one secret.
+///
+/// # Errors
+/// [`SecretError`].
+pub fn read(path: &Path, name: &str) -> Result<Secret, SecretError> {
+    let unreadable = |why: String| SecretError::Unreadable { path: path.to_owned(), why };
+    let mut open = File::open(path).map_err(|e| unreadable(e.to_string()))?;
+    let meta = open.metadata().map_err(|e| unreadable(e.to_string()))?;
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() != own {
+        return Err(unreadable(format!("belongs to uid {}, expected uid {own}: chown it", meta.uid())));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err(unreadable(format!("has mode {:04o}, expected 0600: chmod 600 it", meta.mode() & 0o7777)));
+    }
+    let mut text = String::new();
+    if meta.len() > FILE_BYTES_MAX {
+        return Err(unreadable(format!("has {} bytes, expected at most {FILE_BYTES_MAX}", meta.len())));
+    }
+    open.by_ref().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|e| unreadable(e.to_string()))?;
+    // The parser's own message quotes the line, and the line may be a password.
+    let line = |at: usize| text[..at].lines().count().max(1);
+    let all: BTreeMap<String, Secret> = toml::from_str(&text).map_err(|e| {
+        let place = e.span().map(|span| format!(", near line {}", line(span.start.min(text.len())))).unwrap_or_default();
+        unreadable(format!("is no TOML of [name] tables with `url` and `password`{place}"))
+    })?;
+    all.get(name).cloned().ok_or_else(|| SecretError::NoSuchSecret { path: path.to_owned(), name: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused_and_no_message_holds_a_value() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let write = |text: &str, mode: u32| {
+            std::fs::write(file.path(), text).expect("written");
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).expect("set");
+        };
+        write("[shop]\nurl = 'postgres://x'\npassword = 'p@:/%\" s'\n", 0o600);
+        let secret = read(file.path(), "shop").expect("read");
+        assert_eq!(secret.password.as_deref(), Some("p@:/%\" s"));
+        assert!(!format!("{secret:?}").contains("p@"));
+        let error = read(file.path(), "other").expect_err("there is none").to_string();
+        assert!(error.contains("[other]"), "{error}");
+        write("[shop]\npassword = 'hunter2' hunter2\n", 0o600);
+        let error = read(file.path(), "shop").expect_err("no TOML").to_string();
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        write("[shop]\npassword = 'hunter2'\n", 0o640);
+        let error = read(file.path(), "shop").expect_err("others can read it").to_string();
+        assert!(error.contains("0640") && error.contains("chmod 600") && error.contains(&file.path().display().to_string()), "{error}");
+    }
+}
