@@ -14,6 +14,8 @@ command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' >/dev/nul
 found() { for path in "$@"; do [ -x "$path" ] && return 0; done; return 1; }
 found /usr/lib/postgresql/*/bin/initdb /usr/local/bin/initdb /usr/bin/initdb || missing+=(postgresql)
 command -v psql >/dev/null || missing+=(postgresql-client)
+found /usr/sbin/mariadbd /usr/bin/mariadbd /usr/local/bin/mariadbd || missing+=(mariadb-server-core)
+command -v mariadb >/dev/null || missing+=(mariadb-client-core)
 
 if [ ${#missing[@]} -gt 0 ]; then
     install="apt-get install -y ${missing[*]}"

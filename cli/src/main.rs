@@ -204,6 +204,13 @@ enum Ingest {
         #[command(flatten)]
         table: commands::data::Table,
     },
+    /// A table, view or query of a MySQL or MariaDB server, in one snapshot
+    Mysql {
+        /// Dataset to write
+        dataset: String,
+        #[command(flatten)]
+        table: commands::data::Table,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -267,6 +274,7 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Call(call) => flows::call(socket, &call, output).await,
             Command::Introspect { interface } => flows::introspect(socket, interface.as_deref(), output).await,
             Command::Embed(embed) => embed::embed(socket, &embed, output).await,
+            Command::Ingest(Ingest::Mysql { dataset, table }) => data::ingest_table(socket, "Mysql", dataset, table, output).await,
             Command::Ingest(Ingest::Postgres { dataset, table }) => data::ingest_table(socket, "Postgres", dataset, table, output).await,
             Command::Ingest(Ingest::Files { dataset, paths, format }) => data::ingest_files(socket, &dataset, &paths, format, output).await,
             Command::Datasets { name } => data::datasets(socket, name.as_deref(), output).await,

@@ -161,6 +161,100 @@ impl Drop for Postgres {
     }
 }
 
+/// A private MariaDB.
+#[derive(Debug)]
+pub struct MariaDb {
+    folder: TempDir,
+    process: Child,
+    port: u16,
+}
+
+impl MariaDb {
+    /// Starts one with a database `d`, whose user `tester` needs no password on its socket.
+    #[must_use]
+    pub fn start() -> Self {
+        let folder = folder();
+        let data = format!("--datadir={}/data", folder.path().display());
+        let mut init = command(&Self::program("mariadb-install-db"));
+        run({
+            init.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &data]);
+            init
+        });
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let mut server = command(&Self::program("mariadbd"));
+        server.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0", "--sql-mode="]);
+        server.args(["--character-set-server=utf8mb4", &format!("--port={port}")]);
+        server.arg(format!("--socket={}/my.sock", folder.path().display())).arg(format!("--pid-file={}/pid", folder.path().display()));
+        let server = Self { process: start(server, "ready for connections"), folder, port };
+        server.sql_as(
+            "root",
+            "mysql",
+            "CREATE DATABASE d; CREATE USER tester@localhost; GRANT ALL ON *.* TO tester@localhost WITH GRANT OPTION",
+        );
+        server
+    }
+
+    fn program(name: &str) -> PathBuf {
+        let folders = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"];
+        let found = folders.iter().map(|f| Path::new(f).join(name)).find(|p| p.exists());
+        found.unwrap_or_else(|| panic!("no MariaDB ({name}): run `make setup`"))
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("my.sock")
+    }
+
+    /// How to reach it.
+    #[must_use]
+    pub fn dsn(&self) -> String {
+        format!("mysql://tester@localhost/d?socket={}", self.socket().display())
+    }
+
+    /// What `mariadb` prints for statements.
+    pub fn sql(&self, sql: &str) -> String {
+        self.sql_as("tester", "d", sql)
+    }
+
+    fn sql_as(&self, user: &str, database: &str, sql: &str) -> String {
+        let mut client = Command::new(Self::program("mariadb"));
+        client.args(["--no-defaults", "-NB", "--default-character-set=utf8mb4", "-u", user, "-S"]).arg(self.socket());
+        run({
+            client.args(["-e", sql, database]);
+            client
+        })
+    }
+
+    /// A client that repeats statements, each round a transaction, until it is dropped.
+    #[must_use]
+    pub fn writer(&self, sql: &str) -> Writer {
+        let body = format!("BEGIN NOT ATOMIC WHILE 1 DO START TRANSACTION; {sql} COMMIT; END WHILE; END");
+        let mut client = Command::new(Self::program("mariadb"));
+        client.args(["--no-defaults", "--delimiter=//", "-u", "tester", "-S"]).arg(self.socket()).args(["-e", &body, "d"]);
+        Writer(client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mariadb runs"))
+    }
+}
+
+impl Drop for MariaDb {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 /// Writes until it is dropped.
 #[derive(Debug)]
 pub struct Writer(Child);

@@ -186,6 +186,7 @@ fn every_idl_text_agrees_with_its_rust_types() {
         &[
             ("Files", schema::<ingest::FilesIn>(), schema::<ingest::IngestOut>()),
             ("Postgres", schema::<ingest::TableIn>(), schema::<ingest::IngestOut>()),
+            ("Mysql", schema::<ingest::TableIn>(), schema::<ingest::IngestOut>()),
             ("Runs", none(), schema::<ingest::RunsOut>()),
             ("Cancel", schema::<ingest::CancelIn>(), schema::<ingest::CancelOut>()),
         ],

@@ -78,6 +78,36 @@ method Postgres(
   seconds: ?float
 )
 
+# The same from MySQL or MariaDB: one consistent snapshot, streamed by one worker.
+method Mysql(
+  dataset: string,
+  dsn: string,
+  table: ?string,
+  query: ?string,
+  mode: ?string,
+  parallel: ?int,
+  deadline_s: ?int,
+  stall_s: ?int
+) -> (
+  phase: string,
+  rows: int,
+  bytes: int,
+  rows_per_s: float,
+  run_id: ?string,
+  dataset: ?string,
+  generation: ?int,
+  objects: ?[]Object,
+  columns: ?[]Column,
+  quarantined: ?int,
+  quarantine: ?[]Quarantine,
+  pii: ?object,
+  mode: ?string,
+  parallel: ?int,
+  notes: ?[]string,
+  drift: ?[]Drift,
+  seconds: ?float
+)
+
 # Recent runs, newest first.
 method Runs() -> (runs: []Run)
 
@@ -105,7 +135,7 @@ pub struct FilesIn {
     pub format: Option<String>,
 }
 
-/// Parameters of `Postgres`.
+/// Parameters of `Postgres` and `Mysql`.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct TableIn {
     /// Name of the dataset to write.
@@ -164,7 +194,7 @@ pub struct Quarantine {
     pub reason: String,
 }
 
-/// Replies of `Files` and `Postgres`: progress has the first four fields, the last reply all.
+/// Replies of `Files`, `Postgres` and `Mysql`: progress has the first four fields, the last reply all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct IngestOut {
     /// `scan`, `read`, `commit` or `done`.

@@ -11,7 +11,6 @@ pub mod decode;
 pub mod shape;
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +19,6 @@ use std::time::{Duration, Instant};
 use arrow_schema::{Field, Schema, SchemaRef};
 use brahman_card::interface::catalog::{Column, Object};
 use futures_util::{FutureExt, StreamExt};
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
@@ -29,10 +27,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use crate::dsn::{Dsn, Tls};
-use crate::run::Progress;
+use crate::run::{Place, Progress};
 use crate::sink::Sink;
+use crate::table::{self, Done, How, ReadError, What};
 use crate::tls;
-use decode::{Malformed, Rows};
+use decode::Rows;
 use shape::Shape;
 
 /// Fewer pages are read by one worker: another connection costs as much as reading 16 MB.
@@ -43,61 +42,6 @@ const RANGES_PER_WORKER: u32 = 4;
 const TID_RANGE_VERSION: i32 = 140_000;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// What is to be read.
-#[derive(Clone, Debug)]
-pub enum What {
-    /// A table, as it would be written in SQL.
-    Table(String),
-    /// A SELECT.
-    Query(String),
-}
-
-/// How it is to be read.
-#[derive(Clone, Debug)]
-pub struct How {
-    /// Workers at most.
-    pub parallel: usize,
-    /// How long the snapshot may be held: it keeps the server from cleaning up.
-    pub deadline: Duration,
-    /// How long the server may send nothing.
-    pub stall: Duration,
-}
-
-/// Why a read failed. Every message is free of passwords.
-#[derive(Debug, Error)]
-pub enum ReadError {
-    /// What was asked for is not there or not allowed, or the connection's text is wrong.
-    #[error("{0}")]
-    Bad(String),
-    /// The server or the way to it.
-    #[error("{0}")]
-    Server(String),
-    /// The caller ended it.
-    #[error("cancelled")]
-    Cancelled,
-    /// Our own side: writing Parquet.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// Bytes that make no sense.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-}
-
-/// What a read gave.
-#[derive(Debug)]
-pub struct Done {
-    /// One object a worker.
-    pub objects: Vec<Object>,
-    /// Columns.
-    pub columns: Vec<Column>,
-    /// What a person should know: fall-backs.
-    pub notes: Vec<String>,
-    /// What was read, for the lineage: no user, no password.
-    pub input: String,
-    /// Workers.
-    pub parallel: usize,
-}
 
 /// A way to the server.
 #[derive(Clone)]
@@ -209,12 +153,9 @@ impl Server {
         cancel: &CancellationToken,
         what: impl Future<Output = T>,
     ) -> Result<T, ReadError> {
-        let error = tokio::select! {
-            done = what => return Ok(done),
-            () = cancel.cancelled() => ReadError::Cancelled,
-            () = tokio::time::sleep(stall) => {
-                ReadError::Server(format!("{}: the server has sent nothing for {} s", self.address(), stall.as_secs()))
-            }
+        let error = match table::patiently(&self.address(), stall, cancel, what).await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
         };
         self.stop(client).await;
         Err(error)
@@ -257,8 +198,7 @@ pub fn read(
     dsn: &Dsn,
     what: &What,
     how: &How,
-    folder: &Path,
-    prefix: &str,
+    place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Done, ReadError> {
@@ -266,7 +206,7 @@ pub fn read(
     let deadline = Instant::now() + how.deadline;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let reading = coordinate(&server, what, how, folder, prefix, progress, cancel, deadline);
+        let reading = coordinate(&server, what, how, place, progress, cancel, deadline);
         tokio::select! {
             done = reading => done,
             () = tokio::time::sleep(how.deadline) => Err(ReadError::Server(format!(
@@ -278,13 +218,11 @@ pub fn read(
     })
 }
 
-#[expect(clippy::too_many_arguments, reason = "one caller, which holds them all")]
 async fn coordinate(
     server: &Server,
     what: &What,
     how: &How,
-    folder: &Path,
-    prefix: &str,
+    place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
     deadline: Instant,
@@ -304,8 +242,7 @@ async fn coordinate(
         server: server.clone(),
         plan: Arc::clone(&plan),
         next: Arc::clone(&next),
-        folder: folder.to_owned(),
-        prefix: prefix.to_owned(),
+        place: place.clone(),
         part,
         stall: how.stall,
         progress: progress.clone(),
@@ -401,7 +338,8 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
             }
             None => {
                 shapes.push(Shape::Text);
-                items.push(format!("{name}::text"));
+                // As the type prints itself; a cast to text may differ (inet).
+                items.push(format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"));
             }
         }
     }
@@ -495,8 +433,7 @@ struct Worker {
     plan: Arc<Plan>,
     /// The range that nobody has taken yet.
     next: Arc<AtomicUsize>,
-    folder: PathBuf,
-    prefix: String,
+    place: Place,
     part: usize,
     stall: Duration,
     progress: watch::Sender<Progress>,
@@ -563,7 +500,7 @@ impl Worker {
     }
 
     fn open(&self) -> std::io::Result<Sink> {
-        Sink::create(&self.folder, &self.prefix, self.part, Arc::clone(&self.plan.schema))
+        Sink::create(&self.place.folder, &self.place.prefix, self.part, Arc::clone(&self.plan.schema))
     }
 
     fn write(&self, rows: &mut Rows, sink: &mut Option<Sink>) -> Result<(), ReadError> {

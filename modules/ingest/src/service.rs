@@ -6,12 +6,15 @@ use std::time::Duration;
 use brahman_card::interface::ingest::{self, CancelIn, CancelOut, FilesIn, RunsOut, TableIn};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::dsn::Dsn;
 use crate::files::{self, bad_source};
-use crate::postgres;
-use crate::run::{Read, Runs, cancelled};
+use crate::run::{Place, Progress, Read, Runs, cancelled};
 use crate::source::Format;
+use crate::table::{Done, How, ReadError, What};
+use crate::{mysql, postgres};
 
 /// Most workers of one read.
 const PARALLEL_MAX: u64 = 64;
@@ -45,16 +48,16 @@ impl IngestService {
         self.runs.carry_out(call, &dataset, move |place, progress, cancel| files::read(&paths, format, place, progress, cancel)).await
     }
 
-    async fn postgres(&self, call: &Call) -> Result<Reply, Fault> {
+    async fn table(&self, call: &Call, schemes: &[&str], read: Reader) -> Result<Reply, Fault> {
         let ask: TableIn = call.parameters()?;
-        let (dsn, how) = connection(call, &ask, &["postgres", "postgresql"])?;
+        let (dsn, how) = connection(call, &ask, schemes)?;
         let what = match (ask.table, ask.query) {
-            (Some(table), None) => postgres::What::Table(table),
-            (None, Some(query)) => postgres::What::Query(query),
+            (Some(table), None) => What::Table(table),
+            (None, Some(query)) => What::Query(query),
             _ => return Err(Fault::invalid_parameter("table, query", "expected exactly one of them")),
         };
-        let read = move |place: &crate::run::Place, progress: &_, cancel: &_| {
-            let done = postgres::read(&dsn, &what, &how, &place.folder, &place.prefix, progress, cancel).map_err(failed)?;
+        let read = move |place: &Place, progress: &_, cancel: &_| {
+            let done = read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?;
             Ok(Read {
                 objects: done.objects,
                 columns: done.columns,
@@ -69,6 +72,9 @@ impl IngestService {
     }
 }
 
+/// Reads a table of one kind of server.
+type Reader = fn(&Dsn, &What, &How, &Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Done, ReadError>;
+
 fn bounded(what: &str, value: Option<u64>, most: u64, default: u64) -> Result<u64, Fault> {
     match value.unwrap_or(default) {
         n if (1..=most).contains(&n) => Ok(n),
@@ -77,7 +83,7 @@ fn bounded(what: &str, value: Option<u64>, most: u64, default: u64) -> Result<u6
 }
 
 /// A table's connection and how it is to be read, checked.
-fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, postgres::How), Fault> {
+fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, How), Fault> {
     // Our own user's secrets and its standing with local servers are not another user's.
     call.allow_paths()?;
     if let Some(mode) = ask.mode.as_deref().filter(|mode| *mode != "full") {
@@ -86,7 +92,7 @@ fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, post
     let dsn = Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", e))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let seconds = |what, value, default| bounded(what, value, SECONDS_MAX, default).map(Duration::from_secs);
-    let how = postgres::How {
+    let how = How {
         parallel: usize::try_from(bounded("parallel", ask.parallel, PARALLEL_MAX, cores.min(PARALLEL_MAX))?).unwrap_or(1),
         deadline: seconds("deadline_s", ask.deadline_s, DEADLINE_S)?,
         stall: seconds("stall_s", ask.stall_s, STALL_S)?,
@@ -94,8 +100,7 @@ fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, post
     Ok((dsn, how))
 }
 
-fn failed(error: postgres::ReadError) -> Fault {
-    use postgres::ReadError;
+fn failed(error: ReadError) -> Fault {
     let source =
         |name: &'static str, retryable: bool| Fault::new(name, retryable, format!("{error}; nothing was published")).with("source", "");
     match &error {
@@ -114,7 +119,8 @@ impl Service for IngestService {
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         match call.method() {
             "Files" => self.files(&call).await,
-            "Postgres" => self.postgres(&call).await,
+            "Postgres" => self.table(&call, &["postgres", "postgresql"], postgres::read).await,
+            "Mysql" => self.table(&call, &["mysql", "mariadb"], mysql::read).await,
             "Runs" => Reply::of(&RunsOut { runs: self.runs.list() }),
             "Cancel" => {
                 let CancelIn { run_id } = call.parameters()?;

@@ -39,6 +39,12 @@ pub struct Malformed {
     what: String,
 }
 
+impl From<Malformed> for crate::table::ReadError {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
 fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
     Err(Malformed { what: what.into() })
 }
@@ -402,7 +408,7 @@ impl Column {
 }
 
 /// Adds what could be held; whether it could.
-fn put<T>(value: Option<T>, append: impl FnOnce(T)) -> bool {
+pub(crate) fn put<T>(value: Option<T>, append: impl FnOnce(T)) -> bool {
     value.map(append).is_some()
 }
 

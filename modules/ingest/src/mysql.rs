@@ -1,0 +1,285 @@
+//! MySQL and MariaDB: one consistent snapshot, one streamed result of the binary protocol, which carries numbers and dates
+//! as they are. Reading and writing have a thread each.
+
+pub mod decode;
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::task::Poll;
+use std::thread::JoinHandle;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Field, Schema, SchemaRef};
+use brahman_card::interface::catalog::{Column, Object};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, SslOpts};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::dsn::{Dsn, Tls};
+use crate::run::{Place, Progress};
+use crate::sink::Sink;
+use crate::table::{Done, How, ReadError, What, patiently};
+use decode::{Rows, arrow_type};
+
+/// Batches read and not yet written: enough that neither thread waits for a moment's delay of the other.
+const BATCHES_AHEAD: usize = 4;
+
+/// A way to the server.
+struct Server {
+    opts: Opts,
+    dsn: Dsn,
+}
+
+impl Server {
+    fn new(dsn: &Dsn) -> Result<Self, ReadError> {
+        // The parser's message may quote the text.
+        let bad = "dsn: it is no MySQL URL: expected mysql://user:password@host:port/database, or mysql://user@localhost/database?socket=/path, \
+                   each part percent-encoded (it is not shown, for it may hold a password)";
+        let url = dsn.url().replacen("mariadb://", "mysql://", 1);
+        let opts = Opts::from_url(&url).map_err(|_| ReadError::Bad(bad.into()))?;
+        let mut builder = OptsBuilder::from_opts(opts).prefer_socket(false);
+        if let Some(password) = dsn.password() {
+            builder = builder.pass(Some(password));
+        }
+        Ok(Self { opts: builder.into(), dsn: dsn.clone() })
+    }
+
+    fn address(&self) -> String {
+        match self.opts.socket() {
+            Some(path) => format!("mysql://{path}"),
+            None => format!("mysql://{}:{}", self.opts.ip_or_hostname(), self.opts.tcp_port()),
+        }
+    }
+
+    fn said(&self, doing: &str, error: &Error) -> ReadError {
+        let words = match error {
+            Error::Server(server) => format!("{} ({})", server.message, server.code),
+            other => other.to_string(),
+        };
+        let words = self.dsn.redact(&format!("{}: {doing}: {words}", self.address()));
+        match error {
+            // Access denied, no such database, table, column or function, bad syntax, not allowed here.
+            Error::Server(server) if matches!(server.code, 1044..=1046 | 1049 | 1054 | 1064 | 1142 | 1143 | 1146 | 1305 | 1698 | 1792) => {
+                ReadError::Bad(words)
+            }
+            _ => ReadError::Server(words),
+        }
+    }
+
+    async fn connect(&self) -> Result<Conn, ReadError> {
+        let with = |ssl: Option<SslOpts>| Conn::new(OptsBuilder::from_opts(self.opts.clone()).ssl_opts(ssl));
+        let anyone = || SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true);
+        let outcome = match &self.dsn.tls {
+            _ if self.opts.socket().is_some() => with(None).await,
+            Tls::Disable => with(None).await,
+            Tls::Prefer => match with(Some(anyone())).await {
+                Err(Error::Driver(DriverError::NoClientSslFlagFromServer)) => with(None).await,
+                other => other,
+            },
+            Tls::Require => with(Some(anyone())).await,
+            Tls::Verify(None) => with(Some(SslOpts::default())).await,
+            Tls::Verify(Some(file)) => {
+                let roots = vec![file.clone().into()];
+                with(Some(SslOpts::default().with_root_certs(roots).with_disable_built_in_roots(true))).await
+            }
+        };
+        outcome.map_err(|e| self.said("connecting", &e))
+    }
+}
+
+/// A name as SQL writes it.
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// Writes batches on a thread of its own.
+struct Writer {
+    batches: SyncSender<(RecordBatch, u64)>,
+    thread: JoinHandle<std::io::Result<Object>>,
+}
+
+impl Writer {
+    fn start(place: &Place, schema: SchemaRef, progress: watch::Sender<Progress>) -> std::io::Result<Self> {
+        let (batches, incoming) = sync_channel::<(RecordBatch, u64)>(BATCHES_AHEAD);
+        let mut sink = Sink::create(&place.folder, &place.prefix, 0, schema)?;
+        let write = move || {
+            for (batch, bytes) in incoming {
+                sink.write(&batch)?;
+                let rows = batch.num_rows() as u64;
+                progress.send_modify(|p| (p.rows, p.bytes) = (p.rows + rows, p.bytes + bytes));
+            }
+            sink.finish()
+        };
+        let thread = std::thread::Builder::new().name("ingest-write".into()).spawn(write)?;
+        Ok(Self { batches, thread })
+    }
+
+    fn finish(self) -> std::io::Result<Object> {
+        drop(self.batches);
+        self.thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the writer ended without a word")))
+    }
+}
+
+/// Reads into one Parquet object. Blocks; runs threads of its own.
+///
+/// # Errors
+/// [`ReadError`]; nothing is then published.
+pub fn read(
+    dsn: &Dsn,
+    what: &What,
+    how: &How,
+    place: &Place,
+    progress: &watch::Sender<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Done, ReadError> {
+    let server = Server::new(dsn)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut conn = patiently(&server.address(), how.stall, cancel, server.connect()).await??;
+        let id = conn.id();
+        let outcome = tokio::select! {
+            done = copy(&server, &mut conn, what, how, place, progress, cancel) => done,
+            () = tokio::time::sleep(how.deadline) => Err(ReadError::Server(format!(
+                "{}: the snapshot's deadline of {} s has passed; give it longer, or read less at once",
+                server.address(),
+                how.deadline.as_secs()
+            ))),
+        };
+        if outcome.is_err() {
+            // The rest of the result would have to be read before this connection could say anything.
+            if let Ok(Ok(mut other)) = tokio::time::timeout(how.stall, server.connect()).await {
+                let _ = other.query_drop(format!("KILL {id}")).await;
+                let _ = other.disconnect().await;
+            }
+        }
+        outcome
+    })
+}
+
+async fn copy(
+    server: &Server,
+    conn: &mut Conn,
+    what: &What,
+    how: &How,
+    place: &Place,
+    progress: &watch::Sender<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Done, ReadError> {
+    let address = server.address();
+    let said = |doing: &'static str| move |e: Error| server.said(doing, &e);
+    let seconds = how.deadline.as_secs();
+    for set in [
+        "SET time_zone = '+00:00'".to_owned(),
+        format!("SET net_write_timeout = {seconds}"),
+        "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY".to_owned(),
+    ] {
+        conn.query_drop(set).await.map_err(said("beginning a snapshot"))?;
+    }
+    let database: Option<String> = conn.query_first("SELECT database()").await.map_err(said("asking for its database"))?.flatten();
+    let (select, input, source_types, notes) = match what {
+        What::Query(query) => {
+            let query = query.trim().trim_end_matches(';').to_owned();
+            (query, format!("{address}/{}?query", database.unwrap_or_default()), HashMap::new(), Vec::new())
+        }
+        What::Table(table) => {
+            let found = table_of(server, conn, database.as_deref(), table).await?;
+            let types = "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = ? AND table_name = ?";
+            let types: Vec<(String, String)> = conn.exec(types, (&found.schema, &found.name)).await.map_err(said("reading its columns"))?;
+            let unsafe_engine = found.engine.as_deref().filter(|engine| !engine.eq_ignore_ascii_case("InnoDB"));
+            let notes = unsafe_engine.map(|engine| {
+                format!(
+                    "{}.{} is kept by {engine}, which has no snapshots: rows written meanwhile may be among those read",
+                    found.schema, found.name
+                )
+            });
+            let select = format!("SELECT * FROM {}.{}", quoted(&found.schema), quoted(&found.name));
+            (select, format!("{address}/{}.{}", found.schema, found.name), types.into_iter().collect(), notes.into_iter().collect())
+        }
+    };
+    let beginning = patiently(&address, how.stall, cancel, conn.exec_iter(select, ()));
+    let mut result = beginning.await?.map_err(said("beginning to read"))?;
+    let columns = result.columns().ok_or_else(|| ReadError::Bad(format!("{address}: the query gives no rows: expected a SELECT")))?;
+    let (mut fields, mut sources, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    for column in columns.iter() {
+        let name = column.name_str().into_owned();
+        if !seen.insert(name.clone()) {
+            return Err(ReadError::Bad(format!("the query has two columns `{name}`: give one another name with AS")));
+        }
+        let source = source_types
+            .get(&name)
+            .cloned()
+            .unwrap_or_else(|| format!("{:?}", column.column_type()).trim_start_matches("MYSQL_TYPE_").to_lowercase());
+        fields.push(Field::new(name, arrow_type(column), true).with_metadata(HashMap::from([("source_type".to_owned(), source.clone())])));
+        sources.push(source);
+    }
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    progress.send_modify(|p| p.phase = "read");
+    let mut rows = Rows::new(Arc::clone(&schema));
+    let writer = Writer::start(place, Arc::clone(&schema), progress.clone())?;
+    let failed = |e: arrow_schema::ArrowError| ReadError::Malformed(e.to_string());
+    let mut ended = false;
+    while !ended {
+        // What has come is taken without a timer; only for what has not is there a wait.
+        let mut next = pin!(result.next());
+        let row = match std::future::poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+            Poll::Ready(row) => row,
+            Poll::Pending => patiently(&address, how.stall, cancel, next).await?,
+        };
+        match row.map_err(said("reading"))? {
+            Some(row) => rows.take(&row),
+            None => ended = true,
+        }
+        if ended || rows.is_full() {
+            if cancel.is_cancelled() {
+                return Err(ReadError::Cancelled);
+            }
+            if let Some(batch) = rows.batch().map_err(failed)?
+                && writer.batches.send(batch).is_err()
+            {
+                break;
+            }
+        }
+    }
+    drop(result);
+    let object = writer.finish()?;
+    conn.query_drop("COMMIT").await.map_err(said("ending the snapshot"))?;
+    let columns = schema.fields().iter().zip(sources).zip(rows.nulls_made).map(|((field, source_type), nulls_made)| Column {
+        name: field.name().clone(),
+        arrow_type: field.data_type().to_string(),
+        source_type,
+        nulls_made,
+    });
+    Ok(Done { objects: vec![object], columns: columns.collect(), notes, input, parallel: 1 })
+}
+
+struct Found {
+    schema: String,
+    name: String,
+    /// Absent for a view.
+    engine: Option<String>,
+}
+
+/// Looks a table up by `table` or `database.table`, with or without backticks.
+async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, table: &str) -> Result<Found, ReadError> {
+    let said = |e: Error| server.said("looking for the table", &e);
+    let plain =
+        |part: &str| part.strip_prefix('`').and_then(|p| p.strip_suffix('`')).map_or_else(|| part.to_owned(), |p| p.replace("``", "`"));
+    let mut candidates: Vec<(String, String)> = database.map(|db| (db.to_owned(), plain(table))).into_iter().collect();
+    candidates.extend(table.split_once('.').map(|(db, name)| (plain(db), plain(name))));
+    for (schema, name) in candidates {
+        let facts = "SELECT table_schema, table_name, engine FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
+        let found: Option<(String, String, Option<String>)> = conn.exec_first(facts, (&schema, &name)).await.map_err(said)?;
+        if let Some((schema, name, engine)) = found {
+            return Ok(Found { schema, name, engine });
+        }
+    }
+    let like = "SELECT concat(table_schema, '.', table_name) FROM information_schema.tables \
+                WHERE table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema') ORDER BY 1 LIMIT 20";
+    let there: Vec<String> = conn.query(like).await.map_err(said)?;
+    let there = if there.is_empty() { "no tables".to_owned() } else { there.join(", ") };
+    Err(ReadError::Bad(format!("{} has no table `{table}`; it has {there}", server.address())))
+}

@@ -1,0 +1,80 @@
+//! What is common to tables of any server: what is asked for, how it is read, what comes of it.
+
+use std::time::Duration;
+
+use brahman_card::interface::catalog::{Column, Object};
+use thiserror::Error;
+
+/// What is to be read.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// A table, as it would be written in SQL.
+    Table(String),
+    /// A SELECT.
+    Query(String),
+}
+
+/// How it is to be read.
+#[derive(Clone, Debug)]
+pub struct How {
+    /// Workers at most.
+    pub parallel: usize,
+    /// How long the snapshot may be held: it keeps the server from cleaning up.
+    pub deadline: Duration,
+    /// How long the server may send nothing.
+    pub stall: Duration,
+}
+
+/// Why a read failed. Every message is free of passwords.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// What was asked for is not there or not allowed, or the connection's text is wrong.
+    #[error("{0}")]
+    Bad(String),
+    /// The server or the way to it.
+    #[error("{0}")]
+    Server(String),
+    /// The caller ended it.
+    #[error("cancelled")]
+    Cancelled,
+    /// Our own side: writing Parquet.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Bytes that make no sense.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// What a read gave.
+#[derive(Debug)]
+pub struct Done {
+    /// One object a worker.
+    pub objects: Vec<Object>,
+    /// Columns.
+    pub columns: Vec<Column>,
+    /// What a person should know: fall-backs.
+    pub notes: Vec<String>,
+    /// What was read, for the lineage: no user, no password.
+    pub input: String,
+    /// Workers.
+    pub parallel: usize,
+}
+
+/// Waits for a server, but not for ever.
+///
+/// # Errors
+/// If it says nothing for `stall`, or the caller has gone.
+pub async fn patiently<T>(
+    address: &str,
+    stall: Duration,
+    cancel: &tokio_util::sync::CancellationToken,
+    what: impl Future<Output = T>,
+) -> Result<T, ReadError> {
+    tokio::select! {
+        done = what => Ok(done),
+        () = cancel.cancelled() => Err(ReadError::Cancelled),
+        () = tokio::time::sleep(stall) => {
+            Err(ReadError::Server(format!("{address}: the server has sent nothing for {} s", stall.as_secs())))
+        }
+    }
+}
