@@ -9,7 +9,7 @@ DESTDIR ?=
 INPUT ?= $(CURDIR)
 BINARIES := brahman brahman-init brahman-broker brahman-catalog brahman-ingest brahman-index index-mock embed-mock embed-real
 
-.PHONY: help setup build release demo test lint fuzz bench bench-index install uninstall units
+.PHONY: help setup build release demo test lint fuzz bench bench-index bench-ingest install uninstall units
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ bench: setup release ## figures beside their peers, in one run
 
 bench-index: setup release ## the index beside hnswlib, faiss and usearch: some fifteen minutes
 	@packaging/bench.sh index
+
+bench-ingest: setup release ## tables and CSV into Parquet beside ConnectorX, pyarrow and DuckDB: some five minutes
+	@packaging/bench.sh ingest
 
 units: ## verify the systemd units
 	@packaging/units.sh

@@ -1,29 +1,30 @@
 #!/usr/bin/env bash
-# Figures beside their peers, in one run. bench.sh [mesh|embed|index]…
+# Figures beside their peers, in one run. bench.sh [mesh|embed|index|ingest]…
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$CARGO_TARGET_DIR/release
-peers=${XDG_CACHE_HOME:-$HOME/.cache}/brahman-build/peers
-wanted="fastembed==0.9.1"
-if [ "$(cat "$peers/installed" 2>/dev/null)" != "$wanted" ]; then
-    echo "bench: installing $wanted into $peers" >&2
-    rm -rf "$peers"
-    python3 -m venv "$peers"
-    "$peers/bin/python3" -m pip install --quiet --disable-pip-version-check "$wanted"
-    echo "$wanted" >"$peers/installed"
-fi
-if [[ " $* " == *" index "* ]]; then
-    index_peers=${XDG_CACHE_HOME:-$HOME/.cache}/brahman-build/index-peers
-    index_wanted="hnswlib==0.8.0 faiss-cpu==1.15.1 usearch==2.26.6 numpy==2.4.6"
-    if [ "$(cat "$index_peers/installed" 2>/dev/null)" != "$index_wanted" ]; then
-        echo "bench: installing $index_wanted into $index_peers" >&2
-        rm -rf "$index_peers"
-        python3 -m venv "$index_peers"
-        # shellcheck disable=SC2086 # a list of packages
-        "$index_peers/bin/python3" -m pip install --quiet --disable-pip-version-check $index_wanted
-        echo "$index_wanted" >"$index_peers/installed"
+# environment NAME PACKAGES…: a virtual environment of these packages; prints its python.
+environment() {
+    local folder=${XDG_CACHE_HOME:-$HOME/.cache}/brahman-build/$1
+    shift
+    if [ "$(cat "$folder/installed" 2>/dev/null)" != "$*" ]; then
+        echo "bench: installing $* into $folder" >&2
+        rm -rf "$folder"
+        python3 -m venv "$folder"
+        "$folder/bin/python3" -m pip install --quiet --disable-pip-version-check "$@" >&2
+        echo "$*" >"$folder/installed"
     fi
-    export BRAHMAN_BENCH_INDEX_PYTHON=$index_peers/bin/python3
+    echo "$folder/bin/python3"
+}
+BRAHMAN_BENCH_PYTHON=$(environment peers fastembed==0.9.1)
+export BRAHMAN_BENCH_PYTHON
+if [[ " $* " == *" index "* ]]; then
+    BRAHMAN_BENCH_INDEX_PYTHON=$(environment index-peers hnswlib==0.8.0 faiss-cpu==1.15.1 usearch==2.26.6 numpy==2.4.6)
+    export BRAHMAN_BENCH_INDEX_PYTHON
+fi
+if [[ " $* " == *" ingest "* ]]; then
+    BRAHMAN_BENCH_INGEST_PYTHON=$(environment ingest-peers connectorx==0.4.6 pyarrow==26.0.1 duckdb==2.0.0)
+    export BRAHMAN_BENCH_INGEST_PYTHON
 fi
 if ! command -v nginx >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "bench: installing nginx-light, the peer of a brokered call" >&2
@@ -32,4 +33,4 @@ fi
 "$bin/brahman" models pull
 cargo build --locked --release -p brahman-benches
 lscpu | grep -E '^(Model name|CPU\(s\))'
-BRAHMAN_BENCH_PYTHON=$peers/bin/python3 "$bin/brahman-bench" "$bin" "$@"
+"$bin/brahman-bench" "$bin" "$@"

@@ -186,14 +186,14 @@ struct Embed {
 
 #[derive(Subcommand, Debug)]
 enum Ingest {
-    /// Folders of text, Markdown and source files, or CSV or JSONL files
+    /// Folders of text, Markdown and source files, or CSV, JSONL (also .gz, .zst) or Parquet files
     Files {
         /// Dataset to write
         dataset: String,
         /// Files and folders
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        /// documents, csv or jsonl; by the files' endings unless given
+        /// documents, csv, jsonl or parquet; by the files' endings unless given
         #[arg(long)]
         format: Option<String>,
     },

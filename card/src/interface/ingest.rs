@@ -25,8 +25,8 @@ type Drift (column: string, was: ?string, now: ?string)
 
 type Run (run_id: string, dataset: string, state: string, rows: int, bytes: int, started_ms: int, seconds: float, error: ?string)
 
-# Reads text, Markdown and source files (a row a file), or CSV or JSONL (a row a record); folders are walked, and
-# what their .gitignore names is passed over. Called with `more` it reports progress first. Relative paths are refused.
+# Reads text, Markdown and source files (a row a file), CSV or JSONL (a row a record; gzip and zstd are undone), or Parquet;
+# folders are walked, and what their .gitignore names is passed over. Called with `more` it reports progress first. Relative paths are refused.
 method Files(dataset: string, paths: []string, format: ?string) -> (
   phase: string,
   rows: int,
@@ -130,7 +130,7 @@ pub struct FilesIn {
     pub dataset: String,
     /// Absolute paths of files and folders.
     pub paths: Vec<String>,
-    /// `documents`, `csv` or `jsonl`; by the files' endings unless said.
+    /// `documents`, `csv`, `jsonl` or `parquet`; by the files' endings unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
 }

@@ -2,11 +2,14 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Column;
 use brahman_card::interface::ingest::Quarantine;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,10 +17,13 @@ use crate::documents::{self, Batcher};
 use crate::run::{Place, Progress, Read};
 use crate::sink::Sink;
 use crate::source::{self, File, Format, SourceError};
-use crate::tables;
+use crate::{csv, jsonl};
 
 /// Quarantined rows and files that are named, and inputs; all are counted.
 const NAMED_MAX: usize = 100;
+
+/// Rows of a Parquet file read at once.
+const PARQUET_ROWS: usize = 8192;
 
 /// What is wrong with a path.
 #[must_use]
@@ -60,29 +66,30 @@ pub fn read(
     let mut schema: Option<SchemaRef> = None;
     let outcome = match format {
         Format::Documents => read_documents(&files, folder, prefix, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)),
-        Format::Csv | Format::Jsonl => {
+        Format::Csv | Format::Jsonl | Format::Parquet => {
             let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
-            let how = if format == Format::Csv { tables::csv } else { tables::jsonl };
             let slot = std::cell::RefCell::new(&mut sink);
-            how(
-                &paths,
-                &mut |s| {
-                    **slot.borrow_mut() = Some(Sink::create(folder, prefix, 0, s)?);
-                    Ok(())
-                },
-                &mut |batch, bytes| {
-                    if cancel.is_cancelled() {
-                        return Err(io::ErrorKind::Interrupted.into());
-                    }
-                    if let Some(sink) = slot.borrow_mut().as_mut() {
-                        sink.write(&batch)?;
-                        progress.send_modify(|p| (p.rows, p.bytes) = (sink.rows(), p.bytes + bytes));
-                    }
-                    schema.get_or_insert_with(|| batch.schema());
-                    Ok(())
-                },
-                &mut |path, row, why| bad(path, Some(row), why),
-            )
+            let mut open = |s: SchemaRef| {
+                **slot.borrow_mut() = Some(Sink::create(folder, prefix, 0, Arc::clone(&s))?);
+                schema = Some(s);
+                Ok(())
+            };
+            let mut take = |batch: RecordBatch, bytes: u64| {
+                if cancel.is_cancelled() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                if let Some(sink) = slot.borrow_mut().as_mut() {
+                    sink.write(&batch)?;
+                    progress.send_modify(|p| (p.rows, p.bytes) = (sink.rows(), p.bytes + bytes));
+                }
+                Ok(())
+            };
+            let mut named = |path: &Path, row, why| bad(path, Some(row), why);
+            match format {
+                Format::Csv => csv::read(&paths, cores(), &mut open, &mut take, &mut named),
+                Format::Jsonl => jsonl::read(&paths, &mut open, &mut take, &mut named),
+                _ => parquet_files(&paths, &mut open, &mut take),
+            }
         }
     };
     outcome.map_err(|e| failed(&e))?;
@@ -101,6 +108,7 @@ pub fn read(
         Format::Documents => "file",
         Format::Csv => "csv",
         Format::Jsonl => "json",
+        Format::Parquet => "parquet",
     };
     let columns = schema.fields().iter().map(|f| Column {
         name: f.name().clone(),
@@ -141,5 +149,35 @@ fn read_documents(
         sink.write(&batch)?;
     }
     *slot = Some(sink);
+    Ok(())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Parquet files of one schema, row group by row group.
+fn parquet_files(paths: &[&Path], open: &mut csv::Open<'_>, take: &mut csv::Take<'_>) -> io::Result<()> {
+    let mut first: Option<SchemaRef> = None;
+    for path in paths {
+        let bad = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display()));
+        let file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(&e))?;
+        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
+        match &first {
+            None => {
+                open(Arc::clone(builder.schema()))?;
+                first = Some(Arc::clone(builder.schema()));
+            }
+            Some(first) if first.fields() == builder.schema().fields() => {}
+            Some(_) => return Err(bad(&"its columns are not those of the first file")),
+        }
+        for batch in builder.with_batch_size(PARQUET_ROWS).build().map_err(|e| bad(&e))? {
+            let batch = batch.map_err(|e| bad(&e))?;
+            let bytes = length * batch.num_rows() as u64 / rows;
+            take(batch, bytes)?;
+        }
+    }
     Ok(())
 }

@@ -1,15 +1,17 @@
 //! Sources into Parquet, committed to the catalog.
 //!
 //! [`service`] speaks `org.brahman.Ingest`; a [`run`] has progress, can be cancelled, and commits at its end. [`files`] are
-//! found by [`source`] and turned into Arrow batches by [`documents`] and [`tables`]; A [`table`] is read by [`postgres`] or
+//! found by [`source`] and turned into Arrow batches by [`documents`], [`csv`] and [`jsonl`]; A [`table`] is read by [`postgres`] or
 //! [`mysql`] from a server that a [`dsn`] names, by [`tls`] if asked; [`sink`] writes Parquet, durably.
 //!
 //! Invariants: memory does not grow with the source; what cannot be read is counted and named; nothing is visible to
 //! readers before the catalog's commit; no password is in a log, an error or a manifest.
 
+pub mod csv;
 pub mod documents;
 pub mod dsn;
 pub mod files;
+pub mod jsonl;
 pub mod mysql;
 pub mod postgres;
 pub mod run;
@@ -17,5 +19,4 @@ pub mod service;
 pub mod sink;
 pub mod source;
 pub mod table;
-pub mod tables;
 pub mod tls;

@@ -17,7 +17,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
 /// A row group is closed once it holds about this much: small enough to hold in memory, large enough to compress.
-const ROW_GROUP_BYTES: usize = 16 << 20;
+const ROW_GROUP_BYTES: usize = 8 << 20;
 /// A column whose first rows hold more distinct values than this share gets no dictionary: it would be built and thrown away.
 const DISTINCT_SHARE: f64 = 0.5;
 /// Rows looked at for that.

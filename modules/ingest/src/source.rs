@@ -1,7 +1,9 @@
 //! What to read: paths to a list of files and the way they are to be read.
 
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use ignore::WalkBuilder;
 use thiserror::Error;
 
@@ -17,6 +19,8 @@ pub enum Format {
     Csv,
     /// A row a line.
     Jsonl,
+    /// Rows and types as they are.
+    Parquet,
 }
 
 /// A file, and the name that its row or rows go by.
@@ -52,10 +56,12 @@ impl Format {
             Some("documents") => return Ok(Self::Documents),
             Some("csv") => return Ok(Self::Csv),
             Some("jsonl") => return Ok(Self::Jsonl),
-            Some(other) => return Err(bad(other, "is no format: expected documents, csv or jsonl")),
+            Some("parquet") => return Ok(Self::Parquet),
+            Some(other) => return Err(bad(other, "is no format: expected documents, csv, jsonl or parquet")),
             None => {}
         }
-        let by_ending = |path: &String| match Path::new(path).extension().and_then(|e| e.to_str()) {
+        let by_ending = |path: &String| match plain_name(path).extension().and_then(|e| e.to_str()) {
+            Some("parquet" | "pq") => Self::Parquet,
             Some("csv" | "tsv") => Self::Csv,
             Some("jsonl" | "ndjson") => Self::Jsonl,
             _ => Self::Documents,
@@ -66,6 +72,27 @@ impl Format {
             None => Ok(first),
         }
     }
+}
+
+/// A path without the ending that says how it is compressed.
+fn plain_name(path: &str) -> &Path {
+    Path::new(path.strip_suffix(".gz").or_else(|| path.strip_suffix(".zst")).unwrap_or(path))
+}
+
+/// Opens a file for reading from its beginning; gzip and zstd are undone, told by their first bytes.
+///
+/// # Errors
+/// As the file system gives them.
+pub fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+    let mut file = std::fs::File::open(path)?;
+    let mut magic = [0; 4];
+    let known = file.read(&mut magic)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(match &magic[..known] {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(BufReader::new(file))),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(file)?),
+        _ => Box::new(file),
+    })
 }
 
 /// Every file below the paths, in order of name. Hidden files, and what a .gitignore names, are passed over; links are

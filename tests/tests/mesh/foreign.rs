@@ -125,3 +125,38 @@ async fn the_example_module_in_rust_runs_as_shown() {
     assert_eq!(mesh.call("org.example.Echo.Echo", json!({"text": "a", "times": 2})).await.expect("echoed")["texts"], json!(["a", "a"]));
     assert_eq!(mesh.fault("org.example.Echo.Echo", json!({"text": "a", "times": 9999})).await.parameters["parameter"], "times");
 }
+
+#[tokio::test]
+async fn what_others_wrote_is_read_compressed_or_not() {
+    let mesh = mesh().await;
+    let folder = mesh.folder.path().display().to_string();
+    let program = r#"
+import gzip, sys, decimal, datetime, pyarrow as pa, pyarrow.parquet as pq, pyarrow.csv as csv
+folder = sys.argv[1]
+table = pa.table({"id": pa.array([1, 2, 3], pa.int32()), "price": pa.array([decimal.Decimal("1.50"), None, decimal.Decimal("-2.25")]),
+                  "day": pa.array([datetime.date(2024, 2, 29)] * 3), "tags": pa.array([["a"], [], None])})
+pq.write_table(table, folder + "/t.parquet", compression="snappy")
+pq.write_table(table.slice(0, 2).select(["id"]), folder + "/other.parquet")
+with gzip.open(folder + "/t.csv.gz", "wt") as out:
+    out.write("id,note\n1,one\n2,\"two\nlines\"\n")
+with pa.CompressedOutputStream(folder + "/t.jsonl.zst", "zstd") as out:
+    out.write(b'{"id": "a", "n": 1}\n{"id": "b", "n": 2.5}\n')
+"#;
+    let out = Command::new(tool("python3")).args(["-c", program, &folder]).output().expect("it runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for (name, rows, types) in [
+        ("t.parquet", 3, vec!["Int32", "Decimal128(3, 2)", "Date32", "List(Utf8, field: 'element')"]),
+        ("t.csv.gz", 2, vec!["Int64", "Utf8"]),
+        ("t.jsonl.zst", 2, vec!["Utf8", "Float64"]),
+    ] {
+        let out = mesh.brahman_json(&["ingest", "files", "d", &format!("{folder}/{name}")]);
+        let told: Vec<&str> = out["columns"].as_array().expect("columns").iter().filter_map(|c| c["arrow_type"].as_str()).collect();
+        assert_eq!((out["rows"].as_u64(), told), (Some(rows), types), "{name}");
+    }
+    let both = json!({"dataset": "d", "paths": [format!("{folder}/t.parquet"), format!("{folder}/other.parquet")]});
+    let fault = mesh.fault("org.brahman.Ingest.Files", both).await;
+    assert!(fault.message().contains("other.parquet") && fault.message().contains("not those of the first file"), "{fault}");
+    std::fs::write(mesh.folder.path().join("broken.parquet"), "PAR1 and no more").expect("written");
+    let broken = json!({"dataset": "d", "paths": [format!("{folder}/broken.parquet")]});
+    assert!(mesh.fault("org.brahman.Ingest.Files", broken).await.message().contains("broken.parquet"));
+}
