@@ -2,7 +2,8 @@
 //!
 //! [`service`] speaks `org.brahman.Ingest`; a [`run`] has progress, can be cancelled, and commits at its end. [`files`] are
 //! found by [`source`] and turned into Arrow batches by [`documents`], [`csv`] and [`jsonl`]; A [`table`] is read by [`postgres`] or
-//! [`mysql`] from a server that a [`dsn`] names, by [`tls`] if asked; [`sink`] writes Parquet, durably.
+//! [`mysql`] from a server that a [`dsn`] names, by [`tls`] if asked; [`mock`] makes tables up; [`sink`] writes
+//! Parquet, durably.
 //!
 //! Invariants: memory does not grow with the source; what cannot be read is counted and named; nothing is visible to
 //! readers before the catalog's commit; no password is in a log, an error or a manifest.
@@ -12,6 +13,7 @@ pub mod documents;
 pub mod dsn;
 pub mod files;
 pub mod jsonl;
+pub mod mock;
 pub mod mysql;
 pub mod postgres;
 pub mod run;

@@ -14,7 +14,7 @@ use crate::files::{self, bad_source};
 use crate::run::{Place, Progress, Read, Runs, cancelled};
 use crate::source::Format;
 use crate::table::{Done, How, ReadError, What};
-use crate::{mysql, postgres};
+use crate::{mock, mysql, postgres};
 
 /// Most workers of one read.
 const PARALLEL_MAX: u64 = 64;
@@ -29,13 +29,21 @@ const SECONDS_MAX: u64 = 7 * 86_400;
 #[derive(Debug)]
 pub struct IngestService {
     runs: Runs,
+    postgres: Reader,
+    mysql: Reader,
 }
 
 impl IngestService {
     /// A service that commits through this client.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { runs: Runs::new(client) }
+        Self { runs: Runs::new(client), postgres: postgres::read, mysql: mysql::read }
+    }
+
+    /// One whose tables are synthetic.
+    #[must_use]
+    pub fn synthetic(client: Client) -> Self {
+        Self { runs: Runs::new(client), postgres: mock::read, mysql: mock::read }
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
@@ -119,8 +127,8 @@ impl Service for IngestService {
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         match call.method() {
             "Files" => self.files(&call).await,
-            "Postgres" => self.table(&call, &["postgres", "postgresql"], postgres::read).await,
-            "Mysql" => self.table(&call, &["mysql", "mariadb"], mysql::read).await,
+            "Postgres" => self.table(&call, &["postgres", "postgresql"], self.postgres).await,
+            "Mysql" => self.table(&call, &["mysql", "mariadb"], self.mysql).await,
             "Runs" => Reply::of(&RunsOut { runs: self.runs.list() }),
             "Cancel" => {
                 let CancelIn { run_id } = call.parameters()?;

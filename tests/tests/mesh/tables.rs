@@ -367,3 +367,23 @@ async fn a_mariadb_table_is_one_snapshot_and_what_goes_wrong_is_named() {
     assert!(fault.contains("SourceFailed") && fault.contains("nothing was published"), "{fault}");
     assert_eq!(mesh.brahman_json(&["datasets", "t"])["dataset"]["rows"], 1, "the last that was committed stands");
 }
+
+#[tokio::test]
+async fn the_mock_makes_tables_up_by_seed_and_never_answers_in_prod() {
+    let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let ask = |seed: u64| json!({"dataset": "t", "dsn": format!("postgres://nowhere/db?seed={seed}&rows=20000"), "table": "orders"});
+    let make = async |seed: u64| mesh.call("org.brahman.Ingest.Postgres", ask(seed)).await.expect("made");
+    let (one, two, other) = (make(7).await, make(7).await, make(8).await);
+    assert_eq!((&one["rows"], &one["objects"][0]["sha256"]), (&json!(20_000), &two["objects"][0]["sha256"]));
+    assert_ne!(one["objects"][0]["sha256"], other["objects"][0]["sha256"]);
+    assert!(one["notes"][0].as_str().is_some_and(|n| n.contains("synthetic")), "{one}");
+    assert_eq!(
+        pyarrow(&other, "t.schema.field('iban').metadata, t.num_rows, len(set(t.column('id').to_pylist()))"),
+        "{b'pii': b'iban'} 20000 20000"
+    );
+    mesh.brahman_json(&["context", "prod"]);
+    let real = json!({"dataset": "t", "dsn": "postgres://127.0.0.1:1/db", "table": "orders"});
+    let fault = mesh.fault("org.brahman.Ingest.Postgres", real).await;
+    assert!(fault.message().contains("connecting"), "the real one asks the server: {fault}");
+}

@@ -1,0 +1,14 @@
+//! The mock of ingest: context `test`. Files are read as ever; tables are synthetic, so that clients need no database.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use brahman_ingest::service::IngestService;
+use brahman_sidecar::{Client, Module, run};
+
+fn main() -> ExitCode {
+    run("ingest-mock", async |module: Module| {
+        let client = Client::new(&module.mesh);
+        module.serve(Arc::new(IngestService::synthetic(client))).await
+    })
+}
