@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Figures beside their peers, in one run. bench.sh [mesh|embed|index|ingest]…
+# Figures beside their peers, in one run. bench.sh [mesh|embed|index|ingest|pii]…
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$CARGO_TARGET_DIR/release
@@ -25,6 +25,10 @@ fi
 if [[ " $* " == *" ingest "* ]]; then
     BRAHMAN_BENCH_INGEST_PYTHON=$(environment ingest-peers connectorx==0.4.6 pyarrow==26.0.1 duckdb==2.0.0)
     export BRAHMAN_BENCH_INGEST_PYTHON
+fi
+if [[ " $* " == *" pii "* ]]; then
+    BRAHMAN_BENCH_PII_PYTHON=$(environment pii-peers faker==40.54.0 python-stdnum==2.2 presidio-analyzer==2.2.366)
+    export BRAHMAN_BENCH_PII_PYTHON
 fi
 if ! command -v nginx >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "bench: installing nginx-light, the peer of a brokered call" >&2

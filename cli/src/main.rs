@@ -196,6 +196,9 @@ enum Ingest {
         /// documents, csv, jsonl or parquet; by the files' endings unless given
         #[arg(long)]
         format: Option<String>,
+        /// Do not look for personal data
+        #[arg(long)]
+        no_pii: bool,
     },
     /// A table, view or query of a PostgreSQL server, in one snapshot
     Postgres {
@@ -276,7 +279,9 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Embed(embed) => embed::embed(socket, &embed, output).await,
             Command::Ingest(Ingest::Mysql { dataset, table }) => data::ingest_table(socket, "Mysql", dataset, table, output).await,
             Command::Ingest(Ingest::Postgres { dataset, table }) => data::ingest_table(socket, "Postgres", dataset, table, output).await,
-            Command::Ingest(Ingest::Files { dataset, paths, format }) => data::ingest_files(socket, &dataset, &paths, format, output).await,
+            Command::Ingest(Ingest::Files { dataset, paths, format, no_pii }) => {
+                data::ingest_files(socket, &dataset, &paths, format, no_pii, output).await
+            }
             Command::Datasets { name } => data::datasets(socket, name.as_deref(), output).await,
             Command::Index(command) => index::index(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,

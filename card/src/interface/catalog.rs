@@ -19,6 +19,25 @@ type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sh
 
 type Column (name: string, arrow_type: string, source_type: string, nulls_made: int)
 
+# What a column's name and a sample of its values say about personal data. `status` is found, possible (a name alone, or finds in
+# prose), clean, or insufficient_sample. `shapes` are values with letters and digits masked.
+type PiiColumn (
+  column: string,
+  status: string,
+  findings: []PiiFinding,
+  free_text: []PiiDensity,
+  shapes: []string,
+  sampled: int,
+  distinct: int
+)
+
+# `matched` of the distinct values; `checksum`: they have a check digit that is right.
+type PiiFinding (entity: string, confidence: float, matched: int, checksum: bool, name_hit: bool)
+
+type PiiDensity (entity: string, per_1000: float)
+
+type PiiReport (detector: string, columns: []PiiColumn)
+
 # `stale` lists indexes that are older than the dataset. `lineage` has the run and its inputs.
 type Dataset (
   name: string,
@@ -27,7 +46,7 @@ type Dataset (
   bytes: int,
   objects: []Object,
   columns: []Column,
-  pii: ?object,
+  pii: ?PiiReport,
   stale: []string,
   lineage: Lineage,
   committed_ms: int
@@ -47,7 +66,8 @@ method Commit(
   objects: []Object,
   columns: []Column,
   inputs: []string,
-  producer: string
+  producer: string,
+  pii: ?PiiReport
 ) -> (generation: int, stale: []string)
 
 # Where a run of this dataset writes its objects.
@@ -100,6 +120,78 @@ pub struct Column {
     pub nulls_made: u64,
 }
 
+/// What columns hold personal data. Never holds a value of theirs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PiiReport {
+    /// Name and version of the rules.
+    pub detector: String,
+    /// Every column that was looked at: text, whole numbers and dates.
+    pub columns: Vec<PiiColumn>,
+}
+
+/// One column's personal data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PiiColumn {
+    /// Its name.
+    pub column: String,
+    /// `found`, `possible`, `clean` or `insufficient_sample`.
+    pub status: String,
+    /// Surest first.
+    pub findings: Vec<PiiFinding>,
+    /// What stands in prose.
+    pub free_text: Vec<PiiDensity>,
+    /// Most frequent shapes, by [`masked`].
+    pub shapes: Vec<String>,
+    /// Values looked at.
+    pub sampled: u64,
+    /// Distinct values kept and tested.
+    pub distinct: u64,
+}
+
+/// One kind of personal data in a column.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PiiFinding {
+    /// `email`, `phone`, `credit_card`, …
+    pub entity: String,
+    /// 0 to 1: 0.4 for the name, 0.6 for the share of values.
+    pub confidence: f64,
+    /// Of the distinct values.
+    pub matched: u64,
+    /// Their check digits are right.
+    pub checksum: bool,
+    /// The column's name says so.
+    pub name_hit: bool,
+}
+
+/// How often something stands in prose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PiiDensity {
+    /// What.
+    pub entity: String,
+    /// Texts that hold one, of a thousand.
+    pub per_1000: f64,
+}
+
+/// Longest shape: the rest of a value adds nothing to its kind.
+const SHAPE_CHARS: usize = 40;
+
+/// A value's shape: letters as `a` or `A`, digits as `9`, the rest as it is, cut after 40 characters.
+#[must_use]
+pub fn masked(value: &str) -> String {
+    let mask = |c: char| match c {
+        _ if c.is_numeric() => '9',
+        _ if c.is_uppercase() => 'A',
+        _ if c.is_alphabetic() => 'a',
+        _ if c.is_ascii() && !c.is_control() => c,
+        _ => '?',
+    };
+    let mut shape: String = value.chars().take(SHAPE_CHARS).map(mask).collect();
+    if value.chars().nth(SHAPE_CHARS).is_some() {
+        shape.push('…');
+    }
+    shape
+}
+
 /// Where a generation came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lineage {
@@ -126,9 +218,9 @@ pub struct Dataset {
     pub objects: Vec<Object>,
     /// In column order.
     pub columns: Vec<Column>,
-    /// PII report by column.
+    /// What columns hold personal data, if that was looked for.
     #[serde(default)]
-    pub pii: Option<serde_json::Value>,
+    pub pii: Option<PiiReport>,
     /// Indexes that are older than the dataset.
     pub stale: Vec<String>,
     /// Where it came from.
@@ -173,6 +265,9 @@ pub struct CommitIn {
     pub inputs: Vec<String>,
     /// Program and version.
     pub producer: String,
+    /// What columns hold personal data, if that was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pii: Option<PiiReport>,
 }
 
 /// Reply of `Commit`.

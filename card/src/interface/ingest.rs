@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Interface;
-use super::catalog::{Column, Object};
+use super::catalog::{Column, Object, PiiReport};
 
 /// The interface.
 pub const INTERFACE: Interface = Interface {
@@ -17,6 +17,25 @@ type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sh
 
 type Column (name: string, arrow_type: string, source_type: string, nulls_made: int)
 
+# What a column's name and a sample of its values say about personal data. `status` is found, possible (a name alone, or finds in
+# prose), clean, or insufficient_sample. `shapes` are values with letters and digits masked.
+type PiiColumn (
+  column: string,
+  status: string,
+  findings: []PiiFinding,
+  free_text: []PiiDensity,
+  shapes: []string,
+  sampled: int,
+  distinct: int
+)
+
+# `matched` of the distinct values; `checksum`: they have a check digit that is right.
+type PiiFinding (entity: string, confidence: float, matched: int, checksum: bool, name_hit: bool)
+
+type PiiDensity (entity: string, per_1000: float)
+
+type PiiReport (detector: string, columns: []PiiColumn)
+
 # A file or a row that was left out, and why. Of many, the first hundred are named and all are counted.
 type Quarantine (source: string, row: ?int, reason: string)
 
@@ -27,7 +46,8 @@ type Run (run_id: string, dataset: string, state: string, rows: int, bytes: int,
 
 # Reads text, Markdown and source files (a row a file), CSV or JSONL (a row a record; gzip and zstd are undone), or Parquet;
 # folders are walked, and what their .gitignore names is passed over. Called with `more` it reports progress first. Relative paths are refused.
-method Files(dataset: string, paths: []string, format: ?string) -> (
+# Columns are looked at for personal data unless `pii` is false.
+method Files(dataset: string, paths: []string, format: ?string, pii: ?bool) -> (
   phase: string,
   rows: int,
   bytes: int,
@@ -39,7 +59,7 @@ method Files(dataset: string, paths: []string, format: ?string) -> (
   columns: ?[]Column,
   quarantined: ?int,
   quarantine: ?[]Quarantine,
-  pii: ?object,
+  pii: ?PiiReport,
   mode: ?string,
   parallel: ?int,
   notes: ?[]string,
@@ -57,7 +77,8 @@ method Postgres(
   mode: ?string,
   parallel: ?int,
   deadline_s: ?int,
-  stall_s: ?int
+  stall_s: ?int,
+  pii: ?bool
 ) -> (
   phase: string,
   rows: int,
@@ -70,7 +91,7 @@ method Postgres(
   columns: ?[]Column,
   quarantined: ?int,
   quarantine: ?[]Quarantine,
-  pii: ?object,
+  pii: ?PiiReport,
   mode: ?string,
   parallel: ?int,
   notes: ?[]string,
@@ -87,7 +108,8 @@ method Mysql(
   mode: ?string,
   parallel: ?int,
   deadline_s: ?int,
-  stall_s: ?int
+  stall_s: ?int,
+  pii: ?bool
 ) -> (
   phase: string,
   rows: int,
@@ -100,7 +122,7 @@ method Mysql(
   columns: ?[]Column,
   quarantined: ?int,
   quarantine: ?[]Quarantine,
-  pii: ?object,
+  pii: ?PiiReport,
   mode: ?string,
   parallel: ?int,
   notes: ?[]string,
@@ -133,6 +155,9 @@ pub struct FilesIn {
     /// `documents`, `csv`, `jsonl` or `parquet`; by the files' endings unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
+    /// Whether columns are looked at for personal data; true unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pii: Option<bool>,
 }
 
 /// Parameters of `Postgres` and `Mysql`.
@@ -160,6 +185,9 @@ pub struct TableIn {
     /// Seconds for which the server may send nothing; 300 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_s: Option<u64>,
+    /// Whether columns are looked at for personal data; true unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pii: Option<bool>,
 }
 
 impl std::fmt::Debug for TableIn {
@@ -226,9 +254,9 @@ pub struct IngestOut {
     /// The first hundred of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Vec<Quarantine>>,
-    /// PII report by column.
+    /// What columns hold personal data, if that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pii: Option<serde_json::Value>,
+    pub pii: Option<PiiReport>,
     /// How a table was read: `full`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::Empty;
-use brahman_card::interface::catalog::{self, GetOut};
+use brahman_card::interface::catalog::{self, GetOut, PiiColumn};
 use brahman_card::interface::ingest::{FilesIn, IngestOut, TableIn};
 use clap::Args;
 use serde::Serialize;
@@ -16,10 +16,11 @@ pub(crate) async fn ingest_files(
     dataset: &str,
     paths: &[PathBuf],
     format: Option<String>,
+    no_pii: bool,
     output: &Output,
 ) -> anyhow::Result<()> {
     let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
-    let ask = FilesIn { dataset: dataset.to_owned(), paths, format };
+    let ask = FilesIn { dataset: dataset.to_owned(), paths, format, pii: no_pii.then_some(false) };
     ingest(socket, "Files", &ask, dataset, output).await
 }
 
@@ -44,11 +45,24 @@ pub(crate) struct Table {
     /// Seconds for which the server may send nothing [default: 300]
     #[arg(long, value_name = "S")]
     stall: Option<u64>,
+    /// Do not look for personal data
+    #[arg(long)]
+    no_pii: bool,
 }
 
 pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, table: Table, output: &Output) -> anyhow::Result<()> {
-    let Table { dsn, table, query, parallel, deadline, stall } = table;
-    let ask = TableIn { dataset: dataset.clone(), dsn, table, query, mode: None, parallel, deadline_s: deadline, stall_s: stall };
+    let Table { dsn, table, query, parallel, deadline, stall, no_pii } = table;
+    let ask = TableIn {
+        dataset: dataset.clone(),
+        dsn,
+        table,
+        query,
+        mode: None,
+        parallel,
+        deadline_s: deadline,
+        stall_s: stall,
+        pii: no_pii.then_some(false),
+    };
     ingest(socket, method, &ask, &dataset, output).await
 }
 
@@ -90,6 +104,9 @@ async fn ingest<P: Serialize>(socket: &Path, method: &str, ask: &P, dataset: &st
         };
         output.line(&output.paint(&words, Tone::Busy));
     }
+    for column in out.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible") {
+        output.line(&output.paint(&format!("column `{}` holds {}", column.column, personal(column)), Tone::Busy));
+    }
     let quarantined = out.quarantined.unwrap_or(0);
     if quarantined > 0 {
         output.line(&format!("{quarantined} left out:"));
@@ -99,6 +116,27 @@ async fn ingest<P: Serialize>(socket: &Path, method: &str, ask: &P, dataset: &st
         }
     }
     Ok(())
+}
+
+/// Longest type in a table: the fields of a struct are for `--json`.
+const TYPE_CHARS: usize = 32;
+
+fn short(kind: &str) -> String {
+    match kind.char_indices().nth(TYPE_CHARS) {
+        Some((cut, _)) => format!("{}…", &kind[..cut]),
+        None => kind.to_owned(),
+    }
+}
+
+/// What a column holds, in words.
+fn personal(column: &PiiColumn) -> String {
+    let findings = column.findings.iter().map(|f| {
+        let certain = if column.status == "found" { "" } else { " possibly, by its name" };
+        let proof = if f.checksum { ", check digits right" } else { "" };
+        format!("{}{certain} ({:.2}{proof})", f.entity, f.confidence)
+    });
+    let prose = column.free_text.iter().map(|d| format!("{} in {} of 1000 texts", d.entity, d.per_1000));
+    findings.chain(prose).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) async fn datasets(socket: &Path, name: Option<&str>, output: &Output) -> anyhow::Result<()> {
@@ -128,8 +166,15 @@ pub(crate) async fn datasets(socket: &Path, name: Option<&str>, output: &Output)
     }
     let d = out.dataset;
     output.line(&format!("{} generation {}: {} rows, {}", output.paint(&d.name, Tone::Strong), d.generation, d.rows, bytes(d.bytes)));
-    let rows = d.columns.iter().map(|c| vec![c.name.clone(), c.arrow_type.clone(), c.source_type.clone(), c.nulls_made.to_string()]);
-    output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE"], rows.collect());
+    let holds = |name: &str| {
+        let column = d.pii.iter().flat_map(|report| &report.columns).find(|c| c.column == name);
+        column.map_or_else(String::new, |c| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) })
+    };
+    let rows = d
+        .columns
+        .iter()
+        .map(|c| vec![c.name.clone(), short(&c.arrow_type), short(&c.source_type), c.nulls_made.to_string(), holds(&c.name)]);
+    output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], rows.collect());
     d.objects.iter().for_each(|o| output.line(&o.url));
     Ok(())
 }

@@ -219,7 +219,7 @@ impl Books {
             bytes: commit.objects.iter().map(|o| o.bytes).sum(),
             objects: commit.objects,
             columns: commit.columns,
-            pii: None,
+            pii: commit.pii,
             stale: Vec::new(),
             lineage: Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer },
             committed_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
@@ -338,6 +338,7 @@ mod tests {
             columns: vec![],
             inputs: vec![],
             producer: "test".into(),
+            pii: None,
         };
         books.commit(commit).expect("committed")
     }
@@ -385,6 +386,7 @@ mod tests {
             columns: vec![],
             inputs: vec![],
             producer: String::new(),
+            pii: None,
         });
         assert!(matches!(refused, Err(BookError::Damaged { .. })));
     }

@@ -51,7 +51,6 @@ pub fn read(
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Read, Fault> {
-    let (folder, prefix) = (place.folder.as_path(), place.prefix.as_str());
     let files = source::files(paths).map_err(bad_source)?;
     let mut quarantined = 0;
     let mut quarantine = Vec::new();
@@ -65,12 +64,12 @@ pub fn read(
     let mut sink: Option<Sink> = None;
     let mut schema: Option<SchemaRef> = None;
     let outcome = match format {
-        Format::Documents => read_documents(&files, folder, prefix, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)),
+        Format::Documents => read_documents(&files, place, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)),
         Format::Csv | Format::Jsonl | Format::Parquet => {
             let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
             let slot = std::cell::RefCell::new(&mut sink);
             let mut open = |s: SchemaRef| {
-                **slot.borrow_mut() = Some(Sink::create(folder, prefix, 0, Arc::clone(&s))?);
+                **slot.borrow_mut() = Some(Sink::create(place, 0, Arc::clone(&s))?);
                 schema = Some(s);
                 Ok(())
             };
@@ -122,14 +121,13 @@ pub fn read(
 
 fn read_documents(
     files: &[File],
-    folder: &Path,
-    prefix: &str,
+    place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
     slot: &mut Option<Sink>,
     bad: &mut dyn FnMut(&Path, String),
 ) -> io::Result<()> {
-    let mut sink = Sink::create(folder, prefix, 0, documents::schema())?;
+    let mut sink = Sink::create(place, 0, documents::schema())?;
     let mut batcher = Batcher::default();
     for file in files {
         if cancel.is_cancelled() {

@@ -3,7 +3,7 @@
 //! [`service`] speaks `org.brahman.Ingest`; a [`run`] has progress, can be cancelled, and commits at its end. [`files`] are
 //! found by [`source`] and turned into Arrow batches by [`documents`], [`csv`] and [`jsonl`]; A [`table`] is read by [`postgres`] or
 //! [`mysql`] from a server that a [`dsn`] names, by [`tls`] if asked; [`mock`] makes tables up; [`sink`] writes
-//! Parquet, durably.
+//! Parquet, durably, and lets [`pii`] see what goes by.
 //!
 //! Invariants: memory does not grow with the source; what cannot be read is counted and named; nothing is visible to
 //! readers before the catalog's commit; no password is in a log, an error or a manifest.
@@ -15,6 +15,7 @@ pub mod files;
 pub mod jsonl;
 pub mod mock;
 pub mod mysql;
+pub mod pii;
 pub mod postgres;
 pub mod run;
 pub mod service;

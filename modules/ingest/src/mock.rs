@@ -185,7 +185,7 @@ pub fn read(
     let seed = number(dsn, "seed")?.unwrap_or_else(own);
     let malformed = |e: arrow_schema::ArrowError| ReadError::Malformed(e.to_string());
     let schema = batch(seed, 0, 0).map_err(malformed)?.schema();
-    let mut sink = Sink::create(&place.folder, &place.prefix, 0, Arc::clone(&schema))?;
+    let mut sink = Sink::create(place, 0, Arc::clone(&schema))?;
     progress.send_modify(|p| p.phase = "read");
     for from in (0..rows).step_by(usize::try_from(BATCH_ROWS).unwrap_or(1)) {
         if cancel.is_cancelled() {

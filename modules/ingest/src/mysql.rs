@@ -104,7 +104,7 @@ struct Writer {
 impl Writer {
     fn start(place: &Place, schema: SchemaRef, progress: watch::Sender<Progress>) -> std::io::Result<Self> {
         let (batches, incoming) = sync_channel::<(RecordBatch, u64)>(BATCHES_AHEAD);
-        let mut sink = Sink::create(&place.folder, &place.prefix, 0, schema)?;
+        let mut sink = Sink::create(place, 0, schema)?;
         let write = move || {
             for (batch, bytes) in incoming {
                 sink.write(&batch)?;

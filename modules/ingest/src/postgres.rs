@@ -500,7 +500,7 @@ impl Worker {
     }
 
     fn open(&self) -> std::io::Result<Sink> {
-        Sink::create(&self.place.folder, &self.place.prefix, self.part, Arc::clone(&self.plan.schema))
+        Sink::create(&self.place, self.part, Arc::clone(&self.plan.schema))
     }
 
     fn write(&self, rows: &mut Rows, sink: &mut Option<Sink>) -> Result<(), ReadError> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
@@ -11,6 +11,9 @@ use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
 use brahman_sidecar::{Call, CallOptions, Client, Reply};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::pii;
+use crate::pii::sample::Samples;
 
 /// Runs remembered.
 const RUNS_MAX: usize = 100;
@@ -35,6 +38,8 @@ pub struct Place {
     pub folder: PathBuf,
     /// Keys of its objects begin with this.
     pub prefix: String,
+    /// What is looked at for personal data, if it is.
+    pub samples: Option<Arc<Samples>>,
 }
 
 /// What a run has read.
@@ -104,6 +109,7 @@ impl Runs {
         &self,
         call: &Call,
         dataset: &str,
+        look_for_pii: bool,
         read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
     ) -> Result<Reply, Fault> {
         let run_id = ulid::Ulid::generate().to_string();
@@ -129,7 +135,7 @@ impl Runs {
         let started = Instant::now();
         let (progress, watching) = watch::channel(Progress { phase: "scan", ..Progress::default() });
         let ended = Ended { runs: self, run_id: &run_id, watching: watching.clone(), started };
-        let outcome = self.read_and_commit(call, dataset, &run_id, read, &cancel, progress, watching, started).await;
+        let outcome = self.read_and_commit(call, dataset, look_for_pii, &run_id, read, &cancel, progress, watching, started).await;
         ended.with(match &outcome {
             Ok(_) => ("done", None),
             Err(_) if cancel.is_cancelled() => ("cancelled", None),
@@ -143,6 +149,7 @@ impl Runs {
         &self,
         call: &Call,
         dataset: &str,
+        look_for_pii: bool,
         run_id: &str,
         read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
         cancel: &CancellationToken,
@@ -153,13 +160,15 @@ impl Runs {
         let options = CallOptions::default();
         let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned() };
         let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
-        let place = Place { folder: PathBuf::from(&place.path), prefix: place.key_prefix };
+        let samples = look_for_pii.then(Arc::<Samples>::default);
+        let place = Place { folder: PathBuf::from(&place.path), prefix: place.key_prefix, samples };
         let (token, target) = (cancel.clone(), place.clone());
         let mut reading = tokio::task::spawn_blocking(move || {
             // Nothing of a failed run was published; the catalog clears what a crash leaves.
-            read(&target, &progress, &token).inspect_err(|_| drop(std::fs::remove_dir_all(&target.folder)))
+            let read = read(&target, &progress, &token).inspect_err(|_| drop(std::fs::remove_dir_all(&target.folder)));
+            read.map(|read| (read, target.samples.as_ref().map(|samples| pii::report(&samples.take()))))
         });
-        let read = loop {
+        let (read, pii) = loop {
             tokio::select! {
                 done = &mut reading => break done.map_err(|e| Fault::internal(e.to_string()))?,
                 () = tokio::time::sleep(PROGRESS_EVERY), if call.more => {
@@ -179,6 +188,7 @@ impl Runs {
             columns: read.columns.clone(),
             inputs: read.inputs,
             producer: concat!("brahman-ingest/", env!("CARGO_PKG_VERSION")).to_owned(),
+            pii: pii.clone(),
         };
         let committed: CommitOut = self.client.call("org.brahman.Catalog.Commit", &commit, &options).await?.value;
         let now = Progress { phase: "done", ..*watching.borrow() };
@@ -194,7 +204,7 @@ impl Runs {
             parallel: read.parallel,
             mode: read.mode,
             drift: Some(drift),
-            pii: None,
+            pii,
             seconds: Some(started.elapsed().as_secs_f64()),
             ..report(now, started)
         })

@@ -47,13 +47,14 @@ impl IngestService {
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
-        let FilesIn { dataset, paths, format } = call.parameters()?;
+        let FilesIn { dataset, paths, format, pii } = call.parameters()?;
         call.allow_paths()?;
         if paths.is_empty() {
             return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
         }
         let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
-        self.runs.carry_out(call, &dataset, move |place, progress, cancel| files::read(&paths, format, place, progress, cancel)).await
+        let read = move |place: &Place, progress: &_, cancel: &_| files::read(&paths, format, place, progress, cancel);
+        self.runs.carry_out(call, &dataset, pii.unwrap_or(true), read).await
     }
 
     async fn table(&self, call: &Call, schemes: &[&str], read: Reader) -> Result<Reply, Fault> {
@@ -76,7 +77,7 @@ impl IngestService {
                 ..Read::default()
             })
         };
-        self.runs.carry_out(call, &ask.dataset, read).await
+        self.runs.carry_out(call, &ask.dataset, ask.pii.unwrap_or(true), read).await
     }
 }
 

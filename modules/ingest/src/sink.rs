@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -15,6 +15,9 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
+
+use crate::pii::sample::{Sampler, Samples};
+use crate::run::Place;
 
 /// A row group is closed once it holds about this much: small enough to hold in memory, large enough to compress.
 const ROW_GROUP_BYTES: usize = 8 << 20;
@@ -33,6 +36,8 @@ pub struct Sink {
     path: PathBuf,
     key: String,
     rows: u64,
+    /// What is looked at for personal data, and where it goes at the end.
+    sampler: Option<(Sampler, Arc<Samples>)>,
 }
 
 /// Parquet's own errors carry I/O errors as text.
@@ -45,9 +50,11 @@ impl Sink {
     ///
     /// # Errors
     /// As the file system gives them.
-    pub fn create(folder: &Path, key_prefix: &str, part: usize, schema: SchemaRef) -> io::Result<Self> {
-        let path = folder.join(format!("part-{part}.parquet"));
-        Ok(Self { writer: None, file: File::create(&path)?, schema, path, key: format!("{key_prefix}/part-{part}.parquet"), rows: 0 })
+    pub fn create(place: &Place, part: usize, schema: SchemaRef) -> io::Result<Self> {
+        let path = place.folder.join(format!("part-{part}.parquet"));
+        let key = format!("{}/part-{part}.parquet", place.prefix);
+        let sampler = place.samples.as_ref().map(|samples| (Sampler::default(), Arc::clone(samples)));
+        Ok(Self { writer: None, file: File::create(&path)?, schema, path, key, rows: 0, sampler })
     }
 
     fn writer(&mut self, first: Option<&RecordBatch>) -> io::Result<&mut ArrowWriter<File>> {
@@ -80,6 +87,9 @@ impl Sink {
             writer.flush().map_err(other)?;
         }
         self.rows += batch.num_rows() as u64;
+        if let Some((sampler, _)) = &mut self.sampler {
+            sampler.look(batch);
+        }
         Ok(())
     }
 
@@ -95,7 +105,10 @@ impl Sink {
     /// As the file system gives them.
     pub fn finish(mut self) -> io::Result<Object> {
         self.writer(None)?.finish().map_err(other)?;
-        let Self { file, path, key, rows, .. } = self;
+        let Self { file, path, key, rows, sampler, .. } = self;
+        if let Some((sampler, samples)) = sampler {
+            samples.add(sampler);
+        }
         file.sync_all()?;
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         // The run's folder is new: its own name has to last as well.

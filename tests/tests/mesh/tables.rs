@@ -387,3 +387,42 @@ async fn the_mock_makes_tables_up_by_seed_and_never_answers_in_prod() {
     let fault = mesh.fault("org.brahman.Ingest.Postgres", real).await;
     assert!(fault.message().contains("connecting"), "the real one asks the server: {fault}");
 }
+
+#[tokio::test]
+async fn labelled_columns_of_personal_data_are_found_and_no_value_is_told() {
+    let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let ask = json!({"dataset": "t", "dsn": "postgres://nowhere/db?rows=3000", "table": "people"});
+    let made = mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("made");
+    let kept = mesh.brahman_json(&["datasets", "t"])["dataset"]["pii"].clone();
+    assert_eq!(kept, made["pii"], "the manifest has the report");
+    let said = |column: &str| {
+        let all = kept["columns"].as_array().expect("columns");
+        let column = all.iter().find(|c| c["column"] == column).expect("looked at");
+        (column["status"].as_str().unwrap_or_default().to_owned(), column["findings"][0]["entity"].as_str().unwrap_or_default().to_owned())
+    };
+    let labels = [
+        ("email", "email"),
+        ("phone", "phone"),
+        ("iban", "iban"),
+        ("card", "credit_card"),
+        ("ip", "ip_address"),
+        ("born", "date_of_birth"),
+    ];
+    for (column, entity) in labels {
+        assert_eq!(said(column), ("found".into(), entity.into()), "{column}");
+    }
+    for column in ["id", "medium", "large", "count", "note", "day", "created"] {
+        assert_eq!(said(column).0, "clean", "{column}");
+    }
+    let values = pyarrow(&made, "*[t.column(c).to_pylist()[0] for c in ('email', 'iban', 'card')]");
+    for value in values.split_whitespace() {
+        assert!(!kept.to_string().contains(value), "{value} is in the report");
+    }
+    let shown = mesh.brahman(&["datasets", "t"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("iban (1.00") && !shown.contains("@example.org"), "{shown}");
+    let mut quietly = ask;
+    quietly["pii"] = json!(false);
+    assert!(mesh.call("org.brahman.Ingest.Postgres", quietly).await.expect("made")["pii"].is_null());
+}
