@@ -86,9 +86,22 @@ enum Command {
     #[command(subcommand)]
     Ingest(Ingest),
     /// Datasets in the catalog
+    #[command(args_conflicts_with_subcommands = true)]
     Datasets {
+        #[command(subcommand)]
+        command: Option<Datasets>,
         /// Show one
         name: Option<String>,
+    },
+    /// Runs of this mesh's ingest, newest first
+    Runs,
+    /// What became of a dataset's runs: OpenLineage events, with --json one a line
+    Lineage {
+        /// Dataset
+        dataset: String,
+        /// Events at most
+        #[arg(long, default_value_t = 100)]
+        limit: u64,
     },
     /// Datasets to searchable indexes
     #[command(subcommand)]
@@ -182,6 +195,23 @@ struct Embed {
     /// Context for this call alone
     #[arg(long)]
     context: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Datasets {
+    /// Columns, personal data, generations, and a few rows in which personal data is masked
+    Show {
+        /// Dataset
+        name: String,
+        /// Rows to show
+        #[arg(long, default_value_t = 5)]
+        rows: u64,
+    },
+    /// Read a dataset's objects anew and publish what is there, if its manifest says otherwise, is damaged or is gone
+    Resync {
+        /// Dataset; all whose manifest is damaged or gone, if none is named
+        name: Option<String>,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -282,7 +312,12 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Ingest(Ingest::Files { dataset, paths, format, no_pii }) => {
                 data::ingest_files(socket, &dataset, &paths, format, no_pii, output).await
             }
-            Command::Datasets { name } => data::datasets(socket, name.as_deref(), output).await,
+            Command::Datasets { command: Some(Datasets::Show { name, rows }), .. } => data::show(socket, &name, rows, output).await,
+            Command::Datasets { command: Some(Datasets::Resync { name }), .. } => data::resync(socket, name.as_deref(), output).await,
+            Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,
+            Command::Datasets { .. } => data::datasets(socket, output).await,
+            Command::Runs => data::runs(socket, output).await,
+            Command::Lineage { dataset, limit } => data::lineage(socket, dataset, limit, output).await,
             Command::Index(command) => index::index(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,
             Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } => Ok(()),

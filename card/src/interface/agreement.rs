@@ -196,6 +196,11 @@ fn every_idl_text_agrees_with_its_rust_types() {
         &[
             ("List", none(), schema::<catalog::ListOut>()),
             ("Get", schema::<catalog::NameIn>(), schema::<catalog::GetOut>()),
+            ("Abandon", schema::<catalog::AbandonIn>(), schema::<catalog::AbandonOut>()),
+            ("Lineage", schema::<catalog::LineageIn>(), schema::<catalog::LineageOut>()),
+            ("Sample", schema::<catalog::SampleIn>(), schema::<catalog::SampleOut>()),
+            ("Resync", schema::<catalog::NameIn>(), schema::<catalog::ResyncOut>()),
+            ("ResyncMissing", schema::<Empty>(), schema::<catalog::ResyncMissingOut>()),
             ("Commit", schema::<catalog::CommitIn>(), schema::<catalog::CommitOut>()),
             ("Location", schema::<catalog::LocationIn>(), schema::<catalog::LocationOut>()),
             ("MarkStale", schema::<catalog::MarkStaleIn>(), none()),

@@ -10,7 +10,7 @@ use super::Interface;
 /// The interface.
 pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Catalog",
-    idempotent: &["List", "Get", "Commit", "MarkStale", "ClearStale", "Watch"],
+    idempotent: &["List", "Get", "Commit", "MarkStale", "ClearStale", "Watch", "Lineage", "Sample"],
     idl: "# Datasets: what objects they are made of, and which indexes they feed.
 interface org.brahman.Catalog
 
@@ -48,15 +48,18 @@ type Dataset (
   columns: []Column,
   pii: ?PiiReport,
   stale: []string,
-  lineage: Lineage,
+  lineage: Origin,
   committed_ms: int
 )
 
-type Lineage (run_id: string, inputs: []string, producer: string)
+type Origin (run_id: string, inputs: []string, producer: string)
+
+type Version (generation: int, run_id: string, rows: int, bytes: int, committed_ms: int)
 
 method List() -> (datasets: []Dataset)
 
-method Get(name: string) -> (dataset: Dataset)
+# `history` has the last hundred generations, newest first.
+method Get(name: string) -> (dataset: Dataset, history: []Version)
 
 # Publishes a generation: every object is verified first. The same run_id committed twice is one commit.
 # `bucket_root` in the reply of `Location` is where a writer puts objects.
@@ -70,8 +73,27 @@ method Commit(
   pii: ?PiiReport
 ) -> (generation: int, stale: []string)
 
-# Where a run of this dataset writes its objects.
-method Location(name: string, run_id: string) -> (bucket: string, key_prefix: string, path: string)
+# Begins a run of this dataset: where it writes its objects. `producer` is who asks, so that its unfinished runs can be told.
+method Location(name: string, run_id: string, producer: ?string) -> (bucket: string, key_prefix: string, path: string)
+
+# Ends a run that will not be committed, or all unfinished runs of a producer.
+method Abandon(run_id: ?string, producer: ?string, reason: string, cancelled: ?bool) -> (abandoned: int)
+
+# OpenLineage run events of a dataset, oldest first; the last `limit`, 100 unless said.
+method Lineage(name: string, limit: ?int) -> (events: []object)
+
+# A few rows, values cut at 200 characters; columns that hold personal data as shapes. `notes` names what could not be shown.
+method Sample(name: string, rows: ?int) -> (rows: []object, masked: []string, notes: []string)
+
+# Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is gone, publishes what is there.
+method Resync(name: string) -> (generation: int, rows: int, changed: bool, notes: []string)
+
+type Resynced (name: string, generation: int, rows: int)
+
+type NotResynced (name: string, reason: string)
+
+# The same for every dataset whose objects are there and whose manifest is not, or is damaged.
+method ResyncMissing() -> (resynced: []Resynced, failed: []NotResynced)
 
 # Says which index is fed by the dataset (`MarkStale`), or that it has caught up with a generation (`ClearStale`).
 method MarkStale(name: string, index: string) -> ()
@@ -243,11 +265,131 @@ pub struct NameIn {
     pub name: String,
 }
 
+/// A generation that a dataset had or has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Version {
+    /// From 1.
+    pub generation: u64,
+    /// The run that wrote it.
+    pub run_id: String,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of all objects.
+    pub bytes: u64,
+    /// Unix time of the commit.
+    pub committed_ms: u64,
+}
+
 /// Reply of `Get`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GetOut {
     /// The dataset.
     pub dataset: Dataset,
+    /// Newest first.
+    pub history: Vec<Version>,
+}
+
+/// Parameters of `Abandon`: one of the first two.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct AbandonIn {
+    /// One run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Or all unfinished runs of a producer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub producer: Option<String>,
+    /// Why; never a password.
+    pub reason: String,
+    /// Somebody wanted it so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<bool>,
+}
+
+/// Reply of `Abandon`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AbandonOut {
+    /// Runs ended.
+    pub abandoned: u64,
+}
+
+/// Parameters of `Lineage`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LineageIn {
+    /// Dataset.
+    pub name: String,
+    /// Events at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// Reply of `Lineage`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LineageOut {
+    /// OpenLineage run events, oldest first.
+    pub events: Vec<serde_json::Value>,
+}
+
+/// Parameters of `Sample`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SampleIn {
+    /// Dataset.
+    pub name: String,
+    /// Rows at most, to 100; 5 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+}
+
+/// Reply of `Sample`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SampleOut {
+    /// By column.
+    pub rows: Vec<serde_json::Value>,
+    /// Columns of which only shapes are shown.
+    pub masked: Vec<String>,
+    /// What could not be shown.
+    pub notes: Vec<String>,
+}
+
+/// Reply of `Resync`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ResyncOut {
+    /// As it is now.
+    pub generation: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Whether the manifest said otherwise.
+    pub changed: bool,
+    /// What was found.
+    pub notes: Vec<String>,
+}
+
+/// A dataset that has a manifest again.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Resynced {
+    /// Dataset.
+    pub name: String,
+    /// As it is now.
+    pub generation: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// A dataset that has none.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct NotResynced {
+    /// Dataset.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Reply of `ResyncMissing`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ResyncMissingOut {
+    /// With a manifest again.
+    pub resynced: Vec<Resynced>,
+    /// Without.
+    pub failed: Vec<NotResynced>,
 }
 
 /// Parameters of `Commit`.
@@ -286,6 +428,9 @@ pub struct LocationIn {
     pub name: String,
     /// ULID of the run.
     pub run_id: String,
+    /// Who asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub producer: Option<String>,
 }
 
 /// Reply of `Location`.

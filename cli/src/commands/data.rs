@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::Empty;
-use brahman_card::interface::catalog::{self, GetOut, PiiColumn};
-use brahman_card::interface::ingest::{FilesIn, IngestOut, TableIn};
+use brahman_card::interface::catalog::{self, GetOut, LineageIn, LineageOut, PiiColumn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut};
+use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn};
 use clap::Args;
 use serde::Serialize;
 
@@ -139,29 +139,32 @@ fn personal(column: &PiiColumn) -> String {
     findings.chain(prose).collect::<Vec<_>>().join(", ")
 }
 
-pub(crate) async fn datasets(socket: &Path, name: Option<&str>, output: &Output) -> anyhow::Result<()> {
-    let Some(name) = name else {
-        let out: catalog::ListOut = get(socket, "org.brahman.Catalog.List", &Empty {}).await?;
-        if output.json() {
-            output.print_json(&out);
-            return Ok(());
-        }
-        let rows = out.datasets.iter().map(|d| {
-            vec![
-                d.name.clone(),
-                d.generation.to_string(),
-                d.rows.to_string(),
-                bytes(d.bytes),
-                d.columns.len().to_string(),
-                d.stale.join(" "),
-            ]
-        });
-        output.table(&["DATASET", "GENERATION", "ROWS", "SIZE", "COLUMNS", "STALE INDEXES"], rows.collect());
-        return Ok(());
-    };
-    let out: GetOut = get(socket, "org.brahman.Catalog.Get", &catalog::NameIn { name: name.to_owned() }).await?;
+pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let out: catalog::ListOut = get(socket, "org.brahman.Catalog.List", &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
+        return Ok(());
+    }
+    let rows = out.datasets.iter().map(|d| {
+        vec![d.name.clone(), d.generation.to_string(), d.rows.to_string(), bytes(d.bytes), d.columns.len().to_string(), d.stale.join(" ")]
+    });
+    output.table(&["DATASET", "GENERATION", "ROWS", "SIZE", "COLUMNS", "STALE INDEXES"], rows.collect());
+    Ok(())
+}
+
+/// Generations of history that are shown.
+const VERSIONS_SHOWN: usize = 5;
+
+pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) -> anyhow::Result<()> {
+    let out: GetOut = get(socket, "org.brahman.Catalog.Get", &catalog::NameIn { name: name.to_owned() }).await?;
+    let sample: Option<SampleOut> = match rows {
+        0 => None,
+        rows => Some(get(socket, "org.brahman.Catalog.Sample", &SampleIn { name: name.to_owned(), rows: Some(rows) }).await?),
+    };
+    if output.json() {
+        let mut all = serde_json::to_value(&out)?;
+        all["sample"] = serde_json::to_value(&sample)?;
+        output.print_json(&all);
         return Ok(());
     }
     let d = out.dataset;
@@ -170,11 +173,94 @@ pub(crate) async fn datasets(socket: &Path, name: Option<&str>, output: &Output)
         let column = d.pii.iter().flat_map(|report| &report.columns).find(|c| c.column == name);
         column.map_or_else(String::new, |c| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) })
     };
-    let rows = d
-        .columns
-        .iter()
-        .map(|c| vec![c.name.clone(), short(&c.arrow_type), short(&c.source_type), c.nulls_made.to_string(), holds(&c.name)]);
-    output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], rows.collect());
+    let columns = d.columns.iter();
+    let columns =
+        columns.map(|c| vec![c.name.clone(), short(&c.arrow_type), short(&c.source_type), c.nulls_made.to_string(), holds(&c.name)]);
+    output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
+    d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
     d.objects.iter().for_each(|o| output.line(&o.url));
+    if !d.stale.is_empty() {
+        output.line(&output.paint(&format!("older than the dataset: {}", d.stale.join(", ")), Tone::Busy));
+    }
+    let Some(sample) = sample else { return Ok(()) };
+    let versions = out.history.iter().take(VERSIONS_SHOWN);
+    let versions = versions.map(|v| vec![v.generation.to_string(), v.rows.to_string(), bytes(v.bytes), v.run_id.clone()]);
+    output.table(&["GENERATION", "ROWS", "SIZE", "RUN"], versions.collect());
+    for (row, n) in sample.rows.iter().zip(1..) {
+        output.line(&output.paint(&format!("row {n}"), Tone::Strong));
+        for (column, value) in row.as_object().into_iter().flatten() {
+            output.line(&format!("  {column}: {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+        }
+    }
+    if !sample.masked.is_empty() {
+        output.line(&format!("masked: {}", sample.masked.join(", ")));
+    }
+    sample.notes.iter().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
+    Ok(())
+}
+
+pub(crate) async fn resync(socket: &Path, name: Option<&str>, output: &Output) -> anyhow::Result<()> {
+    let Some(name) = name else {
+        let out: ResyncMissingOut = get(socket, "org.brahman.Catalog.ResyncMissing", &Empty {}).await?;
+        if output.json() {
+            output.print_json(&out);
+            return Ok(());
+        }
+        if out.resynced.is_empty() && out.failed.is_empty() {
+            output.line("every dataset has its manifest");
+        }
+        out.resynced.iter().for_each(|d| output.line(&format!("{} is back at generation {} with {} rows", d.name, d.generation, d.rows)));
+        out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
+        return Ok(());
+    };
+    let out: ResyncOut = get(socket, "org.brahman.Catalog.Resync", &catalog::NameIn { name: name.to_owned() }).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let what = if out.changed { "published anew" } else { "as its manifest says" };
+    output.line(&format!("{name} generation {}: {} rows, {what}", out.generation, out.rows));
+    out.notes.iter().for_each(|note| output.line(&format!("  {note}")));
+    Ok(())
+}
+
+pub(crate) async fn runs(socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let out: RunsOut = get(socket, "org.brahman.Ingest.Runs", &Empty {}).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let rows = out.runs.iter().map(|r| {
+        let error = r.error.clone().unwrap_or_default();
+        vec![r.run_id.clone(), r.dataset.clone(), r.state.clone(), r.rows.to_string(), bytes(r.bytes), duration(r.seconds), error]
+    });
+    output.table(&["RUN", "DATASET", "STATE", "ROWS", "READ", "TIME", "ERROR"], rows.collect());
+    Ok(())
+}
+
+pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: &Output) -> anyhow::Result<()> {
+    let out: LineageOut = get(socket, "org.brahman.Catalog.Lineage", &LineageIn { name: dataset, limit: Some(limit) }).await?;
+    if output.json() {
+        out.events.iter().for_each(|event| output.line(&event.to_string()));
+        return Ok(());
+    }
+    let text = |event: &serde_json::Value, pointer: &str| {
+        let value = event.pointer(pointer);
+        value.map_or_else(String::new, |v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+    };
+    let rows = out.events.iter().map(|event| {
+        let inputs = event["inputs"].as_array().into_iter().flatten();
+        let inputs: Vec<String> = inputs.map(|i| format!("{} {}", text(i, "/namespace"), text(i, "/name"))).collect();
+        let why = text(event, "/run/facets/errorMessage/message");
+        vec![
+            text(event, "/eventTime"),
+            text(event, "/eventType"),
+            text(event, "/outputs/0/facets/version/datasetVersion"),
+            text(event, "/outputs/0/outputFacets/outputStatistics/rowCount"),
+            text(event, "/run/runId"),
+            if why.is_empty() { inputs.join(", ") } else { why },
+        ]
+    });
+    output.table(&["TIME", "EVENT", "GENERATION", "ROWS", "RUN", "FROM / WHY"], rows.collect());
     Ok(())
 }

@@ -3,17 +3,21 @@
 //! Objects lie in the bucket `primary` as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
 //! generation are kept, so that a reader that has just asked can still read.
 
+pub mod resync;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, Object};
+use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, Object, Version};
 use brahman_storage::atomic;
 use brahman_storage::digest::{hex, sha256, sha256_file};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::lineage::Journal;
 
 /// A run's folder that no generation names and nobody has touched for this long was left by a run that died.
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);
@@ -59,10 +63,30 @@ pub enum BookError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     dataset: Dataset,
+    /// Keys of the previous generation's objects: readers may still be at them.
+    #[serde(default)]
+    before: Vec<String>,
     /// Indexes fed by it, and the generation each has caught up with.
     feeds: BTreeMap<String, u64>,
-    /// Run of each generation, newest last.
-    history: Vec<(u64, String)>,
+    /// Newest last.
+    #[serde(deserialize_with = "versions")]
+    history: Vec<Version>,
+}
+
+/// Versions, or the pairs of generation and run that the first manifests had.
+fn versions<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Version>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Any {
+        Version(Version),
+        Pair(u64, String),
+    }
+    let all = Vec::<Any>::deserialize(deserializer)?;
+    let version = |any| match any {
+        Any::Version(version) => version,
+        Any::Pair(generation, run_id) => Version { generation, run_id, rows: 0, bytes: 0, committed_ms: 0 },
+    };
+    Ok(all.into_iter().map(version).collect())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,6 +102,8 @@ pub struct Books {
     bucket: PathBuf,
     entries: BTreeMap<String, Entry>,
     damaged: BTreeMap<String, String>,
+    /// What became of every run.
+    pub(crate) journal: Journal,
 }
 
 impl Books {
@@ -89,8 +115,8 @@ impl Books {
         let (folder, bucket) = (state.join("catalog"), state.join("buckets/primary"));
         fs::create_dir_all(&folder)?;
         fs::create_dir_all(bucket.join("datasets"))?;
-        let mut books = Self { folder, bucket, entries: BTreeMap::new(), damaged: BTreeMap::new() };
-        for file in fs::read_dir(&books.folder)?.flatten() {
+        let (mut entries, mut damaged) = (BTreeMap::new(), BTreeMap::new());
+        for file in fs::read_dir(&folder)?.flatten() {
             let path = file.path();
             let Some(name) =
                 path.file_stem().map(|s| s.to_string_lossy().into_owned()).filter(|_| path.extension().is_some_and(|e| e == "json"))
@@ -98,13 +124,15 @@ impl Books {
                 continue;
             };
             match unseal(&path) {
-                Ok(entry) => drop(books.entries.insert(name, entry)),
+                Ok(entry) => drop(entries.insert(name, entry)),
                 Err(why) => {
                     tracing::error!(dataset = name, "damaged: {why}");
-                    books.damaged.insert(name, why);
+                    damaged.insert(name, why);
                 }
             }
         }
+        let journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
+        let books = Self { folder, bucket, entries, damaged, journal };
         books.clear_orphans();
         Ok(books)
     }
@@ -118,7 +146,7 @@ impl Books {
             for run in fs::read_dir(dataset.path()).into_iter().flatten().flatten() {
                 let run_id = run.file_name().to_string_lossy().into_owned();
                 let old = run.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ORPHAN_AGE));
-                let kept = self.entries.get(&name).is_some_and(|e| e.history.iter().rev().take(2).any(|(_, r)| *r == run_id));
+                let kept = self.entries.get(&name).is_some_and(|e| e.keeps(&run_id));
                 if old && !kept {
                     tracing::info!(dataset = name, run = run_id, "clearing what an unfinished run left");
                     let _ = fs::remove_dir_all(run.path());
@@ -154,16 +182,25 @@ impl Books {
         Ok(self.entry(name)?.view())
     }
 
-    /// Where a run writes: key prefix and absolute directory, created.
+    /// Generations of a dataset, newest first.
+    ///
+    /// # Errors
+    /// If there is none, or its file is damaged.
+    pub fn history(&self, name: &str) -> Result<Vec<Version>, BookError> {
+        Ok(self.entry(name)?.history.iter().rev().cloned().collect())
+    }
+
+    /// A run begins: where it writes, key prefix and absolute directory, created.
     ///
     /// # Errors
     /// If the name will not do or the directory cannot be made.
-    pub fn location(&self, name: &str, run_id: &str) -> Result<(String, PathBuf), BookError> {
+    pub fn location(&mut self, name: &str, run_id: &str, producer: &str) -> Result<(String, PathBuf), BookError> {
         check_name(name)?;
         check_name(run_id)?;
         let prefix = format!("datasets/{name}/{run_id}");
         let path = self.bucket.join(&prefix);
-        fs::create_dir_all(&path).map_err(|source| BookError::Io { path: path.clone(), source })?;
+        let made = fs::create_dir_all(&path).and_then(|()| self.journal.start(name, run_id, producer));
+        made.map_err(|source| BookError::Io { path: path.clone(), source })?;
         Ok((prefix, path))
     }
 
@@ -204,14 +241,12 @@ impl Books {
             Err(error) => return Err(error),
         };
         if let Some(old) = &old
-            && old.history.last().is_some_and(|(_, run)| *run == commit.run_id)
+            && old.history.last().is_some_and(|version| version.run_id == commit.run_id)
         {
             return Ok((old.dataset.generation, old.view().stale));
         }
         let generation = old.as_ref().map_or(0, |o| o.dataset.generation) + 1;
         let mut history = old.as_ref().map(|o| o.history.clone()).unwrap_or_default();
-        history.push((generation, commit.run_id.clone()));
-        history.drain(..history.len().saturating_sub(HISTORY_MAX));
         let dataset = Dataset {
             name: commit.name.clone(),
             generation,
@@ -222,13 +257,26 @@ impl Books {
             pii: commit.pii,
             stale: Vec::new(),
             lineage: Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer },
-            committed_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            committed_ms: now_ms(),
         };
-        let entry = Entry { dataset, feeds: old.map(|o| o.feeds).unwrap_or_default(), history };
+        history.push(Version {
+            generation,
+            run_id: dataset.lineage.run_id.clone(),
+            rows: dataset.rows,
+            bytes: dataset.bytes,
+            committed_ms: dataset.committed_ms,
+        });
+        history.drain(..history.len().saturating_sub(HISTORY_MAX));
+        let before = old.as_ref().map(|o| o.dataset.objects.iter().map(|o| o.key.clone()).collect()).unwrap_or_default();
+        let entry = Entry { dataset, before, feeds: old.as_ref().map(|o| o.feeds.clone()).unwrap_or_default(), history };
         self.save(&commit.name, &entry)?;
+        // It is published, whatever becomes of its line in the journal; the next opening writes what is missing.
+        if let Err(error) = self.journal.complete(&entry.dataset) {
+            tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
+        }
         // What neither this nor the previous generation uses goes; a crash before this line leaves it to the next start.
-        if let Some((_, run)) = entry.history.iter().rev().nth(2) {
-            let _ = fs::remove_dir_all(self.bucket.join(format!("datasets/{}/{run}", commit.name)));
+        for gone in old.iter().flat_map(|old| old.runs()).filter(|run| !entry.keeps(run)) {
+            let _ = fs::remove_dir_all(self.bucket.join(format!("datasets/{}/{gone}", commit.name)));
         }
         let stale = entry.view().stale;
         self.entries.insert(commit.name, entry);
@@ -284,7 +332,29 @@ impl Books {
     }
 }
 
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The run that an object's key names: `datasets/<name>/<run_id>/…`.
+fn run_of(key: &str) -> Option<&str> {
+    key.split('/').nth(2)
+}
+
 impl Entry {
+    /// Runs that wrote what this or the previous generation is made of.
+    fn runs(&self) -> impl Iterator<Item = &str> {
+        let keys = self.dataset.objects.iter().map(|o| &o.key).chain(&self.before);
+        // The first manifests did not name the objects of the generation before.
+        let last = self.history.iter().rev().take(2).map(|version| version.run_id.as_str());
+        keys.filter_map(|key| run_of(key)).chain(last)
+    }
+
+    /// Whether a run's objects are still wanted.
+    fn keeps(&self, run_id: &str) -> bool {
+        self.runs().any(|run| run == run_id)
+    }
+
     fn view(&self) -> Dataset {
         let behind = self.feeds.iter().filter(|(_, caught_up)| **caught_up < self.dataset.generation);
         Dataset { stale: behind.map(|(index, _)| index.clone()).collect(), ..self.dataset.clone() }
@@ -319,7 +389,7 @@ mod tests {
     use super::*;
 
     fn commit(books: &mut Books, name: &str, run: &str) -> (u64, Vec<String>) {
-        let (prefix, path) = books.location(name, run).expect("a place");
+        let (prefix, path) = books.location(name, run, "test").expect("a place");
         fs::write(path.join("part-0.parquet"), run).expect("written");
         let key = format!("{prefix}/part-0.parquet");
         let object = Object {
@@ -394,14 +464,14 @@ mod tests {
     #[test]
     fn an_object_that_is_not_what_it_says_is_refused() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let books = Books::open(state.path()).expect("open");
+        let mut books = Books::open(state.path()).expect("open");
         for key in ["datasets/d/r/none", "../../etc/passwd"] {
             let object =
                 Object { bucket: "primary".into(), key: key.into(), url: String::new(), rows: 1, bytes: 1, sha256: "0".repeat(64) };
             assert!(matches!(Books::verify(books.bucket(), &[object]), Err(BookError::BadObject { .. })));
         }
         for name in ["", "..", "a/b", ".x"] {
-            assert!(books.location(name, "r").is_err(), "{name}");
+            assert!(books.location(name, "r", "test").is_err(), "{name}");
         }
     }
 }

@@ -1,16 +1,25 @@
 //! `org.brahman.Catalog`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use brahman_card::interface::catalog::{
-    self, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, GetOut, ListOut, LocationIn, LocationOut, MarkStaleIn, NameIn, WatchOut,
+    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, GetOut, LineageIn, LineageOut, ListOut, LocationIn,
+    LocationOut, MarkStaleIn, NameIn, NotResynced, ResyncMissingOut, ResyncOut, Resynced, SampleIn, SampleOut, WatchOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service};
 use tokio::sync::watch;
 
 use crate::books::{BookError, Books};
+use crate::footers;
+
+/// Events of a dataset told unless more are asked for, and at most.
+const EVENTS: u64 = 100;
+const EVENTS_MAX: u64 = 10_000;
+/// Rows of a sample unless more are asked for, and at most: a look, not an export.
+const SAMPLE_ROWS: u64 = 5;
+const SAMPLE_ROWS_MAX: u64 = 100;
 
 /// The service.
 #[derive(Debug)]
@@ -46,6 +55,47 @@ impl CatalogService {
         Ok(CommitOut { generation, stale })
     }
 
+    /// Long work on the books, on a thread of its own; whoever watches is told what came of it.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Books) -> Result<T, BookError> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let books = Arc::clone(&self.books);
+        let work = tokio::task::spawn_blocking(move || {
+            let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = work(&mut books)?;
+            Ok::<_, BookError>((done, books.generations()))
+        });
+        let (done, generations) = work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
+        self.generations.send_replace(generations);
+        Ok(done)
+    }
+
+    async fn sample(&self, ask: SampleIn) -> Result<Reply, Fault> {
+        let SampleIn { name, rows } = ask;
+        let dataset = self.books().get(&name).map_err(fault)?;
+        let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
+        let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
+        let masked: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
+        let bucket = self.books().bucket().to_owned();
+        let work = tokio::task::spawn_blocking(move || {
+            let (mut out, mut notes) = (Vec::new(), Vec::new());
+            for object in &dataset.objects {
+                let path = bucket.join(&object.key);
+                let rows = footers::sample(&path, wanted - out.len(), &masked, &mut notes);
+                out.extend(rows.map_err(|e| BookError::BadObject { key: object.key.clone(), why: e.to_string() })?);
+                if out.len() >= wanted {
+                    break;
+                }
+            }
+            if dataset.pii.is_none() {
+                notes.push("nobody has looked for personal data: nothing is masked".to_owned());
+            }
+            Ok::<_, BookError>(SampleOut { rows: out, masked: masked.into_iter().collect(), notes })
+        });
+        Reply::of(&work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?)
+    }
+
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
         let mut changes = self.generations.subscribe();
         loop {
@@ -68,11 +118,12 @@ impl Service for CatalogService {
             "List" => Reply::of(&ListOut { datasets: self.books().list() }),
             "Get" => {
                 let NameIn { name } = call.parameters()?;
-                Reply::of(&GetOut { dataset: self.books().get(&name).map_err(fault)? })
+                let books = self.books();
+                Reply::of(&GetOut { dataset: books.get(&name).map_err(fault)?, history: books.history(&name).map_err(fault)? })
             }
             "Location" => {
-                let LocationIn { name, run_id } = call.parameters()?;
-                let (key_prefix, path) = self.books().location(&name, &run_id).map_err(fault)?;
+                let LocationIn { name, run_id, producer } = call.parameters()?;
+                let (key_prefix, path) = self.books().location(&name, &run_id, &producer.unwrap_or_default()).map_err(fault)?;
                 Reply::of(&LocationOut { bucket: "primary".into(), key_prefix, path: path.display().to_string() })
             }
             "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
@@ -96,10 +147,50 @@ impl Service for CatalogService {
                 self.generations.send_replace(generations);
                 Ok(Reply::empty())
             }
+            "Abandon" => {
+                let AbandonIn { run_id, producer, reason, cancelled } = call.parameters()?;
+                if run_id.is_some() == producer.is_some() {
+                    return Err(Fault::invalid_parameter("run_id, producer", "expected exactly one of them"));
+                }
+                let mut books = self.books();
+                let done = books.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
+                Reply::of(&AbandonOut { abandoned: done.map_err(|e| Fault::internal(format!("the lineage's journal: {e}")))? })
+            }
+            "Lineage" => {
+                let LineageIn { name, limit } = call.parameters()?;
+                let limit = limit.unwrap_or(EVENTS).min(EVENTS_MAX);
+                let events = self.books().journal.events(&name, usize::try_from(limit).unwrap_or(0));
+                if events.is_empty() {
+                    self.books().get(&name).map_err(fault)?;
+                }
+                Reply::of(&LineageOut { events })
+            }
+            "Sample" => self.sample(call.parameters()?).await,
+            "Resync" => {
+                let NameIn { name } = call.parameters()?;
+                let done = self.blocking(move |books| books.resync(&name)).await?;
+                let dataset = done.dataset;
+                Reply::of(&ResyncOut { generation: dataset.generation, rows: dataset.rows, changed: done.changed, notes: done.notes })
+            }
+            "ResyncMissing" => {
+                let (resynced, failed) = self.blocking(|books| Ok(resync_missing(books))).await?;
+                Reply::of(&ResyncMissingOut { resynced, failed })
+            }
             "Watch" => self.watch(&call).await,
             _ => Err(call.unknown()),
         }
     }
+}
+
+fn resync_missing(books: &mut Books) -> (Vec<Resynced>, Vec<NotResynced>) {
+    let (mut resynced, mut failed) = (Vec::new(), Vec::new());
+    for name in books.lost() {
+        match books.resync(&name) {
+            Ok(done) => resynced.push(Resynced { name, generation: done.dataset.generation, rows: done.dataset.rows }),
+            Err(error) => failed.push(NotResynced { name, reason: error.to_string() }),
+        }
+    }
+    (resynced, failed)
 }
 
 fn fault(error: BookError) -> Fault {

@@ -167,7 +167,7 @@ impl IndexService {
         check(&wanted)?;
         let options = CallOptions::default();
         let dataset = catalog::NameIn { name: wanted.dataset.clone() };
-        let GetOut { dataset } = self.client.call("org.brahman.Catalog.Get", &dataset, &options).await?.value;
+        let GetOut { dataset, .. } = self.client.call("org.brahman.Catalog.Get", &dataset, &options).await?.value;
         let filters = wanted.filter_columns.clone().unwrap_or_default();
         let named = text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
         for column in std::iter::once(wanted.id_column.clone()).chain(named) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{self, Column, CommitIn, CommitOut, LocationIn, LocationOut, Object};
+use brahman_card::interface::catalog::{self, AbandonIn, AbandonOut, Column, CommitIn, CommitOut, LocationIn, LocationOut, Object};
 use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
 use brahman_sidecar::{Call, CallOptions, Client, Reply};
 use tokio::sync::watch;
@@ -67,6 +67,8 @@ pub struct Read {
 #[derive(Debug)]
 pub struct Runs {
     client: Client,
+    /// This module's, by which the catalog knows whose runs are whose.
+    label: String,
     all: Mutex<VecDeque<(Run, CancellationToken)>>,
 }
 
@@ -79,8 +81,18 @@ pub fn cancelled() -> Fault {
 impl Runs {
     /// No runs; commits go through this client.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client, all: Mutex::default() }
+    pub fn new(client: Client, label: &str) -> Self {
+        Self { client, label: label.to_owned(), all: Mutex::default() }
+    }
+
+    /// Ends, in the lineage, what this module had begun when it last died. What is not told now is told at its next start.
+    pub async fn bury(&self) {
+        let reason = format!("{} ended in the middle of the run; nothing was published", self.label);
+        self.abandon(AbandonIn { producer: Some(self.label.clone()), reason, ..AbandonIn::default() }).await;
+    }
+
+    async fn abandon(&self, ask: AbandonIn) {
+        abandon(&self.client, ask).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Run, CancellationToken)>> {
@@ -141,6 +153,10 @@ impl Runs {
             Err(_) if cancel.is_cancelled() => ("cancelled", None),
             Err(fault) => ("failed", Some(fault.message().to_owned())),
         });
+        if let Err(fault) = &outcome {
+            let cancelled = Some(cancel.is_cancelled());
+            self.abandon(AbandonIn { run_id: Some(run_id.clone()), reason: fault.message().to_owned(), cancelled, producer: None }).await;
+        }
         Reply::of(&outcome?)
     }
 
@@ -158,7 +174,7 @@ impl Runs {
         started: Instant,
     ) -> Result<IngestOut, Fault> {
         let options = CallOptions::default();
-        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned() };
+        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer: Some(self.label.clone()) };
         let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
         let samples = look_for_pii.then(Arc::<Samples>::default);
         let place = Place { folder: PathBuf::from(&place.path), prefix: place.key_prefix, samples };
@@ -218,6 +234,13 @@ impl Runs {
     }
 }
 
+async fn abandon(client: &Client, ask: AbandonIn) {
+    let told = client.call::<_, AbandonOut>("org.brahman.Catalog.Abandon", &ask, &CallOptions::default()).await;
+    if let Err(error) = told {
+        tracing::warn!("the lineage could not be told of a run's end: {error}");
+    }
+}
+
 /// Columns that came, went, or changed their type.
 fn drift(before: &[Column], now: &[Column]) -> Vec<Drift> {
     let of = |columns: &[Column], name: &str| columns.iter().find(|c| c.name == name).map(|c| c.arrow_type.clone());
@@ -235,18 +258,30 @@ struct Ended<'a> {
 }
 
 impl Ended<'_> {
-    fn with(&self, (state, error): (&str, Option<String>)) {
+    /// False if it has been written already.
+    fn with(&self, (state, error): (&str, Option<String>)) -> bool {
         let last = *self.watching.borrow();
-        if let Some((run, _)) = self.runs.lock().iter_mut().find(|(run, _)| run.run_id == self.run_id && run.state == "running") {
-            (run.rows, run.bytes, run.seconds) = (last.rows, last.bytes, self.started.elapsed().as_secs_f64());
-            (run.state, run.error) = (state.to_owned(), error);
-        }
+        let mut all = self.runs.lock();
+        let found = all.iter_mut().find(|(run, _)| run.run_id == self.run_id && run.state == "running");
+        let Some((run, _)) = found else { return false };
+        (run.rows, run.bytes, run.seconds) = (last.rows, last.bytes, self.started.elapsed().as_secs_f64());
+        (run.state, run.error) = (state.to_owned(), error);
+        true
     }
 }
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.with(("cancelled", None));
+        // The caller hung up: nobody waits for this any more, the lineage is told all the same.
+        if self.with(("cancelled", None))
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (client, run_id) = (self.runs.client.clone(), self.run_id.to_owned());
+            let reason = "the caller hung up".to_owned();
+            runtime.spawn(async move {
+                abandon(&client, AbandonIn { run_id: Some(run_id), reason, cancelled: Some(true), producer: None }).await;
+            });
+        }
     }
 }
 

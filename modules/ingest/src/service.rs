@@ -34,16 +34,21 @@ pub struct IngestService {
 }
 
 impl IngestService {
-    /// A service that commits through this client.
+    /// A service that commits through this client, under this label.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { runs: Runs::new(client), postgres: postgres::read, mysql: mysql::read }
+    pub fn new(client: Client, label: &str) -> Self {
+        Self { runs: Runs::new(client, label), postgres: postgres::read, mysql: mysql::read }
     }
 
     /// One whose tables are synthetic.
     #[must_use]
-    pub fn synthetic(client: Client) -> Self {
-        Self { runs: Runs::new(client), postgres: mock::read, mysql: mock::read }
+    pub fn synthetic(client: Client, label: &str) -> Self {
+        Self { runs: Runs::new(client, label), postgres: mock::read, mysql: mock::read }
+    }
+
+    /// Ends, in the lineage, what this module had begun when it last died.
+    pub async fn bury(&self) {
+        self.runs.bury().await;
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {

@@ -1,6 +1,7 @@
 //! Whole-mesh tests: one runner, one file a theme.
 
 mod data;
+mod datasets;
 mod faults;
 mod foreign;
 mod index;

@@ -157,7 +157,7 @@ impl IndexService {
         let old = current.clone().filter(|_| to.is_none());
         say(call, "read", 0, 0).await?;
         let ask = catalog::NameIn { name: parameters.dataset.clone() };
-        let GetOut { dataset } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
+        let GetOut { dataset, .. } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
         let (size, overlap) = super::sizes(parameters)?;
         let (reading, before, own, wanted) = (dataset.clone(), old.clone(), dataset.generation, parameters.clone());
         let planned = tokio::task::spawn_blocking(move || {

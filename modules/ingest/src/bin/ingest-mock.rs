@@ -9,6 +9,8 @@ use brahman_sidecar::{Client, Module, run};
 fn main() -> ExitCode {
     run("ingest-mock", async |module: Module| {
         let client = Client::new(&module.mesh);
-        module.serve(Arc::new(IngestService::synthetic(client))).await
+        let service = Arc::new(IngestService::synthetic(client, module.label()));
+        service.bury().await;
+        module.serve(service).await
     })
 }

@@ -12,6 +12,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
+use chrono::NaiveDate;
 
 /// Distinct values kept of a column.
 const DISTINCT_MAX: usize = 2000;
@@ -153,16 +154,10 @@ impl Sample {
 
 const DAY_US: i64 = 86_400_000_000;
 
-/// Days since 1970 as ISO 8601 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+/// Days since 1970 as ISO 8601.
 fn date(days: i64) -> String {
-    let z = days + 719_468;
-    let (era, day_of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    format!("{:04}-{month:02}-{day:02}", year_of_era + era * 400 + i64::from(month <= 2))
+    let date = i32::try_from(days).ok().and_then(NaiveDate::from_epoch_days);
+    date.map_or_else(String::new, |date| date.to_string())
 }
 
 fn kind(data_type: &DataType) -> Option<Kind> {

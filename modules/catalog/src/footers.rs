@@ -1,0 +1,104 @@
+//! What Parquet objects say of themselves, and a few of their rows.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{Array, RecordBatch, make_array};
+use arrow_json::ArrayWriter;
+use arrow_schema::{DataType, Field, Schema};
+use brahman_card::interface::catalog::{Column, Object, masked};
+use brahman_storage::digest::sha256_file;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Map, Value};
+
+/// Longest value in a sample.
+const VALUE_CHARS: usize = 200;
+
+fn broken(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+}
+
+/// An object as it lies on disk, and its schema.
+///
+/// # Errors
+/// If it cannot be read, or is no Parquet file.
+pub fn object(bucket: &Path, key: &str) -> io::Result<(Object, Schema)> {
+    let path = bucket.join(key);
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&path)?).map_err(|e| broken(&path, &e))?;
+    let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).map_err(|e| broken(&path, &e))?;
+    let (sha256, bytes) = sha256_file(&path)?;
+    let url = format!("file://{}", path.display());
+    Ok((Object { bucket: "primary".into(), key: key.to_owned(), url, rows, bytes, sha256 }, builder.schema().as_ref().clone()))
+}
+
+/// Columns of a schema; what only the reader knew is kept from the columns before.
+#[must_use]
+pub fn columns(schema: &Schema, before: &[Column]) -> Vec<Column> {
+    let of = |field: &arrow_schema::Field| {
+        let old = before.iter().find(|c| c.name == *field.name());
+        let said = field.metadata().get("source_type").cloned();
+        Column {
+            name: field.name().clone(),
+            arrow_type: field.data_type().to_string(),
+            source_type: said.or_else(|| old.map(|c| c.source_type.clone())).unwrap_or_else(|| "parquet".into()),
+            nulls_made: old.map_or(0, |c| c.nulls_made),
+        }
+    };
+    schema.fields().iter().map(|field| of(field)).collect()
+}
+
+/// The first rows of an object, long values cut, some columns as shapes.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sample(path: &Path, rows: usize, hidden: &BTreeSet<String>, notes: &mut Vec<String>) -> io::Result<Vec<Value>> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, &e))?;
+    let mut reader = builder.with_batch_size(rows).with_limit(rows).build().map_err(|e| broken(path, &e))?;
+    let Some(batch) = reader.next().transpose().map_err(|e| broken(path, &e))? else { return Ok(Vec::new()) };
+    let mut all = vec![Map::new(); batch.num_rows()];
+    for (i, field) in batch.schema_ref().fields().iter().enumerate() {
+        // By itself: a type that JSON cannot hold costs its own column.
+        let shown = batch.project(&[i]).map_err(|e| e.to_string()).and_then(|column| json(&column));
+        match shown {
+            Ok(values) => {
+                for (row, mut value) in all.iter_mut().zip(values) {
+                    let value = value.get_mut(field.name()).map_or(Value::Null, Value::take);
+                    row.insert(field.name().clone(), short(value, hidden.contains(field.name())));
+                }
+            }
+            Err(why) => notes.push(format!("column `{}` ({}) cannot be shown: {why}", field.name(), field.data_type())),
+        }
+    }
+    Ok(all.into_iter().map(Value::Object).collect())
+}
+
+/// One column as JSON objects.
+fn json(batch: &RecordBatch) -> Result<Vec<Value>, String> {
+    let mut batch = batch.clone();
+    // The writer knows zones by their offset only; instants are in UTC whatever their zone.
+    if let DataType::Timestamp(unit, Some(_)) = batch.column(0).data_type() {
+        let kind = DataType::Timestamp(*unit, Some("+00:00".into()));
+        let instants = batch.column(0).to_data().into_builder().data_type(kind.clone()).build().map_err(|e| e.to_string())?;
+        let schema = Schema::new(vec![Field::new(batch.schema_ref().field(0).name(), kind, true)]);
+        batch = RecordBatch::try_new(Arc::new(schema), vec![make_array(instants)]).map_err(|e| e.to_string())?;
+    }
+    let mut out = ArrayWriter::new(Vec::new());
+    out.write(&batch).and_then(|()| out.finish()).map_err(|e| e.to_string())?;
+    serde_json::from_slice(&out.into_inner()).map_err(|e| e.to_string())
+}
+
+fn short(value: Value, hide: bool) -> Value {
+    match value {
+        Value::Null => Value::Null,
+        value if hide => Value::String(masked(value.as_str().unwrap_or(&value.to_string()))),
+        Value::String(text) => match text.char_indices().nth(VALUE_CHARS) {
+            Some((cut, _)) => Value::String(format!("{}…", &text[..cut])),
+            None => Value::String(text),
+        },
+        Value::Array(values) => Value::Array(values.into_iter().take(VALUE_CHARS / 10).map(|v| short(v, false)).collect()),
+        value => value,
+    }
+}

@@ -1,0 +1,266 @@
+//! What became of every run: OpenLineage run events (spec 2-0-2) in a journal, `catalog/lineage.log`.
+//!
+//! START when a run is told where to write, COMPLETE with its commit, FAIL or ABORT when it is given up. A commit and its
+//! event are two writes: what a crash between them left out is written at the next opening. Names of inputs come from
+//! readers that never put a user or a password into them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use brahman_card::interface::catalog::Dataset;
+use brahman_storage::digest::sha256;
+use brahman_storage::log::Log;
+use chrono::{SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Events after which the older half is dropped.
+const EVENTS_MAX: usize = 20_000;
+/// Columns in one event: an event is a record, and at most a mebibyte long.
+const FIELDS_MAX: usize = 2000;
+/// Longest reason.
+const REASON_CHARS: usize = 2000;
+
+const PRODUCER: &str = concat!("https://crates.io/crates/brahman-catalog/", env!("CARGO_PKG_VERSION"));
+const EVENT_SCHEMA: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
+/// Datasets and jobs of this catalog.
+const NAMESPACE: &str = "brahman";
+
+/// One line of the journal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    dataset: String,
+    run_id: String,
+    /// Who began the run; of its START only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    producer: Option<String>,
+    event: Value,
+}
+
+/// A run that has begun and not ended.
+#[derive(Clone, Debug)]
+struct Open {
+    dataset: String,
+    producer: String,
+}
+
+/// The journal, open.
+#[derive(Debug)]
+pub struct Journal {
+    log: Log,
+    records: Vec<Record>,
+    open: BTreeMap<String, Open>,
+}
+
+/// A facet: what it says, who says it, and by which definition.
+fn facet(file: &str, name: &str, mut says: Value) -> Value {
+    says["_producer"] = json!(PRODUCER);
+    says["_schemaURL"] = json!(format!("https://openlineage.io/spec/facets/{file}/{name}.json#/$defs/{name}"));
+    says
+}
+
+/// A run's id as OpenLineage wants it: a UUID of the same 128 bits, or of what stands for them.
+fn uuid(run_id: &str) -> String {
+    let bits = ulid::Ulid::from_string(run_id).map(|ulid| ulid.0).ok();
+    let bits = bits.unwrap_or_else(|| sha256(run_id.as_bytes()).first_chunk().map_or(0, |bytes| u128::from_be_bytes(*bytes)));
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// Namespace and name of what was read, by OpenLineage's conventions.
+fn input(source: &str) -> Value {
+    let (namespace, name) = match source.strip_prefix("file://") {
+        Some(path) => ("file", path),
+        None => source.rsplit_once('/').unwrap_or((NAMESPACE, source)),
+    };
+    json!({"namespace": namespace, "name": name})
+}
+
+fn event(kind: &str, dataset: &str, run_id: &str, run_facets: Value, inputs: Vec<Value>, outputs: Vec<Value>) -> Value {
+    json!({
+        "eventType": kind,
+        "eventTime": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
+        "producer": PRODUCER,
+        "schemaURL": EVENT_SCHEMA,
+        "run": {"runId": uuid(run_id), "facets": run_facets},
+        "job": {"namespace": NAMESPACE, "name": format!("ingest.{dataset}")},
+        "inputs": inputs,
+        "outputs": outputs,
+    })
+}
+
+fn output(dataset: &Dataset) -> Value {
+    let fields = dataset.columns.iter().take(FIELDS_MAX);
+    let fields: Vec<Value> =
+        fields.map(|c| json!({"name": c.name, "type": c.arrow_type, "description": format!("{} at the source", c.source_type)})).collect();
+    let columns = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
+    let tags = columns.flat_map(|c| {
+        c.findings.iter().map(|f| json!({"key": "pii", "value": f.entity, "source": "INTEGRATION", "field": c.column})).collect::<Vec<_>>()
+    });
+    json!({
+        "namespace": NAMESPACE,
+        "name": dataset.name,
+        "facets": {
+            "schema": facet("1-1-1", "SchemaDatasetFacet", json!({"fields": fields})),
+            "version": facet("1-0-1", "DatasetVersionDatasetFacet", json!({"datasetVersion": dataset.generation.to_string()})),
+            "tags": facet("1-0-0", "TagsDatasetFacet", json!({"tags": tags.take(FIELDS_MAX).collect::<Vec<_>>()})),
+        },
+        "outputFacets": {
+            "outputStatistics": facet("1-0-2", "OutputStatisticsOutputDatasetFacet", json!({
+                "rowCount": dataset.rows, "size": dataset.bytes, "fileCount": dataset.objects.len(),
+            })),
+        },
+    })
+}
+
+impl Journal {
+    /// Opens the journal in a folder, and ends runs whose commit was the last thing before a crash.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn open<'a>(folder: &Path, datasets: impl Iterator<Item = &'a Dataset>) -> io::Result<Self> {
+        let (log, records) = Log::open::<Record>(&folder.join("lineage.log"))?;
+        if log.damage != brahman_storage::log::Damage::default() {
+            tracing::warn!("the lineage's journal was damaged: {:?}", log.damage);
+        }
+        let mut journal = Self { log, records: Vec::new(), open: BTreeMap::new() };
+        for record in records {
+            journal.note(record);
+        }
+        for dataset in datasets {
+            if journal.open.contains_key(&dataset.lineage.run_id) {
+                journal.complete(dataset)?;
+            }
+        }
+        Ok(journal)
+    }
+
+    fn note(&mut self, record: Record) {
+        if record.event["eventType"] == "START" {
+            let open = Open { dataset: record.dataset.clone(), producer: record.producer.clone().unwrap_or_default() };
+            self.open.insert(record.run_id.clone(), open);
+        } else {
+            self.open.remove(&record.run_id);
+        }
+        self.records.push(record);
+    }
+
+    fn append(&mut self, records: Vec<Record>) -> io::Result<()> {
+        self.log.append(&records)?;
+        records.into_iter().for_each(|record| self.note(record));
+        if self.records.len() > EVENTS_MAX {
+            let newer = self.records.split_off(EVENTS_MAX / 2);
+            self.log.compact(&newer)?;
+            self.records = newer;
+        }
+        Ok(())
+    }
+
+    /// A run begins.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn start(&mut self, dataset: &str, run_id: &str, producer: &str) -> io::Result<()> {
+        if self.open.contains_key(run_id) {
+            return Ok(());
+        }
+        let event = event("START", dataset, run_id, json!({}), Vec::new(), vec![json!({"namespace": NAMESPACE, "name": dataset})]);
+        let (dataset, run_id) = (dataset.to_owned(), run_id.to_owned());
+        self.append(vec![Record { dataset, run_id, producer: Some(producer.to_owned()), event }])
+    }
+
+    /// A run's commit stands.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn complete(&mut self, dataset: &Dataset) -> io::Result<()> {
+        let run_id = dataset.lineage.run_id.clone();
+        let inputs = dataset.lineage.inputs.iter().map(|source| input(source)).collect();
+        let event = event("COMPLETE", &dataset.name, &run_id, json!({}), inputs, vec![output(dataset)]);
+        self.append(vec![Record { dataset: dataset.name.clone(), run_id, producer: None, event }])
+    }
+
+    /// Gives runs up: one by its id, or all of a producer. Says how many there were.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn abandon(&mut self, run_id: Option<&str>, producer: Option<&str>, reason: &str, cancelled: bool) -> io::Result<u64> {
+        let meant = |id: &str, open: &Open| run_id.is_some_and(|r| r == id) || producer.is_some_and(|p| p == open.producer);
+        let ended: Vec<Record> = self
+            .open
+            .iter()
+            .filter(|(id, open)| meant(id, open))
+            .map(|(id, open)| {
+                let message: String = reason.chars().take(REASON_CHARS).collect();
+                let error = facet("1-0-1", "ErrorMessageRunFacet", json!({"message": message, "programmingLanguage": "Rust"}));
+                let (kind, facets) = if cancelled { ("ABORT", json!({})) } else { ("FAIL", json!({"errorMessage": error})) };
+                let outputs = vec![json!({"namespace": NAMESPACE, "name": open.dataset})];
+                let event = event(kind, &open.dataset, id, facets, Vec::new(), outputs);
+                Record { dataset: open.dataset.clone(), run_id: id.clone(), producer: None, event }
+            })
+            .collect();
+        let count = ended.len() as u64;
+        if count > 0 {
+            self.append(ended)?;
+        }
+        Ok(count)
+    }
+
+    /// A dataset's events, oldest first.
+    #[must_use]
+    pub fn events(&self, dataset: &str, limit: usize) -> Vec<Value> {
+        let mut last: Vec<Value> =
+            self.records.iter().rev().filter(|r| r.dataset == dataset).take(limit).map(|r| r.event.clone()).collect();
+        last.reverse();
+        last
+    }
+
+    /// The last run of a dataset that was committed, and the generation that it made.
+    #[must_use]
+    pub fn last_committed(&self, dataset: &str) -> Option<(String, u64)> {
+        let committed = self.records.iter().rev().find(|r| r.dataset == dataset && r.event["eventType"] == "COMPLETE")?;
+        let version = committed.event.pointer("/outputs/0/facets/version/datasetVersion").and_then(Value::as_str);
+        Some((committed.run_id.clone(), version.and_then(|v| v.parse().ok()).unwrap_or(1)))
+    }
+
+    /// Whether a run has begun and not ended.
+    #[must_use]
+    pub fn is_open(&self, run_id: &str) -> bool {
+        self.open.contains_key(run_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_are_named_as_openlineage_names_them() {
+        let of = |source: &str| (input(source)["namespace"].to_string(), input(source)["name"].to_string());
+        assert_eq!(of("postgres://db:5432/shop.public.orders"), ("\"postgres://db:5432\"".into(), "\"shop.public.orders\"".into()));
+        assert_eq!(
+            of("postgres:///run/pg:5432/shop.public.orders"),
+            ("\"postgres:///run/pg:5432\"".into(), "\"shop.public.orders\"".into())
+        );
+        assert_eq!(of("file:///data/a.csv"), ("\"file\"".into(), "\"/data/a.csv\"".into()));
+        assert_eq!(uuid("01ARZ3NDEKTSV4RRFFQ69G5FAV").len(), 36);
+    }
+
+    #[test]
+    fn a_producer_that_died_ends_its_runs_and_no_other() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let open = || Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        let mut journal = open();
+        for (run, producer) in [("r1", "ingest"), ("r2", "ingest"), ("r3", "ingest-mock")] {
+            journal.start("d", run, producer).expect("noted");
+        }
+        drop(journal);
+        let mut journal = open();
+        assert_eq!(journal.abandon(None, Some("ingest"), "it died", false).expect("noted"), 2);
+        assert_eq!((journal.is_open("r1"), journal.is_open("r3")), (false, true));
+        assert_eq!(journal.abandon(Some("r3"), None, "enough", true).expect("noted"), 1);
+        let kinds: Vec<String> = open().events("d", 10).iter().map(|e| e["eventType"].as_str().expect("a kind").to_owned()).collect();
+        assert_eq!(kinds, ["START", "START", "START", "FAIL", "FAIL", "ABORT"]);
+    }
+}

@@ -1,0 +1,167 @@
+//! What the catalog knows of datasets: what became of their runs, what they were, and how a manifest is made anew.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use brahman_card::ModuleState;
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, Connection};
+use brahman_tests::{Mesh, Setup, repository, shipped};
+use serde_json::{Value, json};
+
+use crate::foreign::tool;
+
+async fn mesh() -> Mesh {
+    let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh
+}
+
+fn made_up(dataset: &str, rows: u64) -> Value {
+    json!({"dataset": dataset, "dsn": format!("postgres://me:pa%20ss-word@nowhere/db?rows={rows}"), "table": "orders"})
+}
+
+/// Types of a dataset's run events, once OpenLineage's own client has read them.
+fn events(mesh: &Mesh, dataset: &str) -> String {
+    let told = mesh.brahman(&["lineage", dataset, "--json"]);
+    let mut client = Command::new(tool("python3"))
+        .arg(repository().join("tests/tests/mesh/datasets/events.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    client.stdin.take().expect("piped").write_all(&told.stdout).expect("written");
+    let out = client.wait_with_output().expect("it ends");
+    assert!(out.status.success(), "{}\n{}", String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+/// Waits until the lineage's last event is of this type; the mesh's own log says nothing of it, so it is asked again.
+fn until(mesh: &Mesh, dataset: &str, last: &str) -> String {
+    let started = std::time::Instant::now();
+    loop {
+        let types = events(mesh, dataset);
+        if types.ends_with(last) {
+            return types;
+        }
+        assert!(started.elapsed().as_secs() < 20, "{types}, expected {last} at the end");
+    }
+}
+
+fn python(program: &str, arguments: &[&str]) -> String {
+    let out = Command::new(tool("python3")).arg("-c").arg(program).args(arguments).output().expect("it runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+fn object(dataset: &Value) -> PathBuf {
+    PathBuf::from(dataset["objects"][0]["url"].as_str().expect("a url").trim_start_matches("file://"))
+}
+
+#[tokio::test]
+async fn every_run_has_a_beginning_and_one_end_that_openlineage_understands() {
+    let mesh = mesh().await;
+    mesh.call("org.brahman.Ingest.Postgres", made_up("d", 500)).await.expect("made");
+    assert_eq!(events(&mesh, "d"), "START COMPLETE");
+    let told = mesh.call("org.brahman.Catalog.Lineage", json!({"name": "d"})).await.expect("told");
+    let last = &told["events"][1];
+    let output = &last["outputs"][0];
+    assert_eq!(output["outputFacets"]["outputStatistics"]["rowCount"], 500);
+    assert_eq!(output["facets"]["version"]["datasetVersion"], "1");
+    let tags = output["facets"]["tags"]["tags"].to_string();
+    assert!(tags.contains(r#""value":"iban","source":"INTEGRATION","field":"iban""#), "{tags}");
+
+    // One that cannot be read fails with its reason, one whose caller goes is aborted.
+    mesh.fault("org.brahman.Ingest.Postgres", made_up("d", 1_000_000_000)).await;
+    assert_eq!(until(&mesh, "d", "FAIL"), "START COMPLETE START FAIL");
+    let mut gone = Connection::connect(&mesh.socket()).await.expect("connected");
+    let call = encode_call("org.brahman.Ingest.Postgres", &made_up("d", 50_000_000), &CallOptions::default(), true, false);
+    gone.send(&call.expect("encodes")).await.expect("sent");
+    gone.receive().await.expect("progress");
+    drop(gone);
+    assert_eq!(until(&mesh, "d", "ABORT"), "START COMPLETE START FAIL START ABORT");
+
+    // One whose ingest is killed ends when ingest is back.
+    let mut killed = Connection::connect(&mesh.socket()).await.expect("connected");
+    let call = encode_call("org.brahman.Ingest.Postgres", &made_up("d", 50_000_000), &CallOptions::default(), true, false);
+    killed.send(&call.expect("encodes")).await.expect("sent");
+    killed.receive().await.expect("progress");
+    let pid = mesh.module("ingest-mock").await.pid;
+    mesh.signal(pid, "KILL");
+    assert_eq!(until(&mesh, "d", "FAIL"), "START COMPLETE START FAIL START ABORT START FAIL");
+    let all = mesh.brahman(&["lineage", "d", "--json"]);
+    assert!(!String::from_utf8_lossy(&all.stdout).contains("ss-word"), "no password is in the lineage");
+    let shown = mesh.brahman(&["datasets", "show", "d"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("generation 1"), "what was committed stands");
+}
+
+#[tokio::test]
+async fn a_manifest_that_drifted_is_damaged_or_is_gone_is_made_anew_from_the_objects() {
+    let mesh = mesh().await;
+    for _ in 0..2 {
+        mesh.call("org.brahman.Ingest.Postgres", made_up("d", 300)).await.expect("made");
+    }
+    assert_eq!(mesh.brahman_json(&["datasets", "resync", "d"])["changed"], false);
+    let get = async || mesh.call("org.brahman.Catalog.Get", json!({"name": "d"})).await.expect("there");
+    let before = get().await;
+    assert_eq!(before["history"].as_array().map(Vec::len), Some(2));
+    let path = object(&before["dataset"]);
+
+    // Somebody wrote the object anew, with fewer rows and another column.
+    let rewrite = "import sys, pyarrow.parquet as pq\nt = pq.read_table(sys.argv[1]).slice(0, 120).drop_columns(['wide'])\npq.write_table(t, sys.argv[1])";
+    python(rewrite, &[&path.display().to_string()]);
+    let resynced = mesh.brahman_json(&["datasets", "resync", "d"]);
+    assert_eq!((&resynced["changed"], &resynced["rows"], &resynced["generation"]), (&json!(true), &json!(120), &json!(3)));
+    let after = get().await;
+    assert_eq!(after["dataset"]["columns"].as_array().map(Vec::len), Some(26));
+    assert!(after["dataset"]["pii"].is_null(), "what was said of other values is not kept");
+
+    // Damaged: refused by name until it is resynced; then what it fed is still known.
+    mesh.call("org.brahman.Catalog.MarkStale", json!({"name": "d", "index": "i"})).await.expect("marked");
+    let manifest = mesh.folder.path().join("state/catalog/d.json");
+    let text = std::fs::read_to_string(&manifest).expect("there").replace("\"rows\":120", "\"rows\":121");
+    let restart = async || {
+        let pid = mesh.module("catalog").await.pid;
+        mesh.signal(pid, "KILL");
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    };
+    std::fs::write(&manifest, text).expect("damaged");
+    restart().await;
+    assert_eq!(mesh.fault("org.brahman.Catalog.Get", json!({"name": "d"})).await.name, "org.brahman.Catalog.Damaged");
+    let resynced = mesh.brahman_json(&["datasets", "resync"]);
+    assert_eq!((&resynced["resynced"][0]["name"], &resynced["resynced"][0]["rows"]), (&json!("d"), &json!(120)));
+    assert_eq!(get().await["dataset"]["stale"], json!(["i"]));
+
+    // Gone altogether.
+    std::fs::remove_file(&manifest).expect("removed");
+    restart().await;
+    assert_eq!(mesh.fault("org.brahman.Catalog.Get", json!({"name": "d"})).await.name, "org.brahman.Catalog.NoSuchDataset");
+    assert_eq!(mesh.brahman_json(&["datasets", "resync"])["resynced"][0]["rows"], 120);
+
+    // An object that is no Parquet file any more is named, and nothing is published.
+    let bytes = std::fs::read(&path).expect("there");
+    std::fs::write(&path, &bytes[..bytes.len() - 4]).expect("cut");
+    let fault = mesh.fault("org.brahman.Catalog.Resync", json!({"name": "d"})).await;
+    assert!(fault.name == "org.brahman.Catalog.BadObject" && fault.message().contains("part-0.parquet"), "{fault}");
+    assert_eq!(get().await["dataset"]["rows"], 120);
+}
+
+#[tokio::test]
+async fn a_look_at_the_rows_shows_shapes_where_there_is_personal_data() {
+    let mesh = mesh().await;
+    let made = mesh.call("org.brahman.Ingest.Postgres", made_up("d", 500)).await.expect("made");
+    let out = mesh.brahman_json(&["datasets", "show", "d", "--rows", "3"]);
+    let rows = out["sample"]["rows"].as_array().expect("rows");
+    assert_eq!((rows.len(), &rows[0]["id"], &rows[0]["iban"]), (3, &json!(1), &json!("AA99999999999999999999")));
+    assert_eq!(out["sample"]["notes"], json!([]), "every type can be shown");
+    let program = "import sys, pyarrow.parquet as pq\nt = pq.read_table(sys.argv[1])\nprint(*[str(t.column(c)[0]) for c in ('email', 'card', 'phone', 'born')], sep='\\n')";
+    let values = python(program, &[&object(&made).display().to_string()]);
+    let shown = mesh.brahman(&["datasets", "show", "d"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for value in values.lines() {
+        assert!(!shown.contains(value), "{value} is shown:\n{shown}");
+    }
+    assert!(shown.contains("masked: ") && shown.contains("GENERATION"), "{shown}");
+}
