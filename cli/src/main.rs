@@ -8,6 +8,7 @@ mod output;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use brahman_card::interface::ingest::WatchIn;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
@@ -230,6 +231,30 @@ enum Ingest {
         #[arg(long)]
         no_pii: bool,
     },
+    /// Ingest folders again whenever they change, from now on, restarts included
+    Watch {
+        /// Dataset to write
+        dataset: String,
+        /// Folders
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// documents, csv, jsonl or parquet [default: documents]
+        #[arg(long)]
+        format: Option<String>,
+        /// Do not look for personal data
+        #[arg(long)]
+        no_pii: bool,
+        /// A change has come to rest when nothing has moved for this many milliseconds [default: 2000]
+        #[arg(long, value_name = "MS")]
+        debounce: Option<u64>,
+    },
+    /// Watch no longer
+    Unwatch {
+        /// Dataset
+        dataset: String,
+    },
+    /// What is watched
+    Watches,
     /// A table, view or query of a PostgreSQL server, in one snapshot
     Postgres {
         /// Dataset to write
@@ -312,6 +337,18 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Ingest(Ingest::Files { dataset, paths, format, no_pii }) => {
                 data::ingest_files(socket, &dataset, &paths, format, no_pii, output).await
             }
+            Command::Ingest(Ingest::Watch { dataset, paths, format, no_pii, debounce }) => {
+                let pii = no_pii.then_some(false);
+                data::watch(
+                    socket,
+                    WatchIn { dataset, paths: Vec::new(), format, pii, debounce_ms: debounce, reconcile_s: None },
+                    &paths,
+                    output,
+                )
+                .await
+            }
+            Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,
+            Command::Ingest(Ingest::Watches) => data::watches(socket, output).await,
             Command::Datasets { command: Some(Datasets::Show { name, rows }), .. } => data::show(socket, &name, rows, output).await,
             Command::Datasets { command: Some(Datasets::Resync { name }), .. } => data::resync(socket, name.as_deref(), output).await,
             Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,

@@ -188,6 +188,9 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("Postgres", schema::<ingest::TableIn>(), schema::<ingest::IngestOut>()),
             ("Mysql", schema::<ingest::TableIn>(), schema::<ingest::IngestOut>()),
             ("Runs", none(), schema::<ingest::RunsOut>()),
+            ("Watch", schema::<ingest::WatchIn>(), schema::<ingest::WatchOut>()),
+            ("Unwatch", schema::<ingest::UnwatchIn>(), schema::<ingest::UnwatchOut>()),
+            ("Watches", schema::<Empty>(), schema::<ingest::WatchesOut>()),
             ("Cancel", schema::<ingest::CancelIn>(), schema::<ingest::CancelOut>()),
         ],
     );

@@ -9,7 +9,7 @@ use super::catalog::{Column, Object, PiiReport};
 /// The interface.
 pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Ingest",
-    idempotent: &["Runs"],
+    idempotent: &["Runs", "Watch", "Unwatch", "Watches"],
     idl: "# Reads sources into Parquet and commits them to the catalog as one dataset generation.
 interface org.brahman.Ingest
 
@@ -129,6 +129,35 @@ method Mysql(
   drift: ?[]Drift,
   seconds: ?float
 )
+
+# A folder that is ingested again whenever it changes. `state`: starting, watching, polling (`reason` says why the kernel does not
+# tell), waiting (a path is not there), or ingesting. `error` is why the last try failed; what was committed stands.
+type Watching (
+  dataset: string,
+  paths: []string,
+  state: string,
+  reason: ?string,
+  files: int,
+  generation: ?int,
+  rows: ?int,
+  run_id: ?string,
+  error: ?string
+)
+
+# Watches folders from now on, restarts included; what is there is ingested first. A change is ingested once nothing has moved for
+# `debounce_ms` (2,000), and every `reconcile_s` (300) there is a look without a reason.
+method Watch(
+  dataset: string,
+  paths: []string,
+  format: ?string,
+  pii: ?bool,
+  debounce_ms: ?int,
+  reconcile_s: ?int
+) -> (watching: Watching)
+
+method Unwatch(dataset: string) -> (stopped: bool)
+
+method Watches() -> (watches: []Watching)
 
 # Recent runs, newest first.
 method Runs() -> (runs: []Run)
@@ -301,6 +330,83 @@ pub struct Run {
 pub struct RunsOut {
     /// Newest first.
     pub runs: Vec<Run>,
+}
+
+/// Parameters of `Watch`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WatchIn {
+    /// Name of the dataset to write.
+    pub dataset: String,
+    /// Absolute paths of folders.
+    pub paths: Vec<String>,
+    /// `documents`, `csv`, `jsonl` or `parquet`; documents unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// Whether columns are looked at for personal data; true unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pii: Option<bool>,
+    /// A change has come to rest when nothing has moved for this long; 2,000 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debounce_ms: Option<u64>,
+    /// Between looks without a reason; 300 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconcile_s: Option<u64>,
+}
+
+/// A watch as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Watching {
+    /// Dataset.
+    pub dataset: String,
+    /// Folders.
+    pub paths: Vec<String>,
+    /// `starting`, `watching`, `polling`, `waiting` or `ingesting`.
+    pub state: String,
+    /// Why it polls or waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Files at the last look.
+    pub files: u64,
+    /// Last committed since the module started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Rows of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Its run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Why the last try failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Reply of `Watch`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WatchOut {
+    /// As it begins.
+    pub watching: Watching,
+}
+
+/// Parameters of `Unwatch`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct UnwatchIn {
+    /// Dataset.
+    pub dataset: String,
+}
+
+/// Reply of `Unwatch`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct UnwatchOut {
+    /// False if it was not watched.
+    pub stopped: bool,
+}
+
+/// Reply of `Watches`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WatchesOut {
+    /// By dataset.
+    pub watches: Vec<Watching>,
 }
 
 /// Parameters of `Cancel`.

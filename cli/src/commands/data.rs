@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{self, GetOut, LineageIn, LineageOut, PiiColumn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut};
-use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn};
+use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut};
 use clap::Args;
 use serde::Serialize;
 
@@ -22,6 +22,43 @@ pub(crate) async fn ingest_files(
     let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
     let ask = FilesIn { dataset: dataset.to_owned(), paths, format, pii: no_pii.then_some(false) };
     ingest(socket, "Files", &ask, dataset, output).await
+}
+
+pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
+    let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
+    let out: WatchOut = get(socket, "org.brahman.Ingest.Watch", &WatchIn { paths, ..ask }).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        let w = out.watching;
+        output.line(&format!("{} follows {}; see `brahman ingest watches`", w.dataset, w.paths.join(", ")));
+    }
+    Ok(())
+}
+
+pub(crate) async fn unwatch(socket: &Path, dataset: String, output: &Output) -> anyhow::Result<()> {
+    let out: UnwatchOut = get(socket, "org.brahman.Ingest.Unwatch", &UnwatchIn { dataset: dataset.clone() }).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        output.line(&format!("{dataset} {}", if out.stopped { "is no longer watched" } else { "was not watched" }));
+    }
+    Ok(())
+}
+
+pub(crate) async fn watches(socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let out: WatchesOut = get(socket, "org.brahman.Ingest.Watches", &Empty {}).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let rows = out.watches.iter().map(|w| {
+        let why = w.error.clone().or_else(|| w.reason.clone()).unwrap_or_default();
+        vec![w.dataset.clone(), w.state.clone(), w.files.to_string(), number(w.generation), number(w.rows), w.paths.join(" "), why]
+    });
+    output.table(&["DATASET", "STATE", "FILES", "GENERATION", "ROWS", "FOLDERS", "WHY"], rows.collect());
+    Ok(())
 }
 
 /// Where a table is and how it is read.

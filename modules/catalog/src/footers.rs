@@ -6,6 +6,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Decimal256Type};
 use arrow_array::{Array, RecordBatch, make_array};
 use arrow_json::ArrayWriter;
 use arrow_schema::{DataType, Field, Schema};
@@ -77,6 +79,16 @@ pub fn sample(path: &Path, rows: usize, hidden: &BTreeSet<String>, notes: &mut V
 
 /// One column as JSON objects.
 fn json(batch: &RecordBatch) -> Result<Vec<Value>, String> {
+    // As text: JSON's readers, ours too, hold numbers as f64.
+    if let DataType::Decimal128(..) | DataType::Decimal256(..) = batch.column(0).data_type() {
+        let (column, name) = (batch.column(0), batch.schema_ref().field(0).name());
+        let digits = |row| match column.as_primitive_opt::<Decimal128Type>() {
+            Some(values) => values.value_as_string(row),
+            None => column.as_primitive::<Decimal256Type>().value_as_string(row),
+        };
+        let value = |row| if column.is_null(row) { Value::Null } else { Value::String(digits(row)) };
+        return Ok((0..column.len()).map(|row| Value::Object(Map::from_iter([(name.clone(), value(row))]))).collect());
+    }
     let mut batch = batch.clone();
     // The writer knows zones by their offset only; instants are in UTC whatever their zone.
     if let DataType::Timestamp(unit, Some(_)) = batch.column(0).data_type() {

@@ -2,7 +2,7 @@
 //!
 //! [`service`] speaks `org.brahman.Ingest`; a [`run`] has progress, can be cancelled, and commits at its end. [`files`] are
 //! found by [`source`] and turned into Arrow batches by [`documents`], [`csv`] and [`jsonl`]; A [`table`] is read by [`postgres`] or
-//! [`mysql`] from a server that a [`dsn`] names, by [`tls`] if asked; [`mock`] makes tables up; [`sink`] writes
+//! [`mysql`] from a server that a [`dsn`] names, by [`tls`] if asked; [`mock`] makes tables up; [`watches`] are folders that are read again when they change; [`sink`] writes
 //! Parquet, durably, and lets [`pii`] see what goes by.
 //!
 //! Invariants: memory does not grow with the source; what cannot be read is counted and named; nothing is visible to
@@ -23,3 +23,4 @@ pub mod sink;
 pub mod source;
 pub mod table;
 pub mod tls;
+pub mod watches;

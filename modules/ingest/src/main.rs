@@ -4,12 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_ingest::service::IngestService;
-use brahman_sidecar::{Client, Module, run};
+use brahman_sidecar::{Client, Module, ModuleError, run};
 
 fn main() -> ExitCode {
     run("ingest", async |module: Module| {
         let client = Client::new(&module.mesh);
-        let service = Arc::new(IngestService::new(client, module.label()));
+        let service = IngestService::new(client, module.label(), &module.state);
+        let service = Arc::new(service.map_err(|e| ModuleError::Config(format!("cannot read the watches: {e}")))?);
         service.bury().await;
         module.serve(service).await
     })

@@ -141,7 +141,7 @@ fn batch(seed: u64, from: u64, to: u64) -> Result<RecordBatch, arrow_schema::Arr
         ("colour", Arc::new(colour.finish()), None),
         ("tags", Arc::new(tags.finish()), None),
         ("place", Arc::new(place), None),
-        ("name", texts(21, &|c| format!("{} {}", c.pick(&FIRST), c.pick(&LAST))), Some("person")),
+        ("full_name", texts(21, &|c| format!("{} {}", c.pick(&FIRST), c.pick(&LAST))), Some("person_name")),
         ("email", texts(22, &|c| format!("{}{}@example.org", c.pick(&FIRST).to_lowercase(), c.below(1000))), Some("email")),
         ("phone", texts(23, &|c| format!("+49 30 {}", c.digits(8))), Some("phone")),
         ("iban", texts(24, &iban), Some("iban")),
@@ -206,7 +206,7 @@ pub fn read(
         objects: vec![sink.finish()?],
         columns: columns.collect(),
         notes: vec![format!("synthetic rows of seed {seed}: no database was asked")],
-        input: format!("mock://synthetic?seed={seed}&rows={rows}"),
+        input: format!("mock://brahman/synthetic?seed={seed}&rows={rows}"),
         parallel: 1,
     })
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{self, AbandonIn, AbandonOut, Column, CommitIn, CommitOut, LocationIn, LocationOut, Object};
 use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
-use brahman_sidecar::{Call, CallOptions, Client, Reply};
+use brahman_sidecar::{Call, CallOptions, Client};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -112,18 +112,18 @@ impl Runs {
         found.inspect(|(_, token)| token.cancel()).is_some()
     }
 
-    /// Reads on a thread of its own while saying how far it is, then commits. A hang-up or a cancel ends it; then, and
+    /// Reads on a thread of its own while telling a caller, if there is one, how far it is; then commits. A hang-up or a cancel ends it; then, and
     /// after an error, nothing is published.
     ///
     /// # Errors
     /// The reader's fault, or the catalog's.
     pub async fn carry_out(
         &self,
-        call: &Call,
+        call: Option<&Call>,
         dataset: &str,
         look_for_pii: bool,
         read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
-    ) -> Result<Reply, Fault> {
+    ) -> Result<IngestOut, Fault> {
         let run_id = ulid::Ulid::generate().to_string();
         let cancel = CancellationToken::new();
         // Dropped with this future: a hang-up cancels the run.
@@ -157,13 +157,13 @@ impl Runs {
             let cancelled = Some(cancel.is_cancelled());
             self.abandon(AbandonIn { run_id: Some(run_id.clone()), reason: fault.message().to_owned(), cancelled, producer: None }).await;
         }
-        Reply::of(&outcome?)
+        outcome
     }
 
     #[expect(clippy::too_many_arguments, reason = "one run's facts, used once")]
     async fn read_and_commit(
         &self,
-        call: &Call,
+        call: Option<&Call>,
         dataset: &str,
         look_for_pii: bool,
         run_id: &str,
@@ -187,9 +187,11 @@ impl Runs {
         let (read, pii) = loop {
             tokio::select! {
                 done = &mut reading => break done.map_err(|e| Fault::internal(e.to_string()))?,
-                () = tokio::time::sleep(PROGRESS_EVERY), if call.more => {
+                () = tokio::time::sleep(PROGRESS_EVERY), if call.is_some_and(|call| call.more) => {
                     let now = *watching.borrow();
-                    call.send(&report(now, started)).await?;
+                    if let Some(call) = call {
+                        call.send(&report(now, started)).await?;
+                    }
                 }
             }
         }?;

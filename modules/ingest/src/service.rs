@@ -1,9 +1,13 @@
 //! `org.brahman.Ingest`: which reader a call wants.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brahman_card::interface::ingest::{self, CancelIn, CancelOut, FilesIn, RunsOut, TableIn};
+use brahman_card::interface::ingest::{
+    self, CancelIn, CancelOut, FilesIn, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service};
 use tokio::sync::watch;
@@ -14,6 +18,7 @@ use crate::files::{self, bad_source};
 use crate::run::{Place, Progress, Read, Runs, cancelled};
 use crate::source::Format;
 use crate::table::{Done, How, ReadError, What};
+use crate::watches::Watches;
 use crate::{mock, mysql, postgres};
 
 /// Most workers of one read.
@@ -22,33 +27,56 @@ const PARALLEL_MAX: u64 = 64;
 const DEADLINE_S: u64 = 3600;
 /// How long the server may send nothing unless the caller says otherwise: a query may sort for minutes before its first row.
 const STALL_S: u64 = 300;
+/// Longest time for a change to come to rest.
+const DEBOUNCE_MS_MAX: u64 = 3_600_000;
 /// Longest of both.
 const SECONDS_MAX: u64 = 7 * 86_400;
 
 /// The service.
 #[derive(Debug)]
 pub struct IngestService {
-    runs: Runs,
+    runs: Arc<Runs>,
     postgres: Reader,
     mysql: Reader,
+    watches: Option<Arc<Watches>>,
 }
 
 impl IngestService {
-    /// A service that commits through this client, under this label.
-    #[must_use]
-    pub fn new(client: Client, label: &str) -> Self {
-        Self { runs: Runs::new(client, label), postgres: postgres::read, mysql: mysql::read }
+    /// A service that commits through this client, under this label, and keeps its watches in this state directory.
+    ///
+    /// # Errors
+    /// If the watches cannot be read.
+    pub fn new(client: Client, label: &str, state: &Path) -> io::Result<Self> {
+        let runs = Arc::new(Runs::new(client, label));
+        let watches = Some(Watches::open(Arc::clone(&runs), state)?);
+        Ok(Self { runs, postgres: postgres::read, mysql: mysql::read, watches })
     }
 
-    /// One whose tables are synthetic.
+    /// One whose tables are synthetic, and which watches nothing.
     #[must_use]
     pub fn synthetic(client: Client, label: &str) -> Self {
-        Self { runs: Runs::new(client, label), postgres: mock::read, mysql: mock::read }
+        Self { runs: Arc::new(Runs::new(client, label)), postgres: mock::read, mysql: mock::read, watches: None }
     }
 
     /// Ends, in the lineage, what this module had begun when it last died.
     pub async fn bury(&self) {
         self.runs.bury().await;
+    }
+
+    fn watches(&self) -> Result<&Arc<Watches>, Fault> {
+        let none = || Fault::invalid_parameter("context", "the mock watches nothing: expected a context in which ingest is real");
+        self.watches.as_ref().ok_or_else(none)
+    }
+
+    fn watch(&self, call: &Call) -> Result<Reply, Fault> {
+        let ask: WatchIn = call.parameters()?;
+        call.allow_paths()?;
+        if ask.paths.is_empty() {
+            return Err(Fault::invalid_parameter("paths", "expected at least one folder"));
+        }
+        bounded("debounce_ms", ask.debounce_ms, DEBOUNCE_MS_MAX, 1)?;
+        bounded("reconcile_s", ask.reconcile_s, SECONDS_MAX, 1)?;
+        Reply::of(&WatchOut { watching: self.watches()?.watch(ask)? })
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
@@ -59,7 +87,7 @@ impl IngestService {
         }
         let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
         let read = move |place: &Place, progress: &_, cancel: &_| files::read(&paths, format, place, progress, cancel);
-        self.runs.carry_out(call, &dataset, pii.unwrap_or(true), read).await
+        Reply::of(&self.runs.carry_out(Some(call), &dataset, pii.unwrap_or(true), read).await?)
     }
 
     async fn table(&self, call: &Call, schemes: &[&str], read: Reader) -> Result<Reply, Fault> {
@@ -82,7 +110,7 @@ impl IngestService {
                 ..Read::default()
             })
         };
-        self.runs.carry_out(call, &ask.dataset, ask.pii.unwrap_or(true), read).await
+        Reply::of(&self.runs.carry_out(Some(call), &ask.dataset, ask.pii.unwrap_or(true), read).await?)
     }
 }
 
@@ -135,6 +163,13 @@ impl Service for IngestService {
             "Files" => self.files(&call).await,
             "Postgres" => self.table(&call, &["postgres", "postgresql"], self.postgres).await,
             "Mysql" => self.table(&call, &["mysql", "mariadb"], self.mysql).await,
+            "Watch" => self.watch(&call),
+            "Unwatch" => {
+                let UnwatchIn { dataset } = call.parameters()?;
+                call.allow_paths()?;
+                Reply::of(&UnwatchOut { stopped: self.watches()?.unwatch(&dataset)? })
+            }
+            "Watches" => Reply::of(&WatchesOut { watches: self.watches.as_ref().map(|w| w.list()).unwrap_or_default() }),
             "Runs" => Reply::of(&RunsOut { runs: self.runs.list() }),
             "Cancel" => {
                 let CancelIn { run_id } = call.parameters()?;

@@ -7,6 +7,8 @@ use flate2::read::MultiGzDecoder;
 use ignore::WalkBuilder;
 use thiserror::Error;
 
+use crate::watches::listing::is_passed_over;
+
 /// Most files one call reads: a monorepo, not a whole disk by mistake.
 const FILES_MAX: usize = 1_000_000;
 
@@ -95,8 +97,8 @@ pub fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
     })
 }
 
-/// Every file below the paths, in order of name. Hidden files, and what a .gitignore names, are passed over; links are
-/// not followed.
+/// Every file below the paths, in order of name. Hidden files, what a .gitignore names, and what editors and downloads have
+/// not finished are passed over; links are not followed.
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files.
@@ -119,7 +121,8 @@ pub fn files(paths: &[String]) -> Result<Vec<File>, SourceError> {
         }
         let mut walk = WalkBuilder::new(root);
         walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
-        for entry in walk.build().flatten().filter(|e| e.file_type().is_some_and(|t| t.is_file())) {
+        let wanted = |e: &ignore::DirEntry| e.file_type().is_some_and(|t| t.is_file()) && !is_passed_over(e.path());
+        for entry in walk.build().flatten().filter(wanted) {
             let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
             all.push(File { path: entry.into_path(), id });
             if all.len() > FILES_MAX {

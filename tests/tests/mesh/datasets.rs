@@ -155,6 +155,7 @@ async fn a_look_at_the_rows_shows_shapes_where_there_is_personal_data() {
     let out = mesh.brahman_json(&["datasets", "show", "d", "--rows", "3"]);
     let rows = out["sample"]["rows"].as_array().expect("rows");
     assert_eq!((rows.len(), &rows[0]["id"], &rows[0]["iban"]), (3, &json!(1), &json!("AA99999999999999999999")));
+    assert!(rows[0]["wide"].as_str().is_some_and(|wide| wide.len() > 20), "decimals are shown to their last digit: {}", rows[0]["wide"]);
     assert_eq!(out["sample"]["notes"], json!([]), "every type can be shown");
     let program = "import sys, pyarrow.parquet as pq\nt = pq.read_table(sys.argv[1])\nprint(*[str(t.column(c)[0]) for c in ('email', 'card', 'phone', 'born')], sep='\\n')";
     let values = python(program, &[&object(&made).display().to_string()]);

@@ -10,4 +10,5 @@ mod supervision;
 mod survive;
 mod tables;
 mod tidy;
+mod watches;
 mod wire;

@@ -1,0 +1,343 @@
+//! Folders that are ingested again whenever they change, and are still watched after a restart.
+//!
+//! What the kernel tells is only ever a reason to look: the truth is a listing of paths, sizes and times ([`listing`]).
+//! [`settle`] decides when a change has come to rest. So a lost event, an overflowing queue, an editor that saves by renaming and
+//! ten thousand files at once are one case; and every few minutes there is a look without a reason.
+
+pub mod listing;
+pub mod settle;
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use brahman_card::Fault;
+use brahman_card::interface::ingest::{WatchIn, Watching};
+use brahman_storage::atomic;
+use notify::event::{AccessKind, AccessMode};
+use notify::{ErrorKind, EventKind, RecursiveMode, Watcher};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::files;
+use crate::run::{Place, Runs};
+use crate::source::{Format, SourceError};
+use listing::Listing;
+use settle::{Settle, Verdict};
+
+/// Most watches.
+const WATCHES_MAX: usize = 256;
+/// A change has come to rest when nothing has moved for this long: longer than an editor's pauses between its steps.
+const DEBOUNCE_MS: u64 = 2000;
+/// What never comes to rest, a log that is written to all day, is read as it is after this many of those.
+const PATIENCE: u32 = 30;
+/// Between looks without a reason.
+const RECONCILE_S: u64 = 300;
+/// Between looks where the kernel tells nothing.
+const POLL: Duration = Duration::from_secs(10);
+/// Before what failed is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// What is watched, as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    ask: WatchIn,
+    /// Of the listing that was ingested last, in hex.
+    ingested: Option<String>,
+}
+
+/// One watch and the task that carries it out.
+#[derive(Debug)]
+struct Watch {
+    kept: Kept,
+    told: Watching,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// All watches.
+#[derive(Debug)]
+pub struct Watches {
+    runs: Arc<Runs>,
+    file: PathBuf,
+    all: Mutex<BTreeMap<String, Watch>>,
+}
+
+impl Watches {
+    /// Reads which watches there were, from a module's state directory.
+    ///
+    /// # Errors
+    /// If the file cannot be read; it is then left as it is.
+    pub fn open(runs: Arc<Runs>, state: &Path) -> io::Result<Arc<Self>> {
+        let folder = state.join("ingest");
+        std::fs::create_dir_all(&folder)?;
+        let file = folder.join("watches.json");
+        let kept: Vec<Kept> = match std::fs::read(&file) {
+            Ok(text) => {
+                serde_json::from_slice(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", file.display())))?
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let watches = Arc::new(Self { runs, file, all: Mutex::default() });
+        for kept in kept {
+            watches.begin(kept);
+        }
+        Ok(watches)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Watch>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn save(&self, all: &BTreeMap<String, Watch>) -> io::Result<()> {
+        let kept: Vec<&Kept> = all.values().map(|w| &w.kept).collect();
+        atomic::write(&self.file, &serde_json::to_vec_pretty(&kept)?)
+    }
+
+    /// Watches from now on; what is there is ingested first. A watch of the same dataset is replaced.
+    ///
+    /// # Errors
+    /// If a path will not do, or there are too many watches, or they cannot be kept.
+    pub fn watch(self: &Arc<Self>, ask: WatchIn) -> Result<Watching, Fault> {
+        Format::of(ask.format.as_deref(), &ask.paths).map_err(files::bad_source)?;
+        for path in &ask.paths {
+            let bad = |why: &str| files::bad_source(SourceError::Bad { path: path.clone(), why: why.to_owned() });
+            if !Path::new(path).is_absolute() {
+                return Err(bad("is relative, expected an absolute path"));
+            }
+            // A file is replaced by editors, and its watch would go with it; a folder stays.
+            if !Path::new(path).is_dir() {
+                return Err(bad("is no folder: watch the folder that the file is in"));
+            }
+        }
+        let dataset = ask.dataset.clone();
+        {
+            let mut all = self.lock();
+            if all.len() >= WATCHES_MAX && !all.contains_key(&dataset) {
+                return Err(Fault::invalid_parameter(
+                    "dataset",
+                    format!("there are {WATCHES_MAX} watches already, expected fewer: end one by `brahman ingest unwatch`"),
+                ));
+            }
+            let kept = Kept { ask, ingested: None };
+            let told = told(&kept.ask);
+            let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
+            if let Err(error) = self.save(&all) {
+                match before {
+                    Some(before) => drop(all.insert(dataset, before)),
+                    None => drop(all.remove(&dataset)),
+                }
+                return Err(Fault::internal(format!("{}: {error}; nothing is watched that was not before", self.file.display())));
+            }
+        }
+        let kept = self.lock().get(&dataset).map(|w| w.kept.clone());
+        kept.into_iter().for_each(|kept| self.begin(kept));
+        self.lock().get(&dataset).map(|w| w.told.clone()).ok_or_else(|| Fault::internal("the watch was ended meanwhile"))
+    }
+
+    /// Watches no longer; false if that was so already.
+    ///
+    /// # Errors
+    /// If it cannot be kept so; it is then watched on.
+    pub fn unwatch(&self, dataset: &str) -> Result<bool, Fault> {
+        let mut all = self.lock();
+        let Some(gone) = all.remove(dataset) else { return Ok(false) };
+        if let Err(error) = self.save(&all) {
+            all.insert(dataset.to_owned(), gone);
+            return Err(Fault::internal(format!("{}: {error}; it is watched on", self.file.display())));
+        }
+        Ok(true)
+    }
+
+    /// All, by dataset.
+    #[must_use]
+    pub fn list(&self) -> Vec<Watching> {
+        self.lock().values().map(|w| w.told.clone()).collect()
+    }
+
+    fn begin(self: &Arc<Self>, kept: Kept) {
+        let dataset = kept.ask.dataset.clone();
+        let told = told(&kept.ask);
+        let task = tokio::spawn(follow(Arc::clone(self), kept.clone()));
+        self.lock().insert(dataset, Watch { kept, told, task: Some(task) });
+    }
+
+    fn tell(&self, dataset: &str, change: impl FnOnce(&mut Watching)) {
+        if let Some(watch) = self.lock().get_mut(dataset) {
+            change(&mut watch.told);
+        }
+    }
+
+    /// Notes what was ingested, so that a restart does not ingest it again.
+    fn ingested(&self, dataset: &str, digest: &str) {
+        let mut all = self.lock();
+        if let Some(watch) = all.get_mut(dataset) {
+            watch.kept.ingested = Some(digest.to_owned());
+        }
+        if let Err(error) = self.save(&all) {
+            tracing::warn!(dataset, "{}: {error}: a restart will ingest it again", self.file.display());
+        }
+    }
+}
+
+fn told(ask: &WatchIn) -> Watching {
+    Watching { dataset: ask.dataset.clone(), paths: ask.paths.clone(), state: "starting".into(), ..Watching::default() }
+}
+
+/// Whether an event can mean that a listing is another. Our own reading makes events too.
+fn matters(event: &notify::Event) -> bool {
+    if event.need_rescan() {
+        return true;
+    }
+    let change = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    };
+    change && (event.paths.is_empty() || event.paths.iter().any(|path| !listing::is_passed_over(path)))
+}
+
+/// Asks the kernel to tell of changes below the paths.
+fn tellers(paths: &[String], changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
+    let changed = Arc::clone(changed);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // An error is a reason to look as well.
+        if event.as_ref().map_or(true, matters) {
+            changed.notify_one();
+        }
+    })?;
+    for path in paths {
+        watcher.watch(Path::new(path), RecursiveMode::Recursive)?;
+    }
+    Ok(watcher)
+}
+
+/// Why the kernel will not tell, and what mends it.
+fn why_polling(error: &notify::Error) -> String {
+    let full = matches!(error.kind, ErrorKind::MaxFilesWatch)
+        || matches!(&error.kind, ErrorKind::Io(e) if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()));
+    match full {
+        true => format!(
+            "the kernel's limit of watches is reached: looking every {} s; raise fs.inotify.max_user_watches by sysctl",
+            POLL.as_secs()
+        ),
+        false => format!("{error}: looking every {} s", POLL.as_secs()),
+    }
+}
+
+/// Follows one watch for as long as it lasts.
+async fn follow(watches: Arc<Watches>, kept: Kept) {
+    let ask = kept.ask;
+    let dataset = ask.dataset.clone();
+    let debounce = Duration::from_millis(ask.debounce_ms.unwrap_or(DEBOUNCE_MS));
+    let reconcile = Duration::from_secs(ask.reconcile_s.unwrap_or(RECONCILE_S));
+    let changed = Arc::new(Notify::new());
+    let mut settle = Settle::new(debounce, debounce * PATIENCE, kept.ingested);
+    // The first look needs no event.
+    settle.changed(Instant::now());
+    let mut teller = None;
+    loop {
+        if teller.is_none() {
+            // Anew after every failure: the folder may be back.
+            let asked = {
+                let (paths, changed) = (ask.paths.clone(), Arc::clone(&changed));
+                tokio::task::spawn_blocking(move || tellers(&paths, &changed))
+            };
+            match asked.await {
+                Ok(Ok(watcher)) => {
+                    teller = Some(watcher);
+                    watches.tell(&dataset, |w| (w.state, w.reason) = ("watching".into(), None));
+                }
+                Ok(Err(error)) => watches.tell(&dataset, |w| (w.state, w.reason) = ("polling".into(), Some(why_polling(&error)))),
+                Err(_) => return,
+            }
+        }
+        let idle = if teller.is_some() { reconcile } else { POLL };
+        let look = async {
+            match settle.due() {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = look => {}
+            () = changed.notified() => { settle.changed(Instant::now()); continue; }
+            () = tokio::time::sleep(idle) => settle.changed(Instant::now()),
+        }
+        let paths = ask.paths.clone();
+        let looked = tokio::task::spawn_blocking(move || Listing::of(&paths)).await;
+        let listing = match looked {
+            Ok(Ok(listing)) => listing,
+            Ok(Err(error)) => {
+                // Unmounted, or renamed: what was committed stands until there is something to put in its place.
+                teller = None;
+                settle.failed(Instant::now() + POLL);
+                watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(error.to_string())));
+                continue;
+            }
+            Err(_) => return,
+        };
+        let files = listing.files;
+        watches.tell(&dataset, |w| w.files = files);
+        if settle.look(Instant::now(), &listing.digest) != Verdict::Ingest {
+            continue;
+        }
+        ingest(&watches, &ask, &mut settle, &listing).await;
+    }
+}
+
+async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: &Listing) {
+    let dataset = ask.dataset.as_str();
+    let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
+    watches.tell(dataset, |w| w.state = "ingesting".into());
+    let (paths, format) = (ask.paths.clone(), ask.format.clone());
+    let read = move |place: &Place, progress: &_, cancel: &_| {
+        let format = Format::of(format.as_deref(), &paths).map_err(files::bad_source)?;
+        files::read(&paths, format, place, progress, cancel)
+    };
+    let done = watches.runs.carry_out(None, dataset, ask.pii.unwrap_or(true), read).await;
+    match &done {
+        Ok(out) => {
+            settle.ingested(&listing.digest);
+            watches.ingested(dataset, &listing.digest);
+            tracing::info!(dataset, rows = out.rows, generation = out.generation, "ingested what has changed");
+        }
+        Err(fault) => {
+            settle.failed(Instant::now() + RETRY);
+            tracing::warn!(dataset, "could not be ingested: {fault}");
+        }
+    }
+    watches.tell(dataset, |w| {
+        w.state = before;
+        match done {
+            Ok(out) => (w.run_id, w.generation, w.rows, w.error) = (out.run_id, out.generation, Some(out.rows), None),
+            Err(fault) => w.error = Some(fault.message().to_owned()),
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_reading_is_no_change_and_a_lost_event_is() {
+        let event = |kind, path: &str| notify::Event::new(kind).add_path(PathBuf::from(path));
+        assert!(!matters(&event(EventKind::Access(AccessKind::Open(AccessMode::Read)), "/n/a.md")));
+        assert!(matters(&event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/n/a.md")));
+        assert!(!matters(&event(EventKind::Modify(notify::event::ModifyKind::Any), "/n/.a.md.swp")));
+        assert!(matters(&notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)));
+    }
+}

@@ -1,0 +1,69 @@
+//! What lies below some paths: a digest of names, sizes and times.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use brahman_storage::digest::{hex, sha256};
+
+use crate::source::{self, SourceError};
+
+/// What a look saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// In hex; equal if no path, size, time or inode has changed.
+    pub digest: String,
+    /// How many files.
+    pub files: u64,
+}
+
+impl Listing {
+    /// Looks.
+    ///
+    /// # Errors
+    /// If a path is not there.
+    pub fn of(paths: &[String]) -> Result<Self, SourceError> {
+        let files = source::files(paths)?;
+        let mut lines = Vec::new();
+        for file in &files {
+            // Gone since the walk: the next look will not see it.
+            let Ok(meta) = file.path.metadata() else { continue };
+            lines.extend_from_slice(file.path.as_os_str().as_encoded_bytes());
+            lines.push(0);
+            for n in [meta.size(), meta.ino(), meta.mtime().cast_unsigned(), meta.mtime_nsec().cast_unsigned()] {
+                lines.extend_from_slice(&n.to_le_bytes());
+            }
+        }
+        Ok(Self { digest: hex(&sha256(&lines)), files: files.len() as u64 })
+    }
+}
+
+/// Names that editors and downloads use for what is not finished, and hidden ones.
+#[must_use]
+pub fn is_passed_over(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let unfinished = [".swp", ".swx", "~", ".part", ".crdownload", ".tmp"].iter().any(|end| name.ends_with(end));
+    // 4913 is the name that vim tries a folder with.
+    name.starts_with('.') || name == "4913" || unfinished
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_changes_with_what_lies_there() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let look = || Listing::of(&[folder.path().display().to_string()]).expect("looked");
+        let empty = look();
+        std::fs::write(folder.path().join("a.md"), "a").expect("written");
+        let one = look();
+        assert!(one != empty && one.files == 1 && one == look());
+        std::fs::write(folder.path().join("a.md~"), "a").expect("written");
+        std::fs::write(folder.path().join(".a.md.swp"), "a").expect("written");
+        assert_eq!(look(), one, "backups and swap files are passed over");
+        // Another file of the same size under the same name.
+        std::fs::write(folder.path().join("b.part"), "b").expect("written");
+        std::fs::rename(folder.path().join("b.part"), folder.path().join("a.md")).expect("renamed");
+        assert_ne!(look(), one);
+    }
+}

@@ -1,0 +1,177 @@
+//! Folders that are followed: editors that save by renaming, files that grow, ten thousand at once, restarts.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use brahman_card::ModuleState;
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, Connection};
+use brahman_tests::{Mesh, Setup, shipped};
+use serde_json::{Value, json};
+
+/// Short, for a test waits for it again and again.
+const DEBOUNCE_MS: u64 = 150;
+
+async fn mesh() -> Mesh {
+    let mesh = Setup::new(&["broker", "catalog", "ingest"].map(shipped)).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh
+}
+
+/// Generations as the catalog tells them.
+struct Told(Connection);
+
+impl Told {
+    async fn by(mesh: &Mesh) -> Self {
+        let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
+        let call = encode_call("org.brahman.Catalog.Watch", &json!({}), &CallOptions::default(), true, false);
+        connection.send(&call.expect("encodes")).await.expect("sent");
+        Self(connection)
+    }
+
+    async fn until(&mut self, dataset: &str, generation: u64) -> u64 {
+        let told = async {
+            loop {
+                let word: Value = self.0.receive().await.expect("a reply").typed().expect("generations").value;
+                if let Some(now) = word["generations"][dataset].as_u64().filter(|now| *now >= generation) {
+                    return now;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), told).await.expect("the change is ingested")
+    }
+}
+
+async fn watch(mesh: &Mesh, folder: &Path) -> Value {
+    let ask = json!({"dataset": "n", "paths": [folder.display().to_string()], "debounce_ms": DEBOUNCE_MS});
+    mesh.call("org.brahman.Ingest.Watch", ask).await.expect("watched")["watching"].clone()
+}
+
+fn folder(mesh: &Mesh) -> PathBuf {
+    let folder = mesh.folder.path().join("followed");
+    std::fs::create_dir_all(&folder).expect("made");
+    folder
+}
+
+fn texts(mesh: &Mesh) -> Vec<(String, String)> {
+    let out = mesh.brahman_json(&["datasets", "show", "n", "--rows", "20"]);
+    let rows = out["sample"]["rows"].as_array().expect("rows").iter();
+    let text = |row: &Value, column: &str| row[column].as_str().unwrap_or_default().to_owned();
+    rows.map(|row| (text(row, "id"), text(row, "text"))).collect()
+}
+
+#[tokio::test]
+async fn what_an_editor_saves_and_what_goes_is_ingested_once_it_rests() {
+    let mesh = mesh().await;
+    let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
+    std::fs::write(folder.join("a.md"), "one").expect("written");
+    assert_eq!(watch(&mesh, &folder).await["state"], "starting");
+    assert_eq!(told.until("n", 1).await, 1);
+    assert_eq!(texts(&mesh), [("a.md".into(), "one".into())]);
+
+    // As vim saves: a swap file, a try of the folder, the old file aside, the new one in its place.
+    std::fs::write(folder.join(".a.md.swp"), "junk").expect("written");
+    std::fs::write(folder.join("4913"), "").expect("written");
+    std::fs::remove_file(folder.join("4913")).expect("removed");
+    std::fs::rename(folder.join("a.md"), folder.join("a.md~")).expect("renamed");
+    std::fs::write(folder.join("a.md"), "two").expect("written");
+    std::fs::remove_file(folder.join("a.md~")).expect("removed");
+    told.until("n", 2).await;
+    assert_eq!(texts(&mesh), [("a.md".into(), "two".into())]);
+
+    // A new folder below, and a file that goes.
+    std::fs::create_dir(folder.join("deep")).expect("made");
+    std::fs::write(folder.join("deep/b.md"), "three").expect("written");
+    std::fs::remove_file(folder.join("a.md")).expect("removed");
+    let now = told.until("n", 3).await;
+    assert_eq!(texts(&mesh), [("deep/b.md".into(), "three".into())]);
+
+    // Ended, it is ended; twice is no error.
+    assert_eq!(mesh.brahman_json(&["ingest", "unwatch", "n"])["stopped"], true);
+    assert_eq!(mesh.brahman_json(&["ingest", "unwatch", "n"])["stopped"], false);
+    std::fs::write(folder.join("late.md"), "late").expect("written");
+    tokio::time::timeout(Duration::from_millis(4 * DEBOUNCE_MS), told.until("n", now + 1)).await.expect_err("nobody looks");
+}
+
+#[tokio::test]
+async fn a_file_that_grows_is_read_whole_and_ten_thousand_are_one_generation_or_few() {
+    let mesh = mesh().await;
+    let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
+    std::fs::write(folder.join("first.md"), "first").expect("written");
+    watch(&mesh, &folder).await;
+    told.until("n", 1).await;
+    // Written in pieces, each well within the time after which a change has come to rest.
+    let mut growing = std::fs::File::create(folder.join("grows.md")).expect("made");
+    for _ in 0..10 {
+        growing.write_all(&[b'x'; 10]).expect("written");
+        growing.flush().expect("flushed");
+        tokio::time::sleep(Duration::from_millis(DEBOUNCE_MS / 3)).await;
+    }
+    drop(growing);
+    assert_eq!(told.until("n", 2).await, 2, "one generation, not one a piece");
+    assert!(texts(&mesh).iter().any(|(id, text)| id == "grows.md" && text.len() == 100));
+    for i in 0..10_000 {
+        std::fs::write(folder.join(format!("f{i}.txt")), format!("text {i}")).expect("written");
+    }
+    let mut generation = told.until("n", 3).await;
+    let get = async || mesh.call("org.brahman.Catalog.Get", json!({"name": "n"})).await.expect("there")["dataset"]["rows"].as_u64();
+    while get().await != Some(10_002) {
+        generation = told.until("n", generation + 1).await;
+    }
+    assert!(generation < 20, "{generation} generations for one change");
+}
+
+#[tokio::test]
+async fn a_watch_survives_kills_and_restarts_and_does_not_ingest_again_what_it_has() {
+    let mesh = mesh().await;
+    let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
+    std::fs::write(folder.join("a.md"), "one").expect("written");
+    watch(&mesh, &folder).await;
+    told.until("n", 1).await;
+    let watching = async |state: &'static str| loop {
+        let out = mesh.brahman_json(&["ingest", "watches"]);
+        if out["watches"][0]["state"] == state {
+            return out["watches"][0].clone();
+        }
+    };
+    watching("watching").await;
+    let restart = async || {
+        let pid = mesh.module("ingest").await.pid;
+        mesh.signal(pid, "KILL");
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    };
+    restart().await;
+    while watching("watching").await["files"] != 1 {}
+    tokio::time::timeout(Duration::from_millis(4 * DEBOUNCE_MS), told.until("n", 2)).await.expect_err("nothing has changed");
+    // What changes while nobody looks is seen at the next start.
+    let pid = mesh.module("ingest").await.pid;
+    mesh.signal(pid, "STOP");
+    std::fs::write(folder.join("b.md"), "two").expect("written");
+    mesh.signal(pid, "KILL");
+    told.until("n", 2).await;
+    assert_eq!(texts(&mesh).len(), 2);
+
+    // The folder goes: what was committed stands, and the watch says what it waits for; it comes back.
+    let aside = mesh.folder.path().join("aside");
+    std::fs::rename(&folder, &aside).expect("renamed");
+    std::fs::write(aside.join("c.md"), "three").expect("written");
+    let waits = watching("waiting").await;
+    assert!(waits["reason"].as_str().is_some_and(|why| why.contains("followed")), "{waits}");
+    assert_eq!(texts(&mesh).len(), 2);
+    std::fs::rename(&aside, &folder).expect("renamed");
+    told.until("n", 3).await;
+    assert_eq!(texts(&mesh).len(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_watched_is_refused_by_name() {
+    let mesh = mesh().await;
+    let file = mesh.folder.path().join("a.md");
+    std::fs::write(&file, "a").expect("written");
+    for (path, why) in [("relative", "absolute"), ("/no/such/folder", "folder"), (&file.display().to_string(), "watch the folder")] {
+        let fault = mesh.fault("org.brahman.Ingest.Watch", json!({"dataset": "n", "paths": [path]})).await;
+        assert!(fault.message().contains(why), "{fault}");
+    }
+    assert_eq!(mesh.brahman_json(&["ingest", "watches"])["watches"], json!([]));
+}
