@@ -38,6 +38,9 @@ type PiiDensity (entity: string, per_1000: float)
 
 type PiiReport (detector: string, columns: []PiiColumn)
 
+# How far a table was read: the last value of its cursor, as the server prints it.
+type Watermark (column: string, bound: string, source: string)
+
 # `stale` lists indexes that are older than the dataset. `lineage` has the run and its inputs.
 type Dataset (
   name: string,
@@ -49,6 +52,7 @@ type Dataset (
   pii: ?PiiReport,
   stale: []string,
   lineage: Origin,
+  watermark: ?Watermark,
   committed_ms: int
 )
 
@@ -61,6 +65,8 @@ method List() -> (datasets: []Dataset)
 # `history` has the last hundred generations, newest first.
 method Get(name: string) -> (dataset: Dataset, history: []Version)
 
+# `expect` is the generation that the commit builds on, 0 for none: another is refused. Objects that are all there already are no
+# new generation.
 # Publishes a generation: every object is verified first. The same run_id committed twice is one commit.
 # `bucket_root` in the reply of `Location` is where a writer puts objects.
 method Commit(
@@ -70,7 +76,9 @@ method Commit(
   columns: []Column,
   inputs: []string,
   producer: string,
-  pii: ?PiiReport
+  pii: ?PiiReport,
+  watermark: ?Watermark,
+  expect: ?int
 ) -> (generation: int, stale: []string)
 
 # Begins a run of this dataset: where it writes its objects. `producer` is who asks, so that its unfinished runs can be told.
@@ -107,6 +115,10 @@ method Watch() -> (generations: [string]int)
 error NoSuchDataset (message: string, retryable: bool, name: string)
 # An object is missing or its checksum differs; nothing was published.
 error BadObject (message: string, retryable: bool, key: string)
+# The run was given up by `Abandon`, or never began by `Location`.
+error GivenUp (message: string, retryable: bool, run_id: string)
+# The dataset is at another generation than the commit builds on.
+error Moved (message: string, retryable: bool, name: string)
 # The dataset's own file is damaged.
 error Damaged (message: string, retryable: bool, name: string)
 ",
@@ -225,6 +237,17 @@ pub struct Lineage {
     pub producer: String,
 }
 
+/// How far a table was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Watermark {
+    /// The cursor.
+    pub column: String,
+    /// Its last value, as the server prints it.
+    pub bound: String,
+    /// Which table of which server.
+    pub source: String,
+}
+
 /// A dataset at one generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Dataset {
@@ -247,6 +270,9 @@ pub struct Dataset {
     pub stale: Vec<String>,
     /// Where it came from.
     pub lineage: Lineage,
+    /// How far a table was read, if it is read by and by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<Watermark>,
     /// Unix time of the commit.
     pub committed_ms: u64,
 }
@@ -410,6 +436,12 @@ pub struct CommitIn {
     /// What columns hold personal data, if that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pii: Option<PiiReport>,
+    /// How far a table was read, if it is read by and by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<Watermark>,
+    /// The generation that this builds on, 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<u64>,
 }
 
 /// Reply of `Commit`.

@@ -69,12 +69,19 @@ method Files(dataset: string, paths: []string, format: ?string, pii: ?bool) -> (
 
 # Reads a table or a query in one snapshot. `dsn` is a URL, with an sslmode as libpq knows it, or secret:NAME. Several workers
 # read ranges of pages where the server can; `notes` says why not. With `more` it reports progress first.
+# `mode` is full; incremental: rows whose `cursor` is above that of the last run, taking the place of rows with the same `key`, and
+# `lag` seconds or units before it read again; or keyset: in parts of `chunk_rows` in the order of one `key`, not one snapshot, and
+# going on where a run that died stopped.
 method Postgres(
   dataset: string,
   dsn: string,
   table: ?string,
   query: ?string,
   mode: ?string,
+  cursor: ?string,
+  key: ?[]string,
+  lag: ?int,
+  chunk_rows: ?int,
   parallel: ?int,
   deadline_s: ?int,
   stall_s: ?int,
@@ -106,6 +113,10 @@ method Mysql(
   table: ?string,
   query: ?string,
   mode: ?string,
+  cursor: ?string,
+  key: ?[]string,
+  lag: ?int,
+  chunk_rows: ?int,
   parallel: ?int,
   deadline_s: ?int,
   stall_s: ?int,
@@ -202,9 +213,21 @@ pub struct TableIn {
     /// Or a SELECT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
-    /// `full`.
+    /// `full`, `incremental` or `keyset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// A column whose values only grow; of `incremental`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Columns by which a row is known; of `keyset`, one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Vec<String>>,
+    /// So much below the last cursor is read again: seconds or units; of `incremental`, with a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
+    /// Rows a part of `keyset`; 500,000 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_rows: Option<u64>,
     /// Workers at most; one a core unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel: Option<u64>,
@@ -286,7 +309,7 @@ pub struct IngestOut {
     /// What columns hold personal data, if that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pii: Option<PiiReport>,
-    /// How a table was read: `full`.
+    /// How a table was read: `full`, `incremental` or `keyset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Workers that read a table.

@@ -73,6 +73,21 @@ pub(crate) struct Table {
     /// Or a SELECT
     #[arg(long)]
     query: Option<String>,
+    /// full: one snapshot; incremental: what is above the last run's --cursor; keyset: by --key in parts, resumable, not one snapshot
+    #[arg(long, default_value = "full", value_parser = ["full", "incremental", "keyset"])]
+    mode: String,
+    /// Column whose values only grow, such as updated_at (incremental)
+    #[arg(long, value_name = "COLUMN")]
+    cursor: Option<String>,
+    /// Column by which a row is known; may be given several times (incremental), once (keyset)
+    #[arg(long, value_name = "COLUMN")]
+    key: Vec<String>,
+    /// Read again so many seconds or units below the last cursor, for rows whose commit came late (incremental)
+    #[arg(long)]
+    lag: Option<u64>,
+    /// Rows a part (keyset) [default: 500000]
+    #[arg(long, value_name = "ROWS")]
+    chunk: Option<u64>,
     /// Workers at most [default: one a core]
     #[arg(long)]
     parallel: Option<u64>,
@@ -88,17 +103,21 @@ pub(crate) struct Table {
 }
 
 pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, table: Table, output: &Output) -> anyhow::Result<()> {
-    let Table { dsn, table, query, parallel, deadline, stall, no_pii } = table;
+    let t = table;
     let ask = TableIn {
         dataset: dataset.clone(),
-        dsn,
-        table,
-        query,
-        mode: None,
-        parallel,
-        deadline_s: deadline,
-        stall_s: stall,
-        pii: no_pii.then_some(false),
+        dsn: t.dsn,
+        table: t.table,
+        query: t.query,
+        mode: Some(t.mode),
+        cursor: t.cursor,
+        key: Some(t.key).filter(|key| !key.is_empty()),
+        lag: t.lag,
+        chunk_rows: t.chunk,
+        parallel: t.parallel,
+        deadline_s: t.deadline,
+        stall_s: t.stall,
+        pii: t.no_pii.then_some(false),
     };
     ingest(socket, method, &ask, &dataset, output).await
 }

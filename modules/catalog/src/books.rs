@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, Object, Version};
-use brahman_storage::atomic;
 use brahman_storage::digest::{hex, sha256, sha256_file};
+use brahman_storage::{Steps, atomic};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -40,6 +40,19 @@ pub enum BookError {
         key: String,
         /// What is wrong.
         why: String,
+    },
+    /// The run was given up, or never began.
+    #[error("run {0} has not begun, or was given up; nothing was published")]
+    GivenUp(String),
+    /// Another commit came before.
+    #[error("dataset `{name}` is at generation {is}, the commit builds on {expected}; nothing was published: run it again")]
+    Moved {
+        /// Dataset.
+        name: String,
+        /// Generation now.
+        is: u64,
+        /// Generation that the commit expects.
+        expected: u64,
     },
     /// A dataset's file does not match its checksum, or is no dataset.
     #[error("the file of dataset `{name}` is damaged ({why}); it was left as it is")]
@@ -104,6 +117,8 @@ pub struct Books {
     damaged: BTreeMap<String, String>,
     /// What became of every run.
     pub(crate) journal: Journal,
+    /// Where tests stop a commit.
+    steps: Steps,
 }
 
 impl Books {
@@ -118,6 +133,11 @@ impl Books {
         let (mut entries, mut damaged) = (BTreeMap::new(), BTreeMap::new());
         for file in fs::read_dir(&folder)?.flatten() {
             let path = file.path();
+            if file.file_name().to_string_lossy().starts_with(".tmp-") {
+                // A manifest that a crash kept from its place.
+                let _ = fs::remove_file(&path);
+                continue;
+            }
             let Some(name) =
                 path.file_stem().map(|s| s.to_string_lossy().into_owned()).filter(|_| path.extension().is_some_and(|e| e == "json"))
             else {
@@ -132,7 +152,7 @@ impl Books {
             }
         }
         let journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
-        let books = Self { folder, bucket, entries, damaged, journal };
+        let books = Self { folder, bucket, entries, damaged, journal, steps: Steps::default() };
         books.clear_orphans();
         Ok(books)
     }
@@ -245,7 +265,18 @@ impl Books {
         {
             return Ok((old.dataset.generation, old.view().stale));
         }
-        let generation = old.as_ref().map_or(0, |o| o.dataset.generation) + 1;
+        // Whoever gave it up was told that nothing would be published.
+        if !self.journal.is_open(&commit.run_id) {
+            return Err(BookError::GivenUp(commit.run_id));
+        }
+        let is = old.as_ref().map_or(0, |o| o.dataset.generation);
+        if let Some(expected) = commit.expect.filter(|expected| *expected != is) {
+            return Err(BookError::Moved { name: commit.name, is, expected });
+        }
+        if let Some(old) = old.as_ref().filter(|old| old.dataset.objects == commit.objects) {
+            return self.commit_nothing_new(commit, old.clone());
+        }
+        let generation = is + 1;
         let mut history = old.as_ref().map(|o| o.history.clone()).unwrap_or_default();
         let dataset = Dataset {
             name: commit.name.clone(),
@@ -257,6 +288,7 @@ impl Books {
             pii: commit.pii,
             stale: Vec::new(),
             lineage: Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer },
+            watermark: commit.watermark,
             committed_ms: now_ms(),
         };
         history.push(Version {
@@ -269,16 +301,36 @@ impl Books {
         history.drain(..history.len().saturating_sub(HISTORY_MAX));
         let before = old.as_ref().map(|o| o.dataset.objects.iter().map(|o| o.key.clone()).collect()).unwrap_or_default();
         let entry = Entry { dataset, before, feeds: old.as_ref().map(|o| o.feeds.clone()).unwrap_or_default(), history };
+        let step = |name| self.steps.pass(name).map_err(|source| BookError::Io { path: self.folder.clone(), source });
+        step("before the manifest")?;
         self.save(&commit.name, &entry)?;
+        step("after the manifest")?;
         // It is published, whatever becomes of its line in the journal; the next opening writes what is missing.
         if let Err(error) = self.journal.complete(&entry.dataset) {
             tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
         }
+        self.steps.pass("after the journal").map_err(|source| BookError::Io { path: self.folder.clone(), source })?;
         // What neither this nor the previous generation uses goes; a crash before this line leaves it to the next start.
         for gone in old.iter().flat_map(|old| old.runs()).filter(|run| !entry.keeps(run)) {
             let _ = fs::remove_dir_all(self.bucket.join(format!("datasets/{}/{gone}", commit.name)));
         }
         let stale = entry.view().stale;
+        self.entries.insert(commit.name, entry);
+        Ok((generation, stale))
+    }
+
+    /// A run that found nothing new: how far it looked is kept, the generation stays.
+    fn commit_nothing_new(&mut self, commit: CommitIn, mut entry: Entry) -> Result<(u64, Vec<String>), BookError> {
+        if entry.dataset.watermark != commit.watermark {
+            entry.dataset.watermark = commit.watermark;
+            self.save(&commit.name, &entry)?;
+        }
+        let lineage = Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer };
+        if let Err(error) = self.journal.complete(&Dataset { lineage, ..entry.dataset.clone() }) {
+            tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
+        }
+        let stale = entry.view().stale;
+        let generation = entry.dataset.generation;
         self.entries.insert(commit.name, entry);
         Ok((generation, stale))
     }
@@ -409,6 +461,8 @@ mod tests {
             inputs: vec![],
             producer: "test".into(),
             pii: None,
+            watermark: None,
+            expect: None,
         };
         books.commit(commit).expect("committed")
     }
@@ -426,6 +480,73 @@ mod tests {
         let again = Books::open(state.path()).expect("open");
         let dataset = again.get("d").expect("there");
         assert_eq!((dataset.generation, dataset.rows, dataset.stale), (2, 3, vec![]));
+    }
+
+    fn offer(books: &mut Books, run: &str) -> CommitIn {
+        let (prefix, path) = books.location("d", run, "test").expect("a place");
+        fs::write(path.join("part-0.parquet"), run).expect("written");
+        let (bytes, sha256) = (run.len() as u64, hex(&sha256(run.as_bytes())));
+        let object =
+            Object { bucket: "primary".into(), key: format!("{prefix}/part-0.parquet"), url: String::new(), rows: 3, bytes, sha256 };
+        let (name, run_id, producer) = ("d".into(), run.into(), "test".into());
+        CommitIn {
+            name,
+            run_id,
+            objects: vec![object],
+            columns: vec![],
+            inputs: vec![],
+            producer,
+            pii: None,
+            watermark: None,
+            expect: None,
+        }
+    }
+
+    #[test]
+    fn a_commit_that_is_stopped_at_any_step_leaves_the_old_dataset_or_the_new_and_can_be_said_again() {
+        for stop in 0.. {
+            let state = tempfile::tempdir().expect("a temporary directory");
+            let mut books = Books::open(state.path()).expect("open");
+            for run in ["r1", "r2"] {
+                let offered = offer(&mut books, run);
+                books.commit(offered).expect("committed");
+            }
+            let offered = offer(&mut books, "r3");
+            books.steps = Steps::stopping_at(stop);
+            let stopped = books.commit(offered.clone()).is_err();
+            drop(books);
+            // As after a crash.
+            fs::write(state.path().join("catalog/.tmp-torn"), "half a manif").expect("written");
+            let mut books = Books::open(state.path()).expect("open");
+            let dataset = books.get("d").expect("there");
+            let expected = ["r2", "r3"][usize::try_from(dataset.generation).expect("small") - 2];
+            assert_eq!((dataset.objects.len(), dataset.lineage.run_id.as_str()), (1, expected), "stopped at {stop}");
+            Books::verify(books.bucket(), &dataset.objects).expect("its objects are whole");
+            assert_eq!(books.commit(offered).expect("said again").0, 3);
+            let kinds: Vec<_> = books.journal.events("d", 100).iter().map(|e| e["eventType"].as_str().map(str::to_owned)).collect();
+            assert_eq!(kinds.iter().flatten().filter(|kind| *kind == "COMPLETE").count(), 3, "stopped at {stop}: {kinds:?}");
+            assert!(!state.path().join("catalog/.tmp-torn").exists());
+            if !stopped {
+                assert!(stop >= 3, "every step was stopped at");
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_dead_run_left_is_cleared_once_it_is_old() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        let offered = offer(&mut books, "r1");
+        books.commit(offered).expect("committed");
+        let folders = ["r1", "dead", "young"].map(|run| books.location("d", run, "test").expect("a place").1);
+        let long_ago = SystemTime::now() - 2 * ORPHAN_AGE;
+        for folder in &folders[..2] {
+            fs::File::open(folder).and_then(|f| f.set_modified(long_ago)).expect("aged");
+        }
+        drop(books);
+        Books::open(state.path()).expect("open");
+        assert_eq!(folders.map(|f| f.exists()), [true, false, true]);
     }
 
     #[test]
@@ -457,6 +578,8 @@ mod tests {
             inputs: vec![],
             producer: String::new(),
             pii: None,
+            watermark: None,
+            expect: None,
         });
         assert!(matches!(refused, Err(BookError::Damaged { .. })));
     }

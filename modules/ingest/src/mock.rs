@@ -208,6 +208,7 @@ pub fn read(
         notes: vec![format!("synthetic rows of seed {seed}: no database was asked")],
         input: format!("mock://brahman/synthetic?seed={seed}&rows={rows}"),
         parallel: 1,
+        bound: None,
     })
 }
 

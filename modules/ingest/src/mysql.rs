@@ -22,6 +22,7 @@ use crate::dsn::{Dsn, Tls};
 use crate::run::{Place, Progress};
 use crate::sink::Sink;
 use crate::table::{Done, How, ReadError, What, patiently};
+use crate::window::Dialect;
 use decode::{Rows, arrow_type};
 
 /// Batches read and not yet written: enough that neither thread waits for a moment's delay of the other.
@@ -180,6 +181,7 @@ async fn copy(
         conn.query_drop(set).await.map_err(said("beginning a snapshot"))?;
     }
     let database: Option<String> = conn.query_first("SELECT database()").await.map_err(said("asking for its database"))?.flatten();
+    let mut bound = None;
     let (select, input, source_types, notes) = match what {
         What::Query(query) => {
             let query = query.trim().trim_end_matches(';').to_owned();
@@ -196,7 +198,21 @@ async fn copy(
                     found.schema, found.name
                 )
             });
-            let select = format!("SELECT * FROM {}.{}", quoted(&found.schema), quoted(&found.name));
+            let full = format!("{}.{}", quoted(&found.schema), quoted(&found.name));
+            let mut select = format!("SELECT * FROM {full}");
+            if let Some(window) = &how.window {
+                let Some((name, kind)) = types.iter().find(|(name, _)| *name == window.column) else {
+                    return Err(ReadError::Bad(format!("{}.{} has no column `{}`", found.schema, found.name, window.column)));
+                };
+                window.check(Dialect::Mysql, kind)?;
+                let column = quoted(name);
+                let last: Option<Option<String>> = conn
+                    .query_first(window.bound_query(Dialect::Mysql, &column, kind, &full))
+                    .await
+                    .map_err(said("asking how far to read"))?;
+                bound = last.flatten();
+                select = format!("{select} WHERE {}", window.condition(Dialect::Mysql, &column, kind, bound.as_deref()));
+            }
             (select, format!("{address}/{}.{}", found.schema, found.name), types.into_iter().collect(), notes.into_iter().collect())
         }
     };
@@ -253,7 +269,7 @@ async fn copy(
         source_type,
         nulls_made,
     });
-    Ok(Done { objects: vec![object], columns: columns.collect(), notes, input, parallel: 1 })
+    Ok(Done { objects: vec![object], columns: columns.collect(), notes, input, parallel: 1, bound })
 }
 
 struct Found {

@@ -31,6 +31,7 @@ use crate::run::{Place, Progress};
 use crate::sink::Sink;
 use crate::table::{self, Done, How, ReadError, What};
 use crate::tls;
+use crate::window::Dialect;
 use decode::Rows;
 use shape::Shape;
 
@@ -188,6 +189,8 @@ struct Plan {
     source_types: Vec<String>,
     notes: Vec<String>,
     input: String,
+    /// The last value of the window, if it has rows.
+    bound: Option<String>,
 }
 
 /// Reads into Parquet objects. Blocks; runs threads of its own.
@@ -280,7 +283,14 @@ async fn coordinate(
         source_type: source.clone(),
         nulls_made,
     });
-    Ok(Done { objects, columns: columns.collect(), notes: plan.notes.clone(), input: plan.input.clone(), parallel: workers })
+    Ok(Done {
+        objects,
+        columns: columns.collect(),
+        notes: plan.notes.clone(),
+        input: plan.input.clone(),
+        parallel: workers,
+        bound: plan.bound.clone(),
+    })
 }
 
 async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Result<Plan, ReadError> {
@@ -354,14 +364,42 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
         Field::new(column.name(), shape.arrow(), true).with_metadata(HashMap::from([("source_type".to_owned(), source.clone())]))
     });
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let ranges = ranges(pages, how.parallel);
+    let mut ranges = ranges(pages.filter(|_| how.window.as_ref().is_none_or(|w| w.since.is_none() && w.rows.is_none())), how.parallel);
+    let mut bound = None;
+    if let Some(window) = &how.window {
+        let column = asked.columns().iter().position(|c| c.name() == window.column);
+        let Some(at) = column else {
+            return Err(ReadError::Bad(format!("{input} has no column `{}`", window.column)));
+        };
+        window.check(Dialect::Postgres, &source_types[at])?;
+        let (column, kind) = (quoted(&window.column), &source_types[at]);
+        let row = client.query_one(&window.bound_query(Dialect::Postgres, &column, kind, &from), &[]).await;
+        bound = row.map_err(said("asking how far to read"))?.get(0);
+        let condition = window.condition(Dialect::Postgres, &column, kind, bound.as_deref());
+        for range in &mut ranges {
+            *range = match range.strip_prefix(" WHERE ") {
+                Some(pages) => format!(" WHERE ({condition}) AND {pages}"),
+                None => format!(" WHERE {condition}"),
+            };
+        }
+    }
     let snapshot = if ranges.len() > 1 {
         let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(said("exporting the snapshot"))?;
         row.get(0)
     } else {
         String::new()
     };
-    Ok(Plan { snapshot, select: format!("SELECT {} FROM {from}", items.join(", ")), ranges, schema, shapes, source_types, notes, input })
+    Ok(Plan {
+        snapshot,
+        select: format!("SELECT {} FROM {from}", items.join(", ")),
+        ranges,
+        schema,
+        shapes,
+        source_types,
+        notes,
+        input,
+        bound,
+    })
 }
 
 struct Found {

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{self, AbandonIn, AbandonOut, Column, CommitIn, CommitOut, LocationIn, LocationOut, Object};
+use brahman_card::interface::catalog::{
+    self, AbandonIn, AbandonOut, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
+};
 use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
-use brahman_sidecar::{Call, CallOptions, Client};
+use brahman_sidecar::{Call, CallOptions, Client, ClientError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::pii;
 use crate::pii::sample::Samples;
+use crate::{merge, pii};
 
 /// Runs remembered.
 const RUNS_MAX: usize = 100;
@@ -40,6 +42,38 @@ pub struct Place {
     pub prefix: String,
     /// What is looked at for personal data, if it is.
     pub samples: Option<Arc<Samples>>,
+    /// Number of the first object.
+    pub first_part: usize,
+}
+
+impl Place {
+    /// The same place, for rows that have been looked at already.
+    #[must_use]
+    pub fn unlooked(&self) -> Self {
+        Self { samples: None, ..self.clone() }
+    }
+}
+
+/// A run that is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Job {
+    /// Dataset to write.
+    pub dataset: String,
+    /// Whether personal data is looked for.
+    pub pii: bool,
+    /// The run that this goes on with, whose objects are there already, also for the next try if this one fails.
+    pub resumes: Option<String>,
+    /// The dataset that this builds on: its objects that are kept may be among those read.
+    pub onto: Option<Onto>,
+}
+
+/// What a run builds on.
+#[derive(Clone, Debug, Default)]
+pub struct Onto {
+    /// Generation, 0 if there is none.
+    pub generation: u64,
+    /// What was said of its personal data.
+    pub pii: Option<PiiReport>,
 }
 
 /// What a run has read.
@@ -61,12 +95,15 @@ pub struct Read {
     pub parallel: Option<u64>,
     /// How a table was read.
     pub mode: Option<String>,
+    /// How far, if it is read by and by.
+    pub watermark: Option<Watermark>,
 }
 
 /// The runs, and who carries them out.
 #[derive(Debug)]
 pub struct Runs {
     client: Client,
+    ends: Arc<Ends>,
     /// This module's, by which the catalog knows whose runs are whose.
     label: String,
     all: Mutex<VecDeque<(Run, CancellationToken)>>,
@@ -82,17 +119,14 @@ impl Runs {
     /// No runs; commits go through this client.
     #[must_use]
     pub fn new(client: Client, label: &str) -> Self {
-        Self { client, label: label.to_owned(), all: Mutex::default() }
+        let ends = Arc::new(Ends { client: client.clone(), untold: tokio::sync::Mutex::default() });
+        Self { client, ends, label: label.to_owned(), all: Mutex::default() }
     }
 
-    /// Ends, in the lineage, what this module had begun when it last died. What is not told now is told at its next start.
+    /// Ends, in the lineage, what this module had begun when it last died. What cannot be told now is told before the next run.
     pub async fn bury(&self) {
         let reason = format!("{} ended in the middle of the run; nothing was published", self.label);
-        self.abandon(AbandonIn { producer: Some(self.label.clone()), reason, ..AbandonIn::default() }).await;
-    }
-
-    async fn abandon(&self, ask: AbandonIn) {
-        abandon(&self.client, ask).await;
+        self.ends.tell(AbandonIn { producer: Some(self.label.clone()), reason, ..AbandonIn::default() }).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Run, CancellationToken)>> {
@@ -112,26 +146,25 @@ impl Runs {
         found.inspect(|(_, token)| token.cancel()).is_some()
     }
 
-    /// Reads on a thread of its own while telling a caller, if there is one, how far it is; then commits. A hang-up or a cancel ends it; then, and
-    /// after an error, nothing is published.
+    /// Reads on a thread of its own while telling a caller, if there is one, how far it is; then commits. A hang-up or a cancel
+    /// ends it; then, and after an error, nothing is published.
     ///
     /// # Errors
     /// The reader's fault, or the catalog's.
     pub async fn carry_out(
         &self,
         call: Option<&Call>,
-        dataset: &str,
-        look_for_pii: bool,
+        job: Job,
         read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
     ) -> Result<IngestOut, Fault> {
-        let run_id = ulid::Ulid::generate().to_string();
+        let run_id = job.resumes.clone().unwrap_or_else(|| ulid::Ulid::generate().to_string());
         let cancel = CancellationToken::new();
         // Dropped with this future: a hang-up cancels the run.
         let _cancel_on_drop = cancel.clone().drop_guard();
         let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
         let run = Run {
             run_id: run_id.clone(),
-            dataset: dataset.to_owned(),
+            dataset: job.dataset.clone(),
             state: "running".into(),
             rows: 0,
             bytes: 0,
@@ -147,7 +180,7 @@ impl Runs {
         let started = Instant::now();
         let (progress, watching) = watch::channel(Progress { phase: "scan", ..Progress::default() });
         let ended = Ended { runs: self, run_id: &run_id, watching: watching.clone(), started };
-        let outcome = self.read_and_commit(call, dataset, look_for_pii, &run_id, read, &cancel, progress, watching, started).await;
+        let outcome = self.read_and_commit(call, job, &run_id, read, &cancel, progress, watching, started).await;
         ended.with(match &outcome {
             Ok(_) => ("done", None),
             Err(_) if cancel.is_cancelled() => ("cancelled", None),
@@ -155,7 +188,7 @@ impl Runs {
         });
         if let Err(fault) = &outcome {
             let cancelled = Some(cancel.is_cancelled());
-            self.abandon(AbandonIn { run_id: Some(run_id.clone()), reason: fault.message().to_owned(), cancelled, producer: None }).await;
+            self.ends.tell(AbandonIn { run_id: Some(run_id.clone()), reason: fault.message().to_owned(), cancelled, producer: None }).await;
         }
         outcome
     }
@@ -164,8 +197,7 @@ impl Runs {
     async fn read_and_commit(
         &self,
         call: Option<&Call>,
-        dataset: &str,
-        look_for_pii: bool,
+        job: Job,
         run_id: &str,
         read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
         cancel: &CancellationToken,
@@ -174,14 +206,19 @@ impl Runs {
         started: Instant,
     ) -> Result<IngestOut, Fault> {
         let options = CallOptions::default();
+        self.ends.tell_all().await?;
+        let dataset = job.dataset.as_str();
         let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer: Some(self.label.clone()) };
         let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
-        let samples = look_for_pii.then(Arc::<Samples>::default);
-        let place = Place { folder: PathBuf::from(&place.path), prefix: place.key_prefix, samples };
-        let (token, target) = (cancel.clone(), place.clone());
+        let samples = job.pii.then(Arc::<Samples>::default);
+        let place = Place { folder: PathBuf::from(&place.path), prefix: place.key_prefix, samples, first_part: 0 };
+        let (token, target, resumed) = (cancel.clone(), place.clone(), job.resumes.is_some());
         let mut reading = tokio::task::spawn_blocking(move || {
             // Nothing of a failed run was published; the catalog clears what a crash leaves.
-            let read = read(&target, &progress, &token).inspect_err(|_| drop(std::fs::remove_dir_all(&target.folder)));
+            let read = read(&target, &progress, &token);
+            if read.is_err() && !resumed {
+                let _ = std::fs::remove_dir_all(&target.folder);
+            }
             read.map(|read| (read, target.samples.as_ref().map(|samples| pii::report(&samples.take()))))
         });
         let (read, pii) = loop {
@@ -195,6 +232,10 @@ impl Runs {
                 }
             }
         }?;
+        let pii = match &job.onto {
+            Some(onto) => merge::both(onto.pii.as_ref(), pii),
+            None => pii,
+        };
         let drift = self.drift(dataset, &read.columns).await;
         if !drift.is_empty() {
             tracing::warn!(dataset, "its columns have changed: {drift:?}");
@@ -207,6 +248,8 @@ impl Runs {
             inputs: read.inputs,
             producer: concat!("brahman-ingest/", env!("CARGO_PKG_VERSION")).to_owned(),
             pii: pii.clone(),
+            watermark: read.watermark,
+            expect: job.onto.as_ref().map(|onto| onto.generation),
         };
         let committed: CommitOut = self.client.call("org.brahman.Catalog.Commit", &commit, &options).await?.value;
         let now = Progress { phase: "done", ..*watching.borrow() };
@@ -228,6 +271,19 @@ impl Runs {
         })
     }
 
+    /// The dataset as it is, if there is one.
+    ///
+    /// # Errors
+    /// If the catalog cannot be asked, or the dataset's file is damaged.
+    pub async fn dataset(&self, name: &str) -> Result<Option<Dataset>, Fault> {
+        let ask = catalog::NameIn { name: name.to_owned() };
+        match self.client.call::<_, catalog::GetOut>("org.brahman.Catalog.Get", &ask, &CallOptions::default()).await {
+            Ok(found) => Ok(Some(found.value.dataset)),
+            Err(ClientError::Fault(fault)) if fault.name == "org.brahman.Catalog.NoSuchDataset" => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// How the columns differ from those of the generation before, if there is one.
     async fn drift(&self, dataset: &str, now: &[Column]) -> Vec<Drift> {
         let ask = catalog::NameIn { name: dataset.to_owned() };
@@ -236,10 +292,30 @@ impl Runs {
     }
 }
 
-async fn abandon(client: &Client, ask: AbandonIn) {
-    let told = client.call::<_, AbandonOut>("org.brahman.Catalog.Abandon", &ask, &CallOptions::default()).await;
-    if let Err(error) = told {
-        tracing::warn!("the lineage could not be told of a run's end: {error}");
+/// Ends of runs that the lineage has yet to be told of.
+#[derive(Debug)]
+struct Ends {
+    client: Client,
+    untold: tokio::sync::Mutex<Vec<AbandonIn>>,
+}
+
+impl Ends {
+    /// Tells of an end, now or before the next run.
+    async fn tell(&self, end: AbandonIn) {
+        self.untold.lock().await.push(end);
+        if let Err(error) = self.tell_all().await {
+            tracing::warn!("the lineage will be told of a run's end later: {error}");
+        }
+    }
+
+    /// Tells of all ends that could not be told before. A run begins only after that: one end means all runs that there were.
+    async fn tell_all(&self) -> Result<(), ClientError> {
+        let mut untold = self.untold.lock().await;
+        while let Some(end) = untold.first() {
+            self.client.call::<_, AbandonOut>("org.brahman.Catalog.Abandon", end, &CallOptions::default()).await?;
+            untold.remove(0);
+        }
+        Ok(())
     }
 }
 
@@ -278,11 +354,9 @@ impl Drop for Ended<'_> {
         if self.with(("cancelled", None))
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (client, run_id) = (self.runs.client.clone(), self.run_id.to_owned());
-            let reason = "the caller hung up".to_owned();
-            runtime.spawn(async move {
-                abandon(&client, AbandonIn { run_id: Some(run_id), reason, cancelled: Some(true), producer: None }).await;
-            });
+            let (ends, run_id) = (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()));
+            let end = AbandonIn { run_id, reason: "the caller hung up".to_owned(), cancelled: Some(true), producer: None };
+            runtime.spawn(async move { ends.tell(end).await });
         }
     }
 }

@@ -1,12 +1,13 @@
 //! `org.brahman.Ingest`: which reader a call wants.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use brahman_card::interface::catalog::Watermark;
 use brahman_card::interface::ingest::{
-    self, CancelIn, CancelOut, FilesIn, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+    self, CancelIn, CancelOut, FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service};
@@ -15,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dsn::Dsn;
 use crate::files::{self, bad_source};
-use crate::run::{Place, Progress, Read, Runs, cancelled};
+use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
+use crate::run::{Job, Onto, Place, Progress, Read, Runs, cancelled};
 use crate::source::Format;
 use crate::table::{Done, How, ReadError, What};
 use crate::watches::Watches;
-use crate::{mock, mysql, postgres};
+use crate::window::Window;
+use crate::{merge, mock, mysql, postgres};
 
 /// Most workers of one read.
 const PARALLEL_MAX: u64 = 64;
@@ -29,6 +32,8 @@ const DEADLINE_S: u64 = 3600;
 const STALL_S: u64 = 300;
 /// Longest time for a change to come to rest.
 const DEBOUNCE_MS_MAX: u64 = 3_600_000;
+/// Most rows of one part.
+const CHUNK_ROWS_MAX: u64 = 100_000_000;
 /// Longest of both.
 const SECONDS_MAX: u64 = 7 * 86_400;
 
@@ -39,6 +44,8 @@ pub struct IngestService {
     postgres: Reader,
     mysql: Reader,
     watches: Option<Arc<Watches>>,
+    /// Where unfinished reads are noted; the mock has none.
+    state: Option<PathBuf>,
 }
 
 impl IngestService {
@@ -49,13 +56,13 @@ impl IngestService {
     pub fn new(client: Client, label: &str, state: &Path) -> io::Result<Self> {
         let runs = Arc::new(Runs::new(client, label));
         let watches = Some(Watches::open(Arc::clone(&runs), state)?);
-        Ok(Self { runs, postgres: postgres::read, mysql: mysql::read, watches })
+        Ok(Self { runs, postgres: postgres::read, mysql: mysql::read, watches, state: Some(state.to_owned()) })
     }
 
     /// One whose tables are synthetic, and which watches nothing.
     #[must_use]
     pub fn synthetic(client: Client, label: &str) -> Self {
-        Self { runs: Arc::new(Runs::new(client, label)), postgres: mock::read, mysql: mock::read, watches: None }
+        Self { runs: Arc::new(Runs::new(client, label)), postgres: mock::read, mysql: mock::read, watches: None, state: None }
     }
 
     /// Ends, in the lineage, what this module had begun when it last died.
@@ -87,35 +94,168 @@ impl IngestService {
         }
         let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
         let read = move |place: &Place, progress: &_, cancel: &_| files::read(&paths, format, place, progress, cancel);
-        Reply::of(&self.runs.carry_out(Some(call), &dataset, pii.unwrap_or(true), read).await?)
+        Reply::of(&self.runs.carry_out(Some(call), Job { dataset, pii: pii.unwrap_or(true), ..Job::default() }, read).await?)
     }
 
     async fn table(&self, call: &Call, schemes: &[&str], read: Reader) -> Result<Reply, Fault> {
         let ask: TableIn = call.parameters()?;
         let (dsn, how) = connection(call, &ask, schemes)?;
+        let mode = Mode::of(&ask)?;
         let what = match (ask.table, ask.query) {
             (Some(table), None) => What::Table(table),
-            (None, Some(query)) => What::Query(query),
+            (None, Some(query)) if matches!(mode, Mode::Full) => What::Query(query),
+            (None, Some(_)) => return Err(Fault::invalid_parameter("query", "a query is read with mode full; expected a table")),
             _ => return Err(Fault::invalid_parameter("table, query", "expected exactly one of them")),
         };
-        let read = move |place: &Place, progress: &_, cancel: &_| {
-            let done = read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?;
-            Ok(Read {
-                objects: done.objects,
-                columns: done.columns,
-                inputs: vec![done.input],
-                notes: done.notes,
-                parallel: Some(done.parallel as u64),
-                mode: Some("full".into()),
-                ..Read::default()
-            })
+        let job = Job { dataset: ask.dataset, pii: ask.pii.unwrap_or(true), ..Job::default() };
+        let done = match mode {
+            Mode::Full => {
+                let read = move |place: &Place, progress: &_, cancel: &_| {
+                    Ok(as_read(read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?, "full"))
+                };
+                self.runs.carry_out(Some(call), job, read).await?
+            }
+            Mode::Incremental { cursor, key, lag } => self.incremental(call, job, read, (dsn, what, how), (cursor, key, lag)).await?,
+            Mode::Keyset { key, rows } => self.keyset(call, job, Keyset { read, dsn, what, how, key, rows, book: Book::default() }).await?,
         };
-        Reply::of(&self.runs.carry_out(Some(call), &ask.dataset, ask.pii.unwrap_or(true), read).await?)
+        Reply::of(&done)
+    }
+
+    /// Rows above the last run's cursor, put onto the dataset as it is.
+    async fn incremental(
+        &self,
+        call: &Call,
+        job: Job,
+        read: Reader,
+        (dsn, what, how): (Dsn, What, How),
+        (cursor, key, lag): (String, Vec<String>, u64),
+    ) -> Result<IngestOut, Fault> {
+        let before = self.runs.dataset(&job.dataset).await?;
+        let onto = Onto {
+            generation: before.as_ref().map_or(0, |d| d.generation),
+            pii: before.as_ref().filter(|d| d.watermark.is_some()).and_then(|d| d.pii.clone()),
+        };
+        let job = Job { onto: Some(onto), ..job };
+        let read = move |place: &Place, progress: &watch::Sender<Progress>, cancel: &CancellationToken| {
+            let mark = before.as_ref().and_then(|d| d.watermark.as_ref());
+            if let Some(mark) = mark.filter(|mark| mark.column != cursor) {
+                let why =
+                    format!("`{cursor}`; the dataset was read by `{}`: go on with that, or read it whole with mode full", mark.column);
+                return Err(Fault::invalid_parameter("cursor", why));
+            }
+            let window = Window { column: cursor.clone(), since: mark.map(|m| m.bound.clone()), lag, rows: None };
+            let how = How { window: Some(window), ..how };
+            let mut done = read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?;
+            if let Some(mark) = mark.filter(|mark| mark.source != done.input) {
+                let why = format!("the dataset was read from {}, this is {}: give it another dataset", mark.source, done.input);
+                return Err(failed(ReadError::Bad(why)));
+            }
+            let rows: u64 = done.objects.iter().map(|o| o.rows).sum();
+            match (&before, mark) {
+                (Some(before), Some(mark)) => {
+                    progress.send_modify(|p| p.phase = "merge");
+                    let merged = merge::merge(&before.objects, std::mem::take(&mut done.objects), &key, place, cancel).map_err(failed)?;
+                    done.objects = merged.objects;
+                    for (was, column) in before.columns.iter().zip(&mut done.columns) {
+                        column.nulls_made += was.nulls_made;
+                    }
+                    done.notes.push(format!(
+                        "{rows} rows above `{cursor}` = {}: {} new, {} in the place of old ones; rows deleted at the source stay",
+                        mark.bound,
+                        rows - merged.replaced.min(rows),
+                        merged.replaced
+                    ));
+                }
+                _ => done.notes.push("read whole: the first run by this cursor".to_owned()),
+            }
+            let bound = done.bound.take().or_else(|| mark.map(|m| m.bound.clone()));
+            let watermark = bound.map(|bound| Watermark { column: cursor.clone(), bound, source: done.input.clone() });
+            Ok(Read { watermark, ..as_read(done, "incremental") })
+        };
+        self.runs.carry_out(Some(call), job, read).await
+    }
+
+    /// In parts, going on where a run that died stopped.
+    async fn keyset(&self, call: &Call, job: Job, keyset: Keyset) -> Result<IngestOut, Fault> {
+        let Some(state) = &self.state else {
+            return Err(Fault::invalid_parameter("mode", "the mock keeps no state: expected full"));
+        };
+        let book = Book::of(state, &job.dataset);
+        let asked = format!("{:?} by {}", keyset.what, keyset.key);
+        let unfinished = book.unfinished(&asked);
+        let at = unfinished.unwrap_or_else(|| Checkpoint::begin(ulid::Ulid::generate().to_string(), asked));
+        let job = Job { resumes: Some(at.run_id.clone()), ..job };
+        let keyset = Keyset { book: book.clone(), ..keyset };
+        let read = move |place: &Place, progress: &watch::Sender<Progress>, cancel: &CancellationToken| {
+            Ok(as_read(keyset.run(at, place, progress, cancel).map_err(failed)?, "keyset"))
+        };
+        let done = self.runs.carry_out(Some(call), job, read).await?;
+        book.forget();
+        Ok(done)
     }
 }
 
-/// Reads a table of one kind of server.
-type Reader = fn(&Dsn, &What, &How, &Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Done, ReadError>;
+fn as_read(done: Done, mode: &str) -> Read {
+    Read {
+        objects: done.objects,
+        columns: done.columns,
+        inputs: vec![done.input],
+        notes: done.notes,
+        parallel: Some(done.parallel as u64),
+        mode: Some(mode.to_owned()),
+        ..Read::default()
+    }
+}
+
+/// How much of a table is read.
+enum Mode {
+    Full,
+    Incremental { cursor: String, key: Vec<String>, lag: u64 },
+    Keyset { key: String, rows: u64 },
+}
+
+impl Mode {
+    fn of(ask: &TableIn) -> Result<Self, Fault> {
+        let key = ask.key.clone().unwrap_or_default();
+        let only = |name: &'static str, there: bool, mode: &str| match there {
+            true => Err(Fault::invalid_parameter(name, format!("is of another mode than {mode}"))),
+            false => Ok(()),
+        };
+        let mode = ask.mode.as_deref().unwrap_or("full");
+        match mode {
+            "full" => {
+                only("cursor", ask.cursor.is_some(), mode)?;
+                only("lag", ask.lag.is_some(), mode)?;
+                only("chunk_rows", ask.chunk_rows.is_some(), mode)?;
+                Ok(Self::Full)
+            }
+            "incremental" => {
+                only("chunk_rows", ask.chunk_rows.is_some(), mode)?;
+                let Some(cursor) = ask.cursor.clone() else {
+                    return Err(Fault::invalid_parameter("cursor", "expected a column whose values only grow, such as updated_at"));
+                };
+                let lag = ask.lag.unwrap_or(0);
+                if lag > 0 && key.is_empty() {
+                    return Err(Fault::invalid_parameter(
+                        "key",
+                        "with a lag, rows are read again: expected the columns by which they are known",
+                    ));
+                }
+                Ok(Self::Incremental { cursor, key, lag })
+            }
+            "keyset" => {
+                only("cursor", ask.cursor.is_some(), mode)?;
+                only("lag", ask.lag.is_some(), mode)?;
+                let rows = bounded("chunk_rows", ask.chunk_rows, CHUNK_ROWS_MAX, keyset::CHUNK_ROWS)?;
+                match <[String; 1]>::try_from(key) {
+                    Ok([key]) => Ok(Self::Keyset { key, rows }),
+                    Err(_) => Err(Fault::invalid_parameter("key", "expected one column, unique and never NULL, such as the primary key")),
+                }
+            }
+            other => Err(Fault::invalid_parameter("mode", format!("`{other}`, expected full, incremental or keyset"))),
+        }
+    }
+}
 
 fn bounded(what: &str, value: Option<u64>, most: u64, default: u64) -> Result<u64, Fault> {
     match value.unwrap_or(default) {
@@ -128,9 +268,6 @@ fn bounded(what: &str, value: Option<u64>, most: u64, default: u64) -> Result<u6
 fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, How), Fault> {
     // Our own user's secrets and its standing with local servers are not another user's.
     call.allow_paths()?;
-    if let Some(mode) = ask.mode.as_deref().filter(|mode| *mode != "full") {
-        return Err(Fault::invalid_parameter("mode", format!("`{mode}`, expected full")));
-    }
     let dsn = Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", e))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let seconds = |what, value, default| bounded(what, value, SECONDS_MAX, default).map(Duration::from_secs);
@@ -138,6 +275,7 @@ fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, How)
         parallel: usize::try_from(bounded("parallel", ask.parallel, PARALLEL_MAX, cores.min(PARALLEL_MAX))?).unwrap_or(1),
         deadline: seconds("deadline_s", ask.deadline_s, DEADLINE_S)?,
         stall: seconds("stall_s", ask.stall_s, STALL_S)?,
+        window: None,
     };
     Ok((dsn, how))
 }

@@ -51,6 +51,7 @@ impl Sink {
     /// # Errors
     /// As the file system gives them.
     pub fn create(place: &Place, part: usize, schema: SchemaRef) -> io::Result<Self> {
+        let part = place.first_part + part;
         let path = place.folder.join(format!("part-{part}.parquet"));
         let key = format!("{}/part-{part}.parquet", place.prefix);
         let sampler = place.samples.as_ref().map(|samples| (Sampler::default(), Arc::clone(samples)));

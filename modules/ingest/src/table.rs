@@ -5,6 +5,8 @@ use std::time::Duration;
 use brahman_card::interface::catalog::{Column, Object};
 use thiserror::Error;
 
+use crate::window::Window;
+
 /// What is to be read.
 #[derive(Clone, Debug)]
 pub enum What {
@@ -23,6 +25,8 @@ pub struct How {
     pub deadline: Duration,
     /// How long the server may send nothing.
     pub stall: Duration,
+    /// A part of the table only.
+    pub window: Option<Window>,
 }
 
 /// Why a read failed. Every message is free of passwords.
@@ -58,6 +62,8 @@ pub struct Done {
     pub input: String,
     /// Workers.
     pub parallel: usize,
+    /// The last value of the window, if it had rows.
+    pub bound: Option<String>,
 }
 
 /// Waits for a server, but not for ever.

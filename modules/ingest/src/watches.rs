@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::files;
-use crate::run::{Place, Runs};
+use crate::run::{Job, Place, Runs};
 use crate::source::{Format, SourceError};
 use listing::Listing;
 use settle::{Settle, Verdict};
@@ -39,6 +39,8 @@ const PATIENCE: u32 = 30;
 const RECONCILE_S: u64 = 300;
 /// Between looks where the kernel tells nothing.
 const POLL: Duration = Duration::from_secs(10);
+/// Between looks for a folder that is not there: one question to the kernel.
+const ABSENT: Duration = Duration::from_secs(2);
 /// Before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -283,7 +285,7 @@ async fn follow(watches: Arc<Watches>, kept: Kept) {
             Ok(Err(error)) => {
                 // Unmounted, or renamed: what was committed stands until there is something to put in its place.
                 teller = None;
-                settle.failed(Instant::now() + POLL);
+                settle.failed(Instant::now() + ABSENT);
                 watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(error.to_string())));
                 continue;
             }
@@ -307,7 +309,8 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
         let format = Format::of(format.as_deref(), &paths).map_err(files::bad_source)?;
         files::read(&paths, format, place, progress, cancel)
     };
-    let done = watches.runs.carry_out(None, dataset, ask.pii.unwrap_or(true), read).await;
+    let done =
+        watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), pii: ask.pii.unwrap_or(true), ..Job::default() }, read).await;
     match &done {
         Ok(out) => {
             settle.ingested(&listing.digest);

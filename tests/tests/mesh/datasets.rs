@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use brahman_card::ModuleState;
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Connection};
+use brahman_storage::digest::{hex, sha256};
 use brahman_tests::{Mesh, Setup, repository, shipped};
 use serde_json::{Value, json};
 
@@ -165,4 +166,67 @@ async fn a_look_at_the_rows_shows_shapes_where_there_is_personal_data() {
         assert!(!shown.contains(value), "{value} is shown:\n{shown}");
     }
     assert!(shown.contains("masked: ") && shown.contains("GENERATION"), "{shown}");
+}
+
+/// Kills of the random test, unless the environment asks for more.
+fn kills() -> u64 {
+    std::env::var("BRAHMAN_TORTURE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
+}
+
+/// Ingest and the catalog are killed at moments that nothing chose, while a table is read or committed.
+#[tokio::test]
+async fn whatever_is_killed_when_a_dataset_is_the_old_one_or_the_new_one_and_what_was_acknowledged_stays() {
+    let mut cards = ["broker", "catalog", "ingest"].map(shipped);
+    for card in &mut cards[1..] {
+        card.1.push_str("\n[supervision.restart]\ninitial_ms = 1\nmax_ms = 10\nintensity = 100000\nhealthy_after_ms = 1\n");
+    }
+    let mesh = Setup::new(&cards).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let csv = mesh.folder.path().join("t.csv");
+    let (mut random, mut acknowledged, mut answered, mut seen) = (7_u64, 0, 0, 0);
+    for n in 1..=kills() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(n | 1);
+        let rows: String = (0..1000 + n).map(|row| format!("{row},{n}\n")).collect();
+        std::fs::write(&csv, format!("row,n\n{rows}")).expect("written");
+        let ask = json!({"dataset": "d", "paths": [csv.display().to_string()]});
+        let mut connection = Connection::connect(&mesh.beside("ingest.sock")).await.expect("connects");
+        let call = encode_call("org.brahman.Ingest.Files", &ask, &CallOptions::default(), false, false).expect("encodes");
+        connection.send(&call).await.expect("sent");
+        let moment = std::time::Duration::from_micros(random >> 33 & 0xffff);
+        let answer = tokio::time::timeout(moment, connection.receive()).await;
+        let label = if n % 3 == 0 { "catalog" } else { "ingest" };
+        let pid = mesh.module(label).await.pid;
+        mesh.signal(pid, "KILL");
+        if let Ok(Ok(reply)) = answer
+            && reply.typed::<Value>().is_ok()
+        {
+            (acknowledged, answered) = (n, answered + 1);
+        }
+        drop(connection);
+        mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready) && m.iter().any(|m| m.card.label.as_str() == label && m.pid != pid))
+            .await;
+        let Ok(there) = mesh.call("org.brahman.Catalog.Get", json!({"name": "d"})).await else {
+            assert_eq!(acknowledged, 0, "an acknowledged dataset is gone");
+            continue;
+        };
+        let dataset = &there["dataset"];
+        let is = dataset["rows"].as_u64().expect("rows") - 1000;
+        assert!(is == n || is == seen, "dataset {is} after {seen} while {n} was written");
+        assert!(is >= acknowledged, "{acknowledged} was acknowledged, {is} is there");
+        let bytes = std::fs::read(object(dataset)).expect("its object is there");
+        assert_eq!(hex(&sha256(&bytes)), dataset["objects"][0]["sha256"].as_str().expect("a checksum"));
+        let sample = mesh.call("org.brahman.Catalog.Sample", json!({"name": "d", "rows": 1})).await.expect("it can be read");
+        assert_eq!(sample["rows"][0]["n"].as_u64(), Some(is), "rows of one run only");
+        seen = is;
+    }
+    assert!(answered > 0 && answered < kills(), "some were killed before their end and some after: {answered} were answered");
+    // Every run of the lineage has one end, once ingest has come back for the last time.
+    let call = json!({"dataset": "d", "paths": [csv.display().to_string()]});
+    mesh.call("org.brahman.Ingest.Files", call).await.expect("it goes on");
+    let told = mesh.call("org.brahman.Catalog.Lineage", json!({"name": "d", "limit": 10_000})).await.expect("told");
+    let mut open = std::collections::BTreeMap::new();
+    for event in told["events"].as_array().expect("events") {
+        *open.entry(event["run"]["runId"].to_string()).or_insert(0) += if event["eventType"] == "START" { 1 } else { -1 };
+    }
+    assert!(open.values().all(|n| *n == 0), "{open:?}");
 }

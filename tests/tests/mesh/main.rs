@@ -5,6 +5,7 @@ mod datasets;
 mod faults;
 mod foreign;
 mod index;
+mod modes;
 mod person;
 mod supervision;
 mod survive;

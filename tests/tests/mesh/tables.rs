@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::foreign::tool;
 
-async fn mesh() -> Mesh {
+pub(crate) async fn mesh() -> Mesh {
     mesh_with(|setup| setup).await
 }
 
@@ -21,13 +21,13 @@ async fn mesh_with(more: impl FnOnce(Setup) -> Setup) -> Mesh {
     mesh
 }
 
-fn files(out: &Value) -> Vec<String> {
+pub(crate) fn files(out: &Value) -> Vec<String> {
     let objects = out["objects"].as_array().expect("objects").iter();
     objects.map(|o| o["url"].as_str().expect("a url").trim_start_matches("file://").to_owned()).collect()
 }
 
 /// Runs a line of Python over a table that pyarrow has read from an answer's objects.
-fn pyarrow(out: &Value, expression: &str) -> String {
+pub(crate) fn pyarrow(out: &Value, expression: &str) -> String {
     let program = format!(
         "import sys, pyarrow as pa, pyarrow.parquet as pq\nt = pa.concat_tables([pq.read_table(f) for f in sys.argv[1:]])\nprint({expression})"
     );

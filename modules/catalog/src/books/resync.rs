@@ -90,6 +90,7 @@ impl Books {
             pii: None,
             stale: Vec::new(),
             lineage: Lineage { run_id, inputs: Vec::new(), producer: "resync".to_owned() },
+            watermark: None,
             committed_ms: 0,
         };
         if damaged.exists() {

@@ -1,0 +1,150 @@
+//! A table read in the order of a key, part by part, so that what dies goes on where it stopped.
+//!
+//! Each part is a snapshot of its own: rows that change meanwhile may be seen as they were or as they are. Only a key whose
+//! values stay makes every row come once; the reply says so. After each part, its objects and its last key are written down.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use brahman_card::interface::catalog::{Column, Object};
+use brahman_storage::atomic;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::dsn::Dsn;
+use crate::run::{Place, Progress};
+use crate::table::{Done, How, ReadError, What};
+use crate::window::Window;
+
+/// Rows a part unless said: some seconds' work.
+pub const CHUNK_ROWS: u64 = 500_000;
+
+/// Where an unfinished read stands.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The run that it belongs to.
+    pub run_id: String,
+    /// Table and key, as asked for.
+    pub asked: String,
+    /// Where it reads, as the server says; empty before the first part.
+    input: String,
+    last: Option<String>,
+    objects: Vec<Object>,
+    columns: Vec<Column>,
+}
+
+impl Checkpoint {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn begin(run_id: String, asked: String) -> Self {
+        Self { run_id, asked, ..Self::default() }
+    }
+}
+
+/// The checkpoint of a dataset.
+#[derive(Clone, Debug, Default)]
+pub struct Book(PathBuf);
+
+impl Book {
+    /// In a module's state directory.
+    #[must_use]
+    pub fn of(state: &Path, dataset: &str) -> Self {
+        Self(state.join("ingest").join("keyset").join(format!("{dataset}.json")))
+    }
+
+    /// What was left of a read of this, if all its objects are still there.
+    #[must_use]
+    pub fn unfinished(&self, asked: &str) -> Option<Checkpoint> {
+        let text = std::fs::read(&self.0).ok()?;
+        let found: Checkpoint = serde_json::from_slice(&text).ok()?;
+        let there = |o: &Object| std::fs::metadata(o.url.trim_start_matches("file://")).is_ok_and(|m| m.len() == o.bytes);
+        (found.asked == asked && found.objects.iter().all(there)).then_some(found)
+    }
+
+    fn write(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        if let Some(folder) = self.0.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        atomic::write(&self.0, &serde_json::to_vec(checkpoint)?)
+    }
+
+    /// It is finished.
+    pub fn forget(&self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Reads one part: [`crate::postgres::read`] or [`crate::mysql::read`].
+pub type Reader = fn(&Dsn, &What, &How, &Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Done, ReadError>;
+
+/// What to read and in what parts.
+#[derive(Debug)]
+pub struct Keyset {
+    /// Reads one part.
+    pub read: Reader,
+    /// Server.
+    pub dsn: Dsn,
+    /// Table.
+    pub what: What,
+    /// How each part is read.
+    pub how: How,
+    /// The key, one column.
+    pub key: String,
+    /// Rows a part.
+    pub rows: u64,
+    /// Where it stands.
+    pub book: Book,
+}
+
+impl Keyset {
+    /// Goes on from a checkpoint to the table's end.
+    ///
+    /// # Errors
+    /// As the reader's; what was written down stays for the next try.
+    pub fn run(
+        &self,
+        mut at: Checkpoint,
+        place: &Place,
+        progress: &watch::Sender<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Done, ReadError> {
+        let mut notes =
+            vec![format!("read in parts by `{}`: not one snapshot; rows changed meanwhile are as they were or as they are", self.key)];
+        if let Some(last) = &at.last {
+            notes.push(format!("went on after `{}` = {last}, with {} objects that were there already", self.key, at.objects.len()));
+            let rows = at.objects.iter().map(|o| o.rows).sum();
+            progress.send_modify(|p| p.rows = rows);
+        }
+        loop {
+            let window = Window { column: self.key.clone(), since: at.last.clone(), lag: 0, rows: Some(self.rows) };
+            let how = How { window: Some(window), parallel: 1, ..self.how.clone() };
+            let part = Place { first_part: at.objects.len(), ..place.clone() };
+            let done = (self.read)(&self.dsn, &self.what, &how, &part, progress, cancel)?;
+            if !at.input.is_empty() && at.input != done.input {
+                return Err(ReadError::Bad(format!(
+                    "the unfinished read is of {}, this is {}: begin anew with another dataset or mode",
+                    at.input, done.input
+                )));
+            }
+            let first = at.columns.is_empty();
+            let made = |old: &Column| done.columns.iter().find(|c| c.name == old.name).map_or(0, |c| c.nulls_made);
+            if !first && !at.columns.iter().map(|c| (&c.name, &c.arrow_type)).eq(done.columns.iter().map(|c| (&c.name, &c.arrow_type))) {
+                self.book.forget();
+                return Err(ReadError::Bad("the table's columns changed between two parts: begin anew".into()));
+            }
+            at.columns = match first {
+                true => done.columns.clone(),
+                false => at.columns.iter().map(|c| Column { nulls_made: c.nulls_made + made(c), ..c.clone() }).collect(),
+            };
+            at.input = done.input;
+            // A table without rows is one object all the same.
+            at.objects.extend(done.objects.into_iter().filter(|o| o.rows > 0 || first));
+            let Some(bound) = done.bound else {
+                return Ok(Done { objects: at.objects, columns: at.columns, notes, input: at.input, parallel: 1, bound: None });
+            };
+            at.last = Some(bound);
+            self.book.write(&at)?;
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! New rows put in the place of old ones with the same key: objects that hold none of them stay as they are, the others are
+//! written anew without them.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
+use std::path::{Path, PathBuf};
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::SchemaRef;
+use arrow_select::filter::filter_record_batch;
+use brahman_card::interface::catalog::{Object, PiiColumn, PiiReport};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tokio_util::sync::CancellationToken;
+
+use crate::run::Place;
+use crate::sink::Sink;
+use crate::table::ReadError;
+
+/// New rows at most: their keys are held in memory, sixteen bytes each and as much again.
+const KEYS_MAX: usize = 2_000_000;
+/// Rows looked at together.
+const BATCH_ROWS: usize = 8192;
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Merged {
+    /// Old objects, as they are or written anew, then the new ones.
+    pub objects: Vec<Object>,
+    /// Old rows that new ones took the place of.
+    pub replaced: u64,
+    /// Old objects that were written anew.
+    pub rewritten: usize,
+}
+
+/// A key as sixteen bytes: of a trillion, two are not taken for one.
+fn hash(values: &[String]) -> u128 {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u8(salt);
+        for value in values {
+            hasher.write_usize(value.len());
+            hasher.write(value.as_bytes());
+        }
+        u128::from(hasher.finish())
+    };
+    half(1) << 64 | half(2)
+}
+
+/// Hashes of a batch's keys; of a key that has a NULL there is none.
+fn keys(batch: &RecordBatch, names: &[String]) -> Result<Vec<Option<u128>>, ReadError> {
+    let options = FormatOptions::default();
+    let malformed = |e: arrow_schema::ArrowError| ReadError::Malformed(format!("key: {e}"));
+    let column = |name: &String| {
+        let column = batch.column_by_name(name).ok_or_else(|| ReadError::Bad(format!("key: there is no column `{name}`")))?;
+        Ok((column, ArrayFormatter::try_new(column.as_ref(), &options).map_err(malformed)?))
+    };
+    let columns = names.iter().map(column).collect::<Result<Vec<_>, ReadError>>()?;
+    let key = |row: usize| {
+        if columns.iter().any(|(column, _)| column.is_null(row)) {
+            return Ok(None);
+        }
+        let values = columns.iter().map(|(_, format)| format.value(row).try_to_string()).collect::<Result<Vec<_>, _>>();
+        Ok(Some(hash(&values.map_err(malformed)?)))
+    };
+    (0..batch.num_rows()).map(key).collect()
+}
+
+fn path(object: &Object) -> PathBuf {
+    PathBuf::from(object.url.trim_start_matches("file://"))
+}
+
+type Batches = parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+
+/// Rows of an object, of some columns only if they are named.
+fn batches(path: &Path, only: Option<&[String]>) -> Result<(SchemaRef, Batches), ReadError> {
+    let broken = |e: parquet::errors::ParquetError| ReadError::Malformed(format!("{}: {e}", path.display()));
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(broken)?.with_batch_size(BATCH_ROWS);
+    let schema = builder.schema().clone();
+    let mask = match only {
+        Some(names) => {
+            let roots = schema.fields().iter().enumerate().filter(|(_, f)| names.contains(f.name())).map(|(i, _)| i);
+            ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>())
+        }
+        None => ProjectionMask::all(),
+    };
+    Ok((schema, builder.with_projection(mask).build().map_err(broken)?))
+}
+
+/// Puts new objects' rows in the place of old ones'. Without a key they are added.
+///
+/// # Errors
+/// If the columns differ, keys are NULL or twice among the new rows, there are too many, or the disk refuses.
+pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, cancel: &CancellationToken) -> Result<Merged, ReadError> {
+    let mut replacing: HashSet<u128> = HashSet::new();
+    let mut schema: Option<SchemaRef> = None;
+    for object in &new {
+        let (its, rows) = batches(&path(object), Some(key))?;
+        schema.get_or_insert(its);
+        for batch in rows.take_while(|_| !key.is_empty()) {
+            let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
+            for hash in keys(&batch, key)? {
+                let Some(hash) = hash else {
+                    return Err(ReadError::Bad(format!("key: {} is NULL in some rows; expected a key that every row has", key.join(", "))));
+                };
+                if !replacing.insert(hash) {
+                    return Err(ReadError::Bad(format!("key: {} is the same in several rows; expected one row a key", key.join(", "))));
+                }
+                if replacing.len() > KEYS_MAX {
+                    return Err(ReadError::Bad(format!("more than {KEYS_MAX} rows have changed: read the table whole, with mode full")));
+                }
+            }
+        }
+    }
+    let mut merged = Merged { objects: Vec::new(), replaced: 0, rewritten: 0 };
+    for object in old {
+        if cancel.is_cancelled() {
+            return Err(ReadError::Cancelled);
+        }
+        let (its, mut rows) = batches(&path(object), Some(key))?;
+        if schema.as_ref().is_some_and(|new| new.fields() != its.fields()) {
+            return Err(ReadError::Bad("the table's columns have changed since it was last read: read it whole, with mode full".into()));
+        }
+        let mut hit = false;
+        while let Some(batch) = rows.next().filter(|_| !hit && !replacing.is_empty()) {
+            let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
+            hit = keys(&batch, key)?.iter().flatten().any(|hash| replacing.contains(hash));
+        }
+        if !hit {
+            merged.objects.push(object.clone());
+            continue;
+        }
+        merged.rewritten += 1;
+        let mut sink = Sink::create(&place.unlooked(), REWRITTEN + merged.rewritten, its)?;
+        for batch in batches(&path(object), None)?.1 {
+            let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
+            let stays: BooleanArray =
+                keys(&batch, key)?.iter().map(|hash| Some(!hash.is_some_and(|hash| replacing.contains(&hash)))).collect();
+            let kept = filter_record_batch(&batch, &stays).map_err(|e| ReadError::Malformed(e.to_string()))?;
+            merged.replaced += (batch.num_rows() - kept.num_rows()) as u64;
+            sink.write(&kept)?;
+        }
+        if sink.rows() > 0 {
+            merged.objects.push(sink.finish()?);
+        }
+    }
+    let (some, none): (Vec<_>, Vec<_>) = new.into_iter().partition(|object| object.rows > 0);
+    none.iter().for_each(|empty| drop(std::fs::remove_file(path(empty))));
+    merged.objects.extend(some);
+    Ok(merged)
+}
+
+/// Parts from here on were written anew; a run's own workers are never that many.
+const REWRITTEN: usize = 1000;
+
+/// What was said of the old rows and of the new ones: of each column, what says more.
+#[must_use]
+pub fn both(old: Option<&PiiReport>, new: Option<PiiReport>) -> Option<PiiReport> {
+    let (Some(old), Some(mut new)) = (old, new) else { return old.cloned() };
+    if old.detector != new.detector {
+        return Some(new);
+    }
+    let weight = |column: &PiiColumn| match column.status.as_str() {
+        "found" => 3,
+        "possible" => 2,
+        "clean" => 1,
+        _ => 0,
+    };
+    for column in &mut new.columns {
+        if let Some(before) = old.columns.iter().find(|c| c.column == column.column && weight(c) >= weight(column)) {
+            *column = before.clone();
+        }
+    }
+    let gone = old.columns.iter().filter(|c| new.columns.iter().all(|n| n.column != c.column)).cloned().collect::<Vec<_>>();
+    new.columns.extend(gone);
+    Some(new)
+}

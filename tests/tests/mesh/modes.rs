@@ -1,0 +1,128 @@
+//! Tables that are read by and by: what is above a cursor, and part by part after a kill.
+
+use brahman_card::ModuleState;
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, Connection};
+use brahman_tests::Mesh;
+use brahman_tests::servers::{MariaDb, Postgres};
+use serde_json::{Value, json};
+
+use crate::tables::{mesh, pyarrow};
+
+async fn dataset(mesh: &Mesh) -> Value {
+    mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")["dataset"].clone()
+}
+
+fn more(mut ask: Value, fields: Value) -> Value {
+    let fields = fields.as_object().expect("fields").clone();
+    ask.as_object_mut().expect("an object").extend(fields);
+    ask
+}
+
+/// All rows of the dataset as it is, by id.
+async fn rows(mesh: &Mesh) -> String {
+    pyarrow(&dataset(mesh).await, "sorted(zip(t.column('id').to_pylist(), t.column('v').to_pylist()))")
+}
+
+#[tokio::test]
+async fn rows_above_the_cursor_take_the_place_of_old_ones_and_late_commits_are_not_lost() {
+    let (server, mesh) = (Postgres::start(), mesh().await);
+    server.psql(
+        "CREATE TABLE t (id int8 PRIMARY KEY, v text, at timestamptz);
+         INSERT INTO t SELECT i, 'v' || i, '2026-01-01 00:00:00Z'::timestamptz + i * interval '1 second' FROM generate_series(1, 1000) i;
+         INSERT INTO t VALUES (5000, 'without a time', NULL)",
+    );
+    let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "incremental", "cursor": "at", "key": ["id"], "lag": 30});
+    let run = async || mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read");
+    let first = run().await;
+    assert_eq!((&first["rows"], &first["mode"]), (&json!(1001), &json!("incremental")));
+    assert!(dataset(&mesh).await["watermark"]["bound"].as_str().is_some_and(|b| b.contains("2026-01-01 00:16:40")), "{first}");
+
+    // Nothing new is no new generation, though thirty seconds are read again.
+    let nothing = run().await;
+    assert_eq!((&nothing["generation"], &nothing["rows"]), (&json!(2), &json!(30)), "what is read again takes its own place: {nothing}");
+
+    // A change, a new row, and one whose commit came late: its time is below the cursor.
+    server.psql(
+        "UPDATE t SET v = 'changed', at = '2026-01-01 00:20:00Z' WHERE id = 7;
+         INSERT INTO t VALUES (2000, 'new', '2026-01-01 00:20:01Z'), (2001, 'late', '2026-01-01 00:16:35Z')",
+    );
+    let second = run().await;
+    let note = second["notes"].to_string();
+    assert!(note.contains("2 new") && note.contains("rows deleted at the source stay"), "{note}");
+    let expected = server.psql("SELECT '[' || string_agg(format('(%s, ''%s'')', id, v), ', ' ORDER BY id) || ']' FROM t");
+    assert_eq!(rows(&mesh).await, expected);
+
+    // Without a lag and without a change there is nothing to publish.
+    let quiet = more(ask.clone(), json!({"lag": 0}));
+    let generation = dataset(&mesh).await["generation"].clone();
+    let out = mesh.call("org.brahman.Ingest.Postgres", quiet).await.expect("read");
+    assert_eq!((&out["rows"], &out["generation"]), (&json!(0), &generation));
+
+    // What cannot be is refused by name, and what was committed stands.
+    server.psql("ALTER TABLE t ADD COLUMN w int; UPDATE t SET at = '2026-01-01 00:30:00Z' WHERE id = 8");
+    for (fields, why) in [
+        (json!({}), "columns have changed"),
+        (json!({"cursor": "id"}), "was read by `at`"),
+        (json!({"cursor": "v", "lag": 3}), "was read by `at`"),
+        (json!({"key": []}), "with a lag"),
+        (json!({"mode": "sideways"}), "expected full, incremental or keyset"),
+        (json!({"table": null, "query": "SELECT 1"}), "expected a table"),
+    ] {
+        let fault = mesh.fault("org.brahman.Ingest.Postgres", more(ask.clone(), fields)).await;
+        assert!(fault.message().contains(why), "{fault}");
+    }
+    assert_eq!(rows(&mesh).await, expected);
+}
+
+#[tokio::test]
+async fn mariadb_reads_above_a_cursor_too() {
+    let (server, mesh) = (MariaDb::start(), mesh().await);
+    server.sql("CREATE TABLE t (id BIGINT UNSIGNED PRIMARY KEY, v VARCHAR(20), at DATETIME(6)) ENGINE=InnoDB");
+    server.sql("INSERT INTO t SELECT seq, concat('v', seq), '2026-01-01' + INTERVAL seq SECOND FROM seq_1_to_500");
+    let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "incremental", "cursor": "at", "key": ["id"], "lag": 10});
+    mesh.call("org.brahman.Ingest.Mysql", ask.clone()).await.expect("read");
+    server.sql("UPDATE t SET v = 'it\\'s', at = '2026-02-01' WHERE id = 3");
+    server.sql("INSERT INTO t VALUES (18446744073709551615, 'largest', '2026-02-02')");
+    let out = mesh.call("org.brahman.Ingest.Mysql", ask).await.expect("read");
+    assert!(out["notes"].to_string().contains("1 new"), "{out}");
+    let expected = server.sql("SET group_concat_max_len = 1000000; SELECT concat('[', group_concat(concat('(', id, ', ', if(v LIKE '%\\'%', concat('\"', v, '\"'), quote(v)), ')') ORDER BY id SEPARATOR ', '), ']') FROM t");
+    assert_eq!(rows(&mesh).await, expected);
+    // In parts, by a key above what an i64 holds.
+    let ask = json!({"dataset": "k", "dsn": server.dsn(), "table": "t", "mode": "keyset", "key": ["id"], "chunk_rows": 100});
+    let out = mesh.call("org.brahman.Ingest.Mysql", ask).await.expect("read");
+    assert_eq!((&out["rows"], out["objects"].as_array().map(Vec::len)), (&json!(501), Some(6)));
+}
+
+#[tokio::test]
+async fn a_read_in_parts_goes_on_where_a_kill_stopped_it() {
+    let (server, mesh) = (Postgres::start(), mesh().await);
+    server.psql("CREATE TABLE t (id text PRIMARY KEY, v int); INSERT INTO t SELECT 'it''s ' || i, i FROM generate_series(1, 20000) i");
+    let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "keyset", "key": ["id"], "chunk_rows": 500});
+    let book = mesh.folder.path().join("state/ingest/keyset/t.json");
+    let parts = || {
+        let text = std::fs::read_to_string(&book).unwrap_or_default();
+        serde_json::from_str::<Value>(&text).ok().and_then(|book| book["objects"].as_array().map(Vec::len)).unwrap_or(0)
+    };
+    let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
+    let call = encode_call("org.brahman.Ingest.Postgres", &ask, &CallOptions::default(), true, false).expect("encodes");
+    connection.send(&call).await.expect("sent");
+    while parts() < 5 {}
+    let pid = mesh.module("ingest").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    let there = parts();
+    assert!((5..40).contains(&there), "{there} parts were there");
+    mesh.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
+    let out = mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("it goes on");
+    let notes = out["notes"].to_string();
+    assert!(notes.contains("not one snapshot") && notes.contains(&format!("with {there} objects that were there already")), "{notes}");
+    assert_eq!(out["rows"], 20_000);
+    assert_eq!(pyarrow(&out, "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('v').to_pylist())"), "20000 20000 200010000");
+    assert!(!book.exists(), "what is finished is forgotten");
+    // Again, from the beginning; an empty table is a dataset without rows.
+    assert_eq!(mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read")["rows"], 20_000);
+    server.psql("TRUNCATE t");
+    let empty = mesh.call("org.brahman.Ingest.Postgres", ask).await.expect("read");
+    assert_eq!((&empty["rows"], empty["columns"].as_array().map(Vec::len)), (&json!(0), Some(2)));
+}
