@@ -16,6 +16,8 @@ found /usr/lib/postgresql/*/bin/initdb /usr/local/bin/initdb /usr/bin/initdb || 
 command -v psql >/dev/null || missing+=(postgresql-client)
 found /usr/sbin/mariadbd /usr/bin/mariadbd /usr/local/bin/mariadbd || missing+=(mariadb-server-core)
 command -v mariadb >/dev/null || missing+=(mariadb-client-core)
+# Certificates for the tests of TLS.
+command -v openssl >/dev/null || missing+=(openssl)
 
 if [ ${#missing[@]} -gt 0 ]; then
     install="apt-get install -y ${missing[*]}"

@@ -217,7 +217,7 @@ enum Datasets {
 
 #[derive(Subcommand, Debug)]
 enum Ingest {
-    /// Folders of text, Markdown and source files, or CSV, JSONL (also .gz, .zst) or Parquet files
+    /// Folders of text, Markdown, HTML and source files, or CSV, JSONL (also .gz, .zst) or Parquet files
     Files {
         /// Dataset to write
         dataset: String,

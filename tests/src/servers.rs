@@ -173,6 +173,12 @@ impl MariaDb {
     /// Starts one with a database `d`, whose user `tester` needs no password on its socket.
     #[must_use]
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same with settings of its own.
+    #[must_use]
+    pub fn with(settings: &[&str]) -> Self {
         let folder = folder();
         let data = format!("--datadir={}/data", folder.path().display());
         let mut init = command(&Self::program("mariadb-install-db"));
@@ -183,7 +189,7 @@ impl MariaDb {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let mut server = command(&Self::program("mariadbd"));
         server.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0", "--sql-mode="]);
-        server.args(["--character-set-server=utf8mb4", &format!("--port={port}")]);
+        server.args(["--character-set-server=utf8mb4", &format!("--port={port}")]).args(settings);
         server.arg(format!("--socket={}/my.sock", folder.path().display())).arg(format!("--pid-file={}/pid", folder.path().display()));
         let server = Self { process: start(server, "ready for connections"), folder, port };
         server.sql_as(

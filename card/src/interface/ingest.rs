@@ -44,8 +44,12 @@ type Drift (column: string, was: ?string, now: ?string)
 
 type Run (run_id: string, dataset: string, state: string, rows: int, bytes: int, started_ms: int, seconds: float, error: ?string)
 
-# Reads text, Markdown and source files (a row a file), CSV or JSONL (a row a record; gzip and zstd are undone), or Parquet;
-# folders are walked, and what their .gitignore names is passed over. Called with `more` it reports progress first. Relative paths are refused.
+# One of several datasets that one call made.
+type Made (dataset: string, generation: int, rows: int, bytes: int)
+
+# Reads text, Markdown, HTML (its text, as Markdown) and source files (a row a file), CSV or JSONL (a row a record; gzip and zstd are undone), or Parquet;
+# folders are walked, and what their .gitignore names is passed over. Called with `more` it reports progress first. Relative paths are refused; wildcards
+# (`*`, `**`, `?`, `{a,b}`) stand for what they match.
 # Columns are looked at for personal data unless `pii` is false.
 method Files(dataset: string, paths: []string, format: ?string, pii: ?bool) -> (
   phase: string,
@@ -60,6 +64,7 @@ method Files(dataset: string, paths: []string, format: ?string, pii: ?bool) -> (
   quarantined: ?int,
   quarantine: ?[]Quarantine,
   pii: ?PiiReport,
+  datasets: ?[]Made,
   mode: ?string,
   parallel: ?int,
   notes: ?[]string,
@@ -69,6 +74,8 @@ method Files(dataset: string, paths: []string, format: ?string, pii: ?bool) -> (
 
 # Reads a table or a query in one snapshot. `dsn` is a URL, with an sslmode as libpq knows it, or secret:NAME. Several workers
 # read ranges of pages where the server can; `notes` says why not. With `more` it reports progress first.
+# `tables`, or all tables of a `schema`, become datasets `<dataset>.<table>`, of PostgreSQL in one snapshot of them all; `datasets` in
+# the last reply names them.
 # `mode` is full; incremental: rows whose `cursor` is above that of the last run, taking the place of rows with the same `key`, and
 # `lag` seconds or units before it read again; or keyset: in parts of `chunk_rows` in the order of one `key`, not one snapshot, and
 # going on where a run that died stopped.
@@ -77,6 +84,8 @@ method Postgres(
   dsn: string,
   table: ?string,
   query: ?string,
+  tables: ?[]string,
+  schema: ?string,
   mode: ?string,
   cursor: ?string,
   key: ?[]string,
@@ -99,6 +108,7 @@ method Postgres(
   quarantined: ?int,
   quarantine: ?[]Quarantine,
   pii: ?PiiReport,
+  datasets: ?[]Made,
   mode: ?string,
   parallel: ?int,
   notes: ?[]string,
@@ -112,6 +122,8 @@ method Mysql(
   dsn: string,
   table: ?string,
   query: ?string,
+  tables: ?[]string,
+  schema: ?string,
   mode: ?string,
   cursor: ?string,
   key: ?[]string,
@@ -134,6 +146,7 @@ method Mysql(
   quarantined: ?int,
   quarantine: ?[]Quarantine,
   pii: ?PiiReport,
+  datasets: ?[]Made,
   mode: ?string,
   parallel: ?int,
   notes: ?[]string,
@@ -190,7 +203,7 @@ error Cancelled (message: string, retryable: bool)
 pub struct FilesIn {
     /// Name of the dataset to write.
     pub dataset: String,
-    /// Absolute paths of files and folders.
+    /// Absolute paths of files and folders, or with wildcards.
     pub paths: Vec<String>,
     /// `documents`, `csv`, `jsonl` or `parquet`; by the files' endings unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,6 +226,12 @@ pub struct TableIn {
     /// Or a SELECT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
+    /// Or several tables, each a dataset `<dataset>.<table>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Vec<String>>,
+    /// Or all tables of a schema; of MySQL, of a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     /// `full`, `incremental` or `keyset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
@@ -309,6 +328,9 @@ pub struct IngestOut {
     /// What columns hold personal data, if that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pii: Option<PiiReport>,
+    /// Of several tables, what each became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datasets: Option<Vec<Made>>,
     /// How a table was read: `full`, `incremental` or `keyset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
@@ -324,6 +346,19 @@ pub struct IngestOut {
     /// From call to committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+}
+
+/// One of several datasets that one call made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Made {
+    /// Its name.
+    pub dataset: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Source bytes.
+    pub bytes: u64,
 }
 
 /// One run.

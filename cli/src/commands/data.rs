@@ -67,12 +67,15 @@ pub(crate) struct Table {
     /// URL of the database, or secret:NAME. A password in it would be seen by whoever lists processes: rather name a secret
     #[arg(long, env = "BRAHMAN_DSN", hide_env_values = true)]
     dsn: String,
-    /// A table or view, as SQL names it
-    #[arg(long, required_unless_present = "query", conflicts_with = "query")]
-    table: Option<String>,
+    /// A table or view, as SQL names it; of several, each becomes a dataset DATASET.TABLE
+    #[arg(long, required_unless_present_any = ["query", "schema"], conflicts_with_all = ["query", "schema"])]
+    table: Vec<String>,
     /// Or a SELECT
-    #[arg(long)]
+    #[arg(long, conflicts_with = "schema")]
     query: Option<String>,
+    /// Or all tables of a schema, each a dataset DATASET.TABLE
+    #[arg(long)]
+    schema: Option<String>,
     /// full: one snapshot; incremental: what is above the last run's --cursor; keyset: by --key in parts, resumable, not one snapshot
     #[arg(long, default_value = "full", value_parser = ["full", "incremental", "keyset"])]
     mode: String,
@@ -103,12 +106,17 @@ pub(crate) struct Table {
 }
 
 pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, table: Table, output: &Output) -> anyhow::Result<()> {
-    let t = table;
+    let mut t = table;
+    let several = t.table.len() > 1;
+    let tables = several.then(|| t.table.clone());
+    let table = t.table.pop().filter(|_| !several);
     let ask = TableIn {
         dataset: dataset.clone(),
         dsn: t.dsn,
-        table: t.table,
+        table,
         query: t.query,
+        tables,
+        schema: t.schema,
         mode: Some(t.mode),
         cursor: t.cursor,
         key: Some(t.key).filter(|key| !key.is_empty()),
@@ -131,6 +139,12 @@ async fn ingest<P: Serialize>(socket: &Path, method: &str, ask: &P, dataset: &st
     bar.finish_and_clear();
     if output.json() {
         output.print_json(&out);
+        return Ok(());
+    }
+    if let Some(made) = &out.datasets {
+        let rows = made.iter().map(|m| vec![m.dataset.clone(), m.generation.to_string(), m.rows.to_string(), bytes(m.bytes)]);
+        output.table(&["DATASET", "GENERATION", "ROWS", "READ"], rows.collect());
+        out.notes.iter().flatten().for_each(|note| output.line(note));
         return Ok(());
     }
     let workers = out.parallel.filter(|n| *n > 1).map(|n| format!(" by {n} workers")).unwrap_or_default();

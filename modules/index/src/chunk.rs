@@ -81,7 +81,7 @@ impl Chunker {
         let grammar = GRAMMARS.iter().position(|(endings, _)| endings.contains(&ending)).filter(|_| text.len() <= PARSED_MAX);
         match grammar {
             Some(grammar) => self.code[grammar].chunk_indices(text).collect(),
-            None if matches!(ending, "md" | "markdown") => self.markdown.chunk_indices(text).collect(),
+            None if matches!(ending, "md" | "markdown" | "html" | "htm") => self.markdown.chunk_indices(text).collect(),
             None => self.plain.chunk_indices(text).collect(),
         }
     }

@@ -1,4 +1,4 @@
-//! Documents: a row a file. Text, Markdown and source code are read whole; what is no UTF-8 text is quarantined.
+//! Documents: a row a file. Text, Markdown and source code are read whole, of HTML the text; what is no UTF-8 text is quarantined.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -7,6 +7,7 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray,
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use brahman_storage::digest::{hex, sha256};
 
+use crate::html;
 use crate::source::File;
 
 /// A longer file is no document that a person wrote.
@@ -64,11 +65,13 @@ pub fn read(file: &File) -> Result<Document, String> {
     }
     let hash = hex(&sha256(&bytes));
     let text = String::from_utf8(bytes).map_err(|e| format!("is not UTF-8 at byte {}", e.utf8_error().valid_up_to()))?;
+    let kind = kind(&file.id);
+    let text = if kind == "html" { html::text(&text)? } else { text };
     let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
     Ok(Document {
         id: file.id.clone(),
         path: file.path.display().to_string(),
-        kind: kind(&file.id),
+        kind,
         text,
         sha256: hash,
         modified_us: modified.and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0),

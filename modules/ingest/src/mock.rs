@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::Dsn;
 use crate::run::{Place, Progress};
 use crate::sink::Sink;
-use crate::table::{Done, How, ReadError, What};
+use crate::table::{Done, Held, How, Named, ReadError, What, Which};
 
 /// Rows unless the DSN says otherwise.
 const ROWS: u64 = 1000;
@@ -162,6 +162,17 @@ fn number(dsn: &Dsn, name: &str) -> Result<Option<u64>, ReadError> {
     let query = dsn.url().split_once('?').map_or("", |(_, query)| query);
     let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
     found.map(|n| n.parse().map_err(|_| ReadError::Bad(format!("dsn: its {name} is no number")))).transpose()
+}
+
+/// The tables that were named; there are no schemas.
+///
+/// # Errors
+/// If a schema is asked for.
+pub fn hold(_dsn: &Dsn, _how: &How, which: &Which, _cancel: &CancellationToken) -> Result<Held, ReadError> {
+    match which {
+        Which::Tables(tables) => Ok(Held { tables: tables.iter().map(|table| Named::of(table)).collect(), snapshot: None, end: None }),
+        Which::Schema(_) => Err(ReadError::Bad("schema: the mock has none; expected table or tables".into())),
+    }
 }
 
 /// Makes the table that a DSN asks for.

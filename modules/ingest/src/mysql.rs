@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::{Dsn, Tls};
 use crate::run::{Place, Progress};
 use crate::sink::Sink;
-use crate::table::{Done, How, ReadError, What, patiently};
+use crate::table::{Done, Held, How, Named, ReadError, What, Which, patiently};
 use crate::window::Dialect;
 use decode::{Rows, arrow_type};
 
@@ -158,6 +158,33 @@ pub fn read(
         }
         outcome
     })
+}
+
+/// Finds tables. A snapshot is one connection's here: none can be held for several. Blocks.
+///
+/// # Errors
+/// If the server cannot be reached, or a database has no tables.
+pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> Result<Held, ReadError> {
+    let schema = match which {
+        Which::Tables(tables) => {
+            return Ok(Held { tables: tables.iter().map(|table| Named::of(table)).collect(), snapshot: None, end: None });
+        }
+        Which::Schema(schema) => schema,
+    };
+    let server = Server::new(dsn)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let names: Vec<String> = runtime.block_on(async {
+        let mut conn = patiently(&server.address(), how.stall, cancel, server.connect()).await??;
+        let list = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_type = 'BASE TABLE' ORDER BY 1";
+        let names = conn.exec(list, (schema,)).await.map_err(|e| server.said("listing the database's tables", &e))?;
+        let _ = conn.disconnect().await;
+        Ok::<_, ReadError>(names)
+    })?;
+    if names.is_empty() {
+        return Err(ReadError::Bad(format!("{} has no tables in a database `{schema}`", server.address())));
+    }
+    let tables = names.into_iter().map(|name| Named { table: format!("{schema}.{name}"), name }).collect();
+    Ok(Held { tables, snapshot: None, end: None })
 }
 
 async fn copy(

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::{Dsn, Tls};
 use crate::run::{Place, Progress};
 use crate::sink::Sink;
-use crate::table::{self, Done, How, ReadError, What};
+use crate::table::{self, Done, Held, How, Named, ReadError, What, Which};
 use crate::tls;
 use crate::window::Dialect;
 use decode::Rows;
@@ -172,6 +172,64 @@ impl Server {
     }
 }
 
+/// Finds tables, and holds a snapshot that reads of all of them can join. Blocks; a thread of its own keeps it.
+///
+/// # Errors
+/// If the server cannot be reached, or a schema has no tables.
+pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> Result<Held, ReadError> {
+    let server = Server::new(dsn)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ready, found) = std::sync::mpsc::sync_channel(1);
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let (how, which, cancel) = (how.clone(), which.clone(), cancel.clone());
+    let keep = move || {
+        runtime.block_on(async {
+            let begin = async {
+                let session = server.connect().await?;
+                let found = server.patiently(&session.client, how.stall, &cancel, export(&server, &session.client, &how, &which)).await??;
+                Ok::<_, ReadError>((session, found))
+            };
+            match begin.await {
+                Ok((session, found)) => {
+                    let _ = ready.send(Ok(found));
+                    // Until every table has been read, or whoever reads them is gone.
+                    tokio::select! {
+                        _ = ended => {}
+                        () = tokio::time::sleep(how.deadline) => {}
+                    }
+                    let _ = session.client.batch_execute("COMMIT").await;
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        });
+    };
+    std::thread::Builder::new().name("ingest-hold".into()).spawn(keep)?;
+    let (tables, snapshot) = found.recv().map_err(|_| std::io::Error::other("the snapshot's keeper ended without a word"))??;
+    Ok(Held { tables, snapshot: Some(snapshot), end: Some(end) })
+}
+
+async fn export(server: &Server, client: &Client, how: &How, which: &Which) -> Result<(Vec<Named>, String), ReadError> {
+    let said = |doing: &'static str| move |e: tokio_postgres::Error| server.said(doing, &e);
+    let ms = how.deadline.as_millis();
+    let begin = format!("SET idle_in_transaction_session_timeout = {ms}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    client.batch_execute(&begin).await.map_err(said("beginning a snapshot"))?;
+    let tables = match which {
+        Which::Tables(tables) => tables.iter().map(|table| Named::of(table)).collect(),
+        Which::Schema(schema) => {
+            let list = "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition ORDER BY 1";
+            let rows = client.query(list, &[schema]).await.map_err(said("listing the schema's tables"))?;
+            let names = rows.iter().map(|row| row.get::<_, String>(0));
+            names.map(|name| Named { table: format!("{}.{}", quoted(schema), quoted(&name)), name }).collect::<Vec<_>>()
+        }
+    };
+    if let (Which::Schema(schema), true) = (which, tables.is_empty()) {
+        return Err(ReadError::Bad(format!("{} has no tables in a schema `{schema}`", server.address())));
+    }
+    let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(said("exporting the snapshot"))?;
+    Ok((tables, row.get(0)))
+}
+
 /// A name as SQL writes it.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -301,6 +359,9 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
          BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     );
     client.batch_execute(&begin).await.map_err(said("beginning a snapshot"))?;
+    if let Some(held) = &how.snapshot {
+        client.batch_execute(&format!("SET TRANSACTION SNAPSHOT '{held}'")).await.map_err(said("joining the snapshot"))?;
+    }
     let facts =
         "SELECT current_database(), current_setting('server_version_num')::int, current_setting('block_size')::int8, pg_is_in_recovery()";
     let row = client.query_one(facts, &[]).await.map_err(said("asking who it is"))?;
@@ -383,7 +444,9 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
             };
         }
     }
-    let snapshot = if ranges.len() > 1 {
+    let snapshot = if let Some(held) = how.snapshot.clone() {
+        held
+    } else if ranges.len() > 1 {
         let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(said("exporting the snapshot"))?;
         row.get(0)
     } else {

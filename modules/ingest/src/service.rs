@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use brahman_card::interface::catalog::Watermark;
 use brahman_card::interface::ingest::{
-    self, CancelIn, CancelOut, FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+    self, CancelIn, CancelOut, FilesIn, IngestOut, Made, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service};
@@ -19,7 +19,7 @@ use crate::files::{self, bad_source};
 use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
 use crate::run::{Job, Onto, Place, Progress, Read, Runs, cancelled};
 use crate::source::Format;
-use crate::table::{Done, How, ReadError, What};
+use crate::table::{Done, Held, How, ReadError, What, Which};
 use crate::watches::Watches;
 use crate::window::Window;
 use crate::{merge, mock, mysql, postgres};
@@ -32,17 +32,30 @@ const DEADLINE_S: u64 = 3600;
 const STALL_S: u64 = 300;
 /// Longest time for a change to come to rest.
 const DEBOUNCE_MS_MAX: u64 = 3_600_000;
+/// Most tables of one call.
+const TABLES_MAX: usize = 1000;
 /// Most rows of one part.
 const CHUNK_ROWS_MAX: u64 = 100_000_000;
 /// Longest of both.
 const SECONDS_MAX: u64 = 7 * 86_400;
 
+/// How one kind of server is read.
+#[derive(Clone, Copy, Debug)]
+struct Server {
+    /// One table.
+    read: Reader,
+    /// Finds several, and holds a snapshot of them all if it can.
+    hold: fn(&Dsn, &How, &Which, &CancellationToken) -> Result<Held, ReadError>,
+}
+
+const MOCK: Server = Server { read: mock::read, hold: mock::hold };
+
 /// The service.
 #[derive(Debug)]
 pub struct IngestService {
     runs: Arc<Runs>,
-    postgres: Reader,
-    mysql: Reader,
+    postgres: Server,
+    mysql: Server,
     watches: Option<Arc<Watches>>,
     /// Where unfinished reads are noted; the mock has none.
     state: Option<PathBuf>,
@@ -56,13 +69,19 @@ impl IngestService {
     pub fn new(client: Client, label: &str, state: &Path) -> io::Result<Self> {
         let runs = Arc::new(Runs::new(client, label));
         let watches = Some(Watches::open(Arc::clone(&runs), state)?);
-        Ok(Self { runs, postgres: postgres::read, mysql: mysql::read, watches, state: Some(state.to_owned()) })
+        Ok(Self {
+            runs,
+            postgres: Server { read: postgres::read, hold: postgres::hold },
+            mysql: Server { read: mysql::read, hold: mysql::hold },
+            watches,
+            state: Some(state.to_owned()),
+        })
     }
 
     /// One whose tables are synthetic, and which watches nothing.
     #[must_use]
     pub fn synthetic(client: Client, label: &str) -> Self {
-        Self { runs: Arc::new(Runs::new(client, label)), postgres: mock::read, mysql: mock::read, watches: None, state: None }
+        Self { runs: Arc::new(Runs::new(client, label)), postgres: MOCK, mysql: MOCK, watches: None, state: None }
     }
 
     /// Ends, in the lineage, what this module had begun when it last died.
@@ -97,10 +116,14 @@ impl IngestService {
         Reply::of(&self.runs.carry_out(Some(call), Job { dataset, pii: pii.unwrap_or(true), ..Job::default() }, read).await?)
     }
 
-    async fn table(&self, call: &Call, schemes: &[&str], read: Reader) -> Result<Reply, Fault> {
+    async fn table(&self, call: &Call, schemes: &[&str], server: Server) -> Result<Reply, Fault> {
         let ask: TableIn = call.parameters()?;
         let (dsn, how) = connection(call, &ask, schemes)?;
         let mode = Mode::of(&ask)?;
+        if ask.tables.is_some() || ask.schema.is_some() {
+            return Reply::of(&self.several(call, ask, mode, server, dsn, how).await?);
+        }
+        let read = server.read;
         let what = match (ask.table, ask.query) {
             (Some(table), None) => What::Table(table),
             (None, Some(query)) if matches!(mode, Mode::Full) => What::Query(query),
@@ -119,6 +142,68 @@ impl IngestService {
             Mode::Keyset { key, rows } => self.keyset(call, job, Keyset { read, dsn, what, how, key, rows, book: Book::default() }).await?,
         };
         Reply::of(&done)
+    }
+
+    /// Several tables, one after the other, each a dataset, of one snapshot where the server can hold it.
+    async fn several(&self, call: &Call, ask: TableIn, mode: Mode, server: Server, dsn: Dsn, how: How) -> Result<IngestOut, Fault> {
+        let one = |what: &'static str, why: &str| Err(Fault::invalid_parameter(what, why.to_owned()));
+        let which = match (ask.tables, ask.schema) {
+            (Some(tables), None) if (1..=TABLES_MAX).contains(&tables.len()) => Which::Tables(tables),
+            (Some(_), None) => return one("tables", &format!("expected 1 to {TABLES_MAX} of them")),
+            (None, Some(schema)) => Which::Schema(schema),
+            _ => return one("tables, schema", "expected one of them"),
+        };
+        if ask.table.is_some() || ask.query.is_some() {
+            return one("table, query", "expected none beside tables or schema");
+        }
+        if !matches!(mode, Mode::Full) {
+            return one("mode", "several tables are read with mode full");
+        }
+        let cancel = CancellationToken::new();
+        let _cancel_on_drop = cancel.clone().drop_guard();
+        let (to, with) = (dsn.clone(), how.clone());
+        let held = tokio::task::spawn_blocking(move || (server.hold)(&to, &with, &which, &cancel)).await;
+        let held = held.map_err(|e| Fault::internal(e.to_string()))?.map_err(failed)?;
+        let mut names = std::collections::BTreeMap::new();
+        for table in &held.tables {
+            if let Some(other) = names.insert(table.dataset(&ask.dataset), table) {
+                let both = format!("`{}` and `{}` would both be dataset {}", other.table, table.table, table.dataset(&ask.dataset));
+                return one("tables", &format!("{both}: read one of them by itself"));
+            }
+        }
+        let how = How { snapshot: held.snapshot.clone(), ..how };
+        let mut made: Vec<Made> = Vec::new();
+        let mut sum =
+            IngestOut { phase: "done".into(), dataset: Some(ask.dataset.clone()), mode: Some("full".into()), ..IngestOut::default() };
+        let started = std::time::Instant::now();
+        for table in &held.tables {
+            let (dsn, how, what) = (dsn.clone(), how.clone(), What::Table(table.table.clone()));
+            let read = move |place: &Place, progress: &_, cancel: &_| {
+                Ok(as_read((server.read)(&dsn, &what, &how, place, progress, cancel).map_err(failed)?, "full"))
+            };
+            let job = Job { dataset: table.dataset(&ask.dataset), pii: ask.pii.unwrap_or(true), ..Job::default() };
+            let done = self.runs.carry_out(Some(call), job, read).await.map_err(|fault| {
+                let before = made.iter().map(|m| m.dataset.as_str()).collect::<Vec<_>>().join(", ");
+                let before = if before.is_empty() { "no table".to_owned() } else { before };
+                let words = format!("table {}: {}; committed before it: {before}", table.table, fault.message());
+                Fault::new(fault.name.clone(), fault.retryable(), words).with("source", table.table.clone())
+            })?;
+            (sum.rows, sum.bytes) = (sum.rows + done.rows, sum.bytes + done.bytes);
+            let (dataset, generation) = (done.dataset.unwrap_or_default(), done.generation.unwrap_or_default());
+            made.push(Made { dataset, generation, rows: done.rows, bytes: done.bytes });
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let note = match held.snapshot {
+            Some(_) => format!("{} tables in one snapshot", made.len()),
+            None => format!("{} tables, each in a snapshot of its own: this server cannot hold one for several connections", made.len()),
+        };
+        Ok(IngestOut {
+            rows_per_s: sum.rows as f64 / seconds.max(1e-9),
+            seconds: Some(seconds),
+            notes: Some(vec![note]),
+            datasets: Some(made),
+            ..sum
+        })
     }
 
     /// Rows above the last run's cursor, put onto the dataset as it is.
@@ -275,6 +360,7 @@ fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, How)
         parallel: usize::try_from(bounded("parallel", ask.parallel, PARALLEL_MAX, cores.min(PARALLEL_MAX))?).unwrap_or(1),
         deadline: seconds("deadline_s", ask.deadline_s, DEADLINE_S)?,
         stall: seconds("stall_s", ask.stall_s, STALL_S)?,
+        snapshot: None,
         window: None,
     };
     Ok((dsn, how))

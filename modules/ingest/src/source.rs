@@ -4,6 +4,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+use globset::{GlobBuilder, GlobMatcher};
 use ignore::WalkBuilder;
 use thiserror::Error;
 
@@ -97,7 +98,7 @@ pub fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
     })
 }
 
-/// Every file below the paths, in order of name. Hidden files, what a .gitignore names, and what editors and downloads have
+/// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth). Hidden files, what a .gitignore names, and what editors and downloads have
 /// not finished are passed over; links are not followed.
 ///
 /// # Errors
@@ -110,6 +111,14 @@ pub fn files(paths: &[String]) -> Result<Vec<File>, SourceError> {
         if !root.is_absolute() {
             return Err(bad("is relative, expected an absolute path".into()));
         }
+        if let Some((base, pattern)) = glob(given).map_err(|e| bad(e.to_string()))?.filter(|_| !root.exists()) {
+            let before = all.len();
+            below(&base, |path| pattern.is_match(path), &mut all).map_err(bad)?;
+            if all.len() == before {
+                return Err(bad(format!("matches no file below {}", base.display())));
+            }
+            continue;
+        }
         let meta = root.metadata().map_err(|e| bad(e.to_string()))?;
         if meta.is_file() {
             let id = root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -119,21 +128,37 @@ pub fn files(paths: &[String]) -> Result<Vec<File>, SourceError> {
         if !meta.is_dir() {
             return Err(bad("is neither a file nor a folder".into()));
         }
-        let mut walk = WalkBuilder::new(root);
-        walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
-        let wanted = |e: &ignore::DirEntry| e.file_type().is_some_and(|t| t.is_file()) && !is_passed_over(e.path());
-        for entry in walk.build().flatten().filter(wanted) {
-            let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
-            all.push(File { path: entry.into_path(), id });
-            if all.len() > FILES_MAX {
-                return Err(bad(format!("has more than {FILES_MAX} files: give folders further down")));
-            }
-        }
+        below(root, |_| true, &mut all).map_err(bad)?;
     }
     if paths.len() > 1 {
         unique_ids(&mut all);
     }
     Ok(all)
+}
+
+/// Adds the files below a folder that are wanted.
+fn below(root: &Path, wanted: impl Fn(&Path) -> bool, all: &mut Vec<File>) -> Result<(), String> {
+    let mut walk = WalkBuilder::new(root);
+    walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
+    let is_file = |e: &ignore::DirEntry| e.file_type().is_some_and(|t| t.is_file());
+    for entry in walk.build().flatten().filter(|e| is_file(e) && !is_passed_over(e.path()) && wanted(e.path())) {
+        let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
+        all.push(File { path: entry.into_path(), id });
+        if all.len() > FILES_MAX {
+            return Err(format!("has more than {FILES_MAX} files: give folders further down"));
+        }
+    }
+    Ok(())
+}
+
+/// The folder above the first wildcard of a path, and the whole as a pattern; none if there is no wildcard.
+fn glob(path: &str) -> Result<Option<(PathBuf, GlobMatcher)>, globset::Error> {
+    if !path.contains(['*', '?', '[', '{']) {
+        return Ok(None);
+    }
+    let plain = path.split('/').take_while(|part| !part.contains(['*', '?', '[', '{']));
+    let base: PathBuf = std::iter::once("/").chain(plain).collect();
+    Ok(Some((base, GlobBuilder::new(path).literal_separator(true).build()?.compile_matcher())))
 }
 
 /// Two roots may hold files of one name: then the absolute path tells them apart.
@@ -162,6 +187,25 @@ mod tests {
         let ids: Vec<String> = files(&[folder.path().display().to_string()]).expect("files").into_iter().map(|f| f.id).collect();
         assert_eq!(ids, ["a/x.rs", "b.md"]);
         assert!(files(&["relative".into()]).is_err());
+    }
+
+    #[test]
+    fn wildcards_name_files_at_any_depth_and_none_is_an_error() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        for name in ["a.md", "b.txt", "x/c.md", "x/y/d.md", "od[d].md"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, name).expect("written");
+        }
+        let of = |pattern: &str| -> Vec<String> {
+            let found = files(&[folder.path().join(pattern).display().to_string()]);
+            found.map(|found| found.into_iter().map(|f| f.id).collect()).unwrap_or_default()
+        };
+        assert_eq!(of("**/*.md"), ["a.md", "od[d].md", "x/c.md", "x/y/d.md"]);
+        assert_eq!(of("*.{md,txt}"), ["a.md", "b.txt", "od[d].md"]);
+        assert_eq!(of("x/*.md"), ["c.md"]);
+        assert_eq!(of("od[d].md"), ["od[d].md"], "a file of that very name");
+        assert!(of("*.csv").is_empty() && of("[").is_empty());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct How {
     pub deadline: Duration,
     /// How long the server may send nothing.
     pub stall: Duration,
+    /// A snapshot that somebody holds.
+    pub snapshot: Option<String>,
     /// A part of the table only.
     pub window: Option<Window>,
 }
@@ -64,6 +66,51 @@ pub struct Done {
     pub parallel: usize,
     /// The last value of the window, if it had rows.
     pub bound: Option<String>,
+}
+
+/// A table, and the name that its dataset gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// As SQL names it.
+    pub table: String,
+    /// Its own name.
+    pub name: String,
+}
+
+impl Named {
+    /// Of a table as it was given.
+    #[must_use]
+    pub fn of(table: &str) -> Self {
+        let name = table.rsplit('.').next().unwrap_or(table).trim_matches(['"', '`']);
+        Self { table: table.to_owned(), name: name.to_owned() }
+    }
+
+    /// Its dataset's name: what a name must not have becomes `_`.
+    #[must_use]
+    pub fn dataset(&self, of: &str) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
+        format!("{of}.{}", self.name.chars().map(plain).collect::<String>())
+    }
+}
+
+/// Several tables, and the snapshot that is held for them until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    /// In the order of their names, or as they were given.
+    pub tables: Vec<Named>,
+    /// If the server can hold one for several connections.
+    pub snapshot: Option<String>,
+    /// Dropped, it ends the snapshot.
+    pub end: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// Which tables.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// These.
+    Tables(Vec<String>),
+    /// All of a schema.
+    Schema(String),
 }
 
 /// Waits for a server, but not for ever.

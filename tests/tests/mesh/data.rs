@@ -127,3 +127,35 @@ async fn bad_input_is_named() {
     let fault = mesh.fault("org.brahman.Ingest.Files", json!({"dataset": "e", "paths": [empty]})).await;
     assert_eq!(fault.name, "org.brahman.Ingest.NothingToRead");
 }
+
+#[tokio::test]
+async fn odd_files_are_read_and_what_cannot_be_is_counted_by_name() {
+    let mesh = mesh("test").await;
+    let folder = mesh.folder.path().join("odd");
+    std::fs::create_dir_all(&folder).expect("made");
+    let ingest = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).expect("written");
+        mesh.brahman_json(&["ingest", "files", "odd", &path.display().to_string()])
+    };
+    // Ten thousand columns.
+    let line = |cell: &dyn Fn(usize) -> String| (0..10_000).map(cell).collect::<Vec<_>>().join(",") + "\n";
+    let wide = line(&|i| format!("c{i}")) + &(0..60).map(|row| line(&|i| (row * i).to_string())).collect::<String>();
+    let out = ingest("wide.csv", wide.as_bytes());
+    assert_eq!((&out["rows"], out["columns"].as_array().map(Vec::len)), (&json!(60), Some(10_000)));
+    assert_eq!(out["pii"]["columns"].as_array().map(Vec::len), Some(10_000));
+    // A field of a hundred mebibytes, a line of another encoding, a byte-order mark, line ends of Windows, a quote that stays open.
+    let mut bytes = b"\xef\xbb\xbfid,text\r\n1,one\r\n2,caf\xe9\r\n3,".to_vec();
+    bytes.resize(bytes.len() + (100 << 20), b'x');
+    bytes.extend_from_slice(b"\r\n4,\"four\r\n5,five\r\n");
+    let out = ingest("mixed.csv", &bytes);
+    let why = out["quarantine"].to_string();
+    assert_eq!((&out["rows"], &out["quarantined"], &out["columns"][0]["name"]), (&json!(2), &json!(3), &json!("id")), "{why}");
+    assert!(why.contains("is not UTF-8") && why.contains("not closed"), "{why}");
+    // A page is its text; wildcards name files.
+    std::fs::write(folder.join("page.html"), "<h1>Soup</h1><script>no()</script><p>Boil the <b>onions</b>.").expect("written");
+    let pages = folder.join("*.html").display().to_string();
+    mesh.brahman_json(&["ingest", "files", "odd", &pages]);
+    let shown = mesh.brahman_json(&["datasets", "show", "odd"]);
+    assert_eq!(shown["sample"]["rows"][0]["text"], "# Soup\n\nBoil the **onions**.");
+}

@@ -2,6 +2,7 @@
 
 mod data;
 mod datasets;
+mod encrypted;
 mod faults;
 mod foreign;
 mod index;

@@ -126,3 +126,49 @@ async fn a_read_in_parts_goes_on_where_a_kill_stopped_it() {
     let empty = mesh.call("org.brahman.Ingest.Postgres", ask).await.expect("read");
     assert_eq!((&empty["rows"], empty["columns"].as_array().map(Vec::len)), (&json!(0), Some(2)));
 }
+
+#[tokio::test]
+async fn a_schema_is_read_in_one_snapshot_of_all_its_tables() {
+    let (server, mesh) = (Postgres::start(), mesh().await);
+    server.psql(
+        "CREATE SCHEMA shop; CREATE TABLE shop.a (id int PRIMARY KEY, n int8); CREATE TABLE shop.b (id int PRIMARY KEY, n int8);
+         CREATE TABLE shop.\"odd name\" (v text); CREATE VIEW shop.seen AS SELECT 1 AS one;
+         CREATE TABLE shop.parts (id int) PARTITION BY RANGE (id); CREATE TABLE shop.part0 PARTITION OF shop.parts FOR VALUES FROM (0) TO (9);
+         INSERT INTO shop.a SELECT i, 100 FROM generate_series(1, 50000) i; INSERT INTO shop.b SELECT i, 100 FROM generate_series(1, 50000) i",
+    );
+    // Every transaction moves something from one table to the other.
+    let writer = server.writer("UPDATE shop.a SET n = n - 7 WHERE id = 3; UPDATE shop.b SET n = n + 7 WHERE id = 49999;");
+    for _ in 0..3 {
+        let ask = json!({"dataset": "s", "dsn": server.dsn(), "schema": "shop"});
+        let out = mesh.call("org.brahman.Ingest.Postgres", ask).await.expect("read");
+        let names: Vec<&str> = out["datasets"].as_array().expect("datasets").iter().filter_map(|d| d["dataset"].as_str()).collect();
+        assert_eq!((names, &out["rows"]), (vec!["s.a", "s.b", "s.odd_name", "s.parts"], &json!(100_000)));
+        let mut sum = 0;
+        for name in ["s.a", "s.b"] {
+            let there = mesh.call("org.brahman.Catalog.Get", json!({"name": name})).await.expect("there");
+            sum += pyarrow(&there["dataset"], "sum(t.column('n').to_pylist())").parse::<i64>().expect("a number");
+        }
+        assert_eq!(sum, 10_000_000, "one snapshot of both");
+        assert!(out["notes"][0].as_str().is_some_and(|n| n.contains("4 tables in one snapshot")), "{out}");
+    }
+    drop(writer);
+    let held = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'brahman-ingest'";
+    while server.psql(held) != "0" {}
+    let two = mesh.brahman_json(&["ingest", "postgres", "two", "--dsn", &server.dsn(), "--table", "shop.a", "--table", "shop.b"]);
+    assert_eq!(two["datasets"].as_array().map(Vec::len), Some(2));
+    for (fields, why) in [
+        (json!({"schema": "none"}), "no tables in a schema `none`"),
+        (json!({"tables": ["shop.a", "shop.none"]}), "committed before it: s.a"),
+        (json!({"tables": ["shop.a", "public.a"]}), "would both be dataset s.a"),
+        (json!({"tables": []}), "expected 1 to"),
+        (json!({"schema": "shop", "mode": "incremental", "cursor": "id"}), "mode full"),
+    ] {
+        let fault = mesh.fault("org.brahman.Ingest.Postgres", more(json!({"dataset": "s", "dsn": server.dsn()}), fields)).await;
+        assert!(fault.message().contains(why), "{fault}");
+    }
+    let server = MariaDb::start();
+    server.sql("CREATE TABLE a (id INT); CREATE TABLE b (id INT); INSERT INTO a VALUES (1); INSERT INTO b VALUES (1), (2)");
+    let out = mesh.call("org.brahman.Ingest.Mysql", json!({"dataset": "m", "dsn": server.dsn(), "schema": "d"})).await.expect("read");
+    assert_eq!(out["rows"], 3);
+    assert!(out["notes"][0].as_str().is_some_and(|n| n.contains("a snapshot of its own")), "{out}");
+}

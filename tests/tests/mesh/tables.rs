@@ -239,6 +239,20 @@ async fn kills_stalls_and_hang_ups_publish_nothing_and_leave_nothing_running() {
     while running(&server) != "0" {}
     stands("a hang-up");
 
+    // The table is neither altered nor dropped under the read; both wait for its end.
+    server
+        .psql("create table slow_one as select i as id, case when i > 100000 then 0.01 else 0 end as s from generate_series(1, 200000) i");
+    server.psql("create view slow as select id, case when s > 0 then pg_sleep(s)::text end as t from slow_one");
+    let going = under_way(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "slow"})).await;
+    for change in ["drop view slow", "alter table slow_one drop column s cascade", "drop table slow_one cascade"] {
+        server.psql(&format!(
+            "set lock_timeout = '20ms'; do $$ begin execute '{change}'; raise exception 'done under the read'; exception when lock_not_available then null; end $$"
+        ));
+    }
+    drop(going);
+    while running(&server) != "0" {}
+    stands("a hang-up of a view's read");
+
     let mut cancelled = under_way(&mesh, ask.clone()).await;
     let run = mesh.call("org.brahman.Ingest.Runs", json!({})).await.expect("runs")["runs"][0]["run_id"].clone();
     assert_eq!(mesh.call("org.brahman.Ingest.Cancel", json!({"run_id": run})).await.expect("heard")["cancelled"], true);
