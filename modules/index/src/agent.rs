@@ -23,6 +23,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub struct Settings {
     /// Off unless said.
     pub enabled: bool,
+    /// Whether indexes follow their datasets; that needs no trials.
+    pub refresh: bool,
     /// Most trials within any hour.
     pub max_trials_per_hour: usize,
     /// Pause after a trial, in seconds.
@@ -43,6 +45,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             enabled: false,
+            refresh: false,
             max_trials_per_hour: 6,
             cooldown_s: 300,
             period_s: 3600,

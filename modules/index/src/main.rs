@@ -17,9 +17,11 @@ fn main() -> ExitCode {
         let service = Arc::new(service);
         service.verify_behind();
         let follower = tokio::spawn(Arc::clone(&service).follow_catalog());
+        let refresher = tokio::spawn(Arc::clone(&service).run_refreshes());
         let agent = tokio::spawn(Arc::clone(&service).run_agent());
         let outcome = module.serve(service).await;
         follower.abort();
+        refresher.abort();
         agent.abort();
         outcome
     })

@@ -94,6 +94,7 @@ impl IndexService {
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
                     *lock(&self.datasets) = word.generations;
+                    self.agent.moved.notify_one();
                     // New data: what was best on the old may not be.
                     if self.agent.settings.enabled {
                         let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();

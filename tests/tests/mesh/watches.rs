@@ -175,3 +175,30 @@ async fn what_cannot_be_watched_is_refused_by_name() {
     }
     assert_eq!(mesh.brahman_json(&["ingest", "watches"])["watches"], json!([]));
 }
+
+#[tokio::test]
+async fn what_is_written_into_a_followed_folder_is_found_without_another_word() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), "[agent]\nrefresh = true\n").expect("written");
+    let cards = ["broker", "embed-mock", "catalog", "ingest", "index"].map(shipped);
+    let mesh = Setup::new(&cards).context("test").env("BRAHMAN_INDEX_CONFIG", file.path()).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
+    std::fs::write(folder.join("a.md"), "the first note").expect("written");
+    watch(&mesh, &folder).await;
+    told.until("n", 1).await;
+    mesh.brahman_json(&["index", "create", "n", "--dataset", "n"]);
+    mesh.brahman_json(&["index", "refresh", "n"]);
+    std::fs::write(folder.join("b.html"), "<h1>Onions</h1><p>boil them for an hour").expect("written");
+    let started = std::time::Instant::now();
+    let found = loop {
+        let found = mesh.brahman_json(&["search", "n", "onions", "--lexical"]);
+        if found["results"][0][0]["doc_id"] == "b.html" {
+            break found;
+        }
+        assert!(started.elapsed().as_secs() < 30, "{found}");
+    };
+    assert_eq!((&found["stale"], &found["results"][0][0]["text"]), (&json!(false), &json!("# Onions\n\nboil them for an hour")));
+    let agent = mesh.brahman_json(&["index", "agent"]);
+    assert!(agent["last"].as_str().is_some_and(|last| last.contains("n: refreshed to generation")), "{agent}");
+}

@@ -15,8 +15,10 @@ fn main() -> ExitCode {
             .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
         let service = Arc::new(service.with_engine("exact"));
         let follower = tokio::spawn(Arc::clone(&service).follow_catalog());
+        let refresher = tokio::spawn(Arc::clone(&service).run_refreshes());
         let outcome = module.serve(service).await;
         follower.abort();
+        refresher.abort();
         outcome
     })
 }

@@ -35,6 +35,8 @@ pub(super) struct Agent {
     /// The index it works on, and how that work is told to stop.
     running: Mutex<Option<(String, Arc<AtomicBool>)>>,
     last: Mutex<Option<String>>,
+    /// Datasets have moved on.
+    pub(super) moved: Notify,
     began: Instant,
     /// Milliseconds from `began` to the last search.
     searched: AtomicU64,
@@ -58,9 +60,15 @@ impl Agent {
             pace: Mutex::default(),
             running: Mutex::default(),
             last: Mutex::default(),
+            moved: Notify::new(),
             began: Instant::now(),
             searched: AtomicU64::new(0),
         })
+    }
+
+    /// What it did last.
+    pub(super) fn say(&self, words: String) {
+        *lock(&self.last) = Some(words);
     }
 
     /// A search came.
@@ -120,10 +128,10 @@ impl IndexService {
             tokio::time::sleep(wait).await;
             lock(&self.agent.queue).retain(|waiting| *waiting != name);
             match self.one_trial(&name).await {
-                Ok(said) => *lock(&self.agent.last) = Some(format!("{name}: {said}")),
+                Ok(said) => self.agent.say(format!("{name}: {said}")),
                 Err(fault) => {
                     tracing::warn!(index = name, "the agent's trial: {fault}");
-                    *lock(&self.agent.last) = Some(format!("{name}: {}", fault.message()));
+                    self.agent.say(format!("{name}: {}", fault.message()));
                 }
             }
             *lock(&self.agent.running) = None;

@@ -12,7 +12,7 @@ use brahman_sidecar::{Call, CallOptions, Reply};
 use brahman_storage::digest::sha256;
 
 use super::IndexService;
-use super::shelf::{Claim, Index, StopOnDrop, on_own_thread};
+use super::shelf::{Claim, Index, StopOnDrop, lock, on_own_thread};
 use crate::chunk::Chunker;
 use crate::embedder::{self, Embedder, Model};
 use crate::flat::build::Parameters;
@@ -107,10 +107,18 @@ struct Embedded {
     reused: u64,
 }
 
+/// Before a refresh that failed is tried again.
+const REFRESH_RETRY: Duration = Duration::from_secs(30);
+
 impl IndexService {
     pub(super) async fn refresh(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
         let index = self.index(&name)?;
+        Reply::of(&self.refresh_index(Some(call), index).await?)
+    }
+
+    /// Brings an index up to its dataset, and compacts it behind if that is due.
+    async fn refresh_index(self: &Arc<Self>, call: Option<&Call>, index: Arc<Index>) -> Result<RefreshOut, Fault> {
         let claim = index.claim("refresh").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let (out, generation) = self.run_refresh(call, &index, claim, None).await?;
@@ -122,7 +130,39 @@ impl IndexService {
                 }
             });
         }
-        Reply::of(&out)
+        Ok(out)
+    }
+
+    /// Refreshes, for ever and one after the other, every index whose dataset has moved on, if it is configured to.
+    pub async fn run_refreshes(self: Arc<Self>) {
+        if !self.agent.settings.refresh {
+            return;
+        }
+        loop {
+            let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
+            let mut failed = false;
+            // One that nobody has refreshed yet waits for that: what it costs is for a person to decide.
+            for (index, at) in all.into_iter().filter_map(|i| i.generation().map(|g| (i, g.manifest.dataset_generation))) {
+                if !self.is_stale(&index.parameters.dataset, at) {
+                    continue;
+                }
+                let name = index.parameters.name.clone();
+                match self.refresh_index(None, index).await {
+                    Ok(out) => {
+                        let (new, generation) = (out.new_chunks.unwrap_or(0), out.generation.unwrap_or(0));
+                        tracing::info!(index = name, "refreshed to generation {generation}: {new} chunks embedded");
+                        self.agent.say(format!("{name}: refreshed to generation {generation}, {new} chunks embedded"));
+                    }
+                    Err(fault) => {
+                        failed = true;
+                        tracing::warn!(index = name, "the agent's refresh: {fault}");
+                        self.agent.say(format!("{name}: {}", fault.message()));
+                    }
+                }
+            }
+            let again = if failed { REFRESH_RETRY } else { Duration::MAX };
+            let _ = tokio::time::timeout(again, self.agent.moved.notified()).await;
+        }
     }
 
     /// Embeds everything by another model, into a new generation; the old one answers until that is done.
@@ -137,14 +177,14 @@ impl IndexService {
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let to = embedder::current_model(&self.client, model.as_deref()).await?;
         let there = index.generation().is_some_and(|g| !g.is_empty() && g.manifest.model == to);
-        let (out, _) = self.run_refresh(call, &index, claim, Some(to).filter(|_| !there)).await?;
+        let (out, _) = self.run_refresh(Some(call), &index, claim, Some(to).filter(|_| !there)).await?;
         Reply::of(&out)
     }
 
     /// Brings the index up to its dataset; `to` another model if one is given, by embedding everything again.
     async fn run_refresh(
         &self,
-        call: &Call,
+        call: Option<&Call>,
         index: &Arc<Index>,
         claim: Claim,
         to: Option<Model>,
@@ -218,7 +258,7 @@ impl IndexService {
     /// The vectors of the fresh chunks: given, at hand, from a refresh that was cut off, or embedded now.
     async fn vectors(
         &self,
-        call: &Call,
+        call: Option<&Call>,
         parameters: &CreateIn,
         plan: &Plan,
         old: Option<&Generation>,
@@ -294,7 +334,7 @@ impl IndexService {
     #[expect(clippy::too_many_arguments, reason = "one caller, which holds them all")]
     async fn publish(
         &self,
-        call: &Call,
+        call: Option<&Call>,
         index: &Arc<Index>,
         claim: Claim,
         plan: Plan,
@@ -507,8 +547,11 @@ fn content_without(old: &Generation, gone: &std::collections::HashSet<u32>) -> s
     Ok(kept)
 }
 
-async fn say(call: &Call, phase: &str, done: u64, of: u64) -> Result<(), Fault> {
-    if call.more { call.send(&RefreshOut { phase: phase.into(), done, of, ..RefreshOut::default() }).await } else { Ok(()) }
+async fn say(call: Option<&Call>, phase: &str, done: u64, of: u64) -> Result<(), Fault> {
+    match call.filter(|call| call.more) {
+        Some(call) => call.send(&RefreshOut { phase: phase.into(), done, of, ..RefreshOut::default() }).await,
+        None => Ok(()),
+    }
 }
 
 /// Whether two generations share their base.
