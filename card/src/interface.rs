@@ -10,6 +10,7 @@ pub mod index;
 pub mod ingest;
 pub mod init;
 pub mod service;
+pub mod storage;
 
 #[cfg(test)]
 mod agreement;
@@ -36,6 +37,7 @@ pub const ALL: &[&Interface] = &[
     &index::INTERFACE,
     &ingest::INTERFACE,
     &catalog::INTERFACE,
+    &storage::INTERFACE,
 ];
 
 /// The shipped interface of this name.

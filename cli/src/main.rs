@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use brahman_card::interface::ingest::WatchIn;
+use brahman_card::interface::storage::AddBucketIn;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
@@ -93,6 +94,20 @@ enum Command {
         command: Option<Datasets>,
         /// Show one
         name: Option<String>,
+    },
+    /// Where objects lie: folders and S3
+    Buckets {
+        #[command(subcommand)]
+        command: Option<Buckets>,
+    },
+    /// Operations on buckets that failed, newest first
+    Errors {
+        /// Failures at most
+        #[arg(long, default_value_t = 20)]
+        limit: u64,
+        /// Forget all but the newest N
+        #[arg(long, value_name = "N")]
+        compact: Option<u64>,
     },
     /// Runs of this mesh's ingest, newest first
     Runs,
@@ -213,6 +228,30 @@ enum Datasets {
         /// Dataset; all whose manifest is damaged or gone, if none is named
         name: Option<String>,
     },
+}
+
+#[derive(Subcommand, Debug)]
+enum Buckets {
+    /// Register a bucket, once it was probed; `rescue` gets a copy of everything that is committed from then on
+    Add {
+        /// Its name
+        name: String,
+        /// file:///folder or s3://bucket/prefix
+        url: String,
+        /// Of S3: aws_endpoint, aws_region, aws_access_key_id, aws_allow_http, …
+        #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = commands::data::pair)]
+        options: Vec<(String, String)>,
+        /// Entry of the secrets file whose password is the secret key
+        #[arg(long)]
+        secret: Option<String>,
+    },
+    /// Forget a bucket; its objects stay where they are
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// Ask every bucket whether it is there
+    Health,
 }
 
 #[derive(Subcommand, Debug)]
@@ -353,6 +392,14 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Datasets { command: Some(Datasets::Resync { name }), .. } => data::resync(socket, name.as_deref(), output).await,
             Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,
             Command::Datasets { .. } => data::datasets(socket, output).await,
+            Command::Buckets { command: None } => data::buckets(socket, output).await,
+            Command::Buckets { command: Some(Buckets::Add { name, url, options, secret }) } => {
+                let options = Some(options.into_iter().collect());
+                data::add_bucket(socket, AddBucketIn { name, url, options, secret }, output).await
+            }
+            Command::Buckets { command: Some(Buckets::Remove { name }) } => data::remove_bucket(socket, name, output).await,
+            Command::Buckets { command: Some(Buckets::Health) } => data::health(socket, output).await,
+            Command::Errors { limit, compact } => data::errors(socket, limit, compact, output).await,
             Command::Runs => data::runs(socket, output).await,
             Command::Lineage { dataset, limit } => data::lineage(socket, dataset, limit, output).await,
             Command::Index(command) => index::index(socket, command, output).await,

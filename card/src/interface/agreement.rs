@@ -195,6 +195,18 @@ fn every_idl_text_agrees_with_its_rust_types() {
         ],
     );
     check(
+        &storage::INTERFACE,
+        &[
+            ("Buckets", none(), schema::<storage::BucketsOut>()),
+            ("AddBucket", schema::<storage::AddBucketIn>(), schema::<storage::AddBucketOut>()),
+            ("RemoveBucket", schema::<storage::RemoveBucketIn>(), none()),
+            ("Health", none(), schema::<storage::HealthOut>()),
+            ("Errors", schema::<storage::ErrorsIn>(), schema::<storage::ErrorsOut>()),
+            ("FlushErrors", none(), schema::<storage::FlushErrorsOut>()),
+            ("CompactErrors", schema::<storage::CompactErrorsIn>(), schema::<storage::CompactErrorsOut>()),
+        ],
+    );
+    check(
         &catalog::INTERFACE,
         &[
             ("List", none(), schema::<catalog::ListOut>()),

@@ -62,8 +62,9 @@ type Version (generation: int, run_id: string, rows: int, bytes: int, committed_
 
 method List() -> (datasets: []Dataset)
 
-# `history` has the last hundred generations, newest first.
-method Get(name: string) -> (dataset: Dataset, history: []Version)
+# `history` has the last hundred generations, newest first. `rescued` names objects that had gone from the bucket `primary` and
+# have just come back, whole, from `rescue`.
+method Get(name: string) -> (dataset: Dataset, history: []Version, rescued: ?[]string)
 
 # `expect` is the generation that the commit builds on, 0 for none: another is refused. Objects that are all there already are no
 # new generation.
@@ -313,6 +314,9 @@ pub struct GetOut {
     pub dataset: Dataset,
     /// Newest first.
     pub history: Vec<Version>,
+    /// Keys of objects that came back from the bucket `rescue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescued: Option<Vec<String>>,
 }
 
 /// Parameters of `Abandon`: one of the first two.

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{self, GetOut, LineageIn, LineageOut, PiiColumn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut};
 use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut};
+use brahman_card::interface::storage::{
+    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, HealthOut, RemoveBucketIn,
+};
 use clap::Args;
 use serde::Serialize;
 
@@ -238,6 +241,9 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         return Ok(());
     }
     let d = out.dataset;
+    for key in out.rescued.iter().flatten() {
+        output.line(&output.paint(&format!("{key} had gone and came back from bucket rescue"), Tone::Busy));
+    }
     output.line(&format!("{} generation {}: {} rows, {}", output.paint(&d.name, Tone::Strong), d.generation, d.rows, bytes(d.bytes)));
     let holds = |name: &str| {
         let column = d.pii.iter().flat_map(|report| &report.columns).find(|c| c.column == name);
@@ -332,5 +338,88 @@ pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: 
         ]
     });
     output.table(&["TIME", "EVENT", "GENERATION", "ROWS", "RUN", "FROM / WHY"], rows.collect());
+    Ok(())
+}
+
+/// `KEY=VALUE`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pair.ok_or_else(|| "expected KEY=VALUE".to_owned())
+}
+
+pub(crate) async fn buckets(socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let out: BucketsOut = get(socket, "org.brahman.Storage.Buckets", &Empty {}).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let rows = out.buckets.iter().map(|b| {
+        let writers = if b.conditional_put { "several" } else { "one" };
+        vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "stays" } else { "" }.to_owned()]
+    });
+    output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
+    Ok(())
+}
+
+pub(crate) async fn add_bucket(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result<()> {
+    let out: AddBucketOut = get(socket, "org.brahman.Storage.AddBucket", &ask).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let b = out.bucket;
+    let writers = if b.conditional_put { "" } else { "; it lets a key be put twice, so only one may write" };
+    output.line(&format!("{} is {}{writers}", b.name, b.url));
+    Ok(())
+}
+
+pub(crate) async fn remove_bucket(socket: &Path, name: String, output: &Output) -> anyhow::Result<()> {
+    let _: Empty = get(socket, "org.brahman.Storage.RemoveBucket", &RemoveBucketIn { name: name.clone() }).await?;
+    if output.json() {
+        output.print_json(&serde_json::json!({}));
+    } else {
+        output.line(&format!("{name} is forgotten; its objects stay where they are"));
+    }
+    Ok(())
+}
+
+pub(crate) async fn health(socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let out: HealthOut = get(socket, "org.brahman.Storage.Health", &Empty {}).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let rows = out.health.iter().map(|h| {
+        let state = if h.reachable { output.paint("reachable", Tone::Good) } else { output.paint("not reachable", Tone::Bad) };
+        vec![h.name.clone(), state, format!("{} µs", h.latency_us), h.error.clone().unwrap_or_default()]
+    });
+    output.table(&["BUCKET", "STATE", "AFTER", "WHY"], rows.collect());
+    Ok(())
+}
+
+pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
+    if let Some(keep) = compact {
+        let out: CompactErrorsOut = get(socket, "org.brahman.Storage.CompactErrors", &CompactErrorsIn { keep: Some(keep) }).await?;
+        if output.json() {
+            output.print_json(&out);
+        } else {
+            output.line(&format!("{} kept, {} dropped", out.kept, out.dropped));
+        }
+        return Ok(());
+    }
+    let out: ErrorsOut = get(socket, "org.brahman.Storage.Errors", &ErrorsIn { limit: Some(limit) }).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    let rows = out.errors.iter().map(|e| {
+        let ago = format!("{} ago", duration((now - e.at_ms as f64 / 1000.0).max(0.0)));
+        vec![ago, e.bucket.clone(), e.operation.clone(), e.key.clone(), e.message.clone()]
+    });
+    output.table(&["WHEN", "BUCKET", "OPERATION", "KEY", "WHY"], rows.collect());
+    if out.total > limit {
+        output.line(&format!("{} more; --limit shows them", out.total - limit));
+    }
     Ok(())
 }

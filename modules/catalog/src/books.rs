@@ -202,6 +202,12 @@ impl Books {
         Ok(self.entry(name)?.view())
     }
 
+    /// Whether an object is one of this or the previous generation.
+    #[must_use]
+    pub fn keeps(&self, name: &str, key: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| run_of(key).is_some_and(|run| entry.keeps(run)))
+    }
+
     /// Generations of a dataset, newest first.
     ///
     /// # Errors

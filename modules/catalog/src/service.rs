@@ -1,14 +1,19 @@
-//! `org.brahman.Catalog`.
+//! `org.brahman.Catalog` and, in [`storage`], `org.brahman.Storage`.
+
+mod rescue;
+mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, GetOut, LineageIn, LineageOut, ListOut, LocationIn,
-    LocationOut, MarkStaleIn, NameIn, NotResynced, ResyncMissingOut, ResyncOut, Resynced, SampleIn, SampleOut, WatchOut,
+    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, LineageIn, LineageOut, ListOut, LocationIn, LocationOut,
+    MarkStaleIn, NameIn, NotResynced, ResyncMissingOut, ResyncOut, Resynced, SampleIn, SampleOut, WatchOut,
 };
+use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service};
+use brahman_storage::buckets::Buckets;
 use tokio::sync::watch;
 
 use crate::books::{BookError, Books};
@@ -26,22 +31,25 @@ const SAMPLE_ROWS_MAX: u64 = 100;
 pub struct CatalogService {
     books: Arc<Mutex<Books>>,
     generations: watch::Sender<BTreeMap<String, u64>>,
+    buckets: Buckets,
+    /// Held while copies are made.
+    copying: tokio::sync::Mutex<()>,
 }
 
 impl CatalogService {
-    /// A service for these books.
+    /// A service for these books and buckets.
     #[must_use]
-    pub fn new(books: Books) -> Self {
+    pub fn new(books: Books, buckets: Buckets) -> Self {
         let generations = watch::channel(books.generations()).0;
-        Self { books: Arc::new(Mutex::new(books)), generations }
+        Self { books: Arc::new(Mutex::new(books)), generations, buckets, copying: tokio::sync::Mutex::default() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn commit(&self, commit: CommitIn) -> Result<CommitOut, Fault> {
-        let books = Arc::clone(&self.books);
+    async fn commit(self: &Arc<Self>, commit: CommitIn) -> Result<CommitOut, Fault> {
+        let (books, name) = (Arc::clone(&self.books), commit.name.clone());
         // Hashing what may be gigabytes, and fsync, on a thread of their own.
         let work = tokio::task::spawn_blocking(move || {
             let bucket = books.lock().unwrap_or_else(PoisonError::into_inner).bucket().to_owned();
@@ -52,6 +60,10 @@ impl CatalogService {
         });
         let ((generation, stale), generations) = work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
         self.generations.send_replace(generations);
+        if let Ok(dataset) = self.books().get(&name) {
+            let service = Arc::clone(self);
+            tokio::spawn(async move { service.copy_to_rescue(dataset).await });
+        }
         Ok(CommitOut { generation, stale })
     }
 
@@ -110,7 +122,7 @@ impl CatalogService {
 
 impl Service for CatalogService {
     fn interfaces(&self) -> &'static [&'static Interface] {
-        &[&catalog::INTERFACE]
+        &[&catalog::INTERFACE, &storage_interface::INTERFACE]
     }
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
@@ -118,8 +130,7 @@ impl Service for CatalogService {
             "List" => Reply::of(&ListOut { datasets: self.books().list() }),
             "Get" => {
                 let NameIn { name } = call.parameters()?;
-                let books = self.books();
-                Reply::of(&GetOut { dataset: books.get(&name).map_err(fault)?, history: books.history(&name).map_err(fault)? })
+                Reply::of(&self.get(&name).await?)
             }
             "Location" => {
                 let LocationIn { name, run_id, producer } = call.parameters()?;
@@ -177,7 +188,7 @@ impl Service for CatalogService {
                 Reply::of(&ResyncMissingOut { resynced, failed })
             }
             "Watch" => self.watch(&call).await,
-            _ => Err(call.unknown()),
+            _ => self.storage(&call).await,
         }
     }
 }

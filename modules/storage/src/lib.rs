@@ -1,6 +1,7 @@
 //! Bytes that survive.
 //!
 //! * [`atomic`]: a file is the old one or the new one, whatever dies when.
+//! * `buckets`: folders and S3 by name, with a journal of every operation that failed (feature `buckets`).
 //! * [`cas`]: the content-addressed store: sharded, fsynced, verified on read, bounded.
 //! * [`digest`]: SHA-256 in hex, of bytes and of files.
 //! * [`log`]: an append-only journal: whole lines or nothing, damage quarantined.
@@ -8,6 +9,8 @@
 //! * [`Steps`]: where tests stop a program as if it were killed.
 
 pub mod atomic;
+#[cfg(feature = "buckets")]
+pub mod buckets;
 pub mod cas;
 pub mod digest;
 pub mod log;

@@ -1,5 +1,6 @@
 //! Whole-mesh tests: one runner, one file a theme.
 
+mod buckets;
 mod data;
 mod datasets;
 mod encrypted;

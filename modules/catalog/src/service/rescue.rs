@@ -1,0 +1,52 @@
+//! Copies in the bucket `rescue`, and objects that come back from there.
+
+use std::sync::Arc;
+
+use brahman_card::Fault;
+use brahman_card::interface::catalog::{Dataset, GetOut};
+use brahman_storage::buckets::{PRIMARY, RESCUE};
+
+use super::{CatalogService, fault};
+
+impl CatalogService {
+    /// Copies what a dataset is made of, if somebody has said where copies are to go; what is no longer wanted goes.
+    pub(super) async fn copy_to_rescue(&self, dataset: Dataset) {
+        if !self.buckets.rescues() {
+            return;
+        }
+        // One after the other: an older copy must not delete what a newer one puts.
+        let _copying = self.copying.lock().await;
+        let bucket = self.books().bucket().to_owned();
+        for object in &dataset.objects {
+            // What fails is in the journal; the next commit copies again.
+            let _ = self.buckets.upload(RESCUE, &object.key, &bucket.join(&object.key)).await;
+        }
+        let kept = |key: &str| self.books().keeps(&dataset.name, key);
+        self.buckets.keep_only(RESCUE, &format!("datasets/{}", dataset.name), kept).await;
+    }
+
+    /// A dataset whose objects are all there: one that is gone or cut comes back from `rescue`, if its hash is right.
+    pub(super) async fn get(self: &Arc<Self>, name: &str) -> Result<GetOut, Fault> {
+        let (dataset, history, bucket) = {
+            let books = self.books();
+            (books.get(name).map_err(fault)?, books.history(name).map_err(fault)?, books.bucket().to_owned())
+        };
+        let mut rescued = Vec::new();
+        for object in &dataset.objects {
+            let path = bucket.join(&object.key);
+            let there = tokio::fs::metadata(&path).await.is_ok_and(|meta| meta.len() == object.bytes);
+            if there {
+                continue;
+            }
+            self.buckets.failed(PRIMARY, "get", &object.key, &"the object is gone, or is not as long as it was");
+            match self.buckets.download(RESCUE, &object.key, &object.sha256, &path).await {
+                Ok(()) => rescued.push(object.key.clone()),
+                Err(error) => {
+                    // The manifest is still the truth of what there was; reading the object will say the rest.
+                    tracing::error!(dataset = name, key = object.key, "gone from primary, and no help from rescue: {error}");
+                }
+            }
+        }
+        Ok(GetOut { dataset, history, rescued: Some(rescued).filter(|keys| !keys.is_empty()) })
+    }
+}

@@ -1,0 +1,464 @@
+//! Buckets by name over `object_store`: folders of this machine and S3. Every operation that fails is written into a journal.
+//!
+//! `primary` and `rescue` are always there. A bucket is registered only after a probe: an object is put, refused when it
+//! is put again, read and deleted; what does not refuse can have one writer only, and is registered as such. Invariant: no
+//! secret key is in the registry, an error or the journal.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use brahman_card::interface::storage::{AddBucketIn, Bucket, Failure, Health};
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::prefix::PrefixStore;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, WriteMultipart};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::digest::hex;
+use crate::log::Log;
+use crate::{atomic, secrets};
+
+/// Buckets at most.
+const BUCKETS_MAX: usize = 64;
+/// Failures after which the older half is dropped.
+const FAILURES_MAX: usize = 20_000;
+/// Longest message of one.
+const MESSAGE_CHARS: usize = 1000;
+/// How long a bucket may take to say whether it is there.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one request may take, and all its retries.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Parts in which large objects travel.
+const PART_BYTES: usize = 8 << 20;
+
+/// The bucket that gets copies.
+pub const RESCUE: &str = "rescue";
+/// The bucket that everything is written to.
+pub const PRIMARY: &str = "primary";
+
+/// Why a bucket cannot be used.
+#[derive(Debug, Error)]
+pub enum BucketError {
+    /// There is none of this name.
+    #[error("no bucket is called `{0}`")]
+    NoSuchBucket(String),
+    /// It must stay.
+    #[error("bucket `{0}` cannot be removed")]
+    Protected(String),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Bad(String),
+    /// It does not do what a bucket must.
+    #[error("bucket `{name}`: {why}")]
+    Unusable {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// Our own disk.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// A bucket, open.
+#[derive(Clone, Debug)]
+struct Opened {
+    bucket: Bucket,
+    store: Arc<dyn ObjectStore>,
+}
+
+/// All buckets.
+#[derive(Debug)]
+pub struct Buckets {
+    file: PathBuf,
+    home: PathBuf,
+    all: Mutex<BTreeMap<String, Opened>>,
+    failures: Mutex<(Log, Vec<Failure>)>,
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens a store; no request is made yet.
+fn open(name: &str, url: &str, options: &BTreeMap<String, String>, secret: Option<&str>) -> Result<Arc<dyn ObjectStore>, BucketError> {
+    let bad = |why: String| BucketError::Bad(format!("bucket `{name}`: {why}"));
+    if let Some(folder) = url.strip_prefix("file://") {
+        if !Path::new(folder).is_absolute() {
+            return Err(bad(format!("{url}: expected file:///an/absolute/folder")));
+        }
+        std::fs::create_dir_all(folder)?;
+        let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| bad(e.to_string()))?;
+        return Ok(Arc::new(store.with_fsync(true)));
+    }
+    let Some(place) = url.strip_prefix("s3://").filter(|place| !place.is_empty()) else {
+        return Err(bad(format!("{url}: expected file:///folder or s3://bucket/prefix")));
+    };
+    let (s3, prefix) = place.split_once('/').unwrap_or((place, ""));
+    // The client takes whatever library of cryptography the process has settled on; a second settling is refused, and harmless.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let retry = RetryConfig { max_retries: 3, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
+    let client =
+        ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_allow_http(options.get("aws_allow_http").is_some_and(|v| v == "true"));
+    let mut builder = AmazonS3Builder::new().with_bucket_name(s3).with_retry(retry).with_client_options(client);
+    for (option, value) in options.iter().filter(|(option, _)| *option != "aws_allow_http") {
+        let known: AmazonS3ConfigKey = option.parse().map_err(|_| bad(format!("`{option}` is no option of S3")))?;
+        if matches!(known, AmazonS3ConfigKey::SecretAccessKey | AmazonS3ConfigKey::Token) {
+            return Err(bad(format!("`{option}` is a secret: put it into the secrets file and name its entry")));
+        }
+        builder = builder.with_config(known, value);
+    }
+    if let Some(secret) = secret {
+        let found = secrets::read(&secrets::file(), secret).map_err(|e| bad(e.to_string()))?;
+        builder = builder.with_secret_access_key(found.password.unwrap_or_default());
+    }
+    let store = builder.build().map_err(|e| bad(e.to_string()))?;
+    Ok(if prefix.is_empty() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, prefix.trim_matches('/'))) })
+}
+
+impl Buckets {
+    /// Opens the registry in a state directory. A bucket that cannot be opened is left out, and that is a failure.
+    ///
+    /// # Errors
+    /// If the registry or the journal cannot be read.
+    pub fn open(state: &Path) -> io::Result<Self> {
+        let (file, home) = (state.join("catalog/buckets.json"), state.join("buckets"));
+        std::fs::create_dir_all(state.join("catalog"))?;
+        let (log, kept) = Log::open(&state.join("catalog/errors.log"))?;
+        let buckets = Self { file, home, all: Mutex::default(), failures: Mutex::new((log, kept)) };
+        let registered: Vec<Bucket> = match std::fs::read(&buckets.file) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", buckets.file.display())))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let own = |name: &str| Bucket {
+            name: name.to_owned(),
+            url: format!("file://{}", buckets.home.join(name).display()),
+            options: BTreeMap::new(),
+            secret: None,
+            protected: true,
+            conditional_put: true,
+            added_ms: 0,
+        };
+        for bucket in [own(PRIMARY), own(RESCUE)].into_iter().chain(registered) {
+            match open(&bucket.name, &bucket.url, &bucket.options, bucket.secret.as_deref()) {
+                Ok(store) => drop(lock(&buckets.all).insert(bucket.name.clone(), Opened { bucket, store })),
+                Err(error) => buckets.failed(&bucket.name, "open", "", &error),
+            }
+        }
+        Ok(buckets)
+    }
+
+    /// Writes a failure into the journal.
+    pub fn failed(&self, bucket: &str, operation: &str, key: &str, error: &dyn std::fmt::Display) {
+        let message: String = error.to_string().chars().take(MESSAGE_CHARS).collect();
+        tracing::warn!(bucket, operation, key, "{message}");
+        let failure = Failure { at_ms: now_ms(), bucket: bucket.into(), operation: operation.into(), key: key.into(), message };
+        let mut failures = lock(&self.failures);
+        if let Err(error) = failures.0.append(std::slice::from_ref(&failure)) {
+            tracing::error!("the journal of failures: {error}");
+        }
+        failures.1.push(failure);
+        if failures.1.len() > FAILURES_MAX {
+            let newer = failures.1.split_off(FAILURES_MAX / 2);
+            let _ = failures.0.compact(&newer);
+            failures.1 = newer;
+        }
+    }
+
+    /// Failures, newest first, and how many are kept.
+    #[must_use]
+    pub fn failures(&self, limit: usize) -> (Vec<Failure>, usize) {
+        let failures = lock(&self.failures);
+        (failures.1.iter().rev().take(limit).cloned().collect(), failures.1.len())
+    }
+
+    /// Keeps the newest failures; says how many are kept and how many were dropped.
+    ///
+    /// # Errors
+    /// As the file system gives them; all are then kept.
+    pub fn compact(&self, keep: usize) -> io::Result<(usize, usize)> {
+        let mut failures = lock(&self.failures);
+        let dropped = failures.1.len().saturating_sub(keep);
+        let newer = failures.1[dropped..].to_vec();
+        failures.0.compact(&newer)?;
+        failures.1 = newer;
+        Ok((failures.1.len(), dropped))
+    }
+
+    /// All, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Bucket> {
+        lock(&self.all).values().map(|opened| opened.bucket.clone()).collect()
+    }
+
+    fn opened(&self, name: &str) -> Result<Opened, BucketError> {
+        lock(&self.all).get(name).cloned().ok_or_else(|| BucketError::NoSuchBucket(name.to_owned()))
+    }
+
+    /// Whether somebody has said where copies are to go.
+    #[must_use]
+    pub fn rescues(&self) -> bool {
+        lock(&self.all).get(RESCUE).is_some_and(|rescue| rescue.bucket.added_ms > 0)
+    }
+
+    /// Probes a bucket and registers it.
+    ///
+    /// # Errors
+    /// If it cannot be reached or does not do what a bucket must; it is then not registered.
+    pub async fn add(&self, ask: AddBucketIn) -> Result<Bucket, BucketError> {
+        let AddBucketIn { name, url, options, secret } = ask;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) || name == PRIMARY {
+            return Err(BucketError::Bad(format!("`{name}`: expected 1 to 64 of a-z A-Z 0-9 . _ -, and another than primary")));
+        }
+        let options = options.unwrap_or_default();
+        let store = open(&name, &url, &options, secret.as_deref())?;
+        let conditional_put = self.probe(&name, &store).await?;
+        let protected = name == RESCUE;
+        let bucket = Bucket { name: name.clone(), url, options, secret, protected, conditional_put, added_ms: now_ms() };
+        let mut all = lock(&self.all);
+        if all.len() >= BUCKETS_MAX && !all.contains_key(&name) {
+            return Err(BucketError::Bad(format!("there are {BUCKETS_MAX} buckets already, expected fewer: remove one")));
+        }
+        let before = all.insert(name.clone(), Opened { bucket: bucket.clone(), store });
+        if let Err(error) = self.save(&all) {
+            match before {
+                Some(before) => drop(all.insert(name, before)),
+                None => drop(all.remove(&name)),
+            }
+            return Err(error.into());
+        }
+        Ok(bucket)
+    }
+
+    /// Forgets a bucket; its objects stay where they are.
+    ///
+    /// # Errors
+    /// If it is protected, or there is none.
+    pub fn remove(&self, name: &str) -> Result<(), BucketError> {
+        let mut all = lock(&self.all);
+        match all.get(name) {
+            None => return Err(BucketError::NoSuchBucket(name.to_owned())),
+            Some(opened) if opened.bucket.protected => return Err(BucketError::Protected(name.to_owned())),
+            Some(_) => {}
+        }
+        let gone = all.remove(name);
+        if let Err(error) = self.save(&all) {
+            gone.into_iter().for_each(|gone| drop(all.insert(name.to_owned(), gone)));
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn save(&self, all: &BTreeMap<String, Opened>) -> io::Result<()> {
+        let added: Vec<&Bucket> = all.values().map(|o| &o.bucket).filter(|b| b.added_ms > 0).collect();
+        atomic::write(&self.file, &serde_json::to_vec_pretty(&added)?)
+    }
+
+    /// Puts, puts again, reads, deletes. Says whether the second put was refused, as it must be.
+    async fn probe(&self, name: &str, store: &Arc<dyn ObjectStore>) -> Result<bool, BucketError> {
+        let key = Key::from(format!("brahman-probe/{}", now_ms()));
+        let bytes = b"put by brahman to see whether it can; safe to delete";
+        let unusable = |doing: &str, e: object_store::Error| {
+            self.failed(name, "probe", key.as_ref(), &e);
+            BucketError::Unusable { name: name.to_owned(), why: format!("{doing}: {e}; it was not registered") }
+        };
+        let create = || store.put_opts(&key, PutPayload::from_static(bytes), PutOptions::from(PutMode::Create));
+        let conditional = match create().await {
+            Ok(_) => match create().await {
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => true,
+                Ok(_) => false,
+                Err(error) => return Err(unusable("putting a key twice", error)),
+            },
+            Err(object_store::Error::NotImplemented { .. }) => {
+                store.put(&key, PutPayload::from_static(bytes)).await.map_err(|e| unusable("putting an object", e))?;
+                false
+            }
+            Err(error) => return Err(unusable("putting an object", error)),
+        };
+        let read = async { store.get(&key).await?.bytes().await };
+        let read = read.await.map_err(|e| unusable("reading it", e))?;
+        if read.as_ref() != bytes {
+            return Err(BucketError::Unusable {
+                name: name.to_owned(),
+                why: "it gives other bytes than were put; it was not registered".into(),
+            });
+        }
+        store.delete(&key).await.map_err(|e| unusable("deleting it", e))?;
+        Ok(conditional)
+    }
+
+    /// Asks every bucket, all at once, whether it is there.
+    pub async fn health(&self) -> Vec<Health> {
+        let all: Vec<Opened> = lock(&self.all).values().cloned().collect();
+        let asked = all.into_iter().map(|opened| async move {
+            let started = Instant::now();
+            // An object that is not there is an answer.
+            let key = Key::from("brahman-probe/health");
+            let ask = opened.store.head(&key);
+            let error = match tokio::time::timeout(HEALTH_TIMEOUT, ask).await {
+                Ok(Ok(_) | Err(object_store::Error::NotFound { .. })) => self.absent(&opened),
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("no answer within {} s", HEALTH_TIMEOUT.as_secs())),
+            };
+            let name = opened.bucket.name;
+            if let Some(error) = &error {
+                self.failed(&name, "health", "", error);
+            }
+            let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            Health { name, reachable: error.is_none(), latency_us, error }
+        });
+        futures_util::future::join_all(asked).await
+    }
+
+    /// Of a local bucket, whether its folder has gone: then no object is "not there".
+    fn absent(&self, opened: &Opened) -> Option<String> {
+        let folder = opened.bucket.url.strip_prefix("file://")?;
+        (!Path::new(folder).is_dir()).then(|| format!("{folder} is no folder any more"))
+    }
+
+    /// Copies a file into a bucket.
+    ///
+    /// # Errors
+    /// As the bucket gives them; they are in the journal.
+    pub async fn upload(&self, name: &str, key: &str, from: &Path) -> Result<(), BucketError> {
+        let opened = self.opened(name)?;
+        let copy = async {
+            let mut file = tokio::fs::File::open(from).await.map_err(|e| e.to_string())?;
+            let upload = opened.store.put_multipart(&Key::from(key)).await.map_err(|e| e.to_string())?;
+            let mut writer = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                let n = file.read(&mut buffer).await.map_err(|e| e.to_string())?;
+                if n == 0 {
+                    return writer.finish().await.map(drop).map_err(|e| e.to_string());
+                }
+                writer.wait_for_capacity(2).await.map_err(|e| e.to_string())?;
+                writer.write(&buffer[..n]);
+            }
+        };
+        copy.await.map_err(|why: String| {
+            self.failed(name, "put", key, &why);
+            BucketError::Unusable { name: name.to_owned(), why }
+        })
+    }
+
+    /// Copies an object out of a bucket to a file, if it is what it should be; a file is there whole or not at all.
+    ///
+    /// # Errors
+    /// As the bucket gives them, or if its bytes have another hash; they are in the journal.
+    pub async fn download(&self, name: &str, key: &str, sha256: &str, to: &Path) -> Result<(), BucketError> {
+        let opened = self.opened(name)?;
+        let folder = to.parent().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
+        tokio::fs::create_dir_all(folder).await?;
+        let temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+        let mut file = tokio::fs::File::from_std(temporary.as_file().try_clone()?);
+        let copy = async {
+            let mut stream = opened.store.get(&Key::from(key)).await.map_err(|e| ("get", e.to_string()))?.into_stream();
+            let mut hasher = Sha256::new();
+            while let Some(bytes) = stream.next().await {
+                let bytes = bytes.map_err(|e| ("get", e.to_string()))?;
+                hasher.update(&bytes);
+                file.write_all(&bytes).await.map_err(|e| ("write", e.to_string()))?;
+            }
+            file.sync_all().await.map_err(|e| ("write", e.to_string()))?;
+            let found = hex(&hasher.finalize());
+            if found == sha256 { Ok(()) } else { Err(("verify", format!("its sha256 is {found}, expected {sha256}"))) }
+        };
+        copy.await.map_err(|(operation, why): (&str, String)| {
+            self.failed(name, operation, key, &why);
+            BucketError::Unusable { name: name.to_owned(), why: format!("{key}: {why}") }
+        })?;
+        temporary.persist(to).map_err(|e| e.error)?;
+        atomic::sync_dir(folder)?;
+        Ok(())
+    }
+
+    /// Deletes what lies below a prefix and is not wanted. What fails is in the journal, and is tried the next time.
+    pub async fn keep_only(&self, name: &str, prefix: &str, wanted: impl Fn(&str) -> bool) {
+        let Ok(opened) = self.opened(name) else { return };
+        let listed: Result<Vec<_>, _> = opened.store.list(Some(&Key::from(prefix))).try_collect().await;
+        match listed {
+            Err(error) => self.failed(name, "list", prefix, &error),
+            Ok(objects) => {
+                for object in objects.into_iter().filter(|object| !wanted(object.location.as_ref())) {
+                    if let Err(error) = opened.store.delete(&object.location).await {
+                        self.failed(name, "delete", object.location.as_ref(), &error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(name: &str, url: &str) -> AddBucketIn {
+        AddBucketIn { name: name.into(), url: url.into(), options: None, secret: None }
+    }
+
+    #[tokio::test]
+    async fn buckets_come_and_go_and_two_stay() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let buckets = Buckets::open(state.path()).expect("opens");
+        let names = |buckets: &Buckets| buckets.list().into_iter().map(|b| b.name).collect::<Vec<_>>();
+        assert_eq!(names(&buckets), ["primary", "rescue"]);
+        let url = format!("file://{}/more", state.path().display());
+        let added = buckets.add(ask("more", &url)).await.expect("added");
+        assert!(added.conditional_put && !added.protected && !buckets.rescues());
+        assert_eq!(names(&Buckets::open(state.path()).expect("opens")), ["more", "primary", "rescue"]);
+        for name in ["primary", "rescue"] {
+            assert!(matches!(buckets.remove(name), Err(BucketError::Protected(_))));
+        }
+        buckets.remove("more").expect("removed");
+        assert!(matches!(buckets.remove("more"), Err(BucketError::NoSuchBucket(_))));
+        for url in ["relative", "file://relative", "ftp://x/y", "s3://"] {
+            assert!(matches!(buckets.add(ask("bad", url)).await, Err(BucketError::Bad(_))), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_comes_back_whole_or_not_at_all_and_every_failure_is_kept() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let buckets = Buckets::open(state.path()).expect("opens");
+        let (from, to) = (state.path().join("from"), state.path().join("deep/to"));
+        let bytes = vec![7_u8; 20 << 20];
+        std::fs::write(&from, &bytes).expect("written");
+        let sha256 = hex(&crate::digest::sha256(&bytes));
+        buckets.upload(RESCUE, "datasets/d/r/part-0.parquet", &from).await.expect("copied");
+        buckets.download(RESCUE, "datasets/d/r/part-0.parquet", &sha256, &to).await.expect("copied back");
+        assert_eq!(std::fs::read(&to).expect("there"), bytes);
+        std::fs::remove_file(&to).expect("removed");
+        let copy = state.path().join("buckets/rescue/datasets/d/r/part-0.parquet");
+        std::fs::write(&copy, "damaged").expect("damaged");
+        let error = buckets.download(RESCUE, "datasets/d/r/part-0.parquet", &sha256, &to).await.expect_err("it is another");
+        assert!(error.to_string().contains("sha256") && !to.exists(), "{error}");
+        buckets.keep_only(RESCUE, "datasets/d", |key| key.contains("/r2/")).await;
+        assert!(!copy.exists());
+        buckets.download(RESCUE, "datasets/d/r/part-0.parquet", &sha256, &to).await.expect_err("it is gone");
+        let operations: Vec<String> = buckets.failures(10).0.into_iter().map(|f| f.operation).collect();
+        assert_eq!(operations, ["get", "verify"]);
+        assert_eq!(Buckets::open(state.path()).expect("opens").failures(10).1, 2, "they outlive the process");
+        assert_eq!(buckets.compact(1).expect("compacted"), (1, 1));
+        std::fs::remove_dir_all(state.path().join("buckets/rescue")).expect("removed");
+        let health = buckets.health().await;
+        assert!(health.iter().any(|h| h.name == "rescue" && !h.reachable), "{health:?}");
+    }
+}

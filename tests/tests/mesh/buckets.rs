@@ -1,0 +1,166 @@
+//! Buckets: folders and an S3 of somebody else's making, copies that objects come back from, and failures that are kept.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use brahman_card::ModuleState;
+use brahman_tests::{Mesh, Setup, shipped};
+use serde_json::{Value, json};
+
+use crate::foreign::tool;
+
+async fn mesh(more: impl FnOnce(Setup) -> Setup) -> Mesh {
+    let mesh = more(Setup::new(&["broker", "catalog", "ingest"].map(shipped))).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh
+}
+
+fn ingest(mesh: &Mesh, rows: usize) -> PathBuf {
+    let csv = mesh.folder.path().join("t.csv");
+    let text: String = (0..rows).map(|i| format!("{i},v{i}\n")).collect();
+    std::fs::write(&csv, format!("id,v\n{text}")).expect("written");
+    let out = mesh.brahman_json(&["ingest", "files", "t", &csv.display().to_string()]);
+    PathBuf::from(out["objects"][0]["url"].as_str().expect("a url").trim_start_matches("file://"))
+}
+
+async fn dataset(mesh: &Mesh) -> Value {
+    mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")
+}
+
+/// Key of an object, from its path.
+fn key(object: &std::path::Path) -> String {
+    object.to_string_lossy().split_once("buckets/primary/").expect("below primary").1.to_owned()
+}
+
+#[tokio::test]
+async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
+    let mesh = mesh(|setup| setup).await;
+    let copies = mesh.folder.path().join("copies");
+    ingest(&mesh, 10);
+    assert_eq!(mesh.brahman_json(&["buckets"])["buckets"].as_array().map(Vec::len), Some(2));
+    let added = mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", copies.display())]);
+    assert_eq!((&added["bucket"]["protected"], &added["bucket"]["conditional_put"]), (&json!(true), &json!(true)));
+    let object = ingest(&mesh, 500);
+    let copy = copies.join(key(&object));
+    let whole = std::fs::metadata(&object).expect("there").len();
+    while std::fs::metadata(&copy).map_or(0, |m| m.len()) != whole {}
+
+    // Gone, then cut: each time it is whole again, and the reply says so, once.
+    std::fs::remove_file(&object).expect("removed");
+    assert_eq!(dataset(&mesh).await["rescued"], json!([key(&object)]));
+    assert!(dataset(&mesh).await["rescued"].is_null());
+    std::fs::OpenOptions::new().write(true).open(&object).and_then(|f| f.set_len(whole / 2)).expect("cut");
+    let shown = mesh.brahman(&["datasets", "show", "t"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("came back from bucket rescue") && shown.contains("v0"), "{shown}");
+    assert_eq!(std::fs::metadata(&object).expect("there").len(), whole);
+
+    // A copy with another content is none.
+    std::fs::write(&copy, "something else").expect("damaged");
+    std::fs::remove_file(&object).expect("removed");
+    assert!(dataset(&mesh).await["rescued"].is_null() && !object.exists());
+    let errors = mesh.brahman_json(&["errors"]);
+    assert_eq!((&errors["errors"][0]["operation"], &errors["errors"][1]["bucket"]), (&json!("verify"), &json!("primary")), "{errors}");
+    assert_eq!(mesh.brahman_json(&["errors", "--compact", "1"])["kept"], 1);
+
+    // Old copies go with the generations that they are of.
+    ingest(&mesh, 600);
+    let last = ingest(&mesh, 700);
+    while !copies.join(key(&last)).exists() || copy.exists() {}
+    for (arguments, words) in [
+        (vec!["buckets", "remove", "primary"], "cannot be removed"),
+        (vec!["buckets", "remove", "rescue"], "cannot be removed"),
+        (vec!["buckets", "remove", "none"], "no bucket is called"),
+        (vec!["buckets", "add", "x", "ftp://host/x"], "expected file:///folder or s3://"),
+        (vec!["buckets", "add", "x", "s3://b", "-o", "aws_secret_access_key=hunter2"], "secrets file"),
+    ] {
+        let out = mesh.brahman(&arguments);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && text.contains(words) && !text.contains("hunter2"), "{arguments:?}: {text}");
+    }
+    // A folder that vanishes is seen.
+    let more = mesh.folder.path().join("more");
+    mesh.brahman_json(&["buckets", "add", "more", &format!("file://{}", more.display())]);
+    std::fs::remove_dir_all(&more).expect("removed");
+    let health = mesh.brahman_json(&["buckets", "health"]);
+    let more = health["health"].as_array().expect("health").iter().find(|h| h["name"] == "more").expect("asked").clone();
+    assert_eq!(more["reachable"], false, "{health}");
+    mesh.brahman_json(&["buckets", "remove", "more"]);
+}
+
+/// Moto, an S3 for tests, from PyPI.
+struct Moto {
+    process: Child,
+    port: u16,
+}
+
+impl Moto {
+    fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let mut process = Command::new(tool("moto_server"))
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("Running on")), "moto ended");
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, port }
+    }
+
+    /// Status of a request without a body.
+    fn ask(&self, method: &str, path: &str) -> u16 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("answered");
+        String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn an_s3_of_somebody_elses_making_keeps_copies_and_gives_them_back() {
+    let moto = Moto::start();
+    assert_eq!(moto.ask("PUT", "/backup"), 200);
+    let secrets = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(secrets.path(), "[moto]\npassword = \"wery-secret\"\n").expect("written");
+    std::fs::set_permissions(secrets.path(), std::fs::Permissions::from_mode(0o600)).expect("set");
+    let mesh = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await;
+    let endpoint = format!("aws_endpoint=http://127.0.0.1:{}", moto.port);
+    let s3 = ["-o", &endpoint, "-o", "aws_region=us-east-1", "-o", "aws_allow_http=true", "-o", "aws_access_key_id=me", "--secret", "moto"];
+    let added = mesh.brahman_json(&[&["buckets", "add", "rescue", "s3://backup/mesh/one"], &s3[..]].concat());
+    assert_eq!(added["bucket"]["conditional_put"], true, "it refuses to put a key twice: {added}");
+    let object = ingest(&mesh, 1000);
+    let path = format!("/backup/mesh/one/{}", key(&object));
+    while moto.ask("HEAD", &path) != 200 {}
+    std::fs::remove_file(&object).expect("removed");
+    assert_eq!(dataset(&mesh).await["rescued"], json!([key(&object)]));
+    assert_eq!(mesh.brahman_json(&["datasets", "show", "t"])["sample"]["rows"][0]["v"], "v0");
+
+    // What is not there is refused, and told in words without the key.
+    let out = mesh.brahman(&[&["buckets", "add", "none", "s3://no-such-bucket"], &s3[..]].concat());
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && text.contains("was not registered") && !text.contains("wery-secret"), "{text}");
+    drop(moto);
+    let health = mesh.brahman_json(&["buckets", "health"]);
+    let rescue = health["health"].as_array().expect("health").iter().find(|h| h["name"] == "rescue").expect("asked").clone();
+    assert_eq!(rescue["reachable"], false, "{health}");
+    // Without its copies the mesh goes on, and says what failed.
+    ingest(&mesh, 20);
+    while mesh.brahman_json(&["errors"])["errors"][0]["bucket"] != "rescue" {}
+    assert_eq!(dataset(&mesh).await["dataset"]["rows"], 20);
+    let registry = std::fs::read_to_string(mesh.folder.path().join("state/catalog/buckets.json")).expect("there");
+    let errors = mesh.brahman_json(&["errors"]).to_string();
+    assert!(!registry.contains("wery-secret") && !errors.contains("wery-secret"));
+}
