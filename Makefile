@@ -9,7 +9,7 @@ DESTDIR ?=
 INPUT ?= $(CURDIR)
 BINARIES := brahman brahman-init brahman-broker brahman-catalog brahman-ingest ingest-mock brahman-index index-mock embed-mock embed-real
 
-.PHONY: help setup build release demo test lint fuzz bench bench-index bench-ingest bench-pii install uninstall units
+.PHONY: help setup build release demo test lint fuzz bench bench-index bench-ingest bench-pii bench-score install uninstall units
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ bench-index: setup release ## the index beside hnswlib, faiss and usearch: some 
 
 bench-ingest: setup release ## tables and CSV into Parquet beside ConnectorX, pyarrow and DuckDB: some five minutes
 	@packaging/bench.sh ingest
+
+bench-score: setup release ## scoring beside full passes in onnxruntime: some five minutes
+	@packaging/bench.sh score
 
 bench-pii: setup release ## personal data in labelled columns beside Presidio's patterns: some four minutes
 	@packaging/bench.sh pii

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Figures beside their peers, in one run. bench.sh [mesh|embed|index|ingest|pii]…
+# Figures beside their peers, in one run. bench.sh [mesh|embed|index|ingest|pii|score]…
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$CARGO_TARGET_DIR/release
@@ -29,6 +29,10 @@ fi
 if [[ " $* " == *" pii "* ]]; then
     BRAHMAN_BENCH_PII_PYTHON=$(environment pii-peers faker==40.54.0 python-stdnum==2.2 presidio-analyzer==2.2.366)
     export BRAHMAN_BENCH_PII_PYTHON
+fi
+if [[ " $* " == *" score "* ]]; then
+    BRAHMAN_BENCH_SCORE_PYTHON=$(environment score-peers numpy==2.4.6 onnxruntime==1.31.1)
+    export BRAHMAN_BENCH_SCORE_PYTHON BRAHMAN_SCORE_MODEL=$PWD/tests/assets/induction BRAHMAN_SCORE_BUDGET_MIB=256
 fi
 if ! command -v nginx >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "bench: installing nginx-light, the peer of a brokered call" >&2

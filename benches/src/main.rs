@@ -1,6 +1,6 @@
 //! `brahman-bench`: the figures of the mesh, each as a ratio against a named peer measured in the same run.
 //!
-//! Usage: brahman-bench BINARIES [mesh|embed|index|ingest|pii]… . Figures inform; they never decide a test.
+//! Usage: brahman-bench BINARIES [mesh|embed|index|ingest|pii|score]… . Figures inform; they never decide a test.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and stops at the first surprise")]
 
@@ -10,12 +10,13 @@ mod ingest;
 mod mesh;
 mod nginx;
 mod pii;
+mod score;
 
 use std::path::PathBuf;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let bin = PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|index|ingest|pii]…"));
+    let bin = PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|index|ingest|pii|score]…"));
     let parts: Vec<String> = arguments.collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -32,6 +33,9 @@ fn main() {
         }
         if parts.iter().any(|p| p == "ingest") {
             ingest::run(&bin).await;
+        }
+        if parts.iter().any(|p| p == "score") {
+            score::run(&bin).await;
         }
         if parts.iter().any(|p| p == "pii") {
             pii::run();

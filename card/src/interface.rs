@@ -9,6 +9,7 @@ pub mod embed;
 pub mod index;
 pub mod ingest;
 pub mod init;
+pub mod score;
 pub mod service;
 pub mod storage;
 
@@ -38,6 +39,7 @@ pub const ALL: &[&Interface] = &[
     &ingest::INTERFACE,
     &catalog::INTERFACE,
     &storage::INTERFACE,
+    &score::INTERFACE,
 ];
 
 /// The shipped interface of this name.

@@ -6,14 +6,21 @@ pub(crate) mod flows;
 pub(crate) mod index;
 pub(crate) mod mesh;
 mod plot;
+pub(crate) mod score;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, ClientError, Connection};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// A program that belongs beside `brahman`, or else is in PATH.
+pub(crate) fn sibling(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
+    beside.filter(|p| p.is_file()).unwrap_or_else(|| PathBuf::from(name))
+}
 
 /// One call on a connection of its own; gives the reply and the provider's label.
 pub(crate) async fn ask<P: Serialize, R: DeserializeOwned>(

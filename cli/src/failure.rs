@@ -51,7 +51,10 @@ impl Failure {
                     "org.varlink.service.InvalidParameter"
                     | "org.brahman.Init.BadCard"
                     | "org.brahman.Embed.TextTooLong"
-                    | "org.brahman.Embed.FileUnreadable" => (6, None),
+                    | "org.brahman.Embed.FileUnreadable"
+                    | "org.brahman.Score.ContextTooLong"
+                    | "org.brahman.Score.NoSuchToken"
+                    | "org.brahman.Score.FileUnreadable" => (6, None),
                     "org.brahman.Index.NotReady" => (1, Some("`brahman index refresh NAME` fills it")),
                     "org.brahman.Catalog.NoSuchDataset" => (1, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
                     _ => (1, None),

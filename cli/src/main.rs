@@ -124,6 +124,9 @@ enum Command {
     Index(commands::index::Index),
     /// Search an index by meaning
     Search(commands::index::Search),
+    /// Which memories a model's answers depend on
+    #[command(subcommand)]
+    Score(commands::score::Score),
     /// Models on this machine
     #[command(subcommand)]
     Models(Models),
@@ -318,6 +321,11 @@ enum Models {
         #[arg(long)]
         force: bool,
     },
+    /// Whether score-real can use the language model in a folder
+    Check {
+        /// Folder with model.onnx, tokenizer.json and config.json
+        folder: PathBuf,
+    },
     /// Models in the cache
     List,
 }
@@ -346,12 +354,13 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{data, embed, flows, index, mesh};
+    use commands::{data, embed, flows, index, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
         Command::Check { paths } => return mesh::check(&paths, output),
         Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
+        Command::Models(Models::Check { folder }) => return models::check(&folder, output),
         Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
         other => other,
     };
@@ -403,6 +412,7 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Runs => data::runs(socket, output).await,
             Command::Lineage { dataset, limit } => data::lineage(socket, dataset, limit, output).await,
             Command::Index(command) => index::index(socket, command, output).await,
+            Command::Score(command) => score::score(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,
             Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } => Ok(()),
         }

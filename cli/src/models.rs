@@ -8,11 +8,14 @@ mod fetch;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::commands::sibling;
+use crate::failure::BadInput;
 use crate::output::Output;
 
 /// The default model.
@@ -50,6 +53,27 @@ fn folder(cache: &Path, name: &str) -> PathBuf {
 
 pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// `brahman models check`: the scorer itself tries the model, with the library and the device that it would use.
+pub(crate) fn check(folder: &Path, output: &Output) -> anyhow::Result<()> {
+    let program = sibling("score-real");
+    let out = Command::new(&program)
+        .arg("check")
+        .arg(folder)
+        .output()
+        .with_context(|| format!("cannot start {}; it belongs beside `brahman` or in PATH", program.display()))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if !out.status.success() {
+        return Err(BadInput(text(&out.stderr)).into());
+    }
+    let found = text(&out.stdout);
+    if output.json() {
+        output.print_json(&serde_json::json!({ "path": folder, "usable": true, "found": found }));
+    } else {
+        output.line(&found);
+    }
+    Ok(())
 }
 
 /// `brahman models pull`

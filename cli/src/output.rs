@@ -75,6 +75,18 @@ impl Output {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
+    /// One cell of a heat map, two characters wide: a background where there are colours, a denser block where there are none.
+    pub(crate) fn shade(&self, value: f64, most: f64) -> String {
+        let share = if most > 0.0 { (value / most).clamp(0.0, 1.0).sqrt() } else { 0.0 };
+        if !self.colour {
+            let blocks = ["··", "░░", "▒▒", "▓▓", "██"];
+            return blocks[if value <= 0.0 { 0 } else { 1 + (share * 3.0).round() as usize }].to_owned();
+        }
+        // From the 256 colours: a ramp of dark to bright red.
+        let ramp = [236, 52, 88, 124, 160, 196];
+        format!("\x1b[48;5;{}m  \x1b[0m", ramp[if value <= 0.0 { 0 } else { 1 + (share * 4.0).round() as usize }])
+    }
+
     /// A table with left-aligned columns as wide as their widest cell; nothing for no rows.
     pub(crate) fn table(&self, head: &[&str], rows: Vec<Vec<String>>) {
         if rows.is_empty() {

@@ -12,6 +12,8 @@
 pub mod bulk;
 pub mod client;
 pub mod module;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 pub mod place;
 pub mod serve;
 pub mod telemetry;

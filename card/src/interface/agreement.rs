@@ -207,6 +207,17 @@ fn every_idl_text_agrees_with_its_rust_types() {
         ],
     );
     check(
+        &score::INTERFACE,
+        &[
+            ("Info", none(), schema::<score::InfoOut>()),
+            ("Logprobs", schema::<score::LogprobsIn>(), schema::<score::LogprobsOut>()),
+            ("ScoreMatrix", schema::<score::MatrixIn>(), schema::<score::MatrixOut>()),
+            ("ScoreMemory", schema::<score::MemoryIn>(), schema::<score::MemoryOut>()),
+            ("ScoreIncremental", schema::<score::IncrementalIn>(), schema::<score::IncrementalOut>()),
+            ("ScoreFinetune", schema::<score::FinetuneIn>(), schema::<score::FinetuneOut>()),
+        ],
+    );
+    check(
         &catalog::INTERFACE,
         &[
             ("List", none(), schema::<catalog::ListOut>()),

@@ -26,7 +26,7 @@ type Bucket (
   added_ms: int
 )
 
-type Health (name: string, reachable: bool, latency_us: int, error: ?string)
+type BucketHealth (name: string, reachable: bool, latency_us: int, error: ?string)
 
 type Failure (at_ms: int, bucket: string, operation: string, key: string, message: string)
 
@@ -41,7 +41,7 @@ method AddBucket(name: string, url: string, options: ?[string]string, secret: ?s
 method RemoveBucket(name: string) -> ()
 
 # Asks every bucket for an object now.
-method Health() -> (health: []Health)
+method Health() -> (health: []BucketHealth)
 
 # The newest failed operations first, 100 unless said; `total` of those that are kept.
 method Errors(limit: ?int) -> (errors: []Failure, total: int)

@@ -12,15 +12,14 @@ use brahman_card::interface::init::{LabelIn, ListOut, LogsIn, LogsOut, ReloadOut
 use brahman_card::{Card, ModuleState};
 use brahman_sidecar::{ClientError, place};
 
-use super::{get, stream};
+use super::{get, sibling, stream};
 use crate::Up;
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, duration};
 
 /// Becomes `brahman-init`, so that signals reach it without a go-between.
 pub(crate) fn up(up: &Up, socket: &Path) -> anyhow::Result<()> {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("brahman-init")));
-    let program = beside.filter(|p| p.is_file()).unwrap_or_else(|| PathBuf::from("brahman-init"));
+    let program = sibling("brahman-init");
     let mut command = Command::new(&program);
     command.arg("--socket").arg(socket);
     for (flag, value) in [("--cards", &up.cards), ("--state", &up.state)] {

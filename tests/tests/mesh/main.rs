@@ -9,6 +9,7 @@ mod foreign;
 mod index;
 mod modes;
 mod person;
+mod score;
 mod supervision;
 mod survive;
 mod tables;

@@ -20,6 +20,7 @@ fn crates_import_only_what_the_design_allows() {
         ("brahman-embed", module),
         ("brahman-index", module),
         ("brahman-ingest", module),
+        ("brahman-score", module),
     ]);
     for package in metadata.packages.iter().filter(|p| p.name.as_str() != "brahman-tests" && p.name.as_str() != "brahman-benches") {
         let may = allowed.get(package.name.as_str()).unwrap_or_else(|| panic!("{} is not in the design", package.name));

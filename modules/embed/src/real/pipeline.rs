@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut};
+use brahman_sidecar::onnx::device::{self, Asked};
 use brahman_storage::digest::sha256;
 use tokenizers::Tokenizer;
 use tokio::sync::oneshot;
 
 use super::batch::{Class, INTERACTIVE_MAX};
 use super::cache::{Cache, ContentHash};
-use super::device::{self, Asked};
 use super::model::Model;
 use super::runtime;
 use super::store::WriteThrough;
@@ -89,7 +89,7 @@ impl Pipeline {
     /// A sentence for `status`: what is missing and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, String> {
         let mib = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default) << 20;
-        let (library, environment) = runtime::load(&settings.cache).map_err(|e| e.to_string())?;
+        let (library, environment) = brahman_sidecar::onnx::load(&settings.cache).map_err(|e| e.to_string())?;
         let model = Model::load(&settings.model).map_err(|e| e.to_string())?;
         let (runners, wide, device) =
             runtime::open(&environment, &model.onnx, settings.device, settings.allow_cpu, settings.threads).map_err(|e| e.to_string())?;

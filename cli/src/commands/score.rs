@@ -1,0 +1,349 @@
+//! Which memories a model's answers depend on.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use brahman_card::interface::score::{
+    Conversation, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, MatrixIn, MatrixOut, MemoryIn, MemoryOut, Message, Row,
+};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{get, stream};
+use crate::failure::BadInput;
+use crate::output::{Output, Tone, duration};
+
+/// Columns of the heat map at most; of more responses, neighbours share one.
+const COLUMNS_MAX: usize = 64;
+/// Rows shown at most; `--json` has all.
+const ROWS_MAX: usize = 40;
+/// Tokens a cell of the page names.
+const PAGE_TOKENS: u64 = 12;
+
+/// Which memories a model's answers depend on
+#[derive(Subcommand, Debug)]
+pub(crate) enum Score {
+    /// Every memory against every response
+    Matrix(Matrix),
+    /// One memory, over the responses that follow it
+    Memory {
+        #[command(flatten)]
+        file: Source,
+        /// Key of the memory
+        key: String,
+        /// Responses after it to look at
+        #[arg(long, default_value_t = 50)]
+        window: u64,
+        /// Tokens to name a response
+        #[arg(long, default_value_t = 3)]
+        top: u64,
+    },
+    /// The memories that were not scored for long, and their weights
+    Incremental {
+        #[command(flatten)]
+        file: Source,
+        /// Leave those alone that were scored within so many seconds
+        #[arg(long, default_value_t = 86_400, value_name = "S")]
+        max_age: u64,
+        /// Responses after a memory to look at
+        #[arg(long, default_value_t = 50)]
+        window: u64,
+        /// Memories at most
+        #[arg(long)]
+        limit: Option<u64>,
+    },
+    /// The last entries, by what they lose without any memory: which are worth training on
+    Finetune {
+        #[command(flatten)]
+        file: Source,
+        /// Entries from the end
+        #[arg(long, default_value_t = 20)]
+        count: u64,
+    },
+}
+
+/// Where the conversation is.
+#[derive(Args, Debug)]
+pub(crate) struct Source {
+    /// JSON file: {"conversation": […]} or {"messages": […]}; - reads standard input
+    file: PathBuf,
+    /// Higher goes first
+    #[arg(long, default_value_t = 0)]
+    priority: i64,
+    /// Use nothing that is known from earlier calls
+    #[arg(long)]
+    fresh: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Matrix {
+    #[command(flatten)]
+    file: Source,
+    /// Tokens to name a cell
+    #[arg(long, default_value_t = 0)]
+    top: u64,
+    /// Screen by a cheap model and score only the N foremost memories by the real one
+    #[arg(long, value_name = "N")]
+    approximate: Option<u64>,
+    /// Also remove these memories together, KEY,KEY…; may be given several times
+    #[arg(long, value_name = "KEYS")]
+    group: Vec<String>,
+    /// Write a page with the matrix as a heat map
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// The conversation as a call takes it.
+#[derive(Default)]
+struct Given {
+    conversation: Option<Conversation>,
+    messages: Option<Vec<Message>>,
+    path: Option<String>,
+}
+
+impl Source {
+    fn given(&self) -> anyhow::Result<Given> {
+        if self.file.as_os_str() != "-" {
+            return Ok(Given { path: Some(std::path::absolute(&self.file)?.display().to_string()), ..Given::default() });
+        }
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        let bad = |e: serde_json::Error| BadInput(format!("standard input is no conversation: {e}"));
+        let value: Value = serde_json::from_str(&text).map_err(bad)?;
+        let messages = value.get("messages").cloned().or_else(|| value.is_array().then(|| value.clone()));
+        if let Some(messages) = messages {
+            return Ok(Given { messages: Some(serde_json::from_value(messages).map_err(bad)?), ..Given::default() });
+        }
+        let inner = value.get("conversation").filter(|inner| inner.is_object()).unwrap_or(&value);
+        Ok(Given { conversation: Some(serde_json::from_value(inner.clone()).map_err(bad)?), ..Given::default() })
+    }
+}
+
+pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> anyhow::Result<()> {
+    match command {
+        Score::Matrix(matrix) => self::matrix(socket, &matrix, output).await,
+        Score::Memory { file, key, window, top } => {
+            let Given { conversation, messages, path } = file.given()?;
+            let (priority, fresh) = (Some(file.priority), Some(file.fresh));
+            let ask = MemoryIn { conversation, messages, path, template: None, key, window: Some(window), top: Some(top), fresh, priority };
+            memory(&get(socket, "org.brahman.Score.ScoreMemory", &ask).await?, output);
+            Ok(())
+        }
+        Score::Incremental { file, max_age, window, limit } => incremental(socket, &file, max_age, window, limit, output).await,
+        Score::Finetune { file, count } => {
+            let Given { conversation, messages, path } = file.given()?;
+            let (priority, fresh) = (Some(file.priority), Some(file.fresh));
+            let ask = FinetuneIn { conversation, messages, path, template: None, count, fresh, priority };
+            finetune(&get(socket, "org.brahman.Score.ScoreFinetune", &ask).await?, output);
+            Ok(())
+        }
+    }
+}
+
+async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Result<()> {
+    let Given { conversation, messages, path } = matrix.file.given()?;
+    let groups = matrix.group.iter().map(|group| group.split(',').map(|key| key.trim().to_owned()).collect()).collect();
+    let top = if matrix.html.is_some() { matrix.top.max(PAGE_TOKENS) } else { matrix.top };
+    let ask = MatrixIn {
+        conversation,
+        messages,
+        path,
+        template: None,
+        groups: Some(groups),
+        top: Some(top),
+        approximate: matrix.approximate,
+        fresh: Some(matrix.file.fresh),
+        priority: Some(matrix.file.priority),
+    };
+    let bar = output.count_bar("scoring", 0);
+    let mut rows: Vec<Row> = Vec::new();
+    let mut done: MatrixOut = stream(socket, "org.brahman.Score.ScoreMatrix", &ask, |reply: &MatrixOut| {
+        bar.set_length(reply.of);
+        bar.set_position(reply.done);
+        if reply.phase == "row" {
+            rows.push(row(reply));
+        }
+    })
+    .await?;
+    bar.finish_and_clear();
+    if let Some(file) = &matrix.html {
+        std::fs::write(file, page(&rows, &done)?)?;
+        output.note(&format!("wrote {}", file.display()));
+    }
+    if output.json() {
+        done.rows = Some(rows);
+        output.print_json(&done);
+        return Ok(());
+    }
+    heat_map(&rows, &done, output);
+    Ok(())
+}
+
+fn row(reply: &MatrixOut) -> Row {
+    Row {
+        key: reply.key.clone().unwrap_or_default(),
+        keys: reply.keys.clone().unwrap_or_default(),
+        tokens_removed: reply.tokens_removed.unwrap_or(0),
+        deltas: reply.deltas.clone().unwrap_or_default(),
+        divergences: reply.divergences.clone().unwrap_or_default(),
+        cells: reply.cells.clone().unwrap_or_default(),
+        cached: reply.cached.unwrap_or(false),
+        approximate: reply.approximate.unwrap_or(false),
+        error: reply.error.clone(),
+    }
+}
+
+/// Rows by what they lose in all, a shade a response; the strongest shade is the largest divergence.
+fn heat_map(rows: &[Row], done: &MatrixOut, output: &Output) {
+    let sum = |row: &Row| row.divergences.iter().sum::<f64>();
+    let mut order: Vec<&Row> = rows.iter().collect();
+    order.sort_by(|a, b| sum(b).total_cmp(&sum(a)));
+    let most = rows.iter().flat_map(|r| &r.divergences).copied().fold(0.0, f64::max);
+    let responses = usize::try_from(done.responses.unwrap_or(0)).unwrap_or(0);
+    let share = responses.div_ceil(COLUMNS_MAX).max(1);
+    let table = order.iter().take(ROWS_MAX).map(|row| {
+        let strip: String = row.divergences.chunks(share).map(|c| output.shade(c.iter().copied().fold(0.0, f64::max), most)).collect();
+        let best = row.divergences.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).filter(|(_, d)| **d > 0.0);
+        let best = best.map_or_else(|| "-".to_owned(), |(r, d)| format!("{r} ({d:+.2})"));
+        let tokens = row.cells.iter().flat_map(|c| c.top.iter().flatten()).map(|t| (t.delta, t.text.trim()));
+        let mut tokens: Vec<_> = tokens.filter(|(_, text)| !text.is_empty()).collect();
+        tokens.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let tokens: Vec<&str> = tokens.iter().take(6).map(|(_, text)| *text).collect();
+        let mark = match (&row.error, row.approximate) {
+            (Some(error), _) => output.paint(error, Tone::Bad),
+            (None, true) => output.paint("approximate", Tone::Faint),
+            (None, false) => tokens.join(" "),
+        };
+        vec![row.key.clone(), strip, format!("{:.2}", sum(row)), best, mark]
+    });
+    output.table(&["MEMORY", "RESPONSES", "NATS", "MOST AT", ""], table.collect());
+    if rows.len() > ROWS_MAX {
+        output.note(&format!("{} more rows; --json has all", rows.len() - ROWS_MAX));
+    }
+    for warning in done.warnings.iter().flatten() {
+        output.note(&format!("warning: {warning}"));
+    }
+    let forwarded = done.tokens_forwarded.unwrap_or(0);
+    let naive = done.tokens_naive.unwrap_or(0);
+    let share = if naive == 0 { String::new() } else { format!(" ({:.0} % of full passes)", 100.0 * forwarded as f64 / naive as f64) };
+    output.line(&format!(
+        "{} memories, {responses} responses, {} tokens; {forwarded} forwarded{share}; noise floor {:.1e}; {} on {}, {}",
+        done.memories.unwrap_or(0),
+        done.tokens.unwrap_or(0),
+        done.noise_floor.unwrap_or(0.0),
+        done.model.as_deref().unwrap_or("?"),
+        done.device.as_deref().unwrap_or("?"),
+        duration(done.elapsed_us.unwrap_or(0) as f64 / 1e6),
+    ));
+}
+
+/// A page that needs nothing but itself.
+fn page(rows: &[Row], done: &MatrixOut) -> anyhow::Result<String> {
+    // The only way out of a script element is its end tag.
+    let data = serde_json::to_string(&json!({ "rows": rows, "done": done }))?.replace("</", "<\\/");
+    Ok(include_str!("score/matrix.html").replace("/*DATA*/null", &data))
+}
+
+fn memory(out: &MemoryOut, output: &Output) {
+    if output.json() {
+        output.print_json(out);
+        return;
+    }
+    if !out.present {
+        output.line(&format!("{} is not in the conversation", out.key));
+        return;
+    }
+    let table = out.cells.iter().map(|cell| {
+        let tokens: Vec<String> = cell.top.iter().flatten().map(|t| format!("{:?} {:+.2}", t.text, t.delta)).collect();
+        let delta = format!("{:+.3}", cell.delta);
+        let delta = if cell.below_noise { output.paint(&delta, Tone::Faint) } else { delta };
+        vec![cell.response.to_string(), delta, format!("{:+.4}", cell.per_token), tokens.join("  ")]
+    });
+    output.table(&["RESPONSE", "DELTA", "PER TOKEN", "TOKENS"], table.collect());
+    output.line(&format!(
+        "{}: divergence {:.3} nats over {} responses; {} of {} tokens forwarded twice; noise floor {:.1e}; {} on {}, {}",
+        out.key,
+        out.divergence,
+        out.responses,
+        out.tokens_forwarded.saturating_sub(out.tokens),
+        out.tokens,
+        out.noise_floor,
+        out.model,
+        out.device,
+        duration(out.elapsed_us as f64 / 1e6)
+    ));
+}
+
+async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, limit: Option<u64>, output: &Output) -> anyhow::Result<()> {
+    let Given { conversation, messages, path } = file.given()?;
+    let ask = IncrementalIn {
+        conversation,
+        messages,
+        path,
+        template: None,
+        max_age_s: Some(if file.fresh { 0 } else { max_age }),
+        window: Some(window),
+        limit,
+        priority: Some(file.priority),
+    };
+    let bar = output.count_bar("scoring", 0);
+    let mut rows: Vec<IncrementalOut> = Vec::new();
+    let done: IncrementalOut = stream(socket, "org.brahman.Score.ScoreIncremental", &ask, |reply: &IncrementalOut| {
+        bar.set_length(reply.of);
+        bar.set_position(reply.done);
+        if reply.phase == "row" {
+            rows.push(reply.clone());
+        }
+    })
+    .await?;
+    bar.finish_and_clear();
+    if output.json() {
+        let rows: Vec<Value> = rows.iter().filter_map(|row| serde_json::to_value(row).ok()).collect();
+        let mut done = serde_json::to_value(&done)?;
+        done["rows"] = rows.into();
+        output.print_json(&done);
+        return Ok(());
+    }
+    let table = rows.iter().map(|row| {
+        let number = |n: Option<f64>| n.map_or_else(String::new, |n| format!("{n:.3}"));
+        let error = row.error.clone().map_or_else(String::new, |error| output.paint(&error, Tone::Bad));
+        let count = row.count.unwrap_or(0).to_string();
+        vec![row.key.clone().unwrap_or_default(), number(row.max_divergence), number(row.weight), count, error]
+    });
+    output.table(&["MEMORY", "LARGEST", "WEIGHT", "TIMES", ""], table.collect());
+    output.line(&format!(
+        "{} of {} due scored, {} fresh, {} too late in the conversation; {} tokens forwarded; {} on {}, {}",
+        done.done,
+        done.due.unwrap_or(0),
+        done.fresh.unwrap_or(0),
+        done.late.unwrap_or(0),
+        done.tokens_forwarded.unwrap_or(0),
+        done.model.as_deref().unwrap_or("?"),
+        done.device.as_deref().unwrap_or("?"),
+        duration(done.elapsed_us.unwrap_or(0) as f64 / 1e6)
+    ));
+    Ok(())
+}
+
+fn finetune(out: &FinetuneOut, output: &Output) {
+    if output.json() {
+        output.print_json(out);
+        return;
+    }
+    let table = out.results.iter().map(|r| {
+        let delta = format!("{:+.3}", r.delta);
+        let delta = if r.below_noise { output.paint(&delta, Tone::Faint) } else { delta };
+        vec![r.entry.to_string(), format!("{:.3}", r.divergence), delta, format!("{:+.4}", r.per_token), r.tokens.to_string()]
+    });
+    output.table(&["ENTRY", "DIVERGENCE", "DELTA", "PER TOKEN", "TOKENS"], table.collect());
+    output.line(&format!(
+        "{} responses without {} memories; {} tokens forwarded; noise floor {:.1e}; {} on {}, {}",
+        out.results.len(),
+        out.memories,
+        out.tokens_forwarded,
+        out.noise_floor,
+        out.model,
+        out.device,
+        duration(out.elapsed_us as f64 / 1e6)
+    ));
+}

@@ -1,0 +1,219 @@
+//! The seam between what is asked and what gives log-probabilities.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use brahman_card::Fault;
+use brahman_card::interface::score::InfoOut;
+use thiserror::Error;
+
+/// What all figures of an engine have in common.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Model name.
+    pub model: String,
+    /// What the figures depend on.
+    pub fingerprint: String,
+    /// Tokens there are.
+    pub vocabulary: u32,
+    /// Tokens a conversation may have.
+    pub window: usize,
+    /// Token that stands before everything, if the model has one.
+    pub bos: Option<u32>,
+    /// `cpu`, `cuda:N`, or a server's address.
+    pub device: String,
+    /// Whether it is a mock.
+    pub mock: bool,
+}
+
+impl Identity {
+    /// What callers may require of a provider.
+    #[must_use]
+    pub fn attributes(&self) -> BTreeMap<String, String> {
+        let window = self.window.to_string();
+        let pairs = [("model", &self.model), ("fingerprint", &self.fingerprint), ("window", &window), ("device", &self.device)];
+        pairs.map(|(name, value)| (name.to_owned(), value.clone())).into()
+    }
+}
+
+/// Tokens, and the places whose log-probabilities are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sequence {
+    /// All of them.
+    pub tokens: Vec<u32>,
+    /// In order, apart, never place 0: nothing precedes it.
+    pub wanted: Vec<Range<usize>>,
+}
+
+/// Log-probabilities at the wanted places, one after the other.
+pub type Scores = Result<Vec<f32>, EngineError>;
+
+/// What it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Tokens that went through the model.
+    pub forwarded: u64,
+    /// Tokens whose state was shared.
+    pub reused: u64,
+}
+
+impl Work {
+    /// Adds other work.
+    pub fn add(&mut self, other: Work) {
+        self.forwarded += other.forwarded;
+        self.reused += other.reused;
+    }
+}
+
+/// Why there are no figures.
+#[derive(Clone, Debug, Error)]
+pub enum EngineError {
+    /// Nobody waits for them any more.
+    #[error("the caller hung up")]
+    Cancelled,
+    /// Time is up.
+    #[error("the deadline passed while scoring")]
+    Deadline,
+    /// Longer than the window.
+    #[error("the conversation has {tokens} tokens, the model's window is {window}: leave out entries, or score a part")]
+    TooLong {
+        /// Tokens it has.
+        tokens: usize,
+        /// Tokens it may have.
+        window: usize,
+    },
+    /// A token that the model does not have.
+    #[error("token {token} is not in the vocabulary, which has {vocabulary} (ids 0 to {}): were these ids made by this model's tokenizer?", vocabulary.saturating_sub(1))]
+    NoSuchToken {
+        /// Its id.
+        token: u32,
+        /// Tokens there are.
+        vocabulary: u32,
+    },
+    /// NaN or infinite.
+    #[error("the model's output is not finite at token {at}")]
+    BadOutput {
+        /// Where.
+        at: usize,
+    },
+    /// One pass does not fit.
+    #[error(
+        "one pass over {tokens} tokens needs {needed} bytes beyond the weights, the budget is {budget}; BRAHMAN_SCORE_BUDGET_MIB sets it"
+    )]
+    OutOfBudget {
+        /// Of the conversation.
+        tokens: usize,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        budget: u64,
+    },
+    /// The server behind the engine.
+    #[error("{why}")]
+    Server {
+        /// Address, what was asked, and what came back.
+        why: String,
+        /// The same may work later.
+        retryable: bool,
+    },
+    /// The library that runs the model.
+    #[error("the model failed: {0}")]
+    Failed(String),
+}
+
+impl EngineError {
+    /// Whether every other row would fail in the same way, so that going on is of no use.
+    #[must_use]
+    pub fn ends_the_call(&self) -> bool {
+        matches!(self, Self::Cancelled | Self::Deadline)
+    }
+
+    /// As it travels.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let message = self.to_string();
+        match self {
+            Self::Cancelled => Fault::internal(message),
+            Self::Deadline => Fault::deadline_exceeded("scoring"),
+            Self::TooLong { tokens, window } => {
+                Fault::new("org.brahman.Score.ContextTooLong", false, message).with("tokens", *tokens).with("window", *window)
+            }
+            Self::NoSuchToken { token, vocabulary } => {
+                Fault::new("org.brahman.Score.NoSuchToken", false, message).with("token", *token).with("vocabulary", *vocabulary)
+            }
+            Self::BadOutput { .. } => Fault::new("org.brahman.Score.BadOutput", false, message),
+            Self::OutOfBudget { needed, budget, .. } => {
+                Fault::new("org.brahman.Score.OutOfBudget", false, message).with("needed", *needed).with("budget", *budget)
+            }
+            Self::Server { retryable, .. } => Fault::new("org.brahman.Score.ServerFailed", *retryable, message),
+            Self::Failed(_) => Fault::internal(message),
+        }
+    }
+}
+
+/// When to stop: the caller has gone, or its deadline has passed.
+#[derive(Debug, Default)]
+pub struct Stop {
+    cancelled: AtomicBool,
+    deadline: Option<Instant>,
+}
+
+impl Stop {
+    /// At this time, if not before.
+    #[must_use]
+    pub fn at(deadline: Option<Instant>) -> Self {
+        Self { cancelled: AtomicBool::new(false), deadline }
+    }
+
+    /// Now.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// When the caller stops waiting.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether to go on.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`] or [`EngineError::Deadline`].
+    pub fn check(&self) -> Result<(), EngineError> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(EngineError::Cancelled);
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(EngineError::Deadline);
+        }
+        Ok(())
+    }
+}
+
+/// What gives log-probabilities. Its methods block; they are called from one thread at a time.
+pub trait Engine: Send + Sync + 'static {
+    /// What all its figures have in common.
+    fn identity(&self) -> &Identity;
+
+    /// Text to tokens, without special ones.
+    ///
+    /// # Errors
+    /// As the tokenizer gives them.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError>;
+
+    /// Tokens to text, as near as it gets.
+    fn decode(&self, tokens: &[u32]) -> String;
+
+    /// Scores sequences; `done` is told of each as soon as it is. A sequence that fails does not keep the others from being
+    /// scored.
+    ///
+    /// # Errors
+    /// Only what [ends the call](EngineError::ends_the_call).
+    fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError>;
+
+    /// What `Info` says of it; queue and kept results aside.
+    fn info(&self) -> InfoOut;
+}

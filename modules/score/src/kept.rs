@@ -1,0 +1,216 @@
+//! What outlives a call: scores by what was scored, and the state of each memory. In sled.
+//!
+//! Invariants: a value that is damaged is a miss; without a store calls are answered all the same, and say so; a memory's state
+//! is on disk before anybody is told of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use brahman_card::interface::score::Kept as KeptInfo;
+use brahman_storage::digest::sha256;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Identity, Sequence};
+
+/// sled's own memory for pages: scores are read once a call.
+const PAGES_BYTES: u64 = 8 << 20;
+/// Scores are flushed this often: what a kill takes is at most this much work.
+const FLUSH_EVERY: Duration = Duration::from_millis(100);
+/// Share of a new value in a memory's weight: the last five scorings make up most of it.
+const EWMA_SHARE: f64 = 0.3;
+
+#[derive(Debug)]
+struct Trees {
+    scores: sled::Tree,
+    order: sled::Tree,
+    memories: sled::Tree,
+    db: sled::Db,
+}
+
+/// The store, or why there is none.
+#[derive(Debug)]
+pub struct Kept {
+    trees: Result<Trees, String>,
+    bytes_max: u64,
+    flushed: Mutex<Instant>,
+}
+
+/// What is known of a memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Unix time.
+    pub last_scored_ms: u64,
+    /// Moving average of the largest divergences.
+    pub weight: f64,
+    /// How often it was scored.
+    pub count: u64,
+}
+
+impl Standing {
+    /// After another scoring.
+    #[must_use]
+    pub fn after(&self, divergence: f64, now_ms: u64) -> Self {
+        let weight = if self.count == 0 { divergence } else { self.weight + EWMA_SHARE * (divergence - self.weight) };
+        // A clock that was set back must not make a memory look older than it is.
+        Self { last_scored_ms: now_ms.max(self.last_scored_ms), weight, count: self.count + 1 }
+    }
+}
+
+/// sled panics on damaged files.
+fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.map_err(|e| e.to_string()),
+        Err(_) => Err("the store is damaged".to_owned()),
+    }
+}
+
+/// What a scoring is known by: model, device, tokens, and places.
+#[must_use]
+pub fn name(identity: &Identity, sequence: &Sequence) -> [u8; 32] {
+    let mut bytes = Vec::with_capacity(sequence.tokens.len() * 4 + 256);
+    bytes.extend_from_slice(format!("{}\0{}\0{}\0", identity.fingerprint, identity.device, sequence.tokens.len()).as_bytes());
+    bytes.extend(sequence.tokens.iter().flat_map(|t| t.to_le_bytes()));
+    bytes.extend(sequence.wanted.iter().flat_map(|w| [w.start as u64, w.end as u64]).flat_map(u64::to_le_bytes));
+    sha256(&bytes)
+}
+
+impl Kept {
+    /// Opens the store in `folder`; never fails, but may be absent.
+    #[must_use]
+    pub fn open(folder: &Path, bytes_max: u64) -> Self {
+        let opened = std::fs::create_dir_all(folder).map_err(|e| e.to_string()).and_then(|()| {
+            guarded(|| {
+                let db = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(None).open()?;
+                let (scores, order) = (db.open_tree("score_rows_v1")?, db.open_tree("score_order_v1")?);
+                Ok(Trees { scores, order, memories: db.open_tree("score_memories_v1")?, db })
+            })
+        });
+        if let Err(why) = &opened {
+            tracing::warn!(folder = %folder.display(), "scoring without a store: {why}");
+        }
+        Self { trees: opened, bytes_max, flushed: Mutex::new(Instant::now()) }
+    }
+
+    /// Why there is no store.
+    #[must_use]
+    pub fn absent(&self) -> Option<&str> {
+        self.trees.as_ref().err().map(String::as_str)
+    }
+
+    /// Scores and the noise found with them.
+    #[must_use]
+    pub fn scores(&self, name: &[u8; 32], count: usize) -> Option<(Vec<f32>, f64)> {
+        let trees = self.trees.as_ref().ok()?;
+        let value = guarded(|| trees.scores.get(name)).ok()??;
+        let (noise, scores) = value.split_at_checked(8)?;
+        let noise = f64::from_le_bytes(noise.try_into().ok()?);
+        let scores: Vec<f32> = scores.chunks_exact(4).filter_map(|b| Some(f32::from_le_bytes(b.try_into().ok()?))).collect();
+        (scores.len() == count && noise.is_finite() && scores.iter().all(|x| x.is_finite())).then_some((scores, noise))
+    }
+
+    /// Keeps scores. A store that cannot be written is one that forgets.
+    pub fn keep(&self, name: &[u8; 32], scores: &[f32], noise: f64) {
+        let Ok(trees) = &self.trees else { return };
+        let mut value = noise.to_le_bytes().to_vec();
+        value.extend(scores.iter().flat_map(|x| x.to_le_bytes()));
+        let written = guarded(|| {
+            if trees.scores.insert(name, value)?.is_none() {
+                trees.order.insert(trees.db.generate_id()?.to_be_bytes(), name)?;
+            }
+            while trees.db.size_on_disk()? > self.bytes_max
+                && let Some((_, oldest)) = trees.order.pop_min()?
+            {
+                trees.scores.remove(oldest)?;
+            }
+            let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
+            if flushed.elapsed() >= FLUSH_EVERY {
+                trees.db.flush()?;
+                *flushed = Instant::now();
+            }
+            Ok(())
+        });
+        if let Err(why) = written {
+            tracing::warn!("scores were not kept: {why}");
+        }
+    }
+
+    fn memory(model: &str, key: &str) -> Vec<u8> {
+        [model.as_bytes(), b"\0", key.as_bytes()].concat()
+    }
+
+    /// What is known of a memory under a model.
+    #[must_use]
+    pub fn standing(&self, model: &str, key: &str) -> Standing {
+        let value = self.trees.as_ref().ok().and_then(|trees| guarded(|| trees.memories.get(Self::memory(model, key))).ok()?);
+        value.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default()
+    }
+
+    /// Puts a memory's state on disk.
+    ///
+    /// # Errors
+    /// Why it is not there.
+    pub fn stand(&self, model: &str, key: &str, standing: &Standing) -> Result<(), String> {
+        let trees = self.trees.as_ref().map_err(Clone::clone)?;
+        let value = serde_json::to_vec(standing).map_err(|e| e.to_string())?;
+        guarded(|| {
+            trees.memories.insert(Self::memory(model, key), value)?;
+            trees.db.flush().map(drop)
+        })
+    }
+
+    /// Puts everything on disk.
+    pub fn flush(&self) {
+        if let Ok(trees) = &self.trees
+            && let Err(why) = guarded(|| trees.db.flush().map(drop))
+        {
+            tracing::warn!("scores were not flushed: {why}");
+        }
+    }
+
+    /// For `Info`.
+    #[must_use]
+    pub fn info(&self) -> KeptInfo {
+        match &self.trees {
+            Ok(trees) => {
+                let bytes = guarded(|| trees.db.size_on_disk()).unwrap_or(0);
+                KeptInfo { entries: trees.order.len() as u64, bytes, state: "open".to_owned() }
+            }
+            Err(why) => KeptInfo { entries: 0, bytes: 0, state: why.clone() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_comes_back_and_what_is_damaged_is_a_miss() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let name = [7; 32];
+        {
+            let kept = Kept::open(folder.path(), 1 << 30);
+            kept.keep(&name, &[-1.0, -2.5], 0.25);
+            kept.stand("m", "k", &Standing::default().after(2.0, 10)).expect("on disk");
+            kept.flush();
+        }
+        let kept = Kept::open(folder.path(), 1 << 30);
+        assert_eq!(kept.scores(&name, 2), Some((vec![-1.0, -2.5], 0.25)));
+        assert_eq!(kept.scores(&name, 3), None, "of another length");
+        assert_eq!(kept.standing("m", "k"), Standing { last_scored_ms: 10, weight: 2.0, count: 1 });
+        assert_eq!(kept.standing("n", "k"), Standing::default(), "of another model");
+        kept.trees.as_ref().expect("open").scores.insert(name, &b"torn"[..]).expect("written");
+        assert_eq!(kept.scores(&name, 2), None);
+        // Held by the one above.
+        assert!(Kept::open(folder.path(), 1 << 30).absent().is_some());
+    }
+
+    #[test]
+    fn the_weight_moves_towards_what_is_new() {
+        let standing = Standing::default().after(1.0, 5).after(2.0, 4);
+        assert_eq!((standing.count, standing.last_scored_ms), (2, 5));
+        assert!((standing.weight - 1.3).abs() < 1e-12);
+    }
+}

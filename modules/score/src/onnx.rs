@@ -1,0 +1,201 @@
+//! A causal language model in ONNX Runtime, with its key/value cache.
+//!
+//! [`folder`] reads a model's directory and finds out what its inputs and outputs are; [`reader`] reads tokens piece by piece inside a
+//! budget of memory. The cache is not copied where sequences part: a branch's first step reads the common beginning's tensors and
+//! makes its own.
+
+pub mod folder;
+pub mod reader;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use brahman_card::interface::embed::Device;
+use brahman_card::interface::score::InfoOut;
+use brahman_sidecar::onnx::device::Asked;
+use ort::environment::Environment;
+use ort::ep;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+
+use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work};
+use crate::walk::walk;
+use folder::{Folder, Wiring};
+use reader::{Plan, Reader};
+
+/// Memory beyond the weights, unless said.
+const BUDGET_MIB: u64 = 1024;
+
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory of the model.
+    pub model: PathBuf,
+    /// Where a fetched library lies.
+    pub cache: PathBuf,
+    /// Where to run.
+    pub device: Asked,
+    /// Whether the CPU will do where a GPU was asked for.
+    pub allow_cpu: bool,
+    /// Threads of one pass.
+    pub threads: usize,
+    /// Memory beyond the weights.
+    pub budget_bytes: u64,
+    /// Tokens a conversation may have, if not as the model says.
+    pub window: Option<usize>,
+}
+
+impl Settings {
+    /// From the environment.
+    ///
+    /// # Errors
+    /// Which variable, and what was expected.
+    pub fn from_env(cache: &Path) -> Result<Self, String> {
+        let model = var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(
+            "BRAHMAN_SCORE_MODEL is not set: it names the folder of a causal language model with model.onnx, tokenizer.json and config.json \
+             (`brahman models check DIR` says if one will do), or BRAHMAN_SCORE_SERVER a server",
+        )?;
+        Self::with(cache, model)
+    }
+
+    /// For this model, otherwise from the environment.
+    ///
+    /// # Errors
+    /// Which variable, and what was expected.
+    pub fn with(cache: &Path, model: PathBuf) -> Result<Self, String> {
+        let number = |name: &str| {
+            let read =
+                |v: String| v.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| format!("{name}={v}: expected a whole number above 0"));
+            var(name).map(read).transpose()
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Ok(Self {
+            model,
+            cache: cache.to_owned(),
+            device: Asked::parse(&var("BRAHMAN_DEVICE").unwrap_or_default())?,
+            allow_cpu: var("BRAHMAN_ALLOW_CPU").is_some_and(|v| v == "1" || v == "true"),
+            threads: number("BRAHMAN_SCORE_THREADS")?.map_or(cores, small),
+            budget_bytes: number("BRAHMAN_SCORE_BUDGET_MIB")?.unwrap_or(BUDGET_MIB) << 20,
+            window: number("BRAHMAN_SCORE_WINDOW")?.map(small),
+        })
+    }
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Model {
+    identity: Identity,
+    folder: Folder,
+    wiring: Wiring,
+    session: Mutex<Session>,
+    device: Device,
+    library: PathBuf,
+    budget_bytes: u64,
+}
+
+fn open_session(environment: &Environment, model: &Path, threads: usize, cuda: Option<u32>) -> ort::Result<Session> {
+    let mut builder = Session::builder(environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(threads)?
+        .with_intra_op_spinning(false)?
+        // Pieces differ in size: what was laid out for one is of no use to the next.
+        .with_memory_pattern(false)?;
+    builder = match cuda {
+        Some(index) => {
+            builder.with_execution_providers([ep::CUDA::default().with_device_id(index.cast_signed()).build().error_on_failure()])?
+        }
+        // An arena never gives back what one long conversation took.
+        None => builder.with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])?,
+    };
+    builder.commit_from_file(model)
+}
+
+impl Model {
+    /// Loads library and model, and reads two tokens to see that it works. Blocks.
+    ///
+    /// # Errors
+    /// A sentence for `status`: what is missing and how to mend it.
+    pub fn open(settings: &Settings) -> Result<Self, String> {
+        let folder = Folder::read(&settings.model)?;
+        let (library, environment) = brahman_sidecar::onnx::load(&settings.cache).map_err(|e| e.to_string())?;
+        let open = |cuda| open_session(&environment, &folder.onnx, settings.threads, cuda);
+        let (session, device) = brahman_sidecar::onnx::place(settings.device, settings.allow_cpu, open)
+            .map_err(|e| format!("{}: {e}", folder.onnx.display()))?;
+        let wiring = Wiring::find(&session).map_err(|why| format!("{}: {why}", folder.onnx.display()))?;
+        folder.fits(&wiring)?;
+        let identity = Identity {
+            model: folder.name.clone(),
+            fingerprint: folder.fingerprint.clone(),
+            vocabulary: wiring.vocabulary,
+            window: settings.window.map_or(folder.window, |window| window.min(folder.window)),
+            bos: folder.bos,
+            device: device.active.clone(),
+            mock: false,
+        };
+        let model = Self { identity, folder, wiring, session: Mutex::new(session), device, library, budget_bytes: settings.budget_bytes };
+        let token = model.identity.bos.unwrap_or(0);
+        let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect() };
+        let mut outcome = Ok(Vec::new());
+        model.score(&[two], &Stop::default(), &mut |_, scores| outcome = scores).map_err(|e| e.to_string())?;
+        outcome.map_err(|e| format!("{}: two tokens were read to try it: {e}", model.folder.onnx.display()))?;
+        Ok(model)
+    }
+
+    /// Inputs, outputs and sizes, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let w = &self.wiring;
+        format!(
+            "{}: {} tokens, window {}, {} cached tensors of {} bytes a token in all, first token {}, on {} ({})",
+            self.identity.model,
+            w.vocabulary,
+            self.identity.window,
+            w.past.len(),
+            w.bytes_per_token(),
+            self.identity.bos.map_or_else(|| "none".to_owned(), |b| b.to_string()),
+            self.device.active,
+            self.device.reason
+        )
+    }
+}
+
+impl Engine for Model {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.folder.encode(text)
+    }
+
+    fn decode(&self, tokens: &[u32]) -> String {
+        self.folder.decode(tokens)
+    }
+
+    fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = Plan { budget_bytes: self.budget_bytes, heads: self.folder.heads, hidden: self.folder.hidden };
+        walk(&mut Reader::new(&mut session, &self.wiring, plan), sequences, stop, done)
+    }
+
+    fn info(&self) -> InfoOut {
+        InfoOut {
+            model: self.identity.model.clone(),
+            fingerprint: self.identity.fingerprint.clone(),
+            vocabulary: self.identity.vocabulary.into(),
+            window: self.identity.window as u64,
+            mock: false,
+            device: self.device.clone(),
+            runtime: Some(format!("ONNX Runtime at {}", self.library.display())),
+            budget_bytes: Some(self.budget_bytes),
+            queue: 0,
+            kept: None,
+            dialect: None,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! A model's directory: `model.onnx`, `tokenizer.json`, `config.json`, and what the graph's inputs and outputs are.
+//!
+//! The names are those that Hugging Face's exporters give (`text-generation-with-past`); they are looked for in the graph, and what is
+//! missing or unknown is refused by name.
+
+use std::path::{Path, PathBuf};
+
+use brahman_storage::digest::{hex, sha256, sha256_file};
+use ort::session::Session;
+use ort::value::{TensorElementType, ValueType};
+use tokenizers::Tokenizer;
+
+use crate::engine::EngineError;
+
+/// Window of a model that does not tell its own: GPT-2's.
+const WINDOW: usize = 1024;
+
+/// A directory that was read.
+pub struct Folder {
+    /// Name: the folder's.
+    pub name: String,
+    /// The graph.
+    pub onnx: PathBuf,
+    /// Everything the figures depend on, in hex.
+    pub fingerprint: String,
+    /// Tokens a sequence may have.
+    pub window: usize,
+    /// Token that stands before everything.
+    pub bos: Option<u32>,
+    /// Heads of attention that are computed at once.
+    pub heads: u64,
+    /// Width of the model.
+    pub hidden: u64,
+    tokenizer: Tokenizer,
+}
+
+impl std::fmt::Debug for Folder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Folder").field("name", &self.name).field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+impl Folder {
+    /// Reads a directory; the graph is only hashed.
+    ///
+    /// # Errors
+    /// Which file, and what is wrong with it.
+    pub fn read(folder: &Path) -> Result<Self, String> {
+        let missing = |name: &str, why: &dyn std::fmt::Display| {
+            format!(
+                "no language model at {}: {name} cannot be read ({why}); expected model.onnx, tokenizer.json and config.json",
+                folder.display()
+            )
+        };
+        let onnx = folder.join("model.onnx");
+        let mut parts = vec![sha256_file(&onnx).map_err(|e| missing("model.onnx", &e))?.0];
+        // Weights of more than 2 GiB lie beside the graph.
+        for beside in ["model.onnx_data", "model.onnx.data"] {
+            if folder.join(beside).is_file() {
+                parts.push(sha256_file(&folder.join(beside)).map_err(|e| missing(beside, &e))?.0);
+            }
+        }
+        let text = std::fs::read(folder.join("tokenizer.json")).map_err(|e| missing("tokenizer.json", &e))?;
+        let mut tokenizer = Tokenizer::from_bytes(&text).map_err(|e| format!("{}: {e}", folder.join("tokenizer.json").display()))?;
+        tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+        tokenizer.with_padding(None);
+        parts.push(hex(&sha256(&text)));
+        let config = std::fs::read(folder.join("config.json")).map_err(|e| missing("config.json", &e))?;
+        let config: serde_json::Value =
+            serde_json::from_slice(&config).map_err(|e| format!("{}: {e}", folder.join("config.json").display()))?;
+        let number = |names: &[&str]| names.iter().find_map(|name| config.get(name)?.as_u64());
+        let window = number(&["max_position_embeddings", "n_positions", "n_ctx", "seq_length"]);
+        let bos = number(&["bos_token_id"]).and_then(|id| u32::try_from(id).ok());
+        parts.push(format!("{bos:?}"));
+        Ok(Self {
+            name: folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            onnx,
+            fingerprint: hex(&sha256(parts.join("\0").as_bytes())),
+            window: window.and_then(|w| usize::try_from(w).ok()).unwrap_or(WINDOW),
+            bos,
+            heads: number(&["num_attention_heads", "n_head"]).unwrap_or(32),
+            hidden: number(&["hidden_size", "n_embd"]).unwrap_or(1024),
+            tokenizer,
+        })
+    }
+
+    /// Whether tokenizer and graph belong together.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn fits(&self, wiring: &Wiring) -> Result<(), String> {
+        let most = self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        if most >= wiring.vocabulary {
+            return Err(format!(
+                "{}: tokenizer.json has token {most}, but the model's logits have places for {} only: they belong to different models",
+                self.onnx.with_file_name("tokenizer.json").display(),
+                wiring.vocabulary
+            ));
+        }
+        Ok(())
+    }
+
+    /// Text to tokens, without special ones.
+    ///
+    /// # Errors
+    /// As the tokenizer gives them.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| EngineError::Failed(format!("the tokenizer: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Tokens to text.
+    #[must_use]
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        self.tokenizer.decode(tokens, false).unwrap_or_default()
+    }
+}
+
+/// One tensor of the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Name of the input.
+    pub input: String,
+    /// Name of the output that is the next step's input.
+    pub output: String,
+    /// Heads.
+    pub heads: usize,
+    /// Numbers a head.
+    pub width: usize,
+}
+
+/// What a graph's inputs and outputs are.
+#[derive(Clone, Debug)]
+pub struct Wiring {
+    /// It takes `attention_mask`.
+    pub mask: bool,
+    /// It takes `position_ids`.
+    pub positions: bool,
+    /// The cache.
+    pub past: Vec<Past>,
+    /// Tokens there are.
+    pub vocabulary: u32,
+}
+
+impl Wiring {
+    /// Looks at a session.
+    ///
+    /// # Errors
+    /// What is missing or unknown, and what was expected.
+    pub fn find(session: &Session) -> Result<Self, String> {
+        let mut wiring = Self { mask: false, positions: false, past: Vec::new(), vocabulary: 0 };
+        let outputs: Vec<&str> = session.outputs().iter().map(ort::value::Outlet::name).collect();
+        let mut ids = false;
+        for input in session.inputs() {
+            match input.name() {
+                "input_ids" => ids = true,
+                "attention_mask" => wiring.mask = true,
+                "position_ids" => wiring.positions = true,
+                name => match name.strip_prefix("past_key_values.").or_else(|| name.strip_prefix("past_key_values_")) {
+                    Some(rest) => wiring.past.push(past(name, rest, &outputs, input.dtype())?),
+                    None => {
+                        return Err(format!(
+                            "input `{name}` is not known: expected input_ids, attention_mask, position_ids, past_key_values.*"
+                        ));
+                    }
+                },
+            }
+        }
+        if !ids {
+            return Err("no input `input_ids`: is this a language model?".to_owned());
+        }
+        if wiring.past.is_empty() {
+            return Err("no input `past_key_values.*`: without a cache every memory costs a full pass; export it with \
+                        `optimum-cli export onnx --task text-generation-with-past`"
+                .to_owned());
+        }
+        let logits = session.outputs().iter().find(|o| o.name() == "logits");
+        let logits = logits.ok_or_else(|| format!("no output `logits`, only {}", outputs.join(", ")))?;
+        let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = logits.dtype() else {
+            return Err(format!("output `logits` is {:?}: expected float32", logits.dtype()));
+        };
+        let last = shape.last().copied().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+        wiring.vocabulary = last.ok_or("output `logits` does not say how many tokens there are in its last dimension")?;
+        Ok(wiring)
+    }
+
+    /// Of the cache, over all its tensors.
+    #[must_use]
+    pub fn bytes_per_token(&self) -> u64 {
+        self.past.iter().map(|p| (p.heads * p.width * size_of::<f32>()) as u64).sum()
+    }
+}
+
+fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Past, String> {
+    let output = [format!("present.{rest}"), format!("present_key_values.{rest}"), format!("present_{rest}")];
+    let output = output.into_iter().find(|o| outputs.contains(&o.as_str()));
+    let output = output.ok_or_else(|| format!("input `{name}` has no output `present.{rest}` beside it"))?;
+    let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = kind else {
+        return Err(format!("input `{name}` is {kind:?}: expected float32"));
+    };
+    match shape[..] {
+        [_, heads, _, width] if heads > 0 && width > 0 => Ok(Past {
+            input: name.to_owned(),
+            output,
+            heads: usize::try_from(heads).unwrap_or(0),
+            width: usize::try_from(width).unwrap_or(0),
+        }),
+        _ => Err(format!("input `{name}` has the shape {shape:?}: expected [batch, heads, tokens, width] with heads and width said")),
+    }
+}

@@ -1,0 +1,200 @@
+//! Reading tokens piece by piece, inside a budget.
+//!
+//! What takes memory beside the weights: the cached keys and values of every state that is alive, those that a step makes, and what
+//! a step needs meanwhile (mostly scores of attention and logits, both in proportion to the piece). The first is counted exactly; the
+//! last is reckoned, and the piece made small enough.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ort::session::{Session, SessionInputValue};
+use ort::value::{DynValue, Tensor, TensorRef};
+
+use super::folder::Wiring;
+use crate::engine::{EngineError, Stop};
+use crate::walk::Stepper;
+
+/// Tokens of a piece: enough for matrices to be efficient, few enough that the scores of attention stay in the caches.
+const PIECES: [usize; 5] = [256, 128, 64, 32, 16];
+/// Copies of the scores of attention that a step may hold at once: scores, masked, softmax.
+const SCORE_COPIES: u64 = 3;
+/// Numbers of the model's width that a step may hold for each token: residual, queries, keys, values, and four widths of the MLP twice.
+const WIDTHS: u64 = 16;
+
+/// What is held for each byte in use: the C library's allocator keeps what it got in pieces, up to 1.9 times as much as was in use when
+/// this was measured. Giving everything back at once (`MALLOC_MMAP_THRESHOLD_`) holds less and takes three times as long.
+const HELD_PER_BYTE: u64 = 2;
+
+/// What a reader may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Beyond the weights.
+    pub budget_bytes: u64,
+    /// Heads of attention that are computed at once.
+    pub heads: u64,
+    /// Width of the model.
+    pub hidden: u64,
+}
+
+/// Keys and values of the tokens read, counted while they are alive.
+struct Cached {
+    values: Vec<DynValue>,
+    bytes: u64,
+    alive: Arc<AtomicU64>,
+}
+
+impl Cached {
+    fn new(values: Vec<DynValue>, bytes: u64, alive: &Arc<AtomicU64>) -> Self {
+        alive.fetch_add(bytes, Ordering::Relaxed);
+        Self { values, bytes, alive: Arc::clone(alive) }
+    }
+}
+
+impl Drop for Cached {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What was read.
+#[derive(Clone)]
+pub struct State {
+    cached: Option<Arc<Cached>>,
+    len: usize,
+    /// What comes next: logits, and the logarithm of the sum of their exponentials.
+    next: Option<(Arc<[f32]>, f64)>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Reads tokens through a session.
+pub struct Reader<'a> {
+    session: &'a mut Session,
+    wiring: &'a Wiring,
+    plan: Plan,
+    alive: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// A reader without any state.
+    #[must_use]
+    pub fn new(session: &'a mut Session, wiring: &'a Wiring, plan: Plan) -> Self {
+        Self { session, wiring, plan, alive: Arc::default() }
+    }
+
+    /// Bytes that a step needs meanwhile.
+    fn scratch(&self, piece: usize, len: usize) -> u64 {
+        let (piece, all) = (piece as u64, (len + piece) as u64);
+        let scores = self.plan.heads * all * SCORE_COPIES;
+        let rows = u64::from(self.wiring.vocabulary) * 2 + self.plan.hidden * WIDTHS;
+        piece * (scores + rows) * size_of::<f32>() as u64
+    }
+
+    /// The largest piece that may follow `len` tokens now.
+    fn piece(&self, len: usize, left: usize) -> Result<usize, EngineError> {
+        let alive = self.alive.load(Ordering::Relaxed);
+        let new = |piece: usize| (len + piece) as u64 * self.wiring.bytes_per_token();
+        let needed = |piece: usize| HELD_PER_BYTE * (alive + new(piece) + self.scratch(piece, len));
+        let fits = |piece: &usize| needed(*piece) <= self.plan.budget_bytes;
+        match PIECES.iter().map(|p| (*p).min(left)).find(fits) {
+            Some(piece) => Ok(piece),
+            None => {
+                let smallest = PIECES[PIECES.len() - 1].min(left);
+                let budget = self.plan.budget_bytes;
+                Err(EngineError::OutOfBudget { tokens: len + left, needed: needed(smallest), budget })
+            }
+        }
+    }
+
+    /// One step. Gives the new state's cache, and the logits of every token of the piece.
+    fn step(&mut self, state: &State, piece: &[u32]) -> ort::Result<(Cached, DynValue)> {
+        let ids: Vec<i64> = piece.iter().map(|t| i64::from(*t)).collect();
+        let all = state.len + piece.len();
+        let shape = [1, piece.len() as i64];
+        let mask = vec![1_i64; all];
+        let positions: Vec<i64> = (state.len as i64..all as i64).collect();
+        let mut inputs = ort::inputs! { "input_ids" => TensorRef::from_array_view((shape, ids.as_slice()))? };
+        if self.wiring.mask {
+            inputs.push(("attention_mask".into(), TensorRef::from_array_view(([1, all as i64], mask.as_slice()))?.into()));
+        }
+        if self.wiring.positions {
+            inputs.push(("position_ids".into(), TensorRef::from_array_view((shape, positions.as_slice()))?.into()));
+        }
+        for (i, past) in self.wiring.past.iter().enumerate() {
+            let value: SessionInputValue<'_> = match &state.cached {
+                Some(cached) => (&cached.values[i]).into(),
+                None => Tensor::<f32>::from_array(([1, past.heads as i64, 0, past.width as i64], Vec::new()))?.into(),
+            };
+            inputs.push((past.input.as_str().into(), value));
+        }
+        let mut outputs = self.session.run(inputs)?;
+        let mut take = |name: &str| outputs.remove(name).ok_or_else(|| ort::Error::new(format!("the model gave no output `{name}`")));
+        let logits = take("logits")?;
+        let values = self.wiring.past.iter().map(|past| take(&past.output)).collect::<ort::Result<Vec<_>>>()?;
+        Ok((Cached::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive), logits))
+    }
+}
+
+/// ln Σ e^x, without overflow.
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // Eight sums, so that the additions do not wait for one another.
+    let mut sums = [0.0_f64; 8];
+    for part in row.chunks(8) {
+        for (sum, x) in sums.iter_mut().zip(part) {
+            *sum += f64::from((x - most).exp());
+        }
+    }
+    f64::from(most) + sums.iter().sum::<f64>().ln()
+}
+
+impl Stepper for Reader<'_> {
+    type State = State;
+
+    fn start(&mut self) -> State {
+        State { cached: None, len: 0, next: None }
+    }
+
+    fn extend(&mut self, state: &mut State, tokens: &[u32], wanted: &[bool], out: &mut [f32], stop: &Stop) -> Result<(), EngineError> {
+        let mut at = 0;
+        while at < tokens.len() {
+            stop.check()?;
+            let piece = self.piece(state.len, tokens.len() - at)?;
+            if let (true, Some((row, norm))) = (wanted[at], &state.next) {
+                out[at] = (f64::from(row[tokens[at] as usize]) - norm) as f32;
+            }
+            let failed = |e: ort::Error| EngineError::Failed(e.to_string());
+            let (cached, logits) = self.step(state, &tokens[at..at + piece]).map_err(failed)?;
+            let (_, rows) = logits.try_extract_tensor::<f32>().map_err(failed)?;
+            let vocabulary = self.wiring.vocabulary as usize;
+            if rows.len() != piece * vocabulary {
+                return Err(EngineError::Failed(format!("{} logits for {piece} tokens, expected {}", rows.len(), piece * vocabulary)));
+            }
+            for (i, row) in rows.chunks_exact(vocabulary).take(piece - 1).enumerate().filter(|(i, _)| wanted[at + i + 1]) {
+                out[at + i + 1] = (f64::from(row[tokens[at + i + 1] as usize]) - log_sum_exp(row)) as f32;
+            }
+            let last = &rows[(piece - 1) * vocabulary..];
+            *state = State { cached: Some(Arc::new(cached)), len: state.len + piece, next: Some((last.into(), log_sum_exp(last))) };
+            at += piece;
+        }
+        Ok(())
+    }
+
+    fn fork(&mut self, state: &State, ahead: usize) -> Option<State> {
+        // The branch's last step reads its own cache and makes the next, while the common beginning's waits.
+        let alive = self.alive.load(Ordering::Relaxed);
+        let branch = 2 * (state.len + ahead) as u64 * self.wiring.bytes_per_token();
+        let smallest = self.scratch(PIECES[PIECES.len() - 1], state.len + ahead);
+        (HELD_PER_BYTE * (alive + branch + smallest) <= self.plan.budget_bytes).then(|| state.clone())
+    }
+}

@@ -1,0 +1,165 @@
+//! `ScoreIncremental`: the memories whose scores are old, and what becomes of their weights.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use brahman_card::Fault;
+use brahman_card::interface::score::{Conversation, IncrementalIn, IncrementalOut, Scored as ScoredMemory, Template};
+use brahman_sidecar::{Call, Reply};
+
+use super::memory::WINDOW;
+use super::session::{Removal, Removed, Session};
+use super::{Desk, ScoreService, Source, elapsed_us};
+
+/// Scores younger than this are left alone, unless said: a day.
+const MAX_AGE_S: u64 = 86_400;
+/// Memories behind this part of the tokens have too few responses after them to tell.
+const EARLY: (usize, usize) = (3, 5);
+
+impl ScoreService {
+    pub(super) async fn incremental(&self, call: &Call) -> Result<Reply, Fault> {
+        let started = Instant::now();
+        let mut ask: IncrementalIn = call.parameters()?;
+        let source = Source {
+            conversation: ask.conversation.take(),
+            messages: ask.messages.take(),
+            path: ask.path.take(),
+            template: ask.template.take(),
+        };
+        let (conversation, template) = source.read(call)?;
+        let priority = ask.priority;
+        let work =
+            move |desk: &Desk<'_>, tell: &mut dyn FnMut(IncrementalOut)| desk.incremental(&ask, &conversation, &template, started, tell);
+        let (mut out, rows) = self.turn(call, priority, work).await?;
+        if !call.more {
+            out.rows = Some(rows.into_iter().map(as_row).collect());
+        }
+        Reply::of(&out)
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis().try_into().unwrap_or(u64::MAX))
+}
+
+impl Desk<'_> {
+    fn incremental(
+        &self,
+        ask: &IncrementalIn,
+        conversation: &Conversation,
+        template: &Template,
+        started: Instant,
+        tell: &mut dyn FnMut(IncrementalOut),
+    ) -> Result<IncrementalOut, Fault> {
+        if let Some(why) = self.kept.absent() {
+            return Err(Fault::internal(format!("the state of memories cannot be kept: {why}")));
+        }
+        let mut session = Session::open(self, conversation, template, false).map_err(|e| e.fault())?;
+        let model = self.identity().fingerprint.clone();
+        let window = usize::try_from(ask.window.unwrap_or(WINDOW)).unwrap_or(usize::MAX);
+        let max_age_ms = ask.max_age_s.unwrap_or(MAX_AGE_S).saturating_mul(1000);
+        let (now, early) = (now_ms(), session.script.tokens.len() * EARLY.0 / EARLY.1);
+        let (mut due, mut fresh, mut late) = (Vec::new(), 0, 0);
+        for (m, memory) in session.script.memories.iter().enumerate() {
+            let standing = self.kept.standing(&model, &memory.key);
+            let responses = session.after(m, window);
+            if memory.spans[0].start > early || responses.is_empty() {
+                late += 1;
+            } else if standing.count > 0 && now.saturating_sub(standing.last_scored_ms) < max_age_ms {
+                fresh += 1;
+            } else {
+                due.push((standing.last_scored_ms, Removal { memories: vec![m], responses }));
+            }
+        }
+        // Those never scored and those scored longest ago; among equals as they appear.
+        due.sort_by_key(|(last, _)| *last);
+        let all_due = due.len() as u64;
+        due.truncate(usize::try_from(ask.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
+        let removals: Vec<Removal> = due.into_iter().map(|(_, removal)| removal).collect();
+        let mut responses: Vec<usize> = removals.iter().flat_map(|r| r.responses.iter().copied()).collect();
+        responses.sort_unstable();
+        responses.dedup();
+        session.baseline(&responses).map_err(|e| e.fault())?;
+        let of = removals.len() as u64;
+        let (mut done, mut failed) = (0, 0);
+        let outcome = session.remove(&removals, &mut |session, removed| {
+            let scored = self.stand(session, &removals[removed.index], removed, &model);
+            done += 1;
+            failed += u64::from(scored.error.is_some());
+            tell(told(scored, done, of));
+        });
+        outcome.map_err(|e| e.fault())?;
+        let identity = self.identity();
+        Ok(IncrementalOut {
+            phase: "done".to_owned(),
+            done,
+            of,
+            due: Some(all_due),
+            fresh: Some(fresh),
+            late: Some(late),
+            failed: Some(failed),
+            tokens: Some(session.script.tokens.len() as u64),
+            tokens_forwarded: Some(session.work.forwarded),
+            tokens_reused: Some(session.work.reused),
+            noise_floor: Some(session.noise),
+            model: Some(identity.model.clone()),
+            fingerprint: Some(model),
+            device: Some(identity.device.clone()),
+            mock: Some(identity.mock),
+            elapsed_us: Some(elapsed_us(started)),
+            ..IncrementalOut::default()
+        })
+    }
+
+    /// Puts a memory's new state on disk and gives it; as it was, with an error, if it could not be scored.
+    fn stand(&self, session: &Session<'_>, removal: &Removal, removed: Removed, model: &str) -> ScoredMemory {
+        let key = session.script.memories[removal.memories[0]].key.clone();
+        let before = self.kept.standing(model, &key);
+        let scored = removed.scores.map_err(|e| e.to_string()).and_then(|without| {
+            let deltas = removed.ablation.responses.iter().map(|r| session.with.sum(*r) - without.sum(*r));
+            let delta = deltas.fold(f64::NEG_INFINITY, f64::max);
+            let standing = before.after(delta.max(0.0), now_ms());
+            self.kept.stand(model, &key, &standing).map(|()| (delta, standing))
+        });
+        let (delta, standing, error) = match scored {
+            Ok((delta, standing)) => (delta, standing, None),
+            Err(why) => (0.0, before, Some(why)),
+        };
+        ScoredMemory {
+            key,
+            max_divergence: delta.max(0.0),
+            delta,
+            weight: standing.weight,
+            last_scored_ms: standing.last_scored_ms,
+            count: standing.count,
+            error,
+        }
+    }
+}
+
+fn told(scored: ScoredMemory, done: u64, of: u64) -> IncrementalOut {
+    IncrementalOut {
+        phase: "row".to_owned(),
+        done,
+        of,
+        key: Some(scored.key),
+        max_divergence: Some(scored.max_divergence),
+        delta: Some(scored.delta),
+        weight: Some(scored.weight),
+        last_scored_ms: Some(scored.last_scored_ms),
+        count: Some(scored.count),
+        error: scored.error,
+        ..IncrementalOut::default()
+    }
+}
+
+fn as_row(out: IncrementalOut) -> ScoredMemory {
+    ScoredMemory {
+        key: out.key.unwrap_or_default(),
+        max_divergence: out.max_divergence.unwrap_or(0.0),
+        delta: out.delta.unwrap_or(0.0),
+        weight: out.weight.unwrap_or(0.0),
+        last_scored_ms: out.last_scored_ms.unwrap_or(0),
+        count: out.count.unwrap_or(0),
+        error: out.error,
+    }
+}

@@ -1,0 +1,229 @@
+//! `ScoreMatrix`: each memory in turn, over the whole conversation.
+
+use std::time::Instant;
+
+use brahman_card::Fault;
+use brahman_card::interface::score::{Conversation, MatrixIn, MatrixOut, Response, Row, Template};
+use brahman_sidecar::{Call, Reply};
+
+use super::session::{Removal, Session};
+use super::{Desk, ScoreService, Source, elapsed_us};
+use crate::ablation::named;
+use crate::engine::{Engine, EngineError};
+use crate::mock::Mock;
+
+/// Groups beside the memories: as many rows as these.
+const GROUPS_MAX: usize = 4096;
+/// Tokens that are named a cell.
+const TOP_MAX: u64 = 1000;
+/// A rescored memory is followed up to the last response whose screened divergence is at least this part of its largest.
+const TOUCHED_SHARE: f64 = 0.1;
+
+struct Ask {
+    conversation: Conversation,
+    template: Template,
+    groups: Vec<Vec<String>>,
+    top: usize,
+    approximate: Option<usize>,
+    fresh: bool,
+    started: Instant,
+}
+
+impl ScoreService {
+    pub(super) async fn matrix(&self, call: &Call) -> Result<Reply, Fault> {
+        let started = Instant::now();
+        let ask: MatrixIn = call.parameters()?;
+        let priority = ask.priority;
+        let source = Source { conversation: ask.conversation, messages: ask.messages, path: ask.path, template: ask.template };
+        let (conversation, template) = source.read(call)?;
+        let groups = ask.groups.unwrap_or_default();
+        if groups.len() > GROUPS_MAX {
+            return Err(Fault::invalid_parameter("groups", format!("{} of them, expected at most {GROUPS_MAX}", groups.len())));
+        }
+        let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let ask = Ask {
+            conversation,
+            template,
+            groups,
+            top: small(ask.top.unwrap_or(0).min(TOP_MAX)),
+            approximate: ask.approximate.map(small),
+            fresh: ask.fresh.unwrap_or(false),
+            started,
+        };
+        let work = move |desk: &Desk<'_>, tell: &mut dyn FnMut(MatrixOut)| desk.matrix(&ask, tell);
+        let (mut out, rows) = self.turn(call, priority, work).await?;
+        if !call.more {
+            out.rows = Some(rows.into_iter().map(as_row).collect());
+        }
+        Reply::of(&out)
+    }
+}
+
+impl Desk<'_> {
+    fn matrix(&self, ask: &Ask, tell: &mut dyn FnMut(MatrixOut)) -> Result<MatrixOut, Fault> {
+        let mut session = Session::open(self, &ask.conversation, &ask.template, ask.fresh).map_err(|e| e.fault())?;
+        let all: Vec<usize> = (0..session.script.responses.len()).collect();
+        let mut removals: Vec<Removal> =
+            (0..session.script.memories.len()).map(|m| Removal { memories: vec![m], responses: all.clone() }).collect();
+        let mut warnings = Vec::new();
+        for group in &ask.groups {
+            match places(&session, group) {
+                Ok(memories) => removals.push(Removal { memories, responses: all.clone() }),
+                Err(key) => return Err(Fault::invalid_parameter("groups", format!("no memory has the key `{key}`"))),
+            }
+        }
+        if let Some(why) = self.kept.absent() {
+            warnings.push(format!("no results are kept: {why}"));
+        }
+        session.baseline(&all).map_err(|e| e.fault())?;
+        let of = removals.len() as u64;
+        let (mut done, mut failed) = (0, 0);
+        let mut tell_row = |row: Row| {
+            done += 1;
+            failed += u64::from(row.error.is_some());
+            tell(told(row, done, of));
+        };
+        let removals = match ask.approximate {
+            // The screening model is the one that was asked: its answer is exact already.
+            Some(_) if self.identity().mock => removals,
+            Some(exact) => {
+                let (chosen, rows) = screen(ask, removals, exact, self)?;
+                warnings.push(format!("{} rows are the screening model's, which is not {}", rows.len(), self.identity().model));
+                rows.into_iter().for_each(&mut tell_row);
+                chosen
+            }
+            None => removals,
+        };
+        let outcome = session.remove(&removals, &mut |session, removed| {
+            let memories = &removals[removed.index].memories;
+            let row = match removed.scores {
+                Ok(without) => Row { cached: removed.cached, ..session.compared(ask.top).row(memories, &removed.ablation, &without) },
+                Err(error) => Row { error: Some(error.to_string()), ..named(&session.script, memories) },
+            };
+            tell_row(row);
+        });
+        outcome.map_err(|e: EngineError| e.fault())?;
+        Ok(self.summary(&session, (done, of, failed), warnings, ask.started))
+    }
+
+    fn summary(&self, session: &Session<'_>, (done, of, failed): (u64, u64, u64), warnings: Vec<String>, started: Instant) -> MatrixOut {
+        let identity = self.identity();
+        let script = &session.script;
+        let scored = script.responses.iter().enumerate().map(|(i, r)| {
+            let (tokens, logprob) = (session.with.responses[i].len(), session.with.sum(i));
+            let per_token = if tokens == 0 { 0.0 } else { logprob / tokens as f64 };
+            Response { entry: r.entry as u64, tokens: tokens as u64, logprob, per_token, text: r.text.clone() }
+        });
+        MatrixOut {
+            phase: "done".to_owned(),
+            done,
+            of,
+            scored: Some(scored.collect()),
+            memories: Some(script.memories.len() as u64),
+            responses: Some(script.responses.len() as u64),
+            failed: Some(failed),
+            tokens: Some(script.tokens.len() as u64),
+            tokens_forwarded: Some(session.work.forwarded),
+            tokens_reused: Some(session.work.reused),
+            tokens_naive: Some((of + 1) * script.tokens.len() as u64),
+            noise_floor: Some(session.noise),
+            warnings: Some(warnings).filter(|w| !w.is_empty()),
+            model: Some(identity.model.clone()),
+            fingerprint: Some(identity.fingerprint.clone()),
+            device: Some(identity.device.clone()),
+            mock: Some(identity.mock),
+            elapsed_us: Some(elapsed_us(started)),
+            ..MatrixOut::default()
+        }
+    }
+}
+
+fn places(session: &Session<'_>, group: &[String]) -> Result<Vec<usize>, String> {
+    let place = |key: &String| session.script.memories.iter().position(|m| m.key == *key).ok_or_else(|| key.clone());
+    let mut memories = group.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    memories.sort_unstable();
+    memories.dedup();
+    Ok(memories)
+}
+
+/// Scores all removals by the context-mixing model, which takes no time beside a language model's. Gives the `exact` foremost, each
+/// with the responses up to the last one it touched, and the rows of the others.
+fn screen(ask: &Ask, removals: Vec<Removal>, exact: usize, desk: &Desk<'_>) -> Result<(Vec<Removal>, Vec<Row>), Fault> {
+    let proxy = Mock::default();
+    let desk = Desk { engine: &proxy, kept: desk.kept, stop: desk.stop };
+    let conversation = in_text(&ask.conversation, desk.engine);
+    let mut screening = Session::open(&desk, &conversation, &ask.template, ask.fresh).map_err(|e| e.fault())?;
+    let all: Vec<usize> = (0..screening.script.responses.len()).collect();
+    screening.baseline(&all).map_err(|e| e.fault())?;
+    let mut rows: Vec<Row> = vec![Row::default(); removals.len()];
+    screening
+        .remove(&removals, &mut |s, removed| {
+            let memories = &removals[removed.index].memories;
+            rows[removed.index] = match removed.scores {
+                Ok(without) => s.compared(0).row(memories, &removed.ablation, &without),
+                Err(error) => Row { error: Some(error.to_string()), ..named(&s.script, memories) },
+            };
+            rows[removed.index].approximate = true;
+        })
+        .map_err(|e| e.fault())?;
+    let total = |row: &Row| row.divergences.iter().sum::<f64>();
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by(|a, b| total(&rows[*b]).total_cmp(&total(&rows[*a])).then(a.cmp(b)));
+    let mut chosen: Vec<usize> = order.into_iter().take(exact).collect();
+    chosen.sort_unstable();
+    let picked = chosen.iter().map(|i| {
+        let divergences = &rows[*i].divergences;
+        let least = divergences.iter().copied().fold(0.0, f64::max) * TOUCHED_SHARE;
+        let last = divergences.iter().rposition(|d| *d > 0.0 && *d >= least);
+        let responses = last.map_or_else(Vec::new, |last| (0..=last).collect());
+        Removal { memories: removals[*i].memories.clone(), responses }
+    });
+    let picked = picked.collect();
+    let others = rows.into_iter().enumerate().filter(|(i, _)| chosen.binary_search(i).is_err()).map(|(_, row)| row).collect();
+    Ok((picked, others))
+}
+
+/// The conversation with tokens turned into text, for a model with tokens of its own.
+fn in_text(conversation: &Conversation, engine: &dyn Engine) -> Conversation {
+    let mut conversation = conversation.clone();
+    let sections = [&mut conversation.system, &mut conversation.identity, &mut conversation.journal];
+    let entries = sections.into_iter().flatten().chain([&mut conversation.conversation]).flatten();
+    for entry in entries {
+        if let Some(tokens) = entry.tokens.take() {
+            entry.text = Some(engine.decode(&tokens));
+        }
+    }
+    conversation
+}
+
+fn told(row: Row, done: u64, of: u64) -> MatrixOut {
+    MatrixOut {
+        phase: "row".to_owned(),
+        done,
+        of,
+        key: Some(row.key),
+        keys: Some(row.keys),
+        tokens_removed: Some(row.tokens_removed),
+        deltas: Some(row.deltas),
+        divergences: Some(row.divergences),
+        cells: Some(row.cells),
+        cached: Some(row.cached),
+        approximate: Some(row.approximate),
+        error: row.error,
+        ..MatrixOut::default()
+    }
+}
+
+fn as_row(out: MatrixOut) -> Row {
+    Row {
+        key: out.key.unwrap_or_default(),
+        keys: out.keys.unwrap_or_default(),
+        tokens_removed: out.tokens_removed.unwrap_or(0),
+        deltas: out.deltas.unwrap_or_default(),
+        divergences: out.divergences.unwrap_or_default(),
+        cells: out.cells.unwrap_or_default(),
+        cached: out.cached.unwrap_or(false),
+        approximate: out.approximate.unwrap_or(false),
+        error: out.error,
+    }
+}

@@ -1,0 +1,168 @@
+//! One conversation on the model's thread: the baseline, what is left without memories, and what it took.
+
+use brahman_card::interface::score::{Conversation, Template};
+
+use crate::ablation::{Ablation, Baseline, Scored, whole, without};
+use crate::conversation::{Script, Unfit, script};
+use crate::engine::{EngineError, Scores, Sequence, Work};
+use crate::kept::name;
+
+use super::Desk;
+
+/// The beginning of the conversation that is scored a second time before any row is told: this part of its tokens.
+const TWICE_SHARE: usize = 4;
+
+/// A removal that was asked for: memories, and the responses that count.
+#[derive(Clone, Debug)]
+pub(super) struct Removal {
+    /// Places in [`Script::memories`].
+    pub(super) memories: Vec<usize>,
+    /// Places in [`Script::responses`].
+    pub(super) responses: Vec<usize>,
+}
+
+/// How a removal ended.
+pub(super) struct Removed {
+    /// Which one.
+    pub(super) index: usize,
+    /// What went through the model.
+    pub(super) ablation: Ablation,
+    /// What came of it.
+    pub(super) scores: Result<Scored, EngineError>,
+    /// It was known.
+    pub(super) cached: bool,
+}
+
+/// A conversation being scored.
+pub(super) struct Session<'a> {
+    desk: &'a Desk<'a>,
+    /// Its tokens.
+    pub(super) script: Script,
+    /// With everything in context.
+    pub(super) with: Scored,
+    /// Largest difference so far between two scorings of the same.
+    pub(super) noise: f64,
+    /// So far.
+    pub(super) work: Work,
+    fresh: bool,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn open(desk: &'a Desk<'a>, conversation: &Conversation, template: &Template, fresh: bool) -> Result<Self, Unfit> {
+        let script = script(conversation, template, desk.engine)?;
+        let with = Scored { responses: vec![Vec::new(); script.responses.len()] };
+        Ok(Self { desk, script, with, noise: 0.0, work: Work::default(), fresh })
+    }
+
+    fn known(&self, sequence: &Sequence) -> Option<(Vec<f32>, f64)> {
+        let count = sequence.wanted.iter().map(ExactSizeIterator::len).sum();
+        (!self.fresh).then(|| self.desk.kept.scores(&name(self.desk.identity(), sequence), count)).flatten()
+    }
+
+    /// Scores these responses with everything in context, and the first of them twice.
+    ///
+    /// # Errors
+    /// [`EngineError`]: without a baseline there is nothing to compare with.
+    pub(super) fn baseline(&mut self, responses: &[usize]) -> Result<(), EngineError> {
+        let all = whole(&self.script, responses);
+        if responses.is_empty() {
+            return Ok(());
+        }
+        if let Some((scores, noise)) = self.known(&all.sequence) {
+            self.with = Scored::of(&self.script, &all, &scores);
+            self.noise = noise;
+            self.work.reused += all.sequence.tokens.len() as u64;
+            return Ok(());
+        }
+        let scores = self.score_one(vec![all.sequence.clone()])?;
+        self.with = Scored::of(&self.script, &all, &scores);
+        let to = all.sequence.tokens.len() / TWICE_SHARE;
+        let mut early: Vec<usize> = responses.iter().copied().filter(|r| self.script.responses[*r].scored.end <= to).collect();
+        if early.is_empty() {
+            early.push(responses[0]);
+        }
+        let part = whole(&self.script, &early);
+        // The second sequence ends inside the first, so that the model is given other pieces this time.
+        let cut = (part.sequence.tokens.len() / 2) | 1;
+        let piece = Sequence { tokens: part.sequence.tokens[..cut.min(part.sequence.tokens.len())].to_vec(), wanted: Vec::new() };
+        let again = self.score_one(vec![part.sequence.clone(), piece])?;
+        self.noise = self.with.noise(&Scored::of(&self.script, &part, &again));
+        self.desk.kept.keep(&name(self.desk.identity(), &all.sequence), &scores, self.noise);
+        Ok(())
+    }
+
+    /// Scores sequences of which only the first counts.
+    fn score_one(&mut self, sequences: Vec<Sequence>) -> Result<Vec<f32>, EngineError> {
+        let mut first: Scores = Err(EngineError::Failed("nothing was scored".to_owned()));
+        let mut each = |i: usize, scores: Scores| {
+            if i == 0 {
+                first = scores;
+            }
+        };
+        let work = self.desk.engine.score(&sequences, self.desk.stop, &mut each)?;
+        self.work.add(work);
+        first
+    }
+
+    /// Scores all removals, and the baseline once more beside them. `each` is told of every one as soon as it is done.
+    ///
+    /// # Errors
+    /// What ends the call; other failures are in the removal that they belong to.
+    pub(super) fn remove(&mut self, removals: &[Removal], each: &mut dyn FnMut(&Self, Removed)) -> Result<(), EngineError> {
+        let mut asked: Vec<(usize, Ablation)> = Vec::new();
+        for (index, removal) in removals.iter().enumerate() {
+            let ablation = without(&self.script, &removal.memories, &removal.responses);
+            let known = if ablation.responses.is_empty() { Some((Vec::new(), 0.0)) } else { self.known(&ablation.sequence) };
+            match known {
+                Some((scores, _)) => {
+                    self.work.reused += ablation.sequence.tokens.len() as u64;
+                    let cached = !ablation.responses.is_empty();
+                    let scores = Ok(Scored::of(&self.script, &ablation, &scores));
+                    each(self, Removed { index, ablation, scores, cached });
+                }
+                None => asked.push((index, ablation)),
+            }
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let responses: Vec<usize> = (0..self.script.responses.len()).filter(|r| !self.with.responses[*r].is_empty()).collect();
+        let last = asked.iter().filter_map(|(_, a)| a.responses.last()).max().copied().unwrap_or(0);
+        let again = whole(&self.script, &responses.into_iter().filter(|r| *r <= last).collect::<Vec<_>>());
+        let mut sequences: Vec<Sequence> = vec![again.sequence.clone()];
+        sequences.extend(asked.iter().map(|(_, ablation)| ablation.sequence.clone()));
+        let mut noise = self.noise;
+        let this = &*self;
+        let mut done = |i: usize, scores: Scores| match i.checked_sub(1) {
+            None => {
+                if let Ok(scores) = scores {
+                    noise = noise.max(this.with.noise(&Scored::of(&this.script, &again, &scores)));
+                }
+            }
+            Some(i) => {
+                let (index, ablation) = (asked[i].0, asked[i].1.clone());
+                if let Ok(scores) = &scores {
+                    this.desk.kept.keep(&name(this.desk.identity(), &ablation.sequence), scores, 0.0);
+                }
+                let scores = scores.map(|scores| Scored::of(&this.script, &ablation, &scores));
+                each(this, Removed { index, ablation, scores, cached: false });
+            }
+        };
+        let work = this.desk.engine.score(&sequences, this.desk.stop, &mut done)?;
+        self.work.add(work);
+        self.noise = noise;
+        Ok(())
+    }
+
+    /// What to compare with, as it is known by now.
+    pub(super) fn compared(&self, top: usize) -> Baseline<'_> {
+        Baseline { script: &self.script, with: &self.with, noise: self.noise, top, engine: self.desk.engine }
+    }
+
+    /// The responses that follow the first place of a memory, at most so many.
+    pub(super) fn after(&self, memory: usize, window: usize) -> Vec<usize> {
+        let from = self.script.memories[memory].spans[0].start;
+        let later = self.script.responses.iter().enumerate().filter(|(_, r)| r.scored.start >= from);
+        later.map(|(i, _)| i).take(window).collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! Calls take turns on one thread: the model's cores are not shared, and its memory is counted once.
+//!
+//! Higher priority goes first, then who came first. The queue is bounded; who finds it full is told so.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use brahman_card::Fault;
+
+use crate::engine::Engine;
+
+/// Calls that may wait: each holds a conversation.
+const WAITING_MAX: usize = 64;
+/// Stack of the thread: a walk goes as deep as removals share beginnings.
+const STACK_BYTES: usize = 64 << 20;
+
+type Work = Box<dyn FnOnce(&dyn Engine) + Send>;
+
+struct Turn {
+    priority: i64,
+    number: u64,
+    work: Work,
+}
+
+impl PartialEq for Turn {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Turn {}
+
+impl PartialOrd for Turn {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Turn {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.priority.cmp(&other.priority).then(other.number.cmp(&self.number))
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: BinaryHeap<Turn>,
+    count: u64,
+    closed: bool,
+}
+
+/// The thread and what waits for it.
+pub struct Turns {
+    queue: Arc<(Mutex<Queue>, Condvar)>,
+}
+
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turns").field("waiting", &self.waiting()).finish()
+    }
+}
+
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Turns {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// As the system gives them.
+    pub fn start(engine: Arc<dyn Engine>) -> std::io::Result<Self> {
+        let queue = Arc::new((Mutex::new(Queue::default()), Condvar::new()));
+        let own = Arc::clone(&queue);
+        std::thread::Builder::new().name("score".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+            loop {
+                let mut held = lock(&own.0);
+                let turn = loop {
+                    if let Some(turn) = held.waiting.pop() {
+                        break turn;
+                    }
+                    if held.closed {
+                        return;
+                    }
+                    held = own.1.wait(held).unwrap_or_else(PoisonError::into_inner);
+                };
+                drop(held);
+                (turn.work)(&*engine);
+            }
+        })?;
+        Ok(Self { queue })
+    }
+
+    /// Takes a place in the queue.
+    ///
+    /// # Errors
+    /// `Overloaded` if it is full.
+    pub fn take(&self, priority: i64, work: impl FnOnce(&dyn Engine) + Send + 'static) -> Result<(), Fault> {
+        let mut held = lock(&self.queue.0);
+        if held.waiting.len() >= WAITING_MAX {
+            return Err(Fault::overloaded(format!("{WAITING_MAX} calls wait for the model"), 1000));
+        }
+        held.count += 1;
+        let number = held.count;
+        held.waiting.push(Turn { priority, number, work: Box::new(work) });
+        self.queue.1.notify_one();
+        Ok(())
+    }
+
+    /// Calls that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        lock(&self.queue.0).waiting.len()
+    }
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        lock(&self.queue.0).closed = true;
+        self.queue.1.notify_one();
+    }
+}

@@ -1,0 +1,301 @@
+//! Scoring: which memories the answers depend on, by the mock and by a real model.
+
+use brahman_card::ModuleState;
+use brahman_card::interface::score::{MatrixOut, Row};
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, Connection};
+use brahman_tests::planted::planted;
+use brahman_tests::{Mesh, Setup, shipped};
+use serde_json::{Value, json};
+
+async fn mock() -> Mesh {
+    let mesh = Setup::new(&[shipped("broker"), shipped("score-mock")]).context("test").up().await;
+    mesh.when_module("score-mock", ModuleState::Ready).await;
+    mesh
+}
+
+/// All replies of a streamed matrix.
+async fn matrix(mesh: &Mesh, ask: Value) -> (Vec<Row>, MatrixOut) {
+    let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
+    let call = encode_call("org.brahman.Score.ScoreMatrix", &ask, &CallOptions::default(), true, false).expect("encoded");
+    connection.send(&call).await.expect("sent");
+    let mut rows = Vec::new();
+    loop {
+        let reply = connection.receive().await.expect("a reply");
+        let last = !reply.continues;
+        let value: Value = reply.typed().expect("no error").value;
+        if last {
+            return (rows, serde_json::from_value(value).expect("a summary"));
+        }
+        assert_eq!(value["phase"], "row");
+        let mut row = value;
+        row.as_object_mut().expect("an object").retain(|k, _| !["phase", "done", "of"].contains(&k.as_str()));
+        rows.push(serde_json::from_value(row).expect("a row"));
+    }
+}
+
+fn total(row: &Row) -> f64 {
+    row.divergences.iter().sum()
+}
+
+#[tokio::test]
+async fn the_memory_that_foretells_an_answer_ranks_first() {
+    let mesh = mock().await;
+    let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
+    let (mut first, mut elsewhere) = (0, Vec::new());
+    for seed in 0..200 {
+        let made = planted(seed, 20, 12, 2, 20, true);
+        let key = made.foretold_by.iter().flatten().next().expect("one is told").clone();
+        let out: Value = connection
+            .call("org.brahman.Score.ScoreMatrix", &json!({ "conversation": made.conversation, "fresh": true }))
+            .await
+            .expect("scored");
+        let rows: Vec<Row> = serde_json::from_value(out["rows"].clone()).expect("rows");
+        assert_eq!(rows.len(), 20);
+        let best = rows.iter().max_by(|a, b| total(a).total_cmp(&total(b))).expect("rows");
+        first += usize::from(best.key == key);
+        elsewhere.extend(rows.iter().filter(|row| row.key != key).map(total));
+    }
+    elsewhere.sort_by(f64::total_cmp);
+    let median = elsewhere[elsewhere.len() / 2];
+    println!("first in {first} of 200; another memory's divergence: median {median:.2} nats");
+    assert!(first >= 190, "first in {first} of 200");
+}
+
+/// The model of two layers that lies in the tests.
+fn induction() -> std::path::PathBuf {
+    brahman_tests::repository().join("tests/assets/induction")
+}
+
+async fn real(more: impl FnOnce(Setup) -> Setup) -> Mesh {
+    let setup = Setup::new(&["broker", "score-real", "score-mock"].map(shipped)).context("prod").real_model();
+    let mesh = more(setup.env("BRAHMAN_SCORE_MODEL", induction())).up().await;
+    mesh.when_module("score-real", ModuleState::Ready).await;
+    mesh
+}
+
+async fn logprobs(mesh: &Mesh, tokens: &[u32]) -> Vec<f64> {
+    let out = mesh.call("org.brahman.Score.Logprobs", json!({ "tokens": tokens })).await.expect("scored");
+    assert_eq!((out["mock"].as_bool(), out["device"].as_str()), (Some(false), Some("cpu")));
+    out["logprobs"].as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
+}
+
+fn entry(role: &str, text: &str) -> Value {
+    json!({ "role": role, "text": text })
+}
+
+fn memory(key: &str, text: &str) -> Value {
+    json!({ "role": "memory", "key": key, "text": text })
+}
+
+#[tokio::test]
+async fn a_real_model_tells_the_memory_that_matters_from_a_shuffled_one() {
+    let mesh = real(|setup| setup).await;
+    let fact = "Renmu keeps the barometer in Tasvoli, behind the second door.";
+    let mut shuffled: Vec<char> = fact.chars().collect();
+    shuffled.sort_by_key(|c| (*c as u32).wrapping_mul(2_654_435_761) % 97);
+    let conversation = json!({ "conversation": [
+        memory("shuffled", &shuffled.iter().collect::<String>()),
+        memory("other", "Solpe has lent the anchor to somebody in Dirgana last spring."),
+        memory("fact", fact),
+        entry("user", "Good morning. What is new?"),
+        entry("assistant", "Nothing much, it is quiet here."),
+        entry("user", "Where is the barometer?"),
+        entry("assistant", "Renmu keeps the barometer in Tasvoli."),
+    ]});
+    let (rows, done) = matrix(&mesh, json!({ "conversation": conversation, "top": 3 })).await;
+    assert_eq!((done.memories, done.responses, done.failed), (Some(3), Some(2), Some(0)));
+    assert_eq!((done.model.as_deref(), done.mock), (Some("induction"), Some(false)));
+    let row = |key: &str| rows.iter().find(|row| row.key == key).expect("a row");
+    let (fact, shuffled, other) = (row("fact"), row("shuffled"), row("other"));
+    assert!(fact.divergences[1] > 20.0, "{fact:?}");
+    assert!(shuffled.deltas[1] < 3.0 && other.deltas[1] < 3.0, "{shuffled:?} {other:?}");
+    let cell = fact.cells.iter().find(|cell| cell.response == 1).expect("a cell");
+    assert_eq!(cell.top.as_ref().map(Vec::len), Some(3));
+    assert!(done.noise_floor.expect("a floor") < 1e-3, "{done:?}");
+
+    // The figures are those of plain passes over the same bytes.
+    let bytes = |keep: &[&str]| -> Vec<u32> {
+        let entries = conversation["conversation"].as_array().expect("a list").iter();
+        let kept = entries.filter(|e| e.get("key").and_then(Value::as_str).is_none_or(|k| keep.contains(&k)));
+        let text: String =
+            kept.map(|e| format!("{}: {}\n", e["role"].as_str().expect("a role"), e["text"].as_str().expect("text"))).collect();
+        text.bytes().map(u32::from).collect()
+    };
+    let response = "Renmu keeps the barometer in Tasvoli.".len();
+    let mut sums = Vec::new();
+    for keep in [&["shuffled", "other", "fact"][..], &["shuffled", "other"][..]] {
+        let plain = logprobs(&mesh, &bytes(keep)).await;
+        sums.push(plain[plain.len() - 1 - response..plain.len() - 1].iter().sum::<f64>());
+    }
+    assert!((sums[0] - sums[1] - fact.deltas[1]).abs() < 1e-3, "{sums:?} {fact:?}");
+}
+
+#[tokio::test]
+async fn shared_beginnings_are_read_once_and_a_small_budget_only_costs_time() {
+    let made = planted(3, 20, 40, 2, 60, false);
+    let mesh = real(|setup| setup).await;
+    let (rows, done) = matrix(&mesh, json!({ "conversation": made.conversation })).await;
+    let (forwarded, naive) = (done.tokens_forwarded.expect("counted"), done.tokens_naive.expect("counted"));
+    assert!((forwarded as f64) < 0.9 * naive as f64, "{forwarded} of {naive}");
+    // Asked again nothing is computed, and the answer is the same.
+    let (again, done) = matrix(&mesh, json!({ "conversation": made.conversation })).await;
+    assert_eq!(done.tokens_forwarded, Some(0));
+    assert!(again.iter().all(|row| row.cached), "{again:?}");
+    mesh.down();
+    // A budget that holds one state but not two.
+    let mesh = real(|setup| setup.env("BRAHMAN_SCORE_BUDGET_MIB", "116")).await;
+    let (small, done) = matrix(&mesh, json!({ "conversation": made.conversation })).await;
+    assert!(done.tokens_forwarded.expect("counted") > forwarded, "{done:?}");
+    for (row, other) in rows.iter().zip(&small) {
+        assert_eq!(row.key, other.key);
+        for (a, b) in row.deltas.iter().zip(&other.deltas) {
+            assert!((a - b).abs() < 1e-2, "{}: {a} {b}", row.key);
+        }
+    }
+    mesh.down();
+    let mesh = real(|setup| setup.env("BRAHMAN_SCORE_BUDGET_MIB", "1")).await;
+    let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": made.conversation })).await;
+    assert_eq!(fault.name, "org.brahman.Score.OutOfBudget");
+    assert!(fault.message().contains("BRAHMAN_SCORE_BUDGET_MIB"), "{fault}");
+}
+
+#[tokio::test]
+async fn odd_conversations_get_an_answer_that_fits() {
+    let mesh = mock().await;
+    let (hello, hi) = (entry("user", "Hello."), entry("assistant", "Hi."));
+    // No memories; no responses; nothing at all.
+    let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [hello, hi] } })).await;
+    assert_eq!((rows.len(), done.memories, done.responses), (0, Some(0), Some(1)));
+    let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [memory("a", "A."), hello] } })).await;
+    assert_eq!((rows.len(), done.responses, rows[0].deltas.len()), (1, Some(0), 0));
+    let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [] } })).await;
+    assert_eq!((rows.len(), done.tokens), (0, Some(0)));
+    // A memory that appears twice is removed in both places; one after the last response changes nothing; empty texts.
+    let twice = json!({ "conversation": { "system": [entry("system", "Be brief.")], "conversation": [
+        memory("twice", "Kolva is the name of the boat."), hello, entry("assistant", ""),
+        memory("twice", "The boat is called Kolva, once more."), memory("empty", ""), hello,
+        entry("assistant", "The boat is called Kolva."), memory("late", "The boat is called Kolva."),
+    ]}});
+    let (rows, _) = matrix(&mesh, twice.clone()).await;
+    let row = |key: &str| rows.iter().find(|row| row.key == key).expect("a row");
+    assert_eq!(rows.len(), 3);
+    assert!(row("twice").deltas[1] > 5.0 && row("twice").deltas[0].abs() < 1e-9, "{rows:?}");
+    assert_eq!(row("late").deltas, [0.0, 0.0]);
+    // Copies hide one another; removed together they do not.
+    let copies = json!({ "conversation": [
+        memory("one", "The code of the gate is Zarnip."), memory("two", "The code of the gate is Zarnip."), hello,
+        entry("assistant", "The code of the gate is Zarnip."),
+    ]});
+    let (rows, _) = matrix(&mesh, json!({ "conversation": copies, "groups": [["one", "two"]] })).await;
+    let row = |key: &str| rows.iter().find(|row| row.key == key).expect("a row");
+    assert!(row("one+two").deltas[0] > 4.0 * row("one").deltas[0].max(row("two").deltas[0]), "{rows:?}");
+    // A hundred thousand tokens.
+    let long = "All work and no play. ".repeat(4600);
+    let out = mesh
+        .call(
+            "org.brahman.Score.ScoreMatrix",
+            json!({ "conversation": { "conversation": [memory("m", "Play."), entry("user", &long), hi] } }),
+        )
+        .await
+        .expect("scored");
+    assert!(out["tokens"].as_u64() > Some(100_000));
+    // Bad input is named.
+    let bad = async |conversation: Value, words: &str| {
+        let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": conversation })).await;
+        assert!(fault.to_string().contains(words), "{fault}");
+    };
+    bad(json!({ "conversation": [{ "role": "memory", "text": "x" }] }), "conversation[0].key").await;
+    bad(json!({ "conversation": [entry("assitant", "x")] }), "assitant").await;
+    bad(json!({ "conversation": [{ "role": "user" }] }), "neither `text` nor `tokens`").await;
+    bad(json!({ "conversation": [{ "role": "user", "text": "a", "tokens": [1] }] }), "both").await;
+    bad(json!({ "conversation": [{ "role": "user", "tokens": [1, 256] }] }), "token 256").await;
+    let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": twice["conversation"], "path": "/x" })).await;
+    assert!(fault.message().contains("expected one of them"), "{fault}");
+    let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": "relative.json" })).await;
+    assert_eq!(fault.name, "org.brahman.Score.FileUnreadable");
+}
+
+#[tokio::test]
+async fn a_killed_scorer_goes_on_where_it_was() {
+    let mesh = real(|setup| setup).await;
+    let made = planted(11, 20, 40, 1, 60, false);
+    let file = mesh.folder.path().join("c.json");
+    std::fs::write(&file, made.conversation.to_string()).expect("written");
+    let ask = json!({ "path": file, "max_age_s": 3600 });
+    let call = |method: &str| encode_call(method, &ask, &CallOptions::default(), true, false).expect("encoded");
+    // The broker holds whole replies, not whole streams: rows come as they are done.
+    let mut direct = Connection::connect(&mesh.socket()).await.expect("connected");
+    direct.send(&call("org.brahman.Score.ScoreIncremental")).await.expect("sent");
+    let mut told = std::collections::BTreeMap::new();
+    for _ in 0..3 {
+        let row: Value = direct.receive().await.expect("a reply").typed().expect("no error").value;
+        told.insert(row["key"].as_str().expect("a key").to_owned(), row);
+    }
+    let pid = mesh.module("score-real").await.pid;
+    mesh.signal(pid, "KILL");
+    brahman_tests::gone(pid).await;
+    mesh.when_module("score-real", ModuleState::Ready).await;
+    let done = mesh.call("org.brahman.Score.ScoreIncremental", ask.clone()).await.expect("scored");
+    let rows = done["rows"].as_array().expect("rows");
+    assert!(rows.iter().all(|row| !told.contains_key(row["key"].as_str().expect("a key"))), "scored twice: {rows:?}");
+    assert!(done["fresh"].as_u64() >= Some(3) && done["failed"] == 0, "{done}");
+    assert_eq!(done["fresh"].as_u64().unwrap_or(0) + done["due"].as_u64().unwrap_or(0) + done["late"].as_u64().unwrap_or(0), 20);
+    // Nothing is due now.
+    let done = mesh.call("org.brahman.Score.ScoreIncremental", ask.clone()).await.expect("scored");
+    assert_eq!((done["due"].as_u64(), done["tokens_forwarded"].as_u64()), (Some(0), Some(0)));
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_stops_the_passes_and_two_callers_get_their_answers() {
+    let mesh = real(|setup| setup).await;
+    let long = planted(5, 20, 40, 4, 60, false);
+    let short = planted(6, 5, 6, 1, 60, false);
+    let mut gone = Connection::connect(&mesh.socket()).await.expect("connected");
+    let ask = json!({ "conversation": long.conversation, "fresh": true });
+    let call = encode_call("org.brahman.Score.ScoreMatrix", &ask, &CallOptions::default(), true, false).expect("encoded");
+    gone.send(&call).await.expect("sent");
+    let _ = gone.receive().await.expect("it has begun");
+    drop(gone);
+    // The thread is free again long before the long matrix would be done.
+    let (one, two) = tokio::join!(
+        mesh.call("org.brahman.Score.ScoreMatrix", json!({ "conversation": short.conversation, "fresh": true })),
+        mesh.call("org.brahman.Score.ScoreMatrix", json!({ "conversation": short.conversation, "fresh": true })),
+    );
+    let (one, two) = (one.expect("scored"), two.expect("scored"));
+    assert_eq!(one["rows"], two["rows"]);
+    // A deadline ends it with a typed error.
+    let options = CallOptions { deadline: Some(std::time::Duration::from_millis(300)), ..CallOptions::default() };
+    let call = encode_call("org.brahman.Score.ScoreMatrix", &ask, &options, false, false).expect("encoded");
+    let ended = Connection::connect(&mesh.socket()).await.expect("connected").exchange(&call).await;
+    assert!(ended.is_err_and(|e| e.to_string().contains("deadline")));
+}
+
+#[tokio::test]
+async fn a_person_sees_what_matters() {
+    let mesh = real(|setup| setup).await;
+    let file = mesh.folder.path().join("c.json");
+    let (html, made) = (mesh.folder.path().join("c.html"), planted(8, 6, 8, 1, 70, false));
+    std::fs::write(&file, made.conversation.to_string()).expect("written");
+    let (file, page) = (file.display().to_string(), html.display().to_string());
+    let out = mesh.brahman(&["score", "matrix", &file, "--html", &page]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success() && text.contains("fact-0") && text.contains("██"), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(std::fs::read_to_string(&html).expect("written").contains("\"key\":\"fact-0\""));
+    let json = mesh.brahman_json(&["score", "matrix", &file]);
+    assert_eq!(json["rows"].as_array().map(Vec::len), Some(6));
+    let one = mesh.brahman_json(&["score", "memory", &file, "fact-0"]);
+    assert_eq!(one["present"], true);
+    let absent = mesh.brahman_json(&["score", "memory", &file, "nothing"]);
+    assert_eq!((&absent["present"], &absent["divergence"]), (&json!(false), &json!(0.0)));
+    let tuned = mesh.brahman_json(&["score", "finetune", &file, "--count", "6"]);
+    let divergences: Vec<f64> =
+        tuned["results"].as_array().expect("results").iter().map(|r| r["divergence"].as_f64().expect("a number")).collect();
+    assert!(!divergences.is_empty() && divergences.is_sorted_by(|a, b| a >= b), "{tuned}");
+    let check = mesh.brahman_json(&["models", "check", &induction().display().to_string()]);
+    assert_eq!(check["usable"], true);
+    let refused = mesh.brahman(&["models", "check", "/nowhere"]);
+    assert_eq!(refused.status.code(), Some(6));
+    let absent = mesh.brahman(&["score", "matrix", "/nowhere.json"]);
+    assert_eq!(absent.status.code(), Some(6), "{}", String::from_utf8_lossy(&absent.stderr));
+}
