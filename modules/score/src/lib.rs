@@ -2,7 +2,7 @@
 //!
 //! [`conversation`] turns entries into one list of tokens that remembers where memories and responses lie; [`ablation`] takes memories
 //! out of it and compares; [`walk`] passes many such lists through a model with every shared beginning once. What gives the
-//! log-probabilities is an [`engine::Engine`]: [`mock`] over [`mixing`], or a model by [`onnx`]. [`turns`] runs one call at a
+//! log-probabilities is an [`engine::Engine`]: [`mock`] over [`mixing`], a model by [`onnx`], or a server over [`http`]. [`turns`] runs one call at a
 //! time on a thread of its own, [`kept`] remembers, [`service`] speaks `org.brahman.Score`.
 //!
 //! Invariants: a response's tokens are the same with and without a memory; every figure is signed until it is reported; a failed
@@ -11,6 +11,7 @@
 pub mod ablation;
 pub mod conversation;
 pub mod engine;
+pub mod http;
 pub mod kept;
 pub mod mixing;
 pub mod mock;

@@ -132,8 +132,8 @@ impl Model {
             model: folder.name.clone(),
             fingerprint: folder.fingerprint.clone(),
             vocabulary: wiring.vocabulary,
-            window: settings.window.map_or(folder.window, |window| window.min(folder.window)),
-            bos: folder.bos,
+            window: settings.window.map_or(folder.tokens.window, |window| window.min(folder.tokens.window)),
+            bos: folder.tokens.bos,
             device: device.active.clone(),
             mock: false,
         };
@@ -170,16 +170,16 @@ impl Engine for Model {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        self.folder.encode(text)
+        self.folder.tokens.encode(text)
     }
 
     fn decode(&self, tokens: &[u32]) -> String {
-        self.folder.decode(tokens)
+        self.folder.tokens.decode(tokens)
     }
 
     fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = Plan { budget_bytes: self.budget_bytes, heads: self.folder.heads, hidden: self.folder.hidden };
+        let plan = Plan { budget_bytes: self.budget_bytes, heads: self.folder.tokens.heads, hidden: self.folder.tokens.hidden };
         walk(&mut Reader::new(&mut session, &self.wiring, plan), sequences, stop, done)
     }
 

@@ -1,11 +1,13 @@
-//! The real scorer: a causal language model in ONNX Runtime.
+//! The real scorer: a causal language model in ONNX Runtime, or on a server.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_card::ModuleState;
 use brahman_score::engine::Engine;
+use brahman_score::http;
 use brahman_score::kept::Kept;
 use brahman_score::onnx::{Model, Settings};
 use brahman_score::service::ScoreService;
@@ -20,17 +22,32 @@ fn main() -> ExitCode {
         return check(arguments.next());
     }
     run("score-real", async |module: Module| {
-        let settings = Settings::from_env(&module.cache).map_err(ModuleError::Config)?;
-        module.report(ModuleState::Loading, Some(format!("loads {}", settings.model.display())), BTreeMap::new()).await;
-        let opened = tokio::task::spawn_blocking(move || Model::open(&settings)).await;
-        let model = opened.map_err(|e| ModuleError::Config(format!("loading ended: {e}")))?.map_err(ModuleError::Config)?;
-        let mut attributes = model.identity().attributes();
-        attributes.insert("device_reason".to_owned(), model.info().device.reason);
+        let (server, cache) = (http::Settings::from_env().map_err(ModuleError::Config)?, module.cache.clone());
+        let what = server.as_ref().map_or_else(|| "loads the model".to_owned(), |server| format!("asks {}", server.base));
+        module.report(ModuleState::Loading, Some(what), BTreeMap::new()).await;
+        let opened = tokio::task::spawn_blocking(move || open(server, &cache)).await;
+        let engine = opened.map_err(|e| ModuleError::Config(format!("loading ended: {e}")))??;
+        let mut attributes = engine.identity().attributes();
+        attributes.insert("device_reason".to_owned(), engine.info().device.reason);
         let mib = std::env::var("BRAHMAN_SCORE_KEPT_MIB").ok().and_then(|v| v.parse().ok()).unwrap_or(KEPT_MIB);
         let kept = Kept::open(&module.state.join(module.label()), mib << 20);
-        let service = ScoreService::open(Arc::new(model), kept).map_err(ModuleError::Failed)?;
+        let service = ScoreService::open(engine, kept).map_err(ModuleError::Failed)?;
         module.serve_with(Arc::new(service), attributes).await
     })
+}
+
+/// A server, if one is named, else the model. A server that is not there may come: that is tried again.
+fn open(server: Option<http::Settings>, cache: &Path) -> Result<Arc<dyn Engine>, ModuleError> {
+    match server {
+        Some(settings) => {
+            let server = http::Server::open(settings);
+            Ok(Arc::new(server.map_err(|why| ModuleError::Failed(std::io::Error::other(why)))?))
+        }
+        None => {
+            let settings = Settings::from_env(cache).map_err(ModuleError::Config)?;
+            Ok(Arc::new(Model::open(&settings).map_err(ModuleError::Config)?))
+        }
+    }
 }
 
 /// `score-real check DIR`: whether a model will do. Prints what was found; exit 0 or 78.

@@ -15,13 +15,9 @@ use crate::engine::EngineError;
 /// Window of a model that does not tell its own: GPT-2's.
 const WINDOW: usize = 1024;
 
-/// A directory that was read.
-pub struct Folder {
-    /// Name: the folder's.
-    pub name: String,
-    /// The graph.
-    pub onnx: PathBuf,
-    /// Everything the figures depend on, in hex.
+/// The tokenizer of a directory, and what its configuration tells.
+pub struct Tokens {
+    /// What its figures depend on, in hex.
     pub fingerprint: String,
     /// Tokens a sequence may have.
     pub window: usize,
@@ -34,48 +30,34 @@ pub struct Folder {
     tokenizer: Tokenizer,
 }
 
-impl std::fmt::Debug for Folder {
+impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Folder").field("name", &self.name).field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+        f.debug_struct("Tokens").field("fingerprint", &self.fingerprint).field("window", &self.window).finish_non_exhaustive()
     }
 }
 
-impl Folder {
-    /// Reads a directory; the graph is only hashed.
+fn missing(folder: &Path, name: &str, why: &dyn std::fmt::Display) -> String {
+    format!("no language model at {}: {name} cannot be read ({why}); expected model.onnx, tokenizer.json and config.json", folder.display())
+}
+
+impl Tokens {
+    /// Reads `tokenizer.json` and `config.json`.
     ///
     /// # Errors
     /// Which file, and what is wrong with it.
     pub fn read(folder: &Path) -> Result<Self, String> {
-        let missing = |name: &str, why: &dyn std::fmt::Display| {
-            format!(
-                "no language model at {}: {name} cannot be read ({why}); expected model.onnx, tokenizer.json and config.json",
-                folder.display()
-            )
-        };
-        let onnx = folder.join("model.onnx");
-        let mut parts = vec![sha256_file(&onnx).map_err(|e| missing("model.onnx", &e))?.0];
-        // Weights of more than 2 GiB lie beside the graph.
-        for beside in ["model.onnx_data", "model.onnx.data"] {
-            if folder.join(beside).is_file() {
-                parts.push(sha256_file(&folder.join(beside)).map_err(|e| missing(beside, &e))?.0);
-            }
-        }
-        let text = std::fs::read(folder.join("tokenizer.json")).map_err(|e| missing("tokenizer.json", &e))?;
-        let mut tokenizer = Tokenizer::from_bytes(&text).map_err(|e| format!("{}: {e}", folder.join("tokenizer.json").display()))?;
-        tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+        let named = |name: &str, why: &dyn std::fmt::Display| format!("{}: {why}", folder.join(name).display());
+        let text = std::fs::read(folder.join("tokenizer.json")).map_err(|e| missing(folder, "tokenizer.json", &e))?;
+        let mut tokenizer = Tokenizer::from_bytes(&text).map_err(|e| named("tokenizer.json", &e))?;
+        tokenizer.with_truncation(None).map_err(|e| named("tokenizer.json", &e))?;
         tokenizer.with_padding(None);
-        parts.push(hex(&sha256(&text)));
-        let config = std::fs::read(folder.join("config.json")).map_err(|e| missing("config.json", &e))?;
-        let config: serde_json::Value =
-            serde_json::from_slice(&config).map_err(|e| format!("{}: {e}", folder.join("config.json").display()))?;
+        let config = std::fs::read(folder.join("config.json")).map_err(|e| missing(folder, "config.json", &e))?;
+        let config: serde_json::Value = serde_json::from_slice(&config).map_err(|e| named("config.json", &e))?;
         let number = |names: &[&str]| names.iter().find_map(|name| config.get(name)?.as_u64());
         let window = number(&["max_position_embeddings", "n_positions", "n_ctx", "seq_length"]);
         let bos = number(&["bos_token_id"]).and_then(|id| u32::try_from(id).ok());
-        parts.push(format!("{bos:?}"));
         Ok(Self {
-            name: folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-            onnx,
-            fingerprint: hex(&sha256(parts.join("\0").as_bytes())),
+            fingerprint: format!("{} {bos:?}", hex(&sha256(&text))),
             window: window.and_then(|w| usize::try_from(w).ok()).unwrap_or(WINDOW),
             bos,
             heads: number(&["num_attention_heads", "n_head"]).unwrap_or(32),
@@ -84,20 +66,10 @@ impl Folder {
         })
     }
 
-    /// Whether tokenizer and graph belong together.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn fits(&self, wiring: &Wiring) -> Result<(), String> {
-        let most = self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
-        if most >= wiring.vocabulary {
-            return Err(format!(
-                "{}: tokenizer.json has token {most}, but the model's logits have places for {} only: they belong to different models",
-                self.onnx.with_file_name("tokenizer.json").display(),
-                wiring.vocabulary
-            ));
-        }
-        Ok(())
+    /// Tokens there are.
+    #[must_use]
+    pub fn vocabulary(&self) -> u32 {
+        self.tokenizer.get_vocab(true).into_values().max().map_or(0, |most| most + 1)
     }
 
     /// Text to tokens, without special ones.
@@ -113,6 +85,60 @@ impl Folder {
     #[must_use]
     pub fn decode(&self, tokens: &[u32]) -> String {
         self.tokenizer.decode(tokens, false).unwrap_or_default()
+    }
+}
+
+/// A directory that was read.
+#[derive(Debug)]
+pub struct Folder {
+    /// Name: the folder's.
+    pub name: String,
+    /// The graph.
+    pub onnx: PathBuf,
+    /// Everything the figures depend on, in hex.
+    pub fingerprint: String,
+    /// Tokenizer and configuration.
+    pub tokens: Tokens,
+}
+
+impl Folder {
+    /// Reads a directory; the graph is only hashed.
+    ///
+    /// # Errors
+    /// Which file, and what is wrong with it.
+    pub fn read(folder: &Path) -> Result<Self, String> {
+        let onnx = folder.join("model.onnx");
+        let mut parts = vec![sha256_file(&onnx).map_err(|e| missing(folder, "model.onnx", &e))?.0];
+        // Weights of more than 2 GiB lie beside the graph.
+        for beside in ["model.onnx_data", "model.onnx.data"] {
+            if folder.join(beside).is_file() {
+                parts.push(sha256_file(&folder.join(beside)).map_err(|e| missing(folder, beside, &e))?.0);
+            }
+        }
+        let tokens = Tokens::read(folder)?;
+        parts.push(tokens.fingerprint.clone());
+        Ok(Self {
+            name: folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            onnx,
+            fingerprint: hex(&sha256(parts.join("\0").as_bytes())),
+            tokens,
+        })
+    }
+
+    /// Whether tokenizer and graph belong together.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn fits(&self, wiring: &Wiring) -> Result<(), String> {
+        let tokens = self.tokens.vocabulary();
+        if tokens > wiring.vocabulary {
+            return Err(format!(
+                "{}: tokenizer.json has {tokens} tokens, the model's logits have places for {}: they belong to different models",
+                self.onnx.with_file_name("tokenizer.json").display(),
+                wiring.vocabulary
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,176 @@
+//! What each kind of server is asked, and how it answers. Pure.
+//!
+//! * vLLM: `POST /v1/completions` with `prompt_logprobs`; an object a token, by id, null for the first.
+//!   <https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html>
+//! * SGLang: `POST /generate` with `return_logprob` and `logprob_start_len`; a triple a token.
+//!   <https://docs.sglang.ai/basic_usage/native_api.html>
+//! * Brahman's own first server: `POST /v1/score`; one sum a prompt, errors as text.
+
+use serde_json::{Value, json};
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// vLLM.
+    Vllm,
+    /// SGLang.
+    Sglang,
+    /// `/v1/score`.
+    Brahman,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The model's name there.
+    pub model: &'a str,
+    /// The prompt.
+    pub tokens: &'a [u32],
+    /// First place whose log-probability is wanted; at least 1.
+    pub from: usize,
+}
+
+/// What was answered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Told {
+    /// From the first wanted place on; empty if only the sum is told.
+    pub logprobs: Vec<f32>,
+    /// Their sum.
+    pub total: f64,
+    /// Tokens that the server had in its cache.
+    pub reused: u64,
+}
+
+impl Dialect {
+    /// As it is written before the address.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::Brahman => "brahman",
+        }
+    }
+
+    /// For `Info`.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm: a pass a removal, without the server's prefix cache",
+            Self::Sglang => "sglang: a pass a removal, with the server's prefix cache",
+            Self::Brahman => "brahman: two passes a response and removal; a token's figure is the mean of its response",
+        }
+    }
+
+    /// Where a server tells which model it has.
+    #[must_use]
+    pub fn about(self) -> Option<&'static str> {
+        match self {
+            Self::Vllm => Some("/v1/models"),
+            Self::Sglang => Some("/get_model_info"),
+            Self::Brahman => None,
+        }
+    }
+
+    /// The model's name and its window, as told there.
+    #[must_use]
+    pub fn introduced(self, answer: &Value) -> (Option<String>, Option<usize>) {
+        let (name, window) = match self {
+            Self::Vllm => (&answer["data"][0]["id"], &answer["data"][0]["max_model_len"]),
+            Self::Sglang => (&answer["model_path"], &answer["max_context_length"]),
+            Self::Brahman => (&Value::Null, &Value::Null),
+        };
+        (name.as_str().map(str::to_owned), window.as_u64().and_then(|w| usize::try_from(w).ok()))
+    }
+
+    /// Where prompts are scored.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Vllm => "/v1/completions",
+            Self::Sglang => "/generate",
+            Self::Brahman => "/v1/score",
+        }
+    }
+
+    /// A request.
+    #[must_use]
+    pub fn body(self, ask: &Ask<'_>) -> Value {
+        match self {
+            // A priority other than 0 is an error unless the scheduler was set up for it, so none is sent.
+            Self::Vllm => json!({ "model": ask.model, "prompt": ask.tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0 }),
+            Self::Sglang => json!({
+                "input_ids": ask.tokens,
+                "sampling_params": { "max_new_tokens": 1, "temperature": 0 },
+                "return_logprob": true,
+                // The token at which it starts has none itself.
+                "logprob_start_len": ask.from - 1,
+            }),
+            Self::Brahman => json!({ "model": ask.model, "prompt": ask.tokens, "logprobs": 1, "priority": 0 }),
+        }
+    }
+
+    /// An answer.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub fn scores(self, ask: &Ask<'_>, answer: &Value) -> Result<Told, String> {
+        let told = match self {
+            Self::Vllm => vllm(ask, answer),
+            Self::Sglang => sglang(ask, answer),
+            Self::Brahman => brahman(answer),
+        }?;
+        let finite = told.total.is_finite() && told.logprobs.iter().all(|x| x.is_finite());
+        if finite { Ok(told) } else { Err("log-probabilities that are not finite".to_owned()) }
+    }
+}
+
+fn number(value: &Value, place: usize) -> Result<f32, String> {
+    value.as_f64().map(|x| x as f32).ok_or_else(|| format!("no log-probability for token {place} of the prompt"))
+}
+
+fn told(logprobs: Vec<f32>, reused: u64) -> Told {
+    let total = logprobs.iter().map(|x| f64::from(*x)).sum();
+    Told { logprobs, total, reused }
+}
+
+fn vllm(ask: &Ask<'_>, answer: &Value) -> Result<Told, String> {
+    let list = answer["choices"][0]["prompt_logprobs"].as_array();
+    let list = list.ok_or("no choices[0].prompt_logprobs: the server gives no log-probabilities of a prompt (llama.cpp's does not)")?;
+    if list.len() != ask.tokens.len() {
+        return Err(format!("{} log-probabilities for {} tokens", list.len(), ask.tokens.len()));
+    }
+    // With the token itself come the likeliest ones: it is looked up by its id.
+    let of = |place: usize| {
+        let entry = list[place].get(ask.tokens[place].to_string());
+        let entry = entry.ok_or_else(|| format!("token {place} of the prompt is {}, which the answer does not have", ask.tokens[place]))?;
+        number(&entry["logprob"], place)
+    };
+    Ok(told((ask.from..ask.tokens.len()).map(of).collect::<Result<_, _>>()?, 0))
+}
+
+fn sglang(ask: &Ask<'_>, answer: &Value) -> Result<Told, String> {
+    let meta = &answer["meta_info"];
+    let list = meta["input_token_logprobs"].as_array().ok_or("no meta_info.input_token_logprobs")?;
+    let expected = ask.tokens.len() - (ask.from - 1);
+    if list.len() != expected {
+        return Err(format!("{} log-probabilities, expected {expected} from place {} on", list.len(), ask.from - 1));
+    }
+    let of = |(i, entry): (usize, &Value)| {
+        let place = ask.from + i;
+        if entry[1].as_u64() != Some(ask.tokens[place].into()) {
+            return Err(format!("token {place} of the prompt is {}, the answer has {}", ask.tokens[place], entry[1]));
+        }
+        number(&entry[0], place)
+    };
+    let logprobs = list.iter().skip(1).enumerate().map(of).collect::<Result<_, _>>()?;
+    Ok(told(logprobs, meta["cached_tokens"].as_u64().unwrap_or(0)))
+}
+
+fn brahman(answer: &Value) -> Result<Told, String> {
+    if let Some(error) = answer["error"].as_str() {
+        return Err(error.chars().take(200).collect());
+    }
+    let total = answer["scores"][0]["total_logprob"].as_f64().ok_or("no scores[0].total_logprob")?;
+    Ok(Told { logprobs: Vec::new(), total, reused: 0 })
+}
