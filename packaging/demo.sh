@@ -24,6 +24,9 @@ trap finish EXIT
 say "the model and ONNX Runtime (fetched once, then kept in the cache)"
 run brahman models pull
 
+# The small language model that the tests are made with: two layers over bytes, for a machine that reaches no model hub.
+export BRAHMAN_SCORE_MODEL=${BRAHMAN_SCORE_MODEL:-$here/../tests/assets/induction}
+
 say "the mesh, in context prod"
 brahman up --context prod --cards "$here/cards" 2>"$work/log" &
 mesh=$!
@@ -74,6 +77,9 @@ fi
 
 say "status"
 run brahman status
+
+say "which memories the answers of a conversation depend on"
+run brahman score matrix "$here/../examples/memories/conversation.json"
 
 say "down"
 run brahman down

@@ -227,14 +227,18 @@ fn heat_map(rows: &[Row], done: &MatrixOut, output: &Output) {
     let naive = done.tokens_naive.unwrap_or(0);
     let share = if naive == 0 { String::new() } else { format!(" ({:.0} % of full passes)", 100.0 * forwarded as f64 / naive as f64) };
     output.line(&format!(
-        "{} memories, {responses} responses, {} tokens; {forwarded} forwarded{share}; noise floor {:.1e}; {} on {}, {}",
+        "{} memories, {responses} responses, {} tokens; {forwarded} forwarded{share}; noise floor {}; {} on {}, {}",
         done.memories.unwrap_or(0),
         done.tokens.unwrap_or(0),
-        done.noise_floor.unwrap_or(0.0),
+        floor(done.noise_floor.unwrap_or(0.0)),
         done.model.as_deref().unwrap_or("?"),
         done.device.as_deref().unwrap_or("?"),
         duration(done.elapsed_us.unwrap_or(0) as f64 / 1e6),
     ));
+}
+
+fn floor(nats: f64) -> String {
+    if nats == 0.0 { "0".to_owned() } else { format!("{nats:.1e}") }
 }
 
 /// A page that needs nothing but itself.
@@ -261,13 +265,12 @@ fn memory(out: &MemoryOut, output: &Output) {
     });
     output.table(&["RESPONSE", "DELTA", "PER TOKEN", "TOKENS"], table.collect());
     output.line(&format!(
-        "{}: divergence {:.3} nats over {} responses; {} of {} tokens forwarded twice; noise floor {:.1e}; {} on {}, {}",
+        "{}: divergence {:.3} nats over {} responses; {} tokens forwarded; noise floor {}; {} on {}, {}",
         out.key,
         out.divergence,
         out.responses,
-        out.tokens_forwarded.saturating_sub(out.tokens),
-        out.tokens,
-        out.noise_floor,
+        out.tokens_forwarded,
+        floor(out.noise_floor),
         out.model,
         out.device,
         duration(out.elapsed_us as f64 / 1e6)
@@ -337,11 +340,11 @@ fn finetune(out: &FinetuneOut, output: &Output) {
     });
     output.table(&["ENTRY", "DIVERGENCE", "DELTA", "PER TOKEN", "TOKENS"], table.collect());
     output.line(&format!(
-        "{} responses without {} memories; {} tokens forwarded; noise floor {:.1e}; {} on {}, {}",
+        "{} responses without {} memories; {} tokens forwarded; noise floor {}; {} on {}, {}",
         out.results.len(),
         out.memories,
         out.tokens_forwarded,
-        out.noise_floor,
+        floor(out.noise_floor),
         out.model,
         out.device,
         duration(out.elapsed_us as f64 / 1e6)

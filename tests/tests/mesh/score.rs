@@ -241,6 +241,23 @@ async fn a_killed_scorer_goes_on_where_it_was() {
     assert!(rows.iter().all(|row| !told.contains_key(row["key"].as_str().expect("a key"))), "scored twice: {rows:?}");
     assert!(done["fresh"].as_u64() >= Some(3) && done["failed"] == 0, "{done}");
     assert_eq!(done["fresh"].as_u64().unwrap_or(0) + done["due"].as_u64().unwrap_or(0) + done["late"].as_u64().unwrap_or(0), 20);
+    // A matrix that was cut off goes on as well.
+    let mut cut = Connection::connect(&mesh.socket()).await.expect("connected");
+    let whole = json!({ "conversation": planted(12, 20, 40, 2, 60, false).conversation });
+    cut.send(&encode_call("org.brahman.Score.ScoreMatrix", &whole, &CallOptions::default(), true, false).expect("encoded"))
+        .await
+        .expect("sent");
+    for _ in 0..8 {
+        let row: Value = cut.receive().await.expect("a reply").typed().expect("no error").value;
+        assert_eq!(row["cached"], false);
+    }
+    let pid = mesh.module("score-real").await.pid;
+    mesh.signal(pid, "KILL");
+    brahman_tests::gone(pid).await;
+    mesh.when_module("score-real", ModuleState::Ready).await;
+    let (rows, _) = matrix(&mesh, whole).await;
+    // All but what was scored in the last tenth of a second.
+    assert!(rows.len() == 20 && rows.iter().filter(|row| row.cached).count() >= 5, "{rows:?}");
     // Nothing is due now.
     let done = mesh.call("org.brahman.Score.ScoreIncremental", ask.clone()).await.expect("scored");
     assert_eq!((done["due"].as_u64(), done["tokens_forwarded"].as_u64()), (Some(0), Some(0)));
@@ -298,4 +315,64 @@ async fn a_person_sees_what_matters() {
     assert_eq!(refused.status.code(), Some(6));
     let absent = mesh.brahman(&["score", "matrix", "/nowhere.json"]);
     assert_eq!(absent.status.code(), Some(6), "{}", String::from_utf8_lossy(&absent.stderr));
+}
+
+/// A copy of the small model whose logits are NaN after a `Z`.
+fn model_that_fails_after_z(to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("made");
+    for file in ["tokenizer.json", "config.json"] {
+        std::fs::copy(induction().join(file), to.join(file)).expect("copied");
+    }
+    let mut onnx = std::fs::read(induction().join("model.onnx")).expect("read");
+    // The table of byte pairs: its name, the tag of its data, a length of three bytes, and 256 rows of 256 numbers.
+    let name = b"pairs\x4a";
+    let table = onnx.windows(name.len()).position(|w| w == name).expect("a table") + name.len() + 3;
+    let row = table + usize::from(b'Z') * 256 * 4;
+    for number in onnx[row..row + 1024].chunks_exact_mut(4) {
+        number.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    std::fs::write(to.join("model.onnx"), onnx).expect("written");
+}
+
+#[tokio::test]
+async fn a_row_that_fails_does_not_lose_the_others_and_a_model_that_cannot_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = folder.path().join("broken");
+    model_that_fails_after_z(&broken);
+    let mesh = real(|setup| setup.env("BRAHMAN_SCORE_MODEL", &broken)).await;
+    let ids = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+    let conversation = json!({ "conversation": [
+        memory("first", "Anything."),
+        { "role": "user", "tokens": ids("Say Z") },
+        { "role": "memory", "key": "between", "tokens": ids(" and then: ") },
+        { "role": "assistant", "tokens": ids("done") },
+    ]});
+    // Without what stands between, the response follows a Z.
+    let (rows, done) = matrix(&mesh, json!({ "conversation": conversation })).await;
+    let row = |key: &str| rows.iter().find(|row| row.key == key).expect("a row");
+    assert_eq!((done.failed, rows.len()), (Some(1), 2));
+    assert!(row("between").error.as_ref().is_some_and(|e| e.contains("not finite")) && row("between").deltas.is_empty(), "{rows:?}");
+    assert!(row("first").error.is_none() && row("first").deltas.len() == 1, "{rows:?}");
+    let fault = mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "aZb" })).await;
+    assert_eq!(fault.name, "org.brahman.Score.BadOutput");
+    assert!(mesh.call("org.brahman.Score.Logprobs", json!({ "text": "ab" })).await.is_ok(), "it serves on");
+    mesh.down();
+
+    // A tokenizer of another model; no model at all. Both are said, and nothing is offered.
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).expect("made");
+    for file in ["model.onnx", "config.json"] {
+        std::fs::copy(induction().join(file), other.join(file)).expect("copied");
+    }
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(induction().join("tokenizer.json")).expect("read")).expect("JSON");
+    tokenizer["model"]["vocab"]["more"] = json!(256);
+    std::fs::write(other.join("tokenizer.json"), tokenizer.to_string()).expect("written");
+    for (model, words) in [(other, "belong to different models"), (folder.path().join("nowhere"), "model.onnx cannot be read")] {
+        let setup = Setup::new(&["broker", "score-real", "score-mock"].map(shipped)).context("prod").real_model();
+        let mesh = setup.env("BRAHMAN_SCORE_MODEL", &model).up().await;
+        let failed = mesh.when_module("score-real", ModuleState::Failed).await;
+        assert!(failed.reason.as_deref().is_some_and(|why| why.contains(words)), "{:?}", failed.reason);
+        let fault = mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "a" })).await;
+        assert_eq!(fault.name, "org.brahman.Broker.NoProvider", "a mock never answers in prod: {fault}");
+    }
 }
