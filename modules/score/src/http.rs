@@ -11,7 +11,7 @@ pub mod dialect;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
@@ -376,27 +376,26 @@ impl Engine for Server {
     fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
         let mut work = Work::default();
         let ask = async |i: usize| (i, self.sequence(&sequences[i]).await);
-        self.wait(async {
-            let mut answers = futures_util::stream::iter((0..sequences.len()).map(ask)).buffer_unordered(self.settings.concurrency);
-            loop {
-                if let Err(stopped) = stop.check() {
-                    drop(answers);
-                    // Connections are tasks of this runtime: they see that they are dropped, and hang up, only while it runs.
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    return Err(stopped);
-                }
-                let until = Instant::now() + LOOK_EVERY;
-                let Ok(answer) = tokio::time::timeout_at(until.into(), answers.next()).await else { continue };
-                let Some((i, outcome)) = answer else { return Ok(work) };
-                match outcome {
-                    Ok((scores, spent)) => {
-                        work.add(spent);
-                        done(i, Ok(scores));
-                    }
-                    Err(error) => done(i, Err(error)),
-                }
+        let mut answers = futures_util::stream::iter((0..sequences.len()).map(ask)).buffer_unordered(self.settings.concurrency);
+        loop {
+            if let Err(stopped) = stop.check() {
+                drop(answers);
+                // Connections are tasks of this runtime: they see that they are dropped, and hang up, only while it runs.
+                self.wait(async { tokio::time::sleep(LOOK_EVERY).await });
+                return Err(stopped);
             }
-        })
+            // `done` may block, so it is told outside of the runtime.
+            let next = self.wait(async { tokio::time::timeout(LOOK_EVERY, answers.next()).await });
+            match next {
+                Err(_) => {}
+                Ok(None) => return Ok(work),
+                Ok(Some((i, Ok((scores, spent))))) => {
+                    work.add(spent);
+                    done(i, Ok(scores));
+                }
+                Ok(Some((i, Err(error)))) => done(i, Err(error)),
+            }
+        }
     }
 
     fn info(&self) -> InfoOut {

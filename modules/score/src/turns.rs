@@ -4,6 +4,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use brahman_card::Fault;
@@ -86,7 +87,10 @@ impl Turns {
                     held = own.1.wait(held).unwrap_or_else(PoisonError::into_inner);
                 };
                 drop(held);
-                (turn.work)(&*engine);
+                // A panic is one call's end, not the service's.
+                if catch_unwind(AssertUnwindSafe(|| (turn.work)(&*engine))).is_err() {
+                    tracing::error!("a call's work panicked; its caller was told");
+                }
             }
         })?;
         Ok(Self { queue })
@@ -119,5 +123,32 @@ impl Drop for Turns {
     fn drop(&mut self) {
         lock(&self.queue.0).closed = true;
         self.queue.1.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::mock::Mock;
+
+    #[test]
+    fn higher_goes_first_a_full_queue_says_so_and_a_panic_ends_one_call() {
+        let turns = Turns::start(Arc::new(Mock::default())).expect("a thread");
+        let ((hold, held), (tell, told)) = (mpsc::channel::<()>(), mpsc::channel());
+        let (begin, begun) = mpsc::channel();
+        turns.take(0, move |_| begin.send(()).and(held.recv().map_err(|_| mpsc::SendError(()))).expect("held")).expect("a place");
+        begun.recv().expect("it runs");
+        turns.take(9, |_| panic!("as this test wants")).expect("a place");
+        for (priority, name) in [(0, "a"), (1, "b"), (0, "c")] {
+            let tell = tell.clone();
+            turns.take(priority, move |_| tell.send(name).expect("heard")).expect("a place");
+        }
+        (4..WAITING_MAX).for_each(|_| turns.take(-1, |_| ()).expect("a place"));
+        assert!(turns.take(5, |_| ()).is_err_and(|fault| fault.name == "org.brahman.Broker.Overloaded"));
+        hold.send(()).expect("it waits");
+        let order: Vec<&str> = told.iter().take(3).collect();
+        assert_eq!(order, ["b", "a", "c"]);
     }
 }

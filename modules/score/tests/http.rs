@@ -202,7 +202,11 @@ fn each_dialect_tells_what_the_model_behind_it_says() {
         assert_eq!(server.identity().window, if dialect == Dialect::Vllm { 4096 } else { 16384 });
         let sequences = ["memory: the gate is blue\nassistant: the gate is blue", "assistant: the gate is blue, it is"].map(sequence);
         let mut found = vec![Vec::new(); 2];
-        let work = server.score(&sequences, &Stop::default(), &mut |i, scores| found[i] = scores.expect("scored")).expect("scored");
+        let mut done = |i: usize, scores: Result<Vec<f32>, EngineError>| {
+            assert!(tokio::runtime::Handle::try_current().is_err(), "who is told may block");
+            found[i] = scores.expect("scored");
+        };
+        let work = server.score(&sequences, &Stop::default(), &mut done).expect("scored");
         for (sequence, found) in sequences.iter().zip(found) {
             let plain = plain(&sequence.tokens);
             let mut at = 0;

@@ -376,3 +376,26 @@ async fn a_row_that_fails_does_not_lose_the_others_and_a_model_that_cannot_is_re
         assert_eq!(fault.name, "org.brahman.Broker.NoProvider", "a mock never answers in prod: {fault}");
     }
 }
+
+#[tokio::test]
+async fn a_server_scores_and_its_end_is_told() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+    let script = brahman_tests::repository().join("tests/assets/vllm.py");
+    let mut server = Command::new(crate::foreign::tool("python3")).arg(script).stdout(Stdio::piped()).spawn().expect("started");
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().expect("piped")).read_line(&mut port).expect("a port");
+    let mesh = real(|setup| setup.env("BRAHMAN_SCORE_SERVER", format!("vllm+http://127.0.0.1:{}", port.trim()))).await;
+    let file = brahman_tests::repository().join("examples/memories/conversation.json");
+    let (rows, done) = matrix(&mesh, json!({ "path": file, "top": 2 })).await;
+    assert_eq!((done.model.as_deref(), done.failed, rows.len()), (Some("pairs"), Some(0), 6));
+    let bicycle = rows.iter().find(|row| row.key == "bicycle").expect("a row");
+    let most = bicycle.divergences.iter().copied().fold(0.0, f64::max);
+    assert!(most > 5.0 && bicycle.divergences[2] == most, "{bicycle:?}");
+    server.kill().and_then(|()| server.wait()).expect("ended");
+    // What is known stays known; what is not fails with the server's name.
+    let (again, _) = matrix(&mesh, json!({ "path": file, "top": 2 })).await;
+    assert!(again.iter().all(|row| row.cached));
+    let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": file, "fresh": true })).await;
+    assert!(fault.name == "org.brahman.Score.ServerFailed" && fault.retryable() && fault.message().contains(port.trim()), "{fault}");
+}
