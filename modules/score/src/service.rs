@@ -48,6 +48,19 @@ struct Desk<'a> {
     stop: &'a Stop,
 }
 
+/// The parameters by which every method names its conversation.
+macro_rules! source {
+    ($ask:expr) => {
+        $crate::service::Source {
+            conversation: $ask.conversation.take(),
+            messages: $ask.messages.take(),
+            path: $ask.path.take(),
+            template: $ask.template.take(),
+        }
+    };
+}
+use source;
+
 /// Where the conversation is.
 struct Source {
     conversation: Option<Conversation>,

@@ -6,7 +6,7 @@ distance). Layer 2 has one head that looks for earlier places where the three by
 copies the byte that followed: an induction head (Olsson et al., "In-context Learning and Induction Heads", 2022). Where nothing
 agrees it looks at the first place, whose value is zero. The logits are those of a table of byte pairs, plus the copied byte.
 
-    python3 make.py            writes model.onnx, tokenizer.json and config.json
+    python3 make.py            writes model.onnx, tokenizer.json, config.json, and reference.json: what numpy says
     python3 make.py --check    compares the model in ONNX Runtime, in pieces, with numpy on the same weights
 
 Needs numpy and onnx, and onnxruntime to check. The seed is fixed; RandomState's stream is promised never to change.
@@ -38,6 +38,9 @@ Sunday. user: Where was that kettle again? assistant: The lantern is in the cell
 in the drawer. system: You are a helpful assistant. The quick brown fox jumps over the lazy dog. It was the best of times, it was
 the worst of times, it was the age of wisdom, it was the age of foolishness, it was the epoch of belief, it was the epoch of
 incredulity. Call me when the train has come in, and we shall see what can be done about the tickets, the bags and the rest of it."""
+
+
+TRIED = "memory: Kerpo keeps the violin in Vamso.\n" + TEXT * 3 + "assistant: The violin is in Vamso, Kerpo keeps it there.\n"
 
 
 def weights():
@@ -196,8 +199,7 @@ def reference(w, tokens):
 def check():
     import onnxruntime
 
-    data = b"memory: Kerpo keeps the violin in Vamso.\n" + TEXT.encode() * 3 + b"assistant: The violin is in Vamso, Kerpo keeps it there.\n"
-    tokens = np.array([0, *data], dtype=np.int64)
+    tokens = np.array([0, *TRIED.encode()], dtype=np.int64)
     session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
     state = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in session.get_inputs() if "past" in i.name}
     names = [o.name for o in session.get_outputs()]
@@ -224,3 +226,5 @@ if __name__ == "__main__":
         (HERE / "tokenizer.json").write_text(json.dumps(tokenizer(), ensure_ascii=False, sort_keys=True) + "\n")
         config = {"model_type": "induction", "vocab_size": VOCABULARY, "bos_token_id": 0, "max_position_embeddings": WINDOW}
         (HERE / "config.json").write_text(json.dumps(config | {"num_attention_heads": BACK, "num_hidden_layers": 2}, indent=2) + "\n")
+        logprobs = reference(weights(), np.array([0, *TRIED.encode()], dtype=np.int64)).round(6).tolist()
+        (HERE / "reference.json").write_text(json.dumps({"text": TRIED, "logprobs": logprobs}) + "\n")

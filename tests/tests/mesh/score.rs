@@ -132,6 +132,19 @@ async fn a_real_model_tells_the_memory_that_matters_from_a_shuffled_one() {
 }
 
 #[tokio::test]
+async fn the_figures_are_those_of_numpy_on_the_same_weights() {
+    let mesh = real(|setup| setup).await;
+    let file = std::fs::read(induction().join("reference.json")).expect("made by make.py");
+    let reference: Value = serde_json::from_slice(&file).expect("JSON");
+    let out = mesh.call("org.brahman.Score.Logprobs", json!({ "text": reference["text"] })).await.expect("scored");
+    let numbers = |list: &Value| list.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect::<Vec<_>>();
+    let (ours, theirs) = (numbers(&out["logprobs"]), numbers(&reference["logprobs"]));
+    assert!(ours.len() == theirs.len() && ours.len() > 2000, "{} and {}", ours.len(), theirs.len());
+    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst <= 1e-4, "{worst}");
+}
+
+#[tokio::test]
 async fn shared_beginnings_are_read_once_and_a_small_budget_only_costs_time() {
     let made = planted(3, 20, 40, 2, 60, false);
     let mesh = real(|setup| setup).await;
@@ -144,7 +157,7 @@ async fn shared_beginnings_are_read_once_and_a_small_budget_only_costs_time() {
     assert!(again.iter().all(|row| row.cached), "{again:?}");
     mesh.down();
     // A budget that holds one state but not two.
-    let mesh = real(|setup| setup.env("BRAHMAN_SCORE_BUDGET_MIB", "116")).await;
+    let mesh = real(|setup| setup.env("BRAHMAN_SCORE_BUDGET_MIB", "145")).await;
     let (small, done) = matrix(&mesh, json!({ "conversation": made.conversation })).await;
     assert!(done.tokens_forwarded.expect("counted") > forwarded, "{done:?}");
     for (row, other) in rows.iter().zip(&small) {
@@ -200,6 +213,18 @@ async fn odd_conversations_get_an_answer_that_fits() {
         .await
         .expect("scored");
     assert!(out["tokens"].as_u64() > Some(100_000));
+    // As chat APIs have it: the same figures as in entries of our own.
+    let said = "The spare key hangs in the shed.";
+    let messages = json!([
+        { "role": "system", "content": "Be brief." },
+        { "role": "system", "content": said, "memory": "key" },
+        { "role": "user", "content": [{ "type": "text", "text": "Where is" }, { "type": "text", "text": " the key?" }] },
+        { "role": "assistant", "content": said },
+    ]);
+    let entries = [entry("system", "Be brief."), memory("key", said), entry("user", "Where is the key?"), entry("assistant", said)];
+    let (chat, _) = matrix(&mesh, json!({ "messages": messages })).await;
+    let (ours, _) = matrix(&mesh, json!({ "conversation": { "conversation": entries }, "fresh": true })).await;
+    assert!(chat[0].deltas[0] > 20.0 && chat[0].deltas == ours[0].deltas && chat[0].key == "key", "{chat:?}");
     // Bad input is named.
     let bad = async |conversation: Value, words: &str| {
         let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": conversation })).await;
@@ -356,6 +381,8 @@ async fn a_row_that_fails_does_not_lose_the_others_and_a_model_that_cannot_is_re
     let fault = mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "aZb" })).await;
     assert_eq!(fault.name, "org.brahman.Score.BadOutput");
     assert!(mesh.call("org.brahman.Score.Logprobs", json!({ "text": "ab" })).await.is_ok(), "it serves on");
+    let fault = mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "a".repeat(20_000) })).await;
+    assert_eq!((fault.name.as_ref(), &fault.parameters["tokens"]), ("org.brahman.Score.ContextTooLong", &json!(20_001)));
     mesh.down();
 
     // A tokenizer of another model; no model at all. Both are said, and nothing is offered.
@@ -382,10 +409,20 @@ async fn a_server_scores_and_its_end_is_told() {
     use std::io::{BufRead as _, BufReader};
     use std::process::{Command, Stdio};
     let script = brahman_tests::repository().join("tests/assets/vllm.py");
-    let mut server = Command::new(crate::foreign::tool("python3")).arg(script).stdout(Stdio::piped()).spawn().expect("started");
+    let token = "t0k:en/ with spaces";
+    let mut server =
+        Command::new(crate::foreign::tool("python3")).arg(script).env("TOKEN", token).stdout(Stdio::piped()).spawn().expect("started");
     let mut port = String::new();
     BufReader::new(server.stdout.take().expect("piped")).read_line(&mut port).expect("a port");
-    let mesh = real(|setup| setup.env("BRAHMAN_SCORE_SERVER", format!("vllm+http://127.0.0.1:{}", port.trim()))).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let secrets = folder.path().join("secrets.toml");
+    std::fs::write(&secrets, format!("[lm]\npassword = \"{token}\"\n")).expect("written");
+    std::fs::set_permissions(&secrets, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("private");
+    let served = |setup: Setup| {
+        let setup = setup.env("BRAHMAN_SCORE_SERVER", format!("vllm+http://127.0.0.1:{}", port.trim()));
+        setup.env("BRAHMAN_SECRETS", &secrets).env("BRAHMAN_SCORE_TOKEN", "secret:lm")
+    };
+    let mesh = real(served).await;
     let file = brahman_tests::repository().join("examples/memories/conversation.json");
     let (rows, done) = matrix(&mesh, json!({ "path": file, "top": 2 })).await;
     assert_eq!((done.model.as_deref(), done.failed, rows.len()), (Some("pairs"), Some(0), 6));
@@ -398,4 +435,5 @@ async fn a_server_scores_and_its_end_is_told() {
     assert!(again.iter().all(|row| row.cached));
     let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": file, "fresh": true })).await;
     assert!(fault.name == "org.brahman.Score.ServerFailed" && fault.retryable() && fault.message().contains(port.trim()), "{fault}");
+    assert!(!mesh.log().contains(token), "the token is in no log");
 }

@@ -23,7 +23,11 @@ const WIDTHS: u64 = 16;
 
 /// What is held for each byte in use: the C library's allocator keeps what it got in pieces, up to 1.9 times as much as was in use when
 /// this was measured. Giving everything back at once (`MALLOC_MMAP_THRESHOLD_`) holds less and takes three times as long.
-const HELD_PER_BYTE: u64 = 2;
+const HELD_PER_BYTE: (u64, u64) = (5, 2);
+
+fn held(bytes: u64) -> u64 {
+    bytes * HELD_PER_BYTE.0 / HELD_PER_BYTE.1
+}
 
 /// What a reader may take.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +108,7 @@ impl<'a> Reader<'a> {
     fn piece(&self, len: usize, left: usize) -> Result<usize, EngineError> {
         let alive = self.alive.load(Ordering::Relaxed);
         let new = |piece: usize| (len + piece) as u64 * self.wiring.bytes_per_token();
-        let needed = |piece: usize| HELD_PER_BYTE * (alive + new(piece) + self.scratch(piece, len));
+        let needed = |piece: usize| held(alive + new(piece) + self.scratch(piece, len));
         let fits = |piece: &usize| needed(*piece) <= self.plan.budget_bytes;
         match PIECES.iter().map(|p| (*p).min(left)).find(fits) {
             Some(piece) => Ok(piece),
@@ -195,6 +199,6 @@ impl Stepper for Reader<'_> {
         let alive = self.alive.load(Ordering::Relaxed);
         let branch = 2 * (state.len + ahead) as u64 * self.wiring.bytes_per_token();
         let smallest = self.scratch(PIECES[PIECES.len() - 1], state.len + ahead);
-        (HELD_PER_BYTE * (alive + branch + smallest) <= self.plan.budget_bytes).then(|| state.clone())
+        (held(alive + branch + smallest) <= self.plan.budget_bytes).then(|| state.clone())
     }
 }

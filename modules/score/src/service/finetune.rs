@@ -7,19 +7,13 @@ use brahman_card::interface::score::{Conversation, Finetune, FinetuneIn, Finetun
 use brahman_sidecar::{Call, Reply};
 
 use super::session::{Removal, Session};
-use super::{Desk, ScoreService, Source, elapsed_us};
+use super::{Desk, ScoreService, elapsed_us, source};
 
 impl ScoreService {
     pub(super) async fn finetune(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: FinetuneIn = call.parameters()?;
-        let source = Source {
-            conversation: ask.conversation.take(),
-            messages: ask.messages.take(),
-            path: ask.path.take(),
-            template: ask.template.take(),
-        };
-        let (conversation, template) = source.read(call)?;
+        let (conversation, template) = source!(ask).read(call)?;
         let priority = ask.priority;
         let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(FinetuneOut)| desk.finetune(&ask, &conversation, &template, started);
         let (out, _) = self.turn(call, priority, work).await?;

@@ -8,7 +8,7 @@ use brahman_sidecar::{Call, Reply};
 
 use super::memory::WINDOW;
 use super::session::{Removal, Removed, Session};
-use super::{Desk, ScoreService, Source, elapsed_us};
+use super::{Desk, ScoreService, elapsed_us, source};
 
 /// Scores younger than this are left alone, unless said: a day.
 const MAX_AGE_S: u64 = 86_400;
@@ -19,13 +19,7 @@ impl ScoreService {
     pub(super) async fn incremental(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: IncrementalIn = call.parameters()?;
-        let source = Source {
-            conversation: ask.conversation.take(),
-            messages: ask.messages.take(),
-            path: ask.path.take(),
-            template: ask.template.take(),
-        };
-        let (conversation, template) = source.read(call)?;
+        let (conversation, template) = source!(ask).read(call)?;
         let priority = ask.priority;
         let work =
             move |desk: &Desk<'_>, tell: &mut dyn FnMut(IncrementalOut)| desk.incremental(&ask, &conversation, &template, started, tell);

@@ -7,7 +7,7 @@ use brahman_card::interface::score::{Conversation, MatrixIn, MatrixOut, Response
 use brahman_sidecar::{Call, Reply};
 
 use super::session::{Removal, Session};
-use super::{Desk, ScoreService, Source, elapsed_us};
+use super::{Desk, ScoreService, elapsed_us, source};
 use crate::ablation::named;
 use crate::engine::{Engine, EngineError};
 use crate::mock::Mock;
@@ -32,10 +32,9 @@ struct Ask {
 impl ScoreService {
     pub(super) async fn matrix(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
-        let ask: MatrixIn = call.parameters()?;
+        let mut ask: MatrixIn = call.parameters()?;
         let priority = ask.priority;
-        let source = Source { conversation: ask.conversation, messages: ask.messages, path: ask.path, template: ask.template };
-        let (conversation, template) = source.read(call)?;
+        let (conversation, template) = source!(ask).read(call)?;
         let groups = ask.groups.unwrap_or_default();
         if groups.len() > GROUPS_MAX {
             return Err(Fault::invalid_parameter("groups", format!("{} of them, expected at most {GROUPS_MAX}", groups.len())));

@@ -7,7 +7,7 @@ use brahman_card::interface::score::{Cell, Conversation, MemoryIn, MemoryOut, Te
 use brahman_sidecar::{Call, Reply};
 
 use super::session::{Removal, Session};
-use super::{Desk, ScoreService, Source, elapsed_us};
+use super::{Desk, ScoreService, elapsed_us, source};
 
 /// Responses after a memory, unless said: what the conversation has moved on from by then no longer speaks of it.
 pub(super) const WINDOW: u64 = 50;
@@ -16,13 +16,7 @@ impl ScoreService {
     pub(super) async fn memory(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: MemoryIn = call.parameters()?;
-        let source = Source {
-            conversation: ask.conversation.take(),
-            messages: ask.messages.take(),
-            path: ask.path.take(),
-            template: ask.template.take(),
-        };
-        let (conversation, template) = source.read(call)?;
+        let (conversation, template) = source!(ask).read(call)?;
         let priority = ask.priority;
         let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(MemoryOut)| desk.memory(&ask, &conversation, &template, started);
         let (out, _) = self.turn(call, priority, work).await?;
