@@ -239,6 +239,23 @@ impl Mesh {
         modules.into_iter().find(is).expect("it was just there")
     }
 
+    /// Waits until the broker leads calls of a flow to this module. init's table may be ahead of the broker's by a moment.
+    pub async fn when_served_by(&self, flow: &str, label: &str) {
+        let watching = async {
+            let mut connection = Connection::connect(&self.socket()).await?;
+            let ask = serde_json::json!({ "flow": flow });
+            connection.send(&encode_call("org.brahman.Broker.Watch", &ask, &CallOptions::default(), true, false)?).await?;
+            loop {
+                let word: brahman_card::interface::broker::WatchOut = connection.receive().await?.typed()?.value;
+                if word.matched.is_some_and(|m| m.label == label) {
+                    return Ok::<_, ClientError>(());
+                }
+            }
+        };
+        let outcome = tokio::time::timeout(PATIENCE, watching).await;
+        assert!(matches!(outcome, Ok(Ok(()))), "{flow} is not led to {label}: {outcome:?}\n{}", self.log());
+    }
+
     /// One module now.
     pub async fn module(&self, label: &str) -> ModuleRecord {
         let mut connection = Connection::connect(&self.beside("init.sock")).await.expect("init answers");

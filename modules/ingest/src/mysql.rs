@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::{Dsn, Tls};
 use crate::run::{Place, Progress};
 use crate::sink::Sink;
-use crate::table::{Done, Held, How, Named, ReadError, What, Which, patiently};
+use crate::table::{Done, Held, How, Named, ReadError, What, Which, connected, patiently};
 use crate::window::Dialect;
 use decode::{Rows, arrow_type};
 
@@ -91,6 +91,13 @@ impl Server {
     }
 }
 
+impl Server {
+    /// A connection, after some tries if it must be.
+    async fn connected(&self, how: &How, cancel: &CancellationToken) -> Result<Conn, ReadError> {
+        connected(cancel, async || patiently(&self.address(), how.stall, cancel, self.connect()).await?).await
+    }
+}
+
 /// A name as SQL writes it.
 fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
@@ -139,7 +146,7 @@ pub fn read(
     let server = Server::new(dsn)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut conn = patiently(&server.address(), how.stall, cancel, server.connect()).await??;
+        let mut conn = server.connected(how, cancel).await?;
         let id = conn.id();
         let outcome = tokio::select! {
             done = copy(&server, &mut conn, what, how, place, progress, cancel) => done,
@@ -174,7 +181,7 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
     let server = Server::new(dsn)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let names: Vec<String> = runtime.block_on(async {
-        let mut conn = patiently(&server.address(), how.stall, cancel, server.connect()).await??;
+        let mut conn = server.connected(how, cancel).await?;
         let list = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_type = 'BASE TABLE' ORDER BY 1";
         let names = conn.exec(list, (schema,)).await.map_err(|e| server.said("listing the database's tables", &e))?;
         let _ = conn.disconnect().await;

@@ -185,7 +185,7 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
     let keep = move || {
         runtime.block_on(async {
             let begin = async {
-                let session = server.connect().await?;
+                let session = table::connected(&cancel, async || server.connect().await).await?;
                 let found = server.patiently(&session.client, how.stall, &cancel, export(&server, &session.client, &how, &which)).await??;
                 Ok::<_, ReadError>((session, found))
             };
@@ -288,7 +288,7 @@ async fn coordinate(
     cancel: &CancellationToken,
     deadline: Instant,
 ) -> Result<Done, ReadError> {
-    let session = server.connect().await?;
+    let session = table::connected(cancel, async || server.connect().await).await?;
     let planning = plan(server, &session.client, what, how);
     let plan = Arc::new(server.patiently(&session.client, how.stall, cancel, planning).await??);
     progress.send_modify(|p| p.phase = "read");
@@ -546,7 +546,7 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let copying = async {
-                let session = self.server.connect().await?;
+                let session = table::connected(&self.cancel, async || self.server.connect().await).await?;
                 let ms = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
                 let begin = format!(
                     "SET statement_timeout = {ms}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",

@@ -113,6 +113,37 @@ pub enum Which {
     Schema(String),
 }
 
+/// How often a connection is tried, and the first pause between; each is twice as long as the one before. A server that is starting,
+/// or has no place just now, is there after three seconds or is an outage.
+const CONNECT_ATTEMPTS: u32 = 6;
+const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connects, and tries again if the server or the way to it failed: nothing has been read yet. What a second try would not mend
+/// (a wrong password, no such database) is told at once.
+///
+/// # Errors
+/// As the last try gives them.
+pub async fn connected<T>(
+    cancel: &tokio_util::sync::CancellationToken,
+    mut connect: impl AsyncFnMut() -> Result<T, ReadError>,
+) -> Result<T, ReadError> {
+    let mut pause = CONNECT_PAUSE;
+    for attempt in 1.. {
+        match connect().await {
+            Err(ReadError::Server(why)) if attempt == CONNECT_ATTEMPTS => {
+                return Err(ReadError::Server(format!("{why}; tried {attempt} times")));
+            }
+            Err(ReadError::Server(_)) => {}
+            outcome => return outcome,
+        }
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            () = tokio::time::sleep(pause) => pause *= 2,
+        }
+    }
+    Err(ReadError::Cancelled)
+}
+
 /// Waits for a server, but not for ever.
 ///
 /// # Errors

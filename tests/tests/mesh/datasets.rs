@@ -16,6 +16,7 @@ use crate::foreign::tool;
 async fn mesh() -> Mesh {
     let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh.when_served_by("org.brahman.Ingest", "ingest-mock").await;
     mesh
 }
 

@@ -386,6 +386,7 @@ async fn a_mariadb_table_is_one_snapshot_and_what_goes_wrong_is_named() {
 async fn the_mock_makes_tables_up_by_seed_and_never_answers_in_prod() {
     let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh.when_served_by("org.brahman.Ingest", "ingest-mock").await;
     let ask = |seed: u64| json!({"dataset": "t", "dsn": format!("postgres://nowhere/db?seed={seed}&rows=20000"), "table": "orders"});
     let make = async |seed: u64| mesh.call("org.brahman.Ingest.Postgres", ask(seed)).await.expect("made");
     let (one, two, other) = (make(7).await, make(7).await, make(8).await);
@@ -406,6 +407,7 @@ async fn the_mock_makes_tables_up_by_seed_and_never_answers_in_prod() {
 async fn labelled_columns_of_personal_data_are_found_and_no_value_is_told() {
     let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh.when_served_by("org.brahman.Ingest", "ingest-mock").await;
     let ask = json!({"dataset": "t", "dsn": "postgres://nowhere/db?rows=3000", "table": "people"});
     let made = mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("made");
     let kept = mesh.brahman_json(&["datasets", "t"])["dataset"]["pii"].clone();
@@ -439,4 +441,51 @@ async fn labelled_columns_of_personal_data_are_found_and_no_value_is_told() {
     let mut quietly = ask;
     quietly["pii"] = json!(false);
     assert!(mesh.call("org.brahman.Ingest.Postgres", quietly).await.expect("made")["pii"].is_null());
+}
+
+/// A socket that hangs up on the first callers and leads the others to `server`.
+fn flaky(at: &std::path::Path, server: std::path::PathBuf, hang_ups: usize) -> std::sync::Arc<std::sync::atomic::AtomicUsize> {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let listener = UnixListener::bind(at).expect("bound");
+    let called = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&called);
+    std::thread::spawn(move || {
+        for mut caller in listener.incoming().flatten() {
+            if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < hang_ups {
+                continue;
+            }
+            let mut behind = UnixStream::connect(&server).expect("the server is there");
+            let (mut from, mut to) = (behind.try_clone().expect("cloned"), caller.try_clone().expect("cloned"));
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            std::thread::spawn(move || std::io::copy(&mut caller, &mut behind));
+        }
+    });
+    called
+}
+
+#[tokio::test]
+async fn a_connection_is_tried_again_as_long_as_nothing_was_read() {
+    let mesh = mesh().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (postgres, mariadb) = (Postgres::start(), MariaDb::start());
+    postgres.psql("CREATE TABLE few AS SELECT generate_series(1, 10) AS id");
+    mariadb.sql("CREATE TABLE few AS SELECT seq AS id FROM seq_1_to_10");
+    let socket = |name: &str| folder.path().join(name);
+    let real = postgres.socket().join(format!(".s.PGSQL.{}", postgres.port()));
+    let dsn = format!("postgres://tester@/postgres?host={}&port=5432", folder.path().display());
+    let (called, load) = (flaky(&socket(".s.PGSQL.5432"), real, 2), std::sync::atomic::Ordering::Relaxed);
+    let out = mesh.call("org.brahman.Ingest.Postgres", json!({"dataset": "t", "dsn": dsn, "table": "few"})).await.expect("read");
+    assert!(out["rows"] == 10 && called.load(load) >= 3, "{out}");
+    let called = flaky(&socket("my.sock"), mariadb.socket(), 2);
+    let dsn = format!("mysql://tester@localhost/d?socket={}", socket("my.sock").display());
+    let out = mesh.call("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"})).await.expect("read");
+    assert!(out["rows"] == 10 && called.load(load) >= 3, "{out}");
+    // What another try would not mend is told at once; what never mends is told in the end.
+    let called = flaky(&socket("my2.sock"), mariadb.socket(), 0);
+    let dsn = format!("mysql://nobody:wrong@localhost/d?socket={}", socket("my2.sock").display());
+    let fault = mesh.fault("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"})).await;
+    assert!(fault.message().contains("denied") && called.load(load) == 1, "{fault}");
+    let dsn = format!("mysql://tester@localhost/d?socket={}", socket("nobody.sock").display());
+    let fault = mesh.fault("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"})).await;
+    assert!(fault.message().contains("tried 6 times") && fault.retryable(), "{fault}");
 }

@@ -162,7 +162,7 @@ impl Column {
                 Value::Float(v) => put(Some(f64::from(*v)), |v| b.append_value(v)),
                 _ => false,
             },
-            Self::Decimal128(b, scale) => put(digits(value, *scale).and_then(|d| d.parse().ok()), |v| b.append_value(v)),
+            Self::Decimal128(b, scale) => put(number(value, *scale), |v| b.append_value(v)),
             Self::Decimal256(b, scale) => put(digits(value, *scale).and_then(|d| i256::from_string(&d)), |v| b.append_value(v)),
             Self::Date(b) => put(day(value), |v| b.append_value(v)),
             Self::Timestamp(b) => put(instant(value), |v| b.append_value(v)),
@@ -231,6 +231,29 @@ fn text(value: &Value) -> Option<&str> {
         Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
         _ => None,
     }
+}
+
+/// A decimal at a scale, of at most 38 digits.
+fn number(value: &Value, scale: usize) -> Option<i128> {
+    let Value::Bytes(text) = value else { return None };
+    let (negative, digits) = match text.split_first()? {
+        (b'-', rest) => (true, rest),
+        _ => (false, text.as_slice()),
+    };
+    let (mut sum, mut point, mut count) = (0_i128, None, 0);
+    for byte in digits {
+        match byte {
+            b'0'..=b'9' => {
+                sum = sum.checked_mul(10)?.checked_add(i128::from(byte - b'0'))?;
+                count += 1;
+            }
+            b'.' if point.is_none() => point = Some(count),
+            _ => return None,
+        }
+    }
+    let missing = scale.checked_sub(point.map_or(0, |point| count - point))?;
+    let sum = (count > 0).then_some(sum)?.checked_mul(10_i128.checked_pow(u32::try_from(missing).ok()?)?)?;
+    Some(if negative { -sum } else { sum })
 }
 
 /// The digits of a decimal at a scale, without a point.
@@ -372,6 +395,15 @@ mod tests {
         let of = |text: &str, scale| digits(&Value::Bytes(text.into()), scale);
         assert_eq!((of("-12.50", 2), of("7", 3), of("-0.001", 3)), (Some("-1250".into()), Some("7000".into()), Some("-0001".into())));
         assert_eq!(of("1.234", 2), None, "nothing is rounded");
+        for text in
+            ["0", "-0.001", "12.50", "7", "-99999999999999999999999999999999999.999", "99999999999999999999999999999999999.999", ".5"]
+        {
+            let longhand = digits(&Value::Bytes(text.into()), 3).and_then(|d| d.parse().ok());
+            assert_eq!(number(&Value::Bytes(text.into()), 3), longhand, "{text}");
+        }
+        for text in ["", "-", "1.2345", "1e5", "1.2.3", " 1"] {
+            assert_eq!(number(&Value::Bytes(text.into()), 3), None, "{text}");
+        }
         assert_eq!(bits(&Value::Bytes(vec![1, 0, 255])), Some(0x1_00ff));
         assert_eq!(span(&Value::Time(true, 34, 22, 59, 59, 1)), Some(-(34 * DAY_US + 82_799 * 1_000_000 + 1)));
     }
