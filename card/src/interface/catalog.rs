@@ -63,8 +63,8 @@ type Version (generation: int, run_id: string, rows: int, bytes: int, committed_
 method List() -> (datasets: []Dataset)
 
 # `history` has the last hundred generations, newest first. `rescued` names objects that had gone from the bucket `primary` and
-# have just come back, whole, from `rescue`.
-method Get(name: string) -> (dataset: Dataset, history: []Version, rescued: ?[]string)
+# have just come back, whole, from `rescue`; `missing` those that are gone and did not.
+method Get(name: string) -> (dataset: Dataset, history: []Version, rescued: ?[]string, missing: ?[]string)
 
 # `expect` is the generation that the commit builds on, 0 for none: another is refused. Objects that are all there already are no
 # new generation.
@@ -317,6 +317,9 @@ pub struct GetOut {
     /// Keys of objects that came back from the bucket `rescue`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescued: Option<Vec<String>>,
+    /// Keys of objects that are gone, or cut, and have no copy that is right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<String>>,
 }
 
 /// Parameters of `Abandon`: one of the first two.

@@ -232,6 +232,8 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     let out: GetOut = get(socket, "org.brahman.Catalog.Get", &catalog::NameIn { name: name.to_owned() }).await?;
     let sample: Option<SampleOut> = match rows {
         0 => None,
+        // There is nothing to look at, which is said below.
+        _ if out.missing.is_some() => None,
         rows => Some(get(socket, "org.brahman.Catalog.Sample", &SampleIn { name: name.to_owned(), rows: Some(rows) }).await?),
     };
     if output.json() {
@@ -243,6 +245,9 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     let d = out.dataset;
     for key in out.rescued.iter().flatten() {
         output.line(&output.paint(&format!("{key} had gone and came back from bucket rescue"), Tone::Busy));
+    }
+    for key in out.missing.iter().flatten() {
+        output.line(&output.paint(&format!("{key} is gone, and no bucket has a copy of it: ingest the dataset anew"), Tone::Bad));
     }
     output.line(&format!("{} generation {}: {} rows, {}", output.paint(&d.name, Tone::Strong), d.generation, d.rows, bytes(d.bytes)));
     let holds = |name: &str| {

@@ -34,7 +34,7 @@ pub enum BookError {
     #[error("`{0}` is no name for a dataset: expected 1 to 128 of a-z A-Z 0-9 . _ - not starting with a dot")]
     BadName(String),
     /// An object is not what the commit says.
-    #[error("object {key}: {why}; nothing was published")]
+    #[error("object {key}: {why}")]
     BadObject {
         /// Its key.
         key: String,
@@ -236,7 +236,7 @@ impl Books {
     /// [`BookError::BadObject`].
     pub fn verify(bucket: &Path, objects: &[Object]) -> Result<(), BookError> {
         for object in objects {
-            let bad = |why: String| BookError::BadObject { key: object.key.clone(), why };
+            let bad = |why: String| BookError::BadObject { key: object.key.clone(), why: format!("{why}; nothing was published") };
             let plain = object.key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
             if object.bucket != "primary" || !plain {
                 return Err(bad("expected a plain key in bucket `primary`".into()));

@@ -91,6 +91,31 @@ async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
     mesh.brahman_json(&["buckets", "remove", "more"]);
 }
 
+#[tokio::test]
+async fn a_bucket_that_vanishes_is_told_and_is_there_again_with_the_next_run() {
+    let mesh = mesh(|setup| setup).await;
+    let object = ingest(&mesh, 10);
+    let buckets = mesh.folder.path().join("state/buckets");
+    std::fs::remove_dir_all(buckets.join("primary")).expect("removed");
+    let gone = dataset(&mesh).await;
+    assert_eq!((&gone["missing"], &gone["dataset"]["rows"]), (&json!([key(&object)]), &json!(10)), "the manifest says what there was");
+    let shown = mesh.brahman(&["datasets", "show", "t"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("ingest the dataset anew"), "{shown:?}");
+    assert_eq!(mesh.brahman_json(&["errors"])["errors"][0]["bucket"], "primary");
+    ingest(&mesh, 20);
+    let back = dataset(&mesh).await;
+    assert_eq!((&back["missing"], &back["dataset"]["rows"]), (&Value::Null, &json!(20)));
+    // Where it cannot be made again, the run fails by name, and what was published stands.
+    std::fs::remove_dir_all(&buckets).and_then(|()| std::fs::write(&buckets, "in the way")).expect("in the way");
+    let out = mesh.brahman(&["ingest", "files", "t", &mesh.folder.path().join("t.csv").display().to_string()]);
+    let words = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && words.contains("buckets/primary"), "{words}");
+    assert_eq!(dataset(&mesh).await["dataset"]["generation"], 2);
+    std::fs::remove_file(&buckets).expect("removed");
+    ingest(&mesh, 30);
+    assert_eq!(dataset(&mesh).await["dataset"]["rows"], 30);
+}
+
 /// Moto, an S3 for tests, from PyPI.
 struct Moto {
     process: Child,

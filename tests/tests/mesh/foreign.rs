@@ -17,10 +17,17 @@ pub(crate) fn tool(name: &str) -> PathBuf {
 }
 
 async fn mesh() -> Mesh {
-    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), shipped("catalog"), shipped("ingest"), shipped("index")])
-        .context("test")
-        .up()
-        .await;
+    let mesh = Setup::new(&[
+        shipped("broker"),
+        shipped("embed-mock"),
+        shipped("catalog"),
+        shipped("ingest"),
+        shipped("index"),
+        shipped("score-mock"),
+    ])
+    .context("test")
+    .up()
+    .await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     mesh
 }
@@ -41,6 +48,12 @@ with client.open("org.brahman.Embed") as embed:
         raise SystemExit("no error came")
     except varlink.VarlinkError as e:
         assert e.error() == "org.brahman.Embed.FileUnreadable", e
+with client.open("org.brahman.Score") as score:
+    assert score.Logprobs(text="abc")["logprobs"][0] is None
+    said = "The boat is called Kolva."
+    talk = [{"role": "memory", "key": "boat", "text": said}, {"role": "assistant", "text": said}]
+    *rows, done = score.ScoreMatrix(conversation={"conversation": talk}, _more=True)
+    assert rows[0]["key"] == "boat" and rows[0]["deltas"][0] > 5 and done["memories"] == 1, rows
 with client.open("org.brahman.Broker") as broker:
     seen = []
     for word in broker.Watch(flow="org.brahman.Embed", _more=True):
@@ -48,7 +61,7 @@ with client.open("org.brahman.Broker") as broker:
         break
     assert seen == ["embed-mock"], seen
 with client.open("org.brahman.Init") as init:
-    assert len(init.List()["modules"]) == 5
+    assert len(init.List()["modules"]) == 6
 print("fine")
 "#;
     let out = Command::new(tool("python3")).args(["-c", program]).arg(mesh.socket()).output().expect("it runs");
@@ -65,7 +78,7 @@ async fn the_varlink_command_talks_to_the_mesh() {
         String::from_utf8(out.stdout).expect("text")
     };
     assert!(varlink(&["info", &address]).contains("org.brahman.Embed"));
-    for interface in ["org.brahman.Embed", "org.brahman.Broker", "org.brahman.Init", "org.brahman.Index"] {
+    for interface in ["org.brahman.Embed", "org.brahman.Broker", "org.brahman.Init", "org.brahman.Index", "org.brahman.Score"] {
         assert!(varlink(&["help", &format!("{address}/{interface}")]).contains(interface), "{interface}");
     }
     let out = varlink(&["call", &format!("{address}/org.brahman.Embed.EmbedText"), "{\"texts\": [\"x\"]}"]);

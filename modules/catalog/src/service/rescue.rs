@@ -31,7 +31,7 @@ impl CatalogService {
             let books = self.books();
             (books.get(name).map_err(fault)?, books.history(name).map_err(fault)?, books.bucket().to_owned())
         };
-        let mut rescued = Vec::new();
+        let (mut rescued, mut missing) = (Vec::new(), Vec::new());
         for object in &dataset.objects {
             let path = bucket.join(&object.key);
             let there = tokio::fs::metadata(&path).await.is_ok_and(|meta| meta.len() == object.bytes);
@@ -39,14 +39,20 @@ impl CatalogService {
                 continue;
             }
             self.buckets.failed(PRIMARY, "get", &object.key, &"the object is gone, or is not as long as it was");
+            // The manifest is the truth of what there was, whatever has become of it.
+            if !self.buckets.rescues() {
+                missing.push(object.key.clone());
+                continue;
+            }
             match self.buckets.download(RESCUE, &object.key, &object.sha256, &path).await {
                 Ok(()) => rescued.push(object.key.clone()),
                 Err(error) => {
-                    // The manifest is still the truth of what there was; reading the object will say the rest.
                     tracing::error!(dataset = name, key = object.key, "gone from primary, and no help from rescue: {error}");
+                    missing.push(object.key.clone());
                 }
             }
         }
-        Ok(GetOut { dataset, history, rescued: Some(rescued).filter(|keys| !keys.is_empty()) })
+        let some = |keys: Vec<String>| Some(keys).filter(|keys| !keys.is_empty());
+        Ok(GetOut { dataset, history, rescued: some(rescued), missing: some(missing) })
     }
 }
