@@ -160,3 +160,52 @@ pub fn named(script: &Script, memories: &[usize]) -> Row {
     let keys: Vec<String> = memories.iter().map(|m| script.memories[*m].key.clone()).collect();
     Row { key: keys.join("+"), keys, ..Row::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::score::{Conversation, Entry};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::conversation::{default_template, parse, script};
+    use crate::mock::Mock;
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let role = prop::sample::select(vec!["user", "assistant", "tool", "memory", "memory"]);
+        (role, "[a-c]{0,6}", 0_usize..4, prop::bool::ANY).prop_map(|(role, text, key, ids)| Entry {
+            role: Some(role.to_owned()),
+            key: (role == "memory").then(|| format!("k{key}")),
+            tokens: ids.then(|| text.bytes().map(u32::from).collect()),
+            text: (!ids).then_some(text),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_is_the_conversation_as_if_the_memories_had_never_been_in_it(entries in prop::collection::vec(entry(), 0..24)) {
+            let whole = Conversation { conversation: entries, ..Conversation::default() };
+            let read = |conversation: &Conversation| script(conversation, &default_template(), &Mock::default()).expect("fits");
+            let full = read(&whole);
+            let all: Vec<usize> = (0..full.responses.len()).collect();
+            let words = |tokens: &[u32], wanted: &[Range<usize>]| wanted.iter().map(|w| tokens[w.clone()].to_vec()).collect::<Vec<_>>();
+            for (m, memory) in full.memories.iter().enumerate() {
+                let gone = without(&full, &[m], &all);
+                let mut less = whole.clone();
+                less.conversation.retain(|e| e.key.as_deref() != Some(&memory.key));
+                let less = read(&less);
+                prop_assert_eq!(&gone.sequence.tokens[..], &less.tokens[..gone.sequence.tokens.len()]);
+                // The responses are the same, token by token, and none that could have lost something is left out.
+                let told: Vec<Range<usize>> = gone.responses.iter().map(|r| full.responses[*r].scored.clone()).collect();
+                prop_assert_eq!(words(&gone.sequence.tokens, &gone.sequence.wanted), words(&full.tokens, &told));
+                let behind = full.responses.iter().filter(|r| r.scored.start >= memory.spans[0].start).count();
+                prop_assert_eq!(gone.responses.len(), behind);
+                prop_assert!(gone.sequence.wanted.iter().all(|w| w.is_empty() || w.start > 0), "nothing precedes a first token");
+            }
+        }
+
+        #[test]
+        fn no_file_makes_it_panic(text in ".{0,200}", json in "[\\[\\]{}\":,a-z0-9]{0,120}") {
+            let _ = (parse(text.as_bytes()), parse(json.as_bytes()), parse(format!("{{\"messages\":{json}}}").as_bytes()));
+        }
+    }
+}
