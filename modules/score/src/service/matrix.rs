@@ -149,9 +149,10 @@ fn places(session: &Session<'_>, group: &[String]) -> Result<Vec<usize>, String>
 /// with the responses up to the last one it touched, and the rows of the others.
 fn screen(ask: &Ask, removals: Vec<Removal>, exact: usize, desk: &Desk<'_>) -> Result<(Vec<Removal>, Vec<Row>), Fault> {
     let proxy = Mock::default();
-    let desk = Desk { engine: &proxy, kept: desk.kept, stop: desk.stop };
+    let aside = Desk { engine: &proxy, kept: desk.kept, stop: desk.stop };
+    // Token ids are those of the model that was asked, and so is their text.
     let conversation = in_text(&ask.conversation, desk.engine);
-    let mut screening = Session::open(&desk, &conversation, &ask.template, ask.fresh).map_err(|e| e.fault())?;
+    let mut screening = Session::open(&aside, &conversation, &ask.template, ask.fresh).map_err(|e| e.fault())?;
     let all: Vec<usize> = (0..screening.script.responses.len()).collect();
     screening.baseline(&all).map_err(|e| e.fault())?;
     let mut rows: Vec<Row> = vec![Row::default(); removals.len()];
@@ -224,5 +225,67 @@ fn as_row(out: MatrixOut) -> Row {
         cached: out.cached.unwrap_or(false),
         approximate: out.approximate.unwrap_or(false),
         error: out.error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::score::{Entry, InfoOut};
+
+    use super::*;
+    use crate::engine::{Identity, Scores, Sequence, Stop, Work};
+
+    /// Whose token n is the word `w<n>`.
+    #[derive(Debug, Default)]
+    struct Words(Mock);
+
+    impl Engine for Words {
+        fn identity(&self) -> &Identity {
+            self.0.identity()
+        }
+
+        fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+            Ok(text.split_whitespace().filter_map(|word| word.strip_prefix('w')?.parse().ok()).collect())
+        }
+
+        fn decode(&self, tokens: &[u32]) -> String {
+            tokens.iter().map(|t| format!("w{t} ")).collect()
+        }
+
+        fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+            self.0.score(sequences, stop, done)
+        }
+
+        fn info(&self) -> InfoOut {
+            self.0.info()
+        }
+    }
+
+    #[test]
+    fn token_ids_are_screened_as_the_text_that_they_are_to_the_model() {
+        let entry = |role: &str, key: Option<&str>, tokens: Vec<u32>| Entry {
+            role: Some(role.to_owned()),
+            key: key.map(str::to_owned),
+            tokens: Some(tokens),
+            text: None,
+        };
+        let conversation = Conversation {
+            conversation: vec![
+                entry("memory", Some("idle"), (100..120).collect()),
+                entry("memory", Some("told"), (30..50).collect()),
+                entry("assistant", None, (30..50).collect()),
+            ],
+            ..Conversation::default()
+        };
+        let (folder, engine, stop) = (tempfile::tempdir().expect("a folder"), Words::default(), Stop::default());
+        let kept = crate::kept::Kept::open(folder.path(), 1 << 20);
+        let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
+        let template = crate::conversation::default_template();
+        let ask = Ask { conversation, template, groups: Vec::new(), top: 0, approximate: Some(1), fresh: true, started: Instant::now() };
+        assert!(in_text(&ask.conversation, &engine).conversation[1].text.as_deref().is_some_and(|text| text.starts_with("w30 w31 ")));
+        let removals = (0..2).map(|m| Removal { memories: vec![m], responses: vec![0] }).collect();
+        let (chosen, others) = screen(&ask, removals, 1, &desk).expect("screened");
+        assert_eq!((chosen[0].memories.clone(), chosen[0].responses.clone()), (vec![1], vec![0]));
+        assert!(others.len() == 1 && others[0].approximate && others[0].key == "idle", "{others:?}");
     }
 }
