@@ -375,7 +375,7 @@ pub struct Row {
 pub struct Kept {
     /// Results.
     pub entries: u64,
-    /// On disk.
+    /// Payload and bookkeeping; about three times as much on disk.
     pub bytes: u64,
     /// `open`, or why there are none.
     pub state: String,

@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ use crate::engine::{Identity, Sequence};
 const PAGES_BYTES: u64 = 8 << 20;
 /// Scores are flushed this often: what a kill takes is at most this much work.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of a name, and bookkeeping that a value costs beside its payload: its name twice, its place in the order.
+const NAME_BYTES: usize = 32;
+const OVERHEAD_BYTES: u64 = 2 * NAME_BYTES as u64 + 48;
 /// Share of a new value in a memory's weight: the last five scorings make up most of it.
 const EWMA_SHARE: f64 = 0.3;
 
@@ -34,6 +38,8 @@ struct Trees {
 pub struct Kept {
     trees: Result<Trees, String>,
     bytes_max: u64,
+    /// Payload held, with what a value costs beside it. sled's files shrink long after a value was removed, so they say nothing.
+    bytes: AtomicU64,
     flushed: Mutex<Instant>,
 }
 
@@ -56,6 +62,12 @@ impl Standing {
         // A clock that was set back must not make a memory look older than it is.
         Self { last_scored_ms: now_ms.max(self.last_scored_ms), weight, count: self.count + 1 }
     }
+}
+
+/// What an entry of the order stands for: a name, and the length of its value.
+fn cost(turn: &[u8]) -> u64 {
+    let length = turn.get(NAME_BYTES..).and_then(|l| l.try_into().ok()).map_or(0, u32::from_le_bytes);
+    u64::from(length) + OVERHEAD_BYTES
 }
 
 /// sled panics on damaged files.
@@ -90,7 +102,9 @@ impl Kept {
         if let Err(why) = &opened {
             tracing::warn!(folder = %folder.display(), "scoring without a store: {why}");
         }
-        Self { trees: opened, bytes_max, flushed: Mutex::new(Instant::now()) }
+        let held = |trees: &Trees| trees.order.iter().filter_map(|entry| Some(cost(&entry.ok()?.1))).sum::<u64>();
+        let bytes = opened.as_ref().map_or(0, held);
+        Self { trees: opened, bytes_max, bytes: bytes.into(), flushed: Mutex::new(Instant::now()) }
     }
 
     /// Why there is no store.
@@ -115,14 +129,18 @@ impl Kept {
         let Ok(trees) = &self.trees else { return };
         let mut value = noise.to_le_bytes().to_vec();
         value.extend(scores.iter().flat_map(|x| x.to_le_bytes()));
+        let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        let turn = [&name[..], &length.to_le_bytes()].concat();
         let written = guarded(|| {
             if trees.scores.insert(name, value)?.is_none() {
-                trees.order.insert(trees.db.generate_id()?.to_be_bytes(), name)?;
+                self.bytes.fetch_add(cost(&turn), Ordering::Relaxed);
+                trees.order.insert(trees.db.generate_id()?.to_be_bytes(), turn)?;
             }
-            while trees.db.size_on_disk()? > self.bytes_max
+            while self.bytes.load(Ordering::Relaxed) > self.bytes_max
                 && let Some((_, oldest)) = trees.order.pop_min()?
             {
-                trees.scores.remove(oldest)?;
+                self.bytes.fetch_sub(cost(&oldest), Ordering::Relaxed);
+                trees.scores.remove(&oldest[..NAME_BYTES])?;
             }
             let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
             if flushed.elapsed() >= FLUSH_EVERY {
@@ -174,7 +192,7 @@ impl Kept {
     pub fn info(&self) -> KeptInfo {
         match &self.trees {
             Ok(trees) => {
-                let bytes = guarded(|| trees.db.size_on_disk()).unwrap_or(0);
+                let bytes = self.bytes.load(Ordering::Relaxed);
                 KeptInfo { entries: trees.order.len() as u64, bytes, state: "open".to_owned() }
             }
             Err(why) => KeptInfo { entries: 0, bytes: 0, state: why.clone() },
@@ -205,6 +223,25 @@ mod tests {
         assert_eq!(kept.scores(&name, 2), None);
         // Held by the one above.
         assert!(Kept::open(folder.path(), 1 << 30).absent().is_some());
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_no_more_than_they_must() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let value = |n: u8| vec![-f32::from(n); 100];
+        // Each takes 8 + 400 bytes and its bookkeeping: ten fit.
+        let bound = 10 * (408 + OVERHEAD_BYTES);
+        let kept = Kept::open(folder.path(), bound);
+        (0..25).for_each(|n| kept.keep(&[n; 32], &value(n), 0.0));
+        kept.keep(&[24; 32], &value(24), 0.0);
+        let there = |kept: &Kept| (0..25).filter(|n| kept.scores(&[*n; 32], 100).is_some()).collect::<Vec<u8>>();
+        assert_eq!(there(&kept), (15..25).collect::<Vec<u8>>());
+        kept.flush();
+        drop(kept);
+        let kept = Kept::open(folder.path(), bound);
+        assert_eq!((kept.info().entries, kept.info().bytes), (10, bound));
+        kept.keep(&[99; 32], &value(99), 0.0);
+        assert_eq!(there(&kept), (16..25).collect::<Vec<u8>>());
     }
 
     #[test]
