@@ -1,6 +1,6 @@
 //! What is common to tables of any server: what is asked for, how it is read, what comes of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brahman_card::interface::catalog::{Column, Object};
 use thiserror::Error;
@@ -113,9 +113,9 @@ pub enum Which {
     Schema(String),
 }
 
-/// How often a connection is tried, and the first pause between; each is twice as long as the one before. A server that is starting,
-/// or has no place just now, is there after three seconds or is an outage.
-const CONNECT_ATTEMPTS: u32 = 6;
+/// For how long a connection is tried, and the first pause between tries; each is twice as long as the one before. A server that is
+/// starting, or has no place just now, is there by then or is an outage; one that did not answer in that time is not asked again.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(3500);
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connects, and tries again if the server or the way to it failed: nothing has been read yet. What a second try would not mend
@@ -127,10 +127,10 @@ pub async fn connected<T>(
     cancel: &tokio_util::sync::CancellationToken,
     mut connect: impl AsyncFnMut() -> Result<T, ReadError>,
 ) -> Result<T, ReadError> {
-    let mut pause = CONNECT_PAUSE;
+    let (mut pause, until) = (CONNECT_PAUSE, Instant::now() + CONNECT_PATIENCE);
     for attempt in 1.. {
         match connect().await {
-            Err(ReadError::Server(why)) if attempt == CONNECT_ATTEMPTS => {
+            Err(ReadError::Server(why)) if Instant::now() + pause > until => {
                 return Err(ReadError::Server(format!("{why}; tried {attempt} times")));
             }
             Err(ReadError::Server(_)) => {}
