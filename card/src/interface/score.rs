@@ -1,10 +1,16 @@
-//! `org.brahman.Score`: log-probabilities, and which memories a model's answers depend on.
+//! `org.brahman.Score`: log-probabilities, and which memories a model's answers depend on. Here are the methods; what is scored and what
+//! comes of it have a file each.
+
+mod conversation;
+mod figures;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Interface;
 use super::embed::Device;
+pub use conversation::{Conversation, Entry, Message, Template};
+pub use figures::{Cell, Finetune, Kept, Response, Row, Scored, Token};
 
 /// The interface.
 pub const INTERFACE: Interface = Interface {
@@ -245,141 +251,6 @@ error ServerFailed (message: string, retryable: bool)
 error FileUnreadable (message: string, retryable: bool, path: string)
 ",
 };
-
-/// A message or a memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Entry {
-    /// `user`, `assistant`, `tool`, `system` or `memory`; the section's name where there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub role: Option<String>,
-    /// Put between the template's header and footer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// Taken as they are, in place of a text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<Vec<u32>>,
-    /// Of a memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-}
-
-/// What is scored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Conversation {
-    /// Stays in context.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub system: Option<Vec<Entry>>,
-    /// Stays in context.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub identity: Option<Vec<Entry>>,
-    /// Stays in context.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal: Option<Vec<Entry>>,
-    /// Messages and memories, in order.
-    pub conversation: Vec<Entry>,
-}
-
-/// A message as chat APIs have it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Message {
-    /// `user`, `assistant`, `tool` or `system`.
-    pub role: String,
-    /// A string, or a list of parts with `text`.
-    pub content: serde_json::Value,
-    /// It is the memory of this key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<String>,
-}
-
-/// What stands around an entry's text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Template {
-    /// Before it; `{role}` is replaced.
-    pub header: String,
-    /// After it.
-    pub footer: String,
-}
-
-/// A token of a response and its part of the cell's delta.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Token {
-    /// Its place in the response.
-    pub at: u64,
-    /// Its id.
-    pub token: u32,
-    /// Its text.
-    pub text: String,
-    /// With less without.
-    pub delta: f64,
-}
-
-/// One response without one memory.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Cell {
-    /// Which, in order.
-    pub response: u64,
-    /// Log-probability with less without.
-    pub delta: f64,
-    /// The part above 0.
-    pub divergence: f64,
-    /// Mean delta.
-    pub per_token: f64,
-    /// |delta| is not above the noise floor.
-    pub below_noise: bool,
-    /// The tokens that count most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top: Option<Vec<Token>>,
-}
-
-/// A response with everything in context.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Response {
-    /// Its place in the conversation.
-    pub entry: u64,
-    /// Tokens scored.
-    pub tokens: u64,
-    /// Their sum.
-    pub logprob: f64,
-    /// Their mean.
-    pub per_token: f64,
-    /// The beginning of its text.
-    pub text: String,
-}
-
-/// One removal.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Row {
-    /// The memory, or the group's keys joined by `+`.
-    pub key: String,
-    /// What was removed.
-    pub keys: Vec<String>,
-    /// Tokens, headers and footers included.
-    pub tokens_removed: u64,
-    /// For each response.
-    pub deltas: Vec<f64>,
-    /// For each response; at most 0.01 is 0.
-    pub divergences: Vec<f64>,
-    /// Those above.
-    pub cells: Vec<Cell>,
-    /// Known from an earlier call.
-    pub cached: bool,
-    /// By the screening model.
-    pub approximate: bool,
-    /// It failed; the lists are empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// Results on disk.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Kept {
-    /// Results.
-    pub entries: u64,
-    /// Payload and bookkeeping; about three times as much on disk.
-    pub bytes: u64,
-    /// `open`, or why there are none.
-    pub state: String,
-}
 
 /// Reply of `Info`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -668,26 +539,6 @@ pub struct IncrementalIn {
     pub priority: Option<i64>,
 }
 
-/// The state of one memory.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Scored {
-    /// The memory.
-    pub key: String,
-    /// Largest over the responses after it.
-    pub max_divergence: f64,
-    /// Of that response.
-    pub delta: f64,
-    /// Moving average.
-    pub weight: f64,
-    /// Unix time.
-    pub last_scored_ms: u64,
-    /// How often it was scored.
-    pub count: u64,
-    /// It failed; the state is as before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
 /// Replies of `ScoreIncremental`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct IncrementalOut {
@@ -785,23 +636,6 @@ pub struct FinetuneIn {
     /// Higher goes first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i64>,
-}
-
-/// One entry of the assistant.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Finetune {
-    /// Its place in the conversation.
-    pub entry: u64,
-    /// Log-probability with less without all memories.
-    pub delta: f64,
-    /// The part above 0.
-    pub divergence: f64,
-    /// Mean delta.
-    pub per_token: f64,
-    /// Tokens scored.
-    pub tokens: u64,
-    /// |delta| is not above the noise floor.
-    pub below_noise: bool,
 }
 
 /// Reply of `ScoreFinetune`.
