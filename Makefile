@@ -7,7 +7,6 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 PREFIX ?= /usr/local
 DESTDIR ?=
 INPUT ?= $(CURDIR)
-BINARIES := brahman brahman-init brahman-broker brahman-catalog brahman-ingest ingest-mock brahman-index index-mock embed-mock embed-real
 
 .PHONY: help setup build release demo test lint fuzz bench bench-index bench-ingest bench-pii bench-score install uninstall units
 

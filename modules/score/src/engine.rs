@@ -9,6 +9,21 @@ use brahman_card::Fault;
 use brahman_card::interface::score::InfoOut;
 use thiserror::Error;
 
+/// A variable of the environment that is set to something.
+#[must_use]
+pub fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// A variable that is a whole number above 0.
+///
+/// # Errors
+/// What it is, and what was expected.
+pub fn number(name: &str) -> Result<Option<u64>, String> {
+    let read = |v: String| v.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{name}={v}: expected a whole number above 0"));
+    var(name).map(read).transpose()
+}
+
 /// What all figures of an engine have in common.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -84,6 +99,18 @@ pub enum EngineError {
         /// Tokens it may have.
         window: usize,
     },
+    /// More passes than are held at once.
+    #[error(
+        "{rows} rows over {cells} cells would read {tokens} tokens: score one memory (ScoreMemory), a part of the conversation, or fewer memories"
+    )]
+    TooMuch {
+        /// Removals.
+        rows: usize,
+        /// Of all passes.
+        tokens: usize,
+        /// Rows times responses.
+        cells: usize,
+    },
     /// A token that the model does not have.
     #[error("token {token} is not in the vocabulary, which has {vocabulary} (ids 0 to {}): were these ids made by this model's tokenizer?", vocabulary.saturating_sub(1))]
     NoSuchToken {
@@ -143,6 +170,7 @@ impl EngineError {
             Self::NoSuchToken { token, vocabulary } => {
                 Fault::new("org.brahman.Score.NoSuchToken", false, message).with("token", *token).with("vocabulary", *vocabulary)
             }
+            Self::TooMuch { .. } => Fault::invalid_parameter("conversation", message),
             Self::BadOutput { .. } => Fault::new("org.brahman.Score.BadOutput", false, message),
             Self::OutOfBudget { needed, budget, .. } => {
                 Fault::new("org.brahman.Score.OutOfBudget", false, message).with("needed", *needed).with("budget", *budget)

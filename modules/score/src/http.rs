@@ -20,7 +20,7 @@ use brahman_storage::secrets;
 use futures_util::StreamExt;
 use serde_json::Value;
 
-use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work};
+use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work, number, var};
 use crate::onnx::folder::Tokens;
 use dialect::{Ask, Dialect};
 
@@ -69,10 +69,6 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-fn var(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|v| !v.is_empty())
-}
-
 impl Settings {
     /// From the environment; `None` if no server is named.
     ///
@@ -80,10 +76,6 @@ impl Settings {
     /// Which variable, and what was expected.
     pub fn from_env() -> Result<Option<Self>, String> {
         let Some(server) = var("BRAHMAN_SCORE_SERVER") else { return Ok(None) };
-        let number = |name: &str, default: u64| match var(name) {
-            Some(v) => v.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| format!("{name}={v}: expected a whole number above 0")),
-            None => Ok(default),
-        };
         let (dialect, base) = Self::address(&server).map_err(|why| format!("BRAHMAN_SCORE_SERVER={server}: {why}"))?;
         let tokenizer = var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(
             "BRAHMAN_SCORE_MODEL is not set: beside BRAHMAN_SCORE_SERVER it names a folder with tokenizer.json and config.json of the server's model",
@@ -96,9 +88,9 @@ impl Settings {
             tokenizer,
             model: var("BRAHMAN_SCORE_SERVER_MODEL"),
             token,
-            timeout: Duration::from_secs(number("BRAHMAN_SCORE_TIMEOUT_S", TIMEOUT_S)?),
-            concurrency: small(number("BRAHMAN_SCORE_CONCURRENCY", CONCURRENCY)?),
-            window: var("BRAHMAN_SCORE_WINDOW").map(|_| number("BRAHMAN_SCORE_WINDOW", 0)).transpose()?.map(small),
+            timeout: Duration::from_secs(number("BRAHMAN_SCORE_TIMEOUT_S")?.unwrap_or(TIMEOUT_S)),
+            concurrency: small(number("BRAHMAN_SCORE_CONCURRENCY")?.unwrap_or(CONCURRENCY)),
+            window: number("BRAHMAN_SCORE_WINDOW")?.map(small),
         }))
     }
 
@@ -270,10 +262,11 @@ impl Server {
             let refusal = match request.send().await {
                 Ok(answer) if !matches!(answer.status().as_u16(), 429 | 503) => return self.answer(&url, answer).await,
                 Ok(answer) => format!("{url} answered {}", answer.status()),
-                Err(error) if error.is_connect() => format!("{url}: no connection ({})", root(&error)),
+                // Also while connecting: who has waited that long does not wait four times.
                 Err(error) if error.is_timeout() => {
                     return Err(failed(format!("{url} did not answer within {:?}", self.settings.timeout), true));
                 }
+                Err(error) if error.is_connect() => format!("{url}: no connection ({})", root(&error)),
                 Err(error) => return Err(failed(format!("{url}: {}", root(&error)), true)),
             };
             if attempt >= ATTEMPTS {

@@ -55,12 +55,17 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether it was never scored, or not within `max_age_ms`. What was scored in the future was scored by a wrong clock, and says nothing.
+    #[must_use]
+    pub fn is_due(&self, now_ms: u64, max_age_ms: u64) -> bool {
+        self.count == 0 || now_ms.checked_sub(self.last_scored_ms).is_none_or(|age| age >= max_age_ms)
+    }
+
     /// After another scoring.
     #[must_use]
     pub fn after(&self, divergence: f64, now_ms: u64) -> Self {
         let weight = if self.count == 0 { divergence } else { self.weight + EWMA_SHARE * (divergence - self.weight) };
-        // A clock that was set back must not make a memory look older than it is.
-        Self { last_scored_ms: now_ms.max(self.last_scored_ms), weight, count: self.count + 1 }
+        Self { last_scored_ms: now_ms, weight, count: self.count + 1 }
     }
 }
 
@@ -247,7 +252,9 @@ mod tests {
     #[test]
     fn the_weight_moves_towards_what_is_new() {
         let standing = Standing::default().after(1.0, 5).after(2.0, 4);
-        assert_eq!((standing.count, standing.last_scored_ms), (2, 5));
+        assert_eq!((standing.count, standing.last_scored_ms), (2, 4));
+        assert!(Standing::default().is_due(0, 10) && !standing.is_due(13, 10) && standing.is_due(14, 10));
+        assert!(standing.is_due(3, 10), "a clock that jumped ahead and back hides no memory");
         assert!((standing.weight - 1.3).abs() < 1e-12);
     }
 }

@@ -12,23 +12,19 @@ use std::sync::{Mutex, PoisonError};
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
-use brahman_sidecar::onnx::device::Asked;
+use brahman_sidecar::onnx::device::{self, Asked};
 use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 
-use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work};
+use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work, number, var};
 use crate::walk::walk;
 use folder::{Folder, Wiring};
 use reader::{Plan, Reader};
 
 /// Memory beyond the weights, unless said.
 const BUDGET_MIB: u64 = 1024;
-
-fn var(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|v| !v.is_empty())
-}
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -67,20 +63,16 @@ impl Settings {
     /// # Errors
     /// Which variable, and what was expected.
     pub fn with(cache: &Path, model: PathBuf) -> Result<Self, String> {
-        let number = |name: &str| {
-            let read =
-                |v: String| v.parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(|| format!("{name}={v}: expected a whole number above 0"));
-            var(name).map(read).transpose()
-        };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let (device, allow_cpu) = device::wanted()?;
         Ok(Self {
             model,
             cache: cache.to_owned(),
-            device: Asked::parse(&var("BRAHMAN_DEVICE").unwrap_or_default())?,
-            allow_cpu: var("BRAHMAN_ALLOW_CPU").is_some_and(|v| v == "1" || v == "true"),
+            device,
+            allow_cpu,
             threads: number("BRAHMAN_SCORE_THREADS")?.map_or(cores, small),
-            budget_bytes: number("BRAHMAN_SCORE_BUDGET_MIB")?.unwrap_or(BUDGET_MIB) << 20,
+            budget_bytes: number("BRAHMAN_SCORE_BUDGET_MIB")?.unwrap_or(BUDGET_MIB).saturating_mul(1 << 20),
             window: number("BRAHMAN_SCORE_WINDOW")?.map(small),
         })
     }

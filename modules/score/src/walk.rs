@@ -104,11 +104,12 @@ impl<S: Stepper> Walker<'_, S> {
     /// Where these sequences part or the first of them ends; `None` for none.
     fn parting(&self, bunch: &[usize], depth: usize) -> Option<usize> {
         let first = &self.sequences[*bunch.first()?].tokens;
-        let agree = |i: &usize| {
+        // Nobody is compared further than where somebody has parted already: all levels together look at each token once.
+        let agree = |part: usize, i: &usize| {
             let other = &self.sequences[*i].tokens;
-            depth + first[depth..].iter().zip(&other[depth..]).take_while(|(a, b)| a == b).count()
+            depth + first[depth..part].iter().zip(&other[depth..]).take_while(|(a, b)| a == b).count()
         };
-        bunch.iter().map(agree).min()
+        Some(bunch.iter().fold(first.len(), agree))
     }
 
     fn split(&self, going: Vec<usize>, depth: usize) -> Vec<Vec<usize>> {

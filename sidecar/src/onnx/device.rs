@@ -44,6 +44,15 @@ impl Asked {
     }
 }
 
+/// What `BRAHMAN_DEVICE` and `BRAHMAN_ALLOW_CPU` ask for: the device, and whether the CPU will do in its place.
+///
+/// # Errors
+/// What was expected.
+pub fn wanted() -> Result<(Asked, bool), String> {
+    let var = |name: &str| std::env::var(name).unwrap_or_default();
+    Ok((Asked::parse(&var("BRAHMAN_DEVICE"))?, matches!(var("BRAHMAN_ALLOW_CPU").as_str(), "1" | "true")))
+}
+
 /// GPUs that NVML sees; `None` without NVML.
 #[must_use]
 pub fn gpus() -> Option<Vec<Gpu>> {

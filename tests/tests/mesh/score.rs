@@ -235,6 +235,9 @@ async fn odd_conversations_get_an_answer_that_fits() {
     bad(json!({ "conversation": [{ "role": "user" }] }), "neither `text` nor `tokens`").await;
     bad(json!({ "conversation": [{ "role": "user", "text": "a", "tokens": [1] }] }), "both").await;
     bad(json!({ "conversation": [{ "role": "user", "tokens": [1, 256] }] }), "token 256").await;
+    let tokens = |role: &str, key: Option<usize>| json!({ "role": role, "tokens": [97], "key": key.map(|k| k.to_string()) });
+    let many: Vec<Value> = (0..2000).map(|k| tokens("memory", Some(k))).chain((0..1100).map(|_| tokens("assistant", None))).collect();
+    bad(json!({ "conversation": many }), "2000 rows over 2200000 cells").await;
     let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": twice["conversation"], "path": "/x" })).await;
     assert!(fault.message().contains("expected one of them"), "{fault}");
     let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": "relative.json" })).await;

@@ -59,11 +59,12 @@ impl Settings {
             Some(n) => n.parse().ok().filter(|n| (1..=256).contains(n)).ok_or(format!("BRAHMAN_EMBED_THREADS={n}: expected 1 to 256"))?,
             None => cores,
         };
+        let (device, allow_cpu) = device::wanted()?;
         Ok(Self {
             model: var("BRAHMAN_MODEL_DIR").map_or_else(|| cache.join("models/all-MiniLM-L6-v2"), PathBuf::from),
             cache: cache.to_owned(),
-            device: Asked::parse(&var("BRAHMAN_DEVICE").unwrap_or_default())?,
-            allow_cpu: var("BRAHMAN_ALLOW_CPU").is_some_and(|v| v == "1" || v == "true"),
+            device,
+            allow_cpu,
             threads,
         })
     }

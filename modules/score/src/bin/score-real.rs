@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use brahman_card::ModuleState;
 use brahman_score::engine::Engine;
+use brahman_score::engine::number;
 use brahman_score::http;
 use brahman_score::kept::Kept;
 use brahman_score::onnx::{Model, Settings};
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         return check(arguments.next());
     }
     run("score-real", async |module: Module| {
+        let kept_bytes = number("BRAHMAN_SCORE_KEPT_MIB").map_err(ModuleError::Config)?.unwrap_or(KEPT_MIB).saturating_mul(1 << 20);
         let (server, cache) = (http::Settings::from_env().map_err(ModuleError::Config)?, module.cache.clone());
         let what = server.as_ref().map_or_else(|| "loads the model".to_owned(), |server| format!("asks {}", server.base));
         module.report(ModuleState::Loading, Some(what), BTreeMap::new()).await;
@@ -29,8 +31,7 @@ fn main() -> ExitCode {
         let engine = opened.map_err(|e| ModuleError::Config(format!("loading ended: {e}")))??;
         let mut attributes = engine.identity().attributes();
         attributes.insert("device_reason".to_owned(), engine.info().device.reason);
-        let mib = std::env::var("BRAHMAN_SCORE_KEPT_MIB").ok().and_then(|v| v.parse().ok()).unwrap_or(KEPT_MIB);
-        let kept = Kept::open(&module.state.join(module.label()), mib << 20);
+        let kept = Kept::open(&module.state.join(module.label()), kept_bytes);
         let service = ScoreService::open(engine, kept).map_err(ModuleError::Failed)?;
         module.serve_with(Arc::new(service), attributes).await
     })

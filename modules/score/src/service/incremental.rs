@@ -58,10 +58,10 @@ impl Desk<'_> {
             let responses = session.after(m, window);
             if memory.spans[0].start > early || responses.is_empty() {
                 late += 1;
-            } else if standing.count > 0 && now.saturating_sub(standing.last_scored_ms) < max_age_ms {
-                fresh += 1;
-            } else {
+            } else if standing.is_due(now, max_age_ms) {
                 due.push((standing.last_scored_ms, Removal { memories: vec![m], responses }));
+            } else {
+                fresh += 1;
             }
         }
         // Those never scored and those scored longest ago; among equals as they appear.

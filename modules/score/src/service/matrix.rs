@@ -74,7 +74,7 @@ impl Desk<'_> {
         if let Some(why) = self.kept.absent() {
             warnings.push(format!("no results are kept: {why}"));
         }
-        session.baseline(&all).map_err(|e| e.fault())?;
+        session.check_size(&removals).and_then(|()| session.baseline(&all)).map_err(|e| e.fault())?;
         let of = removals.len() as u64;
         let (mut done, mut failed) = (0, 0);
         let mut tell_row = |row: Row| {

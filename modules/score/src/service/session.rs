@@ -12,6 +12,11 @@ use super::Desk;
 /// The beginning of the conversation that is scored a second time before any row is told: this part of its tokens.
 const TWICE_SHARE: usize = 4;
 
+/// Tokens of all of a call's passes: they are held together, four bytes each.
+const PASSES_TOKENS_MAX: usize = 64 << 20;
+/// Removals times responses: each is a number or two in memory and some ten characters in a reply.
+const CELLS_MAX: usize = 2 << 20;
+
 /// A removal that was asked for: memories, and the responses that count.
 #[derive(Clone, Debug)]
 pub(super) struct Removal {
@@ -21,7 +26,7 @@ pub(super) struct Removal {
     pub(super) responses: Vec<usize>,
 }
 
-/// How a removal ended.
+/// How a removal ended; without its sequence, which nobody needs any more.
 pub(super) struct Removed {
     /// Which one.
     pub(super) index: usize,
@@ -109,6 +114,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// What ends the call; other failures are in the removal that they belong to.
     pub(super) fn remove(&mut self, removals: &[Removal], each: &mut dyn FnMut(&Self, Removed)) -> Result<(), EngineError> {
+        self.check_size(removals)?;
         let mut asked: Vec<(usize, Ablation)> = Vec::new();
         for (index, removal) in removals.iter().enumerate() {
             let ablation = without(&self.script, &removal.memories, &removal.responses);
@@ -130,7 +136,7 @@ impl<'a> Session<'a> {
         let last = asked.iter().filter_map(|(_, a)| a.responses.last()).max().copied().unwrap_or(0);
         let again = whole(&self.script, &responses.into_iter().filter(|r| *r <= last).collect::<Vec<_>>());
         let mut sequences: Vec<Sequence> = vec![again.sequence.clone()];
-        sequences.extend(asked.iter().map(|(_, ablation)| ablation.sequence.clone()));
+        sequences.extend(asked.iter_mut().map(|(_, ablation)| std::mem::take(&mut ablation.sequence)));
         let mut noise = self.noise;
         let this = &*self;
         let mut done = |i: usize, scores: Scores| match i.checked_sub(1) {
@@ -139,10 +145,10 @@ impl<'a> Session<'a> {
                     noise = noise.max(this.with.noise(&Scored::of(&this.script, &again, &scores)));
                 }
             }
-            Some(i) => {
-                let (index, ablation) = (asked[i].0, asked[i].1.clone());
+            Some(which) => {
+                let (index, ablation) = (asked[which].0, std::mem::take(&mut asked[which].1));
                 if let Ok(scores) = &scores {
-                    this.desk.kept.keep(&name(this.desk.identity(), &ablation.sequence), scores, 0.0);
+                    this.desk.kept.keep(&name(this.desk.identity(), &sequences[i]), scores, 0.0);
                 }
                 let scores = scores.map(|scores| Scored::of(&this.script, &ablation, &scores));
                 each(this, Removed { index, ablation, scores, cached: false });
@@ -151,6 +157,20 @@ impl<'a> Session<'a> {
         let work = this.desk.engine.score(&sequences, this.desk.stop, &mut done)?;
         self.work.add(work);
         self.noise = noise;
+        Ok(())
+    }
+
+    /// What a call would hold is bounded before anything is made.
+    ///
+    /// # Errors
+    /// [`EngineError::TooMuch`].
+    pub(super) fn check_size(&self, removals: &[Removal]) -> Result<(), EngineError> {
+        let longest = |removal: &Removal| removal.responses.last().map_or(0, |r| self.script.responses[*r].scored.end);
+        let tokens: usize = removals.iter().map(longest).sum();
+        let cells = removals.len() * self.script.responses.len();
+        if tokens > PASSES_TOKENS_MAX || cells > CELLS_MAX {
+            return Err(EngineError::TooMuch { rows: removals.len(), tokens, cells });
+        }
         Ok(())
     }
 
