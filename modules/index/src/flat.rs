@@ -42,7 +42,7 @@ const ADOPTERS: usize = 4;
 /// What one round displaces is asked for in the next.
 const ADOPT_ROUNDS: usize = 4;
 /// Fewer rows are always scanned.
-const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
+pub(crate) const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
 
 /// What is asked of a search.
 #[derive(Clone, Copy, Debug)]
@@ -117,8 +117,21 @@ impl Flat {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let (parts, _) = draft.finish(threads);
+        Self::of_parts(vectors, dim, parameters, &parts, &order, threads)
+    }
+
+    /// The index of a graph that was made for `vectors` in the order `order`; gives what [`Flat::build`] gives.
+    pub(crate) fn of_parts(
+        vectors: &[f32],
+        dim: usize,
+        parameters: Parameters,
+        parts: &build::Parts,
+        order: &[u32],
+        threads: usize,
+    ) -> io::Result<(Self, Vec<u32>)> {
+        let rows = order.len();
         // Neighbours side by side: fewer pages and cache lines a walk.
-        let places = breadth_first(&parts);
+        let places = breadth_first(parts);
         let mut new_of = vec![0_u32; rows];
         for (new, old) in places.iter().zip(0..).map(|(old, new)| (new, *old)) {
             new_of[old as usize] = new;

@@ -23,7 +23,8 @@ use brahman_card::interface::index::Measured;
 use brahman_storage::{Steps, atomic, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::flat::{self, Flat};
+use crate::engine;
+use crate::flat;
 use crate::generation::{Base, BaseRef, Delta, FileRef, Generation, Manifest, SegmentRef};
 use crate::lexical::Lexical;
 use crate::rows::RowStore;
@@ -161,11 +162,8 @@ impl Folder {
         manifest.chunks = content.rows.len() as u64;
         (manifest.base, manifest.segments, manifest.dead) = (None, Vec::new(), None);
         if !content.rows.is_empty() {
-            let (flat, order) = if manifest.engine == "exact" {
-                Flat::unlinked(&content.vectors, dim, manifest.parameters)?
-            } else {
-                Flat::build(&content.vectors, dim, manifest.parameters, threads, progress)?
-            };
+            let engine = engine::named(&manifest.engine).map_err(bad)?;
+            let (flat, order) = engine.build(&content.vectors, dim, manifest.parameters, threads, progress)?;
             let mut rows = RowStore::default();
             for old in &order {
                 rows.push(&content.rows.row(*old as usize)?);

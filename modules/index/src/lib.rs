@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod chunk;
 pub mod embedder;
+pub mod engine;
 pub mod filter;
 pub mod flat;
 pub mod folder;

@@ -29,6 +29,8 @@ use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service};
 use brahman_storage::atomic;
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
+use crate::engine::{self, Engine};
+use crate::flat::build::Parameters;
 use crate::generation::{self, Generation};
 use crate::refresh::{io_fault, no_column, text_columns};
 use shelf::{Index, lock};
@@ -323,6 +325,13 @@ impl Service for IndexService {
     }
 }
 
+/// The engine of a name, if it can build by these parameters.
+fn builder(name: &str, parameters: &Parameters) -> Result<&'static dyn Engine, Fault> {
+    let engine = engine::named(name).map_err(|why| Fault::invalid_parameter("engine", why))?;
+    engine.check(parameters).map_err(|(what, why)| Fault::invalid_parameter(what, why))?;
+    Ok(engine)
+}
+
 fn engine(parameters: &CreateIn) -> String {
     parameters.engine.clone().unwrap_or_else(|| ENGINE_DEFAULT.into())
 }
@@ -342,9 +351,6 @@ fn check(wanted: &CreateIn) -> Result<(), Fault> {
         let message = "expected text_column, text_columns or vector_column: what is to be searched";
         return Err(Fault::invalid_parameter("text_column", message));
     }
-    if !["flat-hnsw", "exact"].contains(&engine(wanted).as_str()) {
-        return Err(Fault::invalid_parameter("engine", format!("`{}`, expected flat-hnsw or exact", engine(wanted))));
-    }
     if wanted.bucket.as_deref().is_some_and(|bucket| bucket != "primary") {
         return Err(Fault::invalid_parameter("bucket", "`primary` is the only bucket so far"));
     }
@@ -355,7 +361,7 @@ fn check(wanted: &CreateIn) -> Result<(), Fault> {
             return Err(Fault::invalid_parameter(name, format!("{}, expected {least} to {most}", value.unwrap_or_default())));
         }
     }
-    Ok(())
+    builder(&engine(wanted), &refresh::graph_parameters(wanted)).map(drop)
 }
 
 fn check_name(name: &str) -> Result<(), Fault> {

@@ -64,7 +64,7 @@ pub struct GenerationsOut {
 /// How a graph is built and searched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Config {
-    /// `flat-hnsw` or `exact`.
+    /// `flat-hnsw`, `hnsw-rs` or `exact`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
     /// Neighbours a node.

@@ -33,7 +33,7 @@ pub struct CreateIn {
     /// Characters that neighbouring chunks share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<u64>,
-    /// `flat-hnsw` (the default) or `exact`.
+    /// `flat-hnsw` (the default), `hnsw-rs` or `exact`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
     /// Name of the model that must embed; whichever the context has unless said.

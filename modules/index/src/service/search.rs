@@ -212,7 +212,7 @@ impl IndexService {
         let engine = if exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
         let short =
             how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len() <= APPENDED_INLINE;
-        let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine == "flat-hnsw" && short;
+        let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine != "exact" && short;
         let source = index.parameters.dataset.clone();
         let job = Job {
             index: Arc::clone(&index),

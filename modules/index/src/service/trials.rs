@@ -14,8 +14,9 @@ use brahman_sidecar::{Call, Reply};
 use super::IndexService;
 use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock, on_own_thread};
+use crate::engine::Engine;
+use crate::flat::Ask;
 use crate::flat::build::Parameters;
-use crate::flat::{Ask, Flat};
 use crate::folder::now_ms;
 use crate::generation::{Generation, How, Manifest};
 use crate::refresh::{data_fingerprint, io_fault};
@@ -47,11 +48,14 @@ fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize
     }
 }
 
-/// What is to be built: a configuration over that of a generation.
-fn parameters(config: &Config, of: &Manifest) -> Result<Parameters, Fault> {
+/// What is to be built, and by which engine: a configuration over that of a generation. What has no graph yet gets the
+/// default engine's.
+fn built_by(config: &Config, of: &Manifest) -> Result<(&'static dyn Engine, Parameters), Fault> {
     let m = bounded("m", config.m, 2, 256, of.parameters.m)?;
     let ef_construction = bounded("ef_construction", config.ef_construction, 4, 4096, of.parameters.ef_construction)?;
-    Ok(Parameters { m, ef_construction, seed: config.seed.unwrap_or(of.parameters.seed) })
+    let parameters = Parameters { m, ef_construction, seed: config.seed.unwrap_or(of.parameters.seed) };
+    let own = if of.engine == "exact" { super::ENGINE_DEFAULT } else { &of.engine };
+    Ok((super::builder(config.engine.as_deref().unwrap_or(own), &parameters)?, parameters))
 }
 
 fn measured(measure: &Measure, orphans: usize) -> Measured {
@@ -94,7 +98,7 @@ impl Attempt {
     pub(super) fn run(self) -> Result<TrialRecord, Fault> {
         let (generation, _) = self.index.current()?;
         let manifest = &generation.manifest;
-        let parameters = parameters(&self.config, manifest)?;
+        let (engine, parameters) = built_by(&self.config, manifest)?;
         let eval = eval_of(&self.index, &generation, self.threads)?;
         let content = content(&generation).map_err(|e| io_fault("reading the index", &e))?;
         let started = Instant::now();
@@ -103,8 +107,8 @@ impl Attempt {
             self.aside.iter().for_each(|aside| aside());
             !self.stop.load(Ordering::Relaxed)
         };
-        let (flat, order) = Flat::build(&content.vectors, manifest.model.dim, parameters, self.threads, &progress)
-            .map_err(|e| io_fault("building the graph", &e))?;
+        let built = engine.build(&content.vectors, manifest.model.dim, parameters, self.threads, &progress);
+        let (flat, order) = built.map_err(|e| io_fault("building the graph", &e))?;
         let build_time_secs = started.elapsed().as_secs_f64();
         drop(content);
         // The graph numbers rows its own way: a query's own row is found by that.
@@ -127,7 +131,7 @@ impl Attempt {
             id: ulid::Ulid::generate().to_string(),
             at_ms: now_ms(),
             config: Config {
-                engine: Some("flat-hnsw".into()),
+                engine: Some(engine.name().into()),
                 m: Some(parameters.m as u64),
                 ef_construction: Some(parameters.ef_construction as u64),
                 ef_search: Some(ef as u64),
@@ -320,8 +324,8 @@ impl IndexService {
             let challenger = match (config, wanted) {
                 (Some(config), _) => {
                     let mut manifest = champion.manifest.after(&champion.folder, index.next_number(), "promotion");
-                    manifest.parameters = parameters(&config, &champion.manifest)?;
-                    manifest.engine = config.engine.unwrap_or_else(|| "flat-hnsw".into());
+                    let (engine, parameters) = built_by(&config, &champion.manifest)?;
+                    (manifest.engine, manifest.parameters) = (engine.name().into(), parameters);
                     manifest.ef_search = bounded("ef_search", config.ef_search, 1, 65_536, manifest.ef_search)?;
                     let progress = |n: usize| {
                         counted.store(n as u64, Ordering::Relaxed);

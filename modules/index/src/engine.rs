@@ -1,0 +1,140 @@
+//! The engines, by name: what makes the graph that a search walks. Vectors, exact search, filters, walks and files are the
+//! same for all, [`crate::flat`]'s, so that engines differ by their graphs alone.
+
+mod hnsw_rs;
+
+use std::io;
+
+use crate::flat::Flat;
+use crate::flat::build::Parameters;
+
+/// Says how many rows are done and hears whether to go on.
+pub type Progress<'a> = &'a (dyn Fn(usize) -> bool + Sync);
+
+/// What makes an index out of vectors.
+pub trait Engine: Sync {
+    /// Its name in `Create`, manifests and replies.
+    fn name(&self) -> &'static str;
+
+    /// Says what is wrong with parameters that it cannot build by.
+    ///
+    /// # Errors
+    /// The parameter's name, and what was expected.
+    fn check(&self, parameters: &Parameters) -> Result<(), (&'static str, String)>;
+
+    /// Builds the index of vectors of length 1; also gives, for each row of the index, the number it had in `vectors`.
+    ///
+    /// # Errors
+    /// If there is not enough memory, or with [`io::ErrorKind::Interrupted`] if told to stop.
+    fn build(
+        &self,
+        vectors: &[f32],
+        dim: usize,
+        parameters: Parameters,
+        threads: usize,
+        progress: Progress<'_>,
+    ) -> io::Result<(Flat, Vec<u32>)>;
+}
+
+/// Our own builder; the same graph on any number of threads.
+struct FlatHnsw;
+
+impl Engine for FlatHnsw {
+    fn name(&self) -> &'static str {
+        "flat-hnsw"
+    }
+
+    fn check(&self, _: &Parameters) -> Result<(), (&'static str, String)> {
+        Ok(())
+    }
+
+    fn build(
+        &self,
+        vectors: &[f32],
+        dim: usize,
+        parameters: Parameters,
+        threads: usize,
+        progress: Progress<'_>,
+    ) -> io::Result<(Flat, Vec<u32>)> {
+        Flat::build(vectors, dim, parameters, threads, progress)
+    }
+}
+
+/// No graph: every search compares all rows.
+struct Exact;
+
+impl Engine for Exact {
+    fn name(&self) -> &'static str {
+        "exact"
+    }
+
+    fn check(&self, _: &Parameters) -> Result<(), (&'static str, String)> {
+        Ok(())
+    }
+
+    fn build(&self, vectors: &[f32], dim: usize, parameters: Parameters, _: usize, _: Progress<'_>) -> io::Result<(Flat, Vec<u32>)> {
+        Flat::unlinked(vectors, dim, parameters)
+    }
+}
+
+/// All of them; the first is the default.
+pub static ENGINES: [&dyn Engine; 3] = [&FlatHnsw, &hnsw_rs::HnswRs, &Exact];
+
+/// The engine of a name.
+///
+/// # Errors
+/// What was expected.
+pub fn named(name: &str) -> Result<&'static dyn Engine, String> {
+    let known = || ENGINES.map(Engine::name).join(", ");
+    ENGINES.into_iter().find(|engine| engine.name() == name).ok_or_else(|| format!("`{name}`, expected one of {}", known()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flat::Ask;
+    use crate::flat::store::Live;
+    use crate::flat::store::tests::unit_vectors;
+
+    #[test]
+    fn every_engine_finds_what_comparing_all_rows_finds() {
+        let (rows, dim) = (4000, 24);
+        let (vectors, queries) = (unit_vectors(1, rows, dim), unit_vectors(2, 200, dim));
+        let parameters = Parameters { m: 12, ef_construction: 100, seed: 0 };
+        for engine in ENGINES {
+            let (flat, order) = engine.build(&vectors, dim, parameters, 2, &|_| true).expect("built");
+            assert_eq!(order.len(), rows);
+            assert!(order.iter().zip(0..).all(|(old, new)| flat.store.vector(new) == &vectors[*old as usize * dim..][..dim]));
+            assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
+            for share in [1, 2, 100] {
+                let live = Live::of(rows, |row| row.is_multiple_of(share));
+                let ask = Ask { k: 10, ef: 200, live: Some(&live) };
+                let right: usize = queries
+                    .chunks(dim)
+                    .map(|query| {
+                        let truth = flat.store.exact(query, 10, Some(&live), 1);
+                        flat.search(query, &ask).iter().filter(|found| truth.contains(found)).count()
+                    })
+                    .sum();
+                assert!(right >= 1980, "{} at 1/{share}: {right} of 2000", engine.name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_engine_takes_few_rows_and_equal_ones_and_stops_when_told() {
+        let parameters = Parameters { m: 4, ef_construction: 16, seed: 0 };
+        for engine in ENGINES {
+            for rows in [0, 1, 2000] {
+                let equal: Vec<f32> = std::iter::repeat_n([0.6_f32, 0.8], rows).flatten().collect();
+                let (flat, _) = engine.build(&equal, 2, parameters, 2, &|_| true).expect("built");
+                assert_eq!(flat.search(&[0.6, 0.8], &Ask { k: 3, ef: 10, live: None }).len(), rows.min(3), "{}", engine.name());
+            }
+            let told = engine.build(&unit_vectors(1, 3000, 8), 8, parameters, 2, &|done| done < 1000);
+            assert_eq!(told.is_err(), engine.name() != "exact", "{}", engine.name());
+        }
+        assert!(named("faiss").is_err_and(|why| why.contains("flat-hnsw, hnsw-rs, exact")));
+        let wrong = |m, ef_construction| ENGINES[1].check(&Parameters { m, ef_construction, seed: 0 }).expect_err("out of bounds").0;
+        assert_eq!((wrong(256, 4000), wrong(16, 32)), ("m", "ef_construction"));
+    }
+}
