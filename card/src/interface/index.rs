@@ -244,6 +244,18 @@ method Promote(name: string, generation: ?int, trial: ?string, config: ?Config, 
 
 method Rollback(name: string, generation: ?int) -> (generation: int, previous: int)
 
+# Takes an index to another bucket, which must be a folder: everything is copied and compared before the copy answers. With
+# `more`: progress in bytes.
+method Move(name: string, bucket: string) -> (
+  phase: string,
+  done: int,
+  of: int,
+  moved: ?bool,
+  bucket: ?string,
+  previous: ?string,
+  bytes: ?int
+)
+
 # Folds what was appended, and leaves out what is dead, now rather than in the background. With `more`: progress.
 method Compact(name: string) -> (phase: string, done: int, of: int, compacted: ?bool, generation: ?int)
 
@@ -294,6 +306,8 @@ error ModelMismatch (message: string, retryable: bool, wanted: string, got: stri
 error NotReady (message: string, retryable: bool, name: string)
 error Damaged (message: string, retryable: bool, name: string)
 error Busy (message: string, retryable: bool, name: string)
+# The index is to live in a bucket that nobody has added.
+error NoSuchBucket (message: string, retryable: bool, name: string)
 error NoSuchGeneration (message: string, retryable: bool, name: string)
 error NoSuchTrial (message: string, retryable: bool, name: string)
 # There is nothing to measure with: `EvalAutogen` makes it.

@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Interface;
 
+/// The bucket that everything is written to unless another is named.
+pub const PRIMARY: &str = "primary";
+/// The bucket that gets copies.
+pub const RESCUE: &str = "rescue";
+
 /// The interface.
 pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Storage",

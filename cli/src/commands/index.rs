@@ -10,8 +10,8 @@ use brahman_card::interface::Empty;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, BestIn, BestOut, CompactOut, CompactTrialsIn, CompactTrialsOut, Config,
     CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo, EvalListOut, EvalOut, GenerationsOut, GetIn,
-    GetOut, Hit, ListOut, MigrateIn, NameIn, PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut,
-    TrialIn, TrialOut, TrialRecord, TrialsOut,
+    GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, NameIn, PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn,
+    SearchOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialsOut,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -92,6 +92,18 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                 |out: &RollbackOut| output.line(&format!("generation {} answers again, in place of {}", out.generation, out.previous));
             show(socket, "Rollback", &RollbackIn { name, generation }, output, said).await
         }
+        Index::Move { name, bucket } => {
+            let ask = MoveIn { name: name.clone(), bucket: bucket.clone() };
+            let said = |out: &MoveOut| {
+                output.line(&if out.moved == Some(true) {
+                    let from = out.previous.as_deref().unwrap_or("-");
+                    format!("{name} lives in bucket {bucket} now, not in {from}: {} copied and compared", bytes(out.bytes.unwrap_or(0)))
+                } else {
+                    format!("{name} lives in bucket {bucket} already")
+                });
+            };
+            watch(socket, "Move", &ask, output, |p: &MoveOut| (p.phase.clone(), p.done, p.of), said).await
+        }
         Index::Compact { name } => {
             let said = |out: &CompactOut| {
                 let number = out.generation.unwrap_or(0);
@@ -147,7 +159,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
 }
 
 async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<()> {
-    let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, chunk_size, overlap, engine, model, graph } =
+    let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, chunk_size, overlap, model, bucket, graph } =
         create;
     let mut texts = text_column;
     if texts.is_empty() && vector_column.is_none() {
@@ -165,12 +177,12 @@ async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<
         filter_columns: some(filter_column),
         chunk_size,
         overlap,
-        engine,
+        engine: graph.engine,
         model,
         m: graph.m,
         ef_construction: graph.ef_construction,
         ef_search: graph.ef_search,
-        bucket: None,
+        bucket,
     };
     let said = |out: &CreateOut| {
         output.line(&if out.created {
@@ -199,11 +211,12 @@ fn describe(output: &Output, indexes: &[Description]) {
             i.chunks.to_string(),
             bytes(i.bytes),
             i.engine.clone(),
+            i.bucket.clone(),
             model,
             state,
         ]
     });
-    output.table(&["INDEX", "DATASET", "GENERATION", "DOCS", "CHUNKS", "SIZE", "ENGINE", "MODEL", "STATE"], rows.collect());
+    output.table(&["INDEX", "DATASET", "GENERATION", "DOCS", "CHUNKS", "SIZE", "ENGINE", "BUCKET", "MODEL", "STATE"], rows.collect());
 }
 
 fn details(output: &Output, i: &Description) {

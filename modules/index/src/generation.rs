@@ -69,7 +69,7 @@ pub struct Manifest {
     pub dataset_generation: u64,
     /// Model of the vectors.
     pub model: Model,
-    /// `flat-hnsw` or `exact`.
+    /// Name of the engine that built it.
     pub engine: String,
     /// How the graph is built.
     pub parameters: Parameters,

@@ -17,6 +17,7 @@ pub mod filter;
 pub mod flat;
 pub mod folder;
 pub mod generation;
+pub mod home;
 pub mod lexical;
 pub mod pending;
 pub mod refresh;

@@ -1,10 +1,11 @@
 //! `org.brahman.Index`.
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`trials`]
-//! measures and promotes; [`agent`] does so unasked, [`shadow`] checks what was promoted. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
+//! measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so unasked, [`shadow`] checks what was promoted. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
 
 mod agent;
 mod bulk;
+mod places;
 mod refresh;
 mod search;
 mod shadow;
@@ -32,6 +33,7 @@ use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::engine::{self, Engine};
 use crate::flat::build::Parameters;
 use crate::generation::{self, Generation};
+use crate::home::Home;
 use crate::refresh::{io_fault, no_column, text_columns};
 use shelf::{Index, lock};
 
@@ -138,7 +140,7 @@ impl IndexService {
             filter_columns: p.filter_columns.clone().unwrap_or_default(),
             chunk_size: p.chunk_size.unwrap_or(SIZE_DEFAULT as u64),
             overlap: p.overlap.unwrap_or(OVERLAP_DEFAULT as u64),
-            bucket: p.bucket.clone().unwrap_or_else(|| "primary".into()),
+            bucket: index.home.bucket.clone(),
             engine: manifest.map_or_else(|| engine(p), |m| m.engine.clone()),
             model: manifest.map(|m| m.model.name.clone()),
             fingerprint: manifest.map(|m| m.model.fingerprint.clone()),
@@ -179,6 +181,11 @@ impl IndexService {
                 return Err(no_column(&dataset.name, &column, &there));
             }
         }
+        let bucket = wanted.bucket.clone().filter(|bucket| bucket != "primary");
+        let place = match &bucket {
+            Some(bucket) => Some((bucket, self.place(bucket, &wanted.name).await?)),
+            None => None,
+        };
         {
             let mut indexes = lock(&self.indexes);
             if let Some(there) = indexes.get(&wanted.name) {
@@ -191,6 +198,7 @@ impl IndexService {
             let folder = self.folder.join(&wanted.name);
             let text = serde_json::to_vec_pretty(&wanted).map_err(|e| Fault::internal(e.to_string()))?;
             let made = fs::create_dir_all(&folder)
+                .and_then(|()| place.map_or(Ok(()), |(bucket, path)| Home::make(&folder, bucket, &path).map(drop)))
                 .and_then(|()| atomic::write(&folder.join("index.json"), &text))
                 .and_then(|()| atomic::sync_dir(&self.folder));
             made.map_err(|e| io_fault("creating the index", &e))?;
@@ -207,10 +215,9 @@ impl IndexService {
         // Nothing may write into a folder that is being removed.
         let claim = index.claim("deletion").await?;
         lock(&self.indexes).remove(&name);
-        // The parameters go first: without them the rest is not an index any more.
-        let path = index.folder.path();
-        let gone = fs::remove_file(path.join("index.json")).and_then(|()| fs::remove_dir_all(path));
-        gone.map_err(|e| io_fault("deleting the index", &e))?;
+        let stub = self.folder.join(&name);
+        let home = Home::open(&stub).unwrap_or_else(|_| index.home.clone());
+        home.delete(&stub).map_err(|e| io_fault("deleting the index", &e))?;
         drop(claim);
         Reply::of(&DeleteOut { deleted: true })
     }
@@ -309,6 +316,7 @@ impl Service for IndexService {
             "Generations" => self.generations(&call),
             "Promote" => self.promote(&call).await,
             "Rollback" => self.rollback(&call).await,
+            "Move" => self.move_index(&call).await,
             "Compact" => self.compact(&call).await,
             "Doctor" => self.doctor(&call).await,
             "EvalAutogen" => self.eval_autogen(&call).await,
@@ -350,9 +358,6 @@ fn check(wanted: &CreateIn) -> Result<(), Fault> {
     if texts > 1 || (texts == 0 && wanted.vector_column.is_none()) {
         let message = "expected text_column, text_columns or vector_column: what is to be searched";
         return Err(Fault::invalid_parameter("text_column", message));
-    }
-    if wanted.bucket.as_deref().is_some_and(|bucket| bucket != "primary") {
-        return Err(Fault::invalid_parameter("bucket", "`primary` is the only bucket so far"));
     }
     let bounds =
         [("m", wanted.m, 2, 256), ("ef_construction", wanted.ef_construction, 4, 4096), ("ef_search", wanted.ef_search, 1, 65_536)];

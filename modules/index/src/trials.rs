@@ -302,7 +302,12 @@ impl Journal {
     pub fn open(index: &Path) -> Self {
         let folder = index.join("trials");
         let path = folder.join("journal.log");
-        match fs::create_dir_all(&folder).and_then(|()| Log::open(&path)) {
+        // Not its parents: an index whose disk is not there must not come to be beside it.
+        let made = match fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        };
+        match made.and_then(|()| Log::open(&path)) {
             Ok((log, trials)) => Self { log: Ok(log), trials },
             Err(error) => {
                 let why = format!("{}: {error}", path.display());

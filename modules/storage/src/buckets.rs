@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use brahman_card::interface::storage::{AddBucketIn, Bucket, Failure, Health};
+use brahman_card::interface::storage::{AddBucketIn, Bucket, Failure, Health, PRIMARY, RESCUE};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
@@ -38,11 +38,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Parts in which large objects travel.
 const PART_BYTES: usize = 8 << 20;
-
-/// The bucket that gets copies.
-pub const RESCUE: &str = "rescue";
-/// The bucket that everything is written to.
-pub const PRIMARY: &str = "primary";
 
 /// Why a bucket cannot be used.
 #[derive(Debug, Error)]

@@ -147,3 +147,35 @@ pub struct RollbackOut {
     /// The one that did.
     pub previous: u64,
 }
+
+/// Parameters of `Move`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MoveIn {
+    /// Index name.
+    pub name: String,
+    /// Bucket to live in.
+    pub bucket: String,
+}
+
+/// Replies of `Move`: progress has the first three fields, the last reply all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MoveOut {
+    /// `copy` or `done`.
+    pub phase: String,
+    /// Bytes copied.
+    pub done: u64,
+    /// Bytes of the generations.
+    pub of: u64,
+    /// False if it lived there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<bool>,
+    /// Where it lives now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// Where it lived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+    /// Bytes copied in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}

@@ -48,7 +48,7 @@ pub struct CreateIn {
     /// Candidates a search keeps; 64 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ef_search: Option<u64>,
-    /// Home bucket; `primary` is the only one so far.
+    /// Home bucket, one that is a folder; `primary` unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
 }

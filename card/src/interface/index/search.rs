@@ -78,7 +78,7 @@ pub struct SearchOut {
     pub results: Vec<Vec<Hit>>,
     /// Generation that answered.
     pub generation: u64,
-    /// `flat-hnsw`, or `exact` if all vectors were compared.
+    /// The engine that made the graph, or `exact` if all vectors were compared.
     pub engine: String,
     /// `semantic`, `lexical` or `hybrid`.
     pub mode: String,

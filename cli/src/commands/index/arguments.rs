@@ -56,6 +56,13 @@ pub(crate) enum Index {
         #[arg(long)]
         generation: Option<u64>,
     },
+    /// Take an index to another bucket
+    Move {
+        /// Index
+        name: String,
+        /// Bucket, one that is a folder
+        bucket: String,
+    },
     /// Fold in what was appended and leave out what is dead, now
     Compact {
         /// Index
@@ -172,9 +179,9 @@ pub(crate) struct Create {
     /// Characters neighbouring chunks share
     #[arg(long)]
     pub(super) overlap: Option<u64>,
-    /// flat-hnsw or exact
+    /// Bucket to live in, one that is a folder [default: primary]
     #[arg(long)]
-    pub(super) engine: Option<String>,
+    pub(super) bucket: Option<String>,
     /// Model that must embed
     #[arg(long)]
     pub(super) model: Option<String>,
@@ -185,6 +192,9 @@ pub(crate) struct Create {
 /// How a graph is built and searched.
 #[derive(Args, Debug)]
 pub(crate) struct Graph {
+    /// flat-hnsw, hnsw-rs or exact
+    #[arg(long)]
+    pub(super) engine: Option<String>,
     /// Neighbours a node
     #[arg(long)]
     pub(super) m: Option<u64>,
@@ -198,7 +208,13 @@ pub(crate) struct Graph {
 
 impl Graph {
     pub(super) fn config(&self) -> Config {
-        Config { m: self.m, ef_construction: self.ef_construction, ef_search: self.ef_search, ..Config::default() }
+        Config {
+            engine: self.engine.clone(),
+            m: self.m,
+            ef_construction: self.ef_construction,
+            ef_search: self.ef_search,
+            ..Config::default()
+        }
     }
 }
 
@@ -207,10 +223,10 @@ pub(crate) struct Promote {
     /// Index
     pub(super) name: String,
     /// A trial; the best one unless anything else is given
-    #[arg(long, conflicts_with_all = ["generation", "m", "ef_construction", "ef_search"])]
+    #[arg(long, conflicts_with_all = ["generation", "engine", "m", "ef_construction", "ef_search"])]
     pub(super) trial: Option<String>,
     /// A generation that is there
-    #[arg(long, conflicts_with_all = ["m", "ef_construction", "ef_search"])]
+    #[arg(long, conflicts_with_all = ["engine", "m", "ef_construction", "ef_search"])]
     pub(super) generation: Option<u64>,
     #[command(flatten)]
     pub(super) graph: Graph,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{Dataset, GetOut};
-use brahman_storage::buckets::{PRIMARY, RESCUE};
+use brahman_card::interface::storage::{PRIMARY, RESCUE};
 
 use super::{CatalogService, fault};
 

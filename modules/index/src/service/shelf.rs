@@ -15,6 +15,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::folder::Folder;
 use crate::generation::Generation;
+use crate::home::Home;
 use crate::shadow::Shadow;
 use crate::trials::Journal;
 
@@ -35,9 +36,11 @@ pub(super) struct Answering {
 #[derive(Debug)]
 pub(super) struct Index {
     pub(super) parameters: CreateIn,
+    pub(super) home: Home,
     pub(super) folder: Folder,
     answering: Mutex<Answering>,
-    pub(super) journal: Mutex<Journal>,
+    /// Shared by an index and what it becomes when it is moved.
+    pub(super) journal: Arc<Mutex<Journal>>,
     slot: Arc<tokio::sync::Mutex<()>>,
     /// What holds the slot, and how it is told to stop.
     busy: Mutex<Option<(&'static str, Arc<AtomicBool>)>>,
@@ -75,12 +78,28 @@ impl Drop for StopOnDrop {
 }
 
 impl Index {
-    /// Opens an index: its generation, its journal. Damage is said when asked for.
-    pub(super) fn open(path: &Path, parameters: CreateIn) -> Self {
-        let folder = Folder::new(path, Steps::default());
-        let answering = match folder.open() {
+    /// Opens the index of a stub: its generation, its journal. Damage is said when asked for.
+    pub(super) fn open(stub: &Path, parameters: CreateIn) -> Self {
+        match Home::open(stub) {
+            Ok(home) => Self::open_at(home, parameters),
+            Err(error) => {
+                let home = Home { bucket: "unknown".into(), path: stub.join("unknown"), left: None };
+                Self::made(home, parameters, Err(error.to_string()))
+            }
+        }
+    }
+
+    /// Opens an index in its home.
+    pub(super) fn open_at(home: Home, parameters: CreateIn) -> Self {
+        let there = home.is_there();
+        Self::made(home, parameters, there)
+    }
+
+    fn made(home: Home, parameters: CreateIn, there: Result<(), String>) -> Self {
+        let folder = Folder::new(&home.path, Steps::default());
+        let answering = match there.and_then(|()| folder.open().map_err(|e| e.to_string())) {
             Ok((generation, degraded)) => Answering { generation: generation.map(Arc::new), degraded },
-            Err(error) => Answering { generation: None, degraded: Some(error.to_string()) },
+            Err(why) => Answering { generation: None, degraded: Some(why) },
         };
         if let Some(why) = &answering.degraded {
             tracing::error!(index = parameters.name, "{why}");
@@ -88,8 +107,9 @@ impl Index {
         let held = answering.generation.iter().map(|g| g.folder.clone()).collect();
         folder.collect(&held);
         let index = Self {
-            journal: Mutex::new(Journal::open(path)),
+            journal: Arc::new(Mutex::new(Journal::open(&home.path))),
             parameters,
+            home,
             folder,
             answering: Mutex::new(answering),
             slot: Arc::default(),
@@ -102,6 +122,25 @@ impl Index {
         index
     }
 
+    /// The index after a move: with the journal of the one that was moved, which whoever waits for it finds in its new place.
+    pub(super) fn open_moved(home: Home, of: &Self, journal: &mut Journal) -> Self {
+        let mut moved = Self::open_at(home, of.parameters.clone());
+        *journal = Journal::open(&moved.home.path);
+        moved.journal = Arc::clone(&of.journal);
+        moved
+    }
+
+    /// That nothing of it is whole, and why.
+    pub(super) fn damaged(&self, why: &str) -> Fault {
+        let name = &self.parameters.name;
+        // What is on a disk that is not there cannot be mended, and need not be.
+        let message = match self.home.is_there() {
+            Ok(()) => format!("index `{name}` is damaged: {why}; `brahman index doctor {name} --repair`, or a refresh, builds it again"),
+            Err(_) => format!("index `{name}`: {why}"),
+        };
+        Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone())
+    }
+
     /// What answers now, and why it is not what should.
     ///
     /// # Errors
@@ -111,11 +150,7 @@ impl Index {
         let name = &self.parameters.name;
         match (&answering.generation, &answering.degraded) {
             (Some(generation), degraded) => Ok((Arc::clone(generation), degraded.clone())),
-            (None, Some(why)) => {
-                let message =
-                    format!("index `{name}` is damaged: {why}; `brahman index doctor {name} --repair`, or a refresh, builds it again");
-                Err(Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone()))
-            }
+            (None, Some(why)) => Err(self.damaged(why)),
             (None, None) => {
                 let message = format!("index `{name}` has not been refreshed yet: `brahman index refresh {name}`");
                 Err(Fault::new("org.brahman.Index.NotReady", true, message).with("name", name.clone()))

@@ -170,9 +170,16 @@ impl IndexService {
         let k = bounded("k", ask.k, 1, 1000, 10)?;
         let (generation, _) = index.current()?;
         let seed = ask.seed.unwrap_or(0);
-        let make = move || trials::autogen(index.folder.path(), &generation, &data_fingerprint(&generation), queries, k, seed);
+        let making = Arc::clone(&index);
+        let make = move || trials::autogen(making.folder.path(), &generation, &data_fingerprint(&generation), queries, k, seed);
         let made = tokio::task::spawn_blocking(make).await.map_err(|e| Fault::internal(e.to_string()))?;
-        Reply::of(&EvalOut { eval: made.map_err(|e| io_fault("making a set of queries", &e))? })
+        let eval = made.map_err(|e| io_fault("making a set of queries", &e))?;
+        // One that was made where the index no longer is would be lost.
+        if !Arc::ptr_eq(&index, &self.index(&ask.name)?) {
+            let message = format!("index `{}` was moved meanwhile: try again", ask.name);
+            return Err(Fault::new("org.brahman.Index.Busy", true, message).with("name", ask.name));
+        }
+        Reply::of(&EvalOut { eval })
     }
 
     pub(super) fn eval_list(&self, call: &Call) -> Result<Reply, Fault> {

@@ -1,0 +1,125 @@
+//! `Move`, and indexes that are made in another bucket than `primary`.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use brahman_card::Fault;
+use brahman_card::interface::Empty;
+use brahman_card::interface::index::{MoveIn, MoveOut};
+use brahman_card::interface::storage::{BucketsOut, RESCUE};
+use brahman_sidecar::{Call, CallOptions, Reply};
+use brahman_storage::Steps;
+
+use super::IndexService;
+use super::shelf::{Index, StopOnDrop, lock, on_own_thread};
+use crate::home::Home;
+use crate::refresh::io_fault;
+
+/// How often a move says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// What changes without the right to change the index: trials and sets of queries.
+const CHANGING: [&str; 2] = ["trials", "evals"];
+/// How often it is asked whether somebody still reads in the home that was left, and how often at most.
+const READERS_EVERY: Duration = Duration::from_millis(5);
+const READERS_ASKED: usize = 1000;
+
+impl IndexService {
+    /// The folder of an index in a bucket.
+    pub(super) async fn place(&self, bucket: &str, name: &str) -> Result<PathBuf, Fault> {
+        let BucketsOut { buckets } = self.client.call("org.brahman.Storage.Buckets", &Empty {}, &CallOptions::default()).await?.value;
+        let Some(found) = buckets.iter().find(|b| b.name == bucket) else {
+            let there: Vec<&str> = buckets.iter().map(|b| b.name.as_str()).collect();
+            let message = format!("no bucket is called `{bucket}`; there are {}; `brahman buckets add` makes one", there.join(", "));
+            return Err(Fault::new("org.brahman.Index.NoSuchBucket", false, message).with("name", bucket));
+        };
+        if bucket == RESCUE {
+            return Err(Fault::invalid_parameter("bucket", "`rescue` holds copies only: expected another"));
+        }
+        let Some(folder) = found.url.strip_prefix("file://") else {
+            let message = format!("`{bucket}` is {}: an index is mapped into memory, expected a bucket that is a folder", found.url);
+            return Err(Fault::invalid_parameter("bucket", message));
+        };
+        Ok(Path::new(folder).join("indexes").join(name))
+    }
+
+    /// Takes an index to another bucket. The old home answers until the new one does.
+    pub(super) async fn move_index(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
+        let MoveIn { name, bucket } = call.parameters()?;
+        let index = self.index(&name)?;
+        let previous = index.home.bucket.clone();
+        let ended = |moved: bool, bytes: u64| MoveOut {
+            phase: "done".into(),
+            done: bytes,
+            of: bytes,
+            moved: Some(moved),
+            bucket: Some(bucket.clone()),
+            previous: Some(previous.clone()),
+            bytes: Some(bytes),
+        };
+        if bucket == previous {
+            return Reply::of(&ended(false, 0));
+        }
+        index.home.is_there().map_err(|why| index.damaged(&why))?;
+        let path = self.place(&bucket, &name).await?;
+        // One at a time, and no trial meanwhile: it would read from where nothing is any more.
+        self.agent.give_way();
+        let trying = self.trying.lock().await;
+        let claim = index.claim("move").await?;
+        let _stop = StopOnDrop(Arc::clone(&claim.stop));
+        let of = index.folder.generations().iter().map(|(_, m)| m.bytes()).sum();
+        let done = Arc::new(AtomicU64::new(0));
+        let (counted, stop, moving, stub) = (Arc::clone(&done), Arc::clone(&claim.stop), Arc::clone(&index), self.folder.join(&name));
+        let (service, to) = (Arc::clone(self), bucket.clone());
+        let work = move || -> Result<(Weak<Index>, u64), Fault> {
+            let _claim = claim;
+            let steps = Steps::default();
+            let progress = |n| {
+                counted.store(n, Ordering::Relaxed);
+                !stop.load(Ordering::Relaxed)
+            };
+            let failed = |e: std::io::Error| match e.kind() {
+                std::io::ErrorKind::AlreadyExists => {
+                    Fault::new("org.brahman.Index.IndexExists", false, e.to_string()).with("name", &*moving.parameters.name)
+                }
+                _ => io_fault("moving the index; it stays where it is", &e),
+            };
+            // What an earlier move could not remove, while somebody read there, goes first.
+            let home = Home::open(&stub).map_err(failed)?;
+            let bytes = home.copy(&stub, &path, &steps, &progress).map_err(failed)?;
+            // From here on no trial is kept until the index is the new one.
+            let mut journal = lock(&moving.journal);
+            let home = home.flip(&stub, &to, &path, &CHANGING, &steps).map_err(failed)?;
+            let moved = Index::open_moved(home, &moving, &mut journal);
+            lock(&service.indexes).insert(moving.parameters.name.clone(), Arc::new(moved));
+            drop(journal);
+            Ok((Arc::downgrade(&moving), bytes))
+        };
+        let mut working = on_own_thread(false, work);
+        drop(index);
+        let outcome = loop {
+            match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
+                Ok(outcome) => break outcome,
+                Err(_) if call.more => {
+                    let done = done.load(Ordering::Relaxed);
+                    call.send(&MoveOut { phase: "copy".into(), done, of, ..MoveOut::default() }).await?;
+                }
+                Err(_) => {}
+            }
+        };
+        let (old, bytes) = outcome.map_err(|e| Fault::internal(e.to_string()))??;
+        // A search that began in the old home ends there. Whatever is left then goes with the next opening.
+        for _ in 0..READERS_ASKED {
+            if old.strong_count() == 0 {
+                let stub = self.folder.join(&name);
+                let cleared = tokio::task::spawn_blocking(move || Home::open(&stub)).await;
+                cleared.map_err(|e| Fault::internal(e.to_string()))?.map_err(|e| io_fault("clearing the old home", &e))?;
+                break;
+            }
+            tokio::time::sleep(READERS_EVERY).await;
+        }
+        drop(trying);
+        Reply::of(&ended(true, bytes))
+    }
+}
