@@ -8,7 +8,7 @@ mod output;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use brahman_card::interface::ingest::WatchIn;
+use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use brahman_card::interface::storage::AddBucketIn;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -272,6 +272,9 @@ enum Ingest {
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
+        /// Bucket to write to [default: where the dataset lies, at first primary]
+        #[arg(long)]
+        bucket: Option<String>,
     },
     /// Ingest folders again whenever they change, from now on, restarts included
     Watch {
@@ -286,6 +289,9 @@ enum Ingest {
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
+        /// Bucket to write to [default: where the dataset lies, at first primary]
+        #[arg(long)]
+        bucket: Option<String>,
         /// A change has come to rest when nothing has moved for this many milliseconds [default: 2000]
         #[arg(long, value_name = "MS")]
         debounce: Option<u64>,
@@ -382,14 +388,15 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Embed(embed) => embed::embed(socket, &embed, output).await,
             Command::Ingest(Ingest::Mysql { dataset, table }) => data::ingest_table(socket, "Mysql", dataset, table, output).await,
             Command::Ingest(Ingest::Postgres { dataset, table }) => data::ingest_table(socket, "Postgres", dataset, table, output).await,
-            Command::Ingest(Ingest::Files { dataset, paths, format, no_pii }) => {
-                data::ingest_files(socket, &dataset, &paths, format, no_pii, output).await
+            Command::Ingest(Ingest::Files { dataset, paths, format, no_pii, bucket }) => {
+                let ask = FilesIn { dataset, format, pii: no_pii.then_some(false), bucket, paths: Vec::new() };
+                data::ingest_files(socket, ask, &paths, output).await
             }
-            Command::Ingest(Ingest::Watch { dataset, paths, format, no_pii, debounce }) => {
+            Command::Ingest(Ingest::Watch { dataset, paths, format, no_pii, bucket, debounce }) => {
                 let pii = no_pii.then_some(false);
                 data::watch(
                     socket,
-                    WatchIn { dataset, paths: Vec::new(), format, pii, debounce_ms: debounce, reconcile_s: None },
+                    WatchIn { dataset, paths: Vec::new(), format, pii, debounce_ms: debounce, reconcile_s: None, bucket },
                     &paths,
                     output,
                 )

@@ -1,6 +1,7 @@
 //! `org.brahman.Catalog`: datasets, their objects, columns and generations. One writer of all of them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,9 @@ pub const INTERFACE: Interface = Interface {
     idl: "# Datasets: what objects they are made of, and which indexes they feed.
 interface org.brahman.Catalog
 
-# One immutable Parquet object. `url` opens in pyarrow.
-type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sha256: string)
+# One immutable Parquet object. `url` opens in pyarrow; `path`, which only the catalog tells, is where it lies on this machine: of
+# an object in S3 a copy.
+type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sha256: string, path: ?string)
 
 type Column (name: string, arrow_type: string, source_type: string, nulls_made: int)
 
@@ -63,13 +65,14 @@ type Version (generation: int, run_id: string, rows: int, bytes: int, committed_
 method List() -> (datasets: []Dataset)
 
 # `history` has the last hundred generations, newest first. `rescued` names objects that had gone from the bucket `primary` and
-# have just come back, whole, from `rescue`; `missing` those that are gone and did not.
-method Get(name: string) -> (dataset: Dataset, history: []Version, rescued: ?[]string, missing: ?[]string)
+# have just come back, whole, from `rescue`; `fetched` those whose copy here had gone and has just come from their own bucket;
+# `missing` those that are gone and did not.
+method Get(name: string) -> (dataset: Dataset, history: []Version, rescued: ?[]string, fetched: ?[]string, missing: ?[]string)
 
 # `expect` is the generation that the commit builds on, 0 for none: another is refused. Objects that are all there already are no
 # new generation.
 # Publishes a generation: every object is verified first. The same run_id committed twice is one commit.
-# `bucket_root` in the reply of `Location` is where a writer puts objects.
+# Objects of a bucket in S3 are put there, then a manifest under the generation's number, which no other may have taken.
 method Commit(
   name: string,
   run_id: string,
@@ -82,8 +85,14 @@ method Commit(
   expect: ?int
 ) -> (generation: int, stale: []string)
 
-# Begins a run of this dataset: where it writes its objects. `producer` is who asks, so that its unfinished runs can be told.
-method Location(name: string, run_id: string, producer: ?string) -> (bucket: string, key_prefix: string, path: string)
+# Begins a run of this dataset: where it writes its objects. `producer` is who asks, so that its unfinished runs can be told. Without
+# `bucket` it is the one that the dataset lies in, `primary` at first.
+method Location(name: string, run_id: string, producer: ?string, bucket: ?string) -> (
+  bucket: string,
+  key_prefix: string,
+  url_prefix: string,
+  path: string
+)
 
 # Ends a run that will not be committed, or all unfinished runs of a producer.
 method Abandon(run_id: ?string, producer: ?string, reason: string, cancelled: ?bool) -> (abandoned: int)
@@ -118,7 +127,10 @@ error NoSuchDataset (message: string, retryable: bool, name: string)
 error BadObject (message: string, retryable: bool, key: string)
 # The run was given up by `Abandon`, or never began by `Location`.
 error GivenUp (message: string, retryable: bool, run_id: string)
-# The dataset is at another generation than the commit builds on.
+error NoSuchBucket (message: string, retryable: bool, name: string)
+# A bucket could not be written to; nothing was published.
+error BucketFailed (message: string, retryable: bool, name: string)
+# The dataset is at another generation than the commit builds on, or somebody else has put that generation into the bucket.
 error Moved (message: string, retryable: bool, name: string)
 # The dataset's own file is damaged.
 error Damaged (message: string, retryable: bool, name: string)
@@ -132,7 +144,7 @@ pub struct Object {
     pub bucket: String,
     /// Key in the bucket.
     pub key: String,
-    /// `file://…`
+    /// `file://…` or `s3://…`
     pub url: String,
     /// Rows.
     pub rows: u64,
@@ -140,6 +152,17 @@ pub struct Object {
     pub bytes: u64,
     /// Of the bytes, in hex.
     pub sha256: String,
+    /// Where it lies on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+impl Object {
+    /// Where it lies on this machine.
+    #[must_use]
+    pub fn local(&self) -> PathBuf {
+        PathBuf::from(self.path.as_deref().unwrap_or_else(|| self.url.trim_start_matches("file://")))
+    }
 }
 
 /// One column.
@@ -317,6 +340,9 @@ pub struct GetOut {
     /// Keys of objects that came back from the bucket `rescue`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescued: Option<Vec<String>>,
+    /// Keys of objects whose copy on this machine had gone and came from their bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched: Option<Vec<String>>,
     /// Keys of objects that are gone, or cut, and have no copy that is right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<Vec<String>>,
@@ -470,6 +496,9 @@ pub struct LocationIn {
     /// Who asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub producer: Option<String>,
+    /// Where to; where the dataset lies unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
 }
 
 /// Reply of `Location`.
@@ -479,6 +508,8 @@ pub struct LocationOut {
     pub bucket: String,
     /// Keys start with this.
     pub key_prefix: String,
+    /// URLs start with this.
+    pub url_prefix: String,
     /// Absolute directory, created.
     pub path: String,
 }

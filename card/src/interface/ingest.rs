@@ -50,8 +50,9 @@ type Made (dataset: string, generation: int, rows: int, bytes: int)
 # Reads text, Markdown, HTML (its text, as Markdown) and source files (a row a file), CSV or JSONL (a row a record; gzip and zstd are undone), or Parquet;
 # folders are walked, and what their .gitignore names is passed over. Called with `more` it reports progress first. Relative paths are refused; wildcards
 # (`*`, `**`, `?`, `{a,b}`) stand for what they match.
-# Columns are looked at for personal data unless `pii` is false.
-method Files(dataset: string, paths: []string, format: ?string, pii: ?bool) -> (
+# Columns are looked at for personal data unless `pii` is false. `bucket` is where the dataset is to lie; where it lies already, or
+# `primary`, unless said.
+method Files(dataset: string, paths: []string, format: ?string, pii: ?bool, bucket: ?string) -> (
   phase: string,
   rows: int,
   bytes: int,
@@ -94,7 +95,8 @@ method Postgres(
   parallel: ?int,
   deadline_s: ?int,
   stall_s: ?int,
-  pii: ?bool
+  pii: ?bool,
+  bucket: ?string
 ) -> (
   phase: string,
   rows: int,
@@ -132,7 +134,8 @@ method Mysql(
   parallel: ?int,
   deadline_s: ?int,
   stall_s: ?int,
-  pii: ?bool
+  pii: ?bool,
+  bucket: ?string
 ) -> (
   phase: string,
   rows: int,
@@ -176,7 +179,8 @@ method Watch(
   format: ?string,
   pii: ?bool,
   debounce_ms: ?int,
-  reconcile_s: ?int
+  reconcile_s: ?int,
+  bucket: ?string
 ) -> (watching: Watching)
 
 method Unwatch(dataset: string) -> (stopped: bool)
@@ -211,6 +215,9 @@ pub struct FilesIn {
     /// Whether columns are looked at for personal data; true unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pii: Option<bool>,
+    /// Bucket to write to; where the dataset lies, at first `primary`, unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
 }
 
 /// Parameters of `Postgres` and `Mysql`.
@@ -259,6 +266,9 @@ pub struct TableIn {
     /// Whether columns are looked at for personal data; true unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pii: Option<bool>,
+    /// Bucket to write to; where the dataset lies, at first `primary`, unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
 }
 
 impl std::fmt::Debug for TableIn {
@@ -409,6 +419,9 @@ pub struct WatchIn {
     /// Between looks without a reason; 300 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconcile_s: Option<u64>,
+    /// Bucket to write to; where the dataset lies, at first `primary`, unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
 }
 
 /// A watch as it is.

@@ -14,17 +14,10 @@ use serde::Serialize;
 use super::{get, stream};
 use crate::output::{Output, Tone, bytes, duration};
 
-pub(crate) async fn ingest_files(
-    socket: &Path,
-    dataset: &str,
-    paths: &[PathBuf],
-    format: Option<String>,
-    no_pii: bool,
-    output: &Output,
-) -> anyhow::Result<()> {
+pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
     let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
-    let ask = FilesIn { dataset: dataset.to_owned(), paths, format, pii: no_pii.then_some(false) };
-    ingest(socket, "Files", &ask, dataset, output).await
+    let dataset = ask.dataset.clone();
+    ingest(socket, "Files", &FilesIn { paths, ..ask }, &dataset, output).await
 }
 
 pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
@@ -106,6 +99,9 @@ pub(crate) struct Table {
     /// Do not look for personal data
     #[arg(long)]
     no_pii: bool,
+    /// Bucket to write to [default: where the dataset lies, at first primary]
+    #[arg(long)]
+    bucket: Option<String>,
 }
 
 pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, table: Table, output: &Output) -> anyhow::Result<()> {
@@ -129,6 +125,7 @@ pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, t
         deadline_s: t.deadline,
         stall_s: t.stall,
         pii: t.no_pii.then_some(false),
+        bucket: t.bucket,
     };
     ingest(socket, method, &ask, &dataset, output).await
 }

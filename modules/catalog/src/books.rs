@@ -1,9 +1,10 @@
 //! The datasets on disk: `catalog/<name>.json`, each `{sha256, dataset}`, replaced whole.
 //!
-//! Objects lie in the bucket `primary` as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
+//! Objects lie in their bucket as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
 //! generation are kept, so that a reader that has just asked can still read.
 
 pub mod resync;
+mod roots;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,13 +12,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, Object, Version};
-use brahman_storage::digest::{hex, sha256, sha256_file};
+use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, LocationOut, Object, Version};
+use brahman_card::interface::storage::PRIMARY;
+use brahman_storage::digest::{hex, sha256};
 use brahman_storage::{Steps, atomic};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::lineage::Journal;
+pub use roots::Roots;
 
 /// A run's folder that no generation names and nobody has touched for this long was left by a run that died.
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);
@@ -40,6 +43,14 @@ pub enum BookError {
         key: String,
         /// What is wrong.
         why: String,
+    },
+    /// There is no such bucket, or datasets cannot lie in it.
+    #[error("no bucket for datasets is called `{name}`; there are {there}; `brahman buckets add` makes one")]
+    NoSuchBucket {
+        /// Name.
+        name: String,
+        /// Those there are.
+        there: String,
     },
     /// The run was given up, or never began.
     #[error("run {0} has not begun, or was given up; nothing was published")]
@@ -112,7 +123,7 @@ struct Sealed {
 #[derive(Debug)]
 pub struct Books {
     folder: PathBuf,
-    bucket: PathBuf,
+    roots: Roots,
     entries: BTreeMap<String, Entry>,
     damaged: BTreeMap<String, String>,
     /// What became of every run.
@@ -127,9 +138,11 @@ impl Books {
     /// # Errors
     /// If the directories cannot be made or listed.
     pub fn open(state: &Path) -> io::Result<Self> {
-        let (folder, bucket) = (state.join("catalog"), state.join("buckets/primary"));
+        let (folder, roots) = (state.join("catalog"), Roots::primary(state));
         fs::create_dir_all(&folder)?;
-        fs::create_dir_all(bucket.join("datasets"))?;
+        for folder in roots.folders() {
+            fs::create_dir_all(folder.join("datasets"))?;
+        }
         let (mut entries, mut damaged) = (BTreeMap::new(), BTreeMap::new());
         for file in fs::read_dir(&folder)?.flatten() {
             let path = file.path();
@@ -152,13 +165,14 @@ impl Books {
             }
         }
         let journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
-        let books = Self { folder, bucket, entries, damaged, journal, steps: Steps::default() };
+        let books = Self { folder, roots, entries, damaged, journal, steps: Steps::default() };
         books.clear_orphans();
         Ok(books)
     }
 
     fn clear_orphans(&self) {
-        for dataset in fs::read_dir(self.bucket.join("datasets")).into_iter().flatten().flatten() {
+        let folders = self.roots.folders().map(|folder| folder.join("datasets"));
+        for dataset in folders.flat_map(fs::read_dir).flatten().flatten() {
             let name = dataset.file_name().to_string_lossy().into_owned();
             if self.damaged.contains_key(&name) {
                 continue;
@@ -178,7 +192,7 @@ impl Books {
     /// All datasets, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Dataset> {
-        self.entries.values().map(Entry::view).collect()
+        self.entries.values().map(|entry| self.roots.told(entry.view())).collect()
     }
 
     /// Generations by dataset.
@@ -199,7 +213,7 @@ impl Books {
     /// # Errors
     /// If there is none, or its file is damaged.
     pub fn get(&self, name: &str) -> Result<Dataset, BookError> {
-        Ok(self.entry(name)?.view())
+        Ok(self.roots.told(self.entry(name)?.view()))
     }
 
     /// Whether an object is one of this or the previous generation.
@@ -216,51 +230,62 @@ impl Books {
         Ok(self.entry(name)?.history.iter().rev().cloned().collect())
     }
 
-    /// A run begins: where it writes, key prefix and absolute directory, created.
+    /// A run begins: where it writes, created. Without a bucket it is the one that the dataset lies in.
     ///
     /// # Errors
-    /// If the name will not do or the directory cannot be made.
-    pub fn location(&mut self, name: &str, run_id: &str, producer: &str) -> Result<(String, PathBuf), BookError> {
+    /// If the name will not do, there is no such bucket, or the directory cannot be made.
+    pub fn location(&mut self, name: &str, run_id: &str, producer: &str, bucket: Option<&str>) -> Result<LocationOut, BookError> {
         check_name(name)?;
         check_name(run_id)?;
-        let prefix = format!("datasets/{name}/{run_id}");
-        let path = self.bucket.join(&prefix);
+        let own = self.entries.get(name).and_then(|e| e.dataset.objects.last()).map_or(PRIMARY, |o| &o.bucket);
+        let bucket = bucket.unwrap_or(own).to_owned();
+        let root = self.roots.get(&bucket)?;
+        let key_prefix = format!("datasets/{name}/{run_id}");
+        let (url_prefix, path) = (root.url_of(&key_prefix), root.folder.join(&key_prefix));
         let made = fs::create_dir_all(&path).and_then(|()| self.journal.start(name, run_id, producer));
         made.map_err(|source| BookError::Io { path: path.clone(), source })?;
-        Ok((prefix, path))
+        Ok(LocationOut { bucket, key_prefix, url_prefix, path: path.display().to_string() })
     }
 
-    /// Checks that every object of a commit is in the bucket and is what it says. Reads them all; changes nothing.
+    /// Where the buckets' objects lie.
+    #[must_use]
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// Says what buckets there are, and clears away what dead runs left in them.
+    pub fn set_roots(&mut self, roots: Roots) {
+        self.roots = roots;
+        self.clear_orphans();
+    }
+
+    /// Datasets with objects, of the present or the previous generation, in a bucket.
+    #[must_use]
+    pub fn lying_in(&self, bucket: &str) -> Vec<String> {
+        let there = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket);
+        self.entries.iter().filter(|(_, entry)| there(entry)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The generation that a commit of this dataset would be, and the objects of the present one.
     ///
     /// # Errors
-    /// [`BookError::BadObject`].
-    pub fn verify(bucket: &Path, objects: &[Object]) -> Result<(), BookError> {
-        for object in objects {
-            let bad = |why: String| BookError::BadObject { key: object.key.clone(), why: format!("{why}; nothing was published") };
-            let plain = object.key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-            if object.bucket != "primary" || !plain {
-                return Err(bad("expected a plain key in bucket `primary`".into()));
-            }
-            let (found, bytes) = sha256_file(&bucket.join(&object.key)).map_err(|e| bad(e.to_string()))?;
-            if found != object.sha256 || bytes != object.bytes {
-                return Err(bad(format!("has {bytes} bytes and sha256 {found}, the commit says {} and {}", object.bytes, object.sha256)));
-            }
+    /// If the dataset's file is damaged.
+    pub fn next(&self, name: &str) -> Result<(u64, Vec<Object>), BookError> {
+        match self.entry(name) {
+            Ok(entry) => Ok((entry.dataset.generation + 1, entry.dataset.objects.clone())),
+            Err(BookError::NoSuchDataset(_)) => Ok((1, Vec::new())),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
-    /// The bucket's directory.
-    #[must_use]
-    pub fn bucket(&self) -> &Path {
-        &self.bucket
-    }
-
-    /// Publishes a verified commit. Gives the generation and the indexes that are stale now.
+    /// Publishes a verified commit, as the next generation or as `at_least`. Gives it and the indexes that are stale now.
     ///
     /// # Errors
     /// If the disk refuses; the old generation then stands.
-    pub fn commit(&mut self, commit: CommitIn) -> Result<(u64, Vec<String>), BookError> {
+    pub fn commit(&mut self, mut commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), BookError> {
         check_name(&commit.name)?;
+        // Where they lie is for the catalog to say.
+        commit.objects.iter_mut().for_each(|object| object.path = None);
         let old = match self.entry(&commit.name) {
             Ok(entry) => Some(entry.clone()),
             Err(BookError::NoSuchDataset(_)) => None,
@@ -282,7 +307,7 @@ impl Books {
         if let Some(old) = old.as_ref().filter(|old| old.dataset.objects == commit.objects) {
             return self.commit_nothing_new(commit, old.clone());
         }
-        let generation = is + 1;
+        let generation = at_least.max(is + 1);
         let mut history = old.as_ref().map(|o| o.history.clone()).unwrap_or_default();
         let dataset = Dataset {
             name: commit.name.clone(),
@@ -318,7 +343,7 @@ impl Books {
         self.steps.pass("after the journal").map_err(|source| BookError::Io { path: self.folder.clone(), source })?;
         // What neither this nor the previous generation uses goes; a crash before this line leaves it to the next start.
         for gone in old.iter().flat_map(|old| old.runs()).filter(|run| !entry.keeps(run)) {
-            let _ = fs::remove_dir_all(self.bucket.join(format!("datasets/{}/{gone}", commit.name)));
+            self.roots.folders().for_each(|folder| drop(fs::remove_dir_all(folder.join(format!("datasets/{}/{gone}", commit.name)))));
         }
         let stale = entry.view().stale;
         self.entries.insert(commit.name, entry);
@@ -377,7 +402,7 @@ impl Books {
         }
         let path = self.folder.join(format!("{name}.json"));
         fs::remove_file(&path).and_then(|()| atomic::sync_dir(&self.folder)).map_err(|source| BookError::Io { path, source })?;
-        let _ = fs::remove_dir_all(self.bucket.join("datasets").join(name));
+        self.roots.folders().for_each(|folder| drop(fs::remove_dir_all(folder.join("datasets").join(name))));
         self.entries.remove(name);
         self.damaged.remove(name);
         Ok(())
@@ -447,9 +472,9 @@ mod tests {
     use super::*;
 
     fn commit(books: &mut Books, name: &str, run: &str) -> (u64, Vec<String>) {
-        let (prefix, path) = books.location(name, run, "test").expect("a place");
-        fs::write(path.join("part-0.parquet"), run).expect("written");
-        let key = format!("{prefix}/part-0.parquet");
+        let LocationOut { key_prefix, path, .. } = books.location(name, run, "test", None).expect("a place");
+        fs::write(Path::new(&path).join("part-0.parquet"), run).expect("written");
+        let key = format!("{key_prefix}/part-0.parquet");
         let object = Object {
             bucket: "primary".into(),
             key,
@@ -457,8 +482,9 @@ mod tests {
             rows: 3,
             bytes: run.len() as u64,
             sha256: hex(&sha256(run.as_bytes())),
+            path: None,
         };
-        Books::verify(books.bucket(), std::slice::from_ref(&object)).expect("verified");
+        books.roots().verify(std::slice::from_ref(&object), &[]).expect("verified");
         let commit = CommitIn {
             name: name.into(),
             run_id: run.into(),
@@ -470,7 +496,7 @@ mod tests {
             watermark: None,
             expect: None,
         };
-        books.commit(commit).expect("committed")
+        books.commit(commit, 0).expect("committed")
     }
 
     #[test]
@@ -489,11 +515,18 @@ mod tests {
     }
 
     fn offer(books: &mut Books, run: &str) -> CommitIn {
-        let (prefix, path) = books.location("d", run, "test").expect("a place");
-        fs::write(path.join("part-0.parquet"), run).expect("written");
+        let LocationOut { key_prefix, path, .. } = books.location("d", run, "test", None).expect("a place");
+        fs::write(Path::new(&path).join("part-0.parquet"), run).expect("written");
         let (bytes, sha256) = (run.len() as u64, hex(&sha256(run.as_bytes())));
-        let object =
-            Object { bucket: "primary".into(), key: format!("{prefix}/part-0.parquet"), url: String::new(), rows: 3, bytes, sha256 };
+        let object = Object {
+            bucket: "primary".into(),
+            key: format!("{key_prefix}/part-0.parquet"),
+            url: String::new(),
+            rows: 3,
+            bytes,
+            sha256,
+            path: None,
+        };
         let (name, run_id, producer) = ("d".into(), run.into(), "test".into());
         CommitIn {
             name,
@@ -515,11 +548,11 @@ mod tests {
             let mut books = Books::open(state.path()).expect("open");
             for run in ["r1", "r2"] {
                 let offered = offer(&mut books, run);
-                books.commit(offered).expect("committed");
+                books.commit(offered, 0).expect("committed");
             }
             let offered = offer(&mut books, "r3");
             books.steps = Steps::stopping_at(stop);
-            let stopped = books.commit(offered.clone()).is_err();
+            let stopped = books.commit(offered.clone(), 0).is_err();
             drop(books);
             // As after a crash.
             fs::write(state.path().join("catalog/.tmp-torn"), "half a manif").expect("written");
@@ -527,8 +560,8 @@ mod tests {
             let dataset = books.get("d").expect("there");
             let expected = ["r2", "r3"][usize::try_from(dataset.generation).expect("small") - 2];
             assert_eq!((dataset.objects.len(), dataset.lineage.run_id.as_str()), (1, expected), "stopped at {stop}");
-            Books::verify(books.bucket(), &dataset.objects).expect("its objects are whole");
-            assert_eq!(books.commit(offered).expect("said again").0, 3);
+            books.roots().verify(&dataset.objects, &[]).expect("its objects are whole");
+            assert_eq!(books.commit(offered, 0).expect("said again").0, 3);
             let kinds: Vec<_> = books.journal.events("d", 100).iter().map(|e| e["eventType"].as_str().map(str::to_owned)).collect();
             assert_eq!(kinds.iter().flatten().filter(|kind| *kind == "COMPLETE").count(), 3, "stopped at {stop}: {kinds:?}");
             assert!(!state.path().join("catalog/.tmp-torn").exists());
@@ -544,8 +577,8 @@ mod tests {
         let state = tempfile::tempdir().expect("a temporary directory");
         let mut books = Books::open(state.path()).expect("open");
         let offered = offer(&mut books, "r1");
-        books.commit(offered).expect("committed");
-        let folders = ["r1", "dead", "young"].map(|run| books.location("d", run, "test").expect("a place").1);
+        books.commit(offered, 0).expect("committed");
+        let folders = ["r1", "dead", "young"].map(|run| PathBuf::from(books.location("d", run, "test", None).expect("a place").path));
         let long_ago = SystemTime::now() - 2 * ORPHAN_AGE;
         for folder in &folders[..2] {
             fs::File::open(folder).and_then(|f| f.set_modified(long_ago)).expect("aged");
@@ -562,7 +595,7 @@ mod tests {
         for run in ["r1", "r2", "r3"] {
             commit(&mut books, "d", run);
         }
-        let kept = ["r1", "r2", "r3"].map(|r| books.bucket().join("datasets/d").join(r).exists());
+        let kept = ["r1", "r2", "r3"].map(|r| state.path().join("buckets/primary/datasets/d").join(r).exists());
         assert_eq!(kept, [false, true, true]);
     }
 
@@ -576,17 +609,20 @@ mod tests {
         fs::write(&path, text).expect("damaged");
         let mut again = Books::open(state.path()).expect("open");
         assert!(matches!(again.get("d"), Err(BookError::Damaged { .. })));
-        let refused = again.commit(CommitIn {
-            name: "d".into(),
-            run_id: "r2".into(),
-            objects: vec![],
-            columns: vec![],
-            inputs: vec![],
-            producer: String::new(),
-            pii: None,
-            watermark: None,
-            expect: None,
-        });
+        let refused = again.commit(
+            CommitIn {
+                name: "d".into(),
+                run_id: "r2".into(),
+                objects: vec![],
+                columns: vec![],
+                inputs: vec![],
+                producer: String::new(),
+                pii: None,
+                watermark: None,
+                expect: None,
+            },
+            0,
+        );
         assert!(matches!(refused, Err(BookError::Damaged { .. })));
     }
 
@@ -595,12 +631,19 @@ mod tests {
         let state = tempfile::tempdir().expect("a temporary directory");
         let mut books = Books::open(state.path()).expect("open");
         for key in ["datasets/d/r/none", "../../etc/passwd"] {
-            let object =
-                Object { bucket: "primary".into(), key: key.into(), url: String::new(), rows: 1, bytes: 1, sha256: "0".repeat(64) };
-            assert!(matches!(Books::verify(books.bucket(), &[object]), Err(BookError::BadObject { .. })));
+            let object = Object {
+                bucket: "primary".into(),
+                key: key.into(),
+                url: String::new(),
+                rows: 1,
+                bytes: 1,
+                sha256: "0".repeat(64),
+                path: None,
+            };
+            assert!(matches!(books.roots().verify(&[object], &[]), Err(BookError::BadObject { .. })));
         }
         for name in ["", "..", "a/b", ".x"] {
-            assert!(books.location(name, "r", "test").is_err(), "{name}");
+            assert!(books.location(name, "r", "test", None).is_err(), "{name}");
         }
     }
 }

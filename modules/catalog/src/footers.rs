@@ -12,6 +12,7 @@ use arrow_array::{Array, RecordBatch, make_array};
 use arrow_json::ArrayWriter;
 use arrow_schema::{DataType, Field, Schema};
 use brahman_card::interface::catalog::{Column, Object, masked};
+use brahman_storage::buckets::Root;
 use brahman_storage::digest::sha256_file;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
@@ -23,17 +24,17 @@ fn broken(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
 }
 
-/// An object as it lies on disk, and its schema.
+/// An object as it lies in a bucket, and its schema.
 ///
 /// # Errors
 /// If it cannot be read, or is no Parquet file.
-pub fn object(bucket: &Path, key: &str) -> io::Result<(Object, Schema)> {
-    let path = bucket.join(key);
+pub fn object(bucket: &str, root: &Root, key: &str) -> io::Result<(Object, Schema)> {
+    let path = root.folder.join(key);
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&path)?).map_err(|e| broken(&path, &e))?;
     let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).map_err(|e| broken(&path, &e))?;
     let (sha256, bytes) = sha256_file(&path)?;
-    let url = format!("file://{}", path.display());
-    Ok((Object { bucket: "primary".into(), key: key.to_owned(), url, rows, bytes, sha256 }, builder.schema().as_ref().clone()))
+    let object = Object { bucket: bucket.to_owned(), key: key.to_owned(), url: root.url_of(key), rows, bytes, sha256, path: None };
+    Ok((object, builder.schema().as_ref().clone()))
 }
 
 /// Columns of a schema; what only the reader knew is kept from the columns before.

@@ -1,14 +1,17 @@
-//! `org.brahman.Catalog` and, in [`storage`], `org.brahman.Storage`.
+//! `org.brahman.Catalog` and, in [`storage`], `org.brahman.Storage`. [`remote`] puts datasets into S3, [`rescue`] brings objects back.
 
+mod remote;
 mod rescue;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, LineageIn, LineageOut, ListOut, LocationIn, LocationOut,
-    MarkStaleIn, NameIn, NotResynced, ResyncMissingOut, ResyncOut, Resynced, SampleIn, SampleOut, WatchOut,
+    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, LineageIn, LineageOut, ListOut, LocationIn, MarkStaleIn,
+    NameIn, NotResynced, ResyncMissingOut, ResyncOut, Resynced, SampleIn, SampleOut, WatchOut,
 };
 use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
@@ -16,7 +19,7 @@ use brahman_sidecar::{Call, Reply, Service};
 use brahman_storage::buckets::Buckets;
 use tokio::sync::watch;
 
-use crate::books::{BookError, Books};
+use crate::books::{BookError, Books, Roots};
 use crate::footers;
 
 /// Events of a dataset told unless more are asked for, and at most.
@@ -32,37 +35,46 @@ pub struct CatalogService {
     books: Arc<Mutex<Books>>,
     generations: watch::Sender<BTreeMap<String, u64>>,
     buckets: Buckets,
+    /// By which this catalog is known in buckets.
+    node: String,
     /// Held while copies are made.
     copying: tokio::sync::Mutex<()>,
 }
 
 impl CatalogService {
-    /// A service for these books and buckets.
-    #[must_use]
-    pub fn new(books: Books, buckets: Buckets) -> Self {
+    /// The service of a state directory.
+    ///
+    /// # Errors
+    /// If the books or the buckets cannot be opened.
+    pub fn open(state: &Path) -> io::Result<Self> {
+        let (mut books, buckets, node) = (Books::open(state)?, Buckets::open(state)?, remote::node(state)?);
+        books.set_roots(Roots::new(buckets.roots()));
         let generations = watch::channel(books.generations()).0;
-        Self { books: Arc::new(Mutex::new(books)), generations, buckets, copying: tokio::sync::Mutex::default() }
+        Ok(Self { books: Arc::new(Mutex::new(books)), generations, buckets, node, copying: tokio::sync::Mutex::default() })
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn commit(self: &Arc<Self>, commit: CommitIn) -> Result<CommitOut, Fault> {
-        let (books, name) = (Arc::clone(&self.books), commit.name.clone());
-        // Hashing what may be gigabytes, and fsync, on a thread of their own.
-        let work = tokio::task::spawn_blocking(move || {
-            let bucket = books.lock().unwrap_or_else(PoisonError::into_inner).bucket().to_owned();
-            Books::verify(&bucket, &commit.objects)?;
-            let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = books.commit(commit)?;
-            Ok::<_, BookError>((done, books.generations()))
-        });
-        let ((generation, stale), generations) = work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
-        self.generations.send_replace(generations);
+    async fn commit(self: &Arc<Self>, mut commit: CommitIn) -> Result<CommitOut, Fault> {
+        let name = commit.name.clone();
+        commit.objects.iter_mut().for_each(|object| object.path = None);
+        let (roots, (_, known)) = {
+            let books = self.books();
+            (books.roots().clone(), books.next(&name).map_err(fault)?)
+        };
+        // Hashing what may be gigabytes, and fsync, on threads of their own.
+        let verified = tokio::task::spawn_blocking(move || roots.verify(&commit.objects, &known).map(|()| commit));
+        let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
+        let at_least = self.put_remote(&commit).await?;
+        let (generation, stale) = self.blocking(move |books| books.commit(commit, at_least)).await?;
         if let Ok(dataset) = self.books().get(&name) {
             let service = Arc::clone(self);
-            tokio::spawn(async move { service.copy_to_rescue(dataset).await });
+            tokio::spawn(async move {
+                service.copy_to_rescue(dataset).await;
+                service.tidy_remote(&name).await;
+            });
         }
         Ok(CommitOut { generation, stale })
     }
@@ -89,11 +101,11 @@ impl CatalogService {
         let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
         let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
         let masked: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
-        let bucket = self.books().bucket().to_owned();
+        let roots = self.books().roots().clone();
         let work = tokio::task::spawn_blocking(move || {
             let (mut out, mut notes) = (Vec::new(), Vec::new());
             for object in &dataset.objects {
-                let path = bucket.join(&object.key);
+                let path = roots.path(object)?;
                 let rows = footers::sample(&path, wanted - out.len(), &masked, &mut notes);
                 out.extend(rows.map_err(|e| BookError::BadObject { key: object.key.clone(), why: e.to_string() })?);
                 if out.len() >= wanted {
@@ -133,9 +145,9 @@ impl Service for CatalogService {
                 Reply::of(&self.get(&name).await?)
             }
             "Location" => {
-                let LocationIn { name, run_id, producer } = call.parameters()?;
-                let (key_prefix, path) = self.books().location(&name, &run_id, &producer.unwrap_or_default()).map_err(fault)?;
-                Reply::of(&LocationOut { bucket: "primary".into(), key_prefix, path: path.display().to_string() })
+                let LocationIn { name, run_id, producer, bucket } = call.parameters()?;
+                let place = self.books().location(&name, &run_id, &producer.unwrap_or_default(), bucket.as_deref());
+                Reply::of(&place.map_err(fault)?)
             }
             "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
             "MarkStale" => {
@@ -156,6 +168,7 @@ impl Service for CatalogService {
                     books.generations()
                 };
                 self.generations.send_replace(generations);
+                tokio::spawn(async move { self.tidy_remote(&name).await });
                 Ok(Reply::empty())
             }
             "Abandon" => {
@@ -210,6 +223,7 @@ fn fault(error: BookError) -> Fault {
         BookError::NoSuchDataset(name) => Fault::new("org.brahman.Catalog.NoSuchDataset", false, message).with("name", name),
         BookError::BadName(_) => Fault::invalid_parameter("name", message),
         BookError::BadObject { key, .. } => Fault::new("org.brahman.Catalog.BadObject", false, message).with("key", key),
+        BookError::NoSuchBucket { name, .. } => Fault::new("org.brahman.Catalog.NoSuchBucket", false, message).with("name", name),
         BookError::GivenUp(run_id) => Fault::new("org.brahman.Catalog.GivenUp", false, message).with("run_id", run_id),
         BookError::Moved { name, .. } => Fault::new("org.brahman.Catalog.Moved", true, message).with("name", name),
         BookError::Damaged { name, .. } => Fault::new("org.brahman.Catalog.Damaged", false, message).with("name", name),

@@ -7,7 +7,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -121,7 +120,7 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
     wanted.extend(texts.iter().cloned().chain(parameters.vector_column.clone()).chain(filters.iter().cloned()));
     let (mut columns, mut schema) = (Vec::new(), None);
     for object in &dataset.objects {
-        let path = PathBuf::from(object.url.strip_prefix("file://").unwrap_or(&object.url));
+        let path = object.local();
         let unreadable = |e: &dyn std::fmt::Display| {
             Fault::new("org.brahman.Index.Damaged", false, format!("{}: {e}", path.display())).with("name", dataset.name.clone())
         };

@@ -58,7 +58,7 @@ impl Book {
     pub fn unfinished(&self, asked: &str) -> Option<Checkpoint> {
         let text = std::fs::read(&self.0).ok()?;
         let found: Checkpoint = serde_json::from_slice(&text).ok()?;
-        let there = |o: &Object| std::fs::metadata(o.url.trim_start_matches("file://")).is_ok_and(|m| m.len() == o.bytes);
+        let there = |o: &Object| std::fs::metadata(o.local()).is_ok_and(|m| m.len() == o.bytes);
         (found.asked == asked && found.objects.iter().all(there)).then_some(found)
     }
 

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
@@ -68,10 +68,6 @@ fn keys(batch: &RecordBatch, names: &[String]) -> Result<Vec<Option<u128>>, Read
     (0..batch.num_rows()).map(key).collect()
 }
 
-fn path(object: &Object) -> PathBuf {
-    PathBuf::from(object.url.trim_start_matches("file://"))
-}
-
 type Batches = parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 /// Rows of an object, of some columns only if they are named.
@@ -97,7 +93,7 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
     let mut replacing: HashSet<u128> = HashSet::new();
     let mut schema: Option<SchemaRef> = None;
     for object in &new {
-        let (its, rows) = batches(&path(object), Some(key))?;
+        let (its, rows) = batches(&object.local(), Some(key))?;
         schema.get_or_insert(its);
         for batch in rows.take_while(|_| !key.is_empty()) {
             let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
@@ -119,7 +115,7 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
         if cancel.is_cancelled() {
             return Err(ReadError::Cancelled);
         }
-        let (its, mut rows) = batches(&path(object), Some(key))?;
+        let (its, mut rows) = batches(&object.local(), Some(key))?;
         if schema.as_ref().is_some_and(|new| new.fields() != its.fields()) {
             return Err(ReadError::Bad("the table's columns have changed since it was last read: read it whole, with mode full".into()));
         }
@@ -134,7 +130,7 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
         }
         merged.rewritten += 1;
         let mut sink = Sink::create(&place.unlooked(), REWRITTEN + merged.rewritten, its)?;
-        for batch in batches(&path(object), None)?.1 {
+        for batch in batches(&object.local(), None)?.1 {
             let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
             let stays: BooleanArray =
                 keys(&batch, key)?.iter().map(|hash| Some(!hash.is_some_and(|hash| replacing.contains(&hash)))).collect();
@@ -147,7 +143,7 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
         }
     }
     let (some, none): (Vec<_>, Vec<_>) = new.into_iter().partition(|object| object.rows > 0);
-    none.iter().for_each(|empty| drop(std::fs::remove_file(path(empty))));
+    none.iter().for_each(|empty| drop(std::fs::remove_file(empty.local())));
     merged.objects.extend(some);
     Ok(merged)
 }

@@ -38,8 +38,12 @@ pub struct Progress {
 pub struct Place {
     /// The run's own folder, there already.
     pub folder: PathBuf,
+    /// Bucket of its objects.
+    pub bucket: String,
     /// Keys of its objects begin with this.
     pub prefix: String,
+    /// And their URLs with this.
+    pub url_prefix: String,
     /// What is looked at for personal data, if it is.
     pub samples: Option<Arc<Samples>>,
     /// Number of the first object.
@@ -59,6 +63,8 @@ impl Place {
 pub struct Job {
     /// Dataset to write.
     pub dataset: String,
+    /// Bucket to write to; where the dataset lies unless said.
+    pub bucket: Option<String>,
     /// Whether personal data is looked for.
     pub pii: bool,
     /// The run that this goes on with, whose objects are there already, also for the next try if this one fails.
@@ -208,10 +214,12 @@ impl Runs {
         let options = CallOptions::default();
         self.ends.tell_all().await?;
         let dataset = job.dataset.as_str();
-        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer: Some(self.label.clone()) };
+        let producer = Some(self.label.clone());
+        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer, bucket: job.bucket.clone() };
         let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
         let samples = job.pii.then(Arc::<Samples>::default);
-        let place = Place { folder: PathBuf::from(&place.path), prefix: place.key_prefix, samples, first_part: 0 };
+        let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = place;
+        let place = Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 };
         let (token, target, resumed) = (cancel.clone(), place.clone(), job.resumes.is_some());
         let mut reading = tokio::task::spawn_blocking(move || {
             // Nothing of a failed run was published; the catalog clears what a crash leaves.

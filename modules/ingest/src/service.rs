@@ -106,14 +106,15 @@ impl IngestService {
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
-        let FilesIn { dataset, paths, format, pii } = call.parameters()?;
+        let FilesIn { dataset, paths, format, pii, bucket } = call.parameters()?;
         call.allow_paths()?;
         if paths.is_empty() {
             return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
         }
         let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
         let read = move |place: &Place, progress: &_, cancel: &_| files::read(&paths, format, place, progress, cancel);
-        Reply::of(&self.runs.carry_out(Some(call), Job { dataset, pii: pii.unwrap_or(true), ..Job::default() }, read).await?)
+        let job = Job { dataset, bucket, pii: pii.unwrap_or(true), ..Job::default() };
+        Reply::of(&self.runs.carry_out(Some(call), job, read).await?)
     }
 
     async fn table(&self, call: &Call, schemes: &[&str], server: Server) -> Result<Reply, Fault> {
@@ -130,7 +131,7 @@ impl IngestService {
             (None, Some(_)) => return Err(Fault::invalid_parameter("query", "a query is read with mode full; expected a table")),
             _ => return Err(Fault::invalid_parameter("table, query", "expected exactly one of them")),
         };
-        let job = Job { dataset: ask.dataset, pii: ask.pii.unwrap_or(true), ..Job::default() };
+        let job = Job { dataset: ask.dataset, bucket: ask.bucket, pii: ask.pii.unwrap_or(true), ..Job::default() };
         let done = match mode {
             Mode::Full => {
                 let read = move |place: &Place, progress: &_, cancel: &_| {
@@ -181,7 +182,8 @@ impl IngestService {
             let read = move |place: &Place, progress: &_, cancel: &_| {
                 Ok(as_read((server.read)(&dsn, &what, &how, place, progress, cancel).map_err(failed)?, "full"))
             };
-            let job = Job { dataset: table.dataset(&ask.dataset), pii: ask.pii.unwrap_or(true), ..Job::default() };
+            let (dataset, bucket) = (table.dataset(&ask.dataset), ask.bucket.clone());
+            let job = Job { dataset, bucket, pii: ask.pii.unwrap_or(true), ..Job::default() };
             let done = self.runs.carry_out(Some(call), job, read).await.map_err(|fault| {
                 let before = made.iter().map(|m| m.dataset.as_str()).collect::<Vec<_>>().join(", ");
                 let before = if before.is_empty() { "no table".to_owned() } else { before };

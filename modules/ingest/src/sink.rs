@@ -34,7 +34,9 @@ pub struct Sink {
     file: File,
     schema: SchemaRef,
     path: PathBuf,
+    bucket: String,
     key: String,
+    url: String,
     rows: u64,
     /// What is looked at for personal data, and where it goes at the end.
     sampler: Option<(Sampler, Arc<Samples>)>,
@@ -53,9 +55,9 @@ impl Sink {
     pub fn create(place: &Place, part: usize, schema: SchemaRef) -> io::Result<Self> {
         let part = place.first_part + part;
         let path = place.folder.join(format!("part-{part}.parquet"));
-        let key = format!("{}/part-{part}.parquet", place.prefix);
+        let (key, url) = (format!("{}/part-{part}.parquet", place.prefix), format!("{}/part-{part}.parquet", place.url_prefix));
         let sampler = place.samples.as_ref().map(|samples| (Sampler::default(), Arc::clone(samples)));
-        Ok(Self { writer: None, file: File::create(&path)?, schema, path, key, rows: 0, sampler })
+        Ok(Self { writer: None, file: File::create(&path)?, schema, path, bucket: place.bucket.clone(), key, url, rows: 0, sampler })
     }
 
     fn writer(&mut self, first: Option<&RecordBatch>) -> io::Result<&mut ArrowWriter<File>> {
@@ -106,7 +108,7 @@ impl Sink {
     /// As the file system gives them.
     pub fn finish(mut self) -> io::Result<Object> {
         self.writer(None)?.finish().map_err(other)?;
-        let Self { file, path, key, rows, sampler, .. } = self;
+        let Self { file, path, bucket, key, url, rows, sampler, .. } = self;
         if let Some((sampler, samples)) = sampler {
             samples.add(sampler);
         }
@@ -116,7 +118,7 @@ impl Sink {
         atomic::sync_dir(folder)?;
         folder.parent().map_or(Ok(()), atomic::sync_dir)?;
         let (sha256, bytes) = digest::sha256_file(&path)?;
-        Ok(Object { bucket: "primary".into(), key, url: format!("file://{}", path.display()), rows, bytes, sha256 })
+        Ok(Object { bucket, key, url, rows, bytes, sha256, path: Some(path.display().to_string()) })
     }
 }
 

@@ -309,8 +309,8 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
         let format = Format::of(format.as_deref(), &paths).map_err(files::bad_source)?;
         files::read(&paths, format, place, progress, cancel)
     };
-    let done =
-        watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), pii: ask.pii.unwrap_or(true), ..Job::default() }, read).await;
+    let (bucket, pii) = (ask.bucket.clone(), ask.pii.unwrap_or(true));
+    let done = watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read).await;
     match &done {
         Ok(out) => {
             settle.ingested(&listing.digest);

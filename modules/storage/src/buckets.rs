@@ -64,6 +64,36 @@ pub enum BucketError {
     Io(#[from] io::Error),
 }
 
+/// Where a bucket's objects lie on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The bucket's own folder or, of one in S3, that of the copies.
+    pub folder: PathBuf,
+    /// The bucket.
+    pub url: String,
+}
+
+impl Root {
+    /// Of a bucket that is a folder.
+    #[must_use]
+    pub fn local(folder: PathBuf) -> Self {
+        let url = format!("file://{}", folder.display());
+        Self { folder, url }
+    }
+
+    /// Whether the folder is the bucket.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.url.starts_with("file://")
+    }
+
+    /// URL of a key.
+    #[must_use]
+    pub fn url_of(&self, key: &str) -> String {
+        format!("{}/{key}", self.url.trim_end_matches('/'))
+    }
+}
+
 /// A bucket, open.
 #[derive(Clone, Debug)]
 struct Opened {
@@ -199,6 +229,16 @@ impl Buckets {
     #[must_use]
     pub fn list(&self) -> Vec<Bucket> {
         lock(&self.all).values().map(|opened| opened.bucket.clone()).collect()
+    }
+
+    /// Where the objects of each lie, but for `rescue`, which has copies only.
+    #[must_use]
+    pub fn roots(&self) -> BTreeMap<String, Root> {
+        let of = |bucket: Bucket| {
+            let folder = bucket.url.strip_prefix("file://").map_or_else(|| self.home.join(&bucket.name), PathBuf::from);
+            (bucket.name, Root { folder, url: bucket.url })
+        };
+        self.list().into_iter().filter(|bucket| bucket.name != RESCUE).map(of).collect()
     }
 
     fn opened(&self, name: &str) -> Result<Opened, BucketError> {
@@ -350,6 +390,28 @@ impl Buckets {
         copy.await.map_err(|why: String| {
             self.failed(name, "put", key, &why);
             BucketError::Unusable { name: name.to_owned(), why }
+        })
+    }
+
+    /// Puts a small object that must be new; gives what is there already instead, if it is not. In a bucket that cannot tell, it is
+    /// put in any case: such a bucket has one writer.
+    ///
+    /// # Errors
+    /// As the bucket gives them; they are in the journal.
+    pub async fn create(&self, name: &str, key: &str, bytes: Vec<u8>) -> Result<Option<Vec<u8>>, BucketError> {
+        let opened = self.opened(name)?;
+        let mode = if opened.bucket.conditional_put { PutMode::Create } else { PutMode::Overwrite };
+        let place = Key::from(key);
+        let done = match opened.store.put_opts(&place, PutPayload::from(bytes), PutOptions::from(mode)).await {
+            Ok(_) => Ok(None),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                async { opened.store.get(&place).await?.bytes().await }.await.map(|bytes| Some(bytes.to_vec()))
+            }
+            Err(error) => Err(error),
+        };
+        done.map_err(|error| {
+            self.failed(name, "create", key, &error);
+            BucketError::Unusable { name: name.to_owned(), why: error.to_string() }
         })
     }
 

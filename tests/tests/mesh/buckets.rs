@@ -139,8 +139,18 @@ impl Moto {
 
     /// Status of a request without a body.
     fn ask(&self, method: &str, path: &str) -> u16 {
+        self.send(method, path, "")
+    }
+
+    fn put(&self, path: &str, body: &str) {
+        assert_eq!(self.send("PUT", path, body), 200);
+    }
+
+    fn send(&self, method: &str, path: &str, body: &str) -> u16 {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("sent");
+        let length = body.len();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+            .expect("sent");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("answered");
         String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
@@ -188,4 +198,141 @@ async fn an_s3_of_somebody_elses_making_keeps_copies_and_gives_them_back() {
     let registry = std::fs::read_to_string(mesh.folder.path().join("state/catalog/buckets.json")).expect("there");
     let errors = mesh.brahman_json(&["errors"]).to_string();
     assert!(!registry.contains("wery-secret") && !errors.contains("wery-secret"));
+}
+
+#[tokio::test]
+async fn a_dataset_lies_in_the_bucket_that_was_named_and_stays_there() {
+    let mesh = Setup::new(&["broker", "catalog", "ingest", "index", "embed-mock"].map(shipped)).context("test").up().await;
+    for (flow, label) in [("Ingest", "ingest"), ("Index", "index"), ("Embed", "embed-mock")] {
+        mesh.when_served_by(&format!("org.brahman.{flow}"), label).await;
+    }
+    let disk = mesh.folder.path().join("disk");
+    mesh.brahman_json(&["buckets", "add", "big", &format!("file://{}", disk.display())]);
+    let csv = mesh.folder.path().join("t.csv");
+    std::fs::write(&csv, "id,text\n1,one\n2,two\n").expect("written");
+    let csv = csv.display().to_string();
+    let out = mesh.brahman_json(&["ingest", "files", "t", &csv, "--bucket", "big"]);
+    let object = &out["objects"][0];
+    assert_eq!(object["url"], json!(format!("file://{}", disk.join(object["key"].as_str().expect("a key")).display())));
+    // The next run finds its place by itself, and what is read from it is read there.
+    std::fs::write(&csv, "id,text\n1,one\n2,two\n3,three\n").expect("written");
+    mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    let got = dataset(&mesh).await;
+    assert_eq!((&got["dataset"]["objects"][0]["bucket"], &got["dataset"]["generation"]), (&json!("big"), &json!(2)));
+    mesh.brahman_json(&["index", "create", "t", "--dataset", "t"]);
+    assert_eq!(mesh.brahman_json(&["index", "refresh", "t"])["dataset_docs"], 3);
+    assert_eq!(mesh.brahman_json(&["datasets", "show", "t"])["sample"]["rows"][2]["text"], "three");
+    assert_eq!(mesh.brahman_json(&["datasets", "resync", "t"])["changed"], false);
+    // And after the catalog has died, too.
+    let pid = mesh.module("catalog").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    assert_eq!(dataset(&mesh).await["dataset"]["rows"], 3);
+    for (arguments, words) in [
+        (vec!["buckets", "remove", "big"], "datasets lie in bucket"),
+        (vec!["ingest", "files", "u", &csv, "--bucket", "none"], "there are big, primary"),
+        (vec!["ingest", "files", "u", &csv, "--bucket", "rescue"], "no bucket for datasets"),
+    ] {
+        let out = mesh.brahman(&arguments);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && text.contains(words), "{arguments:?}: {text}");
+    }
+    // A manifest that is lost is made again from what lies there.
+    std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
+    mesh.signal(mesh.module("catalog").await.pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready)).await;
+    mesh.when_served_by("org.brahman.Catalog", "catalog").await;
+    while mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.is_ok() {}
+    mesh.brahman_json(&["datasets", "resync"]);
+    assert_eq!(dataset(&mesh).await["dataset"]["objects"][0]["bucket"], "big");
+    mesh.call("org.brahman.Catalog.Delete", json!({"name": "t"})).await.expect("deleted");
+    assert!(!disk.join("datasets/t").exists());
+    mesh.brahman_json(&["buckets", "remove", "big"]);
+}
+
+/// What pyarrow reads of an object in S3.
+fn pyarrow(moto: &Moto, url: &str) -> String {
+    let script = "import sys, pyarrow.parquet as pq, pyarrow.fs as fs\n\
+        s3 = fs.S3FileSystem(access_key='me', secret_key='wery-secret', region='us-east-1', scheme='http', endpoint_override=sys.argv[1])\n\
+        print(pq.read_table(sys.argv[2].removeprefix('s3://'), filesystem=s3).to_pylist()[0])";
+    let out = Command::new(tool("python3")).args(["-c", script, &format!("127.0.0.1:{}", moto.port), url]).output().expect("it runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_overwrite_each_other() {
+    let moto = Moto::start();
+    assert_eq!(moto.ask("PUT", "/lake"), 200);
+    let secrets = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(secrets.path(), "[moto]\npassword = \"wery-secret\"\n").expect("written");
+    std::fs::set_permissions(secrets.path(), std::fs::Permissions::from_mode(0o600)).expect("set");
+    let one = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await;
+    let two = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await;
+    let endpoint = format!("aws_endpoint=http://127.0.0.1:{}", moto.port);
+    let s3 = ["-o", &endpoint, "-o", "aws_region=us-east-1", "-o", "aws_allow_http=true", "-o", "aws_access_key_id=me", "--secret", "moto"];
+    for mesh in [&one, &two] {
+        mesh.brahman_json(&[&["buckets", "add", "lake", "s3://lake/data"], &s3[..]].concat());
+    }
+    let put = |mesh: &Mesh, rows: usize| {
+        let csv = mesh.folder.path().join("t.csv");
+        std::fs::write(&csv, format!("id,v\n{}", (0..rows).map(|i| format!("{i},v{i}\n")).collect::<String>())).expect("written");
+        mesh.brahman(&["ingest", "files", "t", &csv.display().to_string(), "--bucket", "lake"])
+    };
+    assert!(put(&one, 5).status.success());
+    let object = dataset(&one).await["dataset"]["objects"][0].clone();
+    let (url, key) = (object["url"].as_str().expect("a url"), object["key"].as_str().expect("a key"));
+    assert_eq!((url, pyarrow(&moto, url).as_str()), (format!("s3://lake/data/{key}").as_str(), "{'id': 0, 'v': 'v0'}"));
+    // There, and nobody's business without a key.
+    assert_eq!(moto.ask("HEAD", &format!("/lake/data/manifests/t/{:020}.json", 1)), 403);
+
+    // The other catalog knows nothing of that generation, and must not put its own in its place.
+    let refused = put(&two, 7);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("by somebody else"), "{words}");
+    two.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
+    assert_eq!(pyarrow(&moto, url), "{'id': 0, 'v': 'v0'}");
+
+    // What lies here is a copy: gone, it is fetched.
+    let copy = PathBuf::from(object["path"].as_str().expect("a path"));
+    std::fs::remove_file(&copy).expect("removed");
+    assert_eq!((&dataset(&one).await["fetched"], copy.exists()), (&json!([key]), true));
+    assert_eq!(one.brahman_json(&["datasets", "show", "t"])["sample"]["rows"][4]["v"], "v4");
+
+    // A manifest that a crash kept from being published here: its number is passed over.
+    let node = std::fs::read_to_string(one.folder.path().join("state/catalog/node")).expect("there");
+    moto.put(&format!("/lake/data/manifests/t/{:020}.json", 2), &json!({"node": node, "run_id": "dead", "generation": 2}).to_string());
+    assert!(put(&one, 6).status.success());
+    assert_eq!(dataset(&one).await["dataset"]["generation"], 3);
+    // Killed in the middle of whatever it does, it leaves the old dataset or the new, and the next run succeeds.
+    for round in 0..6_u64 {
+        let before = dataset(&one).await["dataset"]["rows"].clone();
+        let rows = usize::try_from(10 + round).expect("small");
+        let pid = one.module("catalog").await.pid;
+        let killing = std::thread::scope(|scope| {
+            let running = scope.spawn(|| put(&one, rows));
+            // Every moment of a commit that takes some 60 ms.
+            std::thread::sleep(std::time::Duration::from_millis(40 + 12 * round));
+            one.signal(pid, "KILL");
+            running.join().expect("it ran")
+        });
+        one.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+        let after = dataset(&one).await;
+        let now = after["dataset"]["rows"].clone();
+        assert!(now == before && !killing.status.success() || now == json!(rows), "{before} {now} {killing:?}");
+        assert!(after["missing"].is_null(), "{after}");
+    }
+    let last = put(&one, 30);
+    assert!(last.status.success(), "{last:?}");
+    let url = dataset(&one).await["dataset"]["objects"][0]["url"].as_str().expect("a url").to_owned();
+    assert_eq!(pyarrow(&moto, &url), "{'id': 0, 'v': 'v0'}");
+
+    // What is deleted goes there as well; a bucket that does not answer publishes nothing.
+    one.call("org.brahman.Catalog.Delete", json!({"name": "t"})).await.expect("deleted");
+    while moto.ask("HEAD", &url.replace("s3://", "/")) != 404 {}
+    drop(moto);
+    let refused = put(&one, 7);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("nothing was published") && !words.contains("wery-secret"), "{words}");
+    one.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
 }

@@ -3,7 +3,7 @@
 //! Which run was committed last is in the lineage's journal. Without it, the newest run whose objects are all whole is taken:
 //! that may be a run which was never committed, so the reply says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::time::SystemTime;
@@ -23,6 +23,9 @@ pub struct Resync {
     /// What was found.
     pub notes: Vec<String>,
 }
+
+/// A bucket, and a key in it.
+type Place = (String, String);
 
 impl Books {
     /// Reads a dataset's objects anew and publishes what is there, if the manifest does not say so.
@@ -44,10 +47,19 @@ impl Books {
     /// The manifest is whole: do the objects say the same?
     fn resync_drifted(&mut self, name: &str, mut entry: Entry) -> Result<Resync, BookError> {
         let old = entry.dataset.clone();
-        let keys: Vec<String> = old.objects.iter().map(|o| o.key.clone()).collect();
-        let (objects, columns) = self.read(&keys, &old.columns)?;
+        let places: Vec<Place> = old.objects.iter().map(|o| (o.bucket.clone(), o.key.clone())).collect();
+        let (objects, columns) = self.read(&places, &old.columns)?;
         let mut notes = Vec::new();
         for (was, is) in old.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256 || was.rows != is.rows) {
+            // Of an object in S3 what lies here is a copy: it is not the copy that is right.
+            if !self.roots.get(&is.bucket)?.is_local() {
+                let why = format!(
+                    "the copy here, {}, is not what bucket `{}` holds: remove it, and it is fetched",
+                    self.roots.path(is)?.display(),
+                    is.bucket
+                );
+                return Err(BookError::BadObject { key: is.key.clone(), why });
+            }
             notes.push(format!("{}: had {} rows and {} bytes, has {} and {}", is.key, was.rows, was.bytes, is.rows, is.bytes));
         }
         let same = |a: &Column, b: &Column| a.name == b.name && a.arrow_type == b.arrow_type;
@@ -55,7 +67,7 @@ impl Books {
             notes.push("the columns are not those of the manifest".to_owned());
         }
         if notes.is_empty() {
-            return Ok(Resync { dataset: entry.view(), changed: false, notes });
+            return Ok(Resync { dataset: self.roots.told(entry.view()), changed: false, notes });
         }
         // What was said of personal data was said of other values.
         entry.dataset = Dataset { objects, columns, pii: None, ..old };
@@ -125,12 +137,12 @@ impl Books {
     }
 
     /// Objects as they are; all must have the first one's columns.
-    fn read(&self, keys: &[String], before: &[Column]) -> Result<(Vec<Object>, Vec<Column>), BookError> {
+    fn read(&self, places: &[Place], before: &[Column]) -> Result<(Vec<Object>, Vec<Column>), BookError> {
         let mut schema: Option<arrow_schema::Schema> = None;
         let mut objects = Vec::new();
-        for key in keys {
+        for (bucket, key) in places {
             let bad = |why: String| BookError::BadObject { key: key.clone(), why };
-            let (object, its) = footers::object(&self.bucket, key).map_err(|e| bad(e.to_string()))?;
+            let (object, its) = footers::object(bucket, self.roots.get(bucket)?, key).map_err(|e| bad(e.to_string()))?;
             if schema.as_ref().is_some_and(|first| first.fields() != its.fields()) {
                 return Err(bad("its columns are not those of the first object".to_owned()));
             }
@@ -140,10 +152,12 @@ impl Books {
         Ok((objects, schema.map(|s| footers::columns(&s, before)).unwrap_or_default()))
     }
 
-    /// Keys of a run's objects, in their order.
-    fn keys(&self, name: &str, run_id: &str) -> Result<Vec<String>, BookError> {
+    /// Buckets and keys of a run's objects, in their order.
+    fn keys(&self, name: &str, run_id: &str) -> Result<Vec<Place>, BookError> {
         let prefix = format!("datasets/{name}/{run_id}");
-        let path = self.bucket.join(&prefix);
+        let found = self.roots.all().find(|(_, root)| root.folder.join(&prefix).is_dir());
+        let Some((bucket, root)) = found else { return Err(BookError::NoSuchDataset(name.to_owned())) };
+        let path = root.folder.join(&prefix);
         let part = |file: &str| file.strip_prefix("part-")?.strip_suffix(".parquet")?.parse::<u64>().ok();
         let files = fs::read_dir(&path).map_err(|source| BookError::Io { path, source })?.flatten();
         let mut parts: Vec<(u64, String)> = files
@@ -151,20 +165,23 @@ impl Books {
             .filter_map(|file| Some((part(&file)?, format!("{prefix}/{file}"))))
             .collect();
         parts.sort();
-        Ok(parts.into_iter().map(|(_, key)| key).collect())
+        Ok(parts.into_iter().map(|(_, key)| (bucket.to_owned(), key)).collect())
     }
 
     fn newest_whole_run(&self, name: &str) -> Result<String, BookError> {
-        let path = self.bucket.join("datasets").join(name);
-        let mut runs: Vec<(SystemTime, String)> = match fs::read_dir(&path) {
-            Ok(runs) => runs
-                .flatten()
-                .filter_map(|run| Some((run.metadata().ok()?.modified().ok()?, run.file_name().into_string().ok()?)))
-                .filter(|(_, run)| !self.journal.is_open(run))
-                .collect(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(BookError::Io { path, source }),
-        };
+        let mut runs: Vec<(SystemTime, String)> = Vec::new();
+        for folder in self.roots.folders() {
+            let path = folder.join("datasets").join(name);
+            match fs::read_dir(&path) {
+                Ok(found) => {
+                    let found = found.flatten();
+                    let dated = found.filter_map(|run| Some((run.metadata().ok()?.modified().ok()?, run.file_name().into_string().ok()?)));
+                    runs.extend(dated.filter(|(_, run)| !self.journal.is_open(run)));
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(BookError::Io { path, source }),
+            }
+        }
         runs.sort();
         let whole = |run: &String| {
             let keys = self.keys(name, run).unwrap_or_default();
@@ -176,8 +193,9 @@ impl Books {
     /// Datasets that have objects and no whole manifest.
     #[must_use]
     pub fn lost(&self) -> Vec<String> {
-        let folders = fs::read_dir(self.bucket.join("datasets")).into_iter().flatten().flatten();
+        let folders = self.roots.folders().map(|folder| folder.join("datasets")).flat_map(fs::read_dir).flatten().flatten();
         let names = folders.filter_map(|f| f.file_name().into_string().ok());
-        names.filter(|name| super::check_name(name).is_ok() && !self.entries.contains_key(name)).collect()
+        let lost: BTreeSet<String> = names.filter(|name| super::check_name(name).is_ok() && !self.entries.contains_key(name)).collect();
+        lost.into_iter().collect()
     }
 }

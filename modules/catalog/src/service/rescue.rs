@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{Dataset, GetOut};
-use brahman_card::interface::storage::{PRIMARY, RESCUE};
+use brahman_card::interface::storage::RESCUE;
 
 use super::{CatalogService, fault};
 
@@ -16,29 +16,36 @@ impl CatalogService {
         }
         // One after the other: an older copy must not delete what a newer one puts.
         let _copying = self.copying.lock().await;
-        let bucket = self.books().bucket().to_owned();
         for object in &dataset.objects {
             // What fails is in the journal; the next commit copies again.
-            let _ = self.buckets.upload(RESCUE, &object.key, &bucket.join(&object.key)).await;
+            let _ = self.buckets.upload(RESCUE, &object.key, &object.local()).await;
         }
         let kept = |key: &str| self.books().keeps(&dataset.name, key);
         self.buckets.keep_only(RESCUE, &format!("datasets/{}", dataset.name), kept).await;
     }
 
-    /// A dataset whose objects are all there: one that is gone or cut comes back from `rescue`, if its hash is right.
+    /// A dataset whose objects are all there: one that is gone or cut comes back from its own bucket in S3, or from `rescue`, if
+    /// its hash is right.
     pub(super) async fn get(self: &Arc<Self>, name: &str) -> Result<GetOut, Fault> {
-        let (dataset, history, bucket) = {
+        let (dataset, history, roots) = {
             let books = self.books();
-            (books.get(name).map_err(fault)?, books.history(name).map_err(fault)?, books.bucket().to_owned())
+            (books.get(name).map_err(fault)?, books.history(name).map_err(fault)?, books.roots().clone())
         };
-        let (mut rescued, mut missing) = (Vec::new(), Vec::new());
+        let (mut rescued, mut fetched, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for object in &dataset.objects {
-            let path = bucket.join(&object.key);
+            let path = object.local();
             let there = tokio::fs::metadata(&path).await.is_ok_and(|meta| meta.len() == object.bytes);
             if there {
                 continue;
             }
-            self.buckets.failed(PRIMARY, "get", &object.key, &"the object is gone, or is not as long as it was");
+            if roots.get(&object.bucket).is_ok_and(|root| !root.is_local()) {
+                if self.buckets.download(&object.bucket, &object.key, &object.sha256, &path).await.is_ok() {
+                    fetched.push(object.key.clone());
+                    continue;
+                }
+            } else {
+                self.buckets.failed(&object.bucket, "get", &object.key, &"the object is gone, or is not as long as it was");
+            }
             // The manifest is the truth of what there was, whatever has become of it.
             if !self.buckets.rescues() {
                 missing.push(object.key.clone());
@@ -47,12 +54,12 @@ impl CatalogService {
             match self.buckets.download(RESCUE, &object.key, &object.sha256, &path).await {
                 Ok(()) => rescued.push(object.key.clone()),
                 Err(error) => {
-                    tracing::error!(dataset = name, key = object.key, "gone from primary, and no help from rescue: {error}");
+                    tracing::error!(dataset = name, key = object.key, "gone from its bucket, and no help from rescue: {error}");
                     missing.push(object.key.clone());
                 }
             }
         }
         let some = |keys: Vec<String>| Some(keys).filter(|keys| !keys.is_empty());
-        Ok(GetOut { dataset, history, rescued: some(rescued), missing: some(missing) })
+        Ok(GetOut { dataset, history, rescued: some(rescued), fetched: some(fetched), missing: some(missing) })
     }
 }

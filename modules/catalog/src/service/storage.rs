@@ -9,6 +9,7 @@ use brahman_sidecar::{Call, Reply};
 use brahman_storage::buckets::BucketError;
 
 use super::CatalogService;
+use crate::books::Roots;
 
 /// Failures told unless more are asked for, and at most.
 const ERRORS: u64 = 100;
@@ -27,12 +28,25 @@ impl CatalogService {
                 call.allow_paths()?;
                 let ask: AddBucketIn = call.parameters()?;
                 let name = ask.name.clone();
-                Reply::of(&AddBucketOut { bucket: buckets.add(ask).await.map_err(|e| refused(&name, &e))? })
+                let bucket = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
+                self.books().set_roots(Roots::new(buckets.roots()));
+                Reply::of(&AddBucketOut { bucket })
             }
             "RemoveBucket" => {
                 call.allow_paths()?;
                 let RemoveBucketIn { name } = call.parameters()?;
+                let mut books = self.books();
+                let protected = buckets.list().iter().any(|bucket| bucket.name == name && bucket.protected);
+                let lying = if protected { Vec::new() } else { books.lying_in(&name) };
+                if let Some(first) = lying.first() {
+                    let message = format!(
+                        "{} datasets lie in bucket `{name}`, `{first}` for one: delete them or ingest them elsewhere first",
+                        lying.len()
+                    );
+                    return Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", name));
+                }
                 buckets.remove(&name).map_err(|e| refused(&name, &e))?;
+                books.set_roots(Roots::new(buckets.roots()));
                 Ok(Reply::empty())
             }
             "Health" => Reply::of(&HealthOut { health: buckets.health().await }),

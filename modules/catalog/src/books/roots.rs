@@ -1,0 +1,93 @@
+//! Where the objects of each bucket lie on this machine: in the bucket's own folder or, of one in S3, in a folder of copies.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use brahman_card::interface::catalog::{Dataset, Object};
+use brahman_card::interface::storage::PRIMARY;
+use brahman_storage::buckets::Root;
+use brahman_storage::digest::sha256_file;
+
+use super::BookError;
+
+/// All buckets that datasets can lie in.
+#[derive(Clone, Debug)]
+pub struct Roots(BTreeMap<String, Root>);
+
+impl Roots {
+    /// Only `primary`, before anybody has said more.
+    pub(super) fn primary(state: &Path) -> Self {
+        let folder = state.join("buckets").join(PRIMARY);
+        Self([(PRIMARY.to_owned(), Root::local(folder))].into())
+    }
+
+    /// These.
+    #[must_use]
+    pub fn new(all: BTreeMap<String, Root>) -> Self {
+        Self(all)
+    }
+
+    /// Of one bucket.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn get(&self, bucket: &str) -> Result<&Root, BookError> {
+        let there = || self.0.keys().cloned().collect::<Vec<_>>().join(", ");
+        self.0.get(bucket).ok_or_else(|| BookError::NoSuchBucket { name: bucket.to_owned(), there: there() })
+    }
+
+    /// Every bucket's folder.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.0.values().map(|root| root.folder.as_path())
+    }
+
+    /// Every bucket's name and root.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Root)> {
+        self.0.iter().map(|(name, root)| (name.as_str(), root))
+    }
+
+    /// Where an object lies.
+    ///
+    /// # Errors
+    /// If its bucket is not there.
+    pub fn path(&self, object: &Object) -> Result<PathBuf, BookError> {
+        Ok(self.get(&object.bucket)?.folder.join(&object.key))
+    }
+
+    /// A dataset with the paths of its objects.
+    #[must_use]
+    pub fn told(&self, mut dataset: Dataset) -> Dataset {
+        for object in &mut dataset.objects {
+            object.path = self.path(object).ok().map(|path| path.display().to_string());
+        }
+        dataset
+    }
+
+    /// Checks that every object of a commit is in its bucket and is what it says. What `known` holds was read when it was
+    /// committed, and is only asked for; the rest is read whole.
+    ///
+    /// # Errors
+    /// [`BookError::BadObject`].
+    pub fn verify(&self, objects: &[Object], known: &[Object]) -> Result<(), BookError> {
+        for object in objects {
+            let bad = |why: String| BookError::BadObject { key: object.key.clone(), why: format!("{why}; nothing was published") };
+            if !object.key.split('/').all(|part| !part.is_empty() && part != "." && part != "..") {
+                return Err(bad(format!("expected a plain key in bucket `{}`", object.bucket)));
+            }
+            let root = self.get(&object.bucket)?;
+            let path = root.folder.join(&object.key);
+            if known.contains(object) {
+                let there = fs::metadata(&path).is_ok_and(|meta| meta.len() == object.bytes);
+                if there || !root.is_local() {
+                    continue;
+                }
+            }
+            let (found, bytes) = sha256_file(&path).map_err(|e| bad(e.to_string()))?;
+            if found != object.sha256 || bytes != object.bytes {
+                return Err(bad(format!("has {bytes} bytes and sha256 {found}, the commit says {} and {}", object.bytes, object.sha256)));
+            }
+        }
+        Ok(())
+    }
+}
