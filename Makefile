@@ -32,7 +32,7 @@ lint: ## formatting and clippy, warnings refused
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-fuzz: ## the frame reader and the Card parser, for a bounded time
+fuzz: ## frames, Cards, logs, index files and sources, for a bounded time
 	@packaging/fuzz.sh
 
 bench: setup release ## figures beside their peers, in one run

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Coverage-guided fuzzing of the frame reader and the Card parser, for FUZZ_SECONDS each (60 unless set).
+# Coverage-guided fuzzing of every reader of bytes that somebody else may have written, for FUZZ_SECONDS each (60 unless set).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/brahman-build/fuzz-tools
@@ -7,9 +7,9 @@ tools=${XDG_CACHE_HOME:-$HOME/.cache}/brahman-build/fuzz-tools
 export PATH="$tools/bin:$PATH" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/fuzz"
 # Coverage needs compiler flags that a stable toolchain keeps behind this variable.
 export RUSTC_BOOTSTRAP=1
-mkdir -p fuzz/corpus/card fuzz/corpus/frame
+mkdir -p fuzz/corpus/{card,frame,records,index,sources}
 cp packaging/cards/*.toml fuzz/corpus/card/
-for target in frame card; do
+for target in ${FUZZ_TARGETS:-frame card records index sources}; do
     echo "fuzz: $target for ${FUZZ_SECONDS:-60} s" >&2
     cargo fuzz run --sanitizer none "$target" -- -max_total_time="${FUZZ_SECONDS:-60}" -max_len=4096 -print_final_stats=1 2>&1 | tail -12
 done

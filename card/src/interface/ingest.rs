@@ -13,7 +13,7 @@ pub const INTERFACE: Interface = Interface {
     idl: "# Reads sources into Parquet and commits them to the catalog as one dataset generation.
 interface org.brahman.Ingest
 
-type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sha256: string)
+type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sha256: string, path: ?string)
 
 type Column (name: string, arrow_type: string, source_type: string, nulls_made: int)
 
@@ -118,7 +118,8 @@ method Postgres(
   seconds: ?float
 )
 
-# The same from MySQL or MariaDB: one consistent snapshot, streamed by one worker.
+# The same from MySQL or MariaDB: one consistent snapshot, streamed by one worker; by several, a large table of MariaDB whose primary
+# key begins with a whole number, if nobody writes to it for some milliseconds in which they all begin.
 method Mysql(
   dataset: string,
   dsn: string,

@@ -1,14 +1,18 @@
-//! MySQL and MariaDB: one consistent snapshot, one streamed result of the binary protocol, which carries numbers and dates
-//! as they are. Reading and writing have a thread each.
+//! MySQL and MariaDB: one consistent snapshot, streamed by the binary protocol, which carries numbers and dates as they are.
+//! Reading and writing have a thread each. A large table of MariaDB is read by several connections, if they can be given one
+//! snapshot ([`shared`]); everything else by one.
 
 pub mod decode;
+mod shared;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
@@ -16,6 +20,7 @@ use brahman_card::interface::catalog::{Column, Object};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, SslOpts};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::dsn::{Dsn, Tls};
@@ -110,9 +115,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn start(place: &Place, schema: SchemaRef, progress: watch::Sender<Progress>) -> std::io::Result<Self> {
+    fn start(place: &Place, part: usize, schema: SchemaRef, progress: watch::Sender<Progress>) -> std::io::Result<Self> {
         let (batches, incoming) = sync_channel::<(RecordBatch, u64)>(BATCHES_AHEAD);
-        let mut sink = Sink::create(place, 0, schema)?;
+        let mut sink = Sink::create(place, part, schema)?;
         let write = move || {
             for (batch, bytes) in incoming {
                 sink.write(&batch)?;
@@ -131,7 +136,7 @@ impl Writer {
     }
 }
 
-/// Reads into one Parquet object. Blocks; runs threads of its own.
+/// Reads into Parquet objects, one a connection. Blocks; runs threads of its own.
 ///
 /// # Errors
 /// [`ReadError`]; nothing is then published.
@@ -143,13 +148,16 @@ pub fn read(
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Done, ReadError> {
-    let server = Server::new(dsn)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut conn = server.connected(how, cancel).await?;
-        let id = conn.id();
+    let server = Arc::new(Server::new(dsn)?);
+    let several = how.parallel > 1 && how.window.is_none() && matches!(what, What::Table(_));
+    let runtime = match several {
+        true => tokio::runtime::Builder::new_multi_thread().worker_threads(how.parallel).enable_all().build()?,
+        false => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+    };
+    let ids = Arc::new(Mutex::new(Vec::new()));
+    let outcome = runtime.block_on(async {
         let outcome = tokio::select! {
-            done = copy(&server, &mut conn, what, how, place, progress, cancel) => done,
+            done = coordinate(&server, what, how, place, progress, cancel, &ids) => done,
             () = tokio::time::sleep(how.deadline) => Err(ReadError::Server(format!(
                 "{}: the snapshot's deadline of {} s has passed; give it longer, or read less at once",
                 server.address(),
@@ -157,14 +165,20 @@ pub fn read(
             ))),
         };
         if outcome.is_err() {
-            // The rest of the result would have to be read before this connection could say anything.
+            // The rest of the results would have to be read before these connections could say anything.
+            let ids = ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Ok(Ok(mut other)) = tokio::time::timeout(how.stall, server.connect()).await {
-                let _ = other.query_drop(format!("KILL {id}")).await;
+                for id in ids {
+                    let _ = other.query_drop(format!("KILL {id}")).await;
+                }
                 let _ = other.disconnect().await;
             }
         }
         outcome
-    })
+    });
+    // A worker that waits for its writer is not waited for: the writer ends with what it has.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Finds tables. A snapshot is one connection's here: none can be held for several. Blocks.
@@ -194,116 +208,267 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
     Ok(Held { tables, snapshot: None, end: None })
 }
 
-async fn copy(
-    server: &Server,
-    conn: &mut Conn,
+/// What is read, and by how many.
+struct Plan {
+    /// Everything before a condition.
+    select: String,
+    /// Conditions, by which the rows are divided; one empty one if they are not.
+    ranges: Vec<String>,
+    input: String,
+    /// As the server writes them, by column.
+    source_types: HashMap<String, String>,
+    notes: Vec<String>,
+    /// The last value of the window, if it has rows.
+    bound: Option<String>,
+    /// How the table could be divided.
+    divisible: Option<shared::Divisible>,
+}
+
+/// Makes a connection's times and patience those of this read.
+async fn settle(server: &Server, conn: &mut Conn, how: &How) -> Result<(), ReadError> {
+    for set in [
+        "SET time_zone = '+00:00'".to_owned(),
+        format!("SET net_write_timeout = {}", how.deadline.as_secs()),
+        "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
+    ] {
+        conn.query_drop(set).await.map_err(|e| server.said("beginning", &e))?;
+    }
+    Ok(())
+}
+
+async fn begin(conn: &mut Conn) -> Result<(), Error> {
+    conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await
+}
+
+async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Result<Plan, ReadError> {
+    let address = server.address();
+    let said = |doing: &'static str| move |e: Error| server.said(doing, &e);
+    let database: Option<String> = conn.query_first("SELECT database()").await.map_err(said("asking for its database"))?.flatten();
+    let table = match what {
+        What::Query(query) => {
+            return Ok(Plan {
+                select: query.trim().trim_end_matches(';').to_owned(),
+                ranges: vec![String::new()],
+                input: format!("{address}/{}?query", database.unwrap_or_default()),
+                source_types: HashMap::new(),
+                notes: Vec::new(),
+                bound: None,
+                divisible: None,
+            });
+        }
+        What::Table(table) => table,
+    };
+    let found = table_of(server, conn, database.as_deref(), table).await?;
+    let types = "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = ? AND table_name = ?";
+    let types: Vec<(String, String)> = conn.exec(types, (&found.schema, &found.name)).await.map_err(said("reading its columns"))?;
+    let unsafe_engine = found.engine.as_deref().filter(|engine| !engine.eq_ignore_ascii_case("InnoDB"));
+    let note = unsafe_engine.map(|engine| {
+        format!(
+            "{}.{} is kept by {engine}, which has no snapshots: rows written meanwhile may be among those read",
+            found.schema, found.name
+        )
+    });
+    let full = format!("{}.{}", quoted(&found.schema), quoted(&found.name));
+    let (mut bound, mut condition) = (None, String::new());
+    if let Some(window) = &how.window {
+        let Some((name, kind)) = types.iter().find(|(name, _)| *name == window.column) else {
+            return Err(ReadError::Bad(format!("{}.{} has no column `{}`", found.schema, found.name, window.column)));
+        };
+        window.check(Dialect::Mysql, kind)?;
+        let column = quoted(name);
+        let last: Option<Option<String>> =
+            conn.query_first(window.bound_query(Dialect::Mysql, &column, kind, &full)).await.map_err(said("asking how far to read"))?;
+        bound = last.flatten();
+        condition = window.condition(Dialect::Mysql, &column, kind, bound.as_deref());
+    }
+    let divisible = match found.engine.is_some() && note.is_none() && how.window.is_none() && how.parallel > 1 {
+        true => shared::divisible(server, conn, &found, &full).await?,
+        false => None,
+    };
+    Ok(Plan {
+        select: format!("SELECT * FROM {full}"),
+        ranges: vec![condition],
+        input: format!("{address}/{}.{}", found.schema, found.name),
+        source_types: types.into_iter().collect(),
+        notes: note.into_iter().collect(),
+        bound,
+        divisible,
+    })
+}
+
+async fn coordinate(
+    server: &Arc<Server>,
     what: &What,
     how: &How,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
+    ids: &Arc<Mutex<Vec<u32>>>,
 ) -> Result<Done, ReadError> {
-    let address = server.address();
-    let said = |doing: &'static str| move |e: Error| server.said(doing, &e);
-    let seconds = how.deadline.as_secs();
-    for set in [
-        "SET time_zone = '+00:00'".to_owned(),
-        format!("SET net_write_timeout = {seconds}"),
-        "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
-        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY".to_owned(),
-    ] {
-        conn.query_drop(set).await.map_err(said("beginning a snapshot"))?;
+    let mut conn = server.connected(how, cancel).await?;
+    ids.lock().unwrap_or_else(PoisonError::into_inner).push(conn.id());
+    settle(server, &mut conn, how).await?;
+    begin(&mut conn).await.map_err(|e| server.said("beginning a snapshot", &e))?;
+    let mut plan = plan(server, &mut conn, what, how).await?;
+    let mut readers = vec![conn];
+    if let Some(divisible) = plan.divisible.take() {
+        let mut several = shared::Several { server, how, cancel, ids };
+        match several.join(&mut readers, &divisible).await? {
+            Ok(ranges) => plan.ranges = ranges,
+            Err(why) => plan.notes.push(format!("read by one connection: {why}")),
+        }
     }
-    let database: Option<String> = conn.query_first("SELECT database()").await.map_err(said("asking for its database"))?.flatten();
-    let mut bound = None;
-    let (select, input, source_types, notes) = match what {
-        What::Query(query) => {
-            let query = query.trim().trim_end_matches(';').to_owned();
-            (query, format!("{address}/{}?query", database.unwrap_or_default()), HashMap::new(), Vec::new())
-        }
-        What::Table(table) => {
-            let found = table_of(server, conn, database.as_deref(), table).await?;
-            let types = "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = ? AND table_name = ?";
-            let types: Vec<(String, String)> = conn.exec(types, (&found.schema, &found.name)).await.map_err(said("reading its columns"))?;
-            let unsafe_engine = found.engine.as_deref().filter(|engine| !engine.eq_ignore_ascii_case("InnoDB"));
-            let notes = unsafe_engine.map(|engine| {
-                format!(
-                    "{}.{} is kept by {engine}, which has no snapshots: rows written meanwhile may be among those read",
-                    found.schema, found.name
-                )
-            });
-            let full = format!("{}.{}", quoted(&found.schema), quoted(&found.name));
-            let mut select = format!("SELECT * FROM {full}");
-            if let Some(window) = &how.window {
-                let Some((name, kind)) = types.iter().find(|(name, _)| *name == window.column) else {
-                    return Err(ReadError::Bad(format!("{}.{} has no column `{}`", found.schema, found.name, window.column)));
-                };
-                window.check(Dialect::Mysql, kind)?;
-                let column = quoted(name);
-                let last: Option<Option<String>> = conn
-                    .query_first(window.bound_query(Dialect::Mysql, &column, kind, &full))
-                    .await
-                    .map_err(said("asking how far to read"))?;
-                bound = last.flatten();
-                select = format!("{select} WHERE {}", window.condition(Dialect::Mysql, &column, kind, bound.as_deref()));
-            }
-            (select, format!("{address}/{}.{}", found.schema, found.name), types.into_iter().collect(), notes.into_iter().collect())
-        }
-    };
-    let beginning = patiently(&address, how.stall, cancel, conn.exec_iter(select, ()));
-    let mut result = beginning.await?.map_err(said("beginning to read"))?;
-    let columns = result.columns().ok_or_else(|| ReadError::Bad(format!("{address}: the query gives no rows: expected a SELECT")))?;
-    let (mut fields, mut sources, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-    for column in columns.iter() {
-        let name = column.name_str().into_owned();
-        if !seen.insert(name.clone()) {
-            return Err(ReadError::Bad(format!("the query has two columns `{name}`: give one another name with AS")));
-        }
-        let source = source_types
-            .get(&name)
-            .cloned()
-            .unwrap_or_else(|| format!("{:?}", column.column_type()).trim_start_matches("MYSQL_TYPE_").to_lowercase());
-        fields.push(Field::new(name, arrow_type(column), true).with_metadata(HashMap::from([("source_type".to_owned(), source.clone())])));
-        sources.push(source);
-    }
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
     progress.send_modify(|p| p.phase = "read");
-    let mut rows = Rows::new(Arc::clone(&schema));
-    let writer = Writer::start(place, Arc::clone(&schema), progress.clone())?;
-    let failed = |e: arrow_schema::ArrowError| ReadError::Malformed(e.to_string());
-    let mut ended = false;
-    while !ended {
-        // What has come is taken without a timer; only for what has not is there a wait.
-        let mut next = pin!(result.next());
-        let row = match std::future::poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
-            Poll::Ready(row) => row,
-            Poll::Pending => patiently(&address, how.stall, cancel, next).await?,
+    let (parallel, plan, next) = (readers.len(), Arc::new(plan), Arc::new(AtomicUsize::new(0)));
+    let mut working = JoinSet::new();
+    for (part, conn) in readers.into_iter().enumerate() {
+        let reader = Reader {
+            server: Arc::clone(server),
+            plan: Arc::clone(&plan),
+            next: Arc::clone(&next),
+            place: place.clone(),
+            part,
+            stall: how.stall,
+            progress: progress.clone(),
+            cancel: cancel.clone(),
         };
-        match row.map_err(said("reading"))? {
-            Some(row) => rows.take(&row),
-            None => ended = true,
+        if parallel == 1 {
+            let outcome = reader.run(conn).await?;
+            return Ok(done(&plan, vec![outcome], parallel));
         }
-        if ended || rows.is_full() {
-            if cancel.is_cancelled() {
-                return Err(ReadError::Cancelled);
-            }
-            if let Some(batch) = rows.batch().map_err(failed)?
-                && writer.batches.send(batch).is_err()
-            {
-                break;
-            }
+        working.spawn(reader.run(conn));
+    }
+    let mut outcomes = Vec::new();
+    while let Some(outcome) = working.join_next().await {
+        outcomes.push(outcome.map_err(|e| std::io::Error::other(e.to_string()))??);
+    }
+    Ok(done(&plan, outcomes, parallel))
+}
+
+/// What the readers' work comes to.
+fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> Done {
+    outcomes.retain(|outcome| outcome.object.is_some());
+    outcomes.sort_by_key(|outcome| outcome.part);
+    let mut columns: Vec<Column> = Vec::new();
+    for outcome in &mut outcomes {
+        match columns.is_empty() {
+            true => columns = std::mem::take(&mut outcome.columns),
+            false => columns.iter_mut().zip(&outcome.columns).for_each(|(sum, column)| sum.nulls_made += column.nulls_made),
         }
     }
-    drop(result);
-    let object = writer.finish()?;
-    conn.query_drop("COMMIT").await.map_err(said("ending the snapshot"))?;
-    let columns = schema.fields().iter().zip(sources).zip(rows.nulls_made).map(|((field, source_type), nulls_made)| Column {
-        name: field.name().clone(),
-        arrow_type: field.data_type().to_string(),
-        source_type,
-        nulls_made,
-    });
-    Ok(Done { objects: vec![object], columns: columns.collect(), notes, input, parallel: 1, bound })
+    let objects = outcomes.into_iter().filter_map(|outcome| outcome.object).collect();
+    Done { objects, columns, notes: plan.notes.clone(), input: plan.input.clone(), parallel, bound: plan.bound.clone() }
+}
+
+/// One connection's part of a read.
+struct Reader {
+    server: Arc<Server>,
+    plan: Arc<Plan>,
+    /// The next range that nobody reads yet.
+    next: Arc<AtomicUsize>,
+    place: Place,
+    part: usize,
+    stall: Duration,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+}
+
+/// What one connection read.
+struct Outcome {
+    part: usize,
+    /// None if the others had taken all ranges.
+    object: Option<Object>,
+    columns: Vec<Column>,
+}
+
+/// Where a reader's rows go.
+struct Target {
+    rows: Rows,
+    sources: Vec<String>,
+    schema: SchemaRef,
+    writer: Writer,
+}
+
+impl Reader {
+    /// Reads ranges for as long as there are any.
+    async fn run(self, mut conn: Conn) -> Result<Outcome, ReadError> {
+        let mut target = None;
+        while let Some(range) = self.plan.ranges.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            self.read(&mut conn, range, &mut target).await?;
+        }
+        conn.query_drop("COMMIT").await.map_err(|e| self.server.said("ending the snapshot", &e))?;
+        let Some(Target { rows, sources, schema, writer }) = target else {
+            return Ok(Outcome { part: self.part, object: None, columns: Vec::new() });
+        };
+        let object = writer.finish()?;
+        let columns = schema.fields().iter().zip(sources).zip(rows.nulls_made).map(|((field, source_type), nulls_made)| Column {
+            name: field.name().clone(),
+            arrow_type: field.data_type().to_string(),
+            source_type,
+            nulls_made,
+        });
+        Ok(Outcome { part: self.part, object: Some(object), columns: columns.collect() })
+    }
+
+    /// Opens what rows of these columns go to.
+    fn target(&self, columns: &[mysql_async::Column]) -> Result<Target, ReadError> {
+        let (mut fields, mut sources, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        for column in columns {
+            let name = column.name_str().into_owned();
+            if !seen.insert(name.clone()) {
+                return Err(ReadError::Bad(format!("the query has two columns `{name}`: give one another name with AS")));
+            }
+            let known = self.plan.source_types.get(&name).cloned();
+            let source = known.unwrap_or_else(|| format!("{:?}", column.column_type()).trim_start_matches("MYSQL_TYPE_").to_lowercase());
+            let metadata = HashMap::from([("source_type".to_owned(), source.clone())]);
+            fields.push(Field::new(name, arrow_type(column), true).with_metadata(metadata));
+            sources.push(source);
+        }
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let writer = Writer::start(&self.place, self.part, Arc::clone(&schema), self.progress.clone())?;
+        Ok(Target { rows: Rows::new(Arc::clone(&schema)), sources, schema, writer })
+    }
+
+    async fn read(&self, conn: &mut Conn, range: &str, target: &mut Option<Target>) -> Result<(), ReadError> {
+        let address = self.server.address();
+        let said = |doing: &'static str| move |e: Error| self.server.said(doing, &e);
+        let select = match range {
+            "" => self.plan.select.clone(),
+            range => format!("{} WHERE {range}", self.plan.select),
+        };
+        let beginning = patiently(&address, self.stall, &self.cancel, conn.exec_iter(select, ()));
+        let mut result = beginning.await?.map_err(said("beginning to read"))?;
+        let columns = result.columns().ok_or_else(|| ReadError::Bad(format!("{address}: the query gives no rows: expected a SELECT")))?;
+        let Target { rows, writer, .. } = match target {
+            Some(target) => target,
+            None => target.insert(self.target(&columns)?),
+        };
+        let failed = |e: arrow_schema::ArrowError| ReadError::Malformed(e.to_string());
+        let mut ended = false;
+        while !ended {
+            // What has come is taken without a timer; only for what has not is there a wait.
+            let mut next = pin!(result.next());
+            let row = match std::future::poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+                Poll::Ready(row) => row,
+                Poll::Pending => patiently(&address, self.stall, &self.cancel, next).await?,
+            };
+            match row.map_err(said("reading"))? {
+                Some(row) => rows.take(&row),
+                None => ended = true,
+            }
+            if ended || rows.is_full() {
+                if self.cancel.is_cancelled() {
+                    return Err(ReadError::Cancelled);
+                }
+                if let Some(batch) = rows.batch().map_err(failed)?
+                    && writer.batches.send(batch).is_err()
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 struct Found {

@@ -227,15 +227,13 @@ fn tellers(paths: &[String], changed: &Arc<Notify>) -> notify::Result<notify::Re
 }
 
 /// Why the kernel will not tell, and what mends it.
-fn why_polling(error: &notify::Error) -> String {
+fn why_polling(error: &notify::Error, every: Duration) -> String {
+    let every = every.as_secs();
     let full = matches!(error.kind, ErrorKind::MaxFilesWatch)
         || matches!(&error.kind, ErrorKind::Io(e) if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()));
     match full {
-        true => format!(
-            "the kernel's limit of watches is reached: looking every {} s; raise fs.inotify.max_user_watches by sysctl",
-            POLL.as_secs()
-        ),
-        false => format!("{error}: looking every {} s", POLL.as_secs()),
+        true => format!("the kernel's limit of watches is reached: looking every {every} s; raise fs.inotify.max_user_watches by sysctl"),
+        false => format!("{error}: looking every {every} s"),
     }
 }
 
@@ -245,6 +243,8 @@ async fn follow(watches: Arc<Watches>, kept: Kept) {
     let dataset = ask.dataset.clone();
     let debounce = Duration::from_millis(ask.debounce_ms.unwrap_or(DEBOUNCE_MS));
     let reconcile = Duration::from_secs(ask.reconcile_s.unwrap_or(RECONCILE_S));
+    // Where nobody tells.
+    let poll = POLL.min(reconcile);
     let changed = Arc::new(Notify::new());
     let mut settle = Settle::new(debounce, debounce * PATIENCE, kept.ingested);
     // The first look needs no event.
@@ -262,11 +262,11 @@ async fn follow(watches: Arc<Watches>, kept: Kept) {
                     teller = Some(watcher);
                     watches.tell(&dataset, |w| (w.state, w.reason) = ("watching".into(), None));
                 }
-                Ok(Err(error)) => watches.tell(&dataset, |w| (w.state, w.reason) = ("polling".into(), Some(why_polling(&error)))),
+                Ok(Err(error)) => watches.tell(&dataset, |w| (w.state, w.reason) = ("polling".into(), Some(why_polling(&error, poll)))),
                 Err(_) => return,
             }
         }
-        let idle = if teller.is_some() { reconcile } else { POLL };
+        let idle = if teller.is_some() { reconcile } else { poll };
         let look = async {
             match settle.due() {
                 Some(due) => tokio::time::sleep_until(due.into()).await,

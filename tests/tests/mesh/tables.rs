@@ -383,6 +383,56 @@ async fn a_mariadb_table_is_one_snapshot_and_what_goes_wrong_is_named() {
 }
 
 #[tokio::test]
+async fn a_large_mariadb_table_is_one_snapshot_to_all_who_read_it() {
+    let (server, mesh) = (MariaDb::start(), mesh().await);
+    let rows = 240_000;
+    server.sql(&format!(
+        "CREATE TABLE pairs (id INT, part INT UNSIGNED, amount BIGINT, filler CHAR(200), PRIMARY KEY (id, part)) ENGINE=InnoDB; \
+         INSERT INTO pairs SELECT CAST(seq AS SIGNED) - 500, 1, 100, md5(seq) FROM seq_1_to_{rows}; ANALYZE TABLE pairs"
+    ));
+    let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "pairs", "parallel": 2});
+    let summed = "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('amount').to_pylist())";
+    let whole = format!("{rows} {rows} {}", rows * 100);
+    let quiet = read_mysql(&mesh, ask.clone()).await;
+    assert_eq!(
+        (&quiet["parallel"], quiet["objects"].as_array().map(Vec::len), &quiet["notes"]),
+        (&json!(2), Some(2), &json!([])),
+        "{quiet}"
+    );
+    assert_eq!(pyarrow(&quiet, summed), whole);
+
+    // A transfer between the first and the last rows, again and again; nobody may see one half of it.
+    let writer = server.writer(&format!(
+        "UPDATE pairs SET amount = amount + IF(id < 0, 7, -7) WHERE id IN (-400, {}); DELETE FROM pairs WHERE id = @gone; \
+         SELECT max(id) INTO @gone FROM pairs; INSERT INTO pairs VALUES (@gone + 1, 1, 100, 'x'); COMMIT; DO SLEEP(0.02);",
+        rows - 600
+    ));
+    let mut shared = 0;
+    for _ in 0..4 {
+        let out = read_mysql(&mesh, ask.clone()).await;
+        let found = pyarrow(&out, summed);
+        let sum = found.rsplit(' ').next().and_then(|n| n.parse::<i64>().ok()).expect("a sum");
+        let count = found.split(' ').next().and_then(|n| n.parse::<i64>().ok()).expect("a count");
+        assert_eq!(
+            (sum, found.split(' ').nth(1)),
+            (count * 100, found.split(' ').next()),
+            "{found}: no row twice, no half of a transaction"
+        );
+        shared += usize::from(out["parallel"] == 2);
+    }
+    assert!(shared > 0, "between two transactions the lock can be had");
+    drop(writer);
+
+    // A writer that does not end its transaction is not waited for, nor is anybody behind it.
+    let writer = server.writer("UPDATE pairs SET amount = 100 WHERE id = 7; DO SLEEP(600);");
+    while server.sql("SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'DO SLEEP%'") == "0" {}
+    let alone = read_mysql(&mesh, ask).await;
+    let note = alone["notes"][0].as_str().unwrap_or_default();
+    assert!(alone["parallel"] == 1 && note.contains("read by one connection") && note.contains("cannot be had"), "{alone}");
+    drop(writer);
+}
+
+#[tokio::test]
 async fn the_mock_makes_tables_up_by_seed_and_never_answers_in_prod() {
     let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;

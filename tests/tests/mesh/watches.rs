@@ -7,7 +7,7 @@ use std::time::Duration;
 use brahman_card::ModuleState;
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Connection};
-use brahman_tests::{Mesh, Setup, shipped};
+use brahman_tests::{Mesh, Setup, binary, shipped};
 use serde_json::{Value, json};
 
 /// Short, for a test waits for it again and again.
@@ -201,4 +201,30 @@ async fn what_is_written_into_a_followed_folder_is_found_without_another_word() 
     assert_eq!((&found["stale"], &found["results"][0][0]["text"]), (&json!(false), &json!("# Onions\n\nboil them for an hour")));
     let agent = mesh.brahman_json(&["index", "agent"]);
     assert!(agent["last"].as_str().is_some_and(|last| last.contains("n: refreshed to generation")), "{agent}");
+}
+
+#[tokio::test]
+async fn where_the_kernel_will_not_tell_of_changes_it_is_looked_and_said() {
+    // A user namespace has a limit of its own.
+    let limited = format!("echo 1 > /proc/sys/user/max_inotify_watches && exec {}", binary("brahman-ingest").display());
+    let start = format!("exec unshare --user --map-root-user sh -c '{limited}'");
+    let flows = "kind = \"ingest\"\nrequires = [\"org.brahman.Catalog\"]\n\
+        [[flow.output]]\nname = \"ingest\"\ntype.interface.name = \"org.brahman.Ingest\"\n";
+    let ingest = brahman_tests::script("ingest", &start, flows);
+    let mesh = Setup::new(&[shipped("broker"), shipped("catalog"), ingest]).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let folder = folder(&mesh);
+    std::fs::create_dir_all(folder.join("deep/er")).expect("made");
+    std::fs::write(folder.join("deep/a.md"), "one").expect("written");
+    let mut told = Told::by(&mesh).await;
+    let ask = json!({"dataset": "n", "paths": [folder.display().to_string()], "debounce_ms": DEBOUNCE_MS, "reconcile_s": 1});
+    mesh.call("org.brahman.Ingest.Watch", ask).await.expect("watched");
+    told.until("n", 1).await;
+    let watched = mesh.brahman_json(&["ingest", "watches"])["watches"][0].clone();
+    assert_eq!(watched["state"], "polling", "{watched}");
+    let reason = watched["reason"].as_str().expect("a reason");
+    assert!(reason.contains("every 1 s") && reason.contains("fs.inotify.max_user_watches"), "{reason}");
+    std::fs::write(folder.join("deep/er/b.md"), "two").expect("written");
+    told.until("n", 2).await;
+    assert_eq!(texts(&mesh).len(), 2);
 }
