@@ -3,8 +3,9 @@
 
 #![no_main]
 
-use brahman_ingest::files::{self, Format};
+use brahman_ingest::files;
 use brahman_ingest::run::{Place, Progress};
+use brahman_ingest::source::Format;
 use tokio_util::sync::CancellationToken;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

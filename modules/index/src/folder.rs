@@ -379,13 +379,12 @@ impl Folder {
     /// Reads every file of a generation and compares it with its checksum; what is wrong, by file.
     #[must_use]
     pub fn verify(&self, manifest: &Manifest) -> Vec<String> {
-        let base = manifest.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file]);
-        let files = base.chain(manifest.segments.iter().map(|s| &s.file)).chain(&manifest.dead);
-        files.filter_map(|file| self.wrong(file)).collect()
+        manifest.files().filter_map(|file| self.wrong(file)).collect()
     }
 
     /// What is wrong with a file, if anything.
-    fn wrong(&self, file: &FileRef) -> Option<String> {
+    #[must_use]
+    pub fn wrong(&self, file: &FileRef) -> Option<String> {
         match digest::sha256_file(&self.path.join(&file.path)) {
             Ok((sha256, bytes)) if sha256 == file.sha256 && bytes == file.bytes => None,
             Ok(_) => Some(format!("{}: its checksum does not match the manifest", file.path)),
@@ -449,8 +448,7 @@ impl Folder {
         keep.extend(all.iter().take(KEPT).map(|(name, _)| name.clone()));
         let mut files: HashSet<String> = HashSet::new();
         for (_, manifest) in all.iter().filter(|(name, _)| keep.contains(name)) {
-            let base = manifest.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file]);
-            files.extend(base.chain(manifest.segments.iter().map(|s| &s.file)).chain(&manifest.dead).map(|f| f.path.clone()));
+            files.extend(manifest.files().map(|file| file.path.clone()));
         }
         let needed = |folder: &str| files.iter().any(|file| file.starts_with(folder));
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {

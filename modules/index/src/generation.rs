@@ -135,11 +135,16 @@ impl Manifest {
         }
     }
 
+    /// Its files.
+    pub fn files(&self) -> impl Iterator<Item = &FileRef> {
+        let base = self.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file]);
+        base.chain(self.segments.iter().map(|s| &s.file)).chain(&self.dead)
+    }
+
     /// Bytes of all its files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let base = self.base.as_ref().map_or(0, |b| b.segment.bytes + b.graph.bytes + b.rows_file.bytes);
-        base + self.segments.iter().map(|s| s.file.bytes).sum::<u64>() + self.dead.as_ref().map_or(0, |d| d.bytes)
+        self.files().map(|file| file.bytes).sum()
     }
 }
 

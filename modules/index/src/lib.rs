@@ -21,6 +21,7 @@ pub mod home;
 pub mod lexical;
 pub mod pending;
 pub mod refresh;
+pub mod rescue;
 pub mod rows;
 pub mod segment;
 pub mod service;

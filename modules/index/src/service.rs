@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use crate::flat::build::Parameters;
 use crate::generation::{self, Generation};
 use crate::home::Home;
 use crate::refresh::{io_fault, no_column, text_columns};
+use crate::rescue;
 use shelf::{Index, lock};
 
 /// The engine of an index that names none.
@@ -51,6 +53,8 @@ pub struct IndexService {
     trying: tokio::sync::Mutex<()>,
     /// Of an index that names none.
     engine: &'static str,
+    /// Held while copies are made, and whether they are to be looked at again.
+    copying: Arc<(Mutex<()>, AtomicBool)>,
     agent: agent::Agent,
 }
 
@@ -74,7 +78,7 @@ impl IndexService {
             indexes.insert(parameters.name.clone(), Arc::new(Index::open(&path, parameters)));
         }
         let (indexes, datasets, trying) = (Mutex::new(indexes), Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying, engine: ENGINE_DEFAULT, agent })
+        Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying, engine: ENGINE_DEFAULT, copying: Arc::default(), agent })
     }
 
     /// The same with another engine for indexes that name none.
@@ -86,7 +90,10 @@ impl IndexService {
     /// Compares what was opened with its checksums, on a thread of its own at the lowest priority.
     pub fn verify_behind(&self) {
         let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
-        drop(shelf::on_own_thread(true, move || all.iter().for_each(|index| index.verify())));
+        let copies = rescue::known(&self.folder);
+        let verify =
+            move || all.iter().for_each(|index| index.verify(copies.as_deref().map(|c| c.join(&index.parameters.name)).as_deref()));
+        drop(shelf::on_own_thread(true, verify));
     }
 
     /// Follows the catalog for ever, so that a reply can say that the dataset has moved on.
@@ -94,6 +101,7 @@ impl IndexService {
         loop {
             let following = async {
                 let mut connection = self.client.open(catalog::INTERFACE.name, &CallOptions::default()).await?;
+                self.hear_of_rescue().await;
                 connection.send(&encode_call("org.brahman.Catalog.Watch", &Empty {}, &CallOptions::default(), true, false)?).await?;
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
@@ -218,6 +226,9 @@ impl IndexService {
         let stub = self.folder.join(&name);
         let home = Home::open(&stub).unwrap_or_else(|_| index.home.clone());
         home.delete(&stub).map_err(|e| io_fault("deleting the index", &e))?;
+        if let Some(copies) = rescue::known(&self.folder) {
+            let _ = fs::remove_dir_all(copies.join(&name));
+        }
         drop(claim);
         Reply::of(&DeleteOut { deleted: true })
     }

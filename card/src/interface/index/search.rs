@@ -95,7 +95,7 @@ pub struct SearchOut {
     /// Why another generation than the current one answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
-    /// Whether anything was read from the rescue bucket.
+    /// Whether files of the generation that answers had to be put back from the bucket `rescue`.
     pub rescue: bool,
     /// Where the time went.
     pub elapsed_us: Elapsed,

@@ -46,6 +46,10 @@ impl CatalogService {
                     return Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", name));
                 }
                 buckets.remove(&name).map_err(|e| refused(&name, &e))?;
+                // Copies of what it holds; the objects stay where they are.
+                if let Some(root) = books.roots().get(&name).ok().filter(|root| !root.is_local()) {
+                    let _ = std::fs::remove_dir_all(&root.folder);
+                }
                 books.set_roots(Roots::new(buckets.roots()));
                 Ok(Reply::empty())
             }

@@ -16,6 +16,7 @@ use super::IndexService;
 use super::shelf::{Index, StopOnDrop, lock, on_own_thread};
 use crate::home::Home;
 use crate::refresh::io_fault;
+use crate::rescue;
 
 /// How often a move says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -42,6 +43,39 @@ impl IndexService {
             return Err(Fault::invalid_parameter("bucket", message));
         };
         Ok(Path::new(folder).join("indexes").join(name))
+    }
+
+    /// Asks where copies go, and makes those that are missing, behind everything else. Only a bucket that is a folder has copies of
+    /// indexes, and only once somebody has added it.
+    pub(super) async fn hear_of_rescue(self: &Arc<Self>) {
+        let asked = self.client.call::<_, BucketsOut>("org.brahman.Storage.Buckets", &Empty {}, &CallOptions::default()).await;
+        let Ok(BucketsOut { buckets }) = asked.map(|asked| asked.value) else { return };
+        let wanted = buckets.iter().find(|b| b.name == RESCUE && b.added_ms > 0).and_then(|b| b.url.strip_prefix("file://"));
+        let folder = wanted.map(|folder| Path::new(folder).join("indexes"));
+        if let Err(error) = rescue::remember(&self.folder, folder.as_deref()) {
+            tracing::warn!("where copies go cannot be written down: {error}");
+        }
+        let Some(folder) = folder else { return };
+        let (service, (_, again)) = (Arc::clone(self), &*self.copying);
+        again.store(true, Ordering::Release);
+        drop(on_own_thread(true, move || service.copy_to(&folder)));
+    }
+
+    /// Copies what has no copy yet, for as long as somebody says that there is more. One thread does, whoever else comes leaves it to
+    /// that one.
+    fn copy_to(&self, folder: &Path) {
+        let (copying, again) = &*self.copying;
+        while again.load(Ordering::Acquire) {
+            let Ok(_copying) = copying.try_lock() else { return };
+            while again.swap(false, Ordering::AcqRel) {
+                let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
+                for index in all {
+                    if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name)) {
+                        tracing::warn!(index = index.parameters.name, "copies in rescue: {error}");
+                    }
+                }
+            }
+        }
     }
 
     /// Takes an index to another bucket. The old home answers until the new one does.

@@ -122,6 +122,7 @@ impl IndexService {
         let claim = index.claim("refresh").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let (out, generation) = self.run_refresh(call, &index, claim, None).await?;
+        self.hear_of_rescue().await;
         if wants_compaction(&generation) {
             let service = Arc::clone(self);
             tokio::task::spawn(async move {
@@ -409,7 +410,7 @@ impl IndexService {
 
     /// Makes a new base of everything alive. Reports rows done.
     pub(super) async fn compact_index(
-        &self,
+        self: &Arc<Self>,
         index: &Arc<Index>,
         progress: &(dyn Fn(u64, u64) + Sync),
         asked: bool,
@@ -443,13 +444,16 @@ impl IndexService {
             }
         };
         match outcome.map_err(|e| Fault::internal(e.to_string()))? {
-            Ok(generation) => Ok(Some(generation)),
+            Ok(generation) => {
+                self.hear_of_rescue().await;
+                Ok(Some(generation))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(io_fault("compacting", &error)),
         }
     }
 
-    pub(super) async fn compact(&self, call: &Call) -> Result<Reply, Fault> {
+    pub(super) async fn compact(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
         let index = self.index(&name)?;
         index.current()?;

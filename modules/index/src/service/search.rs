@@ -242,7 +242,7 @@ impl IndexService {
             stale: self.is_stale(&index.parameters.dataset, generation.manifest.dataset_generation),
             truncated,
             degraded,
-            rescue: false,
+            rescue: index.rescued(),
             elapsed_us: Elapsed {
                 embed: us(embedded),
                 filter: us(done.filter),

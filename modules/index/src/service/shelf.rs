@@ -16,6 +16,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use crate::folder::Folder;
 use crate::generation::Generation;
 use crate::home::Home;
+use crate::rescue;
 use crate::shadow::Shadow;
 use crate::trials::Journal;
 
@@ -30,6 +31,8 @@ pub(super) struct Answering {
     pub(super) generation: Option<Arc<Generation>>,
     /// Why it is not the one that `CURRENT` names, or why there is none.
     pub(super) degraded: Option<String>,
+    /// Files of it were put back from the bucket `rescue`.
+    pub(super) rescued: bool,
 }
 
 /// One index.
@@ -77,30 +80,40 @@ impl Drop for StopOnDrop {
     }
 }
 
+impl Answering {
+    fn of(opened: Result<(Option<Generation>, Option<String>), String>) -> Self {
+        let (generation, degraded) = opened.unwrap_or_else(|why| (None, Some(why)));
+        Self { generation: generation.map(Arc::new), degraded, rescued: false }
+    }
+}
+
 impl Index {
     /// Opens the index of a stub: its generation, its journal. Damage is said when asked for.
     pub(super) fn open(stub: &Path, parameters: CreateIn) -> Self {
         match Home::open(stub) {
-            Ok(home) => Self::open_at(home, parameters),
+            Ok(home) => {
+                let copies = stub.parent().and_then(rescue::known).map(|folder| folder.join(&parameters.name));
+                let there = home.is_there();
+                Self::made(home, parameters, there, copies.as_deref())
+            }
             Err(error) => {
                 let home = Home { bucket: "unknown".into(), path: stub.join("unknown"), left: None };
-                Self::made(home, parameters, Err(error.to_string()))
+                Self::made(home, parameters, Err(error.to_string()), None)
             }
         }
     }
 
-    /// Opens an index in its home.
-    pub(super) fn open_at(home: Home, parameters: CreateIn) -> Self {
-        let there = home.is_there();
-        Self::made(home, parameters, there)
-    }
-
-    fn made(home: Home, parameters: CreateIn, there: Result<(), String>) -> Self {
+    fn made(home: Home, parameters: CreateIn, there: Result<(), String>, copies: Option<&Path>) -> Self {
         let folder = Folder::new(&home.path, Steps::default());
-        let answering = match there.and_then(|()| folder.open().map_err(|e| e.to_string())) {
-            Ok((generation, degraded)) => Answering { generation: generation.map(Arc::new), degraded },
-            Err(why) => Answering { generation: None, degraded: Some(why) },
-        };
+        let mut answering = Answering::of(there.clone().and_then(|()| folder.open().map_err(|e| e.to_string())));
+        if answering.degraded.is_some() && there.is_ok() {
+            let named = folder.pointer().ok().flatten().and_then(|pointer| folder.manifest(&pointer.generation).ok());
+            if let (Some(manifest), Some(copies)) = (named, copies)
+                && !rescue::restore(&folder, &manifest, copies).is_empty()
+            {
+                answering = Answering { rescued: true, ..Answering::of(folder.open().map_err(|e| e.to_string())) };
+            }
+        }
         if let Some(why) = &answering.degraded {
             tracing::error!(index = parameters.name, "{why}");
         }
@@ -124,7 +137,8 @@ impl Index {
 
     /// The index after a move: with the journal of the one that was moved, which whoever waits for it finds in its new place.
     pub(super) fn open_moved(home: Home, of: &Self, journal: &mut Journal) -> Self {
-        let mut moved = Self::open_at(home, of.parameters.clone());
+        let there = home.is_there();
+        let mut moved = Self::made(home, of.parameters.clone(), there, None);
         *journal = Journal::open(&moved.home.path);
         moved.journal = Arc::clone(&of.journal);
         moved
@@ -164,12 +178,24 @@ impl Index {
     }
 
     /// Reads every file of the generation that answers and compares it with its checksum; what is wrong goes into every
-    /// reply. Opening reads only what it must, so vectors and texts are not known to be whole until then.
-    pub(super) fn verify(&self) {
+    /// reply, unless it can be put back from copies. Opening reads only what it must, so vectors and texts are not known to be whole
+    /// until then.
+    pub(super) fn verify(&self, copies: Option<&Path>) {
         let Some(generation) = self.generation() else { return };
         if let Some(wrong) = self.folder.verify(&generation.manifest).into_iter().next() {
             tracing::error!(index = self.parameters.name, "{wrong}");
+            let back = copies.map(|copies| rescue::restore(&self.folder, &generation.manifest, copies)).unwrap_or_default();
+            let whole = (!back.is_empty() && self.folder.verify(&generation.manifest).is_empty())
+                .then(|| self.folder.load(&generation.folder, None).ok())
+                .flatten();
             let mut answering = lock(&self.answering);
+            if let Some(whole) = whole
+                && answering.generation.as_ref().is_some_and(|g| Arc::ptr_eq(g, &generation))
+            {
+                tracing::warn!(index = self.parameters.name, "put back from rescue: {}", back.join(", "));
+                *answering = Answering { generation: Some(Arc::new(whole)), degraded: None, rescued: true };
+                return;
+            }
             // Unless another answers by now.
             if answering.generation.as_ref().is_some_and(|g| Arc::ptr_eq(g, &generation)) {
                 answering.degraded.get_or_insert(wrong);
@@ -182,12 +208,17 @@ impl Index {
         lock(&self.answering).degraded.clone()
     }
 
+    /// Whether files of what answers were put back from the bucket `rescue`.
+    pub(super) fn rescued(&self) -> bool {
+        lock(&self.answering).rescued
+    }
+
     /// Lets another generation answer from now on, and removes files that nobody needs any more.
     pub(super) fn answer_with(&self, generation: Generation) -> Arc<Generation> {
         let generation = Arc::new(generation);
         let old = {
             let mut answering = lock(&self.answering);
-            answering.degraded = None;
+            (answering.degraded, answering.rescued) = (None, false);
             answering.generation.replace(Arc::clone(&generation))
         };
         lock(&self.read).extend(old.iter().map(Arc::downgrade));

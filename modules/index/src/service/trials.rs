@@ -289,7 +289,7 @@ impl IndexService {
         Reply::of(&AutotuneOut { phase: "done".into(), done: of, of, trial: None, best: best(&index) })
     }
 
-    pub(super) async fn promote(&self, call: &Call) -> Result<Reply, Fault> {
+    pub(super) async fn promote(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
         let ask: PromoteIn = call.parameters()?;
         let index = self.index(&ask.name)?;
         let (champion, _) = index.current()?;
@@ -359,7 +359,11 @@ impl IndexService {
                 Err(_) => {}
             }
         };
-        Reply::of(&outcome.map_err(|e| Fault::internal(e.to_string()))??)
+        let out = outcome.map_err(|e| Fault::internal(e.to_string()))??;
+        if out.promoted == Some(true) {
+            self.hear_of_rescue().await;
+        }
+        Reply::of(&out)
     }
 }
 

@@ -128,6 +128,58 @@ async fn a_flipped_byte_among_the_vectors_is_said_in_every_reply_until_it_is_men
 }
 
 #[tokio::test]
+async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so() {
+    let mesh = indexed(1300).await;
+    let copies = mesh.folder.path().join("copies");
+    mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", copies.display())]);
+    mesh.brahman_json(&["index", "refresh", "t"]);
+    let wanted = mesh.brahman_json(&["search", "t", "chapter 9"]);
+    assert_eq!(wanted["rescue"], false);
+    let folder = mesh.folder.path().join("state/indexes/t");
+    let graph =
+        std::fs::read_dir(&folder).expect("there").flatten().map(|e| e.path().join("graph.flat")).find(|p| p.exists()).expect("a graph");
+    let copy = copies.join("indexes/t").join(graph.strip_prefix(&folder).expect("below"));
+    let whole = std::fs::read(&graph).expect("there");
+    while std::fs::metadata(&copy).map_or(0, |meta| meta.len()) < whole.len() as u64 {}
+    // The last section is the vectors, which are mapped and not read when the index is opened.
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for damage in [None, Some(flipped(5000)), Some(flipped(whole.len() - 5))] {
+        mesh.brahman(&["stop", "index"]);
+        mesh.when_module("index", ModuleState::Stopped).await;
+        match &damage {
+            Some(bytes) => std::fs::write(&graph, bytes).expect("damaged"),
+            None => std::fs::remove_file(&graph).expect("removed"),
+        }
+        mesh.brahman(&["start", "index"]);
+        mesh.when_module("index", ModuleState::Ready).await;
+        // What is not read at once is found behind the answers.
+        let found = loop {
+            let found = mesh.brahman_json(&["search", "t", "chapter 9"]);
+            if found["rescue"] == true {
+                break found;
+            }
+        };
+        assert_eq!((&found["results"], &found["degraded"]), (&wanted["results"], &Value::Null));
+        assert!(std::fs::read(&graph).expect("there") == whole && mesh.brahman(&["index", "doctor", "t"]).status.success());
+    }
+    // A copy with another content is none; the next generation is its own.
+    std::fs::write(&copy, "something else").expect("damaged");
+    mesh.brahman(&["stop", "index"]);
+    mesh.when_module("index", ModuleState::Stopped).await;
+    std::fs::write(&graph, flipped(5000)).expect("damaged");
+    mesh.brahman(&["start", "index"]);
+    mesh.when_module("index", ModuleState::Ready).await;
+    mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 9"})).await;
+    mesh.brahman_json(&["index", "doctor", "t", "--repair"]);
+    let mended = mesh.brahman_json(&["search", "t", "chapter 9"]);
+    assert_eq!((&mended["results"], &mended["rescue"]), (&wanted["results"], &json!(false)));
+}
+
+#[tokio::test]
 async fn a_refresh_that_was_killed_embeds_nothing_twice() {
     let mesh = mesh("prod").await;
     let csv = table(mesh.folder.path(), 1300);
