@@ -105,11 +105,16 @@ impl Several<'_> {
             readers.push(conn);
         }
         let mut locker = self.another().await?;
-        let lock = format!("LOCK TABLES {} READ NOWAIT", table.table);
         let said = |doing: &'static str| move |e: Error| server.said(doing, &e);
-        patiently(&server.address(), stall, cancel, locker.query_drop(lock))
-            .await?
-            .map_err(said("a lock of some milliseconds cannot be had"))?;
+        let lock = format!("LOCK TABLES {} READ NOWAIT", table.table);
+        let mut tries = 0..LOCK_TRIES;
+        while let Err(error) = patiently(&server.address(), stall, cancel, locker.query_drop(&lock)).await? {
+            let taken = matches!(&error, Error::Server(server) if server.code == LOCK_TAKEN);
+            if !taken || tries.next().is_none() {
+                return Err(said("a lock of some milliseconds cannot be had")(error));
+            }
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
         for conn in readers {
             let beginning = async {
                 begin(conn).await?;

@@ -148,13 +148,13 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
         bytes
     };
     for damage in [None, Some(flipped(5000)), Some(flipped(whole.len() - 5))] {
-        mesh.brahman(&["stop", "index"]);
+        assert!(mesh.brahman(&["stop", "index"]).status.success());
         mesh.when_module("index", ModuleState::Stopped).await;
         match &damage {
             Some(bytes) => std::fs::write(&graph, bytes).expect("damaged"),
             None => std::fs::remove_file(&graph).expect("removed"),
         }
-        mesh.brahman(&["start", "index"]);
+        assert!(mesh.brahman(&["start", "index"]).status.success());
         mesh.when_module("index", ModuleState::Ready).await;
         // What is not read at once is found behind the answers.
         let found = loop {
@@ -168,10 +168,10 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
     }
     // A copy with another content is none; the next generation is its own.
     std::fs::write(&copy, "something else").expect("damaged");
-    mesh.brahman(&["stop", "index"]);
+    assert!(mesh.brahman(&["stop", "index"]).status.success());
     mesh.when_module("index", ModuleState::Stopped).await;
     std::fs::write(&graph, flipped(5000)).expect("damaged");
-    mesh.brahman(&["start", "index"]);
+    assert!(mesh.brahman(&["start", "index"]).status.success());
     mesh.when_module("index", ModuleState::Ready).await;
     mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 9"})).await;
     mesh.brahman_json(&["index", "doctor", "t", "--repair"]);
