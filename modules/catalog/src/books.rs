@@ -3,6 +3,7 @@
 //! Objects lie in their bucket as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
 //! generation are kept, so that a reader that has just asked can still read.
 
+mod entry;
 pub mod resync;
 mod roots;
 
@@ -14,12 +15,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, LocationOut, Object, Version};
 use brahman_card::interface::storage::PRIMARY;
-use brahman_storage::digest::{hex, sha256};
 use brahman_storage::{Steps, atomic};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::lineage::Journal;
+use entry::{Entry, run_of, seal, unseal};
 pub use roots::Roots;
 
 /// A run's folder that no generation names and nobody has touched for this long was left by a run that died.
@@ -81,42 +81,6 @@ pub enum BookError {
         /// Cause.
         source: io::Error,
     },
-}
-
-/// One dataset as it is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Entry {
-    dataset: Dataset,
-    /// Keys of the previous generation's objects: readers may still be at them.
-    #[serde(default)]
-    before: Vec<String>,
-    /// Indexes fed by it, and the generation each has caught up with.
-    feeds: BTreeMap<String, u64>,
-    /// Newest last.
-    #[serde(deserialize_with = "versions")]
-    history: Vec<Version>,
-}
-
-/// Versions, or the pairs of generation and run that the first manifests had.
-fn versions<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Version>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Any {
-        Version(Version),
-        Pair(u64, String),
-    }
-    let all = Vec::<Any>::deserialize(deserializer)?;
-    let version = |any| match any {
-        Any::Version(version) => version,
-        Any::Pair(generation, run_id) => Version { generation, run_id, rows: 0, bytes: 0, committed_ms: 0 },
-    };
-    Ok(all.into_iter().map(version).collect())
-}
-
-#[derive(Serialize, Deserialize)]
-struct Sealed {
-    sha256: String,
-    entry: Box<serde_json::value::RawValue>,
 }
 
 /// All datasets.
@@ -419,45 +383,6 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The run that an object's key names: `datasets/<name>/<run_id>/…`.
-fn run_of(key: &str) -> Option<&str> {
-    key.split('/').nth(2)
-}
-
-impl Entry {
-    /// Runs that wrote what this or the previous generation is made of.
-    fn runs(&self) -> impl Iterator<Item = &str> {
-        let keys = self.dataset.objects.iter().map(|o| &o.key).chain(&self.before);
-        // The first manifests did not name the objects of the generation before.
-        let last = self.history.iter().rev().take(2).map(|version| version.run_id.as_str());
-        keys.filter_map(|key| run_of(key)).chain(last)
-    }
-
-    /// Whether a run's objects are still wanted.
-    fn keeps(&self, run_id: &str) -> bool {
-        self.runs().any(|run| run == run_id)
-    }
-
-    fn view(&self) -> Dataset {
-        let behind = self.feeds.iter().filter(|(_, caught_up)| **caught_up < self.dataset.generation);
-        Dataset { stale: behind.map(|(index, _)| index.clone()).collect(), ..self.dataset.clone() }
-    }
-}
-
-fn seal(entry: &Entry) -> serde_json::Result<String> {
-    let raw = serde_json::value::to_raw_value(entry)?;
-    serde_json::to_string(&Sealed { sha256: hex(&sha256(raw.get().as_bytes())), entry: raw })
-}
-
-fn unseal(path: &Path) -> Result<Entry, String> {
-    let text = fs::read(path).map_err(|e| e.to_string())?;
-    let sealed: Sealed = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
-    if hex(&sha256(sealed.entry.get().as_bytes())) != sealed.sha256 {
-        return Err("its checksum does not match".into());
-    }
-    serde_json::from_str(sealed.entry.get()).map_err(|e| e.to_string())
-}
-
 fn check_name(name: &str) -> Result<(), BookError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if (1..=128).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.') {
@@ -469,6 +394,8 @@ fn check_name(name: &str) -> Result<(), BookError> {
 
 #[cfg(test)]
 mod tests {
+    use brahman_storage::digest::{hex, sha256};
+
     use super::*;
 
     fn commit(books: &mut Books, name: &str, run: &str) -> (u64, Vec<String>) {

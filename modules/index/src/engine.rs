@@ -8,8 +8,21 @@ use std::io;
 use crate::flat::Flat;
 use crate::flat::build::Parameters;
 
-/// Says how many rows are done and hears whether to go on.
-pub type Progress<'a> = &'a (dyn Fn(usize) -> bool + Sync);
+/// What is to be built, and how.
+#[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "what hears of progress has none")]
+pub struct Work<'a> {
+    /// Of length 1, one after the other.
+    pub vectors: &'a [f32],
+    /// Their length.
+    pub dim: usize,
+    /// Of the graph.
+    pub parameters: Parameters,
+    /// At most.
+    pub threads: usize,
+    /// Hears how many rows are done, and says whether to go on.
+    pub progress: &'a (dyn Fn(usize) -> bool + Sync),
+}
 
 /// What makes an index out of vectors.
 pub trait Engine: Sync {
@@ -20,20 +33,15 @@ pub trait Engine: Sync {
     ///
     /// # Errors
     /// The parameter's name, and what was expected.
-    fn check(&self, parameters: &Parameters) -> Result<(), (&'static str, String)>;
+    fn check(&self, _parameters: &Parameters) -> Result<(), (&'static str, String)> {
+        Ok(())
+    }
 
-    /// Builds the index of vectors of length 1; also gives, for each row of the index, the number it had in `vectors`.
+    /// Builds the index; also gives, for each row of it, the number that it had among the vectors.
     ///
     /// # Errors
     /// If there is not enough memory, or with [`io::ErrorKind::Interrupted`] if told to stop.
-    fn build(
-        &self,
-        vectors: &[f32],
-        dim: usize,
-        parameters: Parameters,
-        threads: usize,
-        progress: Progress<'_>,
-    ) -> io::Result<(Flat, Vec<u32>)>;
+    fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)>;
 }
 
 /// Our own builder; the same graph on any number of threads.
@@ -44,19 +52,8 @@ impl Engine for FlatHnsw {
         "flat-hnsw"
     }
 
-    fn check(&self, _: &Parameters) -> Result<(), (&'static str, String)> {
-        Ok(())
-    }
-
-    fn build(
-        &self,
-        vectors: &[f32],
-        dim: usize,
-        parameters: Parameters,
-        threads: usize,
-        progress: Progress<'_>,
-    ) -> io::Result<(Flat, Vec<u32>)> {
-        Flat::build(vectors, dim, parameters, threads, progress)
+    fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)> {
+        Flat::build(work.vectors, work.dim, work.parameters, work.threads, work.progress)
     }
 }
 
@@ -68,12 +65,8 @@ impl Engine for Exact {
         "exact"
     }
 
-    fn check(&self, _: &Parameters) -> Result<(), (&'static str, String)> {
-        Ok(())
-    }
-
-    fn build(&self, vectors: &[f32], dim: usize, parameters: Parameters, _: usize, _: Progress<'_>) -> io::Result<(Flat, Vec<u32>)> {
-        Flat::unlinked(vectors, dim, parameters)
+    fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)> {
+        Flat::unlinked(work.vectors, work.dim, work.parameters)
     }
 }
 
@@ -102,7 +95,7 @@ mod tests {
         let (vectors, queries) = (unit_vectors(1, rows, dim), unit_vectors(2, 200, dim));
         let parameters = Parameters { m: 12, ef_construction: 100, seed: 0 };
         for engine in ENGINES {
-            let (flat, order) = engine.build(&vectors, dim, parameters, 2, &|_| true).expect("built");
+            let (flat, order) = engine.build(&Work { vectors: &vectors, dim, parameters, threads: 2, progress: &|_| true }).expect("built");
             assert_eq!(order.len(), rows);
             assert!(order.iter().zip(0..).all(|(old, new)| flat.store.vector(new) == &vectors[*old as usize * dim..][..dim]));
             assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
@@ -127,10 +120,12 @@ mod tests {
         for engine in ENGINES {
             for rows in [0, 1, 2000] {
                 let equal: Vec<f32> = std::iter::repeat_n([0.6_f32, 0.8], rows).flatten().collect();
-                let (flat, _) = engine.build(&equal, 2, parameters, 2, &|_| true).expect("built");
+                let (flat, _) =
+                    engine.build(&Work { vectors: &equal, dim: 2, parameters, threads: 2, progress: &|_| true }).expect("built");
                 assert_eq!(flat.search(&[0.6, 0.8], &Ask { k: 3, ef: 10, live: None }).len(), rows.min(3), "{}", engine.name());
             }
-            let told = engine.build(&unit_vectors(1, 3000, 8), 8, parameters, 2, &|done| done < 1000);
+            let vectors = unit_vectors(1, 3000, 8);
+            let told = engine.build(&Work { vectors: &vectors, dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });
             assert_eq!(told.is_err(), engine.name() != "exact", "{}", engine.name());
         }
         assert!(named("faiss").is_err_and(|why| why.contains("flat-hnsw, hnsw-rs, exact")));

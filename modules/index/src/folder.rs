@@ -23,7 +23,7 @@ use brahman_card::interface::index::Measured;
 use brahman_storage::{Steps, atomic, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::engine;
+use crate::engine::{self, Work};
 use crate::flat;
 use crate::generation::{Base, BaseRef, Delta, FileRef, Generation, Manifest, SegmentRef};
 use crate::lexical::Lexical;
@@ -163,7 +163,8 @@ impl Folder {
         (manifest.base, manifest.segments, manifest.dead) = (None, Vec::new(), None);
         if !content.rows.is_empty() {
             let engine = engine::named(&manifest.engine).map_err(bad)?;
-            let (flat, order) = engine.build(&content.vectors, dim, manifest.parameters, threads, progress)?;
+            let work = Work { vectors: &content.vectors, dim, parameters: manifest.parameters, threads, progress };
+            let (flat, order) = engine.build(&work)?;
             let mut rows = RowStore::default();
             for old in &order {
                 rows.push(&content.rows.row(*old as usize)?);

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::{Dsn, Tls};
 use crate::run::{Place, Progress};
 use crate::sink::Sink;
-use crate::table::{Done, Held, How, Named, ReadError, What, Which, connected, patiently};
+use crate::table::{self, Done, Held, How, Named, ReadError, What, Which, connected, patiently};
 use crate::window::Dialect;
 use decode::{Rows, arrow_type};
 
@@ -164,9 +164,9 @@ pub fn read(
                 how.deadline.as_secs()
             ))),
         };
-        if outcome.is_err() {
+        let ids = ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if outcome.is_err() && !ids.is_empty() {
             // The rest of the results would have to be read before these connections could say anything.
-            let ids = ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Ok(Ok(mut other)) = tokio::time::timeout(how.stall, server.connect()).await {
                 for id in ids {
                     let _ = other.query_drop(format!("KILL {id}")).await;
@@ -401,13 +401,8 @@ impl Reader {
             return Ok(Outcome { part: self.part, object: None, columns: Vec::new() });
         };
         let object = writer.finish()?;
-        let columns = schema.fields().iter().zip(sources).zip(rows.nulls_made).map(|((field, source_type), nulls_made)| Column {
-            name: field.name().clone(),
-            arrow_type: field.data_type().to_string(),
-            source_type,
-            nulls_made,
-        });
-        Ok(Outcome { part: self.part, object: Some(object), columns: columns.collect() })
+        let columns = table::columns(&schema, &sources, &rows.nulls_made);
+        Ok(Outcome { part: self.part, object: Some(object), columns })
     }
 
     /// Opens what rows of these columns go to.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow_schema::{Field, Schema, SchemaRef};
-use brahman_card::interface::catalog::{Column, Object};
+use brahman_card::interface::catalog::Object;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio_postgres::config::{Host, SslMode};
@@ -334,16 +334,9 @@ async fn coordinate(
     }
     session.client.batch_execute("COMMIT").await.map_err(|e| server.said("ending the snapshot", &e))?;
     objects.sort_by(|a: &Object, b| a.key.cmp(&b.key));
-    let columns = plan.schema.fields().iter().zip(&plan.source_types).zip(nulls_made);
-    let columns = columns.map(|((field, source), nulls_made)| Column {
-        name: field.name().clone(),
-        arrow_type: field.data_type().to_string(),
-        source_type: source.clone(),
-        nulls_made,
-    });
     Ok(Done {
         objects,
-        columns: columns.collect(),
+        columns: table::columns(&plan.schema, &plan.source_types, &nulls_made),
         notes: plan.notes.clone(),
         input: plan.input.clone(),
         parallel: workers,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use arrow_schema::{FieldRef, Schema};
 use brahman_card::interface::catalog::{Column, Object};
 use thiserror::Error;
 
@@ -66,6 +67,18 @@ pub struct Done {
     pub parallel: usize,
     /// The last value of the window, if it had rows.
     pub bound: Option<String>,
+}
+
+/// Columns as the catalog knows them.
+#[must_use]
+pub fn columns(schema: &Schema, source_types: &[String], nulls_made: &[u64]) -> Vec<Column> {
+    let column = |((field, source_type), nulls_made): ((&FieldRef, &String), &u64)| Column {
+        name: field.name().clone(),
+        arrow_type: field.data_type().to_string(),
+        source_type: source_type.clone(),
+        nulls_made: *nulls_made,
+    };
+    schema.fields().iter().zip(source_types).zip(nulls_made).map(column).collect()
 }
 
 /// A table, and the name that its dataset gets.

@@ -10,7 +10,8 @@ use std::time::SystemTime;
 
 use brahman_card::interface::catalog::{Column, Dataset, Lineage, Object, Version};
 
-use super::{BookError, Books, Entry, Sealed, now_ms};
+use super::entry::{Entry, Sealed};
+use super::{BookError, Books, now_ms};
 use crate::footers;
 
 /// What was done, and what was found.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ::hnsw_rs::prelude::{Distance, Hnsw};
 
-use super::{Engine, Progress};
+use super::{Engine, Work};
 use crate::flat::build::{Parameters, Parts, top_level};
 use crate::flat::graph::NONE;
 use crate::flat::{Flat, GRAPH_ROWS_MIN, kernel};
@@ -49,14 +49,8 @@ impl Engine for HnswRs {
         Ok(())
     }
 
-    fn build(
-        &self,
-        vectors: &[f32],
-        dim: usize,
-        parameters: Parameters,
-        threads: usize,
-        progress: Progress<'_>,
-    ) -> io::Result<(Flat, Vec<u32>)> {
+    fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)> {
+        let Work { vectors, dim, parameters, threads, progress } = *work;
         let rows = vectors.len() / dim.max(1);
         self.check(&parameters).map_err(|(what, why)| io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: {why}")))?;
         if rows < GRAPH_ROWS_MIN {
@@ -74,7 +68,7 @@ impl Engine for HnswRs {
 }
 
 /// Inserts all vectors; false if told to stop.
-fn insert(hnsw: &Hnsw<'_, f32, Inner>, vectors: &[f32], dim: usize, threads: usize, progress: Progress<'_>) -> bool {
+fn insert(hnsw: &Hnsw<'_, f32, Inner>, vectors: &[f32], dim: usize, threads: usize, progress: &(dyn Fn(usize) -> bool + Sync)) -> bool {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let rows = vectors.len() / dim;
     let run = || {

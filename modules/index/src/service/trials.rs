@@ -14,7 +14,7 @@ use brahman_sidecar::{Call, Reply};
 use super::IndexService;
 use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock, on_own_thread};
-use crate::engine::Engine;
+use crate::engine::{Engine, Work};
 use crate::flat::Ask;
 use crate::flat::build::Parameters;
 use crate::folder::now_ms;
@@ -107,7 +107,8 @@ impl Attempt {
             self.aside.iter().for_each(|aside| aside());
             !self.stop.load(Ordering::Relaxed)
         };
-        let built = engine.build(&content.vectors, manifest.model.dim, parameters, self.threads, &progress);
+        let work = Work { vectors: &content.vectors, dim: manifest.model.dim, parameters, threads: self.threads, progress: &progress };
+        let built = engine.build(&work);
         let (flat, order) = built.map_err(|e| io_fault("building the graph", &e))?;
         let build_time_secs = started.elapsed().as_secs_f64();
         drop(content);
