@@ -42,7 +42,7 @@ method Buckets() -> (buckets: []Bucket)
 # the secret key is the password of `secret`. A bucket named `rescue` gets a copy of every object that is committed from then on.
 method AddBucket(name: string, url: string, options: ?[string]string, secret: ?string) -> (bucket: Bucket)
 
-# Its objects stay where they are. `primary` and `rescue` cannot be removed, nor can one that datasets lie in; `rescue` can be
+# Its objects stay where they are. `primary` and `rescue` cannot be removed, nor can one that datasets lie or indexes live in; `rescue` can be
 # added again elsewhere.
 method RemoveBucket(name: string) -> ()
 
@@ -60,7 +60,7 @@ method CompactErrors(keep: ?int) -> (kept: int, dropped: int)
 
 error NoSuchBucket (message: string, retryable: bool, name: string)
 error Protected (message: string, retryable: bool, name: string)
-# Datasets lie in it.
+# Datasets lie in it, or indexes live there.
 error InUse (message: string, retryable: bool, name: string)
 # It could not be reached, or does not do what a bucket must.
 error Unusable (message: string, retryable: bool, name: string)

@@ -230,6 +230,7 @@ async fn a_dataset_lies_in_the_bucket_that_was_named_and_stays_there() {
     assert_eq!(dataset(&mesh).await["dataset"]["rows"], 3);
     for (arguments, words) in [
         (vec!["buckets", "remove", "big"], "datasets lie in bucket"),
+        (vec!["buckets", "add", "big", "file:///tmp/brahman-elsewhere"], "datasets lie in bucket"),
         (vec!["ingest", "files", "u", &csv, "--bucket", "none"], "there are big, primary"),
         (vec!["ingest", "files", "u", &csv, "--bucket", "rescue"], "no bucket for datasets"),
     ] {

@@ -269,11 +269,12 @@ async fn the_agent_tries_what_it_is_asked_to_and_is_off_unless_configured() {
 #[tokio::test]
 async fn the_mock_answers_in_test_keeps_to_itself_and_never_answers_in_prod() {
     let mesh = mesh_of(&["index-mock"], "test", |setup| setup).await;
-    mesh.when_module("index-mock", ModuleState::Ready).await;
+    mesh.when_served_by("org.brahman.Index", "index-mock").await;
     let mesh = filled(mesh, 300);
     let found = mesh.call("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await.expect("hits");
     assert_eq!((&found["engine"], ids(&found)[0].as_str()), (&json!("exact"), "doc-7"));
     again(&mesh, "index-mock").await;
+    mesh.when_served_by("org.brahman.Index", "index-mock").await;
     let after = mesh.call("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await.expect("hits");
     assert_eq!(after["results"], found["results"], "the same after its death");
     mesh.brahman_json(&["context", "prod"]);

@@ -1,5 +1,8 @@
 //! `org.brahman.Storage`: buckets, their health, and what failed.
 
+use std::fs;
+use std::path::Path;
+
 use brahman_card::Fault;
 use brahman_card::interface::storage::{
     AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
@@ -14,6 +17,8 @@ use crate::books::Roots;
 /// Failures told unless more are asked for, and at most.
 const ERRORS: u64 = 100;
 const ERRORS_MAX: u64 = 10_000;
+/// Datasets or indexes that are named where a bucket cannot be removed.
+const NAMED: usize = 5;
 /// Failures kept by a compaction unless another number is said.
 const KEPT: u64 = 1000;
 
@@ -28,6 +33,10 @@ impl CatalogService {
                 call.allow_paths()?;
                 let ask: AddBucketIn = call.parameters()?;
                 let name = ask.name.clone();
+                // Added again elsewhere, what lies in it would be out of reach.
+                if buckets.list().iter().any(|bucket| bucket.name == name && bucket.url != ask.url) {
+                    self.vacant(&name)?;
+                }
                 let bucket = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
                 self.books().set_roots(Roots::new(buckets.roots()));
                 Reply::of(&AddBucketOut { bucket })
@@ -35,20 +44,12 @@ impl CatalogService {
             "RemoveBucket" => {
                 call.allow_paths()?;
                 let RemoveBucketIn { name } = call.parameters()?;
+                self.vacant(&name)?;
                 let mut books = self.books();
-                let protected = buckets.list().iter().any(|bucket| bucket.name == name && bucket.protected);
-                let lying = if protected { Vec::new() } else { books.lying_in(&name) };
-                if let Some(first) = lying.first() {
-                    let message = format!(
-                        "{} datasets lie in bucket `{name}`, `{first}` for one: delete them or ingest them elsewhere first",
-                        lying.len()
-                    );
-                    return Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", name));
-                }
                 buckets.remove(&name).map_err(|e| refused(&name, &e))?;
                 // Copies of what it holds; the objects stay where they are.
                 if let Some(root) = books.roots().get(&name).ok().filter(|root| !root.is_local()) {
-                    let _ = std::fs::remove_dir_all(&root.folder);
+                    let _ = fs::remove_dir_all(&root.folder);
                 }
                 books.set_roots(Roots::new(buckets.roots()));
                 Ok(Reply::empty())
@@ -70,6 +71,39 @@ impl CatalogService {
             _ => Err(call.unknown()),
         }
     }
+
+    /// Refuses if datasets lie in a bucket or indexes live there. One that is protected stays in any case.
+    fn vacant(&self, name: &str) -> Result<(), Fault> {
+        if self.buckets.list().iter().any(|bucket| bucket.name == name && bucket.protected) {
+            return Ok(());
+        }
+        let books = self.books();
+        let local = books.roots().get(name).ok().filter(|root| root.is_local());
+        in_use(name, "datasets lie", &books.lying_in(name))?;
+        in_use(name, "indexes live", &local.map(|root| indexes_in(&root.folder)).unwrap_or_default())
+    }
+}
+
+/// Refuses to remove a bucket while something is in it.
+fn in_use(bucket: &str, what: &str, names: &[String]) -> Result<(), Fault> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let named = names[..names.len().min(NAMED)].join(", ");
+    let message = format!("{what} in bucket `{bucket}`: {named}{more}; delete them or take them elsewhere first");
+    Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", bucket.to_owned()))
+}
+
+/// Indexes whose home is in a bucket's folder. Where one has moved away only a note is left.
+fn indexes_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder.join("indexes")).into_iter().flatten().flatten();
+    let lives = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().any(|file| file.file_name() != "MOVED.json");
+    let named = entries.filter(|entry| lives(&entry.path())).map(|entry| entry.file_name().to_string_lossy().into_owned());
+    named.filter(|name| !name.starts_with('.')).collect()
 }
 
 fn refused(name: &str, error: &BucketError) -> Fault {

@@ -116,6 +116,9 @@ async fn an_index_is_made_in_another_bucket_and_killed_moves_lose_nothing() {
         let fault = mesh.fault("org.brahman.Index.Create", create(bucket)).await;
         assert!(fault.message().contains(words), "{fault}");
     }
+    let refused = mesh.brahman(&["buckets", "remove", "big"]);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("indexes live in bucket `big`: b"), "{words}");
     // A folder that somebody else has filled is not taken.
     std::fs::create_dir_all(disk.join("indexes/t")).expect("made");
     std::fs::write(disk.join("indexes/t/notes.txt"), "mine").expect("written");
