@@ -180,10 +180,12 @@ impl Books {
         Ok(self.roots.told(self.entry(name)?.view()))
     }
 
-    /// Whether an object is one of this or the previous generation.
+    /// Whether an object may go: a run of ours wrote it and has ended, and neither this nor the previous generation needs it. What
+    /// another catalog has put into the same bucket is not ours to remove.
     #[must_use]
-    pub fn keeps(&self, name: &str, key: &str) -> bool {
-        self.entries.get(name).is_some_and(|entry| run_of(key).is_some_and(|run| entry.keeps(run)))
+    pub fn spent(&self, name: &str, key: &str) -> bool {
+        let kept = |run: &str| self.entries.get(name).is_some_and(|entry| entry.keeps(run));
+        run_of(key).is_some_and(|run| self.journal.has_ended(run) && !kept(run))
     }
 
     /// Generations of a dataset, newest first.

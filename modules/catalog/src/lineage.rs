@@ -229,6 +229,12 @@ impl Journal {
     pub fn is_open(&self, run_id: &str) -> bool {
         self.open.contains_key(run_id)
     }
+
+    /// Whether a run of this catalog has ended. Of another's nothing is known.
+    #[must_use]
+    pub fn has_ended(&self, run_id: &str) -> bool {
+        !self.is_open(run_id) && self.records.iter().any(|record| record.run_id == run_id)
+    }
 }
 
 #[cfg(test)]

@@ -446,6 +446,28 @@ impl Buckets {
         Ok(())
     }
 
+    /// Deletes small objects below a prefix that are old by their key and ours by what they say. What fails is in the journal, and is
+    /// tried the next time.
+    pub async fn remove_own(&self, name: &str, prefix: &str, old: impl Fn(&str) -> bool, ours: impl Fn(&[u8]) -> bool) {
+        let Ok(opened) = self.opened(name) else { return };
+        let listed: Result<Vec<_>, _> = opened.store.list(Some(&Key::from(prefix))).try_collect().await;
+        let objects = listed.unwrap_or_else(|error| {
+            self.failed(name, "list", prefix, &error);
+            Vec::new()
+        });
+        for place in objects.into_iter().map(|object| object.location).filter(|place| old(place.as_ref())) {
+            let remove = async {
+                if ours(&opened.store.get(&place).await?.bytes().await?) {
+                    opened.store.delete(&place).await?;
+                }
+                Ok::<_, object_store::Error>(())
+            };
+            if let Err(error) = remove.await {
+                self.failed(name, "delete", place.as_ref(), &error);
+            }
+        }
+    }
+
     /// Deletes what lies below a prefix and is not wanted. What fails is in the journal, and is tried the next time.
     pub async fn keep_only(&self, name: &str, prefix: &str, wanted: impl Fn(&str) -> bool) {
         let Ok(opened) = self.opened(name) else { return };

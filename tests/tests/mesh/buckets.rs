@@ -294,6 +294,19 @@ async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_o
     two.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
     assert_eq!(pyarrow(&moto, url), "{'id': 0, 'v': 'v0'}");
 
+    // Nor does it remove what it has not put there, when it tidies after datasets of the same name.
+    let csv = two.folder.path().join("t.csv").display().to_string();
+    two.brahman_json(&["ingest", "files", "t", &csv]);
+    two.brahman_json(&["ingest", "files", "u", &csv, "--bucket", "lake"]);
+    let other = two.call("org.brahman.Catalog.Get", json!({"name": "u"})).await.expect("there");
+    let other = other["dataset"]["objects"][0]["url"].as_str().expect("a url").replace("s3://", "/");
+    for name in ["t", "u"] {
+        two.call("org.brahman.Catalog.Delete", json!({"name": name})).await.expect("deleted");
+    }
+    while moto.ask("HEAD", &other) != 404 || moto.ask("HEAD", &format!("/lake/data/manifests/u/{:020}.json", 1)) != 404 {}
+    assert_eq!(pyarrow(&moto, url), "{'id': 0, 'v': 'v0'}");
+    assert_eq!(moto.ask("HEAD", &format!("/lake/data/manifests/t/{:020}.json", 1)), 403);
+
     // What lies here is a copy: gone, it is fetched.
     let copy = PathBuf::from(object["path"].as_str().expect("a path"));
     std::fs::remove_file(&copy).expect("removed");

@@ -119,7 +119,7 @@ impl CatalogService {
         Ok(generation)
     }
 
-    /// Removes from buckets in S3 what no generation that is kept needs. What fails is in the journal, and is tried the next time.
+    /// Removes from buckets in S3 what we have put there and no generation that is kept needs. What fails is in the journal, and is tried the next time.
     pub(super) async fn tidy_remote(&self, name: &str) {
         let (buckets, newest) = {
             let books = self.books();
@@ -128,9 +128,11 @@ impl CatalogService {
         };
         let oldest = newest.saturating_sub(MANIFESTS_KEPT);
         for bucket in buckets {
-            let kept = |key: &str| self.books().keeps(name, key);
+            let kept = |key: &str| !self.books().spent(name, key);
             self.buckets.keep_only(&bucket, &format!("datasets/{name}"), kept).await;
-            self.buckets.keep_only(&bucket, &format!("manifests/{name}"), |key| number(key).is_none_or(|n| n > oldest)).await;
+            let old = |key: &str| number(key).is_some_and(|n| n <= oldest);
+            let ours = |text: &[u8]| serde_json::from_slice::<Manifest>(text).is_ok_and(|manifest| manifest.node == self.node);
+            self.buckets.remove_own(&bucket, &format!("manifests/{name}"), old, ours).await;
         }
     }
 }

@@ -20,7 +20,7 @@ impl CatalogService {
             // What fails is in the journal; the next commit copies again.
             let _ = self.buckets.upload(RESCUE, &object.key, &object.local()).await;
         }
-        let kept = |key: &str| self.books().keeps(&dataset.name, key);
+        let kept = |key: &str| !self.books().spent(&dataset.name, key);
         self.buckets.keep_only(RESCUE, &format!("datasets/{}", dataset.name), kept).await;
     }
 
