@@ -50,13 +50,14 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Asks the processor for the cache line in which a slice begins.
+/// Asks the processor for the cache line in which a slice begins, into the second-level cache: a walk asks for a hundred
+/// lines at once, and the first level can wait for a few tens only.
 #[inline]
 pub fn prefetch<T>(at: &[T]) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program could observe, and SSE is in every x86-64.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.as_ptr().cast());
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.as_ptr().cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
