@@ -14,7 +14,7 @@ use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{CallHeader, ReplyHeader, push_text_member};
 use brahman_card::wire::{KEY_PROVIDER, KEY_UID, MESSAGE_BYTES_MAX};
 use brahman_sidecar::Peer;
-use brahman_sidecar::serve::{encode_fault, fill, hung_up, poll_briefly, write_all};
+use brahman_sidecar::serve::{NEXT_CALL_POLL, Wait, encode_fault, fill, hung_up, poll_briefly, write_all};
 use tokio::net::UnixStream;
 
 use crate::health::Outcome;
@@ -49,6 +49,7 @@ pub(crate) struct Client {
     pub(crate) frames: FrameBuffer,
     pub(crate) peer: Peer,
     read_open: bool,
+    next: Wait,
 }
 
 /// A call as it goes to the provider, owned so that reading may go on meanwhile.
@@ -66,7 +67,7 @@ pub(crate) struct Outgoing {
 
 /// Serves one client to its end.
 pub(crate) async fn converse(stream: UnixStream, peer: Peer, broker: Arc<Broker>) {
-    let mut client = Client { stream, frames: FrameBuffer::default(), peer, read_open: true };
+    let mut client = Client { stream, frames: FrameBuffer::default(), peer, read_open: true, next: Wait::new(NEXT_CALL_POLL) };
     loop {
         let after = match client.next_call(&broker).await {
             Ok(Some(call)) => client.run(&broker, call).await,
@@ -94,10 +95,16 @@ impl Client {
         loop {
             let uid = self.peer.uid;
             match self.frames.next_frame() {
-                Ok(Some(frame)) => return outgoing(frame, uid).map(Some),
+                Ok(Some(frame)) => {
+                    self.next.over();
+                    return outgoing(frame, uid).map(Some);
+                }
                 Ok(None) if !self.read_open => return Ok(None),
                 Ok(None) => {}
                 Err(error) => return Err(Fault::overloaded(format!("{error}; send large data through a bulk method"), 0)),
+            }
+            if self.next.poll(&self.stream, &mut self.frames).await {
+                continue;
             }
             let partial = self.frames.has_partial();
             let readable = async {

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 pub use accept::{AcceptLimits, Peer, accept};
 pub use call::{Call, Reply, Upgraded, encode_fault, encode_reply};
-pub use connection::{WRITE_STALL, fill, hung_up, poll_briefly, write_all};
+pub use connection::{NEXT_CALL_POLL, WRITE_STALL, Wait, fill, hung_up, poll_briefly, write_all};
 
 /// What a module author implements: the interfaces it serves and what a call does.
 ///

@@ -5,8 +5,8 @@ mod hnsw_rs;
 
 use std::io;
 
-use crate::flat::Flat;
 use crate::flat::build::Parameters;
+use crate::flat::{Flat, Progress};
 
 /// What is to be built, and how.
 #[derive(Clone, Copy)]
@@ -21,7 +21,7 @@ pub struct Work<'a> {
     /// At most.
     pub threads: usize,
     /// Hears how many rows are done, and says whether to go on.
-    pub progress: &'a (dyn Fn(usize) -> bool + Sync),
+    pub progress: &'a Progress<'a>,
 }
 
 /// What makes an index out of vectors.

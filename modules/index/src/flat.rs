@@ -16,6 +16,7 @@ pub mod pages;
 pub mod store;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use build::{Draft, Parameters, level_of, mix};
@@ -39,10 +40,15 @@ const WALK_COST: usize = 4;
 const ADOPT_EF: usize = 48;
 /// Rows whose lists a lost one is put into: a search that ends elsewhere by a little meets one of them still.
 const ADOPTERS: usize = 4;
+/// Rows asked for between two looks at whether to go on: less than a millisecond of work.
+const ASKED_PER_STEP: usize = 16;
 /// What one round displaces is asked for in the next.
 const ADOPT_ROUNDS: usize = 4;
 /// Fewer rows are always scanned.
 pub(crate) const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
+
+/// Hears how many rows are inserted and says whether to go on.
+pub type Progress<'a> = dyn Fn(usize) -> bool + Sync + 'a;
 
 /// What is asked of a search.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +106,7 @@ impl Flat {
         dim: usize,
         parameters: Parameters,
         threads: usize,
-        progress: &(dyn Fn(usize) -> bool + Sync),
+        progress: &Progress<'_>,
     ) -> io::Result<(Self, Vec<u32>)> {
         let rows = vectors.len() / dim.max(1);
         if rows < GRAPH_ROWS_MIN {
@@ -117,17 +123,18 @@ impl Flat {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let (parts, _) = draft.finish(threads);
-        Self::of_parts(vectors, dim, parameters, &parts, &order, threads)
+        Self::of_parts(vectors, dim, parameters, &parts, &order, (threads, progress))
     }
 
-    /// The index of a graph that was made for `vectors` in the order `order`; gives what [`Flat::build`] gives.
+    /// The index of a graph that was made for `vectors` in the order `order`; gives what [`Flat::build`] gives. `how` is
+    /// its threads and progress.
     pub(crate) fn of_parts(
         vectors: &[f32],
         dim: usize,
         parameters: Parameters,
         parts: &build::Parts,
         order: &[u32],
-        threads: usize,
+        how: (usize, &Progress<'_>),
     ) -> io::Result<(Self, Vec<u32>)> {
         let rows = order.len();
         // Neighbours side by side: fewer pages and cache lines a walk.
@@ -155,7 +162,7 @@ impl Flat {
             top_level: parts.top_level,
             idle: Mutex::default(),
         };
-        flat.adopt(threads);
+        flat.adopt(how.0, how.1)?;
         Ok((flat, of_rows))
     }
 
@@ -187,7 +194,7 @@ impl Flat {
     ///
     /// # Errors
     /// As [`Flat::build`].
-    pub fn insert(&self, vectors: &[f32], threads: usize, progress: &(dyn Fn(usize) -> bool + Sync)) -> io::Result<Self> {
+    pub fn insert(&self, vectors: &[f32], threads: usize, progress: &Progress<'_>) -> io::Result<Self> {
         let (dim, there) = (self.store.dim(), self.store.len());
         let added = vectors.len() / dim.max(1);
         let mut all = self.store.vectors().to_vec();
@@ -218,7 +225,7 @@ impl Flat {
             top_level: parts.top_level,
             idle: Mutex::default(),
         };
-        flat.adopt(threads);
+        flat.adopt(threads, progress)?;
         Ok(flat)
     }
 
@@ -289,13 +296,13 @@ impl Flat {
 
     /// Gives rows that a search for their own vector does not find a way in: where that search ends, the nearest rows it
     /// did reach take the lost one into their lists, in place of one that others lead to too. The same search then finds it.
-    fn adopt(&mut self, threads: usize) {
+    fn adopt(&mut self, threads: usize, progress: &Progress<'_>) -> io::Result<()> {
         let width = 2 * self.parameters.m;
         let mut asked: Vec<u32> = (0..self.store.len() as u32).collect();
         for _ in 0..ADOPT_ROUNDS {
-            let lost = self.lost_of(&asked, ADOPT_EF, threads);
+            let lost = self.lost_of(&asked, ADOPT_EF, threads, progress).ok_or(io::ErrorKind::Interrupted)?;
             if lost.is_empty() {
-                return;
+                return Ok(());
             }
             let mut ways_in = vec![0_u32; self.store.len()];
             self.base.as_u32().iter().filter(|node| **node != NONE).for_each(|node| ways_in[*node as usize] += 1);
@@ -321,6 +328,7 @@ impl Flat {
             asked.sort_unstable();
             asked.dedup();
         }
+        Ok(())
     }
 
     /// Of about `sample` rows evenly chosen, those that a walk for their own vector does not find: lost to every query.
@@ -328,19 +336,26 @@ impl Flat {
     pub fn orphans(&self, ef: usize, threads: usize, sample: usize) -> Vec<u32> {
         let step = (self.store.len() / sample.max(1)).max(1);
         let rows: Vec<u32> = (0..self.store.len() as u32).step_by(step).collect();
-        self.lost_of(&rows, ef, threads).into_iter().map(|(row, _)| row).collect()
+        self.lost_of(&rows, ef, threads, &|_| true).into_iter().flatten().map(|(row, _)| row).collect()
     }
 
-    /// Those of `rows` that are lost, each with the nearest that its search did reach.
-    fn lost_of(&self, rows: &[u32], ef: usize, threads: usize) -> Vec<(u32, Vec<Found>)> {
+    /// Those of `rows` that are lost, each with the nearest that its search did reach; `None` if told to stop.
+    fn lost_of(&self, rows: &[u32], ef: usize, threads: usize, progress: &Progress<'_>) -> Option<Vec<(u32, Vec<Found>)>> {
         if self.top.is_empty() {
-            return Vec::new();
+            return Some(Vec::new());
         }
+        let stopped = AtomicBool::new(false);
         let lost = build::in_parallel(
             rows.len(),
             threads,
             || (),
             |(), i| {
+                if i.is_multiple_of(ASKED_PER_STEP) && !progress(self.store.len()) {
+                    stopped.store(true, Ordering::Relaxed);
+                }
+                if stopped.load(Ordering::Relaxed) {
+                    return None;
+                }
                 let vector = self.store.vector(rows[i]);
                 let found = self.walk(vector, ADOPTERS, ef, None).best;
                 // Another row with the same vector is as good, to the codes: in a crowd they cannot find one of many.
@@ -351,7 +366,7 @@ impl Flat {
                 found.first().is_none_or(|best| best.row != rows[i] && best.score < own).then_some((rows[i], found))
             },
         );
-        lost.into_iter().flatten().collect()
+        (!stopped.into_inner()).then(|| lost.into_iter().flatten().collect())
     }
 }
 
@@ -421,8 +436,11 @@ mod tests {
     #[test]
     fn a_build_can_be_stopped() {
         let vectors = unit_vectors(7, 3000, 8);
-        let error = Flat::build(&vectors, 8, parameters(1), 2, &|done| done < 500).expect_err("stopped");
-        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        // While rows are inserted, and while each of them is asked for.
+        for stop in [500, 3000] {
+            let error = Flat::build(&vectors, 8, parameters(1), 2, &|done| done < stop).expect_err("stopped");
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        }
     }
 
     #[test]
@@ -438,7 +456,7 @@ mod tests {
             list[..kept.len()].copy_from_slice(&kept);
         }
         assert_eq!(flat.orphans(64, 2, usize::MAX), cut_off);
-        flat.adopt(2);
+        flat.adopt(2, &|_| true).expect("not stopped");
         assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
         assert_eq!(flat.orphans(ADOPT_EF, 2, usize::MAX), Vec::<u32>::new());
     }

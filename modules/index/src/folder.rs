@@ -125,7 +125,7 @@ impl Folder {
         source: &str,
         content: Content,
         threads: usize,
-        progress: &(dyn Fn(usize) -> bool + Sync),
+        progress: &flat::Progress<'_>,
     ) -> io::Result<Generation> {
         let generation = self.prepare_base(manifest, source, content, threads, progress)?;
         self.point(&generation.folder, &generation.manifest.reason)?;
@@ -155,7 +155,7 @@ impl Folder {
         source: &str,
         content: Content,
         threads: usize,
-        progress: &(dyn Fn(usize) -> bool + Sync),
+        progress: &flat::Progress<'_>,
     ) -> io::Result<Generation> {
         let name = self.new_generation()?;
         let dim = manifest.model.dim;

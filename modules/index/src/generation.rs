@@ -316,6 +316,13 @@ impl Generation {
         }
     }
 
+    /// Asks the processor for a row of the base ahead of its use.
+    pub fn prefetch(&self, row: u32) {
+        if let Some(base) = &self.base {
+            base.rows.prefetch(row as usize);
+        }
+    }
+
     /// A row's vector.
     #[must_use]
     pub fn vector(&self, row: u32) -> &[f32] {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use crate::flat::kernel::{LINE, prefetch};
 use crate::flat::pages::Pages;
 
 const MAGIC: &[u8; 8] = b"BRROWS\x00\x01";
@@ -87,6 +88,15 @@ impl RowStore {
         data.extend_from_slice(row.doc_id.as_bytes());
         data.extend_from_slice(row.text.as_bytes());
         self.ends.push(data.len() as u64);
+    }
+
+    /// Asks the processor for a row's beginning ahead of its use; one that is not there is passed over.
+    #[inline]
+    pub fn prefetch(&self, row: usize) {
+        let from = if row == 0 { Some(0) } else { self.ends.get(row - 1).and_then(|end| usize::try_from(*end).ok()) };
+        if let Some(record) = from.and_then(|from| self.data().get(from..)) {
+            record.chunks(LINE).take(2).for_each(prefetch);
+        }
     }
 
     /// A row.

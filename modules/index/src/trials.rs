@@ -128,9 +128,10 @@ pub fn list(index: &Path) -> Vec<EvalInfo> {
     kept(index).into_iter().map(|k| k.info).collect()
 }
 
-/// The newest set with its truth on this generation; one whose files are damaged is passed over.
+/// The newest set with its truth on this generation; one whose files are damaged is passed over. `aside` is called between
+/// two queries.
 #[must_use]
-pub fn newest(index: &Path, generation: &Generation, threads: usize) -> Option<Eval> {
+pub fn newest(index: &Path, generation: &Generation, threads: usize, aside: &(dyn Fn() + Sync)) -> Option<Eval> {
     let by_source: std::collections::HashMap<(String, u32), u32> = generation
         .live_rows()
         .filter_map(|number| generation.row(number).ok().map(|row| ((row.doc_id.to_owned(), row.chunk), number)))
@@ -149,6 +150,7 @@ pub fn newest(index: &Path, generation: &Generation, threads: usize) -> Option<E
         threads,
         || (),
         |(), i| {
+            aside();
             let not = by_source.get(&sources[i]).copied();
             let mut truth = generation.search(vectors[i], &how, &allowed);
             truth.retain(|found| Some(found.row) != not);

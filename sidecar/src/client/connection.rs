@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
@@ -12,7 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Answer, CallOptions, ClientError};
-use crate::serve::{Upgraded, fill, write_all};
+use crate::serve::{Upgraded, Wait, fill, write_all};
+
+/// How long an answer is polled for where the last one came within this time.
+const ANSWER_POLL: Duration = Duration::from_micros(300);
 
 /// A connection to one socket.
 #[derive(Debug)]
@@ -20,6 +24,7 @@ pub struct Connection {
     stream: UnixStream,
     frames: FrameBuffer,
     path: PathBuf,
+    answer: Wait,
 }
 
 /// One reply, not yet typed.
@@ -87,7 +92,7 @@ impl Connection {
     /// [`ClientError::Connect`], which names the socket.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).await.map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
-        Ok(Self { stream, frames: FrameBuffer::nul(), path: path.to_owned() })
+        Ok(Self { stream, frames: FrameBuffer::nul(), path: path.to_owned(), answer: Wait::new(ANSWER_POLL) })
     }
 
     /// Whether the other end has not hung up while the connection lay idle.
@@ -138,6 +143,7 @@ impl Connection {
         loop {
             let frame = self.frames.next_frame().map_err(|e| ClientError::Protocol(e.to_string()))?;
             if let Some(frame) = frame {
+                self.answer.over();
                 let header = ReplyHeader::skim(frame).map_err(|e| ClientError::Protocol(e.to_string()))?;
                 if let Some(name) = header.error {
                     let raw: &[u8] = if header.parameters.is_empty() { b"{}" } else { header.parameters };
@@ -149,6 +155,9 @@ impl Connection {
                     continues: header.continues,
                     provider: header.provider.map(str::to_owned),
                 });
+            }
+            if self.answer.poll(&self.stream, &mut self.frames).await {
+                continue;
             }
             self.stream.readable().await?;
             match fill(&self.stream, &mut self.frames) {

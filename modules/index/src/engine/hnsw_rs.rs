@@ -11,7 +11,7 @@ use ::hnsw_rs::prelude::{Distance, Hnsw};
 use super::{Engine, Work};
 use crate::flat::build::{Parameters, Parts, top_level};
 use crate::flat::graph::NONE;
-use crate::flat::{Flat, GRAPH_ROWS_MIN, kernel};
+use crate::flat::{Flat, GRAPH_ROWS_MIN, Progress, kernel};
 
 /// Layers: the crate's most.
 const LAYERS: usize = 16;
@@ -63,12 +63,12 @@ impl Engine for HnswRs {
         let parts = parts(&hnsw, rows, parameters.m);
         drop(hnsw);
         let order: Vec<u32> = (0..rows as u32).collect();
-        Flat::of_parts(vectors, dim, parameters, &parts, &order, threads)
+        Flat::of_parts(vectors, dim, parameters, &parts, &order, (threads, progress))
     }
 }
 
 /// Inserts all vectors; false if told to stop.
-fn insert(hnsw: &Hnsw<'_, f32, Inner>, vectors: &[f32], dim: usize, threads: usize, progress: &(dyn Fn(usize) -> bool + Sync)) -> bool {
+fn insert(hnsw: &Hnsw<'_, f32, Inner>, vectors: &[f32], dim: usize, threads: usize, progress: &Progress<'_>) -> bool {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let rows = vectors.len() / dim;
     let run = || {

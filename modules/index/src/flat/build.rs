@@ -32,6 +32,8 @@ const BATCH_SHARE: usize = 24;
 const ROOM: usize = 16;
 /// Nodes that a thread takes at once.
 const GRAIN: usize = 16;
+/// Nodes linked between two calls of what hears of progress: less than a millisecond of work.
+const NODES_PER_STEP: usize = 4;
 
 /// A graph under construction.
 #[derive(Debug)]
@@ -206,7 +208,7 @@ impl Draft {
 
     /// Inserts nodes with these codes and levels, in this order. Into an empty graph nodes of high levels must come first,
     /// so that the first searches have a top to start from.
-    pub fn insert(&mut self, codes: &[u8], levels: &[u8], threads: usize, progress: &(dyn Fn(usize) -> bool + Sync)) -> bool {
+    pub fn insert(&mut self, codes: &[u8], levels: &[u8], threads: usize, progress: &super::Progress<'_>) -> bool {
         if self.levels.is_empty() {
             self.top_level = top_level(levels);
         }
@@ -218,7 +220,12 @@ impl Draft {
             let there = self.levels.len();
             let batch = (there / BATCH_SHARE).clamp(1, BATCH_MAX).min(levels.len() - from);
             self.append(&codes[from * self.stride..(from + batch) * self.stride], &levels[from..from + batch]);
-            self.connect(there, there + batch, threads);
+            // What it answers counts between two batches; it is called oftener to let others go first.
+            self.connect(there, there + batch, threads, &|i| {
+                if i.is_multiple_of(NODES_PER_STEP) {
+                    progress(from);
+                }
+            });
             from += batch;
         }
         true
@@ -241,9 +248,10 @@ impl Draft {
         self.base.resize(self.base.len() + levels.len() * width, NONE);
     }
 
-    fn connect(&mut self, from: usize, to: usize, threads: usize) {
+    fn connect(&mut self, from: usize, to: usize, threads: usize, step: &(dyn Fn(usize) + Sync)) {
         let ef = self.parameters.ef_construction;
         let found = in_parallel(to - from, threads, Worker::default, |worker, i| {
+            step(i);
             let node = (from + i) as u32;
             let graph = self.graph();
             let own = usize::from(self.levels[node as usize]).min(self.top_level.saturating_sub(1));
@@ -282,6 +290,7 @@ impl Draft {
         back.sort_unstable();
         let groups: Vec<&[(u8, u32, u32)]> = back.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)).collect();
         let merged = in_parallel(groups.len(), threads, Worker::default, |worker, i| {
+            step(i);
             let (level, target, _) = groups[i][0];
             let level = usize::from(level);
             let graph = self.graph();

@@ -129,7 +129,11 @@ impl Job {
                 self.index.shadow(&self.generation, query, self.how.k, &allowed, found);
             }
         }
-        let hits = |found: &Vec<Found>| found.iter().map(|f| hit(generation, *f)).collect::<Result<Vec<_>, _>>();
+        let hits = |found: &Vec<Found>| {
+            // Rows lie anywhere in their file: all are asked for before the first is waited for.
+            found.iter().for_each(|f| generation.prefetch(f.row));
+            found.iter().map(|f| hit(generation, *f)).collect::<Result<Vec<_>, _>>()
+        };
         let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
         Ok(Done { results, filter, search, fetch: started.elapsed() - filter - search })
     }

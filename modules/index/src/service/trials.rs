@@ -69,14 +69,14 @@ fn measured(measure: &Measure, orphans: usize) -> Measured {
 }
 
 /// A set of queries for this generation; one is made if there is none.
-fn eval_of(index: &Index, generation: &Generation, threads: usize) -> Result<Eval, Fault> {
+fn eval_of(index: &Index, generation: &Generation, threads: usize, aside: &(dyn Fn() + Sync)) -> Result<Eval, Fault> {
     let path = index.folder.path();
-    if let Some(eval) = trials::newest(path, generation, threads) {
+    if let Some(eval) = trials::newest(path, generation, threads, aside) {
         return Ok(eval);
     }
     let made = trials::autogen(path, generation, &data_fingerprint(generation), usize::try_from(QUERIES).unwrap_or(500), 10, 0);
     made.map_err(|e| io_fault("making a set of queries", &e))?;
-    trials::newest(path, generation, threads).ok_or_else(|| no_eval(&index.parameters.name))
+    trials::newest(path, generation, threads, aside).ok_or_else(|| no_eval(&index.parameters.name))
 }
 
 /// One trial to run.
@@ -89,7 +89,7 @@ pub(super) struct Attempt {
     pub(super) threads: usize,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) done: Arc<AtomicU64>,
-    /// Called between two steps of the build, to let others go first.
+    /// Called between two steps, to let others go first.
     pub(super) aside: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -99,12 +99,13 @@ impl Attempt {
         let (generation, _) = self.index.current()?;
         let manifest = &generation.manifest;
         let (engine, parameters) = built_by(&self.config, manifest)?;
-        let eval = eval_of(&self.index, &generation, self.threads)?;
+        let aside = || self.aside.iter().for_each(|aside| aside());
+        let eval = eval_of(&self.index, &generation, self.threads, &aside)?;
         let content = content(&generation).map_err(|e| io_fault("reading the index", &e))?;
         let started = Instant::now();
         let progress = |n: usize| {
             self.done.store(n as u64, Ordering::Relaxed);
-            self.aside.iter().for_each(|aside| aside());
+            aside();
             !self.stop.load(Ordering::Relaxed)
         };
         let work = Work { vectors: &content.vectors, dim: manifest.model.dim, parameters, threads: self.threads, progress: &progress };
@@ -124,7 +125,10 @@ impl Attempt {
         let search = |v: &[f32], k: usize, ef: usize| flat.search(v, &Ask { k, ef, live: None });
         let ef = match self.config.ef_search {
             Some(_) => bounded("ef_search", self.config.ef_search, 1, 65_536, 64)?,
-            None => find_ef(&tune, k, self.target, &search),
+            None => find_ef(&tune, k, self.target, &|v, k, ef| {
+                aside();
+                search(v, k, ef)
+            }),
         };
         let measured = measure(&holdout, k, &[&|v, k| search(v, k, ef)]).remove(0);
         let (low, high) = measured.interval();
@@ -373,7 +377,7 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
     let (live_one, live_two) = (champion.allowed(None), challenger.allowed(None));
     let how = |k: usize| How { k, threads: 1, ..How::default() };
     // Rows have other numbers in another generation, and so does each query's own row.
-    let (own, other) = (eval_of(index, champion, cores())?, eval_of(index, &challenger, cores())?);
+    let (own, other) = (eval_of(index, champion, cores(), &|| ())?, eval_of(index, &challenger, cores(), &|| ())?);
     let k = usize::try_from(own.info.k).unwrap_or(10);
     let (mut ones, mut twos) = (Vec::new(), Vec::new());
     for (one, two) in own.holdout.iter().zip(&other.holdout) {
