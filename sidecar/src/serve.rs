@@ -3,6 +3,7 @@
 mod accept;
 mod call;
 mod connection;
+mod wait;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use tokio_util::task::TaskTracker;
 
 pub use accept::{AcceptLimits, Peer, accept};
 pub use call::{Call, Reply, Upgraded, encode_fault, encode_reply};
-pub use connection::{NEXT_CALL_POLL, WRITE_STALL, Wait, fill, hung_up, poll_briefly, write_all};
+pub use connection::{WRITE_STALL, fill, hung_up, write_all};
+pub use wait::{NEXT_CALL_POLL, Wait, poll_briefly};
 
 /// What a module author implements: the interfaces it serves and what a call does.
 ///

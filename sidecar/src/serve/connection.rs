@@ -5,8 +5,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use brahman_card::interface::service::{self, DescriptionIn, DescriptionOut, Info};
@@ -14,31 +14,19 @@ use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::CallHeader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::call::{Then, encode_fault, frame_reply, method_ranges, range_in};
+use super::wait::{NEXT_CALL_POLL, Wait};
 use super::{Call, Peer, Reply, ServeOptions, Service, Upgraded};
 
 /// A reader that takes no byte for this long is gone.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
 /// Half a message must become a whole one within this time.
 const PARTIAL_MAX: Duration = Duration::from_secs(30);
-/// How long the next call of one who calls quickly is polled for: a wake-up costs 10 to 50 µs, most where a virtual machine
-/// has let an idle core go.
-pub const NEXT_CALL_POLL: Duration = Duration::from_micros(200);
-/// Questions to a polled socket between two turns of this thread's other tasks: a turn takes as long as a few of them.
-const ASKED_PER_TURN: u32 = 8;
-/// Who had to wait longer than this for another turn shares its core with somebody who works, not with others that poll.
-const TURN_MAX: Duration = Duration::from_micros(500);
-/// How long nobody in this process polls after that: the first time, at most, and less for each poll that was answered.
-const PAUSE_MIN_US: u64 = 2_000;
-const PAUSE_MAX_US: u64 = 1_000_000;
-const PAUSE_LESS_US: u64 = 1_000;
 /// Streamed replies that may wait for a slow reader.
 const REPLIES_WAITING: usize = 8;
 
@@ -287,119 +275,6 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
     }
 }
 
-/// Waiting for the next message on a connection: polled for if the last one came soon, else slept for.
-///
-/// Whoever calls now and then costs nothing; whoever calls again and again spares a wake-up a message.
-#[derive(Debug)]
-pub struct Wait {
-    soon: Duration,
-    pays: bool,
-    since: Option<Instant>,
-}
-
-impl Wait {
-    /// Polls for up to `soon`, once a message has come within that time.
-    #[must_use]
-    pub fn new(soon: Duration) -> Self {
-        Self { soon, pays: false, since: None }
-    }
-
-    /// Begins to wait, by [`poll_briefly`] where that pays. Says whether something came; the rest of the wait is the caller's.
-    pub async fn poll(&mut self, stream: &UnixStream, frames: &mut FrameBuffer) -> bool {
-        if self.since.is_some() {
-            return false;
-        }
-        self.since = Some(Instant::now());
-        self.pays && poll_briefly(stream, frames, self.soon).await
-    }
-
-    /// The message is here.
-    pub fn over(&mut self) {
-        if let Some(since) = self.since.take() {
-            self.pays = since.elapsed() < self.soon;
-        }
-    }
-}
-
-/// Asks a socket again and again, for `longest` at most, and reads what comes into the buffer.
-///
-/// A wake-up costs more than a short answer takes. Other tasks run between two questions, so only one that is alone on
-/// its thread loses nothing by waiting this way. Where somebody else works on the core, nobody in this process polls for a
-/// while: whoever sleeps is served first when he is woken, whoever polls is served in turn. Says whether something came; an
-/// end or an error is left to [`fill`].
-pub async fn poll_briefly(stream: &UnixStream, frames: &mut FrameBuffer, longest: Duration) -> bool {
-    if CROWD.is_here() {
-        return false;
-    }
-    let started = Instant::now();
-    let (mut asked, mut before) = (0_u32, Duration::ZERO);
-    loop {
-        let waited = started.elapsed();
-        if waited - before > TURN_MAX {
-            CROWD.came();
-            return false;
-        }
-        if waited >= longest {
-            return false;
-        }
-        (asked, before) = (asked + 1, waited);
-        match recv(stream, frames.spare(), RecvFlags::DONTWAIT) {
-            Ok((_, n)) if n > 0 => {
-                CROWD.was_not_here();
-                frames.filled(n);
-                let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-                return true;
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {
-                // First to whoever else wants this core, perhaps the one that is to answer; then to this thread's tasks.
-                std::thread::yield_now();
-                if asked.is_multiple_of(ASKED_PER_TURN) {
-                    tokio::task::yield_now().await;
-                }
-            }
-            _ => return false,
-        }
-    }
-}
-
-/// When to poll again after others wanted the core: twice as late each time, and sooner with every poll that was answered.
-///
-/// A single long turn is a hiccup (a virtual machine has some every second); only where one follows the other does
-/// polling cost.
-struct Crowd {
-    until_us: AtomicU64,
-    pause_us: AtomicU64,
-}
-
-static CROWD: Crowd = Crowd { until_us: AtomicU64::new(0), pause_us: AtomicU64::new(0) };
-
-impl Crowd {
-    fn now_us() -> u64 {
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    fn is_here(&self) -> bool {
-        match self.until_us.load(Ordering::Relaxed) {
-            0 => false,
-            until => Self::now_us() < until,
-        }
-    }
-
-    fn came(&self) {
-        let pause = (2 * self.pause_us.load(Ordering::Relaxed)).clamp(PAUSE_MIN_US, PAUSE_MAX_US);
-        self.pause_us.store(pause, Ordering::Relaxed);
-        self.until_us.store(Self::now_us() + pause, Ordering::Relaxed);
-    }
-
-    fn was_not_here(&self) {
-        let pause = self.pause_us.load(Ordering::Relaxed);
-        if pause > 0 {
-            self.pause_us.store(pause.saturating_sub(PAUSE_LESS_US), Ordering::Relaxed);
-        }
-    }
-}
-
 /// After an end of input: whether the peer is gone altogether, or has only finished sending.
 #[must_use]
 pub fn hung_up(stream: &UnixStream) -> bool {
@@ -445,42 +320,4 @@ async fn linger(stream: &UnixStream) {
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_message_is_polled_for_only_after_one_that_came_soon() {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let mut frames = FrameBuffer::nul();
-        let say = || theirs.try_write(b"{}\0").expect("written");
-        let mut patient = Wait::new(Duration::from_secs(60));
-        say();
-        assert!(!patient.poll(&ours, &mut frames).await, "nothing is known of this caller yet");
-        assert!(!patient.poll(&ours, &mut frames).await, "one wait is polled for once");
-        patient.over();
-        assert!(patient.poll(&ours, &mut frames).await, "the last one came within the time");
-        assert!(frames.next_frame().expect("whole").is_some());
-
-        let mut hasty = Wait::new(Duration::ZERO);
-        say();
-        assert!(!hasty.poll(&ours, &mut frames).await);
-        hasty.over();
-        assert!(!hasty.poll(&ours, &mut frames).await, "the last one took longer than that");
-    }
-
-    #[tokio::test]
-    async fn other_tasks_have_their_turn_while_a_message_is_polled_for() {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let mut frames = FrameBuffer::nul();
-        let mut wait = Wait::new(Duration::from_secs(60));
-        assert!(!wait.poll(&ours, &mut frames).await);
-        wait.over();
-        // On this one thread the caller can only speak if it is let.
-        let caller = tokio::spawn(async move { theirs.try_write(b"{}\0").map(|_| theirs) });
-        assert!(wait.poll(&ours, &mut frames).await);
-        caller.await.expect("no panic").expect("written");
-    }
 }
