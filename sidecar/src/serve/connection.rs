@@ -265,14 +265,19 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
         Ok(n) => {
             frames.filled(n);
             if n < room {
-                // A short read has drained the socket. Saying so spares the next wait a read that finds nothing.
-                let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                drained(stream);
             }
             Ok(true)
         }
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// Tells the runtime that a read got less than it had room for: the socket is empty, and the next wait is spared a read that
+/// finds nothing. After a read that filled its room this would be wrong: the rest would never be heard of.
+pub(super) fn drained(stream: &UnixStream) {
+    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 /// After an end of input: whether the peer is gone altogether, or has only finished sending.

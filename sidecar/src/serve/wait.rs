@@ -3,7 +3,6 @@
 //! Invariants: every poll is bounded; who calls now and then is never polled for; where others work on the core, polling
 //! ends by itself.
 
-use std::io;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,8 +10,9 @@ use std::time::{Duration, Instant};
 use brahman_card::wire::frame::FrameBuffer;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::Interest;
 use tokio::net::UnixStream;
+
+use super::connection::drained;
 
 /// How long the next call of one who calls quickly is polled for: a wake-up costs 10 to 50 µs, most where a virtual machine
 /// has let an idle core go.
@@ -98,11 +98,15 @@ impl Crowd {
         let started = Instant::now();
         let (mut asked, mut before) = (0_u32, Duration::ZERO);
         loop {
-            match recv(stream, frames.spare(), RecvFlags::DONTWAIT) {
+            let spare = frames.spare();
+            let room = spare.len();
+            match recv(stream, spare, RecvFlags::DONTWAIT) {
                 Ok((_, n)) if n > 0 => {
                     self.was_not_here();
                     frames.filled(n);
-                    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                    if n < room {
+                        drained(stream);
+                    }
                     return true;
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {}
@@ -154,6 +158,7 @@ impl Crowd {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fill;
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -182,6 +187,23 @@ mod tests {
         assert!(!hasty.poll(&ours, &mut frames).await);
         hasty.over();
         assert!(!hasty.poll(&ours, &mut frames).await, "the last one took longer than that");
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_message_longer_than_the_buffer_is_not_waited_for_in_vain() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let mut frames = FrameBuffer::nul();
+        let message: Vec<u8> = std::iter::repeat_n(b'x', 40_000).chain([0]).collect();
+        assert_eq!(theirs.try_write(&message).expect("written"), message.len());
+        // The runtime has heard of it, and will hear of nothing more.
+        ours.readable().await.expect("open");
+        let mut patient = Wait { pays: true, ..wait(LONG) };
+        assert!(patient.poll(&ours, &mut frames).await);
+        assert!(frames.next_frame().expect("short enough").is_none(), "the buffer is smaller than that");
+        while frames.next_frame().expect("short enough").is_none() {
+            tokio::time::timeout(LONG, ours.readable()).await.expect("the rest is there").expect("open");
+            assert!(fill(&ours, &mut frames).expect("open"));
+        }
     }
 
     #[tokio::test]
