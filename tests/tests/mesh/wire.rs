@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use brahman_card::ModuleState;
+use brahman_sidecar::Connection;
 use brahman_tests::{Mesh, PATIENCE, Setup, shipped};
 use serde_json::{Value, json};
 
@@ -113,6 +114,24 @@ async fn pipelined_calls_are_answered_in_order_and_oneway_ones_not_at_all() {
     for (reply, text) in [(one, "one"), (two, "two")] {
         let alone = mesh.call("org.brahman.Embed.EmbedText", json!({"texts": [text]})).await.expect("served");
         assert_eq!(reply["parameters"]["vectors"], alone["vectors"], "{text}");
+    }
+}
+
+/// Whoever calls quickly is polled for, and polls: a long message after short ones comes in more than one read all the same.
+#[tokio::test]
+async fn a_long_call_and_a_long_answer_after_quick_ones_are_read_to_their_ends() {
+    let mesh = mesh().await;
+    for path in [mesh.socket(), mesh.beside("embed-mock.sock")] {
+        for round in 1..=40 {
+            let mut connection = Connection::connect(&path).await.expect("connected");
+            let quick = vec![vec!["quick".to_owned()]; 6];
+            for texts in quick.into_iter().chain([vec!["word ".repeat(900 * round)], vec!["x".to_owned(); round]]) {
+                let ask = json!({"texts": texts, "truncate": true});
+                let answer = tokio::time::timeout(PATIENCE, connection.call::<_, Value>("org.brahman.Embed.EmbedText", &ask));
+                let answer = answer.await.expect("not waited for in vain").expect("served");
+                assert_eq!(answer["vectors"].as_array().map(Vec::len), Some(texts.len()));
+            }
+        }
     }
 }
 
