@@ -1,6 +1,6 @@
 //! `brahman-bench`: the figures of the mesh, each as a ratio against a named peer measured in the same run.
 //!
-//! Usage: brahman-bench BINARIES [mesh|embed|index|ingest|pii|score]… . Figures inform; they never decide a test.
+//! Usage: brahman-bench BINARIES [mesh|embed|index|index-mesh|ingest|pii|score]… . Figures inform; they never decide a test.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and stops at the first surprise")]
 
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let bin = PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|index|ingest|pii|score]…"));
+    let bin = PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|index|index-mesh|ingest|pii|score]…"));
     let parts: Vec<String> = arguments.collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -30,6 +30,9 @@ fn main() {
         // Minutes of building and embedding: only when asked for.
         if parts.iter().any(|p| p == "index") {
             index::run(&bin).await;
+        }
+        if parts.iter().any(|p| p == "index-mesh") {
+            index::run_on_mesh(&bin).await;
         }
         if parts.iter().any(|p| p == "ingest") {
             ingest::run(&bin).await;

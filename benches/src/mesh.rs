@@ -49,7 +49,10 @@ impl Mesh {
             std::fs::copy(source.join(&name), folder.path().join("cards").join(&name)).unwrap();
         }
         let started = Instant::now();
-        let init = Command::new(bin.join("brahman-init"))
+        // A bench that is killed must leave nothing behind: what is left works on beside the next one, and spoils its figures.
+        let init = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM"])
+            .arg(bin.join("brahman-init"))
             .arg("--socket")
             .arg(folder.path().join("run/brahman.sock"))
             .arg("--state")

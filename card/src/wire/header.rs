@@ -178,7 +178,10 @@ fn number(at: usize, value: &[u8]) -> Result<Option<u64>, HeaderError> {
 }
 
 /// Calls `member` with offset, key and value text of each top-level member.
-fn top_level<'a>(frame: &'a [u8], mut member: impl FnMut(usize, &'a str, &'a [u8]) -> Result<(), HeaderError>) -> Result<(), HeaderError> {
+pub(super) fn top_level<'a>(
+    frame: &'a [u8],
+    mut member: impl FnMut(usize, &'a str, &'a [u8]) -> Result<(), HeaderError>,
+) -> Result<(), HeaderError> {
     let mut cursor = Cursor { bytes: frame, at: 0 };
     cursor.blank();
     cursor.expect(b'{', "expected a JSON object")?;
@@ -299,7 +302,8 @@ impl<'a> Cursor<'a> {
 fn plain(bytes: &[u8]) -> usize {
     const BLOCK: usize = 32;
     // Without branches, or it is compiled byte by byte.
-    let matters = |b: u8| (b == b'"') | (b == b'{') | (b == b'}') | (b == b'[') | (b == b']');
+    // The brackets of both kinds differ in one bit.
+    let matters = |b: u8| (b == b'"') | (b | 0x20 == b'{') | (b | 0x20 == b'}');
     let blocks = bytes.as_chunks::<BLOCK>().0.iter();
     let whole = blocks.take_while(|block| block.iter().fold(0, |any, b| any | u8::from(matters(*b))) == 0).count() * BLOCK;
     whole + bytes[whole..].iter().position(|b| matters(*b)).unwrap_or(bytes.len() - whole)

@@ -73,8 +73,16 @@ impl Call {
     /// # Errors
     /// `InvalidParameter`, which says what was expected where.
     pub fn parameters<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        self.parameters_by(serde_json::from_slice)
+    }
+
+    /// The parameters, by a reader of their own.
+    ///
+    /// # Errors
+    /// As [`Self::parameters`].
+    pub fn parameters_by<'a, T>(&'a self, read: impl FnOnce(&'a [u8]) -> serde_json::Result<T>) -> Result<T, Fault> {
         let raw = self.raw_parameters();
-        serde_json::from_slice(if raw.is_empty() { b"{}" } else { raw }).map_err(|error| {
+        read(if raw.is_empty() { b"{}" } else { raw }).map_err(|error| {
             let text = error.to_string();
             let field = text.split('`').nth(1).unwrap_or("parameters").to_owned();
             Fault::invalid_parameter(&field, text)

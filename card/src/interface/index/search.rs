@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::numbers::take_vector;
+
 /// Parameters of `Search`; exactly one of `text`, `vector` and `vectors`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SearchIn {
@@ -35,6 +37,21 @@ pub struct SearchIn {
     /// Threads for this search; one a query, up to all cores, unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u64>,
+}
+
+impl SearchIn {
+    /// Reads the parameters of a call: a single vector, their longest part, without a general parser.
+    ///
+    /// # Errors
+    /// As `serde_json` has them.
+    pub fn read(parameters: &[u8]) -> serde_json::Result<Self> {
+        if let Some((vector, rest)) = take_vector(parameters, "vector")
+            && let Ok(ask) = serde_json::from_slice(&rest)
+        {
+            return Ok(Self { vector: Some(vector), ..ask });
+        }
+        serde_json::from_slice(parameters)
+    }
 }
 
 /// One chunk found.
