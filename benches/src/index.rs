@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -316,6 +317,18 @@ async fn module(bin: &Path, set: &Set) {
     served(&mesh, set).await;
 }
 
+/// How long the disk takes for a file without its last bytes: the floor of opening it.
+fn read_all_but(path: &Path, last: u64) -> Duration {
+    let (mut file, mut buffer) = (File::open(path).unwrap(), vec![0; 1 << 20]);
+    let started = Instant::now();
+    let mut left = file.metadata().unwrap().len() - last;
+    while left > 0 {
+        let n = file.read(&mut buffer).unwrap() as u64;
+        left = left.saturating_sub(n);
+    }
+    started.elapsed()
+}
+
 fn prepare(indexes: &Path, set: &Set) {
     let folder = folder_of(indexes, "bench");
     let started = Instant::now();
@@ -344,18 +357,31 @@ fn prepare(indexes: &Path, set: &Set) {
         "≤ 1/100",
         share >= 100.0,
     );
-    let mut opened = Vec::new();
-    for _ in 0..5 {
+    // What is mapped cannot be forgotten.
+    drop((base, appended));
+    let (mut opened, mut read) = (Vec::new(), Vec::new());
+    for query in set.queries.chunks(set.dim).take(5) {
         forget(folder.path());
         let started = Instant::now();
         let (generation, _) = folder.open().unwrap();
         let generation = generation.unwrap();
-        let found = generation.search(&set.queries[..set.dim], &How { k: K, ..How::default() }, &generation.allowed(None));
-        assert_eq!(found.len(), K);
+        let found = generation.search(query, &How { k: K, ..How::default() }, &generation.allowed(None));
+        let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
+        assert_eq!(generation.rows(&numbers).unwrap().len(), K);
         opened.push(started.elapsed().as_secs_f64() * 1e3);
+        let graph = folder.path().join(&generation.manifest.base.as_ref().unwrap().graph.path);
+        drop(generation);
+        forget(folder.path());
+        read.push(read_all_but(&graph, (ROWS * set.dim * 4) as u64).as_secs_f64() * 1e3);
     }
     opened.sort_by(f64::total_cmp);
-    row("cold open to first answer, page cache dropped, p50", format!("{:.1} ms", opened[2]), "≤ 50 ms", opened[2] <= 50.0);
+    read.sort_by(f64::total_cmp);
+    row(
+        "cold open to first answer, hits' texts included, page cache dropped, p50 / reading its codes and lists alone",
+        format!("{:.1} / {:.1} ms", opened[2], read[2]),
+        "≤ 50 ms",
+        opened[2] <= 50.0,
+    );
     // Two small generations whose rows can be told apart.
     let pair = folder_of(indexes, "pair");
     let one = pair.commit_base(manifest(1, set.dim, None), "none", content(set, 0..5000, "one-"), 2, &|_| true).unwrap();

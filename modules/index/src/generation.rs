@@ -316,10 +316,15 @@ impl Generation {
         }
     }
 
-    /// Asks the processor for a row of the base ahead of its use.
-    pub fn prefetch(&self, row: u32) {
-        if let Some(base) = &self.base {
-            base.rows.prefetch(row as usize);
+    /// Rows that lie anywhere.
+    ///
+    /// # Errors
+    /// If one is not there or damaged.
+    pub fn rows(&self, numbers: &[u32]) -> io::Result<Vec<Row<'_>>> {
+        let read = || numbers.iter().map(|row| self.row(*row)).collect();
+        match &self.base {
+            Some(base) => base.rows.scattered(numbers.iter().map(|row| *row as usize), read),
+            None => read(),
         }
     }
 

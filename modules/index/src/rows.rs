@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use crate::flat::kernel::{LINE, prefetch};
@@ -90,12 +91,26 @@ impl RowStore {
         self.ends.push(data.len() as u64);
     }
 
-    /// Asks the processor for a row's beginning ahead of its use; one that is not there is passed over.
-    #[inline]
-    pub fn prefetch(&self, row: usize) {
-        let from = if row == 0 { Some(0) } else { self.ends.get(row - 1).and_then(|end| usize::try_from(*end).ok()) };
-        if let Some(record) = from.and_then(|from| self.data().get(from..)) {
-            record.chunks(LINE).take(2).for_each(prefetch);
+    /// Where a row's record lies; nowhere if there is no such row.
+    fn place(&self, row: usize) -> Range<usize> {
+        let end = |row: usize| self.ends.get(row).and_then(|end| usize::try_from(*end).ok());
+        let from = if row == 0 { Some(0) } else { end(row - 1) };
+        from.zip(end(row)).map_or(0..0, |(from, to)| from..to)
+    }
+
+    /// Reads rows that lie anywhere: all are asked for, from the disk and from memory, before the first is waited for. Those
+    /// that are not there are passed over.
+    pub fn scattered<T>(&self, rows: impl ExactSizeIterator<Item = usize> + Clone, read: impl FnOnce() -> T) -> T {
+        let places = rows.map(|row| self.place(row));
+        let read = || {
+            for record in places.clone().filter_map(|place| self.data().get(place)) {
+                record.chunks(LINE).take(2).for_each(prefetch);
+            }
+            read()
+        };
+        match &self.data {
+            Data::Memory(_) => read(),
+            Data::File(pages) => pages.scattered(places.clone(), read),
         }
     }
 

@@ -178,14 +178,19 @@ impl Store {
                 prefetch(line);
             }
         };
-        rows.iter().take(2).for_each(|row| fetch(*row));
-        let mut found = Vec::with_capacity(rows.len());
-        for (i, row) in rows.iter().enumerate() {
-            if let Some(next) = rows.get(i + 2) {
-                fetch(*next);
+        let bytes = self.dim * size_of::<f32>();
+        let places = rows.iter().map(|row| *row as usize * bytes..(*row as usize + 1) * bytes);
+        let mut found = self.vectors.scattered(places, || {
+            rows.iter().take(2).for_each(|row| fetch(*row));
+            let mut found = Vec::with_capacity(rows.len());
+            for (i, row) in rows.iter().enumerate() {
+                if let Some(next) = rows.get(i + 2) {
+                    fetch(*next);
+                }
+                found.push(Found { row: *row, score: dot(self.vector(*row), query) });
             }
-            found.push(Found { row: *row, score: dot(self.vector(*row), query) });
-        }
+            found
+        });
         found.sort_unstable();
         found.truncate(k);
         found

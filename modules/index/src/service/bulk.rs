@@ -110,11 +110,8 @@ impl Terms {
         };
         let hits: Vec<(u32, _)> =
             found.into_iter().zip(0_u32..).flat_map(|(found, query)| found.into_iter().map(move |f| (query, f))).collect();
-        let rows = hits
-            .iter()
-            .map(|(_, f)| generation.row(f.row))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|e| io_fault("fetching the hits", &e))?;
+        let numbers: Vec<u32> = hits.iter().map(|(_, f)| f.row).collect();
+        let rows = generation.rows(&numbers).map_err(|e| io_fault("fetching the hits", &e))?;
         let columns: [(&str, ArrayRef); 7] = [
             ("query", Arc::new(hits.iter().map(|(query, _)| *query).collect::<UInt32Array>())),
             ("doc_id", Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.doc_id)))),

@@ -18,6 +18,7 @@ use crate::flat::store::Found;
 use crate::generation::{Allowed, Generation, How};
 use crate::lexical::fuse;
 use crate::refresh::io_fault;
+use crate::rows::Row;
 
 /// Most hits one query may ask for.
 pub(super) const K_MAX: u64 = 10_000;
@@ -129,27 +130,26 @@ impl Job {
                 self.index.shadow(&self.generation, query, self.how.k, &allowed, found);
             }
         }
-        let hits = |found: &Vec<Found>| {
-            // Rows lie anywhere in their file: all are asked for before the first is waited for.
-            found.iter().for_each(|f| generation.prefetch(f.row));
-            found.iter().map(|f| hit(generation, *f)).collect::<Result<Vec<_>, _>>()
+        let hits = |found: &Vec<Found>| -> Result<Vec<Hit>, Fault> {
+            let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
+            let rows = generation.rows(&numbers).map_err(|e| io_fault("fetching a hit", &e))?;
+            Ok(rows.iter().zip(found).map(|(row, f)| hit(row, f.score)).collect())
         };
         let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
         Ok(Done { results, filter, search, fetch: started.elapsed() - filter - search })
     }
 }
 
-fn hit(generation: &Generation, found: Found) -> Result<Hit, Fault> {
-    let row = generation.row(found.row).map_err(|e| io_fault("fetching a hit", &e))?;
-    Ok(Hit {
+fn hit(row: &Row<'_>, score: f32) -> Hit {
+    Hit {
         doc_id: row.doc_id.to_owned(),
         chunk: row.chunk.into(),
         start: row.start,
         end: row.start + row.text.len() as u64,
         line: row.line,
         text: row.text.to_owned(),
-        score: found.score,
-    })
+        score,
+    }
 }
 
 impl IndexService {
@@ -263,10 +263,10 @@ impl IndexService {
         let number = generation.manifest.number;
         let find = move || -> Result<Vec<Hit>, Fault> {
             let mut chunks = Vec::new();
-            for row in generation.live_rows() {
-                let is_it = generation.row(row).map_err(|e| io_fault("reading the index", &e))?.doc_id == doc_id;
-                if is_it {
-                    chunks.push(hit(&generation, Found { row, score: 0.0 })?);
+            for number in generation.live_rows() {
+                let row = generation.row(number).map_err(|e| io_fault("reading the index", &e))?;
+                if row.doc_id == doc_id {
+                    chunks.push(hit(&row, 0.0));
                 }
             }
             chunks.sort_by_key(|c| c.chunk);
