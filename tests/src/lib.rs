@@ -142,7 +142,9 @@ impl Setup {
     /// Starts init and waits for nothing.
     #[must_use]
     pub fn spawn(self) -> Mesh {
-        let mut command = Command::new(binary("brahman-init"));
+        // A test run that is killed leaves nothing behind.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]).arg(binary("brahman-init"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.cache()).env("BRAHMAN_EMBED_THREADS", "2");
         if let Some(library) = std::env::var_os("ORT_DYLIB_PATH") {
