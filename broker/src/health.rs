@@ -17,6 +17,9 @@ const LATENCY_WINDOW: Duration = Duration::from_secs(60);
 /// Weight of the newest latency in the average, unless it is a peak, which counts whole.
 const EWMA_WEIGHT: f64 = 0.2;
 
+/// An idle provider's latency is half forgotten in this time: who was slow once is tried again, and not left aside for good.
+const FORGOTTEN_HALF: Duration = Duration::from_millis(100);
+
 /// What a call came to, as far as the provider's health goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -32,6 +35,8 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Health {
     ewma_us: f64,
+    /// When it answered last.
+    heard: Option<Instant>,
     recent: Option<[Histogram<u32>; 2]>,
     turned: Option<Instant>,
     row: u32,
@@ -48,6 +53,7 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             ewma_us: 0.0,
+            heard: None,
             recent: None,
             turned: None,
             row: 0,
@@ -67,9 +73,11 @@ impl Health {
         self.calls > 0 && self.ewma_us < limit.as_micros() as f64
     }
 
-    /// Peak EWMA latency: rises at once, falls slowly.
-    pub(crate) fn cost(&self, load: usize) -> f64 {
-        (self.ewma_us + 1.0) * (load as f64 + 1.0)
+    /// Peak EWMA latency times load: rises at once, falls with each answer, and with time while nothing runs there.
+    pub(crate) fn cost(&self, load: usize, now: Instant) -> f64 {
+        let idle = self.heard.filter(|_| load == 0).map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard));
+        let remembered = self.ewma_us * 0.5_f64.powf(idle.div_duration_f64(FORGOTTEN_HALF));
+        (remembered + 1.0) * (load as f64 + 1.0)
     }
 
     /// Whether the breaker would let a call through now. Asking changes nothing; [`Self::begin`] is for the one chosen.
@@ -122,6 +130,7 @@ impl Health {
 
     fn latency(&mut self, took: Duration, now: Instant) {
         let us = took.as_micros() as f64;
+        self.heard = Some(now);
         self.ewma_us = if us > self.ewma_us { us } else { self.ewma_us + EWMA_WEIGHT * (us - self.ewma_us) };
         if self.recent.is_none() {
             // 1 µs to an hour at two digits: 20 KiB a histogram.
@@ -214,6 +223,17 @@ mod tests {
         assert!(health.allows(last));
         health.note(Outcome::Answered, MS, last);
         assert!(health.allows(last) && health.breaker(last).is_none());
+    }
+
+    #[test]
+    fn who_was_slow_once_is_tried_again_but_not_while_it_works() {
+        let (mut slow, mut busy, now) = (Health::default(), Health::default(), Instant::now());
+        slow.note(Outcome::Answered, 20 * MS, now);
+        busy.note(Outcome::Answered, MS / 5, now);
+        assert!(slow.cost(0, now) > busy.cost(10, now));
+        let later = now + 10 * FORGOTTEN_HALF;
+        assert!(slow.cost(0, later) < busy.cost(1, later));
+        assert!(slow.cost(1, later) > busy.cost(10, later));
     }
 
     #[test]

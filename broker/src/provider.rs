@@ -216,7 +216,8 @@ impl Providers {
 
 /// Of two replicas the cheaper one by peak EWMA latency times load.
 pub(crate) fn cheaper<'a>(a: &'a Arc<Provider>, b: &'a Arc<Provider>) -> bool {
-    a.health().cost(a.load()) <= b.health().cost(b.load())
+    let now = Instant::now();
+    a.health().cost(a.load(), now) <= b.health().cost(b.load(), now)
 }
 
 /// Whether the breaker lets a call through.

@@ -148,10 +148,18 @@ async fn replicas_share_the_work_and_stand_in_for_one_another() {
     mesh.when(ready).await;
     let load = Load::start(&mesh, 20, false);
     load.progress(2000).await;
-    let status = mesh.call("org.brahman.Broker.Status", json!({})).await.expect("status");
-    let calls: Vec<u64> =
-        status["modules"].as_array().expect("modules").iter().filter(|m| m["mock"] == true).filter_map(|m| m["calls"].as_u64()).collect();
-    assert!(calls.len() == 2 && calls.iter().all(|n| *n > 100), "both work: {calls:?}");
+    // One that hesitates once is left aside for a moment.
+    let shared = async {
+        loop {
+            let status = mesh.call("org.brahman.Broker.Status", json!({})).await.expect("status");
+            let mocks = status["modules"].as_array().expect("modules").iter().filter(|m| m["mock"] == true);
+            let calls: Vec<u64> = mocks.filter_map(|m| m["calls"].as_u64()).collect();
+            if calls.len() == 2 && calls.iter().all(|n| *n > 1000) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(brahman_tests::PATIENCE, shared).await.expect("both work");
     // Stopped for good, not killed: the other has to carry on alone.
     let victim = mesh.module("embed-mock").await.pid;
     mesh.signal(victim, "KILL");
