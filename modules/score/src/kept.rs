@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use brahman_card::interface::score::Kept as KeptInfo;
 use brahman_storage::digest::sha256;
+use brahman_storage::lock::once_unlocked;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Identity, Sequence};
@@ -99,7 +100,8 @@ impl Kept {
     pub fn open(folder: &Path, bytes_max: u64) -> Self {
         let opened = std::fs::create_dir_all(folder).map_err(|e| e.to_string()).and_then(|()| {
             guarded(|| {
-                let db = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(None).open()?;
+                let config = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(None);
+                let db = once_unlocked(|| config.open())?;
                 let (scores, order) = (db.open_tree("score_rows_v1")?, db.open_tree("score_order_v1")?);
                 Ok(Trees { scores, order, memories: db.open_tree("score_memories_v1")?, db })
             })
@@ -244,6 +246,7 @@ mod tests {
         kept.flush();
         drop(kept);
         let kept = Kept::open(folder.path(), bound);
+        assert_eq!(kept.absent(), None);
         assert_eq!((kept.info().entries, kept.info().bytes), (10, bound));
         kept.keep(&[99; 32], &value(99), 0.0);
         assert_eq!(there(&kept), (16..25).collect::<Vec<u8>>());

@@ -4,6 +4,7 @@
 //! * `buckets`: folders and S3 by name, with a journal of every operation that failed (feature `buckets`).
 //! * [`cas`]: the content-addressed store: sharded, fsynced, verified on read, bounded.
 //! * [`digest`]: SHA-256 in hex, of bytes and of files.
+//! * [`lock`]: stores that one process holds at a time.
 //! * [`log`]: an append-only journal: whole lines or nothing, damage quarantined.
 //! * [`secrets`]: connection URLs and passwords by name, from a file that only its owner can read.
 //! * [`Steps`]: where tests stop a program as if it were killed.
@@ -13,6 +14,7 @@ pub mod atomic;
 pub mod buckets;
 pub mod cas;
 pub mod digest;
+pub mod lock;
 pub mod log;
 pub mod secrets;
 mod steps;

@@ -8,18 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use brahman_card::interface::embed::CacheInfo;
+use brahman_storage::lock::once_unlocked;
 
 /// sha256 of the bytes seen.
 pub type ContentHash = [u8; 32];
 
 /// sled's own memory for pages: hot vectors are few.
 const PAGES_BYTES: u64 = 16 << 20;
-/// A predecessor may hold the lock a little longer than it lives: sled's thread that writes in the background lets go last.
-const LOCK_MAX: Duration = Duration::from_secs(2);
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Bookkeeping a value costs beside its payload: key, order entry, token count.
 const OVERHEAD_BYTES: u64 = 64 + 80;
 
@@ -50,14 +47,7 @@ impl Cache {
         let opened = guarded(|| {
             std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
             let config = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(Some(1000));
-            let asked = Instant::now();
-            let db = loop {
-                match config.open() {
-                    // sled tells a lock from other errors by its words alone.
-                    Err(held) if held.to_string().contains("acquire lock") && asked.elapsed() < LOCK_MAX => std::thread::sleep(LOCK_PAUSE),
-                    opened => break opened.map_err(|e| e.to_string())?,
-                }
-            };
+            let db = once_unlocked(|| config.open()).map_err(|e| e.to_string())?;
             let tree = |name: &str| db.open_tree(name).map_err(|e| e.to_string());
             Ok(Trees { values: tree("embed_cache_v1")?, order: tree("embed_order_v1")?, tokens: tree("embed_tokens_v1")?, db: db.clone() })
         });
