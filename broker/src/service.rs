@@ -11,11 +11,11 @@ use brahman_card::interface::broker::{
 };
 use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
 use brahman_card::wire::fault::Fault;
+use brahman_card::wire::parameters;
 use brahman_card::{ModuleRecord, ModuleState, interface};
 use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{encode_reply, hung_up, write_all};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -216,7 +216,7 @@ impl Broker {
         let table = Arc::clone(&self.table.borrow());
         match (call.interface.as_str(), call.method.as_str()) {
             ("org.brahman.Broker", "Resolve") => {
-                let ask: FlowIn = parameters(call)?;
+                let ask: FlowIn = parameters::read(&call.parameters)?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
                 let first = ranking.eligible().first().map(|c| c.matched.clone());
                 let matched = first.ok_or_else(|| Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals()))?;
@@ -224,7 +224,7 @@ impl Broker {
             }
             ("org.brahman.Broker", "Watch") => Err(Fault::expected_more("Watch")),
             ("org.brahman.Broker", "Explain") => {
-                let ask: FlowIn = parameters(call)?;
+                let ask: FlowIn = parameters::read(&call.parameters)?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
                 let eligible = ranking.eligible;
                 let candidates = ranking.candidates.into_iter().enumerate().map(|(i, c)| Candidate {
@@ -237,7 +237,7 @@ impl Broker {
             }
             ("org.brahman.Broker", "GetContext") => reply(&Context { context: table.context.clone() }, delimiter),
             ("org.brahman.Broker", "SetContext") => {
-                let Context { context } = parameters(call)?;
+                let Context { context } = parameters::read(&call.parameters)?;
                 let plain = |c: &String| {
                     (1..=CONTEXT_BYTES_MAX).contains(&c.len()) && c.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
                 };
@@ -293,7 +293,7 @@ impl Broker {
     }
 
     async fn watch(&self, client: &mut Client, call: &Outgoing) -> io::Result<After> {
-        let ask: FlowIn = match parameters(call) {
+        let ask: FlowIn = match parameters::read(&call.parameters) {
             Ok(ask) => ask,
             Err(fault) => return client.fault(&fault).await.map(|()| After::Next),
         };
@@ -385,15 +385,7 @@ fn spread(n: usize) -> usize {
 }
 
 fn described(call: &Outgoing) -> Result<String, Fault> {
-    Ok(parameters::<DescriptionIn>(call)?.interface)
-}
-
-fn parameters<T: DeserializeOwned>(call: &Outgoing) -> Result<T, Fault> {
-    let raw: &[u8] = if call.parameters.is_empty() { b"{}" } else { &call.parameters };
-    serde_json::from_slice(raw).map_err(|e| {
-        let text = e.to_string();
-        Fault::invalid_parameter(text.split('`').nth(1).unwrap_or("parameters"), &text)
-    })
+    Ok(parameters::read::<DescriptionIn>(&call.parameters)?.interface)
 }
 
 fn reply<T: Serialize>(value: &T, delimiter: u8) -> Result<Vec<u8>, Fault> {

@@ -3,6 +3,7 @@
 //! * [`frame`]: where one message ends and the next begins (NUL, or newline for people with `nc`).
 //! * [`header`]: the few top-level keys that routing needs, found without parsing the payload.
 //! * [`fault`]: errors as they travel.
+//! * [`parameters`]: what a call was given, typed, or what is wrong with it and where.
 //! * [`numbers`]: a vector among the parameters, read at the speed of a search.
 //!
 //! Invariants: no message over [`MESSAGE_BYTES_MAX`], none deeper than [`DEPTH_MAX`]; both are checked before any
@@ -12,6 +13,7 @@ pub mod fault;
 pub mod frame;
 pub mod header;
 pub mod numbers;
+pub mod parameters;
 
 /// Longest message, as in sd-varlink.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;

@@ -81,6 +81,7 @@ error ProviderFailed (message: string, retryable: bool, label: string)
 
 /// Parameters of `Resolve`, `Watch` and `Explain`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FlowIn {
     /// Interface name.
     pub flow: String,

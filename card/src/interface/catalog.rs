@@ -310,6 +310,7 @@ pub struct ListOut {
 
 /// Parameters of `Get` and `Delete`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NameIn {
     /// Dataset.
     pub name: String,
@@ -350,6 +351,7 @@ pub struct GetOut {
 
 /// Parameters of `Abandon`: one of the first two.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AbandonIn {
     /// One run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -373,6 +375,7 @@ pub struct AbandonOut {
 
 /// Parameters of `Lineage`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LineageIn {
     /// Dataset.
     pub name: String,
@@ -390,6 +393,7 @@ pub struct LineageOut {
 
 /// Parameters of `Sample`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SampleIn {
     /// Dataset.
     pub name: String,
@@ -453,6 +457,7 @@ pub struct ResyncMissingOut {
 
 /// Parameters of `Commit`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CommitIn {
     /// Dataset.
     pub name: String,
@@ -488,6 +493,7 @@ pub struct CommitOut {
 
 /// Parameters of `Location`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LocationIn {
     /// Dataset.
     pub name: String,
@@ -516,6 +522,7 @@ pub struct LocationOut {
 
 /// Parameters of `MarkStale`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct MarkStaleIn {
     /// Dataset.
     pub name: String,
@@ -525,6 +532,7 @@ pub struct MarkStaleIn {
 
 /// Parameters of `ClearStale`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ClearStaleIn {
     /// Dataset.
     pub name: String,

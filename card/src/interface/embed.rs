@@ -90,6 +90,7 @@ error FileUnreadable (message: string, retryable: bool, path: string)
 
 /// Parameters of `EmbedText`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct EmbedTextIn {
     /// The texts.
     pub texts: Vec<String>,
@@ -137,6 +138,7 @@ pub struct EmbedTextOut {
 
 /// Parameters of `EmbedFile`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct EmbedFileIn {
     /// Absolute path.
     pub path: String,
@@ -180,6 +182,7 @@ pub struct EmbedFileOut {
 
 /// Parameters of `EmbedBulk`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct EmbedBulkIn {
     /// Cut what is too long instead of refusing it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

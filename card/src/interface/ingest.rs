@@ -205,6 +205,7 @@ error Cancelled (message: string, retryable: bool)
 
 /// Parameters of `Files`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FilesIn {
     /// Name of the dataset to write.
     pub dataset: String,
@@ -223,6 +224,7 @@ pub struct FilesIn {
 
 /// Parameters of `Postgres` and `Mysql`.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TableIn {
     /// Name of the dataset to write.
     pub dataset: String,
@@ -403,6 +405,7 @@ pub struct RunsOut {
 
 /// Parameters of `Watch`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct WatchIn {
     /// Name of the dataset to write.
     pub dataset: String,
@@ -462,6 +465,7 @@ pub struct WatchOut {
 
 /// Parameters of `Unwatch`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct UnwatchIn {
     /// Dataset.
     pub dataset: String,
@@ -483,6 +487,7 @@ pub struct WatchesOut {
 
 /// Parameters of `Cancel`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CancelIn {
     /// ULID of the run.
     pub run_id: String,

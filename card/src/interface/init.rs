@@ -76,6 +76,7 @@ pub struct ListOut {
 
 /// Parameters of `Start`, `Stop` and `Restart`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LabelIn {
     /// Which modules.
     pub label: String,
@@ -96,6 +97,7 @@ pub struct ReloadOut {
 
 /// Parameters of `Check`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CheckIn {
     /// The Card as JSON.
     pub card: serde_json::Value,
@@ -114,6 +116,7 @@ pub struct CheckOut {
 
 /// Parameters of `Logs`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LogsIn {
     /// Which module.
     pub label: String,
@@ -149,6 +152,7 @@ pub struct LogsOut {
 
 /// Parameters of `Attach`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AttachIn {
     /// A Card, from a module that init did not start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,6 +173,7 @@ pub struct AttachOut {
 
 /// Parameters of `Update`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct UpdateIn {
     /// From `Attach`.
     pub session: String,

@@ -285,6 +285,7 @@ pub struct InfoOut {
 
 /// Parameters of `Logprobs`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LogprobsIn {
     /// Either this
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -326,6 +327,7 @@ pub struct LogprobsOut {
 
 /// Parameters of `ScoreMatrix`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct MatrixIn {
     /// Either this,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -444,6 +446,7 @@ pub struct MatrixOut {
 
 /// Parameters of `ScoreMemory`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct MemoryIn {
     /// Either this,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -512,6 +515,7 @@ pub struct MemoryOut {
 
 /// Parameters of `ScoreIncremental`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct IncrementalIn {
     /// Either this,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -615,6 +619,7 @@ pub struct IncrementalOut {
 
 /// Parameters of `ScoreFinetune`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FinetuneIn {
     /// Either this,
     #[serde(default, skip_serializing_if = "Option::is_none")]

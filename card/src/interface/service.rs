@@ -51,6 +51,7 @@ pub struct Info {
 
 /// Parameters of `GetInterfaceDescription`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DescriptionIn {
     /// Full name.
     pub interface: String,

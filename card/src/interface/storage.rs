@@ -97,6 +97,7 @@ pub struct BucketsOut {
 
 /// Parameters of `AddBucket`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddBucketIn {
     /// Its name.
     pub name: String,
@@ -119,6 +120,7 @@ pub struct AddBucketOut {
 
 /// Parameters of `RemoveBucket`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RemoveBucketIn {
     /// Its name.
     pub name: String,
@@ -162,6 +164,7 @@ pub struct Failure {
 
 /// Parameters of `Errors`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ErrorsIn {
     /// Failures at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,6 +189,7 @@ pub struct FlushErrorsOut {
 
 /// Parameters of `CompactErrors`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CompactErrorsIn {
     /// Failures to keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]

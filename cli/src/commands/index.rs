@@ -257,16 +257,18 @@ async fn refresh<P: Serialize>(socket: &Path, method: &str, ask: &P, name: &str,
 fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
     let n = |v: Option<u64>| v.unwrap_or(0);
     let embedded = n(out.new_chunks) - n(out.resumed).min(n(out.new_chunks)) - n(out.reused).min(n(out.new_chunks));
+    let vectors = match out.cached {
+        None => "with vectors of the dataset's own".to_owned(),
+        Some(cached) => format!("{embedded} embedded ({cached} from the cache) by {}", out.model.as_deref().unwrap_or("?")),
+    };
     output.line(&format!(
-        "{name} generation {}: {} documents, {} new, {} changed, {} removed; {} chunks, {embedded} embedded ({} from the cache) by {} in {}",
+        "{name} generation {}: {} documents, {} new, {} changed, {} removed; {} chunks, {vectors} in {}",
         n(out.generation),
         n(out.dataset_docs),
         n(out.new_docs),
         n(out.changed_docs),
         n(out.removed_docs),
         n(out.total),
-        n(out.cached),
-        out.model.as_deref().unwrap_or("?"),
         duration(out.duration_s.unwrap_or(0.0)),
     ));
     for (count, words) in [

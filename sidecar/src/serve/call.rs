@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::header::{CallHeader, push_text_member};
+use brahman_card::wire::parameters;
 use brahman_card::wire::{KEY_PROVIDER, MESSAGE_BYTES_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -73,20 +74,7 @@ impl Call {
     /// # Errors
     /// `InvalidParameter`, which says what was expected where.
     pub fn parameters<T: DeserializeOwned>(&self) -> Result<T, Fault> {
-        self.parameters_by(serde_json::from_slice)
-    }
-
-    /// The parameters, by a reader of their own.
-    ///
-    /// # Errors
-    /// As [`Self::parameters`].
-    pub fn parameters_by<'a, T>(&'a self, read: impl FnOnce(&'a [u8]) -> serde_json::Result<T>) -> Result<T, Fault> {
-        let raw = self.raw_parameters();
-        read(if raw.is_empty() { b"{}" } else { raw }).map_err(|error| {
-            let text = error.to_string();
-            let field = text.split('`').nth(1).unwrap_or("parameters").to_owned();
-            Fault::invalid_parameter(&field, text)
-        })
+        parameters::read(self.raw_parameters())
     }
 
     /// Sends one of many replies; waits while the caller is slow.

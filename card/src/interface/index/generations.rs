@@ -83,6 +83,7 @@ pub struct Config {
 
 /// Parameters of `Promote`; a generation that is there, or the configuration of a trial, of `config`, or of the best trial.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PromoteIn {
     /// Index name.
     pub name: String,
@@ -131,6 +132,7 @@ pub struct PromoteOut {
 
 /// Parameters of `Rollback`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RollbackIn {
     /// Index name.
     pub name: String,
@@ -150,6 +152,7 @@ pub struct RollbackOut {
 
 /// Parameters of `Move`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct MoveIn {
     /// Index name.
     pub name: String,

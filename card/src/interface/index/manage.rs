@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Parameters of `Create`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CreateIn {
     /// Index name.
     pub name: String,
@@ -62,6 +63,7 @@ pub struct CreateOut {
 
 /// Parameters of the methods that only name an index.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NameIn {
     /// Index name.
     pub name: String,
@@ -78,6 +80,7 @@ pub struct Skipped {
 
 /// Parameters of `Migrate`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct MigrateIn {
     /// Index name.
     pub name: String,
@@ -246,6 +249,7 @@ pub struct DeleteOut {
 
 /// Parameters of `Doctor`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DoctorIn {
     /// Index name.
     pub name: String,

@@ -3,10 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::fault::Fault;
 use crate::wire::numbers::take_vector;
+use crate::wire::parameters;
 
 /// Parameters of `Search`; exactly one of `text`, `vector` and `vectors`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SearchIn {
     /// Index name.
     pub index: String,
@@ -43,14 +46,14 @@ impl SearchIn {
     /// Reads the parameters of a call: a single vector, their longest part, without a general parser.
     ///
     /// # Errors
-    /// As `serde_json` has them.
-    pub fn read(parameters: &[u8]) -> serde_json::Result<Self> {
-        if let Some((vector, rest)) = take_vector(parameters, "vector")
+    /// As [`parameters::read`].
+    pub fn read(json: &[u8]) -> Result<Self, Fault> {
+        if let Some((vector, rest)) = take_vector(json, "vector")
             && let Ok(ask) = serde_json::from_slice(&rest)
         {
             return Ok(Self { vector: Some(vector), ..ask });
         }
-        serde_json::from_slice(parameters)
+        parameters::read(json)
     }
 }
 
@@ -120,6 +123,7 @@ pub struct SearchOut {
 
 /// Parameters of `Get`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct GetIn {
     /// Index name.
     pub index: String,
@@ -138,6 +142,7 @@ pub struct GetOut {
 
 /// Parameters of `SearchBulk`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SearchBulkIn {
     /// Index name.
     pub index: String,

@@ -7,6 +7,7 @@ use super::Config;
 
 /// Parameters of `EvalAutogen`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct EvalAutogenIn {
     /// Index name.
     pub name: String,
@@ -107,6 +108,7 @@ pub struct TrialRecord {
 
 /// Parameters of `Trial`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TrialIn {
     /// Index name.
     pub name: String,
@@ -150,6 +152,7 @@ pub struct TrialsOut {
 
 /// Parameters of `Best`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct BestIn {
     /// Index name.
     pub name: String,
@@ -168,6 +171,7 @@ pub struct BestOut {
 
 /// Parameters of `CompactTrials`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CompactTrialsIn {
     /// Index name.
     pub name: String,
@@ -187,6 +191,7 @@ pub struct CompactTrialsOut {
 
 /// Parameters of `Autotune`: a grid.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AutotuneIn {
     /// Index name.
     pub name: String,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// A message or a memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Entry {
     /// `user`, `assistant`, `tool`, `system` or `memory`; the section's name where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,6 +23,7 @@ pub struct Entry {
 
 /// What is scored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Conversation {
     /// Stays in context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,6 +40,7 @@ pub struct Conversation {
 
 /// A message as chat APIs have it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     /// `user`, `assistant`, `tool` or `system`.
     pub role: String,

@@ -227,7 +227,8 @@ impl IndexService {
             new_chunks: Some(of),
             reused: Some(embedded.reused),
             resumed: Some(embedded.resumed),
-            cached: Some(embedded.cached),
+            // Nothing was embedded where the vectors came with the dataset.
+            cached: parameters.vector_column.is_none().then_some(embedded.cached),
             truncated: Some(embedded.truncated),
             bytes_written: Some(0),
             ..RefreshOut::default()

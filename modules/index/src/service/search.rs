@@ -156,7 +156,7 @@ impl IndexService {
     pub(super) async fn search(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         self.agent.searched();
-        let ask = call.parameters_by(SearchIn::read)?;
+        let ask = SearchIn::read(call.raw_parameters())?;
         let index = self.index(&ask.index)?;
         let (generation, degraded) = index.current()?;
         let model = generation.manifest.model.clone();

@@ -1,0 +1,54 @@
+//! A call's parameters, typed. What is wrong with them is named by its place: `vector[3]`, `config.m`.
+
+use serde::de::DeserializeOwned;
+
+use super::fault::Fault;
+
+/// Longest place that is told.
+const PLACE_CHARS_MAX: usize = 100;
+
+/// Reads parameters; none at all are an empty object.
+///
+/// # Errors
+/// `InvalidParameter`, which says what was expected where.
+pub fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Fault> {
+    let json = if json.is_empty() { b"{}" } else { json };
+    serde_json::from_slice(json).map_err(|error| {
+        let text = error.to_string();
+        Fault::invalid_parameter(&place::<T>(json, &text), &text)
+    })
+}
+
+/// Where reading fails: found by reading again, so that nothing is kept for it while all is well.
+fn place<T: DeserializeOwned>(json: &[u8], why: &str) -> String {
+    let again: Result<T, _> = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
+    let path = again.err().map(|error| error.path().to_string()).filter(|path| path != ".");
+    // What is missing, unknown or there twice has no place of its own, but its name is in the message.
+    // Keys are the caller's, as long as he likes.
+    path.map(|path| path.chars().take(PLACE_CHARS_MAX).collect())
+        .unwrap_or_else(|| why.split('`').nth(1).unwrap_or("parameters").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::interface::index::SearchIn;
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_place() {
+        for (json, place) in [
+            (r#"{"index":"x","vector":[0.5,null]}"#, "vector[1]"),
+            (r#"{"index":"x","vectors":[[0.5],["a"]]}"#, "vectors[1][0]"),
+            (r#"{"index":"x","vector":[0.5,NaN]}"#, "vector[1]"),
+            (r#"{"index":"x","vector":[0.5],"k":"ten"}"#, "k"),
+            (r#"{"index":7}"#, "index"),
+            (r#"{"k":3}"#, "index"),
+            (r#"{"index":"x","k":1,"k":2}"#, "k"),
+            ("", "index"),
+            ("[]", "index"),
+            ("7", "parameters"),
+        ] {
+            let fault = SearchIn::read(json.as_bytes()).expect_err(json);
+            assert_eq!(fault.parameters["parameter"], place, "{json}: {fault}");
+        }
+    }
+}
