@@ -46,8 +46,14 @@ impl Admission {
         self.running + self.waiting
     }
 
+    /// Places that one user may hold: an eighth is left to others, as of connections.
+    fn share(&self) -> usize {
+        self.places - self.places / 8
+    }
+
     pub(crate) fn ask(&mut self, uid: u32) -> Admit {
-        if self.running < self.places {
+        let own = self.users.get(&uid).map_or(0, |user| user.running);
+        if self.running < self.places && own < self.share() {
             self.running += 1;
             self.users.entry(uid).or_default().running += 1;
             return Admit::Now;
@@ -71,7 +77,9 @@ impl Admission {
         if let Some(user) = self.users.get_mut(&uid) {
             user.running = user.running.saturating_sub(1);
         }
-        let next = self.users.iter_mut().filter(|(_, user)| !user.waiting.is_empty()).min_by_key(|(_, user)| user.running);
+        let share = self.share();
+        let may = |user: &User| !user.waiting.is_empty() && user.running < share;
+        let next = self.users.iter_mut().filter(|(_, user)| may(user)).min_by_key(|(_, user)| user.running);
         let ticket = next.and_then(|(_, user)| {
             user.running += 1;
             user.waiting.pop_front()
@@ -122,8 +130,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn places_and_queue_hold_and_nobody_is_forgotten(moves in prop::collection::vec((0_u8..3, 0_u32..3), 0..200)) {
-            let mut admission = Admission::new(3, 5);
+        fn places_and_queue_hold_and_nobody_is_forgotten(places in 3_usize..20, moves in prop::collection::vec((0_u8..3, 0_u32..3), 0..200)) {
+            let mut admission = Admission::new(places, 5);
+            let share = places - places / 8;
             let mut running: Vec<u32> = Vec::new();
             let mut waiting: Vec<(u32, Ticket)> = Vec::new();
             for (what, uid) in moves {
@@ -142,9 +151,14 @@ mod tests {
                         prop_assert!(admission.leave(uid, ticket));
                     },
                 }
-                prop_assert!(running.len() <= 3 && waiting.len() <= 5);
+                prop_assert!(running.len() <= places && waiting.len() <= 5);
                 prop_assert_eq!(admission.load(), running.len() + waiting.len());
-                prop_assert!(waiting.is_empty() || running.len() == 3, "nobody waits beside a free place");
+                let own = |uid: u32| running.iter().filter(|u| **u == uid).count();
+                prop_assert!(
+                    running.len() == places || waiting.iter().all(|(uid, _)| own(*uid) >= share),
+                    "nobody waits beside a free place that he may have"
+                );
+                prop_assert!((0..3).all(|uid| own(uid) <= share), "an eighth is left to others");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One socket for the whole mesh.
 //!
 //! Pure parts: [`matching`] (who serves a flow), [`admission`] (who may call now), [`health`] (who is well). Around
-//! them: [`table`] follows init, [`provider`] keeps connections, [`splice`] carries calls, [`service`] answers
+//! them: [`table`] follows init, [`provider`] keeps connections, [`quarantine`] what ends providers, [`splice`] carries calls, [`service`] answers
 //! `org.brahman.Broker`.
 //!
 //! Invariants: keeps nothing that cannot be rebuilt from init's `Watch` (the context set by hand lies in a file beside
@@ -12,6 +12,7 @@ mod admission;
 mod health;
 pub mod matching;
 mod provider;
+mod quarantine;
 pub mod run;
 mod service;
 mod splice;

@@ -9,6 +9,7 @@ use brahman_card::ModuleRecord;
 use brahman_card::card::Quotas;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
+use brahman_sidecar::serve::has_unread;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
@@ -29,9 +30,37 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    fn is_alive(&self) -> bool {
-        let mut byte = [0_u8; 1];
-        !self.frames.has_partial() && matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+    pub(crate) async fn dial(socket: &str) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(Path::new(socket)).await?;
+        Ok(Self { stream, frames: FrameBuffer::nul() })
+    }
+
+    /// Whether a call's answer could not be taken for anything else: nothing lies unread, and the provider is there.
+    fn is_clean(&self) -> bool {
+        !self.frames.has_partial() && !has_unread(&self.stream)
+    }
+
+    /// Holds a oneway call's place until its work is over, which shows in the provider's hanging up, or until its time is up.
+    pub(crate) async fn outlive(self, place: Option<Place>, until: Instant) {
+        // After the call, nothing more: a server hangs up once it has done what it was asked.
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
+        let over = async {
+            let mut sink = [0_u8; 4096];
+            loop {
+                match self.stream.try_read(&mut sink) {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        if self.stream.readable().await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout_at(until.into(), over).await;
+        drop(place);
     }
 }
 
@@ -47,6 +76,8 @@ pub(crate) struct Provider {
     admission: Mutex<(Admission, HashMap<Ticket, oneshot::Sender<()>>)>,
     health: Mutex<Health>,
     idle: Mutex<(u64, Vec<Backend>)>,
+    /// Calls on which a provider has ended are tried again one by one.
+    pub(crate) suspects: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Provider {
@@ -57,6 +88,7 @@ impl Provider {
             admission: Mutex::new((admission, HashMap::new())),
             health: Mutex::default(),
             idle: Mutex::default(),
+            suspects: Arc::default(),
         }
     }
 
@@ -111,10 +143,8 @@ impl Provider {
         }
     }
 
-    /// An idle connection to this life of the provider, or a new one.
-    ///
-    /// Whether an idle one is alive is asked only where a call could not be repeated: the question costs a system call.
-    pub(crate) async fn connect(&self, socket: &str, incarnation: u64, repeatable: bool) -> std::io::Result<Backend> {
+    /// An idle connection to this life of the provider on which nothing lies unread, or a new one.
+    pub(crate) async fn connect(&self, socket: &str, incarnation: u64) -> std::io::Result<Backend> {
         loop {
             let candidate = {
                 let mut idle = hold(&self.idle);
@@ -124,13 +154,11 @@ impl Provider {
                 idle.1.pop()
             };
             match candidate {
-                Some(backend) if repeatable || backend.is_alive() => return Ok(backend),
+                Some(backend) if backend.is_clean() => return Ok(backend),
                 Some(_) => {}
-                None => break,
+                None => return Backend::dial(socket).await,
             }
         }
-        let stream = UnixStream::connect(Path::new(socket)).await?;
-        Ok(Backend { stream, frames: FrameBuffer::nul() })
     }
 
     /// A connection was lost: what lies idle led to the same process and would be lost as well.
@@ -138,10 +166,12 @@ impl Provider {
         hold(&self.idle).1.clear();
     }
 
-    /// Takes back a connection on which nothing is under way.
-    pub(crate) fn keep(&self, backend: Backend, incarnation: u64) {
+    /// Takes back a connection whose call was answered, and its answer known by its number.
+    pub(crate) fn keep(&self, mut backend: Backend, incarnation: u64) {
+        // What it holds was its caller's.
+        drop(backend.frames.take_reservation());
         let mut idle = hold(&self.idle);
-        if idle.0 == incarnation && idle.1.len() < IDLE_MAX {
+        if !backend.frames.has_partial() && idle.0 == incarnation && idle.1.len() < IDLE_MAX {
             idle.1.push(backend);
         }
     }

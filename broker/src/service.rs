@@ -1,13 +1,14 @@
 //! The broker itself: finds a target for each call, and answers `org.brahman.Broker` and `org.varlink.service`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use brahman_card::interface::broker::{
-    Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextOut, StatusOut, WatchOut,
+    Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextIn, SetContextOut, StatusOut, WatchOut,
 };
 use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
 use brahman_card::wire::fault::Fault;
@@ -22,15 +23,16 @@ use tokio_util::sync::CancellationToken;
 use crate::health::{Outcome, RetryBudget};
 use crate::matching::{Ask, Ranking, rank};
 use crate::provider::{Backend, Provider, Providers, allows, cheaper};
+use crate::quarantine::Quarantine;
 use crate::splice::{After, Client, Outgoing};
 use crate::table::{ContextFile, Table};
 
 /// Longest name a context may have; it is a word, not a text.
-const CONTEXT_BYTES_MAX: usize = 64;
+pub(crate) const CONTEXT_BYTES_MAX: usize = 64;
 /// Answers to one (interface, context, asker) kept until the table changes.
 const ROUTES_MAX: usize = 1024;
 
-type RouteKey = (String, Option<String>, Option<String>);
+type RouteKey = (String, Option<String>, Option<BTreeMap<String, String>>, Option<String>);
 
 /// Where a call goes.
 #[derive(Clone, Debug)]
@@ -42,6 +44,8 @@ pub(crate) struct Target {
     /// `None` for init, which is no module.
     pub(crate) provider: Option<Arc<Provider>>,
     declared: Vec<String>,
+    /// Whether it is told who calls, and the other additions with it.
+    pub(crate) wants_uid: bool,
 }
 
 impl Target {
@@ -60,15 +64,17 @@ impl Target {
         self.provider.as_ref().is_some_and(|provider| provider.answers_at_once())
     }
 
-    /// A connection; `repeatable` if a call that finds it dead can simply be made again.
-    pub(crate) async fn connect(&self, repeatable: bool) -> io::Result<Backend> {
+    /// A connection, used before or new.
+    pub(crate) async fn connect(&self) -> io::Result<Backend> {
         match &self.provider {
-            Some(provider) => provider.connect(&self.socket, self.incarnation, repeatable).await,
-            None => Ok(Backend {
-                stream: tokio::net::UnixStream::connect(&self.socket).await?,
-                frames: brahman_card::wire::frame::FrameBuffer::nul(),
-            }),
+            Some(provider) => provider.connect(&self.socket, self.incarnation).await,
+            None => self.dial().await,
         }
+    }
+
+    /// A new connection.
+    pub(crate) async fn dial(&self) -> io::Result<Backend> {
+        Backend::dial(&self.socket).await
     }
 
     pub(crate) fn keep(&self, backend: Backend) {
@@ -101,24 +107,42 @@ pub(crate) struct Broker {
     pub(crate) init: PathBuf,
     pub(crate) context_file: ContextFile,
     pub(crate) providers: Providers,
+    pub(crate) quarantine: Quarantine,
+    calls: AtomicU64,
     budget: Mutex<RetryBudget>,
     routes: Mutex<RouteCache>,
 }
 
 impl Broker {
     pub(crate) fn new(table: watch::Sender<Arc<Table>>, drain: CancellationToken, init: PathBuf, context_file: ContextFile) -> Self {
-        Self { table, drain, init, context_file, providers: Providers::default(), budget: Mutex::default(), routes: Mutex::default() }
+        Self {
+            table,
+            drain,
+            init,
+            context_file,
+            providers: Providers::default(),
+            quarantine: Quarantine::default(),
+            calls: AtomicU64::new(1),
+            budget: Mutex::default(),
+            routes: Mutex::default(),
+        }
     }
 
     pub(crate) fn budget(&self) -> MutexGuard<'_, RetryBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A number for a call to a provider, used once.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The provider for a call, waiting for one that is on its way.
     pub(crate) async fn find(&self, call: &Outgoing, peer: Peer, avoid: Option<&str>, until: Instant) -> Result<Target, Fault> {
         if call.interface == interface::init::INTERFACE.name {
             let socket = self.init.display().to_string();
-            return Ok(Target { id: "init".into(), label: "init".into(), socket, incarnation: 0, provider: None, declared: Vec::new() });
+            let (id, label) = ("init".into(), "init".into());
+            return Ok(Target { id, label, socket, incarnation: 0, provider: None, declared: Vec::new(), wants_uid: true });
         }
         let mut changes = self.table.subscribe();
         loop {
@@ -126,7 +150,7 @@ impl Broker {
             let context = call.context.as_deref().or(table.context.as_deref());
             // `GetInterfaceDescription` of somebody's interface goes to whoever offers it.
             let flow = if call.interface == interface::service::INTERFACE.name { described(call)? } else { call.interface.clone() };
-            let found = self.route(&table, &flow, context, peer);
+            let found = self.route(&table, &flow, context, call.require.as_ref(), peer);
             if let Some(target) = choose(&found, avoid) {
                 return Ok(target);
             }
@@ -157,10 +181,17 @@ impl Broker {
         }
     }
 
-    fn route(&self, table: &Arc<Table>, flow: &str, context: Option<&str>, peer: Peer) -> Found {
+    fn route(
+        &self,
+        table: &Arc<Table>,
+        flow: &str,
+        context: Option<&str>,
+        require: Option<&BTreeMap<String, String>>,
+        peer: Peer,
+    ) -> Found {
         // Only a module whose Card wants this flow is an asker with wishes of its own.
         let asker = table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid));
-        let key = (flow.to_owned(), context.map(str::to_owned), asker.map(|a| a.card.id.clone()));
+        let key = (flow.to_owned(), context.map(str::to_owned), require.cloned(), asker.map(|a| a.card.id.clone()));
         let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if !cache.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, table)) || cache.1.len() >= ROUTES_MAX {
             self.providers.retain(&table.modules);
@@ -169,7 +200,7 @@ impl Broker {
         if let Some(found) = cache.1.get(&key) {
             return found.clone();
         }
-        let ranking = rank(&table.modules, &Ask { flow, context, require: None, asker });
+        let ranking = rank(&table.modules, &Ask { flow, context, require, asker });
         let targets =
             ranking.eligible().iter().filter(|c| c.matched.state == ModuleState::Ready).map(|c| self.target(&table.modules[c.index], flow));
         let found = Found { targets: Arc::new(targets.collect()), ranking: Arc::new(ranking) };
@@ -187,6 +218,7 @@ impl Broker {
             incarnation: module.incarnation,
             provider: Some(self.providers.of(module)),
             declared,
+            wants_uid: module.card.wants_uid,
         }
     }
 
@@ -194,7 +226,7 @@ impl Broker {
     pub(crate) async fn answer(&self, client: &mut Client, call: &Outgoing) -> io::Result<Option<After>> {
         let outcome = match (call.interface.as_str(), call.method.as_str()) {
             ("org.brahman.Broker", "Watch") if call.more => return self.watch(client, call).await.map(Some),
-            ("org.varlink.service", "GetInterfaceDescription") => match self.description(call) {
+            ("org.varlink.service", "GetInterfaceDescription") => match self.description(call, client.frames.delimiter()) {
                 Ok(None) => return Ok(None),
                 Ok(Some(reply)) => Ok(reply),
                 Err(fault) => Err(fault),
@@ -206,7 +238,7 @@ impl Broker {
         }
         match outcome {
             Ok(reply) => write_all(&client.stream, &reply).await?,
-            Err(fault) => client.fault(&fault).await?,
+            Err(fault) => client.fault(&call.reply_head("broker"), &fault).await?,
         }
         Ok(Some(After::Next))
     }
@@ -214,17 +246,20 @@ impl Broker {
     fn local(&self, client: &Client, call: &Outgoing) -> Result<Vec<u8>, Fault> {
         let delimiter = client.frames.delimiter();
         let table = Arc::clone(&self.table.borrow());
+        if interface::known(&call.interface).is_some_and(|i| i.takes_nothing(&call.method)) {
+            parameters::none(call.parameters())?;
+        }
         match (call.interface.as_str(), call.method.as_str()) {
             ("org.brahman.Broker", "Resolve") => {
-                let ask: FlowIn = parameters::read(&call.parameters)?;
+                let ask: FlowIn = parameters::read(call.parameters())?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
                 let first = ranking.eligible().first().map(|c| c.matched.clone());
                 let matched = first.ok_or_else(|| Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals()))?;
-                reply(&ResolveOut { matched, generation: table.generation }, delimiter)
+                reply(call, &ResolveOut { matched, generation: table.generation }, delimiter)
             }
             ("org.brahman.Broker", "Watch") => Err(Fault::expected_more("Watch")),
             ("org.brahman.Broker", "Explain") => {
-                let ask: FlowIn = parameters::read(&call.parameters)?;
+                let ask: FlowIn = parameters::read(call.parameters())?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
                 let eligible = ranking.eligible;
                 let candidates = ranking.candidates.into_iter().enumerate().map(|(i, c)| Candidate {
@@ -233,11 +268,11 @@ impl Broker {
                     reason: c.refused,
                     rank: (i < eligible).then_some(i as u64),
                 });
-                reply(&ExplainOut { context, candidates: candidates.collect(), note: ranking.note }, delimiter)
+                reply(call, &ExplainOut { context, candidates: candidates.collect(), note: ranking.note }, delimiter)
             }
-            ("org.brahman.Broker", "GetContext") => reply(&Context { context: table.context.clone() }, delimiter),
+            ("org.brahman.Broker", "GetContext") => reply(call, &Context { context: table.context.clone() }, delimiter),
             ("org.brahman.Broker", "SetContext") => {
-                let Context { context } = parameters::read(&call.parameters)?;
+                let SetContextIn { context } = parameters::read(call.parameters())?;
                 let plain = |c: &String| {
                     (1..=CONTEXT_BYTES_MAX).contains(&c.len()) && c.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
                 };
@@ -250,9 +285,9 @@ impl Broker {
                     previous.clone_from(&now.context);
                     *now = Arc::new(Table { context, generation: now.generation + 1, ..(**now).clone() });
                 });
-                reply(&SetContextOut { previous }, delimiter)
+                reply(call, &SetContextOut { previous }, delimiter)
             }
-            ("org.brahman.Broker", "Status") => reply(&self.status(&table), delimiter),
+            ("org.brahman.Broker", "Status") => reply(call, &self.status(&table), delimiter),
             ("org.varlink.service", "GetInfo") => {
                 let ready = table.modules.iter().filter(|m| m.state == ModuleState::Ready);
                 let mut interfaces: Vec<String> = ready.flat_map(|m| m.card.offered_interfaces()).map(str::to_owned).collect();
@@ -264,6 +299,7 @@ impl Broker {
                 interfaces.dedup();
                 let version = env!("CARGO_PKG_VERSION").to_owned();
                 reply(
+                    call,
                     &Info { vendor: "Brahman".into(), product: "mesh".into(), version, url: "https://varlink.org".into(), interfaces },
                     delimiter,
                 )
@@ -280,22 +316,22 @@ impl Broker {
     }
 
     /// The text of an interface that is on offer; `None` if only its provider has the text.
-    fn description(&self, call: &Outgoing) -> Result<Option<Vec<u8>>, Fault> {
+    fn description(&self, call: &Outgoing, delimiter: u8) -> Result<Option<Vec<u8>>, Fault> {
         let wanted = described(call)?;
         let own = [interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name]
             .contains(&wanted.as_str());
         let offered = self.table.borrow().modules.iter().any(|m| m.card.offered_interfaces().any(|i| i == wanted));
         match interface::known(&wanted).filter(|_| own || offered) {
-            Some(known) => reply(&DescriptionOut { description: known.idl.to_owned() }, 0).map(Some),
+            Some(known) => reply(call, &DescriptionOut { description: known.idl.to_owned() }, delimiter).map(Some),
             None if offered => Ok(None),
             None => Err(Fault::interface_not_found(&wanted)),
         }
     }
 
     async fn watch(&self, client: &mut Client, call: &Outgoing) -> io::Result<After> {
-        let ask: FlowIn = match parameters::read(&call.parameters) {
+        let ask: FlowIn = match parameters::read(call.parameters()) {
             Ok(ask) => ask,
-            Err(fault) => return client.fault(&fault).await.map(|()| After::Next),
+            Err(fault) => return client.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
         };
         let mut changes = self.table.subscribe();
         let mut last = None;
@@ -304,9 +340,9 @@ impl Broker {
             let matched = self.rank(&table, &ask, call, client.peer).0.eligible().first().map(|c| c.matched.clone());
             if last.as_ref() != Some(&matched) {
                 let word = WatchOut { matched: matched.clone(), generation: table.generation };
-                match encode_reply("broker", &word, true, client.frames.delimiter()) {
+                match encode_reply(&call.reply_head("broker"), &word, true, client.frames.delimiter()) {
                     Ok(message) => write_all(&client.stream, &message).await?,
-                    Err(fault) => return client.fault(&fault).await.map(|()| After::Next),
+                    Err(fault) => return client.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
                 }
                 last = Some(matched);
             }
@@ -385,9 +421,9 @@ fn spread(n: usize) -> usize {
 }
 
 fn described(call: &Outgoing) -> Result<String, Fault> {
-    Ok(parameters::read::<DescriptionIn>(&call.parameters)?.interface)
+    Ok(parameters::read::<DescriptionIn>(call.parameters())?.interface)
 }
 
-fn reply<T: Serialize>(value: &T, delimiter: u8) -> Result<Vec<u8>, Fault> {
-    encode_reply("broker", value, false, delimiter)
+fn reply<T: Serialize>(call: &Outgoing, value: &T, delimiter: u8) -> Result<Vec<u8>, Fault> {
+    encode_reply(&call.reply_head("broker"), value, false, delimiter)
 }

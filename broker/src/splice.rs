@@ -2,31 +2,46 @@
 //!
 //! Invariants: payloads are stepped over, never parsed; the whole reply is held before its first byte is passed on, so
 //! a provider's death in mid-reply can still be answered; a client's hang-up closes the provider's connection and so
-//! cancels the work there.
+//! cancels the work there. A reply goes to a client only from a connection on which nothing but its call was under way, and
+//! carries additions of ours only if the call had some.
 
-use std::io::{self, IoSlice};
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brahman_card::interface;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
-use brahman_card::wire::header::{CallHeader, ReplyHeader, push_text_member};
-use brahman_card::wire::{KEY_PROVIDER, KEY_UID, MESSAGE_BYTES_MAX};
+use brahman_card::wire::header::{CallHeader, ReplyHeader, push_number_member, push_text_member, reply_head};
+use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX, parameters};
 use brahman_sidecar::Peer;
-use brahman_sidecar::serve::{NEXT_CALL_POLL, Wait, encode_fault, fill, hung_up, poll_briefly, write_all};
+use brahman_sidecar::serve::{
+    Charge, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, poll_briefly, write_all, write_parts,
+};
 use tokio::net::UnixStream;
 
 use crate::health::Outcome;
-use crate::provider::Backend;
-use crate::service::{Broker, Target};
+use crate::provider::{Backend, Place};
+use crate::quarantine::Fingerprint;
+use crate::service::{Broker, CONTEXT_BYTES_MAX, Target};
 
 /// How long a call without a deadline waits for a provider that is on its way.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
-/// A call on which this many providers have ended is the likelier culprit, and must not take down the rest.
-const DEATHS_MAX: u32 = 5;
-/// Half a message must become a whole one within this time.
-const PARTIAL_MAX: Duration = Duration::from_secs(30);
+/// A call on which this many providers have ended is the culprit, and must not take down the rest. From the first on it is
+/// tried alone among its like, so that the second cannot be another's doing.
+const DEATHS_MAX: u32 = 2;
+/// A call that was tried again and has run for this long without a death is no suspect any more.
+const SUSPECT_MAX: Duration = Duration::from_secs(2);
+/// A message longer than this is looked through off the I/O thread.
+const LONG_BYTES: usize = 256 * 1024;
+/// Latest deadline: clocks add up to it without overflow.
+const DEADLINE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+/// Longest trace id: a word, not a text.
+const TRACE_BYTES_MAX: usize = 256;
+/// Longest JSON text and most members of the attributes that a call requires.
+const REQUIRE_MAX: (usize, usize) = (4096, 16);
 /// Pause before the next attempt when a provider's socket refuses or its backlog is full.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long an answer that usually comes at once is polled for. A wake-up costs 10 to 50 µs, most where a virtual machine
@@ -54,27 +69,89 @@ pub(crate) struct Client {
 
 /// A call as it goes to the provider, owned so that reading may go on meanwhile.
 pub(crate) struct Outgoing {
-    pub(crate) message: Vec<u8>,
+    frame: Vec<u8>,
+    parameters: Range<usize>,
     pub(crate) interface: String,
     pub(crate) method: String,
     pub(crate) context: Option<String>,
+    pub(crate) require: Option<BTreeMap<String, String>>,
+    trace: Option<String>,
     pub(crate) more: bool,
     pub(crate) oneway: bool,
     pub(crate) upgrade: bool,
-    pub(crate) parameters: Vec<u8>,
     pub(crate) deadline: Option<Instant>,
+    number: Option<u64>,
+    extras: bool,
+}
+
+impl Outgoing {
+    /// Its parameters' JSON text; empty if there are none.
+    pub(crate) fn parameters(&self) -> &[u8] {
+        &self.frame[self.parameters.clone()]
+    }
+
+    /// What a reply to it by this provider begins with.
+    pub(crate) fn reply_head(&self, provider: &str) -> Vec<u8> {
+        reply_head(provider, self.extras, self.number)
+    }
+
+    /// The message for a provider, up to its parameters' text. Additions only for one whose Card wants them.
+    fn head(&self, wants_uid: bool, uid: u32, number: u64) -> Vec<u8> {
+        let mut out = b"{".to_vec();
+        if wants_uid {
+            push_number_member(&mut out, KEY_CALL, number);
+            push_number_member(&mut out, KEY_UID, uid.into());
+            if let Some(deadline) = self.deadline {
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+                push_number_member(&mut out, KEY_DEADLINE, u64::try_from(left).unwrap_or(u64::MAX));
+            }
+            for (key, value) in [(KEY_CONTEXT, &self.context), (KEY_TRACE, &self.trace)] {
+                if let Some(value) = value {
+                    push_text_member(&mut out, key, value);
+                }
+            }
+        }
+        for (set, member) in [(self.more, "\"more\":true,"), (self.oneway, "\"oneway\":true,"), (self.upgrade, "\"upgrade\":true,")] {
+            if set {
+                out.extend_from_slice(member.as_bytes());
+            }
+        }
+        push_text_member(&mut out, "method", &format!("{}.{}", self.interface, self.method));
+        if self.parameters.is_empty() {
+            out.pop();
+        } else {
+            out.extend_from_slice(b"\"parameters\":");
+        }
+        out
+    }
+
+    /// Whether its stream has no end of its own, so that it must not hold a place that calls wait for.
+    fn is_endless(&self) -> bool {
+        self.more && interface::is_endless(&self.interface, &self.method)
+    }
+
+    /// How long it may take if its caller does not say.
+    fn patience_s(&self) -> u64 {
+        interface::patience_s(&self.interface, &self.method)
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.interface, &self.method, self.parameters())
+    }
 }
 
 /// Serves one client to its end.
 pub(crate) async fn converse(stream: UnixStream, peer: Peer, broker: Arc<Broker>) {
-    let mut client = Client { stream, frames: FrameBuffer::default(), peer, read_open: true, next: Wait::new(NEXT_CALL_POLL) };
+    let mut frames = FrameBuffer::default();
+    frames.reserve_from(Box::new(Charge::of(peer.uid)));
+    let mut client = Client { stream, frames, peer, read_open: true, next: Wait::new(NEXT_CALL_POLL) };
     loop {
         let after = match client.next_call(&broker).await {
             Ok(Some(call)) => client.run(&broker, call).await,
             Ok(None) => return,
             Err(fault) => {
                 // What follows a broken message cannot be trusted to be a message.
-                let _ = client.fault(&fault).await;
+                let _ = client.fault(b"{", &fault).await;
                 return;
             }
         };
@@ -92,14 +169,24 @@ pub(crate) async fn converse(stream: UnixStream, peer: Peer, broker: Arc<Broker>
 
 impl Client {
     async fn next_call(&mut self, broker: &Broker) -> Result<Option<Outgoing>, Fault> {
+        let mut partial_since: Option<Instant> = None;
         loop {
-            let uid = self.peer.uid;
-            match self.frames.next_frame() {
+            let read = if self.read_open { self.frames.next_frame() } else { self.frames.last_frame() };
+            match read {
                 Ok(Some(frame)) => {
+                    let frame = frame.to_vec();
                     self.next.over();
-                    return outgoing(frame, uid).map(Some);
+                    if frame.len() < LONG_BYTES {
+                        return outgoing(frame).map(Some);
+                    }
+                    let read = tokio::task::spawn_blocking(move || outgoing(frame)).await;
+                    return read.unwrap_or_else(|error| Err(Fault::internal(format!("reading the call panicked: {error}")))).map(Some);
                 }
-                Ok(None) if !self.read_open => return Ok(None),
+                Ok(None) if !self.read_open => {
+                    let is_cut = self.frames.has_partial() && !hung_up(&self.stream);
+                    let cut = || Fault::invalid_parameter("(message)", "expected a whole JSON object before the end of input");
+                    return if is_cut { Err(cut()) } else { Ok(None) };
+                }
                 Ok(None) => {}
                 Err(error) => return Err(Fault::overloaded(format!("{error}; send large data through a bulk method"), 0)),
             }
@@ -107,9 +194,14 @@ impl Client {
                 continue;
             }
             let partial = self.frames.has_partial();
+            if self.frames.pending().len() >= LONG_BYTES {
+                // Others on this thread have their turn while a long message comes.
+                tokio::task::yield_now().await;
+            }
             let readable = async {
                 if partial {
-                    tokio::time::timeout(PARTIAL_MAX, self.stream.readable()).await.is_ok_and(|r| r.is_ok())
+                    let until = *partial_since.get_or_insert_with(Instant::now) + PARTIAL_MAX;
+                    tokio::time::timeout_at(until.into(), self.stream.readable()).await.is_ok_and(|r| r.is_ok())
                 } else {
                     self.stream.readable().await.is_ok()
                 }
@@ -126,8 +218,8 @@ impl Client {
         }
     }
 
-    pub(crate) async fn fault(&self, fault: &Fault) -> io::Result<()> {
-        write_all(&self.stream, &encode_fault("broker", fault, self.frames.delimiter())).await
+    pub(crate) async fn fault(&self, head: &[u8], fault: &Fault) -> io::Result<()> {
+        write_all(&self.stream, &encode_fault(head, fault, self.frames.delimiter())).await
     }
 
     async fn run(&mut self, broker: &Arc<Broker>, call: Outgoing) -> io::Result<After> {
@@ -144,7 +236,7 @@ impl Client {
                 tracing::warn!(%fault, "a oneway call failed");
                 Ok(After::Next)
             }
-            Err(Stop::Fault(fault)) => self.fault(&fault).await.map(|()| After::Next),
+            Err(Stop::Fault(fault)) => self.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
         }
     }
 
@@ -154,56 +246,65 @@ impl Client {
         let mut wait_until = patience();
         let mut deaths = 0;
         broker.budget().called(Instant::now());
+        broker.quarantine.check(|| call.fingerprint())?;
         let mut avoid: Option<String> = None;
         loop {
             let target = self.attend(wait_until, broker.find(call, self.peer, avoid.as_deref(), wait_until)).await??;
-            let place = match &target.provider {
-                Some(provider) => Some(self.attend(wait_until, provider.admit(self.peer.uid)).await??),
-                None => None,
+            let mut place = match &target.provider {
+                Some(provider) if !call.is_endless() => Some(self.attend(wait_until, provider.admit(self.peer.uid)).await??),
+                _ => None,
             };
+            // After a death, calls are tried one by one: which of them brings it about shows the second time.
+            let suspect = match &target.provider {
+                Some(provider) if deaths > 0 => Some(self.attend(wait_until, Arc::clone(&provider.suspects).lock_owned()).await?),
+                _ => None,
+            };
+            let is_alone = target.provider.as_ref().is_some_and(|provider| provider.load() == 1);
             let started = Instant::now();
             let mut passed_on = false;
-            let outcome = self.attempt(broker, call, &target, &mut passed_on).await;
+            let outcome = self.attempt(broker, call, &target, &mut Attempt { place: &mut place, suspect, passed_on: &mut passed_on }).await;
             drop(place);
-            let failed = match outcome {
-                Ok((after, outcome)) => {
-                    target.note(outcome, started.elapsed());
+            let (is_unsent, why) = match outcome {
+                Ok(after) => {
+                    broker.quarantine.survived(|| call.fingerprint());
                     return Ok(after);
                 }
-                Err(Stop::Fault(fault)) if fault.name == LOST => {
-                    target.note(Outcome::Failed, started.elapsed());
-                    if let Some(provider) = &target.provider {
-                        provider.forget_idle();
-                    }
-                    fault
-                }
-                Err(stop) => return Err(stop),
+                Err(Failed::Stop(stop)) => return Err(stop),
+                Err(Failed::Unreached(why)) => (true, why),
+                Err(Failed::Lost(why)) => (false, why),
             };
+            target.note(Outcome::Failed, started.elapsed());
+            if let Some(provider) = &target.provider {
+                provider.forget_idle();
+            }
             let label = target.label();
-            let why = failed.message().to_owned();
-            let unsent = why.starts_with(UNREACHED);
-            if passed_on || !(unsent || target.idempotent(&call.interface, &call.method)) {
+            if !is_unsent {
+                deaths += 1;
+                if deaths >= DEATHS_MAX || is_alone {
+                    broker.quarantine.ended_on(call.fingerprint(), label, deaths);
+                }
+            }
+            if passed_on || !(is_unsent || target.idempotent(&call.interface, &call.method)) {
                 return Err(Stop::Fault(Fault::provider_failed(
                     label,
                     format!("{why}; `{}` is not known to be safe to repeat", call.method),
                 )));
             }
-            if !unsent && !broker.budget().retry(Instant::now()) {
+            if deaths >= DEATHS_MAX {
+                let why = format!("{why}, the second to end on this call: it is not tried again");
+                return Err(Stop::Fault(Fault::provider_failed(label, why)));
+            }
+            if !is_unsent && !broker.budget().retry(Instant::now()) {
                 return Err(Stop::Fault(Fault::provider_failed(label, format!("{why}; the retry budget of the mesh is spent"))));
             }
-            if !unsent {
-                deaths += 1;
+            if !is_unsent {
                 // However long the call had run: the wait for the next provider begins now.
                 wait_until = patience();
-            }
-            if deaths >= DEATHS_MAX {
-                let why = format!("{why}, the {deaths}th to end on this call: it is not tried again");
-                return Err(Stop::Fault(Fault::provider_failed(label, why)));
             }
             if Instant::now() >= wait_until {
                 return Err(Stop::Fault(Fault::deadline_exceeded(format!("`{label}` was being tried again: it {why}"))));
             }
-            if unsent {
+            if is_unsent {
                 tokio::time::sleep(PAUSE).await;
             }
             avoid = Some(target.id.clone());
@@ -211,17 +312,26 @@ impl Client {
     }
 
     /// One attempt at one provider.
-    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, passed_on: &mut bool) -> Result<(After, Outcome), Stop> {
-        let mut backend = match target.connect(target.idempotent(&call.interface, &call.method)).await {
-            Ok(backend) => backend,
-            Err(error) => return Err(lost(format!("{UNREACHED}: {error}"))),
-        };
-        if let Err(error) = write_all(&backend.stream, &call.message).await {
-            return Err(lost(format!("hung up ({error})")));
+    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt<'_>) -> Result<After, Failed> {
+        let started = Instant::now();
+        let connecting = if call.oneway { target.dial().await } else { target.connect().await };
+        let mut backend = connecting.map_err(|error| Failed::Unreached(format!("could not be reached: {error}")))?;
+        backend.frames.reserve_from(Box::new(Charge::of(self.peer.uid)));
+        let number = broker.next_number();
+        let head = call.head(target.wants_uid, self.peer.uid, number);
+        let parts = [head.as_slice(), call.parameters(), b"}\0"];
+        let until_at = call.deadline.unwrap_or_else(|| started + 2 * WRITE_STALL);
+        match self.attend(until_at, write_parts(&backend.stream, &parts)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Failed::Lost(format!("hung up ({error})"))),
+            Err(Stop::Fault(_)) => return Err(late(call, target)),
+            Err(stop) => return Err(Failed::Stop(stop)),
         }
         if call.oneway {
-            target.keep(backend);
-            return Ok((After::Next, Outcome::Answered));
+            target.note(Outcome::Answered, started.elapsed());
+            let until = call.deadline.unwrap_or_else(|| started + Duration::from_secs(call.patience_s()));
+            tokio::spawn(backend.outlive(held.place.take(), until));
+            return Ok(After::Next);
         }
         let mut table = broker.table.subscribe();
         table.mark_unchanged();
@@ -233,47 +343,64 @@ impl Client {
                 Ok(Some(frame)) => {
                     let header = match ReplyHeader::skim(frame) {
                         Ok(header) => header,
-                        Err(error) => return Err(lost(format!("answered with something that is not Varlink: {error}"))),
+                        Err(error) => return Err(Failed::Lost(format!("answered with something that is not Varlink: {error}"))),
                     };
+                    if header.call.is_some_and(|of| of != number) || header.continues && !call.more {
+                        return Err(Failed::Lost("answered a call that was not made".into()));
+                    }
                     let (continues, error) = (header.continues, header.error);
                     let outcome = if error == Some("org.brahman.Broker.Overloaded") { Outcome::Overloaded } else { Outcome::Answered };
                     let upgraded = call.upgrade && error.is_none() && !continues;
-                    let named = header.provider.is_some();
-                    *passed_on = true;
-                    pass_on(&self.stream, frame, named, target.label(), self.frames.delimiter()).await.map_err(Stop::Io)?;
+                    let is_numbered = header.call.is_some();
+                    *held.passed_on = true;
+                    if !continues {
+                        // The answer is here: however slowly its reader takes it, the provider is free.
+                        held.suspect = None;
+                        drop(held.place.take());
+                        target.note(outcome, started.elapsed());
+                    }
+                    let head = call.reply_head(target.label());
+                    pass_on(&self.stream, head, &header, self.frames.delimiter()).await.map_err(|e| Failed::Stop(Stop::Io(e)))?;
                     if upgraded {
-                        return Ok((After::Upgraded(backend), outcome));
+                        return Ok(After::Upgraded(backend));
                     }
                     if !continues {
-                        target.keep(backend);
-                        return Ok((After::Next, outcome));
+                        if is_numbered {
+                            target.keep(backend);
+                        }
+                        return Ok(After::Next);
                     }
                     continue;
                 }
                 Ok(None) => {}
-                Err(error) => return Err(lost(error.to_string())),
+                Err(error) => {
+                    let why = format!("`{}` answered `{}` with too much: {error}", target.label(), call.method);
+                    return Err(Failed::Stop(Stop::Fault(Fault::overloaded(why, 100))));
+                }
+            }
+            if backend.frames.pending().len() >= LONG_BYTES {
+                tokio::task::yield_now().await;
             }
             tokio::select! {
                 biased;
                 ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
                     Ok(true) => {}
-                    Ok(false) => return Err(lost("hung up in mid-call".to_owned())),
-                    Err(error) => return Err(lost(format!("hung up in mid-call ({error})"))),
+                    Ok(false) => return Err(Failed::Lost("hung up in mid-call".to_owned())),
+                    Err(error) => return Err(Failed::Lost(format!("hung up in mid-call ({error})"))),
                 },
                 open = self.stream.readable(), if self.read_open && self.frames.pending().len() < MESSAGE_BYTES_MAX => {
-                    open.map_err(Stop::Io)?;
-                    self.read_open = fill(&self.stream, &mut self.frames).map_err(Stop::Io)?;
+                    open.map_err(|e| Failed::Stop(Stop::Io(e)))?;
+                    self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| Failed::Stop(Stop::Io(e)))?;
                     if !self.read_open && hung_up(&self.stream) {
-                        return Err(Stop::HungUp);
+                        return Err(Failed::Stop(Stop::HungUp));
                     }
                 }
-                () = until(call.deadline) => {
-                    return Err(Stop::Fault(Fault::deadline_exceeded(format!("`{}` worked on `{}`", target.label(), call.method))));
-                }
+                () = until(call.deadline) => return Err(late(call, target)),
+                () = tokio::time::sleep_until((started + SUSPECT_MAX).into()), if held.suspect.is_some() => held.suspect = None,
                 _ = table.changed() => {
                     // A provider that was given up never answers: its socket is held by init, not by it.
                     if let Some(why) = broker.gone(target) {
-                        return Err(lost(why));
+                        return Err(Failed::Lost(why));
                     }
                 }
             }
@@ -314,10 +441,24 @@ impl Client {
     }
 }
 
-/// Marks a fault as the provider's loss, to be judged by [`Client::forward`].
-const LOST: &str = "org.brahman.Broker.ProviderFailed";
-/// Begins the message of a loss before anything was sent.
-const UNREACHED: &str = "could not be reached";
+/// What a call holds while it is tried.
+struct Attempt<'a> {
+    place: &'a mut Option<Place>,
+    /// The turn of a call that has seen a provider end.
+    suspect: Option<tokio::sync::OwnedMutexGuard<()>>,
+    /// Whether something of an answer has gone to the client.
+    passed_on: &'a mut bool,
+}
+
+/// Why an attempt gave no answer.
+enum Failed {
+    /// Nothing was sent: it can be tried again whatever it is.
+    Unreached(String),
+    /// The provider ended with the call in its hands, or answered what cannot be passed on.
+    Lost(String),
+    /// It is over.
+    Stop(Stop),
+}
 
 /// Why a call is over early.
 pub(crate) enum Stop {
@@ -332,69 +473,85 @@ impl From<Fault> for Stop {
     }
 }
 
-fn lost(why: String) -> Stop {
-    Stop::Fault(Fault::new(LOST, true, why))
+fn late(call: &Outgoing, target: &Target) -> Failed {
+    Failed::Stop(Stop::Fault(Fault::deadline_exceeded(format!("`{}` worked on `{}`", target.label(), call.method))))
 }
 
-/// Builds the message for the provider: the client's, with the caller's uid set in front.
-fn outgoing(frame: &[u8], uid: u32) -> Result<Outgoing, Fault> {
-    let header = CallHeader::skim(frame).map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {e}")))?;
+/// Reads the header of a call.
+fn outgoing(frame: Vec<u8>) -> Result<Outgoing, Fault> {
+    let header = CallHeader::skim(&frame).map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {e}")))?;
     if header.uid.is_some() {
         return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
     }
+    if !parameters::is_object(header.parameters) {
+        return Err(Fault::invalid_parameter("parameters", "expected an object"));
+    }
+    for (key, value, max) in [(KEY_CONTEXT, header.context, CONTEXT_BYTES_MAX), (KEY_TRACE, header.trace, TRACE_BYTES_MAX)] {
+        if value.is_some_and(|value| value.len() > max) {
+            return Err(Fault::invalid_parameter(key, format!("expected at most {max} bytes")));
+        }
+    }
+    let require = match header.require {
+        b"" => None,
+        text if text.len() > REQUIRE_MAX.0 => return Err(Fault::invalid_parameter("org.brahman.require", "expected at most 4096 bytes")),
+        text => match serde_json::from_slice::<BTreeMap<String, String>>(text) {
+            Ok(require) if require.len() <= REQUIRE_MAX.1 => Some(require).filter(|require| !require.is_empty()),
+            _ => return Err(Fault::invalid_parameter("org.brahman.require", "expected an object of at most 16 strings")),
+        },
+    };
     let (interface, method) = header.split();
-    let body = frame.trim_ascii_start();
-    let mut message = Vec::with_capacity(body.len() + 48);
-    message.extend_from_slice(b"{\"");
-    message.extend_from_slice(KEY_UID.as_bytes());
-    message.extend_from_slice(format!("\":{uid},").as_bytes());
-    message.extend_from_slice(&body[1..]);
-    message.push(0);
-    let local = interface == interface::broker::INTERFACE.name || interface == interface::service::INTERFACE.name;
-    Ok(Outgoing {
+    let mut call = Outgoing {
         interface: interface.to_owned(),
         method: method.to_owned(),
         context: header.context.map(str::to_owned),
-        more: header.more,
+        require,
+        trace: header.trace.map(str::to_owned),
+        // Nothing answers a oneway call, neither a stream nor an upgrade.
+        more: header.more && !header.oneway,
         oneway: header.oneway,
-        upgrade: header.upgrade,
-        parameters: if local { header.parameters.to_vec() } else { Vec::new() },
-        deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
-        message,
-    })
+        upgrade: header.upgrade && !header.oneway,
+        deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms.min(DEADLINE_MS_MAX))),
+        number: header.call,
+        extras: header.extras,
+        parameters: span(&frame, header.parameters),
+        frame: Vec::new(),
+    };
+    if call.deadline.is_none() && !call.more && !call.upgrade {
+        call.deadline = Some(Instant::now() + Duration::from_secs(call.patience_s()));
+    }
+    Ok(Outgoing { frame, ..call })
 }
 
-/// Writes a provider's reply to the client, naming the provider if it did not name itself.
-async fn pass_on(stream: &UnixStream, frame: &[u8], named: bool, label: &str, delimiter: u8) -> io::Result<()> {
-    let body = frame.trim_ascii_start();
-    let mut head = Vec::new();
-    let mut rest = body;
-    if !named {
-        head.push(b'{');
-        push_text_member(&mut head, KEY_PROVIDER, label);
-        rest = &body[1..];
-        if rest.trim_ascii_start().first() == Some(&b'}') {
-            head.pop();
-        }
+/// Where a part lies in the whole that it is a part of.
+fn span(whole: &[u8], part: &[u8]) -> Range<usize> {
+    if part.is_empty() {
+        return 0..0;
     }
-    let tail = [delimiter];
-    let total = head.len() + rest.len() + 1;
-    let written = match stream.try_write_vectored(&[IoSlice::new(&head), IoSlice::new(rest), IoSlice::new(&tail)]) {
-        Ok(n) => n,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
-    if written == total {
-        return Ok(());
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    start..start + part.len()
+}
+
+/// Writes a provider's reply to the client: its error, its parameters, and what the head says; no other key, for strict
+/// clients refuse those that they do not know.
+async fn pass_on(stream: &UnixStream, mut head: Vec<u8>, reply: &ReplyHeader<'_>, delimiter: u8) -> io::Result<()> {
+    if let Some(error) = reply.error {
+        push_text_member(&mut head, "error", error);
     }
-    // The socket is full: finish at the reader's pace.
-    let mut skip = written;
-    for part in [head.as_slice(), rest, &tail] {
-        let from = skip.min(part.len());
-        skip -= from;
-        write_all(stream, &part[from..]).await?;
+    if reply.continues {
+        head.extend_from_slice(b"\"continues\":true,");
     }
-    Ok(())
+    if !reply.parameters.is_empty() {
+        head.extend_from_slice(b"\"parameters\":");
+    } else if head.last() == Some(&b',') {
+        head.pop();
+    }
+    let tail = [b'}', delimiter];
+    if delimiter == b'\n' && memchr::memchr(b'\n', reply.parameters).is_some() {
+        // Between newlines a message is one line; in JSON a newline is white space wherever it stands.
+        let line: Vec<u8> = reply.parameters.iter().map(|b| if *b == b'\n' { b' ' } else { *b }).collect();
+        return write_parts(stream, &[&head, &line, &tail]).await;
+    }
+    write_parts(stream, &[&head, reply.parameters, &tail]).await
 }
 
 async fn until(deadline: Option<Instant>) {

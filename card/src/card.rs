@@ -78,6 +78,10 @@ pub struct Card {
     /// Seconds without a word from the module after which it is killed and restarted; 0 is never.
     #[serde(default)]
     pub watchdog_s: u32,
+    /// Whether it is told the caller's uid (`org.brahman.uid`), and with it the other additions to a call's header. A strict
+    /// peer refuses keys that it does not know, so a foreign program is spared them unless it asks.
+    #[serde(default)]
+    pub wants_uid: bool,
     /// Environment added to the module's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,

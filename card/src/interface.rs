@@ -16,6 +16,9 @@ pub mod storage;
 #[cfg(test)]
 mod agreement;
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 /// One Varlink interface.
@@ -27,6 +30,25 @@ pub struct Interface {
     pub idl: &'static str,
     /// Methods that may be called again after a failure, because a second run changes nothing.
     pub idempotent: &'static [&'static str],
+}
+
+impl Interface {
+    /// The methods that are declared without parameters.
+    fn bare_methods(&self) -> impl Iterator<Item = &'static str> {
+        let declared = self.idl.lines().filter_map(|line| line.strip_prefix("method ")?.split_once('('));
+        declared.filter(|(_, rest)| rest.trim_start().starts_with(')')).map(|(name, _)| name)
+    }
+
+    /// Whether a method is declared without parameters.
+    #[must_use]
+    pub fn takes_nothing(&self, method: &str) -> bool {
+        static BARE: LazyLock<HashSet<(&str, &str)>> =
+            LazyLock::new(|| ALL.iter().flat_map(|i| i.bare_methods().map(|method| (i.name, method))).collect());
+        if known(self.name).is_some_and(|shipped| std::ptr::eq(shipped, self)) {
+            return BARE.contains(&(self.name, method));
+        }
+        self.bare_methods().any(|name| name == method)
+    }
 }
 
 /// Every interface that Brahman ships.
@@ -41,6 +63,36 @@ pub const ALL: &[&Interface] = &[
     &storage::INTERFACE,
     &score::INTERFACE,
 ];
+
+/// How long a call takes at most, in seconds, if its caller does not say and wants one answer: as long as a provider may take
+/// to restart and load its model, or, where the work itself is long, as long as that may take.
+#[must_use]
+pub fn patience_s(interface: &str, method: &str) -> u64 {
+    const USUAL: u64 = 30;
+    const LONG: u64 = 600;
+    const WHOLE_DATASET: u64 = 24 * 3600;
+    match (interface.strip_prefix("org.brahman."), method) {
+        (Some("Embed"), "EmbedText") | (Some("Catalog"), "Commit" | "Delete" | "Resync" | "ResyncMissing") => LONG,
+        (Some("Score"), method) if method != "Info" => WHOLE_DATASET,
+        (Some("Ingest"), "Files" | "Postgres" | "Mysql") => WHOLE_DATASET,
+        (
+            Some("Index"),
+            "Refresh" | "Migrate" | "Promote" | "Rollback" | "Move" | "Compact" | "Doctor" | "EvalAutogen" | "Trial" | "Autotune"
+            | "Delete",
+        ) => WHOLE_DATASET,
+        (Some("Index"), "Search") => LONG,
+        _ => USUAL,
+    }
+}
+
+/// Whether a method's stream goes on until its caller hangs up.
+#[must_use]
+pub fn is_endless(interface: &str, method: &str) -> bool {
+    matches!(
+        (interface.strip_prefix("org.brahman."), method),
+        (Some("Broker" | "Init" | "Catalog"), "Watch") | (Some("Init"), "Attach" | "Logs")
+    )
+}
 
 /// The shipped interface of this name.
 #[must_use]

@@ -49,7 +49,7 @@ impl ModuleState {
     /// Whether the module is on its way to ready without anybody's help, so that a call may wait for it.
     #[must_use]
     pub fn is_coming(self) -> bool {
-        matches!(self, Self::Waiting | Self::Starting | Self::Loading | Self::Backoff)
+        matches!(self, Self::Waiting | Self::Starting | Self::Loading | Self::Backoff | Self::Draining)
     }
 }
 

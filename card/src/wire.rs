@@ -17,6 +17,8 @@ pub mod parameters;
 
 /// Longest message, as in sd-varlink.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Longest name of a method, interface included: ours have 40.
+pub const METHOD_BYTES_MAX: usize = 256;
 /// Deepest nesting of a message: ours need 6, and recursive parsers in other languages stand 100.
 pub const DEPTH_MAX: usize = 64;
 
@@ -28,5 +30,10 @@ pub const KEY_CONTEXT: &str = "org.brahman.context";
 pub const KEY_TRACE: &str = "org.brahman.trace";
 /// Header key: the caller's uid, set by the broker only.
 pub const KEY_UID: &str = "org.brahman.uid";
+/// Header key: attributes that the provider must have, an object of strings.
+pub const KEY_REQUIRE: &str = "org.brahman.require";
+/// Header and reply key: a number of the caller's own, given back by servers that know it, so that an answer is known to
+/// belong to its call.
+pub const KEY_CALL: &str = "org.brahman.call";
 /// Reply key: label of the provider that answered.
 pub const KEY_PROVIDER: &str = "org.brahman.provider";

@@ -11,8 +11,9 @@ pub(crate) mod score;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use brahman_card::interface;
 use brahman_sidecar::client::encode_call;
-use brahman_sidecar::{CallOptions, ClientError, Connection};
+use brahman_sidecar::{CallOptions, Client, ClientError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,46 +23,62 @@ pub(crate) fn sibling(name: &str) -> PathBuf {
     beside.filter(|p| p.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
 
-/// One call on a connection of its own; gives the reply and the provider's label.
-pub(crate) async fn ask<P: Serialize, R: DeserializeOwned>(
+/// How often an idempotent stream is begun again when its provider ends in the middle.
+const AGAIN_MAX: u32 = 3;
+/// How long a command waits for a mesh whose socket is there and unserved: its supervisor is being started again, or it is gone.
+const ABSENCE: Duration = Duration::from_secs(5);
+
+/// A client that follows the mesh, so that a command outlives the death of any one process of it.
+pub(crate) fn client(socket: &Path) -> Client {
+    Client::new(socket).with_patience(ABSENCE)
+}
+
+/// One call; gives the reply and the provider's label.
+pub(crate) async fn ask<P: Serialize + Sync, R: DeserializeOwned>(
     socket: &Path,
     method: &str,
     parameters: &P,
     options: &CallOptions,
 ) -> Result<(R, Option<String>), ClientError> {
-    let message = encode_call(method, parameters, options, false, false)?;
-    let work = async { Connection::connect(socket).await?.exchange(&message).await?.typed() };
-    // The mesh keeps the deadline; this only covers a mesh that does not answer at all.
-    let answer = match options.deadline {
-        Some(deadline) => {
-            tokio::time::timeout(deadline + Duration::from_secs(2), work).await.map_err(|_| ClientError::Deadline(deadline))??
-        }
-        None => work.await?,
-    };
+    let answer = client(socket).call(method, parameters, options).await?;
     Ok((answer.value, answer.provider))
 }
 
 /// [`ask`] with no options, for the reply alone.
-pub(crate) async fn get<P: Serialize, R: DeserializeOwned>(socket: &Path, method: &str, parameters: &P) -> Result<R, ClientError> {
+pub(crate) async fn get<P: Serialize + Sync, R: DeserializeOwned>(socket: &Path, method: &str, parameters: &P) -> Result<R, ClientError> {
     Ok(ask(socket, method, parameters, &CallOptions::default()).await?.0)
 }
 
-/// A call with `more`: `each` sees every reply, and the last is given back.
+/// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again.
 pub(crate) async fn stream<P: Serialize, R: DeserializeOwned>(
     socket: &Path,
     method: &str,
     parameters: &P,
     mut each: impl FnMut(&R),
 ) -> Result<R, ClientError> {
-    let mut connection = Connection::connect(socket).await?;
-    connection.send(&encode_call(method, parameters, &CallOptions::default(), true, false)?).await?;
-    loop {
-        let reply = connection.receive().await?;
-        let last = !reply.continues;
-        let value = reply.typed::<R>()?.value;
-        each(&value);
-        if last {
-            return Ok(value);
+    let options = CallOptions::default();
+    let message = encode_call(method, parameters, &options, true, false)?;
+    let (interface, short) = method.rsplit_once('.').unwrap_or(("", method));
+    let idempotent = interface::known(interface).is_some_and(|i| i.idempotent.contains(&short));
+    let client = client(socket);
+    let mut again = if idempotent { AGAIN_MAX } else { 0 };
+    'connection: loop {
+        let mut connection = client.open(interface, &options).await?;
+        connection.send(&message).await?;
+        loop {
+            let reply = match connection.receive().await {
+                Err(error) if error.is_disconnect() && again > 0 => {
+                    again -= 1;
+                    continue 'connection;
+                }
+                other => other?,
+            };
+            let last = !reply.continues;
+            let value = reply.typed::<R>()?.value;
+            each(&value);
+            if last {
+                return Ok(value);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 use brahman_card::interface::index::SearchIn;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{CallHeader, ReplyHeader};
+use brahman_card::wire::parameters;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((cut, bytes)) = data.split_first() else { return };
@@ -24,7 +25,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     assert_eq!(frames[0][..n], frames[1][..n]);
     assert!(ended[0] || ended[1] || frames[0].len() == frames[1].len());
     // The quick reader of vectors gives what the general one gives, and takes nothing that it refuses.
-    let general: Result<SearchIn, _> = serde_json::from_slice(data);
+    let general: Result<SearchIn, _> = parameters::read(data);
     assert_eq!(SearchIn::read(data).ok(), general.ok());
 });
 

@@ -1,6 +1,9 @@
 //! Arrow IPC over an upgraded connection: frames of a 32-bit little-endian length and that many bytes.
 //!
 //! A length of 0 ends the stream; the top bit marks a Varlink error object in JSON instead of Arrow.
+//!
+//! Invariants: memory follows what has come, not what was announced, and is asked for before it is taken; whatever bytes a frame
+//! has, they end in batches or in an error that says what is wrong with them.
 
 use std::io;
 
@@ -8,13 +11,20 @@ use arrow_array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use brahman_card::Fault;
+use brahman_card::wire::frame::Reservation;
 use tokio::net::UnixStream;
 
-use crate::serve::{Upgraded, write_all};
+use crate::serve::{Charge, Upgraded, write_all};
 
 /// Longest frame: 10,000 texts of 6 KiB, or 40,000 vectors of 384 numbers.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 const FAULT_BIT: u32 = 1 << 31;
+/// Room for the first of a frame: as much as a socket gives at once.
+const FIRST_BYTES: usize = 64 * 1024;
+/// A frame longer than this is read off the I/O thread.
+const LONG_BYTES: usize = 256 * 1024;
+/// A buffer that once held a long frame is given back above this size.
+const KEEP_BYTES: usize = 1 << 20;
 
 /// One end of a bulk conversation.
 #[derive(Debug)]
@@ -23,6 +33,7 @@ pub struct BulkStream {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    charge: Charge,
 }
 
 /// What came.
@@ -32,6 +43,8 @@ pub enum Frame {
     Batches(Vec<RecordBatch>),
     /// The other end's error.
     Fault(Fault),
+    /// A whole frame that is no Arrow IPC stream, and why; the next may be one.
+    Unreadable(String),
     /// The stream is over.
     End,
 }
@@ -40,12 +53,29 @@ fn bad(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
+/// Reads the batches of a frame, off the I/O thread if it is long.
+async fn read_frame(body: &[u8]) -> io::Result<Vec<RecordBatch>> {
+    if body.len() < LONG_BYTES {
+        return batches(body);
+    }
+    let body = body.to_vec();
+    tokio::task::spawn_blocking(move || batches(&body)).await.unwrap_or_else(|error| Err(bad(error)))
+}
+
+/// Reads the batches of a frame. The reader trusts offsets and lengths that it finds, and panics on some that are wrong.
+fn batches(body: &[u8]) -> io::Result<Vec<RecordBatch>> {
+    let read =
+        std::panic::catch_unwind(|| StreamReader::try_new(body, None).map_err(bad)?.collect::<Result<Vec<RecordBatch>, _>>().map_err(bad));
+    read.unwrap_or_else(|_| Err(bad("the frame is no Arrow IPC stream: its lengths do not fit together")))
+}
+
 impl BulkStream {
     /// Takes over an upgraded connection.
     #[must_use]
     pub fn new(upgraded: Upgraded) -> Self {
         let end = upgraded.rest.len();
-        Self { stream: upgraded.stream, buffer: upgraded.rest, start: 0, end }
+        let uid = upgraded.stream.peer_cred().map_or(0, |peer| peer.uid());
+        Self { stream: upgraded.stream, buffer: upgraded.rest, start: 0, end, charge: Charge::of(uid) }
     }
 
     /// Sends one batch as one frame.
@@ -88,7 +118,8 @@ impl BulkStream {
     /// Waits for the next frame.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the other end hung up inside a frame; `InvalidData` for what is no Arrow IPC.
+    /// `UnexpectedEof` if the other end hung up inside a frame; `InvalidData` for one that is announced too long, `OutOfMemory` for
+    /// one that there is no room for.
     pub async fn receive(&mut self) -> io::Result<Frame> {
         loop {
             let have = self.end - self.start;
@@ -108,18 +139,62 @@ impl BulkStream {
                     let frame = if word & FAULT_BIT != 0 {
                         Frame::Fault(serde_json::from_slice(body).map_err(bad)?)
                     } else {
-                        let batches: Result<Vec<RecordBatch>, _> = StreamReader::try_new(body, None).map_err(bad)?.collect();
-                        Frame::Batches(batches.map_err(bad)?)
+                        match read_frame(body).await {
+                            Ok(batches) => Frame::Batches(batches),
+                            Err(error) => Frame::Unreadable(error.to_string()),
+                        }
                     };
                     self.start += 4 + length;
                     return Ok(frame);
                 }
-                self.reserve(4 + length);
+                // What was announced may never come.
+                self.reserve((4 + length).min(2 * have + FIRST_BYTES))?;
             } else {
-                self.reserve(64 * 1024);
+                self.reserve(FIRST_BYTES)?;
             }
             if !self.fill().await? {
                 return if have == 0 { Ok(Frame::End) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+        }
+    }
+
+    /// Answers each batch by `work` until the other end is done, has given up or has hung up. What is wrong with a frame is sent in
+    /// place of its answer.
+    ///
+    /// # Errors
+    /// As the socket gives them.
+    pub async fn answer<F, Fut>(mut self, work: F) -> io::Result<()>
+    where
+        F: Fn(RecordBatch) -> Fut,
+        Fut: Future<Output = Result<RecordBatch, Fault>>,
+    {
+        loop {
+            let batches = match self.receive().await {
+                Ok(Frame::Batches(batches)) => batches,
+                Ok(Frame::Unreadable(why)) => {
+                    self.send_fault(&Fault::invalid_parameter("(frame)", format!("expected an Arrow IPC stream: {why}"))).await?;
+                    continue;
+                }
+                Ok(Frame::Fault(fault)) => {
+                    tracing::warn!(%fault, "the caller of a bulk method gave up");
+                    return Ok(());
+                }
+                Ok(Frame::End) => return self.finish().await,
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    return self.send_fault(&Fault::overloaded(error.to_string(), 500)).await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return self.send_fault(&Fault::invalid_parameter("(frame)", error)).await;
+                }
+                Err(error) => return Err(error),
+            };
+            for batch in batches {
+                match self.attend(work(batch)).await? {
+                    Some(Ok(reply)) => self.send(&reply).await?,
+                    Some(Err(fault)) => self.send_fault(&fault).await?,
+                    // The caller hung up; what it had asked for is dropped with its future.
+                    None => return Ok(()),
+                }
             }
         }
     }
@@ -133,7 +208,7 @@ impl BulkStream {
         loop {
             let room = self.end - self.start < FRAME_BYTES_MAX;
             if room {
-                self.reserve(self.end - self.start + 64 * 1024);
+                self.reserve(self.end - self.start + FIRST_BYTES)?;
             }
             tokio::select! {
                 biased;
@@ -144,15 +219,22 @@ impl BulkStream {
     }
 
     /// Makes room for `wanted` bytes from `start`.
-    fn reserve(&mut self, wanted: usize) {
+    fn reserve(&mut self, wanted: usize) -> io::Result<()> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
+        if self.start == self.end && self.buffer.len() > KEEP_BYTES && wanted <= FIRST_BYTES {
+            self.buffer = Vec::new();
+        }
         if self.buffer.len() < wanted {
+            if !self.charge.resize(wanted) {
+                return Err(io::Error::new(io::ErrorKind::OutOfMemory, "no memory is left for this frame while others are on their way"));
+            }
             self.buffer.resize(wanted, 0);
         }
+        Ok(())
     }
 
     async fn fill(&mut self) -> io::Result<bool> {
@@ -168,5 +250,57 @@ impl BulkStream {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::StringArray;
+
+    use super::*;
+
+    fn frame() -> Vec<u8> {
+        let texts = Arc::new(StringArray::from(vec!["one", "two", "", "four"])) as arrow_array::ArrayRef;
+        let batch = RecordBatch::try_from_iter([("text", texts)]).expect("a batch");
+        let mut out = Vec::new();
+        let mut writer = StreamWriter::try_new(&mut out, batch.schema_ref()).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.finish().expect("finished");
+        drop(writer);
+        out
+    }
+
+    #[test]
+    fn whatever_byte_is_changed_a_frame_is_read_or_refused() {
+        let good = frame();
+        assert_eq!(batches(&good).expect("whole")[0].num_rows(), 4);
+        let mut refused = 0;
+        for at in 0..good.len() {
+            for with in [0x00, 0xff, good[at] ^ 0x01, good[at] ^ 0x80] {
+                let mut bad = good.clone();
+                bad[at] = with;
+                refused += usize::from(batches(&bad).is_err());
+            }
+            let _ = batches(&good[..at]);
+        }
+        assert!(refused > 0);
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_frame_is_answered_and_the_next_is_served() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let served = tokio::spawn(BulkStream::new(Upgraded { stream: theirs, rest: Vec::new() }).answer(|batch| async { Ok(batch) }));
+        let mut client = BulkStream::new(Upgraded { stream: ours, rest: Vec::new() });
+        let mut bytes = 6_u32.to_le_bytes().to_vec();
+        bytes.extend(b"absurd");
+        write_all(&client.stream, &bytes).await.expect("sent");
+        assert!(matches!(client.receive().await.expect("an answer"), Frame::Fault(fault) if fault.message().contains("Arrow")));
+        client.send(&batches(&frame()).expect("whole")[0]).await.expect("sent");
+        assert!(matches!(client.receive().await.expect("an answer"), Frame::Batches(batches) if batches[0].num_rows() == 4));
+        write_all(&client.stream, &(FRAME_BYTES_MAX as u32 + 1).to_le_bytes()).await.expect("sent");
+        assert!(matches!(client.receive().await.expect("an answer"), Frame::Fault(fault) if fault.message().contains("at most")));
+        served.await.expect("no panic").expect("answered");
     }
 }

@@ -23,6 +23,10 @@ use route::Route;
 
 /// How long a call may take if its caller does not say: long enough for a provider to restart and load its model.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(60);
+/// How long a route's provider is waited for before the broker is asked, which knows more of what is on its way.
+const ROUTE_WAIT: Duration = Duration::from_millis(250);
+/// How long a socket may be away while init starts anew and binds it.
+const UNBOUND: Duration = Duration::from_millis(300);
 /// Pauses between attempts grow from the first to the second; a restarting broker is back in a few milliseconds.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
 
@@ -113,13 +117,32 @@ pub struct Client {
     mesh: Arc<PathBuf>,
     routes: Arc<Mutex<HashMap<RouteKey, Arc<Route>>>>,
     brokered: Arc<Mutex<Vec<Connection>>>,
+    absence: Option<Duration>,
 }
 
 impl Client {
     /// A client of the mesh at this socket. Nothing is connected yet.
     #[must_use]
     pub fn new(mesh: &Path) -> Self {
-        Self { mesh: Arc::new(mesh.to_owned()), routes: Arc::default(), brokered: Arc::default() }
+        Self { mesh: Arc::new(mesh.to_owned()), routes: Arc::default(), brokered: Arc::default(), absence: None }
+    }
+
+    /// A client that waits only so long for a mesh that nobody serves (a person's command), and a moment for one that has no
+    /// socket; others wait for as long as their calls may take.
+    #[must_use]
+    pub fn with_patience(self, absence: Duration) -> Self {
+        Self { absence: Some(absence), ..self }
+    }
+
+    /// Whether a mesh that could not be reached for this long is taken for absent.
+    fn is_absent(&self, error: &ClientError, waited: Duration) -> bool {
+        match (error, self.absence) {
+            (ClientError::Connect { source, .. }, Some(longest)) => {
+                let longest = if source.kind() == std::io::ErrorKind::NotFound { longest.min(UNBOUND) } else { longest };
+                waited >= longest
+            }
+            _ => false,
+        }
     }
 
     /// Calls `interface.Method` and waits for its one reply.
@@ -133,28 +156,27 @@ impl Client {
     {
         let (interface, short) = method.rsplit_once('.').unwrap_or(("", method));
         let idempotent = interface::known(interface).is_some_and(|i| i.idempotent.contains(&short));
-        let allowed = options.deadline.unwrap_or(DEADLINE_DEFAULT);
-        let until = Instant::now() + allowed;
+        let allowed =
+            options.deadline.unwrap_or_else(|| Duration::from_secs(interface::patience_s(interface, short)).max(DEADLINE_DEFAULT));
+        let begun = Instant::now();
+        let until = begun + allowed;
         let message = encode_call(method, parameters, options, false, false)?;
         let work = async {
             let mut pause = PAUSE.0;
-            let mut direct = true;
+            let mut direct = !is_broker_s(interface);
             loop {
                 let outcome = self.attempt(interface, &message, options, direct).await;
                 match outcome {
                     // Not connected means not called: always safe to try again.
+                    Err(error) if self.is_absent(&error, begun.elapsed()) => return Err(error),
                     Err(error) if error.is_disconnect() && (idempotent || matches!(error, ClientError::Connect { .. })) => {
                         tracing::debug!(%error, method, "trying again");
                         if !direct {
                             tokio::time::sleep(pause).await;
                             pause = (pause * 2).min(PAUSE.1);
                         }
-                        // Through the broker next, unless only a direct call can honour the requirements.
-                        direct = !options.require.is_empty();
-                        if direct {
-                            tokio::time::sleep(pause).await;
-                            pause = (pause * 2).min(PAUSE.1);
-                        }
+                        // The next one knows who is there.
+                        direct = false;
                     }
                     other => return other,
                 }
@@ -168,25 +190,33 @@ impl Client {
     async fn attempt(&self, interface: &str, message: &[u8], options: &CallOptions, direct: bool) -> Result<RawReply, ClientError> {
         if direct {
             let route = self.route(interface, options);
-            let wait = if options.require.is_empty() { Duration::from_millis(250) } else { DEADLINE_DEFAULT };
-            match route.target(wait).await {
-                Some(target) => return route.exchange(&target, message).await,
-                // The broker knows no requirements on a spliced call, so it cannot stand in.
-                None if !options.require.is_empty() => return Err(unmet(interface, options)),
-                None => {}
+            if let Some(target) = route.target(ROUTE_WAIT).await {
+                return route.exchange(&target, message).await;
             }
         }
         let idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match idle.filter(Connection::is_alive) {
+        let mut connection = match idle.filter(Connection::is_reusable) {
             Some(connection) => connection,
-            None => Connection::connect(&self.mesh).await?,
+            None => self.dial(interface).await?,
         };
-        let reply = connection.exchange(message).await?;
-        let mut idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < route::IDLE_MAX {
-            idle.push(connection);
+        let outcome = connection.exchange(message).await;
+        if connection.is_reusable() {
+            let mut idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < route::IDLE_MAX {
+                idle.push(connection);
+            }
         }
-        Ok(reply)
+        outcome
+    }
+
+    /// A connection to the broker; to init itself for what is init's, if there is no broker.
+    async fn dial(&self, interface: &str) -> Result<Connection, ClientError> {
+        match Connection::connect(&self.mesh).await {
+            Err(ClientError::Connect { .. }) if interface == interface::init::INTERFACE.name => {
+                Connection::connect(&crate::place::init_socket(&self.mesh)).await
+            }
+            other => other,
+        }
     }
 
     /// The live route to an interface; the first call for one starts following the broker.
@@ -199,13 +229,24 @@ impl Client {
     /// Opens a connection for `more` or `upgrade`: straight to the provider where one is known, else to the broker.
     ///
     /// # Errors
-    /// [`ClientError::Connect`].
+    /// [`ClientError::Connect`] if nobody could be reached in time.
     pub async fn open(&self, interface: &str, options: &CallOptions) -> Result<Connection, ClientError> {
-        let wait = if options.require.is_empty() { Duration::from_millis(250) } else { options.deadline.unwrap_or(DEADLINE_DEFAULT) };
-        match self.route(interface, options).target(wait).await {
-            Some(target) => Connection::connect(Path::new(&target.socket)).await,
-            None if options.require.is_empty() => Connection::connect(&self.mesh).await,
-            None => Err(unmet(interface, options)),
+        let begun = Instant::now();
+        let mut pause = PAUSE.0;
+        loop {
+            let target = if is_broker_s(interface) { None } else { self.route(interface, options).target(ROUTE_WAIT).await };
+            let dialled = match target {
+                Some(target) => Connection::connect(Path::new(&target.socket)).await,
+                None => self.dial(interface).await,
+            };
+            match dialled {
+                Err(error) if !self.is_absent(&error, begun.elapsed()) && begun.elapsed() < DEADLINE_DEFAULT => {
+                    tracing::debug!(%error, interface, "connecting again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+                other => return other,
+            }
         }
     }
 
@@ -216,7 +257,7 @@ impl Client {
     }
 }
 
-fn unmet(interface: &str, options: &CallOptions) -> ClientError {
-    let wanted: Vec<String> = options.require.iter().map(|(name, value)| format!("{name} = {value}")).collect();
-    ClientError::Fault(Fault::no_provider(interface, options.context.as_deref(), &[format!("none is eligible with {}", wanted.join(", "))]))
+/// Whether an interface is the broker's own, or one that it splices without matching.
+fn is_broker_s(interface: &str) -> bool {
+    [interface::broker::INTERFACE.name, interface::init::INTERFACE.name, interface::service::INTERFACE.name].contains(&interface)
 }

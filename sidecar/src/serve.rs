@@ -3,6 +3,7 @@
 mod accept;
 mod call;
 mod connection;
+mod memory;
 mod wait;
 
 use std::future::Future;
@@ -16,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 pub use accept::{AcceptLimits, Peer, accept};
 pub use call::{Call, Reply, Upgraded, encode_fault, encode_reply};
-pub use connection::{WRITE_STALL, fill, hung_up, write_all};
+pub use connection::{PARTIAL_MAX, WRITE_STALL, fill, has_unread, hung_up, write_all, write_parts};
+pub use memory::{Charge, PROCESS_BYTES_MAX};
 pub use wait::{NEXT_CALL_POLL, Wait, poll_briefly};
 
 /// What a module author implements: the interfaces it serves and what a call does.
@@ -34,7 +36,7 @@ pub trait Service: Send + Sync + 'static {
 /// How a server is known and how much it lets in.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Put into every reply as `org.brahman.provider`.
+    /// Put as `org.brahman.provider` into replies to calls that have additions of ours.
     pub provider: String,
     /// Connections.
     pub limits: AcceptLimits,

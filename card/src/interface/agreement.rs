@@ -75,6 +75,18 @@ fn rust_shape(root: &Value, schema: &Value) -> String {
     if types.contains(&"null") { format!("?{shape}") } else { shape }
 }
 
+/// A list of lists is `[]object` in the IDL, for sd-varlink parses no `[][]`; its comment says what the objects are.
+fn flattened(shape: &str) -> String {
+    let Some(at) = shape.find("[][]") else { return shape.to_owned() };
+    let rest = &shape[at + 4..];
+    let mut depth = 0;
+    let end = rest.find(|c: char| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth < 0 || depth == 0 && c == ','
+    });
+    flattened(&format!("{}[]object{}", &shape[..at], &rest[end.unwrap_or(rest.len())..]))
+}
+
 /// `?object` and `object` are one to serde_json; everything else must agree to the letter.
 fn alike(idl: &str, rust: &str) -> bool {
     idl.replace("?object", "object") == rust.replace("?object", "object")
@@ -97,7 +109,8 @@ fn check(interface: &Interface, methods: &[(&str, Value, Value)]) {
         let method = &idl.methods[name];
         for (side, idl_side, rust_side) in [("in", &method.input, input), ("out", &method.output, output)] {
             let (want, got) = (idl_struct(&idl, idl_side), rust_shape(rust_side, rust_side));
-            assert!(alike(&want, &got), "{}.{name} ({side})\n  IDL:  {want}\n  Rust: {got}", interface.name);
+            assert!(!want.contains("[][]"), "{}.{name}: sd-varlink parses no list of lists", interface.name);
+            assert!(alike(&want, &flattened(&got)), "{}.{name} ({side})\n  IDL:  {want}\n  Rust: {got}", interface.name);
         }
     }
     for error in idl.errors.values().filter(|_| interface.name != "org.varlink.service") {
@@ -123,7 +136,7 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("Watch", schema::<broker::FlowIn>(), schema::<broker::WatchOut>()),
             ("Explain", schema::<broker::FlowIn>(), schema::<broker::ExplainOut>()),
             ("GetContext", none(), schema::<broker::Context>()),
-            ("SetContext", schema::<broker::Context>(), schema::<broker::SetContextOut>()),
+            ("SetContext", schema::<broker::SetContextIn>(), schema::<broker::SetContextOut>()),
             ("Status", none(), schema::<broker::StatusOut>()),
         ],
     );
@@ -236,6 +249,12 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("Watch", none(), schema::<catalog::WatchOut>()),
         ],
     );
+}
+
+#[test]
+fn methods_without_parameters_are_known() {
+    assert!(broker::INTERFACE.takes_nothing("Status") && init::INTERFACE.takes_nothing("List"));
+    assert!(!index::INTERFACE.takes_nothing("Search") && !broker::INTERFACE.takes_nothing("Nothing"));
 }
 
 #[test]

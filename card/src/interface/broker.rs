@@ -167,7 +167,16 @@ pub struct ExplainOut {
     pub note: Option<String>,
 }
 
-/// Reply of `GetContext`, parameters of `SetContext`.
+/// Parameters of `SetContext`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetContextIn {
+    /// The context, or none.
+    #[serde(default)]
+    pub context: Option<String>,
+}
+
+/// Reply of `GetContext`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Context {
     /// The context, or none.

@@ -25,12 +25,12 @@ type Store (written: int, dropped: int, failed: int, state: string)
 
 type Gpu (name: string, driver: string, memory_total: int, memory_free: int, utilization: int)
 
-# One vector a text, in order. `truncate` false (the default) refuses a text that is too long.
+# One vector a text, in order: `vectors` is a list of lists of floats. `truncate` false (the default) refuses a text that is too long.
 # `cached` counts the vectors that were not computed for this call.
 method EmbedText(texts: []string, truncate: ?bool) -> (
   model: string,
   dim: int,
-  vectors: [][]float,
+  vectors: []object,
   cached: int,
   truncated: []Truncation,
   device: string,

@@ -186,11 +186,12 @@ method Migrate(name: string, model: ?string) -> (
 )
 
 # By text (embedded by the index's own model, whatever the context), or by one or many vectors.
+# `vectors` is a list of lists of floats, `results` a list of lists of Hit, one a query.
 method Search(
   index: string,
   text: ?string,
   vector: ?[]float,
-  vectors: ?[][]float,
+  vectors: ?[]object,
   k: ?int,
   ef: ?int,
   filter: ?object,
@@ -198,7 +199,7 @@ method Search(
   exact: ?bool,
   threads: ?int
 ) -> (
-  results: [][]Hit,
+  results: []object,
   generation: int,
   engine: string,
   mode: string,

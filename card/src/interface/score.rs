@@ -97,13 +97,13 @@ method Logprobs(text: ?string, tokens: ?[]int, priority: ?int) -> (
 # the caller's own with either). `groups` adds rows without several memories at once, which shows what copies of one fact hide. `top` is
 # how many tokens to name a cell. `approximate`: a cheap model screens all memories, and only so many of the foremost are scored by
 # the model itself, up to the last response that the screening saw them touch; the others' rows are the cheap model's and say
-# so. `fresh`: use nothing that is on disk. A row that failed has an `error` and does not lose the others.
+# so. `groups` is a list of lists of keys. `fresh`: use nothing that is on disk. A row that failed has an `error` and does not lose the others.
 method ScoreMatrix(
   conversation: ?Conversation,
   messages: ?[]Message,
   path: ?string,
   template: ?Template,
-  groups: ?[][]string,
+  groups: ?[]object,
   top: ?int,
   approximate: ?int,
   fresh: ?bool,

@@ -34,6 +34,17 @@ impl Fault {
         self
     }
 
+    /// A fault as it came: one of a foreign service has no `message`, and gets what it has in its place, its parameters, or
+    /// its name alone.
+    #[must_use]
+    pub fn received(name: &str, mut parameters: Map<String, Value>) -> Self {
+        if !parameters.get("message").is_some_and(Value::is_string) {
+            let data = if parameters.is_empty() { String::new() } else { format!(" {}", Value::Object(parameters.clone())) };
+            parameters.insert("message".into(), format!("{name}{data}").into());
+        }
+        Self { name: name.to_owned().into(), parameters }
+    }
+
     /// The text for people.
     #[must_use]
     pub fn message(&self) -> &str {
@@ -116,6 +127,9 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message().starts_with(self.name.as_ref()) {
+            return f.write_str(self.message());
+        }
         write!(f, "{}: {}", self.name, self.message())
     }
 }

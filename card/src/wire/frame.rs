@@ -23,6 +23,18 @@ pub enum FrameError {
         /// The bound that was passed.
         max: usize,
     },
+    /// The process, or this peer's share of it, has no memory left for so long a message.
+    #[error("no memory is left for a message of more than {held} bytes while others are on their way")]
+    NoMemory {
+        /// What has come so far.
+        held: usize,
+    },
+}
+
+/// Memory is asked for here before it is taken; given back on drop.
+pub trait Reservation: Send + Sync + std::fmt::Debug {
+    /// Holds this many bytes from now on, in place of what was held. False if there are not so many; then what was held stays.
+    fn resize(&mut self, bytes: usize) -> bool;
 }
 
 /// Bytes read so far, and where messages end in them.
@@ -34,6 +46,10 @@ pub struct FrameBuffer {
     scanned: usize,
     delimiter: Option<u8>,
     max: usize,
+    /// How far the first message was looked through for its end, while nobody knows yet what ends it.
+    shape: Shape,
+    reservation: Option<Box<dyn Reservation>>,
+    denied: bool,
 }
 
 impl Default for FrameBuffer {
@@ -46,7 +62,28 @@ impl FrameBuffer {
     /// A buffer for messages of at most `max` bytes, delimiter included.
     #[must_use]
     pub fn with_max(max: usize) -> Self {
-        Self { bytes: Vec::new(), start: 0, end: 0, scanned: 0, delimiter: None, max }
+        Self {
+            bytes: Vec::new(),
+            start: 0,
+            end: 0,
+            scanned: 0,
+            delimiter: None,
+            max,
+            shape: Shape::default(),
+            reservation: None,
+            denied: false,
+        }
+    }
+
+    /// Asks for memory here from now on.
+    pub fn reserve_from(&mut self, mut reservation: Box<dyn Reservation>) {
+        self.denied |= !reservation.resize(self.bytes.len());
+        self.reservation = Some(reservation);
+    }
+
+    /// Takes back what memory was asked from; what it holds goes with it.
+    pub fn take_reservation(&mut self) -> Option<Box<dyn Reservation>> {
+        self.reservation.take()
     }
 
     /// A buffer that speaks NUL from the start, as a client does.
@@ -55,20 +92,25 @@ impl FrameBuffer {
         Self { delimiter: Some(0), ..Self::default() }
     }
 
-    /// Room to read into; never empty.
+    /// Room to read into; empty only if no memory is left, which [`Self::next_frame`] then says.
     pub fn spare(&mut self) -> &mut [u8] {
         if self.start > 0 && (self.start == self.end || self.bytes.len() - self.end < FIRST_BYTES) {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.scanned -= self.start;
+            self.shape.looked = self.shape.looked.saturating_sub(self.start);
             self.start = 0;
         }
         if self.end == 0 && self.bytes.len() > KEEP_BYTES {
             self.bytes = Vec::new();
         }
         if self.end == self.bytes.len() {
-            let grown = (self.bytes.len() * 2).max(FIRST_BYTES);
-            self.bytes.resize(grown.min(self.max.max(self.end) + FIRST_BYTES), 0);
+            let grown = (self.bytes.len() * 2).max(FIRST_BYTES).min(self.max.max(self.end) + FIRST_BYTES);
+            if self.reservation.as_mut().is_some_and(|r| !r.resize(grown)) {
+                self.denied = true;
+            } else {
+                self.bytes.resize(grown, 0);
+            }
         }
         &mut self.bytes[self.end..]
     }
@@ -99,6 +141,9 @@ impl FrameBuffer {
     }
 
     fn next_range(&mut self) -> Result<Option<Range<usize>>, FrameError> {
+        if self.denied {
+            return Err(FrameError::NoMemory { held: self.end - self.start });
+        }
         loop {
             let fresh = &self.bytes[self.scanned..self.end];
             let found = match self.delimiter {
@@ -118,7 +163,7 @@ impl FrameBuffer {
             self.scanned = at + 1;
             if self.delimiter.is_none() {
                 // A newline ends the first message only if what stands before it is whole; else it is white space.
-                if byte == b'\n' && !is_balanced(&self.bytes[frame.clone()]) {
+                if byte == b'\n' && !self.shape.is_whole_at(&self.bytes, frame.clone()) {
                     continue;
                 }
                 self.delimiter = Some(byte);
@@ -130,6 +175,28 @@ impl FrameBuffer {
             }
             return Ok(Some(frame));
         }
+    }
+
+    /// After the end of input: the last message, if it is whole but for its delimiter, as `printf '{…}' | nc -N` sends it.
+    /// What is not whole stays [`Self::pending`].
+    ///
+    /// # Errors
+    /// As [`Self::next_frame`].
+    pub fn last_frame(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        if self.denied || self.end == self.start {
+            return self.next_frame();
+        }
+        let frame = self.start..self.end;
+        let mut shape = if self.delimiter.is_none() { self.shape } else { Shape { looked: self.start, ..Shape::default() } };
+        if !shape.is_whole_at(&self.bytes, frame.clone()) {
+            return Ok(None);
+        }
+        if self.delimiter.is_none() {
+            self.delimiter = Some(b'\n');
+        }
+        self.start = self.end;
+        self.scanned = self.end;
+        Ok(Some(&self.bytes[frame]))
     }
 
     /// What ends a message on this connection: NUL until a first message said otherwise.
@@ -160,25 +227,37 @@ impl FrameBuffer {
     }
 }
 
-/// Whether every bracket outside a string is closed, and there was one.
-fn is_balanced(bytes: &[u8]) -> bool {
-    let (mut depth, mut seen, mut in_string, mut escaped) = (0_i64, false, false, false);
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'{' | b'[' => {
-                depth += 1;
-                seen = true;
+/// Whether every bracket outside a string is closed, as far as was looked. Each byte is looked at once, however many
+/// lines a message has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shape {
+    /// Up to here.
+    looked: usize,
+    depth: i64,
+    is_in_string: bool,
+    is_escaped: bool,
+    has_text: bool,
+}
+
+impl Shape {
+    /// Whether the message is whole if it ends here. Text that is not even an object counts as whole, so that `hello\n` gets
+    /// an answer.
+    fn is_whole_at(&mut self, bytes: &[u8], frame: Range<usize>) -> bool {
+        for byte in &bytes[self.looked.max(frame.start)..frame.end] {
+            match byte {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' if self.is_in_string => self.is_escaped = true,
+                b'"' => self.is_in_string = !self.is_in_string,
+                _ if self.is_in_string => {}
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth -= 1,
+                _ => {}
             }
-            b'}' | b']' => depth -= 1,
-            _ => {}
+            self.has_text |= !byte.is_ascii_whitespace();
         }
+        self.looked = frame.end;
+        self.depth <= 0 && !self.is_in_string && self.has_text
     }
-    // Text that is not even an object counts as whole, so that `hello\n` gets an answer.
-    depth <= 0 && !in_string && (seen || bytes.iter().any(|b| !b.is_ascii_whitespace()))
 }
 
 #[cfg(test)]
@@ -217,6 +296,65 @@ mod tests {
         let mut endless = FrameBuffer::with_max(8);
         endless.push(b"123456789");
         assert_eq!(endless.next_frame(), Err(FrameError::TooLong { max: 8 }));
+    }
+
+    #[test]
+    fn a_last_message_needs_no_delimiter_but_must_be_whole() {
+        let mut buffer = FrameBuffer::default();
+        buffer.push(b"{\"a\":\n1}");
+        assert_eq!(buffer.next_frame(), Ok(None));
+        assert_eq!(buffer.last_frame(), Ok(Some(&b"{\"a\":\n1}"[..])));
+        assert_eq!(buffer.delimiter(), b'\n');
+        buffer.push(b"{\"a\":\"}");
+        assert_eq!(buffer.next_frame(), Ok(None));
+        assert_eq!(buffer.last_frame(), Ok(None));
+        assert!(buffer.has_partial());
+        let mut nul = FrameBuffer::nul();
+        nul.push(b"{}\0{\"b\":2}");
+        assert_eq!(frames(&mut nul).len(), 1);
+        assert_eq!(nul.last_frame(), Ok(Some(&b"{\"b\":2}"[..])));
+        assert_eq!(nul.last_frame(), Ok(None));
+    }
+
+    #[test]
+    fn a_pretty_printed_message_is_looked_through_once() {
+        let mut buffer = FrameBuffer::default();
+        let text = format!("{{\n{}\"z\": 0}}", "\"a\": 1,\n".repeat(100_000));
+        let begun = std::time::Instant::now();
+        for piece in text.as_bytes().chunks(8192) {
+            buffer.push(piece);
+            assert_eq!(buffer.next_frame(), Ok(None));
+        }
+        buffer.push(b"\n");
+        assert_eq!(frames(&mut buffer), [text.into_bytes()]);
+        // 40 s when every line was looked through from the message's beginning; 10 ms now.
+        assert!(begun.elapsed().as_secs() < 5);
+    }
+
+    #[derive(Debug)]
+    struct Little(usize);
+
+    impl Reservation for Little {
+        fn resize(&mut self, bytes: usize) -> bool {
+            bytes <= self.0
+        }
+    }
+
+    #[test]
+    fn memory_is_asked_for_before_it_is_taken() {
+        let mut buffer = FrameBuffer::default();
+        buffer.reserve_from(Box::new(Little(3 * FIRST_BYTES)));
+        let room = |buffer: &mut FrameBuffer| {
+            let spare = buffer.spare();
+            spare.fill(b'x');
+            let n = spare.len();
+            buffer.filled(n);
+            n
+        };
+        assert!((room(&mut buffer), room(&mut buffer)) == (FIRST_BYTES, FIRST_BYTES));
+        assert_eq!(buffer.next_frame(), Ok(None));
+        assert_eq!(buffer.spare().len(), 0);
+        assert_eq!(buffer.next_frame(), Err(FrameError::NoMemory { held: 2 * FIRST_BYTES }));
     }
 
     proptest! {

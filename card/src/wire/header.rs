@@ -7,7 +7,10 @@ use std::fmt::Write as _;
 
 use thiserror::Error;
 
-use super::{DEPTH_MAX, KEY_CONTEXT, KEY_DEADLINE, KEY_PROVIDER, KEY_TRACE, KEY_UID};
+use super::{DEPTH_MAX, KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_PROVIDER, KEY_REQUIRE, KEY_TRACE, KEY_UID, METHOD_BYTES_MAX};
+
+/// What our own additions to the header begin with.
+const OURS: &str = "org.brahman.";
 
 /// Why a message has no header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -40,6 +43,12 @@ pub struct CallHeader<'a> {
     pub trace: Option<&'a str>,
     /// Caller's uid, if a broker set it.
     pub uid: Option<u32>,
+    /// JSON text of the attributes that the provider must have; empty if none are asked for.
+    pub require: &'a [u8],
+    /// The caller's number for this call.
+    pub call: Option<u64>,
+    /// Whether it had one of our additions: then, and only then, its replies may have some.
+    pub extras: bool,
 }
 
 impl<'a> CallHeader<'a> {
@@ -55,7 +64,7 @@ impl<'a> CallHeader<'a> {
     /// [`HeaderError`] where the message is not one JSON object with a `method`, or a known key has a wrong type.
     pub fn skim(frame: &'a [u8]) -> Result<Self, HeaderError> {
         let mut header = Self::default();
-        let mut seen = [false; 9];
+        let mut seen = [false; 11];
         top_level(frame, |at, key, value| {
             let slot = match key {
                 "method" => 0,
@@ -67,8 +76,14 @@ impl<'a> CallHeader<'a> {
                 KEY_CONTEXT => 6,
                 KEY_TRACE => 7,
                 KEY_UID => 8,
-                _ => return Ok(()),
+                KEY_REQUIRE => 9,
+                KEY_CALL => 10,
+                _ => {
+                    header.extras |= key.starts_with(OURS);
+                    return Ok(());
+                }
             };
+            header.extras |= slot >= 5;
             if std::mem::replace(&mut seen[slot], true) {
                 return Err(HeaderError { at, expected: "expected each key once" });
             }
@@ -81,6 +96,8 @@ impl<'a> CallHeader<'a> {
                 5 => header.deadline_ms = number(at, value)?,
                 6 => header.context = optional_text(at, value)?,
                 7 => header.trace = optional_text(at, value)?,
+                9 => header.require = if value == b"null" { b"" } else { value },
+                10 => header.call = number(at, value)?,
                 _ => {
                     let uid = number(at, value)?.map(u32::try_from).transpose();
                     header.uid = uid.map_err(|_| HeaderError { at, expected: "expected a uid" })?;
@@ -88,6 +105,9 @@ impl<'a> CallHeader<'a> {
             }
             Ok(())
         })?;
+        if header.method.len() > METHOD_BYTES_MAX {
+            return Err(HeaderError { at: 0, expected: "expected a `method` of at most 256 bytes" });
+        }
         if header.method.is_empty() {
             return Err(HeaderError { at: 0, expected: "expected a `method` such as \"org.varlink.service.GetInfo\"" });
         }
@@ -106,6 +126,8 @@ pub struct ReplyHeader<'a> {
     pub error: Option<&'a str>,
     /// Label of the provider.
     pub provider: Option<&'a str>,
+    /// The number of the call that it answers, if the server knows such numbers.
+    pub call: Option<u64>,
 }
 
 impl<'a> ReplyHeader<'a> {
@@ -115,18 +137,59 @@ impl<'a> ReplyHeader<'a> {
     /// [`HeaderError`] where the message is not one JSON object or a known key has a wrong type.
     pub fn skim(frame: &'a [u8]) -> Result<Self, HeaderError> {
         let mut header = Self::default();
+        let mut seen = [false; 5];
         top_level(frame, |at, key, value| {
-            match key {
-                "parameters" => header.parameters = if value == b"null" { b"" } else { value },
-                "continues" => header.continues = flag(at, value)?,
-                "error" => header.error = optional_text(at, value)?,
-                KEY_PROVIDER => header.provider = optional_text(at, value)?,
-                _ => {}
+            let slot = match key {
+                "parameters" => 0,
+                "continues" => 1,
+                "error" => 2,
+                KEY_PROVIDER => 3,
+                KEY_CALL => 4,
+                _ => return Ok(()),
+            };
+            if std::mem::replace(&mut seen[slot], true) {
+                return Err(HeaderError { at, expected: "expected each key once" });
+            }
+            match slot {
+                0 => header.parameters = if value == b"null" { b"" } else { value },
+                1 => header.continues = flag(at, value)?,
+                2 => header.error = optional_text(at, value)?,
+                3 => header.provider = optional_text(at, value)?,
+                _ => header.call = number(at, value)?,
             }
             Ok(())
         })?;
         Ok(header)
     }
+}
+
+/// The beginning of a reply, up to its own members: strict peers refuse keys that they do not know, so ours stand in
+/// it only if the call had some.
+#[must_use]
+pub fn reply_head(provider: &str, extras: bool, call: Option<u64>) -> Vec<u8> {
+    let mut out = b"{".to_vec();
+    if extras {
+        if !provider.is_empty() {
+            push_text_member(&mut out, KEY_PROVIDER, provider);
+        }
+        if let Some(call) = call {
+            push_number_member(&mut out, KEY_CALL, call);
+        }
+    }
+    out
+}
+
+/// The number that a message begins with, if it was made by [`push_number_member`] with [`KEY_CALL`].
+#[must_use]
+pub fn leading_number(message: &[u8]) -> Option<u64> {
+    let rest = message.strip_prefix(b"{\"")?.strip_prefix(KEY_CALL.as_bytes())?.strip_prefix(b"\":")?;
+    let digits = rest.iter().position(|b| !b.is_ascii_digit())?;
+    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+}
+
+/// Writes one number member with a comma after it; the key is one of ours and needs no escapes.
+pub fn push_number_member(out: &mut Vec<u8>, key: &str, value: u64) {
+    out.extend_from_slice(format!("\"{key}\":{value},").as_bytes());
 }
 
 /// Writes one string member, key and value escaped, with a comma after it.
@@ -341,6 +404,27 @@ mod tests {
         ] {
             assert!(CallHeader::skim(frame.as_bytes()).is_err(), "{frame}");
         }
+        for frame in [r#"{"parameters":{},"parameters":{"a":1}}"#, r#"{"error":"a.B","error":"a.C"}"#] {
+            assert!(ReplyHeader::skim(frame.as_bytes()).is_err(), "{frame}");
+        }
+    }
+
+    #[test]
+    fn additions_stand_in_a_reply_only_if_the_call_had_some() {
+        let plain = CallHeader::skim(br#"{"method":"a.B","com.example.x":1}"#).expect("a call");
+        assert_eq!(reply_head("p", plain.extras, plain.call), b"{");
+        for added in [r#""org.brahman.trace":"t""#, r#""org.brahman.call":7"#, r#""org.brahman.later":null"#] {
+            let frame = format!(r#"{{"method":"a.B",{added}}}"#);
+            assert!(CallHeader::skim(frame.as_bytes()).expect("a call").extras, "{added}");
+        }
+        assert_eq!(reply_head("p", true, Some(7)), br#"{"org.brahman.provider":"p","org.brahman.call":7,"#);
+        assert_eq!(leading_number(br#"{"org.brahman.call":70,"method":"a.B"}"#), Some(70));
+        assert_eq!(leading_number(br#"{"method":"a.B","org.brahman.call":70}"#), None);
+    }
+
+    #[test]
+    fn a_method_name_is_bounded() {
+        assert!(CallHeader::skim(format!(r#"{{"method":"{}.B"}}"#, "a".repeat(300)).as_bytes()).is_err());
     }
 
     #[test]

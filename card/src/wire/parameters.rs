@@ -1,5 +1,6 @@
 //! A call's parameters, typed. What is wrong with them is named by its place: `vector[3]`, `config.m`.
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::fault::Fault;
@@ -7,16 +8,39 @@ use super::fault::Fault;
 /// Longest place that is told.
 const PLACE_CHARS_MAX: usize = 100;
 
+/// Those of a method that has none.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
 /// Reads parameters; none at all are an empty object.
 ///
 /// # Errors
 /// `InvalidParameter`, which says what was expected where.
 pub fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Fault> {
     let json = if json.is_empty() { b"{}" } else { json };
+    // A list would do for serde, each value for the field that stands at its place.
+    if !is_object(json) {
+        return Err(Fault::invalid_parameter("parameters", "expected an object"));
+    }
     serde_json::from_slice(json).map_err(|error| {
         let text = error.to_string();
         Fault::invalid_parameter(&place::<T>(json, &text), &text)
     })
+}
+
+/// Whether parameters are an object, or none.
+#[must_use]
+pub fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().first().is_none_or(|first| *first == b'{')
+}
+
+/// Checks the parameters of a method that has none.
+///
+/// # Errors
+/// `InvalidParameter`, which names what was given.
+pub fn none(json: &[u8]) -> Result<(), Fault> {
+    read::<Nothing>(json).map(|Nothing {}| ())
 }
 
 /// Where reading fails: found by reading again, so that nothing is kept for it while all is well.
@@ -34,6 +58,16 @@ mod tests {
     use crate::interface::index::SearchIn;
 
     #[test]
+    fn a_method_without_parameters_takes_none() {
+        for json in ["", "{}", " { } "] {
+            super::none(json.as_bytes()).expect(json);
+        }
+        let fault = super::none(br#"{"name":"x"}"#).expect_err("unknown");
+        assert_eq!(fault.parameters["parameter"], "name");
+        assert!(super::none(b"[]").is_err());
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_its_place() {
         for (json, place) in [
             (r#"{"index":"x","vector":[0.5,null]}"#, "vector[1]"),
@@ -44,7 +78,9 @@ mod tests {
             (r#"{"k":3}"#, "index"),
             (r#"{"index":"x","k":1,"k":2}"#, "k"),
             ("", "index"),
-            ("[]", "index"),
+            (r#"{"index":"x","limit":3}"#, "limit"),
+            ("[]", "parameters"),
+            (r#"["x"]"#, "parameters"),
             ("7", "parameters"),
         ] {
             let fault = SearchIn::read(json.as_bytes()).expect_err(json);

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use brahman_card::interface::Empty;
-use brahman_card::interface::broker::{Context, ExplainOut, FlowIn, ResolveOut, SetContextOut};
+use brahman_card::interface::broker::{Context, ExplainOut, FlowIn, ResolveOut, SetContextIn, SetContextOut};
 use brahman_card::interface::full_name;
 use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
+use brahman_sidecar::CallOptions;
 use brahman_sidecar::client::encode_call;
-use brahman_sidecar::{CallOptions, Connection};
 use serde_json::Value;
 
 use super::get;
@@ -84,7 +84,7 @@ pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, ou
         }
         return Ok(());
     }
-    let out: SetContextOut = get(socket, "org.brahman.Broker.SetContext", &Context { context: name.clone() }).await?;
+    let out: SetContextOut = get(socket, "org.brahman.Broker.SetContext", &SetContextIn { context: name.clone() }).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -112,17 +112,23 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
     let parameters: Value = serde_json::from_str(&text).map_err(|e| BadInput(format!("parameters are not JSON: {e}")))?;
     let options =
         CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
-    let mut connection = Connection::connect(socket).await?;
-    connection.send(&encode_call(&method, &parameters, &options, call.more, false)?).await?;
-    loop {
-        let reply = connection.receive().await?;
-        let raw: &[u8] = if reply.parameters.is_empty() { b"{}" } else { &reply.parameters };
-        let value: Value = serde_json::from_slice(raw)?;
-        if output.json() || call.more {
+    if !call.more {
+        let (value, _): (Value, _) = super::ask(socket, &method, &parameters, &options).await?;
+        if output.json() {
             output.print_json(&value);
         } else {
             output.line(&serde_json::to_string_pretty(&value)?);
         }
+        return Ok(());
+    }
+    let (interface, _) = method.rsplit_once('.').unwrap_or_default();
+    let mut connection = super::client(socket).open(interface, &options).await?;
+    connection.send(&encode_call(&method, &parameters, &options, true, false)?).await?;
+    loop {
+        let reply = connection.receive().await?;
+        let raw: &[u8] = if reply.parameters.is_empty() { b"{}" } else { &reply.parameters };
+        let value: Value = serde_json::from_slice(raw)?;
+        output.print_json(&value);
         if !reply.continues {
             return Ok(());
         }

@@ -22,7 +22,7 @@ use super::{get, plot, stream};
 use crate::output::{Output, Tone, bytes, duration};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
-async fn show<P: Serialize, R: Serialize + DeserializeOwned>(
+async fn show<P: Serialize + Sync, R: Serialize + DeserializeOwned>(
     socket: &Path,
     method: &str,
     ask: &P,

@@ -7,37 +7,21 @@ use arrow_array::cast::AsArray;
 use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array};
 use arrow_schema::{DataType, Field};
 use brahman_card::Fault;
-use brahman_sidecar::bulk::{BulkStream, Frame};
+use brahman_sidecar::bulk::BulkStream;
 use brahman_sidecar::serve::Upgraded;
 
 use crate::engine::{Embedded, Engine, Wish};
 
 pub(crate) async fn converse<E: Engine>(upgraded: Upgraded, engine: Arc<E>, truncate: bool) -> io::Result<()> {
-    let mut bulk = BulkStream::new(upgraded);
-    loop {
-        let batches = match bulk.receive().await? {
-            Frame::Batches(batches) => batches,
-            Frame::Fault(fault) => {
-                tracing::warn!(%fault, "the caller of EmbedBulk gave up");
-                return Ok(());
-            }
-            Frame::End => return bulk.finish().await,
-        };
-        for batch in batches {
-            let engine = Arc::clone(&engine);
-            let work = async {
-                let texts = texts_of(&batch)?;
-                let done = Arc::clone(&engine).texts(texts, Wish { truncate, deadline: None }).await?;
-                encode(&done, engine.identity().dim).map_err(|e| Fault::internal(e.to_string()))
-            };
-            match bulk.attend(work).await? {
-                Some(Ok(reply)) => bulk.send(&reply).await?,
-                Some(Err(fault)) => bulk.send_fault(&fault).await?,
-                // The caller hung up; what it had asked for is dropped with its future.
-                None => return Ok(()),
-            }
+    let work = |batch: RecordBatch| {
+        let engine = Arc::clone(&engine);
+        async move {
+            let texts = texts_of(&batch)?;
+            let done = Arc::clone(&engine).texts(texts, Wish { truncate, deadline: None }).await?;
+            encode(&done, engine.identity().dim).map_err(|e| Fault::internal(e.to_string()))
         }
-    }
+    };
+    BulkStream::new(upgraded).answer(work).await
 }
 
 fn texts_of(batch: &RecordBatch) -> Result<Vec<String>, Fault> {

@@ -106,6 +106,7 @@ impl Embedder {
         let batches = match bulk.receive().await? {
             Frame::Batches(batches) => batches,
             Frame::Fault(fault) => return Err(ClientError::Fault(fault)),
+            Frame::Unreadable(why) => return Err(ClientError::Protocol(why)),
             Frame::End => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
         };
         let answer = decode(&batches, texts.len(), self.model.as_ref().map_or(0, |m| m.dim))?;

@@ -2,18 +2,19 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
-use brahman_card::wire::header::{ReplyHeader, push_text_member};
-use brahman_card::wire::{KEY_CONTEXT, KEY_DEADLINE, KEY_TRACE, MESSAGE_BYTES_MAX};
+use brahman_card::wire::header::{ReplyHeader, leading_number, push_number_member, push_text_member};
+use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, MESSAGE_BYTES_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Answer, CallOptions, ClientError};
-use crate::serve::{Upgraded, Wait, fill, write_all};
+use crate::serve::{Upgraded, Wait, fill, has_unread, write_all};
 
 /// How long an answer is polled for where the last one came within this time.
 const ANSWER_POLL: Duration = Duration::from_micros(300);
@@ -25,6 +26,11 @@ pub struct Connection {
     frames: FrameBuffer,
     path: PathBuf,
     answer: Wait,
+    /// The number of the call under way, if it has one.
+    call: Option<u64>,
+    /// Whether the last call is over, and its answer gave its number back: only then can the next answer be told from one that
+    /// comes too late or twice.
+    is_clean: bool,
 }
 
 /// One reply, not yet typed.
@@ -50,7 +56,7 @@ impl RawReply {
     }
 }
 
-/// One call message, NUL included.
+/// One call message, NUL included, with a number of its own in front.
 ///
 /// # Errors
 /// [`ClientError::Unsendable`] if the parameters are not JSON or too long.
@@ -61,7 +67,9 @@ pub fn encode_call<P: Serialize>(
     more: bool,
     upgrade: bool,
 ) -> Result<Vec<u8>, ClientError> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut out = b"{".to_vec();
+    push_number_member(&mut out, KEY_CALL, NEXT.fetch_add(1, Ordering::Relaxed));
     push_text_member(&mut out, "method", method);
     for (set, text) in [(more, &b"\"more\":true,"[..]), (upgrade, b"\"upgrade\":true,")] {
         if set {
@@ -69,7 +77,11 @@ pub fn encode_call<P: Serialize>(
         }
     }
     if let Some(deadline) = options.deadline {
-        out.extend_from_slice(format!("\"{KEY_DEADLINE}\":{},", deadline.as_millis()).as_bytes());
+        push_number_member(&mut out, KEY_DEADLINE, u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+    }
+    if !options.require.is_empty() {
+        let require = serde_json::to_string(&options.require).map_err(|e| ClientError::Unsendable(e.to_string()))?;
+        out.extend_from_slice(format!("\"{KEY_REQUIRE}\":{require},").as_bytes());
     }
     for (key, value) in [(KEY_CONTEXT, &options.context), (KEY_TRACE, &options.trace)] {
         if let Some(value) = value {
@@ -92,14 +104,15 @@ impl Connection {
     /// [`ClientError::Connect`], which names the socket.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).await.map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
-        Ok(Self { stream, frames: FrameBuffer::nul(), path: path.to_owned(), answer: Wait::new(ANSWER_POLL) })
+        let (frames, answer) = (FrameBuffer::nul(), Wait::new(ANSWER_POLL));
+        Ok(Self { stream, frames, path: path.to_owned(), answer, call: None, is_clean: false })
     }
 
-    /// Whether the other end has not hung up while the connection lay idle.
+    /// Whether another call may be made by somebody else: the last one is over for certain, nothing lies unread, and the
+    /// other end has not hung up.
     #[must_use]
-    pub fn is_alive(&self) -> bool {
-        let mut byte = [0_u8; 1];
-        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    pub fn is_reusable(&self) -> bool {
+        self.is_clean && !self.frames.has_partial() && !has_unread(&self.stream)
     }
 
     /// Calls and waits for one typed reply.
@@ -125,6 +138,8 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Closed`] if the other end is gone.
     pub async fn send(&mut self, message: &[u8]) -> Result<(), ClientError> {
+        self.call = leading_number(message);
+        self.is_clean = false;
         match write_all(&self.stream, message).await {
             // A server that refused us has said why before it hung up.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => match self.receive().await {
@@ -145,10 +160,15 @@ impl Connection {
             if let Some(frame) = frame {
                 self.answer.over();
                 let header = ReplyHeader::skim(frame).map_err(|e| ClientError::Protocol(e.to_string()))?;
+                if header.call.is_some() && header.call != self.call {
+                    // An answer to somebody else's call: nothing on this connection can be trusted any more.
+                    return Err(ClientError::Closed { path: self.path.clone() });
+                }
+                self.is_clean = header.call.is_some() && !header.continues;
                 if let Some(name) = header.error {
                     let raw: &[u8] = if header.parameters.is_empty() { b"{}" } else { header.parameters };
                     let parameters = serde_json::from_slice(raw).map_err(|e| ClientError::Protocol(e.to_string()))?;
-                    return Err(ClientError::Fault(Fault { name: name.to_owned().into(), parameters }));
+                    return Err(ClientError::Fault(Fault::received(name, parameters)));
                 }
                 return Ok(RawReply {
                     parameters: header.parameters.to_vec(),

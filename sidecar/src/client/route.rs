@@ -66,13 +66,17 @@ impl Route {
             }
             idle.1.pop()
         };
-        let mut connection = match idle.filter(Connection::is_alive) {
+        let mut connection = match idle.filter(Connection::is_reusable) {
             Some(connection) => connection,
             None => Connection::connect(Path::new(&target.socket)).await?,
         };
-        let outcome = connection.exchange(message).await;
+        let mut outcome = connection.exchange(message).await;
+        if let Ok(reply) = &mut outcome {
+            // Who answers is known here, whatever it calls itself.
+            reply.provider = Some(target.label.clone());
+        }
         // After a fault the connection is as good as after a reply.
-        if matches!(outcome, Ok(_) | Err(ClientError::Fault(_))) {
+        if connection.is_reusable() {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.0 == target.socket && idle.1.len() < IDLE_MAX {
                 idle.1.push(connection);

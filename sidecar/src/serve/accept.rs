@@ -138,7 +138,7 @@ fn place(counts: &Arc<Mutex<HashMap<u32, usize>>>, uid: u32, limits: AcceptLimit
 
 /// Tells the peer why, as far as its buffer takes it, and hangs up.
 fn refuse(stream: &UnixStream, fault: &Fault) {
-    let result: io::Result<usize> = stream.try_write(&encode_fault("", fault, 0));
+    let result: io::Result<usize> = stream.try_write(&encode_fault(b"{", fault, 0));
     if let Err(error) = result {
         tracing::debug!(%error, "the refusal itself was not taken");
     }

@@ -7,10 +7,10 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::time::Instant;
 
+use brahman_card::wire::MESSAGE_BYTES_MAX;
 use brahman_card::wire::fault::Fault;
-use brahman_card::wire::header::{CallHeader, push_text_member};
+use brahman_card::wire::header::CallHeader;
 use brahman_card::wire::parameters;
-use brahman_card::wire::{KEY_PROVIDER, MESSAGE_BYTES_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -43,7 +43,8 @@ pub struct Call {
     pub uid: u32,
     pub(super) replies: mpsc::Sender<Vec<u8>>,
     pub(super) delimiter: u8,
-    pub(super) provider: String,
+    /// What every reply to it begins with.
+    pub(super) head: Vec<u8>,
 }
 
 impl Call {
@@ -85,7 +86,7 @@ impl Call {
         if !self.more {
             return Err(Fault::expected_more(self.method()));
         }
-        let message = encode_reply(&self.provider, value, true, self.delimiter)?;
+        let message = encode_reply(&self.head, value, true, self.delimiter)?;
         self.replies.send(message).await.map_err(|_| Fault::internal("the caller hung up"))
     }
 
@@ -168,13 +169,10 @@ impl Reply {
     }
 }
 
-/// Frames parameters that are JSON text already.
-pub(super) fn frame_reply(provider: &str, json: &[u8], continues: bool, delimiter: u8) -> Result<Vec<u8>, Fault> {
-    let mut out = Vec::with_capacity(json.len() + 64 + provider.len());
-    out.push(b'{');
-    if !provider.is_empty() {
-        push_text_member(&mut out, KEY_PROVIDER, provider);
-    }
+/// Frames parameters that are JSON text already; `head` is of [`reply_head`].
+pub(super) fn frame_reply(head: &[u8], json: &[u8], continues: bool, delimiter: u8) -> Result<Vec<u8>, Fault> {
+    let mut out = Vec::with_capacity(head.len() + json.len() + 40);
+    out.extend_from_slice(head);
     if continues {
         out.extend_from_slice(b"\"continues\":true,");
     }
@@ -188,22 +186,23 @@ pub(super) fn frame_reply(provider: &str, json: &[u8], continues: bool, delimite
     Ok(out)
 }
 
-/// One reply message, delimiter included.
+/// One reply message, delimiter included; `head` is of [`reply_head`].
+///
+/// [`reply_head`]: brahman_card::wire::header::reply_head
 ///
 /// # Errors
 /// An internal fault if the value is not JSON; `Overloaded` if it is longer than a message may be.
-pub fn encode_reply<T: Serialize>(provider: &str, value: &T, continues: bool, delimiter: u8) -> Result<Vec<u8>, Fault> {
+pub fn encode_reply<T: Serialize>(head: &[u8], value: &T, continues: bool, delimiter: u8) -> Result<Vec<u8>, Fault> {
     let json = serde_json::to_vec(value).map_err(|e| Fault::internal(format!("the reply is not JSON: {e}")))?;
-    frame_reply(provider, &json, continues, delimiter)
+    frame_reply(head, &json, continues, delimiter)
 }
 
-/// One error message, delimiter included.
+/// One error message, delimiter included; `head` is of [`reply_head`].
+///
+/// [`reply_head`]: brahman_card::wire::header::reply_head
 #[must_use]
-pub fn encode_fault(provider: &str, fault: &Fault, delimiter: u8) -> Vec<u8> {
-    let mut out = b"{".to_vec();
-    if !provider.is_empty() {
-        push_text_member(&mut out, KEY_PROVIDER, provider);
-    }
+pub fn encode_fault(head: &[u8], fault: &Fault, delimiter: u8) -> Vec<u8> {
+    let mut out = head.to_vec();
     // A Fault holds strings and JSON values only, so it is always JSON.
     let json = serde_json::to_vec(fault).unwrap_or_else(|_| br#"{"error":"org.brahman.Fault.Internal"}"#.to_vec());
     out.extend_from_slice(&json[1..]);

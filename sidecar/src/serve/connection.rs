@@ -3,7 +3,7 @@
 //! Invariants: a hang-up drops the call's future at once; calls on one connection are answered in order; a reader that
 //! takes nothing for [`WRITE_STALL`] loses the connection, and never stalls another.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,21 +12,29 @@ use std::time::{Duration, Instant};
 use brahman_card::interface::service::{self, DescriptionIn, DescriptionOut, Info};
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
-use brahman_card::wire::header::CallHeader;
+use brahman_card::wire::header::{CallHeader, reply_head};
+use brahman_card::wire::parameters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::call::{Then, encode_fault, frame_reply, method_ranges, range_in};
+use super::memory::Charge;
 use super::wait::{NEXT_CALL_POLL, Wait};
 use super::{Call, Peer, Reply, ServeOptions, Service, Upgraded};
 
 /// A reader that takes no byte for this long is gone.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
-/// Half a message must become a whole one within this time.
-const PARTIAL_MAX: Duration = Duration::from_secs(30);
+/// Half a message must become a whole one within this time of its first byte.
+pub const PARTIAL_MAX: Duration = Duration::from_secs(30);
+/// After this many bytes of a message on its way, others on the thread have their turn.
+const SLICE_BYTES: usize = 256 * 1024;
+/// A call longer than this is worked on off the I/O thread: reading its JSON would keep others waiting.
+const LONG_CALL_BYTES: usize = 256 * 1024;
 /// Streamed replies that may wait for a slow reader.
 const REPLIES_WAITING: usize = 8;
 
@@ -62,22 +70,36 @@ enum After {
 
 pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared: Arc<Shared<S>>) {
     let mut frames = FrameBuffer::default();
+    frames.reserve_from(Box::new(Charge::of(peer.uid)));
     let mut read_open = true;
     let mut next = Wait::new(NEXT_CALL_POLL);
+    let mut partial_since: Option<Instant> = None;
     loop {
-        let frame = match frames.next_frame() {
+        let read = if read_open { frames.next_frame() } else { frames.last_frame() };
+        let frame = match read {
             Ok(Some(frame)) => {
                 next.over();
+                partial_since = None;
                 frame.to_vec()
             }
-            Ok(None) if !read_open => return,
+            Ok(None) if !read_open => {
+                if frames.has_partial() && !hung_up(&stream) {
+                    let fault = Fault::invalid_parameter("(message)", "expected a whole JSON object before the end of input");
+                    let _ = write_all(&stream, &encode_fault(b"{", &fault, frames.delimiter())).await;
+                }
+                return;
+            }
             Ok(None) => {
                 if next.poll(&stream, &mut frames).await {
                     continue;
                 }
+                if frames.pending().len() >= SLICE_BYTES {
+                    tokio::task::yield_now().await;
+                }
                 let waiting = async {
                     if frames.has_partial() {
-                        tokio::time::timeout(PARTIAL_MAX, stream.readable()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+                        let until = *partial_since.get_or_insert_with(Instant::now) + PARTIAL_MAX;
+                        tokio::time::timeout_at(until.into(), stream.readable()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
                     } else {
                         stream.readable().await
                     }
@@ -99,7 +121,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
             Err(error) => {
                 let fault = Fault::overloaded(format!("{error}; send large data through a bulk method"), 0);
                 // The rest of the long message is still coming; the fault has to leave first.
-                let _ = write_all(&stream, &encode_fault(&shared.options.provider, &fault, frames.delimiter())).await;
+                let _ = write_all(&stream, &encode_fault(b"{", &fault, frames.delimiter())).await;
                 linger(&stream).await;
                 return;
             }
@@ -133,17 +155,21 @@ async fn run_call<S: Service>(
     read_open: &mut bool,
     frame: Vec<u8>,
 ) -> io::Result<After> {
-    let provider = &shared.options.provider;
     let delimiter = frames.delimiter();
     let header = match CallHeader::skim(&frame) {
         Ok(header) => header,
         Err(error) => {
             let fault = Fault::invalid_parameter("(message)", format!("not a Varlink call: {error}"));
-            write_all(stream, &encode_fault(provider, &fault, delimiter)).await?;
+            write_all(stream, &encode_fault(b"{", &fault, delimiter)).await?;
             // Where one message is broken the next one's beginning cannot be trusted.
             return Ok(After::Close);
         }
     };
+    // Whoever gave up while the call lay here unread does not want it done.
+    if hung_up(stream) {
+        return Ok(After::Close);
+    }
+    let head = reply_head(&shared.options.provider, header.extras, header.call);
     let (interface, method) = method_ranges(&frame, &header);
     let trusted = peer.uid == shared.own_uid || peer.uid == 0;
     let (replies, mut streamed) = mpsc::channel(REPLIES_WAITING);
@@ -151,9 +177,10 @@ async fn run_call<S: Service>(
         interface,
         method,
         parameters: range_in(&frame, header.parameters),
-        more: header.more,
+        // Nothing answers a oneway call, neither a stream nor an upgrade.
+        more: header.more && !header.oneway,
         oneway: header.oneway,
-        upgrade: header.upgrade,
+        upgrade: header.upgrade && !header.oneway,
         deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
         context: header.context.map(str::to_owned),
         trace: header.trace.map(str::to_owned),
@@ -161,19 +188,21 @@ async fn run_call<S: Service>(
         uid: header.uid.filter(|_| trusted).unwrap_or(peer.uid),
         replies,
         delimiter,
-        provider: provider.clone(),
+        head: head.clone(),
         frame: Vec::new(),
     };
     let call = Call { frame, ..call };
     let (oneway, deadline) = (call.oneway, call.deadline);
 
-    let busy = shared.in_flight.fetch_add(1, Ordering::Relaxed);
-    let _count = InFlight(&shared.in_flight);
+    // What has no end of its own is bounded by the number of connections alone.
+    let is_endless = call.more && brahman_card::interface::is_endless(call.interface(), call.method());
+    let busy = if is_endless { 0 } else { shared.in_flight.fetch_add(1, Ordering::Relaxed) };
+    let _count = (!is_endless).then(|| InFlight(&shared.in_flight));
     let work = async {
         if busy >= shared.options.in_flight_max {
             return Err(Fault::overloaded(format!("{busy} calls are in flight, the limit is {}", shared.options.in_flight_max), 100));
         }
-        dispatch(shared, call).await
+        if call.frame.len() > LONG_CALL_BYTES { dispatch_aside(shared, call).await } else { guarded(dispatch(shared, call)).await }
     };
     tokio::pin!(work);
     let outcome = loop {
@@ -197,8 +226,9 @@ async fn run_call<S: Service>(
         write_all(stream, &message).await?;
     }
     let framed = match outcome {
-        Ok(Reply::Json(json)) => frame_reply(provider, &json, false, delimiter),
-        Ok(Reply::Upgrade(json, then)) => match frame_reply(provider, &json, false, delimiter) {
+        Ok(Reply::Json(json)) => frame_reply(&head, &json, false, delimiter),
+        Ok(Reply::Upgrade(json, then)) => match frame_reply(&head, &json, false, delimiter) {
+            Ok(_) if oneway => Err(Fault::invalid_parameter("oneway", "expected an upgrade to be answered")),
             Ok(confirm) => return Ok(After::Upgrade(confirm, then)),
             Err(fault) => Err(fault),
         },
@@ -210,20 +240,54 @@ async fn run_call<S: Service>(
         }
         return Ok(After::Next);
     }
-    let message = framed.unwrap_or_else(|fault| encode_fault(provider, &fault, delimiter));
+    let message = framed.unwrap_or_else(|fault| encode_fault(&head, &fault, delimiter));
     write_all(stream, &message).await?;
     Ok(After::Next)
 }
 
+/// Makes a fault of a panic: its caller is answered, and the connection lives.
+async fn guarded(work: impl Future<Output = Result<Reply, Fault>>) -> Result<Reply, Fault> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(context)));
+        polled.unwrap_or_else(|_| std::task::Poll::Ready(Err(Fault::internal("the call panicked; the module's log has the place"))))
+    })
+    .await
+}
+
+/// [`dispatch`] on a thread that nobody else waits for. A hang-up ends the work there as here.
+async fn dispatch_aside<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Result<Reply, Fault> {
+    let (shared, stop) = (Arc::clone(shared), CancellationToken::new());
+    let _given_up = stop.clone().drop_guard();
+    let runtime = tokio::runtime::Handle::current();
+    let work = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                outcome = dispatch(&shared, call) => outcome,
+                () = stop.cancelled() => Err(Fault::internal("the caller hung up")),
+            }
+        })
+    });
+    work.await.unwrap_or_else(|error| Err(Fault::internal(format!("the call panicked: {error}"))))
+}
+
 async fn dispatch<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Result<Reply, Fault> {
+    if !parameters::is_object(call.raw_parameters()) {
+        return Err(Fault::invalid_parameter("parameters", "expected an object"));
+    }
     if call.interface() != service::INTERFACE.name {
-        if !shared.service.interfaces().iter().any(|i| i.name == call.interface()) {
+        let mut all = shared.service.interfaces().iter();
+        let Some(interface) = all.find(|i| i.name == call.interface()) else {
             return Err(Fault::interface_not_found(call.interface()));
+        };
+        if interface.takes_nothing(call.method()) {
+            parameters::none(call.raw_parameters())?;
         }
         return Arc::clone(&shared.service).call(call).await;
     }
     match call.method() {
-        "GetInfo" => Reply::of(&info(&shared.options.provider, shared.service.interfaces().iter().map(|i| i.name.to_owned()))),
+        "GetInfo" => parameters::none(call.raw_parameters())
+            .and_then(|()| Reply::of(&info(&shared.options.provider, shared.service.interfaces().iter().map(|i| i.name.to_owned())))),
         "GetInterfaceDescription" => {
             let wanted: DescriptionIn = call.parameters()?;
             let mut all = shared.service.interfaces().iter().copied().chain([&service::INTERFACE]);
@@ -260,6 +324,10 @@ async fn until(deadline: Option<Instant>) {
 pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
     let spare = frames.spare();
     let room = spare.len();
+    if room == 0 {
+        // No memory is left, which the buffer says when it is asked for a message.
+        return Ok(true);
+    }
     match stream.try_read(spare) {
         Ok(0) => Ok(false),
         Ok(n) => {
@@ -286,6 +354,32 @@ pub fn hung_up(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::empty())];
     let asked = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     asked.is_err() || fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+/// Whether bytes lie unread on a connection on which nothing is under way, or it has ended: then it must not be used for a
+/// call, which would take them for its answer. Asks the kernel; the runtime may not have heard of them yet.
+#[must_use]
+pub fn has_unread(stream: &UnixStream) -> bool {
+    !matches!(recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
+}
+
+/// Writes parts one after the other, in one system call where the socket takes them at once.
+///
+/// # Errors
+/// As [`write_all`].
+pub async fn write_parts(stream: &UnixStream, parts: &[&[u8]]) -> io::Result<()> {
+    let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let mut skip = match stream.try_write_vectored(&slices) {
+        Ok(n) => n,
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+        Err(error) => return Err(error),
+    };
+    for part in parts {
+        let from = skip.min(part.len());
+        skip -= from;
+        write_all(stream, &part[from..]).await?;
+    }
+    Ok(())
 }
 
 /// Writes all bytes, giving up on a reader that takes none for [`WRITE_STALL`].

@@ -100,6 +100,9 @@ impl Crowd {
         loop {
             let spare = frames.spare();
             let room = spare.len();
+            if room == 0 {
+                return false;
+            }
             match recv(stream, spare, RecvFlags::DONTWAIT) {
                 Ok((_, n)) if n > 0 => {
                     self.was_not_here();

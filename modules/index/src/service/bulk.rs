@@ -8,7 +8,7 @@ use arrow_array::types::Float32Type;
 use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use brahman_card::Fault;
 use brahman_card::interface::index::{SearchBulkIn, SearchBulkOut};
-use brahman_sidecar::bulk::{BulkStream, Frame};
+use brahman_sidecar::bulk::BulkStream;
 use brahman_sidecar::serve::Upgraded;
 use brahman_sidecar::{Call, Reply};
 
@@ -59,28 +59,11 @@ impl IndexService {
 }
 
 async fn converse(upgraded: Upgraded, terms: Arc<Terms>) -> io::Result<()> {
-    let mut bulk = BulkStream::new(upgraded);
-    loop {
-        let batches = match bulk.receive().await? {
-            Frame::Batches(batches) => batches,
-            Frame::Fault(fault) => {
-                tracing::warn!(%fault, "the caller of SearchBulk gave up");
-                return Ok(());
-            }
-            Frame::End => return bulk.finish().await,
-        };
-        for batch in batches {
-            let terms = Arc::clone(&terms);
-            let work =
-                async { tokio::task::spawn_blocking(move || terms.answer(&batch)).await.map_err(|e| Fault::internal(e.to_string()))? };
-            match bulk.attend(work).await? {
-                Some(Ok(reply)) => bulk.send(&reply).await?,
-                Some(Err(fault)) => bulk.send_fault(&fault).await?,
-                // The caller hung up.
-                None => return Ok(()),
-            }
-        }
-    }
+    let work = |batch: RecordBatch| {
+        let terms = Arc::clone(&terms);
+        async move { tokio::task::spawn_blocking(move || terms.answer(&batch)).await.map_err(|e| Fault::internal(e.to_string()))? }
+    };
+    BulkStream::new(upgraded).answer(work).await
 }
 
 impl Terms {
