@@ -122,6 +122,7 @@ fn consider(index: usize, module: &ModuleRecord, ask: &Ask<'_>, wish: &Wish<'_>)
         mock: card.mock,
         state: module.state,
         attributes: module.attributes.clone(),
+        idempotent: Some(offered.idempotent.clone()).filter(|methods| !methods.is_empty()),
     };
     let lacking = [ask.require, wish.require].into_iter().flatten().flatten().find(|(k, v)| module.attributes.get(*k) != Some(*v));
     let refused = if ask.asker.is_some_and(|asker| asker.card.id == card.id) {

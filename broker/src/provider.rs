@@ -11,7 +11,7 @@ use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_sidecar::serve::has_unread;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, oneshot};
 
 use crate::admission::{Admission, Admit, Ticket};
 use crate::health::Health;
@@ -76,8 +76,7 @@ pub(crate) struct Provider {
     admission: Mutex<(Admission, HashMap<Ticket, oneshot::Sender<()>>)>,
     health: Mutex<Health>,
     idle: Mutex<(u64, Vec<Backend>)>,
-    /// Calls on which a provider has ended are tried again one by one.
-    pub(crate) suspects: Arc<tokio::sync::Mutex<()>>,
+    turns: Arc<RwLock<()>>,
 }
 
 impl Provider {
@@ -88,7 +87,7 @@ impl Provider {
             admission: Mutex::new((admission, HashMap::new())),
             health: Mutex::default(),
             idle: Mutex::default(),
-            suspects: Arc::default(),
+            turns: Arc::default(),
         }
     }
 
@@ -133,6 +132,18 @@ impl Provider {
         Ok(Place { provider: Arc::clone(self), uid })
     }
 
+    /// The first moments of a call at the provider: shared with others, or its own if a provider has ended on it before. Should
+    /// that happen again, it was this call's doing.
+    pub(crate) async fn turn(&self, alone: bool) -> Turn {
+        if alone {
+            return Turn::Alone(Arc::clone(&self.turns).write_owned().await);
+        }
+        match Arc::clone(&self.turns).try_read_owned() {
+            Ok(guard) => Turn::Shared(guard),
+            Err(_) => Turn::Shared(Arc::clone(&self.turns).read_owned().await),
+        }
+    }
+
     fn release(&self, uid: u32) {
         let mut held = hold(&self.admission);
         while let Some(ticket) = held.0.release(uid) {
@@ -175,6 +186,15 @@ impl Provider {
             idle.1.push(backend);
         }
     }
+}
+
+/// Who else is at the provider in a call's first moments.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Others are.
+    Shared(#[expect(dead_code, reason = "held for its drop")] OwnedRwLockReadGuard<()>),
+    /// Nobody is, but for calls whose first moments are over.
+    Alone(#[expect(dead_code, reason = "held for its drop")] OwnedRwLockWriteGuard<()>),
 }
 
 /// A call's place, given back on drop.

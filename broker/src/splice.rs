@@ -15,25 +15,25 @@ use brahman_card::interface;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{CallHeader, ReplyHeader, push_number_member, push_text_member, reply_head};
-use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX, parameters};
+use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX, parameters};
 use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{
-    Charge, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, poll_briefly, write_all, write_parts,
+    Charge, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, write_all, write_parts,
 };
 use tokio::net::UnixStream;
 
 use crate::health::Outcome;
-use crate::provider::{Backend, Place};
+use crate::provider::{Backend, Place, Turn};
 use crate::quarantine::Fingerprint;
 use crate::service::{Broker, CONTEXT_BYTES_MAX, Target};
 
 /// How long a call without a deadline waits for a provider that is on its way.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
-/// A call on which this many providers have ended is the culprit, and must not take down the rest. From the first on it is
-/// tried alone among its like, so that the second cannot be another's doing.
-const DEATHS_MAX: u32 = 2;
-/// A call that was tried again and has run for this long without a death is no suspect any more.
-const SUSPECT_MAX: Duration = Duration::from_secs(2);
+/// A call on which this many providers have ended is the likelier culprit, even if it was never alone with one.
+const DEATHS_MAX: u32 = 5;
+/// A call's first moments at a provider. What kills does so at once; a call that has seen a provider end is alone for so long, so
+/// that a second end is its own doing and no other's.
+const TURN: Duration = Duration::from_secs(1);
 /// A message longer than this is looked through off the I/O thread.
 const LONG_BYTES: usize = 256 * 1024;
 /// Latest deadline: clocks add up to it without overflow.
@@ -82,6 +82,8 @@ pub(crate) struct Outgoing {
     pub(crate) deadline: Option<Instant>,
     number: Option<u64>,
     extras: bool,
+    /// What is wrong with it, though it is a whole message.
+    flaw: Option<Fault>,
 }
 
 impl Outgoing {
@@ -152,6 +154,8 @@ pub(crate) async fn converse(stream: UnixStream, peer: Peer, broker: Arc<Broker>
             Err(fault) => {
                 // What follows a broken message cannot be trusted to be a message.
                 let _ = client.fault(b"{", &fault).await;
+                // The rest of it may still be coming; the fault has to leave first.
+                linger(&client.stream).await;
                 return;
             }
         };
@@ -223,6 +227,9 @@ impl Client {
     }
 
     async fn run(&mut self, broker: &Arc<Broker>, call: Outgoing) -> io::Result<After> {
+        if let Some(flaw) = call.flaw.as_ref().filter(|_| !call.oneway) {
+            return self.fault(&call.reply_head("broker"), flaw).await.map(|()| After::Next);
+        }
         if (call.interface == interface::broker::INTERFACE.name || call.interface == interface::service::INTERFACE.name)
             && let Some(after) = broker.answer(self, &call).await?
         {
@@ -250,20 +257,21 @@ impl Client {
         let mut avoid: Option<String> = None;
         loop {
             let target = self.attend(wait_until, broker.find(call, self.peer, avoid.as_deref(), wait_until)).await??;
-            let mut place = match &target.provider {
+            let place = match &target.provider {
                 Some(provider) if !call.is_endless() => Some(self.attend(wait_until, provider.admit(self.peer.uid)).await??),
                 _ => None,
             };
-            // After a death, calls are tried one by one: which of them brings it about shows the second time.
-            let suspect = match &target.provider {
-                Some(provider) if deaths > 0 => Some(self.attend(wait_until, Arc::clone(&provider.suspects).lock_owned()).await?),
-                _ => None,
+            let turn = match &target.provider {
+                Some(provider) => Some(self.attend(wait_until, provider.turn(deaths > 0)).await?),
+                None => None,
             };
             let is_alone = target.provider.as_ref().is_some_and(|provider| provider.load() == 1);
             let started = Instant::now();
-            let mut passed_on = false;
-            let outcome = self.attempt(broker, call, &target, &mut Attempt { place: &mut place, suspect, passed_on: &mut passed_on }).await;
-            drop(place);
+            let mut held = Attempt { place, turn, passed_on: false };
+            let outcome = self.attempt(broker, call, &target, &mut held).await;
+            let was_alone = matches!(held.turn, Some(Turn::Alone(_)));
+            let passed_on = held.passed_on;
+            drop(held);
             let (is_unsent, why) = match outcome {
                 Ok(after) => {
                     broker.quarantine.survived(|| call.fingerprint());
@@ -278,9 +286,10 @@ impl Client {
                 provider.forget_idle();
             }
             let label = target.label();
+            let is_guilty = !is_unsent && (was_alone || deaths + 1 >= DEATHS_MAX);
             if !is_unsent {
                 deaths += 1;
-                if deaths >= DEATHS_MAX || is_alone {
+                if is_guilty || is_alone {
                     broker.quarantine.ended_on(call.fingerprint(), label, deaths);
                 }
             }
@@ -290,8 +299,8 @@ impl Client {
                     format!("{why}; `{}` is not known to be safe to repeat", call.method),
                 )));
             }
-            if deaths >= DEATHS_MAX {
-                let why = format!("{why}, the second to end on this call: it is not tried again");
+            if is_guilty {
+                let why = format!("{why}, the {} time on this call: it is not tried again", if deaths == 2 { "second" } else { "last" });
                 return Err(Stop::Fault(Fault::provider_failed(label, why)));
             }
             if !is_unsent && !broker.budget().retry(Instant::now()) {
@@ -312,7 +321,7 @@ impl Client {
     }
 
     /// One attempt at one provider.
-    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt<'_>) -> Result<After, Failed> {
+    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt) -> Result<After, Failed> {
         let started = Instant::now();
         let connecting = if call.oneway { target.dial().await } else { target.connect().await };
         let mut backend = connecting.map_err(|error| Failed::Unreached(format!("could not be reached: {error}")))?;
@@ -352,10 +361,10 @@ impl Client {
                     let outcome = if error == Some("org.brahman.Broker.Overloaded") { Outcome::Overloaded } else { Outcome::Answered };
                     let upgraded = call.upgrade && error.is_none() && !continues;
                     let is_numbered = header.call.is_some();
-                    *held.passed_on = true;
+                    held.passed_on = true;
                     if !continues {
                         // The answer is here: however slowly its reader takes it, the provider is free.
-                        held.suspect = None;
+                        held.turn = None;
                         drop(held.place.take());
                         target.note(outcome, started.elapsed());
                     }
@@ -396,7 +405,7 @@ impl Client {
                     }
                 }
                 () = until(call.deadline) => return Err(late(call, target)),
-                () = tokio::time::sleep_until((started + SUSPECT_MAX).into()), if held.suspect.is_some() => held.suspect = None,
+                () = tokio::time::sleep_until((started + TURN).into()), if held.turn.is_some() => held.turn = None,
                 _ = table.changed() => {
                     // A provider that was given up never answers: its socket is held by init, not by it.
                     if let Some(why) = broker.gone(target) {
@@ -442,12 +451,12 @@ impl Client {
 }
 
 /// What a call holds while it is tried.
-struct Attempt<'a> {
-    place: &'a mut Option<Place>,
-    /// The turn of a call that has seen a provider end.
-    suspect: Option<tokio::sync::OwnedMutexGuard<()>>,
+struct Attempt {
+    place: Option<Place>,
+    /// While its first moments last.
+    turn: Option<Turn>,
     /// Whether something of an answer has gone to the client.
-    passed_on: &'a mut bool,
+    passed_on: bool,
 }
 
 /// Why an attempt gave no answer.
@@ -483,21 +492,9 @@ fn outgoing(frame: Vec<u8>) -> Result<Outgoing, Fault> {
     if header.uid.is_some() {
         return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
     }
-    if !parameters::is_object(header.parameters) {
-        return Err(Fault::invalid_parameter("parameters", "expected an object"));
-    }
-    for (key, value, max) in [(KEY_CONTEXT, header.context, CONTEXT_BYTES_MAX), (KEY_TRACE, header.trace, TRACE_BYTES_MAX)] {
-        if value.is_some_and(|value| value.len() > max) {
-            return Err(Fault::invalid_parameter(key, format!("expected at most {max} bytes")));
-        }
-    }
-    let require = match header.require {
-        b"" => None,
-        text if text.len() > REQUIRE_MAX.0 => return Err(Fault::invalid_parameter("org.brahman.require", "expected at most 4096 bytes")),
-        text => match serde_json::from_slice::<BTreeMap<String, String>>(text) {
-            Ok(require) if require.len() <= REQUIRE_MAX.1 => Some(require).filter(|require| !require.is_empty()),
-            _ => return Err(Fault::invalid_parameter("org.brahman.require", "expected an object of at most 16 strings")),
-        },
+    let (require, flaw) = match requirements(&header) {
+        Ok(require) => (require, None),
+        Err(flaw) => (None, Some(flaw)),
     };
     let (interface, method) = header.split();
     let mut call = Outgoing {
@@ -513,6 +510,7 @@ fn outgoing(frame: Vec<u8>) -> Result<Outgoing, Fault> {
         deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms.min(DEADLINE_MS_MAX))),
         number: header.call,
         extras: header.extras,
+        flaw,
         parameters: span(&frame, header.parameters),
         frame: Vec::new(),
     };
@@ -520,6 +518,29 @@ fn outgoing(frame: Vec<u8>) -> Result<Outgoing, Fault> {
         call.deadline = Some(Instant::now() + Duration::from_secs(call.patience_s()));
     }
     Ok(Outgoing { frame, ..call })
+}
+
+/// What a call requires of its provider, once all else in its header is found to be within its bounds.
+fn requirements(header: &CallHeader<'_>) -> Result<Option<BTreeMap<String, String>>, Fault> {
+    if !parameters::is_object(header.parameters) {
+        return Err(Fault::invalid_parameter("parameters", "expected an object"));
+    }
+    for (key, value, max) in [(KEY_CONTEXT, header.context, CONTEXT_BYTES_MAX), (KEY_TRACE, header.trace, TRACE_BYTES_MAX)] {
+        if value.is_some_and(|value| value.len() > max) {
+            return Err(Fault::invalid_parameter(key, format!("expected at most {max} bytes")));
+        }
+    }
+    let (bytes_max, members_max) = REQUIRE_MAX;
+    let wrong =
+        || Fault::invalid_parameter(KEY_REQUIRE, format!("expected an object of at most {members_max} strings, {bytes_max} bytes in all"));
+    match header.require {
+        b"" => Ok(None),
+        text if text.len() > bytes_max => Err(wrong()),
+        text => {
+            let require: BTreeMap<String, String> = serde_json::from_slice(text).map_err(|_| wrong())?;
+            if require.len() > members_max { Err(wrong()) } else { Ok(Some(require).filter(|require| !require.is_empty())) }
+        }
+    }
 }
 
 /// Where a part lies in the whole that it is a part of.

@@ -155,7 +155,7 @@ impl Client {
         R: DeserializeOwned,
     {
         let (interface, short) = method.rsplit_once('.').unwrap_or(("", method));
-        let idempotent = interface::known(interface).is_some_and(|i| i.idempotent.contains(&short));
+        let mut idempotent = interface::known(interface).is_some_and(|i| i.idempotent.contains(&short));
         let allowed =
             options.deadline.unwrap_or_else(|| Duration::from_secs(interface::patience_s(interface, short)).max(DEADLINE_DEFAULT));
         let begun = Instant::now();
@@ -165,7 +165,7 @@ impl Client {
             let mut pause = PAUSE.0;
             let mut direct = !is_broker_s(interface);
             loop {
-                let outcome = self.attempt(interface, &message, options, direct).await;
+                let outcome = self.attempt(interface, short, &message, options, direct, &mut idempotent).await;
                 match outcome {
                     // Not connected means not called: always safe to try again.
                     Err(error) if self.is_absent(&error, begun.elapsed()) => return Err(error),
@@ -186,11 +186,21 @@ impl Client {
         reply.typed()
     }
 
-    /// Makes one attempt, straight to the provider or through the broker.
-    async fn attempt(&self, interface: &str, message: &[u8], options: &CallOptions, direct: bool) -> Result<RawReply, ClientError> {
+    /// Makes one attempt, straight to the provider or through the broker. Learns whether the provider's Card declares the method
+    /// idempotent.
+    async fn attempt(
+        &self,
+        interface: &str,
+        method: &str,
+        message: &[u8],
+        options: &CallOptions,
+        direct: bool,
+        idempotent: &mut bool,
+    ) -> Result<RawReply, ClientError> {
         if direct {
             let route = self.route(interface, options);
             if let Some(target) = route.target(ROUTE_WAIT).await {
+                *idempotent |= target.idempotent.as_ref().is_some_and(|methods| methods.iter().any(|m| m == method));
                 return route.exchange(&target, message).await;
             }
         }

@@ -42,6 +42,38 @@ pub fn script(label: &str, script: &str, more: &str) -> (String, String) {
     )
 }
 
+/// A Card for a provider in Python's standard library alone, as a stranger would write one. `handle(c, m)` is given a connection
+/// and a message, and answers by `reply(c, {…})`; `more` is put into the Card before its payload.
+#[must_use]
+pub fn stranger(label: &str, interface: &str, idempotent: &[&str], handle: &str, more: &str) -> (String, String) {
+    const SERVER: &str = r#"
+import json, os, socket, sys, threading, time
+listener = socket.socket(fileno=3)
+listener.setblocking(True)
+def reply(c, o): c.sendall(json.dumps(o).encode() + b"\0")
+def converse(c):
+    b = b""
+    while True:
+        while b"\0" not in b:
+            d = c.recv(1 << 16)
+            if not d: return c.close()
+            b += d
+        m, b = b.split(b"\0", 1)
+        handle(c, json.loads(m))
+def serve():
+    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+    while True:
+        threading.Thread(target=converse, args=(listener.accept()[0],), daemon=True).start()
+"#;
+    let script = serde_json::to_string(&format!("{SERVER}\n{handle}\nserve()\n")).expect("a string is JSON");
+    let idempotent = serde_json::to_string(idempotent).expect("strings are JSON");
+    let card = format!(
+        "schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"python3\"\nargv = [\"-u\", \"-c\", {script}]\n\
+         [[flow.output]]\nname = \"it\"\ntype.interface.name = \"{interface}\"\nidempotent = {idempotent}\n"
+    );
+    (label.to_owned(), card)
+}
+
 /// The checkout.
 #[must_use]
 pub fn repository() -> PathBuf {
@@ -232,6 +264,14 @@ impl Mesh {
                 panic!("the mesh did not become as wanted; last:\n{}\nlog:\n{}", table.join("\n"), self.log())
             }
         }
+    }
+
+    /// How much memory a process holds, in MiB.
+    #[must_use]
+    pub fn resident_mib(pid: u32) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or(0) / 1024
     }
 
     /// Waits until one module is in a state.

@@ -27,7 +27,8 @@ type Match (
   priority: int,
   mock: bool,
   state: string,
-  attributes: [string]string
+  attributes: [string]string,
+  idempotent: ?[]string
 )
 
 # One provider as the matcher saw it. `rank` is its place among the eligible, from 0.
@@ -117,6 +118,9 @@ pub struct Match {
     pub state: ModuleState,
     /// Card attributes overlaid with what it reported.
     pub attributes: BTreeMap<String, String>,
+    /// Methods that its Card declares safe to repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotent: Option<Vec<String>>,
 }
 
 /// Reply of `Resolve`.

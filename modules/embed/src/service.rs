@@ -99,10 +99,10 @@ impl<E: Engine> EmbedService<E> {
     }
 
     fn bulk(&self, call: &Call) -> Result<Reply, Fault> {
+        let EmbedBulkIn { truncate } = call.parameters()?;
         if !call.upgrade {
             return Err(Fault::invalid_parameter("upgrade", "EmbedBulk leaves Varlink: call it with `upgrade`"));
         }
-        let EmbedBulkIn { truncate } = call.parameters()?;
         let identity = self.engine.identity();
         let out = EmbedBulkOut {
             model: identity.model.clone(),

@@ -402,7 +402,7 @@ pub async fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> 
 }
 
 /// Reads and drops what still comes, for a moment, so that closing does not discard the fault just written.
-async fn linger(stream: &UnixStream) {
+pub async fn linger(stream: &UnixStream) {
     let mut sink = vec![0_u8; 64 * 1024];
     let drained = async {
         loop {

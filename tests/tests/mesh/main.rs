@@ -1,5 +1,7 @@
 //! Whole-mesh tests: one runner, one file a theme.
 
+mod answers;
+mod bounds;
 mod buckets;
 mod data;
 mod datasets;

@@ -1,9 +1,12 @@
 //! A model on disk: `model.onnx`, `tokenizer.json`, and the `brahman.json` that pins both by checksum.
 //!
-//! The bytes that are hashed are the bytes that are loaded; a file that differs from its pin is refused by name.
+//! The bytes that are hashed are the bytes that are loaded, weights in files of their own included; a file that differs from
+//! its pin is refused by name.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
@@ -68,6 +71,10 @@ pub struct Model {
     pub name: String,
     /// The ONNX file's bytes.
     pub onnx: Vec<u8>,
+    /// Weights that the graph names as files beside it (`external_data`), by the name it has for them.
+    pub weights: Vec<(String, Arc<[u8]>)>,
+    /// Bytes of the longest token of the vocabulary.
+    pub token_bytes_max: usize,
     /// Text to token ids, without truncation or padding.
     pub tokenizer: Tokenizer,
     /// The model's window in tokens, special ones included.
@@ -106,6 +113,20 @@ impl Model {
             }
             digests.push(found);
         }
+        let mut weights = Vec::new();
+        for name in weight_files(&onnx) {
+            // In the model's own folder and nowhere else: the runtime would look in the working directory.
+            if name.contains(['/', '\\', '\0']) || name.starts_with('.') || name.is_empty() {
+                return Err(malformed("model.onnx", format!("names weights in `{name}`, expected a file beside it")));
+            }
+            let bytes: Arc<[u8]> = read(&name)?.into();
+            let found = hex(&sha256(&bytes));
+            if let Some(pinned) = manifest.as_ref().and_then(|m| m.sha256.get(&name)).filter(|pinned| **pinned != found) {
+                return Err(ModelError::Damaged { file: folder.join(&name), found, pinned: pinned.clone() });
+            }
+            digests.push(format!("{name}\0{found}"));
+            weights.push((name, bytes));
+        }
         let mut tokenizer = Tokenizer::from_bytes(&tokenizer_bytes).map_err(|e| malformed("tokenizer.json", e.to_string()))?;
         // Both are done here, per text and per batch, so that what is cut is known.
         tokenizer.with_truncation(None).map_err(|e| malformed("tokenizer.json", e.to_string()))?;
@@ -114,9 +135,33 @@ impl Model {
             .as_ref()
             .map_or_else(|| folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), |m| m.name.clone());
         let max_tokens = manifest.as_ref().map_or_else(|| window(folder), |m| m.max_tokens);
-        let recipe = format!("{}\0{}\0mean\0l2\0{max_tokens}\0{PRECISION}", digests[0], digests[1]);
-        Ok(Self { name, onnx, tokenizer, max_tokens, fingerprint: hex(&sha256(recipe.as_bytes())) })
+        if max_tokens < 2 {
+            return Err(malformed("brahman.json", format!("max_tokens is {max_tokens}, expected at least 2: the special tokens")));
+        }
+        let token_bytes_max = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
+        let recipe = format!("{}\0mean\0l2\0{max_tokens}\0{PRECISION}", digests.join("\0"));
+        Ok(Self { name, onnx, weights, token_bytes_max, tokenizer, max_tokens, fingerprint: hex(&sha256(recipe.as_bytes())) })
     }
+}
+
+/// The files that a graph names for its weights: the entries `location` of its tensors' `external_data`, as protobuf writes them
+/// (onnx.proto3: `StringStringEntryProto {key = 1; value = 2}`).
+fn weight_files(onnx: &[u8]) -> Vec<String> {
+    const ENTRY: &[u8] = b"\x0a\x08location\x12";
+    let mut names = BTreeSet::new();
+    for at in memchr::memmem::find_iter(onnx, ENTRY) {
+        let rest = &onnx[at + ENTRY.len()..];
+        // A length of one or two bytes, as protobuf's varints have it: a file's name has at most 255.
+        let (length, head) = match rest {
+            [low, ..] if *low < 0x80 => (usize::from(*low), 1),
+            [low, high, ..] if *high < 0x80 => (usize::from(*low & 0x7f) | usize::from(*high) << 7, 2),
+            _ => continue,
+        };
+        if let Some(Ok(name)) = rest.get(head..head + length).map(std::str::from_utf8) {
+            names.insert(name.strip_prefix("./").unwrap_or(name).to_owned());
+        }
+    }
+    names.into_iter().collect()
 }
 
 /// sentence-transformers' window, else the position embeddings', else BERT's.
@@ -126,4 +171,19 @@ fn window(folder: &Path) -> usize {
         usize::try_from(value.get(key)?.as_u64()?).ok()
     };
     number("sentence_bert_config.json", "max_seq_length").or_else(|| number("config.json", "max_position_embeddings")).unwrap_or(512)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_beside_the_graph_are_found_by_the_name_that_it_has_for_them() {
+        let entry = |name: &str| [b"\x0a\x08location\x12", &[name.len() as u8][..], name.as_bytes()].concat();
+        let onnx = [b"before".as_slice(), &entry("model.onnx_data"), b"between", &entry("./more.bin"), &entry("model.onnx_data"), b"after"]
+            .concat();
+        assert_eq!(weight_files(&onnx), ["model.onnx_data", "more.bin"]);
+        assert!(weight_files(b"\x0a\x08location\x12\x50cut").is_empty());
+        assert!(weight_files(b"location").is_empty());
+    }
 }

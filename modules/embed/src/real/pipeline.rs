@@ -32,6 +32,15 @@ const CACHE_MIB: u64 = 1024;
 /// Inputs kept, unless `BRAHMAN_EMBED_STORE_MIB` says otherwise.
 const STORE_MIB: u64 = 256;
 
+/// Largest size that a variable may ask for: a petabyte, so that bytes do not overflow.
+const MIB_MAX: u64 = 1 << 30;
+/// Bytes of a text that are always made into tokens at once: so few cost nothing.
+const WINDOW_BYTES_MIN: usize = 64 * 1024;
+/// Where a text is cut that has not filled the window by then: a word or blanks without end.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+/// Tokens of a word that may be cut at the end of a part: WordPiece takes words of up to 100 characters apart.
+const WORD_TOKENS: usize = 128;
+
 /// How the engine is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -76,6 +85,8 @@ pub struct Pipeline {
     identity: Identity,
     tokenizer: Arc<Tokenizer>,
     max_tokens: usize,
+    /// Bytes of a text that are made into tokens at first; more of them only if those did not fill the window.
+    window_bytes: usize,
     device: Device,
     library: PathBuf,
     cache: Arc<Cache>,
@@ -89,20 +100,29 @@ impl Pipeline {
     /// # Errors
     /// A sentence for `status`: what is missing and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, String> {
-        let mib = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default) << 20;
+        let mib = |name: &str, default: u64| match std::env::var(name) {
+            Ok(text) if !text.is_empty() => {
+                let number = text.parse::<u64>().ok().filter(|n| *n <= MIB_MAX);
+                number.map(|n| n << 20).ok_or(format!("{name}={text}: expected a whole number of MiB up to {MIB_MAX}"))
+            }
+            _ => Ok(default << 20),
+        };
+        let (cache_bytes, store_bytes) = (mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)?, mib("BRAHMAN_EMBED_STORE_MIB", STORE_MIB)?);
         let (library, environment) = brahman_sidecar::onnx::load(&settings.cache).map_err(|e| e.to_string())?;
         let model = Model::load(&settings.model).map_err(|e| e.to_string())?;
         let (runners, wide, device) =
-            runtime::open(&environment, &model.onnx, settings.device, settings.allow_cpu, settings.threads).map_err(|e| e.to_string())?;
+            runtime::open(&environment, &model, settings.device, settings.allow_cpu, settings.threads).map_err(|e| e.to_string())?;
         let dim = runners.first().map_or(0, runtime::Runner::dim);
         let identity =
             Identity { model: model.name.clone(), fingerprint: model.fingerprint.clone(), dim, device: device.active.clone(), mock: false };
         let fingerprint = sha256(model.fingerprint.as_bytes());
-        let cache = Arc::new(Cache::open(&settings.cache.join("embed"), fingerprint, dim, mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)));
+        let cache = Arc::new(Cache::open(&settings.cache.join("embed"), fingerprint, dim, cache_bytes));
         let queue = Queue::new(if device.active == "cpu" { BUDGET_CPU } else { BUDGET_GPU });
         start(&queue, runners, wide, &cache).map_err(|e| e.to_string())?;
-        let store = WriteThrough::open(&settings.cache.join("inputs"), mib("BRAHMAN_EMBED_STORE_MIB", STORE_MIB));
-        Ok(Self { identity, tokenizer: Arc::new(model.tokenizer), max_tokens: model.max_tokens, device, library, cache, store, queue })
+        let store = WriteThrough::open(&settings.cache.join("inputs"), store_bytes);
+        let window_bytes = (model.max_tokens * model.token_bytes_max).max(WINDOW_BYTES_MIN);
+        let (tokenizer, max_tokens) = (Arc::new(model.tokenizer), model.max_tokens);
+        Ok(Self { identity, tokenizer, max_tokens, window_bytes, device, library, cache, store, queue })
     }
 
     /// Stops the threads after their present batch and writes the cache out.
@@ -144,10 +164,26 @@ impl Pipeline {
         Ok(plan)
     }
 
-    /// Token ids of a text cut to the window, special tokens kept, and how many there were.
+    /// Token ids of a text cut to the window, special tokens kept, and how many there were: at least so many, where the rest of a
+    /// long text was not looked at.
     fn tokenise(&self, text: &str) -> Result<(Vec<u32>, u32), Fault> {
-        let encoding =
-            self.tokenizer.encode_fast(text, true).map_err(|e| Fault::invalid_parameter("texts", format!("cannot be tokenised: {e}")))?;
+        let encode = |text: &str| {
+            self.tokenizer.encode_fast(text, true).map_err(|e| Fault::invalid_parameter("texts", format!("cannot be tokenised: {e}")))
+        };
+        let mut seen = self.window_bytes.min(text.len());
+        let encoding = loop {
+            let encoding = encode(&text[..text.floor_char_boundary(seen)])?;
+            // The last word of a part may be cut, and then its tokens are others.
+            if seen >= text.len() || encoding.len() > self.max_tokens + WORD_TOKENS {
+                break encoding;
+            }
+            if seen >= TEXT_BYTES_MAX {
+                // Bytes without end that are no tokens: one word, or blanks.
+                let ids = encoding.get_ids();
+                return Ok((ids[..ids.len().min(self.max_tokens)].to_vec(), u32::try_from(self.max_tokens + 1).unwrap_or(u32::MAX)));
+            }
+            seen = (seen * 4).min(text.len());
+        };
         let ids = encoding.get_ids();
         let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
         if ids.len() <= self.max_tokens {

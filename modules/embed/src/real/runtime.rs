@@ -1,5 +1,7 @@
 //! Sessions of ONNX Runtime, and one forward pass.
 
+use std::sync::Arc;
+
 use brahman_card::interface::embed::Device;
 use brahman_sidecar::onnx::device::Asked;
 use brahman_sidecar::onnx::{RuntimeError, place};
@@ -8,6 +10,8 @@ use ort::ep;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::TensorRef;
+
+use super::model::Model;
 
 /// A session, and whether it takes token types.
 pub struct Runner {
@@ -29,26 +33,26 @@ impl std::fmt::Debug for Runner {
 /// [`RuntimeError`].
 pub fn open(
     environment: &Environment,
-    onnx: &[u8],
+    model: &Model,
     asked: Asked,
     allow_cpu: bool,
     threads: usize,
 ) -> Result<(Vec<Runner>, Option<Runner>, Device), RuntimeError> {
-    let (mut runners, device) = place(asked, allow_cpu, |cuda| Runner::open(environment, onnx, cuda, 1).map(|runner| vec![runner]))?;
+    let (mut runners, device) = place(asked, allow_cpu, |cuda| Runner::open(environment, model, cuda, 1).map(|runner| vec![runner]))?;
     if device.active != "cpu" {
         return Ok((runners, None, device));
     }
     let refused = |e: ort::Error| RuntimeError::BadModel(e.to_string());
     while runners.len() < threads {
-        runners.push(Runner::open(environment, onnx, None, 1).map_err(refused)?);
+        runners.push(Runner::open(environment, model, None, 1).map_err(refused)?);
     }
     // A lone text is quicker on all cores; a second set of weights is the price.
-    let wide = (threads > 1).then(|| Runner::open(environment, onnx, None, threads)).transpose().map_err(refused)?;
+    let wide = (threads > 1).then(|| Runner::open(environment, model, None, threads)).transpose().map_err(refused)?;
     Ok((runners, wide, device))
 }
 
 impl Runner {
-    fn open(environment: &Environment, onnx: &[u8], cuda: Option<u32>, threads: usize) -> ort::Result<Self> {
+    fn open(environment: &Environment, model: &Model, cuda: Option<u32>, threads: usize) -> ort::Result<Self> {
         let mut builder = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(threads)?
@@ -58,7 +62,10 @@ impl Runner {
             let provider = ep::CUDA::default().with_device_id(index.cast_signed()).build().error_on_failure();
             builder = builder.with_execution_providers([provider])?;
         }
-        let session = builder.commit_from_memory(onnx)?;
+        for (name, bytes) in &model.weights {
+            builder = builder.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?;
+        }
+        let session = builder.commit_from_memory(&model.onnx)?;
         let token_types = session.inputs().iter().any(|i| i.name() == "token_type_ids");
         let output = session.outputs().first().map(|o| o.name().to_owned()).unwrap_or_default();
         let mut runner = Self { session, token_types, output, dim: 0 };
@@ -98,7 +105,15 @@ impl Runner {
         }
         let outputs = self.session.run(inputs)?;
         let (shape, hidden) = outputs[self.output.as_str()].try_extract_tensor::<f32>()?;
-        let dim = usize::try_from(shape.last().copied().unwrap_or(0)).unwrap_or(0);
+        let sizes: Vec<usize> = shape.iter().map(|n| usize::try_from(*n).unwrap_or(0)).collect();
+        let dim = match sizes.as_slice() {
+            [r, dim] if *r == rows && *dim > 0 => *dim,
+            [r, w, dim] if *r == rows && *w == width && *dim > 0 => *dim,
+            _ => {
+                let expected = format!("[{rows}, dimensions] or [{rows}, {width}, dimensions]");
+                return Err(ort::Error::new(format!("the model's output `{}` has the shape {sizes:?}, expected {expected}", self.output)));
+            }
+        };
         if shape.len() == 2 {
             // The model pools by itself.
             return Ok(hidden.chunks_exact(dim).map(|row| unit(row.to_vec())).collect());

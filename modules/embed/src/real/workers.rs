@@ -154,6 +154,8 @@ pub(super) fn start(queue: &Arc<Queue>, runners: Vec<Runner>, wide: Option<Runne
     for (i, mut runner) in runners.into_iter().enumerate() {
         let (queue, wide, cache) = (Arc::clone(queue), Arc::clone(&wide), Arc::clone(cache));
         let work = move || {
+            // Whoever waits for a lost thread waits for ever; a new process does not.
+            let _ends_the_process = EndOfProcess;
             while let Some((batch, alone)) = queue.next(threads) {
                 let sequences: Vec<Vec<u32>> = batch.iter().map(|item| item.ids.clone()).collect();
                 let outcome = match wide.try_lock() {
@@ -171,7 +173,23 @@ pub(super) fn start(queue: &Arc<Queue>, runners: Vec<Runner>, wide: Option<Runne
     Ok(())
 }
 
+/// Ends the process if its thread panics, so that init starts it anew and the broker asks elsewhere meanwhile.
+struct EndOfProcess;
+
+impl Drop for EndOfProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("an inference thread panicked: this process ends");
+            std::process::abort();
+        }
+    }
+}
+
 fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec<f32>>, String>) {
+    let outcome = match outcome {
+        Ok(vectors) if vectors.len() != batch.len() => Err(format!("{} vectors came for {} texts", vectors.len(), batch.len())),
+        other => other,
+    };
     match outcome {
         Ok(vectors) => {
             for (item, vector) in batch.iter().zip(vectors) {
