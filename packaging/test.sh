@@ -18,6 +18,8 @@ if [ "$(cat "$tools/installed" 2>/dev/null)" != "$wanted varlink-cli@5.0.0" ]; t
     echo "$wanted varlink-cli@5.0.0" >"$tools/installed"
 fi
 
+[ -x "$tools/bin/varlinkctl" ] || packaging/varlinkctl.sh "$tools/bin"
+
 cargo build --locked --bins
 "$CARGO_TARGET_DIR/debug/brahman" models pull
 BRAHMAN_TEST_TOOLS=$tools cargo test --locked --workspace --exclude brahman-benches --no-fail-fast

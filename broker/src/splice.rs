@@ -65,6 +65,8 @@ pub(crate) struct Client {
     pub(crate) peer: Peer,
     read_open: bool,
     next: Wait,
+    /// A oneway call whose work is not over yet: the next call on this connection comes after it.
+    oneway: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// A call as it goes to the provider, owned so that reading may go on meanwhile.
@@ -146,7 +148,7 @@ impl Outgoing {
 pub(crate) async fn converse(stream: UnixStream, peer: Peer, broker: Arc<Broker>) {
     let mut frames = FrameBuffer::default();
     frames.reserve_from(Box::new(Charge::of(peer.uid)));
-    let mut client = Client { stream, frames, peer, read_open: true, next: Wait::new(NEXT_CALL_POLL) };
+    let mut client = Client { stream, frames, peer, read_open: true, next: Wait::new(NEXT_CALL_POLL), oneway: None };
     loop {
         let after = match client.next_call(&broker).await {
             Ok(Some(call)) => client.run(&broker, call).await,
@@ -229,6 +231,14 @@ impl Client {
     async fn run(&mut self, broker: &Arc<Broker>, call: Outgoing) -> io::Result<After> {
         if let Some(flaw) = call.flaw.as_ref().filter(|_| !call.oneway) {
             return self.fault(&call.reply_head("broker"), flaw).await.map(|()| After::Next);
+        }
+        if let Some(before) = self.oneway.take() {
+            let until_at = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
+            match self.attend(until_at, before).await {
+                Ok(_) => {}
+                Err(Stop::Fault(fault)) => return self.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
+                Err(_) => return Ok(After::Close),
+            }
         }
         if (call.interface == interface::broker::INTERFACE.name || call.interface == interface::service::INTERFACE.name)
             && let Some(after) = broker.answer(self, &call).await?
@@ -339,7 +349,7 @@ impl Client {
         if call.oneway {
             target.note(Outcome::Answered, started.elapsed());
             let until = call.deadline.unwrap_or_else(|| started + Duration::from_secs(call.patience_s()));
-            tokio::spawn(backend.outlive(held.place.take(), until));
+            self.oneway = Some(tokio::spawn(backend.outlive(held.place.take(), until)));
             return Ok(After::Next);
         }
         let mut table = broker.table.subscribe();

@@ -68,6 +68,69 @@ print("fine")
     assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "fine", "{}", String::from_utf8_lossy(&out.stderr));
 }
 
+/// sd-varlink refuses every key that the specification does not name, and parses less of the IDL than others.
+#[tokio::test]
+async fn systemds_varlinkctl_talks_to_the_mesh() {
+    let mesh = mesh().await;
+    let varlinkctl = |arguments: &[&str], socket: &std::path::Path| {
+        let (verb, rest) = arguments.split_first().expect("a verb");
+        let out = Command::new(tool("varlinkctl")).arg(verb).arg(socket).args(rest).output().expect("it runs");
+        (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
+    };
+    let socket = mesh.socket();
+    let (ok, info) = varlinkctl(&["info"], &socket);
+    assert!(ok && info.contains("org.brahman.Broker"), "{info}");
+    for interface in info.split_whitespace().filter(|word| word.starts_with("org.brahman.")) {
+        let (ok, text) = varlinkctl(&["introspect", interface], &socket);
+        assert!(ok && text.contains("method"), "{interface}: {text}");
+    }
+    for (method, parameters, want) in [
+        ("org.brahman.Embed.EmbedText", r#"{"texts": ["a"]}"#, "\"dim\":32"),
+        ("org.brahman.Broker.Status", "{}", "embed-mock"),
+        ("org.brahman.Init.List", "{}", "embed-mock"),
+        ("org.brahman.Catalog.List", "{}", "datasets"),
+        ("org.brahman.Index.List", "{}", "indexes"),
+    ] {
+        let (ok, text) = varlinkctl(&["call", method, parameters], &socket);
+        assert!(ok && text.contains(want), "{method}: {text}");
+    }
+    let (ok, text) = varlinkctl(&["call", "org.brahman.Embed.EmbedText", r#"{"texts": 7}"#], &socket);
+    assert!(!ok && text.contains("InvalidParameter"), "{text}");
+    for module in mesh.when(|_| true).await.iter().map(|m| m.socket.clone()).chain([mesh.beside("init.sock").display().to_string()]) {
+        let (ok, text) = varlinkctl(&["info"], std::path::Path::new(&module));
+        assert!(ok && text.contains("Brahman"), "{module}: {text}");
+    }
+}
+
+/// Varlink's own certification, server and client, straight and through the broker: every type, a stream, a oneway call whose order
+/// counts.
+#[tokio::test]
+async fn the_certification_passes_through_the_broker() {
+    let server = r#"
+import os, socket
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+from varlink.tests import test_certification
+test_certification.run_server("unix:" + os.environ["BRAHMAN_SOCKET"])
+"#;
+    let card = format!(
+        "schema_version = 1\nlabel = \"certification\"\n[payload.native]\nexec = {:?}\nargv = [\"-c\", {}]\n[[flow.output]]\n\
+         name = \"certification\"\ntype.interface.name = \"org.varlink.certification\"\n",
+        tool("python3"),
+        serde_json::to_string(server).expect("a string is JSON")
+    );
+    let mesh = Setup::new(&[shipped("broker"), ("certification".into(), card)]).up().await;
+    mesh.when_module("certification", ModuleState::Ready).await;
+    let client =
+        "import sys, varlink\nfrom varlink.tests import test_certification\ntest_certification.run_client(varlink.Client(sys.argv[1]))";
+    for socket in [mesh.beside("certification.sock"), mesh.socket()] {
+        for round in 0..3 {
+            let out = Command::new(tool("python3")).args(["-c", client, &format!("unix:{}", socket.display())]).output().expect("it runs");
+            let said = String::from_utf8_lossy(&out.stdout);
+            assert!(said.contains("'all_ok': True"), "{} {round}: {said}{}", socket.display(), String::from_utf8_lossy(&out.stderr));
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_varlink_command_talks_to_the_mesh() {
     let mesh = mesh().await;
