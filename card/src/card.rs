@@ -4,6 +4,8 @@
 //! dialects have one set of rules and one set of messages. Unknown keys are refused unless they are
 //! reverse-domain (`"com.example.team" = …`): those land in [`Card::extensions`].
 
+mod context;
+mod names;
 mod parse;
 mod units;
 
@@ -13,6 +15,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use context::{answers, contexts, nearest};
+pub use names::{INTERFACES_OF_INIT, SOCKET_PATH_BYTES_MAX, is_reserved};
 pub use parse::{CardError, Dialect, json_schema};
 pub use units::ByteSize;
 
@@ -78,6 +82,9 @@ pub struct Card {
     /// Seconds without a word from the module after which it is killed and restarted; 0 is never.
     #[serde(default)]
     pub watchdog_s: u32,
+    /// Who may call it, where `BRAHMAN_GROUP` lets a group in.
+    #[serde(default, skip_serializing_if = "Access::is_owner")]
+    pub access: Access,
     /// Environment added to the module's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
@@ -199,6 +206,24 @@ pub enum Lifecycle {
     Daemon,
     /// Runs once; an exit of 0 is the end.
     Oneshot,
+}
+
+/// Who may call a module. Administration of the mesh is its owner's and root's, whatever a Card says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// The mesh's own user, and root.
+    #[default]
+    Owner,
+    /// Members of the mesh's group, too.
+    Group,
+}
+
+impl Access {
+    /// The default, which is left out of what is written: a reader that does not know the field reads such Cards as ever.
+    fn is_owner(&self) -> bool {
+        *self == Self::Owner
+    }
 }
 
 /// Rank of a provider before the context's offset.
