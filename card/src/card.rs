@@ -7,6 +7,7 @@
 mod context;
 mod names;
 mod parse;
+mod requires;
 mod units;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use context::{answers, contexts, nearest};
 pub use names::{INTERFACES_OF_INIT, SOCKET_PATH_BYTES_MAX, is_reserved};
 pub use parse::{CardError, Dialect, json_schema};
+pub use requires::{cycles, satisfies};
 pub use units::ByteSize;
 
 /// A Card may be at most this long; a Card is written by hand and the shipped ones are under 2 KiB.

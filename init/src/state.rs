@@ -240,7 +240,7 @@ impl State {
 
     fn load(&mut self, cards: Vec<(Card, String)>, now: Millis, effects: &mut Vec<Effect>) {
         let mut outcome = ReloadOut::default();
-        let cycles = graph::cycles(cards.iter().map(|(card, _)| card));
+        let cycles = brahman_card::card::cycles(cards.iter().map(|(card, _)| card));
         let mut fresh: BTreeMap<Id, (Card, String)> = cards.into_iter().map(|(card, socket)| (card.id.clone(), (card, socket))).collect();
         let known: Vec<Id> = self.modules.keys().cloned().collect();
         for id in known {
