@@ -16,7 +16,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use context::{answers, contexts, nearest};
+pub use context::{answers, contexts, nearest, unknown_context};
 pub use names::{INTERFACES_OF_INIT, SOCKET_PATH_BYTES_MAX, is_reserved};
 pub use parse::{CardError, Dialect, json_schema};
 pub use requires::{cycles, satisfies};

@@ -113,16 +113,25 @@ pub fn run_folder(path: &Path) -> Result<bool, FolderError> {
     Ok(made)
 }
 
+/// Whether a group may enter a folder as it is.
+#[must_use]
+pub fn enters(folder: &Path, gid: u32) -> bool {
+    std::fs::metadata(folder).is_ok_and(|found| {
+        let mode = socket::mode(&found);
+        mode & 0o001 != 0 || (found.gid() == gid && mode & 0o010 != 0)
+    })
+}
+
 /// Lets a group enter the run folder, without listing it.
 ///
 /// # Errors
 /// As `chown` and `chmod` give them.
 pub fn open_to_group(folder: &Path, gid: u32) -> io::Result<()> {
-    let found = std::fs::metadata(folder)?;
-    let mode = socket::mode(&found);
-    if mode & 0o001 != 0 || (found.gid() == gid && mode & 0o010 != 0) {
+    if enters(folder, gid) {
         return Ok(());
     }
+    let found = std::fs::metadata(folder)?;
+    let mode = socket::mode(&found);
     if found.gid() != gid {
         // What the former group was allowed is not the new one's.
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode & !0o070))?;

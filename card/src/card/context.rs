@@ -33,6 +33,18 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     best.map(|(_, candidate)| candidate)
 }
 
+/// Why a context cannot be set, with the one that was probably meant; none if some Card names it.
+pub fn unknown_context<'a>(name: &str, cards: impl IntoIterator<Item = &'a Card>) -> Option<String> {
+    let known = contexts(cards);
+    if known.contains(name) {
+        return None;
+    }
+    let meant = nearest(name, known.iter().copied()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    let names: Vec<&str> = known.into_iter().collect();
+    let there = if names.is_empty() { "they name none".to_owned() } else { format!("they name {}", names.join(", ")) };
+    Some(format!("no Card names the context `{name}`{meant} ({there})"))
+}
+
 /// Levenshtein's distance in characters, one row at a time.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -109,6 +121,15 @@ mod tests {
             assert_eq!(nearest(given, known), meant, "{given}");
         }
         assert_eq!(nearest("prod", []), None);
+    }
+
+    #[test]
+    fn an_unknown_context_is_refused_with_what_there_is() {
+        let cards = [card("a", "priority_contexts = { test = {}, prod = {} }")];
+        assert_eq!(unknown_context("prod", &cards), None);
+        let why = unknown_context("production", &cards).unwrap_or_default();
+        assert_eq!(why, "no Card names the context `production`; did you mean `prod`? (they name prod, test)");
+        assert!(unknown_context("prod", []).is_some_and(|why| why.contains("they name none")));
     }
 
     #[test]
