@@ -4,7 +4,10 @@
 //! dialects have one set of rules and one set of messages. Unknown keys are refused unless they are
 //! reverse-domain (`"com.example.team" = …`): those land in [`Card::extensions`].
 
+mod context;
+mod names;
 mod parse;
+mod requires;
 mod units;
 
 use std::collections::BTreeMap;
@@ -13,7 +16,10 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use context::{answers, contexts, nearest, unknown_context};
+pub use names::{INTERFACES_OF_INIT, SOCKET_PATH_BYTES_MAX, is_reserved};
 pub use parse::{CardError, Dialect, json_schema};
+pub use requires::{cycles, satisfies};
 pub use units::ByteSize;
 
 /// A Card may be at most this long; a Card is written by hand and the shipped ones are under 2 KiB.
@@ -82,6 +88,9 @@ pub struct Card {
     /// peer refuses keys that it does not know, so a foreign program is spared them unless it asks.
     #[serde(default)]
     pub wants_uid: bool,
+    /// Who may call it, where `BRAHMAN_GROUP` lets a group in.
+    #[serde(default, skip_serializing_if = "Access::is_owner")]
+    pub access: Access,
     /// Environment added to the module's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
@@ -203,6 +212,24 @@ pub enum Lifecycle {
     Daemon,
     /// Runs once; an exit of 0 is the end.
     Oneshot,
+}
+
+/// Who may call a module. Administration of the mesh is its owner's and root's, whatever a Card says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// The mesh's own user, and root.
+    #[default]
+    Owner,
+    /// Members of the mesh's group, too.
+    Group,
+}
+
+impl Access {
+    /// The default, which is left out of what is written: a reader that does not know the field reads such Cards as ever.
+    fn is_owner(&self) -> bool {
+        *self == Self::Owner
+    }
 }
 
 /// Rank of a provider before the context's offset.

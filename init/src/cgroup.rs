@@ -9,6 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_card::Card;
+use thiserror::Error;
+
+/// `CGROUP2_SUPER_MAGIC` of linux/magic.h: what `statfs` says of a cgroup v2.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 /// A delegated folder, with the controllers that can be used in it.
 #[derive(Debug)]
@@ -18,17 +22,26 @@ pub(crate) struct Cgroups {
 }
 
 impl Cgroups {
-    /// Takes the delegated folder, if there is one.
-    pub(crate) fn claim() -> Option<Self> {
-        let root = match env::var_os("BRAHMAN_CGROUP").filter(|v| !v.is_empty()) {
-            Some(root) => PathBuf::from(root),
-            None => {
-                // INVOCATION_ID is systemd's word that this is a unit; whether it delegated shows when we write.
-                env::var_os("INVOCATION_ID")?;
-                let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-                Path::new("/sys/fs/cgroup").join(own.lines().find_map(|line| line.strip_prefix("0::/"))?.trim())
-            }
+    /// The folder to use: the one that `$BRAHMAN_CGROUP` names, which has to be a cgroup; else the unit's own, if any.
+    ///
+    /// # Errors
+    /// What is wrong with the folder named: nothing was made in it.
+    pub(crate) fn folder() -> Result<Option<PathBuf>, NotACgroup> {
+        let Some(named) = env::var_os("BRAHMAN_CGROUP").filter(|v| !v.is_empty()).map(PathBuf::from) else {
+            return Ok(Self::folder_of_unit().filter(|folder| is_cgroup(folder)));
         };
+        if is_cgroup(&named) { Ok(Some(named)) } else { Err(NotACgroup { path: named }) }
+    }
+
+    fn folder_of_unit() -> Option<PathBuf> {
+        // INVOCATION_ID is systemd's word that this is a unit; whether it delegated shows when we write.
+        env::var_os("INVOCATION_ID")?;
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        Some(Path::new("/sys/fs/cgroup").join(own.lines().find_map(|line| line.strip_prefix("0::/"))?.trim()))
+    }
+
+    /// Takes a delegated folder, if it lets itself be taken.
+    pub(crate) fn claim(root: PathBuf) -> Option<Self> {
         match Self::prepare_root(&root) {
             Ok(controllers) => Some(Self { root, controllers }),
             Err(error) => {
@@ -81,6 +94,17 @@ impl Cgroups {
     }
 }
 
+/// `$BRAHMAN_CGROUP` names something else.
+#[derive(Debug, Error)]
+#[error("BRAHMAN_CGROUP: {path} is no folder of a cgroup v2; expected one below /sys/fs/cgroup that is delegated to this user")]
+pub(crate) struct NotACgroup {
+    path: PathBuf,
+}
+
+fn is_cgroup(folder: &Path) -> bool {
+    folder.is_dir() && rustix::fs::statfs(folder).is_ok_and(|system| u64::try_from(system.f_type).is_ok_and(|magic| magic == CGROUP2_MAGIC))
+}
+
 /// What of a Card's limits this machine does not enforce, or enforces in a weaker way.
 pub(crate) fn shortfalls(card: &Card, cgroups: Option<&Cgroups>) -> Vec<String> {
     let limits = &card.limits;
@@ -101,4 +125,17 @@ pub(crate) fn shortfalls(card: &Card, cgroups: Option<&Cgroups>) -> Vec<String> 
         short.push("limits.vram_mib: advisory, passed on as BRAHMAN_VRAM_MIB".into());
     }
     short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_folder_is_no_cgroup() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        assert!(!is_cgroup(folder.path()) && !is_cgroup(&folder.path().join("none")));
+        let words = NotACgroup { path: folder.path().to_owned() }.to_string();
+        assert!(words.contains("BRAHMAN_CGROUP") && words.contains(&folder.path().display().to_string()), "{words}");
+    }
 }

@@ -1,16 +1,15 @@
 //! Modules' output: a bounded ring each, passed on to init's own stderr, and to whoever follows.
 //!
-//! Invariants: reaping never waits for a pipe to end; a flood slows the flooder (its pipe fills), not init; a stalled
-//! stderr costs lines on stderr, which are counted, and nothing else.
+//! Invariants: reaping never waits for a pipe to end; a flood slows the flooder (its pipe fills), not init; a stderr that
+//! is stalled or gone costs lines on stderr, which are counted ([`telemetry::lost`]), and nothing else.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::init::Line;
+use brahman_sidecar::telemetry;
 use tokio::net::unix::pipe;
 use tokio::sync::broadcast;
 
@@ -20,8 +19,6 @@ const RING_LINES: usize = 1000;
 const LINE_BYTES_MAX: usize = 8 * 1024;
 /// Lines a second after which reading pauses: far above honest logging, far below what would starve init.
 const LINES_PER_TURN: u32 = 2_000;
-/// Lines that may wait for a slow stderr.
-const WAITING_FOR_STDERR: usize = 4096;
 
 #[derive(Debug)]
 struct Ring {
@@ -31,27 +28,12 @@ struct Ring {
 }
 
 /// All rings, by label.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Logs {
     rings: Mutex<HashMap<String, Ring>>,
-    onward: SyncSender<String>,
 }
 
 impl Logs {
-    pub(crate) fn new() -> Arc<Self> {
-        let (onward, lines) = sync_channel::<String>(WAITING_FOR_STDERR);
-        // A thread, because writing to a stalled terminal or journal blocks.
-        let writer = std::thread::Builder::new().name("stderr".into()).spawn(move || {
-            for line in lines {
-                let _ = stderr().write_all(line.as_bytes());
-            }
-        });
-        if let Err(error) = writer {
-            tracing::error!(%error, "module output will not be passed on to stderr");
-        }
-        Arc::new(Self { rings: Mutex::default(), onward })
-    }
-
     fn with_ring<T>(&self, label: &str, f: impl FnOnce(&mut Ring) -> T) -> T {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = rings.entry(label.to_owned()).or_insert_with(|| Ring {
@@ -63,9 +45,8 @@ impl Logs {
     }
 
     fn push(&self, label: &str, line: Line) {
-        if let Err(TrySendError::Full(_)) = self.onward.try_send(format!("[{label}] {}\n", line.text)) {
-            self.with_ring(label, |ring| ring.dropped += 1);
-        }
+        // The ring keeps what was written; what a terminal may show is made harmless.
+        telemetry::pass_on(&format!("[{label}] {}", line.text));
         self.with_ring(label, |ring| {
             if ring.lines.len() == RING_LINES {
                 ring.lines.pop_front();

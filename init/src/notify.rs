@@ -9,6 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram as StdDatagram};
 use std::path::Path;
 use std::time::Duration;
 
+use brahman_sidecar::place::socket::{BindError, SocketFile, datagram};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -29,18 +30,21 @@ pub(crate) struct Word {
 #[derive(Debug)]
 pub(crate) struct Ear {
     socket: UnixDatagram,
+    file: SocketFile,
 }
 
 impl Ear {
-    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let socket = UnixDatagram::bind(path)?;
-        brahman_sidecar::place::guard_socket(path)?;
-        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-        Ok(Self { socket })
+    pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
+        let (socket, file) = datagram(path)?;
+        let failed = |source| BindError::Io { path: path.to_owned(), source };
+        rustix::net::sockopt::set_socket_passcred(&socket, true).map_err(|e| failed(e.into()))?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { socket: UnixDatagram::from_std(socket).map_err(failed)?, file })
+    }
+
+    /// Removes the socket's file.
+    pub(crate) fn close(self) {
+        self.file.remove();
     }
 
     pub(crate) async fn hear(&self) -> io::Result<Word> {

@@ -1,12 +1,16 @@
 //! `org.brahman.Init` on init's own socket: questions are turned into requests to the one owner of the state.
+//!
+//! Invariant: administration is for the mesh's own user and root. Members of its group may look at the table, without
+//! what the Cards put into environments.
 
 use std::sync::Arc;
 
+use brahman_card::card::Payload;
 use brahman_card::interface::init::{
     self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut,
 };
 use brahman_card::{Card, Fault, Interface, ModuleRecord};
-use brahman_sidecar::{Call, Peer, Reply, Service};
+use brahman_sidecar::{Call, Peer, Reply, Service, telemetry};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::logs::Logs;
@@ -89,12 +93,14 @@ impl InitService {
     }
 
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
+        let whole = administers(call);
         let mut table = self.table.clone();
         loop {
             let now = Arc::clone(&table.borrow_and_update());
-            call.send(&*now).await?;
+            let shown = if whole { now } else { Arc::new(WatchOut { modules: without_environment(&now.modules), ..*now }) };
+            call.send(&*shown).await?;
             if table.changed().await.is_err() {
-                return Reply::of(&*now);
+                return Reply::of(&*shown);
             }
         }
     }
@@ -126,8 +132,18 @@ impl Service for InitService {
     }
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
+        let open = matches!(call.method(), "List" | "Watch" | "Check");
+        if !open && !administers(&call) {
+            let own = rustix::process::geteuid().as_raw();
+            let why = format!("{} is for the mesh's own user (uid {own}) and root, not for uid {}", call.method(), call.uid);
+            return Err(Fault::permission_denied(why));
+        }
         match call.method() {
-            "List" => Reply::of(&ListOut { modules: self.ask(|reply| Request::List { reply }).await? }),
+            "List" => {
+                let modules = self.ask(|reply| Request::List { reply }).await?;
+                let modules = if administers(&call) { modules } else { without_environment(&modules) };
+                Reply::of(&ListOut { modules, log_lines_lost: Some(telemetry::lost()).filter(|n| *n > 0) })
+            }
             "Start" => self.command(&call, Command::Start).await,
             "Stop" => self.command(&call, Command::Stop).await,
             "Restart" => self.command(&call, Command::Restart).await,
@@ -156,6 +172,24 @@ impl Service for InitService {
     }
 }
 
+/// Whether the caller, or the one on whose behalf the broker calls, is the mesh's own user or root.
+fn administers(call: &Call) -> bool {
+    call.uid == 0 || call.uid == rustix::process::geteuid().as_raw()
+}
+
+/// What others than the mesh's user may see: environments may hold secrets.
+fn without_environment(modules: &[ModuleRecord]) -> Vec<ModuleRecord> {
+    let bare = |record: &ModuleRecord| {
+        let mut record = record.clone();
+        record.card.environment.clear();
+        if let Payload::Native(native) = &mut record.card.payload {
+            native.env.clear();
+        }
+        record
+    };
+    modules.iter().map(bare).collect()
+}
+
 fn parse(value: &serde_json::Value) -> Result<Card, Fault> {
     let text = serde_json::to_vec(value).map_err(|e| bad_card(&e.to_string()))?;
     Card::parse("card.json", &text).map_err(|e| bad_card(&e.to_string()))
@@ -163,6 +197,10 @@ fn parse(value: &serde_json::Value) -> Result<Card, Fault> {
 
 pub(crate) fn bad_card(why: &str) -> Fault {
     Fault::new("org.brahman.Init.BadCard", false, why)
+}
+
+pub(crate) fn not_supervised(label: &str, why: &str) -> Fault {
+    Fault::new("org.brahman.Init.NotSupervised", false, why).with("label", label)
 }
 
 pub(crate) fn no_such_module(label: &str) -> Fault {

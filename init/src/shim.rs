@@ -1,19 +1,24 @@
 //! `brahman-init __exec`: the few steps between fork and the module's own program.
 //!
-//! init starts itself in this role, so that limits, group and descriptors are set by safe code in a fresh process
-//! rather than between fork and exec. The listening socket comes as standard input and leaves as descriptor 3.
+//! init starts itself in this role, so that limits, group and descriptors are set in a fresh process rather than between
+//! fork and exec. The listening socket comes as standard input and leaves as descriptor 3; nothing else leaves.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use brahman_sidecar::module::EXIT_CONFIG;
 use clap::Args;
-use rustix::process::{Resource, Rlimit, Signal, getpid, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getpid, getppid, setrlimit};
 
 /// What init tells the shim.
 #[derive(Args, Debug)]
 pub struct Shim {
+    /// init's process id
+    #[arg(long)]
+    pub parent: Option<i32>,
     /// RLIMIT_NOFILE
     #[arg(long)]
     pub files: Option<u64>,
@@ -25,7 +30,7 @@ pub struct Shim {
     pub cgroup: Option<PathBuf>,
     /// Program and arguments
     #[arg(last = true, required = true)]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 impl Shim {
@@ -37,7 +42,7 @@ impl Shim {
             Err(why) => {
                 // Standard error is the module's log pipe; this is its last line and so the reason in `status`.
                 tracing::error!("{why}");
-                ExitCode::from(78)
+                ExitCode::from(EXIT_CONFIG)
             }
         }
     }
@@ -45,6 +50,11 @@ impl Shim {
     fn try_exec(self) -> Result<std::convert::Infallible, String> {
         // init's death ends its modules: they drain, and the next init starts fresh ones on the same sockets.
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(|e| format!("prctl: {e}"))?;
+        // If init died before that line, no signal will ever come.
+        let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
+        if self.parent.is_some() && self.parent != parent {
+            return Err("init ended while this module was being started".into());
+        }
         for (resource, name, limit) in [(Resource::Nofile, "files", self.files), (Resource::Data, "memory", self.data)] {
             if let Some(limit) = limit {
                 let both = Rlimit { current: Some(limit), maximum: Some(limit) };
@@ -55,15 +65,7 @@ impl Shim {
             let procs = cgroup.join("cgroup.procs");
             std::fs::write(&procs, getpid().as_raw_nonzero().to_string()).map_err(|e| format!("{}: {e}", procs.display()))?;
         }
-        let stdin = std::io::stdin();
-        // The lowest free descriptor from 3 on; nothing else is open, so it is 3 itself. Kept open on purpose.
-        let listener =
-            rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3).map_err(|e| format!("the listening socket did not arrive: {e}"))?;
-        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).map_err(|e| format!("fcntl: {e}"))?;
-        let raw = std::os::fd::IntoRawFd::into_raw_fd(listener);
-        if raw != 3 {
-            return Err(format!("descriptor 3 is taken (got {raw})"));
-        }
+        crate::sys::hand_over(std::io::stdin().as_fd()).map_err(|e| format!("the listening socket did not arrive: {e}"))?;
         let (program, arguments) = self.command.split_first().ok_or("no program was given")?;
         let error = Command::new(program)
             .args(arguments)
@@ -72,6 +74,6 @@ impl Shim {
             .env("LISTEN_FDS", "1")
             .env("LISTEN_FDNAMES", "varlink")
             .exec();
-        Err(format!("cannot execute {program}: {error}"))
+        Err(format!("cannot execute {}: {error}", Path::new(program).display()))
     }
 }

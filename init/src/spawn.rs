@@ -1,7 +1,7 @@
 //! Starting a module's process and watching for its end, through a pidfd and never a bare pid.
 
 use std::collections::BTreeMap;
-use std::env;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 
 use brahman_card::Card;
-use brahman_card::card::{Native, Payload};
+use brahman_card::card::{Access, Native, Payload};
+use brahman_sidecar::place::cards::program;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid};
 
 use crate::cgroup::Cgroups;
@@ -25,6 +26,8 @@ pub(crate) struct Places {
     pub(crate) state: PathBuf,
     pub(crate) cache: PathBuf,
     pub(crate) context: Option<String>,
+    /// The group that may call what Cards allow.
+    pub(crate) group: Option<u32>,
 }
 
 /// A running process.
@@ -84,35 +87,15 @@ impl Process {
     }
 }
 
-/// The program a Card names: an absolute path, else beside this program, else in `PATH`.
-pub(crate) fn resolve(native: &Native) -> Result<PathBuf, SpawnError> {
-    let asked = Path::new(&native.exec);
-    if native.exec.contains('/') {
-        return if asked.is_file() { Ok(asked.to_owned()) } else { Err(missing(native)) };
-    }
-    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = beside.into_iter().chain(env::split_paths(&path).collect::<Vec<_>>());
-    folders.map(|folder| folder.join(asked)).find(|file| file.is_file()).ok_or_else(|| missing(native))
-}
-
-fn missing(native: &Native) -> SpawnError {
-    let reason = format!(
-        "payload.native.exec: `{}` was not found; expected an absolute path, or a program beside brahman-init or in PATH",
-        native.exec
-    );
-    SpawnError { reason, permanent: true }
-}
-
 /// Starts a module's process in a group of its own, with its listener as descriptor 3.
 pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgroups: Option<&Cgroups>) -> Result<Started, SpawnError> {
     let Payload::Native(native) = &card.payload else {
         return Err(SpawnError { reason: "a virtual module is not started by init".into(), permanent: true });
     };
-    let program = resolve(native)?;
+    let program = program(native).map_err(|error| SpawnError { reason: format!("payload.native.exec: {error}"), permanent: true })?;
     let passing = |error: io::Error| SpawnError { reason: format!("cannot start {}: {error}", native.exec), permanent: false };
     let mut command = Command::new("/proc/self/exe");
-    command.arg("__exec");
+    command.arg("__exec").arg(format!("--parent={}", std::process::id()));
     if let Some(files) = card.limits.files {
         command.arg(format!("--files={files}"));
     }
@@ -148,34 +131,43 @@ pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgrou
     }
 }
 
-fn environment(card: &Card, native: &Native, places: &Places) -> BTreeMap<String, Option<String>> {
-    let path = |path: &Path| Some(path.display().to_string());
-    let mut all: BTreeMap<String, Option<String>> = [
-        ("BRAHMAN_LABEL", Some(card.label.to_string())),
-        ("BRAHMAN_CARD_ID", Some(card.id.clone())),
+/// Paths as they are, UTF-8 or not. A value of none removes what init itself was started with.
+fn environment(card: &Card, native: &Native, places: &Places) -> BTreeMap<String, Option<OsString>> {
+    let path = |path: &Path| Some(path.as_os_str().to_owned());
+    let text = |text: String| Some(OsString::from(text));
+    let mut all: BTreeMap<String, Option<OsString>> = [
+        ("BRAHMAN_LABEL", text(card.label.to_string())),
+        ("BRAHMAN_CARD_ID", text(card.id.clone())),
         ("BRAHMAN_INIT", path(&places.init)),
         ("BRAHMAN_SOCKET", path(&places.mesh)),
         ("BRAHMAN_STATE", path(&places.state)),
         ("BRAHMAN_CACHE", path(&places.cache)),
         // Calls are to finish before the SIGKILL, not at it.
-        ("BRAHMAN_GRACE_MS", Some((GRACE_MS - 500).to_string())),
-        ("BRAHMAN_QUOTA_CONNECTIONS", Some(card.quotas.connections.to_string())),
+        ("BRAHMAN_GRACE_MS", text((GRACE_MS - 500).to_string())),
+        ("BRAHMAN_QUOTA_CONNECTIONS", text(card.quotas.connections.to_string())),
+        // As a number, and only for what a member may call: a module without it turns others away.
+        ("BRAHMAN_GROUP", places.group.filter(|_| admits_group(card)).and_then(|gid| text(gid.to_string()))),
         ("NOTIFY_SOCKET", path(&places.notify)),
-        ("WATCHDOG_USEC", (card.watchdog_s > 0).then(|| (u64::from(card.watchdog_s) * 1_000_000).to_string())),
+        ("WATCHDOG_USEC", (card.watchdog_s > 0).then(|| (u64::from(card.watchdog_s) * 1_000_000).to_string().into())),
         ("WATCHDOG_PID", None),
         ("LISTEN_PID", None),
         ("LISTEN_FDS", None),
         ("LISTEN_FDNAMES", None),
-        ("BRAHMAN_VRAM_MIB", card.limits.vram_mib.map(|v| v.to_string())),
+        ("BRAHMAN_VRAM_MIB", card.limits.vram_mib.map(|v| v.to_string().into())),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))
     .collect();
     if let Some(context) = &places.context {
-        all.insert("BRAHMAN_BROKER_CONTEXT".into(), Some(context.clone()));
+        all.insert("BRAHMAN_BROKER_CONTEXT".into(), text(context.clone()));
     }
-    all.extend(native.env.iter().chain(&card.environment).map(|(k, v)| (k.clone(), Some(v.clone()))));
+    all.extend(native.env.iter().chain(&card.environment).map(|(k, v)| (k.clone(), text(v.clone()))));
     all
+}
+
+/// Whether members of the mesh's group may connect to a module. The broker lets them in and looks at each module's Card.
+pub(crate) fn admits_group(card: &Card) -> bool {
+    card.access == Access::Group || card.offered_interfaces().any(|i| i == brahman_card::interface::broker::INTERFACE.name)
 }
 
 /// Children of this process that are no module's main process: what modules left behind.

@@ -3,7 +3,8 @@
 //! Invariants:
 //! * a module has at most one process; a new one is spawned only after the old one's end was seen;
 //! * every state but `ready`, `stopped` and a permanent `failed` has a timer or an awaited event, so nothing waits for ever;
-//! * a death is classified before it is retried: exit 78 never is, a healthy life's end is retried at once.
+//! * a death is classified before it is retried: exit 78 never is, a healthy life's end is retried at once;
+//! * what init does not start (a module that attached by itself, one that somebody else supervises) it does not restart.
 
 mod entry;
 mod graph;
@@ -27,6 +28,9 @@ pub(crate) const GRACE_MS: Millis = 5_000;
 pub(crate) const SHUTDOWN_GRACE_MS: Millis = 8_000;
 /// A killed process whose end is not seen is killed again: it may sit in an uninterruptible call.
 const REKILL_MS: Millis = 1_000;
+/// A timer seen this much too late means that init itself stood still (SIGSTOP, a starved machine): words of modules may
+/// wait unread, and they get as long again to be read.
+const LATE_MS: Millis = 1_000;
 /// sysexits.h `EX_CONFIG`.
 const EXIT_CONFIG: i32 = 78;
 
@@ -72,6 +76,8 @@ pub(crate) enum Event {
     Updated { update: UpdateIn },
     /// A foreign program's word by sd_notify.
     Notified { pid: u32, ready: bool, stopping: bool, status: Option<String> },
+    /// A word by sd_notify that says ready, from a process that belongs to no module.
+    Stranger { pid: u32 },
     /// Somebody's command.
     Command { label: String, command: Command },
     /// Stop everything; a second time, at once.
@@ -94,7 +100,7 @@ pub(crate) enum Command {
 /// What the OS layer has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Bind the module's socket, unless it is bound.
+    /// Bind the module's socket, or set who may connect if it is bound.
     Bind { id: Id },
     /// Start a process.
     Spawn { id: Id },
@@ -149,6 +155,34 @@ impl State {
         self.modules.values().any(|entry| entry.session.as_deref() == Some(session))
     }
 
+    /// Cards that came from files, or that modules brought.
+    pub(crate) fn cards(&self, brought: bool) -> impl Iterator<Item = &Card> {
+        self.modules.values().filter(move |entry| entry.brought == brought).map(|entry| &entry.card)
+    }
+
+    /// Every process that runs, with its module's label.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.modules.values().filter_map(|entry| Some((entry.card.label.as_str(), entry.pid?)))
+    }
+
+    /// Why a command on a label would do nothing; none if it does something, or if there is no such label.
+    #[must_use]
+    pub(crate) fn refusal(&self, label: &str, command: Command) -> Option<String> {
+        let mut named = self.modules.values().filter(|entry| entry.card.label.as_str() == label).peekable();
+        let first = *named.peek()?;
+        if named.any(|entry| entry.is_started_here() || (command == Command::Stop && entry.session.is_some())) {
+            return None;
+        }
+        let attached = first.session.is_some();
+        Some(match command {
+            Command::Stop => format!("`{label}` is not attached, and init does not run it: there is nothing to stop"),
+            Command::Start | Command::Restart if attached => {
+                format!("`{label}` attached by itself: init cannot start it again; `brahman stop {label}` asks it to end")
+            }
+            Command::Start | Command::Restart => format!("init does not start `{label}`: its Card says that it attaches by itself"),
+        })
+    }
+
     /// The table as others see it, by label.
     #[must_use]
     pub(crate) fn records(&self, now: Millis) -> Vec<ModuleRecord> {
@@ -173,6 +207,7 @@ impl State {
                 if let Some(entry) = self.modules.get_mut(&id) {
                     entry.spawning = false;
                     entry.reason = Some(reason);
+                    entry.unhealthy_row += 1;
                     died(entry, permanent, now);
                 }
             }
@@ -180,6 +215,11 @@ impl State {
             Event::Attached { id, session } => {
                 if let Some(entry) = self.modules.get_mut(&id) {
                     entry.session = Some(session.clone());
+                    if !entry.is_started_here() {
+                        entry.incarnation += 1;
+                        entry.reason = None;
+                        entry.enter(ModuleState::Starting, now);
+                    }
                     entry.alive_by = watchdog(entry, now);
                     if entry.afterwards.is_some() {
                         effects.push(Effect::Drain { session });
@@ -188,6 +228,7 @@ impl State {
             }
             Event::Introduced { card, socket, session, pid } => {
                 let mut entry = Entry::new(*card, socket, now);
+                entry.brought = true;
                 entry.session = Some(session);
                 entry.attributes.insert("pid".into(), pid.to_string());
                 entry.incarnation = 1;
@@ -205,7 +246,16 @@ impl State {
                         become_ready(entry, now);
                     }
                     if stopping {
-                        entry.enter(ModuleState::Draining, now);
+                        leaves(entry, ModuleState::Draining, now);
+                    }
+                }
+            }
+            Event::Stranger { pid } => {
+                // Whose word it was cannot be told; each that it may have been keeps the reason, until it is ready.
+                for entry in self.modules.values_mut().filter(|e| e.runs() && e.session.is_none()) {
+                    if entry.state == ModuleState::Starting {
+                        entry.reason =
+                            Some(format!("READY=1 came from process {pid}, which had ended or is no process of a module: not counted"));
                     }
                 }
             }
@@ -240,7 +290,7 @@ impl State {
 
     fn load(&mut self, cards: Vec<(Card, String)>, now: Millis, effects: &mut Vec<Effect>) {
         let mut outcome = ReloadOut::default();
-        let cycles = graph::cycles(cards.iter().map(|(card, _)| card));
+        let cycles = brahman_card::card::cycles(cards.iter().map(|(card, _)| card));
         let mut fresh: BTreeMap<Id, (Card, String)> = cards.into_iter().map(|(card, socket)| (card.id.clone(), (card, socket))).collect();
         let known: Vec<Id> = self.modules.keys().cloned().collect();
         for id in known {
@@ -253,7 +303,7 @@ impl State {
                     end(entry, &id, Afterwards::Replace(Box::new(pair)), now, effects);
                 }
                 // One that attached by itself is not in the folder and not ours to remove.
-                None if entry.is_virtual() && entry.session.is_some() => outcome.unchanged.push(label),
+                None if entry.brought => outcome.unchanged.push(label),
                 None => {
                     outcome.removed.push(label);
                     end(entry, &id, Afterwards::Remove, now, effects);
@@ -262,8 +312,11 @@ impl State {
         }
         for (id, (card, socket)) in fresh {
             outcome.added.push(card.label.to_string());
-            effects.push(Effect::Bind { id: id.clone() });
-            self.modules.insert(id, Entry::new(card, socket, now));
+            let entry = Entry::new(card, socket, now);
+            if entry.is_started_here() {
+                effects.push(Effect::Bind { id: id.clone() });
+            }
+            self.modules.insert(id, entry);
         }
         for (id, path) in cycles {
             if let Some(entry) = self.modules.get_mut(&id) {
@@ -346,14 +399,17 @@ impl State {
             }
             Afterwards::Replace(pair) => {
                 let (card, socket) = *pair;
-                let rebind = socket != entry.socket;
+                let (was_bound, moved) = (entry.is_started_here(), socket != entry.socket);
                 let restarts = entry.restarts + 1;
                 let mut next = Entry::new(card, socket, now);
                 next.restarts = restarts;
                 next.incarnation = entry.incarnation;
                 *entry = next;
-                if rebind {
+                let bound = entry.is_started_here();
+                if was_bound && (moved || !bound) {
                     effects.push(Effect::Forget { id: id.to_owned() });
+                }
+                if bound {
                     effects.push(Effect::Bind { id: id.to_owned() });
                 }
             }
@@ -363,10 +419,14 @@ impl State {
     fn detached(&mut self, session: &str, now: Millis, effects: &mut Vec<Effect>) {
         let Some((id, entry)) = self.modules.iter_mut().find(|(_, e)| e.session.as_deref() == Some(session)) else { return };
         entry.session = None;
-        if entry.is_virtual() {
+        if entry.brought {
             let id = id.clone();
             self.modules.remove(&id);
             effects.push(Effect::Forget { id });
+        } else if !entry.is_started_here() {
+            entry.attributes.clear();
+            entry.clear_timers();
+            entry.enter(ModuleState::Waiting, now);
         } else {
             // The process is judged by its end; a session lost alone is taken up again by the module.
             entry.alive_by = watchdog(entry, now);
@@ -375,23 +435,38 @@ impl State {
 
     fn updated(&mut self, update: UpdateIn, now: Millis) {
         let Some(entry) = self.modules.values_mut().find(|e| e.session.as_deref() == Some(update.session.as_str())) else { return };
-        entry.alive_by = watchdog(entry, now);
         if let Some(attributes) = update.attributes {
             entry.attributes.extend(attributes);
         }
         match update.state {
             Some(ModuleState::Ready) => become_ready(entry, now),
-            Some(state @ (ModuleState::Loading | ModuleState::Failed)) => {
+            Some(ModuleState::Loading) => {
                 entry.reason = update.reason;
-                entry.enter(state, now);
+                // One that was ready and loads again has the time of a start for it.
+                if entry.runs() && entry.ready_by.is_none() {
+                    entry.ready_by = Some(now + Millis::from(entry.card.readiness.timeout_s) * 1000);
+                }
+                entry.enter(ModuleState::Loading, now);
             }
-            Some(ModuleState::Draining) => entry.enter(ModuleState::Draining, now),
+            Some(state @ (ModuleState::Failed | ModuleState::Draining)) => {
+                entry.reason = update.reason.or(entry.reason.take());
+                leaves(entry, state, now);
+            }
             _ => {}
         }
+        entry.alive_by = watchdog(entry, now);
     }
 
     fn command(&mut self, label: &str, command: Command, now: Millis, effects: &mut Vec<Effect>) {
         for (id, entry) in self.modules.iter_mut().filter(|(_, e)| e.card.label.as_str() == label) {
+            if !entry.is_started_here() {
+                // Its end is its own doing; all that can be done is to ask.
+                if let Some(session) = entry.session.clone().filter(|_| command == Command::Stop) {
+                    entry.enter(ModuleState::Draining, now);
+                    effects.push(Effect::Drain { session });
+                }
+                continue;
+            }
             match command {
                 Command::Stop => end(entry, id, Afterwards::Stay, now, effects),
                 Command::Restart if entry.runs() => end(entry, id, Afterwards::Start, now, effects),
@@ -402,6 +477,7 @@ impl State {
                 }
                 Command::Start | Command::Restart => {
                     entry.permanent = false;
+                    entry.half_open = false;
                     entry.unhealthy_row = 0;
                     entry.recent.clear();
                     entry.reason = None;
@@ -415,12 +491,18 @@ impl State {
     fn tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let due = |timer: &mut Option<Millis>| timer.take_if(|at| *at <= now).is_some();
         for (id, entry) in &mut self.modules {
+            for timer in [&mut entry.alive_by, &mut entry.ready_by] {
+                if timer.is_some_and(|at| at + LATE_MS < now) {
+                    *timer = Some(now + LATE_MS);
+                }
+            }
             if due(&mut entry.kill_at) {
                 entry.kill_at = Some(now + REKILL_MS);
                 effects.push(Effect::Kill { id: id.clone() });
             }
             if due(&mut entry.ready_by) && entry.runs() && matches!(entry.state, ModuleState::Starting | ModuleState::Loading) {
-                entry.reason = Some(format!("not ready within {} s", entry.card.readiness.timeout_s));
+                let last = entry.reason.take().map(|reason| format!("; last: {reason}")).unwrap_or_default();
+                entry.reason = Some(format!("not ready within {} s{last}", entry.card.readiness.timeout_s));
                 entry.kill_at = Some(now + REKILL_MS);
                 entry.enter(ModuleState::Failed, now);
                 effects.push(Effect::Kill { id: id.clone() });
@@ -464,7 +546,11 @@ impl State {
         let met = graph::Met::of(self.modules.values().map(|e| (&e.card, e.state)));
         for (id, entry) in &mut self.modules {
             let idle = entry.state == ModuleState::Waiting && !entry.runs() && entry.afterwards.is_none();
-            if !idle || entry.is_virtual() || entry.card.supervision == Supervision::Delegate {
+            if !idle {
+                continue;
+            }
+            if !entry.is_started_here() {
+                entry.reason = Some("waits for its module to attach: init does not start it".into());
                 continue;
             }
             if let Some(missing) = met.missing(&entry.card) {
@@ -478,4 +564,12 @@ impl State {
             effects.push(Effect::Spawn { id: id.clone() });
         }
     }
+}
+
+/// A module says that it ends: it is given the grace, and then killed like any other that was to end.
+fn leaves(entry: &mut Entry, state: ModuleState, now: Millis) {
+    if entry.runs() && entry.kill_at.is_none() {
+        entry.kill_at = Some(now + GRACE_MS);
+    }
+    entry.enter(state, now);
 }

@@ -1,19 +1,22 @@
 //! The loop: one owner of the state, every arm turns something that happened into an event.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use brahman_card::card::{answers, contexts, unknown_context};
 use brahman_card::interface::init::WatchOut;
 use brahman_card::{Card, Fault, ModuleRecord, ModuleState, interface};
 use brahman_sidecar::place;
+use brahman_sidecar::place::cards::{collisions, may_attach, read, socket_path};
+use brahman_sidecar::place::socket::SocketFile;
 use brahman_sidecar::serve::{ServeOptions, serve};
 use rustix::process::Signal;
+use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,11 +26,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::{Cgroups, shortfalls};
 use crate::logs::Logs;
-use crate::notify::{Ear, Mouth};
-use crate::service::{InitService, Request, bad_card, no_such_module};
-use crate::spawn::{Places, Process, orphans, spawn, tend_orphan};
-use crate::state::{Effect, Event, Id, Millis, State};
-use crate::{cards, sockets};
+use crate::notify::{Ear, Mouth, Word};
+use crate::processes::{self, Recorded};
+use crate::service::{InitService, Request, bad_card, no_such_module, not_supervised};
+use crate::sockets::{self, Held, Lock, SocketError};
+use crate::spawn::{Places, Process, admits_group, orphans, spawn, tend_orphan};
+use crate::state::{Effect, Entry, Event, GRACE_MS, Id, Millis, State};
 
 /// Requests that may wait for the loop; each is answered in microseconds.
 const REQUESTS_WAITING: usize = 256;
@@ -37,12 +41,23 @@ const REQUESTS_WAITING: usize = 256;
 pub struct Options {
     /// Mesh socket.
     pub mesh: PathBuf,
-    /// Folder of Cards.
-    pub cards: PathBuf,
+    /// Folders of Cards, the first before the others.
+    pub cards: Vec<PathBuf>,
     /// State directory.
     pub state: PathBuf,
     /// Context that the broker starts in.
     pub context: Option<String>,
+}
+
+/// What init was told to do and cannot, until a person changes it.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct Refused(String);
+
+/// Whether only a person can mend what stopped [`run`]: no restart will.
+#[must_use]
+pub fn is_configuration(error: &anyhow::Error) -> bool {
+    error.is::<Refused>() || error.downcast_ref::<SocketError>().is_some_and(SocketError::is_configuration)
 }
 
 struct Supervisor {
@@ -52,8 +67,11 @@ struct Supervisor {
     places: Places,
     cgroups: Option<Cgroups>,
     logs: Arc<Logs>,
-    listeners: HashMap<Id, StdListener>,
-    activated: Vec<StdListener>,
+    lock: Lock,
+    own: SocketFile,
+    listeners: HashMap<Id, Held>,
+    /// Sockets of systemd's that no module has at the moment.
+    passed: Vec<Held>,
     processes: HashMap<Id, Process>,
     ends: JoinSet<(Id, u32)>,
     pumps: JoinSet<()>,
@@ -63,18 +81,39 @@ struct Supervisor {
     table: watch::Sender<Arc<WatchOut>>,
     mouth: Mouth,
     said_ready: bool,
+    /// Processes as they were last noted in the lock.
+    noted: Vec<u32>,
     over: bool,
 }
 
 /// Runs the mesh until it is asked to end.
 ///
 /// # Errors
-/// If the mesh cannot be set up: another init, a socket that cannot be bound, an unreadable folder of Cards.
+/// If the mesh cannot be set up: another init, a socket that cannot be bound, a Card or a context that is refused.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let _lock = sockets::lock(&options.mesh)?;
+    // Before anything is started: whoever ends this process from here on leaves nothing behind.
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    let mut child = signal(SignalKind::child())?;
+    let mut lock = Lock::take(&options.mesh)?;
+    let group = mesh_group(&options.mesh, &lock)?;
+    let cgroup = Cgroups::folder().map_err(|e| Refused(e.to_string()))?;
+    let cards = load(&options).map_err(|fault| Refused(fault.message().to_owned()))?;
+    if let Some(why) = options.context.as_deref().and_then(|name| unknown_context(name, &cards)) {
+        return Err(Refused(why).into());
+    }
+    lock.forget_context(&options.mesh)?;
     place::private_dir(&options.state).with_context(|| format!("cannot create the state directory {}", options.state.display()))?;
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).context("cannot become a subreaper")?;
     raise_file_limit();
+    let former = std::mem::take(&mut lock.former);
+    tokio::select! {
+        _ = processes::end(processes::left_behind(&former, &options.mesh), Duration::from_millis(GRACE_MS)) => {}
+        _ = term.recv() => return Ok(()),
+        _ = int.recv() => return Ok(()),
+    }
+    lock.record(&[]);
     let places = Places {
         mesh: options.mesh.clone(),
         init: place::init_socket(&options.mesh),
@@ -82,28 +121,38 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         state: options.state.clone(),
         cache: place::cache_dir(),
         context: options.context.clone(),
+        group,
     };
-    // A context set by hand lives as long as this init, not longer.
-    let _ = std::fs::remove_file(options.mesh.with_file_name("context"));
-    let own = UnixListener::from_std(sockets::bind(&places.init)?)?;
-    let ear = Ear::bind(&places.notify).with_context(|| format!("cannot bind {}", places.notify.display()))?;
-    let activated = inherited().context("sockets passed by systemd")?;
+    let passed = sockets::passed().context("sockets passed by systemd")?;
+    for held in passed.iter().filter(|held| group.is_some_and(|gid| !held.admits(gid))) {
+        tracing::warn!(socket = %held.path.display(), "the group cannot connect: set SocketGroup= and SocketMode=0660 in brahman.socket");
+    }
+    // What lies at the mesh socket's own path concerns the mesh, not the broker alone.
+    if !passed.iter().any(|held| held.is_at(&options.mesh)) {
+        place::socket::examine(&options.mesh).map_err(SocketError::from)?;
+    }
+    let (listener, own) = place::socket::listen(&places.init, group).map_err(SocketError::from)?;
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    let ear = Ear::bind(&places.notify).map_err(SocketError::from)?;
     let (requests, mut inbox) = mpsc::channel(REQUESTS_WAITING);
     let (table, watching) = watch::channel(Arc::new(WatchOut { modules: Vec::new(), generation: 0 }));
-    let logs = Logs::new();
+    let logs = Arc::new(Logs::default());
     let closing = CancellationToken::new();
     let service = Arc::new(InitService { requests, table: watching, logs: Arc::clone(&logs) });
-    let serving = tokio::spawn(serve(own, service, ServeOptions::named("init"), closing.clone()));
+    let serving = tokio::spawn(serve(listener, service, ServeOptions::named("init"), closing.clone()));
 
     let mut supervisor = Supervisor {
         options,
         state: State::default(),
         started: Instant::now(),
         places,
-        cgroups: Cgroups::claim(),
+        cgroups: cgroup.and_then(Cgroups::claim),
         logs,
+        lock,
+        own,
         listeners: HashMap::new(),
-        activated,
+        passed,
         processes: HashMap::new(),
         ends: JoinSet::new(),
         pumps: JoinSet::new(),
@@ -113,14 +162,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         table,
         mouth: Mouth::from_env(),
         said_ready: false,
+        noted: Vec::new(),
         over: false,
     };
-    supervisor.reload().map_err(|fault| anyhow::anyhow!("{}", fault.message()))?;
+    supervisor.tell_answers(&cards);
+    supervisor.take(cards);
+    for held in &supervisor.passed {
+        tracing::warn!(socket = %held.path.display(), "a socket was passed that no Card has: whoever connects to it waits for ever");
+    }
 
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    let mut hup = signal(SignalKind::hangup())?;
-    let mut child = signal(SignalKind::child())?;
     let mut alive = Mouth::watchdog().map(tokio::time::interval);
     while !supervisor.over {
         let timer = supervisor.state.next_timer().map(|at| supervisor.started + Duration::from_millis(at));
@@ -133,7 +183,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Some(Ok((id, pid))) = supervisor.ends.join_next() => Happened::Ended(id, pid),
             Some(Ok(session)) = supervisor.sessions.join_next() => Happened::Event(Event::Detached { session }),
             Some(request) = inbox.recv() => Happened::Asked(request),
-            Ok(word) = ear.hear() => Happened::Event(Event::Notified { pid: word.pid, ready: word.ready, stopping: word.stopping, status: word.status }),
+            Ok(word) = ear.hear() => Happened::Heard(word),
             () = timer => Happened::Event(Event::Tick),
             () = tick(&mut alive) => Happened::Alive,
         };
@@ -147,14 +197,85 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     supervisor.mouth.say("STOPPING=1");
     closing.cancel();
     let _ = tokio::time::timeout(Duration::from_millis(500), serving).await;
-    supervisor.remove_sockets();
+    ear.close();
+    supervisor.close();
     Ok(())
+}
+
+/// Ends what a killed init left behind. An error if nothing was there to end.
+///
+/// # Errors
+/// If an init runs, or nothing was left.
+pub async fn sweep(mesh: &Path) -> anyhow::Result<()> {
+    // Nothing is made where there is nothing.
+    anyhow::ensure!(mesh.with_file_name("init.lock").exists(), "no mesh was ever at {}", mesh.display());
+    let mut lock = Lock::take(mesh)?;
+    let left = processes::left_behind(&std::mem::take(&mut lock.former), mesh);
+    let ended = processes::end(left, Duration::from_millis(GRACE_MS)).await;
+    lock.record(&[]);
+    anyhow::ensure!(ended > 0, "nothing of a mesh is left at {}", mesh.display());
+    Ok(())
+}
+
+/// The group that `$BRAHMAN_GROUP` lets in, once the run folder and this process allow it.
+fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>> {
+    let Some(gid) = place::mesh_group().map_err(|e| Refused(e.to_string()))? else { return Ok(None) };
+    let member = rustix::process::geteuid().is_root()
+        || rustix::process::getegid().as_raw() == gid
+        || rustix::process::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid));
+    if !member {
+        let uid = rustix::process::geteuid().as_raw();
+        let why = format!(
+            "BRAHMAN_GROUP: uid {uid} is not in group {gid} and so cannot give it the sockets; add the user to it, and log in anew"
+        );
+        return Err(Refused(why).into());
+    }
+    if let Some(folder) = mesh.parent() {
+        if lock.fresh && !lock.made_folder && !place::enters(folder, gid) {
+            let folder = folder.display();
+            let why = format!(
+                "BRAHMAN_GROUP: group {gid} cannot enter {folder}, which init did not make; `chmod` it, or choose another --socket"
+            );
+            return Err(Refused(why).into());
+        }
+        place::open_to_group(folder, gid).with_context(|| format!("cannot open {} to group {gid}", folder.display()))?;
+    }
+    Ok(Some(gid))
+}
+
+/// The Cards, if none of them is refused.
+fn load(options: &Options) -> Result<Vec<Card>, Fault> {
+    let reading = read(&options.cards).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {e}", folder.display())))?;
+    for found in &reading.replaced {
+        tracing::info!("{} is left aside: a Card of label `{}` comes before it", found.origin, found.card.label);
+    }
+    let mut errors = reading.errors;
+    errors.extend(collisions(&reading.cards, &options.mesh));
+    if let Some(first) = errors.first() {
+        for error in &errors {
+            tracing::error!("{error}");
+        }
+        let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
+        return Err(bad_card(&format!("{first}{more}; nothing was changed")));
+    }
+    if reading.cards.is_empty() {
+        let folders: Vec<String> = options.cards.iter().map(|folder| folder.display().to_string()).collect();
+        return Err(bad_card(&format!("no Cards in {}: expected *.toml or *.json files, see --cards", folders.join(", "))));
+    }
+    Ok(reading.cards.into_iter().map(|found| found.card).collect())
+}
+
+/// A socket's path as text for the wire: where the folder's is not UTF-8, the file's name, to be joined to the mesh socket's.
+fn wire_path(path: &Path) -> String {
+    let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    path.to_str().map_or_else(name, str::to_owned)
 }
 
 /// Everything the loop wakes up for.
 enum Happened {
     Event(Event),
     Asked(Request),
+    Heard(Word),
     Ended(Id, u32),
     Reload,
     Children,
@@ -170,6 +291,7 @@ impl Supervisor {
         match happened {
             Happened::Event(event) => self.apply(event),
             Happened::Asked(request) => self.answer(request),
+            Happened::Heard(word) => self.hear(word),
             Happened::Reload => {
                 if let Err(fault) = self.reload() {
                     tracing::error!("reload refused: {}", fault.message());
@@ -185,6 +307,20 @@ impl Supervisor {
         }
     }
 
+    /// A word by sd_notify counts for the module that its sender belongs to, be it a child of a wrapper.
+    fn hear(&mut self, word: Word) {
+        let known: BTreeSet<u32> = self.state.running().map(|(_, pid)| pid).collect();
+        match processes::owner(word.pid, &known) {
+            Some(pid) => self.apply(Event::Notified { pid, ready: word.ready, stopping: word.stopping, status: word.status }),
+            None => {
+                tracing::warn!(pid = word.pid, ready = word.ready, "a notification came from a process of no module");
+                if word.ready {
+                    self.apply(Event::Stranger { pid: word.pid });
+                }
+            }
+        }
+    }
+
     /// Steps the state, carries out the effects (which may bring events of their own), and publishes.
     fn apply(&mut self, event: Event) {
         let mut events = vec![event];
@@ -194,23 +330,27 @@ impl Supervisor {
                 events.extend(self.carry_out(effect));
             }
         }
+        self.note_processes();
         self.publish();
     }
 
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Bind { id } => {
-                let (socket, card) = self.state.entry(&id).map(|e| (PathBuf::from(e.socket()), e.card().clone()))?;
+                let card = self.state.entry(&id)?.card().clone();
                 let short = shortfalls(&card, self.cgroups.as_ref());
                 if let Some(entry) = self.state.entry_mut(&id) {
                     entry.set_shortfalls(short);
                 }
-                match self.bind(&socket) {
-                    Ok(listener) => {
-                        self.listeners.insert(id, listener);
+                match self.bind(&id, &card) {
+                    Ok(held) => {
+                        self.listeners.insert(id, held);
                         None
                     }
-                    Err(error) => Some(Event::SpawnFailed { id, reason: error.to_string(), permanent: true }),
+                    Err(error) => {
+                        tracing::error!(label = %card.label, "{error:#}");
+                        Some(Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true })
+                    }
                 }
             }
             Effect::Spawn { id } => Some(self.spawn(id)),
@@ -237,11 +377,9 @@ impl Supervisor {
                 None
             }
             Effect::Forget { id } => {
-                if let Some(listener) = self.listeners.remove(&id)
-                    && let Some(path) = listener.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned))
-                {
-                    let _ = std::fs::remove_file(path);
-                }
+                // What is systemd's is kept for a Card that has it again.
+                let back = self.listeners.remove(&id).and_then(Held::release);
+                self.passed.extend(back);
                 None
             }
             Effect::Exit => {
@@ -251,12 +389,21 @@ impl Supervisor {
         }
     }
 
-    fn bind(&mut self, socket: &Path) -> Result<StdListener, sockets::SocketError> {
-        let passed = |l: &StdListener| l.local_addr().is_ok_and(|a| a.as_pathname() == Some(socket));
-        match self.activated.iter().position(passed) {
-            Some(at) => Ok(self.activated.swap_remove(at)),
-            None => sockets::bind(socket),
-        }
+    /// The module's socket: the one that it has, one of systemd's, or a new one.
+    fn bind(&mut self, id: &str, card: &Card) -> anyhow::Result<Held> {
+        let path = socket_path(card, &self.options.mesh);
+        let group = self.places.group.filter(|_| admits_group(card));
+        // A Card with another id may have followed one of the same socket, whose module is still ending.
+        let holder = self.listeners.iter().find(|(holder, held)| *holder == id || held.path == path).map(|(holder, _)| holder.clone());
+        let held = match holder.and_then(|holder| self.listeners.remove(&holder)) {
+            Some(held) => held,
+            None => match self.passed.iter().position(|held| held.is_at(&path)) {
+                Some(at) => self.passed.swap_remove(at),
+                None => return Ok(Held::bind(&path, group)?),
+            },
+        };
+        held.guard(group).with_context(|| format!("cannot set who may connect to {}", path.display()))?;
+        Ok(held)
     }
 
     fn spawn(&mut self, id: Id) -> Event {
@@ -266,7 +413,7 @@ impl Supervisor {
         let Some(listener) = self.listeners.get(&id) else {
             return Event::SpawnFailed { id, reason: "its socket could not be bound".into(), permanent: true };
         };
-        let started = match spawn(&card, listener, &self.places, self.cgroups.as_ref()) {
+        let started = match spawn(&card, &listener.listener, &self.places, self.cgroups.as_ref()) {
             Ok(started) => started,
             Err(error) => {
                 tracing::error!(label = %card.label, "{}", error.reason);
@@ -322,35 +469,61 @@ impl Supervisor {
         orphans(|pid| self.processes.values().any(|p| p.pid == pid))
     }
 
-    fn socket_of(&self, card: &Card) -> String {
-        let path = if card.offered_interfaces().any(|i| i == interface::broker::INTERFACE.name) {
-            self.options.mesh.clone()
-        } else {
-            self.options.mesh.with_file_name("").join(card.socket_name())
+    /// Notes for the next init which processes run, if they are others than before.
+    fn note_processes(&mut self) {
+        let running: Vec<u32> = self.state.running().map(|(_, pid)| pid).collect();
+        if running != self.noted {
+            let recorded: Vec<Recorded> = self.state.running().filter_map(|(label, pid)| Recorded::now(label, pid)).collect();
+            self.lock.record(&recorded);
+            self.noted = running;
+        }
+    }
+
+    /// Says who answers while no context is set: then the first label does, and that may be a mock.
+    fn tell_answers(&self, cards: &[Card]) {
+        if self.options.context.is_some() {
+            return;
+        }
+        let own = interface::broker::INTERFACE.name;
+        let who = answers(cards, None).into_iter().filter(|(interface, _)| *interface != own);
+        let who: Vec<String> =
+            who.map(|(interface, card)| format!("{interface} → {}{}", card.label, if card.mock { " (mock)" } else { "" })).collect();
+        let known: Vec<&str> = contexts(cards).into_iter().collect();
+        tracing::warn!("no context is set: {}; --context or `brahman context NAME` sets one of: {}", who.join(", "), known.join(", "));
+    }
+
+    /// The context as it is now: as it was set by hand, else as init was started.
+    fn present_context(&self) -> Option<String> {
+        sockets::context_by_hand(&self.options.mesh).unwrap_or_else(|| self.options.context.clone())
+    }
+
+    fn take(&mut self, cards: Vec<Card>) {
+        let with_socket = |card: Card| {
+            let socket = wire_path(&socket_path(&card, &self.options.mesh));
+            (card, socket)
         };
-        path.display().to_string()
+        let cards = cards.into_iter().map(with_socket).collect();
+        self.apply(Event::Cards(cards));
     }
 
     fn reload(&mut self) -> Result<brahman_card::interface::init::ReloadOut, Fault> {
-        let folder = &self.options.cards;
-        let (cards, errors) = cards::read(folder).map_err(|e| bad_card(&format!("cannot read the Cards in {}: {e}", folder.display())))?;
-        if let Some(first) = errors.first() {
-            for error in &errors {
-                tracing::error!("{error}");
-            }
-            let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
-            return Err(bad_card(&format!("{first}{more}; nothing was changed")));
+        let cards = load(&self.options)?;
+        for attached in self.state.cards(true) {
+            may_attach(attached, &cards, &self.options.mesh).map_err(|error| {
+                bad_card(&format!("`{}` is attached by itself: {}; nothing was changed", attached.label, error.expected))
+            })?;
         }
-        if cards.is_empty() {
-            return Err(bad_card(&format!("no Cards in {}: expected *.toml or *.json files, see --cards", folder.display())));
+        let present = self.present_context();
+        if let Some(why) = present.and_then(|name| unknown_context(&name, cards.iter().chain(self.state.cards(true)))) {
+            let words = format!("{why}, and it is the present one: `brahman context` sets another first; nothing was changed");
+            return Err(bad_card(&words));
         }
-        let cards = cards.into_iter().map(|card| (card.clone(), self.socket_of(&card))).collect();
         // The first reading is part of starting: READY is said once the broker answers, not before.
         let again = self.said_ready;
         if again {
             self.mouth.say("RELOADING=1");
         }
-        self.apply(Event::Cards(cards));
+        self.take(cards);
         if again {
             self.mouth.say("READY=1");
         }
@@ -362,11 +535,15 @@ impl Supervisor {
         match request {
             Request::List { reply } => drop(reply.send(self.state.records(self.now()))),
             Request::Command { label, command, reply } => {
-                let known = self.state.has_label(&label);
-                if known {
-                    self.apply(Event::Command { label: label.clone(), command });
-                }
-                let _ = reply.send(if known { Ok(()) } else { Err(no_such_module(&label)) });
+                let outcome = match self.state.refusal(&label, command) {
+                    _ if !self.state.has_label(&label) => Err(no_such_module(&label)),
+                    Some(why) => Err(not_supervised(&label, &why)),
+                    None => {
+                        self.apply(Event::Command { label: label.clone(), command });
+                        Ok(())
+                    }
+                };
+                let _ = reply.send(outcome);
             }
             Request::Reload { reply } => {
                 let outcome = self.reload();
@@ -391,14 +568,19 @@ impl Supervisor {
                             let _ = reply.send(Err(bad_card(&why)));
                             return;
                         }
-                        let socket = self.socket_of(&card);
+                        if let Err(error) = may_attach(&card, self.state.cards(false), &self.options.mesh) {
+                            let _ = reply.send(Err(bad_card(&error.to_string())));
+                            return;
+                        }
+                        let socket = wire_path(&socket_path(&card, &self.options.mesh));
                         Event::Introduced { card, socket, session: session.clone(), pid: peer.pid.cast_unsigned() }
                     }
-                    (None, Some(id)) if self.state.entry(&id).is_some_and(|e| e.pid().is_some()) => {
+                    // Its own process, or one of its process's, or that of a Card whose module attaches by itself.
+                    (None, Some(id)) if self.state.entry(&id).is_some_and(|e| is_of(e, peer.pid)) => {
                         Event::Attached { id, session: session.clone() }
                     }
                     (None, id) => {
-                        let why = format!("no running module has the id `{}`", id.unwrap_or_default());
+                        let why = format!("no module has the id `{}` and runs as process {}", id.unwrap_or_default(), peer.pid);
                         let _ = reply.send(Err(bad_card(&why)));
                         return;
                     }
@@ -439,12 +621,21 @@ impl Supervisor {
         self.table.send_replace(Arc::new(WatchOut { modules, generation: last.generation + 1 }));
     }
 
-    fn remove_sockets(&self) {
-        let mut paths: Vec<PathBuf> = vec![self.places.init.clone(), self.places.notify.clone()];
-        paths.extend(self.listeners.values().filter_map(|l| l.local_addr().ok()?.as_pathname().map(Path::to_owned)));
-        for path in paths {
-            let _ = std::fs::remove_file(path);
+    /// Removes the sockets that this init bound, and no others.
+    fn close(mut self) {
+        self.lock.record(&[]);
+        self.own.remove();
+        for held in self.listeners.into_values() {
+            drop(held.release());
         }
+    }
+}
+
+/// Whether a process may speak for a module.
+fn is_of(entry: &Entry, pid: i32) -> bool {
+    match entry.pid() {
+        Some(own) => processes::owner(pid.cast_unsigned(), &BTreeSet::from([own])).is_some(),
+        None => !entry.is_started_here() && !entry.is_attached(),
     }
 }
 
@@ -452,18 +643,6 @@ impl Supervisor {
 fn alike(a: &[ModuleRecord], b: &[ModuleRecord]) -> bool {
     let timeless = |m: &ModuleRecord| ModuleRecord { uptime_ms: 0, ..m.clone() };
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| timeless(a) == timeless(b))
-}
-
-fn inherited() -> std::io::Result<Vec<StdListener>> {
-    let mut passed = listenfd::ListenFd::from_env();
-    let mut all = Vec::new();
-    for i in 0..passed.len() {
-        if let Some(listener) = passed.take_unix_listener(i)? {
-            listener.set_nonblocking(true)?;
-            all.push(listener);
-        }
-    }
-    Ok(all)
 }
 
 /// init and the broker hold a descriptor a module and two a client: ask for all that may be had.

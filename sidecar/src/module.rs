@@ -231,20 +231,17 @@ fn join(label: &str, drain: &CancellationToken) -> Result<(Module, Option<Sessio
 
 fn bind_own(label: &str) -> Result<StdListener, ModuleError> {
     let path = place::mesh_socket().with_file_name(format!("{label}.sock"));
-    if let Some(parent) = path.parent() {
-        place::private_dir(parent)?;
+    if let Some(folder) = path.parent() {
+        place::run_folder(folder).map_err(|e| ModuleError::Config(with_cause(&e)))?;
     }
-    let listener = match StdListener::bind(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && std::os::unix::net::UnixStream::connect(&path).is_err() => {
-            // Nobody answers there: a leftover.
-            std::fs::remove_file(&path)?;
-            StdListener::bind(&path)?
-        }
-        other => other?,
-    };
-    place::guard_socket(&path)?;
+    // No Card was read, so nobody but the owner is let in.
+    let (listener, _file) = place::socket::listen(&path, None).map_err(|e| ModuleError::Config(with_cause(&e)))?;
     tracing::info!(socket = %path.display(), "not started by brahman-init: serving alone");
     Ok(listener)
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn env_number(name: &str) -> Option<usize> {
@@ -286,7 +283,10 @@ impl Session {
             let update = UpdateIn { session: hello.session.clone(), ..update.clone() };
             let _: Empty = speak.call("org.brahman.Init.Update", &update).await?;
         }
-        let alive_every = env_number("WATCHDOG_USEC").map_or(Duration::MAX, |us| Duration::from_micros(us as u64 / 2));
+        // The beat comes from the one thread that does the module's I/O, so it proves that calls are still taken. Three a
+        // period: one may be late and one may be lost.
+        let mut beats =
+            env_number("WATCHDOG_USEC").filter(|us| *us >= 3).map(|us| tokio::time::interval(Duration::from_micros(us as u64 / 3)));
         loop {
             let update = tokio::select! {
                 biased;
@@ -300,7 +300,7 @@ impl Session {
                     }
                     continue;
                 }
-                () = sleep_or_never(alive_every) => UpdateIn::default(),
+                () = beat(&mut beats) => UpdateIn::default(),
             };
             let update = UpdateIn { session: hello.session.clone(), ..update };
             let _: Empty = speak.call("org.brahman.Init.Update", &update).await?;
@@ -308,10 +308,9 @@ impl Session {
     }
 }
 
-async fn sleep_or_never(duration: Duration) {
-    if duration == Duration::MAX {
-        std::future::pending::<()>().await;
-    } else {
-        tokio::time::sleep(duration).await;
+async fn beat(beats: &mut Option<tokio::time::Interval>) {
+    match beats {
+        Some(beats) => drop(beats.tick().await),
+        None => std::future::pending().await,
     }
 }

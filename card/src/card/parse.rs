@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::names::{INTERFACES_OF_INIT, is_reserved, is_reserved_label};
 use super::{CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision};
 use crate::wire::DEPTH_MAX;
 
@@ -152,10 +153,18 @@ fn check(card: &Card) -> Result<(), (String, String)> {
     {
         return fail("payload.native.exec", "empty, expected a program's path or name".into());
     }
-    if let Some(socket) = &card.service_socket
-        && (socket.is_empty() || socket.contains("..") || socket.contains('\0') || (socket.contains('/') && !socket.starts_with('/')))
-    {
-        return fail("service_socket", format!("`{}`: expected a file name or an absolute path", socket.escape_debug()));
+    if is_reserved_label(card.label.as_str()) {
+        return fail("label", format!("`{}` is a name of the mesh's own parts, expected another", card.label));
+    }
+    if let Some(socket) = &card.service_socket {
+        let file = socket.rsplit('/').next().unwrap_or_default();
+        let relative = socket.contains('/') && !socket.starts_with('/');
+        if file.is_empty() || file.starts_with('.') || socket.contains("..") || socket.contains('\0') || relative {
+            return fail("service_socket", format!("`{}`: expected a file name or an absolute path", socket.escape_debug()));
+        }
+        if is_reserved(file) {
+            return fail("service_socket", format!("`{}` is a file of the mesh's own, expected another name", socket.escape_debug()));
+        }
     }
     if let Some(key) = card.extensions.keys().find(|key| !key.contains('.')) {
         return fail(&format!("extensions.{key}"), "expected a reverse-domain key such as com.example.team".into());
@@ -169,6 +178,13 @@ fn check(card: &Card) -> Result<(), (String, String)> {
                 && !is_interface_name(name)
             {
                 let why = format!("`{name}` is not a Varlink interface name, expected one such as org.example.Thing");
+                return fail(&format!("flow.{side}[{i}].type.interface.name"), why);
+            }
+            if let FlowType::Interface { name } = &flow.ty
+                && side == "output"
+                && INTERFACES_OF_INIT.contains(&name.as_str())
+            {
+                let why = format!("`{name}` is answered by init and by every socket itself, expected another");
                 return fail(&format!("flow.{side}[{i}].type.interface.name"), why);
             }
         }

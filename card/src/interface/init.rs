@@ -15,7 +15,11 @@ pub const INTERFACE: Interface = Interface {
     idl: "# Supervises the modules and holds their sockets.
 interface org.brahman.Init
 
-# Intent (the Card) and fact (the rest) of one module.
+# Administration (everything but List, Watch and Check) is for the mesh's own user and root. To others the Cards are
+# shown without their environment.
+
+# Intent (the Card) and fact (the rest) of one module. `socket` is an absolute path; in a run folder whose path is not
+# UTF-8 it is the file's name alone, beside the mesh socket.
 type Record (
   card: object,
   state: string,
@@ -31,9 +35,11 @@ type Record (
 
 type Line (at_ms: int, pid: int, stream: string, text: string)
 
-method List() -> (modules: []Record)
+# `log_lines_lost`: lines of the log that could not be written since init started (its reader has gone, a full disk).
+method List() -> (modules: []Record, log_lines_lost: ?int)
 
-# Each acts on every module of that label, and answers as soon as the command is taken.
+# Each acts on every module of that label, and answers as soon as the command is taken. A module that attached by
+# itself is only stopped: it is asked to drain over its session.
 method Start(label: string) -> ()
 method Stop(label: string) -> ()
 method Restart(label: string) -> ()
@@ -64,6 +70,8 @@ error NoSuchModule (message: string, retryable: bool, label: string)
 # The Card was refused; the message names the field and what was expected.
 error BadCard (message: string, retryable: bool)
 error NoSuchSession (message: string, retryable: bool)
+# init does not start this module: it attached by itself, or its Card says that somebody else supervises it.
+error NotSupervised (message: string, retryable: bool, label: string)
 ",
 };
 
@@ -72,6 +80,9 @@ error NoSuchSession (message: string, retryable: bool)
 pub struct ListOut {
     /// Every module, by label.
     pub modules: Vec<ModuleRecord>,
+    /// Lines of the log that could not be written; absent if none was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_lines_lost: Option<u64>,
 }
 
 /// Parameters of `Start`, `Stop` and `Restart`.

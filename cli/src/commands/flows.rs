@@ -117,7 +117,7 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         if output.json() {
             output.print_json(&value);
         } else {
-            output.line(&serde_json::to_string_pretty(&value)?);
+            output.pretty_json(&value);
         }
         return Ok(());
     }
@@ -143,7 +143,7 @@ pub(crate) async fn introspect(socket: &Path, interface: Option<&str>, output: &
             if output.json() {
                 output.print_json(&out);
             } else {
-                output.line(out.description.trim_end());
+                output.text(out.description.trim_end());
             }
         }
         None => {

@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub(super) reason: Option<String>,
     pub(super) attributes: BTreeMap<String, String>,
     pub(super) shortfalls: Vec<String>,
+    /// Its module brought the Card over its session: no file has it.
+    pub(super) brought: bool,
     pub(super) afterwards: Option<Afterwards>,
     pub(super) spawning: bool,
     pub(super) unhealthy_row: u32,
@@ -62,6 +64,7 @@ impl Entry {
             reason: None,
             attributes: BTreeMap::new(),
             shortfalls: Vec::new(),
+            brought: false,
             afterwards: None,
             spawning: false,
             unhealthy_row: 0,
@@ -80,12 +83,6 @@ impl Entry {
     #[must_use]
     pub(crate) fn card(&self) -> &Card {
         &self.card
-    }
-
-    /// Socket path.
-    #[must_use]
-    pub(crate) fn socket(&self) -> &str {
-        &self.socket
     }
 
     /// The process, if one runs.
@@ -110,8 +107,15 @@ impl Entry {
         self.pid.is_some() || self.spawning
     }
 
-    pub(super) fn is_virtual(&self) -> bool {
-        matches!(self.card.payload, Payload::Virtual)
+    /// Whether init starts it, and so binds its socket and restarts it.
+    pub(crate) fn is_started_here(&self) -> bool {
+        matches!(self.card.payload, Payload::Native(_)) && self.card.supervision != Supervision::Delegate
+    }
+
+    /// Whether a session is open.
+    #[must_use]
+    pub(crate) fn is_attached(&self) -> bool {
+        self.session.is_some()
     }
 
     pub(super) fn policy(&self) -> RestartPolicy {
@@ -131,23 +135,33 @@ impl Entry {
     pub(super) fn record(&self, now: Millis) -> ModuleRecord {
         let mut attributes = self.card.attributes.clone();
         attributes.extend(self.attributes.clone());
+        // One that is to run again is on its way, and calls may wait for it, though its former process still ends.
+        let again = matches!(self.afterwards, Some(Afterwards::Start | Afterwards::Replace(_)));
+        let (state, reason) = match self.state {
+            ModuleState::Draining if again && self.is_started_here() => {
+                (ModuleState::Waiting, Some("its former process is still ending".to_owned()))
+            }
+            state => (state, self.reason.clone()),
+        };
         ModuleRecord {
             card: self.card.clone(),
-            state: self.state,
+            state,
             socket: self.socket.clone(),
             pid: self.pid.unwrap_or(0),
             incarnation: self.incarnation,
             restarts: self.restarts,
             uptime_ms: now.saturating_sub(self.since),
-            reason: self.reason.clone(),
+            reason,
             attributes,
             shortfalls: self.shortfalls.clone(),
         }
     }
 }
 
+/// When the next word of a module is due. Before it is ready the time for that is what counts.
 pub(super) fn watchdog(entry: &Entry, now: Millis) -> Option<Millis> {
-    (entry.card.watchdog_s > 0).then(|| now + Millis::from(entry.card.watchdog_s) * 1000)
+    let watched = entry.card.watchdog_s > 0 && entry.state == ModuleState::Ready;
+    watched.then(|| now + Millis::from(entry.card.watchdog_s) * 1000)
 }
 
 pub(super) fn become_ready(entry: &mut Entry, now: Millis) {
@@ -157,12 +171,16 @@ pub(super) fn become_ready(entry: &mut Entry, now: Millis) {
     entry.ready_by = None;
     entry.reason = None;
     entry.enter(ModuleState::Ready, now);
+    entry.alive_by = watchdog(entry, now);
 }
 
 /// Asks a module to end, and notes what is to follow.
 pub(super) fn end(entry: &mut Entry, id: &str, afterwards: Afterwards, now: Millis, effects: &mut Vec<Effect>) {
     entry.start_at = None;
     let first = entry.afterwards.replace(afterwards).is_none();
+    if let Some(session) = entry.session.clone().filter(|_| !entry.runs()) {
+        effects.push(Effect::Drain { session });
+    }
     if entry.pid.is_some() && first {
         entry.kill_at = Some(now + GRACE_MS);
         entry.enter(ModuleState::Draining, now);
@@ -182,11 +200,18 @@ pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
     while entry.recent.front().is_some_and(|at| at + policy.period_s * 1000 < now) {
         entry.recent.pop_front();
     }
-    if entry.recent.len() > policy.intensity as usize || (entry.half_open && entry.unhealthy_row > 0) {
+    // The growing delay would keep any module under its intensity for ever: deaths without a healthy life between them
+    // count whatever the period, whether they came before the module was ready or after.
+    let in_a_row = entry.unhealthy_row > policy.intensity;
+    if entry.recent.len() > policy.intensity as usize || in_a_row || (entry.half_open && entry.unhealthy_row > 0) {
         let why = entry.reason.take().unwrap_or_default();
         let cooldown = entry.cooldown_ms;
-        entry.reason =
-            Some(format!("{} restarts in {} s, next try in {} s; last: {why}", entry.recent.len(), policy.period_s, cooldown / 1000));
+        let often = if in_a_row {
+            format!("{} deaths without a healthy life", entry.unhealthy_row)
+        } else {
+            format!("{} restarts in {} s", entry.recent.len(), policy.period_s)
+        };
+        entry.reason = Some(format!("{often}, next try in {} s; last: {why}", cooldown / 1000));
         entry.start_at = Some(now + cooldown);
         entry.cooldown_ms = (cooldown * 2).min(COOLDOWN_MS.1);
         entry.half_open = true;

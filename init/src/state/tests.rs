@@ -222,6 +222,177 @@ fn racing_commands_leave_one_process() {
     assert_eq!(bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count(), 2);
 }
 
+/// A Card of a module that attaches by itself.
+fn virtual_card(label: &str, more: &str) -> Card {
+    let text = format!("schema_version = 1\nlabel = \"{label}\"\npayload = \"virtual\"\n{more}\n");
+    Card::parse("test.toml", text.as_bytes()).expect("a good Card")
+}
+
+impl Bench {
+    fn introduce(&mut self, label: &str) -> String {
+        let session = format!("s-{label}");
+        let (card, socket) = (Box::new(virtual_card(label, "")), format!("/run/{label}.sock"));
+        self.event(Event::Introduced { card, socket, session: session.clone(), pid: 7 });
+        session
+    }
+
+    fn command(&mut self, label: &str, command: Command) -> Vec<Effect> {
+        self.event(Event::Command { label: label.into(), command })
+    }
+
+    fn published(&self, label: &str) -> ModuleRecord {
+        self.state.records(self.now).into_iter().find(|r| r.card.label.as_str() == label).expect("a module")
+    }
+}
+
+#[test]
+fn deaths_after_ready_count_until_a_healthy_life_whatever_the_delays() {
+    // Delays grow beyond the period, so that never more than a few deaths lie in one.
+    let more = "[supervision.restart]\nintensity = 5\nperiod_s = 2\ninitial_ms = 1000\nmax_ms = 60000\nhealthy_after_ms = 500";
+    let mut bench = Bench::new(vec![card("a", more)]);
+    for death in 1..=6 {
+        bench.ready("a");
+        bench.now += 300;
+        bench.exit("a", Exit::Code(1));
+        assert_eq!(bench.entry("a").state, if death <= 5 { ModuleState::Backoff } else { ModuleState::Failed }, "death {death}");
+        if death <= 5 {
+            bench.wait();
+        }
+    }
+    let reason = bench.entry("a").reason.clone().unwrap_or_default();
+    assert!(reason.contains("6 deaths without a healthy life") && reason.contains("next try in 10 s"), "{reason}");
+    // One half-open try after the cool-down, and a life that is too short fails it.
+    bench.wait();
+    assert_eq!(bench.entry("a").state, ModuleState::Starting);
+    bench.ready("a");
+    bench.now += 300;
+    bench.exit("a", Exit::Code(1));
+    assert_eq!(bench.entry("a").state, ModuleState::Failed);
+    // A healthy one is a new beginning.
+    bench.wait();
+    bench.ready("a");
+    bench.now += 5_000;
+    bench.exit("a", Exit::Code(1));
+    assert_eq!(bench.entry("a").state, ModuleState::Starting);
+}
+
+#[test]
+fn a_process_that_cannot_be_started_backs_off_too() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    bench.exit("a", Exit::Code(1));
+    let id = bench.id("a");
+    let effects = bench.state.step(Event::SpawnFailed { id, reason: "no memory".into(), permanent: false }, bench.now);
+    assert!(effects.is_empty(), "not at once: {effects:?}");
+    assert_eq!(bench.entry("a").state, ModuleState::Backoff);
+}
+
+#[test]
+fn the_watchdog_waits_while_a_module_loads_and_counts_from_ready() {
+    let mut bench = Bench::new(vec![card("a", "watchdog_s = 3\nreadiness.timeout_s = 60")]);
+    let id = bench.id("a");
+    bench.event(Event::Attached { id, session: "s".into() });
+    let word = |state| UpdateIn { session: "s".into(), state, ..UpdateIn::default() };
+    bench.event(Event::Updated { update: word(Some(ModuleState::Loading)) });
+    assert_eq!(bench.state.next_timer(), Some(60_000), "loading may take its time");
+    bench.event(Event::Updated { update: word(Some(ModuleState::Ready)) });
+    assert_eq!(bench.state.next_timer(), Some(3_000));
+    bench.now = 2_000;
+    bench.event(Event::Updated { update: word(None) });
+    assert_eq!(bench.state.next_timer(), Some(5_000), "a beat is a word");
+    // What loads again is given the time of a start, not for ever.
+    bench.event(Event::Updated { update: word(Some(ModuleState::Loading)) });
+    assert_eq!(bench.state.next_timer(), Some(62_000));
+}
+
+#[test]
+fn an_init_that_stood_still_kills_nobody_for_its_own_absence() {
+    let mut bench = Bench::new(vec![card("a", "watchdog_s = 3")]);
+    bench.ready("a");
+    bench.now = 60_000;
+    assert!(bench.event(Event::Tick).is_empty(), "its words may wait unread");
+    assert!(bench.wait().iter().any(|e| matches!(e, Effect::Kill { .. })), "there were none");
+}
+
+#[test]
+fn a_module_that_attached_itself_is_drained_and_never_restarted() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    let session = bench.introduce("v");
+    for command in [Command::Restart, Command::Start] {
+        let why = bench.state.refusal("v", command).expect("refused");
+        assert!(why.contains("attached by itself") && why.contains("brahman stop v"), "{why}");
+        assert!(bench.command("v", command).is_empty());
+        assert_eq!(bench.entry("v").state, ModuleState::Starting, "left as it was");
+    }
+    assert_eq!(bench.state.refusal("v", Command::Stop), None);
+    assert_eq!(bench.command("v", Command::Stop), [Effect::Drain { session: session.clone() }]);
+    bench.event(Event::Detached { session });
+    assert!(!bench.state.has_label("v"));
+    for command in [Command::Start, Command::Stop, Command::Restart] {
+        assert_eq!((bench.state.refusal("a", command), bench.state.refusal("nobody", command)), (None, None));
+    }
+}
+
+#[test]
+fn a_virtual_card_from_a_file_waits_for_its_module_and_outlives_it() {
+    let mut bench = Bench::new(vec![virtual_card("v", ""), card("d", "supervision = \"delegate\"")]);
+    assert!(!bench.log.iter().any(|e| matches!(e, Effect::Bind { .. } | Effect::Spawn { .. })), "{:?}", bench.log);
+    for label in ["v", "d"] {
+        assert!(bench.entry(label).reason.as_deref().is_some_and(|r| r.contains("waits for its module to attach")));
+        assert!(bench.state.refusal(label, Command::Start).is_some() && bench.state.refusal(label, Command::Stop).is_some());
+        bench.ready(label);
+        assert_eq!(bench.entry(label).state, ModuleState::Ready);
+        let session = bench.entry(label).session.clone().expect("a session");
+        bench.event(Event::Detached { session });
+        assert_eq!(bench.entry(label).state, ModuleState::Waiting);
+    }
+}
+
+#[test]
+fn a_ready_from_nobody_is_kept_as_a_reason() {
+    let mut bench = Bench::new(vec![card("a", "readiness.timeout_s = 2"), card("b", "")]);
+    bench.ready("b");
+    bench.event(Event::Stranger { pid: 4711 });
+    assert_eq!(bench.entry("b").reason, None);
+    bench.wait();
+    let reason = bench.entry("a").reason.clone().unwrap_or_default();
+    assert!(reason.contains("not ready within 2 s") && reason.contains("READY=1 came from process 4711"), "{reason}");
+}
+
+#[test]
+fn what_is_to_run_again_is_on_its_way_while_its_former_process_ends() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    bench.ready("a");
+    bench.command("a", Command::Stop);
+    assert_eq!(bench.published("a").state, ModuleState::Draining);
+    bench.command("a", Command::Start);
+    let record = bench.published("a");
+    assert!(record.state.is_coming() && record.reason.as_deref() == Some("its former process is still ending"), "{record:?}");
+    bench.command("a", Command::Stop);
+    assert_eq!(bench.published("a").state, ModuleState::Draining);
+}
+
+#[test]
+fn a_changed_card_says_anew_who_may_connect() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    bench.ready("a");
+    bench.log.clear();
+    bench.cards(vec![card("a", "access = \"group\"")]);
+    bench.exit("a", Exit::Code(0));
+    let id = bench.id("a");
+    assert!(bench.log.contains(&Effect::Bind { id: id.clone() }) && !bench.log.contains(&Effect::Forget { id }), "{:?}", bench.log);
+}
+
+#[test]
+fn a_module_that_says_it_ends_and_stays_is_killed() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    bench.ready("a");
+    let session = bench.entry("a").session.clone().expect("a session");
+    bench.event(Event::Updated { update: UpdateIn { session, state: Some(ModuleState::Draining), ..UpdateIn::default() } });
+    let before = bench.now;
+    assert!(bench.wait().iter().any(|e| matches!(e, Effect::Kill { .. })));
+    assert_eq!(bench.now - before, GRACE_MS);
+}
+
 proptest! {
     /// Whatever happens in whatever order: never two processes, and nothing is stuck without a timer.
     #[test]
