@@ -5,6 +5,7 @@ mod failure;
 mod models;
 mod output;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,7 +29,8 @@ real and mock providers by context.
 
 const AFTER_HELP: &str = "\
 Exit status: 0 done; 1 the mesh answered with an error; 2 wrong usage; 3 no mesh at the socket; \
-4 nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input.
+4 nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input; \
+74 standard output could not be written; 141 its reader has gone.
 
 Environment: BRAHMAN_SOCKET, BRAHMAN_BROKER_CONTEXT, BRAHMAN_CARDS, BRAHMAN_STATE, BRAHMAN_CACHE, NO_COLOR.";
 
@@ -343,20 +345,45 @@ struct Label {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     let output = Output::new(arguments.json);
     let socket = arguments.socket.clone().unwrap_or_else(brahman_sidecar::place::mesh_socket);
     let outcome = match arguments.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "brahman", &mut std::io::stdout());
+            // Into memory first: the generator panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "brahman", &mut script);
+            output.put(&script);
             Ok(())
         }
         command => dispatch(command, &socket, &output),
     };
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => Failure::of(&error).report(&output),
+    };
+    output.end(code)
+}
+
+/// Help, the version, or what was wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    let output = Output::new(false);
+    if error.use_stderr() {
+        let given = std::env::args_os().any(|word| word.to_string_lossy().contains(brahman_sidecar::telemetry::is_unsafe));
+        if given {
+            // The message repeats the arguments, which may have come from a script's data.
+            let _ = writeln!(std::io::stderr(), "{}", brahman_sidecar::telemetry::escape(error.render().to_string().trim_end()));
+        } else {
+            // The exit code says it, too.
+            let _ = error.print();
+        }
+    } else if let Err(lost) = error.print().and_then(|()| std::io::stdout().flush()) {
+        return output.lost_code(&lost);
     }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {
@@ -364,14 +391,14 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
-        Command::Check { paths } => return mesh::check(&paths, output),
+        Command::Check { paths } => return mesh::check(&paths, socket, output),
         Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
         Command::Models(Models::Check { folder }) => return models::check(&folder, output),
         Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
         other => other,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let work = async {
         match command {
             Command::Down => mesh::down(socket, output).await,
             Command::Status { wait } => mesh::status(socket, wait, output).await,
@@ -422,6 +449,14 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Score(command) => score::score(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,
             Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } => Ok(()),
+        }
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            outcome = work => outcome,
+            // Nobody reads any more: what runs for this command alone is given up with the connection.
+            () = output.until_lost() => Ok(()),
         }
     })
 }

@@ -1,10 +1,40 @@
 //! What a person sees: tables, colours that respect NO_COLOR, progress where there is a terminal; or JSON and nothing else.
+//!
+//! Invariants: whatever a module, a document or a key holds, a terminal does nothing but show it: everything printed for
+//! people passes through [`Output::line`], [`Output::text`], [`Output::table`], [`Output::note`], [`Output::failure`] or
+//! the bars here, which escape it, and the only escape sequences are the ones made of [`CODES`]. Output that could not be
+//! written is remembered, and the command does not succeed.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{self, IsTerminal, Write, stderr, stdout};
+use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use brahman_sidecar::telemetry;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use tokio::sync::Notify;
+
+/// sysexits.h `EX_IOERR`: standard output took less than there was.
+const EXIT_LOST: u8 = 74;
+/// What a shell shows for a program that a closed pipe has ended (128 and SIGPIPE), as it does for coreutils.
+const EXIT_PIPE: u8 = 141;
+
+/// Colours and their end, by number: in a text they stand as characters of Unicode that are none, and become escape
+/// sequences only where the text is printed, so that a text of somebody else's can bring none along.
+const CODES: [&str; 12] = ["0", "1", "2", "31", "32", "33", "48;5;236", "48;5;52", "48;5;88", "48;5;124", "48;5;160", "48;5;196"];
+/// The first of 32 noncharacters.
+const FIRST_MARK: u32 = 0xfdd0;
+
+fn mark(code: &str) -> char {
+    let number = CODES.iter().position(|known| *known == code).unwrap_or_default();
+    u32::try_from(number).ok().and_then(|n| char::from_u32(FIRST_MARK + n)).unwrap_or(' ')
+}
+
+fn code_of(mark: char) -> Option<&'static str> {
+    let number = u32::from(mark).checked_sub(FIRST_MARK)?;
+    CODES.get(usize::try_from(number).ok()?).copied()
+}
 
 /// A colour by what it means.
 #[derive(Clone, Copy, Debug)]
@@ -22,42 +52,103 @@ pub(crate) struct Output {
     json: bool,
     colour: bool,
     progress: bool,
+    lost: OnceLock<io::Error>,
+    gone: Notify,
 }
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { json, colour: wanted && !json && stdout().is_terminal(), progress: !json && stderr().is_terminal() }
+        Self {
+            json,
+            colour: wanted && !json && stdout().is_terminal(),
+            progress: !json && stderr().is_terminal(),
+            lost: OnceLock::new(),
+            gone: Notify::new(),
+        }
     }
 
     pub(crate) fn json(&self) -> bool {
         self.json
     }
 
-    /// A line on standard output. A reader that has gone (`| head`) ends the program quietly, as it does others.
+    /// A line on standard output.
     pub(crate) fn line(&self, text: &str) {
-        let _ = writeln!(stdout(), "{text}");
+        self.put(format!("{}\n", shown(text, self.colour, false)).as_bytes());
+    }
+
+    /// Lines that belong together, such as a description.
+    pub(crate) fn text(&self, text: &str) {
+        self.put(format!("{}\n", shown(text, self.colour, true)).as_bytes());
     }
 
     pub(crate) fn print_json<T: Serialize>(&self, value: &T) {
-        if let Ok(text) = serde_json::to_string(value) {
-            self.line(&text);
+        match serde_json::to_string(value) {
+            Ok(text) => self.put(format!("{text}\n").as_bytes()),
+            Err(error) => self.lose(error.into()),
         }
+    }
+
+    /// JSON for a person's eyes: the same value, where a terminal would act on a character by its escape in JSON.
+    pub(crate) fn pretty_json(&self, value: &serde_json::Value) {
+        match serde_json::to_string_pretty(value) {
+            Ok(text) => self.put(format!("{}\n", safe_json(&text)).as_bytes()),
+            Err(error) => self.lose(error.into()),
+        }
+    }
+
+    /// Bytes as they are, for a script that the shell reads.
+    pub(crate) fn put(&self, bytes: &[u8]) {
+        if self.lost.get().is_none() {
+            let mut out = stdout().lock();
+            if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+                self.lose(error);
+            }
+        }
+    }
+
+    fn lose(&self, error: io::Error) {
+        // The first reason is the one that counts.
+        let _ = self.lost.set(error);
+        self.gone.notify_one();
+    }
+
+    /// Resolves once output was lost: what goes on writes to nobody.
+    pub(crate) async fn until_lost(&self) {
+        while self.lost.get().is_none() {
+            self.gone.notified().await;
+        }
+    }
+
+    /// The exit code, which is never 0 if output was lost. A reader that has gone (`| head`) is no matter for a message.
+    pub(crate) fn end(&self, code: ExitCode) -> ExitCode {
+        self.lost.get().map_or(code, |error| self.lost_code(error))
+    }
+
+    /// The exit code for output that was lost, once that was said.
+    pub(crate) fn lost_code(&self, error: &io::Error) -> ExitCode {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return ExitCode::from(EXIT_PIPE);
+        }
+        self.failure(&format!("cannot write to standard output: {error}"), None);
+        ExitCode::from(EXIT_LOST)
     }
 
     /// A remark that is no result.
     pub(crate) fn note(&self, text: &str) {
         if !self.json {
-            let _ = writeln!(stderr(), "{text}");
+            // What is no result may be lost.
+            let _ = writeln!(stderr(), "{}", shown(text, false, false));
         }
     }
 
     pub(crate) fn failure(&self, message: &str, hint: Option<&str>) {
         let colour = self.colour && stderr().is_terminal();
         let (red, plain) = if colour { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
-        let _ = writeln!(stderr(), "{red}error:{plain} {message}");
+        // The exit code says it, too.
+        let _ = writeln!(stderr(), "{red}error:{plain} {}", shown(message, false, true));
         if let Some(hint) = hint {
-            let _ = writeln!(stderr(), "hint: {hint}");
+            let _ = writeln!(stderr(), "hint: {}", shown(hint, false, true));
         }
     }
 
@@ -66,13 +157,13 @@ impl Output {
             return text.to_owned();
         }
         let code = match tone {
-            Tone::Good => 32,
-            Tone::Busy => 33,
-            Tone::Bad => 31,
-            Tone::Faint => 2,
-            Tone::Strong => 1,
+            Tone::Good => "32",
+            Tone::Busy => "33",
+            Tone::Bad => "31",
+            Tone::Faint => "2",
+            Tone::Strong => "1",
         };
-        format!("\x1b[{code}m{text}\x1b[0m")
+        format!("{}{text}{}", mark(code), mark("0"))
     }
 
     /// One cell of a heat map, two characters wide: a background where there are colours, a denser block where there are none.
@@ -83,8 +174,8 @@ impl Output {
             return blocks[if value <= 0.0 { 0 } else { 1 + (share * 3.0).round() as usize }].to_owned();
         }
         // From the 256 colours: a ramp of dark to bright red.
-        let ramp = [236, 52, 88, 124, 160, 196];
-        format!("\x1b[48;5;{}m  \x1b[0m", ramp[if value <= 0.0 { 0 } else { 1 + (share * 4.0).round() as usize }])
+        let ramp = ["48;5;236", "48;5;52", "48;5;88", "48;5;124", "48;5;160", "48;5;196"];
+        format!("{}  {}", mark(ramp[if value <= 0.0 { 0 } else { 1 + (share * 4.0).round() as usize }]), mark("0"))
     }
 
     /// A table with left-aligned columns as wide as their widest cell; nothing for no rows.
@@ -92,6 +183,7 @@ impl Output {
         if rows.is_empty() {
             return;
         }
+        let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
         let widths: Vec<usize> =
             (0..head.len()).map(|i| rows.iter().map(|r| visible(&r[i])).chain([head[i].len()]).max().unwrap_or(0)).collect();
         let line = |cells: Vec<String>| {
@@ -119,19 +211,19 @@ impl Output {
 
     pub(crate) fn bytes_bar(&self, what: &str, length: u64) -> ProgressBar {
         let bar = self.bar(length, "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-        bar.set_message(what.to_owned());
+        bar.set_message(one_line(what));
         bar
     }
 
     pub(crate) fn count_bar(&self, what: &str, length: u64) -> ProgressBar {
         let bar = self.bar(length, "{msg} {bar:30} {pos}/{len} {per_sec} {eta}");
-        bar.set_message(what.to_owned());
+        bar.set_message(one_line(what));
         bar
     }
 
     pub(crate) fn spinner(&self, what: &str) -> ProgressBar {
         let bar = self.bar(0, "{spinner} {msg} {elapsed}");
-        bar.set_message(what.to_owned());
+        bar.set_message(one_line(what));
         if self.progress {
             bar.enable_steady_tick(Duration::from_millis(100));
         }
@@ -139,19 +231,58 @@ impl Output {
     }
 }
 
-/// Characters that take room, colour codes left out.
-fn visible(text: &str) -> usize {
-    let mut count = 0;
-    let mut escape = false;
+/// A text as it is printed: marks of colour become escape sequences (or nothing), and whatever else a terminal would act
+/// on becomes `\u{…}`.
+fn shown(text: &str, colour: bool, newlines: bool) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match (escape, c) {
-            (true, 'm') => escape = false,
-            (true, _) => {}
-            (false, '\x1b') => escape = true,
-            (false, _) => count += 1,
+        match code_of(c) {
+            Some(code) if colour => {
+                out.push_str("\x1b[");
+                out.push_str(code);
+                out.push('m');
+            }
+            Some(_) => {}
+            None if telemetry::is_unsafe(c) || (c == '\n' && !newlines) => out.extend(c.escape_unicode()),
+            None => out.push(c),
         }
     }
-    count
+    out
+}
+
+/// Somebody else's text on one line, for the middle of a line, a cell or a bar: no line feed, no tab, nothing that a
+/// terminal acts on. Marks of colour stay.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if telemetry::is_unsafe(c) || c == '\n' || c == '\t' {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// JSON text whose strings hold nothing that a terminal acts on: the characters in question can stand in strings alone.
+fn safe_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if telemetry::is_unsafe(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Characters that take room, marks of colour left out.
+fn visible(text: &str) -> usize {
+    text.chars().filter(|c| code_of(*c).is_none()).count()
 }
 
 /// `3.2s`, `4m05s`, `2h03m`, `5d01h`.
@@ -175,4 +306,51 @@ pub(crate) fn bytes(n: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn coloured() -> Output {
+        Output { json: false, colour: true, progress: false, lost: OnceLock::new(), gone: Notify::new() }
+    }
+
+    #[test]
+    fn colours_are_ours_and_nothing_else_reaches_the_terminal() {
+        let output = coloured();
+        let evil = "\x1b]0;title\x07\x1b[8m\r\u{9b}2J\u{202e}\u{2066}\x7f";
+        for text in [evil.to_owned(), output.paint(evil, Tone::Bad), format!("{}: {evil}", output.paint("x", Tone::Strong))] {
+            for newlines in [false, true] {
+                let shown = shown(&text, true, newlines);
+                let rest = shown.replace("\x1b[31m", "").replace("\x1b[1m", "").replace("\x1b[0m", "");
+                assert!(!rest.contains(telemetry::is_unsafe), "{rest:?}");
+                assert!(rest.contains("\\u{1b}]0;title\\u{7}") && rest.contains("\\u{202e}"), "{rest:?}");
+            }
+        }
+        assert_eq!(shown(&output.paint("up", Tone::Good), true, false), "\x1b[32mup\x1b[0m");
+        assert_eq!(shown(&output.paint("up", Tone::Good), false, false), "up");
+        assert_eq!(shown(&output.shade(1.0, 1.0), true, false), "\x1b[48;5;196m  \x1b[0m");
+    }
+
+    #[test]
+    fn a_line_is_one_line_and_a_text_may_be_many() {
+        assert_eq!(shown("a\nb\tc", false, false), "a\\u{a}b\tc");
+        assert_eq!(shown("a\nb\tc", false, true), "a\nb\tc");
+        assert_eq!(one_line("a\nb\tc – ü"), "a\\u{a}b\\u{9}c – ü");
+    }
+
+    #[test]
+    fn a_cell_is_as_wide_as_it_is_shown() {
+        let output = coloured();
+        assert_eq!(visible(&one_line(&output.paint("a\x1bb", Tone::Good))), "a\\u{1b}b".len());
+    }
+
+    #[test]
+    fn pretty_json_is_the_same_value_without_what_a_terminal_acts_on() {
+        let value = serde_json::json!({"x\u{9b}": "\u{202e}\u{7f}\u{1b} ü \n"});
+        let text = safe_json(&serde_json::to_string_pretty(&value).expect("JSON"));
+        assert!(!text.contains(telemetry::is_unsafe), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), value);
+    }
 }

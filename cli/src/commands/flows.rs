@@ -121,7 +121,7 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         if output.json() || call.more {
             output.print_json(&value);
         } else {
-            output.line(&serde_json::to_string_pretty(&value)?);
+            output.pretty_json(&value);
         }
         if !reply.continues {
             return Ok(());
@@ -137,7 +137,7 @@ pub(crate) async fn introspect(socket: &Path, interface: Option<&str>, output: &
             if output.json() {
                 output.print_json(&out);
             } else {
-                output.line(out.description.trim_end());
+                output.text(out.description.trim_end());
             }
         }
         None => {

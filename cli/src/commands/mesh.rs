@@ -1,21 +1,24 @@
 //! Running a mesh and looking after it.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use brahman_card::CardError;
+use brahman_card::ModuleState;
 use brahman_card::interface::Empty;
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::init::{LabelIn, ListOut, LogsIn, LogsOut, ReloadOut};
-use brahman_card::{Card, ModuleState};
+use brahman_sidecar::place::cards::{self, Found};
 use brahman_sidecar::{ClientError, place};
 
 use super::{get, sibling, stream};
 use crate::Up;
 use crate::failure::BadInput;
-use crate::output::{Output, Tone, duration};
+use crate::output::{Output, Tone, duration, one_line};
 
 /// Becomes `brahman-init`, so that signals reach it without a go-between.
 pub(crate) fn up(up: &Up, socket: &Path) -> anyhow::Result<()> {
@@ -37,7 +40,20 @@ pub(crate) fn up(up: &Up, socket: &Path) -> anyhow::Result<()> {
 /// Asks init to end, and waits until nobody answers on its socket.
 pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
     let init = place::init_socket(socket);
-    let _: Empty = get(&init, "org.brahman.Init.Shutdown", &Empty {}).await?;
+    let asked: Result<Empty, ClientError> = get(&init, "org.brahman.Init.Shutdown", &Empty {}).await;
+    match asked {
+        // No init, but perhaps modules that a killed one left behind: they end as its next start would end them.
+        Err(ClientError::Connect { .. }) if swept(socket) => {
+            output.note("brahman-init was gone; what it had left running is ended");
+            if output.json() {
+                output.print_json(&serde_json::json!({ "ended": true }));
+            }
+            return Ok(());
+        }
+        other => {
+            other?;
+        }
+    }
     let started = Instant::now();
     let bar = output.spinner("ending");
     // init's lock is released when its process is gone, whatever becomes of the socket file.
@@ -52,6 +68,13 @@ pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
         output.print_json(&serde_json::json!({ "ended": true }));
     }
     Ok(())
+}
+
+/// Whether a killed init had left anything: it is ended now. brahman-init knows how, and what it says is of no interest here.
+fn swept(socket: &Path) -> bool {
+    let mut command = Command::new(sibling("brahman-init"));
+    command.arg("--socket").arg(socket).arg("__sweep").env("BRAHMAN_LOG", "warn").stderr(std::process::Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// The broker's status; init's table if there is no broker.
@@ -125,7 +148,7 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
     output.table(&["MODULE", "STATE", "PID", "SINCE", "RESTARTS", "QUEUE", "P50", "P99", "MODEL", "DEVICE"], rows.collect());
     for m in &status.modules {
         if let Some(reason) = m.reason.as_ref().filter(|_| m.state != ModuleState::Ready) {
-            output.line(&format!("{}: {reason}", m.label));
+            output.line(&format!("{}: {}", m.label, one_line(reason)));
         }
         if let Some(breaker) = &m.breaker {
             output.line(&format!("{}: breaker {breaker}, {} of {} calls failed", m.label, m.failures, m.calls));
@@ -133,6 +156,13 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
         for shortfall in m.shortfalls.iter().flatten() {
             output.line(&output.paint(&format!("{}: {shortfall}", m.label), Tone::Faint));
         }
+    }
+    // Of use even where it cannot be had: the broker may be all that answers.
+    let list: Result<ListOut, ClientError> = get(&place::init_socket(socket), "org.brahman.Init.List", &Empty {}).await;
+    if let Some(lost) = list.ok().and_then(|list| list.log_lines_lost) {
+        output.line(
+            &output.paint(&format!("{lost} lines of the mesh's log could not be written; `brahman logs` keeps the last ones"), Tone::Bad),
+        );
     }
     Ok(())
 }
@@ -191,46 +221,71 @@ pub(crate) async fn reload(socket: &Path, output: &Output) -> anyhow::Result<()>
     Ok(())
 }
 
-pub(crate) fn check(paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
-    let folders = if paths.is_empty() { vec![default_cards()] } else { paths.to_vec() };
-    let mut files = Vec::new();
-    for path in folders {
-        if path.is_dir() {
-            let entries = std::fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            files.extend(entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml" || e == "json")));
-        } else {
-            files.push(path);
+/// Says what is wrong with Cards, alone and beside one another. Without paths: with those that `up` would start here.
+pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let mesh = std::path::absolute(socket)?;
+    let unreadable = |(folder, error): (PathBuf, std::io::Error)| BadInput(format!("cannot read {}: {error}", folder.display()));
+    // Folders that are named are not layers of one another: each Card in them counts.
+    let groups: Vec<Vec<PathBuf>> = if paths.is_empty() {
+        vec![cards::folders(None)]
+    } else {
+        paths.iter().filter(|path| path.is_dir()).map(|folder| vec![folder.clone()]).collect()
+    };
+    let mut found: Vec<Found> = Vec::new();
+    let mut errors: Vec<CardError> = Vec::new();
+    for group in groups {
+        let reading = cards::read(&group).map_err(unreadable)?;
+        found.extend(reading.cards);
+        errors.extend(reading.errors);
+    }
+    for file in paths.iter().filter(|p| !p.is_dir()) {
+        // A file that is not there is a slip of the person's, not a bad Card.
+        std::fs::metadata(file).map_err(|e| BadInput(format!("{}: {e}", file.display())))?;
+        match cards::read_one(file) {
+            // Named itself and by its folder.
+            Ok(card) if found.iter().any(|known| known.origin == card.origin) => {}
+            Ok(card) => found.push(card),
+            Err(error) => errors.push(error),
         }
     }
-    files.sort();
-    if files.is_empty() {
+    if found.is_empty() && errors.is_empty() {
         return Err(BadInput("no Cards there: expected *.toml or *.json".into()).into());
     }
-    let mut results = Vec::new();
-    for file in &files {
-        let origin = file.display().to_string();
-        let text = std::fs::read(file).map_err(|e| BadInput(format!("{origin}: {e}")))?;
-        results.push((origin.clone(), Card::parse(&origin, &text)));
+    errors.extend(cards::collisions(&found, &mesh));
+    // A Card that is looked at alone may require what lies beside it, or what is installed.
+    let mut known = found.clone();
+    let beside = paths.iter().filter(|path| !path.is_dir()).filter_map(|path| path.parent()).map(|folder| Path::new(".").join(folder));
+    for folder in beside.chain(cards::folders(None)) {
+        // Of no interest here if it cannot be read.
+        known.extend(cards::read(&[folder]).map(|reading| reading.cards).unwrap_or_default());
     }
-    let bad = results.iter().filter(|(_, r)| r.is_err()).count();
-    for (origin, result) in &results {
-        match result {
-            Ok(card) if output.json() => {
-                output.print_json(&serde_json::json!({ "file": origin, "ok": true, "label": card.label, "id": card.id }));
-            }
-            Ok(card) => output.line(&format!("{} {origin}: {}", output.paint("ok", Tone::Good), card.label)),
-            Err(e) if output.json() => {
-                output.print_json(&serde_json::json!({ "file": origin, "ok": false, "field": e.field, "expected": e.expected }));
-            }
-            Err(e) => output.line(&format!("{} {e}", output.paint("bad", Tone::Bad))),
-        }
-    }
-    if bad > 0 { Err(BadInput(format!("{bad} of {} Cards are refused", results.len())).into()) } else { Ok(()) }
+    let asked: BTreeSet<&str> = found.iter().map(|card| card.origin.as_str()).collect();
+    errors.extend(cards::unrunnable(&known).into_iter().filter(|error| asked.contains(error.origin.as_str())));
+    errors.sort_by(|a, b| (&a.origin, &a.field).cmp(&(&b.origin, &b.field)));
+    errors.dedup();
+    report_cards(&found, &errors, output)
 }
 
-/// The folder `up` would use, as far as it can be told without init.
-fn default_cards() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|h| h.join(".config"))).map(|c| c.join("brahman/cards"));
-    set("BRAHMAN_CARDS").or_else(|| config.filter(|c| c.is_dir())).unwrap_or_else(|| PathBuf::from("/etc/brahman/cards"))
+fn report_cards(found: &[Found], errors: &[CardError], output: &Output) -> anyhow::Result<()> {
+    let refused = |origin: &str| errors.iter().any(|error| error.origin == origin);
+    for card in found.iter().filter(|card| !refused(&card.origin)) {
+        let (label, id) = (card.card.label.to_string(), &card.card.id);
+        if output.json() {
+            output.print_json(&serde_json::json!({ "file": card.origin, "ok": true, "label": label, "id": id }));
+        } else {
+            output.line(&format!("{} {}: {label}", output.paint("ok", Tone::Good), card.origin));
+        }
+    }
+    for e in errors {
+        if output.json() {
+            output.print_json(&serde_json::json!({ "file": e.origin, "ok": false, "field": e.field, "expected": e.expected }));
+        } else {
+            output.line(&format!("{} {}", output.paint("bad", Tone::Bad), one_line(&e.to_string())));
+        }
+    }
+    let mut bad: Vec<&str> = errors.iter().map(|error| error.origin.as_str()).collect();
+    bad.sort_unstable();
+    bad.dedup();
+    let all = bad.len() + found.iter().filter(|card| !refused(&card.origin)).count();
+    if bad.is_empty() { Ok(()) } else { Err(BadInput(format!("{} of {all} Cards are refused", bad.len())).into()) }
 }

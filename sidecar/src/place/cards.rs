@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use brahman_card::card::{Native, Payload, SOCKET_PATH_BYTES_MAX, cycles, satisfies};
+use brahman_card::card::{CARD_BYTES_MAX, Native, Payload, SOCKET_PATH_BYTES_MAX, cycles, satisfies};
 use brahman_card::interface::broker;
 use brahman_card::{Card, CardError};
 use thiserror::Error;
@@ -99,9 +99,19 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// What is wrong with it, or that it could not be read.
 pub fn read_one(path: &Path) -> Result<Found, CardError> {
     let origin = path.display().to_string();
-    let text = fs::read(path).map_err(|e| CardError { origin: origin.clone(), field: "(file)".into(), expected: e.to_string() })?;
+    let text = bounded(path).map_err(|e| CardError { origin: origin.clone(), field: "(file)".into(), expected: e.to_string() })?;
     let card = Card::parse(&origin, &text)?;
     Ok(Found { origin, card })
+}
+
+/// What a file holds, up to a byte more than a Card may have: a pipe or a device that has the name of one is not waited for.
+fn bounded(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file, expected TOML or JSON"));
+    }
+    let mut text = Vec::new();
+    fs::File::open(path)?.take(CARD_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// Path of the socket that a module answers on. A Card that offers the broker's interface has the mesh socket.
