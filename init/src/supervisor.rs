@@ -127,6 +127,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     for held in passed.iter().filter(|held| group.is_some_and(|gid| !held.admits(gid))) {
         tracing::warn!(socket = %held.path.display(), "the group cannot connect: set SocketGroup= and SocketMode=0660 in brahman.socket");
     }
+    // What lies at the mesh socket's own path concerns the mesh, not the broker alone.
+    if !passed.iter().any(|held| held.is_at(&options.mesh)) {
+        place::socket::examine(&options.mesh).map_err(SocketError::from)?;
+    }
     let (listener, own) = place::socket::listen(&places.init, group).map_err(SocketError::from)?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;

@@ -111,8 +111,25 @@ fn guarded(path: &Path, group: Option<u32>) -> Result<SocketFile, BindError> {
     }
 }
 
+/// Whether a listening socket could be bound at a path, without touching it.
+///
+/// # Errors
+/// What [`listen`] would say.
+pub fn examine(path: &Path) -> Result<(), BindError> {
+    leftover(path, SocketType::STREAM).map(drop)
+}
+
 /// Makes room at a path: nothing is there, or a dead socket of ours was.
 fn clear(path: &Path, kind: SocketType) -> Result<(), BindError> {
+    if leftover(path, kind)? {
+        tracing::info!(socket = %path.display(), "replacing a dead socket");
+        std::fs::remove_file(path).map_err(|source| BindError::Io { path: path.to_owned(), source })?;
+    }
+    Ok(())
+}
+
+/// Whether a dead socket of ours is in the way; an error if anything else is.
+fn leftover(path: &Path, kind: SocketType) -> Result<bool, BindError> {
     let length = path.as_os_str().len();
     if length > SOCKET_PATH_BYTES_MAX {
         return Err(BindError::TooLong { path: path.to_owned(), length });
@@ -120,7 +137,7 @@ fn clear(path: &Path, kind: SocketType) -> Result<(), BindError> {
     let failed = |source: io::Error| BindError::Io { path: path.to_owned(), source };
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
     };
     let not_ours = |what: String| BindError::NotOurs { path: path.to_owned(), what };
@@ -134,8 +151,7 @@ fn clear(path: &Path, kind: SocketType) -> Result<(), BindError> {
     if answers(path, kind).map_err(failed)? {
         return Err(BindError::Answered { path: path.to_owned() });
     }
-    tracing::info!(socket = %path.display(), "replacing a dead socket");
-    std::fs::remove_file(path).map_err(failed)
+    Ok(true)
 }
 
 /// What a file is, with its article.

@@ -1,9 +1,10 @@
 //! The command as a person and a script meet it.
 
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 
 use brahman_card::ModuleState;
-use brahman_tests::{Setup, binary, shipped};
+use brahman_tests::{Setup, binary, script, shipped};
 use serde_json::json;
 
 fn brahman(arguments: &[&str]) -> std::process::Output {
@@ -79,4 +80,122 @@ async fn down_ends_everything() {
     brahman_tests::gone(mock).await;
     assert!(!mesh.socket().exists() && !mesh.beside("init.sock").exists());
     assert_eq!(mesh.brahman(&["status"]).status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn output_that_is_lost_is_an_error_and_a_closed_pipe_is_quiet() {
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock")]).context("test").up().await;
+    mesh.when_module("embed-mock", ModuleState::Ready).await;
+    let cards = brahman_tests::repository().join("packaging/cards").display().to_string();
+    let socket = mesh.socket().display().to_string();
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["embed", "x"],
+        &["call", "embed.Info"],
+        &["introspect", "embed"],
+        &["logs", "broker"],
+        &["logs", "broker", "--follow"],
+        &["explain", "embed"],
+        &["check", cards.as_str()],
+        &["completions", "bash"],
+        &["--help"],
+        &["--version"],
+    ] {
+        let run = |stdout: Stdio| {
+            let mut command = Command::new(binary("brahman"));
+            command.env_clear().env("BRAHMAN_SOCKET", &socket).args(arguments).stdin(Stdio::null()).stdout(stdout);
+            command.stderr(Stdio::piped()).output().expect("it runs")
+        };
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let out = run(full.into());
+        let words = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(74), "{arguments:?}: {words}");
+        assert!(words.contains("No space left") && !words.contains("panicked"), "{arguments:?}: {words}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let out = run(writer.into());
+        assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).as_ref()), (Some(141), ""), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_module_writes_moves_no_terminal() {
+    let evil = "printf '\\033]0;title\\007\\033[2J\\342\\200\\256txt\\r\\n' >&2; exit 78";
+    let mesh = Setup::new(&[shipped("broker"), script("evil", evil, "")]).up().await;
+    mesh.when_module("evil", ModuleState::Failed).await;
+    for arguments in [&["logs", "evil"][..], &["status"]] {
+        let out = mesh.brahman(arguments);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(text.contains("\\u{1b}]0;title\\u{7}") && text.contains("\\u{202e}txt"), "{text:?}");
+        assert!(!text.contains(['\x1b', '\x07', '\u{202e}', '\r']), "{text:?}");
+    }
+    let line = mesh.brahman(&["logs", "evil", "--json"]).stdout;
+    let line: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+    assert!(line["text"].as_str().is_some_and(|t| t.contains("\x1b]0;title\x07\x1b[2J\u{202e}txt")), "JSON holds what was written: {line}");
+    assert!(!mesh.log().contains("\x1b]0;"), "init passes it on without harm");
+}
+
+#[test]
+fn check_looks_where_up_does_and_refuses_what_cannot_run() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let cards = home.path().join(".config/brahman/cards");
+    std::fs::create_dir_all(&cards).expect("made");
+    let check = |arguments: &[&str]| {
+        let mut command = Command::new(binary("brahman"));
+        command.env_clear().env("HOME", home.path()).env("PATH", "/usr/bin:/bin").env("BRAHMAN_SOCKET", "/run/none/brahman.sock");
+        let out = command.arg("check").args(arguments).output().expect("it runs");
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    let write = |(name, text): (String, String)| std::fs::write(cards.join(format!("{name}.toml")), text).expect("written");
+    let card = |label: &str, exec: &str, more: &str| {
+        (label.to_owned(), format!("schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"{exec}\"\n"))
+    };
+    write(card("fine", "sh", ""));
+    let (code, words) = check(&[]);
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains("fine.toml"), "{words}");
+    for (bad, reason) in [
+        (card("absent", "no-such-program", ""), "`no-such-program` was not found"),
+        (card("relative", "./no/such", ""), "`./no/such` was not found"),
+        (card("needy", "sh", "requires = [\"nobody\"]"), "`nobody`"),
+        (card("ring", "sh", "requires = [\"ring\"]"), "ring → ring"),
+        (card("same", "sh", "service_socket = \"fine.sock\""), "`fine`"),
+        (card("notify", "sh", ""), "label: `notify`"),
+        (card("away", "sh", "service_socket = \"/tmp/away.sock\""), "outside the run folder"),
+        (card("lock", "sh", "service_socket = \"init.lock\""), "the mesh's own"),
+    ] {
+        let name = bad.0.clone();
+        write(bad);
+        let (code, words) = check(&[]);
+        assert_eq!(code, Some(6), "{name}: {words}");
+        assert!(words.contains(&format!("{name}.toml")) && words.contains(reason), "{name}: {words}");
+        std::fs::remove_file(cards.join(format!("{name}.toml"))).expect("removed");
+    }
+}
+
+#[test]
+fn check_finds_the_cards_installed_beside_the_programs_and_one_s_own() {
+    let prefix = tempfile::tempdir().expect("a temporary directory");
+    let (bin, share) = (prefix.path().join("bin"), prefix.path().join("share/brahman"));
+    std::fs::create_dir_all(&bin).expect("made");
+    std::fs::create_dir_all(&share).expect("made");
+    std::fs::copy(binary("brahman"), bin.join("brahman")).expect("copied");
+    for entry in std::fs::read_dir(brahman_tests::repository().join("packaging/cards")).expect("the Cards").flatten() {
+        let text = std::fs::read(entry.path()).expect("read");
+        let card = brahman_card::Card::parse(&entry.path().display().to_string(), &text).expect("a good Card");
+        if let brahman_card::card::Payload::Native(native) = card.payload {
+            let program = bin.join(native.exec);
+            std::fs::write(&program, "#!/bin/sh\n").expect("written");
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("changed");
+        }
+    }
+    std::os::unix::fs::symlink(brahman_tests::repository().join("packaging/cards"), share.join("cards")).expect("linked");
+    let own = prefix.path().join(".config/brahman/cards");
+    std::fs::create_dir_all(&own).expect("made");
+    std::fs::write(own.join("mine.toml"), "schema_version = 1\nlabel = \"mine\"\npayload = \"virtual\"\n").expect("written");
+    let out = Command::new(bin.join("brahman")).env_clear().env("HOME", prefix.path()).arg("check").output().expect("it runs");
+    let words = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{words}");
+    assert!(words.contains("mine.toml") && words.contains("broker.toml"), "{words}");
 }

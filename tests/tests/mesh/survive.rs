@@ -90,8 +90,10 @@ async fn killing_the_provider_under_load_fails_no_call() {
 
 #[tokio::test]
 async fn killing_the_broker_under_load_loses_nothing_and_restarts_no_module() {
-    let mesh = mesh().await;
-    let mock = mesh.module("embed-mock").await.pid;
+    let (name, text) = shipped("embed-mock");
+    let named = format!("{text}\n[priority_contexts.by-hand]\npriority_offset = 1\n");
+    let mesh = Setup::new(&[shipped("broker"), (name, named)]).context("test").up().await;
+    let mock = mesh.when_module("embed-mock", ModuleState::Ready).await.pid;
     mesh.call("org.brahman.Broker.SetContext", json!({"context": "by-hand"})).await.expect("set");
     let load = Load::start(&mesh, 50, true);
     for _ in 0..3 {
@@ -223,4 +225,55 @@ async fn a_call_that_kills_its_providers_is_given_up_and_named() {
     assert_eq!(fault.name, "org.brahman.Broker.ProviderFailed");
     assert!(fault.message().contains("not tried again"), "{fault}");
     assert_eq!(mesh.call("org.example.WordCount.Count", json!({"text": "one two"})).await.expect("it comes back")["words"], 2);
+}
+
+#[tokio::test]
+async fn init_goes_on_when_its_logs_reader_has_gone_or_its_disk_is_full() {
+    for full in [false, true] {
+        let setup = Setup::new(&[shipped("broker"), shipped("embed-mock")]);
+        let run = setup.cache().with_file_name("run");
+        let socket = run.join("brahman.sock");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let stderr: std::process::Stdio =
+            if full { std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full").into() } else { writer.into() };
+        let mut init = std::process::Command::new("setpriv")
+            .args(["--pdeathsig", "TERM"])
+            .arg(brahman_tests::binary("brahman-init"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("BRAHMAN_CACHE", setup.cache())
+            .arg("--socket")
+            .arg(&socket)
+            .arg("--state")
+            .arg(setup.cache().with_file_name("state"))
+            .arg("--cards")
+            .arg(setup.cache().with_file_name("cards"))
+            .args(["--context", "test"])
+            .stderr(stderr)
+            .spawn()
+            .expect("it starts");
+        let answered = async || loop {
+            if let Ok(mut connection) = Connection::connect(&socket).await
+                && let Ok(answer) = connection.call::<_, Value>("org.brahman.Embed.EmbedText", &json!({"texts": ["x"]})).await
+            {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        };
+        let first = tokio::time::timeout(brahman_tests::PATIENCE, answered()).await.expect("the mesh answers");
+        assert_eq!(first["dim"], 32);
+        drop(reader);
+        let ask = async |method: &str, parameters: Value| {
+            let mut connection = Connection::connect(&run.join("init.sock")).await.expect("init answers");
+            connection.call::<_, Value>(method, &parameters).await.expect("done")
+        };
+        // A death is a line of the log; init is to outlive it, and to count it.
+        ask("org.brahman.Init.Restart", json!({"label": "embed-mock"})).await;
+        let counted = async { while ask("org.brahman.Init.List", json!({})).await["log_lines_lost"].as_u64().is_none_or(|n| n == 0) {} };
+        tokio::time::timeout(brahman_tests::PATIENCE, counted).await.expect("lost lines are counted");
+        let again = tokio::time::timeout(brahman_tests::PATIENCE, answered()).await.expect("the mesh goes on");
+        assert_eq!(again["dim"], 32);
+        ask("org.brahman.Init.Shutdown", json!({})).await;
+        assert!(init.wait().expect("it ends").success());
+    }
 }
