@@ -332,10 +332,14 @@ impl Supervisor {
         let Some(card) = self.state.entry(&id).map(|e| e.card().clone()) else {
             return Event::Tick;
         };
-        let Some(listener) = self.listeners.get(&id) else {
-            return Event::SpawnFailed { id, reason: "its socket could not be bound".into(), permanent: true };
+        // A person may have moved away what was in the socket's place.
+        let held = match self.listeners.remove(&id).map_or_else(|| self.bind(&id, &card), Ok) {
+            Ok(held) => held,
+            Err(error) => return Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true },
         };
-        let started = match spawn(&card, &listener.listener, &self.places, self.cgroups.as_ref()) {
+        let started = spawn(&card, &held.listener, &self.places, self.cgroups.as_ref());
+        self.listeners.insert(id.clone(), held);
+        let started = match started {
             Ok(started) => started,
             Err(error) => {
                 tracing::error!(label = %card.label, "{}", error.reason);
