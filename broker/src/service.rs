@@ -13,6 +13,7 @@ use brahman_card::interface::broker::{
 use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::parameters;
+use brahman_card::card::{Access, unknown_context};
 use brahman_card::{ModuleRecord, ModuleState, interface};
 use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{encode_reply, hung_up, write_all};
@@ -44,6 +45,8 @@ pub(crate) struct Target {
     /// `None` for init, which is no module.
     pub(crate) provider: Option<Arc<Provider>>,
     declared: Vec<String>,
+    /// Whether members of the mesh's group may call it.
+    for_group: bool,
     /// Whether it is told who calls, and the other additions with it.
     pub(crate) wants_uid: bool,
 }
@@ -142,7 +145,7 @@ impl Broker {
         if call.interface == interface::init::INTERFACE.name {
             let socket = self.init.display().to_string();
             let (id, label) = ("init".into(), "init".into());
-            return Ok(Target { id, label, socket, incarnation: 0, provider: None, declared: Vec::new(), wants_uid: true });
+            return Ok(Target { id, label, socket, incarnation: 0, provider: None, declared: Vec::new(), for_group: true, wants_uid: true });
         }
         let mut changes = self.table.subscribe();
         loop {
@@ -218,6 +221,7 @@ impl Broker {
             incarnation: module.incarnation,
             provider: Some(self.providers.of(module)),
             declared,
+            for_group: module.card.access == Access::Group,
             wants_uid: module.card.wants_uid,
         }
     }

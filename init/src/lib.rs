@@ -1,7 +1,7 @@
 //! The supervisor: runs the modules of a mesh and holds their listening sockets.
 //!
 //! [`state`] decides, purely; [`supervisor`] is the loop that feeds it events and carries out its effects with the
-//! help of [`sockets`], [`spawn`], [`processes`], [`cgroup`], [`logs`], [`notify`]; [`service`] is what others may ask.
+//! help of [`setup`], [`sockets`], [`spawn`], [`processes`], [`cgroup`], [`logs`], [`notify`]; [`service`] is what others may ask.
 //!
 //! Invariants: one owner of all state; init never awaits a reply from a child and reads no byte of a request; a
 //! module's listening socket is bound once and never unlinked by the module; init removes no file that it did not make.
@@ -11,6 +11,7 @@ mod logs;
 mod notify;
 mod processes;
 mod service;
+mod setup;
 pub mod shim;
 mod sockets;
 mod spawn;

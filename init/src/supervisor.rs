@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,10 @@ use brahman_card::card::{answers, contexts, unknown_context};
 use brahman_card::interface::init::WatchOut;
 use brahman_card::{Card, Fault, ModuleRecord, ModuleState, interface};
 use brahman_sidecar::place;
-use brahman_sidecar::place::cards::{collisions, may_attach, read, socket_path};
+use brahman_sidecar::place::cards::{may_attach, socket_path};
 use brahman_sidecar::place::socket::SocketFile;
 use brahman_sidecar::serve::{ServeOptions, serve};
 use rustix::process::Signal;
-use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,9 +28,12 @@ use crate::logs::Logs;
 use crate::notify::{Ear, Mouth, Word};
 use crate::processes::{self, Recorded};
 use crate::service::{InitService, Request, bad_card, no_such_module, not_supervised};
+use crate::setup::{Refused, load, mesh_group, wire_path};
 use crate::sockets::{self, Held, Lock, SocketError};
 use crate::spawn::{Places, Process, admits_group, orphans, spawn, tend_orphan};
 use crate::state::{Effect, Entry, Event, GRACE_MS, Id, Millis, State};
+
+pub use crate::setup::{is_configuration, sweep};
 
 /// Requests that may wait for the loop; each is answered in microseconds.
 const REQUESTS_WAITING: usize = 256;
@@ -47,17 +49,6 @@ pub struct Options {
     pub state: PathBuf,
     /// Context that the broker starts in.
     pub context: Option<String>,
-}
-
-/// What init was told to do and cannot, until a person changes it.
-#[derive(Debug, Error)]
-#[error("{0}")]
-struct Refused(String);
-
-/// Whether only a person can mend what stopped [`run`]: no restart will.
-#[must_use]
-pub fn is_configuration(error: &anyhow::Error) -> bool {
-    error.is::<Refused>() || error.downcast_ref::<SocketError>().is_some_and(SocketError::is_configuration)
 }
 
 struct Supervisor {
@@ -202,75 +193,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends what a killed init left behind. An error if nothing was there to end.
-///
-/// # Errors
-/// If an init runs, or nothing was left.
-pub async fn sweep(mesh: &Path) -> anyhow::Result<()> {
-    // Nothing is made where there is nothing.
-    anyhow::ensure!(mesh.with_file_name("init.lock").exists(), "no mesh was ever at {}", mesh.display());
-    let mut lock = Lock::take(mesh)?;
-    let left = processes::left_behind(&std::mem::take(&mut lock.former), mesh);
-    let ended = processes::end(left, Duration::from_millis(GRACE_MS)).await;
-    lock.record(&[]);
-    anyhow::ensure!(ended > 0, "nothing of a mesh is left at {}", mesh.display());
-    Ok(())
-}
-
-/// The group that `$BRAHMAN_GROUP` lets in, once the run folder and this process allow it.
-fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>> {
-    let Some(gid) = place::mesh_group().map_err(|e| Refused(e.to_string()))? else { return Ok(None) };
-    let member = rustix::process::geteuid().is_root()
-        || rustix::process::getegid().as_raw() == gid
-        || rustix::process::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid));
-    if !member {
-        let uid = rustix::process::geteuid().as_raw();
-        let why = format!(
-            "BRAHMAN_GROUP: uid {uid} is not in group {gid} and so cannot give it the sockets; add the user to it, and log in anew"
-        );
-        return Err(Refused(why).into());
-    }
-    if let Some(folder) = mesh.parent() {
-        if lock.fresh && !lock.made_folder && !place::enters(folder, gid) {
-            let folder = folder.display();
-            let why = format!(
-                "BRAHMAN_GROUP: group {gid} cannot enter {folder}, which init did not make; `chmod` it, or choose another --socket"
-            );
-            return Err(Refused(why).into());
-        }
-        place::open_to_group(folder, gid).with_context(|| format!("cannot open {} to group {gid}", folder.display()))?;
-    }
-    Ok(Some(gid))
-}
-
-/// The Cards, if none of them is refused.
-fn load(options: &Options) -> Result<Vec<Card>, Fault> {
-    let reading = read(&options.cards).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {e}", folder.display())))?;
-    for found in &reading.replaced {
-        tracing::info!("{} is left aside: a Card of label `{}` comes before it", found.origin, found.card.label);
-    }
-    let mut errors = reading.errors;
-    errors.extend(collisions(&reading.cards, &options.mesh));
-    if let Some(first) = errors.first() {
-        for error in &errors {
-            tracing::error!("{error}");
-        }
-        let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
-        return Err(bad_card(&format!("{first}{more}; nothing was changed")));
-    }
-    if reading.cards.is_empty() {
-        let folders: Vec<String> = options.cards.iter().map(|folder| folder.display().to_string()).collect();
-        return Err(bad_card(&format!("no Cards in {}: expected *.toml or *.json files, see --cards", folders.join(", "))));
-    }
-    Ok(reading.cards.into_iter().map(|found| found.card).collect())
-}
-
-/// A socket's path as text for the wire: where the folder's is not UTF-8, the file's name, to be joined to the mesh socket's.
-fn wire_path(path: &Path) -> String {
-    let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    path.to_str().map_or_else(name, str::to_owned)
-}
-
 /// Everything the loop wakes up for.
 enum Happened {
     Event(Event),
@@ -410,10 +332,14 @@ impl Supervisor {
         let Some(card) = self.state.entry(&id).map(|e| e.card().clone()) else {
             return Event::Tick;
         };
-        let Some(listener) = self.listeners.get(&id) else {
-            return Event::SpawnFailed { id, reason: "its socket could not be bound".into(), permanent: true };
+        // A person may have moved away what was in the socket's place.
+        let held = match self.listeners.remove(&id).map_or_else(|| self.bind(&id, &card), Ok) {
+            Ok(held) => held,
+            Err(error) => return Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true },
         };
-        let started = match spawn(&card, &listener.listener, &self.places, self.cgroups.as_ref()) {
+        let started = spawn(&card, &held.listener, &self.places, self.cgroups.as_ref());
+        self.listeners.insert(id.clone(), held);
+        let started = match started {
             Ok(started) => started,
             Err(error) => {
                 tracing::error!(label = %card.label, "{}", error.reason);

@@ -136,7 +136,7 @@ pub fn open_to_group(folder: &Path, gid: u32) -> io::Result<()> {
         // What the former group was allowed is not the new one's.
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode & !0o070))?;
         rustix::fs::chown(folder, None, Some(rustix::process::Gid::from_raw(gid)))?;
-        return std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode & !0o070 | 0o010));
+        return std::fs::set_permissions(folder, std::fs::Permissions::from_mode((mode & !0o070) | 0o010));
     }
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode | 0o010))
 }

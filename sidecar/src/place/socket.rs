@@ -3,12 +3,14 @@
 //! Invariants: the only file ever removed is a socket (by `lstat`, so never through a link) that belongs to our uid and
 //! that nobody answers on, or the very file that this process bound. Anything else is left and named.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use brahman_card::card::SOCKET_PATH_BYTES_MAX;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
@@ -53,14 +55,15 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode: another file of the same name is another's.
-    identity: Option<(u64, u64)>,
+    /// The file itself, not opened for anything: while this is held its inode's number is given to no other file.
+    anchor: Option<File>,
 }
 
 impl SocketFile {
     fn of(path: &Path) -> Self {
-        let identity = std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
-        Self { path: path.to_owned(), identity }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let anchor = rustix::fs::open(path, flags, Mode::empty()).ok().map(File::from);
+        Self { path: path.to_owned(), anchor }
     }
 
     /// Where it is.
@@ -71,10 +74,10 @@ impl SocketFile {
 
     /// Removes the file, if it is still the one that was bound.
     pub fn remove(&self) {
+        let own = self.anchor.as_ref().and_then(|anchor| anchor.metadata().ok());
         let found = std::fs::symlink_metadata(&self.path).ok();
-        if found.is_some_and(|f| f.file_type().is_socket() && Some((f.dev(), f.ino())) == self.identity)
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
+        let same = found.zip(own).is_some_and(|(f, o)| f.file_type().is_socket() && (f.dev(), f.ino()) == (o.dev(), o.ino()));
+        if same && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(socket = %self.path.display(), %error, "the socket stays behind");
         }
     }

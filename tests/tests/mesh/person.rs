@@ -115,7 +115,7 @@ async fn output_that_is_lost_is_an_error_and_a_closed_pipe_is_quiet() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let out = run(writer.into());
-        assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).as_ref()), (Some(141), ""), "{arguments:?}");
+        assert_eq!((out.status.code(), &*String::from_utf8_lossy(&out.stderr)), (Some(141), ""), "{arguments:?}");
     }
 }
 

@@ -101,6 +101,10 @@ async fn what_lies_at_a_module_s_socket_fails_that_module_and_is_left() {
     assert!(reason.contains("other.sock is a regular file"), "{reason}");
     mesh.when_module("embed-mock", ModuleState::Ready).await;
     assert_eq!(std::fs::read_to_string(run.join("other.sock")).expect("still there"), "work");
+    // Once a person has moved it away, a start is enough.
+    std::fs::rename(run.join("other.sock"), mesh.folder.path().join("work")).expect("moved");
+    assert!(mesh.brahman(&["start", "other"]).status.success());
+    mesh.when_module("other", ModuleState::Starting).await;
     mesh.down();
 }
 

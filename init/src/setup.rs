@@ -1,0 +1,96 @@
+//! What is settled before anything is started: the group, the Cards, and what a former init left; and why it is refused.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use brahman_card::{Card, Fault};
+use brahman_sidecar::place;
+use brahman_sidecar::place::cards::{collisions, read};
+use thiserror::Error;
+
+use crate::processes;
+use crate::service::bad_card;
+use crate::sockets::{Lock, SocketError};
+use crate::state::GRACE_MS;
+use crate::supervisor::Options;
+
+/// What init was told to do and cannot, until a person changes it.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct Refused(pub(crate) String);
+
+/// Whether only a person can mend what stopped [`run`](crate::supervisor::run): no restart will.
+#[must_use]
+pub fn is_configuration(error: &anyhow::Error) -> bool {
+    error.is::<Refused>() || error.downcast_ref::<SocketError>().is_some_and(SocketError::is_configuration)
+}
+
+/// Ends what a killed init left behind. An error if nothing was there to end.
+///
+/// # Errors
+/// If an init runs, or nothing was left.
+pub async fn sweep(mesh: &Path) -> anyhow::Result<()> {
+    // Nothing is made where there is nothing.
+    anyhow::ensure!(mesh.with_file_name("init.lock").exists(), "no mesh was ever at {}", mesh.display());
+    let mut lock = Lock::take(mesh)?;
+    let left = processes::left_behind(&std::mem::take(&mut lock.former), mesh);
+    let ended = processes::end(left, Duration::from_millis(GRACE_MS)).await;
+    lock.record(&[]);
+    anyhow::ensure!(ended > 0, "nothing of a mesh is left at {}", mesh.display());
+    Ok(())
+}
+
+/// The group that `$BRAHMAN_GROUP` lets in, once the run folder and this process allow it.
+pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>> {
+    let Some(gid) = place::mesh_group().map_err(|e| Refused(e.to_string()))? else { return Ok(None) };
+    let member = rustix::process::geteuid().is_root()
+        || rustix::process::getegid().as_raw() == gid
+        || rustix::process::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid));
+    if !member {
+        let uid = rustix::process::geteuid().as_raw();
+        let why = format!(
+            "BRAHMAN_GROUP: uid {uid} is not in group {gid} and so cannot give it the sockets; add the user to it, and log in anew"
+        );
+        return Err(Refused(why).into());
+    }
+    if let Some(folder) = mesh.parent() {
+        if lock.fresh && !lock.made_folder && !place::enters(folder, gid) {
+            let folder = folder.display();
+            let why = format!(
+                "BRAHMAN_GROUP: group {gid} cannot enter {folder}, which init did not make; `chmod` it, or choose another --socket"
+            );
+            return Err(Refused(why).into());
+        }
+        place::open_to_group(folder, gid).with_context(|| format!("cannot open {} to group {gid}", folder.display()))?;
+    }
+    Ok(Some(gid))
+}
+
+/// The Cards, if none of them is refused.
+pub(crate) fn load(options: &Options) -> Result<Vec<Card>, Fault> {
+    let reading = read(&options.cards).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {e}", folder.display())))?;
+    for found in &reading.replaced {
+        tracing::info!("{} is left aside: a Card of label `{}` comes before it", found.origin, found.card.label);
+    }
+    let mut errors = reading.errors;
+    errors.extend(collisions(&reading.cards, &options.mesh));
+    if let Some(first) = errors.first() {
+        for error in &errors {
+            tracing::error!("{error}");
+        }
+        let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
+        return Err(bad_card(&format!("{first}{more}; nothing was changed")));
+    }
+    if reading.cards.is_empty() {
+        let folders: Vec<String> = options.cards.iter().map(|folder| folder.display().to_string()).collect();
+        return Err(bad_card(&format!("no Cards in {}: expected *.toml or *.json files, see --cards", folders.join(", "))));
+    }
+    Ok(reading.cards.into_iter().map(|found| found.card).collect())
+}
+
+/// A socket's path as text for the wire: where the folder's is not UTF-8, the file's name, to be joined to the mesh socket's.
+pub(crate) fn wire_path(path: &Path) -> String {
+    let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    path.to_str().map_or_else(name, str::to_owned)
+}
