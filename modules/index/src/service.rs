@@ -1,7 +1,8 @@
 //! `org.brahman.Index`.
 //!
-//! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`trials`]
-//! measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale. This file opens the indexes, follows the catalog,
+//! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
+//! and mends what is damaged; [`trials`] measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so
+//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale. This file opens the indexes, follows the catalog,
 //! and makes, describes and deletes them.
 
 mod agent;

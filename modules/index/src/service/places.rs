@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, TryLockError, Weak};
 use std::time::Duration;
 
 use brahman_card::Fault;
@@ -67,7 +67,12 @@ impl IndexService {
     fn copy_to(&self, folder: &Path) {
         let (copying, again) = &*self.copying;
         while again.load(Ordering::Acquire) {
-            let Ok(_copying) = copying.try_lock() else { return };
+            let _copying = match copying.try_lock() {
+                Ok(turn) => turn,
+                // Whoever panicked there left nothing half done: files are put into place whole.
+                Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
             while again.swap(false, Ordering::AcqRel) {
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
                 for index in all {

@@ -19,6 +19,7 @@ use crate::generation::{Allowed, Generation, How};
 use crate::lexical::fuse;
 use crate::refresh::io_fault;
 use crate::rows::Row;
+use crate::threads::caught;
 
 /// Most hits one query may ask for.
 pub(super) const K_MAX: u64 = 10_000;
@@ -231,7 +232,7 @@ impl IndexService {
         };
         let done = if quick {
             // Some tens of microseconds: less than handing it to another thread would take.
-            job.run()?
+            caught("the search", || job.run())??
         } else {
             tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(e.to_string()))??
         };
