@@ -121,9 +121,10 @@ impl IndexService {
                 let mut connection = self.client.open(catalog::INTERFACE.name, &CallOptions::default()).await?;
                 self.hear_of_rescue().await;
                 connection.send(&encode_call("org.brahman.Catalog.Watch", &Empty {}, &CallOptions::default(), true, false)?).await?;
+                let mut first = true;
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
-                    self.hear_of_datasets(word).await;
+                    self.hear_of_datasets(word, std::mem::take(&mut first)).await;
                     self.agent.moved.notify_one();
                     // New data: what was best on the old may not be.
                     if self.agent.settings.enabled {
@@ -144,7 +145,7 @@ impl IndexService {
     }
 
     /// Asks the catalog for the runs behind the numbers of its word; without an answer the numbers alone are compared.
-    async fn hear_of_datasets(&self, word: catalog::WatchOut) {
+    async fn hear_of_datasets(&self, word: catalog::WatchOut, first: bool) {
         let listed = self.client.call::<_, catalog::ListOut>("org.brahman.Catalog.List", &Empty {}, &CallOptions::default()).await;
         let all = match listed {
             Ok(answer) => answer.value.datasets.iter().map(|dataset| (dataset.name.clone(), Version::of(dataset))).collect(),
@@ -154,7 +155,7 @@ impl IndexService {
                 numbers.map(|(name, generation)| (name, Version { generation, ..Version::default() })).collect()
             }
         };
-        self.datasets.replace(all);
+        self.datasets.replace(all, first);
     }
 
     fn index(&self, name: &str) -> Result<Arc<Index>, Fault> {

@@ -51,9 +51,18 @@ impl Datasets {
         lock(&self.0).contains_key(dataset)
     }
 
-    /// What the catalog lists.
-    pub(super) fn replace(&self, all: BTreeMap<String, Version>) {
-        *lock(&self.0) = all;
+    /// What the catalog lists. A list may be older than what it said of one dataset meanwhile, unless it is the `first` of a catalog's
+    /// life: that one may have gone back to a backup.
+    pub(super) fn replace(&self, mut all: BTreeMap<String, Version>, first: bool) {
+        let mut known = lock(&self.0);
+        if !first {
+            for (name, listed) in &mut all {
+                if let Some(later) = known.get(name).filter(|known| known.committed_ms > listed.committed_ms && listed.committed_ms > 0) {
+                    listed.clone_from(later);
+                }
+            }
+        }
+        *known = all;
     }
 
     /// What the catalog says of one, unless something later is known.
@@ -82,7 +91,7 @@ mod tests {
         let version = |generation, run: Option<&str>, committed_ms| Version { generation, run: run.map(str::to_owned), committed_ms };
         let datasets = Datasets::default();
         assert!(!datasets.is_stale("d", &manifest(3, Some("a"))), "one that is gone has not moved on");
-        datasets.replace(BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]));
+        datasets.replace(BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]), true);
         for (generation, run, stale) in
             [(3, Some("b"), false), (3, Some("a"), true), (7, Some("b"), false), (3, None, false), (2, None, true), (4, None, true)]
         {
@@ -92,5 +101,10 @@ mod tests {
         assert!(!datasets.is_stale("d", &manifest(3, Some("b"))), "what was heard before is no news");
         datasets.hear("d", &version(1, Some("c"), 11));
         assert!(datasets.is_stale("d", &manifest(3, Some("b"))));
+        let old = || BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]);
+        datasets.replace(old(), false);
+        assert!(datasets.is_stale("d", &manifest(3, Some("b"))), "a list that was on its way is no news");
+        datasets.replace(old(), true);
+        assert!(!datasets.is_stale("d", &manifest(3, Some("b"))), "a backup is");
     }
 }
