@@ -96,7 +96,8 @@ impl Home {
         steps.pass("copied")?;
         let folder = Folder::new(&copy, Steps::default());
         let seen = folder.survey();
-        let mut wrong = seen.unreadable().into_iter().chain(seen.generations().iter().flat_map(|(_, manifest)| folder.verify(manifest)));
+        let mut wrong =
+            seen.unreadable().into_iter().chain(seen.generations().into_iter().flat_map(|(_, manifest)| folder.verify(manifest)));
         if let Some(wrong) = wrong.next() {
             return Err(bad(format!("{wrong}; `brahman index doctor --repair` before it is moved")));
         }

@@ -139,8 +139,8 @@ pub fn plan(seen: &Seen, held: &HashSet<String>) -> Result<Vec<Removal>, Vec<Str
         keep.insert(&entry.name);
         keep.extend(manifest.parent.as_deref());
     }
-    let kept = || seen.readable().filter(|(entry, _)| keep.contains(entry.name.as_str()));
-    let files: HashSet<&str> = kept().flat_map(|(_, m)| m.files().map(|file| file.path.as_str())).collect();
+    let kept = seen.readable().filter(|(entry, _)| keep.contains(entry.name.as_str()));
+    let files: HashSet<&str> = kept.flat_map(|(_, m)| m.files().map(|file| file.path.as_str())).collect();
     let mut out: Vec<Removal> = seen.leftovers.iter().cloned().map(Removal::Leftover).collect();
     for entry in seen.entries.iter().filter(|entry| !keep.contains(entry.name.as_str())) {
         let own = format!("{}/", entry.name);
