@@ -119,7 +119,7 @@ impl Attempt {
         let (engine, parameters) = built_by(&self.config, manifest)?;
         let aside = || self.aside.iter().for_each(|aside| aside());
         let eval = eval_of(&self.index, &generation, self.threads, &aside)?;
-        let content = content(&generation).map_err(|e| io_fault("reading the index", &e))?;
+        let content = content(&generation).map_err(|e| folder_fault(&self.index.parameters.name, "reading the index", &e))?;
         let started = Instant::now();
         let progress = |n: usize| {
             self.done.store(n as u64, Ordering::Relaxed);
@@ -368,7 +368,7 @@ impl IndexService {
                         counted.store(n as u64, Ordering::Relaxed);
                         !stop.load(Ordering::Relaxed)
                     };
-                    let content = content(&champion).map_err(|e| io_fault("reading the index", &e))?;
+                    let content = content(&champion).map_err(|e| folder_fault(&index.parameters.name, "reading the index", &e))?;
                     let made = index.folder.prepare_base(manifest, &index.parameters.dataset, content, cores(), &progress);
                     made.map_err(|e| folder_fault(&index.parameters.name, "building the challenger", &e))?
                 }
