@@ -23,7 +23,12 @@ const MANIFEST: &str = "manifest.json";
 /// The folder for copies of indexes, as last heard.
 #[must_use]
 pub fn known(indexes: &Path) -> Option<PathBuf> {
-    serde_json::from_slice(&fs::read(indexes.join(KEPT)).ok()?).ok()?
+    let read = match fs::read(indexes.join(KEPT)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        read => read.and_then(|bytes| serde_json::from_slice::<Option<PathBuf>>(&bytes).map_err(io::Error::from)),
+    };
+    // The mesh tells again where copies go; until then damage finds none.
+    read.inspect_err(|error| tracing::error!("{KEPT}: {error}; copies are not used until the mesh says where they are")).ok().flatten()
 }
 
 /// Remembers the folder for copies; none if nobody wants any.
