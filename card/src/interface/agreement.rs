@@ -181,6 +181,7 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("Generations", schema::<index::NameIn>(), schema::<index::GenerationsOut>()),
             ("Promote", schema::<index::PromoteIn>(), schema::<index::PromoteOut>()),
             ("Rollback", schema::<index::RollbackIn>(), schema::<index::RollbackOut>()),
+            ("Unpin", schema::<index::NameIn>(), schema::<index::UnpinOut>()),
             ("Move", schema::<index::MoveIn>(), schema::<index::MoveOut>()),
             ("Compact", schema::<index::NameIn>(), schema::<index::CompactOut>()),
             ("Doctor", schema::<index::DoctorIn>(), schema::<index::DoctorOut>()),

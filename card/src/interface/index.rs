@@ -17,6 +17,7 @@ pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Index",
     idempotent: &[
         "Create", "Search", "SearchBulk", "Get", "List", "Stats", "Delete", "Generations", "Doctor", "EvalList", "Trials", "Best", "CompactTrials", "AgentStatus", "AgentEnqueue",
+        "Unpin",
     ],
     idl: "# Chunks a dataset's rows, embeds them through the mesh, and searches the vectors.
 interface org.brahman.Index
@@ -45,7 +46,8 @@ type GenerationInfo (
   ef_construction: int,
   ef_search: int,
   measured: ?Measured,
-  forced: bool
+  forced: bool,
+  pinned: ?bool
 )
 
 type Config (engine: ?string, m: ?int, ef_construction: ?int, ef_search: ?int, seed: ?int)
@@ -82,6 +84,26 @@ type TrialRecord (
 # Live searches compared with exact ones since a promotion; `verdict` is open, kept, or broken: then it is rolled back.
 type Shadow (verdict: string, checked: int, recall: float, target: float)
 
+# A filter column whose type changed: the newest counts. `nulls_made` values could not be converted.
+type Converted (column: string, from: string, to: string, nulls_made: int)
+
+# What of an index is in memory; `words` is closed, disk or memory. `hits` and `misses` are of words and columns, the others of files
+# that were compared with their checksums.
+type Caches (
+  generations: int,
+  graph_bytes: int,
+  mapped_bytes: int,
+  appended_bytes: int,
+  columns_bytes: int,
+  words: string,
+  hits: int,
+  misses: int,
+  verified_files: int,
+  verified_hits: int,
+  verified_misses: int
+)
+
+# `sweep` says why old files stay: something could not be read, and may need them.
 type Description (
   name: string,
   dataset: string,
@@ -110,7 +132,11 @@ type Description (
   stale: bool,
   degraded: ?string,
   busy: ?string,
-  shadow: ?Shadow
+  shadow: ?Shadow,
+  pinned: ?bool,
+  dataset_run: ?string,
+  sweep: ?string,
+  caches: ?Caches
 )
 
 # `chunk_size` and `overlap` are in characters. The same parameters again change nothing; others are refused.
@@ -156,7 +182,11 @@ method Refresh(name: string) -> (
   bytes_written: ?int,
   stale_cleared: ?bool,
   generation: ?int,
-  model: ?string
+  model: ?string,
+  resume_lost: ?int,
+  converted: ?[]Converted,
+  unpinned: ?bool,
+  sweep: ?string
 )
 
 # Embeds everything by another model into a new generation, which answers when it is whole. Its replies are those of Refresh.
@@ -182,7 +212,11 @@ method Migrate(name: string, model: ?string) -> (
   bytes_written: ?int,
   stale_cleared: ?bool,
   generation: ?int,
-  model: ?string
+  model: ?string,
+  resume_lost: ?int,
+  converted: ?[]Converted,
+  unpinned: ?bool,
+  sweep: ?string
 )
 
 # By text (embedded by the index's own model, whatever the context), or by one or many vectors.
@@ -229,7 +263,8 @@ method Stats(name: string) -> (index: Description)
 
 method Delete(name: string) -> (deleted: bool)
 
-method Generations(name: string) -> (generations: []GenerationInfo)
+# `unreadable` names generations, and whatever else, that cannot be read.
+method Generations(name: string) -> (generations: []GenerationInfo, pinned: ?bool, unreadable: ?[]string)
 
 # Builds and measures a challenger beside the champion, on the same queries; it answers only if it is better. With `more`: progress.
 method Promote(name: string, generation: ?int, trial: ?string, config: ?Config, target_recall: ?float, force: ?bool) -> (
@@ -243,7 +278,12 @@ method Promote(name: string, generation: ?int, trial: ?string, config: ?Config, 
   champion: ?Measured
 )
 
-method Rollback(name: string, generation: ?int) -> (generation: int, previous: int)
+# Goes back to the generation before, or to one that is named, and stays there: nothing that acts by itself goes on from it until
+# `Unpin`, or the next `Refresh` that somebody asks for.
+method Rollback(name: string, generation: ?int) -> (generation: int, previous: int, pinned: ?bool)
+
+# Lets the index follow its dataset again after a rollback.
+method Unpin(name: string) -> (unpinned: bool, generation: int)
 
 # Takes an index to another bucket, which must be a folder: everything is copied and compared before the copy answers. With
 # `more`: progress in bytes.
@@ -260,20 +300,23 @@ method Move(name: string, bucket: string) -> (
 # Folds what was appended, and leaves out what is dead, now rather than in the background. With `more`: progress.
 method Compact(name: string) -> (phase: string, done: int, of: int, compacted: ?bool, generation: ?int)
 
-# Compares every file with its checksum, and asks rows to find themselves.
+# Compares every file with its checksum, and asks rows to find themselves. With `repair`: what is damaged is made again from the
+# segments, and what cannot be is put aside.
 method Doctor(name: string, repair: ?bool) -> (
   healthy: bool,
   problems: []string,
   repaired: bool,
   orphans: int,
   files: int,
-  generation: int
+  generation: int,
+  notes: ?[]string,
+  put_aside: ?[]string
 )
 
 # Makes queries near the index's own rows, which are not rows themselves, and their true neighbours.
 method EvalAutogen(name: string, queries: ?int, k: ?int, seed: ?int) -> (eval: EvalInfo)
 
-method EvalList(name: string) -> (evals: []EvalInfo)
+method EvalList(name: string) -> (evals: []EvalInfo, damaged: ?[]string)
 
 # Builds a graph beside the live one, measures it, and keeps the record. With `more`: progress.
 method Trial(name: string, config: Config, target_recall: ?float, note: ?string) -> (phase: string, done: int, of: int, trial: ?TrialRecord)
@@ -295,7 +338,10 @@ method AgentStatus() -> (
   last: ?string,
   trials_last_hour: int,
   max_trials_per_hour: int,
-  next_in_s: int
+  next_in_s: int,
+  reason: ?string,
+  pinned: ?[]string,
+  refreshes: ?bool
 )
 
 method AgentEnqueue(name: string) -> (queued: bool)

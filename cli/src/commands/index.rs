@@ -11,7 +11,7 @@ use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, BestIn, BestOut, CompactOut, CompactTrialsIn, CompactTrialsOut, Config,
     CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo, EvalListOut, EvalOut, GenerationsOut, GetIn,
     GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, NameIn, PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn,
-    SearchOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialsOut,
+    SearchOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialsOut, UnpinOut,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -88,9 +88,18 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         Index::Generations { name } => show(socket, "Generations", &NameIn { name }, output, |out| generations(output, out)).await,
         Index::Promote(promote) => self::promote(socket, promote, output).await,
         Index::Rollback { name, generation } => {
-            let said =
-                |out: &RollbackOut| output.line(&format!("generation {} answers again, in place of {}", out.generation, out.previous));
+            let stays = format!("it stays until `brahman index unpin {name}`, or the next `brahman index refresh {name}`");
+            let said = |out: &RollbackOut| {
+                output.line(&format!("generation {} answers again, in place of {}; {stays}", out.generation, out.previous));
+            };
             show(socket, "Rollback", &RollbackIn { name, generation }, output, said).await
+        }
+        Index::Unpin { name } => {
+            let said = |out: &UnpinOut| {
+                let now = if out.unpinned { "is pinned no more" } else { "was not pinned" };
+                output.line(&format!("{name} {now}: generation {} answers", out.generation));
+            };
+            show(socket, "Unpin", &NameIn { name: name.clone() }, output, said).await
         }
         Index::Move { name, bucket } => {
             let ask = MoveIn { name: name.clone(), bucket: bucket.clone() };
@@ -144,7 +153,11 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Agent { name: None } => show(socket, "AgentStatus", &Empty {}, output, |out| agent(output, out)).await,
         Index::Eval { name, list: true, .. } => {
-            show(socket, "EvalList", &NameIn { name }, output, |out: &EvalListOut| evals(output, &out.evals)).await
+            let said = |out: &EvalListOut| {
+                evals(output, &out.evals);
+                out.damaged.iter().flatten().for_each(|file| output.line(&output.paint(file, Tone::Bad)));
+            };
+            show(socket, "EvalList", &NameIn { name }, output, said).await
         }
         Index::Eval { name, queries, k, seed, .. } => {
             let ask = EvalAutogenIn { name, queries, k, seed };
@@ -199,7 +212,9 @@ fn describe(output: &Output, indexes: &[Description]) {
         let state = match (&i.degraded, &i.busy, i.stale) {
             (Some(_), _, _) => output.paint("damaged", Tone::Bad),
             (_, Some(busy), _) => output.paint(busy, Tone::Busy),
+            (_, _, true) if i.pinned == Some(true) => output.paint("stale, pinned", Tone::Busy),
             (_, _, true) => output.paint("stale", Tone::Busy),
+            _ if i.pinned == Some(true) => output.paint("pinned", Tone::Busy),
             _ => output.paint("fresh", Tone::Good),
         };
         let model = i.model.clone().unwrap_or_else(|| "-".into());
@@ -235,6 +250,24 @@ fn details(output: &Output, i: &Description) {
             check.target, check.checked, check.recall, check.verdict
         ));
     }
+    if let Some(c) = &i.caches {
+        output.line(&format!(
+            "in memory: {} generations, {} of graphs, {} mapped, {} appended, {} of columns, words {}; {} files compared with their checksums",
+            c.generations,
+            bytes(c.graph_bytes),
+            bytes(c.mapped_bytes),
+            bytes(c.appended_bytes),
+            bytes(c.columns_bytes),
+            c.words,
+            c.verified_files
+        ));
+    }
+    if i.pinned == Some(true) {
+        output.line(&format!("rolled back and pinned: `brahman index unpin {0}`, or a refresh, lets it follow its dataset", i.name));
+    }
+    if let Some(why) = &i.sweep {
+        output.line(&output.paint(why, Tone::Bad));
+    }
     if let Some(why) = &i.degraded {
         output.line(&output.paint(&format!("{why}; `brahman index doctor {} --repair` mends it", i.name), Tone::Bad));
     }
@@ -243,11 +276,13 @@ fn details(output: &Output, i: &Description) {
 fn generations(output: &Output, out: &GenerationsOut) {
     let rows = out.generations.iter().map(|g| {
         let measured = g.measured.as_ref().map_or_else(|| "-".into(), |m| format!("{:.4} / {:.0} µs", m.recall, m.p95_us));
+        let pinned = if g.pinned == Some(true) { ", pinned" } else { "" };
         let number = if g.current { output.paint(&format!("{} ←", g.number), Tone::Good) } else { g.number.to_string() };
-        let reason = if g.forced { format!("{} (forced)", g.reason) } else { g.reason.clone() };
+        let reason = if g.forced { format!("{} (forced){pinned}", g.reason) } else { format!("{}{pinned}", g.reason) };
         vec![number, reason, g.docs.to_string(), g.chunks.to_string(), g.appended.to_string(), g.dead.to_string(), bytes(g.bytes), measured]
     });
     output.table(&["GENERATION", "BY", "DOCS", "CHUNKS", "APPENDED", "DEAD", "SIZE", "RECALL / P95"], rows.collect());
+    out.unreadable.iter().flatten().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
 }
 
 async fn refresh<P: Serialize>(socket: &Path, method: &str, ask: &P, name: &str, output: &Output) -> anyhow::Result<()> {
@@ -273,6 +308,7 @@ fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
     ));
     for (count, words) in [
         (n(out.resumed), "chunks had been embedded by a refresh that was cut off"),
+        (n(out.resume_lost), "vectors of a refresh that was cut off were damaged and were embedded again"),
         (n(out.reused), "chunks of changed documents were as before and kept their vectors"),
         (n(out.empty_docs), "documents have no text"),
         (n(out.truncated), "chunks were longer than the model's window and were cut; a smaller --chunk-size avoids that"),
@@ -283,6 +319,13 @@ fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
         }
     }
     out.skipped.iter().flatten().for_each(|s| output.line(&format!("    {}: {}", s.doc_id, s.reason)));
+    for c in out.converted.iter().flatten() {
+        output.line(&format!("  column {} was {} and is {}; {} values could not be converted", c.column, c.from, c.to, c.nulls_made));
+    }
+    if out.unpinned == Some(true) {
+        output.line("it had been rolled back, and follows its dataset again");
+    }
+    out.sweep.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
     if out.stale_cleared == Some(false) {
         output.line("the dataset has moved on meanwhile: the index is still marked stale");
     }
@@ -374,7 +417,15 @@ fn evals(output: &Output, evals: &[EvalInfo]) {
 }
 
 fn agent(output: &Output, out: &AgentStatusOut) {
+    let said = || {
+        out.reason.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
+        out.pinned.iter().for_each(|names| output.line(&format!("  rolled back and pinned, not refreshed: {}", names.join(" "))));
+    };
+    if !out.enabled && out.reason.is_some() {
+        return said();
+    }
     if !out.enabled {
+        said();
         return output.line("the agent is off; `[agent] enabled = true` in $BRAHMAN_STATE/index.toml, then `brahman restart index`");
     }
     let doing = out.running.as_ref().map_or_else(|| "idle".to_owned(), |name| format!("trying {name}"));
@@ -386,6 +437,7 @@ fn agent(output: &Output, out: &AgentStatusOut) {
         output.line(&format!("  waiting: {}", out.queue.join(" ")));
     }
     out.last.iter().for_each(|last| output.line(&format!("  last: {last}")));
+    said();
 }
 
 async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> anyhow::Result<()> {
@@ -395,13 +447,15 @@ async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> a
     } else {
         out.problems.iter().for_each(|p| output.line(&output.paint(p, Tone::Bad)));
         let state = if out.healthy { output.paint("healthy", Tone::Good) } else { output.paint("not healthy", Tone::Bad) };
-        let how = if out.repaired { ", built again from its segments" } else { "" };
+        out.notes.iter().flatten().for_each(|note| output.line(note));
+        out.put_aside.iter().flatten().for_each(|name| output.line(&format!("put aside: {name}")));
+        let how = if out.repaired { ", mended" } else { "" };
         output.line(&format!(
             "{name} is {state}{how}: {} files compared, {} rows do not find themselves, generation {} answers",
             out.files, out.orphans, out.generation
         ));
     }
-    anyhow::ensure!(out.healthy, "index `{name}` is not healthy; --repair builds it again from its segments");
+    anyhow::ensure!(out.healthy, "index `{name}` is not healthy; --repair makes what is damaged again from its segments");
     Ok(())
 }
 

@@ -80,11 +80,20 @@ impl Settings {
         };
         within("m", settings.m, 2, 256)?;
         within("ef_construction", settings.ef_construction, 4, 4096)?;
-        if !(0.0..=1.0).contains(&settings.epsilon) || !(0.0..=1.0).contains(&settings.target_recall) {
-            return Err("agent.epsilon and agent.target_recall are shares: expected 0 to 1".to_owned());
+        if !(0.0..=1.0).contains(&settings.epsilon) {
+            return Err(format!("agent.epsilon is {}, a share: expected 0 to 1", settings.epsilon));
+        }
+        if !is_recall(settings.target_recall) {
+            return Err(format!("agent.target_recall is {}, a share: expected above 0, at most 1", settings.target_recall));
         }
         Ok(settings)
     }
+}
+
+/// Whether a number can be a recall to reach: there is none above 1, and anything reaches 0.
+#[must_use]
+pub fn is_recall(target: f64) -> bool {
+    target > 0.0 && target <= 1.0
 }
 
 /// What to try next on this data; `None` if everything near has been tried.
@@ -110,34 +119,58 @@ pub fn next(settings: &Settings, fingerprint: &str, history: &[TrialRecord]) -> 
     })
 }
 
-/// When trials began, for the rate limit.
+/// When trials began and when the last ended, for the rate limit and the pause.
 #[derive(Debug, Default)]
-pub struct Pace(VecDeque<Instant>);
+pub struct Pace {
+    begun: VecDeque<Instant>,
+    ended: Option<Instant>,
+}
 
 impl Pace {
-    /// How long to wait before the next trial.
+    /// What the journals tell of the agent's trials before this life of the module: when each ended, in milliseconds since
+    /// 1970, and how late it is now. A trial that seems to be still to come, because the clock was set back, ended just now.
+    #[must_use]
+    pub fn resumed(ends_ms: impl Iterator<Item = u64>, now_ms: u64, now: Instant) -> Self {
+        let ago = |end: u64| Duration::from_millis(now_ms.saturating_sub(end));
+        let mut ages: Vec<Duration> = ends_ms.map(ago).collect();
+        ages.sort_unstable_by(|a, b| b.cmp(a));
+        let at: Vec<Instant> = ages.into_iter().filter_map(|age| now.checked_sub(age)).collect();
+        let within = at.iter().filter(|at| now.duration_since(**at) < HOUR).copied();
+        Self { begun: within.collect(), ended: at.last().copied() }
+    }
+
+    /// How long to wait before the next trial; for ever where none is allowed.
     #[must_use]
     pub fn wait(&self, settings: &Settings, now: Instant) -> Duration {
-        let cooldown =
-            self.0.back().map_or(Duration::ZERO, |last| Duration::from_secs(settings.cooldown_s).saturating_sub(now.duration_since(*last)));
-        let within: Vec<&Instant> = self.0.iter().filter(|at| now.duration_since(**at) < HOUR).collect();
-        let most = settings.max_trials_per_hour.max(1);
+        let most = settings.max_trials_per_hour;
+        if most == 0 {
+            return Duration::MAX;
+        }
+        let since = self.begun.back().copied().max(self.ended);
+        let pause = Duration::from_secs(settings.cooldown_s);
+        let cooldown = since.map_or(Duration::ZERO, |last| pause.saturating_sub(now.duration_since(last)));
+        let within: Vec<&Instant> = self.begun.iter().filter(|at| now.duration_since(**at) < HOUR).collect();
         let rate = if within.len() < most { Duration::ZERO } else { HOUR.saturating_sub(now.duration_since(*within[within.len() - most])) };
         cooldown.max(rate)
     }
 
     /// A trial begins.
     pub fn begin(&mut self, now: Instant) {
-        self.0.push_back(now);
-        while self.0.front().is_some_and(|at| now.duration_since(*at) >= HOUR) {
-            self.0.pop_front();
+        self.begun.push_back(now);
+        while self.begun.front().is_some_and(|at| now.duration_since(*at) >= HOUR) {
+            self.begun.pop_front();
         }
+    }
+
+    /// A trial has ended: the pause begins.
+    pub fn end(&mut self, now: Instant) {
+        self.ended = Some(now);
     }
 
     /// Trials begun within the last hour.
     #[must_use]
     pub fn last_hour(&self, now: Instant) -> usize {
-        self.0.iter().filter(|at| now.duration_since(**at) < HOUR).count()
+        self.begun.iter().filter(|at| now.duration_since(**at) < HOUR).count()
     }
 }
 
@@ -182,8 +215,33 @@ mod tests {
     #[test]
     fn a_configuration_that_makes_no_sense_is_refused_by_field() {
         assert!(Settings::parse("[agent]\nenabled = true\nm = [8, 24]\n").expect("parses").enabled);
-        for (text, words) in [("[agent]\nm = [24, 8]", "agent.m"), ("[agent]\nepsilon = 2", "epsilon"), ("[agent]\nspeed = 1", "speed")] {
+        for (text, words) in [
+            ("[agent]\nm = [24, 8]", "agent.m"),
+            ("[agent]\nepsilon = 2", "epsilon"),
+            ("[agent]\nepsilon = nan", "epsilon"),
+            ("[agent]\ntarget_recall = 0", "target_recall"),
+            ("[agent]\ntarget_recall = nan", "target_recall"),
+            ("[agent]\nspeed = 1", "speed"),
+        ] {
             assert!(Settings::parse(text).expect_err("refused").contains(words), "{text}");
         }
+    }
+
+    #[test]
+    fn limit_and_pause_hold_over_a_restart_and_none_means_none() {
+        let settings = Settings { max_trials_per_hour: 3, cooldown_s: 300, ..Settings::default() };
+        let (now, now_ms) = (Instant::now(), 10_000_000_000);
+        let minutes = |n: u64| now_ms - n * 60_000;
+        let pace = Pace::resumed([minutes(50), minutes(2), minutes(90)].into_iter(), now_ms, now);
+        assert_eq!((pace.last_hour(now), pace.wait(&settings, now)), (2, Duration::from_secs(180)), "two minutes of the pause are over");
+        let pace = Pace::resumed([minutes(50), minutes(20), minutes(10)].into_iter(), now_ms, now);
+        assert_eq!(pace.wait(&settings, now), Duration::from_secs(600), "the first of three is ten minutes from being an hour old");
+        let pace = Pace::resumed(std::iter::once(now_ms + 5_000), now_ms, now);
+        assert_eq!(pace.wait(&settings, now), Duration::from_secs(300), "a clock that was set back gives nothing away");
+        let mut pace = Pace::default();
+        assert_eq!(pace.wait(&Settings { max_trials_per_hour: 0, ..settings.clone() }, now), Duration::MAX);
+        pace.begin(now);
+        pace.end(now + Duration::from_secs(18));
+        assert_eq!(pace.wait(&settings, now + Duration::from_secs(18)), Duration::from_secs(300), "the pause begins at the end");
     }
 }

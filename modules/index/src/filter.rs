@@ -3,20 +3,34 @@
 //! The language is that of Chroma and MongoDB: `{"lang": "rust"}`, `{"year": {"$gte": 2020, "$lt": 2024}}`,
 //! `{"$or": [{…}, {…}]}`, with `$eq $ne $gt $gte $lt $lte $in $nin $and $or $not`. A NULL matches only `null` and `$ne`.
 //! Depth and size are bounded by the wire.
+//!
+//! A value is compared as the column's type has it: with a column of f32 the number is rounded as the column's were, with dates and
+//! timestamps a text is read as ISO 8601 (UTC where it names no offset). Invariant: what cannot be compared with the column is an
+//! error that names both, never a filter that lets nothing through.
 
 use std::cmp::Ordering;
 
 use arrow_array::cast::AsArray;
+use arrow_array::timezone::Tz;
 use arrow_array::types::{
-    Date32Type, Date64Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type,
+    Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{DataType, TimeUnit};
+use arrow_cast::cast;
+use arrow_cast::parse::{Parser, string_to_datetime};
+use arrow_schema::{ArrowError, DataType, TimeUnit};
+use brahman_card::Fault;
 use serde_json::Value as Json;
 
 use crate::flat::store::Live;
 use crate::generation::{Allowed, Generation};
+
+/// Nanoseconds a day.
+const DAY: i128 = 86_400_000_000_000;
+/// Longest text that can be a date alone.
+const DATE_CHARS: usize = 10;
 
 /// A typed value of a column. Dates and timestamps are numbers in their own unit.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,19 +40,151 @@ pub enum Value {
     /// True or false.
     Bool(bool),
     /// A whole number.
-    Int(i64),
+    Int(i128),
     /// A number.
     Float(f64),
+    /// A decimal number, as it is written.
+    Decimal(String),
     /// A text.
     Text(String),
+}
+
+/// Why rows cannot be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// The filter does not fit the index's columns.
+    #[error("{0}")]
+    Unfit(String),
+    /// The columns cannot be read.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl FilterError {
+    /// As an answer of this index.
+    #[must_use]
+    pub fn fault(self, index: &str) -> Fault {
+        match self {
+            Self::Unfit(why) => Fault::invalid_parameter("filter", why),
+            Self::Damaged(why) => {
+                let message = format!("index `{index}` cannot filter: {why}; `brahman index doctor {index}` says what else is damaged");
+                Fault::new("org.brahman.Index.Damaged", false, message).with("name", index)
+            }
+        }
+    }
+}
+
+/// The type that a column is kept by: texts and dictionaries have several that hold the same.
+#[must_use]
+pub fn plain_type(kind: &DataType) -> DataType {
+    match kind {
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Float16 => DataType::Float32,
+        DataType::Dictionary(_, values) => plain_type(values),
+        other => other.clone(),
+    }
+}
+
+/// A column by its [`plain_type`].
+///
+/// # Errors
+/// If arrow cannot convert it.
+pub fn plain(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let wanted = plain_type(column.data_type());
+    if wanted == *column.data_type() { Ok(ArrayRef::clone(column)) } else { cast(column, &wanted) }
+}
+
+/// A type that holds the values of two: of parts of one dataset that differ.
+#[must_use]
+pub fn common_type(a: &DataType, b: &DataType) -> DataType {
+    let time = |kind: &DataType| matches!(kind, DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, _));
+    let number = |kind: &DataType| kind.is_integer() || kind.is_floating() || kind.is_decimal();
+    match (a, b) {
+        (a, b) if a == b => a.clone(),
+        (DataType::Null, other) | (other, DataType::Null) => other.clone(),
+        (a, b) if a.is_integer() && b.is_integer() && *a != DataType::UInt64 && *b != DataType::UInt64 => DataType::Int64,
+        (a, b) if number(a) && number(b) => DataType::Float64,
+        (a, b) if time(a) && time(b) => DataType::Timestamp(TimeUnit::Microsecond, None),
+        _ => DataType::Utf8,
+    }
 }
 
 /// Whether searches can filter by columns of this type.
 #[must_use]
 pub fn is_filterable(kind: &DataType) -> bool {
-    kind.is_integer()
-        || matches!(kind, DataType::Utf8 | DataType::Boolean | DataType::Float32 | DataType::Float64)
-        || matches!(kind, DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, _))
+    Kind::of(&plain_type(kind)).is_some()
+}
+
+/// What may be compared with a column.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Text,
+    Bool,
+    Number,
+    /// A number of 32 bits.
+    Narrow,
+    /// A date or a timestamp, whose unit has so many nanoseconds.
+    Time(i128),
+}
+
+impl Kind {
+    fn of(kind: &DataType) -> Option<Self> {
+        Some(match kind {
+            DataType::Utf8 => Self::Text,
+            DataType::Boolean => Self::Bool,
+            DataType::Float32 => Self::Narrow,
+            DataType::Date32 => Self::Time(DAY),
+            DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => Self::Time(1_000_000),
+            DataType::Timestamp(TimeUnit::Second, _) => Self::Time(1_000_000_000),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => Self::Time(1000),
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => Self::Time(1),
+            DataType::Float64 => Self::Number,
+            kind if kind.is_integer() || kind.is_decimal() => Self::Number,
+            _ => return None,
+        })
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::Text => "a text",
+            Self::Bool => "true or false",
+            Self::Number | Self::Narrow => "a number",
+            Self::Time(_) => "a date such as \"2024-01-31\" or \"2024-01-31T12:00:00Z\"",
+        }
+    }
+
+    /// A value from a filter as the column's are compared; none if it cannot be.
+    fn of_filter(self, wanted: &Value) -> Option<Value> {
+        Some(match (self, wanted) {
+            (_, Value::Null) => Value::Null,
+            (Self::Text, Value::Text(_)) | (Self::Bool, Value::Bool(_)) | (Self::Number, Value::Int(_) | Value::Float(_)) => wanted.clone(),
+            (Self::Narrow, Value::Int(n)) => Value::Float(f64::from(*n as f32)),
+            (Self::Narrow, Value::Float(x)) => Value::Float(f64::from(*x as f32)),
+            (Self::Time(unit), Value::Int(n)) => Value::Int(n.checked_mul(unit)?),
+            (Self::Time(_), Value::Text(text)) => Value::Int(moment(text)?),
+            _ => return None,
+        })
+    }
+
+    /// A column's value as it is compared.
+    fn of_column(self, column: &ArrayRef, row: usize) -> Value {
+        match (self, value(column, row)) {
+            (Self::Time(unit), Value::Int(n)) => Value::Int(n * unit),
+            (_, Value::Decimal(text)) => text.parse().map_or(Value::Null, Value::Float),
+            (_, value) => value,
+        }
+    }
+}
+
+/// Nanoseconds since 1970 of an ISO date or time; UTC unless it says otherwise.
+fn moment(text: &str) -> Option<i128> {
+    let text = text.trim();
+    if text.len() <= DATE_CHARS {
+        return Some(i128::from(Date32Type::parse(text)?) * DAY);
+    }
+    let utc: Tz = "+00:00".parse().ok()?;
+    let at = string_to_datetime(&utc, text).ok()?;
+    Some(i128::from(at.timestamp()) * 1_000_000_000 + i128::from(at.timestamp_subsec_nanos()))
 }
 
 /// A value of a column of a filterable type.
@@ -49,7 +195,12 @@ pub fn value(column: &ArrayRef, row: usize) -> Value {
     }
     macro_rules! int {
         ($t:ty) => {
-            Value::Int(i64::try_from(column.as_primitive::<$t>().value(row)).unwrap_or(i64::MAX))
+            Value::Int(i128::from(column.as_primitive::<$t>().value(row)))
+        };
+    }
+    macro_rules! decimal {
+        ($t:ty) => {
+            Value::Decimal(column.as_primitive::<$t>().value_as_string(row))
         };
     }
     match column.data_type() {
@@ -71,6 +222,10 @@ pub fn value(column: &ArrayRef, row: usize) -> Value {
         DataType::Timestamp(TimeUnit::Millisecond, _) => int!(TimestampMillisecondType),
         DataType::Timestamp(TimeUnit::Microsecond, _) => int!(TimestampMicrosecondType),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => int!(TimestampNanosecondType),
+        DataType::Decimal32(_, _) => decimal!(Decimal32Type),
+        DataType::Decimal64(_, _) => decimal!(Decimal64Type),
+        DataType::Decimal128(_, _) => decimal!(Decimal128Type),
+        DataType::Decimal256(_, _) => decimal!(Decimal256Type),
         _ => Value::Null,
     }
 }
@@ -95,12 +250,35 @@ fn scalar(json: &Json, field: &str) -> Result<Value, String> {
         Json::Null => Ok(Value::Null),
         Json::Bool(b) => Ok(Value::Bool(*b)),
         Json::String(s) => Ok(Value::Text(s.clone())),
-        Json::Number(n) => Ok(n.as_i64().map_or_else(|| Value::Float(n.as_f64().unwrap_or(f64::NAN)), Value::Int)),
+        Json::Number(n) => {
+            let whole = n.as_i64().map(i128::from).or_else(|| n.as_u64().map(i128::from));
+            Ok(whole.map_or_else(|| Value::Float(n.as_f64().unwrap_or(f64::NAN)), Value::Int))
+        }
         _ => Err(format!("`{field}` is compared with a list or an object, expected a text, a number, true, false or null")),
     }
 }
 
+/// A value of a filter, for people.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(truth) => truth.to_string(),
+        Value::Int(n) => format!("the number {n}"),
+        Value::Float(x) => format!("the number {x}"),
+        Value::Decimal(text) => format!("the number {text}"),
+        Value::Text(text) => format!("the text {text:?}"),
+    }
+}
+
 impl Filter {
+    /// A filter within another: one that lets everything through is a mistake there.
+    fn part(json: &Json, of: &str) -> Result<Self, String> {
+        match json {
+            Json::Object(members) if members.is_empty() => Err(format!("`{of}` has an empty filter: it says nothing")),
+            _ => Self::parse(json),
+        }
+    }
+
     /// Reads a filter.
     ///
     /// # Errors
@@ -112,13 +290,14 @@ impl Filter {
         let mut all = Vec::new();
         for (name, wanted) in members {
             let list = || match wanted {
-                Json::Array(parts) => parts.iter().map(Self::parse).collect::<Result<Vec<_>, _>>(),
+                Json::Array(parts) if parts.is_empty() => Err(format!("`{name}` has an empty list: it says nothing")),
+                Json::Array(parts) => parts.iter().map(|part| Self::part(part, name)).collect::<Result<Vec<_>, _>>(),
                 _ => Err(format!("`{name}` expects a list of filters")),
             };
             all.push(match name.as_str() {
                 "$and" => Self::All(list()?),
                 "$or" => Self::Any(list()?),
-                "$not" => Self::Not(Box::new(Self::parse(wanted)?)),
+                "$not" => Self::Not(Box::new(Self::part(wanted, name)?)),
                 operator if operator.starts_with('$') => return Err(format!("`{operator}` stands where a column's name is expected")),
                 field => Self::field(field, wanted)?,
             });
@@ -131,8 +310,14 @@ impl Filter {
         let Json::Object(operators) = wanted else {
             return Ok(Self::Compare(field.to_owned(), vec![Equal], scalar(wanted, field)?));
         };
+        if operators.is_empty() {
+            return Err(format!("`{field}` is compared with an empty object: it says nothing; expected such as {{\"$gte\": 2020}}"));
+        }
         let mut all = Vec::new();
         for (operator, wanted) in operators {
+            if wanted.is_null() && !["$eq", "$ne"].contains(&operator.as_str()) {
+                return Err(format!("`{operator}` of `{field}` is null, which is neither more nor less: expected a value"));
+            }
             let compare = |orders: &[Ordering]| Ok::<_, String>(Self::Compare(field.to_owned(), orders.to_vec(), scalar(wanted, field)?));
             let list = || match wanted {
                 Json::Array(values) => values.iter().map(|v| scalar(v, field)).collect::<Result<Vec<_>, _>>(),
@@ -161,6 +346,28 @@ impl Filter {
             Self::Not(part) => part.fields(),
             Self::Compare(field, _, _) | Self::OneOf(field, _) => vec![field],
         }
+    }
+
+    /// The same with values as columns of these types have them.
+    fn typed(&self, of: &dyn Fn(&str) -> Result<DataType, String>) -> Result<Self, String> {
+        let typed = |field: &str, wanted: &Value| -> Result<Value, String> {
+            let data_type = of(field)?;
+            let kind = Kind::of(&data_type).ok_or_else(|| format!("column `{field}` is {data_type}: searches cannot filter by it"))?;
+            kind.of_filter(wanted).ok_or_else(|| {
+                let expected = kind.expected();
+                format!("column `{field}` is {data_type} and is compared with {}: expected {expected}, or null", shown(wanted))
+            })
+        };
+        let parts = |parts: &[Self]| parts.iter().map(|part| part.typed(of)).collect::<Result<Vec<_>, String>>();
+        Ok(match self {
+            Self::All(all) => Self::All(parts(all)?),
+            Self::Any(any) => Self::Any(parts(any)?),
+            Self::Not(part) => Self::Not(Box::new(part.typed(of)?)),
+            Self::Compare(field, orders, wanted) => Self::Compare(field.clone(), orders.clone(), typed(field, wanted)?),
+            Self::OneOf(field, values) => {
+                Self::OneOf(field.clone(), values.iter().map(|wanted| typed(field, wanted)).collect::<Result<_, _>>()?)
+            }
+        })
     }
 
     /// Whether it holds for a row with these values.
@@ -195,28 +402,34 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
 /// The rows of a generation that a filter lets through.
 ///
 /// # Errors
-/// In words, if a field is no column of the index, or columns cannot be read.
-pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result<Allowed, String> {
-    let part = |columns: &RecordBatch, rows: usize, id: &dyn Fn(usize) -> String| -> Result<Live, String> {
-        for field in filter.fields() {
-            if field != "doc_id" && field != "source" && columns.column_by_name(field).is_none() {
-                let schema = columns.schema();
+/// If a field is no column of the index or cannot be compared with what the filter says, or columns cannot be read.
+pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result<Allowed, FilterError> {
+    let part = |columns: &RecordBatch, rows: usize, id: &dyn Fn(usize) -> String| -> Result<Live, FilterError> {
+        let schema = columns.schema();
+        let type_of = |field: &str| match columns.column_by_name(field) {
+            // The index's own hide those of the dataset, which `Create` refuses.
+            _ if field == "doc_id" || field == "source" => Ok(DataType::Utf8),
+            Some(column) => Ok(column.data_type().clone()),
+            None => {
                 let there: Vec<&str> = ["doc_id", "source"].into_iter().chain(schema.fields().iter().map(|f| f.name().as_str())).collect();
-                return Err(format!("the index has no column `{field}` to filter by; it has {}", there.join(", ")));
+                Err(format!("the index has no column `{field}` to filter by; it has {}", there.join(", ")))
             }
-        }
+        };
+        let filter = filter.typed(&type_of).map_err(FilterError::Unfit)?;
         Ok(Live::of(rows, |row| {
             filter.holds(&|field| match field {
                 "doc_id" => Value::Text(id(row)),
                 "source" => Value::Text(source.to_owned()),
-                _ => columns.column_by_name(field).map_or(Value::Null, |column| value(column, row)),
+                _ => columns
+                    .column_by_name(field)
+                    .map_or(Value::Null, |column| Kind::of(column.data_type()).map_or(Value::Null, |kind| kind.of_column(column, row))),
             })
         }))
     };
     let id = |row: std::io::Result<crate::rows::Row<'_>>| row.map(|r| r.doc_id.to_owned()).unwrap_or_default();
-    let base = match &generation.base {
-        Some(base) => Some(part(base.columns()?, base.rows.len(), &|row| id(base.rows.row(row)))?),
-        None => None,
+    let base = match (&generation.base, generation.base_columns().map_err(FilterError::Damaged)?) {
+        (Some(base), Some(columns)) => Some(part(columns, base.rows.len(), &|row| id(base.rows.row(row)))?),
+        _ => None,
     };
     let delta = &generation.delta;
     let delta = if delta.rows.is_empty() { None } else { Some(part(&delta.columns, delta.rows.len(), &|row| id(delta.rows.row(row)))?) };
@@ -268,8 +481,93 @@ mod tests {
             (json!({"$or": {}}), "list of filters"),
             (json!({"year": [1]}), "list or an object"),
             (json!({"year": {"$in": 3}}), "expects a list"),
+            (json!({"$or": []}), "says nothing"),
+            (json!({"$and": []}), "says nothing"),
+            (json!({"$or": [{}]}), "says nothing"),
+            (json!({"$not": {}}), "says nothing"),
+            (json!({"year": {}}), "says nothing"),
+            (json!({"year": {"$gt": null}}), "neither more nor less"),
         ] {
             assert!(Filter::parse(&filter).expect_err("refused").contains(words), "{filter}");
+        }
+    }
+
+    fn column(kind: &DataType, texts: &[&str]) -> ArrayRef {
+        let texts: ArrayRef = std::sync::Arc::new(arrow_array::StringArray::from(texts.to_vec()));
+        cast(&texts, kind).expect("the texts are values of the type")
+    }
+
+    /// Rows of a column of a type that a filter finds, or why it is refused.
+    fn found(kind: &DataType, texts: &[&str], filter: &Json) -> Result<Vec<usize>, String> {
+        let column = plain(&column(kind, texts)).expect("plain");
+        let of = Kind::of(column.data_type()).expect("filterable");
+        let filter = Filter::parse(filter).expect("parses").typed(&|_| Ok(column.data_type().clone()))?;
+        Ok((0..texts.len()).filter(|row| filter.holds(&|_| of.of_column(&column, *row))).collect())
+    }
+
+    #[test]
+    fn a_value_is_compared_as_the_columns_type_has_it() {
+        use DataType::{Boolean, Date32, Date64, Decimal128, Dictionary, Float32, Int64, LargeUtf8, Timestamp, UInt64, Utf8View};
+        let days = ["2023-12-31", "2024-01-01", "2024-01-02"];
+        let seconds = Timestamp(TimeUnit::Second, None);
+        let of_offset = Timestamp(TimeUnit::Nanosecond, Some("+02:00".into()));
+        let dictionary = Dictionary(Box::new(DataType::Int32), Box::new(LargeUtf8));
+        for (kind, texts, filter, rows) in [
+            (&Float32, ["0.1", "0.2", "0.5"], json!({"x": 0.1}), vec![0]),
+            (&Float32, ["0.1", "0.2", "0.5"], json!({"x": {"$lte": 0.1}}), vec![0]),
+            (&Float32, ["0.1", "0.2", "0.5"], json!({"x": {"$gt": 0.1}}), vec![1, 2]),
+            (&Float32, ["0.1", "0.2", "0.5"], json!({"x": {"$in": [0.2]}}), vec![1]),
+            (&Date32, days, json!({"x": {"$gte": "2024-01-01"}}), vec![1, 2]),
+            (&Date32, days, json!({"x": "2024-01-01"}), vec![1]),
+            (&Date32, days, json!({"x": {"$lt": "9999-12-31"}}), vec![0, 1, 2]),
+            (&Date64, days, json!({"x": {"$gt": "2024-01-01T00:00:00Z"}}), vec![2]),
+            (&seconds, days, json!({"x": {"$lt": "2024-01-01T00:00:00.5Z"}}), vec![0, 1]),
+            (&seconds, days, json!({"x": {"$lt": "2024-01-01T02:00:00+02:00"}}), vec![0]),
+            (&seconds, days, json!({"x": {"$gte": 1_704_067_200}}), vec![1, 2]),
+            (&of_offset, days, json!({"x": "2024-01-01T00:00:00+02:00"}), vec![1]),
+            (&Decimal128(10, 2), ["9.99", "10.00", "19.99"], json!({"x": {"$lt": 10}}), vec![0]),
+            (&Decimal128(10, 2), ["9.99", "10.00", "19.99"], json!({"x": 9.99}), vec![0]),
+            (&LargeUtf8, ["a", "b", "c"], json!({"x": "b"}), vec![1]),
+            (&Utf8View, ["a", "b", "c"], json!({"x": {"$gt": "a"}}), vec![1, 2]),
+            (&dictionary, ["a", "b", "a"], json!({"x": "a"}), vec![0, 2]),
+            (&UInt64, ["1", "9223372036854775807", "18446744073709551615"], json!({"x": 18_446_744_073_709_551_615_u64}), vec![2]),
+            (&Int64, ["1", "2", "3"], json!({"x": {"$gt": 1.5}}), vec![1, 2]),
+            (&Boolean, ["true", "false", "true"], json!({"x": {"$ne": true}}), vec![1]),
+        ] {
+            assert_eq!(found(kind, &texts, &filter), Ok(rows), "{kind} {filter}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expected() {
+        use DataType::{Boolean, Date32, Int64, Utf8};
+        for (kind, text, filter, words) in [
+            (Int64, "1", json!({"x": "2021"}), "`x` is Int64 and is compared with the text \"2021\": expected a number"),
+            (Int64, "1", json!({"x": {"$in": [1, "2"]}}), "the text \"2\""),
+            (Int64, "1", json!({"x": {"$ne": true}}), "compared with true"),
+            (Boolean, "true", json!({"x": 1}), "expected true or false"),
+            (Utf8, "a", json!({"$or": [{"x": "a"}, {"x": 3}]}), "expected a text"),
+            (Utf8, "a", json!({"$not": {"x": 3}}), "expected a text"),
+            (Date32, "2024-01-01", json!({"x": "yesterday"}), "2024-01-31"),
+            (Date32, "2024-01-01", json!({"x": {"$lt": 1.5}}), "the number 1.5"),
+        ] {
+            let why = found(&kind, &[text], &filter).expect_err("refused");
+            assert!(why.contains(words), "{why}");
+        }
+        assert_eq!(found(&Int64, &["1"], &json!({"x": null})), Ok(vec![]), "null fits every type");
+    }
+
+    #[test]
+    fn parts_of_a_dataset_that_differ_have_a_common_type() {
+        use DataType::{Date32, Float32, Int8, Int32, Int64, UInt64, Utf8};
+        for (a, b, common) in [
+            (Int8, Int32, Int64),
+            (Int64, Float32, DataType::Float64),
+            (UInt64, Int64, DataType::Float64),
+            (Int64, Utf8, Utf8),
+            (Date32, Int64, Utf8),
+        ] {
+            assert_eq!((common_type(&a, &b), common_type(&b, &a)), (common.clone(), common));
         }
     }
 }

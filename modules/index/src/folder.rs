@@ -6,10 +6,15 @@
 //! gen-<ulid>/manifest.json                     what the generation is; names all its files with checksums
 //! gen-<ulid>/{graph.flat, rows.bin, lexical/}  of a generation with a base of its own
 //! gen-<ulid>/dead.u32                          rows that are gone
+//! gen-<ulid>/UNFINISHED                        it has not counted yet
 //! ```
 //!
 //! Invariants: files are written once, fsynced, then read back and checked, and only then does `CURRENT` name the
-//! generation; a crash at any step leaves the old one. Every step has a name, so that tests can stop at each.
+//! generation; a crash at any step leaves the old one, and an error removes what was written. `CURRENT` never names a generation
+//! of which a file is missing or damaged. Every step has a name, so that tests can stop at each.
+
+mod clean;
+mod marks;
 
 use std::collections::HashSet;
 use std::fs;
@@ -28,14 +33,28 @@ use crate::flat;
 use crate::generation::{Base, BaseRef, Delta, FileRef, Generation, Manifest, SegmentRef};
 use crate::lexical::Lexical;
 use crate::rows::RowStore;
-use crate::segment;
+use crate::{sealed, segment};
+
+pub use clean::Swept;
+pub use marks::Marks;
+use marks::Stamp;
 
 /// Rows of a new base that are asked to find themselves before it counts.
 const PROBE_ROWS: usize = 1000;
 /// Candidates of such a search.
 const PROBE_EF: usize = 64;
-/// Generations kept beside the current one, so that a rollback has somewhere to go.
-const KEPT: usize = 3;
+/// What says what a generation is.
+const MANIFEST: &str = "manifest.json";
+/// What says which generation counts.
+const CURRENT: &str = "CURRENT";
+/// Where segments lie.
+const SEGMENTS: &str = "segments";
+/// In a generation that does not count yet.
+const UNFINISHED: &str = "UNFINISHED";
+/// In one that counts no more, whose base others use.
+const RETIRED: &str = "RETIRED";
+/// Why generations are made whose rows are those of the one before: a pin outlasts them.
+const SAME_ROWS: [&str; 2] = ["compaction", "repair"];
 
 /// What `CURRENT` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +67,9 @@ pub struct Pointer {
     pub reason: String,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
+    /// Somebody went back to it: nothing that acts by itself goes on from there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 /// The folder.
@@ -55,6 +77,7 @@ pub struct Pointer {
 pub struct Folder {
     path: PathBuf,
     steps: Steps,
+    marks: Arc<Marks>,
 }
 
 /// Rows with everything that belongs to them.
@@ -66,6 +89,36 @@ pub struct Content {
     pub vectors: Vec<f32>,
     /// What searches filter by.
     pub columns: RecordBatch,
+}
+
+/// A generation that is being written; removed again unless it comes to stay.
+struct Draft<'a> {
+    folder: &'a Folder,
+    name: String,
+    segment: Option<String>,
+    stays: bool,
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // A test that stops the program as if it were killed stops here too.
+        if !self.stays && self.folder.step("given up").is_ok() {
+            self.folder.discard(&self.name, self.segment.as_deref());
+        }
+    }
+}
+
+/// A file that is missing, or not what its manifest says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Damage(String);
+
+impl Damage {
+    /// Whether an error is of this kind.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
 }
 
 fn bad(error: impl std::fmt::Display) -> io::Error {
@@ -82,7 +135,13 @@ impl Folder {
     /// A folder; `steps` stops where a test says.
     #[must_use]
     pub fn new(path: &Path, steps: Steps) -> Self {
-        Self { path: path.to_owned(), steps }
+        Self { path: path.to_owned(), steps, marks: Arc::default() }
+    }
+
+    /// Files that were compared with their checksums.
+    #[must_use]
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// Its path.
@@ -100,19 +159,31 @@ impl Folder {
     }
 
     fn file(&self, path: &str) -> io::Result<FileRef> {
-        let (sha256, bytes) = digest::sha256_file(&self.path.join(path))?;
-        Ok(FileRef { path: path.to_owned(), bytes, sha256 })
+        let at = self.path.join(path);
+        let stamp = Stamp::of(&fs::metadata(&at)?);
+        let (sha256, bytes) = digest::sha256_file(&at)?;
+        let file = FileRef { path: path.to_owned(), bytes, sha256 };
+        self.marks.put(&file, stamp);
+        Ok(file)
     }
 
-    fn new_segment(&self) -> io::Result<String> {
-        fs::create_dir_all(self.path.join("segments"))?;
-        Ok(format!("segments/{}.parquet", ulid::Ulid::generate()))
+    fn new_segment(&self, draft: &mut Draft<'_>) -> io::Result<String> {
+        fs::create_dir_all(self.path.join(SEGMENTS))?;
+        let path = format!("{SEGMENTS}/{}.parquet", ulid::Ulid::generate());
+        draft.segment = Some(path.clone());
+        Ok(path)
     }
 
-    fn new_generation(&self) -> io::Result<String> {
+    /// A new generation's folder, which says of itself that it does not count.
+    fn draft(&self) -> io::Result<Draft<'_>> {
         let name = format!("gen-{}", ulid::Ulid::generate());
         fs::create_dir(self.path.join(&name))?;
-        Ok(name)
+        let draft = Draft { folder: self, name, segment: None, stays: false };
+        let folder = self.path.join(&draft.name);
+        fs::File::create_new(folder.join(UNFINISHED))?.sync_all()?;
+        atomic::sync_dir(&folder)?;
+        self.step("begun")?;
+        Ok(draft)
     }
 
     /// [`Folder::prepare_base`], and lets it count.
@@ -128,8 +199,30 @@ impl Folder {
         progress: &flat::Progress<'_>,
     ) -> io::Result<Generation> {
         let generation = self.prepare_base(manifest, source, content, threads, progress)?;
-        self.point(&generation.folder, &generation.manifest.reason)?;
+        let mut draft = self.draft_of(&generation);
+        self.count(&generation)?;
+        draft.stays = true;
         Ok(generation)
+    }
+
+    fn draft_of(&self, generation: &Generation) -> Draft<'_> {
+        let segment = generation.manifest.base.as_ref().map(|base| base.segment.path.clone());
+        Draft { folder: self, name: generation.folder.clone(), segment, stays: false }
+    }
+
+    /// Lets a generation count that was just made. A pin goes, unless its rows are those of the one that is pinned.
+    fn count(&self, generation: &Generation) -> io::Result<()> {
+        let reason = &generation.manifest.reason;
+        // A damaged CURRENT is what a repair is for.
+        let pinned = SAME_ROWS.contains(&reason.as_str()) && self.pointer().ok().flatten().is_some_and(|pointer| pointer.pinned);
+        self.point(&generation.folder, reason, pinned)
+    }
+
+    /// Removes a prepared generation that shall not count. One that did stays.
+    pub fn abandon(&self, generation: Generation) {
+        if self.path.join(&generation.folder).join(UNFINISHED).exists() {
+            drop(self.draft_of(&generation));
+        }
     }
 
     /// Lets a prepared generation count, with what was measured of it.
@@ -139,8 +232,13 @@ impl Folder {
     pub fn publish(&self, mut generation: Generation, measured: Measured, target: f64, forced: bool) -> io::Result<Generation> {
         let manifest = &mut generation.manifest;
         (manifest.measured, manifest.target_recall, manifest.forced) = (Some(measured), Some(target), forced);
+        let unfinished = self.path.join(&generation.folder).join(UNFINISHED).exists();
+        let mut draft = self.draft_of(&generation);
+        draft.stays = !unfinished;
+        let pinned = self.pointer()?.is_some_and(|pointer| pointer.pinned);
         self.seal(&generation.folder, &generation.manifest)?;
-        self.point(&generation.folder, "promotion")?;
+        self.point(&generation.folder, "promotion", pinned)?;
+        draft.stays = true;
         Ok(generation)
     }
 
@@ -157,7 +255,8 @@ impl Folder {
         threads: usize,
         progress: &flat::Progress<'_>,
     ) -> io::Result<Generation> {
-        let name = self.new_generation()?;
+        let mut draft = self.draft()?;
+        let name = draft.name.clone();
         let dim = manifest.model.dim;
         manifest.chunks = content.rows.len() as u64;
         (manifest.base, manifest.segments, manifest.dead) = (None, Vec::new(), None);
@@ -171,7 +270,7 @@ impl Folder {
             }
             let columns = arrow_select::take::take_record_batch(&content.columns, &UInt32Array::from(order)).map_err(bad)?;
             let columns = if columns.num_columns() == 0 { segment::no_columns(rows.len())? } else { columns };
-            let segment_path = self.new_segment()?;
+            let segment_path = self.new_segment(&mut draft)?;
             segment::write(&self.path.join(&segment_path), source, &manifest.model, &rows, flat.store.vectors(), &columns)?;
             self.step("segment written")?;
             let graph_path = format!("{name}/graph.flat");
@@ -180,8 +279,10 @@ impl Folder {
             let rows_path = format!("{name}/rows.bin");
             rows.write(&self.path.join(&rows_path))?;
             self.step("rows written")?;
+            let mut words = Vec::new();
             if rows.iter().any(|row| row.is_ok_and(|row| !row.text.is_empty())) {
-                Lexical::write(&self.path.join(&name).join("lexical"), &rows)?;
+                let written = Lexical::write(&self.path.join(&name).join("lexical"), &rows)?;
+                words = written.iter().map(|file| self.file(&format!("{name}/lexical/{file}"))).collect::<io::Result<_>>()?;
                 self.step("words written")?;
             }
             manifest.base = Some(BaseRef {
@@ -189,6 +290,7 @@ impl Folder {
                 segment: self.file(&segment_path)?,
                 graph: self.file(&graph_path)?,
                 rows_file: self.file(&rows_path)?,
+                lexical: Some(words),
             });
         }
         self.seal(&name, &manifest)?;
@@ -203,6 +305,7 @@ impl Folder {
             }
         }
         self.step("verified")?;
+        draft.stays = true;
         Ok(generation)
     }
 
@@ -219,12 +322,13 @@ impl Folder {
         added: &Content,
         dead: &[u32],
     ) -> io::Result<Generation> {
-        let name = self.new_generation()?;
+        let mut draft = self.draft()?;
+        let name = draft.name.clone();
         manifest.base.clone_from(&old.manifest.base);
         manifest.segments.clone_from(&old.manifest.segments);
         manifest.chunks = (old.len() + added.rows.len() - dead.len()) as u64;
         if !added.rows.is_empty() {
-            let path = self.new_segment()?;
+            let path = self.new_segment(&mut draft)?;
             segment::write(&self.path.join(&path), source, &manifest.model, &added.rows, &added.vectors, &added.columns)?;
             self.step("segment written")?;
             manifest.segments.push(SegmentRef { rows: added.rows.len() as u64, file: self.file(&path)? });
@@ -240,13 +344,14 @@ impl Folder {
         self.seal(&name, &manifest)?;
         let generation = self.load(&name, old.base.clone())?;
         self.step("verified")?;
-        self.point(&name, &manifest.reason)?;
+        self.count(&generation)?;
+        draft.stays = true;
         Ok(generation)
     }
 
     fn seal(&self, name: &str, manifest: &Manifest) -> io::Result<()> {
-        atomic::write(&self.path.join(name).join("manifest.json"), &serde_json::to_vec_pretty(manifest)?)?;
-        for folder in ["segments", ""] {
+        atomic::write(&self.path.join(name).join(MANIFEST), &sealed::to_vec(manifest)?)?;
+        for folder in [SEGMENTS, ""] {
             let folder = self.path.join(folder);
             if folder.is_dir() {
                 atomic::sync_dir(&folder)?;
@@ -255,15 +360,39 @@ impl Folder {
         self.step("manifest written")
     }
 
-    /// Lets `CURRENT` name a generation.
+    /// Lets `CURRENT` name a generation, if all its files are there and whole.
     ///
     /// # Errors
-    /// As the file system gives them; the old one then counts.
-    pub fn point(&self, generation: &str, reason: &str) -> io::Result<()> {
+    /// `InvalidData` naming the file that is not; or as the file system gives them. The old one then counts.
+    pub fn point(&self, generation: &str, reason: &str, pinned: bool) -> io::Result<()> {
+        self.manifest(generation)?.files().try_for_each(|file| self.whole(file))?;
+        self.step("files there")?;
         let sequence = self.pointer().ok().flatten().map_or(1, |p| p.sequence + 1);
-        let pointer = Pointer { sequence, generation: generation.to_owned(), reason: reason.to_owned(), at_ms: now_ms() };
-        atomic::write(&self.path.join("CURRENT"), &serde_json::to_vec(&pointer)?)?;
-        self.step("pointer moved")
+        let (generation, reason) = (generation.to_owned(), reason.to_owned());
+        let pointer = Pointer { sequence, generation, reason, at_ms: now_ms(), pinned };
+        atomic::write(&self.path.join(CURRENT), &sealed::to_vec(&pointer)?)?;
+        self.step("pointer moved")?;
+        self.counts(&pointer.generation);
+        Ok(())
+    }
+
+    /// Takes back that the current generation stays whatever is new; whether it had been pinned.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn unpin(&self) -> io::Result<bool> {
+        let Some(pointer) = self.pointer()?.filter(|pointer| pointer.pinned) else { return Ok(false) };
+        let pointer = Pointer { sequence: pointer.sequence + 1, pinned: false, ..pointer };
+        atomic::write(&self.path.join(CURRENT), &sealed::to_vec(&pointer)?)?;
+        Ok(true)
+    }
+
+    /// Takes from the current generation the word that it does not count. Where that fails `CURRENT` speaks for it.
+    fn counts(&self, generation: &str) {
+        match fs::remove_file(self.path.join(generation).join(UNFINISHED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{generation}/{UNFINISHED} stays: {error}"),
+            _ => {}
+        }
     }
 
     /// What `CURRENT` says; `None` before the first generation.
@@ -271,13 +400,13 @@ impl Folder {
     /// # Errors
     /// If it cannot be read, or is damaged.
     pub fn pointer(&self) -> io::Result<Option<Pointer>> {
-        let bytes = match fs::read(self.path.join("CURRENT")) {
+        let bytes = match fs::read(self.path.join(CURRENT)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
+            other => other.map_err(|e| io::Error::new(e.kind(), format!("{CURRENT}: {e}")))?,
         };
-        let pointer: Pointer = serde_json::from_slice(&bytes).map_err(|e| bad(format!("CURRENT: {e}")))?;
+        let pointer: Pointer = sealed::from_slice(&bytes).map_err(|e| bad(format!("{CURRENT}: {e}")))?;
         if !pointer.generation.starts_with("gen-") || pointer.generation.contains('/') {
-            return Err(bad(format!("CURRENT names `{}`, expected gen-<ulid>", pointer.generation)));
+            return Err(bad(format!("{CURRENT} names `{}`, expected gen-<ulid>", pointer.generation)));
         }
         Ok(Some(pointer))
     }
@@ -287,18 +416,31 @@ impl Folder {
     /// # Errors
     /// If it cannot be read, or is damaged.
     pub fn manifest(&self, name: &str) -> io::Result<Manifest> {
-        let bytes = fs::read(self.path.join(name).join("manifest.json"))?;
-        serde_json::from_slice(&bytes).map_err(|e| bad(format!("{name}/manifest.json: {e}")))
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{name}/{MANIFEST}: {e}"));
+        sealed::from_slice(&fs::read(self.path.join(name).join(MANIFEST)).map_err(named)?).map_err(named)
     }
 
-    /// Every generation with a manifest, the newest first.
-    #[must_use]
-    pub fn generations(&self) -> Vec<(String, Manifest)> {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        let names = entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n.starts_with("gen-"));
-        let mut all: Vec<_> = names.filter_map(|name| self.manifest(&name).ok().map(|m| (name, m))).collect();
-        all.sort_by(|a, b| (b.1.number, &b.0).cmp(&(a.1.number, &a.0)));
-        all
+    /// That a file is there and whole. It is read only if that has not been done since it was last written to.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the file.
+    pub fn whole(&self, file: &FileRef) -> io::Result<()> {
+        let wrong = |why: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, Damage(format!("{}: {why}", file.path)));
+        let at = self.path.join(&file.path);
+        let meta = fs::metadata(&at).map_err(|e| wrong(&e))?;
+        if meta.len() != file.bytes {
+            return Err(wrong(&format_args!("it has {} bytes, the manifest says {}", meta.len(), file.bytes)));
+        }
+        let stamp = Stamp::of(&meta);
+        if self.marks.knows(file, stamp) {
+            return Ok(());
+        }
+        let (sha256, _) = digest::sha256_file(&at).map_err(|e| wrong(&e))?;
+        if sha256 != file.sha256 {
+            return Err(wrong(&"its checksum does not match the manifest"));
+        }
+        self.marks.put(file, stamp);
+        Ok(())
     }
 
     /// Loads a generation; with the base of another where it is the same.
@@ -318,16 +460,12 @@ impl Folder {
                 if rows.len() as u64 != base.rows || flat.store.len() != rows.len() || flat.store.dim() != manifest.model.dim {
                     return Err(named(&base.graph, bad("it does not fit its manifest")));
                 }
-                let lexical = self.path.join(&base.graph.path).with_file_name("lexical");
-                Some(Arc::new(Base::new(flat, rows, at(&base.segment), lexical)))
+                Some(Arc::new(Base::new(flat, rows, self.clone(), base.clone())))
             }
         };
         let (mut rows, mut vectors, mut batches) = (RowStore::default(), Vec::new(), Vec::new());
         for part in &manifest.segments {
-            let (sha256, _) = digest::sha256_file(&at(&part.file)).map_err(|e| named(&part.file, e))?;
-            if sha256 != part.file.sha256 {
-                return Err(named(&part.file, bad("its checksum does not match the manifest")));
-            }
+            self.whole(&part.file)?;
             let contents = segment::read(&at(&part.file), manifest.model.dim).map_err(|e| named(&part.file, e))?;
             for row in contents.rows.iter() {
                 rows.push(&row?);
@@ -335,17 +473,12 @@ impl Folder {
             vectors.extend(contents.vectors);
             batches.push(contents.columns);
         }
-        let columns = match batches.first() {
-            Some(first) => segment::join(&first.schema(), &batches, rows.len())?,
-            None => segment::no_columns(0)?,
-        };
+        let columns = segment::joined(&batches, rows.len())?;
         let dead = match &manifest.dead {
             None => Vec::new(),
             Some(file) => {
+                self.whole(file)?;
                 let bytes = fs::read(at(file)).map_err(|e| named(file, e))?;
-                if digest::hex(&digest::sha256(&bytes)) != file.sha256 {
-                    return Err(named(file, bad("its checksum does not match the manifest")));
-                }
                 bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
             }
         };
@@ -360,12 +493,22 @@ impl Folder {
     /// If there are generations but none is whole: with the damage of the one that counts.
     pub fn open(&self) -> io::Result<(Option<Generation>, Option<String>)> {
         let wanted = match self.pointer() {
-            Ok(None) => return Ok((None, None)),
+            Ok(None) => {
+                // Before the first generation nothing is there, and nothing is wrong.
+                let why = if self.path.is_dir() { self.survey().unreadable() } else { Vec::new() };
+                if why.is_empty() {
+                    return Ok((None, None));
+                }
+                Err(bad(why.join("; ")))
+            }
             Ok(Some(pointer)) => self.load(&pointer.generation, None),
             Err(error) => Err(error),
         };
         let damage = match wanted {
-            Ok(generation) => return Ok((Some(generation), None)),
+            Ok(generation) => {
+                self.counts(&generation.folder);
+                return Ok((Some(generation), None));
+            }
             Err(damage) => damage,
         };
         for (name, manifest) in self.generations() {
@@ -386,11 +529,9 @@ impl Folder {
     /// What is wrong with a file, if anything.
     #[must_use]
     pub fn wrong(&self, file: &FileRef) -> Option<String> {
-        match digest::sha256_file(&self.path.join(&file.path)) {
-            Ok((sha256, bytes)) if sha256 == file.sha256 && bytes == file.bytes => None,
-            Ok(_) => Some(format!("{}: its checksum does not match the manifest", file.path)),
-            Err(error) => Some(format!("{}: {error}", file.path)),
-        }
+        // What was read once is read again.
+        self.marks.forget(&file.path);
+        self.whole(file).err().map(|error| error.to_string())
     }
 
     /// Makes the base of a damaged generation again from its segment, which must be whole, as a new generation.
@@ -427,48 +568,9 @@ impl Folder {
                 batches.push(arrow_select::take::take_record_batch(&part.columns, &UInt32Array::from(kept)).map_err(bad)?);
             }
         }
-        content.columns = match batches.first() {
-            Some(first) => segment::join(&first.schema(), &batches, content.rows.len())?,
-            None => segment::no_columns(content.rows.len())?,
-        };
-        let number = self.generations().first().map_or(1, |(_, m)| m.number + 1);
-        let manifest = manifest.after(name, number, "repair");
+        content.columns = segment::joined(&batches, content.rows.len())?;
+        let manifest = manifest.after(name, self.next_number(manifest.number), "repair");
         self.commit_base(manifest, source, content, threads, &|_| true)
-    }
-
-    /// Removes what neither the current generation nor the newest few others need, and what crashes left. `held` are
-    /// generations that somebody still reads.
-    pub fn collect(&self, held: &HashSet<String>) {
-        let Ok(Some(pointer)) = self.pointer() else { return };
-        let all = self.generations();
-        let mut keep: HashSet<String> = held.clone();
-        keep.insert(pointer.generation.clone());
-        if let Some((_, current)) = all.iter().find(|(name, _)| *name == pointer.generation) {
-            keep.extend(current.parent.clone());
-        }
-        keep.extend(all.iter().take(KEPT).map(|(name, _)| name.clone()));
-        let mut files: HashSet<String> = HashSet::new();
-        for (_, manifest) in all.iter().filter(|(name, _)| keep.contains(name)) {
-            files.extend(manifest.files().map(|file| file.path.clone()));
-        }
-        let needed = |folder: &str| files.iter().any(|file| file.starts_with(folder));
-        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(".tmp-") {
-                let _ = fs::remove_file(entry.path());
-            } else if name.starts_with("gen-") && !keep.contains(&name) {
-                // The manifest goes first: without it the rest is no generation. A base that others use stays.
-                let _ = fs::remove_file(entry.path().join("manifest.json"));
-                if !needed(&format!("{name}/")) {
-                    let _ = fs::remove_dir_all(entry.path());
-                }
-            }
-        }
-        for entry in fs::read_dir(self.path.join("segments")).into_iter().flatten().flatten() {
-            if !files.contains(&format!("segments/{}", entry.file_name().to_string_lossy())) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
     }
 }
 

@@ -5,10 +5,12 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::SchemaRef;
 use brahman_card::interface::index::Measured;
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +18,11 @@ use crate::embedder::Model;
 use crate::flat::build::Parameters;
 use crate::flat::store::{Found, Live, Store};
 use crate::flat::{Ask, Flat};
-use crate::folder::now_ms;
+use crate::folder::{Folder, now_ms};
 use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
 use crate::segment;
+use crate::threads::caught;
 
 /// A file of an index, by its path from the index's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub struct BaseRef {
     pub graph: FileRef,
     /// Documents and texts.
     pub rows_file: FileRef,
+    /// Words; absent in what was written before they had checksums.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lexical: Option<Vec<FileRef>>,
 }
 
 /// A segment of the delta.
@@ -67,6 +73,9 @@ pub struct Manifest {
     pub created_ms: u64,
     /// Generation of the dataset it was refreshed to.
     pub dataset_generation: u64,
+    /// The run that wrote that generation of the dataset: numbers may come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset_run: Option<String>,
     /// Model of the vectors.
     pub model: Model,
     /// Name of the engine that built it.
@@ -105,6 +114,7 @@ impl Manifest {
             reason: "refresh".into(),
             created_ms: now_ms(),
             dataset_generation: 0,
+            dataset_run: None,
             model,
             engine,
             parameters,
@@ -137,7 +147,7 @@ impl Manifest {
 
     /// Its files.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
-        let base = self.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file]);
+        let base = self.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file].into_iter().chain(b.lexical.iter().flatten()));
         base.chain(self.segments.iter().map(|s| &s.file)).chain(&self.dead)
     }
 
@@ -157,6 +167,27 @@ fn kept<T>(place: &OnceLock<T>, make: impl FnOnce() -> Result<T, String>) -> Res
     Ok(place.get_or_init(|| made))
 }
 
+/// The words of a base.
+#[derive(Debug, Default)]
+struct Words {
+    open: Option<Arc<Lexical>>,
+    /// They are not those of the disk.
+    in_memory: bool,
+}
+
+/// What of a base was opened when it was first needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Whether its words are open, and whether they had to be made in memory.
+    pub words: Option<bool>,
+    /// Bytes of its filter columns in memory.
+    pub columns_bytes: u64,
+    /// Times that something was at hand.
+    pub hits: u64,
+    /// Times that it had to be opened or made.
+    pub misses: u64,
+}
+
 /// The large, never changed part; shared by the generations that build on it.
 #[derive(Debug)]
 pub struct Base {
@@ -164,40 +195,159 @@ pub struct Base {
     pub flat: Flat,
     /// Its rows.
     pub rows: RowStore,
-    /// Where its segment lies, for what is read seldom.
-    pub segment: PathBuf,
-    lexical_folder: PathBuf,
-    lexical: OnceLock<Lexical>,
+    folder: Folder,
+    files: BaseRef,
+    /// Held while they are opened or made, which may take seconds.
+    words: Mutex<Words>,
+    /// What is wrong with those on the disk.
+    words_trouble: OnceLock<String>,
     columns: OnceLock<RecordBatch>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 impl Base {
-    /// A base of these parts.
+    /// A base of these parts, of the files named.
     #[must_use]
-    pub fn new(flat: Flat, rows: RowStore, segment: PathBuf, lexical_folder: PathBuf) -> Self {
-        Self { flat, rows, segment, lexical_folder, lexical: OnceLock::new(), columns: OnceLock::new() }
+    pub fn new(flat: Flat, rows: RowStore, folder: Folder, files: BaseRef) -> Self {
+        let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (words, words_trouble, columns) = (Mutex::default(), OnceLock::new(), OnceLock::new());
+        Self { flat, rows, folder, files, words, words_trouble, columns, hits, misses }
     }
 
-    /// Its words, opened when first needed; made again in memory if the folder is missing or damaged.
+    fn looked_up(&self, at_hand: bool) {
+        let counter = if at_hand { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Words> {
+        // Whole between statements.
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That what rows, vectors and columns are read from is whole: nothing is made out of what is damaged.
+    ///
+    /// # Errors
+    /// Naming the file that is not.
+    pub fn whole(&self) -> io::Result<()> {
+        [&self.files.segment, &self.files.graph, &self.files.rows_file].into_iter().try_for_each(|file| self.folder.whole(file))
+    }
+
+    /// Whether a file of the words is missing or damaged.
+    #[must_use]
+    pub fn words_are_damaged(&self) -> bool {
+        self.files.lexical.iter().flatten().any(|file| self.folder.whole(file).is_err())
+    }
+
+    /// Opens the words on the disk, every file of which must be whole. None if there are none, for want of texts.
+    fn words_on_disk(&self) -> Result<Option<Lexical>, String> {
+        let path = self.folder.path().join(&self.files.graph.path).with_file_name("lexical");
+        match &self.files.lexical {
+            Some(files) if files.is_empty() => return Ok(None),
+            Some(files) => files.iter().try_for_each(|file| self.folder.whole(file)).map_err(|e| e.to_string())?,
+            // From before they had checksums.
+            None if !path.exists() => return Ok(None),
+            None => {}
+        }
+        let opened = caught("opening the words", || Lexical::open(&path)).map_err(|e| e.to_string())?;
+        opened.map(Some).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Its words, opened when first needed; made again in memory if a file of them is missing or damaged.
     ///
     /// # Errors
     /// If the rows are damaged too.
-    pub fn words(&self) -> Result<&Lexical, String> {
-        let open = || {
-            Lexical::open(&self.lexical_folder).or_else(|why| {
-                tracing::warn!(%why, folder = %self.lexical_folder.display(), "the words are made again in memory");
-                Lexical::in_memory(&self.rows).map_err(|e| e.to_string())
-            })
-        };
-        kept(&self.lexical, open)
+    fn words(&self) -> Result<Arc<Lexical>, String> {
+        let mut words = self.lock();
+        self.looked_up(words.open.is_some());
+        if let Some(open) = &words.open {
+            return Ok(Arc::clone(open));
+        }
+        match self.words_on_disk() {
+            Ok(Some(open)) => words.open = Some(Arc::new(open)),
+            Ok(None) => self.make_words(&mut words, None)?,
+            Err(why) => self.make_words(&mut words, Some(why))?,
+        }
+        words.open.clone().ok_or_else(|| "the words were not made".to_owned())
     }
 
-    /// The columns that searches filter by, read when first needed.
+    fn make_words(&self, words: &mut Words, trouble: Option<String>) -> Result<(), String> {
+        if let Some(why) = trouble {
+            tracing::error!("{why}; the words are made again in memory");
+            self.words_trouble.get_or_init(|| format!("{why}; the words were made again in memory"));
+        }
+        words.open = Some(Arc::new(Lexical::in_memory(&self.rows).map_err(|e| e.to_string())?));
+        words.in_memory = true;
+        Ok(())
+    }
+
+    /// The best rows for the words of a text. Where the words on the disk fail they are made again, once.
+    fn find_words(&self, text: &str, k: usize, live: Option<&Live>) -> Result<Vec<Found>, String> {
+        let found = |words: &Lexical| match caught("searching for words", || words.search(text, k, live)) {
+            Ok(found) => found.map_err(|e| e.to_string()),
+            Err(panicked) => Err(panicked.to_string()),
+        };
+        let words = self.words()?;
+        let why = match found(&words) {
+            Ok(found) => return Ok(found),
+            Err(why) => why,
+        };
+        let mut now = self.lock();
+        // Unless somebody else has made them meanwhile.
+        if !now.in_memory {
+            let place = Path::new(&self.files.graph.path).with_file_name("lexical");
+            self.make_words(&mut now, Some(format!("{}: {why}", place.display())))?;
+        } else if now.open.as_ref().is_some_and(|open| Arc::ptr_eq(open, &words)) {
+            return Err(why);
+        }
+        let made = now.open.clone().ok_or(why)?;
+        drop(now);
+        found(&made)
+    }
+
+    /// What is wrong with the words on the disk, if anything is known to be.
+    #[must_use]
+    pub fn words_trouble(&self) -> Option<String> {
+        self.words_trouble.get().cloned()
+    }
+
+    /// The columns that searches filter by, read when first needed, from a segment that is whole.
     ///
     /// # Errors
-    /// If the segment cannot be read.
+    /// If the segment is damaged.
     pub fn columns(&self) -> Result<&RecordBatch, String> {
-        kept(&self.columns, || segment::read_columns(&self.segment).map_err(|e| e.to_string()))
+        self.looked_up(self.columns.get().is_some());
+        let segment = &self.files.segment;
+        kept(&self.columns, || {
+            self.folder.whole(segment).map_err(|e| e.to_string())?;
+            let read = segment::read_columns(&self.folder.path().join(&segment.path)).map_err(|e| format!("{}: {e}", segment.path))?;
+            if read.num_rows() == self.rows.len() { Ok(read) } else { Err(format!("{}: it has other rows than the graph", segment.path)) }
+        })
+    }
+
+    /// The types of those columns, which cost less.
+    ///
+    /// # Errors
+    /// If the segment is damaged.
+    pub fn column_types(&self) -> Result<SchemaRef, String> {
+        if let Some(columns) = self.columns.get() {
+            return Ok(columns.schema());
+        }
+        let segment = &self.files.segment;
+        segment::columns_schema(&self.folder.path().join(&segment.path)).map_err(|e| format!("{}: {e}", segment.path))
+    }
+
+    /// What was opened since the base was.
+    #[must_use]
+    pub fn opened(&self) -> Opened {
+        // While they are being opened they are not open: nobody is kept waiting for a word about it.
+        let words = self.words.try_lock().ok();
+        Opened {
+            words: words.and_then(|words| words.open.as_ref().map(|_| words.in_memory)),
+            columns_bytes: self.columns.get().map_or(0, |columns| columns.get_array_memory_size() as u64),
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -228,6 +378,8 @@ pub struct Generation {
     /// Rows alive in the delta, if not all.
     pub live_delta: Option<Live>,
     lexical_delta: OnceLock<Lexical>,
+    /// The base's filter columns, if those of the delta have other types.
+    base_columns: OnceLock<RecordBatch>,
 }
 
 /// How to search.
@@ -268,7 +420,7 @@ impl Generation {
             any.then(|| Live::of(count, |row| !dead.contains(&((from + row) as u32))))
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
-        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta: OnceLock::new() })
+        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta: OnceLock::new(), base_columns: OnceLock::new() })
     }
 
     /// Rows in the base.
@@ -384,11 +536,11 @@ impl Generation {
     /// they are comparable only roughly; compaction makes them one.
     ///
     /// # Errors
-    /// If the words cannot be made.
+    /// If they cannot be made.
     pub fn words(&self, text: &str, k: usize, allowed: &Allowed) -> Result<Vec<Found>, String> {
         let text_of = |e: io::Error| e.to_string();
         let mut found = match &self.base {
-            Some(base) => base.words()?.search(text, k, allowed.base.as_ref()).map_err(text_of)?,
+            Some(base) => base.find_words(text, k, allowed.base.as_ref())?,
             None => Vec::new(),
         };
         if !self.delta.rows.is_empty() {
@@ -400,6 +552,53 @@ impl Generation {
             found.truncate(k);
         }
         Ok(found)
+    }
+
+    /// The base's filter columns, by the types that the delta's have: those of the dataset as it was read last.
+    ///
+    /// # Errors
+    /// If the segment is damaged.
+    pub fn base_columns(&self) -> Result<Option<&RecordBatch>, String> {
+        let Some(base) = &self.base else { return Ok(None) };
+        let own = base.columns()?;
+        let wanted = self.delta.columns.schema();
+        if self.delta.rows.is_empty() || wanted.fields().is_empty() || segment::same_types(&own.schema(), &wanted) {
+            return Ok(Some(own));
+        }
+        kept(&self.base_columns, || segment::conform(&wanted, own).map_err(|e| e.to_string())).map(Some)
+    }
+
+    /// Columns of the base whose type is not that of the delta's any more: column, type before, type now, and values of rows alive that
+    /// became NULL.
+    ///
+    /// # Errors
+    /// If the segment is damaged.
+    pub fn converted(&self) -> Result<Vec<(String, String, String, u64)>, String> {
+        let Some(base) = self.base.as_ref().filter(|_| !self.delta.rows.is_empty() && self.delta.columns.num_columns() > 0) else {
+            return Ok(Vec::new());
+        };
+        if segment::same_types(&base.column_types()?, &self.delta.columns.schema()) {
+            return Ok(Vec::new());
+        }
+        let Some(now) = self.base_columns()? else { return Ok(Vec::new()) };
+        let before = base.columns()?;
+        let mut out = Vec::new();
+        for field in now.schema().fields() {
+            let (Some(old), Some(new)) = (before.column_by_name(field.name()), now.column_by_name(field.name())) else { continue };
+            if old.data_type() == new.data_type() {
+                continue;
+            }
+            let lost = |row: &u32| old.is_valid(*row as usize) && new.is_null(*row as usize);
+            let nulls = self.live_rows().take_while(|row| (*row as usize) < old.len()).filter(lost).count() as u64;
+            out.push((field.name().clone(), old.data_type().to_string(), new.data_type().to_string(), nulls));
+        }
+        Ok(out)
+    }
+
+    /// What is wrong with the words on the disk, if anything is known to be.
+    #[must_use]
+    pub fn words_trouble(&self) -> Option<String> {
+        self.base.as_ref().and_then(|base| base.words_trouble())
     }
 
     /// The best rows for a query of length 1, best first.

@@ -14,6 +14,7 @@ use brahman_storage::{Steps, atomic, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::folder::{Folder, now_ms};
+use crate::sealed;
 
 /// What says where the files are.
 const HOME: &str = "home.json";
@@ -21,6 +22,8 @@ const HOME: &str = "home.json";
 const MOVING: &str = "MOVING";
 /// What stays in a place that was left.
 const MOVED: &str = "MOVED.json";
+/// Before the name of an index whose removal has begun; no index is called so.
+const DELETED: &str = ".deleted-";
 
 /// A home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +51,7 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self { bucket: "primary".into(), path: stub.to_owned(), left: None });
             }
-            other => serde_json::from_slice::<Self>(&other?).map_err(|e| bad(format!("{}: {e}", stub.join(HOME).display())))?,
+            other => sealed::from_slice::<Self>(&other?).map_err(|e| bad(format!("{}: {e}", stub.join(HOME).display())))?,
         };
         Ok(home.cleared(stub))
     }
@@ -67,14 +70,18 @@ impl Home {
     }
 
     fn save(&self, stub: &Path) -> io::Result<()> {
-        atomic::write(&stub.join(HOME), &serde_json::to_vec_pretty(self)?)
+        atomic::write(&stub.join(HOME), &sealed::to_vec(self)?)
     }
 
-    /// Copies everything to `path` and compares it; nothing counts yet. Gives the bytes copied.
+    /// Copies everything to `path` and compares it; nothing counts yet. Gives the bytes copied. What an error leaves is removed.
     ///
     /// # Errors
     /// If another index lives there, a copy is not what it should be, or `Interrupted` if `progress` says stop.
     pub fn copy(&self, stub: &Path, path: &Path, steps: &Steps, progress: &dyn Fn(u64) -> bool) -> io::Result<u64> {
+        self.copy_whole(stub, path, steps, progress).inspect_err(|_| give_up(stub, path, steps))
+    }
+
+    fn copy_whole(&self, stub: &Path, path: &Path, steps: &Steps, progress: &dyn Fn(u64) -> bool) -> io::Result<u64> {
         vacate(path, stub)?;
         let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         fs::create_dir_all(parent)?;
@@ -88,8 +95,10 @@ impl Home {
         copy_all(&self.path, &copy, &mut copied, progress)?;
         steps.pass("copied")?;
         let folder = Folder::new(&copy, Steps::default());
-        let wrong = folder.generations().into_iter().find_map(|(_, manifest)| folder.verify(&manifest).into_iter().next());
-        if let Some(wrong) = wrong {
+        let seen = folder.survey();
+        let mut wrong =
+            seen.unreadable().into_iter().chain(seen.generations().into_iter().flat_map(|(_, manifest)| folder.verify(manifest)));
+        if let Some(wrong) = wrong.next() {
             return Err(bad(format!("{wrong}; `brahman index doctor --repair` before it is moved")));
         }
         steps.pass("verified")?;
@@ -101,6 +110,10 @@ impl Home {
     /// # Errors
     /// As the file system gives them; the old home then counts.
     pub fn flip(&self, stub: &Path, bucket: &str, path: &Path, anew: &[&str], steps: &Steps) -> io::Result<Self> {
+        self.flip_whole(stub, bucket, path, anew, steps).inspect_err(|_| give_up(stub, path, steps))
+    }
+
+    fn flip_whole(&self, stub: &Path, bucket: &str, path: &Path, anew: &[&str], steps: &Steps) -> io::Result<Self> {
         let copy = moving(path)?;
         for name in anew.iter().filter(|name| self.path.join(name).is_dir()) {
             if copy.join(name).exists() {
@@ -110,7 +123,8 @@ impl Home {
             copy_all(&self.path.join(name), &copy.join(name), &mut 0, &|_| true)?;
         }
         atomic::sync_dir(&copy)?;
-        // A note that the index once lived there makes room for it.
+        // A note that the index once lived there makes room for it; nothing else does, not even what came meanwhile.
+        vacate(path, stub)?;
         if path.exists() {
             fs::remove_dir_all(path)?;
         }
@@ -127,6 +141,11 @@ impl Home {
     #[must_use]
     pub fn cleared(mut self, stub: &Path) -> Self {
         let Some(left) = &self.left else { return self };
+        // Where the new home is not to be seen the old one is the only one.
+        if let Err(why) = self.is_there() {
+            tracing::warn!(left = %left.display(), "what a move left stays: {why}");
+            return self;
+        }
         let _ = fs::remove_file(self.path.join(MOVING));
         match clear(left, stub, &self.bucket) {
             Ok(()) => {
@@ -155,18 +174,62 @@ impl Home {
         ))
     }
 
-    /// Removes the index's files, wherever they are; the stub last.
+    /// Removes the index's files, wherever they are. It is no index from the first step on; a crash leaves what
+    /// [`finish_deletions`] removes.
     ///
     /// # Errors
     /// As the file system gives them.
     pub fn delete(&self, stub: &Path) -> io::Result<()> {
-        // The parameters go first: without them the rest is not an index any more.
-        fs::remove_file(stub.join("index.json"))?;
+        let parent = stub.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let going = parent.join(format!("{DELETED}{}", ulid::Ulid::generate()));
+        fs::rename(stub, &going)?;
+        atomic::sync_dir(parent)?;
         if self.path != stub && self.path.exists() {
             fs::remove_dir_all(&self.path)?;
         }
-        fs::remove_dir_all(stub)
+        fs::remove_dir_all(going)
     }
+}
+
+/// Removes what deletions that were cut off left below the folder of all indexes.
+pub fn finish_deletions(indexes: &Path) {
+    let entries = fs::read_dir(indexes).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(DELETED)) {
+        if let Ok(home) = fs::read(entry.path().join(HOME)).and_then(|bytes| sealed::from_slice::<Home>(&bytes))
+            && home.path.exists()
+        {
+            tracing::warn!("files of an index that was deleted are left in {}: remove them by hand", home.path.display());
+        }
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!("{}: {error}", entry.path().display());
+        }
+    }
+}
+
+/// Removes a copy that will not count, unless the stub says that it does, or cannot be read.
+fn give_up(stub: &Path, path: &Path, steps: &Steps) {
+    // A test that stops the program as if it were killed stops here too.
+    if steps.pass("given up").is_err() {
+        return;
+    }
+    let Ok(copy) = moving(path) else { return };
+    let gone = |folder: &Path| match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{}: {error}", folder.display()),
+        _ => {}
+    };
+    gone(&copy);
+    let lives_there = match fs::read(stub.join(HOME)) {
+        Ok(bytes) => sealed::from_slice::<Home>(&bytes).map_or(true, |home| home.path == path),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    if !lives_there && is_copy_of(path, stub) {
+        gone(path);
+    }
+}
+
+/// Whether a folder is a copy of this stub's index that does not count yet.
+fn is_copy_of(path: &Path, stub: &Path) -> bool {
+    fs::read(path.join(MOVING)).is_ok_and(|from| from == stub.as_os_str().as_encoded_bytes())
 }
 
 /// Where a copy grows.
@@ -179,10 +242,9 @@ fn moving(path: &Path) -> io::Result<PathBuf> {
 fn vacate(path: &Path, stub: &Path) -> io::Result<()> {
     let entries: Vec<_> = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?.flatten().map(|e| e.file_name()).collect(),
+        entries => entries?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?,
     };
-    let ours = fs::read(path.join(MOVING)).is_ok_and(|from| from == stub.as_os_str().as_encoded_bytes());
-    if ours || entries.iter().all(|name| name == MOVED) {
+    if is_copy_of(path, stub) || entries.iter().all(|name| name == MOVED) {
         return Ok(());
     }
     let message = format!("{} is taken: it holds another index, or files of somebody else", path.display());
@@ -225,7 +287,8 @@ fn clear(left: &Path, stub: &Path, bucket: &str) -> io::Result<()> {
         let note = serde_json::json!({"bucket": bucket, "at_ms": now_ms()});
         atomic::write(&left.join(MOVED), &serde_json::to_vec(&note)?)?;
     }
-    for entry in entries.flatten() {
+    for entry in entries {
+        let entry = entry?;
         let name = entry.file_name();
         let stays = if left == stub { name == "index.json" || name == HOME } else { name == MOVED };
         if stays {
@@ -244,7 +307,7 @@ mod tests {
     fn made(folder: &Path) -> (PathBuf, Home) {
         let stub = folder.join("indexes/x");
         fs::create_dir_all(stub.join("trials")).expect("made");
-        for (name, text) in [("index.json", "{}"), ("CURRENT", "c"), ("trials/journal.log", "one")] {
+        for (name, text) in [("index.json", "{}"), ("notes.txt", "c"), ("trials/journal.log", "one")] {
             fs::write(stub.join(name), text).expect("written");
         }
         let home = Home::open(&stub).expect("opens");
@@ -270,12 +333,12 @@ mod tests {
             // What a restart finds.
             let home = Home::open(&stub).expect("opens");
             assert_eq!(home.bucket == "big", stop >= 3, "{stop}");
-            let there = |home: &Home| fs::read_to_string(home.path.join("CURRENT")).expect("there");
+            let there = |home: &Home| fs::read_to_string(home.path.join("notes.txt")).expect("there");
             assert_eq!((there(&home).as_str(), home.is_there(), stub.join("index.json").exists()), ("c", Ok(()), true));
             let home = if home.bucket == "big" { home } else { moved(&home, &stub, &path, &Steps::default()).expect("moved") };
             assert_eq!((there(&home).as_str(), home.left.clone()), ("c", None));
             assert_eq!(fs::read_to_string(path.join("trials/journal.log")).expect("there"), "one two");
-            assert!(!stub.join("CURRENT").exists() && !path.join(MOVING).exists());
+            assert!(!stub.join("notes.txt").exists() && !path.join(MOVING).exists());
             // And on: the place that is left keeps a note, and can be moved into again.
             let other = folder.path().join("other/indexes/x");
             let home = moved(&home, &stub, &other, &Steps::default()).expect("moved");
@@ -298,5 +361,71 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         Home::make(&stub, "big", &path).expect_err("taken");
         assert_eq!(fs::read_to_string(path.join("index.json")).expect("there"), "another's");
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(folder).expect("listed") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+        }
+        all.sort();
+        all
+    }
+
+    /// Not as after a kill: the program goes on, and has to clear up behind itself.
+    #[test]
+    fn a_move_that_fails_anywhere_leaves_no_copy() {
+        for at in ["copied", "verified", "renamed"] {
+            let folder = tempfile::tempdir().expect("a temporary directory");
+            let (stub, home) = made(folder.path());
+            let path = folder.path().join("disk/indexes/x");
+            let steps = Steps::asking(move |step| if step == at { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) });
+            moved(&home, &stub, &path, &steps).expect_err("it failed");
+            let left: Vec<PathBuf> = files(folder.path()).into_iter().filter(|file| !file.starts_with(&stub)).collect();
+            assert!(left.is_empty(), "{at}: {left:?}");
+            assert_eq!(Home::open(&stub).expect("opens").path, stub);
+            assert_eq!(moved(&home, &stub, &path, &Steps::default()).expect("moved").bucket, "big");
+        }
+    }
+
+    #[test]
+    fn an_index_with_an_unreadable_generation_is_not_moved() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (stub, home) = made(folder.path());
+        fs::create_dir(stub.join("gen-1")).expect("made");
+        fs::write(stub.join("gen-1/manifest.json"), "{").expect("written");
+        let error = home.copy(&stub, &folder.path().join("disk/indexes/x"), &Steps::default(), &|_| true).expect_err("refused");
+        assert!(error.to_string().contains("gen-1/manifest.json"), "{error}");
+    }
+
+    #[test]
+    fn what_was_left_stays_while_the_new_home_is_not_to_be_seen() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (stub, home) = made(folder.path());
+        let path = folder.path().join("disk/indexes/x");
+        home.copy(&stub, &path, &Steps::default(), &|_| true).expect("copied");
+        home.flip(&stub, "big", &path, &[], &Steps::default()).expect("flipped");
+        fs::rename(folder.path().join("disk"), folder.path().join("unmounted")).expect("renamed");
+        assert_eq!(Home::open(&stub).expect("opens").left, Some(stub.clone()));
+        assert!(stub.join("notes.txt").exists());
+        fs::rename(folder.path().join("unmounted"), folder.path().join("disk")).expect("renamed");
+        assert_eq!(Home::open(&stub).expect("opens").left, None);
+        assert!(!stub.join("notes.txt").exists());
+    }
+
+    #[test]
+    fn a_damaged_home_is_said_and_a_deletion_that_was_cut_off_is_finished() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (stub, _) = made(folder.path());
+        let home = Home::make(&stub, "big", &folder.path().join("disk/indexes/x")).expect("made");
+        let mut bytes = fs::read(stub.join(HOME)).expect("there");
+        bytes[20] ^= 4;
+        fs::write(stub.join(HOME), bytes).expect("damaged");
+        assert!(Home::open(&stub).is_err_and(|e| e.to_string().contains(HOME)));
+        home.save(&stub).expect("saved");
+        fs::rename(&stub, folder.path().join("indexes/.deleted-1")).expect("renamed");
+        finish_deletions(&folder.path().join("indexes"));
+        assert_eq!(fs::read_dir(folder.path().join("indexes")).expect("there").count(), 0);
     }
 }

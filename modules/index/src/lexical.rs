@@ -1,7 +1,8 @@
 //! Words: BM25 over the chunks' text, by tantivy.
 //!
 //! A base has its words in a folder beside its graph; those of a delta are in memory. Rows are found by their numbers.
-//! Words are derived from the rows: if the folder is missing or damaged they are made again in memory.
+//! Words are derived from the rows: if the folder is missing or damaged they are made again in memory. tantivy may panic on bytes
+//! that a disk has changed: whoever opens or searches a folder compares its checksums first, and catches what comes of it.
 
 use std::fs;
 use std::io;
@@ -10,10 +11,11 @@ use std::path::Path;
 use tantivy::collector::TopDocs;
 use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
 use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT};
-use tantivy::{Index, IndexReader, TantivyDocument, Term};
+use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, Term};
 
 use crate::flat::store::{Found, Live};
 use crate::rows::RowStore;
+use crate::threads::caught;
 
 /// Memory of the writer before it makes a segment: tantivy wants at least 15 MB.
 const WRITER_BYTES: usize = 64 << 20;
@@ -60,16 +62,25 @@ impl Lexical {
 
     fn opened(index: Index) -> io::Result<Self> {
         let text = index.schema().get_field("text").map_err(bad)?;
-        Ok(Self { reader: index.reader().map_err(bad)?, index, text })
+        // Nothing is added later: a thread that looks for it would look for ever.
+        let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(bad)?;
+        Ok(Self { reader, index, text })
     }
 
-    /// Makes the words of these rows in a new folder; tantivy fsyncs them.
+    /// Makes the words of these rows in a new folder; tantivy fsyncs them. Gives the names of its files.
     ///
     /// # Errors
     /// As the file system or tantivy give them.
-    pub fn write(folder: &Path, rows: &RowStore) -> io::Result<()> {
+    pub fn write(folder: &Path, rows: &RowStore) -> io::Result<Vec<String>> {
         fs::create_dir(folder)?;
-        Self::fill(Index::create_in_dir(folder, schema().0).map_err(bad)?, rows).map(drop)
+        let words = caught("writing the words", || Self::fill(Index::create_in_dir(folder, schema().0).map_err(bad)?, rows));
+        drop(words.map_err(bad)??);
+        let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names: Vec<String> = names.collect::<io::Result<_>>()?;
+        // Locks hold nothing.
+        names.retain(|name| !name.ends_with(".lock"));
+        names.sort();
+        Ok(names)
     }
 
     /// Opens a folder.
@@ -159,7 +170,8 @@ mod tests {
         }
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("lexical");
-        Lexical::write(&path, &rows).expect("written");
+        let files = Lexical::write(&path, &rows).expect("written");
+        assert!(files.contains(&"meta.json".to_owned()) && !files.iter().any(|name| name.ends_with(".lock")), "{files:?}");
         for words in [Lexical::open(&path).expect("opens"), Lexical::in_memory(&rows).expect("made")] {
             let numbers = |found: Vec<Found>| found.iter().map(|f| f.row).collect::<Vec<_>>();
             assert_eq!(numbers(words.search("Dog fox!", 1, None).expect("found")), [2]);

@@ -4,7 +4,8 @@
 //! [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are committed; [`generation`] is what
 //! answers, [`folder`] how it is kept on disk, in [`segment`]s and [`rows`]; [`flat`] is the engine, [`lexical`] the words,
 //! [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
-//! measuring what was promoted.
+//! measuring what was promoted. [`sweep`] decides what may be removed, [`sealed`] are files of JSON with a checksum, [`threads`]
+//! says what becomes of a panic.
 //!
 //! Invariants: an index holds vectors of one model, named by its fingerprint, and is searched with that model only;
 //! readers hold a whole generation, so no answer mixes two; the pointer moves last.
@@ -23,7 +24,10 @@ pub mod pending;
 pub mod refresh;
 pub mod rescue;
 pub mod rows;
+pub mod sealed;
 pub mod segment;
 pub mod service;
 pub mod shadow;
+pub mod sweep;
+pub mod threads;
 pub mod trials;

@@ -8,6 +8,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+/// How the first line begins.
+const HEAD: &[u8] = b"brahman pending 1 ";
+/// Longest such line: a fingerprint is a hash.
+const HEAD_MAX: usize = 4096;
+
 /// The file, and what it held when it was opened.
 #[derive(Debug)]
 pub struct Pending {
@@ -15,6 +20,8 @@ pub struct Pending {
     file: File,
     /// Vectors by the sha256 of their text.
     pub known: HashMap<[u8; 32], Vec<f32>>,
+    /// Records that were damaged, and those behind them: their texts are embedded again.
+    pub lost: u64,
 }
 
 impl Pending {
@@ -23,7 +30,8 @@ impl Pending {
     /// # Errors
     /// As the file system gives them.
     pub fn open(path: &Path, fingerprint: &str, dim: usize) -> io::Result<Self> {
-        let head = format!("brahman pending 1 {fingerprint} {dim}\n").into_bytes();
+        let mut head = HEAD.to_vec();
+        head.extend(format!("{fingerprint} {dim}\n").into_bytes());
         let mut bytes = Vec::new();
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         file.read_to_end(&mut bytes)?;
@@ -43,12 +51,18 @@ impl Pending {
                 whole += record;
             }
         }
+        // What is shorter than a record was being written when the module ended, and had not been acknowledged.
+        let of_another = bytes.starts_with(HEAD) && !bytes.starts_with(&head) && bytes.iter().take(HEAD_MAX).any(|b| *b == b'\n');
+        let lost = if of_another { 0 } else { bytes.len().saturating_sub(whole.max(head.len())) / record };
+        if lost > 0 {
+            tracing::warn!("{}: {lost} vectors are damaged and are made again", path.display());
+        }
         file.set_len(whole as u64)?;
         if whole == 0 {
             file.write_all(&head)?;
         }
         file.sync_all()?;
-        Ok(Self { path: path.to_owned(), file, known })
+        Ok(Self { path: path.to_owned(), file, known, lost: lost as u64 })
     }
 
     /// Adds vectors; on return they are durable.
@@ -63,8 +77,11 @@ impl Pending {
             bytes.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
             bytes.extend(crc32fast::hash(&bytes[from..]).to_le_bytes());
         }
-        self.file.write_all(&bytes)?;
-        self.file.sync_data()
+        let before = self.file.metadata()?.len();
+        self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).inspect_err(|_| {
+            // What a full disk took of a batch is none.
+            let _ = self.file.set_len(before);
+        })
     }
 
     /// Removes the file: everything in it is in a generation now.
@@ -87,10 +104,21 @@ mod tests {
         let length = fs::metadata(&path).expect("there").len();
         OpenOptions::new().write(true).open(&path).expect("there").set_len(length - 3).expect("cut");
         let mut again = Pending::open(&path, "f", 2).expect("opens");
-        assert_eq!(again.known.len(), 4);
+        assert_eq!((again.known.len(), again.lost), (4, 0), "a torn end is no damage");
         assert_eq!(again.known[&[3; 32]], [3.0, 1.0]);
         again.add(std::iter::once((&[9; 32], &[9.0, 9.0][..]))).expect("added");
         assert_eq!(Pending::open(&path, "f", 2).expect("opens").known.len(), 5);
-        assert!(Pending::open(&path, "g", 2).expect("opens").known.is_empty());
+        let mut bytes = fs::read(&path).expect("there");
+        let middle = bytes.len() - 2 * 44 - 3;
+        bytes[middle] ^= 1;
+        fs::write(&path, &bytes).expect("damaged");
+        let damaged = Pending::open(&path, "f", 2).expect("opens");
+        assert_eq!((damaged.known.len(), damaged.lost), (2, 3), "what is lost is counted");
+        let other = Pending::open(&path, "g", 2).expect("opens");
+        assert!(other.known.is_empty() && other.lost == 0);
+        other.done();
+        bytes[3] ^= 1;
+        fs::write(&path, &bytes).expect("damaged");
+        assert_eq!(Pending::open(&path, "f", 2).expect("opens").lost, 5);
     }
 }

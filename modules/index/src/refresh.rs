@@ -7,22 +7,25 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type, UInt64Type};
+use arrow_array::types::{Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
-use arrow_schema::{DataType, Schema};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::index::{CreateIn, Skipped};
 use brahman_storage::digest::{hex, sha256};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 
 use crate::chunk::Chunker;
-use crate::filter;
+use crate::filter::{self, Value};
 use crate::flat::kernel::dot;
+use crate::folder::Damage;
 use crate::generation::Generation;
 use crate::rows::{Row, RowStore};
 use crate::segment;
@@ -116,39 +119,31 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
     let mut seen: HashSet<String> = HashSet::new();
     let texts = text_columns(parameters);
     let filters = parameters.filter_columns.clone().unwrap_or_default();
-    let mut wanted: Vec<String> = vec![parameters.id_column.clone()];
-    wanted.extend(texts.iter().cloned().chain(parameters.vector_column.clone()).chain(filters.iter().cloned()));
-    let (mut columns, mut schema) = (Vec::new(), None);
+    let wanted = wanted_columns(parameters);
+    let (mut columns, mut types): (Vec<RecordBatch>, Option<Vec<DataType>>) = (Vec::new(), None);
     for object in &dataset.objects {
         let path = object.local();
         let unreadable = |e: &dyn std::fmt::Display| {
             Fault::new("org.brahman.Index.Damaged", false, format!("{}: {e}", path.display())).with("name", dataset.name.clone())
         };
-        let builder = File::open(&path)
-            .map_err(|e| unreadable(&e))
-            .and_then(|f| ParquetRecordBatchReaderBuilder::try_new(f).map_err(|e| unreadable(&e)))?;
-        for column in &wanted {
-            if builder.schema().index_of(column).is_err() {
-                let there: Vec<&str> = builder.schema().fields().iter().map(|f| f.name().as_str()).collect();
-                return Err(no_column(&dataset.name, column, &there));
-            }
-        }
-        let mask = ProjectionMask::columns(builder.parquet_schema(), wanted.iter().map(String::as_str));
-        let mask = if parameters.vector_column.is_some() {
-            let roots: Vec<usize> = wanted.iter().filter_map(|c| builder.schema().index_of(c).ok()).collect();
-            ProjectionMask::roots(builder.parquet_schema(), roots)
-        } else {
-            mask
-        };
+        let builder = open(&path).map_err(|e| unreadable(&e))?;
+        check_columns(builder.schema(), &dataset.name, parameters)?;
+        // Objects of one dataset may differ in the types of a column.
+        let own = filters.iter().filter_map(|name| builder.schema().field_with_name(name).ok());
+        let own: Vec<DataType> = own.map(|field| filter::plain_type(field.data_type())).collect();
+        types = Some(match types {
+            Some(types) => types.iter().zip(&own).map(|(a, b)| filter::common_type(a, b)).collect(),
+            None => own,
+        });
+        let roots: Vec<usize> = wanted.iter().filter_map(|c| builder.schema().index_of(c).ok()).collect();
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
         for batch in builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|e| unreadable(&e))? {
-            let batch = batch.map_err(|e| unreadable(&e))?;
+            let batch = plain(&batch.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
             let taken = plan.batch(&batch, parameters, &texts, &filters, chunker, &known, old, &mut seen)?;
             if !filters.is_empty() {
                 let indices: Vec<usize> = filters.iter().filter_map(|f| batch.schema().index_of(f).ok()).collect();
                 let own = batch.project(&indices).and_then(|b| arrow_select::take::take_record_batch(&b, &UInt32Array::from(taken)));
-                let own = own.map_err(|e| Fault::internal(e.to_string()))?;
-                schema.get_or_insert_with(|| own.schema());
-                columns.push(own);
+                columns.push(own.map_err(|e| Fault::internal(e.to_string()))?);
             }
         }
     }
@@ -158,9 +153,88 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
         plan.dead.extend(rows);
     }
     plan.dead.sort_unstable();
-    let schema = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
+    let fields: Vec<Field> = filters.iter().zip(types.unwrap_or_default()).map(|(name, kind)| Field::new(name, kind, true)).collect();
+    let schema = Arc::new(Schema::new(fields));
     plan.columns = Some(segment::join(&schema, &columns, plan.fresh.len()).map_err(|e| Fault::internal(e.to_string()))?);
     Ok(plan)
+}
+
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, ParquetError> {
+    ParquetRecordBatchReaderBuilder::try_new(File::open(path).map_err(|e| ParquetError::External(Box::new(e)))?)
+}
+
+/// The columns of one of a dataset's objects.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn schema_of(path: &Path) -> Result<SchemaRef, ParquetError> {
+    Ok(Arc::clone(open(path)?.schema()))
+}
+
+/// All columns that an index reads.
+fn wanted_columns(parameters: &CreateIn) -> Vec<String> {
+    let mut wanted: Vec<String> = vec![parameters.id_column.clone()];
+    wanted.extend(text_columns(parameters).into_iter().chain(parameters.vector_column.clone()));
+    wanted.extend(parameters.filter_columns.iter().flatten().cloned());
+    wanted
+}
+
+/// Columns by the types that are kept: texts, numbers and dictionaries of one kind each.
+fn plain(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().map(filter::plain).collect::<Result<Vec<_>, _>>()?;
+    let schema = batch.schema();
+    let fields = schema.fields().iter().zip(&columns).map(|(f, column)| Field::new(f.name(), column.data_type().clone(), f.is_nullable()));
+    RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns)
+}
+
+/// That the columns an index reads are there, and of types that it can use.
+///
+/// # Errors
+/// `InvalidParameter`, which names the column, its type and what was expected.
+pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> Result<(), Fault> {
+    let field = |name: &str| {
+        let there = || schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>();
+        schema.field_with_name(name).map_err(|_| no_column(dataset, name, &there()))
+    };
+    let wrong = |parameter: &str, name: &str, kind: &DataType, expected: &str| {
+        Err(Fault::invalid_parameter(parameter, format!("column `{name}` is {kind}, expected {expected}")))
+    };
+    let id = field(&parameters.id_column)?.data_type();
+    if !is_id(&filter::plain_type(id)) {
+        return wrong("id_column", &parameters.id_column, id, "text or whole numbers");
+    }
+    for name in &text_columns(parameters) {
+        let kind = field(name)?.data_type();
+        if filter::plain_type(kind) != DataType::Utf8 {
+            return wrong("text_column", name, kind, "text");
+        }
+    }
+    if let Some(name) = &parameters.vector_column {
+        let kind = field(name)?.data_type();
+        if !is_vector(kind) {
+            return wrong("vector_column", name, kind, "a list of Float32 or Float64");
+        }
+    }
+    for name in parameters.filter_columns.iter().flatten() {
+        let kind = field(name)?.data_type();
+        if !filter::is_filterable(kind) {
+            return wrong("filter_columns", name, kind, "text, a number, a boolean, a date or a timestamp");
+        }
+    }
+    Ok(())
+}
+
+fn is_id(kind: &DataType) -> bool {
+    kind.is_integer() || *kind == DataType::Utf8
+}
+
+fn is_vector(kind: &DataType) -> bool {
+    match kind {
+        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => {
+            matches!(item.data_type(), DataType::Float32 | DataType::Float64)
+        }
+        _ => false,
+    }
 }
 
 /// A column that a dataset does not have.
@@ -187,13 +261,6 @@ impl Plan {
         let ids = column(&parameters.id_column)?;
         let text_arrays: Vec<&ArrayRef> = texts.iter().map(|c| column(c)).collect::<Result<_, _>>()?;
         let filter_arrays: Vec<&ArrayRef> = filters.iter().map(|c| column(c)).collect::<Result<_, _>>()?;
-        for (name, array) in filters.iter().zip(&filter_arrays) {
-            if !filter::is_filterable(array.data_type()) {
-                let message =
-                    format!("column `{name}` is {}, expected text, a number, a boolean, a date or a timestamp", array.data_type());
-                return Err(Fault::invalid_parameter("filter_columns", message));
-            }
-        }
         let vectors = parameters.vector_column.as_deref().map(|name| column(name).and_then(|array| given(name, array))).transpose()?;
         let mut taken = Vec::new();
         for row in 0..batch.num_rows() {
@@ -300,16 +367,14 @@ fn id_of(ids: &ArrayRef, name: &str, row: usize) -> Result<String, Fault> {
     if ids.is_null(row) {
         return Err(Fault::invalid_parameter("id_column", format!("column `{name}` has a NULL: it does not name every document")));
     }
-    Ok(match ids.data_type() {
-        DataType::Utf8 => ids.as_string::<i32>().value(row).to_owned(),
-        DataType::Int32 => ids.as_primitive::<Int32Type>().value(row).to_string(),
-        DataType::Int64 => ids.as_primitive::<Int64Type>().value(row).to_string(),
-        DataType::UInt64 => ids.as_primitive::<UInt64Type>().value(row).to_string(),
-        other => {
-            let message = format!("column `{name}` is {other}, expected Utf8, Int32, Int64 or UInt64");
-            return Err(Fault::invalid_parameter("id_column", message));
+    match filter::value(ids, row) {
+        Value::Text(id) => Ok(id),
+        Value::Int(id) => Ok(id.to_string()),
+        _ => {
+            let message = format!("column `{name}` is {}, expected text or whole numbers", ids.data_type());
+            Err(Fault::invalid_parameter("id_column", message))
         }
-    })
+    }
 }
 
 /// One text out of several columns; `{column}` in a template stands for its value. NULL is the empty text.
@@ -387,11 +452,66 @@ pub fn io_fault(doing: &str, error: &io::Error) -> Fault {
     Fault::internal(format!("{doing}: {error}"))
 }
 
+/// The same where a file of an index may turn out to be missing or damaged: then it is `Damaged`, and says what to do.
+#[must_use]
+pub fn folder_fault(index: &str, doing: &str, error: &io::Error) -> Fault {
+    if Damage::of(error).is_none() {
+        return io_fault(doing, error);
+    }
+    let message = format!("index `{index}`: {doing}: {error}; nothing was changed. `brahman index doctor {index} --repair` mends it");
+    Fault::new("org.brahman.Index.Damaged", false, message).with("name", index)
+}
+
 #[cfg(test)]
 mod tests {
     use arrow_array::StringArray;
 
     use super::*;
+
+    /// What `Create` took and `Refresh` refused: both ask this.
+    #[test]
+    fn columns_that_cannot_be_used_are_refused_by_name_and_the_others_are_taken() {
+        use DataType::{Binary, Decimal128, Dictionary, Float32, Float64, Int8, Int32, LargeUtf8, List, UInt32, Utf8, Utf8View};
+        let list = |kind: DataType| List(Arc::new(Field::new("item", kind, true)));
+        let words = Dictionary(Box::new(Int32), Box::new(Utf8));
+        let fields = [
+            ("small", Int8),
+            ("wide", UInt32),
+            ("large", LargeUtf8),
+            ("view", Utf8View),
+            ("words", words),
+            ("money", Decimal128(10, 2)),
+            ("vector", list(Float32)),
+            ("texts", list(Utf8)),
+            ("bytes", Binary),
+            ("ratio", Float64),
+        ];
+        let schema = Schema::new(fields.map(|(name, kind)| Field::new(name, kind, true)).to_vec());
+        let check = |id: &str, text: &str, vector: Option<&str>, filter: &str| {
+            let parameters = CreateIn {
+                id_column: id.into(),
+                text_column: Some(text.into()),
+                vector_column: vector.map(str::to_owned),
+                filter_columns: Some(vec![filter.to_owned()]),
+                ..CreateIn::default()
+            };
+            check_columns(&schema, "d", &parameters).map_err(|fault| fault.message().to_owned())
+        };
+        for (id, text, filter) in
+            [("small", "large", "money"), ("wide", "view", "large"), ("words", "words", "words"), ("view", "large", "ratio")]
+        {
+            assert_eq!(check(id, text, Some("vector"), filter), Ok(()), "{id} {text} {filter}");
+        }
+        for (refused, words) in [
+            (check("ratio", "large", None, "small"), "column `ratio` is Float64, expected text or whole numbers"),
+            (check("small", "bytes", None, "small"), "column `bytes` is Binary, expected text"),
+            (check("small", "large", Some("texts"), "small"), "column `texts`"),
+            (check("small", "large", None, "texts"), "column `texts`"),
+            (check("small", "large", None, "gone"), "no column `gone`"),
+        ] {
+            assert!(refused.as_ref().is_err_and(|why| why.contains(words)), "{refused:?}");
+        }
+    }
 
     #[test]
     fn a_template_is_filled_once_and_columns_without_one_are_lines() {

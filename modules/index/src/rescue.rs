@@ -13,14 +13,22 @@ use brahman_storage::{atomic, digest};
 
 use crate::folder::Folder;
 use crate::generation::{FileRef, Manifest};
+use crate::sealed;
 
 /// Remembers the bucket's folder.
 const KEPT: &str = "rescue.json";
+/// Copied too: without it nobody knows the files.
+const MANIFEST: &str = "manifest.json";
 
 /// The folder for copies of indexes, as last heard.
 #[must_use]
 pub fn known(indexes: &Path) -> Option<PathBuf> {
-    serde_json::from_slice(&fs::read(indexes.join(KEPT)).ok()?).ok()?
+    let read = match fs::read(indexes.join(KEPT)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        read => read.and_then(|bytes| serde_json::from_slice::<Option<PathBuf>>(&bytes).map_err(io::Error::from)),
+    };
+    // The mesh tells again where copies go; until then damage finds none.
+    read.inspect_err(|error| tracing::error!("{KEPT}: {error}; copies are not used until the mesh says where they are")).ok().flatten()
 }
 
 /// Remembers the folder for copies; none if nobody wants any.
@@ -49,14 +57,15 @@ fn put(from: &Path, to: &Path, file: &FileRef) -> io::Result<()> {
     atomic::sync_dir(folder)
 }
 
-/// Copies what the index's generations are made of and has no copy yet; copies of what is gone go.
+/// Copies what the index's generations are made of and has no copy yet; copies of what is gone go, unless something of the index
+/// cannot be read: then it may need them.
 ///
 /// # Errors
 /// As the file systems give them; the rest is copied the next time.
 pub fn copy(folder: &Folder, to: &Path) -> io::Result<()> {
-    let generations = folder.generations();
+    let seen = folder.survey();
     let mut wanted = HashSet::new();
-    for (_, manifest) in &generations {
+    for (name, manifest) in seen.generations() {
         for file in manifest.files() {
             let copy = to.join(&file.path);
             if !copy.metadata().is_ok_and(|meta| meta.len() == file.bytes) {
@@ -64,15 +73,62 @@ pub fn copy(folder: &Folder, to: &Path) -> io::Result<()> {
             }
             wanted.insert(copy);
         }
-    }
-    for part in fs::read_dir(to).into_iter().flatten().flatten().filter(|part| part.path().is_dir()) {
-        for file in fs::read_dir(part.path())?.flatten().filter(|file| !wanted.contains(&file.path())) {
-            fs::remove_file(file.path())?;
+        let copy = to.join(name).join(MANIFEST);
+        let bytes = fs::read(folder.path().join(name).join(MANIFEST))?;
+        if fs::read(&copy).map_or(true, |there| there != bytes) {
+            fs::create_dir_all(to.join(name))?;
+            atomic::write(&copy, &bytes)?;
         }
-        // Where something is left it stays.
-        let _ = fs::remove_dir(part.path());
+        wanted.insert(copy);
+    }
+    let unreadable = seen.unreadable();
+    if !unreadable.is_empty() || wanted.is_empty() {
+        if to.exists() && !unreadable.is_empty() {
+            tracing::warn!("old copies in rescue stay, because this could not be read: {}", unreadable.join("; "));
+        }
+        return Ok(());
+    }
+    for part in fs::read_dir(to)? {
+        let part = part?.path();
+        if part.is_dir() {
+            sweep(&part, &wanted)?;
+        }
     }
     Ok(())
+}
+
+/// Removes files that are not wanted, and folders in which nothing is left.
+fn sweep(folder: &Path, wanted: &HashSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sweep(&path, wanted)?;
+        } else if !wanted.contains(&path) {
+            fs::remove_file(path)?;
+        }
+    }
+    // Where something is left it stays.
+    let _ = fs::remove_dir(folder);
+    Ok(())
+}
+
+/// Puts back the manifest of the generation that `CURRENT` names, if it is missing or damaged and its copy is whole.
+#[must_use]
+pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
+    let name = folder.pointer().ok()??.generation;
+    if folder.manifest(&name).is_ok() {
+        return None;
+    }
+    let bytes = fs::read(from.join(&name).join(MANIFEST)).ok()?;
+    let manifest = sealed::from_slice::<Manifest>(&bytes).ok()?;
+    let path = folder.path().join(&name);
+    match fs::create_dir_all(&path).and_then(|()| atomic::write(&path.join(MANIFEST), &bytes)) {
+        Ok(()) => Some(manifest),
+        Err(error) => {
+            tracing::error!("{name}/{MANIFEST} cannot be put back from rescue: {error}");
+            None
+        }
+    }
 }
 
 /// Puts back the files of a generation that are missing or damaged and have a copy that is right; which.
@@ -87,4 +143,25 @@ pub fn restore(folder: &Folder, manifest: &Manifest, from: &Path) -> Vec<String>
         }
     });
     back.map(|file| file.path.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_storage::Steps;
+
+    use super::*;
+
+    #[test]
+    fn copies_stay_while_the_index_cannot_be_read() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let (home, copies) = (place.path().join("home"), place.path().join("copies"));
+        fs::create_dir_all(copies.join("gen-1")).expect("made");
+        fs::write(copies.join("gen-1/graph.flat"), "a copy").expect("written");
+        let folder = Folder::new(&home, Steps::default());
+        copy(&folder, &copies).expect("nothing to copy from a disk that is not there");
+        fs::create_dir_all(home.join("gen-1")).expect("made");
+        fs::write(home.join("gen-1/manifest.json"), "{").expect("written");
+        copy(&folder, &copies).expect("nothing to copy from what is damaged");
+        assert!(copies.join("gen-1/graph.flat").exists());
+    }
 }

@@ -71,6 +71,12 @@ impl RowStore {
         self.ends.is_empty()
     }
 
+    /// Bytes of the records.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.data().len() as u64
+    }
+
     fn data(&self) -> &[u8] {
         match &self.data {
             Data::Memory(bytes) => bytes,

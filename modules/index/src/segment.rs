@@ -10,8 +10,11 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type, UInt64Type};
-use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_array::{
+    ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array, new_null_array,
+};
+use arrow_cast::{CastOptions, cast_with_options};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use brahman_storage::digest::hex;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
@@ -25,7 +28,9 @@ use crate::rows::{Row, RowStore};
 /// Rows a batch while writing.
 const BATCH_ROWS: usize = 4096;
 /// Columns that every segment has.
-const OWN: usize = 8;
+const OWN: usize = OWN_NAMES.len();
+/// Their names: no column of a dataset can be filtered by under one of them.
+pub const OWN_NAMES: [&str; 8] = ["source", "doc_id", "content_hash", "chunk_idx", "start", "line", "chunk_text", "vector"];
 /// Longest row group in rows: with vectors of 768 some 200 MB.
 const GROUP_ROWS: usize = 65_536;
 
@@ -37,15 +42,16 @@ fn schema(model: &Model, columns: &Schema) -> io::Result<SchemaRef> {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let dim = i32::try_from(model.dim).map_err(bad)?;
     let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), dim);
+    let [source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vectors] = OWN_NAMES;
     let mut fields = vec![
-        text("source"),
-        text("doc_id"),
-        text("content_hash"),
-        Field::new("chunk_idx", DataType::UInt32, false),
-        Field::new("start", DataType::UInt64, false),
-        Field::new("line", DataType::UInt64, false),
-        text("chunk_text"),
-        Field::new("vector", vector, false),
+        text(source),
+        text(doc_id),
+        text(content_hash),
+        Field::new(chunk_idx, DataType::UInt32, false),
+        Field::new(start, DataType::UInt64, false),
+        Field::new(line, DataType::UInt64, false),
+        text(chunk_text),
+        Field::new(vectors, vector, false),
     ];
     fields.extend(columns.fields().iter().map(|f| f.as_ref().clone()));
     let pairs = [("model".to_owned(), model.name.clone()), ("fingerprint".to_owned(), model.fingerprint.clone())];
@@ -166,15 +172,67 @@ pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
     Ok(Contents { rows, vectors, columns })
 }
 
-/// Batches of one schema as one.
+/// The columns that searches filter by, without their values.
 ///
 /// # Errors
-/// If they differ.
+/// As [`read`].
+pub fn columns_schema(path: &Path) -> io::Result<SchemaRef> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(bad)?;
+    Ok(Arc::new(Schema::new(reader.schema().fields().iter().skip(OWN).cloned().collect::<Vec<_>>())))
+}
+
+/// Whether columns have the same names and types, whatever they say of NULLs.
+#[must_use]
+pub fn same_types(a: &Schema, b: &Schema) -> bool {
+    let alike = |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name() && a.data_type() == b.data_type();
+    a.fields().len() == b.fields().len() && a.fields().iter().zip(b.fields()).all(alike)
+}
+
+/// The columns of a schema, each of which may have NULLs, and nothing else of it.
+fn plain(schema: &Schema) -> SchemaRef {
+    Arc::new(Schema::new(schema.fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true)).collect::<Vec<_>>()))
+}
+
+/// A batch by the types of a schema. A value that a type cannot hold becomes NULL, and so does a column that is not there.
+///
+/// # Errors
+/// Never, but arrow's types say so.
+pub fn conform(schema: &SchemaRef, batch: &RecordBatch) -> io::Result<RecordBatch> {
+    let rows = batch.num_rows();
+    if schema.fields().is_empty() {
+        return no_columns(rows);
+    }
+    let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+        Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
+        Some(column) => cast_with_options(column, field.data_type(), &CastOptions::default())
+            .unwrap_or_else(|_| new_null_array(field.data_type(), rows)),
+        None => new_null_array(field.data_type(), rows),
+    });
+    RecordBatch::try_new(plain(schema), columns.collect()).map_err(bad)
+}
+
+/// Batches as one, by the types of a schema.
+///
+/// # Errors
+/// As [`conform`].
 pub fn join(schema: &SchemaRef, batches: &[RecordBatch], rows: usize) -> io::Result<RecordBatch> {
     if schema.fields().is_empty() {
         return no_columns(rows);
     }
-    arrow_select::concat::concat_batches(schema, batches).map_err(bad)
+    let parts = batches.iter().map(|batch| conform(schema, batch)).collect::<io::Result<Vec<_>>>()?;
+    arrow_select::concat::concat_batches(&plain(schema), &parts).map_err(bad)
+}
+
+/// Batches as one, the oldest first, by the types of the newest one that has rows.
+///
+/// # Errors
+/// As [`conform`].
+pub fn joined(batches: &[RecordBatch], rows: usize) -> io::Result<RecordBatch> {
+    let with_columns = || batches.iter().rev().filter(|batch| batch.num_columns() > 0);
+    match with_columns().find(|batch| batch.num_rows() > 0).or_else(|| with_columns().next()) {
+        Some(newest) => join(&newest.schema(), batches, rows),
+        None => no_columns(rows),
+    }
 }
 
 /// Reads only the columns that searches filter by.
@@ -193,4 +251,51 @@ pub fn read_columns(path: &Path) -> io::Result<RecordBatch> {
     let batches: Vec<RecordBatch> =
         reader.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(bad)?.collect::<Result<_, _>>().map_err(bad)?;
     join(&schema, &batches, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{Array, Float64Array, Int64Array};
+
+    use super::*;
+
+    fn batch(column: ArrayRef) -> RecordBatch {
+        RecordBatch::try_from_iter([("tag", column)]).expect("a batch")
+    }
+
+    /// What made compactions fail for ever: a column that changed its type, or that got its first NULL.
+    #[test]
+    fn batches_of_other_types_become_one_by_the_newest() {
+        let whole: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let text: ArrayRef = Arc::new(StringArray::from(vec![Some("one"), None, Some("2.5")]));
+        let fraction: ArrayRef = Arc::new(Float64Array::from(vec![0.5]));
+        let all = [batch(whole), batch(text), batch(fraction)];
+        let one = joined(&all, 6).expect("joined");
+        let tag = one["tag"].as_primitive::<arrow_array::types::Float64Type>();
+        let values: Vec<Option<f64>> = tag.iter().collect();
+        assert_eq!(values, [Some(1.0), Some(2.0), None, None, Some(2.5), Some(0.5)]);
+        let back = joined(&all[..2], 5).expect("joined");
+        assert_eq!(back["tag"].as_string::<i32>().iter().collect::<Vec<_>>(), [Some("1"), Some("2"), Some("one"), None, Some("2.5")]);
+        // No way leads from there to a date: absent, not wrong.
+        let dates = batch(new_null_array(&DataType::Date32, 1));
+        let flag = batch(Arc::new(arrow_array::BooleanArray::from(vec![true])));
+        let none = joined(&[flag, dates], 2).expect("joined");
+        assert_eq!(none["tag"].null_count(), 2);
+        assert_eq!(joined(&[], 0).expect("nothing").num_rows(), 0);
+    }
+
+    #[test]
+    fn columns_outlive_a_segment_and_may_get_nulls() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut rows = RowStore::default();
+        rows.push(&Row { doc_id: "a", content_hash: &[7; 32], chunk: 0, start: 0, line: 1, text: "t" });
+        let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 2 };
+        let path = folder.path().join("one.parquet");
+        let columns = batch(Arc::new(Int64Array::from(vec![7])));
+        write(&path, "d", &model, &rows, &[1.0, 0.0], &columns).expect("written");
+        let read = read_columns(&path).expect("read");
+        let later = batch(Arc::new(Int64Array::from(vec![None, Some(8)])));
+        assert_eq!(joined(&[read, later], 3).expect("joined")["tag"].null_count(), 1);
+        assert_eq!(super::read(&path, 2).expect("read").rows.len(), 1);
+    }
 }

@@ -1,10 +1,14 @@
 //! `org.brahman.Index`.
 //!
-//! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`trials`]
-//! measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so unasked, [`shadow`] checks what was promoted. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
+//! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
+//! and mends what is damaged; [`trials`] measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so
+//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale. This file opens the indexes, follows the catalog,
+//! and makes, describes and deletes them.
 
 mod agent;
 mod bulk;
+mod datasets;
+mod doctor;
 mod places;
 mod refresh;
 mod search;
@@ -24,6 +28,7 @@ use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{self, GetOut, MarkStaleIn};
 use brahman_card::interface::index::{
     self, CreateIn, CreateOut, DeleteOut, Description, GenerationInfo, GenerationsOut, ListOut, NameIn, RollbackIn, RollbackOut, StatsOut,
+    UnpinOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_call;
@@ -34,11 +39,15 @@ use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::engine::{self, Engine};
 use crate::flat::build::Parameters;
 use crate::generation::{self, Generation};
-use crate::home::Home;
-use crate::refresh::{io_fault, no_column, text_columns};
-use crate::rescue;
+use crate::home::{Home, finish_deletions};
+use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of, text_columns};
+use crate::threads::on_own_thread;
+use crate::{rescue, sealed, segment};
+use datasets::{Datasets, Version};
 use shelf::{Index, lock};
 
+/// What says that there is an index.
+const PARAMETERS: &str = "index.json";
 /// The engine of an index that names none.
 const ENGINE_DEFAULT: &str = "flat-hnsw";
 
@@ -48,7 +57,7 @@ pub struct IndexService {
     folder: PathBuf,
     client: Client,
     indexes: Mutex<BTreeMap<String, Arc<Index>>>,
-    datasets: Mutex<BTreeMap<String, u64>>,
+    datasets: Datasets,
     /// One trial at a time: two would measure each other.
     trying: tokio::sync::Mutex<()>,
     /// Of an index that names none.
@@ -62,22 +71,31 @@ impl IndexService {
     /// Opens every index below a folder; `settings` is the agent's file, if there is one.
     ///
     /// # Errors
-    /// If the folder cannot be made or listed, or the settings make no sense. A damaged index is kept apart and said when
-    /// asked for.
+    /// If the folder cannot be made or listed. A damaged index is kept apart and said when asked for; settings that make no sense
+    /// turn the agent off.
     pub fn open(folder: &Path, settings: &Path, client: Client) -> io::Result<Self> {
-        let agent = agent::Agent::open(settings).map_err(io::Error::other)?;
+        let agent = agent::Agent::open(settings);
         fs::create_dir_all(folder)?;
+        finish_deletions(folder);
         let mut indexes = BTreeMap::new();
-        for entry in fs::read_dir(folder)?.flatten() {
-            let path = entry.path();
-            let Ok(text) = fs::read(path.join("index.json")) else { continue };
-            let Ok(parameters) = serde_json::from_slice::<CreateIn>(&text) else {
-                tracing::error!(index = %path.display(), "index.json is damaged; the index is left alone");
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with('.') {
                 continue;
+            }
+            let read = match fs::read(path.join(PARAMETERS)) {
+                Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => continue,
+                read => read.and_then(|text| sealed::from_slice::<CreateIn>(&text)),
             };
-            indexes.insert(parameters.name.clone(), Arc::new(Index::open(&path, parameters)));
+            let index = match read {
+                Ok(parameters) => Index::open(&path, parameters),
+                Err(error) => Index::unusable(&path, &name, &format!("{PARAMETERS}: {error}")),
+            };
+            indexes.insert(index.parameters.name.clone(), Arc::new(index));
         }
-        let (indexes, datasets, trying) = (Mutex::new(indexes), Mutex::default(), tokio::sync::Mutex::default());
+        agent.resume(indexes.values().flat_map(|index| lock(&index.journal).agent_ms().collect::<Vec<_>>()));
+        let (indexes, datasets, trying) = (Mutex::new(indexes), Datasets::default(), tokio::sync::Mutex::default());
         Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying, engine: ENGINE_DEFAULT, copying: Arc::default(), agent })
     }
 
@@ -93,7 +111,7 @@ impl IndexService {
         let copies = rescue::known(&self.folder);
         let verify =
             move || all.iter().for_each(|index| index.verify(copies.as_deref().map(|c| c.join(&index.parameters.name)).as_deref()));
-        drop(shelf::on_own_thread(true, verify));
+        drop(on_own_thread("comparing files", true, verify));
     }
 
     /// Follows the catalog for ever, so that a reply can say that the dataset has moved on.
@@ -103,16 +121,17 @@ impl IndexService {
                 let mut connection = self.client.open(catalog::INTERFACE.name, &CallOptions::default()).await?;
                 self.hear_of_rescue().await;
                 connection.send(&encode_call("org.brahman.Catalog.Watch", &Empty {}, &CallOptions::default(), true, false)?).await?;
+                let mut first = true;
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
-                    *lock(&self.datasets) = word.generations;
+                    self.hear_of_datasets(word, std::mem::take(&mut first)).await;
                     self.agent.moved.notify_one();
                     // New data: what was best on the old may not be.
                     if self.agent.settings.enabled {
                         let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
-                        let stale = all.iter().filter(|i| {
-                            i.generation().is_some_and(|g| self.is_stale(&i.parameters.dataset, g.manifest.dataset_generation))
-                        });
+                        let stale = all
+                            .iter()
+                            .filter(|i| i.generation().is_some_and(|g| self.datasets.is_stale(&i.parameters.dataset, &g.manifest)));
                         for index in stale {
                             self.agent.enqueue(&index.parameters.name);
                         }
@@ -125,12 +144,24 @@ impl IndexService {
         }
     }
 
-    fn index(&self, name: &str) -> Result<Arc<Index>, Fault> {
-        lock(&self.indexes).get(name).cloned().ok_or_else(|| no_such(name))
+    /// Asks the catalog for the runs behind the numbers of its word; without an answer the numbers alone are compared.
+    async fn hear_of_datasets(&self, word: catalog::WatchOut, first: bool) {
+        let listed = self.client.call::<_, catalog::ListOut>("org.brahman.Catalog.List", &Empty {}, &CallOptions::default()).await;
+        let all = match listed {
+            Ok(answer) => answer.value.datasets.iter().map(|dataset| (dataset.name.clone(), Version::of(dataset))).collect(),
+            Err(error) => {
+                tracing::warn!("the runs of datasets are not known, their numbers are compared: {error}");
+                let numbers = word.generations.into_iter();
+                numbers.map(|(name, generation)| (name, Version { generation, ..Version::default() })).collect()
+            }
+        };
+        self.datasets.replace(all, first);
     }
 
-    fn is_stale(&self, dataset: &str, generation: u64) -> bool {
-        lock(&self.datasets).get(dataset).is_some_and(|now| *now > generation)
+    fn index(&self, name: &str) -> Result<Arc<Index>, Fault> {
+        let index = lock(&self.indexes).get(name).cloned().ok_or_else(|| no_such(name))?;
+        index.usable()?;
+        Ok(index)
     }
 
     fn describe(&self, index: &Index) -> Description {
@@ -164,10 +195,15 @@ impl IndexService {
             m: graph.m as u64,
             ef_construction: graph.ef_construction as u64,
             ef_search: manifest.map_or_else(|| refresh::ef_search(p), |m| m.ef_search) as u64,
-            stale: self.is_stale(&p.dataset, dataset_generation),
-            degraded: index.degraded(),
+            stale: manifest.map_or_else(|| self.datasets.has(&p.dataset), |m| self.datasets.is_stale(&p.dataset, m)),
+            degraded: index.degraded().or_else(|| generation.as_ref()?.words_trouble()),
             busy: index.busy().map(str::to_owned),
             shadow: index.shadow_info(),
+            // Where CURRENT cannot be read nobody knows, and `degraded` names it.
+            pinned: index.pinned().ok(),
+            dataset_run: manifest.and_then(|m| m.dataset_run.clone()),
+            sweep: index.swept(),
+            caches: Some(index.caches()),
         }
     }
 
@@ -178,6 +214,10 @@ impl IndexService {
         }
         check_name(&wanted.name)?;
         check(&wanted)?;
+        let known = lock(&self.indexes).get(&wanted.name).is_some_and(|there| there.parameters == wanted);
+        if !known {
+            check_filters(&wanted)?;
+        }
         let options = CallOptions::default();
         let dataset = catalog::NameIn { name: wanted.dataset.clone() };
         let GetOut { dataset, .. } = self.client.call("org.brahman.Catalog.Get", &dataset, &options).await?.value;
@@ -189,6 +229,14 @@ impl IndexService {
                 return Err(no_column(&dataset.name, &column, &there));
             }
         }
+        // What a refresh could not use is said now, while it can still be chosen otherwise.
+        if let Some(object) = dataset.objects.first().filter(|_| !known) {
+            let path = object.local();
+            match tokio::task::spawn_blocking(move || schema_of(&path)).await.map_err(|e| Fault::internal(e.to_string()))? {
+                Ok(schema) => check_columns(&schema, &dataset.name, &wanted)?,
+                Err(error) => tracing::warn!(dataset = dataset.name, "the types of its columns are not known yet: {error}"),
+            }
+        }
         let bucket = wanted.bucket.clone().filter(|bucket| bucket != "primary");
         let place = match &bucket {
             Some(bucket) => Some((bucket, self.place(bucket, &wanted.name).await?)),
@@ -197,6 +245,7 @@ impl IndexService {
         {
             let mut indexes = lock(&self.indexes);
             if let Some(there) = indexes.get(&wanted.name) {
+                there.usable()?;
                 if there.parameters == wanted {
                     return Reply::of(&CreateOut { created: false });
                 }
@@ -204,10 +253,11 @@ impl IndexService {
                 return Err(Fault::new("org.brahman.Index.IndexExists", false, message).with("name", wanted.name));
             }
             let folder = self.folder.join(&wanted.name);
-            let text = serde_json::to_vec_pretty(&wanted).map_err(|e| Fault::internal(e.to_string()))?;
+            free(&folder).map_err(|e| io_fault("creating the index", &e))?;
+            let text = sealed::to_vec(&wanted).map_err(|e| io_fault("creating the index", &e))?;
             let made = fs::create_dir_all(&folder)
                 .and_then(|()| place.map_or(Ok(()), |(bucket, path)| Home::make(&folder, bucket, &path).map(drop)))
-                .and_then(|()| atomic::write(&folder.join("index.json"), &text))
+                .and_then(|()| atomic::write(&folder.join(PARAMETERS), &text))
                 .and_then(|()| atomic::sync_dir(&self.folder));
             made.map_err(|e| io_fault("creating the index", &e))?;
             indexes.insert(wanted.name.clone(), Arc::new(Index::open(&folder, wanted.clone())));
@@ -222,9 +272,12 @@ impl IndexService {
         let Some(index) = lock(&self.indexes).get(&name).cloned() else { return Reply::of(&DeleteOut { deleted: false }) };
         // Nothing may write into a folder that is being removed.
         let claim = index.claim("deletion").await?;
-        lock(&self.indexes).remove(&name);
         let stub = self.folder.join(&name);
-        let home = Home::open(&stub).unwrap_or_else(|_| index.home.clone());
+        let home = Home::open(&stub).map_err(|error| {
+            let message = format!("index `{name}`: {error}; where its files are is not known, and nothing was deleted: put the file back");
+            Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone())
+        })?;
+        lock(&self.indexes).remove(&name);
         home.delete(&stub).map_err(|e| io_fault("deleting the index", &e))?;
         if let Some(copies) = rescue::known(&self.folder) {
             let _ = fs::remove_dir_all(copies.join(&name));
@@ -237,11 +290,14 @@ impl IndexService {
         let NameIn { name } = call.parameters()?;
         let index = self.index(&name)?;
         let answers = index.generation().map(|g| g.folder.clone());
-        let info = |(folder, m): (String, generation::Manifest)| {
+        let pinned = index.pinned().ok();
+        let seen = index.folder.survey();
+        let info = |(folder, m): (&str, &generation::Manifest)| {
+            let current = answers.as_deref() == Some(folder);
             let appended: u64 = m.segments.iter().map(|s| s.rows).sum();
             GenerationInfo {
                 number: m.number,
-                current: answers.as_ref() == Some(&folder),
+                current,
                 reason: m.reason.clone(),
                 created_ms: m.created_ms,
                 chunks: m.chunks,
@@ -255,9 +311,11 @@ impl IndexService {
                 ef_search: m.ef_search as u64,
                 measured: m.measured.clone(),
                 forced: m.forced,
+                pinned: pinned.filter(|pinned| *pinned && current),
             }
         };
-        Reply::of(&GenerationsOut { generations: index.folder.generations().into_iter().map(info).collect() })
+        let unreadable = Some(seen.unreadable()).filter(|unreadable| !unreadable.is_empty());
+        Reply::of(&GenerationsOut { generations: seen.generations().into_iter().map(info).collect(), pinned, unreadable })
     }
 
     async fn rollback(&self, call: &Call) -> Result<Reply, Fault> {
@@ -268,33 +326,48 @@ impl IndexService {
             let _claim = claim;
             let (current, _) = index.current()?;
             let wanted = match generation {
-                Some(number) => load_generation(&index, number)?,
+                Some(number) => load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
                 None => {
-                    let message = format!("generation {} of index `{}` has none before it", current.manifest.number, index.parameters.name);
-                    let none =
-                        || Fault::new("org.brahman.Index.NoSuchGeneration", false, message).with("name", index.parameters.name.clone());
-                    let parent = current.manifest.parent.clone().ok_or_else(none)?;
-                    index.folder.load(&parent, None).map_err(|e| io_fault("loading the generation before", &e))?
+                    let none = format!("none before generation {}", current.manifest.number);
+                    load_generation(&index, |folder, _| current.manifest.parent.as_deref() == Some(folder), &none)?
                 }
             };
             let number = wanted.manifest.number;
-            index.folder.point(&wanted.folder, "rollback").map_err(|e| io_fault("moving CURRENT", &e))?;
+            let moved = index.folder.point(&wanted.folder, "rollback", true);
+            moved.map_err(|e| folder_fault(&index.parameters.name, "moving CURRENT", &e))?;
             index.answer_with(wanted);
-            Ok(RollbackOut { generation: number, previous: current.manifest.number })
+            Ok(RollbackOut { generation: number, previous: current.manifest.number, pinned: Some(true) })
         };
         Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))??)
     }
+
+    /// Lets what acts by itself go on from the generation that somebody went back to.
+    async fn unpin(&self, call: &Call) -> Result<Reply, Fault> {
+        let NameIn { name } = call.parameters()?;
+        let index = self.index(&name)?;
+        let claim = index.claim("unpinning").await?;
+        let work = move || -> Result<UnpinOut, Fault> {
+            let _claim = claim;
+            let unpinned = index.folder.unpin().map_err(|e| io_fault("writing CURRENT", &e))?;
+            Ok(UnpinOut { unpinned, generation: index.generation().map_or(0, |g| g.manifest.number) })
+        };
+        let out = tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))??;
+        if out.unpinned {
+            self.agent.moved.notify_one();
+        }
+        Reply::of(&out)
+    }
 }
 
-/// A generation of an index by its number.
-fn load_generation(index: &Index, number: u64) -> Result<Generation, Fault> {
+/// The generation of an index of which something holds, whole; `none` says what there is not otherwise.
+fn load_generation(index: &Index, holds: impl Fn(&str, &generation::Manifest) -> bool, none: &str) -> Result<Generation, Fault> {
     let all = index.folder.generations();
-    let Some((folder, _)) = all.iter().find(|(_, m)| m.number == number) else {
+    let Some((folder, _)) = all.iter().find(|(folder, m)| holds(folder, m)) else {
         let there: Vec<String> = all.iter().map(|(_, m)| m.number.to_string()).collect();
-        let message = format!("index `{}` has no generation {number}; it has {}", index.parameters.name, there.join(", "));
+        let message = format!("index `{}` has {none}; it has {}", index.parameters.name, there.join(", "));
         return Err(Fault::new("org.brahman.Index.NoSuchGeneration", false, message).with("name", index.parameters.name.clone()));
     };
-    index.folder.load(folder, None).map_err(|e| io_fault("loading the generation", &e))
+    index.folder.load(folder, None).map_err(|e| folder_fault(&index.parameters.name, "loading the generation", &e))
 }
 
 impl Service for IndexService {
@@ -327,6 +400,7 @@ impl Service for IndexService {
             "Generations" => self.generations(&call),
             "Promote" => self.promote(&call).await,
             "Rollback" => self.rollback(&call).await,
+            "Unpin" => self.unpin(&call).await,
             "Move" => self.move_index(&call).await,
             "Compact" => self.compact(&call).await,
             "Doctor" => self.doctor(&call).await,
@@ -378,6 +452,40 @@ fn check(wanted: &CreateIn) -> Result<(), Fault> {
         }
     }
     builder(&engine(wanted), &refresh::graph_parameters(wanted)).map(drop)
+}
+
+/// Names of filter columns that no segment could hold, or no filter could name.
+fn check_filters(wanted: &CreateIn) -> Result<(), Fault> {
+    let mut seen = std::collections::HashSet::new();
+    for name in wanted.filter_columns.iter().flatten() {
+        let why = if segment::OWN_NAMES.contains(&name.as_str()) {
+            "is a column of the index's own, which would hide the dataset's: give it another name in the dataset"
+        } else if !seen.insert(name) {
+            "is named twice"
+        } else if name.is_empty() || name.starts_with('$') {
+            "cannot be named in a filter: give it another name in the dataset"
+        } else {
+            continue;
+        };
+        return Err(Fault::invalid_parameter("filter_columns", format!("`{name}` {why}")));
+    }
+    Ok(())
+}
+
+/// That a folder holds nothing but what an attempt to create an index left.
+fn free(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        if name != "home.json" && !name.to_string_lossy().starts_with(".tmp-") {
+            let message = format!("{} holds {}, of an index that is gone: put it elsewhere", folder.display(), name.to_string_lossy());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), Fault> {

@@ -18,6 +18,7 @@ use crate::flat::build::{in_parallel, mix};
 use crate::flat::kernel::dot;
 use crate::flat::store::Found;
 use crate::generation::Generation;
+use crate::sealed;
 
 /// Length of the random step, of 1: near enough that the row's neighbours are the query's, far enough that the order is not.
 const STEP: f32 = 0.3;
@@ -92,7 +93,7 @@ pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries
         sources.push((source.doc_id.to_owned(), source.chunk));
     }
     let info = EvalInfo {
-        id: id_after(kept(index).first().map(|set| set.info.id.as_str())),
+        id: id_after(kept(index).0.first().map(|set| set.info.id.as_str())),
         created_ms: crate::folder::now_ms(),
         fingerprint: fingerprint.to_owned(),
         k: k as u64,
@@ -100,9 +101,12 @@ pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries
         holdout: half as u64,
     };
     fs::create_dir_all(folder(index))?;
-    atomic::write(&folder(index).join(format!("{}.f32", info.id)), &bytes)?;
+    let numbers = folder(index).join(format!("{}.f32", info.id));
+    atomic::write(&numbers, &bytes)?;
     let kept = Kept { info: info.clone(), dim, sources, sha256: digest::hex(&digest::sha256(&bytes)) };
-    atomic::write(&folder(index).join(format!("{}.json", info.id)), &serde_json::to_vec(&kept)?)?;
+    let named = sealed::to_vec(&kept).and_then(|text| atomic::write(&folder(index).join(format!("{}.json", info.id)), &text));
+    // Numbers that nothing names are of no use.
+    named.inspect_err(|_| drop(fs::remove_file(&numbers)))?;
     Ok(info)
 }
 
@@ -113,19 +117,67 @@ fn id_after(newest: Option<&str>) -> String {
     newest.filter(|newest| *newest >= now).and_then(|newest| newest.increment().ok()).unwrap_or(now).to_string()
 }
 
-fn kept(index: &Path) -> Vec<Kept> {
-    let entries = fs::read_dir(folder(index)).into_iter().flatten().flatten().map(|e| e.path());
-    let sets =
-        entries.filter(|p| p.extension().is_some_and(|e| e == "json")).filter_map(|p| serde_json::from_slice(&fs::read(p).ok()?).ok());
-    let mut sets: Vec<Kept> = sets.collect();
+/// All sets, the newest first, and what is wrong with those that cannot be read.
+fn kept(index: &Path) -> (Vec<Kept>, Vec<String>) {
+    let (mut sets, mut damaged): (Vec<Kept>, Vec<String>) = (Vec::new(), Vec::new());
+    let entries = match fs::read_dir(folder(index)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return (sets, damaged),
+        Err(error) => return (sets, vec![format!("evals: {error}")]),
+        Ok(entries) => entries,
+    };
+    for entry in entries {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                damaged.push(format!("evals: {error}"));
+                continue;
+            }
+        };
+        if path.extension().is_some_and(|extension| extension == "json") {
+            match fs::read(&path).and_then(|bytes| sealed::from_slice(&bytes)) {
+                Ok(set) => sets.push(set),
+                Err(error) => damaged.push(format!("evals/{}: {error}", path.file_name().unwrap_or_default().to_string_lossy())),
+            }
+        }
+    }
     sets.sort_by(|a, b| b.info.id.cmp(&a.info.id));
-    sets
+    damaged.sort();
+    (sets, damaged)
 }
 
-/// All sets, the newest first.
+/// The numbers of a set.
+fn numbers(index: &Path, set: &Kept) -> Result<Vec<u8>, String> {
+    let name = format!("{}.f32", set.info.id);
+    let bytes = fs::read(folder(index).join(&name)).map_err(|e| format!("evals/{name}: {e}"))?;
+    if digest::hex(&digest::sha256(&bytes)) == set.sha256 { Ok(bytes) } else { Err(format!("evals/{name}: its checksum does not match")) }
+}
+
+/// All sets, the newest first, and files of sets that are damaged.
 #[must_use]
-pub fn list(index: &Path) -> Vec<EvalInfo> {
-    kept(index).into_iter().map(|k| k.info).collect()
+pub fn list(index: &Path) -> (Vec<EvalInfo>, Vec<String>) {
+    let (sets, mut damaged) = kept(index);
+    damaged.extend(sets.iter().filter_map(|set| numbers(index, set).err()));
+    (sets.into_iter().map(|set| set.info).collect(), damaged)
+}
+
+/// Gives the files of damaged sets names under which nobody looks for them; which.
+///
+/// # Errors
+/// As the file system gives them.
+pub fn put_aside(index: &Path) -> io::Result<Vec<String>> {
+    let mut aside = Vec::new();
+    for said in list(index).1 {
+        let Some((file, _)) = said.split_once(": ") else { continue };
+        let stem = Path::new(file).with_extension("");
+        for extension in ["json", "f32"] {
+            let (from, to) = (stem.with_extension(extension), stem.with_extension(format!("{extension}.damaged")));
+            if stem.parent().is_some_and(|parent| !parent.as_os_str().is_empty()) && index.join(&from).exists() {
+                fs::rename(index.join(&from), index.join(to))?;
+                aside.push(from.display().to_string());
+            }
+        }
+    }
+    Ok(aside)
 }
 
 /// The newest set with its truth on this generation; one whose files are damaged is passed over. `aside` is called between
@@ -136,13 +188,16 @@ pub fn newest(index: &Path, generation: &Generation, threads: usize, aside: &(dy
         .live_rows()
         .filter_map(|number| generation.row(number).ok().map(|row| ((row.doc_id.to_owned(), row.chunk), number)))
         .collect();
-    let (set, bytes) = kept(index).into_iter().filter(|set| set.dim == generation.manifest.model.dim).find_map(|set| {
-        let bytes = fs::read(folder(index).join(format!("{}.f32", set.info.id))).ok()?;
-        (digest::hex(&digest::sha256(&bytes)) == set.sha256).then_some((set, bytes))
+    let (sets, damaged) = kept(index);
+    let passed_over = |why: &String| tracing::warn!("{why}; an older set of queries is used, or a new one made");
+    damaged.iter().for_each(passed_over);
+    let (set, bytes) = sets.into_iter().filter(|set| set.dim == generation.manifest.model.dim).find_map(|set| {
+        let bytes = numbers(index, &set).inspect_err(passed_over).ok()?;
+        Some((set, bytes))
     })?;
-    let numbers: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let floats: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let k = usize::try_from(set.info.k).unwrap_or(10);
-    let (vectors, sources) = (numbers.chunks_exact(set.dim).collect::<Vec<_>>(), &set.sources);
+    let (vectors, sources) = (floats.chunks_exact(set.dim).collect::<Vec<_>>(), &set.sources);
     let allowed = generation.allowed(None);
     let how = crate::generation::How { k: k + 1, exact: true, threads: 1, ..Default::default() };
     let queries = in_parallel(
@@ -329,6 +384,11 @@ impl Journal {
         self.log.as_ref().map_or_else(|_| Damage::default(), |log| log.damage)
     }
 
+    /// When the agent's trials ended, in milliseconds since 1970.
+    pub fn agent_ms(&self) -> impl Iterator<Item = u64> {
+        self.trials.iter().filter(|trial| trial.by == "agent").map(|trial| trial.at_ms)
+    }
+
     /// Why no trial can be kept.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
@@ -384,6 +444,29 @@ mod tests {
         assert!(id_after(Some(&of_2099)) > of_2099);
         let of_1970 = ulid::Ulid::from_parts(1, 7).to_string();
         assert!(id_after(Some(&of_1970)) < of_2099 && id_after(None) > of_1970);
+    }
+
+    #[test]
+    fn a_damaged_set_is_named_and_can_be_put_aside() {
+        let index = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(folder(index.path())).expect("made");
+        let bytes = 1.0_f32.to_le_bytes();
+        for id in ["a", "b", "c"] {
+            let info = EvalInfo { id: id.into(), k: 1, tune: 1, ..EvalInfo::default() };
+            let set = Kept { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(&bytes)) };
+            fs::write(folder(index.path()).join(format!("{id}.f32")), bytes).expect("written");
+            fs::write(folder(index.path()).join(format!("{id}.json")), sealed::to_vec(&set).expect("sealed")).expect("written");
+        }
+        assert_eq!((list(index.path()).0.len(), list(index.path()).1), (3, Vec::new()));
+        fs::write(folder(index.path()).join("a.f32"), [0; 4]).expect("damaged");
+        let mut text = fs::read(folder(index.path()).join("b.json")).expect("there");
+        text[9] ^= 1;
+        fs::write(folder(index.path()).join("b.json"), text).expect("damaged");
+        let damaged = list(index.path()).1;
+        assert!(damaged.len() == 2 && damaged[0].starts_with("evals/b.json: ") && damaged[1].starts_with("evals/a.f32: "), "{damaged:?}");
+        assert_eq!(put_aside(index.path()).expect("aside").len(), 4);
+        let (left, damaged) = list(index.path());
+        assert_eq!((left.len(), left[0].id.as_str(), damaged.len()), (1, "c", 0));
     }
 
     #[test]

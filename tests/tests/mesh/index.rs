@@ -1,7 +1,9 @@
 //! The index on the mesh: filters and words, refresh and migration, trials and promotion.
 
 mod faults;
+mod follows;
 mod places;
+mod whole;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -221,10 +223,10 @@ async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
     assert!(std::fs::read_to_string(svg).expect("drawn").contains("<svg"));
 
     // What nobody could reach is refused, and by force it is recorded.
-    let refused = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.01"]);
+    let refused = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.0"]);
     assert_eq!((&refused["promoted"], &refused["generation"]), (&json!(false), &json!(1)));
     assert!(refused["verdict"].as_str().is_some_and(|v| v.starts_with("refused: recall")), "{refused}");
-    let forced = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.01", "--force"]);
+    let forced = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.0", "--force"]);
     assert_eq!(forced["promoted"], true);
     let now = forced["generation"].as_u64().expect("a number");
     let generations = mesh.brahman_json(&["index", "generations", "t"])["generations"].clone();
@@ -239,6 +241,16 @@ async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
         "org.brahman.Index.NoSuchGeneration"
     );
     assert_eq!(mesh.fault("org.brahman.Index.Promote", json!({"name": "t", "trial": "x"})).await.name, "org.brahman.Index.NoSuchTrial");
+    // A recall that nothing has, or that everything has, is no target.
+    for target in [-1.0, 0.0, 1.01, 1e308] {
+        for (method, mut ask) in
+            [("Trial", json!({"name": "t", "config": {}})), ("Autotune", json!({"name": "t"})), ("Promote", json!({"name": "t"}))]
+        {
+            ask["target_recall"] = json!(target);
+            let fault = mesh.fault(&format!("org.brahman.Index.{method}"), ask).await;
+            assert!(fault.name.ends_with("InvalidParameter") && fault.message().contains("target_recall"), "{method} {target}: {fault}");
+        }
+    }
 }
 
 #[tokio::test]

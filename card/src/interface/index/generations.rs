@@ -52,6 +52,9 @@ pub struct GenerationInfo {
     pub measured: Option<Measured>,
     /// Whether it was promoted against its measure.
     pub forced: bool,
+    /// Somebody went back to it, and it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
 }
 
 /// Reply of `Generations`.
@@ -59,6 +62,12 @@ pub struct GenerationInfo {
 pub struct GenerationsOut {
     /// The newest first.
     pub generations: Vec<GenerationInfo>,
+    /// Whether the current one stays until `Unpin` or the next `Refresh`; absent if that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
+    /// What could not be read, generations among it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<Vec<String>>,
 }
 
 /// How a graph is built and searched.
@@ -148,6 +157,18 @@ pub struct RollbackOut {
     pub generation: u64,
     /// The one that did.
     pub previous: u64,
+    /// It stays until `Unpin` or the next `Refresh`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
+}
+
+/// Reply of `Unpin`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnpinOut {
+    /// False if it was not pinned.
+    pub unpinned: bool,
+    /// Generation that answers.
+    pub generation: u64,
 }
 
 /// Parameters of `Move`.

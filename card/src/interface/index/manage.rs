@@ -155,6 +155,58 @@ pub struct RefreshOut {
     /// Model of the vectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Vectors of a refresh that was cut off that were damaged, and embedded again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_lost: Option<u64>,
+    /// Filter columns whose type is another than in older rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub converted: Option<Vec<Converted>>,
+    /// Whether the index had been rolled back, and follows its dataset again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpinned: Option<bool>,
+    /// Why old files stay: what could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<String>,
+}
+
+/// A filter column whose type changed: the newest counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Converted {
+    /// Its name.
+    pub column: String,
+    /// Arrow type in older rows.
+    pub from: String,
+    /// Arrow type now.
+    pub to: String,
+    /// Values that the new type cannot hold and that became NULL.
+    pub nulls_made: u64,
+}
+
+/// What of an index is in memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Caches {
+    /// Generations: what answers, and those that somebody still reads.
+    pub generations: u64,
+    /// Bytes of codes and graphs.
+    pub graph_bytes: u64,
+    /// Bytes of vectors and texts that are mapped, and in memory as far as they were touched.
+    pub mapped_bytes: u64,
+    /// Bytes of what was appended since the base was made.
+    pub appended_bytes: u64,
+    /// Bytes of filter columns that were read.
+    pub columns_bytes: u64,
+    /// Words: `closed`, `disk` or `memory`.
+    pub words: String,
+    /// Times that words or columns were at hand.
+    pub hits: u64,
+    /// Times that they had to be opened.
+    pub misses: u64,
+    /// Files that were compared with their checksums since the module began.
+    pub verified_files: u64,
+    /// Times that this spared a reading.
+    pub verified_hits: u64,
+    /// Times that it did not.
+    pub verified_misses: u64,
 }
 
 /// One index.
@@ -224,6 +276,18 @@ pub struct Description {
     /// If what answers was promoted: whether live searches find what they should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<ShadowInfo>,
+    /// Whether it was rolled back and stays there until `Unpin` or the next `Refresh`; absent if that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
+    /// The run of the dataset's generation it was last refreshed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset_run: Option<String>,
+    /// Why old files stay: what could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<String>,
+    /// What of it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caches: Option<Caches>,
 }
 
 /// Reply of `List`.
@@ -273,6 +337,12 @@ pub struct DoctorOut {
     pub files: u64,
     /// Generation that answers now.
     pub generation: u64,
+    /// What is no damage of what answers: records that were put aside, files that stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<Vec<String>>,
+    /// What could not be mended and was renamed, so that it stands in nobody's way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put_aside: Option<Vec<String>>,
 }
 
 /// Replies of `Compact`: progress has the first three fields.

@@ -51,6 +51,9 @@ pub struct EvalOut {
 pub struct EvalListOut {
     /// The newest first.
     pub evals: Vec<EvalInfo>,
+    /// Files of sets that are damaged: they are passed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<Vec<String>>,
 }
 
 /// What a trial measured.
@@ -114,7 +117,7 @@ pub struct TrialIn {
     pub name: String,
     /// What to try; what is absent is as in the index.
     pub config: Config,
-    /// For finding `ef_search`; 0.95 unless said.
+    /// For finding `ef_search`, above 0 and at most 1; 0.95 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_recall: Option<f64>,
     /// Kept with the trial.
@@ -201,7 +204,7 @@ pub struct AutotuneIn {
     /// Values of `ef_construction`; 64, 100, 200 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ef_construction: Option<Vec<u64>>,
-    /// Recall to reach; 0.95 unless said.
+    /// Recall to reach, above 0 and at most 1; 0.95 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_recall: Option<f64>,
 }
@@ -242,6 +245,15 @@ pub struct AgentStatusOut {
     pub max_trials_per_hour: u64,
     /// Seconds until the next may begin.
     pub next_in_s: u64,
+    /// Why it does nothing though it was to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Indexes that were rolled back: it does not refresh them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<Vec<String>>,
+    /// Whether indexes follow their datasets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refreshes: Option<bool>,
 }
 
 /// Reply of `AgentEnqueue`.

@@ -48,13 +48,18 @@ pub(crate) enum Index {
     },
     /// Build and measure a challenger; it answers from then on if it is better
     Promote(Promote),
-    /// Answer from the generation before, or from one that is named
+    /// Answer from the generation before, or from one that is named, and stay there
     Rollback {
         /// Index
         name: String,
         /// Number of a generation
         #[arg(long)]
         generation: Option<u64>,
+    },
+    /// Let an index that was rolled back follow its dataset again
+    Unpin {
+        /// Index
+        name: String,
     },
     /// Take an index to another bucket
     Move {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_index::service::IndexService;
+use brahman_index::threads::endless;
 use brahman_sidecar::{Client, Module, ModuleError, run};
 
 fn main() -> ExitCode {
@@ -14,8 +15,8 @@ fn main() -> ExitCode {
         let service = IndexService::open(&folder, &folder.join("index.toml"), Client::new(&module.mesh))
             .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
         let service = Arc::new(service.with_engine("exact"));
-        let follower = tokio::spawn(Arc::clone(&service).follow_catalog());
-        let refresher = tokio::spawn(Arc::clone(&service).run_refreshes());
+        let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));
+        let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));
         let outcome = module.serve(service).await;
         follower.abort();
         refresher.abort();

@@ -170,6 +170,12 @@ impl Store {
         (self.codes.bytes().len() + self.vectors.bytes().len()) as u64
     }
 
+    /// Bytes of the vectors, which are mapped where they come from a file.
+    #[must_use]
+    pub fn vector_bytes(&self) -> u64 {
+        self.vectors.bytes().len() as u64
+    }
+
     /// The f32 products of some rows with a query, the best `k` first.
     #[must_use]
     pub fn rerank(&self, query: &[f32], rows: &[u32], k: usize) -> Vec<Found> {

@@ -135,7 +135,8 @@ fn a_flipped_byte_in_any_file_is_found_and_mended_or_survived() {
     let wanted = seen(&second);
     let m = &second.manifest;
     let own = m.base.as_ref().expect("a base");
-    let files = [&own.graph, &own.rows_file, &m.segments[0].file, m.dead.as_ref().expect("dead rows"), &own.segment];
+    let mut files = vec![&own.graph, &own.rows_file, &m.segments[0].file, m.dead.as_ref().expect("dead rows"), &own.segment];
+    files.extend(own.lexical.iter().flatten().filter(|file| file.bytes > 0));
     let others = [format!("{}/manifest.json", second.folder), "CURRENT".to_owned()];
     for file in files.iter().map(|f| f.path.clone()).chain(others) {
         let at = path.path().join(&file);
@@ -158,7 +159,10 @@ fn a_flipped_byte_in_any_file_is_found_and_mended_or_survived() {
         if file.contains("gen-") && (file.ends_with("graph.flat") || file.ends_with("rows.bin")) {
             let mended = folder.repair(&second.folder, "d", 2).expect("mended");
             assert_eq!(seen(&mended), wanted);
-            folder.point(&second.folder, "test").expect("back");
+            let refused = folder.point(&second.folder, "test", false).expect_err("it is damaged");
+            assert!(Damage::of(&refused).is_some() && refused.to_string().contains(&file), "{refused}");
+            fs::write(&at, &good).expect("restored");
+            folder.point(&second.folder, "test", false).expect("back");
             fs::remove_dir_all(path.path().join(&mended.folder)).expect("removed");
         }
         if file.ends_with(".parquet") || file.ends_with("dead.u32") {
@@ -188,4 +192,283 @@ fn old_generations_go_and_those_that_are_read_or_needed_stay() {
     assert!(path.path().join(&first.folder).join("graph.flat").exists(), "later generations use its base");
     assert!(!path.path().join("gen-leftover").exists());
     assert_eq!(seen(&folder.open().expect("opens").0.expect("there")), seen(&last));
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).expect("listed") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+    }
+    all.sort();
+    all
+}
+
+/// Threads of this process that work on words or graphs; those of other tests come and go.
+fn threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let ours = ["thrd-tantivy", "thread-tantivy", "segment_updater", "merge_thread", "index-work"];
+    tasks.map(name).filter(|name| ours.iter().any(|own| name.starts_with(own))).count()
+}
+
+/// A disk that is full for one step: not a kill, the program goes on and has to clear up behind itself.
+#[test]
+fn a_commit_that_fails_at_any_step_leaves_no_file_and_the_next_one_succeeds() {
+    let mut named = HashSet::new();
+    let threads_before = threads();
+    for at in 0.. {
+        let path = tempfile::tempdir().expect("a temporary directory");
+        let whole = Folder::new(path.path(), Steps::default());
+        let old = base(&whole, 1100).expect("committed");
+        let before = files(path.path());
+        let passed = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen_steps = std::sync::Arc::clone(&passed);
+        let failing = Steps::asking(move |step| {
+            let mut passed = seen_steps.lock().expect("no panic");
+            passed.push(step.to_owned());
+            if passed.len() == at + 1 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        });
+        let failing = Folder::new(path.path(), failing);
+        let moved = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        let outcome = append(&failing, &old).and_then(|new| {
+            let again = manifest(3, Some(&new.folder));
+            failing
+                .prepare_base(again, "d", content(3, 0..1100), 2, &|_| true)
+                .and_then(|challenger| failing.publish(challenger, Measured::default(), 0.9, false))
+        });
+        let steps = passed.lock().expect("no panic").clone();
+        named.extend(steps.iter().cloned());
+        let Err(error) = outcome else { break };
+        assert!(moved(&error), "{error}");
+        let failed = &steps[at];
+        // What counts stays, even if the step behind that failed; nothing else does.
+        let counts = whole.pointer().expect("whole").expect("there").generation;
+        let needed: HashSet<String> = whole.survey().generations().iter().flat_map(|(_, m)| m.files().map(|f| f.path.clone())).collect();
+        for file in files(path.path()).into_iter().filter(|file| !before.contains(file)) {
+            let name = file.strip_prefix(path.path()).expect("below").display().to_string();
+            let own = name.starts_with(&counts) || name.ends_with("manifest.json") || name.ends_with(".lock");
+            assert!(needed.contains(&name) || own, "{name} is left after `{failed}`");
+        }
+        let (opened, degraded) = whole.open().expect("opens");
+        assert_eq!(degraded, None);
+        let opened = opened.expect("there");
+        let next = whole.commit_delta(&opened, manifest(9, Some(&opened.folder)), "d", &content(2, 20_000..20_010), &opened.dead());
+        assert_eq!(next.expect("there is room again").manifest.number, 9, "after `{failed}`");
+        assert_eq!(whole.collect(&HashSet::new()), Swept::default());
+    }
+    for step in
+        ["begun", "segment written", "graph written", "words written", "manifest written", "verified", "files there", "pointer moved"]
+    {
+        assert!(named.contains(step), "`{step}` was not passed: {named:?}");
+    }
+    // Threads that were told to end need a moment, and so do other tests.
+    let began = std::time::Instant::now();
+    while threads() > threads_before && began.elapsed().as_secs() < 60 {
+        std::thread::yield_now();
+    }
+    assert!(threads() <= threads_before, "threads of commits that failed are left");
+}
+
+#[test]
+fn a_build_that_is_told_to_stop_leaves_nothing() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let error = folder.commit_base(manifest(1, None), "d", content(1, 0..3000), 2, &|done| done < 1000).expect_err("stopped");
+    assert_eq!((error.kind(), files(path.path())), (io::ErrorKind::Interrupted, Vec::new()));
+}
+
+/// One damaged byte in a manifest, then a restart: the sweep took the segments for leftovers.
+#[test]
+fn a_damaged_manifest_costs_nothing_but_itself_and_is_said() {
+    for damaged in ["first", "second", "CURRENT"] {
+        let path = tempfile::tempdir().expect("a temporary directory");
+        let folder = Folder::new(path.path(), Steps::default());
+        let first = base(&folder, 1100).expect("committed");
+        let second = append(&folder, &first).expect("appended");
+        let wanted = seen(&second);
+        let before = files(path.path());
+        let file = match damaged {
+            "first" => path.path().join(&first.folder).join(MANIFEST),
+            "second" => path.path().join(&second.folder).join(MANIFEST),
+            _ => path.path().join(CURRENT),
+        };
+        let good = fs::read(&file).expect("there");
+        for at in [2, good.len() / 2, good.len() - 8] {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1;
+            fs::write(&file, &bytes).expect("damaged");
+            let (opened, degraded) = folder.open().expect("something is whole");
+            assert_eq!(degraded.is_some(), damaged != "first", "{damaged}: what answers in another's place says so");
+            let held = HashSet::from([opened.expect("there").folder]);
+            let swept = folder.collect(&held);
+            assert!(!swept.refused.is_empty() && swept.words().is_some_and(|words| words.contains("could not be read")), "{damaged}");
+            assert_eq!(files(path.path()), before, "{damaged}: nothing is gone");
+        }
+        // A missing one is no better than a damaged one; of the first only the base is needed, and that is named by the second.
+        fs::remove_file(&file).expect("removed");
+        assert!(damaged == "first" || !folder.collect(&HashSet::new()).refused.is_empty(), "{damaged}");
+        fs::write(&file, &good).expect("restored");
+        assert_eq!(files(path.path()), before, "{damaged}");
+        assert_eq!(folder.collect(&HashSet::new()), Swept::default());
+        assert_eq!(seen(&folder.open().expect("opens").0.expect("there")), wanted);
+    }
+}
+
+#[test]
+fn a_generation_that_cannot_be_read_is_put_aside_when_asked_and_numbers_are_not_used_twice() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let first = base(&folder, 1100).expect("committed");
+    let second = append(&folder, &first).expect("appended");
+    fs::write(path.path().join(&second.folder).join(MANIFEST), "{").expect("damaged");
+    assert!(folder.next_number(1) > 2, "the damaged one has a number too");
+    folder.point(&first.folder, "test", false).expect("back");
+    assert_eq!(folder.put_aside().expect("aside"), [second.folder.as_str()]);
+    assert_eq!(folder.collect(&HashSet::new()), Swept::default());
+    assert!(path.path().join(format!("aside-{}", second.folder)).join(MANIFEST).exists());
+    assert_eq!(folder.open().expect("opens").0.expect("there").manifest.number, 1);
+}
+
+/// Gone, cut or damaged between planning and commit: the pointer does not move.
+#[test]
+fn nothing_is_committed_that_names_a_file_which_is_not_whole() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let first = base(&folder, 1100).expect("committed");
+    let second = append(&folder, &first).expect("appended");
+    let m = &second.manifest;
+    let own = m.base.as_ref().expect("a base");
+    for file in [&own.segment, &own.graph, &own.rows_file, &m.segments[0].file] {
+        let at = path.path().join(&file.path);
+        let good = fs::read(&at).expect("there");
+        let mut flipped = good.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        for damage in [None, Some(good[..good.len() - 1].to_vec()), Some(flipped)] {
+            match damage {
+                None => fs::remove_file(&at).expect("removed"),
+                Some(bytes) => fs::write(&at, bytes).expect("damaged"),
+            }
+            let before = files(path.path());
+            let error = folder
+                .commit_delta(&second, manifest(3, Some(&second.folder)), "d", &content(5, 30_000..30_005), &second.dead())
+                .expect_err("refused");
+            assert!(Damage::of(&error).is_some() && error.to_string().contains(&file.path), "{error}");
+            assert_eq!(folder.pointer().expect("whole").expect("there").generation, second.folder);
+            assert_eq!(files(path.path()), before, "and nothing is left of it");
+            fs::write(&at, &good).expect("restored");
+        }
+    }
+    let third = folder.commit_delta(&second, manifest(3, Some(&second.folder)), "d", &content(5, 30_000..30_005), &second.dead());
+    assert_eq!(third.expect("all is whole again").manifest.number, 3);
+}
+
+#[test]
+fn a_flipped_bit_among_the_words_gives_the_right_answers_and_is_said() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let whole = base(&folder, 1100).expect("committed");
+    let ask = |generation: &Generation| generation.words("words 77", 5, &generation.allowed(None)).expect("words");
+    let wanted = ask(&whole);
+    assert_eq!(whole.words_trouble(), None);
+    let own = whole.manifest.base.as_ref().expect("a base");
+    let words = own.lexical.as_ref().expect("words have checksums");
+    assert!(words.len() >= 6, "{words:?}");
+    for file in words.iter().filter(|file| file.bytes > 0) {
+        let at = path.path().join(&file.path);
+        let good = fs::read(&at).expect("there");
+        for place in [good.len() / 3, good.len() - 1] {
+            let mut bytes = good.clone();
+            bytes[place] ^= 1;
+            fs::write(&at, &bytes).expect("damaged");
+            let opened = folder.open().expect("opens").0.expect("there");
+            assert_eq!(ask(&opened), wanted, "{}", file.path);
+            assert!(opened.words_trouble().is_some_and(|why| why.contains(&file.path)), "{:?}", opened.words_trouble());
+            assert!(folder.verify(&opened.manifest).iter().any(|why| why.contains(&file.path)), "{} is named", file.path);
+        }
+        fs::write(&at, &good).expect("restored");
+    }
+    // From before there were checksums: the words are opened as they are.
+    let mut old = whole.manifest.clone();
+    old.base.as_mut().expect("a base").lexical = None;
+    fs::write(path.path().join(&whole.folder).join(MANIFEST), serde_json::to_vec(&old).expect("JSON")).expect("written");
+    let opened = folder.open().expect("opens").0.expect("there");
+    assert_eq!((ask(&opened), opened.words_trouble()), (wanted, None));
+}
+
+#[test]
+fn a_pin_outlasts_what_keeps_the_rows_and_ends_with_what_changes_them() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let first = base(&folder, 1100).expect("committed");
+    let second = append(&folder, &first).expect("appended");
+    let pinned = || folder.pointer().expect("whole").expect("there").pinned;
+    assert!(!pinned());
+    folder.point(&first.folder, "rollback", true).expect("back");
+    assert!(pinned());
+    let compacted = first.manifest.after(&first.folder, 3, "compaction");
+    folder.commit_base(compacted, "d", content(1, 0..1100), 2, &|_| true).expect("compacted");
+    assert!(pinned(), "a compaction changes no row");
+    let challenger = folder.prepare_base(manifest(4, None), "d", content(1, 0..1100), 2, &|_| true).expect("made");
+    folder.publish(challenger, Measured::default(), 0.9, false).expect("promoted");
+    assert!(pinned(), "nor does a promotion");
+    assert!(folder.unpin().expect("unpinned") && !pinned() && !folder.unpin().expect("again"));
+    folder.point(&second.folder, "rollback", true).expect("back");
+    append(&folder, &second).expect("refreshed");
+    assert!(!pinned(), "a refresh is what somebody asked for");
+}
+
+#[test]
+fn a_challenger_that_is_refused_leaves_nothing_and_is_no_history() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let champion = base(&folder, 1100).expect("committed");
+    let before = files(path.path());
+    let again = champion.manifest.after(&champion.folder, 2, "promotion");
+    let challenger = folder.prepare_base(again, "d", content(1, 0..1100), 2, &|_| true).expect("made");
+    assert_eq!(folder.generations().len(), 1, "it does not count yet");
+    folder.abandon(challenger);
+    assert_eq!(files(path.path()), before);
+    folder.abandon(champion);
+    assert_eq!(files(path.path()), before, "what counts stays");
+}
+
+/// A column that was whole numbers, then text, then numbers with a fraction.
+#[test]
+fn a_column_that_changes_its_type_is_searched_by_the_newest() {
+    use arrow_array::{ArrayRef, Float64Array, Int64Array, StringArray};
+
+    use crate::filter::{Filter, allowed};
+
+    let tagged = |seed: u64, rows: std::ops::Range<u32>, tag: ArrayRef| {
+        let columns = RecordBatch::try_from_iter([("tag", tag)]).expect("a batch");
+        Content { columns, ..content(seed, rows) }
+    };
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let whole: ArrayRef = Arc::new((0..1100).map(|n| (n != 3).then_some(n)).collect::<Int64Array>());
+    let first = folder.commit_base(manifest(1, None), "d", tagged(1, 0..1100, whole), 2, &|_| true).expect("committed");
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["one", "7"]));
+    let second = folder.commit_delta(&first, manifest(2, Some(&first.folder)), "d", &tagged(2, 2000..2002, text), &[]).expect("appended");
+    let fraction: ArrayRef = Arc::new(Float64Array::from(vec![1.5, 2000.5]));
+    let third = folder
+        .commit_delta(&second, manifest(3, Some(&second.folder)), "d", &tagged(3, 3000..3002, fraction), &second.dead())
+        .expect("appended");
+    let find = |generation: &Generation, filter: serde_json::Value| {
+        let rows = allowed(&Filter::parse(&filter).expect("parses"), generation, "d").map(|rows| generation.allowed(Some(&rows)));
+        rows.map(|rows| rows.base.map_or(0, |live| live.count()) + rows.delta.map_or(0, |live| live.count()))
+    };
+    assert_eq!(find(&second, serde_json::json!({"tag": "one"})), Ok(1));
+    assert_eq!(find(&second, serde_json::json!({"tag": "42"})), Ok(1), "older rows are found as the new type has them");
+    assert_eq!(find(&third, serde_json::json!({"tag": {"$gte": 1099}})), Ok(2));
+    assert!(find(&third, serde_json::json!({"tag": "one"})).is_err(), "it is a number now");
+    let converted = third.converted().expect("read");
+    assert_eq!(converted, [("tag".to_owned(), "Int64".to_owned(), "Float64".to_owned(), 0)]);
+    // And everything into one base: what failed for ever.
+    let opened = folder.open().expect("opens").0.expect("there");
+    let own = opened.base.as_ref().expect("a base").columns().expect("columns").clone();
+    let all = segment::joined(&[own, opened.delta.columns.clone()], opened.len()).expect("joined");
+    assert_eq!((all.num_rows(), all.schema().field(0).data_type().to_string()), (1104, "Float64".to_owned()));
 }

@@ -12,10 +12,12 @@ use brahman_sidecar::{Call, Reply};
 use tokio::sync::Notify;
 
 use super::IndexService;
-use super::shelf::{lock, on_own_thread};
+use super::shelf::{Index, lock};
 use super::trials::Attempt;
 use crate::agent::{Pace, Settings, next};
+use crate::folder::now_ms;
 use crate::refresh::data_fingerprint;
+use crate::threads::on_own_thread;
 
 /// A search within this time means that somebody is waiting for answers.
 const LIVE: Duration = Duration::from_millis(200);
@@ -29,6 +31,8 @@ const ASIDE_SHARE: u32 = 99;
 #[derive(Debug)]
 pub(super) struct Agent {
     pub(super) settings: Settings,
+    /// Why it does nothing though it was to.
+    reason: Option<String>,
     queue: Mutex<VecDeque<String>>,
     wake: Notify,
     pace: Mutex<Pace>,
@@ -43,18 +47,28 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// An agent as a file configures it; off if there is none.
-    ///
-    /// # Errors
-    /// In words, if the file makes no sense.
-    pub(super) fn open(file: &Path) -> Result<Self, String> {
-        let settings = match std::fs::read_to_string(file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
-            Err(error) => return Err(format!("{}: {error}", file.display())),
-            Ok(text) => Settings::parse(&text).map_err(|e| format!("{}: {e}", file.display()))?,
+    /// An agent as a file configures it; off if there is none. One that makes no sense turns it off too, and is said.
+    pub(super) fn open(file: &Path) -> Self {
+        let read = match std::fs::read_to_string(file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
+            Err(error) => Err(error.to_string()),
+            Ok(text) => Settings::parse(&text),
         };
-        Ok(Self {
+        let (settings, mut reason) = match read {
+            Ok(settings) => (settings, None),
+            Err(why) => {
+                let why =
+                    format!("{}: {why}; the agent is off until that is mended and `brahman restart index` was called", file.display());
+                tracing::error!("{why}");
+                (Settings::default(), Some(why))
+            }
+        };
+        if settings.enabled && settings.max_trials_per_hour == 0 {
+            reason = Some("agent.max_trials_per_hour is 0: it makes no trials".to_owned());
+        }
+        Self {
             settings,
+            reason,
             queue: Mutex::default(),
             wake: Notify::new(),
             pace: Mutex::default(),
@@ -63,7 +77,17 @@ impl Agent {
             moved: Notify::new(),
             began: Instant::now(),
             searched: AtomicU64::new(0),
-        })
+        }
+    }
+
+    /// Whether it makes trials.
+    pub(super) fn tries(&self) -> bool {
+        self.settings.enabled && self.settings.max_trials_per_hour > 0
+    }
+
+    /// Hears what the journals tell of trials before this life of the module, so that the limits hold over it.
+    pub(super) fn resume(&self, ends_ms: impl Iterator<Item = u64>) {
+        *lock(&self.pace) = Pace::resumed(ends_ms, now_ms(), Instant::now());
     }
 
     /// What it did last.
@@ -109,7 +133,7 @@ impl Agent {
 impl IndexService {
     /// Works for ever, if it is configured to.
     pub async fn run_agent(self: Arc<Self>) {
-        if !self.agent.settings.enabled {
+        if !self.agent.tries() {
             return;
         }
         let period = Duration::from_secs(self.agent.settings.period_s.max(1));
@@ -134,6 +158,7 @@ impl IndexService {
                     self.agent.say(format!("{name}: {}", fault.message()));
                 }
             }
+            lock(&self.agent.pace).end(Instant::now());
             *lock(&self.agent.running) = None;
         }
     }
@@ -166,7 +191,7 @@ impl IndexService {
             done: Arc::default(),
             aside: Some(Box::new(aside)),
         };
-        let trial = on_own_thread(true, move || attempt.run()).await.map_err(|e| Fault::internal(e.to_string()))??;
+        let trial = on_own_thread("the agent's trial", true, move || attempt.run()).await??;
         let (c, m) = (&trial.config, &trial.metrics);
         let n = |v: Option<u64>| v.unwrap_or(0);
         Ok(format!(
@@ -181,6 +206,10 @@ impl IndexService {
 
     pub(super) fn agent_status(&self) -> Result<Reply, Fault> {
         let (agent, now) = (&self.agent, Instant::now());
+        let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
+        // Of one whose CURRENT cannot be read nobody knows: it is left alone as well.
+        let pinned = all.iter().filter(|index| index.pinned().unwrap_or(true)).map(|index| index.parameters.name.clone());
+        let pinned: Vec<String> = pinned.collect();
         let pace = lock(&agent.pace);
         Reply::of(&AgentStatusOut {
             enabled: agent.settings.enabled,
@@ -189,15 +218,20 @@ impl IndexService {
             last: lock(&agent.last).clone(),
             trials_last_hour: pace.last_hour(now) as u64,
             max_trials_per_hour: agent.settings.max_trials_per_hour as u64,
-            next_in_s: pace.wait(&agent.settings, now).as_secs(),
+            // Where there is no next trial `reason` says so.
+            next_in_s: if agent.settings.max_trials_per_hour == 0 { 0 } else { pace.wait(&agent.settings, now).as_secs() },
+            reason: agent.reason.clone(),
+            pinned: Some(pinned).filter(|pinned| !pinned.is_empty()),
+            refreshes: Some(agent.settings.refresh),
         })
     }
 
     pub(super) fn agent_enqueue(&self, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
         self.index(&name)?;
-        if !self.agent.settings.enabled {
-            let message = "the agent is off; `[agent] enabled = true` in the index module's index.toml, then `brahman restart index`";
+        if !self.agent.tries() {
+            let off = "the agent is off; `[agent] enabled = true` in the index module's index.toml, then `brahman restart index`";
+            let message = self.agent.reason.clone().unwrap_or_else(|| off.to_owned());
             return Err(Fault::new("org.brahman.Index.AgentOff", false, message).with("name", name));
         }
         Reply::of(&AgentEnqueueOut { queued: self.agent.enqueue(&name) })

@@ -84,7 +84,7 @@ impl Terms {
         let queries: Vec<Vec<f32>> = values.values().chunks_exact(dim).map(|q| unit(q.to_vec())).collect::<Result<_, _>>()?;
         let source = &self.index.parameters.dataset;
         let filtered = self.filter.as_ref().map(|f| filter::allowed(f, &generation, source)).transpose();
-        let allowed = generation.allowed(filtered.map_err(|e| Fault::invalid_parameter("filter", e))?.as_ref());
+        let allowed = generation.allowed(filtered.map_err(|e| e.fault(&self.index.parameters.name))?.as_ref());
         let found = if self.how.exact {
             let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
             generation.exact_many(&queries, self.how.k, cores(), &allowed)

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, TryLockError, Weak};
 use std::time::Duration;
 
 use brahman_card::Fault;
@@ -13,10 +13,11 @@ use brahman_sidecar::{Call, CallOptions, Reply};
 use brahman_storage::Steps;
 
 use super::IndexService;
-use super::shelf::{Index, StopOnDrop, lock, on_own_thread};
+use super::shelf::{Index, StopOnDrop, lock};
 use crate::home::Home;
 use crate::refresh::io_fault;
 use crate::rescue;
+use crate::threads::on_own_thread;
 
 /// How often a move says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -58,7 +59,7 @@ impl IndexService {
         let Some(folder) = folder else { return };
         let (service, (_, again)) = (Arc::clone(self), &*self.copying);
         again.store(true, Ordering::Release);
-        drop(on_own_thread(true, move || service.copy_to(&folder)));
+        drop(on_own_thread("copying to rescue", true, move || service.copy_to(&folder)));
     }
 
     /// Copies what has no copy yet, for as long as somebody says that there is more. One thread does, whoever else comes leaves it to
@@ -66,7 +67,12 @@ impl IndexService {
     fn copy_to(&self, folder: &Path) {
         let (copying, again) = &*self.copying;
         while again.load(Ordering::Acquire) {
-            let Ok(_copying) = copying.try_lock() else { return };
+            let _copying = match copying.try_lock() {
+                Ok(turn) => turn,
+                // Whoever panicked there left nothing half done: files are put into place whole.
+                Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
             while again.swap(false, Ordering::AcqRel) {
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
                 for index in all {
@@ -130,7 +136,7 @@ impl IndexService {
             drop(journal);
             Ok((Arc::downgrade(&moving), bytes))
         };
-        let mut working = on_own_thread(false, work);
+        let mut working = on_own_thread("moving the index", false, work);
         drop(index);
         let outcome = loop {
             match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
@@ -142,7 +148,7 @@ impl IndexService {
                 Err(_) => {}
             }
         };
-        let (old, bytes) = outcome.map_err(|e| Fault::internal(e.to_string()))??;
+        let (old, bytes) = outcome??;
         // A search that began in the old home ends there. Whatever is left then goes with the next opening.
         for _ in 0..READERS_ASKED {
             if old.strong_count() == 0 {

@@ -1,4 +1,4 @@
-//! `Refresh`, `Compact` and `Doctor`: the work that writes generations.
+//! `Refresh`, `Migrate` and `Compact`: the work that writes generations.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -7,21 +7,23 @@ use std::time::{Duration, Instant};
 use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut};
-use brahman_card::interface::index::{CompactOut, CreateIn, DoctorIn, DoctorOut, MigrateIn, NameIn, RefreshOut};
+use brahman_card::interface::index::{CompactOut, Converted, CreateIn, MigrateIn, NameIn, RefreshOut};
 use brahman_sidecar::{Call, CallOptions, Reply};
 use brahman_storage::digest::sha256;
 
 use super::IndexService;
-use super::shelf::{Claim, Index, StopOnDrop, lock, on_own_thread};
+use super::datasets::Version;
+use super::shelf::{Claim, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
 use crate::embedder::{self, Embedder, Model};
 use crate::flat::build::Parameters;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
 use crate::pending::Pending;
-use crate::refresh::{Origin, Plan, io_fault, plan};
+use crate::refresh::{Origin, Plan, folder_fault, io_fault, plan};
 use crate::rows::RowStore;
 use crate::segment;
+use crate::threads::{endless, on_own_thread};
 
 /// Texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
 const EMBED_BATCH: usize = 256;
@@ -70,6 +72,9 @@ pub(super) fn wants_compaction(generation: &Generation) -> bool {
 pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
     let bad = |e: &dyn std::fmt::Display| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string());
     let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
+    if let Some(base) = &generation.base {
+        base.whole()?;
+    }
     let numbers: Vec<u32> = generation.live_rows().collect();
     for number in &numbers {
         content.rows.push(&generation.row(*number)?);
@@ -89,10 +94,7 @@ pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
         let rows = numbers[split..].iter().map(|n| n - base).collect();
         batches.push(take(&generation.delta.columns, rows).map_err(|e| bad(&e))?);
     }
-    content.columns = match batches.first() {
-        Some(first) => segment::join(&first.schema(), &batches, numbers.len())?,
-        None => segment::no_columns(numbers.len())?,
-    };
+    content.columns = segment::joined(&batches, numbers.len())?;
     Ok(content)
 }
 
@@ -104,6 +106,8 @@ struct Embedded {
     cached: u64,
     truncated: u64,
     resumed: u64,
+    /// Of a refresh that was cut off, what was damaged.
+    lost: u64,
     reused: u64,
 }
 
@@ -121,15 +125,18 @@ impl IndexService {
     async fn refresh_index(self: &Arc<Self>, call: Option<&Call>, index: Arc<Index>) -> Result<RefreshOut, Fault> {
         let claim = index.claim("refresh").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
+        if call.is_none() {
+            unpinned(&index)?;
+        }
         let (out, generation) = self.run_refresh(call, &index, claim, None).await?;
         self.hear_of_rescue().await;
         if wants_compaction(&generation) {
             let service = Arc::clone(self);
-            tokio::task::spawn(async move {
+            tokio::task::spawn(endless("the compaction", async move {
                 if let Err(fault) = service.compact_index(&index, &|_, _| {}, false).await {
                     tracing::warn!(index = index.parameters.name, "compaction: {fault}");
                 }
-            });
+            }));
         }
         Ok(out)
     }
@@ -143,11 +150,16 @@ impl IndexService {
             let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
             let mut failed = false;
             // One that nobody has refreshed yet waits for that: what it costs is for a person to decide.
-            for (index, at) in all.into_iter().filter_map(|i| i.generation().map(|g| (i, g.manifest.dataset_generation))) {
-                if !self.is_stale(&index.parameters.dataset, at) {
+            for (index, of) in all.into_iter().filter_map(|i| i.generation().map(|g| (i, g))) {
+                if !self.datasets.is_stale(&index.parameters.dataset, &of.manifest) {
                     continue;
                 }
+                drop(of);
                 let name = index.parameters.name.clone();
+                if let Err(fault) = unpinned(&index) {
+                    self.agent.say(fault.message().to_owned());
+                    continue;
+                }
                 match self.refresh_index(None, index).await {
                     Ok(out) => {
                         let (new, generation) = (out.new_chunks.unwrap_or(0), out.generation.unwrap_or(0));
@@ -200,8 +212,10 @@ impl IndexService {
         say(call, "read", 0, 0).await?;
         let ask = catalog::NameIn { name: parameters.dataset.clone() };
         let GetOut { dataset, .. } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
+        let own = Version::of(&dataset);
+        self.datasets.hear(&parameters.dataset, &own);
         let (size, overlap) = super::sizes(parameters)?;
-        let (reading, before, own, wanted) = (dataset.clone(), old.clone(), dataset.generation, parameters.clone());
+        let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
         let planned = tokio::task::spawn_blocking(move || {
             let chunker = Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?;
             plan(&reading, &wanted, &chunker, before.as_deref())
@@ -211,7 +225,9 @@ impl IndexService {
         let of = plan.fresh.len() as u64;
         let pending = index.folder.path().join("pending.log");
         let embedded = self.vectors(call, parameters, &plan, old.as_deref(), to.as_ref(), &pending).await?;
-        let unchanged = plan.is_empty() && old.as_ref().is_some_and(|g| g.manifest.dataset_generation == own);
+        let same = |g: &Arc<Generation>| g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run;
+        // What answers in another's place is not what CURRENT names.
+        let unchanged = plan.is_empty() && old.as_ref().is_some_and(same) && index.degraded().is_none();
         let mut out = RefreshOut {
             phase: "done".into(),
             done: of,
@@ -230,18 +246,26 @@ impl IndexService {
             // Nothing was embedded where the vectors came with the dataset.
             cached: parameters.vector_column.is_none().then_some(embedded.cached),
             truncated: Some(embedded.truncated),
+            resume_lost: Some(embedded.lost).filter(|lost| *lost > 0),
             bytes_written: Some(0),
             ..RefreshOut::default()
         };
+        let was_pinned = index.pinned().unwrap_or(false);
         let current = match old.clone().filter(|_| unchanged) {
-            Some(old) => old,
+            Some(old) => {
+                // Somebody wants it as new as its dataset.
+                if call.is_some() {
+                    index.folder.unpin().map_err(|e| io_fault("writing CURRENT", &e))?;
+                }
+                old
+            }
             None => {
                 say(call, "write", 0, of).await?;
                 let model = match embedded.model {
                     Some(model) => model,
                     None => embedder::current_model(&self.client, None).await?,
                 };
-                let done = self.publish(call, index, claim, plan, embedded.vectors, model, own).await?;
+                let done = self.publish(call, index, claim, plan, embedded.vectors, model, own.clone()).await?;
                 let before = old.map_or(0, |g| if share_base(&g, &done) { g.manifest.bytes() } else { 0 });
                 let dead = done.manifest.dead.as_ref().map_or(0, |d| d.bytes);
                 out.bytes_written = Some(done.manifest.bytes().saturating_sub(before).max(dead));
@@ -251,7 +275,10 @@ impl IndexService {
         out.total = Some(current.manifest.chunks);
         out.generation = Some(current.manifest.number);
         out.model = Some(current.manifest.model.name.clone());
-        let clear = ClearStaleIn { name: parameters.dataset.clone(), index: parameters.name.clone(), generation: own };
+        out.unpinned = was_pinned.then_some(true);
+        out.sweep = index.swept();
+        out.converted = converted(&current, &parameters.name).await?;
+        let clear = ClearStaleIn { name: parameters.dataset.clone(), index: parameters.name.clone(), generation: own.generation };
         let cleared: ClearStaleOut = self.client.call("org.brahman.Catalog.ClearStale", &clear, &options).await?.value;
         out.stale_cleared = Some(cleared.cleared);
         out.duration_s = Some(started.elapsed().as_secs_f64());
@@ -288,6 +315,7 @@ impl IndexService {
                 None => embedder::current_model(&self.client, parameters.model.as_deref()).await?,
             };
             let mut log = Pending::open(pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
+            out.lost = log.lost;
             let text = |i: usize| plan.fresh.row(i).map(|row| row.text).map_err(|e| io_fault("reading a chunk", &e));
             let mut asked = Vec::new();
             for i in to_embed {
@@ -343,7 +371,7 @@ impl IndexService {
         plan: Plan,
         vectors: Vec<f32>,
         model: Model,
-        own: u64,
+        own: Version,
     ) -> Result<Arc<Generation>, Fault> {
         let (done, of) = (Arc::new(AtomicU64::new(0)), plan.fresh.len() as u64);
         let (work_index, counted, stop) = (Arc::clone(index), Arc::clone(&done), Arc::clone(&claim.stop));
@@ -356,7 +384,8 @@ impl IndexService {
             let migrates = old.as_ref().is_some_and(|old| !old.is_empty() && old.manifest.model != model);
             let number = work_index.next_number();
             let manifest = Manifest {
-                dataset_generation: own,
+                dataset_generation: own.generation,
+                dataset_run: own.run,
                 docs: plan.dataset_docs - plan.empty_docs - plan.skipped_docs,
                 model: model.clone(),
                 ..match &old {
@@ -375,8 +404,8 @@ impl IndexService {
             };
             let generation = match &old {
                 Some(_) if migrates => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
-                // Appending pays while what is new is small beside what is there.
-                Some(old) if old.base.is_some() && added.rows.len() <= old.base_rows() => {
+                // Appending pays while what is new is small beside what is there, and all of that is whole.
+                Some(old) if old.base.as_ref().is_some_and(|base| !base.words_are_damaged()) && added.rows.len() <= old.base_rows() => {
                     let mut dead = old.dead();
                     dead.extend(&plan.dead);
                     folder.commit_delta(old, manifest, &parameters.dataset, &added, &dead)?
@@ -399,14 +428,14 @@ impl IndexService {
             let _ = std::fs::remove_file(folder.path().join("pending.log"));
             Ok(work_index.answer_with(generation))
         };
-        let mut working = on_own_thread(false, work);
+        let mut working = on_own_thread("writing the generation", false, work);
         let outcome = loop {
             match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
                 Ok(outcome) => break outcome,
                 Err(_) => say(call, "write", done.load(Ordering::Relaxed), of).await?,
             }
         };
-        outcome.map_err(|e| Fault::internal(e.to_string()))?.map_err(|e| io_fault("writing the generation", &e))
+        outcome?.map_err(|e| folder_fault(&index.parameters.name, "writing the generation", &e))
     }
 
     /// Makes a new base of everything alive. Reports rows done.
@@ -419,6 +448,10 @@ impl IndexService {
         let claim = index.claim("compaction").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let Some(old) = index.generation() else { return Ok(None) };
+        // What answers in another's place would come to stand there for good.
+        if let Some(why) = index.degraded() {
+            return if asked { Err(index.damaged(&why)) } else { Ok(None) };
+        }
         if old.delta.rows.is_empty() && old.dead().is_empty() {
             return Ok(None);
         }
@@ -437,20 +470,20 @@ impl IndexService {
             let generation = work_index.folder.commit_base(manifest, source, content(&old)?, threads, &progress)?;
             Ok(work_index.answer_with(generation))
         };
-        let mut working = on_own_thread(!asked, work);
+        let mut working = on_own_thread("the compaction", !asked, work);
         let outcome = loop {
             match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
                 Ok(outcome) => break outcome,
                 Err(_) => progress(done.load(Ordering::Relaxed), of),
             }
         };
-        match outcome.map_err(|e| Fault::internal(e.to_string()))? {
+        match outcome? {
             Ok(generation) => {
                 self.hear_of_rescue().await;
                 Ok(Some(generation))
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
-            Err(error) => Err(io_fault("compacting", &error)),
+            Err(error) => Err(folder_fault(&index.parameters.name, "compacting", &error)),
         }
     }
 
@@ -478,56 +511,36 @@ impl IndexService {
         let of = index.generation().map_or(0, |g| g.manifest.chunks);
         Reply::of(&CompactOut { phase: "done".into(), done: of, of, compacted: Some(made.is_some()), generation: number })
     }
+}
 
-    pub(super) async fn doctor(&self, call: &Call) -> Result<Reply, Fault> {
-        let DoctorIn { name, repair } = call.parameters()?;
-        let index = self.index(&name)?;
-        let claim = index.claim("doctor").await?;
-        let work = move || -> Result<DoctorOut, Fault> {
-            let _claim = claim;
-            let mut problems: Vec<String> = index.degraded().into_iter().collect();
-            let named = match index.folder.pointer() {
-                Ok(pointer) => pointer.map(|p| p.generation),
-                Err(error) => {
-                    problems.push(error.to_string());
-                    None
-                }
-            };
-            let named = named.or_else(|| index.folder.generations().first().map(|(name, _)| name.clone()));
-            let mut files = 0;
-            if let Some(folder) = &named {
-                match index.folder.manifest(folder) {
-                    Ok(manifest) => {
-                        files = 2 + manifest.base.iter().count() * 3 + manifest.segments.len() + usize::from(manifest.dead.is_some());
-                        problems.extend(index.folder.verify(&manifest));
-                    }
-                    Err(error) => problems.push(error.to_string()),
-                }
-            }
-            problems.dedup();
-            let mut repaired = false;
-            if repair.unwrap_or(false)
-                && !problems.is_empty()
-                && let Some(folder) = &named
-            {
-                let made = index.folder.repair(folder, &index.parameters.dataset, cores());
-                index.answer_with(made.map_err(|e| io_fault("repairing from the segments", &e))?);
-                repaired = true;
-            }
-            let generation = index.generation();
-            let base = generation.as_ref().and_then(|g| g.base.as_ref());
-            let orphans = base.map_or(0, |b| b.flat.orphans(64, cores(), usize::MAX).len() as u64);
-            Ok(DoctorOut {
-                healthy: (problems.is_empty() || repaired) && orphans == 0,
-                problems,
-                repaired,
-                orphans,
-                files: files as u64,
-                generation: generation.map_or(0, |g| g.manifest.number),
-            })
-        };
-        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))??)
+/// That nobody went back to what answers: what acts by itself leaves such an index alone.
+fn unpinned(index: &Index) -> Result<(), Fault> {
+    let name = &index.parameters.name;
+    let why = match index.pinned() {
+        Ok(false) => return Ok(()),
+        Ok(true) => format!("it was rolled back and is pinned; `brahman index unpin {name}`, or a refresh, lets it follow its dataset"),
+        Err(error) => error.to_string(),
+    };
+    Err(Fault::new("org.brahman.Index.Busy", false, format!("{name} is not refreshed: {why}")).with("name", name.clone()))
+}
+
+/// Columns whose type changed, and what that cost.
+async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Converted>>, Fault> {
+    let reading = Arc::clone(generation);
+    let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(e.to_string()))?;
+    let all = read.map_err(|why| Fault::new("org.brahman.Index.Damaged", false, why).with("name", name))?;
+    let all: Vec<Converted> = all.into_iter().map(|(column, from, to, nulls_made)| Converted { column, from, to, nulls_made }).collect();
+    for one in all.iter().filter(|one| one.nulls_made > 0) {
+        tracing::warn!(
+            index = name,
+            "column {}: {} values were NULLed on the way from {} to {}",
+            one.column,
+            one.nulls_made,
+            one.from,
+            one.to
+        );
     }
+    Ok(Some(all).filter(|all| !all.is_empty()))
 }
 
 /// Rows alive that are not among `gone`.

@@ -19,6 +19,7 @@ use crate::generation::{Allowed, Generation, How};
 use crate::lexical::fuse;
 use crate::refresh::io_fault;
 use crate::rows::Row;
+use crate::threads::caught;
 
 /// Most hits one query may ask for.
 pub(super) const K_MAX: u64 = 10_000;
@@ -100,10 +101,10 @@ pub(super) fn unit(mut vector: Vec<f32>) -> Result<Vec<f32>, Fault> {
 impl Job {
     fn run(&self) -> Result<Done, Fault> {
         let generation = &*self.generation;
-        let damaged = |why: String| Fault::new("org.brahman.Index.Damaged", false, why).with("name", self.source.clone());
+        let damaged = |why: String| Fault::new("org.brahman.Index.Damaged", false, why).with("name", self.index.parameters.name.clone());
         let started = Instant::now();
         let filtered = match &self.filter {
-            Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| Fault::invalid_parameter("filter", e))?),
+            Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&self.index.parameters.name))?),
             None => None,
         };
         let allowed: Allowed = generation.allowed(filtered.as_ref());
@@ -231,7 +232,7 @@ impl IndexService {
         };
         let done = if quick {
             // Some tens of microseconds: less than handing it to another thread would take.
-            job.run()?
+            caught("the search", || job.run())??
         } else {
             tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(e.to_string()))??
         };
@@ -243,9 +244,9 @@ impl IndexService {
             mode: mode.name().into(),
             model: model.name,
             provider,
-            stale: self.is_stale(&index.parameters.dataset, generation.manifest.dataset_generation),
+            stale: self.datasets.is_stale(&index.parameters.dataset, &generation.manifest),
             truncated,
-            degraded,
+            degraded: degraded.or_else(|| generation.words_trouble()),
             rescue: index.rescued(),
             elapsed_us: Elapsed {
                 embed: us(embedded),

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use brahman_card::interface::index::ShadowInfo;
 
-use super::shelf::{Index, lock, on_own_thread};
+use super::shelf::{Index, lock};
 use crate::flat::store::Found;
 use crate::folder::Pointer;
 use crate::generation::{Allowed, Generation, How};
 use crate::shadow::{Shadow, Verdict};
+use crate::threads::on_own_thread;
 use crate::trials::TIE;
 
 impl Index {
@@ -59,7 +60,7 @@ impl Index {
                 index.go_back(&generation);
             }
         };
-        drop(on_own_thread(true, work));
+        drop(on_own_thread("the shadow check", true, work));
     }
 
     /// Lets the generation before answer again.
@@ -72,9 +73,13 @@ impl Index {
             if self.generation().is_none_or(|g| g.folder != broken.folder) {
                 return Ok(());
             }
+            if self.pinned().map_err(|e| e.to_string())? {
+                tracing::warn!(index = name, "{reason}; it stays, because it is pinned");
+                return Ok(());
+            }
             let parent = broken.manifest.parent.as_ref().ok_or("there is no generation before")?;
             let before = self.folder.load(parent, None).map_err(|e| e.to_string())?;
-            self.folder.point(parent, &reason).map_err(|e| e.to_string())?;
+            self.folder.point(parent, &reason, false).map_err(|e| e.to_string())?;
             let number = before.manifest.number;
             self.answer_with(before);
             drop(claim);

@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::CreateIn;
+use brahman_card::interface::index::{Caches, CreateIn};
 use brahman_storage::Steps;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::folder::Folder;
 use crate::generation::Generation;
 use crate::home::Home;
 use crate::rescue;
 use crate::shadow::Shadow;
-use crate::trials::Journal;
+use crate::trials::{self, Journal};
 
 /// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,6 +53,10 @@ pub(super) struct Index {
     pub(super) shadow: Mutex<Option<Shadow>>,
     /// Held by the one query that is being checked.
     pub(super) checking: Arc<tokio::sync::Mutex<()>>,
+    /// Why old files stay, if they do.
+    swept: Mutex<Option<String>>,
+    /// Why nothing can be done with it but to delete it: its parameters cannot be read.
+    unusable: Option<String>,
 }
 
 /// The right to change an index; given back when dropped.
@@ -103,13 +107,34 @@ impl Index {
         }
     }
 
+    /// One whose parameters cannot be read: it keeps its name, so that nothing else is made in its place.
+    pub(super) fn unusable(stub: &Path, name: &str, why: &str) -> Self {
+        let parameters = CreateIn { name: name.to_owned(), ..CreateIn::default() };
+        let home = Home { bucket: "unknown".into(), path: stub.join("unknown"), left: None };
+        let index = Self::made(home, parameters, Err(why.to_owned()), None);
+        Self { unusable: Some(why.to_owned()), ..index }
+    }
+
+    /// That its parameters are known.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the file.
+    pub(super) fn usable(&self) -> Result<(), Fault> {
+        let Some(why) = &self.unusable else { return Ok(()) };
+        let name = &self.parameters.name;
+        let message = format!("index `{name}` cannot be used: {why}; put the file back, or delete the index and create it again");
+        Err(Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone()))
+    }
+
     fn made(home: Home, parameters: CreateIn, there: Result<(), String>, copies: Option<&Path>) -> Self {
         let folder = Folder::new(&home.path, Steps::default());
         let mut answering = Answering::of(there.clone().and_then(|()| folder.open().map_err(|e| e.to_string())));
         if answering.degraded.is_some() && there.is_ok() {
             let named = folder.pointer().ok().flatten().and_then(|pointer| folder.manifest(&pointer.generation).ok());
-            if let (Some(manifest), Some(copies)) = (named, copies)
-                && !rescue::restore(&folder, &manifest, copies).is_empty()
+            let back = copies.and_then(|copies| rescue::restore_manifest(&folder, copies));
+            let manifest_back = back.is_some();
+            if let (Some(manifest), Some(copies)) = (back.or(named), copies)
+                && (!rescue::restore(&folder, &manifest, copies).is_empty() || manifest_back)
             {
                 answering = Answering { rescued: true, ..Answering::of(folder.open().map_err(|e| e.to_string())) };
             }
@@ -118,7 +143,8 @@ impl Index {
             tracing::error!(index = parameters.name, "{why}");
         }
         let held = answering.generation.iter().map(|g| g.folder.clone()).collect();
-        folder.collect(&held);
+        // A disk that is not there has nothing to remove.
+        let swept = there.is_ok().then(|| folder.collect(&held).words()).flatten();
         let index = Self {
             journal: Arc::new(Mutex::new(Journal::open(&home.path))),
             parameters,
@@ -130,6 +156,8 @@ impl Index {
             read: Mutex::default(),
             shadow: Mutex::default(),
             checking: Arc::default(),
+            swept: Mutex::new(swept),
+            unusable: None,
         };
         index.watch_promotion();
         index
@@ -181,6 +209,9 @@ impl Index {
     /// reply, unless it can be put back from copies. Opening reads only what it must, so vectors and texts are not known to be whole
     /// until then.
     pub(super) fn verify(&self, copies: Option<&Path>) {
+        for said in trials::list(self.folder.path()).1 {
+            tracing::error!(index = self.parameters.name, "{said}");
+        }
         let Some(generation) = self.generation() else { return };
         if let Some(wrong) = self.folder.verify(&generation.manifest).into_iter().next() {
             tracing::error!(index = self.parameters.name, "{wrong}");
@@ -236,13 +267,60 @@ impl Index {
         let held = read.iter().filter_map(Weak::upgrade).chain(self.generation()).map(|g| g.folder.clone());
         let held: HashSet<String> = held.collect();
         drop(read);
-        self.folder.collect(&held);
+        let words = self.folder.collect(&held).words();
+        *lock(&self.swept) = words;
+    }
+
+    /// Why old files stay, if they do.
+    pub(super) fn swept(&self) -> Option<String> {
+        lock(&self.swept).clone()
+    }
+
+    /// Whether somebody went back to what answers, so that nothing that acts by itself may go on from there.
+    ///
+    /// # Errors
+    /// If `CURRENT` cannot be read: then nobody knows.
+    pub(super) fn pinned(&self) -> std::io::Result<bool> {
+        Ok(self.folder.pointer()?.is_some_and(|pointer| pointer.pinned))
+    }
+
+    /// What of it is in memory.
+    pub(super) fn caches(&self) -> Caches {
+        let answering = self.generation();
+        let old: Vec<Arc<Generation>> = lock(&self.read).iter().filter_map(Weak::upgrade).collect();
+        let (verified_files, verified_hits, verified_misses) = self.folder.marks().counts();
+        let mut out = Caches { verified_files, verified_hits, verified_misses, ..Caches::default() };
+        let mut bases: Vec<&crate::generation::Base> = Vec::new();
+        for generation in old.iter().chain(&answering) {
+            out.generations += 1;
+            out.appended_bytes += generation.delta.store.memory_bytes();
+            let Some(base) = generation.base.as_deref() else { continue };
+            if bases.iter().any(|known| std::ptr::eq(*known, base)) {
+                continue;
+            }
+            bases.push(base);
+            let (opened, vectors) = (base.opened(), base.flat.store.vector_bytes());
+            out.graph_bytes += base.flat.memory_bytes().saturating_sub(vectors);
+            out.mapped_bytes += vectors + base.rows.bytes();
+            out.columns_bytes += opened.columns_bytes;
+            out.words = match (opened.words, out.words.as_str()) {
+                (Some(true), _) | (_, "memory") => "memory",
+                (Some(false), _) | (_, "disk") => "disk",
+                _ => "closed",
+            }
+            .into();
+            out.hits += opened.hits;
+            out.misses += opened.misses;
+        }
+        if out.words.is_empty() {
+            out.words = "closed".into();
+        }
+        out
     }
 
     /// The next generation's number.
     pub(super) fn next_number(&self) -> u64 {
-        let newest = self.folder.generations().first().map_or(0, |(_, m)| m.number);
-        newest.max(self.generation().map_or(0, |g| g.manifest.number)) + 1
+        self.folder.next_number(self.generation().map_or(0, |g| g.manifest.number))
     }
 
     /// What is going on.
@@ -283,19 +361,4 @@ impl Index {
         *lock(&self.busy) = Some((what, Arc::clone(&stop)));
         Claim { index: Arc::clone(self), stop, _slot: slot }
     }
-}
-
-/// Runs long work on a thread of its own, at the lowest priority if nobody waits for it: a pool's thread would stay so.
-pub(super) fn on_own_thread<T: Send + 'static>(polite: bool, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
-    let (sender, receiver) = oneshot::channel();
-    let run = move || {
-        if polite {
-            // On Linux this is of the thread. A refusal costs politeness only.
-            let _ = rustix::process::nice(19);
-        }
-        let _ = sender.send(work());
-    };
-    // Without a thread the sender is dropped, and the receiver says so.
-    let _ = std::thread::Builder::new().name("index-work".into()).spawn(run);
-    receiver
 }

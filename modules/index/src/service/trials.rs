@@ -13,13 +13,15 @@ use brahman_sidecar::{Call, Reply};
 
 use super::IndexService;
 use super::refresh::{content, cores};
-use super::shelf::{Index, StopOnDrop, lock, on_own_thread};
+use super::shelf::{Index, StopOnDrop, lock};
+use crate::agent::is_recall;
 use crate::engine::{Engine, Work};
 use crate::flat::Ask;
 use crate::flat::build::Parameters;
 use crate::folder::now_ms;
 use crate::generation::{Generation, How, Manifest};
-use crate::refresh::{data_fingerprint, io_fault};
+use crate::refresh::{data_fingerprint, folder_fault, io_fault};
+use crate::threads::on_own_thread;
 use crate::trials::{self, Eval, Measure, brute_force_us, find_ef, measure};
 
 /// Queries of each half of a set, unless said.
@@ -46,6 +48,22 @@ fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize
         Some(n) if (least..=most).contains(&n) => Ok(usize::try_from(n).unwrap_or(default)),
         Some(n) => Err(Fault::invalid_parameter(what, format!("{n}, expected {least} to {most}"))),
     }
+}
+
+/// What is named twice is tried once.
+fn once_each(mut values: Vec<u64>) -> Vec<u64> {
+    let mut seen = std::collections::HashSet::new();
+    values.retain(|value| seen.insert(*value));
+    values
+}
+
+/// The recall to reach, of those that can be reached.
+fn target(asked: Option<f64>) -> Result<f64, Fault> {
+    let target = asked.unwrap_or(TARGET_RECALL);
+    if is_recall(target) {
+        return Ok(target);
+    }
+    Err(Fault::invalid_parameter("target_recall", format!("{target}, expected above 0, at most 1")))
 }
 
 /// What is to be built, and by which engine: a configuration over that of a generation. What has no graph yet gets the
@@ -101,7 +119,7 @@ impl Attempt {
         let (engine, parameters) = built_by(&self.config, manifest)?;
         let aside = || self.aside.iter().for_each(|aside| aside());
         let eval = eval_of(&self.index, &generation, self.threads, &aside)?;
-        let content = content(&generation).map_err(|e| io_fault("reading the index", &e))?;
+        let content = content(&generation).map_err(|e| folder_fault(&self.index.parameters.name, "reading the index", &e))?;
         let started = Instant::now();
         let progress = |n: usize| {
             self.done.store(n as u64, Ordering::Relaxed);
@@ -189,7 +207,8 @@ impl IndexService {
 
     pub(super) fn eval_list(&self, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
-        Reply::of(&EvalListOut { evals: trials::list(self.index(&name)?.folder.path()) })
+        let (evals, damaged) = trials::list(self.index(&name)?.folder.path());
+        Reply::of(&EvalListOut { evals, damaged: Some(damaged).filter(|damaged| !damaged.is_empty()) })
     }
 
     /// Runs one trial while saying how far it is; ends it if the caller hangs up.
@@ -209,7 +228,7 @@ impl IndexService {
         let of = index.generation().map_or(0, |g| g.manifest.chunks);
         let attempt =
             Attempt { index: Arc::clone(index), config, target, by, note, threads: cores(), stop, done: Arc::clone(&done), aside: None };
-        let mut working = on_own_thread(true, move || attempt.run());
+        let mut working = on_own_thread("the trial", true, move || attempt.run());
         let outcome = loop {
             match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
                 Ok(outcome) => break outcome,
@@ -222,13 +241,13 @@ impl IndexService {
             }
         };
         drop(trying);
-        outcome.map_err(|e| Fault::internal(e.to_string()))?
+        outcome?
     }
 
     pub(super) async fn trial(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: TrialIn = call.parameters()?;
         let index = self.index(&ask.name)?;
-        let trial = self.attempt(call, &index, ask.config, ask.target_recall.unwrap_or(TARGET_RECALL), "user", ask.note).await?;
+        let trial = self.attempt(call, &index, ask.config, target(ask.target_recall)?, "user", ask.note).await?;
         let of = trial.metrics.vectors;
         Reply::of(&TrialOut { phase: "done".into(), done: of, of, trial: Some(trial) })
     }
@@ -270,18 +289,24 @@ impl IndexService {
         let ask: AutotuneIn = call.parameters()?;
         let index = self.index(&ask.name)?;
         let ms = ask.m.filter(|m| !m.is_empty()).unwrap_or_else(|| vec![8, 16, 24]);
-        let efs = ask.ef_construction.filter(|e| !e.is_empty()).unwrap_or_else(|| vec![64, 100, 200]);
-        let target = ask.target_recall.unwrap_or(TARGET_RECALL);
-        let grid: Vec<(u64, u64)> = ms.iter().flat_map(|m| efs.iter().map(move |ef| (*m, *ef))).collect();
+        let efs = once_each(ask.ef_construction.filter(|e| !e.is_empty()).unwrap_or_else(|| vec![64, 100, 200]));
+        let target = target(ask.target_recall)?;
+        let grid: Vec<(u64, u64)> = once_each(ms).iter().flat_map(|m| efs.iter().map(move |ef| (*m, *ef))).take(GRID_MAX + 1).collect();
         if grid.len() > GRID_MAX {
             return Err(Fault::invalid_parameter(
                 "m, ef_construction",
-                format!("a grid of {} trials, expected at most {GRID_MAX}", grid.len()),
+                format!("a grid of more than {GRID_MAX} trials, expected at most that many"),
             ));
         }
         let of = grid.len() as u64;
         let (generation, _) = index.current()?;
+        // What cannot be built is said before the first is.
+        for (m, ef_construction) in &grid {
+            let config = Config { m: Some(*m), ef_construction: Some(*ef_construction), ..Config::default() };
+            built_by(&config, &generation.manifest)?;
+        }
         let fingerprint = data_fingerprint(&generation);
+        drop(generation);
         let best = |index: &Index| trials::best(&lock(&index.journal).trials, &fingerprint, "pareto").cloned();
         for ((m, ef_construction), done) in grid.into_iter().zip(1..) {
             let config = Config { m: Some(m), ef_construction: Some(ef_construction), ..Config::default() };
@@ -299,7 +324,7 @@ impl IndexService {
         let index = self.index(&ask.name)?;
         let (champion, _) = index.current()?;
         let force = ask.force.unwrap_or(false);
-        let target = ask.target_recall.unwrap_or(TARGET_RECALL);
+        let target = target(ask.target_recall)?;
         let config = match (&ask.trial, ask.config.clone(), ask.generation) {
             (None, None, Some(_)) => None,
             (None, Some(config), None) => Some(config),
@@ -343,16 +368,16 @@ impl IndexService {
                         counted.store(n as u64, Ordering::Relaxed);
                         !stop.load(Ordering::Relaxed)
                     };
-                    let content = content(&champion).map_err(|e| io_fault("reading the index", &e))?;
+                    let content = content(&champion).map_err(|e| folder_fault(&index.parameters.name, "reading the index", &e))?;
                     let made = index.folder.prepare_base(manifest, &index.parameters.dataset, content, cores(), &progress);
-                    made.map_err(|e| io_fault("building the challenger", &e))?
+                    made.map_err(|e| folder_fault(&index.parameters.name, "building the challenger", &e))?
                 }
-                (None, Some(number)) => super::load_generation(&index, number)?,
+                (None, Some(number)) => super::load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
                 (None, None) => return Err(Fault::internal("nothing to promote")),
             };
             judge(&index, &champion, challenger, target, force)
         };
-        let mut working = on_own_thread(false, work);
+        let mut working = on_own_thread("the promotion", false, work);
         let outcome = loop {
             match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
                 Ok(outcome) => break outcome,
@@ -364,7 +389,7 @@ impl IndexService {
                 Err(_) => {}
             }
         };
-        let out = outcome.map_err(|e| Fault::internal(e.to_string()))??;
+        let out = outcome??;
         if out.promoted == Some(true) {
             self.hear_of_rescue().await;
         }
@@ -372,32 +397,15 @@ impl IndexService {
     }
 }
 
-/// Measures two generations on the same queries in turn, and lets the challenger answer if it is better.
+/// Measures two generations on the same queries in turn, and lets the challenger answer if it is better. One that does not, and never
+/// did, is removed.
 fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f64, force: bool) -> Result<PromoteOut, Fault> {
-    let (live_one, live_two) = (champion.allowed(None), challenger.allowed(None));
-    let how = |k: usize| How { k, threads: 1, ..How::default() };
-    // Rows have other numbers in another generation, and so does each query's own row.
-    let (own, other) = (eval_of(index, champion, cores(), &|| ())?, eval_of(index, &challenger, cores(), &|| ())?);
-    let k = usize::try_from(own.info.k).unwrap_or(10);
-    let (mut ones, mut twos) = (Vec::new(), Vec::new());
-    for (one, two) in own.holdout.iter().zip(&other.holdout) {
-        ones.extend(measure(std::slice::from_ref(one), k, &[&|v, k| champion.search(v, &how(k), &live_one)]));
-        twos.extend(measure(std::slice::from_ref(two), k, &[&|v, k| challenger.search(v, &how(k), &live_two)]));
-    }
-    let (one, two) = (trials::joined(ones), trials::joined(twos));
-    let orphans = |g: &Generation| g.base.as_ref().map_or(0, |b| b.flat.orphans(g.manifest.ef_search.max(64), cores(), PROBE_ROWS).len());
-    let (champion_measured, challenger_measured) = (measured(&one, orphans(champion)), measured(&two, orphans(&challenger)));
-    let verdict = if challenger_measured.orphans > 0 {
-        format!("refused: {} of {PROBE_ROWS} rows do not find themselves", challenger_measured.orphans)
-    } else if challenger_measured.recall_low < target {
-        format!(
-            "refused: recall {:.4} may be as low as {:.4}, the target is {target}",
-            challenger_measured.recall, challenger_measured.recall_low
-        )
-    } else if champion_measured.recall_low >= target && challenger_measured.p95_us >= champion_measured.p95_us {
-        format!("inconclusive: p95 {:.0} µs, the champion's is {:.0} µs", challenger_measured.p95_us, champion_measured.p95_us)
-    } else {
-        "better".to_owned()
+    let (champion_measured, challenger_measured, verdict) = match compare(index, champion, &challenger, target) {
+        Ok(compared) => compared,
+        Err(fault) => {
+            index.folder.abandon(challenger);
+            return Err(fault);
+        }
     };
     let promoted = verdict == "better" || force;
     let of = challenger.manifest.chunks;
@@ -405,9 +413,9 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
     if promoted {
         number = challenger.manifest.number;
         let published = index.folder.publish(challenger, challenger_measured.clone(), target, verdict != "better");
-        index.answer_with(published.map_err(|e| io_fault("publishing the challenger", &e))?);
+        index.answer_with(published.map_err(|e| folder_fault(&index.parameters.name, "publishing the challenger", &e))?);
     } else {
-        drop(challenger);
+        index.folder.abandon(challenger);
         index.tidy();
     }
     Ok(PromoteOut {
@@ -420,4 +428,34 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
         challenger: Some(challenger_measured),
         champion: Some(champion_measured),
     })
+}
+
+/// What was measured of champion and challenger, and what follows from it.
+fn compare(index: &Index, champion: &Generation, challenger: &Generation, target: f64) -> Result<(Measured, Measured, String), Fault> {
+    let (live_one, live_two) = (champion.allowed(None), challenger.allowed(None));
+    let how = |k: usize| How { k, threads: 1, ..How::default() };
+    // Rows have other numbers in another generation, and so does each query's own row.
+    let (own, other) = (eval_of(index, champion, cores(), &|| ())?, eval_of(index, challenger, cores(), &|| ())?);
+    let k = usize::try_from(own.info.k).unwrap_or(10);
+    let (mut ones, mut twos) = (Vec::new(), Vec::new());
+    for (one, two) in own.holdout.iter().zip(&other.holdout) {
+        ones.extend(measure(std::slice::from_ref(one), k, &[&|v, k| champion.search(v, &how(k), &live_one)]));
+        twos.extend(measure(std::slice::from_ref(two), k, &[&|v, k| challenger.search(v, &how(k), &live_two)]));
+    }
+    let (one, two) = (trials::joined(ones), trials::joined(twos));
+    let orphans = |g: &Generation| g.base.as_ref().map_or(0, |b| b.flat.orphans(g.manifest.ef_search.max(64), cores(), PROBE_ROWS).len());
+    let (champion_measured, challenger_measured) = (measured(&one, orphans(champion)), measured(&two, orphans(challenger)));
+    let verdict = if challenger_measured.orphans > 0 {
+        format!("refused: {} of {PROBE_ROWS} rows do not find themselves", challenger_measured.orphans)
+    } else if challenger_measured.recall_low < target {
+        format!(
+            "refused: recall {:.4} may be as low as {:.4}, the target is {target}",
+            challenger_measured.recall, challenger_measured.recall_low
+        )
+    } else if champion_measured.recall_low >= target && challenger_measured.p95_us >= champion_measured.p95_us {
+        format!("inconclusive: p95 {:.0} µs, the champion's is {:.0} µs", challenger_measured.p95_us, champion_measured.p95_us)
+    } else {
+        "better".to_owned()
+    };
+    Ok((champion_measured, challenger_measured, verdict))
 }

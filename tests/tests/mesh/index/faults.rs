@@ -61,8 +61,11 @@ async fn on_a_full_disk_the_old_generation_answers_and_a_later_refresh_succeeds(
     let filler = state.join("filler");
     let mut left = std::fs::File::create(&filler).expect("created");
     while left.write_all(&[0; 4096]).is_ok() {}
+    let segments = || std::fs::read_dir(state.join("indexes/t/segments")).expect("listed").count();
+    let before_it = segments();
     let fault = mesh.fault("org.brahman.Index.Refresh", json!({"name": "t"})).await;
     assert!(fault.message().contains("No space left"), "{fault}");
+    assert_eq!(segments(), before_it, "what was half written is gone");
     let found = mesh.brahman_json(&["search", "t", "chapter 9"]);
     assert_eq!((&found["results"], &found["generation"], &found["stale"]), (&before, &json!(1), &json!(true)));
     assert!(mesh.brahman(&["index", "trial", "t"]).status.code() != Some(0), "a trial that cannot be kept is not acknowledged");
