@@ -30,8 +30,8 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    pub(crate) async fn dial(socket: &str) -> std::io::Result<Self> {
-        let stream = UnixStream::connect(Path::new(socket)).await?;
+    pub(crate) async fn dial(socket: &Path) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(socket).await?;
         Ok(Self { stream, frames: FrameBuffer::nul() })
     }
 
@@ -155,7 +155,7 @@ impl Provider {
     }
 
     /// An idle connection to this life of the provider on which nothing lies unread, or a new one.
-    pub(crate) async fn connect(&self, socket: &str, incarnation: u64) -> std::io::Result<Backend> {
+    pub(crate) async fn connect(&self, socket: &Path, incarnation: u64) -> std::io::Result<Backend> {
         loop {
             let candidate = {
                 let mut idle = hold(&self.idle);

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use brahman_card::card::{Access, unknown_context};
 use brahman_card::interface::broker::{
     Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextIn, SetContextOut, StatusOut, WatchOut,
 };
 use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::parameters;
-use brahman_card::card::{Access, unknown_context};
 use brahman_card::{ModuleRecord, ModuleState, interface};
 use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{encode_reply, hung_up, write_all};
@@ -40,7 +40,7 @@ type RouteKey = (String, Option<String>, Option<BTreeMap<String, String>>, Optio
 pub(crate) struct Target {
     pub(crate) id: String,
     label: String,
-    socket: String,
+    socket: PathBuf,
     incarnation: u64,
     /// `None` for init, which is no module.
     pub(crate) provider: Option<Arc<Provider>>,
@@ -114,6 +114,7 @@ pub(crate) struct Broker {
     calls: AtomicU64,
     budget: Mutex<RetryBudget>,
     routes: Mutex<RouteCache>,
+    own_uid: u32,
 }
 
 impl Broker {
@@ -128,6 +129,7 @@ impl Broker {
             calls: AtomicU64::new(1),
             budget: Mutex::default(),
             routes: Mutex::default(),
+            own_uid: rustix::process::geteuid().as_raw(),
         }
     }
 
@@ -143,18 +145,32 @@ impl Broker {
     /// The provider for a call, waiting for one that is on its way.
     pub(crate) async fn find(&self, call: &Outgoing, peer: Peer, avoid: Option<&str>, until: Instant) -> Result<Target, Fault> {
         if call.interface == interface::init::INTERFACE.name {
-            let socket = self.init.display().to_string();
+            let socket = self.init.clone();
             let (id, label) = ("init".into(), "init".into());
-            return Ok(Target { id, label, socket, incarnation: 0, provider: None, declared: Vec::new(), for_group: true, wants_uid: true });
+            return Ok(Target {
+                id,
+                label,
+                socket,
+                incarnation: 0,
+                provider: None,
+                declared: Vec::new(),
+                for_group: true,
+                wants_uid: true,
+            });
         }
         let mut changes = self.table.subscribe();
         loop {
             let table = Arc::clone(&changes.borrow_and_update());
             let context = call.context.as_deref().or(table.context.as_deref());
+            self.check_context(&table, call.context.as_deref())?;
             // `GetInterfaceDescription` of somebody's interface goes to whoever offers it.
             let flow = if call.interface == interface::service::INTERFACE.name { described(call)? } else { call.interface.clone() };
             let found = self.route(&table, &flow, context, call.require.as_ref(), peer);
             if let Some(target) = choose(&found, avoid) {
+                if !target.for_group && !self.administers(peer.uid) {
+                    let why = format!("`{}` is for uid {} alone: its Card does not say access = \"group\"", target.label, self.own_uid);
+                    return Err(Fault::permission_denied(format!("uid {}: {why}", peer.uid)));
+                }
                 return Ok(target);
             }
             if !found.ranking.candidates.iter().any(|c| c.refused.is_none()) {
@@ -217,7 +233,7 @@ impl Broker {
         Target {
             id: module.card.id.clone(),
             label: module.card.label.to_string(),
-            socket: module.socket.clone(),
+            socket: self.init.with_file_name("").join(&module.socket),
             incarnation: module.incarnation,
             provider: Some(self.providers.of(module)),
             declared,
@@ -256,6 +272,7 @@ impl Broker {
         match (call.interface.as_str(), call.method.as_str()) {
             ("org.brahman.Broker", "Resolve") => {
                 let ask: FlowIn = parameters::read(call.parameters())?;
+                self.check_context(&table, ask.context.as_deref().or(call.context.as_deref()))?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
                 let first = ranking.eligible().first().map(|c| c.matched.clone());
                 let matched = first.ok_or_else(|| Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals()))?;
@@ -264,6 +281,7 @@ impl Broker {
             ("org.brahman.Broker", "Watch") => Err(Fault::expected_more("Watch")),
             ("org.brahman.Broker", "Explain") => {
                 let ask: FlowIn = parameters::read(call.parameters())?;
+                self.check_context(&table, ask.context.as_deref().or(call.context.as_deref()))?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
                 let eligible = ranking.eligible;
                 let candidates = ranking.candidates.into_iter().enumerate().map(|(i, c)| Candidate {
@@ -277,11 +295,12 @@ impl Broker {
             ("org.brahman.Broker", "GetContext") => reply(call, &Context { context: table.context.clone() }, delimiter),
             ("org.brahman.Broker", "SetContext") => {
                 let SetContextIn { context } = parameters::read(call.parameters())?;
-                let plain = |c: &String| {
-                    (1..=CONTEXT_BYTES_MAX).contains(&c.len()) && c.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-                };
-                if context.as_ref().is_some_and(|c| !plain(c)) {
-                    return Err(Fault::invalid_parameter("context", "expected 1 to 64 of a-z A-Z 0-9 . _ -, or null for none"));
+                if !self.administers(client.peer.uid) {
+                    let why = "the context is everybody's: only the mesh's own user and root may switch it";
+                    return Err(Fault::permission_denied(format!("uid {}: {why}", client.peer.uid)));
+                }
+                if let Some(why) = context.as_ref().and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card))) {
+                    return Err(Fault::invalid_parameter("context", why));
                 }
                 self.context_file.write(context.as_deref()).map_err(|e| Fault::internal(format!("the context cannot be kept: {e}")))?;
                 let mut previous = None;
@@ -312,6 +331,21 @@ impl Broker {
         }
     }
 
+    /// Whether a user may change what is everybody's.
+    fn administers(&self, uid: u32) -> bool {
+        uid == self.own_uid || uid == 0
+    }
+
+    /// A context that is asked for by name must be one that a Card names, or mocks would answer in silence.
+    fn check_context(&self, table: &Table, context: Option<&str>) -> Result<(), Fault> {
+        // Before init's first word nobody knows what there is; then nothing is served either.
+        let asked = context.filter(|_| !table.modules.is_empty()).filter(|name| table.context.as_deref() != Some(name));
+        match asked.and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card))) {
+            Some(why) => Err(Fault::invalid_parameter("context", why)),
+            None => Ok(()),
+        }
+    }
+
     fn rank(&self, table: &Table, ask: &FlowIn, call: &Outgoing, peer: Peer) -> (Ranking, Option<String>) {
         let context = ask.context.clone().or_else(|| call.context.clone()).or_else(|| table.context.clone());
         let asker = table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid));
@@ -333,7 +367,11 @@ impl Broker {
     }
 
     async fn watch(&self, client: &mut Client, call: &Outgoing) -> io::Result<After> {
-        let ask: FlowIn = match parameters::read(call.parameters()) {
+        let read = parameters::read(call.parameters()).and_then(|ask: FlowIn| {
+            let context = ask.context.as_deref().or(call.context.as_deref());
+            self.check_context(&self.table.borrow(), context).map(|()| ask)
+        });
+        let ask = match read {
             Ok(ask) => ask,
             Err(fault) => return client.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
         };

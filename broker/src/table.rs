@@ -1,5 +1,7 @@
 //! What the broker knows: init's table and the context, as one value that is replaced whole.
 
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,8 +76,16 @@ impl ContextFile {
     }
 
     pub(crate) fn write(&self, context: Option<&str>) -> std::io::Result<()> {
+        let other = |found: std::fs::Metadata| !found.is_file();
+        if std::fs::symlink_metadata(&self.0).is_ok_and(other) {
+            return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("{} is no regular file", self.0.display())));
+        }
         let temporary = self.0.with_extension("tmp");
-        std::fs::write(&temporary, format!("{}\n", context.unwrap_or_default()))?;
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        let mut file = options.open(&temporary)?;
+        file.write_all(format!("{}\n", context.unwrap_or_default()).as_bytes())?;
+        file.sync_all()?;
         std::fs::rename(&temporary, &self.0)
     }
 }

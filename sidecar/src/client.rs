@@ -244,9 +244,10 @@ impl Client {
         let begun = Instant::now();
         let mut pause = PAUSE.0;
         loop {
-            let target = if is_broker_s(interface) { None } else { self.route(interface, options).target(ROUTE_WAIT).await };
+            let route = self.route(interface, options);
+            let target = if is_broker_s(interface) { None } else { route.target(ROUTE_WAIT).await };
             let dialled = match target {
-                Some(target) => Connection::connect(Path::new(&target.socket)).await,
+                Some(target) => Connection::connect(&route.socket_of(&target)).await,
                 None => self.dial(interface).await,
             };
             match dialled {

@@ -23,6 +23,7 @@ pub(super) struct Route {
     latest: watch::Receiver<Latest>,
     idle: Mutex<(String, Vec<Connection>)>,
     follower: JoinHandle<()>,
+    mesh: PathBuf,
 }
 
 impl Drop for Route {
@@ -37,7 +38,12 @@ impl Route {
         let require = Some(options.require.clone()).filter(|r| !r.is_empty());
         let question = FlowIn { flow: interface.to_owned(), context: options.context.clone(), require };
         let follower = tokio::spawn(follow(mesh.to_owned(), question, sender));
-        Self { latest, idle: Mutex::default(), follower }
+        Self { latest, idle: Mutex::default(), follower, mesh: mesh.to_owned() }
+    }
+
+    /// A provider's socket: beside the mesh's own where its record has a bare name.
+    pub(super) fn socket_of(&self, target: &Match) -> PathBuf {
+        self.mesh.with_file_name("").join(&target.socket)
     }
 
     /// The provider now. Waits for the broker's first word, and for a provider that is on its way; not for one that
@@ -68,7 +74,7 @@ impl Route {
         };
         let mut connection = match idle.filter(Connection::is_reusable) {
             Some(connection) => connection,
-            None => Connection::connect(Path::new(&target.socket)).await?,
+            None => Connection::connect(&self.socket_of(target)).await?,
         };
         let mut outcome = connection.exchange(message).await;
         if let Ok(reply) = &mut outcome {

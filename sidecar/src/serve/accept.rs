@@ -38,6 +38,8 @@ impl Default for AcceptLimits {
 pub struct Peer {
     /// User.
     pub uid: u32,
+    /// Group that the process ran in.
+    pub gid: u32,
     /// Process at the time of the connect.
     pub pid: i32,
 }
@@ -93,13 +95,13 @@ where
             }
         };
         let peer = match stream.peer_cred() {
-            Ok(cred) => Peer { uid: cred.uid(), pid: cred.pid().unwrap_or(0) },
+            Ok(cred) => Peer { uid: cred.uid(), gid: cred.gid(), pid: cred.pid().unwrap_or(0) },
             Err(error) => {
                 tracing::warn!(%error, "a peer without credentials was turned away");
                 continue;
             }
         };
-        if peer.uid != own_uid && peer.uid != 0 && !crate::place::group_allowed() {
+        if peer.uid != own_uid && peer.uid != 0 && !is_of_group(&peer) {
             tracing::warn!(uid = peer.uid, pid = peer.pid, "another user was turned away");
             refuse(&stream, &Fault::permission_denied(format!("this mesh belongs to uid {own_uid}, not to uid {}", peer.uid)));
             continue;
@@ -117,6 +119,14 @@ where
                 refuse(&stream, &fault);
             }
         }
+    }
+}
+
+/// Whether a peer belongs to the group that this process's socket is open to, if it is to one.
+fn is_of_group(peer: &Peer) -> bool {
+    match crate::place::mesh_group() {
+        Ok(Some(group)) => peer.gid == group || crate::place::is_member(peer.uid, peer.pid, group),
+        _ => false,
     }
 }
 
