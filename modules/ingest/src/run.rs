@@ -21,6 +21,9 @@ use crate::{merge, pii};
 const RUNS_MAX: usize = 100;
 /// Between two progress replies.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Who makes datasets, in their lineage.
+const PRODUCER: &str = concat!("brahman-ingest/", env!("CARGO_PKG_VERSION"));
+const MOCK_PRODUCER: &str = concat!("ingest-mock/", env!("CARGO_PKG_VERSION"));
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,6 +81,8 @@ pub struct Job {
 pub struct Onto {
     /// Generation, 0 if there is none.
     pub generation: u64,
+    /// Its run: numbers repeat where a dataset is deleted and made again.
+    pub run_id: Option<String>,
     /// What was said of its personal data.
     pub pii: Option<PiiReport>,
 }
@@ -112,6 +117,8 @@ pub struct Runs {
     ends: Arc<Ends>,
     /// This module's, by which the catalog knows whose runs are whose.
     label: String,
+    /// Whether what is read is made up: it goes where no real dataset is.
+    mock: bool,
     all: Mutex<VecDeque<(Run, CancellationToken)>>,
 }
 
@@ -126,13 +133,26 @@ impl Runs {
     #[must_use]
     pub fn new(client: Client, label: &str) -> Self {
         let ends = Arc::new(Ends { client: client.clone(), untold: tokio::sync::Mutex::default() });
-        Self { client, ends, label: label.to_owned(), all: Mutex::default() }
+        Self { client, ends, label: label.to_owned(), mock: false, all: Mutex::default() }
+    }
+
+    /// Those of a mock.
+    #[must_use]
+    pub fn of_a_mock(self) -> Self {
+        Self { mock: true, ..self }
     }
 
     /// Ends, in the lineage, what this module had begun when it last died. What cannot be told now is told before the next run.
     pub async fn bury(&self) {
         let reason = format!("{} ended in the middle of the run; nothing was published", self.label);
-        self.ends.tell(AbandonIn { producer: Some(self.label.clone()), reason, ..AbandonIn::default() }).await;
+        let mut ends = vec![AbandonIn { producer: Some(self.label.clone()), reason, mock: Some(self.mock), ..AbandonIn::default() }];
+        if self.mock {
+            // Earlier versions began their runs among the real ones.
+            ends.push(AbandonIn { mock: Some(false), ..ends[0].clone() });
+        }
+        for end in ends {
+            self.ends.tell(end).await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Run, CancellationToken)>> {
@@ -193,8 +213,9 @@ impl Runs {
             Err(fault) => ("failed", Some(fault.message().to_owned())),
         });
         if let Err(fault) = &outcome {
-            let cancelled = Some(cancel.is_cancelled());
-            self.ends.tell(AbandonIn { run_id: Some(run_id.clone()), reason: fault.message().to_owned(), cancelled, producer: None }).await;
+            let (cancelled, mock) = (Some(cancel.is_cancelled()), Some(self.mock));
+            let reason = fault.message().to_owned();
+            self.ends.tell(AbandonIn { run_id: Some(run_id.clone()), reason, cancelled, mock, producer: None }).await;
         }
         outcome
     }
@@ -215,7 +236,8 @@ impl Runs {
         self.ends.tell_all().await?;
         let dataset = job.dataset.as_str();
         let producer = Some(self.label.clone());
-        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer, bucket: job.bucket.clone() };
+        let mock = Some(self.mock);
+        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer, bucket: job.bucket.clone(), mock };
         let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
         let samples = job.pii.then(Arc::<Samples>::default);
         let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = place;
@@ -248,19 +270,27 @@ impl Runs {
         if !drift.is_empty() {
             tracing::warn!(dataset, "its columns have changed: {drift:?}");
         }
+        let producer = if self.mock { MOCK_PRODUCER } else { PRODUCER };
         let commit = CommitIn {
             name: dataset.to_owned(),
             run_id: run_id.to_owned(),
             objects: read.objects.clone(),
             columns: read.columns.clone(),
             inputs: read.inputs,
-            producer: concat!("brahman-ingest/", env!("CARGO_PKG_VERSION")).to_owned(),
+            producer: producer.to_owned(),
             pii: pii.clone(),
             watermark: read.watermark,
             expect: job.onto.as_ref().map(|onto| onto.generation),
+            expect_run: job.onto.as_ref().and_then(|onto| onto.run_id.clone()),
+            mock,
+            maker: self.mock.then(|| self.label.clone()),
         };
         let committed: CommitOut = self.client.call("org.brahman.Catalog.Commit", &commit, &options).await?.value;
         let now = Progress { phase: "done", ..*watching.borrow() };
+        let mut notes = read.notes;
+        if self.mock {
+            notes.push(format!("made by the mock {}: only mocks read it, and no real dataset was touched", self.label));
+        }
         Ok(IngestOut {
             run_id: Some(run_id.to_owned()),
             dataset: Some(dataset.to_owned()),
@@ -269,7 +299,7 @@ impl Runs {
             columns: Some(read.columns),
             quarantined: Some(read.quarantined),
             quarantine: Some(read.quarantine),
-            notes: Some(read.notes),
+            notes: Some(notes),
             parallel: read.parallel,
             mode: read.mode,
             drift: Some(drift),
@@ -284,9 +314,10 @@ impl Runs {
     /// # Errors
     /// If the catalog cannot be asked, or the dataset's file is damaged.
     pub async fn dataset(&self, name: &str) -> Result<Option<Dataset>, Fault> {
-        let ask = catalog::NameIn { name: name.to_owned() };
+        let ask = catalog::NameIn { name: name.to_owned(), mock: Some(self.mock) };
         match self.client.call::<_, catalog::GetOut>("org.brahman.Catalog.Get", &ask, &CallOptions::default()).await {
-            Ok(found) => Ok(Some(found.value.dataset)),
+            // A mock may read a real dataset, but never builds on it.
+            Ok(found) => Ok(Some(found.value.dataset).filter(|dataset| (dataset.mock == Some(true)) == self.mock)),
             Err(ClientError::Fault(fault)) if fault.name == "org.brahman.Catalog.NoSuchDataset" => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -294,9 +325,8 @@ impl Runs {
 
     /// How the columns differ from those of the generation before, if there is one.
     async fn drift(&self, dataset: &str, now: &[Column]) -> Vec<Drift> {
-        let ask = catalog::NameIn { name: dataset.to_owned() };
-        let before = self.client.call::<_, catalog::GetOut>("org.brahman.Catalog.Get", &ask, &CallOptions::default()).await;
-        before.map_or_else(|_| Vec::new(), |before| drift(&before.value.dataset.columns, now))
+        let before = self.dataset(dataset).await;
+        before.ok().flatten().map_or_else(Vec::new, |before| drift(&before.columns, now))
     }
 }
 
@@ -362,8 +392,8 @@ impl Drop for Ended<'_> {
         if self.with(("cancelled", None))
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (ends, run_id) = (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()));
-            let end = AbandonIn { run_id, reason: "the caller hung up".to_owned(), cancelled: Some(true), producer: None };
+            let (ends, run_id, mock) = (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()), Some(self.runs.mock));
+            let end = AbandonIn { run_id, reason: "the caller hung up".to_owned(), cancelled: Some(true), mock, producer: None };
             runtime.spawn(async move { ends.tell(end).await });
         }
     }

@@ -81,7 +81,7 @@ impl IngestService {
     /// One whose tables are synthetic, and which watches nothing.
     #[must_use]
     pub fn synthetic(client: Client, label: &str) -> Self {
-        Self { runs: Arc::new(Runs::new(client, label)), postgres: MOCK, mysql: MOCK, watches: None, state: None }
+        Self { runs: Arc::new(Runs::new(client, label).of_a_mock()), postgres: MOCK, mysql: MOCK, watches: None, state: None }
     }
 
     /// Ends, in the lineage, what this module had begun when it last died.
@@ -220,6 +220,7 @@ impl IngestService {
         let before = self.runs.dataset(&job.dataset).await?;
         let onto = Onto {
             generation: before.as_ref().map_or(0, |d| d.generation),
+            run_id: before.as_ref().and_then(|d| d.run_id.clone()),
             pii: before.as_ref().filter(|d| d.watermark.is_some()).and_then(|d| d.pii.clone()),
         };
         let job = Job { onto: Some(onto), ..job };
