@@ -244,16 +244,15 @@ impl Runs {
         let place = Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 };
         let (token, target, resumed) = (cancel.clone(), place.clone(), job.resumes.is_some());
         let mut reading = tokio::task::spawn_blocking(move || {
-            // Nothing of a failed run was published; the catalog clears what a crash leaves.
-            let read = read(&target, &progress, &token);
-            if read.is_err() && !resumed {
-                let _ = std::fs::remove_dir_all(&target.folder);
-            }
-            read.map(|read| (read, target.samples.as_ref().map(|samples| pii::report(&samples.take()))))
+            // Nothing of a failed run was published, nor of one whose caller has gone; the catalog clears what a crash leaves.
+            let written = Written { folder: Some(target.folder.clone()).filter(|_| !resumed) };
+            let read = read(&target, &progress, &token)?;
+            let pii = target.samples.as_ref().map(|samples| pii::report(&samples.take()));
+            Ok::<_, Fault>((read, pii, written))
         });
-        let (read, pii) = loop {
+        let (read, pii, mut written) = loop {
             tokio::select! {
-                done = &mut reading => break done.map_err(|e| Fault::internal(e.to_string()))?,
+                done = &mut reading => break done.map_err(|e| broken(dataset, &e))?,
                 () = tokio::time::sleep(PROGRESS_EVERY), if call.is_some_and(|call| call.more) => {
                     let now = *watching.borrow();
                     if let Some(call) = call {
@@ -285,7 +284,18 @@ impl Runs {
             mock,
             maker: self.mock.then(|| self.label.clone()),
         };
-        let committed: CommitOut = self.client.call("org.brahman.Catalog.Commit", &commit, &options).await?.value;
+        if cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        // From here on it may be published, whatever becomes of the answer: only a refusal says that it was not.
+        let folder = written.keep();
+        let committed = self.client.call::<_, CommitOut>("org.brahman.Catalog.Commit", &commit, &options).await;
+        if let Err(ClientError::Fault(fault)) = &committed
+            && fault.name.starts_with("org.brahman.Catalog.")
+        {
+            written.folder = folder;
+        }
+        let committed = committed?.value;
         let now = Progress { phase: "done", ..*watching.borrow() };
         let mut notes = read.notes;
         if self.mock {
@@ -328,6 +338,35 @@ impl Runs {
         let before = self.dataset(dataset).await;
         before.ok().flatten().map_or_else(Vec::new, |before| drift(&before.columns, now))
     }
+}
+
+/// What a run has written, which goes with this unless it is kept.
+#[derive(Debug)]
+struct Written {
+    folder: Option<PathBuf>,
+}
+
+impl Written {
+    fn keep(&mut self) -> Option<PathBuf> {
+        self.folder.take()
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if let Some(folder) = self.folder.take()
+            && let Err(error) = std::fs::remove_dir_all(&folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("{}: {error}: the catalog clears it away", folder.display());
+        }
+    }
+}
+
+/// A reader that panicked.
+fn broken(dataset: &str, error: &tokio::task::JoinError) -> Fault {
+    tracing::error!(dataset, "reading broke off: {error}");
+    Fault::internal(format!("dataset `{dataset}`: reading broke off in the middle, nothing was published; the log has more"))
 }
 
 /// Ends of runs that the lineage has yet to be told of.
@@ -407,6 +446,23 @@ fn report(now: Progress, started: Instant) -> IngestOut {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_run_has_written_goes_unless_it_is_kept_also_when_it_panics() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let of = |name: &str| {
+            let folder = folder.path().join(name);
+            std::fs::create_dir_all(folder.join("deep")).expect("made");
+            Written { folder: Some(folder) }
+        };
+        drop(of("failed"));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _written = of("panicked");
+            panic!("as this test wants");
+        }));
+        assert!(panicked.is_err() && std::fs::read_dir(folder.path()).expect("there").next().is_none());
+        assert!(of("kept").keep().is_some_and(|kept| kept.is_dir()));
+    }
 
     #[test]
     fn columns_that_came_went_or_changed_are_told() {

@@ -270,12 +270,18 @@ impl IngestService {
         };
         let book = Book::of(state, &job.dataset);
         let asked = format!("{:?} by {}", keyset.what, keyset.key);
-        let unfinished = book.unfinished(&asked);
+        let (unfinished, note) = match book.unfinished(&asked) {
+            Ok(unfinished) => (unfinished, None),
+            Err(note) => (None, Some(note)),
+        };
+        note.iter().for_each(|note| tracing::warn!(dataset = job.dataset, "{note}"));
         let at = unfinished.unwrap_or_else(|| Checkpoint::begin(ulid::Ulid::generate().to_string(), asked));
         let job = Job { resumes: Some(at.run_id.clone()), ..job };
         let keyset = Keyset { book: book.clone(), ..keyset };
         let read = move |place: &Place, progress: &watch::Sender<Progress>, cancel: &CancellationToken| {
-            Ok(as_read(keyset.run(at, place, progress, cancel).map_err(failed)?, "keyset"))
+            let mut done = keyset.run(at, place, progress, cancel).map_err(failed)?;
+            done.notes.extend(note);
+            Ok(as_read(done, "keyset"))
         };
         let done = self.runs.carry_out(Some(call), job, read).await?;
         book.forget();
