@@ -1,14 +1,17 @@
 //! Sources to datasets.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{
     self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut,
 };
 use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut};
 use brahman_card::interface::storage::{
-    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, HealthOut, RemoveBucketIn,
+    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, GetObjectIn, GetObjectOut, HealthOut,
+    OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RemoveBucketIn, decode, encode,
 };
 use clap::Args;
 use serde::Serialize;
@@ -401,6 +404,75 @@ pub(crate) async fn remove_bucket(socket: &Path, name: String, output: &Output) 
         output.print_json(&serde_json::json!({}));
     } else {
         output.line(&format!("{name} is forgotten; its objects stay where they are"));
+    }
+    Ok(())
+}
+
+/// Bytes asked for at once.
+const PART_BYTES: u64 = OBJECT_BYTES_MAX;
+
+/// Writes an object, part by part, into a file or to the standard output.
+#[allow(dead_code, reason = "`brahman buckets get` in main.rs")]
+pub(crate) async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
+    if to.is_none() && output.json() {
+        let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
+        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
+        output.print_json(&out);
+        return Ok(());
+    }
+    let mut file: Box<dyn std::io::Write> = match to {
+        Some(path) => Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?),
+        None => Box::new(std::io::stdout()),
+    };
+    let (mut at, mut rescued) = (0, false);
+    let (size, sha256) = loop {
+        let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
+        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
+        let bytes = decode(&out.data_base64).context("the reply is no base64")?;
+        file.write_all(&bytes)?;
+        at += bytes.len() as u64;
+        rescued |= out.rescue_used;
+        if at >= out.size || bytes.is_empty() {
+            break (out.size, out.sha256);
+        }
+    };
+    file.flush()?;
+    // The standard output is the object's own.
+    let Some(path) = to else {
+        if rescued {
+            writeln!(std::io::stderr(), "{key} was read from bucket rescue: it is gone from bucket {bucket}, or damaged there")?;
+        }
+        return Ok(());
+    };
+    if output.json() {
+        let path = path.display().to_string();
+        output.print_json(
+            &serde_json::json!({"bucket": bucket, "key": key, "path": path, "size": size, "sha256": sha256, "rescue_used": rescued}),
+        );
+        return Ok(());
+    }
+    output.line(&format!("{key}: {} in {}", bytes(size), path.display()));
+    if rescued {
+        output.line(&output.paint("read from bucket rescue: it is gone from its own, or damaged there", Tone::Busy));
+    }
+    Ok(())
+}
+
+/// Puts a file as an object.
+#[allow(dead_code, reason = "`brahman buckets put` in main.rs")]
+pub(crate) async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, output: &Output) -> anyhow::Result<()> {
+    let held =
+        std::fs::metadata(from).and_then(|meta| if meta.len() > OBJECT_BYTES_MAX { Ok(None) } else { std::fs::read(from).map(Some) });
+    let Some(held) = held.with_context(|| from.display().to_string())? else {
+        anyhow::bail!("{}: larger than the {} that are put at once", from.display(), bytes(OBJECT_BYTES_MAX));
+    };
+    let ask = PutObjectIn { bucket: bucket.clone(), key: key.clone(), data_base64: encode(&held) };
+    let out: PutObjectOut = get(socket, "org.brahman.Storage.PutObject", &ask).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        let copied = if out.copied { ", with a copy in rescue" } else { "" };
+        output.line(&format!("{key} in {bucket}: {}{copied}", bytes(out.size)));
     }
     Ok(())
 }
