@@ -213,7 +213,7 @@ impl Books {
             Ok(()) => self.roots.told(entry.view()),
             Err(error) => {
                 let (state, reason, maker) = (Some("refused".to_owned()), Some(error.to_string()), self.maker(entry));
-                Dataset { state, reason, maker, mock: Some(true), ..self.roots.told(entry.view()) }
+                Dataset { name: name.clone(), state, reason, maker, mock: Some(true), ..self.roots.told(entry.view()) }
             }
         });
         let damaged = self.damaged.iter().map(|(name, why)| self.wreck(name, "damaged", why));
