@@ -21,7 +21,7 @@ use brahman_card::interface::storage::PRIMARY;
 use brahman_storage::{Steps, atomic};
 use thiserror::Error;
 
-use crate::lineage::Journal;
+use crate::lineage::{FIRST_MOCK, Journal};
 use entry::{Entry, salvage, seal, unseal};
 use names::check;
 pub use roots::Roots;
@@ -29,8 +29,6 @@ use sweep::Folder;
 
 /// The file beside the datasets' that is the register of buckets.
 const REGISTER: &str = "buckets.json";
-/// Who ingested by the name of a mock before mocks were told apart.
-const FIRST_MOCK: &str = "ingest-mock";
 /// How inputs that are made up begin.
 const MADE_UP: &str = "mock://";
 /// Generations of history kept in a dataset's file.
@@ -192,10 +190,9 @@ impl Books {
     /// The mock that made an entry, if one did; earlier versions did not say so themselves.
     fn maker(&self, entry: &Entry) -> Option<String> {
         let dataset = &entry.dataset;
-        let said = || dataset.maker.clone().unwrap_or_else(|| FIRST_MOCK.to_owned());
-        let marked = dataset.mock == Some(true) || dataset.lineage.inputs.iter().any(|input| input.starts_with(MADE_UP));
-        let by_journal = || self.journal.began(&dataset.lineage.run_id).filter(|began| *began == FIRST_MOCK).map(str::to_owned);
-        if marked { Some(said()) } else { by_journal() }
+        let made_up = || dataset.lineage.inputs.iter().any(|input| input.starts_with(MADE_UP));
+        let marked = dataset.mock == Some(true) || made_up() || self.journal.is_of_mock(&dataset.lineage.run_id);
+        marked.then(|| dataset.maker.clone().unwrap_or_else(|| FIRST_MOCK.to_owned()))
     }
 
     /// Refuses what a mock made where only what is real belongs.
@@ -476,7 +473,7 @@ impl Books {
             self.save(&commit.name, &entry)?;
         }
         let lineage = Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer };
-        if let Err(error) = self.journal.complete(&Dataset { lineage, ..entry.dataset.clone() }) {
+        if let Err(error) = self.journal.complete_as(&entry.dataset, &lineage) {
             tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
         }
         let stale = entry.view().stale;

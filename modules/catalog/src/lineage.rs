@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::catalog::Dataset;
+use brahman_card::interface::catalog::{Dataset, Lineage};
 use brahman_storage::digest::sha256;
 use brahman_storage::log::Log;
 use chrono::{SecondsFormat, Utc};
@@ -30,6 +30,8 @@ const COLUMNS_MAX: usize = 500;
 
 const PRODUCER: &str = concat!("https://crates.io/crates/brahman-catalog/", env!("CARGO_PKG_VERSION"));
 const EVENT_SCHEMA: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
+/// The label under which the mock of ingest began its runs among real ones before mocks were told apart.
+pub(crate) const FIRST_MOCK: &str = "ingest-mock";
 /// Datasets and jobs of this catalog.
 const NAMESPACE: &str = "brahman";
 
@@ -83,6 +85,8 @@ pub struct Journal {
     open: BTreeMap<String, Open>,
     /// Records at which the older ones are dropped.
     compact_at: usize,
+    /// Runs that a mock began before mocks were told apart.
+    of_mock: BTreeSet<String>,
     /// Where damaged lines are put.
     quarantine: PathBuf,
 }
@@ -159,7 +163,8 @@ impl Journal {
             tracing::warn!("the lineage's journal was damaged: {:?}", log.damage);
         }
         let quarantine = folder.join("lineage.log.quarantine");
-        let mut journal = Self { log, records: Vec::new(), open: BTreeMap::new(), compact_at: EVENTS_MAX, quarantine };
+        let (open, of_mock) = (BTreeMap::new(), BTreeSet::new());
+        let mut journal = Self { log, records: Vec::new(), open, compact_at: EVENTS_MAX, of_mock, quarantine };
         for record in records {
             journal.note(record);
         }
@@ -173,6 +178,9 @@ impl Journal {
 
     fn note(&mut self, record: Record) {
         if record.event["eventType"] == "START" {
+            if record.producer.as_deref() == Some(FIRST_MOCK) {
+                self.of_mock.insert(record.run_id.clone());
+            }
             let open = Open { dataset: record.dataset.clone(), producer: record.producer.clone().unwrap_or_default() };
             self.open.insert(record.run_id.clone(), open);
         } else {
@@ -239,8 +247,16 @@ impl Journal {
     /// # Errors
     /// As the file system gives them.
     pub fn complete(&mut self, dataset: &Dataset) -> io::Result<()> {
-        let run_id = dataset.lineage.run_id.clone();
-        let inputs = dataset.lineage.inputs.iter().map(|source| input(source)).collect();
+        self.complete_as(dataset, &dataset.lineage)
+    }
+
+    /// The same of a run that found nothing new: the dataset is still of the run that made it.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn complete_as(&mut self, dataset: &Dataset, lineage: &Lineage) -> io::Result<()> {
+        let run_id = lineage.run_id.clone();
+        let inputs = lineage.inputs.iter().map(|source| input(source)).collect();
         let event = event("COMPLETE", &dataset.name, &run_id, json!({}), inputs, vec![output(dataset)]);
         let made = (dataset.objects.len() <= OBJECTS_MAX).then(|| {
             let columns = if dataset.columns.len() <= COLUMNS_MAX { dataset.columns.clone() } else { Vec::new() };
@@ -342,10 +358,10 @@ impl Journal {
         self.records.iter().rev().find(|r| r.run_id == run_id).is_some_and(|r| r.is("FAIL") || r.is("ABORT"))
     }
 
-    /// Who began a run, if that is known.
+    /// Whether the mock of ingest began a run.
     #[must_use]
-    pub fn began(&self, run_id: &str) -> Option<&str> {
-        self.records.iter().rev().find(|r| r.run_id == run_id && r.producer.is_some())?.producer.as_deref()
+    pub fn is_of_mock(&self, run_id: &str) -> bool {
+        self.of_mock.contains(run_id)
     }
 
     /// Whether a run has begun and not ended.
@@ -382,7 +398,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
         journal.start("d", "r1", "ingest").expect("noted");
-        let lineage = brahman_card::interface::catalog::Lineage { run_id: "r1".into(), ..Default::default() };
+        let lineage = Lineage { run_id: "r1".into(), ..Lineage::default() };
         let dataset = Dataset { name: "d".into(), generation: 4, rows: 7, lineage, ..Dataset::default() };
         journal.complete(&dataset).expect("noted");
         journal.start("slow", "r2", "ingest").expect("noted");

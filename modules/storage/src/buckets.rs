@@ -79,7 +79,10 @@ pub enum BucketError {
         why: String,
     },
     /// More than is read at once.
-    #[error("{key} in bucket `{name}` has {size} bytes, expected at most {OBJECT_BYTES_MAX} at once: ask for a part, by offset and length")]
+    #[error(
+        "{key} in bucket `{name}` has {size} bytes, expected at most {} at once: ask for a part, by offset and length",
+        OBJECT_BYTES_MAX
+    )]
     TooLarge {
         /// The bucket.
         name: String,
@@ -695,8 +698,7 @@ mod tests {
         }
         // One that an earlier version has registered is left alone, and said.
         let registry = state.path().join("catalog/buckets.json");
-        let bucket =
-            |name: &str| serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1});
+        let bucket = |name: &str| serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1});
         std::fs::write(&registry, serde_json::json!([bucket(".."), bucket("lake")]).to_string()).expect("written");
         let buckets = Buckets::open(state.path()).expect("opens");
         assert!(!buckets.roots().contains_key("..") && buckets.unread()[0].contains("`..`"), "{:?}", buckets.unread());

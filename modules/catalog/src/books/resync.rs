@@ -183,7 +183,8 @@ impl Books {
         let (sum, keys): (u64, Vec<String>) = (found.iter().map(|o| o.rows).sum(), found.iter().map(|o| o.key.clone()).collect());
         let expected_rows = rows.unwrap_or(0);
         let why = format!(
-            "its last commit had {expected_rows} rows in {} objects, all that is found is {sum} rows in {}: put the missing objects back,              name its runs, or delete it and ingest it anew",
+            "its last commit had {expected_rows} rows in {} objects, all that is found is {sum} rows in {}: put the missing objects back, \
+             name its runs (`runs`), or delete it and ingest it anew",
             files.unwrap_or(0),
             found.len()
         );
@@ -254,7 +255,7 @@ impl Books {
             return self.of_recorded(name, left, None, notes);
         }
         let whole = self.whole_runs(name)?;
-        let [(run_id, objects, columns)] = <[_; 1]>::try_from(whole).map_err(|several| self.not_one(name, &several))?;
+        let [(run_id, objects, columns)] = <[Whole; 1]>::try_from(whole).map_err(|several| self.not_one(name, &several))?;
         notes.push(format!("the lineage names no committed run: {run_id}, the only one whose objects are whole, was taken"));
         let lineage = Lineage { run_id, ..Lineage::default() };
         Ok(Found { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
