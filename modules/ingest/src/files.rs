@@ -74,6 +74,8 @@ pub fn read(
             let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
             let slot = std::cell::RefCell::new(&mut sink);
             let mut open = |s: SchemaRef| {
+                // Before the next is created: what it still holds would be written into that one's file.
+                drop(slot.borrow_mut().take());
                 **slot.borrow_mut() = Some(Sink::create(place, 0, Arc::clone(&s))?);
                 schema = Some(s);
                 Ok(())
