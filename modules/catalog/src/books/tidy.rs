@@ -13,8 +13,13 @@ impl Books {
     /// What could not be read, without which nothing may be deleted.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
-        let damaged = self.damaged.iter().map(|(name, why)| format!("dataset `{name}`: {why}"));
-        damaged.chain(self.other_doubts()).collect()
+        self.unread_datasets().into_iter().chain(self.other_doubts()).collect()
+    }
+
+    /// Datasets whose own file could not be read, and why.
+    #[must_use]
+    pub fn unread_datasets(&self) -> Vec<String> {
+        self.damaged.iter().map(|(name, why)| format!("dataset `{name}`: {why}")).collect()
     }
 
     /// The same, but for the datasets' own files.

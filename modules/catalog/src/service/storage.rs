@@ -85,8 +85,8 @@ impl CatalogService {
         let books = self.books();
         let local = books.roots().get(name).ok().filter(|root| root.is_local());
         in_use(name, "datasets lie", &books.lying_in(name))?;
-        // What cannot be read may be in it.
-        let mut doubts = books.doubts();
+        // A dataset that cannot be read may lie in it. That the bucket itself cannot be opened is no reason to keep it.
+        let mut doubts = books.unread_datasets();
         let indexes = local.map_or_else(|| Ok(Vec::new()), |root| indexes_in(&root.folder));
         in_use(name, "indexes live", indexes.as_deref().unwrap_or_default())?;
         doubts.extend(indexes.err().map(|error| error.to_string()));
