@@ -257,6 +257,25 @@ enum Buckets {
     },
     /// Ask every bucket whether it is there
     Health,
+    /// Read an object, to a file or the standard output; from `rescue` if it is gone or damaged
+    Get {
+        /// Bucket
+        bucket: String,
+        /// Key
+        key: String,
+        /// Write it to this file
+        #[arg(short = 'f', long = "file", value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Put a file of at most 8 MiB as an object; never over what a dataset is made of
+    Put {
+        /// Bucket
+        bucket: String,
+        /// Key
+        key: String,
+        /// File
+        file: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -442,6 +461,12 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             }
             Command::Buckets { command: Some(Buckets::Remove { name }) } => data::remove_bucket(socket, name, output).await,
             Command::Buckets { command: Some(Buckets::Health) } => data::health(socket, output).await,
+            Command::Buckets { command: Some(Buckets::Get { bucket, key, to }) } => {
+                data::get_object(socket, bucket, key, to.as_deref(), output).await
+            }
+            Command::Buckets { command: Some(Buckets::Put { bucket, key, file }) } => {
+                data::put_object(socket, bucket, key, &file, output).await
+            }
             Command::Errors { limit, compact } => data::errors(socket, limit, compact, output).await,
             Command::Runs => data::runs(socket, output).await,
             Command::Lineage { dataset, limit } => data::lineage(socket, dataset, limit, output).await,

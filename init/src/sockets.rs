@@ -275,7 +275,7 @@ mod tests {
         let file = |path: &Path| std::fs::write(path, "work").expect("written");
         let link = |path: &Path| std::os::unix::fs::symlink(path.with_file_name("thesis"), path).expect("linked");
         let made = |path: &Path| std::fs::DirBuilder::new().create(path).expect("made");
-        let ways: [(&str, &dyn Fn(&Path)); 3] = [("file", &file), ("link", &link), ("folder", &made)];
+        let ways = [("file", &file as &dyn Fn(&Path)), ("link", &link), ("folder", &made)];
         for (name, (way, setup)) in ["init.lock", "context"].into_iter().flat_map(|name| ways.map(|way| (name, way))) {
             let folder = tempfile::tempdir().expect("a temporary directory");
             let path = folder.path().join(name);

@@ -215,6 +215,8 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("Buckets", none(), schema::<storage::BucketsOut>()),
             ("AddBucket", schema::<storage::AddBucketIn>(), schema::<storage::AddBucketOut>()),
             ("RemoveBucket", schema::<storage::RemoveBucketIn>(), none()),
+            ("GetObject", schema::<storage::GetObjectIn>(), schema::<storage::GetObjectOut>()),
+            ("PutObject", schema::<storage::PutObjectIn>(), schema::<storage::PutObjectOut>()),
             ("Health", none(), schema::<storage::HealthOut>()),
             ("Errors", schema::<storage::ErrorsIn>(), schema::<storage::ErrorsOut>()),
             ("FlushErrors", none(), schema::<storage::FlushErrorsOut>()),
@@ -235,19 +237,19 @@ fn every_idl_text_agrees_with_its_rust_types() {
     check(
         &catalog::INTERFACE,
         &[
-            ("List", none(), schema::<catalog::ListOut>()),
+            ("List", schema::<catalog::RealmIn>(), schema::<catalog::ListOut>()),
             ("Get", schema::<catalog::NameIn>(), schema::<catalog::GetOut>()),
             ("Abandon", schema::<catalog::AbandonIn>(), schema::<catalog::AbandonOut>()),
             ("Lineage", schema::<catalog::LineageIn>(), schema::<catalog::LineageOut>()),
             ("Sample", schema::<catalog::SampleIn>(), schema::<catalog::SampleOut>()),
-            ("Resync", schema::<catalog::NameIn>(), schema::<catalog::ResyncOut>()),
-            ("ResyncMissing", schema::<Empty>(), schema::<catalog::ResyncMissingOut>()),
+            ("Resync", schema::<catalog::ResyncIn>(), schema::<catalog::ResyncOut>()),
+            ("ResyncMissing", schema::<catalog::RealmIn>(), schema::<catalog::ResyncMissingOut>()),
             ("Commit", schema::<catalog::CommitIn>(), schema::<catalog::CommitOut>()),
             ("Location", schema::<catalog::LocationIn>(), schema::<catalog::LocationOut>()),
             ("MarkStale", schema::<catalog::MarkStaleIn>(), none()),
             ("ClearStale", schema::<catalog::ClearStaleIn>(), schema::<catalog::ClearStaleOut>()),
-            ("Delete", schema::<catalog::NameIn>(), none()),
-            ("Watch", none(), schema::<catalog::WatchOut>()),
+            ("Delete", schema::<catalog::NameIn>(), schema::<catalog::DeleteOut>()),
+            ("Watch", schema::<catalog::RealmIn>(), schema::<catalog::WatchOut>()),
         ],
     );
 }

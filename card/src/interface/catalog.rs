@@ -43,7 +43,9 @@ type PiiReport (detector: string, columns: []PiiColumn)
 # How far a table was read: the last value of its cursor, as the server prints it.
 type Watermark (column: string, bound: string, source: string)
 
-# `stale` lists indexes that are older than the dataset. `lineage` has the run and its inputs.
+# `stale` lists indexes that are older than the dataset. `lineage` has the run and its inputs. `run_id` is the run that made this
+# generation: a generation is told by it, for numbers may repeat after a restore. `mock` and `maker` name a mock that made it. `state`
+# is absent of one that is whole; else damaged, lost or refused, and `reason` says why.
 type Dataset (
   name: string,
   generation: int,
@@ -55,21 +57,31 @@ type Dataset (
   stale: []string,
   lineage: Origin,
   watermark: ?Watermark,
-  committed_ms: int
+  committed_ms: int,
+  run_id: ?string,
+  mock: ?bool,
+  maker: ?string,
+  state: ?string,
+  reason: ?string
 )
 
 type Origin (run_id: string, inputs: []string, producer: string)
 
 type Version (generation: int, run_id: string, rows: int, bytes: int, committed_ms: int)
 
-method List() -> (datasets: []Dataset)
+# Mocks write apart: no real dataset is changed, hidden from real providers or deleted by what a mock does. A provider says with `mock`
+# whether it is one. One that is reads the mocks' datasets, and real ones where no mock made one of that name; one that is not reads
+# real ones only. Who says nothing is taken for whoever would answer org.brahman.Ingest in the call's context.
+# `apart` lists what this caller would not read under its name: the mocks' datasets, or real ones behind a mock's. `notes` tells of
+# what could not be read, and therefore is not tidied.
+method List(mock: ?bool) -> (datasets: []Dataset, apart: ?[]Dataset, notes: ?[]string)
 
 # `history` has the last hundred generations, newest first. `rescued` names objects that had gone from the bucket `primary` and
 # have just come back, whole, from `rescue`; `fetched` those whose copy here had gone and has just come from their own bucket;
 # `missing` those that are gone and did not.
-method Get(name: string) -> (dataset: Dataset, history: []Version, rescued: ?[]string, fetched: ?[]string, missing: ?[]string)
+method Get(name: string, mock: ?bool) -> (dataset: Dataset, history: []Version, rescued: ?[]string, fetched: ?[]string, missing: ?[]string)
 
-# `expect` is the generation that the commit builds on, 0 for none: another is refused. Objects that are all there already are no
+# `expect` is the generation that the commit builds on, 0 for none, `expect_run` its run: another is refused. Objects that are all there already are no
 # new generation.
 # Publishes a generation: every object is verified first. The same run_id committed twice is one commit.
 # Objects of a bucket in S3 are put there, then a manifest under the generation's number, which no other may have taken.
@@ -82,12 +94,15 @@ method Commit(
   producer: string,
   pii: ?PiiReport,
   watermark: ?Watermark,
-  expect: ?int
+  expect: ?int,
+  expect_run: ?string,
+  mock: ?bool,
+  maker: ?string
 ) -> (generation: int, stale: []string)
 
 # Begins a run of this dataset: where it writes its objects. `producer` is who asks, so that its unfinished runs can be told. Without
 # `bucket` it is the one that the dataset lies in, `primary` at first.
-method Location(name: string, run_id: string, producer: ?string, bucket: ?string) -> (
+method Location(name: string, run_id: string, producer: ?string, bucket: ?string, mock: ?bool) -> (
   bucket: string,
   key_prefix: string,
   url_prefix: string,
@@ -95,32 +110,36 @@ method Location(name: string, run_id: string, producer: ?string, bucket: ?string
 )
 
 # Ends a run that will not be committed, or all unfinished runs of a producer.
-method Abandon(run_id: ?string, producer: ?string, reason: string, cancelled: ?bool) -> (abandoned: int)
+method Abandon(run_id: ?string, producer: ?string, reason: string, cancelled: ?bool, mock: ?bool) -> (abandoned: int)
 
 # OpenLineage run events of a dataset, oldest first; the last `limit`, 100 unless said.
-method Lineage(name: string, limit: ?int) -> (events: []object)
+method Lineage(name: string, limit: ?int, mock: ?bool) -> (events: []object)
 
 # A few rows, values cut at 200 characters; columns that hold personal data as shapes. `notes` names what could not be shown.
-method Sample(name: string, rows: ?int) -> (rows: []object, masked: []string, notes: []string)
+method Sample(name: string, rows: ?int, mock: ?bool) -> (rows: []object, masked: []string, notes: []string)
 
-# Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is gone, publishes what is there.
-method Resync(name: string) -> (generation: int, rows: int, changed: bool, notes: []string)
+# Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is gone, publishes what is there. Of a manifest
+# that is damaged or gone the lineage says which objects, of all the runs, the last generation was made of; what does not add up to
+# its rows is refused. `runs` names them where nothing was recorded.
+method Resync(name: string, mock: ?bool, runs: ?[]string) -> (generation: int, rows: int, changed: bool, notes: []string)
 
 type Resynced (name: string, generation: int, rows: int)
 
 type NotResynced (name: string, reason: string)
 
 # The same for every dataset whose objects are there and whose manifest is not, or is damaged.
-method ResyncMissing() -> (resynced: []Resynced, failed: []NotResynced)
+method ResyncMissing(mock: ?bool) -> (resynced: []Resynced, failed: []NotResynced)
 
-# Says which index is fed by the dataset (`MarkStale`), or that it has caught up with a generation (`ClearStale`).
-method MarkStale(name: string, index: string) -> ()
-method ClearStale(name: string, index: string, generation: int) -> (cleared: bool)
+# Says which index is fed by the dataset (`MarkStale`), or that it has caught up with a generation (`ClearStale`), which its run tells.
+# A mock's index is not noted in a real dataset.
+method MarkStale(name: string, index: string, run_id: ?string, mock: ?bool) -> ()
+method ClearStale(name: string, index: string, generation: int, run_id: ?string, mock: ?bool) -> (cleared: bool)
 
-method Delete(name: string) -> ()
+# `notes` says which objects stay, and why.
+method Delete(name: string, mock: ?bool) -> (notes: ?[]string)
 
-# Call with `more`: names and generations now, then again whenever one changes.
-method Watch() -> (generations: [string]int)
+# Call with `more`: names, generations and their runs now, then again whenever one changes.
+method Watch(mock: ?bool) -> (generations: [string]int, runs: ?[string]string)
 
 error NoSuchDataset (message: string, retryable: bool, name: string)
 # An object is missing or its checksum differs; nothing was published.
@@ -134,6 +153,10 @@ error BucketFailed (message: string, retryable: bool, name: string)
 error Moved (message: string, retryable: bool, name: string)
 # The dataset's own file is damaged.
 error Damaged (message: string, retryable: bool, name: string)
+# A mock made the dataset, or would have: it is no real one.
+error MadeByMock (message: string, retryable: bool, name: string, maker: string)
+# The objects that can be found do not make up the dataset; `keys` cannot be placed.
+error Incomplete (message: string, retryable: bool, name: string, keys: []string, rows: int, expected_rows: int)
 ",
 };
 
@@ -273,7 +296,7 @@ pub struct Watermark {
 }
 
 /// A dataset at one generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Dataset {
     /// Its name.
     pub name: String,
@@ -299,21 +322,76 @@ pub struct Dataset {
     pub watermark: Option<Watermark>,
     /// Unix time of the commit.
     pub committed_ms: u64,
+    /// The run that made this generation, by which it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Whether a mock made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
+    /// Label of the mock that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker: Option<String>,
+    /// `damaged`, `lost` or `refused`; absent of one that is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Why it is in that state, and what mends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Parameters of `List`, `ResyncMissing` and `Watch`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RealmIn {
+    /// Whether the caller is a mock; by the context if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Reply of `List`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ListOut {
     /// By name.
     pub datasets: Vec<Dataset>,
+    /// What this caller would not read under its name: the mocks', or real ones behind a mock's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart: Option<Vec<Dataset>>,
+    /// What could not be read, and therefore is not tidied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<Vec<String>>,
 }
 
 /// Parameters of `Get` and `Delete`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NameIn {
     /// Dataset.
     pub name: String,
+    /// Whether the caller is a mock; by the context if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
+}
+
+/// Parameters of `Resync`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResyncIn {
+    /// Dataset.
+    pub name: String,
+    /// Whether the caller is a mock; by the context if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
+    /// The runs that it is made of, in the order of their rows, where nothing recorded says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Vec<String>>,
+}
+
+/// Reply of `Delete`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct DeleteOut {
+    /// Which objects stay, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<Vec<String>>,
 }
 
 /// A generation that a dataset had or has.
@@ -364,6 +442,9 @@ pub struct AbandonIn {
     /// Somebody wanted it so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled: Option<bool>,
+    /// Runs of mocks, or of others; of both unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Reply of `Abandon`.
@@ -374,7 +455,7 @@ pub struct AbandonOut {
 }
 
 /// Parameters of `Lineage`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LineageIn {
     /// Dataset.
@@ -382,6 +463,9 @@ pub struct LineageIn {
     /// Events at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
+    /// Whether the caller is a mock; by the context if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Reply of `Lineage`.
@@ -392,7 +476,7 @@ pub struct LineageOut {
 }
 
 /// Parameters of `Sample`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SampleIn {
     /// Dataset.
@@ -400,6 +484,9 @@ pub struct SampleIn {
     /// Rows at most, to 100; 5 unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+    /// Whether the caller is a mock; by the context if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Reply of `Sample`.
@@ -456,7 +543,7 @@ pub struct ResyncMissingOut {
 }
 
 /// Parameters of `Commit`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommitIn {
     /// Dataset.
@@ -480,6 +567,15 @@ pub struct CommitIn {
     /// The generation that this builds on, 0 for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<u64>,
+    /// Its run; where both are known, this decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_run: Option<String>,
+    /// Whether the caller is a mock, which writes apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
+    /// The mock's label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker: Option<String>,
 }
 
 /// Reply of `Commit`.
@@ -492,7 +588,7 @@ pub struct CommitOut {
 }
 
 /// Parameters of `Location`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocationIn {
     /// Dataset.
@@ -505,6 +601,9 @@ pub struct LocationIn {
     /// Where to; where the dataset lies unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
+    /// Whether the caller is a mock, which writes apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Reply of `Location`.
@@ -521,17 +620,23 @@ pub struct LocationOut {
 }
 
 /// Parameters of `MarkStale`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MarkStaleIn {
     /// Dataset.
     pub name: String,
     /// Index fed by it.
     pub index: String,
+    /// The run whose generation the index has, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Whether the caller is a mock; by the context if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Parameters of `ClearStale`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClearStaleIn {
     /// Dataset.
@@ -540,6 +645,12 @@ pub struct ClearStaleIn {
     pub index: String,
     /// With which generation.
     pub generation: u64,
+    /// That generation's run; where both are known, this decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Whether the caller is a mock; by the context if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Reply of `ClearStale`.
@@ -554,4 +665,7 @@ pub struct ClearStaleOut {
 pub struct WatchOut {
     /// By dataset.
     pub generations: BTreeMap<String, u64>,
+    /// The run of each generation, by dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<BTreeMap<String, String>>,
 }

@@ -15,7 +15,7 @@ pub const RESCUE: &str = "rescue";
 /// The interface.
 pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Storage",
-    idempotent: &["Buckets", "AddBucket", "Health", "Errors", "FlushErrors", "CompactErrors"],
+    idempotent: &["Buckets", "AddBucket", "Health", "Errors", "FlushErrors", "CompactErrors", "GetObject", "PutObject"],
     idl: "# Where objects lie: folders of this machine, or S3 and what speaks like it.
 interface org.brahman.Storage
 
@@ -46,6 +46,21 @@ method AddBucket(name: string, url: string, options: ?[string]string, secret: ?s
 # added again elsewhere.
 method RemoveBucket(name: string) -> ()
 
+# An object's bytes, or `length` of them from `offset`: at most 8 MiB a call. One that a dataset names is compared with the recorded
+# SHA-256; one that is gone from its bucket, or damaged, is read from `rescue` if the copy there is right, and `rescue_used` says so.
+# `size` is the whole object's, `sha256` too, where all of it was read.
+method GetObject(bucket: string, key: string, offset: ?int, length: ?int) -> (
+  data_base64: string,
+  size: int,
+  offset: int,
+  sha256: ?string,
+  rescue_used: bool
+)
+
+# Puts a whole object of at most 8 MiB: it is there with all its bytes or not at all. Keys below datasets/, manifests/, indexes/, mock/
+# and brahman-probe/, and what a dataset names, cannot be put. `copied`: it has a copy in `rescue`.
+method PutObject(bucket: string, key: string, data_base64: string) -> (size: int, sha256: string, copied: bool)
+
 # Asks every bucket for an object now.
 method Health() -> (health: []BucketHealth)
 
@@ -64,6 +79,13 @@ error Protected (message: string, retryable: bool, name: string)
 error InUse (message: string, retryable: bool, name: string)
 # It could not be reached, or does not do what a bucket must.
 error Unusable (message: string, retryable: bool, name: string)
+error NoSuchObject (message: string, retryable: bool, name: string, key: string)
+# The object is not what a dataset's file says of it, and no copy is.
+error DamagedObject (message: string, retryable: bool, name: string, key: string)
+# More bytes than a call carries; `offset` and `length` ask for a part.
+error TooLarge (message: string, retryable: bool, size: int, max: int)
+# A dataset is made of this object.
+error Taken (message: string, retryable: bool, name: string, key: string)
 ",
 };
 
@@ -124,6 +146,118 @@ pub struct AddBucketOut {
 pub struct RemoveBucketIn {
     /// Its name.
     pub name: String,
+}
+
+/// Most bytes of one `GetObject` or `PutObject`: in base64 they fit a message.
+pub const OBJECT_BYTES_MAX: u64 = 8 << 20;
+
+/// Parameters of `GetObject`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GetObjectIn {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// First byte, 0 unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Bytes; all that follow unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
+}
+
+/// Reply of `GetObject`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct GetObjectOut {
+    /// The bytes, by [`encode`].
+    pub data_base64: String,
+    /// Of the whole object.
+    pub size: u64,
+    /// Of the first byte given.
+    pub offset: u64,
+    /// Of the whole object, in hex, where all of it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The bytes are those of a copy.
+    pub rescue_used: bool,
+}
+
+/// Parameters of `PutObject`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutObjectIn {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// The bytes, by [`encode`].
+    pub data_base64: String,
+}
+
+/// Reply of `PutObject`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct PutObjectOut {
+    /// Bytes put.
+    pub size: u64,
+    /// Of the bytes, in hex.
+    pub sha256: String,
+    /// It has a copy in `rescue`.
+    pub copied: bool,
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Bytes as base64 (RFC 4648 §4), padded.
+#[must_use]
+pub fn encode(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(three.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let six = (bits >> (18 - 6 * i)) & 63;
+            out.push(if i > three.len() { '=' } else { char::from(ALPHABET[six as usize]) });
+        }
+    }
+    out
+}
+
+/// Bytes of base64; none if it is not exactly what [`encode`] gives.
+#[must_use]
+pub fn decode(text: &str) -> Option<Vec<u8>> {
+    let text = text.as_bytes();
+    if !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let six = |b: u8| match b {
+        b'A'..=b'Z' => Some(b - b'A'),
+        b'a'..=b'z' => Some(b - b'a' + 26),
+        b'0'..=b'9' => Some(b - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    let last = (text.len() / 4).saturating_sub(1);
+    for (n, four) in text.chunks_exact(4).enumerate() {
+        let pads = if n == last { four.iter().rev().take_while(|b| **b == b'=').count() } else { 0 };
+        if pads > 2 {
+            return None;
+        }
+        let mut bits = 0_u32;
+        for b in &four[..4 - pads] {
+            bits = bits << 6 | u32::from(six(*b)?);
+        }
+        bits <<= 6 * pads;
+        let bytes = bits.to_be_bytes();
+        // What the padding stands for must be nothing.
+        if bytes[4 - pads..].iter().any(|b| *b != 0) {
+            return None;
+        }
+        out.extend_from_slice(&bytes[1..4 - pads]);
+    }
+    Some(out)
 }
 
 /// How a bucket is.
@@ -203,4 +337,28 @@ pub struct CompactErrorsOut {
     pub kept: u64,
     /// Dropped.
     pub dropped: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")] {
+            assert_eq!((encode(bytes.as_bytes()), decode(text)), (text.to_owned(), Some(bytes.as_bytes().to_vec())));
+        }
+        for bad in ["Z", "Zg=", "Zh==", "Z===", "====", "Zg==Zg==", "Zm9v\n", "Zm 9"] {
+            assert_eq!(decode(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(decode(&encode(&bytes)), Some(bytes));
+        }
+    }
 }

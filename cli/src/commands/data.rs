@@ -1,12 +1,17 @@
 //! Sources to datasets.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use brahman_card::interface::Empty;
-use brahman_card::interface::catalog::{self, GetOut, LineageIn, LineageOut, PiiColumn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut};
+use brahman_card::interface::catalog::{
+    self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut,
+};
 use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut};
 use brahman_card::interface::storage::{
-    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, HealthOut, RemoveBucketIn,
+    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, GetObjectIn, GetObjectOut, HealthOut,
+    OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RemoveBucketIn, decode, encode,
 };
 use clap::Args;
 use serde::Serialize;
@@ -209,16 +214,30 @@ fn personal(column: &PiiColumn) -> String {
     findings.chain(prose).collect::<Vec<_>>().join(", ")
 }
 
+/// What a person should know of a dataset at a glance: who made it up, and what is wrong with it.
+fn standing(dataset: &Dataset, apart: bool, output: &Output) -> String {
+    let maker = dataset.maker.as_ref().map(|maker| format!("made up by {maker}"));
+    let hidden = (apart && dataset.maker.is_none()).then(|| "behind a mock's of this name".to_owned());
+    let state = dataset.state.as_ref().map(|state| output.paint(state, Tone::Bad));
+    [state, maker, hidden].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: catalog::ListOut = get(socket, "org.brahman.Catalog.List", &Empty {}).await?;
+    let out: catalog::ListOut = get(socket, "org.brahman.Catalog.List", &RealmIn::default()).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
     }
-    let rows = out.datasets.iter().map(|d| {
-        vec![d.name.clone(), d.generation.to_string(), d.rows.to_string(), bytes(d.bytes), d.columns.len().to_string(), d.stale.join(" ")]
+    let all = out.datasets.iter().map(|d| (d, false)).chain(out.apart.iter().flatten().map(|d| (d, true)));
+    let rows = all.clone().map(|(d, apart)| {
+        let (columns, stale) = (d.columns.len().to_string(), d.stale.join(" "));
+        vec![d.name.clone(), d.generation.to_string(), d.rows.to_string(), bytes(d.bytes), columns, stale, standing(d, apart, output)]
     });
-    output.table(&["DATASET", "GENERATION", "ROWS", "SIZE", "COLUMNS", "STALE INDEXES"], rows.collect());
+    output.table(&["DATASET", "GENERATION", "ROWS", "SIZE", "COLUMNS", "STALE INDEXES", ""], rows.collect());
+    for (dataset, reason) in all.filter_map(|(d, _)| Some((d, d.reason.as_ref()?))) {
+        output.line(&output.paint(&format!("{}: {reason}", dataset.name), Tone::Bad));
+    }
+    out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
     Ok(())
 }
 
@@ -226,12 +245,12 @@ pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<(
 const VERSIONS_SHOWN: usize = 5;
 
 pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) -> anyhow::Result<()> {
-    let out: GetOut = get(socket, "org.brahman.Catalog.Get", &catalog::NameIn { name: name.to_owned() }).await?;
+    let out: GetOut = get(socket, "org.brahman.Catalog.Get", &NameIn { name: name.to_owned(), mock: None }).await?;
     let sample: Option<SampleOut> = match rows {
         0 => None,
         // There is nothing to look at, which is said below.
         _ if out.missing.is_some() => None,
-        rows => Some(get(socket, "org.brahman.Catalog.Sample", &SampleIn { name: name.to_owned(), rows: Some(rows) }).await?),
+        rows => Some(get(socket, "org.brahman.Catalog.Sample", &SampleIn { name: name.to_owned(), rows: Some(rows), mock: None }).await?),
     };
     if output.json() {
         let mut all = serde_json::to_value(&out)?;
@@ -247,6 +266,9 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         output.line(&output.paint(&format!("{key} is gone, and no bucket has a copy of it: ingest the dataset anew"), Tone::Bad));
     }
     output.line(&format!("{} generation {}: {} rows, {}", output.paint(&d.name, Tone::Strong), d.generation, d.rows, bytes(d.bytes)));
+    if let Some(maker) = &d.maker {
+        output.line(&output.paint(&format!("made up by the mock {maker}: no real rows"), Tone::Busy));
+    }
     let holds = |name: &str| {
         let column = d.pii.iter().flat_map(|report| &report.columns).find(|c| c.column == name);
         column.map_or_else(String::new, |c| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) })
@@ -279,7 +301,7 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
 
 pub(crate) async fn resync(socket: &Path, name: Option<&str>, output: &Output) -> anyhow::Result<()> {
     let Some(name) = name else {
-        let out: ResyncMissingOut = get(socket, "org.brahman.Catalog.ResyncMissing", &Empty {}).await?;
+        let out: ResyncMissingOut = get(socket, "org.brahman.Catalog.ResyncMissing", &RealmIn::default()).await?;
         if output.json() {
             output.print_json(&out);
             return Ok(());
@@ -291,7 +313,8 @@ pub(crate) async fn resync(socket: &Path, name: Option<&str>, output: &Output) -
         out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
         return Ok(());
     };
-    let out: ResyncOut = get(socket, "org.brahman.Catalog.Resync", &catalog::NameIn { name: name.to_owned() }).await?;
+    let ask = ResyncIn { name: name.to_owned(), ..ResyncIn::default() };
+    let out: ResyncOut = get(socket, "org.brahman.Catalog.Resync", &ask).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -317,7 +340,7 @@ pub(crate) async fn runs(socket: &Path, output: &Output) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: &Output) -> anyhow::Result<()> {
-    let out: LineageOut = get(socket, "org.brahman.Catalog.Lineage", &LineageIn { name: dataset, limit: Some(limit) }).await?;
+    let out: LineageOut = get(socket, "org.brahman.Catalog.Lineage", &LineageIn { name: dataset, limit: Some(limit), mock: None }).await?;
     if output.json() {
         out.events.iter().for_each(|event| output.line(&event.to_string()));
         return Ok(());
@@ -381,6 +404,75 @@ pub(crate) async fn remove_bucket(socket: &Path, name: String, output: &Output) 
         output.print_json(&serde_json::json!({}));
     } else {
         output.line(&format!("{name} is forgotten; its objects stay where they are"));
+    }
+    Ok(())
+}
+
+/// Bytes asked for at once.
+const PART_BYTES: u64 = OBJECT_BYTES_MAX;
+
+/// Writes an object, part by part, into a file or to the standard output.
+#[allow(dead_code, reason = "`brahman buckets get` in main.rs")]
+pub(crate) async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
+    if to.is_none() && output.json() {
+        let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
+        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
+        output.print_json(&out);
+        return Ok(());
+    }
+    let mut file: Box<dyn std::io::Write> = match to {
+        Some(path) => Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?),
+        None => Box::new(std::io::stdout()),
+    };
+    let (mut at, mut rescued) = (0, false);
+    let (size, sha256) = loop {
+        let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
+        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
+        let bytes = decode(&out.data_base64).context("the reply is no base64")?;
+        file.write_all(&bytes)?;
+        at += bytes.len() as u64;
+        rescued |= out.rescue_used;
+        if at >= out.size || bytes.is_empty() {
+            break (out.size, out.sha256);
+        }
+    };
+    file.flush()?;
+    // The standard output is the object's own.
+    let Some(path) = to else {
+        if rescued {
+            writeln!(std::io::stderr(), "{key} was read from bucket rescue: it is gone from bucket {bucket}, or damaged there")?;
+        }
+        return Ok(());
+    };
+    if output.json() {
+        let path = path.display().to_string();
+        output.print_json(
+            &serde_json::json!({"bucket": bucket, "key": key, "path": path, "size": size, "sha256": sha256, "rescue_used": rescued}),
+        );
+        return Ok(());
+    }
+    output.line(&format!("{key}: {} in {}", bytes(size), path.display()));
+    if rescued {
+        output.line(&output.paint("read from bucket rescue: it is gone from its own, or damaged there", Tone::Busy));
+    }
+    Ok(())
+}
+
+/// Puts a file as an object.
+#[allow(dead_code, reason = "`brahman buckets put` in main.rs")]
+pub(crate) async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, output: &Output) -> anyhow::Result<()> {
+    let held =
+        std::fs::metadata(from).and_then(|meta| if meta.len() > OBJECT_BYTES_MAX { Ok(None) } else { std::fs::read(from).map(Some) });
+    let Some(held) = held.with_context(|| from.display().to_string())? else {
+        anyhow::bail!("{}: larger than the {} that are put at once", from.display(), bytes(OBJECT_BYTES_MAX));
+    };
+    let ask = PutObjectIn { bucket: bucket.clone(), key: key.clone(), data_base64: encode(&held) };
+    let out: PutObjectOut = get(socket, "org.brahman.Storage.PutObject", &ask).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        let copied = if out.copied { ", with a copy in rescue" } else { "" };
+        output.line(&format!("{key} in {bucket}: {}{copied}", bytes(out.size)));
     }
     Ok(())
 }

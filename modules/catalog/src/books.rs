@@ -1,29 +1,36 @@
 //! The datasets on disk: `catalog/<name>.json`, each `{sha256, dataset}`, replaced whole.
 //!
 //! Objects lie in their bucket as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
-//! generation are kept, so that a reader that has just asked can still read.
+//! generation are kept, so that a reader that has just asked can still read. What mocks make is in books of its own, below `mock/`.
 
 mod entry;
+pub mod names;
 pub mod resync;
 mod roots;
+pub mod sweep;
+mod tidy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, LocationOut, Object, Version};
 use brahman_card::interface::storage::PRIMARY;
 use brahman_storage::{Steps, atomic};
 use thiserror::Error;
 
-use crate::lineage::Journal;
-use entry::{Entry, run_of, seal, unseal};
+use crate::lineage::{FIRST_MOCK, Journal};
+use entry::{Entry, salvage, seal, unseal};
+use names::check;
 pub use roots::Roots;
+use sweep::Folder;
 
-/// A run's folder that no generation names and nobody has touched for this long was left by a run that died.
-const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+/// The file beside the datasets' that is the register of buckets.
+const REGISTER: &str = "buckets.json";
+/// How inputs that are made up begin.
+const MADE_UP: &str = "mock://";
 /// Generations of history kept in a dataset's file.
 const HISTORY_MAX: usize = 100;
 
@@ -36,6 +43,31 @@ pub enum BookError {
     /// The name will not do.
     #[error("`{0}` is no name for a dataset: expected 1 to 128 of a-z A-Z 0-9 . _ - not starting with a dot")]
     BadName(String),
+    /// The name is one of our own files'.
+    #[error("`{0}` is the name of a file of the catalog's own: give the dataset another name")]
+    Reserved(String),
+    /// A mock made it.
+    #[error("dataset `{name}` was made up by the mock `{maker}`: it is no real one; delete it, or ingest it anew")]
+    MadeByMock {
+        /// Dataset.
+        name: String,
+        /// Label of the mock.
+        maker: String,
+    },
+    /// What was found is not what there was.
+    #[error("dataset `{name}` cannot be put together again: {why}; nothing was published")]
+    Incomplete {
+        /// Dataset.
+        name: String,
+        /// What is wrong, and what to do.
+        why: String,
+        /// Objects that cannot be placed.
+        keys: Vec<String>,
+        /// Rows found.
+        rows: u64,
+        /// Rows there were.
+        expected_rows: u64,
+    },
     /// An object is not what the commit says.
     #[error("object {key}: {why}")]
     BadObject {
@@ -60,10 +92,10 @@ pub enum BookError {
     Moved {
         /// Dataset.
         name: String,
-        /// Generation now.
-        is: u64,
-        /// Generation that the commit expects.
-        expected: u64,
+        /// Generation now, and its run.
+        is: String,
+        /// Generation that the commit expects, and its run.
+        expected: String,
     },
     /// A dataset's file does not match its checksum, or is no dataset.
     #[error("the file of dataset `{name}` is damaged ({why}); it was left as it is")]
@@ -90,11 +122,20 @@ pub struct Books {
     roots: Roots,
     entries: BTreeMap<String, Entry>,
     damaged: BTreeMap<String, String>,
+    /// What of the folder could not be read.
+    unread: Vec<String>,
+    /// Whether these are the mocks' books.
+    of_mocks: bool,
     /// What became of every run.
     pub(crate) journal: Journal,
+    /// What was last kept from being tidied, and why.
+    untidied: Vec<String>,
     /// Where tests stop a commit.
     steps: Steps,
 }
+
+/// The number and the run of a dataset's present generation.
+pub type Head = (u64, Option<String>);
 
 impl Books {
     /// Opens the books under a state directory, and clears away what dead runs left.
@@ -107,19 +148,24 @@ impl Books {
         for folder in roots.folders() {
             fs::create_dir_all(folder.join("datasets"))?;
         }
-        let (mut entries, mut damaged) = (BTreeMap::new(), BTreeMap::new());
-        for file in fs::read_dir(&folder)?.flatten() {
+        let (mut entries, mut damaged, mut unread) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for file in fs::read_dir(&folder)? {
+            let file = match file {
+                Ok(file) => file,
+                Err(error) => {
+                    unread.push(format!("{}: {error}", folder.display()));
+                    continue;
+                }
+            };
             let path = file.path();
             if file.file_name().to_string_lossy().starts_with(".tmp-") {
                 // A manifest that a crash kept from its place.
                 let _ = fs::remove_file(&path);
                 continue;
             }
-            let Some(name) =
-                path.file_stem().map(|s| s.to_string_lossy().into_owned()).filter(|_| path.extension().is_some_and(|e| e == "json"))
-            else {
-                continue;
-            };
+            let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+            let json = path.extension().is_some_and(|e| e == "json") && file.file_name() != REGISTER;
+            let Some(name) = stem.filter(|_| json) else { continue };
             match unseal(&path) {
                 Ok(entry) => drop(entries.insert(name, entry)),
                 Err(why) => {
@@ -129,40 +175,76 @@ impl Books {
             }
         }
         let journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
-        let books = Self { folder, roots, entries, damaged, journal, steps: Steps::default() };
+        let (of_mocks, untidied, steps) = (false, Vec::new(), Steps::default());
+        let mut books = Self { folder, roots, entries, damaged, unread, of_mocks, journal, untidied, steps };
         books.clear_orphans();
         Ok(books)
     }
 
-    fn clear_orphans(&self) {
-        let folders = self.roots.folders().map(|folder| folder.join("datasets"));
-        for dataset in folders.flat_map(fs::read_dir).flatten().flatten() {
-            let name = dataset.file_name().to_string_lossy().into_owned();
-            if self.damaged.contains_key(&name) {
-                continue;
-            }
-            for run in fs::read_dir(dataset.path()).into_iter().flatten().flatten() {
-                let run_id = run.file_name().to_string_lossy().into_owned();
-                let old = run.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ORPHAN_AGE));
-                let kept = self.entries.get(&name).is_some_and(|e| e.keeps(&run_id));
-                if old && !kept {
-                    tracing::info!(dataset = name, run = run_id, "clearing what an unfinished run left");
-                    let _ = fs::remove_dir_all(run.path());
-                }
-            }
+    /// The same, as the mocks' books: what is committed is marked.
+    #[must_use]
+    pub fn for_mocks(self) -> Self {
+        Self { of_mocks: true, ..self }
+    }
+
+    /// The mock that made an entry, if one did; earlier versions did not say so themselves.
+    fn maker(&self, entry: &Entry) -> Option<String> {
+        let dataset = &entry.dataset;
+        let made_up = || dataset.lineage.inputs.iter().any(|input| input.starts_with(MADE_UP));
+        let marked = dataset.mock == Some(true) || made_up() || self.journal.is_of_mock(&dataset.lineage.run_id);
+        marked.then(|| dataset.maker.clone().unwrap_or_else(|| FIRST_MOCK.to_owned()))
+    }
+
+    /// Refuses what a mock made where only what is real belongs.
+    fn refuse_mock(&self, name: &str, entry: &Entry) -> Result<(), BookError> {
+        match self.maker(entry).filter(|_| !self.of_mocks) {
+            Some(maker) => Err(BookError::MadeByMock { name: name.to_owned(), maker }),
+            None => Ok(()),
         }
     }
 
-    /// All datasets, by name.
+    /// All datasets, by name; those whose file is damaged or gone too, with their state.
     #[must_use]
     pub fn list(&self) -> Vec<Dataset> {
-        self.entries.values().map(|entry| self.roots.told(entry.view())).collect()
+        let whole = self.entries.iter().map(|(name, entry)| match self.refuse_mock(name, entry) {
+            Ok(()) => self.roots.told(entry.view()),
+            Err(error) => {
+                let (state, reason, maker) = (Some("refused".to_owned()), Some(error.to_string()), self.maker(entry));
+                Dataset { name: name.clone(), state, reason, maker, mock: Some(true), ..self.roots.told(entry.view()) }
+            }
+        });
+        let damaged = self.damaged.iter().map(|(name, why)| self.wreck(name, "damaged", why));
+        let gone = "its file is gone, its objects are there";
+        let lost = self.lost().into_iter().filter(|name| !self.damaged.contains_key(name) && self.journal.last_committed(name).is_some());
+        let mut all: Vec<Dataset> = whole.chain(damaged).chain(lost.map(|name| self.wreck(&name, "lost", gone))).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
-    /// Generations by dataset.
+    /// What can be said of a dataset whose file cannot be used.
+    fn wreck(&self, name: &str, state: &str, why: &str) -> Dataset {
+        let left = salvage(&self.folder.join(format!("{name}.json"))).map(|entry| self.roots.told(entry.view()));
+        let reason = format!("{why}: `brahman datasets resync {name}` makes it anew from its objects");
+        Dataset { name: name.to_owned(), state: Some(state.to_owned()), reason: Some(reason), ..left.unwrap_or_default() }
+    }
+
+    /// Generations and their runs, by dataset.
     #[must_use]
-    pub fn generations(&self) -> BTreeMap<String, u64> {
-        self.entries.iter().map(|(name, e)| (name.clone(), e.dataset.generation)).collect()
+    pub fn heads(&self) -> BTreeMap<String, Head> {
+        let real = self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok());
+        real.map(|(name, e)| (name.clone(), (e.dataset.generation, e.run_id().map(str::to_owned)))).collect()
+    }
+
+    /// Whether there is a dataset of this name, whole or not.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name) || self.damaged.contains_key(name)
+    }
+
+    /// Whether runs of a dataset of this name are known.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.has(name) || !self.journal.events(name, 1).is_empty()
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, BookError> {
@@ -175,17 +257,40 @@ impl Books {
     /// One dataset.
     ///
     /// # Errors
-    /// If there is none, or its file is damaged.
+    /// If there is none, its file is damaged, or a mock made it and these are no mocks' books.
     pub fn get(&self, name: &str) -> Result<Dataset, BookError> {
-        Ok(self.roots.told(self.entry(name)?.view()))
+        let entry = self.entry(name)?;
+        self.refuse_mock(name, entry)?;
+        Ok(self.roots.told(entry.view()))
     }
 
-    /// Whether an object may go: a run of ours wrote it and has ended, and neither this nor the previous generation needs it. What
-    /// another catalog has put into the same bucket is not ours to remove.
+    /// One dataset for a mock, which may read what another made.
+    ///
+    /// # Errors
+    /// If there is none, or its file is damaged.
+    pub fn get_for_mock(&self, name: &str) -> Result<Dataset, BookError> {
+        let entry = self.entry(name)?;
+        let maker = self.maker(entry);
+        Ok(Dataset { mock: maker.is_some().then_some(true), maker, ..self.roots.told(entry.view()) })
+    }
+
+    /// The dataset that needs an object, if one does; an error where that cannot be known.
+    ///
+    /// # Errors
+    /// What could not be read.
+    pub fn owner(&self, bucket: &str, key: &str) -> Result<Option<String>, Vec<String>> {
+        let names = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket && o.key == key) || e.before.iter().any(|k| k == key);
+        match self.entries.iter().find(|(_, entry)| names(entry)) {
+            Some((name, _)) => Ok(Some(name.clone())),
+            None => Some(self.doubts()).filter(|doubts| !doubts.is_empty()).map_or(Ok(None), Err),
+        }
+    }
+
+    /// What a dataset's file says of an object.
     #[must_use]
-    pub fn spent(&self, name: &str, key: &str) -> bool {
-        let kept = |run: &str| self.entries.get(name).is_some_and(|entry| entry.keeps(run));
-        run_of(key).is_some_and(|run| self.journal.has_ended(run) && !kept(run))
+    pub fn object(&self, bucket: &str, key: &str) -> Option<Object> {
+        let mut objects = self.entries.values().flat_map(|entry| &entry.dataset.objects);
+        objects.find(|o| o.bucket == bucket && o.key == key).cloned()
     }
 
     /// Generations of a dataset, newest first.
@@ -201,8 +306,12 @@ impl Books {
     /// # Errors
     /// If the name will not do, there is no such bucket, or the directory cannot be made.
     pub fn location(&mut self, name: &str, run_id: &str, producer: &str, bucket: Option<&str>) -> Result<LocationOut, BookError> {
-        check_name(name)?;
-        check_name(run_id)?;
+        self.check_name(name)?;
+        check(run_id)?;
+        // Its commit would be refused, after all the work.
+        if let Err(error @ BookError::Damaged { .. }) = self.entry(name) {
+            return Err(error);
+        }
         let own = self.entries.get(name).and_then(|e| e.dataset.objects.last()).map_or(PRIMARY, |o| &o.bucket);
         let bucket = bucket.unwrap_or(own).to_owned();
         let root = self.roots.get(&bucket)?;
@@ -211,6 +320,11 @@ impl Books {
         let made = fs::create_dir_all(&path).and_then(|()| self.journal.start(name, run_id, producer));
         made.map_err(|source| BookError::Io { path: path.clone(), source })?;
         Ok(LocationOut { bucket, key_prefix, url_prefix, path: path.display().to_string() })
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), BookError> {
+        // What was there before a name was reserved stays usable.
+        if self.entries.contains_key(name) { check(name) } else { names::check_new(name) }
     }
 
     /// Where the buckets' objects lie.
@@ -228,7 +342,9 @@ impl Books {
     /// Datasets with objects, of the present or the previous generation, in a bucket.
     #[must_use]
     pub fn lying_in(&self, bucket: &str) -> Vec<String> {
-        let there = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket);
+        let folder = self.roots.get(bucket).ok().map(|root| &root.folder);
+        let before = |key: &String| folder.is_some_and(|folder| folder.join(key).exists());
+        let there = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket) || e.before.iter().any(before);
         self.entries.iter().filter(|(_, entry)| there(entry)).map(|(name, _)| name.clone()).collect()
     }
 
@@ -249,9 +365,12 @@ impl Books {
     /// # Errors
     /// If the disk refuses; the old generation then stands.
     pub fn commit(&mut self, mut commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), BookError> {
-        check_name(&commit.name)?;
+        self.check_name(&commit.name)?;
         // Where they lie is for the catalog to say.
         commit.objects.iter_mut().for_each(|object| object.path = None);
+        if !self.of_mocks && commit.inputs.iter().any(|input| input.starts_with(MADE_UP)) {
+            return Err(BookError::MadeByMock { name: commit.name, maker: commit.maker.unwrap_or_else(|| FIRST_MOCK.to_owned()) });
+        }
         let old = match self.entry(&commit.name) {
             Ok(entry) => Some(entry.clone()),
             Err(BookError::NoSuchDataset(_)) => None,
@@ -266,10 +385,8 @@ impl Books {
         if !self.journal.is_open(&commit.run_id) {
             return Err(BookError::GivenUp(commit.run_id));
         }
+        self.builds_on(&commit, old.as_ref())?;
         let is = old.as_ref().map_or(0, |o| o.dataset.generation);
-        if let Some(expected) = commit.expect.filter(|expected| *expected != is) {
-            return Err(BookError::Moved { name: commit.name, is, expected });
-        }
         if let Some(old) = old.as_ref().filter(|old| old.dataset.objects == commit.objects) {
             return self.commit_nothing_new(commit, old.clone());
         }
@@ -287,6 +404,9 @@ impl Books {
             lineage: Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer },
             watermark: commit.watermark,
             committed_ms: now_ms(),
+            mock: self.of_mocks.then_some(true),
+            maker: self.of_mocks.then(|| commit.maker.unwrap_or_else(|| "a mock".to_owned())),
+            ..Dataset::default()
         };
         history.push(Version {
             generation,
@@ -297,7 +417,8 @@ impl Books {
         });
         history.drain(..history.len().saturating_sub(HISTORY_MAX));
         let before = old.as_ref().map(|o| o.dataset.objects.iter().map(|o| o.key.clone()).collect()).unwrap_or_default();
-        let entry = Entry { dataset, before, feeds: old.as_ref().map(|o| o.feeds.clone()).unwrap_or_default(), history };
+        let (feeds, feed_runs) = old.as_ref().map(|o| (o.feeds.clone(), o.feed_runs.clone())).unwrap_or_default();
+        let entry = Entry { dataset, before, feeds, feed_runs, history };
         let step = |name| self.steps.pass(name).map_err(|source| BookError::Io { path: self.folder.clone(), source });
         step("before the manifest")?;
         self.save(&commit.name, &entry)?;
@@ -308,12 +429,41 @@ impl Books {
         }
         self.steps.pass("after the journal").map_err(|source| BookError::Io { path: self.folder.clone(), source })?;
         // What neither this nor the previous generation uses goes; a crash before this line leaves it to the next start.
-        for gone in old.iter().flat_map(|old| old.runs()).filter(|run| !entry.keeps(run)) {
-            self.roots.folders().for_each(|folder| drop(fs::remove_dir_all(folder.join(format!("datasets/{}/{gone}", commit.name)))));
-        }
+        let owned = |(dataset, run): (&str, &str)| (dataset.to_owned(), run.to_owned());
+        let left = old.iter().flat_map(|old| old.needs()).map(owned).collect();
         let stale = entry.view().stale;
-        self.entries.insert(commit.name, entry);
+        self.entries.insert(commit.name.clone(), entry);
+        self.tidy(Some(&commit.name), left);
         Ok((generation, stale))
+    }
+
+    /// Refuses a commit that builds on another generation than there is, or on what a mock made.
+    ///
+    /// # Errors
+    /// [`BookError::Moved`], [`BookError::MadeByMock`].
+    pub fn check_base(&self, commit: &CommitIn) -> Result<(), BookError> {
+        self.builds_on(commit, self.entries.get(&commit.name))
+    }
+
+    fn builds_on(&self, commit: &CommitIn, old: Option<&Entry>) -> Result<(), BookError> {
+        let is = old.map_or(0, |o| o.dataset.generation);
+        let run = old.and_then(|o| o.run_id());
+        let moved = match (commit.expect_run.as_deref(), run) {
+            (Some(expected), Some(run)) => expected != run,
+            _ => commit.expect.is_some_and(|expected| expected != is),
+        };
+        let word =
+            |generation: u64, run: Option<&str>| run.map_or_else(|| generation.to_string(), |run| format!("{generation} (run {run})"));
+        if moved {
+            let expected = word(commit.expect.unwrap_or(0), commit.expect_run.as_deref());
+            return Err(BookError::Moved { name: commit.name.clone(), is: word(is, run), expected });
+        }
+        match old {
+            Some(old) if old.dataset.objects.iter().any(|o| commit.objects.iter().any(|new| new.key == o.key)) => {
+                self.refuse_mock(&commit.name, old)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A run that found nothing new: how far it looked is kept, the generation stays.
@@ -323,7 +473,7 @@ impl Books {
             self.save(&commit.name, &entry)?;
         }
         let lineage = Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer };
-        if let Err(error) = self.journal.complete(&Dataset { lineage, ..entry.dataset.clone() }) {
+        if let Err(error) = self.journal.complete_as(&entry.dataset, &lineage) {
             tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
         }
         let stale = entry.view().stale;
@@ -332,15 +482,12 @@ impl Books {
         Ok((generation, stale))
     }
 
-    /// Notes that an index is fed by a dataset and has caught up with nothing yet.
+    /// Notes that an index is fed by a dataset, and the run whose generation it has, if it has one.
     ///
     /// # Errors
     /// If there is no such dataset.
-    pub fn mark_stale(&mut self, name: &str, index: &str) -> Result<(), BookError> {
-        let mut entry = self.entry(name)?.clone();
-        entry.feeds.insert(index.to_owned(), 0);
-        self.save(name, &entry)?;
-        self.entries.insert(name.to_owned(), entry);
+    pub fn mark_stale(&mut self, name: &str, index: &str, run_id: Option<&str>) -> Result<(), BookError> {
+        self.note_feed(name, index, 0, run_id)?;
         Ok(())
     }
 
@@ -348,30 +495,55 @@ impl Books {
     ///
     /// # Errors
     /// If there is no such dataset.
-    pub fn clear_stale(&mut self, name: &str, index: &str, generation: u64) -> Result<bool, BookError> {
-        let mut entry = self.entry(name)?.clone();
-        entry.feeds.insert(index.to_owned(), generation);
-        self.save(name, &entry)?;
-        let cleared = entry.dataset.generation == generation;
-        self.entries.insert(name.to_owned(), entry);
-        Ok(cleared)
+    pub fn clear_stale(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<bool, BookError> {
+        let entry = self.note_feed(name, index, generation, run_id)?;
+        Ok(match (run_id, entry.run_id()) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => entry.dataset.generation == generation,
+        })
     }
 
-    /// Deletes a dataset and its objects.
+    fn note_feed(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<&Entry, BookError> {
+        let mut entry = self.entry(name)?.clone();
+        self.refuse_mock(name, &entry)?;
+        entry.feeds.insert(index.to_owned(), generation);
+        match run_id {
+            Some(run_id) => drop(entry.feed_runs.insert(index.to_owned(), run_id.to_owned())),
+            None => drop(entry.feed_runs.remove(index)),
+        }
+        self.save(name, &entry)?;
+        self.entries.insert(name.to_owned(), entry);
+        self.entry(name)
+    }
+
+    /// Deletes a dataset and its objects. Gives which of them stay, and why.
     ///
     /// # Errors
     /// If there is none.
-    pub fn delete(&mut self, name: &str) -> Result<(), BookError> {
-        check_name(name)?;
-        if !self.entries.contains_key(name) && !self.damaged.contains_key(name) {
+    pub fn delete(&mut self, name: &str) -> Result<Vec<String>, BookError> {
+        check(name)?;
+        if !self.has(name) {
             return Err(BookError::NoSuchDataset(name.to_owned()));
         }
         let path = self.folder.join(format!("{name}.json"));
-        fs::remove_file(&path).and_then(|()| atomic::sync_dir(&self.folder)).map_err(|source| BookError::Io { path, source })?;
-        self.roots.folders().for_each(|folder| drop(fs::remove_dir_all(folder.join("datasets").join(name))));
-        self.entries.remove(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BookError::Io { path, source: error }),
+            _ => atomic::sync_dir(&self.folder).map_err(|source| BookError::Io { path, source })?,
+        }
+        // Of one whose file is damaged, what the journal says that runs of this name have written.
+        let mut left: BTreeSet<Folder> = self.journal.committed_runs(name).into_iter().map(|run| (name.to_owned(), run)).collect();
+        if let Some(entry) = self.entries.remove(name) {
+            left.extend(entry.needs().map(|(dataset, run)| (dataset.to_owned(), run.to_owned())));
+            left.extend(entry.history.iter().map(|version| (name.to_owned(), version.run_id.clone())));
+        }
         self.damaged.remove(name);
-        Ok(())
+        if let Err(error) = self.journal.dropped(name) {
+            tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
+        }
+        self.tidy(Some(name), left);
+        // The folder itself, if nothing is left in it.
+        self.roots.folders().for_each(|folder| drop(fs::remove_dir(folder.join("datasets").join(name))));
+        Ok(self.untidied.clone())
     }
 
     fn save(&self, name: &str, entry: &Entry) -> Result<(), BookError> {
@@ -383,15 +555,6 @@ impl Books {
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
-}
-
-fn check_name(name: &str) -> Result<(), BookError> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if (1..=128).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.') {
-        Ok(())
-    } else {
-        Err(BookError::BadName(name.to_owned()))
-    }
 }
 
 #[cfg(test)]
@@ -423,7 +586,7 @@ mod tests {
             producer: "test".into(),
             pii: None,
             watermark: None,
-            expect: None,
+            ..CommitIn::default()
         };
         books.commit(commit, 0).expect("committed")
     }
@@ -434,10 +597,10 @@ mod tests {
         let mut books = Books::open(state.path()).expect("open");
         assert_eq!(commit(&mut books, "d", "run1").0, 1);
         assert_eq!(commit(&mut books, "d", "run1").0, 1);
-        books.mark_stale("d", "i").expect("marked");
+        books.mark_stale("d", "i", None).expect("marked");
         assert_eq!(commit(&mut books, "d", "run2"), (2, vec!["i".into()]));
-        assert!(!books.clear_stale("d", "i", 1).expect("noted"));
-        assert!(books.clear_stale("d", "i", 2).expect("noted"));
+        assert!(!books.clear_stale("d", "i", 1, None).expect("noted"));
+        assert!(books.clear_stale("d", "i", 2, None).expect("noted"));
         let again = Books::open(state.path()).expect("open");
         let dataset = again.get("d").expect("there");
         assert_eq!((dataset.generation, dataset.rows, dataset.stale), (2, 3, vec![]));
@@ -466,7 +629,7 @@ mod tests {
             producer,
             pii: None,
             watermark: None,
-            expect: None,
+            ..CommitIn::default()
         }
     }
 
@@ -508,13 +671,119 @@ mod tests {
         let offered = offer(&mut books, "r1");
         books.commit(offered, 0).expect("committed");
         let folders = ["r1", "dead", "young"].map(|run| PathBuf::from(books.location("d", run, "test", None).expect("a place").path));
-        let long_ago = SystemTime::now() - 2 * ORPHAN_AGE;
-        for folder in &folders[..2] {
+        let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
+        let foreign = state.path().join("buckets/primary/datasets/d/foreign");
+        fs::create_dir_all(&foreign).expect("made");
+        for folder in folders[..2].iter().chain([&foreign]) {
             fs::File::open(folder).and_then(|f| f.set_modified(long_ago)).expect("aged");
         }
         drop(books);
+        let mut books = Books::open(state.path()).expect("open");
+        assert!(folders.iter().all(|f| f.exists()), "a run that has not ended may go on");
+        books.journal.abandon(None, Some("test"), "it died", false).expect("noted");
+        drop(books);
         Books::open(state.path()).expect("open");
         assert_eq!(folders.map(|f| f.exists()), [true, false, true]);
+        assert!(foreign.exists(), "of a run that is not ours nothing is known");
+    }
+
+    #[test]
+    fn while_anything_cannot_be_read_nothing_is_deleted_and_that_is_told() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let primary = state.path().join("buckets/primary/datasets");
+        let mut books = Books::open(state.path()).expect("open");
+        commit(&mut books, "e", "e1");
+        for run in ["r1", "r2"] {
+            commit(&mut books, "d", run);
+        }
+        books.location("d", "failed", "test", None).expect("a place");
+        books.journal.abandon(Some("failed"), None, "no", false).expect("noted");
+        let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
+        fs::File::open(primary.join("d/failed")).and_then(|f| f.set_modified(long_ago)).expect("aged");
+        fs::write(state.path().join("catalog/e.json"), "{").expect("damaged");
+        let mut books = Books::open(state.path()).expect("open");
+        assert!(primary.join("d/failed").exists() && books.untidied()[0].contains("`e`"), "{:?}", books.untidied());
+        // Neither what a commit leaves behind, nor what is deleted by name, nor a copy elsewhere.
+        commit(&mut books, "d", "r3");
+        assert!(!books.spent("datasets/d/r1/part-0.parquet"));
+        let stay = books.delete("d").expect("deleted");
+        assert!(stay[0].contains("could not be read"), "{stay:?}");
+        assert!(["r1", "r2", "r3", "failed"].iter().all(|run| primary.join("d").join(run).exists()));
+        let seen = books.list();
+        let damaged = seen.iter().find(|d| d.name == "e").expect("it stays visible");
+        assert!(damaged.state.as_deref() == Some("damaged") && damaged.reason.as_deref().is_some_and(|r| r.contains("resync e")));
+        // Once it is gone, and said to be, the rest is tidied.
+        books.delete("e").expect("deleted");
+        books.tidy_orphans();
+        assert!(books.untidied().is_empty() && books.spent("datasets/d/r1/part-0.parquet"));
+        assert!(!primary.join("d/failed").exists() && !primary.join("e").exists());
+    }
+
+    #[test]
+    fn damaged_lines_of_the_lineage_keep_everything_too() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        for run in ["r1", "r2"] {
+            commit(&mut books, "d", run);
+        }
+        drop(books);
+        let log = state.path().join("catalog/lineage.log");
+        let text = fs::read_to_string(&log).expect("there").replacen("START", "STORT", 1);
+        fs::write(&log, text).expect("damaged");
+        for _ in 0..2 {
+            let mut books = Books::open(state.path()).expect("open");
+            let run = ulid::Ulid::generate().to_string();
+            commit(&mut books, "d", &run);
+            assert!(books.untidied()[0].contains("quarantine"), "{:?}", books.untidied());
+        }
+        assert_eq!(fs::read_dir(state.path().join("buckets/primary/datasets/d")).expect("there").count(), 4);
+    }
+
+    #[test]
+    fn what_a_dataset_that_was_made_again_has_is_told_by_its_run() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        commit(&mut books, "d", "old");
+        assert!(books.clear_stale("d", "i", 1, Some("old")).expect("noted"));
+        books.delete("d").expect("deleted");
+        commit(&mut books, "d", "new");
+        assert_eq!(books.get("d").expect("there").run_id.as_deref(), Some("new"));
+        assert!(!books.clear_stale("d", "i", 1, Some("old")).expect("noted"), "its number is the same, its run is not");
+        assert_eq!(books.get("d").expect("there").stale, ["i"]);
+        assert!(books.clear_stale("d", "i", 1, Some("new")).expect("noted"));
+        assert!(books.get("d").expect("there").stale.is_empty());
+        let offered = CommitIn { expect: Some(1), expect_run: Some("old".into()), ..offer(&mut books, "next") };
+        let refused = books.commit(offered.clone(), 0).expect_err("it builds on another").to_string();
+        assert!(refused.contains("run new") && refused.contains("run old"), "{refused}");
+        assert_eq!(books.commit(CommitIn { expect_run: Some("new".into()), ..offered }, 0).expect("committed").0, 2);
+    }
+
+    #[test]
+    fn what_a_mock_made_is_marked_and_refused_among_what_is_real() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut mocks = Books::open(&state.path().join("mock")).expect("open").for_mocks();
+        let offered = CommitIn { maker: Some("ingest-mock".into()), ..offer(&mut mocks, "m1") };
+        mocks.commit(offered, 0).expect("committed");
+        let made = mocks.get("d").expect("the mocks' own");
+        assert_eq!((made.mock, made.maker.as_deref()), (Some(true), Some("ingest-mock")));
+        // Copied by hand, or by an earlier version, to where real ones are.
+        let mut books = Books::open(state.path()).expect("open");
+        commit(&mut books, "real", "r1");
+        let (from, to) = (state.path().join("mock/catalog/d.json"), state.path().join("catalog/d.json"));
+        fs::copy(from, to).expect("copied");
+        let mut books = Books::open(state.path()).expect("open");
+        let refused = books.get("d").expect_err("it is not real");
+        assert!(matches!(&refused, BookError::MadeByMock { name, maker } if name == "d" && maker == "ingest-mock"), "{refused}");
+        assert!(books.get_for_mock("d").is_ok() && !books.heads().contains_key("d"));
+        assert!(matches!(books.mark_stale("d", "i", None), Err(BookError::MadeByMock { .. })));
+        assert_eq!(books.list()[0].state.as_deref(), Some("refused"));
+        let extended = CommitIn { objects: made.objects.clone(), ..offer(&mut books, "r2") };
+        assert!(matches!(books.commit(extended, 0), Err(BookError::MadeByMock { .. })), "nor is it built upon");
+        let made_up = CommitIn { inputs: vec!["mock://brahman/synthetic?seed=7".into()], ..offer(&mut books, "r3") };
+        assert!(matches!(books.commit(made_up, 0), Err(BookError::MadeByMock { .. })));
+        let anew = offer(&mut books, "r4");
+        books.commit(anew, 0).expect("real rows take its place");
+        assert_eq!(books.get("d").expect("real").mock, None);
     }
 
     #[test]
@@ -548,7 +817,7 @@ mod tests {
                 producer: String::new(),
                 pii: None,
                 watermark: None,
-                expect: None,
+                ..CommitIn::default()
             },
             0,
         );
@@ -571,7 +840,7 @@ mod tests {
             };
             assert!(matches!(books.roots().verify(&[object], &[]), Err(BookError::BadObject { .. })));
         }
-        for name in ["", "..", "a/b", ".x"] {
+        for name in ["", "..", "a/b", ".x", "buckets", "mock"] {
             assert!(books.location(name, "r", "test", None).is_err(), "{name}");
         }
     }

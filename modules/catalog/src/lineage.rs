@@ -1,14 +1,17 @@
 //! What became of every run: OpenLineage run events (spec 2-0-2) in a journal, `catalog/lineage.log`.
 //!
+//! A COMPLETE also keeps what the generation was made of, so that a dataset whose file is lost can be put together again. OTHER
+//! marks a deletion: runs before it say nothing of what came after.
+//!
 //! START when a run is told where to write, COMPLETE with its commit, FAIL or ABORT when it is given up. A commit and its
 //! event are two writes: what a crash between them left out is written at the next opening. Names of inputs come from
 //! readers that never put a user or a password into them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use brahman_card::interface::catalog::Dataset;
+use brahman_card::interface::catalog::{Dataset, Lineage};
 use brahman_storage::digest::sha256;
 use brahman_storage::log::Log;
 use chrono::{SecondsFormat, Utc};
@@ -21,9 +24,14 @@ const EVENTS_MAX: usize = 20_000;
 const FIELDS_MAX: usize = 2000;
 /// Longest reason.
 const REASON_CHARS: usize = 2000;
+/// Objects and columns of a generation that are kept with its event; of more only their number.
+const OBJECTS_MAX: usize = 1000;
+const COLUMNS_MAX: usize = 500;
 
 const PRODUCER: &str = concat!("https://crates.io/crates/brahman-catalog/", env!("CARGO_PKG_VERSION"));
 const EVENT_SCHEMA: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
+/// The label under which the mock of ingest began its runs among real ones before mocks were told apart.
+pub(crate) const FIRST_MOCK: &str = "ingest-mock";
 /// Datasets and jobs of this catalog.
 const NAMESPACE: &str = "brahman";
 
@@ -35,7 +43,31 @@ struct Record {
     /// Who began the run; of its START only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     producer: Option<String>,
+    /// What was committed; of a COMPLETE only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made: Option<Dataset>,
     event: Value,
+}
+
+impl Record {
+    fn is(&self, kind: &str) -> bool {
+        self.event["eventType"] == kind
+    }
+}
+
+/// The last generation of a dataset that was committed.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Its run.
+    pub run_id: String,
+    /// Its number.
+    pub generation: u64,
+    /// Rows, where they were recorded.
+    pub rows: Option<u64>,
+    /// How many objects it had, where that was recorded.
+    pub files: Option<u64>,
+    /// All of it, but for what personal data it holds; absent in journals of earlier versions, and of very many objects.
+    pub made: Option<Dataset>,
 }
 
 /// A run that has begun and not ended.
@@ -51,6 +83,12 @@ pub struct Journal {
     log: Log,
     records: Vec<Record>,
     open: BTreeMap<String, Open>,
+    /// Records at which the older ones are dropped.
+    compact_at: usize,
+    /// Runs that a mock began before mocks were told apart.
+    of_mock: BTreeSet<String>,
+    /// Where damaged lines are put.
+    quarantine: PathBuf,
 }
 
 /// A facet: what it says, who says it, and by which definition.
@@ -124,7 +162,9 @@ impl Journal {
         if log.damage != brahman_storage::log::Damage::default() {
             tracing::warn!("the lineage's journal was damaged: {:?}", log.damage);
         }
-        let mut journal = Self { log, records: Vec::new(), open: BTreeMap::new() };
+        let quarantine = folder.join("lineage.log.quarantine");
+        let (open, of_mock) = (BTreeMap::new(), BTreeSet::new());
+        let mut journal = Self { log, records: Vec::new(), open, compact_at: EVENTS_MAX, of_mock, quarantine };
         for record in records {
             journal.note(record);
         }
@@ -138,6 +178,9 @@ impl Journal {
 
     fn note(&mut self, record: Record) {
         if record.event["eventType"] == "START" {
+            if record.producer.as_deref() == Some(FIRST_MOCK) {
+                self.of_mock.insert(record.run_id.clone());
+            }
             let open = Open { dataset: record.dataset.clone(), producer: record.producer.clone().unwrap_or_default() };
             self.open.insert(record.run_id.clone(), open);
         } else {
@@ -149,12 +192,41 @@ impl Journal {
     fn append(&mut self, records: Vec<Record>) -> io::Result<()> {
         self.log.append(&records)?;
         records.into_iter().for_each(|record| self.note(record));
-        if self.records.len() > EVENTS_MAX {
-            let newer = self.records.split_off(EVENTS_MAX / 2);
-            self.log.compact(&newer)?;
-            self.records = newer;
+        if self.records.len() > self.compact_at {
+            let kept = self.worth_keeping();
+            self.log.compact(&kept)?;
+            self.compact_at = EVENTS_MAX.max(kept.len() * 2);
+            self.records = kept;
         }
         Ok(())
+    }
+
+    /// The newer half and, of the older, what is still needed: runs that have not ended, and each dataset's last state.
+    fn worth_keeping(&self) -> Vec<Record> {
+        let newer_from = self.records.len() - EVENTS_MAX / 2;
+        let mut known: BTreeSet<&str> = BTreeSet::new();
+        let mut kept: Vec<Record> = Vec::new();
+        for (at, record) in self.records.iter().enumerate().rev() {
+            let last = (record.is("COMPLETE") || record.is("OTHER")) && known.insert(&record.dataset);
+            if at >= newer_from || last || (record.is("START") && self.open.contains_key(&record.run_id)) {
+                kept.push(record.clone());
+            }
+        }
+        kept.reverse();
+        kept
+    }
+
+    /// Why what is here may be less than what was written.
+    #[must_use]
+    pub fn unread(&self) -> Option<String> {
+        let beside = self.quarantine.display();
+        match self.quarantine.try_exists() {
+            Ok(false) if self.log.damage.quarantined == 0 => None,
+            Ok(_) => {
+                Some(format!("the lineage's journal had damaged lines, now in {beside}: once they were looked at, move that file away"))
+            }
+            Err(error) => Some(format!("{beside}: {error}")),
+        }
     }
 
     /// A run begins.
@@ -167,7 +239,7 @@ impl Journal {
         }
         let event = event("START", dataset, run_id, json!({}), Vec::new(), vec![json!({"namespace": NAMESPACE, "name": dataset})]);
         let (dataset, run_id) = (dataset.to_owned(), run_id.to_owned());
-        self.append(vec![Record { dataset, run_id, producer: Some(producer.to_owned()), event }])
+        self.append(vec![Record { dataset, run_id, producer: Some(producer.to_owned()), made: None, event }])
     }
 
     /// A run's commit stands.
@@ -175,10 +247,39 @@ impl Journal {
     /// # Errors
     /// As the file system gives them.
     pub fn complete(&mut self, dataset: &Dataset) -> io::Result<()> {
-        let run_id = dataset.lineage.run_id.clone();
-        let inputs = dataset.lineage.inputs.iter().map(|source| input(source)).collect();
+        self.complete_as(dataset, &dataset.lineage)
+    }
+
+    /// The same of a run that found nothing new: the dataset is still of the run that made it.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn complete_as(&mut self, dataset: &Dataset, lineage: &Lineage) -> io::Result<()> {
+        let run_id = lineage.run_id.clone();
+        let inputs = lineage.inputs.iter().map(|source| input(source)).collect();
         let event = event("COMPLETE", &dataset.name, &run_id, json!({}), inputs, vec![output(dataset)]);
-        self.append(vec![Record { dataset: dataset.name.clone(), run_id, producer: None, event }])
+        let made = (dataset.objects.len() <= OBJECTS_MAX).then(|| {
+            let columns = if dataset.columns.len() <= COLUMNS_MAX { dataset.columns.clone() } else { Vec::new() };
+            Dataset { pii: None, columns, ..dataset.clone() }
+        });
+        let record = Record { dataset: dataset.name.clone(), run_id, producer: None, made, event };
+        match self.append(vec![record.clone()]) {
+            // Longer than a record may be: that it was committed is worth more than of what.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.append(vec![Record { made: None, ..record }]),
+            outcome => outcome,
+        }
+    }
+
+    /// A dataset was deleted: what was committed before is no longer what there is.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn dropped(&mut self, dataset: &str) -> io::Result<()> {
+        let run_id = ulid::Ulid::generate().to_string();
+        let dropped = facet("1-0-1", "LifecycleStateChangeDatasetFacet", json!({"lifecycleStateChange": "DROP"}));
+        let output = json!({"namespace": NAMESPACE, "name": dataset, "facets": {"lifecycleStateChange": dropped}});
+        let event = event("OTHER", dataset, &run_id, json!({}), Vec::new(), vec![output]);
+        self.append(vec![Record { dataset: dataset.to_owned(), run_id, producer: None, made: None, event }])
     }
 
     /// Gives runs up: one by its id, or all of a producer. Says how many there were.
@@ -197,7 +298,7 @@ impl Journal {
                 let (kind, facets) = if cancelled { ("ABORT", json!({})) } else { ("FAIL", json!({"errorMessage": error})) };
                 let outputs = vec![json!({"namespace": NAMESPACE, "name": open.dataset})];
                 let event = event(kind, &open.dataset, id, facets, Vec::new(), outputs);
-                Record { dataset: open.dataset.clone(), run_id: id.clone(), producer: None, event }
+                Record { dataset: open.dataset.clone(), run_id: id.clone(), producer: None, made: None, event }
             })
             .collect();
         let count = ended.len() as u64;
@@ -216,12 +317,51 @@ impl Journal {
         last
     }
 
-    /// The last run of a dataset that was committed, and the generation that it made.
+    /// Records of a dataset since it was last deleted, newest first.
+    fn since_dropped<'a>(&'a self, dataset: &'a str) -> impl Iterator<Item = &'a Record> {
+        self.records.iter().rev().filter(move |r| r.dataset == dataset).take_while(|r| !r.is("OTHER"))
+    }
+
+    /// The last generation of a dataset that was committed, unless it was deleted since.
     #[must_use]
-    pub fn last_committed(&self, dataset: &str) -> Option<(String, u64)> {
-        let committed = self.records.iter().rev().find(|r| r.dataset == dataset && r.event["eventType"] == "COMPLETE")?;
-        let version = committed.event.pointer("/outputs/0/facets/version/datasetVersion").and_then(Value::as_str);
-        Some((committed.run_id.clone(), version.and_then(|v| v.parse().ok()).unwrap_or(1)))
+    pub fn last_committed(&self, dataset: &str) -> Option<Committed> {
+        let record = self.since_dropped(dataset).find(|r| r.is("COMPLETE"))?;
+        let said = |pointer: &str| record.event.pointer(pointer);
+        let version = said("/outputs/0/facets/version/datasetVersion").and_then(Value::as_str);
+        Some(Committed {
+            run_id: record.run_id.clone(),
+            generation: version.and_then(|v| v.parse().ok()).unwrap_or(1),
+            rows: said("/outputs/0/outputFacets/outputStatistics/rowCount").and_then(Value::as_u64),
+            files: said("/outputs/0/outputFacets/outputStatistics/fileCount").and_then(Value::as_u64),
+            made: record.made.clone(),
+        })
+    }
+
+    /// Whether a dataset was deleted, and nothing was committed since.
+    #[must_use]
+    pub fn was_dropped(&self, dataset: &str) -> bool {
+        let last = self.records.iter().rev().find(|r| r.dataset == dataset && (r.is("COMPLETE") || r.is("OTHER")));
+        last.is_some_and(|r| r.is("OTHER"))
+    }
+
+    /// Runs of a dataset that were committed since it was last deleted, oldest first.
+    #[must_use]
+    pub fn committed_runs(&self, dataset: &str) -> Vec<String> {
+        let mut runs: Vec<String> = self.since_dropped(dataset).filter(|r| r.is("COMPLETE")).map(|r| r.run_id.clone()).collect();
+        runs.reverse();
+        runs
+    }
+
+    /// Whether a run ended without a commit.
+    #[must_use]
+    pub fn has_failed(&self, run_id: &str) -> bool {
+        self.records.iter().rev().find(|r| r.run_id == run_id).is_some_and(|r| r.is("FAIL") || r.is("ABORT"))
+    }
+
+    /// Whether the mock of ingest began a run.
+    #[must_use]
+    pub fn is_of_mock(&self, run_id: &str) -> bool {
+        self.of_mock.contains(run_id)
     }
 
     /// Whether a run has begun and not ended.
@@ -251,6 +391,38 @@ mod tests {
         );
         assert_eq!(of("file:///data/a.csv"), ("\"file\"".into(), "\"/data/a.csv\"".into()));
         assert_eq!(uuid("01ARZ3NDEKTSV4RRFFQ69G5FAV").len(), 36);
+    }
+
+    #[test]
+    fn what_was_committed_is_known_until_it_is_deleted_and_outlives_compaction() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        journal.start("d", "r1", "ingest").expect("noted");
+        let lineage = Lineage { run_id: "r1".into(), ..Lineage::default() };
+        let dataset = Dataset { name: "d".into(), generation: 4, rows: 7, lineage, ..Dataset::default() };
+        journal.complete(&dataset).expect("noted");
+        journal.start("slow", "r2", "ingest").expect("noted");
+        journal.compact_at = 3;
+        let filler: Vec<Record> = (0..EVENTS_MAX)
+            .map(|i| Record {
+                dataset: "e".into(),
+                run_id: format!("x{i}"),
+                producer: None,
+                made: None,
+                event: json!({"eventType": "FAIL"}),
+            })
+            .collect();
+        journal.append(filler).expect("noted");
+        drop(journal);
+        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        assert!(journal.records.len() < EVENTS_MAX && journal.is_open("r2"), "what has not ended is still open");
+        let last = journal.last_committed("d").expect("known");
+        assert_eq!((last.run_id.as_str(), last.generation, last.rows, last.made.map(|m| m.rows)), ("r1", 4, Some(7), Some(7)));
+        journal.dropped("d").expect("noted");
+        assert!(journal.last_committed("d").is_none() && journal.committed_runs("d").is_empty());
+        assert_eq!(journal.unread(), None);
+        std::fs::write(folder.path().join("lineage.log.quarantine"), "a line").expect("written");
+        assert!(journal.unread().is_some_and(|why| why.contains("quarantine")));
     }
 
     #[test]

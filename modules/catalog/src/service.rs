@@ -1,17 +1,20 @@
-//! `org.brahman.Catalog` and, in [`storage`], `org.brahman.Storage`. [`remote`] puts datasets into S3, [`rescue`] brings objects back.
+//! `org.brahman.Catalog` and, in [`storage`] and [`objects`], `org.brahman.Storage`. [`realm`] tells mocks from others, [`remote`] puts
+//! datasets into S3, [`rescue`] brings objects back.
 
+mod objects;
+mod realm;
 mod remote;
 mod rescue;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, LineageIn, LineageOut, ListOut, LocationIn, MarkStaleIn,
-    NameIn, NotResynced, ResyncMissingOut, ResyncOut, Resynced, SampleIn, SampleOut, WatchOut,
+    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, DeleteOut, LineageIn, LineageOut, LocationIn,
+    MarkStaleIn, NameIn, NotResynced, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, Resynced, SampleIn, SampleOut, WatchOut,
 };
 use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
@@ -19,8 +22,9 @@ use brahman_sidecar::{Call, Reply, Service};
 use brahman_storage::buckets::Buckets;
 use tokio::sync::watch;
 
-use crate::books::{BookError, Books, Roots};
+use crate::books::{BookError, Books, Head, Roots};
 use crate::footers;
+use realm::{Contexts, Realm};
 
 /// Events of a dataset told unless more are asked for, and at most.
 const EVENTS: u64 = 100;
@@ -29,11 +33,23 @@ const EVENTS_MAX: u64 = 10_000;
 const SAMPLE_ROWS: u64 = 5;
 const SAMPLE_ROWS_MAX: u64 = 100;
 
+/// Present generations: the real ones', the mocks'.
+#[derive(Clone, Debug, Default)]
+struct Heads {
+    real: BTreeMap<String, Head>,
+    mock: BTreeMap<String, Head>,
+}
+
 /// The service.
 #[derive(Debug)]
 pub struct CatalogService {
     books: Arc<Mutex<Books>>,
-    generations: watch::Sender<BTreeMap<String, u64>>,
+    /// What mocks make lies apart.
+    mocks: Arc<Mutex<Books>>,
+    /// Where that is.
+    apart: PathBuf,
+    heads: watch::Sender<Heads>,
+    contexts: Contexts,
     buckets: Buckets,
     /// By which this catalog is known in buckets.
     node: String,
@@ -47,29 +63,64 @@ impl CatalogService {
     /// # Errors
     /// If the books or the buckets cannot be opened.
     pub fn open(state: &Path) -> io::Result<Self> {
-        let (mut books, buckets, node) = (Books::open(state)?, Buckets::open(state)?, remote::node(state)?);
-        books.set_roots(Roots::new(buckets.roots()));
-        let generations = watch::channel(books.generations()).0;
-        Ok(Self { books: Arc::new(Mutex::new(books)), generations, buckets, node, copying: tokio::sync::Mutex::default() })
+        let apart = state.join("mock");
+        let (books, buckets, node) = (Books::open(state)?, Buckets::open(state)?, remote::node(state)?);
+        let mocks = Books::open(&apart)?.for_mocks();
+        let (books, mocks) = (Arc::new(Mutex::new(books)), Arc::new(Mutex::new(mocks)));
+        let (heads, contexts, copying) = (watch::channel(Heads::default()).0, Contexts::default(), tokio::sync::Mutex::default());
+        let service = Self { books, mocks, apart, heads, contexts, buckets, node, copying };
+        service.settle_roots();
+        service.tell();
+        Ok(service)
+    }
+
+    /// The same, which asks this mesh's broker who answers in which context.
+    #[must_use]
+    pub fn on_mesh(self, mesh: &Path) -> Self {
+        Self { contexts: Contexts::of(mesh.to_owned()), ..self }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.of(Realm::Real)
+    }
+
+    fn of(&self, realm: Realm) -> MutexGuard<'_, Books> {
+        let books = if realm == Realm::Mock { &self.mocks } else { &self.books };
+        books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the books which buckets there are now.
+    fn settle_roots(&self) {
+        let roots = Roots::new(self.buckets.roots()).with_unread(self.buckets.unread());
+        let apart = roots.apart(&self.apart.join("buckets"));
+        self.books().set_roots(roots);
+        self.of(Realm::Mock).set_roots(apart);
+    }
+
+    /// Tells whoever watches what the generations are now.
+    fn tell(&self) {
+        let real = self.books().heads();
+        let mock = self.of(Realm::Mock).heads();
+        self.heads.send_replace(Heads { real, mock });
     }
 
     async fn commit(self: &Arc<Self>, mut commit: CommitIn) -> Result<CommitOut, Fault> {
-        let name = commit.name.clone();
+        let (name, realm) = (commit.name.clone(), Realm::of_writer(commit.mock));
         commit.objects.iter_mut().for_each(|object| object.path = None);
         let (roots, (_, known)) = {
-            let books = self.books();
+            let books = self.of(realm);
             (books.roots().clone(), books.next(&name).map_err(fault)?)
         };
         // Hashing what may be gigabytes, and fsync, on threads of their own.
         let verified = tokio::task::spawn_blocking(move || roots.verify(&commit.objects, &known).map(|()| commit));
         let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
-        let at_least = self.put_remote(&commit).await?;
-        let (generation, stale) = self.blocking(move |books| books.commit(commit, at_least)).await?;
-        if let Ok(dataset) = self.books().get(&name) {
+        let at_least = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
+        let (generation, stale) = self.blocking(realm, move |books| books.commit(commit, at_least)).await?;
+        if realm == Realm::Mock {
+            return Ok(CommitOut { generation, stale });
+        }
+        let dataset = self.books().get(&name);
+        if let Ok(dataset) = dataset {
             let service = Arc::clone(self);
             tokio::spawn(async move {
                 service.copy_to_rescue(dataset).await;
@@ -82,26 +133,26 @@ impl CatalogService {
     /// Long work on the books, on a thread of its own; whoever watches is told what came of it.
     async fn blocking<T: Send + 'static>(
         &self,
+        realm: Realm,
         work: impl FnOnce(&mut Books) -> Result<T, BookError> + Send + 'static,
     ) -> Result<T, Fault> {
-        let books = Arc::clone(&self.books);
+        let books = Arc::clone(if realm == Realm::Mock { &self.mocks } else { &self.books });
         let work = tokio::task::spawn_blocking(move || {
             let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = work(&mut books)?;
-            Ok::<_, BookError>((done, books.generations()))
+            work(&mut books)
         });
-        let (done, generations) = work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
-        self.generations.send_replace(generations);
+        let done = work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
+        self.tell();
         Ok(done)
     }
 
-    async fn sample(&self, ask: SampleIn) -> Result<Reply, Fault> {
-        let SampleIn { name, rows } = ask;
-        let dataset = self.books().get(&name).map_err(fault)?;
+    async fn sample(&self, call: &Call) -> Result<Reply, Fault> {
+        let SampleIn { name, rows, mock } = call.parameters()?;
+        let (realm, dataset) = self.seen(self.realm(call, mock).await, &name)?;
         let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
         let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
         let masked: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
-        let roots = self.books().roots().clone();
+        let roots = self.of(realm).roots().clone();
         let work = tokio::task::spawn_blocking(move || {
             let (mut out, mut notes) = (Vec::new(), Vec::new());
             for object in &dataset.objects {
@@ -121,9 +172,18 @@ impl CatalogService {
     }
 
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
-        let mut changes = self.generations.subscribe();
+        let RealmIn { mock } = call.parameters()?;
+        let mut changes = self.heads.subscribe();
         loop {
-            let word = WatchOut { generations: changes.borrow_and_update().clone() };
+            let realm = self.realm(call, mock).await;
+            let Heads { real, mock } = changes.borrow_and_update().clone();
+            let mut seen = real;
+            if realm == Realm::Mock {
+                seen.extend(mock);
+            }
+            let runs = seen.iter().filter_map(|(name, (_, run))| Some((name.clone(), run.clone()?))).collect();
+            let generations = seen.into_iter().map(|(name, (generation, _))| (name, generation)).collect();
+            let word = WatchOut { generations, runs: Some(runs) };
             call.send(&word).await?;
             if changes.changed().await.is_err() {
                 return Reply::of(&word);
@@ -139,65 +199,101 @@ impl Service for CatalogService {
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         match call.method() {
-            "List" => Reply::of(&ListOut { datasets: self.books().list() }),
+            "List" => {
+                let RealmIn { mock } = call.parameters()?;
+                Reply::of(&self.list(self.realm(&call, mock).await))
+            }
             "Get" => {
-                let NameIn { name } = call.parameters()?;
-                Reply::of(&self.get(&name).await?)
+                let NameIn { name, mock } = call.parameters()?;
+                Reply::of(&self.get(self.realm(&call, mock).await, &name).await?)
             }
             "Location" => {
-                let LocationIn { name, run_id, producer, bucket } = call.parameters()?;
-                let place = self.books().location(&name, &run_id, &producer.unwrap_or_default(), bucket.as_deref());
+                let LocationIn { name, run_id, producer, bucket, mock } = call.parameters()?;
+                let mut books = self.of(Realm::of_writer(mock));
+                let place = books.location(&name, &run_id, &producer.unwrap_or_default(), bucket.as_deref());
                 Reply::of(&place.map_err(fault)?)
             }
             "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
             "MarkStale" => {
-                let MarkStaleIn { name, index } = call.parameters()?;
-                self.books().mark_stale(&name, &index).map_err(fault)?;
+                let MarkStaleIn { name, index, run_id, mock } = call.parameters()?;
+                // A mock's index is not noted in a real dataset.
+                let own = self.realm(&call, mock).await;
+                let (realm, _) = self.seen(own, &name)?;
+                if own == realm {
+                    self.of(own).mark_stale(&name, &index, run_id.as_deref()).map_err(fault)?;
+                }
                 Ok(Reply::empty())
             }
             "ClearStale" => {
-                let ClearStaleIn { name, index, generation } = call.parameters()?;
-                let cleared = self.books().clear_stale(&name, &index, generation).map_err(fault)?;
+                let ClearStaleIn { name, index, generation, run_id, mock } = call.parameters()?;
+                let own = self.realm(&call, mock).await;
+                let (realm, dataset) = self.seen(own, &name)?;
+                let cleared = match own == realm {
+                    true => self.of(own).clear_stale(&name, &index, generation, run_id.as_deref()).map_err(fault)?,
+                    false => match (run_id, dataset.run_id) {
+                        (Some(theirs), Some(ours)) => theirs == ours,
+                        _ => dataset.generation == generation,
+                    },
+                };
                 Reply::of(&ClearStaleOut { cleared })
             }
             "Delete" => {
-                let NameIn { name } = call.parameters()?;
-                let generations = {
-                    let mut books = self.books();
-                    books.delete(&name).map_err(fault)?;
-                    books.generations()
-                };
-                self.generations.send_replace(generations);
-                tokio::spawn(async move { self.tidy_remote(&name).await });
-                Ok(Reply::empty())
+                let NameIn { name, mock } = call.parameters()?;
+                let realm = self.changed(self.realm(&call, mock).await, &name)?;
+                let deleted = name.clone();
+                let notes = self.blocking(realm, move |books| books.delete(&deleted)).await?;
+                if realm == Realm::Real {
+                    tokio::spawn(async move { self.tidy_remote(&name).await });
+                }
+                Reply::of(&DeleteOut { notes: Some(notes).filter(|notes| !notes.is_empty()) })
             }
             "Abandon" => {
-                let AbandonIn { run_id, producer, reason, cancelled } = call.parameters()?;
+                let AbandonIn { run_id, producer, reason, cancelled, mock } = call.parameters()?;
                 if run_id.is_some() == producer.is_some() {
                     return Err(Fault::invalid_parameter("run_id, producer", "expected exactly one of them"));
                 }
-                let mut books = self.books();
-                let done = books.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
-                Reply::of(&AbandonOut { abandoned: done.map_err(|e| Fault::internal(format!("the lineage's journal: {e}")))? })
+                let realms: &[Realm] = match mock {
+                    Some(true) => &[Realm::Mock],
+                    Some(false) => &[Realm::Real],
+                    None => &[Realm::Mock, Realm::Real],
+                };
+                let mut abandoned = 0;
+                for realm in realms {
+                    let mut books = self.of(*realm);
+                    let done = books.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
+                    abandoned += done.map_err(|e| Fault::internal(format!("the lineage's journal: {e}")))?;
+                    books.tidy_orphans();
+                }
+                Reply::of(&AbandonOut { abandoned })
             }
             "Lineage" => {
-                let LineageIn { name, limit } = call.parameters()?;
-                let limit = limit.unwrap_or(EVENTS).min(EVENTS_MAX);
-                let events = self.books().journal.events(&name, usize::try_from(limit).unwrap_or(0));
+                let LineageIn { name, limit, mock } = call.parameters()?;
+                let limit = usize::try_from(limit.unwrap_or(EVENTS).min(EVENTS_MAX)).unwrap_or(0);
+                let own = self.realm(&call, mock).await;
+                let mut events = self.of(own).journal.events(&name, limit);
+                // A mock that has made none of this name reads the real one.
+                if events.is_empty() && own == Realm::Mock {
+                    events = self.books().journal.events(&name, limit);
+                }
                 if events.is_empty() {
-                    self.books().get(&name).map_err(fault)?;
+                    self.seen(own, &name)?;
                 }
                 Reply::of(&LineageOut { events })
             }
-            "Sample" => self.sample(call.parameters()?).await,
+            "Sample" => self.sample(&call).await,
             "Resync" => {
-                let NameIn { name } = call.parameters()?;
-                let done = self.blocking(move |books| books.resync(&name)).await?;
-                let dataset = done.dataset;
-                Reply::of(&ResyncOut { generation: dataset.generation, rows: dataset.rows, changed: done.changed, notes: done.notes })
+                let ResyncIn { name, mock, runs } = call.parameters()?;
+                let realm = self.changed(self.realm(&call, mock).await, &name)?;
+                let mut mended = if realm == Realm::Real { self.mend(&name).await } else { Vec::new() };
+                let done = self.blocking(realm, move |books| books.resync(&name, runs.as_deref())).await?;
+                let (dataset, changed) = (done.dataset, done.changed);
+                mended.extend(done.notes);
+                Reply::of(&ResyncOut { generation: dataset.generation, rows: dataset.rows, changed, notes: mended })
             }
             "ResyncMissing" => {
-                let (resynced, failed) = self.blocking(|books| Ok(resync_missing(books))).await?;
+                let RealmIn { mock } = call.parameters()?;
+                let realm = self.realm(&call, mock).await;
+                let (resynced, failed) = self.blocking(realm, |books| Ok(resync_missing(books))).await?;
                 Reply::of(&ResyncMissingOut { resynced, failed })
             }
             "Watch" => self.watch(&call).await,
@@ -209,7 +305,7 @@ impl Service for CatalogService {
 fn resync_missing(books: &mut Books) -> (Vec<Resynced>, Vec<NotResynced>) {
     let (mut resynced, mut failed) = (Vec::new(), Vec::new());
     for name in books.lost() {
-        match books.resync(&name) {
+        match books.resync(&name, None) {
             Ok(done) => resynced.push(Resynced { name, generation: done.dataset.generation, rows: done.dataset.rows }),
             Err(error) => failed.push(NotResynced { name, reason: error.to_string() }),
         }
@@ -221,7 +317,14 @@ fn fault(error: BookError) -> Fault {
     let message = error.to_string();
     match error {
         BookError::NoSuchDataset(name) => Fault::new("org.brahman.Catalog.NoSuchDataset", false, message).with("name", name),
-        BookError::BadName(_) => Fault::invalid_parameter("name", message),
+        BookError::BadName(_) | BookError::Reserved(_) => Fault::invalid_parameter("name", message),
+        BookError::MadeByMock { name, maker } => {
+            Fault::new("org.brahman.Catalog.MadeByMock", false, message).with("name", name).with("maker", maker)
+        }
+        BookError::Incomplete { name, keys, rows, expected_rows, .. } => {
+            let fault = Fault::new("org.brahman.Catalog.Incomplete", false, message).with("name", name).with("keys", keys);
+            fault.with("rows", rows).with("expected_rows", expected_rows)
+        }
         BookError::BadObject { key, .. } => Fault::new("org.brahman.Catalog.BadObject", false, message).with("key", key),
         BookError::NoSuchBucket { name, .. } => Fault::new("org.brahman.Catalog.NoSuchBucket", false, message).with("name", name),
         BookError::GivenUp(run_id) => Fault::new("org.brahman.Catalog.GivenUp", false, message).with("run_id", run_id),

@@ -577,7 +577,7 @@ impl Generation {
         let Some(base) = self.base.as_ref().filter(|_| !self.delta.rows.is_empty() && self.delta.columns.num_columns() > 0) else {
             return Ok(Vec::new());
         };
-        if segment::same_types(&base.column_types()?, &self.delta.columns.schema()) {
+        if segment::same_types(base.column_types()?.as_ref(), &self.delta.columns.schema()) {
             return Ok(Vec::new());
         }
         let Some(now) = self.base_columns()? else { return Ok(Vec::new()) };

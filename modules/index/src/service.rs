@@ -65,6 +65,8 @@ pub struct IndexService {
     /// Held while copies are made, and whether they are to be looked at again.
     copying: Arc<(Mutex<()>, AtomicBool)>,
     agent: agent::Agent,
+    /// Whether this is the mock.
+    mock: bool,
 }
 
 impl IndexService {
@@ -96,7 +98,14 @@ impl IndexService {
         }
         agent.resume(indexes.values().flat_map(|index| lock(&index.journal).agent_ms().collect::<Vec<_>>()));
         let (indexes, datasets, trying) = (Mutex::new(indexes), Datasets::default(), tokio::sync::Mutex::default());
-        Ok(Self { folder: folder.to_owned(), client, indexes, datasets, trying, engine: ENGINE_DEFAULT, copying: Arc::default(), agent })
+        let (folder, engine, copying, mock) = (folder.to_owned(), ENGINE_DEFAULT, Arc::default(), false);
+        Ok(Self { folder, client, indexes, datasets, trying, engine, copying, agent, mock })
+    }
+
+    /// The same as a mock: it reads what mocks have made, and marks nothing real.
+    #[must_use]
+    pub fn for_mock(self) -> Self {
+        Self { mock: true, ..self }
     }
 
     /// The same with another engine for indexes that name none.
@@ -120,7 +129,8 @@ impl IndexService {
             let following = async {
                 let mut connection = self.client.open(catalog::INTERFACE.name, &CallOptions::default()).await?;
                 self.hear_of_rescue().await;
-                connection.send(&encode_call("org.brahman.Catalog.Watch", &Empty {}, &CallOptions::default(), true, false)?).await?;
+                let ask = catalog::RealmIn { mock: Some(self.mock) };
+                connection.send(&encode_call("org.brahman.Catalog.Watch", &ask, &CallOptions::default(), true, false)?).await?;
                 let mut first = true;
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
@@ -146,7 +156,8 @@ impl IndexService {
 
     /// Asks the catalog for the runs behind the numbers of its word; without an answer the numbers alone are compared.
     async fn hear_of_datasets(&self, word: catalog::WatchOut, first: bool) {
-        let listed = self.client.call::<_, catalog::ListOut>("org.brahman.Catalog.List", &Empty {}, &CallOptions::default()).await;
+        let ask = catalog::RealmIn { mock: Some(self.mock) };
+        let listed = self.client.call::<_, catalog::ListOut>("org.brahman.Catalog.List", &ask, &CallOptions::default()).await;
         let all = match listed {
             Ok(answer) => answer.value.datasets.iter().map(|dataset| (dataset.name.clone(), Version::of(dataset))).collect(),
             Err(error) => {
@@ -219,7 +230,7 @@ impl IndexService {
             check_filters(&wanted)?;
         }
         let options = CallOptions::default();
-        let dataset = catalog::NameIn { name: wanted.dataset.clone() };
+        let dataset = catalog::NameIn { name: wanted.dataset.clone(), mock: Some(self.mock) };
         let GetOut { dataset, .. } = self.client.call("org.brahman.Catalog.Get", &dataset, &options).await?.value;
         let filters = wanted.filter_columns.clone().unwrap_or_default();
         let named = text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
@@ -262,7 +273,7 @@ impl IndexService {
             made.map_err(|e| io_fault("creating the index", &e))?;
             indexes.insert(wanted.name.clone(), Arc::new(Index::open(&folder, wanted.clone())));
         }
-        let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name };
+        let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name, run_id: None, mock: Some(self.mock) };
         let _: Empty = self.client.call("org.brahman.Catalog.MarkStale", &mark, &options).await?.value;
         Reply::of(&CreateOut { created: true })
     }

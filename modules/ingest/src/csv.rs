@@ -5,10 +5,11 @@
 //! read once more, so the types are those that all rows allow, in one pass as a rule and in two at most.
 //!
 //! Invariants: memory is bounded by the pieces in flight; a bad record costs itself and is named, one whose quote never
-//! closes costs its first line.
+//! closes costs its first line; however a pass ends (done, an error of any thread, a panic, `stop`), all its threads have ended.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -18,6 +19,7 @@ use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder, StringB
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use memchr::{memchr, memrchr};
+use tokio_util::sync::CancellationToken;
 
 use crate::source::open;
 
@@ -142,8 +144,8 @@ struct Pieces {
 
 impl Pieces {
     /// Opens a file, skips a byte-order mark, tells the delimiter.
-    fn open(path: &Path) -> io::Result<Self> {
-        let mut pieces = Self { reader: open(path)?, buffer: Vec::new(), delimiter: b',', ended: false };
+    fn open(path: &Path, stop: &CancellationToken) -> io::Result<Self> {
+        let mut pieces = Self { reader: open(path, stop)?, buffer: Vec::new(), delimiter: b',', ended: false };
         pieces.fill(PIECE_BYTES)?;
         if pieces.buffer.starts_with(b"\xef\xbb\xbf") {
             pieces.buffer.drain(..3);
@@ -362,11 +364,18 @@ struct Job {
 /// Reads CSV files with one header into batches.
 ///
 /// # Errors
-/// If a file cannot be read, or has another header than the first.
-pub fn read(paths: &[&Path], workers: usize, open: &mut Open<'_>, take: &mut Take<'_>, bad: &mut Quarantine<'_>) -> io::Result<()> {
+/// If a file cannot be read, or has another header than the first, or `stop` is cancelled.
+pub fn read(
+    paths: &[&Path],
+    workers: usize,
+    stop: &CancellationToken,
+    open: &mut Open<'_>,
+    take: &mut Take<'_>,
+    bad: &mut Quarantine<'_>,
+) -> io::Result<()> {
     let Some(first) = paths.first() else { return Ok(()) };
     let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", first.display()));
-    let mut pieces = Pieces::open(first)?;
+    let mut pieces = Pieces::open(first, stop)?;
     let delimiter = pieces.delimiter;
     let Some(Piece::Records(beginning)) = pieces.next()? else { return Err(invalid("has no header that could be read".into())) };
     let (header, rest) = header(&beginning, delimiter)?;
@@ -381,7 +390,7 @@ pub fn read(paths: &[&Path], workers: usize, open: &mut Open<'_>, take: &mut Tak
         let fields: Vec<Field> = header.iter().zip(&kinds).map(|(name, kind)| Field::new(name, kind.arrow(), true)).collect();
         let schema = Arc::new(Schema::new(fields));
         open(Arc::clone(&schema))?;
-        match pass(paths, workers, &header, &kinds, &schema, take)? {
+        match pass(paths, (workers, stop), &header, &kinds, &schema, take)? {
             Outcome::Done(told) => {
                 for (file, row, why) in told {
                     bad(paths[file], row, why);
@@ -411,35 +420,48 @@ enum Outcome {
 /// One pass over all files. Once a value does not fit, the rest is only looked at.
 fn pass(
     paths: &[&Path],
-    workers: usize,
+    (workers, stop): (usize, &CancellationToken),
     header: &[String],
     kinds: &[Kind],
     schema: &SchemaRef,
     take: &mut Take<'_>,
 ) -> io::Result<Outcome> {
     let (jobs, waiting) = sync_channel::<Job>(workers);
-    let (waiting, wider) = (Mutex::new(waiting), AtomicBool::new(false));
+    // The workers' own: once the last has gone, whoever cuts hears that nobody waits for a piece.
+    let (waiting, wider) = (Arc::new(Mutex::new(waiting)), AtomicBool::new(false));
     let (results, incoming) = channel::<(usize, usize, io::Result<Parsed>)>();
     let (tokens, allowed) = channel::<()>();
     for _ in 0..IN_FLIGHT * workers {
         let _ = tokens.send(());
     }
+    let wider = &wider;
     std::thread::scope(|scope| {
+        // They go with this closure, however it ends: the scope waits for threads that would wait for them.
+        let (tokens, incoming, waiting) = (tokens, incoming, waiting);
         let failed = results.clone();
-        scope.spawn(move || cut(paths, header, &jobs, &allowed, &failed));
+        std::thread::Builder::new()
+            .name("ingest-cut".into())
+            .spawn_scoped(scope, move || cut(paths, stop, header, &jobs, &allowed, &failed))?;
         for _ in 0..workers {
-            let results = results.clone();
-            let (waiting, wider) = (&waiting, &wider);
-            scope.spawn(move || work(waiting, &results, kinds, schema, wider));
+            let (results, waiting) = (results.clone(), Arc::clone(&waiting));
+            let parse = move || work(&waiting, &results, kinds, schema, wider);
+            std::thread::Builder::new().name("ingest-parse".into()).spawn_scoped(scope, parse)?;
         }
-        drop(results);
-        gather(&incoming, &tokens, kinds, &wider, take)
+        drop((results, waiting));
+        gather(&incoming, &tokens, kinds, wider, take)
     })
+}
+
+/// What a thread does, or the error that it panicked.
+fn guarded<T>(doing: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let panicked = |_| Err(io::Error::other(format!("{doing} panicked; the log has more")));
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
 }
 
 /// Sends pieces to the workers, as many as are allowed.
 fn cut(
     paths: &[&Path],
+    stop: &CancellationToken,
     header: &[String],
     jobs: &SyncSender<Job>,
     allowed: &Receiver<()>,
@@ -448,7 +470,7 @@ fn cut(
     let mut number = 0;
     for (file, path) in paths.iter().enumerate() {
         let mut each = || -> io::Result<bool> {
-            let mut pieces = Pieces::open(path)?;
+            let mut pieces = Pieces::open(path, stop)?;
             let mut first = true;
             while let Some(mut piece) = pieces.next()? {
                 if let Piece::Records(bytes) = &mut piece
@@ -469,7 +491,7 @@ fn cut(
             }
             Ok(true)
         };
-        match each() {
+        match guarded("cutting a file into pieces", &mut each) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
@@ -491,14 +513,14 @@ fn work(
     loop {
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { number, file, delimiter, piece }) = job else { return };
-        let parsed = match piece {
+        let parsed = guarded("parsing a piece", || match piece {
             Piece::Bad(why) => Ok(Parsed { records: 1, bad: vec![(1, why.to_owned())], ..Parsed::default() }),
             Piece::Records(bytes) if wider.load(Ordering::Relaxed) => {
                 let mut own = kinds.to_vec();
                 widen(&bytes, delimiter, &mut own).map(|()| Parsed { kinds: Some(own), ..Parsed::default() })
             }
             Piece::Records(bytes) => parse(&bytes, delimiter, kinds, schema),
-        };
+        });
         if results.send((number, file, parsed)).is_err() {
             return;
         }
@@ -569,7 +591,7 @@ mod tests {
             batches.borrow_mut().push(b);
             Ok(())
         };
-        read(&[file.path()], 2, &mut open, &mut take, &mut |_, row, why| bad.push((row, why))).expect("read");
+        read(&[file.path()], 2, &CancellationToken::new(), &mut open, &mut take, &mut |_, row, why| bad.push((row, why))).expect("read");
         (schema.into_inner().expect("a schema"), batches.into_inner(), bad)
     }
 

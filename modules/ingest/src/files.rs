@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::documents::{self, Batcher};
 use crate::run::{Place, Progress, Read};
 use crate::sink::Sink;
-use crate::source::{self, File, Format, SourceError};
+use crate::source::{self, File, Format, Found, SourceError};
 use crate::{csv, jsonl};
 
 /// Quarantined rows and files that are named, and inputs; all are counted.
@@ -51,7 +51,8 @@ pub fn read(
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Read, Fault> {
-    let files = source::files(paths).map_err(bad_source)?;
+    let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
+    let Found { files, unread } = source::files(paths, cancel).map_err(bad_source).map_err(ended)?;
     let mut quarantined = 0;
     let mut quarantine = Vec::new();
     let mut bad = |path: &Path, row: Option<u64>, reason: String| {
@@ -60,6 +61,10 @@ pub fn read(
             quarantine.push(Quarantine { source: path.display().to_string(), row, reason });
         }
     };
+    for why in unread {
+        tracing::warn!("left out: {why}");
+        bad(Path::new(paths.first().map_or("", String::as_str)), None, why);
+    }
     progress.send_modify(|p| p.phase = "read");
     let mut sink: Option<Sink> = None;
     let mut schema: Option<SchemaRef> = None;
@@ -69,6 +74,8 @@ pub fn read(
             let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
             let slot = std::cell::RefCell::new(&mut sink);
             let mut open = |s: SchemaRef| {
+                // Before the next is created: what it still holds would be written into that one's file.
+                drop(slot.borrow_mut().take());
                 **slot.borrow_mut() = Some(Sink::create(place, 0, Arc::clone(&s))?);
                 schema = Some(s);
                 Ok(())
@@ -85,13 +92,13 @@ pub fn read(
             };
             let mut named = |path: &Path, row, why| bad(path, Some(row), why);
             match format {
-                Format::Csv => csv::read(&paths, cores(), &mut open, &mut take, &mut named),
-                Format::Jsonl => jsonl::read(&paths, &mut open, &mut take, &mut named),
+                Format::Csv => csv::read(&paths, cores(), cancel, &mut open, &mut take, &mut named),
+                Format::Jsonl => jsonl::read(&paths, cancel, &mut open, &mut take, &mut named),
                 _ => parquet_files(&paths, &mut open, &mut take),
             }
         }
     };
-    outcome.map_err(|e| failed(&e))?;
+    outcome.map_err(|e| ended(failed(&e)))?;
     let nothing = || {
         Fault::new(
             "org.brahman.Ingest.NothingToRead",
@@ -102,7 +109,10 @@ pub fn read(
     let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
     let schema = schema.unwrap_or_else(documents::schema);
     progress.send_modify(|p| p.phase = "commit");
-    let object = sink.finish().map_err(|e| failed(&e))?;
+    if cancel.is_cancelled() {
+        return Err(crate::run::cancelled());
+    }
+    let object = sink.finish().map_err(|e| ended(failed(&e)))?;
     let source_type = match format {
         Format::Documents => "file",
         Format::Csv => "csv",

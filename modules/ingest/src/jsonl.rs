@@ -8,6 +8,7 @@ use arrow_json::ReaderBuilder;
 use arrow_json::reader::infer_json_schema_from_iterator;
 use arrow_schema::{Schema, SchemaRef};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::csv::{Open, Quarantine, RECORD_BYTES_MAX, Take};
 use crate::source::open;
@@ -16,8 +17,13 @@ use crate::source::open;
 const BATCH_ROWS: usize = 8192;
 
 /// The good lines of a JSONL file as objects, with their number and length.
-fn lines(path: &Path, bad: &mut Quarantine<'_>, each: &mut dyn FnMut(u64, usize, Value) -> io::Result<()>) -> io::Result<()> {
-    let mut reader = BufReader::new(open(path)?);
+fn lines(
+    path: &Path,
+    stop: &CancellationToken,
+    bad: &mut Quarantine<'_>,
+    each: &mut dyn FnMut(u64, usize, Value) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut reader = BufReader::new(open(path, stop)?);
     let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
@@ -45,8 +51,14 @@ fn lines(path: &Path, bad: &mut Quarantine<'_>, each: &mut dyn FnMut(u64, usize,
 /// Reads JSONL files into batches. Gives the schema first, to `open`.
 ///
 /// # Errors
-/// If a file cannot be read, or one key has values that no single type holds.
-pub fn read(paths: &[&Path], open_sink: &mut Open<'_>, take: &mut Take<'_>, bad: &mut Quarantine<'_>) -> io::Result<()> {
+/// If a file cannot be read, or one key has values that no single type holds, or `stop` is cancelled.
+pub fn read(
+    paths: &[&Path],
+    stop: &CancellationToken,
+    open_sink: &mut Open<'_>,
+    take: &mut Take<'_>,
+    bad: &mut Quarantine<'_>,
+) -> io::Result<()> {
     let invalid = |error: arrow_schema::ArrowError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let mut merged = Schema::empty();
     for path in paths {
@@ -56,7 +68,7 @@ pub fn read(paths: &[&Path], open_sink: &mut Open<'_>, take: &mut Take<'_>, bad:
             merged = Schema::try_merge([merged.clone(), own]).map_err(invalid)?;
             Ok(())
         };
-        lines(path, &mut |_, _, _| {}, &mut |_, _, value| {
+        lines(path, stop, &mut |_, _, _| {}, &mut |_, _, value| {
             values.push(value);
             if values.len() == BATCH_ROWS { infer(&mut values) } else { Ok(()) }
         })?;
@@ -75,7 +87,7 @@ pub fn read(paths: &[&Path], open_sink: &mut Open<'_>, take: &mut Take<'_>, bad:
             }
             Ok(())
         };
-        lines(path, bad, &mut |_, n, value| {
+        lines(path, stop, bad, &mut |_, n, value| {
             bytes += n as u64;
             held.push(value);
             if held.len() == BATCH_ROWS { flush(&mut held, &mut bytes) } else { Ok(()) }
@@ -104,7 +116,7 @@ mod tests {
             rows += batch.num_rows();
             Ok(())
         };
-        read(&[file.path()], &mut open, &mut take, &mut |_, row, _| bad.push(row)).expect("read");
+        read(&[file.path()], &CancellationToken::new(), &mut open, &mut take, &mut |_, row, _| bad.push(row)).expect("read");
         assert_eq!((fields, rows, bad), (2, 2, vec![2, 4]));
     }
 }

@@ -54,12 +54,34 @@ impl Book {
     }
 
     /// What was left of a read of this, if all its objects are still there.
-    #[must_use]
-    pub fn unfinished(&self, asked: &str) -> Option<Checkpoint> {
-        let text = std::fs::read(&self.0).ok()?;
-        let found: Checkpoint = serde_json::from_slice(&text).ok()?;
-        let there = |o: &Object| std::fs::metadata(o.local()).is_ok_and(|m| m.len() == o.bytes);
-        (found.asked == asked && found.objects.iter().all(there)).then_some(found)
+    ///
+    /// # Errors
+    /// What is wrong with what was left: it was put aside, and reading begins anew.
+    pub fn unfinished(&self, asked: &str) -> Result<Option<Checkpoint>, String> {
+        let text = match std::fs::read(&self.0) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.aside(&error)),
+        };
+        let found: Checkpoint = serde_json::from_slice(&text).map_err(|error| self.aside(&error))?;
+        if found.asked != asked {
+            return Ok(None);
+        }
+        let there = |o: &&Object| !std::fs::metadata(o.local()).is_ok_and(|m| m.len() == o.bytes);
+        match found.objects.iter().find(there) {
+            Some(gone) => Err(self.aside(&format!("{} is gone", gone.key))),
+            None => Ok(Some(found)),
+        }
+    }
+
+    /// Keeps what cannot be used beside, and says so.
+    fn aside(&self, why: &dyn std::fmt::Display) -> String {
+        let aside = self.0.with_extension("json.damaged");
+        let kept = match std::fs::rename(&self.0, &aside) {
+            Ok(()) => format!("kept as {}", aside.display()),
+            Err(error) => error.to_string(),
+        };
+        format!("where an unfinished read stood could not be used ({}: {why}; {kept}): read from the beginning", self.0.display())
     }
 
     fn write(&self, checkpoint: &Checkpoint) -> io::Result<()> {

@@ -85,6 +85,10 @@ fn batches(path: &Path, only: Option<&[String]>) -> Result<(SchemaRef, Batches),
     Ok((schema, builder.with_projection(mask).build().map_err(broken)?))
 }
 
+fn going_on(cancel: &CancellationToken) -> Result<(), ReadError> {
+    if cancel.is_cancelled() { Err(ReadError::Cancelled) } else { Ok(()) }
+}
+
 /// Puts new objects' rows in the place of old ones'. Without a key they are added.
 ///
 /// # Errors
@@ -96,6 +100,7 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
         let (its, rows) = batches(&object.local(), Some(key))?;
         schema.get_or_insert(its);
         for batch in rows.take_while(|_| !key.is_empty()) {
+            going_on(cancel)?;
             let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
             for hash in keys(&batch, key)? {
                 let Some(hash) = hash else {
@@ -112,15 +117,14 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
     }
     let mut merged = Merged { objects: Vec::new(), replaced: 0, rewritten: 0 };
     for object in old {
-        if cancel.is_cancelled() {
-            return Err(ReadError::Cancelled);
-        }
+        going_on(cancel)?;
         let (its, mut rows) = batches(&object.local(), Some(key))?;
         if schema.as_ref().is_some_and(|new| new.fields() != its.fields()) {
             return Err(ReadError::Bad("the table's columns have changed since it was last read: read it whole, with mode full".into()));
         }
         let mut hit = false;
         while let Some(batch) = rows.next().filter(|_| !hit && !replacing.is_empty()) {
+            going_on(cancel)?;
             let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
             hit = keys(&batch, key)?.iter().flatten().any(|hash| replacing.contains(hash));
         }
@@ -131,6 +135,7 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
         merged.rewritten += 1;
         let mut sink = Sink::create(&place.unlooked(), REWRITTEN + merged.rewritten, its)?;
         for batch in batches(&object.local(), None)?.1 {
+            going_on(cancel)?;
             let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
             let stays: BooleanArray =
                 keys(&batch, key)?.iter().map(|hash| Some(!hash.is_some_and(|hash| replacing.contains(&hash)))).collect();

@@ -7,7 +7,7 @@ mod shared;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -32,6 +32,10 @@ use decode::{Rows, arrow_type};
 
 /// Batches read and not yet written: enough that neither thread waits for a moment's delay of the other.
 const BATCHES_AHEAD: usize = 4;
+/// How long readers that were ended may take to notice: as long as a batch takes to be written to a slow disk.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long connecting to a server that is to stop may take: whoever waits for that has an error to tell.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A way to the server.
 struct Server {
@@ -108,31 +112,58 @@ fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-/// Writes batches on a thread of its own.
+/// Writes batches on a thread of its own. Dropped before its end, it writes no further, and its thread is waited for.
 struct Writer {
-    batches: SyncSender<(RecordBatch, u64)>,
-    thread: JoinHandle<std::io::Result<Object>>,
+    batches: Option<SyncSender<(RecordBatch, u64)>>,
+    thread: Option<JoinHandle<std::io::Result<Object>>>,
+    /// Set before `batches` goes where that is no end of the table.
+    given_up: Arc<AtomicBool>,
 }
 
 impl Writer {
     fn start(place: &Place, part: usize, schema: SchemaRef, progress: watch::Sender<Progress>) -> std::io::Result<Self> {
         let (batches, incoming) = sync_channel::<(RecordBatch, u64)>(BATCHES_AHEAD);
         let mut sink = Sink::create(place, part, schema)?;
+        let given_up = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&given_up);
         let write = move || {
             for (batch, bytes) in incoming {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
                 sink.write(&batch)?;
                 let rows = batch.num_rows() as u64;
                 progress.send_modify(|p| (p.rows, p.bytes) = (p.rows + rows, p.bytes + bytes));
             }
-            sink.finish()
+            match ended.load(Ordering::Relaxed) {
+                true => Err(std::io::ErrorKind::Interrupted.into()),
+                false => sink.finish(),
+            }
         };
         let thread = std::thread::Builder::new().name("ingest-write".into()).spawn(write)?;
-        Ok(Self { batches, thread })
+        Ok(Self { batches: Some(batches), thread: Some(thread), given_up })
     }
 
-    fn finish(self) -> std::io::Result<Object> {
-        drop(self.batches);
-        self.thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the writer ended without a word")))
+    /// Hands rows over; false if the writer has ended, of which [`Self::finish`] tells.
+    fn send(&self, batch: (RecordBatch, u64)) -> bool {
+        self.batches.as_ref().is_some_and(|batches| batches.send(batch).is_ok())
+    }
+
+    fn finish(mut self) -> std::io::Result<Object> {
+        self.batches = None;
+        let ended = self.thread.take().map(JoinHandle::join);
+        ended.and_then(Result::ok).unwrap_or_else(|| Err(std::io::Error::other("the writer ended without a word; the log has more")))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // Nobody asks what became of it.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -167,17 +198,20 @@ pub fn read(
         let ids = ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if outcome.is_err() && !ids.is_empty() {
             // The rest of the results would have to be read before these connections could say anything.
-            if let Ok(Ok(mut other)) = tokio::time::timeout(how.stall, server.connect()).await {
+            let stopping = async {
+                let mut other = server.connect().await?;
                 for id in ids {
                     let _ = other.query_drop(format!("KILL {id}")).await;
                 }
                 let _ = other.disconnect().await;
-            }
+                Ok::<_, ReadError>(())
+            };
+            let _ = tokio::time::timeout(STOP_TIMEOUT, stopping).await;
         }
         outcome
     });
-    // A worker that waits for its writer is not waited for: the writer ends with what it has.
-    runtime.shutdown_background();
+    // Readers that were left in the middle end with their writers, which write into the run's folder.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
 }
 
@@ -340,7 +374,14 @@ async fn coordinate(
     }
     let mut outcomes = Vec::new();
     while let Some(outcome) = working.join_next().await {
-        outcomes.push(outcome.map_err(|e| std::io::Error::other(e.to_string()))??);
+        match outcome.map_err(|e| ReadError::Io(std::io::Error::other(e.to_string()))).flatten() {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(error) => {
+                // The others are ended and waited for.
+                working.shutdown().await;
+                return Err(error);
+            }
+        }
     }
     Ok(done(&plan, outcomes, parallel))
 }
@@ -396,7 +437,9 @@ impl Reader {
         while let Some(range) = self.plan.ranges.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             self.read(&mut conn, range, &mut target).await?;
         }
-        conn.query_drop("COMMIT").await.map_err(|e| self.server.said("ending the snapshot", &e))?;
+        let address = self.server.address();
+        let ending = patiently(&address, self.stall, &self.cancel, conn.query_drop("COMMIT"));
+        ending.await?.map_err(|e| self.server.said("ending the snapshot", &e))?;
         let Some(Target { rows, sources, schema, writer }) = target else {
             return Ok(Outcome { part: self.part, object: None, columns: Vec::new() });
         };
@@ -456,9 +499,12 @@ impl Reader {
                     return Err(ReadError::Cancelled);
                 }
                 if let Some(batch) = rows.batch().map_err(failed)?
-                    && writer.batches.send(batch).is_err()
+                    && !writer.send(batch)
                 {
-                    break;
+                    let Some(target) = target.take() else { return Ok(()) };
+                    // It ended before it was told to: that is an error, and which.
+                    let early = || std::io::Error::other("the writer ended early");
+                    return Err(ReadError::Io(target.writer.finish().err().unwrap_or_else(early)));
                 }
             }
         }

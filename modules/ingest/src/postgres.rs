@@ -11,6 +11,7 @@ pub mod decode;
 pub mod shape;
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,6 +44,8 @@ const RANGES_PER_WORKER: u32 = 4;
 const TID_RANGE_VERSION: i32 = 140_000;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long asking the server to stop, or to end a snapshot, may take: whoever waits for that has an error to tell.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A way to the server.
 #[derive(Clone)]
@@ -165,10 +168,18 @@ impl Server {
     /// Asks the server to stop what a session does.
     async fn stop(&self, client: &Client) {
         let token = client.cancel_token();
-        let _ = match &self.tls {
-            Some(tls) => token.cancel_query(tls.clone()).await,
-            None => token.cancel_query(tokio_postgres::NoTls).await,
+        let asking = async {
+            match &self.tls {
+                Some(tls) => token.cancel_query(tls.clone()).await,
+                None => token.cancel_query(tokio_postgres::NoTls).await,
+            }
         };
+        let _ = tokio::time::timeout(STOP_TIMEOUT, asking).await;
+    }
+
+    /// A connection, after some tries if it must be; one that is taken and then not answered is given up like any other silence.
+    async fn connected(&self, stall: Duration, cancel: &CancellationToken) -> Result<Session, ReadError> {
+        table::connected(cancel, async || table::patiently(&self.address(), stall, cancel, self.connect()).await?).await
     }
 }
 
@@ -185,7 +196,7 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
     let keep = move || {
         runtime.block_on(async {
             let begin = async {
-                let session = table::connected(&cancel, async || server.connect().await).await?;
+                let session = server.connected(how.stall, &cancel).await?;
                 let found = server.patiently(&session.client, how.stall, &cancel, export(&server, &session.client, &how, &which)).await??;
                 Ok::<_, ReadError>((session, found))
             };
@@ -197,7 +208,7 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
                         _ = ended => {}
                         () = tokio::time::sleep(how.deadline) => {}
                     }
-                    let _ = session.client.batch_execute("COMMIT").await;
+                    let _ = tokio::time::timeout(STOP_TIMEOUT, session.client.batch_execute("COMMIT")).await;
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -288,7 +299,7 @@ async fn coordinate(
     cancel: &CancellationToken,
     deadline: Instant,
 ) -> Result<Done, ReadError> {
-    let session = table::connected(cancel, async || server.connect().await).await?;
+    let session = server.connected(how.stall, cancel).await?;
     let planning = plan(server, &session.client, what, how);
     let plan = Arc::new(server.patiently(&session.client, how.stall, cancel, planning).await??);
     progress.send_modify(|p| p.phase = "read");
@@ -313,16 +324,16 @@ async fn coordinate(
         add(job(0).copy(&session.client).await?);
     } else {
         let (sender, mut finished) = tokio::sync::mpsc::channel(workers);
-        let stop = CancellationToken::new();
-        // Whatever ends this function ends the workers.
-        let _stop = stop.clone().drop_guard();
+        // Whatever ends this function ends the workers, and waits for them: they write into the run's folder.
+        let mut crew = Crew { stop: cancel.child_token(), threads: Vec::new() };
         for part in 0..workers {
-            let (worker, sender, stop) = (job(part), sender.clone(), stop.clone());
+            let (worker, sender, stop) = (job(part), sender.clone(), crew.stop.clone());
             let run = move || {
-                let outcome = worker.on_own_connection(&stop, deadline);
-                let _ = sender.blocking_send(outcome);
+                let work = AssertUnwindSafe(|| worker.on_own_connection(&stop, deadline));
+                let panicked = |_| Err(ReadError::Io(std::io::Error::other("a worker panicked; the log has more")));
+                let _ = sender.blocking_send(catch_unwind(work).unwrap_or_else(panicked));
             };
-            std::thread::Builder::new().name("ingest-copy".into()).spawn(run)?;
+            crew.threads.push(std::thread::Builder::new().name("ingest-copy".into()).spawn(run)?);
         }
         drop(sender);
         for _ in 0..workers {
@@ -332,7 +343,8 @@ async fn coordinate(
             }
         }
     }
-    session.client.batch_execute("COMMIT").await.map_err(|e| server.said("ending the snapshot", &e))?;
+    let ending = server.patiently(&session.client, how.stall, cancel, session.client.batch_execute("COMMIT"));
+    ending.await?.map_err(|e| server.said("ending the snapshot", &e))?;
     objects.sort_by(|a: &Object, b| a.key.cmp(&b.key));
     Ok(Done {
         objects,
@@ -521,6 +533,22 @@ fn ranges(pages: Option<u32>, parallel: usize) -> Vec<String> {
     if count < 2 { vec![String::new()] } else { (0..count).map(range).collect() }
 }
 
+/// The workers of one read. Dropped, they are stopped and waited for.
+struct Crew {
+    stop: CancellationToken,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        for thread in self.threads.drain(..) {
+            // What it had to say was said by its channel.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// One that copies ranges into one object.
 struct Worker {
     server: Server,
@@ -539,7 +567,7 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let copying = async {
-                let session = table::connected(&self.cancel, async || self.server.connect().await).await?;
+                let session = self.server.connected(self.stall, &self.cancel).await?;
                 let ms = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
                 let begin = format!(
                     "SET statement_timeout = {ms}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'",

@@ -21,6 +21,9 @@ use crate::{merge, pii};
 const RUNS_MAX: usize = 100;
 /// Between two progress replies.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Who makes datasets, in their lineage.
+const PRODUCER: &str = concat!("brahman-ingest/", env!("CARGO_PKG_VERSION"));
+const MOCK_PRODUCER: &str = concat!("ingest-mock/", env!("CARGO_PKG_VERSION"));
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,6 +81,8 @@ pub struct Job {
 pub struct Onto {
     /// Generation, 0 if there is none.
     pub generation: u64,
+    /// Its run: numbers repeat where a dataset is deleted and made again.
+    pub run_id: Option<String>,
     /// What was said of its personal data.
     pub pii: Option<PiiReport>,
 }
@@ -112,6 +117,8 @@ pub struct Runs {
     ends: Arc<Ends>,
     /// This module's, by which the catalog knows whose runs are whose.
     label: String,
+    /// Whether what is read is made up: it goes where no real dataset is.
+    mock: bool,
     all: Mutex<VecDeque<(Run, CancellationToken)>>,
 }
 
@@ -126,13 +133,26 @@ impl Runs {
     #[must_use]
     pub fn new(client: Client, label: &str) -> Self {
         let ends = Arc::new(Ends { client: client.clone(), untold: tokio::sync::Mutex::default() });
-        Self { client, ends, label: label.to_owned(), all: Mutex::default() }
+        Self { client, ends, label: label.to_owned(), mock: false, all: Mutex::default() }
+    }
+
+    /// Those of a mock.
+    #[must_use]
+    pub fn of_a_mock(self) -> Self {
+        Self { mock: true, ..self }
     }
 
     /// Ends, in the lineage, what this module had begun when it last died. What cannot be told now is told before the next run.
     pub async fn bury(&self) {
         let reason = format!("{} ended in the middle of the run; nothing was published", self.label);
-        self.ends.tell(AbandonIn { producer: Some(self.label.clone()), reason, ..AbandonIn::default() }).await;
+        let mut ends = vec![AbandonIn { producer: Some(self.label.clone()), reason, mock: Some(self.mock), ..AbandonIn::default() }];
+        if self.mock {
+            // Earlier versions began their runs among the real ones.
+            ends.push(AbandonIn { mock: Some(false), ..ends[0].clone() });
+        }
+        for end in ends {
+            self.ends.tell(end).await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Run, CancellationToken)>> {
@@ -193,8 +213,9 @@ impl Runs {
             Err(fault) => ("failed", Some(fault.message().to_owned())),
         });
         if let Err(fault) = &outcome {
-            let cancelled = Some(cancel.is_cancelled());
-            self.ends.tell(AbandonIn { run_id: Some(run_id.clone()), reason: fault.message().to_owned(), cancelled, producer: None }).await;
+            let (cancelled, mock) = (Some(cancel.is_cancelled()), Some(self.mock));
+            let reason = fault.message().to_owned();
+            self.ends.tell(AbandonIn { run_id: Some(run_id.clone()), reason, cancelled, mock, producer: None }).await;
         }
         outcome
     }
@@ -215,23 +236,23 @@ impl Runs {
         self.ends.tell_all().await?;
         let dataset = job.dataset.as_str();
         let producer = Some(self.label.clone());
-        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer, bucket: job.bucket.clone() };
+        let mock = Some(self.mock);
+        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer, bucket: job.bucket.clone(), mock };
         let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
         let samples = job.pii.then(Arc::<Samples>::default);
         let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = place;
         let place = Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 };
         let (token, target, resumed) = (cancel.clone(), place.clone(), job.resumes.is_some());
         let mut reading = tokio::task::spawn_blocking(move || {
-            // Nothing of a failed run was published; the catalog clears what a crash leaves.
-            let read = read(&target, &progress, &token);
-            if read.is_err() && !resumed {
-                let _ = std::fs::remove_dir_all(&target.folder);
-            }
-            read.map(|read| (read, target.samples.as_ref().map(|samples| pii::report(&samples.take()))))
+            // Nothing of a failed run was published, nor of one whose caller has gone; the catalog clears what a crash leaves.
+            let written = Written { folder: Some(target.folder.clone()).filter(|_| !resumed) };
+            let read = read(&target, &progress, &token)?;
+            let pii = target.samples.as_ref().map(|samples| pii::report(&samples.take()));
+            Ok::<_, Fault>((read, pii, written))
         });
-        let (read, pii) = loop {
+        let (read, pii, mut written) = loop {
             tokio::select! {
-                done = &mut reading => break done.map_err(|e| Fault::internal(e.to_string()))?,
+                done = &mut reading => break done.map_err(|e| broken(dataset, &e))?,
                 () = tokio::time::sleep(PROGRESS_EVERY), if call.is_some_and(|call| call.more) => {
                     let now = *watching.borrow();
                     if let Some(call) = call {
@@ -248,19 +269,38 @@ impl Runs {
         if !drift.is_empty() {
             tracing::warn!(dataset, "its columns have changed: {drift:?}");
         }
+        let producer = if self.mock { MOCK_PRODUCER } else { PRODUCER };
         let commit = CommitIn {
             name: dataset.to_owned(),
             run_id: run_id.to_owned(),
             objects: read.objects.clone(),
             columns: read.columns.clone(),
             inputs: read.inputs,
-            producer: concat!("brahman-ingest/", env!("CARGO_PKG_VERSION")).to_owned(),
+            producer: producer.to_owned(),
             pii: pii.clone(),
             watermark: read.watermark,
             expect: job.onto.as_ref().map(|onto| onto.generation),
+            expect_run: job.onto.as_ref().and_then(|onto| onto.run_id.clone()),
+            mock,
+            maker: self.mock.then(|| self.label.clone()),
         };
-        let committed: CommitOut = self.client.call("org.brahman.Catalog.Commit", &commit, &options).await?.value;
+        if cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        // From here on it may be published, whatever becomes of the answer: only a refusal says that it was not.
+        let folder = written.keep();
+        let committed = self.client.call::<_, CommitOut>("org.brahman.Catalog.Commit", &commit, &options).await;
+        if let Err(ClientError::Fault(fault)) = &committed
+            && fault.name.starts_with("org.brahman.Catalog.")
+        {
+            written.folder = folder;
+        }
+        let committed = committed?.value;
         let now = Progress { phase: "done", ..*watching.borrow() };
+        let mut notes = read.notes;
+        if self.mock {
+            notes.push(format!("made by the mock {}: only mocks read it, and no real dataset was touched", self.label));
+        }
         Ok(IngestOut {
             run_id: Some(run_id.to_owned()),
             dataset: Some(dataset.to_owned()),
@@ -269,7 +309,7 @@ impl Runs {
             columns: Some(read.columns),
             quarantined: Some(read.quarantined),
             quarantine: Some(read.quarantine),
-            notes: Some(read.notes),
+            notes: Some(notes),
             parallel: read.parallel,
             mode: read.mode,
             drift: Some(drift),
@@ -284,9 +324,10 @@ impl Runs {
     /// # Errors
     /// If the catalog cannot be asked, or the dataset's file is damaged.
     pub async fn dataset(&self, name: &str) -> Result<Option<Dataset>, Fault> {
-        let ask = catalog::NameIn { name: name.to_owned() };
+        let ask = catalog::NameIn { name: name.to_owned(), mock: Some(self.mock) };
         match self.client.call::<_, catalog::GetOut>("org.brahman.Catalog.Get", &ask, &CallOptions::default()).await {
-            Ok(found) => Ok(Some(found.value.dataset)),
+            // A mock may read a real dataset, but never builds on it.
+            Ok(found) => Ok(Some(found.value.dataset).filter(|dataset| (dataset.mock == Some(true)) == self.mock)),
             Err(ClientError::Fault(fault)) if fault.name == "org.brahman.Catalog.NoSuchDataset" => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -294,10 +335,38 @@ impl Runs {
 
     /// How the columns differ from those of the generation before, if there is one.
     async fn drift(&self, dataset: &str, now: &[Column]) -> Vec<Drift> {
-        let ask = catalog::NameIn { name: dataset.to_owned() };
-        let before = self.client.call::<_, catalog::GetOut>("org.brahman.Catalog.Get", &ask, &CallOptions::default()).await;
-        before.map_or_else(|_| Vec::new(), |before| drift(&before.value.dataset.columns, now))
+        let before = self.dataset(dataset).await;
+        before.ok().flatten().map_or_else(Vec::new, |before| drift(&before.columns, now))
     }
+}
+
+/// What a run has written, which goes with this unless it is kept.
+#[derive(Debug)]
+struct Written {
+    folder: Option<PathBuf>,
+}
+
+impl Written {
+    fn keep(&mut self) -> Option<PathBuf> {
+        self.folder.take()
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if let Some(folder) = self.folder.take()
+            && let Err(error) = std::fs::remove_dir_all(&folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("{}: {error}: the catalog clears it away", folder.display());
+        }
+    }
+}
+
+/// A reader that panicked.
+fn broken(dataset: &str, error: &tokio::task::JoinError) -> Fault {
+    tracing::error!(dataset, "reading broke off: {error}");
+    Fault::internal(format!("dataset `{dataset}`: reading broke off in the middle, nothing was published; the log has more"))
 }
 
 /// Ends of runs that the lineage has yet to be told of.
@@ -362,8 +431,8 @@ impl Drop for Ended<'_> {
         if self.with(("cancelled", None))
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (ends, run_id) = (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()));
-            let end = AbandonIn { run_id, reason: "the caller hung up".to_owned(), cancelled: Some(true), producer: None };
+            let (ends, run_id, mock) = (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()), Some(self.runs.mock));
+            let end = AbandonIn { run_id, reason: "the caller hung up".to_owned(), cancelled: Some(true), mock, producer: None };
             runtime.spawn(async move { ends.tell(end).await });
         }
     }
@@ -377,6 +446,23 @@ fn report(now: Progress, started: Instant) -> IngestOut {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_run_has_written_goes_unless_it_is_kept_also_when_it_panics() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let of = |name: &str| {
+            let folder = folder.path().join(name);
+            std::fs::create_dir_all(folder.join("deep")).expect("made");
+            Written { folder: Some(folder) }
+        };
+        drop(of("failed"));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _written = of("panicked");
+            panic!("as this test wants");
+        }));
+        assert!(panicked.is_err() && std::fs::read_dir(folder.path()).expect("there").next().is_none());
+        assert!(of("kept").keep().is_some_and(|kept| kept.is_dir()));
+    }
 
     #[test]
     fn columns_that_came_went_or_changed_are_told() {

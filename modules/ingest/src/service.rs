@@ -81,7 +81,7 @@ impl IngestService {
     /// One whose tables are synthetic, and which watches nothing.
     #[must_use]
     pub fn synthetic(client: Client, label: &str) -> Self {
-        Self { runs: Arc::new(Runs::new(client, label)), postgres: MOCK, mysql: MOCK, watches: None, state: None }
+        Self { runs: Arc::new(Runs::new(client, label).of_a_mock()), postgres: MOCK, mysql: MOCK, watches: None, state: None }
     }
 
     /// Ends, in the lineage, what this module had begun when it last died.
@@ -220,6 +220,7 @@ impl IngestService {
         let before = self.runs.dataset(&job.dataset).await?;
         let onto = Onto {
             generation: before.as_ref().map_or(0, |d| d.generation),
+            run_id: before.as_ref().and_then(|d| d.run_id.clone()),
             pii: before.as_ref().filter(|d| d.watermark.is_some()).and_then(|d| d.pii.clone()),
         };
         let job = Job { onto: Some(onto), ..job };
@@ -269,12 +270,18 @@ impl IngestService {
         };
         let book = Book::of(state, &job.dataset);
         let asked = format!("{:?} by {}", keyset.what, keyset.key);
-        let unfinished = book.unfinished(&asked);
+        let (unfinished, note) = match book.unfinished(&asked) {
+            Ok(unfinished) => (unfinished, None),
+            Err(note) => (None, Some(note)),
+        };
+        note.iter().for_each(|note| tracing::warn!(dataset = job.dataset, "{note}"));
         let at = unfinished.unwrap_or_else(|| Checkpoint::begin(ulid::Ulid::generate().to_string(), asked));
         let job = Job { resumes: Some(at.run_id.clone()), ..job };
         let keyset = Keyset { book: book.clone(), ..keyset };
         let read = move |place: &Place, progress: &watch::Sender<Progress>, cancel: &CancellationToken| {
-            Ok(as_read(keyset.run(at, place, progress, cancel).map_err(failed)?, "keyset"))
+            let mut done = keyset.run(at, place, progress, cancel).map_err(failed)?;
+            done.notes.extend(note);
+            Ok(as_read(done, "keyset"))
         };
         let done = self.runs.carry_out(Some(call), job, read).await?;
         book.forget();

@@ -7,6 +7,7 @@ use flate2::read::MultiGzDecoder;
 use globset::{GlobBuilder, GlobMatcher};
 use ignore::WalkBuilder;
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 use crate::watches::listing::is_passed_over;
 
@@ -82,29 +83,56 @@ fn plain_name(path: &str) -> &Path {
     Path::new(path.strip_suffix(".gz").or_else(|| path.strip_suffix(".zst")).unwrap_or(path))
 }
 
-/// Opens a file for reading from its beginning; gzip and zstd are undone, told by their first bytes.
+/// What reads until it is told to stop: however long a file is, and however much it unpacks to, an end is heard of at once.
+struct Stoppable<R> {
+    inner: R,
+    stop: CancellationToken,
+}
+
+impl<R: Read> Read for Stoppable<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Not `Interrupted`, which readers take for a reason to try again.
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("the reading was ended"));
+        }
+        self.inner.read(buffer)
+    }
+}
+
+/// Opens a file for reading from its beginning; gzip and zstd are undone, told by their first bytes. Once `stop` is cancelled
+/// reading fails.
 ///
 /// # Errors
 /// As the file system gives them.
-pub fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+pub fn open(path: &Path, stop: &CancellationToken) -> io::Result<Box<dyn Read + Send>> {
     let mut file = std::fs::File::open(path)?;
     let mut magic = [0; 4];
     let known = file.read(&mut magic)?;
     file.seek(SeekFrom::Start(0))?;
-    Ok(match &magic[..known] {
+    let inner: Box<dyn Read + Send> = match &magic[..known] {
         [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(BufReader::new(file))),
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(file)?),
         _ => Box::new(file),
-    })
+    };
+    Ok(Box::new(Stoppable { inner, stop: stop.clone() }))
+}
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// In order of name.
+    pub files: Vec<File>,
+    /// Folders and entries that could not be read, and why: what lies there is missing.
+    pub unread: Vec<String>,
 }
 
 /// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth). Hidden files, what a .gitignore names, and what editors and downloads have
 /// not finished are passed over; links are not followed.
 ///
 /// # Errors
-/// If a path is relative, absent, or there are too many files.
-pub fn files(paths: &[String]) -> Result<Vec<File>, SourceError> {
-    let mut all = Vec::new();
+/// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
+pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Found, SourceError> {
+    let (mut all, mut unread) = (Vec::new(), Vec::new());
     for given in paths {
         let bad = |why: String| SourceError::Bad { path: given.clone(), why };
         let root = Path::new(given);
@@ -113,8 +141,8 @@ pub fn files(paths: &[String]) -> Result<Vec<File>, SourceError> {
         }
         if let Some((base, pattern)) = glob(given).map_err(|e| bad(e.to_string()))?.filter(|_| !root.exists()) {
             let before = all.len();
-            below(&base, |path| pattern.is_match(path), &mut all).map_err(bad)?;
-            if all.len() == before {
+            below(&base, |path| pattern.is_match(path), stop, &mut all, &mut unread).map_err(bad)?;
+            if all.len() == before && unread.is_empty() {
                 return Err(bad(format!("matches no file below {}", base.display())));
             }
             continue;
@@ -128,20 +156,37 @@ pub fn files(paths: &[String]) -> Result<Vec<File>, SourceError> {
         if !meta.is_dir() {
             return Err(bad("is neither a file nor a folder".into()));
         }
-        below(root, |_| true, &mut all).map_err(bad)?;
+        below(root, |_| true, stop, &mut all, &mut unread).map_err(bad)?;
     }
     if paths.len() > 1 {
         unique_ids(&mut all);
     }
-    Ok(all)
+    Ok(Found { files: all, unread })
 }
 
-/// Adds the files below a folder that are wanted.
-fn below(root: &Path, wanted: impl Fn(&Path) -> bool, all: &mut Vec<File>) -> Result<(), String> {
+/// Adds the files below a folder that are wanted, and what could not be read.
+fn below(
+    root: &Path,
+    wanted: impl Fn(&Path) -> bool,
+    stop: &CancellationToken,
+    all: &mut Vec<File>,
+    unread: &mut Vec<String>,
+) -> Result<(), String> {
     let mut walk = WalkBuilder::new(root);
     walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
     let is_file = |e: &ignore::DirEntry| e.file_type().is_some_and(|t| t.is_file());
-    for entry in walk.build().flatten().filter(|e| is_file(e) && !is_passed_over(e.path()) && wanted(e.path())) {
+    for entry in walk.build() {
+        if stop.is_cancelled() {
+            return Err("the reading was ended".to_owned());
+        }
+        let entry = match entry {
+            Ok(entry) if is_file(&entry) && !is_passed_over(entry.path()) && wanted(entry.path()) => entry,
+            Ok(_) => continue,
+            Err(error) => {
+                unread.push(error.to_string());
+                continue;
+            }
+        };
         let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
         all.push(File { path: entry.into_path(), id });
         if all.len() > FILES_MAX {
@@ -176,6 +221,25 @@ fn unique_ids(files: &mut [File]) {
 mod tests {
     use super::*;
 
+    fn found(paths: &[String]) -> Result<Found, SourceError> {
+        files(paths, &CancellationToken::new())
+    }
+
+    #[test]
+    fn what_is_told_to_stop_reads_no_further() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), vec![b'x'; 1 << 20]).expect("written");
+        let stop = CancellationToken::new();
+        let mut reader = open(file.path(), &stop).expect("opens");
+        let mut some = [0; 10];
+        reader.read_exact(&mut some).expect("read");
+        stop.cancel();
+        assert!(reader.read_to_end(&mut Vec::new()).is_err());
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(folder.path().join("a.md"), "a").expect("written");
+        assert!(files(&[folder.path().display().to_string()], &stop).is_err());
+    }
+
     #[test]
     fn a_folder_is_walked_in_order_without_hidden_and_ignored_files() {
         let folder = tempfile::tempdir().expect("a temporary directory");
@@ -184,9 +248,9 @@ mod tests {
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
             std::fs::write(path, text).expect("written");
         }
-        let ids: Vec<String> = files(&[folder.path().display().to_string()]).expect("files").into_iter().map(|f| f.id).collect();
+        let ids: Vec<String> = found(&[folder.path().display().to_string()]).expect("files").files.into_iter().map(|f| f.id).collect();
         assert_eq!(ids, ["a/x.rs", "b.md"]);
-        assert!(files(&["relative".into()]).is_err());
+        assert!(found(&["relative".into()]).is_err());
     }
 
     #[test]
@@ -198,8 +262,8 @@ mod tests {
             std::fs::write(path, name).expect("written");
         }
         let of = |pattern: &str| -> Vec<String> {
-            let found = files(&[folder.path().join(pattern).display().to_string()]);
-            found.map(|found| found.into_iter().map(|f| f.id).collect()).unwrap_or_default()
+            let found = found(&[folder.path().join(pattern).display().to_string()]);
+            found.map(|found| found.files.into_iter().map(|f| f.id).collect()).unwrap_or_default()
         };
         assert_eq!(of("**/*.md"), ["a.md", "od[d].md", "x/c.md", "x/y/d.md"]);
         assert_eq!(of("*.{md,txt}"), ["a.md", "b.txt", "od[d].md"]);

@@ -142,7 +142,12 @@ pub async fn connected<T>(
 ) -> Result<T, ReadError> {
     let (mut pause, until) = (CONNECT_PAUSE, Instant::now() + CONNECT_PATIENCE);
     for attempt in 1.. {
-        match connect().await {
+        // A server may take a connection and then say nothing.
+        let outcome = tokio::select! {
+            outcome = connect() => outcome,
+            () = cancel.cancelled() => break,
+        };
+        match outcome {
             Err(ReadError::Server(why)) if Instant::now() + pause > until => {
                 return Err(ReadError::Server(format!("{why}; tried {attempt} times")));
             }

@@ -10,6 +10,7 @@ pub mod settle;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use brahman_card::Fault;
 use brahman_card::interface::ingest::{WatchIn, Watching};
 use brahman_storage::atomic;
+use futures_util::FutureExt;
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, EventKind, RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
@@ -172,7 +174,7 @@ impl Watches {
     fn begin(self: &Arc<Self>, kept: Kept) {
         let dataset = kept.ask.dataset.clone();
         let told = told(&kept.ask);
-        let task = tokio::spawn(follow(Arc::clone(self), kept.clone()));
+        let task = tokio::spawn(follow_on(Arc::clone(self), kept.clone()));
         self.lock().insert(dataset, Watch { kept, told, task: Some(task) });
     }
 
@@ -237,8 +239,24 @@ fn why_polling(error: &notify::Error, every: Duration) -> String {
     }
 }
 
-/// Follows one watch for as long as it lasts.
-async fn follow(watches: Arc<Watches>, kept: Kept) {
+/// Follows one watch for as long as it lasts, and begins anew should that break off: what is said to be watched is.
+async fn follow_on(watches: Arc<Watches>, kept: Kept) {
+    let dataset = kept.ask.dataset.clone();
+    loop {
+        let following = AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone())).catch_unwind().await;
+        let why = match following {
+            Ok(why) => why,
+            Err(_) => "following it panicked; the log has more".to_owned(),
+        };
+        tracing::error!(dataset, "the watch broke off: {why}");
+        let words = format!("{why}; it begins anew in {} s", RETRY.as_secs());
+        watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(words)));
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Follows one watch; gives why it cannot go on.
+async fn follow(watches: Arc<Watches>, kept: Kept) -> String {
     let ask = kept.ask;
     let dataset = ask.dataset.clone();
     let debounce = Duration::from_millis(ask.debounce_ms.unwrap_or(DEBOUNCE_MS));
@@ -263,7 +281,7 @@ async fn follow(watches: Arc<Watches>, kept: Kept) {
                     watches.tell(&dataset, |w| (w.state, w.reason) = ("watching".into(), None));
                 }
                 Ok(Err(error)) => watches.tell(&dataset, |w| (w.state, w.reason) = ("polling".into(), Some(why_polling(&error, poll)))),
-                Err(_) => return,
+                Err(error) => return format!("asking the kernel: {error}"),
             }
         }
         let idle = if teller.is_some() { reconcile } else { poll };
@@ -289,7 +307,7 @@ async fn follow(watches: Arc<Watches>, kept: Kept) {
                 watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(error.to_string())));
                 continue;
             }
-            Err(_) => return,
+            Err(error) => return format!("looking at the folders: {error}"),
         };
         let files = listing.files;
         watches.tell(&dataset, |w| w.files = files);
@@ -325,7 +343,14 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     watches.tell(dataset, |w| {
         w.state = before;
         match done {
-            Ok(out) => (w.run_id, w.generation, w.rows, w.error) = (out.run_id, out.generation, Some(out.rows), None),
+            Ok(out) => {
+                // What was left out is told as long as it is.
+                let left_out = out.quarantined.filter(|n| *n > 0).map(|n| {
+                    let first = out.quarantine.iter().flatten().next().map(|q| format!(", first {}: {}", q.source, q.reason));
+                    format!("{n} left out{}", first.unwrap_or_default())
+                });
+                (w.run_id, w.generation, w.rows, w.error) = (out.run_id, out.generation, Some(out.rows), left_out);
+            }
             Err(fault) => w.error = Some(fault.message().to_owned()),
         }
     });

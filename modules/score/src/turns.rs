@@ -66,6 +66,27 @@ fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Carries out what waits until the queue is closed.
+fn serve(queue: &(Mutex<Queue>, Condvar), engine: &dyn Engine) {
+    loop {
+        let mut held = lock(&queue.0);
+        let turn = loop {
+            if let Some(turn) = held.waiting.pop() {
+                break turn;
+            }
+            if held.closed {
+                return;
+            }
+            held = queue.1.wait(held).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(held);
+        // A panic is one call's end, not the service's: its words go with its work, and the caller hears that.
+        if catch_unwind(AssertUnwindSafe(|| (turn.work)(engine))).is_err() {
+            tracing::error!("a call's work panicked; its caller was told");
+        }
+    }
+}
+
 impl Turns {
     /// Starts the thread.
     ///
@@ -75,22 +96,11 @@ impl Turns {
         let queue = Arc::new((Mutex::new(Queue::default()), Condvar::new()));
         let own = Arc::clone(&queue);
         std::thread::Builder::new().name("score".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-            loop {
-                let mut held = lock(&own.0);
-                let turn = loop {
-                    if let Some(turn) = held.waiting.pop() {
-                        break turn;
-                    }
-                    if held.closed {
-                        return;
-                    }
-                    held = own.1.wait(held).unwrap_or_else(PoisonError::into_inner);
-                };
-                drop(held);
-                // A panic is one call's end, not the service's.
-                if catch_unwind(AssertUnwindSafe(|| (turn.work)(&*engine))).is_err() {
-                    tracing::error!("a call's work panicked; its caller was told");
-                }
+            // Nothing ends this thread but its own end: without it every call would wait for ever.
+            while let Err(panic) = catch_unwind(AssertUnwindSafe(|| serve(&own, &*engine))) {
+                // Dropped, it may panic in its turn.
+                std::mem::forget(panic);
+                tracing::error!("what takes turns panicked, and goes on");
             }
         })?;
         Ok(Self { queue })
@@ -150,5 +160,28 @@ mod tests {
         hold.send(()).expect("it waits");
         let order: Vec<&str> = told.iter().take(3).collect();
         assert_eq!(order, ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn no_panic_ends_the_thread_and_each_ends_its_own_call() {
+        /// Panics again when the first panic is over.
+        struct Again;
+        impl Drop for Again {
+            fn drop(&mut self) {
+                panic!("as this test wants");
+            }
+        }
+        let turns = Turns::start(Arc::new(Mock::default())).expect("a thread");
+        let (tell, told) = mpsc::channel::<()>();
+        turns
+            .take(0, move |_| {
+                let _held = tell;
+                std::panic::panic_any(Again);
+            })
+            .expect("a place");
+        assert!(told.recv().is_err(), "its caller hears that nothing comes");
+        let (tell, told) = mpsc::channel();
+        turns.take(0, move |_| tell.send(7).expect("heard")).expect("a place");
+        assert_eq!(told.recv(), Ok(7));
     }
 }

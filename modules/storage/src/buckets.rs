@@ -1,8 +1,9 @@
 //! Buckets by name over `object_store`: folders of this machine and S3. Every operation that fails is written into a journal.
 //!
 //! `primary` and `rescue` are always there. A bucket is registered only after a probe: an object is put, refused when it
-//! is put again, read and deleted; what does not refuse can have one writer only, and is registered as such. Invariant: no
-//! secret key is in the registry, an error or the journal.
+//! is put again, read and deleted; what does not refuse can have one writer only, and is registered as such. Invariants: no
+//! secret key is in the registry, an error or the journal; a bucket that cannot be opened stays registered; a registry that cannot
+//! be read is never written over.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use brahman_card::interface::storage::{AddBucketIn, Bucket, Failure, Health, PRIMARY, RESCUE};
+use brahman_card::interface::storage::{AddBucketIn, Bucket, Failure, Health, OBJECT_BYTES_MAX, PRIMARY, RESCUE};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, WriteMultipart};
+use object_store::{ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, WriteMultipart};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -59,6 +60,37 @@ pub enum BucketError {
         /// Why.
         why: String,
     },
+    /// There is no such object.
+    #[error("bucket `{name}` has no object {key}")]
+    NoSuchObject {
+        /// The bucket.
+        name: String,
+        /// The key.
+        key: String,
+    },
+    /// It is not what it should be.
+    #[error("bucket `{name}`: {key}: {why}")]
+    Damaged {
+        /// The bucket.
+        name: String,
+        /// The key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// More than is read at once.
+    #[error(
+        "{key} in bucket `{name}` has {size} bytes, expected at most {} at once: ask for a part, by offset and length",
+        OBJECT_BYTES_MAX
+    )]
+    TooLarge {
+        /// The bucket.
+        name: String,
+        /// The key.
+        key: String,
+        /// Bytes of the object.
+        size: u64,
+    },
     /// Our own disk.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -94,6 +126,17 @@ impl Root {
     }
 }
 
+/// A part of an object, or all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The part.
+    pub bytes: Vec<u8>,
+    /// Bytes of the whole object.
+    pub size: u64,
+    /// Of the whole object, in hex, if all of it was read.
+    pub sha256: Option<String>,
+}
+
 /// A bucket, open.
 #[derive(Clone, Debug)]
 struct Opened {
@@ -107,7 +150,20 @@ pub struct Buckets {
     file: PathBuf,
     home: PathBuf,
     all: Mutex<BTreeMap<String, Opened>>,
+    /// Registered, but not to be opened just now, and why.
+    unopened: Mutex<BTreeMap<String, (Bucket, String)>>,
+    /// Why the registry cannot be read, if it cannot.
+    unreadable: Option<String>,
     failures: Mutex<(Log, Vec<Failure>)>,
+}
+
+/// Names that a bucket cannot have: folders and files of our own, whose names would be taken for it.
+const RESERVED: [&str; 4] = [PRIMARY, "buckets", "mock", "catalog"];
+
+/// Whether a bucket may have this name: it is a folder's, and never leads out of the one that it is put into.
+fn is_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=64).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.')
 }
 
 fn now_ms() -> u64 {
@@ -163,13 +219,18 @@ impl Buckets {
         let (file, home) = (state.join("catalog/buckets.json"), state.join("buckets"));
         std::fs::create_dir_all(state.join("catalog"))?;
         let (log, kept) = Log::open(&state.join("catalog/errors.log"))?;
-        let buckets = Self { file, home, all: Mutex::default(), failures: Mutex::new((log, kept)) };
-        let registered: Vec<Bucket> = match std::fs::read(&buckets.file) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", buckets.file.display())))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(e),
+        let registered: Result<Vec<Bucket>, String> = match std::fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| e.to_string()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e.to_string()),
         };
+        let unreadable = registered.as_ref().err().map(|why| format!("the register of buckets, {}: {why}", file.display()));
+        let (all, unopened, failures) = (Mutex::default(), Mutex::default(), Mutex::new((log, kept)));
+        let buckets = Self { file, home, all, unopened, unreadable, failures };
+        if let Some(why) = &buckets.unreadable {
+            // What lies in the folders of the state can be read all the same.
+            buckets.failed(PRIMARY, "open", "", why);
+        }
         let own = |name: &str| Bucket {
             name: name.to_owned(),
             url: format!("file://{}", buckets.home.join(name).display()),
@@ -179,13 +240,43 @@ impl Buckets {
             conditional_put: true,
             added_ms: 0,
         };
-        for bucket in [own(PRIMARY), own(RESCUE)].into_iter().chain(registered) {
-            match open(&bucket.name, &bucket.url, &bucket.options, bucket.secret.as_deref()) {
+        for bucket in [own(PRIMARY), own(RESCUE)].into_iter().chain(registered.unwrap_or_default()) {
+            // Registered before names were checked: `..` would be the folder above.
+            let opened = match is_name(&bucket.name) {
+                true => open(&bucket.name, &bucket.url, &bucket.options, bucket.secret.as_deref()),
+                false => Err(BucketError::Bad(format!("`{}` is no name for a bucket", bucket.name))),
+            };
+            match opened {
                 Ok(store) => drop(lock(&buckets.all).insert(bucket.name.clone(), Opened { bucket, store })),
-                Err(error) => buckets.failed(&bucket.name, "open", "", &error),
+                Err(error) => {
+                    buckets.failed(&bucket.name, "open", "", &error);
+                    lock(&buckets.unopened).insert(bucket.name.clone(), (bucket, error.to_string()));
+                }
             }
         }
         Ok(buckets)
+    }
+
+    /// What could not be read of which buckets there are.
+    #[must_use]
+    pub fn unread(&self) -> Vec<String> {
+        let unopened = lock(&self.unopened);
+        let words = unopened.values().map(|(bucket, why)| format!("bucket `{}`: {why}", bucket.name));
+        self.unreadable.iter().cloned().chain(words).collect()
+    }
+
+    /// Whether a folder is one below that of our buckets: only such a one is ours to remove.
+    #[must_use]
+    pub fn is_ours(&self, folder: &Path) -> bool {
+        folder.parent() == Some(self.home.as_path()) && folder.file_name().and_then(|name| name.to_str()).is_some_and(is_name)
+    }
+
+    /// Refuses to write the registry anew while it cannot be read.
+    fn readable(&self) -> Result<(), BucketError> {
+        match &self.unreadable {
+            Some(why) => Err(BucketError::Bad(format!("{why}: mend it, or move it away, and restart the catalog; nothing was changed"))),
+            None => Ok(()),
+        }
     }
 
     /// Writes a failure into the journal.
@@ -257,10 +348,11 @@ impl Buckets {
     /// If it cannot be reached or does not do what a bucket must; it is then not registered.
     pub async fn add(&self, ask: AddBucketIn) -> Result<Bucket, BucketError> {
         let AddBucketIn { name, url, options, secret } = ask;
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) || name == PRIMARY {
-            return Err(BucketError::Bad(format!("`{name}`: expected 1 to 64 of a-z A-Z 0-9 . _ -, and another than primary")));
+        if !is_name(&name) || RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+            let expected = format!("expected 1 to 64 of a-z A-Z 0-9 . _ -, not starting with a dot, and none of {}", RESERVED.join(", "));
+            return Err(BucketError::Bad(format!("`{}` is no name for a bucket: {expected}", name.escape_debug())));
         }
+        self.readable()?;
         let options = options.unwrap_or_default();
         let store = open(&name, &url, &options, secret.as_deref())?;
         let conditional_put = self.probe(&name, &store).await?;
@@ -278,6 +370,7 @@ impl Buckets {
             }
             return Err(error.into());
         }
+        lock(&self.unopened).remove(&bucket.name);
         Ok(bucket)
     }
 
@@ -286,9 +379,18 @@ impl Buckets {
     /// # Errors
     /// If it is protected, or there is none.
     pub fn remove(&self, name: &str) -> Result<(), BucketError> {
+        self.readable()?;
         let mut all = lock(&self.all);
         match all.get(name) {
-            None => return Err(BucketError::NoSuchBucket(name.to_owned())),
+            None => {
+                // One that cannot be opened can be forgotten all the same.
+                let gone = lock(&self.unopened).remove(name);
+                let Some(gone) = gone else { return Err(BucketError::NoSuchBucket(name.to_owned())) };
+                return self.save(&all).map_err(|error| {
+                    lock(&self.unopened).insert(name.to_owned(), gone);
+                    error.into()
+                });
+            }
             Some(opened) if opened.bucket.protected => return Err(BucketError::Protected(name.to_owned())),
             Some(_) => {}
         }
@@ -301,7 +403,9 @@ impl Buckets {
     }
 
     fn save(&self, all: &BTreeMap<String, Opened>) -> io::Result<()> {
-        let added: Vec<&Bucket> = all.values().map(|o| &o.bucket).filter(|b| b.added_ms > 0).collect();
+        let unopened = lock(&self.unopened);
+        let others = unopened.values().map(|(bucket, _)| bucket).filter(|bucket| !all.contains_key(&bucket.name));
+        let added: Vec<&Bucket> = all.values().map(|o| &o.bucket).filter(|b| b.added_ms > 0).chain(others).collect();
         atomic::write(&self.file, &serde_json::to_vec_pretty(&added)?)
     }
 
@@ -415,6 +519,77 @@ impl Buckets {
         })
     }
 
+    /// Puts a small object, over what is there unless it must be new. False if it was to be new, and is not.
+    ///
+    /// # Errors
+    /// As the bucket gives them; they are in the journal.
+    pub async fn put(&self, name: &str, key: &str, bytes: Vec<u8>, only_new: bool) -> Result<bool, BucketError> {
+        let opened = self.opened(name)?;
+        let mode = if only_new { PutMode::Create } else { PutMode::Overwrite };
+        match opened.store.put_opts(&Key::from(key), PutPayload::from(bytes), PutOptions::from(mode)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) if only_new => Ok(false),
+            Err(error) => {
+                self.failed(name, "put", key, &error);
+                Err(BucketError::Unusable { name: name.to_owned(), why: error.to_string() })
+            }
+        }
+    }
+
+    /// Bytes of an object from an offset on, at most [`OBJECT_BYTES_MAX`]. With a hash all of the object is read, and compared.
+    ///
+    /// # Errors
+    /// If there is no such object, it is too large, or it is another; as the bucket gives them. They are in the journal.
+    pub async fn read(
+        &self,
+        name: &str,
+        key: &str,
+        (offset, length): (u64, Option<u64>),
+        sha256: Option<&str>,
+    ) -> Result<Part, BucketError> {
+        let opened = self.opened(name)?;
+        let place = Key::from(key);
+        let failed = |error: object_store::Error| match error {
+            object_store::Error::NotFound { .. } => BucketError::NoSuchObject { name: name.to_owned(), key: key.to_owned() },
+            error => {
+                self.failed(name, "get", key, &error);
+                BucketError::Unusable { name: name.to_owned(), why: format!("{key}: {error}") }
+            }
+        };
+        let size = opened.store.head(&place).await.map_err(failed)?.size;
+        let end = length.map_or(size, |length| offset.saturating_add(length).min(size));
+        if end.saturating_sub(offset) > OBJECT_BYTES_MAX {
+            return Err(BucketError::TooLarge { name: name.to_owned(), key: key.to_owned(), size });
+        }
+        let whole = sha256.is_some() || offset == 0 && end == size;
+        if !whole && offset >= end {
+            return Ok(Part { bytes: Vec::new(), size, sha256: None });
+        }
+        let options = GetOptions::default().with_range((!whole).then_some(offset..end));
+        let result = opened.store.get_opts(&place, options).await.map_err(failed)?;
+        let mut at = result.range.start;
+        let mut stream = result.into_stream();
+        let (mut bytes, mut hasher) = (Vec::new(), Sha256::new());
+        while let Some(piece) = stream.next().await {
+            let piece = piece.map_err(failed)?;
+            let next = at + piece.len() as u64;
+            let within = |n: u64| usize::try_from(n.clamp(at, next) - at).unwrap_or(0);
+            let (from, to) = (within(offset), within(end));
+            if from < to {
+                bytes.extend_from_slice(&piece[from..to]);
+            }
+            hasher.update(&piece);
+            at = next;
+        }
+        let found = hex(&hasher.finalize());
+        if let Some(expected) = sha256.filter(|expected| *expected != found) {
+            let why = format!("its sha256 is {found}, expected {expected}");
+            self.failed(name, "verify", key, &why);
+            return Err(BucketError::Damaged { name: name.to_owned(), key: key.to_owned(), why });
+        }
+        Ok(Part { bytes, size, sha256: whole.then_some(found) })
+    }
+
     /// Copies an object out of a bucket to a file, if it is what it should be; a file is there whole or not at all.
     ///
     /// # Errors
@@ -511,6 +686,70 @@ mod tests {
         for url in ["relative", "file://relative", "ftp://x/y", "s3://"] {
             assert!(matches!(buckets.add(ask("bad", url)).await, Err(BucketError::Bad(_))), "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn names_never_lead_out_of_the_folder_of_buckets() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let url = format!("file://{}/more", state.path().display());
+        let buckets = Buckets::open(state.path()).expect("opens");
+        for bad in ["", ".", "..", ".x", "a/b", "primary", "buckets", "mock", "a\nb", &"x".repeat(65)] {
+            assert!(matches!(buckets.add(ask(bad, &url)).await, Err(BucketError::Bad(_))), "{bad:?}");
+        }
+        // One that an earlier version has registered is left alone, and said.
+        let registry = state.path().join("catalog/buckets.json");
+        let bucket = |name: &str| serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1});
+        std::fs::write(&registry, serde_json::json!([bucket(".."), bucket("lake")]).to_string()).expect("written");
+        let buckets = Buckets::open(state.path()).expect("opens");
+        assert!(!buckets.roots().contains_key("..") && buckets.unread()[0].contains("`..`"), "{:?}", buckets.unread());
+        for (folder, ours) in [("buckets/lake", true), ("buckets/..", false), (".", false), ("", false), ("buckets/a/b", false)] {
+            assert_eq!(buckets.is_ours(&state.path().join(folder)), ours, "{folder}");
+        }
+        buckets.add(ask("more", &url)).await.expect("added");
+        let kept = std::fs::read_to_string(&registry).expect("there");
+        assert!(kept.contains("\"..\"") && kept.contains("more"), "what cannot be opened stays registered: {kept}");
+        buckets.remove("..").expect("forgotten");
+        assert!(buckets.unread().is_empty() && !std::fs::read_to_string(&registry).expect("there").contains("\"..\""));
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let registry = state.path().join("catalog/buckets.json");
+        std::fs::create_dir_all(state.path().join("catalog")).expect("made");
+        std::fs::write(&registry, r#"{"sha256":"0","entry":{}}"#).expect("written");
+        let buckets = Buckets::open(state.path()).expect("what lies in the state can be read all the same");
+        assert_eq!(buckets.list().len(), 2);
+        assert!(buckets.unread()[0].contains("buckets.json"), "{:?}", buckets.unread());
+        let url = format!("file://{}/more", state.path().display());
+        assert!(matches!(buckets.add(ask("more", &url)).await, Err(BucketError::Bad(_))));
+        assert!(std::fs::read_to_string(&registry).expect("there").contains("entry"));
+    }
+
+    #[tokio::test]
+    async fn parts_of_an_object_are_read_and_another_content_is_refused() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let buckets = Buckets::open(state.path()).expect("opens");
+        assert!(buckets.put(PRIMARY, "notes/a.txt", b"hello world".to_vec(), true).await.expect("put"));
+        assert!(!buckets.put(PRIMARY, "notes/a.txt", b"other".to_vec(), true).await.expect("it is there"));
+        let sha256 = hex(&crate::digest::sha256(b"hello world"));
+        let all = buckets.read(PRIMARY, "notes/a.txt", (0, None), None).await.expect("read");
+        assert_eq!(all, Part { bytes: b"hello world".to_vec(), size: 11, sha256: Some(sha256.clone()) });
+        for (offset, length, text) in [(6, None, "world"), (6, Some(3), "wor"), (9, Some(100), "ld"), (11, None, ""), (50, Some(1), "")] {
+            for expected in [None, Some(sha256.as_str())] {
+                let part = buckets.read(PRIMARY, "notes/a.txt", (offset, length), expected).await.expect("read");
+                assert_eq!((part.bytes.as_slice(), part.size), (text.as_bytes(), 11), "{offset} {length:?}");
+            }
+        }
+        let other = buckets.read(PRIMARY, "notes/a.txt", (0, Some(1)), Some("0")).await;
+        assert!(matches!(other, Err(BucketError::Damaged { .. })), "{other:?}");
+        assert!(matches!(buckets.read(PRIMARY, "none", (0, None), None).await, Err(BucketError::NoSuchObject { .. })));
+        let large = vec![0; usize::try_from(OBJECT_BYTES_MAX).expect("small") + 1];
+        buckets.put(PRIMARY, "large", large, false).await.expect("put");
+        assert!(
+            matches!(buckets.read(PRIMARY, "large", (0, None), None).await, Err(BucketError::TooLarge { size, .. }) if size > OBJECT_BYTES_MAX)
+        );
+        assert_eq!(buckets.read(PRIMARY, "large", (OBJECT_BYTES_MAX, None), None).await.expect("the rest").bytes.len(), 1);
     }
 
     #[tokio::test]

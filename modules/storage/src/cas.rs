@@ -2,17 +2,20 @@
 //!
 //! Invariants: an object is visible only once whole and on disk (unique temporary name, fsync, rename, fsync of the
 //! shard); what is read is hashed again, and a damaged object is moved aside and counts as absent; collection keeps
-//! the store under its bound, oldest use first.
+//! the store under its bound, oldest use first, and deletes nothing while any of it could not be listed.
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
 use crate::atomic::sync_dir;
 use crate::digest::{hex, sha256};
+
+/// A temporary file this old is of a writer that died: none writes for so long.
+const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
 
 /// Why an object cannot be had.
 #[derive(Debug, Error)]
@@ -114,28 +117,32 @@ impl Store {
     pub fn collect(&self, bytes_max: u64) -> Result<(u64, usize), CasError> {
         let objects = self.root.join("objects");
         let failed = |source| CasError::Io { path: objects.clone(), source };
-        let mut all = Vec::new();
-        let mut gone = 0;
-        for shard in fs::read_dir(&objects).map_err(failed)?.flatten() {
-            for object in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
-                let Ok(meta) = object.metadata() else { continue };
-                let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                if object.file_name().to_string_lossy().starts_with(".tmp-") {
-                    let old = used.elapsed().is_ok_and(|age| age.as_secs() > 3600);
-                    gone += usize::from(old && fs::remove_file(object.path()).is_ok());
-                } else {
-                    all.push((used, meta.len(), object.path()));
-                }
+        let mut all: Vec<Seen> = Vec::new();
+        for shard in fs::read_dir(&objects).map_err(failed)? {
+            let shard = shard.map_err(failed)?.path();
+            let failed = |source| CasError::Io { path: shard.clone(), source };
+            let listed = match fs::read_dir(&shard) {
+                // Not one of ours.
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
+                listed => listed.map_err(failed)?,
+            };
+            for object in listed {
+                let object = object.map_err(failed)?;
+                let meta = match object.metadata() {
+                    // Gone since it was listed.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    meta => meta.map_err(failed)?,
+                };
+                let used = meta.modified().map_err(failed)?;
+                let temporary = object.file_name().to_string_lossy().starts_with(".tmp-");
+                all.push(Seen { used, bytes: meta.len(), temporary, path: object.path() });
             }
         }
-        let mut left: u64 = all.iter().map(|(_, len, _)| len).sum();
-        all.sort();
-        for (_, len, path) in all {
-            if left <= bytes_max {
-                break;
-            }
-            if fs::remove_file(path).is_ok() {
-                left -= len;
+        let mut left: u64 = all.iter().filter(|seen| !seen.temporary).map(|seen| seen.bytes).sum();
+        let mut gone = 0;
+        for seen in surplus(all, bytes_max, SystemTime::now()) {
+            if fs::remove_file(&seen.path).is_ok() {
+                left -= if seen.temporary { 0 } else { seen.bytes };
                 gone += 1;
             }
         }
@@ -143,9 +150,59 @@ impl Store {
     }
 }
 
+/// What a listing saw.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    used: SystemTime,
+    bytes: u64,
+    /// Of a writer that has not finished, or died.
+    temporary: bool,
+    path: PathBuf,
+}
+
+/// What of a whole listing goes: old temporary files, and the objects longest unused until the rest fits.
+fn surplus(mut all: Vec<Seen>, bytes_max: u64, now: SystemTime) -> Vec<Seen> {
+    all.sort();
+    let mut left: u64 = all.iter().filter(|seen| !seen.temporary).map(|seen| seen.bytes).sum();
+    all.retain(|seen| {
+        if seen.temporary {
+            return now.duration_since(seen.used).is_ok_and(|age| age > TEMPORARY_AGE);
+        }
+        let goes = left > bytes_max;
+        left -= if goes { seen.bytes } else { 0 };
+        goes
+    });
+    all
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn the_bound_is_kept_and_nothing_used_since_goes_before_what_was_not(
+            seen in prop::collection::vec((0_u64..10_000, 0_u64..100, any::<bool>()), 0..20), bytes_max in 0_u64..600,
+        ) {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
+            let of = |(n, (at, bytes, temporary)): (usize, (u64, u64, bool))| {
+                Seen { used: SystemTime::UNIX_EPOCH + Duration::from_secs(at), bytes, temporary, path: n.to_string().into() }
+            };
+            let all: Vec<Seen> = seen.into_iter().enumerate().map(of).collect();
+            let gone = surplus(all.clone(), bytes_max, now);
+            let stay: Vec<&Seen> = all.iter().filter(|seen| !gone.contains(seen)).collect();
+            let kept: u64 = stay.iter().filter(|seen| !seen.temporary).map(|seen| seen.bytes).sum();
+            prop_assert!(kept <= bytes_max);
+            let last = gone.iter().filter(|seen| !seen.temporary).max();
+            if let Some(last) = last {
+                prop_assert!(kept + last.bytes > bytes_max, "no more than must");
+                prop_assert!(stay.iter().all(|seen| seen.temporary || *seen > last), "the longest unused first");
+            }
+            prop_assert!(gone.iter().all(|seen| !seen.temporary || now.duration_since(seen.used).expect("before") > TEMPORARY_AGE));
+        }
+    }
 
     fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().expect("a temporary directory");

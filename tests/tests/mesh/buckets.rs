@@ -92,6 +92,85 @@ async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
 }
 
 #[tokio::test]
+async fn an_object_is_got_and_put_by_key_and_what_a_dataset_is_made_of_is_never_put_over() {
+    use brahman_card::interface::storage::{decode, encode};
+    let mesh = mesh(|setup| setup).await;
+    let copies = mesh.folder.path().join("copies");
+    mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", copies.display())]);
+    let put = async |key: &str, data: &str| {
+        let ask = json!({"bucket": "primary", "key": key, "data_base64": encode(data.as_bytes())});
+        mesh.call("org.brahman.Storage.PutObject", ask).await
+    };
+    let get = async |ask: Value| mesh.call("org.brahman.Storage.GetObject", ask).await.expect("read");
+    let data = |reply: &Value| decode(reply["data_base64"].as_str().expect("base64")).expect("base64");
+    let done = put("notes/a.txt", "hello world").await.expect("put");
+    assert_eq!((&done["size"], &done["copied"]), (&json!(11), &json!(true)));
+    let got = get(json!({"bucket": "primary", "key": "notes/a.txt"})).await;
+    assert_eq!((data(&got), &got["sha256"], &got["rescue_used"]), (b"hello world".to_vec(), &done["sha256"], &json!(false)));
+    let part = get(json!({"bucket": "primary", "key": "notes/a.txt", "offset": 6, "length": 3})).await;
+    assert_eq!((data(&part), &part["size"]), (b"wor".to_vec(), &json!(11)));
+    std::fs::remove_file(mesh.folder.path().join("state/buckets/primary/notes/a.txt")).expect("removed");
+    let got = get(json!({"bucket": "primary", "key": "notes/a.txt"})).await;
+    assert_eq!((data(&got), &got["rescue_used"]), (b"hello world".to_vec(), &json!(true)));
+
+    // What a dataset is made of: with the bytes that were committed, or not at all.
+    let object = ingest(&mesh, 500);
+    let (whole, key) = (std::fs::read(&object).expect("there"), key(&object));
+    while std::fs::metadata(copies.join(&key)).map_or(0, |m| m.len()) != whole.len() as u64 {}
+    let ask = json!({"bucket": "primary", "key": key});
+    assert_eq!(get(ask.clone()).await["rescue_used"], false);
+    let mut flipped = whole.clone();
+    flipped[7] ^= 1;
+    std::fs::write(&object, &flipped).expect("damaged");
+    let got = get(ask.clone()).await;
+    assert_eq!((data(&got), &got["rescue_used"]), (whole.clone(), &json!(true)));
+    std::fs::write(copies.join(&key), &flipped).expect("damaged as well");
+    assert_eq!(mesh.fault("org.brahman.Storage.GetObject", ask).await.name, "org.brahman.Storage.DamagedObject");
+    for bad in [key.as_str(), "manifests/t/1.json", "indexes/x", "../catalog/t.json", "/etc/passwd", "a//b", ""] {
+        let refused = put(bad, "x").await.expect_err("refused");
+        assert!(refused.to_string().contains("key"), "{bad}: {refused}");
+    }
+    assert_eq!(std::fs::read(&object).expect("there"), flipped, "nothing was put over it");
+    for (ask, name) in [
+        (json!({"bucket": "primary", "key": "none"}), "org.brahman.Storage.NoSuchObject"),
+        (json!({"bucket": "none", "key": "a"}), "org.brahman.Storage.NoSuchBucket"),
+        (json!({"bucket": "primary", "key": "../../log"}), "org.varlink.service.InvalidParameter"),
+        (json!({"bucket": "primary", "key": "a", "length": 9_000_000}), "org.varlink.service.InvalidParameter"),
+    ] {
+        assert_eq!(mesh.fault("org.brahman.Storage.GetObject", ask).await.name, name);
+    }
+    let large = mesh.folder.path().join("state/buckets/primary/large");
+    std::fs::write(large, vec![0; 9 << 20]).expect("written");
+    let fault = mesh.fault("org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": "large"})).await;
+    assert_eq!((&*fault.name, &fault.parameters["size"]), ("org.brahman.Storage.TooLarge", &json!(9 << 20)), "{fault}");
+}
+
+#[tokio::test]
+async fn while_a_dataset_cannot_be_read_no_bucket_goes_and_nothing_is_tidied() {
+    let mesh = mesh(|setup| setup).await;
+    let disk = mesh.folder.path().join("disk");
+    mesh.brahman_json(&["buckets", "add", "big", &format!("file://{}", disk.display())]);
+    let csv = mesh.folder.path().join("u.csv");
+    std::fs::write(&csv, "id\n1\n").expect("written");
+    mesh.brahman_json(&["ingest", "files", "u", &csv.display().to_string(), "--bucket", "big"]);
+    let first = ingest(&mesh, 1);
+    std::fs::write(mesh.folder.path().join("state/catalog/u.json"), "{").expect("damaged");
+    let pid = mesh.module("catalog").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    let out = mesh.brahman(&["buckets", "remove", "big"]);
+    let words = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && words.contains("dataset `u`"), "{words}");
+    (2..5).for_each(|rows| drop(ingest(&mesh, rows)));
+    assert!(first.is_file(), "three generations on, for it may be what the damaged one needs");
+    assert!(mesh.brahman_json(&["datasets"])["notes"].to_string().contains("nothing is tidied"));
+    mesh.brahman_json(&["datasets", "resync"]);
+    ingest(&mesh, 6);
+    assert!(mesh.brahman_json(&["datasets"])["notes"].is_null());
+    mesh.brahman_json(&["datasets", "u"]);
+}
+
+#[tokio::test]
 async fn a_bucket_that_vanishes_is_told_and_is_there_again_with_the_next_run() {
     let mesh = mesh(|setup| setup).await;
     let object = ingest(&mesh, 10);

@@ -76,6 +76,48 @@ async fn rows_above_the_cursor_take_the_place_of_old_ones_and_late_commits_are_n
 }
 
 #[tokio::test]
+async fn a_dataset_of_several_runs_whose_manifest_is_lost_comes_back_whole_and_is_read_on_from_where_it_stood() {
+    let (server, mesh) = (Postgres::start(), mesh().await);
+    server.psql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 1000) i");
+    let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "incremental", "cursor": "id"});
+    let run = async || mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read");
+    run().await;
+    server.psql("INSERT INTO t SELECT i, 'v' || i FROM generate_series(2001, 2010) i");
+    run().await;
+    let before = dataset(&mesh).await;
+    assert_eq!((&before["rows"], before["objects"].as_array().map(Vec::len)), (&json!(1010), Some(2)));
+    let lose = async || {
+        let pid = mesh.module("catalog").await.pid;
+        std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
+        mesh.signal(pid, "KILL");
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    };
+    lose().await;
+    assert_eq!(mesh.brahman_json(&["datasets"])["datasets"][0]["state"], "lost");
+    mesh.brahman_json(&["datasets", "resync"]);
+    let back = dataset(&mesh).await;
+    for field in ["rows", "objects", "watermark", "run_id", "generation"] {
+        assert_eq!(back[field], before[field], "{field}");
+    }
+    // It goes on from there.
+    server.psql("INSERT INTO t VALUES (3000, 'next')");
+    let next = run().await;
+    assert!(next["notes"].to_string().contains("1 new"), "{next}");
+    assert_eq!(dataset(&mesh).await["rows"], 1011);
+
+    // With an object gone it does not add up: that is said by name, and nothing is published or deleted.
+    let gone = before["objects"][0]["path"].as_str().expect("a path").to_owned();
+    std::fs::remove_file(&gone).expect("removed");
+    lose().await;
+    let fault = mesh.fault("org.brahman.Catalog.Resync", json!({"name": "t"})).await;
+    assert_eq!((&*fault.name, &fault.parameters["expected_rows"]), ("org.brahman.Catalog.Incomplete", &json!(1011)), "{fault}");
+    assert!(fault.message().contains("part-0.parquet"), "{fault}");
+    let out = mesh.brahman(&["datasets", "resync", "t"]);
+    assert!(!out.status.success());
+    assert!(std::path::Path::new(before["objects"][1]["path"].as_str().expect("a path")).is_file());
+}
+
+#[tokio::test]
 async fn mariadb_reads_above_a_cursor_too() {
     let (server, mesh) = (MariaDb::start(), mesh().await);
     server.sql("CREATE TABLE t (id BIGINT UNSIGNED PRIMARY KEY, v VARCHAR(20), at DATETIME(6)) ENGINE=InnoDB");

@@ -17,6 +17,9 @@ pub(super) struct Entry {
     pub(super) before: Vec<String>,
     /// Indexes fed by it, and the generation each has caught up with.
     pub(super) feeds: BTreeMap<String, u64>,
+    /// The runs of those generations, where they are known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) feed_runs: BTreeMap<String, String>,
     /// Newest last.
     #[serde(deserialize_with = "versions")]
     pub(super) history: Vec<Version>,
@@ -44,28 +47,41 @@ pub(super) struct Sealed {
     pub(super) entry: Box<serde_json::value::RawValue>,
 }
 
-/// The run that an object's key names: `datasets/<name>/<run_id>/…`.
-pub(super) fn run_of(key: &str) -> Option<&str> {
-    key.split('/').nth(2)
+/// The dataset and the run whose folder an object's key names: `datasets/<name>/<run_id>/…`.
+pub(super) fn folder_of(key: &str) -> Option<(&str, &str)> {
+    let mut parts = key.split('/');
+    (parts.next()? == "datasets").then_some(())?;
+    Some((parts.next()?, parts.next()?))
 }
 
 impl Entry {
-    /// Runs that wrote what this or the previous generation is made of.
-    pub(super) fn runs(&self) -> impl Iterator<Item = &str> {
+    /// Folders, by dataset and run, of what this or the previous generation is made of.
+    pub(super) fn needs(&self) -> impl Iterator<Item = (&str, &str)> {
         let keys = self.dataset.objects.iter().map(|o| &o.key).chain(&self.before);
         // The first manifests did not name the objects of the generation before.
-        let last = self.history.iter().rev().take(2).map(|version| version.run_id.as_str());
-        keys.filter_map(|key| run_of(key)).chain(last)
+        let last = self.history.iter().rev().take(2).map(|version| (self.dataset.name.as_str(), version.run_id.as_str()));
+        keys.filter_map(|key| folder_of(key)).chain(last)
     }
 
-    /// Whether a run's objects are still wanted.
-    pub(super) fn keeps(&self, run_id: &str) -> bool {
-        self.runs().any(|run| run == run_id)
+    /// The run that made this generation.
+    pub(super) fn run_id(&self) -> Option<&str> {
+        Some(self.dataset.lineage.run_id.as_str()).filter(|run| !run.is_empty())
+    }
+
+    /// Whether an index that has caught up with a generation, or with a run, is up to date. Where both runs are known they decide:
+    /// numbers repeat after a restore.
+    pub(super) fn is_at(&self, generation: u64, run_id: Option<&str>) -> bool {
+        match (run_id, self.run_id()) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => generation >= self.dataset.generation,
+        }
     }
 
     pub(super) fn view(&self) -> Dataset {
-        let behind = self.feeds.iter().filter(|(_, caught_up)| **caught_up < self.dataset.generation);
-        Dataset { stale: behind.map(|(index, _)| index.clone()).collect(), ..self.dataset.clone() }
+        let at = |index: &String, generation: &u64| self.is_at(*generation, self.feed_runs.get(index).map(String::as_str));
+        let behind = self.feeds.iter().filter(|(index, generation)| !at(index, generation));
+        let stale = behind.map(|(index, _)| index.clone()).collect();
+        Dataset { stale, run_id: self.run_id().map(str::to_owned), ..self.dataset.clone() }
     }
 }
 
@@ -81,4 +97,39 @@ pub(super) fn unseal(path: &Path) -> Result<Entry, String> {
         return Err("its checksum does not match".into());
     }
     serde_json::from_str(sealed.entry.get()).map_err(|e| e.to_string())
+}
+
+/// What can still be read of a file that does not match its checksum. Nothing of it is certain.
+pub(super) fn salvage(path: &Path) -> Option<Entry> {
+    let sealed: Sealed = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    serde_json::from_str(sealed.entry.get()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_is_told_by_its_run_and_by_its_number_only_without_one() {
+        let mut entry: Entry = serde_json::from_value(serde_json::json!({
+            "dataset": {
+                "name": "d", "generation": 3, "rows": 0, "bytes": 0, "objects": [], "columns": [], "stale": [],
+                "lineage": {"run_id": "new", "inputs": [], "producer": "p"}, "committed_ms": 0
+            },
+            "feeds": {"by_number": 3, "behind": 2, "same": 1, "another": 3},
+            "history": [[2, "old"], [3, "new"]]
+        }))
+        .expect("an entry of an earlier version");
+        entry.feed_runs = [("same".to_owned(), "new".to_owned()), ("another".to_owned(), "restored".to_owned())].into();
+        let view = entry.view();
+        assert_eq!((view.stale, view.run_id.as_deref()), (vec!["another".to_owned(), "behind".to_owned()], Some("new")));
+        assert_eq!(entry.needs().collect::<Vec<_>>(), [("d", "new"), ("d", "old")]);
+    }
+
+    #[test]
+    fn a_key_names_its_folder_only_where_datasets_lie() {
+        assert_eq!(folder_of("datasets/d/r/part-0.parquet"), Some(("d", "r")));
+        assert_eq!(folder_of("elsewhere/d/r/part-0.parquet"), None);
+        assert_eq!(folder_of("datasets/d"), None);
+    }
 }

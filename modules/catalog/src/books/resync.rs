@@ -1,18 +1,20 @@
 //! Manifests from objects: when a manifest says something else than the objects, is damaged, or is gone.
 //!
-//! Which run was committed last is in the lineage's journal. Without it, the newest run whose objects are all whole is taken:
-//! that may be a run which was never committed, so the reply says so.
+//! What the last generation was made of, of all its runs, is in the lineage's journal; of earlier versions' journals the number of rows
+//! and of objects is. Objects that do not make that up are refused and named. Where nothing is recorded, and there is one run only
+//! whose objects are whole and that did not fail, that one is taken, and the reply says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::time::SystemTime;
+use std::path::Path;
 
 use brahman_card::interface::catalog::{Column, Dataset, Lineage, Object, Version};
 
-use super::entry::{Entry, Sealed};
-use super::{BookError, Books, now_ms};
+use super::entry::{Entry, salvage};
+use super::{BookError, Books, names, now_ms};
 use crate::footers;
+use crate::lineage::Committed;
 
 /// What was done, and what was found.
 #[derive(Debug)]
@@ -27,20 +29,34 @@ pub struct Resync {
 
 /// A bucket, and a key in it.
 type Place = (String, String);
+/// A run, its objects and their columns.
+type Whole = (String, Vec<Object>, Vec<Column>);
+
+/// What a lost generation is known to have been, and what was found of it.
+struct Found {
+    objects: Vec<Object>,
+    columns: Vec<Column>,
+    /// What was recorded of it; empty where nothing was.
+    recorded: Dataset,
+    /// Whether the objects are those that were recorded, byte for byte.
+    same: bool,
+}
 
 impl Books {
-    /// Reads a dataset's objects anew and publishes what is there, if the manifest does not say so.
+    /// Reads a dataset's objects anew and publishes what is there, if the manifest does not say so. `runs` are those that it is made
+    /// of, where nothing recorded says so.
     ///
     /// # Errors
-    /// If there are no objects, or one is missing or is no Parquet file.
-    pub fn resync(&mut self, name: &str) -> Result<Resync, BookError> {
-        super::check_name(name)?;
+    /// If there are no objects, one is missing or is no Parquet file, or they do not make up what was recorded.
+    pub fn resync(&mut self, name: &str, runs: Option<&[String]>) -> Result<Resync, BookError> {
+        names::check(name)?;
         match self.entry(name) {
             Ok(entry) => {
                 let entry = entry.clone();
+                self.refuse_mock(name, &entry)?;
                 self.resync_drifted(name, entry)
             }
-            Err(BookError::Damaged { .. } | BookError::NoSuchDataset(_)) => self.resync_lost(name),
+            Err(BookError::Damaged { .. } | BookError::NoSuchDataset(_)) => self.resync_lost(name, runs),
             Err(error) => Err(error),
         }
     }
@@ -52,15 +68,7 @@ impl Books {
         let (objects, columns) = self.read(&places, &old.columns)?;
         let mut notes = Vec::new();
         for (was, is) in old.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256 || was.rows != is.rows) {
-            // Of an object in S3 what lies here is a copy: it is not the copy that is right.
-            if !self.roots.get(&is.bucket)?.is_local() {
-                let why = format!(
-                    "the copy here, {}, is not what bucket `{}` holds: remove it, and it is fetched",
-                    self.roots.path(is)?.display(),
-                    is.bucket
-                );
-                return Err(BookError::BadObject { key: is.key.clone(), why });
-            }
+            self.refuse_copy(is)?;
             notes.push(format!("{}: had {} rows and {} bytes, has {} and {}", is.key, was.rows, was.bytes, is.rows, is.bytes));
         }
         let same = |a: &Column, b: &Column| a.name == b.name && a.arrow_type == b.arrow_type;
@@ -72,65 +80,240 @@ impl Books {
         }
         // What was said of personal data was said of other values.
         entry.dataset = Dataset { objects, columns, pii: None, ..old };
-        let dataset = self.publish(name, entry)?;
+        let dataset = self.publish_anew(name, entry)?;
         Ok(Resync { dataset, changed: true, notes })
     }
 
-    /// There is no whole manifest: which run was it?
-    fn resync_lost(&mut self, name: &str) -> Result<Resync, BookError> {
+    /// Of an object in S3 what lies here is a copy: it is not the copy that is right.
+    fn refuse_copy(&self, object: &Object) -> Result<(), BookError> {
+        if self.roots.get(&object.bucket)?.is_local() {
+            return Ok(());
+        }
+        let path = self.roots.path(object)?;
+        let why = format!("the copy here, {}, is not what bucket `{}` holds: remove it, and it is fetched", path.display(), object.bucket);
+        Err(BookError::BadObject { key: object.key.clone(), why })
+    }
+
+    /// There is no whole manifest: what was it made of?
+    fn resync_lost(&mut self, name: &str, runs: Option<&[String]>) -> Result<Resync, BookError> {
+        // What is left of one that was deleted stays deleted, unless its runs are named.
+        if runs.is_none() && !self.damaged.contains_key(name) && self.journal.was_dropped(name) {
+            return Err(BookError::NoSuchDataset(name.to_owned()));
+        }
         let damaged = self.folder.join(format!("{name}.json"));
-        // What can still be read of it is worth having: which indexes it feeds.
-        let salvaged = fs::read(&damaged).ok().and_then(|text| serde_json::from_slice::<Sealed>(&text).ok());
-        let salvaged = salvaged.and_then(|sealed| serde_json::from_str::<Entry>(sealed.entry.get()).ok());
-        let committed = self.journal.last_committed(name);
+        // What can still be read of it is worth having: which indexes it feeds, and which generations it had.
+        let salvaged = salvage(&damaged);
         let mut notes = Vec::new();
-        let (run_id, before) = match committed {
-            Some((run_id, generation)) => (run_id, generation),
-            None => {
-                notes.push("the lineage names no committed run: the newest one whose objects are whole was taken".to_owned());
-                (self.newest_whole_run(name)?, salvaged.as_ref().map_or(0, |e| e.dataset.generation))
-            }
+        let committed = self.journal.last_committed(name);
+        let Found { objects, columns, recorded, same } = match (runs, committed) {
+            (Some(runs), _) => self.of_runs(name, runs, &mut notes)?,
+            (None, Some(committed)) => self.of_committed(name, committed, salvaged.as_ref(), &mut notes)?,
+            (None, None) => self.of_nothing_recorded(name, salvaged.as_ref(), &mut notes)?,
         };
-        let columns_before = salvaged.as_ref().map(|e| e.dataset.columns.clone()).unwrap_or_default();
-        let (objects, columns) = self.read(&self.keys(name, &run_id)?, &columns_before)?;
-        let dataset = Dataset {
-            name: name.to_owned(),
-            generation: before,
-            rows: 0,
-            bytes: 0,
-            objects,
-            columns,
-            pii: None,
-            stale: Vec::new(),
-            lineage: Lineage { run_id, inputs: Vec::new(), producer: "resync".to_owned() },
-            watermark: None,
-            committed_ms: 0,
-        };
+        let mut lineage = recorded.lineage.clone();
+        if lineage.producer.is_empty() {
+            "resync".clone_into(&mut lineage.producer);
+        }
+        let before = recorded.generation.max(salvaged.as_ref().map_or(0, |e| e.dataset.generation));
+        if recorded.objects.is_empty() && recorded.watermark.is_none() {
+            notes.push("where an incremental read stood is not known: the next one reads the table whole".to_owned());
+        }
+        // What was said of personal data goes with the very same values only.
+        let pii = salvaged.as_ref().filter(|e| same && e.run_id() == Some(lineage.run_id.as_str())).and_then(|e| e.dataset.pii.clone());
+        let mut dataset = Dataset { name: name.to_owned(), generation: before, objects, columns, pii, lineage, ..recorded };
         if damaged.exists() {
             let aside = self.folder.join(format!("{name}.json.damaged-{}", now_ms()));
             fs::rename(&damaged, &aside).map_err(|source| BookError::Io { path: damaged.clone(), source })?;
             notes.push(format!("the damaged manifest was put aside as {}", aside.display()));
         }
-        let (feeds, history) = salvaged.map_or_else(|| (BTreeMap::new(), Vec::new()), |e| (e.feeds, e.history));
+        dataset.rows = dataset.objects.iter().map(|o| o.rows).sum();
+        dataset.bytes = dataset.objects.iter().map(|o| o.bytes).sum();
+        if self.of_mocks {
+            dataset.mock = Some(true);
+            dataset.maker.get_or_insert_with(|| "a mock".to_owned());
+        }
+        let (feeds, feed_runs, history) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history)).unwrap_or_default();
+        let entry = Entry { dataset, before: Vec::new(), feeds, feed_runs, history };
+        let dataset = if same { self.publish_again(name, entry)? } else { self.publish_anew(name, entry)? };
         self.damaged.remove(name);
-        let dataset = self.publish(name, Entry { dataset, before: Vec::new(), feeds, history })?;
         Ok(Resync { dataset, changed: true, notes })
     }
 
-    /// Publishes an entry as its dataset's next generation.
-    fn publish(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, BookError> {
+    /// The objects of the last commit, if the lineage or what is left of the manifest names them, else those that make up its rows.
+    fn of_committed(
+        &self,
+        name: &str,
+        committed: Committed,
+        salvaged: Option<&Entry>,
+        notes: &mut Vec<String>,
+    ) -> Result<Found, BookError> {
+        let Committed { run_id, generation, rows, files, made } = committed;
+        // Of the same run, what is left of the manifest names the same objects.
+        let left = || salvaged.filter(|e| e.run_id() == Some(run_id.as_str())).map(|e| e.dataset.clone());
+        if let Some(recorded) = made.or_else(left).filter(|recorded| !recorded.objects.is_empty() || rows == Some(0)) {
+            return self.of_recorded(name, recorded, rows, notes);
+        }
+        // Journals of earlier versions tell rows and objects: those of the last run, or of all runs together.
+        let all = self.journal.committed_runs(name);
+        let mut seen: Option<(Vec<Object>, Vec<Column>)> = None;
+        for runs in [std::slice::from_ref(&run_id), &all[..]] {
+            let mut places = Vec::new();
+            for run in runs {
+                places.extend(self.keys(name, run)?);
+            }
+            if places.is_empty() {
+                continue;
+            }
+            let (objects, columns) = self.read(&places, &salvaged.map(|e| e.dataset.columns.clone()).unwrap_or_default())?;
+            let sum: u64 = objects.iter().map(|o| o.rows).sum();
+            if rows.is_none_or(|rows| rows == sum) && files.is_none_or(|files| files == objects.len() as u64) {
+                notes.push(format!("the lineage names no objects; {} with {sum} rows in all make up its last commit", objects.len()));
+                let lineage = Lineage { run_id: run_id.clone(), ..Lineage::default() };
+                let watermark = salvaged.and_then(|e| e.dataset.watermark.clone());
+                return Ok(Found {
+                    objects,
+                    columns,
+                    recorded: Dataset { generation, lineage, watermark, ..Dataset::default() },
+                    same: true,
+                });
+            }
+            seen = Some((objects, columns));
+        }
+        let found = seen.map(|(objects, _)| objects).unwrap_or_default();
+        let (sum, keys): (u64, Vec<String>) = (found.iter().map(|o| o.rows).sum(), found.iter().map(|o| o.key.clone()).collect());
+        let expected_rows = rows.unwrap_or(0);
+        let why = format!(
+            "its last commit had {expected_rows} rows in {} objects, all that is found is {sum} rows in {}: put the missing objects back, \
+             name its runs (`runs`), or delete it and ingest it anew",
+            files.unwrap_or(0),
+            found.len()
+        );
+        Err(BookError::Incomplete { name: name.to_owned(), why, keys, rows: sum, expected_rows })
+    }
+
+    /// Exactly the objects that were recorded.
+    fn of_recorded(&self, name: &str, recorded: Dataset, rows: Option<u64>, notes: &mut Vec<String>) -> Result<Found, BookError> {
+        let expected_rows = rows.unwrap_or(recorded.rows);
+        let (mut places, mut gone, mut there) = (Vec::new(), Vec::new(), 0);
+        for object in &recorded.objects {
+            let exists = self.roots.path(object).is_ok_and(|path| path.is_file());
+            match exists {
+                true => {
+                    there += object.rows;
+                    places.push((object.bucket.clone(), object.key.clone()));
+                }
+                false => gone.push(object.key.clone()),
+            }
+        }
+        let incomplete = |why: String, keys: Vec<String>, rows: u64| {
+            let why = format!("{why}: put them back, or delete it and ingest it anew");
+            Err(BookError::Incomplete { name: name.to_owned(), why, keys, rows, expected_rows })
+        };
+        if !gone.is_empty() {
+            let why = format!("of its {expected_rows} rows {there} are there; gone are {}", gone.join(", "));
+            return incomplete(why, gone, there);
+        }
+        let (objects, columns) = self.read(&places, &recorded.columns)?;
+        let other = |(was, is): &(&Object, &Object)| was.rows != is.rows;
+        let changed: Vec<String> = recorded.objects.iter().zip(&objects).filter(other).map(|(_, is)| is.key.clone()).collect();
+        let sum: u64 = objects.iter().map(|o| o.rows).sum();
+        if !changed.is_empty() || sum != expected_rows {
+            let why =
+                format!("it had {expected_rows} rows, its objects have {sum}; with another number than recorded: {}", changed.join(", "));
+            return incomplete(why, changed, sum);
+        }
+        let mut same = true;
+        for (_, is) in recorded.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256) {
+            self.refuse_copy(is)?;
+            notes.push(format!("{}: its bytes are not those that were recorded; it is a new generation", is.key));
+            same = false;
+        }
+        Ok(Found { objects, columns, recorded: Dataset { pii: None, stale: Vec::new(), ..recorded }, same })
+    }
+
+    /// The objects of the runs that somebody has named.
+    fn of_runs(&self, name: &str, runs: &[String], notes: &mut Vec<String>) -> Result<Found, BookError> {
+        let mut places = Vec::new();
+        for run in runs {
+            names::check(run)?;
+            let keys = self.keys(name, run)?;
+            if keys.is_empty() {
+                let why = format!("run {run} has left no objects");
+                return Err(BookError::Incomplete { name: name.to_owned(), why, keys: vec![run.clone()], rows: 0, expected_rows: 0 });
+            }
+            places.extend(keys);
+        }
+        let (objects, columns) = self.read(&places, &[])?;
+        notes.push(format!("made of the runs that were named, {}; that they are all is not checked", runs.join(", ")));
+        Ok(Found { objects, columns, recorded: Dataset::default(), same: false })
+    }
+
+    /// Nothing says what was committed: what is left of the manifest, or the only whole run that did not fail.
+    fn of_nothing_recorded(&self, name: &str, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<Found, BookError> {
+        if let Some(left) = salvaged.map(|e| e.dataset.clone()).filter(|left| !left.objects.is_empty()) {
+            notes.push("the lineage names no committed run: what is left of the manifest was taken, and its rows agree".to_owned());
+            return self.of_recorded(name, left, None, notes);
+        }
+        let whole = self.whole_runs(name)?;
+        let [(run_id, objects, columns)] = <[Whole; 1]>::try_from(whole).map_err(|several| self.not_one(name, &several))?;
+        notes.push(format!("the lineage names no committed run: {run_id}, the only one whose objects are whole, was taken"));
+        let lineage = Lineage { run_id, ..Lineage::default() };
+        Ok(Found { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
+    }
+
+    fn not_one(&self, name: &str, runs: &[Whole]) -> BookError {
+        if runs.is_empty() {
+            return BookError::NoSuchDataset(name.to_owned());
+        }
+        let rows = |objects: &[Object]| objects.iter().map(|o| o.rows).sum::<u64>();
+        let named: Vec<String> = runs.iter().map(|(run, objects, _)| format!("{run} ({} rows)", rows(objects))).collect();
+        let why = format!("nothing recorded says which of these runs it was made of: {}; name them (`runs`)", named.join(", "));
+        let keys = runs.iter().flat_map(|(_, objects, _)| objects).map(|o| o.key.clone()).collect();
+        let rows = runs.iter().map(|(_, objects, _)| rows(objects)).sum();
+        BookError::Incomplete { name: name.to_owned(), why, keys, rows, expected_rows: 0 }
+    }
+
+    /// Publishes an entry whose content is another, as its dataset's next generation, of a run of its own.
+    fn publish_anew(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, BookError> {
         let dataset = &mut entry.dataset;
         dataset.generation += 1;
         dataset.rows = dataset.objects.iter().map(|o| o.rows).sum();
         dataset.bytes = dataset.objects.iter().map(|o| o.bytes).sum();
+        dataset.lineage.run_id = ulid::Ulid::generate().to_string();
         dataset.committed_ms = now_ms();
-        entry.history.push(Version {
+        let run_id = dataset.lineage.run_id.clone();
+        let view = self.publish(name, entry)?;
+        let noted = self.journal.start(name, &run_id, "resync").and_then(|()| self.journal.complete(&view));
+        if let Err(error) = noted {
+            tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
+        }
+        Ok(view)
+    }
+
+    /// Publishes what was there before, as the generation that it was.
+    fn publish_again(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, BookError> {
+        let dataset = &mut entry.dataset;
+        dataset.generation = dataset.generation.max(1);
+        if dataset.committed_ms == 0 {
+            dataset.committed_ms = now_ms();
+        }
+        self.publish(name, entry)
+    }
+
+    fn publish(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, BookError> {
+        let dataset = &entry.dataset;
+        let version = Version {
             generation: dataset.generation,
             run_id: dataset.lineage.run_id.clone(),
             rows: dataset.rows,
             bytes: dataset.bytes,
             committed_ms: dataset.committed_ms,
-        });
+        };
+        match entry.history.last_mut() {
+            Some(last) if last.run_id == version.run_id => *last = version,
+            _ => entry.history.push(version),
+        }
+        entry.dataset.objects.iter_mut().for_each(|object| object.path = None);
         self.save(name, &entry)?;
         let view = entry.view();
         self.entries.insert(name.to_owned(), entry);
@@ -153,42 +336,39 @@ impl Books {
         Ok((objects, schema.map(|s| footers::columns(&s, before)).unwrap_or_default()))
     }
 
-    /// Buckets and keys of a run's objects, in their order.
+    /// Buckets and keys of a run's objects, in their order; none if it has left none.
     fn keys(&self, name: &str, run_id: &str) -> Result<Vec<Place>, BookError> {
         let prefix = format!("datasets/{name}/{run_id}");
-        let found = self.roots.all().find(|(_, root)| root.folder.join(&prefix).is_dir());
-        let Some((bucket, root)) = found else { return Err(BookError::NoSuchDataset(name.to_owned())) };
-        let path = root.folder.join(&prefix);
         let part = |file: &str| file.strip_prefix("part-")?.strip_suffix(".parquet")?.parse::<u64>().ok();
-        let files = fs::read_dir(&path).map_err(|source| BookError::Io { path, source })?.flatten();
-        let mut parts: Vec<(u64, String)> = files
-            .filter_map(|f| f.file_name().into_string().ok())
-            .filter_map(|file| Some((part(&file)?, format!("{prefix}/{file}"))))
-            .collect();
-        parts.sort();
-        Ok(parts.into_iter().map(|(_, key)| (bucket.to_owned(), key)).collect())
-    }
-
-    fn newest_whole_run(&self, name: &str) -> Result<String, BookError> {
-        let mut runs: Vec<(SystemTime, String)> = Vec::new();
-        for folder in self.roots.folders() {
-            let path = folder.join("datasets").join(name);
-            match fs::read_dir(&path) {
-                Ok(found) => {
-                    let found = found.flatten();
-                    let dated = found.filter_map(|run| Some((run.metadata().ok()?.modified().ok()?, run.file_name().into_string().ok()?)));
-                    runs.extend(dated.filter(|(_, run)| !self.journal.is_open(run)));
+        let mut parts: Vec<(u64, Place)> = Vec::new();
+        for (bucket, root) in self.roots.all() {
+            for file in listed(&root.folder.join(&prefix))? {
+                if let Some(number) = part(&file) {
+                    parts.push((number, (bucket.to_owned(), format!("{prefix}/{file}"))));
                 }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(BookError::Io { path, source }),
             }
         }
-        runs.sort();
-        let whole = |run: &String| {
-            let keys = self.keys(name, run).unwrap_or_default();
-            !keys.is_empty() && self.read(&keys, &[]).is_ok()
-        };
-        runs.into_iter().rev().map(|(_, run)| run).find(whole).ok_or_else(|| BookError::NoSuchDataset(name.to_owned()))
+        parts.sort();
+        Ok(parts.into_iter().map(|(_, place)| place).collect())
+    }
+
+    /// Runs whose objects can all be read, and that are not known to go on or to have failed.
+    fn whole_runs(&self, name: &str) -> Result<Vec<Whole>, BookError> {
+        let mut runs: BTreeSet<String> = BTreeSet::new();
+        for folder in self.roots.folders() {
+            runs.extend(listed(&folder.join("datasets").join(name))?);
+        }
+        runs.retain(|run| !self.journal.is_open(run) && !self.journal.has_failed(run));
+        let mut whole = Vec::new();
+        for run in runs {
+            let keys = self.keys(name, &run)?;
+            if !keys.is_empty()
+                && let Ok((objects, columns)) = self.read(&keys, &[])
+            {
+                whole.push((run, objects, columns));
+            }
+        }
+        Ok(whole)
     }
 
     /// Datasets that have objects and no whole manifest.
@@ -196,7 +376,143 @@ impl Books {
     pub fn lost(&self) -> Vec<String> {
         let folders = self.roots.folders().map(|folder| folder.join("datasets")).flat_map(fs::read_dir).flatten().flatten();
         let names = folders.filter_map(|f| f.file_name().into_string().ok());
-        let lost: BTreeSet<String> = names.filter(|name| super::check_name(name).is_ok() && !self.entries.contains_key(name)).collect();
+        let names = names.chain(self.damaged.keys().cloned());
+        let lost = |name: &String| names::check(name).is_ok() && !self.entries.contains_key(name);
+        let dropped = |name: &String| !self.damaged.contains_key(name) && self.journal.was_dropped(name);
+        let lost: BTreeSet<String> = names.filter(|name| lost(name) && !dropped(name)).collect();
         lost.into_iter().collect()
+    }
+}
+
+/// Names in a folder; none if it is not there.
+fn listed(path: &Path) -> Result<Vec<String>, BookError> {
+    let failed = |source| BookError::Io { path: path.to_owned(), source };
+    match fs::read_dir(path) {
+        Ok(found) => {
+            let names: io::Result<Vec<_>> = found.map(|entry| entry.map(|entry| entry.file_name().into_string().ok())).collect();
+            Ok(names.map_err(failed)?.into_iter().flatten().collect())
+        }
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Int64Array, RecordBatch};
+    use arrow_schema::{DataType, Field, Schema};
+    use brahman_card::interface::catalog::{CommitIn, LocationOut, Watermark};
+    use brahman_storage::buckets::Root;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    /// Writes a Parquet object of so many rows into a run.
+    fn write(books: &mut Books, run: &str, rows: i64) -> Object {
+        let LocationOut { key_prefix, path, .. } = books.location("d", run, "test", None).expect("a place");
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from_iter_values(0..rows))]).expect("a batch");
+        let file = fs::File::create(Path::new(&path).join("part-0.parquet")).expect("created");
+        let mut writer = ArrowWriter::try_new(file, schema, None).expect("a writer");
+        writer.write(&batch).and_then(|()| writer.close()).expect("written");
+        let folder = Path::new(&path).ancestors().nth(3).expect("the bucket").to_owned();
+        footers::object("primary", &Root::local(folder), &format!("{key_prefix}/part-0.parquet")).expect("an object").0
+    }
+
+    /// A dataset that was read by and by: 1,000 rows, then 10 more.
+    fn by_and_by(state: &Path) -> Books {
+        let mut books = Books::open(state).expect("open");
+        let mut objects = Vec::new();
+        for (run, rows) in [("r1", 1000), ("r2", 10)] {
+            objects.push(write(&mut books, run, rows));
+            let watermark = Some(Watermark { column: "u".into(), bound: rows.to_string(), source: "s".into() });
+            let commit = CommitIn { name: "d".into(), run_id: run.into(), objects: objects.clone(), watermark, ..CommitIn::default() };
+            books.commit(commit, 0).expect("committed");
+        }
+        books
+    }
+
+    fn lose(state: &Path) -> Books {
+        fs::remove_file(state.join("catalog/d.json")).expect("removed");
+        Books::open(state).expect("open")
+    }
+
+    #[test]
+    fn all_runs_of_the_last_generation_come_back_with_where_reading_stood() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let before = by_and_by(state.path()).get("d").expect("there");
+        let mut books = lose(state.path());
+        assert_eq!(books.list()[0].state.as_deref(), Some("lost"), "it stays visible");
+        let back = books.resync("d", None).expect("back").dataset;
+        assert_eq!((back.rows, back.objects.len(), &back.watermark), (1010, 2, &before.watermark));
+        assert_eq!((back.generation, &back.run_id), (before.generation, &before.run_id), "the same content is the same generation");
+        assert!(!books.spent("datasets/d/r1/part-0.parquet"), "nothing of it may go");
+        // Damaged instead of gone.
+        let path = state.path().join("catalog/d.json");
+        let text = fs::read_to_string(&path).expect("there").replace("1010", "1011");
+        fs::write(&path, text).expect("damaged");
+        let mut books = Books::open(state.path()).expect("open");
+        let back = books.resync("d", None).expect("back").dataset;
+        assert_eq!((back.rows, &back.watermark), (1010, &before.watermark));
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_refused_and_named() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        drop(by_and_by(state.path()));
+        let mut books = lose(state.path());
+        let first = state.path().join("buckets/primary/datasets/d/r1/part-0.parquet");
+        let whole = fs::read(&first).expect("there");
+        fs::remove_file(&first).expect("removed");
+        match books.resync("d", None).expect_err("a thousand rows are gone") {
+            BookError::Incomplete { keys, rows, expected_rows, .. } => {
+                assert_eq!((keys, rows, expected_rows), (vec!["datasets/d/r1/part-0.parquet".to_owned()], 10, 1010));
+            }
+            other => panic!("{other}"),
+        }
+        assert!(matches!(books.get("d"), Err(BookError::NoSuchDataset(_))), "nothing was published");
+        // With another number of rows than was recorded.
+        fs::copy(state.path().join("buckets/primary/datasets/d/r2/part-0.parquet"), &first).expect("copied");
+        let refused = books.resync("d", None).expect_err("it has ten rows now");
+        assert!(refused.to_string().contains("1010 rows") && refused.to_string().contains("r1/part-0.parquet"), "{refused}");
+        fs::write(&first, whole).expect("put back");
+        assert_eq!(books.resync("d", None).expect("back").dataset.rows, 1010);
+    }
+
+    #[test]
+    fn a_journal_that_names_no_objects_still_knows_how_many_rows_there_were() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        drop(by_and_by(state.path()));
+        let log = state.path().join("catalog/lineage.log");
+        // As earlier versions wrote it.
+        let (_, mut records) = brahman_storage::log::Log::open::<serde_json::Value>(&log).expect("opens");
+        records.iter_mut().filter_map(serde_json::Value::as_object_mut).for_each(|record| drop(record.remove("made")));
+        fs::remove_file(&log).expect("removed");
+        brahman_storage::log::Log::open::<serde_json::Value>(&log).expect("opens").0.append(&records).expect("written");
+        let mut books = lose(state.path());
+        let done = books.resync("d", None).expect("back");
+        assert_eq!((done.dataset.rows, done.dataset.objects.len()), (1010, 2));
+        assert!(done.notes.iter().any(|note| note.contains("incremental")), "{:?}", done.notes);
+        let mut books = lose(state.path());
+        fs::remove_dir_all(state.path().join("buckets/primary/datasets/d/r1")).expect("removed");
+        assert!(matches!(books.resync("d", None), Err(BookError::Incomplete { rows: 10, expected_rows: 1010, .. })));
+    }
+
+    #[test]
+    fn where_nothing_is_recorded_nobody_guesses() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = by_and_by(state.path());
+        write(&mut books, "failed", 5);
+        books.journal.abandon(Some("failed"), None, "no", false).expect("noted");
+        drop(books);
+        fs::remove_file(state.path().join("catalog/lineage.log")).expect("removed");
+        fs::remove_dir_all(state.path().join("buckets/primary/datasets/d/failed")).expect("removed");
+        let mut books = lose(state.path());
+        let refused = books.resync("d", None).expect_err("there are two runs").to_string();
+        assert!(refused.contains("r1 (1000 rows)") && refused.contains("r2 (10 rows)"), "{refused}");
+        let named = ["r1".to_owned(), "r2".to_owned()];
+        assert_eq!(books.resync("d", Some(&named)).expect("named").dataset.rows, 1010);
     }
 }

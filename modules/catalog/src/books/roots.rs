@@ -13,19 +13,43 @@ use super::BookError;
 
 /// All buckets that datasets can lie in.
 #[derive(Clone, Debug)]
-pub struct Roots(BTreeMap<String, Root>);
+pub struct Roots {
+    all: BTreeMap<String, Root>,
+    /// Why there may be more than these.
+    unread: Vec<String>,
+}
 
 impl Roots {
     /// Only `primary`, before anybody has said more.
     pub(super) fn primary(state: &Path) -> Self {
         let folder = state.join("buckets").join(PRIMARY);
-        Self([(PRIMARY.to_owned(), Root::local(folder))].into())
+        Self::new([(PRIMARY.to_owned(), Root::local(folder))].into())
     }
 
     /// These.
     #[must_use]
     pub fn new(all: BTreeMap<String, Root>) -> Self {
-        Self(all)
+        Self { all, unread: Vec::new() }
+    }
+
+    /// The same, where this could not be read of which buckets there are.
+    #[must_use]
+    pub fn with_unread(self, unread: Vec<String>) -> Self {
+        Self { unread, ..self }
+    }
+
+    /// For mocks: folders of the same names below another one, so that what a mock is told to write to `big` lies in the mock's `big`.
+    #[must_use]
+    pub fn apart(&self, home: &Path) -> Self {
+        let known = fs::read_dir(home).into_iter().flatten().flatten().filter_map(|folder| folder.file_name().into_string().ok());
+        let names = self.all.keys().cloned().chain([PRIMARY.to_owned()]).chain(known.filter(|name| !name.starts_with('.')));
+        Self::new(names.map(|name| (name.clone(), Root::local(home.join(name)))).collect())
+    }
+
+    /// Why there may be more buckets than these.
+    #[must_use]
+    pub fn unread(&self) -> &[String] {
+        &self.unread
     }
 
     /// Of one bucket.
@@ -33,18 +57,18 @@ impl Roots {
     /// # Errors
     /// If there is none of this name.
     pub fn get(&self, bucket: &str) -> Result<&Root, BookError> {
-        let there = || self.0.keys().cloned().collect::<Vec<_>>().join(", ");
-        self.0.get(bucket).ok_or_else(|| BookError::NoSuchBucket { name: bucket.to_owned(), there: there() })
+        let there = || self.all.keys().cloned().collect::<Vec<_>>().join(", ");
+        self.all.get(bucket).ok_or_else(|| BookError::NoSuchBucket { name: bucket.to_owned(), there: there() })
     }
 
     /// Every bucket's folder.
     pub fn folders(&self) -> impl Iterator<Item = &Path> {
-        self.0.values().map(|root| root.folder.as_path())
+        self.all.values().map(|root| root.folder.as_path())
     }
 
     /// Every bucket's name and root.
     pub fn all(&self) -> impl Iterator<Item = (&str, &Root)> {
-        self.0.iter().map(|(name, root)| (name.as_str(), root))
+        self.all.iter().map(|(name, root)| (name.as_str(), root))
     }
 
     /// Where an object lies.

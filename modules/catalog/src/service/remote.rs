@@ -79,9 +79,7 @@ impl CatalogService {
         if remote.is_empty() || known == commit.objects {
             return Ok(0);
         }
-        if let Some(expected) = commit.expect.filter(|expected| *expected + 1 != generation) {
-            return Err(fault(BookError::Moved { name: commit.name.clone(), is: generation - 1, expected }));
-        }
+        self.books().check_base(commit).map_err(fault)?;
         for (bucket, objects) in &remote {
             let failed = |e: &dyn std::fmt::Display| {
                 let message = format!("bucket `{bucket}`: {e}; nothing was published");
@@ -123,12 +121,21 @@ impl CatalogService {
     pub(super) async fn tidy_remote(&self, name: &str) {
         let (buckets, newest) = {
             let books = self.books();
+            // Nothing goes while anything that may say that it is needed cannot be read.
+            if !books.doubts().is_empty() {
+                return;
+            }
+            let newest = match books.get(name) {
+                Ok(dataset) => dataset.generation,
+                Err(BookError::NoSuchDataset(_)) => u64::MAX,
+                Err(_) => return,
+            };
             let remote = books.roots().all().filter(|(_, root)| !root.is_local());
-            (remote.map(|(bucket, _)| bucket.to_owned()).collect::<Vec<_>>(), books.get(name).map_or(u64::MAX, |d| d.generation))
+            (remote.map(|(bucket, _)| bucket.to_owned()).collect::<Vec<_>>(), newest)
         };
         let oldest = newest.saturating_sub(MANIFESTS_KEPT);
         for bucket in buckets {
-            let kept = |key: &str| !self.books().spent(name, key);
+            let kept = |key: &str| !self.books().spent(key);
             self.buckets.keep_only(&bucket, &format!("datasets/{name}"), kept).await;
             let old = |key: &str| number(key).is_some_and(|n| n <= oldest);
             let ours = |text: &[u8]| serde_json::from_slice::<Manifest>(text).is_ok_and(|manifest| manifest.node == self.node);

@@ -1,18 +1,18 @@
 //! `org.brahman.Storage`: buckets, their health, and what failed.
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use brahman_card::Fault;
 use brahman_card::interface::storage::{
     AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
-    RemoveBucketIn,
+    OBJECT_BYTES_MAX, RemoveBucketIn,
 };
 use brahman_sidecar::{Call, Reply};
 use brahman_storage::buckets::BucketError;
 
 use super::CatalogService;
-use crate::books::Roots;
 
 /// Failures told unless more are asked for, and at most.
 const ERRORS: u64 = 100;
@@ -38,20 +38,23 @@ impl CatalogService {
                     self.vacant(&name)?;
                 }
                 let bucket = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
-                self.books().set_roots(Roots::new(buckets.roots()));
+                self.settle_roots();
                 Reply::of(&AddBucketOut { bucket })
             }
             "RemoveBucket" => {
                 call.allow_paths()?;
                 let RemoveBucketIn { name } = call.parameters()?;
                 self.vacant(&name)?;
-                let mut books = self.books();
-                buckets.remove(&name).map_err(|e| refused(&name, &e))?;
                 // Copies of what it holds; the objects stay where they are.
-                if let Some(root) = books.roots().get(&name).ok().filter(|root| !root.is_local()) {
-                    let _ = fs::remove_dir_all(&root.folder);
+                let copies = self.books().roots().get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
+                buckets.remove(&name).map_err(|e| refused(&name, &e))?;
+                if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies))
+                    && let Err(error) = fs::remove_dir_all(&copies)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    buckets.failed(&name, "delete", &copies.display().to_string(), &error);
                 }
-                books.set_roots(Roots::new(buckets.roots()));
+                self.settle_roots();
                 Ok(Reply::empty())
             }
             "Health" => Reply::of(&HealthOut { health: buckets.health().await }),
@@ -68,6 +71,8 @@ impl CatalogService {
                 let (kept, dropped) = done.map_err(|e| Fault::internal(format!("the journal of failures: {e}")))?;
                 Reply::of(&CompactErrorsOut { kept: kept as u64, dropped: dropped as u64 })
             }
+            "GetObject" => self.get_object(call).await,
+            "PutObject" => self.put_object(call).await,
             _ => Err(call.unknown()),
         }
     }
@@ -80,7 +85,19 @@ impl CatalogService {
         let books = self.books();
         let local = books.roots().get(name).ok().filter(|root| root.is_local());
         in_use(name, "datasets lie", &books.lying_in(name))?;
-        in_use(name, "indexes live", &local.map(|root| indexes_in(&root.folder)).unwrap_or_default())
+        // A dataset that cannot be read may lie in it. That the bucket itself cannot be opened is no reason to keep it.
+        let mut doubts = books.unread_datasets();
+        let indexes = local.map_or_else(|| Ok(Vec::new()), |root| indexes_in(&root.folder));
+        in_use(name, "indexes live", indexes.as_deref().unwrap_or_default())?;
+        doubts.extend(indexes.err().map(|error| error.to_string()));
+        match doubts.is_empty() {
+            true => Ok(()),
+            false => {
+                let message =
+                    format!("whether bucket `{name}` is in use cannot be told, for this could not be read: {}", doubts.join("; "));
+                Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", name.to_owned()))
+            }
+        }
     }
 }
 
@@ -99,14 +116,27 @@ fn in_use(bucket: &str, what: &str, names: &[String]) -> Result<(), Fault> {
 }
 
 /// Indexes whose home is in a bucket's folder. Where one has moved away only a note is left.
-fn indexes_in(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder.join("indexes")).into_iter().flatten().flatten();
-    let lives = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().any(|file| file.file_name() != "MOVED.json");
-    let named = entries.filter(|entry| lives(&entry.path())).map(|entry| entry.file_name().to_string_lossy().into_owned());
-    named.filter(|name| !name.starts_with('.')).collect()
+fn indexes_in(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for path in listed(&folder.join("indexes"))? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !name.starts_with('.') && listed(&path)?.iter().any(|file| file.file_name().is_some_and(|name| name != "MOVED.json")) {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
-fn refused(name: &str, error: &BucketError) -> Fault {
+/// What lies in a folder; nothing if it is not there.
+fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(found) => found.map(|entry| entry.map(|entry| entry.path())).collect(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn refused(name: &str, error: &BucketError) -> Fault {
     let message = error.to_string();
     let of = |kind: &'static str, retryable| Fault::new(kind, retryable, message.clone()).with("name", name.to_owned());
     match error {
@@ -114,6 +144,9 @@ fn refused(name: &str, error: &BucketError) -> Fault {
         BucketError::Protected(_) => of("org.brahman.Storage.Protected", false),
         BucketError::Unusable { .. } => of("org.brahman.Storage.Unusable", true),
         BucketError::Bad(_) => Fault::invalid_parameter("bucket", message),
+        BucketError::NoSuchObject { key, .. } => of("org.brahman.Storage.NoSuchObject", false).with("key", key.clone()),
+        BucketError::Damaged { key, .. } => of("org.brahman.Storage.DamagedObject", false).with("key", key.clone()),
+        BucketError::TooLarge { size, .. } => of("org.brahman.Storage.TooLarge", false).with("size", *size).with("max", OBJECT_BYTES_MAX),
         BucketError::Io(_) => Fault::internal(message),
     }
 }

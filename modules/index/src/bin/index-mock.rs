@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         let folder = module.mesh.with_file_name("index-mock");
         let service = IndexService::open(&folder, &folder.join("index.toml"), Client::new(&module.mesh))
             .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
-        let service = Arc::new(service.with_engine("exact"));
+        let service = Arc::new(service.with_engine("exact").for_mock());
         let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));
         let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));
         let outcome = module.serve(service).await;

@@ -210,7 +210,7 @@ impl IndexService {
         let current = index.generation();
         let old = current.clone().filter(|_| to.is_none());
         say(call, "read", 0, 0).await?;
-        let ask = catalog::NameIn { name: parameters.dataset.clone() };
+        let ask = catalog::NameIn { name: parameters.dataset.clone(), mock: Some(self.mock) };
         let GetOut { dataset, .. } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
         let own = Version::of(&dataset);
         self.datasets.hear(&parameters.dataset, &own);
@@ -278,7 +278,8 @@ impl IndexService {
         out.unpinned = was_pinned.then_some(true);
         out.sweep = index.swept();
         out.converted = converted(&current, &parameters.name).await?;
-        let clear = ClearStaleIn { name: parameters.dataset.clone(), index: parameters.name.clone(), generation: own.generation };
+        let (name, index_name, run_id) = (parameters.dataset.clone(), parameters.name.clone(), own.run.clone());
+        let clear = ClearStaleIn { name, index: index_name, generation: own.generation, run_id, mock: Some(self.mock) };
         let cleared: ClearStaleOut = self.client.call("org.brahman.Catalog.ClearStale", &clear, &options).await?.value;
         out.stale_cleared = Some(cleared.cleared);
         out.duration_s = Some(started.elapsed().as_secs_f64());

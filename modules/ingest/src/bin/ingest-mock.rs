@@ -1,4 +1,5 @@
-//! The mock of ingest: context `test`. Files are read as ever; tables are synthetic, so that clients need no database.
+//! The mock of ingest: context `test`. Files are read as ever; tables are synthetic, so that clients need no database. Datasets of both
+//! kinds are the mocks': real ones are neither changed nor hidden from who is no mock.
 
 use std::process::ExitCode;
 use std::sync::Arc;

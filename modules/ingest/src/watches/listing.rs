@@ -4,8 +4,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use brahman_storage::digest::{hex, sha256};
+use tokio_util::sync::CancellationToken;
 
-use crate::source::{self, SourceError};
+use crate::source::{self, Found, SourceError};
 
 /// What a look saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ impl Listing {
     /// # Errors
     /// If a path is not there.
     pub fn of(paths: &[String]) -> Result<Self, SourceError> {
-        let files = source::files(paths)?;
+        let Found { files, unread } = source::files(paths, &CancellationToken::new())?;
         let mut lines = Vec::new();
         for file in &files {
             // Gone since the walk: the next look will not see it.
@@ -33,6 +34,8 @@ impl Listing {
                 lines.extend_from_slice(&n.to_le_bytes());
             }
         }
+        // What can be read again is a change.
+        unread.iter().for_each(|why| lines.extend_from_slice(why.as_bytes()));
         Ok(Self { digest: hex(&sha256(&lines)), files: files.len() as u64 })
     }
 }

@@ -88,6 +88,54 @@ impl Tokens {
     }
 }
 
+/// Files of a model's directory, and how deep it is: far more than any model has.
+const FILES_MAX: usize = 1000;
+const DEPTH_MAX: usize = 4;
+/// What has a part of its own in the fingerprint, or none in the figures.
+const ASIDE: [&str; 3] = ["model.onnx", "tokenizer.json", "config.json"];
+
+/// Names and hashes of all files that may hold weights. A graph keeps them outside of itself under any name that it likes, in
+/// subgraphs and functions as well; so every file counts that is not hidden and no text for people. One too many costs a cold
+/// store, one too few would give the figures of one model for another's.
+fn beside(folder: &Path) -> Result<Vec<String>, String> {
+    let mut files = Vec::new();
+    gather(folder, "", DEPTH_MAX, &mut files)?;
+    files.sort();
+    let hash = |name: String| -> Result<String, String> {
+        let (hash, _) = sha256_file(&folder.join(&name)).map_err(|e| missing(folder, &name, &e))?;
+        Ok(format!("{name} {hash}"))
+    };
+    files.into_iter().map(hash).collect()
+}
+
+fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Result<(), String> {
+    let path = folder.join(below);
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    for entry in std::fs::read_dir(&path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // A name that is no text can be in no graph.
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let lower = name.to_lowercase();
+        if name.starts_with('.') || lower.ends_with(".md") || lower == "license" || lower == "license.txt" {
+            continue;
+        }
+        let name = if below.is_empty() { name } else { format!("{below}/{name}") };
+        // Links are followed: hubs keep files as links to where they lie.
+        let meta = std::fs::metadata(entry.path()).map_err(|e| format!("{}: {e}", entry.path().display()))?;
+        if meta.is_dir() {
+            if depth > 0 {
+                gather(folder, &name, depth - 1, files)?;
+            }
+        } else if meta.is_file() && !ASIDE.contains(&name.as_str()) {
+            files.push(name);
+        }
+        if files.len() > FILES_MAX {
+            return Err(format!("{}: has more than {FILES_MAX} files: expected a model's own folder", folder.display()));
+        }
+    }
+    Ok(())
+}
+
 /// A directory that was read.
 #[derive(Debug)]
 pub struct Folder {
@@ -109,12 +157,7 @@ impl Folder {
     pub fn read(folder: &Path) -> Result<Self, String> {
         let onnx = folder.join("model.onnx");
         let mut parts = vec![sha256_file(&onnx).map_err(|e| missing(folder, "model.onnx", &e))?.0];
-        // Weights of more than 2 GiB lie beside the graph.
-        for beside in ["model.onnx_data", "model.onnx.data"] {
-            if folder.join(beside).is_file() {
-                parts.push(sha256_file(&folder.join(beside)).map_err(|e| missing(folder, beside, &e))?.0);
-            }
-        }
+        parts.extend(beside(folder)?);
         let tokens = Tokens::read(folder)?;
         parts.push(tokens.fingerprint.clone());
         Ok(Self {
@@ -232,5 +275,38 @@ fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Pa
             width: usize::try_from(width).unwrap_or(0),
         }),
         _ => Err(format!("input `{name}` has the shape {shape:?}: expected [batch, heads, tokens, width] with heads and width said")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_under_any_name_are_part_of_the_fingerprint() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, text).expect("written");
+        };
+        ["model.onnx", "tokenizer.json", "config.json", "README.md", ".gitattributes", "LICENSE"].iter().for_each(|name| write(name, "x"));
+        let all = || beside(folder.path()).expect("read");
+        assert!(all().is_empty(), "a graph that holds its weights has the fingerprint that it had");
+        let mut seen = std::collections::BTreeSet::from([all()]);
+        for name in ["model.onnx_data", "model.onnx.data", "weights", "part-0.bin", "deep/er/shard.1", "w.safetensors"] {
+            for content in ["a", "b"] {
+                write(name, content);
+                assert!(seen.insert(all()), "{name}");
+            }
+        }
+        // A link is what it leads to.
+        std::fs::remove_file(folder.path().join("weights")).expect("removed");
+        let elsewhere = tempfile::NamedTempFile::new().expect("a file");
+        std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("weights")).expect("linked");
+        for content in ["c", "d"] {
+            std::fs::write(elsewhere.path(), content).expect("written");
+            assert!(seen.insert(all()), "a link");
+        }
     }
 }

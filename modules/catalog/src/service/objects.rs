@@ -1,0 +1,124 @@
+//! `GetObject` and `PutObject`: single objects of a bucket, by key.
+//!
+//! Invariants: an object that a dataset names is given only with the bytes that were committed, from its bucket or from the copy in
+//! `rescue`; none is ever written over.
+
+use brahman_card::Fault;
+use brahman_card::interface::storage::{GetObjectIn, GetObjectOut, OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RESCUE, decode, encode};
+use brahman_sidecar::{Call, Reply};
+use brahman_storage::buckets::{BucketError, Part};
+use brahman_storage::digest::{hex, sha256};
+
+use super::CatalogService;
+use super::storage::refused;
+
+/// Longest key: what S3 takes.
+const KEY_BYTES_MAX: usize = 1024;
+/// First parts of keys that the mesh itself writes below.
+const OURS: [&str; 5] = ["datasets", "manifests", "indexes", "mock", "brahman-probe"];
+
+/// Whether a key names one object below a bucket, alike in every kind of bucket.
+fn check(key: &str) -> Result<(), Fault> {
+    // Others are written by stores in codes of their own.
+    let plain = |c: char| (c.is_ascii_graphic() || c == ' ') && !"\\{^}%`]\">[~<#|*?".contains(c);
+    let parts = key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+    if key.len() <= KEY_BYTES_MAX && key.chars().all(plain) && parts {
+        return Ok(());
+    }
+    let expected = "parts of printable ASCII without \\ { } [ ] ^ % ` \" < > ~ # | * ?, separated by single slashes, none of them . or ..";
+    Err(Fault::invalid_parameter("key", format!("`{}`: expected {expected}", key.escape_debug())))
+}
+
+impl CatalogService {
+    pub(super) async fn get_object(&self, call: &Call) -> Result<Reply, Fault> {
+        // Of our own user's files, and by our own user's secrets.
+        call.allow_paths()?;
+        let GetObjectIn { bucket, key, offset, length } = call.parameters()?;
+        check(&key)?;
+        if length.is_some_and(|length| length > OBJECT_BYTES_MAX) {
+            return Err(Fault::invalid_parameter("length", format!("expected at most {OBJECT_BYTES_MAX}")));
+        }
+        let offset = offset.unwrap_or(0);
+        let recorded = self.books().object(&bucket, &key).map(|object| object.sha256);
+        let failed = match self.buckets.read(&bucket, &key, (offset, length), recorded.as_deref()).await {
+            Ok(part) => return told(part, offset, false),
+            Err(error) => error,
+        };
+        // Not there, not what it was, or not within reach.
+        let lost = matches!(failed, BucketError::NoSuchObject { .. } | BucketError::Damaged { .. } | BucketError::Unusable { .. });
+        if lost && bucket != RESCUE && self.buckets.rescues() {
+            match self.buckets.read(RESCUE, &key, (offset, length), recorded.as_deref()).await {
+                Ok(part) => return told(part, offset, true),
+                Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {error}"),
+            }
+        }
+        Err(refused(&bucket, &failed))
+    }
+
+    pub(super) async fn put_object(&self, call: &Call) -> Result<Reply, Fault> {
+        call.allow_paths()?;
+        let PutObjectIn { bucket, key, data_base64 } = call.parameters()?;
+        check(&key)?;
+        let own = key.split('/').next().is_some_and(|first| OURS.iter().any(|ours| first.eq_ignore_ascii_case(ours)));
+        if own {
+            return Err(Fault::invalid_parameter("key", format!("`{key}`: expected one not below {}", OURS.join("/, "))));
+        }
+        let bad = || Fault::invalid_parameter("data_base64", "expected base64 (RFC 4648, section 4) with its padding");
+        let bytes = decode(&data_base64).ok_or_else(bad)?;
+        let size = bytes.len() as u64;
+        if size > OBJECT_BYTES_MAX {
+            let message = format!("{size} bytes, expected at most {OBJECT_BYTES_MAX}");
+            let fault = Fault::new("org.brahman.Storage.TooLarge", false, message);
+            return Err(fault.with("size", size).with("max", OBJECT_BYTES_MAX));
+        }
+        let owner = self.books().owner(&bucket, &key);
+        let taken = |why: String| {
+            let message = format!("{key} in bucket `{bucket}` {why}; nothing was put");
+            Err(Fault::new("org.brahman.Storage.Taken", false, message).with("name", bucket.clone()).with("key", key.clone()))
+        };
+        // While a dataset's file cannot be read, what is there may be its own: only what is new is put then.
+        let only_new = match &owner {
+            Ok(Some(dataset)) => return taken(format!("is what dataset `{dataset}` is made of")),
+            Ok(None) => false,
+            Err(_) => true,
+        };
+        let sha256 = hex(&sha256(&bytes));
+        let put = self.buckets.put(&bucket, &key, bytes.clone(), only_new).await.map_err(|e| refused(&bucket, &e))?;
+        if let (false, Err(doubts)) = (put, &owner) {
+            return taken(format!("is there, and may be a dataset's, for this could not be read: {}", doubts.join("; ")));
+        }
+        let copied = bucket != RESCUE && self.buckets.rescues() && self.buckets.put(RESCUE, &key, bytes, false).await.is_ok();
+        Reply::of(&PutObjectOut { size, sha256, copied })
+    }
+}
+
+fn told(part: Part, offset: u64, rescue_used: bool) -> Result<Reply, Fault> {
+    Reply::of(&GetObjectOut { data_base64: encode(&part.bytes), size: part.size, offset, sha256: part.sha256, rescue_used })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_key_never_leads_out_of_its_bucket() {
+        for bad in ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0", "ü", "a%2e", "a#1", &"x".repeat(1025)] {
+            assert!(check(bad).is_err(), "{bad:?}");
+        }
+        for good in ["a", "notes/a b.txt", "x/.hidden", "a=1/b+c,d@e", "...", "datasets/d/r/part-0.parquet"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_checked_stays_below(key in ".{0,20}") {
+            if check(&key).is_ok() {
+                let path = std::path::Path::new("/bucket").join(&key);
+                prop_assert!(path.starts_with("/bucket") && path.components().count() == 2 + key.split('/').count());
+            }
+        }
+    }
+}
