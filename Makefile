@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 INPUT ?= $(CURDIR)
 
-.PHONY: help setup build release demo test lint fuzz bench bench-index bench-ingest bench-pii bench-score install uninstall units
+.PHONY: help setup build release demo test soak lint fuzz bench bench-index bench-ingest bench-pii bench-score install uninstall units
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ demo: release ## the main job on real input: make demo INPUT=path
 
 test: setup ## every test, on real parts
 	@packaging/test.sh
+
+soak: setup release ## a mesh under kills, stops and a full disk for 15 minutes: BRAHMAN_SOAK_S=120 for less
+	BRAHMAN_TEST_TOOLS="$${BRAHMAN_TEST_TOOLS:-$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/brahman-build/tools}" \
+	cargo test --locked --release -p brahman-tests --test soak -- --ignored --nocapture
 
 lint: ## formatting and clippy, warnings refused
 	cargo fmt --all --check

@@ -17,6 +17,8 @@ use brahman_sidecar::{CallOptions, Client, ClientError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::output;
+
 /// A program that belongs beside `brahman`, or else is in PATH.
 pub(crate) fn sibling(name: &str) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
@@ -41,6 +43,9 @@ pub(crate) async fn ask<P: Serialize + Sync, R: DeserializeOwned>(
     options: &CallOptions,
 ) -> Result<(R, Option<String>), ClientError> {
     let answer = client(socket).call(method, parameters, options).await?;
+    if answer.mock {
+        output::say_mock(answer.provider.as_deref().unwrap_or_default());
+    }
     Ok((answer.value, answer.provider))
 }
 

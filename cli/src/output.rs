@@ -56,8 +56,25 @@ pub(crate) struct Output {
     gone: Notify,
 }
 
+/// Whether scripts read what is printed: they find `mock` in it, where people are told.
+static FOR_SCRIPTS: OnceLock<bool> = OnceLock::new();
+
+/// Tells a person, once, that what follows was made up.
+pub(crate) fn say_mock(provider: &str) {
+    static SAID: OnceLock<()> = OnceLock::new();
+    if FOR_SCRIPTS.get().is_some_and(|scripts| !scripts) && SAID.set(()).is_ok() {
+        // What cannot be written to a person is not worth an error: the answer itself goes to standard output.
+        let _ = writeln!(
+            stderr(),
+            "note: made up by the mock {}: not for real use (`brahman context prod` for real providers)",
+            one_line(provider)
+        );
+    }
+}
+
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
+        let _ = FOR_SCRIPTS.set(json);
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Self {
             json,

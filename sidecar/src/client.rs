@@ -106,6 +106,8 @@ pub struct Answer<R> {
     pub value: R,
     /// Label of the provider, if the reply said.
     pub provider: Option<String>,
+    /// Whether it is known to be a mock: of one that the broker stood in for, nothing is known.
+    pub mock: bool,
 }
 
 /// What routes are kept under: interface, context and requirements.

@@ -42,6 +42,8 @@ pub struct RawReply {
     pub continues: bool,
     /// Label of the provider.
     pub provider: Option<String>,
+    /// Whether it is known to be a mock.
+    pub mock: bool,
 }
 
 impl RawReply {
@@ -52,7 +54,7 @@ impl RawReply {
     pub fn typed<R: DeserializeOwned>(self) -> Result<Answer<R>, ClientError> {
         let raw: &[u8] = if self.parameters.is_empty() { b"{}" } else { &self.parameters };
         let value = serde_json::from_slice(raw).map_err(|error| ClientError::Protocol(error.to_string()))?;
-        Ok(Answer { value, provider: self.provider })
+        Ok(Answer { value, provider: self.provider, mock: self.mock })
     }
 }
 
@@ -174,6 +176,7 @@ impl Connection {
                     parameters: header.parameters.to_vec(),
                     continues: header.continues,
                     provider: header.provider.map(str::to_owned),
+                    mock: false,
                 });
             }
             if self.answer.poll(&self.stream, &mut self.frames).await {

@@ -80,6 +80,7 @@ impl Route {
         if let Ok(reply) = &mut outcome {
             // Who answers is known here, whatever it calls itself.
             reply.provider = Some(target.label.clone());
+            reply.mock = target.mock;
         }
         // After a fault the connection is as good as after a reply.
         if connection.is_reusable() {
