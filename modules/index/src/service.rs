@@ -356,6 +356,11 @@ impl IndexService {
     async fn unpin(&self, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
         let index = self.index(&name)?;
+        if index.pinned().is_ok_and(|pinned| !pinned) {
+            // There is nothing to wait for.
+            let generation = index.generation().map_or(0, |g| g.manifest.number);
+            return Reply::of(&UnpinOut { unpinned: false, generation });
+        }
         let claim = index.claim("unpinning").await?;
         let work = move || -> Result<UnpinOut, Fault> {
             let _claim = claim;

@@ -172,20 +172,20 @@ def handle(c, m):
     if not m.get("oneway"): reply(c, {"parameters": {"for": p.get("who")}})
 "#;
     let mesh = mesh_of(stranger("t", "org.example.T", &["Get"], handle, "quotas = { in_flight = 2, queue = 1 }")).await;
-    Raw::connect(&mesh.socket()).send(&json!({"method": "org.example.T.Get", "oneway": true, "parameters": {"sleep": 2}}));
+    Raw::connect(&mesh.socket()).send(&json!({"method": "org.example.T.Get", "oneway": true, "parameters": {"sleep": 5}}));
     let begun = Instant::now();
     let queue = || {
         mesh.brahman_json(&["status"])["modules"].as_array().expect("modules").iter().find(|m| m["label"] == "t").expect("t")["queue"]
             .clone()
     };
     while queue() != 1 {
-        assert!(begun.elapsed() < Duration::from_secs(2), "the oneway call is counted");
+        assert!(begun.elapsed() < Duration::from_secs(4), "the oneway call is counted");
     }
     let asked = Instant::now();
     assert_eq!(Raw::connect(&mesh.socket()).call("org.example.T.Get", json!({"who": "B"}))["parameters"]["for"], "B");
-    assert!(asked.elapsed() < Duration::from_secs(1), "a stranger waited {:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(2), "a stranger waited {:?}", asked.elapsed());
     while queue() != 0 {
-        assert!(begun.elapsed() < Duration::from_secs(10), "its place comes back");
+        assert!(begun.elapsed() < Duration::from_secs(30), "its place comes back");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -115,7 +115,9 @@ async fn output_that_is_lost_is_an_error_and_a_closed_pipe_is_quiet() {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let out = run(writer.into());
-        assert_eq!((out.status.code(), &*String::from_utf8_lossy(&out.stderr)), (Some(141), ""), "{arguments:?}");
+        // That a mock answers is said all the same.
+        let said: Vec<&str> = std::str::from_utf8(&out.stderr).expect("text").lines().filter(|l| !l.starts_with("note: ")).collect();
+        assert_eq!((out.status.code(), said.len()), (Some(141), 0), "{arguments:?}: {said:?}");
     }
 }
 
