@@ -45,6 +45,8 @@ pub(crate) struct Target {
     /// `None` for init, which is no module.
     pub(crate) provider: Option<Arc<Provider>>,
     declared: Vec<String>,
+    /// Whether it is a mock.
+    pub(crate) mock: bool,
     /// Whether members of the mesh's group may call it.
     for_group: bool,
     /// Whether it is told who calls, and the other additions with it.
@@ -154,6 +156,7 @@ impl Broker {
                 incarnation: 0,
                 provider: None,
                 declared: Vec::new(),
+                mock: false,
                 for_group: true,
                 wants_uid: true,
             });
@@ -237,6 +240,7 @@ impl Broker {
             incarnation: module.incarnation,
             provider: Some(self.providers.of(module)),
             declared,
+            mock: module.card.mock,
             for_group: module.card.access == Access::Group,
             wants_uid: module.card.wants_uid,
         }

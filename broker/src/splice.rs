@@ -15,7 +15,7 @@ use brahman_card::interface;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{CallHeader, ReplyHeader, push_number_member, push_text_member, reply_head};
-use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX, parameters};
+use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_REQUIRE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX, parameters};
 use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{
     Charge, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, write_all, write_parts,
@@ -84,6 +84,8 @@ pub(crate) struct Outgoing {
     pub(crate) deadline: Option<Instant>,
     number: Option<u64>,
     extras: bool,
+    /// A provider has ended on it before.
+    again: bool,
     /// What is wrong with it, though it is a whole message.
     flaw: Option<Fault>,
 }
@@ -261,7 +263,7 @@ impl Client {
     async fn forward(&mut self, broker: &Arc<Broker>, call: &Outgoing) -> Result<After, Stop> {
         let patience = || call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
         let mut wait_until = patience();
-        let mut deaths = 0;
+        let mut deaths = u32::from(call.again);
         broker.budget().called(Instant::now());
         broker.quarantine.check(|| call.fingerprint())?;
         let mut avoid: Option<String> = None;
@@ -378,7 +380,10 @@ impl Client {
                         drop(held.place.take());
                         target.note(outcome, started.elapsed());
                     }
-                    let head = call.reply_head(target.label());
+                    let mut head = call.reply_head(target.label());
+                    if call.extras && target.mock {
+                        head.extend_from_slice(format!("\"{KEY_MOCK}\":true,").as_bytes());
+                    }
                     pass_on(&self.stream, head, &header, self.frames.delimiter()).await.map_err(|e| Failed::Stop(Stop::Io(e)))?;
                     if upgraded {
                         return Ok(After::Upgraded(backend));
@@ -520,6 +525,7 @@ fn outgoing(frame: Vec<u8>) -> Result<Outgoing, Fault> {
         deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms.min(DEADLINE_MS_MAX))),
         number: header.call,
         extras: header.extras,
+        again: header.again,
         flaw,
         parameters: span(&frame, header.parameters),
         frame: Vec::new(),

@@ -35,5 +35,9 @@ pub const KEY_REQUIRE: &str = "org.brahman.require";
 /// Header and reply key: a number of the caller's own, given back by servers that know it, so that an answer is known to
 /// belong to its call.
 pub const KEY_CALL: &str = "org.brahman.call";
+/// Header key: true for a call on which a provider that was called straight has ended.
+pub const KEY_AGAIN: &str = "org.brahman.again";
+/// Reply key: true if the provider is a mock, set by the broker.
+pub const KEY_MOCK: &str = "org.brahman.mock";
 /// Reply key: label of the provider that answered.
 pub const KEY_PROVIDER: &str = "org.brahman.provider";

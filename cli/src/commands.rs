@@ -28,11 +28,11 @@ pub(crate) fn sibling(name: &str) -> PathBuf {
 /// How often an idempotent stream is begun again when its provider ends in the middle.
 const AGAIN_MAX: u32 = 3;
 /// How long a command waits for a mesh whose socket is there and unserved: its supervisor is being started again, or it is gone.
-const ABSENCE: Duration = Duration::from_secs(5);
+const ABSENCE: Duration = Duration::from_secs(10);
 
 /// A client that follows the mesh, so that a command outlives the death of any one process of it.
 pub(crate) fn client(socket: &Path) -> Client {
-    Client::new(socket).with_patience(ABSENCE)
+    Client::for_command(socket, ABSENCE)
 }
 
 /// One call; gives the reply and the provider's label.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use brahman_card::interface;
 use brahman_card::wire::fault::Fault;
+use brahman_card::wire::header::again;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -120,20 +121,21 @@ pub struct Client {
     routes: Arc<Mutex<HashMap<RouteKey, Arc<Route>>>>,
     brokered: Arc<Mutex<Vec<Connection>>>,
     absence: Option<Duration>,
+    goes_direct: bool,
 }
 
 impl Client {
     /// A client of the mesh at this socket. Nothing is connected yet.
     #[must_use]
     pub fn new(mesh: &Path) -> Self {
-        Self { mesh: Arc::new(mesh.to_owned()), routes: Arc::default(), brokered: Arc::default(), absence: None }
+        Self { mesh: Arc::new(mesh.to_owned()), routes: Arc::default(), brokered: Arc::default(), absence: None, goes_direct: true }
     }
 
-    /// A client that waits only so long for a mesh that nobody serves (a person's command), and a moment for one that has no
-    /// socket; others wait for as long as their calls may take.
+    /// A client for one call or two, as a person's command makes them: single calls go through the broker, for there is nothing to
+    /// gain from following it, and a mesh that nobody serves is waited for only so long, one that has no socket for a moment.
     #[must_use]
-    pub fn with_patience(self, absence: Duration) -> Self {
-        Self { absence: Some(absence), ..self }
+    pub fn for_command(mesh: &Path, absence: Duration) -> Self {
+        Self { absence: Some(absence), goes_direct: false, ..Self::new(mesh) }
     }
 
     /// Whether a mesh that could not be reached for this long is taken for absent.
@@ -162,10 +164,10 @@ impl Client {
             options.deadline.unwrap_or_else(|| Duration::from_secs(interface::patience_s(interface, short)).max(DEADLINE_DEFAULT));
         let begun = Instant::now();
         let until = begun + allowed;
-        let message = encode_call(method, parameters, options, false, false)?;
+        let mut message = encode_call(method, parameters, options, false, false)?;
         let work = async {
             let mut pause = PAUSE.0;
-            let mut direct = !is_broker_s(interface);
+            let mut direct = self.goes_direct && !is_broker_s(interface);
             loop {
                 let outcome = self.attempt(interface, short, &message, options, direct, &mut idempotent).await;
                 match outcome {
@@ -177,7 +179,10 @@ impl Client {
                             tokio::time::sleep(pause).await;
                             pause = (pause * 2).min(PAUSE.1);
                         }
-                        // The next one knows who is there.
+                        // The broker knows who is there, and that a provider has ended on this call before.
+                        if direct && !matches!(error, ClientError::Connect { .. }) {
+                            message = again(&message);
+                        }
                         direct = false;
                     }
                     other => return other,

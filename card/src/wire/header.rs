@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 
 use thiserror::Error;
 
-use super::{DEPTH_MAX, KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_PROVIDER, KEY_REQUIRE, KEY_TRACE, KEY_UID, METHOD_BYTES_MAX};
+use super::{
+    DEPTH_MAX, KEY_AGAIN, KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_PROVIDER, KEY_REQUIRE, KEY_TRACE, KEY_UID, METHOD_BYTES_MAX,
+};
 
 /// What our own additions to the header begin with.
 const OURS: &str = "org.brahman.";
@@ -47,6 +49,8 @@ pub struct CallHeader<'a> {
     pub require: &'a [u8],
     /// The caller's number for this call.
     pub call: Option<u64>,
+    /// Whether a provider has ended on it before.
+    pub again: bool,
     /// Whether it had one of our additions: then, and only then, its replies may have some.
     pub extras: bool,
 }
@@ -64,7 +68,7 @@ impl<'a> CallHeader<'a> {
     /// [`HeaderError`] where the message is not one JSON object with a `method`, or a known key has a wrong type.
     pub fn skim(frame: &'a [u8]) -> Result<Self, HeaderError> {
         let mut header = Self::default();
-        let mut seen = [false; 11];
+        let mut seen = [false; 12];
         top_level(frame, |at, key, value| {
             let slot = match key {
                 "method" => 0,
@@ -78,6 +82,7 @@ impl<'a> CallHeader<'a> {
                 KEY_UID => 8,
                 KEY_REQUIRE => 9,
                 KEY_CALL => 10,
+                KEY_AGAIN => 11,
                 _ => {
                     header.extras |= key.starts_with(OURS);
                     return Ok(());
@@ -98,6 +103,7 @@ impl<'a> CallHeader<'a> {
                 7 => header.trace = optional_text(at, value)?,
                 9 => header.require = if value == b"null" { b"" } else { value },
                 10 => header.call = number(at, value)?,
+                11 => header.again = flag(at, value)?,
                 _ => {
                     let uid = number(at, value)?.map(u32::try_from).transpose();
                     header.uid = uid.map_err(|_| HeaderError { at, expected: "expected a uid" })?;
@@ -128,6 +134,8 @@ pub struct ReplyHeader<'a> {
     pub provider: Option<&'a str>,
     /// The number of the call that it answers, if the server knows such numbers.
     pub call: Option<u64>,
+    /// Whether a mock made it, if the broker passed it on.
+    pub mock: bool,
 }
 
 impl<'a> ReplyHeader<'a> {
@@ -137,7 +145,7 @@ impl<'a> ReplyHeader<'a> {
     /// [`HeaderError`] where the message is not one JSON object or a known key has a wrong type.
     pub fn skim(frame: &'a [u8]) -> Result<Self, HeaderError> {
         let mut header = Self::default();
-        let mut seen = [false; 5];
+        let mut seen = [false; 6];
         top_level(frame, |at, key, value| {
             let slot = match key {
                 "parameters" => 0,
@@ -145,6 +153,7 @@ impl<'a> ReplyHeader<'a> {
                 "error" => 2,
                 KEY_PROVIDER => 3,
                 KEY_CALL => 4,
+                KEY_MOCK => 5,
                 _ => return Ok(()),
             };
             if std::mem::replace(&mut seen[slot], true) {
@@ -155,6 +164,7 @@ impl<'a> ReplyHeader<'a> {
                 1 => header.continues = flag(at, value)?,
                 2 => header.error = optional_text(at, value)?,
                 3 => header.provider = optional_text(at, value)?,
+                5 => header.mock = flag(at, value)?,
                 _ => header.call = number(at, value)?,
             }
             Ok(())
@@ -185,6 +195,14 @@ pub fn leading_number(message: &[u8]) -> Option<u64> {
     let rest = message.strip_prefix(b"{\"")?.strip_prefix(KEY_CALL.as_bytes())?.strip_prefix(b"\":")?;
     let digits = rest.iter().position(|b| !b.is_ascii_digit())?;
     std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+}
+
+/// The same message for another attempt, after a provider has ended on it.
+#[must_use]
+pub fn again(message: &[u8]) -> Vec<u8> {
+    // Behind the number, by which the answer is known.
+    let at = if leading_number(message).is_some() { memchr::memchr(b',', message).map_or(1, |comma| comma + 1) } else { 1 };
+    [&message[..at], format!("\"{KEY_AGAIN}\":true,").as_bytes(), &message[at..]].concat()
 }
 
 /// Writes one number member with a comma after it; the key is one of ours and needs no escapes.
@@ -420,6 +438,12 @@ mod tests {
         assert_eq!(reply_head("p", true, Some(7)), br#"{"org.brahman.provider":"p","org.brahman.call":7,"#);
         assert_eq!(leading_number(br#"{"org.brahman.call":70,"method":"a.B"}"#), Some(70));
         assert_eq!(leading_number(br#"{"method":"a.B","org.brahman.call":70}"#), None);
+        for message in [&br#"{"org.brahman.call":70,"method":"a.B"}"#[..], br#"{"method":"a.B","parameters":{"x":[1,2]}}"#] {
+            let second = again(message);
+            let (before, after) = (CallHeader::skim(message).expect("a call"), CallHeader::skim(&second).expect("a call"));
+            assert_eq!((before.again, after.again, after.call, after.parameters), (false, true, before.call, before.parameters));
+            assert_eq!(leading_number(message), leading_number(&second));
+        }
     }
 
     #[test]

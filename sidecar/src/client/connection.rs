@@ -176,7 +176,7 @@ impl Connection {
                     parameters: header.parameters.to_vec(),
                     continues: header.continues,
                     provider: header.provider.map(str::to_owned),
-                    mock: false,
+                    mock: header.mock,
                 });
             }
             if self.answer.poll(&self.stream, &mut self.frames).await {

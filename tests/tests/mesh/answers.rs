@@ -105,6 +105,67 @@ def handle(c, m):
     }
 }
 
+/// Several connections, a provider that misbehaves as it is told, and a model of who must hear what: each its own answer, or a
+/// typed error, or nothing for a oneway call; never another's.
+#[tokio::test]
+async fn whatever_a_provider_does_everybody_hears_his_own() {
+    let handle = r#"
+def handle(c, m):
+    p = m.get("parameters") or {}
+    mine, how = {"parameters": {"for": p["who"]}}, p["how"]
+    if how == "close": return c.close()
+    if how == "garbage": return c.sendall(b"not json\0")
+    if how == "error": return reply(c, {"error": "org.example.T.No", "parameters": {"for": p["who"]}})
+    if how == "continues": reply(c, dict(mine, continues=True))
+    if how == "number": mine["org.brahman.call"] = 1
+    if how == "twice key": return c.sendall(b'{"parameters":{"for":"x"},"parameters":{"for":"y"}}\0')
+    if how == "slow": time.sleep(0.01)
+    reply(c, mine)
+    if how == "twice": reply(c, mine)
+    if how == "later": threading.Timer(0.005, lambda: reply(c, mine)).start()
+    if how == "and hang up": c.close()
+"#;
+    let restart = "supervision.restart = { initial_ms = 5, max_ms = 20, intensity = 1000, period_s = 60 }";
+    let mesh = mesh_of(stranger("t", "org.example.T", &["Get"], handle, restart)).await;
+    let hows = ["well", "close", "garbage", "error", "continues", "number", "twice key", "slow", "twice", "later", "and hang up"];
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = |n: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(random >> 33).expect("fits") % n
+    };
+    let mut connections: Vec<Raw> = (0..6).map(|_| Raw::connect(&mesh.socket())).collect();
+    let (mut heard, mut refused) = (0, 0);
+    for step in 0..150 {
+        // Some of them ask at once, several calls in a row, some oneway; then each reads what it is owed.
+        let mut owed: Vec<Vec<String>> = vec![Vec::new(); connections.len()];
+        for _ in 0..=next(5) {
+            let (at, how, method) = (next(6), hows[next(hows.len())], ["Get", "Put"][next(2)]);
+            let (oneway, who) = (next(6) == 0, format!("{step}-{at}-{}", owed[at].len()));
+            connections[at]
+                .send(&json!({"method": format!("org.example.T.{method}"), "oneway": oneway, "parameters": {"who": who, "how": how}}));
+            if !oneway {
+                owed[at].push(who);
+            }
+        }
+        for (connection, owed) in connections.iter_mut().zip(owed) {
+            for who in owed {
+                let reply = connection.receive().expect("each call is answered");
+                match reply["error"].as_str() {
+                    None | Some("org.example.T.No") => {
+                        assert_eq!(reply["parameters"]["for"], who, "step {step}: {reply}");
+                        heard += 1;
+                    }
+                    Some(name) => {
+                        assert!(name.starts_with("org.brahman.Broker."), "step {step}: {reply}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(heard > 50 && refused > 20, "{heard} heard, {refused} refused");
+}
+
 #[tokio::test]
 async fn nobody_answers_in_anothers_name_and_nothing_is_added_for_whoever_added_nothing() {
     let handle = r#"
