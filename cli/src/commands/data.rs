@@ -17,7 +17,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{get, stream};
-use crate::output::{Output, Tone, bytes, duration};
+use crate::output::{Output, Tone, bytes, duration, one_line};
 
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
     let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
@@ -138,7 +138,7 @@ pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, t
 async fn ingest<P: Serialize>(socket: &Path, method: &str, ask: &P, dataset: &str, output: &Output) -> anyhow::Result<()> {
     let bar = output.spinner("reading");
     let out: IngestOut = stream(socket, &format!("org.brahman.Ingest.{method}"), ask, |p: &IngestOut| {
-        bar.set_message(format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s));
+        bar.set_message(one_line(&format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s)));
     })
     .await?;
     bar.finish_and_clear();

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 pub(crate) use arguments::{Create, Index, Promote, Search};
 
 use super::{get, plot, stream};
-use crate::output::{Output, Tone, bytes, duration};
+use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
 async fn show<P: Serialize + Sync, R: Serialize + DeserializeOwned>(
@@ -52,7 +52,7 @@ async fn watch<P: Serialize, R: Serialize + DeserializeOwned>(
         let (phase, done, of) = progress(p);
         bar.set_length(of);
         bar.set_position(done);
-        bar.set_message(phase);
+        bar.set_message(one_line(&phase));
     })
     .await?;
     bar.finish_and_clear();
