@@ -179,7 +179,8 @@ impl Provider {
 
     /// Takes back a connection whose call was answered, and its answer known by its number.
     pub(crate) fn keep(&self, mut backend: Backend, incarnation: u64) {
-        // What it holds was its caller's.
+        // What it holds was its caller's; whoever is next is not to pay for it.
+        backend.frames.trim();
         drop(backend.frames.take_reservation());
         let mut idle = hold(&self.idle);
         if !backend.frames.has_partial() && idle.0 == incarnation && idle.1.len() < IDLE_MAX {

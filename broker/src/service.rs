@@ -16,7 +16,7 @@ use brahman_card::wire::fault::Fault;
 use brahman_card::wire::parameters;
 use brahman_card::{ModuleRecord, ModuleState, interface};
 use brahman_sidecar::Peer;
-use brahman_sidecar::serve::{encode_reply, hung_up, write_all};
+use brahman_sidecar::serve::{GONE_EVERY, encode_reply, hung_up, write_all};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -190,6 +190,12 @@ impl Broker {
         }
     }
 
+    /// Whether a provider's end was ordered: it drains, waits for its next life, or was stopped.
+    pub(crate) fn was_told_to_end(&self, target: &Target) -> bool {
+        let ordered = |state| matches!(state, ModuleState::Draining | ModuleState::Waiting | ModuleState::Stopped);
+        self.table.borrow().modules.iter().any(|m| m.card.id == target.id && ordered(m.state))
+    }
+
     /// Why a target will never answer, if the table says so.
     pub(crate) fn gone(&self, target: &Target) -> Option<String> {
         target.provider.as_ref()?;
@@ -336,7 +342,7 @@ impl Broker {
     }
 
     /// Whether a user may change what is everybody's.
-    fn administers(&self, uid: u32) -> bool {
+    pub(crate) fn administers(&self, uid: u32) -> bool {
         uid == self.own_uid || uid == 0
     }
 
@@ -401,7 +407,12 @@ impl Broker {
                     ready?;
                     let mut byte = [0_u8; 64];
                     match client.stream.try_read(&mut byte) {
-                        Ok(0) if !hung_up(&client.stream) => changes.changed().await.unwrap_or(()),
+                        Ok(0) if !hung_up(&client.stream) => tokio::select! {
+                            biased;
+                            () = self.drain.cancelled() => return Ok(After::Close),
+                            () = tokio::time::sleep(GONE_EVERY) => {}
+                            changed = changes.changed() => if changed.is_err() { return Ok(After::Close) } else { changes.mark_changed() },
+                        },
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         _ => return Ok(After::Close),
                     }

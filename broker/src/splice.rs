@@ -15,10 +15,11 @@ use brahman_card::interface;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{CallHeader, ReplyHeader, push_number_member, push_text_member, reply_head};
-use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_REQUIRE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX, parameters};
+use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_REQUIRE, KEY_TRACE, KEY_UID, parameters};
 use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{
-    Charge, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, write_all, write_parts,
+    Charge, GONE_EVERY, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, write_all,
+    write_parts,
 };
 use tokio::net::UnixStream;
 
@@ -33,7 +34,7 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const DEATHS_MAX: u32 = 5;
 /// A call's first moments at a provider. What kills does so at once; a call that has seen a provider end is alone for so long, so
 /// that a second end is its own doing and no other's.
-const TURN: Duration = Duration::from_secs(1);
+const TURN: Duration = Duration::from_millis(300);
 /// A message longer than this is looked through off the I/O thread.
 const LONG_BYTES: usize = 256 * 1024;
 /// Latest deadline: clocks add up to it without overflow.
@@ -201,6 +202,7 @@ impl Client {
             if self.next.poll(&self.stream, &mut self.frames).await {
                 continue;
             }
+            self.frames.trim();
             let partial = self.frames.has_partial();
             if self.frames.pending().len() >= LONG_BYTES {
                 // Others on this thread have their turn while a long message comes.
@@ -231,14 +233,17 @@ impl Client {
     }
 
     async fn run(&mut self, broker: &Arc<Broker>, call: Outgoing) -> io::Result<After> {
-        if let Some(flaw) = call.flaw.as_ref().filter(|_| !call.oneway) {
-            return self.fault(&call.reply_head("broker"), flaw).await.map(|()| After::Next);
+        if let Some(flaw) = &call.flaw {
+            return self.refuse(&call, flaw).await;
         }
-        if let Some(before) = self.oneway.take() {
+        if let Some(mut before) = self.oneway.take() {
             let until_at = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
-            match self.attend(until_at, before).await {
+            match self.attend(until_at, &mut before).await {
                 Ok(_) => {}
-                Err(Stop::Fault(fault)) => return self.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
+                Err(Stop::Fault(fault)) => {
+                    self.oneway = Some(before);
+                    return self.refuse(&call, &fault).await;
+                }
                 Err(_) => return Ok(After::Close),
             }
         }
@@ -251,19 +256,25 @@ impl Client {
             Ok(after) => Ok(after),
             Err(Stop::HungUp) => Ok(After::Close),
             Err(Stop::Io(error)) => Err(error),
-            Err(Stop::Fault(fault)) if call.oneway => {
-                tracing::warn!(%fault, "a oneway call failed");
-                Ok(After::Next)
-            }
-            Err(Stop::Fault(fault)) => self.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
+            Err(Stop::Fault(fault)) => self.refuse(&call, &fault).await,
         }
+    }
+
+    /// Answers a call with a fault; a oneway call with nothing.
+    async fn refuse(&mut self, call: &Outgoing, fault: &Fault) -> io::Result<After> {
+        if call.oneway {
+            tracing::warn!(%fault, "a oneway call failed");
+            return Ok(After::Next);
+        }
+        self.fault(&call.reply_head("broker"), fault).await.map(|()| After::Next)
     }
 
     /// Routes a call to a provider, again if that is safe, and passes its replies on.
     async fn forward(&mut self, broker: &Arc<Broker>, call: &Outgoing) -> Result<After, Stop> {
         let patience = || call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
         let mut wait_until = patience();
-        let mut deaths = u32::from(call.again);
+        // Whoever may stop a provider may also say that one has ended on this call.
+        let mut deaths = u32::from(call.again && broker.administers(self.peer.uid));
         broker.budget().called(Instant::now());
         broker.quarantine.check(|| call.fingerprint())?;
         let mut avoid: Option<String> = None;
@@ -298,8 +309,10 @@ impl Client {
                 provider.forget_idle();
             }
             let label = target.label();
-            let is_guilty = !is_unsent && (was_alone || deaths + 1 >= DEATHS_MAX);
-            if !is_unsent {
+            // One that was told to end did not end on anything.
+            let is_ordered = !is_unsent && broker.was_told_to_end(&target);
+            let is_guilty = !is_unsent && !is_ordered && (was_alone || deaths + 1 >= DEATHS_MAX);
+            if !is_unsent && !is_ordered {
                 deaths += 1;
                 if is_guilty || is_alone {
                     broker.quarantine.ended_on(call.fingerprint(), label, deaths);
@@ -342,7 +355,27 @@ impl Client {
         let head = call.head(target.wants_uid, self.peer.uid, number);
         let parts = [head.as_slice(), call.parameters(), b"}\0"];
         let until_at = call.deadline.unwrap_or_else(|| started + 2 * WRITE_STALL);
-        match self.attend(until_at, write_parts(&backend.stream, &parts)).await {
+        let mut table = broker.table.subscribe();
+        table.mark_unchanged();
+        // It may have been given up while the call waited for its place.
+        if let Some(why) = broker.gone(target) {
+            return Err(Failed::Unreached(why));
+        }
+        if backend.frames.is_denied() {
+            let why = format!("no memory is left for an answer of `{}` while others are on their way", target.label());
+            return Err(Failed::Stop(Stop::Fault(Fault::overloaded(why, 100))));
+        }
+        let written = {
+            let mut writing = std::pin::pin!(write_parts(&backend.stream, &parts));
+            match self.attend(until_at.min(started + TURN), &mut writing).await {
+                Err(Stop::Fault(_)) if Instant::now() < until_at => {
+                    held.turn = None;
+                    self.attend(until_at, &mut writing).await
+                }
+                other => other,
+            }
+        };
+        match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(Failed::Lost(format!("hung up ({error})"))),
             Err(Stop::Fault(_)) => return Err(late(call, target)),
@@ -354,8 +387,6 @@ impl Client {
             self.oneway = Some(tokio::spawn(backend.outlive(held.place.take(), until)));
             return Ok(After::Next);
         }
-        let mut table = broker.table.subscribe();
-        table.mark_unchanged();
         if target.answers_at_once() {
             poll_briefly(&backend.stream, &mut backend.frames, POLL_MAX).await;
         }
@@ -374,9 +405,10 @@ impl Client {
                     let upgraded = call.upgrade && error.is_none() && !continues;
                     let is_numbered = header.call.is_some();
                     held.passed_on = true;
+                    // Its first moments are over, however slowly its reader takes the answer.
+                    held.turn = None;
                     if !continues {
-                        // The answer is here: however slowly its reader takes it, the provider is free.
-                        held.turn = None;
+                        // All of the answer is here: the provider is free.
                         drop(held.place.take());
                         target.note(outcome, started.elapsed());
                     }
@@ -412,13 +444,17 @@ impl Client {
                     Ok(false) => return Err(Failed::Lost("hung up in mid-call".to_owned())),
                     Err(error) => return Err(Failed::Lost(format!("hung up in mid-call ({error})"))),
                 },
-                open = self.stream.readable(), if self.read_open && self.frames.pending().len() < MESSAGE_BYTES_MAX => {
+                open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
                     open.map_err(|e| Failed::Stop(Stop::Io(e)))?;
                     self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| Failed::Stop(Stop::Io(e)))?;
                     if !self.read_open && hung_up(&self.stream) {
                         return Err(Failed::Stop(Stop::HungUp));
                     }
                 }
+                // A client that has finished sending may still go away.
+                () = tokio::time::sleep(GONE_EVERY), if !self.read_open => if hung_up(&self.stream) {
+                    return Err(Failed::Stop(Stop::HungUp));
+                },
                 () = until(call.deadline) => return Err(late(call, target)),
                 () = tokio::time::sleep_until((started + TURN).into()), if held.turn.is_some() => held.turn = None,
                 _ = table.changed() => {
@@ -438,13 +474,16 @@ impl Client {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                open = self.stream.readable(), if self.read_open && self.frames.pending().len() < MESSAGE_BYTES_MAX => {
+                open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
                     open.map_err(Stop::Io)?;
                     self.read_open = fill(&self.stream, &mut self.frames).map_err(Stop::Io)?;
                     if !self.read_open && hung_up(&self.stream) {
                         return Err(Stop::HungUp);
                     }
                 }
+                () = tokio::time::sleep(GONE_EVERY), if !self.read_open => if hung_up(&self.stream) {
+                    return Err(Stop::HungUp);
+                },
                 () = tokio::time::sleep_until(until_at.into()) => {
                     return Err(Stop::Fault(Fault::deadline_exceeded("the call waited for its turn")));
                 }

@@ -6,6 +6,7 @@
 //! has, they end in batches or in an error that says what is wrong with them.
 
 use std::io;
+use std::time::Instant;
 
 use arrow_array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
@@ -14,7 +15,7 @@ use brahman_card::Fault;
 use brahman_card::wire::frame::Reservation;
 use tokio::net::UnixStream;
 
-use crate::serve::{Charge, Upgraded, write_all};
+use crate::serve::{Charge, PARTIAL_MAX, Upgraded, write_all};
 
 /// Longest frame: 10,000 texts of 6 KiB, or 40,000 vectors of 384 numbers.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -70,11 +71,17 @@ fn batches(body: &[u8]) -> io::Result<Vec<RecordBatch>> {
 }
 
 impl BulkStream {
-    /// Takes over an upgraded connection.
+    /// Takes over an upgraded connection as a client does: frames count as the peer's.
     #[must_use]
     pub fn new(upgraded: Upgraded) -> Self {
-        let end = upgraded.rest.len();
         let uid = upgraded.stream.peer_cred().map_or(0, |peer| peer.uid());
+        Self::of(upgraded, uid)
+    }
+
+    /// Takes over an upgraded connection, on which frames count as this user's.
+    #[must_use]
+    pub fn of(upgraded: Upgraded, uid: u32) -> Self {
+        let end = upgraded.rest.len();
         Self { stream: upgraded.stream, buffer: upgraded.rest, start: 0, end, charge: Charge::of(uid) }
     }
 
@@ -121,6 +128,7 @@ impl BulkStream {
     /// `UnexpectedEof` if the other end hung up inside a frame; `InvalidData` for one that is announced too long, `OutOfMemory` for
     /// one that there is no room for.
     pub async fn receive(&mut self) -> io::Result<Frame> {
+        let mut partial_since: Option<Instant> = None;
         loop {
             let have = self.end - self.start;
             let head = self.buffer.get(self.start..self.start + 4).filter(|_| have >= 4);
@@ -152,7 +160,14 @@ impl BulkStream {
             } else {
                 self.reserve(FIRST_BYTES)?;
             }
-            if !self.fill().await? {
+            // Half a frame holds memory that others wait for.
+            let open = if have == 0 {
+                self.fill().await?
+            } else {
+                let until = *partial_since.get_or_insert_with(Instant::now) + PARTIAL_MAX;
+                tokio::time::timeout_at(until.into(), self.fill()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+            };
+            if !open {
                 return if have == 0 { Ok(Frame::End) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
         }
@@ -206,10 +221,9 @@ impl BulkStream {
     pub async fn attend<T>(&mut self, work: impl Future<Output = T>) -> io::Result<Option<T>> {
         let mut work = std::pin::pin!(work);
         loop {
-            let room = self.end - self.start < FRAME_BYTES_MAX;
-            if room {
-                self.reserve(self.end - self.start + FIRST_BYTES)?;
-            }
+            // Where no memory is left the next frame waits in the socket.
+            let have = self.end - self.start;
+            let room = have < FRAME_BYTES_MAX && self.reserve(have + FIRST_BYTES).is_ok();
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(Some(done)),

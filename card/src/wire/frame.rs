@@ -115,6 +115,18 @@ impl FrameBuffer {
         &mut self.bytes[self.end..]
     }
 
+    /// Gives back what a long message took, once nothing of one is here: a connection that waits holds little.
+    pub fn trim(&mut self) {
+        if self.end == self.start && self.bytes.len() > KEEP_BYTES {
+            self.bytes = Vec::new();
+            (self.start, self.end, self.scanned, self.shape.looked) = (0, 0, 0, 0);
+            if let Some(reservation) = &mut self.reservation {
+                // Less is always granted.
+                reservation.resize(0);
+            }
+        }
+    }
+
     /// `n` bytes were read into [`Self::spare`].
     pub fn filled(&mut self, n: usize) {
         self.end = (self.end + n).min(self.bytes.len());
@@ -209,6 +221,18 @@ impl FrameBuffer {
     #[must_use]
     pub fn has_partial(&self) -> bool {
         self.end > self.start
+    }
+
+    /// Whether memory was denied: what is on its way here cannot be taken in.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.denied
+    }
+
+    /// Whether more can be taken in: less than the longest message waits, and no memory was denied.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.denied && self.end - self.start < self.max
     }
 
     /// Bytes not yet taken as frames.
@@ -355,6 +379,24 @@ mod tests {
         assert_eq!(buffer.next_frame(), Ok(None));
         assert_eq!(buffer.spare().len(), 0);
         assert_eq!(buffer.next_frame(), Err(FrameError::NoMemory { held: 2 * FIRST_BYTES }));
+    }
+
+    #[test]
+    fn what_a_long_message_took_is_given_back_while_nothing_comes() {
+        let mut buffer = FrameBuffer::default();
+        buffer.reserve_from(Box::new(Little(1 << 20)));
+        for _ in 0..3 {
+            let long = vec![b'x'; 2 * KEEP_BYTES];
+            buffer.push(&long);
+            buffer.push(b"\0{");
+            assert_eq!(frames(&mut buffer), [long]);
+            buffer.trim();
+            assert!(buffer.bytes.len() > KEEP_BYTES, "half a message is here");
+            buffer.push(b"}\0");
+            assert_eq!(frames(&mut buffer), [b"{}".to_vec()]);
+            buffer.trim();
+            assert!(buffer.bytes.is_empty());
+        }
     }
 
     proptest! {

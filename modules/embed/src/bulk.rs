@@ -12,7 +12,7 @@ use brahman_sidecar::serve::Upgraded;
 
 use crate::engine::{Embedded, Engine, Wish};
 
-pub(crate) async fn converse<E: Engine>(upgraded: Upgraded, engine: Arc<E>, truncate: bool) -> io::Result<()> {
+pub(crate) async fn converse<E: Engine>(upgraded: Upgraded, uid: u32, engine: Arc<E>, truncate: bool) -> io::Result<()> {
     let work = |batch: RecordBatch| {
         let engine = Arc::clone(&engine);
         async move {
@@ -21,7 +21,7 @@ pub(crate) async fn converse<E: Engine>(upgraded: Upgraded, engine: Arc<E>, trun
             encode(&done, engine.identity().dim).map_err(|e| Fault::internal(e.to_string()))
         }
     };
-    BulkStream::new(upgraded).answer(work).await
+    BulkStream::of(upgraded, uid).answer(work).await
 }
 
 fn texts_of(batch: &RecordBatch) -> Result<Vec<String>, Fault> {

@@ -113,7 +113,8 @@ impl<E: Engine> EmbedService<E> {
         };
         let engine = Arc::clone(&self.engine);
         let truncate = truncate.unwrap_or(false);
-        Reply::upgrade(&out, move |upgraded| bulk::converse(upgraded, engine, truncate))
+        let uid = call.uid;
+        Reply::upgrade(&out, move |upgraded| bulk::converse(upgraded, uid, engine, truncate))
     }
 }
 

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::call::{Then, encode_fault, frame_reply, method_ranges, range_in};
@@ -31,6 +31,10 @@ use super::{Call, Peer, Reply, ServeOptions, Service, Upgraded};
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
 /// Half a message must become a whole one within this time of its first byte.
 pub const PARTIAL_MAX: Duration = Duration::from_secs(30);
+/// How often it is asked whether a peer that has finished sending is still there.
+pub const GONE_EVERY: Duration = Duration::from_secs(1);
+/// Long calls that are worked on at once off the I/O thread; each holds a thread, and may need another for its own work.
+const LONG_CALLS: usize = 4;
 /// After this many bytes of a message on its way, others on the thread have their turn.
 const SLICE_BYTES: usize = 256 * 1024;
 /// A call longer than this is worked on off the I/O thread: reading its JSON would keep others waiting.
@@ -93,6 +97,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
                 if next.poll(&stream, &mut frames).await {
                     continue;
                 }
+                frames.trim();
                 if frames.pending().len() >= SLICE_BYTES {
                     tokio::task::yield_now().await;
                 }
@@ -165,8 +170,8 @@ async fn run_call<S: Service>(
             return Ok(After::Close);
         }
     };
-    // Whoever gave up while the call lay here unread does not want it done.
-    if hung_up(stream) {
+    // Whoever gave up while the call lay here unread does not want it done; a oneway call is nobody's to wait for.
+    if !header.oneway && hung_up(stream) {
         return Ok(After::Close);
     }
     let head = reply_head(&shared.options.provider, header.extras, header.call);
@@ -211,14 +216,18 @@ async fn run_call<S: Service>(
             outcome = &mut work => break outcome,
             Some(message) = streamed.recv() => write_all(stream, &message).await?,
             () = until(deadline) => break Err(Fault::deadline_exceeded("the call ran")),
-            ready = stream.readable(), if *read_open && frames.pending().len() < brahman_card::wire::MESSAGE_BYTES_MAX => {
+            ready = stream.readable(), if *read_open && frames.has_room() => {
                 ready?;
                 if !fill(stream, frames)? {
-                    if hung_up(stream) {
-                        return Ok(After::Close);
-                    }
                     *read_open = false;
                 }
+                if !*read_open && !oneway && hung_up(stream) {
+                    return Ok(After::Close);
+                }
+            }
+            // A peer that has finished sending may still go away.
+            () = tokio::time::sleep(GONE_EVERY), if !*read_open && !oneway => if hung_up(stream) {
+                return Ok(After::Close);
             }
         }
     };
@@ -257,10 +266,14 @@ async fn guarded(work: impl Future<Output = Result<Reply, Fault>>) -> Result<Rep
 
 /// [`dispatch`] on a thread that nobody else waits for. A hang-up ends the work there as here.
 async fn dispatch_aside<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Result<Reply, Fault> {
+    static PERMITS: Semaphore = Semaphore::const_new(LONG_CALLS);
+    // The semaphore is never closed.
+    let permit = PERMITS.acquire().await.map_err(|e| Fault::internal(e.to_string()))?;
     let (shared, stop) = (Arc::clone(shared), CancellationToken::new());
     let _given_up = stop.clone().drop_guard();
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
         runtime.block_on(async {
             tokio::select! {
                 outcome = dispatch(&shared, call) => outcome,

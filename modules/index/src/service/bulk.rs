@@ -54,16 +54,17 @@ impl IndexService {
             generation: m.number,
         };
         let terms = Arc::new(Terms { index, how, filter });
-        Reply::upgrade(&out, move |upgraded| converse(upgraded, terms))
+        let uid = call.uid;
+        Reply::upgrade(&out, move |upgraded| converse(upgraded, uid, terms))
     }
 }
 
-async fn converse(upgraded: Upgraded, terms: Arc<Terms>) -> io::Result<()> {
+async fn converse(upgraded: Upgraded, uid: u32, terms: Arc<Terms>) -> io::Result<()> {
     let work = |batch: RecordBatch| {
         let terms = Arc::clone(&terms);
         async move { tokio::task::spawn_blocking(move || terms.answer(&batch)).await.map_err(|e| Fault::internal(e.to_string()))? }
     };
-    BulkStream::new(upgraded).answer(work).await
+    BulkStream::of(upgraded, uid).answer(work).await
 }
 
 impl Terms {
