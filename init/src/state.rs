@@ -297,7 +297,13 @@ impl State {
             let Some(entry) = self.modules.get_mut(&id) else { continue };
             let label = entry.card.label.to_string();
             match fresh.remove(&id) {
-                Some((card, socket)) if card == entry.card && socket == entry.socket => outcome.unchanged.push(label),
+                Some((card, socket)) if card == entry.card && socket == entry.socket => {
+                    outcome.unchanged.push(label);
+                    // It was taken away, or changed, a moment ago, and is back while its process still drains.
+                    if matches!(entry.afterwards, Some(Afterwards::Remove | Afterwards::Replace(_))) {
+                        entry.afterwards = Some(Afterwards::Start);
+                    }
+                }
                 Some(pair) => {
                     outcome.changed.push(label);
                     end(entry, &id, Afterwards::Replace(Box::new(pair)), now, effects);
@@ -345,7 +351,8 @@ impl State {
         let was = entry.state;
         entry.pid = None;
         entry.session = None;
-        entry.attributes.clear();
+        // What it said of itself holds until its next life says otherwise: calls that require it wait for that.
+        entry.is_former = true;
         entry.clear_timers();
         if let Some(afterwards) = entry.afterwards.take() {
             self.finish(id, afterwards, now, effects);
@@ -436,6 +443,9 @@ impl State {
     fn updated(&mut self, update: UpdateIn, now: Millis) {
         let Some(entry) = self.modules.values_mut().find(|e| e.session.as_deref() == Some(update.session.as_str())) else { return };
         if let Some(attributes) = update.attributes {
+            if std::mem::take(&mut entry.is_former) {
+                entry.attributes.clear();
+            }
             entry.attributes.extend(attributes);
         }
         match update.state {

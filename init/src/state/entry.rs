@@ -34,6 +34,8 @@ pub(crate) struct Entry {
     pub(super) restarts: u64,
     pub(super) reason: Option<String>,
     pub(super) attributes: BTreeMap<String, String>,
+    /// Whether those are of its former life: they hold until it says others, or is ready without any.
+    pub(super) is_former: bool,
     pub(super) shortfalls: Vec<String>,
     /// Its module brought the Card over its session: no file has it.
     pub(super) brought: bool,
@@ -63,6 +65,7 @@ impl Entry {
             restarts: 0,
             reason: None,
             attributes: BTreeMap::new(),
+            is_former: false,
             shortfalls: Vec::new(),
             brought: false,
             afterwards: None,
@@ -165,6 +168,9 @@ pub(super) fn watchdog(entry: &Entry, now: Millis) -> Option<Millis> {
 }
 
 pub(super) fn become_ready(entry: &mut Entry, now: Millis) {
+    if std::mem::take(&mut entry.is_former) {
+        entry.attributes.clear();
+    }
     if entry.afterwards.is_some() {
         return;
     }

@@ -424,3 +424,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_module_said_of_itself_outlives_its_process_and_gives_way_to_what_the_next_says() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    let said = |bench: &mut Bench, model: Option<&str>, state| {
+        let (id, session) = (bench.id("a"), format!("s-{}", bench.pids));
+        bench.event(Event::Attached { id, session: session.clone() });
+        let attributes = model.map(|m| BTreeMap::from([("model".to_owned(), m.to_owned())]));
+        bench.event(Event::Updated { update: UpdateIn { session, state: Some(state), attributes, ..UpdateIn::default() } });
+    };
+    let model = |bench: &Bench| bench.entry("a").attributes.get("model").cloned();
+    said(&mut bench, Some("m"), ModuleState::Ready);
+    bench.exit("a", Exit::Signal(9));
+    assert_eq!(model(&bench).as_deref(), Some("m"), "between two lives");
+    bench.now += 10_000;
+    bench.event(Event::Tick);
+    said(&mut bench, None, ModuleState::Loading);
+    assert_eq!(model(&bench).as_deref(), Some("m"), "it has not said otherwise");
+    said(&mut bench, Some("n"), ModuleState::Ready);
+    assert_eq!(model(&bench).as_deref(), Some("n"));
+    bench.exit("a", Exit::Signal(9));
+    bench.now += 10_000;
+    bench.event(Event::Tick);
+    said(&mut bench, None, ModuleState::Ready);
+    assert_eq!(model(&bench), None, "ready without one");
+}
+
+#[test]
+fn a_card_that_comes_back_while_its_module_drains_is_started_again() {
+    for between in [Vec::new(), vec![card("a", "priority = \"high\"")]] {
+        let mut bench = Bench::new(vec![card("a", "")]);
+        bench.ready("a");
+        bench.cards(between);
+        bench.cards(vec![card("a", "")]);
+        bench.exit("a", Exit::Code(0));
+        assert_eq!(bench.entry("a").card, card("a", ""));
+        assert!(bench.entry("a").pid.is_some(), "it runs again");
+    }
+}
