@@ -161,6 +161,7 @@ mod tests {
             pid: 1,
             incarnation: 1,
             restarts: 0,
+            deaths: None,
             uptime_ms: 0,
             reason: None,
             shortfalls: Vec::new(),

@@ -35,6 +35,20 @@ const ROUTES_MAX: usize = 1024;
 
 type RouteKey = (String, Option<String>, Option<BTreeMap<String, String>>, Option<String>);
 
+/// How long init may take to say that a process has ended: it is told by the kernel at once.
+const FATE_WAIT: Duration = Duration::from_millis(100);
+
+/// What became of a provider that hung up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Its process is there: it only hung up.
+    Lives,
+    /// It was stopped, restarted or replaced.
+    Ordered,
+    /// Its process ended by itself, or somebody killed it.
+    Died,
+}
+
 /// Where a call goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -42,6 +56,8 @@ pub(crate) struct Target {
     label: String,
     socket: PathBuf,
     incarnation: u64,
+    /// Ends of its process that nobody had ordered when it was chosen.
+    deaths: u64,
     /// `None` for init, which is no module.
     pub(crate) provider: Option<Arc<Provider>>,
     declared: Vec<String>,
@@ -154,6 +170,7 @@ impl Broker {
                 label,
                 socket,
                 incarnation: 0,
+                deaths: 0,
                 provider: None,
                 declared: Vec::new(),
                 mock: false,
@@ -190,10 +207,20 @@ impl Broker {
         }
     }
 
-    /// Whether a provider's end was ordered: it drains, waits for its next life, or was stopped.
-    pub(crate) fn was_told_to_end(&self, target: &Target) -> bool {
-        let ordered = |state| matches!(state, ModuleState::Draining | ModuleState::Waiting | ModuleState::Stopped);
-        self.table.borrow().modules.iter().any(|m| m.card.id == target.id && ordered(m.state))
+    /// What became of a provider that hung up, by init's word, which takes a moment.
+    pub(crate) async fn fate(&self, target: &Target) -> Fate {
+        if target.provider.is_none() {
+            return Fate::Lives;
+        }
+        let known = |table: &Arc<Table>| match table.modules.iter().find(|m| m.card.id == target.id) {
+            None => Some(Fate::Ordered),
+            Some(m) if m.deaths.unwrap_or(0) > target.deaths => Some(Fate::Died),
+            Some(m) if m.incarnation != target.incarnation || m.state != ModuleState::Ready => Some(Fate::Ordered),
+            Some(_) => None,
+        };
+        let mut table = self.table.subscribe();
+        let moved = tokio::time::timeout(FATE_WAIT, table.wait_for(|table| known(table).is_some())).await;
+        moved.ok().and_then(Result::ok).and_then(|table| known(&table)).unwrap_or(Fate::Lives)
     }
 
     /// Why a target will never answer, if the table says so.
@@ -244,6 +271,7 @@ impl Broker {
             label: module.card.label.to_string(),
             socket: self.init.with_file_name("").join(&module.socket),
             incarnation: module.incarnation,
+            deaths: module.deaths.unwrap_or(0),
             provider: Some(self.providers.of(module)),
             declared,
             mock: module.card.mock,

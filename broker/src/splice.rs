@@ -18,23 +18,23 @@ use brahman_card::wire::header::{CallHeader, ReplyHeader, push_number_member, pu
 use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_REQUIRE, KEY_TRACE, KEY_UID, parameters};
 use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{
-    Charge, GONE_EVERY, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, write_all,
-    write_parts,
+    Charge, GONE_EVERY, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, unknown_key,
+    write_all, write_parts,
 };
 use tokio::net::UnixStream;
 
 use crate::health::Outcome;
 use crate::provider::{Backend, Place, Turn};
 use crate::quarantine::Fingerprint;
-use crate::service::{Broker, CONTEXT_BYTES_MAX, Target};
+use crate::service::{Broker, CONTEXT_BYTES_MAX, Fate, Target};
 
 /// How long a call without a deadline waits for a provider that is on its way.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
-/// A call on which this many providers have ended is the likelier culprit, even if it was never alone with one.
-const DEATHS_MAX: u32 = 5;
+/// A call that was lost this often is given up, whosever doing it was.
+const LOSSES_MAX: u32 = 5;
 /// A call's first moments at a provider. What kills does so at once; a call that has seen a provider end is alone for so long, so
 /// that a second end is its own doing and no other's.
-const TURN: Duration = Duration::from_millis(300);
+const TURN: Duration = Duration::from_millis(500);
 /// A message longer than this is looked through off the I/O thread.
 const LONG_BYTES: usize = 256 * 1024;
 /// Latest deadline: clocks add up to it without overflow.
@@ -275,6 +275,7 @@ impl Client {
         let mut wait_until = patience();
         // Whoever may stop a provider may also say that one has ended on this call.
         let mut deaths = u32::from(call.again && broker.administers(self.peer.uid));
+        let mut losses = deaths;
         broker.budget().called(Instant::now());
         broker.quarantine.check(|| call.fingerprint())?;
         let mut avoid: Option<String> = None;
@@ -293,6 +294,8 @@ impl Client {
             let mut held = Attempt { place, turn, passed_on: false };
             let outcome = self.attempt(broker, call, &target, &mut held).await;
             let was_alone = matches!(held.turn, Some(Turn::Alone(_)));
+            // What kills does so in a call's first moments; whoever ends later may have ended for any reason.
+            let at_once = held.turn.is_some();
             let passed_on = held.passed_on;
             drop(held);
             let (is_unsent, why) = match outcome {
@@ -309,14 +312,19 @@ impl Client {
                 provider.forget_idle();
             }
             let label = target.label();
-            // One that was told to end did not end on anything.
-            let is_ordered = !is_unsent && broker.was_told_to_end(&target);
-            let is_guilty = !is_unsent && !is_ordered && (was_alone || deaths + 1 >= DEATHS_MAX);
-            if !is_unsent && !is_ordered {
+            let fate = if is_unsent { Fate::Lives } else { broker.fate(&target).await };
+            let has_died = fate == Fate::Died;
+            losses += u32::from(!is_unsent && fate != Fate::Ordered);
+            let is_guilty = has_died && was_alone && deaths > 0;
+            if has_died {
                 deaths += 1;
-                if is_guilty || is_alone {
+                if at_once && (was_alone || is_alone) {
                     broker.quarantine.ended_on(call.fingerprint(), label, deaths);
                 }
+            }
+            if passed_on && call.is_endless() {
+                // Whoever watches begins anew; there was no answer to be owed.
+                return Ok(After::Close);
             }
             if passed_on || !(is_unsent || target.idempotent(&call.interface, &call.method)) {
                 return Err(Stop::Fault(Fault::provider_failed(
@@ -324,8 +332,8 @@ impl Client {
                     format!("{why}; `{}` is not known to be safe to repeat", call.method),
                 )));
             }
-            if is_guilty {
-                let why = format!("{why}, the {} time on this call: it is not tried again", if deaths == 2 { "second" } else { "last" });
+            if is_guilty || losses >= LOSSES_MAX {
+                let why = format!("{why}, the {losses}. time on this call: it is not tried again");
                 return Err(Stop::Fault(Fault::provider_failed(label, why)));
             }
             if !is_unsent && !broker.budget().retry(Instant::now()) {
@@ -577,6 +585,9 @@ fn outgoing(frame: Vec<u8>) -> Result<Outgoing, Fault> {
 
 /// What a call requires of its provider, once all else in its header is found to be within its bounds.
 fn requirements(header: &CallHeader<'_>) -> Result<Option<BTreeMap<String, String>>, Fault> {
+    if let Some(key) = header.unknown {
+        return Err(unknown_key(key));
+    }
     if !parameters::is_object(header.parameters) {
         return Err(Fault::invalid_parameter("parameters", "expected an object"));
     }

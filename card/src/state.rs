@@ -68,6 +68,9 @@ pub struct ModuleRecord {
     pub incarnation: u64,
     /// Restarts since init started.
     pub restarts: u64,
+    /// Ends of its process that nobody ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deaths: Option<u64>,
     /// Milliseconds since it became ready, or since its state changed.
     pub uptime_ms: u64,
     /// Why it failed or waits.

@@ -410,6 +410,7 @@ impl State {
                 let restarts = entry.restarts + 1;
                 let mut next = Entry::new(card, socket, now);
                 next.restarts = restarts;
+                next.deaths = entry.deaths;
                 next.incarnation = entry.incarnation;
                 *entry = next;
                 let bound = entry.is_started_here();

@@ -160,8 +160,10 @@ impl Client {
     {
         let (interface, short) = method.rsplit_once('.').unwrap_or(("", method));
         let mut idempotent = interface::known(interface).is_some_and(|i| i.idempotent.contains(&short));
-        let allowed =
-            options.deadline.unwrap_or_else(|| Duration::from_secs(interface::patience_s(interface, short)).max(DEADLINE_DEFAULT));
+        let allowed = options.deadline.unwrap_or_else(|| {
+            let usual = Duration::from_secs(interface::patience_s(interface, short));
+            if self.goes_direct { usual.max(DEADLINE_DEFAULT) } else { usual }
+        });
         let begun = Instant::now();
         let until = begun + allowed;
         let mut message = encode_call(method, parameters, options, false, false)?;

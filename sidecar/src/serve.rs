@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 pub use accept::{AcceptLimits, Peer, accept};
 pub use call::{Call, Reply, Upgraded, encode_fault, encode_reply};
-pub use connection::{GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, has_unread, hung_up, linger, write_all, write_parts};
+pub use connection::{GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, has_unread, hung_up, linger, unknown_key, write_all, write_parts};
 pub use memory::{Charge, PROCESS_BYTES_MAX};
 pub use wait::{NEXT_CALL_POLL, Wait, poll_briefly};
 

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::names::{INTERFACES_OF_INIT, is_reserved, is_reserved_label};
-use super::{CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision};
+use super::{Access, CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision};
 use crate::wire::DEPTH_MAX;
 
 /// Why a Card was refused.
@@ -188,6 +188,11 @@ fn check(card: &Card) -> Result<(), (String, String)> {
                 return fail(&format!("flow.{side}[{i}].type.interface.name"), why);
             }
         }
+    }
+    let ours = card.offered_interfaces().any(|name| name.starts_with("org.brahman."));
+    if card.access == Access::Group && !card.wants_uid && ours {
+        let why = "false with access = \"group\": without the caller's uid a member of the group would count as the owner";
+        return fail("wants_uid", format!("{why}, expected true"));
     }
     if let Some(weight) = card.limits.cpu_weight
         && !(1..=10_000).contains(&weight)

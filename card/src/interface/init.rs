@@ -27,6 +27,7 @@ type Record (
   pid: int,
   incarnation: int,
   restarts: int,
+  deaths: ?int,
   uptime_ms: int,
   reason: ?string,
   attributes: [string]string,

@@ -24,7 +24,7 @@ pub enum FrameError {
         max: usize,
     },
     /// The process, or this peer's share of it, has no memory left for so long a message.
-    #[error("no memory is left for a message of more than {held} bytes while others are on their way")]
+    #[error("no memory is left for so long a message while others are on their way ({held} bytes had come)")]
     NoMemory {
         /// What has come so far.
         held: usize,

@@ -51,6 +51,8 @@ pub struct CallHeader<'a> {
     pub call: Option<u64>,
     /// Whether a provider has ended on it before.
     pub again: bool,
+    /// A key that is named like one of ours and is none: mistyped, it would change nothing in silence.
+    pub unknown: Option<&'a str>,
     /// Whether it had one of our additions: then, and only then, its replies may have some.
     pub extras: bool,
 }
@@ -84,7 +86,10 @@ impl<'a> CallHeader<'a> {
                 KEY_CALL => 10,
                 KEY_AGAIN => 11,
                 _ => {
-                    header.extras |= key.starts_with(OURS);
+                    if key.starts_with(OURS) {
+                        header.extras = true;
+                        header.unknown = header.unknown.or(Some(key));
+                    }
                     return Ok(());
                 }
             };
@@ -111,6 +116,9 @@ impl<'a> CallHeader<'a> {
             }
             Ok(())
         })?;
+        if std::str::from_utf8(header.parameters).is_err() {
+            return Err(HeaderError { at: 0, expected: "expected UTF-8" });
+        }
         if header.method.len() > METHOD_BYTES_MAX {
             return Err(HeaderError { at: 0, expected: "expected a `method` of at most 256 bytes" });
         }
@@ -169,6 +177,12 @@ impl<'a> ReplyHeader<'a> {
             }
             Ok(())
         })?;
+        if header.error.is_some_and(|name| !name.contains('.')) {
+            return Err(HeaderError { at: 0, expected: "expected the qualified name of an error" });
+        }
+        if header.parameters.first().is_some_and(|first| *first != b'{') || std::str::from_utf8(header.parameters).is_err() {
+            return Err(HeaderError { at: 0, expected: "expected parameters that are an object in UTF-8" });
+        }
         Ok(header)
     }
 }

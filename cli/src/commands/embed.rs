@@ -41,7 +41,7 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         }
         return Ok(());
     }
-    let texts = if embed.stdin { std::io::stdin().lock().lines().collect::<Result<Vec<_>, _>>()? } else { embed.texts.clone() };
+    let texts = if embed.stdin { stdin_lines()? } else { embed.texts.clone() };
     if texts.is_empty() {
         return Err(BadInput("nothing to embed: expected TEXT…, --file F or --stdin".into()).into());
     }
@@ -62,6 +62,14 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
     }
     warn(output, out.warnings.as_deref());
     Ok(())
+}
+
+fn stdin_lines() -> anyhow::Result<Vec<String>> {
+    let lines: Result<Vec<_>, _> = std::io::stdin().lock().lines().collect();
+    lines.map_err(|e| match e.kind() {
+        std::io::ErrorKind::InvalidData => BadInput("standard input is not UTF-8: expected one text a line".into()).into(),
+        _ => anyhow::Error::from(e),
+    })
 }
 
 fn head(vector: &[f32]) -> String {

@@ -32,6 +32,8 @@ pub(crate) struct Entry {
     pub(super) session: Option<String>,
     pub(super) incarnation: u64,
     pub(super) restarts: u64,
+    /// Ends of its process that nobody ordered.
+    pub(super) deaths: u64,
     pub(super) reason: Option<String>,
     pub(super) attributes: BTreeMap<String, String>,
     /// Whether those are of its former life: they hold until it says others, or is ready without any.
@@ -63,6 +65,7 @@ impl Entry {
             session: None,
             incarnation: 0,
             restarts: 0,
+            deaths: 0,
             reason: None,
             attributes: BTreeMap::new(),
             is_former: false,
@@ -153,6 +156,7 @@ impl Entry {
             pid: self.pid.unwrap_or(0),
             incarnation: self.incarnation,
             restarts: self.restarts,
+            deaths: Some(self.deaths),
             uptime_ms: now.saturating_sub(self.since),
             reason,
             attributes,
@@ -196,6 +200,7 @@ pub(super) fn end(entry: &mut Entry, id: &str, afterwards: Afterwards, now: Mill
 
 /// A process is gone unasked: restart it, now or later, or give it up.
 pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
+    entry.deaths += 1;
     if permanent {
         entry.permanent = true;
         entry.enter(ModuleState::Failed, now);

@@ -43,6 +43,8 @@ pub struct Call {
     pub uid: u32,
     pub(super) replies: mpsc::Sender<Vec<u8>>,
     pub(super) delimiter: u8,
+    /// A key of its header that is named like one of ours and is none.
+    pub(super) unknown: Option<String>,
     /// What every reply to it begins with.
     pub(super) head: Vec<u8>,
 }

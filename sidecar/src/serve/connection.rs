@@ -194,6 +194,7 @@ async fn run_call<S: Service>(
         replies,
         delimiter,
         head: head.clone(),
+        unknown: header.unknown.map(str::to_owned),
         frame: Vec::new(),
     };
     let call = Call { frame, ..call };
@@ -216,6 +217,8 @@ async fn run_call<S: Service>(
             outcome = &mut work => break outcome,
             Some(message) = streamed.recv() => write_all(stream, &message).await?,
             () = until(deadline) => break Err(Fault::deadline_exceeded("the call ran")),
+            // What has no end of its own ends with the service, and whoever watches begins anew with the next.
+            () = shared.drain.cancelled(), if is_endless => return Ok(After::Close),
             ready = stream.readable(), if *read_open && frames.has_room() => {
                 ready?;
                 if !fill(stream, frames)? {
@@ -284,7 +287,19 @@ async fn dispatch_aside<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Resu
     work.await.unwrap_or_else(|error| Err(Fault::internal(format!("the call panicked: {error}"))))
 }
 
+/// The fault for a header key that is named like one of ours and is none.
+#[must_use]
+pub fn unknown_key(key: &str) -> Fault {
+    use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE};
+    let known = [KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_CALL];
+    let meant = brahman_card::card::nearest(key, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    Fault::invalid_parameter(key, format!("no such key in a call's header, there are {}{meant}", known.join(", ")))
+}
+
 async fn dispatch<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Result<Reply, Fault> {
+    if let Some(key) = &call.unknown {
+        return Err(unknown_key(key));
+    }
     if !parameters::is_object(call.raw_parameters()) {
         return Err(Fault::invalid_parameter("parameters", "expected an object"));
     }

@@ -10,6 +10,8 @@ use brahman_card::wire::frame::Reservation;
 
 /// What messages on their way may hold in one process: sixteen of the longest, or 60,000 usual ones.
 pub const PROCESS_BYTES_MAX: usize = 256 << 20;
+/// A buffer of up to this size is not counted.
+const SHORT_BYTES: usize = 32 * 1024;
 /// What one user's may hold of it.
 const USER_BYTES_MAX: usize = PROCESS_BYTES_MAX / 4 * 3;
 
@@ -60,6 +62,8 @@ impl Charge {
 
 impl Reservation for Charge {
     fn resize(&mut self, bytes: usize) -> bool {
+        // Short messages have room whatever the long ones hold: the number of connections bounds them.
+        let bytes = if bytes <= SHORT_BYTES { 0 } else { bytes };
         let granted = held().exchange(self.uid, self.bytes, bytes);
         if granted {
             self.bytes = bytes;
