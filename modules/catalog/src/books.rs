@@ -214,9 +214,8 @@ impl Books {
             }
         });
         let damaged = self.damaged.iter().map(|(name, why)| self.wreck(name, "damaged", why));
-        let gone = "its file is gone, its objects are there";
-        let lost = self.lost().into_iter().filter(|name| !self.damaged.contains_key(name) && self.journal.last_committed(name).is_some());
-        let mut all: Vec<Dataset> = whole.chain(damaged).chain(lost.map(|name| self.wreck(&name, "lost", gone))).collect();
+        let lost = self.gone().into_iter().map(|name| self.wreck(&name, "lost", tidy::GONE));
+        let mut all: Vec<Dataset> = whole.chain(damaged).chain(lost).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -516,13 +515,13 @@ impl Books {
         self.entry(name)
     }
 
-    /// Deletes a dataset and its objects. Gives which of them stay, and why.
+    /// Deletes a dataset and its objects, also one whose file is gone. Gives which of them stay, and why.
     ///
     /// # Errors
     /// If there is none.
     pub fn delete(&mut self, name: &str) -> Result<Vec<String>, BookError> {
         check(name)?;
-        if !self.has(name) {
+        if !self.has(name) && !self.gone().iter().any(|gone| gone == name) {
             return Err(BookError::NoSuchDataset(name.to_owned()));
         }
         let path = self.folder.join(format!("{name}.json"));

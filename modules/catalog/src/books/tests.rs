@@ -161,6 +161,41 @@ fn while_anything_cannot_be_read_nothing_is_deleted_and_that_is_told() {
 }
 
 #[test]
+fn while_the_file_of_a_dataset_is_gone_nothing_of_it_goes_until_it_is_back_or_deleted() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let primary = state.path().join("buckets/primary/datasets");
+    let mut books = Books::open(state.path()).expect("open");
+    commit(&mut books, "e", "e1");
+    for run in ["r1", "r2"] {
+        commit(&mut books, "d", run);
+    }
+    drop(books);
+    let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
+    for run in ["r1", "r2"] {
+        fs::File::open(primary.join("d").join(run)).and_then(|f| f.set_modified(long_ago)).expect("aged");
+    }
+    fs::remove_file(state.path().join("catalog/d.json")).expect("removed");
+    let all = || ["d/r1", "d/r2"].iter().all(|run| primary.join(run).exists());
+    let mut books = Books::open(state.path()).expect("open");
+    assert!(all(), "opening takes nothing away that a resync needs");
+    assert!(books.untidied()[0].contains("`d`: its file is gone"), "{:?}", books.untidied());
+    assert!(books.doubts()[0].contains("`d`: its file is gone") && !books.spent("datasets/d/r1/part-0.parquet"));
+    assert_eq!(books.list().iter().filter(|d| d.state.as_deref() == Some("lost")).count(), 1);
+    // Nor does what becomes of another.
+    for run in ["e2", "e3"] {
+        commit(&mut books, "e", run);
+    }
+    books.tidy_orphans();
+    assert!(all() && primary.join("e/e1").exists());
+    // Deleted, it is known to need nothing.
+    assert_eq!(books.delete("d").expect("deleted"), Vec::<String>::new());
+    assert!(books.doubts().is_empty() && !primary.join("d").exists());
+    assert!(matches!(books.delete("d"), Err(BookError::NoSuchDataset(_))));
+    books.tidy_orphans();
+    assert!(books.untidied().is_empty() && books.list().len() == 1);
+}
+
+#[test]
 fn damaged_lines_of_the_lineage_keep_everything_too() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut books = Books::open(state.path()).expect("open");
