@@ -370,20 +370,10 @@ impl Books {
         if !self.of_mocks && commit.inputs.iter().any(|input| input.starts_with(MADE_UP)) {
             return Err(BookError::MadeByMock { name: commit.name, maker: commit.maker.unwrap_or_else(|| FIRST_MOCK.to_owned()) });
         }
-        let old = match self.entry(&commit.name) {
-            Ok(entry) => Some(entry.clone()),
-            Err(BookError::NoSuchDataset(_)) => None,
-            Err(error) => return Err(error),
-        };
-        if let Some(old) = &old
-            && old.history.last().is_some_and(|version| version.run_id == commit.run_id)
-        {
-            return Ok((old.dataset.generation, old.view().stale));
+        if let Some(said) = self.said_again(&commit.name, &commit.run_id)? {
+            return Ok(said);
         }
-        // Whoever gave it up was told that nothing would be published.
-        if !self.journal.is_open(&commit.run_id) {
-            return Err(BookError::GivenUp(commit.run_id));
-        }
+        let old = self.entries.get(&commit.name).cloned();
         self.builds_on(&commit, old.as_ref())?;
         let is = old.as_ref().map_or(0, |o| o.dataset.generation);
         if let Some(old) = old.as_ref().filter(|old| old.dataset.objects == commit.objects) {
@@ -434,6 +424,29 @@ impl Books {
         self.entries.insert(commit.name.clone(), entry);
         self.tidy(Some(&commit.name), left);
         Ok((generation, stale))
+    }
+
+    /// What the commit of a run answers that was published before, whatever has become the present generation since; none if it
+    /// has yet to be published.
+    ///
+    /// # Errors
+    /// If the dataset's file is damaged, or the run was given up or never began.
+    pub fn said_again(&self, name: &str, run_id: &str) -> Result<Option<(u64, Vec<String>)>, BookError> {
+        let published = match self.entry(name) {
+            Ok(entry) => {
+                let version = entry.history.iter().rev().find(|version| version.run_id == run_id);
+                // One that found nothing new is in the journal only.
+                let noted = || self.journal.committed_runs(name).iter().any(|run| run == run_id).then_some(entry.dataset.generation);
+                version.map(|version| version.generation).or_else(noted).map(|generation| (generation, entry.view().stale))
+            }
+            Err(BookError::NoSuchDataset(_)) => None,
+            Err(error) => return Err(error),
+        };
+        // Whoever gave it up was told that nothing would be published.
+        match published {
+            None if !self.journal.is_open(run_id) => Err(BookError::GivenUp(run_id.to_owned())),
+            published => Ok(published),
+        }
     }
 
     /// Refuses a commit that builds on another generation than there is, or on what a mock made.

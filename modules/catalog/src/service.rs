@@ -107,6 +107,12 @@ impl CatalogService {
     async fn commit(self: &Arc<Self>, mut commit: CommitIn) -> Result<CommitOut, Fault> {
         let (name, realm) = (commit.name.clone(), Realm::of_writer(commit.mock));
         commit.objects.iter_mut().for_each(|object| object.path = None);
+        // Its answer was lost: what it would be checked against may be another by now.
+        let said = self.of(realm).said_again(&name, &commit.run_id).map_err(fault)?;
+        if let Some((generation, stale)) = said {
+            self.put_aside(realm, name);
+            return Ok(CommitOut { generation, stale });
+        }
         let (roots, (_, known)) = {
             let books = self.of(realm);
             (books.roots().clone(), books.next(&name).map_err(fault)?)
@@ -116,8 +122,14 @@ impl CatalogService {
         let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
         let at_least = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
         let (generation, stale) = self.blocking(realm, move |books| books.commit(commit, at_least)).await?;
+        self.put_aside(realm, name);
+        Ok(CommitOut { generation, stale })
+    }
+
+    /// Copies what a real dataset is made of now, and removes copies of what it was; nobody waits for that.
+    fn put_aside(self: &Arc<Self>, realm: Realm, name: String) {
         if realm == Realm::Mock {
-            return Ok(CommitOut { generation, stale });
+            return;
         }
         let dataset = self.books().get(&name);
         if let Ok(dataset) = dataset {
@@ -127,7 +139,6 @@ impl CatalogService {
                 service.tidy_remote(&name).await;
             });
         }
-        Ok(CommitOut { generation, stale })
     }
 
     /// Long work on the books, on a thread of its own; whoever watches is told what came of it.

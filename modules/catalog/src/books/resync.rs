@@ -459,6 +459,32 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_that_is_said_again_is_answered_whatever_is_published_since() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        let object = write(&mut books, "a", 7);
+        let commit = CommitIn { name: "d".into(), run_id: "a".into(), objects: vec![object], ..CommitIn::default() };
+        assert_eq!(books.commit(commit.clone(), 0).expect("committed").0, 1);
+        // Its object is written anew, and what a resync makes of that is the next generation.
+        write(&mut books, "other", 5);
+        let primary = state.path().join("buckets/primary/datasets/d");
+        fs::copy(primary.join("other/part-0.parquet"), primary.join("a/part-0.parquet")).expect("copied");
+        let done = books.resync("d", None).expect("it drifted");
+        assert!(done.changed && done.dataset.generation == 2 && done.dataset.run_id.as_deref() != Some("a"));
+        assert_eq!(books.commit(commit.clone(), 0).expect("it was published").0, 1);
+        assert_eq!(books.get("d").expect("there").rows, 5, "nothing is published twice");
+        // One that found nothing new is said again as well.
+        books.location("d", "b", "test", None).expect("a place");
+        let nothing = CommitIn { run_id: "b".into(), objects: books.get("d").expect("there").objects, ..commit };
+        for _ in 0..2 {
+            assert_eq!(books.commit(nothing.clone(), 0).expect("committed").0, 2);
+        }
+        assert!(matches!(books.said_again("d", "never"), Err(BookError::GivenUp(_))));
+        books.delete("d").expect("deleted");
+        assert!(matches!(books.said_again("d", "a"), Err(BookError::GivenUp(_))), "what was deleted is not there any more");
+    }
+
+    #[test]
     fn what_does_not_add_up_is_refused_and_named() {
         let state = tempfile::tempdir().expect("a temporary directory");
         drop(by_and_by(state.path()));
