@@ -228,7 +228,7 @@ impl Service for CatalogService {
             "MarkStale" => {
                 let MarkStaleIn { name, index, run_id, mock } = call.parameters()?;
                 // A mock's index is not noted in a real dataset.
-                let own = self.realm(&call, mock).await;
+                let own = self.realm_to_change(&call, mock).await?;
                 let (realm, _) = self.seen(own, &name)?;
                 if own == realm {
                     self.of(own).mark_stale(&name, &index, run_id.as_deref()).map_err(fault)?;
@@ -237,7 +237,7 @@ impl Service for CatalogService {
             }
             "ClearStale" => {
                 let ClearStaleIn { name, index, generation, run_id, mock } = call.parameters()?;
-                let own = self.realm(&call, mock).await;
+                let own = self.realm_to_change(&call, mock).await?;
                 let (realm, dataset) = self.seen(own, &name)?;
                 let cleared = match own == realm {
                     true => self.of(own).clear_stale(&name, &index, generation, run_id.as_deref()).map_err(fault)?,
@@ -250,7 +250,7 @@ impl Service for CatalogService {
             }
             "Delete" => {
                 let NameIn { name, mock } = call.parameters()?;
-                let realm = self.changed(self.realm(&call, mock).await, &name)?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
                 let deleted = name.clone();
                 let notes = self.blocking(realm, move |books| books.delete(&deleted)).await?;
                 if realm == Realm::Real {
@@ -294,7 +294,7 @@ impl Service for CatalogService {
             "Sample" => self.sample(&call).await,
             "Resync" => {
                 let ResyncIn { name, mock, runs } = call.parameters()?;
-                let realm = self.changed(self.realm(&call, mock).await, &name)?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
                 let mut mended = if realm == Realm::Real { self.mend(&name).await } else { Vec::new() };
                 let done = self.blocking(realm, move |books| books.resync(&name, runs.as_deref())).await?;
                 let (dataset, changed) = (done.dataset, done.changed);
@@ -303,7 +303,7 @@ impl Service for CatalogService {
             }
             "ResyncMissing" => {
                 let RealmIn { mock } = call.parameters()?;
-                let realm = self.realm(&call, mock).await;
+                let realm = self.realm_to_change(&call, mock).await?;
                 let (resynced, failed) = self.blocking(realm, |books| Ok(resync_missing(books))).await?;
                 Reply::of(&ResyncMissingOut { resynced, failed })
             }
