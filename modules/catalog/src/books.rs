@@ -22,6 +22,7 @@ use brahman_storage::{Steps, atomic};
 use thiserror::Error;
 
 use crate::lineage::{FIRST_MOCK, Journal};
+pub(crate) use entry::folder_of;
 use entry::{Entry, salvage, seal, unseal};
 use names::check;
 pub use roots::Roots;
