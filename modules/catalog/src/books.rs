@@ -88,14 +88,14 @@ pub enum BookError {
     /// The run was given up, or never began.
     #[error("run {0} has not begun, or was given up; nothing was published")]
     GivenUp(String),
-    /// Another commit came before.
-    #[error("dataset `{name}` is at generation {is}, the commit builds on {expected}; nothing was published: run it again")]
+    /// Something else was published before.
+    #[error("dataset `{name}` is at generation {is}, what was to be published builds on {expected}; nothing was published: run it again")]
     Moved {
         /// Dataset.
         name: String,
         /// Generation now, and its run.
         is: String,
-        /// Generation that the commit expects, and its run.
+        /// Generation that was expected, and its run.
         expected: String,
     },
     /// A dataset's file does not match its checksum, or is no dataset.
