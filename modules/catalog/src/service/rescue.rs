@@ -26,10 +26,7 @@ pub(super) const COPIES: &str = "objects";
 
 /// Key of an object's copy.
 pub(super) fn copy_key(bucket: &str, key: &str) -> String {
-    match folder_of(key) {
-        Some(_) => key.to_owned(),
-        None => format!("{COPIES}/{bucket}/{key}"),
-    }
+    if folder_of(key).is_some() { key.to_owned() } else { format!("{COPIES}/{bucket}/{key}") }
 }
 
 /// Keys under which a copy of an object is looked for, one after the other. One whose hash is recorded may be an earlier version's.
