@@ -412,7 +412,6 @@ pub(crate) async fn remove_bucket(socket: &Path, name: String, output: &Output) 
 const PART_BYTES: u64 = OBJECT_BYTES_MAX;
 
 /// Writes an object, part by part, into a file or to the standard output.
-#[allow(dead_code, reason = "`brahman buckets get` in main.rs")]
 pub(crate) async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
     if to.is_none() && output.json() {
         let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
@@ -459,7 +458,6 @@ pub(crate) async fn get_object(socket: &Path, bucket: String, key: String, to: O
 }
 
 /// Puts a file as an object.
-#[allow(dead_code, reason = "`brahman buckets put` in main.rs")]
 pub(crate) async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, output: &Output) -> anyhow::Result<()> {
     let held =
         std::fs::metadata(from).and_then(|meta| if meta.len() > OBJECT_BYTES_MAX { Ok(None) } else { std::fs::read(from).map(Some) });

@@ -352,10 +352,16 @@ impl Journal {
         runs
     }
 
-    /// Whether a run ended without a commit.
+    /// Runs of a dataset that go on, or whose last end was not a commit.
     #[must_use]
-    pub fn has_failed(&self, run_id: &str) -> bool {
-        self.records.iter().rev().find(|r| r.run_id == run_id).is_some_and(|r| r.is("FAIL") || r.is("ABORT"))
+    pub fn unfit_runs(&self, dataset: &str) -> BTreeSet<String> {
+        let mut failed: BTreeMap<&str, bool> = BTreeMap::new();
+        for record in self.records.iter().filter(|record| record.dataset == dataset) {
+            failed.insert(&record.run_id, record.is("FAIL") || record.is("ABORT"));
+        }
+        let failed = failed.into_iter().filter(|(_, failed)| *failed).map(|(run, _)| run.to_owned());
+        let open = self.open.iter().filter(|(_, open)| open.dataset == dataset).map(|(run, _)| run.clone());
+        failed.chain(open).collect()
     }
 
     /// Whether the mock of ingest began a run.

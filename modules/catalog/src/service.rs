@@ -22,6 +22,7 @@ use brahman_sidecar::{Call, Reply, Service};
 use brahman_storage::buckets::Buckets;
 use tokio::sync::watch;
 
+use crate::books::resync::Resync;
 use crate::books::{BookError, Books, Head, Roots};
 use crate::footers;
 use realm::{Contexts, Realm};
@@ -69,7 +70,9 @@ impl CatalogService {
         let (books, mocks) = (Arc::new(Mutex::new(books)), Arc::new(Mutex::new(mocks)));
         let (heads, contexts, copying) = (watch::channel(Heads::default()).0, Contexts::default(), tokio::sync::Mutex::default());
         let service = Self { books, mocks, apart, heads, contexts, buckets, node, copying };
-        service.settle_roots();
+        for (realm, roots) in service.roots() {
+            service.of(realm).set_roots(roots);
+        }
         service.tell();
         Ok(service)
     }
@@ -85,16 +88,30 @@ impl CatalogService {
     }
 
     fn of(&self, realm: Realm) -> MutexGuard<'_, Books> {
-        let books = if realm == Realm::Mock { &self.mocks } else { &self.books };
-        books.lock().unwrap_or_else(PoisonError::into_inner)
+        held(self.shelf(realm))
+    }
+
+    fn shelf(&self, realm: Realm) -> &Arc<Mutex<Books>> {
+        if realm == Realm::Mock { &self.mocks } else { &self.books }
+    }
+
+    /// Which buckets there are now, for real datasets and for the mocks'.
+    fn roots(&self) -> [(Realm, Roots); 2] {
+        let roots = Roots::new(self.buckets.roots()).with_unread(self.buckets.unread());
+        let apart = roots.apart(&self.apart.join("buckets"));
+        [(Realm::Real, roots), (Realm::Mock, apart)]
     }
 
     /// Tells the books which buckets there are now.
-    fn settle_roots(&self) {
-        let roots = Roots::new(self.buckets.roots()).with_unread(self.buckets.unread());
-        let apart = roots.apart(&self.apart.join("buckets"));
-        self.books().set_roots(roots);
-        self.of(Realm::Mock).set_roots(apart);
+    async fn settle_roots(&self) -> Result<(), Fault> {
+        for (realm, roots) in self.roots() {
+            self.with(realm, move |books| {
+                held(books).set_roots(roots);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Tells whoever watches what the generations are now.
@@ -107,6 +124,12 @@ impl CatalogService {
     async fn commit(self: &Arc<Self>, mut commit: CommitIn) -> Result<CommitOut, Fault> {
         let (name, realm) = (commit.name.clone(), Realm::of_writer(commit.mock));
         commit.objects.iter_mut().for_each(|object| object.path = None);
+        // Its answer was lost: what it would be checked against may be another by now.
+        let said = self.of(realm).said_again(&name, &commit.run_id).map_err(fault)?;
+        if let Some((generation, stale)) = said {
+            self.put_aside(realm, name);
+            return Ok(CommitOut { generation, stale });
+        }
         let (roots, (_, known)) = {
             let books = self.of(realm);
             (books.roots().clone(), books.next(&name).map_err(fault)?)
@@ -116,8 +139,14 @@ impl CatalogService {
         let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
         let at_least = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
         let (generation, stale) = self.blocking(realm, move |books| books.commit(commit, at_least)).await?;
+        self.put_aside(realm, name);
+        Ok(CommitOut { generation, stale })
+    }
+
+    /// Copies what a real dataset is made of now, and removes copies of what it was; nobody waits for that.
+    fn put_aside(self: &Arc<Self>, realm: Realm, name: String) {
         if realm == Realm::Mock {
-            return Ok(CommitOut { generation, stale });
+            return;
         }
         let dataset = self.books().get(&name);
         if let Ok(dataset) = dataset {
@@ -127,21 +156,27 @@ impl CatalogService {
                 service.tidy_remote(&name).await;
             });
         }
-        Ok(CommitOut { generation, stale })
     }
 
-    /// Long work on the books, on a thread of its own; whoever watches is told what came of it.
+    /// Work on the books on a thread of its own, for it waits for the disk, or for whoever holds them: the thread that answers calls
+    /// does neither.
+    async fn with<T: Send + 'static>(
+        &self,
+        realm: Realm,
+        work: impl FnOnce(&Mutex<Books>) -> Result<T, BookError> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let books = Arc::clone(self.shelf(realm));
+        let work = tokio::task::spawn_blocking(move || work(&books));
+        work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)
+    }
+
+    /// The same, with the books held; whoever watches is told what came of it.
     async fn blocking<T: Send + 'static>(
         &self,
         realm: Realm,
         work: impl FnOnce(&mut Books) -> Result<T, BookError> + Send + 'static,
     ) -> Result<T, Fault> {
-        let books = Arc::clone(if realm == Realm::Mock { &self.mocks } else { &self.books });
-        let work = tokio::task::spawn_blocking(move || {
-            let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut books)
-        });
-        let done = work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
+        let done = self.with(realm, move |books| work(&mut held(books))).await?;
         self.tell();
         Ok(done)
     }
@@ -209,27 +244,27 @@ impl Service for CatalogService {
             }
             "Location" => {
                 let LocationIn { name, run_id, producer, bucket, mock } = call.parameters()?;
-                let mut books = self.of(Realm::of_writer(mock));
-                let place = books.location(&name, &run_id, &producer.unwrap_or_default(), bucket.as_deref());
-                Reply::of(&place.map_err(fault)?)
+                let place =
+                    move |books: &Mutex<Books>| held(books).location(&name, &run_id, &producer.unwrap_or_default(), bucket.as_deref());
+                Reply::of(&self.with(Realm::of_writer(mock), place).await?)
             }
             "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
             "MarkStale" => {
                 let MarkStaleIn { name, index, run_id, mock } = call.parameters()?;
                 // A mock's index is not noted in a real dataset.
-                let own = self.realm(&call, mock).await;
+                let own = self.realm_to_change(&call, mock).await?;
                 let (realm, _) = self.seen(own, &name)?;
                 if own == realm {
-                    self.of(own).mark_stale(&name, &index, run_id.as_deref()).map_err(fault)?;
+                    self.with(own, move |books| held(books).mark_stale(&name, &index, run_id.as_deref())).await?;
                 }
                 Ok(Reply::empty())
             }
             "ClearStale" => {
                 let ClearStaleIn { name, index, generation, run_id, mock } = call.parameters()?;
-                let own = self.realm(&call, mock).await;
+                let own = self.realm_to_change(&call, mock).await?;
                 let (realm, dataset) = self.seen(own, &name)?;
                 let cleared = match own == realm {
-                    true => self.of(own).clear_stale(&name, &index, generation, run_id.as_deref()).map_err(fault)?,
+                    true => self.with(own, move |books| held(books).clear_stale(&name, &index, generation, run_id.as_deref())).await?,
                     false => match (run_id, dataset.run_id) {
                         (Some(theirs), Some(ours)) => theirs == ours,
                         _ => dataset.generation == generation,
@@ -239,7 +274,7 @@ impl Service for CatalogService {
             }
             "Delete" => {
                 let NameIn { name, mock } = call.parameters()?;
-                let realm = self.changed(self.realm(&call, mock).await, &name)?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
                 let deleted = name.clone();
                 let notes = self.blocking(realm, move |books| books.delete(&deleted)).await?;
                 if realm == Realm::Real {
@@ -259,10 +294,17 @@ impl Service for CatalogService {
                 };
                 let mut abandoned = 0;
                 for realm in realms {
-                    let mut books = self.of(*realm);
-                    let done = books.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
+                    let (run_id, producer, reason) = (run_id.clone(), producer.clone(), reason.clone());
+                    let abandon = move |books: &Mutex<Books>| {
+                        let mut books = held(books);
+                        let done = books.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
+                        if done.is_ok() {
+                            books.tidy_orphans();
+                        }
+                        Ok(done)
+                    };
+                    let done = self.with(*realm, abandon).await?;
                     abandoned += done.map_err(|e| Fault::internal(format!("the lineage's journal: {e}")))?;
-                    books.tidy_orphans();
                 }
                 Reply::of(&AbandonOut { abandoned })
             }
@@ -283,17 +325,19 @@ impl Service for CatalogService {
             "Sample" => self.sample(&call).await,
             "Resync" => {
                 let ResyncIn { name, mock, runs } = call.parameters()?;
-                let realm = self.changed(self.realm(&call, mock).await, &name)?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
                 let mut mended = if realm == Realm::Real { self.mend(&name).await } else { Vec::new() };
-                let done = self.blocking(realm, move |books| books.resync(&name, runs.as_deref())).await?;
+                let done = self.with(realm, move |books| resync(books, &name, runs.as_deref())).await?;
+                self.tell();
                 let (dataset, changed) = (done.dataset, done.changed);
                 mended.extend(done.notes);
                 Reply::of(&ResyncOut { generation: dataset.generation, rows: dataset.rows, changed, notes: mended })
             }
             "ResyncMissing" => {
                 let RealmIn { mock } = call.parameters()?;
-                let realm = self.realm(&call, mock).await;
-                let (resynced, failed) = self.blocking(realm, |books| Ok(resync_missing(books))).await?;
+                let realm = self.realm_to_change(&call, mock).await?;
+                let (resynced, failed) = self.with(realm, |books| Ok(resync_missing(books))).await?;
+                self.tell();
                 Reply::of(&ResyncMissingOut { resynced, failed })
             }
             "Watch" => self.watch(&call).await,
@@ -302,10 +346,22 @@ impl Service for CatalogService {
     }
 }
 
-fn resync_missing(books: &mut Books) -> (Vec<Resynced>, Vec<NotResynced>) {
+fn held(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
+    books.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads a dataset's objects anew. The books are held before and after that, not while all of them are read.
+fn resync(books: &Mutex<Books>, name: &str, runs: Option<&[String]>) -> Result<Resync, BookError> {
+    let looking = held(books).look(name)?;
+    let findings = looking.read(runs)?;
+    held(books).settle(findings)
+}
+
+fn resync_missing(books: &Mutex<Books>) -> (Vec<Resynced>, Vec<NotResynced>) {
     let (mut resynced, mut failed) = (Vec::new(), Vec::new());
-    for name in books.lost() {
-        match books.resync(&name, None) {
+    let lost = held(books).lost();
+    for name in lost {
+        match resync(books, &name, None) {
             Ok(done) => resynced.push(Resynced { name, generation: done.dataset.generation, rows: done.dataset.rows }),
             Err(error) => failed.push(NotResynced { name, reason: error.to_string() }),
         }
@@ -331,5 +387,49 @@ fn fault(error: BookError) -> Fault {
         BookError::Moved { name, .. } => Fault::new("org.brahman.Catalog.Moved", true, message).with("name", name),
         BookError::Damaged { name, .. } => Fault::new("org.brahman.Catalog.Damaged", false, message).with("name", name),
         BookError::Io { .. } => Fault::internal(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use brahman_card::interface::catalog::{LocationOut, Object};
+
+    use super::*;
+
+    #[test]
+    fn while_objects_are_read_anew_nobody_waits_for_the_books() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        let LocationOut { key_prefix, path, .. } = books.location("d", "r", "test", None).expect("a place");
+        let pipe = Path::new(&path).join("part-0.parquet");
+        // What is opened to be read waits until somebody writes.
+        assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
+        let object = Object {
+            bucket: "primary".into(),
+            key: format!("{key_prefix}/part-0.parquet"),
+            url: String::new(),
+            rows: 1,
+            bytes: 1,
+            sha256: String::new(),
+            path: None,
+        };
+        let commit = CommitIn { name: "d".into(), run_id: "r".into(), objects: vec![object], ..CommitIn::default() };
+        books.commit(commit, 0).expect("committed");
+        let books = Arc::new(Mutex::new(books));
+        let shared = Arc::clone(&books);
+        let reading = std::thread::spawn(move || resync(&shared, "d", None).map(drop));
+        std::thread::sleep(Duration::from_millis(200));
+        let since = Instant::now();
+        while books.try_lock().is_err() {
+            assert!(since.elapsed() < Duration::from_secs(10), "the books are held while an object is read");
+            std::thread::yield_now();
+        }
+        assert!(!reading.is_finished(), "it is still being read");
+        drop(std::fs::File::options().write(true).open(&pipe).expect("opened"));
+        let refused = reading.join().expect("it ends").expect_err("a pipe is no Parquet file");
+        assert!(matches!(refused, BookError::BadObject { .. }), "{refused}");
     }
 }

@@ -287,11 +287,12 @@ impl Runs {
         if cancel.is_cancelled() {
             return Err(cancelled());
         }
-        // From here on it may be published, whatever becomes of the answer: only a refusal says that it was not.
+        // From here on it may be published, whatever becomes of the answer: only a refusal says that it was not. What may be either is
+        // the catalog's to clear away.
         let folder = written.keep();
         let committed = self.client.call::<_, CommitOut>("org.brahman.Catalog.Commit", &commit, &options).await;
         if let Err(ClientError::Fault(fault)) = &committed
-            && fault.name.starts_with("org.brahman.Catalog.")
+            && was_refused(&fault.name)
         {
             written.folder = folder;
         }
@@ -338,6 +339,12 @@ impl Runs {
         let before = self.dataset(dataset).await;
         before.ok().flatten().map_or_else(Vec::new, |before| drift(&before.columns, now))
     }
+}
+
+/// Whether a fault of a commit says that this run was never published: a call whose answer was lost is said again, and one that is
+/// unknown by then, or whose dataset cannot be read, may have been.
+fn was_refused(fault: &str) -> bool {
+    fault.strip_prefix("org.brahman.Catalog.").is_some_and(|why| !matches!(why, "GivenUp" | "Damaged"))
 }
 
 /// What a run has written, which goes with this unless it is kept.
@@ -462,6 +469,16 @@ mod tests {
         }));
         assert!(panicked.is_err() && std::fs::read_dir(folder.path()).expect("there").next().is_none());
         assert!(of("kept").keep().is_some_and(|kept| kept.is_dir()));
+    }
+
+    #[test]
+    fn what_may_have_been_published_is_no_refusal() {
+        for maybe in ["Catalog.GivenUp", "Catalog.Damaged", "Broker.ProviderFailed", "Fault.Internal"] {
+            assert!(!was_refused(&format!("org.brahman.{maybe}")), "{maybe}");
+        }
+        for never in ["Moved", "BadObject", "BucketFailed", "MadeByMock"] {
+            assert!(was_refused(&format!("org.brahman.Catalog.{never}")), "{never}");
+        }
     }
 
     #[test]

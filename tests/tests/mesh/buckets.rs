@@ -146,6 +146,37 @@ async fn an_object_is_got_and_put_by_key_and_what_a_dataset_is_made_of_is_never_
 }
 
 #[tokio::test]
+async fn copies_of_one_key_in_two_buckets_are_two_and_what_was_put_into_rescue_is_no_copy() {
+    use brahman_card::interface::storage::{decode, encode};
+    let mesh = mesh(|setup| setup).await;
+    let folder = |name: &str| mesh.folder.path().join(name);
+    for name in ["rescue", "lake"] {
+        mesh.brahman_json(&["buckets", "add", name, &format!("file://{}", folder(name).display())]);
+    }
+    let put = async |bucket: &str, key: &str, data: &str| {
+        let ask = json!({"bucket": bucket, "key": key, "data_base64": encode(data.as_bytes())});
+        mesh.call("org.brahman.Storage.PutObject", ask).await
+    };
+    let get = async |bucket: &str, key: &str| {
+        let got = mesh.call("org.brahman.Storage.GetObject", json!({"bucket": bucket, "key": key})).await.expect("read");
+        let data = decode(got["data_base64"].as_str().expect("base64")).expect("base64");
+        (String::from_utf8(data).expect("text"), got["rescue_used"] == true)
+    };
+    for (bucket, data) in [("rescue", "its own"), ("primary", "A"), ("lake", "B")] {
+        put(bucket, "n/x", data).await.expect("put");
+    }
+    assert_eq!(get("rescue", "n/x").await, ("its own".to_owned(), false), "no copy was put over it");
+    std::fs::remove_file(folder("lake/n/x")).expect("removed");
+    std::fs::remove_file(folder("state/buckets/primary/n/x")).expect("removed");
+    assert_eq!((get("primary", "n/x").await, get("lake", "n/x").await), (("A".to_owned(), true), ("B".to_owned(), true)));
+    put("lake", "n/y", "B").await.expect("put");
+    let fault = mesh.fault("org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": "n/y"})).await;
+    assert_eq!(fault.name, "org.brahman.Storage.NoSuchObject", "{fault}");
+    let refused = put("rescue", "objects/primary/n/x", "C").await.expect_err("it is a copy's place");
+    assert!(refused.to_string().contains("objects/"), "{refused}");
+}
+
+#[tokio::test]
 async fn while_a_dataset_cannot_be_read_no_bucket_goes_and_nothing_is_tidied() {
     let mesh = mesh(|setup| setup).await;
     let disk = mesh.folder.path().join("disk");

@@ -241,6 +241,25 @@ async fn what_a_mock_makes_lies_apart_and_no_real_dataset_is_changed_by_it() {
 }
 
 #[tokio::test]
+async fn while_the_broker_is_away_nothing_is_changed_that_may_be_meant_for_a_mock() {
+    let mesh = mesh().await;
+    switch(&mesh, "prod", "ingest").await;
+    mesh.brahman_json(&["ingest", "files", "t", &csv(&mesh, "t.csv", "1,real\n")]);
+    switch(&mesh, "test", "ingest-mock").await;
+    let pid = mesh.module("broker").await.pid;
+    mesh.signal(pid, "STOP");
+    let mut direct = Connection::connect(&mesh.beside("catalog.sock")).await.expect("connects");
+    let call = encode_call("org.brahman.Catalog.Delete", &json!({"name": "t"}), &CallOptions::default(), false, false);
+    direct.send(&call.expect("encodes")).await.expect("sent");
+    let answer = direct.receive().await;
+    mesh.signal(pid, "CONT");
+    let refused = answer.err().expect("it cannot be told whose dataset is meant").to_string();
+    assert!(refused.contains("`mock`"), "{refused}");
+    let real = mesh.call("org.brahman.Catalog.Get", json!({"name": "t", "mock": false})).await.expect("it is there");
+    assert_eq!(real["dataset"]["rows"], 1);
+}
+
+#[tokio::test]
 async fn a_generation_is_told_by_its_run_where_numbers_repeat() {
     let mesh = mesh().await;
     switch(&mesh, "prod", "ingest").await;

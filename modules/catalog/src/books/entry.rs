@@ -48,7 +48,7 @@ pub(super) struct Sealed {
 }
 
 /// The dataset and the run whose folder an object's key names: `datasets/<name>/<run_id>/…`.
-pub(super) fn folder_of(key: &str) -> Option<(&str, &str)> {
+pub(crate) fn folder_of(key: &str) -> Option<(&str, &str)> {
     let mut parts = key.split('/');
     (parts.next()? == "datasets").then_some(())?;
     Some((parts.next()?, parts.next()?))

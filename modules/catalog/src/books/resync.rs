@@ -7,12 +7,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{Column, Dataset, Lineage, Object, Version};
 
 use super::entry::{Entry, salvage};
-use super::{BookError, Books, names, now_ms};
+use super::{BookError, Books, Head, Roots, names, now_ms};
 use crate::footers;
 use crate::lineage::Committed;
 
@@ -42,235 +42,159 @@ struct Found {
     same: bool,
 }
 
+/// What there was of a dataset when somebody began to read it.
+#[derive(Clone, Debug, PartialEq)]
+struct Base {
+    /// Its generation, and what that is made of, if its file is whole.
+    head: Option<(Head, Vec<Object>)>,
+    /// Else whether its file is damaged, which run was committed last, and whether it was deleted since.
+    damaged: bool,
+    committed: Option<String>,
+    dropped: bool,
+}
+
+impl Base {
+    fn word(&self) -> String {
+        match &self.head {
+            Some(((generation, Some(run)), _)) => format!("{generation} (run {run})"),
+            Some(((generation, None), _)) => generation.to_string(),
+            None => "none that can be read".to_owned(),
+        }
+    }
+}
+
+/// What the books know of a dataset whose objects are to be read. It is read without them: that may be hours of work.
+#[derive(Debug)]
+pub struct Looking {
+    name: String,
+    base: Base,
+    /// Where datasets' files lie.
+    folder: PathBuf,
+    roots: Roots,
+    of_mocks: bool,
+    /// What its file says, if it is whole.
+    entry: Option<Entry>,
+    /// What was committed last.
+    committed: Option<Committed>,
+    /// Runs that were committed, oldest first.
+    runs: Vec<String>,
+    /// Runs that go on, or have failed.
+    unfit: BTreeSet<String>,
+}
+
+/// What was found, and is to be published if there is still what it was found of.
+#[derive(Debug)]
+pub struct Findings {
+    name: String,
+    base: Base,
+    what: What,
+    notes: Vec<String>,
+}
+
+#[derive(Debug)]
+enum What {
+    /// Its file says so already.
+    Known,
+    /// Other objects or columns than its file says.
+    Drifted(Vec<Object>, Vec<Column>),
+    /// What takes the place of a file that is damaged or gone, and whether it is what was recorded, byte for byte.
+    Lost(Box<Entry>, bool),
+}
+
 impl Books {
     /// Reads a dataset's objects anew and publishes what is there, if the manifest does not say so. `runs` are those that it is made
-    /// of, where nothing recorded says so.
+    /// of, where nothing recorded says so. Where others wait for the books: [`Self::look`], [`Looking::read`], [`Self::settle`].
     ///
     /// # Errors
     /// If there are no objects, one is missing or is no Parquet file, or they do not make up what was recorded.
     pub fn resync(&mut self, name: &str, runs: Option<&[String]>) -> Result<Resync, BookError> {
+        let findings = self.look(name)?.read(runs)?;
+        self.settle(findings)
+    }
+
+    /// What is known of a dataset before its objects are read.
+    ///
+    /// # Errors
+    /// If the name will not do, or a mock made it and these are no mocks' books.
+    pub fn look(&self, name: &str) -> Result<Looking, BookError> {
         names::check(name)?;
-        match self.entry(name) {
-            Ok(entry) => {
-                let entry = entry.clone();
-                self.refuse_mock(name, &entry)?;
-                self.resync_drifted(name, entry)
-            }
-            Err(BookError::Damaged { .. } | BookError::NoSuchDataset(_)) => self.resync_lost(name, runs),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The manifest is whole: do the objects say the same?
-    fn resync_drifted(&mut self, name: &str, mut entry: Entry) -> Result<Resync, BookError> {
-        let old = entry.dataset.clone();
-        let places: Vec<Place> = old.objects.iter().map(|o| (o.bucket.clone(), o.key.clone())).collect();
-        let (objects, columns) = self.read(&places, &old.columns)?;
-        let mut notes = Vec::new();
-        for (was, is) in old.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256 || was.rows != is.rows) {
-            self.refuse_copy(is)?;
-            notes.push(format!("{}: had {} rows and {} bytes, has {} and {}", is.key, was.rows, was.bytes, is.rows, is.bytes));
-        }
-        let same = |a: &Column, b: &Column| a.name == b.name && a.arrow_type == b.arrow_type;
-        if old.columns.len() != columns.len() || !old.columns.iter().zip(&columns).all(|(a, b)| same(a, b)) {
-            notes.push("the columns are not those of the manifest".to_owned());
-        }
-        if notes.is_empty() {
-            return Ok(Resync { dataset: self.roots.told(entry.view()), changed: false, notes });
-        }
-        // What was said of personal data was said of other values.
-        entry.dataset = Dataset { objects, columns, pii: None, ..old };
-        let dataset = self.publish_anew(name, entry)?;
-        Ok(Resync { dataset, changed: true, notes })
-    }
-
-    /// Of an object in S3 what lies here is a copy: it is not the copy that is right.
-    fn refuse_copy(&self, object: &Object) -> Result<(), BookError> {
-        if self.roots.get(&object.bucket)?.is_local() {
-            return Ok(());
-        }
-        let path = self.roots.path(object)?;
-        let why = format!("the copy here, {}, is not what bucket `{}` holds: remove it, and it is fetched", path.display(), object.bucket);
-        Err(BookError::BadObject { key: object.key.clone(), why })
-    }
-
-    /// There is no whole manifest: what was it made of?
-    fn resync_lost(&mut self, name: &str, runs: Option<&[String]>) -> Result<Resync, BookError> {
-        // What is left of one that was deleted stays deleted, unless its runs are named.
-        if runs.is_none() && !self.damaged.contains_key(name) && self.journal.was_dropped(name) {
-            return Err(BookError::NoSuchDataset(name.to_owned()));
-        }
-        let damaged = self.folder.join(format!("{name}.json"));
-        // What can still be read of it is worth having: which indexes it feeds, and which generations it had.
-        let salvaged = salvage(&damaged);
-        let mut notes = Vec::new();
-        let committed = self.journal.last_committed(name);
-        let Found { objects, columns, recorded, same } = match (runs, committed) {
-            (Some(runs), _) => self.of_runs(name, runs, &mut notes)?,
-            (None, Some(committed)) => self.of_committed(name, committed, salvaged.as_ref(), &mut notes)?,
-            (None, None) => self.of_nothing_recorded(name, salvaged.as_ref(), &mut notes)?,
+        let entry = match self.entry(name) {
+            Ok(entry) => Some(entry.clone()),
+            Err(BookError::Damaged { .. } | BookError::NoSuchDataset(_)) => None,
+            Err(error) => return Err(error),
         };
-        let mut lineage = recorded.lineage.clone();
-        if lineage.producer.is_empty() {
-            "resync".clone_into(&mut lineage.producer);
+        if let Some(entry) = &entry {
+            self.refuse_mock(name, entry)?;
         }
-        let before = recorded.generation.max(salvaged.as_ref().map_or(0, |e| e.dataset.generation));
-        if recorded.objects.is_empty() && recorded.watermark.is_none() {
-            notes.push("where an incremental read stood is not known: the next one reads the table whole".to_owned());
-        }
-        // What was said of personal data goes with the very same values only.
-        let pii = salvaged.as_ref().filter(|e| same && e.run_id() == Some(lineage.run_id.as_str())).and_then(|e| e.dataset.pii.clone());
-        let mut dataset = Dataset { name: name.to_owned(), generation: before, objects, columns, pii, lineage, ..recorded };
-        if damaged.exists() {
-            let aside = self.folder.join(format!("{name}.json.damaged-{}", now_ms()));
-            fs::rename(&damaged, &aside).map_err(|source| BookError::Io { path: damaged.clone(), source })?;
-            notes.push(format!("the damaged manifest was put aside as {}", aside.display()));
-        }
-        dataset.rows = dataset.objects.iter().map(|o| o.rows).sum();
-        dataset.bytes = dataset.objects.iter().map(|o| o.bytes).sum();
-        if self.of_mocks {
-            dataset.mock = Some(true);
-            dataset.maker.get_or_insert_with(|| "a mock".to_owned());
-        }
-        let (feeds, feed_runs, history) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history)).unwrap_or_default();
-        let entry = Entry { dataset, before: Vec::new(), feeds, feed_runs, history };
-        let dataset = if same { self.publish_again(name, entry)? } else { self.publish_anew(name, entry)? };
-        self.damaged.remove(name);
-        Ok(Resync { dataset, changed: true, notes })
+        Ok(Looking {
+            name: name.to_owned(),
+            base: self.base(name),
+            folder: self.folder.clone(),
+            roots: self.roots.clone(),
+            of_mocks: self.of_mocks,
+            entry,
+            committed: self.journal.last_committed(name),
+            runs: self.journal.committed_runs(name),
+            unfit: self.journal.unfit_runs(name),
+        })
     }
 
-    /// The objects of the last commit, if the lineage or what is left of the manifest names them, else those that make up its rows.
-    fn of_committed(
-        &self,
-        name: &str,
-        committed: Committed,
-        salvaged: Option<&Entry>,
-        notes: &mut Vec<String>,
-    ) -> Result<Found, BookError> {
-        let Committed { run_id, generation, rows, files, made } = committed;
-        // Of the same run, what is left of the manifest names the same objects.
-        let left = || salvaged.filter(|e| e.run_id() == Some(run_id.as_str())).map(|e| e.dataset.clone());
-        if let Some(recorded) = made.or_else(left).filter(|recorded| !recorded.objects.is_empty() || rows == Some(0)) {
-            return self.of_recorded(name, recorded, rows, notes);
+    fn base(&self, name: &str) -> Base {
+        let head = |entry: &Entry| ((entry.dataset.generation, entry.run_id().map(str::to_owned)), entry.dataset.objects.clone());
+        match self.entries.get(name).map(head) {
+            // A run that finds nothing new is committed, and changes nothing of this.
+            Some(head) => Base { head: Some(head), damaged: false, committed: None, dropped: false },
+            None => Base {
+                head: None,
+                damaged: self.damaged.contains_key(name),
+                committed: self.journal.last_committed(name).map(|committed| committed.run_id),
+                dropped: self.journal.was_dropped(name),
+            },
         }
-        // Journals of earlier versions tell rows and objects: those of the last run, or of all runs together.
-        let all = self.journal.committed_runs(name);
-        let mut seen: Option<(Vec<Object>, Vec<Column>)> = None;
-        for runs in [std::slice::from_ref(&run_id), &all[..]] {
-            let mut places = Vec::new();
-            for run in runs {
-                places.extend(self.keys(name, run)?);
-            }
-            if places.is_empty() {
-                continue;
-            }
-            let (objects, columns) = self.read(&places, &salvaged.map(|e| e.dataset.columns.clone()).unwrap_or_default())?;
-            let sum: u64 = objects.iter().map(|o| o.rows).sum();
-            if rows.is_none_or(|rows| rows == sum) && files.is_none_or(|files| files == objects.len() as u64) {
-                notes.push(format!("the lineage names no objects; {} with {sum} rows in all make up its last commit", objects.len()));
-                let lineage = Lineage { run_id: run_id.clone(), ..Lineage::default() };
-                let watermark = salvaged.and_then(|e| e.dataset.watermark.clone());
-                return Ok(Found {
-                    objects,
-                    columns,
-                    recorded: Dataset { generation, lineage, watermark, ..Dataset::default() },
-                    same: true,
-                });
-            }
-            seen = Some((objects, columns));
-        }
-        let found = seen.map(|(objects, _)| objects).unwrap_or_default();
-        let (sum, keys): (u64, Vec<String>) = (found.iter().map(|o| o.rows).sum(), found.iter().map(|o| o.key.clone()).collect());
-        let expected_rows = rows.unwrap_or(0);
-        let why = format!(
-            "its last commit had {expected_rows} rows in {} objects, all that is found is {sum} rows in {}: put the missing objects back, \
-             name its runs (`runs`), or delete it and ingest it anew",
-            files.unwrap_or(0),
-            found.len()
-        );
-        Err(BookError::Incomplete { name: name.to_owned(), why, keys, rows: sum, expected_rows })
     }
 
-    /// Exactly the objects that were recorded.
-    fn of_recorded(&self, name: &str, recorded: Dataset, rows: Option<u64>, notes: &mut Vec<String>) -> Result<Found, BookError> {
-        let expected_rows = rows.unwrap_or(recorded.rows);
-        let (mut places, mut gone, mut there) = (Vec::new(), Vec::new(), 0);
-        for object in &recorded.objects {
-            let exists = self.roots.path(object).is_ok_and(|path| path.is_file());
-            match exists {
-                true => {
-                    there += object.rows;
-                    places.push((object.bucket.clone(), object.key.clone()));
+    /// Publishes what was found.
+    ///
+    /// # Errors
+    /// [`BookError::Moved`] if something else is there by now than was read; if the disk refuses.
+    pub fn settle(&mut self, findings: Findings) -> Result<Resync, BookError> {
+        let Findings { name, base, what, mut notes } = findings;
+        let is = self.base(&name);
+        if is != base {
+            return Err(BookError::Moved { name, is: is.word(), expected: base.word() });
+        }
+        match what {
+            What::Known => {
+                let dataset = self.roots.told(self.entry(&name)?.view());
+                Ok(Resync { dataset, changed: false, notes })
+            }
+            What::Drifted(objects, columns) => {
+                let mut entry = self.entry(&name)?.clone();
+                entry.dataset.objects = objects;
+                entry.dataset.columns = columns;
+                // What was said of personal data was said of other values.
+                entry.dataset.pii = None;
+                let dataset = self.publish_anew(&name, entry)?;
+                Ok(Resync { dataset, changed: true, notes })
+            }
+            What::Lost(entry, same) => {
+                for object in &entry.dataset.objects {
+                    if !self.roots.path(object)?.is_file() {
+                        let why = "it has gone since it was read; nothing was published".to_owned();
+                        return Err(BookError::BadObject { key: object.key.clone(), why });
+                    }
                 }
-                false => gone.push(object.key.clone()),
+                let damaged = self.folder.join(format!("{name}.json"));
+                if damaged.exists() {
+                    let aside = self.folder.join(format!("{name}.json.damaged-{}", now_ms()));
+                    fs::rename(&damaged, &aside).map_err(|source| BookError::Io { path: damaged.clone(), source })?;
+                    notes.push(format!("the damaged manifest was put aside as {}", aside.display()));
+                }
+                let dataset = if same { self.publish_again(&name, *entry)? } else { self.publish_anew(&name, *entry)? };
+                self.damaged.remove(&name);
+                Ok(Resync { dataset, changed: true, notes })
             }
         }
-        let incomplete = |why: String, keys: Vec<String>, rows: u64| {
-            let why = format!("{why}: put them back, or delete it and ingest it anew");
-            Err(BookError::Incomplete { name: name.to_owned(), why, keys, rows, expected_rows })
-        };
-        if !gone.is_empty() {
-            let why = format!("of its {expected_rows} rows {there} are there; gone are {}", gone.join(", "));
-            return incomplete(why, gone, there);
-        }
-        let (objects, columns) = self.read(&places, &recorded.columns)?;
-        let other = |(was, is): &(&Object, &Object)| was.rows != is.rows;
-        let changed: Vec<String> = recorded.objects.iter().zip(&objects).filter(other).map(|(_, is)| is.key.clone()).collect();
-        let sum: u64 = objects.iter().map(|o| o.rows).sum();
-        if !changed.is_empty() || sum != expected_rows {
-            let why =
-                format!("it had {expected_rows} rows, its objects have {sum}; with another number than recorded: {}", changed.join(", "));
-            return incomplete(why, changed, sum);
-        }
-        let mut same = true;
-        for (_, is) in recorded.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256) {
-            self.refuse_copy(is)?;
-            notes.push(format!("{}: its bytes are not those that were recorded; it is a new generation", is.key));
-            same = false;
-        }
-        Ok(Found { objects, columns, recorded: Dataset { pii: None, stale: Vec::new(), ..recorded }, same })
-    }
-
-    /// The objects of the runs that somebody has named.
-    fn of_runs(&self, name: &str, runs: &[String], notes: &mut Vec<String>) -> Result<Found, BookError> {
-        let mut places = Vec::new();
-        for run in runs {
-            names::check(run)?;
-            let keys = self.keys(name, run)?;
-            if keys.is_empty() {
-                let why = format!("run {run} has left no objects");
-                return Err(BookError::Incomplete { name: name.to_owned(), why, keys: vec![run.clone()], rows: 0, expected_rows: 0 });
-            }
-            places.extend(keys);
-        }
-        let (objects, columns) = self.read(&places, &[])?;
-        notes.push(format!("made of the runs that were named, {}; that they are all is not checked", runs.join(", ")));
-        Ok(Found { objects, columns, recorded: Dataset::default(), same: false })
-    }
-
-    /// Nothing says what was committed: what is left of the manifest, or the only whole run that did not fail.
-    fn of_nothing_recorded(&self, name: &str, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<Found, BookError> {
-        if let Some(left) = salvaged.map(|e| e.dataset.clone()).filter(|left| !left.objects.is_empty()) {
-            notes.push("the lineage names no committed run: what is left of the manifest was taken, and its rows agree".to_owned());
-            return self.of_recorded(name, left, None, notes);
-        }
-        let whole = self.whole_runs(name)?;
-        let [(run_id, objects, columns)] = <[Whole; 1]>::try_from(whole).map_err(|several| self.not_one(name, &several))?;
-        notes.push(format!("the lineage names no committed run: {run_id}, the only one whose objects are whole, was taken"));
-        let lineage = Lineage { run_id, ..Lineage::default() };
-        Ok(Found { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
-    }
-
-    fn not_one(&self, name: &str, runs: &[Whole]) -> BookError {
-        if runs.is_empty() {
-            return BookError::NoSuchDataset(name.to_owned());
-        }
-        let rows = |objects: &[Object]| objects.iter().map(|o| o.rows).sum::<u64>();
-        let named: Vec<String> = runs.iter().map(|(run, objects, _)| format!("{run} ({} rows)", rows(objects))).collect();
-        let why = format!("nothing recorded says which of these runs it was made of: {}; name them (`runs`)", named.join(", "));
-        let keys = runs.iter().flat_map(|(_, objects, _)| objects).map(|o| o.key.clone()).collect();
-        let rows = runs.iter().map(|(_, objects, _)| rows(objects)).sum();
-        BookError::Incomplete { name: name.to_owned(), why, keys, rows, expected_rows: 0 }
     }
 
     /// Publishes an entry whose content is another, as its dataset's next generation, of a run of its own.
@@ -320,8 +244,222 @@ impl Books {
         Ok(view)
     }
 
+    /// Datasets that have objects and no whole manifest.
+    #[must_use]
+    pub fn lost(&self) -> Vec<String> {
+        let folders = self.roots.folders().map(|folder| folder.join("datasets")).flat_map(fs::read_dir).flatten().flatten();
+        let names = folders.filter_map(|f| f.file_name().into_string().ok());
+        let names = names.chain(self.damaged.keys().cloned());
+        let lost = |name: &String| names::check(name).is_ok() && !self.entries.contains_key(name);
+        let dropped = |name: &String| !self.damaged.contains_key(name) && self.journal.was_dropped(name);
+        let lost: BTreeSet<String> = names.filter(|name| lost(name) && !dropped(name)).collect();
+        lost.into_iter().collect()
+    }
+}
+
+impl Looking {
+    /// Reads the objects. `runs` are those that it is made of, where nothing recorded says so.
+    ///
+    /// # Errors
+    /// If there are no objects, one is missing or is no Parquet file, or they do not make up what was recorded.
+    pub fn read(&self, runs: Option<&[String]>) -> Result<Findings, BookError> {
+        let mut notes = Vec::new();
+        let what = match &self.entry {
+            Some(entry) => self.drifted(&entry.dataset, &mut notes)?,
+            None => self.lost(runs, &mut notes)?,
+        };
+        Ok(Findings { name: self.name.clone(), base: self.base.clone(), what, notes })
+    }
+
+    /// The manifest is whole: do the objects say the same?
+    fn drifted(&self, old: &Dataset, notes: &mut Vec<String>) -> Result<What, BookError> {
+        let places: Vec<Place> = old.objects.iter().map(|o| (o.bucket.clone(), o.key.clone())).collect();
+        let (objects, columns) = self.objects(&places, &old.columns)?;
+        for (was, is) in old.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256 || was.rows != is.rows) {
+            self.refuse_copy(is)?;
+            notes.push(format!("{}: had {} rows and {} bytes, has {} and {}", is.key, was.rows, was.bytes, is.rows, is.bytes));
+        }
+        let same = |a: &Column, b: &Column| a.name == b.name && a.arrow_type == b.arrow_type;
+        if old.columns.len() != columns.len() || !old.columns.iter().zip(&columns).all(|(a, b)| same(a, b)) {
+            notes.push("the columns are not those of the manifest".to_owned());
+        }
+        Ok(if notes.is_empty() { What::Known } else { What::Drifted(objects, columns) })
+    }
+
+    /// Of an object in S3 what lies here is a copy: it is not the copy that is right.
+    fn refuse_copy(&self, object: &Object) -> Result<(), BookError> {
+        if self.roots.get(&object.bucket)?.is_local() {
+            return Ok(());
+        }
+        let path = self.roots.path(object)?;
+        let why = format!("the copy here, {}, is not what bucket `{}` holds: remove it, and it is fetched", path.display(), object.bucket);
+        Err(BookError::BadObject { key: object.key.clone(), why })
+    }
+
+    /// There is no whole manifest: what was it made of?
+    fn lost(&self, runs: Option<&[String]>, notes: &mut Vec<String>) -> Result<What, BookError> {
+        // What is left of one that was deleted stays deleted, unless its runs are named.
+        if runs.is_none() && !self.base.damaged && self.base.dropped {
+            return Err(BookError::NoSuchDataset(self.name.clone()));
+        }
+        // What can still be read of it is worth having: which indexes it feeds, and which generations it had.
+        let salvaged = salvage(&self.folder.join(format!("{}.json", self.name)));
+        let Found { objects, columns, recorded, same } = match (runs, &self.committed) {
+            (Some(runs), _) => self.of_runs(runs, notes)?,
+            (None, Some(committed)) => self.of_committed(committed.clone(), salvaged.as_ref(), notes)?,
+            (None, None) => self.of_nothing_recorded(salvaged.as_ref(), notes)?,
+        };
+        let mut lineage = recorded.lineage.clone();
+        if lineage.producer.is_empty() {
+            "resync".clone_into(&mut lineage.producer);
+        }
+        let before = recorded.generation.max(salvaged.as_ref().map_or(0, |e| e.dataset.generation));
+        if recorded.objects.is_empty() && recorded.watermark.is_none() {
+            notes.push("where an incremental read stood is not known: the next one reads the table whole".to_owned());
+        }
+        // What was said of personal data goes with the very same values only.
+        let pii = salvaged.as_ref().filter(|e| same && e.run_id() == Some(lineage.run_id.as_str())).and_then(|e| e.dataset.pii.clone());
+        let mut dataset = Dataset { name: self.name.clone(), generation: before, objects, columns, pii, lineage, ..recorded };
+        dataset.rows = dataset.objects.iter().map(|o| o.rows).sum();
+        dataset.bytes = dataset.objects.iter().map(|o| o.bytes).sum();
+        if self.of_mocks {
+            dataset.mock = Some(true);
+            dataset.maker.get_or_insert_with(|| "a mock".to_owned());
+        }
+        let (feeds, feed_runs, history) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history)).unwrap_or_default();
+        let entry = Entry { dataset, before: Vec::new(), feeds, feed_runs, history };
+        Ok(What::Lost(Box::new(entry), same))
+    }
+
+    /// The objects of the last commit, if the lineage or what is left of the manifest names them, else those that make up its rows.
+    fn of_committed(&self, committed: Committed, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<Found, BookError> {
+        let Committed { run_id, generation, rows, files, made } = committed;
+        // Of the same run, what is left of the manifest names the same objects.
+        let left = || salvaged.filter(|e| e.run_id() == Some(run_id.as_str())).map(|e| e.dataset.clone());
+        if let Some(recorded) = made.or_else(left).filter(|recorded| !recorded.objects.is_empty() || rows == Some(0)) {
+            return self.of_recorded(recorded, rows, notes);
+        }
+        // Journals of earlier versions tell rows and objects: those of the last run, or of all runs together.
+        let mut seen: Option<(Vec<Object>, Vec<Column>)> = None;
+        for runs in [std::slice::from_ref(&run_id), &self.runs[..]] {
+            let mut places = Vec::new();
+            for run in runs {
+                places.extend(self.keys(run)?);
+            }
+            if places.is_empty() {
+                continue;
+            }
+            let (objects, columns) = self.objects(&places, &salvaged.map(|e| e.dataset.columns.clone()).unwrap_or_default())?;
+            let sum: u64 = objects.iter().map(|o| o.rows).sum();
+            if rows.is_none_or(|rows| rows == sum) && files.is_none_or(|files| files == objects.len() as u64) {
+                notes.push(format!("the lineage names no objects; {} with {sum} rows in all make up its last commit", objects.len()));
+                let lineage = Lineage { run_id: run_id.clone(), ..Lineage::default() };
+                let watermark = salvaged.and_then(|e| e.dataset.watermark.clone());
+                return Ok(Found {
+                    objects,
+                    columns,
+                    recorded: Dataset { generation, lineage, watermark, ..Dataset::default() },
+                    same: true,
+                });
+            }
+            seen = Some((objects, columns));
+        }
+        let found = seen.map(|(objects, _)| objects).unwrap_or_default();
+        let (sum, keys): (u64, Vec<String>) = (found.iter().map(|o| o.rows).sum(), found.iter().map(|o| o.key.clone()).collect());
+        let expected_rows = rows.unwrap_or(0);
+        let why = format!(
+            "its last commit had {expected_rows} rows in {} objects, all that is found is {sum} rows in {}: put the missing objects back, \
+             name its runs (`runs`), or delete it and ingest it anew",
+            files.unwrap_or(0),
+            found.len()
+        );
+        Err(BookError::Incomplete { name: self.name.clone(), why, keys, rows: sum, expected_rows })
+    }
+
+    /// Exactly the objects that were recorded.
+    fn of_recorded(&self, recorded: Dataset, rows: Option<u64>, notes: &mut Vec<String>) -> Result<Found, BookError> {
+        let expected_rows = rows.unwrap_or(recorded.rows);
+        let (mut places, mut gone, mut there) = (Vec::new(), Vec::new(), 0);
+        for object in &recorded.objects {
+            let exists = self.roots.path(object).is_ok_and(|path| path.is_file());
+            match exists {
+                true => {
+                    there += object.rows;
+                    places.push((object.bucket.clone(), object.key.clone()));
+                }
+                false => gone.push(object.key.clone()),
+            }
+        }
+        let incomplete = |why: String, keys: Vec<String>, rows: u64| {
+            let why = format!("{why}: put them back, or delete it and ingest it anew");
+            Err(BookError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows })
+        };
+        if !gone.is_empty() {
+            let why = format!("of its {expected_rows} rows {there} are there; gone are {}", gone.join(", "));
+            return incomplete(why, gone, there);
+        }
+        let (objects, columns) = self.objects(&places, &recorded.columns)?;
+        let other = |(was, is): &(&Object, &Object)| was.rows != is.rows;
+        let changed: Vec<String> = recorded.objects.iter().zip(&objects).filter(other).map(|(_, is)| is.key.clone()).collect();
+        let sum: u64 = objects.iter().map(|o| o.rows).sum();
+        if !changed.is_empty() || sum != expected_rows {
+            let why =
+                format!("it had {expected_rows} rows, its objects have {sum}; with another number than recorded: {}", changed.join(", "));
+            return incomplete(why, changed, sum);
+        }
+        let mut same = true;
+        for (_, is) in recorded.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256) {
+            self.refuse_copy(is)?;
+            notes.push(format!("{}: its bytes are not those that were recorded; it is a new generation", is.key));
+            same = false;
+        }
+        Ok(Found { objects, columns, recorded: Dataset { pii: None, stale: Vec::new(), ..recorded }, same })
+    }
+
+    /// The objects of the runs that somebody has named.
+    fn of_runs(&self, runs: &[String], notes: &mut Vec<String>) -> Result<Found, BookError> {
+        let mut places = Vec::new();
+        for run in runs {
+            names::check(run)?;
+            let keys = self.keys(run)?;
+            if keys.is_empty() {
+                let why = format!("run {run} has left no objects");
+                return Err(BookError::Incomplete { name: self.name.clone(), why, keys: vec![run.clone()], rows: 0, expected_rows: 0 });
+            }
+            places.extend(keys);
+        }
+        let (objects, columns) = self.objects(&places, &[])?;
+        notes.push(format!("made of the runs that were named, {}; that they are all is not checked", runs.join(", ")));
+        Ok(Found { objects, columns, recorded: Dataset::default(), same: false })
+    }
+
+    /// Nothing says what was committed: what is left of the manifest, or the only whole run that did not fail.
+    fn of_nothing_recorded(&self, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<Found, BookError> {
+        if let Some(left) = salvaged.map(|e| e.dataset.clone()).filter(|left| !left.objects.is_empty()) {
+            notes.push("the lineage names no committed run: what is left of the manifest was taken, and its rows agree".to_owned());
+            return self.of_recorded(left, None, notes);
+        }
+        let whole = self.whole_runs()?;
+        let [(run_id, objects, columns)] = <[Whole; 1]>::try_from(whole).map_err(|several| self.not_one(&several))?;
+        notes.push(format!("the lineage names no committed run: {run_id}, the only one whose objects are whole, was taken"));
+        let lineage = Lineage { run_id, ..Lineage::default() };
+        Ok(Found { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
+    }
+
+    fn not_one(&self, runs: &[Whole]) -> BookError {
+        if runs.is_empty() {
+            return BookError::NoSuchDataset(self.name.clone());
+        }
+        let rows = |objects: &[Object]| objects.iter().map(|o| o.rows).sum::<u64>();
+        let named: Vec<String> = runs.iter().map(|(run, objects, _)| format!("{run} ({} rows)", rows(objects))).collect();
+        let why = format!("nothing recorded says which of these runs it was made of: {}; name them (`runs`)", named.join(", "));
+        let keys = runs.iter().flat_map(|(_, objects, _)| objects).map(|o| o.key.clone()).collect();
+        let rows = runs.iter().map(|(_, objects, _)| rows(objects)).sum();
+        BookError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows: 0 }
+    }
+
     /// Objects as they are; all must have the first one's columns.
-    fn read(&self, places: &[Place], before: &[Column]) -> Result<(Vec<Object>, Vec<Column>), BookError> {
+    fn objects(&self, places: &[Place], before: &[Column]) -> Result<(Vec<Object>, Vec<Column>), BookError> {
         let mut schema: Option<arrow_schema::Schema> = None;
         let mut objects = Vec::new();
         for (bucket, key) in places {
@@ -337,8 +475,8 @@ impl Books {
     }
 
     /// Buckets and keys of a run's objects, in their order; none if it has left none.
-    fn keys(&self, name: &str, run_id: &str) -> Result<Vec<Place>, BookError> {
-        let prefix = format!("datasets/{name}/{run_id}");
+    fn keys(&self, run_id: &str) -> Result<Vec<Place>, BookError> {
+        let prefix = format!("datasets/{}/{run_id}", self.name);
         let part = |file: &str| file.strip_prefix("part-")?.strip_suffix(".parquet")?.parse::<u64>().ok();
         let mut parts: Vec<(u64, Place)> = Vec::new();
         for (bucket, root) in self.roots.all() {
@@ -353,34 +491,22 @@ impl Books {
     }
 
     /// Runs whose objects can all be read, and that are not known to go on or to have failed.
-    fn whole_runs(&self, name: &str) -> Result<Vec<Whole>, BookError> {
+    fn whole_runs(&self) -> Result<Vec<Whole>, BookError> {
         let mut runs: BTreeSet<String> = BTreeSet::new();
         for folder in self.roots.folders() {
-            runs.extend(listed(&folder.join("datasets").join(name))?);
+            runs.extend(listed(&folder.join("datasets").join(&self.name))?);
         }
-        runs.retain(|run| !self.journal.is_open(run) && !self.journal.has_failed(run));
+        runs.retain(|run| !self.unfit.contains(run));
         let mut whole = Vec::new();
         for run in runs {
-            let keys = self.keys(name, &run)?;
+            let keys = self.keys(&run)?;
             if !keys.is_empty()
-                && let Ok((objects, columns)) = self.read(&keys, &[])
+                && let Ok((objects, columns)) = self.objects(&keys, &[])
             {
                 whole.push((run, objects, columns));
             }
         }
         Ok(whole)
-    }
-
-    /// Datasets that have objects and no whole manifest.
-    #[must_use]
-    pub fn lost(&self) -> Vec<String> {
-        let folders = self.roots.folders().map(|folder| folder.join("datasets")).flat_map(fs::read_dir).flatten().flatten();
-        let names = folders.filter_map(|f| f.file_name().into_string().ok());
-        let names = names.chain(self.damaged.keys().cloned());
-        let lost = |name: &String| names::check(name).is_ok() && !self.entries.contains_key(name);
-        let dropped = |name: &String| !self.damaged.contains_key(name) && self.journal.was_dropped(name);
-        let lost: BTreeSet<String> = names.filter(|name| lost(name) && !dropped(name)).collect();
-        lost.into_iter().collect()
     }
 }
 
@@ -456,6 +582,64 @@ mod tests {
         let mut books = Books::open(state.path()).expect("open");
         let back = books.resync("d", None).expect("back").dataset;
         assert_eq!((back.rows, &back.watermark), (1010, &before.watermark));
+    }
+
+    #[test]
+    fn a_commit_that_is_said_again_is_answered_whatever_is_published_since() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        let object = write(&mut books, "a", 7);
+        let commit = CommitIn { name: "d".into(), run_id: "a".into(), objects: vec![object], ..CommitIn::default() };
+        assert_eq!(books.commit(commit.clone(), 0).expect("committed").0, 1);
+        // Its object is written anew, and what a resync makes of that is the next generation.
+        write(&mut books, "other", 5);
+        let primary = state.path().join("buckets/primary/datasets/d");
+        fs::copy(primary.join("other/part-0.parquet"), primary.join("a/part-0.parquet")).expect("copied");
+        let done = books.resync("d", None).expect("it drifted");
+        assert!(done.changed && done.dataset.generation == 2 && done.dataset.run_id.as_deref() != Some("a"));
+        assert_eq!(books.commit(commit.clone(), 0).expect("it was published").0, 1);
+        assert_eq!(books.get("d").expect("there").rows, 5, "nothing is published twice");
+        // One that found nothing new is said again as well.
+        books.location("d", "b", "test", None).expect("a place");
+        let nothing = CommitIn { run_id: "b".into(), objects: books.get("d").expect("there").objects, ..commit };
+        for _ in 0..2 {
+            assert_eq!(books.commit(nothing.clone(), 0).expect("committed").0, 2);
+        }
+        assert!(matches!(books.said_again("d", "never"), Err(BookError::GivenUp(_))));
+        books.delete("d").expect("deleted");
+        assert!(matches!(books.said_again("d", "a"), Err(BookError::GivenUp(_))), "what was deleted is not there any more");
+    }
+
+    #[test]
+    fn what_was_read_is_published_only_over_what_it_was_read_of() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        let commit = |books: &mut Books, run: &str, rows| {
+            let objects = vec![write(books, run, rows)];
+            let commit = CommitIn { name: "d".into(), run_id: run.into(), objects, ..CommitIn::default() };
+            books.commit(commit, 0).expect("committed")
+        };
+        commit(&mut books, "a", 7);
+        let findings = books.look("d").and_then(|looking| looking.read(None)).expect("read");
+        assert_eq!(commit(&mut books, "b", 9).0, 2, "nobody has to wait until it is read");
+        let moved = books.settle(findings).expect_err("it is of another generation");
+        assert!(matches!(&moved, BookError::Moved { .. }) && moved.to_string().contains("run b"), "{moved}");
+        assert_eq!(books.get("d").expect("there").rows, 9);
+        // What indexes say meanwhile is kept.
+        let other = write(&mut books, "other", 5);
+        fs::copy(books.roots().path(&other).expect("a path"), state.path().join("buckets/primary/datasets/d/b/part-0.parquet"))
+            .expect("copied");
+        let findings = books.look("d").and_then(|looking| looking.read(None)).expect("read");
+        books.mark_stale("d", "i", None).expect("marked");
+        let done = books.settle(findings).expect("its objects are the same");
+        assert_eq!((done.dataset.rows, &done.dataset.stale), (5, &vec!["i".to_owned()]));
+        // Lost, and made anew while it is read.
+        drop(books);
+        let mut books = lose(state.path());
+        let findings = books.look("d").and_then(|looking| looking.read(None)).expect("read");
+        commit(&mut books, "c", 3);
+        assert!(matches!(books.settle(findings), Err(BookError::Moved { .. })));
+        assert_eq!(books.get("d").expect("there").rows, 3);
     }
 
     #[test]

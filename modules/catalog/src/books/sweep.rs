@@ -19,7 +19,7 @@ pub type Folder = (String, String);
 /// What was read before anything is deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// By dataset, the folders that its file needs, or why that could not be read.
+    /// By dataset, the folders that its file needs, or why that could not be read; also of one that was committed and has no file.
     pub needed: BTreeMap<String, Result<BTreeSet<Folder>, String>>,
     /// What else could not be read: the journal, the register of buckets, a folder.
     pub unread: Vec<String>,

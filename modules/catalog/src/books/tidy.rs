@@ -1,6 +1,6 @@
 //! Reading what lies there, and deleting what [`sweep`] says may go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,9 @@ use super::Books;
 use super::entry::folder_of;
 use super::sweep::{self, Folder, Listed, Reading};
 
+/// Why it is not known what a dataset needs whose objects are there and that has no file.
+pub(super) const GONE: &str = "its file is gone, its objects are there";
+
 impl Books {
     /// What could not be read, without which nothing may be deleted.
     #[must_use]
@@ -16,10 +19,22 @@ impl Books {
         self.unread_datasets().into_iter().chain(self.other_doubts()).collect()
     }
 
-    /// Datasets whose own file could not be read, and why.
+    /// Datasets whose own file could not be read or is gone, and why.
     #[must_use]
     pub fn unread_datasets(&self) -> Vec<String> {
-        self.damaged.iter().map(|(name, why)| format!("dataset `{name}`: {why}")).collect()
+        self.unknown().into_iter().map(|(name, why)| format!("dataset `{name}`: {why}")).collect()
+    }
+
+    /// The same, by name: what they need is not known, and may be anything.
+    fn unknown(&self) -> BTreeMap<String, String> {
+        let gone = self.gone().into_iter().map(|name| (name, GONE.to_owned()));
+        gone.chain(self.damaged.clone()).collect()
+    }
+
+    /// Datasets that were committed, and whose file is gone while objects of theirs are there.
+    pub(super) fn gone(&self) -> Vec<String> {
+        let committed = |name: &String| !self.damaged.contains_key(name) && self.journal.last_committed(name).is_some();
+        self.lost().into_iter().filter(committed).collect()
     }
 
     /// The same, but for the datasets' own files.
@@ -37,8 +52,8 @@ impl Books {
     fn reading(&self, left: BTreeSet<Folder>) -> Reading {
         let owned = |(dataset, run): (&str, &str)| (dataset.to_owned(), run.to_owned());
         let whole = self.entries.iter().map(|(name, entry)| (name.clone(), Ok(entry.needs().map(owned).collect())));
-        let damaged = self.damaged.iter().map(|(name, why)| (name.clone(), Err(why.clone())));
-        Reading { needed: whole.chain(damaged).collect(), unread: self.other_doubts(), left }
+        let unknown = self.unknown().into_iter().map(|(name, why)| (name, Err(why)));
+        Reading { needed: whole.chain(unknown).collect(), unread: self.other_doubts(), left }
     }
 
     /// What lies below a bucket's folder of datasets, or of one dataset.

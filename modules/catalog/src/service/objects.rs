@@ -10,12 +10,13 @@ use brahman_storage::buckets::{BucketError, Part};
 use brahman_storage::digest::{hex, sha256};
 
 use super::CatalogService;
+use super::rescue::{COPIES, copy_key, copy_keys};
 use super::storage::refused;
 
 /// Longest key: what S3 takes.
 const KEY_BYTES_MAX: usize = 1024;
 /// First parts of keys that the mesh itself writes below.
-const OURS: [&str; 5] = ["datasets", "manifests", "indexes", "mock", "brahman-probe"];
+const OURS: [&str; 6] = ["datasets", "manifests", "indexes", "mock", "brahman-probe", COPIES];
 
 /// Whether a key names one object below a bucket, alike in every kind of bucket.
 fn check(key: &str) -> Result<(), Fault> {
@@ -47,9 +48,11 @@ impl CatalogService {
         // Not there, not what it was, or not within reach.
         let lost = matches!(failed, BucketError::NoSuchObject { .. } | BucketError::Damaged { .. } | BucketError::Unusable { .. });
         if lost && bucket != RESCUE && self.buckets.rescues() {
-            match self.buckets.read(RESCUE, &key, (offset, length), recorded.as_deref()).await {
-                Ok(part) => return told(part, offset, true),
-                Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {error}"),
+            for copy in copy_keys(&bucket, &key, recorded.is_some()) {
+                match self.buckets.read(RESCUE, &copy, (offset, length), recorded.as_deref()).await {
+                    Ok(part) => return told(part, offset, true),
+                    Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {error}"),
+                }
             }
         }
         Err(refused(&bucket, &failed))
@@ -87,7 +90,8 @@ impl CatalogService {
         if let (false, Err(doubts)) = (put, &owner) {
             return taken(format!("is there, and may be a dataset's, for this could not be read: {}", doubts.join("; ")));
         }
-        let copied = bucket != RESCUE && self.buckets.rescues() && self.buckets.put(RESCUE, &key, bytes, false).await.is_ok();
+        let copies = bucket != RESCUE && self.buckets.rescues();
+        let copied = copies && self.buckets.put(RESCUE, &copy_key(&bucket, &key), bytes, false).await.is_ok();
         Reply::of(&PutObjectOut { size, sha256, copied })
     }
 }

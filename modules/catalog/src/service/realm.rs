@@ -1,23 +1,28 @@
 //! Which books a call is about: those of real datasets, or those of the mocks.
 //!
 //! A provider says which it is. Whoever says nothing, a person or a script, is taken for whoever would answer `org.brahman.Ingest` in
-//! the call's context: there the data of that context is made. Invariant: nothing that is done for a mock writes into the real books.
+//! the call's context: there the data of that context is made. Where nobody can say who that is, what is read is as it was last known, and
+//! what is to be changed is refused. Invariant: nothing that is done for a mock writes into the real books.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use brahman_card::Fault;
 use brahman_card::interface::broker::{ExplainOut, FlowIn};
 use brahman_card::interface::catalog::{Dataset, ListOut};
-use brahman_card::{Fault, ModuleState};
 use brahman_sidecar::{Call, Connection};
+use serde_json::Value;
 
 use super::{CatalogService, fault};
 use crate::books::{BookError, Books};
 
 /// How long the broker may take to say who answers: it is asked beside the call's own work.
 const ASKING: Duration = Duration::from_secs(2);
+
+/// Whose provider makes the data of a context.
+const INGEST: &str = "org.brahman.Ingest";
 
 /// Whose books.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,51 +38,104 @@ impl Realm {
     }
 }
 
+/// Who makes the data of a context: its label, and whether it is a mock.
+type Maker = (String, bool);
+
+/// What was last known.
+#[derive(Debug, Default)]
+struct Known {
+    /// Who was last told to answer in each context: one that is being restarted is a mock still.
+    answering: BTreeMap<Option<String>, Maker>,
+    /// Whether that was a mock, by the context that was asked for.
+    asked: BTreeMap<Option<String>, bool>,
+}
+
 /// Who answers in which context, as the broker tells it.
 #[derive(Debug, Default)]
 pub(super) struct Contexts {
     /// The mesh's socket; none for a catalog that is run by itself.
     mesh: Option<PathBuf>,
-    /// Who was last told to answer in each context, and whether it is a mock: one that is being restarted is a mock still.
-    answering: Mutex<BTreeMap<Option<String>, (String, bool)>>,
+    known: Mutex<Known>,
+}
+
+/// Who makes the data of a context, by what the broker tells and who did so before; none if that cannot be said.
+fn maker(told: &ExplainOut, known: Option<&Maker>) -> Option<Maker> {
+    let listed = known.and_then(|(label, _)| told.candidates.iter().find(|candidate| candidate.matched.label == *label));
+    if listed.is_some_and(|candidate| candidate.matched.state.is_coming()) {
+        return known.cloned();
+    }
+    if let Some(first) = told.candidates.iter().find(|candidate| candidate.eligible) {
+        return Some((first.matched.label.clone(), first.matched.mock));
+    }
+    // Nobody answers, and nobody has taken the place of whoever did.
+    if listed.is_some() {
+        return known.cloned();
+    }
+    // Which of them it would be does not matter where all are alike; where there is none, no mock has made anything.
+    let mut kinds = told.candidates.iter().map(|candidate| candidate.matched.mock).chain(known.map(|(_, mock)| *mock));
+    let kind = kinds.next().unwrap_or(false);
+    kinds.all(|other| other == kind).then(|| known.cloned().unwrap_or((String::new(), kind)))
 }
 
 impl Contexts {
     pub(super) fn of(mesh: PathBuf) -> Self {
-        Self { mesh: Some(mesh), answering: Mutex::default() }
+        Self { mesh: Some(mesh), known: Mutex::default() }
     }
 
-    /// Whether a mock makes the data of a context, of the present one if none is named.
-    async fn is_mocked(&self, context: Option<&str>) -> bool {
-        let Some(mesh) = &self.mesh else { return false };
-        let ask = FlowIn { flow: "org.brahman.Ingest".to_owned(), context: context.map(str::to_owned), require: None };
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a mock makes the data of a context, of the present one if none is named; none if that cannot be known just now.
+    async fn is_mocked(&self, context: Option<&str>) -> Option<bool> {
+        let Some(mesh) = &self.mesh else { return Some(false) };
+        let ask = FlowIn { flow: INGEST.to_owned(), context: context.map(str::to_owned), require: None };
         let asking = async { Connection::connect(mesh).await?.call::<_, ExplainOut>("org.brahman.Broker.Explain", &ask).await };
-        let Ok(Ok(told)) = tokio::time::timeout(ASKING, asking).await else { return false };
-        let mut answering = self.answering.lock().unwrap_or_else(PoisonError::into_inner);
-        let coming = |state| matches!(state, ModuleState::Waiting | ModuleState::Starting | ModuleState::Loading | ModuleState::Backoff);
-        if let Some((label, mock)) = answering.get(&told.context)
-            && told.candidates.iter().any(|candidate| candidate.matched.label == *label && coming(candidate.matched.state))
-        {
-            return *mock;
-        }
-        match told.candidates.iter().find(|candidate| candidate.eligible) {
-            Some(first) => {
-                answering.insert(told.context, (first.matched.label.clone(), first.matched.mock));
-                first.matched.mock
-            }
-            None => false,
-        }
+        let Ok(Ok(told)) = tokio::time::timeout(ASKING, asking).await else { return None };
+        let mut known = self.known();
+        let maker = maker(&told, known.answering.get(&told.context))?;
+        let mock = maker.1;
+        known.asked.insert(context.map(str::to_owned), mock);
+        known.answering.insert(told.context, maker);
+        Some(mock)
+    }
+
+    /// What was last known of a context.
+    fn was_mocked(&self, context: Option<&str>) -> bool {
+        self.known().asked.get(&context.map(str::to_owned)).copied().unwrap_or(false)
     }
 }
 
+/// What is answered where it is not known whose datasets are meant.
+fn unknown(context: Option<&str>) -> Fault {
+    let message = "whether mocks' or real datasets are meant cannot be told just now, for nobody says who serves org.brahman.Ingest here: \
+                   say it (`mock`: true or false), or call again; nothing was changed";
+    let fault = Fault::new("org.brahman.Broker.NoProvider", true, message).with("flow", INGEST);
+    fault.with("context", context.map_or(Value::Null, Value::from)).with("refused", Vec::<String>::new())
+}
+
 impl CatalogService {
-    /// The realm of a call that reads, or that a person makes.
+    /// The realm of a call that reads. While nobody can say whose context it is, that is as it was last known.
     pub(super) async fn realm(&self, call: &Call, mock: Option<bool>) -> Realm {
+        let context = call.context.as_deref();
         let mocked = match mock {
             Some(mock) => mock,
-            None => self.contexts.is_mocked(call.context.as_deref()).await,
+            None => self.contexts.is_mocked(context).await.unwrap_or_else(|| self.contexts.was_mocked(context)),
         };
-        if mocked { Realm::Mock } else { Realm::Real }
+        Realm::of_writer(Some(mocked))
+    }
+
+    /// The realm of a call that changes something.
+    ///
+    /// # Errors
+    /// If the call does not say it, and nobody can: what is meant for a mock must not change what is real.
+    pub(super) async fn realm_to_change(&self, call: &Call, mock: Option<bool>) -> Result<Realm, Fault> {
+        let context = call.context.as_deref();
+        let mocked = match mock {
+            Some(mock) => Some(mock),
+            None => self.contexts.is_mocked(context).await,
+        };
+        mocked.map(|mock| Realm::of_writer(Some(mock))).ok_or_else(|| unknown(context))
     }
 
     /// A dataset as a caller of this realm sees it: the mocks' own first, then a real one. Told with the realm that it is of.
@@ -144,5 +202,57 @@ impl CatalogService {
         }
         let some = |list: Vec<Dataset>| Some(list).filter(|list| !list.is_empty());
         ListOut { datasets, apart: some(apart), notes: Some(told).filter(|told| !told.is_empty()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::ModuleState;
+    use serde_json::json;
+
+    use super::*;
+
+    /// As the broker tells it, the eligible ones first.
+    fn told(candidates: &[(&str, bool, ModuleState, bool)]) -> ExplainOut {
+        let of = |(label, mock, state, eligible): &(&str, bool, ModuleState, bool)| {
+            let matched = json!({
+                "flow": INGEST, "label": label, "id": label, "socket": "/s", "via": "exact", "pinned": false, "priority": 0,
+                "mock": mock, "state": state.as_str(), "attributes": {}
+            });
+            json!({"match": matched, "eligible": eligible})
+        };
+        let candidates: Vec<Value> = candidates.iter().map(of).collect();
+        serde_json::from_value(json!({"context": "test", "candidates": candidates})).expect("as it is on the wire")
+    }
+
+    #[test]
+    fn whoever_restarts_or_ends_is_what_it_was_and_where_nobody_can_say_nothing_is_guessed() {
+        use ModuleState::{Draining, Failed, Ready};
+        let kind = |candidates: &[(&str, bool, ModuleState, bool)], known: Option<(&str, bool)>| {
+            let known = known.map(|(label, mock)| (label.to_owned(), mock));
+            maker(&told(candidates), known.as_ref()).map(|(_, mock)| mock)
+        };
+        let known = Some(("ingest-mock", true));
+        let failed = [("ingest", false, Failed, false), ("ingest-mock", true, Failed, false)];
+        assert_eq!(kind(&[("ingest-mock", true, Ready, true), ("ingest", false, Ready, true)], None), Some(true));
+        assert_eq!(kind(&[("ingest", false, Ready, true), ("ingest-mock", true, Draining, false)], known), Some(true), "it comes back");
+        assert_eq!(kind(&[("ingest", false, Ready, true), ("ingest-mock", true, Failed, false)], known), Some(false), "it was replaced");
+        assert_eq!(kind(&failed, known), Some(true), "nobody has taken its place");
+        assert_eq!(kind(&failed, None), None);
+        assert_eq!(kind(&failed[..1], known), None);
+        assert_eq!((kind(&failed[..1], None), kind(&failed[1..], None)), (Some(false), Some(true)), "nobody else could answer");
+        assert_eq!((kind(&[], None), kind(&[], known)), (Some(false), Some(true)));
+    }
+
+    #[tokio::test]
+    async fn while_the_broker_is_away_it_is_not_known_whose_a_call_is() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let contexts = Contexts::of(folder.path().join("mesh.sock"));
+        contexts.known().asked.insert(Some("test".to_owned()), true);
+        assert_eq!(contexts.is_mocked(Some("test")).await, None);
+        assert!(contexts.was_mocked(Some("test")) && !contexts.was_mocked(None));
+        assert_eq!(Contexts::default().is_mocked(None).await, Some(false), "without a mesh there are no mocks");
+        let fault = unknown(Some("test"));
+        assert!(fault.retryable() && fault.message().contains("`mock`"), "{fault}");
     }
 }

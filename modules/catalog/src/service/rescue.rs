@@ -1,16 +1,56 @@
 //! Copies in the bucket `rescue`, and objects that come back from there.
+//!
+//! ```text
+//! datasets/<name>/<run_id>/part-0.parquet   what a run has written: no two buckets have the same
+//! objects/<bucket>/<key>                    whatever else a bucket holds
+//! ```
+//!
+//! Under any other key lies what was put into `rescue` itself, and what earlier versions have copied there: that is a copy only where a
+//! dataset's file has its hash.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{Dataset, GetOut};
+use brahman_card::interface::catalog::{Dataset, GetOut, Object};
 use brahman_card::interface::storage::RESCUE;
+use brahman_storage::buckets::BucketError;
 use brahman_storage::digest::sha256_file;
 
 use super::realm::Realm;
 use super::{CatalogService, fault};
+use crate::books::folder_of;
+
+/// Where copies of single objects lie in `rescue`, below their buckets' names.
+pub(super) const COPIES: &str = "objects";
+
+/// Key of an object's copy.
+pub(super) fn copy_key(bucket: &str, key: &str) -> String {
+    if folder_of(key).is_some() { key.to_owned() } else { format!("{COPIES}/{bucket}/{key}") }
+}
+
+/// Keys under which a copy of an object is looked for, one after the other. One whose hash is recorded may be an earlier version's.
+pub(super) fn copy_keys(bucket: &str, key: &str, recorded: bool) -> Vec<String> {
+    let mut keys = vec![copy_key(bucket, key)];
+    if recorded && keys[0] != key {
+        keys.push(key.to_owned());
+    }
+    keys
+}
 
 impl CatalogService {
+    /// Brings an object back from `rescue`, if a copy there is what was recorded.
+    async fn bring_back(&self, object: &Object, path: &Path) -> Result<(), BucketError> {
+        let mut failed = None;
+        for key in copy_keys(&object.bucket, &object.key, true) {
+            match self.buckets.download(RESCUE, &key, &object.sha256, path).await {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
     /// Copies what a dataset is made of, if somebody has said where copies are to go; what is no longer wanted goes.
     pub(super) async fn copy_to_rescue(&self, dataset: Dataset) {
         if !self.buckets.rescues() {
@@ -20,7 +60,7 @@ impl CatalogService {
         let _copying = self.copying.lock().await;
         for object in &dataset.objects {
             // What fails is in the journal; the next commit copies again.
-            let _ = self.buckets.upload(RESCUE, &object.key, &object.local()).await;
+            let _ = self.buckets.upload(RESCUE, &copy_key(&object.bucket, &object.key), &object.local()).await;
         }
         let kept = |key: &str| !self.books().spent(key);
         self.buckets.keep_only(RESCUE, &format!("datasets/{}", dataset.name), kept).await;
@@ -38,7 +78,7 @@ impl CatalogService {
             if matches!(&found, Ok(Ok((sha256, _))) if *sha256 == object.sha256) {
                 continue;
             }
-            if self.buckets.download(RESCUE, &object.key, &object.sha256, &path).await.is_ok() {
+            if self.bring_back(object, &path).await.is_ok() {
                 mended.push(format!("{}: it was not what was committed, and came back from bucket {RESCUE}", object.key));
             }
         }
@@ -78,7 +118,7 @@ impl CatalogService {
                 missing.push(object.key.clone());
                 continue;
             }
-            match self.buckets.download(RESCUE, &object.key, &object.sha256, &path).await {
+            match self.bring_back(object, &path).await {
                 Ok(()) => rescued.push(object.key.clone()),
                 Err(error) => {
                     tracing::error!(dataset = name, key = object.key, "gone from its bucket, and no help from rescue: {error}");
@@ -88,5 +128,19 @@ impl CatalogService {
         }
         let some = |keys: Vec<String>| Some(keys).filter(|keys| !keys.is_empty());
         Ok(GetOut { dataset, history, rescued: some(rescued), fetched: some(fetched), missing: some(missing) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_two_buckets_are_two_and_what_lies_bare_counts_only_where_its_hash_is_known() {
+        assert_ne!(copy_key("primary", "n/x"), copy_key("lake", "n/x"));
+        assert_eq!(copy_keys("primary", "n/x", false), ["objects/primary/n/x"]);
+        assert_eq!(copy_keys("primary", "n/x", true), ["objects/primary/n/x", "n/x"]);
+        let part = "datasets/d/r/part-0.parquet";
+        assert_eq!(copy_keys("lake", part, true), [part]);
     }
 }

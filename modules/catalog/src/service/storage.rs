@@ -38,7 +38,7 @@ impl CatalogService {
                     self.vacant(&name)?;
                 }
                 let bucket = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
-                self.settle_roots();
+                self.settle_roots().await?;
                 Reply::of(&AddBucketOut { bucket })
             }
             "RemoveBucket" => {
@@ -49,12 +49,12 @@ impl CatalogService {
                 let copies = self.books().roots().get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
                 buckets.remove(&name).map_err(|e| refused(&name, &e))?;
                 if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies))
-                    && let Err(error) = fs::remove_dir_all(&copies)
+                    && let Err(error) = tokio::fs::remove_dir_all(&copies).await
                     && error.kind() != std::io::ErrorKind::NotFound
                 {
                     buckets.failed(&name, "delete", &copies.display().to_string(), &error);
                 }
-                self.settle_roots();
+                self.settle_roots().await?;
                 Ok(Reply::empty())
             }
             "Health" => Reply::of(&HealthOut { health: buckets.health().await }),

@@ -1,0 +1,315 @@
+//! Commits, crashes between their steps, and what is kept or cleared away.
+
+use brahman_storage::digest::{hex, sha256};
+
+use super::*;
+
+fn commit(books: &mut Books, name: &str, run: &str) -> (u64, Vec<String>) {
+    let LocationOut { key_prefix, path, .. } = books.location(name, run, "test", None).expect("a place");
+    fs::write(Path::new(&path).join("part-0.parquet"), run).expect("written");
+    let key = format!("{key_prefix}/part-0.parquet");
+    let object = Object {
+        bucket: "primary".into(),
+        key,
+        url: String::new(),
+        rows: 3,
+        bytes: run.len() as u64,
+        sha256: hex(&sha256(run.as_bytes())),
+        path: None,
+    };
+    books.roots().verify(std::slice::from_ref(&object), &[]).expect("verified");
+    let commit = CommitIn {
+        name: name.into(),
+        run_id: run.into(),
+        objects: vec![object],
+        columns: vec![],
+        inputs: vec![],
+        producer: "test".into(),
+        pii: None,
+        watermark: None,
+        ..CommitIn::default()
+    };
+    books.commit(commit, 0).expect("committed")
+}
+
+#[test]
+fn a_commit_survives_reopening_and_the_same_run_twice_is_one() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    assert_eq!(commit(&mut books, "d", "run1").0, 1);
+    assert_eq!(commit(&mut books, "d", "run1").0, 1);
+    books.mark_stale("d", "i", None).expect("marked");
+    assert_eq!(commit(&mut books, "d", "run2"), (2, vec!["i".into()]));
+    assert!(!books.clear_stale("d", "i", 1, None).expect("noted"));
+    assert!(books.clear_stale("d", "i", 2, None).expect("noted"));
+    let again = Books::open(state.path()).expect("open");
+    let dataset = again.get("d").expect("there");
+    assert_eq!((dataset.generation, dataset.rows, dataset.stale), (2, 3, vec![]));
+}
+
+fn offer(books: &mut Books, run: &str) -> CommitIn {
+    let LocationOut { key_prefix, path, .. } = books.location("d", run, "test", None).expect("a place");
+    fs::write(Path::new(&path).join("part-0.parquet"), run).expect("written");
+    let (bytes, sha256) = (run.len() as u64, hex(&sha256(run.as_bytes())));
+    let object = Object {
+        bucket: "primary".into(),
+        key: format!("{key_prefix}/part-0.parquet"),
+        url: String::new(),
+        rows: 3,
+        bytes,
+        sha256,
+        path: None,
+    };
+    let (name, run_id, producer) = ("d".into(), run.into(), "test".into());
+    CommitIn {
+        name,
+        run_id,
+        objects: vec![object],
+        columns: vec![],
+        inputs: vec![],
+        producer,
+        pii: None,
+        watermark: None,
+        ..CommitIn::default()
+    }
+}
+
+#[test]
+fn a_commit_that_is_stopped_at_any_step_leaves_the_old_dataset_or_the_new_and_can_be_said_again() {
+    for stop in 0.. {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        for run in ["r1", "r2"] {
+            let offered = offer(&mut books, run);
+            books.commit(offered, 0).expect("committed");
+        }
+        let offered = offer(&mut books, "r3");
+        books.steps = Steps::stopping_at(stop);
+        let stopped = books.commit(offered.clone(), 0).is_err();
+        drop(books);
+        // As after a crash.
+        fs::write(state.path().join("catalog/.tmp-torn"), "half a manif").expect("written");
+        let mut books = Books::open(state.path()).expect("open");
+        let dataset = books.get("d").expect("there");
+        let expected = ["r2", "r3"][usize::try_from(dataset.generation).expect("small") - 2];
+        assert_eq!((dataset.objects.len(), dataset.lineage.run_id.as_str()), (1, expected), "stopped at {stop}");
+        books.roots().verify(&dataset.objects, &[]).expect("its objects are whole");
+        assert_eq!(books.commit(offered, 0).expect("said again").0, 3);
+        let kinds: Vec<_> = books.journal.events("d", 100).iter().map(|e| e["eventType"].as_str().map(str::to_owned)).collect();
+        assert_eq!(kinds.iter().flatten().filter(|kind| *kind == "COMPLETE").count(), 3, "stopped at {stop}: {kinds:?}");
+        assert!(!state.path().join("catalog/.tmp-torn").exists());
+        if !stopped {
+            assert!(stop >= 3, "every step was stopped at");
+            break;
+        }
+    }
+}
+
+#[test]
+fn what_a_dead_run_left_is_cleared_once_it_is_old() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    let offered = offer(&mut books, "r1");
+    books.commit(offered, 0).expect("committed");
+    let folders = ["r1", "dead", "young"].map(|run| PathBuf::from(books.location("d", run, "test", None).expect("a place").path));
+    let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
+    let foreign = state.path().join("buckets/primary/datasets/d/foreign");
+    fs::create_dir_all(&foreign).expect("made");
+    for folder in folders[..2].iter().chain([&foreign]) {
+        fs::File::open(folder).and_then(|f| f.set_modified(long_ago)).expect("aged");
+    }
+    drop(books);
+    let mut books = Books::open(state.path()).expect("open");
+    assert!(folders.iter().all(|f| f.exists()), "a run that has not ended may go on");
+    books.journal.abandon(None, Some("test"), "it died", false).expect("noted");
+    drop(books);
+    Books::open(state.path()).expect("open");
+    assert_eq!(folders.map(|f| f.exists()), [true, false, true]);
+    assert!(foreign.exists(), "of a run that is not ours nothing is known");
+}
+
+#[test]
+fn while_anything_cannot_be_read_nothing_is_deleted_and_that_is_told() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let primary = state.path().join("buckets/primary/datasets");
+    let mut books = Books::open(state.path()).expect("open");
+    commit(&mut books, "e", "e1");
+    for run in ["r1", "r2"] {
+        commit(&mut books, "d", run);
+    }
+    books.location("d", "failed", "test", None).expect("a place");
+    books.journal.abandon(Some("failed"), None, "no", false).expect("noted");
+    let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
+    fs::File::open(primary.join("d/failed")).and_then(|f| f.set_modified(long_ago)).expect("aged");
+    fs::write(state.path().join("catalog/e.json"), "{").expect("damaged");
+    let mut books = Books::open(state.path()).expect("open");
+    assert!(primary.join("d/failed").exists() && books.untidied()[0].contains("`e`"), "{:?}", books.untidied());
+    // Neither what a commit leaves behind, nor what is deleted by name, nor a copy elsewhere.
+    commit(&mut books, "d", "r3");
+    assert!(!books.spent("datasets/d/r1/part-0.parquet"));
+    let stay = books.delete("d").expect("deleted");
+    assert!(stay[0].contains("could not be read"), "{stay:?}");
+    assert!(["r1", "r2", "r3", "failed"].iter().all(|run| primary.join("d").join(run).exists()));
+    let seen = books.list();
+    let damaged = seen.iter().find(|d| d.name == "e").expect("it stays visible");
+    assert!(damaged.state.as_deref() == Some("damaged") && damaged.reason.as_deref().is_some_and(|r| r.contains("resync e")));
+    // Once it is gone, and said to be, the rest is tidied.
+    books.delete("e").expect("deleted");
+    books.tidy_orphans();
+    assert!(books.untidied().is_empty() && books.spent("datasets/d/r1/part-0.parquet"));
+    assert!(!primary.join("d/failed").exists() && !primary.join("e").exists());
+}
+
+#[test]
+fn while_the_file_of_a_dataset_is_gone_nothing_of_it_goes_until_it_is_back_or_deleted() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let primary = state.path().join("buckets/primary/datasets");
+    let mut books = Books::open(state.path()).expect("open");
+    commit(&mut books, "e", "e1");
+    for run in ["r1", "r2"] {
+        commit(&mut books, "d", run);
+    }
+    drop(books);
+    let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
+    for run in ["r1", "r2"] {
+        fs::File::open(primary.join("d").join(run)).and_then(|f| f.set_modified(long_ago)).expect("aged");
+    }
+    fs::remove_file(state.path().join("catalog/d.json")).expect("removed");
+    let all = || ["d/r1", "d/r2"].iter().all(|run| primary.join(run).exists());
+    let mut books = Books::open(state.path()).expect("open");
+    assert!(all(), "opening takes nothing away that a resync needs");
+    assert!(books.untidied()[0].contains("`d`: its file is gone"), "{:?}", books.untidied());
+    assert!(books.doubts()[0].contains("`d`: its file is gone") && !books.spent("datasets/d/r1/part-0.parquet"));
+    assert_eq!(books.list().iter().filter(|d| d.state.as_deref() == Some("lost")).count(), 1);
+    // Nor does what becomes of another.
+    for run in ["e2", "e3"] {
+        commit(&mut books, "e", run);
+    }
+    books.tidy_orphans();
+    assert!(all() && primary.join("e/e1").exists());
+    // Deleted, it is known to need nothing.
+    assert_eq!(books.delete("d").expect("deleted"), Vec::<String>::new());
+    assert!(books.doubts().is_empty() && !primary.join("d").exists());
+    assert!(matches!(books.delete("d"), Err(BookError::NoSuchDataset(_))));
+    books.tidy_orphans();
+    assert!(books.untidied().is_empty() && books.list().len() == 1);
+}
+
+#[test]
+fn damaged_lines_of_the_lineage_keep_everything_too() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    for run in ["r1", "r2"] {
+        commit(&mut books, "d", run);
+    }
+    drop(books);
+    let log = state.path().join("catalog/lineage.log");
+    let text = fs::read_to_string(&log).expect("there").replacen("START", "STORT", 1);
+    fs::write(&log, text).expect("damaged");
+    for _ in 0..2 {
+        let mut books = Books::open(state.path()).expect("open");
+        let run = ulid::Ulid::generate().to_string();
+        commit(&mut books, "d", &run);
+        assert!(books.untidied()[0].contains("quarantine"), "{:?}", books.untidied());
+    }
+    assert_eq!(fs::read_dir(state.path().join("buckets/primary/datasets/d")).expect("there").count(), 4);
+}
+
+#[test]
+fn what_a_dataset_that_was_made_again_has_is_told_by_its_run() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    commit(&mut books, "d", "old");
+    assert!(books.clear_stale("d", "i", 1, Some("old")).expect("noted"));
+    books.delete("d").expect("deleted");
+    commit(&mut books, "d", "new");
+    assert_eq!(books.get("d").expect("there").run_id.as_deref(), Some("new"));
+    assert!(!books.clear_stale("d", "i", 1, Some("old")).expect("noted"), "its number is the same, its run is not");
+    assert_eq!(books.get("d").expect("there").stale, ["i"]);
+    assert!(books.clear_stale("d", "i", 1, Some("new")).expect("noted"));
+    assert!(books.get("d").expect("there").stale.is_empty());
+    let offered = CommitIn { expect: Some(1), expect_run: Some("old".into()), ..offer(&mut books, "next") };
+    let refused = books.commit(offered.clone(), 0).expect_err("it builds on another").to_string();
+    assert!(refused.contains("run new") && refused.contains("run old"), "{refused}");
+    assert_eq!(books.commit(CommitIn { expect_run: Some("new".into()), ..offered }, 0).expect("committed").0, 2);
+}
+
+#[test]
+fn what_a_mock_made_is_marked_and_refused_among_what_is_real() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut mocks = Books::open(&state.path().join("mock")).expect("open").for_mocks();
+    let offered = CommitIn { maker: Some("ingest-mock".into()), ..offer(&mut mocks, "m1") };
+    mocks.commit(offered, 0).expect("committed");
+    let made = mocks.get("d").expect("the mocks' own");
+    assert_eq!((made.mock, made.maker.as_deref()), (Some(true), Some("ingest-mock")));
+    // Copied by hand, or by an earlier version, to where real ones are.
+    let mut books = Books::open(state.path()).expect("open");
+    commit(&mut books, "real", "r1");
+    let (from, to) = (state.path().join("mock/catalog/d.json"), state.path().join("catalog/d.json"));
+    fs::copy(from, to).expect("copied");
+    let mut books = Books::open(state.path()).expect("open");
+    let refused = books.get("d").expect_err("it is not real");
+    assert!(matches!(&refused, BookError::MadeByMock { name, maker } if name == "d" && maker == "ingest-mock"), "{refused}");
+    assert!(books.get_for_mock("d").is_ok() && !books.heads().contains_key("d"));
+    assert!(matches!(books.mark_stale("d", "i", None), Err(BookError::MadeByMock { .. })));
+    assert_eq!(books.list()[0].state.as_deref(), Some("refused"));
+    let extended = CommitIn { objects: made.objects.clone(), ..offer(&mut books, "r2") };
+    assert!(matches!(books.commit(extended, 0), Err(BookError::MadeByMock { .. })), "nor is it built upon");
+    let made_up = CommitIn { inputs: vec!["mock://brahman/synthetic?seed=7".into()], ..offer(&mut books, "r3") };
+    assert!(matches!(books.commit(made_up, 0), Err(BookError::MadeByMock { .. })));
+    let anew = offer(&mut books, "r4");
+    books.commit(anew, 0).expect("real rows take its place");
+    assert_eq!(books.get("d").expect("real").mock, None);
+}
+
+#[test]
+fn the_objects_of_two_generations_are_kept() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    for run in ["r1", "r2", "r3"] {
+        commit(&mut books, "d", run);
+    }
+    let kept = ["r1", "r2", "r3"].map(|r| state.path().join("buckets/primary/datasets/d").join(r).exists());
+    assert_eq!(kept, [false, true, true]);
+}
+
+#[test]
+fn damage_is_named_and_left_alone() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    commit(&mut books, "d", "r1");
+    let path = state.path().join("catalog/d.json");
+    let text = fs::read_to_string(&path).expect("there").replace("\"rows\":3", "\"rows\":4");
+    fs::write(&path, text).expect("damaged");
+    let mut again = Books::open(state.path()).expect("open");
+    assert!(matches!(again.get("d"), Err(BookError::Damaged { .. })));
+    let refused = again.commit(
+        CommitIn {
+            name: "d".into(),
+            run_id: "r2".into(),
+            objects: vec![],
+            columns: vec![],
+            inputs: vec![],
+            producer: String::new(),
+            pii: None,
+            watermark: None,
+            ..CommitIn::default()
+        },
+        0,
+    );
+    assert!(matches!(refused, Err(BookError::Damaged { .. })));
+}
+
+#[test]
+fn an_object_that_is_not_what_it_says_is_refused() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    for key in ["datasets/d/r/none", "../../etc/passwd"] {
+        let object =
+            Object { bucket: "primary".into(), key: key.into(), url: String::new(), rows: 1, bytes: 1, sha256: "0".repeat(64), path: None };
+        assert!(matches!(books.roots().verify(&[object], &[]), Err(BookError::BadObject { .. })));
+    }
+    for name in ["", "..", "a/b", ".x", "buckets", "mock"] {
+        assert!(books.location(name, "r", "test", None).is_err(), "{name}");
+    }
+}
