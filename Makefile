@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 INPUT ?= $(CURDIR)
 
-.PHONY: help setup build release demo test soak lint fuzz bench bench-index bench-ingest bench-pii bench-score install uninstall units
+.PHONY: help setup build release demo test soak lint fuzz bench bench-index bench-ingest bench-pii bench-score bench-gpu install uninstall units
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -63,8 +63,7 @@ impl Ranking {
 #[must_use]
 pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let wish = Wish::of(ask);
-    let mut candidates: Vec<Ranked> =
-        modules.iter().enumerate().filter_map(|(index, module)| consider(index, module, ask, &wish)).collect();
+    let mut candidates: Vec<Ranked> = (0..modules.len()).filter_map(|index| consider(index, modules, ask, &wish)).collect();
     // Something on its way serves only if nothing is ready.
     let any_ready = candidates.iter().any(|c| c.refused.is_none() && c.matched.state == ModuleState::Ready);
     for candidate in &mut candidates {
@@ -82,6 +81,24 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
 fn key(c: &Ranked) -> impl Ord + '_ {
     let m = &c.matched;
     (c.refused.is_some(), Reverse(m.pinned), m.via != "exact", Reverse(m.priority), &m.label, &m.id)
+}
+
+/// Why a waiting module waits for something that nobody brings: what it requires was stopped or has failed, or waits so itself.
+fn held_up(module: &ModuleRecord, modules: &[ModuleRecord], depth: usize) -> Option<String> {
+    if module.state != ModuleState::Waiting || module.pid != 0 || depth > modules.len() {
+        return None;
+    }
+    module.card.requires.iter().find_map(|wanted| {
+        let all: Vec<&ModuleRecord> = modules.iter().filter(|m| brahman_card::card::satisfies(&m.card, wanted)).collect();
+        let comes = |m: &&&ModuleRecord| m.state == ModuleState::Ready || m.state.is_coming() && held_up(m, modules, depth + 1).is_none();
+        match all.iter().find(comes) {
+            Some(_) => None,
+            None => {
+                let states: Vec<String> = all.iter().map(|m| format!("{} is {}", m.card.label, m.state.as_str())).collect();
+                Some(format!("waits for {wanted}: {}", if states.is_empty() { "nobody offers it".to_owned() } else { states.join(", ") }))
+            }
+        }
+    })
 }
 
 /// What the asker's own Card adds to the question.
@@ -105,7 +122,8 @@ impl<'a> Wish<'a> {
     }
 }
 
-fn consider(index: usize, module: &ModuleRecord, ask: &Ask<'_>, wish: &Wish<'_>) -> Option<Ranked> {
+fn consider(index: usize, modules: &[ModuleRecord], ask: &Ask<'_>, wish: &Wish<'_>) -> Option<Ranked> {
+    let module = &modules[index];
     let card = &module.card;
     let offered = card.flow.output.iter().find(|flow| matches!(&flow.ty, FlowType::Interface { name } if name == ask.flow))?;
     // The flow's own name: what the asker's Card calls it, else the interface's last element.
@@ -132,6 +150,8 @@ fn consider(index: usize, module: &ModuleRecord, ask: &Ask<'_>, wish: &Wish<'_>)
     } else if let Some((name, value)) = lacking {
         let has = module.attributes.get(name).map_or("lacks it".to_owned(), |has| format!("has `{has}`"));
         Some(format!("{name} = `{value}` is required, it {has}"))
+    } else if let Some(why) = held_up(module, modules, 0) {
+        Some(why)
     } else if module.state == ModuleState::Ready || module.state.is_coming() {
         None
     } else {

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));
         let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));
         let agent = tokio::spawn(endless("the agent", Arc::clone(&service).run_agent()));
+        service.when_told().await;
         let outcome = module.serve(service).await;
         follower.abort();
         refresher.abort();

@@ -51,6 +51,9 @@ const PARAMETERS: &str = "index.json";
 /// The engine of an index that names none.
 const ENGINE_DEFAULT: &str = "flat-hnsw";
 
+/// How long a start waits for the catalog's first word: it answers in milliseconds, or is on its way itself.
+const CATALOG_WAIT: Duration = Duration::from_secs(2);
+
 /// The service.
 #[derive(Debug)]
 pub struct IndexService {
@@ -121,6 +124,11 @@ impl IndexService {
         let verify =
             move || all.iter().for_each(|index| index.verify(copies.as_deref().map(|c| c.join(&index.parameters.name)).as_deref()));
         drop(on_own_thread("comparing files", true, verify));
+    }
+
+    /// Waits a moment for the catalog's first word: before it nobody knows what is stale.
+    pub async fn when_told(&self) {
+        self.datasets.when_told(CATALOG_WAIT).await;
     }
 
     /// Follows the catalog for ever, so that a reply can say that the dataset has moved on.

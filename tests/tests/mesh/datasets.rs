@@ -253,7 +253,7 @@ async fn while_the_broker_is_away_nothing_is_changed_that_may_be_meant_for_a_moc
     direct.send(&call.expect("encodes")).await.expect("sent");
     let answer = direct.receive().await;
     mesh.signal(pid, "CONT");
-    let refused = answer.err().expect("it cannot be told whose dataset is meant").to_string();
+    let refused = answer.expect_err("it cannot be told whose dataset is meant").to_string();
     assert!(refused.contains("`mock`"), "{refused}");
     let real = mesh.call("org.brahman.Catalog.Get", json!({"name": "t", "mock": false})).await.expect("it is there");
     assert_eq!(real["dataset"]["rows"], 1);

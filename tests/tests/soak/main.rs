@@ -59,7 +59,8 @@ impl Field {
     }
 
     fn wrong(&self, what: String) {
-        eprintln!("WRONG: {what}");
+        // While it runs: a quarter of an hour is long to wait for it.
+        let _ = writeln!(std::io::stderr(), "WRONG: {what}");
         self.wrong.lock().expect("whole").push(what);
     }
 

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         let service = Arc::new(service.with_engine("exact").for_mock());
         let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));
         let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));
+        service.when_told().await;
         let outcome = module.serve(service).await;
         follower.abort();
         refresher.abort();

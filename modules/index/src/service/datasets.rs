@@ -36,25 +36,38 @@ impl Version {
     }
 }
 
-/// All of them.
+/// All of them, once the catalog has said which there are.
 #[derive(Debug, Default)]
-pub(super) struct Datasets(Mutex<BTreeMap<String, Version>>);
+pub(super) struct Datasets {
+    known: Mutex<BTreeMap<String, Version>>,
+    is_told: tokio::sync::watch::Sender<bool>,
+}
 
 impl Datasets {
-    /// Whether the dataset has moved on; one that is gone has not.
+    /// Waits until the catalog has said which there are, but not longer than this.
+    pub(super) async fn when_told(&self, longest: std::time::Duration) {
+        let mut told = self.is_told.subscribe();
+        // Where nobody says so, everything counts as stale.
+        let _ = tokio::time::timeout(longest, told.wait_for(|told| *told)).await;
+    }
+
+    /// Whether the dataset has moved on, or nobody has said yet that it has not; one that is gone has not.
     pub(super) fn is_stale(&self, dataset: &str, manifest: &Manifest) -> bool {
-        lock(&self.0).get(dataset).is_some_and(|now| now.differs(manifest))
+        if !*self.is_told.borrow() {
+            return true;
+        }
+        lock(&self.known).get(dataset).is_some_and(|now| now.differs(manifest))
     }
 
     /// Whether there is one of this name.
     pub(super) fn has(&self, dataset: &str) -> bool {
-        lock(&self.0).contains_key(dataset)
+        lock(&self.known).contains_key(dataset)
     }
 
     /// What the catalog lists. A list may be older than what it said of one dataset meanwhile, unless it is the `first` of a catalog's
     /// life: that one may have gone back to a backup.
     pub(super) fn replace(&self, mut all: BTreeMap<String, Version>, first: bool) {
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.known);
         if !first {
             for (name, listed) in &mut all {
                 if let Some(later) = known.get(name).filter(|known| known.committed_ms > listed.committed_ms && listed.committed_ms > 0) {
@@ -63,11 +76,13 @@ impl Datasets {
             }
         }
         *known = all;
+        drop(known);
+        self.is_told.send_replace(true);
     }
 
     /// What the catalog says of one, unless something later is known.
     pub(super) fn hear(&self, name: &str, version: &Version) {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.known);
         if all.get(name).is_none_or(|known| known.committed_ms <= version.committed_ms) {
             all.insert(name.to_owned(), version.clone());
         }
@@ -90,6 +105,8 @@ mod tests {
     fn a_number_that_came_again_is_told_by_its_run_and_old_manifests_by_their_number() {
         let version = |generation, run: Option<&str>, committed_ms| Version { generation, run: run.map(str::to_owned), committed_ms };
         let datasets = Datasets::default();
+        assert!(datasets.is_stale("d", &manifest(3, Some("a"))), "nobody has said yet that it has not moved on");
+        datasets.replace(BTreeMap::new(), true);
         assert!(!datasets.is_stale("d", &manifest(3, Some("a"))), "one that is gone has not moved on");
         datasets.replace(BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]), true);
         for (generation, run, stale) in
