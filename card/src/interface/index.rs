@@ -47,7 +47,8 @@ type GenerationInfo (
   ef_search: int,
   measured: ?Measured,
   forced: bool,
-  pinned: ?bool
+  pinned: ?bool,
+  mock: ?bool
 )
 
 type Config (engine: ?string, m: ?int, ef_construction: ?int, ef_search: ?int, seed: ?int)
@@ -103,7 +104,7 @@ type Caches (
   verified_misses: int
 )
 
-# `sweep` says why old files stay: something could not be read, and may need them.
+# `sweep` says why old files stay: something could not be read, and may need them. `mock`: the vectors were made up by a mock.
 type Description (
   name: string,
   dataset: string,
@@ -136,7 +137,8 @@ type Description (
   pinned: ?bool,
   dataset_run: ?string,
   sweep: ?string,
-  caches: ?Caches
+  caches: ?Caches,
+  mock: ?bool
 )
 
 # `chunk_size` and `overlap` are in characters. The same parameters again change nothing; others are refused.
@@ -186,11 +188,13 @@ method Refresh(name: string) -> (
   resume_lost: ?int,
   converted: ?[]Converted,
   unpinned: ?bool,
-  sweep: ?string
+  sweep: ?string,
+  mock: ?bool
 )
 
-# Embeds everything by another model into a new generation, which answers when it is whole. Its replies are those of Refresh.
-method Migrate(name: string, model: ?string) -> (
+# Embeds everything by another model into a new generation, which answers when it is whole. Its replies are those of Refresh. From
+# a real model to a mock only with `allow_mock`.
+method Migrate(name: string, model: ?string, allow_mock: ?bool) -> (
   phase: string,
   done: int,
   of: int,
@@ -216,7 +220,8 @@ method Migrate(name: string, model: ?string) -> (
   resume_lost: ?int,
   converted: ?[]Converted,
   unpinned: ?bool,
-  sweep: ?string
+  sweep: ?string,
+  mock: ?bool
 )
 
 # By text (embedded by the index's own model, whatever the context), or by one or many vectors.
@@ -243,7 +248,8 @@ method Search(
   truncated: ?bool,
   degraded: ?string,
   rescue: bool,
-  elapsed_us: Elapsed
+  elapsed_us: Elapsed,
+  mock: ?bool
 )
 
 # Called with `upgrade`: Arrow frames of a column `vector` in; query, doc_id, chunk, start, text, score and generation out.
@@ -251,7 +257,8 @@ method SearchBulk(index: string, k: ?int, ef: ?int, filter: ?object, exact: ?boo
   model: string,
   fingerprint: string,
   dim: int,
-  generation: int
+  generation: int,
+  mock: ?bool
 )
 
 # The chunks of one document.

@@ -72,7 +72,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
     match index {
         Index::Create(create) => make(socket, create, output).await,
         Index::Refresh { name } => refresh(socket, "Refresh", &NameIn { name: name.clone() }, &name, output).await,
-        Index::Migrate { name, model } => refresh(socket, "Migrate", &MigrateIn { name: name.clone(), model }, &name, output).await,
+        Index::Migrate { name, model } => refresh(socket, "Migrate", &migrate(&name, model), &name, output).await,
         Index::List => show(socket, "List", &Empty {}, output, |out: &ListOut| describe(output, &out.indexes)).await,
         Index::Stats { name } => {
             let one = |out: &StatsOut| {
@@ -171,6 +171,18 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
     }
 }
 
+/// What a person asks of a migration: never that real vectors are given up for a mock's.
+fn migrate(name: &str, model: Option<String>) -> MigrateIn {
+    MigrateIn { name: name.to_owned(), model, allow_mock: None }
+}
+
+/// Says it where vectors were made up by a mock.
+fn made_up(mock: Option<bool>, output: &Output) {
+    if mock == Some(true) {
+        output.note("note: its vectors were made up by a mock");
+    }
+}
+
 async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<()> {
     let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, chunk_size, overlap, model, bucket, graph } =
         create;
@@ -218,6 +230,7 @@ fn describe(output: &Output, indexes: &[Description]) {
             _ => output.paint("fresh", Tone::Good),
         };
         let model = i.model.clone().unwrap_or_else(|| "-".into());
+        let model = if i.mock == Some(true) { format!("{model} (mock)") } else { model };
         vec![
             i.name.clone(),
             i.dataset.clone(),
@@ -271,6 +284,7 @@ fn details(output: &Output, i: &Description) {
     if let Some(why) = &i.degraded {
         output.line(&output.paint(&format!("{why}; `brahman index doctor {} --repair` mends it", i.name), Tone::Bad));
     }
+    made_up(i.mock, output);
 }
 
 fn generations(output: &Output, out: &GenerationsOut) {
@@ -329,6 +343,7 @@ fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
     if out.stale_cleared == Some(false) {
         output.line("the dataset has moved on meanwhile: the index is still marked stale");
     }
+    made_up(out.mock, output);
 }
 
 async fn promote(socket: &Path, promote: Promote, output: &Output) -> anyhow::Result<()> {
@@ -509,4 +524,5 @@ fn found(output: &Output, out: &SearchOut) {
     if out.truncated == Some(true) {
         output.note("the query was longer than the model's window: only its beginning was embedded");
     }
+    made_up(out.mock, output);
 }

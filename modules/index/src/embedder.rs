@@ -19,8 +19,12 @@ const ATTEMPTS_MAX: u32 = 6;
 /// Longest wait for a provider to come back.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// What the mock embedder's vectors depend on; its first manifests did not say that it was a mock.
+const MOCK_FINGERPRINT: &str = "mock-hash-32-v1";
+
 /// A model, as an index is bound to it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "Written")]
 pub struct Model {
     /// Name.
     pub name: String,
@@ -28,6 +32,34 @@ pub struct Model {
     pub fingerprint: String,
     /// Length of its vectors.
     pub dim: usize,
+    /// Whether its vectors are made up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mock: bool,
+}
+
+/// A model, as manifests have it.
+#[derive(Debug, serde::Deserialize)]
+struct Written {
+    name: String,
+    fingerprint: String,
+    dim: usize,
+    #[serde(default)]
+    mock: bool,
+}
+
+impl From<Written> for Model {
+    fn from(written: Written) -> Self {
+        let Written { name, fingerprint, dim, mock } = written;
+        Self { mock: mock || fingerprint == MOCK_FINGERPRINT, name, fingerprint, dim }
+    }
+}
+
+impl Model {
+    /// The mark that replies carry: nothing for a real model.
+    #[must_use]
+    pub fn mark(&self) -> Option<bool> {
+        self.mock.then_some(true)
+    }
 }
 
 /// Vectors of a batch of texts.
@@ -121,7 +153,7 @@ impl Embedder {
             encode_call("org.brahman.Embed.EmbedBulk", &EmbedBulkIn { truncate: Some(true) }, &CallOptions::default(), false, true)?;
         let confirmed: EmbedBulkOut = connection.exchange(&message).await?.typed()?.value;
         let dim = usize::try_from(confirmed.dim).unwrap_or(0);
-        let got = Model { name: confirmed.model, fingerprint: confirmed.fingerprint, dim };
+        let got = Model { name: confirmed.model, fingerprint: confirmed.fingerprint, dim, mock: confirmed.mock };
         match &self.model {
             Some(wanted) if *wanted != got => return Err(ClientError::Fault(mismatch(wanted, &got.name))),
             _ => self.model = Some(got),
@@ -146,7 +178,39 @@ pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model,
             return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message).with("wanted", name).with("got", ""));
         }
     };
-    Ok(Model { name: info.model, fingerprint: info.fingerprint, dim: usize::try_from(info.dim).unwrap_or(0) })
+    Ok(Model { name: info.model, fingerprint: info.fingerprint, dim: usize::try_from(info.dim).unwrap_or(0), mock: info.mock })
+}
+
+/// That an index may go from one model to the other: real vectors are not given up for those that a mock makes up.
+///
+/// # Errors
+/// `ModelMismatch`, naming both, unless `allow_mock`.
+pub fn may_replace(index: &str, from: &Model, to: &Model, allow_mock: bool) -> Result<(), Fault> {
+    if from.mock || !to.mock || allow_mock {
+        return Ok(());
+    }
+    let message = format!(
+        "index `{index}` holds vectors of {}, a real model, and {} is a mock, which makes its vectors up: name a real model, change the \
+         context, or say `allow_mock`",
+        from.name, to.name
+    );
+    let fault = Fault::new("org.brahman.Index.ModelMismatch", false, message);
+    Err(fault.with("wanted", from.fingerprint.clone()).with("got", to.fingerprint.clone()))
+}
+
+/// What the mesh says where nobody embeds by an index's model; if that is a mock, with what to do about it.
+#[must_use]
+pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
+    if !model.mock || fault.name != "org.brahman.Broker.NoProvider" {
+        return fault;
+    }
+    let message = format!(
+        "the vectors of index `{index}` were made up by a mock ({}), and no mock embeds here: `brahman index migrate {index}` embeds it anew \
+         by a real model; {}",
+        model.name,
+        fault.message()
+    );
+    fault.with("message", message)
 }
 
 /// One query: its vector, the provider's label, and whether it was longer than the window.
@@ -156,7 +220,7 @@ pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model,
 pub async fn query(client: &Client, model: &Model, text: &str) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
     let ask = EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true) };
     let answer = client.call::<_, EmbedTextOut>("org.brahman.Embed.EmbedText", &ask, &require(Some(model))).await?;
-    if answer.value.fingerprint != model.fingerprint {
+    if answer.value.fingerprint != model.fingerprint || answer.value.mock != model.mock {
         return Err(mismatch(model, &answer.value.model));
     }
     let vector = answer.value.vectors.into_iter().next().unwrap_or_default();
@@ -183,4 +247,45 @@ fn decode(batches: &[RecordBatch], rows: usize, dim: usize) -> Result<Batch, Cli
         return Err(wrong("a vector is not finite"));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(name: &str, mock: bool) -> Model {
+        Model { name: name.into(), fingerprint: format!("{name}-v1"), dim: 32, mock }
+    }
+
+    #[test]
+    fn what_a_mock_made_before_models_were_marked_is_a_mocks_and_what_is_real_is_written_as_ever() {
+        let old = r#"{"name": "mock-hash-32", "fingerprint": "mock-hash-32-v1", "dim": 32}"#;
+        assert_eq!(serde_json::from_str::<Model>(old).expect("reads"), model("mock-hash-32", true));
+        let text = r#"{"name":"real","fingerprint":"real-v1","dim":32}"#;
+        let real: Model = serde_json::from_str(text).expect("reads");
+        assert_eq!((&real, real.mark()), (&model("real", false), None));
+        assert_eq!(serde_json::to_string(&real).expect("written"), text);
+        let marked = serde_json::to_string(&model("other", true)).expect("written");
+        assert_eq!(serde_json::from_str::<Model>(&marked).expect("reads"), model("other", true));
+    }
+
+    #[test]
+    fn real_vectors_are_not_given_up_for_a_mocks() {
+        let (real, mock) = (model("real", false), model("mock", true));
+        let fault = may_replace("x", &real, &mock, false).expect_err("refused");
+        assert_eq!(fault.name, "org.brahman.Index.ModelMismatch");
+        assert!(["`x`", "real", "mock"].iter().all(|word| fault.message().contains(word)), "{fault}");
+        for (from, to, allow_mock) in [(&real, &mock, true), (&mock, &mock, false), (&mock, &real, false), (&real, &real, false)] {
+            may_replace("x", from, to, allow_mock).expect("allowed");
+        }
+    }
+
+    #[test]
+    fn only_a_mocks_refusal_says_to_migrate() {
+        let none = || Fault::new("org.brahman.Broker.NoProvider", true, "nothing serves");
+        let said = explained(none(), &model("mock", true), "x");
+        assert!(said.retryable() && said.message().contains("brahman index migrate x") && said.message().contains("nothing serves"), "{said}");
+        assert_eq!(explained(none(), &model("real", false), "x").message(), "nothing serves");
+        assert_eq!(explained(Fault::internal("broken"), &model("mock", true), "x").message(), "broken");
+    }
 }

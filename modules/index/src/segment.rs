@@ -289,7 +289,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let mut rows = RowStore::default();
         rows.push(&Row { doc_id: "a", content_hash: &[7; 32], chunk: 0, start: 0, line: 1, text: "t" });
-        let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 2 };
+        let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 2, mock: false };
         let path = folder.path().join("one.parquet");
         let columns = batch(Arc::new(Int64Array::from(vec![7])));
         write(&path, "d", &model, &rows, &[1.0, 0.0], &columns).expect("written");

@@ -223,6 +223,7 @@ impl IndexService {
             dataset_run: manifest.and_then(|m| m.dataset_run.clone()),
             sweep: index.swept(),
             caches: Some(index.caches()),
+            mock: manifest.and_then(|m| m.model.mark()),
         }
     }
 
@@ -331,6 +332,7 @@ impl IndexService {
                 measured: m.measured.clone(),
                 forced: m.forced,
                 pinned: pinned.filter(|pinned| *pinned && current),
+                mock: m.model.mark(),
             }
         };
         let unreadable = Some(seen.unreadable()).filter(|unreadable| !unreadable.is_empty());

@@ -169,7 +169,7 @@ mod tests {
 
     /// The `n`-th generation: it begins a base of its own, or appends to the one before.
     fn manifest(n: usize, begins: bool, before: Option<&Manifest>) -> Manifest {
-        let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1 };
+        let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1, mock: false };
         let first = Manifest::first(model, "exact".into(), Parameters { m: 8, ef_construction: 32, seed: 0 }, 64);
         let mut out = Manifest { number: n as u64 + 1, parent: n.checked_sub(1).map(|p| format!("gen-{p}")), ..first };
         match before {

@@ -2,6 +2,7 @@
 
 mod faults;
 mod follows;
+mod mocks;
 mod places;
 mod whole;
 

@@ -55,6 +55,9 @@ pub struct GenerationInfo {
     /// Somebody went back to it, and it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned: Option<bool>,
+    /// Whether its vectors were made up by a mock; absent if they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Reply of `Generations`.

@@ -87,6 +87,9 @@ pub struct MigrateIn {
     /// Model to embed with; whichever the context offers first unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Give up real vectors for those that a mock makes up: refused unless it is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_mock: Option<bool>,
 }
 
 /// Replies of `Refresh`: progress has the first three fields, the last reply all.
@@ -167,6 +170,9 @@ pub struct RefreshOut {
     /// Why old files stay: what could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep: Option<String>,
+    /// Whether its vectors were made up by a mock; absent if they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// A filter column whose type changed: the newest counts.
@@ -288,6 +294,9 @@ pub struct Description {
     /// What of it is in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caches: Option<Caches>,
+    /// Whether its vectors were made up by a mock; absent if they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Reply of `List`.

@@ -119,6 +119,9 @@ pub struct SearchOut {
     pub rescue: bool,
     /// Where the time went.
     pub elapsed_us: Elapsed,
+    /// Whether its vectors were made up by a mock; absent if they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }
 
 /// Parameters of `Get`.
@@ -171,4 +174,7 @@ pub struct SearchBulkOut {
     pub dim: u64,
     /// Generation that answers at this moment; each batch of hits names its own.
     pub generation: u64,
+    /// Whether its vectors were made up by a mock; absent if they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<bool>,
 }

@@ -20,7 +20,7 @@ fn content(seed: u64, rows: std::ops::Range<u32>) -> Content {
 }
 
 fn manifest(number: u64, parent: Option<&str>) -> Manifest {
-    let model = Model { name: "m".into(), fingerprint: "f".into(), dim: DIM };
+    let model = Model { name: "m".into(), fingerprint: "f".into(), dim: DIM, mock: false };
     let first = Manifest::first(model, "flat-hnsw".into(), Parameters { m: 8, ef_construction: 32, seed: 0 }, 64);
     parent.map_or(Manifest { number, ..first.clone() }, |parent| first.after(parent, number, "refresh"))
 }

@@ -52,6 +52,7 @@ impl IndexService {
             fingerprint: m.model.fingerprint.clone(),
             dim: m.model.dim as u64,
             generation: m.number,
+            mock: m.model.mark(),
         };
         let terms = Arc::new(Terms { index, how, filter });
         let uid = call.uid;

@@ -96,7 +96,7 @@ mod tests {
     use crate::flat::build::Parameters;
 
     fn manifest(generation: u64, run: Option<&str>) -> Manifest {
-        let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1 };
+        let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1, mock: false };
         let first = Manifest::first(model, "exact".into(), Parameters { m: 8, ef_construction: 32, seed: 0 }, 64);
         Manifest { dataset_generation: generation, dataset_run: run.map(str::to_owned), ..first }
     }

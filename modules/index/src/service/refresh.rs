@@ -180,7 +180,7 @@ impl IndexService {
 
     /// Embeds everything by another model, into a new generation; the old one answers until that is done.
     pub(super) async fn migrate(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
-        let MigrateIn { name, model } = call.parameters()?;
+        let MigrateIn { name, model, allow_mock } = call.parameters()?;
         let index = self.index(&name)?;
         if index.parameters.vector_column.is_some() {
             let message = format!("index `{name}` holds its dataset's own vectors: ingest others and refresh");
@@ -189,6 +189,7 @@ impl IndexService {
         let claim = index.claim("migration").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let to = embedder::current_model(&self.client, model.as_deref()).await?;
+        keeps_real(&index, &to, allow_mock.unwrap_or(false))?;
         let there = index.generation().is_some_and(|g| !g.is_empty() && g.manifest.model == to);
         let (out, _) = self.run_refresh(Some(call), &index, claim, Some(to).filter(|_| !there)).await?;
         Reply::of(&out)
@@ -224,7 +225,10 @@ impl IndexService {
 
         let of = plan.fresh.len() as u64;
         let pending = index.folder.path().join("pending.log");
-        let embedded = self.vectors(call, parameters, &plan, old.as_deref(), to.as_ref(), &pending).await?;
+        let embedded = self.vectors(call, parameters, &plan, old.as_deref(), to.as_ref(), &pending).await.map_err(|fault| match &old {
+            Some(old) => embedder::explained(fault, &old.manifest.model, &parameters.name),
+            None => fault,
+        })?;
         let same = |g: &Arc<Generation>| g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run;
         // What answers in another's place is not what CURRENT names.
         let unchanged = plan.is_empty() && old.as_ref().is_some_and(same) && index.degraded().is_none();
@@ -275,6 +279,7 @@ impl IndexService {
         out.total = Some(current.manifest.chunks);
         out.generation = Some(current.manifest.number);
         out.model = Some(current.manifest.model.name.clone());
+        out.mock = current.manifest.model.mark();
         out.unpinned = was_pinned.then_some(true);
         out.sweep = index.swept();
         out.converted = converted(&current, &parameters.name).await?;
@@ -303,8 +308,10 @@ impl IndexService {
         if parameters.vector_column.is_some() {
             out.vectors.clone_from(&plan.given);
             let dim = if plan.given_dim > 0 { plan.given_dim } else { old.map_or(1, |g| g.manifest.model.dim) };
-            let own =
-                || Model { name: parameters.model.clone().unwrap_or_else(|| "dataset".into()), fingerprint: format!("dataset:{dim}"), dim };
+            let own = || {
+                let name = parameters.model.clone().unwrap_or_else(|| "dataset".into());
+                Model { name, fingerprint: format!("dataset:{dim}"), dim, mock: false }
+            };
             out.model.get_or_insert_with(own);
             return Ok(out);
         }
@@ -512,6 +519,14 @@ impl IndexService {
         let of = index.generation().map_or(0, |g| g.manifest.chunks);
         Reply::of(&CompactOut { phase: "done".into(), done: of, of, compacted: Some(made.is_some()), generation: number })
     }
+}
+
+/// That a migration gives up no real vectors for a mock's: neither those that answer nor those that `CURRENT` names.
+fn keeps_real(index: &Index, to: &Model, allow_mock: bool) -> Result<(), Fault> {
+    let answers = index.generation();
+    let named = index.folder.pointer().ok().flatten().and_then(|pointer| index.folder.manifest(&pointer.generation).ok());
+    let mut all = answers.iter().map(|generation| &generation.manifest).chain(&named).filter(|manifest| manifest.chunks > 0);
+    all.try_for_each(|manifest| embedder::may_replace(&index.parameters.name, &manifest.model, to, allow_mock))
 }
 
 /// That nobody went back to what answers: what acts by itself leaves such an index alone.

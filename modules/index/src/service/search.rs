@@ -181,7 +181,9 @@ impl IndexService {
                         .with("wanted", model.fingerprint)
                         .with("got", ""));
                 }
-                let (vector, by, cut) = embedder::query(&self.client, &model, &text).await?;
+                let (vector, by, cut) = embedder::query(&self.client, &model, &text)
+                    .await
+                    .map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
                 (provider, truncated) = (by, Some(cut));
                 vec![vector]
             }
@@ -255,6 +257,7 @@ impl IndexService {
                 fetch: us(done.fetch),
                 total: us(started.elapsed()),
             },
+            mock: generation.manifest.model.mark(),
         })
     }
 
