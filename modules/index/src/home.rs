@@ -1,7 +1,8 @@
 //! Where an index lives, and how it gets to another place.
 //!
 //! `<state>/indexes/<name>/index.json` says that there is an index. Its files lie beside it, or, if it was made in another
-//! bucket or moved, in the folder that `home.json` there names: `indexes/<name>` in that bucket.
+//! bucket or moved, in the folder that `home.json` there names: `indexes/<name>` in that bucket. `away.json` says the same once more:
+//! without it nobody could tell an index whose `home.json` is gone from one that lives in the state directory.
 //!
 //! A move copies everything, compares every copy, renames it into place, and only then replaces `home.json`; what is left
 //! behind goes last, and a note says where to. Invariant: a crash at any step leaves one whole home, the old or the new.
@@ -18,6 +19,8 @@ use crate::sealed;
 
 /// What says where the files are.
 const HOME: &str = "home.json";
+/// What says that there is such a file.
+const AWAY: &str = "away.json";
 /// What is in a copy until it counts.
 const MOVING: &str = "MOVING";
 /// What stays in a place that was left.
@@ -45,15 +48,36 @@ impl Home {
     /// Reads where the index of `stub`, its folder in the state directory, lives; clears what a move left.
     ///
     /// # Errors
-    /// If `home.json` is damaged.
+    /// If `home.json` is damaged, or gone although the index lives elsewhere.
     pub fn open(stub: &Path) -> io::Result<Self> {
-        let home = match fs::read(stub.join(HOME)) {
+        let at = stub.join(HOME);
+        let bytes = match fs::read(&at) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::without(stub),
+            read => read.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", at.display())))?,
+        };
+        let home = sealed::from_slice::<Self>(&bytes).map_err(|e| bad(format!("{}: {e}", at.display())))?;
+        note_away(stub, &bytes);
+        Ok(home.cleared(stub))
+    }
+
+    /// The home of an index that has no `home.json`: here, unless there was one.
+    fn without(stub: &Path) -> io::Result<Self> {
+        let away = stub.join(AWAY);
+        let bytes = match fs::read(&away) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self { bucket: "primary".into(), path: stub.to_owned(), left: None });
             }
-            other => sealed::from_slice::<Self>(&other?).map_err(|e| bad(format!("{}: {e}", stub.join(HOME).display())))?,
+            read => read.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", away.display())))?,
         };
-        Ok(home.cleared(stub))
+        let gone = format!("{} is gone, and the index lives in another bucket", stub.join(HOME).display());
+        Err(bad(match sealed::from_slice::<Self>(&bytes) {
+            Ok(home) => format!(
+                "{gone}, `{}`, in {}: put the file back, or copy {AWAY} beside it to {HOME}, then `brahman restart index`",
+                home.bucket,
+                home.path.display()
+            ),
+            Err(error) => format!("{gone} ({AWAY}: {error}): put the file back, then `brahman restart index`"),
+        }))
     }
 
     /// A home in a bucket's folder, for an index that is made there.
@@ -70,7 +94,11 @@ impl Home {
     }
 
     fn save(&self, stub: &Path) -> io::Result<()> {
-        atomic::write(&stub.join(HOME), &sealed::to_vec(self)?)
+        let bytes = sealed::to_vec(self)?;
+        atomic::write(&stub.join(HOME), &bytes)?;
+        // Afterwards: it must not say that there is a file which was never written.
+        note_away(stub, &bytes);
+        Ok(())
     }
 
     /// Copies everything to `path` and compares it; nothing counts yet. Gives the bytes copied. What an error leaves is removed.
@@ -206,6 +234,17 @@ pub fn finish_deletions(indexes: &Path) {
     }
 }
 
+/// Notes what `home.json` says, so that its absence is seen. What cannot be noted now is noted at the next opening.
+fn note_away(stub: &Path, home: &[u8]) {
+    let at = stub.join(AWAY);
+    if fs::read(&at).is_ok_and(|there| there == home) {
+        return;
+    }
+    if let Err(error) = atomic::write(&at, home) {
+        tracing::warn!("{}: {error}", at.display());
+    }
+}
+
 /// Removes a copy that will not count, unless the stub says that it does, or cannot be read.
 fn give_up(stub: &Path, path: &Path, steps: &Steps) {
     // A test that stops the program as if it were killed stops here too.
@@ -262,7 +301,7 @@ fn copy_all(from: &Path, to: &Path, copied: &mut u64, progress: &dyn Fn(u64) -> 
             copy_all(&entry.path(), &target, copied, progress)?;
             continue;
         }
-        if name == HOME || name == MOVED || name == MOVING || name.to_string_lossy().starts_with(".tmp-") {
+        if name == HOME || name == AWAY || name == MOVED || name == MOVING || name.to_string_lossy().starts_with(".tmp-") {
             continue;
         }
         if !progress(*copied) {
@@ -290,7 +329,7 @@ fn clear(left: &Path, stub: &Path, bucket: &str) -> io::Result<()> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let stays = if left == stub { name == "index.json" || name == HOME } else { name == MOVED };
+        let stays = if left == stub { name == "index.json" || name == HOME || name == AWAY } else { name == MOVED };
         if stays {
             continue;
         }
@@ -412,6 +451,27 @@ mod tests {
         fs::rename(folder.path().join("unmounted"), folder.path().join("disk")).expect("renamed");
         assert_eq!(Home::open(&stub).expect("opens").left, None);
         assert!(!stub.join("notes.txt").exists());
+    }
+
+    #[test]
+    fn a_home_that_is_gone_is_said_and_is_not_here() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (stub, home) = made(folder.path());
+        let path = folder.path().join("disk/indexes/x");
+        moved(&home, &stub, &path, &Steps::default()).expect("moved");
+        let bytes = fs::read(stub.join(HOME)).expect("there");
+        // As it was written before there was a note: the next opening makes one.
+        fs::remove_file(stub.join(AWAY)).expect("removed");
+        assert_eq!(Home::open(&stub).expect("opens").path, path);
+        fs::remove_file(stub.join(HOME)).expect("removed");
+        let why = Home::open(&stub).expect_err("it is not here").to_string();
+        assert!([HOME, AWAY, "`big`", "disk/indexes/x"].iter().all(|word| why.contains(word)), "{why}");
+        // What the message says to do.
+        fs::copy(stub.join(AWAY), stub.join(HOME)).expect("copied");
+        assert_eq!((Home::open(&stub).expect("opens").path, fs::read(stub.join(HOME)).expect("there")), (path, bytes));
+        fs::remove_file(stub.join(HOME)).expect("removed");
+        fs::write(stub.join(AWAY), "{").expect("damaged");
+        assert!(Home::open(&stub).is_err_and(|e| e.to_string().contains(HOME)));
     }
 
     #[test]

@@ -506,7 +506,7 @@ fn free(folder: &Path) -> io::Result<()> {
     };
     for entry in entries {
         let name = entry?.file_name();
-        if name != "home.json" && !name.to_string_lossy().starts_with(".tmp-") {
+        if name != "home.json" && name != "away.json" && !name.to_string_lossy().starts_with(".tmp-") {
             let message = format!("{} holds {}, of an index that is gone: put it elsewhere", folder.display(), name.to_string_lossy());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }

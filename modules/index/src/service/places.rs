@@ -75,7 +75,8 @@ impl IndexService {
             };
             while again.swap(false, Ordering::AcqRel) {
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
-                for index in all {
+                // Where a home is not to be seen, nothing says which of its copies are wanted.
+                for index in all.into_iter().filter(|index| index.home.is_there().is_ok()) {
                     if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name)) {
                         tracing::warn!(index = index.parameters.name, "copies in rescue: {error}");
                     }
@@ -101,7 +102,7 @@ impl IndexService {
         if bucket == previous {
             return Reply::of(&ended(false, 0));
         }
-        index.home.is_there().map_err(|why| index.damaged(&why))?;
+        index.within_reach()?;
         let path = self.place(&bucket, &name).await?;
         // One at a time, and no trial meanwhile: it would read from where nothing is any more.
         self.agent.give_way();

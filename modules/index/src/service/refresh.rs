@@ -203,7 +203,7 @@ impl IndexService {
         claim: Claim,
         to: Option<Model>,
     ) -> Result<(RefreshOut, Arc<Generation>), Fault> {
-        index.home.is_there().map_err(|why| index.damaged(&why))?;
+        index.within_reach()?;
         let started = Instant::now();
         let options = CallOptions::default();
         let parameters = &index.parameters;

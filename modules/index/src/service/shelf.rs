@@ -35,6 +35,9 @@ pub(super) struct Answering {
     pub(super) rescued: bool,
 }
 
+/// The bucket of an index whose home cannot be read.
+const UNKNOWN: &str = "unknown";
+
 /// One index.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -101,7 +104,7 @@ impl Index {
                 Self::made(home, parameters, there, copies.as_deref())
             }
             Err(error) => {
-                let home = Home { bucket: "unknown".into(), path: stub.join("unknown"), left: None };
+                let home = Home { bucket: UNKNOWN.into(), path: stub.join(UNKNOWN), left: None };
                 Self::made(home, parameters, Err(error.to_string()), None)
             }
         }
@@ -110,7 +113,7 @@ impl Index {
     /// One whose parameters cannot be read: it keeps its name, so that nothing else is made in its place.
     pub(super) fn unusable(stub: &Path, name: &str, why: &str) -> Self {
         let parameters = CreateIn { name: name.to_owned(), ..CreateIn::default() };
-        let home = Home { bucket: "unknown".into(), path: stub.join("unknown"), left: None };
+        let home = Home { bucket: UNKNOWN.into(), path: stub.join(UNKNOWN), left: None };
         let index = Self::made(home, parameters, Err(why.to_owned()), None);
         Self { unusable: Some(why.to_owned()), ..index }
     }
@@ -170,6 +173,17 @@ impl Index {
         *journal = Journal::open(&moved.home.path);
         moved.journal = Arc::clone(&of.journal);
         moved
+    }
+
+    /// That its files are within reach.
+    ///
+    /// # Errors
+    /// `Damaged`, with what to do.
+    pub(super) fn within_reach(&self) -> Result<(), Fault> {
+        self.home.is_there().map_err(|why| {
+            let unread = self.degraded().filter(|_| self.home.bucket == UNKNOWN);
+            self.damaged(&unread.unwrap_or(why))
+        })
     }
 
     /// That nothing of it is whole, and why.

@@ -78,7 +78,7 @@ async fn an_index_moves_under_load_with_all_that_belongs_to_it_and_no_search_fai
     let home = disk.join("indexes/t");
     let stub = mesh.folder.path().join("state/indexes/t");
     assert!(home.join("CURRENT").exists());
-    while !is_empty_but_for(&stub, &["index.json", "home.json"]) {
+    while !is_empty_but_for(&stub, &["index.json", "home.json", "away.json"]) {
         tokio::task::yield_now().await;
     }
     assert_eq!(mesh.brahman_json(&["index", "trials", "t"])["trials"], trials);
