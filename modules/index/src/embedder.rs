@@ -284,7 +284,10 @@ mod tests {
     fn only_a_mocks_refusal_says_to_migrate() {
         let none = || Fault::new("org.brahman.Broker.NoProvider", true, "nothing serves");
         let said = explained(none(), &model("mock", true), "x");
-        assert!(said.retryable() && said.message().contains("brahman index migrate x") && said.message().contains("nothing serves"), "{said}");
+        assert!(
+            said.retryable() && said.message().contains("brahman index migrate x") && said.message().contains("nothing serves"),
+            "{said}"
+        );
         assert_eq!(explained(none(), &model("real", false), "x").message(), "nothing serves");
         assert_eq!(explained(Fault::internal("broken"), &model("mock", true), "x").message(), "broken");
     }

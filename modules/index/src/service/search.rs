@@ -181,9 +181,8 @@ impl IndexService {
                         .with("wanted", model.fingerprint)
                         .with("got", ""));
                 }
-                let (vector, by, cut) = embedder::query(&self.client, &model, &text)
-                    .await
-                    .map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
+                let (vector, by, cut) =
+                    embedder::query(&self.client, &model, &text).await.map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
                 (provider, truncated) = (by, Some(cut));
                 vec![vector]
             }
