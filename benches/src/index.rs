@@ -281,7 +281,7 @@ fn content(set: &Set, rows: std::ops::Range<usize>, prefix: &str) -> Content {
 }
 
 fn manifest(number: u64, dim: usize, parent: Option<&Generation>) -> Manifest {
-    let model = Model { name: "dataset".into(), fingerprint: format!("dataset:{dim}"), dim };
+    let model = Model { name: "dataset".into(), fingerprint: format!("dataset:{dim}"), dim, mock: false };
     let first = Manifest::first(model, "flat-hnsw".into(), Parameters { m: 16, ef_construction: 100, seed: 0 }, 64);
     parent.map_or_else(|| first.clone(), |parent| first.after(&parent.folder, number, "refresh"))
 }

@@ -20,7 +20,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if generations.is_empty() {
         return;
     }
-    let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1 };
+    let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1, mock: false };
     let mut manifests: Vec<Manifest> = Vec::new();
     let mut seen = Seen::default();
     for (n, kind) in generations.iter().enumerate() {
