@@ -182,6 +182,7 @@ mod tests {
             incarnation: 1,
             restarts: 0,
             deaths: None,
+            kills: None,
             uptime_ms: 0,
             reason: None,
             shortfalls: Vec::new(),

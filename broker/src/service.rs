@@ -45,8 +45,10 @@ pub(crate) enum Fate {
     Lives,
     /// It was stopped, restarted or replaced.
     Ordered,
-    /// Its process ended by itself, or somebody killed it.
+    /// Its process ended by itself.
     Died,
+    /// Somebody killed it, or the system did for want of memory.
+    Killed,
 }
 
 /// Where a call goes.
@@ -56,8 +58,9 @@ pub(crate) struct Target {
     label: String,
     socket: PathBuf,
     incarnation: u64,
-    /// Ends of its process that nobody had ordered when it was chosen.
+    /// Ends of its process that nobody had ordered when it was chosen, by itself and by SIGKILL.
     deaths: u64,
+    kills: u64,
     /// `None` for init, which is no module.
     pub(crate) provider: Option<Arc<Provider>>,
     declared: Vec<String>,
@@ -171,6 +174,7 @@ impl Broker {
                 socket,
                 incarnation: 0,
                 deaths: 0,
+                kills: 0,
                 provider: None,
                 declared: Vec::new(),
                 mock: false,
@@ -215,6 +219,7 @@ impl Broker {
         let known = |table: &Arc<Table>| match table.modules.iter().find(|m| m.card.id == target.id) {
             None => Some(Fate::Ordered),
             Some(m) if m.deaths.unwrap_or(0) > target.deaths => Some(Fate::Died),
+            Some(m) if m.kills.unwrap_or(0) > target.kills => Some(Fate::Killed),
             Some(m) if m.incarnation != target.incarnation || m.state != ModuleState::Ready => Some(Fate::Ordered),
             Some(_) => None,
         };
@@ -272,6 +277,7 @@ impl Broker {
             socket: self.init.with_file_name("").join(&module.socket),
             incarnation: module.incarnation,
             deaths: module.deaths.unwrap_or(0),
+            kills: module.kills.unwrap_or(0),
             provider: Some(self.providers.of(module)),
             declared,
             mock: module.card.mock,

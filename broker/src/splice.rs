@@ -32,6 +32,8 @@ use crate::service::{Broker, CONTEXT_BYTES_MAX, Fate, Target};
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 /// A call that was lost this often is given up, whosever doing it was.
 const LOSSES_MAX: u32 = 5;
+/// So often a call is tried again beside others after its provider was killed.
+const KILLS_SHARED: u32 = 2;
 /// A call's first moments at a provider. What kills does so at once; a call that has seen a provider end is alone for so long, so
 /// that a second end is its own doing and no other's.
 const TURN: Duration = Duration::from_millis(500);
@@ -275,7 +277,7 @@ impl Client {
         let mut wait_until = patience();
         // Whoever may stop a provider may also say that one has ended on this call.
         let mut deaths = u32::from(call.again && broker.administers(self.peer.uid));
-        let mut losses = deaths;
+        let (mut losses, mut kills) = (deaths, 0);
         broker.budget().called(Instant::now());
         broker.quarantine.check(|| call.fingerprint())?;
         let mut avoid: Option<String> = None;
@@ -286,7 +288,7 @@ impl Client {
                 _ => None,
             };
             let turn = match &target.provider {
-                Some(provider) => Some(self.attend(wait_until, provider.turn(deaths > 0)).await?),
+                Some(provider) => Some(self.attend(wait_until, provider.turn(deaths > 0 || kills >= KILLS_SHARED)).await?),
                 None => None,
             };
             let is_alone = target.provider.as_ref().is_some_and(|provider| provider.load() == 1);
@@ -315,12 +317,12 @@ impl Client {
             let fate = if is_unsent { Fate::Lives } else { broker.fate(&target).await };
             let has_died = fate == Fate::Died;
             losses += u32::from(!is_unsent && fate != Fate::Ordered);
-            let is_guilty = has_died && was_alone && deaths > 0;
-            if has_died {
-                deaths += 1;
-                if at_once && (was_alone || is_alone) {
-                    broker.quarantine.ended_on(call.fingerprint(), label, deaths);
-                }
+            // Whoever was killed was so by somebody, most likely; only where it goes on is it this call's doing.
+            kills += u32::from(fate == Fate::Killed);
+            let is_guilty = was_alone && (has_died && deaths > 0 || fate == Fate::Killed && kills > KILLS_SHARED);
+            deaths += u32::from(has_died);
+            if is_guilty || has_died && at_once && is_alone {
+                broker.quarantine.ended_on(call.fingerprint(), label, if is_guilty { deaths.max(2) } else { deaths });
             }
             if passed_on && call.is_endless() {
                 // Whoever watches begins anew; there was no answer to be owed.

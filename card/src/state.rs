@@ -68,9 +68,12 @@ pub struct ModuleRecord {
     pub incarnation: u64,
     /// Restarts since init started.
     pub restarts: u64,
-    /// Ends of its process that nobody ordered.
+    /// Ends of its process that nobody ordered, but for those by SIGKILL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deaths: Option<u64>,
+    /// Ends of its process by SIGKILL: from outside, or for want of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kills: Option<u64>,
     /// Milliseconds since it became ready, or since its state changed.
     pub uptime_ms: u64,
     /// Why it failed or waits.

@@ -362,6 +362,11 @@ impl State {
             entry.enter(ModuleState::Stopped, now);
             return;
         }
+        if *exit == Exit::Signal(9) {
+            entry.kills += 1;
+        } else {
+            entry.deaths += 1;
+        }
         let one_shot = entry.card.lifecycle == Lifecycle::Oneshot || entry.card.supervision == Supervision::OneShot;
         if *exit == Exit::Code(0) && one_shot {
             entry.reason = Some("done".into());
@@ -410,7 +415,7 @@ impl State {
                 let restarts = entry.restarts + 1;
                 let mut next = Entry::new(card, socket, now);
                 next.restarts = restarts;
-                next.deaths = entry.deaths;
+                (next.deaths, next.kills) = (entry.deaths, entry.kills);
                 next.incarnation = entry.incarnation;
                 *entry = next;
                 let bound = entry.is_started_here();

@@ -28,6 +28,7 @@ type Record (
   incarnation: int,
   restarts: int,
   deaths: ?int,
+  kills: ?int,
   uptime_ms: int,
   reason: ?string,
   attributes: [string]string,

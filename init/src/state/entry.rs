@@ -32,8 +32,10 @@ pub(crate) struct Entry {
     pub(super) session: Option<String>,
     pub(super) incarnation: u64,
     pub(super) restarts: u64,
-    /// Ends of its process that nobody ordered.
+    /// Ends of its process that nobody ordered, but for those by SIGKILL.
     pub(super) deaths: u64,
+    /// Ends of its process by SIGKILL.
+    pub(super) kills: u64,
     pub(super) reason: Option<String>,
     pub(super) attributes: BTreeMap<String, String>,
     /// Whether those are of its former life: they hold until it says others, or is ready without any.
@@ -66,6 +68,7 @@ impl Entry {
             incarnation: 0,
             restarts: 0,
             deaths: 0,
+            kills: 0,
             reason: None,
             attributes: BTreeMap::new(),
             is_former: false,
@@ -157,6 +160,7 @@ impl Entry {
             incarnation: self.incarnation,
             restarts: self.restarts,
             deaths: Some(self.deaths),
+            kills: Some(self.kills),
             uptime_ms: now.saturating_sub(self.since),
             reason,
             attributes,
@@ -200,7 +204,6 @@ pub(super) fn end(entry: &mut Entry, id: &str, afterwards: Afterwards, now: Mill
 
 /// A process is gone unasked: restart it, now or later, or give it up.
 pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
-    entry.deaths += 1;
     if permanent {
         entry.permanent = true;
         entry.enter(ModuleState::Failed, now);
