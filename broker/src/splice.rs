@@ -335,7 +335,7 @@ impl Client {
                 )));
             }
             if is_guilty || losses >= LOSSES_MAX {
-                let why = format!("{why}, the {losses}. time on this call: it is not tried again");
+                let why = format!("{why}; {losses} attempts at this call were lost so: it is not tried again");
                 return Err(Stop::Fault(Fault::provider_failed(label, why)));
             }
             if !is_unsent && !broker.budget().retry(Instant::now()) {
