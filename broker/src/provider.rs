@@ -155,7 +155,10 @@ impl Provider {
     }
 
     /// An idle connection to this life of the provider on which nothing lies unread, or a new one.
-    pub(crate) async fn connect(&self, socket: &Path, incarnation: u64) -> std::io::Result<Backend> {
+    ///
+    /// The kernel is asked only where a call could not be repeated, for the question costs a system call: elsewhere an answer to
+    /// another call shows by its number, and the call is made again.
+    pub(crate) async fn connect(&self, socket: &Path, incarnation: u64, is_repeatable: bool) -> std::io::Result<Backend> {
         loop {
             let candidate = {
                 let mut idle = hold(&self.idle);
@@ -165,7 +168,7 @@ impl Provider {
                 idle.1.pop()
             };
             match candidate {
-                Some(backend) if backend.is_clean() => return Ok(backend),
+                Some(backend) if is_repeatable || backend.is_clean() => return Ok(backend),
                 Some(_) => {}
                 None => return Backend::dial(socket).await,
             }

@@ -89,9 +89,9 @@ impl Target {
     }
 
     /// A connection, used before or new.
-    pub(crate) async fn connect(&self) -> io::Result<Backend> {
+    pub(crate) async fn connect(&self, is_repeatable: bool) -> io::Result<Backend> {
         match &self.provider {
-            Some(provider) => provider.connect(&self.socket, self.incarnation).await,
+            Some(provider) => provider.connect(&self.socket, self.incarnation, is_repeatable).await,
             None => self.dial().await,
         }
     }

@@ -358,7 +358,8 @@ impl Client {
     /// One attempt at one provider.
     async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt) -> Result<After, Failed> {
         let started = Instant::now();
-        let connecting = if call.oneway { target.dial().await } else { target.connect().await };
+        let connecting =
+            if call.oneway { target.dial().await } else { target.connect(target.idempotent(&call.interface, &call.method)).await };
         let mut backend = connecting.map_err(|error| Failed::Unreached(format!("could not be reached: {error}")))?;
         backend.frames.reserve_from(Box::new(Charge::of(self.peer.uid)));
         let number = broker.next_number();

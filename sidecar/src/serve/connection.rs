@@ -77,7 +77,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
     frames.reserve_from(Box::new(Charge::of(peer.uid)));
     let mut read_open = true;
     let mut next = Wait::new(NEXT_CALL_POLL);
-    let mut partial_since: Option<Instant> = None;
+    let (mut partial_since, mut is_first) = (None::<Instant>, true);
     loop {
         let read = if read_open { frames.next_frame() } else { frames.last_frame() };
         let frame = match read {
@@ -131,7 +131,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
                 return;
             }
         };
-        match run_call(&stream, peer, &shared, &mut frames, &mut read_open, frame).await {
+        match run_call(&stream, peer, &shared, &mut frames, &mut read_open, std::mem::take(&mut is_first), frame).await {
             Ok(After::Next) => {}
             Ok(After::Close) => return,
             Ok(After::Upgrade(confirm, then)) => {
@@ -158,6 +158,7 @@ async fn run_call<S: Service>(
     shared: &Arc<Shared<S>>,
     frames: &mut FrameBuffer,
     read_open: &mut bool,
+    is_first: bool,
     frame: Vec<u8>,
 ) -> io::Result<After> {
     let delimiter = frames.delimiter();
@@ -170,8 +171,8 @@ async fn run_call<S: Service>(
             return Ok(After::Close);
         }
     };
-    // Whoever gave up while the call lay here unread does not want it done; a oneway call is nobody's to wait for.
-    if !header.oneway && hung_up(stream) {
+    // Whoever gave up while the call lay in the backlog does not want it done; a oneway call is nobody's to wait for.
+    if is_first && !header.oneway && hung_up(stream) {
         return Ok(After::Close);
     }
     let head = reply_head(&shared.options.provider, header.extras, header.call);
