@@ -11,10 +11,11 @@ use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_sidecar::serve::has_unread;
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, oneshot};
+use tokio::sync::oneshot;
 
 use crate::admission::{Admission, Admit, Ticket};
 use crate::health::Health;
+use crate::turn::{Turn, Turns};
 
 /// Idle connections kept to one provider; more than this many calls at once pay a connect of 20 µs.
 const IDLE_MAX: usize = 128;
@@ -76,7 +77,7 @@ pub(crate) struct Provider {
     admission: Mutex<(Admission, HashMap<Ticket, oneshot::Sender<()>>)>,
     health: Mutex<Health>,
     idle: Mutex<(u64, Vec<Backend>)>,
-    turns: Arc<RwLock<()>>,
+    turns: Arc<Turns>,
 }
 
 impl Provider {
@@ -132,16 +133,9 @@ impl Provider {
         Ok(Place { provider: Arc::clone(self), uid })
     }
 
-    /// The first moments of a call at the provider: shared with others, or its own if a provider has ended on it before. Should
-    /// that happen again, it was this call's doing.
+    /// Waits for a call's first moments here, with others or alone.
     pub(crate) async fn turn(&self, alone: bool) -> Turn {
-        if alone {
-            return Turn::Alone(Arc::clone(&self.turns).write_owned().await);
-        }
-        match Arc::clone(&self.turns).try_read_owned() {
-            Ok(guard) => Turn::Shared(guard),
-            Err(_) => Turn::Shared(Arc::clone(&self.turns).read_owned().await),
-        }
+        self.turns.take(alone).await
     }
 
     fn release(&self, uid: u32) {
@@ -190,15 +184,6 @@ impl Provider {
             idle.1.push(backend);
         }
     }
-}
-
-/// Who else is at the provider in a call's first moments.
-#[derive(Debug)]
-pub(crate) enum Turn {
-    /// Others are.
-    Shared(#[expect(dead_code, reason = "held for its drop")] OwnedRwLockReadGuard<()>),
-    /// Nobody is, but for calls whose first moments are over.
-    Alone(#[expect(dead_code, reason = "held for its drop")] OwnedRwLockWriteGuard<()>),
 }
 
 /// A call's place, given back on drop.

@@ -23,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{Outcome, RetryBudget};
 use crate::matching::{Ask, Ranking, rank};
+use crate::outgoing::Outgoing;
 use crate::provider::{Backend, Provider, Providers, allows, cheaper};
 use crate::quarantine::Quarantine;
-use crate::splice::{After, Client, Outgoing};
+use crate::splice::{After, Client};
 use crate::table::{ContextFile, Table};
 
 /// Longest name a context may have; it is a word, not a text.
@@ -117,7 +118,7 @@ impl Target {
 #[derive(Clone, Debug)]
 struct Found {
     ranking: Arc<Ranking>,
-    targets: Arc<Vec<Target>>,
+    targets: Arc<[Arc<Target>]>,
 }
 
 /// Routes found in one table: they hold as long as it does.
@@ -164,11 +165,11 @@ impl Broker {
     }
 
     /// The provider for a call, waiting for one that is on its way.
-    pub(crate) async fn find(&self, call: &Outgoing, peer: Peer, avoid: Option<&str>, until: Instant) -> Result<Target, Fault> {
+    pub(crate) async fn find(&self, call: &Outgoing, peer: Peer, avoid: Option<&str>, until: Instant) -> Result<Arc<Target>, Fault> {
         if call.interface == interface::init::INTERFACE.name {
             let socket = self.init.clone();
             let (id, label) = ("init".into(), "init".into());
-            return Ok(Target {
+            return Ok(Arc::new(Target {
                 id,
                 label,
                 socket,
@@ -180,7 +181,7 @@ impl Broker {
                 mock: false,
                 for_group: true,
                 wants_uid: true,
-            });
+            }));
         }
         let mut changes = self.table.subscribe();
         loop {
@@ -261,9 +262,12 @@ impl Broker {
             return found.clone();
         }
         let ranking = rank(&table.modules, &Ask { flow, context, require, asker });
-        let targets =
-            ranking.eligible().iter().filter(|c| c.matched.state == ModuleState::Ready).map(|c| self.target(&table.modules[c.index], flow));
-        let found = Found { targets: Arc::new(targets.collect()), ranking: Arc::new(ranking) };
+        let targets = ranking
+            .eligible()
+            .iter()
+            .filter(|c| c.matched.state == ModuleState::Ready)
+            .map(|c| Arc::new(self.target(&table.modules[c.index], flow)));
+        let found = Found { targets: targets.collect(), ranking: Arc::new(ranking) };
         cache.1.insert(key, found.clone());
         found
     }
@@ -487,11 +491,11 @@ impl Broker {
 
 /// Of the ready providers: the first whose breaker is closed, among replicas of its label the cheaper of two; never
 /// nothing while one is ready. The one just lost is taken last.
-fn choose(found: &Found, avoid: Option<&str>) -> Option<Target> {
-    let open = |target: &&Target| Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p));
+fn choose(found: &Found, avoid: Option<&str>) -> Option<Arc<Target>> {
+    let open = |target: &&Arc<Target>| Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p));
     let targets = &found.targets;
     let best = targets.iter().find(open).or_else(|| targets.first())?;
-    let replicas: Vec<&Target> = targets.iter().filter(|t| t.label == best.label && t.id != best.id).filter(open).collect();
+    let replicas: Vec<&Arc<Target>> = targets.iter().filter(|t| t.label == best.label && t.id != best.id).filter(open).collect();
     // Two at random would be the textbook's; with the load in the cost, first against any other does the same.
     let pick = replicas.get(spread(replicas.len())).copied();
     let chosen = match (pick, &best.provider) {
@@ -501,7 +505,7 @@ fn choose(found: &Found, avoid: Option<&str>) -> Option<Target> {
     if let Some(provider) = &chosen.provider {
         provider.health().begin(Instant::now());
     }
-    Some(chosen.clone())
+    Some(Arc::clone(chosen))
 }
 
 /// A number below `n` that differs from call to call.

@@ -5,28 +5,30 @@
 //! cancels the work there. A reply goes to a client only from a connection on which nothing but its call was under way, and
 //! carries additions of ours only if the call had some.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use brahman_card::interface;
+use brahman_card::wire::KEY_MOCK;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
-use brahman_card::wire::header::{CallHeader, ReplyHeader, push_number_member, push_text_member, reply_head};
-use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_REQUIRE, KEY_TRACE, KEY_UID, parameters};
 use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{
-    Charge, GONE_EVERY, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, unknown_key,
-    write_all, write_parts,
+    Charge, GONE_EVERY, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, write_all,
+    write_parts,
 };
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 
+use crate::answer::Answer;
 use crate::health::Outcome;
-use crate::provider::{Backend, Place, Turn};
-use crate::quarantine::Fingerprint;
-use crate::service::{Broker, CONTEXT_BYTES_MAX, Fate, Target};
+use crate::outgoing::Outgoing;
+use crate::provider::{Backend, Place};
+use crate::service::{Broker, Fate, Target};
+use crate::table::Table;
+use crate::turn::Turn;
 
 /// How long a call without a deadline waits for a provider that is on its way.
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
@@ -34,17 +36,8 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const LOSSES_MAX: u32 = 5;
 /// So often a call is tried again beside others after its provider was killed.
 const KILLS_SHARED: u32 = 2;
-/// A call's first moments at a provider. What kills does so at once; a call that has seen a provider end is alone for so long, so
-/// that a second end is its own doing and no other's.
-const TURN: Duration = Duration::from_millis(500);
 /// A message longer than this is looked through off the I/O thread.
 const LONG_BYTES: usize = 256 * 1024;
-/// Latest deadline: clocks add up to it without overflow.
-const DEADLINE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
-/// Longest trace id: a word, not a text.
-const TRACE_BYTES_MAX: usize = 256;
-/// Longest JSON text and most members of the attributes that a call requires.
-const REQUIRE_MAX: (usize, usize) = (4096, 16);
 /// Pause before the next attempt when a provider's socket refuses or its backlog is full.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long an answer that usually comes at once is polled for. A wake-up costs 10 to 50 µs, most where a virtual machine
@@ -70,83 +63,6 @@ pub(crate) struct Client {
     next: Wait,
     /// A oneway call whose work is not over yet: the next call on this connection comes after it.
     oneway: Option<tokio::task::JoinHandle<()>>,
-}
-
-/// A call as it goes to the provider, owned so that reading may go on meanwhile.
-pub(crate) struct Outgoing {
-    frame: Vec<u8>,
-    parameters: Range<usize>,
-    pub(crate) interface: String,
-    pub(crate) method: String,
-    pub(crate) context: Option<String>,
-    pub(crate) require: Option<BTreeMap<String, String>>,
-    trace: Option<String>,
-    pub(crate) more: bool,
-    pub(crate) oneway: bool,
-    pub(crate) upgrade: bool,
-    pub(crate) deadline: Option<Instant>,
-    number: Option<u64>,
-    extras: bool,
-    /// A provider has ended on it before.
-    again: bool,
-    /// What is wrong with it, though it is a whole message.
-    flaw: Option<Fault>,
-}
-
-impl Outgoing {
-    /// Its parameters' JSON text; empty if there are none.
-    pub(crate) fn parameters(&self) -> &[u8] {
-        &self.frame[self.parameters.clone()]
-    }
-
-    /// What a reply to it by this provider begins with.
-    pub(crate) fn reply_head(&self, provider: &str) -> Vec<u8> {
-        reply_head(provider, self.extras, self.number)
-    }
-
-    /// The message for a provider, up to its parameters' text. Additions only for one whose Card wants them.
-    fn head(&self, wants_uid: bool, uid: u32, number: u64) -> Vec<u8> {
-        let mut out = b"{".to_vec();
-        if wants_uid {
-            push_number_member(&mut out, KEY_CALL, number);
-            push_number_member(&mut out, KEY_UID, uid.into());
-            if let Some(deadline) = self.deadline {
-                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-                push_number_member(&mut out, KEY_DEADLINE, u64::try_from(left).unwrap_or(u64::MAX));
-            }
-            for (key, value) in [(KEY_CONTEXT, &self.context), (KEY_TRACE, &self.trace)] {
-                if let Some(value) = value {
-                    push_text_member(&mut out, key, value);
-                }
-            }
-        }
-        for (set, member) in [(self.more, "\"more\":true,"), (self.oneway, "\"oneway\":true,"), (self.upgrade, "\"upgrade\":true,")] {
-            if set {
-                out.extend_from_slice(member.as_bytes());
-            }
-        }
-        push_text_member(&mut out, "method", &format!("{}.{}", self.interface, self.method));
-        if self.parameters.is_empty() {
-            out.pop();
-        } else {
-            out.extend_from_slice(b"\"parameters\":");
-        }
-        out
-    }
-
-    /// Whether its stream has no end of its own, so that it must not hold a place that calls wait for.
-    fn is_endless(&self) -> bool {
-        self.more && interface::is_endless(&self.interface, &self.method)
-    }
-
-    /// How long it may take if its caller does not say.
-    fn patience_s(&self) -> u64 {
-        interface::patience_s(&self.interface, &self.method)
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.interface, &self.method, self.parameters())
-    }
 }
 
 /// Serves one client to its end.
@@ -187,11 +103,7 @@ impl Client {
                 Ok(Some(frame)) => {
                     let frame = frame.to_vec();
                     self.next.over();
-                    if frame.len() < LONG_BYTES {
-                        return outgoing(frame).map(Some);
-                    }
-                    let read = tokio::task::spawn_blocking(move || outgoing(frame)).await;
-                    return read.unwrap_or_else(|error| Err(Fault::internal(format!("reading the call panicked: {error}")))).map(Some);
+                    return aside_if(frame.len() >= LONG_BYTES, move || Outgoing::read(frame)).await.flatten().map(Some);
                 }
                 Ok(None) if !self.read_open => {
                     let is_cut = self.frames.has_partial() && !hung_up(&self.stream);
@@ -295,9 +207,9 @@ impl Client {
             let started = Instant::now();
             let mut held = Attempt { place, turn, passed_on: false };
             let outcome = self.attempt(broker, call, &target, &mut held).await;
-            let was_alone = matches!(held.turn, Some(Turn::Alone(_)));
+            let was_alone = held.turn.as_ref().is_some_and(Turn::is_alone);
             // What kills does so in a call's first moments; whoever ends later may have ended for any reason.
-            let at_once = held.turn.is_some();
+            let at_once = held.turn.as_ref().is_some_and(Turn::lasts);
             let passed_on = held.passed_on;
             drop(held);
             let (is_unsent, why) = match outcome {
@@ -366,26 +278,17 @@ impl Client {
         let head = call.head(target.wants_uid, self.peer.uid, number);
         let parts = [head.as_slice(), call.parameters(), b"}\0"];
         let until_at = call.deadline.unwrap_or_else(|| started + 2 * WRITE_STALL);
-        let mut table = broker.table.subscribe();
-        table.mark_unchanged();
         // It may have been given up while the call waited for its place.
         if let Some(why) = broker.gone(target) {
             return Err(Failed::Unreached(why));
         }
+        // Followed only if the answer is waited for.
+        let mut table: Option<watch::Receiver<Arc<Table>>> = None;
         if backend.frames.is_denied() {
             let why = format!("no memory is left for an answer of `{}` while others are on their way", target.label());
             return Err(Failed::Stop(Stop::Fault(Fault::overloaded(why, 100))));
         }
-        let written = {
-            let mut writing = std::pin::pin!(write_parts(&backend.stream, &parts));
-            match self.attend(until_at.min(started + TURN), &mut writing).await {
-                Err(Stop::Fault(_)) if Instant::now() < until_at => {
-                    held.turn = None;
-                    self.attend(until_at, &mut writing).await
-                }
-                other => other,
-            }
-        };
+        let written = self.attend(until_at, write_parts(&backend.stream, &parts)).await;
         match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(Failed::Lost(format!("hung up ({error})"))),
@@ -404,21 +307,23 @@ impl Client {
         loop {
             match backend.frames.next_frame() {
                 Ok(Some(frame)) => {
-                    let header = match ReplyHeader::skim(frame) {
-                        Ok(header) => header,
-                        Err(error) => return Err(Failed::Lost(format!("answered with something that is not Varlink: {error}"))),
+                    let (frame, delimiter) = (frame.to_vec(), self.frames.delimiter());
+                    let answer = aside_if(frame.len() >= LONG_BYTES, move || Answer::read(frame, delimiter)).await;
+                    let answer = match answer {
+                        Ok(Ok(answer)) => answer,
+                        Ok(Err(error)) => return Err(Failed::Lost(format!("answered with something that is not Varlink: {error}"))),
+                        Err(fault) => return Err(Failed::Stop(Stop::Fault(fault))),
                     };
-                    if header.call.is_some_and(|of| of != number) || header.continues && !call.more {
+                    if answer.number.is_some_and(|of| of != number) || answer.continues && !call.more {
                         return Err(Failed::Lost("answered a call that was not made".into()));
                     }
-                    let (continues, error) = (header.continues, header.error);
-                    let outcome = if error == Some("org.brahman.Broker.Overloaded") { Outcome::Overloaded } else { Outcome::Answered };
-                    let upgraded = call.upgrade && error.is_none() && !continues;
-                    let is_numbered = header.call.is_some();
+                    let is_overload = answer.error.as_deref() == Some("org.brahman.Broker.Overloaded");
+                    let outcome = if is_overload { Outcome::Overloaded } else { Outcome::Answered };
+                    let upgraded = call.upgrade && answer.error.is_none() && !answer.continues;
                     held.passed_on = true;
                     // Its first moments are over, however slowly its reader takes the answer.
                     held.turn = None;
-                    if !continues {
+                    if !answer.continues {
                         // All of the answer is here: the provider is free.
                         drop(held.place.take());
                         target.note(outcome, started.elapsed());
@@ -427,12 +332,12 @@ impl Client {
                     if call.extras && target.mock {
                         head.extend_from_slice(format!("\"{KEY_MOCK}\":true,").as_bytes());
                     }
-                    pass_on(&self.stream, head, &header, self.frames.delimiter()).await.map_err(|e| Failed::Stop(Stop::Io(e)))?;
+                    answer.pass_on(&self.stream, head, delimiter).await.map_err(|e| Failed::Stop(Stop::Io(e)))?;
                     if upgraded {
                         return Ok(After::Upgraded(backend));
                     }
-                    if !continues {
-                        if is_numbered {
+                    if !answer.continues {
+                        if answer.number.is_some() {
                             target.keep(backend);
                         }
                         return Ok(After::Next);
@@ -448,6 +353,15 @@ impl Client {
             if backend.frames.pending().len() >= LONG_BYTES {
                 tokio::task::yield_now().await;
             }
+            let Some(table) = &mut table else {
+                let mut follow = broker.table.subscribe();
+                follow.mark_unchanged();
+                table = Some(follow);
+                if let Some(why) = broker.gone(target) {
+                    return Err(Failed::Lost(why));
+                }
+                continue;
+            };
             tokio::select! {
                 biased;
                 ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
@@ -467,7 +381,6 @@ impl Client {
                     return Err(Failed::Stop(Stop::HungUp));
                 },
                 () = until(call.deadline) => return Err(late(call, target)),
-                () = tokio::time::sleep_until((started + TURN).into()), if held.turn.is_some() => held.turn = None,
                 _ = table.changed() => {
                     // A provider that was given up never answers: its socket is held by init, not by it.
                     if let Some(why) = broker.gone(target) {
@@ -481,6 +394,10 @@ impl Client {
     /// Waits for something while watching the client and the clock.
     async fn attend<T>(&mut self, until_at: Instant, work: impl Future<Output = T>) -> Result<T, Stop> {
         let mut work = std::pin::pin!(work);
+        // What is there at once needs no timers.
+        if let Poll::Ready(done) = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+            return Ok(done);
+        }
         loop {
             tokio::select! {
                 biased;
@@ -518,7 +435,7 @@ impl Client {
 /// What a call holds while it is tried.
 struct Attempt {
     place: Option<Place>,
-    /// While its first moments last.
+    /// Its first moments, until something of an answer is here.
     turn: Option<Turn>,
     /// Whether something of an answer has gone to the client.
     passed_on: bool,
@@ -551,97 +468,12 @@ fn late(call: &Outgoing, target: &Target) -> Failed {
     Failed::Stop(Stop::Fault(Fault::deadline_exceeded(format!("`{}` worked on `{}`", target.label(), call.method))))
 }
 
-/// Reads the header of a call.
-fn outgoing(frame: Vec<u8>) -> Result<Outgoing, Fault> {
-    let header = CallHeader::skim(&frame).map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {e}")))?;
-    if header.uid.is_some() {
-        return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
+/// Work that may take long, on a thread of its own if it will.
+async fn aside_if<T: Send + 'static>(is_long: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+    if !is_long {
+        return Ok(work());
     }
-    let (require, flaw) = match requirements(&header) {
-        Ok(require) => (require, None),
-        Err(flaw) => (None, Some(flaw)),
-    };
-    let (interface, method) = header.split();
-    let mut call = Outgoing {
-        interface: interface.to_owned(),
-        method: method.to_owned(),
-        context: header.context.map(str::to_owned),
-        require,
-        trace: header.trace.map(str::to_owned),
-        // Nothing answers a oneway call, neither a stream nor an upgrade.
-        more: header.more && !header.oneway,
-        oneway: header.oneway,
-        upgrade: header.upgrade && !header.oneway,
-        deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms.min(DEADLINE_MS_MAX))),
-        number: header.call,
-        extras: header.extras,
-        again: header.again,
-        flaw,
-        parameters: span(&frame, header.parameters),
-        frame: Vec::new(),
-    };
-    if call.deadline.is_none() && !call.more && !call.upgrade {
-        call.deadline = Some(Instant::now() + Duration::from_secs(call.patience_s()));
-    }
-    Ok(Outgoing { frame, ..call })
-}
-
-/// What a call requires of its provider, once all else in its header is found to be within its bounds.
-fn requirements(header: &CallHeader<'_>) -> Result<Option<BTreeMap<String, String>>, Fault> {
-    if let Some(key) = header.unknown {
-        return Err(unknown_key(key));
-    }
-    if !parameters::is_object(header.parameters) {
-        return Err(Fault::invalid_parameter("parameters", "expected an object"));
-    }
-    for (key, value, max) in [(KEY_CONTEXT, header.context, CONTEXT_BYTES_MAX), (KEY_TRACE, header.trace, TRACE_BYTES_MAX)] {
-        if value.is_some_and(|value| value.len() > max) {
-            return Err(Fault::invalid_parameter(key, format!("expected at most {max} bytes")));
-        }
-    }
-    let (bytes_max, members_max) = REQUIRE_MAX;
-    let wrong =
-        || Fault::invalid_parameter(KEY_REQUIRE, format!("expected an object of at most {members_max} strings, {bytes_max} bytes in all"));
-    match header.require {
-        b"" => Ok(None),
-        text if text.len() > bytes_max => Err(wrong()),
-        text => {
-            let require: BTreeMap<String, String> = serde_json::from_slice(text).map_err(|_| wrong())?;
-            if require.len() > members_max { Err(wrong()) } else { Ok(Some(require).filter(|require| !require.is_empty())) }
-        }
-    }
-}
-
-/// Where a part lies in the whole that it is a part of.
-fn span(whole: &[u8], part: &[u8]) -> Range<usize> {
-    if part.is_empty() {
-        return 0..0;
-    }
-    let start = part.as_ptr().addr() - whole.as_ptr().addr();
-    start..start + part.len()
-}
-
-/// Writes a provider's reply to the client: its error, its parameters, and what the head says; no other key, for strict
-/// clients refuse those that they do not know.
-async fn pass_on(stream: &UnixStream, mut head: Vec<u8>, reply: &ReplyHeader<'_>, delimiter: u8) -> io::Result<()> {
-    if let Some(error) = reply.error {
-        push_text_member(&mut head, "error", error);
-    }
-    if reply.continues {
-        head.extend_from_slice(b"\"continues\":true,");
-    }
-    if !reply.parameters.is_empty() {
-        head.extend_from_slice(b"\"parameters\":");
-    } else if head.last() == Some(&b',') {
-        head.pop();
-    }
-    let tail = [b'}', delimiter];
-    if delimiter == b'\n' && memchr::memchr(b'\n', reply.parameters).is_some() {
-        // Between newlines a message is one line; in JSON a newline is white space wherever it stands.
-        let line: Vec<u8> = reply.parameters.iter().map(|b| if *b == b'\n' { b' ' } else { *b }).collect();
-        return write_parts(stream, &[&head, &line, &tail]).await;
-    }
-    write_parts(stream, &[&head, reply.parameters, &tail]).await
+    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(format!("reading a message panicked: {error}")))
 }
 
 async fn until(deadline: Option<Instant>) {

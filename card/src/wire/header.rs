@@ -3,8 +3,6 @@
 //! A skim is strict about the top level (a key twice, an escaped key, trailing bytes are refused, so that no two
 //! readers can see two different messages) and only counts brackets below it. It allocates nothing.
 
-use std::fmt::Write as _;
-
 use thiserror::Error;
 
 use super::{
@@ -191,7 +189,9 @@ impl<'a> ReplyHeader<'a> {
 /// it only if the call had some.
 #[must_use]
 pub fn reply_head(provider: &str, extras: bool, call: Option<u64>) -> Vec<u8> {
-    let mut out = b"{".to_vec();
+    // Room for what is usually written behind it.
+    let mut out = Vec::with_capacity(128);
+    out.push(b'{');
     if extras {
         if !provider.is_empty() {
             push_text_member(&mut out, KEY_PROVIDER, provider);
@@ -221,28 +221,45 @@ pub fn again(message: &[u8]) -> Vec<u8> {
 
 /// Writes one number member with a comma after it; the key is one of ours and needs no escapes.
 pub fn push_number_member(out: &mut Vec<u8>, key: &str, value: u64) {
-    out.extend_from_slice(format!("\"{key}\":{value},").as_bytes());
+    let mut digits = [0; 20];
+    let (mut at, mut rest) = (digits.len(), value);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.push(b'"');
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+    out.extend_from_slice(&digits[at..]);
+    out.push(b',');
 }
 
 /// Writes one string member, key and value escaped, with a comma after it.
 pub fn push_text_member(out: &mut Vec<u8>, key: &str, value: &str) {
-    let mut text = String::with_capacity(key.len() + value.len() + 8);
-    for (part, after) in [(key, ':'), (value, ',')] {
-        text.push('"');
-        for c in part.chars() {
-            match c {
-                '"' | '\\' => text.extend(['\\', c]),
-                c if c < ' ' => {
-                    // Writing to a String cannot fail.
-                    let _ = write!(text, "\\u{:04x}", c as u32);
-                }
-                c => text.push(c),
-            }
-        }
-        text.push('"');
-        text.push(after);
+    for (part, after) in [(key, b':'), (value, b',')] {
+        out.push(b'"');
+        push_escaped(out, part);
+        out.extend_from_slice(&[b'"', after]);
     }
-    out.extend_from_slice(text.as_bytes());
+}
+
+/// Writes a text as it stands between the quotes of a JSON string.
+pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
+    if !text.bytes().any(|b| b < b' ' || b == b'"' || b == b'\\') {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    for b in text.bytes() {
+        match b {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
+            b if b < b' ' => out.extend_from_slice(format!("\\u{b:04x}").as_bytes()),
+            b => out.push(b),
+        }
+    }
 }
 
 fn text(at: usize, value: &[u8]) -> Result<&str, HeaderError> {

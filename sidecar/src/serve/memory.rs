@@ -64,6 +64,9 @@ impl Reservation for Charge {
     fn resize(&mut self, bytes: usize) -> bool {
         // Short messages have room whatever the long ones hold: the number of connections bounds them.
         let bytes = if bytes <= SHORT_BYTES { 0 } else { bytes };
+        if bytes == self.bytes {
+            return true;
+        }
         let granted = held().exchange(self.uid, self.bytes, bytes);
         if granted {
             self.bytes = bytes;
@@ -74,7 +77,9 @@ impl Reservation for Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        held().exchange(self.uid, self.bytes, 0);
+        if self.bytes > 0 {
+            held().exchange(self.uid, self.bytes, 0);
+        }
     }
 }
 

@@ -72,6 +72,38 @@ async fn the_worst_message_of_each_size_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
+async fn the_worst_reply_of_each_size_keeps_nobody_waiting() {
+    let handle = r#"
+def handle(c, m):
+    p = m["parameters"]
+    c.sendall(('{"parameters":{"x":[' + p["of"] * (p["size"] // len(p["of"])) + 'null]}}').encode() + b"\0")
+"#;
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), stranger("t", "org.example.T", &[], handle, "")]).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    for size in [100_000, 1_000_000, 15_000_000] {
+        for of in ["[],", "\"\",", "\"\\\\\",", "\n", "7,"] {
+            for end in ["\0", "\n"] {
+                let waited = longest_beside(&mesh.socket(), || {
+                    use std::io::{Read as _, Write as _};
+                    let mut stream = std::os::unix::net::UnixStream::connect(mesh.socket()).expect("connected");
+                    let call = json!({"method": "org.example.T.Get", "parameters": {"of": of, "size": size}});
+                    stream.write_all(format!("{call}{end}").as_bytes()).expect("written");
+                    let (mut reply, mut part) = (Vec::new(), vec![0; 1 << 20]);
+                    // Between newlines none is left inside.
+                    while !reply.ends_with(end.as_bytes()) || end == "\n" && !reply.ends_with(b"}\n") {
+                        let n = stream.read(&mut part).expect("the broker answers");
+                        assert!(n > 0, "{size} of {of:?}: the broker hung up");
+                        reply.extend_from_slice(&part[..n]);
+                    }
+                    assert!(reply.starts_with(b"{\"parameters\":{\"x\":[") && reply.len() > size, "{size} of {of:?}");
+                });
+                assert!(waited < Duration::from_millis(1500), "{size} of {of:?}: somebody else waited {waited:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn half_messages_hold_no_more_memory_than_their_budget() {
     let mesh = mesh("").await;
     for (label, path) in [("broker", mesh.socket()), ("embed-mock", mesh.beside("embed-mock.sock"))] {
@@ -193,7 +225,7 @@ async fn calls_that_kill_their_provider_are_set_aside_and_nobody_else_pays() {
 async fn a_command_outlives_the_broker() {
     let handle = r#"
 def handle(c, m):
-    time.sleep(0.5)
+    time.sleep(2)
     reply(c, {"parameters": {"model": "m", "dim": 1, "vectors": [[1.0]], "cached": 0, "truncated": [], "device": "cpu", "elapsed_us": 1, "fingerprint": "x", "mock": True}})
 "#;
     let mesh = Setup::new(&[shipped("broker"), stranger("t", "org.brahman.Embed", &[], handle, "")]).up().await;
@@ -201,8 +233,14 @@ def handle(c, m):
     let broker = mesh.module("broker").await.pid;
     std::thread::scope(|scope| {
         let command = scope.spawn(|| mesh.brahman(&["embed", "x"]));
-        // The call is under way once the provider has its connection; a moment is as good a guess as any for when.
-        std::thread::sleep(Duration::from_millis(200));
+        let is_called = || {
+            let status = mesh.brahman_json(&["status"]);
+            status["modules"].as_array().expect("modules").iter().any(|m| m["label"] == "t" && m["queue"] == 1)
+        };
+        let begun = Instant::now();
+        while !is_called() {
+            assert!(begun.elapsed() < Duration::from_secs(30) && !command.is_finished(), "the call is under way");
+        }
         mesh.signal(broker, "KILL");
         let out = command.join().expect("it ran");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

@@ -202,6 +202,28 @@ async fn the_example_module_in_rust_runs_as_shown() {
     assert_eq!(mesh.fault("org.example.Echo.Echo", json!({"text": "a", "times": 9999})).await.parameters["parameter"], "times");
 }
 
+/// zlink serves one call at a time on a connection, and knows no key but the specification's.
+#[tokio::test]
+async fn zlink_provides_and_calls() {
+    let program = brahman_tests::binary("examples/zlink_peer");
+    let card = format!(
+        "schema_version = 1\nlabel = \"sums\"\n[payload.native]\nexec = {program:?}\nargv = [\"serve\"]\n[[flow.output]]\n\
+         name = \"sums\"\ntype.interface.name = \"org.example.Sums\"\n"
+    );
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), ("sums".into(), card)]).context("test").up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let out = Command::new(&program).arg("call").arg(mesh.socket()).output().expect("it runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // Ours to theirs: additions go to nobody whose Card does not want them, and the reply says all the same who gave it.
+    assert_eq!(mesh.call("org.example.Sums.Add", json!({"a": 2, "b": 3})).await.expect("added")["sum"], 5);
+    let fault = mesh.fault("org.example.Sums.Add", json!({"a": 2_000_000, "b": 3})).await;
+    assert_eq!(fault.parameters["most"], 1_000_000, "{fault:?}");
+    // A second client is served while a first one only stays connected.
+    let idle = std::os::unix::net::UnixStream::connect(mesh.socket()).expect("connected");
+    assert_eq!(mesh.call("org.example.Sums.Add", json!({"a": 1, "b": 1})).await.expect("added")["sum"], 2);
+    drop(idle);
+}
+
 #[tokio::test]
 async fn what_others_wrote_is_read_compressed_or_not() {
     let mesh = mesh().await;

@@ -1,0 +1,174 @@
+//! A client's call, read by its header alone and owned, so that reading may go on meanwhile.
+//!
+//! Invariants: its payload is stepped over, never parsed; what is wrong with a whole message is kept as its flaw, so that
+//! the connection goes on behind it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use brahman_card::interface;
+use brahman_card::wire::fault::Fault;
+use brahman_card::wire::header::{CallHeader, push_escaped, push_number_member, push_text_member, reply_head};
+use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, parameters};
+use brahman_sidecar::serve::unknown_key;
+
+use crate::quarantine::Fingerprint;
+use crate::service::CONTEXT_BYTES_MAX;
+
+/// Latest deadline: clocks add up to it without overflow.
+const DEADLINE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+/// Longest trace id: a word, not a text.
+const TRACE_BYTES_MAX: usize = 256;
+/// Longest JSON text and most members of the attributes that a call requires.
+const REQUIRE_MAX: (usize, usize) = (4096, 16);
+
+/// A call as it goes to the provider, owned so that reading may go on meanwhile.
+pub(crate) struct Outgoing {
+    frame: Vec<u8>,
+    parameters: Range<usize>,
+    pub(crate) interface: String,
+    pub(crate) method: String,
+    pub(crate) context: Option<String>,
+    pub(crate) require: Option<BTreeMap<String, String>>,
+    trace: Option<String>,
+    pub(crate) more: bool,
+    pub(crate) oneway: bool,
+    pub(crate) upgrade: bool,
+    pub(crate) deadline: Option<Instant>,
+    number: Option<u64>,
+    /// Whether its caller takes keys of ours.
+    pub(crate) extras: bool,
+    /// A provider has ended on it before.
+    pub(crate) again: bool,
+    /// What is wrong with it, though it is a whole message.
+    pub(crate) flaw: Option<Fault>,
+}
+
+impl Outgoing {
+    /// Its parameters' JSON text; empty if there are none.
+    pub(crate) fn parameters(&self) -> &[u8] {
+        &self.frame[self.parameters.clone()]
+    }
+
+    /// What a reply to it by this provider begins with.
+    pub(crate) fn reply_head(&self, provider: &str) -> Vec<u8> {
+        reply_head(provider, self.extras, self.number)
+    }
+
+    /// The message for a provider, up to its parameters' text. Additions only for one whose Card wants them.
+    pub(crate) fn head(&self, wants_uid: bool, uid: u32, number: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        out.push(b'{');
+        if wants_uid {
+            push_number_member(&mut out, KEY_CALL, number);
+            push_number_member(&mut out, KEY_UID, uid.into());
+            if let Some(deadline) = self.deadline {
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+                push_number_member(&mut out, KEY_DEADLINE, u64::try_from(left).unwrap_or(u64::MAX));
+            }
+            for (key, value) in [(KEY_CONTEXT, &self.context), (KEY_TRACE, &self.trace)] {
+                if let Some(value) = value {
+                    push_text_member(&mut out, key, value);
+                }
+            }
+        }
+        for (set, member) in [(self.more, "\"more\":true,"), (self.oneway, "\"oneway\":true,"), (self.upgrade, "\"upgrade\":true,")] {
+            if set {
+                out.extend_from_slice(member.as_bytes());
+            }
+        }
+        out.extend_from_slice(b"\"method\":\"");
+        push_escaped(&mut out, &self.interface);
+        out.push(b'.');
+        push_escaped(&mut out, &self.method);
+        out.extend_from_slice(if self.parameters.is_empty() { b"\"" } else { b"\",\"parameters\":" });
+        out
+    }
+
+    /// Whether its stream has no end of its own, so that it must not hold a place that calls wait for.
+    pub(crate) fn is_endless(&self) -> bool {
+        self.more && interface::is_endless(&self.interface, &self.method)
+    }
+
+    /// How long it may take if its caller does not say.
+    pub(crate) fn patience_s(&self) -> u64 {
+        interface::patience_s(&self.interface, &self.method)
+    }
+
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.interface, &self.method, self.parameters())
+    }
+}
+
+impl Outgoing {
+    /// Reads the header of a call.
+    pub(crate) fn read(frame: Vec<u8>) -> Result<Self, Fault> {
+        let header = CallHeader::skim(&frame).map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {e}")))?;
+        if header.uid.is_some() {
+            return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
+        }
+        let (require, flaw) = match requirements(&header) {
+            Ok(require) => (require, None),
+            Err(flaw) => (None, Some(flaw)),
+        };
+        let (interface, method) = header.split();
+        let mut call = Self {
+            interface: interface.to_owned(),
+            method: method.to_owned(),
+            context: header.context.map(str::to_owned),
+            require,
+            trace: header.trace.map(str::to_owned),
+            // Nothing answers a oneway call, neither a stream nor an upgrade.
+            more: header.more && !header.oneway,
+            oneway: header.oneway,
+            upgrade: header.upgrade && !header.oneway,
+            deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms.min(DEADLINE_MS_MAX))),
+            number: header.call,
+            extras: header.extras,
+            again: header.again,
+            flaw,
+            parameters: span(&frame, header.parameters),
+            frame: Vec::new(),
+        };
+        if call.deadline.is_none() && !call.more && !call.upgrade {
+            call.deadline = Some(Instant::now() + Duration::from_secs(call.patience_s()));
+        }
+        Ok(Self { frame, ..call })
+    }
+}
+
+/// What a call requires of its provider, once all else in its header is found to be within its bounds.
+fn requirements(header: &CallHeader<'_>) -> Result<Option<BTreeMap<String, String>>, Fault> {
+    if let Some(key) = header.unknown {
+        return Err(unknown_key(key));
+    }
+    if !parameters::is_object(header.parameters) {
+        return Err(Fault::invalid_parameter("parameters", "expected an object"));
+    }
+    for (key, value, max) in [(KEY_CONTEXT, header.context, CONTEXT_BYTES_MAX), (KEY_TRACE, header.trace, TRACE_BYTES_MAX)] {
+        if value.is_some_and(|value| value.len() > max) {
+            return Err(Fault::invalid_parameter(key, format!("expected at most {max} bytes")));
+        }
+    }
+    let (bytes_max, members_max) = REQUIRE_MAX;
+    let wrong =
+        || Fault::invalid_parameter(KEY_REQUIRE, format!("expected an object of at most {members_max} strings, {bytes_max} bytes in all"));
+    match header.require {
+        b"" => Ok(None),
+        text if text.len() > bytes_max => Err(wrong()),
+        text => {
+            let require: BTreeMap<String, String> = serde_json::from_slice(text).map_err(|_| wrong())?;
+            if require.len() > members_max { Err(wrong()) } else { Ok(Some(require).filter(|require| !require.is_empty())) }
+        }
+    }
+}
+
+/// Where a part lies in the whole that it is a part of.
+pub(crate) fn span(whole: &[u8], part: &[u8]) -> Range<usize> {
+    if part.is_empty() {
+        return 0..0;
+    }
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    start..start + part.len()
+}
