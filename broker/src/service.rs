@@ -36,7 +36,7 @@ const ROUTES_MAX: usize = 1024;
 
 type RouteKey = (String, Option<String>, Option<BTreeMap<String, String>>, Option<String>);
 
-/// How long init may take to say that a process has ended: it is told by the kernel at once.
+/// How long init may take to say that a process has ended: it is told by the kernel at once. One that runs is not waited for.
 const FATE_WAIT: Duration = Duration::from_millis(100);
 
 /// What became of a provider that hung up.
@@ -225,6 +225,10 @@ impl Broker {
             Some(_) => None,
         };
         let mut table = self.table.subscribe();
+        let now = Arc::clone(&table.borrow());
+        if known(&now).is_none() && now.modules.iter().any(|m| m.card.id == target.id && is_running(m.pid)) {
+            return Fate::Lives;
+        }
         let moved = tokio::time::timeout(FATE_WAIT, table.wait_for(|table| known(table).is_some())).await;
         moved.ok().and_then(Result::ok).and_then(|table| known(&table)).unwrap_or(Fate::Lives)
     }
@@ -506,6 +510,20 @@ fn choose(found: &Found, avoid: Option<&str>) -> Option<Arc<Target>> {
         provider.health().begin(Instant::now());
     }
     Some(Arc::clone(chosen))
+}
+
+/// Whether a process runs and is not just ending: one that ends says so (`PF_EXITING`) before its connections close. One that
+/// has children may be the wrapper of the one that has ended, and is not known to run.
+fn is_running(pid: u32) -> bool {
+    const EXITING: u32 = 4;
+    if std::fs::read(format!("/proc/{pid}/task/{pid}/children")).map_or(true, |children| !children.is_empty()) {
+        return false;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything: state, parent, group, session, terminal, its group, flags.
+    let fields: Vec<&str> = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let flags = fields.get(6).and_then(|flags| flags.parse::<u32>().ok());
+    !matches!(fields.first(), None | Some(&("Z" | "X"))) && flags.is_some_and(|flags| flags & EXITING == 0)
 }
 
 /// A number below `n` that differs from call to call.
