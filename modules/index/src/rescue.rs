@@ -53,9 +53,16 @@ pub fn known(indexes: &Path) -> Option<PathBuf> {
         Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::IsADirectory].contains(&error.kind()) => return None,
         read => read.and_then(|bytes| serde_json::from_slice::<Option<PathBuf>>(&bytes).map_err(io::Error::from)),
     };
+    let read = read.and_then(|folder| match folder {
+        Some(folder) if !is_for_copies(&folder) => {
+            let why = format!("it names {}, expected an absolute folder that is called indexes", folder.display());
+            Err(io::Error::new(io::ErrorKind::InvalidData, why))
+        }
+        folder => Ok(folder),
+    });
     // The mesh tells again where copies go; until then damage finds none.
     let read = read.inspect_err(|error| tracing::error!("{KEPT}: {error}; copies are not used until the mesh says where they are"));
-    read.ok().flatten().filter(|folder| is_for_copies(folder))
+    read.ok().flatten()
 }
 
 /// Whether a folder can be that of copies: files are removed below it.

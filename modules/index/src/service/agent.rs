@@ -166,8 +166,8 @@ impl IndexService {
     async fn one_trial(self: &Arc<Self>, name: &str) -> Result<String, Fault> {
         let index = self.index(name)?;
         index.writable()?;
-        index.trials_known()?;
         let (generation, _) = index.current()?;
+        index.trials_known()?;
         let fingerprint = data_fingerprint(&generation);
         drop(generation);
         let chosen = next(&self.agent.settings, &fingerprint, &lock(&index.journal).trials);

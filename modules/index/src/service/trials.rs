@@ -116,8 +116,8 @@ impl Attempt {
     pub(super) fn run(self) -> Result<TrialRecord, Fault> {
         // Before the work, not after it.
         self.index.writable()?;
-        self.index.trials_known()?;
         let (generation, _) = self.index.current()?;
+        self.index.trials_known()?;
         let manifest = &generation.manifest;
         let (engine, parameters) = built_by(&self.config, manifest)?;
         let aside = || self.aside.iter().for_each(|aside| aside());
@@ -280,8 +280,8 @@ impl IndexService {
         if !["pareto", "recall", "latency"].contains(&by) {
             return Err(Fault::invalid_parameter("by", format!("`{by}`, expected pareto, recall or latency")));
         }
-        index.trials_known()?;
         let (generation, _) = index.current()?;
+        index.trials_known()?;
         let trial = trials::best(&lock(&index.journal).trials, &data_fingerprint(&generation), by).cloned();
         Reply::of(&BestOut { trial })
     }
@@ -301,7 +301,6 @@ impl IndexService {
         let ask: AutotuneIn = call.parameters()?;
         let index = self.index(&ask.name)?;
         index.writable()?;
-        index.trials_known()?;
         let ms = ask.m.filter(|m| !m.is_empty()).unwrap_or_else(|| vec![8, 16, 24]);
         let efs = once_each(ask.ef_construction.filter(|e| !e.is_empty()).unwrap_or_else(|| vec![64, 100, 200]));
         let target = target(ask.target_recall)?;
@@ -314,6 +313,7 @@ impl IndexService {
         }
         let of = grid.len() as u64;
         let (generation, _) = index.current()?;
+        index.trials_known()?;
         // What cannot be built is said before the first is.
         for (m, ef_construction) in &grid {
             let config = Config { m: Some(*m), ef_construction: Some(*ef_construction), ..Config::default() };
