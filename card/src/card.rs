@@ -11,11 +11,11 @@ mod requires;
 mod units;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::names::Label;
 pub use context::{answers, contexts, nearest, unknown_context};
 pub use names::{INTERFACES_OF_INIT, SOCKET_PATH_BYTES_MAX, is_reserved};
 pub use parse::{CardError, Dialect, json_schema};
@@ -97,45 +97,6 @@ pub struct Card {
     /// Reverse-domain keys, kept and shown, never interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extensions: BTreeMap<String, serde_json::Value>,
-}
-
-/// A module's name: 1 to 64 of `a-z0-9._-`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
-pub struct Label(String);
-
-impl Label {
-    /// The label as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<Label> for String {
-    fn from(label: Label) -> Self {
-        label.0
-    }
-}
-
-impl TryFrom<String> for Label {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
-        // `.` and `..` would leave the socket directory once `.sock` is not appended; refuse leading dots at all.
-        if (1..=64).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.') {
-            Ok(Self(text))
-        } else {
-            Err(format!("`{text}` is not a label: expected 1 to 64 of a-z 0-9 . _ - not starting with a dot"))
-        }
-    }
 }
 
 /// What init runs.

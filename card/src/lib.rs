@@ -1,6 +1,7 @@
 //! Brahman's contract as pure values: nothing here opens a file, a socket or a clock.
 //!
 //! * [`card`]: what a module says of itself, parsed and validated ([`Card`]).
+//! * [`names`]: of datasets, indexes, buckets, models, profiles and modules, checked once.
 //! * [`state`]: the life of a module as init publishes it ([`ModuleState`], [`ModuleRecord`]).
 //! * [`wire`]: the Varlink message codec, sans I/O (frames, headers, faults).
 //! * [`interface`]: one file per interface: its Rust types beside its IDL text.
@@ -10,6 +11,7 @@
 
 pub mod card;
 pub mod interface;
+pub mod names;
 pub mod state;
 pub mod wire;
 

@@ -81,8 +81,8 @@ pub(crate) fn owner(pid: u32, known: &BTreeSet<u32>) -> Option<u32> {
 }
 
 /// Processes of this mesh that run though no init does: those that the former init recorded, and those whose environment
-/// names the mesh's socket and a Card.
-pub(crate) fn left_behind(recorded: &[Recorded], mesh: &Path) -> Vec<Recorded> {
+/// names the mesh's socket and a Card; of the mesh that held this state before (its socket, and the state) those that use it.
+pub(crate) fn left_behind(recorded: &[Recorded], mesh: &Path, on_state: Option<(&Path, &Path)>) -> Vec<Recorded> {
     let runs = |r: &&Recorded| Stat::of(r.pid).is_some_and(|stat| stat.started == r.started && !stat.zombie);
     let mut left: Vec<Recorded> = recorded.iter().filter(runs).cloned().collect();
     let own = ancestors(std::process::id());
@@ -95,8 +95,9 @@ pub(crate) fn left_behind(recorded: &[Recorded], mesh: &Path) -> Vec<Recorded> {
             continue;
         }
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let on_it = |(mesh, state)| marked(&environment, mesh).filter(|_| uses(&environment, state));
         // In another namespace the same path is another mesh.
-        if let Some(label) = marked(&environment, mesh)
+        if let Some(label) = marked(&environment, mesh).or_else(|| on_state.and_then(on_it))
             && namespaces(pid) == here
         {
             left.extend(Recorded::now(&label, pid));
@@ -105,16 +106,24 @@ pub(crate) fn left_behind(recorded: &[Recorded], mesh: &Path) -> Vec<Recorded> {
     left
 }
 
+fn value<'a>(environment: &'a [u8], name: &str) -> Option<&'a OsStr> {
+    let mut variables = environment.split(|b| *b == 0);
+    variables.find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).map(OsStr::from_bytes)
+}
+
 /// The label in a module's environment, if it is one of this mesh.
 fn marked(environment: &[u8], mesh: &Path) -> Option<String> {
-    let value = |name: &str| {
-        environment
-            .split(|b| *b == 0)
-            .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-            .map(OsStr::from_bytes)
+    value(environment, "BRAHMAN_CARD_ID")?;
+    let label = || value(environment, "BRAHMAN_LABEL").unwrap_or_default().to_string_lossy().into_owned();
+    (value(environment, "BRAHMAN_SOCKET")? == mesh.as_os_str()).then(label)
+}
+
+/// Whether a module's state is in this folder, whatever way leads there.
+fn uses(environment: &[u8], state: &Path) -> bool {
+    let same = |theirs: &OsStr| {
+        theirs == state.as_os_str() || fs::canonicalize(theirs).ok().is_some_and(|t| Some(t) == fs::canonicalize(state).ok())
     };
-    value("BRAHMAN_CARD_ID")?;
-    (value("BRAHMAN_SOCKET")? == mesh.as_os_str()).then(|| value("BRAHMAN_LABEL").unwrap_or_default().to_string_lossy().into_owned())
+    value(environment, "BRAHMAN_STATE").is_some_and(same)
 }
 
 fn ancestors(pid: u32) -> BTreeSet<u32> {
@@ -201,6 +210,8 @@ mod tests {
         assert_eq!(marked(environment, Path::new("/run/b/brahman.sock")), None);
         // A person's shell that talks to the mesh is no module.
         assert_eq!(marked(b"BRAHMAN_SOCKET=/run/a/brahman.sock\0", Path::new("/run/a/brahman.sock")), None);
+        let environment = b"BRAHMAN_STATE=/var/lib/a\0BRAHMAN_SOCKET=/run/a/brahman.sock\0";
+        assert!(uses(environment, Path::new("/var/lib/a")) && !uses(environment, Path::new("/var/lib/b")) && !uses(b"", Path::new("/")));
     }
 
     #[tokio::test]

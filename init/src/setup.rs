@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use brahman_card::{Card, Fault};
 use brahman_sidecar::place;
 use brahman_sidecar::place::cards::{collisions, read};
+use brahman_sidecar::place::state::StateError;
 use thiserror::Error;
 
 use crate::processes;
@@ -23,7 +24,9 @@ pub(crate) struct Refused(pub(crate) String);
 /// Whether only a person can mend what stopped [`run`](crate::supervisor::run): no restart will.
 #[must_use]
 pub fn is_configuration(error: &anyhow::Error) -> bool {
-    error.is::<Refused>() || error.downcast_ref::<SocketError>().is_some_and(SocketError::is_configuration)
+    error.is::<Refused>()
+        || error.downcast_ref::<SocketError>().is_some_and(SocketError::is_configuration)
+        || error.downcast_ref::<StateError>().is_some_and(StateError::is_configuration)
 }
 
 /// Ends what a killed init left behind. An error if nothing was there to end.
@@ -34,7 +37,7 @@ pub async fn sweep(mesh: &Path) -> anyhow::Result<()> {
     // Nothing is made where there is nothing.
     anyhow::ensure!(mesh.with_file_name("init.lock").exists(), "no mesh was ever at {}", mesh.display());
     let mut lock = Lock::take(mesh)?;
-    let left = processes::left_behind(&std::mem::take(&mut lock.former), mesh);
+    let left = processes::left_behind(&std::mem::take(&mut lock.former), mesh, None);
     let ended = processes::end(left, Duration::from_millis(GRACE_MS)).await;
     lock.record(&[]);
     anyhow::ensure!(ended > 0, "nothing of a mesh is left at {}", mesh.display());

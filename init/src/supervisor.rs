@@ -14,6 +14,7 @@ use brahman_card::{Card, Fault, ModuleRecord, ModuleState, interface};
 use brahman_sidecar::place;
 use brahman_sidecar::place::cards::{may_attach, socket_path};
 use brahman_sidecar::place::socket::SocketFile;
+use brahman_sidecar::place::state::StateLock;
 use brahman_sidecar::serve::{ServeOptions, serve};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
@@ -96,11 +97,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     lock.forget_context(&options.mesh)?;
     place::private_dir(&options.state).with_context(|| format!("cannot create the state directory {}", options.state.display()))?;
+    // Held until this function returns: nothing of this mesh writes to the state after that.
+    let state_lock = StateLock::take(&options.state, &options.mesh)?;
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).context("cannot become a subreaper")?;
     raise_file_limit();
     let former = std::mem::take(&mut lock.former);
+    // Those of the mesh that had the state before, on whatever socket, write to it as well.
+    let on_state = state_lock.former.as_ref().map(|holder| (holder.socket.as_path(), options.state.as_path()));
+    let left = processes::left_behind(&former, &options.mesh, on_state);
     tokio::select! {
-        _ = processes::end(processes::left_behind(&former, &options.mesh), Duration::from_millis(GRACE_MS)) => {}
+        _ = processes::end(left, Duration::from_millis(GRACE_MS)) => {}
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     }

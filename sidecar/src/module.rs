@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{CallOptions, Connection, encode_call};
 use crate::place;
+use crate::place::state::Holder;
 use crate::serve::{AcceptLimits, ServeOptions, Service, serve};
 
 /// sysexits.h `EX_CONFIG`: init never retries it.
@@ -202,6 +203,9 @@ async fn drain_on_signal(drain: CancellationToken) {
 /// Takes what init passed on, or binds a socket of its own when run by hand.
 fn join(label: &str, drain: &CancellationToken) -> Result<(Module, Option<Session>), ModuleError> {
     let mesh = place::mesh_socket();
+    if env::var_os("BRAHMAN_INIT").is_none() {
+        keep_off(&place::state_dir(), &mesh)?;
+    }
     let inherited = listenfd::ListenFd::from_env().take_unix_listener(0)?;
     let listener = match inherited {
         Some(listener) => listener,
@@ -227,6 +231,20 @@ fn join(label: &str, drain: &CancellationToken) -> Result<(Module, Option<Sessio
         cache: place::cache_dir(),
     };
     Ok((module, session))
+}
+
+/// Refuses to work by hand on the state of another mesh than the one that is called: both would write to it.
+fn keep_off(state: &Path, mesh: &Path) -> Result<(), ModuleError> {
+    let own = std::path::absolute(mesh).unwrap_or_else(|_| mesh.to_owned());
+    match Holder::of(state) {
+        Some(Holder { pid, socket }) if socket != own => Err(ModuleError::Config(format!(
+            "the state {} is that of the mesh on {}, whose brahman-init is process {pid}: set BRAHMAN_SOCKET to that, or BRAHMAN_STATE to \
+             another folder",
+            state.display(),
+            socket.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn bind_own(label: &str) -> Result<StdListener, ModuleError> {

@@ -3,6 +3,7 @@
 pub mod cards;
 mod group;
 pub mod socket;
+pub mod state;
 
 use std::env;
 use std::io;

@@ -1,4 +1,5 @@
-//! Names that are the mesh's own: no Card may take them, or it would stand in for init, the broker or a lock.
+//! Files and interfaces that are the mesh's own: no Card may take them, or it would stand in for init, the broker or a lock. Labels that
+//! are its own are in [`crate::names`].
 
 /// Longest path of a Unix socket: the kernel's 108 bytes less the ending NUL.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -9,14 +10,6 @@ pub const INTERFACES_OF_INIT: [&str; 2] = ["org.brahman.Init", "org.varlink.serv
 /// Files beside the mesh socket that the mesh itself makes, whatever the socket is called.
 const FILES: [&str; 6] = ["brahman.sock", "init.sock", "notify.sock", "init.lock", "context", "context.tmp"];
 
-/// Labels that the mesh's own parts are called by, or whose socket would be one of its files.
-const LABELS: [&str; 5] = ["brahman", "init", "notify", "context", "init.lock"];
-
-/// Whether a label is the mesh's own.
-pub(super) fn is_reserved_label(label: &str) -> bool {
-    LABELS.contains(&label)
-}
-
 /// Whether a file of this name beside the mesh socket is the mesh's own.
 #[must_use]
 pub fn is_reserved(file: &str) -> bool {
@@ -26,6 +19,7 @@ pub fn is_reserved(file: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::Card;
+    use crate::names::Kind;
 
     fn refusal(label: &str, more: &str) -> Option<String> {
         let text = format!("schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"x\"\n");
@@ -34,7 +28,7 @@ mod tests {
 
     #[test]
     fn labels_and_sockets_of_the_mesh_itself_are_refused_by_name() {
-        for label in super::LABELS {
+        for label in Kind::Label.reserved() {
             let why = refusal(label, "").unwrap_or_default();
             assert!(why.contains(&format!("`{label}`")) && why.contains("label"), "{label}: {why}");
         }

@@ -4,8 +4,9 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::names::{INTERFACES_OF_INIT, is_reserved, is_reserved_label};
+use super::names::{INTERFACES_OF_INIT, is_reserved};
 use super::{Access, CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision};
+use crate::names::Kind;
 use crate::wire::DEPTH_MAX;
 
 /// Why a Card was refused.
@@ -153,7 +154,7 @@ fn check(card: &Card) -> Result<(), (String, String)> {
     {
         return fail("payload.native.exec", "empty, expected a program's path or name".into());
     }
-    if is_reserved_label(card.label.as_str()) {
+    if Kind::Label.reserves(card.label.as_str()) {
         return fail("label", format!("`{}` is a name of the mesh's own parts, expected another", card.label));
     }
     if let Some(socket) = &card.service_socket {

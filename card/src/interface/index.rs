@@ -328,7 +328,15 @@ method EvalList(name: string) -> (evals: []EvalInfo, damaged: ?[]string)
 # Builds a graph beside the live one, measures it, and keeps the record. With `more`: progress.
 method Trial(name: string, config: Config, target_recall: ?float, note: ?string) -> (phase: string, done: int, of: int, trial: ?TrialRecord)
 
-method Trials(name: string) -> (trials: []TrialRecord, fingerprint: ?string, torn: int, quarantined: int)
+# `shortfall` says why there may be fewer than were made, until somebody has looked at what was set aside and moved that away.
+method Trials(name: string) -> (
+  trials: []TrialRecord,
+  fingerprint: ?string,
+  torn: int,
+  quarantined: int,
+  missing: ?int,
+  shortfall: ?string
+)
 
 method Best(name: string, by: ?string) -> (trial: ?TrialRecord)
 
@@ -367,5 +375,7 @@ error NoSuchTrial (message: string, retryable: bool, name: string)
 # There is nothing to measure with: `EvalAutogen` makes it.
 error NoEval (message: string, retryable: bool, name: string)
 error AgentOff (message: string, retryable: bool, name: string)
+# Nothing can be written where the index lies: it is searched, and not changed.
+error ReadOnly (message: string, retryable: bool, path: string)
 ",
 };

@@ -392,11 +392,10 @@ async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact:
         return Ok(());
     }
     trials(output, &out.trials, champion, out.fingerprint.as_deref());
-    if out.torn + out.quarantined > 0 {
-        output.line(&format!(
-            "the journal was damaged: {} records cut off, {} set aside in journal.log.quarantine",
-            out.torn, out.quarantined
-        ));
+    if let Some(shortfall) = &out.shortfall {
+        output.line(shortfall);
+    } else if out.torn > 0 {
+        output.line(&format!("the journal was damaged: {} records cut off, which were never acknowledged", out.torn));
     }
     Ok(())
 }

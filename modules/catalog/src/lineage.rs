@@ -5,7 +5,8 @@
 //!
 //! START when a run is told where to write, COMPLETE with its commit, FAIL or ABORT when it is given up. A commit and its
 //! event are two writes: what a crash between them left out is written at the next opening. Names of inputs come from
-//! readers that never put a user or a password into them.
+//! readers that never put a user or a password into them. A journal that cannot be read stops what needs it, runs and the removal of
+//! what they leave, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,6 +18,7 @@ use brahman_storage::log::Log;
 use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use thiserror::Error;
 
 /// Events after which the older half is dropped.
 const EVENTS_MAX: usize = 20_000;
@@ -77,18 +79,28 @@ struct Open {
     producer: String,
 }
 
+/// That nobody knows which runs there were.
+#[derive(Clone, Debug, Error)]
+#[error(
+    "the lineage's journal {} cannot be read ({why}): datasets are served, no run begins and nothing is tidied; put it back, or move it \
+     away to begin anew, then `brahman restart catalog`",
+    .path.display()
+)]
+pub struct Unreadable {
+    path: PathBuf,
+    why: String,
+}
+
 /// The journal, open.
 #[derive(Debug)]
 pub struct Journal {
-    log: Log,
+    log: Result<Log, Unreadable>,
     records: Vec<Record>,
     open: BTreeMap<String, Open>,
     /// Records at which the older ones are dropped.
     compact_at: usize,
     /// Runs that a mock began before mocks were told apart.
     of_mock: BTreeSet<String>,
-    /// Where damaged lines are put.
-    quarantine: PathBuf,
 }
 
 /// A facet: what it says, who says it, and by which definition.
@@ -156,24 +168,37 @@ impl Journal {
     /// Opens the journal in a folder, and ends runs whose commit was the last thing before a crash.
     ///
     /// # Errors
-    /// As the file system gives them.
+    /// None: what is wrong with it says [`Self::unread`].
     pub fn open<'a>(folder: &Path, datasets: impl Iterator<Item = &'a Dataset>) -> io::Result<Self> {
-        let (log, records) = Log::open::<Record>(&folder.join("lineage.log"))?;
-        if log.damage != brahman_storage::log::Damage::default() {
-            tracing::warn!("the lineage's journal was damaged: {:?}", log.damage);
-        }
-        let quarantine = folder.join("lineage.log.quarantine");
+        let path = folder.join("lineage.log");
+        let (log, records) = match Log::open::<Record>(&path) {
+            Ok((log, records)) => (Ok(log), records),
+            Err(error) => (Err(Unreadable { path, why: error.to_string() }), Vec::new()),
+        };
         let (open, of_mock) = (BTreeMap::new(), BTreeSet::new());
-        let mut journal = Self { log, records: Vec::new(), open, compact_at: EVENTS_MAX, of_mock, quarantine };
+        let mut journal = Self { log, records: Vec::new(), open, compact_at: EVENTS_MAX, of_mock };
+        if let Some(why) = journal.unread() {
+            tracing::error!("{why}");
+        }
         for record in records {
             journal.note(record);
         }
         for dataset in datasets {
-            if journal.open.contains_key(&dataset.lineage.run_id) {
-                journal.complete(dataset)?;
+            if journal.open.contains_key(&dataset.lineage.run_id)
+                && let Err(error) = journal.complete(dataset)
+            {
+                tracing::warn!(dataset = dataset.name, "its last commit is written into the journal at the next opening: {error}");
             }
         }
         Ok(journal)
+    }
+
+    /// That it is known which runs there are.
+    ///
+    /// # Errors
+    /// Why it is not, as a file system's error.
+    pub fn known(&self) -> io::Result<()> {
+        self.log.as_ref().map(|_| ()).map_err(|unreadable| io::Error::new(io::ErrorKind::InvalidData, unreadable.clone()))
     }
 
     fn note(&mut self, record: Record) {
@@ -190,13 +215,25 @@ impl Journal {
     }
 
     fn append(&mut self, records: Vec<Record>) -> io::Result<()> {
-        self.log.append(&records)?;
+        self.known()?;
+        if let Ok(log) = &mut self.log {
+            log.append(&records)?;
+        }
         records.into_iter().for_each(|record| self.note(record));
         if self.records.len() > self.compact_at {
             let kept = self.worth_keeping();
-            self.log.compact(&kept)?;
-            self.compact_at = EVENTS_MAX.max(kept.len() * 2);
-            self.records = kept;
+            match self.log.as_mut().map(|log| log.compact(&kept)) {
+                Ok(Ok(())) => {
+                    self.compact_at = EVENTS_MAX.max(kept.len() * 2);
+                    self.records = kept;
+                }
+                // What was appended is there all the same.
+                Ok(Err(error)) => {
+                    tracing::warn!("the lineage's journal stays as long as it is for now: {error}");
+                    self.compact_at = self.records.len() + EVENTS_MAX / 10;
+                }
+                Err(_) => {}
+            }
         }
         Ok(())
     }
@@ -219,13 +256,9 @@ impl Journal {
     /// Why what is here may be less than what was written.
     #[must_use]
     pub fn unread(&self) -> Option<String> {
-        let beside = self.quarantine.display();
-        match self.quarantine.try_exists() {
-            Ok(false) if self.log.damage.quarantined == 0 => None,
-            Ok(_) => {
-                Some(format!("the lineage's journal had damaged lines, now in {beside}: once they were looked at, move that file away"))
-            }
-            Err(error) => Some(format!("{beside}: {error}")),
+        match &self.log {
+            Ok(log) => log.shortfall().map(|why| format!("the lineage's journal: {why}")),
+            Err(unreadable) => Some(unreadable.to_string()),
         }
     }
 
@@ -429,6 +462,33 @@ mod tests {
         assert_eq!(journal.unread(), None);
         std::fs::write(folder.path().join("lineage.log.quarantine"), "a line").expect("written");
         assert!(journal.unread().is_some_and(|why| why.contains("quarantine")));
+    }
+
+    #[test]
+    fn an_event_that_is_gone_is_missed_and_a_journal_that_cannot_be_read_stops_runs_alone() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let open = || Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        let mut journal = open();
+        for run in ["r1", "r2", "r3"] {
+            journal.start("d", run, "ingest").expect("noted");
+        }
+        assert!(journal.unread().is_none() && journal.known().is_ok());
+        drop(journal);
+        let path = folder.path().join("lineage.log");
+        let text = std::fs::read_to_string(&path).expect("there");
+        let without: String = text.split_inclusive('\n').enumerate().filter(|(line, _)| *line != 1).map(|(_, text)| text).collect();
+        std::fs::write(&path, without).expect("harmed");
+        for _ in 0..2 {
+            let journal = open();
+            assert!(journal.is_open("r1") && !journal.is_open("r2") && journal.is_open("r3"));
+            assert!(journal.unread().is_some_and(|why| why.contains("lineage.log.quarantine")), "it stays said");
+        }
+        std::fs::remove_file(&path).and_then(|()| std::fs::create_dir(&path)).expect("unreadable");
+        let mut journal = open();
+        assert!(journal.unread().is_some_and(|why| why.contains("lineage.log") && why.contains("restart catalog")));
+        let refused = journal.start("d", "r4", "ingest").expect_err("nobody knows what it would stand beside");
+        assert!(refused.to_string().contains("no run begins") && journal.known().is_err(), "{refused}");
+        assert!(!journal.is_open("r4") && !journal.has_ended("r1"), "nothing is taken for what has ended");
     }
 
     #[test]

@@ -389,9 +389,12 @@ impl Folder {
 
     /// Takes from the current generation the word that it does not count. Where that fails `CURRENT` speaks for it.
     fn counts(&self, generation: &str) {
-        match fs::remove_file(self.path.join(generation).join(UNFINISHED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{generation}/{UNFINISHED} stays: {error}"),
-            _ => {}
+        let path = self.path.join(generation).join(UNFINISHED);
+        // Where nothing can be written the removal of what is not there fails as well.
+        if path.exists()
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!("{generation}/{UNFINISHED} stays: {error}");
         }
     }
 
@@ -417,7 +420,12 @@ impl Folder {
     /// If it cannot be read, or is damaged.
     pub fn manifest(&self, name: &str) -> io::Result<Manifest> {
         let named = |e: io::Error| io::Error::new(e.kind(), format!("{name}/{MANIFEST}: {e}"));
-        sealed::from_slice(&fs::read(self.path.join(name).join(MANIFEST)).map_err(named)?).map_err(named)
+        let manifest: Manifest = sealed::from_slice(&fs::read(self.path.join(name).join(MANIFEST)).map_err(named)?).map_err(named)?;
+        let outside = manifest.files().find(|file| !file.is_inside()).map(|file| file.path.clone());
+        match outside {
+            Some(path) => Err(named(bad(format!("it names `{}`, expected a path in the index's folder", path.escape_debug())))),
+            None => Ok(manifest),
+        }
     }
 
     /// That a file is there and whole. It is read only if that has not been done since it was last written to.

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -33,6 +33,14 @@ pub struct FileRef {
     pub bytes: u64,
     /// Checksum in hex.
     pub sha256: String,
+}
+
+impl FileRef {
+    /// Whether the path stays in the index's folder. It is read from a file.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        !self.path.is_empty() && Path::new(&self.path).components().all(|part| matches!(part, Component::Normal(_)))
+    }
 }
 
 /// The files of a base.

@@ -5,11 +5,12 @@
 //! without it nobody could tell an index whose `home.json` is gone from one that lives in the state directory.
 //!
 //! A move copies everything, compares every copy, renames it into place, and only then replaces `home.json`; what is left
-//! behind goes last, and a note says where to. Invariant: a crash at any step leaves one whole home, the old or the new.
+//! behind goes last, and a note says where to. Invariants: a crash at any step leaves one whole home, the old or the new; whatever
+//! `home.json` says, no folder is removed but a stub, or one that is called `indexes/<name>` as those are that are made here.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use brahman_storage::{Steps, atomic, digest};
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,7 @@ impl Home {
     /// Reads where the index of `stub`, its folder in the state directory, lives; clears what a move left.
     ///
     /// # Errors
-    /// If `home.json` is damaged, or gone although the index lives elsewhere.
+    /// If `home.json` is damaged, names what cannot be a home, or is gone although the index lives elsewhere.
     pub fn open(stub: &Path) -> io::Result<Self> {
         let at = stub.join(HOME);
         let bytes = match fs::read(&at) {
@@ -56,6 +57,10 @@ impl Home {
             read => read.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", at.display())))?,
         };
         let home = sealed::from_slice::<Self>(&bytes).map_err(|e| bad(format!("{}: {e}", at.display())))?;
+        if let Some(path) = std::iter::once(&home.path).chain(&home.left).find(|path| *path != stub && !is_home(path, stub)) {
+            let name = stub.file_name().unwrap_or_default().display();
+            return Err(bad(format!("{} names {}, expected a folder indexes/{name} of a bucket", at.display(), path.display())));
+        }
         note_away(stub, &bytes);
         Ok(home.cleared(stub))
     }
@@ -212,11 +217,19 @@ impl Home {
         let going = parent.join(format!("{DELETED}{}", ulid::Ulid::generate()));
         fs::rename(stub, &going)?;
         atomic::sync_dir(parent)?;
-        if self.path != stub && self.path.exists() {
+        if self.path != stub && is_home(&self.path, stub) && self.path.exists() {
             fs::remove_dir_all(&self.path)?;
         }
         fs::remove_dir_all(going)
     }
+}
+
+/// Whether a folder can be the home, in a bucket, of the index of a stub. It is what is read that is asked about.
+fn is_home(path: &Path, stub: &Path) -> bool {
+    let plain = path.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
+    let below_indexes = path.parent().and_then(Path::file_name).is_some_and(|parent| parent == "indexes");
+    let named = path.file_name().is_some_and(|name| Some(name) == stub.file_name());
+    path.is_absolute() && plain && below_indexes && named && !stub.starts_with(path)
 }
 
 /// Removes what deletions that were cut off left below the folder of all indexes.
@@ -472,6 +485,28 @@ mod tests {
         fs::remove_file(stub.join(HOME)).expect("removed");
         fs::write(stub.join(AWAY), "{").expect("damaged");
         assert!(Home::open(&stub).is_err_and(|e| e.to_string().contains(HOME)));
+    }
+
+    #[test]
+    fn a_home_that_names_any_folder_is_refused_and_the_folder_left() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (stub, _) = made(folder.path());
+        let theirs = folder.path().join("photos");
+        fs::create_dir_all(theirs.join("indexes/y")).expect("made");
+        fs::write(theirs.join("indexes/y/one.jpg"), "work").expect("written");
+        let up = folder.path().join("disk/../photos/indexes/x");
+        for path in [theirs.clone(), theirs.join("indexes/y"), theirs.join("indexes"), folder.path().to_owned(), "/".into(), up, "x".into()]
+        {
+            for (path, left) in [(path.clone(), None), (stub.clone(), Some(path))] {
+                Home { bucket: "big".into(), path: path.clone(), left }.save(&stub).expect("saved");
+                let why = Home::open(&stub).expect_err("refused").to_string();
+                assert!(why.contains(HOME) && why.contains("indexes/x"), "{}: {why}", path.display());
+            }
+        }
+        assert!(theirs.join("indexes/y/one.jpg").exists() && stub.join("notes.txt").exists());
+        // Nor is one removed that got into memory some other way.
+        Home { bucket: "big".into(), path: theirs.clone(), left: None }.delete(&stub).expect("deleted");
+        assert!(theirs.join("indexes/y/one.jpg").exists() && !stub.exists());
     }
 
     #[test]

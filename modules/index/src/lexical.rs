@@ -7,8 +7,11 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use tantivy::collector::TopDocs;
+use tantivy::directory::error::{DeleteError, LockError, OpenReadError, OpenWriteError};
+use tantivy::directory::{Directory, DirectoryLock, FileHandle, Lock, MmapDirectory, WatchCallback, WatchHandle, WritePtr};
 use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
 use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT};
 use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, Term};
@@ -21,6 +24,49 @@ use crate::threads::caught;
 const WRITER_BYTES: usize = 64 << 20;
 /// Words of a query that count; more are a document, not a query.
 const TERMS_MAX: usize = 256;
+
+/// A folder of words that is only read. tantivy makes a file to lock it by, against whoever collects what is old in it: nobody does,
+/// for it is written once, and it may lie where no file can be made.
+#[derive(Clone, Debug)]
+struct WrittenOnce(MmapDirectory);
+
+impl Directory for WrittenOnce {
+    fn get_file_handle(&self, path: &Path) -> Result<Arc<dyn FileHandle>, OpenReadError> {
+        self.0.get_file_handle(path)
+    }
+
+    fn delete(&self, path: &Path) -> Result<(), DeleteError> {
+        self.0.delete(path)
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool, OpenReadError> {
+        self.0.exists(path)
+    }
+
+    fn open_write(&self, path: &Path) -> Result<WritePtr, OpenWriteError> {
+        self.0.open_write(path)
+    }
+
+    fn atomic_read(&self, path: &Path) -> Result<Vec<u8>, OpenReadError> {
+        self.0.atomic_read(path)
+    }
+
+    fn atomic_write(&self, path: &Path, data: &[u8]) -> io::Result<()> {
+        self.0.atomic_write(path, data)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.0.sync_directory()
+    }
+
+    fn acquire_lock(&self, _: &Lock) -> Result<DirectoryLock, LockError> {
+        Ok(DirectoryLock::from(Box::new(())))
+    }
+
+    fn watch(&self, callback: WatchCallback) -> tantivy::Result<WatchHandle> {
+        self.0.watch(callback)
+    }
+}
 
 /// An index of words.
 pub struct Lexical {
@@ -88,7 +134,7 @@ impl Lexical {
     /// # Errors
     /// If it is missing or damaged.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        Self::opened(Index::open_in_dir(folder).map_err(bad)?)
+        Self::opened(Index::open(WrittenOnce(MmapDirectory::open(folder).map_err(bad)?)).map_err(bad)?)
     }
 
     /// Makes the words of these rows in memory.
@@ -172,6 +218,15 @@ mod tests {
         let path = folder.path().join("lexical");
         let files = Lexical::write(&path, &rows).expect("written");
         assert!(files.contains(&"meta.json".to_owned()) && !files.iter().any(|name| name.ends_with(".lock")), "{files:?}");
+        let listed =
+            || fs::read_dir(&path).expect("listed").flatten().map(|entry| entry.file_name()).collect::<std::collections::BTreeSet<_>>();
+        listed()
+            .iter()
+            .filter(|name| name.to_string_lossy().ends_with(".lock"))
+            .for_each(|name| fs::remove_file(path.join(name)).expect("removed"));
+        let before = listed();
+        drop(Lexical::open(&path).expect("opens"));
+        assert_eq!(listed(), before, "nothing is made where it is only read");
         for words in [Lexical::open(&path).expect("opens"), Lexical::in_memory(&rows).expect("made")] {
             let numbers = |found: Vec<Found>| found.iter().map(|f| f.row).collect::<Vec<_>>();
             assert_eq!(numbers(words.search("Dog fox!", 1, None).expect("found")), [2]);

@@ -21,7 +21,8 @@ fn main() -> ExitCode {
         let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));
         let agent = tokio::spawn(endless("the agent", Arc::clone(&service).run_agent()));
         service.when_told().await;
-        let outcome = module.serve(service).await;
+        let attributes = service.attributes();
+        let outcome = module.serve_with(service, attributes).await;
         follower.abort();
         refresher.abort();
         agent.abort();

@@ -1,13 +1,13 @@
 //! Copies of an index's files in the bucket `rescue`, and files that come back from there.
 //!
 //! Only what a manifest names is copied and taken back, and only if its hash is the recorded one. Copies are made behind the
-//! answers, after a generation counts; where copies go is remembered on disk, so that a damaged index can be opened before the
-//! mesh is up.
+//! answers, after a generation counts; where copies go is remembered on disk, in a folder that no index can be called by, so that a
+//! damaged index can be opened before the mesh is up. Invariant: among the copies nothing is removed but what is called as copies are.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use brahman_storage::{atomic, digest};
 
@@ -15,20 +15,60 @@ use crate::folder::Folder;
 use crate::generation::{FileRef, Manifest};
 use crate::sealed;
 
-/// Remembers the bucket's folder.
+/// What concerns all indexes: the names of indexes begin with no dot.
+const REGISTRY: &str = ".registry";
+/// Remembers the bucket's folder. Earlier versions kept it among the indexes.
 const KEPT: &str = "rescue.json";
 /// Copied too: without it nobody knows the files.
 const MANIFEST: &str = "manifest.json";
+/// Folders of copies, and how the names of the others begin.
+const SEGMENTS: &str = "segments";
+const GENERATION: &str = "gen-";
+
+/// Takes what an earlier version kept among the indexes into the registry. A crash leaves it in one of the two places.
+///
+/// # Errors
+/// As the file system gives them; it is then read where it is.
+pub fn settle(indexes: &Path) -> io::Result<()> {
+    let old = indexes.join(KEPT);
+    // An index of those days may be called so.
+    if !fs::symlink_metadata(&old).is_ok_and(|found| found.is_file()) {
+        return Ok(());
+    }
+    let registry = indexes.join(REGISTRY);
+    fs::create_dir_all(&registry)?;
+    fs::rename(&old, registry.join(KEPT))?;
+    atomic::sync_dir(&registry)?;
+    atomic::sync_dir(indexes)
+}
 
 /// The folder for copies of indexes, as last heard.
 #[must_use]
 pub fn known(indexes: &Path) -> Option<PathBuf> {
-    let read = match fs::read(indexes.join(KEPT)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+    let read = match fs::read(indexes.join(REGISTRY).join(KEPT)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::read(indexes.join(KEPT)),
+        read => read,
+    };
+    let read = match read {
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::IsADirectory].contains(&error.kind()) => return None,
         read => read.and_then(|bytes| serde_json::from_slice::<Option<PathBuf>>(&bytes).map_err(io::Error::from)),
     };
+    let read = read.and_then(|folder| match folder {
+        Some(folder) if !is_for_copies(&folder) => {
+            let why = format!("it names {}, expected an absolute folder that is called indexes", folder.display());
+            Err(io::Error::new(io::ErrorKind::InvalidData, why))
+        }
+        folder => Ok(folder),
+    });
     // The mesh tells again where copies go; until then damage finds none.
-    read.inspect_err(|error| tracing::error!("{KEPT}: {error}; copies are not used until the mesh says where they are")).ok().flatten()
+    let read = read.inspect_err(|error| tracing::error!("{KEPT}: {error}; copies are not used until the mesh says where they are"));
+    read.ok().flatten()
+}
+
+/// Whether a folder can be that of copies: files are removed below it.
+fn is_for_copies(folder: &Path) -> bool {
+    let plain = folder.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
+    folder.is_absolute() && plain && folder.file_name().is_some_and(|name| name == "indexes")
 }
 
 /// Remembers the folder for copies; none if nobody wants any.
@@ -39,7 +79,12 @@ pub fn remember(indexes: &Path, folder: Option<&Path>) -> io::Result<()> {
     if known(indexes).as_deref() == folder {
         return Ok(());
     }
-    atomic::write(&indexes.join(KEPT), &serde_json::to_vec(&folder)?)
+    let registry = indexes.join(REGISTRY);
+    if !registry.is_dir() {
+        fs::create_dir_all(&registry)?;
+        atomic::sync_dir(indexes)?;
+    }
+    atomic::write(&registry.join(KEPT), &serde_json::to_vec(&folder)?)
 }
 
 /// Copies a file into place, if it is what it should be: a file is there whole or not at all.
@@ -89,9 +134,11 @@ pub fn copy(folder: &Folder, to: &Path) -> io::Result<()> {
         return Ok(());
     }
     for part in fs::read_dir(to)? {
-        let part = part?.path();
-        if part.is_dir() {
-            sweep(&part, &wanted)?;
+        let part = part?;
+        let name = part.file_name();
+        let ours = name == SEGMENTS || name.to_string_lossy().starts_with(GENERATION);
+        if ours && part.file_type()?.is_dir() {
+            sweep(&part.path(), &wanted)?;
         }
     }
     Ok(())
@@ -100,8 +147,10 @@ pub fn copy(folder: &Folder, to: &Path) -> io::Result<()> {
 /// Removes files that are not wanted, and folders in which nothing is left.
 fn sweep(folder: &Path, wanted: &HashSet<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
+        let entry = entry?;
+        let path = entry.path();
+        // A link is not followed.
+        if entry.file_type()?.is_dir() {
             sweep(&path, wanted)?;
         } else if !wanted.contains(&path) {
             fs::remove_file(path)?;
@@ -120,7 +169,7 @@ pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
         return None;
     }
     let bytes = fs::read(from.join(&name).join(MANIFEST)).ok()?;
-    let manifest = sealed::from_slice::<Manifest>(&bytes).ok()?;
+    let manifest = sealed::from_slice::<Manifest>(&bytes).ok().filter(|manifest| manifest.files().all(FileRef::is_inside))?;
     let path = folder.path().join(&name);
     match fs::create_dir_all(&path).and_then(|()| atomic::write(&path.join(MANIFEST), &bytes)) {
         Ok(()) => Some(manifest),
@@ -150,6 +199,31 @@ mod tests {
     use brahman_storage::Steps;
 
     use super::*;
+
+    #[test]
+    fn what_was_kept_among_the_indexes_moves_and_is_known_wherever_it_is() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let copies = PathBuf::from("/disk/indexes");
+        assert_eq!(known(place.path()), None);
+        fs::write(place.path().join(KEPT), serde_json::to_vec(&copies).expect("JSON")).expect("written");
+        // As after a crash before it was moved, or where nothing can be written.
+        fs::create_dir(place.path().join(REGISTRY)).expect("made");
+        assert_eq!(known(place.path()), Some(copies.clone()));
+        for _ in 0..2 {
+            settle(place.path()).expect("moved");
+            assert!(!place.path().join(KEPT).exists());
+            assert_eq!(known(place.path()), Some(copies.clone()));
+        }
+        // An index may be called as that file was.
+        fs::create_dir(place.path().join(KEPT)).expect("made");
+        settle(place.path()).expect("left");
+        remember(place.path(), None).expect("kept");
+        assert!(place.path().join(KEPT).is_dir() && known(place.path()).is_none());
+        for bad in ["/", "/disk", "indexes", "/disk/../indexes"] {
+            remember(place.path(), Some(Path::new(bad))).expect("kept");
+            assert_eq!(known(place.path()), None, "{bad}");
+        }
+    }
 
     #[test]
     fn copies_stay_while_the_index_cannot_be_read() {

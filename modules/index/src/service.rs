@@ -16,7 +16,7 @@ mod shadow;
 mod shelf;
 mod trials;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,10 +30,11 @@ use brahman_card::interface::index::{
     self, CreateIn, CreateOut, DeleteOut, Description, GenerationInfo, GenerationsOut, ListOut, NameIn, RollbackIn, RollbackOut, StatsOut,
     UnpinOut,
 };
+use brahman_card::names::{IndexName, NameError};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service};
-use brahman_storage::atomic;
+use brahman_storage::{atomic, writable};
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::engine::{self, Engine};
@@ -44,12 +45,32 @@ use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of
 use crate::threads::on_own_thread;
 use crate::{rescue, sealed, segment};
 use datasets::{Datasets, Version};
-use shelf::{Index, lock};
+use shelf::{Index, lock, read_only};
 
 /// What says that there is an index.
 const PARAMETERS: &str = "index.json";
 /// The engine of an index that names none.
 const ENGINE_DEFAULT: &str = "flat-hnsw";
+
+/// Methods that are refused where nothing can be written. `Doctor` is not, unless it is to repair.
+const WRITING: [&str; 14] = [
+    "Create",
+    "Refresh",
+    "Migrate",
+    "Delete",
+    "Promote",
+    "Rollback",
+    "Unpin",
+    "Move",
+    "Compact",
+    "EvalAutogen",
+    "Trial",
+    "CompactTrials",
+    "Autotune",
+    "AgentEnqueue",
+];
+/// Indexes named in one attribute: a person reads it.
+const NAMED_MAX: usize = 3;
 
 /// How long a start waits for the catalog's first word: it answers in milliseconds, or is on its way itself.
 const CATALOG_WAIT: Duration = Duration::from_secs(2);
@@ -77,13 +98,22 @@ impl IndexService {
     ///
     /// # Errors
     /// If the folder cannot be made or listed. A damaged index is kept apart and said when asked for; settings that make no sense
-    /// turn the agent off.
+    /// turn the agent off; where nothing can be written indexes are searched and not changed.
     pub fn open(folder: &Path, settings: &Path, client: Client) -> io::Result<Self> {
         let agent = agent::Agent::open(settings);
-        fs::create_dir_all(folder)?;
-        finish_deletions(folder);
+        let there = writable::make_folder(folder)?;
+        match writable::check(folder) {
+            Ok(()) => {
+                finish_deletions(folder);
+                if let Err(error) = rescue::settle(folder) {
+                    tracing::warn!("where copies go stays where an earlier version kept it: {error}");
+                }
+            }
+            Err(error) => tracing::error!("{error} ({})", error.source),
+        }
         let mut indexes = BTreeMap::new();
-        for entry in fs::read_dir(folder)? {
+        let entries = there.then(|| fs::read_dir(folder)).transpose()?;
+        for entry in entries.into_iter().flatten() {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.starts_with('.') {
@@ -93,11 +123,20 @@ impl IndexService {
                 Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => continue,
                 read => read.and_then(|text| sealed::from_slice::<CreateIn>(&text)),
             };
+            // Its files are found by its name, and removed by it.
+            if let Err(error) = name.parse::<IndexName>() {
+                tracing::error!("{}: {error}; it is left alone", path.display());
+                continue;
+            }
             let index = match read {
-                Ok(parameters) => Index::open(&path, parameters),
+                Ok(parameters) if parameters.name == name => Index::open(&path, parameters),
+                Ok(parameters) => {
+                    let of = parameters.name.escape_debug();
+                    Index::unusable(&path, &name, &format!("{PARAMETERS}: it is of another index, `{of}`"))
+                }
                 Err(error) => Index::unusable(&path, &name, &format!("{PARAMETERS}: {error}")),
             };
-            indexes.insert(index.parameters.name.clone(), Arc::new(index));
+            indexes.insert(name, Arc::new(index));
         }
         agent.resume(indexes.values().flat_map(|index| lock(&index.journal).agent_ms().collect::<Vec<_>>()));
         let (indexes, datasets, trying) = (Mutex::new(indexes), Datasets::default(), tokio::sync::Mutex::default());
@@ -124,6 +163,30 @@ impl IndexService {
         let verify =
             move || all.iter().for_each(|index| index.verify(copies.as_deref().map(|c| c.join(&index.parameters.name)).as_deref()));
         drop(on_own_thread("comparing files", true, verify));
+    }
+
+    /// What is to be said of the module as a whole: that nothing can be written, and what is damaged.
+    #[must_use]
+    pub fn attributes(&self) -> BTreeMap<String, String> {
+        let mut attributes = BTreeMap::new();
+        if let Err(error) = writable::check(&self.folder) {
+            attributes.insert("state".to_owned(), format!("read-only: {error}"));
+        }
+        let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
+        let damage = |index: &Arc<Index>| {
+            let journal = || {
+                let journal = lock(&index.journal);
+                journal.trouble().map(str::to_owned).or_else(|| journal.shortfall())
+            };
+            Some(format!("{}: {}", index.parameters.name, index.degraded().or_else(journal)?))
+        };
+        let damaged: Vec<String> = all.iter().filter_map(damage).collect();
+        if !damaged.is_empty() {
+            let more = damaged.len().saturating_sub(NAMED_MAX);
+            let named = damaged[..damaged.len() - more].join("; ");
+            attributes.insert("damaged".to_owned(), if more > 0 { format!("{named}; and {more} more") } else { named });
+        }
+        attributes
     }
 
     /// Waits a moment for the catalog's first word: before it nobody knows what is stale.
@@ -183,6 +246,17 @@ impl IndexService {
         Ok(index)
     }
 
+    /// The folder of an index: none is made of anything but a name.
+    fn stub(&self, name: &str) -> Result<PathBuf, Fault> {
+        let name = name.parse::<IndexName>().map_err(|error| bad_name(&error))?;
+        Ok(self.folder.join(name))
+    }
+
+    /// That what a method writes can be written.
+    fn may_write(&self, method: &str) -> Result<(), Fault> {
+        if WRITING.contains(&method) { writable::check(&self.folder).map_err(|error| read_only(&error)) } else { Ok(()) }
+    }
+
     fn describe(&self, index: &Index) -> Description {
         let p = &index.parameters;
         let generation = index.generation();
@@ -232,7 +306,12 @@ impl IndexService {
         if self.engine != ENGINE_DEFAULT {
             wanted.engine.get_or_insert_with(|| self.engine.to_owned());
         }
-        check_name(&wanted.name)?;
+        // What was there before its name was reserved can be asked for again.
+        let is_there = lock(&self.indexes).contains_key(&wanted.name);
+        let stub = match is_there {
+            true => self.stub(&wanted.name)?,
+            false => self.folder.join(IndexName::new(&wanted.name).map_err(|error| bad_name(&error))?),
+        };
         check(&wanted)?;
         let known = lock(&self.indexes).get(&wanted.name).is_some_and(|there| there.parameters == wanted);
         if !known {
@@ -272,7 +351,7 @@ impl IndexService {
                 let message = format!("index `{}` is there already with other parameters; delete it first", wanted.name);
                 return Err(Fault::new("org.brahman.Index.IndexExists", false, message).with("name", wanted.name));
             }
-            let folder = self.folder.join(&wanted.name);
+            let folder = stub;
             free(&folder).map_err(|e| io_fault("creating the index", &e))?;
             let text = sealed::to_vec(&wanted).map_err(|e| io_fault("creating the index", &e))?;
             let made = fs::create_dir_all(&folder)
@@ -292,7 +371,7 @@ impl IndexService {
         let Some(index) = lock(&self.indexes).get(&name).cloned() else { return Reply::of(&DeleteOut { deleted: false }) };
         // Nothing may write into a folder that is being removed.
         let claim = index.claim("deletion").await?;
-        let stub = self.folder.join(&name);
+        let stub = self.stub(&name)?;
         let home = Home::open(&stub).map_err(|error| {
             let message = format!("index `{name}`: {error}; where its files are is not known, and nothing was deleted: put the file back");
             Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone())
@@ -402,6 +481,7 @@ impl Service for IndexService {
     }
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
+        self.may_write(call.method())?;
         match call.method() {
             "Create" => self.create(&call).await,
             "Refresh" => self.refresh(&call).await,
@@ -482,7 +562,7 @@ fn check(wanted: &CreateIn) -> Result<(), Fault> {
 
 /// Names of filter columns that no segment could hold, or no filter could name.
 fn check_filters(wanted: &CreateIn) -> Result<(), Fault> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     for name in wanted.filter_columns.iter().flatten() {
         let why = if segment::OWN_NAMES.contains(&name.as_str()) {
             "is a column of the index's own, which would hide the dataset's: give it another name in the dataset"
@@ -514,15 +594,14 @@ fn free(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn check_name(name: &str) -> Result<(), Fault> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if (1..=128).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.') {
-        return Ok(());
-    }
-    Err(Fault::invalid_parameter("name", format!("`{name}`: expected 1 to 128 of a-z A-Z 0-9 . _ - not starting with a dot")))
+fn bad_name(error: &NameError) -> Fault {
+    Fault::invalid_parameter("name", error.to_string())
 }
 
 fn no_such(name: &str) -> Fault {
     Fault::new("org.brahman.Index.NoSuchIndex", false, format!("no index is called `{name}`; `brahman index list` lists them"))
         .with("name", name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use brahman_card::interface::index::{EvalInfo, TrialRecord};
 use brahman_storage::log::{Damage, Log};
+use brahman_storage::writable::is_read_only;
 use brahman_storage::{atomic, digest};
 use serde::{Deserialize, Serialize};
 
@@ -117,28 +118,54 @@ fn id_after(newest: Option<&str>) -> String {
     newest.filter(|newest| *newest >= now).and_then(|newest| newest.increment().ok()).unwrap_or(now).to_string()
 }
 
+/// What is wrong with the files of a set, or with their folder.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Wrong {
+    /// The file, in the folder; none if it is the folder itself.
+    file: Option<String>,
+    why: String,
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "evals/{file}: {}", self.why),
+            None => write!(f, "evals: {}", self.why),
+        }
+    }
+}
+
 /// All sets, the newest first, and what is wrong with those that cannot be read.
-fn kept(index: &Path) -> (Vec<Kept>, Vec<String>) {
-    let (mut sets, mut damaged): (Vec<Kept>, Vec<String>) = (Vec::new(), Vec::new());
+fn kept(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
+    let (mut sets, mut damaged): (Vec<Kept>, Vec<Wrong>) = (Vec::new(), Vec::new());
+    let of_folder = |error: &io::Error| Wrong { file: None, why: error.to_string() };
     let entries = match fs::read_dir(folder(index)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (sets, damaged),
-        Err(error) => return (sets, vec![format!("evals: {error}")]),
+        Err(error) => return (sets, vec![of_folder(&error)]),
         Ok(entries) => entries,
     };
     for entry in entries {
         let path = match entry {
             Ok(entry) => entry.path(),
             Err(error) => {
-                damaged.push(format!("evals: {error}"));
+                damaged.push(of_folder(&error));
                 continue;
             }
         };
-        if path.extension().is_some_and(|extension| extension == "json") {
-            match fs::read(&path).and_then(|bytes| sealed::from_slice(&bytes)) {
-                Ok(set) => sets.push(set),
-                Err(error) => damaged.push(format!("evals/{}: {error}", path.file_name().unwrap_or_default().to_string_lossy())),
-            }
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
         }
+        let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+        let why = match fs::read(&path).and_then(|bytes| sealed::from_slice::<Kept>(&bytes)) {
+            // Its numbers are looked for by its id, which must lead nowhere else.
+            Ok(set) if set.info.id != name(path.file_stem()) => format!("it is of another set, `{}`", set.info.id.escape_debug()),
+            Ok(set) => {
+                sets.push(set);
+                continue;
+            }
+            Err(error) => error.to_string(),
+        };
+        damaged.push(Wrong { file: Some(name(path.file_name())), why });
     }
     sets.sort_by(|a, b| b.info.id.cmp(&a.info.id));
     damaged.sort();
@@ -146,18 +173,24 @@ fn kept(index: &Path) -> (Vec<Kept>, Vec<String>) {
 }
 
 /// The numbers of a set.
-fn numbers(index: &Path, set: &Kept) -> Result<Vec<u8>, String> {
+fn numbers(index: &Path, set: &Kept) -> Result<Vec<u8>, Wrong> {
     let name = format!("{}.f32", set.info.id);
-    let bytes = fs::read(folder(index).join(&name)).map_err(|e| format!("evals/{name}: {e}"))?;
-    if digest::hex(&digest::sha256(&bytes)) == set.sha256 { Ok(bytes) } else { Err(format!("evals/{name}: its checksum does not match")) }
+    let wrong = |why: String| Wrong { file: Some(name.clone()), why };
+    let bytes = fs::read(folder(index).join(&name)).map_err(|e| wrong(e.to_string()))?;
+    if digest::hex(&digest::sha256(&bytes)) == set.sha256 { Ok(bytes) } else { Err(wrong("its checksum does not match".to_owned())) }
+}
+
+fn examined(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
+    let (sets, mut damaged) = kept(index);
+    damaged.extend(sets.iter().filter_map(|set| numbers(index, set).err()));
+    (sets, damaged)
 }
 
 /// All sets, the newest first, and files of sets that are damaged.
 #[must_use]
 pub fn list(index: &Path) -> (Vec<EvalInfo>, Vec<String>) {
-    let (sets, mut damaged) = kept(index);
-    damaged.extend(sets.iter().filter_map(|set| numbers(index, set).err()));
-    (sets.into_iter().map(|set| set.info).collect(), damaged)
+    let (sets, damaged) = examined(index);
+    (sets.into_iter().map(|set| set.info).collect(), damaged.iter().map(ToString::to_string).collect())
 }
 
 /// Gives the files of damaged sets names under which nobody looks for them; which.
@@ -166,14 +199,12 @@ pub fn list(index: &Path) -> (Vec<EvalInfo>, Vec<String>) {
 /// As the file system gives them.
 pub fn put_aside(index: &Path) -> io::Result<Vec<String>> {
     let mut aside = Vec::new();
-    for said in list(index).1 {
-        let Some((file, _)) = said.split_once(": ") else { continue };
-        let stem = Path::new(file).with_extension("");
+    for file in examined(index).1.into_iter().filter_map(|wrong| wrong.file) {
         for extension in ["json", "f32"] {
-            let (from, to) = (stem.with_extension(extension), stem.with_extension(format!("{extension}.damaged")));
-            if stem.parent().is_some_and(|parent| !parent.as_os_str().is_empty()) && index.join(&from).exists() {
-                fs::rename(index.join(&from), index.join(to))?;
-                aside.push(from.display().to_string());
+            let from = folder(index).join(Path::new(&file).with_extension(extension));
+            if from.exists() {
+                fs::rename(&from, from.with_extension(format!("{extension}.damaged")))?;
+                aside.push(format!("evals/{}", from.file_name().unwrap_or_default().display()));
             }
         }
     }
@@ -189,7 +220,7 @@ pub fn newest(index: &Path, generation: &Generation, threads: usize, aside: &(dy
         .filter_map(|number| generation.row(number).ok().map(|row| ((row.doc_id.to_owned(), row.chunk), number)))
         .collect();
     let (sets, damaged) = kept(index);
-    let passed_over = |why: &String| tracing::warn!("{why}; an older set of queries is used, or a new one made");
+    let passed_over = |why: &Wrong| tracing::warn!("{why}; an older set of queries is used, or a new one made");
     damaged.iter().for_each(passed_over);
     let (set, bytes) = sets.into_iter().filter(|set| set.dim == generation.manifest.model.dim).find_map(|set| {
         let bytes = numbers(index, &set).inspect_err(passed_over).ok()?;
@@ -344,11 +375,22 @@ pub fn best<'a>(trials: &'a [TrialRecord], fingerprint: &str, by: &str) -> Optio
     trials.iter().filter(|t| t.fingerprint == fingerprint).rev().max_by(|a, b| worth(a, by).total_cmp(&worth(b, by)))
 }
 
+/// Why there is no journal to write to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// There is one, or may be, and it cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+    /// There is none, and none can be made.
+    #[error("{0}")]
+    ReadOnly(String),
+}
+
 /// The journal of trials.
 #[derive(Debug)]
 pub struct Journal {
     /// Or why it cannot be used: the index answers all the same.
-    log: Result<Log, String>,
+    log: Result<Log, JournalError>,
     /// In the order in which they were made.
     pub trials: Vec<TrialRecord>,
 }
@@ -364,14 +406,24 @@ impl Journal {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         };
-        match made.and_then(|()| Log::open(&path)) {
-            Ok((log, trials)) => Self { log: Ok(log), trials },
-            Err(error) => {
-                let why = format!("{}: {error}", path.display());
-                tracing::error!("{why}");
-                Self { log: Err(why), trials: Vec::new() }
-            }
+        let error = match made {
+            Ok(()) => match Log::open(&path) {
+                Ok((log, trials)) => {
+                    let journal = Self { log: Ok(log), trials };
+                    if let Some(why) = journal.shortfall() {
+                        tracing::error!("{why}");
+                    }
+                    return journal;
+                }
+                Err(error) => JournalError::Unreadable(format!("{}: {error}", path.display())),
+            },
+            Err(error) if is_read_only(&error) => JournalError::ReadOnly(format!("{}: {error}", path.display())),
+            Err(error) => JournalError::Unreadable(format!("{}: {error}", path.display())),
+        };
+        if matches!(error, JournalError::Unreadable(_)) {
+            tracing::error!("{error}");
         }
+        Self { log: Err(error), trials: Vec::new() }
     }
 
     fn log(&mut self) -> io::Result<&mut Log> {
@@ -389,10 +441,19 @@ impl Journal {
         self.trials.iter().filter(|trial| trial.by == "agent").map(|trial| trial.at_ms)
     }
 
-    /// Why no trial can be kept.
+    /// Why nobody knows which trials there were: whatever is chosen by them stops, the index answers.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
-        self.log.as_ref().err().map(String::as_str)
+        match &self.log {
+            Err(JournalError::Unreadable(why)) => Some(why),
+            Err(JournalError::ReadOnly(_)) | Ok(_) => None,
+        }
+    }
+
+    /// Why it may hold fewer trials than were made, until somebody has looked at what was set aside.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<String> {
+        self.log.as_ref().ok()?.shortfall()
     }
 
     /// Adds a trial; on return it is durable.
@@ -467,6 +528,44 @@ mod tests {
         assert_eq!(put_aside(index.path()).expect("aside").len(), 4);
         let (left, damaged) = list(index.path());
         assert_eq!((left.len(), left[0].id.as_str(), damaged.len()), (1, "c", 0));
+    }
+
+    #[test]
+    fn a_set_that_names_another_file_is_damaged_and_leads_nowhere() {
+        let index = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(folder(index.path())).expect("made");
+        fs::write(index.path().join("index.f32"), "work").expect("written");
+        let info = EvalInfo { id: "../index".into(), k: 1, tune: 1, ..EvalInfo::default() };
+        let set = Kept { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(b"work")) };
+        fs::write(folder(index.path()).join("a.json"), sealed::to_vec(&set).expect("sealed")).expect("written");
+        let (sets, damaged) = list(index.path());
+        assert!(sets.is_empty() && damaged.len() == 1 && damaged[0].contains("evals/a.json: it is of another set"), "{damaged:?}");
+        assert_eq!(put_aside(index.path()).expect("aside"), ["evals/a.json"]);
+        assert_eq!(fs::read_to_string(index.path().join("index.f32")).expect("left"), "work");
+    }
+
+    #[test]
+    fn a_damaged_journal_is_said_until_somebody_has_looked() {
+        let index = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::open(index.path());
+        for id in ["a", "b", "c"] {
+            journal.add(trial(id, "x", 0.9, 100.0)).expect("kept");
+        }
+        assert_eq!((journal.trouble(), journal.shortfall()), (None, None));
+        drop(journal);
+        let path = index.path().join("trials/journal.log");
+        let text = fs::read_to_string(&path).expect("there");
+        let without: String = text.split_inclusive('\n').enumerate().filter(|(line, _)| *line != 1).map(|(_, text)| text).collect();
+        fs::write(&path, without).expect("harmed");
+        for missing in [1, 0] {
+            let journal = Journal::open(index.path());
+            assert_eq!((journal.damage().missing, journal.trials.len()), (missing, 2));
+            assert!(journal.trouble().is_none() && journal.shortfall().is_some_and(|why| why.contains("journal.log.quarantine")));
+        }
+        fs::remove_file(&path).and_then(|()| fs::create_dir(&path)).expect("unreadable");
+        let mut journal = Journal::open(index.path());
+        assert!(journal.trouble().is_some_and(|why| why.contains("journal.log")));
+        journal.add(trial("d", "x", 0.9, 100.0)).expect_err("nobody knows what it would stand beside");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The content-addressed store: `objects/ab/cdef…`, named by the SHA-256 of the content.
 //!
 //! Invariants: an object is visible only once whole and on disk (unique temporary name, fsync, rename, fsync of the
-//! shard); what is read is hashed again, and a damaged object is moved aside and counts as absent; collection keeps
-//! the store under its bound, oldest use first, and deletes nothing while any of it could not be listed.
+//! shard); what is read is hashed again, and a damaged object is moved aside and counts as absent; what is put is there, whole, on
+//! return, whatever was there before; collection keeps the store under its bound, oldest use first, deletes nothing while any of it
+//! could not be listed, and touches no file that is not called as the store calls its own.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,11 @@ use crate::digest::{hex, sha256};
 
 /// A temporary file this old is of a writer that died: none writes for so long.
 const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
+/// How the names of temporary files begin.
+const TEMPORARY: &str = ".tmp-";
+/// Digits of a key, a SHA-256 in hex, and of those that name the shard: 256 folders, however many objects.
+const KEY_DIGITS: usize = 64;
+const SHARD_DIGITS: usize = 2;
 
 /// Why an object cannot be had.
 #[derive(Debug, Error)]
@@ -37,6 +44,11 @@ pub enum CasError {
     },
 }
 
+/// Whether a name is so many digits of a hash, as the store writes them.
+fn is_hex(name: &OsStr, digits: usize) -> bool {
+    name.len() == digits && name.as_encoded_bytes().iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
+}
+
 /// A store in one directory.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -55,11 +67,12 @@ impl Store {
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        let (shard, rest) = key.split_at(2.min(key.len()));
+        let (shard, rest) = key.split_at(SHARD_DIGITS.min(key.len()));
         self.root.join("objects").join(shard).join(rest)
     }
 
-    /// Stores content and gives its key. Content that is there already costs one `stat`.
+    /// Stores content and gives its key. Content that is there already costs reading it: a damaged object of the same length must not
+    /// be taken for it, and is replaced.
     ///
     /// # Errors
     /// If the disk refuses; nothing is then visible.
@@ -67,7 +80,9 @@ impl Store {
         let key = hex(&sha256(content));
         let path = self.path(&key);
         let failed = |source| CasError::Io { path: path.clone(), source };
-        if fs::metadata(&path).is_ok_and(|m| m.len() == content.len() as u64) {
+        // What cannot be read is written anew as well.
+        let same = || fs::read(&path).is_ok_and(|there| there == content);
+        if fs::metadata(&path).is_ok_and(|m| m.len() == content.len() as u64) && same() {
             return Ok(key);
         }
         let shard = path.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
@@ -75,7 +90,7 @@ impl Store {
             fs::create_dir_all(shard).map_err(failed)?;
             sync_dir(&self.root.join("objects")).map_err(failed)?;
         }
-        let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(shard).map_err(failed)?;
+        let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(shard).map_err(failed)?;
         file.write_all(content).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         file.persist(&path).map_err(|e| failed(e.error))?;
@@ -88,7 +103,7 @@ impl Store {
     /// # Errors
     /// [`CasError::Damaged`] if its bytes are not what its name says.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>, CasError> {
-        if key.len() != 64 || !key.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !is_hex(OsStr::new(key), KEY_DIGITS) {
             return Ok(None);
         }
         let path = self.path(key);
@@ -119,22 +134,28 @@ impl Store {
         let failed = |source| CasError::Io { path: objects.clone(), source };
         let mut all: Vec<Seen> = Vec::new();
         for shard in fs::read_dir(&objects).map_err(failed)? {
-            let shard = shard.map_err(failed)?.path();
+            let shard = shard.map_err(failed)?;
+            // Nor is a link followed: what it leads to is not ours.
+            if !is_hex(&shard.file_name(), SHARD_DIGITS) || !shard.file_type().map_err(failed)?.is_dir() {
+                continue;
+            }
+            let shard = shard.path();
             let failed = |source| CasError::Io { path: shard.clone(), source };
-            let listed = match fs::read_dir(&shard) {
-                // Not one of ours.
-                Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
-                listed => listed.map_err(failed)?,
-            };
-            for object in listed {
+            for object in fs::read_dir(&shard).map_err(failed)? {
                 let object = object.map_err(failed)?;
+                let temporary = object.file_name().to_string_lossy().starts_with(TEMPORARY);
+                if !temporary && !is_hex(&object.file_name(), KEY_DIGITS - SHARD_DIGITS) {
+                    continue;
+                }
                 let meta = match object.metadata() {
                     // Gone since it was listed.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     meta => meta.map_err(failed)?,
                 };
+                if !meta.is_file() {
+                    continue;
+                }
                 let used = meta.modified().map_err(failed)?;
-                let temporary = object.file_name().to_string_lossy().starts_with(".tmp-");
                 all.push(Seen { used, bytes: meta.len(), temporary, path: object.path() });
             }
         }
@@ -229,7 +250,34 @@ mod tests {
         assert!(store.get(&key).expect("absent").is_none());
         assert!(folder.path().join("damaged").join(&key).exists());
         store.put(b"hello").expect("put again");
-        assert!(store.get(&key).expect("mended").is_some());
+        assert!(store.get(&key).expect("repaired").is_some());
+    }
+
+    #[test]
+    fn what_was_put_is_there_though_something_damaged_of_its_length_was() {
+        let (_folder, store) = store();
+        let key = store.put(b"hello").expect("put");
+        for damaged in [&b"hellp"[..], b"hell", b"hello and more", b""] {
+            fs::write(store.path(&key), damaged).expect("damage");
+            assert_eq!(store.put(b"hello").expect("put again"), key);
+            assert_eq!(store.get(&key).expect("whole").as_deref(), Some(&b"hello"[..]), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn collection_touches_nothing_that_the_store_did_not_make() {
+        let (folder, store) = store();
+        let key = store.put(b"hello").expect("put");
+        let (objects, shard) = (folder.path().join("objects"), store.path(&key));
+        let elsewhere = tempfile::tempdir().expect("a temporary directory");
+        let theirs = [objects.join("ab"), objects.join("notes/x"), shard.with_file_name("README"), elsewhere.path().join(&key[2..])];
+        for path in &theirs {
+            fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| fs::write(path, "work")).expect("written");
+        }
+        std::os::unix::fs::symlink(elsewhere.path(), objects.join("cd")).expect("linked");
+        fs::create_dir(shard.with_file_name("0".repeat(62))).expect("made");
+        assert_eq!(store.collect(0).expect("collected"), (0, 1));
+        assert!(theirs.iter().all(|path| path.exists()) && shard.with_file_name("0".repeat(62)).is_dir() && !shard.exists());
     }
 
     #[test]

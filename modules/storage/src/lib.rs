@@ -5,8 +5,9 @@
 //! * [`cas`]: the content-addressed store: sharded, fsynced, verified on read, bounded.
 //! * [`digest`]: SHA-256 in hex, of bytes and of files.
 //! * [`lock`]: stores that one process holds at a time.
-//! * [`log`]: an append-only journal: whole lines or nothing, damage quarantined.
+//! * [`log`]: an append-only journal: whole lines or nothing, linked to one another, damage quarantined.
 //! * [`secrets`]: connection URLs and passwords by name, from a file that only its owner can read.
+//! * [`writable`]: whether a folder can be written to, and what is refused where it cannot.
 //! * [`Steps`]: where tests stop a program as if it were killed.
 
 pub mod atomic;
@@ -18,5 +19,6 @@ pub mod lock;
 pub mod log;
 pub mod secrets;
 mod steps;
+pub mod writable;
 
 pub use steps::Steps;

@@ -1,145 +1,197 @@
-//! An append-only journal of JSON lines: `{"seq":n,"crc":c,"payload":…}`, c the CRC-32 of the payload's text.
+//! An append-only journal of JSON lines, each a record with a number, checksums, and a link to the one before (the format is in
+//! `log/record.rs`); beside it `<name>.head` says how far it has come.
 //!
-//! A batch is one write and one fdatasync, and is acknowledged after. Opening truncates a torn last line and counts it;
-//! a damaged line elsewhere is copied to `<name>.quarantine` and counted, never skipped in silence. Compaction writes a
-//! new file beside, fsyncs it and renames. Invariant: what `append` returned for is read again after any crash.
+//! A batch is one write and one fdatasync, and is acknowledged after. Opening truncates a torn last line and counts it; lines that are
+//! damaged, missing or out of place are counted, what there is of them is copied to `<name>.quarantine`, and the journal is begun
+//! anew with the others: never skipped in silence. Compaction writes a new file beside, fsyncs it and renames. Invariant: what
+//! `append` returned for is read again after any crash, and nothing is read that was not written. A journal that cannot be written to
+//! is read all the same.
+
+mod head;
+mod record;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::atomic;
+use crate::writable::is_read_only;
+use head::{Head, beside};
+use record::{GENESIS, NUMBER_MAX, Reading, encode};
 
-/// Longest line: a payload is a record, not a document.
-const LINE_MAX: usize = 1 << 20;
-
-#[derive(Serialize, Deserialize)]
-struct Line<'a> {
-    seq: u64,
-    crc: u32,
-    #[serde(borrow)]
-    payload: &'a RawValue,
-}
+/// Longest payload: it is a record, not a document.
+const PAYLOAD_MAX: usize = 1 << 20;
 
 /// What opening found wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
-    /// Torn last lines cut off.
+    /// Torn last lines cut off; they were never acknowledged, unless some are `missing` as well.
     pub torn: u64,
-    /// Damaged lines moved to the quarantine.
+    /// Damaged lines, and doubles, moved to the quarantine.
     pub quarantined: u64,
+    /// Records that were acknowledged and are not there, as far as they can be counted.
+    #[serde(default)]
+    pub missing: u64,
+    /// Records that stood in the wrong place, and were put into the right one.
+    #[serde(default)]
+    pub misplaced: u64,
+}
+
+impl Damage {
+    /// Whether something that was acknowledged is not as it was written. A torn line alone is no damage.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        self.quarantined + self.missing + self.misplaced > 0
+    }
 }
 
 /// An open journal.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
-    file: File,
+    /// None where it can only be read.
+    file: Option<File>,
     next: u64,
+    /// Of the last record.
+    link: u64,
+    /// What is behind this length is of a batch that failed.
+    cut: Option<u64>,
     /// What opening found wrong.
     pub damage: Damage,
 }
 
-fn parse<T: DeserializeOwned>(line: &[u8]) -> Option<(u64, T)> {
-    let line: Line<'_> = serde_json::from_slice(line).ok()?;
-    (crc32fast::hash(line.payload.get().as_bytes()) == line.crc).then_some(())?;
-    Some((line.seq, serde_json::from_str(line.payload.get()).ok()?))
-}
-
-fn encode<T: Serialize>(seq: u64, payload: &T, out: &mut Vec<u8>) -> io::Result<()> {
-    let payload = serde_json::value::to_raw_value(payload)?;
-    if payload.get().len() > LINE_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("a record of {} bytes, expected at most {LINE_MAX}", payload.get().len()),
-        ));
+fn payload_of<T: Serialize>(record: &T) -> io::Result<Box<RawValue>> {
+    let payload = to_raw_value(record)?;
+    let length = payload.get().len();
+    if length > PAYLOAD_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a record of {length} bytes, expected at most {PAYLOAD_MAX}")));
     }
-    let crc = crc32fast::hash(payload.get().as_bytes());
-    serde_json::to_writer(&mut *out, &Line { seq, crc, payload: &payload })?;
-    out.push(b'\n');
-    Ok(())
+    Ok(payload)
 }
 
 impl Log {
-    /// Opens a journal, making it if need be, and reads what it holds.
+    /// Opens a journal, making it if need be, and reads what it holds. Where nothing can be written it is only read, and whatever
+    /// is appended is refused.
     ///
     /// # Errors
     /// As the file system gives them.
     pub fn open<T: DeserializeOwned>(path: &Path) -> io::Result<(Self, Vec<T>)> {
         let fresh = !path.exists();
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        if fresh && let Some(folder) = path.parent() {
+        let mut bytes = Vec::new();
+        let file = match OpenOptions::new().read(true).append(true).create(true).open(path) {
+            Ok(mut file) => {
+                file.read_to_end(&mut bytes)?;
+                Some(file)
+            }
+            Err(error) if is_read_only(&error) => {
+                match fs::read(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    read => bytes = read?,
+                }
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        if file.is_some()
+            && fresh
+            && let Some(folder) = path.parent()
+        {
             atomic::sync_dir(folder)?;
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let (mut records, mut next, mut damage, mut bad, mut at) = (Vec::new(), 1, Damage::default(), Vec::new(), 0);
-        while at < bytes.len() {
-            let Some(end) = memchr::memchr(b'\n', &bytes[at..]).map(|n| at + n) else {
+        let mut reading = Reading::of(&bytes, Head::read(path));
+        let mut records = Vec::with_capacity(reading.records.len());
+        reading.keep(|payload| serde_json::from_str(payload).map(|record| records.push(record)).is_ok());
+        let (damage, last) = (reading.damage, reading.last);
+        let mut log = Self { path: path.to_owned(), file, next: last.seq + 1, link: last.link, cut: None, damage };
+        if let Some(file) = &log.file {
+            if damage.is_loss() || last.seq > NUMBER_MAX / 2 {
+                log.set_aside(&reading)?;
+            } else if damage.torn > 0 {
                 // The crash came while this line was written; it was never acknowledged.
-                damage.torn += 1;
-                file.set_len(at as u64)?;
+                file.set_len(reading.whole as u64)?;
                 file.sync_data()?;
-                break;
-            };
-            match parse(&bytes[at..end]) {
-                Some((seq, record)) => {
-                    next = next.max(seq + 1);
-                    records.push(record);
-                }
-                None => {
-                    damage.quarantined += 1;
-                    bad.extend_from_slice(&bytes[at..=end]);
-                }
             }
-            at = end + 1;
         }
-        let mut log = Self { path: path.to_owned(), file, next, damage };
-        if !bad.is_empty() {
-            log.quarantine(&bytes, &bad)?;
-        }
-        log.file.seek(SeekFrom::End(0))?;
         Ok((log, records))
     }
 
-    /// Keeps the damaged lines beside, and the good ones alone in the journal.
-    fn quarantine(&mut self, all: &[u8], bad: &[u8]) -> io::Result<()> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(".quarantine");
-        let mut beside = OpenOptions::new().append(true).create(true).open(self.path.with_file_name(name))?;
-        beside.write_all(bad)?;
-        beside.sync_all()?;
-        let lines = all.split_inclusive(|b| *b == b'\n').filter(|l| l.ends_with(b"\n"));
-        let good: Vec<u8> = lines.filter(|l| parse::<serde_json::Value>(&l[..l.len() - 1]).is_some()).flatten().copied().collect();
-        self.replace(&good)
+    /// Keeps what is damaged beside, and begins the journal anew with the rest.
+    fn set_aside(&mut self, reading: &Reading<'_>) -> io::Result<()> {
+        let mut aside = reading.bad.clone();
+        let Damage { missing, misplaced, .. } = reading.damage;
+        if missing + misplaced > 0 {
+            // A gap has no lines: a note stands for it.
+            serde_json::to_writer(&mut aside, &serde_json::json!({"missing": missing, "misplaced": misplaced}))?;
+            aside.push(b'\n');
+        }
+        if !aside.is_empty() {
+            let mut quarantine = OpenOptions::new().append(true).create(true).open(self.quarantine())?;
+            quarantine.write_all(&aside)?;
+            quarantine.sync_all()?;
+        }
+        let payloads = reading.records.iter().map(|record| serde_json::from_str::<&RawValue>(record.payload));
+        let payloads: Vec<&RawValue> = payloads.collect::<Result<_, _>>()?;
+        self.begin_anew(&payloads)
     }
 
-    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
-        atomic::write(&self.path, bytes)?;
-        self.file = OpenOptions::new().read(true).append(true).open(&self.path)?;
+    fn quarantine(&self) -> PathBuf {
+        beside(&self.path, ".quarantine")
+    }
+
+    /// Replaces everything by a new chain.
+    fn begin_anew(&mut self, payloads: &[&RawValue]) -> io::Result<()> {
+        let (mut bytes, mut last) = (Vec::new(), Head { seq: 0, link: GENESIS });
+        for (payload, seq) in payloads.iter().zip(1..) {
+            last = Head { seq, link: encode(last.link, seq, payload, &mut bytes)? };
+        }
+        // The old chain's head must not be held against the new chain, wherever a crash comes between the two.
+        Head::forget(&self.path)?;
+        atomic::write(&self.path, &bytes)?;
+        self.file = Some(OpenOptions::new().read(true).append(true).open(&self.path)?);
+        (self.next, self.link, self.cut) = (last.seq + 1, last.link, None);
+        last.note(&self.path);
         Ok(())
+    }
+
+    /// The file, at the end of what was acknowledged.
+    fn writable(&mut self) -> io::Result<&File> {
+        let Some(file) = &self.file else {
+            let why = format!("{} was opened where nothing can be written: make it writable, then restart the module", self.path.display());
+            return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, why));
+        };
+        if let Some(length) = self.cut {
+            file.set_len(length)?;
+            self.cut = None;
+        }
+        Ok(file)
     }
 
     /// Appends a batch; on return it is durable.
     ///
     /// # Errors
-    /// As the file system gives them; then none of the batch counts, whatever of it reached the disk.
+    /// As the file system gives them; then none of the batch counts, whatever of it reached the disk. `ReadOnlyFilesystem` where the
+    /// journal can only be read.
     pub fn append<T: Serialize>(&mut self, records: &[T]) -> io::Result<()> {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut link) = (Vec::new(), self.link);
         for (record, seq) in records.iter().zip(self.next..) {
-            encode(seq, record, &mut bytes)?;
+            link = encode(link, seq, &payload_of(record)?, &mut bytes)?;
         }
-        let before = self.file.metadata()?.len();
-        if let Err(error) = self.file.write_all(&bytes).and_then(|()| self.file.sync_data()) {
+        let mut file = self.writable()?;
+        let before = file.metadata()?.len();
+        if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_data()) {
             // A part of a batch must not be taken for a record later.
-            let _ = self.file.set_len(before);
+            if file.set_len(before).is_err() {
+                self.cut = Some(before);
+            }
             return Err(error);
         }
         self.next += records.len() as u64;
+        self.link = link;
+        Head { seq: self.next - 1, link }.note(&self.path);
         Ok(())
     }
 
@@ -148,13 +200,9 @@ impl Log {
     /// # Errors
     /// As the file system gives them; the old records then stand.
     pub fn compact<T: Serialize>(&mut self, records: &[T]) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        for (record, seq) in records.iter().zip(1..) {
-            encode(seq, record, &mut bytes)?;
-        }
-        self.replace(&bytes)?;
-        self.next = records.len() as u64 + 1;
-        Ok(())
+        self.writable()?;
+        let payloads = records.iter().map(payload_of).collect::<io::Result<Vec<_>>>()?;
+        self.begin_anew(&payloads.iter().map(|payload| &**payload).collect::<Vec<&RawValue>>())
     }
 
     /// Length in bytes.
@@ -164,59 +212,33 @@ impl Log {
     pub fn bytes(&self) -> io::Result<u64> {
         Ok(fs::metadata(&self.path)?.len())
     }
+
+    /// Whether it can only be read.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Why it may hold less than was written, until somebody has looked at what was set aside and moved that away.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<String> {
+        let (journal, quarantine) = (self.path.display(), self.quarantine());
+        let Damage { quarantined, missing, misplaced, .. } = self.damage;
+        let found = match self.damage.is_loss() {
+            true => format!("{quarantined} damaged, {missing} missing and {misplaced} misplaced records"),
+            false => "damaged records".to_owned(),
+        };
+        match quarantine.try_exists() {
+            Err(error) => Some(format!("{}: {error}", quarantine.display())),
+            Ok(true) => Some(format!(
+                "{journal} had {found}; what there is of them is in {}: once it was looked at, move that file away",
+                quarantine.display()
+            )),
+            // Where nothing can be written nothing was set aside.
+            Ok(false) => (self.is_read_only() && self.damage.is_loss()).then(|| format!("{journal} has {found}")),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn open(path: &Path) -> (Log, Vec<u32>) {
-        Log::open(path).expect("opens")
-    }
-
-    proptest! {
-        #[test]
-        fn after_a_cut_anywhere_all_whole_batches_are_there(batches in prop::collection::vec(prop::collection::vec(any::<u32>(), 1..4), 1..6), cut in any::<usize>()) {
-            let folder = tempfile::tempdir().expect("a temporary directory");
-            let path = folder.path().join("log");
-            let (mut log, _) = open(&path);
-            let mut ends = vec![0];
-            for batch in &batches {
-                log.append(batch).expect("appended");
-                ends.push(log.bytes().expect("there"));
-            }
-            let cut = cut as u64 % (ends[ends.len() - 1] + 1);
-            OpenOptions::new().write(true).open(&path).expect("there").set_len(cut).expect("cut");
-            let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
-            let acknowledged: Vec<u32> = batches[..whole].concat();
-            let (mut log, read) = open(&path);
-            prop_assert!(read.starts_with(&acknowledged) && batches.concat().starts_with(&read));
-            log.append(&[7_u32]).expect("goes on");
-            let (_, read) = open(&path);
-            prop_assert_eq!(read.last(), Some(&7));
-        }
-
-        #[test]
-        fn a_damaged_line_is_quarantined_and_the_others_stay(count in 2_u32..8, line in any::<usize>(), at in any::<usize>()) {
-            let folder = tempfile::tempdir().expect("a temporary directory");
-            let path = folder.path().join("log");
-            let (mut log, _) = open(&path);
-            let all: Vec<u32> = (1000..1000 + count).collect();
-            log.append(&all).expect("appended");
-            let mut bytes = fs::read(&path).expect("there");
-            let starts: Vec<usize> = std::iter::once(0).chain(bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1)).collect();
-            let line = line % count as usize;
-            let (from, to) = (starts[line], starts[line + 1] - 1);
-            bytes[from + at % (to - from)] ^= 0x80;
-            fs::write(&path, bytes).expect("damaged");
-            let (log, read) = open(&path);
-            prop_assert_eq!(log.damage, Damage { torn: 0, quarantined: 1 });
-            prop_assert_eq!(read, all.iter().copied().filter(|n| *n as usize != 1000 + line).collect::<Vec<_>>());
-            prop_assert!(folder.path().join("log.quarantine").exists());
-            let (log, _) = open(&path);
-            prop_assert_eq!(log.damage, Damage::default());
-        }
-    }
-}
+mod tests;

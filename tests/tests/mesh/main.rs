@@ -9,6 +9,8 @@ mod encrypted;
 mod faults;
 mod foreign;
 mod index;
+mod keep_names;
+mod keep_state;
 mod modes;
 mod person;
 mod score;

@@ -151,6 +151,12 @@ pub struct TrialsOut {
     pub torn: u64,
     /// Damaged records set aside.
     pub quarantined: u64,
+    /// Records that were acknowledged and are gone, when the journal was opened; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<u64>,
+    /// Why there may be fewer trials than were made, until what was set aside is moved away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortfall: Option<String>,
 }
 
 /// Parameters of `Best`.

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
         let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));
         let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));
         service.when_told().await;
-        let outcome = module.serve(service).await;
+        let attributes = service.attributes();
+        let outcome = module.serve_with(service, attributes).await;
         follower.abort();
         refresher.abort();
         outcome

@@ -165,7 +165,9 @@ impl IndexService {
 
     async fn one_trial(self: &Arc<Self>, name: &str) -> Result<String, Fault> {
         let index = self.index(name)?;
+        index.writable()?;
         let (generation, _) = index.current()?;
+        index.trials_known()?;
         let fingerprint = data_fingerprint(&generation);
         drop(generation);
         let chosen = next(&self.agent.settings, &fingerprint, &lock(&index.journal).trials);

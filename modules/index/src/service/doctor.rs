@@ -65,12 +65,10 @@ fn examine(index: &Index) -> Finding {
     found.notes.extend(index.swept());
     let journal = lock(&index.journal);
     found.problems.extend(journal.trouble().map(str::to_owned));
-    let damage = journal.damage();
-    if damage.quarantined > 0 {
-        found.notes.push(format!("trials/journal.log: {} damaged records are in journal.log.quarantine", damage.quarantined));
-    }
-    if damage.torn > 0 {
-        found.notes.push(format!("trials/journal.log: {} records that were never acknowledged were cut off", damage.torn));
+    found.notes.extend(journal.shortfall());
+    let torn = journal.damage().torn;
+    if torn > 0 && journal.shortfall().is_none() {
+        found.notes.push(format!("trials/journal.log: {torn} records that were never acknowledged were cut off"));
     }
     drop(journal);
     // One thing may be said by whoever opened the index and by whoever reads it now.
@@ -115,8 +113,11 @@ impl IndexService {
     pub(super) async fn doctor(&self, call: &Call) -> Result<Reply, Fault> {
         let DoctorIn { name, repair } = call.parameters()?;
         let index = self.index(&name)?;
-        let claim = index.claim("doctor").await?;
-        let stub = self.folder.join(&name);
+        let claim = match repair {
+            Some(true) => index.claim("doctor").await?,
+            _ => index.claim_to_look("doctor").await?,
+        };
+        let stub = self.stub(&name)?;
         let work = move || -> Result<DoctorOut, Fault> {
             let _claim = claim;
             let mut found = examine(&index);

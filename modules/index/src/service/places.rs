@@ -28,7 +28,7 @@ const READERS_EVERY: Duration = Duration::from_millis(5);
 const READERS_ASKED: usize = 1000;
 
 impl IndexService {
-    /// The folder of an index in a bucket.
+    /// The folder of an index in a bucket. The name was checked, or is that of an index there is.
     pub(super) async fn place(&self, bucket: &str, name: &str) -> Result<PathBuf, Fault> {
         let BucketsOut { buckets } = self.client.call("org.brahman.Storage.Buckets", &Empty {}, &CallOptions::default()).await?.value;
         let Some(found) = buckets.iter().find(|b| b.name == bucket) else {
@@ -111,7 +111,7 @@ impl IndexService {
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let of = index.folder.generations().iter().map(|(_, m)| m.bytes()).sum();
         let done = Arc::new(AtomicU64::new(0));
-        let (counted, stop, moving, stub) = (Arc::clone(&done), Arc::clone(&claim.stop), Arc::clone(&index), self.folder.join(&name));
+        let (counted, stop, moving, stub) = (Arc::clone(&done), Arc::clone(&claim.stop), Arc::clone(&index), self.stub(&name)?);
         let (service, to) = (Arc::clone(self), bucket.clone());
         let work = move || -> Result<(Weak<Index>, u64), Fault> {
             let _claim = claim;
@@ -153,7 +153,7 @@ impl IndexService {
         // A search that began in the old home ends there. Whatever is left then goes with the next opening.
         for _ in 0..READERS_ASKED {
             if old.strong_count() == 0 {
-                let stub = self.folder.join(&name);
+                let stub = self.stub(&name)?;
                 let cleared = tokio::task::spawn_blocking(move || Home::open(&stub)).await;
                 cleared.map_err(|e| Fault::internal(e.to_string()))?.map_err(|e| io_fault("clearing the old home", &e))?;
                 break;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{Caches, CreateIn};
-use brahman_storage::Steps;
+use brahman_storage::{Steps, writable};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::folder::Folder;
@@ -23,6 +23,12 @@ use crate::trials::{self, Journal};
 /// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// That nothing can be written in a folder.
+pub(super) fn read_only(error: &writable::ReadOnly) -> Fault {
+    let message = format!("{error} ({})", error.source);
+    Fault::new("org.brahman.Index.ReadOnly", false, message).with("path", error.folder.display().to_string())
 }
 
 /// What answers.
@@ -186,6 +192,32 @@ impl Index {
         })
     }
 
+    /// That files can be made where it lives.
+    ///
+    /// # Errors
+    /// `ReadOnly`.
+    pub(super) fn writable(&self) -> Result<(), Fault> {
+        // Of a disk that is not there something else is said.
+        if !self.folder.path().is_dir() {
+            return Ok(());
+        }
+        writable::check(self.folder.path()).map_err(|error| read_only(&error))
+    }
+
+    /// That it is known which trials there were.
+    ///
+    /// # Errors
+    /// `Damaged`, naming the journal.
+    pub(super) fn trials_known(&self) -> Result<(), Fault> {
+        let Some(why) = lock(&self.journal).trouble().map(str::to_owned) else { return Ok(()) };
+        let name = &self.parameters.name;
+        let message = format!(
+            "index `{name}`: its trials cannot be read: {why}; it is searched all the same. Put the file back, or move it away to begin \
+             anew, then `brahman restart index`"
+        );
+        Err(Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone()))
+    }
+
     /// That nothing of it is whole, and why.
     pub(super) fn damaged(&self, why: &str) -> Fault {
         let name = &self.parameters.name;
@@ -345,23 +377,37 @@ impl Index {
     /// Claims the right to change this index. A compaction gives way; anything else is `Busy`.
     ///
     /// # Errors
-    /// `Busy`.
+    /// `Busy`, or `ReadOnly` where nothing can be written.
     pub(super) async fn claim(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
+        self.writable()?;
+        self.claim_to_look(what).await
+    }
+
+    /// The same for whoever may change nothing after all.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(super) async fn claim_to_look(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
         let busy = lock(&self.busy).clone();
         match busy {
             Some(("compaction", stop)) if what != "compaction" => {
                 stop.store(true, Ordering::Relaxed);
                 Ok(self.claimed(what, Arc::clone(&self.slot).lock_owned().await))
             }
-            _ => self.claim_now(what),
+            _ => self.claim_slot(what),
         }
     }
 
-    /// The same for whoever cannot wait for a compaction to end.
+    /// The right to change it, for whoever cannot wait for a compaction to end.
     ///
     /// # Errors
-    /// `Busy`.
+    /// `Busy`, or `ReadOnly`.
     pub(super) fn claim_now(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
+        self.writable()?;
+        self.claim_slot(what)
+    }
+
+    fn claim_slot(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
         let Ok(slot) = Arc::clone(&self.slot).try_lock_owned() else {
             let name = &self.parameters.name;
             let message = format!("index `{name}` is busy: {}; try again when it is done", self.busy().unwrap_or("being changed"));

@@ -114,7 +114,10 @@ pub(super) struct Attempt {
 impl Attempt {
     /// Builds, measures and keeps a trial. Blocks for as long as a build takes.
     pub(super) fn run(self) -> Result<TrialRecord, Fault> {
+        // Before the work, not after it.
+        self.index.writable()?;
         let (generation, _) = self.index.current()?;
+        self.index.trials_known()?;
         let manifest = &generation.manifest;
         let (engine, parameters) = built_by(&self.config, manifest)?;
         let aside = || self.aside.iter().for_each(|aside| aside());
@@ -189,6 +192,7 @@ impl IndexService {
     pub(super) async fn eval_autogen(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: EvalAutogenIn = call.parameters()?;
         let index = self.index(&ask.name)?;
+        index.writable()?;
         let queries = bounded("queries", ask.queries, 10, QUERIES_MAX, usize::try_from(QUERIES).unwrap_or(500))?;
         let k = bounded("k", ask.k, 1, 1000, 10)?;
         let (generation, _) = index.current()?;
@@ -256,12 +260,17 @@ impl IndexService {
         let NameIn { name } = call.parameters()?;
         let index = self.index(&name)?;
         let fingerprint = index.generation().map(|g| data_fingerprint(&g));
+        index.trials_known()?;
         let journal = lock(&index.journal);
-        if let Some(why) = journal.trouble() {
-            return Err(Fault::internal(format!("the journal cannot be used: {why}")));
-        }
         let damage = journal.damage();
-        Reply::of(&TrialsOut { trials: journal.trials.clone(), fingerprint, torn: damage.torn, quarantined: damage.quarantined })
+        Reply::of(&TrialsOut {
+            trials: journal.trials.clone(),
+            fingerprint,
+            torn: damage.torn,
+            quarantined: damage.quarantined,
+            missing: Some(damage.missing).filter(|missing| *missing > 0),
+            shortfall: journal.shortfall(),
+        })
     }
 
     pub(super) fn best(&self, call: &Call) -> Result<Reply, Fault> {
@@ -272,6 +281,7 @@ impl IndexService {
             return Err(Fault::invalid_parameter("by", format!("`{by}`, expected pareto, recall or latency")));
         }
         let (generation, _) = index.current()?;
+        index.trials_known()?;
         let trial = trials::best(&lock(&index.journal).trials, &data_fingerprint(&generation), by).cloned();
         Reply::of(&BestOut { trial })
     }
@@ -279,6 +289,8 @@ impl IndexService {
     pub(super) fn compact_trials(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: CompactTrialsIn = call.parameters()?;
         let index = self.index(&ask.name)?;
+        index.writable()?;
+        index.trials_known()?;
         let mut journal = lock(&index.journal);
         let keep = bounded("keep", ask.keep, 0, 1_000_000, 1000)?;
         let dropped = journal.compact(keep).map_err(|e| io_fault("compacting the journal", &e))?;
@@ -288,6 +300,7 @@ impl IndexService {
     pub(super) async fn autotune(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: AutotuneIn = call.parameters()?;
         let index = self.index(&ask.name)?;
+        index.writable()?;
         let ms = ask.m.filter(|m| !m.is_empty()).unwrap_or_else(|| vec![8, 16, 24]);
         let efs = once_each(ask.ef_construction.filter(|e| !e.is_empty()).unwrap_or_else(|| vec![64, 100, 200]));
         let target = target(ask.target_recall)?;
@@ -300,6 +313,7 @@ impl IndexService {
         }
         let of = grid.len() as u64;
         let (generation, _) = index.current()?;
+        index.trials_known()?;
         // What cannot be built is said before the first is.
         for (m, ef_construction) in &grid {
             let config = Config { m: Some(*m), ef_construction: Some(*ef_construction), ..Config::default() };
@@ -329,6 +343,7 @@ impl IndexService {
             (None, None, Some(_)) => None,
             (None, Some(config), None) => Some(config),
             (Some(id), None, None) => {
+                index.trials_known()?;
                 let journal = lock(&index.journal);
                 let found = journal.trials.iter().find(|t| t.id == *id);
                 let missing = || {
@@ -338,6 +353,7 @@ impl IndexService {
                 Some(found.ok_or_else(missing)?.config.clone())
             }
             (None, None, None) => {
+                index.trials_known()?;
                 let journal = lock(&index.journal);
                 let found = trials::best(&journal.trials, &data_fingerprint(&champion), "pareto");
                 let message = format!("index `{0}` has no trial on its data yet: `brahman index trial {0}`, or `autotune`", ask.name);
