@@ -9,6 +9,7 @@ mod encrypted;
 mod faults;
 mod foreign;
 mod index;
+mod keep_buckets;
 mod modes;
 mod person;
 mod score;
