@@ -15,12 +15,13 @@ pub const RESCUE: &str = "rescue";
 /// The interface.
 pub const INTERFACE: Interface = Interface {
     name: "org.brahman.Storage",
-    idempotent: &["Buckets", "AddBucket", "Health", "Errors", "FlushErrors", "CompactErrors", "GetObject", "PutObject"],
+    idempotent: &["Buckets", "AddBucket", "Health", "Errors", "FlushErrors", "CompactErrors", "GetObject", "PutObject", "Scrub"],
     idl: "# Where objects lie: folders of this machine, or S3 and what speaks like it.
 interface org.brahman.Storage
 
 # `conditional_put`: a key can be created only once, so that two writers cannot both win. `secret` names the entry of the secrets
-# file that has the key; it is not told here.
+# file that has the key; it is not told here. `id` is the ULID in the marker at the bucket's root (.brahman-bucket.json), by which its
+# disk is told from an empty folder; absent: no marker was written yet.
 type Bucket (
   name: string,
   url: string,
@@ -28,10 +29,31 @@ type Bucket (
   secret: ?string,
   protected: bool,
   conditional_put: bool,
-  added_ms: int
+  added_ms: int,
+  id: ?string
 )
 
-type BucketHealth (name: string, reachable: bool, latency_us: int, error: ?string)
+# `hint` says what to do about `error`. Of `rescue` alone: objects, and their bytes, that have no copy yet, and for how many seconds the
+# oldest of them has had none. Of `primary` alone, for all buckets: `last_scrub_ms` is when every object was last verified, `damaged` how
+# many were not right then and could not be repaired.
+type BucketHealth (
+  name: string,
+  reachable: bool,
+  latency_us: int,
+  error: ?string,
+  hint: ?string,
+  backlog_objects: ?int,
+  backlog_bytes: ?int,
+  oldest_unsaved_s: ?int,
+  last_scrub_ms: ?int,
+  damaged: ?int
+)
+
+# An object that is not what was recorded, or is gone.
+type ScrubDamage (bucket: string, key: string, why: string)
+
+# An object that was replaced by a good copy of it.
+type ScrubRepair (bucket: string, key: string)
 
 type Failure (at_ms: int, bucket: string, operation: string, key: string, message: string)
 
@@ -39,8 +61,10 @@ method Buckets() -> (buckets: []Bucket)
 
 # Registers a bucket, once it was probed: an object is put, found to be there already when it is put again, read and deleted. `url`
 # is file:///folder or s3://bucket/prefix; `options` are those of S3 (aws_endpoint, aws_region, aws_allow_http, aws_access_key_id),
-# the secret key is the password of `secret`. A bucket named `rescue` gets a copy of every object that is committed from then on.
-method AddBucket(name: string, url: string, options: ?[string]string, secret: ?string) -> (bucket: Bucket)
+# the secret key is the password of `secret`, a session token its `token`, a customer's key its `customer_key`. A marker is written to
+# the bucket's root. No two buckets may overlap, nor a bucket and the state. A bucket named `rescue` gets a copy of every object.
+# `notes`: what holds of it that one should know, such as another catalog that uses it, or copies on the disk of what they are copies of.
+method AddBucket(name: string, url: string, options: ?[string]string, secret: ?string) -> (bucket: Bucket, notes: ?[]string)
 
 # Its objects stay where they are. `primary` and `rescue` cannot be removed, nor can one that datasets lie or indexes live in; `rescue` can be
 # added again elsewhere.
@@ -57,12 +81,23 @@ method GetObject(bucket: string, key: string, offset: ?int, length: ?int) -> (
   rescue_used: bool
 )
 
-# Puts a whole object of at most 8 MiB: it is there with all its bytes or not at all. Keys below datasets/, manifests/, indexes/, mock/
-# and brahman-probe/, and what a dataset names, cannot be put. `copied`: it has a copy in `rescue`.
+# Puts a whole object of at most 8 MiB: it is there with all its bytes or not at all. Keys below datasets/, manifests/, indexes/, mock/,
+# brahman-probe/ and .brahman-catalogs/, the marker, and what a dataset names, cannot be put. `copied`: it has a copy in `rescue`.
 method PutObject(bucket: string, key: string, data_base64: string) -> (size: int, sha256: string, copied: bool)
 
-# Asks every bucket for an object now.
+# Asks every bucket for its marker now.
 method Health() -> (health: []BucketHealth)
+
+# Reads every object that a dataset names, and every copy of one, and compares it with the recorded SHA-256; one that is not right is
+# replaced by a copy that is. Of one bucket or one dataset, if said. With `more`, replies on the way hold what was done so far.
+method Scrub(bucket: ?string, dataset: ?string) -> (
+  objects: int,
+  bytes: int,
+  damaged: []ScrubDamage,
+  repaired: []ScrubRepair,
+  unrepaired: []ScrubDamage,
+  elapsed_ms: int
+)
 
 # The newest failed operations first, 100 unless said; `total` of those that are kept.
 method Errors(limit: ?int) -> (errors: []Failure, total: int)
@@ -77,7 +112,7 @@ error NoSuchBucket (message: string, retryable: bool, name: string)
 error Protected (message: string, retryable: bool, name: string)
 # Datasets lie in it, or indexes live there.
 error InUse (message: string, retryable: bool, name: string)
-# It could not be reached, or does not do what a bucket must.
+# It could not be reached, is away (its marker is not to be seen), or does not do what a bucket must.
 error Unusable (message: string, retryable: bool, name: string)
 error NoSuchObject (message: string, retryable: bool, name: string, key: string)
 # The object is not what a dataset's file says of it, and no copy is.
@@ -108,6 +143,9 @@ pub struct Bucket {
     pub conditional_put: bool,
     /// Unix time.
     pub added_ms: u64,
+    /// ULID in the marker at its root; none before one was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// Reply of `Buckets`.
@@ -138,6 +176,9 @@ pub struct AddBucketIn {
 pub struct AddBucketOut {
     /// As it is registered.
     pub bucket: Bucket,
+    /// What holds of it that one should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<Vec<String>>,
 }
 
 /// Parameters of `RemoveBucket`.
@@ -261,7 +302,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
 }
 
 /// How a bucket is.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// Its name.
     pub name: String,
@@ -272,6 +313,24 @@ pub struct Health {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Of `rescue`: objects without a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog_objects: Option<u64>,
+    /// Their bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog_bytes: Option<u64>,
+    /// For how long the oldest of them has had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_unsaved_s: Option<u64>,
+    /// Of `primary`, for all buckets: when every object was last verified, Unix time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scrub_ms: Option<u64>,
+    /// Objects that were not right then, and could not be repaired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<u64>,
 }
 
 /// Reply of `Health`.
@@ -279,6 +338,55 @@ pub struct Health {
 pub struct HealthOut {
     /// By name.
     pub health: Vec<Health>,
+}
+
+/// Parameters of `Scrub`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScrubIn {
+    /// This bucket alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// What this dataset is made of alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
+}
+
+/// An object that is not what was recorded, or is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScrubDamage {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// What is wrong, or why it could not be repaired.
+    pub why: String,
+}
+
+/// An object that was replaced by a good copy of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScrubRepair {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// Replies of `Scrub`: what was done so far and, in the last one, all of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ScrubOut {
+    /// Objects read.
+    pub objects: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Objects that were not right.
+    pub damaged: Vec<ScrubDamage>,
+    /// Those of them that are right again.
+    pub repaired: Vec<ScrubRepair>,
+    /// Those of them that are not.
+    pub unrepaired: Vec<ScrubDamage>,
+    /// Since it began.
+    pub elapsed_ms: u64,
 }
 
 /// An operation that failed.

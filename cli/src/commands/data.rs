@@ -1,18 +1,12 @@
 //! Sources to datasets.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{
     self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut,
 };
 use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut};
-use brahman_card::interface::storage::{
-    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, GetObjectIn, GetObjectOut, HealthOut,
-    OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RemoveBucketIn, decode, encode,
-};
 use clap::Args;
 use serde::Serialize;
 
@@ -363,155 +357,5 @@ pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: 
         ]
     });
     output.table(&["TIME", "EVENT", "GENERATION", "ROWS", "RUN", "FROM / WHY"], rows.collect());
-    Ok(())
-}
-
-/// `KEY=VALUE`.
-pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    pair.ok_or_else(|| "expected KEY=VALUE".to_owned())
-}
-
-pub(crate) async fn buckets(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: BucketsOut = get(socket, "org.brahman.Storage.Buckets", &Empty {}).await?;
-    if output.json() {
-        output.print_json(&out);
-        return Ok(());
-    }
-    let rows = out.buckets.iter().map(|b| {
-        let writers = if b.conditional_put { "several" } else { "one" };
-        vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "stays" } else { "" }.to_owned()]
-    });
-    output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
-    Ok(())
-}
-
-pub(crate) async fn add_bucket(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result<()> {
-    let out: AddBucketOut = get(socket, "org.brahman.Storage.AddBucket", &ask).await?;
-    if output.json() {
-        output.print_json(&out);
-        return Ok(());
-    }
-    let b = out.bucket;
-    let writers = if b.conditional_put { "" } else { "; it lets a key be put twice, so only one may write" };
-    output.line(&format!("{} is {}{writers}", b.name, b.url));
-    Ok(())
-}
-
-pub(crate) async fn remove_bucket(socket: &Path, name: String, output: &Output) -> anyhow::Result<()> {
-    let _: Empty = get(socket, "org.brahman.Storage.RemoveBucket", &RemoveBucketIn { name: name.clone() }).await?;
-    if output.json() {
-        output.print_json(&serde_json::json!({}));
-    } else {
-        output.line(&format!("{name} is forgotten; its objects stay where they are"));
-    }
-    Ok(())
-}
-
-/// Bytes asked for at once.
-const PART_BYTES: u64 = OBJECT_BYTES_MAX;
-
-/// Writes an object, part by part, into a file or to the standard output.
-pub(crate) async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
-    if to.is_none() && output.json() {
-        let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
-        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
-        output.print_json(&out);
-        return Ok(());
-    }
-    let mut file: Box<dyn std::io::Write> = match to {
-        Some(path) => Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?),
-        None => Box::new(std::io::stdout()),
-    };
-    let (mut at, mut rescued) = (0, false);
-    let (size, sha256) = loop {
-        let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
-        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
-        let bytes = decode(&out.data_base64).context("the reply is no base64")?;
-        file.write_all(&bytes)?;
-        at += bytes.len() as u64;
-        rescued |= out.rescue_used;
-        if at >= out.size || bytes.is_empty() {
-            break (out.size, out.sha256);
-        }
-    };
-    file.flush()?;
-    // The standard output is the object's own.
-    let Some(path) = to else {
-        if rescued {
-            writeln!(std::io::stderr(), "{key} was read from bucket rescue: it is gone from bucket {bucket}, or damaged there")?;
-        }
-        return Ok(());
-    };
-    if output.json() {
-        let path = path.display().to_string();
-        output.print_json(
-            &serde_json::json!({"bucket": bucket, "key": key, "path": path, "size": size, "sha256": sha256, "rescue_used": rescued}),
-        );
-        return Ok(());
-    }
-    output.line(&format!("{key}: {} in {}", bytes(size), path.display()));
-    if rescued {
-        output.line(&output.paint("read from bucket rescue: it is gone from its own, or damaged there", Tone::Busy));
-    }
-    Ok(())
-}
-
-/// Puts a file as an object.
-pub(crate) async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, output: &Output) -> anyhow::Result<()> {
-    let held =
-        std::fs::metadata(from).and_then(|meta| if meta.len() > OBJECT_BYTES_MAX { Ok(None) } else { std::fs::read(from).map(Some) });
-    let Some(held) = held.with_context(|| from.display().to_string())? else {
-        anyhow::bail!("{}: larger than the {} that are put at once", from.display(), bytes(OBJECT_BYTES_MAX));
-    };
-    let ask = PutObjectIn { bucket: bucket.clone(), key: key.clone(), data_base64: encode(&held) };
-    let out: PutObjectOut = get(socket, "org.brahman.Storage.PutObject", &ask).await?;
-    if output.json() {
-        output.print_json(&out);
-    } else {
-        let copied = if out.copied { ", with a copy in rescue" } else { "" };
-        output.line(&format!("{key} in {bucket}: {}{copied}", bytes(out.size)));
-    }
-    Ok(())
-}
-
-pub(crate) async fn health(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: HealthOut = get(socket, "org.brahman.Storage.Health", &Empty {}).await?;
-    if output.json() {
-        output.print_json(&out);
-        return Ok(());
-    }
-    let rows = out.health.iter().map(|h| {
-        let state = if h.reachable { output.paint("reachable", Tone::Good) } else { output.paint("not reachable", Tone::Bad) };
-        vec![h.name.clone(), state, format!("{} µs", h.latency_us), h.error.clone().unwrap_or_default()]
-    });
-    output.table(&["BUCKET", "STATE", "AFTER", "WHY"], rows.collect());
-    Ok(())
-}
-
-pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
-    if let Some(keep) = compact {
-        let out: CompactErrorsOut = get(socket, "org.brahman.Storage.CompactErrors", &CompactErrorsIn { keep: Some(keep) }).await?;
-        if output.json() {
-            output.print_json(&out);
-        } else {
-            output.line(&format!("{} kept, {} dropped", out.kept, out.dropped));
-        }
-        return Ok(());
-    }
-    let out: ErrorsOut = get(socket, "org.brahman.Storage.Errors", &ErrorsIn { limit: Some(limit) }).await?;
-    if output.json() {
-        output.print_json(&out);
-        return Ok(());
-    }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    let rows = out.errors.iter().map(|e| {
-        let ago = format!("{} ago", duration((now - e.at_ms as f64 / 1000.0).max(0.0)));
-        vec![ago, e.bucket.clone(), e.operation.clone(), e.key.clone(), e.message.clone()]
-    });
-    output.table(&["WHEN", "BUCKET", "OPERATION", "KEY", "WHY"], rows.collect());
-    if out.total > limit {
-        output.line(&format!("{} more; --limit shows them", out.total - limit));
-    }
     Ok(())
 }

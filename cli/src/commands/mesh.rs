@@ -1,6 +1,6 @@
 //! Running a mesh and looking after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,7 @@ use brahman_sidecar::{ClientError, place};
 use super::{get, sibling, stream};
 use crate::Up;
 use crate::failure::BadInput;
-use crate::output::{Output, Tone, duration, one_line};
+use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// Becomes `brahman-init`, so that signals reach it without a go-between.
 pub(crate) fn up(up: &Up, socket: &Path) -> anyhow::Result<()> {
@@ -153,6 +153,9 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
         if let Some(breaker) = &m.breaker {
             output.line(&format!("{}: breaker {breaker}, {} of {} calls failed", m.label, m.failures, m.calls));
         }
+        for line in storage_lines(&m.attributes) {
+            output.line(&output.paint(&format!("{}: {line}", m.label), Tone::Busy));
+        }
         for shortfall in m.shortfalls.iter().flatten() {
             output.line(&output.paint(&format!("{}: {shortfall}", m.label), Tone::Faint));
         }
@@ -165,6 +168,21 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
         );
     }
     Ok(())
+}
+
+/// What a module says of its buckets, in words: copies that have yet to be made, and buckets that are away.
+fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String> {
+    let figure = |name: &str| attributes.get(name).and_then(|figure| figure.parse::<u64>().ok()).filter(|figure| *figure > 0);
+    let text = |name: &str| attributes.get(name).filter(|text| !text.is_empty());
+    let mut lines = Vec::new();
+    if let Some(objects) = figure("copies.objects") {
+        let size = bytes(figure("copies.bytes").unwrap_or(0));
+        let since = figure("copies.oldest_s").map(|s| format!(", the oldest for {}", duration(s as f64))).unwrap_or_default();
+        let why = text("copies.why").map(|why| format!(": {why}")).unwrap_or_default();
+        lines.push(format!("{objects} objects ({size}) have no copy in bucket rescue yet{since}{why}"));
+    }
+    lines.extend(text("buckets.away").map(|away| format!("away: bucket {away}; see `brahman buckets health`")));
+    lines
 }
 
 fn micros(us: u64) -> String {
@@ -288,4 +306,19 @@ fn report_cards(found: &[Found], errors: &[CardError], output: &Output) -> anyho
     bad.dedup();
     let all = bad.len() + found.iter().filter(|card| !refused(&card.origin)).count();
     if bad.is_empty() { Ok(()) } else { Err(BadInput(format!("{} of {all} Cards are refused", bad.len())).into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_that_are_behind_and_buckets_that_are_away_are_told() {
+        let lines =
+            |all: &[(&str, &str)]| storage_lines(&all.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect());
+        let behind = [("copies.objects", "3"), ("copies.bytes", "2048"), ("copies.oldest_s", "90"), ("copies.why", "no space")];
+        assert_eq!(lines(&behind), ["3 objects (2.0 KiB) have no copy in bucket rescue yet, the oldest for 1m30s: no space"]);
+        assert_eq!(lines(&[("buckets.away", "disk")]), ["away: bucket disk; see `brahman buckets health`"]);
+        assert!(lines(&[("copies.objects", "0"), ("copies.why", ""), ("buckets.away", ""), ("model", "m")]).is_empty());
+    }
 }

@@ -4,6 +4,11 @@
 //! [shop]
 //! url = "postgres://reader@db.example/shop"
 //! password = "anything; no encoding needed"
+//!
+//! [lake]
+//! password = "a bucket's secret key"
+//! token = "of a session, if there is one"
+//! customer_key = "base64 of the key by which S3 encrypts (SSE-C), if there is one"
 //! ```
 //!
 //! Invariants: a file that others can read, or that belongs to another user, is refused by name; no message and no
@@ -29,6 +34,10 @@ pub struct Secret {
     pub url: Option<String>,
     /// A password or token, as it is.
     pub password: Option<String>,
+    /// Of a session, beside the password.
+    pub token: Option<String>,
+    /// By which a bucket's objects are encrypted (SSE-C), in base64.
+    pub customer_key: Option<String>,
 }
 
 impl std::fmt::Debug for Secret {
@@ -94,7 +103,7 @@ pub fn read(path: &Path, name: &str) -> Result<Secret, SecretError> {
     let line = |at: usize| text[..at].lines().count().max(1);
     let all: BTreeMap<String, Secret> = toml::from_str(&text).map_err(|e| {
         let place = e.span().map(|span| format!(", near line {}", line(span.start.min(text.len())))).unwrap_or_default();
-        unreadable(format!("is no TOML of [name] tables with `url` and `password`{place}"))
+        unreadable(format!("is no TOML of [name] tables with `url`, `password`, `token` and `customer_key`{place}"))
     })?;
     all.get(name).cloned().ok_or_else(|| SecretError::NoSuchSecret { path: path.to_owned(), name: name.to_owned() })
 }
@@ -121,6 +130,10 @@ mod tests {
         write("[shop]\npassword = 'hunter2' hunter2\n", 0o600);
         let error = read(file.path(), "shop").expect_err("no TOML").to_string();
         assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        write("[lake]\npassword = 'p'\ntoken = 't'\ncustomer_key = 'hunter2'\n", 0o600);
+        let secret = read(file.path(), "lake").expect("read");
+        assert_eq!((secret.token.as_deref(), secret.customer_key.as_deref()), (Some("t"), Some("hunter2")));
+        assert!(!format!("{secret:?}").contains("hunter2"));
         write("[shop]\npassword = 'hunter2'\n", 0o640);
         let error = read(file.path(), "shop").expect_err("others can read it").to_string();
         assert!(error.contains("0640") && error.contains("chmod 600") && error.contains(&file.path().display().to_string()), "{error}");

@@ -9,6 +9,7 @@ mod encrypted;
 mod faults;
 mod foreign;
 mod index;
+mod keep_buckets;
 mod keep_names;
 mod keep_state;
 mod modes;

@@ -16,7 +16,7 @@ use super::storage::refused;
 /// Longest key: what S3 takes.
 const KEY_BYTES_MAX: usize = 1024;
 /// First parts of keys that the mesh itself writes below.
-const OURS: [&str; 6] = ["datasets", "manifests", "indexes", "mock", "brahman-probe", COPIES];
+const OURS: [&str; 8] = ["datasets", "manifests", "indexes", "mock", "brahman-probe", ".brahman-bucket.json", ".brahman-catalogs", COPIES];
 
 /// Whether a key names one object below a bucket, alike in every kind of bucket.
 fn check(key: &str) -> Result<(), Fault> {
@@ -46,7 +46,10 @@ impl CatalogService {
             Err(error) => error,
         };
         // Not there, not what it was, or not within reach.
-        let lost = matches!(failed, BucketError::NoSuchObject { .. } | BucketError::Damaged { .. } | BucketError::Unusable { .. });
+        let lost = matches!(
+            failed,
+            BucketError::NoSuchObject { .. } | BucketError::Damaged { .. } | BucketError::Unusable { .. } | BucketError::Away { .. }
+        );
         if lost && bucket != RESCUE && self.buckets.rescues() {
             for copy in copy_keys(&bucket, &key, recorded.is_some()) {
                 match self.buckets.read(RESCUE, &copy, (offset, length), recorded.as_deref()).await {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use brahman_card::Fault;
 use brahman_card::interface::storage::{
     AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
-    OBJECT_BYTES_MAX, RemoveBucketIn,
+    OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn,
 };
 use brahman_sidecar::{Call, Reply};
-use brahman_storage::buckets::BucketError;
+use brahman_storage::buckets::{Added, BucketError};
 
 use super::CatalogService;
 
@@ -33,13 +33,13 @@ impl CatalogService {
                 call.allow_paths()?;
                 let ask: AddBucketIn = call.parameters()?;
                 let name = ask.name.clone();
-                // Added again elsewhere, what lies in it would be out of reach.
-                if buckets.list().iter().any(|bucket| bucket.name == name && bucket.url != ask.url) {
+                // Added again elsewhere, what lies in it would be out of reach. The same place with other credentials is fine.
+                if buckets.moves(&ask) {
                     self.vacant(&name)?;
                 }
-                let bucket = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
+                let Added { bucket, notes } = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
                 self.settle_roots().await?;
-                Reply::of(&AddBucketOut { bucket })
+                Reply::of(&AddBucketOut { bucket, notes: Some(notes).filter(|notes| !notes.is_empty()) })
             }
             "RemoveBucket" => {
                 call.allow_paths()?;
@@ -47,7 +47,7 @@ impl CatalogService {
                 self.vacant(&name)?;
                 // Copies of what it holds; the objects stay where they are.
                 let copies = self.books().roots().get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
-                buckets.remove(&name).map_err(|e| refused(&name, &e))?;
+                buckets.remove(&name).await.map_err(|e| refused(&name, &e))?;
                 if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies))
                     && let Err(error) = tokio::fs::remove_dir_all(&copies).await
                     && error.kind() != std::io::ErrorKind::NotFound
@@ -57,7 +57,8 @@ impl CatalogService {
                 self.settle_roots().await?;
                 Ok(Reply::empty())
             }
-            "Health" => Reply::of(&HealthOut { health: buckets.health().await }),
+            "Health" => Reply::of(&self.health().await),
+            "Scrub" => self.scrub(call).await,
             "Errors" => {
                 let ErrorsIn { limit } = call.parameters()?;
                 let (errors, total) = buckets.failures(number(limit.unwrap_or(ERRORS).min(ERRORS_MAX)));
@@ -75,6 +76,22 @@ impl CatalogService {
             "PutObject" => self.put_object(call).await,
             _ => Err(call.unknown()),
         }
+    }
+
+    /// How the buckets are, with how far the copies are behind, and what the last scrub of all of them found.
+    async fn health(&self) -> HealthOut {
+        let mut health = self.buckets.health().await;
+        let (lag, (last_scrub_ms, damaged)) = (self.lag(), self.scrubbed());
+        for of in &mut health {
+            if of.name == RESCUE && self.buckets.rescues() {
+                (of.backlog_objects, of.backlog_bytes) = (Some(lag.objects), Some(lag.bytes));
+                of.oldest_unsaved_s = (lag.objects > 0).then_some(lag.oldest_s);
+            }
+            if of.name == PRIMARY && last_scrub_ms.is_some() {
+                (of.last_scrub_ms, of.damaged) = (last_scrub_ms, Some(damaged));
+            }
+        }
+        HealthOut { health }
     }
 
     /// Refuses if datasets lie in a bucket or indexes live there. One that is protected stays in any case.
@@ -142,7 +159,8 @@ pub(super) fn refused(name: &str, error: &BucketError) -> Fault {
     match error {
         BucketError::NoSuchBucket(_) => of("org.brahman.Storage.NoSuchBucket", false),
         BucketError::Protected(_) => of("org.brahman.Storage.Protected", false),
-        BucketError::Unusable { .. } => of("org.brahman.Storage.Unusable", true),
+        // What is away may come back.
+        BucketError::Unusable { .. } | BucketError::Away { .. } => of("org.brahman.Storage.Unusable", true),
         BucketError::Bad(_) => Fault::invalid_parameter("bucket", message),
         BucketError::NoSuchObject { key, .. } => of("org.brahman.Storage.NoSuchObject", false).with("key", key.clone()),
         BucketError::Damaged { key, .. } => of("org.brahman.Storage.DamagedObject", false).with("key", key.clone()),

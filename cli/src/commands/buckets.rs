@@ -1,0 +1,299 @@
+//! Where objects lie: buckets, their health, their objects, and what failed.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use brahman_card::interface::Empty;
+use brahman_card::interface::storage::{
+    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, GetObjectIn, GetObjectOut, HealthOut,
+    OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RemoveBucketIn, ScrubIn, ScrubOut, decode, encode,
+};
+use clap::Subcommand;
+
+use super::{get, stream};
+use crate::output::{Output, Tone, bytes, duration, one_line};
+
+/// What can be done with buckets.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Buckets {
+    /// Register a bucket, once it was probed; `rescue` gets a copy of everything that is committed
+    Add {
+        /// Its name
+        name: String,
+        /// file:///folder or s3://bucket/prefix
+        url: String,
+        /// Of S3: aws_endpoint, aws_region, aws_access_key_id, aws_allow_http, …
+        #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = pair)]
+        options: Vec<(String, String)>,
+        /// Entry of the secrets file whose password is the secret key; its `token` and `customer_key` are used, too
+        #[arg(long)]
+        secret: Option<String>,
+    },
+    /// Forget a bucket; its objects stay where they are
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// Ask every bucket whether it is there; exit status 1 if one is not
+    Health,
+    /// Read every object and every copy, compare it with what was recorded, and repair one from the other
+    Scrub {
+        /// This bucket alone
+        #[arg(long)]
+        bucket: Option<String>,
+        /// What this dataset is made of alone
+        #[arg(long)]
+        dataset: Option<String>,
+    },
+    /// Read an object, to a file or the standard output; from `rescue` if it is gone or damaged
+    Get {
+        /// Bucket
+        bucket: String,
+        /// Key
+        key: String,
+        /// Write it to this file
+        #[arg(short = 'f', long = "file", value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Put a file of at most 8 MiB as an object; never over what a dataset is made of
+    Put {
+        /// Bucket
+        bucket: String,
+        /// Key
+        key: String,
+        /// File
+        file: PathBuf,
+    },
+}
+
+/// Something is wrong, and the output says what: there is nothing to add but the exit status.
+#[derive(Debug)]
+pub(crate) struct Unsound(String);
+
+impl std::fmt::Display for Unsound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unsound {}
+
+pub(crate) async fn run(socket: &Path, command: Option<Buckets>, output: &Output) -> anyhow::Result<()> {
+    match command {
+        None => list(socket, output).await,
+        Some(Buckets::Add { name, url, options, secret }) => {
+            let options = Some(options.into_iter().collect());
+            add(socket, AddBucketIn { name, url, options, secret }, output).await
+        }
+        Some(Buckets::Remove { name }) => remove(socket, name, output).await,
+        Some(Buckets::Health) => health(socket, output).await,
+        Some(Buckets::Scrub { bucket, dataset }) => scrub(socket, ScrubIn { bucket, dataset }, output).await,
+        Some(Buckets::Get { bucket, key, to }) => get_object(socket, bucket, key, to.as_deref(), output).await,
+        Some(Buckets::Put { bucket, key, file }) => put_object(socket, bucket, key, &file, output).await,
+    }
+}
+
+/// `KEY=VALUE`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pair.ok_or_else(|| "expected KEY=VALUE".to_owned())
+}
+
+async fn list(socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let out: BucketsOut = get(socket, "org.brahman.Storage.Buckets", &Empty {}).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let rows = out.buckets.iter().map(|b| {
+        let writers = if b.conditional_put { "several" } else { "one" };
+        vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "stays" } else { "" }.to_owned()]
+    });
+    output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
+    Ok(())
+}
+
+async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result<()> {
+    let out: AddBucketOut = get(socket, "org.brahman.Storage.AddBucket", &ask).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let b = out.bucket;
+    let writers = if b.conditional_put { "" } else { "; it lets a key be put twice, so only one may write" };
+    output.line(&format!("{} is {}{writers}", b.name, b.url));
+    out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
+    Ok(())
+}
+
+async fn remove(socket: &Path, name: String, output: &Output) -> anyhow::Result<()> {
+    let _: Empty = get(socket, "org.brahman.Storage.RemoveBucket", &RemoveBucketIn { name: name.clone() }).await?;
+    if output.json() {
+        output.print_json(&serde_json::json!({}));
+    } else {
+        output.line(&format!("{name} is forgotten; its objects stay where they are"));
+    }
+    Ok(())
+}
+
+/// Bytes asked for at once.
+const PART_BYTES: u64 = OBJECT_BYTES_MAX;
+
+/// Writes an object, part by part, into a file or to the standard output.
+async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
+    if to.is_none() && output.json() {
+        let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
+        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
+        output.print_json(&out);
+        return Ok(());
+    }
+    let mut file: Box<dyn std::io::Write> = match to {
+        Some(path) => Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?),
+        None => Box::new(std::io::stdout()),
+    };
+    let (mut at, mut rescued) = (0, false);
+    let (size, sha256) = loop {
+        let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
+        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
+        let bytes = decode(&out.data_base64).context("the reply is no base64")?;
+        file.write_all(&bytes)?;
+        at += bytes.len() as u64;
+        rescued |= out.rescue_used;
+        if at >= out.size || bytes.is_empty() {
+            break (out.size, out.sha256);
+        }
+    };
+    file.flush()?;
+    // The standard output is the object's own.
+    let Some(path) = to else {
+        if rescued {
+            writeln!(std::io::stderr(), "{key} was read from bucket rescue: it is gone from bucket {bucket}, or damaged there")?;
+        }
+        return Ok(());
+    };
+    if output.json() {
+        let path = path.display().to_string();
+        output.print_json(
+            &serde_json::json!({"bucket": bucket, "key": key, "path": path, "size": size, "sha256": sha256, "rescue_used": rescued}),
+        );
+        return Ok(());
+    }
+    output.line(&format!("{key}: {} in {}", bytes(size), path.display()));
+    if rescued {
+        output.line(&output.paint("read from bucket rescue: it is gone from its own, or damaged there", Tone::Busy));
+    }
+    Ok(())
+}
+
+/// Puts a file as an object.
+async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, output: &Output) -> anyhow::Result<()> {
+    let held =
+        std::fs::metadata(from).and_then(|meta| if meta.len() > OBJECT_BYTES_MAX { Ok(None) } else { std::fs::read(from).map(Some) });
+    let Some(held) = held.with_context(|| from.display().to_string())? else {
+        anyhow::bail!("{}: larger than the {} that are put at once", from.display(), bytes(OBJECT_BYTES_MAX));
+    };
+    let ask = PutObjectIn { bucket: bucket.clone(), key: key.clone(), data_base64: encode(&held) };
+    let out: PutObjectOut = get(socket, "org.brahman.Storage.PutObject", &ask).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        let copied = if out.copied { ", with a copy in rescue" } else { "" };
+        output.line(&format!("{key} in {bucket}: {}{copied}", bytes(out.size)));
+    }
+    Ok(())
+}
+
+async fn health(socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let out: HealthOut = get(socket, "org.brahman.Storage.Health", &Empty {}).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        show_health(&out, output);
+    }
+    let away: Vec<&str> = out.health.iter().filter(|h| !h.reachable).map(|h| h.name.as_str()).collect();
+    if away.is_empty() { Ok(()) } else { Err(Unsound(format!("not reachable: {}", away.join(", "))).into()) }
+}
+
+fn show_health(out: &HealthOut, output: &Output) {
+    let rows = out.health.iter().map(|h| {
+        let state = if h.reachable { output.paint("reachable", Tone::Good) } else { output.paint("not reachable", Tone::Bad) };
+        let backlog = match (h.backlog_objects, h.backlog_bytes) {
+            (Some(0), _) => "none".to_owned(),
+            (Some(objects), size) => format!("{objects} objects, {}", bytes(size.unwrap_or(0))),
+            (None, _) => "-".to_owned(),
+        };
+        vec![h.name.clone(), state, format!("{} µs", h.latency_us), backlog, h.error.clone().unwrap_or_default()]
+    });
+    output.table(&["BUCKET", "STATE", "AFTER", "WITHOUT A COPY", "WHY"], rows.collect());
+    for h in &out.health {
+        if let Some(hint) = &h.hint {
+            output.line(&format!("{}: {hint}", h.name));
+        }
+        if let Some(oldest) = h.oldest_unsaved_s {
+            output.line(&output.paint(&format!("the oldest object without a copy is {} old", duration(oldest as f64)), Tone::Busy));
+        }
+        if let Some(at_ms) = h.last_scrub_ms {
+            let (damaged, tone) = (h.damaged.unwrap_or(0), if h.damaged.unwrap_or(0) > 0 { Tone::Bad } else { Tone::Faint });
+            let found = if damaged > 0 { format!("{damaged} damaged and not repaired") } else { "all right".to_owned() };
+            output.line(&output.paint(&format!("all objects were last verified {} ago: {found}", ago(at_ms)), tone));
+        }
+    }
+}
+
+/// How long ago a Unix time is.
+fn ago(at_ms: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    duration((now - at_ms as f64 / 1000.0).max(0.0))
+}
+
+async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<()> {
+    let bar = output.spinner("verifying");
+    let out: ScrubOut = stream(socket, "org.brahman.Storage.Scrub", &ask, |out: &ScrubOut| {
+        bar.set_message(one_line(&format!("{} objects, {}, {} damaged", out.objects, bytes(out.bytes), out.damaged.len())));
+    })
+    .await?;
+    bar.finish_and_clear();
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        let took = duration(out.elapsed_ms as f64 / 1000.0);
+        output.line(&format!("{} objects, {} in {took}: {} damaged", out.objects, bytes(out.bytes), out.damaged.len()));
+        for repaired in &out.repaired {
+            output.line(&output.paint(&format!("repaired: {} in {}", repaired.key, repaired.bucket), Tone::Busy));
+        }
+        for left in &out.unrepaired {
+            output.line(&output.paint(&format!("not repaired: {} in {}: {}", left.key, left.bucket, left.why), Tone::Bad));
+        }
+    }
+    match out.unrepaired.len() {
+        0 => Ok(()),
+        n => Err(Unsound(format!("{n} objects are damaged and could not be repaired")).into()),
+    }
+}
+
+pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
+    if let Some(keep) = compact {
+        let out: CompactErrorsOut = get(socket, "org.brahman.Storage.CompactErrors", &CompactErrorsIn { keep: Some(keep) }).await?;
+        if output.json() {
+            output.print_json(&out);
+        } else {
+            output.line(&format!("{} kept, {} dropped", out.kept, out.dropped));
+        }
+        return Ok(());
+    }
+    let out: ErrorsOut = get(socket, "org.brahman.Storage.Errors", &ErrorsIn { limit: Some(limit) }).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let rows = out
+        .errors
+        .iter()
+        .map(|e| vec![format!("{} ago", ago(e.at_ms)), e.bucket.clone(), e.operation.clone(), e.key.clone(), e.message.clone()]);
+    output.table(&["WHEN", "BUCKET", "OPERATION", "KEY", "WHY"], rows.collect());
+    if out.total > limit {
+        output.line(&format!("{} more; --limit shows them", out.total - limit));
+    }
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! Registering buckets, and forgetting them.
+//!
+//! A bucket is registered only after a probe: an object is put, refused when it is put again, read and deleted; what does not refuse can
+//! have one writer only, and is registered as such. Invariants: no two buckets overlap, nor a bucket and the state; a bucket is refused
+//! before its folder is made; the marker is there before the registry names it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use brahman_card::interface::storage::{AddBucketIn, Bucket, PRIMARY, RESCUE};
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+
+use super::error::{BucketError, mask};
+use super::marker::{self, MARKER, Marker};
+use super::open::{self, Location, Site};
+use super::place::{Overlap, Spot};
+use super::{Buckets, Entry, Reach, is_name, lock, now_ms, registry};
+
+/// Buckets at most.
+const BUCKETS_MAX: usize = 64;
+/// How long a bucket that is forgotten may take to hear of it.
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Names that a bucket cannot have: folders and files of our own, whose names would be taken for it.
+const RESERVED: [&str; 4] = [PRIMARY, "buckets", "mock", "catalog"];
+
+/// A bucket that was registered.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// As it is.
+    pub bucket: Bucket,
+    /// What holds of it that one should know.
+    pub notes: Vec<String>,
+}
+
+impl Buckets {
+    /// Whether what is asked for would move a bucket that is registered: what lies in it would be out of reach.
+    #[must_use]
+    pub fn moves(&self, ask: &AddBucketIn) -> bool {
+        let site = Site::of(&ask.url, ask.options.as_ref().unwrap_or(&std::collections::BTreeMap::new()));
+        let all = lock(&self.all);
+        all.get(&ask.name).is_some_and(|entry| Site::of(&entry.bucket.url, &entry.bucket.options) != site)
+    }
+
+    /// Probes a bucket and registers it. `primary` can only be begun anew where it is.
+    ///
+    /// # Errors
+    /// If it cannot be reached, does not do what a bucket must, or lies where another does; it is then not registered.
+    pub async fn add(&self, ask: AddBucketIn) -> Result<Added, BucketError> {
+        let anew = ask.name == PRIMARY && !self.moves(&ask);
+        if !is_name(&ask.name) || !anew && RESERVED.iter().any(|reserved| ask.name.eq_ignore_ascii_case(reserved)) {
+            let expected = format!("expected 1 to 64 of a-z A-Z 0-9 . _ -, not starting with a dot, and none of {}", RESERVED.join(", "));
+            return Err(BucketError::Bad(format!("`{}` is no name for a bucket: {expected}", ask.name.escape_debug())));
+        }
+        self.readable()?;
+        let location = open::check(&ask)?;
+        let _changing = self.changing.lock().await;
+        let mut notes = Vec::new();
+        if let Location::Folder(folder) = &location {
+            notes.extend(self.make_room(&ask.name, folder.clone()).await?);
+        }
+        let AddBucketIn { name, options, secret, .. } = ask;
+        let (protected, added_ms) = (name == RESCUE || name == PRIMARY, if anew { 0 } else { now_ms() });
+        let options = options.unwrap_or_default();
+        let mut bucket = Bucket { name, url: location.url(), options, secret, protected, conditional_put: false, added_ms, id: None };
+        let site = Site::of(&bucket.url, &bucket.options);
+        if let Some(other) = self.other(&bucket.name, |other| Site::of(&other.url, &other.options).overlaps(&site)) {
+            let why = format!("{} holds keys of bucket `{other}`, or lies within it: expected another prefix", bucket.url);
+            return Err(BucketError::Bad(format!("bucket `{}`: {why}", bucket.name)));
+        }
+        let (store, secrets) = reachable(&bucket)?;
+        bucket.conditional_put = self.probe(&bucket.name, &store, &secrets).await?;
+        notes.extend(self.mark(&mut bucket, &*store, &secrets).await?);
+        self.register(bucket.clone())?;
+        Ok(Added { bucket: registry::shown(&bucket), notes })
+    }
+
+    /// A bucket of another name of which something holds.
+    fn other(&self, name: &str, holds: impl Fn(&Bucket) -> bool) -> Option<String> {
+        let all = lock(&self.all);
+        let mut others = all.values().map(|entry| &entry.bucket).filter(|bucket| bucket.name != name);
+        others.find(|bucket| holds(bucket)).map(|bucket| bucket.name.clone())
+    }
+
+    /// Makes a bucket's folder, if it is no other's, and lies in no other's nor around one. Says what one should know of it.
+    async fn make_room(&self, name: &str, folder: PathBuf) -> Result<Vec<String>, BucketError> {
+        let others: Vec<(String, PathBuf)> = {
+            let all = lock(&self.all);
+            let folders = all.values().filter(|entry| entry.bucket.name != name).filter_map(|entry| match &entry.reach {
+                Reach::Folder(folder) => Some((entry.bucket.name.clone(), folder.clone())),
+                Reach::S3(_) | Reach::Closed(_) => None,
+            });
+            folders.collect()
+        };
+        let (name, state, own) = (name.to_owned(), self.state.clone(), self.home.join(name));
+        // Looking at a disk that hangs must not hold up the thread that answers.
+        let making = tokio::task::spawn_blocking(move || {
+            let notes = apart(&name, &folder, &others, &state, &own)?;
+            fs::create_dir_all(&folder)?;
+            Ok::<_, BucketError>(notes)
+        });
+        making.await.map_err(io::Error::other)?
+    }
+
+    /// Gives a bucket the marker that is at its root, or makes one. Says what one should know of it.
+    async fn mark(&self, bucket: &mut Bucket, store: &dyn ObjectStore, secrets: &[String]) -> Result<Vec<String>, BucketError> {
+        let mut notes = Vec::new();
+        let unusable = |why: String| BucketError::Unusable { name: bucket.name.clone(), why: format!("{why}; it was not registered") };
+        let new = Marker::new(&bucket.name, &self.node);
+        let found = marker::make(store, bucket.conditional_put, &new).await;
+        let found = found.map_err(|e| unusable(format!("its marker {MARKER}: {}", mask(&e.to_string(), secrets))))?;
+        if let Some(other) = self.other(&bucket.name, |other| other.id.as_ref() == Some(&found.id)) {
+            return Err(unusable(format!("its marker is that of bucket `{other}`: it is the same place by another name")));
+        }
+        let before = lock(&self.all).get(&bucket.name).and_then(|entry| entry.bucket.id.clone());
+        if before.is_some_and(|before| before != found.id) {
+            notes.push(format!("this is not where bucket `{}` lay before: what lay there is not here", bucket.name));
+        }
+        match marker::join(store, &self.node, &bucket.name).await {
+            Ok(nodes) if nodes.is_empty() && found.node == self.node => {}
+            Ok(nodes) => {
+                let others = if nodes.is_empty() { found.node.clone() } else { nodes.join(", ") };
+                let first = &found.name;
+                notes.push(format!(
+                    "other catalogs use this bucket, too ({others}; it was first called `{first}`): each removes only what its own journal names"
+                ));
+            }
+            Err(error) => {
+                let why = mask(&error.to_string(), secrets);
+                notes.push(format!("that this catalog uses it could not be written there: {why}"));
+            }
+        }
+        bucket.id = Some(found.id);
+        Ok(notes)
+    }
+
+    fn register(&self, bucket: Bucket) -> Result<(), BucketError> {
+        let name = bucket.name.clone();
+        let mut all = lock(&self.all);
+        if all.len() >= BUCKETS_MAX && !all.contains_key(&name) {
+            return Err(BucketError::Bad(format!("there are {BUCKETS_MAX} buckets already, expected fewer: remove one")));
+        }
+        let before = all.insert(name.clone(), Entry::of(bucket));
+        if let Err(error) = self.save(&all) {
+            match before {
+                Some(before) => drop(all.insert(name, before)),
+                None => drop(all.remove(&name)),
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Forgets a bucket; its objects stay where they are.
+    ///
+    /// # Errors
+    /// If it is protected, or there is none.
+    pub async fn remove(&self, name: &str) -> Result<(), BucketError> {
+        self.readable()?;
+        let _changing = self.changing.lock().await;
+        let opened = self.opened(name).await;
+        {
+            let mut all = lock(&self.all);
+            match all.get(name) {
+                None => return Err(BucketError::NoSuchBucket(name.to_owned())),
+                Some(entry) if entry.bucket.protected => return Err(BucketError::Protected(name.to_owned())),
+                // One that is away, or cannot be opened, can be forgotten all the same.
+                Some(_) => {}
+            }
+            let gone = all.remove(name);
+            if let Err(error) = self.save(&all) {
+                gone.into_iter().for_each(|gone| drop(all.insert(name.to_owned(), gone)));
+                return Err(error.into());
+            }
+        }
+        // Of interest to other catalogs only: nobody waits long for it.
+        if let Ok(opened) = opened
+            && let Ok(Err(error)) = tokio::time::timeout(LEAVING_TIMEOUT, marker::leave(&*opened.store, &self.node)).await
+        {
+            self.failed(name, "delete", marker::CATALOGS, &opened.told(&error));
+        }
+        Ok(())
+    }
+
+    /// Puts, puts again, reads, deletes. Says whether the second put was refused, as it must be.
+    async fn probe(&self, name: &str, store: &Arc<dyn ObjectStore>, secrets: &[String]) -> Result<bool, BucketError> {
+        let key = Key::from(format!("brahman-probe/{}", ulid::Ulid::generate()));
+        let bytes = b"put by brahman to see whether it can; safe to delete";
+        let unusable = |doing: &str, e: object_store::Error| {
+            let why = mask(&e.to_string(), secrets);
+            self.failed(name, "probe", key.as_ref(), &why);
+            BucketError::Unusable { name: name.to_owned(), why: format!("{doing}: {why}; it was not registered") }
+        };
+        let create = || store.put_opts(&key, PutPayload::from_static(bytes), PutOptions::from(PutMode::Create));
+        let conditional = match create().await {
+            Ok(_) => match create().await {
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => true,
+                Ok(_) => false,
+                Err(error) => return Err(unusable("putting a key twice", error)),
+            },
+            Err(object_store::Error::NotImplemented { .. }) => {
+                store.put(&key, PutPayload::from_static(bytes)).await.map_err(|e| unusable("putting an object", e))?;
+                false
+            }
+            Err(error) => return Err(unusable("putting an object", error)),
+        };
+        let read = async { store.get(&key).await?.bytes().await };
+        let read = read.await.map_err(|e| unusable("reading it", e))?;
+        if read.as_ref() != bytes {
+            return Err(BucketError::Unusable {
+                name: name.to_owned(),
+                why: "it gives other bytes than were put; it was not registered".into(),
+            });
+        }
+        store.delete(&key).await.map_err(|e| unusable("deleting it", e))?;
+        Ok(conditional)
+    }
+}
+
+/// The store of a bucket that is about to be registered; a folder's marker is not asked for.
+fn reachable(bucket: &Bucket) -> Result<(Arc<dyn ObjectStore>, Vec<String>), BucketError> {
+    let bad = |why: String| BucketError::Bad(format!("bucket `{}`: {why}", bucket.name));
+    match Entry::reached(bucket)? {
+        (Reach::Folder(folder), secrets) => {
+            let store = object_store::local::LocalFileSystem::new_with_prefix(folder).map_err(|e| bad(e.to_string()))?;
+            let store: Arc<dyn ObjectStore> = Arc::new(store.with_fsync(true));
+            Ok((store, secrets))
+        }
+        (Reach::S3(store), secrets) => Ok((store, secrets)),
+        (Reach::Closed(why), _) => Err(bad(why)),
+    }
+}
+
+/// Refuses a folder that is another bucket's or the state's, lies in one or holds one. Notes those of other buckets on the same disk, where
+/// that defeats the purpose.
+fn apart(name: &str, folder: &Path, others: &[(String, PathBuf)], state: &Path, own: &Path) -> Result<Vec<String>, BucketError> {
+    let bad = |why: String| BucketError::Bad(format!("bucket `{name}`: {} {why}: expected a folder of its own", folder.display()));
+    let spot = Spot::of(folder)?;
+    // Below the state lies a bucket only where one of its name belongs.
+    if spot.overlap(&Spot::of(own)?) != Some(Overlap::Same)
+        && let Some(overlap) = spot.overlap(&Spot::of(state)?)
+    {
+        return Err(bad(format!("{} the mesh's state, {}", overlap.words(), state.display())));
+    }
+    let mut beside = Vec::new();
+    for (other, its) in others {
+        let its_spot = match Spot::of(its) {
+            Ok(spot) => spot,
+            // It is away; where it would be is told by its path.
+            Err(_) if folder.starts_with(its) || its.starts_with(folder) => {
+                return Err(bad(format!("is where bucket `{other}` would be, {}", its.display())));
+            }
+            Err(_) => continue,
+        };
+        if let Some(overlap) = spot.overlap(&its_spot) {
+            return Err(bad(format!("{} bucket `{other}`, {}", overlap.words(), its.display())));
+        }
+        if spot.device().is_some() && spot.device() == its_spot.device() {
+            beside.push(other.as_str());
+        }
+    }
+    let copies = name == RESCUE && !beside.is_empty();
+    let same_disk = || format!("{} lies on the same disk as {}: copies there are lost with it", folder.display(), beside.join(", "));
+    Ok(copies.then(same_disk).into_iter().collect())
+}

@@ -1,0 +1,177 @@
+//! Whether buckets are there.
+//!
+//! A folder is asked for its marker by a look at the file system, S3 by a request. Invariants: a bucket whose marker is not seen is never
+//! called reachable; nothing is written to a bucket here but the marker of one in S3 that an earlier version has registered.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use brahman_card::interface::storage::{Health, RESCUE};
+use futures_util::StreamExt as _;
+use object_store::ObjectStore;
+
+use super::error::{BucketError, mask};
+use super::marker::{self, MARKER, Marker};
+use super::{Buckets, Entry, Reach, is_own, lock};
+
+/// How long a bucket may take to say whether it is there.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// For how long a bucket in S3 that was there is taken to be so: the requests of one commit ask once.
+const SEEN: Duration = Duration::from_secs(3);
+
+impl Buckets {
+    /// Whether a bucket is there. Of a folder that is a look at its marker; of S3 a request, unless it was there a moment ago.
+    ///
+    /// # Errors
+    /// [`BucketError::Away`], or that there is none of this name; of S3 also that it did not answer.
+    pub async fn present(&self, name: &str) -> Result<(), BucketError> {
+        let entry = self.entry(name)?;
+        if let Reach::S3(store) = &entry.reach {
+            let there = lock(&entry.sight).there;
+            if there.is_some_and(|since| since.elapsed() < SEEN) {
+                return Ok(());
+            }
+            return self.asked(&entry, store).await;
+        }
+        self.opened(name).await.map(drop)
+    }
+
+    /// The same of a folder, without waiting for anything but the file system. A bucket in S3 passes, if it can be opened.
+    ///
+    /// # Errors
+    /// [`BucketError::Away`], or that there is none of this name.
+    pub fn mounted(&self, name: &str) -> Result<(), BucketError> {
+        let entry = self.entry(name)?;
+        match &entry.reach {
+            Reach::Folder(folder) => entry.sighted(folder).map(drop),
+            Reach::S3(_) => Ok(()),
+            Reach::Closed(why) => Err(entry.away(why.clone())),
+        }
+    }
+
+    /// Buckets that are not there, and why: folders as they are now, S3 as it was when it was last asked. Our own `rescue` does not count
+    /// before somebody has added one.
+    #[must_use]
+    pub fn absent(&self) -> Vec<(String, String)> {
+        let all: Vec<Entry> = lock(&self.all).values().cloned().collect();
+        let why = |entry: &Entry| match &entry.reach {
+            Reach::S3(_) => lock(&entry.sight).away.clone(),
+            Reach::Closed(why) => Some(why.clone()),
+            Reach::Folder(folder) => entry.sighted(folder).err().map(|error| reason(&error)),
+        };
+        let used = all.iter().filter(|entry| !(is_own(&entry.bucket) && entry.bucket.name == RESCUE));
+        used.filter_map(|entry| Some((entry.bucket.name.clone(), why(entry)?))).collect()
+    }
+
+    /// Asks every bucket, all at once, whether it is there.
+    pub async fn health(&self) -> Vec<Health> {
+        let all: Vec<Entry> = lock(&self.all).values().cloned().collect();
+        let asked = all.into_iter().map(|entry| async move {
+            let (name, started) = (entry.bucket.name.clone(), Instant::now());
+            let answer = match self.entry(&name) {
+                Ok(open) => self.answer(&open).await,
+                Err(error) => Err(error),
+            };
+            let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let error = answer.err().map(|error| reason(&error));
+            if let Some(error) = &error {
+                self.failed(&name, "health", "", error);
+            }
+            let hint = error.as_ref().map(|_| hint(&entry));
+            Health { name, reachable: error.is_none(), latency_us, error, hint, ..Health::default() }
+        });
+        futures_util::future::join_all(asked).await
+    }
+
+    async fn answer(&self, entry: &Entry) -> Result<(), BucketError> {
+        if let Reach::S3(store) = &entry.reach {
+            return self.asked(entry, store).await;
+        }
+        match tokio::time::timeout(HEALTH_TIMEOUT, self.opened(&entry.bucket.name)).await {
+            Ok(opened) => opened.map(drop),
+            Err(_) => Err(entry.away(format!("no answer within {} s", HEALTH_TIMEOUT.as_secs()))),
+        }
+    }
+
+    /// Asks a bucket in S3 for its marker, now.
+    pub(super) async fn asked(&self, entry: &Entry, store: &Arc<dyn ObjectStore>) -> Result<(), BucketError> {
+        let found = match tokio::time::timeout(HEALTH_TIMEOUT, self.recognised(entry, store)).await {
+            Ok(found) => found,
+            Err(_) => {
+                let why = format!("no answer within {} s", HEALTH_TIMEOUT.as_secs());
+                Err(BucketError::Unusable { name: entry.bucket.name.clone(), why })
+            }
+        };
+        let mut sight = lock(&entry.sight);
+        sight.there = found.is_ok().then(Instant::now);
+        sight.away = found.as_ref().err().map(reason);
+        found
+    }
+
+    async fn recognised(&self, entry: &Entry, store: &Arc<dyn ObjectStore>) -> Result<(), BucketError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            let why = mask(&error.to_string(), &entry.secrets);
+            BucketError::Unusable { name: entry.bucket.name.clone(), why }
+        };
+        let gone = || entry.away(format!("{MARKER} is not there: the bucket was deleted, or emptied"));
+        match marker::read(&**store).await.map_err(|e| failed(&e))? {
+            Some(found) if entry.bucket.id.is_some() => entry.recognises(&found),
+            // An earlier version has registered it.
+            Some(found) => self.adopt(entry, found).await,
+            None if entry.bucket.id.is_some() => Err(gone()),
+            None => {
+                // To be listed it must be there, as it need not be for a put: some stores make it then.
+                match store.list(None).next().await {
+                    Some(Err(object_store::Error::NotFound { .. })) => return Err(gone()),
+                    Some(Err(error)) => return Err(failed(&error)),
+                    Some(Ok(_)) | None => {}
+                }
+                let new = Marker::new(&entry.bucket.name, &self.node);
+                let made = marker::make(&**store, entry.bucket.conditional_put, &new).await.map_err(|e| failed(&e))?;
+                self.adopt(entry, made).await
+            }
+        }
+    }
+
+    /// Writes down which marker a bucket that has none on record has.
+    async fn adopt(&self, entry: &Entry, found: Marker) -> Result<(), BucketError> {
+        let _changing = self.changing.lock().await;
+        if self.unreadable.is_some() {
+            return Ok(());
+        }
+        let mut all = lock(&self.all);
+        let Some(there) = all.get_mut(&entry.bucket.name).filter(|there| there.bucket == entry.bucket) else { return Ok(()) };
+        there.bucket.id = Some(found.id);
+        if let Err(error) = self.save(&all) {
+            // It is there all the same, and is written down the next time.
+            drop(all);
+            self.failed(&entry.bucket.name, "open", MARKER, &error);
+        }
+        Ok(())
+    }
+}
+
+/// Why a bucket is not there, without its name.
+fn reason(error: &BucketError) -> String {
+    match error {
+        BucketError::Away { why, .. } | BucketError::Unusable { why, .. } => why.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What to do about a bucket that is not there.
+fn hint(entry: &Entry) -> String {
+    let (name, url) = (&entry.bucket.name, mask(&entry.bucket.url, &entry.secrets));
+    match &entry.reach {
+        Reach::Folder(_) => format!(
+            "mount its disk; if it is lost, or was never in use, `brahman buckets add {name} {url}` begins an empty one there. Until then \
+             nothing is written to it"
+        ),
+        Reach::S3(_) => {
+            format!("see to its server and its credentials; `brahman buckets add {name} {url} …` begins it anew if it was deleted")
+        }
+        Reach::Closed(_) => {
+            "restore the secrets file, or add the bucket again as it was registered; what lies in it stays listed".to_owned()
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Which buckets there are, on disk: `{"version": 2, "buckets": [...]}`; before version 2 the list alone.
+//!
+//! Invariants: written whole or not at all; what cannot be read is an error, and is not taken for an empty registry; what an earlier
+//! version stored that is refused now, stays usable and is shown to nobody.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use brahman_card::interface::storage::Bucket;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::error::mask;
+use super::open::{self, Location};
+use crate::atomic;
+
+/// The format that is written.
+const VERSION: u32 = 2;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Registry {
+    version: u32,
+    buckets: Vec<Bucket>,
+}
+
+/// Why the registry cannot be read.
+#[derive(Debug, Error)]
+pub(super) enum RegistryError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Damaged(#[from] serde_json::Error),
+    #[error("it is of version {0}, expected at most {max}: a newer brahman has written it", max = VERSION)]
+    Newer(u32),
+}
+
+/// Reads it; there are none where there is no file.
+pub(super) fn read(file: &Path) -> Result<Vec<Bucket>, RegistryError> {
+    let text = match fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    if text.trim_ascii_start().first() == Some(&b'[') {
+        let mut buckets: Vec<Bucket> = serde_json::from_slice(&text)?;
+        buckets.iter_mut().for_each(say_where_keys_lie);
+        return Ok(buckets);
+    }
+    let registry: Registry = serde_json::from_slice(&text)?;
+    if registry.version > VERSION {
+        return Err(RegistryError::Newer(registry.version));
+    }
+    Ok(registry.buckets)
+}
+
+/// The first version percent-encoded a prefix before it was used: what lies there lies below the encoded one. From now on the URL
+/// says so.
+fn say_where_keys_lie(bucket: &mut Bucket) {
+    if let Ok(Location::S3 { bucket: s3, prefix }) = Location::parse(&bucket.name, &bucket.url) {
+        let encoded = open::encoded(&prefix);
+        if encoded != prefix {
+            bucket.url = Location::S3 { bucket: s3, prefix: encoded }.url();
+        }
+    }
+}
+
+/// Writes it.
+pub(super) fn write(file: &Path, buckets: Vec<Bucket>) -> io::Result<()> {
+    atomic::write(file, &serde_json::to_vec_pretty(&Registry { version: VERSION, buckets })?)
+}
+
+/// A bucket as it may be shown.
+pub(super) fn shown(bucket: &Bucket) -> Bucket {
+    Bucket { url: mask(&bucket.url, &[]), options: open::shown(&bucket.options).0, ..bucket.clone() }
+}
+
+/// What of a bucket's entry must be moved into the secrets file, in words.
+pub(super) fn exposed(bucket: &Bucket) -> Option<String> {
+    let hidden = open::shown(&bucket.options).1 || mask(&bucket.url, &[]) != bucket.url;
+    let words = || {
+        format!(
+            "the registry holds a secret of bucket `{}` that an earlier version has put there: put it into the secrets file \
+             (`password`, `token`, `customer_key`) and add the bucket again, with `secret` and without that option",
+            bucket.name
+        )
+    };
+    hidden.then(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_version_wrote_is_read_and_nothing_else_is_guessed() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let file = folder.path().join("buckets.json");
+        assert!(read(&file).expect("none yet").is_empty());
+        let first = r#" [{"name":"lake","url":"s3://b/ü+1 %/x","options":{"aws_sse_customer_key_base64":"hunter2"},
+            "protected":false,"conditional_put":true,"added_ms":1}]"#;
+        fs::write(&file, first).expect("written");
+        let buckets = read(&file).expect("read");
+        assert_eq!(buckets[0].url, "s3://b/%C3%BC+1 %25/x", "where its keys have been put");
+        assert!(!format!("{:?}", shown(&buckets[0])).contains("hunter2"));
+        assert!(exposed(&buckets[0]).is_some_and(|words| words.contains("`lake`") && !words.contains("hunter2")));
+        // Written by this version, it is read as it is.
+        write(&file, buckets.clone()).expect("written");
+        assert_eq!(read(&file).expect("read"), buckets);
+        assert!(fs::read_to_string(&file).expect("there").contains("hunter2"), "what was reachable stays so");
+        for bad in ["", "{", r#"{"sha256":"0","entry":{}}"#, r#"{"version":3,"buckets":[]}"#, r#"{"version":2}"#, "[{}]"] {
+            fs::write(&file, bad).expect("written");
+            assert!(read(&file).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! What holds of buckets as a whole: [`lost`] is about answers that do not come.
+
+mod lost;
+
+use std::os::unix::fs::symlink;
+
+use brahman_card::interface::storage::{AddBucketIn, OBJECT_BYTES_MAX};
+use object_store::memory::InMemory;
+use object_store::prefix::PrefixStore;
+use proptest::prelude::*;
+
+use super::*;
+use crate::digest::{hex, sha256};
+
+fn ask(name: &str, url: &str) -> AddBucketIn {
+    AddBucketIn { name: name.into(), url: url.into(), options: None, secret: None }
+}
+
+/// A state, and a disk beside it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("file://{}", self.at(name).display())
+    }
+
+    fn open(&self) -> Buckets {
+        Buckets::open(&self.state()).expect("opens")
+    }
+}
+
+fn is_away(outcome: Result<impl std::fmt::Debug, BucketError>, words: &str) {
+    match outcome {
+        Err(BucketError::Away { why, .. }) => assert!(why.contains(words), "{why}"),
+        other => panic!("expected a bucket that is away ({words}), got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn buckets_come_and_go_and_two_stay() {
+    let place = Place::new();
+    let buckets = place.open();
+    let names = |buckets: &Buckets| buckets.list().into_iter().map(|b| b.name).collect::<Vec<_>>();
+    assert_eq!(names(&buckets), ["primary", "rescue"]);
+    let Added { bucket, notes } = buckets.add(ask("more", &place.url("more"))).await.expect("added");
+    assert!(bucket.conditional_put && !bucket.protected && !buckets.rescues() && notes.is_empty(), "{notes:?}");
+    assert_eq!(names(&place.open()), ["more", "primary", "rescue"]);
+    for name in ["primary", "rescue"] {
+        assert!(matches!(buckets.remove(name).await, Err(BucketError::Protected(_))));
+    }
+    buckets.remove("more").await.expect("removed");
+    assert!(matches!(buckets.remove("more").await, Err(BucketError::NoSuchBucket(_))));
+    for url in ["relative", "file://relative", "ftp://x/y", "s3://"] {
+        assert!(matches!(buckets.add(ask("bad", url)).await, Err(BucketError::Bad(_))), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn names_never_lead_out_of_the_folder_of_buckets() {
+    let place = Place::new();
+    let (buckets, url) = (place.open(), place.url("more"));
+    for bad in ["", ".", "..", ".x", "a/b", "primary", "Primary", "buckets", "mock", "a\nb", &"x".repeat(65)] {
+        assert!(matches!(buckets.add(ask(bad, &url)).await, Err(BucketError::Bad(_))), "{bad:?}");
+    }
+    // One that an earlier version has registered is left alone, and said.
+    let registry = place.state().join("catalog/buckets.json");
+    let bucket = |name: &str| serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1});
+    std::fs::write(&registry, serde_json::json!([bucket("..")]).to_string()).expect("written");
+    let buckets = place.open();
+    assert!(!buckets.roots().contains_key("..") && buckets.unread()[0].contains("`..`"), "{:?}", buckets.unread());
+    is_away(buckets.present("..").await, "no name for a bucket");
+    for (folder, ours) in [("buckets/lake", true), ("buckets/..", false), (".", false), ("", false), ("buckets/a/b", false)] {
+        assert_eq!(buckets.is_ours(&place.state().join(folder)), ours, "{folder}");
+    }
+    buckets.add(ask("more", &url)).await.expect("added");
+    let kept = std::fs::read_to_string(&registry).expect("there");
+    assert!(kept.contains("\"..\"") && kept.contains("more"), "what cannot be opened stays registered: {kept}");
+    buckets.remove("..").await.expect("forgotten");
+    assert!(buckets.unread().is_empty() && !std::fs::read_to_string(&registry).expect("there").contains("\"..\""));
+}
+
+#[tokio::test]
+async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
+    let place = Place::new();
+    let registry = place.state().join("catalog/buckets.json");
+    std::fs::create_dir_all(place.state().join("catalog")).expect("made");
+    std::fs::write(&registry, r#"{"sha256":"0","entry":{}}"#).expect("written");
+    let buckets = place.open();
+    assert_eq!(buckets.list().len(), 2);
+    buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect("what lies in the state is there all the same");
+    assert!(buckets.unread()[0].contains("buckets.json"), "{:?}", buckets.unread());
+    assert!(matches!(buckets.add(ask("more", &place.url("more"))).await, Err(BucketError::Bad(_))));
+    assert!(std::fs::read_to_string(&registry).expect("there").contains("entry"));
+}
+
+#[tokio::test]
+async fn a_disk_that_is_not_mounted_is_away_and_is_never_made_again() {
+    let place = Place::new();
+    let buckets = place.open();
+    let added = buckets.add(ask("disk", &place.url("disk"))).await.expect("added").bucket;
+    buckets.put("disk", "a", b"x".to_vec(), true).await.expect("put");
+    // Its folder goes, and comes back empty, as a mount point does.
+    for empty in [false, true] {
+        std::fs::rename(place.at("disk"), place.at("elsewhere")).expect("unmounted");
+        if empty {
+            std::fs::create_dir(place.at("disk")).expect("made");
+        }
+        for buckets in [&buckets, &place.open()] {
+            let words = if empty { "not mounted" } else { "is not there" };
+            is_away(buckets.present("disk").await, words);
+            is_away(buckets.mounted("disk"), words);
+            is_away(buckets.put("disk", "b", b"y".to_vec(), false).await, words);
+            is_away(buckets.read("disk", "a", (0, None), None).await, words);
+            is_away(buckets.keys("disk", "", 9).await, words);
+            is_away(buckets.remove_object("disk", "a").await, words);
+            let health = buckets.health().await;
+            let health = health.iter().find(|h| h.name == "disk").expect("asked");
+            assert!(!health.reachable && health.hint.as_ref().is_some_and(|hint| hint.contains("mount its disk")), "{health:?}");
+            assert_eq!(buckets.absent().into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["disk"]);
+            assert!(buckets.roots().contains_key("disk"), "what lies there is known");
+        }
+        assert_eq!(place.at("disk").exists(), empty);
+        if empty {
+            assert_eq!(std::fs::read_dir(place.at("disk")).expect("there").count(), 0, "nothing was written to the wrong disk");
+            std::fs::remove_dir(place.at("disk")).expect("removed");
+        }
+        std::fs::rename(place.at("elsewhere"), place.at("disk")).expect("mounted");
+        assert_eq!(buckets.read("disk", "a", (0, None), None).await.expect("there again").bytes, b"x");
+    }
+    // Another bucket's disk in its place.
+    buckets.add(ask("other", &place.url("other"))).await.expect("added");
+    std::fs::rename(place.at("disk"), place.at("elsewhere")).expect("unmounted");
+    std::fs::rename(place.at("other"), place.at("disk")).expect("mounted");
+    is_away(buckets.present("disk").await, "a bucket first called `other`");
+    std::fs::remove_dir_all(place.at("disk")).expect("removed");
+    // Begun anew, by whoever says so, it is another one.
+    let anew = buckets.add(ask("disk", &place.url("disk"))).await.expect("begun anew");
+    assert!(anew.bucket.id != added.id && anew.notes[0].contains("what lay there is not here"), "{anew:?}");
+    assert!(buckets.keys("disk", "", 9).await.expect("there").is_empty());
+}
+
+#[tokio::test]
+async fn our_own_buckets_go_with_the_state_and_are_begun_anew_only_by_word() {
+    let place = Place::new();
+    place.open().put(PRIMARY, "a", b"x".to_vec(), true).await.expect("put");
+    std::fs::rename(place.state(), place.at("moved")).expect("moved");
+    let buckets = Buckets::open(&place.at("moved")).expect("opens");
+    assert_eq!(buckets.read(PRIMARY, "a", (0, None), None).await.expect("there").bytes, b"x");
+    std::fs::remove_dir_all(place.at("moved/buckets/primary")).expect("removed");
+    let buckets = Buckets::open(&place.at("moved")).expect("opens");
+    is_away(buckets.present(PRIMARY).await, "is not there");
+    assert!(matches!(buckets.add(ask(PRIMARY, &place.url("disk"))).await, Err(BucketError::Bad(_))), "nowhere else");
+    let anew = buckets.add(ask(PRIMARY, &place.url("moved/buckets/primary"))).await.expect("begun anew");
+    assert!(anew.bucket.protected && anew.bucket.added_ms == 0);
+    Buckets::open(&place.at("moved")).expect("opens").present(PRIMARY).await.expect("there");
+}
+
+#[tokio::test]
+async fn folders_of_an_earlier_version_get_a_marker_if_they_hold_what_is_ours() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.state().join("catalog")).expect("made");
+    std::fs::create_dir_all(place.at("used/datasets")).expect("made");
+    std::fs::create_dir_all(place.at("empty")).expect("made");
+    let bucket = |name: &str| {
+        let url = place.url(name);
+        serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1})
+    };
+    let all = serde_json::json!([bucket("used"), bucket("empty"), bucket("missing")]);
+    std::fs::write(place.state().join("catalog/buckets.json"), all.to_string()).expect("written");
+    for buckets in [place.open(), place.open()] {
+        buckets.present("used").await.expect("it is there");
+        is_away(buckets.present("empty").await, "not mounted, or it was emptied");
+        is_away(buckets.present("missing").await, "is not there");
+        assert!(!place.at("missing").exists() && std::fs::read_dir(place.at("empty")).expect("there").count() == 0);
+    }
+    let buckets = place.open();
+    buckets.add(ask("empty", &place.url("empty"))).await.expect("said again");
+    buckets.present("empty").await.expect("it is there");
+}
+
+#[tokio::test]
+async fn no_two_buckets_overlap_nor_one_and_the_state() {
+    let place = Place::new();
+    let buckets = place.open();
+    let (primary, state) = ("state/buckets/primary", "state");
+    buckets.add(ask("lake", &place.url("disk/lake"))).await.expect("added");
+    symlink(place.at("disk/lake"), place.at("link")).expect("linked");
+    symlink(place.at(primary), place.at("shortcut")).expect("linked");
+    for (name, at, words) in [
+        ("rescue", primary, "mesh's state"),
+        ("rescue", "shortcut", "mesh's state"),
+        ("rescue", "disk/lake", "is bucket `lake`"),
+        ("rescue", "link", "is bucket `lake`"),
+        ("rescue", "link/inside", "lies inside bucket `lake`"),
+        ("rescue", "disk", "holds bucket `lake`"),
+        ("more", "", "holds the mesh's state"),
+        ("more", state, "is the mesh's state"),
+        ("more", "state/catalog", "lies inside the mesh's state"),
+        ("more", "state/buckets/other", "lies inside the mesh's state"),
+    ] {
+        let refused = buckets.add(ask(name, &place.url(at))).await.expect_err(at).to_string();
+        assert!(refused.contains(words), "{name} {at}: {refused}");
+    }
+    assert!(!place.at("disk/lake/inside").exists(), "nothing was made for one that is refused");
+    let rescue = buckets.add(ask("rescue", &place.url("copies"))).await.expect("a neighbour");
+    assert!(rescue.notes[0].contains("same disk as lake, primary"), "{rescue:?}");
+    // The state may hold one where one of that name belongs, and a bucket may be added again where it is.
+    buckets.add(ask("more", &place.url("state/buckets/more"))).await.expect("in its place");
+    buckets.add(ask("lake", &place.url("link"))).await.expect("by another path");
+}
+
+#[tokio::test]
+async fn two_catalogs_share_a_bucket_and_are_told_so() {
+    let (one, two) = (Place::new(), Place::new());
+    let first = one.open().add(ask("lake", &one.url("lake"))).await.expect("added");
+    assert!(first.notes.is_empty(), "{first:?}");
+    let second = two.open().add(ask("sea", &one.url("lake"))).await.expect("added");
+    assert_eq!(first.bucket.id, second.bucket.id);
+    assert!(second.notes[0].contains("first called `lake`"), "{second:?}");
+    one.open().add(ask("lake", &one.url("lake"))).await.expect("added again").notes[0].find("other catalogs").expect("told");
+    two.open().remove("sea").await.expect("removed");
+    assert!(one.open().add(ask("lake", &one.url("lake"))).await.expect("added again").notes.is_empty());
+}
+
+#[test]
+fn an_s3_bucket_without_its_secrets_stays_registered_and_is_listed() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.state().join("catalog")).expect("made");
+    let bucket = serde_json::json!({"name": "lake", "url": "s3://lake/p", "options": {"aws_access_key_id": "me"}, "secret": "no such entry",
+        "protected": false, "conditional_put": true, "added_ms": 1, "id": "x"});
+    let registry = place.state().join("catalog/buckets.json");
+    std::fs::write(&registry, serde_json::json!({"version": 2, "buckets": [bucket]}).to_string()).expect("written");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let buckets = place.open();
+        assert!(buckets.unread()[0].contains("`lake`") && buckets.roots()["lake"].url == "s3://lake/p");
+        is_away(buckets.present("lake").await, "secrets file");
+        is_away(buckets.mounted("lake"), "secrets file");
+        buckets.add(ask("more", &place.url("more"))).await.expect("added");
+        assert!(std::fs::read_to_string(&registry).expect("there").contains("s3://lake/p"), "the next add keeps it");
+        let mut again = ask("lake", "s3://lake/p/");
+        assert!(!buckets.moves(&again) && buckets.moves(&ask("lake", "s3://lake/q")));
+        again.options = Some([("aws_endpoint".to_owned(), "http://elsewhere".to_owned())].into());
+        assert!(buckets.moves(&again) && !buckets.moves(&ask("new", "s3://x")));
+    });
+}
+
+#[tokio::test]
+async fn parts_of_an_object_are_read_and_another_content_is_refused() {
+    let place = Place::new();
+    let buckets = place.open();
+    assert!(buckets.put(PRIMARY, "notes/a.txt", b"hello world".to_vec(), true).await.expect("put"));
+    assert!(!buckets.put(PRIMARY, "notes/a.txt", b"other".to_vec(), true).await.expect("it is there"));
+    let digest = hex(&sha256(b"hello world"));
+    let all = buckets.read(PRIMARY, "notes/a.txt", (0, None), None).await.expect("read");
+    assert_eq!(all, Part { bytes: b"hello world".to_vec(), size: 11, sha256: Some(digest.clone()) });
+    for (offset, length, text) in [(6, None, "world"), (6, Some(3), "wor"), (9, Some(100), "ld"), (11, None, ""), (50, Some(1), "")] {
+        for expected in [None, Some(digest.as_str())] {
+            let part = buckets.read(PRIMARY, "notes/a.txt", (offset, length), expected).await.expect("read");
+            assert_eq!((part.bytes.as_slice(), part.size), (text.as_bytes(), 11), "{offset} {length:?}");
+        }
+    }
+    let other = buckets.read(PRIMARY, "notes/a.txt", (0, Some(1)), Some("0")).await;
+    assert!(matches!(other, Err(BucketError::Damaged { .. })), "{other:?}");
+    assert!(matches!(buckets.read(PRIMARY, "none", (0, None), None).await, Err(BucketError::NoSuchObject { .. })));
+    let large = vec![0; usize::try_from(OBJECT_BYTES_MAX).expect("small") + 1];
+    buckets.put(PRIMARY, "large", large, false).await.expect("put");
+    assert!(
+        matches!(buckets.read(PRIMARY, "large", (0, None), None).await, Err(BucketError::TooLarge { size, .. }) if size > OBJECT_BYTES_MAX)
+    );
+    assert_eq!(buckets.read(PRIMARY, "large", (OBJECT_BYTES_MAX, None), None).await.expect("the rest").bytes.len(), 1);
+}
+
+#[tokio::test]
+async fn an_object_travels_with_its_promised_bytes_or_not_at_all() {
+    let place = Place::new();
+    let buckets = place.open();
+    for (n, bytes) in [vec![7_u8; 20 << 20], b"small".to_vec(), Vec::new()].into_iter().enumerate() {
+        let (key, digest) = (format!("datasets/d/r{n}/part-0.parquet"), hex(&sha256(&bytes)));
+        let (from, to) = (place.at("from"), place.at("deep/to"));
+        std::fs::write(&from, &bytes).expect("written");
+        let staged = || std::fs::read_dir(place.state().join(format!("buckets/primary/datasets/d/r{n}"))).map_or(0, Iterator::count);
+        let refused = buckets.upload(PRIMARY, &key, &from, "0").await;
+        assert!(matches!(refused, Err(BucketError::Damaged { .. })) && staged() == 0, "{refused:?}");
+        buckets.upload(PRIMARY, &key, &from, &digest).await.expect("copied");
+        buckets.upload(PRIMARY, &key, &from, &digest).await.expect("it is there");
+        assert_eq!((buckets.verify(PRIMARY, &key, &digest).await.expect("right"), staged()), (bytes.len() as u64, 1));
+        assert!(matches!(buckets.verify(PRIMARY, &key, "0").await, Err(BucketError::Damaged { .. })));
+        // Between buckets: once, and again only where it is another.
+        assert!(buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, false).await.expect("copied"));
+        assert!(!buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, false).await.expect("it is there"));
+        buckets.download(RESCUE, &key, &digest, &to).await.expect("copied back");
+        assert_eq!(std::fs::read(&to).expect("there"), bytes);
+        // A damaged original never goes over a good copy, and a damaged copy is replaced only where that is asked for.
+        let own = place.state().join("buckets/primary").join(&key);
+        let copy = place.state().join("buckets/rescue").join(&key);
+        std::fs::write(&copy, "damaged").expect("damaged");
+        let left = buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, false).await;
+        assert!(matches!(left, Err(BucketError::Damaged { .. })) && std::fs::read(&copy).expect("there") == b"damaged", "{left:?}");
+        assert!(buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, true).await.expect("replaced"));
+        std::fs::write(&own, "damaged").expect("damaged");
+        let refused = buckets.copy(PRIMARY, RESCUE, &key, "elsewhere", &digest, true).await;
+        assert!(matches!(&refused, Err(BucketError::Damaged { name, .. }) if name == PRIMARY), "{refused:?}");
+        assert!(!place.state().join("buckets/rescue/elsewhere").exists());
+        assert!(!buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, true).await.expect("the copy is right, and is left"));
+        let other = buckets.upload(PRIMARY, &key, &from, &digest).await;
+        assert!(matches!(other, Err(BucketError::Damaged { .. })), "nothing is put over another content: {other:?}");
+        buckets.remove_object(RESCUE, &key).await.expect("removed");
+        buckets.remove_object(RESCUE, &key).await.expect("twice does no harm");
+        assert!(matches!(buckets.verify(RESCUE, &key, &digest).await, Err(BucketError::NoSuchObject { .. })));
+    }
+}
+
+#[tokio::test]
+async fn every_failure_is_kept() {
+    let place = Place::new();
+    let buckets = place.open();
+    buckets.put(RESCUE, "a", b"x".to_vec(), true).await.expect("put");
+    buckets.download(RESCUE, "a", "0", &place.at("to")).await.expect_err("it is another");
+    assert!(!place.at("to").exists());
+    buckets.download(RESCUE, "b", "0", &place.at("to")).await.expect_err("it is not there");
+    let operations: Vec<String> = buckets.failures(10).0.into_iter().map(|f| f.operation).collect();
+    assert_eq!(operations, ["get", "verify"]);
+    assert_eq!(place.open().failures(10).1, 2, "they outlive the process");
+    assert_eq!(buckets.compact(1).expect("compacted"), (1, 1));
+    std::fs::remove_dir_all(place.state().join("buckets/rescue")).expect("removed");
+    let health = buckets.health().await;
+    assert!(health.iter().any(|h| h.name == "rescue" && !h.reachable), "{health:?}");
+}
+
+/// A bucket over a store of a test's own, below a prefix, as one in S3 is.
+async fn over(buckets: &Buckets, store: &Arc<InMemory>, prefix: &str) {
+    let prefix = open::key("lake", prefix).expect("a prefix");
+    let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(Arc::clone(store), prefix));
+    let made = marker::make(&*store, true, &Marker::new("lake", "n")).await.expect("made");
+    let (name, url, options) = ("lake".to_owned(), "s3://lake".to_owned(), BTreeMap::new());
+    let bucket = Bucket { name, url, options, secret: None, protected: false, conditional_put: true, added_ms: 1, id: Some(made.id) };
+    let entry = Entry { bucket, reach: Reach::S3(store), secrets: Vec::new(), sight: Arc::default() };
+    lock(&buckets.all).insert("lake".to_owned(), entry);
+}
+
+/// Parts of keys of all kinds, but for what no store takes: relative ones, and names by which a folder stages what is put.
+fn part() -> impl Strategy<Value = String> {
+    let plain = "[a-zA-Z0-9._ %+~#&=?*<>|\\[\\]{}^`\"'\\\\:;,@$!()äöü€漢\u{301}-]{1,12}";
+    plain.prop_filter("a name of its own", |part| part != "." && part != ".." && !part.contains('#') && !part.starts_with(".brahman"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_key_is_recorded_as_every_reader_can_open_it(prefix in prop::collection::vec(part(), 1..3), key in prop::collection::vec(part(), 1..4)) {
+        let (prefix, key) = (prefix.join("/"), key.join("/"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let place = Place::new();
+            let (buckets, memory) = (place.open(), Arc::new(InMemory::new()));
+            over(&buckets, &memory, &prefix).await;
+            for name in ["lake", PRIMARY] {
+                assert_eq!(buckets.create(name, &key, b"x".to_vec()).await.expect("put"), Created::New);
+                assert_eq!(buckets.keys(name, "", 9).await.expect("listed"), [(key.clone(), 1)]);
+                assert_eq!(buckets.read(name, &key, (0, None), None).await.expect("read").bytes, b"x");
+            }
+            // Exactly there, for whoever knows nothing of us.
+            let whole = Key::parse(format!("{prefix}/{key}")).expect("a path");
+            assert_eq!(whole.as_ref(), format!("{prefix}/{key}"));
+            object_store::ObjectStoreExt::head(&*memory, &whole).await.expect("at exactly that key");
+            assert_eq!(std::fs::read(place.state().join("buckets/primary").join(&key)).expect("at exactly that path"), b"x");
+            let root = Root { folder: PathBuf::new(), url: format!("s3://lake/{prefix}") };
+            assert_eq!(root.url_of(&key), format!("s3://lake/{prefix}/{key}"));
+        });
+    }
+}
