@@ -26,20 +26,24 @@ pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
     fault: Option<Fault>,
+    /// The output has it all.
+    said: bool,
 }
 
 impl Failure {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let message = format!("{error:#}");
+        // A document that says what is wrong is not followed by another that says that something is.
+        let said = error.downcast_ref::<crate::commands::buckets::Unsound>().is_some();
         if error.downcast_ref::<BadInput>().is_some() {
-            return Self { code: 6, message, hint: None, fault: None };
+            return Self { code: 6, message, hint: None, fault: None, said };
         }
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::Connect { .. }) => {
                 let hint = "`brahman up` starts a mesh; --socket or BRAHMAN_SOCKET names another".to_owned();
-                Self { code: 3, message, hint: Some(hint), fault: None }
+                Self { code: 3, message, hint: Some(hint), fault: None, said }
             }
-            Some(ClientError::Deadline(_)) => Self { code: 5, message, hint: None, fault: None },
+            Some(ClientError::Deadline(_)) => Self { code: 5, message, hint: None, fault: None, said },
             Some(ClientError::Fault(fault)) => {
                 let (code, hint) = match fault.name.as_ref() {
                     "org.brahman.Broker.NoProvider" => {
@@ -59,13 +63,16 @@ impl Failure {
                     "org.brahman.Catalog.NoSuchDataset" => (1, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
                     _ => (1, None),
                 };
-                Self { code, message: fault.message().to_owned(), hint: hint.map(str::to_owned), fault: Some(fault.clone()) }
+                Self { code, message: fault.message().to_owned(), hint: hint.map(str::to_owned), fault: Some(fault.clone()), said }
             }
-            _ => Self { code: 1, message, hint: None, fault: None },
+            _ => Self { code: 1, message, hint: None, fault: None, said },
         }
     }
 
     pub(crate) fn report(&self, output: &Output) -> ExitCode {
+        if output.json() && self.said {
+            return ExitCode::from(self.code);
+        }
         if output.json() {
             let name = self.fault.as_ref().map(|f| f.name.to_string());
             let parameters = self.fault.as_ref().map(|f| f.parameters.clone());

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use brahman_card::interface::ingest::{FilesIn, WatchIn};
-use brahman_card::interface::storage::AddBucketIn;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
@@ -100,7 +99,7 @@ enum Command {
     /// Where objects lie: folders and S3
     Buckets {
         #[command(subcommand)]
-        command: Option<Buckets>,
+        command: Option<commands::buckets::Buckets>,
     },
     /// Operations on buckets that failed, newest first
     Errors {
@@ -236,49 +235,6 @@ enum Datasets {
 }
 
 #[derive(Subcommand, Debug)]
-enum Buckets {
-    /// Register a bucket, once it was probed; `rescue` gets a copy of everything that is committed from then on
-    Add {
-        /// Its name
-        name: String,
-        /// file:///folder or s3://bucket/prefix
-        url: String,
-        /// Of S3: aws_endpoint, aws_region, aws_access_key_id, aws_allow_http, …
-        #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = commands::data::pair)]
-        options: Vec<(String, String)>,
-        /// Entry of the secrets file whose password is the secret key
-        #[arg(long)]
-        secret: Option<String>,
-    },
-    /// Forget a bucket; its objects stay where they are
-    Remove {
-        /// Its name
-        name: String,
-    },
-    /// Ask every bucket whether it is there
-    Health,
-    /// Read an object, to a file or the standard output; from `rescue` if it is gone or damaged
-    Get {
-        /// Bucket
-        bucket: String,
-        /// Key
-        key: String,
-        /// Write it to this file
-        #[arg(short = 'f', long = "file", value_name = "FILE")]
-        to: Option<PathBuf>,
-    },
-    /// Put a file of at most 8 MiB as an object; never over what a dataset is made of
-    Put {
-        /// Bucket
-        bucket: String,
-        /// Key
-        key: String,
-        /// File
-        file: PathBuf,
-    },
-}
-
-#[derive(Subcommand, Debug)]
 enum Ingest {
     /// Folders of text, Markdown, HTML and source files, or CSV, JSONL (also .gz, .zst) or Parquet files
     Files {
@@ -406,7 +362,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{data, embed, flows, index, mesh, score};
+    use commands::{buckets, data, embed, flows, index, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
@@ -454,20 +410,8 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Datasets { command: Some(Datasets::Resync { name }), .. } => data::resync(socket, name.as_deref(), output).await,
             Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,
             Command::Datasets { .. } => data::datasets(socket, output).await,
-            Command::Buckets { command: None } => data::buckets(socket, output).await,
-            Command::Buckets { command: Some(Buckets::Add { name, url, options, secret }) } => {
-                let options = Some(options.into_iter().collect());
-                data::add_bucket(socket, AddBucketIn { name, url, options, secret }, output).await
-            }
-            Command::Buckets { command: Some(Buckets::Remove { name }) } => data::remove_bucket(socket, name, output).await,
-            Command::Buckets { command: Some(Buckets::Health) } => data::health(socket, output).await,
-            Command::Buckets { command: Some(Buckets::Get { bucket, key, to }) } => {
-                data::get_object(socket, bucket, key, to.as_deref(), output).await
-            }
-            Command::Buckets { command: Some(Buckets::Put { bucket, key, file }) } => {
-                data::put_object(socket, bucket, key, &file, output).await
-            }
-            Command::Errors { limit, compact } => data::errors(socket, limit, compact, output).await,
+            Command::Buckets { command } => buckets::run(socket, command, output).await,
+            Command::Errors { limit, compact } => buckets::errors(socket, limit, compact, output).await,
             Command::Runs => data::runs(socket, output).await,
             Command::Lineage { dataset, limit } => data::lineage(socket, dataset, limit, output).await,
             Command::Index(command) => index::index(socket, command, output).await,

@@ -218,6 +218,7 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("GetObject", schema::<storage::GetObjectIn>(), schema::<storage::GetObjectOut>()),
             ("PutObject", schema::<storage::PutObjectIn>(), schema::<storage::PutObjectOut>()),
             ("Health", none(), schema::<storage::HealthOut>()),
+            ("Scrub", schema::<storage::ScrubIn>(), schema::<storage::ScrubOut>()),
             ("Errors", schema::<storage::ErrorsIn>(), schema::<storage::ErrorsOut>()),
             ("FlushErrors", none(), schema::<storage::FlushErrorsOut>()),
             ("CompactErrors", schema::<storage::CompactErrorsIn>(), schema::<storage::CompactErrorsOut>()),
