@@ -314,7 +314,8 @@ impl Client {
                         Ok(Err(error)) => return Err(Failed::Lost(format!("answered with something that is not Varlink: {error}"))),
                         Err(fault) => return Err(Failed::Stop(Stop::Fault(fault))),
                     };
-                    if answer.number.is_some_and(|of| of != number) || answer.continues && !call.more {
+                    // Whoever was told no number can give none back.
+                    if answer.number.is_some_and(|of| of != number || !target.wants_uid) || answer.continues && !call.more {
                         return Err(Failed::Lost("answered a call that was not made".into()));
                     }
                     let is_overload = answer.error.as_deref() == Some("org.brahman.Broker.Overloaded");

@@ -77,6 +77,11 @@ impl Seen {
             && !self.readable().any(|(other, m)| other.name != entry.name && m.files().any(|file| file.path.starts_with(&own)))
     }
 
+    /// Whether a generation counts no more. The one that `CURRENT` names does, whatever it says of itself.
+    fn is_retired(&self, entry: &Entry) -> bool {
+        entry.retired && !self.points_to(&entry.name)
+    }
+
     fn readable(&self) -> impl Iterator<Item = (&Entry, &Manifest)> {
         self.entries.iter().filter_map(|entry| Some((entry, entry.manifest.as_ref().ok()?.as_ref()?)))
     }
@@ -84,8 +89,11 @@ impl Seen {
     /// The generations that count or counted and can be read, the newest first.
     #[must_use]
     pub fn generations(&self) -> Vec<(&str, &Manifest)> {
-        let mut all: Vec<(&str, &Manifest)> =
-            self.readable().filter(|(entry, _)| !entry.retired && !self.never_counted(entry)).map(|(e, m)| (e.name.as_str(), m)).collect();
+        let mut all: Vec<(&str, &Manifest)> = self
+            .readable()
+            .filter(|(entry, _)| !self.is_retired(entry) && !self.never_counted(entry))
+            .map(|(e, m)| (e.name.as_str(), m))
+            .collect();
         all.sort_by(|a, b| (b.1.number, b.0).cmp(&(a.1.number, a.0)));
         all
     }
@@ -105,7 +113,7 @@ impl Seen {
             None if !self.generations().is_empty() => why.push("CURRENT: it is not there, though there are generations".to_owned()),
             None => {}
         }
-        for entry in self.entries.iter().filter(|entry| !self.never_counted(entry) && !entry.retired) {
+        for entry in self.entries.iter().filter(|entry| !self.never_counted(entry) && !self.is_retired(entry)) {
             let own = format!("{}/", entry.name);
             // Of a base that others use nothing else was ever needed.
             let of_no_use = || entry.is_empty || named.iter().any(|path| path.starts_with(&own)) || self.points_to(&entry.name);
@@ -280,6 +288,17 @@ mod tests {
             let why = plan(&seen, &HashSet::new()).expect_err("nothing goes");
             assert!(why.iter().any(|why| why.contains("gen-1/manifest.json")), "{why:?}");
         }
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn what_current_names_counts_whatever_it_says_of_itself() {
+        let (_, mut seen) = history(&[(true, Fate::Unreadable), (true, Fate::Whole)]);
+        seen.entries[0].retired = true;
+        seen.pointer = Some(Ok("gen-0".into()));
+        assert!(plan(&seen, &HashSet::new()).expect_err("nothing goes")[0].contains("gen-0/manifest.json"));
+        seen.pointer = Some(Ok("gen-1".into()));
+        assert!(plan(&seen, &HashSet::new()).expect("all that counts was read").contains(&Removal::Generation("gen-0".into())));
     }
 
     #[test]
