@@ -118,6 +118,8 @@ struct Known {
     /// Where it wrote; anywhere, if that was not recorded.
     buckets: BTreeSet<String>,
     end: End,
+    /// How often it has begun: one that was given up may be taken up again.
+    lives: u64,
 }
 
 /// The journal, open.
@@ -243,9 +245,10 @@ impl Journal {
             Some("FAIL" | "ABORT") => End::Failed(time_ms(&record.event)),
             _ => return,
         };
-        let unknown = || Known { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end };
+        let unknown = || Known { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0 };
         let known = self.runs.entry(record.run_id.clone()).or_insert_with(unknown);
         known.end = end;
+        known.lives += u64::from(matches!(end, End::Open));
         known.buckets.extend(record.bucket.clone());
     }
 
@@ -467,11 +470,27 @@ impl Journal {
         self.runs.get(run_id).map(|known| known.at(now_ms))
     }
 
-    /// The same of all runs, or of those of one dataset.
+    /// How often a run has begun, as far as is known. What began before and is not over is of a life that has ended.
+    #[must_use]
+    pub fn lives(&self, run_id: &str) -> u64 {
+        self.runs.get(run_id).map_or(0, |known| known.lives)
+    }
+
+    /// What is known of all runs of this catalog, or of those of one dataset, at this Unix time.
     #[must_use]
     pub fn runs(&self, dataset: Option<&str>, now_ms: u64) -> BTreeMap<String, RunRecord> {
         let meant = self.runs.iter().filter(|(_, known)| dataset.is_none_or(|name| name == known.dataset));
         meant.map(|(run_id, known)| (run_id.clone(), known.at(now_ms))).collect()
+    }
+
+    /// As if every run that was given up had been long ago.
+    #[cfg(test)]
+    pub(crate) fn age(&mut self) {
+        for known in self.runs.values_mut() {
+            if let End::Failed(at_ms) = &mut known.end {
+                *at_ms = 0;
+            }
+        }
     }
 
     /// Datasets of the runs that [`Self::abandon`] would end.

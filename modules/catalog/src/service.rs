@@ -196,14 +196,14 @@ impl CatalogService {
             self.follow_up(realm, name);
             return Ok(CommitOut { generation, stale, copies: self.copies_of(realm) });
         }
-        let (roots, (_, known)) = {
+        let (roots, life, (_, known)) = {
             let books = self.of(realm);
-            (books.roots().clone(), books.next(&name).map_err(fault)?)
+            (books.roots().clone(), books.journal.lives(&commit.run_id), books.next(&name).map_err(fault)?)
         };
         // Hashing what may be gigabytes, and fsync, on threads of their own.
         let verified = tokio::task::spawn_blocking(move || roots.verify(&commit.objects, &known).map(|()| commit));
         let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
-        let published = self.publish(realm, commit).await;
+        let published = self.publish(realm, commit, life).await;
         // What it leaves behind goes, and so does what a refusal left in a bucket, once its run has ended.
         self.follow_up(realm, name.clone());
         let (generation, stale) = published?;
@@ -211,9 +211,14 @@ impl CatalogService {
         Ok(CommitOut { generation, stale, copies: self.copies_of(realm) })
     }
 
-    async fn publish(&self, realm: Realm, commit: CommitIn) -> Result<(u64, Vec<String>), Fault> {
+    /// Publishes what was verified in one life of its run. Given up and taken up again since, its objects may have gone in between.
+    async fn publish(&self, realm: Realm, commit: CommitIn, life: u64) -> Result<(u64, Vec<String>), Fault> {
         let at_least = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
-        self.blocking(realm, move |books| books.commit(commit, at_least)).await
+        let publish = move |books: &mut Books| match books.journal.lives(&commit.run_id) == life {
+            true => books.commit(commit, at_least),
+            false => Err(BookError::GivenUp(commit.run_id)),
+        };
+        self.blocking(realm, publish).await
     }
 
     /// What a mock made has no copies.
