@@ -128,11 +128,15 @@ impl CatalogService {
 
     /// Says [`Self::attributes`] now and whenever they have changed; ends with its task.
     pub async fn keep_telling(&self, say: impl AsyncFn(BTreeMap<String, String>)) {
-        let mut lag = self.copier.watch();
+        let (mut lag, mut told) = (self.copier.watch(), None);
         loop {
-            say(self.attributes()).await;
+            let attributes = self.attributes();
+            if told.as_ref() != Some(&attributes) {
+                say(attributes.clone()).await;
+                told = Some(attributes);
+            }
             tokio::time::sleep(TELL_EVERY).await;
-            // How old the oldest is grows by itself; what does not change is not said again.
+            // How old the oldest is grows by itself.
             let is_behind = lag.borrow_and_update().objects > 0;
             tokio::select! {
                 _ = lag.changed() => {}

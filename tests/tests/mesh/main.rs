@@ -9,6 +9,8 @@ mod encrypted;
 mod faults;
 mod foreign;
 mod index;
+mod keep_copies;
+mod keep_sweeps;
 mod modes;
 mod person;
 mod score;

@@ -127,7 +127,7 @@ impl Copier {
         self.known().saved.get(&*copy_of(object)) == Some(&object.sha256)
     }
 
-    /// How far copies are behind whenever that has changed.
+    /// How far copies are behind whenever that may have changed.
     pub(super) fn watch(&self) -> watch::Receiver<Lag> {
         self.lag.subscribe()
     }
@@ -174,7 +174,7 @@ impl CatalogService {
         let mut pause = PAUSE.0;
         loop {
             let is_done = self.copy_pending().await;
-            self.copier.lag.send_if_modified(|lag| std::mem::replace(lag, self.lag()) != *lag);
+            self.copier.lag.send_replace(self.lag());
             if is_done {
                 pause = PAUSE.0;
                 self.copier.wake.notified().await;
