@@ -147,8 +147,9 @@ type Adopted (name: string, generation: int, rows: int)
 type NotAdopted (name: string, why: string)
 
 # Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state is lost.
-# Every object is read and compared. The generation after the newest manifest's is claimed in the bucket: whoever put that one there
-# can publish no further generation of it. What another catalog has put there is read, and never deleted by this one.
+# Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that one stays, and is
+# never deleted by this catalog. The generation after the newest manifest's is taken: whoever put that one there can publish no further
+# generation of it in this bucket.
 method Adopt(bucket: string, name: ?string) -> (adopted: []Adopted, refused: []NotAdopted)
 
 # Says which index is fed by the dataset (`MarkStale`), or that it has caught up with a generation (`ClearStale`), which its run tells.
@@ -432,7 +433,7 @@ pub struct AdoptIn {
 pub struct Adopted {
     /// Dataset.
     pub name: String,
-    /// The generation that was claimed for it.
+    /// The generation that it is here.
     pub generation: u64,
     /// Rows.
     pub rows: u64,

@@ -348,18 +348,6 @@ impl Books {
         self.publish_commit(commit, at_least)
     }
 
-    /// Publishes what another catalog has made, under the number that was claimed for it. The run has begun here.
-    ///
-    /// # Errors
-    /// If there is such a dataset; if the disk refuses.
-    pub fn adopt(&mut self, commit: CommitIn, claimed: u64) -> Result<(u64, Vec<String>), BookError> {
-        if self.has(&commit.name) {
-            let why = "it is here already; nothing was taken up".to_owned();
-            return Err(BookError::Incomplete { name: commit.name, why, keys: Vec::new(), rows: 0, expected_rows: 0 });
-        }
-        self.publish_commit(commit, claimed)
-    }
-
     /// Refuses objects of runs that nothing needs any more: they may be gone, or about to go.
     fn check_parts(&self, commit: &CommitIn) -> Result<(), BookError> {
         let own = |folder: (&str, &str)| folder == (commit.name.as_str(), commit.run_id.as_str());

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         let (copying, scrubbing, sweeping) = (Arc::clone(&service), Arc::clone(&service), Arc::clone(&service));
         beside.spawn(async move { copying.keep_copies().await });
         beside.spawn(async move { scrubbing.keep_scrubbing().await });
-        beside.spawn(async move { sweeping.sweep_all().await });
+        beside.spawn(async move { sweeping.keep_sweeping().await });
         let mut options = ServeOptions::named(module.label());
         if let Some(connections) = std::env::var("BRAHMAN_QUOTA_CONNECTIONS").ok().and_then(|n| n.parse().ok()) {
             options.limits = AcceptLimits { connections };

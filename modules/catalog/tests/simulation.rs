@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use brahman_catalog::books::manifests::{self, Head, Manifest};
 use brahman_catalog::books::sweep::{self, Evidence, Folder, Listed, RunRecord, Standing, Verdict};
-use serde_json::json;
+use serde_json::Value;
 
 const HISTORIES: u64 = 10_000;
 const STEPS: usize = 100;
@@ -59,6 +59,13 @@ fn folder(key: &str) -> Folder {
     (parts.next().expect("a dataset"), parts.next().expect("a run"))
 }
 
+/// A manifest, and what it names.
+#[derive(Clone, Debug)]
+struct Put {
+    manifest: Manifest,
+    objects: Vec<Object>,
+}
+
 /// A dataset's file.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -102,16 +109,15 @@ enum Op {
     Publish(Commit),
     Sweep { bucket: &'static str, name: String },
     List { bucket: &'static str, name: String, evidence: Evidence },
-    Withdraw { name: String, spent: Vec<Listed>, telling: Vec<(String, u64)>, kept: Vec<(String, Manifest)>, again: bool, withdrew: bool },
-    Remove { spent: Vec<Listed>, claimed: BTreeSet<String> },
+    Withdraw { name: String, spent: Vec<Listed>, telling: Vec<(String, u64)> },
+    Remove { spent: Vec<Listed> },
     Copy,
     PutCopy(Object),
     Copied(Listed),
     Repair,
     Adopt { name: String },
-    Claim { name: String, key: String, manifest: Manifest, run: String, number: u64 },
-    Reread { name: String, key: String, manifest: Manifest, run: String, number: u64 },
-    Verify { name: String, run: String, number: u64, objects: Vec<Object>, looked: usize },
+    TakeUp { name: String, run: String, number: u64, theirs: Vec<Object>, ours: Vec<Object> },
+    Taken { name: String, run: String, number: u64, ours: Vec<Object> },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -230,9 +236,9 @@ fn run_of(event: &Event) -> Option<String> {
 struct World {
     random: Random,
     objects: BTreeMap<(String, String), u64>,
-    manifests: BTreeMap<String, Manifest>,
+    manifests: BTreeMap<String, Put>,
     /// Manifests whose request is on its way, and whose sender has given up waiting.
-    late: Vec<(String, Manifest)>,
+    late: Vec<(String, Put)>,
     away: BTreeSet<&'static str>,
     /// Objects that the disk has damaged.
     broken: BTreeSet<(String, String)>,
@@ -266,33 +272,34 @@ impl World {
         of_name.into_iter().filter(|(_, number)| head.is_telling(*number)).collect()
     }
 
-    fn manifest(&self, who: usize, commit: &Commit) -> Manifest {
-        let object =
-            |o: &Object| json!({"bucket": o.bucket, "key": o.key, "url": "", "rows": 1, "bytes": 1, "sha256": o.content.to_string()});
-        let objects: Vec<_> = commit.objects.iter().filter(|o| o.bucket == LAKE).map(object).collect();
-        let (node, run_id) = (self.catalogs[who].node.clone(), commit.run.clone());
-        Manifest { node, run_id, generation: commit.number, commit: json!({"objects": objects}) }
+    fn put(&self, who: usize, run: &str, number: u64, objects: &[Object]) -> Put {
+        let (node, run_id) = (self.catalogs[who].node.clone(), run.to_owned());
+        Put { manifest: Manifest { node, run_id, generation: number, commit: Value::Null }, objects: objects.to_vec() }
     }
 
-    /// Puts a manifest that must be new. None if nobody knows what became of it.
-    fn create(&mut self, key: &str, manifest: &Manifest) -> Option<Result<(), Manifest>> {
+    /// Puts a manifest that must be new, or gives the one that is there. None if nobody knows what became of it.
+    fn create(&mut self, key: &str, put: &Put) -> Option<Option<Manifest>> {
         if self.random.one_in(8) {
             match self.random.below(3) {
                 0 => {
-                    self.manifests.entry(key.to_owned()).or_insert_with(|| manifest.clone());
+                    self.manifests.entry(key.to_owned()).or_insert_with(|| put.clone());
                 }
-                1 => self.late.push((key.to_owned(), manifest.clone())),
+                1 => self.late.push((key.to_owned(), put.clone())),
                 _ => {}
             }
             return None;
         }
-        match self.manifests.get(key) {
-            Some(there) => Some(Err(there.clone())),
-            None => {
-                self.manifests.insert(key.to_owned(), manifest.clone());
-                Some(Ok(()))
-            }
+        let there = self.manifests.get(key).map(|there| there.manifest.clone());
+        if there.is_none() {
+            self.manifests.insert(key.to_owned(), put.clone());
         }
+        Some(there)
+    }
+
+    /// A dataset's newest manifest, with its number.
+    fn newest(&self, name: &str) -> Option<(u64, Put)> {
+        let of_name = self.manifests.iter().filter_map(|(key, put)| Some((manifests::place(key)?, put)));
+        of_name.filter(|((of, _), _)| *of == name).map(|((_, number), put)| (number, put.clone())).max_by_key(|(number, _)| *number)
     }
 
     fn fail(&mut self, who: usize, run: String) {
@@ -355,9 +362,7 @@ impl World {
                 if !commit.objects.iter().any(|o| o.bucket == LAKE) {
                     return Some(Op::Publish(commit));
                 }
-                let newest =
-                    self.manifests.iter().filter(|(key, _)| manifests::place(key).is_some_and(|(of, _)| of == commit.name)).next_back();
-                let taken = newest.is_some_and(|(_, manifest)| manifest.node != self.catalogs[who].node);
+                let taken = self.newest(&commit.name).is_some_and(|(_, put)| put.manifest.node != self.catalogs[who].node);
                 if self.away.contains(LAKE) || (!known.iter().any(|o| o.bucket == LAKE) && taken) {
                     self.fail(who, commit.run);
                     return None;
@@ -372,17 +377,18 @@ impl World {
                 Some(Op::PutManifest(commit))
             }
             Op::PutManifest(mut commit) => {
-                let manifest = self.manifest(who, &commit);
-                match self.create(&manifests::key(&commit.name, commit.number), &manifest) {
+                let put = self.put(who, &commit.run, commit.number, &commit.objects);
+                let node = &put.manifest.node;
+                match self.create(&manifests::key(&commit.name, commit.number), &put) {
                     // Said again now, or by and by, or never.
                     None => self.random.one_in(2).then_some(Op::PutManifest(commit)),
-                    Some(Ok(())) => Some(Op::Publish(commit)),
-                    Some(Err(there)) if there.node == manifest.node && there.run_id == commit.run => Some(Op::Publish(commit)),
-                    Some(Err(there)) if there.node == manifest.node => {
+                    Some(None) => Some(Op::Publish(commit)),
+                    Some(Some(there)) if there.node == *node && there.run_id == commit.run => Some(Op::Publish(commit)),
+                    Some(Some(there)) if there.node == *node => {
                         commit.number += 1;
                         Some(Op::PutManifest(commit))
                     }
-                    Some(Err(_)) => {
+                    Some(Some(_)) => {
                         self.fail(who, commit.run);
                         None
                     }
@@ -414,38 +420,25 @@ impl World {
             Op::List { bucket, name, evidence } => {
                 let spent = sweep::plan(&evidence, &self.listed(bucket, &name)).ok()?.spent;
                 if bucket != LAKE {
-                    return Some(Op::Remove { spent, claimed: BTreeSet::new() });
+                    return Some(Op::Remove { spent });
                 }
                 let telling = self.telling(who, &name);
-                Some(Op::Withdraw { name, spent, telling, kept: Vec::new(), again: false, withdrew: false })
+                Some(Op::Withdraw { name, spent, telling })
             }
-            Op::Withdraw { name, spent, mut telling, mut kept, again, mut withdrew } => {
-                let Some((key, number)) = telling.pop() else {
-                    if withdrew && !again {
-                        let mut telling = self.telling(who, &name);
-                        telling.retain(|(key, _)| !kept.iter().any(|(known, _)| known == key));
-                        return Some(Op::Withdraw { name, spent, telling, kept, again: true, withdrew });
-                    }
-                    let node = &self.catalogs[who].node;
-                    let claimed = manifests::claimed(node, kept.iter().map(|(key, manifest)| (key.as_str(), manifest)));
-                    return Some(Op::Remove { spent, claimed: claimed.expect("all can be read") });
-                };
-                if let Some(manifest) = self.manifests.get(&key).cloned() {
-                    if !again && self.catalogs[who].head(&name).withdraws(number, &manifest) {
-                        self.manifests.remove(&key);
-                        withdrew = true;
-                    } else {
-                        kept.push((key, manifest));
-                    }
+            Op::Withdraw { name, spent, mut telling } => {
+                let Some((key, number)) = telling.pop() else { return Some(Op::Remove { spent }) };
+                let head = self.catalogs[who].head(&name);
+                if self.manifests.get(&key).is_some_and(|put| head.withdraws(number, &put.manifest)) {
+                    self.manifests.remove(&key);
                 }
-                Some(Op::Withdraw { name, spent, telling, kept, again, withdrew })
+                Some(Op::Withdraw { name, spent, telling })
             }
-            Op::Remove { mut spent, claimed } => {
+            Op::Remove { mut spent } => {
                 let listed = spent.pop()?;
-                if !claimed.contains(&listed.key) && self.catalogs[who].verdict(&listed, now_ms) == Verdict::Spent {
+                if self.catalogs[who].verdict(&listed, now_ms) == Verdict::Spent {
                     self.remove(&listed);
                 }
-                Some(Op::Remove { spent, claimed })
+                Some(Op::Remove { spent })
             }
             Op::Copy => {
                 let live: Vec<Object> = self.catalogs[who].entries.values().flat_map(|entry| entry.objects.clone()).collect();
@@ -480,49 +473,39 @@ impl World {
                 if self.away.contains(LAKE) || self.catalogs[who].entries.contains_key(&name) {
                     return None;
                 }
-                let newest = self.manifests.iter().filter(|(key, _)| manifests::place(key).is_some_and(|(of, _)| of == name)).next_back();
-                let (key, manifest) = newest.map(|(key, manifest)| (key.clone(), manifest.clone()))?;
-                let (_, number) = manifests::place(&key)?;
+                let (number, put) = self.newest(&name)?;
                 self.made += 1;
                 let run = format!("adopted{}", self.made);
-                let event = Event::Start { name: name.clone(), run: run.clone(), bucket: None, adopts: true };
+                let event = Event::Start { name: name.clone(), run: run.clone(), bucket: Some(LAKE.to_owned()), adopts: true };
                 self.catalogs[who].journal.push(event);
-                Some(Op::Claim { number: number + 1, name, key, manifest, run })
+                Some(Op::TakeUp { name, run, number: number + 1, theirs: put.objects, ours: Vec::new() })
             }
-            Op::Claim { name, key, manifest, run, number } => {
-                let claim = Manifest { node: self.catalogs[who].node.clone(), run_id: run.clone(), generation: number, ..manifest.clone() };
-                match self.create(&manifests::key(&name, number), &claim) {
-                    Some(Ok(())) => Some(Op::Reread { name, key, manifest, run, number }),
-                    _ => {
+            Op::TakeUp { name, run, number, theirs, mut ours } => {
+                if let Some(object) = theirs.get(ours.len()) {
+                    // Verified on its way.
+                    if self.objects.get(&(object.bucket.clone(), object.key.clone())) != Some(&object.content) {
                         self.fail(who, run);
-                        None
+                        return None;
                     }
+                    let key = format!("datasets/{name}/{run}/part-{}.parquet", ours.len());
+                    self.objects.insert((LAKE.to_owned(), key.clone()), object.content);
+                    ours.push(Object { bucket: LAKE.to_owned(), key, content: object.content });
+                    return Some(Op::TakeUp { name, run, number, theirs, ours });
                 }
+                let put = self.put(who, &run, number, &ours);
+                if self.create(&manifests::key(&name, number), &put) == Some(None) {
+                    return Some(Op::Taken { name, run, number, ours });
+                }
+                self.fail(who, run);
+                None
             }
-            Op::Reread { name, key, manifest, run, number } => {
-                if self.manifests.get(&key) != Some(&manifest) {
+            Op::Taken { name, run, number, ours } => {
+                if self.catalogs[who].entries.contains_key(&name) || !self.catalogs[who].is_open(&run) {
                     self.fail(who, run);
-                    return None;
+                } else {
+                    self.publish(who, &name, &run, number, ours);
                 }
-                let keys = manifest.keys().expect("it says what it names");
-                let of = |key: String| object(&folder(&key).0, &folder(&key).1, LAKE);
-                Some(Op::Verify { name, run, number, objects: keys.into_iter().map(of).collect(), looked: 0 })
-            }
-            Op::Verify { name, run, number, objects, looked } => {
-                let place = |o: &Object| (o.bucket.clone(), o.key.clone());
-                let is_right = objects.get(looked).map(|o| self.objects.get(&place(o)) == Some(&o.content));
-                let is_free = !self.catalogs[who].entries.contains_key(&name) && self.catalogs[who].is_open(&run);
-                match is_right {
-                    Some(true) => Some(Op::Verify { name, run, number, objects, looked: looked + 1 }),
-                    None if !objects.is_empty() && is_free => {
-                        self.publish(who, &name, &run, number, objects);
-                        None
-                    }
-                    _ => {
-                        self.fail(who, run);
-                        None
-                    }
-                }
+                None
             }
         }
     }
@@ -536,9 +519,9 @@ impl World {
     /// Something begins, or happens to everybody.
     fn happen(&mut self) {
         let who = self.random.below(2);
-        let name = NAMES[self.random.below(2)].to_owned();
-        let bucket = [DISK, LAKE, RESCUE][self.random.below(3)];
-        let op = match self.random.below(20) {
+        let name = NAMES[usize::from(self.random.one_in(4))].to_owned();
+        let bucket = [DISK, LAKE, LAKE, RESCUE][self.random.below(4)];
+        let op = match self.random.below(26) {
             0..5 => {
                 self.made += 1;
                 let run = format!("{}{}", self.catalogs[who].node, self.made);
@@ -546,7 +529,7 @@ impl World {
                 Op::Start(Commit { name, run, bucket: bucket.to_owned(), adds, objects: Vec::new(), base: None, number: 0, life: 0 })
             }
             // Said again, or a run that was given up and is taken up again.
-            5..7 => {
+            5..8 => {
                 let again: Vec<(String, String, String)> = self.catalogs[who].journal.iter().filter_map(begun).collect();
                 let Some((name, run, bucket)) = self.random.of(&again).cloned() else { return };
                 let commit = Commit { name, run, bucket, adds: false, objects: Vec::new(), base: None, number: 0, life: 0 };
@@ -558,11 +541,11 @@ impl World {
                     _ => return,
                 }
             }
-            7..11 => Op::Sweep { bucket, name },
-            11..13 => Op::Copy,
-            13 => Op::Repair,
-            14 => Op::Adopt { name },
-            15 => {
+            8..13 => Op::Sweep { bucket, name },
+            13..15 => Op::Copy,
+            15 => Op::Repair,
+            16..19 => Op::Adopt { name },
+            19..21 => {
                 if self.catalogs[who].entries.remove(&name).is_none() {
                     return;
                 }
@@ -576,25 +559,25 @@ impl World {
                 return;
             }
             // The producer starts again: all that it had begun is given up.
-            16 => {
+            21 => {
                 let adopted = |run: &String| run.starts_with("adopted");
                 for run in self.catalogs[who].open_runs().into_iter().filter(|run| !adopted(run)) {
                     self.fail(who, run);
                 }
                 return;
             }
-            17 => {
+            22 => {
                 let now_ms = self.now(who);
                 self.catalogs[who].restart(now_ms);
                 return;
             }
-            18 => {
+            23 => {
                 if !self.away.remove(bucket) {
                     self.away.insert(bucket);
                 }
-                let late = if self.late.is_empty() { None } else { Some(self.late.remove(0)) };
-                if let Some((key, manifest)) = late {
-                    self.manifests.entry(key).or_insert(manifest);
+                if !self.late.is_empty() {
+                    let (key, put) = self.late.remove(0);
+                    self.manifests.entry(key).or_insert(put);
                 }
                 return;
             }
@@ -646,8 +629,8 @@ impl World {
     /// Everything comes back, and is swept.
     fn recover(&mut self) {
         self.away.clear();
-        for (key, manifest) in std::mem::take(&mut self.late) {
-            self.manifests.entry(key).or_insert(manifest);
+        for (key, put) in std::mem::take(&mut self.late) {
+            self.manifests.entry(key).or_insert(put);
         }
         for who in 0..2 {
             let now_ms = self.now(who);
@@ -660,14 +643,11 @@ impl World {
             }
         }
         self.now_ms += 100 * HOUR_MS;
-        // Twice: what one has withdrawn claims nothing of the other's any more.
-        for _ in 0..2 {
-            for (who, bucket) in [0, 1].into_iter().flat_map(|who| [DISK, LAKE, RESCUE].map(|bucket| (who, bucket))) {
-                for name in NAMES {
-                    let mut op = Some(Op::Sweep { bucket, name: name.to_owned() });
-                    while let Some(next) = op.take() {
-                        op = self.step(who, next);
-                    }
+        for (who, bucket) in [0, 1].into_iter().flat_map(|who| [DISK, LAKE, RESCUE].map(|bucket| (who, bucket))) {
+            for name in NAMES {
+                let mut op = Some(Op::Sweep { bucket, name: name.to_owned() });
+                while let Some(next) = op.take() {
+                    op = self.step(who, next);
                 }
             }
         }
@@ -676,12 +656,9 @@ impl World {
     /// What is left that nobody needs and that a run of ours wrote.
     fn left(&self) -> Option<String> {
         for catalog in &self.catalogs {
-            let others = self.manifests.iter().map(|(key, manifest)| (key.as_str(), manifest));
-            let claimed = manifests::claimed(&catalog.node, others).expect("all can be read");
             for (bucket, key) in self.objects.keys() {
                 let listed = Listed { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK };
-                let is_claimed = bucket == LAKE && claimed.contains(key);
-                if !is_claimed && catalog.verdict(&listed, self.now_ms) == Verdict::Spent {
+                if catalog.verdict(&listed, self.now_ms) == Verdict::Spent {
                     return Some(format!("{} has left {bucket} {key}", catalog.node));
                 }
             }
@@ -710,10 +687,9 @@ fn history(seed: u64, figures: &mut Figures) {
     let mut world = World::new(seed);
     for step in 0..STEPS {
         let before = world.objects.len();
-        if world.random.one_in(4) {
-            world.happen()
-        } else {
-            world.go_on()
+        match world.random.one_in(6) {
+            true => world.happen(),
+            false => world.go_on(),
         }
         figures.removed += before.saturating_sub(world.objects.len());
         if let Some(lost) = world.lost() {

@@ -144,19 +144,23 @@ async fn a_catalog_that_has_lost_everything_takes_up_what_lies_in_s3() {
     let out = new.call("org.brahman.Catalog.Adopt", json!({"bucket": "lake", "name": "t"})).await.expect("adopted");
     assert_eq!((&out["adopted"], &out["refused"]), (&json!([{"name": "t", "generation": 3, "rows": 7}]), &json!([])));
     let seen = new.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there");
-    assert_eq!(seen["fetched"], json!([object["key"]]), "its copy here is fetched");
-    assert_eq!((&seen["dataset"]["columns"], &seen["dataset"]["objects"][0]["url"]), (&before["dataset"]["columns"], &object["url"]));
+    let own = seen["dataset"]["objects"][0].clone();
+    assert_eq!(seen["fetched"], json!([own["key"]]), "its copy here is fetched");
+    assert_eq!((&seen["dataset"]["columns"], &own["sha256"]), (&before["dataset"]["columns"], &object["sha256"]));
+    assert_ne!(own["url"], object["url"], "it is copied: whoever put it there may live, and delete it");
     assert_eq!(new.brahman_json(&["datasets", "show", "t"])["sample"]["rows"][4]["v"], "v4");
     let again = new.call("org.brahman.Catalog.Adopt", json!({"bucket": "lake", "name": "t"})).await.expect("answered");
     assert!(again["refused"][0]["why"].as_str().is_some_and(|why| why.contains("here already")), "{again}");
     let out = new.brahman_json(&["datasets", "resync", "u"]);
     assert_eq!((&out["rows"], &out["changed"]), (&json!(3), &json!(true)), "{out}");
-    // It goes on, and deletes nothing that it did not put there: nothing here says whose it was.
+    // It goes on, and deletes what it has put there alone: nothing here says whose the other is.
     for rows in 8..12 {
         ingest(&new, "t", "lake", rows);
     }
     assert_eq!(new.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")["dataset"]["generation"], 7);
-    assert_ne!(lake.ask("HEAD", &object["url"].as_str().expect("a url").replace("s3://", "/")), 404);
+    let path = |object: &Value| object["url"].as_str().expect("a url").replace("s3://", "/");
+    while lake.ask("HEAD", &path(&own)) != 404 {}
+    assert_ne!(lake.ask("HEAD", &path(&object)), 404);
     drop(new);
 
     // Fresh, and told to make everything anew, a catalog takes up all that adds up and says what does not.
@@ -185,11 +189,11 @@ async fn whoever_goes_on_with_a_dataset_that_was_taken_up_elsewhere_is_told_and_
     let refused = one.brahman(&["ingest", "files", "t", &csv]);
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && words.contains("by somebody else"), "{words}");
-    // Nor does it take away what the second one has claimed, though it deletes the dataset.
+    // What it deletes is its own: its manifest, then its objects, and nothing of the second one's.
     one.call("org.brahman.Catalog.Delete", json!({"name": "t"})).await.expect("deleted");
     let manifest = |number: u64| format!("/lake/data/manifests/t/{number:020}.json");
-    while lake.ask("HEAD", &manifest(1)) != 404 {}
-    assert_ne!(lake.ask("HEAD", &object["url"].as_str().expect("a url").replace("s3://", "/")), 404);
+    while lake.ask("HEAD", &object["url"].as_str().expect("a url").replace("s3://", "/")) != 404 {}
+    assert_eq!((lake.ask("HEAD", &manifest(1)), lake.ask("HEAD", &manifest(2)) == 404), (404, false));
     let seen = two.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there");
     assert_eq!((&seen["dataset"]["rows"], &seen["missing"]), (&json!(5), &Value::Null));
 }

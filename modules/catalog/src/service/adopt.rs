@@ -1,14 +1,15 @@
 //! `Adopt`: datasets that are taken up from the manifests in a bucket, as after a loss of the state.
 //!
-//! A claim is put under the number after the newest manifest's, and only then is looked whether that one is still there, and whether
-//! its objects are what it says ([`crate::books::manifests`] says why in this order). Invariants: nothing is published here that does
-//! not add up; what another catalog has written is read and never deleted, for no journal of ours says that it is ours.
+//! What a manifest names is copied, within the bucket, into a run of this catalog's own, each object verified on its way, and published
+//! with a manifest under the next number. The catalog that put it there may live, and delete what it has put there whenever it needs that
+//! no more: what was copied is ours alone. Invariants: nothing is published here that does not add up; what another catalog has written
+//! is read, and never deleted.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{AdoptIn, AdoptOut, Adopted, CommitIn, NotAdopted};
+use brahman_card::interface::catalog::{AdoptIn, AdoptOut, Adopted, CommitIn, NotAdopted, Object};
 use brahman_sidecar::{Call, Reply};
 use brahman_storage::buckets::{BucketError, Created, Root};
 use serde::Deserialize as _;
@@ -32,7 +33,7 @@ enum AdoptError {
     Name(#[from] BookError),
     #[error(transparent)]
     Bucket(#[from] BucketError),
-    #[error("{0} is gone: whoever put it there has withdrawn it, or goes on with the dataset")]
+    #[error("{0} is gone: whoever put it there has withdrawn it")]
     Gone(String),
     #[error("{0} was put there meanwhile: call again")]
     Overtaken(String),
@@ -120,16 +121,16 @@ impl CatalogService {
         let manifest = self.manifest(bucket, &key).await?.ok_or_else(|| AdoptError::Gone(key.clone()))?;
         let run_id = ulid::Ulid::generate().to_string();
         let commit = commit_of(&manifest, &key, bucket, root, name, &run_id)?;
-        let claimed = number.saturating_add(1);
-        let (begun, run) = (name.to_owned(), run_id.clone());
+        let next = number.saturating_add(1);
+        let (begun, run, within) = (name.to_owned(), run_id.clone(), bucket.to_owned());
         let start = move |books: &Mutex<Books>| {
-            let started = held(books).journal.start(&begun, &run, PRODUCER);
+            let started = held(books).journal.start_in(&begun, &run, PRODUCER, Some(&within));
             started.map_err(|source| BookError::Io { path: "lineage.log".into(), source })
         };
         self.with(Realm::Real, start).await?;
         let rows = commit.objects.iter().map(|o| o.rows).sum();
-        match self.claim_and_publish(bucket, &key, &manifest, commit, claimed).await {
-            Ok(()) => Ok((claimed, rows)),
+        match self.copy_and_publish(bucket, root, commit, next).await {
+            Ok(()) => Ok((next, rows)),
             Err(error) => {
                 let reason = error.to_string();
                 let end = move |books: &Mutex<Books>| {
@@ -137,43 +138,39 @@ impl CatalogService {
                     ended.map_err(|source| BookError::Io { path: "lineage.log".into(), source })
                 };
                 self.with(Realm::Real, end).await?;
-                // Its claim, if there is one, goes.
+                // What was copied goes.
                 self.tidy_remote(name).await;
                 Err(error)
             }
         }
     }
 
-    async fn claim_and_publish(
-        &self,
-        bucket: &str,
-        key: &str,
-        manifest: &Manifest,
-        commit: CommitIn,
-        claimed: u64,
-    ) -> Result<(), AdoptError> {
-        let claim_key = manifests::key(&commit.name, claimed);
-        let no_commit = |e| AdoptError::NoCommit(key.to_owned(), e);
+    /// Copies what a commit names into its own run, and publishes that under a number which nobody may have taken.
+    async fn copy_and_publish(&self, bucket: &str, root: &Root, mut commit: CommitIn, number: u64) -> Result<(), AdoptError> {
+        let prefix = format!("datasets/{}/{}", commit.name, commit.run_id);
+        let mut objects = Vec::new();
+        for (n, object) in commit.objects.iter().enumerate() {
+            let key = format!("{prefix}/part-{n}.parquet");
+            self.buckets.copy(bucket, bucket, &object.key, &key, &object.sha256, false).await?;
+            objects.push(Object { url: root.url_of(&key), key, ..object.clone() });
+        }
+        let there: BTreeMap<String, u64> = self.buckets.keys(bucket, &prefix, objects.len()).await?.into_iter().collect();
+        if let Some(object) = objects.iter().find(|object| there.get(&object.key) != Some(&object.bytes)) {
+            let why = format!("it is not as long as its manifest says, {} bytes", object.bytes);
+            return Err(AdoptError::Object { key: object.key.clone(), why });
+        }
+        commit.objects = objects;
+        let key = manifests::key(&commit.name, number);
+        let no_commit = |e| AdoptError::NoCommit(key.clone(), e);
         let said = serde_json::to_value(&commit).map_err(no_commit)?;
-        let claim = Manifest { node: self.node.clone(), run_id: commit.run_id.clone(), generation: claimed, commit: said };
-        let bytes = serde_json::to_vec(&claim).map_err(no_commit)?;
-        match self.buckets.create(bucket, &claim_key, bytes).await? {
+        let manifest = Manifest { node: self.node.clone(), run_id: commit.run_id.clone(), generation: number, commit: said };
+        let bytes = serde_json::to_vec(&manifest).map_err(no_commit)?;
+        match self.buckets.create(bucket, &key, bytes).await? {
             Created::New => {}
-            Created::Exists(_) => return Err(AdoptError::Overtaken(claim_key)),
-            Created::Unknown(why) => return Err(AdoptError::Unknown(claim_key, why)),
+            Created::Exists(_) => return Err(AdoptError::Overtaken(key)),
+            Created::Unknown(why) => return Err(AdoptError::Unknown(key, why)),
         }
-        // Whoever deletes what it names withdraws it first: still there, it is told of our claim before anything goes.
-        if self.manifest(bucket, key).await?.as_ref() != Some(manifest) {
-            return Err(AdoptError::Gone(key.to_owned()));
-        }
-        for object in &commit.objects {
-            let bytes = self.buckets.verify(bucket, &object.key, &object.sha256).await?;
-            if bytes != object.bytes {
-                let why = format!("it has {bytes} bytes, its manifest says {}", object.bytes);
-                return Err(AdoptError::Object { key: object.key.clone(), why });
-            }
-        }
-        self.blocking(Realm::Real, move |books| books.adopt(commit, claimed)).await?;
+        self.blocking(Realm::Real, move |books| books.commit(commit, number)).await?;
         self.copier.wake();
         Ok(())
     }
@@ -197,7 +194,8 @@ fn commit_of(manifest: &Manifest, key: &str, bucket: &str, root: &Root, name: &s
         }
         (object.bucket, object.url, object.path) = (bucket.to_owned(), root.url_of(&object.key), None);
     }
-    Ok(CommitIn { objects, run_id: run_id.to_owned(), expect: None, expect_run: None, mock: None, maker: None, ..said })
+    // None of this name may be here by then.
+    Ok(CommitIn { objects, run_id: run_id.to_owned(), expect: Some(0), expect_run: None, mock: None, maker: None, ..said })
 }
 
 #[cfg(test)]
@@ -225,7 +223,7 @@ mod tests {
     #[test]
     fn a_commit_is_taken_up_in_the_names_of_here() {
         let taken = told(commit("d", &[("theirs", "datasets/d/r/part-0.parquet")])).expect("it adds up");
-        assert_eq!((taken.run_id.as_str(), taken.expect, taken.inputs.len()), ("run", None, 1));
+        assert_eq!((taken.run_id.as_str(), taken.expect, taken.inputs.len()), ("run", Some(0), 1));
         let object = &taken.objects[0];
         assert_eq!((object.bucket.as_str(), object.url.as_str()), ("lake", "s3://lake/data/datasets/d/r/part-0.parquet"));
     }

@@ -1,8 +1,8 @@
 //! Deleting what no generation needs any more: here, in buckets in S3, and in `rescue`.
 //!
 //! What may go is decided in [`crate::books::sweep`] and [`crate::books::manifests`]; here it is read, asked once more, and removed one
-//! by one. Invariants: a bucket that is away is not swept; a manifest goes before the objects that it stands for; what another catalog's
-//! manifest names stays; what failed is told, and tried again with the next commit or start.
+//! by one. Invariants: a bucket that is away is not swept; a manifest goes before the objects that it stands for; what failed is told, and
+//! tried again with the next commit, after an hour, and at the next start.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::remote::MANIFESTS_MAX;
 use super::{CatalogService, Realm, held};
-use crate::books::manifests::{self, Manifest, Unread};
+use crate::books::manifests;
 use crate::books::sweep::{self, Evidence, Listed, Refusal};
 
 /// Objects of one dataset in one bucket that are listed.
@@ -23,8 +23,6 @@ const LISTED_MAX: usize = 1_000_000;
 enum SweepError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("nothing is tidied there: {0}")]
-    Manifest(#[from] Unread),
     #[error("nothing is tidied there: {0}")]
     Bucket(#[from] BucketError),
 }
@@ -58,11 +56,17 @@ impl CatalogService {
         }
     }
 
-    /// Deletes what earlier lives of this process have left in buckets; ends when it has.
-    pub async fn sweep_all(&self) {
-        let names = self.books().with_spent_runs();
-        for name in names {
-            self.tidy_remote(&name).await;
+    /// Deletes what earlier lives of this process have left, and what was left alone because it was too soon; ends with its task.
+    pub async fn keep_sweeping(&self) {
+        loop {
+            let names = self.books().with_spent_runs();
+            for name in names {
+                self.tidy_remote(&name).await;
+            }
+            tokio::time::sleep(sweep::ORPHAN_AGE).await;
+            for realm in [Realm::Real, Realm::Mock] {
+                self.tidy(realm, None).await;
+            }
         }
     }
 
@@ -114,10 +118,12 @@ impl CatalogService {
         let listing: Vec<_> = listed.into_iter().map(|(key, _)| Ok(Listed { bucket: bucket.to_owned(), key, resumable: false })).collect();
         let plan = sweep::plan(evidence, &listing)?;
         self.books().note_strangers(bucket, Some(name), plan.strangers);
-        // Copies are nobody's to claim: no manifest stands for them.
-        let claimed = if bucket == RESCUE { BTreeSet::new() } else { self.withdraw(bucket, name).await? };
+        // No manifest stands for copies.
+        if bucket != RESCUE {
+            self.withdraw(bucket, name).await?;
+        }
         let mut failed = None;
-        for listed in plan.spent.iter().filter(|listed| !claimed.contains(&listed.key)) {
+        for listed in &plan.spent {
             if let Err(error) = self.remove_spent(listed).await {
                 self.buckets.failed(bucket, "delete", &listed.key, &error);
                 failed = failed.or(Some(error));
@@ -126,34 +132,23 @@ impl CatalogService {
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Withdraws our manifests that stand for nothing any more, then gives the keys of the objects that others' manifests name.
-    async fn withdraw(&self, bucket: &str, name: &str) -> Result<BTreeSet<String>, SweepError> {
-        let mut kept: Vec<(String, Manifest)> = Vec::new();
-        let mut withdrew = false;
+    /// Withdraws our manifests that stand for nothing any more.
+    async fn withdraw(&self, bucket: &str, name: &str) -> Result<(), SweepError> {
         for (key, number) in self.telling(bucket, name).await? {
-            // Gone since it was listed.
-            let Some(manifest) = self.manifest(bucket, &key).await? else { continue };
+            let manifest = match self.manifest(bucket, &key).await {
+                Ok(Some(manifest)) => manifest,
+                // Gone since it was listed, or whose it is cannot be told.
+                Ok(None) | Err(BucketError::Damaged { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
             // Nothing is begun, and so nothing published of a run that has ended, until it has gone.
             let _deleting = self.deleting.lock().await;
             let head = self.books().head_in(name, bucket, &self.node);
             if head.withdraws(number, &manifest) {
                 self.buckets.remove_object(bucket, &key).await?;
-                withdrew = true;
-            } else {
-                kept.push((key, manifest));
             }
         }
-        if withdrew {
-            // Whoever claimed something before ours had gone is seen now; whoever comes later sees that ours is gone.
-            for (key, _) in self.telling(bucket, name).await? {
-                if !kept.iter().any(|(known, _)| *known == key)
-                    && let Some(manifest) = self.manifest(bucket, &key).await?
-                {
-                    kept.push((key, manifest));
-                }
-            }
-        }
-        Ok(manifests::claimed(&self.node, kept.iter().map(|(key, manifest)| (key.as_str(), manifest)))?)
+        Ok(())
     }
 
     /// Keys and numbers of a dataset's manifests in a bucket that have to be read.
