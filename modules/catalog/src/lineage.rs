@@ -3,9 +3,9 @@
 //! A COMPLETE also keeps what the generation was made of, so that a dataset whose file is lost can be put together again. OTHER
 //! marks a deletion: runs before it say nothing of what came after.
 //!
-//! START when a run is told where to write, and into which bucket: what may be deleted later is decided by that. COMPLETE with its commit, FAIL or ABORT when it is given up. A commit and its
-//! event are two writes: what a crash between them left out is written at the next opening. Names of inputs come from
-//! readers that never put a user or a password into them.
+//! START when a run is told where to write, and into which bucket: what may be deleted later is decided by that. COMPLETE with its commit,
+//! FAIL or ABORT when it is given up. A commit and its event are two writes: what a crash between them left out is written at the next
+//! opening. Names of inputs come from readers that never put a user or a password into them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

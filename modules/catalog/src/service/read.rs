@@ -113,7 +113,8 @@ impl CatalogService {
 /// An object that nobody is to read.
 fn damaged(name: &str, object: &Object, why: &str) -> BookError {
     let why = format!(
-        "{why}, and no good copy was found: put it back, ingest dataset `{name}` anew, or publish what is there by `Resync` with `accept_damage`"
+        "{why}, and no good copy was found: put it back, ingest dataset `{name}` anew, or publish what is there by `Resync` with \
+         `accept_damage`"
     );
     BookError::BadObject { key: object.key.clone(), why }
 }
