@@ -245,6 +245,7 @@ fn every_idl_text_agrees_with_its_rust_types() {
             ("Sample", schema::<catalog::SampleIn>(), schema::<catalog::SampleOut>()),
             ("Resync", schema::<catalog::ResyncIn>(), schema::<catalog::ResyncOut>()),
             ("ResyncMissing", schema::<catalog::RealmIn>(), schema::<catalog::ResyncMissingOut>()),
+            ("Adopt", schema::<catalog::AdoptIn>(), schema::<catalog::AdoptOut>()),
             ("Commit", schema::<catalog::CommitIn>(), schema::<catalog::CommitOut>()),
             ("Location", schema::<catalog::LocationIn>(), schema::<catalog::LocationOut>()),
             ("MarkStale", schema::<catalog::MarkStaleIn>(), none()),

@@ -73,18 +73,21 @@ type Version (generation: int, run_id: string, rows: int, bytes: int, committed_
 # whether it is one. One that is reads the mocks' datasets, and real ones where no mock made one of that name; one that is not reads
 # real ones only. Who says nothing is taken for whoever would answer org.brahman.Ingest in the call's context.
 # `apart` lists what this caller would not read under its name: the mocks' datasets, or real ones behind a mock's. `notes` tells of
-# what could not be read, and therefore is not tidied.
-method List(mock: ?bool) -> (datasets: []Dataset, apart: ?[]Dataset, notes: ?[]string)
+# what could not be read, and therefore is not tidied. `strangers` are runs, as bucket/dataset/run, whose objects lie in the buckets and
+# of which this catalog's journal says nothing: another catalog's, or an earlier one's. They are never deleted here; a hundred at most.
+method List(mock: ?bool) -> (datasets: []Dataset, apart: ?[]Dataset, notes: ?[]string, strangers: ?[]string)
 
-# `history` has the last hundred generations, newest first. `rescued` names objects that had gone from the bucket `primary` and
-# have just come back, whole, from `rescue`; `fetched` those whose copy here had gone and has just come from their own bucket;
-# `missing` those that are gone and did not.
+# `history` has the last hundred generations, newest first. Every object is compared with its SHA-256, once for each change of its file.
+# `rescued` names objects that had gone from their bucket, or were damaged, and have just come back, whole, from `rescue`; `fetched`
+# those whose copy here had gone or was damaged and has just come from their own bucket; `missing` those that are gone, or cut, and did
+# not. One whose length is right and whose bytes are not, with no good copy anywhere, is `BadObject`: nobody is to read it.
 method Get(name: string, mock: ?bool) -> (dataset: Dataset, history: []Version, rescued: ?[]string, fetched: ?[]string, missing: ?[]string)
 
 # `expect` is the generation that the commit builds on, 0 for none, `expect_run` its run: another is refused. Objects that are all there already are no
 # new generation.
 # Publishes a generation: every object is verified first. The same run_id committed twice is one commit.
 # Objects of a bucket in S3 are put there, then a manifest under the generation's number, which no other may have taken.
+# `copies` is there where a bucket `rescue` is: how many objects have yet to be copied there, and how many of them failed when last tried.
 method Commit(
   name: string,
   run_id: string,
@@ -98,7 +101,9 @@ method Commit(
   expect_run: ?string,
   mock: ?bool,
   maker: ?string
-) -> (generation: int, stale: []string)
+) -> (generation: int, stale: []string, copies: ?Copies)
+
+type Copies (pending: int, failed: int, why: ?string)
 
 # Begins a run of this dataset: where it writes its objects. `producer` is who asks, so that its unfinished runs can be told. Without
 # `bucket` it is the one that the dataset lies in, `primary` at first.
@@ -120,8 +125,15 @@ method Sample(name: string, rows: ?int, mock: ?bool) -> (rows: []object, masked:
 
 # Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is gone, publishes what is there. Of a manifest
 # that is damaged or gone the lineage says which objects, of all the runs, the last generation was made of; what does not add up to
-# its rows is refused. `runs` names them where nothing was recorded.
-method Resync(name: string, mock: ?bool, runs: ?[]string) -> (generation: int, rows: int, changed: bool, notes: []string)
+# its rows is refused. `runs` names them where nothing was recorded. Objects that are gone or damaged come back from `rescue` first, if
+# the copies are what was recorded. Bytes that are not what was committed become a generation only with `accept_damage`. A name that
+# is not known here is taken up from the manifests of a bucket in S3, if one has it (`Adopt`).
+method Resync(name: string, mock: ?bool, runs: ?[]string, accept_damage: ?bool) -> (
+  generation: int,
+  rows: int,
+  changed: bool,
+  notes: []string
+)
 
 type Resynced (name: string, generation: int, rows: int)
 
@@ -129,6 +141,16 @@ type NotResynced (name: string, reason: string)
 
 # The same for every dataset whose objects are there and whose manifest is not, or is damaged.
 method ResyncMissing(mock: ?bool) -> (resynced: []Resynced, failed: []NotResynced)
+
+type Adopted (name: string, generation: int, rows: int)
+
+type NotAdopted (name: string, why: string)
+
+# Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state is lost.
+# Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that one stays, and is
+# never deleted by this catalog. The generation after the newest manifest's is taken: whoever put that one there can publish no further
+# generation of it in this bucket.
+method Adopt(bucket: string, name: ?string) -> (adopted: []Adopted, refused: []NotAdopted)
 
 # Says which index is fed by the dataset (`MarkStale`), or that it has caught up with a generation (`ClearStale`), which its run tells.
 # A mock's index is not noted in a real dataset.
@@ -149,6 +171,9 @@ error GivenUp (message: string, retryable: bool, run_id: string)
 error NoSuchBucket (message: string, retryable: bool, name: string)
 # A bucket could not be written to; nothing was published.
 error BucketFailed (message: string, retryable: bool, name: string)
+# Every answer to the commit's last request was lost: it may be published or not, and its objects stay. The same commit said again
+# settles it.
+error Unknown (message: string, retryable: bool, name: string, run_id: string)
 # The dataset is at another generation than the commit builds on, or somebody else has put that generation into the bucket.
 error Moved (message: string, retryable: bool, name: string)
 # The dataset's own file is damaged.
@@ -359,6 +384,9 @@ pub struct ListOut {
     /// What could not be read, and therefore is not tidied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<Vec<String>>,
+    /// Runs, as bucket/dataset/run, of which the journal says nothing; they are never deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strangers: Option<Vec<String>>,
 }
 
 /// Parameters of `Get` and `Delete`.
@@ -384,6 +412,49 @@ pub struct ResyncIn {
     /// The runs that it is made of, in the order of their rows, where nothing recorded says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs: Option<Vec<String>>,
+    /// Bytes that are not what was committed may become the next generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_damage: Option<bool>,
+}
+
+/// Parameters of `Adopt`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptIn {
+    /// Bucket in S3 whose manifests are read.
+    pub bucket: String,
+    /// One dataset; all that are not here yet unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A dataset that was taken up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Adopted {
+    /// Dataset.
+    pub name: String,
+    /// The generation that it is here.
+    pub generation: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// A dataset that was not taken up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotAdopted {
+    /// Dataset.
+    pub name: String,
+    /// What does not add up.
+    pub why: String,
+}
+
+/// Reply of `Adopt`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct AdoptOut {
+    /// Here now.
+    pub adopted: Vec<Adopted>,
+    /// Left as they are.
+    pub refused: Vec<NotAdopted>,
 }
 
 /// Reply of `Delete`.
@@ -416,10 +487,10 @@ pub struct GetOut {
     pub dataset: Dataset,
     /// Newest first.
     pub history: Vec<Version>,
-    /// Keys of objects that came back from the bucket `rescue`.
+    /// Keys of objects that were gone or damaged and came back from the bucket `rescue`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescued: Option<Vec<String>>,
-    /// Keys of objects whose copy on this machine had gone and came from their bucket.
+    /// Keys of objects whose copy on this machine was gone or damaged and came from their bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetched: Option<Vec<String>>,
     /// Keys of objects that are gone, or cut, and have no copy that is right.
@@ -585,6 +656,21 @@ pub struct CommitOut {
     pub generation: u64,
     /// Indexes that are stale now.
     pub stale: Vec<String>,
+    /// How the copies stand; absent where there is no bucket `rescue`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<Copies>,
+}
+
+/// How the copies in `rescue` stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Copies {
+    /// Objects, of all datasets, that have yet to be copied.
+    pub pending: u64,
+    /// Those of them that failed when last tried.
+    pub failed: u64,
+    /// Why the first of them failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// Parameters of `Location`.

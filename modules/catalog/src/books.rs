@@ -2,8 +2,12 @@
 //!
 //! Objects lie in their bucket as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
 //! generation are kept, so that a reader that has just asked can still read. What mocks make is in books of its own, below `mock/`.
+//!
+//! Nothing here deletes by itself: [`Books::tidy`] does, when whoever knows which buckets are there says so.
 
 mod entry;
+mod lying;
+pub mod manifests;
 pub mod names;
 pub mod resync;
 mod roots;
@@ -28,8 +32,8 @@ use names::check;
 pub use roots::Roots;
 use sweep::Folder;
 
-/// The file beside the datasets' that is the register of buckets.
-const REGISTER: &str = "buckets.json";
+/// The file beside the datasets' that is the registry of buckets.
+const REGISTRY: &str = "buckets.json";
 /// How inputs that are made up begin.
 const MADE_UP: &str = "mock://";
 /// Generations of history kept in a dataset's file.
@@ -131,6 +135,8 @@ pub struct Books {
     pub(crate) journal: Journal,
     /// What was last kept from being tidied, and why.
     untidied: Vec<String>,
+    /// What was last found in the buckets of which the journal says nothing.
+    strangers: BTreeSet<(String, Folder)>,
     /// Where tests stop a commit.
     steps: Steps,
 }
@@ -139,16 +145,13 @@ pub struct Books {
 pub type Head = (u64, Option<String>);
 
 impl Books {
-    /// Opens the books under a state directory, and clears away what dead runs left.
+    /// Opens the books under a state directory.
     ///
     /// # Errors
     /// If the directories cannot be made or listed.
     pub fn open(state: &Path) -> io::Result<Self> {
         let (folder, roots) = (state.join("catalog"), Roots::primary(state));
         fs::create_dir_all(&folder)?;
-        for folder in roots.folders() {
-            fs::create_dir_all(folder.join("datasets"))?;
-        }
         let (mut entries, mut damaged, mut unread) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for file in fs::read_dir(&folder)? {
             let file = match file {
@@ -165,7 +168,7 @@ impl Books {
                 continue;
             }
             let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-            let json = path.extension().is_some_and(|e| e == "json") && file.file_name() != REGISTER;
+            let json = path.extension().is_some_and(|e| e == "json") && file.file_name() != REGISTRY;
             let Some(name) = stem.filter(|_| json) else { continue };
             match unseal(&path) {
                 Ok(entry) => drop(entries.insert(name, entry)),
@@ -176,10 +179,8 @@ impl Books {
             }
         }
         let journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
-        let (of_mocks, untidied, steps) = (false, Vec::new(), Steps::default());
-        let mut books = Self { folder, roots, entries, damaged, unread, of_mocks, journal, untidied, steps };
-        books.clear_orphans();
-        Ok(books)
+        let (of_mocks, untidied, strangers, steps) = (false, Vec::new(), BTreeSet::new(), Steps::default());
+        Ok(Self { folder, roots, entries, damaged, unread, of_mocks, journal, untidied, strangers, steps })
     }
 
     /// The same, as the mocks' books: what is committed is marked.
@@ -274,25 +275,6 @@ impl Books {
         Ok(Dataset { mock: maker.is_some().then_some(true), maker, ..self.roots.told(entry.view()) })
     }
 
-    /// The dataset that needs an object, if one does; an error where that cannot be known.
-    ///
-    /// # Errors
-    /// What could not be read.
-    pub fn owner(&self, bucket: &str, key: &str) -> Result<Option<String>, Vec<String>> {
-        let names = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket && o.key == key) || e.before.iter().any(|k| k == key);
-        match self.entries.iter().find(|(_, entry)| names(entry)) {
-            Some((name, _)) => Ok(Some(name.clone())),
-            None => Some(self.doubts()).filter(|doubts| !doubts.is_empty()).map_or(Ok(None), Err),
-        }
-    }
-
-    /// What a dataset's file says of an object.
-    #[must_use]
-    pub fn object(&self, bucket: &str, key: &str) -> Option<Object> {
-        let mut objects = self.entries.values().flat_map(|entry| &entry.dataset.objects);
-        objects.find(|o| o.bucket == bucket && o.key == key).cloned()
-    }
-
     /// Generations of a dataset, newest first.
     ///
     /// # Errors
@@ -312,14 +294,21 @@ impl Books {
         if let Err(error @ BookError::Damaged { .. }) = self.entry(name) {
             return Err(error);
         }
-        let own = self.entries.get(name).and_then(|e| e.dataset.objects.last()).map_or(PRIMARY, |o| &o.bucket);
-        let bucket = bucket.unwrap_or(own).to_owned();
+        let bucket = self.bucket_of(name, bucket);
         let root = self.roots.get(&bucket)?;
         let key_prefix = format!("datasets/{name}/{run_id}");
         let (url_prefix, path) = (root.url_of(&key_prefix), root.folder.join(&key_prefix));
-        let made = fs::create_dir_all(&path).and_then(|()| self.journal.start(name, run_id, producer));
+        // Said before it writes anything: what no journal knows is never cleared away.
+        let made = self.journal.start_in(name, run_id, producer, Some(&bucket)).and_then(|()| fs::create_dir_all(&path));
         made.map_err(|source| BookError::Io { path: path.clone(), source })?;
         Ok(LocationOut { bucket, key_prefix, url_prefix, path: path.display().to_string() })
+    }
+
+    /// The bucket that a run of a dataset writes into: the one that was asked for, or where the dataset lies.
+    #[must_use]
+    pub fn bucket_of(&self, name: &str, asked: Option<&str>) -> String {
+        let own = || self.entries.get(name).and_then(|e| e.dataset.objects.last()).map_or(PRIMARY, |o| &o.bucket);
+        asked.unwrap_or_else(own).to_owned()
     }
 
     fn check_name(&self, name: &str) -> Result<(), BookError> {
@@ -333,19 +322,9 @@ impl Books {
         &self.roots
     }
 
-    /// Says what buckets there are, and clears away what dead runs left in them.
+    /// Says what buckets there are.
     pub fn set_roots(&mut self, roots: Roots) {
         self.roots = roots;
-        self.clear_orphans();
-    }
-
-    /// Datasets with objects, of the present or the previous generation, in a bucket.
-    #[must_use]
-    pub fn lying_in(&self, bucket: &str) -> Vec<String> {
-        let folder = self.roots.get(bucket).ok().map(|root| &root.folder);
-        let before = |key: &String| folder.is_some_and(|folder| folder.join(key).exists());
-        let there = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket) || e.before.iter().any(before);
-        self.entries.iter().filter(|(_, entry)| there(entry)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The generation that a commit of this dataset would be, and the objects of the present one.
@@ -364,7 +343,27 @@ impl Books {
     ///
     /// # Errors
     /// If the disk refuses; the old generation then stands.
-    pub fn commit(&mut self, mut commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), BookError> {
+    pub fn commit(&mut self, commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), BookError> {
+        self.check_parts(&commit)?;
+        self.publish_commit(commit, at_least)
+    }
+
+    /// Refuses objects of runs that nothing needs any more: they may be gone, or about to go.
+    fn check_parts(&self, commit: &CommitIn) -> Result<(), BookError> {
+        let own = |folder: (&str, &str)| folder == (commit.name.as_str(), commit.run_id.as_str());
+        let spent = |object: &&Object| folder_of(&object.key).is_some_and(|folder| !own(folder) && !self.needs_folder(folder));
+        match commit.objects.iter().find(spent) {
+            // Said again, it is answered with what was published then.
+            Some(object) if !self.journal.committed_runs(&commit.name).contains(&commit.run_id) => {
+                let head = self.heads().remove(&commit.name);
+                let is = head.map_or_else(|| "0".to_owned(), |(generation, _)| generation.to_string());
+                Err(BookError::Moved { name: commit.name.clone(), is, expected: format!("one that has {}", object.key) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn publish_commit(&mut self, mut commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), BookError> {
         self.check_name(&commit.name)?;
         // Where they lie is for the catalog to say.
         commit.objects.iter_mut().for_each(|object| object.path = None);
@@ -418,12 +417,8 @@ impl Books {
             tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
         }
         self.steps.pass("after the journal").map_err(|source| BookError::Io { path: self.folder.clone(), source })?;
-        // What neither this nor the previous generation uses goes; a crash before this line leaves it to the next start.
-        let owned = |(dataset, run): (&str, &str)| (dataset.to_owned(), run.to_owned());
-        let left = old.iter().flat_map(|old| old.needs()).map(owned).collect();
         let stale = entry.view().stale;
-        self.entries.insert(commit.name.clone(), entry);
-        self.tidy(Some(&commit.name), left);
+        self.entries.insert(commit.name, entry);
         Ok((generation, stale))
     }
 
@@ -529,11 +524,11 @@ impl Books {
         self.entry(name)
     }
 
-    /// Deletes a dataset and its objects, also one whose file is gone. Gives which of them stay, and why.
+    /// Deletes a dataset, also one whose file is gone: its objects are needed no more.
     ///
     /// # Errors
     /// If there is none.
-    pub fn delete(&mut self, name: &str) -> Result<Vec<String>, BookError> {
+    pub fn delete(&mut self, name: &str) -> Result<(), BookError> {
         check(name)?;
         if !self.has(name) && !self.gone().iter().any(|gone| gone == name) {
             return Err(BookError::NoSuchDataset(name.to_owned()));
@@ -543,20 +538,12 @@ impl Books {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BookError::Io { path, source: error }),
             _ => atomic::sync_dir(&self.folder).map_err(|source| BookError::Io { path, source })?,
         }
-        // Of one whose file is damaged, what the journal says that runs of this name have written.
-        let mut left: BTreeSet<Folder> = self.journal.committed_runs(name).into_iter().map(|run| (name.to_owned(), run)).collect();
-        if let Some(entry) = self.entries.remove(name) {
-            left.extend(entry.needs().map(|(dataset, run)| (dataset.to_owned(), run.to_owned())));
-            left.extend(entry.history.iter().map(|version| (name.to_owned(), version.run_id.clone())));
-        }
+        self.entries.remove(name);
         self.damaged.remove(name);
         if let Err(error) = self.journal.dropped(name) {
             tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
         }
-        self.tidy(Some(name), left);
-        // The folder itself, if nothing is left in it.
-        self.roots.folders().for_each(|folder| drop(fs::remove_dir(folder.join("datasets").join(name))));
-        Ok(self.untidied.clone())
+        Ok(())
     }
 
     fn save(&self, name: &str, entry: &Entry) -> Result<(), BookError> {

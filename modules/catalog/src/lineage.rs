@@ -3,10 +3,10 @@
 //! A COMPLETE also keeps what the generation was made of, so that a dataset whose file is lost can be put together again. OTHER
 //! marks a deletion: runs before it say nothing of what came after.
 //!
-//! START when a run is told where to write, COMPLETE with its commit, FAIL or ABORT when it is given up. A commit and its
-//! event are two writes: what a crash between them left out is written at the next opening. Names of inputs come from
-//! readers that never put a user or a password into them. A journal that cannot be read stops what needs it, runs and the removal of
-//! what they leave, and nothing else.
+//! START when a run is told where to write, and into which bucket: what may be deleted later is decided by that. COMPLETE with its commit,
+//! FAIL or ABORT when it is given up. A commit and its event are two writes: what a crash between them left out is written at the next
+//! opening. Names of inputs come from readers that never put a user or a password into them. A journal that cannot be read stops what
+//! needs it, runs and the removal of what they leave, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,10 +15,13 @@ use std::path::{Path, PathBuf};
 use brahman_card::interface::catalog::{Dataset, Lineage};
 use brahman_storage::digest::sha256;
 use brahman_storage::log::Log;
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
+
+use crate::books::folder_of;
+use crate::books::sweep::{RunRecord, Standing};
 
 /// Events after which the older half is dropped.
 const EVENTS_MAX: usize = 20_000;
@@ -28,6 +31,8 @@ const FIELDS_MAX: usize = 2000;
 const REASON_CHARS: usize = 2000;
 /// Objects and columns of a generation that are kept with its event; of more only their number.
 const OBJECTS_MAX: usize = 1000;
+/// Commits of each dataset that outlive a compaction: the present and the previous generation are needed still.
+const COMMITS_KEPT: usize = 2;
 const COLUMNS_MAX: usize = 500;
 
 const PRODUCER: &str = concat!("https://crates.io/crates/brahman-catalog/", env!("CARGO_PKG_VERSION"));
@@ -45,10 +50,30 @@ struct Record {
     /// Who began the run; of its START only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     producer: Option<String>,
+    /// Where the run writes; of its START only, and absent in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bucket: Option<String>,
     /// What was committed; of a COMPLETE only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     made: Option<Dataset>,
     event: Value,
+}
+
+impl Known {
+    fn at(&self, now_ms: u64) -> RunRecord {
+        let standing = match self.end {
+            End::Open => Standing::Open,
+            End::Committed => Standing::Committed,
+            End::Failed(at_ms) => Standing::Failed { for_ms: now_ms.saturating_sub(at_ms) },
+        };
+        RunRecord { dataset: self.dataset.clone(), buckets: self.buckets.clone(), standing }
+    }
+}
+
+/// When an event happened, as Unix time; long ago, if it does not say.
+fn time_ms(event: &Value) -> u64 {
+    let at = event["eventTime"].as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+    at.and_then(|at| u64::try_from(at.timestamp_millis()).ok()).unwrap_or(0)
 }
 
 impl Record {
@@ -91,12 +116,34 @@ pub struct Unreadable {
     why: String,
 }
 
+/// How a run ended, if it has.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Open,
+    Committed,
+    /// Given up, at this Unix time.
+    Failed(u64),
+}
+
+/// What is known of a run of this catalog.
+#[derive(Clone, Debug)]
+struct Known {
+    dataset: String,
+    /// Where it wrote; anywhere, if that was not recorded.
+    buckets: BTreeSet<String>,
+    end: End,
+    /// How often it has begun: one that was given up may be taken up again.
+    lives: u64,
+}
+
 /// The journal, open.
 #[derive(Debug)]
 pub struct Journal {
     log: Result<Log, Unreadable>,
     records: Vec<Record>,
     open: BTreeMap<String, Open>,
+    /// Every run that the records name.
+    runs: BTreeMap<String, Known>,
     /// Records at which the older ones are dropped.
     compact_at: usize,
     /// Runs that a mock began before mocks were told apart.
@@ -175,8 +222,8 @@ impl Journal {
             Ok((log, records)) => (Ok(log), records),
             Err(error) => (Err(Unreadable { path, why: error.to_string() }), Vec::new()),
         };
-        let (open, of_mock) = (BTreeMap::new(), BTreeSet::new());
-        let mut journal = Self { log, records: Vec::new(), open, compact_at: EVENTS_MAX, of_mock };
+        let (open, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let mut journal = Self { log, records: Vec::new(), open, runs, compact_at: EVENTS_MAX, of_mock };
         if let Some(why) = journal.unread() {
             tracing::error!("{why}");
         }
@@ -202,6 +249,7 @@ impl Journal {
     }
 
     fn note(&mut self, record: Record) {
+        self.note_run(&record);
         if record.event["eventType"] == "START" {
             if record.producer.as_deref() == Some(FIRST_MOCK) {
                 self.of_mock.insert(record.run_id.clone());
@@ -212,6 +260,21 @@ impl Journal {
             self.open.remove(&record.run_id);
         }
         self.records.push(record);
+    }
+
+    /// A deletion is of a dataset, and of no run.
+    fn note_run(&mut self, record: &Record) {
+        let end = match record.event["eventType"].as_str() {
+            Some("START") => End::Open,
+            Some("COMPLETE") => End::Committed,
+            Some("FAIL" | "ABORT") => End::Failed(time_ms(&record.event)),
+            _ => return,
+        };
+        let unknown = || Known { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0 };
+        let known = self.runs.entry(record.run_id.clone()).or_insert_with(unknown);
+        known.end = end;
+        known.lives += u64::from(matches!(end, End::Open));
+        known.buckets.extend(record.bucket.clone());
     }
 
     fn append(&mut self, records: Vec<Record>) -> io::Result<()> {
@@ -226,6 +289,8 @@ impl Journal {
                 Ok(Ok(())) => {
                     self.compact_at = EVENTS_MAX.max(kept.len() * 2);
                     self.records = kept;
+                    let named: BTreeSet<&String> = self.records.iter().map(|record| &record.run_id).collect();
+                    self.runs.retain(|run_id, _| named.contains(run_id));
                 }
                 // What was appended is there all the same.
                 Ok(Err(error)) => {
@@ -238,15 +303,30 @@ impl Journal {
         Ok(())
     }
 
-    /// The newer half and, of the older, what is still needed: runs that have not ended, and each dataset's last state.
+    /// The newer half and, of the older, what is still needed: runs that have not ended, each dataset's last states, and which runs
+    /// made what those are made of: only a run that is known to be ours is ever cleared away.
     fn worth_keeping(&self) -> Vec<Record> {
         let newer_from = self.records.len() - EVENTS_MAX / 2;
-        let mut known: BTreeSet<&str> = BTreeSet::new();
+        let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut held: BTreeSet<&str> = BTreeSet::new();
         let mut kept: Vec<Record> = Vec::new();
         for (at, record) in self.records.iter().enumerate().rev() {
-            let last = (record.is("COMPLETE") || record.is("OTHER")) && known.insert(&record.dataset);
-            if at >= newer_from || last || (record.is("START") && self.open.contains_key(&record.run_id)) {
+            let state = record.is("COMPLETE") || record.is("OTHER");
+            let last = state && {
+                let seen = known.entry(&record.dataset).or_default();
+                *seen += 1;
+                *seen <= COMMITS_KEPT
+            };
+            if last || (at >= newer_from && state) {
+                let objects = record.made.iter().flat_map(|made| &made.objects);
+                held.extend(objects.filter_map(|object| folder_of(&object.key)).map(|(_, run)| run));
+                held.insert(&record.run_id);
+            }
+            let run = record.run_id.as_str();
+            if at >= newer_from || last || (record.is("START") && self.open.contains_key(run)) {
                 kept.push(record.clone());
+            } else if held.contains(run) && (record.is("START") || state) {
+                kept.push(Record { made: None, ..record.clone() });
             }
         }
         kept.reverse();
@@ -262,17 +342,25 @@ impl Journal {
         }
     }
 
-    /// A run begins.
+    /// A run begins that writes nowhere, or nobody knows where.
     ///
     /// # Errors
     /// As the file system gives them.
     pub fn start(&mut self, dataset: &str, run_id: &str, producer: &str) -> io::Result<()> {
+        self.start_in(dataset, run_id, producer, None)
+    }
+
+    /// A run begins, and writes into a bucket.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn start_in(&mut self, dataset: &str, run_id: &str, producer: &str, bucket: Option<&str>) -> io::Result<()> {
         if self.open.contains_key(run_id) {
             return Ok(());
         }
         let event = event("START", dataset, run_id, json!({}), Vec::new(), vec![json!({"namespace": NAMESPACE, "name": dataset})]);
-        let (dataset, run_id) = (dataset.to_owned(), run_id.to_owned());
-        self.append(vec![Record { dataset, run_id, producer: Some(producer.to_owned()), made: None, event }])
+        let (dataset, run_id, bucket) = (dataset.to_owned(), run_id.to_owned(), bucket.map(str::to_owned));
+        self.append(vec![Record { dataset, run_id, producer: Some(producer.to_owned()), bucket, made: None, event }])
     }
 
     /// A run's commit stands.
@@ -295,7 +383,7 @@ impl Journal {
             let columns = if dataset.columns.len() <= COLUMNS_MAX { dataset.columns.clone() } else { Vec::new() };
             Dataset { pii: None, columns, ..dataset.clone() }
         });
-        let record = Record { dataset: dataset.name.clone(), run_id, producer: None, made, event };
+        let record = Record { dataset: dataset.name.clone(), run_id, producer: None, bucket: None, made, event };
         match self.append(vec![record.clone()]) {
             // Longer than a record may be: that it was committed is worth more than of what.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.append(vec![Record { made: None, ..record }]),
@@ -312,7 +400,7 @@ impl Journal {
         let dropped = facet("1-0-1", "LifecycleStateChangeDatasetFacet", json!({"lifecycleStateChange": "DROP"}));
         let output = json!({"namespace": NAMESPACE, "name": dataset, "facets": {"lifecycleStateChange": dropped}});
         let event = event("OTHER", dataset, &run_id, json!({}), Vec::new(), vec![output]);
-        self.append(vec![Record { dataset: dataset.to_owned(), run_id, producer: None, made: None, event }])
+        self.append(vec![Record { dataset: dataset.to_owned(), run_id, producer: None, bucket: None, made: None, event }])
     }
 
     /// Gives runs up: one by its id, or all of a producer. Says how many there were.
@@ -331,7 +419,7 @@ impl Journal {
                 let (kind, facets) = if cancelled { ("ABORT", json!({})) } else { ("FAIL", json!({"errorMessage": error})) };
                 let outputs = vec![json!({"namespace": NAMESPACE, "name": open.dataset})];
                 let event = event(kind, &open.dataset, id, facets, Vec::new(), outputs);
-                Record { dataset: open.dataset.clone(), run_id: id.clone(), producer: None, made: None, event }
+                Record { dataset: open.dataset.clone(), run_id: id.clone(), producer: None, bucket: None, made: None, event }
             })
             .collect();
         let count = ended.len() as u64;
@@ -409,15 +497,47 @@ impl Journal {
         self.open.contains_key(run_id)
     }
 
-    /// Whether a run of this catalog has ended. Of another's nothing is known.
+    /// What is known of a run of this catalog, at this Unix time. Of another's nothing is.
     #[must_use]
-    pub fn has_ended(&self, run_id: &str) -> bool {
-        !self.is_open(run_id) && self.records.iter().any(|record| record.run_id == run_id)
+    pub fn run(&self, run_id: &str, now_ms: u64) -> Option<RunRecord> {
+        self.runs.get(run_id).map(|known| known.at(now_ms))
+    }
+
+    /// How often a run has begun, as far as is known. What began before and is not over is of a life that has ended.
+    #[must_use]
+    pub fn lives(&self, run_id: &str) -> u64 {
+        self.runs.get(run_id).map_or(0, |known| known.lives)
+    }
+
+    /// What is known of all runs of this catalog, or of those of one dataset, at this Unix time.
+    #[must_use]
+    pub fn runs(&self, dataset: Option<&str>, now_ms: u64) -> BTreeMap<String, RunRecord> {
+        let meant = self.runs.iter().filter(|(_, known)| dataset.is_none_or(|name| name == known.dataset));
+        meant.map(|(run_id, known)| (run_id.clone(), known.at(now_ms))).collect()
+    }
+
+    /// As if every run that was given up had been long ago.
+    #[cfg(test)]
+    pub(crate) fn age(&mut self) {
+        for known in self.runs.values_mut() {
+            if let End::Failed(at_ms) = &mut known.end {
+                *at_ms = 0;
+            }
+        }
+    }
+
+    /// Datasets of the runs that [`Self::abandon`] would end.
+    #[must_use]
+    pub fn open_datasets(&self, run_id: Option<&str>, producer: Option<&str>) -> BTreeSet<String> {
+        let meant = |id: &str, open: &Open| run_id.is_some_and(|r| r == id) || producer.is_some_and(|p| p == open.producer);
+        self.open.iter().filter(|(id, open)| meant(id, open)).map(|(_, open)| open.dataset.clone()).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use brahman_card::interface::catalog::Object;
+
     use super::*;
 
     #[test]
@@ -447,6 +567,7 @@ mod tests {
                 dataset: "e".into(),
                 run_id: format!("x{i}"),
                 producer: None,
+                bucket: None,
                 made: None,
                 event: json!({"eventType": "FAIL"}),
             })
@@ -488,7 +609,51 @@ mod tests {
         assert!(journal.unread().is_some_and(|why| why.contains("lineage.log") && why.contains("restart catalog")));
         let refused = journal.start("d", "r4", "ingest").expect_err("nobody knows what it would stand beside");
         assert!(refused.to_string().contains("no run begins") && journal.known().is_err(), "{refused}");
-        assert!(!journal.is_open("r4") && !journal.has_ended("r1"), "nothing is taken for what has ended");
+        assert!(!journal.is_open("r4") && journal.run("r1", 0).is_none(), "nothing is taken for what has ended");
+    }
+
+    #[test]
+    fn runs_whose_objects_are_needed_stay_known_when_older_events_are_dropped() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        let object = |run: &str| {
+            let (bucket, key) = ("lake".to_owned(), format!("datasets/d/{run}/part-0.parquet"));
+            Object { bucket, key, url: String::new(), rows: 1, bytes: 1, sha256: String::new(), path: None }
+        };
+        for (run, objects) in [("r1", vec![object("r1")]), ("r2", vec![object("r1"), object("r2")]), ("r3", vec![object("r1")])] {
+            journal.start_in("d", run, "ingest", Some("lake")).expect("noted");
+            let lineage = Lineage { run_id: run.into(), ..Lineage::default() };
+            journal.complete(&Dataset { name: "d".into(), lineage, objects, ..Dataset::default() }).expect("noted");
+        }
+        journal.start_in("d", "spent", "ingest", Some("lake")).expect("noted");
+        assert_eq!(journal.abandon(Some("spent"), None, "no", false).expect("noted"), 1);
+        journal.compact_at = 3;
+        let event = json!({"eventType": "FAIL"});
+        let filler =
+            |i| Record { dataset: "e".into(), run_id: format!("x{i}"), producer: None, bucket: None, made: None, event: event.clone() };
+        journal.append((0..EVENTS_MAX).map(filler).collect()).expect("noted");
+        drop(journal);
+        let journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        for run in ["r1", "r2", "r3"] {
+            let known = journal.run(run, 0).expect("it is ours");
+            assert_eq!((known.standing, known.dataset.as_str()), (Standing::Committed, "d"), "{run}");
+        }
+        assert!(journal.run("r1", 0).is_some_and(|run| run.buckets.contains("lake")), "and where it wrote");
+        assert_eq!(journal.run("spent", 0), None);
+    }
+
+    #[test]
+    fn how_long_ago_a_run_was_given_up_is_told_by_its_event() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        journal.start_in("d", "r", "ingest", Some("primary")).expect("noted");
+        assert_eq!(journal.open_datasets(None, Some("ingest")), ["d".to_owned()].into());
+        journal.abandon(Some("r"), None, "no", false).expect("noted");
+        let now = u64::try_from(Utc::now().timestamp_millis()).expect("after 1970");
+        let later = journal.run("r", now + 7_200_000).expect("known");
+        assert!(matches!(later.standing, Standing::Failed { for_ms } if for_ms >= 7_000_000), "{later:?}");
+        assert_eq!(journal.run("r", 0).map(|run| run.standing), Some(Standing::Failed { for_ms: 0 }), "a clock that jumped back");
+        assert!(journal.open_datasets(None, Some("ingest")).is_empty());
     }
 
     #[test]

@@ -1,31 +1,39 @@
-//! `org.brahman.Catalog` and, in [`storage`] and [`objects`], `org.brahman.Storage`. [`realm`] tells mocks from others, [`remote`] puts
-//! datasets into S3, [`rescue`] brings objects back.
+//! `org.brahman.Catalog` and, in [`storage`] and [`objects`], `org.brahman.Storage`. [`realm`] tells mocks from others, [`read`] gives
+//! datasets whose objects are whole, [`remote`] puts datasets into S3 and [`adopt`] takes them up from there, [`rescue`] copies objects
+//! and brings them back, [`scrub`] looks whether they still are what they were, [`sweep`] deletes what nothing needs.
 
+mod adopt;
 mod objects;
+mod read;
 mod realm;
 mod remote;
 mod rescue;
+mod resync;
+mod scrub;
 mod storage;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, DeleteOut, LineageIn, LineageOut, LocationIn,
-    MarkStaleIn, NameIn, NotResynced, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, Resynced, SampleIn, SampleOut, WatchOut,
+    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, DeleteOut, LineageIn, LineageOut, LocationIn,
+    LocationOut, MarkStaleIn, NameIn, RealmIn, ResyncIn, SampleIn, SampleOut, WatchOut,
 };
 use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service};
-use brahman_storage::buckets::Buckets;
+use brahman_storage::buckets::{BucketError, Buckets};
 use tokio::sync::watch;
 
-use crate::books::resync::Resync;
 use crate::books::{BookError, Books, Head, Roots};
 use crate::footers;
+use crate::verified::Verified;
 use realm::{Contexts, Realm};
+use rescue::Copier;
 
 /// Events of a dataset told unless more are asked for, and at most.
 const EVENTS: u64 = 100;
@@ -33,6 +41,10 @@ const EVENTS_MAX: u64 = 10_000;
 /// Rows of a sample unless more are asked for, and at most: a look, not an export.
 const SAMPLE_ROWS: u64 = 5;
 const SAMPLE_ROWS_MAX: u64 = 100;
+
+/// How often `status` hears how far copies are behind at most, and how often of how long they are.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+const TELL_AGE_EVERY: Duration = Duration::from_secs(30);
 
 /// Present generations: the real ones', the mocks'.
 #[derive(Clone, Debug, Default)]
@@ -54,8 +66,15 @@ pub struct CatalogService {
     buckets: Buckets,
     /// By which this catalog is known in buckets.
     node: String,
-    /// Held while copies are made.
-    copying: tokio::sync::Mutex<()>,
+    /// Where this catalog's files lie.
+    state: PathBuf,
+    /// Which files are what they should be.
+    verified: Arc<Verified>,
+    copier: Copier,
+    /// Held while an object is asked about for the last time and deleted from a bucket, and by what would make one needed again.
+    deleting: tokio::sync::Mutex<()>,
+    /// What could not be swept in buckets, by dataset.
+    unswept: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
 impl CatalogService {
@@ -65,16 +84,65 @@ impl CatalogService {
     /// If the books or the buckets cannot be opened.
     pub fn open(state: &Path) -> io::Result<Self> {
         let apart = state.join("mock");
-        let (books, buckets, node) = (Books::open(state)?, Buckets::open(state)?, remote::node(state)?);
-        let mocks = Books::open(&apart)?.for_mocks();
+        // First the buckets: they know which of their folders are there.
+        let (buckets, mut books) = (Buckets::open(state)?, Books::open(state)?);
+        let (mocks, node) = (Books::open(&apart)?.for_mocks(), remote::node(state)?);
+        // What was being taken up when this process last ended is not published, or its journal says so by now.
+        if let Err(error) = books.journal.abandon(None, Some(adopt::PRODUCER), "the catalog ended in the middle", false) {
+            tracing::error!("the lineage's journal refuses: {error}");
+        }
         let (books, mocks) = (Arc::new(Mutex::new(books)), Arc::new(Mutex::new(mocks)));
-        let (heads, contexts, copying) = (watch::channel(Heads::default()).0, Contexts::default(), tokio::sync::Mutex::default());
-        let service = Self { books, mocks, apart, heads, contexts, buckets, node, copying };
+        let service = Self {
+            books,
+            mocks,
+            apart,
+            heads: watch::channel(Heads::default()).0,
+            contexts: Contexts::default(),
+            buckets,
+            node,
+            state: state.to_owned(),
+            verified: Arc::default(),
+            copier: Copier::default(),
+            deleting: tokio::sync::Mutex::default(),
+            unswept: Mutex::default(),
+        };
         for (realm, roots) in service.roots() {
             service.of(realm).set_roots(roots);
         }
+        service.tidy_all();
         service.tell();
         Ok(service)
+    }
+
+    /// What `status` shows of this module: how far copies are behind, and why. Nothing where there are to be no copies.
+    #[must_use]
+    pub fn attributes(&self) -> BTreeMap<String, String> {
+        if !self.buckets.rescues() {
+            return BTreeMap::new();
+        }
+        let lag = self.lag();
+        let figures = [("copies.objects", lag.objects), ("copies.bytes", lag.bytes), ("copies.oldest_s", lag.oldest_s)];
+        let why = self.copies_why().unwrap_or_default();
+        figures.map(|(name, figure)| (name.to_owned(), figure.to_string())).into_iter().chain([("copies.why".to_owned(), why)]).collect()
+    }
+
+    /// Says [`Self::attributes`] now and whenever they have changed; ends with its task.
+    pub async fn keep_telling(&self, say: impl AsyncFn(BTreeMap<String, String>)) {
+        let (mut lag, mut told) = (self.copier.watch(), None);
+        loop {
+            let attributes = self.attributes();
+            if told.as_ref() != Some(&attributes) {
+                say(attributes.clone()).await;
+                told = Some(attributes);
+            }
+            tokio::time::sleep(TELL_EVERY).await;
+            // How old the oldest is grows by itself.
+            let is_behind = lag.borrow_and_update().objects > 0;
+            tokio::select! {
+                _ = lag.changed() => {}
+                () = tokio::time::sleep(TELL_AGE_EVERY), if is_behind => {}
+            }
+        }
     }
 
     /// The same, which asks this mesh's broker who answers in which context.
@@ -111,6 +179,8 @@ impl CatalogService {
             })
             .await?;
         }
+        // There may be somewhere to copy to, or something.
+        self.copier.wake();
         Ok(())
     }
 
@@ -127,35 +197,47 @@ impl CatalogService {
         // Its answer was lost: what it would be checked against may be another by now.
         let said = self.of(realm).said_again(&name, &commit.run_id).map_err(fault)?;
         if let Some((generation, stale)) = said {
-            self.put_aside(realm, name);
-            return Ok(CommitOut { generation, stale });
+            self.follow_up(realm, name);
+            return Ok(CommitOut { generation, stale, copies: self.copies_of(realm) });
         }
-        let (roots, (_, known)) = {
+        let (roots, life, (_, known)) = {
             let books = self.of(realm);
-            (books.roots().clone(), books.next(&name).map_err(fault)?)
+            (books.roots().clone(), books.journal.lives(&commit.run_id), books.next(&name).map_err(fault)?)
         };
         // Hashing what may be gigabytes, and fsync, on threads of their own.
         let verified = tokio::task::spawn_blocking(move || roots.verify(&commit.objects, &known).map(|()| commit));
         let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
-        let at_least = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
-        let (generation, stale) = self.blocking(realm, move |books| books.commit(commit, at_least)).await?;
-        self.put_aside(realm, name);
-        Ok(CommitOut { generation, stale })
+        let published = self.publish(realm, commit, life).await;
+        // What it leaves behind goes, and so does what a refusal left in a bucket, once its run has ended.
+        self.follow_up(realm, name.clone());
+        let (generation, stale) = published?;
+        self.tidy(realm, Some(&name)).await;
+        Ok(CommitOut { generation, stale, copies: self.copies_of(realm) })
     }
 
-    /// Copies what a real dataset is made of now, and removes copies of what it was; nobody waits for that.
-    fn put_aside(self: &Arc<Self>, realm: Realm, name: String) {
+    /// Publishes what was verified in one life of its run. Given up and taken up again since, its objects may have gone in between.
+    async fn publish(&self, realm: Realm, commit: CommitIn, life: u64) -> Result<(u64, Vec<String>), Fault> {
+        let at_least = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
+        let publish = move |books: &mut Books| match books.journal.lives(&commit.run_id) == life {
+            true => books.commit(commit, at_least),
+            false => Err(BookError::GivenUp(commit.run_id)),
+        };
+        self.blocking(realm, publish).await
+    }
+
+    /// What a mock made has no copies.
+    fn copies_of(&self, realm: Realm) -> Option<Copies> {
+        if realm == Realm::Real { self.copies() } else { None }
+    }
+
+    /// Has a real dataset copied as it is now, and what it was removed from buckets and from among the copies; nobody waits for that.
+    fn follow_up(self: &Arc<Self>, realm: Realm, name: String) {
         if realm == Realm::Mock {
             return;
         }
-        let dataset = self.books().get(&name);
-        if let Ok(dataset) = dataset {
-            let service = Arc::clone(self);
-            tokio::spawn(async move {
-                service.copy_to_rescue(dataset).await;
-                service.tidy_remote(&name).await;
-            });
-        }
+        self.copier.wake();
+        let service = Arc::clone(self);
+        tokio::spawn(async move { service.tidy_remote(&name).await });
     }
 
     /// Work on the books on a thread of its own, for it waits for the disk, or for whoever holds them: the thread that answers calls
@@ -179,6 +261,25 @@ impl CatalogService {
         let done = self.with(realm, move |books| work(&mut held(books))).await?;
         self.tell();
         Ok(done)
+    }
+
+    /// Where a run writes. Into a folder whose disk is away nothing is begun: it would lie on another.
+    async fn location(&self, ask: LocationIn) -> Result<LocationOut, Fault> {
+        let LocationIn { name, run_id, producer, bucket, mock } = ask;
+        let realm = Realm::of_writer(mock);
+        let (bucket, is_known) = {
+            let books = self.of(realm);
+            (books.bucket_of(&name, bucket.as_deref()), books.journal.run(&run_id, 0).is_some())
+        };
+        if realm == Realm::Real
+            && let Err(error @ BucketError::Away { .. }) = self.buckets.mounted(&bucket)
+        {
+            return Err(remote::bucket_failed(&bucket, &error));
+        }
+        // What a run that is taken up again has put into a bucket must not be going just now.
+        let _deleting = if is_known { Some(self.deleting.lock().await) } else { None };
+        let place = move |books: &Mutex<Books>| held(books).location(&name, &run_id, &producer.unwrap_or_default(), Some(&bucket));
+        self.with(realm, place).await
     }
 
     async fn sample(&self, call: &Call) -> Result<Reply, Fault> {
@@ -242,12 +343,7 @@ impl Service for CatalogService {
                 let NameIn { name, mock } = call.parameters()?;
                 Reply::of(&self.get(self.realm(&call, mock).await, &name).await?)
             }
-            "Location" => {
-                let LocationIn { name, run_id, producer, bucket, mock } = call.parameters()?;
-                let place =
-                    move |books: &Mutex<Books>| held(books).location(&name, &run_id, &producer.unwrap_or_default(), bucket.as_deref());
-                Reply::of(&self.with(Realm::of_writer(mock), place).await?)
-            }
+            "Location" => Reply::of(&self.location(call.parameters()?).await?),
             "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
             "MarkStale" => {
                 let MarkStaleIn { name, index, run_id, mock } = call.parameters()?;
@@ -276,10 +372,9 @@ impl Service for CatalogService {
                 let NameIn { name, mock } = call.parameters()?;
                 let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
                 let deleted = name.clone();
-                let notes = self.blocking(realm, move |books| books.delete(&deleted)).await?;
-                if realm == Realm::Real {
-                    tokio::spawn(async move { self.tidy_remote(&name).await });
-                }
+                self.blocking(realm, move |books| books.delete(&deleted)).await?;
+                let notes = self.tidy(realm, Some(&name)).await;
+                self.follow_up(realm, name);
                 Reply::of(&DeleteOut { notes: Some(notes).filter(|notes| !notes.is_empty()) })
             }
             "Abandon" => {
@@ -297,14 +392,17 @@ impl Service for CatalogService {
                     let (run_id, producer, reason) = (run_id.clone(), producer.clone(), reason.clone());
                     let abandon = move |books: &Mutex<Books>| {
                         let mut books = held(books);
+                        let names = books.journal.open_datasets(run_id.as_deref(), producer.as_deref());
                         let done = books.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
-                        if done.is_ok() {
-                            books.tidy_orphans();
-                        }
-                        Ok(done)
+                        Ok(done.map(|count| (count, names)))
                     };
                     let done = self.with(*realm, abandon).await?;
-                    abandoned += done.map_err(|e| Fault::internal(format!("the lineage's journal: {e}")))?;
+                    let (count, names) = done.map_err(|e| Fault::internal(format!("the lineage's journal: {e}")))?;
+                    abandoned += count;
+                    for name in names {
+                        self.tidy(*realm, Some(&name)).await;
+                        self.follow_up(*realm, name);
+                    }
                 }
                 Reply::of(&AbandonOut { abandoned })
             }
@@ -324,22 +422,16 @@ impl Service for CatalogService {
             }
             "Sample" => self.sample(&call).await,
             "Resync" => {
-                let ResyncIn { name, mock, runs } = call.parameters()?;
+                let ResyncIn { name, mock, runs, accept_damage } = call.parameters()?;
                 let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
-                let mut mended = if realm == Realm::Real { self.mend(&name).await } else { Vec::new() };
-                let done = self.with(realm, move |books| resync(books, &name, runs.as_deref())).await?;
-                self.tell();
-                let (dataset, changed) = (done.dataset, done.changed);
-                mended.extend(done.notes);
-                Reply::of(&ResyncOut { generation: dataset.generation, rows: dataset.rows, changed, notes: mended })
+                Reply::of(&self.resync(realm, name, runs, accept_damage == Some(true)).await?)
             }
             "ResyncMissing" => {
                 let RealmIn { mock } = call.parameters()?;
                 let realm = self.realm_to_change(&call, mock).await?;
-                let (resynced, failed) = self.with(realm, |books| Ok(resync_missing(books))).await?;
-                self.tell();
-                Reply::of(&ResyncMissingOut { resynced, failed })
+                Reply::of(&self.resync_missing(realm).await?)
             }
+            "Adopt" => self.adopt(&call).await,
             "Watch" => self.watch(&call).await,
             _ => self.storage(&call).await,
         }
@@ -350,23 +442,8 @@ fn held(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
     books.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads a dataset's objects anew. The books are held before and after that, not while all of them are read.
-fn resync(books: &Mutex<Books>, name: &str, runs: Option<&[String]>) -> Result<Resync, BookError> {
-    let looking = held(books).look(name)?;
-    let findings = looking.read(runs)?;
-    held(books).settle(findings)
-}
-
-fn resync_missing(books: &Mutex<Books>) -> (Vec<Resynced>, Vec<NotResynced>) {
-    let (mut resynced, mut failed) = (Vec::new(), Vec::new());
-    let lost = held(books).lost();
-    for name in lost {
-        match resync(books, &name, None) {
-            Ok(done) => resynced.push(Resynced { name, generation: done.dataset.generation, rows: done.dataset.rows }),
-            Err(error) => failed.push(NotResynced { name, reason: error.to_string() }),
-        }
-    }
-    (resynced, failed)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fault(error: BookError) -> Fault {
@@ -387,49 +464,5 @@ fn fault(error: BookError) -> Fault {
         BookError::Moved { name, .. } => Fault::new("org.brahman.Catalog.Moved", true, message).with("name", name),
         BookError::Damaged { name, .. } => Fault::new("org.brahman.Catalog.Damaged", false, message).with("name", name),
         BookError::Io { .. } => Fault::internal(message),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::Command;
-    use std::time::{Duration, Instant};
-
-    use brahman_card::interface::catalog::{LocationOut, Object};
-
-    use super::*;
-
-    #[test]
-    fn while_objects_are_read_anew_nobody_waits_for_the_books() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        let LocationOut { key_prefix, path, .. } = books.location("d", "r", "test", None).expect("a place");
-        let pipe = Path::new(&path).join("part-0.parquet");
-        // What is opened to be read waits until somebody writes.
-        assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
-        let object = Object {
-            bucket: "primary".into(),
-            key: format!("{key_prefix}/part-0.parquet"),
-            url: String::new(),
-            rows: 1,
-            bytes: 1,
-            sha256: String::new(),
-            path: None,
-        };
-        let commit = CommitIn { name: "d".into(), run_id: "r".into(), objects: vec![object], ..CommitIn::default() };
-        books.commit(commit, 0).expect("committed");
-        let books = Arc::new(Mutex::new(books));
-        let shared = Arc::clone(&books);
-        let reading = std::thread::spawn(move || resync(&shared, "d", None).map(drop));
-        std::thread::sleep(Duration::from_millis(200));
-        let since = Instant::now();
-        while books.try_lock().is_err() {
-            assert!(since.elapsed() < Duration::from_secs(10), "the books are held while an object is read");
-            std::thread::yield_now();
-        }
-        assert!(!reading.is_finished(), "it is still being read");
-        drop(std::fs::File::options().write(true).open(&pipe).expect("opened"));
-        let refused = reading.join().expect("it ends").expect_err("a pipe is no Parquet file");
-        assert!(matches!(refused, BookError::BadObject { .. }), "{refused}");
     }
 }

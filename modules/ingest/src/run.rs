@@ -212,7 +212,10 @@ impl Runs {
             Err(_) if cancel.is_cancelled() => ("cancelled", None),
             Err(fault) => ("failed", Some(fault.message().to_owned())),
         });
-        if let Err(fault) = &outcome {
+        // What may be published yet is not given up: its objects stay until it is known, or this module has ended.
+        if let Err(fault) = &outcome
+            && fault.name != UNKNOWN
+        {
             let (cancelled, mock) = (Some(cancel.is_cancelled()), Some(self.mock));
             let reason = fault.message().to_owned();
             self.ends.tell(AbandonIn { run_id: Some(run_id.clone()), reason, cancelled, mock, producer: None }).await;
@@ -290,15 +293,19 @@ impl Runs {
         // From here on it may be published, whatever becomes of the answer: only a refusal says that it was not. What may be either is
         // the catalog's to clear away.
         let folder = written.keep();
-        let committed = self.client.call::<_, CommitOut>("org.brahman.Catalog.Commit", &commit, &options).await;
+        let committed = self.commit(&commit).await;
         if let Err(ClientError::Fault(fault)) = &committed
             && was_refused(&fault.name)
         {
             written.folder = folder;
         }
-        let committed = committed?.value;
+        let committed = committed?;
         let now = Progress { phase: "done", ..*watching.borrow() };
         let mut notes = read.notes;
+        if let Some(copies) = committed.copies.filter(|copies| copies.failed > 0) {
+            let why = copies.why.unwrap_or_default();
+            notes.push(format!("{} objects have no copy in bucket rescue, and {} failed: {why}", copies.pending, copies.failed));
+        }
         if self.mock {
             notes.push(format!("made by the mock {}: only mocks read it, and no real dataset was touched", self.label));
         }
@@ -318,6 +325,23 @@ impl Runs {
             seconds: Some(started.elapsed().as_secs_f64()),
             ..report(now, started)
         })
+    }
+
+    /// Commits; says it again for a while if whether it was published is not known.
+    async fn commit(&self, commit: &CommitIn) -> Result<CommitOut, ClientError> {
+        let mut pause = PAUSE;
+        for _ in 1..COMMITS_MAX {
+            match self.client.call::<_, CommitOut>("org.brahman.Catalog.Commit", commit, &CallOptions::default()).await {
+                Err(ClientError::Fault(fault)) if fault.name == UNKNOWN => {
+                    tracing::warn!(dataset = commit.name, run_id = commit.run_id, "{}", fault.message());
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                other => return other.map(|answer| answer.value),
+            }
+        }
+        let last = self.client.call::<_, CommitOut>("org.brahman.Catalog.Commit", commit, &CallOptions::default()).await;
+        last.map(|answer| answer.value)
     }
 
     /// The dataset as it is, if there is one.
@@ -341,10 +365,17 @@ impl Runs {
     }
 }
 
+/// What a commit answers of which it is not known whether it was published.
+const UNKNOWN: &str = "org.brahman.Catalog.Unknown";
+/// How often such a commit is said, and how long after the first time it is said again; doubled each time. The catalog tries for a while
+/// by itself.
+const COMMITS_MAX: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Whether a fault of a commit says that this run was never published: a call whose answer was lost is said again, and one that is
 /// unknown by then, or whose dataset cannot be read, may have been.
 fn was_refused(fault: &str) -> bool {
-    fault.strip_prefix("org.brahman.Catalog.").is_some_and(|why| !matches!(why, "GivenUp" | "Damaged"))
+    fault.strip_prefix("org.brahman.Catalog.").is_some_and(|why| !matches!(why, "GivenUp" | "Damaged" | "Unknown"))
 }
 
 /// What a run has written, which goes with this unless it is kept.
@@ -473,7 +504,7 @@ mod tests {
 
     #[test]
     fn what_may_have_been_published_is_no_refusal() {
-        for maybe in ["Catalog.GivenUp", "Catalog.Damaged", "Broker.ProviderFailed", "Fault.Internal"] {
+        for maybe in ["Catalog.GivenUp", "Catalog.Damaged", "Catalog.Unknown", "Broker.ProviderFailed", "Fault.Internal"] {
             assert!(!was_refused(&format!("org.brahman.{maybe}")), "{maybe}");
         }
         for never in ["Moved", "BadObject", "BucketFailed", "MadeByMock"] {

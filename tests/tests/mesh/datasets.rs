@@ -120,7 +120,9 @@ async fn a_manifest_that_drifted_is_damaged_or_is_gone_is_made_anew_from_the_obj
     // Somebody wrote the object anew, with fewer rows and another column.
     let rewrite = "import sys, pyarrow.parquet as pq\nt = pq.read_table(sys.argv[1]).slice(0, 120).drop_columns(['wide'])\npq.write_table(t, sys.argv[1])";
     python(rewrite, &[&path.display().to_string()]);
-    let resynced = mesh.brahman_json(&["datasets", "resync", "d"]);
+    let fault = mesh.fault("org.brahman.Catalog.Resync", json!({"name": "d"})).await;
+    assert_eq!((&*fault.name, &fault.parameters["rows"]), ("org.brahman.Catalog.Incomplete", &json!(120)), "{fault}");
+    let resynced = mesh.call("org.brahman.Catalog.Resync", json!({"name": "d", "accept_damage": true})).await.expect("somebody says so");
     assert_eq!((&resynced["changed"], &resynced["rows"], &resynced["generation"]), (&json!(true), &json!(120), &json!(3)));
     let after = get().await;
     assert_eq!(after["dataset"]["columns"].as_array().map(Vec::len), Some(26));

@@ -3,6 +3,8 @@
 //! What the last generation was made of, of all its runs, is in the lineage's journal; of earlier versions' journals the number of rows
 //! and of objects is. Objects that do not make that up are refused and named. Where nothing is recorded, and there is one run only
 //! whose objects are whole and that did not fail, that one is taken, and the reply says so.
+//!
+//! Invariant: bytes that are not those that were committed become a generation only where somebody has said that they may.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -80,6 +82,10 @@ pub struct Looking {
     runs: Vec<String>,
     /// Runs that go on, or have failed.
     unfit: BTreeSet<String>,
+    /// Runs that this catalog began; what others have written it never deletes, but they may.
+    own: BTreeSet<String>,
+    /// Whether bytes may be taken that are not what was committed.
+    accept_damage: bool,
 }
 
 /// What was found, and is to be published if there is still what it was found of.
@@ -136,6 +142,8 @@ impl Books {
             committed: self.journal.last_committed(name),
             runs: self.journal.committed_runs(name),
             unfit: self.journal.unfit_runs(name),
+            own: self.journal.runs(Some(name), 0).into_keys().collect(),
+            accept_damage: false,
         })
     }
 
@@ -244,6 +252,12 @@ impl Books {
         Ok(view)
     }
 
+    /// Whether nothing was ever committed here, as after a loss of the whole state.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.entries.is_empty() && self.damaged.is_empty() && self.journal.runs(None, 0).is_empty()
+    }
+
     /// Datasets that have objects and no whole manifest.
     #[must_use]
     pub fn lost(&self) -> Vec<String> {
@@ -258,6 +272,37 @@ impl Books {
 }
 
 impl Looking {
+    /// The same, where bytes may be taken that are not what was committed.
+    #[must_use]
+    pub fn accepting_damage(self, accept_damage: bool) -> Self {
+        Self { accept_damage, ..self }
+    }
+
+    /// Refuses objects that are not what was committed, unless somebody has said that they may be taken.
+    fn refuse_damage(&self, keys: Vec<String>, rows: u64, expected_rows: u64) -> Result<(), BookError> {
+        if keys.is_empty() || self.accept_damage {
+            return Ok(());
+        }
+        let why = format!(
+            "these objects are not what was committed, and no good copy was found: {}; put them back, ingest it anew, or say \
+             `accept_damage` to publish what is there",
+            keys.join(", ")
+        );
+        Err(BookError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows })
+    }
+
+    /// Says that runs are not of this catalog, which somebody else may delete.
+    fn note_strangers<'a>(&self, runs: impl Iterator<Item = &'a String>, notes: &mut Vec<String>) {
+        let strangers: Vec<&str> = runs.filter(|run| !self.own.contains(*run)).map(String::as_str).collect();
+        if !strangers.is_empty() {
+            notes.push(format!(
+                "of these runs the lineage says nothing: {}; this catalog never deletes what they have written, another one that uses \
+                 the same bucket may",
+                strangers.join(", ")
+            ));
+        }
+    }
+
     /// Reads the objects. `runs` are those that it is made of, where nothing recorded says so.
     ///
     /// # Errors
@@ -279,6 +324,7 @@ impl Looking {
             self.refuse_copy(is)?;
             notes.push(format!("{}: had {} rows and {} bytes, has {} and {}", is.key, was.rows, was.bytes, is.rows, is.bytes));
         }
+        self.refuse_damage(changed(&old.objects, &objects), objects.iter().map(|o| o.rows).sum(), old.rows)?;
         let same = |a: &Column, b: &Column| a.name == b.name && a.arrow_type == b.arrow_type;
         if old.columns.len() != columns.len() || !old.columns.iter().zip(&columns).all(|(a, b)| same(a, b)) {
             notes.push("the columns are not those of the manifest".to_owned());
@@ -400,13 +446,14 @@ impl Looking {
         }
         let (objects, columns) = self.objects(&places, &recorded.columns)?;
         let other = |(was, is): &(&Object, &Object)| was.rows != is.rows;
-        let changed: Vec<String> = recorded.objects.iter().zip(&objects).filter(other).map(|(_, is)| is.key.clone()).collect();
+        let others: Vec<String> = recorded.objects.iter().zip(&objects).filter(other).map(|(_, is)| is.key.clone()).collect();
         let sum: u64 = objects.iter().map(|o| o.rows).sum();
-        if !changed.is_empty() || sum != expected_rows {
+        if !others.is_empty() || sum != expected_rows {
             let why =
-                format!("it had {expected_rows} rows, its objects have {sum}; with another number than recorded: {}", changed.join(", "));
-            return incomplete(why, changed, sum);
+                format!("it had {expected_rows} rows, its objects have {sum}; with another number than recorded: {}", others.join(", "));
+            return incomplete(why, others, sum);
         }
+        self.refuse_damage(changed(&recorded.objects, &objects), sum, expected_rows)?;
         let mut same = true;
         for (_, is) in recorded.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256) {
             self.refuse_copy(is)?;
@@ -430,6 +477,7 @@ impl Looking {
         }
         let (objects, columns) = self.objects(&places, &[])?;
         notes.push(format!("made of the runs that were named, {}; that they are all is not checked", runs.join(", ")));
+        self.note_strangers(runs.iter(), notes);
         Ok(Found { objects, columns, recorded: Dataset::default(), same: false })
     }
 
@@ -442,6 +490,7 @@ impl Looking {
         let whole = self.whole_runs()?;
         let [(run_id, objects, columns)] = <[Whole; 1]>::try_from(whole).map_err(|several| self.not_one(&several))?;
         notes.push(format!("the lineage names no committed run: {run_id}, the only one whose objects are whole, was taken"));
+        self.note_strangers(std::iter::once(&run_id), notes);
         let lineage = Lineage { run_id, ..Lineage::default() };
         Ok(Found { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
     }
@@ -510,6 +559,12 @@ impl Looking {
     }
 }
 
+/// Keys of objects whose bytes are not those that were recorded.
+fn changed(recorded: &[Object], found: &[Object]) -> Vec<String> {
+    let other = |(was, is): &(&Object, &Object)| was.sha256 != is.sha256;
+    recorded.iter().zip(found).filter(other).map(|(_, is)| is.key.clone()).collect()
+}
+
 /// Names in a folder; none if it is not there.
 fn listed(path: &Path) -> Result<Vec<String>, BookError> {
     let failed = |source| BookError::Io { path: path.to_owned(), source };
@@ -524,179 +579,4 @@ fn listed(path: &Path) -> Result<Vec<String>, BookError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow_array::{Int64Array, RecordBatch};
-    use arrow_schema::{DataType, Field, Schema};
-    use brahman_card::interface::catalog::{CommitIn, LocationOut, Watermark};
-    use brahman_storage::buckets::Root;
-    use parquet::arrow::ArrowWriter;
-
-    use super::*;
-
-    /// Writes a Parquet object of so many rows into a run.
-    fn write(books: &mut Books, run: &str, rows: i64) -> Object {
-        let LocationOut { key_prefix, path, .. } = books.location("d", run, "test", None).expect("a place");
-        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
-        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from_iter_values(0..rows))]).expect("a batch");
-        let file = fs::File::create(Path::new(&path).join("part-0.parquet")).expect("created");
-        let mut writer = ArrowWriter::try_new(file, schema, None).expect("a writer");
-        writer.write(&batch).and_then(|()| writer.close()).expect("written");
-        let folder = Path::new(&path).ancestors().nth(3).expect("the bucket").to_owned();
-        footers::object("primary", &Root::local(folder), &format!("{key_prefix}/part-0.parquet")).expect("an object").0
-    }
-
-    /// A dataset that was read by and by: 1,000 rows, then 10 more.
-    fn by_and_by(state: &Path) -> Books {
-        let mut books = Books::open(state).expect("open");
-        let mut objects = Vec::new();
-        for (run, rows) in [("r1", 1000), ("r2", 10)] {
-            objects.push(write(&mut books, run, rows));
-            let watermark = Some(Watermark { column: "u".into(), bound: rows.to_string(), source: "s".into() });
-            let commit = CommitIn { name: "d".into(), run_id: run.into(), objects: objects.clone(), watermark, ..CommitIn::default() };
-            books.commit(commit, 0).expect("committed");
-        }
-        books
-    }
-
-    fn lose(state: &Path) -> Books {
-        fs::remove_file(state.join("catalog/d.json")).expect("removed");
-        Books::open(state).expect("open")
-    }
-
-    #[test]
-    fn all_runs_of_the_last_generation_come_back_with_where_reading_stood() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let before = by_and_by(state.path()).get("d").expect("there");
-        let mut books = lose(state.path());
-        assert_eq!(books.list()[0].state.as_deref(), Some("lost"), "it stays visible");
-        let back = books.resync("d", None).expect("back").dataset;
-        assert_eq!((back.rows, back.objects.len(), &back.watermark), (1010, 2, &before.watermark));
-        assert_eq!((back.generation, &back.run_id), (before.generation, &before.run_id), "the same content is the same generation");
-        assert!(!books.spent("datasets/d/r1/part-0.parquet"), "nothing of it may go");
-        // Damaged instead of gone.
-        let path = state.path().join("catalog/d.json");
-        let text = fs::read_to_string(&path).expect("there").replace("1010", "1011");
-        fs::write(&path, text).expect("damaged");
-        let mut books = Books::open(state.path()).expect("open");
-        let back = books.resync("d", None).expect("back").dataset;
-        assert_eq!((back.rows, &back.watermark), (1010, &before.watermark));
-    }
-
-    #[test]
-    fn a_commit_that_is_said_again_is_answered_whatever_is_published_since() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        let object = write(&mut books, "a", 7);
-        let commit = CommitIn { name: "d".into(), run_id: "a".into(), objects: vec![object], ..CommitIn::default() };
-        assert_eq!(books.commit(commit.clone(), 0).expect("committed").0, 1);
-        // Its object is written anew, and what a resync makes of that is the next generation.
-        write(&mut books, "other", 5);
-        let primary = state.path().join("buckets/primary/datasets/d");
-        fs::copy(primary.join("other/part-0.parquet"), primary.join("a/part-0.parquet")).expect("copied");
-        let done = books.resync("d", None).expect("it drifted");
-        assert!(done.changed && done.dataset.generation == 2 && done.dataset.run_id.as_deref() != Some("a"));
-        assert_eq!(books.commit(commit.clone(), 0).expect("it was published").0, 1);
-        assert_eq!(books.get("d").expect("there").rows, 5, "nothing is published twice");
-        // One that found nothing new is said again as well.
-        books.location("d", "b", "test", None).expect("a place");
-        let nothing = CommitIn { run_id: "b".into(), objects: books.get("d").expect("there").objects, ..commit };
-        for _ in 0..2 {
-            assert_eq!(books.commit(nothing.clone(), 0).expect("committed").0, 2);
-        }
-        assert!(matches!(books.said_again("d", "never"), Err(BookError::GivenUp(_))));
-        books.delete("d").expect("deleted");
-        assert!(matches!(books.said_again("d", "a"), Err(BookError::GivenUp(_))), "what was deleted is not there any more");
-    }
-
-    #[test]
-    fn what_was_read_is_published_only_over_what_it_was_read_of() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        let commit = |books: &mut Books, run: &str, rows| {
-            let objects = vec![write(books, run, rows)];
-            let commit = CommitIn { name: "d".into(), run_id: run.into(), objects, ..CommitIn::default() };
-            books.commit(commit, 0).expect("committed")
-        };
-        commit(&mut books, "a", 7);
-        let findings = books.look("d").and_then(|looking| looking.read(None)).expect("read");
-        assert_eq!(commit(&mut books, "b", 9).0, 2, "nobody has to wait until it is read");
-        let moved = books.settle(findings).expect_err("it is of another generation");
-        assert!(matches!(&moved, BookError::Moved { .. }) && moved.to_string().contains("run b"), "{moved}");
-        assert_eq!(books.get("d").expect("there").rows, 9);
-        // What indexes say meanwhile is kept.
-        let other = write(&mut books, "other", 5);
-        fs::copy(books.roots().path(&other).expect("a path"), state.path().join("buckets/primary/datasets/d/b/part-0.parquet"))
-            .expect("copied");
-        let findings = books.look("d").and_then(|looking| looking.read(None)).expect("read");
-        books.mark_stale("d", "i", None).expect("marked");
-        let done = books.settle(findings).expect("its objects are the same");
-        assert_eq!((done.dataset.rows, &done.dataset.stale), (5, &vec!["i".to_owned()]));
-        // Lost, and made anew while it is read.
-        drop(books);
-        let mut books = lose(state.path());
-        let findings = books.look("d").and_then(|looking| looking.read(None)).expect("read");
-        commit(&mut books, "c", 3);
-        assert!(matches!(books.settle(findings), Err(BookError::Moved { .. })));
-        assert_eq!(books.get("d").expect("there").rows, 3);
-    }
-
-    #[test]
-    fn what_does_not_add_up_is_refused_and_named() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        drop(by_and_by(state.path()));
-        let mut books = lose(state.path());
-        let first = state.path().join("buckets/primary/datasets/d/r1/part-0.parquet");
-        let whole = fs::read(&first).expect("there");
-        fs::remove_file(&first).expect("removed");
-        match books.resync("d", None).expect_err("a thousand rows are gone") {
-            BookError::Incomplete { keys, rows, expected_rows, .. } => {
-                assert_eq!((keys, rows, expected_rows), (vec!["datasets/d/r1/part-0.parquet".to_owned()], 10, 1010));
-            }
-            other => panic!("{other}"),
-        }
-        assert!(matches!(books.get("d"), Err(BookError::NoSuchDataset(_))), "nothing was published");
-        // With another number of rows than was recorded.
-        fs::copy(state.path().join("buckets/primary/datasets/d/r2/part-0.parquet"), &first).expect("copied");
-        let refused = books.resync("d", None).expect_err("it has ten rows now");
-        assert!(refused.to_string().contains("1010 rows") && refused.to_string().contains("r1/part-0.parquet"), "{refused}");
-        fs::write(&first, whole).expect("put back");
-        assert_eq!(books.resync("d", None).expect("back").dataset.rows, 1010);
-    }
-
-    #[test]
-    fn a_journal_that_names_no_objects_still_knows_how_many_rows_there_were() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        drop(by_and_by(state.path()));
-        let log = state.path().join("catalog/lineage.log");
-        // As earlier versions wrote it.
-        let (_, mut records) = brahman_storage::log::Log::open::<serde_json::Value>(&log).expect("opens");
-        records.iter_mut().filter_map(serde_json::Value::as_object_mut).for_each(|record| drop(record.remove("made")));
-        fs::remove_file(&log).expect("removed");
-        brahman_storage::log::Log::open::<serde_json::Value>(&log).expect("opens").0.append(&records).expect("written");
-        let mut books = lose(state.path());
-        let done = books.resync("d", None).expect("back");
-        assert_eq!((done.dataset.rows, done.dataset.objects.len()), (1010, 2));
-        assert!(done.notes.iter().any(|note| note.contains("incremental")), "{:?}", done.notes);
-        let mut books = lose(state.path());
-        fs::remove_dir_all(state.path().join("buckets/primary/datasets/d/r1")).expect("removed");
-        assert!(matches!(books.resync("d", None), Err(BookError::Incomplete { rows: 10, expected_rows: 1010, .. })));
-    }
-
-    #[test]
-    fn where_nothing_is_recorded_nobody_guesses() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = by_and_by(state.path());
-        write(&mut books, "failed", 5);
-        books.journal.abandon(Some("failed"), None, "no", false).expect("noted");
-        drop(books);
-        fs::remove_file(state.path().join("catalog/lineage.log")).expect("removed");
-        fs::remove_dir_all(state.path().join("buckets/primary/datasets/d/failed")).expect("removed");
-        let mut books = lose(state.path());
-        let refused = books.resync("d", None).expect_err("there are two runs").to_string();
-        assert!(refused.contains("r1 (1000 rows)") && refused.contains("r2 (10 rows)"), "{refused}");
-        let named = ["r1".to_owned(), "r2".to_owned()];
-        assert_eq!(books.resync("d", Some(&named)).expect("named").dataset.rows, 1010);
-    }
-}
+mod tests;

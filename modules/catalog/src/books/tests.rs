@@ -29,7 +29,14 @@ fn commit(books: &mut Books, name: &str, run: &str) -> (u64, Vec<String>) {
         watermark: None,
         ..CommitIn::default()
     };
-    books.commit(commit, 0).expect("committed")
+    let done = books.commit(commit, 0).expect("committed");
+    books.tidy(Some(name), &BTreeSet::new());
+    done
+}
+
+/// Deletes what may go of everything; all buckets are there.
+fn tidy(books: &mut Books) {
+    books.tidy(None, &BTreeSet::new());
 }
 
 #[test]
@@ -106,26 +113,63 @@ fn a_commit_that_is_stopped_at_any_step_leaves_the_old_dataset_or_the_new_and_ca
 }
 
 #[test]
-fn what_a_dead_run_left_is_cleared_once_it_is_old() {
+fn what_a_dead_run_left_is_cleared_a_while_after_it_was_given_up_and_never_for_its_age() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut books = Books::open(state.path()).expect("open");
     let offered = offer(&mut books, "r1");
     books.commit(offered, 0).expect("committed");
-    let folders = ["r1", "dead", "young"].map(|run| PathBuf::from(books.location("d", run, "test", None).expect("a place").path));
-    let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
+    let folders = ["dead", "empty"].map(|run| PathBuf::from(books.location("d", run, "test", None).expect("a place").path));
+    fs::write(folders[0].join("part-0.parquet"), "half").expect("written");
     let foreign = state.path().join("buckets/primary/datasets/d/foreign");
-    fs::create_dir_all(&foreign).expect("made");
-    for folder in folders[..2].iter().chain([&foreign]) {
+    fs::create_dir_all(&foreign).and_then(|()| fs::write(foreign.join("part-0.parquet"), "theirs")).expect("made");
+    let long_ago = SystemTime::now() - 100 * sweep::ORPHAN_AGE;
+    for folder in folders.iter().chain([&foreign]) {
         fs::File::open(folder).and_then(|f| f.set_modified(long_ago)).expect("aged");
     }
     drop(books);
     let mut books = Books::open(state.path()).expect("open");
-    assert!(folders.iter().all(|f| f.exists()), "a run that has not ended may go on");
+    tidy(&mut books);
+    assert!(folders.iter().all(|f| f.exists()), "a run that has not ended may go on, however old it is");
     books.journal.abandon(None, Some("test"), "it died", false).expect("noted");
-    drop(books);
-    Books::open(state.path()).expect("open");
-    assert_eq!(folders.map(|f| f.exists()), [true, false, true]);
-    assert!(foreign.exists(), "of a run that is not ours nothing is known");
+    tidy(&mut books);
+    assert!(folders.iter().all(|f| f.exists()), "a read in parts may be taken up again");
+    books.journal.age();
+    books.tidy(None, &["primary".to_owned()].into());
+    assert!(folders.iter().all(|f| f.exists()), "what is away is not swept");
+    tidy(&mut books);
+    assert_eq!(folders.map(|f| f.exists()), [false, false]);
+    assert!(foreign.join("part-0.parquet").exists(), "of a run that is not ours nothing is known");
+    assert_eq!(books.strangers(), ["primary/d/foreign"]);
+    books.roots().verify(&books.get("d").expect("there").objects, &[]).expect("what is needed stays");
+    assert!(books.untidied().is_empty(), "whoever is a stranger is told apart");
+}
+
+#[test]
+fn a_run_that_is_taken_up_again_keeps_what_it_has_written() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    let part = Path::new(&books.location("d", "r", "test", None).expect("a place").path).join("part-0.parquet");
+    fs::write(&part, "half").expect("written");
+    books.journal.abandon(Some("r"), None, "it died", false).expect("noted");
+    books.location("d", "r", "test", None).expect("taken up again");
+    books.journal.age();
+    tidy(&mut books);
+    assert!(part.exists());
+}
+
+#[test]
+fn a_commit_builds_on_what_is_needed_only() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    commit(&mut books, "d", "r1");
+    let first = books.get("d").expect("there").objects;
+    let late = CommitIn { objects: first.clone(), ..offer(&mut books, "late") };
+    commit(&mut books, "d", "r2");
+    commit(&mut books, "d", "r3");
+    let refused = books.commit(late, 0).expect_err("its object may be gone");
+    assert!(matches!(&refused, BookError::Moved { expected, .. } if expected.contains("r1/part-0.parquet")), "{refused}");
+    let next = CommitIn { objects: books.get("d").expect("there").objects, ..offer(&mut books, "next") };
+    assert_eq!(books.commit(next, 0).expect("what is needed is there").0, 3);
 }
 
 #[test]
@@ -139,25 +183,25 @@ fn while_anything_cannot_be_read_nothing_is_deleted_and_that_is_told() {
     }
     books.location("d", "failed", "test", None).expect("a place");
     books.journal.abandon(Some("failed"), None, "no", false).expect("noted");
-    let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
-    fs::File::open(primary.join("d/failed")).and_then(|f| f.set_modified(long_ago)).expect("aged");
     fs::write(state.path().join("catalog/e.json"), "{").expect("damaged");
     let mut books = Books::open(state.path()).expect("open");
+    books.journal.age();
+    tidy(&mut books);
     assert!(primary.join("d/failed").exists() && books.untidied()[0].contains("`e`"), "{:?}", books.untidied());
-    // Neither what a commit leaves behind, nor what is deleted by name, nor a copy elsewhere.
+    // Neither what a commit leaves behind, nor what is deleted by name.
     commit(&mut books, "d", "r3");
-    assert!(!books.spent("datasets/d/r1/part-0.parquet"));
-    let stay = books.delete("d").expect("deleted");
-    assert!(stay[0].contains("could not be read"), "{stay:?}");
+    books.delete("d").expect("deleted");
+    books.tidy(Some("d"), &BTreeSet::new());
+    assert!(books.untidied()[0].contains("could not be read"), "{:?}", books.untidied());
     assert!(["r1", "r2", "r3", "failed"].iter().all(|run| primary.join("d").join(run).exists()));
     let seen = books.list();
     let damaged = seen.iter().find(|d| d.name == "e").expect("it stays visible");
     assert!(damaged.state.as_deref() == Some("damaged") && damaged.reason.as_deref().is_some_and(|r| r.contains("resync e")));
     // Once it is gone, and said to be, the rest is tidied.
     books.delete("e").expect("deleted");
-    books.tidy_orphans();
-    assert!(books.untidied().is_empty() && books.spent("datasets/d/r1/part-0.parquet"));
-    assert!(!primary.join("d/failed").exists() && !primary.join("e").exists());
+    tidy(&mut books);
+    assert!(books.untidied().is_empty(), "{:?}", books.untidied());
+    assert!(!primary.join("d").exists() && !primary.join("e").exists());
 }
 
 #[test]
@@ -170,29 +214,63 @@ fn while_the_file_of_a_dataset_is_gone_nothing_of_it_goes_until_it_is_back_or_de
         commit(&mut books, "d", run);
     }
     drop(books);
-    let long_ago = SystemTime::now() - 2 * sweep::ORPHAN_AGE;
-    for run in ["r1", "r2"] {
-        fs::File::open(primary.join("d").join(run)).and_then(|f| f.set_modified(long_ago)).expect("aged");
-    }
     fs::remove_file(state.path().join("catalog/d.json")).expect("removed");
     let all = || ["d/r1", "d/r2"].iter().all(|run| primary.join(run).exists());
     let mut books = Books::open(state.path()).expect("open");
-    assert!(all(), "opening takes nothing away that a resync needs");
+    tidy(&mut books);
+    assert!(all(), "nothing goes that a resync needs");
     assert!(books.untidied()[0].contains("`d`: its file is gone"), "{:?}", books.untidied());
-    assert!(books.doubts()[0].contains("`d`: its file is gone") && !books.spent("datasets/d/r1/part-0.parquet"));
+    assert!(books.doubts()[0].contains("`d`: its file is gone"));
     assert_eq!(books.list().iter().filter(|d| d.state.as_deref() == Some("lost")).count(), 1);
+    assert_eq!(books.recorded("d").len(), 1, "what it is to be made of is recorded");
     // Nor does what becomes of another.
     for run in ["e2", "e3"] {
         commit(&mut books, "e", run);
     }
-    books.tidy_orphans();
+    tidy(&mut books);
     assert!(all() && primary.join("e/e1").exists());
     // Deleted, it is known to need nothing.
-    assert_eq!(books.delete("d").expect("deleted"), Vec::<String>::new());
+    books.delete("d").expect("deleted");
+    tidy(&mut books);
     assert!(books.doubts().is_empty() && !primary.join("d").exists());
     assert!(matches!(books.delete("d"), Err(BookError::NoSuchDataset(_))));
-    books.tidy_orphans();
     assert!(books.untidied().is_empty() && books.list().len() == 1);
+}
+
+#[test]
+fn two_catalogs_that_share_a_folder_never_delete_each_others_runs() {
+    let states = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let shared = tempfile::tempdir().expect("a temporary directory");
+    let open = |state: &tempfile::TempDir| {
+        let mut books = Books::open(state.path()).expect("open");
+        let root = brahman_storage::buckets::Root::local(shared.path().to_owned());
+        books.set_roots(Roots::new([("primary".to_owned(), root)].into()));
+        books
+    };
+    let [mut one, mut two] = [open(&states[0]), open(&states[1])];
+    for round in 0..4 {
+        for (books, whose) in [(&mut one, "one"), (&mut two, "two")] {
+            commit(books, "d", &format!("{whose}-{round}"));
+            let open_run = format!("{whose}-open-{round}");
+            let part = Path::new(&books.location("d", &open_run, "test", None).expect("a place").path).join("part-0.parquet");
+            fs::write(part, "half").expect("written");
+        }
+    }
+    for books in [&mut one, &mut two] {
+        books.journal.age();
+        tidy(books);
+    }
+    let there = |run: String| shared.path().join("datasets/d").join(run).join("part-0.parquet").is_file();
+    for whose in ["one", "two"] {
+        assert_eq!([0, 1, 2, 3].map(|round| there(format!("{whose}-{round}"))), [false, false, true, true], "{whose}");
+        assert!((0..4).all(|round| there(format!("{whose}-open-{round}"))), "{whose}");
+    }
+    // What the other has put there is neither lost nor known here, and a deletion takes away one's own alone.
+    two.delete("d").expect("deleted");
+    tidy(&mut two);
+    assert!(there("one-3".into()) && there("one-2".into()) && there("two-open-3".into()) && !there("two-3".into()));
+    assert_eq!(two.list().len(), 0);
+    one.roots().verify(&one.get("d").expect("there").objects, &[]).expect("whole");
 }
 
 #[test]

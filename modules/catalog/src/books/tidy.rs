@@ -1,16 +1,25 @@
-//! Reading what lies there, and deleting what [`sweep`] says may go.
+//! Reading what lies in the folders of this machine, and deleting what [`sweep`] says may go.
+//!
+//! Invariants: only files and empty folders are removed, one by one, each below `datasets/` of a bucket that is there; whoever holds the
+//! books holds them from the reading to the last deletion, so that nothing is begun or published in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::Books;
 use super::entry::folder_of;
-use super::sweep::{self, Folder, Listed, Reading};
+use super::sweep::{self, Evidence, Folder, Listed, Verdict};
+use super::{Books, now_ms};
 
 /// Why it is not known what a dataset needs whose objects are there and that has no file.
 pub(super) const GONE: &str = "its file is gone, its objects are there";
+/// Runs of nobody that are told: enough to know what they are.
+const STRANGERS_TOLD: usize = 100;
+/// Files of one sweep; what is more than this is no work of ours, and is looked at first.
+const LISTED_MAX: usize = 1_000_000;
+/// Folders below a run's: ingest makes none, and nobody is followed without an end.
+const DEPTH_MAX: usize = 8;
 
 impl Books {
     /// What could not be read, without which nothing may be deleted.
@@ -48,103 +57,166 @@ impl Books {
         &self.untidied
     }
 
-    /// What is read before anything is deleted.
-    fn reading(&self, left: BTreeSet<Folder>) -> Reading {
+    /// What lies in the buckets and is nobody's that is known here, as bucket/dataset/run.
+    #[must_use]
+    pub fn strangers(&self) -> Vec<String> {
+        self.strangers.iter().take(STRANGERS_TOLD).map(|(bucket, (dataset, run))| format!("{bucket}/{dataset}/{run}")).collect()
+    }
+
+    /// Notes what was found of nobody's below one dataset of a bucket, or below all of them.
+    pub fn note_strangers(&mut self, bucket: &str, only: Option<&str>, found: BTreeSet<(String, Folder)>) {
+        self.strangers.retain(|(of, (dataset, _))| of != bucket || only.is_some_and(|name| name != dataset));
+        self.strangers.extend(found);
+    }
+
+    /// What is read before anything of one dataset, or of all, is deleted.
+    #[must_use]
+    pub fn evidence(&self, only: Option<&str>) -> Evidence {
         let owned = |(dataset, run): (&str, &str)| (dataset.to_owned(), run.to_owned());
         let whole = self.entries.iter().map(|(name, entry)| (name.clone(), Ok(entry.needs().map(owned).collect())));
         let unknown = self.unknown().into_iter().map(|(name, why)| (name, Err(why)));
-        Reading { needed: whole.chain(unknown).collect(), unread: self.other_doubts(), left }
+        Evidence { needed: whole.chain(unknown).collect(), unread: self.other_doubts(), runs: self.journal.runs(only, now_ms()) }
     }
 
-    /// What lies below a bucket's folder of datasets, or of one dataset.
-    fn listing(&self, root: &Path, only: Option<&str>) -> Vec<Result<Listed, String>> {
-        let failed = |path: &Path, error: &io::Error| Err(format!("{}: {error}", path.display()));
-        let folders = |path: &Path| -> Vec<io::Result<PathBuf>> {
-            match fs::read_dir(path) {
-                Ok(found) => found.map(|entry| entry.map(|entry| entry.path())).collect(),
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Vec::new(),
-                Err(error) => vec![Err(error)],
-            }
-        };
-        let datasets = match only {
-            Some(name) => vec![Ok(root.join("datasets").join(name))],
-            None => folders(&root.join("datasets")),
-        };
-        let mut all = Vec::new();
-        for dataset in datasets {
-            let dataset = match dataset {
-                Ok(path) => path,
-                Err(error) => {
-                    all.push(failed(root, &error));
-                    continue;
-                }
-            };
-            for run in folders(&dataset) {
-                let path = match run {
-                    Ok(path) => path,
-                    Err(error) => {
-                        all.push(failed(&dataset, &error));
-                        continue;
-                    }
-                };
-                // Ours have plain names.
-                let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-                let (Some(dataset), Some(run)) = (name(&dataset), name(&path)) else { continue };
-                match path.metadata() {
-                    Ok(meta) => all.push(Ok(Listed {
-                        ended: self.journal.has_ended(&run),
-                        open: self.journal.is_open(&run),
-                        age: meta.modified().ok().and_then(|touched| touched.elapsed().ok()),
-                        folder: (dataset, run),
-                    })),
-                    // Gone since it was listed.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => all.push(failed(&path, &error)),
-                }
-            }
-        }
-        all
+    /// What is to be done with an object by now.
+    #[must_use]
+    pub fn verdict(&self, listed: &Listed) -> Verdict {
+        let folder = folder_of(&listed.key);
+        let run = folder.and_then(|(_, run)| self.journal.run(run, now_ms()));
+        let is_needed = folder.is_some_and(|folder| self.needs_folder(folder));
+        sweep::verdict(listed, run.as_ref(), is_needed)
     }
 
-    /// Deletes what may go, below all datasets or one. Whatever stays because something could not be read is told by
-    /// [`Self::untidied`].
-    pub(super) fn tidy(&mut self, only: Option<&str>, left: BTreeSet<Folder>) {
-        let reading = self.reading(left);
-        let roots: Vec<PathBuf> = self.roots.folders().map(Path::to_path_buf).collect();
+    /// Whether this or the previous generation of any dataset is made of what a run has written.
+    pub(super) fn needs_folder(&self, (dataset, run): (&str, &str)) -> bool {
+        self.entries.values().any(|entry| entry.needs().any(|(of, needed)| of == dataset && needed == run))
+    }
+
+    /// Deletes what may go of what lies in folders here, below all datasets or one, but for buckets that are away. Whatever stays
+    /// because something could not be read is told by [`Self::untidied`].
+    pub fn tidy(&mut self, only: Option<&str>, away: &BTreeSet<String>) {
+        let evidence = self.evidence(only);
+        let roots: Vec<_> = self.roots.all().map(|(bucket, root)| (bucket.to_owned(), root.folder.clone())).collect();
         let mut untidied = Vec::new();
-        for root in roots {
-            match sweep::plan(&reading, &self.listing(&root, only)) {
-                Ok(folders) => {
-                    for (dataset, run) in folders {
-                        tracing::info!(dataset, run, "clearing what no generation needs any more");
-                        let path = root.join("datasets").join(&dataset).join(&run);
-                        if let Err(error) = fs::remove_dir_all(&path) {
-                            untidied.push(format!("{}: {error}", path.display()));
+        for (bucket, root) in roots.iter().filter(|(bucket, _)| !away.contains(bucket)) {
+            match sweep::plan(&evidence, &listing(bucket, root, only)) {
+                Ok(plan) => {
+                    for listed in &plan.spent {
+                        tracing::info!(bucket, key = listed.key, "deleting what no generation needs any more");
+                        if let Err(error) = remove(root, &listed.key) {
+                            untidied.push(format!("{}: {error}", root.join(&listed.key).display()));
                         }
                     }
+                    self.note_strangers(bucket, only, plan.strangers);
                 }
                 Err(refusal) => untidied.push(refusal.to_string()),
             }
         }
         untidied.dedup();
-        untidied.iter().for_each(|why| tracing::warn!("{why}"));
+        // Said each time, logged when it is news.
+        untidied.iter().filter(|why| !self.untidied.contains(why)).for_each(|why| tracing::warn!("{why}"));
         self.untidied = untidied;
     }
+}
 
-    pub(super) fn clear_orphans(&mut self) {
-        self.tidy(None, BTreeSet::new());
+/// What lies below a bucket's folder of datasets, or of one dataset.
+fn listing(bucket: &str, root: &Path, only: Option<&str>) -> Vec<Result<Listed, String>> {
+    let mut all = Vec::new();
+    let (key, depth) = only.map_or_else(|| ("datasets".to_owned(), 0), |name| (format!("datasets/{name}"), 1));
+    list(bucket, root, &key, depth, &mut all);
+    all
+}
+
+/// Lists the files below a key, and folders below a dataset's that are empty. Whether there was anything.
+fn list(bucket: &str, root: &Path, key: &str, depth: usize, all: &mut Vec<Result<Listed, String>>) -> bool {
+    let path = root.join(key);
+    let failed = |error: &io::Error| Err(format!("{}: {error}", path.display()));
+    let found = match fs::read_dir(&path) {
+        Ok(found) => found,
+        // Gone since it was listed, or never there.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return true,
+        Err(error) => {
+            all.push(failed(&error));
+            return true;
+        }
+    };
+    let mut is_empty = true;
+    for entry in found {
+        is_empty = false;
+        if all.len() >= LISTED_MAX {
+            all.push(Err(format!("{}: more than {LISTED_MAX} files", path.display())));
+            return true;
+        }
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                all.push(failed(&error));
+                continue;
+            }
+        };
+        // Ours have plain names.
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        let key = format!("{key}/{name}");
+        let listed = |key: String| Ok(Listed { bucket: bucket.to_owned(), key, resumable: true });
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => {
+                let has_any = depth >= DEPTH_MAX || list(bucket, root, &key, depth + 1, all);
+                if !has_any && depth > 0 {
+                    all.push(listed(key));
+                }
+            }
+            Ok(_) => all.push(listed(key)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => all.push(failed(&error)),
+        }
     }
+    !is_empty
+}
 
-    /// A run has ended without a commit: what such runs left goes once it is old.
-    pub fn tidy_orphans(&mut self) {
-        self.clear_orphans();
+/// Removes a file or an empty folder, and the folders above it that are empty then, up to that of all datasets.
+fn remove(root: &Path, key: &str) -> io::Result<()> {
+    let (path, top) = (root.join(key), root.join("datasets"));
+    let removed = match fs::symlink_metadata(&path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir(&path),
+        Ok(_) => fs::remove_file(&path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    let above = path.ancestors().skip(1).take_while(|folder| *folder != top && folder.starts_with(&top));
+    // One that has something in it stays, and so do those above.
+    for folder in above {
+        if fs::remove_dir(folder).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
 
-    /// Whether an object may go: a run of ours wrote it and has ended, neither this nor the previous generation of any dataset needs
-    /// it, and nothing that might say so could not be read. What another catalog has put into the same bucket is not ours to remove.
-    #[must_use]
-    pub fn spent(&self, key: &str) -> bool {
-        let needed = |folder: (&str, &str)| self.entries.values().any(|e| e.needs().any(|n| n.0 == folder.0 && n.1 == folder.1));
-        folder_of(key).is_some_and(|folder| self.journal.has_ended(folder.1) && !needed(folder)) && self.doubts().is_empty()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_go_once_they_are_empty_and_never_the_one_of_all_datasets() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let at = |key: &str| root.path().join(key);
+        for folder in ["datasets/d/r1/deep", "datasets/d/r2", "datasets/e/r3"] {
+            fs::create_dir_all(at(folder)).expect("made");
+        }
+        fs::write(at("datasets/d/r1/deep/part"), "x").expect("written");
+        let keys = |only| -> BTreeSet<String> { listing("b", root.path(), only).into_iter().map(|l| l.expect("listed").key).collect() };
+        assert_eq!(keys(Some("d")), ["datasets/d/r1/deep/part", "datasets/d/r2"].map(str::to_owned).into());
+        assert_eq!(keys(None).len(), 3);
+        remove(root.path(), "datasets/d/r1/deep/part").expect("removed");
+        assert!(!at("datasets/d/r1").exists() && at("datasets/d/r2").exists(), "up to where something is");
+        for key in ["datasets/d/r2", "datasets/e/r3", "datasets/none/r"] {
+            remove(root.path(), key).expect("removed");
+        }
+        assert!(!at("datasets/d").exists() && at("datasets").exists());
+        fs::create_dir_all(at("datasets/d/r1")).and_then(|()| fs::write(at("datasets/d/r1/part"), "x")).expect("written");
+        assert!(remove(root.path(), "datasets/d/r1").is_err(), "what has something in it is not removed whole");
     }
 }

@@ -178,15 +178,17 @@ impl CatalogService {
             let doubts = books.doubts().into_iter().map(|doubt| format!("could not be read: {doubt}"));
             if books.untidied().is_empty() { doubts.collect() } else { untidied.collect::<Vec<String>>() }
         };
-        let (real, mut told) = {
+        let (real, mut told, mut strangers) = {
             let books = self.books();
-            (books.list(), notes(&books))
+            (books.list(), notes(&books), books.strangers())
         };
         let mocks = {
             let books = self.of(Realm::Mock);
             told.extend(notes(&books));
+            strangers.extend(books.strangers());
             books.list()
         };
+        told.extend(self.unswept());
         let (mut datasets, mut apart) = (Vec::new(), Vec::new());
         match realm {
             Realm::Real => (datasets, apart) = (real, mocks),
@@ -201,7 +203,8 @@ impl CatalogService {
             }
         }
         let some = |list: Vec<Dataset>| Some(list).filter(|list| !list.is_empty());
-        ListOut { datasets, apart: some(apart), notes: Some(told).filter(|told| !told.is_empty()) }
+        let words = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
+        ListOut { datasets, apart: some(apart), notes: words(told), strangers: words(strangers) }
     }
 }
 

@@ -6,36 +6,31 @@
 //! manifests/<name>/<generation>.json        created once; whoever comes second builds on it or is refused
 //! ```
 //!
-//! A manifest that a crash kept from being published here is ours: its number is passed over.
+//! A manifest that a crash kept from being published here is ours: its number is passed over. One whose answers were all lost may be
+//! there or not: the commit is neither published nor refused, its objects stay, and the same commit said again settles it.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{CommitIn, Object};
 use brahman_storage::atomic;
-use serde::{Deserialize, Serialize};
+use brahman_storage::buckets::{BucketError, Created};
 
 use super::{CatalogService, fault};
-use crate::books::BookError;
+use crate::books::manifests::{self, Manifest};
 
-/// Manifests kept in a bucket: as many as the history has.
-const MANIFESTS_KEPT: u64 = 100;
 /// Numbers passed over at most: each is a commit that a crash cut off.
 const PASSED_MAX: u64 = 1000;
-
-/// What lies in the bucket for anybody to read.
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    /// Whose it is.
-    node: String,
-    run_id: String,
-    generation: u64,
-    /// What the generation is made of; not read again.
-    #[serde(default)]
-    commit: serde_json::Value,
-}
+/// How often a manifest is put whose answers are lost, and how long after the first time it is put again; doubled each time.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(250);
+/// Manifests of one dataset that are listed.
+pub(super) const MANIFESTS_MAX: usize = 100_000;
+/// Longest manifest: as long as a commit may be that comes in one message, and what is around it.
+const MANIFEST_BYTES_MAX: u64 = 32 << 20;
 
 /// The name by which this catalog is known in buckets that others write to as well.
 pub(super) fn node(state: &Path) -> io::Result<String> {
@@ -50,12 +45,14 @@ pub(super) fn node(state: &Path) -> io::Result<String> {
     }
 }
 
-fn key(name: &str, generation: u64) -> String {
-    format!("manifests/{name}/{generation:020}.json")
-}
-
-fn number(key: &str) -> Option<u64> {
-    key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
+/// What became of a manifest that was to be new.
+enum Put {
+    Done,
+    /// A commit of ours that a crash cut off has the number.
+    Passed,
+    Taken,
+    /// All answers were lost.
+    Unknown(String),
 }
 
 impl CatalogService {
@@ -81,65 +78,138 @@ impl CatalogService {
         }
         self.books().check_base(commit).map_err(fault)?;
         for (bucket, objects) in &remote {
-            let failed = |e: &dyn std::fmt::Display| {
-                let message = format!("bucket `{bucket}`: {e}; nothing was published");
-                Fault::new("org.brahman.Catalog.BucketFailed", true, message).with("name", bucket.clone())
-            };
+            if !known.iter().any(|object| object.bucket == *bucket) {
+                self.check_vacant(bucket, &commit.name).await?;
+            }
             for object in objects.iter().filter(|object| !known.contains(object)) {
                 let path = self.books().roots().path(object).map_err(fault)?;
-                self.buckets.upload(bucket, &object.key, &path).await.map_err(|e| failed(&e))?;
+                let put = self.buckets.upload(bucket, &object.key, &path, &object.sha256).await;
+                put.map_err(|e| bucket_failed(bucket, &e))?;
             }
             let last = generation + PASSED_MAX;
             loop {
-                let manifest = Manifest {
-                    node: self.node.clone(),
-                    run_id: commit.run_id.clone(),
-                    generation,
-                    commit: serde_json::to_value(commit).map_err(|e| Fault::internal(e.to_string()))?,
-                };
-                let bytes = serde_json::to_vec(&manifest).map_err(|e| Fault::internal(e.to_string()))?;
-                let there = self.buckets.create(bucket, &key(&commit.name, generation), bytes).await.map_err(|e| failed(&e))?;
-                let Some(there) = there else { break };
-                match serde_json::from_slice::<Manifest>(&there) {
-                    Ok(there) if there.node == self.node && there.run_id == commit.run_id => break,
-                    Ok(there) if there.node == self.node && generation < last => generation += 1,
-                    _ => {
-                        let message = format!(
-                            "bucket `{bucket}` holds generation {generation} of dataset `{}` by somebody else; nothing was published: \
-                             give it another name, or another bucket",
-                            commit.name
-                        );
-                        return Err(Fault::new("org.brahman.Catalog.Moved", false, message).with("name", commit.name.clone()));
-                    }
+                match self.put_manifest(bucket, commit, generation).await? {
+                    Put::Done => break,
+                    Put::Passed if generation < last => generation += 1,
+                    Put::Passed | Put::Taken => return Err(taken(bucket, &commit.name, generation)),
+                    Put::Unknown(why) => return Err(unknown(bucket, commit, &why)),
                 }
             }
         }
         Ok(generation)
     }
 
-    /// Removes from buckets in S3 what we have put there and no generation that is kept needs. What fails is in the journal, and is tried the next time.
-    pub(super) async fn tidy_remote(&self, name: &str) {
-        let (buckets, newest) = {
-            let books = self.books();
-            // Nothing goes while anything that may say that it is needed cannot be read.
-            if !books.doubts().is_empty() {
-                return;
-            }
-            let newest = match books.get(name) {
-                Ok(dataset) => dataset.generation,
-                Err(BookError::NoSuchDataset(_)) => u64::MAX,
-                Err(_) => return,
-            };
-            let remote = books.roots().all().filter(|(_, root)| !root.is_local());
-            (remote.map(|(bucket, _)| bucket.to_owned()).collect::<Vec<_>>(), newest)
+    /// Refuses a dataset's first commit into a bucket where somebody else's of the same name lies, whatever numbers that has left.
+    async fn check_vacant(&self, bucket: &str, name: &str) -> Result<(), Fault> {
+        let keys = self.buckets.keys(bucket, &format!("manifests/{name}"), MANIFESTS_MAX).await.map_err(|e| bucket_failed(bucket, &e))?;
+        let places = keys.iter().filter_map(|(key, _)| Some((key, manifests::place(key)?)));
+        let Some((key, (_, number))) = places.filter(|(_, (of, _))| *of == name).max_by_key(|(_, (_, number))| *number) else {
+            return Ok(());
         };
-        let oldest = newest.saturating_sub(MANIFESTS_KEPT);
-        for bucket in buckets {
-            let kept = |key: &str| !self.books().spent(key);
-            self.buckets.keep_only(&bucket, &format!("datasets/{name}"), kept).await;
-            let old = |key: &str| number(key).is_some_and(|n| n <= oldest);
-            let ours = |text: &[u8]| serde_json::from_slice::<Manifest>(text).is_ok_and(|manifest| manifest.node == self.node);
-            self.buckets.remove_own(&bucket, &format!("manifests/{name}"), old, ours).await;
+        match self.manifest(bucket, key).await {
+            Ok(Some(manifest)) if manifest.node != self.node => Err(taken(bucket, name, number)),
+            // Ours, or gone by now; what cannot be read is met when the number is taken.
+            _ => Ok(()),
         }
+    }
+
+    /// Puts the manifest of a commit under a number, again and again for a while if its answers are lost: it is the same each time.
+    async fn put_manifest(&self, bucket: &str, commit: &CommitIn, generation: u64) -> Result<Put, Fault> {
+        let internal = |e: serde_json::Error| Fault::internal(e.to_string());
+        let manifest = Manifest {
+            node: self.node.clone(),
+            run_id: commit.run_id.clone(),
+            generation,
+            commit: serde_json::to_value(commit).map_err(internal)?,
+        };
+        let (key, bytes) = (manifests::key(&commit.name, generation), serde_json::to_vec(&manifest).map_err(internal)?);
+        let (mut pause, mut tries) = (PAUSE, 1);
+        loop {
+            match self.buckets.create(bucket, &key, bytes.clone()).await.map_err(|e| bucket_failed(bucket, &e))? {
+                Created::New => return Ok(Put::Done),
+                Created::Exists(there) => {
+                    return Ok(match serde_json::from_slice::<Manifest>(&there) {
+                        Ok(there) if there.node == self.node && there.run_id == commit.run_id => Put::Done,
+                        Ok(there) if there.node == self.node => Put::Passed,
+                        _ => Put::Taken,
+                    });
+                }
+                Created::Unknown(why) if tries >= TRIES => return Ok(Put::Unknown(why)),
+                Created::Unknown(_) => {
+                    tokio::time::sleep(pause).await;
+                    (pause, tries) = (pause * 2, tries + 1);
+                }
+            }
+        }
+    }
+
+    /// A manifest as it lies in a bucket; none if it is not there.
+    pub(super) async fn manifest(&self, bucket: &str, key: &str) -> Result<Option<Manifest>, BucketError> {
+        let damaged = |why: String| BucketError::Damaged { name: bucket.to_owned(), key: key.to_owned(), why };
+        let mut text = Vec::new();
+        loop {
+            let part = match self.buckets.read(bucket, key, (text.len() as u64, Some(PART_BYTES)), None).await {
+                Ok(part) => part,
+                Err(BucketError::NoSuchObject { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if part.size > MANIFEST_BYTES_MAX {
+                return Err(damaged(format!("{} bytes, expected at most {MANIFEST_BYTES_MAX} of a manifest", part.size)));
+            }
+            let is_last = part.bytes.is_empty();
+            text.extend(part.bytes);
+            if is_last || text.len() as u64 >= part.size {
+                return serde_json::from_slice(&text).map(Some).map_err(|e| damaged(format!("it is no manifest: {e}")));
+            }
+        }
+    }
+}
+
+/// Bytes that are read at once.
+const PART_BYTES: u64 = brahman_card::interface::storage::OBJECT_BYTES_MAX;
+
+pub(super) fn bucket_failed(bucket: &str, error: &BucketError) -> Fault {
+    let message = format!("bucket `{bucket}`: {error}; nothing was published");
+    Fault::new("org.brahman.Catalog.BucketFailed", true, message).with("name", bucket.to_owned())
+}
+
+fn taken(bucket: &str, name: &str, generation: u64) -> Fault {
+    let message = format!(
+        "bucket `{bucket}` holds generation {generation} of dataset `{name}` by somebody else; nothing was published: give it another \
+         name, or another bucket"
+    );
+    Fault::new("org.brahman.Catalog.Moved", false, message).with("name", name.to_owned())
+}
+
+fn unknown(bucket: &str, commit: &CommitIn, why: &str) -> Fault {
+    let message = format!(
+        "whether run {} of dataset `{}` is published is not known, for bucket `{bucket}` took its manifest and did not answer ({why}): say \
+         the same commit again; its objects stay",
+        commit.run_id, commit.name
+    );
+    let fault = Fault::new("org.brahman.Catalog.Unknown", true, message).with("name", commit.name.clone());
+    fault.with("run_id", commit.run_id.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_never_said_to_be_unpublished() {
+        let commit = CommitIn { name: "d".into(), run_id: "r".into(), ..CommitIn::default() };
+        let fault = unknown("lake", &commit, "no answer within 60 s");
+        assert!(fault.retryable() && fault.message().contains("say the same commit again"), "{fault}");
+        assert!(!fault.message().contains("nothing was published"), "{fault}");
+        assert_eq!((&fault.parameters["name"], &fault.parameters["run_id"]), (&"d".into(), &"r".into()));
+        assert!(!taken("lake", "d", 3).retryable());
+    }
+
+    #[test]
+    fn a_catalog_keeps_its_name() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir_all(state.path().join("catalog")).expect("made");
+        let name = node(state.path()).expect("made");
+        assert_eq!((name.len(), node(state.path()).expect("read")), (26, name.clone()));
     }
 }

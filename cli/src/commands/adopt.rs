@@ -1,0 +1,28 @@
+//! `brahman datasets adopt`: datasets that lie in a bucket in S3 and are not known here, as after a loss of the state.
+
+use std::path::Path;
+
+use brahman_card::interface::catalog::{AdoptIn, AdoptOut};
+
+use super::get;
+use crate::output::{Output, Tone};
+
+/// Takes up every dataset that has a manifest in a bucket, or one by name. Fails if any does not add up.
+pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, output: &Output) -> anyhow::Result<()> {
+    let out: AdoptOut = get(socket, "org.brahman.Catalog.Adopt", &AdoptIn { bucket: bucket.clone(), name }).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        if out.adopted.is_empty() && out.refused.is_empty() {
+            output.line(&format!("no dataset has a manifest in bucket {bucket}"));
+        }
+        for dataset in &out.adopted {
+            output.line(&format!("{} is here at generation {} with {} rows", dataset.name, dataset.generation, dataset.rows));
+        }
+        out.refused.iter().for_each(|dataset| output.line(&output.paint(&format!("{}: {}", dataset.name, dataset.why), Tone::Bad)));
+    }
+    match out.refused.len() {
+        0 => Ok(()),
+        n => anyhow::bail!("{n} of {} datasets in bucket {bucket} were not taken up", n + out.adopted.len()),
+    }
+}

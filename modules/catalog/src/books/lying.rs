@@ -1,0 +1,80 @@
+//! What lies where: which objects are a dataset's, which datasets lie in a bucket, and what a dataset is to be made of.
+
+use std::collections::BTreeSet;
+
+use brahman_card::interface::catalog::{Dataset, Object};
+
+use super::entry::{Entry, folder_of};
+use super::sweep::Standing;
+use super::{Books, manifests, now_ms};
+
+impl Books {
+    /// The dataset that needs an object, if one does; an error where that cannot be known.
+    ///
+    /// # Errors
+    /// What could not be read.
+    pub fn owner(&self, bucket: &str, key: &str) -> Result<Option<String>, Vec<String>> {
+        let names = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket && o.key == key) || e.before.iter().any(|k| k == key);
+        match self.entries.iter().find(|(_, entry)| names(entry)) {
+            Some((name, _)) => Ok(Some(name.clone())),
+            None => Some(self.doubts()).filter(|doubts| !doubts.is_empty()).map_or(Ok(None), Err),
+        }
+    }
+
+    /// What a dataset's file says of an object.
+    #[must_use]
+    pub fn object(&self, bucket: &str, key: &str) -> Option<Object> {
+        let mut objects = self.entries.values().flat_map(|entry| &entry.dataset.objects);
+        objects.find(|o| o.bucket == bucket && o.key == key).cloned()
+    }
+
+    /// Looks at every object of the present generations, with its dataset's name and when that was committed.
+    pub fn for_each_live(&self, mut each: impl FnMut(&str, u64, &Object)) {
+        for (name, entry) in self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok()) {
+            entry.dataset.objects.iter().for_each(|object| each(name, entry.dataset.committed_ms, object));
+        }
+    }
+
+    /// What a dataset is to be made of: by its file or, where that is damaged or gone, by what was committed last.
+    #[must_use]
+    pub fn recorded(&self, name: &str) -> Vec<Object> {
+        let committed = || self.journal.last_committed(name).and_then(|committed| committed.made).map(|made| made.objects);
+        let objects = self.entries.get(name).map(|entry| entry.dataset.objects.clone()).or_else(committed);
+        self.roots.told(Dataset { objects: objects.unwrap_or_default(), ..Dataset::default() }).objects
+    }
+
+    /// Against what a dataset's manifests in a bucket are held.
+    #[must_use]
+    pub fn head_in(&self, name: &str, bucket: &str, node: &str) -> manifests::Head {
+        let entry = self.entries.get(name);
+        // Of the generation before only keys are kept; its runs say where they wrote or, of earlier versions, its files do.
+        let lay_there = |key: &String| match folder_of(key).and_then(|(_, run)| self.journal.run(run, 0)) {
+            Some(run) if !run.buckets.is_empty() => run.buckets.contains(bucket),
+            _ => self.roots.get(bucket).is_ok_and(|root| root.folder.join(key).exists()),
+        };
+        let lies_there = |entry: &&Entry| entry.dataset.objects.iter().any(|o| o.bucket == bucket) || entry.before.iter().any(lay_there);
+        let published = entry.into_iter().flat_map(|e| &e.history).map(|version| version.run_id.clone()).collect();
+        let runs = self.journal.runs(Some(name), 0).into_iter();
+        let ended = runs.filter(|(_, run)| run.standing != Standing::Open).map(|(id, _)| id).collect();
+        let newest = entry.filter(lies_there).map(|entry| entry.dataset.generation);
+        manifests::Head { node: node.to_owned(), newest, published, ended }
+    }
+
+    /// Datasets with runs that have ended and that nothing needs: of those something may lie in a bucket still.
+    #[must_use]
+    pub fn with_spent_runs(&self) -> BTreeSet<String> {
+        let needed: BTreeSet<(&str, &str)> = self.entries.values().flat_map(|entry| entry.needs()).collect();
+        let runs = self.journal.runs(None, now_ms()).into_iter();
+        let spent = runs.filter(|(id, run)| run.standing != Standing::Open && !needed.contains(&(run.dataset.as_str(), id.as_str())));
+        spent.map(|(_, run)| run.dataset).collect()
+    }
+
+    /// Datasets with objects, of the present or the previous generation, in a bucket.
+    #[must_use]
+    pub fn lying_in(&self, bucket: &str) -> Vec<String> {
+        let folder = self.roots.get(bucket).ok().map(|root| &root.folder);
+        let before = |key: &String| folder.is_some_and(|folder| folder.join(key).exists());
+        let there = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket) || e.before.iter().any(before);
+        self.entries.iter().filter(|(_, entry)| there(entry)).map(|(name, _)| name.clone()).collect()
+    }
+}

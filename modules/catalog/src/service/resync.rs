@@ -1,0 +1,147 @@
+//! `Resync` and `ResyncMissing`: datasets whose manifest says otherwise than their objects, is damaged, or is gone.
+//!
+//! Invariants: what has a good copy somewhere comes back before anything is read; what is read is read while others go on, and is
+//! published only over what it was read of; what no journal of ours knows is taken up only by name, or where nothing at all is known.
+
+use std::sync::Mutex;
+
+use brahman_card::Fault;
+use brahman_card::interface::catalog::{Adopted, NotResynced, ResyncMissingOut, ResyncOut, Resynced};
+
+use super::realm::Realm;
+use super::{CatalogService, held};
+use crate::books::resync::{Findings, Resync};
+use crate::books::{BookError, Books};
+
+impl CatalogService {
+    pub(super) async fn resync(
+        &self,
+        realm: Realm,
+        name: String,
+        runs: Option<Vec<String>>,
+        accept_damage: bool,
+    ) -> Result<ResyncOut, Fault> {
+        let mut notes = if realm == Realm::Real { self.repair(&name).await? } else { Vec::new() };
+        let is_known = self.of(realm).knows(&name);
+        let is_named = runs.is_some();
+        match self.read_and_publish(realm, name.clone(), runs, accept_damage).await {
+            Ok(done) => {
+                notes.extend(done.notes);
+                Ok(ResyncOut { generation: done.dataset.generation, rows: done.dataset.rows, changed: done.changed, notes })
+            }
+            // Nothing here knows of it: a bucket in S3 may.
+            Err(fault) if realm == Realm::Real && !is_known && !is_named && fault.name == "org.brahman.Catalog.NoSuchDataset" => {
+                match self.adopt_unknown(&name).await? {
+                    Some(Adopted { generation, rows, .. }) => {
+                        notes.push("it was not known here, and was taken up from its manifest in a bucket".to_owned());
+                        Ok(ResyncOut { generation, rows, changed: true, notes })
+                    }
+                    None => Err(fault),
+                }
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    async fn read_and_publish(&self, realm: Realm, name: String, runs: Option<Vec<String>>, accept_damage: bool) -> Result<Resync, Fault> {
+        let asked = name.clone();
+        let findings = self.with(realm, move |books| read_anew(books, &asked, runs.as_deref(), accept_damage)).await?;
+        let done = {
+            // What runs that had ended have left must not be going just now.
+            let _deleting = self.deleting.lock().await;
+            self.blocking(realm, move |books| books.settle(findings)).await?
+        };
+        self.copier.wake();
+        // What was kept because this could not be read may go now.
+        self.tidy(realm, Some(&name)).await;
+        Ok(done)
+    }
+
+    /// Every dataset whose objects are there and whose manifest is not, or is damaged. Where nothing was ever committed, as after a loss
+    /// of the state, also whatever the buckets hold; else it is told what that is.
+    pub(super) async fn resync_missing(&self, realm: Realm) -> Result<ResyncMissingOut, Fault> {
+        let (lost, is_fresh) = {
+            let books = self.of(realm);
+            let lost: Vec<(String, bool)> = books.lost().into_iter().map(|name| (name.clone(), books.knows(&name))).collect();
+            (lost, books.is_fresh())
+        };
+        let (mut resynced, mut failed) = (Vec::new(), Vec::new());
+        for (name, is_known) in lost {
+            if !is_known && !is_fresh {
+                let reason = format!(
+                    "the lineage says nothing of it: another catalog's, or an earlier one's; `brahman datasets resync {name}` takes it up"
+                );
+                failed.push(NotResynced { name, reason });
+                continue;
+            }
+            match self.resync(realm, name.clone(), None, false).await {
+                Ok(done) => resynced.push(Resynced { name, generation: done.generation, rows: done.rows }),
+                Err(fault) => failed.push(NotResynced { name, reason: fault.message().to_owned() }),
+            }
+        }
+        if is_fresh && realm == Realm::Real {
+            for (bucket, _) in self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()) {
+                match self.adopt_from(&bucket, None).await {
+                    Ok(out) => {
+                        resynced.extend(out.adopted.into_iter().map(|d| Resynced { name: d.name, generation: d.generation, rows: d.rows }));
+                        failed.extend(out.refused.into_iter().map(|d| NotResynced { name: d.name, reason: d.why }));
+                    }
+                    Err(fault) => failed.push(NotResynced { name: format!("bucket {bucket}"), reason: fault.message().to_owned() }),
+                }
+            }
+        }
+        Ok(ResyncMissingOut { resynced, failed })
+    }
+}
+
+/// Reads a dataset's objects anew. The books are held before that, not while all of them are read.
+fn read_anew(books: &Mutex<Books>, name: &str, runs: Option<&[String]>, accept_damage: bool) -> Result<Findings, BookError> {
+    let looking = held(books).look(name)?.accepting_damage(accept_damage);
+    looking.read(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use brahman_card::interface::catalog::{CommitIn, LocationOut, Object};
+
+    use super::*;
+
+    #[test]
+    fn while_objects_are_read_anew_nobody_waits_for_the_books() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        let LocationOut { key_prefix, path, .. } = books.location("d", "r", "test", None).expect("a place");
+        let pipe = Path::new(&path).join("part-0.parquet");
+        // What is opened to be read waits until somebody writes.
+        assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
+        let object = Object {
+            bucket: "primary".into(),
+            key: format!("{key_prefix}/part-0.parquet"),
+            url: String::new(),
+            rows: 1,
+            bytes: 1,
+            sha256: String::new(),
+            path: None,
+        };
+        let commit = CommitIn { name: "d".into(), run_id: "r".into(), objects: vec![object], ..CommitIn::default() };
+        books.commit(commit, 0).expect("committed");
+        let books = Arc::new(Mutex::new(books));
+        let shared = Arc::clone(&books);
+        let reading = std::thread::spawn(move || read_anew(&shared, "d", None, false).map(drop));
+        std::thread::sleep(Duration::from_millis(200));
+        let since = Instant::now();
+        while books.try_lock().is_err() {
+            assert!(since.elapsed() < Duration::from_secs(10), "the books are held while an object is read");
+            std::thread::yield_now();
+        }
+        assert!(!reading.is_finished(), "it is still being read");
+        drop(std::fs::File::options().write(true).open(&pipe).expect("opened"));
+        let refused = reading.join().expect("it ends").expect_err("a pipe is no Parquet file");
+        assert!(matches!(refused, BookError::BadObject { .. }), "{refused}");
+    }
+}

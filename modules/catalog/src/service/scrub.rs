@@ -1,0 +1,330 @@
+//! Looking whether objects and copies still are what was committed, and repairing one side from the other.
+//!
+//! On demand (`Scrub`), and in the background: slowly, from where the last life of this process stopped. Invariants: what is looked at is
+//! read whole, whatever was remembered of it; nothing is replaced but by bytes that have the recorded hash; what was deleted or replaced
+//! meanwhile is no damage; a bucket that is away is no damage either, and is said.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use brahman_card::Fault;
+use brahman_card::interface::catalog::Object;
+use brahman_card::interface::storage::RESCUE;
+use brahman_sidecar::{Call, Reply};
+use brahman_storage::atomic;
+use brahman_storage::buckets::BucketError;
+use brahman_storage::digest::sha256_file;
+use serde::{Deserialize, Serialize};
+
+use super::CatalogService;
+use super::rescue::copy_key;
+use super::storage::refused;
+
+/// Bytes that are read in a second at most by the one in the background: a tenth of what a disk gives.
+const BYTES_PER_S: u64 = 20 << 20;
+/// After everything was looked at, how long until it is looked at again; and how long after a start before the first is.
+const EVERY: Duration = Duration::from_secs(24 * 3600);
+const AFTER_START: Duration = Duration::from_secs(60);
+/// Where it stands is written down this often: what was looked at since is looked at again after a kill.
+const NOTED_EVERY: Duration = Duration::from_secs(60);
+/// Objects of each kind that are named in a reply; more are counted only in the journal of failures.
+const NAMED_MAX: usize = 1000;
+/// How often a caller hears how far it is.
+const TOLD_EVERY: Duration = Duration::from_millis(500);
+/// The file of [`Position`] in the catalog's folder; no dataset's, for it does not end in `.json`.
+const POSITION: &str = "scrub.position";
+
+/// Parameters of `org.brahman.Storage.Scrub`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// One bucket; all unless said.
+    #[serde(default)]
+    bucket: Option<String>,
+    /// One dataset; all unless said.
+    #[serde(default)]
+    dataset: Option<String>,
+}
+
+/// An object that is not what it should be, or was not.
+#[derive(Clone, Debug, Serialize)]
+struct Finding {
+    bucket: String,
+    key: String,
+    why: String,
+}
+
+/// One that is again.
+#[derive(Clone, Debug, Serialize)]
+struct Repaired {
+    bucket: String,
+    key: String,
+}
+
+/// What was found so far: the replies of `org.brahman.Storage.Scrub`.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Found {
+    objects: u64,
+    bytes: u64,
+    damaged: Vec<Finding>,
+    repaired: Vec<Repaired>,
+    unrepaired: Vec<Finding>,
+    elapsed_ms: u64,
+}
+
+/// Where the one in the background stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Position {
+    /// Bucket and key of what was looked at last, in their order; none at the beginning.
+    #[serde(default)]
+    after: Option<(String, String)>,
+    /// Unix time at which everything had been looked at.
+    #[serde(default)]
+    finished_ms: Option<u64>,
+    /// Objects that were damaged and could not be repaired, this time and when everything was last looked at.
+    #[serde(default)]
+    unrepaired: u64,
+    #[serde(default)]
+    unrepaired_before: u64,
+}
+
+impl Position {
+    /// What cannot be read is no position: everything is looked at again.
+    fn read(path: &Path) -> Self {
+        fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+}
+
+/// One thing to look at: an object in its own bucket, or its copy in `rescue`.
+#[derive(Clone, Debug)]
+struct Target {
+    bucket: String,
+    key: String,
+    object: Object,
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl CatalogService {
+    /// `org.brahman.Storage.Scrub`: looks at everything, or at one bucket or dataset, as fast as it can be read.
+    pub(super) async fn scrub(&self, call: &Call) -> Result<Reply, Fault> {
+        let Asked { bucket, dataset } = call.parameters()?;
+        if let Some(name) = &bucket {
+            self.buckets.present(name).await.map_err(|e| refused(name, &e))?;
+        }
+        if let Some(name) = &dataset {
+            let there = self.books().get(name).map(drop);
+            there.map_err(super::fault)?;
+        }
+        let (started, mut told) = (Instant::now(), Instant::now());
+        let mut found = Found::default();
+        for target in self.targets(bucket.as_deref(), dataset.as_deref()) {
+            self.look(&target, &mut found).await;
+            found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if call.more && told.elapsed() > TOLD_EVERY {
+                call.send(&found).await?;
+                told = Instant::now();
+            }
+        }
+        if bucket.is_none() && dataset.is_none() {
+            self.note_position(&Position {
+                after: None,
+                finished_ms: Some(now_ms()),
+                unrepaired: 0,
+                unrepaired_before: found.unrepaired.len() as u64,
+            });
+        }
+        Reply::of(&found)
+    }
+
+    /// When everything was last looked at, as Unix time, and how many objects were or are damaged and not repaired.
+    pub(super) fn scrubbed(&self) -> (Option<u64>, u64) {
+        let position = Position::read(&self.position());
+        (position.finished_ms, position.unrepaired.max(position.unrepaired_before))
+    }
+
+    /// Looks at everything again and again, slowly; ends with its task.
+    pub async fn keep_scrubbing(&self) {
+        tokio::time::sleep(AFTER_START).await;
+        loop {
+            let since = Position::read(&self.position()).finished_ms.map(|ms| Duration::from_millis(now_ms().saturating_sub(ms)));
+            let (position, is_due) = (Position::read(&self.position()), since.is_none_or(|since| since >= EVERY));
+            if position.after.is_none() && !is_due {
+                tokio::time::sleep(EVERY.saturating_sub(since.unwrap_or_default()).max(AFTER_START)).await;
+                continue;
+            }
+            self.scrub_from(position).await;
+        }
+    }
+
+    /// Looks at what comes after a position, to the end.
+    async fn scrub_from(&self, mut position: Position) {
+        let mut noted = Instant::now();
+        for target in self.targets(None, None) {
+            let place = (target.bucket.clone(), target.key.clone());
+            if position.after.as_ref().is_some_and(|after| place <= *after) {
+                continue;
+            }
+            let (mut found, started) = (Found::default(), Instant::now());
+            self.look(&target, &mut found).await;
+            position.unrepaired += found.unrepaired.len() as u64;
+            position.after = Some(place);
+            if noted.elapsed() > NOTED_EVERY {
+                self.note_position(&position);
+                noted = Instant::now();
+            }
+            // A millisecond for each object at least, so that many small ones leave the disk to others, too.
+            let owed = Duration::from_millis(1 + found.bytes.saturating_mul(1000) / BYTES_PER_S);
+            tokio::time::sleep(owed.saturating_sub(started.elapsed())).await;
+        }
+        let unrepaired_before = position.unrepaired;
+        self.note_position(&Position { after: None, finished_ms: Some(now_ms()), unrepaired: 0, unrepaired_before });
+    }
+
+    fn position(&self) -> PathBuf {
+        self.state.join("catalog").join(POSITION)
+    }
+
+    fn note_position(&self, position: &Position) {
+        let written = serde_json::to_vec(position).map_err(std::io::Error::from);
+        if let Err(error) = written.and_then(|text| atomic::write(&self.position(), &text)) {
+            tracing::warn!("{}: {error}: after a restart objects are looked at from the beginning", self.position().display());
+        }
+    }
+
+    /// What there is to look at, by bucket and key.
+    fn targets(&self, bucket: Option<&str>, dataset: Option<&str>) -> Vec<Target> {
+        let mut targets = Vec::new();
+        let mut seen = BTreeSet::new();
+        let copies = self.buckets.rescues();
+        self.books().for_each_live(|name, _, object| {
+            if dataset.is_some_and(|dataset| dataset != name) {
+                return;
+            }
+            let own = (object.bucket.clone(), object.key.clone());
+            let copy = copies.then(|| (RESCUE.to_owned(), copy_key(&object.bucket, &object.key)));
+            for (at, key) in std::iter::once(own).chain(copy) {
+                // Two datasets may be made of one object.
+                if bucket.is_none_or(|bucket| bucket == at) && seen.insert((at.clone(), key.clone())) {
+                    targets.push(Target { bucket: at, key, object: object.clone() });
+                }
+            }
+        });
+        targets.sort_by(|a, b| (&a.bucket, &a.key).cmp(&(&b.bucket, &b.key)));
+        targets
+    }
+
+    /// Looks at one thing, and repairs it if it can.
+    async fn look(&self, target: &Target, found: &mut Found) {
+        let is_copy = target.bucket == RESCUE;
+        // What has yet to be copied is behind, and not damaged.
+        if is_copy && !self.copier.has(&target.object) {
+            return;
+        }
+        let why = match self.examine(target).await {
+            Ok(bytes) => {
+                (found.objects, found.bytes) = (found.objects + 1, found.bytes + bytes);
+                if is_copy {
+                    self.copier.note_saved(&target.key, &target.object.sha256);
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        // Deleted or replaced since it was listed.
+        let is_live = self.books().object(&target.object.bucket, &target.object.key).is_some_and(|o| o.sha256 == target.object.sha256);
+        if !is_live {
+            return;
+        }
+        found.objects += 1;
+        let finding = Finding { bucket: target.bucket.clone(), key: target.key.clone(), why: why.to_string() };
+        let is_damage = matches!(why, BucketError::Damaged { .. } | BucketError::NoSuchObject { .. } | BucketError::Io(_));
+        if is_damage && is_copy {
+            self.copier.forget(&target.key);
+        }
+        let repaired = is_damage && self.restore(target).await;
+        if is_damage {
+            push(&mut found.damaged, finding.clone());
+        }
+        if repaired {
+            tracing::warn!(bucket = target.bucket, key = target.key, "damaged, and repaired from its other copy: {}", finding.why);
+            push(&mut found.repaired, Repaired { bucket: finding.bucket, key: finding.key });
+        } else {
+            self.buckets.failed(&target.bucket, "verify", &target.key, &finding.why);
+            push(&mut found.unrepaired, finding);
+        }
+    }
+
+    /// Reads an object whole; of one in S3 also the copy on this machine, which is fetched again if it is not right.
+    async fn examine(&self, target: &Target) -> Result<u64, BucketError> {
+        let Target { bucket, key, object } = target;
+        let bytes = self.buckets.verify(bucket, key, &object.sha256).await?;
+        let is_local = self.buckets.roots().get(bucket).is_none_or(|root| root.is_local());
+        if !is_local {
+            let path = self.books().roots().path(object);
+            if let Ok(path) = path {
+                let looked = path.clone();
+                let here = tokio::task::spawn_blocking(move || sha256_file(&looked)).await;
+                // One that is not here is fetched when somebody wants it.
+                let is_other = matches!(here, Ok(Ok((sha256, _))) if sha256 != object.sha256);
+                if is_other {
+                    self.buckets.download(bucket, key, &object.sha256, &path).await?;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Puts an object right from its other copy.
+    async fn restore(&self, target: &Target) -> bool {
+        let Target { bucket, key, object } = target;
+        if !self.buckets.rescues() {
+            return false;
+        }
+        let copy = copy_key(&object.bucket, &object.key);
+        let done = match bucket == RESCUE {
+            true => self.buckets.copy(&object.bucket, RESCUE, &object.key, key, &object.sha256, true).await,
+            false => self.buckets.copy(RESCUE, bucket, &copy, key, &object.sha256, true).await,
+        };
+        match done {
+            Ok(_) if bucket == RESCUE => self.copier.note_saved(key, &object.sha256),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(bucket, key, "its other copy does not help: {error}");
+                // Whatever is wrong, the copier tries again, and says how far it is behind.
+                self.copier.wake();
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Adds one, of so many that a reply holds them.
+fn push<T>(list: &mut Vec<T>, one: T) {
+    if list.len() < NAMED_MAX {
+        list.push(one);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_outlives_the_process_and_what_cannot_be_read_begins_anew() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join(POSITION);
+        assert_eq!(Position::read(&path), Position::default());
+        let after = Some(("primary".to_owned(), "datasets/d/r/p".to_owned()));
+        let position = Position { after, finished_ms: Some(7), unrepaired: 1, unrepaired_before: 2 };
+        atomic::write(&path, &serde_json::to_vec(&position).expect("JSON")).expect("written");
+        assert_eq!(Position::read(&path), position);
+        fs::write(&path, "{").expect("damaged");
+        assert_eq!(Position::read(&path), Position::default());
+    }
+}

@@ -1,0 +1,174 @@
+//! Copies: whoever has yet to be copied is, what is damaged never reaches a good copy, and what is lost or damaged comes back.
+
+use std::path::{Path, PathBuf};
+
+use brahman_card::ModuleState;
+use brahman_tests::{Mesh, Setup, shipped};
+use serde_json::{Value, json};
+
+async fn mesh() -> Mesh {
+    let mesh = Setup::new(&["broker", "catalog", "ingest"].map(shipped)).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh
+}
+
+/// Ingests so many rows; gives the reply.
+fn ingest(mesh: &Mesh, name: &str, rows: usize) -> Value {
+    let csv = mesh.folder.path().join(format!("{name}.csv"));
+    let text: String = (0..rows).map(|i| format!("{i},v{i}\n")).collect();
+    std::fs::write(&csv, format!("id,v\n{text}")).expect("written");
+    mesh.brahman_json(&["ingest", "files", name, &csv.display().to_string()])
+}
+
+/// Path and key of the first object of an ingest's reply.
+fn object(out: &Value) -> (PathBuf, String) {
+    let text = |field: &str| out["objects"][0][field].as_str().expect("a text").to_owned();
+    (PathBuf::from(text("url").trim_start_matches("file://")), text("key"))
+}
+
+fn rescue(mesh: &Mesh) -> PathBuf {
+    let folder = mesh.folder.path().join("copies");
+    mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", folder.display())]);
+    folder
+}
+
+/// Waits until the catalog says so of its copies.
+async fn when_copies(mesh: &Mesh, attribute: &str, wanted: impl Fn(&str) -> bool) {
+    let of = |m: &brahman_card::ModuleRecord| m.attributes.get(attribute).is_some_and(|value| wanted(value));
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && of(m))).await;
+}
+
+/// Flips a bit within the first page of an object.
+fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).expect("there");
+    bytes[6] ^= 1;
+    std::fs::write(path, bytes).expect("damaged");
+}
+
+async fn get(mesh: &Mesh, name: &str) -> Value {
+    mesh.call("org.brahman.Catalog.Get", json!({"name": name})).await.expect("there")
+}
+
+async fn restart(mesh: &Mesh) {
+    let pid = mesh.module("catalog").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+}
+
+#[tokio::test]
+async fn what_was_there_before_rescue_or_came_while_it_was_away_is_copied_and_the_lag_is_told() {
+    let mesh = mesh().await;
+    let (first, key) = object(&ingest(&mesh, "old", 50));
+    let copies = rescue(&mesh);
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    assert_eq!(std::fs::read(copies.join(&key)).expect("copied"), std::fs::read(&first).expect("there"));
+
+    // Its disk is away: commits go on, and say so; nothing is made in its place.
+    let away = mesh.folder.path().join("unmounted");
+    std::fs::rename(&copies, &away).expect("moved");
+    let (_, late) = object(&ingest(&mesh, "late", 50));
+    when_copies(&mesh, "copies.why", |why| !why.is_empty()).await;
+    when_copies(&mesh, "copies.objects", |n| n == "1").await;
+    let said = ingest(&mesh, "later", 50);
+    assert!(said["notes"].to_string().contains("no copy in bucket rescue"), "{said}");
+    assert!(!copies.exists(), "it is not made anew on another disk");
+    std::fs::rename(&away, &copies).expect("moved back");
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    assert!(copies.join(&late).is_file() && copies.join(object(&said).1).is_file());
+
+    // What is deleted loses its copies, too, and nothing else does.
+    mesh.call("org.brahman.Catalog.Delete", json!({"name": "late"})).await.expect("deleted");
+    while copies.join(&late).exists() {}
+    assert!(copies.join(&key).is_file());
+}
+
+#[tokio::test]
+async fn a_flipped_byte_never_reaches_a_good_copy_and_is_repaired_from_it() {
+    let mesh = mesh().await;
+    let copies = rescue(&mesh);
+    let (path, key) = object(&ingest(&mesh, "t", 500));
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    while !copies.join(&key).is_file() {}
+    let whole = std::fs::read(&path).expect("there");
+
+    // Copies are looked at again after a start, and at each commit.
+    flip(&path);
+    restart(&mesh).await;
+    ingest(&mesh, "other", 5);
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    assert_eq!(std::fs::read(copies.join(&key)).expect("there"), whole);
+    // Whoever wants to read it is given what was committed.
+    assert_eq!(get(&mesh, "t").await["rescued"], json!([key]));
+    assert_eq!(std::fs::read(&path).expect("there"), whole);
+    assert!(get(&mesh, "t").await["rescued"].is_null());
+
+    // Nor does a resync take it for the truth.
+    flip(&path);
+    let out = mesh.brahman_json(&["datasets", "resync", "t"]);
+    assert_eq!((&out["changed"], &out["generation"], &out["rows"]), (&json!(false), &json!(1), &json!(500)), "{out}");
+    assert!(out["notes"].to_string().contains("came back from bucket rescue"), "{out}");
+    assert_eq!(std::fs::read(&path).expect("there"), whole);
+
+    // Each side is repaired from the other.
+    flip(&path);
+    let out = mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("scrubbed");
+    assert_eq!((&out["repaired"][0]["bucket"], &out["unrepaired"]), (&json!("primary"), &json!([])), "{out}");
+    flip(&copies.join(&key));
+    let out = mesh.call("org.brahman.Storage.Scrub", json!({"dataset": "t"})).await.expect("scrubbed");
+    assert_eq!((&out["repaired"][0]["bucket"], &out["objects"]), (&json!("rescue"), &json!(2)), "{out}");
+    assert!([path.clone(), copies.join(&key)].iter().all(|side| std::fs::read(side).expect("there") == whole));
+
+    // Without a good one anywhere nobody reads it, and only somebody's word makes it the truth.
+    flip(&path);
+    flip(&copies.join(&key));
+    let fault = mesh.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
+    assert!(fault.name == "org.brahman.Catalog.BadObject" && fault.message().contains("no good copy"), "{fault}");
+    let out = mesh.call("org.brahman.Storage.Scrub", json!({"bucket": "primary"})).await.expect("scrubbed");
+    assert_eq!(
+        (&out["damaged"][0]["key"], &out["unrepaired"][0]["key"], &out["repaired"]),
+        (&json!(key), &json!(key), &json!([])),
+        "{out}"
+    );
+    let fault = mesh.fault("org.brahman.Catalog.Resync", json!({"name": "t"})).await;
+    assert_eq!((&*fault.name, &fault.parameters["keys"]), ("org.brahman.Catalog.Incomplete", &json!([key])), "{fault}");
+    let taken = mesh.call("org.brahman.Catalog.Resync", json!({"name": "t", "accept_damage": true})).await.expect("somebody says so");
+    assert_eq!((&taken["generation"], &taken["rows"]), (&json!(2), &json!(500)));
+    assert!(get(&mesh, "t").await["missing"].is_null());
+}
+
+#[tokio::test]
+async fn a_dataset_whose_manifest_and_objects_are_gone_comes_back_from_rescue() {
+    let mesh = mesh().await;
+    let copies = rescue(&mesh);
+    let (path, key) = object(&ingest(&mesh, "t", 70));
+    while !copies.join(&key).is_file() {}
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
+    std::fs::remove_file(&path).expect("removed");
+    restart(&mesh).await;
+    let out = mesh.brahman_json(&["datasets", "resync", "t"]);
+    assert_eq!((&out["rows"], &out["generation"]), (&json!(70), &json!(1)), "{out}");
+    assert!(path.is_file() && get(&mesh, "t").await["dataset"]["rows"] == 70);
+}
+
+/// The catalog is killed at moments that nothing chose while it copies.
+#[tokio::test]
+async fn killed_while_it_copies_a_catalog_goes_on_and_every_copy_is_whole() {
+    let mut cards = ["broker", "catalog", "ingest"].map(shipped);
+    cards[1].1.push_str("\n[supervision.restart]\ninitial_ms = 1\nmax_ms = 10\nintensity = 100000\nhealthy_after_ms = 1\n");
+    let mesh = Setup::new(&cards).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let made: Vec<_> = (0..8).map(|n| object(&ingest(&mesh, &format!("d{n}"), 2000 + n))).collect();
+    let copies = rescue(&mesh);
+    for _ in 0..6 {
+        let pid = mesh.module("catalog").await.pid;
+        mesh.signal(pid, "KILL");
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    }
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    for (path, key) in made {
+        let copy = copies.join(key);
+        while !copy.is_file() {}
+        assert_eq!(std::fs::read(&copy).expect("there"), std::fs::read(&path).expect("there"), "{}", copy.display());
+    }
+}
