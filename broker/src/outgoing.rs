@@ -51,6 +51,11 @@ impl Outgoing {
         &self.frame[self.parameters.clone()]
     }
 
+    /// Bytes of its message.
+    pub(crate) fn len(&self) -> usize {
+        self.frame.len()
+    }
+
     /// What a reply to it by this provider begins with.
     pub(crate) fn reply_head(&self, provider: &str) -> Vec<u8> {
         reply_head(provider, self.extras, self.number)

@@ -246,6 +246,13 @@ impl Broker {
         }
     }
 
+    /// Whether another life of a target's than the one that was chosen is ready.
+    pub(crate) fn is_next_life(&self, target: &Target) -> bool {
+        let table = Arc::clone(&self.table.borrow());
+        let other = |m: &ModuleRecord| m.card.id == target.id && m.incarnation != target.incarnation && m.state == ModuleState::Ready;
+        target.provider.is_some() && table.modules.iter().any(other)
+    }
+
     fn route(
         &self,
         table: &Arc<Table>,

@@ -38,6 +38,8 @@ const LOSSES_MAX: u32 = 5;
 const KILLS_SHARED: u32 = 2;
 /// A message longer than this is looked through off the I/O thread.
 const LONG_BYTES: usize = 256 * 1024;
+/// A call of up to this length is read at once, or not at all.
+const SHORT_BYTES: usize = 4096;
 /// Pause before the next attempt when a provider's socket refuses or its backlog is full.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long an answer that usually comes at once is polled for. A wake-up costs 10 to 50 µs, most where a virtual machine
@@ -212,25 +214,28 @@ impl Client {
             let at_once = held.turn.as_ref().is_some_and(Turn::lasts);
             let passed_on = held.passed_on;
             drop(held);
-            let (is_unsent, why) = match outcome {
+            let (is_unsent, is_unread, why) = match outcome {
                 Ok(after) => {
                     broker.quarantine.survived(|| call.fingerprint());
                     return Ok(after);
                 }
                 Err(Failed::Stop(stop)) => return Err(stop),
-                Err(Failed::Unreached(why)) => (true, why),
-                Err(Failed::Lost(why)) => (false, why),
+                Err(Failed::Unreached(why)) => (true, true, why),
+                Err(Failed::Unread(why)) => (false, true, why),
+                Err(Failed::Lost(why)) => (false, false, why),
             };
+            // The beginning of a long one may have been read, and have done the harm.
+            let is_innocent = is_unread && call.len() <= SHORT_BYTES;
             target.note(Outcome::Failed, started.elapsed());
             if let Some(provider) = &target.provider {
                 provider.forget_idle();
             }
             let label = target.label();
             let fate = if is_unsent { Fate::Lives } else { broker.fate(&target).await };
-            let has_died = fate == Fate::Died;
-            losses += u32::from(!is_unsent && fate != Fate::Ordered);
+            let has_died = fate == Fate::Died && !is_innocent;
+            losses += u32::from(!is_innocent && fate != Fate::Ordered);
             // Whoever was killed was so by somebody, most likely; only where it goes on is it this call's doing.
-            kills += u32::from(fate == Fate::Killed);
+            kills += u32::from(fate == Fate::Killed && !is_innocent);
             let is_guilty = was_alone && (has_died && deaths > 0 || fate == Fate::Killed && kills > KILLS_SHARED);
             deaths += u32::from(has_died);
             if is_guilty || has_died && at_once && is_alone {
@@ -240,7 +245,7 @@ impl Client {
                 // Whoever watches begins anew; there was no answer to be owed.
                 return Ok(After::Close);
             }
-            if passed_on || !(is_unsent || target.idempotent(&call.interface, &call.method)) {
+            if passed_on || !(is_unread || target.idempotent(&call.interface, &call.method)) {
                 return Err(Stop::Fault(Fault::provider_failed(
                     label,
                     format!("{why}; `{}` is not known to be safe to repeat", call.method),
@@ -291,7 +296,7 @@ impl Client {
         let written = self.attend(until_at, write_parts(&backend.stream, &parts)).await;
         match written {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Failed::Lost(format!("hung up ({error})"))),
+            Ok(Err(error)) => return Err(Failed::Unread(format!("hung up ({error})"))),
             Err(Stop::Fault(_)) => return Err(late(call, target)),
             Err(stop) => return Err(Failed::Stop(stop)),
         }
@@ -368,6 +373,10 @@ impl Client {
                 ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
                     Ok(true) => {}
                     Ok(false) => return Err(Failed::Lost("hung up in mid-call".to_owned())),
+                    // So the kernel says that something was left unread: the end of the call at least, without which there is none.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset && backend.frames.pending().is_empty() => {
+                        return Err(Failed::Unread(format!("hung up before it had read the call ({error})")));
+                    }
                     Err(error) => return Err(Failed::Lost(format!("hung up in mid-call ({error})"))),
                 },
                 open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
@@ -386,6 +395,10 @@ impl Client {
                     // A provider that was given up never answers: its socket is held by init, not by it.
                     if let Some(why) = broker.gone(target) {
                         return Err(Failed::Lost(why));
+                    }
+                    // Calls that waited in the socket's backlog are read by the next life.
+                    if let Some(turn) = &mut held.turn && broker.is_next_life(target) {
+                        turn.begin_anew();
                     }
                 }
             }
@@ -446,6 +459,8 @@ struct Attempt {
 enum Failed {
     /// Nothing was sent: it can be tried again whatever it is.
     Unreached(String),
+    /// The provider ended before it had read all of it: it can be tried again whatever it is.
+    Unread(String),
     /// The provider ended with the call in its hands, or answered what cannot be passed on.
     Lost(String),
     /// It is over.

@@ -4,7 +4,7 @@
 //! Invariants: whoever comes later waits later, so nobody waits for ever; nobody sets a timer for being there (that would
 //! cost every call a system call), whoever waits does; what is held is given back on drop.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ struct State {
     next: u64,
     shared: BTreeMap<u64, Instant>,
     alone: BTreeMap<u64, Instant>,
+    /// Of those that are alone: whom others have joined.
+    joined: BTreeSet<u64>,
     /// Those that wait, in the order in which they came.
     queue: VecDeque<u64>,
 }
@@ -33,7 +35,8 @@ struct State {
 impl State {
     /// Until when somebody is in the way.
     fn blocked_until(&self, alone: bool) -> Option<Instant> {
-        let newest = |held: &BTreeMap<u64, Instant>| held.last_key_value().map(|(_, since)| *since + FIRST_MOMENTS);
+        // Nobody's begin in the order of their numbers where a provider has begun another life.
+        let newest = |held: &BTreeMap<u64, Instant>| held.values().max().map(|since| *since + FIRST_MOMENTS);
         if alone { newest(&self.alone).max(newest(&self.shared)) } else { newest(&self.alone) }
     }
 
@@ -59,7 +62,18 @@ impl Turn {
 
     /// Whether nobody else is there, but for calls whose first moments are over.
     pub(crate) fn is_alone(&self) -> bool {
-        self.alone && self.lasts()
+        self.alone && self.lasts() && !self.turns.state().joined.contains(&self.id)
+    }
+
+    /// The provider has begun another life, which reads this call now. Whoever thought to be alone there is not.
+    pub(crate) fn begin_anew(&mut self) {
+        self.since = Instant::now();
+        let state = &mut *self.turns.state();
+        state.joined.extend(state.alone.keys().filter(|id| **id != self.id));
+        if self.alone && !(state.shared.is_empty() && state.alone.len() == 1) {
+            state.joined.insert(self.id);
+        }
+        state.enter(self.id, self.alone, self.since);
     }
 }
 
@@ -67,6 +81,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.turns.state();
         if self.alone { &mut state.alone } else { &mut state.shared }.remove(&self.id);
+        state.joined.remove(&self.id);
         self.turns.tell(&state);
     }
 }
@@ -177,6 +192,20 @@ mod tests {
         drop(held);
         let state = turns.state();
         assert!(state.shared.is_empty() && state.alone.is_empty());
+    }
+
+    #[tokio::test]
+    async fn another_life_of_the_provider_begins_everybodys_moments_anew() {
+        let turns = Arc::new(Turns::default());
+        let mut waiting = turns.take(false).await;
+        waiting.since -= FIRST_MOMENTS;
+        turns.state().shared.insert(waiting.id, waiting.since);
+        let alone = turns.take(true).await;
+        assert!(alone.is_alone() && !waiting.lasts());
+        waiting.begin_anew();
+        assert!(!alone.is_alone() && waiting.lasts(), "it meets what had waited");
+        drop((waiting, alone));
+        assert!(turns.take(true).await.is_alone() && turns.state().joined.is_empty());
     }
 
     #[tokio::test]

@@ -82,7 +82,6 @@ pub fn patience_s(interface: &str, method: &str) -> u64 {
             | "Delete",
         ) => WHOLE_DATASET,
         (Some("Index"), "Search") => LONG,
-        (Some("Storage"), "Scrub") => WHOLE_DATASET,
         _ => USUAL,
     }
 }

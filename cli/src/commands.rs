@@ -1,5 +1,6 @@
 //! The commands, one file a group.
 
+pub(crate) mod adopt;
 pub(crate) mod buckets;
 pub(crate) mod data;
 pub(crate) mod embed;

@@ -231,6 +231,16 @@ enum Datasets {
     Resync {
         /// Dataset; all whose manifest is damaged or gone, if none is named
         name: Option<String>,
+        /// Publish objects that are not what was committed and of which there is no good copy
+        #[arg(long, requires = "name")]
+        accept_damage: bool,
+    },
+    /// Take up datasets from the manifests in a bucket in S3
+    Adopt {
+        /// Bucket
+        bucket: String,
+        /// Dataset; all that have a manifest there, if none is named
+        name: Option<String>,
     },
 }
 
@@ -362,7 +372,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{buckets, data, embed, flows, index, mesh, score};
+    use commands::{adopt, buckets, data, embed, flows, index, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
@@ -407,7 +417,10 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,
             Command::Ingest(Ingest::Watches) => data::watches(socket, output).await,
             Command::Datasets { command: Some(Datasets::Show { name, rows }), .. } => data::show(socket, &name, rows, output).await,
-            Command::Datasets { command: Some(Datasets::Resync { name }), .. } => data::resync(socket, name.as_deref(), output).await,
+            Command::Datasets { command: Some(Datasets::Resync { name, accept_damage }), .. } => {
+                data::resync(socket, name.as_deref(), accept_damage, output).await
+            }
+            Command::Datasets { command: Some(Datasets::Adopt { bucket, name }), .. } => adopt::adopt(socket, bucket, name, output).await,
             Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,
             Command::Datasets { .. } => data::datasets(socket, output).await,
             Command::Buckets { command } => buckets::run(socket, command, output).await,

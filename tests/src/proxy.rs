@@ -81,11 +81,11 @@ impl Proxy {
 }
 
 /// These fates, one after the other, for the requests of which something holds; everything else is answered.
-pub fn in_turn<H>(fates: &[Fate], holds: H) -> impl FnMut(&str, &str) -> Fate + Send + use<H>
+pub fn in_turn<H>(fates: Vec<Fate>, holds: H) -> impl FnMut(&str, &str) -> Fate + Send + use<H>
 where
     H: Fn(&str, &str) -> bool + Send,
 {
-    let mut fates = fates.to_vec().into_iter();
+    let mut fates = fates.into_iter();
     move |method: &str, target: &str| if holds(method, target) { fates.next().unwrap_or(Fate::Answered) } else { Fate::Answered }
 }
 

@@ -182,6 +182,8 @@ error Damaged (message: string, retryable: bool, name: string)
 error MadeByMock (message: string, retryable: bool, name: string, maker: string)
 # The objects that can be found do not make up the dataset; `keys` cannot be placed.
 error Incomplete (message: string, retryable: bool, name: string, keys: []string, rows: int, expected_rows: int)
+# Nothing can be written to the state: what is there is served.
+error ReadOnly (message: string, retryable: bool, path: string)
 ",
 };
 

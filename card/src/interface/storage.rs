@@ -121,6 +121,8 @@ error DamagedObject (message: string, retryable: bool, name: string, key: string
 error TooLarge (message: string, retryable: bool, size: int, max: int)
 # A dataset is made of this object.
 error Taken (message: string, retryable: bool, name: string, key: string)
+# Nothing can be written to the state: what is there is served.
+error ReadOnly (message: string, retryable: bool, path: string)
 ",
 };
 

@@ -232,9 +232,19 @@ pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<(
         output.line(&output.paint(&format!("{}: {reason}", dataset.name), Tone::Bad));
     }
     out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
+    let strangers = out.strangers.unwrap_or_default();
+    if !strangers.is_empty() {
+        output.line(&output.paint("in the buckets, of no run that this catalog began (never deleted):", Tone::Busy));
+        strangers.iter().take(STRANGERS_SHOWN).for_each(|run| output.line(&format!("  {run}")));
+        if strangers.len() > STRANGERS_SHOWN {
+            output.line(&format!("  and {} more: --json has all", strangers.len() - STRANGERS_SHOWN));
+        }
+    }
     Ok(())
 }
 
+/// Runs of others in our buckets that are shown.
+const STRANGERS_SHOWN: usize = 10;
 /// Generations of history that are shown.
 const VERSIONS_SHOWN: usize = 5;
 
@@ -293,7 +303,7 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     Ok(())
 }
 
-pub(crate) async fn resync(socket: &Path, name: Option<&str>, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn resync(socket: &Path, name: Option<&str>, accept_damage: bool, output: &Output) -> anyhow::Result<()> {
     let Some(name) = name else {
         let out: ResyncMissingOut = get(socket, "org.brahman.Catalog.ResyncMissing", &RealmIn::default()).await?;
         if output.json() {
@@ -307,7 +317,7 @@ pub(crate) async fn resync(socket: &Path, name: Option<&str>, output: &Output) -
         out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
         return Ok(());
     };
-    let ask = ResyncIn { name: name.to_owned(), ..ResyncIn::default() };
+    let ask = ResyncIn { name: name.to_owned(), accept_damage: accept_damage.then_some(true), ..ResyncIn::default() };
     let out: ResyncOut = get(socket, "org.brahman.Catalog.Resync", &ask).await?;
     if output.json() {
         output.print_json(&out);

@@ -151,9 +151,10 @@ impl Books {
     /// If the directories cannot be made or listed.
     pub fn open(state: &Path) -> io::Result<Self> {
         let (folder, roots) = (state.join("catalog"), Roots::primary(state));
-        fs::create_dir_all(&folder)?;
         let (mut entries, mut damaged, mut unread) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        for file in fs::read_dir(&folder)? {
+        // On a state that nothing was ever written to, and nothing can be, there is none.
+        let is_there = brahman_storage::writable::make_folder(&folder)?;
+        for file in is_there.then(|| fs::read_dir(&folder)).transpose()?.into_iter().flatten() {
             let file = match file {
                 Ok(file) => file,
                 Err(error) => {
@@ -438,6 +439,9 @@ impl Books {
             Err(BookError::NoSuchDataset(_)) => None,
             Err(error) => return Err(error),
         };
+        if published.is_none() {
+            self.journal.known().map_err(|source| BookError::Io { path: self.folder.join("lineage.log"), source })?;
+        }
         // Whoever gave it up was told that nothing would be published.
         match published {
             None if !self.journal.is_open(run_id) => Err(BookError::GivenUp(run_id.to_owned())),

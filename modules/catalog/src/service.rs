@@ -27,6 +27,7 @@ use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service};
 use brahman_storage::buckets::{BucketError, Buckets};
+use brahman_storage::writable;
 use tokio::sync::watch;
 
 use crate::books::{BookError, Books, Head, Roots};
@@ -45,6 +46,23 @@ const SAMPLE_ROWS_MAX: u64 = 100;
 /// How often `status` hears how far copies are behind at most, and how often of how long they are.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 const TELL_AGE_EVERY: Duration = Duration::from_secs(30);
+/// What changes the state.
+const CHANGES: [&str; 14] = [
+    "Location",
+    "Commit",
+    "MarkStale",
+    "ClearStale",
+    "Delete",
+    "Abandon",
+    "Resync",
+    "ResyncMissing",
+    "Adopt",
+    "AddBucket",
+    "RemoveBucket",
+    "PutObject",
+    "FlushErrors",
+    "CompactErrors",
+];
 
 /// Present generations: the real ones', the mocks'.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +104,7 @@ impl CatalogService {
         let apart = state.join("mock");
         // First the buckets: they know which of their folders are there.
         let (buckets, mut books) = (Buckets::open(state)?, Books::open(state)?);
-        let (mocks, node) = (Books::open(&apart)?.for_mocks(), remote::node(state)?);
+        let (mocks, node) = (Books::open(&apart)?.for_mocks(), buckets.node().to_owned());
         // What was being taken up when this process last ended is not published, or its journal says so by now.
         if let Err(error) = books.journal.abandon(None, Some(adopt::PRODUCER), "the catalog ended in the middle", false) {
             tracing::error!("the lineage's journal refuses: {error}");
@@ -114,33 +132,45 @@ impl CatalogService {
         Ok(service)
     }
 
-    /// What `status` shows of this module: how far copies are behind, and why. Nothing where there are to be no copies.
+    /// What `status` shows of this module: that nothing can be written, which buckets are away, and, where there are to be copies, how
+    /// far they are behind, and why. It looks at disks, and may wait for them.
     #[must_use]
     pub fn attributes(&self) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        if writable::check(&self.state).is_err() {
+            all.insert("state".to_owned(), "read-only".to_owned());
+        }
+        let away: Vec<String> = self.buckets.absent().into_iter().map(|(name, _)| name).collect();
+        if !away.is_empty() {
+            all.insert("buckets.away".to_owned(), away.join(", "));
+        }
         if !self.buckets.rescues() {
-            return BTreeMap::new();
+            return all;
         }
         let lag = self.lag();
         let figures = [("copies.objects", lag.objects), ("copies.bytes", lag.bytes), ("copies.oldest_s", lag.oldest_s)];
         let why = self.copies_why().unwrap_or_default();
-        figures.map(|(name, figure)| (name.to_owned(), figure.to_string())).into_iter().chain([("copies.why".to_owned(), why)]).collect()
+        all.extend(figures.map(|(name, figure)| (name.to_owned(), figure.to_string())));
+        all.insert("copies.why".to_owned(), why);
+        all
     }
 
     /// Says [`Self::attributes`] now and whenever they have changed; ends with its task.
-    pub async fn keep_telling(&self, say: impl AsyncFn(BTreeMap<String, String>)) {
+    pub async fn keep_telling(self: &Arc<Self>, say: impl AsyncFn(BTreeMap<String, String>)) {
         let (mut lag, mut told) = (self.copier.watch(), None);
         loop {
-            let attributes = self.attributes();
+            let service = Arc::clone(self);
+            let attributes = tokio::task::spawn_blocking(move || service.attributes()).await.unwrap_or_default();
             if told.as_ref() != Some(&attributes) {
                 say(attributes.clone()).await;
                 told = Some(attributes);
             }
             tokio::time::sleep(TELL_EVERY).await;
-            // How old the oldest is grows by itself.
-            let is_behind = lag.borrow_and_update().objects > 0;
+            lag.borrow_and_update();
+            // How old the oldest is grows by itself, and disks come and go.
             tokio::select! {
                 _ = lag.changed() => {}
-                () = tokio::time::sleep(TELL_AGE_EVERY), if is_behind => {}
+                () = tokio::time::sleep(TELL_AGE_EVERY) => {}
             }
         }
     }
@@ -334,6 +364,12 @@ impl Service for CatalogService {
     }
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
+        if CHANGES.contains(&call.method()) {
+            writable::check(&self.state).map_err(|error| {
+                let message = format!("the catalog's state {error}");
+                Fault::new(format!("{}.ReadOnly", call.interface()), false, message).with("path", error.folder.display().to_string())
+            })?;
+        }
         match call.method() {
             "List" => {
                 let RealmIn { mock } = call.parameters()?;

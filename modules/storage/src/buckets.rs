@@ -19,13 +19,13 @@ mod transfer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::storage::{Bucket, Failure, PRIMARY, RESCUE};
+use brahman_card::names::Kind;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
@@ -35,6 +35,7 @@ pub use create::Created;
 pub use error::BucketError;
 
 use crate::log::Log;
+use crate::writable;
 use error::mask;
 use marker::{MARKER, Marker, Stamp};
 use open::Location;
@@ -221,8 +222,7 @@ pub struct Buckets {
 
 /// Whether a bucket may have this name: it is a folder's, and never leads out of the one that it is put into.
 fn is_name(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    (1..=64).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.')
+    Kind::Bucket.check(name).is_ok()
 }
 
 /// Whether it lies in the state itself, and nobody has added it.
@@ -244,8 +244,8 @@ impl Buckets {
     /// # Errors
     /// If the journal cannot be read, or this catalog's name cannot.
     pub fn open(state: &Path) -> io::Result<Self> {
-        let (file, home) = (state.join("catalog/buckets.json"), state.join("buckets"));
-        fs::create_dir_all(state.join("catalog"))?;
+        writable::make_folder(&state.join("catalog"))?;
+        let (file, home) = (registry::settle(state)?, state.join("buckets"));
         let (log, kept) = Log::open(&state.join("catalog/errors.log"))?;
         let node = marker::node(state)?;
         let registered = registry::read(&file);
@@ -303,7 +303,7 @@ impl Buckets {
         let own = is_own(bucket);
         let found = match marker::read_folder(&folder) {
             Ok(None) if own || marker::is_used(&folder) => {
-                let made = if own { fs::create_dir_all(&folder) } else { Ok(()) };
+                let made = if own { writable::make_folder(&folder).map(drop) } else { Ok(()) };
                 made.map_err(Into::into).and_then(|()| marker::make_in(&folder, &Marker::new(&bucket.name, &self.node))).map(Some)
             }
             found => found,
@@ -324,6 +324,12 @@ impl Buckets {
             Reach::Folder(_) | Reach::S3(_) => None,
         });
         self.unreadable.iter().cloned().chain(closed).collect()
+    }
+
+    /// By which this catalog is known in buckets that others write to as well.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
     }
 
     /// Whether a folder is one below that of our buckets: only such a one is ours to remove.

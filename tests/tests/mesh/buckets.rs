@@ -320,7 +320,7 @@ async fn an_s3_of_somebody_elses_making_keeps_copies_and_gives_them_back() {
     ingest(&mesh, 20);
     while mesh.brahman_json(&["errors"])["errors"][0]["bucket"] != "rescue" {}
     assert_eq!(dataset(&mesh).await["dataset"]["rows"], 20);
-    let registry = std::fs::read_to_string(mesh.folder.path().join("state/catalog/buckets.json")).expect("there");
+    let registry = std::fs::read_to_string(mesh.folder.path().join("state/catalog/.registry/buckets.json")).expect("there");
     let errors = mesh.brahman_json(&["errors"]).to_string();
     assert!(!registry.contains("wery-secret") && !errors.contains("wery-secret"));
 }

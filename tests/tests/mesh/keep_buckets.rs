@@ -152,14 +152,14 @@ async fn a_commit_whose_answers_are_lost_is_one_commit() {
     for (generation, fates) in
         (1..).zip([&[Fate::Unheard][..], &[Fate::Dropped, Fate::Unheard], &[Fate::Refused(409)], &[Fate::Refused(503); 5]])
     {
-        proxy.when(in_turn(fates, manifest));
+        proxy.when(in_turn(fates.to_vec(), manifest));
         let out = mesh.brahman(&["ingest", "files", "t", &csv(&mesh, 5 + generation), "--bucket", "lake"]);
         assert!(out.status.success(), "{fates:?}: {out:?}");
         let now = dataset(&mesh).await["dataset"].clone();
         assert_eq!((&now["generation"], &now["rows"]), (&json!(generation), &json!(5 + generation)), "{fates:?}");
     }
     // What carries the object is lost as well as what names it.
-    proxy.when(in_turn(&[Fate::Unheard], |method, target| method == "PUT" && target.contains("/datasets/")));
+    proxy.when(in_turn(vec![Fate::Unheard], |method, target| method == "PUT" && target.contains("/datasets/")));
     mesh.brahman_json(&["ingest", "files", "t", &csv(&mesh, 50)]);
     let last = dataset(&mesh).await["dataset"].clone();
     assert_eq!(

@@ -10,13 +10,10 @@
 //! there or not: the commit is neither published nor refused, its objects stay, and the same commit said again settles it.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{CommitIn, Object};
-use brahman_storage::atomic;
 use brahman_storage::buckets::{BucketError, Created};
 
 use super::{CatalogService, fault};
@@ -31,19 +28,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(super) const MANIFESTS_MAX: usize = 100_000;
 /// Longest manifest: as long as a commit may be that comes in one message, and what is around it.
 const MANIFEST_BYTES_MAX: u64 = 32 << 20;
-
-/// The name by which this catalog is known in buckets that others write to as well.
-pub(super) fn node(state: &Path) -> io::Result<String> {
-    let path = state.join("catalog/node");
-    match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let node = ulid::Ulid::generate().to_string();
-            atomic::write(&path, node.as_bytes())?;
-            Ok(node)
-        }
-        found => found,
-    }
-}
 
 /// What became of a manifest that was to be new.
 enum Put {

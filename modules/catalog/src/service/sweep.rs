@@ -59,6 +59,9 @@ impl CatalogService {
     /// Deletes what earlier lives of this process have left, and what was left alone because it was too soon; ends with its task.
     pub async fn keep_sweeping(&self) {
         loop {
+            for path in self.buckets.clear_leftovers().await {
+                tracing::info!(path = %path.display(), "removed what a killed upload had left");
+            }
             let names = self.books().with_spent_runs();
             for name in names {
                 self.tidy_remote(&name).await;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brahman_card::interface::storage::{AddBucketIn, Bucket, PRIMARY, RESCUE};
+use brahman_card::names::Kind;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
@@ -18,14 +19,12 @@ use super::error::{BucketError, mask};
 use super::marker::{self, MARKER, Marker};
 use super::open::{self, Location, Site};
 use super::place::{Overlap, Spot};
-use super::{Buckets, Entry, Reach, is_name, lock, now_ms, registry};
+use super::{Buckets, Entry, Reach, lock, now_ms, registry};
 
 /// Buckets at most.
 const BUCKETS_MAX: usize = 64;
 /// How long a bucket that is forgotten may take to hear of it.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Names that a bucket cannot have: folders and files of our own, whose names would be taken for it.
-const RESERVED: [&str; 4] = [PRIMARY, "buckets", "mock", "catalog"];
 
 /// A bucket that was registered.
 #[derive(Clone, Debug)]
@@ -51,10 +50,8 @@ impl Buckets {
     /// If it cannot be reached, does not do what a bucket must, or lies where another does; it is then not registered.
     pub async fn add(&self, ask: AddBucketIn) -> Result<Added, BucketError> {
         let anew = ask.name == PRIMARY && !self.moves(&ask);
-        if !is_name(&ask.name) || !anew && RESERVED.iter().any(|reserved| ask.name.eq_ignore_ascii_case(reserved)) {
-            let expected = format!("expected 1 to 64 of a-z A-Z 0-9 . _ -, not starting with a dot, and none of {}", RESERVED.join(", "));
-            return Err(BucketError::Bad(format!("`{}` is no name for a bucket: {expected}", ask.name.escape_debug())));
-        }
+        let named = if anew { Kind::Bucket.check(&ask.name) } else { Kind::Bucket.check_new(&ask.name) };
+        named.map_err(|error| BucketError::Bad(error.to_string()))?;
         self.readable()?;
         let location = open::check(&ask)?;
         let _changing = self.changing.lock().await;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::atomic;
+use crate::writable::is_read_only;
 
 /// Its key.
 pub(super) const MARKER: &str = ".brahman-bucket.json";
@@ -84,7 +85,11 @@ pub(super) fn node(state: &Path) -> io::Result<String> {
     match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let node = ulid::Ulid::generate().to_string();
-            atomic::write(&path, node.as_bytes())?;
+            match atomic::write(&path, node.as_bytes()) {
+                // Nothing is written to any bucket from here either.
+                Err(error) if is_read_only(&error) => {}
+                written => written?,
+            }
             Ok(node)
         }
         found => found.map(|node| node.trim().to_owned()),

@@ -1,11 +1,12 @@
-//! Which buckets there are, on disk: `{"version": 2, "buckets": [...]}`; before version 2 the list alone.
+//! Which buckets there are, on disk, in `catalog/.registry/buckets.json`: `{"version": 2, "buckets": [...]}`; before version 2 the list
+//! alone, beside the datasets' files.
 //!
 //! Invariants: written whole or not at all; what cannot be read is an error, and is not taken for an empty registry; what an earlier
 //! version stored that is refused now, stays usable and is shown to nobody.
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use brahman_card::interface::storage::Bucket;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,12 @@ use thiserror::Error;
 use super::error::mask;
 use super::open::{self, Location};
 use crate::atomic;
+use crate::writable::is_read_only;
 
+/// Its folder in the catalog's: no dataset's file can be called so.
+const FOLDER: &str = ".registry";
+/// Its name there, and in the catalog's folder before.
+const NAME: &str = "buckets.json";
 /// The format that is written.
 const VERSION: u32 = 2;
 
@@ -34,6 +40,29 @@ pub(super) enum RegistryError {
     Damaged(#[from] serde_json::Error),
     #[error("it is of version {0}, expected at most {max}: a newer brahman has written it", max = VERSION)]
     Newer(u32),
+}
+
+/// Where it lies below a state; one that an earlier version has left among the datasets' files is moved there.
+///
+/// # Errors
+/// As the file system gives them.
+pub(super) fn settle(state: &Path) -> io::Result<PathBuf> {
+    let (catalog, old) = (state.join("catalog"), state.join("catalog").join(NAME));
+    let (folder, new) = (catalog.join(FOLDER), catalog.join(FOLDER).join(NAME));
+    let moved = fs::create_dir_all(&folder).and_then(|()| match (new.try_exists()?, old.try_exists()?) {
+        (false, true) => {
+            fs::rename(&old, &new)?;
+            atomic::sync_dir(&folder)?;
+            atomic::sync_dir(&catalog)
+        }
+        _ => Ok(()),
+    });
+    match moved {
+        Ok(()) => Ok(new),
+        // It is read where it is.
+        Err(error) if is_read_only(&error) => Ok(if new.exists() || !old.exists() { new } else { old }),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads it; there are none where there is no file.

@@ -75,7 +75,7 @@ async fn names_never_lead_out_of_the_folder_of_buckets() {
         assert!(matches!(buckets.add(ask(bad, &url)).await, Err(BucketError::Bad(_))), "{bad:?}");
     }
     // One that an earlier version has registered is left alone, and said.
-    let registry = place.state().join("catalog/buckets.json");
+    let registry = place.state().join("catalog/.registry/buckets.json");
     let bucket = |name: &str| serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1});
     std::fs::write(&registry, serde_json::json!([bucket("..")]).to_string()).expect("written");
     let buckets = place.open();
@@ -94,7 +94,7 @@ async fn names_never_lead_out_of_the_folder_of_buckets() {
 #[tokio::test]
 async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
     let place = Place::new();
-    let registry = place.state().join("catalog/buckets.json");
+    let registry = place.state().join("catalog/.registry/buckets.json");
     std::fs::create_dir_all(place.state().join("catalog")).expect("made");
     std::fs::write(&registry, r#"{"sha256":"0","entry":{}}"#).expect("written");
     let buckets = place.open();
@@ -178,7 +178,7 @@ async fn folders_of_an_earlier_version_get_a_marker_if_they_hold_what_is_ours() 
         serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1})
     };
     let all = serde_json::json!([bucket("used"), bucket("empty"), bucket("missing")]);
-    std::fs::write(place.state().join("catalog/buckets.json"), all.to_string()).expect("written");
+    std::fs::write(place.state().join("catalog/.registry/buckets.json"), all.to_string()).expect("written");
     for buckets in [place.open(), place.open()] {
         buckets.present("used").await.expect("it is there");
         is_away(buckets.present("empty").await, "not mounted, or it was emptied");
@@ -240,7 +240,7 @@ fn an_s3_bucket_without_its_secrets_stays_registered_and_is_listed() {
     std::fs::create_dir_all(place.state().join("catalog")).expect("made");
     let bucket = serde_json::json!({"name": "lake", "url": "s3://lake/p", "options": {"aws_access_key_id": "me"}, "secret": "no such entry",
         "protected": false, "conditional_put": true, "added_ms": 1, "id": "x"});
-    let registry = place.state().join("catalog/buckets.json");
+    let registry = place.state().join("catalog/.registry/buckets.json");
     std::fs::write(&registry, serde_json::json!({"version": 2, "buckets": [bucket]}).to_string()).expect("written");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
