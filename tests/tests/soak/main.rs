@@ -38,6 +38,8 @@ def handle(c, m):
 struct Field {
     folder: PathBuf,
     stop: AtomicBool,
+    /// Nothing more is written: what there is, is compared.
+    written: AtomicBool,
     init: AtomicU64,
     full: AtomicBool,
     counts: Mutex<BTreeMap<String, u64>>,
@@ -313,7 +315,7 @@ fn poison(field: &Field) {
 /// Writes datasets; what is acknowledged is noted.
 fn writer(field: &Field) {
     let mut n = 0_u64;
-    while field.goes_on() {
+    while field.goes_on() && !field.written.load(Ordering::Relaxed) {
         n += 1;
         let rows = 50 + n % 50;
         let path = field.folder.join("rows.csv");
@@ -396,6 +398,7 @@ fn the_mesh_outlives_everything() {
     let field = Arc::new(Field {
         folder: path.clone(),
         stop: AtomicBool::new(false),
+        written: AtomicBool::new(false),
         init: AtomicU64::new(0),
         full: AtomicBool::new(false),
         counts: Mutex::default(),
@@ -432,17 +435,17 @@ fn the_mesh_outlives_everything() {
         scope.spawn(|| foreign_client(&field));
         scope.spawn(|| nuisance(&field));
         scope.spawn(|| poison(&field));
-        scope.spawn(|| writer(&field));
+        let writing = scope.spawn(|| writer(&field));
         scope.spawn(|| watch_sizes(&field, &most));
         harm(&field, length);
         // All is quiet: what was acknowledged is there.
-        std::thread::sleep(Duration::from_secs(3));
+        field.written.store(true, Ordering::Relaxed);
+        writing.join().expect("it wrote to the end");
         for (name, rows) in field.acknowledged.lock().expect("whole").iter() {
             let out = field.brahman(&["datasets", "show", name, "--rows", "0", "--json"]);
             let value: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
             let there = value["rows"].as_u64().or_else(|| value["dataset"]["rows"].as_u64());
             if there != Some(*rows) && there.is_some() {
-                // Another one may have been acknowledged since; its rows differ by its number.
                 field
                     .wrong(format!("{name}: {rows} rows were acknowledged, there are {there:?}: {}", String::from_utf8_lossy(&out.stderr)));
             } else if there.is_none() {

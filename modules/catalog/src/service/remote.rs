@@ -188,12 +188,4 @@ mod tests {
         assert_eq!((&fault.parameters["name"], &fault.parameters["run_id"]), (&"d".into(), &"r".into()));
         assert!(!taken("lake", "d", 3).retryable());
     }
-
-    #[test]
-    fn a_catalog_keeps_its_name() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        std::fs::create_dir_all(state.path().join("catalog")).expect("made");
-        let name = node(state.path()).expect("made");
-        assert_eq!((name.len(), node(state.path()).expect("read")), (26, name.clone()));
-    }
 }
