@@ -94,8 +94,10 @@ pub(super) fn check(ask: &AddBucketIn) -> Result<Location, BucketError> {
 
 /// A key, or a prefix of keys, as it is: what is no path in every kind of bucket is refused.
 pub(super) fn key(name: &str, text: &str) -> Result<Key, BucketError> {
-    let parsed = Key::parse(text).ok().filter(|parsed| parsed.as_ref() == text);
-    let expected = "expected parts apart by single slashes, none of them . or .., without control characters";
+    // `a:` is a drive to the library that turns keys into files' paths.
+    let is_drive = |part: &str| matches!(part.trim().as_bytes(), [letter, b':' | b'|'] if letter.is_ascii_alphabetic());
+    let parsed = Key::parse(text).ok().filter(|parsed| parsed.as_ref() == text && !text.split('/').any(is_drive));
+    let expected = "expected parts apart by single slashes, none of them . or .. or a letter with a colon, without control characters";
     parsed.ok_or_else(|| bad(name, &format!("key `{}`: {expected}", text.escape_debug())))
 }
 
