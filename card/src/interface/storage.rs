@@ -100,7 +100,7 @@ method Scrub(bucket: ?string, dataset: ?string) -> (
 )
 
 # The newest failed operations first, 100 unless said; `total` of those that are kept.
-method Errors(limit: ?int) -> (errors: []Failure, total: int)
+method Errors(limit: ?int) -> (errors: []Failure, total: int, shortfall: ?string)
 
 # Makes sure that all failures so far are on disk; they are put there as they happen, so this is a barrier.
 method FlushErrors() -> (total: int)
@@ -422,6 +422,9 @@ pub struct ErrorsOut {
     pub errors: Vec<Failure>,
     /// Of those that are kept.
     pub total: u64,
+    /// Why there may be fewer than were written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortfall: Option<String>,
 }
 
 /// Reply of `FlushErrors`.

@@ -295,5 +295,6 @@ pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, outp
     if out.total > limit {
         output.line(&format!("{} more; --limit shows them", out.total - limit));
     }
+    out.shortfall.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
     Ok(())
 }

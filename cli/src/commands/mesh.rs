@@ -182,6 +182,8 @@ fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String> {
         lines.push(format!("{objects} objects ({size}) have no copy in bucket rescue yet{since}{why}"));
     }
     lines.extend(text("buckets.away").map(|away| format!("away: bucket {away}; see `brahman buckets health`")));
+    lines.extend(text("damaged").cloned());
+    lines.extend(text("state").map(|state| format!("the state is {state}: what is there is served, and nothing is changed")));
     lines
 }
 
@@ -319,6 +321,7 @@ mod tests {
         let behind = [("copies.objects", "3"), ("copies.bytes", "2048"), ("copies.oldest_s", "90"), ("copies.why", "no space")];
         assert_eq!(lines(&behind), ["3 objects (2.0 KiB) have no copy in bucket rescue yet, the oldest for 1m30s: no space"]);
         assert_eq!(lines(&[("buckets.away", "disk")]), ["away: bucket disk; see `brahman buckets health`"]);
+        assert_eq!(lines(&[("damaged", "errors.log had damaged records"), ("state", "read-only")]).len(), 2);
         assert!(lines(&[("copies.objects", "0"), ("copies.why", ""), ("buckets.away", ""), ("model", "m")]).is_empty());
     }
 }

@@ -144,6 +144,10 @@ impl CatalogService {
         if !away.is_empty() {
             all.insert("buckets.away".to_owned(), away.join(", "));
         }
+        let damaged: Vec<String> = self.books().journal.unread().into_iter().chain(self.buckets.shortfall()).collect();
+        if !damaged.is_empty() {
+            all.insert("damaged".to_owned(), damaged.join("; "));
+        }
         if !self.buckets.rescues() {
             return all;
         }

@@ -14,7 +14,7 @@ use brahman_catalog::books::sweep::{self, Evidence, Folder, Listed, RunRecord, S
 use serde_json::Value;
 
 const HISTORIES: u64 = 10_000;
-const STEPS: usize = 100;
+const STEPS: usize = 400;
 const DISK: &str = "disk";
 const LAKE: &str = "lake";
 const RESCUE: &str = "rescue";

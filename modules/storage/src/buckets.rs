@@ -368,6 +368,12 @@ impl Buckets {
         }
     }
 
+    /// Why the journal of failures may hold fewer than were written.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<String> {
+        lock(&self.failures).0.shortfall()
+    }
+
     /// Failures, newest first, and how many are kept.
     #[must_use]
     pub fn failures(&self, limit: usize) -> (Vec<Failure>, usize) {

@@ -303,8 +303,7 @@ async fn an_s3_of_somebody_elses_making_keeps_copies_and_gives_them_back() {
     let added = mesh.brahman_json(&[&["buckets", "add", "rescue", "s3://backup/mesh/one"], &s3[..]].concat());
     assert_eq!(added["bucket"]["conditional_put"], true, "it refuses to put a key twice: {added}");
     let object = ingest(&mesh, 1000);
-    let path = format!("/backup/mesh/one/{}", key(&object));
-    while moto.ask("HEAD", &path) != 200 {}
+    while health(&mesh, "rescue").await["backlog_objects"] != 0 {}
     std::fs::remove_file(&object).expect("removed");
     assert_eq!(dataset(&mesh).await["rescued"], json!([key(&object)]));
     assert_eq!(mesh.brahman_json(&["datasets", "show", "t"])["sample"]["rows"][0]["v"], "v0");

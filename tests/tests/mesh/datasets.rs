@@ -296,9 +296,10 @@ async fn a_name_that_is_a_file_of_our_own_is_refused_and_the_catalog_starts_agai
         let words = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(!out.status.success() && words.contains("no name for a bucket"), "{name}: {words}");
     }
-    // As an earlier version left it: a dataset in the place of the register of buckets.
+    // As an earlier version left it: a dataset in the place of the registry of buckets.
     mesh.brahman_json(&["ingest", "files", "t", &path]);
     let catalog = mesh.folder.path().join("state/catalog");
+    std::fs::remove_file(catalog.join(".registry/buckets.json")).expect("there");
     std::fs::copy(catalog.join("t.json"), catalog.join("buckets.json")).expect("copied");
     let pid = mesh.module("catalog").await.pid;
     mesh.signal(pid, "KILL");

@@ -62,7 +62,7 @@ impl CatalogService {
             "Errors" => {
                 let ErrorsIn { limit } = call.parameters()?;
                 let (errors, total) = buckets.failures(number(limit.unwrap_or(ERRORS).min(ERRORS_MAX)));
-                Reply::of(&ErrorsOut { errors, total: total as u64 })
+                Reply::of(&ErrorsOut { errors, total: total as u64, shortfall: buckets.shortfall() })
             }
             // Each is on disk before anybody is told of it.
             "FlushErrors" => Reply::of(&FlushErrorsOut { total: buckets.failures(0).1 as u64 }),
