@@ -72,7 +72,8 @@ pub fn patience_s(interface: &str, method: &str) -> u64 {
     const LONG: u64 = 600;
     const WHOLE_DATASET: u64 = 24 * 3600;
     match (interface.strip_prefix("org.brahman."), method) {
-        (Some("Embed"), "EmbedText") | (Some("Catalog"), "Get" | "Commit" | "Delete" | "Resync" | "ResyncMissing" | "Adopt") => LONG,
+        (Some("Embed"), "EmbedText") | (Some("Catalog"), "Get" | "Commit" | "Delete" | "Resync") => LONG,
+        (Some("Catalog"), "ResyncMissing" | "Adopt") => WHOLE_DATASET,
         (Some("Storage"), "Scrub") => WHOLE_DATASET,
         (Some("Score"), method) if method != "Info" => WHOLE_DATASET,
         (Some("Ingest"), "Files" | "Postgres" | "Mysql") => WHOLE_DATASET,

@@ -352,8 +352,14 @@ impl Books {
     /// Refuses objects of runs that nothing needs any more: they may be gone, or about to go.
     fn check_parts(&self, commit: &CommitIn) -> Result<(), BookError> {
         let own = |folder: (&str, &str)| folder == (commit.name.as_str(), commit.run_id.as_str());
-        let spent = |object: &&Object| folder_of(&object.key).is_some_and(|folder| !own(folder) && !self.needs_folder(folder));
-        match commit.objects.iter().find(spent) {
+        let others = commit.objects.iter().filter_map(|object| Some((object, folder_of(&object.key)?))).filter(|(_, folder)| !own(*folder));
+        let mut others = others.peekable();
+        // Most commits are of one run, and need not be compared.
+        let needed: BTreeSet<(&str, &str)> = match others.peek() {
+            Some(_) => self.entries.values().flat_map(Entry::needs).collect(),
+            None => BTreeSet::new(),
+        };
+        match others.find(|(_, folder)| !needed.contains(folder)).map(|(object, _)| object) {
             // Said again, it is answered with what was published then.
             Some(object) if !self.journal.committed_runs(&commit.name).contains(&commit.run_id) => {
                 let head = self.heads().remove(&commit.name);

@@ -142,6 +142,8 @@ pub struct Journal {
     log: Result<Log, Unreadable>,
     records: Vec<Record>,
     open: BTreeMap<String, Open>,
+    /// Datasets that were committed and not deleted since, with the generation that was last committed.
+    committed: BTreeMap<String, u64>,
     /// Every run that the records name.
     runs: BTreeMap<String, Known>,
     /// Records at which the older ones are dropped.
@@ -211,6 +213,12 @@ fn output(dataset: &Dataset) -> Value {
     })
 }
 
+/// The generation that a COMPLETE is of.
+fn generation_of(record: &Record) -> u64 {
+    let version = record.event.pointer("/outputs/0/facets/version/datasetVersion").and_then(Value::as_str);
+    version.and_then(|version| version.parse().ok()).unwrap_or(1)
+}
+
 impl Journal {
     /// Opens the journal in a folder, and ends runs whose commit was the last thing before a crash.
     ///
@@ -222,8 +230,8 @@ impl Journal {
             Ok((log, records)) => (Ok(log), records),
             Err(error) => (Err(Unreadable { path, why: error.to_string() }), Vec::new()),
         };
-        let (open, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let mut journal = Self { log, records: Vec::new(), open, runs, compact_at: EVENTS_MAX, of_mock };
+        let (open, committed, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let mut journal = Self { log, records: Vec::new(), open, committed, runs, compact_at: EVENTS_MAX, of_mock };
         if let Some(why) = journal.unread() {
             tracing::error!("{why}");
         }
@@ -264,6 +272,11 @@ impl Journal {
 
     /// A deletion is of a dataset, and of no run.
     fn note_run(&mut self, record: &Record) {
+        if record.is("COMPLETE") {
+            self.committed.insert(record.dataset.clone(), generation_of(record));
+        } else if record.is("OTHER") {
+            self.committed.remove(&record.dataset);
+        }
         let end = match record.event["eventType"].as_str() {
             Some("START") => End::Open,
             Some("COMPLETE") => End::Committed,
@@ -448,14 +461,19 @@ impl Journal {
     pub fn last_committed(&self, dataset: &str) -> Option<Committed> {
         let record = self.since_dropped(dataset).find(|r| r.is("COMPLETE"))?;
         let said = |pointer: &str| record.event.pointer(pointer);
-        let version = said("/outputs/0/facets/version/datasetVersion").and_then(Value::as_str);
         Some(Committed {
             run_id: record.run_id.clone(),
-            generation: version.and_then(|v| v.parse().ok()).unwrap_or(1),
+            generation: generation_of(record),
             rows: said("/outputs/0/outputFacets/outputStatistics/rowCount").and_then(Value::as_u64),
             files: said("/outputs/0/outputFacets/outputStatistics/fileCount").and_then(Value::as_u64),
             made: record.made.clone(),
         })
+    }
+
+    /// Datasets that were committed and not deleted since, with the generation that was last committed.
+    #[must_use]
+    pub fn committed(&self) -> &BTreeMap<String, u64> {
+        &self.committed
     }
 
     /// Whether a dataset was deleted, and nothing was committed since.

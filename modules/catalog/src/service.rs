@@ -90,7 +90,7 @@ pub struct CatalogService {
     verified: Arc<Verified>,
     copier: Copier,
     /// Held while an object is asked about for the last time and deleted from a bucket, and by what would make one needed again.
-    deleting: tokio::sync::Mutex<()>,
+    deleting: Arc<tokio::sync::Mutex<()>>,
     /// What could not be swept in buckets, by dataset.
     unswept: Mutex<BTreeMap<String, Vec<String>>>,
 }
@@ -121,7 +121,7 @@ impl CatalogService {
             state: state.to_owned(),
             verified: Arc::default(),
             copier: Copier::default(),
-            deleting: tokio::sync::Mutex::default(),
+            deleting: Arc::default(),
             unswept: Mutex::default(),
         };
         for (realm, roots) in service.roots() {
@@ -239,13 +239,27 @@ impl CatalogService {
             (books.roots().clone(), books.journal.lives(&commit.run_id), books.next(&name).map_err(fault)?)
         };
         // Hashing what may be gigabytes, and fsync, on threads of their own.
-        let verified = tokio::task::spawn_blocking(move || roots.verify(&commit.objects, &known).map(|()| commit));
-        let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?;
-        let published = self.publish(realm, commit, life).await;
-        // What it leaves behind goes, and so does what a refusal left in a bucket, once its run has ended.
-        self.follow_up(realm, name.clone());
-        let (generation, stale) = published?;
-        self.tidy(realm, Some(&name)).await;
+        let service = Arc::clone(self);
+        let verified = tokio::task::spawn_blocking(move || {
+            // A disk that went since the run began: what is read below its mount point is on another.
+            let buckets: BTreeSet<&String> = commit.objects.iter().map(|object| &object.bucket).filter(|_| realm == Realm::Real).collect();
+            for bucket in buckets {
+                if let Err(error @ BucketError::Away { .. }) = service.buckets.mounted(bucket) {
+                    return Err(remote::bucket_failed(bucket, &error));
+                }
+            }
+            roots.verify(&commit.objects, &known).map_err(fault).map(|()| commit)
+        });
+        let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))??;
+        // By a task of its own: whoever hangs up now is not told, and all that comes after a commit comes all the same.
+        let service = Arc::clone(self);
+        let publishing = tokio::spawn(async move {
+            let published = service.publish(realm, commit, life).await;
+            // What it leaves behind goes, and so does what a refusal left in a bucket, once its run has ended.
+            service.follow_up(realm, name);
+            published
+        });
+        let (generation, stale) = publishing.await.map_err(|e| Fault::internal(e.to_string()))??;
         Ok(CommitOut { generation, stale, copies: self.copies_of(realm) })
     }
 
@@ -264,14 +278,19 @@ impl CatalogService {
         if realm == Realm::Real { self.copies() } else { None }
     }
 
-    /// Has a real dataset copied as it is now, and what it was removed from buckets and from among the copies; nobody waits for that.
+    /// Has a dataset tidied and, if it is a real one, copied as it is now, and what it was removed from buckets and from among the
+    /// copies; nobody waits for that.
     fn follow_up(self: &Arc<Self>, realm: Realm, name: String) {
-        if realm == Realm::Mock {
-            return;
+        if realm == Realm::Real {
+            self.copier.wake();
         }
-        self.copier.wake();
         let service = Arc::clone(self);
-        tokio::spawn(async move { service.tidy_remote(&name).await });
+        tokio::spawn(async move {
+            service.tidy(realm, Some(&name)).await;
+            if realm == Realm::Real {
+                service.tidy_remote(&name).await;
+            }
+        });
     }
 
     /// Work on the books on a thread of its own, for it waits for the disk, or for whoever holds them: the thread that answers calls
@@ -311,8 +330,12 @@ impl CatalogService {
             return Err(remote::bucket_failed(&bucket, &error));
         }
         // What a run that is taken up again has put into a bucket must not be going just now.
-        let _deleting = if is_known { Some(self.deleting.lock().await) } else { None };
-        let place = move |books: &Mutex<Books>| held(books).location(&name, &run_id, &producer.unwrap_or_default(), Some(&bucket));
+        let deleting = if is_known { Some(Arc::clone(&self.deleting).lock_owned().await) } else { None };
+        let place = move |books: &Mutex<Books>| {
+            // Whoever asked may hang up, and this goes on.
+            let _deleting = deleting;
+            held(books).location(&name, &run_id, &producer.unwrap_or_default(), Some(&bucket))
+        };
         self.with(realm, place).await
     }
 

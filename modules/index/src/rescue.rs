@@ -21,6 +21,10 @@ const REGISTRY: &str = ".registry";
 const KEPT: &str = "rescue.json";
 /// Copied too: without it nobody knows the files.
 const MANIFEST: &str = "manifest.json";
+/// Whose copies these are: by which a mesh is known in buckets.
+const OWNER: &str = ".owner";
+/// At the root of every bucket that is there.
+const MARKER: &str = ".brahman-bucket.json";
 /// Folders of copies, and how the names of the others begin.
 const SEGMENTS: &str = "segments";
 const GENERATION: &str = "gen-";
@@ -65,6 +69,12 @@ pub fn known(indexes: &Path) -> Option<PathBuf> {
     read.ok().flatten()
 }
 
+/// Whether a bucket is at a folder, and not only the folder: a disk that is not mounted leaves one without a marker.
+#[must_use]
+pub fn is_bucket(folder: &Path) -> bool {
+    folder.join(MARKER).is_file()
+}
+
 /// Whether a folder can be that of copies: files are removed below it.
 fn is_for_copies(folder: &Path) -> bool {
     let plain = folder.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
@@ -103,12 +113,13 @@ fn put(from: &Path, to: &Path, file: &FileRef) -> io::Result<()> {
 }
 
 /// Copies what the index's generations are made of and has no copy yet; copies of what is gone go, unless something of the index
-/// cannot be read: then it may need them.
+/// cannot be read: then it may need them. Where another mesh has put its copies of an index of this name, nothing is copied.
 ///
 /// # Errors
-/// As the file systems give them; the rest is copied the next time.
-pub fn copy(folder: &Folder, to: &Path) -> io::Result<()> {
+/// As the file systems give them; the rest is copied the next time. `AlreadyExists` where they are another's.
+pub fn copy(folder: &Folder, to: &Path, node: Option<&str>) -> io::Result<()> {
     let seen = folder.survey();
+    let is_ours = claim(to, node)?;
     let mut wanted = HashSet::new();
     for (name, manifest) in seen.generations() {
         for file in manifest.files() {
@@ -127,7 +138,7 @@ pub fn copy(folder: &Folder, to: &Path) -> io::Result<()> {
         wanted.insert(copy);
     }
     let unreadable = seen.unreadable();
-    if !unreadable.is_empty() || wanted.is_empty() {
+    if !unreadable.is_empty() || wanted.is_empty() || !is_ours {
         if to.exists() && !unreadable.is_empty() {
             tracing::warn!("old copies in rescue stay, because this could not be read: {}", unreadable.join("; "));
         }
@@ -142,6 +153,23 @@ pub fn copy(folder: &Folder, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes a folder for the copies of one mesh's index. Whether it is known to be this one's.
+fn claim(to: &Path, node: Option<&str>) -> io::Result<bool> {
+    let Some(node) = node else { return Ok(false) };
+    match fs::read_to_string(to.join(OWNER)) {
+        Ok(owner) if owner == node => Ok(true),
+        Ok(owner) => {
+            let why = format!("{} has copies of another mesh's index of this name ({owner})", to.display());
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(to)?;
+            atomic::write(&to.join(OWNER), node.as_bytes()).map(|()| true)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes files that are not wanted, and folders in which nothing is left.
@@ -232,10 +260,12 @@ mod tests {
         fs::create_dir_all(copies.join("gen-1")).expect("made");
         fs::write(copies.join("gen-1/graph.flat"), "a copy").expect("written");
         let folder = Folder::new(&home, Steps::default());
-        copy(&folder, &copies).expect("nothing to copy from a disk that is not there");
+        copy(&folder, &copies, Some("n")).expect("nothing to copy from a disk that is not there");
         fs::create_dir_all(home.join("gen-1")).expect("made");
         fs::write(home.join("gen-1/manifest.json"), "{").expect("written");
-        copy(&folder, &copies).expect("nothing to copy from what is damaged");
+        copy(&folder, &copies, Some("n")).expect("nothing to copy from what is damaged");
         assert!(copies.join("gen-1/graph.flat").exists());
+        let theirs = copy(&folder, &copies, Some("another")).expect_err("they are another mesh's");
+        assert!(theirs.kind() == io::ErrorKind::AlreadyExists && theirs.to_string().contains("another mesh"), "{theirs}");
     }
 }

@@ -33,11 +33,12 @@ use object_store::path::Path as Key;
 pub use add::Added;
 pub use create::Created;
 pub use error::BucketError;
+pub use marker::MARKER;
 
 use crate::log::Log;
 use crate::writable;
 use error::mask;
-use marker::{MARKER, Marker, Stamp};
+use marker::{Marker, Stamp};
 use open::Location;
 
 /// Failures after which the older half is dropped.

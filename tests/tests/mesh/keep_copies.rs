@@ -144,8 +144,13 @@ async fn a_dataset_whose_manifest_and_objects_are_gone_comes_back_from_rescue() 
     while !copies.join(&key).is_file() {}
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
     std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
-    std::fs::remove_file(&path).expect("removed");
+    // Its folder as well: as on a disk that took the place of another.
+    std::fs::remove_dir_all(mesh.folder.path().join("state/buckets/primary/datasets/t")).expect("removed");
     restart(&mesh).await;
+    // Nothing here says any more that there was such a dataset, but for the lineage; its copies stay.
+    assert_eq!(mesh.brahman_json(&["datasets"])["datasets"][0]["state"], "lost");
+    ingest(&mesh, "other", 5);
+    assert!(copies.join(&key).is_file());
     let out = mesh.brahman_json(&["datasets", "resync", "t"]);
     assert_eq!((&out["rows"], &out["generation"]), (&json!(70), &json!(1)), "{out}");
     assert!(path.is_file() && get(&mesh, "t").await["dataset"]["rows"] == 70);

@@ -263,7 +263,8 @@ impl Books {
     pub fn lost(&self) -> Vec<String> {
         let folders = self.roots.folders().map(|folder| folder.join("datasets")).flat_map(fs::read_dir).flatten().flatten();
         let names = folders.filter_map(|f| f.file_name().into_string().ok());
-        let names = names.chain(self.damaged.keys().cloned());
+        // What lies in S3 or has copies alone has no folder here.
+        let names = names.chain(self.damaged.keys().cloned()).chain(self.journal.committed().keys().cloned());
         let lost = |name: &String| names::check(name).is_ok() && !self.entries.contains_key(name);
         let dropped = |name: &String| !self.damaged.contains_key(name) && self.journal.was_dropped(name);
         let lost: BTreeSet<String> = names.filter(|name| lost(name) && !dropped(name)).collect();

@@ -12,8 +12,8 @@ use super::entry::folder_of;
 use super::sweep::{self, Evidence, Folder, Listed, Verdict};
 use super::{Books, now_ms};
 
-/// Why it is not known what a dataset needs whose objects are there and that has no file.
-pub(super) const GONE: &str = "its file is gone, its objects are there";
+/// Why it is not known what a dataset needs that was committed, never deleted, and has no file.
+pub(super) const GONE: &str = "its file is gone";
 /// Runs of nobody that are told: enough to know what they are.
 const STRANGERS_TOLD: usize = 100;
 /// Files of one sweep; what is more than this is no work of ours, and is looked at first.
@@ -37,13 +37,19 @@ impl Books {
     /// The same, by name: what they need is not known, and may be anything.
     fn unknown(&self) -> BTreeMap<String, String> {
         let gone = self.gone().into_iter().map(|name| (name, GONE.to_owned()));
-        gone.chain(self.damaged.clone()).collect()
+        // As after a backup that was not taken in one moment.
+        let older = self.journal.committed().iter().filter_map(|(name, committed)| {
+            let is = self.entries.get(name)?.dataset.generation;
+            let why = || format!("its file says generation {is}, its lineage that generation {committed} was committed");
+            (is < *committed).then(|| (name.clone(), why()))
+        });
+        gone.chain(older).chain(self.damaged.clone()).collect()
     }
 
-    /// Datasets that were committed, and whose file is gone while objects of theirs are there.
+    /// Datasets that were committed and never deleted, and have no file, wherever their objects may be.
     pub(super) fn gone(&self) -> Vec<String> {
-        let committed = |name: &String| !self.damaged.contains_key(name) && self.journal.last_committed(name).is_some();
-        self.lost().into_iter().filter(committed).collect()
+        let is_there = |name: &String| self.entries.contains_key(name) || self.damaged.contains_key(name);
+        self.journal.committed().keys().filter(|name| !is_there(name)).cloned().collect()
     }
 
     /// The same, but for the datasets' own files.

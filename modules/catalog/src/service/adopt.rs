@@ -137,7 +137,9 @@ impl CatalogService {
                     let ended = held(books).journal.abandon(Some(&run_id), None, &reason, false);
                     ended.map_err(|source| BookError::Io { path: "lineage.log".into(), source })
                 };
-                self.with(Realm::Real, end).await?;
+                if let Err(fault) = self.with(Realm::Real, end).await {
+                    tracing::error!("the end of an adoption cannot be noted: {fault}");
+                }
                 // What was copied goes.
                 self.tidy_remote(name).await;
                 Err(error)

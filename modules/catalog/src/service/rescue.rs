@@ -177,7 +177,8 @@ impl CatalogService {
             self.copier.lag.send_replace(self.lag());
             if is_done {
                 pause = PAUSE.0;
-                self.copier.wake.notified().await;
+                // A word may be lost with whoever was to say it.
+                let _ = tokio::time::timeout(PAUSE.1, self.copier.wake.notified()).await;
             } else {
                 tokio::select! {
                     () = self.copier.wake.notified() => {}

@@ -3,7 +3,7 @@
 //! Invariants: what has a good copy somewhere comes back before anything is read; what is read is read while others go on, and is
 //! published only over what it was read of; what no journal of ours knows is taken up only by name, or where nothing at all is known.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{Adopted, NotResynced, ResyncMissingOut, ResyncOut, Resynced};
@@ -48,8 +48,13 @@ impl CatalogService {
         let findings = self.with(realm, move |books| read_anew(books, &asked, runs.as_deref(), accept_damage)).await?;
         let done = {
             // What runs that had ended have left must not be going just now.
-            let _deleting = self.deleting.lock().await;
-            self.blocking(realm, move |books| books.settle(findings)).await?
+            let deleting = Arc::clone(&self.deleting).lock_owned().await;
+            let settle = move |books: &mut Books| {
+                // Whoever asked may hang up, and this goes on.
+                let _deleting = deleting;
+                books.settle(findings)
+            };
+            self.blocking(realm, settle).await?
         };
         self.copier.wake();
         // What was kept because this could not be read may go now.

@@ -149,15 +149,19 @@ impl CatalogService {
 
     /// Looks at everything again and again, slowly; ends with its task.
     pub async fn keep_scrubbing(&self) {
-        tokio::time::sleep(AFTER_START).await;
+        // Where it cannot be written down it is known here all the same.
+        let mut finished: Option<Instant> = None;
         loop {
-            let since = Position::read(&self.position()).finished_ms.map(|ms| Duration::from_millis(now_ms().saturating_sub(ms)));
+            tokio::time::sleep(AFTER_START).await;
+            let noted = Position::read(&self.position()).finished_ms.map(|ms| Duration::from_millis(now_ms().saturating_sub(ms)));
+            let since = finished.map(|finished| finished.elapsed()).into_iter().chain(noted).min();
             let (position, is_due) = (Position::read(&self.position()), since.is_none_or(|since| since >= EVERY));
             if position.after.is_none() && !is_due {
                 tokio::time::sleep(EVERY.saturating_sub(since.unwrap_or_default()).max(AFTER_START)).await;
                 continue;
             }
             self.scrub_from(position).await;
+            finished = Some(Instant::now());
         }
     }
 
@@ -240,9 +244,20 @@ impl CatalogService {
         if !is_live {
             return;
         }
+        if matches!(why, BucketError::Away { .. }) {
+            // It is not there to be looked at, which health says.
+            return;
+        }
         found.objects += 1;
         let finding = Finding { bucket: target.bucket.clone(), key: target.key.clone(), why: why.to_string() };
-        let is_damage = matches!(why, BucketError::Damaged { .. } | BucketError::NoSuchObject { .. } | BucketError::Io(_));
+        let is_local = self.books().roots().get(&target.bucket).is_ok_and(|root| root.is_local());
+        // A sector that cannot be read is damage; a server that does not answer is none.
+        let is_damage = matches!(why, BucketError::Damaged { .. } | BucketError::NoSuchObject { .. } | BucketError::Io(_))
+            || is_local && matches!(why, BucketError::Unusable { .. });
+        if !is_damage {
+            self.buckets.failed(&target.bucket, "verify", &target.key, &finding.why);
+            return;
+        }
         if is_damage && is_copy {
             self.copier.forget(&target.key);
         }

@@ -10,7 +10,7 @@ use brahman_card::interface::storage::{
     OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn,
 };
 use brahman_sidecar::{Call, Reply};
-use brahman_storage::buckets::{Added, BucketError};
+use brahman_storage::buckets::{Added, BucketError, MARKER};
 
 use super::CatalogService;
 
@@ -45,14 +45,18 @@ impl CatalogService {
                 call.allow_paths()?;
                 let RemoveBucketIn { name } = call.parameters()?;
                 self.vacant(&name)?;
-                // Copies of what it holds; the objects stay where they are.
+                // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
                 let copies = self.books().roots().get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
                 buckets.remove(&name).await.map_err(|e| refused(&name, &e))?;
-                if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies))
-                    && let Err(error) = tokio::fs::remove_dir_all(&copies).await
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    buckets.failed(&name, "delete", &copies.display().to_string(), &error);
+                let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
+                if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies) && !is_bucket(copies)) {
+                    match tokio::fs::remove_dir_all(copies.join("datasets")).await {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                            buckets.failed(&name, "delete", &copies.display().to_string(), &error);
+                        }
+                        // If anything else is there it stays.
+                        _ => drop(tokio::fs::remove_dir(&copies).await),
+                    }
                 }
                 self.settle_roots().await?;
                 Ok(Reply::empty())

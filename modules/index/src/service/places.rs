@@ -43,6 +43,10 @@ impl IndexService {
             let message = format!("`{bucket}` is {}: an index is mapped into memory, expected a bucket that is a folder", found.url);
             return Err(Fault::invalid_parameter("bucket", message));
         };
+        if !rescue::is_bucket(Path::new(folder)) {
+            let message = format!("bucket `{bucket}` is away: {folder} is not there, or its marker is not in it; mount its disk");
+            return Err(Fault::new("org.brahman.Index.NoSuchBucket", false, message).with("name", bucket));
+        }
         Ok(Path::new(folder).join("indexes").join(name))
     }
 
@@ -74,10 +78,15 @@ impl IndexService {
                 Err(TryLockError::WouldBlock) => return,
             };
             while again.swap(false, Ordering::AcqRel) {
+                if !folder.parent().is_some_and(rescue::is_bucket) {
+                    tracing::warn!("no copies are made: bucket rescue is away, {} has no marker", folder.display());
+                    continue;
+                }
+                let node = self.folder.parent().and_then(|state| std::fs::read_to_string(state.join("catalog/node")).ok());
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
                 // Where a home is not to be seen, nothing says which of its copies are wanted.
                 for index in all.into_iter().filter(|index| index.home.is_there().is_ok()) {
-                    if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name)) {
+                    if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name), node.as_deref().map(str::trim)) {
                         tracing::warn!(index = index.parameters.name, "copies in rescue: {error}");
                     }
                 }

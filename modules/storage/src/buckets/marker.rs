@@ -24,7 +24,7 @@ use crate::atomic;
 use crate::writable::is_read_only;
 
 /// Its key.
-pub(super) const MARKER: &str = ".brahman-bucket.json";
+pub const MARKER: &str = ".brahman-bucket.json";
 /// Below which the catalogs stand.
 pub(super) const CATALOGS: &str = ".brahman-catalogs";
 /// What we write below: one of these folders in a folder that has no marker says that it is a bucket of an earlier version.

@@ -129,8 +129,8 @@ fn serve(stream: TcpStream, objects: &Mutex<BTreeMap<String, Vec<u8>>>, decide: 
 const KEY: &str = "lake/p/manifests/d/1.json";
 
 /// These fates, one after the other, for requests of one method about [`KEY`]; then all is well.
-fn in_turn(method: &'static str, fates: &[Fate]) -> impl FnMut(&str, &str) -> Fate + Send + use<> {
-    let mut fates = fates.to_vec().into_iter();
+fn in_turn(method: &'static str, fates: Vec<Fate>) -> impl FnMut(&str, &str) -> Fate + Send + use<> {
+    let mut fates = fates.into_iter();
     move |asked: &str, key: &str| if asked == method && key == KEY { fates.next().unwrap_or(Fate::Answered) } else { Fate::Answered }
 }
 
@@ -148,12 +148,12 @@ async fn an_answer_that_is_lost_is_asked_for_until_it_is_known_who_put_it() {
         &[Fate::Refused(409), Fate::Refused(409)],
     ] {
         lock(&server.objects).remove(KEY);
-        server.when(in_turn("PUT", fates));
+        server.when(in_turn("PUT", fates.to_vec()));
         assert_eq!(create("ours").await.expect("put"), Created::New, "{fates:?}");
         assert_eq!(there(), Some(b"ours".to_vec()), "{fates:?}");
         // Said again it is the same; another's is kept out, and told.
         assert_eq!(create("ours").await.expect("put"), Created::New);
-        server.when(in_turn("PUT", fates));
+        server.when(in_turn("PUT", fates.to_vec()));
         assert_eq!(create("another's").await.expect("told"), Created::Exists(b"ours".to_vec()), "{fates:?}");
         assert_eq!(there(), Some(b"ours".to_vec()), "{fates:?}");
     }
