@@ -4,6 +4,7 @@ use std::path::Path;
 
 use brahman_card::interface::catalog::{AdoptIn, AdoptOut};
 
+use super::buckets::Unsound;
 use super::get;
 use crate::output::{Output, Tone};
 
@@ -23,6 +24,6 @@ pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, o
     }
     match out.refused.len() {
         0 => Ok(()),
-        n => anyhow::bail!("{n} of {} datasets in bucket {bucket} were not taken up", n + out.adopted.len()),
+        n => Err(Unsound(format!("{n} of {} datasets in bucket {bucket} were not taken up", n + out.adopted.len())).into()),
     }
 }

@@ -69,7 +69,7 @@ pub(crate) enum Buckets {
 
 /// Something is wrong, and the output says what: there is nothing to add but the exit status.
 #[derive(Debug)]
-pub(crate) struct Unsound(String);
+pub(crate) struct Unsound(pub(crate) String);
 
 impl std::fmt::Display for Unsound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

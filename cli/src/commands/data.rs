@@ -267,7 +267,8 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         output.line(&output.paint(&format!("{key} had gone and came back from bucket rescue"), Tone::Busy));
     }
     for key in out.missing.iter().flatten() {
-        output.line(&output.paint(&format!("{key} is gone, and no bucket has a copy of it: ingest the dataset anew"), Tone::Bad));
+        let why = "its bucket is away (`brahman buckets health`), or it is gone and no bucket has a copy (`brahman errors`)";
+        output.line(&output.paint(&format!("{key} cannot be read: {why}"), Tone::Bad));
     }
     output.line(&format!("{} generation {}: {} rows, {}", output.paint(&d.name, Tone::Strong), d.generation, d.rows, bytes(d.bytes)));
     if let Some(maker) = &d.maker {

@@ -295,6 +295,7 @@ impl Books {
         if let Err(error @ BookError::Damaged { .. }) = self.entry(name) {
             return Err(error);
         }
+        self.refuse_lost(name)?;
         let bucket = self.bucket_of(name, bucket);
         let root = self.roots.get(&bucket)?;
         let key_prefix = format!("datasets/{name}/{run_id}");
@@ -370,8 +371,16 @@ impl Books {
         }
     }
 
+    /// Refuses to begin anew over what was committed, never deleted, and has no file: its objects would be nobody's.
+    fn refuse_lost(&self, name: &str) -> Result<(), BookError> {
+        let is_lost = self.journal.committed().contains_key(name) && !self.has(name);
+        let why = || format!("{}; `brahman datasets resync {name}` brings it back, deleting the dataset gives it up", tidy::GONE);
+        if is_lost { Err(BookError::Damaged { name: name.to_owned(), why: why() }) } else { Ok(()) }
+    }
+
     fn publish_commit(&mut self, mut commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), BookError> {
         self.check_name(&commit.name)?;
+        self.refuse_lost(&commit.name)?;
         // Where they lie is for the catalog to say.
         commit.objects.iter_mut().for_each(|object| object.path = None);
         if !self.of_mocks && commit.inputs.iter().any(|input| input.starts_with(MADE_UP)) {

@@ -37,6 +37,19 @@ pub fn object(bucket: &str, root: &Root, key: &str) -> io::Result<(Object, Schem
     Ok((object, builder.schema().as_ref().clone()))
 }
 
+/// Reads every page of an object, as whoever reads it will.
+///
+/// # Errors
+/// If one cannot be decoded.
+pub fn check_pages(path: &Path) -> io::Result<()> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, &e))?;
+    let reader = builder.build().map_err(|e| broken(path, &e))?;
+    for batch in reader {
+        batch.map_err(|e| broken(path, &e))?;
+    }
+    Ok(())
+}
+
 /// Columns of a schema; what only the reader knew is kept from the columns before.
 #[must_use]
 pub fn columns(schema: &Schema, before: &[Column]) -> Vec<Column> {

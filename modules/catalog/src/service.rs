@@ -163,6 +163,8 @@ impl CatalogService {
     pub async fn keep_telling(self: &Arc<Self>, say: impl AsyncFn(BTreeMap<String, String>)) {
         let (mut lag, mut told) = (self.copier.watch(), None);
         loop {
+            // Before it is looked at: what changes meanwhile is told next.
+            lag.borrow_and_update();
             let service = Arc::clone(self);
             let attributes = tokio::task::spawn_blocking(move || service.attributes()).await.unwrap_or_default();
             if told.as_ref() != Some(&attributes) {
@@ -170,7 +172,6 @@ impl CatalogService {
                 told = Some(attributes);
             }
             tokio::time::sleep(TELL_EVERY).await;
-            lag.borrow_and_update();
             // How old the oldest is grows by itself, and disks come and go.
             tokio::select! {
                 _ = lag.changed() => {}

@@ -280,8 +280,18 @@ impl Looking {
     }
 
     /// Refuses objects that are not what was committed, unless somebody has said that they may be taken.
-    fn refuse_damage(&self, keys: Vec<String>, rows: u64, expected_rows: u64) -> Result<(), BookError> {
-        if keys.is_empty() || self.accept_damage {
+    fn refuse_damage(&self, changed: Vec<(&str, String)>, rows: u64, expected_rows: u64) -> Result<(), BookError> {
+        let keys: Vec<String> = changed.iter().map(|(_, key)| key.clone()).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        if self.accept_damage {
+            // Other bytes are taken, but none that nobody can read.
+            for (bucket, key) in changed {
+                let path = self.roots.get(bucket)?.folder.join(&key);
+                let why = |error: io::Error| format!("it cannot be read to its end ({error}); nothing was published");
+                footers::check_pages(&path).map_err(|error| BookError::BadObject { key: key.clone(), why: why(error) })?;
+            }
             return Ok(());
         }
         let why = format!(
@@ -561,9 +571,9 @@ impl Looking {
 }
 
 /// Keys of objects whose bytes are not those that were recorded.
-fn changed(recorded: &[Object], found: &[Object]) -> Vec<String> {
+fn changed<'a>(recorded: &[Object], found: &'a [Object]) -> Vec<(&'a str, String)> {
     let other = |(was, is): &(&Object, &Object)| was.sha256 != is.sha256;
-    recorded.iter().zip(found).filter(other).map(|(_, is)| is.key.clone()).collect()
+    recorded.iter().zip(found).filter(other).map(|(_, is)| (is.bucket.as_str(), is.key.clone())).collect()
 }
 
 /// Names in a folder; none if it is not there.

@@ -95,6 +95,10 @@ impl CatalogService {
                 (of.last_scrub_ms, of.damaged) = (last_scrub_ms, Some(damaged));
             }
         }
+        if lag.objects > 0 && health.iter().any(|of| of.name == RESCUE && of.reachable) {
+            // It may have come back just now.
+            self.copier.wake();
+        }
         HealthOut { health }
     }
 

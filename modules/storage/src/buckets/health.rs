@@ -80,7 +80,13 @@ impl Buckets {
             let hint = error.as_ref().map(|_| hint(&entry));
             Health { name, reachable: error.is_none(), latency_us, error, hint, ..Health::default() }
         });
-        futures_util::future::join_all(asked).await
+        let mut health = futures_util::future::join_all(asked).await;
+        if let Some(why) = &self.unreadable {
+            // What else there may be is not known.
+            let hint = Some("repair the file, or move it away and add the buckets again; then `brahman restart catalog`".to_owned());
+            health.push(Health { name: "registry".to_owned(), error: Some(why.clone()), hint, ..Health::default() });
+        }
+        health
     }
 
     async fn answer(&self, entry: &Entry) -> Result<(), BucketError> {
