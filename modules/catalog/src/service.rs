@@ -46,6 +46,8 @@ const SAMPLE_ROWS_MAX: u64 = 100;
 /// How often `status` hears how far copies are behind at most, and how often of how long they are.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 const TELL_AGE_EVERY: Duration = Duration::from_secs(30);
+/// How long after a commit its buckets are looked at for what nothing needs any more.
+const REMOTE_AFTER: Duration = Duration::from_secs(1);
 /// What changes the state.
 const CHANGES: [&str; 14] = [
     "Location",
@@ -91,6 +93,8 @@ pub struct CatalogService {
     copier: Copier,
     /// Held while an object is asked about for the last time and deleted from a bucket, and by what would make one needed again.
     deleting: Arc<tokio::sync::Mutex<()>>,
+    /// Datasets whose buckets are to be looked at in a moment.
+    followed: Mutex<BTreeSet<String>>,
     /// What could not be swept in buckets, by dataset.
     unswept: Mutex<BTreeMap<String, Vec<String>>>,
 }
@@ -122,6 +126,7 @@ impl CatalogService {
             verified: Arc::default(),
             copier: Copier::default(),
             deleting: Arc::default(),
+            followed: Mutex::default(),
             unswept: Mutex::default(),
         };
         for (realm, roots) in service.roots() {
@@ -288,7 +293,10 @@ impl CatalogService {
         let service = Arc::clone(self);
         tokio::spawn(async move {
             service.tidy(realm, Some(&name)).await;
-            if realm == Realm::Real {
+            // One commit follows the other: what they leave in a bucket is asked for once, and not while the next one waits for it.
+            if realm == Realm::Real && lock(&service.followed).insert(name.clone()) {
+                tokio::time::sleep(REMOTE_AFTER).await;
+                lock(&service.followed).remove(&name);
                 service.tidy_remote(&name).await;
             }
         });
