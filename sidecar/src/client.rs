@@ -24,6 +24,9 @@ use route::Route;
 
 /// How long a call may take if its caller does not say: long enough for a provider to restart and load its model.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(60);
+/// How long a provider that is called straight may be silent where the call may be made again: the broker knows more of what has
+/// become of it. Only for methods that take no longer by their own word, and only if twice as much time is left for the broker.
+const DIRECT_MAX: Duration = Duration::from_secs(15);
 /// How long a route's provider is waited for before the broker is asked, which knows more of what is on its way.
 const ROUTE_WAIT: Duration = Duration::from_millis(250);
 /// How long a socket may be away while init starts anew and binds it.
@@ -111,6 +114,18 @@ pub struct Answer<R> {
     pub mock: bool,
 }
 
+/// How an attempt is made.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Straight to the provider, where one is known.
+    Direct {
+        /// An answer that does not come soon will not come.
+        is_short: bool,
+    },
+    /// Through the broker.
+    Brokered,
+}
+
 /// What routes are kept under: interface, context and requirements.
 type RouteKey = (String, Option<String>, BTreeMap<String, String>);
 
@@ -164,6 +179,7 @@ impl Client {
             let usual = Duration::from_secs(interface::patience_s(interface, short));
             if self.goes_direct { usual.max(DEADLINE_DEFAULT) } else { usual }
         });
+        let is_short = interface::patience_s(interface, short) <= 2 * DIRECT_MAX.as_secs() && allowed >= 3 * DIRECT_MAX;
         let begun = Instant::now();
         let until = begun + allowed;
         let mut message = encode_call(method, parameters, options, false, false)?;
@@ -171,7 +187,8 @@ impl Client {
             let mut pause = PAUSE.0;
             let mut direct = self.goes_direct && !is_broker_s(interface);
             loop {
-                let outcome = self.attempt(interface, short, &message, options, direct, &mut idempotent).await;
+                let way = if !direct { Way::Brokered } else { Way::Direct { is_short } };
+                let outcome = self.attempt(interface, short, &message, options, way, &mut idempotent).await;
                 match outcome {
                     // Not connected means not called: always safe to try again.
                     Err(error) if self.is_absent(&error, begun.elapsed()) => return Err(error),
@@ -195,7 +212,7 @@ impl Client {
         reply.typed()
     }
 
-    /// Makes one attempt, straight to the provider or through the broker. Learns whether the provider's Card declares the method
+    /// Makes one attempt, straight to the provider or through the broker, or first so and then so. Learns whether the provider's Card declares the method
     /// idempotent.
     async fn attempt(
         &self,
@@ -203,14 +220,22 @@ impl Client {
         method: &str,
         message: &[u8],
         options: &CallOptions,
-        direct: bool,
+        way: Way,
         idempotent: &mut bool,
     ) -> Result<RawReply, ClientError> {
-        if direct {
+        if let Way::Direct { is_short } = way {
             let route = self.route(interface, options);
             if let Some(target) = route.target(ROUTE_WAIT).await {
                 *idempotent |= target.idempotent.as_ref().is_some_and(|methods| methods.iter().any(|m| m == method));
-                return route.exchange(&target, message).await;
+                let exchange = route.exchange(&target, message);
+                if !(is_short && *idempotent) {
+                    return exchange.await;
+                }
+                match tokio::time::timeout(DIRECT_MAX, exchange).await {
+                    Ok(outcome) => return outcome,
+                    // Hanging up ends the work there, if there is any.
+                    Err(_) => tracing::warn!(method, label = target.label, "no answer from the provider itself: the broker is asked"),
+                }
             }
         }
         let idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -218,7 +218,8 @@ pub struct Buckets {
     changing: tokio::sync::Mutex<()>,
     /// Why the registry cannot be read, if it cannot.
     unreadable: Option<String>,
-    failures: Mutex<(Log, Vec<Failure>)>,
+    /// Their journal, or why there is none; and those that are kept.
+    failures: Mutex<(io::Result<Log>, Vec<Failure>)>,
 }
 
 /// Whether a bucket may have this name: it is a folder's, and never leads out of the one that it is put into.
@@ -243,11 +244,19 @@ impl Buckets {
     /// Opens the registry in a state directory. A bucket that cannot be opened stays registered, and that is a failure.
     ///
     /// # Errors
-    /// If the journal cannot be read, or this catalog's name cannot.
+    /// If the registry's place or this catalog's name cannot be made or read.
     pub fn open(state: &Path) -> io::Result<Self> {
         writable::make_folder(&state.join("catalog"))?;
         let (file, home) = (registry::settle(state)?, state.join("buckets"));
-        let (log, kept) = Log::open(&state.join("catalog/errors.log"))?;
+        let journal = state.join("catalog/errors.log");
+        // Without it failures are kept for as long as this process lives, which is said; nothing else needs it.
+        let (log, kept) = match Log::open(&journal) {
+            Ok((log, kept)) => (Ok(log), kept),
+            Err(error) => {
+                tracing::error!("{}: {error}", journal.display());
+                (Err(error), Vec::new())
+            }
+        };
         let node = marker::node(state)?;
         let registered = registry::read(&file);
         let unreadable = registered.as_ref().err().map(|why| format!("the registry of buckets, {}: {why}", file.display()));
@@ -263,7 +272,15 @@ impl Buckets {
                 buckets.failed(&bucket.name, "open", "", &words);
             }
             changed |= buckets.recognise(&mut bucket);
-            let entry = Entry::of(bucket);
+            let same = bucket
+                .id
+                .as_ref()
+                .and_then(|id| lock(&buckets.all).values().find(|e| e.bucket.id.as_ref() == Some(id)).map(|e| e.bucket.name.clone()));
+            let mut entry = Entry::of(bucket);
+            if let Some(other) = same {
+                // Possible before markers: copies in what they are copies of.
+                entry.reach = Reach::Closed(format!("it is the same place as bucket `{other}`: add it again elsewhere"));
+            }
             if let Reach::Closed(why) = &entry.reach {
                 buckets.failed(&entry.bucket.name, "open", "", why);
             }
@@ -358,13 +375,17 @@ impl Buckets {
         tracing::warn!(bucket, operation, key, "{message}");
         let failure = Failure { at_ms: now_ms(), bucket: bucket.into(), operation: operation.into(), key: key.into(), message };
         let mut failures = lock(&self.failures);
-        if let Err(error) = failures.0.append(std::slice::from_ref(&failure)) {
+        if let Ok(log) = &mut failures.0
+            && let Err(error) = log.append(std::slice::from_ref(&failure))
+        {
             tracing::error!("the journal of failures: {error}");
         }
         failures.1.push(failure);
         if failures.1.len() > FAILURES_MAX {
             let newer = failures.1.split_off(FAILURES_MAX / 2);
-            let _ = failures.0.compact(&newer);
+            if let Ok(log) = &mut failures.0 {
+                let _ = log.compact(&newer);
+            }
             failures.1 = newer;
         }
     }
@@ -372,7 +393,10 @@ impl Buckets {
     /// Why the journal of failures may hold fewer than were written.
     #[must_use]
     pub fn shortfall(&self) -> Option<String> {
-        lock(&self.failures).0.shortfall()
+        match &lock(&self.failures).0 {
+            Ok(log) => log.shortfall(),
+            Err(error) => Some(format!("errors.log cannot be opened ({error}): failures are kept until the catalog ends")),
+        }
     }
 
     /// Failures, newest first, and how many are kept.
@@ -390,7 +414,9 @@ impl Buckets {
         let mut failures = lock(&self.failures);
         let dropped = failures.1.len().saturating_sub(keep);
         let newer = failures.1[dropped..].to_vec();
-        failures.0.compact(&newer)?;
+        if let Ok(log) = &mut failures.0 {
+            log.compact(&newer)?;
+        }
         failures.1 = newer;
         Ok((failures.1.len(), dropped))
     }

@@ -74,6 +74,21 @@ async fn a_disk_that_is_away_at_the_start_is_not_made_again_and_takes_nothing() 
 }
 
 #[tokio::test]
+async fn a_registry_that_has_gone_is_missed_by_the_datasets_that_lie_in_its_buckets() {
+    let mesh = mesh(|setup| setup).await;
+    let disk = mesh.folder.path().join("disk");
+    mesh.brahman_json(&["buckets", "add", "disk", &format!("file://{}", disk.display())]);
+    let out = mesh.brahman(&["ingest", "files", "t", &csv(&mesh, 3), "--bucket", "disk"]);
+    assert!(out.status.success(), "{out:?}");
+    std::fs::remove_file(mesh.folder.path().join("state/catalog/.registry/buckets.json")).expect("there");
+    restart(&mesh).await;
+    let notes = mesh.brahman_json(&["datasets"])["notes"].to_string();
+    assert!(notes.contains("`t`") && notes.contains("buckets add disk"), "{notes}");
+    mesh.brahman_json(&["buckets", "add", "disk", &format!("file://{}", disk.display())]);
+    assert_eq!(dataset(&mesh).await["dataset"]["rows"], 3);
+}
+
+#[tokio::test]
 async fn copies_never_lie_in_what_they_are_copies_of() {
     let mesh = mesh(|setup| setup).await;
     let at = |name: &str| mesh.folder.path().join(name);

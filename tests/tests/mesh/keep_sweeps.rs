@@ -1,16 +1,13 @@
 //! What is deleted, by whom; and datasets that are taken up from a bucket after their catalog is lost.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use brahman_card::ModuleState;
 use brahman_tests::{Mesh, Setup, shipped};
 use serde_json::{Value, json};
 
-use crate::foreign::tool;
+use crate::buckets::Moto;
 
 async fn mesh(more: impl FnOnce(Setup) -> Setup) -> Mesh {
     let mesh = more(Setup::new(&["broker", "catalog", "ingest"].map(shipped))).up().await;
@@ -72,53 +69,20 @@ async fn two_catalogs_in_one_folder_leave_each_other_alone() {
     assert_eq!(two.brahman_json(&["datasets", "resync"])["resynced"], json!([]));
 }
 
-/// Moto, an S3 for tests, from PyPI.
-struct Lake {
-    process: Child,
-    port: u16,
+/// A moto that has a bucket.
+fn lake() -> Moto {
+    let moto = Moto::start();
+    assert_eq!(moto.ask("PUT", "/lake"), 200);
+    moto
 }
 
-impl Lake {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-        let mut process = Command::new(tool("moto_server"))
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
-        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains("Running on")), "moto ended");
-        std::thread::spawn(move || lines.for_each(drop));
-        let lake = Self { process, port };
-        assert_eq!(lake.ask("PUT", "/lake"), 200);
-        lake
-    }
-
-    /// Status of a request without a body.
-    fn ask(&self, method: &str, path: &str) -> u16 {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("sent");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("answered");
-        String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
-    }
-
-    /// A mesh that has it as a bucket.
-    async fn mesh(&self, secrets: &Path) -> Mesh {
-        let mesh = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets)).await;
-        let endpoint = format!("aws_endpoint=http://127.0.0.1:{}", self.port);
-        let options = ["-o", "aws_region=us-east-1", "-o", "aws_allow_http=true", "-o", "aws_access_key_id=me", "--secret", "moto"];
-        mesh.brahman_json(&[&["buckets", "add", "lake", "s3://lake/data", "-o", &endpoint][..], &options[..]].concat());
-        mesh
-    }
-}
-
-impl Drop for Lake {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// A mesh that has it as a bucket.
+async fn mesh_on(lake: &Moto, secrets: &Path) -> Mesh {
+    let mesh = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets)).await;
+    let endpoint = format!("aws_endpoint=http://127.0.0.1:{}", lake.port);
+    let options = ["-o", "aws_region=us-east-1", "-o", "aws_allow_http=true", "-o", "aws_access_key_id=me", "--secret", "moto"];
+    mesh.brahman_json(&[&["buckets", "add", "lake", "s3://lake/data", "-o", &endpoint][..], &options[..]].concat());
+    mesh
 }
 
 fn secrets() -> tempfile::NamedTempFile {
@@ -130,8 +94,8 @@ fn secrets() -> tempfile::NamedTempFile {
 
 #[tokio::test]
 async fn a_catalog_that_has_lost_everything_takes_up_what_lies_in_s3() {
-    let (lake, secrets) = (Lake::start(), secrets());
-    let lost = lake.mesh(secrets.path()).await;
+    let (lake, secrets) = (lake(), secrets());
+    let lost = mesh_on(&lake, secrets.path()).await;
     for (name, rows) in [("t", 5), ("t", 7), ("u", 3)] {
         ingest(&lost, name, "lake", rows);
     }
@@ -140,7 +104,7 @@ async fn a_catalog_that_has_lost_everything_takes_up_what_lies_in_s3() {
     drop(lost);
 
     // By name, by resync, or all of them: with their rows, columns and objects, as a generation of their own.
-    let new = lake.mesh(secrets.path()).await;
+    let new = mesh_on(&lake, secrets.path()).await;
     let out = new.call("org.brahman.Catalog.Adopt", json!({"bucket": "lake", "name": "t"})).await.expect("adopted");
     assert_eq!((&out["adopted"], &out["refused"]), (&json!([{"name": "t", "generation": 3, "rows": 7}]), &json!([])));
     let seen = new.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there");
@@ -164,7 +128,7 @@ async fn a_catalog_that_has_lost_everything_takes_up_what_lies_in_s3() {
     drop(new);
 
     // Fresh, and told to make everything anew, a catalog takes up all that adds up and says what does not.
-    let newest = lake.mesh(secrets.path()).await;
+    let newest = mesh_on(&lake, secrets.path()).await;
     let out = newest.brahman_json(&["datasets", "resync"]);
     let names: Vec<&str> = out["resynced"].as_array().expect("datasets").iter().filter_map(|d| d["name"].as_str()).collect();
     assert_eq!((names, &out["resynced"][0]["rows"]), (vec!["t", "u"], &json!(11)), "{out}");
@@ -179,8 +143,8 @@ async fn a_catalog_that_has_lost_everything_takes_up_what_lies_in_s3() {
 
 #[tokio::test]
 async fn whoever_goes_on_with_a_dataset_that_was_taken_up_elsewhere_is_told_and_loses_nothing() {
-    let (lake, secrets) = (Lake::start(), secrets());
-    let (one, two) = (lake.mesh(secrets.path()).await, lake.mesh(secrets.path()).await);
+    let (lake, secrets) = (lake(), secrets());
+    let (one, two) = (mesh_on(&lake, secrets.path()).await, mesh_on(&lake, secrets.path()).await);
     let object = ingest(&one, "t", "lake", 5)["objects"][0].clone();
     let taken = two.call("org.brahman.Catalog.Adopt", json!({"bucket": "lake"})).await.expect("adopted");
     assert_eq!(taken["adopted"][0]["generation"], 2);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use brahman_card::ModuleState;
 use brahman_sidecar::{CallOptions, Client, Connection};
-use brahman_tests::{Mesh, Setup, repository, shipped};
+use brahman_tests::{Mesh, Setup, repository, shipped, stranger};
 use serde_json::{Value, json};
 
 async fn mesh() -> Mesh {
@@ -167,6 +167,24 @@ async fn replicas_share_the_work_and_stand_in_for_one_another() {
     mesh.signal(victim, "KILL");
     load.progress(2000).await;
     load.finish().await;
+}
+
+/// The first connection that reaches it is never answered, as one that lies in a socket's backlog may be for as long as it likes.
+#[tokio::test]
+async fn a_provider_that_takes_a_call_and_is_silent_does_not_eat_the_whole_deadline() {
+    let handle = r#"
+asked = []
+def handle(c, m):
+    asked.append(1)
+    if len(asked) > 1: reply(c, {"parameters": {"n": len(asked)}})
+"#;
+    let mesh = Setup::new(&[shipped("broker"), stranger("t", "org.example.T", &["Get"], handle, "")]).up().await;
+    mesh.when_module("t", ModuleState::Ready).await;
+    let client = Client::new(&mesh.socket());
+    let begun = std::time::Instant::now();
+    let answer = client.call::<_, Value>("org.example.T.Get", &json!({}), &CallOptions::default()).await.expect("answered");
+    assert_eq!(answer.value["n"], 2, "by the second connection, through the broker");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

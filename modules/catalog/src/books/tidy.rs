@@ -57,6 +57,19 @@ impl Books {
         self.unread.iter().cloned().chain(self.journal.unread()).chain(self.roots.unread().iter().cloned()).collect()
     }
 
+    /// Datasets whose objects lie in buckets that nobody has registered, in words: the registry may have been lost.
+    #[must_use]
+    pub fn unregistered(&self) -> Vec<String> {
+        let all = self.entries.iter().flat_map(|(name, entry)| entry.dataset.objects.iter().map(move |object| (&object.bucket, name)));
+        let unknown: BTreeSet<(&String, &String)> = all.filter(|(bucket, _)| self.roots.get(bucket).is_err()).collect();
+        let words = |(bucket, name): (&String, &String)| {
+            format!(
+                "dataset `{name}` lies in bucket `{bucket}`, which is not registered: `brahman buckets add {bucket} URL`, with the same URL as before"
+            )
+        };
+        unknown.into_iter().take(STRANGERS_TOLD).map(words).collect()
+    }
+
     /// What was last kept from being tidied, and why.
     #[must_use]
     pub fn untidied(&self) -> &[String] {

@@ -180,7 +180,7 @@ impl CatalogService {
         };
         let (real, mut told, mut strangers) = {
             let books = self.books();
-            (books.list(), notes(&books), books.strangers())
+            (books.list(), notes(&books).into_iter().chain(books.unregistered()).collect::<Vec<_>>(), books.strangers())
         };
         let mocks = {
             let books = self.of(Realm::Mock);

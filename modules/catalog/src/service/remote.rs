@@ -67,7 +67,7 @@ impl CatalogService {
             }
             for object in objects.iter().filter(|object| !known.contains(object)) {
                 let path = self.books().roots().path(object).map_err(fault)?;
-                let put = self.buckets.upload(bucket, &object.key, &path, &object.sha256).await;
+                let put = self.buckets.upload(bucket, &object.key, &path, &object.sha256, false).await;
                 put.map_err(|e| bucket_failed(bucket, &e))?;
             }
             let last = generation + PASSED_MAX;

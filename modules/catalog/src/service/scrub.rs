@@ -297,6 +297,17 @@ impl CatalogService {
     /// Puts an object right from its other copy.
     async fn restore(&self, target: &Target) -> bool {
         let Target { bucket, key, object } = target;
+        // Of what lies in S3 a third copy is on this machine, and the nearest.
+        let here = self.books().roots().get(&object.bucket).ok().filter(|root| !root.is_local()).map(|root| root.folder.join(&object.key));
+        if let Some(here) = here {
+            let put = self.buckets.upload(bucket, key, &here, &object.sha256, true).await;
+            if put.is_ok() {
+                if bucket == RESCUE {
+                    self.copier.note_saved(key, &object.sha256);
+                }
+                return true;
+            }
+        }
         if !self.buckets.rescues() {
             return false;
         }

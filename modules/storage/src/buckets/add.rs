@@ -19,7 +19,7 @@ use super::error::{BucketError, mask};
 use super::marker::{self, MARKER, Marker};
 use super::open::{self, Location, Site};
 use super::place::{Overlap, Spot};
-use super::{Buckets, Entry, Reach, lock, now_ms, registry};
+use super::{Buckets, Entry, Reach, is_own, lock, now_ms, registry};
 
 /// Buckets at most.
 const BUCKETS_MAX: usize = 64;
@@ -112,7 +112,8 @@ impl Buckets {
         if let Some(other) = self.other(&bucket.name, |other| other.id.as_ref() == Some(&found.id)) {
             return Err(unusable(format!("its marker is that of bucket `{other}`: it is the same place by another name")));
         }
-        let before = lock(&self.all).get(&bucket.name).and_then(|entry| entry.bucket.id.clone());
+        // Our own two have a place before anybody has asked for one.
+        let before = lock(&self.all).get(&bucket.name).filter(|entry| !is_own(&entry.bucket)).and_then(|entry| entry.bucket.id.clone());
         if before.is_some_and(|before| before != found.id) {
             notes.push(format!("this is not where bucket `{}` lay before: what lay there is not here", bucket.name));
         }

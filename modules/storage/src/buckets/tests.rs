@@ -103,6 +103,35 @@ async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
     assert!(buckets.unread()[0].contains("buckets.json"), "{:?}", buckets.unread());
     assert!(matches!(buckets.add(ask("more", &place.url("more"))).await, Err(BucketError::Bad(_))));
     assert!(std::fs::read_to_string(&registry).expect("there").contains("entry"));
+    assert!(buckets.health().await.iter().any(|h| h.name == "registry" && !h.reachable), "whoever asks for health hears it");
+}
+
+#[tokio::test]
+async fn a_journal_of_failures_that_cannot_be_opened_stops_nothing_else() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.state().join("catalog/errors.log")).expect("a folder in its place");
+    let buckets = place.open();
+    buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect("put");
+    buckets.read(PRIMARY, "none", (0, None), Some("0")).await.expect_err("there is none");
+    buckets.failed(PRIMARY, "get", "a", &"for the test");
+    assert_eq!(buckets.failures(9).1, 1, "kept while this process lives");
+    assert!(buckets.shortfall().is_some_and(|why| why.contains("errors.log")));
+    assert_eq!(buckets.compact(0).expect("nothing to write"), (0, 1));
+}
+
+#[tokio::test]
+async fn two_names_for_one_place_are_one_bucket_and_a_closed_one() {
+    let place = Place::new();
+    drop(place.open());
+    // As an earlier version let it be: copies in what they are copies of.
+    let url = format!("file://{}", place.state().join("buckets/primary").display());
+    let rescue = serde_json::json!({"name": "rescue", "url": url, "protected": true, "conditional_put": true, "added_ms": 1});
+    std::fs::remove_file(place.state().join("catalog/.registry/buckets.json")).expect("there");
+    std::fs::write(place.state().join("catalog/buckets.json"), serde_json::json!([rescue]).to_string()).expect("written");
+    let buckets = place.open();
+    assert!(buckets.unread().iter().any(|why| why.contains("`rescue`") && why.contains("`primary`")), "{:?}", buckets.unread());
+    buckets.present(PRIMARY).await.expect("it is there");
+    is_away(buckets.present("rescue").await, "the same place");
 }
 
 #[tokio::test]
@@ -292,10 +321,10 @@ async fn an_object_travels_with_its_promised_bytes_or_not_at_all() {
         let (from, to) = (place.at("from"), place.at("deep/to"));
         std::fs::write(&from, &bytes).expect("written");
         let staged = || std::fs::read_dir(place.state().join(format!("buckets/primary/datasets/d/r{n}"))).map_or(0, Iterator::count);
-        let refused = buckets.upload(PRIMARY, &key, &from, "0").await;
+        let refused = buckets.upload(PRIMARY, &key, &from, "0", false).await;
         assert!(matches!(refused, Err(BucketError::Damaged { .. })) && staged() == 0, "{refused:?}");
-        buckets.upload(PRIMARY, &key, &from, &digest).await.expect("copied");
-        buckets.upload(PRIMARY, &key, &from, &digest).await.expect("it is there");
+        buckets.upload(PRIMARY, &key, &from, &digest, false).await.expect("copied");
+        buckets.upload(PRIMARY, &key, &from, &digest, false).await.expect("it is there");
         assert_eq!((buckets.verify(PRIMARY, &key, &digest).await.expect("right"), staged()), (bytes.len() as u64, 1));
         assert!(matches!(buckets.verify(PRIMARY, &key, "0").await, Err(BucketError::Damaged { .. })));
         // Between buckets: once, and again only where it is another.
@@ -315,7 +344,7 @@ async fn an_object_travels_with_its_promised_bytes_or_not_at_all() {
         assert!(matches!(&refused, Err(BucketError::Damaged { name, .. }) if name == PRIMARY), "{refused:?}");
         assert!(!place.state().join("buckets/rescue/elsewhere").exists());
         assert!(!buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, true).await.expect("the copy is right, and is left"));
-        let other = buckets.upload(PRIMARY, &key, &from, &digest).await;
+        let other = buckets.upload(PRIMARY, &key, &from, &digest, false).await;
         assert!(matches!(other, Err(BucketError::Damaged { .. })), "nothing is put over another content: {other:?}");
         buckets.remove_object(RESCUE, &key).await.expect("removed");
         buckets.remove_object(RESCUE, &key).await.expect("twice does no harm");

@@ -134,18 +134,18 @@ impl Buckets {
         Ok(true)
     }
 
-    /// Copies a local file into a bucket. What is there already with this hash is left.
+    /// Copies a local file into a bucket. What is there already with this hash is left; another content is put over only if `replace`.
     ///
     /// # Errors
     /// If what was read has another hash, or another content is there: nothing was published then; as the bucket gives them. They are in
     /// the journal.
-    pub async fn upload(&self, name: &str, key: &str, from: &Path, sha256: &str) -> Result<(), BucketError> {
+    pub async fn upload(&self, name: &str, key: &str, from: &Path, sha256: &str, replace: bool) -> Result<(), BucketError> {
         let target = self.writable(name).await?;
         let unreadable = |error: io::Error| self.broken(&target, "put", key, &format!("{}: {error}", from.display()));
         let file = tokio::fs::File::open(from).await.map_err(unreadable)?;
         let size = file.metadata().await.map_err(unreadable)?.len();
         // What travels whole is put only if nothing is there; what does not is looked for first, as where nobody can say what is new.
-        if (!travels_whole(size) || !target.conditional) && self.holds(&target, key, sha256, false).await? {
+        if (!travels_whole(size) || !target.conditional) && self.holds(&target, key, sha256, replace).await? {
             return Ok(());
         }
         let pieces = futures_util::stream::try_unfold(file, |mut file: tokio::fs::File| async move {
@@ -155,7 +155,7 @@ impl Buckets {
             Ok::<_, io::Error>((n > 0).then_some((piece, file)))
         });
         let pieces = pin!(pieces.map_err(unreadable));
-        let sending = Sending { target: &target, key, size, sha256, replace: false };
+        let sending = Sending { target: &target, key, size, sha256, replace };
         self.send(sending, pieces, |why| self.damaged(name, key, format!("{}: {why}", from.display()))).await
     }
 
