@@ -272,14 +272,10 @@ impl Buckets {
                 buckets.failed(&bucket.name, "open", "", &words);
             }
             changed |= buckets.recognise(&mut bucket);
-            let same = bucket
-                .id
-                .as_ref()
-                .and_then(|id| lock(&buckets.all).values().find(|e| e.bucket.id.as_ref() == Some(id)).map(|e| e.bucket.name.clone()));
+            let twin = buckets.twin(&bucket);
             let mut entry = Entry::of(bucket);
-            if let Some(other) = same {
-                // Possible before markers: copies in what they are copies of.
-                entry.reach = Reach::Closed(format!("it is the same place as bucket `{other}`: add it again elsewhere"));
+            if let Some(why) = twin {
+                entry.reach = Reach::Closed(why);
             }
             if let Reach::Closed(why) = &entry.reach {
                 buckets.failed(&entry.bucket.name, "open", "", why);
@@ -444,11 +440,23 @@ impl Buckets {
         lock(&self.all).get(RESCUE).is_some_and(|rescue| rescue.bucket.added_ms > 0)
     }
 
+    /// Why a bucket is none of its own: another is open at the same place. Possible before markers, as copies in what they are copies of.
+    fn twin(&self, bucket: &Bucket) -> Option<String> {
+        let all = lock(&self.all);
+        let is_open = |entry: &&Entry| !matches!(entry.reach, Reach::Closed(_));
+        let is_same = |entry: &&Entry| entry.bucket.id.is_some() && entry.bucket.id == bucket.id && entry.bucket.name != bucket.name;
+        let other = all.values().filter(is_open).find(is_same)?;
+        Some(format!("it is the same place as bucket `{}`: add it again elsewhere", other.bucket.name))
+    }
+
     fn entry(&self, name: &str) -> Result<Entry, BucketError> {
         let entry = lock(&self.all).get(name).cloned().ok_or_else(|| BucketError::NoSuchBucket(name.to_owned()))?;
         let Reach::Closed(why) = &entry.reach else { return Ok(entry) };
         if !is_name(name) {
             return Err(entry.away(why.clone()));
+        }
+        if let Some(why) = self.twin(&entry.bucket) {
+            return Err(entry.away(why));
         }
         // The secrets file may be there by now.
         let (reach, secrets) = Entry::reached(&entry.bucket).map_err(|error| entry.away(error.to_string()))?;
