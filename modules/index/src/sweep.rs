@@ -293,12 +293,13 @@ mod tests {
     /// Found by fuzzing.
     #[test]
     fn what_current_names_counts_whatever_it_says_of_itself() {
-        let (_, mut seen) = history(&[(true, Fate::Unreadable), (true, Fate::Whole)]);
+        let (_, mut seen) = history(&[(true, Fate::Unreadable), (true, Fate::Whole), (true, Fate::Whole)]);
         seen.entries[0].retired = true;
         seen.pointer = Some(Ok("gen-0".into()));
         assert!(plan(&seen, &HashSet::new()).expect_err("nothing goes")[0].contains("gen-0/manifest.json"));
-        seen.pointer = Some(Ok("gen-1".into()));
-        plan(&seen, &HashSet::new()).expect("all that counts was read");
+        // Once it is not named it goes: it counts no more, nobody builds on it, and it is nobody's parent that is kept.
+        seen.pointer = Some(Ok("gen-2".into()));
+        assert!(plan(&seen, &HashSet::new()).expect("all that counts was read").contains(&Removal::Generation("gen-0".into())));
     }
 
     #[test]

@@ -118,6 +118,18 @@ async fn a_flipped_byte_never_reaches_a_good_copy_and_is_repaired_from_it() {
     assert_eq!((&out["repaired"][0]["bucket"], &out["objects"]), (&json!("rescue"), &json!(2)), "{out}");
     assert!([path.clone(), copies.join(&key)].iter().all(|side| std::fs::read(side).expect("there") == whole));
 
+    // Where no copy is left, damaged bytes are not made one: it stays behind until there is something to copy.
+    std::fs::remove_file(copies.join(&key)).expect("removed");
+    flip(&path);
+    restart(&mesh).await;
+    ingest(&mesh, "third", 5);
+    when_copies(&mesh, "copies.objects", |n| n == "1").await;
+    assert!(!copies.join(&key).exists());
+    std::fs::write(&path, &whole).expect("put back");
+    ingest(&mesh, "third", 6);
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    assert_eq!(std::fs::read(copies.join(&key)).expect("there"), whole);
+
     // Without a good one anywhere nobody reads it, and only somebody's word makes it the truth.
     flip(&path);
     flip(&copies.join(&key));

@@ -85,16 +85,24 @@ pub(super) fn check(ask: &AddBucketIn) -> Result<Location, BucketError> {
             if bucket.is_empty() || !bucket.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
                 return Err(bad(name, &format!("{}: expected s3://bucket/prefix, the bucket of a-z 0-9 . - _", url.escape_debug())));
             }
-            key(name, prefix)?;
+            self::prefix(name, prefix)?;
         }
     }
     check_options(name, ask.options.iter().flatten())?;
     Ok(location)
 }
 
-/// A key, or a prefix of keys, as it is: what is no path in every kind of bucket is refused.
+/// A key as it is: what is no path in every kind of bucket is refused.
 pub(super) fn key(name: &str, text: &str) -> Result<Key, BucketError> {
-    // `a:` is a drive to the library that turns keys into files' paths.
+    // To the library that turns keys into files' paths, whatever ends so is a drive, and a drive is a folder.
+    let is_folder = matches!(text.as_bytes(), [.., letter, b':' | b'|'] if letter.is_ascii_alphabetic());
+    let refused = || bad(name, &format!("key `{}`: expected one that does not end in a letter and : or |", text.escape_debug()));
+    if is_folder { Err(refused()) } else { prefix(name, text) }
+}
+
+/// What keys begin with, as it is.
+pub(super) fn prefix(name: &str, text: &str) -> Result<Key, BucketError> {
+    // `a:` is a drive to the same library, wherever it stands.
     let is_drive = |part: &str| matches!(part.trim().as_bytes(), [letter, b':' | b'|'] if letter.is_ascii_alphabetic());
     let parsed = Key::parse(text).ok().filter(|parsed| parsed.as_ref() == text && !text.split('/').any(is_drive));
     let expected = "expected parts apart by single slashes, none of them . or .. or a letter with a colon, without control characters";
@@ -234,7 +242,7 @@ pub(super) fn s3(bucket: &Bucket, s3: &str, prefix: &str) -> Result<(Arc<dyn Obj
     let store = builder.build().map_err(|e| bad(name, &mask(&e.to_string(), &hidden)))?;
     let store: Arc<dyn ObjectStore> = match prefix {
         "" => Arc::new(store),
-        prefix => Arc::new(PrefixStore::new(store, key(name, prefix)?)),
+        prefix => Arc::new(PrefixStore::new(store, self::prefix(name, prefix)?)),
     };
     Ok((store, hidden))
 }

@@ -388,6 +388,20 @@ fn part() -> impl Strategy<Value = String> {
     })
 }
 
+#[tokio::test]
+async fn a_key_that_a_folder_takes_for_a_drive_or_a_folder_is_refused() {
+    let place = Place::new();
+    let buckets = place.open();
+    for key in ["c:", "c|/x", "x/c:", "xyz:", "x/yz|"] {
+        let refused = buckets.create(PRIMARY, key, b"x".to_vec()).await.expect_err("refused");
+        assert!(refused.to_string().contains(key), "{refused}");
+    }
+    for key in ["x:y", "xy:/z", "xy|/z", "1:", "€|"] {
+        assert_eq!(buckets.create(PRIMARY, key, b"x".to_vec()).await.expect("put"), Created::New);
+        assert_eq!(std::fs::read(place.state().join("buckets/primary").join(key)).expect("at exactly that path"), b"x");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -348,7 +348,7 @@ impl Buckets {
     /// If there are more than `max`, or as the bucket gives them, which are in the journal.
     pub async fn keys(&self, name: &str, prefix: &str, max: usize) -> Result<Vec<(String, u64)>, BucketError> {
         let opened = self.opened(name).await?;
-        let below = opened.key(prefix.trim_matches('/'))?;
+        let below = super::open::prefix(name, prefix.trim_matches('/'))?;
         let mut listed = opened.store.list((!below.as_ref().is_empty()).then_some(&below));
         let mut keys = Vec::new();
         while let Some(object) = listed.next().await {
