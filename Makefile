@@ -29,12 +29,13 @@ test: setup ## every test, on real parts
 	@packaging/test.sh
 
 soak: setup release ## a mesh under kills, stops and a full disk for 15 minutes: BRAHMAN_SOAK_S=120 for less
-	BRAHMAN_TEST_TOOLS="$${BRAHMAN_TEST_TOOLS:-$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/brahman-build/tools}" \
+	BRAHMAN_TEST_TOOLS="$$(packaging/tools.sh)" \
 	cargo test --locked --release -p brahman-tests --test soak -- --ignored --nocapture
 
-lint: ## formatting and clippy, warnings refused
+lint: ## formatting, clippy with warnings refused, licences and duplicates of what is in the tree
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	"$$(packaging/tools.sh)/bin/cargo-deny" --locked check --hide-inclusion-graph licenses bans sources
 
 fuzz: ## frames, Cards, logs, index files and sources, for a bounded time
 	@packaging/fuzz.sh
