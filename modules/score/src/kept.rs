@@ -1,46 +1,44 @@
-//! What outlives a call: scores by what was scored, and the state of each memory. In sled.
+//! What outlives a call: scores by what was scored, and the state of each memory. A bounded store, and a tree beside it.
 //!
 //! Invariants: a value that is damaged is a miss; without a store calls are answered all the same, and say so; a memory's state
 //! is on disk before anybody is told of it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use brahman_card::interface::score::Kept as KeptInfo;
+use brahman_sidecar::chain;
+use brahman_storage::bounded::{BoundedStore, Layout, Side, StoreError};
 use brahman_storage::digest::sha256;
-use brahman_storage::lock::once_unlocked;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Identity, Sequence};
 
-/// sled's own memory for pages: scores are read once a call.
-const PAGES_BYTES: u64 = 8 << 20;
+/// sled's own memory for pages is small, for scores are read once a call; they are flushed here.
+const LAYOUT: Layout = Layout {
+    values: "score_rows_v1",
+    order: "score_order_v1",
+    key_bytes: 32,
+    value_bytes_unsaid: 0,
+    pages_bytes: 8 << 20,
+    flush_every_ms: None,
+};
 /// Scores are flushed this often: what a kill takes is at most this much work.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
-/// Bytes of a name, and bookkeeping that a value costs beside its payload: its name twice, its place in the order.
-const NAME_BYTES: usize = 32;
-const OVERHEAD_BYTES: u64 = 2 * NAME_BYTES as u64 + 48;
 /// Share of a new value in a memory's weight: the last five scorings make up most of it.
 const EWMA_SHARE: f64 = 0.3;
 
 #[derive(Debug)]
 struct Trees {
-    scores: sled::Tree,
-    order: sled::Tree,
-    memories: sled::Tree,
-    db: sled::Db,
+    scores: BoundedStore,
+    memories: Side,
 }
 
 /// The store, or why there is none.
 #[derive(Debug)]
 pub struct Kept {
-    trees: Result<Trees, String>,
-    bytes_max: u64,
-    /// Payload held, with what a value costs beside it. sled's files shrink long after a value was removed, so they say nothing.
-    bytes: AtomicU64,
+    trees: Result<Trees, StoreError>,
     flushed: Mutex<Instant>,
 }
 
@@ -70,20 +68,6 @@ impl Standing {
     }
 }
 
-/// What an entry of the order stands for: a name, and the length of its value.
-fn cost(turn: &[u8]) -> u64 {
-    let length = turn.get(NAME_BYTES..).and_then(|l| l.try_into().ok()).map_or(0, u32::from_le_bytes);
-    u64::from(length) + OVERHEAD_BYTES
-}
-
-/// sled panics on damaged files.
-fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(outcome) => outcome.map_err(|e| e.to_string()),
-        Err(_) => Err("the store is damaged".to_owned()),
-    }
-}
-
 /// What a scoring is known by: model, device, tokens, and places.
 #[must_use]
 pub fn name(identity: &Identity, sequence: &Sequence) -> [u8; 32] {
@@ -94,37 +78,34 @@ pub fn name(identity: &Identity, sequence: &Sequence) -> [u8; 32] {
     sha256(&bytes)
 }
 
+impl Trees {
+    fn open(folder: &Path, bytes_max: u64) -> Result<Self, StoreError> {
+        let scores = BoundedStore::open(folder, LAYOUT, bytes_max)?;
+        Ok(Self { memories: scores.side("score_memories_v1")?, scores })
+    }
+}
+
 impl Kept {
     /// Opens the store in `folder`; never fails, but may be absent.
     #[must_use]
     pub fn open(folder: &Path, bytes_max: u64) -> Self {
-        let opened = std::fs::create_dir_all(folder).map_err(|e| e.to_string()).and_then(|()| {
-            guarded(|| {
-                let config = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(None);
-                let db = once_unlocked(|| config.open())?;
-                let (scores, order) = (db.open_tree("score_rows_v1")?, db.open_tree("score_order_v1")?);
-                Ok(Trees { scores, order, memories: db.open_tree("score_memories_v1")?, db })
-            })
-        });
-        if let Err(why) = &opened {
-            tracing::warn!(folder = %folder.display(), "scoring without a store: {why}");
+        let trees = Trees::open(folder, bytes_max);
+        if let Err(why) = &trees {
+            tracing::warn!(folder = %folder.display(), "scoring without a store: {}", chain(why));
         }
-        let held = |trees: &Trees| trees.order.iter().filter_map(|entry| Some(cost(&entry.ok()?.1))).sum::<u64>();
-        let bytes = opened.as_ref().map_or(0, held);
-        Self { trees: opened, bytes_max, bytes: bytes.into(), flushed: Mutex::new(Instant::now()) }
+        Self { trees, flushed: Mutex::new(Instant::now()) }
     }
 
     /// Why there is no store.
     #[must_use]
-    pub fn absent(&self) -> Option<&str> {
-        self.trees.as_ref().err().map(String::as_str)
+    pub fn absent(&self) -> Option<String> {
+        self.trees.as_ref().err().map(|why| chain(why))
     }
 
     /// Scores and the noise found with them.
     #[must_use]
     pub fn scores(&self, name: &[u8; 32], count: usize) -> Option<(Vec<f32>, f64)> {
-        let trees = self.trees.as_ref().ok()?;
-        let value = guarded(|| trees.scores.get(name)).ok()??;
+        let value = self.trees.as_ref().ok()?.scores.get(name).ok()??;
         let (noise, scores) = value.split_at_checked(8)?;
         let noise = f64::from_le_bytes(noise.try_into().ok()?);
         let scores: Vec<f32> = scores.chunks_exact(4).filter_map(|b| Some(f32::from_le_bytes(b.try_into().ok()?))).collect();
@@ -136,28 +117,16 @@ impl Kept {
         let Ok(trees) = &self.trees else { return };
         let mut value = noise.to_le_bytes().to_vec();
         value.extend(scores.iter().flat_map(|x| x.to_le_bytes()));
-        let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
-        let turn = [&name[..], &length.to_le_bytes()].concat();
-        let written = guarded(|| {
-            if trees.scores.insert(name, value)?.is_none() {
-                self.bytes.fetch_add(cost(&turn), Ordering::Relaxed);
-                trees.order.insert(trees.db.generate_id()?.to_be_bytes(), turn)?;
-            }
-            while self.bytes.load(Ordering::Relaxed) > self.bytes_max
-                && let Some((_, oldest)) = trees.order.pop_min()?
-            {
-                self.bytes.fetch_sub(cost(&oldest), Ordering::Relaxed);
-                trees.scores.remove(&oldest[..NAME_BYTES])?;
-            }
+        let written = trees.scores.put(name, value).and_then(|_| {
             let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
             if flushed.elapsed() >= FLUSH_EVERY {
-                trees.db.flush()?;
+                trees.scores.flush()?;
                 *flushed = Instant::now();
             }
             Ok(())
         });
         if let Err(why) = written {
-            tracing::warn!("scores were not kept: {why}");
+            tracing::warn!("scores were not kept: {}", chain(&why));
         }
     }
 
@@ -168,7 +137,7 @@ impl Kept {
     /// What is known of a memory under a model.
     #[must_use]
     pub fn standing(&self, model: &str, key: &str) -> Standing {
-        let value = self.trees.as_ref().ok().and_then(|trees| guarded(|| trees.memories.get(Self::memory(model, key))).ok()?);
+        let value = self.trees.as_ref().ok().and_then(|trees| trees.memories.get(&Self::memory(model, key)).ok()?);
         value.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default()
     }
 
@@ -177,20 +146,17 @@ impl Kept {
     /// # Errors
     /// Why it is not there.
     pub fn stand(&self, model: &str, key: &str, standing: &Standing) -> Result<(), String> {
-        let trees = self.trees.as_ref().map_err(Clone::clone)?;
+        let trees = self.trees.as_ref().map_err(|why| chain(why))?;
         let value = serde_json::to_vec(standing).map_err(|e| e.to_string())?;
-        guarded(|| {
-            trees.memories.insert(Self::memory(model, key), value)?;
-            trees.db.flush().map(drop)
-        })
+        trees.memories.put(&Self::memory(model, key), &value, true).map_err(|why| chain(&why))
     }
 
     /// Puts everything on disk.
     pub fn flush(&self) {
         if let Ok(trees) = &self.trees
-            && let Err(why) = guarded(|| trees.db.flush().map(drop))
+            && let Err(why) = trees.scores.flush()
         {
-            tracing::warn!("scores were not flushed: {why}");
+            tracing::warn!("scores were not flushed: {}", chain(&why));
         }
     }
 
@@ -198,11 +164,8 @@ impl Kept {
     #[must_use]
     pub fn info(&self) -> KeptInfo {
         match &self.trees {
-            Ok(trees) => {
-                let bytes = self.bytes.load(Ordering::Relaxed);
-                KeptInfo { entries: trees.order.len() as u64, bytes, state: "open".to_owned() }
-            }
-            Err(why) => KeptInfo { entries: 0, bytes: 0, state: why.clone() },
+            Ok(trees) => KeptInfo { entries: trees.scores.entries(), bytes: trees.scores.bytes(), state: "open".to_owned() },
+            Err(why) => KeptInfo { entries: 0, bytes: 0, state: chain(why) },
         }
     }
 }
@@ -226,7 +189,7 @@ mod tests {
         assert_eq!(kept.scores(&name, 3), None, "of another length");
         assert_eq!(kept.standing("m", "k"), Standing { last_scored_ms: 10, weight: 2.0, count: 1 });
         assert_eq!(kept.standing("n", "k"), Standing::default(), "of another model");
-        kept.trees.as_ref().expect("open").scores.insert(name, &b"torn"[..]).expect("written");
+        kept.trees.as_ref().expect("open").scores.put(&name, b"torn".to_vec()).expect("written");
         assert_eq!(kept.scores(&name, 2), None);
         // Held by the one above.
         assert!(Kept::open(folder.path(), 1 << 30).absent().is_some());
@@ -237,7 +200,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let value = |n: u8| vec![-f32::from(n); 100];
         // Each takes 8 + 400 bytes and its bookkeeping: ten fit.
-        let bound = 10 * (408 + OVERHEAD_BYTES);
+        let bound = 10 * (408 + 2 * 32 + 48);
         let kept = Kept::open(folder.path(), bound);
         (0..25).for_each(|n| kept.keep(&[n; 32], &value(n), 0.0));
         kept.keep(&[24; 32], &value(24), 0.0);

@@ -1,21 +1,24 @@
 //! Bytes that survive.
 //!
 //! * [`atomic`]: a file is the old one or the new one, whatever dies when.
+//! * `bounded`: values that outlive their process, bounded in bytes, the oldest out first (feature `bounded`).
 //! * `buckets`: folders and S3 by name, with a journal of every operation that failed (feature `buckets`).
 //! * [`cas`]: the content-addressed store: sharded, fsynced, verified on read, bounded.
 //! * [`digest`]: SHA-256 in hex, of bytes and of files.
-//! * [`lock`]: stores that one process holds at a time.
 //! * [`log`]: an append-only journal: whole lines or nothing, linked to one another, damage quarantined.
 //! * [`secrets`]: connection URLs and passwords by name, from a file that only its owner can read.
 //! * [`writable`]: whether a folder can be written to, and what is refused where it cannot.
 //! * [`Steps`]: where tests stop a program as if it were killed.
 
 pub mod atomic;
+#[cfg(feature = "bounded")]
+pub mod bounded;
 #[cfg(feature = "buckets")]
 pub mod buckets;
 pub mod cas;
 pub mod digest;
-pub mod lock;
+#[cfg(feature = "bounded")]
+mod lock;
 pub mod log;
 pub mod secrets;
 mod steps;

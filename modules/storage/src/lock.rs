@@ -1,24 +1,28 @@
-//! Stores that one process holds at a time.
+//! Databases that one process holds at a time.
 
-use std::fmt::Display;
+use std::fs::{File, TryLockError};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A predecessor may hold a lock a little longer than it lives: sled's thread that writes in the background lets go last.
 const LONGEST: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Opens a sled database, again and again for a moment while another holds its lock.
-///
-/// # Errors
-/// Those of `open`, the last one.
-pub fn once_unlocked<T, E: Display>(mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+/// Waits a moment while another holds the sled database in `folder`. Whoever opens it then is told by sled if it is still held.
+pub fn wait_unlocked(folder: &Path) {
+    // The file that sled locks, in the same way.
+    wait(&folder.join("db"), LONGEST);
+}
+
+/// Whether nobody holds the lock of a file, at once or before `longest` is over.
+fn wait(file: &Path, longest: Duration) -> bool {
     let began = Instant::now();
     loop {
-        match open() {
-            // sled tells a lock from other errors by its words alone.
-            Err(held) if held.to_string().contains("acquire lock") && began.elapsed() < LONGEST => std::thread::sleep(PAUSE),
-            opened => return opened,
+        let held = File::open(file).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+        if !held || began.elapsed() >= longest {
+            return !held;
         }
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -28,17 +32,28 @@ mod tests {
 
     #[test]
     fn a_lock_is_waited_for_and_nothing_else() {
-        let mut tries = 0;
-        let opened = once_unlocked(|| {
-            tries += 1;
-            if tries < 3 { Err("could not acquire lock on \"db\"") } else { Ok(tries) }
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("db");
+        assert!(wait(&path, LONGEST), "where no file is nobody holds it");
+        let file = File::create(&path).expect("created");
+        file.lock().expect("locked");
+        assert!(!wait(&path, PAUSE));
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(2 * PAUSE);
+            drop(file);
         });
-        assert_eq!(opened, Ok(3));
-        let mut tries = 0;
-        let damaged: Result<(), _> = once_unlocked(|| {
-            tries += 1;
-            Err("damaged")
-        });
-        assert_eq!((damaged, tries), (Err("damaged"), 1));
+        assert!(wait(&path, LONGEST));
+        holder.join().expect("let go");
+        File::open(&path).expect("there").try_lock().expect("looking holds nothing");
+    }
+
+    #[test]
+    fn sled_locks_the_file_that_is_looked_at() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = sled::open(folder.path()).expect("opened");
+        assert!(!wait(&folder.path().join("db"), Duration::ZERO));
+        drop(db);
+        wait_unlocked(folder.path());
+        sled::open(folder.path()).expect("opened again");
     }
 }

@@ -171,6 +171,11 @@ fn own_client(field: &Field, expected: &[Value], number: usize) {
     });
 }
 
+/// How a command ended, and all it said: with `--json` an error is on its output.
+fn said(out: &std::process::Output) -> String {
+    format!("{}: {} {}", out.status, String::from_utf8_lossy(&out.stdout).trim(), String::from_utf8_lossy(&out.stderr).trim())
+}
+
 /// The command, as a script would use it.
 fn command_line(field: &Field, expected: &[Value]) {
     let mut n = 0;
@@ -180,7 +185,7 @@ fn command_line(field: &Field, expected: &[Value]) {
         let out = field.brahman(&["embed", &word(text), "--json"]);
         let value: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
         if !out.status.success() {
-            field.wrong(format!("brahman embed: {}", String::from_utf8_lossy(&out.stderr).trim()));
+            field.wrong(format!("brahman embed: {}", said(&out)));
         } else if value["vectors"] != expected[text] {
             field.wrong(format!("brahman embed {}: another's vector", word(text)));
         } else {
@@ -191,7 +196,7 @@ fn command_line(field: &Field, expected: &[Value]) {
         let value: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
         let found = value["results"][0][0]["text"].as_str().unwrap_or_default().contains(&format!("unique{id} "));
         if !out.status.success() {
-            field.wrong(format!("brahman search: {}", String::from_utf8_lossy(&out.stderr).trim()));
+            field.wrong(format!("brahman search: {}", said(&out)));
         } else if !found {
             field.wrong(format!("searched for unique{id}, found {}", value["results"]));
         } else {

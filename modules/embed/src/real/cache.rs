@@ -1,65 +1,93 @@
-//! The vector cache: sled, tree `embed_cache_v1`, key = sha256(bytes seen) ‖ model fingerprint, value = f32s,
-//! little-endian. Bounded in bytes, oldest out first.
+//! The vector cache: a bounded store, tree `embed_cache_v1`, key = sha256(bytes seen) ‖ model fingerprint, value = f32s,
+//! little-endian.
 //!
-//! Invariants: a value of the wrong length, or that is no unit vector, is a miss and is deleted; without a cache the
-//! engine serves all the same and says so; sled's panics on damaged files end here.
+//! Invariants: a value of the wrong length, or that is no unit vector, is a miss; without a cache the engine serves all the same and
+//! says so.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use brahman_card::interface::embed::CacheInfo;
-use brahman_storage::lock::once_unlocked;
+use brahman_sidecar::chain;
+use brahman_storage::bounded::{BoundedStore, Layout, Side, StoreError};
 
 /// sha256 of the bytes seen.
 pub type ContentHash = [u8; 32];
 
+/// What was asked of the cache, and how many tokens its text had if that was more than the window.
+type Cached = (Arc<[f32]>, Option<u32>);
+
 /// sled's own memory for pages: hot vectors are few.
 const PAGES_BYTES: u64 = 16 << 20;
-/// Bookkeeping a value costs beside its payload: key, order entry, token count.
-const OVERHEAD_BYTES: u64 = 64 + 80;
+const KEY_BYTES: usize = 64;
 
 #[derive(Debug)]
 struct Trees {
-    values: sled::Tree,
-    order: sled::Tree,
-    tokens: sled::Tree,
-    db: sled::Db,
+    vectors: BoundedStore,
+    /// Token counts of texts that were longer than the window, by the same keys.
+    tokens: Side,
 }
 
 /// The cache, or why there is none.
 #[derive(Debug)]
 pub struct Cache {
-    trees: Result<Trees, String>,
+    trees: Result<Trees, StoreError>,
     fingerprint: [u8; 32],
     dim: usize,
-    bytes_max: u64,
-    entries: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
+}
+
+impl Trees {
+    fn open(folder: &Path, dim: usize, bytes_max: u64) -> Result<Self, StoreError> {
+        let layout = Layout {
+            values: "embed_cache_v1",
+            order: "embed_order_v1",
+            key_bytes: KEY_BYTES,
+            value_bytes_unsaid: dim as u64 * 4,
+            pages_bytes: PAGES_BYTES,
+            flush_every_ms: Some(1000),
+        };
+        let vectors = BoundedStore::open(folder, layout, bytes_max)?;
+        Ok(Self { tokens: vectors.side("embed_tokens_v1")?, vectors })
+    }
+
+    fn get(&self, key: &[u8], dim: usize) -> Result<Option<Cached>, StoreError> {
+        let Some(value) = self.vectors.get(key)? else { return Ok(None) };
+        let Some(vector) = decode(&value, dim) else {
+            tracing::warn!("a damaged cache value is computed again");
+            return Ok(None);
+        };
+        let tokens = self.tokens.get(key)?;
+        Ok(Some((vector, tokens.and_then(|t| Some(u32::from_le_bytes(t.as_ref().try_into().ok()?))))))
+    }
+
+    fn put(&self, key: &[u8], vector: &[f32], tokens: Option<u32>) -> Result<(), StoreError> {
+        // Before the vector: whoever reads one knows what was cut.
+        if let Some(tokens) = tokens {
+            self.tokens.put(key, &tokens.to_le_bytes(), false)?;
+        }
+        for gone in self.vectors.put(key, vector.iter().flat_map(|x| x.to_le_bytes()).collect())? {
+            self.tokens.remove(&gone)?;
+        }
+        Ok(())
+    }
 }
 
 impl Cache {
     /// Opens the cache in `folder`; never fails, but may be absent.
     #[must_use]
     pub fn open(folder: &Path, fingerprint: [u8; 32], dim: usize, bytes_max: u64) -> Self {
-        let opened = guarded(|| {
-            std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
-            let config = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(Some(1000));
-            let db = once_unlocked(|| config.open()).map_err(|e| e.to_string())?;
-            let tree = |name: &str| db.open_tree(name).map_err(|e| e.to_string());
-            Ok(Trees { values: tree("embed_cache_v1")?, order: tree("embed_order_v1")?, tokens: tree("embed_tokens_v1")?, db: db.clone() })
-        });
-        if let Err(why) = &opened {
-            tracing::warn!(folder = %folder.display(), "serving without a cache: {why}");
+        let trees = Trees::open(folder, dim, bytes_max);
+        if let Err(why) = &trees {
+            tracing::warn!(folder = %folder.display(), "serving without a cache: {}", chain(why));
         }
-        let entries = opened.as_ref().map_or(0, |t| t.order.len() as u64);
-        Self { trees: opened, fingerprint, dim, bytes_max, entries: entries.into(), hits: 0.into(), misses: 0.into() }
+        Self { trees, fingerprint, dim, hits: 0.into(), misses: 0.into() }
     }
 
-    fn key(&self, content: &ContentHash) -> [u8; 64] {
-        let mut key = [0; 64];
+    fn key(&self, content: &ContentHash) -> [u8; KEY_BYTES] {
+        let mut key = [0; KEY_BYTES];
         key[..32].copy_from_slice(content);
         key[32..].copy_from_slice(&self.fingerprint);
         key
@@ -67,27 +95,16 @@ impl Cache {
 
     /// Why there is no cache.
     #[must_use]
-    pub fn absent(&self) -> Option<&str> {
-        self.trees.as_ref().err().map(String::as_str)
+    pub fn absent(&self) -> Option<String> {
+        self.trees.as_ref().err().map(|why| chain(why))
     }
 
     /// A vector, and how many tokens its text had if that was more than the window.
     #[must_use]
-    pub fn get(&self, content: &ContentHash) -> Option<(Arc<[f32]>, Option<u32>)> {
+    pub fn get(&self, content: &ContentHash) -> Option<Cached> {
         let trees = self.trees.as_ref().ok()?;
-        let key = self.key(content);
-        let found = guarded(|| {
-            let Some(value) = trees.values.get(key).map_err(|e| e.to_string())? else { return Ok(None) };
-            let Some(vector) = decode(&value, self.dim) else {
-                tracing::warn!("a damaged cache value was dropped");
-                trees.values.remove(key).map_err(|e| e.to_string())?;
-                return Ok(None);
-            };
-            let tokens = trees.tokens.get(key).map_err(|e| e.to_string())?;
-            Ok(Some((vector, tokens.and_then(|t| Some(u32::from_le_bytes(t.as_ref().try_into().ok()?))))))
-        });
-        let found = found.unwrap_or_else(|why| {
-            tracing::warn!("the cache could not be read: {why}");
+        let found = trees.get(&self.key(content), self.dim).unwrap_or_else(|why| {
+            tracing::warn!("the cache could not be read: {}", chain(&why));
             None
         });
         let counter = if found.is_some() { &self.hits } else { &self.misses };
@@ -98,57 +115,32 @@ impl Cache {
     /// Keeps a vector; `tokens` if its text was longer than the window. A cache that cannot be written is a slow one.
     pub fn put(&self, content: &ContentHash, vector: &[f32], tokens: Option<u32>) {
         let Ok(trees) = &self.trees else { return };
-        let key = self.key(content);
-        let value: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let written = guarded(|| {
-            if let Some(tokens) = tokens {
-                trees.tokens.insert(key, &tokens.to_le_bytes()).map_err(|e| e.to_string())?;
-            }
-            if trees.values.insert(key, value).map_err(|e| e.to_string())?.is_none() {
-                let turn = trees.db.generate_id().map_err(|e| e.to_string())?;
-                trees.order.insert(turn.to_be_bytes(), &key[..]).map_err(|e| e.to_string())?;
-                self.entries.fetch_add(1, Ordering::Relaxed);
-            }
-            while self.bytes() > self.bytes_max {
-                let Some((_, oldest)) = trees.order.pop_min().map_err(|e| e.to_string())? else { break };
-                trees.values.remove(&oldest).map_err(|e| e.to_string())?;
-                trees.tokens.remove(&oldest).map_err(|e| e.to_string())?;
-                self.entries.fetch_sub(1, Ordering::Relaxed);
-            }
-            Ok(())
-        });
-        if let Err(why) = written {
-            tracing::warn!("the cache could not be written: {why}");
+        if let Err(why) = trees.put(&self.key(content), vector, tokens) {
+            tracing::warn!("the cache could not be written: {}", chain(&why));
         }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.entries.load(Ordering::Relaxed) * (self.dim as u64 * 4 + OVERHEAD_BYTES)
     }
 
     /// Writes out what is still in memory.
     pub fn flush(&self) {
-        if let Ok(trees) = &self.trees {
-            let _ = guarded(|| trees.db.flush().map_err(|e| e.to_string()));
+        if let Ok(trees) = &self.trees
+            && let Err(why) = trees.vectors.flush()
+        {
+            tracing::warn!("the cache could not be flushed: {}", chain(&why));
         }
     }
 
     /// The report.
     #[must_use]
     pub fn info(&self) -> CacheInfo {
+        let (entries, bytes) = self.trees.as_ref().map_or((0, 0), |trees| (trees.vectors.entries(), trees.vectors.bytes()));
         CacheInfo {
-            entries: self.entries.load(Ordering::Relaxed),
-            bytes: self.bytes(),
+            entries,
+            bytes,
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             state: self.absent().map_or("open".into(), |why| format!("absent: {why}")),
         }
     }
-}
-
-/// Runs sled, which panics on some damaged files, and turns that into a reason.
-fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("sled found its files damaged".into()))
 }
 
 /// A vector of the right length and of length 1, or nothing.
@@ -164,6 +156,9 @@ fn decode(value: &[u8], dim: usize) -> Option<Arc<[f32]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a vector of four dimensions, with its key twice and its place in the order.
+    const VALUE_BYTES: u64 = 16 + 2 * KEY_BYTES as u64 + 48;
 
     fn unit(i: u8) -> Vec<f32> {
         let mut v = vec![0.0; 4];
@@ -188,7 +183,7 @@ mod tests {
     #[test]
     fn the_bound_holds_and_the_oldest_go() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let cache = Cache::open(folder.path(), [1; 32], 4, 10 * (16 + OVERHEAD_BYTES));
+        let cache = Cache::open(folder.path(), [1; 32], 4, 10 * VALUE_BYTES);
         for i in 0..30 {
             cache.put(&[i; 32], &unit(i), None);
         }
@@ -201,9 +196,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let cache = Cache::open(folder.path(), [1; 32], 4, 1 << 20);
         let trees = cache.trees.as_ref().expect("open");
-        trees.values.insert(cache.key(&[1; 32]), &[0_u8; 15]).expect("inserted");
-        trees.values.insert(cache.key(&[2; 32]), &[0xff_u8; 16]).expect("inserted");
+        trees.vectors.put(&cache.key(&[1; 32]), vec![0; 15]).expect("inserted");
+        trees.vectors.put(&cache.key(&[2; 32]), vec![0xff; 16]).expect("inserted");
         assert!(cache.get(&[1; 32]).is_none() && cache.get(&[2; 32]).is_none());
+        cache.put(&[1; 32], &unit(1), None);
+        assert_eq!(cache.get(&[1; 32]).map(|(vector, _)| vector.to_vec()), Some(unit(1)), "a good one takes its place");
         let file = folder.path().join("a-file");
         std::fs::write(&file, b"x").expect("written");
         let absent = Cache::open(&file, [1; 32], 4, 1 << 20);
