@@ -4,8 +4,6 @@
 //! Invariant, held by tests against corpora: a field keeps its name and its shape. Interfaces have no versions: fields are only ever
 //! added, and only as optional ones.
 
-mod idl;
-
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -147,7 +145,7 @@ macro_rules! interface {
             methods: &[$(interface!(@facts $method $($ask)?)$($(.$fact())+)?),*],
             idl: || {
                 static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
-                    let mut text = $crate::interface::idl::Text::new($name, &[$($about),*]);
+                    let mut text = $crate::idl::Text::new($name, &[$($about),*]);
                     $(text.method::<method::$method>(&[$($method_doc),*]);)*
                     $(text.error::<error::$error>(&[$($error_doc),*]);)*
                     text.finish()

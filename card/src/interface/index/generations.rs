@@ -13,7 +13,6 @@ pub struct Measured {
     pub p95_us: f64,
     /// Rows that did not find themselves.
     pub orphans: u64,
-    /// Queries asked.
     pub queries: u64,
 }
 
@@ -26,9 +25,8 @@ pub struct GenerationInfo {
     pub reason: String,
     /// When, in milliseconds since 1970.
     pub created_ms: u64,
-    /// Chunks alive.
+    /// Those alive, as of `docs`.
     pub chunks: u64,
-    /// Documents alive.
     pub docs: u64,
     /// Rows since its base was made.
     pub appended: u64,
@@ -40,7 +38,6 @@ pub struct GenerationInfo {
     pub m: u64,
     pub ef_construction: u64,
     pub ef_search: u64,
-    /// If it was measured.
     pub measured: Option<Measured>,
     /// Whether it was promoted against its measure.
     pub forced: bool,
@@ -51,6 +48,7 @@ pub struct GenerationInfo {
 
 #[wire]
 pub struct GenerationsOut {
+    /// The newest first.
     pub generations: Vec<GenerationInfo>,
     /// Whether the current one stays until `Unpin` or the next `Refresh`; absent if that cannot be read.
     pub pinned: Option<bool>,
@@ -71,11 +69,11 @@ pub struct Config {
     pub seed: Option<u64>,
 }
 
-/// Parameters of `Promote`; a generation that is there, or the configuration of a trial, of `config`, or of the best trial.
 #[wire]
 pub struct PromoteIn {
     pub name: String,
     pub generation: Option<u64>,
+    /// Its id.
     pub trial: Option<String>,
     pub config: Option<Config>,
     /// Recall that the lower end of the interval must reach; 0.95 unless said.
@@ -84,22 +82,21 @@ pub struct PromoteIn {
     pub force: Option<bool>,
 }
 
-/// Replies of `Promote`: progress has the first three fields.
 #[wire]
 pub struct PromoteOut {
     /// `build`, `measure` or `done`.
     pub phase: String,
-    /// Rows done in this phase.
+    /// Rows in this phase.
     pub done: u64,
     pub of: u64,
-    /// Whether the generation answers now.
+    /// Of the last reply alone, as all that follow: whether the new generation answers now.
     pub promoted: Option<bool>,
     /// `better`, `inconclusive: …` or `refused: …`.
     pub verdict: Option<String>,
     pub generation: Option<u64>,
-    /// What was measured of the new one.
+    /// The new one.
     pub challenger: Option<Measured>,
-    /// Of the one before, in the same run.
+    /// The one before, in the same run.
     pub champion: Option<Measured>,
 }
 
@@ -132,21 +129,19 @@ pub struct MoveIn {
     pub bucket: String,
 }
 
-/// Replies of `Move`: progress has the first three fields, the last reply all.
 #[wire]
 pub struct MoveOut {
     /// `copy` or `done`.
     pub phase: String,
-    /// Bytes copied.
+    /// Bytes.
     pub done: u64,
-    /// Bytes of the generations.
     pub of: u64,
-    /// False if it lived there already.
+    /// Of the last reply alone, as all that follow: false if it lived there already.
     pub moved: Option<bool>,
     /// Where it lives now.
     pub bucket: Option<String>,
     /// Where it lived.
     pub previous: Option<String>,
-    /// Bytes copied in all.
+    /// Copied in all.
     pub bytes: Option<u64>,
 }

@@ -5,8 +5,9 @@ use brahman_card_derive::wire;
 #[wire]
 pub struct CreateIn {
     pub name: String,
-    /// Dataset to follow.
+    /// Which it follows.
     pub dataset: String,
+    /// Column whose values name documents.
     pub id_column: String,
     /// Column to chunk and embed.
     pub text_column: Option<String>,
@@ -16,7 +17,9 @@ pub struct CreateIn {
     pub template: Option<String>,
     /// Column of vectors, used as they are: nothing is embedded.
     pub vector_column: Option<String>,
+    /// Those that searches can filter by.
     pub filter_columns: Option<Vec<String>>,
+    /// In characters.
     pub chunk_size: Option<u64>,
     /// Characters that neighbouring chunks share.
     pub overlap: Option<u64>,
@@ -46,7 +49,7 @@ pub struct NameIn {
     pub name: String,
 }
 
-/// A row that could not be used.
+/// A row whose vector cannot be used.
 #[wire]
 pub struct Skipped {
     pub doc_id: String,
@@ -62,31 +65,26 @@ pub struct MigrateIn {
     pub allow_mock: Option<bool>,
 }
 
-/// Replies of `Refresh`: progress has the first three fields, the last reply all.
+/// Replies of `Refresh` and `Migrate`.
 #[wire]
 pub struct RefreshOut {
     /// `read`, `embed`, `write` or `done`.
     pub phase: String,
-    /// Chunks done in this phase.
+    /// Chunks in this phase.
     pub done: u64,
     pub of: u64,
-    /// Documents in the index before.
+    /// Of the last reply alone, as all that follow: documents in the index before.
     pub pre_existing_docs: Option<u64>,
-    /// Documents in the dataset.
     pub dataset_docs: Option<u64>,
-    /// Documents the index did not know.
     pub new_docs: Option<u64>,
-    /// Documents whose content changed.
     pub changed_docs: Option<u64>,
-    /// Documents that are gone.
     pub removed_docs: Option<u64>,
-    /// Documents without text: they have no chunks.
+    /// Those without text: they have no chunks.
     pub empty_docs: Option<u64>,
-    /// Documents whose vector cannot be used.
+    /// Those whose vector cannot be used.
     pub skipped_docs: Option<u64>,
     /// The first of them.
     pub skipped: Option<Vec<Skipped>>,
-    /// Chunks added.
     pub new_chunks: Option<u64>,
     /// Of the new chunks, those whose text the index had already embedded.
     pub reused: Option<u64>,
@@ -98,11 +96,10 @@ pub struct RefreshOut {
     pub cached: Option<u64>,
     /// Of the new chunks, those longer than the model's window.
     pub truncated: Option<u64>,
-    /// Whole run.
     pub duration_s: Option<f64>,
-    /// Bytes of the files of the new generation that are its own.
+    /// Of files that are the new generation's own.
     pub bytes_written: Option<u64>,
-    /// Whether the catalog's mark was cleared.
+    /// The catalog's mark.
     pub stale_cleared: Option<bool>,
     pub generation: Option<u64>,
     pub model: Option<String>,
@@ -123,7 +120,6 @@ pub struct Converted {
     pub column: String,
     /// Arrow type in older rows.
     pub from: String,
-    /// Arrow type now.
     pub to: String,
     /// Values that the new type cannot hold and that became NULL.
     pub nulls_made: u64,
@@ -134,15 +130,15 @@ pub struct Converted {
 pub struct Caches {
     /// Generations: what answers, and those that somebody still reads.
     pub generations: u64,
-    /// Bytes of codes and graphs.
+    /// Of codes and graphs.
     pub graph_bytes: u64,
-    /// Bytes of vectors and texts that are mapped, and in memory as far as they were touched.
+    /// Of vectors and texts that are mapped, and in memory as far as they were touched.
     pub mapped_bytes: u64,
-    /// Bytes of what was appended since the base was made.
+    /// Of what was appended since the base was made.
     pub appended_bytes: u64,
-    /// Bytes of filter columns that were read.
+    /// Of filter columns that were read.
     pub columns_bytes: u64,
-    /// Words: `closed`, `disk` or `memory`.
+    /// `closed`, `disk` or `memory`.
     pub words: String,
     /// Times that words or columns were at hand.
     pub hits: u64,
@@ -156,22 +152,20 @@ pub struct Caches {
     pub verified_misses: u64,
 }
 
-/// One index.
+/// An index. Its parameters are those of `Create`.
 #[wire]
 pub struct Description {
     pub name: String,
     pub dataset: String,
     pub id_column: String,
-    /// Column that is chunked and embedded.
     pub text_column: Option<String>,
-    /// Column whose vectors are used.
     pub vector_column: Option<String>,
     pub filter_columns: Vec<String>,
     pub chunk_size: u64,
     pub overlap: u64,
     pub bucket: String,
     pub engine: String,
-    /// Model of the vectors; absent before the first refresh.
+    /// Absent before the first refresh, as `fingerprint` and `dim`.
     pub model: Option<String>,
     pub fingerprint: Option<String>,
     pub dim: Option<u64>,
@@ -184,13 +178,14 @@ pub struct Description {
     pub appended: u64,
     /// Rows that are gone and not yet removed.
     pub dead: u64,
-    /// Bytes of its files.
+    /// Of its files.
     pub bytes: u64,
-    /// Bytes in memory when everything has been touched.
+    /// When everything has been touched.
     pub memory_bytes: u64,
     pub m: u64,
     pub ef_construction: u64,
     pub ef_search: u64,
+    /// The dataset has moved on.
     pub stale: bool,
     /// Why another generation than the current one answers.
     pub degraded: Option<String>,
@@ -210,6 +205,7 @@ pub struct Description {
 
 #[wire]
 pub struct ListOut {
+    /// By name.
     pub indexes: Vec<Description>,
 }
 
@@ -227,7 +223,7 @@ pub struct DeleteOut {
 #[wire]
 pub struct DoctorIn {
     pub name: String,
-    /// Build what is damaged again from the segments.
+    /// What is damaged is made again from the segments, and what cannot be is put aside.
     pub repair: Option<bool>,
 }
 
@@ -241,7 +237,7 @@ pub struct DoctorOut {
     pub repaired: bool,
     /// Rows that do not find themselves.
     pub orphans: u64,
-    /// Files compared with their checksums.
+    /// How many were compared with their checksums.
     pub files: u64,
     pub generation: u64,
     /// What is no damage of what answers: records that were put aside, files that stay.
@@ -250,14 +246,14 @@ pub struct DoctorOut {
     pub put_aside: Option<Vec<String>>,
 }
 
-/// Replies of `Compact`: progress has the first three fields.
 #[wire]
 pub struct CompactOut {
     /// `build` or `done`.
     pub phase: String,
+    /// Rows.
     pub done: u64,
     pub of: u64,
-    /// False if there was nothing to fold in.
+    /// Of the last reply alone, as `generation`: false if there was nothing to fold in.
     pub compacted: Option<bool>,
     pub generation: Option<u64>,
 }
@@ -267,9 +263,10 @@ pub struct CompactOut {
 pub struct ShadowInfo {
     /// `open`, `kept`, or `broken`: then the generation before answers again.
     pub verdict: String,
+    /// How many searches.
     pub checked: u64,
-    /// Their mean recall.
+    /// Their mean.
     pub recall: f64,
-    /// The recall that was promised.
+    /// What was promised; below it, it is rolled back.
     pub target: f64,
 }

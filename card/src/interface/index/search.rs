@@ -6,14 +6,12 @@ use crate::wire::fault::Fault;
 use crate::wire::numbers::take_vector;
 use crate::wire::parameters;
 
-/// Parameters of `Search`; exactly one of `text`, `vector` and `vectors`.
 #[wire]
 pub struct SearchIn {
     pub index: String,
     /// A query in words.
     pub text: Option<String>,
     pub vector: Option<Vec<f32>>,
-    /// Many query vectors.
     pub vectors: Option<Vec<Vec<f32>>>,
     /// Hits a query; 10 unless said.
     pub k: Option<u64>,
@@ -25,7 +23,7 @@ pub struct SearchIn {
     pub mode: Option<String>,
     /// Compare all vectors.
     pub exact: Option<bool>,
-    /// Threads for this search; one a query, up to all cores, unless said.
+    /// One a query, up to all cores, unless said.
     pub threads: Option<u64>,
 }
 
@@ -44,19 +42,17 @@ impl SearchIn {
     }
 }
 
-/// One chunk found.
+/// A chunk.
 #[wire]
 pub struct Hit {
     pub doc_id: String,
-    /// Number of the chunk in its document, from 0.
+    /// Its number in the document, from 0.
     pub chunk: u64,
-    /// First byte in the row's text.
+    /// Its first byte in the row's text, as `end` is one past its last.
     pub start: u64,
-    /// One past the last byte.
     pub end: u64,
-    /// First line in the row's text, from 1.
+    /// Its first line there, from 1.
     pub line: u64,
-    /// The chunk.
     pub text: String,
     /// What the hits are ordered by: the cosine, BM25, or the sum of reciprocal ranks.
     pub score: f32,
@@ -84,11 +80,11 @@ pub struct SearchOut {
     pub generation: u64,
     /// The engine that made the graph, or `exact` if all vectors were compared.
     pub engine: String,
-    /// `semantic`, `lexical` or `hybrid`.
     pub mode: String,
     pub model: String,
     /// Label of the module that embedded the query.
     pub provider: Option<String>,
+    /// The dataset has moved on.
     pub stale: bool,
     /// Whether the query text was longer than the model's window.
     pub truncated: Option<bool>,
@@ -108,7 +104,7 @@ pub struct GetIn {
 
 #[wire]
 pub struct GetOut {
-    /// The document's chunks in order; `score` is 0.
+    /// In order; `score` is 0.
     pub chunks: Vec<Hit>,
     pub generation: u64,
 }
@@ -116,13 +112,10 @@ pub struct GetOut {
 #[wire]
 pub struct SearchBulkIn {
     pub index: String,
-    /// Hits a query; 10 unless said.
+    /// As in `Search`, as all that follow.
     pub k: Option<u64>,
-    /// Candidates kept on the way; the index's own unless said.
     pub ef: Option<u64>,
-    /// Which rows may be found, as in `Search`.
     pub filter: Option<serde_json::Value>,
-    /// Compare all vectors.
     pub exact: Option<bool>,
 }
 

@@ -11,11 +11,11 @@ pub struct EvalAutogenIn {
     pub queries: Option<u64>,
     /// Neighbours of each; 10 unless said.
     pub k: Option<u64>,
-    /// Of the choice.
+    /// Of the choice of queries.
     pub seed: Option<u64>,
 }
 
-/// One set of queries with their true neighbours, in two disjoint halves.
+/// A set of queries with their true neighbours, in two disjoint halves.
 #[wire]
 pub struct EvalInfo {
     pub id: String,
@@ -39,6 +39,7 @@ pub struct EvalOut {
 
 #[wire]
 pub struct EvalListOut {
+    /// The newest first.
     pub evals: Vec<EvalInfo>,
     /// Files of sets that are damaged: they are passed over.
     pub damaged: Option<Vec<String>>,
@@ -47,24 +48,20 @@ pub struct EvalListOut {
 /// What a trial measured.
 #[wire]
 pub struct Metrics {
-    /// Building the graph.
+    /// Of the graph.
     pub build_time_secs: f64,
-    /// Median of one search, in microseconds.
+    /// Of one search.
     pub p50_us: f64,
-    /// 95th percentile.
     pub p95_us: f64,
-    /// 99th percentile.
     pub p99_us: f64,
     /// Mean share of the true neighbours found.
     pub recall_at_k: f64,
     /// Lower end of its 95 % interval.
     pub recall_low: f64,
-    /// Upper end.
     pub recall_high: f64,
     /// Vectors, codes and graph.
     pub memory_bytes: u64,
     pub vectors: u64,
-    /// Queries asked.
     pub eval_queries: u64,
     /// Rows, of a sample, that did not find themselves.
     pub orphans: u64,
@@ -72,7 +69,7 @@ pub struct Metrics {
     pub brute_force_latency_us: f64,
 }
 
-/// One trial, as the journal keeps it.
+/// A trial, as the journal keeps it.
 #[wire]
 pub struct TrialRecord {
     pub id: String,
@@ -88,7 +85,6 @@ pub struct TrialRecord {
     pub eval: String,
     /// `user`, `autotune` or `agent`.
     pub by: String,
-    /// The caller's words.
     pub note: Option<String>,
 }
 
@@ -99,18 +95,18 @@ pub struct TrialIn {
     pub config: Config,
     /// For finding `ef_search`, above 0 and at most 1; 0.95 unless said.
     pub target_recall: Option<f64>,
-    /// Kept with the trial.
+    /// The caller's words, kept with the trial.
     pub note: Option<String>,
 }
 
-/// Replies of `Trial`: progress has the first three fields.
 #[wire]
 pub struct TrialOut {
     /// `build`, `measure` or `done`.
     pub phase: String,
-    /// Rows done in this phase.
+    /// Rows in this phase.
     pub done: u64,
     pub of: u64,
+    /// Of the last reply alone; on disk by then.
     pub trial: Option<TrialRecord>,
 }
 
@@ -139,7 +135,6 @@ pub struct BestIn {
 
 #[wire]
 pub struct BestOut {
-    /// Of the trials on the data as it is now.
     pub trial: Option<TrialRecord>,
 }
 
@@ -153,28 +148,26 @@ pub struct CompactTrialsIn {
 #[wire]
 pub struct CompactTrialsOut {
     pub kept: u64,
-    /// Older ones, and doubles, dropped.
+    /// Older ones, and doubles.
     pub dropped: u64,
 }
 
-/// Parameters of `Autotune`: a grid.
 #[wire]
 pub struct AutotuneIn {
     pub name: String,
-    /// Values of `m`; 8, 16, 24 unless said.
+    /// 8, 16, 24 unless said.
     pub m: Option<Vec<u64>>,
-    /// Values of `ef_construction`; 64, 100, 200 unless said.
+    /// 64, 100, 200 unless said.
     pub ef_construction: Option<Vec<u64>>,
     /// Recall to reach, above 0 and at most 1; 0.95 unless said.
     pub target_recall: Option<f64>,
 }
 
-/// Replies of `Autotune`, one a trial and a last one.
 #[wire]
 pub struct AutotuneOut {
     /// `trial` or `done`.
     pub phase: String,
-    /// Trials done.
+    /// Trials.
     pub done: u64,
     pub of: u64,
     /// The one just made.
@@ -193,11 +186,9 @@ pub struct AgentStatusOut {
     pub running: Option<String>,
     /// What came of its last trial.
     pub last: Option<String>,
-    /// Trials begun within the last hour.
     pub trials_last_hour: u64,
-    /// Most of them.
     pub max_trials_per_hour: u64,
-    /// Seconds until the next may begin.
+    /// Until the next trial may begin.
     pub next_in_s: u64,
     /// Why it does nothing though it was to.
     pub reason: Option<String>,

@@ -11,13 +11,13 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
-use super::{Method, WireError};
+use crate::interface::{Method, WireError};
 
 /// Longest line, where words allow it.
 const COLUMNS: usize = 120;
 
 /// A text that grows.
-pub(super) struct Text {
+pub(crate) struct Text {
     schemas: SchemaGenerator,
     /// Types that it has.
     types: HashSet<String>,
@@ -37,7 +37,7 @@ struct Field {
 
 impl Text {
     /// A text with its head.
-    pub(super) fn new(interface: &str, docs: &[&str]) -> Self {
+    pub(crate) fn new(interface: &str, docs: &[&str]) -> Self {
         // Of what is sent: a field that may be left out is optional.
         let schemas = SchemaSettings::draft2020_12().for_serialize().into_generator();
         let mut text = Self { schemas, types: HashSet::new(), text: String::new() };
@@ -47,7 +47,7 @@ impl Text {
     }
 
     /// Adds a method, below the types that it is the first to need.
-    pub(super) fn method<M: Method>(&mut self, docs: &[&str]) {
+    pub(crate) fn method<M: Method>(&mut self, docs: &[&str]) {
         let (takes, gives) = (self.fields_of::<M::In>(), self.fields_of::<M::Out>());
         self.types_of(&takes);
         self.types_of(&gives);
@@ -65,7 +65,7 @@ impl Text {
     }
 
     /// Adds an error; one of ours has a message and a flag before its data.
-    pub(super) fn error<E: WireError>(&mut self, docs: &[&str]) {
+    pub(crate) fn error<E: WireError>(&mut self, docs: &[&str]) {
         let mut fields = self.fields_of::<E>();
         if E::NAME.starts_with("org.brahman.") {
             let common = [("message", "string"), ("retryable", "bool")];
@@ -78,7 +78,7 @@ impl Text {
     }
 
     /// The whole text.
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.text
     }
 
