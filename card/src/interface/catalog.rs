@@ -179,8 +179,7 @@ pub fn masked(value: &str) -> String {
 
 /// The run that made a generation, and its inputs.
 #[wire(Eq)]
-#[schemars(rename = "Origin")]
-pub struct Lineage {
+pub struct Origin {
     pub run_id: String,
     /// What the run read; never a user name or a password.
     pub inputs: Vec<String>,
@@ -216,7 +215,7 @@ pub struct Dataset {
     pub pii: Option<PiiReport>,
     /// Indexes that are older than the dataset.
     pub stale: Vec<String>,
-    pub lineage: Lineage,
+    pub lineage: Origin,
     /// Of a table that is read by and by.
     pub watermark: Option<Watermark>,
     /// Unix time of the commit.
@@ -277,18 +276,17 @@ pub struct AdoptIn {
     pub name: Option<String>,
 }
 
-/// A dataset that was taken up.
+/// A dataset that has a manifest here now.
 #[wire(Eq)]
-pub struct Adopted {
+pub struct PublishedDataset {
     pub name: String,
-    /// Its generation here.
     pub generation: u64,
     pub rows: u64,
 }
 
 /// A dataset that was not taken up.
 #[wire(Eq)]
-pub struct NotAdopted {
+pub struct AdoptionRefusal {
     pub name: String,
     pub why: String,
 }
@@ -296,9 +294,9 @@ pub struct NotAdopted {
 #[wire]
 pub struct AdoptOut {
     /// Here now.
-    pub adopted: Vec<Adopted>,
+    pub adopted: Vec<PublishedDataset>,
     /// Left as they are.
-    pub refused: Vec<NotAdopted>,
+    pub refused: Vec<AdoptionRefusal>,
 }
 
 #[wire]
@@ -394,25 +392,17 @@ pub struct ResyncOut {
     pub notes: Vec<String>,
 }
 
-/// A dataset that has a manifest again.
-#[wire]
-pub struct Resynced {
-    pub name: String,
-    pub generation: u64,
-    pub rows: u64,
-}
-
 /// A dataset that has none.
 #[wire]
-pub struct NotResynced {
+pub struct ResyncFailure {
     pub name: String,
     pub reason: String,
 }
 
 #[wire]
 pub struct ResyncMissingOut {
-    pub resynced: Vec<Resynced>,
-    pub failed: Vec<NotResynced>,
+    pub resynced: Vec<PublishedDataset>,
+    pub failed: Vec<ResyncFailure>,
 }
 
 #[wire]

@@ -141,7 +141,7 @@ pub struct IngestOut {
     /// Absent if it was not looked for.
     pub pii: Option<PiiReport>,
     /// Of several tables, what each became.
-    pub datasets: Option<Vec<Made>>,
+    pub datasets: Option<Vec<IngestedDataset>>,
     /// How a table was read.
     pub mode: Option<String>,
     /// By how many workers.
@@ -155,7 +155,7 @@ pub struct IngestOut {
 
 /// One of several datasets that one call made.
 #[wire(Eq)]
-pub struct Made {
+pub struct IngestedDataset {
     pub dataset: String,
     pub generation: u64,
     pub rows: u64,
@@ -204,7 +204,7 @@ pub struct WatchIn {
 
 /// A folder that is ingested again whenever it changes.
 #[wire]
-pub struct Watching {
+pub struct WatchStatus {
     pub dataset: String,
     pub paths: Vec<String>,
     /// `starting`, `watching`, `polling` (`reason` says why the kernel does not tell), `waiting` (a path is not there), or `ingesting`.
@@ -224,7 +224,7 @@ pub struct Watching {
 #[wire]
 pub struct WatchOut {
     /// As it begins.
-    pub watching: Watching,
+    pub watching: WatchStatus,
 }
 
 #[wire]
@@ -241,7 +241,7 @@ pub struct UnwatchOut {
 #[wire]
 pub struct WatchesOut {
     /// By dataset.
-    pub watches: Vec<Watching>,
+    pub watches: Vec<WatchStatus>,
 }
 
 #[wire]

@@ -8,7 +8,7 @@ use brahman_card_derive::wire;
 
 use super::embed::Device;
 pub use conversation::{Conversation, Entry, Message, Template};
-pub use figures::{Cell, Finetune, Kept, Response, Row, Scored, Token};
+pub use figures::{Cell, Finetune, MemoryScore, Response, ResultStore, Row, Token};
 
 interface! {
     /// How much a language model's answers in a conversation depend on the memories in it: the log-probability of each response
@@ -72,7 +72,7 @@ pub struct InfoOut {
     pub budget_bytes: Option<u64>,
     /// Calls that wait.
     pub queue: u64,
-    pub kept: Option<Kept>,
+    pub kept: Option<ResultStore>,
     /// Of the server behind it.
     pub dialect: Option<String>,
 }
@@ -246,7 +246,7 @@ pub struct IncrementalOut {
     /// It failed; the state is as before.
     pub error: Option<String>,
     /// All of them, if the call was not made with `more`.
-    pub rows: Option<Vec<Scored>>,
+    pub rows: Option<Vec<MemoryScore>>,
     /// Memories.
     pub due: Option<u64>,
     /// Those scored within `max_age_s`.

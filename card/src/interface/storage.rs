@@ -154,8 +154,7 @@ pub struct PutObjectOut {
 
 /// How a bucket is.
 #[wire]
-#[schemars(rename = "BucketHealth")]
-pub struct Health {
+pub struct BucketHealth {
     pub name: String,
     pub reachable: bool,
     pub latency_us: u64,
@@ -177,7 +176,7 @@ pub struct Health {
 #[wire]
 pub struct HealthOut {
     /// By name.
-    pub health: Vec<Health>,
+    pub health: Vec<BucketHealth>,
 }
 
 #[wire]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use brahman_card::interface::score::Kept as KeptInfo;
+use brahman_card::interface::score::ResultStore;
 use brahman_storage::digest::sha256;
 use brahman_storage::lock::once_unlocked;
 use serde::{Deserialize, Serialize};
@@ -196,13 +196,13 @@ impl Kept {
 
     /// For `Info`.
     #[must_use]
-    pub fn info(&self) -> KeptInfo {
+    pub fn info(&self) -> ResultStore {
         match &self.trees {
             Ok(trees) => {
                 let bytes = self.bytes.load(Ordering::Relaxed);
-                KeptInfo { entries: trees.order.len() as u64, bytes, state: "open".to_owned() }
+                ResultStore { entries: trees.order.len() as u64, bytes, state: "open".to_owned() }
             }
-            Err(why) => KeptInfo { entries: 0, bytes: 0, state: why.clone() },
+            Err(why) => ResultStore { entries: 0, bytes: 0, state: why.clone() },
         }
     }
 }

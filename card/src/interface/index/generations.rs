@@ -4,7 +4,7 @@ use brahman_card_derive::wire;
 
 /// What was measured, on how many queries.
 #[wire]
-pub struct Measured {
+pub struct Measurement {
     /// Share of the true neighbours found.
     pub recall: f64,
     /// Lower end of its 95 % interval.
@@ -38,7 +38,7 @@ pub struct GenerationInfo {
     pub m: u64,
     pub ef_construction: u64,
     pub ef_search: u64,
-    pub measured: Option<Measured>,
+    pub measured: Option<Measurement>,
     /// Whether it was promoted against its measure.
     pub forced: bool,
     /// Somebody went back to it, and it stays.
@@ -95,9 +95,9 @@ pub struct PromoteOut {
     pub verdict: Option<String>,
     pub generation: Option<u64>,
     /// The new one.
-    pub challenger: Option<Measured>,
+    pub challenger: Option<Measurement>,
     /// The one before, in the same run.
-    pub champion: Option<Measured>,
+    pub champion: Option<Measurement>,
 }
 
 #[wire]

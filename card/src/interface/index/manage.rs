@@ -51,7 +51,7 @@ pub struct NameIn {
 
 /// A row whose vector cannot be used.
 #[wire]
-pub struct Skipped {
+pub struct SkippedRow {
     pub doc_id: String,
     pub reason: String,
 }
@@ -84,7 +84,7 @@ pub struct RefreshOut {
     /// Those whose vector cannot be used.
     pub skipped_docs: Option<u64>,
     /// The first of them.
-    pub skipped: Option<Vec<Skipped>>,
+    pub skipped: Option<Vec<SkippedRow>>,
     pub new_chunks: Option<u64>,
     /// Of the new chunks, those whose text the index had already embedded.
     pub reused: Option<u64>,
@@ -106,7 +106,7 @@ pub struct RefreshOut {
     /// Vectors of a refresh that was cut off that were damaged, and embedded again.
     pub resume_lost: Option<u64>,
     /// Filter columns whose type is another than in older rows.
-    pub converted: Option<Vec<Converted>>,
+    pub converted: Option<Vec<Conversion>>,
     /// Whether the index had been rolled back, and follows its dataset again.
     pub unpinned: Option<bool>,
     /// Why old files stay: what could not be read.
@@ -116,7 +116,7 @@ pub struct RefreshOut {
 
 /// A filter column whose type changed: the newest counts.
 #[wire]
-pub struct Converted {
+pub struct Conversion {
     pub column: String,
     /// Arrow type in older rows.
     pub from: String,

@@ -68,7 +68,7 @@ pub struct Row {
 
 /// Results on disk, so that a call that was cut off goes on where it was.
 #[wire]
-pub struct Kept {
+pub struct ResultStore {
     pub entries: u64,
     /// Payload and bookkeeping; about three times as much on disk.
     pub bytes: u64,
@@ -78,7 +78,7 @@ pub struct Kept {
 
 /// The state of one memory.
 #[wire]
-pub struct Scored {
+pub struct MemoryScore {
     pub key: String,
     /// The largest over the responses after it.
     pub max_divergence: f64,
