@@ -66,12 +66,13 @@ impl Text {
 
     /// Adds an error; one of ours has a message and a flag before its data.
     pub(crate) fn error<E: WireError>(&mut self, docs: &[&str]) {
-        let mut fields = self.fields_of::<E>();
+        let mut fields = Vec::new();
         if E::NAME.starts_with("org.brahman.") {
             let common = [("message", "string"), ("retryable", "bool")];
             let field = |(name, kind): (&str, &str)| Field { name: name.into(), kind: kind.into(), made_of: None, doc: String::new() };
-            fields.splice(0..0, common.map(field));
+            fields.extend(common.map(field));
         }
+        fields.extend(self.fields_of::<E>());
         self.line("");
         self.paragraphs(&docs.join("\n"));
         self.line(&format!("error {} {}", last(E::NAME), on_one_line(&fields)));
