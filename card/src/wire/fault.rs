@@ -6,9 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::interface::WireError;
 use crate::interface::broker::error::{DeadlineExceeded, NoProvider, Overloaded, ProviderFailed};
 use crate::interface::service::error::{ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound, PermissionDenied};
-use crate::interface::WireError;
 
 /// A Varlink error reply. What stands in `message` is for outsiders; detail stays in the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
