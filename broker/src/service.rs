@@ -110,7 +110,7 @@ impl Target {
 
     /// Whether a method may be called again after a failure: by the shipped interface, else by the Card.
     pub(crate) fn idempotent(&self, interface: &str, method: &str) -> bool {
-        interface::known(interface).is_some_and(|i| i.idempotent.contains(&method)) || self.declared.iter().any(|m| m == method)
+        interface::known(interface).is_some_and(|i| i.is_idempotent(method)) || self.declared.iter().any(|m| m == method)
     }
 }
 
@@ -419,7 +419,7 @@ impl Broker {
             .contains(&wanted.as_str());
         let offered = self.table.borrow().modules.iter().any(|m| m.card.offered_interfaces().any(|i| i == wanted));
         match interface::known(&wanted).filter(|_| own || offered) {
-            Some(known) => reply(call, &DescriptionOut { description: known.idl.to_owned() }, delimiter).map(Some),
+            Some(known) => reply(call, &DescriptionOut { description: known.idl().to_owned() }, delimiter).map(Some),
             None if offered => Ok(None),
             None => Err(Fault::interface_not_found(&wanted)),
         }

@@ -1,7 +1,194 @@
-//! The interfaces of the mesh: one file each, the Rust types beside the IDL text that foreign clients read.
+//! The interfaces of the mesh: one file each, its types and one declaration of its methods and errors. The IDL text that foreign
+//! clients read is made from both.
 //!
-//! Invariant, held by a test: each method's types and its IDL name the same fields with the same shapes. Interfaces
-//! have no versions: fields are only ever added, and only as optional ones.
+//! Invariant, held by tests against corpora: a field keeps its name and its shape. Interfaces have no versions: fields are only ever
+//! added, and only as optional ones.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// One Varlink interface. That of a module of one's own may be written by hand: `idl: || "interface org.example.Echo …"`.
+#[derive(Debug)]
+pub struct Interface {
+    /// Full name.
+    pub name: &'static str,
+    /// All its methods.
+    pub methods: &'static [MethodFacts],
+    /// Gives the IDL text.
+    pub idl: fn() -> &'static str,
+}
+
+impl Interface {
+    /// IDL text, as `GetInterfaceDescription` gives it: made at the first call, and kept.
+    #[must_use]
+    pub fn idl(&self) -> &'static str {
+        (self.idl)()
+    }
+
+    /// What is known of a method.
+    #[must_use]
+    pub fn method(&self, name: &str) -> Option<&'static MethodFacts> {
+        self.methods.iter().find(|method| method.name == name)
+    }
+
+    /// Whether a method may be called again after a failure, because a second run changes nothing.
+    #[must_use]
+    pub fn is_idempotent(&self, method: &str) -> bool {
+        self.method(method).is_some_and(|method| method.is_idempotent)
+    }
+
+    /// Whether a method is declared without parameters.
+    #[must_use]
+    pub fn takes_nothing(&self, method: &str) -> bool {
+        self.method(method).is_some_and(|method| method.takes_nothing)
+    }
+}
+
+/// How long a call takes at most, in seconds: as long as a provider may take to restart and load its model.
+const PATIENCE_USUAL_S: u64 = 30;
+/// The same where the work itself may take minutes.
+const PATIENCE_LONG_S: u64 = 600;
+/// The same where a whole dataset is gone through.
+const PATIENCE_DATASET_S: u64 = 24 * 3600;
+
+/// What holds of a method, whoever serves it.
+#[derive(Clone, Copy, Debug)]
+pub struct MethodFacts {
+    /// Name, without the interface's.
+    pub name: &'static str,
+    /// It has no parameters.
+    pub takes_nothing: bool,
+    /// It may be called again after a failure.
+    pub is_idempotent: bool,
+    /// Its stream goes on until its caller hangs up.
+    pub is_endless: bool,
+    /// How long it takes at most if its caller does not say, and wants one answer.
+    pub patience_s: u64,
+}
+
+impl MethodFacts {
+    /// A method with parameters, of which nothing else is said: it is not called again, and takes no longer than usual.
+    #[must_use]
+    pub const fn named(name: &'static str) -> Self {
+        Self { name, takes_nothing: false, is_idempotent: false, is_endless: false, patience_s: PATIENCE_USUAL_S }
+    }
+
+    /// The same without parameters.
+    #[must_use]
+    pub const fn bare(self) -> Self {
+        Self { takes_nothing: true, ..self }
+    }
+
+    /// The same, safe to call again.
+    #[must_use]
+    pub const fn idempotent(self) -> Self {
+        Self { is_idempotent: true, ..self }
+    }
+
+    /// The same, with a stream without an end.
+    #[must_use]
+    pub const fn endless(self) -> Self {
+        Self { is_endless: true, ..self }
+    }
+
+    /// The same, taking minutes.
+    #[must_use]
+    pub const fn long(self) -> Self {
+        Self { patience_s: PATIENCE_LONG_S, ..self }
+    }
+
+    /// The same, going through a whole dataset.
+    #[must_use]
+    pub const fn whole_dataset(self) -> Self {
+        Self { patience_s: PATIENCE_DATASET_S, ..self }
+    }
+}
+
+/// A method of a shipped interface: `client.call_method::<method::EmbedText>(…)`.
+pub trait Method {
+    /// Qualified name.
+    const NAME: &'static str;
+    /// Its parameters.
+    type In: Serialize + DeserializeOwned + JsonSchema + Send + Sync;
+    /// Its reply, or each of its replies.
+    type Out: Serialize + DeserializeOwned + JsonSchema + Send + Sync;
+}
+
+/// An error of a shipped interface: the data that it has beside `message` and `retryable`. [`crate::Fault::of`] makes a reply of it.
+pub trait WireError: Serialize + JsonSchema {
+    /// Qualified name.
+    const NAME: &'static str;
+}
+
+/// Declares an interface: `INTERFACE`, a type for each method in `method`, one for each error in `error`.
+macro_rules! interface {
+    (@facts $method:ident) => { $crate::interface::MethodFacts::named(stringify!($method)).bare() };
+    (@facts $method:ident $ask:ty) => { $crate::interface::MethodFacts::named(stringify!($method)) };
+    (@or_empty) => { $crate::interface::Empty };
+    (@or_empty $kind:ty) => { $kind };
+    (
+        $(#[doc = $about:literal])*
+        $name:literal
+        methods {$(
+            $(#[doc = $method_doc:literal])*
+            $method:ident($($ask:ty)?) $(-> $answer:ty)? $(: $($fact:ident),+)?;
+        )*}
+        errors {$(
+            $(#[doc = $error_doc:literal])*
+            $error:ident { $($field:ident: $kind:ty),* $(,)? }
+        )*}
+    ) => {
+        /// The interface.
+        pub const INTERFACE: $crate::Interface = $crate::Interface {
+            name: $name,
+            methods: &[$(interface!(@facts $method $($ask)?)$($(.$fact())+)?),*],
+            idl: || {
+                static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+                    let mut text = $crate::idl::Text::new($name, &[$($about),*]);
+                    $(text.method::<method::$method>(&[$($method_doc),*]);)*
+                    $(text.error::<error::$error>(&[$($error_doc),*]);)*
+                    text.finish()
+                });
+                TEXT.as_str()
+            },
+        };
+
+        /// A type for each method.
+        #[allow(missing_docs)]
+        pub mod method {
+            $(
+                $(#[doc = $method_doc])*
+                #[derive(Clone, Copy, Debug)]
+                pub struct $method;
+            )*
+        }
+
+        $(
+            impl $crate::interface::Method for method::$method {
+                const NAME: &'static str = concat!($name, ".", stringify!($method));
+                type In = interface!(@or_empty $($ask)?);
+                type Out = interface!(@or_empty $($answer)?);
+            }
+        )*
+
+        /// A type for each error.
+        #[allow(missing_docs)]
+        pub mod error {
+            $(
+                $(#[doc = $error_doc])*
+                #[derive(Clone, Debug, PartialEq, ::serde::Serialize, ::schemars::JsonSchema)]
+                pub struct $error {
+                    $(pub $field: $kind),*
+                }
+
+                impl $crate::interface::WireError for $error {
+                    const NAME: &'static str = concat!($name, ".", stringify!($error));
+                }
+            )*
+        }
+    };
+}
 
 pub mod broker;
 pub mod catalog;
@@ -12,44 +199,6 @@ pub mod init;
 pub mod score;
 pub mod service;
 pub mod storage;
-
-#[cfg(test)]
-mod agreement;
-
-use std::collections::HashSet;
-use std::sync::LazyLock;
-
-use serde::{Deserialize, Serialize};
-
-/// One Varlink interface.
-#[derive(Debug)]
-pub struct Interface {
-    /// Full name.
-    pub name: &'static str,
-    /// IDL text, as `GetInterfaceDescription` gives it.
-    pub idl: &'static str,
-    /// Methods that may be called again after a failure, because a second run changes nothing.
-    pub idempotent: &'static [&'static str],
-}
-
-impl Interface {
-    /// The methods that are declared without parameters.
-    fn bare_methods(&self) -> impl Iterator<Item = &'static str> {
-        let declared = self.idl.lines().filter_map(|line| line.strip_prefix("method ")?.split_once('('));
-        declared.filter(|(_, rest)| rest.trim_start().starts_with(')')).map(|(name, _)| name)
-    }
-
-    /// Whether a method is declared without parameters; of a shipped interface by the shipped declaration, whose text is read once.
-    #[must_use]
-    pub fn takes_nothing(&self, method: &str) -> bool {
-        static BARE: LazyLock<HashSet<(&str, &str)>> =
-            LazyLock::new(|| ALL.iter().flat_map(|i| i.bare_methods().map(|method| (i.name, method))).collect());
-        match known(self.name) {
-            Some(shipped) => BARE.contains(&(shipped.name, method)),
-            None => self.bare_methods().any(|name| name == method),
-        }
-    }
-}
 
 /// Every interface that Brahman ships.
 pub const ALL: &[&Interface] = &[
@@ -64,36 +213,16 @@ pub const ALL: &[&Interface] = &[
     &score::INTERFACE,
 ];
 
-/// How long a call takes at most, in seconds, if its caller does not say and wants one answer: as long as a provider may take
-/// to restart and load its model, or, where the work itself is long, as long as that may take.
+/// How long a call takes at most, in seconds, if its caller does not say and wants one answer.
 #[must_use]
 pub fn patience_s(interface: &str, method: &str) -> u64 {
-    const USUAL: u64 = 30;
-    const LONG: u64 = 600;
-    const WHOLE_DATASET: u64 = 24 * 3600;
-    match (interface.strip_prefix("org.brahman."), method) {
-        (Some("Embed"), "EmbedText") | (Some("Catalog"), "Get" | "Commit" | "Delete" | "Resync") => LONG,
-        (Some("Catalog"), "ResyncMissing" | "Adopt") => WHOLE_DATASET,
-        (Some("Storage"), "Scrub") => WHOLE_DATASET,
-        (Some("Score"), method) if method != "Info" => WHOLE_DATASET,
-        (Some("Ingest"), "Files" | "Postgres" | "Mysql") => WHOLE_DATASET,
-        (
-            Some("Index"),
-            "Refresh" | "Migrate" | "Promote" | "Rollback" | "Move" | "Compact" | "Doctor" | "EvalAutogen" | "Trial" | "Autotune"
-            | "Delete",
-        ) => WHOLE_DATASET,
-        (Some("Index"), "Search") => LONG,
-        _ => USUAL,
-    }
+    known(interface).and_then(|interface| interface.method(method)).map_or(PATIENCE_USUAL_S, |method| method.patience_s)
 }
 
 /// Whether a method's stream goes on until its caller hangs up.
 #[must_use]
 pub fn is_endless(interface: &str, method: &str) -> bool {
-    matches!(
-        (interface.strip_prefix("org.brahman."), method),
-        (Some("Broker" | "Init" | "Catalog"), "Watch") | (Some("Init"), "Attach" | "Logs")
-    )
+    known(interface).and_then(|interface| interface.method(method)).is_some_and(|method| method.is_endless)
 }
 
 /// The shipped interface of this name.
@@ -113,5 +242,23 @@ pub fn full_name(short: &str) -> String {
 }
 
 /// Parameters or reply without fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[brahman_card_derive::wire(Copy, Eq)]
 pub struct Empty {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_without_parameters_are_known() {
+        assert!(broker::INTERFACE.takes_nothing("Status") && init::INTERFACE.takes_nothing("List"));
+        assert!(!index::INTERFACE.takes_nothing("Search") && !broker::INTERFACE.takes_nothing("Nothing"));
+    }
+
+    #[test]
+    fn short_names_find_their_interface() {
+        assert_eq!(full_name("embed"), "org.brahman.Embed");
+        assert_eq!(full_name("com.example.Thing"), "com.example.Thing");
+        assert_eq!(full_name("nothing"), "nothing");
+    }
+}

@@ -4,12 +4,13 @@
 //! * [`names`]: of datasets, indexes, buckets, models, profiles and modules, checked once.
 //! * [`state`]: the life of a module as init publishes it ([`ModuleState`], [`ModuleRecord`]).
 //! * [`wire`]: the Varlink message codec, sans I/O (frames, headers, faults).
-//! * [`interface`]: one file per interface: its Rust types beside its IDL text.
+//! * [`interface`]: one file per interface: its types and the declaration of its methods, from which its IDL text is made.
 //!
 //! Invariants: every input is bounded before it is looked at; a parse error names the field and what was
 //! expected; no type here knows who supervises or who routes.
 
 pub mod card;
+mod idl;
 pub mod interface;
 pub mod names;
 pub mod state;

@@ -57,10 +57,11 @@ impl ModuleState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModuleRecord {
     /// What it said of itself.
+    #[schemars(with = "serde_json::Value")]
     pub card: Card,
     /// Where it is in its life.
     pub state: ModuleState,
-    /// Absolute path of its socket.
+    /// Absolute path of its socket; in a run folder whose path is not UTF-8 the file's name alone, beside the mesh socket.
     pub socket: String,
     /// Process id, 0 if none runs.
     pub pid: u32,

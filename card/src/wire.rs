@@ -4,11 +4,13 @@
 //! * [`header`]: the few top-level keys that routing needs, found without parsing the payload.
 //! * [`fault`]: errors as they travel.
 //! * [`parameters`]: what a call was given, typed, or what is wrong with it and where.
+//! * [`base64`]: bytes among the parameters.
 //! * [`numbers`]: a vector among the parameters, read at the speed of a search.
 //!
 //! Invariants: no message over [`MESSAGE_BYTES_MAX`], none deeper than [`DEPTH_MAX`]; both are checked before any
 //! recursive parser sees a byte.
 
+pub mod base64;
 pub mod fault;
 pub mod frame;
 pub mod header;

@@ -66,7 +66,7 @@ pub(crate) async fn stream<P: Serialize, R: DeserializeOwned>(
     let options = CallOptions::default();
     let message = encode_call(method, parameters, &options, true, false)?;
     let (interface, short) = method.rsplit_once('.').unwrap_or(("", method));
-    let idempotent = interface::known(interface).is_some_and(|i| i.idempotent.contains(&short));
+    let idempotent = interface::known(interface).is_some_and(|i| i.is_idempotent(short));
     let client = client(socket);
     let mut again = if idempotent { AGAIN_MAX } else { 0 };
     'connection: loop {

@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use brahman_card::interface::MethodFacts;
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Module, Reply, Service, run};
 use serde::{Deserialize, Serialize};
 
-/// The interface: its name, its IDL for foreign clients, and what may be repeated after a failure.
+/// The interface: its name, its methods, of which one may be repeated after a failure, and its IDL for foreign clients.
 const INTERFACE: Interface = Interface {
     name: "org.example.Echo",
-    idempotent: &["Echo"],
-    idl: "# Says it again.\ninterface org.example.Echo\n\nmethod Echo(text: string, times: ?int) -> (texts: []string)\n",
+    methods: &[MethodFacts::named("Echo").idempotent()],
+    idl: || "# Says it again.\ninterface org.example.Echo\n\nmethod Echo(text: string, times: ?int) -> (texts: []string)\n",
 };
 
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use brahman_card::interface;
+use brahman_card::interface::{self, Method};
 use brahman_card::wire::MESSAGE_BYTES_MAX;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameError;
@@ -202,7 +202,7 @@ impl Client {
         R: DeserializeOwned,
     {
         let (interface, short) = method.rsplit_once('.').unwrap_or(("", method));
-        let mut idempotent = interface::known(interface).is_some_and(|i| i.idempotent.contains(&short));
+        let mut idempotent = interface::known(interface).is_some_and(|i| i.is_idempotent(short));
         let allowed = options.deadline.unwrap_or_else(|| {
             let usual = Duration::from_secs(interface::patience_s(interface, short));
             if self.goes_direct { usual.max(DEADLINE_DEFAULT) } else { usual }
@@ -238,6 +238,14 @@ impl Client {
         };
         let reply = tokio::time::timeout_at(until.into(), work).await.map_err(|_| ClientError::Deadline(allowed))??;
         reply.typed()
+    }
+
+    /// Calls a method of a shipped interface and waits for its one reply: its types are the method's own.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call_method<M: Method>(&self, ask: &M::In, options: &CallOptions) -> Result<Answer<M::Out>, ClientError> {
+        self.call(M::NAME, ask, options).await
     }
 
     /// Makes one attempt, straight to the provider or through the broker, or first so and then so. Learns whether the provider's Card declares the method

@@ -3,207 +3,89 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use brahman_card_derive::wire;
 
-use super::Interface;
-
-/// The interface.
-pub const INTERFACE: Interface = Interface {
-    name: "org.brahman.Catalog",
-    idempotent: &["List", "Get", "Commit", "MarkStale", "ClearStale", "Watch", "Lineage", "Sample"],
-    idl: "# Datasets: what objects they are made of, and which indexes they feed.
-interface org.brahman.Catalog
-
-# One immutable Parquet object. `url` opens in pyarrow; `path`, which only the catalog tells, is where it lies on this machine: of
-# an object in S3 a copy.
-type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sha256: string, path: ?string)
-
-type Column (name: string, arrow_type: string, source_type: string, nulls_made: int)
-
-# What a column's name and a sample of its values say about personal data. `status` is found, possible (a name alone, or finds in
-# prose), clean, or insufficient_sample. `shapes` are values with letters and digits masked.
-type PiiColumn (
-  column: string,
-  status: string,
-  findings: []PiiFinding,
-  free_text: []PiiDensity,
-  shapes: []string,
-  sampled: int,
-  distinct: int
-)
-
-# `matched` of the distinct values; `checksum`: they have a check digit that is right.
-type PiiFinding (entity: string, confidence: float, matched: int, checksum: bool, name_hit: bool)
-
-type PiiDensity (entity: string, per_1000: float)
-
-type PiiReport (detector: string, columns: []PiiColumn)
-
-# How far a table was read: the last value of its cursor, as the server prints it.
-type Watermark (column: string, bound: string, source: string)
-
-# `stale` lists indexes that are older than the dataset. `lineage` has the run and its inputs. `run_id` is the run that made this
-# generation: a generation is told by it, for numbers may repeat after a restore. `mock` and `maker` name a mock that made it. `state`
-# is absent of one that is whole; else damaged, lost or refused, and `reason` says why.
-type Dataset (
-  name: string,
-  generation: int,
-  rows: int,
-  bytes: int,
-  objects: []Object,
-  columns: []Column,
-  pii: ?PiiReport,
-  stale: []string,
-  lineage: Origin,
-  watermark: ?Watermark,
-  committed_ms: int,
-  run_id: ?string,
-  mock: ?bool,
-  maker: ?string,
-  state: ?string,
-  reason: ?string
-)
-
-type Origin (run_id: string, inputs: []string, producer: string)
-
-type Version (generation: int, run_id: string, rows: int, bytes: int, committed_ms: int)
-
-# Mocks write apart: no real dataset is changed, hidden from real providers or deleted by what a mock does. A provider says with `mock`
-# whether it is one. One that is reads the mocks' datasets, and real ones where no mock made one of that name; one that is not reads
-# real ones only. Who says nothing is taken for whoever would answer org.brahman.Ingest in the call's context.
-# `apart` lists what this caller would not read under its name: the mocks' datasets, or real ones behind a mock's. `notes` tells of
-# what could not be read, and therefore is not tidied. `strangers` are runs, as bucket/dataset/run, whose objects lie in the buckets and
-# of which this catalog's journal says nothing: another catalog's, or an earlier one's. They are never deleted here; a hundred at most.
-method List(mock: ?bool) -> (datasets: []Dataset, apart: ?[]Dataset, notes: ?[]string, strangers: ?[]string)
-
-# `history` has the last hundred generations, newest first. Every object is compared with its SHA-256, once for each change of its file.
-# `rescued` names objects that had gone from their bucket, or were damaged, and have just come back, whole, from `rescue`; `fetched`
-# those whose copy here had gone or was damaged and has just come from their own bucket; `missing` those that are gone, or cut, and did
-# not. One whose length is right and whose bytes are not, with no good copy anywhere, is `BadObject`: nobody is to read it.
-method Get(name: string, mock: ?bool) -> (dataset: Dataset, history: []Version, rescued: ?[]string, fetched: ?[]string, missing: ?[]string)
-
-# `expect` is the generation that the commit builds on, 0 for none, `expect_run` its run: another is refused. Objects that are all there already are no
-# new generation.
-# Publishes a generation: every object is verified first. The same run_id committed twice is one commit.
-# Objects of a bucket in S3 are put there, then a manifest under the generation's number, which no other may have taken.
-# `copies` is there where a bucket `rescue` is: how many objects have yet to be copied there, and how many of them failed when last tried.
-method Commit(
-  name: string,
-  run_id: string,
-  objects: []Object,
-  columns: []Column,
-  inputs: []string,
-  producer: string,
-  pii: ?PiiReport,
-  watermark: ?Watermark,
-  expect: ?int,
-  expect_run: ?string,
-  mock: ?bool,
-  maker: ?string
-) -> (generation: int, stale: []string, copies: ?Copies)
-
-type Copies (pending: int, failed: int, why: ?string)
-
-# Begins a run of this dataset: where it writes its objects. `producer` is who asks, so that its unfinished runs can be told. Without
-# `bucket` it is the one that the dataset lies in, `primary` at first.
-method Location(name: string, run_id: string, producer: ?string, bucket: ?string, mock: ?bool) -> (
-  bucket: string,
-  key_prefix: string,
-  url_prefix: string,
-  path: string
-)
-
-# Ends a run that will not be committed, or all unfinished runs of a producer.
-method Abandon(run_id: ?string, producer: ?string, reason: string, cancelled: ?bool, mock: ?bool) -> (abandoned: int)
-
-# OpenLineage run events of a dataset, oldest first; the last `limit`, 100 unless said.
-method Lineage(name: string, limit: ?int, mock: ?bool) -> (events: []object)
-
-# A few rows, values cut at 200 characters; columns that hold personal data as shapes. `notes` names what could not be shown.
-method Sample(name: string, rows: ?int, mock: ?bool) -> (rows: []object, masked: []string, notes: []string)
-
-# Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is gone, publishes what is there. Of a manifest
-# that is damaged or gone the lineage says which objects, of all the runs, the last generation was made of; what does not add up to
-# its rows is refused. `runs` names them where nothing was recorded. Objects that are gone or damaged come back from `rescue` first, if
-# the copies are what was recorded. Bytes that are not what was committed become a generation only with `accept_damage`. A name that
-# is not known here is taken up from the manifests of a bucket in S3, if one has it (`Adopt`).
-method Resync(name: string, mock: ?bool, runs: ?[]string, accept_damage: ?bool) -> (
-  generation: int,
-  rows: int,
-  changed: bool,
-  notes: []string
-)
-
-type Resynced (name: string, generation: int, rows: int)
-
-type NotResynced (name: string, reason: string)
-
-# The same for every dataset whose objects are there and whose manifest is not, or is damaged.
-method ResyncMissing(mock: ?bool) -> (resynced: []Resynced, failed: []NotResynced)
-
-type Adopted (name: string, generation: int, rows: int)
-
-type NotAdopted (name: string, why: string)
-
-# Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state is lost.
-# Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that one stays, and is
-# never deleted by this catalog. The generation after the newest manifest's is taken: whoever put that one there can publish no further
-# generation of it in this bucket.
-method Adopt(bucket: string, name: ?string) -> (adopted: []Adopted, refused: []NotAdopted)
-
-# Says which index is fed by the dataset (`MarkStale`), or that it has caught up with a generation (`ClearStale`), which its run tells.
-# A mock's index is not noted in a real dataset.
-method MarkStale(name: string, index: string, run_id: ?string, mock: ?bool) -> ()
-method ClearStale(name: string, index: string, generation: int, run_id: ?string, mock: ?bool) -> (cleared: bool)
-
-# `notes` says which objects stay, and why.
-method Delete(name: string, mock: ?bool) -> (notes: ?[]string)
-
-# Call with `more`: names, generations and their runs now, then again whenever one changes.
-method Watch(mock: ?bool) -> (generations: [string]int, runs: ?[string]string)
-
-error NoSuchDataset (message: string, retryable: bool, name: string)
-# An object is missing or its checksum differs; nothing was published.
-error BadObject (message: string, retryable: bool, key: string)
-# The run was given up by `Abandon`, or never began by `Location`.
-error GivenUp (message: string, retryable: bool, run_id: string)
-error NoSuchBucket (message: string, retryable: bool, name: string)
-# A bucket could not be written to; nothing was published.
-error BucketFailed (message: string, retryable: bool, name: string)
-# Every answer to the commit's last request was lost: it may be published or not, and its objects stay. The same commit said again
-# settles it.
-error Unknown (message: string, retryable: bool, name: string, run_id: string)
-# The dataset is at another generation than the commit builds on, or somebody else has put that generation into the bucket.
-error Moved (message: string, retryable: bool, name: string)
-# The dataset's own file is damaged.
-error Damaged (message: string, retryable: bool, name: string)
-# A mock made the dataset, or would have: it is no real one.
-error MadeByMock (message: string, retryable: bool, name: string, maker: string)
-# The objects that can be found do not make up the dataset; `keys` cannot be placed.
-error Incomplete (message: string, retryable: bool, name: string, keys: []string, rows: int, expected_rows: int)
-# Nothing can be written to the state: what is there is served.
-error ReadOnly (message: string, retryable: bool, path: string)
-",
-};
+interface! {
+    /// Datasets: what objects they are made of, and which indexes they feed.
+    ///
+    /// Mocks write apart: no real dataset is changed, hidden from real providers or deleted by what a mock does. A provider says with
+    /// `mock` whether it is one. One that is reads the mocks' datasets, and real ones where no mock made one of that name; one that is
+    /// not reads real ones only. Who says nothing is taken for whoever would answer org.brahman.Ingest in the call's context.
+    "org.brahman.Catalog"
+    methods {
+        List(RealmIn) -> ListOut: idempotent;
+        /// Every object is compared with its SHA-256, once for each change of its file. One whose length is right and whose bytes are
+        /// not, with no good copy anywhere, is `BadObject`: nobody is to read it.
+        Get(NameIn) -> GetOut: idempotent, long;
+        /// Publishes a generation: every object is verified first. The same run_id committed twice is one commit. Objects that are all
+        /// there already are no new generation. Objects of a bucket in S3 are put there, then a manifest under the generation's number,
+        /// which no other may have taken.
+        Commit(CommitIn) -> CommitOut: idempotent, long;
+        /// Begins a run of this dataset: where it writes its objects.
+        Location(LocationIn) -> LocationOut;
+        /// Ends a run that will not be committed, or all unfinished runs of a producer.
+        Abandon(AbandonIn) -> AbandonOut;
+        /// OpenLineage run events of a dataset.
+        Lineage(LineageIn) -> LineageOut: idempotent;
+        /// A few rows, values cut at 200 characters; columns that hold personal data as shapes.
+        Sample(SampleIn) -> SampleOut: idempotent;
+        /// Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is gone, publishes what is there. Of a
+        /// manifest that is damaged or gone the lineage says which objects, of all the runs, the last generation was made of; what does
+        /// not add up to its rows is refused. Objects that are gone or damaged come back from `rescue` first, if the copies are what
+        /// was recorded. A name that is not known here is taken up from the manifests of a bucket in S3, if one has it (`Adopt`).
+        Resync(ResyncIn) -> ResyncOut: long;
+        /// The same for every dataset whose objects are there and whose manifest is not, or is damaged.
+        ResyncMissing(RealmIn) -> ResyncMissingOut: whole_dataset;
+        /// Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state
+        /// is lost. Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that
+        /// one stays, and is never deleted by this catalog. The generation after the newest manifest's is taken: whoever put that one
+        /// there can publish no further generation of it in this bucket.
+        Adopt(AdoptIn) -> AdoptOut: whole_dataset;
+        /// Says which index is fed by the dataset. A mock's index is not noted in a real dataset.
+        MarkStale(MarkStaleIn): idempotent;
+        /// Says that an index has caught up with a generation, which its run tells.
+        ClearStale(ClearStaleIn) -> ClearStaleOut: idempotent;
+        Delete(NameIn) -> DeleteOut: long;
+        /// Call with `more`: the state now, then again whenever a dataset changes.
+        Watch(RealmIn) -> WatchOut: idempotent, endless;
+    }
+    errors {
+        NoSuchDataset { name: String }
+        /// An object is missing or its checksum differs; nothing was published.
+        BadObject { key: String }
+        /// The run was given up by `Abandon`, or never began by `Location`.
+        GivenUp { run_id: String }
+        NoSuchBucket { name: String }
+        /// A bucket could not be written to; nothing was published.
+        BucketFailed { name: String }
+        /// Every answer to the commit's last request was lost: it may be published or not, and its objects stay. The same commit said
+        /// again settles it.
+        Unknown { name: String, run_id: String }
+        /// The dataset is at another generation than the commit builds on, or somebody else has put that generation into the bucket.
+        Moved { name: String }
+        /// The dataset's own file is damaged.
+        Damaged { name: String }
+        /// A mock made the dataset, or would have: it is no real one.
+        MadeByMock { name: String, maker: String }
+        /// The objects that can be found do not make up the dataset; `keys` cannot be placed.
+        Incomplete { name: String, keys: Vec<String>, rows: u64, expected_rows: u64 }
+        /// Nothing can be written to the state: what is there is served.
+        ReadOnly { path: String }
+    }
+}
 
 /// One immutable Parquet object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[wire(Eq)]
 pub struct Object {
-    /// Bucket name.
     pub bucket: String,
-    /// Key in the bucket.
     pub key: String,
-    /// `file://…` or `s3://…`
+    /// `file://…` or `s3://…`; opens in pyarrow.
     pub url: String,
-    /// Rows.
     pub rows: u64,
-    /// Length.
     pub bytes: u64,
     /// Of the bytes, in hex.
     pub sha256: String,
-    /// Where it lies on this machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Where it lies on this machine, of an object in S3 a copy; only the catalog tells.
     pub path: Option<String>,
 }
 
@@ -216,20 +98,17 @@ impl Object {
 }
 
 /// One column.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[wire(Eq)]
 pub struct Column {
-    /// Its name.
     pub name: String,
-    /// Arrow type.
     pub arrow_type: String,
-    /// Type at the source.
     pub source_type: String,
     /// Values that the Arrow type cannot hold and that became NULL.
     pub nulls_made: u64,
 }
 
 /// What columns hold personal data. Never holds a value of theirs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct PiiReport {
     /// Name and version of the rules.
     pub detector: String,
@@ -237,18 +116,17 @@ pub struct PiiReport {
     pub columns: Vec<PiiColumn>,
 }
 
-/// One column's personal data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What a column's name and a sample of its values say about personal data.
+#[wire]
 pub struct PiiColumn {
-    /// Its name.
     pub column: String,
-    /// `found`, `possible`, `clean` or `insufficient_sample`.
+    /// `found`, `possible` (a name alone, or finds in prose), `clean` or `insufficient_sample`.
     pub status: String,
     /// Surest first.
     pub findings: Vec<PiiFinding>,
     /// What stands in prose.
     pub free_text: Vec<PiiDensity>,
-    /// Most frequent shapes, by [`masked`].
+    /// The most frequent shapes of values: letters as `a` or `A`, digits as `9`.
     pub shapes: Vec<String>,
     /// Values looked at.
     pub sampled: u64,
@@ -257,7 +135,7 @@ pub struct PiiColumn {
 }
 
 /// One kind of personal data in a column.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct PiiFinding {
     /// `email`, `phone`, `credit_card`, …
     pub entity: String,
@@ -265,16 +143,15 @@ pub struct PiiFinding {
     pub confidence: f64,
     /// Of the distinct values.
     pub matched: u64,
-    /// Their check digits are right.
+    /// They have a check digit that is right.
     pub checksum: bool,
     /// The column's name says so.
     pub name_hit: bool,
 }
 
 /// How often something stands in prose.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct PiiDensity {
-    /// What.
     pub entity: String,
     /// Texts that hold one, of a thousand.
     pub per_1000: f64,
@@ -300,21 +177,19 @@ pub fn masked(value: &str) -> String {
     shape
 }
 
-/// Where a generation came from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Lineage {
-    /// The run that wrote it.
+/// The run that made a generation, and its inputs.
+#[wire(Eq)]
+pub struct Origin {
     pub run_id: String,
     /// What the run read; never a user name or a password.
     pub inputs: Vec<String>,
-    /// Program and version.
     pub producer: String,
 }
 
 /// How far a table was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[wire(Eq)]
 pub struct Watermark {
-    /// The cursor.
+    /// Its cursor.
     pub column: String,
     /// Its last value, as the server prints it.
     pub bound: String,
@@ -323,13 +198,11 @@ pub struct Watermark {
 }
 
 /// A dataset at one generation.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct Dataset {
-    /// Its name.
     pub name: String,
     /// Grows with every commit, from 1.
     pub generation: u64,
-    /// Rows.
     pub rows: u64,
     /// Bytes of all objects.
     pub bytes: u64,
@@ -337,144 +210,107 @@ pub struct Dataset {
     pub objects: Vec<Object>,
     /// In column order.
     pub columns: Vec<Column>,
-    /// What columns hold personal data, if that was looked for.
-    #[serde(default)]
+    /// Null if it was not looked for.
+    #[wire(null)]
     pub pii: Option<PiiReport>,
     /// Indexes that are older than the dataset.
     pub stale: Vec<String>,
-    /// Where it came from.
-    pub lineage: Lineage,
-    /// How far a table was read, if it is read by and by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Origin,
+    /// Of a table that is read by and by.
     pub watermark: Option<Watermark>,
     /// Unix time of the commit.
     pub committed_ms: u64,
-    /// The run that made this generation, by which it is told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The run that made this generation, by which it is told: numbers may repeat after a restore.
     pub run_id: Option<String>,
     /// Whether a mock made it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
     /// Label of the mock that made it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maker: Option<String>,
     /// `damaged`, `lost` or `refused`; absent of one that is whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Why it is in that state, and what mends it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 /// Parameters of `List`, `ResyncMissing` and `Watch`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct RealmIn {
-    /// Whether the caller is a mock; by the context if it does not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
 }
 
-/// Reply of `List`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct ListOut {
     /// By name.
     pub datasets: Vec<Dataset>,
-    /// What this caller would not read under its name: the mocks', or real ones behind a mock's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What this caller would not read under its name: the mocks' datasets, or real ones behind a mock's.
     pub apart: Option<Vec<Dataset>>,
     /// What could not be read, and therefore is not tidied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<Vec<String>>,
-    /// Runs, as bucket/dataset/run, of which the journal says nothing; they are never deleted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Runs, as bucket/dataset/run, whose objects lie in the buckets and of which this catalog's journal says nothing: another
+    /// catalog's, or an earlier one's. They are never deleted here; a hundred at most.
     pub strangers: Option<Vec<String>>,
 }
 
 /// Parameters of `Get` and `Delete`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct NameIn {
-    /// Dataset.
     pub name: String,
-    /// Whether the caller is a mock; by the context if it does not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
 }
 
-/// Parameters of `Resync`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct ResyncIn {
-    /// Dataset.
     pub name: String,
-    /// Whether the caller is a mock; by the context if it does not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
-    /// The runs that it is made of, in the order of their rows, where nothing recorded says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Those that it is made of, in the order of their rows, where nothing recorded says so.
     pub runs: Option<Vec<String>>,
     /// Bytes that are not what was committed may become the next generation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept_damage: Option<bool>,
 }
 
-/// Parameters of `Adopt`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct AdoptIn {
     /// Bucket in S3 whose manifests are read.
     pub bucket: String,
     /// One dataset; all that are not here yet unless said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
-/// A dataset that was taken up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Adopted {
-    /// Dataset.
+/// A dataset that has a manifest here now.
+#[wire(Eq)]
+pub struct PublishedDataset {
     pub name: String,
-    /// The generation that it is here.
     pub generation: u64,
-    /// Rows.
     pub rows: u64,
 }
 
 /// A dataset that was not taken up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NotAdopted {
-    /// Dataset.
+#[wire(Eq)]
+pub struct AdoptionRefusal {
     pub name: String,
-    /// What does not add up.
     pub why: String,
 }
 
-/// Reply of `Adopt`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct AdoptOut {
     /// Here now.
-    pub adopted: Vec<Adopted>,
+    pub adopted: Vec<PublishedDataset>,
     /// Left as they are.
-    pub refused: Vec<NotAdopted>,
+    pub refused: Vec<AdoptionRefusal>,
 }
 
-/// Reply of `Delete`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct DeleteOut {
     /// Which objects stay, and why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<Vec<String>>,
 }
 
 /// A generation that a dataset had or has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[wire(Eq)]
 pub struct Version {
     /// From 1.
     pub generation: u64,
-    /// The run that wrote it.
     pub run_id: String,
-    /// Rows.
     pub rows: u64,
     /// Bytes of all objects.
     pub bytes: u64,
@@ -482,88 +318,61 @@ pub struct Version {
     pub committed_ms: u64,
 }
 
-/// Reply of `Get`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct GetOut {
-    /// The dataset.
     pub dataset: Dataset,
-    /// Newest first.
+    /// The last hundred generations, newest first.
     pub history: Vec<Version>,
-    /// Keys of objects that were gone or damaged and came back from the bucket `rescue`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Keys of objects that had gone from their bucket, or were damaged, and have just come back, whole, from `rescue`.
     pub rescued: Option<Vec<String>>,
-    /// Keys of objects whose copy on this machine was gone or damaged and came from their bucket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Keys of objects whose copy here had gone or was damaged and has just come from their own bucket.
     pub fetched: Option<Vec<String>>,
     /// Keys of objects that are gone, or cut, and have no copy that is right.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<Vec<String>>,
 }
 
 /// Parameters of `Abandon`: one of the first two.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct AbandonIn {
-    /// One run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
     /// Or all unfinished runs of a producer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub producer: Option<String>,
     /// Why; never a password.
     pub reason: String,
     /// Somebody wanted it so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled: Option<bool>,
     /// Runs of mocks, or of others; of both unless said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
 }
 
-/// Reply of `Abandon`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct AbandonOut {
-    /// Runs ended.
     pub abandoned: u64,
 }
 
-/// Parameters of `Lineage`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct LineageIn {
-    /// Dataset.
     pub name: String,
-    /// Events at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The last so many; 100 unless said.
     pub limit: Option<u64>,
-    /// Whether the caller is a mock; by the context if it does not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
 }
 
-/// Reply of `Lineage`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct LineageOut {
-    /// OpenLineage run events, oldest first.
+    /// Oldest first.
     pub events: Vec<serde_json::Value>,
 }
 
-/// Parameters of `Sample`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct SampleIn {
-    /// Dataset.
     pub name: String,
     /// Rows at most, to 100; 5 unless said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
-    /// Whether the caller is a mock; by the context if it does not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
 }
 
-/// Reply of `Sample`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct SampleOut {
     /// By column.
     pub rows: Vec<serde_json::Value>,
@@ -573,12 +382,9 @@ pub struct SampleOut {
     pub notes: Vec<String>,
 }
 
-/// Reply of `Resync`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct ResyncOut {
-    /// As it is now.
     pub generation: u64,
-    /// Rows.
     pub rows: u64,
     /// Whether the manifest said otherwise.
     pub changed: bool,
@@ -586,118 +392,77 @@ pub struct ResyncOut {
     pub notes: Vec<String>,
 }
 
-/// A dataset that has a manifest again.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Resynced {
-    /// Dataset.
-    pub name: String,
-    /// As it is now.
-    pub generation: u64,
-    /// Rows.
-    pub rows: u64,
-}
-
 /// A dataset that has none.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct NotResynced {
-    /// Dataset.
+#[wire]
+pub struct ResyncFailure {
     pub name: String,
-    /// Why.
     pub reason: String,
 }
 
-/// Reply of `ResyncMissing`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct ResyncMissingOut {
-    /// With a manifest again.
-    pub resynced: Vec<Resynced>,
-    /// Without.
-    pub failed: Vec<NotResynced>,
+    pub resynced: Vec<PublishedDataset>,
+    pub failed: Vec<ResyncFailure>,
 }
 
-/// Parameters of `Commit`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct CommitIn {
-    /// Dataset.
     pub name: String,
     /// ULID of the run.
     pub run_id: String,
-    /// All objects of the new generation.
+    /// All of the new generation.
     pub objects: Vec<Object>,
-    /// Columns.
     pub columns: Vec<Column>,
-    /// What was read.
+    /// What was read; never a user name or a password.
     pub inputs: Vec<String>,
-    /// Program and version.
     pub producer: String,
-    /// What columns hold personal data, if that was looked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Absent if it was not looked for.
     pub pii: Option<PiiReport>,
-    /// How far a table was read, if it is read by and by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Of a table that is read by and by.
     pub watermark: Option<Watermark>,
-    /// The generation that this builds on, 0 for none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The generation that this builds on, 0 for none: another is refused.
     pub expect: Option<u64>,
     /// Its run; where both are known, this decides.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect_run: Option<String>,
-    /// Whether the caller is a mock, which writes apart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
     /// The mock's label.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maker: Option<String>,
 }
 
-/// Reply of `Commit`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct CommitOut {
-    /// The generation published.
     pub generation: u64,
-    /// Indexes that are stale now.
+    /// Indexes that are older now.
     pub stale: Vec<String>,
-    /// How the copies stand; absent where there is no bucket `rescue`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Absent where there is no bucket `rescue`.
     pub copies: Option<Copies>,
 }
 
 /// How the copies in `rescue` stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[wire(Eq)]
 pub struct Copies {
     /// Objects, of all datasets, that have yet to be copied.
     pub pending: u64,
     /// Those of them that failed when last tried.
     pub failed: u64,
     /// Why the first of them failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
-/// Parameters of `Location`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct LocationIn {
-    /// Dataset.
     pub name: String,
     /// ULID of the run.
     pub run_id: String,
-    /// Who asks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Who asks, so that its unfinished runs can be told.
     pub producer: Option<String>,
-    /// Where to; where the dataset lies unless said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Where the dataset lies, `primary` at first, unless said.
     pub bucket: Option<String>,
-    /// Whether the caller is a mock, which writes apart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
 }
 
-/// Reply of `Location`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct LocationOut {
-    /// Bucket name.
     pub bucket: String,
     /// Keys start with this.
     pub key_prefix: String,
@@ -707,53 +472,35 @@ pub struct LocationOut {
     pub path: String,
 }
 
-/// Parameters of `MarkStale`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct MarkStaleIn {
-    /// Dataset.
     pub name: String,
-    /// Index fed by it.
     pub index: String,
     /// The run whose generation the index has, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
-    /// Whether the caller is a mock; by the context if it does not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
 }
 
-/// Parameters of `ClearStale`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[wire]
 pub struct ClearStaleIn {
-    /// Dataset.
     pub name: String,
-    /// Index that has caught up.
     pub index: String,
-    /// With which generation.
     pub generation: u64,
     /// That generation's run; where both are known, this decides.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
-    /// Whether the caller is a mock; by the context if it does not say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
 }
 
-/// Reply of `ClearStale`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct ClearStaleOut {
     /// False if the dataset has moved on meanwhile.
     pub cleared: bool,
 }
 
-/// Replies of `Watch`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct WatchOut {
     /// By dataset.
     pub generations: BTreeMap<String, u64>,
     /// The run of each generation, by dataset.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs: Option<BTreeMap<String, String>>,
 }

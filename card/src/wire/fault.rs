@@ -6,6 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::interface::WireError;
+use crate::interface::broker::error::{DeadlineExceeded, NoProvider, Overloaded, ProviderFailed};
+use crate::interface::service::error::{ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound, PermissionDenied};
+
 /// A Varlink error reply. What stands in `message` is for outsiders; detail stays in the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
@@ -25,6 +29,17 @@ impl Fault {
         parameters.insert("message".into(), message.into().into());
         parameters.insert("retryable".into(), retryable.into());
         Self { name: name.into(), parameters }
+    }
+
+    /// An error of a shipped interface, with its data behind `message` and `retryable`.
+    #[must_use]
+    pub fn of<E: WireError>(error: &E, retryable: bool, message: impl Into<String>) -> Self {
+        let mut fault = Self::new(E::NAME, retryable, message);
+        let Ok(Value::Object(data)) = serde_json::to_value(error) else {
+            unreachable!("the data of {} are the fields of a struct", E::NAME)
+        };
+        fault.parameters.extend(data);
+        fault
     }
 
     /// Adds a datum.
@@ -60,45 +75,44 @@ impl Fault {
     /// `org.varlink.service.InvalidParameter`: `parameter` is named, `expected` says what would do.
     #[must_use]
     pub fn invalid_parameter(parameter: &str, expected: impl fmt::Display) -> Self {
-        Self::new("org.varlink.service.InvalidParameter", false, format!("parameter `{parameter}`: {expected}"))
-            .with("parameter", parameter)
+        Self::of(&InvalidParameter { parameter: parameter.into() }, false, format!("parameter `{parameter}`: {expected}"))
     }
 
     /// `org.varlink.service.InterfaceNotFound`
     #[must_use]
     pub fn interface_not_found(interface: &str) -> Self {
-        Self::new("org.varlink.service.InterfaceNotFound", false, format!("no interface `{interface}` here")).with("interface", interface)
+        Self::of(&InterfaceNotFound { interface: interface.into() }, false, format!("no interface `{interface}` here"))
     }
 
     /// `org.varlink.service.MethodNotFound`
     #[must_use]
     pub fn method_not_found(method: &str) -> Self {
-        Self::new("org.varlink.service.MethodNotFound", false, format!("no method `{method}`; `brahman introspect` lists what there is"))
-            .with("method", method)
+        let error = MethodNotFound { method: method.into() };
+        Self::of(&error, false, format!("no method `{method}`; `brahman introspect` lists what there is"))
     }
 
     /// `org.varlink.service.PermissionDenied`
     #[must_use]
     pub fn permission_denied(message: impl Into<String>) -> Self {
-        Self::new("org.varlink.service.PermissionDenied", false, message)
+        Self::of(&PermissionDenied {}, false, message)
     }
 
     /// `org.varlink.service.ExpectedMore`
     #[must_use]
     pub fn expected_more(method: &str) -> Self {
-        Self::new("org.varlink.service.ExpectedMore", false, format!("`{method}` streams: call it with `more`"))
+        Self::of(&ExpectedMore {}, false, format!("`{method}` streams: call it with `more`"))
     }
 
     /// `org.brahman.Broker.Overloaded`: what is full, and when to come back.
     #[must_use]
     pub fn overloaded(what: impl Into<String>, retry_after_ms: u64) -> Self {
-        Self::new("org.brahman.Broker.Overloaded", true, what).with("retry_after_ms", retry_after_ms)
+        Self::of(&Overloaded { retry_after_ms }, true, what)
     }
 
     /// `org.brahman.Broker.DeadlineExceeded`
     #[must_use]
     pub fn deadline_exceeded(doing: impl fmt::Display) -> Self {
-        Self::new("org.brahman.Broker.DeadlineExceeded", true, format!("the deadline passed while {doing}"))
+        Self::of(&DeadlineExceeded {}, true, format!("the deadline passed while {doing}"))
     }
 
     /// `org.brahman.Broker.NoProvider`: which flow, in which context, and why each candidate was refused.
@@ -106,16 +120,14 @@ impl Fault {
     pub fn no_provider(flow: &str, context: Option<&str>, refused: &[String]) -> Self {
         let place = context.map_or("without a context".to_owned(), |c| format!("in context `{c}`"));
         let why = if refused.is_empty() { "no Card offers it".to_owned() } else { refused.join("; ") };
-        Self::new("org.brahman.Broker.NoProvider", true, format!("nothing serves {flow} {place}: {why}"))
-            .with("flow", flow)
-            .with("context", context.map_or(Value::Null, Value::from))
-            .with("refused", refused.to_vec())
+        let error = NoProvider { flow: flow.into(), context: context.map(str::to_owned), refused: refused.to_vec() };
+        Self::of(&error, true, format!("nothing serves {flow} {place}: {why}"))
     }
 
     /// `org.brahman.Broker.ProviderFailed`: the provider ended in mid-call and the call was not safe to repeat.
     #[must_use]
     pub fn provider_failed(label: &str, why: impl fmt::Display) -> Self {
-        Self::new("org.brahman.Broker.ProviderFailed", true, format!("provider `{label}` {why}")).with("label", label)
+        Self::of(&ProviderFailed { label: label.into() }, true, format!("provider `{label}` {why}"))
     }
 
     /// `org.brahman.Fault.Internal`: a broken invariant or a failed disk; the log has the detail.

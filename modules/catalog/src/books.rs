@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use brahman_card::interface::catalog::{CommitIn, Dataset, Lineage, LocationOut, Object, Version};
+use brahman_card::interface::catalog::{CommitIn, Dataset, LocationOut, Object, Origin, Version};
 use brahman_card::interface::storage::PRIMARY;
 use brahman_storage::{Steps, atomic};
 use thiserror::Error;
@@ -406,7 +406,7 @@ impl Books {
             columns: commit.columns,
             pii: commit.pii,
             stale: Vec::new(),
-            lineage: Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer },
+            lineage: Origin { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer },
             watermark: commit.watermark,
             committed_ms: now_ms(),
             mock: self.of_mocks.then_some(true),
@@ -499,7 +499,7 @@ impl Books {
             entry.dataset.watermark = commit.watermark;
             self.save(&commit.name, &entry)?;
         }
-        let lineage = Lineage { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer };
+        let lineage = Origin { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer };
         if let Err(error) = self.journal.complete_as(&entry.dataset, &lineage) {
             tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
         }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::catalog::{Dataset, Lineage};
+use brahman_card::interface::catalog::{Dataset, Origin};
 use brahman_storage::digest::sha256;
 use brahman_storage::log::Log;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -388,7 +388,7 @@ impl Journal {
     ///
     /// # Errors
     /// As the file system gives them.
-    pub fn complete_as(&mut self, dataset: &Dataset, lineage: &Lineage) -> io::Result<()> {
+    pub fn complete_as(&mut self, dataset: &Dataset, lineage: &Origin) -> io::Result<()> {
         let run_id = lineage.run_id.clone();
         let inputs = lineage.inputs.iter().map(|source| input(source)).collect();
         let event = event("COMPLETE", &dataset.name, &run_id, json!({}), inputs, vec![output(dataset)]);
@@ -575,7 +575,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
         journal.start("d", "r1", "ingest").expect("noted");
-        let lineage = Lineage { run_id: "r1".into(), ..Lineage::default() };
+        let lineage = Origin { run_id: "r1".into(), ..Origin::default() };
         let dataset = Dataset { name: "d".into(), generation: 4, rows: 7, lineage, ..Dataset::default() };
         journal.complete(&dataset).expect("noted");
         journal.start("slow", "r2", "ingest").expect("noted");
@@ -640,7 +640,7 @@ mod tests {
         };
         for (run, objects) in [("r1", vec![object("r1")]), ("r2", vec![object("r1"), object("r2")]), ("r3", vec![object("r1")])] {
             journal.start_in("d", run, "ingest", Some("lake")).expect("noted");
-            let lineage = Lineage { run_id: run.into(), ..Lineage::default() };
+            let lineage = Origin { run_id: run.into(), ..Origin::default() };
             journal.complete(&Dataset { name: "d".into(), lineage, objects, ..Dataset::default() }).expect("noted");
         }
         journal.start_in("d", "spent", "ingest", Some("lake")).expect("noted");

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_array::{RecordBatch, UInt32Array};
-use brahman_card::interface::index::Measured;
+use brahman_card::interface::index::Measurement;
 use brahman_storage::{Steps, atomic, digest};
 use serde::{Deserialize, Serialize};
 
@@ -229,7 +229,7 @@ impl Folder {
     ///
     /// # Errors
     /// As the file system gives them; the old one then counts.
-    pub fn publish(&self, mut generation: Generation, measured: Measured, target: f64, forced: bool) -> io::Result<Generation> {
+    pub fn publish(&self, mut generation: Generation, measured: Measurement, target: f64, forced: bool) -> io::Result<Generation> {
         let manifest = &mut generation.manifest;
         (manifest.measured, manifest.target_recall, manifest.forced) = (Some(measured), Some(target), forced);
         let unfinished = self.path.join(&generation.folder).join(UNFINISHED).exists();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
-use brahman_card::interface::index::Measured;
+use brahman_card::interface::index::Measurement;
 use serde::{Deserialize, Serialize};
 
 use crate::embedder::Model;
@@ -103,7 +103,7 @@ pub struct Manifest {
     /// Chunks alive.
     pub chunks: u64,
     /// If it was measured.
-    pub measured: Option<Measured>,
+    pub measured: Option<Measurement>,
     /// Recall that it was promoted for; live searches are checked against it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_recall: Option<f64>,

@@ -16,7 +16,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Dataset;
-use brahman_card::interface::index::{CreateIn, Skipped};
+use brahman_card::interface::index::{CreateIn, SkippedRow};
 use brahman_storage::digest::{hex, sha256};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -76,7 +76,7 @@ pub struct Plan {
     /// Documents whose vector cannot be used.
     pub skipped_docs: u64,
     /// The first of them.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<SkippedRow>,
 }
 
 /// A document of the dataset.
@@ -322,7 +322,7 @@ impl Plan {
                 Some(reason) => {
                     self.skipped_docs += 1;
                     if self.skipped.len() < SKIPPED_NAMED {
-                        self.skipped.push(Skipped { doc_id: document.id.to_owned(), reason });
+                        self.skipped.push(SkippedRow { doc_id: document.id.to_owned(), reason });
                     }
                 }
                 None => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use brahman_card::interface::catalog::Watermark;
 use brahman_card::interface::ingest::{
-    self, CancelIn, CancelOut, FilesIn, IngestOut, Made, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestedDataset, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service};
@@ -173,7 +173,7 @@ impl IngestService {
             }
         }
         let how = How { snapshot: held.snapshot.clone(), ..how };
-        let mut made: Vec<Made> = Vec::new();
+        let mut made: Vec<IngestedDataset> = Vec::new();
         let mut sum =
             IngestOut { phase: "done".into(), dataset: Some(ask.dataset.clone()), mode: Some("full".into()), ..IngestOut::default() };
         let started = std::time::Instant::now();
@@ -192,7 +192,7 @@ impl IngestService {
             })?;
             (sum.rows, sum.bytes) = (sum.rows + done.rows, sum.bytes + done.bytes);
             let (dataset, generation) = (done.dataset.unwrap_or_default(), done.generation.unwrap_or_default());
-            made.push(Made { dataset, generation, rows: done.rows, bytes: done.bytes });
+            made.push(IngestedDataset { dataset, generation, rows: done.rows, bytes: done.bytes });
         }
         let seconds = started.elapsed().as_secs_f64();
         let note = match held.snapshot {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::ingest::{WatchIn, Watching};
+use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_storage::atomic;
 use futures_util::FutureExt;
 use notify::event::{AccessKind, AccessMode};
@@ -58,7 +58,7 @@ struct Kept {
 #[derive(Debug)]
 struct Watch {
     kept: Kept,
-    told: Watching,
+    told: WatchStatus,
     task: Option<JoinHandle<()>>,
 }
 
@@ -114,7 +114,7 @@ impl Watches {
     ///
     /// # Errors
     /// If a path will not do, or there are too many watches, or they cannot be kept.
-    pub fn watch(self: &Arc<Self>, ask: WatchIn) -> Result<Watching, Fault> {
+    pub fn watch(self: &Arc<Self>, ask: WatchIn) -> Result<WatchStatus, Fault> {
         Format::of(ask.format.as_deref(), &ask.paths).map_err(files::bad_source)?;
         for path in &ask.paths {
             let bad = |why: &str| files::bad_source(SourceError::Bad { path: path.clone(), why: why.to_owned() });
@@ -167,7 +167,7 @@ impl Watches {
 
     /// All, by dataset.
     #[must_use]
-    pub fn list(&self) -> Vec<Watching> {
+    pub fn list(&self) -> Vec<WatchStatus> {
         self.lock().values().map(|w| w.told.clone()).collect()
     }
 
@@ -178,7 +178,7 @@ impl Watches {
         self.lock().insert(dataset, Watch { kept, told, task: Some(task) });
     }
 
-    fn tell(&self, dataset: &str, change: impl FnOnce(&mut Watching)) {
+    fn tell(&self, dataset: &str, change: impl FnOnce(&mut WatchStatus)) {
         if let Some(watch) = self.lock().get_mut(dataset) {
             change(&mut watch.told);
         }
@@ -196,8 +196,8 @@ impl Watches {
     }
 }
 
-fn told(ask: &WatchIn) -> Watching {
-    Watching { dataset: ask.dataset.clone(), paths: ask.paths.clone(), state: "starting".into(), ..Watching::default() }
+fn told(ask: &WatchIn) -> WatchStatus {
+    WatchStatus { dataset: ask.dataset.clone(), paths: ask.paths.clone(), state: "starting".into(), ..WatchStatus::default() }
 }
 
 /// Whether an event can mean that a listing is another. Our own reading makes events too.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use brahman_card::interface::score::Kept as KeptInfo;
+use brahman_card::interface::score::ResultStore;
 use brahman_sidecar::chain;
 use brahman_storage::bounded::{BoundedStore, Layout, Side, StoreError};
 use brahman_storage::digest::sha256;
@@ -162,10 +162,10 @@ impl Kept {
 
     /// For `Info`.
     #[must_use]
-    pub fn info(&self) -> KeptInfo {
+    pub fn info(&self) -> ResultStore {
         match &self.trees {
-            Ok(trees) => KeptInfo { entries: trees.scores.entries(), bytes: trees.scores.bytes(), state: "open".to_owned() },
-            Err(why) => KeptInfo { entries: 0, bytes: 0, state: chain(why) },
+            Ok(trees) => ResultStore { entries: trees.scores.entries(), bytes: trees.scores.bytes(), state: "open".to_owned() },
+            Err(why) => ResultStore { entries: 0, bytes: 0, state: chain(why) },
         }
     }
 }

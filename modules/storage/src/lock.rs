@@ -9,7 +9,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits a moment while another holds the sled database in `folder`. Whoever opens it then is told by sled if it is still held.
-pub fn wait_unlocked(folder: &Path) {
+pub(crate) fn wait_unlocked(folder: &Path) {
     // The file that sled locks, in the same way.
     wait(&folder.join("db"), LONGEST);
 }

@@ -321,7 +321,7 @@ async fn dispatch<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Result<Rep
             let wanted: DescriptionIn = call.parameters()?;
             let mut all = shared.service.interfaces().iter().copied().chain([&service::INTERFACE]);
             let found = all.find(|i| i.name == wanted.interface).ok_or_else(|| Fault::interface_not_found(&wanted.interface))?;
-            Reply::of(&DescriptionOut { description: found.idl.to_owned() })
+            Reply::of(&DescriptionOut { description: found.idl().to_owned() })
         }
         _ => Err(call.unknown()),
     }

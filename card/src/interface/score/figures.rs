@@ -1,45 +1,40 @@
 //! What comes of it.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use brahman_card_derive::wire;
 
 /// A token of a response and its part of the cell's delta.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct Token {
     /// Its place in the response.
     pub at: u64,
-    /// Its id.
     pub token: u32,
-    /// Its text.
     pub text: String,
-    /// With less without.
     pub delta: f64,
 }
 
 /// One response without one memory.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct Cell {
     /// Which, in order.
     pub response: u64,
-    /// Log-probability with less without.
+    /// Log-probability with the memory, less that without.
     pub delta: f64,
-    /// The part above 0.
+    /// The part of it above 0.
     pub divergence: f64,
-    /// Mean delta.
+    /// The mean of it.
     pub per_token: f64,
     /// |delta| is not above the noise floor.
     pub below_noise: bool,
     /// The tokens that count most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<Vec<Token>>,
 }
 
 /// A response with everything in context.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct Response {
-    /// Its place in the conversation.
+    /// Its place in `conversation`.
     pub entry: u64,
-    /// Tokens scored.
+    /// Those scored.
     pub tokens: u64,
     /// Their sum.
     pub logprob: f64,
@@ -49,12 +44,11 @@ pub struct Response {
     pub text: String,
 }
 
-/// One removal.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+/// One removal, of `key` or of several `keys` at once.
+#[wire]
 pub struct Row {
     /// The memory, or the group's keys joined by `+`.
     pub key: String,
-    /// What was removed.
     pub keys: Vec<String>,
     /// Tokens, headers and footers included.
     pub tokens_removed: u64,
@@ -69,14 +63,12 @@ pub struct Row {
     /// By the screening model.
     pub approximate: bool,
     /// It failed; the lists are empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Results on disk.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Kept {
-    /// Results.
+/// Results on disk, so that a call that was cut off goes on where it was.
+#[wire]
+pub struct ResultStore {
     pub entries: u64,
     /// Payload and bookkeeping; about three times as much on disk.
     pub bytes: u64,
@@ -85,11 +77,10 @@ pub struct Kept {
 }
 
 /// The state of one memory.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Scored {
-    /// The memory.
+#[wire]
+pub struct MemoryScore {
     pub key: String,
-    /// Largest over the responses after it.
+    /// The largest over the responses after it.
     pub max_divergence: f64,
     /// Of that response.
     pub delta: f64,
@@ -100,23 +91,17 @@ pub struct Scored {
     /// How often it was scored.
     pub count: u64,
     /// It failed; the state is as before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 /// One entry of the assistant.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[wire]
 pub struct Finetune {
-    /// Its place in the conversation.
+    /// As in a `Response`, and the figures as in a `Cell`, but without all memories.
     pub entry: u64,
-    /// Log-probability with less without all memories.
     pub delta: f64,
-    /// The part above 0.
     pub divergence: f64,
-    /// Mean delta.
     pub per_token: f64,
-    /// Tokens scored.
     pub tokens: u64,
-    /// |delta| is not above the noise floor.
     pub below_noise: bool,
 }

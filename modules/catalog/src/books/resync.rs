@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::catalog::{Column, Dataset, Lineage, Object, Version};
+use brahman_card::interface::catalog::{Column, Dataset, Object, Origin, Version};
 
 use super::entry::{Entry, salvage};
 use super::{BookError, Books, Head, Roots, names, now_ms};
@@ -410,7 +410,7 @@ impl Looking {
             let sum: u64 = objects.iter().map(|o| o.rows).sum();
             if rows.is_none_or(|rows| rows == sum) && files.is_none_or(|files| files == objects.len() as u64) {
                 notes.push(format!("the lineage names no objects; {} with {sum} rows in all make up its last commit", objects.len()));
-                let lineage = Lineage { run_id: run_id.clone(), ..Lineage::default() };
+                let lineage = Origin { run_id: run_id.clone(), ..Origin::default() };
                 let watermark = salvaged.and_then(|e| e.dataset.watermark.clone());
                 return Ok(Found {
                     objects,
@@ -502,7 +502,7 @@ impl Looking {
         let [(run_id, objects, columns)] = <[Whole; 1]>::try_from(whole).map_err(|several| self.not_one(&several))?;
         notes.push(format!("the lineage names no committed run: {run_id}, the only one whose objects are whole, was taken"));
         self.note_strangers(std::iter::once(&run_id), notes);
-        let lineage = Lineage { run_id, ..Lineage::default() };
+        let lineage = Origin { run_id, ..Origin::default() };
         Ok(Found { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
     }
 

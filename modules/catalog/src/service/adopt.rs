@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{AdoptIn, AdoptOut, Adopted, CommitIn, NotAdopted, Object};
+use brahman_card::interface::catalog::{AdoptIn, AdoptOut, AdoptionRefusal, CommitIn, Object, PublishedDataset};
 use brahman_sidecar::{Call, Reply};
 use brahman_storage::buckets::{BucketError, Created, Root};
 use serde::Deserialize as _;
@@ -62,7 +62,7 @@ impl CatalogService {
     }
 
     /// A dataset that nobody here knows, from whichever bucket in S3 has its manifest; none if no bucket has.
-    pub(super) async fn adopt_unknown(&self, name: &str) -> Result<Option<Adopted>, Fault> {
+    pub(super) async fn adopt_unknown(&self, name: &str) -> Result<Option<PublishedDataset>, Fault> {
         let mut refused = None;
         for (bucket, _) in self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()) {
             let mut out = self.adopt_from(&bucket, Some(name)).await?;
@@ -73,7 +73,7 @@ impl CatalogService {
         }
         match refused {
             None => Ok(None),
-            Some(NotAdopted { name, why }) => {
+            Some(AdoptionRefusal { name, why }) => {
                 let why = format!("its manifest was found in a bucket, and does not add up: {why}");
                 Err(fault(BookError::Incomplete { name, why, keys: Vec::new(), rows: 0, expected_rows: 0 }))
             }
@@ -104,8 +104,8 @@ impl CatalogService {
         let mut out = AdoptOut::default();
         for (name, number) in newest {
             match self.adopt_one(bucket, &root, &name, number).await {
-                Ok((generation, rows)) => out.adopted.push(Adopted { name, generation, rows }),
-                Err(error) => out.refused.push(NotAdopted { name, why: error.to_string() }),
+                Ok((generation, rows)) => out.adopted.push(PublishedDataset { name, generation, rows }),
+                Err(error) => out.refused.push(AdoptionRefusal { name, why: error.to_string() }),
             }
         }
         Ok(out)

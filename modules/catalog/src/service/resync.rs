@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{Adopted, NotResynced, ResyncMissingOut, ResyncOut, Resynced};
+use brahman_card::interface::catalog::{PublishedDataset, ResyncFailure, ResyncMissingOut, ResyncOut};
 
 use super::realm::Realm;
 use super::{CatalogService, held};
@@ -32,7 +32,7 @@ impl CatalogService {
             // Nothing here knows of it: a bucket in S3 may.
             Err(fault) if realm == Realm::Real && !is_known && !is_named && fault.name == "org.brahman.Catalog.NoSuchDataset" => {
                 match self.adopt_unknown(&name).await? {
-                    Some(Adopted { generation, rows, .. }) => {
+                    Some(PublishedDataset { generation, rows, .. }) => {
                         notes.push("it was not known here, and was taken up from its manifest in a bucket".to_owned());
                         Ok(ResyncOut { generation, rows, changed: true, notes })
                     }
@@ -76,22 +76,22 @@ impl CatalogService {
                 let reason = format!(
                     "the lineage says nothing of it: another catalog's, or an earlier one's; `brahman datasets resync {name}` takes it up"
                 );
-                failed.push(NotResynced { name, reason });
+                failed.push(ResyncFailure { name, reason });
                 continue;
             }
             match self.resync(realm, name.clone(), None, false).await {
-                Ok(done) => resynced.push(Resynced { name, generation: done.generation, rows: done.rows }),
-                Err(fault) => failed.push(NotResynced { name, reason: fault.message().to_owned() }),
+                Ok(done) => resynced.push(PublishedDataset { name, generation: done.generation, rows: done.rows }),
+                Err(fault) => failed.push(ResyncFailure { name, reason: fault.message().to_owned() }),
             }
         }
         if is_fresh && realm == Realm::Real {
             for (bucket, _) in self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()) {
                 match self.adopt_from(&bucket, None).await {
                     Ok(out) => {
-                        resynced.extend(out.adopted.into_iter().map(|d| Resynced { name: d.name, generation: d.generation, rows: d.rows }));
-                        failed.extend(out.refused.into_iter().map(|d| NotResynced { name: d.name, reason: d.why }));
+                        resynced.extend(out.adopted);
+                        failed.extend(out.refused.into_iter().map(|d| ResyncFailure { name: d.name, reason: d.why }));
                     }
-                    Err(fault) => failed.push(NotResynced { name: format!("bucket {bucket}"), reason: fault.message().to_owned() }),
+                    Err(fault) => failed.push(ResyncFailure { name: format!("bucket {bucket}"), reason: fault.message().to_owned() }),
                 }
             }
         }

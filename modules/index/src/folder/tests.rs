@@ -112,7 +112,7 @@ fn a_crash_at_any_step_of_a_promotion_leaves_the_champion_or_the_challenger() {
         let crashing = Folder::new(path.path(), Steps::stopping_at(*stop_at));
         let promoted = crashing
             .prepare_base(champion.manifest.after(&champion.folder, 2, "promotion"), "d", content(1, 0..1100), 2, &|_| true)
-            .and_then(|challenger| crashing.publish(challenger, Measured { recall: 0.97, ..Measured::default() }, 0.95, false));
+            .and_then(|challenger| crashing.publish(challenger, Measurement { recall: 0.97, ..Measurement::default() }, 0.95, false));
         let (opened, degraded) = Folder::new(path.path(), Steps::default()).open().expect("opens");
         let opened = opened.expect("there");
         // The last step is behind the pointer: what counts may be new though the caller heard of a failure.
@@ -236,7 +236,7 @@ fn a_commit_that_fails_at_any_step_leaves_no_file_and_the_next_one_succeeds() {
             let again = manifest(3, Some(&new.folder));
             failing
                 .prepare_base(again, "d", content(3, 0..1100), 2, &|_| true)
-                .and_then(|challenger| failing.publish(challenger, Measured::default(), 0.9, false))
+                .and_then(|challenger| failing.publish(challenger, Measurement::default(), 0.9, false))
         });
         let steps = passed.lock().expect("no panic").clone();
         named.extend(steps.iter().cloned());
@@ -412,7 +412,7 @@ fn a_pin_outlasts_what_keeps_the_rows_and_ends_with_what_changes_them() {
     folder.commit_base(compacted, "d", content(1, 0..1100), 2, &|_| true).expect("compacted");
     assert!(pinned(), "a compaction changes no row");
     let challenger = folder.prepare_base(manifest(4, None), "d", content(1, 0..1100), 2, &|_| true).expect("made");
-    folder.publish(challenger, Measured::default(), 0.9, false).expect("promoted");
+    folder.publish(challenger, Measurement::default(), 0.9, false).expect("promoted");
     assert!(pinned(), "nor does a promotion");
     assert!(folder.unpin().expect("unpinned") && !pinned() && !folder.unpin().expect("again"));
     folder.point(&second.folder, "rollback", true).expect("back");

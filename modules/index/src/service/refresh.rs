@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut};
-use brahman_card::interface::index::{CompactOut, Converted, CreateIn, MigrateIn, NameIn, RefreshOut};
+use brahman_card::interface::index::{CompactOut, Conversion, CreateIn, MigrateIn, NameIn, RefreshOut};
 use brahman_sidecar::{Call, CallOptions, Reply};
 use brahman_storage::digest::sha256;
 
@@ -541,11 +541,11 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
 }
 
 /// Columns whose type changed, and what that cost.
-async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Converted>>, Fault> {
+async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Conversion>>, Fault> {
     let reading = Arc::clone(generation);
     let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(e.to_string()))?;
     let all = read.map_err(|why| Fault::new("org.brahman.Index.Damaged", false, why).with("name", name))?;
-    let all: Vec<Converted> = all.into_iter().map(|(column, from, to, nulls_made)| Converted { column, from, to, nulls_made }).collect();
+    let all: Vec<Conversion> = all.into_iter().map(|(column, from, to, nulls_made)| Conversion { column, from, to, nulls_made }).collect();
     for one in all.iter().filter(|one| one.nulls_made > 0) {
         tracing::warn!(
             index = name,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{
-    AutotuneIn, AutotuneOut, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn, EvalListOut, EvalOut, Measured,
+    AutotuneIn, AutotuneOut, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn, EvalListOut, EvalOut, Measurement,
     Metrics, NameIn, PromoteIn, PromoteOut, TrialIn, TrialOut, TrialRecord, TrialsOut,
 };
 use brahman_sidecar::{Call, Reply};
@@ -76,8 +76,8 @@ fn built_by(config: &Config, of: &Manifest) -> Result<(&'static dyn Engine, Para
     Ok((super::builder(config.engine.as_deref().unwrap_or(own), &parameters)?, parameters))
 }
 
-fn measured(measure: &Measure, orphans: usize) -> Measured {
-    Measured {
+fn measured(measure: &Measure, orphans: usize) -> Measurement {
+    Measurement {
         recall: measure.recall(),
         recall_low: measure.interval().0,
         p95_us: measure.latency(0.95),
@@ -447,7 +447,12 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
 }
 
 /// What was measured of champion and challenger, and what follows from it.
-fn compare(index: &Index, champion: &Generation, challenger: &Generation, target: f64) -> Result<(Measured, Measured, String), Fault> {
+fn compare(
+    index: &Index,
+    champion: &Generation,
+    challenger: &Generation,
+    target: f64,
+) -> Result<(Measurement, Measurement, String), Fault> {
     let (live_one, live_two) = (champion.allowed(None), challenger.allowed(None));
     let how = |k: usize| How { k, threads: 1, ..How::default() };
     // Rows have other numbers in another generation, and so does each query's own row.

@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{Conversation, IncrementalIn, IncrementalOut, Scored as ScoredMemory, Template};
+use brahman_card::interface::score::{Conversation, IncrementalIn, IncrementalOut, MemoryScore, Template};
 use brahman_sidecar::{Call, Reply};
 
 use super::memory::WINDOW;
@@ -105,7 +105,7 @@ impl Desk<'_> {
     }
 
     /// Puts a memory's new state on disk and gives it; as it was, with an error, if it could not be scored.
-    fn stand(&self, session: &Session<'_>, removal: &Removal, removed: Removed, model: &str) -> ScoredMemory {
+    fn stand(&self, session: &Session<'_>, removal: &Removal, removed: Removed, model: &str) -> MemoryScore {
         let key = session.script.memories[removal.memories[0]].key.clone();
         let before = self.kept.standing(model, &key);
         let scored = removed.scores.map_err(|e| e.to_string()).and_then(|without| {
@@ -118,7 +118,7 @@ impl Desk<'_> {
             Ok((delta, standing)) => (delta, standing, None),
             Err(why) => (0.0, before, Some(why)),
         };
-        ScoredMemory {
+        MemoryScore {
             key,
             max_divergence: delta.max(0.0),
             delta,
@@ -130,7 +130,7 @@ impl Desk<'_> {
     }
 }
 
-fn told(scored: ScoredMemory, done: u64, of: u64) -> IncrementalOut {
+fn told(scored: MemoryScore, done: u64, of: u64) -> IncrementalOut {
     IncrementalOut {
         phase: "row".to_owned(),
         done,
@@ -146,8 +146,8 @@ fn told(scored: ScoredMemory, done: u64, of: u64) -> IncrementalOut {
     }
 }
 
-fn as_row(out: IncrementalOut) -> ScoredMemory {
-    ScoredMemory {
+fn as_row(out: IncrementalOut) -> MemoryScore {
+    MemoryScore {
         key: out.key.unwrap_or_default(),
         max_divergence: out.max_divergence.unwrap_or(0.0),
         delta: out.delta.unwrap_or(0.0),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use brahman_card::interface::storage::{Health, RESCUE};
+use brahman_card::interface::storage::{BucketHealth, RESCUE};
 use futures_util::StreamExt as _;
 use object_store::ObjectStore;
 
@@ -64,7 +64,7 @@ impl Buckets {
     }
 
     /// Asks every bucket, all at once, whether it is there.
-    pub async fn health(&self) -> Vec<Health> {
+    pub async fn health(&self) -> Vec<BucketHealth> {
         let all: Vec<Entry> = lock(&self.all).values().cloned().collect();
         let asked = all.into_iter().map(|entry| async move {
             let (name, started) = (entry.bucket.name.clone(), Instant::now());
@@ -78,13 +78,13 @@ impl Buckets {
                 self.failed(&name, "health", "", error);
             }
             let hint = error.as_ref().map(|_| hint(&entry));
-            Health { name, reachable: error.is_none(), latency_us, error, hint, ..Health::default() }
+            BucketHealth { name, reachable: error.is_none(), latency_us, error, hint, ..BucketHealth::default() }
         });
         let mut health = futures_util::future::join_all(asked).await;
         if let Some(why) = &self.unreadable {
             // What else there may be is not known.
             let hint = Some("repair the file, or move it away and add the buckets again; then `brahman restart catalog`".to_owned());
-            health.push(Health { name: "registry".to_owned(), error: Some(why.clone()), hint, ..Health::default() });
+            health.push(BucketHealth { name: "registry".to_owned(), error: Some(why.clone()), hint, ..BucketHealth::default() });
         }
         health
     }
