@@ -149,7 +149,8 @@ async fn a_disk_that_is_not_mounted_is_away_and_is_never_made_again() {
         for buckets in [&buckets, &place.open()] {
             let words = if empty { "not mounted" } else { "is not there" };
             is_away(buckets.present("disk").await, words);
-            is_away(buckets.mounted("disk"), words);
+            is_away(buckets.mounted("disk").await, words);
+            is_away(buckets.mounted_now("disk"), words);
             is_away(buckets.put("disk", "b", b"y".to_vec(), false).await, words);
             is_away(buckets.read("disk", "a", (0, None), None).await, words);
             is_away(buckets.keys("disk", "", 9).await, words);
@@ -276,7 +277,7 @@ fn an_s3_bucket_without_its_secrets_stays_registered_and_is_listed() {
         let buckets = place.open();
         assert!(buckets.unread()[0].contains("`lake`") && buckets.roots()["lake"].url == "s3://lake/p");
         is_away(buckets.present("lake").await, "secrets file");
-        is_away(buckets.mounted("lake"), "secrets file");
+        is_away(buckets.mounted("lake").await, "secrets file");
         buckets.add(ask("more", &place.url("more"))).await.expect("added");
         assert!(std::fs::read_to_string(&registry).expect("there").contains("s3://lake/p"), "the next add keeps it");
         let mut again = ask("lake", "s3://lake/p/");
@@ -376,7 +377,7 @@ async fn over(buckets: &Buckets, store: &Arc<InMemory>, prefix: &str) {
     let made = marker::make(&*store, true, &Marker::new("lake", "n")).await.expect("made");
     let (name, url, options) = ("lake".to_owned(), "s3://lake".to_owned(), BTreeMap::new());
     let bucket = Bucket { name, url, options, secret: None, protected: false, conditional_put: true, added_ms: 1, id: Some(made.id) };
-    let entry = Entry { bucket, reach: Reach::S3(store), secrets: Vec::new(), sight: Arc::default() };
+    let entry = Entry { bucket, reach: Reach::S3(store), secrets: Vec::new(), sight: Arc::default(), looks: Arc::default() };
     lock(&buckets.all).insert("lake".to_owned(), entry);
 }
 
