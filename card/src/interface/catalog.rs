@@ -15,8 +15,8 @@ pub const INTERFACE: Interface = Interface {
     idl: "# Datasets: what objects they are made of, and which indexes they feed.
 interface org.brahman.Catalog
 
-# One immutable Parquet object. `url` opens in pyarrow; `path`, which only the catalog tells, is where it lies on this machine: of
-# an object in S3 a copy.
+# One immutable Parquet object. `url` opens in pyarrow; `path`, which only the catalog tells, is where it can be read on this machine: of
+# an object in S3 a copy, of one that is `borrowed` (`Get`) its copy in `rescue`.
 type Object (bucket: string, key: string, url: string, rows: int, bytes: int, sha256: string, path: ?string)
 
 type Column (name: string, arrow_type: string, source_type: string, nulls_made: int)
@@ -79,9 +79,17 @@ method List(mock: ?bool) -> (datasets: []Dataset, apart: ?[]Dataset, notes: ?[]s
 
 # `history` has the last hundred generations, newest first. Every object is compared with its SHA-256, once for each change of its file.
 # `rescued` names objects that had gone from their bucket, or were damaged, and have just come back, whole, from `rescue`; `fetched`
-# those whose copy here had gone or was damaged and has just come from their own bucket; `missing` those that are gone, or cut, and did
-# not. One whose length is right and whose bytes are not, with no good copy anywhere, is `BadObject`: nobody is to read it.
-method Get(name: string, mock: ?bool) -> (dataset: Dataset, history: []Version, rescued: ?[]string, fetched: ?[]string, missing: ?[]string)
+# those whose copy here had gone or was damaged and has just come from their own bucket; `borrowed` those whose bucket is away, and whose
+# `path` is a copy in `rescue`, or one fetched from there: compared, and nothing was written to the bucket; `missing` those that are gone,
+# or cut, and did not come back. One whose length is right and whose bytes are not, with no good copy anywhere, is `BadObject`: nobody is to read it.
+method Get(name: string, mock: ?bool) -> (
+  dataset: Dataset,
+  history: []Version,
+  rescued: ?[]string,
+  fetched: ?[]string,
+  borrowed: ?[]string,
+  missing: ?[]string
+)
 
 # `expect` is the generation that the commit builds on, 0 for none, `expect_run` its run: another is refused. Objects that are all there already are no
 # new generation.
@@ -149,16 +157,16 @@ type NotAdopted (name: string, why: string)
 # Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state is lost.
 # Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that one stays, and is
 # never deleted by this catalog. The generation after the newest manifest's is taken: whoever put that one there can publish no further
-# generation of it in this bucket.
-method Adopt(bucket: string, name: ?string) -> (adopted: []Adopted, refused: []NotAdopted)
+# generation of it in this bucket, and is told so by the error of its next commit; `notes` says which catalogs those are.
+method Adopt(bucket: string, name: ?string) -> (adopted: []Adopted, refused: []NotAdopted, notes: ?[]string)
 
 # Says which index is fed by the dataset (`MarkStale`), or that it has caught up with a generation (`ClearStale`), which its run tells.
 # A mock's index is not noted in a real dataset.
 method MarkStale(name: string, index: string, run_id: ?string, mock: ?bool) -> ()
 method ClearStale(name: string, index: string, generation: int, run_id: ?string, mock: ?bool) -> (cleared: bool)
 
-# `notes` says which objects stay, and why.
-method Delete(name: string, mock: ?bool) -> (notes: ?[]string)
+# `notes` says which objects stay, and why. `later`: so many, in buckets in S3 and among the copies in `rescue`, go in the background.
+method Delete(name: string, mock: ?bool) -> (notes: ?[]string, later: ?int)
 
 # Call with `more`: names, generations and their runs now, then again whenever one changes.
 method Watch(mock: ?bool) -> (generations: [string]int, runs: ?[string]string)
@@ -202,7 +210,7 @@ pub struct Object {
     pub bytes: u64,
     /// Of the bytes, in hex.
     pub sha256: String,
-    /// Where it lies on this machine.
+    /// Where it can be read on this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
@@ -457,6 +465,9 @@ pub struct AdoptOut {
     pub adopted: Vec<Adopted>,
     /// Left as they are.
     pub refused: Vec<NotAdopted>,
+    /// Which other catalogs can put no further generation there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<Vec<String>>,
 }
 
 /// Reply of `Delete`.
@@ -465,6 +476,9 @@ pub struct DeleteOut {
     /// Which objects stay, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<Vec<String>>,
+    /// Objects in S3, and copies, that are removed after this answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub later: Option<u64>,
 }
 
 /// A generation that a dataset had or has.
@@ -495,6 +509,9 @@ pub struct GetOut {
     /// Keys of objects whose copy on this machine was gone or damaged and came from their bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetched: Option<Vec<String>>,
+    /// Keys of objects whose bucket is away, and whose `path` is that of a copy in `rescue`, or of one fetched from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub borrowed: Option<Vec<String>>,
     /// Keys of objects that are gone, or cut, and have no copy that is right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<Vec<String>>,

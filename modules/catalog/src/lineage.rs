@@ -556,6 +556,13 @@ impl Journal {
         })
     }
 
+    /// What a run's commit has made of a dataset since it was last deleted, where that was recorded.
+    #[must_use]
+    pub fn made_by(&self, dataset: &str, run_id: &str) -> Option<&Dataset> {
+        let mut records = self.records.iter().rev().filter(|r| r.dataset == dataset).take_while(|r| !r.is("OTHER"));
+        records.find(|r| r.run_id == run_id && r.is("COMPLETE")).and_then(|r| r.made.as_ref())
+    }
+
     /// Datasets that were committed and not deleted since, with the generation that was last committed.
     #[must_use]
     pub fn committed(&self) -> &BTreeMap<String, u64> {
