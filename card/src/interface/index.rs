@@ -161,7 +161,8 @@ method Create(
   bucket: ?string
 ) -> (created: bool)
 
-# Brings the index up to its dataset. Only rows whose content is new are embedded. With `more` it reports progress.
+# Brings the index up to its dataset. Only rows whose content is new are embedded. With `more` it reports progress. `borrowed`: keys of the
+# dataset's objects that were read from their copies in `rescue`, for their bucket is away.
 method Refresh(name: string) -> (
   phase: string,
   done: int,
@@ -189,7 +190,8 @@ method Refresh(name: string) -> (
   converted: ?[]Converted,
   unpinned: ?bool,
   sweep: ?string,
-  mock: ?bool
+  mock: ?bool,
+  borrowed: ?[]string
 )
 
 # Embeds everything by another model into a new generation, which answers when it is whole. Its replies are those of Refresh. From
@@ -221,7 +223,8 @@ method Migrate(name: string, model: ?string, allow_mock: ?bool) -> (
   converted: ?[]Converted,
   unpinned: ?bool,
   sweep: ?string,
-  mock: ?bool
+  mock: ?bool,
+  borrowed: ?[]string
 )
 
 # By text (embedded by the index's own model, whatever the context), or by one or many vectors.

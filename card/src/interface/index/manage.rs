@@ -173,6 +173,9 @@ pub struct RefreshOut {
     /// Whether its vectors were made up by a mock; absent if they were not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<bool>,
+    /// Keys of the dataset's objects that were read from their copies in `rescue`, for their bucket is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub borrowed: Option<Vec<String>>,
 }
 
 /// A filter column whose type changed: the newest counts.
