@@ -197,6 +197,86 @@ async fn our_own_buckets_go_with_the_state_and_are_begun_anew_only_by_word() {
     Buckets::open(&place.at("moved")).expect("opens").present(PRIMARY).await.expect("there");
 }
 
+async fn told(buckets: &Buckets, name: &str) -> (bool, String, String) {
+    let health = buckets.health().await.into_iter().find(|health| health.name == name).expect("asked");
+    (health.reachable, health.error.unwrap_or_default(), health.hint.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn exchanged_folders_and_damaged_markers_are_told_apart_from_a_disk_that_is_away() {
+    let place = Place::new();
+    let buckets = place.open();
+    for name in ["lake", "sea"] {
+        buckets.add(ask(name, &place.url(name))).await.expect("added");
+    }
+    let exchange = || {
+        for (from, to) in [("lake", "aside"), ("sea", "lake"), ("aside", "sea")] {
+            std::fs::rename(place.at(from), place.at(to)).expect("moved");
+        }
+    };
+    exchange();
+    for (name, other) in [("lake", "sea"), ("sea", "lake")] {
+        let (reachable, _, hint) = told(&buckets, name).await;
+        assert!(!reachable && hint.contains(&format!("is bucket `{other}`")) && hint.contains("exchanged"), "{hint}");
+    }
+    exchange();
+    assert!(told(&buckets, "lake").await.0 && told(&buckets, "sea").await.0);
+    let marker = place.at("lake").join(MARKER);
+    std::fs::write(&marker, "{").expect("damaged");
+    let (_, error, hint) = told(&buckets, "lake").await;
+    assert!(error.contains("damaged") && hint.contains("move its damaged") && hint.contains("buckets add lake"), "{error}: {hint}");
+    // What it says to do does it.
+    std::fs::rename(&marker, place.at("lake").join("damaged")).expect("moved away");
+    assert!(told(&buckets, "lake").await.2.contains("mount its disk"), "gone, it is gone");
+    buckets.add(ask("lake", &place.url("lake"))).await.expect("begun anew");
+    assert!(told(&buckets, "lake").await.0);
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_is_away_holds_nobody_up_and_comes_back_by_itself() {
+    let place = Place::new();
+    let buckets = place.open();
+    buckets.add(ask("disk", &place.url("disk"))).await.expect("added");
+    let (marker, aside) = (place.at("disk").join(MARKER), place.at("disk").join("aside"));
+    std::fs::rename(&marker, &aside).expect("moved");
+    // What is opened to be read waits until somebody writes.
+    assert!(std::process::Command::new("mkfifo").arg(&marker).status().is_ok_and(|status| status.success()));
+    let silent = "no answer within 5 s";
+    is_away(buckets.mounted("disk").await, silent);
+    assert!(buckets.hangs("disk"));
+    let asked = Instant::now();
+    is_away(buckets.mounted("disk").await, silent);
+    is_away(buckets.mounted_now("disk"), silent);
+    is_away(buckets.put("disk", "a", b"x".to_vec(), true).await, silent);
+    assert_eq!(buckets.absent().into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["disk"]);
+    buckets.add(ask("more", &place.url("more"))).await.expect("another");
+    assert!(asked.elapsed() < look::LONGEST, "once it is known nobody waits for it: {:?}", asked.elapsed());
+    // It answers: first that there is nothing to be read, then as ever.
+    drop(std::fs::File::options().write(true).open(&marker).expect("opened"));
+    std::fs::rename(&aside, &marker).expect("moved back");
+    while buckets.hangs("disk") {
+        tokio::task::yield_now().await;
+    }
+    buckets.mounted("disk").await.expect("there");
+    assert!(told(&buckets, "disk").await.0);
+}
+
+#[tokio::test]
+async fn buckets_that_an_earlier_version_has_registered_since_are_said_and_nothing_is_taken_for_all_there_is() {
+    let place = Place::new();
+    place.open().add(ask("lake", &place.url("lake"))).await.expect("added");
+    let old = place.state().join("catalog/buckets.json");
+    let theirs = serde_json::json!([{"name": "sea", "url": place.url("sea"), "protected": false, "conditional_put": true, "added_ms": 9}]);
+    std::fs::write(&old, theirs.to_string()).expect("written");
+    let buckets = place.open();
+    assert!(buckets.unread()[0].contains("catalog/buckets.json") && buckets.unread()[0].contains("`sea`"), "{:?}", buckets.unread());
+    let (reachable, error, hint) = told(&buckets, "registry").await;
+    assert!(!reachable && error.contains("`sea`") && hint.contains("move that file away"), "{error}: {hint}");
+    assert!(told(&buckets, "lake").await.0 && !buckets.roots().contains_key("sea"), "nothing is taken over by itself");
+    buckets.add(ask("sea", &place.url("sea"))).await.expect("added");
+    assert!(place.open().unread().is_empty(), "what both know is no news");
+}
+
 #[tokio::test]
 async fn folders_of_an_earlier_version_get_a_marker_if_they_hold_what_is_ours() {
     let place = Place::new();
