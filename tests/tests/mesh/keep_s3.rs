@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -286,7 +286,7 @@ async fn a_commit_of_which_every_answer_is_lost_is_unknown_and_said_again_it_is_
 
 /// The catalog is killed at the n-th request of an adoption, for every n.
 #[tokio::test]
-async fn an_adoption_that_is_killed_at_any_step_can_be_said_again_and_leaves_nothing_behind() {
+async fn an_adoption_that_is_killed_at_any_step_can_be_said_again() {
     for s3 in S3::each() {
         let secrets = secrets();
         let lost = mesh_on(s3.port(), secrets.path()).await;
@@ -299,16 +299,14 @@ async fn an_adoption_that_is_killed_at_any_step_can_be_said_again_and_leaves_not
             let pid = mesh.module("catalog").await.pid;
             let mut left = Some(step);
             proxy.when(move |_, _| {
-                left = match left {
-                    // The request arrives or not: both have happened to somebody.
-                    Some(0) => {
-                        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
-                        return if step % 2 == 0 { Fate::Unheard } else { Fate::Dropped };
-                    }
-                    Some(n) => Some(n - 1),
-                    None => None,
-                };
-                Fate::Answered
+                let is_last = left == Some(0);
+                left = left.and_then(|n| n.checked_sub(1));
+                if !is_last {
+                    return Fate::Answered;
+                }
+                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+                // The request arrives or not: both have happened to somebody.
+                if step % 2 == 0 { Fate::Unheard } else { Fate::Dropped }
             });
             let out = mesh.brahman(&["datasets", "adopt", "lake", "t"]);
             let killed = mesh.module("catalog").await.pid != pid || !out.status.success();
@@ -334,6 +332,5 @@ async fn an_adoption_that_is_killed_at_any_step_can_be_said_again_and_leaves_not
         }
         let notes = mesh.brahman_json(&["datasets"])["notes"].clone();
         assert!(notes.is_null(), "{}: {notes}", s3.name());
-        assert_eq!(PathBuf::from(path(&theirs)).components().count(), 7, "{theirs}");
     }
 }
