@@ -1,10 +1,10 @@
 //! Buckets by name over `object_store`: folders of this machine and S3. Every operation that fails is written into a journal.
 //!
 //! `primary` and `rescue` are always there. What else there is stands in [`registry`]; [`add`] probes and registers, [`marker`] tells a
-//! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] keeps them apart, [`open`] makes stores, [`transfer`] and [`create`] move objects, [`health`]
-//! asks whether they are there. Invariants: no secret key is in a reply, an error or the journal; a bucket that cannot be opened stays
-//! registered; a registry that cannot be read is never written over; no folder is made but by `add`, and nothing is written where a
-//! bucket's marker is not to be seen.
+//! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] keeps them apart, [`open`] makes stores, [`transfer`] and
+//! [`create`] move objects, [`health`] asks whether they are there. Invariants: no secret key is in a reply, an error or the journal; a
+//! bucket that cannot be opened stays registered; a registry that cannot be read is never written over; no folder is made but by `add`, and
+//! nothing is written where a bucket's marker is not to be seen.
 
 mod add;
 mod create;

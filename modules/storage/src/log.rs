@@ -111,15 +111,17 @@ impl Log {
         if let Some(file) = &log.file {
             if damage.is_loss() || last.seq > NUMBER_MAX / 2 {
                 log.set_aside(&reading)?;
-            } else if damage.torn > 0 {
-                // The crash came while this line was written; it was never acknowledged.
-                file.set_len(reading.whole as u64)?;
-                file.sync_data()?;
-            }
-            if head.is_none() && reading.is_linked() && !damage.is_loss() {
-                // Where its end was is known again from here on. What a process that was killed has written may not be on the disk yet.
-                file.sync_data()?;
-                last.note(path);
+            } else {
+                if damage.torn > 0 {
+                    // The crash came while this line was written; it was never acknowledged.
+                    file.set_len(reading.whole as u64)?;
+                    file.sync_data()?;
+                }
+                if head.is_none() && reading.is_linked() {
+                    // Where its end is can be told again from here on. What a process that was killed has written may not be on the disk yet.
+                    file.sync_data()?;
+                    last.note(path);
+                }
             }
         }
         Ok((log, records))
