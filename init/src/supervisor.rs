@@ -14,7 +14,7 @@ use brahman_card::{Card, Fault, ModuleRecord, ModuleState, interface};
 use brahman_sidecar::place;
 use brahman_sidecar::place::cards::{may_attach, socket_path};
 use brahman_sidecar::place::socket::SocketFile;
-use brahman_sidecar::place::state::StateLock;
+use brahman_sidecar::place::state::{StateLock, check_place};
 use brahman_sidecar::serve::{ServeOptions, serve};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
@@ -96,6 +96,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         return Err(Refused(why).into());
     }
     lock.forget_context(&options.mesh)?;
+    check_place(&options.state)?;
     place::private_dir(&options.state).with_context(|| format!("cannot create the state directory {}", options.state.display()))?;
     // Held until this function returns: nothing of this mesh writes to the state after that.
     let state_lock = StateLock::take(&options.state, &options.mesh)?;

@@ -39,7 +39,7 @@ interface! {
         /// Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state
         /// is lost. Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that
         /// one stays, and is never deleted by this catalog. The generation after the newest manifest's is taken: whoever put that one
-        /// there can publish no further generation of it in this bucket.
+        /// there can publish no further generation of it in this bucket, and is told so by the error of its next commit.
         Adopt(AdoptIn) -> AdoptOut: whole_dataset;
         /// Says which index is fed by the dataset. A mock's index is not noted in a real dataset.
         MarkStale(MarkStaleIn): idempotent;
@@ -85,7 +85,8 @@ pub struct Object {
     pub bytes: u64,
     /// Of the bytes, in hex.
     pub sha256: String,
-    /// Where it lies on this machine, of an object in S3 a copy; only the catalog tells.
+    /// Where it can be read on this machine: of an object in S3 a copy, of one that is `borrowed` its copy in `rescue`. Only the catalog
+    /// tells.
     pub path: Option<String>,
 }
 
@@ -297,12 +298,16 @@ pub struct AdoptOut {
     pub adopted: Vec<PublishedDataset>,
     /// Left as they are.
     pub refused: Vec<AdoptionRefusal>,
+    /// Which other catalogs can put no further generation there.
+    pub notes: Option<Vec<String>>,
 }
 
 #[wire]
 pub struct DeleteOut {
     /// Which objects stay, and why.
     pub notes: Option<Vec<String>>,
+    /// How many objects, in buckets in S3 and among the copies in `rescue`, are removed after this answer.
+    pub later: Option<u64>,
 }
 
 /// A generation that a dataset had or has.
@@ -327,6 +332,9 @@ pub struct GetOut {
     pub rescued: Option<Vec<String>>,
     /// Keys of objects whose copy here had gone or was damaged and has just come from their own bucket.
     pub fetched: Option<Vec<String>>,
+    /// Keys of objects whose bucket is away, and whose `path` is that of a copy in `rescue`, or of one fetched from there. They are
+    /// compared, and nothing is written to the bucket.
+    pub borrowed: Option<Vec<String>>,
     /// Keys of objects that are gone, or cut, and have no copy that is right.
     pub missing: Option<Vec<String>>,
 }

@@ -20,6 +20,7 @@ pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, o
         for dataset in &out.adopted {
             output.line(&format!("{} is here at generation {} with {} rows", dataset.name, dataset.generation, dataset.rows));
         }
+        out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
         out.refused.iter().for_each(|dataset| output.line(&output.paint(&format!("{}: {}", dataset.name, dataset.why), Tone::Bad)));
     }
     match out.refused.len() {

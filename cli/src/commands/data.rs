@@ -264,7 +264,11 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     }
     let d = out.dataset;
     for key in out.rescued.iter().flatten() {
-        output.line(&output.paint(&format!("{key} had gone and came back from bucket rescue"), Tone::Busy));
+        output.line(&output.paint(&format!("{key} was gone or damaged, and came back from bucket rescue"), Tone::Busy));
+    }
+    for key in out.borrowed.iter().flatten() {
+        let words = format!("{key} is read from its copy in bucket rescue: its bucket is away (`brahman buckets health`)");
+        output.line(&output.paint(&words, Tone::Busy));
     }
     for key in out.missing.iter().flatten() {
         let why = "its bucket is away (`brahman buckets health`), or it is gone and no bucket has a copy (`brahman errors`)";
@@ -304,7 +308,13 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     Ok(())
 }
 
-pub(crate) async fn resync(socket: &Path, name: Option<&str>, accept_damage: bool, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn resync(
+    socket: &Path,
+    name: Option<&str>,
+    runs: Vec<String>,
+    accept_damage: bool,
+    output: &Output,
+) -> anyhow::Result<()> {
     let Some(name) = name else {
         let out: ResyncMissingOut = get(socket, "org.brahman.Catalog.ResyncMissing", &RealmIn::default()).await?;
         if output.json() {
@@ -318,7 +328,8 @@ pub(crate) async fn resync(socket: &Path, name: Option<&str>, accept_damage: boo
         out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
         return Ok(());
     };
-    let ask = ResyncIn { name: name.to_owned(), accept_damage: accept_damage.then_some(true), ..ResyncIn::default() };
+    let runs = Some(runs).filter(|runs| !runs.is_empty());
+    let ask = ResyncIn { name: name.to_owned(), mock: None, runs, accept_damage: accept_damage.then_some(true) };
     let out: ResyncOut = get(socket, "org.brahman.Catalog.Resync", &ask).await?;
     if output.json() {
         output.print_json(&out);

@@ -336,6 +336,13 @@ fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
     for c in out.converted.iter().flatten() {
         output.line(&format!("  column {} was {} and is {}; {} values could not be converted", c.column, c.from, c.to, c.nulls_made));
     }
+    if let Some(borrowed) = &out.borrowed {
+        let words = format!(
+            "{} objects were read from their copies in bucket rescue: their bucket is away (`brahman buckets health`)",
+            borrowed.len()
+        );
+        output.line(&output.paint(&words, Tone::Busy));
+    }
     if out.unpinned == Some(true) {
         output.line("it had been rolled back, and follows its dataset again");
     }

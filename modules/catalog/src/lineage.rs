@@ -6,7 +6,8 @@
 //! START when a run is told where to write, and into which bucket: what may be deleted later is decided by that. COMPLETE with its commit,
 //! FAIL or ABORT when it is given up. A commit and its event are two writes: what a crash between them left out is written at the next
 //! opening. Names of inputs come from readers that never put a user or a password into them. A journal that cannot be read stops what
-//! needs it, runs and the removal of what they leave, and nothing else.
+//! needs it, runs and the removal of what they leave, and nothing else. One that knows nothing of a run that a dataset's file names has
+//! lost records, whatever its own checksums say: that is told as damage is. RUNNING marks such a run, once it was told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -37,6 +38,10 @@ const COLUMNS_MAX: usize = 500;
 
 const PRODUCER: &str = concat!("https://crates.io/crates/brahman-catalog/", env!("CARGO_PKG_VERSION"));
 const EVENT_SCHEMA: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
+/// Of a run that a dataset's file names, and of which nothing else is recorded.
+const UNRECORDED: &str = "RUNNING";
+/// Runs that are missed, by name.
+const MISSED_NAMED: usize = 3;
 /// The label under which the mock of ingest began its runs among real ones before mocks were told apart.
 pub(crate) const FIRST_MOCK: &str = "ingest-mock";
 /// Datasets and jobs of this catalog.
@@ -150,6 +155,19 @@ pub struct Journal {
     compact_at: usize,
     /// Runs that a mock began before mocks were told apart.
     of_mock: BTreeSet<String>,
+    /// Runs of which it was told already that nothing else is recorded.
+    unrecorded: BTreeSet<String>,
+    /// What was missed when this was opened, and whether that is noted for good.
+    missed: Option<(String, bool)>,
+}
+
+/// That of a run, which a dataset is made of, nothing else is recorded.
+fn unrecorded(dataset: &Dataset) -> Record {
+    let (name, run_id) = (dataset.name.clone(), dataset.lineage.run_id.clone());
+    let says = json!({"message": "of this run nothing else is recorded", "programmingLanguage": "Rust"});
+    let facets = json!({"errorMessage": facet("1-0-1", "ErrorMessageRunFacet", says)});
+    let event = event(UNRECORDED, &name, &run_id, facets, Vec::new(), vec![json!({"namespace": NAMESPACE, "name": name})]);
+    Record { dataset: name, run_id, producer: None, bucket: None, made: None, event }
 }
 
 /// A facet: what it says, who says it, and by which definition.
@@ -231,13 +249,16 @@ impl Journal {
             Err(error) => (Err(Unreadable { path, why: error.to_string() }), Vec::new()),
         };
         let (open, committed, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let mut journal = Self { log, records: Vec::new(), open, committed, runs, compact_at: EVENTS_MAX, of_mock };
+        let (unrecorded, missed) = (BTreeSet::new(), None);
+        let mut journal = Self { log, records: Vec::new(), open, committed, runs, compact_at: EVENTS_MAX, of_mock, unrecorded, missed };
         if let Some(why) = journal.unread() {
             tracing::error!("{why}");
         }
         for record in records {
             journal.note(record);
         }
+        let datasets: Vec<&Dataset> = datasets.collect();
+        journal.miss(&datasets);
         for dataset in datasets {
             if journal.open.contains_key(&dataset.lineage.run_id)
                 && let Err(error) = journal.complete(dataset)
@@ -246,6 +267,48 @@ impl Journal {
             }
         }
         Ok(journal)
+    }
+
+    /// Misses runs that datasets' files name: the journal, or its end, has gone, and its head with it.
+    fn miss(&mut self, datasets: &[&Dataset]) {
+        let missed: Vec<&Dataset> = datasets.iter().copied().filter(|dataset| self.is_unheard_of(&dataset.lineage.run_id)).collect();
+        let Ok(log) = &self.log else { return };
+        if missed.is_empty() {
+            return;
+        }
+        let named = missed.iter().take(MISSED_NAMED).map(|d| format!("run {} of dataset `{}`", d.lineage.run_id, d.name));
+        let more = match missed.len().saturating_sub(MISSED_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let words = format!(
+            "it says nothing of {}{more}, which the datasets' files name: it was lost, cut, or put back from before them; if you have it, \
+             end the catalog, put it and its .head back, and start",
+            named.collect::<Vec<_>>().join(", ")
+        );
+        tracing::error!("the lineage's journal: {words}");
+        let runs: Vec<Value> = missed.iter().map(|d| json!({"dataset": d.name, "run_id": d.lineage.run_id})).collect();
+        // First what stays until somebody has looked at it: a crash before the second says it twice.
+        let noted = log.note_missing(&json!({"missing_runs": runs}));
+        let is_noted = noted.is_ok();
+        let noted = noted.and_then(|()| self.append(missed.into_iter().map(unrecorded).collect()));
+        if let Err(error) = noted {
+            tracing::warn!("what the lineage's journal misses is noted at the next opening: {error}");
+        }
+        self.missed = Some((words, is_noted));
+    }
+
+    /// Whether nothing was ever recorded of a run, nor said of that.
+    fn is_unheard_of(&self, run_id: &str) -> bool {
+        !run_id.is_empty() && !self.runs.contains_key(run_id) && !self.unrecorded.contains(run_id)
+    }
+
+    /// A dataset is published that a run has made of which nothing is recorded, and somebody wanted it so: that is not missed.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn take_up(&mut self, dataset: &Dataset) -> io::Result<()> {
+        if self.is_unheard_of(&dataset.lineage.run_id) { self.append(vec![unrecorded(dataset)]) } else { Ok(()) }
     }
 
     /// That it is known which runs there are.
@@ -264,6 +327,8 @@ impl Journal {
             }
             let open = Open { dataset: record.dataset.clone(), producer: record.producer.clone().unwrap_or_default() };
             self.open.insert(record.run_id.clone(), open);
+        } else if record.is(UNRECORDED) {
+            self.unrecorded.insert(record.run_id.clone());
         } else {
             self.open.remove(&record.run_id);
         }
@@ -321,7 +386,20 @@ impl Journal {
     fn worth_keeping(&self) -> Vec<Record> {
         let newer_from = self.records.len() - EVENTS_MAX / 2;
         let mut known: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut held: BTreeSet<&str> = BTreeSet::new();
+        // The run that made each present generation: those after it may have found nothing new.
+        let mut makers: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+        for record in &self.records {
+            if record.is("COMPLETE") {
+                let (generation, run) = (generation_of(record), record.run_id.as_str());
+                let maker = makers.entry(&record.dataset).or_insert((generation, run));
+                if maker.0 != generation {
+                    *maker = (generation, run);
+                }
+            } else if record.is("OTHER") {
+                makers.remove(record.dataset.as_str());
+            }
+        }
+        let mut held: BTreeSet<&str> = makers.into_values().map(|(_, run)| run).collect();
         let mut kept: Vec<Record> = Vec::new();
         for (at, record) in self.records.iter().enumerate().rev() {
             let state = record.is("COMPLETE") || record.is("OTHER");
@@ -336,7 +414,7 @@ impl Journal {
                 held.insert(&record.run_id);
             }
             let run = record.run_id.as_str();
-            if at >= newer_from || last || (record.is("START") && self.open.contains_key(run)) {
+            if at >= newer_from || last || record.is(UNRECORDED) || (record.is("START") && self.open.contains_key(run)) {
                 kept.push(record.clone());
             } else if held.contains(run) && (record.is("START") || state) {
                 kept.push(Record { made: None, ..record.clone() });
@@ -350,7 +428,15 @@ impl Journal {
     #[must_use]
     pub fn unread(&self) -> Option<String> {
         match &self.log {
-            Ok(log) => log.shortfall().map(|why| format!("the lineage's journal: {why}")),
+            Ok(log) => {
+                let words = match (log.shortfall(), &self.missed) {
+                    (Some(why), Some((missed, _))) => Some(format!("{missed}; {why}")),
+                    // What could not be noted is said while this process lives.
+                    (None, Some((missed, false))) => Some(missed.clone()),
+                    (why, _) => why,
+                };
+                words.map(|words| format!("the lineage's journal: {words}"))
+            }
             Err(unreadable) => Some(unreadable.to_string()),
         }
     }
@@ -468,6 +554,13 @@ impl Journal {
             files: said("/outputs/0/outputFacets/outputStatistics/fileCount").and_then(Value::as_u64),
             made: record.made.clone(),
         })
+    }
+
+    /// What a run's commit has made of a dataset since it was last deleted, where that was recorded.
+    #[must_use]
+    pub fn made_by(&self, dataset: &str, run_id: &str) -> Option<&Dataset> {
+        let mut records = self.records.iter().rev().filter(|r| r.dataset == dataset).take_while(|r| !r.is("OTHER"));
+        records.find(|r| r.run_id == run_id && r.is("COMPLETE")).and_then(|r| r.made.as_ref())
     }
 
     /// Datasets that were committed and not deleted since, with the generation that was last committed.
@@ -628,6 +721,73 @@ mod tests {
         let refused = journal.start("d", "r4", "ingest").expect_err("nobody knows what it would stand beside");
         assert!(refused.to_string().contains("no run begins") && journal.known().is_err(), "{refused}");
         assert!(!journal.is_open("r4") && journal.run("r1", 0).is_none(), "nothing is taken for what has ended");
+    }
+
+    /// A dataset as a run has made it.
+    fn made(name: &str, generation: u64, run: &str) -> Dataset {
+        let lineage = Lineage { run_id: run.into(), ..Lineage::default() };
+        Dataset { name: name.into(), generation, lineage, ..Dataset::default() }
+    }
+
+    #[test]
+    fn a_journal_that_has_gone_with_its_head_is_missed_by_the_datasets_and_a_new_one_is_not() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| folder.path().join(name);
+        let datasets = [made("d", 2, "r2"), made("e", 1, "r3"), made("old", 1, "")];
+        let open = || Journal::open(folder.path(), datasets.iter()).expect("opens");
+        assert_eq!(Journal::open(folder.path(), std::iter::empty()).expect("opens").unread(), None, "there was nothing yet");
+        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        for (name, generation, run) in [("d", 1, "r1"), ("d", 2, "r2"), ("e", 1, "r3")] {
+            journal.start(name, run, "ingest").expect("noted");
+            journal.complete(&made(name, generation, run)).expect("noted");
+        }
+        drop(journal);
+        assert_eq!(open().unread(), None);
+        // All of it, or its end; the head alone would be no loss.
+        let whole = std::fs::read_to_string(at("lineage.log")).expect("there");
+        std::fs::remove_file(at("lineage.log.head")).expect("removed");
+        assert_eq!(open().unread(), None);
+        for kept in [0, 4] {
+            let cut: String = whole.split_inclusive('\n').take(kept).collect();
+            std::fs::write(at("lineage.log"), cut).expect("cut");
+            std::fs::remove_file(at("lineage.log.head")).expect("removed");
+            let journal = open();
+            let said = journal.unread().expect("said");
+            let run = if kept == 0 { "run r2 of dataset `d`, run r3 of dataset `e`" } else { "of run r3 of dataset `e`," };
+            assert!(said.contains(run) && said.contains("lineage.log.quarantine"), "{said}");
+            assert!(journal.run("r3", 0).is_none(), "it is nobody's that is known");
+            drop(journal);
+            let journal = open();
+            assert!(journal.unread().is_some_and(|why| why.contains("lineage.log.quarantine")), "it stays said");
+            std::fs::remove_file(at("lineage.log.quarantine")).expect("looked at, and moved away");
+            assert_eq!(journal.unread(), None);
+            drop(journal);
+            assert_eq!(open().unread(), None, "and is said once");
+        }
+    }
+
+    #[test]
+    fn the_run_that_made_a_generation_stays_known_whatever_found_nothing_new_since() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        let dataset = made("d", 1, "r1");
+        journal.start("d", "r1", "ingest").expect("noted");
+        journal.complete(&dataset).expect("noted");
+        for n in 0..4 {
+            let run = format!("nothing-{n}");
+            journal.start("d", &run, "ingest").expect("noted");
+            journal.complete_as(&dataset, &Lineage { run_id: run, ..Lineage::default() }).expect("noted");
+        }
+        let foreign = made("f", 1, "theirs");
+        journal.take_up(&foreign).expect("noted");
+        journal.compact_at = 3;
+        let event = json!({"eventType": "FAIL"});
+        let filler =
+            |i| Record { dataset: "e".into(), run_id: format!("x{i}"), producer: None, bucket: None, made: None, event: event.clone() };
+        journal.append((0..EVENTS_MAX).map(filler).collect()).expect("noted");
+        drop(journal);
+        let journal = Journal::open(folder.path(), [&dataset, &foreign].into_iter()).expect("opens");
+        assert!(journal.unread().is_none() && journal.run("r1", 0).is_some() && journal.run("theirs", 0).is_none());
     }
 
     #[test]

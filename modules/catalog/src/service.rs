@@ -1,8 +1,10 @@
 //! `org.brahman.Catalog` and, in [`storage`] and [`objects`], `org.brahman.Storage`. [`realm`] tells mocks from others, [`read`] gives
 //! datasets whose objects are whole, [`remote`] puts datasets into S3 and [`adopt`] takes them up from there, [`rescue`] copies objects
-//! and brings them back, [`scrub`] looks whether they still are what they were, [`sweep`] deletes what nothing needs.
+//! and brings them back, [`borrow`] has them read there while their bucket is away, [`scrub`] looks whether they still are what they
+//! were, [`sweep`] deletes what nothing needs.
 
 mod adopt;
+mod borrow;
 mod objects;
 mod read;
 mod realm;
@@ -97,6 +99,8 @@ pub struct CatalogService {
     followed: Mutex<BTreeSet<String>>,
     /// What could not be swept in buckets, by dataset.
     unswept: Mutex<BTreeMap<String, Vec<String>>>,
+    /// Objects and copies that were damaged when they were last looked at, and could not be repaired.
+    damaged: Mutex<scrub::Places>,
 }
 
 impl CatalogService {
@@ -128,6 +132,7 @@ impl CatalogService {
             deleting: Arc::default(),
             followed: Mutex::default(),
             unswept: Mutex::default(),
+            damaged: Mutex::new(scrub::damaged_before(state)),
         };
         for (realm, roots) in service.roots() {
             service.of(realm).set_roots(roots);
@@ -250,7 +255,7 @@ impl CatalogService {
             // A disk that went since the run began: what is read below its mount point is on another.
             let buckets: BTreeSet<&String> = commit.objects.iter().map(|object| &object.bucket).filter(|_| realm == Realm::Real).collect();
             for bucket in buckets {
-                if let Err(error @ BucketError::Away { .. }) = service.buckets.mounted(bucket) {
+                if let Err(error @ BucketError::Away { .. }) = service.buckets.mounted_now(bucket) {
                     return Err(remote::bucket_failed(bucket, &error));
                 }
             }
@@ -277,6 +282,18 @@ impl CatalogService {
             false => Err(BookError::GivenUp(commit.run_id)),
         };
         self.blocking(realm, publish).await
+    }
+
+    /// How many objects of a dataset lie where nobody waits for their removal: in buckets in S3 and, as far as is known, as copies.
+    fn removed_later(&self, name: &str) -> u64 {
+        let (objects, roots) = {
+            let books = self.books();
+            (books.kept(name), books.roots().clone())
+        };
+        let remote = objects.iter().filter(|object| roots.get(&object.bucket).is_ok_and(|root| !root.is_local())).count();
+        let keys: Vec<String> = objects.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
+        let copies = if self.buckets.rescues() { self.copier.count(keys.iter().map(String::as_str)) } else { 0 };
+        (remote + copies) as u64
     }
 
     /// What a mock made has no copies.
@@ -334,7 +351,7 @@ impl CatalogService {
             (books.bucket_of(&name, bucket.as_deref()), books.journal.run(&run_id, 0).is_some())
         };
         if realm == Realm::Real
-            && let Err(error @ BucketError::Away { .. }) = self.buckets.mounted(&bucket)
+            && let Err(error @ BucketError::Away { .. }) = self.buckets.mounted(&bucket).await
         {
             return Err(remote::bucket_failed(&bucket, &error));
         }
@@ -350,15 +367,35 @@ impl CatalogService {
 
     async fn sample(&self, call: &Call) -> Result<Reply, Fault> {
         let SampleIn { name, rows, mock } = call.parameters()?;
-        let (realm, dataset) = self.seen(self.realm(call, mock).await, &name)?;
+        let (realm, mut dataset) = self.seen(self.realm(call, mock).await, &name)?;
         let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
         let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
         let masked: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
         let roots = self.of(realm).roots().clone();
+        let away = self.away_of(realm, &dataset.objects).await;
+        let (mut notes, mut rows) = (Vec::new(), 0);
+        for object in &mut dataset.objects {
+            if rows >= wanted as u64 {
+                break;
+            }
+            rows += object.rows;
+            match self.borrow(object, &away, &roots).await {
+                Some(path) => {
+                    object.path = Some(path.display().to_string());
+                    notes.push(format!("{} was read from its copy in bucket rescue: bucket `{}` is away", object.key, object.bucket));
+                }
+                // To read what lies on a disk that does not answer would take for ever.
+                None if away.contains_key(&object.bucket) && self.buckets.hangs(&object.bucket) => {
+                    let why = format!("bucket `{}` does not answer, and no copy was found", object.bucket);
+                    return Err(fault(BookError::BadObject { key: object.key.clone(), why }));
+                }
+                None => {}
+            }
+        }
         let work = tokio::task::spawn_blocking(move || {
-            let (mut out, mut notes) = (Vec::new(), Vec::new());
+            let mut out = Vec::new();
             for object in &dataset.objects {
-                let path = roots.path(object)?;
+                let path = object.path.as_ref().map_or_else(|| roots.path(object), |path| Ok(PathBuf::from(path)))?;
                 let rows = footers::sample(&path, wanted - out.len(), &masked, &mut notes);
                 out.extend(rows.map_err(|e| BookError::BadObject { key: object.key.clone(), why: e.to_string() })?);
                 if out.len() >= wanted {
@@ -444,10 +481,14 @@ impl Service for CatalogService {
                 let NameIn { name, mock } = call.parameters()?;
                 let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
                 let deleted = name.clone();
+                let later = if realm == Realm::Real { self.removed_later(&name) } else { 0 };
                 self.blocking(realm, move |books| books.delete(&deleted)).await?;
                 let notes = self.tidy(realm, Some(&name)).await;
                 self.follow_up(realm, name);
-                Reply::of(&DeleteOut { notes: Some(notes).filter(|notes| !notes.is_empty()) })
+                Reply::of(&DeleteOut {
+                    notes: Some(notes).filter(|notes| !notes.is_empty()),
+                    later: Some(later).filter(|later| *later > 0),
+                })
             }
             "Abandon" => {
                 let AbandonIn { run_id, producer, reason, cancelled, mock } = call.parameters()?;

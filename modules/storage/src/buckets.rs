@@ -1,16 +1,17 @@
 //! Buckets by name over `object_store`: folders of this machine and S3. Every operation that fails is written into a journal.
 //!
 //! `primary` and `rescue` are always there. What else there is stands in [`registry`]; [`add`] probes and registers, [`marker`] tells a
-//! bucket from an empty folder, [`place`] keeps them apart, [`open`] makes stores, [`transfer`] and [`create`] move objects, [`health`]
-//! asks whether they are there. Invariants: no secret key is in a reply, an error or the journal; a bucket that cannot be opened stays
-//! registered; a registry that cannot be read is never written over; no folder is made but by `add`, and nothing is written where a
-//! bucket's marker is not to be seen.
+//! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] keeps them apart, [`open`] makes stores, [`transfer`] and
+//! [`create`] move objects, [`health`] asks whether they are there. Invariants: no secret key is in a reply, an error or the journal; a
+//! bucket that cannot be opened stays registered; a registry that cannot be read is never written over; no folder is made but by `add`, and
+//! nothing is written where a bucket's marker is not to be seen.
 
 mod add;
 mod create;
 mod error;
 mod health;
 mod leftovers;
+mod look;
 mod marker;
 mod open;
 mod place;
@@ -38,6 +39,7 @@ pub use marker::MARKER;
 use crate::log::Log;
 use crate::writable;
 use error::mask;
+use look::Looks;
 use marker::{Marker, Stamp};
 use open::Location;
 
@@ -105,6 +107,17 @@ struct Sight {
     there: Option<Instant>,
     /// Of S3: why it was not there when it was last asked.
     away: Option<String>,
+    /// What was in the marker's place when it was last looked at, if that was not this bucket's.
+    misfit: Option<Misfit>,
+}
+
+/// What is in the place of a bucket's marker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Misfit {
+    /// That of the bucket with this id.
+    Other(String),
+    /// Nothing that can be read.
+    Damaged,
 }
 
 /// A bucket that is registered.
@@ -116,6 +129,8 @@ struct Entry {
     /// What is cut out of messages.
     secrets: Vec<String>,
     sight: Arc<Mutex<Sight>>,
+    /// At its folder.
+    looks: Arc<Looks>,
 }
 
 impl fmt::Debug for Entry {
@@ -156,7 +171,7 @@ impl Entry {
             false => Err(BucketError::Bad(format!("`{}` is no name for a bucket", bucket.name.escape_debug()))),
         };
         let (reach, secrets) = reached.unwrap_or_else(|error| (Reach::Closed(error.to_string()), Vec::new()));
-        Self { bucket, reach, secrets, sight: Arc::default() }
+        Self { bucket, reach, secrets, sight: Arc::default(), looks: Arc::default() }
     }
 
     fn reached(bucket: &Bucket) -> Result<(Reach, Vec<String>), BucketError> {
@@ -170,10 +185,45 @@ impl Entry {
         BucketError::Away { name: self.bucket.name.clone(), why: mask(&why, &self.secrets) }
     }
 
+    fn silent(&self) -> BucketError {
+        self.away(format!("no answer within {} s", look::LONGEST.as_secs()))
+    }
+
+    /// [`Self::sighted`], for which nobody waits longer than a disk may take; the thread that asks does.
+    fn sighted_in_time(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, BucketError> {
+        let Some(look) = self.looks.begin() else { return Err(self.silent()) };
+        let (entry, at) = (self.clone(), folder.to_owned());
+        let (sender, answer) = std::sync::mpsc::sync_channel(1);
+        let looking = std::thread::Builder::new().name("look".to_owned()).spawn(move || {
+            let found = entry.sighted(&at);
+            drop(look);
+            // Whoever asked may have given it up.
+            let _ = sender.send(found);
+        });
+        looking?;
+        answer.recv_timeout(look::LONGEST).unwrap_or_else(|_| Err(self.silent()))
+    }
+
+    /// The same, for a task.
+    async fn seen(&self, folder: PathBuf) -> Result<Arc<dyn ObjectStore>, BucketError> {
+        let Some(look) = self.looks.begin() else { return Err(self.silent()) };
+        let entry = self.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let found = entry.sighted(&folder);
+            drop(look);
+            found
+        });
+        match tokio::time::timeout(look::LONGEST, looking).await {
+            Ok(found) => found.map_err(io::Error::other)?,
+            Err(_) => Err(self.silent()),
+        }
+    }
+
     /// The store of a folder, if its marker is to be seen: one look at the file system, if it is the marker that was last seen.
     fn sighted(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, BucketError> {
         let at = folder.display();
         let stamp = marker::stamp(folder).map_err(|error| {
+            lock(&self.sight).misfit = None;
             self.away(match (error.kind(), folder.is_dir()) {
                 (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, true) => {
                     format!("{at} is there, but {MARKER} is not in it: its disk is not mounted, or it was emptied")
@@ -185,7 +235,10 @@ impl Entry {
         if let Some((_, store)) = lock(&self.sight).folder.as_ref().filter(|(seen, _)| *seen == stamp) {
             return Ok(Arc::clone(store));
         }
-        let found = marker::read_folder(folder).map_err(|error| self.away(format!("{at}: {error}")))?;
+        let found = marker::read_folder(folder).map_err(|error| {
+            lock(&self.sight).misfit = error.is_damage().then_some(Misfit::Damaged);
+            self.away(format!("{at}: {error}"))
+        })?;
         let Some(found) = found else { return Err(self.away(format!("{at}: {MARKER} is no longer in it"))) };
         self.recognises(&found)?;
         let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| self.away(format!("{at}: {error}")))?;
@@ -196,8 +249,10 @@ impl Entry {
 
     /// Whether a marker is this bucket's.
     fn recognises(&self, found: &Marker) -> Result<(), BucketError> {
+        let is_ours = self.bucket.id.as_ref() == Some(&found.id);
+        lock(&self.sight).misfit = (!is_ours).then(|| Misfit::Other(found.id.clone()));
         let what = match &self.bucket.id {
-            Some(id) if *id == found.id => return Ok(()),
+            Some(_) if is_ours => return Ok(()),
             Some(_) => "another's, of",
             None => "not yet taken for this bucket's, of",
         };
@@ -218,6 +273,8 @@ pub struct Buckets {
     changing: tokio::sync::Mutex<()>,
     /// Why the registry cannot be read, if it cannot.
     unreadable: Option<String>,
+    /// That an earlier version, run after this one, has left a registry of its own with buckets that this one does not have.
+    other_registry: Option<String>,
     /// Their journal, or why there is none; and those that are kept.
     failures: Mutex<(io::Result<Log>, Vec<Failure>)>,
 }
@@ -260,9 +317,11 @@ impl Buckets {
         let node = marker::node(state)?;
         let registered = registry::read(&file);
         let unreadable = registered.as_ref().err().map(|why| format!("the registry of buckets, {}: {why}", file.display()));
+        let other_registry = registered.as_ref().ok().and_then(|registered| registry::other(state, &file, registered));
         let (state, all, failures) = (state.to_owned(), Mutex::default(), Mutex::new((log, kept)));
-        let buckets = Self { file, state, home, node, all, changing: tokio::sync::Mutex::default(), unreadable, failures };
-        if let Some(why) = &buckets.unreadable {
+        let changing = tokio::sync::Mutex::default();
+        let buckets = Self { file, state, home, node, all, changing, unreadable, other_registry, failures };
+        for why in buckets.unreadable.iter().chain(&buckets.other_registry) {
             // What lies in the folders of the state can be read all the same.
             buckets.failed(PRIMARY, "open", "", why);
         }
@@ -337,7 +396,7 @@ impl Buckets {
             Reach::Closed(why) => Some(format!("bucket `{}`: {why}", entry.bucket.name)),
             Reach::Folder(_) | Reach::S3(_) => None,
         });
-        self.unreadable.iter().cloned().chain(closed).collect()
+        self.unreadable.iter().chain(&self.other_registry).cloned().chain(closed).collect()
     }
 
     /// By which this catalog is known in buckets that others write to as well.
@@ -481,8 +540,7 @@ impl Buckets {
         match entry.reach.clone() {
             // A disk that hangs must not hold up the thread that answers.
             Reach::Folder(folder) => {
-                let looking = tokio::task::spawn_blocking(move || entry.sighted(&folder).map(|store| (entry, store)));
-                let (entry, store) = looking.await.map_err(io::Error::other)??;
+                let store = entry.seen(folder).await?;
                 Ok(of(entry, store, true))
             }
             Reach::S3(store) => Ok(of(entry, store, false)),

@@ -102,7 +102,8 @@ impl Log {
         {
             atomic::sync_dir(folder)?;
         }
-        let mut reading = Reading::of(&bytes, Head::read(path));
+        let head = Head::read(path);
+        let mut reading = Reading::of(&bytes, head);
         let mut records = Vec::with_capacity(reading.records.len());
         reading.keep(|payload| serde_json::from_str(payload).map(|record| records.push(record)).is_ok());
         let (damage, last) = (reading.damage, reading.last);
@@ -110,10 +111,17 @@ impl Log {
         if let Some(file) = &log.file {
             if damage.is_loss() || last.seq > NUMBER_MAX / 2 {
                 log.set_aside(&reading)?;
-            } else if damage.torn > 0 {
-                // The crash came while this line was written; it was never acknowledged.
-                file.set_len(reading.whole as u64)?;
-                file.sync_data()?;
+            } else {
+                if damage.torn > 0 {
+                    // The crash came while this line was written; it was never acknowledged.
+                    file.set_len(reading.whole as u64)?;
+                    file.sync_data()?;
+                }
+                if head.is_none() && reading.is_linked() {
+                    // Where its end is can be told again from here on. What a process that was killed has written may not be on the disk yet.
+                    file.sync_data()?;
+                    last.note(path);
+                }
             }
         }
         Ok((log, records))
@@ -128,14 +136,33 @@ impl Log {
             serde_json::to_writer(&mut aside, &serde_json::json!({"missing": missing, "misplaced": misplaced}))?;
             aside.push(b'\n');
         }
-        if !aside.is_empty() {
-            let mut quarantine = OpenOptions::new().append(true).create(true).open(self.quarantine())?;
-            quarantine.write_all(&aside)?;
-            quarantine.sync_all()?;
-        }
+        self.keep_aside(&aside)?;
         let payloads = reading.records.iter().map(|record| serde_json::from_str::<&RawValue>(record.payload));
         let payloads: Vec<&RawValue> = payloads.collect::<Result<_, _>>()?;
         self.begin_anew(&payloads)
+    }
+
+    fn keep_aside(&self, lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut quarantine = OpenOptions::new().append(true).create(true).open(self.quarantine())?;
+        quarantine.write_all(lines)?;
+        quarantine.sync_all()
+    }
+
+    /// Says, until somebody has looked at it, that records are missing which only their reader can miss: that is noted beside what was
+    /// set aside, and [`Self::shortfall`] has it from then on.
+    ///
+    /// # Errors
+    /// As the file system gives them; `ReadOnlyFilesystem` where the journal can only be read.
+    pub fn note_missing<T: Serialize>(&self, note: &T) -> io::Result<()> {
+        if self.is_read_only() {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        let mut line = serde_json::to_vec(note)?;
+        line.push(b'\n');
+        self.keep_aside(&line)
     }
 
     fn quarantine(&self) -> PathBuf {
@@ -226,7 +253,7 @@ impl Log {
         let Damage { quarantined, missing, misplaced, .. } = self.damage;
         let found = match self.damage.is_loss() {
             true => format!("{quarantined} damaged, {missing} missing and {misplaced} misplaced records"),
-            false => "damaged records".to_owned(),
+            false => "damaged or missing records".to_owned(),
         };
         match quarantine.try_exists() {
             Err(error) => Some(format!("{}: {error}", quarantine.display())),

@@ -90,6 +90,16 @@ pub enum StateError {
         /// The folder.
         state: PathBuf,
     },
+    /// It lies in another mesh's.
+    #[error(
+        "the state {state} lies inside that of another mesh, {outer}, which keeps and clears what is in there; choose a --state outside of it"
+    )]
+    Inside {
+        /// The folder.
+        state: PathBuf,
+        /// That mesh's.
+        outer: PathBuf,
+    },
     /// Something lies in the lock's place that no mesh made.
     #[error("{path} is {what}, which no mesh made and so none touches; move it away, or choose another --state")]
     NotOurs {
@@ -124,6 +134,31 @@ pub struct StateLock {
     file: Option<File>,
     /// Who held it before.
     pub former: Option<Holder>,
+}
+
+/// Refuses a state folder, before it is made, that would lie inside another mesh's: whether that one runs or not, what is in there is its
+/// own.
+///
+/// # Errors
+/// [`StateError::Inside`].
+pub fn check_place(state: &Path) -> Result<(), StateError> {
+    let absolute = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
+    // Of a folder that is yet to be made the real path is that of the first one above it that is there, and what is missing.
+    let there = absolute.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
+    let real =
+        there.map_or_else(|| absolute.clone(), |(folder, real)| absolute.strip_prefix(folder).map_or(real.clone(), |rest| real.join(rest)));
+    match real.ancestors().skip(1).find(|folder| is_locked_by_a_mesh(folder)) {
+        Some(outer) => Err(StateError::Inside { state: state.to_owned(), outer: outer.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a mesh has left its lock in a folder.
+fn is_locked_by_a_mesh(folder: &Path) -> bool {
+    // Anything may lie in a folder above: nothing is followed, nothing is waited for.
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::RDONLY;
+    let Ok(file) = rustix::fs::open(folder.join(LOCK), flags, Mode::empty()).map(File::from) else { return false };
+    file.metadata().is_ok_and(|meta| meta.is_file()) && text(&file).is_ok_and(|text| text.starts_with(MARK))
 }
 
 impl StateLock {
@@ -211,6 +246,24 @@ mod tests {
         let lock = StateLock::take(state.path(), two).expect("taken");
         assert_eq!(lock.former, Some(own));
         assert_eq!(Holder::of(state.path()).expect("held").socket, two);
+    }
+
+    #[test]
+    fn a_state_inside_another_mesh_s_is_refused_by_name_and_one_beside_it_is_not() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let (outer, beside) = (home.path().join("outer"), home.path().join("beside"));
+        std::fs::create_dir_all(&outer).and_then(|()| std::fs::create_dir(&beside)).expect("made");
+        drop(StateLock::take(&outer, Path::new("/run/x.sock")).expect("taken"));
+        std::os::unix::fs::symlink(&outer, home.path().join("link")).expect("linked");
+        for inside in [outer.join("buckets/primary"), outer.join("not/yet"), home.path().join("link/x")] {
+            let refused = check_place(&inside).expect_err("it is another's").to_string();
+            assert!(refused.contains(&outer.canonicalize().expect("there").display().to_string()), "{refused}");
+        }
+        for fine in [&outer, &beside, &beside.join("not/yet")] {
+            check_place(fine).expect("it is nobody else's");
+        }
+        std::fs::write(home.path().join(LOCK), "somebody's own").expect("written");
+        check_place(&beside).expect("no mesh has made that");
     }
 
     #[test]

@@ -273,14 +273,18 @@ impl Moto {
     }
 
     fn send(&self, method: &str, path: &str, body: &str) -> u16 {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
-            .expect("sent");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("answered");
-        String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+        request(self.port, method, path, body).expect("answered")
     }
+}
+
+/// Status of a request to a server on this machine; none if it does not answer.
+pub(crate) fn request(port: u16, method: &str, path: &str, body: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    String::from_utf8_lossy(&answer).split(' ').nth(1)?.parse().ok()
 }
 
 impl Drop for Moto {
@@ -377,10 +381,15 @@ async fn a_dataset_lies_in_the_bucket_that_was_named_and_stays_there() {
 
 /// What pyarrow reads of an object in S3.
 pub(crate) fn pyarrow(moto: &Moto, url: &str) -> String {
+    pyarrow_at(moto.port, url)
+}
+
+/// The same of a server on a port.
+pub(crate) fn pyarrow_at(port: u16, url: &str) -> String {
     let script = "import sys, pyarrow.parquet as pq, pyarrow.fs as fs\n\
         s3 = fs.S3FileSystem(access_key='me', secret_key='wery-secret', region='us-east-1', scheme='http', endpoint_override=sys.argv[1])\n\
         print(pq.read_table(sys.argv[2].removeprefix('s3://'), filesystem=s3).to_pylist()[0])";
-    let out = Command::new(tool("python3")).args(["-c", script, &format!("127.0.0.1:{}", moto.port), url]).output().expect("it runs");
+    let out = Command::new(tool("python3")).args(["-c", script, &format!("127.0.0.1:{port}"), url]).output().expect("it runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }

@@ -114,6 +114,58 @@ impl Drop for ReadOnly {
     }
 }
 
+/// A user who is nobody else's.
+const NOBODY: u32 = 65_534;
+
+#[tokio::test]
+async fn a_state_whose_modes_forbid_writing_is_served_by_a_user_who_is_not_root() {
+    let mesh = Setup::new(&["broker", "embed-mock", "catalog", "ingest"].map(shipped)).context("test").up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let csv = mesh.folder.path().join("t.csv");
+    std::fs::write(&csv, "id,v\n1,a\n2,b\n").expect("written");
+    mesh.brahman_json(&["ingest", "files", "t", &csv.display().to_string()]);
+    mesh.signal(mesh.init_pid(), "TERM");
+    gone(mesh.init_pid()).await;
+    let folder = mesh.folder.path().display().to_string();
+    let uid = NOBODY.to_string();
+    let as_nobody = ["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--pdeathsig", "TERM"];
+    let run = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    let init_path = binary("brahman-init").display().to_string();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root
+        && !(run("chown", &["-R", &format!("{uid}:{uid}"), &folder])
+            && run(as_nobody[0], &[&as_nobody[1..], &["test", "-x", &init_path]].concat()))
+    {
+        eprintln!("this test runs the mesh as another user, who cannot be given the programs here");
+        return;
+    }
+    let state = mesh.folder.path().join("state");
+    assert!(run("chmod", &["-R", "a-w", &state.display().to_string()]));
+    let wrapper: &[&str] = if is_root { &as_nobody } else { &[] };
+    let mut second = init_under(wrapper, &mesh, "run").stderr(Stdio::null()).spawn().expect("it starts");
+    mesh.when_module("catalog", ModuleState::Ready).await;
+    mesh.when_served_by("org.brahman.Catalog", "catalog").await;
+    let seen = mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("read");
+    assert_eq!((&seen["dataset"]["rows"], &seen["missing"]), (&json!(2), &Value::Null));
+    for (method, ask) in [
+        ("Delete", json!({"name": "t"})),
+        ("MarkStale", json!({"name": "t", "index": "i"})),
+        ("Location", json!({"name": "t", "run_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV"})),
+    ] {
+        let fault = mesh.fault(&format!("org.brahman.Catalog.{method}"), ask).await;
+        assert!(
+            fault.name == "org.brahman.Catalog.ReadOnly" && fault.message().contains(&state.display().to_string()),
+            "{method}: {fault}"
+        );
+    }
+    assert_eq!(mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("as it was")["dataset"]["rows"], 2);
+    mesh.signal(second.id(), "TERM");
+    assert!(second.wait().expect("it ends").success());
+    assert!(run("chmod", &["-R", "u+w", &state.display().to_string()]));
+}
+
 #[tokio::test]
 async fn a_state_that_cannot_be_written_to_is_searched_and_every_change_is_refused() {
     let mesh = Setup::new(&["broker", "embed-mock", "catalog", "ingest", "index"].map(shipped)).context("test").up().await;

@@ -148,13 +148,18 @@ async fn whoever_goes_on_with_a_dataset_that_was_taken_up_elsewhere_is_told_and_
     let object = ingest(&one, "t", "lake", 5)["objects"][0].clone();
     let taken = two.call("org.brahman.Catalog.Adopt", json!({"bucket": "lake"})).await.expect("adopted");
     assert_eq!(taken["adopted"][0]["generation"], 2);
+    let node = |mesh: &Mesh| std::fs::read_to_string(mesh.folder.path().join("state/catalog/node")).expect("there").trim().to_owned();
+    let noted = taken["notes"][0].as_str().expect("whom that locks out");
+    assert!(noted.contains(&node(&one)) && noted.contains("no further generation"), "{noted}");
     // The first one can put nothing further there, says why, and reads what it has.
     let csv = one.folder.path().join("t.csv").display().to_string();
     let refused = one.brahman(&["ingest", "files", "t", &csv]);
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && words.contains("by somebody else"), "{words}");
+    assert!(!refused.status.success() && words.contains("was taken up") && words.contains(&node(&two)), "{words}");
+    assert_eq!(one.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")["dataset"]["rows"], 5);
     // What it deletes is its own: its manifest, then its objects, and nothing of the second one's.
-    one.call("org.brahman.Catalog.Delete", json!({"name": "t"})).await.expect("deleted");
+    let deleted = one.call("org.brahman.Catalog.Delete", json!({"name": "t"})).await.expect("deleted");
+    assert_eq!(deleted["later"], 1, "what lies in S3 goes after this answer: {deleted}");
     let manifest = |number: u64| format!("/lake/data/manifests/t/{number:020}.json");
     while lake.ask("HEAD", &object["url"].as_str().expect("a url").replace("s3://", "/")) != 404 {}
     assert_eq!((lake.ask("HEAD", &manifest(1)), lake.ask("HEAD", &manifest(2)) == 404), (404, false));

@@ -112,6 +112,8 @@ pub struct RefreshOut {
     /// Why old files stay: what could not be read.
     pub sweep: Option<String>,
     pub mock: Option<bool>,
+    /// Keys of the dataset's objects that were read from their copies in `rescue`, for their bucket is away.
+    pub borrowed: Option<Vec<String>>,
 }
 
 /// A filter column whose type changed: the newest counts.

@@ -21,11 +21,35 @@ impl Books {
         }
     }
 
-    /// What a dataset's file says of an object.
+    /// What a dataset's file says of an object, or what the lineage does of one of a previous generation.
     #[must_use]
     pub fn object(&self, bucket: &str, key: &str) -> Option<Object> {
-        let mut objects = self.entries.values().flat_map(|entry| &entry.dataset.objects);
-        objects.find(|o| o.bucket == bucket && o.key == key).cloned()
+        let is = |o: &&Object| o.bucket == bucket && o.key == key;
+        let present = self.entries.values().flat_map(|entry| &entry.dataset.objects).find(is).cloned();
+        let of_key = || self.entries.iter().filter(|(_, entry)| entry.before.iter().any(|before| before == key));
+        present.or_else(|| of_key().flat_map(|(name, entry)| self.previous(name, entry)).find(is).cloned())
+    }
+
+    /// Objects of a dataset's previous generation that the present one does not have, as far as they were recorded.
+    fn previous<'a>(&'a self, name: &str, entry: &'a Entry) -> impl Iterator<Item = &'a Object> + use<'a> {
+        let run = entry.history.iter().rev().nth(1).map(|version| version.run_id.as_str());
+        let made = run.and_then(|run| self.journal.made_by(name, run));
+        let is_kept = move |o: &&Object| entry.before.contains(&o.key) && !entry.dataset.objects.iter().any(|now| now.key == o.key);
+        made.into_iter().flat_map(|made| &made.objects).filter(is_kept)
+    }
+
+    /// Objects of the present and the previous generation of one dataset.
+    #[must_use]
+    pub fn kept(&self, name: &str) -> Vec<Object> {
+        let entry = self.entries.get(name);
+        entry.into_iter().flat_map(|entry| entry.dataset.objects.iter().chain(self.previous(name, entry))).cloned().collect()
+    }
+
+    /// Looks at every object of the present and the previous generations, with its dataset's name.
+    pub fn for_each_kept(&self, mut each: impl FnMut(&str, &Object)) {
+        for (name, entry) in self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok()) {
+            entry.dataset.objects.iter().chain(self.previous(name, entry)).for_each(|object| each(name, object));
+        }
     }
 
     /// Looks at every object of the present generations, with its dataset's name and when that was committed.

@@ -28,6 +28,9 @@ pub struct Manifest {
     pub run_id: String,
     /// Its number there.
     pub generation: u64,
+    /// From which catalog the dataset was taken up by this one, which locks that one out; none of a commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_from: Option<String>,
     /// The whole commit.
     #[serde(default)]
     pub commit: Value,
@@ -87,7 +90,7 @@ mod tests {
     use super::*;
 
     fn manifest(node: &str, run: &str) -> Manifest {
-        Manifest { node: node.into(), run_id: run.into(), generation: 1, commit: Value::Null }
+        Manifest { node: node.into(), run_id: run.into(), generation: 1, taken_from: None, commit: Value::Null }
     }
 
     #[test]

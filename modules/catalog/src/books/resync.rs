@@ -229,7 +229,12 @@ impl Books {
         if dataset.committed_ms == 0 {
             dataset.committed_ms = now_ms();
         }
-        self.publish(name, entry)
+        let view = self.publish(name, entry)?;
+        // A run of nobody's that is known: that nothing is recorded of it is no loss.
+        if let Err(error) = self.journal.take_up(&view) {
+            tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
+        }
+        Ok(view)
     }
 
     fn publish(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, BookError> {

@@ -294,6 +294,34 @@ fn damaged_lines_of_the_lineage_keep_everything_too() {
 }
 
 #[test]
+fn a_lineage_that_has_gone_with_its_head_keeps_everything_until_somebody_has_looked() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut books = Books::open(state.path()).expect("open");
+    for run in ["r1", "r2"] {
+        commit(&mut books, "d", run);
+    }
+    assert!(books.doubts().is_empty());
+    drop(books);
+    for name in ["lineage.log", "lineage.log.head"] {
+        fs::remove_file(state.path().join("catalog").join(name)).expect("removed");
+    }
+    for run in ["r3", "r4"] {
+        let mut books = Books::open(state.path()).expect("open");
+        assert!(books.doubts().iter().any(|doubt| doubt.contains("lineage.log.quarantine")), "{:?}", books.doubts());
+        commit(&mut books, "d", run);
+        assert!(books.untidied()[0].contains("quarantine"), "{:?}", books.untidied());
+    }
+    let there = || fs::read_dir(state.path().join("buckets/primary/datasets/d")).expect("there").count();
+    assert_eq!(there(), 4);
+    fs::remove_file(state.path().join("catalog/lineage.log.quarantine")).expect("looked at, and moved away");
+    let mut books = Books::open(state.path()).expect("open");
+    commit(&mut books, "d", "r5");
+    // What the journal that has gone began is nobody's from now on: it stays.
+    assert!(books.doubts().is_empty() && there() == 4, "{:?}", books.doubts());
+    assert_eq!(books.strangers(), ["primary/d/r1", "primary/d/r2"]);
+}
+
+#[test]
 fn what_a_dataset_that_was_made_again_has_is_told_by_its_run() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut books = Books::open(state.path()).expect("open");

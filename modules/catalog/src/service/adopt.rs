@@ -62,12 +62,12 @@ impl CatalogService {
     }
 
     /// A dataset that nobody here knows, from whichever bucket in S3 has its manifest; none if no bucket has.
-    pub(super) async fn adopt_unknown(&self, name: &str) -> Result<Option<PublishedDataset>, Fault> {
+    pub(super) async fn adopt_unknown(&self, name: &str) -> Result<Option<(PublishedDataset, Vec<String>)>, Fault> {
         let mut refused = None;
         for (bucket, _) in self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()) {
             let mut out = self.adopt_from(&bucket, Some(name)).await?;
             if let Some(adopted) = out.adopted.pop() {
-                return Ok(Some(adopted));
+                return Ok(Some((adopted, out.notes.unwrap_or_default())));
             }
             refused = refused.or(out.refused.pop());
         }
@@ -102,16 +102,22 @@ impl CatalogService {
             }
         }
         let mut out = AdoptOut::default();
+        let mut notes = Vec::new();
         for (name, number) in newest {
             match self.adopt_one(bucket, &root, &name, number).await {
-                Ok((generation, rows)) => out.adopted.push(PublishedDataset { name, generation, rows }),
+                Ok((generation, rows, from)) => {
+                    notes.extend(from.map(|from| locked_out(&from, bucket, &name)));
+                    out.adopted.push(PublishedDataset { name, generation, rows });
+                }
                 Err(error) => out.refused.push(AdoptionRefusal { name, why: error.to_string() }),
             }
         }
+        out.notes = Some(notes).filter(|notes| !notes.is_empty());
         Ok(out)
     }
 
-    async fn adopt_one(&self, bucket: &str, root: &Root, name: &str, number: u64) -> Result<(u64, u64), AdoptError> {
+    /// Gives the generation and the rows, and the catalog that they were taken from, if it is another.
+    async fn adopt_one(&self, bucket: &str, root: &Root, name: &str, number: u64) -> Result<(u64, u64, Option<String>), AdoptError> {
         names::check_new(name)?;
         let is_here = self.books().has(name);
         if is_here {
@@ -129,8 +135,9 @@ impl CatalogService {
         };
         self.with(Realm::Real, start).await?;
         let rows = commit.objects.iter().map(|o| o.rows).sum();
-        match self.copy_and_publish(bucket, root, commit, next).await {
-            Ok(()) => Ok((next, rows)),
+        let from = Some(manifest.node).filter(|node| *node != self.node);
+        match self.copy_and_publish(bucket, root, commit, next, from.clone()).await {
+            Ok(()) => Ok((next, rows, from)),
             Err(error) => {
                 let reason = error.to_string();
                 let end = move |books: &Mutex<Books>| {
@@ -148,7 +155,14 @@ impl CatalogService {
     }
 
     /// Copies what a commit names into its own run, and publishes that under a number which nobody may have taken.
-    async fn copy_and_publish(&self, bucket: &str, root: &Root, mut commit: CommitIn, number: u64) -> Result<(), AdoptError> {
+    async fn copy_and_publish(
+        &self,
+        bucket: &str,
+        root: &Root,
+        mut commit: CommitIn,
+        number: u64,
+        taken_from: Option<String>,
+    ) -> Result<(), AdoptError> {
         let prefix = format!("datasets/{}/{}", commit.name, commit.run_id);
         let mut objects = Vec::new();
         for (n, object) in commit.objects.iter().enumerate() {
@@ -165,7 +179,7 @@ impl CatalogService {
         let key = manifests::key(&commit.name, number);
         let no_commit = |e| AdoptError::NoCommit(key.clone(), e);
         let said = serde_json::to_value(&commit).map_err(no_commit)?;
-        let manifest = Manifest { node: self.node.clone(), run_id: commit.run_id.clone(), generation: number, commit: said };
+        let manifest = Manifest { node: self.node.clone(), run_id: commit.run_id.clone(), generation: number, taken_from, commit: said };
         let bytes = serde_json::to_vec(&manifest).map_err(no_commit)?;
         match self.buckets.create(bucket, &key, bytes).await? {
             Created::New => {}
@@ -176,6 +190,14 @@ impl CatalogService {
         self.copier.wake();
         Ok(())
     }
+}
+
+/// What whoever takes a dataset up should know of whoever put it there.
+fn locked_out(from: &str, bucket: &str, name: &str) -> String {
+    format!(
+        "`{name}` was put there by catalog {from}: if that one still lives, it can put no further generation of `{name}` into bucket \
+         `{bucket}`, and its next commit is refused and says so; what it has stays its own. Deleting `{name}` here gives it back"
+    )
 }
 
 /// The commit of a manifest as one of this catalog's, in the bucket's name and place here.
@@ -207,7 +229,7 @@ mod tests {
     use super::*;
 
     fn manifest(commit: Value) -> Manifest {
-        Manifest { node: "them".into(), run_id: "r".into(), generation: 3, commit }
+        Manifest { node: "them".into(), run_id: "r".into(), generation: 3, taken_from: None, commit }
     }
 
     fn told(commit: Value) -> Result<CommitIn, AdoptError> {

@@ -10,7 +10,7 @@ use brahman_storage::buckets::{BucketError, Part};
 use brahman_storage::digest::{hex, sha256};
 
 use super::CatalogService;
-use super::rescue::{COPIES, copy_key, copy_keys};
+use super::rescue::{COPIES, copy_keys};
 use super::storage::refused;
 
 /// Longest key: what S3 takes.
@@ -51,7 +51,9 @@ impl CatalogService {
             BucketError::NoSuchObject { .. } | BucketError::Damaged { .. } | BucketError::Unusable { .. } | BucketError::Away { .. }
         );
         if lost && bucket != RESCUE && self.buckets.rescues() {
-            for copy in copy_keys(&bucket, &key, recorded.is_some()) {
+            // Where that cannot be known, what an earlier version has copied may be another catalog's.
+            let shared = recorded.is_none() && self.buckets.is_shared(RESCUE).await.unwrap_or(true);
+            for copy in copy_keys(&self.node, &bucket, &key, recorded.is_some(), shared) {
                 match self.buckets.read(RESCUE, &copy, (offset, length), recorded.as_deref()).await {
                     Ok(part) => return told(part, offset, true),
                     Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {error}"),
@@ -94,7 +96,7 @@ impl CatalogService {
             return taken(format!("is there, and may be a dataset's, for this could not be read: {}", doubts.join("; ")));
         }
         let copies = bucket != RESCUE && self.buckets.rescues();
-        let copied = copies && self.buckets.put(RESCUE, &copy_key(&bucket, &key), bytes, false).await.is_ok();
+        let copied = copies && self.buckets.put(RESCUE, &self.copy_key(&bucket, &key), bytes, false).await.is_ok();
         Reply::of(&PutObjectOut { size, sha256, copied })
     }
 }

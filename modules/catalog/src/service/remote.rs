@@ -35,6 +35,8 @@ enum Put {
     /// A commit of ours that a crash cut off has the number.
     Passed,
     Taken,
+    /// The catalog of this name has taken the dataset up from us, and gone on.
+    Adopted(String),
     /// All answers were lost.
     Unknown(String),
 }
@@ -76,6 +78,7 @@ impl CatalogService {
                     Put::Done => break,
                     Put::Passed if generation < last => generation += 1,
                     Put::Passed | Put::Taken => return Err(taken(bucket, &commit.name, generation)),
+                    Put::Adopted(by) => return Err(adopted(bucket, &commit.name, generation, &by)),
                     Put::Unknown(why) => return Err(unknown(bucket, commit, &why)),
                 }
             }
@@ -104,6 +107,7 @@ impl CatalogService {
             node: self.node.clone(),
             run_id: commit.run_id.clone(),
             generation,
+            taken_from: None,
             commit: serde_json::to_value(commit).map_err(internal)?,
         };
         let (key, bytes) = (manifests::key(&commit.name, generation), serde_json::to_vec(&manifest).map_err(internal)?);
@@ -115,6 +119,7 @@ impl CatalogService {
                     return Ok(match serde_json::from_slice::<Manifest>(&there) {
                         Ok(there) if there.node == self.node && there.run_id == commit.run_id => Put::Done,
                         Ok(there) if there.node == self.node => Put::Passed,
+                        Ok(there) if there.taken_from.as_ref() == Some(&self.node) => Put::Adopted(there.node),
                         _ => Put::Taken,
                     });
                 }
@@ -165,6 +170,16 @@ fn taken(bucket: &str, name: &str, generation: u64) -> Fault {
     Fault::new("org.brahman.Catalog.Moved", false, message).with("name", name.to_owned())
 }
 
+/// Whoever goes on with a dataset that somebody has taken up elsewhere, knowingly or not.
+fn adopted(bucket: &str, name: &str, generation: u64, by: &str) -> Fault {
+    let message = format!(
+        "dataset `{name}` was taken up from bucket `{bucket}` by another catalog, {by} (`brahman datasets adopt`), whose generation \
+         {generation} lies there: this catalog can put no further one of it there, and nothing was published. What it has it can read. Go on \
+         there; or here, under another name or in another bucket; or have the dataset deleted there, and commit again"
+    );
+    Fault::new("org.brahman.Catalog.Moved", false, message).with("name", name.to_owned())
+}
+
 fn unknown(bucket: &str, commit: &CommitIn, why: &str) -> Fault {
     let message = format!(
         "whether run {} of dataset `{}` is published is not known, for bucket `{bucket}` took its manifest and did not answer ({why}): say \
@@ -187,5 +202,7 @@ mod tests {
         assert!(!fault.message().contains("nothing was published"), "{fault}");
         assert_eq!((&fault.parameters["name"], &fault.parameters["run_id"]), (&"d".into(), &"r".into()));
         assert!(!taken("lake", "d", 3).retryable());
+        let adopted = adopted("lake", "d", 3, "them");
+        assert!(!adopted.retryable() && adopted.message().contains("them") && adopted.message().contains("nothing was published"));
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! datasets/<name>/<run_id>/part-0.parquet   what a run has written: no two buckets have the same
-//! objects/<bucket>/<key>                    whatever else a bucket holds
+//! objects/<catalog>/<bucket>/<key>          whatever else a bucket holds, by the catalog that calls the bucket so
+//! objects/<bucket>/<key>                    the same by an earlier version: whose it is cannot be told where several catalogs copy
 //! ```
 //!
-//! Under any other key lies what was put into `rescue` itself, and what earlier versions have copied there: that is a copy only where a
+//! Under any other key lies what was put into `rescue` itself, and what the first versions have copied there: that is a copy only where a
 //! dataset's file has its hash.
 //!
 //! One task copies, woken by commits, by a start and by a bucket that is added; nobody waits for it. Invariants: no copy is published
-//! that has not the hash that was recorded; a copy that is right is never written again; how far the copies are behind is a figure, and
-//! why is told.
+//! that has not the hash that was recorded; a copy that is right is never written again; one that fails is tried ever more rarely, and a
+//! bucket that does not answer is not asked for each of its objects; how far the copies are behind is a figure, and why is told.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,28 +34,42 @@ pub(super) const COPIES: &str = "objects";
 const LISTED_MAX: usize = 1_000_000;
 /// How long after a failure copying is tried again: soon, for a restart; not more often than this, for a bucket that is away.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// Objects of one bucket that may fail in one pass, for all that is known by the bucket's own fault, before the others wait.
+const FAILURES_MAX: u32 = 3;
 /// While it copies, how far it is is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Longest reason.
 const WHY_CHARS: usize = 300;
 
-/// Key of an object's copy.
-pub(super) fn copy_key(bucket: &str, key: &str) -> String {
-    if folder_of(key).is_some() { key.to_owned() } else { format!("{COPIES}/{bucket}/{key}") }
+/// Key of an object's copy, made by the catalog `node`.
+pub(super) fn copy_key(node: &str, bucket: &str, key: &str) -> String {
+    if folder_of(key).is_some() { key.to_owned() } else { format!("{COPIES}/{node}/{bucket}/{key}") }
 }
 
 /// The same, of an object of a dataset, whose key is its copy's as a rule.
-fn copy_of(object: &Object) -> Cow<'_, str> {
-    if folder_of(&object.key).is_some() { Cow::Borrowed(&object.key) } else { Cow::Owned(copy_key(&object.bucket, &object.key)) }
+fn copy_of<'a>(node: &str, object: &'a Object) -> Cow<'a, str> {
+    if folder_of(&object.key).is_some() { Cow::Borrowed(&object.key) } else { Cow::Owned(copy_key(node, &object.bucket, &object.key)) }
 }
 
-/// Keys under which a copy of an object is looked for, one after the other. One whose hash is recorded may be an earlier version's.
-pub(super) fn copy_keys(bucket: &str, key: &str, recorded: bool) -> Vec<String> {
-    let mut keys = vec![copy_key(bucket, key)];
-    if recorded && keys[0] != key {
+/// Keys under which a copy of an object is looked for, one after the other. One whose hash is `recorded` may be an earlier version's;
+/// where it is not, an earlier version's is ours for certain only if no other catalog copies there (`shared`).
+pub(super) fn copy_keys(node: &str, bucket: &str, key: &str, recorded: bool, shared: bool) -> Vec<String> {
+    let mut keys = vec![copy_key(node, bucket, key)];
+    if folder_of(key).is_some() {
+        return keys;
+    }
+    if recorded || !shared {
+        keys.push(format!("{COPIES}/{bucket}/{key}"));
+    }
+    if recorded {
         keys.push(key.to_owned());
     }
     keys
+}
+
+/// How long after so many failures a copy is tried again.
+fn back_off(tries: u32) -> Duration {
+    PAUSE.0.saturating_mul(2_u32.saturating_pow(tries.saturating_sub(1))).min(PAUSE.1)
 }
 
 /// How far the copies are behind.
@@ -75,8 +90,28 @@ struct Known {
     place: Option<(String, u64)>,
     /// Hashes of the copies that are there, by key.
     saved: BTreeMap<String, String>,
-    /// Why a copy failed when it was last tried, by key.
-    failing: BTreeMap<String, String>,
+    /// Copies that failed when they were last tried, or wait for a bucket, by key.
+    failing: BTreeMap<String, Failing>,
+}
+
+/// A copy that could not be made.
+#[derive(Debug)]
+struct Failing {
+    why: String,
+    /// How often it failed by itself.
+    tries: u32,
+    /// When it is tried again; with the next pass if it has only waited for its bucket.
+    again: Option<Instant>,
+}
+
+/// How the copies stand.
+#[derive(Debug, Default)]
+struct Standing {
+    lag: Lag,
+    /// Of those that have no copy, how many could not be made.
+    failed: u64,
+    /// Why the first of them could not.
+    why: Option<String>,
 }
 
 /// Who copies, and what is known of that.
@@ -117,14 +152,44 @@ impl Copier {
         known.saved.insert(key.to_owned(), sha256.to_owned());
     }
 
+    /// A copy failed: it is tried again after a while, longer each time.
     fn note_failing(&self, key: &str, error: &BucketError) {
-        let why = error.to_string().chars().take(WHY_CHARS).collect();
-        self.known().failing.insert(key.to_owned(), why);
+        let mut known = self.known();
+        let tries = known.failing.get(key).map_or(0, |failing| failing.tries).saturating_add(1);
+        known.failing.insert(key.to_owned(), Failing { why: words(error), tries, again: Some(Instant::now() + back_off(tries)) });
     }
 
-    /// Whether an object is known to have its copy.
-    pub(super) fn has(&self, object: &Object) -> bool {
-        self.known().saved.get(&*copy_of(object)) == Some(&object.sha256)
+    /// A copy was not tried, for its bucket, or `rescue`, does not answer.
+    fn note_waiting(&self, key: &str, error: &BucketError) {
+        let mut known = self.known();
+        let tries = known.failing.get(key).map_or(0, |failing| failing.tries);
+        known.failing.insert(key.to_owned(), Failing { why: words(error), tries, again: None });
+    }
+
+    /// How often a copy has failed; none if it is not to be tried yet.
+    fn tries(&self, key: &str) -> Option<u32> {
+        match self.known().failing.get(key) {
+            None => Some(0),
+            Some(Failing { again: Some(again), .. }) if *again > Instant::now() => None,
+            Some(failing) => Some(failing.tries),
+        }
+    }
+
+    /// Until the first of those that failed is to be tried again.
+    fn next_try(&self) -> Option<Duration> {
+        let first = self.known().failing.values().filter_map(|failing| failing.again).min()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether a copy is known to be there, of these bytes.
+    pub(super) fn has(&self, key: &str, sha256: &str) -> bool {
+        self.known().saved.get(key).is_some_and(|saved| saved == sha256)
+    }
+
+    /// How many of these copies are there, as far as is known.
+    pub(super) fn count<'a>(&self, keys: impl Iterator<Item = &'a str>) -> usize {
+        let known = self.known();
+        keys.filter(|key| known.saved.contains_key(*key)).count()
     }
 
     /// How far copies are behind whenever that may have changed.
@@ -133,40 +198,70 @@ impl Copier {
     }
 }
 
+fn words(error: &BucketError) -> String {
+    error.to_string().chars().take(WHY_CHARS).collect()
+}
+
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl CatalogService {
-    /// How far the copies are behind; nothing where nobody has said where they are to go.
-    pub(super) fn lag(&self) -> Lag {
-        let mut lag = Lag::default();
+    /// Key of an object's copy in `rescue`.
+    pub(super) fn copy_key(&self, bucket: &str, key: &str) -> String {
+        copy_key(&self.node, bucket, key)
+    }
+
+    /// Keys under which a copy of an object whose hash is recorded is looked for.
+    pub(super) fn recorded_copies(&self, object: &Object) -> Vec<String> {
+        copy_keys(&self.node, &object.bucket, &object.key, true, true)
+    }
+
+    /// Whether an object is known to have its copy.
+    pub(super) fn has_copy(&self, object: &Object) -> bool {
+        self.copier.has(&copy_of(&self.node, object), &object.sha256)
+    }
+
+    /// How the copies stand; nothing where nobody has said where they are to go.
+    fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
         if !self.buckets.rescues() {
-            return lag;
+            return standing;
         }
         let (mut oldest_ms, known) = (u64::MAX, self.copier.known());
         self.books().for_each_live(|_, committed_ms, object| {
-            if known.saved.get(&*copy_of(object)) != Some(&object.sha256) {
-                lag.objects += 1;
-                lag.bytes += object.bytes;
-                oldest_ms = oldest_ms.min(committed_ms);
+            let key = copy_of(&self.node, object);
+            if known.saved.get(&*key) == Some(&object.sha256) {
+                return;
+            }
+            standing.lag.objects += 1;
+            standing.lag.bytes += object.bytes;
+            oldest_ms = oldest_ms.min(committed_ms);
+            // What was deleted, or copied since, fails no more.
+            if let Some(failing) = known.failing.get(&*key) {
+                standing.failed += 1;
+                standing.why.get_or_insert_with(|| failing.why.clone());
             }
         });
         drop(known);
-        lag.oldest_s = if lag.objects == 0 { 0 } else { now_ms().saturating_sub(oldest_ms) / 1000 };
-        lag
+        standing.lag.oldest_s = if standing.lag.objects == 0 { 0 } else { now_ms().saturating_sub(oldest_ms) / 1000 };
+        standing
+    }
+
+    /// How far the copies are behind.
+    pub(super) fn lag(&self) -> Lag {
+        self.standing().lag
     }
 
     /// The same, in the words of a commit's reply; none where there are to be no copies.
     pub(super) fn copies(&self) -> Option<Copies> {
-        let lag = self.buckets.rescues().then(|| self.lag())?;
-        let known = self.copier.known();
-        Some(Copies { pending: lag.objects, failed: known.failing.len() as u64, why: known.failing.values().next().cloned() })
+        let Standing { lag, failed, why } = self.buckets.rescues().then(|| self.standing())?;
+        Some(Copies { pending: lag.objects, failed, why })
     }
 
     /// Why the first of those that fail does.
     pub(super) fn copies_why(&self) -> Option<String> {
-        self.copier.known().failing.values().next().cloned()
+        self.standing().why
     }
 
     /// Copies whatever has no copy, again and again; ends with its task.
@@ -180,9 +275,10 @@ impl CatalogService {
                 // A word may be lost with whoever was to say it.
                 let _ = tokio::time::timeout(PAUSE.1, self.copier.wake.notified()).await;
             } else {
+                let wait = self.copier.next_try().unwrap_or(pause).min(pause).max(PAUSE.0);
                 tokio::select! {
                     () = self.copier.wake.notified() => {}
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(wait) => {}
                 }
                 pause = (pause * 2).min(PAUSE.1);
             }
@@ -196,16 +292,42 @@ impl CatalogService {
             return true;
         }
         if let Err(error) = self.look_at_copies().await {
-            self.uncopied().iter().for_each(|object| self.copier.note_failing(&copy_of(object), &error));
+            self.uncopied().iter().for_each(|object| self.copier.note_waiting(&copy_of(&self.node, object), &error));
             return false;
         }
         let pending = self.uncopied();
         // What is wanted no more fails no more.
-        let wanted: BTreeSet<Cow<'_, str>> = pending.iter().map(copy_of).collect();
+        let wanted: BTreeSet<Cow<'_, str>> = pending.iter().map(|object| copy_of(&self.node, object)).collect();
         self.copier.known().failing.retain(|key, _| wanted.contains(key.as_str()));
-        let (mut is_done, mut told) = (true, Instant::now());
-        for object in &pending {
-            is_done &= self.copy(object).await;
+        // Those that have failed most often come last: they must not keep the others waiting.
+        let mut due: Vec<(u32, &Object)> = Vec::new();
+        due.extend(pending.iter().filter_map(|object| Some((self.copier.tries(&copy_of(&self.node, object))?, object))));
+        due.sort_by_key(|(tries, _)| *tries);
+        let (mut is_done, mut told) = (due.len() == pending.len(), Instant::now());
+        // Buckets that do not answer, by how many of their objects have failed, and why the last did.
+        let mut silent: BTreeMap<String, (u32, BucketError)> = BTreeMap::new();
+        for (_, object) in due {
+            let key = copy_of(&self.node, object);
+            let is_silent = |bucket: &str| silent.get(bucket).filter(|(failed, _)| *failed >= FAILURES_MAX);
+            if let Some((_, error)) = is_silent(&object.bucket).or_else(|| is_silent(RESCUE)) {
+                self.copier.note_waiting(&key, error);
+                is_done = false;
+                continue;
+            }
+            if let Err(error) = self.copy(object).await {
+                self.copier.note_failing(&key, &error);
+                is_done = false;
+                let (bucket, weight) = match &error {
+                    BucketError::Away { name, .. } => (Some(name.clone()), FAILURES_MAX),
+                    // The server's fault, or the object's own.
+                    BucketError::Unusable { name, .. } => (Some(name.clone()), 1),
+                    _ => (None, 0),
+                };
+                if let Some(bucket) = bucket {
+                    let failed = silent.get(&bucket).map_or(0, |(failed, _)| *failed) + weight;
+                    silent.insert(bucket, (failed, error));
+                }
+            }
             if told.elapsed() > TELL_EVERY {
                 self.copier.lag.send_replace(self.lag());
                 told = Instant::now();
@@ -219,7 +341,7 @@ impl CatalogService {
         let mut uncopied = Vec::new();
         let known = self.copier.known();
         self.books().for_each_live(|_, _, object| {
-            if known.saved.get(&*copy_of(object)) != Some(&object.sha256) {
+            if known.saved.get(&*copy_of(&self.node, object)) != Some(&object.sha256) {
                 uncopied.push(object.clone());
             }
         });
@@ -238,8 +360,8 @@ impl CatalogService {
             listed.extend(self.buckets.keys(RESCUE, prefix, LISTED_MAX).await?);
         }
         let mut saved = BTreeMap::new();
-        self.books().for_each_live(|_, _, object| {
-            let key = copy_of(object);
+        self.books().for_each_kept(|_, object| {
+            let key = copy_of(&self.node, object);
             if listed.get(&*key) == Some(&object.bytes) {
                 saved.insert(key.into_owned(), object.sha256.clone());
             }
@@ -249,23 +371,17 @@ impl CatalogService {
     }
 
     /// Copies one object, verified on its way. What is there with other bytes is no copy, and goes.
-    async fn copy(&self, object: &Object) -> bool {
-        let key = copy_of(object);
-        match self.buckets.copy(&object.bucket, RESCUE, &object.key, &key, &object.sha256, true).await {
-            Ok(_) => {
-                self.copier.note_saved(&key, &object.sha256);
-                // Deleted while it was copied: whoever tidied did not see the copy.
-                let listed = Listed { bucket: RESCUE.to_owned(), key: key.into_owned(), resumable: false };
-                if let Err(error) = self.remove_spent(&listed).await {
-                    self.buckets.failed(RESCUE, "delete", &listed.key, &error);
-                }
-                true
-            }
-            Err(error) => {
-                self.copier.note_failing(&key, &error);
-                false
-            }
+    async fn copy(&self, object: &Object) -> Result<(), BucketError> {
+        let key = copy_of(&self.node, object);
+        self.buckets.copy(&object.bucket, RESCUE, &object.key, &key, &object.sha256, true).await?;
+        self.copier.note_saved(&key, &object.sha256);
+        self.note_mended(RESCUE, &key);
+        // Deleted while it was copied: whoever tidied did not see the copy.
+        let listed = Listed { bucket: RESCUE.to_owned(), key: key.into_owned(), resumable: false };
+        if let Err(error) = self.remove_spent(&listed).await {
+            self.buckets.failed(RESCUE, "delete", &listed.key, &error);
         }
+        Ok(())
     }
 
     /// Removes an object from a bucket if nothing needs it by now. Nothing is begun or put together again meanwhile that might.
@@ -285,7 +401,7 @@ impl CatalogService {
     /// Brings an object back from `rescue`, if a copy there is what was recorded.
     pub(super) async fn bring_back(&self, object: &Object, path: &Path) -> Result<(), BucketError> {
         let mut failed = None;
-        for key in copy_keys(&object.bucket, &object.key, true) {
+        for key in self.recorded_copies(object) {
             match self.buckets.download(RESCUE, &key, &object.sha256, path).await {
                 Ok(()) => return Ok(()),
                 Err(error) => failed = failed.or(Some(error)),
@@ -301,11 +417,34 @@ mod tests {
 
     #[test]
     fn copies_of_two_buckets_are_two_and_what_lies_bare_counts_only_where_its_hash_is_known() {
-        assert_ne!(copy_key("primary", "n/x"), copy_key("lake", "n/x"));
-        assert_eq!(copy_keys("primary", "n/x", false), ["objects/primary/n/x"]);
-        assert_eq!(copy_keys("primary", "n/x", true), ["objects/primary/n/x", "n/x"]);
+        assert_ne!(copy_key("us", "primary", "n/x"), copy_key("us", "lake", "n/x"));
+        assert_ne!(copy_key("us", "primary", "n/x"), copy_key("them", "primary", "n/x"));
+        let (ours, old) = ("objects/us/primary/n/x", "objects/primary/n/x");
+        let keys = |recorded, shared| copy_keys("us", "primary", "n/x", recorded, shared);
+        // What an earlier version has copied there may be another's where another copies there, too.
+        assert_eq!((keys(false, true), keys(false, false)), (vec![ours.to_owned()], vec![ours.to_owned(), old.to_owned()]));
+        for shared in [false, true] {
+            assert_eq!(keys(true, shared), [ours, old, "n/x"]);
+        }
         let part = "datasets/d/r/part-0.parquet";
-        assert_eq!(copy_keys("lake", part, true), [part]);
+        assert_eq!(copy_keys("us", "lake", part, true, true), [part]);
+    }
+
+    #[test]
+    fn a_copy_that_fails_is_tried_ever_more_rarely_and_one_that_waits_for_its_bucket_with_the_next_pass() {
+        let (copier, error) = (Copier::default(), BucketError::NoSuchBucket("b".into()));
+        assert_eq!((copier.tries("k"), copier.next_try()), (Some(0), None));
+        copier.note_waiting("k", &error);
+        assert_eq!((copier.tries("k"), copier.next_try()), (Some(0), None));
+        copier.note_failing("k", &error);
+        assert!(copier.tries("k").is_none() && copier.next_try().is_some_and(|wait| wait <= PAUSE.0));
+        copier.note_failing("k", &error);
+        assert!(copier.next_try().is_some_and(|wait| wait > PAUSE.0 && wait <= 2 * PAUSE.0));
+        assert_eq!((back_off(1), back_off(3), back_off(60)), (PAUSE.0, 4 * PAUSE.0, PAUSE.1));
+        copier.note_waiting("k", &error);
+        assert_eq!(copier.tries("k"), Some(2), "how often it has failed is not forgotten");
+        copier.note_saved("k", "a");
+        assert_eq!(copier.tries("k"), Some(0));
     }
 
     #[test]
@@ -313,13 +452,14 @@ mod tests {
         let copier = Copier::default();
         let (bucket, key) = ("primary".to_owned(), "datasets/d/r/part-0.parquet".to_owned());
         let object = Object { bucket, key, url: String::new(), rows: 1, bytes: 1, sha256: "a".into(), path: None };
-        assert!(!copier.has(&object));
-        copier.note_failing(&object.key, &BucketError::NoSuchBucket("x".repeat(1000)));
-        assert!(copier.known().failing[&object.key].chars().count() <= WHY_CHARS);
-        copier.note_saved(&object.key, "a");
-        assert!(copier.has(&object) && copier.known().failing.is_empty());
-        assert!(!copier.has(&Object { sha256: "b".into(), ..object.clone() }), "other bytes have none");
-        copier.forget(&object.key);
-        assert!(!copier.has(&object));
+        let key = copy_of("us", &object).into_owned();
+        assert!(!copier.has(&key, "a"));
+        copier.note_failing(&key, &BucketError::NoSuchBucket("x".repeat(1000)));
+        assert!(copier.known().failing[&key].why.chars().count() <= WHY_CHARS);
+        copier.note_saved(&key, "a");
+        assert!(copier.has(&key, "a") && copier.known().failing.is_empty());
+        assert!(!copier.has(&key, "b"), "other bytes have none");
+        copier.forget(&key);
+        assert!(!copier.has(&key, "a"));
     }
 }

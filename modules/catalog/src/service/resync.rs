@@ -32,8 +32,9 @@ impl CatalogService {
             // Nothing here knows of it: a bucket in S3 may.
             Err(fault) if realm == Realm::Real && !is_known && !is_named && fault.name == "org.brahman.Catalog.NoSuchDataset" => {
                 match self.adopt_unknown(&name).await? {
-                    Some(PublishedDataset { generation, rows, .. }) => {
+                    Some((PublishedDataset { generation, rows, .. }, more)) => {
                         notes.push("it was not known here, and was taken up from its manifest in a bucket".to_owned());
+                        notes.extend(more);
                         Ok(ResyncOut { generation, rows, changed: true, notes })
                     }
                     None => Err(fault),

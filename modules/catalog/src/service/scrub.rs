@@ -1,4 +1,5 @@
-//! Looking whether objects and copies still are what was committed, and repairing one side from the other.
+//! Looking whether objects and copies still are what was committed, and repairing one side from the other: of the present generations
+//! and of those before, to which readers may go back.
 //!
 //! On demand (`Scrub`), and in the background: slowly, from where the last life of this process stopped. Invariants: what is looked at is
 //! read whole, whatever was remembered of it; nothing is replaced but by bytes that have the recorded hash; what was deleted or replaced
@@ -11,16 +12,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Object;
-use brahman_card::interface::storage::RESCUE;
+use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair};
 use brahman_sidecar::{Call, Reply};
 use brahman_storage::atomic;
 use brahman_storage::buckets::BucketError;
 use brahman_storage::digest::sha256_file;
 use serde::{Deserialize, Serialize};
 
-use super::CatalogService;
-use super::rescue::copy_key;
 use super::storage::refused;
+use super::{CatalogService, lock};
 
 /// Bytes that are read in a second at most by the one in the background: a tenth of what a disk gives.
 const BYTES_PER_S: u64 = 20 << 20;
@@ -31,48 +31,15 @@ const AFTER_START: Duration = Duration::from_secs(60);
 const NOTED_EVERY: Duration = Duration::from_secs(60);
 /// Objects of each kind that are named in a reply; more are counted only in the journal of failures.
 const NAMED_MAX: usize = 1000;
+/// Objects that are remembered as damaged until they are right again; more than these are no work of a scrub.
+const DAMAGED_MAX: usize = 10_000;
 /// How often a caller hears how far it is.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// The file of [`Position`] in the catalog's folder; no dataset's, for it does not end in `.json`.
 const POSITION: &str = "scrub.position";
 
-/// Parameters of `org.brahman.Storage.Scrub`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    /// One bucket; all unless said.
-    #[serde(default)]
-    bucket: Option<String>,
-    /// One dataset; all unless said.
-    #[serde(default)]
-    dataset: Option<String>,
-}
-
-/// An object that is not what it should be, or was not.
-#[derive(Clone, Debug, Serialize)]
-struct Finding {
-    bucket: String,
-    key: String,
-    why: String,
-}
-
-/// One that is again.
-#[derive(Clone, Debug, Serialize)]
-struct Repaired {
-    bucket: String,
-    key: String,
-}
-
-/// What was found so far: the replies of `org.brahman.Storage.Scrub`.
-#[derive(Clone, Debug, Default, Serialize)]
-struct Found {
-    objects: u64,
-    bytes: u64,
-    damaged: Vec<Finding>,
-    repaired: Vec<Repaired>,
-    unrepaired: Vec<Finding>,
-    elapsed_ms: u64,
-}
+/// Objects by bucket and key.
+pub(super) type Places = BTreeSet<(String, String)>;
 
 /// Where the one in the background stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,11 +50,9 @@ struct Position {
     /// Unix time at which everything had been looked at.
     #[serde(default)]
     finished_ms: Option<u64>,
-    /// Objects that were damaged and could not be repaired, this time and when everything was last looked at.
+    /// Objects and copies that were damaged when they were last looked at, and could not be repaired.
     #[serde(default)]
-    unrepaired: u64,
-    #[serde(default)]
-    unrepaired_before: u64,
+    damaged: Places,
 }
 
 impl Position {
@@ -95,6 +60,20 @@ impl Position {
     fn read(path: &Path) -> Self {
         fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
+
+    /// Everything was looked at.
+    fn end() -> Self {
+        Self { after: None, finished_ms: Some(now_ms()), damaged: Places::new() }
+    }
+}
+
+/// What was damaged in the last life of this process, by the state that it is of.
+pub(super) fn damaged_before(state: &Path) -> Places {
+    Position::read(&position(state)).damaged
+}
+
+fn position(state: &Path) -> PathBuf {
+    state.join("catalog").join(POSITION)
 }
 
 /// One thing to look at: an object in its own bucket, or its copy in `rescue`.
@@ -112,7 +91,7 @@ fn now_ms() -> u64 {
 impl CatalogService {
     /// `org.brahman.Storage.Scrub`: looks at everything, or at one bucket or dataset, as fast as it can be read.
     pub(super) async fn scrub(&self, call: &Call) -> Result<Reply, Fault> {
-        let Asked { bucket, dataset } = call.parameters()?;
+        let ScrubIn { bucket, dataset } = call.parameters()?;
         if let Some(name) = &bucket {
             self.buckets.present(name).await.map_err(|e| refused(name, &e))?;
         }
@@ -121,7 +100,7 @@ impl CatalogService {
             there.map_err(super::fault)?;
         }
         let (started, mut told) = (Instant::now(), Instant::now());
-        let mut found = Found::default();
+        let mut found = ScrubOut::default();
         for target in self.targets(bucket.as_deref(), dataset.as_deref()) {
             self.look(&target, &mut found).await;
             found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -130,21 +109,27 @@ impl CatalogService {
                 told = Instant::now();
             }
         }
-        if bucket.is_none() && dataset.is_none() {
-            self.note_position(&Position {
-                after: None,
-                finished_ms: Some(now_ms()),
-                unrepaired: 0,
-                unrepaired_before: found.unrepaired.len() as u64,
-            });
-        }
+        let is_all = bucket.is_none() && dataset.is_none();
+        self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) });
         Reply::of(&found)
     }
 
-    /// When everything was last looked at, as Unix time, and how many objects were or are damaged and not repaired.
+    /// When everything was last looked at, as Unix time, and how many objects are damaged since they were looked at.
     pub(super) fn scrubbed(&self) -> (Option<u64>, u64) {
-        let position = Position::read(&self.position());
-        (position.finished_ms, position.unrepaired.max(position.unrepaired_before))
+        let finished_ms = Position::read(&self.position()).finished_ms;
+        let damaged = lock(&self.damaged).clone();
+        // What was deleted since is damaged no more.
+        let is_kept = |target: &Target| damaged.contains(&(target.bucket.clone(), target.key.clone()));
+        let kept = if damaged.is_empty() { 0 } else { self.targets(None, None).iter().filter(|target| is_kept(target)).count() };
+        (finished_ms, kept as u64)
+    }
+
+    /// An object, or a copy, is what it should be again.
+    pub(super) fn note_mended(&self, bucket: &str, key: &str) {
+        let was_damaged = lock(&self.damaged).remove(&(bucket.to_owned(), key.to_owned()));
+        if was_damaged {
+            self.note_position(&Position::read(&self.position()));
+        }
     }
 
     /// Looks at everything again and again, slowly; ends with its task.
@@ -173,9 +158,8 @@ impl CatalogService {
             if position.after.as_ref().is_some_and(|after| place <= *after) {
                 continue;
             }
-            let (mut found, started) = (Found::default(), Instant::now());
+            let (mut found, started) = (ScrubOut::default(), Instant::now());
             self.look(&target, &mut found).await;
-            position.unrepaired += found.unrepaired.len() as u64;
             position.after = Some(place);
             if noted.elapsed() > NOTED_EVERY {
                 self.note_position(&position);
@@ -185,16 +169,17 @@ impl CatalogService {
             let owed = Duration::from_millis(1 + found.bytes.saturating_mul(1000) / BYTES_PER_S);
             tokio::time::sleep(owed.saturating_sub(started.elapsed())).await;
         }
-        let unrepaired_before = position.unrepaired;
-        self.note_position(&Position { after: None, finished_ms: Some(now_ms()), unrepaired: 0, unrepaired_before });
+        self.note_position(&Position::end());
     }
 
     fn position(&self) -> PathBuf {
-        self.state.join("catalog").join(POSITION)
+        position(&self.state)
     }
 
+    /// Writes down where it stands, with what is damaged by now.
     fn note_position(&self, position: &Position) {
-        let written = serde_json::to_vec(position).map_err(std::io::Error::from);
+        let position = Position { damaged: lock(&self.damaged).clone(), ..position.clone() };
+        let written = serde_json::to_vec(&position).map_err(std::io::Error::from);
         if let Err(error) = written.and_then(|text| atomic::write(&self.position(), &text)) {
             tracing::warn!("{}: {error}: after a restart objects are looked at from the beginning", self.position().display());
         }
@@ -205,12 +190,12 @@ impl CatalogService {
         let mut targets = Vec::new();
         let mut seen = BTreeSet::new();
         let copies = self.buckets.rescues();
-        self.books().for_each_live(|name, _, object| {
+        self.books().for_each_kept(|name, object| {
             if dataset.is_some_and(|dataset| dataset != name) {
                 return;
             }
             let own = (object.bucket.clone(), object.key.clone());
-            let copy = copies.then(|| (RESCUE.to_owned(), copy_key(&object.bucket, &object.key)));
+            let copy = copies.then(|| (RESCUE.to_owned(), self.copy_key(&object.bucket, &object.key)));
             for (at, key) in std::iter::once(own).chain(copy) {
                 // Two datasets may be made of one object.
                 if bucket.is_none_or(|bucket| bucket == at) && seen.insert((at.clone(), key.clone())) {
@@ -223,10 +208,11 @@ impl CatalogService {
     }
 
     /// Looks at one thing, and repairs it if it can.
-    async fn look(&self, target: &Target, found: &mut Found) {
+    async fn look(&self, target: &Target, found: &mut ScrubOut) {
         let is_copy = target.bucket == RESCUE;
+        let place = (target.bucket.clone(), target.key.clone());
         // What has yet to be copied is behind, and not damaged.
-        if is_copy && !self.copier.has(&target.object) {
+        if is_copy && !self.has_copy(&target.object) && !lock(&self.damaged).contains(&place) {
             return;
         }
         let why = match self.examine(target).await {
@@ -235,6 +221,7 @@ impl CatalogService {
                 if is_copy {
                     self.copier.note_saved(&target.key, &target.object.sha256);
                 }
+                lock(&self.damaged).remove(&place);
                 return;
             }
             Err(error) => error,
@@ -249,7 +236,7 @@ impl CatalogService {
             return;
         }
         found.objects += 1;
-        let finding = Finding { bucket: target.bucket.clone(), key: target.key.clone(), why: why.to_string() };
+        let finding = ScrubDamage { bucket: target.bucket.clone(), key: target.key.clone(), why: why.to_string() };
         let is_local = self.books().roots().get(&target.bucket).is_ok_and(|root| root.is_local());
         // A sector that cannot be read is damage; a server that does not answer is none.
         let is_damage = matches!(why, BucketError::Damaged { .. } | BucketError::NoSuchObject { .. } | BucketError::Io(_))
@@ -266,9 +253,15 @@ impl CatalogService {
             push(&mut found.damaged, finding.clone());
         }
         if repaired {
+            lock(&self.damaged).remove(&place);
             tracing::warn!(bucket = target.bucket, key = target.key, "damaged, and repaired from its other copy: {}", finding.why);
-            push(&mut found.repaired, Repaired { bucket: finding.bucket, key: finding.key });
+            push(&mut found.repaired, ScrubRepair { bucket: finding.bucket, key: finding.key });
         } else {
+            let mut damaged = lock(&self.damaged);
+            if damaged.len() < DAMAGED_MAX {
+                damaged.insert(place);
+            }
+            drop(damaged);
             self.buckets.failed(&target.bucket, "verify", &target.key, &finding.why);
             push(&mut found.unrepaired, finding);
         }
@@ -311,7 +304,7 @@ impl CatalogService {
         if !self.buckets.rescues() {
             return false;
         }
-        let copy = copy_key(&object.bucket, &object.key);
+        let copy = self.copy_key(&object.bucket, &object.key);
         let done = match bucket == RESCUE {
             true => self.buckets.copy(&object.bucket, RESCUE, &object.key, key, &object.sha256, true).await,
             false => self.buckets.copy(RESCUE, bucket, &copy, key, &object.sha256, true).await,
@@ -347,9 +340,13 @@ mod tests {
         let path = folder.path().join(POSITION);
         assert_eq!(Position::read(&path), Position::default());
         let after = Some(("primary".to_owned(), "datasets/d/r/p".to_owned()));
-        let position = Position { after, finished_ms: Some(7), unrepaired: 1, unrepaired_before: 2 };
+        let damaged = [("rescue".to_owned(), "k".to_owned())].into();
+        let position = Position { after, finished_ms: Some(7), damaged };
         atomic::write(&path, &serde_json::to_vec(&position).expect("JSON")).expect("written");
         assert_eq!(Position::read(&path), position);
+        // As an earlier version wrote it.
+        fs::write(&path, r#"{"finished_ms": 7, "unrepaired": 1, "unrepaired_before": 2}"#).expect("written");
+        assert_eq!(Position::read(&path), Position { finished_ms: Some(7), ..Position::default() });
         fs::write(&path, "{").expect("damaged");
         assert_eq!(Position::read(&path), Position::default());
     }

@@ -29,17 +29,31 @@ enum SweepError {
 
 impl CatalogService {
     /// Buckets whose folders are not there just now.
-    fn away(&self, realm: Realm) -> BTreeSet<String> {
+    async fn away(&self, realm: Realm) -> BTreeSet<String> {
+        let mut away = BTreeSet::new();
         // Mocks write below the state.
+        if realm == Realm::Mock {
+            return away;
+        }
+        for name in self.buckets.roots().into_keys() {
+            if self.buckets.mounted(&name).await.is_err() {
+                away.insert(name);
+            }
+        }
+        away
+    }
+
+    /// The same, where the thread that asks may wait.
+    fn away_now(&self, realm: Realm) -> BTreeSet<String> {
         if realm == Realm::Mock {
             return BTreeSet::new();
         }
-        self.buckets.roots().into_keys().filter(|name| self.buckets.mounted(name).is_err()).collect()
+        self.buckets.roots().into_keys().filter(|name| self.buckets.mounted_now(name).is_err()).collect()
     }
 
     /// Deletes what may go of one dataset, or of all, from this machine. Gives what stays because something could not be read, and why.
     pub(super) async fn tidy(&self, realm: Realm, name: Option<&str>) -> Vec<String> {
-        let (away, name) = (self.away(realm), name.map(str::to_owned));
+        let (away, name) = (self.away(realm).await, name.map(str::to_owned));
         let tidied = self.with(realm, move |books| {
             let mut books = held(books);
             books.tidy(name.as_deref(), &away);
@@ -51,7 +65,7 @@ impl CatalogService {
     /// The same of the mocks' and of real datasets, at once, before anybody is served.
     pub(super) fn tidy_all(&self) {
         for realm in [Realm::Real, Realm::Mock] {
-            let away = self.away(realm);
+            let away = self.away_now(realm);
             self.of(realm).tidy(None, &away);
         }
     }
@@ -59,6 +73,7 @@ impl CatalogService {
     /// Deletes what earlier lives of this process have left, and what was left alone because it was too soon; ends with its task.
     pub async fn keep_sweeping(&self) {
         loop {
+            self.clear_borrowed().await;
             for path in self.buckets.clear_leftovers().await {
                 tracing::info!(path = %path.display(), "removed what a killed upload had left");
             }

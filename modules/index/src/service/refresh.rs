@@ -212,7 +212,7 @@ impl IndexService {
         let old = current.clone().filter(|_| to.is_none());
         say(call, "read", 0, 0).await?;
         let ask = catalog::NameIn { name: parameters.dataset.clone(), mock: Some(self.mock) };
-        let GetOut { dataset, .. } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
+        let GetOut { dataset, borrowed, .. } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
         let own = Version::of(&dataset);
         self.datasets.hear(&parameters.dataset, &own);
         let (size, overlap) = super::sizes(parameters)?;
@@ -252,6 +252,7 @@ impl IndexService {
             truncated: Some(embedded.truncated),
             resume_lost: Some(embedded.lost).filter(|lost| *lost > 0),
             bytes_written: Some(0),
+            borrowed,
             ..RefreshOut::default()
         };
         let was_pinned = index.pinned().unwrap_or(false);

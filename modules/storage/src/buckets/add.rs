@@ -23,6 +23,8 @@ use super::{Buckets, Entry, Reach, is_own, lock, now_ms, registry};
 
 /// Buckets at most.
 const BUCKETS_MAX: usize = 64;
+/// How long the disk of a new bucket may take to be looked at, and its folder to be made.
+const MAKING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a bucket that is forgotten may take to hear of it.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -84,22 +86,29 @@ impl Buckets {
 
     /// Makes a bucket's folder, if it is no other's, and lies in no other's nor around one. Says what one should know of it.
     async fn make_room(&self, name: &str, folder: PathBuf) -> Result<Vec<String>, BucketError> {
-        let others: Vec<(String, PathBuf)> = {
-            let all = lock(&self.all);
-            let folders = all.values().filter(|entry| entry.bucket.name != name).filter_map(|entry| match &entry.reach {
-                Reach::Folder(folder) => Some((entry.bucket.name.clone(), folder.clone())),
-                Reach::S3(_) | Reach::Closed(_) => None,
-            });
-            folders.collect()
-        };
-        let (name, state, own) = (name.to_owned(), self.state.clone(), self.home.join(name));
-        // Looking at a disk that hangs must not hold up the thread that answers.
+        let entries: Vec<Entry> = lock(&self.all).values().filter(|entry| entry.bucket.name != name).cloned().collect();
+        let mut others = Vec::new();
+        for entry in entries {
+            let Reach::Folder(folder) = &entry.reach else { continue };
+            // What does not answer is told by its path: it must not keep others from being added.
+            let answers = entry.seen(folder.clone()).await.is_ok() || !entry.looks.hang();
+            others.push(Neighbour { name: entry.bucket.name.clone(), folder: folder.clone(), answers });
+        }
+        let at = folder.display().to_string();
+        let (of, state, own) = (name.to_owned(), self.state.clone(), self.home.join(name));
+        // Looking at a disk that hangs must not hold up the thread that answers, nor whoever adds another.
         let making = tokio::task::spawn_blocking(move || {
-            let notes = apart(&name, &folder, &others, &state, &own)?;
+            let notes = apart(&of, &folder, &others, &state, &own)?;
             fs::create_dir_all(&folder)?;
             Ok::<_, BucketError>(notes)
         });
-        making.await.map_err(io::Error::other)?
+        match tokio::time::timeout(MAKING_TIMEOUT, making).await {
+            Ok(made) => made.map_err(io::Error::other)?,
+            Err(_) => {
+                let why = format!("{at}: no answer within {} s; it was not registered", MAKING_TIMEOUT.as_secs());
+                Err(BucketError::Unusable { name: name.to_owned(), why })
+            }
+        }
     }
 
     /// Gives a bucket the marker that is at its root, or makes one. Says what one should know of it.
@@ -232,9 +241,17 @@ fn reachable(bucket: &Bucket) -> Result<(Arc<dyn ObjectStore>, Vec<String>), Buc
     }
 }
 
+/// Another bucket that is a folder.
+struct Neighbour {
+    name: String,
+    folder: PathBuf,
+    /// Its disk can be looked at.
+    answers: bool,
+}
+
 /// Refuses a folder that is another bucket's or the state's, lies in one or holds one. Notes those of other buckets on the same disk, where
 /// that defeats the purpose.
-fn apart(name: &str, folder: &Path, others: &[(String, PathBuf)], state: &Path, own: &Path) -> Result<Vec<String>, BucketError> {
+fn apart(name: &str, folder: &Path, others: &[Neighbour], state: &Path, own: &Path) -> Result<Vec<String>, BucketError> {
     let bad = |why: String| BucketError::Bad(format!("bucket `{name}`: {} {why}: expected a folder of its own", folder.display()));
     let spot = Spot::of(folder)?;
     // Below the state lies a bucket only where one of its name belongs.
@@ -244,8 +261,9 @@ fn apart(name: &str, folder: &Path, others: &[(String, PathBuf)], state: &Path, 
         return Err(bad(format!("{} the mesh's state, {}", overlap.words(), state.display())));
     }
     let mut beside = Vec::new();
-    for (other, its) in others {
-        let its_spot = match Spot::of(its) {
+    for Neighbour { name: other, folder: its, answers } in others {
+        let looked = if *answers { Spot::of(its) } else { Err(io::ErrorKind::TimedOut.into()) };
+        let its_spot = match looked {
             Ok(spot) => spot,
             // It is away; where it would be is told by its path.
             Err(_) if folder.starts_with(its) || its.starts_with(folder) => {

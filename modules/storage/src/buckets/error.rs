@@ -100,7 +100,30 @@ pub(super) fn mask(text: &str, secrets: &[String]) -> String {
     for name in SIGNING {
         out = without_value(&out, name);
     }
-    without_userinfo(&out)
+    without_userinfo(&without_xml(&out))
+}
+
+/// An S3's answer in XML as a line of words: its code and what it says.
+fn without_xml(text: &str) -> String {
+    const END: &str = "</Error>";
+    let Some(at) = text.find("<Error>").or_else(|| text.find("<Error ")) else { return text.to_owned() };
+    let start = text[..at].rfind("<?xml").unwrap_or(at);
+    // Cut off in the middle it ends where the text does.
+    let end = text[at..].find(END).map_or(text.len(), |end| at + end + END.len());
+    let answer = &text[at..end];
+    let element = |name: &str| {
+        let (_, rest) = answer.split_once(&format!("<{name}>"))?;
+        let said = rest.split('<').next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        Some(said).filter(|said| !said.is_empty())
+    };
+    let words = match (element("Code"), element("Message")) {
+        (Some(code), _) if code == "NoSuchBucket" => "the bucket is not there (NoSuchBucket)".to_owned(),
+        (Some(code), Some(message)) => format!("{} ({code})", message.trim_end_matches('.')),
+        (Some(only), None) | (None, Some(only)) => only,
+        (None, None) => "an answer without words".to_owned(),
+    };
+    let (before, after) = (text[..start].trim_end(), text[end..].trim_start());
+    [before, words.as_str(), after].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a URL names a user or a password.
@@ -178,6 +201,18 @@ mod tests {
             ("nothing to hide: http://host/a@b", "nothing to hide: http://host/a@b"),
         ] {
             assert_eq!(mask(text, &["hunter2".to_owned()]), expected);
+        }
+        // What a server says in XML is said in a line.
+        let answer = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>\n  <Code>NoSuchBucket</Code>\n  <Message>The specified bucket \
+                      does not exist</Message>\n  <BucketName>b</BucketName>\n</Error>";
+        for (text, expected) in [
+            (format!("status 404 Not Found: {answer}"), "status 404 Not Found: the bucket is not there (NoSuchBucket)"),
+            (format!("{answer}\nand more"), "the bucket is not there (NoSuchBucket) and more"),
+            (answer.replace("NoSuchBucket", "AccessDenied"), "The specified bucket does not exist (AccessDenied)"),
+            ("x: <Error><Code>SlowDown</Code".to_owned(), "x: SlowDown"),
+            ("x: <Error></Error>".to_owned(), "x: an answer without words"),
+        ] {
+            assert_eq!(mask(&text, &[]), expected);
         }
         assert!(has_userinfo("https://me:pw@host/x") && !has_userinfo("https://host/a@b") && !has_userinfo("host"));
     }

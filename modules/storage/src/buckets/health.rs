@@ -12,7 +12,7 @@ use object_store::ObjectStore;
 
 use super::error::{BucketError, mask};
 use super::marker::{self, MARKER, Marker};
-use super::{Buckets, Entry, Reach, is_own, lock};
+use super::{Buckets, Entry, Misfit, Reach, is_own, lock};
 
 /// How long a bucket may take to say whether it is there.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,17 +36,46 @@ impl Buckets {
         self.opened(name).await.map(drop)
     }
 
-    /// The same of a folder, without waiting for anything but the file system. A bucket in S3 passes, if it can be opened.
+    /// The same of a folder, which may take 5 s. A bucket in S3 passes, if it can be opened.
     ///
     /// # Errors
-    /// [`BucketError::Away`], or that there is none of this name.
-    pub fn mounted(&self, name: &str) -> Result<(), BucketError> {
+    /// [`BucketError::Away`], also where the disk does not answer, or that there is none of this name.
+    pub async fn mounted(&self, name: &str) -> Result<(), BucketError> {
         let entry = self.entry(name)?;
         match &entry.reach {
-            Reach::Folder(folder) => entry.sighted(folder).map(drop),
+            Reach::Folder(folder) => entry.seen(folder.clone()).await.map(drop),
             Reach::S3(_) => Ok(()),
             Reach::Closed(why) => Err(entry.away(why.clone())),
         }
+    }
+
+    /// The same, where the thread that asks may wait.
+    ///
+    /// # Errors
+    /// As [`Self::mounted`] gives them.
+    pub fn mounted_now(&self, name: &str) -> Result<(), BucketError> {
+        let entry = self.entry(name)?;
+        match &entry.reach {
+            Reach::Folder(folder) => entry.sighted_in_time(folder).map(drop),
+            Reach::S3(_) => Ok(()),
+            Reach::Closed(why) => Err(entry.away(why.clone())),
+        }
+    }
+
+    /// Whether a bucket's disk was asked and does not answer: nothing on it may be touched by whoever must go on.
+    #[must_use]
+    pub fn hangs(&self, name: &str) -> bool {
+        lock(&self.all).get(name).is_some_and(|entry| entry.looks.hang())
+    }
+
+    /// Whether other catalogs use a bucket as well.
+    ///
+    /// # Errors
+    /// As the bucket gives them.
+    pub async fn is_shared(&self, name: &str) -> Result<bool, BucketError> {
+        let opened = self.opened(name).await?;
+        let shared = marker::is_shared(&*opened.store, &self.node).await;
+        shared.map_err(|error| BucketError::Unusable { name: name.to_owned(), why: opened.told(&error) })
     }
 
     /// Buckets that are not there, and why: folders as they are now, S3 as it was when it was last asked. Our own `rescue` does not count
@@ -57,7 +86,7 @@ impl Buckets {
         let why = |entry: &Entry| match &entry.reach {
             Reach::S3(_) => lock(&entry.sight).away.clone(),
             Reach::Closed(why) => Some(why.clone()),
-            Reach::Folder(folder) => entry.sighted(folder).err().map(|error| reason(&error)),
+            Reach::Folder(folder) => entry.sighted_in_time(folder).err().map(|error| reason(&error)),
         };
         let used = all.iter().filter(|entry| !(is_own(&entry.bucket) && entry.bucket.name == RESCUE));
         used.filter_map(|entry| Some((entry.bucket.name.clone(), why(entry)?))).collect()
@@ -77,16 +106,49 @@ impl Buckets {
             if let Some(error) = &error {
                 self.failed(&name, "health", "", error);
             }
-            let hint = error.as_ref().map(|_| hint(&entry));
+            let hint = error.as_ref().map(|_| self.hint(&entry));
             BucketHealth { name, reachable: error.is_none(), latency_us, error, hint, ..BucketHealth::default() }
         });
         let mut health = futures_util::future::join_all(asked).await;
-        if let Some(why) = &self.unreadable {
-            // What else there may be is not known.
-            let hint = Some("repair the file, or move it away and add the buckets again; then `brahman restart catalog`".to_owned());
-            health.push(BucketHealth { name: "registry".to_owned(), error: Some(why.clone()), hint, ..BucketHealth::default() });
-        }
+        let registry = |why: &String, hint: &str| BucketHealth {
+            name: "registry".to_owned(),
+            error: Some(why.clone()),
+            hint: Some(format!("{hint}; then `brahman restart catalog`")),
+            ..BucketHealth::default()
+        };
+        // What else there may be is not known.
+        let unreadable = self.unreadable.iter().map(|why| registry(why, "repair the file, or move it away and add the buckets again"));
+        let other =
+            self.other_registry.iter().map(|why| registry(why, "add those buckets again (`brahman buckets add`), and move that file away"));
+        health.extend(unreadable.chain(other));
         health
+    }
+
+    /// What to do about a bucket that is not there.
+    fn hint(&self, entry: &Entry) -> String {
+        let (name, url) = (&entry.bucket.name, mask(&entry.bucket.url, &entry.secrets));
+        let misfit = if matches!(entry.reach, Reach::Closed(_)) || entry.looks.hang() { None } else { lock(&entry.sight).misfit.clone() };
+        match misfit {
+            Some(Misfit::Damaged) => {
+                return format!(
+                    "if {url} is the bucket, move its damaged {MARKER} away, and `brahman buckets add {name} {url}` makes another; what lies \
+                     there stays as it is. Until then nothing is written to it"
+                );
+            }
+            Some(Misfit::Other(id)) => {
+                let all = lock(&self.all);
+                let other = all.values().map(|other| &other.bucket).find(|other| other.id.as_ref() == Some(&id) && other.name != *name);
+                if let Some(other) = other {
+                    let (other, its) = (&other.name, mask(&other.url, &[]));
+                    return format!(
+                        "{url} is bucket `{other}`, which belongs at {its}: were their disks or folders exchanged? Put them back, or mount \
+                         them where they belong; nothing is written to either until then"
+                    );
+                }
+            }
+            None => {}
+        }
+        hint(entry)
     }
 
     async fn answer(&self, entry: &Entry) -> Result<(), BucketError> {
@@ -120,7 +182,9 @@ impl Buckets {
             BucketError::Unusable { name: entry.bucket.name.clone(), why }
         };
         let gone = || entry.away(format!("{MARKER} is not there: the bucket was deleted, or emptied"));
-        match marker::read(&**store).await.map_err(|e| failed(&e))? {
+        let read = marker::read(&**store).await;
+        lock(&entry.sight).misfit = read.as_ref().is_err_and(marker::MarkerError::is_damage).then_some(Misfit::Damaged);
+        match read.map_err(|e| failed(&e))? {
             Some(found) if entry.bucket.id.is_some() => entry.recognises(&found),
             // An earlier version has registered it.
             Some(found) => self.adopt(entry, found).await,

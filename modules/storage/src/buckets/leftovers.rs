@@ -50,7 +50,7 @@ impl Buckets {
             let mut removed = Vec::new();
             for entry in all {
                 let folder = match &entry.reach {
-                    Reach::Folder(folder) if entry.sighted(folder).is_ok() => folder.clone(),
+                    Reach::Folder(folder) if entry.sighted_in_time(folder).is_ok() => folder.clone(),
                     Reach::Folder(_) | Reach::Closed(_) => continue,
                     Reach::S3(_) => home.join(&entry.bucket.name),
                 };

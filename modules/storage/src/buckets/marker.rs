@@ -60,6 +60,13 @@ pub(super) enum MarkerError {
     TooLarge(u64),
 }
 
+impl MarkerError {
+    /// Whether there is something, and it is no marker.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::TooLarge(_))
+    }
+}
+
 impl Marker {
     pub(super) fn new(name: &str, node: &str) -> Self {
         let id = ulid::Ulid::generate().to_string();
@@ -189,6 +196,17 @@ pub(super) async fn leave(store: &dyn ObjectStore, node: &str) -> Result<(), obj
     }
 }
 
+/// Whether another catalog than this one uses the bucket.
+pub(super) async fn is_shared(store: &dyn ObjectStore, node: &str) -> Result<bool, object_store::Error> {
+    let mut listed = store.list(Some(&Key::from(CATALOGS)));
+    while let Some(object) = listed.try_next().await? {
+        if object.location.filename().is_some_and(|other| other != node) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn catalog(node: &str) -> Key {
     Key::from(CATALOGS).join(node)
 }
@@ -225,7 +243,9 @@ mod tests {
         assert_eq!(make(&store, true, &Marker::new("sea", "n2")).await.expect("there"), marker);
         assert_eq!(join(&store, "n1", "lake").await.expect("joined"), Vec::<String>::new());
         assert_eq!(join(&store, "n2", "sea").await.expect("joined"), ["n1"]);
+        assert!(is_shared(&store, "n1").await.expect("listed") && is_shared(&store, "n3").await.expect("listed"));
         leave(&store, "n1").await.expect("left");
+        assert!(!is_shared(&store, "n2").await.expect("listed"));
         leave(&store, "n1").await.expect("twice does no harm");
         assert_eq!(join(&store, "n2", "sea").await.expect("joined"), Vec::<String>::new());
     }

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::error::mask;
-use super::open::{self, Location};
+use super::is_own;
+use super::open::{self, Location, Site};
 use crate::atomic;
 use crate::writable::is_read_only;
 
@@ -95,6 +96,36 @@ fn say_where_keys_lie(bucket: &mut Bucket) {
     }
 }
 
+/// What a registry in the old place has that the one in use has not: an earlier version was run after this one, and buckets were added to
+/// it. Nothing of it is taken over by itself, for either may be what somebody wants.
+pub(super) fn other(state: &Path, file: &Path, registered: &[Bucket]) -> Option<String> {
+    let old = state.join("catalog").join(NAME);
+    if old == file {
+        return None;
+    }
+    let theirs = match read(&old) {
+        Ok(theirs) => theirs,
+        Err(error) => return Some(format!("{}, beside the registry of buckets in use, {}: {error}", old.display(), file.display())),
+    };
+    let site = |bucket: &Bucket| Site::of(&bucket.url, &bucket.options);
+    let known = |theirs: &Bucket| registered.iter().any(|ours| ours.name == theirs.name && site(ours) == site(theirs));
+    let more: Vec<String> = theirs.iter().filter(|bucket| !is_own(bucket) && !known(bucket)).map(described).collect();
+    let words = || {
+        format!(
+            "{}: an earlier version of this program, run after a newer one, has registered buckets there that {} does not have: {}",
+            old.display(),
+            file.display(),
+            more.join(", ")
+        )
+    };
+    (!more.is_empty()).then(words)
+}
+
+/// A bucket and where it is, in words.
+fn described(bucket: &Bucket) -> String {
+    format!("`{}` ({})", bucket.name, mask(&bucket.url, &[]))
+}
+
 /// Writes it.
 pub(super) fn write(file: &Path, buckets: Vec<Bucket>) -> io::Result<()> {
     atomic::write(file, &serde_json::to_vec_pretty(&Registry { version: VERSION, buckets })?)
@@ -121,6 +152,30 @@ pub(super) fn exposed(bucket: &Bucket) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_version_has_registered_after_this_one_is_said_and_what_both_know_is_not() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let (file, old) = (state.path().join("catalog/.registry/buckets.json"), state.path().join("catalog/buckets.json"));
+        fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+        let bucket = |name: &str, url: &str, added_ms: u64| -> Bucket {
+            let text = serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": added_ms});
+            serde_json::from_value(text).expect("a bucket")
+        };
+        let ours = [bucket("lake", "file:///lake", 1)];
+        assert_eq!(other(state.path(), &file, &ours), None, "none is there");
+        let theirs = |buckets: &[Bucket]| fs::write(&old, serde_json::to_vec(buckets).expect("JSON")).expect("written");
+        theirs(&[bucket("lake", "file:///lake", 7), bucket("rescue", "file:///state/buckets/rescue", 0)]);
+        assert_eq!(other(state.path(), &file, &ours), None, "nothing that is not known");
+        assert_eq!(other(state.path(), &old, &ours), None, "it is the one in use");
+        theirs(&[bucket("lake", "file:///other", 7), bucket("sea", "s3://me:hunter2@sea", 7)]);
+        let said = other(state.path(), &file, &ours).expect("said");
+        for words in ["catalog/buckets.json", ".registry/buckets.json", "`lake` (file:///other)", "`sea`"] {
+            assert!(said.contains(words) && !said.contains("hunter2"), "{words}: {said}");
+        }
+        fs::write(&old, "{").expect("damaged");
+        assert!(other(state.path(), &file, &ours).is_some_and(|said| said.contains("catalog/buckets.json")));
+    }
 
     #[test]
     fn what_an_earlier_version_wrote_is_read_and_nothing_else_is_guessed() {

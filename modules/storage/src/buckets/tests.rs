@@ -149,7 +149,8 @@ async fn a_disk_that_is_not_mounted_is_away_and_is_never_made_again() {
         for buckets in [&buckets, &place.open()] {
             let words = if empty { "not mounted" } else { "is not there" };
             is_away(buckets.present("disk").await, words);
-            is_away(buckets.mounted("disk"), words);
+            is_away(buckets.mounted("disk").await, words);
+            is_away(buckets.mounted_now("disk"), words);
             is_away(buckets.put("disk", "b", b"y".to_vec(), false).await, words);
             is_away(buckets.read("disk", "a", (0, None), None).await, words);
             is_away(buckets.keys("disk", "", 9).await, words);
@@ -194,6 +195,86 @@ async fn our_own_buckets_go_with_the_state_and_are_begun_anew_only_by_word() {
     let anew = buckets.add(ask(PRIMARY, &place.url("moved/buckets/primary"))).await.expect("begun anew");
     assert!(anew.bucket.protected && anew.bucket.added_ms == 0);
     Buckets::open(&place.at("moved")).expect("opens").present(PRIMARY).await.expect("there");
+}
+
+async fn told(buckets: &Buckets, name: &str) -> (bool, String, String) {
+    let health = buckets.health().await.into_iter().find(|health| health.name == name).expect("asked");
+    (health.reachable, health.error.unwrap_or_default(), health.hint.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn exchanged_folders_and_damaged_markers_are_told_apart_from_a_disk_that_is_away() {
+    let place = Place::new();
+    let buckets = place.open();
+    for name in ["lake", "sea"] {
+        buckets.add(ask(name, &place.url(name))).await.expect("added");
+    }
+    let exchange = || {
+        for (from, to) in [("lake", "aside"), ("sea", "lake"), ("aside", "sea")] {
+            std::fs::rename(place.at(from), place.at(to)).expect("moved");
+        }
+    };
+    exchange();
+    for (name, other) in [("lake", "sea"), ("sea", "lake")] {
+        let (reachable, _, hint) = told(&buckets, name).await;
+        assert!(!reachable && hint.contains(&format!("is bucket `{other}`")) && hint.contains("exchanged"), "{hint}");
+    }
+    exchange();
+    assert!(told(&buckets, "lake").await.0 && told(&buckets, "sea").await.0);
+    let marker = place.at("lake").join(MARKER);
+    std::fs::write(&marker, "{").expect("damaged");
+    let (_, error, hint) = told(&buckets, "lake").await;
+    assert!(error.contains("damaged") && hint.contains("move its damaged") && hint.contains("buckets add lake"), "{error}: {hint}");
+    // What it says to do does it.
+    std::fs::rename(&marker, place.at("lake").join("damaged")).expect("moved away");
+    assert!(told(&buckets, "lake").await.2.contains("mount its disk"), "gone, it is gone");
+    buckets.add(ask("lake", &place.url("lake"))).await.expect("begun anew");
+    assert!(told(&buckets, "lake").await.0);
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_is_away_holds_nobody_up_and_comes_back_by_itself() {
+    let place = Place::new();
+    let buckets = place.open();
+    buckets.add(ask("disk", &place.url("disk"))).await.expect("added");
+    let (marker, aside) = (place.at("disk").join(MARKER), place.at("disk").join("aside"));
+    std::fs::rename(&marker, &aside).expect("moved");
+    // What is opened to be read waits until somebody writes.
+    assert!(std::process::Command::new("mkfifo").arg(&marker).status().is_ok_and(|status| status.success()));
+    let silent = "no answer within 5 s";
+    is_away(buckets.mounted("disk").await, silent);
+    assert!(buckets.hangs("disk"));
+    let asked = Instant::now();
+    is_away(buckets.mounted("disk").await, silent);
+    is_away(buckets.mounted_now("disk"), silent);
+    is_away(buckets.put("disk", "a", b"x".to_vec(), true).await, silent);
+    assert_eq!(buckets.absent().into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["disk"]);
+    buckets.add(ask("more", &place.url("more"))).await.expect("another");
+    assert!(asked.elapsed() < look::LONGEST, "once it is known nobody waits for it: {:?}", asked.elapsed());
+    // It answers: first that there is nothing to be read, then as ever.
+    drop(std::fs::File::options().write(true).open(&marker).expect("opened"));
+    std::fs::rename(&aside, &marker).expect("moved back");
+    while buckets.hangs("disk") {
+        tokio::task::yield_now().await;
+    }
+    buckets.mounted("disk").await.expect("there");
+    assert!(told(&buckets, "disk").await.0);
+}
+
+#[tokio::test]
+async fn buckets_that_an_earlier_version_has_registered_since_are_said_and_nothing_is_taken_for_all_there_is() {
+    let place = Place::new();
+    place.open().add(ask("lake", &place.url("lake"))).await.expect("added");
+    let old = place.state().join("catalog/buckets.json");
+    let theirs = serde_json::json!([{"name": "sea", "url": place.url("sea"), "protected": false, "conditional_put": true, "added_ms": 9}]);
+    std::fs::write(&old, theirs.to_string()).expect("written");
+    let buckets = place.open();
+    assert!(buckets.unread()[0].contains("catalog/buckets.json") && buckets.unread()[0].contains("`sea`"), "{:?}", buckets.unread());
+    let (reachable, error, hint) = told(&buckets, "registry").await;
+    assert!(!reachable && error.contains("`sea`") && hint.contains("move that file away"), "{error}: {hint}");
+    assert!(told(&buckets, "lake").await.0 && !buckets.roots().contains_key("sea"), "nothing is taken over by itself");
+    buckets.add(ask("sea", &place.url("sea"))).await.expect("added");
+    assert!(place.open().unread().is_empty(), "what both know is no news");
 }
 
 #[tokio::test]
@@ -276,7 +357,7 @@ fn an_s3_bucket_without_its_secrets_stays_registered_and_is_listed() {
         let buckets = place.open();
         assert!(buckets.unread()[0].contains("`lake`") && buckets.roots()["lake"].url == "s3://lake/p");
         is_away(buckets.present("lake").await, "secrets file");
-        is_away(buckets.mounted("lake"), "secrets file");
+        is_away(buckets.mounted("lake").await, "secrets file");
         buckets.add(ask("more", &place.url("more"))).await.expect("added");
         assert!(std::fs::read_to_string(&registry).expect("there").contains("s3://lake/p"), "the next add keeps it");
         let mut again = ask("lake", "s3://lake/p/");
@@ -376,7 +457,7 @@ async fn over(buckets: &Buckets, store: &Arc<InMemory>, prefix: &str) {
     let made = marker::make(&*store, true, &Marker::new("lake", "n")).await.expect("made");
     let (name, url, options) = ("lake".to_owned(), "s3://lake".to_owned(), BTreeMap::new());
     let bucket = Bucket { name, url, options, secret: None, protected: false, conditional_put: true, added_ms: 1, id: Some(made.id) };
-    let entry = Entry { bucket, reach: Reach::S3(store), secrets: Vec::new(), sight: Arc::default() };
+    let entry = Entry { bucket, reach: Reach::S3(store), secrets: Vec::new(), sight: Arc::default(), looks: Arc::default() };
     lock(&buckets.all).insert("lake".to_owned(), entry);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Written after a batch is durable, and not synced itself: after a crash it may be behind the journal, and is never ahead of it. So
 //! what it names and the journal lacks was acknowledged, and is gone. Without it, or where it is damaged, an end that is missing
-//! cannot be told; everything else can.
+//! cannot be told by the journal itself, and everything else can; opening notes anew how far what is there has come.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};

@@ -170,6 +170,11 @@ impl<'a> Reading<'a> {
         self.damage.missing = missing.saturating_sub(self.damage.quarantined);
     }
 
+    /// Whether a head can say how far it has come.
+    pub(super) fn is_linked(&self) -> bool {
+        self.records.iter().any(|record| record.link.is_some())
+    }
+
     /// Keeps records whose payload fits.
     pub(super) fn keep(&mut self, mut fits: impl FnMut(&str) -> bool) {
         for record in std::mem::take(&mut self.records) {

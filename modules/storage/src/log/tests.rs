@@ -234,6 +234,35 @@ fn a_journal_that_is_gone_is_missed() {
 }
 
 #[test]
+fn a_head_that_is_gone_is_noted_anew_so_that_an_end_that_goes_later_is_missed() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("log");
+    open(&path).0.append(&[1, 2]).expect("appended");
+    fs::remove_file(head(&path)).expect("removed");
+    let (log, read) = open(&path);
+    assert_eq!((read, log.damage), (vec![1, 2], Damage::default()));
+    let text = fs::read_to_string(&path).expect("there");
+    fs::write(&path, text.split_inclusive('\n').take(1).collect::<String>()).expect("cut");
+    assert_eq!(open(&path).0.damage.missing, 1);
+}
+
+#[test]
+fn what_only_its_reader_misses_is_said_until_somebody_has_looked_at_it() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("log");
+    let (mut log, _) = open(&path);
+    log.append(&[1]).expect("appended");
+    assert_eq!(log.shortfall(), None);
+    log.note_missing(&serde_json::json!({"missing_runs": ["r"]})).expect("noted");
+    for log in [log, open(&path).0] {
+        assert!(log.shortfall().is_some_and(|why| why.contains("missing records") && why.contains("log.quarantine")));
+    }
+    assert_eq!(open(&path).1, [1]);
+    fs::remove_file(folder.path().join("log.quarantine")).expect("moved away");
+    assert_eq!(open(&path).0.shortfall(), None);
+}
+
+#[test]
 fn a_kill_anywhere_in_a_compaction_leaves_the_old_records_or_the_new() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let path = folder.path().join("log");
