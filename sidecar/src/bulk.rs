@@ -15,6 +15,7 @@ use brahman_card::Fault;
 use brahman_card::wire::frame::Reservation;
 use tokio::net::UnixStream;
 
+use crate::chain;
 use crate::serve::{Charge, PARTIAL_MAX, Upgraded, write_all};
 
 /// Longest frame: 10,000 texts of 6 KiB, or 40,000 vectors of 384 numbers.
@@ -45,13 +46,13 @@ pub enum Frame {
     /// The other end's error.
     Fault(Fault),
     /// A whole frame that is no Arrow IPC stream, and why; the next may be one.
-    Unreadable(String),
+    Unreadable(io::Error),
     /// The stream is over.
     End,
 }
 
-fn bad(error: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+fn bad(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// Reads the batches of a frame, off the I/O thread if it is long.
@@ -149,7 +150,7 @@ impl BulkStream {
                     } else {
                         match read_frame(body).await {
                             Ok(batches) => Frame::Batches(batches),
-                            Err(error) => Frame::Unreadable(error.to_string()),
+                            Err(error) => Frame::Unreadable(error),
                         }
                     };
                     self.start += 4 + length;
@@ -187,7 +188,8 @@ impl BulkStream {
             let batches = match self.receive().await {
                 Ok(Frame::Batches(batches)) => batches,
                 Ok(Frame::Unreadable(why)) => {
-                    self.send_fault(&Fault::invalid_parameter("(frame)", format!("expected an Arrow IPC stream: {why}"))).await?;
+                    let expected = format!("expected an Arrow IPC stream: {}", chain(&why));
+                    self.send_fault(&Fault::invalid_parameter("(frame)", expected)).await?;
                     continue;
                 }
                 Ok(Frame::Fault(fault)) => {
@@ -196,10 +198,10 @@ impl BulkStream {
                 }
                 Ok(Frame::End) => return self.finish().await,
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
-                    return self.send_fault(&Fault::overloaded(error.to_string(), 500)).await;
+                    return self.send_fault(&Fault::overloaded(chain(&error), 500)).await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    return self.send_fault(&Fault::invalid_parameter("(frame)", error)).await;
+                    return self.send_fault(&Fault::invalid_parameter("(frame)", chain(&error))).await;
                 }
                 Err(error) => return Err(error),
             };

@@ -13,12 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use brahman_card::interface;
+use brahman_card::wire::MESSAGE_BYTES_MAX;
 use brahman_card::wire::fault::Fault;
-use brahman_card::wire::header::again;
+use brahman_card::wire::frame::FrameError;
+use brahman_card::wire::header::{HeaderError, again};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::chain;
 pub use connection::{Connection, RawReply, encode_call};
 use route::Route;
 
@@ -33,6 +36,34 @@ const ROUTE_WAIT: Duration = Duration::from_millis(250);
 const UNBOUND: Duration = Duration::from_millis(300);
 /// Pauses between attempts grow from the first to the second; a restarting broker is back in a few milliseconds.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
+
+/// Why a reply makes no sense.
+#[derive(Debug, Error)]
+pub enum ReplyError {
+    /// It has no end.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It is no message.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// Its parameters are not of the type expected.
+    #[error(transparent)]
+    Parameters(#[from] serde_json::Error),
+}
+
+/// Why a call cannot be a message.
+#[derive(Debug, Error)]
+pub enum MessageError {
+    /// Its parameters or requirements are not JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// It is longer than a message may be.
+    #[error("the message has {bytes} bytes, expected at most {MESSAGE_BYTES_MAX}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+}
 
 /// Why a call gave no answer.
 #[derive(Debug, Error)]
@@ -56,11 +87,11 @@ pub enum ClientError {
     #[error("the connection failed")]
     Io(#[from] std::io::Error),
     /// The reply was not Varlink, or not of the type expected.
-    #[error("unexpected reply: {0}")]
-    Protocol(String),
+    #[error("unexpected reply")]
+    Protocol(#[source] ReplyError),
     /// The call could not be written as a message.
-    #[error("cannot send: {0}")]
-    Unsendable(String),
+    #[error("cannot send the call")]
+    Unsendable(#[source] MessageError),
     /// The provider's own answer.
     #[error("{0}")]
     Fault(Fault),
@@ -82,10 +113,7 @@ impl From<ClientError> for Fault {
         match error {
             ClientError::Fault(fault) => fault,
             ClientError::Deadline(_) => Fault::deadline_exceeded("another module worked"),
-            other => {
-                let cause = std::error::Error::source(&other).map(|c| format!(": {c}")).unwrap_or_default();
-                Fault::new("org.brahman.Broker.ProviderFailed", true, format!("{other}{cause}")).with("label", "")
-            }
+            other => Fault::new("org.brahman.Broker.ProviderFailed", true, chain(&other)).with("label", ""),
         }
     }
 }
@@ -193,7 +221,7 @@ impl Client {
                     // Not connected means not called: always safe to try again.
                     Err(error) if self.is_absent(&error, begun.elapsed()) => return Err(error),
                     Err(error) if error.is_disconnect() && (idempotent || matches!(error, ClientError::Connect { .. })) => {
-                        tracing::debug!(%error, method, "trying again");
+                        tracing::debug!(error = chain(&error), method, "trying again");
                         if !direct {
                             tokio::time::sleep(pause).await;
                             pause = (pause * 2).min(PAUSE.1);
@@ -286,7 +314,7 @@ impl Client {
             };
             match dialled {
                 Err(error) if !self.is_absent(&error, begun.elapsed()) && begun.elapsed() < DEADLINE_DEFAULT => {
-                    tracing::debug!(%error, interface, "connecting again");
+                    tracing::debug!(error = chain(&error), interface, "connecting again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }

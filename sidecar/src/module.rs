@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::error::Error;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
@@ -26,12 +27,12 @@ use std::time::Duration;
 use brahman_card::ModuleState;
 use brahman_card::interface::Empty;
 use brahman_card::interface::init::{AttachIn, AttachOut, UpdateIn};
-use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain;
 use crate::client::{CallOptions, Connection, encode_call};
 use crate::place;
 use crate::place::state::Holder;
@@ -45,14 +46,40 @@ const GRACE_DEFAULT: Duration = Duration::from_secs(5);
 const UPDATES_WAITING: usize = 16;
 
 /// Why a module could not do its work.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
-    /// Something that no restart mends: configuration, a missing model. Exit 78.
+    /// Something that no restart mends, in words that say all of it. Exit 78.
     #[error("{0}")]
     Config(String),
+    /// Something that no restart mends: settings that make no sense, a model that is missing. Exit 78.
+    #[error(transparent)]
+    Refused(Box<dyn Error + Send + Sync>),
+    /// What could not be done, and why no restart mends that. Exit 78.
+    #[error("cannot {doing}")]
+    Cannot {
+        /// In the words that follow "cannot".
+        doing: String,
+        /// Cause.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// Anything else. Exit 1, and init tries again.
     #[error(transparent)]
     Failed(#[from] io::Error),
+}
+
+impl ModuleError {
+    /// Something that no restart mends, which says so itself.
+    #[must_use]
+    pub fn refused(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Refused(error.into())
+    }
+
+    /// What could not be done, in the words that follow "cannot", and why no restart mends that.
+    #[must_use]
+    pub fn cannot(doing: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Cannot { doing: doing.into(), source: source.into() }
+    }
 }
 
 /// A process on the mesh.
@@ -149,7 +176,7 @@ where
     let (module, session) = match join(&label, &drain) {
         Ok(parts) => parts,
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!("{}", chain(&error));
             return ExitCode::from(EXIT_CONFIG);
         }
     };
@@ -168,13 +195,14 @@ where
     };
     let code = match &outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(ModuleError::Config(_)) => ExitCode::from(EXIT_CONFIG),
+        Err(ModuleError::Config(_) | ModuleError::Refused(_) | ModuleError::Cannot { .. }) => ExitCode::from(EXIT_CONFIG),
         Err(ModuleError::Failed(_)) => ExitCode::FAILURE,
     };
     if let Err(error) = outcome {
-        tracing::error!("{error}");
+        let reason = chain(&error);
+        tracing::error!("{reason}");
         if let Some(updates) = &updates {
-            let failed = UpdateIn { state: Some(ModuleState::Failed), reason: Some(error.to_string()), ..UpdateIn::default() };
+            let failed = UpdateIn { state: Some(ModuleState::Failed), reason: Some(reason), ..UpdateIn::default() };
             let _ = updates.send(failed).await;
         }
     }
@@ -250,16 +278,12 @@ fn keep_off(state: &Path, mesh: &Path) -> Result<(), ModuleError> {
 fn bind_own(label: &str) -> Result<StdListener, ModuleError> {
     let path = place::mesh_socket().with_file_name(format!("{label}.sock"));
     if let Some(folder) = path.parent() {
-        place::run_folder(folder).map_err(|e| ModuleError::Config(with_cause(&e)))?;
+        place::run_folder(folder).map_err(ModuleError::refused)?;
     }
     // No Card was read, so nobody but the owner is let in.
-    let (listener, _file) = place::socket::listen(&path, None).map_err(|e| ModuleError::Config(with_cause(&e)))?;
+    let (listener, _file) = place::socket::listen(&path, None).map_err(ModuleError::refused)?;
     tracing::info!(socket = %path.display(), "not started by brahman-init: serving alone");
     Ok(listener)
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn env_number(name: &str) -> Option<usize> {
@@ -281,7 +305,7 @@ impl Session {
         loop {
             match self.once(&drain, &mut last).await {
                 Ok(()) => return,
-                Err(error) => tracing::warn!("the session with init ended: {error}"),
+                Err(error) => tracing::warn!("the session with init ended: {}", chain(&error)),
             }
             if drain.is_cancelled() {
                 return;

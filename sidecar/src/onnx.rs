@@ -8,6 +8,7 @@ use brahman_card::interface::embed::Device;
 use ort::environment::Environment;
 use thiserror::Error;
 
+use crate::chain;
 use device::Asked;
 
 /// Why there is no session.
@@ -20,24 +21,51 @@ pub enum RuntimeError {
         cache: PathBuf,
     },
     /// The library does not load, or is too old.
-    #[error("ONNX Runtime at {path} does not load: {why}")]
+    #[error("ONNX Runtime at {path} does not load")]
     BadLibrary {
         /// Which one.
         path: PathBuf,
         /// Cause.
-        why: String,
+        #[source]
+        source: LibraryError,
     },
     /// A GPU was asked for and cannot be used.
-    #[error("{asked} was asked for and cannot be used: {why}; set BRAHMAN_ALLOW_CPU=1 to run on the CPU instead")]
+    #[error("{asked} was asked for and cannot be used; set BRAHMAN_ALLOW_CPU=1 to run on the CPU instead")]
     NoDevice {
         /// What was asked.
         asked: String,
         /// Cause.
-        why: String,
+        #[source]
+        source: CpuReason,
     },
     /// The model is refused.
-    #[error("ONNX Runtime refuses the model: {0}")]
-    BadModel(String),
+    #[error("ONNX Runtime refuses the model")]
+    BadModel(#[source] ort::Error),
+}
+
+/// Why a library is none that can be used.
+#[derive(Debug, Error)]
+pub enum LibraryError {
+    /// It cannot be loaded, or is of another version.
+    #[error(transparent)]
+    Load(#[from] ort::LoadDynamicError),
+    /// It does not begin to work.
+    #[error(transparent)]
+    Environment(#[from] ort::Error),
+}
+
+/// Why a model runs on the CPU.
+#[derive(Debug, Error)]
+pub enum CpuReason {
+    /// That is what was asked for.
+    #[error("as asked")]
+    Asked,
+    /// There is nothing else.
+    #[error("NVML finds no GPU")]
+    NoGpu,
+    /// There is a GPU, which will not have the model.
+    #[error("CUDA was refused")]
+    Refused(#[source] ort::Error),
 }
 
 /// Where `brahman models pull` puts the library.
@@ -58,9 +86,9 @@ pub fn load(cache: &Path) -> Result<(PathBuf, Environment), RuntimeError> {
         None if cached.is_file() => cached,
         None => return Err(RuntimeError::NoLibrary { cache: cached }),
     };
-    let bad = |why: String| RuntimeError::BadLibrary { path: path.clone(), why };
-    let environment = ort::init_from(&path).map_err(|e| bad(e.to_string()))?;
-    let environment = environment.with_name("brahman").with_telemetry(false).build().map_err(|e| bad(e.to_string()))?;
+    let bad = |source: LibraryError| RuntimeError::BadLibrary { path: path.clone(), source };
+    let environment = ort::init_from(&path).map_err(|e| bad(e.into()))?;
+    let environment = environment.with_name("brahman").with_telemetry(false).build().map_err(|e| bad(e.into()))?;
     Ok((path, environment))
 }
 
@@ -70,14 +98,11 @@ pub fn load(cache: &Path) -> Result<(PathBuf, Environment), RuntimeError> {
 /// # Errors
 /// [`RuntimeError`].
 pub fn place<T>(asked: Asked, allow_cpu: bool, mut open: impl FnMut(Option<u32>) -> ort::Result<T>) -> Result<(T, Device), RuntimeError> {
-    let mut why_cpu = match asked {
-        Asked::Cpu => "as asked".to_owned(),
-        _ => match device::gpus() {
-            Some(gpus) if !gpus.is_empty() => String::new(),
-            _ => "NVML finds no GPU".to_owned(),
-        },
-    };
-    if why_cpu.is_empty() {
+    let why_cpu = if asked == Asked::Cpu {
+        CpuReason::Asked
+    } else if device::gpus().is_none_or(|gpus| gpus.is_empty()) {
+        CpuReason::NoGpu
+    } else {
         let index = if let Asked::Cuda(n) = asked { n } else { 0 };
         let before = device::memory_used(index);
         match open(Some(index)) {
@@ -89,12 +114,12 @@ pub fn place<T>(asked: Asked, allow_cpu: bool, mut open: impl FnMut(Option<u32>)
                 };
                 return Ok((opened, device::report(asked, &format!("cuda:{index}"), reason)));
             }
-            Err(error) => why_cpu = format!("CUDA was refused: {error}"),
+            Err(error) => CpuReason::Refused(error),
         }
-    }
+    };
     if matches!(asked, Asked::Cuda(_)) && !allow_cpu {
-        return Err(RuntimeError::NoDevice { asked: asked.name(), why: why_cpu });
+        return Err(RuntimeError::NoDevice { asked: asked.name(), source: why_cpu });
     }
-    let opened = open(None).map_err(|e| RuntimeError::BadModel(e.to_string()))?;
-    Ok((opened, device::report(asked, "cpu", why_cpu)))
+    let opened = open(None).map_err(RuntimeError::BadModel)?;
+    Ok((opened, device::report(asked, "cpu", chain(&why_cpu))))
 }

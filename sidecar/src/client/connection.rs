@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{Answer, CallOptions, ClientError};
+use super::{Answer, CallOptions, ClientError, MessageError};
 use crate::serve::{Upgraded, Wait, fill, has_unread, write_all};
 
 /// How long an answer is polled for where the last one came within this time.
@@ -53,7 +53,7 @@ impl RawReply {
     /// [`ClientError::Protocol`] if they are not.
     pub fn typed<R: DeserializeOwned>(self) -> Result<Answer<R>, ClientError> {
         let raw: &[u8] = if self.parameters.is_empty() { b"{}" } else { &self.parameters };
-        let value = serde_json::from_slice(raw).map_err(|error| ClientError::Protocol(error.to_string()))?;
+        let value = serde_json::from_slice(raw).map_err(|error| ClientError::Protocol(error.into()))?;
         Ok(Answer { value, provider: self.provider, mock: self.mock })
     }
 }
@@ -82,7 +82,7 @@ pub fn encode_call<P: Serialize>(
         push_number_member(&mut out, KEY_DEADLINE, u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
     }
     if !options.require.is_empty() {
-        let require = serde_json::to_string(&options.require).map_err(|e| ClientError::Unsendable(e.to_string()))?;
+        let require = serde_json::to_string(&options.require).map_err(|e| ClientError::Unsendable(e.into()))?;
         out.extend_from_slice(format!("\"{KEY_REQUIRE}\":{require},").as_bytes());
     }
     for (key, value) in [(KEY_CONTEXT, &options.context), (KEY_TRACE, &options.trace)] {
@@ -91,10 +91,10 @@ pub fn encode_call<P: Serialize>(
         }
     }
     out.extend_from_slice(b"\"parameters\":");
-    serde_json::to_writer(&mut out, parameters).map_err(|e| ClientError::Unsendable(e.to_string()))?;
+    serde_json::to_writer(&mut out, parameters).map_err(|e| ClientError::Unsendable(e.into()))?;
     out.extend_from_slice(b"}\0");
     if out.len() > MESSAGE_BYTES_MAX {
-        return Err(ClientError::Unsendable(format!("the message has {} bytes, expected at most {MESSAGE_BYTES_MAX}", out.len())));
+        return Err(ClientError::Unsendable(MessageError::TooLong { bytes: out.len() }));
     }
     Ok(out)
 }
@@ -158,10 +158,10 @@ impl Connection {
     /// [`ClientError::Fault`] for an error reply.
     pub async fn receive(&mut self) -> Result<RawReply, ClientError> {
         loop {
-            let frame = self.frames.next_frame().map_err(|e| ClientError::Protocol(e.to_string()))?;
+            let frame = self.frames.next_frame().map_err(|e| ClientError::Protocol(e.into()))?;
             if let Some(frame) = frame {
                 self.answer.over();
-                let header = ReplyHeader::skim(frame).map_err(|e| ClientError::Protocol(e.to_string()))?;
+                let header = ReplyHeader::skim(frame).map_err(|e| ClientError::Protocol(e.into()))?;
                 if header.call.is_some() && header.call != self.call {
                     // An answer to somebody else's call: nothing on this connection can be trusted any more.
                     return Err(ClientError::Closed { path: self.path.clone() });
@@ -169,7 +169,7 @@ impl Connection {
                 self.is_clean = header.call.is_some() && !header.continues;
                 if let Some(name) = header.error {
                     let raw: &[u8] = if header.parameters.is_empty() { b"{}" } else { header.parameters };
-                    let parameters = serde_json::from_slice(raw).map_err(|e| ClientError::Protocol(e.to_string()))?;
+                    let parameters = serde_json::from_slice(raw).map_err(|e| ClientError::Protocol(e.into()))?;
                     return Err(ClientError::Fault(Fault::received(name, parameters)));
                 }
                 return Ok(RawReply {

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::connection::encode_call;
 use super::{CallOptions, ClientError, Connection, PAUSE, RawReply};
+use crate::chain;
 
 /// Idle connections kept to one provider: as many as calls are usually made at once.
 pub(super) const IDLE_MAX: usize = 64;
@@ -109,7 +110,7 @@ async fn follow(mesh: PathBuf, question: FlowIn, latest: watch::Sender<Latest>) 
         };
         let ended: Result<(), ClientError> = watching.await;
         if let Err(error) = ended {
-            tracing::debug!(%error, flow = question.flow, "the broker's watch ended");
+            tracing::debug!(error = chain(&error), flow = question.flow, "the broker's watch ended");
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);

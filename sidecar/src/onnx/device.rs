@@ -4,6 +4,14 @@
 use brahman_card::interface::embed::{Device, Gpu};
 use nvml_wrapper::Nvml;
 
+/// `BRAHMAN_DEVICE` names no device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("BRAHMAN_DEVICE={given}: expected cpu, cuda, cuda:N or auto")]
+pub struct DeviceError {
+    /// What it holds.
+    pub given: String,
+}
+
 /// What `BRAHMAN_DEVICE` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -19,8 +27,8 @@ impl Asked {
     /// Reads `cpu`, `cuda`, `cuda:N` or `auto`.
     ///
     /// # Errors
-    /// What was expected.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// [`DeviceError`].
+    pub fn parse(text: &str) -> Result<Self, DeviceError> {
         match text {
             "" | "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
@@ -29,7 +37,7 @@ impl Asked {
                 .strip_prefix("cuda:")
                 .and_then(|n| n.parse().ok())
                 .map(Self::Cuda)
-                .ok_or_else(|| format!("BRAHMAN_DEVICE={text}: expected cpu, cuda, cuda:N or auto")),
+                .ok_or_else(|| DeviceError { given: text.to_owned() }),
         }
     }
 
@@ -47,8 +55,8 @@ impl Asked {
 /// What `BRAHMAN_DEVICE` and `BRAHMAN_ALLOW_CPU` ask for: the device, and whether the CPU will do in its place.
 ///
 /// # Errors
-/// What was expected.
-pub fn wanted() -> Result<(Asked, bool), String> {
+/// [`DeviceError`].
+pub fn wanted() -> Result<(Asked, bool), DeviceError> {
     let var = |name: &str| std::env::var(name).unwrap_or_default();
     Ok((Asked::parse(&var("BRAHMAN_DEVICE"))?, matches!(var("BRAHMAN_ALLOW_CPU").as_str(), "1" | "true")))
 }
@@ -93,6 +101,6 @@ mod tests {
     fn devices_read_as_in_pytorch() {
         assert_eq!(Asked::parse("cuda:3"), Ok(Asked::Cuda(3)));
         assert_eq!(Asked::parse(""), Ok(Asked::Auto));
-        assert!(Asked::parse("gpu").is_err_and(|e| e.contains("cuda:N")));
+        assert!(Asked::parse("gpu").is_err_and(|e| e.to_string().contains("cuda:N")));
     }
 }
