@@ -16,6 +16,7 @@ use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
 use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT};
 use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, Term};
 
+use crate::files::bad;
 use crate::flat::store::{Found, Live};
 use crate::rows::RowStore;
 use crate::threads::caught;
@@ -79,10 +80,6 @@ impl std::fmt::Debug for Lexical {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lexical").finish_non_exhaustive()
     }
-}
-
-fn bad(error: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 fn schema() -> (Schema, Field, Field) {

@@ -7,9 +7,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use brahman_card::interface::index::{EvalInfo, TrialRecord};
+use brahman_sidecar::chain;
 use brahman_storage::log::{Damage, Log};
 use brahman_storage::writable::is_read_only;
 use brahman_storage::{atomic, digest};
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::flat::build::{in_parallel, mix};
 use crate::flat::kernel::dot;
 use crate::flat::store::Found;
-use crate::generation::Generation;
+use crate::generation::{Generation, now_ms};
 use crate::sealed;
 
 /// Length of the random step, of 1: near enough that the row's neighbours are the query's, far enough that the order is not.
@@ -95,7 +97,7 @@ pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries
     }
     let info = EvalInfo {
         id: id_after(kept(index).0.first().map(|set| set.info.id.as_str())),
-        created_ms: crate::folder::now_ms(),
+        created_ms: now_ms(),
         fingerprint: fingerprint.to_owned(),
         k: k as u64,
         tune: half as u64,
@@ -118,37 +120,41 @@ fn id_after(newest: Option<&str>) -> String {
     newest.filter(|newest| *newest >= now).and_then(|newest| newest.increment().ok()).unwrap_or(now).to_string()
 }
 
-/// What is wrong with the files of a set, or with their folder.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Wrong {
+/// A file of a set, or the folder of all sets, that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("evals{}", .file.as_ref().map(|file| format!("/{file}")).unwrap_or_default())]
+struct SetError {
     /// The file, in the folder; none if it is the folder itself.
     file: Option<String>,
-    why: String,
+    #[source]
+    flaw: Flaw,
 }
 
-impl std::fmt::Display for Wrong {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.file {
-            Some(file) => write!(f, "evals/{file}: {}", self.why),
-            None => write!(f, "evals: {}", self.why),
-        }
-    }
+/// What is wrong with it.
+#[derive(Debug, thiserror::Error)]
+enum Flaw {
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    #[error("it is of another set, `{}`", .id.escape_debug())]
+    OfAnother { id: String },
+    #[error("its checksum does not match")]
+    Checksum,
 }
 
 /// All sets, the newest first, and what is wrong with those that cannot be read.
-fn kept(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
-    let (mut sets, mut damaged): (Vec<Kept>, Vec<Wrong>) = (Vec::new(), Vec::new());
-    let of_folder = |error: &io::Error| Wrong { file: None, why: error.to_string() };
+fn kept(index: &Path) -> (Vec<Kept>, Vec<SetError>) {
+    let (mut sets, mut damaged): (Vec<Kept>, Vec<SetError>) = (Vec::new(), Vec::new());
+    let of_folder = |error: io::Error| SetError { file: None, flaw: error.into() };
     let entries = match fs::read_dir(folder(index)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (sets, damaged),
-        Err(error) => return (sets, vec![of_folder(&error)]),
+        Err(error) => return (sets, vec![of_folder(error)]),
         Ok(entries) => entries,
     };
     for entry in entries {
         let path = match entry {
             Ok(entry) => entry.path(),
             Err(error) => {
-                damaged.push(of_folder(&error));
+                damaged.push(of_folder(error));
                 continue;
             }
         };
@@ -156,31 +162,31 @@ fn kept(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
             continue;
         }
         let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
-        let why = match fs::read(&path).and_then(|bytes| sealed::from_slice::<Kept>(&bytes)) {
+        let flaw = match fs::read(&path).and_then(|bytes| sealed::from_slice::<Kept>(&bytes)) {
             // Its numbers are looked for by its id, which must lead nowhere else.
-            Ok(set) if set.info.id != name(path.file_stem()) => format!("it is of another set, `{}`", set.info.id.escape_debug()),
+            Ok(set) if set.info.id != name(path.file_stem()) => Flaw::OfAnother { id: set.info.id },
             Ok(set) => {
                 sets.push(set);
                 continue;
             }
-            Err(error) => error.to_string(),
+            Err(error) => error.into(),
         };
-        damaged.push(Wrong { file: Some(name(path.file_name())), why });
+        damaged.push(SetError { file: Some(name(path.file_name())), flaw });
     }
     sets.sort_by(|a, b| b.info.id.cmp(&a.info.id));
-    damaged.sort();
+    damaged.sort_by(|a, b| a.file.cmp(&b.file));
     (sets, damaged)
 }
 
 /// The numbers of a set.
-fn numbers(index: &Path, set: &Kept) -> Result<Vec<u8>, Wrong> {
+fn numbers(index: &Path, set: &Kept) -> Result<Vec<u8>, SetError> {
     let name = format!("{}.f32", set.info.id);
-    let wrong = |why: String| Wrong { file: Some(name.clone()), why };
-    let bytes = fs::read(folder(index).join(&name)).map_err(|e| wrong(e.to_string()))?;
-    if digest::hex(&digest::sha256(&bytes)) == set.sha256 { Ok(bytes) } else { Err(wrong("its checksum does not match".to_owned())) }
+    let wrong = |flaw: Flaw| SetError { file: Some(name.clone()), flaw };
+    let bytes = fs::read(folder(index).join(&name)).map_err(|e| wrong(e.into()))?;
+    if digest::hex(&digest::sha256(&bytes)) == set.sha256 { Ok(bytes) } else { Err(wrong(Flaw::Checksum)) }
 }
 
-fn examined(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
+fn examined(index: &Path) -> (Vec<Kept>, Vec<SetError>) {
     let (sets, mut damaged) = kept(index);
     damaged.extend(sets.iter().filter_map(|set| numbers(index, set).err()));
     (sets, damaged)
@@ -190,7 +196,7 @@ fn examined(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
 #[must_use]
 pub fn list(index: &Path) -> (Vec<EvalInfo>, Vec<String>) {
     let (sets, damaged) = examined(index);
-    (sets.into_iter().map(|set| set.info).collect(), damaged.iter().map(ToString::to_string).collect())
+    (sets.into_iter().map(|set| set.info).collect(), damaged.iter().map(|error| chain(error)).collect())
 }
 
 /// Gives the files of damaged sets names under which nobody looks for them; which.
@@ -199,7 +205,7 @@ pub fn list(index: &Path) -> (Vec<EvalInfo>, Vec<String>) {
 /// As the file system gives them.
 pub fn put_aside(index: &Path) -> io::Result<Vec<String>> {
     let mut aside = Vec::new();
-    for file in examined(index).1.into_iter().filter_map(|wrong| wrong.file) {
+    for file in examined(index).1.into_iter().filter_map(|error| error.file) {
         for extension in ["json", "f32"] {
             let from = folder(index).join(Path::new(&file).with_extension(extension));
             if from.exists() {
@@ -220,7 +226,7 @@ pub fn newest(index: &Path, generation: &Generation, threads: usize, aside: &(dy
         .filter_map(|number| generation.row(number).ok().map(|row| ((row.doc_id.to_owned(), row.chunk), number)))
         .collect();
     let (sets, damaged) = kept(index);
-    let passed_over = |why: &Wrong| tracing::warn!("{why}; an older set of queries is used, or a new one made");
+    let passed_over = |error: &SetError| tracing::warn!("{}; an older set of queries is used, or a new one made", chain(error));
     damaged.iter().for_each(passed_over);
     let (set, bytes) = sets.into_iter().filter(|set| set.dim == generation.manifest.model.dim).find_map(|set| {
         let bytes = numbers(index, &set).inspect_err(passed_over).ok()?;
@@ -376,21 +382,33 @@ pub fn best<'a>(trials: &'a [TrialRecord], fingerprint: &str, by: &str) -> Optio
 }
 
 /// Why there is no journal to write to.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// There is one, or may be, and it cannot be read.
-    #[error("{0}")]
-    Unreadable(String),
+    #[error("{}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
     /// There is none, and none can be made.
-    #[error("{0}")]
-    ReadOnly(String),
+    #[error("{}", .path.display())]
+    ReadOnly {
+        /// The file that there would be.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// The journal of trials.
 #[derive(Debug)]
 pub struct Journal {
     /// Or why it cannot be used: the index answers all the same.
-    log: Result<Log, JournalError>,
+    log: Result<Log, Arc<JournalError>>,
     /// In the order in which they were made.
     pub trials: Vec<TrialRecord>,
 }
@@ -415,19 +433,19 @@ impl Journal {
                     }
                     return journal;
                 }
-                Err(error) => JournalError::Unreadable(format!("{}: {error}", path.display())),
+                Err(source) => JournalError::Unreadable { path, source },
             },
-            Err(error) if is_read_only(&error) => JournalError::ReadOnly(format!("{}: {error}", path.display())),
-            Err(error) => JournalError::Unreadable(format!("{}: {error}", path.display())),
+            Err(source) if is_read_only(&source) => JournalError::ReadOnly { path, source },
+            Err(source) => JournalError::Unreadable { path, source },
         };
-        if matches!(error, JournalError::Unreadable(_)) {
-            tracing::error!("{error}");
+        if matches!(error, JournalError::Unreadable { .. }) {
+            tracing::error!("{}", chain(&error));
         }
-        Self { log: Err(error), trials: Vec::new() }
+        Self { log: Err(Arc::new(error)), trials: Vec::new() }
     }
 
     fn log(&mut self) -> io::Result<&mut Log> {
-        self.log.as_mut().map_err(|why| io::Error::other(why.clone()))
+        self.log.as_mut().map_err(|error| io::Error::other(Arc::clone(error)))
     }
 
     /// What opening found wrong.
@@ -443,11 +461,8 @@ impl Journal {
 
     /// Why nobody knows which trials there were: whatever is chosen by them stops, the index answers.
     #[must_use]
-    pub fn trouble(&self) -> Option<&str> {
-        match &self.log {
-            Err(JournalError::Unreadable(why)) => Some(why),
-            Err(JournalError::ReadOnly(_)) | Ok(_) => None,
-        }
+    pub fn trouble(&self) -> Option<&JournalError> {
+        self.log.as_ref().err().map(|error| &**error).filter(|error| matches!(error, JournalError::Unreadable { .. }))
     }
 
     /// Why it may hold fewer trials than were made, until somebody has looked at what was set aside.
@@ -551,7 +566,7 @@ mod tests {
         for id in ["a", "b", "c"] {
             journal.add(trial(id, "x", 0.9, 100.0)).expect("kept");
         }
-        assert_eq!((journal.trouble(), journal.shortfall()), (None, None));
+        assert!(journal.trouble().is_none() && journal.shortfall().is_none());
         drop(journal);
         let path = index.path().join("trials/journal.log");
         let text = fs::read_to_string(&path).expect("there");
@@ -564,7 +579,7 @@ mod tests {
         }
         fs::remove_file(&path).and_then(|()| fs::create_dir(&path)).expect("unreadable");
         let mut journal = Journal::open(index.path());
-        assert!(journal.trouble().is_some_and(|why| why.contains("journal.log")));
+        assert!(journal.trouble().is_some_and(|error| error.to_string().contains("journal.log")));
         journal.add(trial("d", "x", 0.9, 100.0)).expect_err("nobody knows what it would stand beside");
     }
 

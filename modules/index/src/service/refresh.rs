@@ -8,7 +8,7 @@ use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut};
 use brahman_card::interface::index::{CompactOut, Converted, CreateIn, MigrateIn, NameIn, RefreshOut};
-use brahman_sidecar::{Call, CallOptions, Reply};
+use brahman_sidecar::{Call, CallOptions, Reply, chain};
 use brahman_storage::digest::sha256;
 
 use super::IndexService;
@@ -16,6 +16,7 @@ use super::datasets::Version;
 use super::shelf::{Claim, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
 use crate::embedder::{self, Embedder, Model};
+use crate::files::bad;
 use crate::flat::build::Parameters;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
@@ -70,7 +71,6 @@ pub(super) fn wants_compaction(generation: &Generation) -> bool {
 /// # Errors
 /// If something is damaged.
 pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
-    let bad = |e: &dyn std::fmt::Display| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string());
     let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
     if let Some(base) = &generation.base {
         base.whole()?;
@@ -85,14 +85,14 @@ pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
     let split = numbers.partition_point(|n| *n < base);
     let take = |columns: &RecordBatch, rows: Vec<u32>| arrow_select::take::take_record_batch(columns, &UInt32Array::from(rows));
     if let Some(own) = &generation.base {
-        let columns = own.columns().map_err(|e| bad(&e))?;
+        let columns = own.columns()?;
         if columns.num_columns() > 0 {
-            batches.push(take(columns, numbers[..split].to_vec()).map_err(|e| bad(&e))?);
+            batches.push(take(columns, numbers[..split].to_vec()).map_err(bad)?);
         }
     }
     if generation.delta.columns.num_columns() > 0 {
         let rows = numbers[split..].iter().map(|n| n - base).collect();
-        batches.push(take(&generation.delta.columns, rows).map_err(|e| bad(&e))?);
+        batches.push(take(&generation.delta.columns, rows).map_err(bad)?);
     }
     content.columns = segment::joined(&batches, numbers.len())?;
     Ok(content)
@@ -535,7 +535,7 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
     let why = match index.pinned() {
         Ok(false) => return Ok(()),
         Ok(true) => format!("it was rolled back and is pinned; `brahman index unpin {name}`, or a refresh, lets it follow its dataset"),
-        Err(error) => error.to_string(),
+        Err(error) => chain(&error),
     };
     Err(Fault::new("org.brahman.Index.Busy", false, format!("{name} is not refreshed: {why}")).with("name", name.clone()))
 }
@@ -544,7 +544,7 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
 async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Converted>>, Fault> {
     let reading = Arc::clone(generation);
     let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(e.to_string()))?;
-    let all = read.map_err(|why| Fault::new("org.brahman.Index.Damaged", false, why).with("name", name))?;
+    let all = read.map_err(|e| Fault::new("org.brahman.Index.Damaged", false, chain(&e)).with("name", name))?;
     let all: Vec<Converted> = all.into_iter().map(|(column, from, to, nulls_made)| Converted { column, from, to, nulls_made }).collect();
     for one in all.iter().filter(|one| one.nulls_made > 0) {
         tracing::warn!(
@@ -576,8 +576,7 @@ fn content_without(old: &Generation, gone: &std::collections::HashSet<u32>) -> s
     kept.columns = if all.columns.num_columns() == 0 {
         segment::no_columns(places.len())?
     } else {
-        let taken = arrow_select::take::take_record_batch(&all.columns, &UInt32Array::from(places));
-        taken.map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?
+        arrow_select::take::take_record_batch(&all.columns, &UInt32Array::from(places)).map_err(bad)?
     };
     Ok(kept)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{Elapsed, GetIn, GetOut, Hit, SearchIn, SearchOut};
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
 use super::refresh::cores;
@@ -101,7 +101,9 @@ pub(super) fn unit(mut vector: Vec<f32>) -> Result<Vec<f32>, Fault> {
 impl Job {
     fn run(&self) -> Result<Done, Fault> {
         let generation = &*self.generation;
-        let damaged = |why: String| Fault::new("org.brahman.Index.Damaged", false, why).with("name", self.index.parameters.name.clone());
+        let damaged = |error: std::io::Error| {
+            Fault::new("org.brahman.Index.Damaged", false, chain(&error)).with("name", self.index.parameters.name.clone())
+        };
         let started = Instant::now();
         let filtered = match &self.filter {
             Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&self.index.parameters.name))?),

@@ -1,8 +1,11 @@
 //! The shadow check on the mesh: which live queries are searched again, exactly, and going back when a promise is broken.
 
+use std::io;
 use std::sync::Arc;
 
+use brahman_card::Fault;
 use brahman_card::interface::index::ShadowInfo;
+use brahman_sidecar::chain;
 
 use super::shelf::{Index, lock};
 use crate::flat::store::Found;
@@ -11,6 +14,20 @@ use crate::generation::{Allowed, Generation, How};
 use crate::shadow::{Shadow, Verdict};
 use crate::threads::on_own_thread;
 use crate::trials::TIE;
+
+/// Why the generation before does not answer again.
+#[derive(Debug, thiserror::Error)]
+enum RollbackError {
+    /// The index is being changed, or cannot be.
+    #[error(transparent)]
+    Refused(#[from] Fault),
+    /// There is none.
+    #[error("there is no generation before")]
+    NoneBefore,
+    /// It cannot be read, or `CURRENT` not be written.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+}
 
 impl Index {
     /// Begins the check if what answers was promoted and not by force; it begins anew with every start of the module.
@@ -68,26 +85,26 @@ impl Index {
         let Some(info) = self.shadow_info() else { return };
         let name = &self.parameters.name;
         let reason = format!("shadow check: recall {:.4} of {} live queries, promised {}", info.recall, info.checked, info.target);
-        let back = || -> Result<(), String> {
-            let claim = self.claim_now("rollback").map_err(|fault| fault.to_string())?;
+        let back = || -> Result<(), RollbackError> {
+            let claim = self.claim_now("rollback")?;
             if self.generation().is_none_or(|g| g.folder != broken.folder) {
                 return Ok(());
             }
-            if self.pinned().map_err(|e| e.to_string())? {
+            if self.pinned()? {
                 tracing::warn!(index = name, "{reason}; it stays, because it is pinned");
                 return Ok(());
             }
-            let parent = broken.manifest.parent.as_ref().ok_or("there is no generation before")?;
-            let before = self.folder.load(parent, None).map_err(|e| e.to_string())?;
-            self.folder.point(parent, &reason, false).map_err(|e| e.to_string())?;
+            let parent = broken.manifest.parent.as_ref().ok_or(RollbackError::NoneBefore)?;
+            let before = self.folder.load(parent, None)?;
+            self.folder.point(parent, &reason, false)?;
             let number = before.manifest.number;
             self.answer_with(before);
             drop(claim);
             tracing::warn!(index = name, "{reason}; generation {number} answers again, in place of {}", broken.manifest.number);
             Ok(())
         };
-        if let Err(why) = back() {
-            tracing::error!(index = name, "{reason}; going back failed: {why}");
+        if let Err(error) = back() {
+            tracing::error!(index = name, "{reason}; going back failed: {}", chain(&error));
             // Checked anew: the next verdict tries again.
             *lock(&self.shadow) = Some(Shadow::new(&broken.folder, info.target));
         }
