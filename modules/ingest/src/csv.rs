@@ -234,14 +234,25 @@ impl Parsed {
     }
 }
 
-fn usable(record: &::csv::ByteRecord, columns: usize) -> Result<&str, String> {
+/// Why a record is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum RecordError {
+    #[error("has {fields} fields, the header has {columns}")]
+    Fields { fields: usize, columns: usize },
+    #[error("has {bytes} bytes, a record at most {RECORD_BYTES_MAX}")]
+    TooLong { bytes: usize },
+    #[error("is not UTF-8")]
+    NotUtf8,
+}
+
+fn usable(record: &::csv::ByteRecord, columns: usize) -> Result<&str, RecordError> {
     if record.len() != columns {
-        return Err(format!("has {} fields, the header has {columns}", record.len()));
+        return Err(RecordError::Fields { fields: record.len(), columns });
     }
     if record.as_slice().len() > RECORD_BYTES_MAX {
-        return Err(format!("has {} bytes, a record at most {RECORD_BYTES_MAX}", record.as_slice().len()));
+        return Err(RecordError::TooLong { bytes: record.as_slice().len() });
     }
-    std::str::from_utf8(record.as_slice()).map_err(|_| "is not UTF-8".to_owned())
+    std::str::from_utf8(record.as_slice()).map_err(|_| RecordError::NotUtf8)
 }
 
 /// The fields of a record whose bytes are known to be text.
@@ -280,7 +291,7 @@ fn parse(bytes: &[u8], delimiter: u8, kinds: &[Kind], schema: &SchemaRef) -> io:
                 }
                 held += 1;
             }
-            Err(why) => out.bad(why),
+            Err(error) => out.bad(error.to_string()),
         }
         if held == BATCH_ROWS {
             out.batches.push(batch(schema, &mut columns)?);

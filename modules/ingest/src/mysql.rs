@@ -17,18 +17,20 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
 use brahman_card::interface::catalog::{Column, Object};
+use brahman_sidecar::chain;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, SslOpts};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::dsn::{Dsn, Tls};
-use crate::run::{Place, Progress};
-use crate::sink::Sink;
-use crate::table::{self, Done, Held, How, Named, ReadError, What, Which, connected, patiently};
+use crate::dsn::{Dsn, DsnError, Tls};
+use crate::run::Progress;
+use crate::sink::{Place, Sink};
+use crate::table::{self, AskError, Done, Held, How, Named, ReadError, ServerError, What, Which, connected, patiently};
 use crate::window::Dialect;
 use decode::{Rows, arrow_type};
+use shared::Division;
 
 /// Batches read and not yet written: enough that neither thread waits for a moment's delay of the other.
 const BATCHES_AHEAD: usize = 4;
@@ -46,10 +48,10 @@ struct Server {
 impl Server {
     fn new(dsn: &Dsn) -> Result<Self, ReadError> {
         // The parser's message may quote the text.
-        let bad = "dsn: it is no MySQL URL: expected mysql://user:password@host:port/database, or mysql://user@localhost/database?socket=/path, \
-                   each part percent-encoded (it is not shown, for it may hold a password)";
+        let bad = "it is no MySQL URL: expected mysql://user:password@host:port/database, or mysql://user@localhost/database?socket=/path, \
+                   each part percent-encoded";
         let url = dsn.url().replacen("mariadb://", "mysql://", 1);
-        let opts = Opts::from_url(&url).map_err(|_| ReadError::Bad(bad.into()))?;
+        let opts = Opts::from_url(&url).map_err(|_| ReadError::bad(DsnError::Bad(bad)))?;
         let mut builder = OptsBuilder::from_opts(opts).prefer_socket(false);
         if let Some(password) = dsn.password() {
             builder = builder.pass(Some(password));
@@ -64,18 +66,18 @@ impl Server {
         }
     }
 
-    fn said(&self, doing: &str, error: &Error) -> ReadError {
+    fn said(&self, doing: &'static str, error: &Error) -> ReadError {
         let words = match error {
             Error::Server(server) => format!("{} ({})", server.message, server.code),
-            other => other.to_string(),
+            other => chain(other),
         };
-        let words = self.dsn.redact(&format!("{}: {doing}: {words}", self.address()));
+        let said = ServerError::Said { address: self.address(), doing, words: self.dsn.redact(&words) };
         match error {
             // Access denied, no such database, table, column or function, bad syntax, not allowed here.
             Error::Server(server) if matches!(server.code, 1044..=1046 | 1049 | 1054 | 1064 | 1142 | 1143 | 1146 | 1305 | 1698 | 1792) => {
-                ReadError::Bad(words)
+                ReadError::bad(said)
             }
-            _ => ReadError::Server(words),
+            _ => said.into(),
         }
     }
 
@@ -189,11 +191,9 @@ pub fn read(
     let outcome = runtime.block_on(async {
         let outcome = tokio::select! {
             done = coordinate(&server, what, how, place, progress, cancel, &ids) => done,
-            () = tokio::time::sleep(how.deadline) => Err(ReadError::Server(format!(
-                "{}: the snapshot's deadline of {} s has passed; give it longer, or read less at once",
-                server.address(),
-                how.deadline.as_secs()
-            ))),
+            () = tokio::time::sleep(how.deadline) => {
+                Err(ServerError::Deadline { address: server.address(), seconds: how.deadline.as_secs() }.into())
+            }
         };
         let ids = ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if outcome.is_err() && !ids.is_empty() {
@@ -236,7 +236,7 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
         Ok::<_, ReadError>(names)
     })?;
     if names.is_empty() {
-        return Err(ReadError::Bad(format!("{} has no tables in a database `{schema}`", server.address())));
+        return Err(AskError::NoTables { address: server.address(), kind: "database", name: schema.clone() }.into());
     }
     let tables = names.into_iter().map(|name| Named { table: format!("{schema}.{name}"), name }).collect();
     Ok(Held { tables, snapshot: None, end: None })
@@ -306,7 +306,8 @@ async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Resul
     let (mut bound, mut condition) = (None, String::new());
     if let Some(window) = &how.window {
         let Some((name, kind)) = types.iter().find(|(name, _)| *name == window.column) else {
-            return Err(ReadError::Bad(format!("{}.{} has no column `{}`", found.schema, found.name, window.column)));
+            let input = format!("{}.{}", found.schema, found.name);
+            return Err(AskError::NoColumn { input, column: window.column.clone() }.into());
         };
         window.check(Dialect::Mysql, kind)?;
         let column = quoted(name);
@@ -348,8 +349,8 @@ async fn coordinate(
     if let Some(divisible) = plan.divisible.take() {
         let mut several = shared::Several { server, how, cancel, ids };
         match several.join(&mut readers, &divisible).await? {
-            Ok(ranges) => plan.ranges = ranges,
-            Err(why) => plan.notes.push(format!("read by one connection: {why}")),
+            Division::Ranges(ranges) => plan.ranges = ranges,
+            Division::Undivided(why) => plan.notes.push(format!("read by one connection: {}", chain(&why))),
         }
     }
     progress.send_modify(|p| p.phase = "read");
@@ -374,7 +375,7 @@ async fn coordinate(
     }
     let mut outcomes = Vec::new();
     while let Some(outcome) = working.join_next().await {
-        match outcome.map_err(|e| ReadError::Io(std::io::Error::other(e.to_string()))).flatten() {
+        match outcome.map_err(|e| ReadError::Io(std::io::Error::other(e))).flatten() {
             Ok(outcome) => outcomes.push(outcome),
             Err(error) => {
                 // The others are ended and waited for.
@@ -454,7 +455,7 @@ impl Reader {
         for column in columns {
             let name = column.name_str().into_owned();
             if !seen.insert(name.clone()) {
-                return Err(ReadError::Bad(format!("the query has two columns `{name}`: give one another name with AS")));
+                return Err(AskError::TwoColumns { column: name }.into());
             }
             let known = self.plan.source_types.get(&name).cloned();
             let source = known.unwrap_or_else(|| format!("{:?}", column.column_type()).trim_start_matches("MYSQL_TYPE_").to_lowercase());
@@ -476,12 +477,11 @@ impl Reader {
         };
         let beginning = patiently(&address, self.stall, &self.cancel, conn.exec_iter(select, ()));
         let mut result = beginning.await?.map_err(said("beginning to read"))?;
-        let columns = result.columns().ok_or_else(|| ReadError::Bad(format!("{address}: the query gives no rows: expected a SELECT")))?;
+        let columns = result.columns().ok_or_else(|| AskError::NoRows { address: address.clone() })?;
         let Target { rows, writer, .. } = match target {
             Some(target) => target,
             None => target.insert(self.target(&columns)?),
         };
-        let failed = |e: arrow_schema::ArrowError| ReadError::Malformed(e.to_string());
         let mut ended = false;
         while !ended {
             // What has come is taken without a timer; only for what has not is there a wait.
@@ -498,7 +498,7 @@ impl Reader {
                 if self.cancel.is_cancelled() {
                     return Err(ReadError::Cancelled);
                 }
-                if let Some(batch) = rows.batch().map_err(failed)?
+                if let Some(batch) = rows.batch().map_err(ReadError::malformed)?
                     && !writer.send(batch)
                 {
                     let Some(target) = target.take() else { return Ok(()) };
@@ -537,5 +537,5 @@ async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, tabl
                 WHERE table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema') ORDER BY 1 LIMIT 20";
     let there: Vec<String> = conn.query(like).await.map_err(said)?;
     let there = if there.is_empty() { "no tables".to_owned() } else { there.join(", ") };
-    Err(ReadError::Bad(format!("{} has no table `{table}`; it has {there}", server.address())))
+    Err(AskError::NoTable { address: server.address(), table: table.to_owned(), there }.into())
 }

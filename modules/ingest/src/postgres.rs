@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::{Field, Schema, SchemaRef};
 use brahman_card::interface::catalog::Object;
+use brahman_sidecar::chain;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio_postgres::config::{Host, SslMode};
@@ -27,10 +28,10 @@ use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
-use crate::dsn::{Dsn, Tls};
-use crate::run::{Place, Progress};
-use crate::sink::Sink;
-use crate::table::{self, Done, Held, How, Named, ReadError, What, Which};
+use crate::dsn::{Dsn, DsnError, Tls};
+use crate::run::Progress;
+use crate::sink::{Place, Sink};
+use crate::table::{self, AskError, Done, Held, How, Named, ReadError, ServerError, What, Which};
 use crate::tls;
 use crate::window::Dialect;
 use decode::Rows;
@@ -71,7 +72,9 @@ impl Server {
     fn new(dsn: &Dsn) -> Result<Self, ReadError> {
         // The parser's message may quote the text.
         let bad = || {
-            ReadError::Bad("dsn: it is no PostgreSQL URL: expected postgres://user:password@host:port/database?option=value, each part percent-encoded (it is not shown, for it may hold a password)".into())
+            ReadError::bad(DsnError::Bad(
+                "it is no PostgreSQL URL: expected postgres://user:password@host:port/database?option=value, each part percent-encoded",
+            ))
         };
         let mut config: Config = dsn.url().parse().map_err(|_| bad())?;
         if let Some(password) = dsn.password() {
@@ -88,7 +91,7 @@ impl Server {
             }
             mode => {
                 config.ssl_mode(if *mode == Tls::Prefer { SslMode::Prefer } else { SslMode::Require });
-                Some(MakeRustlsConnect::new(tls::client(mode).map_err(ReadError::Bad)?))
+                Some(MakeRustlsConnect::new(tls::client(mode).map_err(ReadError::bad)?))
             }
         };
         Ok(Self { config, tls, dsn: dsn.clone() })
@@ -105,18 +108,15 @@ impl Server {
     }
 
     /// An error of the driver in words that hold no password.
-    fn said(&self, doing: &str, error: &tokio_postgres::Error) -> ReadError {
+    fn said(&self, doing: &'static str, error: &tokio_postgres::Error) -> ReadError {
         let mut words = match error.as_db_error() {
             Some(db) => format!("{} ({})", db.message(), db.code().code()),
-            None => {
-                let cause = std::error::Error::source(error).map(|c| format!(": {c}")).unwrap_or_default();
-                format!("{error}{cause}")
-            }
+            None => chain(error),
         };
         if let Some(hint) = error.as_db_error().and_then(|db| db.hint()) {
             words.push_str(&format!("; {hint}"));
         }
-        let words = self.dsn.redact(&format!("{}: {doing}: {words}", self.address()));
+        let said = ServerError::Said { address: self.address(), doing, words: self.dsn.redact(&words) };
         let bad = [
             SqlState::UNDEFINED_TABLE,
             SqlState::UNDEFINED_COLUMN,
@@ -129,8 +129,8 @@ impl Server {
             SqlState::READ_ONLY_SQL_TRANSACTION,
         ];
         match error.code() {
-            Some(code) if bad.contains(code) => ReadError::Bad(words),
-            _ => ReadError::Server(words),
+            Some(code) if bad.contains(code) => ReadError::bad(said),
+            _ => said.into(),
         }
     }
 
@@ -235,7 +235,7 @@ async fn export(server: &Server, client: &Client, how: &How, which: &Which) -> R
         }
     };
     if let (Which::Schema(schema), true) = (which, tables.is_empty()) {
-        return Err(ReadError::Bad(format!("{} has no tables in a schema `{schema}`", server.address())));
+        return Err(AskError::NoTables { address: server.address(), kind: "schema", name: schema.clone() }.into());
     }
     let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(said("exporting the snapshot"))?;
     Ok((tables, row.get(0)))
@@ -281,11 +281,9 @@ pub fn read(
         let reading = coordinate(&server, what, how, place, progress, cancel, deadline);
         tokio::select! {
             done = reading => done,
-            () = tokio::time::sleep(how.deadline) => Err(ReadError::Server(format!(
-                "{}: the snapshot's deadline of {} s has passed; give it longer, or read less at once",
-                server.address(),
-                how.deadline.as_secs()
-            ))),
+            () = tokio::time::sleep(how.deadline) => {
+                Err(ServerError::Deadline { address: server.address(), seconds: how.deadline.as_secs() }.into())
+            }
         }
     })
 }
@@ -404,7 +402,7 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
     let (mut shapes, mut items, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for column in asked.columns() {
         if !seen.insert(column.name()) {
-            return Err(ReadError::Bad(format!("the query has two columns `{}`: give one another name with AS", column.name())));
+            return Err(AskError::TwoColumns { column: column.name().to_owned() }.into());
         }
         let name = quoted(column.name());
         match Shape::of(column.type_(), column.type_modifier()) {
@@ -420,7 +418,7 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
         }
     }
     if shapes.is_empty() {
-        return Err(ReadError::Bad(format!("{input} has no columns")));
+        return Err(AskError::NoColumns { input }.into());
     }
     let (oids, modifiers): (Vec<u32>, Vec<i32>) = asked.columns().iter().map(|c| (c.type_().oid(), c.type_modifier())).unzip();
     let named = "SELECT format_type(o, m) FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS t(o, m, i) ORDER BY i";
@@ -435,7 +433,7 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
     if let Some(window) = &how.window {
         let column = asked.columns().iter().position(|c| c.name() == window.column);
         let Some(at) = column else {
-            return Err(ReadError::Bad(format!("{input} has no column `{}`", window.column)));
+            return Err(AskError::NoColumn { input, column: window.column.clone() }.into());
         };
         window.check(Dialect::Postgres, &source_types[at])?;
         let (column, kind) = (quoted(&window.column), &source_types[at]);
@@ -508,7 +506,7 @@ async fn table_of(server: &Server, client: &Client, table: &str) -> Result<Found
         let like = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 20";
         let there: Vec<String> = client.query(like, &[]).await.map_err(said)?.iter().map(|row| row.get(0)).collect();
         let there = if there.is_empty() { "no tables".to_owned() } else { there.join(", ") };
-        return Err(ReadError::Bad(format!("{} has no table `{table}`; it has {there}", server.address())));
+        return Err(AskError::NoTable { address: server.address(), table: table.to_owned(), there }.into());
     };
     // Pages of partitions are counted from 0 in each: the largest decides, and the last range is open-ended.
     let facts = "SELECT n.nspname, c.relname, c.relkind::text, \
@@ -610,7 +608,7 @@ impl Worker {
                 }
             }
             if !rows.is_whole() {
-                return Err(ReadError::Server(format!("{}: the copy ended in the middle of a row", self.server.address())));
+                return Err(ServerError::CutOff { address: self.server.address() }.into());
             }
         }
         self.write(&mut rows, &mut sink)?;

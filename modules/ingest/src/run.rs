@@ -10,12 +10,13 @@ use brahman_card::interface::catalog::{
     self, AbandonIn, AbandonOut, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
 };
 use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
-use brahman_sidecar::{Call, CallOptions, Client, ClientError};
+use brahman_sidecar::{Call, CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::pii;
 use crate::pii::sample::Samples;
-use crate::{merge, pii};
+use crate::sink::Place;
 
 /// Runs remembered.
 const RUNS_MAX: usize = 100;
@@ -34,31 +35,6 @@ pub struct Progress {
     pub rows: u64,
     /// Source bytes so far.
     pub bytes: u64,
-}
-
-/// Where a run writes.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The run's own folder, there already.
-    pub folder: PathBuf,
-    /// Bucket of its objects.
-    pub bucket: String,
-    /// Keys of its objects begin with this.
-    pub prefix: String,
-    /// And their URLs with this.
-    pub url_prefix: String,
-    /// What is looked at for personal data, if it is.
-    pub samples: Option<Arc<Samples>>,
-    /// Number of the first object.
-    pub first_part: usize,
-}
-
-impl Place {
-    /// The same place, for rows that have been looked at already.
-    #[must_use]
-    pub fn unlooked(&self) -> Self {
-        Self { samples: None, ..self.clone() }
-    }
 }
 
 /// A run that is asked for.
@@ -265,7 +241,7 @@ impl Runs {
             }
         }?;
         let pii = match &job.onto {
-            Some(onto) => merge::both(onto.pii.as_ref(), pii),
+            Some(onto) => pii::both(onto.pii.as_ref(), pii),
             None => pii,
         };
         let drift = self.drift(dataset, &read.columns).await;
@@ -419,7 +395,7 @@ impl Ends {
     async fn tell(&self, end: AbandonIn) {
         self.untold.lock().await.push(end);
         if let Err(error) = self.tell_all().await {
-            tracing::warn!("the lineage will be told of a run's end later: {error}");
+            tracing::warn!("the lineage will be told of a run's end later: {}", chain(&error));
         }
     }
 

@@ -10,16 +10,17 @@ use brahman_card::interface::ingest::{
     self, CancelIn, CancelOut, FilesIn, IngestOut, Made, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, Client, Reply, Service};
+use brahman_sidecar::{Call, Client, Reply, Service, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dsn::Dsn;
 use crate::files::{self, bad_source};
 use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
-use crate::run::{Job, Onto, Place, Progress, Read, Runs, cancelled};
+use crate::run::{Job, Onto, Progress, Read, Runs, cancelled};
+use crate::sink::Place;
 use crate::source::Format;
-use crate::table::{Done, Held, How, ReadError, What, Which};
+use crate::table::{AskError, Done, Held, How, ReadError, What, Which};
 use crate::watches::Watches;
 use crate::window::Window;
 use crate::{merge, mock, mysql, postgres};
@@ -235,8 +236,7 @@ impl IngestService {
             let how = How { window: Some(window), ..how };
             let mut done = read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?;
             if let Some(mark) = mark.filter(|mark| mark.source != done.input) {
-                let why = format!("the dataset was read from {}, this is {}: give it another dataset", mark.source, done.input);
-                return Err(failed(ReadError::Bad(why)));
+                return Err(failed(AskError::OtherTable { was: mark.source.clone(), now: done.input }.into()));
             }
             let rows: u64 = done.objects.iter().map(|o| o.rows).sum();
             match (&before, mark) {
@@ -272,7 +272,7 @@ impl IngestService {
         let asked = format!("{:?} by {}", keyset.what, keyset.key);
         let (unfinished, note) = match book.unfinished(&asked) {
             Ok(unfinished) => (unfinished, None),
-            Err(note) => (None, Some(note)),
+            Err(error) => (None, Some(chain(&error))),
         };
         note.iter().for_each(|note| tracing::warn!(dataset = job.dataset, "{note}"));
         let at = unfinished.unwrap_or_else(|| Checkpoint::begin(ulid::Ulid::generate().to_string(), asked));
@@ -362,7 +362,7 @@ fn bounded(what: &str, value: Option<u64>, most: u64, default: u64) -> Result<u6
 fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, How), Fault> {
     // Our own user's secrets and its standing with local servers are not another user's.
     call.allow_paths()?;
-    let dsn = Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", e))?;
+    let dsn = Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", chain(&e)))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let seconds = |what, value, default| bounded(what, value, SECONDS_MAX, default).map(Duration::from_secs);
     let how = How {
@@ -376,8 +376,8 @@ fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, How)
 }
 
 fn failed(error: ReadError) -> Fault {
-    let source =
-        |name: &'static str, retryable: bool| Fault::new(name, retryable, format!("{error}; nothing was published")).with("source", "");
+    let words = format!("{}; nothing was published", chain(&error));
+    let source = |name: &'static str, retryable: bool| Fault::new(name, retryable, words.clone()).with("source", "");
     match &error {
         ReadError::Cancelled => cancelled(),
         ReadError::Bad(_) | ReadError::Malformed(_) => source("org.brahman.Ingest.BadSource", false),

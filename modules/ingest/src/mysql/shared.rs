@@ -53,6 +53,14 @@ pub(super) async fn divisible(server: &Server, conn: &mut Conn, found: &Found, f
     Ok(divided.map(|(column, bytes)| Divisible { table: full.to_owned(), column: quoted(&column), bytes }))
 }
 
+/// How a table is read.
+pub(super) enum Division {
+    /// By all readers, in these ranges.
+    Ranges(Vec<String>),
+    /// By one, for there could be no others.
+    Undivided(ReadError),
+}
+
 /// What the readers are made of.
 pub(super) struct Several<'a> {
     pub(super) server: &'a Server,
@@ -69,11 +77,11 @@ impl Several<'_> {
         Ok(conn)
     }
 
-    /// Gives the first reader company that sees what it sees; the ranges for all of them, or why it reads alone.
+    /// Gives the first reader company that sees what it sees, if it can.
     ///
     /// # Errors
     /// If the first reader cannot go on, or the caller has gone.
-    pub(super) async fn join(&mut self, readers: &mut Vec<Conn>, table: &Divisible) -> Result<Result<Vec<String>, String>, ReadError> {
+    pub(super) async fn join(&mut self, readers: &mut Vec<Conn>, table: &Divisible) -> Result<Division, ReadError> {
         let wanted = self.how.parallel.min(usize::try_from(table.bytes / BYTES_MIN).unwrap_or(1));
         let outcome = self.joined(readers, table, wanted).await;
         if self.cancel.is_cancelled() {
@@ -87,13 +95,13 @@ impl Several<'_> {
                     first.query_first(bounds).await.map_err(|e| self.server.said("asking how far its key goes", &e))?;
                 let number = |text: Option<String>| text.and_then(|text| text.parse::<i128>().ok()).unwrap_or(0);
                 let (least, most) = bounds.map_or((0, 0), |(least, most)| (number(least), number(most)));
-                Ok(Ok(ranges(&table.column, least, most, wanted as i128 * RANGES_PER_READER)))
+                Ok(Division::Ranges(ranges(&table.column, least, most, wanted as i128 * RANGES_PER_READER)))
             }
             Err(why) => {
                 readers.truncate(1);
                 let first = readers.first_mut().ok_or(ReadError::Cancelled)?;
                 begin(first).await.map_err(|e| self.server.said("beginning a snapshot", &e))?;
-                Ok(Err(why.to_string()))
+                Ok(Division::Undivided(why))
             }
         }
     }
