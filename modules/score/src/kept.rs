@@ -3,16 +3,19 @@
 //! Invariants: a value that is damaged is a miss; without a store calls are answered all the same, and say so; a memory's state
 //! is on disk before anybody is told of it.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use brahman_card::interface::score::Kept as KeptInfo;
+use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
 use brahman_storage::lock::once_unlocked;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::engine::{Identity, Sequence};
 
@@ -34,10 +37,27 @@ struct Trees {
     db: sled::Db,
 }
 
+/// Why nothing is kept.
+#[derive(Debug, Error)]
+pub enum KeptError {
+    /// Its folder cannot be made.
+    #[error(transparent)]
+    Folder(#[from] io::Error),
+    /// sled says why.
+    #[error(transparent)]
+    Sled(#[from] sled::Error),
+    /// sled did not get so far.
+    #[error("the store is damaged")]
+    Damaged,
+    /// It cannot be written down.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
 /// The store, or why there is none.
 #[derive(Debug)]
 pub struct Kept {
-    trees: Result<Trees, String>,
+    trees: Result<Trees, Arc<KeptError>>,
     bytes_max: u64,
     /// Payload held, with what a value costs beside it. sled's files shrink long after a value was removed, so they say nothing.
     bytes: AtomicU64,
@@ -77,11 +97,8 @@ fn cost(turn: &[u8]) -> u64 {
 }
 
 /// sled panics on damaged files.
-fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(outcome) => outcome.map_err(|e| e.to_string()),
-        Err(_) => Err("the store is damaged".to_owned()),
-    }
+fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, KeptError> {
+    Ok(catch_unwind(AssertUnwindSafe(work)).map_err(|_| KeptError::Damaged)??)
 }
 
 /// What a scoring is known by: model, device, tokens, and places.
@@ -98,7 +115,7 @@ impl Kept {
     /// Opens the store in `folder`; never fails, but may be absent.
     #[must_use]
     pub fn open(folder: &Path, bytes_max: u64) -> Self {
-        let opened = std::fs::create_dir_all(folder).map_err(|e| e.to_string()).and_then(|()| {
+        let opened = std::fs::create_dir_all(folder).map_err(KeptError::from).and_then(|()| {
             guarded(|| {
                 let config = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(None);
                 let db = once_unlocked(|| config.open())?;
@@ -106,8 +123,9 @@ impl Kept {
                 Ok(Trees { scores, order, memories: db.open_tree("score_memories_v1")?, db })
             })
         });
-        if let Err(why) = &opened {
-            tracing::warn!(folder = %folder.display(), "scoring without a store: {why}");
+        let opened = opened.map_err(Arc::new);
+        if let Err(error) = &opened {
+            tracing::warn!(folder = %folder.display(), "scoring without a store: {}", chain(error));
         }
         let held = |trees: &Trees| trees.order.iter().filter_map(|entry| Some(cost(&entry.ok()?.1))).sum::<u64>();
         let bytes = opened.as_ref().map_or(0, held);
@@ -116,8 +134,8 @@ impl Kept {
 
     /// Why there is no store.
     #[must_use]
-    pub fn absent(&self) -> Option<&str> {
-        self.trees.as_ref().err().map(String::as_str)
+    pub fn absent(&self) -> Option<String> {
+        self.trees.as_ref().err().map(|error| chain(error))
     }
 
     /// Scores and the noise found with them.
@@ -156,8 +174,8 @@ impl Kept {
             }
             Ok(())
         });
-        if let Err(why) = written {
-            tracing::warn!("scores were not kept: {why}");
+        if let Err(error) = written {
+            tracing::warn!("scores were not kept: {}", chain(&error));
         }
     }
 
@@ -175,22 +193,23 @@ impl Kept {
     /// Puts a memory's state on disk.
     ///
     /// # Errors
-    /// Why it is not there.
-    pub fn stand(&self, model: &str, key: &str, standing: &Standing) -> Result<(), String> {
-        let trees = self.trees.as_ref().map_err(Clone::clone)?;
-        let value = serde_json::to_vec(standing).map_err(|e| e.to_string())?;
-        guarded(|| {
+    /// [`KeptError`], why it is not there.
+    pub fn stand(&self, model: &str, key: &str, standing: &Standing) -> Result<(), Arc<KeptError>> {
+        let trees = self.trees.as_ref().map_err(Arc::clone)?;
+        let value = serde_json::to_vec(standing).map_err(|e| Arc::new(KeptError::from(e)))?;
+        let written = guarded(|| {
             trees.memories.insert(Self::memory(model, key), value)?;
             trees.db.flush().map(drop)
-        })
+        });
+        written.map_err(Arc::new)
     }
 
     /// Puts everything on disk.
     pub fn flush(&self) {
         if let Ok(trees) = &self.trees
-            && let Err(why) = guarded(|| trees.db.flush().map(drop))
+            && let Err(error) = guarded(|| trees.db.flush().map(drop))
         {
-            tracing::warn!("scores were not flushed: {why}");
+            tracing::warn!("scores were not flushed: {}", chain(&error));
         }
     }
 
@@ -202,7 +221,7 @@ impl Kept {
                 let bytes = self.bytes.load(Ordering::Relaxed);
                 KeptInfo { entries: trees.order.len() as u64, bytes, state: "open".to_owned() }
             }
-            Err(why) => KeptInfo { entries: 0, bytes: 0, state: why.clone() },
+            Err(error) => KeptInfo { entries: 0, bytes: 0, state: chain(error) },
         }
     }
 }

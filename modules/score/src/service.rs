@@ -17,7 +17,7 @@ use brahman_sidecar::{Call, Reply, Service};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::conversation::{self, Unfit};
+use crate::conversation::{self, ConversationError};
 use crate::engine::{Engine, EngineError, Identity, Sequence, Stop};
 use crate::kept::Kept;
 use crate::turns::Turns;
@@ -204,7 +204,7 @@ impl Source {
             }
             _ => return Err(Fault::invalid_parameter("conversation, messages, path", "expected one of them")),
         };
-        let conversation = conversation.map_err(|unfit: Unfit| unfit.fault())?;
+        let conversation = conversation.map_err(|unfit: ConversationError| unfit.fault())?;
         Ok((conversation, self.template.unwrap_or_else(conversation::default_template)))
     }
 }

@@ -29,6 +29,15 @@ fn held(bytes: u64) -> u64 {
     bytes * HELD_PER_BYTE.0 / HELD_PER_BYTE.1
 }
 
+/// That a model says more or less of what comes next than there are tokens.
+#[derive(Debug, thiserror::Error)]
+#[error("{logits} logits for {tokens} tokens, expected {expected}")]
+struct LogitsError {
+    logits: usize,
+    tokens: usize,
+    expected: usize,
+}
+
 /// What a reader may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -177,12 +186,11 @@ impl Stepper for Reader<'_> {
             if let (true, Some((row, norm))) = (wanted[at], &state.next) {
                 out[at] = (f64::from(row[tokens[at] as usize]) - norm) as f32;
             }
-            let failed = |e: ort::Error| EngineError::Failed(e.to_string());
-            let (cached, logits) = self.step(state, &tokens[at..at + piece]).map_err(failed)?;
-            let (_, rows) = logits.try_extract_tensor::<f32>().map_err(failed)?;
+            let (cached, logits) = self.step(state, &tokens[at..at + piece]).map_err(EngineError::failed)?;
+            let (_, rows) = logits.try_extract_tensor::<f32>().map_err(EngineError::failed)?;
             let vocabulary = self.wiring.vocabulary as usize;
             if rows.len() != piece * vocabulary {
-                return Err(EngineError::Failed(format!("{} logits for {piece} tokens, expected {}", rows.len(), piece * vocabulary)));
+                return Err(EngineError::failed(LogitsError { logits: rows.len(), tokens: piece, expected: piece * vocabulary }));
             }
             for (i, row) in rows.chunks_exact(vocabulary).take(piece - 1).enumerate().filter(|(i, _)| wanted[at + i + 1]) {
                 out[at + i + 1] = (f64::from(row[tokens[at + i + 1] as usize]) - log_sum_exp(row)) as f32;

@@ -98,7 +98,7 @@ impl<'a> Session<'a> {
 
     /// Scores sequences of which only the first counts.
     fn score_one(&mut self, sequences: Vec<Sequence>) -> Result<Vec<f32>, EngineError> {
-        let mut first: Scores = Err(EngineError::Failed("nothing was scored".to_owned()));
+        let mut first: Scores = Err(EngineError::Nothing);
         let mut each = |i: usize, scores: Scores| {
             if i == 0 {
                 first = scores;
