@@ -8,6 +8,7 @@ use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Reco
 use arrow_schema::{DataType, Field};
 use brahman_card::Fault;
 use brahman_sidecar::bulk::BulkStream;
+use brahman_sidecar::chain;
 use brahman_sidecar::serve::Upgraded;
 
 use crate::engine::{Embedded, Engine, Wish};
@@ -18,7 +19,7 @@ pub(crate) async fn converse<E: Engine>(upgraded: Upgraded, uid: u32, engine: Ar
         async move {
             let texts = texts_of(&batch)?;
             let done = Arc::clone(&engine).texts(texts, Wish { truncate, deadline: None }).await?;
-            encode(&done, engine.identity().dim).map_err(|e| Fault::internal(e.to_string()))
+            encode(&done, engine.identity().dim).map_err(|e| Fault::internal(chain(&e)))
         }
     };
     BulkStream::of(upgraded, uid).answer(work).await

@@ -4,13 +4,16 @@
 //! Invariants: a value of the wrong length, or that is no unit vector, is a miss and is deleted; without a cache the
 //! engine serves all the same and says so; sled's panics on damaged files end here.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use brahman_card::interface::embed::CacheInfo;
+use brahman_sidecar::chain;
 use brahman_storage::lock::once_unlocked;
+use thiserror::Error;
 
 /// sha256 of the bytes seen.
 pub type ContentHash = [u8; 32];
@@ -28,10 +31,24 @@ struct Trees {
     db: sled::Db,
 }
 
+/// Why there is no cache, or why it did not do something.
+#[derive(Debug, Error)]
+pub enum CacheError {
+    /// Its folder cannot be made.
+    #[error(transparent)]
+    Folder(#[from] io::Error),
+    /// sled says why.
+    #[error(transparent)]
+    Sled(#[from] sled::Error),
+    /// sled did not get so far.
+    #[error("sled found its files damaged")]
+    Damaged,
+}
+
 /// The cache, or why there is none.
 #[derive(Debug)]
 pub struct Cache {
-    trees: Result<Trees, String>,
+    trees: Result<Trees, CacheError>,
     fingerprint: [u8; 32],
     dim: usize,
     bytes_max: u64,
@@ -45,14 +62,14 @@ impl Cache {
     #[must_use]
     pub fn open(folder: &Path, fingerprint: [u8; 32], dim: usize, bytes_max: u64) -> Self {
         let opened = guarded(|| {
-            std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+            std::fs::create_dir_all(folder)?;
             let config = sled::Config::new().path(folder).cache_capacity(PAGES_BYTES).flush_every_ms(Some(1000));
-            let db = once_unlocked(|| config.open()).map_err(|e| e.to_string())?;
-            let tree = |name: &str| db.open_tree(name).map_err(|e| e.to_string());
+            let db = once_unlocked(|| config.open())?;
+            let tree = |name: &str| db.open_tree(name);
             Ok(Trees { values: tree("embed_cache_v1")?, order: tree("embed_order_v1")?, tokens: tree("embed_tokens_v1")?, db: db.clone() })
         });
-        if let Err(why) = &opened {
-            tracing::warn!(folder = %folder.display(), "serving without a cache: {why}");
+        if let Err(error) = &opened {
+            tracing::warn!(folder = %folder.display(), "serving without a cache: {}", chain(error));
         }
         let entries = opened.as_ref().map_or(0, |t| t.order.len() as u64);
         Self { trees: opened, fingerprint, dim, bytes_max, entries: entries.into(), hits: 0.into(), misses: 0.into() }
@@ -67,8 +84,8 @@ impl Cache {
 
     /// Why there is no cache.
     #[must_use]
-    pub fn absent(&self) -> Option<&str> {
-        self.trees.as_ref().err().map(String::as_str)
+    pub fn absent(&self) -> Option<String> {
+        self.trees.as_ref().err().map(|error| chain(error))
     }
 
     /// A vector, and how many tokens its text had if that was more than the window.
@@ -77,17 +94,17 @@ impl Cache {
         let trees = self.trees.as_ref().ok()?;
         let key = self.key(content);
         let found = guarded(|| {
-            let Some(value) = trees.values.get(key).map_err(|e| e.to_string())? else { return Ok(None) };
+            let Some(value) = trees.values.get(key)? else { return Ok(None) };
             let Some(vector) = decode(&value, self.dim) else {
                 tracing::warn!("a damaged cache value was dropped");
-                trees.values.remove(key).map_err(|e| e.to_string())?;
+                trees.values.remove(key)?;
                 return Ok(None);
             };
-            let tokens = trees.tokens.get(key).map_err(|e| e.to_string())?;
+            let tokens = trees.tokens.get(key)?;
             Ok(Some((vector, tokens.and_then(|t| Some(u32::from_le_bytes(t.as_ref().try_into().ok()?))))))
         });
-        let found = found.unwrap_or_else(|why| {
-            tracing::warn!("the cache could not be read: {why}");
+        let found = found.unwrap_or_else(|error| {
+            tracing::warn!("the cache could not be read: {}", chain(&error));
             None
         });
         let counter = if found.is_some() { &self.hits } else { &self.misses };
@@ -102,23 +119,23 @@ impl Cache {
         let value: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
         let written = guarded(|| {
             if let Some(tokens) = tokens {
-                trees.tokens.insert(key, &tokens.to_le_bytes()).map_err(|e| e.to_string())?;
+                trees.tokens.insert(key, &tokens.to_le_bytes())?;
             }
-            if trees.values.insert(key, value).map_err(|e| e.to_string())?.is_none() {
-                let turn = trees.db.generate_id().map_err(|e| e.to_string())?;
-                trees.order.insert(turn.to_be_bytes(), &key[..]).map_err(|e| e.to_string())?;
+            if trees.values.insert(key, value)?.is_none() {
+                let turn = trees.db.generate_id()?;
+                trees.order.insert(turn.to_be_bytes(), &key[..])?;
                 self.entries.fetch_add(1, Ordering::Relaxed);
             }
             while self.bytes() > self.bytes_max {
-                let Some((_, oldest)) = trees.order.pop_min().map_err(|e| e.to_string())? else { break };
-                trees.values.remove(&oldest).map_err(|e| e.to_string())?;
-                trees.tokens.remove(&oldest).map_err(|e| e.to_string())?;
+                let Some((_, oldest)) = trees.order.pop_min()? else { break };
+                trees.values.remove(&oldest)?;
+                trees.tokens.remove(&oldest)?;
                 self.entries.fetch_sub(1, Ordering::Relaxed);
             }
             Ok(())
         });
-        if let Err(why) = written {
-            tracing::warn!("the cache could not be written: {why}");
+        if let Err(error) = written {
+            tracing::warn!("the cache could not be written: {}", chain(&error));
         }
     }
 
@@ -129,7 +146,7 @@ impl Cache {
     /// Writes out what is still in memory.
     pub fn flush(&self) {
         if let Ok(trees) = &self.trees {
-            let _ = guarded(|| trees.db.flush().map_err(|e| e.to_string()));
+            let _ = guarded(|| Ok(trees.db.flush()?));
         }
     }
 
@@ -147,8 +164,8 @@ impl Cache {
 }
 
 /// Runs sled, which panics on some damaged files, and turns that into a reason.
-fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("sled found its files damaged".into()))
+fn guarded<T>(work: impl FnOnce() -> Result<T, CacheError>) -> Result<T, CacheError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(CacheError::Damaged))
 }
 
 /// A vector of the right length and of length 1, or nothing.

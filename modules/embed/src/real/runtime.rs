@@ -42,12 +42,11 @@ pub fn open(
     if device.active != "cpu" {
         return Ok((runners, None, device));
     }
-    let refused = |e: ort::Error| RuntimeError::BadModel(e.to_string());
     while runners.len() < threads {
-        runners.push(Runner::open(environment, model, None, 1).map_err(refused)?);
+        runners.push(Runner::open(environment, model, None, 1).map_err(RuntimeError::BadModel)?);
     }
     // A lone text is quicker on all cores; a second set of weights is the price.
-    let wide = (threads > 1).then(|| Runner::open(environment, model, None, threads)).transpose().map_err(refused)?;
+    let wide = (threads > 1).then(|| Runner::open(environment, model, None, threads)).transpose().map_err(RuntimeError::BadModel)?;
     Ok((runners, wide, device))
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use brahman_card::Fault;
+use brahman_sidecar::chain;
 use tokio::sync::oneshot;
 
 use super::batch::{Class, Planner};
@@ -165,7 +166,7 @@ pub(super) fn start(queue: &Arc<Queue>, runners: Vec<Runner>, wide: Option<Runne
                     _ => runner.forward(&sequences),
                 };
                 queue.computed.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                deliver(&queue, &cache, &batch, outcome.map_err(|e| e.to_string()));
+                deliver(&queue, &cache, &batch, outcome.map_err(InferenceError::from));
             }
         };
         std::thread::Builder::new().name(format!("infer-{i}")).spawn(work)?;
@@ -185,9 +186,20 @@ impl Drop for EndOfProcess {
     }
 }
 
-fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec<f32>>, String>) {
+/// Why a batch has no vectors.
+#[derive(Debug, thiserror::Error)]
+enum InferenceError {
+    /// ONNX Runtime says why.
+    #[error(transparent)]
+    Runtime(#[from] ort::Error),
+    /// It gave too many or too few.
+    #[error("{vectors} vectors came for {texts} texts")]
+    Count { vectors: usize, texts: usize },
+}
+
+fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec<f32>>, InferenceError>) {
     let outcome = match outcome {
-        Ok(vectors) if vectors.len() != batch.len() => Err(format!("{} vectors came for {} texts", vectors.len(), batch.len())),
+        Ok(vectors) if vectors.len() != batch.len() => Err(InferenceError::Count { vectors: vectors.len(), texts: batch.len() }),
         other => other,
     };
     match outcome {
@@ -206,8 +218,8 @@ fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec
                 queue.answer(&item.content, &done);
             }
         }
-        Err(why) => {
-            tracing::error!("inference failed: {why}");
+        Err(error) => {
+            tracing::error!("inference failed: {}", chain(&error));
             let fault = Fault::new("org.brahman.Embed.BadOutput", true, "inference failed; the module's log has the reason");
             for item in batch {
                 queue.answer(&item.content, &Err(fault.clone()));
