@@ -9,7 +9,7 @@ use brahman_index::embedder::Model;
 use brahman_index::files::FileRef;
 use brahman_index::flat::build::Parameters;
 use brahman_index::generation::{BaseRef, Manifest, SegmentRef};
-use brahman_index::sweep::{Entry, Obstacle, Removal, Seen, plan};
+use brahman_index::sweep::{Entry, Obstacle, Removal, Survey, plan};
 
 fn file(path: String) -> FileRef {
     FileRef { path, bytes: 1, sha256: String::new() }
@@ -27,7 +27,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     }
     let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1, mock: false };
     let mut manifests: Vec<Manifest> = Vec::new();
-    let mut seen = Seen::default();
+    let mut seen = Survey::default();
     for (n, kind) in generations.iter().enumerate() {
         let first = Manifest::first(model.clone(), "exact".into(), Parameters { m: 8, ef_construction: 32, seed: 0 }, 64);
         let mut manifest = Manifest { number: n as u64 + 1, parent: n.checked_sub(1).map(|p| format!("gen-{p}")), ..first };

@@ -25,7 +25,7 @@ const MOCK_FINGERPRINT: &str = "mock-hash-32-v1";
 
 /// A model, as an index is bound to it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "ModelRecord")]
 pub struct Model {
     /// Name.
     pub name: String,
@@ -40,7 +40,7 @@ pub struct Model {
 
 /// A model, as manifests have it.
 #[derive(Debug, serde::Deserialize)]
-struct Written {
+struct ModelRecord {
     name: String,
     fingerprint: String,
     dim: usize,
@@ -48,9 +48,9 @@ struct Written {
     mock: bool,
 }
 
-impl From<Written> for Model {
-    fn from(written: Written) -> Self {
-        let Written { name, fingerprint, dim, mock } = written;
+impl From<ModelRecord> for Model {
+    fn from(written: ModelRecord) -> Self {
+        let ModelRecord { name, fingerprint, dim, mock } = written;
         Self { mock: mock || fingerprint == MOCK_FINGERPRINT, name, fingerprint, dim }
     }
 }

@@ -109,7 +109,7 @@ pub fn named(name: &str) -> Result<&'static dyn Engine, UnknownEngine> {
 mod tests {
     use super::*;
     use crate::flat::Ask;
-    use crate::flat::store::Live;
+    use crate::flat::store::LiveRows;
     use crate::flat::store::tests::unit_vectors;
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
             assert!(order.iter().zip(0..).all(|(old, new)| flat.store.vector(new) == &vectors[*old as usize * dim..][..dim]));
             assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
             for share in [1, 2, 100] {
-                let live = Live::of(rows, |row| row.is_multiple_of(share));
+                let live = LiveRows::of(rows, |row| row.is_multiple_of(share));
                 let ask = Ask { k: 10, ef: 200, live: Some(&live) };
                 let right: usize = queries
                     .chunks(dim)

@@ -26,8 +26,8 @@ use brahman_card::Fault;
 use brahman_sidecar::chain;
 use serde_json::Value as Json;
 
-use crate::flat::store::Live;
-use crate::generation::{Allowed, Generation};
+use crate::flat::store::LiveRows;
+use crate::generation::{Generation, Selection};
 
 /// Nanoseconds a day.
 const DAY: i128 = 86_400_000_000_000;
@@ -499,8 +499,8 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
 ///
 /// # Errors
 /// [`SelectionError`].
-pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result<Allowed, SelectionError> {
-    let part = |columns: &RecordBatch, rows: usize, id: &dyn Fn(usize) -> String| -> Result<Live, FilterError> {
+pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result<Selection, SelectionError> {
+    let part = |columns: &RecordBatch, rows: usize, id: &dyn Fn(usize) -> String| -> Result<LiveRows, FilterError> {
         let schema = columns.schema();
         let type_of = |field: &str| match columns.column_by_name(field) {
             // The index's own hide those of the dataset, which `Create` refuses.
@@ -513,7 +513,7 @@ pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result
             }
         };
         let filter = filter.typed(&type_of)?;
-        Ok(Live::of(rows, |row| {
+        Ok(LiveRows::of(rows, |row| {
             filter.holds(&|field| match field {
                 "doc_id" => Value::Text(id(row)),
                 "source" => Value::Text(source.to_owned()),
@@ -530,7 +530,7 @@ pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result
     };
     let delta = &generation.delta;
     let delta = if delta.rows.is_empty() { None } else { Some(part(&delta.columns, delta.rows.len(), &|row| id(delta.rows.row(row)))?) };
-    Ok(Allowed { base, delta })
+    Ok(Selection { base, delta })
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::flat::build::Parameters;
-use crate::flat::store::{Found, Live, Store};
+use crate::flat::store::{LiveRows, Neighbour, Store};
 use crate::flat::{Ask, Flat};
 use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
@@ -178,7 +178,7 @@ fn unmade() -> io::Error {
 
 /// What of a base was opened when it was first needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Opened {
+pub struct BaseUsage {
     /// Whether its words are open, and whether they had to be made in memory.
     pub words: Option<bool>,
     /// Bytes of its filter columns in memory.
@@ -284,8 +284,8 @@ impl Base {
     }
 
     /// The best rows for the words of a text. Where the words on the disk fail they are made again, once.
-    fn find_words(&self, text: &str, k: usize, live: Option<&Live>) -> io::Result<Vec<Found>> {
-        let found = |words: &Lexical| -> io::Result<Vec<Found>> {
+    fn find_words(&self, text: &str, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
+        let found = |words: &Lexical| -> io::Result<Vec<Neighbour>> {
             caught("searching for words", || words.search(text, k, live)).map_err(io::Error::other)?
         };
         let words = self.words()?;
@@ -340,10 +340,10 @@ impl Base {
 
     /// What was opened since the base was.
     #[must_use]
-    pub fn opened(&self) -> Opened {
+    pub fn opened(&self) -> BaseUsage {
         // While they are being opened they are not open: nobody is kept waiting for a word about it.
         let words = self.words.try_lock().ok();
-        Opened {
+        BaseUsage {
             words: words.and_then(|words| words.open.as_ref().map(|_| words.in_memory)),
             columns_bytes: self.columns.get().map_or(0, |columns| columns.get_array_memory_size() as u64),
             hits: self.hits.load(Ordering::Relaxed),
@@ -375,9 +375,9 @@ pub struct Generation {
     /// The small part.
     pub delta: Delta,
     /// Rows alive in the base, if not all.
-    pub live_base: Option<Live>,
+    pub live_base: Option<LiveRows>,
     /// Rows alive in the delta, if not all.
-    pub live_delta: Option<Live>,
+    pub live_delta: Option<LiveRows>,
     lexical_delta: OnceLock<Lexical>,
     /// The base's filter columns, if those of the delta have other types.
     base_columns: OnceLock<RecordBatch>,
@@ -385,7 +385,7 @@ pub struct Generation {
 
 /// How to search.
 #[derive(Clone, Debug, Default)]
-pub struct How {
+pub struct SearchOptions {
     /// Rows wanted.
     pub k: usize,
     /// Candidates on the way; the generation's own if absent.
@@ -398,11 +398,11 @@ pub struct How {
 
 /// The rows that a filter lets through, in base and delta.
 #[derive(Clone, Debug)]
-pub struct Allowed {
+pub struct Selection {
     /// In the base.
-    pub base: Option<Live>,
+    pub base: Option<LiveRows>,
     /// In the delta.
-    pub delta: Option<Live>,
+    pub delta: Option<LiveRows>,
 }
 
 impl Generation {
@@ -418,7 +418,7 @@ impl Generation {
         let dead: HashSet<u32> = dead.iter().copied().collect();
         let live = |from: usize, count: usize| {
             let any = dead.iter().any(|row| (from..from + count).contains(&(*row as usize)));
-            any.then(|| Live::of(count, |row| !dead.contains(&((from + row) as u32))))
+            any.then(|| LiveRows::of(count, |row| !dead.contains(&((from + row) as u32))))
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
         Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta: OnceLock::new(), base_columns: OnceLock::new() })
@@ -503,12 +503,12 @@ impl Generation {
 
     /// What a filter and the dead leave.
     #[must_use]
-    pub fn allowed(&self, filter: Option<&Allowed>) -> Allowed {
-        let both = |a: Option<&Live>, b: Option<&Live>| match (a, b) {
+    pub fn allowed(&self, filter: Option<&Selection>) -> Selection {
+        let both = |a: Option<&LiveRows>, b: Option<&LiveRows>| match (a, b) {
             (Some(a), Some(b)) => Some(a.and(b)),
             (a, b) => a.or(b).cloned(),
         };
-        Allowed {
+        Selection {
             base: both(self.live_base.as_ref(), filter.and_then(|f| f.base.as_ref())),
             delta: both(self.live_delta.as_ref(), filter.and_then(|f| f.delta.as_ref())),
         }
@@ -516,7 +516,7 @@ impl Generation {
 
     /// Exact searches for many queries of length 1, which share the passes over the codes.
     #[must_use]
-    pub fn exact_many(&self, queries: &[&[f32]], k: usize, threads: usize, allowed: &Allowed) -> Vec<Vec<Found>> {
+    pub fn exact_many(&self, queries: &[&[f32]], k: usize, threads: usize, allowed: &Selection) -> Vec<Vec<Neighbour>> {
         let from = self.base_rows() as u32;
         let mut all = match &self.base {
             Some(base) => base.flat.store.exact_many(queries, k, allowed.base.as_ref(), threads),
@@ -525,7 +525,7 @@ impl Generation {
         if !self.delta.rows.is_empty() {
             let appended = self.delta.store.exact_many(queries, k, allowed.delta.as_ref(), threads);
             for (found, appended) in all.iter_mut().zip(appended) {
-                found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+                found.extend(appended.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
                 found.sort_unstable();
                 found.truncate(k);
             }
@@ -538,7 +538,7 @@ impl Generation {
     ///
     /// # Errors
     /// If they cannot be made.
-    pub fn words(&self, text: &str, k: usize, allowed: &Allowed) -> io::Result<Vec<Found>> {
+    pub fn words(&self, text: &str, k: usize, allowed: &Selection) -> io::Result<Vec<Neighbour>> {
         let mut found = match &self.base {
             Some(base) => base.find_words(text, k, allowed.base.as_ref())?,
             None => Vec::new(),
@@ -547,7 +547,7 @@ impl Generation {
             let made = kept(&self.lexical_delta, || Lexical::in_memory(&self.delta.rows))?;
             let from = self.base_rows() as u32;
             let appended = made.search(text, k, allowed.delta.as_ref())?;
-            found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+            found.extend(appended.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
             found.sort_unstable();
             found.truncate(k);
         }
@@ -603,7 +603,7 @@ impl Generation {
 
     /// The best rows for a query of length 1, best first.
     #[must_use]
-    pub fn search(&self, query: &[f32], how: &How, allowed: &Allowed) -> Vec<Found> {
+    pub fn search(&self, query: &[f32], how: &SearchOptions, allowed: &Selection) -> Vec<Neighbour> {
         let ef = how.ef.unwrap_or(self.manifest.ef_search);
         let mut found = match &self.base {
             Some(base) if how.exact || self.manifest.engine == "exact" => {
@@ -617,7 +617,7 @@ impl Generation {
         }
         let from = self.base_rows() as u32;
         let appended = self.delta.store.exact(query, how.k, allowed.delta.as_ref(), 1);
-        found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+        found.extend(appended.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
         found.sort_unstable();
         found.truncate(how.k);
         found

@@ -88,10 +88,10 @@ struct Document<'a> {
 }
 
 /// What is known of a document: its hash and its rows.
-type Known = HashMap<String, ([u8; 32], Vec<u32>)>;
+type KnownDocuments = HashMap<String, ([u8; 32], Vec<u32>)>;
 
-fn known(old: Option<&Generation>) -> io::Result<Known> {
-    let mut known = Known::new();
+fn known(old: Option<&Generation>) -> io::Result<KnownDocuments> {
+    let mut known = KnownDocuments::new();
     for number in old.into_iter().flat_map(Generation::live_rows) {
         let Some(row) = old.map(|g| g.row(number)).transpose()? else { break };
         match known.get_mut(row.doc_id) {
@@ -255,7 +255,7 @@ impl Plan {
         texts: &[String],
         filters: &[String],
         chunker: &Chunker,
-        known: &Known,
+        known: &KnownDocuments,
         old: Option<&Generation>,
         seen: &mut HashSet<String>,
     ) -> Result<Vec<u32>, Fault> {

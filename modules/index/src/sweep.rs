@@ -89,7 +89,7 @@ pub struct Entry {
 
 /// An index's folder as it was read.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct Survey {
     /// The generation that `CURRENT` names; none if there is no such file, or what is wrong with it.
     pub pointer: Option<Result<String, Obstacle>>,
     /// Folders of generations.
@@ -126,7 +126,7 @@ impl Removal {
     }
 }
 
-impl Seen {
+impl Survey {
     fn points_to(&self, name: &str) -> bool {
         matches!(&self.pointer, Some(Ok(current)) if current == name)
     }
@@ -193,7 +193,7 @@ impl Seen {
 ///
 /// # Errors
 /// Why nothing can be: what could not be read, each once, in order.
-pub fn plan(seen: &Seen, held: &HashSet<String>) -> Result<Vec<Removal>, Obstacles> {
+pub fn plan(seen: &Survey, held: &HashSet<String>) -> Result<Vec<Removal>, Obstacles> {
     let Obstacles(mut why) = seen.unreadable();
     let lost = held.iter().filter(|name| !seen.readable().any(|(entry, _)| entry.name == **name));
     why.extend(lost.map(|name| Obstacle::AnswersAndIsGone { generation: name.clone() }));
@@ -277,7 +277,7 @@ mod tests {
         HalfWritten,
     }
 
-    fn history(kinds: &[(bool, Fate)]) -> (Vec<Manifest>, Seen) {
+    fn history(kinds: &[(bool, Fate)]) -> (Vec<Manifest>, Survey) {
         let mut manifests: Vec<Manifest> = Vec::new();
         for (n, (begins, _)) in kinds.iter().enumerate() {
             let next = manifest(n, *begins, manifests.last());
@@ -295,7 +295,7 @@ mod tests {
             is_empty: false,
         });
         let segments = (0..kinds.len() + 1).map(|n| format!("segments/{n}.parquet")).collect();
-        let seen = Seen { entries: entries.collect(), segments, ..Seen::default() };
+        let seen = Survey { entries: entries.collect(), segments, ..Survey::default() };
         (manifests, seen)
     }
 

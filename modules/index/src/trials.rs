@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flat::build::{in_parallel, mix};
 use crate::flat::kernel::dot;
-use crate::flat::store::Found;
+use crate::flat::store::Neighbour;
 use crate::generation::{Generation, now_ms};
 use crate::sealed;
 
@@ -47,7 +47,7 @@ pub struct Query {
 
 /// A set as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Kept {
+struct SetRecord {
     info: EvalInfo,
     dim: usize,
     /// Document and chunk of each query's row.
@@ -106,7 +106,7 @@ pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries
     fs::create_dir_all(folder(index))?;
     let numbers = folder(index).join(format!("{}.f32", info.id));
     atomic::write(&numbers, &bytes)?;
-    let kept = Kept { info: info.clone(), dim, sources, sha256: digest::hex(&digest::sha256(&bytes)) };
+    let kept = SetRecord { info: info.clone(), dim, sources, sha256: digest::hex(&digest::sha256(&bytes)) };
     let named = sealed::to_vec(&kept).and_then(|text| atomic::write(&folder(index).join(format!("{}.json", info.id)), &text));
     // Numbers that nothing names are of no use.
     named.inspect_err(|_| drop(fs::remove_file(&numbers)))?;
@@ -142,8 +142,8 @@ enum Flaw {
 }
 
 /// All sets, the newest first, and what is wrong with those that cannot be read.
-fn kept(index: &Path) -> (Vec<Kept>, Vec<SetError>) {
-    let (mut sets, mut damaged): (Vec<Kept>, Vec<SetError>) = (Vec::new(), Vec::new());
+fn kept(index: &Path) -> (Vec<SetRecord>, Vec<SetError>) {
+    let (mut sets, mut damaged): (Vec<SetRecord>, Vec<SetError>) = (Vec::new(), Vec::new());
     let of_folder = |error: io::Error| SetError { file: None, flaw: error.into() };
     let entries = match fs::read_dir(folder(index)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (sets, damaged),
@@ -162,7 +162,7 @@ fn kept(index: &Path) -> (Vec<Kept>, Vec<SetError>) {
             continue;
         }
         let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
-        let flaw = match fs::read(&path).and_then(|bytes| sealed::from_slice::<Kept>(&bytes)) {
+        let flaw = match fs::read(&path).and_then(|bytes| sealed::from_slice::<SetRecord>(&bytes)) {
             // Its numbers are looked for by its id, which must lead nowhere else.
             Ok(set) if set.info.id != name(path.file_stem()) => Flaw::OfAnother { id: set.info.id },
             Ok(set) => {
@@ -179,14 +179,14 @@ fn kept(index: &Path) -> (Vec<Kept>, Vec<SetError>) {
 }
 
 /// The numbers of a set.
-fn numbers(index: &Path, set: &Kept) -> Result<Vec<u8>, SetError> {
+fn numbers(index: &Path, set: &SetRecord) -> Result<Vec<u8>, SetError> {
     let name = format!("{}.f32", set.info.id);
     let wrong = |flaw: Flaw| SetError { file: Some(name.clone()), flaw };
     let bytes = fs::read(folder(index).join(&name)).map_err(|e| wrong(e.into()))?;
     if digest::hex(&digest::sha256(&bytes)) == set.sha256 { Ok(bytes) } else { Err(wrong(Flaw::Checksum)) }
 }
 
-fn examined(index: &Path) -> (Vec<Kept>, Vec<SetError>) {
+fn examined(index: &Path) -> (Vec<SetRecord>, Vec<SetError>) {
     let (sets, mut damaged) = kept(index);
     damaged.extend(sets.iter().filter_map(|set| numbers(index, set).err()));
     (sets, damaged)
@@ -236,7 +236,7 @@ pub fn newest(index: &Path, generation: &Generation, threads: usize, aside: &(dy
     let k = usize::try_from(set.info.k).unwrap_or(10);
     let (vectors, sources) = (floats.chunks_exact(set.dim).collect::<Vec<_>>(), &set.sources);
     let allowed = generation.allowed(None);
-    let how = crate::generation::How { k: k + 1, exact: true, threads: 1, ..Default::default() };
+    let how = crate::generation::SearchOptions { k: k + 1, exact: true, threads: 1, ..Default::default() };
     let queries = in_parallel(
         vectors.len(),
         threads,
@@ -290,7 +290,7 @@ impl Measure {
         self.us.get(at).copied().unwrap_or(0.0)
     }
 
-    fn take(&mut self, query: &Query, k: usize, mut found: Vec<Found>, us: f64) {
+    fn take(&mut self, query: &Query, k: usize, mut found: Vec<Neighbour>, us: f64) {
         found.retain(|f| Some(f.row) != query.not);
         let right = found.iter().take(k).filter(|f| f.score >= query.floor - TIE).count();
         self.recalls.push(if query.truth == 0 { 1.0 } else { right as f64 / query.truth as f64 });
@@ -304,10 +304,10 @@ impl Measure {
 }
 
 /// A way of searching: a vector and how many rows to find.
-pub type Way<'a> = dyn Fn(&[f32], usize) -> Vec<Found> + 'a;
+pub type Way<'a> = dyn Fn(&[f32], usize) -> Vec<Neighbour> + 'a;
 
 /// The same with the candidates to keep on the way.
-pub type WayWithEf<'a> = dyn Fn(&[f32], usize, usize) -> Vec<Found> + 'a;
+pub type WayWithEf<'a> = dyn Fn(&[f32], usize, usize) -> Vec<Neighbour> + 'a;
 
 /// Asks every query of several ways of searching in turn, so that whatever disturbs the machine disturbs all alike.
 pub fn measure(queries: &[Query], k: usize, ways: &[&Way<'_>]) -> Vec<Measure> {
@@ -350,7 +350,7 @@ pub fn find_ef(queries: &[Query], k: usize, target: f64, search: &WayWithEf<'_>)
 
 /// Median time of an exact search.
 #[must_use]
-pub fn brute_force_us(queries: &[Query], exact: &dyn Fn(&[f32]) -> Vec<Found>) -> f64 {
+pub fn brute_force_us(queries: &[Query], exact: &dyn Fn(&[f32]) -> Vec<Neighbour>) -> f64 {
     let mut us: Vec<f64> = queries
         .iter()
         .take(BRUTE_FORCE_TIMED)
@@ -529,7 +529,7 @@ mod tests {
         let bytes = 1.0_f32.to_le_bytes();
         for id in ["a", "b", "c"] {
             let info = EvalInfo { id: id.into(), k: 1, tune: 1, ..EvalInfo::default() };
-            let set = Kept { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(&bytes)) };
+            let set = SetRecord { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(&bytes)) };
             fs::write(folder(index.path()).join(format!("{id}.f32")), bytes).expect("written");
             fs::write(folder(index.path()).join(format!("{id}.json")), sealed::to_vec(&set).expect("sealed")).expect("written");
         }
@@ -551,7 +551,7 @@ mod tests {
         fs::create_dir(folder(index.path())).expect("made");
         fs::write(index.path().join("index.f32"), "work").expect("written");
         let info = EvalInfo { id: "../index".into(), k: 1, tune: 1, ..EvalInfo::default() };
-        let set = Kept { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(b"work")) };
+        let set = SetRecord { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(b"work")) };
         fs::write(folder(index.path()).join("a.json"), sealed::to_vec(&set).expect("sealed")).expect("written");
         let (sets, damaged) = list(index.path());
         assert!(sets.is_empty() && damaged.len() == 1 && damaged[0].contains("evals/a.json: it is of another set"), "{damaged:?}");
@@ -594,7 +594,7 @@ mod tests {
     #[test]
     fn the_narrowest_search_that_suffices_is_found() {
         let queries = vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1 }; 3];
-        let search = |_: &[f32], _: usize, ef: usize| vec![Found { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }];
+        let search = |_: &[f32], _: usize, ef: usize| vec![Neighbour { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }];
         assert_eq!(find_ef(&queries, 10, 0.9, &search), 77);
     }
 }

@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::documents::{self, Batcher};
-use crate::run::{Progress, Read};
+use crate::run::{Progress, ReadOutcome};
 use crate::sink::{Place, Sink};
-use crate::source::{self, File, Format, Found, SourceError};
+use crate::source::{self, File, Format, SourceError, Walk};
 use crate::{csv, jsonl};
 
 /// Quarantined rows and files that are named, and inputs; all are counted.
@@ -71,9 +71,9 @@ pub fn read(
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
-) -> Result<Read, Fault> {
+) -> Result<ReadOutcome, Fault> {
     let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
-    let Found { files, unread } = source::files(paths, cancel).map_err(bad_source).map_err(ended)?;
+    let Walk { files, unread } = source::files(paths, cancel).map_err(bad_source).map_err(ended)?;
     let mut quarantined = 0;
     let mut quarantine = Vec::new();
     let mut bad = |path: &Path, row: Option<u64>, reason: String| {
@@ -148,7 +148,7 @@ pub fn read(
         nulls_made: 0,
     });
     let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
-    Ok(Read { objects: vec![object], columns: columns.collect(), inputs, quarantined, quarantine, ..Read::default() })
+    Ok(ReadOutcome { objects: vec![object], columns: columns.collect(), inputs, quarantined, quarantine, ..ReadOutcome::default() })
 }
 
 fn read_documents(

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::Dsn;
 use crate::run::Progress;
 use crate::sink::Place;
-use crate::table::{Done, How, ReadError, What};
+use crate::table::{ReadError, ReadOptions, TableRead, TableSource};
 use crate::window::Window;
 
 /// Rows a part unless said: some seconds' work.
@@ -156,7 +156,8 @@ impl Book {
 }
 
 /// Reads one part: [`crate::postgres::read`] or [`crate::mysql::read`].
-pub type Reader = fn(&Dsn, &What, &How, &Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Done, ReadError>;
+pub type Reader =
+    fn(&Dsn, &TableSource, &ReadOptions, &Place, &watch::Sender<Progress>, &CancellationToken) -> Result<TableRead, ReadError>;
 
 /// What to read and in what parts.
 #[derive(Debug)]
@@ -166,9 +167,9 @@ pub struct Keyset {
     /// Server.
     pub dsn: Dsn,
     /// Table.
-    pub what: What,
+    pub what: TableSource,
     /// How each part is read.
-    pub how: How,
+    pub how: ReadOptions,
     /// The key, one column.
     pub key: String,
     /// Rows a part.
@@ -188,7 +189,7 @@ impl Keyset {
         place: &Place,
         progress: &watch::Sender<Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Done, ReadError> {
+    ) -> Result<TableRead, ReadError> {
         let mut notes =
             vec![format!("read in parts by `{}`: not one snapshot; rows changed meanwhile are as they were or as they are", self.key)];
         if let Some(last) = &at.last {
@@ -198,7 +199,7 @@ impl Keyset {
         }
         loop {
             let window = Window { column: self.key.clone(), since: at.last.clone(), lag: 0, rows: Some(self.rows) };
-            let how = How { window: Some(window), parallel: 1, ..self.how.clone() };
+            let how = ReadOptions { window: Some(window), parallel: 1, ..self.how.clone() };
             let part = Place { first_part: at.objects.len(), ..place.clone() };
             let done = (self.read)(&self.dsn, &self.what, &how, &part, progress, cancel)?;
             if !at.input.is_empty() && at.input != done.input {
@@ -218,7 +219,7 @@ impl Keyset {
             // A table without rows is one object all the same.
             at.objects.extend(done.objects.into_iter().filter(|o| o.rows > 0 || first));
             let Some(bound) = done.bound else {
-                return Ok(Done { objects: at.objects, columns: at.columns, notes, input: at.input, parallel: 1, bound: None });
+                return Ok(TableRead { objects: at.objects, columns: at.columns, notes, input: at.input, parallel: 1, bound: None });
             };
             at.last = Some(bound);
             self.book.write(&at)?;

@@ -75,7 +75,7 @@ struct ObjectError {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Merged {
+pub struct Merge {
     /// Old objects, as they are or written anew, then the new ones.
     pub objects: Vec<Object>,
     /// Old rows that new ones took the place of.
@@ -142,7 +142,7 @@ fn going_on(cancel: &CancellationToken) -> Result<(), ReadError> {
 ///
 /// # Errors
 /// If the columns differ, keys are NULL or twice among the new rows, there are too many, or the disk refuses.
-pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, cancel: &CancellationToken) -> Result<Merged, ReadError> {
+pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, cancel: &CancellationToken) -> Result<Merge, ReadError> {
     let mut replacing: HashSet<u128> = HashSet::new();
     let mut schema: Option<SchemaRef> = None;
     for object in &new {
@@ -162,7 +162,7 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
             }
         }
     }
-    let mut merged = Merged { objects: Vec::new(), replaced: 0, rewritten: 0 };
+    let mut merged = Merge { objects: Vec::new(), replaced: 0, rewritten: 0 };
     for object in old {
         going_on(cancel)?;
         let (its, mut rows) = batches(&object.local(), Some(key))?;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::Dsn;
 use crate::run::Progress;
 use crate::sink::{Place, Sink};
-use crate::table::{Done, Held, How, Named, ReadError, What, Which};
+use crate::table::{HeldTables, ReadError, ReadOptions, TableName, TableRead, TableSet, TableSource};
 
 /// Rows unless the DSN says otherwise.
 const ROWS: u64 = 1000;
@@ -194,10 +194,12 @@ fn number(dsn: &Dsn, name: &str) -> Result<Option<u64>, ReadError> {
 ///
 /// # Errors
 /// If a schema is asked for.
-pub fn hold(_dsn: &Dsn, _how: &How, which: &Which, _cancel: &CancellationToken) -> Result<Held, ReadError> {
+pub fn hold(_dsn: &Dsn, _how: &ReadOptions, which: &TableSet, _cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
     match which {
-        Which::Tables(tables) => Ok(Held { tables: tables.iter().map(|table| Named::of(table)).collect(), snapshot: None, end: None }),
-        Which::Schema(_) => Err(MockError::NoSchemas.into()),
+        TableSet::Tables(tables) => {
+            Ok(HeldTables { tables: tables.iter().map(|table| TableName::of(table)).collect(), snapshot: None, end: None })
+        }
+        TableSet::Schema(_) => Err(MockError::NoSchemas.into()),
     }
 }
 
@@ -207,13 +209,13 @@ pub fn hold(_dsn: &Dsn, _how: &How, which: &Which, _cancel: &CancellationToken) 
 /// If it asks for too much, is cancelled, or the disk refuses.
 pub fn read(
     dsn: &Dsn,
-    what: &What,
-    _how: &How,
+    what: &TableSource,
+    _how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
-) -> Result<Done, ReadError> {
-    let (What::Table(text) | What::Query(text)) = what;
+) -> Result<TableRead, ReadError> {
+    let (TableSource::Table(text) | TableSource::Query(text)) = what;
     let rows = number(dsn, "rows")?.unwrap_or(ROWS);
     if rows > ROWS_MAX {
         return Err(MockError::TooMany { rows }.into());
@@ -238,7 +240,7 @@ pub fn read(
         source_type: field.metadata().get("pii").map_or_else(|| "synthetic".to_owned(), |label| format!("synthetic {label}")),
         nulls_made: 0,
     });
-    Ok(Done {
+    Ok(TableRead {
         objects: vec![sink.finish()?],
         columns: columns.collect(),
         notes: vec![format!("synthetic rows of seed {seed}: no database was asked")],

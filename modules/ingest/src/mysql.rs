@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::{Dsn, DsnError, Tls};
 use crate::run::Progress;
 use crate::sink::{Place, Sink};
-use crate::table::{self, AskError, Done, Held, How, Named, ReadError, ServerError, What, Which, connected, patiently};
+use crate::table::{
+    self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead, TableSet, TableSource, connected, patiently,
+};
 use crate::window::Dialect;
 use decode::{Rows, arrow_type};
 use shared::Division;
@@ -104,7 +106,7 @@ impl Server {
 
 impl Server {
     /// A connection, after some tries if it must be.
-    async fn connected(&self, how: &How, cancel: &CancellationToken) -> Result<Conn, ReadError> {
+    async fn connected(&self, how: &ReadOptions, cancel: &CancellationToken) -> Result<Conn, ReadError> {
         connected(cancel, async || patiently(&self.address(), how.stall, cancel, self.connect()).await?).await
     }
 }
@@ -175,14 +177,14 @@ impl Drop for Writer {
 /// [`ReadError`]; nothing is then published.
 pub fn read(
     dsn: &Dsn,
-    what: &What,
-    how: &How,
+    what: &TableSource,
+    how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
-) -> Result<Done, ReadError> {
+) -> Result<TableRead, ReadError> {
     let server = Arc::new(Server::new(dsn)?);
-    let several = how.parallel > 1 && how.window.is_none() && matches!(what, What::Table(_));
+    let several = how.parallel > 1 && how.window.is_none() && matches!(what, TableSource::Table(_));
     let runtime = match several {
         true => tokio::runtime::Builder::new_multi_thread().worker_threads(how.parallel).enable_all().build()?,
         false => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
@@ -219,12 +221,12 @@ pub fn read(
 ///
 /// # Errors
 /// If the server cannot be reached, or a database has no tables.
-pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> Result<Held, ReadError> {
+pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
     let schema = match which {
-        Which::Tables(tables) => {
-            return Ok(Held { tables: tables.iter().map(|table| Named::of(table)).collect(), snapshot: None, end: None });
+        TableSet::Tables(tables) => {
+            return Ok(HeldTables { tables: tables.iter().map(|table| TableName::of(table)).collect(), snapshot: None, end: None });
         }
-        Which::Schema(schema) => schema,
+        TableSet::Schema(schema) => schema,
     };
     let server = Server::new(dsn)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -238,8 +240,8 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
     if names.is_empty() {
         return Err(AskError::NoTables { address: server.address(), kind: "database", name: schema.clone() }.into());
     }
-    let tables = names.into_iter().map(|name| Named { table: format!("{schema}.{name}"), name }).collect();
-    Ok(Held { tables, snapshot: None, end: None })
+    let tables = names.into_iter().map(|name| TableName { table: format!("{schema}.{name}"), name }).collect();
+    Ok(HeldTables { tables, snapshot: None, end: None })
 }
 
 /// What is read, and by how many.
@@ -259,7 +261,7 @@ struct Plan {
 }
 
 /// Makes a connection's times and patience those of this read.
-async fn settle(server: &Server, conn: &mut Conn, how: &How) -> Result<(), ReadError> {
+async fn settle(server: &Server, conn: &mut Conn, how: &ReadOptions) -> Result<(), ReadError> {
     for set in [
         "SET time_zone = '+00:00'".to_owned(),
         format!("SET net_write_timeout = {}", how.deadline.as_secs()),
@@ -274,12 +276,12 @@ async fn begin(conn: &mut Conn) -> Result<(), Error> {
     conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await
 }
 
-async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Result<Plan, ReadError> {
+async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOptions) -> Result<Plan, ReadError> {
     let address = server.address();
     let said = |doing: &'static str| move |e: Error| server.said(doing, &e);
     let database: Option<String> = conn.query_first("SELECT database()").await.map_err(said("asking for its database"))?.flatten();
     let table = match what {
-        What::Query(query) => {
+        TableSource::Query(query) => {
             return Ok(Plan {
                 select: query.trim().trim_end_matches(';').to_owned(),
                 ranges: vec![String::new()],
@@ -290,7 +292,7 @@ async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Resul
                 divisible: None,
             });
         }
-        What::Table(table) => table,
+        TableSource::Table(table) => table,
     };
     let found = table_of(server, conn, database.as_deref(), table).await?;
     let types = "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = ? AND table_name = ?";
@@ -333,13 +335,13 @@ async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Resul
 
 async fn coordinate(
     server: &Arc<Server>,
-    what: &What,
-    how: &How,
+    what: &TableSource,
+    how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
     ids: &Arc<Mutex<Vec<u32>>>,
-) -> Result<Done, ReadError> {
+) -> Result<TableRead, ReadError> {
     let mut conn = server.connected(how, cancel).await?;
     ids.lock().unwrap_or_else(PoisonError::into_inner).push(conn.id());
     settle(server, &mut conn, how).await?;
@@ -347,7 +349,7 @@ async fn coordinate(
     let mut plan = plan(server, &mut conn, what, how).await?;
     let mut readers = vec![conn];
     if let Some(divisible) = plan.divisible.take() {
-        let mut several = shared::Several { server, how, cancel, ids };
+        let mut several = shared::SharedSnapshot { server, how, cancel, ids };
         match several.join(&mut readers, &divisible).await? {
             Division::Ranges(ranges) => plan.ranges = ranges,
             Division::Undivided(why) => plan.notes.push(format!("read by one connection: {}", chain(&why))),
@@ -388,7 +390,7 @@ async fn coordinate(
 }
 
 /// What the readers' work comes to.
-fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> Done {
+fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> TableRead {
     outcomes.retain(|outcome| outcome.object.is_some());
     outcomes.sort_by_key(|outcome| outcome.part);
     let mut columns: Vec<Column> = Vec::new();
@@ -399,7 +401,7 @@ fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> Done {
         }
     }
     let objects = outcomes.into_iter().filter_map(|outcome| outcome.object).collect();
-    Done { objects, columns, notes: plan.notes.clone(), input: plan.input.clone(), parallel, bound: plan.bound.clone() }
+    TableRead { objects, columns, notes: plan.notes.clone(), input: plan.input.clone(), parallel, bound: plan.bound.clone() }
 }
 
 /// One connection's part of a read.
@@ -512,7 +514,7 @@ impl Reader {
     }
 }
 
-struct Found {
+struct TableFacts {
     schema: String,
     name: String,
     /// Absent for a view.
@@ -520,7 +522,7 @@ struct Found {
 }
 
 /// Looks a table up by `table` or `database.table`, with or without backticks.
-async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, table: &str) -> Result<Found, ReadError> {
+async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, table: &str) -> Result<TableFacts, ReadError> {
     let said = |e: Error| server.said("looking for the table", &e);
     let plain =
         |part: &str| part.strip_prefix('`').and_then(|p| p.strip_suffix('`')).map_or_else(|| part.to_owned(), |p| p.replace("``", "`"));
@@ -530,7 +532,7 @@ async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, tabl
         let facts = "SELECT table_schema, table_name, engine FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
         let found: Option<(String, String, Option<String>)> = conn.exec_first(facts, (&schema, &name)).await.map_err(said)?;
         if let Some((schema, name, engine)) = found {
-            return Ok(Found { schema, name, engine });
+            return Ok(TableFacts { schema, name, engine });
         }
     }
     let like = "SELECT concat(table_schema, '.', table_name) FROM information_schema.tables \

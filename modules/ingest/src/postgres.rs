@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::{Dsn, DsnError, Tls};
 use crate::run::Progress;
 use crate::sink::{Place, Sink};
-use crate::table::{self, AskError, Done, Held, How, Named, ReadError, ServerError, What, Which};
+use crate::table::{self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead, TableSet, TableSource};
 use crate::tls;
 use crate::window::Dialect;
 use decode::Rows;
@@ -187,7 +187,7 @@ impl Server {
 ///
 /// # Errors
 /// If the server cannot be reached, or a schema has no tables.
-pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> Result<Held, ReadError> {
+pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
     let server = Server::new(dsn)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (ready, found) = std::sync::mpsc::sync_channel(1);
@@ -216,25 +216,25 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
     };
     std::thread::Builder::new().name("ingest-hold".into()).spawn(keep)?;
     let (tables, snapshot) = found.recv().map_err(|_| std::io::Error::other("the snapshot's keeper ended without a word"))??;
-    Ok(Held { tables, snapshot: Some(snapshot), end: Some(end) })
+    Ok(HeldTables { tables, snapshot: Some(snapshot), end: Some(end) })
 }
 
-async fn export(server: &Server, client: &Client, how: &How, which: &Which) -> Result<(Vec<Named>, String), ReadError> {
+async fn export(server: &Server, client: &Client, how: &ReadOptions, which: &TableSet) -> Result<(Vec<TableName>, String), ReadError> {
     let said = |doing: &'static str| move |e: tokio_postgres::Error| server.said(doing, &e);
     let ms = how.deadline.as_millis();
     let begin = format!("SET idle_in_transaction_session_timeout = {ms}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
     client.batch_execute(&begin).await.map_err(said("beginning a snapshot"))?;
     let tables = match which {
-        Which::Tables(tables) => tables.iter().map(|table| Named::of(table)).collect(),
-        Which::Schema(schema) => {
+        TableSet::Tables(tables) => tables.iter().map(|table| TableName::of(table)).collect(),
+        TableSet::Schema(schema) => {
             let list = "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                  WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition ORDER BY 1";
             let rows = client.query(list, &[schema]).await.map_err(said("listing the schema's tables"))?;
             let names = rows.iter().map(|row| row.get::<_, String>(0));
-            names.map(|name| Named { table: format!("{}.{}", quoted(schema), quoted(&name)), name }).collect::<Vec<_>>()
+            names.map(|name| TableName { table: format!("{}.{}", quoted(schema), quoted(&name)), name }).collect::<Vec<_>>()
         }
     };
-    if let (Which::Schema(schema), true) = (which, tables.is_empty()) {
+    if let (TableSet::Schema(schema), true) = (which, tables.is_empty()) {
         return Err(AskError::NoTables { address: server.address(), kind: "schema", name: schema.clone() }.into());
     }
     let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(said("exporting the snapshot"))?;
@@ -268,12 +268,12 @@ struct Plan {
 /// [`ReadError`]; nothing is then published.
 pub fn read(
     dsn: &Dsn,
-    what: &What,
-    how: &How,
+    what: &TableSource,
+    how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
-) -> Result<Done, ReadError> {
+) -> Result<TableRead, ReadError> {
     let server = Server::new(dsn)?;
     let deadline = Instant::now() + how.deadline;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -290,13 +290,13 @@ pub fn read(
 
 async fn coordinate(
     server: &Server,
-    what: &What,
-    how: &How,
+    what: &TableSource,
+    how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
     deadline: Instant,
-) -> Result<Done, ReadError> {
+) -> Result<TableRead, ReadError> {
     let session = server.connected(how.stall, cancel).await?;
     let planning = plan(server, &session.client, what, how);
     let plan = Arc::new(server.patiently(&session.client, how.stall, cancel, planning).await??);
@@ -344,7 +344,7 @@ async fn coordinate(
     let ending = server.patiently(&session.client, how.stall, cancel, session.client.batch_execute("COMMIT"));
     ending.await?.map_err(|e| server.said("ending the snapshot", &e))?;
     objects.sort_by(|a: &Object, b| a.key.cmp(&b.key));
-    Ok(Done {
+    Ok(TableRead {
         objects,
         columns: table::columns(&plan.schema, &plan.source_types, &nulls_made),
         notes: plan.notes.clone(),
@@ -354,7 +354,7 @@ async fn coordinate(
     })
 }
 
-async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Result<Plan, ReadError> {
+async fn plan(server: &Server, client: &Client, what: &TableSource, how: &ReadOptions) -> Result<Plan, ReadError> {
     let said = |doing: &'static str| move |e: tokio_postgres::Error| server.said(doing, &e);
     let ms = how.deadline.as_millis();
     let begin = format!(
@@ -371,12 +371,12 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
     let (database, version, page): (String, i32, i64) = (row.get(0), row.get(1), row.get(2));
     let mut notes = Vec::new();
     let (from, input, pages) = match what {
-        What::Query(query) => {
+        TableSource::Query(query) => {
             let query = query.trim().trim_end_matches(';');
             notes.push("a query is read by one worker".to_owned());
             (format!("({query}\n) AS brahman_query"), format!("{}/{database}?query", server.address()), None)
         }
-        What::Table(table) => {
+        TableSource::Table(table) => {
             let found = table_of(server, client, table).await?;
             let full = format!("{}.{}", quoted(&found.schema), quoted(&found.name));
             let lock = format!("LOCK TABLE {full} IN ACCESS SHARE MODE");
@@ -468,7 +468,7 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
     })
 }
 
-struct Found {
+struct TableFacts {
     schema: String,
     name: String,
     kind: String,
@@ -477,14 +477,14 @@ struct Found {
     foreign_parts: bool,
 }
 
-impl Found {
+impl TableFacts {
     fn is_table(&self) -> bool {
         matches!(self.kind.as_str(), "r" | "p")
     }
 }
 
 /// Looks a table up by the name that was given, as SQL would, or else exactly.
-async fn table_of(server: &Server, client: &Client, table: &str) -> Result<Found, ReadError> {
+async fn table_of(server: &Server, client: &Client, table: &str) -> Result<TableFacts, ReadError> {
     let said = |e: tokio_postgres::Error| server.said("looking for the table", &e);
     // A name that SQL cannot read (spaces, capitals) may still be a table's own.
     let exactly = table.split_once('.').map_or_else(|| quoted(table), |(s, t)| format!("{}.{}", quoted(s), quoted(t)));
@@ -514,7 +514,7 @@ async fn table_of(server: &Server, client: &Client, table: &str) -> Result<Found
          coalesce((SELECT bool_or(p.relkind = 'f') FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid AND p.oid <> c.oid), false) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let row = client.query_one(facts, &[&oid]).await.map_err(said)?;
-    Ok(Found { schema: row.get(0), name: row.get(1), kind: row.get(2), bytes: row.get(3), foreign_parts: row.get(4) })
+    Ok(TableFacts { schema: row.get(0), name: row.get(1), kind: row.get(2), bytes: row.get(3), foreign_parts: row.get(4) })
 }
 
 /// Conditions on ctid that together let every row through once.

@@ -153,7 +153,7 @@ pub fn open(path: &Path, stop: &CancellationToken) -> io::Result<Box<dyn Read + 
 
 /// What a walk found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Walk {
     /// In order of name.
     pub files: Vec<File>,
     /// Folders and entries that could not be read: what lies there is missing.
@@ -165,7 +165,7 @@ pub struct Found {
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
-pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Found, SourceError> {
+pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceError> {
     let (mut all, mut unread) = (Vec::new(), Vec::new());
     for given in paths {
         let bad = |flaw: Flaw| SourceError { given: given.clone(), flaw };
@@ -195,7 +195,7 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Found, Source
     if paths.len() > 1 {
         unique_ids(&mut all);
     }
-    Ok(Found { files: all, unread })
+    Ok(Walk { files: all, unread })
 }
 
 /// Adds the files below a folder that are wanted, and what could not be read.
@@ -264,7 +264,7 @@ fn unique_ids(files: &mut [File]) {
 mod tests {
     use super::*;
 
-    fn found(paths: &[String]) -> Result<Found, SourceError> {
+    fn found(paths: &[String]) -> Result<Walk, SourceError> {
         files(paths, &CancellationToken::new())
     }
 

@@ -11,7 +11,7 @@ use crate::window::{Window, WindowError};
 
 /// What is to be read.
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum TableSource {
     /// A table, as it would be written in SQL.
     Table(String),
     /// A SELECT.
@@ -20,7 +20,7 @@ pub enum What {
 
 /// How it is to be read.
 #[derive(Clone, Debug)]
-pub struct How {
+pub struct ReadOptions {
     /// Workers at most.
     pub parallel: usize,
     /// How long the snapshot may be held: it keeps the server from cleaning up.
@@ -186,7 +186,7 @@ pub enum ServerError {
 
 /// What a read gave.
 #[derive(Debug)]
-pub struct Done {
+pub struct TableRead {
     /// One object a worker.
     pub objects: Vec<Object>,
     /// Columns.
@@ -215,14 +215,14 @@ pub fn columns(schema: &Schema, source_types: &[String], nulls_made: &[u64]) -> 
 
 /// A table, and the name that its dataset gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct TableName {
     /// As SQL names it.
     pub table: String,
     /// Its own name.
     pub name: String,
 }
 
-impl Named {
+impl TableName {
     /// Of a table as it was given.
     #[must_use]
     pub fn of(table: &str) -> Self {
@@ -240,9 +240,9 @@ impl Named {
 
 /// Several tables, and the snapshot that is held for them until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldTables {
     /// In the order of their names, or as they were given.
-    pub tables: Vec<Named>,
+    pub tables: Vec<TableName>,
     /// If the server can hold one for several connections.
     pub snapshot: Option<String>,
     /// Dropped, it ends the snapshot.
@@ -251,7 +251,7 @@ pub struct Held {
 
 /// Which tables.
 #[derive(Clone, Debug)]
-pub enum Which {
+pub enum TableSet {
     /// These.
     Tables(Vec<String>),
     /// All of a schema.

@@ -14,9 +14,9 @@ use crate::dsn::Tls;
 
 /// Takes any certificate: `require` asks for encryption, not for proof of who is there. That is libpq's meaning too.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -102,7 +102,7 @@ pub fn client(mode: &Tls) -> Result<ClientConfig, TlsError> {
         }
         Tls::Verify(None) => builder.with_platform_verifier()?.with_no_client_auth(),
         Tls::Disable | Tls::Prefer | Tls::Require => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))).with_no_client_auth()
         }
     };
     Ok(config)

@@ -50,7 +50,7 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// What is watched, as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Kept {
+struct WatchRecord {
     ask: WatchIn,
     /// Of the listing that was ingested last, in hex.
     ingested: Option<String>,
@@ -59,7 +59,7 @@ struct Kept {
 /// One watch and the task that carries it out.
 #[derive(Debug)]
 struct Watch {
-    kept: Kept,
+    kept: WatchRecord,
     told: Watching,
     task: Option<JoinHandle<()>>,
 }
@@ -98,7 +98,7 @@ impl Watches {
         let folder = state.join("ingest");
         std::fs::create_dir_all(&folder)?;
         let file = folder.join("watches.json");
-        let kept: Vec<Kept> = match std::fs::read(&file) {
+        let kept: Vec<WatchRecord> = match std::fs::read(&file) {
             Ok(text) => {
                 let damaged = |source| WatchesError { file: file.clone(), source };
                 serde_json::from_slice(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, damaged(e)))?
@@ -118,7 +118,7 @@ impl Watches {
     }
 
     fn save(&self, all: &BTreeMap<String, Watch>) -> io::Result<()> {
-        let kept: Vec<&Kept> = all.values().map(|w| &w.kept).collect();
+        let kept: Vec<&WatchRecord> = all.values().map(|w| &w.kept).collect();
         atomic::write(&self.file, &serde_json::to_vec_pretty(&kept)?)
     }
 
@@ -147,7 +147,7 @@ impl Watches {
                     format!("there are {WATCHES_MAX} watches already, expected fewer: end one by `brahman ingest unwatch`"),
                 ));
             }
-            let kept = Kept { ask, ingested: None };
+            let kept = WatchRecord { ask, ingested: None };
             let told = told(&kept.ask);
             let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
             if let Err(error) = self.save(&all) {
@@ -183,7 +183,7 @@ impl Watches {
         self.lock().values().map(|w| w.told.clone()).collect()
     }
 
-    fn begin(self: &Arc<Self>, kept: Kept) {
+    fn begin(self: &Arc<Self>, kept: WatchRecord) {
         let dataset = kept.ask.dataset.clone();
         let told = told(&kept.ask);
         let task = tokio::spawn(follow_on(Arc::clone(self), kept.clone()));
@@ -252,7 +252,7 @@ fn why_polling(error: &notify::Error, every: Duration) -> String {
 }
 
 /// Follows one watch for as long as it lasts, and begins anew should that break off: what is said to be watched is.
-async fn follow_on(watches: Arc<Watches>, kept: Kept) {
+async fn follow_on(watches: Arc<Watches>, kept: WatchRecord) {
     let dataset = kept.ask.dataset.clone();
     loop {
         let following = AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone())).catch_unwind().await;
@@ -268,7 +268,7 @@ async fn follow_on(watches: Arc<Watches>, kept: Kept) {
 }
 
 /// Follows one watch; gives why it cannot go on.
-async fn follow(watches: Arc<Watches>, kept: Kept) -> String {
+async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
     let ask = kept.ask;
     let dataset = ask.dataset.clone();
     let debounce = Duration::from_millis(ask.debounce_ms.unwrap_or(DEBOUNCE_MS));

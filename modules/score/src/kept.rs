@@ -56,7 +56,7 @@ pub enum KeptError {
 
 /// The store, or why there is none.
 #[derive(Debug)]
-pub struct Kept {
+pub struct ResultStore {
     trees: Result<Trees, Arc<KeptError>>,
     bytes_max: u64,
     /// Payload held, with what a value costs beside it. sled's files shrink long after a value was removed, so they say nothing.
@@ -111,7 +111,7 @@ pub fn name(identity: &Identity, sequence: &Sequence) -> [u8; 32] {
     sha256(&bytes)
 }
 
-impl Kept {
+impl ResultStore {
     /// Opens the store in `folder`; never fails, but may be absent.
     #[must_use]
     pub fn open(folder: &Path, bytes_max: u64) -> Self {
@@ -235,12 +235,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let name = [7; 32];
         {
-            let kept = Kept::open(folder.path(), 1 << 30);
+            let kept = ResultStore::open(folder.path(), 1 << 30);
             kept.keep(&name, &[-1.0, -2.5], 0.25);
             kept.stand("m", "k", &Standing::default().after(2.0, 10)).expect("on disk");
             kept.flush();
         }
-        let kept = Kept::open(folder.path(), 1 << 30);
+        let kept = ResultStore::open(folder.path(), 1 << 30);
         assert_eq!(kept.scores(&name, 2), Some((vec![-1.0, -2.5], 0.25)));
         assert_eq!(kept.scores(&name, 3), None, "of another length");
         assert_eq!(kept.standing("m", "k"), Standing { last_scored_ms: 10, weight: 2.0, count: 1 });
@@ -248,7 +248,7 @@ mod tests {
         kept.trees.as_ref().expect("open").scores.insert(name, &b"torn"[..]).expect("written");
         assert_eq!(kept.scores(&name, 2), None);
         // Held by the one above.
-        assert!(Kept::open(folder.path(), 1 << 30).absent().is_some());
+        assert!(ResultStore::open(folder.path(), 1 << 30).absent().is_some());
     }
 
     #[test]
@@ -257,14 +257,14 @@ mod tests {
         let value = |n: u8| vec![-f32::from(n); 100];
         // Each takes 8 + 400 bytes and its bookkeeping: ten fit.
         let bound = 10 * (408 + OVERHEAD_BYTES);
-        let kept = Kept::open(folder.path(), bound);
+        let kept = ResultStore::open(folder.path(), bound);
         (0..25).for_each(|n| kept.keep(&[n; 32], &value(n), 0.0));
         kept.keep(&[24; 32], &value(24), 0.0);
-        let there = |kept: &Kept| (0..25).filter(|n| kept.scores(&[*n; 32], 100).is_some()).collect::<Vec<u8>>();
+        let there = |kept: &ResultStore| (0..25).filter(|n| kept.scores(&[*n; 32], 100).is_some()).collect::<Vec<u8>>();
         assert_eq!(there(&kept), (15..25).collect::<Vec<u8>>());
         kept.flush();
         drop(kept);
-        let kept = Kept::open(folder.path(), bound);
+        let kept = ResultStore::open(folder.path(), bound);
         assert_eq!(kept.absent(), None);
         assert_eq!((kept.info().entries, kept.info().bytes), (10, bound));
         kept.keep(&[99; 32], &value(99), 0.0);

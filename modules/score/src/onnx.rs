@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
 use brahman_sidecar::onnx::RuntimeError;
-use brahman_sidecar::onnx::device::{self, Asked, DeviceError};
+use brahman_sidecar::onnx::device::{self, DeviceChoice, DeviceError};
 use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
@@ -94,7 +94,7 @@ pub struct Settings {
     /// Where a fetched library lies.
     pub cache: PathBuf,
     /// Where to run.
-    pub device: Asked,
+    pub device: DeviceChoice,
     /// Whether the CPU will do where a GPU was asked for.
     pub allow_cpu: bool,
     /// Threads of one pass.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut};
 use brahman_sidecar::onnx::RuntimeError;
-use brahman_sidecar::onnx::device::{self, Asked, DeviceError};
+use brahman_sidecar::onnx::device::{self, DeviceChoice, DeviceError};
 use brahman_storage::digest::sha256;
 use thiserror::Error;
 use tokenizers::Tokenizer;
@@ -20,8 +20,8 @@ use super::cache::{Cache, ContentHash};
 use super::model::{Model, ModelError};
 use super::runtime;
 use super::store::WriteThrough;
-use super::workers::{Done, Queue, start};
-use crate::engine::{Embedded, Engine, Identity, Wish};
+use super::workers::{Queue, VectorOutcome, start};
+use crate::engine::{Embedding, Engine, Identity, Treatment};
 
 /// Tokens a batch on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and stay in the caches:
 /// measured 8 to 13 % more tokens a second than 4,096, and less padding; below 256 the matrices get too narrow.
@@ -52,7 +52,7 @@ pub struct Settings {
     /// Where caches and the library lie.
     pub cache: PathBuf,
     /// Device asked for.
-    pub device: Asked,
+    pub device: DeviceChoice,
     /// Whether the CPU will do where a GPU was asked for.
     pub allow_cpu: bool,
     /// Inference threads.
@@ -184,7 +184,7 @@ impl Pipeline {
     }
 
     /// Looks every text up; what is not there stays to be computed.
-    fn look_up(&self, texts: &[String], wish: Wish) -> Result<Plan, Fault> {
+    fn look_up(&self, texts: &[String], wish: Treatment) -> Result<Plan, Fault> {
         let mut plan = Plan { found: vec![None; texts.len()], missing: Vec::new() };
         let mut first_of: HashMap<ContentHash, usize> = HashMap::new();
         for (index, text) in texts.iter().enumerate() {
@@ -194,7 +194,7 @@ impl Pipeline {
                 Some((vector, tokens)) => {
                     let kept = self.max_tokens as u32;
                     let (tokens, kept) = tokens.map_or((0, 0), |tokens| (tokens, kept));
-                    plan.found[index] = Some(Embedded { vector, cached: true, tokens, kept });
+                    plan.found[index] = Some(Embedding { vector, cached: true, tokens, kept });
                 }
                 None => {
                     let first = *first_of.entry(content).or_insert(index);
@@ -239,7 +239,7 @@ impl Pipeline {
 
 /// What is known after the look-up.
 struct Plan {
-    found: Vec<Option<Embedded>>,
+    found: Vec<Option<Embedding>>,
     /// Index, content, and the first index with that content.
     missing: Vec<(usize, ContentHash, usize)>,
 }
@@ -249,7 +249,7 @@ impl Engine for Pipeline {
         &self.identity
     }
 
-    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Wish) -> Result<Vec<Embedded>, Fault> {
+    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<Embedding>, Fault> {
         let class = if texts.len() <= INTERACTIVE_MAX { Class::Interactive } else { Class::Bulk };
         let inline = texts.len() <= INLINE_MAX;
         let texts = Arc::new(texts);
@@ -265,14 +265,15 @@ impl Engine for Pipeline {
             for wait in waits {
                 let vector = wait.receiver.await.map_err(|_| Fault::internal("the inference threads have ended"))??;
                 for index in wait.indexes {
-                    plan.found[index] = Some(Embedded { vector: Arc::clone(&vector), cached: false, tokens: wait.tokens, kept: wait.kept });
+                    plan.found[index] =
+                        Some(Embedding { vector: Arc::clone(&vector), cached: false, tokens: wait.tokens, kept: wait.kept });
                 }
             }
         }
-        plan.found.into_iter().collect::<Option<Vec<Embedded>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
+        plan.found.into_iter().collect::<Option<Vec<Embedding>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
     }
 
-    async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Wish) -> Result<Embedded, Fault> {
+    async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Treatment) -> Result<Embedding, Fault> {
         // A character cut in two at 8 KiB, or bytes that are no text, must not stop the rest.
         let text = String::from_utf8_lossy(&seen).into_owned();
         let mut done = self.texts(vec![text], wish).await?;
@@ -311,7 +312,7 @@ impl Engine for Pipeline {
 
 /// One computation that this call waits for, and the texts it is for.
 struct Wait {
-    receiver: oneshot::Receiver<Done>,
+    receiver: oneshot::Receiver<VectorOutcome>,
     indexes: Vec<usize>,
     tokens: u32,
     kept: u32,
@@ -319,7 +320,7 @@ struct Wait {
 
 impl Pipeline {
     /// Tokenises what is missing and queues what nobody computes yet.
-    fn submit(&self, texts: &[String], missing: &[(usize, ContentHash, usize)], class: Class, wish: Wish) -> Result<Vec<Wait>, Fault> {
+    fn submit(&self, texts: &[String], missing: &[(usize, ContentHash, usize)], class: Class, wish: Treatment) -> Result<Vec<Wait>, Fault> {
         let mut waits: Vec<Wait> = Vec::new();
         let mut place: HashMap<ContentHash, usize> = HashMap::new();
         let mut fresh = Vec::new();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use brahman_card::interface::embed::Device;
-use brahman_sidecar::onnx::device::Asked;
+use brahman_sidecar::onnx::device::DeviceChoice;
 use brahman_sidecar::onnx::{RuntimeError, place};
 use ort::environment::Environment;
 use ort::ep;
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Runner {
 pub fn open(
     environment: &Environment,
     model: &Model,
-    asked: Asked,
+    asked: DeviceChoice,
     allow_cpu: bool,
     threads: usize,
 ) -> Result<(Vec<Runner>, Option<Runner>, Device), RuntimeError> {

@@ -14,7 +14,7 @@ use super::cache::{Cache, ContentHash};
 use super::runtime::Runner;
 
 /// What a waiter gets.
-pub(super) type Done = Result<Arc<[f32]>, Fault>;
+pub(super) type VectorOutcome = Result<Arc<[f32]>, Fault>;
 
 /// A text on its way through the model.
 struct Item {
@@ -27,7 +27,7 @@ struct Item {
 struct Waiting {
     planner: Option<Planner<Item>>,
     /// Who waits for which content: one computation serves them all.
-    waiters: HashMap<ContentHash, Vec<oneshot::Sender<Done>>>,
+    waiters: HashMap<ContentHash, Vec<oneshot::Sender<VectorOutcome>>>,
     stop: bool,
 }
 
@@ -62,7 +62,7 @@ impl Queue {
     }
 
     /// Joins the wait for content that somebody else has asked for already.
-    pub(super) fn join(&self, content: &ContentHash) -> Option<oneshot::Receiver<Done>> {
+    pub(super) fn join(&self, content: &ContentHash) -> Option<oneshot::Receiver<VectorOutcome>> {
         let mut waiting = self.lock();
         let waiters = waiting.waiters.get_mut(content)?;
         let (sender, receiver) = oneshot::channel();
@@ -76,7 +76,7 @@ impl Queue {
         class: Class,
         deadline: Option<Instant>,
         texts: Vec<(ContentHash, Vec<u32>, Option<u32>)>,
-    ) -> Vec<oneshot::Receiver<Done>> {
+    ) -> Vec<oneshot::Receiver<VectorOutcome>> {
         let mut receivers = Vec::with_capacity(texts.len());
         let mut waiting = self.lock();
         for (content, ids, tokens) in texts {
@@ -122,7 +122,7 @@ impl Queue {
         }
     }
 
-    fn answer(&self, content: &ContentHash, done: &Done) {
+    fn answer(&self, content: &ContentHash, done: &VectorOutcome) {
         let waiters = self.lock().waiters.remove(content);
         for waiter in waiters.into_iter().flatten() {
             // One that hung up needs no answer.
@@ -137,7 +137,7 @@ impl Queue {
 }
 
 /// Whether anybody still waits for this content; if not, it is forgotten.
-fn waited_for(waiters: &mut HashMap<ContentHash, Vec<oneshot::Sender<Done>>>, content: &ContentHash) -> bool {
+fn waited_for(waiters: &mut HashMap<ContentHash, Vec<oneshot::Sender<VectorOutcome>>>, content: &ContentHash) -> bool {
     let live = waiters.get_mut(content).is_some_and(|list| {
         list.retain(|waiter| !waiter.is_closed());
         !list.is_empty()
@@ -206,7 +206,7 @@ fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec
         Ok(vectors) => {
             for (item, vector) in batch.iter().zip(vectors) {
                 let square: f32 = vector.iter().map(|x| x * x).sum();
-                let done: Done = if (square - 1.0).abs() < 1e-3 {
+                let done: VectorOutcome = if (square - 1.0).abs() < 1e-3 {
                     Ok(vector.into())
                 } else {
                     Err(Fault::new("org.brahman.Embed.BadOutput", false, "the model's output is not finite, or zero"))

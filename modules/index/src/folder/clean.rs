@@ -11,7 +11,7 @@ use brahman_storage::atomic;
 use super::{Folder, MANIFEST, RETIRED, SEGMENTS, UNFINISHED};
 use crate::files::{bad, named};
 use crate::generation::Manifest;
-use crate::sweep::{self, Entry, Obstacle, Obstacles, Removal, Seen};
+use crate::sweep::{self, Entry, Obstacle, Obstacles, Removal, Survey};
 
 /// Before the name of a generation whose removal has begun.
 const GOING: &str = "retired-";
@@ -66,9 +66,9 @@ fn names(folder: &Path, said: &str, trouble: &mut Vec<Obstacle>) -> Vec<String> 
 impl Folder {
     /// Everything in the folder that has to do with generations, as far as it can be read.
     #[must_use]
-    pub fn survey(&self) -> Seen {
+    pub fn survey(&self) -> Survey {
         let pointer = self.pointer().map(|pointer| pointer.map(|p| p.generation)).map_err(Obstacle::from).transpose();
-        let mut seen = Seen { pointer, ..Seen::default() };
+        let mut seen = Survey { pointer, ..Survey::default() };
         let trouble = &mut seen.trouble;
         for name in names(self.path(), "its folder", trouble) {
             if name.starts_with(".tmp-") || name.starts_with(GOING) {

@@ -6,7 +6,7 @@ use super::*;
 use crate::embedder::Model;
 use crate::flat::build::{Parameters, mix};
 use crate::flat::store::tests::unit_vectors;
-use crate::generation::How;
+use crate::generation::SearchOptions;
 use crate::rows::Row;
 
 const DIM: usize = 16;
@@ -37,7 +37,7 @@ fn seen(generation: &Generation) -> Vec<(String, u32)> {
     let mut all: Vec<(String, u32)> = generation
         .live_rows()
         .map(|number| {
-            let found = generation.search(generation.vector(number), &How { k: 1, ..How::default() }, &allowed);
+            let found = generation.search(generation.vector(number), &SearchOptions { k: 1, ..SearchOptions::default() }, &allowed);
             assert_eq!(found.first().map(|f| f.row), Some(number), "a row finds itself");
             (generation.row(number).expect("whole").doc_id.to_owned(), generation.vector(number)[0].to_bits())
         })

@@ -100,7 +100,7 @@ pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
 
 /// Counts of how the fresh chunks got their vectors.
 #[derive(Debug, Default)]
-struct Embedded {
+struct FreshVectors {
     vectors: Vec<f32>,
     model: Option<Model>,
     cached: u64,
@@ -300,11 +300,11 @@ impl IndexService {
         old: Option<&Generation>,
         to: Option<&Model>,
         pending: &std::path::Path,
-    ) -> Result<Embedded, Fault> {
+    ) -> Result<FreshVectors, Fault> {
         // One of no rows has no vectors to be true to.
         let old = old.filter(|g| !g.is_empty());
         let bound = to.or(old.map(|g| &g.manifest.model));
-        let mut out = Embedded { model: bound.cloned(), ..Embedded::default() };
+        let mut out = FreshVectors { model: bound.cloned(), ..FreshVectors::default() };
         if parameters.vector_column.is_some() {
             out.vectors.clone_from(&plan.given);
             let dim = if plan.given_dim > 0 { plan.given_dim } else { old.map_or(1, |g| g.manifest.model.dim) };

@@ -8,9 +8,9 @@ use brahman_card::interface::index::ShadowInfo;
 use brahman_sidecar::chain;
 
 use super::shelf::{Index, lock};
-use crate::flat::store::Found;
+use crate::flat::store::Neighbour;
 use crate::folder::Pointer;
-use crate::generation::{Allowed, Generation, How};
+use crate::generation::{Generation, SearchOptions, Selection};
 use crate::shadow::{Shadow, Verdict};
 use crate::threads::on_own_thread;
 use crate::trials::TIE;
@@ -55,7 +55,14 @@ impl Index {
     }
 
     /// Hears of a live query and its answer; checks some, one at a time, at the lowest priority.
-    pub(super) fn shadow(self: &Arc<Self>, generation: &Arc<Generation>, query: &[f32], k: usize, allowed: &Allowed, found: &[Found]) {
+    pub(super) fn shadow(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        query: &[f32],
+        k: usize,
+        allowed: &Selection,
+        found: &[Neighbour],
+    ) {
         {
             let mut shadow = lock(&self.shadow);
             let Some(shadow) = shadow.as_mut().filter(|s| s.generation == generation.folder) else { return };
@@ -67,7 +74,7 @@ impl Index {
         let (index, generation, query, allowed) = (Arc::clone(self), Arc::clone(generation), query.to_vec(), allowed.clone());
         let scores: Vec<f32> = found.iter().map(|f| f.score).collect();
         let work = move || {
-            let how = How { k, exact: true, threads: 1, ..How::default() };
+            let how = SearchOptions { k, exact: true, threads: 1, ..SearchOptions::default() };
             let truth = generation.search(&query, &how, &allowed);
             let Some(floor) = truth.last().map(|f| f.score - TIE) else { return };
             let recall = scores.iter().filter(|score| **score >= floor).count().min(truth.len()) as f64 / truth.len() as f64;

@@ -36,7 +36,7 @@ pub(super) fn read_only(error: &writable::ReadOnly) -> Fault {
 
 /// What answers.
 #[derive(Debug, Default)]
-pub(super) struct Answering {
+pub(super) struct AnswerState {
     pub(super) generation: Option<Arc<Generation>>,
     /// Why it is not the one that `CURRENT` names, or why there is none.
     pub(super) degraded: Option<String>,
@@ -76,7 +76,7 @@ pub(super) struct Index {
     pub(super) parameters: CreateIn,
     pub(super) home: Home,
     pub(super) folder: Folder,
-    answering: Mutex<Answering>,
+    answering: Mutex<AnswerState>,
     /// Shared by an index and what it becomes when it is moved.
     pub(super) journal: Arc<Mutex<Journal>>,
     slot: Arc<tokio::sync::Mutex<()>>,
@@ -119,7 +119,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-impl Answering {
+impl AnswerState {
     fn of(opened: Result<(Option<Generation>, Option<String>), OpenError>) -> Self {
         let (generation, degraded) = opened.unwrap_or_else(|error| (None, Some(chain(&error))));
         Self { generation: generation.map(Arc::new), degraded, rescued: false }
@@ -165,7 +165,7 @@ impl Index {
     fn made(home: Home, parameters: CreateIn, there: Result<(), OpenError>, copies: Option<&Path>) -> Self {
         let folder = Folder::new(&home.path, Steps::default());
         let is_there = there.is_ok();
-        let mut answering = Answering::of(there.and_then(|()| Ok(folder.open()?)));
+        let mut answering = AnswerState::of(there.and_then(|()| Ok(folder.open()?)));
         if answering.degraded.is_some() && is_there {
             let named = folder.pointer().ok().flatten().and_then(|pointer| folder.manifest(&pointer.generation).ok());
             let back = copies.and_then(|copies| rescue::restore_manifest(&folder, copies));
@@ -173,7 +173,7 @@ impl Index {
             if let (Some(manifest), Some(copies)) = (back.or(named), copies)
                 && (!rescue::restore(&folder, &manifest, copies).is_empty() || manifest_back)
             {
-                answering = Answering { rescued: true, ..Answering::of(folder.open().map_err(OpenError::from)) };
+                answering = AnswerState { rescued: true, ..AnswerState::of(folder.open().map_err(OpenError::from)) };
             }
         }
         if let Some(why) = &answering.degraded {
@@ -299,7 +299,7 @@ impl Index {
                 && answering.generation.as_ref().is_some_and(|g| Arc::ptr_eq(g, &generation))
             {
                 tracing::warn!(index = self.parameters.name, "put back from rescue: {}", back.join(", "));
-                *answering = Answering { generation: Some(Arc::new(whole)), degraded: None, rescued: true };
+                *answering = AnswerState { generation: Some(Arc::new(whole)), degraded: None, rescued: true };
                 return;
             }
             // Unless another answers by now.

@@ -12,8 +12,8 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error};
 use tokio_util::sync::CancellationToken;
 
-use super::{Found, Server, begin, quoted, settle};
-use crate::table::{How, ReadError, patiently};
+use super::{Server, TableFacts, begin, quoted, settle};
+use crate::table::{ReadError, ReadOptions, patiently};
 
 /// Less of a table is read by one connection: another one costs as much.
 const BYTES_MIN: u64 = 16 << 20;
@@ -37,7 +37,7 @@ pub(super) struct Divisible {
 }
 
 /// Says whether a table can be divided.
-pub(super) async fn divisible(server: &Server, conn: &mut Conn, found: &Found, full: &str) -> Result<Option<Divisible>, ReadError> {
+pub(super) async fn divisible(server: &Server, conn: &mut Conn, found: &TableFacts, full: &str) -> Result<Option<Divisible>, ReadError> {
     let said = |e: Error| server.said("asking for its key", &e);
     let version: Option<String> = conn.query_first("SELECT version()").await.map_err(said)?;
     if !version.is_some_and(|version| version.contains("MariaDB")) {
@@ -62,14 +62,14 @@ pub(super) enum Division {
 }
 
 /// What the readers are made of.
-pub(super) struct Several<'a> {
+pub(super) struct SharedSnapshot<'a> {
     pub(super) server: &'a Server,
-    pub(super) how: &'a How,
+    pub(super) how: &'a ReadOptions,
     pub(super) cancel: &'a CancellationToken,
     pub(super) ids: &'a Arc<Mutex<Vec<u32>>>,
 }
 
-impl Several<'_> {
+impl SharedSnapshot<'_> {
     async fn another(&mut self) -> Result<Conn, ReadError> {
         let mut conn = patiently(&self.server.address(), self.how.stall, self.cancel, self.server.connect()).await??;
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).push(conn.id());

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use brahman_storage::digest::{hex, sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::source::{self, Found, SourceError};
+use crate::source::{self, SourceError, Walk};
 
 /// What a look saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Listing {
     /// # Errors
     /// If a path is not there.
     pub fn of(paths: &[String]) -> Result<Self, SourceError> {
-        let Found { files, unread } = source::files(paths, &CancellationToken::new())?;
+        let Walk { files, unread } = source::files(paths, &CancellationToken::new())?;
         let mut lines = Vec::new();
         for file in &files {
             // Gone since the walk: the next look will not see it.

@@ -9,7 +9,7 @@ use brahman_card::ModuleState;
 use brahman_score::engine::Engine;
 use brahman_score::engine::number;
 use brahman_score::http;
-use brahman_score::kept::Kept;
+use brahman_score::kept::ResultStore;
 use brahman_score::onnx::{Model, OpenError, Settings};
 use brahman_score::service::ScoreService;
 use brahman_sidecar::{Module, ModuleError, chain, run};
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         let engine = opened.map_err(|e| ModuleError::cannot("load the model", e))??;
         let mut attributes = engine.identity().attributes();
         attributes.insert("device_reason".to_owned(), engine.info().device.reason);
-        let kept = Kept::open(&module.state.join(module.label()), kept_bytes);
+        let kept = ResultStore::open(&module.state.join(module.label()), kept_bytes);
         let service = ScoreService::open(engine, kept).map_err(ModuleError::Failed)?;
         module.serve_with(Arc::new(service), attributes).await
     })

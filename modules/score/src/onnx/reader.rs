@@ -50,20 +50,20 @@ pub struct Plan {
 }
 
 /// Keys and values of the tokens read, counted while they are alive.
-struct Cached {
+struct CachedTensors {
     values: Vec<DynValue>,
     bytes: u64,
     alive: Arc<AtomicU64>,
 }
 
-impl Cached {
+impl CachedTensors {
     fn new(values: Vec<DynValue>, bytes: u64, alive: &Arc<AtomicU64>) -> Self {
         alive.fetch_add(bytes, Ordering::Relaxed);
         Self { values, bytes, alive: Arc::clone(alive) }
     }
 }
 
-impl Drop for Cached {
+impl Drop for CachedTensors {
     fn drop(&mut self) {
         self.alive.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -72,7 +72,7 @@ impl Drop for Cached {
 /// What was read.
 #[derive(Clone)]
 pub struct State {
-    cached: Option<Arc<Cached>>,
+    cached: Option<Arc<CachedTensors>>,
     len: usize,
     /// What comes next: logits, and the logarithm of the sum of their exponentials.
     next: Option<(Arc<[f32]>, f64)>,
@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
     }
 
     /// One step. Gives the new state's cache, and the logits of every token of the piece.
-    fn step(&mut self, state: &State, piece: &[u32]) -> ort::Result<(Cached, DynValue)> {
+    fn step(&mut self, state: &State, piece: &[u32]) -> ort::Result<(CachedTensors, DynValue)> {
         let ids: Vec<i64> = piece.iter().map(|t| i64::from(*t)).collect();
         let all = state.len + piece.len();
         let shape = [1, piece.len() as i64];
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
         let mut take = |name: &str| outputs.remove(name).ok_or_else(|| ort::Error::new(format!("the model gave no output `{name}`")));
         let logits = take("logits")?;
         let values = self.wiring.past.iter().map(|past| take(&past.output)).collect::<ort::Result<Vec<_>>>()?;
-        Ok((Cached::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive), logits))
+        Ok((CachedTensors::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive), logits))
     }
 }
 

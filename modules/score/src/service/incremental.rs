@@ -8,7 +8,7 @@ use brahman_card::interface::score::{Conversation, IncrementalIn, IncrementalOut
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::memory::WINDOW;
-use super::session::{Removal, Removed, Session};
+use super::session::{Removal, RemovalOutcome, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
 use crate::engine::EngineError;
 use crate::kept::KeptError;
@@ -119,7 +119,7 @@ impl Desk<'_> {
     }
 
     /// Puts a memory's new state on disk and gives it; as it was, with an error, if it could not be scored.
-    fn stand(&self, session: &Session<'_>, removal: &Removal, removed: Removed, model: &str) -> ScoredMemory {
+    fn stand(&self, session: &Session<'_>, removal: &Removal, removed: RemovalOutcome, model: &str) -> ScoredMemory {
         let key = session.script.memories[removal.memories[0]].key.clone();
         let before = self.kept.standing(model, &key);
         let scored = removed.scores.map_err(StandError::from).and_then(|without| {

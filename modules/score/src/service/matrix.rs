@@ -286,7 +286,7 @@ mod tests {
             ..Conversation::default()
         };
         let (folder, engine, stop) = (tempfile::tempdir().expect("a folder"), Words::default(), Stop::default());
-        let kept = crate::kept::Kept::open(folder.path(), 1 << 20);
+        let kept = crate::kept::ResultStore::open(folder.path(), 1 << 20);
         let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
         let template = crate::conversation::default_template();
         let ask = Ask { conversation, template, groups: Vec::new(), top: 0, approximate: Some(1), fresh: true, started: Instant::now() };
