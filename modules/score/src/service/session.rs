@@ -3,7 +3,7 @@
 use brahman_card::interface::score::{Conversation, Template};
 
 use crate::ablation::{Ablation, Baseline, ResponseScores, whole, without};
-use crate::conversation::{Script, Unfit, script};
+use crate::conversation::{ConversationError, Script, script};
 use crate::engine::{EngineError, Scores, Sequence, Work};
 use crate::kept::name;
 
@@ -53,7 +53,12 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn open(desk: &'a Desk<'a>, conversation: &Conversation, template: &Template, fresh: bool) -> Result<Self, Unfit> {
+    pub(super) fn open(
+        desk: &'a Desk<'a>,
+        conversation: &Conversation,
+        template: &Template,
+        fresh: bool,
+    ) -> Result<Self, ConversationError> {
         let script = script(conversation, template, desk.engine)?;
         let with = ResponseScores { responses: vec![Vec::new(); script.responses.len()] };
         Ok(Self { desk, script, with, noise: 0.0, work: Work::default(), fresh })
