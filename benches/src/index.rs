@@ -13,10 +13,10 @@ use brahman_card::interface::index::{SearchIn, SearchOut};
 use brahman_index::embedder::Model;
 use brahman_index::flat::build::{Parameters, in_parallel, mix};
 use brahman_index::flat::kernel::dot;
-use brahman_index::flat::store::{Live, Store};
+use brahman_index::flat::store::{LiveRows, Store};
 use brahman_index::flat::{Ask, Flat};
 use brahman_index::folder::{Content, Folder};
-use brahman_index::generation::{Generation, How, Manifest};
+use brahman_index::generation::{Generation, Manifest, SearchOptions};
 use brahman_index::rows::{Row, RowStore};
 use brahman_index::segment;
 use brahman_sidecar::client::encode_call;
@@ -165,7 +165,7 @@ fn curve(set: &Set, flat: &Flat, order: &[u32]) -> Curve {
             let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &Ask { k: K, ef, live: None })).collect();
             best = best.min(started.elapsed().as_secs_f64());
             let right = |(found, truth): (&Vec<_>, &[u32])| {
-                found.iter().filter(|f: &&brahman_index::flat::store::Found| truth.contains(&order[f.row as usize])).count()
+                found.iter().filter(|f: &&brahman_index::flat::store::Neighbour| truth.contains(&order[f.row as usize])).count()
             };
             hits = found.iter().zip(set.truth.chunks(K)).map(right).sum();
         }
@@ -253,7 +253,7 @@ fn engines(set: &Set) {
     }
     for share in [0.001, 0.01, 0.1, 0.5] {
         let rows = flat.store.len();
-        let live = Live::of(rows, |r| (mix(77 ^ mix(r as u64)) as f64) < share * u64::MAX as f64);
+        let live = LiveRows::of(rows, |r| (mix(77 ^ mix(r as u64)) as f64) < share * u64::MAX as f64);
         let started = Instant::now();
         let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &Ask { k: K, ef: 64, live: Some(&live) })).collect();
         let us = started.elapsed().as_secs_f64() * 1e6 / QUERIES as f64;
@@ -365,7 +365,7 @@ fn prepare(indexes: &Path, set: &Set) {
         let started = Instant::now();
         let (generation, _) = folder.open().unwrap();
         let generation = generation.unwrap();
-        let found = generation.search(query, &How { k: K, ..How::default() }, &generation.allowed(None));
+        let found = generation.search(query, &SearchOptions { k: K, ..SearchOptions::default() }, &generation.allowed(None));
         let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
         assert_eq!(generation.rows(&numbers).unwrap().len(), K);
         opened.push(started.elapsed().as_secs_f64() * 1e3);

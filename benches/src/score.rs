@@ -164,9 +164,9 @@ pub(crate) async fn run(bin: &Path) {
         let sequences: Vec<_> = ablations.iter().map(|a| a.sequence.clone()).collect();
         let mut sums = vec![Vec::new(); sequences.len()];
         Mock::default().score(&sequences, &Stop::default(), &mut |i, scores| sums[i] = scores.unwrap()).unwrap();
-        let with = brahman_score::ablation::Scored::of(&script, &ablations[0], &sums[0]);
+        let with = brahman_score::ablation::ResponseScores::of(&script, &ablations[0], &sums[0]);
         let lost = |m: usize| {
-            let without = brahman_score::ablation::Scored::of(&script, &ablations[m + 1], &sums[m + 1]);
+            let without = brahman_score::ablation::ResponseScores::of(&script, &ablations[m + 1], &sums[m + 1]);
             ablations[m + 1].responses.iter().map(|r| (with.sum(*r) - without.sum(*r)).max(0.0)).sum::<f64>()
         };
         let best = (0..MEMORIES).max_by(|a, b| lost(*a).total_cmp(&lost(*b))).unwrap();

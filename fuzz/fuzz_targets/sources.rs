@@ -4,7 +4,8 @@
 #![no_main]
 
 use brahman_ingest::files;
-use brahman_ingest::run::{Place, Progress};
+use brahman_ingest::run::Progress;
+use brahman_ingest::sink::Place;
 use brahman_ingest::source::Format;
 use tokio_util::sync::CancellationToken;
 

@@ -6,12 +6,17 @@
 use std::collections::HashSet;
 
 use brahman_index::embedder::Model;
+use brahman_index::files::FileRef;
 use brahman_index::flat::build::Parameters;
-use brahman_index::generation::{BaseRef, FileRef, Manifest, SegmentRef};
-use brahman_index::sweep::{Entry, Removal, Seen, plan};
+use brahman_index::generation::{BaseRef, Manifest, SegmentRef};
+use brahman_index::sweep::{Entry, Obstacle, Removal, Survey, plan};
 
 fn file(path: String) -> FileRef {
     FileRef { path, bytes: 1, sha256: String::new() }
+}
+
+fn damaged() -> Obstacle {
+    std::io::Error::from(std::io::ErrorKind::InvalidData).into()
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -22,7 +27,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     }
     let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1, mock: false };
     let mut manifests: Vec<Manifest> = Vec::new();
-    let mut seen = Seen::default();
+    let mut seen = Survey::default();
     for (n, kind) in generations.iter().enumerate() {
         let first = Manifest::first(model.clone(), "exact".into(), Parameters { m: 8, ef_construction: 32, seed: 0 }, 64);
         let mut manifest = Manifest { number: n as u64 + 1, parent: n.checked_sub(1).map(|p| format!("gen-{p}")), ..first };
@@ -46,7 +51,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         seen.entries.push(Entry {
             name: format!("gen-{n}"),
             manifest: match kind >> 1 & 7 {
-                6 => Err("damaged".into()),
+                6 => Err(damaged()),
                 7 => Ok(None),
                 _ => Ok(Some(manifest.clone())),
             },
@@ -59,7 +64,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let current = usize::from(head >> 4) % manifests.len();
     seen.pointer = match head & 3 {
         0 => None,
-        1 => Some(Err("damaged".into())),
+        1 => Some(Err(damaged())),
         _ => Some(Ok(format!("gen-{current}"))),
     };
     let held: HashSet<String> = (head & 4 > 0).then(|| "gen-0".to_owned()).into_iter().collect();

@@ -9,7 +9,7 @@ use ort::environment::Environment;
 use thiserror::Error;
 
 use crate::chain;
-use device::Asked;
+use device::DeviceChoice;
 
 /// Why there is no session.
 #[derive(Debug, Error)]
@@ -59,7 +59,7 @@ pub enum LibraryError {
 pub enum CpuReason {
     /// That is what was asked for.
     #[error("as asked")]
-    Asked,
+    Chosen,
     /// There is nothing else.
     #[error("NVML finds no GPU")]
     NoGpu,
@@ -97,13 +97,17 @@ pub fn load(cache: &Path) -> Result<(PathBuf, Environment), RuntimeError> {
 ///
 /// # Errors
 /// [`RuntimeError`].
-pub fn place<T>(asked: Asked, allow_cpu: bool, mut open: impl FnMut(Option<u32>) -> ort::Result<T>) -> Result<(T, Device), RuntimeError> {
-    let why_cpu = if asked == Asked::Cpu {
-        CpuReason::Asked
+pub fn place<T>(
+    asked: DeviceChoice,
+    allow_cpu: bool,
+    mut open: impl FnMut(Option<u32>) -> ort::Result<T>,
+) -> Result<(T, Device), RuntimeError> {
+    let why_cpu = if asked == DeviceChoice::Cpu {
+        CpuReason::Chosen
     } else if device::gpus().is_none_or(|gpus| gpus.is_empty()) {
         CpuReason::NoGpu
     } else {
-        let index = if let Asked::Cuda(n) = asked { n } else { 0 };
+        let index = if let DeviceChoice::Cuda(n) = asked { n } else { 0 };
         let before = device::memory_used(index);
         match open(Some(index)) {
             Ok(opened) => {
@@ -117,7 +121,7 @@ pub fn place<T>(asked: Asked, allow_cpu: bool, mut open: impl FnMut(Option<u32>)
             Err(error) => CpuReason::Refused(error),
         }
     };
-    if matches!(asked, Asked::Cuda(_)) && !allow_cpu {
+    if matches!(asked, DeviceChoice::Cuda(_)) && !allow_cpu {
         return Err(RuntimeError::NoDevice { asked: asked.name(), source: why_cpu });
     }
     let opened = open(None).map_err(RuntimeError::BadModel)?;

@@ -8,17 +8,18 @@ use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Reco
 use arrow_schema::{DataType, Field};
 use brahman_card::Fault;
 use brahman_sidecar::bulk::BulkStream;
+use brahman_sidecar::chain;
 use brahman_sidecar::serve::Upgraded;
 
-use crate::engine::{Embedded, Engine, Wish};
+use crate::engine::{Embedding, Engine, Treatment};
 
 pub(crate) async fn converse<E: Engine>(upgraded: Upgraded, uid: u32, engine: Arc<E>, truncate: bool) -> io::Result<()> {
     let work = |batch: RecordBatch| {
         let engine = Arc::clone(&engine);
         async move {
             let texts = texts_of(&batch)?;
-            let done = Arc::clone(&engine).texts(texts, Wish { truncate, deadline: None }).await?;
-            encode(&done, engine.identity().dim).map_err(|e| Fault::internal(e.to_string()))
+            let done = Arc::clone(&engine).texts(texts, Treatment { truncate, deadline: None }).await?;
+            encode(&done, engine.identity().dim).map_err(|e| Fault::internal(chain(&e)))
         }
     };
     BulkStream::of(upgraded, uid).answer(work).await
@@ -37,7 +38,7 @@ fn texts_of(batch: &RecordBatch) -> Result<Vec<String>, Fault> {
     }
 }
 
-fn encode(done: &[Embedded], dim: usize) -> Result<RecordBatch, arrow_schema::ArrowError> {
+fn encode(done: &[Embedding], dim: usize) -> Result<RecordBatch, arrow_schema::ArrowError> {
     let mut flat = Vec::with_capacity(done.len() * dim);
     for one in done {
         flat.extend_from_slice(&one.vector);

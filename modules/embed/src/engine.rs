@@ -38,7 +38,7 @@ impl Identity {
 
 /// How a call wants its texts treated.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
+pub struct Treatment {
     /// Cut what is too long instead of refusing it.
     pub truncate: bool,
     /// When nobody waits any more.
@@ -47,7 +47,7 @@ pub struct Wish {
 
 /// One text's result.
 #[derive(Clone, Debug)]
-pub struct Embedded {
+pub struct Embedding {
     /// A unit vector.
     pub vector: Arc<[f32]>,
     /// Whether it was not computed for this call.
@@ -58,7 +58,7 @@ pub struct Embedded {
     pub kept: u32,
 }
 
-impl Embedded {
+impl Embedding {
     /// The report on a text that was cut.
     #[must_use]
     pub fn truncation(&self, index: usize) -> Option<Truncation> {
@@ -72,10 +72,10 @@ pub trait Engine: Send + Sync + 'static {
     fn identity(&self) -> &Identity;
 
     /// Embeds texts, in order.
-    fn texts(self: Arc<Self>, texts: Vec<String>, wish: Wish) -> impl Future<Output = Result<Vec<Embedded>, Fault>> + Send;
+    fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> impl Future<Output = Result<Vec<Embedding>, Fault>> + Send;
 
     /// Embeds a file, of which `seen` are the first bytes.
-    fn file(self: Arc<Self>, path: &Path, seen: Vec<u8>, wish: Wish) -> impl Future<Output = Result<Embedded, Fault>> + Send;
+    fn file(self: Arc<Self>, path: &Path, seen: Vec<u8>, wish: Treatment) -> impl Future<Output = Result<Embedding, Fault>> + Send;
 
     /// Degradations that every reply has to mention.
     fn warnings(&self) -> Option<Vec<String>>;

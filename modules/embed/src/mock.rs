@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut};
 
-use crate::engine::{Embedded, Engine, Identity, Wish};
+use crate::engine::{Embedding, Engine, Identity, Treatment};
 
 /// Length of a mock vector.
 pub const DIM: usize = 32;
@@ -84,12 +84,12 @@ impl Engine for Mock {
         &self.identity
     }
 
-    async fn texts(self: Arc<Self>, texts: Vec<String>, _wish: Wish) -> Result<Vec<Embedded>, Fault> {
-        Ok(texts.iter().map(|text| Embedded { vector: text_vector(text), cached: false, tokens: 0, kept: 0 }).collect())
+    async fn texts(self: Arc<Self>, texts: Vec<String>, _wish: Treatment) -> Result<Vec<Embedding>, Fault> {
+        Ok(texts.iter().map(|text| Embedding { vector: text_vector(text), cached: false, tokens: 0, kept: 0 }).collect())
     }
 
-    async fn file(self: Arc<Self>, path: &Path, _seen: Vec<u8>, _wish: Wish) -> Result<Embedded, Fault> {
-        Ok(Embedded { vector: file_vector(path), cached: false, tokens: 0, kept: 0 })
+    async fn file(self: Arc<Self>, path: &Path, _seen: Vec<u8>, _wish: Treatment) -> Result<Embedding, Fault> {
+        Ok(Embedding { vector: file_vector(path), cached: false, tokens: 0, kept: 0 })
     }
 
     fn warnings(&self) -> Option<Vec<String>> {

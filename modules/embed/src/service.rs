@@ -12,7 +12,7 @@ use brahman_sidecar::{Call, Reply, Service};
 use brahman_storage::digest::{hex, sha256};
 
 use crate::bulk;
-use crate::engine::{Engine, FILE_BYTES_SEEN, Wish};
+use crate::engine::{Engine, FILE_BYTES_SEEN, Treatment};
 
 /// Texts in one call: a message holds 16 MiB, so this only stops lists of empty strings.
 const TEXTS_MAX: usize = 65_536;
@@ -39,7 +39,7 @@ impl<E: Engine> EmbedService<E> {
                 format!("{} texts, expected at most {TEXTS_MAX}; EmbedBulk takes any number", texts.len()),
             ));
         }
-        let wish = Wish { truncate: truncate.unwrap_or(false), deadline: call.deadline };
+        let wish = Treatment { truncate: truncate.unwrap_or(false), deadline: call.deadline };
         let done = Arc::clone(&self.engine).texts(texts, wish).await?;
         let identity = self.engine.identity();
         // Built by hand because the vectors, which are most of it, are shared and need no copy.
@@ -78,7 +78,7 @@ impl<E: Engine> EmbedService<E> {
         let (seen, bytes_total) = read_head(&path)?;
         let sha = hex(&sha256(&seen));
         let bytes_seen = seen.len() as u64;
-        let wish = Wish { truncate: truncate.unwrap_or(true), deadline: call.deadline };
+        let wish = Treatment { truncate: truncate.unwrap_or(true), deadline: call.deadline };
         let done = Arc::clone(&self.engine).file(Path::new(&path), seen, wish).await?;
         let identity = self.engine.identity();
         Reply::of(&EmbedFileOut {

@@ -4,6 +4,7 @@
 //! may run now is a matter of monotonic time; a wall clock that jumps changes nothing.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use brahman_card::interface::index::{Config, TrialRecord};
@@ -65,26 +66,62 @@ pub struct File {
     pub agent: Settings,
 }
 
+/// Why a configuration makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// It is no TOML, or not of these fields.
+    #[error(transparent)]
+    Syntax(#[from] toml::de::Error),
+    /// Least and most that are not in order, or out of bounds.
+    #[error("agent.{field} is [{least}, {most}], expected least and most within {low} to {high}")]
+    Bounds {
+        /// Which field.
+        field: &'static str,
+        /// Least that it says.
+        least: u64,
+        /// Most that it says.
+        most: u64,
+        /// Least that it may say.
+        low: u64,
+        /// Most that it may say.
+        high: u64,
+    },
+    /// A number that is no share.
+    #[error("agent.{field} is {value}, a share: expected {expected}")]
+    Share {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        value: f64,
+        /// What would do.
+        expected: &'static str,
+    },
+}
+
 impl Settings {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// In words, with the field that is wrong.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let settings = toml::from_str::<File>(text).map_err(|e| e.to_string())?.agent;
-        let within = |name: &str, [least, most]: [u64; 2], low: u64, high: u64| {
+    /// [`SettingsError`], with the field that is wrong.
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        let settings = toml::from_str::<File>(text)?.agent;
+        let within = |field: &'static str, [least, most]: [u64; 2], low: u64, high: u64| {
             if low <= least && least <= most && most <= high {
                 return Ok(());
             }
-            Err(format!("agent.{name} is [{least}, {most}], expected least and most within {low} to {high}"))
+            Err(SettingsError::Bounds { field, least, most, low, high })
         };
         within("m", settings.m, 2, 256)?;
         within("ef_construction", settings.ef_construction, 4, 4096)?;
         if !(0.0..=1.0).contains(&settings.epsilon) {
-            return Err(format!("agent.epsilon is {}, a share: expected 0 to 1", settings.epsilon));
+            return Err(SettingsError::Share { field: "epsilon", value: settings.epsilon, expected: "0 to 1" });
         }
         if !is_recall(settings.target_recall) {
-            return Err(format!("agent.target_recall is {}, a share: expected above 0, at most 1", settings.target_recall));
+            let (value, expected) = (settings.target_recall, "above 0, at most 1");
+            return Err(SettingsError::Share { field: "target_recall", value, expected });
         }
         Ok(settings)
     }
@@ -223,7 +260,7 @@ mod tests {
             ("[agent]\ntarget_recall = nan", "target_recall"),
             ("[agent]\nspeed = 1", "speed"),
         ] {
-            assert!(Settings::parse(text).expect_err("refused").contains(words), "{text}");
+            assert!(Settings::parse(text).expect_err("refused").to_string().contains(words), "{text}");
         }
     }
 

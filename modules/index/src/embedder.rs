@@ -7,12 +7,13 @@ use std::time::Duration;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use arrow_schema::ArrowError;
 use brahman_card::Fault;
 use brahman_card::interface::Empty;
 use brahman_card::interface::embed::{EmbedBulkIn, EmbedBulkOut, EmbedTextIn, EmbedTextOut, InfoOut};
 use brahman_sidecar::bulk::{BulkStream, Frame};
 use brahman_sidecar::client::encode_call;
-use brahman_sidecar::{CallOptions, Client, ClientError};
+use brahman_sidecar::{CallOptions, Client, ClientError, chain};
 
 /// Attempts at one batch; the provider may be restarting, and loads its model for a second or so.
 const ATTEMPTS_MAX: u32 = 6;
@@ -24,7 +25,7 @@ const MOCK_FINGERPRINT: &str = "mock-hash-32-v1";
 
 /// A model, as an index is bound to it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "ModelRecord")]
 pub struct Model {
     /// Name.
     pub name: String,
@@ -39,7 +40,7 @@ pub struct Model {
 
 /// A model, as manifests have it.
 #[derive(Debug, serde::Deserialize)]
-struct Written {
+struct ModelRecord {
     name: String,
     fingerprint: String,
     dim: usize,
@@ -47,9 +48,9 @@ struct Written {
     mock: bool,
 }
 
-impl From<Written> for Model {
-    fn from(written: Written) -> Self {
-        let Written { name, fingerprint, dim, mock } = written;
+impl From<ModelRecord> for Model {
+    fn from(written: ModelRecord) -> Self {
+        let ModelRecord { name, fingerprint, dim, mock } = written;
         Self { mock: mock || fingerprint == MOCK_FINGERPRINT, name, fingerprint, dim }
     }
 }
@@ -59,6 +60,58 @@ impl Model {
     #[must_use]
     pub fn mark(&self) -> Option<bool> {
         self.mock.then_some(true)
+    }
+}
+
+/// Why a batch was not embedded.
+#[derive(Debug, thiserror::Error)]
+enum EmbedError {
+    /// By the mesh, or by the provider's own word.
+    #[error(transparent)]
+    Mesh(#[from] ClientError),
+    /// The texts cannot be sent.
+    #[error("cannot send the texts")]
+    Texts(#[from] ArrowError),
+    /// What came back is no Arrow.
+    #[error("unexpected reply")]
+    Unreadable(#[source] std::io::Error),
+    /// What came back is not what was agreed upon.
+    #[error("unexpected reply")]
+    Reply(#[from] ReplyError),
+}
+
+/// What is wrong with a reply of `EmbedBulk`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum ReplyError {
+    #[error("EmbedBulk: no column `{column}`")]
+    NoColumn { column: &'static str },
+    #[error("EmbedBulk: `{column}` is not {expected}")]
+    OtherType { column: &'static str, expected: &'static str },
+    #[error("EmbedBulk: {numbers} numbers for {rows} texts of {dim}")]
+    Count { numbers: usize, rows: usize, dim: usize },
+    #[error("EmbedBulk: a vector is not finite")]
+    NotFinite,
+}
+
+impl EmbedError {
+    /// Whether the process at the other end went away, which says nothing about the texts.
+    fn is_disconnect(&self) -> bool {
+        matches!(self, Self::Mesh(error) if error.is_disconnect())
+    }
+}
+
+impl From<std::io::Error> for EmbedError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Mesh(error.into())
+    }
+}
+
+impl From<EmbedError> for Fault {
+    fn from(error: EmbedError) -> Self {
+        match error {
+            EmbedError::Mesh(error) => error.into(),
+            other => Self::new("org.brahman.Broker.ProviderFailed", true, chain(&other)).with("label", ""),
+        }
     }
 }
 
@@ -110,11 +163,11 @@ impl Embedder {
     pub async fn batch(&mut self, texts: &[&str]) -> Result<Batch, Fault> {
         let mut pause = Duration::from_millis(10);
         for attempt in 1.. {
-            let outcome = tokio::time::timeout(DEADLINE * 10, self.once(texts)).await.unwrap_or(Err(ClientError::Deadline(DEADLINE * 10)));
-            match outcome {
+            let outcome = tokio::time::timeout(DEADLINE * 10, self.once(texts)).await;
+            match outcome.unwrap_or_else(|_| Err(ClientError::Deadline(DEADLINE * 10).into())) {
                 Ok(batch) => return Ok(batch),
                 Err(error) if error.is_disconnect() && attempt < ATTEMPTS_MAX => {
-                    tracing::info!(attempt, "embedding is tried again: {error}");
+                    tracing::info!(attempt, "embedding is tried again: {}", chain(&error));
                     self.bulk = None;
                     tokio::time::sleep(pause).await;
                     pause *= 3;
@@ -125,7 +178,7 @@ impl Embedder {
         Err(Fault::internal("unreachable: every attempt returns"))
     }
 
-    async fn once(&mut self, texts: &[&str]) -> Result<Batch, ClientError> {
+    async fn once(&mut self, texts: &[&str]) -> Result<Batch, EmbedError> {
         let bulk = match self.bulk.take() {
             Some(bulk) => bulk,
             None => self.open().await?,
@@ -133,12 +186,12 @@ impl Embedder {
         // Kept only if it is still in step after this exchange.
         let mut bulk = bulk;
         let column: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
-        let request = RecordBatch::try_from_iter([("text", column)]).map_err(|e| ClientError::Unsendable(e.to_string()))?;
+        let request = RecordBatch::try_from_iter([("text", column)])?;
         bulk.send(&request).await?;
         let batches = match bulk.receive().await? {
             Frame::Batches(batches) => batches,
-            Frame::Fault(fault) => return Err(ClientError::Fault(fault)),
-            Frame::Unreadable(why) => return Err(ClientError::Protocol(why)),
+            Frame::Fault(fault) => return Err(ClientError::Fault(fault).into()),
+            Frame::Unreadable(why) => return Err(EmbedError::Unreadable(why)),
             Frame::End => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
         };
         let answer = decode(&batches, texts.len(), self.model.as_ref().map_or(0, |m| m.dim))?;
@@ -227,24 +280,24 @@ pub async fn query(client: &Client, model: &Model, text: &str) -> Result<(Vec<f3
     Ok((vector, answer.provider, !answer.value.truncated.is_empty()))
 }
 
-fn decode(batches: &[RecordBatch], rows: usize, dim: usize) -> Result<Batch, ClientError> {
-    let wrong = |what: &str| ClientError::Protocol(format!("EmbedBulk: {what}"));
+fn decode(batches: &[RecordBatch], rows: usize, dim: usize) -> Result<Batch, ReplyError> {
+    let other = |column, expected| move || ReplyError::OtherType { column, expected };
     let mut out = Batch { vectors: Vec::with_capacity(rows * dim), cached: 0, truncated: 0 };
     for batch in batches {
-        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(&format!("no column `{name}`")));
-        let lists = column("vector")?.as_fixed_size_list_opt().ok_or_else(|| wrong("`vector` is no fixed-size list"))?;
-        let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(|| wrong("`vector` is not of f32"))?;
+        let column = |column: &'static str| batch.column_by_name(column).ok_or(ReplyError::NoColumn { column });
+        let lists = column("vector")?.as_fixed_size_list_opt().ok_or_else(other("vector", "a fixed-size list"))?;
+        let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(other("vector", "of f32"))?;
         out.vectors.extend_from_slice(values.values());
         out.cached += column("cached")?.as_boolean_opt().map_or(0, |b| b.true_count() as u64);
-        let tokens = column("tokens")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("`tokens` is not of u32"))?;
-        let kept = column("kept")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("`kept` is not of u32"))?;
+        let tokens = column("tokens")?.as_primitive_opt::<UInt32Type>().ok_or_else(other("tokens", "of u32"))?;
+        let kept = column("kept")?.as_primitive_opt::<UInt32Type>().ok_or_else(other("kept", "of u32"))?;
         out.truncated += tokens.values().iter().zip(kept.values()).filter(|(t, k)| k < t).count() as u64;
     }
     if out.vectors.len() != rows * dim {
-        return Err(wrong(&format!("{} numbers for {rows} texts of {dim}", out.vectors.len())));
+        return Err(ReplyError::Count { numbers: out.vectors.len(), rows, dim });
     }
     if out.vectors.iter().any(|x| !x.is_finite()) {
-        return Err(wrong("a vector is not finite"));
+        return Err(ReplyError::NotFinite);
     }
     Ok(out)
 }

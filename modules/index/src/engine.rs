@@ -24,6 +24,30 @@ pub struct Work<'a> {
     pub progress: &'a Progress<'a>,
 }
 
+/// There is no engine of a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}`, expected one of {}", names())]
+pub struct UnknownEngine {
+    /// The name.
+    pub name: String,
+}
+
+fn names() -> String {
+    ENGINES.map(Engine::name).join(", ")
+}
+
+/// A parameter that an engine cannot build by.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{parameter}: {value}, expected {expected}")]
+pub struct ParameterError {
+    /// Its name.
+    pub parameter: &'static str,
+    /// What it is.
+    pub value: usize,
+    /// What would do.
+    pub expected: String,
+}
+
 /// What makes an index out of vectors.
 pub trait Engine: Sync {
     /// Its name in `Create`, manifests and replies.
@@ -32,8 +56,8 @@ pub trait Engine: Sync {
     /// Says what is wrong with parameters that it cannot build by.
     ///
     /// # Errors
-    /// The parameter's name, and what was expected.
-    fn check(&self, _parameters: &Parameters) -> Result<(), (&'static str, String)> {
+    /// [`ParameterError`].
+    fn check(&self, _parameters: &Parameters) -> Result<(), ParameterError> {
         Ok(())
     }
 
@@ -76,17 +100,16 @@ pub static ENGINES: [&dyn Engine; 3] = [&FlatHnsw, &hnsw_rs::HnswRs, &Exact];
 /// The engine of a name.
 ///
 /// # Errors
-/// What was expected.
-pub fn named(name: &str) -> Result<&'static dyn Engine, String> {
-    let known = || ENGINES.map(Engine::name).join(", ");
-    ENGINES.into_iter().find(|engine| engine.name() == name).ok_or_else(|| format!("`{name}`, expected one of {}", known()))
+/// [`UnknownEngine`].
+pub fn named(name: &str) -> Result<&'static dyn Engine, UnknownEngine> {
+    ENGINES.into_iter().find(|engine| engine.name() == name).ok_or_else(|| UnknownEngine { name: name.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::flat::Ask;
-    use crate::flat::store::Live;
+    use crate::flat::store::LiveRows;
     use crate::flat::store::tests::unit_vectors;
 
     #[test]
@@ -100,7 +123,7 @@ mod tests {
             assert!(order.iter().zip(0..).all(|(old, new)| flat.store.vector(new) == &vectors[*old as usize * dim..][..dim]));
             assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
             for share in [1, 2, 100] {
-                let live = Live::of(rows, |row| row.is_multiple_of(share));
+                let live = LiveRows::of(rows, |row| row.is_multiple_of(share));
                 let ask = Ask { k: 10, ef: 200, live: Some(&live) };
                 let right: usize = queries
                     .chunks(dim)
@@ -128,8 +151,9 @@ mod tests {
             let told = engine.build(&Work { vectors: &vectors, dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });
             assert_eq!(told.is_err(), engine.name() != "exact", "{}", engine.name());
         }
-        assert!(named("faiss").is_err_and(|why| why.contains("flat-hnsw, hnsw-rs, exact")));
-        let wrong = |m, ef_construction| ENGINES[1].check(&Parameters { m, ef_construction, seed: 0 }).expect_err("out of bounds").0;
+        assert!(named("faiss").is_err_and(|error| error.to_string().contains("flat-hnsw, hnsw-rs, exact")));
+        let wrong =
+            |m, ef_construction| ENGINES[1].check(&Parameters { m, ef_construction, seed: 0 }).expect_err("out of bounds").parameter;
         assert_eq!((wrong(256, 4000), wrong(16, 32)), ("m", "ef_construction"));
     }
 }

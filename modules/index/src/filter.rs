@@ -9,6 +9,7 @@
 //! error that names both, never a filter that lets nothing through.
 
 use std::cmp::Ordering;
+use std::io;
 
 use arrow_array::cast::AsArray;
 use arrow_array::timezone::Tz;
@@ -22,10 +23,11 @@ use arrow_cast::cast;
 use arrow_cast::parse::{Parser, string_to_datetime};
 use arrow_schema::{ArrowError, DataType, TimeUnit};
 use brahman_card::Fault;
+use brahman_sidecar::chain;
 use serde_json::Value as Json;
 
-use crate::flat::store::Live;
-use crate::generation::{Allowed, Generation};
+use crate::flat::store::LiveRows;
+use crate::generation::{Generation, Selection};
 
 /// Nanoseconds a day.
 const DAY: i128 = 86_400_000_000_000;
@@ -49,24 +51,121 @@ pub enum Value {
     Text(String),
 }
 
-/// Why rows cannot be chosen.
+/// What is wrong with a filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// The filter does not fit the index's columns.
-    #[error("{0}")]
-    Unfit(String),
-    /// The columns cannot be read.
-    #[error("{0}")]
-    Damaged(String),
+    /// It is no object.
+    #[error("a filter is an object such as {{\"lang\": \"rust\"}} or {{\"year\": {{\"$gte\": 2020}}}}")]
+    NoObject,
+    /// A filter within it has no members.
+    #[error("`{operator}` has an empty filter: it says nothing")]
+    EmptyFilter {
+        /// What it is a part of.
+        operator: String,
+    },
+    /// There are no filters to choose from.
+    #[error("`{operator}` has an empty list: it says nothing")]
+    EmptyList {
+        /// Whose list.
+        operator: String,
+    },
+    /// Something else stands where filters are expected.
+    #[error("`{operator}` expects a list of filters")]
+    NoFilters {
+        /// Whose list.
+        operator: String,
+    },
+    /// An operator without a column.
+    #[error("`{operator}` stands where a column's name is expected")]
+    NoColumnName {
+        /// The operator.
+        operator: String,
+    },
+    /// A column cannot be compared with a list or an object.
+    #[error("`{field}` is compared with a list or an object, expected a text, a number, true, false or null")]
+    NoScalar {
+        /// The column.
+        field: String,
+    },
+    /// A column is compared by no operator.
+    #[error("`{field}` is compared with an empty object: it says nothing; expected such as {{\"$gte\": 2020}}")]
+    EmptyObject {
+        /// The column.
+        field: String,
+    },
+    /// NULL has no order.
+    #[error("`{operator}` of `{field}` is null, which is neither more nor less: expected a value")]
+    NullOrder {
+        /// The operator.
+        operator: String,
+        /// The column.
+        field: String,
+    },
+    /// Something else stands where values are expected.
+    #[error("`{operator}` of `{field}` expects a list")]
+    NoValues {
+        /// The operator.
+        operator: String,
+        /// The column.
+        field: String,
+    },
+    /// There is no such operator.
+    #[error("`{operator}` of `{field}`: expected $eq, $ne, $gt, $gte, $lt, $lte, $in or $nin")]
+    UnknownOperator {
+        /// The operator.
+        operator: String,
+        /// The column.
+        field: String,
+    },
+    /// There is no such column.
+    #[error("the index has no column `{field}` to filter by; it has {}", .there.join(", "))]
+    NoColumn {
+        /// The column.
+        field: String,
+        /// Those that there are.
+        there: Vec<String>,
+    },
+    /// Nothing can be compared with a column of this type.
+    #[error("column `{field}` is {kind}: searches cannot filter by it")]
+    Unfilterable {
+        /// The column.
+        field: String,
+        /// Its type.
+        kind: DataType,
+    },
+    /// A value is of another type than the column.
+    #[error("column `{field}` is {kind} and is compared with {value}: expected {expected}, or null")]
+    OtherType {
+        /// The column.
+        field: String,
+        /// Its type.
+        kind: DataType,
+        /// The value, in words.
+        value: String,
+        /// What would do.
+        expected: &'static str,
+    },
 }
 
-impl FilterError {
+/// Why rows cannot be chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectionError {
+    /// The filter does not fit the index's columns.
+    #[error(transparent)]
+    Unfit(#[from] FilterError),
+    /// The columns cannot be read.
+    #[error(transparent)]
+    Damaged(#[from] io::Error),
+}
+
+impl SelectionError {
     /// As an answer of this index.
     #[must_use]
     pub fn fault(self, index: &str) -> Fault {
         match self {
-            Self::Unfit(why) => Fault::invalid_parameter("filter", why),
-            Self::Damaged(why) => {
+            Self::Unfit(error) => Fault::invalid_parameter("filter", error),
+            Self::Damaged(error) => {
+                let why = chain(&error);
                 let message = format!("index `{index}` cannot filter: {why}; `brahman index doctor {index}` says what else is damaged");
                 Fault::new("org.brahman.Index.Damaged", false, message).with("name", index)
             }
@@ -245,7 +344,7 @@ pub enum Filter {
     OneOf(String, Vec<Value>),
 }
 
-fn scalar(json: &Json, field: &str) -> Result<Value, String> {
+fn scalar(json: &Json, field: &str) -> Result<Value, FilterError> {
     match json {
         Json::Null => Ok(Value::Null),
         Json::Bool(b) => Ok(Value::Bool(*b)),
@@ -254,7 +353,7 @@ fn scalar(json: &Json, field: &str) -> Result<Value, String> {
             let whole = n.as_i64().map(i128::from).or_else(|| n.as_u64().map(i128::from));
             Ok(whole.map_or_else(|| Value::Float(n.as_f64().unwrap_or(f64::NAN)), Value::Int))
         }
-        _ => Err(format!("`{field}` is compared with a list or an object, expected a text, a number, true, false or null")),
+        _ => Err(FilterError::NoScalar { field: field.to_owned() }),
     }
 }
 
@@ -272,9 +371,9 @@ fn shown(value: &Value) -> String {
 
 impl Filter {
     /// A filter within another: one that lets everything through is a mistake there.
-    fn part(json: &Json, of: &str) -> Result<Self, String> {
+    fn part(json: &Json, of: &str) -> Result<Self, FilterError> {
         match json {
-            Json::Object(members) if members.is_empty() => Err(format!("`{of}` has an empty filter: it says nothing")),
+            Json::Object(members) if members.is_empty() => Err(FilterError::EmptyFilter { operator: of.to_owned() }),
             _ => Self::parse(json),
         }
     }
@@ -282,46 +381,45 @@ impl Filter {
     /// Reads a filter.
     ///
     /// # Errors
-    /// In words, naming the part that is wrong.
-    pub fn parse(json: &Json) -> Result<Self, String> {
-        let Json::Object(members) = json else {
-            return Err("a filter is an object such as {\"lang\": \"rust\"} or {\"year\": {\"$gte\": 2020}}".to_owned());
-        };
+    /// [`FilterError`], naming the part that is wrong.
+    pub fn parse(json: &Json) -> Result<Self, FilterError> {
+        let Json::Object(members) = json else { return Err(FilterError::NoObject) };
         let mut all = Vec::new();
         for (name, wanted) in members {
             let list = || match wanted {
-                Json::Array(parts) if parts.is_empty() => Err(format!("`{name}` has an empty list: it says nothing")),
+                Json::Array(parts) if parts.is_empty() => Err(FilterError::EmptyList { operator: name.clone() }),
                 Json::Array(parts) => parts.iter().map(|part| Self::part(part, name)).collect::<Result<Vec<_>, _>>(),
-                _ => Err(format!("`{name}` expects a list of filters")),
+                _ => Err(FilterError::NoFilters { operator: name.clone() }),
             };
             all.push(match name.as_str() {
                 "$and" => Self::All(list()?),
                 "$or" => Self::Any(list()?),
                 "$not" => Self::Not(Box::new(Self::part(wanted, name)?)),
-                operator if operator.starts_with('$') => return Err(format!("`{operator}` stands where a column's name is expected")),
+                operator if operator.starts_with('$') => return Err(FilterError::NoColumnName { operator: operator.to_owned() }),
                 field => Self::field(field, wanted)?,
             });
         }
         Ok(Self::All(all))
     }
 
-    fn field(field: &str, wanted: &Json) -> Result<Self, String> {
+    fn field(field: &str, wanted: &Json) -> Result<Self, FilterError> {
         use Ordering::{Equal, Greater, Less};
         let Json::Object(operators) = wanted else {
             return Ok(Self::Compare(field.to_owned(), vec![Equal], scalar(wanted, field)?));
         };
         if operators.is_empty() {
-            return Err(format!("`{field}` is compared with an empty object: it says nothing; expected such as {{\"$gte\": 2020}}"));
+            return Err(FilterError::EmptyObject { field: field.to_owned() });
         }
         let mut all = Vec::new();
         for (operator, wanted) in operators {
             if wanted.is_null() && !["$eq", "$ne"].contains(&operator.as_str()) {
-                return Err(format!("`{operator}` of `{field}` is null, which is neither more nor less: expected a value"));
+                return Err(FilterError::NullOrder { operator: operator.clone(), field: field.to_owned() });
             }
-            let compare = |orders: &[Ordering]| Ok::<_, String>(Self::Compare(field.to_owned(), orders.to_vec(), scalar(wanted, field)?));
+            let compare =
+                |orders: &[Ordering]| Ok::<_, FilterError>(Self::Compare(field.to_owned(), orders.to_vec(), scalar(wanted, field)?));
             let list = || match wanted {
                 Json::Array(values) => values.iter().map(|v| scalar(v, field)).collect::<Result<Vec<_>, _>>(),
-                _ => Err(format!("`{operator}` of `{field}` expects a list")),
+                _ => Err(FilterError::NoValues { operator: operator.clone(), field: field.to_owned() }),
             };
             all.push(match operator.as_str() {
                 "$eq" => compare(&[Equal])?,
@@ -332,7 +430,7 @@ impl Filter {
                 "$lte" => compare(&[Less, Equal])?,
                 "$in" => Self::OneOf(field.to_owned(), list()?),
                 "$nin" => Self::Not(Box::new(Self::OneOf(field.to_owned(), list()?))),
-                other => return Err(format!("`{other}` of `{field}`: expected $eq, $ne, $gt, $gte, $lt, $lte, $in or $nin")),
+                other => return Err(FilterError::UnknownOperator { operator: other.to_owned(), field: field.to_owned() }),
             });
         }
         Ok(Self::All(all))
@@ -349,16 +447,14 @@ impl Filter {
     }
 
     /// The same with values as columns of these types have them.
-    fn typed(&self, of: &dyn Fn(&str) -> Result<DataType, String>) -> Result<Self, String> {
-        let typed = |field: &str, wanted: &Value| -> Result<Value, String> {
-            let data_type = of(field)?;
-            let kind = Kind::of(&data_type).ok_or_else(|| format!("column `{field}` is {data_type}: searches cannot filter by it"))?;
-            kind.of_filter(wanted).ok_or_else(|| {
-                let expected = kind.expected();
-                format!("column `{field}` is {data_type} and is compared with {}: expected {expected}, or null", shown(wanted))
-            })
+    fn typed(&self, of: &dyn Fn(&str) -> Result<DataType, FilterError>) -> Result<Self, FilterError> {
+        let typed = |field: &str, wanted: &Value| -> Result<Value, FilterError> {
+            let (data_type, field) = (of(field)?, field.to_owned());
+            let Some(kind) = Kind::of(&data_type) else { return Err(FilterError::Unfilterable { field, kind: data_type }) };
+            let fits = kind.of_filter(wanted);
+            fits.ok_or_else(|| FilterError::OtherType { field, kind: data_type, value: shown(wanted), expected: kind.expected() })
         };
-        let parts = |parts: &[Self]| parts.iter().map(|part| part.typed(of)).collect::<Result<Vec<_>, String>>();
+        let parts = |parts: &[Self]| parts.iter().map(|part| part.typed(of)).collect::<Result<Vec<_>, FilterError>>();
         Ok(match self {
             Self::All(all) => Self::All(parts(all)?),
             Self::Any(any) => Self::Any(parts(any)?),
@@ -402,21 +498,22 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
 /// The rows of a generation that a filter lets through.
 ///
 /// # Errors
-/// If a field is no column of the index or cannot be compared with what the filter says, or columns cannot be read.
-pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result<Allowed, FilterError> {
-    let part = |columns: &RecordBatch, rows: usize, id: &dyn Fn(usize) -> String| -> Result<Live, FilterError> {
+/// [`SelectionError`].
+pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result<Selection, SelectionError> {
+    let part = |columns: &RecordBatch, rows: usize, id: &dyn Fn(usize) -> String| -> Result<LiveRows, FilterError> {
         let schema = columns.schema();
         let type_of = |field: &str| match columns.column_by_name(field) {
             // The index's own hide those of the dataset, which `Create` refuses.
             _ if field == "doc_id" || field == "source" => Ok(DataType::Utf8),
             Some(column) => Ok(column.data_type().clone()),
             None => {
-                let there: Vec<&str> = ["doc_id", "source"].into_iter().chain(schema.fields().iter().map(|f| f.name().as_str())).collect();
-                Err(format!("the index has no column `{field}` to filter by; it has {}", there.join(", ")))
+                let own = ["doc_id", "source"].map(str::to_owned);
+                let there = own.into_iter().chain(schema.fields().iter().map(|f| f.name().clone())).collect();
+                Err(FilterError::NoColumn { field: field.to_owned(), there })
             }
         };
-        let filter = filter.typed(&type_of).map_err(FilterError::Unfit)?;
-        Ok(Live::of(rows, |row| {
+        let filter = filter.typed(&type_of)?;
+        Ok(LiveRows::of(rows, |row| {
             filter.holds(&|field| match field {
                 "doc_id" => Value::Text(id(row)),
                 "source" => Value::Text(source.to_owned()),
@@ -427,13 +524,13 @@ pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result
         }))
     };
     let id = |row: std::io::Result<crate::rows::Row<'_>>| row.map(|r| r.doc_id.to_owned()).unwrap_or_default();
-    let base = match (&generation.base, generation.base_columns().map_err(FilterError::Damaged)?) {
+    let base = match (&generation.base, generation.base_columns()?) {
         (Some(base), Some(columns)) => Some(part(columns, base.rows.len(), &|row| id(base.rows.row(row)))?),
         _ => None,
     };
     let delta = &generation.delta;
     let delta = if delta.rows.is_empty() { None } else { Some(part(&delta.columns, delta.rows.len(), &|row| id(delta.rows.row(row)))?) };
-    Ok(Allowed { base, delta })
+    Ok(Selection { base, delta })
 }
 
 #[cfg(test)]
@@ -488,7 +585,7 @@ mod tests {
             (json!({"year": {}}), "says nothing"),
             (json!({"year": {"$gt": null}}), "neither more nor less"),
         ] {
-            assert!(Filter::parse(&filter).expect_err("refused").contains(words), "{filter}");
+            assert!(Filter::parse(&filter).expect_err("refused").to_string().contains(words), "{filter}");
         }
     }
 
@@ -498,7 +595,7 @@ mod tests {
     }
 
     /// Rows of a column of a type that a filter finds, or why it is refused.
-    fn found(kind: &DataType, texts: &[&str], filter: &Json) -> Result<Vec<usize>, String> {
+    fn found(kind: &DataType, texts: &[&str], filter: &Json) -> Result<Vec<usize>, FilterError> {
         let column = plain(&column(kind, texts)).expect("plain");
         let of = Kind::of(column.data_type()).expect("filterable");
         let filter = Filter::parse(filter).expect("parses").typed(&|_| Ok(column.data_type().clone()))?;
@@ -551,7 +648,7 @@ mod tests {
             (Date32, "2024-01-01", json!({"x": "yesterday"}), "2024-01-31"),
             (Date32, "2024-01-01", json!({"x": {"$lt": 1.5}}), "the number 1.5"),
         ] {
-            let why = found(&kind, &[text], &filter).expect_err("refused");
+            let why = found(&kind, &[text], &filter).expect_err("refused").to_string();
             assert!(why.contains(words), "{why}");
         }
         assert_eq!(found(&Int64, &["1"], &json!({"x": null})), Ok(vec![]), "null fits every type");

@@ -23,7 +23,7 @@ use build::{Draft, Parameters, level_of, mix};
 use code::{Quantiser, QueryCode};
 use graph::{Graph, NONE, Scratch, node_of, product_of};
 use pages::Pages;
-use store::{Found, Live, Store};
+use store::{LiveRows, Neighbour, Store};
 
 /// Rows beyond the k-th that are compared by f32 after a walk: the codes' error moves a row by a few places at most.
 const RERANK_EXTRA: usize = 8;
@@ -58,7 +58,7 @@ pub struct Ask<'a> {
     /// Candidates kept on the way.
     pub ef: usize,
     /// Rows that may be found, if not all.
-    pub live: Option<&'a Live>,
+    pub live: Option<&'a LiveRows>,
 }
 
 /// A built index. Readers share it.
@@ -88,7 +88,7 @@ struct Walker {
 
 /// What a walk came to.
 struct Walked {
-    best: Vec<Found>,
+    best: Vec<Neighbour>,
     /// Live rows among the candidates.
     reached: usize,
     /// The candidates are alike to the codes and not to f32: there may be better ones among many more.
@@ -253,9 +253,9 @@ impl Flat {
     /// The best `k` rows for a query, best first, by a walk; by comparing all live rows where that is cheaper or where
     /// the walk found too few of them.
     #[must_use]
-    pub fn search(&self, query: &[f32], ask: &Ask<'_>) -> Vec<Found> {
+    pub fn search(&self, query: &[f32], ask: &Ask<'_>) -> Vec<Neighbour> {
         let rows = self.store.len();
-        let live = ask.live.map_or(rows, Live::count);
+        let live = ask.live.map_or(rows, LiveRows::count);
         if ask.k == 0 || live == 0 {
             return Vec::new();
         }
@@ -275,7 +275,7 @@ impl Flat {
     }
 
     /// Walks the graph, keeping `wide` candidates; of those that are live it ranks the best by f32.
-    fn walk(&self, query: &[f32], k: usize, wide: usize, live: Option<&Live>) -> Walked {
+    fn walk(&self, query: &[f32], k: usize, wide: usize, live: Option<&LiveRows>) -> Walked {
         let mut walker = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         Quantiser::query(query, &mut walker.query);
         self.graph().walk(&walker.query.bytes, 0, wide, &mut walker.scratch);
@@ -340,7 +340,7 @@ impl Flat {
     }
 
     /// Those of `rows` that are lost, each with the nearest that its search did reach; `None` if told to stop.
-    fn lost_of(&self, rows: &[u32], ef: usize, threads: usize, progress: &Progress<'_>) -> Option<Vec<(u32, Vec<Found>)>> {
+    fn lost_of(&self, rows: &[u32], ef: usize, threads: usize, progress: &Progress<'_>) -> Option<Vec<(u32, Vec<Neighbour>)>> {
         if self.top.is_empty() {
             return Some(Vec::new());
         }
@@ -500,11 +500,11 @@ mod tests {
             let walked = |query: &[f32]| flat.walk(query, 5, 100, None).best;
             let right = queries.chunks(dim).flat_map(|q| { let truth = flat.store.exact(q, 5, None, 1); walked(q).into_iter().filter(move |f| truth.contains(f)) });
             prop_assert!(right.count() >= 95, "of 100");
-            let found = |live: Option<&Live>| recall(&flat, queries, &Ask { k: 5, ef: 100, live });
+            let found = |live: Option<&LiveRows>| recall(&flat, queries, &Ask { k: 5, ef: 100, live });
             prop_assert!(found(None) >= 0.95);
-            let live = Live::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
+            let live = LiveRows::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
             prop_assert!(found(Some(&live)) >= 0.95);
-            let filter = Live::of(rows + added, |row| (row as u64).is_multiple_of(share));
+            let filter = LiveRows::of(rows + added, |row| (row as u64).is_multiple_of(share));
             prop_assert!(found(Some(&live.and(&filter))) >= 0.95);
         }
     }

@@ -14,30 +14,29 @@
 //! of which a file is missing or damaged. Every step has a name, so that tests can stop at each.
 
 mod clean;
-mod marks;
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::interface::index::Measurement;
-use brahman_storage::{Steps, atomic, digest};
+use brahman_sidecar::chain;
+use brahman_storage::{Steps, atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{self, Work};
+use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::flat;
-use crate::generation::{Base, BaseRef, Delta, FileRef, Generation, Manifest, SegmentRef};
+use crate::generation::{Base, BaseRef, Delta, Generation, Manifest, SegmentRef, now_ms};
 use crate::lexical::Lexical;
 use crate::rows::RowStore;
+use crate::sweep::Obstacles;
 use crate::{sealed, segment};
 
-pub use clean::Swept;
-pub use marks::Marks;
-use marks::Stamp;
+pub use clean::Sweep;
 
 /// Rows of a new base that are asked to find themselves before it counts.
 const PROBE_ROWS: usize = 1000;
@@ -75,9 +74,8 @@ pub struct Pointer {
 /// The folder.
 #[derive(Clone, Debug)]
 pub struct Folder {
-    path: PathBuf,
+    files: Files,
     steps: Steps,
-    marks: Arc<Marks>,
 }
 
 /// Rows with everything that belongs to them.
@@ -108,46 +106,32 @@ impl Drop for Draft<'_> {
     }
 }
 
-/// A file that is missing, or not what its manifest says.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Damage(String);
-
-impl Damage {
-    /// Whether an error is of this kind.
-    #[must_use]
-    pub fn of(error: &io::Error) -> Option<&Self> {
-        error.get_ref()?.downcast_ref()
-    }
-}
-
-fn bad(error: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-}
-
-/// Milliseconds since 1970; a label for people, nothing is ordered by it.
-#[must_use]
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
+/// That a generation cannot be made again: what it would be made from is damaged too.
+#[derive(Debug, thiserror::Error)]
+#[error("what it would be made from is damaged too, and only a refresh into a new index can make it again")]
+pub struct RepairError {
+    /// The first of its files that is.
+    #[source]
+    pub damage: Damage,
 }
 
 impl Folder {
     /// A folder; `steps` stops where a test says.
     #[must_use]
     pub fn new(path: &Path, steps: Steps) -> Self {
-        Self { path: path.to_owned(), steps, marks: Arc::default() }
+        Self { files: Files::new(path), steps }
     }
 
-    /// Files that were compared with their checksums.
+    /// Its files.
     #[must_use]
-    pub fn marks(&self) -> &Marks {
-        &self.marks
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.files.path()
     }
 
     /// Passes a named step.
@@ -158,17 +142,8 @@ impl Folder {
         self.steps.pass(name)
     }
 
-    fn file(&self, path: &str) -> io::Result<FileRef> {
-        let at = self.path.join(path);
-        let stamp = Stamp::of(&fs::metadata(&at)?);
-        let (sha256, bytes) = digest::sha256_file(&at)?;
-        let file = FileRef { path: path.to_owned(), bytes, sha256 };
-        self.marks.put(&file, stamp);
-        Ok(file)
-    }
-
     fn new_segment(&self, draft: &mut Draft<'_>) -> io::Result<String> {
-        fs::create_dir_all(self.path.join(SEGMENTS))?;
+        fs::create_dir_all(self.path().join(SEGMENTS))?;
         let path = format!("{SEGMENTS}/{}.parquet", ulid::Ulid::generate());
         draft.segment = Some(path.clone());
         Ok(path)
@@ -177,9 +152,9 @@ impl Folder {
     /// A new generation's folder, which says of itself that it does not count.
     fn draft(&self) -> io::Result<Draft<'_>> {
         let name = format!("gen-{}", ulid::Ulid::generate());
-        fs::create_dir(self.path.join(&name))?;
+        fs::create_dir(self.path().join(&name))?;
         let draft = Draft { folder: self, name, segment: None, stays: false };
-        let folder = self.path.join(&draft.name);
+        let folder = self.path().join(&draft.name);
         fs::File::create_new(folder.join(UNFINISHED))?.sync_all()?;
         atomic::sync_dir(&folder)?;
         self.step("begun")?;
@@ -220,7 +195,7 @@ impl Folder {
 
     /// Removes a prepared generation that shall not count. One that did stays.
     pub fn abandon(&self, generation: Generation) {
-        if self.path.join(&generation.folder).join(UNFINISHED).exists() {
+        if self.path().join(&generation.folder).join(UNFINISHED).exists() {
             drop(self.draft_of(&generation));
         }
     }
@@ -232,7 +207,7 @@ impl Folder {
     pub fn publish(&self, mut generation: Generation, measured: Measurement, target: f64, forced: bool) -> io::Result<Generation> {
         let manifest = &mut generation.manifest;
         (manifest.measured, manifest.target_recall, manifest.forced) = (Some(measured), Some(target), forced);
-        let unfinished = self.path.join(&generation.folder).join(UNFINISHED).exists();
+        let unfinished = self.path().join(&generation.folder).join(UNFINISHED).exists();
         let mut draft = self.draft_of(&generation);
         draft.stays = !unfinished;
         let pinned = self.pointer()?.is_some_and(|pointer| pointer.pinned);
@@ -271,25 +246,25 @@ impl Folder {
             let columns = arrow_select::take::take_record_batch(&content.columns, &UInt32Array::from(order)).map_err(bad)?;
             let columns = if columns.num_columns() == 0 { segment::no_columns(rows.len())? } else { columns };
             let segment_path = self.new_segment(&mut draft)?;
-            segment::write(&self.path.join(&segment_path), source, &manifest.model, &rows, flat.store.vectors(), &columns)?;
+            segment::write(&self.path().join(&segment_path), source, &manifest.model, &rows, flat.store.vectors(), &columns)?;
             self.step("segment written")?;
             let graph_path = format!("{name}/graph.flat");
-            flat::file::write(&flat, &self.path.join(&graph_path))?;
+            flat::file::write(&flat, &self.path().join(&graph_path))?;
             self.step("graph written")?;
             let rows_path = format!("{name}/rows.bin");
-            rows.write(&self.path.join(&rows_path))?;
+            rows.write(&self.path().join(&rows_path))?;
             self.step("rows written")?;
             let mut words = Vec::new();
             if rows.iter().any(|row| row.is_ok_and(|row| !row.text.is_empty())) {
-                let written = Lexical::write(&self.path.join(&name).join("lexical"), &rows)?;
-                words = written.iter().map(|file| self.file(&format!("{name}/lexical/{file}"))).collect::<io::Result<_>>()?;
+                let written = Lexical::write(&self.path().join(&name).join("lexical"), &rows)?;
+                words = written.iter().map(|file| self.files.describe(&format!("{name}/lexical/{file}"))).collect::<io::Result<_>>()?;
                 self.step("words written")?;
             }
             manifest.base = Some(BaseRef {
                 rows: rows.len() as u64,
-                segment: self.file(&segment_path)?,
-                graph: self.file(&graph_path)?,
-                rows_file: self.file(&rows_path)?,
+                segment: self.files.describe(&segment_path)?,
+                graph: self.files.describe(&graph_path)?,
+                rows_file: self.files.describe(&rows_path)?,
                 lexical: Some(words),
             });
         }
@@ -297,8 +272,8 @@ impl Folder {
         // What will be read after a restart is read once, whole, before it counts.
         let generation = self.load(&name, None)?;
         if let Some(base) = &generation.base {
-            flat::file::verify(&self.path.join(&name).join("graph.flat"))?;
-            RowStore::open(&self.path.join(&name).join("rows.bin"), true)?;
+            flat::file::verify(&self.path().join(&name).join("graph.flat"))?;
+            RowStore::open(&self.path().join(&name).join("rows.bin"), true)?;
             let lost = base.flat.orphans(PROBE_EF, threads, PROBE_ROWS);
             if lost.len() * 100 > PROBE_ROWS.min(base.rows.len()) {
                 return Err(bad(format!("{} of {PROBE_ROWS} rows do not find themselves", lost.len())));
@@ -329,17 +304,17 @@ impl Folder {
         manifest.chunks = (old.len() + added.rows.len() - dead.len()) as u64;
         if !added.rows.is_empty() {
             let path = self.new_segment(&mut draft)?;
-            segment::write(&self.path.join(&path), source, &manifest.model, &added.rows, &added.vectors, &added.columns)?;
+            segment::write(&self.path().join(&path), source, &manifest.model, &added.rows, &added.vectors, &added.columns)?;
             self.step("segment written")?;
-            manifest.segments.push(SegmentRef { rows: added.rows.len() as u64, file: self.file(&path)? });
+            manifest.segments.push(SegmentRef { rows: added.rows.len() as u64, file: self.files.describe(&path)? });
         }
         manifest.dead = None;
         if !dead.is_empty() {
             let path = format!("{name}/dead.u32");
             let bytes: Vec<u8> = dead.iter().flat_map(|row| row.to_le_bytes()).collect();
-            atomic::write(&self.path.join(&path), &bytes)?;
+            atomic::write(&self.path().join(&path), &bytes)?;
             self.step("dead written")?;
-            manifest.dead = Some(self.file(&path)?);
+            manifest.dead = Some(self.files.describe(&path)?);
         }
         self.seal(&name, &manifest)?;
         let generation = self.load(&name, old.base.clone())?;
@@ -350,9 +325,9 @@ impl Folder {
     }
 
     fn seal(&self, name: &str, manifest: &Manifest) -> io::Result<()> {
-        atomic::write(&self.path.join(name).join(MANIFEST), &sealed::to_vec(manifest)?)?;
+        atomic::write(&self.path().join(name).join(MANIFEST), &sealed::to_vec(manifest)?)?;
         for folder in [SEGMENTS, ""] {
-            let folder = self.path.join(folder);
+            let folder = self.path().join(folder);
             if folder.is_dir() {
                 atomic::sync_dir(&folder)?;
             }
@@ -365,12 +340,12 @@ impl Folder {
     /// # Errors
     /// `InvalidData` naming the file that is not; or as the file system gives them. The old one then counts.
     pub fn point(&self, generation: &str, reason: &str, pinned: bool) -> io::Result<()> {
-        self.manifest(generation)?.files().try_for_each(|file| self.whole(file))?;
+        self.manifest(generation)?.files().try_for_each(|file| self.files.whole(file))?;
         self.step("files there")?;
         let sequence = self.pointer().ok().flatten().map_or(1, |p| p.sequence + 1);
         let (generation, reason) = (generation.to_owned(), reason.to_owned());
         let pointer = Pointer { sequence, generation, reason, at_ms: now_ms(), pinned };
-        atomic::write(&self.path.join(CURRENT), &sealed::to_vec(&pointer)?)?;
+        atomic::write(&self.path().join(CURRENT), &sealed::to_vec(&pointer)?)?;
         self.step("pointer moved")?;
         self.counts(&pointer.generation);
         Ok(())
@@ -383,13 +358,13 @@ impl Folder {
     pub fn unpin(&self) -> io::Result<bool> {
         let Some(pointer) = self.pointer()?.filter(|pointer| pointer.pinned) else { return Ok(false) };
         let pointer = Pointer { sequence: pointer.sequence + 1, pinned: false, ..pointer };
-        atomic::write(&self.path.join(CURRENT), &sealed::to_vec(&pointer)?)?;
+        atomic::write(&self.path().join(CURRENT), &sealed::to_vec(&pointer)?)?;
         Ok(true)
     }
 
     /// Takes from the current generation the word that it does not count. Where that fails `CURRENT` speaks for it.
     fn counts(&self, generation: &str) {
-        let path = self.path.join(generation).join(UNFINISHED);
+        let path = self.path().join(generation).join(UNFINISHED);
         // Where nothing can be written the removal of what is not there fails as well.
         if path.exists()
             && let Err(error) = fs::remove_file(path)
@@ -403,11 +378,11 @@ impl Folder {
     /// # Errors
     /// If it cannot be read, or is damaged.
     pub fn pointer(&self) -> io::Result<Option<Pointer>> {
-        let bytes = match fs::read(self.path.join(CURRENT)) {
+        let bytes = match fs::read(self.path().join(CURRENT)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|e| io::Error::new(e.kind(), format!("{CURRENT}: {e}")))?,
+            other => other.map_err(|e| named(CURRENT, e))?,
         };
-        let pointer: Pointer = sealed::from_slice(&bytes).map_err(|e| bad(format!("{CURRENT}: {e}")))?;
+        let pointer: Pointer = sealed::from_slice(&bytes).map_err(|e| named(CURRENT, e))?;
         if !pointer.generation.starts_with("gen-") || pointer.generation.contains('/') {
             return Err(bad(format!("{CURRENT} names `{}`, expected gen-<ulid>", pointer.generation)));
         }
@@ -419,36 +394,14 @@ impl Folder {
     /// # Errors
     /// If it cannot be read, or is damaged.
     pub fn manifest(&self, name: &str) -> io::Result<Manifest> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{name}/{MANIFEST}: {e}"));
-        let manifest: Manifest = sealed::from_slice(&fs::read(self.path.join(name).join(MANIFEST)).map_err(named)?).map_err(named)?;
+        let of_manifest = |e: io::Error| named(format!("{name}/{MANIFEST}"), e);
+        let bytes = fs::read(self.path().join(name).join(MANIFEST)).map_err(of_manifest)?;
+        let manifest: Manifest = sealed::from_slice(&bytes).map_err(of_manifest)?;
         let outside = manifest.files().find(|file| !file.is_inside()).map(|file| file.path.clone());
         match outside {
-            Some(path) => Err(named(bad(format!("it names `{}`, expected a path in the index's folder", path.escape_debug())))),
+            Some(path) => Err(of_manifest(bad(format!("it names `{}`, expected a path in the index's folder", path.escape_debug())))),
             None => Ok(manifest),
         }
-    }
-
-    /// That a file is there and whole. It is read only if that has not been done since it was last written to.
-    ///
-    /// # Errors
-    /// `InvalidData` naming the file.
-    pub fn whole(&self, file: &FileRef) -> io::Result<()> {
-        let wrong = |why: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, Damage(format!("{}: {why}", file.path)));
-        let at = self.path.join(&file.path);
-        let meta = fs::metadata(&at).map_err(|e| wrong(&e))?;
-        if meta.len() != file.bytes {
-            return Err(wrong(&format_args!("it has {} bytes, the manifest says {}", meta.len(), file.bytes)));
-        }
-        let stamp = Stamp::of(&meta);
-        if self.marks.knows(file, stamp) {
-            return Ok(());
-        }
-        let (sha256, _) = digest::sha256_file(&at).map_err(|e| wrong(&e))?;
-        if sha256 != file.sha256 {
-            return Err(wrong(&"its checksum does not match the manifest"));
-        }
-        self.marks.put(file, stamp);
-        Ok(())
     }
 
     /// Loads a generation; with the base of another where it is the same.
@@ -457,24 +410,23 @@ impl Folder {
     /// `InvalidData` naming the file that is damaged.
     pub fn load(&self, name: &str, shared: Option<Arc<Base>>) -> io::Result<Generation> {
         let manifest = self.manifest(name)?;
-        let at = |file: &FileRef| self.path.join(&file.path);
-        let named = |file: &FileRef, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.path));
+        let at = |file: &FileRef| self.path().join(&file.path);
         let base = match (&manifest.base, shared) {
             (None, _) => None,
             (Some(_), Some(shared)) => Some(shared),
             (Some(base), None) => {
-                let flat = flat::file::open(&at(&base.graph)).map_err(|e| named(&base.graph, e))?;
-                let rows = RowStore::open(&at(&base.rows_file), false).map_err(|e| named(&base.rows_file, e))?;
+                let flat = flat::file::open(&at(&base.graph)).map_err(|e| named(&base.graph.path, e))?;
+                let rows = RowStore::open(&at(&base.rows_file), false).map_err(|e| named(&base.rows_file.path, e))?;
                 if rows.len() as u64 != base.rows || flat.store.len() != rows.len() || flat.store.dim() != manifest.model.dim {
-                    return Err(named(&base.graph, bad("it does not fit its manifest")));
+                    return Err(named(&base.graph.path, bad("it does not fit its manifest")));
                 }
-                Some(Arc::new(Base::new(flat, rows, self.clone(), base.clone())))
+                Some(Arc::new(Base::new(flat, rows, self.files.clone(), base.clone())))
             }
         };
         let (mut rows, mut vectors, mut batches) = (RowStore::default(), Vec::new(), Vec::new());
         for part in &manifest.segments {
-            self.whole(&part.file)?;
-            let contents = segment::read(&at(&part.file), manifest.model.dim).map_err(|e| named(&part.file, e))?;
+            self.files.whole(&part.file)?;
+            let contents = segment::read(&at(&part.file), manifest.model.dim).map_err(|e| named(&part.file.path, e))?;
             for row in contents.rows.iter() {
                 rows.push(&row?);
             }
@@ -485,8 +437,8 @@ impl Folder {
         let dead = match &manifest.dead {
             None => Vec::new(),
             Some(file) => {
-                self.whole(file)?;
-                let bytes = fs::read(at(file)).map_err(|e| named(file, e))?;
+                self.files.whole(file)?;
+                let bytes = fs::read(at(file)).map_err(|e| named(&file.path, e))?;
                 bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
             }
         };
@@ -503,11 +455,11 @@ impl Folder {
         let wanted = match self.pointer() {
             Ok(None) => {
                 // Before the first generation nothing is there, and nothing is wrong.
-                let why = if self.path.is_dir() { self.survey().unreadable() } else { Vec::new() };
+                let why = if self.path().is_dir() { self.survey().unreadable() } else { Vec::new() };
                 if why.is_empty() {
                     return Ok((None, None));
                 }
-                Err(bad(why.join("; ")))
+                Err(bad(Obstacles(why)))
             }
             Ok(Some(pointer)) => self.load(&pointer.generation, None),
             Err(error) => Err(error),
@@ -521,7 +473,7 @@ impl Folder {
         };
         for (name, manifest) in self.generations() {
             if let Ok(generation) = self.load(&name, None) {
-                let why = format!("{damage}; generation {} answers in its place", manifest.number);
+                let why = format!("{}; generation {} answers in its place", chain(&damage), manifest.number);
                 return Ok((Some(generation), Some(why)));
             }
         }
@@ -530,39 +482,30 @@ impl Folder {
 
     /// Reads every file of a generation and compares it with its checksum; what is wrong, by file.
     #[must_use]
-    pub fn verify(&self, manifest: &Manifest) -> Vec<String> {
-        manifest.files().filter_map(|file| self.wrong(file)).collect()
-    }
-
-    /// What is wrong with a file, if anything.
-    #[must_use]
-    pub fn wrong(&self, file: &FileRef) -> Option<String> {
-        // What was read once is read again.
-        self.marks.forget(&file.path);
-        self.whole(file).err().map(|error| error.to_string())
+    pub fn verify(&self, manifest: &Manifest) -> Vec<Damage> {
+        manifest.files().filter_map(|file| self.files.wrong(file)).collect()
     }
 
     /// Makes the base of a damaged generation again from its segment, which must be whole, as a new generation.
     ///
     /// # Errors
-    /// If the segments are damaged too.
+    /// [`RepairError`] if the segments are damaged too.
     pub fn repair(&self, name: &str, source: &str, threads: usize) -> io::Result<Generation> {
         let manifest = self.manifest(name)?;
         let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
         let mut batches = Vec::new();
         let parts = || manifest.base.iter().map(|b| &b.segment).chain(manifest.segments.iter().map(|s| &s.file));
         // What is built from must be whole itself: Parquet would not say.
-        if let Some(wrong) = parts().chain(&manifest.dead).find_map(|file| self.wrong(file)) {
-            return Err(bad(format!("{wrong}; only a refresh into a new index can make it again")));
+        if let Some(damage) = parts().chain(&manifest.dead).find_map(|file| self.files.wrong(file)) {
+            return Err(bad(RepairError { damage }));
         }
         let dead: HashSet<u32> = match &manifest.dead {
-            Some(file) => fs::read(self.path.join(&file.path))?.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
+            Some(file) => fs::read(self.path().join(&file.path))?.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
             None => HashSet::new(),
         };
         let mut number = 0;
         for file in parts() {
-            let part = segment::read(&self.path.join(&file.path), manifest.model.dim)
-                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", file.path)))?;
+            let part = segment::read(&self.path().join(&file.path), manifest.model.dim).map_err(|e| named(&file.path, e))?;
             let mut kept = Vec::new();
             for (i, row) in part.rows.iter().enumerate() {
                 if !dead.contains(&number) {

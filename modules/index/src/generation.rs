@@ -5,42 +5,31 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use brahman_card::interface::index::Measurement;
+use brahman_sidecar::chain;
 use serde::{Deserialize, Serialize};
 
 use crate::embedder::Model;
+use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::flat::build::Parameters;
-use crate::flat::store::{Found, Live, Store};
+use crate::flat::store::{LiveRows, Neighbour, Store};
 use crate::flat::{Ask, Flat};
-use crate::folder::{Folder, now_ms};
 use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
 use crate::segment;
 use crate::threads::caught;
 
-/// A file of an index, by its path from the index's folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileRef {
-    /// Path.
-    pub path: String,
-    /// Length.
-    pub bytes: u64,
-    /// Checksum in hex.
-    pub sha256: String,
-}
-
-impl FileRef {
-    /// Whether the path stays in the index's folder. It is read from a file.
-    #[must_use]
-    pub fn is_inside(&self) -> bool {
-        !self.path.is_empty() && Path::new(&self.path).components().all(|part| matches!(part, Component::Normal(_)))
-    }
+/// Milliseconds since 1970; a label for people, nothing is ordered by it.
+#[must_use]
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
 }
 
 /// The files of a base.
@@ -167,7 +156,7 @@ impl Manifest {
 }
 
 /// What is made when first needed and kept; a failure is not, so that one for want of memory or files passes.
-fn kept<T>(place: &OnceLock<T>, make: impl FnOnce() -> Result<T, String>) -> Result<&T, String> {
+fn kept<T>(place: &OnceLock<T>, make: impl FnOnce() -> io::Result<T>) -> io::Result<&T> {
     if let Some(there) = place.get() {
         return Ok(there);
     }
@@ -183,9 +172,13 @@ struct Words {
     in_memory: bool,
 }
 
+fn unmade() -> io::Error {
+    io::Error::other("the words were not made")
+}
+
 /// What of a base was opened when it was first needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Opened {
+pub struct BaseUsage {
     /// Whether its words are open, and whether they had to be made in memory.
     pub words: Option<bool>,
     /// Bytes of its filter columns in memory.
@@ -203,7 +196,7 @@ pub struct Base {
     pub flat: Flat,
     /// Its rows.
     pub rows: RowStore,
-    folder: Folder,
+    index: Files,
     files: BaseRef,
     /// Held while they are opened or made, which may take seconds.
     words: Mutex<Words>,
@@ -215,12 +208,12 @@ pub struct Base {
 }
 
 impl Base {
-    /// A base of these parts, of the files named.
+    /// A base of these parts, of the files named among an index's.
     #[must_use]
-    pub fn new(flat: Flat, rows: RowStore, folder: Folder, files: BaseRef) -> Self {
+    pub fn new(flat: Flat, rows: RowStore, index: Files, files: BaseRef) -> Self {
         let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
         let (words, words_trouble, columns) = (Mutex::default(), OnceLock::new(), OnceLock::new());
-        Self { flat, rows, folder, files, words, words_trouble, columns, hits, misses }
+        Self { flat, rows, index, files, words, words_trouble, columns, hits, misses }
     }
 
     fn looked_up(&self, at_hand: bool) {
@@ -237,35 +230,35 @@ impl Base {
     ///
     /// # Errors
     /// Naming the file that is not.
-    pub fn whole(&self) -> io::Result<()> {
-        [&self.files.segment, &self.files.graph, &self.files.rows_file].into_iter().try_for_each(|file| self.folder.whole(file))
+    pub fn whole(&self) -> Result<(), Damage> {
+        [&self.files.segment, &self.files.graph, &self.files.rows_file].into_iter().try_for_each(|file| self.index.whole(file))
     }
 
     /// Whether a file of the words is missing or damaged.
     #[must_use]
     pub fn words_are_damaged(&self) -> bool {
-        self.files.lexical.iter().flatten().any(|file| self.folder.whole(file).is_err())
+        self.files.lexical.iter().flatten().any(|file| self.index.whole(file).is_err())
     }
 
     /// Opens the words on the disk, every file of which must be whole. None if there are none, for want of texts.
-    fn words_on_disk(&self) -> Result<Option<Lexical>, String> {
-        let path = self.folder.path().join(&self.files.graph.path).with_file_name("lexical");
+    fn words_on_disk(&self) -> io::Result<Option<Lexical>> {
+        let path = self.index.path().join(&self.files.graph.path).with_file_name("lexical");
         match &self.files.lexical {
             Some(files) if files.is_empty() => return Ok(None),
-            Some(files) => files.iter().try_for_each(|file| self.folder.whole(file)).map_err(|e| e.to_string())?,
+            Some(files) => files.iter().try_for_each(|file| self.index.whole(file))?,
             // From before they had checksums.
             None if !path.exists() => return Ok(None),
             None => {}
         }
-        let opened = caught("opening the words", || Lexical::open(&path)).map_err(|e| e.to_string())?;
-        opened.map(Some).map_err(|e| format!("{}: {e}", path.display()))
+        let opened = caught("opening the words", || Lexical::open(&path)).map_err(io::Error::other)?;
+        opened.map(Some).map_err(|e| named(path.display().to_string(), e))
     }
 
     /// Its words, opened when first needed; made again in memory if a file of them is missing or damaged.
     ///
     /// # Errors
     /// If the rows are damaged too.
-    fn words(&self) -> Result<Arc<Lexical>, String> {
+    fn words(&self) -> io::Result<Arc<Lexical>> {
         let mut words = self.lock();
         self.looked_up(words.open.is_some());
         if let Some(open) = &words.open {
@@ -276,24 +269,24 @@ impl Base {
             Ok(None) => self.make_words(&mut words, None)?,
             Err(why) => self.make_words(&mut words, Some(why))?,
         }
-        words.open.clone().ok_or_else(|| "the words were not made".to_owned())
+        words.open.clone().ok_or_else(unmade)
     }
 
-    fn make_words(&self, words: &mut Words, trouble: Option<String>) -> Result<(), String> {
-        if let Some(why) = trouble {
+    fn make_words(&self, words: &mut Words, trouble: Option<io::Error>) -> io::Result<()> {
+        if let Some(trouble) = trouble {
+            let why = chain(&trouble);
             tracing::error!("{why}; the words are made again in memory");
             self.words_trouble.get_or_init(|| format!("{why}; the words were made again in memory"));
         }
-        words.open = Some(Arc::new(Lexical::in_memory(&self.rows).map_err(|e| e.to_string())?));
+        words.open = Some(Arc::new(Lexical::in_memory(&self.rows)?));
         words.in_memory = true;
         Ok(())
     }
 
     /// The best rows for the words of a text. Where the words on the disk fail they are made again, once.
-    fn find_words(&self, text: &str, k: usize, live: Option<&Live>) -> Result<Vec<Found>, String> {
-        let found = |words: &Lexical| match caught("searching for words", || words.search(text, k, live)) {
-            Ok(found) => found.map_err(|e| e.to_string()),
-            Err(panicked) => Err(panicked.to_string()),
+    fn find_words(&self, text: &str, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
+        let found = |words: &Lexical| -> io::Result<Vec<Neighbour>> {
+            caught("searching for words", || words.search(text, k, live)).map_err(io::Error::other)?
         };
         let words = self.words()?;
         let why = match found(&words) {
@@ -304,11 +297,11 @@ impl Base {
         // Unless somebody else has made them meanwhile.
         if !now.in_memory {
             let place = Path::new(&self.files.graph.path).with_file_name("lexical");
-            self.make_words(&mut now, Some(format!("{}: {why}", place.display())))?;
+            self.make_words(&mut now, Some(named(place.display().to_string(), why)))?;
         } else if now.open.as_ref().is_some_and(|open| Arc::ptr_eq(open, &words)) {
             return Err(why);
         }
-        let made = now.open.clone().ok_or(why)?;
+        let made = now.open.clone().ok_or_else(unmade)?;
         drop(now);
         found(&made)
     }
@@ -323,13 +316,13 @@ impl Base {
     ///
     /// # Errors
     /// If the segment is damaged.
-    pub fn columns(&self) -> Result<&RecordBatch, String> {
+    pub fn columns(&self) -> io::Result<&RecordBatch> {
         self.looked_up(self.columns.get().is_some());
         let segment = &self.files.segment;
         kept(&self.columns, || {
-            self.folder.whole(segment).map_err(|e| e.to_string())?;
-            let read = segment::read_columns(&self.folder.path().join(&segment.path)).map_err(|e| format!("{}: {e}", segment.path))?;
-            if read.num_rows() == self.rows.len() { Ok(read) } else { Err(format!("{}: it has other rows than the graph", segment.path)) }
+            self.index.whole(segment)?;
+            let read = segment::read_columns(&self.index.path().join(&segment.path)).map_err(|e| named(&segment.path, e))?;
+            if read.num_rows() == self.rows.len() { Ok(read) } else { Err(named(&segment.path, bad("it has other rows than the graph"))) }
         })
     }
 
@@ -337,20 +330,20 @@ impl Base {
     ///
     /// # Errors
     /// If the segment is damaged.
-    pub fn column_types(&self) -> Result<SchemaRef, String> {
+    pub fn column_types(&self) -> io::Result<SchemaRef> {
         if let Some(columns) = self.columns.get() {
             return Ok(columns.schema());
         }
         let segment = &self.files.segment;
-        segment::columns_schema(&self.folder.path().join(&segment.path)).map_err(|e| format!("{}: {e}", segment.path))
+        segment::columns_schema(&self.index.path().join(&segment.path)).map_err(|e| named(&segment.path, e))
     }
 
     /// What was opened since the base was.
     #[must_use]
-    pub fn opened(&self) -> Opened {
+    pub fn opened(&self) -> BaseUsage {
         // While they are being opened they are not open: nobody is kept waiting for a word about it.
         let words = self.words.try_lock().ok();
-        Opened {
+        BaseUsage {
             words: words.and_then(|words| words.open.as_ref().map(|_| words.in_memory)),
             columns_bytes: self.columns.get().map_or(0, |columns| columns.get_array_memory_size() as u64),
             hits: self.hits.load(Ordering::Relaxed),
@@ -382,9 +375,9 @@ pub struct Generation {
     /// The small part.
     pub delta: Delta,
     /// Rows alive in the base, if not all.
-    pub live_base: Option<Live>,
+    pub live_base: Option<LiveRows>,
     /// Rows alive in the delta, if not all.
-    pub live_delta: Option<Live>,
+    pub live_delta: Option<LiveRows>,
     lexical_delta: OnceLock<Lexical>,
     /// The base's filter columns, if those of the delta have other types.
     base_columns: OnceLock<RecordBatch>,
@@ -392,7 +385,7 @@ pub struct Generation {
 
 /// How to search.
 #[derive(Clone, Debug, Default)]
-pub struct How {
+pub struct SearchOptions {
     /// Rows wanted.
     pub k: usize,
     /// Candidates on the way; the generation's own if absent.
@@ -405,11 +398,11 @@ pub struct How {
 
 /// The rows that a filter lets through, in base and delta.
 #[derive(Clone, Debug)]
-pub struct Allowed {
+pub struct Selection {
     /// In the base.
-    pub base: Option<Live>,
+    pub base: Option<LiveRows>,
     /// In the delta.
-    pub delta: Option<Live>,
+    pub delta: Option<LiveRows>,
 }
 
 impl Generation {
@@ -420,12 +413,12 @@ impl Generation {
     pub fn new(manifest: Manifest, folder: String, base: Option<Arc<Base>>, delta: Delta, dead: &[u32]) -> io::Result<Self> {
         let rows = base.as_ref().map_or(0, |b| b.rows.len());
         if dead.iter().any(|row| *row as usize >= rows + delta.rows.len()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a dead row does not exist"));
+            return Err(bad("a dead row does not exist"));
         }
         let dead: HashSet<u32> = dead.iter().copied().collect();
         let live = |from: usize, count: usize| {
             let any = dead.iter().any(|row| (from..from + count).contains(&(*row as usize)));
-            any.then(|| Live::of(count, |row| !dead.contains(&((from + row) as u32))))
+            any.then(|| LiveRows::of(count, |row| !dead.contains(&((from + row) as u32))))
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
         Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta: OnceLock::new(), base_columns: OnceLock::new() })
@@ -510,12 +503,12 @@ impl Generation {
 
     /// What a filter and the dead leave.
     #[must_use]
-    pub fn allowed(&self, filter: Option<&Allowed>) -> Allowed {
-        let both = |a: Option<&Live>, b: Option<&Live>| match (a, b) {
+    pub fn allowed(&self, filter: Option<&Selection>) -> Selection {
+        let both = |a: Option<&LiveRows>, b: Option<&LiveRows>| match (a, b) {
             (Some(a), Some(b)) => Some(a.and(b)),
             (a, b) => a.or(b).cloned(),
         };
-        Allowed {
+        Selection {
             base: both(self.live_base.as_ref(), filter.and_then(|f| f.base.as_ref())),
             delta: both(self.live_delta.as_ref(), filter.and_then(|f| f.delta.as_ref())),
         }
@@ -523,7 +516,7 @@ impl Generation {
 
     /// Exact searches for many queries of length 1, which share the passes over the codes.
     #[must_use]
-    pub fn exact_many(&self, queries: &[&[f32]], k: usize, threads: usize, allowed: &Allowed) -> Vec<Vec<Found>> {
+    pub fn exact_many(&self, queries: &[&[f32]], k: usize, threads: usize, allowed: &Selection) -> Vec<Vec<Neighbour>> {
         let from = self.base_rows() as u32;
         let mut all = match &self.base {
             Some(base) => base.flat.store.exact_many(queries, k, allowed.base.as_ref(), threads),
@@ -532,7 +525,7 @@ impl Generation {
         if !self.delta.rows.is_empty() {
             let appended = self.delta.store.exact_many(queries, k, allowed.delta.as_ref(), threads);
             for (found, appended) in all.iter_mut().zip(appended) {
-                found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+                found.extend(appended.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
                 found.sort_unstable();
                 found.truncate(k);
             }
@@ -545,17 +538,16 @@ impl Generation {
     ///
     /// # Errors
     /// If they cannot be made.
-    pub fn words(&self, text: &str, k: usize, allowed: &Allowed) -> Result<Vec<Found>, String> {
-        let text_of = |e: io::Error| e.to_string();
+    pub fn words(&self, text: &str, k: usize, allowed: &Selection) -> io::Result<Vec<Neighbour>> {
         let mut found = match &self.base {
             Some(base) => base.find_words(text, k, allowed.base.as_ref())?,
             None => Vec::new(),
         };
         if !self.delta.rows.is_empty() {
-            let made = kept(&self.lexical_delta, || Lexical::in_memory(&self.delta.rows).map_err(|e| e.to_string()))?;
+            let made = kept(&self.lexical_delta, || Lexical::in_memory(&self.delta.rows))?;
             let from = self.base_rows() as u32;
-            let appended = made.search(text, k, allowed.delta.as_ref()).map_err(text_of)?;
-            found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+            let appended = made.search(text, k, allowed.delta.as_ref())?;
+            found.extend(appended.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
             found.sort_unstable();
             found.truncate(k);
         }
@@ -566,14 +558,14 @@ impl Generation {
     ///
     /// # Errors
     /// If the segment is damaged.
-    pub fn base_columns(&self) -> Result<Option<&RecordBatch>, String> {
+    pub fn base_columns(&self) -> io::Result<Option<&RecordBatch>> {
         let Some(base) = &self.base else { return Ok(None) };
         let own = base.columns()?;
         let wanted = self.delta.columns.schema();
         if self.delta.rows.is_empty() || wanted.fields().is_empty() || segment::same_types(&own.schema(), &wanted) {
             return Ok(Some(own));
         }
-        kept(&self.base_columns, || segment::conform(&wanted, own).map_err(|e| e.to_string())).map(Some)
+        kept(&self.base_columns, || segment::conform(&wanted, own)).map(Some)
     }
 
     /// Columns of the base whose type is not that of the delta's any more: column, type before, type now, and values of rows alive that
@@ -581,7 +573,7 @@ impl Generation {
     ///
     /// # Errors
     /// If the segment is damaged.
-    pub fn converted(&self) -> Result<Vec<(String, String, String, u64)>, String> {
+    pub fn converted(&self) -> io::Result<Vec<(String, String, String, u64)>> {
         let Some(base) = self.base.as_ref().filter(|_| !self.delta.rows.is_empty() && self.delta.columns.num_columns() > 0) else {
             return Ok(Vec::new());
         };
@@ -611,7 +603,7 @@ impl Generation {
 
     /// The best rows for a query of length 1, best first.
     #[must_use]
-    pub fn search(&self, query: &[f32], how: &How, allowed: &Allowed) -> Vec<Found> {
+    pub fn search(&self, query: &[f32], how: &SearchOptions, allowed: &Selection) -> Vec<Neighbour> {
         let ef = how.ef.unwrap_or(self.manifest.ef_search);
         let mut found = match &self.base {
             Some(base) if how.exact || self.manifest.engine == "exact" => {
@@ -625,7 +617,7 @@ impl Generation {
         }
         let from = self.base_rows() as u32;
         let appended = self.delta.store.exact(query, how.k, allowed.delta.as_ref(), 1);
-        found.extend(appended.into_iter().map(|f| Found { row: from + f.row, ..f }));
+        found.extend(appended.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
         found.sort_unstable();
         found.truncate(how.k);
         found

@@ -12,11 +12,15 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::folder::{Folder, now_ms};
+use crate::files::{Damage, bad, named};
+use crate::folder::Folder;
+use crate::generation::now_ms;
 use crate::sealed;
+use crate::sweep::Obstacles;
 
 /// What says where the files are.
 const HOME: &str = "home.json";
@@ -41,8 +45,55 @@ pub struct Home {
     pub left: Option<PathBuf>,
 }
 
-fn bad(error: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+/// A home that is not there; the disk that holds it may not be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its home {} in bucket `{bucket}` is not there: mount what holds it, then `brahman restart index`", .path.display())]
+pub struct AwayError {
+    /// Where it should be.
+    pub path: PathBuf,
+    /// In which bucket.
+    pub bucket: String,
+}
+
+/// That an index's `home.json` is gone although it lives in another bucket.
+#[derive(Debug, thiserror::Error)]
+pub enum LostError {
+    /// Where it lives is still known.
+    #[error(
+        "{home} is gone, and the index lives in another bucket, `{bucket}`, in {}: put the file back, or copy {AWAY} beside it to {HOME}, \
+         then `brahman restart index`",
+        .path.display()
+    )]
+    Known {
+        /// The file that is gone.
+        home: String,
+        /// The bucket.
+        bucket: String,
+        /// The folder in it.
+        path: PathBuf,
+    },
+    /// Where it lives is not known: the note of that is damaged.
+    #[error(
+        "{home} is gone, and the index lives in another bucket: put the file back, then `brahman restart index`; {AWAY} does not say where"
+    )]
+    Unknown {
+        /// The file that is gone.
+        home: String,
+        /// What is wrong with the note.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why an index is not copied: a copy would be as damaged.
+#[derive(Debug, thiserror::Error)]
+pub enum UnsoundError {
+    /// Something of it cannot be read.
+    #[error("it cannot all be read, and is moved only after `brahman index doctor --repair`")]
+    Unreadable(#[source] Obstacles),
+    /// A file of it is damaged.
+    #[error("a file of it is damaged, and it is moved only after `brahman index doctor --repair`")]
+    Damaged(#[source] Damage),
 }
 
 impl Home {
@@ -54,9 +105,9 @@ impl Home {
         let at = stub.join(HOME);
         let bytes = match fs::read(&at) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::without(stub),
-            read => read.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", at.display())))?,
+            read => read.map_err(|e| named(at.display().to_string(), e))?,
         };
-        let home = sealed::from_slice::<Self>(&bytes).map_err(|e| bad(format!("{}: {e}", at.display())))?;
+        let home = sealed::from_slice::<Self>(&bytes).map_err(|e| named(at.display().to_string(), e))?;
         if let Some(path) = std::iter::once(&home.path).chain(&home.left).find(|path| *path != stub && !is_home(path, stub)) {
             let name = stub.file_name().unwrap_or_default().display();
             return Err(bad(format!("{} names {}, expected a folder indexes/{name} of a bucket", at.display(), path.display())));
@@ -72,16 +123,12 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self { bucket: "primary".into(), path: stub.to_owned(), left: None });
             }
-            read => read.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", away.display())))?,
+            read => read.map_err(|e| named(away.display().to_string(), e))?,
         };
-        let gone = format!("{} is gone, and the index lives in another bucket", stub.join(HOME).display());
+        let home = stub.join(HOME).display().to_string();
         Err(bad(match sealed::from_slice::<Self>(&bytes) {
-            Ok(home) => format!(
-                "{gone}, `{}`, in {}: put the file back, or copy {AWAY} beside it to {HOME}, then `brahman restart index`",
-                home.bucket,
-                home.path.display()
-            ),
-            Err(error) => format!("{gone} ({AWAY}: {error}): put the file back, then `brahman restart index`"),
+            Ok(Self { bucket, path, .. }) => LostError::Known { home, bucket, path },
+            Err(source) => LostError::Unknown { home, source },
         }))
     }
 
@@ -129,10 +176,12 @@ impl Home {
         steps.pass("copied")?;
         let folder = Folder::new(&copy, Steps::default());
         let seen = folder.survey();
-        let mut wrong =
-            seen.unreadable().into_iter().chain(seen.generations().into_iter().flat_map(|(_, manifest)| folder.verify(manifest)));
-        if let Some(wrong) = wrong.next() {
-            return Err(bad(format!("{wrong}; `brahman index doctor --repair` before it is moved")));
+        let obstacles = seen.unreadable();
+        if !obstacles.is_empty() {
+            return Err(bad(UnsoundError::Unreadable(obstacles)));
+        }
+        if let Some(damage) = seen.generations().into_iter().flat_map(|(_, manifest)| folder.verify(manifest)).next() {
+            return Err(bad(UnsoundError::Damaged(damage)));
         }
         steps.pass("verified")?;
         Ok(copied)
@@ -187,7 +236,7 @@ impl Home {
                     self = home;
                 }
             }
-            Err(error) => tracing::warn!(left = %left.display(), "what a move left cannot be removed yet: {error}"),
+            Err(error) => tracing::warn!(left = %left.display(), "what a move left cannot be removed yet: {}", chain(&error)),
         }
         self
     }
@@ -195,16 +244,9 @@ impl Home {
     /// Whether the folder is there; a disk may not be.
     ///
     /// # Errors
-    /// What is missing, and what to do.
-    pub fn is_there(&self) -> Result<(), String> {
-        if self.path.is_dir() {
-            return Ok(());
-        }
-        Err(format!(
-            "its home {} in bucket `{}` is not there: mount what holds it, then `brahman restart index`",
-            self.path.display(),
-            self.bucket
-        ))
+    /// [`AwayError`], which says what to do.
+    pub fn is_there(&self) -> Result<(), AwayError> {
+        if self.path.is_dir() { Ok(()) } else { Err(AwayError { path: self.path.clone(), bucket: self.bucket.clone() }) }
     }
 
     /// Removes the index's files, wherever they are. It is no index from the first step on; a crash leaves what
@@ -448,7 +490,7 @@ mod tests {
         fs::create_dir(stub.join("gen-1")).expect("made");
         fs::write(stub.join("gen-1/manifest.json"), "{").expect("written");
         let error = home.copy(&stub, &folder.path().join("disk/indexes/x"), &Steps::default(), &|_| true).expect_err("refused");
-        assert!(error.to_string().contains("gen-1/manifest.json"), "{error}");
+        assert!(chain(&error).contains("gen-1/manifest.json"), "{error}");
     }
 
     #[test]

@@ -16,7 +16,8 @@ use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
 use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT};
 use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, Term};
 
-use crate::flat::store::{Found, Live};
+use crate::files::bad;
+use crate::flat::store::{LiveRows, Neighbour};
 use crate::rows::RowStore;
 use crate::threads::caught;
 
@@ -79,10 +80,6 @@ impl std::fmt::Debug for Lexical {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lexical").finish_non_exhaustive()
     }
-}
-
-fn bad(error: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 fn schema() -> (Schema, Field, Field) {
@@ -149,7 +146,7 @@ impl Lexical {
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn search(&self, text: &str, k: usize, live: Option<&Live>) -> io::Result<Vec<Found>> {
+    pub fn search(&self, text: &str, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
         let mut tokenizer = self.index.tokenizer_for_field(self.text).map_err(bad)?;
         let mut terms: Vec<String> = Vec::new();
         tokenizer.token_stream(text).process(&mut |token| {
@@ -175,7 +172,7 @@ impl Lexical {
                 let row =
                     column.first(address.doc_id).and_then(|row| u32::try_from(row).ok()).ok_or_else(|| bad("a word without a row"))?;
                 if live.is_none_or(|live| live.has(row)) {
-                    found.push(Found { row, score });
+                    found.push(Neighbour { row, score });
                 }
             }
             if found.len() >= k || all < wanted || wanted >= rows {
@@ -190,14 +187,14 @@ impl Lexical {
 
 /// Reciprocal rank fusion (Cormack et al. 2009): a row's score is the sum over lists of 1/(60 + its place).
 #[must_use]
-pub fn fuse(lists: &[&[Found]], k: usize) -> Vec<Found> {
+pub fn fuse(lists: &[&[Neighbour]], k: usize) -> Vec<Neighbour> {
     let mut scores: std::collections::HashMap<u32, f32> = std::collections::HashMap::new();
     for list in lists {
         for (found, place) in list.iter().zip(1_u16..) {
             *scores.entry(found.row).or_default() += 1.0 / (60.0 + f32::from(place));
         }
     }
-    let mut fused: Vec<Found> = scores.into_iter().map(|(row, score)| Found { row, score }).collect();
+    let mut fused: Vec<Neighbour> = scores.into_iter().map(|(row, score)| Neighbour { row, score }).collect();
     fused.sort_unstable();
     fused.truncate(k);
     fused
@@ -228,9 +225,9 @@ mod tests {
         drop(Lexical::open(&path).expect("opens"));
         assert_eq!(listed(), before, "nothing is made where it is only read");
         for words in [Lexical::open(&path).expect("opens"), Lexical::in_memory(&rows).expect("made")] {
-            let numbers = |found: Vec<Found>| found.iter().map(|f| f.row).collect::<Vec<_>>();
+            let numbers = |found: Vec<Neighbour>| found.iter().map(|f| f.row).collect::<Vec<_>>();
             assert_eq!(numbers(words.search("Dog fox!", 1, None).expect("found")), [2]);
-            let live = Live::of(4, |row| row != 2);
+            let live = LiveRows::of(4, |row| row != 2);
             assert_eq!(words.search("dog", 9, Some(&live)).expect("found").len(), 1);
             assert_eq!(numbers(words.search("dog", 9, Some(&live)).expect("found")), [1]);
             assert!(words.search("…", 3, None).expect("nothing").is_empty());
@@ -239,7 +236,7 @@ mod tests {
 
     #[test]
     fn what_stands_high_in_both_lists_wins() {
-        let list = |rows: &[u32]| rows.iter().map(|row| Found { row: *row, score: 1.0 }).collect::<Vec<_>>();
+        let list = |rows: &[u32]| rows.iter().map(|row| Neighbour { row: *row, score: 1.0 }).collect::<Vec<_>>();
         let fused = fuse(&[&list(&[1, 2, 3]), &list(&[2, 4])], 3);
         assert_eq!(fused.iter().map(|f| f.row).collect::<Vec<_>>(), [2, 1, 4]);
     }

@@ -2,7 +2,7 @@
 //!
 //! From the outside in: [`service`] speaks `org.brahman.Index`; [`refresh`] plans what changes, [`chunk`] cuts rows,
 //! [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are committed; [`generation`] is what
-//! answers, [`folder`] how it is kept on disk, in [`segment`]s and [`rows`]; [`flat`] is the engine, [`lexical`] the words,
+//! answers, [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`]; [`flat`] is the engine, [`lexical`] the words,
 //! [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
 //! measuring what was promoted. [`sweep`] decides what may be removed, [`sealed`] are files of JSON with a checksum, [`threads`]
 //! says what becomes of a panic.
@@ -14,6 +14,7 @@ pub mod agent;
 pub mod chunk;
 pub mod embedder;
 pub mod engine;
+pub mod files;
 pub mod filter;
 pub mod flat;
 pub mod folder;

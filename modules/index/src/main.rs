@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         let folder = module.state.join("indexes");
         let settings = std::env::var_os("BRAHMAN_INDEX_CONFIG").map_or_else(|| module.state.join("index.toml"), PathBuf::from);
         let service = IndexService::open(&folder, &settings, client)
-            .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
+            .map_err(|e| ModuleError::cannot(format!("open the indexes in {}", folder.display()), e))?;
         let service = Arc::new(service);
         service.verify_behind();
         let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));

@@ -17,15 +17,16 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::index::{CreateIn, SkippedRow};
+use brahman_sidecar::chain;
 use brahman_storage::digest::{hex, sha256};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 
 use crate::chunk::Chunker;
+use crate::files::Damage;
 use crate::filter::{self, Value};
 use crate::flat::kernel::dot;
-use crate::folder::Damage;
 use crate::generation::Generation;
 use crate::rows::{Row, RowStore};
 use crate::segment;
@@ -87,10 +88,10 @@ struct Document<'a> {
 }
 
 /// What is known of a document: its hash and its rows.
-type Known = HashMap<String, ([u8; 32], Vec<u32>)>;
+type KnownDocuments = HashMap<String, ([u8; 32], Vec<u32>)>;
 
-fn known(old: Option<&Generation>) -> io::Result<Known> {
-    let mut known = Known::new();
+fn known(old: Option<&Generation>) -> io::Result<KnownDocuments> {
+    let mut known = KnownDocuments::new();
     for number in old.into_iter().flat_map(Generation::live_rows) {
         let Some(row) = old.map(|g| g.row(number)).transpose()? else { break };
         match known.get_mut(row.doc_id) {
@@ -123,8 +124,9 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
     let (mut columns, mut types): (Vec<RecordBatch>, Option<Vec<DataType>>) = (Vec::new(), None);
     for object in &dataset.objects {
         let path = object.local();
-        let unreadable = |e: &dyn std::fmt::Display| {
-            Fault::new("org.brahman.Index.Damaged", false, format!("{}: {e}", path.display())).with("name", dataset.name.clone())
+        let unreadable = |e: &dyn std::error::Error| {
+            let message = format!("{}: {}", path.display(), chain(e));
+            Fault::new("org.brahman.Index.Damaged", false, message).with("name", dataset.name.clone())
         };
         let builder = open(&path).map_err(|e| unreadable(&e))?;
         check_columns(builder.schema(), &dataset.name, parameters)?;
@@ -143,7 +145,7 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
             if !filters.is_empty() {
                 let indices: Vec<usize> = filters.iter().filter_map(|f| batch.schema().index_of(f).ok()).collect();
                 let own = batch.project(&indices).and_then(|b| arrow_select::take::take_record_batch(&b, &UInt32Array::from(taken)));
-                columns.push(own.map_err(|e| Fault::internal(e.to_string()))?);
+                columns.push(own.map_err(|e| Fault::internal(chain(&e)))?);
             }
         }
     }
@@ -155,7 +157,7 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
     plan.dead.sort_unstable();
     let fields: Vec<Field> = filters.iter().zip(types.unwrap_or_default()).map(|(name, kind)| Field::new(name, kind, true)).collect();
     let schema = Arc::new(Schema::new(fields));
-    plan.columns = Some(segment::join(&schema, &columns, plan.fresh.len()).map_err(|e| Fault::internal(e.to_string()))?);
+    plan.columns = Some(segment::join(&schema, &columns, plan.fresh.len()).map_err(|e| Fault::internal(chain(&e)))?);
     Ok(plan)
 }
 
@@ -253,7 +255,7 @@ impl Plan {
         texts: &[String],
         filters: &[String],
         chunker: &Chunker,
-        known: &Known,
+        known: &KnownDocuments,
         old: Option<&Generation>,
         seen: &mut HashSet<String>,
     ) -> Result<Vec<u32>, Fault> {
@@ -449,7 +451,7 @@ pub fn data_fingerprint(generation: &Generation) -> String {
 /// A disk's refusal, as a fault.
 #[must_use]
 pub fn io_fault(doing: &str, error: &io::Error) -> Fault {
-    Fault::internal(format!("{doing}: {error}"))
+    Fault::internal(format!("{doing}: {}", chain(error)))
 }
 
 /// The same where a file of an index may turn out to be missing or damaged: then it is `Damaged`, and says what to do.
@@ -458,7 +460,8 @@ pub fn folder_fault(index: &str, doing: &str, error: &io::Error) -> Fault {
     if Damage::of(error).is_none() {
         return io_fault(doing, error);
     }
-    let message = format!("index `{index}`: {doing}: {error}; nothing was changed. `brahman index doctor {index} --repair` mends it");
+    let why = chain(error);
+    let message = format!("index `{index}`: {doing}: {why}; nothing was changed. `brahman index doctor {index} --repair` mends it");
     Fault::new("org.brahman.Index.Damaged", false, message).with("name", index)
 }
 

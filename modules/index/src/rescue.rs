@@ -9,10 +9,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use brahman_sidecar::chain;
 use brahman_storage::{atomic, digest};
 
+use crate::files::{FileRef, bad, named};
 use crate::folder::Folder;
-use crate::generation::{FileRef, Manifest};
+use crate::generation::Manifest;
 use crate::sealed;
 
 /// What concerns all indexes: the names of indexes begin with no dot.
@@ -59,13 +61,13 @@ pub fn known(indexes: &Path) -> Option<PathBuf> {
     };
     let read = read.and_then(|folder| match folder {
         Some(folder) if !is_for_copies(&folder) => {
-            let why = format!("it names {}, expected an absolute folder that is called indexes", folder.display());
-            Err(io::Error::new(io::ErrorKind::InvalidData, why))
+            Err(bad(format!("it names {}, expected an absolute folder that is called indexes", folder.display())))
         }
         folder => Ok(folder),
     });
     // The mesh tells again where copies go; until then damage finds none.
-    let read = read.inspect_err(|error| tracing::error!("{KEPT}: {error}; copies are not used until the mesh says where they are"));
+    let read =
+        read.inspect_err(|error| tracing::error!("{KEPT}: {}; copies are not used until the mesh says where they are", chain(error)));
     read.ok().flatten()
 }
 
@@ -105,7 +107,7 @@ fn put(from: &Path, to: &Path, file: &FileRef) -> io::Result<()> {
     fs::copy(from, copy.path())?;
     let (sha256, _) = digest::sha256_file(copy.path())?;
     if sha256 != file.sha256 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: its checksum does not match the manifest", from.display())));
+        return Err(named(from.display().to_string(), bad("its checksum does not match the manifest")));
     }
     File::open(copy.path())?.sync_all()?;
     copy.persist(to).map_err(|e| e.error)?;
@@ -140,7 +142,7 @@ pub fn copy(folder: &Folder, to: &Path, node: Option<&str>) -> io::Result<()> {
     let unreadable = seen.unreadable();
     if !unreadable.is_empty() || wanted.is_empty() || !is_ours {
         if to.exists() && !unreadable.is_empty() {
-            tracing::warn!("old copies in rescue stay, because this could not be read: {}", unreadable.join("; "));
+            tracing::warn!("old copies in rescue stay, because this could not be read: {unreadable}");
         }
         return Ok(());
     }
@@ -211,11 +213,11 @@ pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
 /// Puts back the files of a generation that are missing or damaged and have a copy that is right; which.
 #[must_use]
 pub fn restore(folder: &Folder, manifest: &Manifest, from: &Path) -> Vec<String> {
-    let wrong = manifest.files().filter(|file| folder.wrong(file).is_some());
+    let wrong = manifest.files().filter(|file| folder.files().wrong(file).is_some());
     let back = wrong.filter(|file| match put(&from.join(&file.path), &folder.path().join(&file.path), file) {
         Ok(()) => true,
         Err(error) => {
-            tracing::error!("{} cannot be put back from rescue: {error}", file.path);
+            tracing::error!("{} cannot be put back from rescue: {}", file.path, chain(&error));
             false
         }
     });

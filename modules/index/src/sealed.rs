@@ -8,6 +8,8 @@ use std::io;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::files::bad;
+
 /// What stands before the eight digits, and behind them.
 const BEFORE: &[u8] = b",\n  \"crc32\": \"";
 const BEHIND: &[u8] = b"\"\n}";
@@ -16,10 +18,6 @@ const DIGITS: usize = 8;
 const END: &[u8] = b"\n}";
 /// Bytes of the field that may be damaged while it is still known for what it was.
 const DAMAGED_MAX: usize = 2;
-
-fn bad(why: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why.to_string())
-}
 
 fn digits(body: &[u8]) -> Vec<u8> {
     format!("{:08x}", crc32fast::hash(body)).into_bytes()

@@ -23,6 +23,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
 use crate::embedder::Model;
+use crate::files::bad;
 use crate::rows::{Row, RowStore};
 
 /// Rows a batch while writing.
@@ -33,10 +34,6 @@ const OWN: usize = OWN_NAMES.len();
 pub const OWN_NAMES: [&str; 8] = ["source", "doc_id", "content_hash", "chunk_idx", "start", "line", "chunk_text", "vector"];
 /// Longest row group in rows: with vectors of 768 some 200 MB.
 const GROUP_ROWS: usize = 65_536;
-
-fn bad(error: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-}
 
 fn schema(model: &Model, columns: &Schema) -> io::Result<SchemaRef> {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);

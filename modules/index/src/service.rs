@@ -33,11 +33,11 @@ use brahman_card::interface::index::{
 use brahman_card::names::{IndexName, NameError};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_call;
-use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service};
+use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service, chain};
 use brahman_storage::{atomic, writable};
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, ParameterError};
 use crate::flat::build::Parameters;
 use crate::generation::{self, Generation};
 use crate::home::{Home, finish_deletions};
@@ -45,7 +45,7 @@ use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of
 use crate::threads::on_own_thread;
 use crate::{rescue, sealed, segment};
 use datasets::{Datasets, Version};
-use shelf::{Index, lock, read_only};
+use shelf::{Index, ParametersError, lock, read_only};
 
 /// What says that there is an index.
 const PARAMETERS: &str = "index.json";
@@ -106,10 +106,10 @@ impl IndexService {
             Ok(()) => {
                 finish_deletions(folder);
                 if let Err(error) = rescue::settle(folder) {
-                    tracing::warn!("where copies go stays where an earlier version kept it: {error}");
+                    tracing::warn!("where copies go stays where an earlier version kept it: {}", chain(&error));
                 }
             }
-            Err(error) => tracing::error!("{error} ({})", error.source),
+            Err(error) => tracing::error!("{}", chain(&error)),
         }
         let mut indexes = BTreeMap::new();
         let entries = there.then(|| fs::read_dir(folder)).transpose()?;
@@ -130,11 +130,8 @@ impl IndexService {
             }
             let index = match read {
                 Ok(parameters) if parameters.name == name => Index::open(&path, parameters),
-                Ok(parameters) => {
-                    let of = parameters.name.escape_debug();
-                    Index::unusable(&path, &name, &format!("{PARAMETERS}: it is of another index, `{of}`"))
-                }
-                Err(error) => Index::unusable(&path, &name, &format!("{PARAMETERS}: {error}")),
+                Ok(parameters) => Index::unusable(&path, &name, ParametersError::OfAnother { name: parameters.name }),
+                Err(error) => Index::unusable(&path, &name, error.into()),
             };
             indexes.insert(name, Arc::new(index));
         }
@@ -176,7 +173,7 @@ impl IndexService {
         let damage = |index: &Arc<Index>| {
             let journal = || {
                 let journal = lock(&index.journal);
-                journal.trouble().map(str::to_owned).or_else(|| journal.shortfall())
+                journal.trouble().map(|error| chain(error)).or_else(|| journal.shortfall())
             };
             Some(format!("{}: {}", index.parameters.name, index.degraded().or_else(journal)?))
         };
@@ -232,7 +229,7 @@ impl IndexService {
         let all = match listed {
             Ok(answer) => answer.value.datasets.iter().map(|dataset| (dataset.name.clone(), Version::of(dataset))).collect(),
             Err(error) => {
-                tracing::warn!("the runs of datasets are not known, their numbers are compared: {error}");
+                tracing::warn!("the runs of datasets are not known, their numbers are compared: {}", chain(&error));
                 let numbers = word.generations.into_iter();
                 numbers.map(|(name, generation)| (name, Version { generation, ..Version::default() })).collect()
             }
@@ -333,7 +330,7 @@ impl IndexService {
             let path = object.local();
             match tokio::task::spawn_blocking(move || schema_of(&path)).await.map_err(|e| Fault::internal(e.to_string()))? {
                 Ok(schema) => check_columns(&schema, &dataset.name, &wanted)?,
-                Err(error) => tracing::warn!(dataset = dataset.name, "the types of its columns are not known yet: {error}"),
+                Err(error) => tracing::warn!(dataset = dataset.name, "the types of its columns are not known yet: {}", chain(&error)),
             }
         }
         let bucket = wanted.bucket.clone().filter(|bucket| bucket != "primary");
@@ -373,7 +370,8 @@ impl IndexService {
         let claim = index.claim("deletion").await?;
         let stub = self.stub(&name)?;
         let home = Home::open(&stub).map_err(|error| {
-            let message = format!("index `{name}`: {error}; where its files are is not known, and nothing was deleted: put the file back");
+            let why = chain(&error);
+            let message = format!("index `{name}`: {why}; where its files are is not known, and nothing was deleted: put the file back");
             Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone())
         })?;
         lock(&self.indexes).remove(&name);
@@ -414,7 +412,7 @@ impl IndexService {
                 mock: m.model.mark(),
             }
         };
-        let unreadable = Some(seen.unreadable()).filter(|unreadable| !unreadable.is_empty());
+        let unreadable = Some(seen.unreadable().words()).filter(|unreadable| !unreadable.is_empty());
         Reply::of(&GenerationsOut { generations: seen.generations().into_iter().map(info).collect(), pinned, unreadable })
     }
 
@@ -526,8 +524,9 @@ impl Service for IndexService {
 
 /// The engine of a name, if it can build by these parameters.
 fn builder(name: &str, parameters: &Parameters) -> Result<&'static dyn Engine, Fault> {
-    let engine = engine::named(name).map_err(|why| Fault::invalid_parameter("engine", why))?;
-    engine.check(parameters).map_err(|(what, why)| Fault::invalid_parameter(what, why))?;
+    let engine = engine::named(name).map_err(|error| Fault::invalid_parameter("engine", error))?;
+    let refused = |e: ParameterError| Fault::invalid_parameter(e.parameter, format!("{}, expected {}", e.value, e.expected));
+    engine.check(parameters).map_err(refused)?;
     Ok(engine)
 }
 

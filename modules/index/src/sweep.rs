@@ -4,11 +4,73 @@
 //! folder is unreadable, or a generation has lost its manifest, nothing at all is removed, and the reasons are given instead.
 
 use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use brahman_sidecar::chain;
 
 use crate::generation::Manifest;
 
 /// Generations kept beside the current one, so that a rollback has somewhere to go.
 pub const KEPT: usize = 3;
+
+/// Something of an index's folder that could not be read, or is not there though something says that it is.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// It could not be read; the error names it.
+    #[error(transparent)]
+    Unreadable(Arc<io::Error>),
+    /// The generation that `CURRENT` names has no manifest.
+    #[error("{generation}/manifest.json: CURRENT names it, and it is not there")]
+    NamedIsGone {
+        /// Its folder.
+        generation: String,
+    },
+    /// A generation that somebody reads has no manifest.
+    #[error("{generation}/manifest.json: it answers, and is not there")]
+    AnswersAndIsGone {
+        /// Its folder.
+        generation: String,
+    },
+    /// A generation has lost its manifest.
+    #[error("{generation}/manifest.json: it is not there, and its folder is not empty")]
+    NoManifest {
+        /// Its folder.
+        generation: String,
+    },
+    /// Nothing says which generation counts.
+    #[error("CURRENT: it is not there, though there are generations")]
+    NoPointer,
+}
+
+impl From<io::Error> for Obstacle {
+    fn from(error: io::Error) -> Self {
+        Self::Unreadable(Arc::new(error))
+    }
+}
+
+/// All of them.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", words(.0).join("; "))]
+pub struct Obstacles(pub Vec<Obstacle>);
+
+impl Obstacles {
+    /// Each in words.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        words(&self.0)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn words(obstacles: &[Obstacle]) -> Vec<String> {
+    obstacles.iter().map(|obstacle| chain(obstacle)).collect()
+}
 
 /// A generation's folder as it was read.
 #[derive(Clone, Debug)]
@@ -16,7 +78,7 @@ pub struct Entry {
     /// Its name, `gen-<ulid>`.
     pub name: String,
     /// Its manifest; none if there is none, or what is wrong with it.
-    pub manifest: Result<Option<Manifest>, String>,
+    pub manifest: Result<Option<Manifest>, Obstacle>,
     /// It says of itself that it never counted.
     pub unfinished: bool,
     /// It says of itself that it counts no more: others use its base.
@@ -27,9 +89,9 @@ pub struct Entry {
 
 /// An index's folder as it was read.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct Survey {
     /// The generation that `CURRENT` names; none if there is no such file, or what is wrong with it.
-    pub pointer: Option<Result<String, String>>,
+    pub pointer: Option<Result<String, Obstacle>>,
     /// Folders of generations.
     pub entries: Vec<Entry>,
     /// Paths of segments.
@@ -39,7 +101,7 @@ pub struct Seen {
     /// Generations that a repair has put aside.
     pub aside: Vec<String>,
     /// What could not be read beside that.
-    pub trouble: Vec<String>,
+    pub trouble: Vec<Obstacle>,
 }
 
 /// One thing to remove.
@@ -64,7 +126,7 @@ impl Removal {
     }
 }
 
-impl Seen {
+impl Survey {
     fn points_to(&self, name: &str) -> bool {
         matches!(&self.pointer, Some(Ok(current)) if current == name)
     }
@@ -100,17 +162,17 @@ impl Seen {
 
     /// Everything that could not be read, and generations that have lost their manifest.
     #[must_use]
-    pub fn unreadable(&self) -> Vec<String> {
+    pub fn unreadable(&self) -> Obstacles {
         let mut why = self.trouble.clone();
         let named: HashSet<&str> = self.readable().flat_map(|(_, m)| m.files().map(|file| file.path.as_str())).collect();
         match &self.pointer {
             Some(Err(error)) => why.push(error.clone()),
             // One that is damaged is named below.
             Some(Ok(name)) if !self.entries.iter().any(|entry| entry.name == *name && !matches!(entry.manifest, Ok(None))) => {
-                why.push(format!("{name}/manifest.json: CURRENT names it, and it is not there"));
+                why.push(Obstacle::NamedIsGone { generation: name.clone() });
             }
             Some(Ok(_)) => {}
-            None if !self.generations().is_empty() => why.push("CURRENT: it is not there, though there are generations".to_owned()),
+            None if !self.generations().is_empty() => why.push(Obstacle::NoPointer),
             None => {}
         }
         for entry in self.entries.iter().filter(|entry| !self.never_counted(entry) && !self.is_retired(entry)) {
@@ -119,26 +181,26 @@ impl Seen {
             let of_no_use = || entry.is_empty || named.iter().any(|path| path.starts_with(&own)) || self.points_to(&entry.name);
             match &entry.manifest {
                 Err(error) => why.push(error.clone()),
-                Ok(None) if !of_no_use() => why.push(format!("{own}manifest.json: it is not there, and its folder is not empty")),
+                Ok(None) if !of_no_use() => why.push(Obstacle::NoManifest { generation: entry.name.clone() }),
                 Ok(_) => {}
             }
         }
-        why
+        Obstacles(why)
     }
 }
 
 /// What can be removed; `held` are generations that somebody reads.
 ///
 /// # Errors
-/// Why nothing can be: what could not be read.
-pub fn plan(seen: &Seen, held: &HashSet<String>) -> Result<Vec<Removal>, Vec<String>> {
-    let mut why = seen.unreadable();
+/// Why nothing can be: what could not be read, each once, in order.
+pub fn plan(seen: &Survey, held: &HashSet<String>) -> Result<Vec<Removal>, Obstacles> {
+    let Obstacles(mut why) = seen.unreadable();
     let lost = held.iter().filter(|name| !seen.readable().any(|(entry, _)| entry.name == **name));
-    why.extend(lost.map(|name| format!("{name}/manifest.json: it answers, and is not there")));
+    why.extend(lost.map(|name| Obstacle::AnswersAndIsGone { generation: name.clone() }));
     if !why.is_empty() {
-        why.sort();
-        why.dedup();
-        return Err(why);
+        why.sort_by_cached_key(|obstacle| chain(obstacle));
+        why.dedup_by_key(|obstacle| chain(obstacle));
+        return Err(Obstacles(why));
     }
     let generations = seen.generations();
     let mut keep: HashSet<&str> = held.iter().map(String::as_str).collect();
@@ -168,8 +230,13 @@ mod tests {
 
     use super::*;
     use crate::embedder::Model;
+    use crate::files::{FileRef, bad, named};
     use crate::flat::build::Parameters;
-    use crate::generation::{BaseRef, FileRef, SegmentRef};
+    use crate::generation::{BaseRef, SegmentRef};
+
+    fn damaged(file: &str) -> Obstacle {
+        named(file, bad("damaged")).into()
+    }
 
     fn file(path: String) -> FileRef {
         FileRef { path, bytes: 1, sha256: String::new() }
@@ -210,7 +277,7 @@ mod tests {
         HalfWritten,
     }
 
-    fn history(kinds: &[(bool, Fate)]) -> (Vec<Manifest>, Seen) {
+    fn history(kinds: &[(bool, Fate)]) -> (Vec<Manifest>, Survey) {
         let mut manifests: Vec<Manifest> = Vec::new();
         for (n, (begins, _)) in kinds.iter().enumerate() {
             let next = manifest(n, *begins, manifests.last());
@@ -219,7 +286,7 @@ mod tests {
         let entries = manifests.iter().zip(kinds).enumerate().map(|(n, (manifest, (_, fate)))| Entry {
             name: format!("gen-{n}"),
             manifest: match fate {
-                Fate::Unreadable | Fate::HalfWritten => Err(format!("gen-{n}/manifest.json: damaged")),
+                Fate::Unreadable | Fate::HalfWritten => Err(damaged(&format!("gen-{n}/manifest.json"))),
                 Fate::Lost => Ok(None),
                 _ => Ok(Some(manifest.clone())),
             },
@@ -228,7 +295,7 @@ mod tests {
             is_empty: false,
         });
         let segments = (0..kinds.len() + 1).map(|n| format!("segments/{n}.parquet")).collect();
-        let seen = Seen { entries: entries.collect(), segments, ..Seen::default() };
+        let seen = Survey { entries: entries.collect(), segments, ..Survey::default() };
         (manifests, seen)
     }
 
@@ -244,11 +311,11 @@ mod tests {
             let current = current.index(kinds.len());
             seen.pointer = match points {
                 0 => None,
-                1 => Some(Err("CURRENT: damaged".into())),
+                1 => Some(Err(damaged("CURRENT"))),
                 _ => Some(Ok(format!("gen-{current}"))),
             };
             if trouble {
-                seen.trouble.push("segments: I/O error".into());
+                seen.trouble.push(damaged("segments"));
             }
             let held: HashSet<String> = std::iter::once(format!("gen-{}", held.index(kinds.len()))).collect();
             match plan(&seen, &held) {
@@ -286,7 +353,7 @@ mod tests {
         for pointer in ["gen-0", "gen-1"] {
             seen.pointer = Some(Ok(pointer.into()));
             let why = plan(&seen, &HashSet::new()).expect_err("nothing goes");
-            assert!(why.iter().any(|why| why.contains("gen-1/manifest.json")), "{why:?}");
+            assert!(why.to_string().contains("gen-1/manifest.json"), "{why}");
         }
     }
 
@@ -296,7 +363,7 @@ mod tests {
         let (_, mut seen) = history(&[(true, Fate::Unreadable), (true, Fate::Whole), (true, Fate::Whole)]);
         seen.entries[0].retired = true;
         seen.pointer = Some(Ok("gen-0".into()));
-        assert!(plan(&seen, &HashSet::new()).expect_err("nothing goes")[0].contains("gen-0/manifest.json"));
+        assert!(plan(&seen, &HashSet::new()).expect_err("nothing goes").words()[0].contains("gen-0/manifest.json"));
         // Once it is not named it goes: it counts no more, nobody builds on it, and it is nobody's parent that is kept.
         seen.pointer = Some(Ok("gen-2".into()));
         assert!(plan(&seen, &HashSet::new()).expect("all that counts was read").contains(&Removal::Generation("gen-0".into())));

@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 /// A panic that was caught.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{doing} panicked: {words}")]
-pub struct Panicked {
+pub struct Panic {
     /// What was being done.
     pub doing: String,
     /// The panic's own words.
     pub words: String,
 }
 
-impl From<Panicked> for Fault {
-    fn from(panicked: Panicked) -> Self {
+impl From<Panic> for Fault {
+    fn from(panicked: Panic) -> Self {
         Self::internal(format!("{panicked}; it is a fault of ours, the log of `index` has the place"))
     }
 }
@@ -35,9 +35,9 @@ fn words(panic: &(dyn Any + Send)) -> String {
 ///
 /// # Errors
 /// The panic, which is in the log by then.
-pub fn caught<T>(doing: &str, work: impl FnOnce() -> T) -> Result<T, Panicked> {
+pub fn caught<T>(doing: &str, work: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let panicked = Panicked { doing: doing.to_owned(), words: words(&*panic) };
+        let panicked = Panic { doing: doing.to_owned(), words: words(&*panic) };
         tracing::error!("{panicked}");
         panicked
     })
@@ -45,9 +45,9 @@ pub fn caught<T>(doing: &str, work: impl FnOnce() -> T) -> Result<T, Panicked> {
 
 /// Work on a thread of its own; ends with what it gave, or with a fault if it panicked.
 #[derive(Debug)]
-pub struct Working<T>(oneshot::Receiver<Result<T, Panicked>>);
+pub struct OwnThread<T>(oneshot::Receiver<Result<T, Panic>>);
 
-impl<T> Future for Working<T> {
+impl<T> Future for OwnThread<T> {
     type Output = Result<T, Fault>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -59,7 +59,7 @@ impl<T> Future for Working<T> {
 }
 
 /// Runs long work on a thread of its own, at the lowest priority if nobody waits for it: a pool's thread would stay so.
-pub fn on_own_thread<T: Send + 'static>(doing: &'static str, polite: bool, work: impl FnOnce() -> T + Send + 'static) -> Working<T> {
+pub fn on_own_thread<T: Send + 'static>(doing: &'static str, polite: bool, work: impl FnOnce() -> T + Send + 'static) -> OwnThread<T> {
     let (sender, receiver) = oneshot::channel();
     let run = move || {
         if polite {
@@ -73,7 +73,7 @@ pub fn on_own_thread<T: Send + 'static>(doing: &'static str, polite: bool, work:
     if let Err(error) = std::thread::Builder::new().name("index-work".into()).spawn(run) {
         tracing::error!("{doing}: no thread could be started: {error}");
     }
-    Working(receiver)
+    OwnThread(receiver)
 }
 
 /// Follows what must go on for as long as the process lives: a panic in it ends the process, and init starts another.

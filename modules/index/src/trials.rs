@@ -7,9 +7,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use brahman_card::interface::index::{EvalInfo, TrialRecord};
+use brahman_sidecar::chain;
 use brahman_storage::log::{Damage, Log};
 use brahman_storage::writable::is_read_only;
 use brahman_storage::{atomic, digest};
@@ -17,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::flat::build::{in_parallel, mix};
 use crate::flat::kernel::dot;
-use crate::flat::store::Found;
-use crate::generation::Generation;
+use crate::flat::store::Neighbour;
+use crate::generation::{Generation, now_ms};
 use crate::sealed;
 
 /// Length of the random step, of 1: near enough that the row's neighbours are the query's, far enough that the order is not.
@@ -45,7 +47,7 @@ pub struct Query {
 
 /// A set as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Kept {
+struct SetRecord {
     info: EvalInfo,
     dim: usize,
     /// Document and chunk of each query's row.
@@ -95,7 +97,7 @@ pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries
     }
     let info = EvalInfo {
         id: id_after(kept(index).0.first().map(|set| set.info.id.as_str())),
-        created_ms: crate::folder::now_ms(),
+        created_ms: now_ms(),
         fingerprint: fingerprint.to_owned(),
         k: k as u64,
         tune: half as u64,
@@ -104,7 +106,7 @@ pub fn autogen(index: &Path, generation: &Generation, fingerprint: &str, queries
     fs::create_dir_all(folder(index))?;
     let numbers = folder(index).join(format!("{}.f32", info.id));
     atomic::write(&numbers, &bytes)?;
-    let kept = Kept { info: info.clone(), dim, sources, sha256: digest::hex(&digest::sha256(&bytes)) };
+    let kept = SetRecord { info: info.clone(), dim, sources, sha256: digest::hex(&digest::sha256(&bytes)) };
     let named = sealed::to_vec(&kept).and_then(|text| atomic::write(&folder(index).join(format!("{}.json", info.id)), &text));
     // Numbers that nothing names are of no use.
     named.inspect_err(|_| drop(fs::remove_file(&numbers)))?;
@@ -118,37 +120,41 @@ fn id_after(newest: Option<&str>) -> String {
     newest.filter(|newest| *newest >= now).and_then(|newest| newest.increment().ok()).unwrap_or(now).to_string()
 }
 
-/// What is wrong with the files of a set, or with their folder.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Wrong {
+/// A file of a set, or the folder of all sets, that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("evals{}", .file.as_ref().map(|file| format!("/{file}")).unwrap_or_default())]
+struct SetError {
     /// The file, in the folder; none if it is the folder itself.
     file: Option<String>,
-    why: String,
+    #[source]
+    flaw: Flaw,
 }
 
-impl std::fmt::Display for Wrong {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.file {
-            Some(file) => write!(f, "evals/{file}: {}", self.why),
-            None => write!(f, "evals: {}", self.why),
-        }
-    }
+/// What is wrong with it.
+#[derive(Debug, thiserror::Error)]
+enum Flaw {
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    #[error("it is of another set, `{}`", .id.escape_debug())]
+    OfAnother { id: String },
+    #[error("its checksum does not match")]
+    Checksum,
 }
 
 /// All sets, the newest first, and what is wrong with those that cannot be read.
-fn kept(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
-    let (mut sets, mut damaged): (Vec<Kept>, Vec<Wrong>) = (Vec::new(), Vec::new());
-    let of_folder = |error: &io::Error| Wrong { file: None, why: error.to_string() };
+fn kept(index: &Path) -> (Vec<SetRecord>, Vec<SetError>) {
+    let (mut sets, mut damaged): (Vec<SetRecord>, Vec<SetError>) = (Vec::new(), Vec::new());
+    let of_folder = |error: io::Error| SetError { file: None, flaw: error.into() };
     let entries = match fs::read_dir(folder(index)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (sets, damaged),
-        Err(error) => return (sets, vec![of_folder(&error)]),
+        Err(error) => return (sets, vec![of_folder(error)]),
         Ok(entries) => entries,
     };
     for entry in entries {
         let path = match entry {
             Ok(entry) => entry.path(),
             Err(error) => {
-                damaged.push(of_folder(&error));
+                damaged.push(of_folder(error));
                 continue;
             }
         };
@@ -156,31 +162,31 @@ fn kept(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
             continue;
         }
         let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
-        let why = match fs::read(&path).and_then(|bytes| sealed::from_slice::<Kept>(&bytes)) {
+        let flaw = match fs::read(&path).and_then(|bytes| sealed::from_slice::<SetRecord>(&bytes)) {
             // Its numbers are looked for by its id, which must lead nowhere else.
-            Ok(set) if set.info.id != name(path.file_stem()) => format!("it is of another set, `{}`", set.info.id.escape_debug()),
+            Ok(set) if set.info.id != name(path.file_stem()) => Flaw::OfAnother { id: set.info.id },
             Ok(set) => {
                 sets.push(set);
                 continue;
             }
-            Err(error) => error.to_string(),
+            Err(error) => error.into(),
         };
-        damaged.push(Wrong { file: Some(name(path.file_name())), why });
+        damaged.push(SetError { file: Some(name(path.file_name())), flaw });
     }
     sets.sort_by(|a, b| b.info.id.cmp(&a.info.id));
-    damaged.sort();
+    damaged.sort_by(|a, b| a.file.cmp(&b.file));
     (sets, damaged)
 }
 
 /// The numbers of a set.
-fn numbers(index: &Path, set: &Kept) -> Result<Vec<u8>, Wrong> {
+fn numbers(index: &Path, set: &SetRecord) -> Result<Vec<u8>, SetError> {
     let name = format!("{}.f32", set.info.id);
-    let wrong = |why: String| Wrong { file: Some(name.clone()), why };
-    let bytes = fs::read(folder(index).join(&name)).map_err(|e| wrong(e.to_string()))?;
-    if digest::hex(&digest::sha256(&bytes)) == set.sha256 { Ok(bytes) } else { Err(wrong("its checksum does not match".to_owned())) }
+    let wrong = |flaw: Flaw| SetError { file: Some(name.clone()), flaw };
+    let bytes = fs::read(folder(index).join(&name)).map_err(|e| wrong(e.into()))?;
+    if digest::hex(&digest::sha256(&bytes)) == set.sha256 { Ok(bytes) } else { Err(wrong(Flaw::Checksum)) }
 }
 
-fn examined(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
+fn examined(index: &Path) -> (Vec<SetRecord>, Vec<SetError>) {
     let (sets, mut damaged) = kept(index);
     damaged.extend(sets.iter().filter_map(|set| numbers(index, set).err()));
     (sets, damaged)
@@ -190,7 +196,7 @@ fn examined(index: &Path) -> (Vec<Kept>, Vec<Wrong>) {
 #[must_use]
 pub fn list(index: &Path) -> (Vec<EvalInfo>, Vec<String>) {
     let (sets, damaged) = examined(index);
-    (sets.into_iter().map(|set| set.info).collect(), damaged.iter().map(ToString::to_string).collect())
+    (sets.into_iter().map(|set| set.info).collect(), damaged.iter().map(|error| chain(error)).collect())
 }
 
 /// Gives the files of damaged sets names under which nobody looks for them; which.
@@ -199,7 +205,7 @@ pub fn list(index: &Path) -> (Vec<EvalInfo>, Vec<String>) {
 /// As the file system gives them.
 pub fn put_aside(index: &Path) -> io::Result<Vec<String>> {
     let mut aside = Vec::new();
-    for file in examined(index).1.into_iter().filter_map(|wrong| wrong.file) {
+    for file in examined(index).1.into_iter().filter_map(|error| error.file) {
         for extension in ["json", "f32"] {
             let from = folder(index).join(Path::new(&file).with_extension(extension));
             if from.exists() {
@@ -220,7 +226,7 @@ pub fn newest(index: &Path, generation: &Generation, threads: usize, aside: &(dy
         .filter_map(|number| generation.row(number).ok().map(|row| ((row.doc_id.to_owned(), row.chunk), number)))
         .collect();
     let (sets, damaged) = kept(index);
-    let passed_over = |why: &Wrong| tracing::warn!("{why}; an older set of queries is used, or a new one made");
+    let passed_over = |error: &SetError| tracing::warn!("{}; an older set of queries is used, or a new one made", chain(error));
     damaged.iter().for_each(passed_over);
     let (set, bytes) = sets.into_iter().filter(|set| set.dim == generation.manifest.model.dim).find_map(|set| {
         let bytes = numbers(index, &set).inspect_err(passed_over).ok()?;
@@ -230,7 +236,7 @@ pub fn newest(index: &Path, generation: &Generation, threads: usize, aside: &(dy
     let k = usize::try_from(set.info.k).unwrap_or(10);
     let (vectors, sources) = (floats.chunks_exact(set.dim).collect::<Vec<_>>(), &set.sources);
     let allowed = generation.allowed(None);
-    let how = crate::generation::How { k: k + 1, exact: true, threads: 1, ..Default::default() };
+    let how = crate::generation::SearchOptions { k: k + 1, exact: true, threads: 1, ..Default::default() };
     let queries = in_parallel(
         vectors.len(),
         threads,
@@ -284,7 +290,7 @@ impl Measure {
         self.us.get(at).copied().unwrap_or(0.0)
     }
 
-    fn take(&mut self, query: &Query, k: usize, mut found: Vec<Found>, us: f64) {
+    fn take(&mut self, query: &Query, k: usize, mut found: Vec<Neighbour>, us: f64) {
         found.retain(|f| Some(f.row) != query.not);
         let right = found.iter().take(k).filter(|f| f.score >= query.floor - TIE).count();
         self.recalls.push(if query.truth == 0 { 1.0 } else { right as f64 / query.truth as f64 });
@@ -298,10 +304,10 @@ impl Measure {
 }
 
 /// A way of searching: a vector and how many rows to find.
-pub type Way<'a> = dyn Fn(&[f32], usize) -> Vec<Found> + 'a;
+pub type Way<'a> = dyn Fn(&[f32], usize) -> Vec<Neighbour> + 'a;
 
 /// The same with the candidates to keep on the way.
-pub type WayWithEf<'a> = dyn Fn(&[f32], usize, usize) -> Vec<Found> + 'a;
+pub type WayWithEf<'a> = dyn Fn(&[f32], usize, usize) -> Vec<Neighbour> + 'a;
 
 /// Asks every query of several ways of searching in turn, so that whatever disturbs the machine disturbs all alike.
 pub fn measure(queries: &[Query], k: usize, ways: &[&Way<'_>]) -> Vec<Measure> {
@@ -344,7 +350,7 @@ pub fn find_ef(queries: &[Query], k: usize, target: f64, search: &WayWithEf<'_>)
 
 /// Median time of an exact search.
 #[must_use]
-pub fn brute_force_us(queries: &[Query], exact: &dyn Fn(&[f32]) -> Vec<Found>) -> f64 {
+pub fn brute_force_us(queries: &[Query], exact: &dyn Fn(&[f32]) -> Vec<Neighbour>) -> f64 {
     let mut us: Vec<f64> = queries
         .iter()
         .take(BRUTE_FORCE_TIMED)
@@ -376,21 +382,33 @@ pub fn best<'a>(trials: &'a [TrialRecord], fingerprint: &str, by: &str) -> Optio
 }
 
 /// Why there is no journal to write to.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// There is one, or may be, and it cannot be read.
-    #[error("{0}")]
-    Unreadable(String),
+    #[error("{}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
     /// There is none, and none can be made.
-    #[error("{0}")]
-    ReadOnly(String),
+    #[error("{}", .path.display())]
+    ReadOnly {
+        /// The file that there would be.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// The journal of trials.
 #[derive(Debug)]
 pub struct Journal {
     /// Or why it cannot be used: the index answers all the same.
-    log: Result<Log, JournalError>,
+    log: Result<Log, Arc<JournalError>>,
     /// In the order in which they were made.
     pub trials: Vec<TrialRecord>,
 }
@@ -415,19 +433,19 @@ impl Journal {
                     }
                     return journal;
                 }
-                Err(error) => JournalError::Unreadable(format!("{}: {error}", path.display())),
+                Err(source) => JournalError::Unreadable { path, source },
             },
-            Err(error) if is_read_only(&error) => JournalError::ReadOnly(format!("{}: {error}", path.display())),
-            Err(error) => JournalError::Unreadable(format!("{}: {error}", path.display())),
+            Err(source) if is_read_only(&source) => JournalError::ReadOnly { path, source },
+            Err(source) => JournalError::Unreadable { path, source },
         };
-        if matches!(error, JournalError::Unreadable(_)) {
-            tracing::error!("{error}");
+        if matches!(error, JournalError::Unreadable { .. }) {
+            tracing::error!("{}", chain(&error));
         }
-        Self { log: Err(error), trials: Vec::new() }
+        Self { log: Err(Arc::new(error)), trials: Vec::new() }
     }
 
     fn log(&mut self) -> io::Result<&mut Log> {
-        self.log.as_mut().map_err(|why| io::Error::other(why.clone()))
+        self.log.as_mut().map_err(|error| io::Error::other(Arc::clone(error)))
     }
 
     /// What opening found wrong.
@@ -443,11 +461,8 @@ impl Journal {
 
     /// Why nobody knows which trials there were: whatever is chosen by them stops, the index answers.
     #[must_use]
-    pub fn trouble(&self) -> Option<&str> {
-        match &self.log {
-            Err(JournalError::Unreadable(why)) => Some(why),
-            Err(JournalError::ReadOnly(_)) | Ok(_) => None,
-        }
+    pub fn trouble(&self) -> Option<&JournalError> {
+        self.log.as_ref().err().map(|error| &**error).filter(|error| matches!(error, JournalError::Unreadable { .. }))
     }
 
     /// Why it may hold fewer trials than were made, until somebody has looked at what was set aside.
@@ -514,7 +529,7 @@ mod tests {
         let bytes = 1.0_f32.to_le_bytes();
         for id in ["a", "b", "c"] {
             let info = EvalInfo { id: id.into(), k: 1, tune: 1, ..EvalInfo::default() };
-            let set = Kept { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(&bytes)) };
+            let set = SetRecord { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(&bytes)) };
             fs::write(folder(index.path()).join(format!("{id}.f32")), bytes).expect("written");
             fs::write(folder(index.path()).join(format!("{id}.json")), sealed::to_vec(&set).expect("sealed")).expect("written");
         }
@@ -536,7 +551,7 @@ mod tests {
         fs::create_dir(folder(index.path())).expect("made");
         fs::write(index.path().join("index.f32"), "work").expect("written");
         let info = EvalInfo { id: "../index".into(), k: 1, tune: 1, ..EvalInfo::default() };
-        let set = Kept { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(b"work")) };
+        let set = SetRecord { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(b"work")) };
         fs::write(folder(index.path()).join("a.json"), sealed::to_vec(&set).expect("sealed")).expect("written");
         let (sets, damaged) = list(index.path());
         assert!(sets.is_empty() && damaged.len() == 1 && damaged[0].contains("evals/a.json: it is of another set"), "{damaged:?}");
@@ -551,7 +566,7 @@ mod tests {
         for id in ["a", "b", "c"] {
             journal.add(trial(id, "x", 0.9, 100.0)).expect("kept");
         }
-        assert_eq!((journal.trouble(), journal.shortfall()), (None, None));
+        assert!(journal.trouble().is_none() && journal.shortfall().is_none());
         drop(journal);
         let path = index.path().join("trials/journal.log");
         let text = fs::read_to_string(&path).expect("there");
@@ -564,7 +579,7 @@ mod tests {
         }
         fs::remove_file(&path).and_then(|()| fs::create_dir(&path)).expect("unreadable");
         let mut journal = Journal::open(index.path());
-        assert!(journal.trouble().is_some_and(|why| why.contains("journal.log")));
+        assert!(journal.trouble().is_some_and(|error| error.to_string().contains("journal.log")));
         journal.add(trial("d", "x", 0.9, 100.0)).expect_err("nobody knows what it would stand beside");
     }
 
@@ -579,7 +594,7 @@ mod tests {
     #[test]
     fn the_narrowest_search_that_suffices_is_found() {
         let queries = vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1 }; 3];
-        let search = |_: &[f32], _: usize, ef: usize| vec![Found { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }];
+        let search = |_: &[f32], _: usize, ef: usize| vec![Neighbour { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }];
         assert_eq!(find_ef(&queries, 10, 0.9, &search), 77);
     }
 }

@@ -212,7 +212,7 @@ fn records(bytes: &[u8], delimiter: u8) -> ::csv::Reader<&[u8]> {
 
 /// What came of a piece.
 #[derive(Default)]
-struct Parsed {
+struct PieceRows {
     batches: Vec<RecordBatch>,
     /// Records, bad ones too.
     records: u64,
@@ -224,7 +224,7 @@ struct Parsed {
     kinds: Option<Vec<Kind>>,
 }
 
-impl Parsed {
+impl PieceRows {
     fn bad(&mut self, why: String) {
         if self.bad.len() < REASONS_MAX {
             self.bad.push((self.records, why));
@@ -234,14 +234,25 @@ impl Parsed {
     }
 }
 
-fn usable(record: &::csv::ByteRecord, columns: usize) -> Result<&str, String> {
+/// Why a record is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum RecordError {
+    #[error("has {fields} fields, the header has {columns}")]
+    Fields { fields: usize, columns: usize },
+    #[error("has {bytes} bytes, a record at most {RECORD_BYTES_MAX}")]
+    TooLong { bytes: usize },
+    #[error("is not UTF-8")]
+    NotUtf8,
+}
+
+fn usable(record: &::csv::ByteRecord, columns: usize) -> Result<&str, RecordError> {
     if record.len() != columns {
-        return Err(format!("has {} fields, the header has {columns}", record.len()));
+        return Err(RecordError::Fields { fields: record.len(), columns });
     }
     if record.as_slice().len() > RECORD_BYTES_MAX {
-        return Err(format!("has {} bytes, a record at most {RECORD_BYTES_MAX}", record.as_slice().len()));
+        return Err(RecordError::TooLong { bytes: record.as_slice().len() });
     }
-    std::str::from_utf8(record.as_slice()).map_err(|_| "is not UTF-8".to_owned())
+    std::str::from_utf8(record.as_slice()).map_err(|_| RecordError::NotUtf8)
 }
 
 /// The fields of a record whose bytes are known to be text.
@@ -261,8 +272,8 @@ fn widen(bytes: &[u8], delimiter: u8, kinds: &mut [Kind]) -> io::Result<()> {
     Ok(())
 }
 
-fn parse(bytes: &[u8], delimiter: u8, kinds: &[Kind], schema: &SchemaRef) -> io::Result<Parsed> {
-    let mut out = Parsed { bytes: bytes.len() as u64, ..Parsed::default() };
+fn parse(bytes: &[u8], delimiter: u8, kinds: &[Kind], schema: &SchemaRef) -> io::Result<PieceRows> {
+    let mut out = PieceRows { bytes: bytes.len() as u64, ..PieceRows::default() };
     let mut columns: Vec<Column> = kinds.iter().map(|k| Column::new(*k)).collect();
     let (mut reader, mut record, mut held) = (records(bytes, delimiter), ::csv::ByteRecord::new(), 0);
     while reader.read_byte_record(&mut record)? {
@@ -276,11 +287,11 @@ fn parse(bytes: &[u8], delimiter: u8, kinds: &[Kind], schema: &SchemaRef) -> io:
                 if !fits {
                     let mut wider = kinds.to_vec();
                     widen(bytes, delimiter, &mut wider)?;
-                    return Ok(Parsed { kinds: Some(wider), ..Parsed::default() });
+                    return Ok(PieceRows { kinds: Some(wider), ..PieceRows::default() });
                 }
                 held += 1;
             }
-            Err(why) => out.bad(why),
+            Err(error) => out.bad(error.to_string()),
         }
         if held == BATCH_ROWS {
             out.batches.push(batch(schema, &mut columns)?);
@@ -429,7 +440,7 @@ fn pass(
     let (jobs, waiting) = sync_channel::<Job>(workers);
     // The workers' own: once the last has gone, whoever cuts hears that nobody waits for a piece.
     let (waiting, wider) = (Arc::new(Mutex::new(waiting)), AtomicBool::new(false));
-    let (results, incoming) = channel::<(usize, usize, io::Result<Parsed>)>();
+    let (results, incoming) = channel::<(usize, usize, io::Result<PieceRows>)>();
     let (tokens, allowed) = channel::<()>();
     for _ in 0..IN_FLIGHT * workers {
         let _ = tokens.send(());
@@ -465,7 +476,7 @@ fn cut(
     header: &[String],
     jobs: &SyncSender<Job>,
     allowed: &Receiver<()>,
-    failed: &Sender<(usize, usize, io::Result<Parsed>)>,
+    failed: &Sender<(usize, usize, io::Result<PieceRows>)>,
 ) {
     let mut number = 0;
     for (file, path) in paths.iter().enumerate() {
@@ -505,7 +516,7 @@ fn cut(
 /// Parses pieces until there are no more.
 fn work(
     waiting: &Mutex<Receiver<Job>>,
-    results: &Sender<(usize, usize, io::Result<Parsed>)>,
+    results: &Sender<(usize, usize, io::Result<PieceRows>)>,
     kinds: &[Kind],
     schema: &SchemaRef,
     wider: &AtomicBool,
@@ -514,10 +525,10 @@ fn work(
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { number, file, delimiter, piece }) = job else { return };
         let parsed = guarded("parsing a piece", || match piece {
-            Piece::Bad(why) => Ok(Parsed { records: 1, bad: vec![(1, why.to_owned())], ..Parsed::default() }),
+            Piece::Bad(why) => Ok(PieceRows { records: 1, bad: vec![(1, why.to_owned())], ..PieceRows::default() }),
             Piece::Records(bytes) if wider.load(Ordering::Relaxed) => {
                 let mut own = kinds.to_vec();
-                widen(&bytes, delimiter, &mut own).map(|()| Parsed { kinds: Some(own), ..Parsed::default() })
+                widen(&bytes, delimiter, &mut own).map(|()| PieceRows { kinds: Some(own), ..PieceRows::default() })
             }
             Piece::Records(bytes) => parse(&bytes, delimiter, kinds, schema),
         });
@@ -529,7 +540,7 @@ fn work(
 
 /// Takes what the workers parsed in the order of the files.
 fn gather(
-    incoming: &Receiver<(usize, usize, io::Result<Parsed>)>,
+    incoming: &Receiver<(usize, usize, io::Result<PieceRows>)>,
     tokens: &Sender<()>,
     kinds: &[Kind],
     wider: &AtomicBool,

@@ -1,5 +1,6 @@
 //! Documents: a row a file. Text, Markdown and source code are read whole, of HTML the text; what is no UTF-8 text is quarantined.
 
+use std::io;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -7,7 +8,7 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray,
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use brahman_storage::digest::{hex, sha256};
 
-use crate::html;
+use crate::html::{self, HtmlError};
 use crate::source::File;
 
 /// A longer file is no document that a person wrote.
@@ -50,21 +51,47 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
+/// Why a file is left out.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// No person wrote so much.
+    #[error("has {bytes} bytes, a document at most {DOCUMENT_BYTES_MAX}")]
+    TooLong {
+        /// Its length.
+        bytes: u64,
+    },
+    /// It holds a zero byte.
+    #[error("is binary")]
+    Binary,
+    /// Its bytes are no text.
+    #[error("is not UTF-8 at byte {at}")]
+    NotUtf8 {
+        /// The first that is none.
+        at: usize,
+    },
+    /// It is a page that cannot be read.
+    #[error(transparent)]
+    Html(#[from] HtmlError),
+}
+
 /// Reads a file.
 ///
 /// # Errors
-/// Why it is left out.
-pub fn read(file: &File) -> Result<Document, String> {
-    let meta = std::fs::metadata(&file.path).map_err(|e| e.to_string())?;
+/// [`DocumentError`], why it is left out.
+pub fn read(file: &File) -> Result<Document, DocumentError> {
+    let meta = std::fs::metadata(&file.path)?;
     if meta.len() > DOCUMENT_BYTES_MAX {
-        return Err(format!("has {} bytes, a document at most {DOCUMENT_BYTES_MAX}", meta.len()));
+        return Err(DocumentError::TooLong { bytes: meta.len() });
     }
-    let bytes = std::fs::read(&file.path).map_err(|e| e.to_string())?;
+    let bytes = std::fs::read(&file.path)?;
     if bytes.contains(&0) {
-        return Err("is binary".into());
+        return Err(DocumentError::Binary);
     }
     let hash = hex(&sha256(&bytes));
-    let text = String::from_utf8(bytes).map_err(|e| format!("is not UTF-8 at byte {}", e.utf8_error().valid_up_to()))?;
+    let text = String::from_utf8(bytes).map_err(|e| DocumentError::NotUtf8 { at: e.utf8_error().valid_up_to() })?;
     let kind = kind(&file.id);
     let text = if kind == "html" { html::text(&text)? } else { text };
     let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());

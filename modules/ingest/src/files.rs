@@ -1,22 +1,24 @@
 //! Files into one Parquet object: which reader, what is left out, and why.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::{ArrowError, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Column;
 use brahman_card::interface::ingest::Quarantine;
+use brahman_sidecar::chain;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::documents::{self, Batcher};
-use crate::run::{Place, Progress, Read};
-use crate::sink::Sink;
-use crate::source::{self, File, Format, Found, SourceError};
+use crate::run::{Progress, ReadOutcome};
+use crate::sink::{Place, Sink};
+use crate::source::{self, File, Format, SourceError, Walk};
 use crate::{csv, jsonl};
 
 /// Quarantined rows and files that are named, and inputs; all are counted.
@@ -28,15 +30,34 @@ const PARQUET_ROWS: usize = 8192;
 /// What is wrong with a path.
 #[must_use]
 pub fn bad_source(error: SourceError) -> Fault {
-    let SourceError::Bad { path, .. } = &error;
-    let source = path.clone();
-    Fault::new("org.brahman.Ingest.BadSource", false, error.to_string()).with("source", source)
+    let words = chain(&error);
+    Fault::new("org.brahman.Ingest.BadSource", false, words).with("source", error.given)
+}
+
+/// A Parquet file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .path.display())]
+struct ParquetFileError {
+    path: PathBuf,
+    #[source]
+    flaw: ParquetFlaw,
+}
+
+/// What is wrong with it.
+#[derive(Debug, thiserror::Error)]
+enum ParquetFlaw {
+    #[error(transparent)]
+    Parquet(#[from] ParquetError),
+    #[error(transparent)]
+    Rows(#[from] ArrowError),
+    #[error("its columns are not those of the first file")]
+    OtherColumns,
 }
 
 fn failed(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::Interrupted => crate::run::cancelled(),
-        _ => Fault::new("org.brahman.Ingest.BadSource", false, format!("{error}; nothing was published")).with("source", ""),
+        _ => Fault::new("org.brahman.Ingest.BadSource", false, format!("{}; nothing was published", chain(error))).with("source", ""),
     }
 }
 
@@ -50,9 +71,9 @@ pub fn read(
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
-) -> Result<Read, Fault> {
+) -> Result<ReadOutcome, Fault> {
     let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
-    let Found { files, unread } = source::files(paths, cancel).map_err(bad_source).map_err(ended)?;
+    let Walk { files, unread } = source::files(paths, cancel).map_err(bad_source).map_err(ended)?;
     let mut quarantined = 0;
     let mut quarantine = Vec::new();
     let mut bad = |path: &Path, row: Option<u64>, reason: String| {
@@ -61,7 +82,8 @@ pub fn read(
             quarantine.push(Quarantine { source: path.display().to_string(), row, reason });
         }
     };
-    for why in unread {
+    for error in unread {
+        let why = chain(&error);
         tracing::warn!("left out: {why}");
         bad(Path::new(paths.first().map_or("", String::as_str)), None, why);
     }
@@ -126,7 +148,7 @@ pub fn read(
         nulls_made: 0,
     });
     let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
-    Ok(Read { objects: vec![object], columns: columns.collect(), inputs, quarantined, quarantine, ..Read::default() })
+    Ok(ReadOutcome { objects: vec![object], columns: columns.collect(), inputs, quarantined, quarantine, ..ReadOutcome::default() })
 }
 
 fn read_documents(
@@ -150,7 +172,7 @@ fn read_documents(
                     sink.write(&batch)?;
                 }
             }
-            Err(why) => bad(&file.path, why),
+            Err(error) => bad(&file.path, chain(&error)),
         }
     }
     if let Some(batch) = batcher.finish().map_err(io::Error::other)? {
@@ -168,10 +190,10 @@ fn cores() -> usize {
 fn parquet_files(paths: &[&Path], open: &mut csv::Open<'_>, take: &mut csv::Take<'_>) -> io::Result<()> {
     let mut first: Option<SchemaRef> = None;
     for path in paths {
-        let bad = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display()));
+        let bad = |flaw: ParquetFlaw| io::Error::new(io::ErrorKind::InvalidData, ParquetFileError { path: (*path).to_owned(), flaw });
         let file = std::fs::File::open(path)?;
         let length = file.metadata()?.len();
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(&e))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.into()))?;
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
         match &first {
             None => {
@@ -179,10 +201,10 @@ fn parquet_files(paths: &[&Path], open: &mut csv::Open<'_>, take: &mut csv::Take
                 first = Some(Arc::clone(builder.schema()));
             }
             Some(first) if first.fields() == builder.schema().fields() => {}
-            Some(_) => return Err(bad(&"its columns are not those of the first file")),
+            Some(_) => return Err(bad(ParquetFlaw::OtherColumns)),
         }
-        for batch in builder.with_batch_size(PARQUET_ROWS).build().map_err(|e| bad(&e))? {
-            let batch = batch.map_err(|e| bad(&e))?;
+        for batch in builder.with_batch_size(PARQUET_ROWS).build().map_err(|e| bad(e.into()))? {
+            let batch = batch.map_err(|e| bad(e.into()))?;
             let bytes = length * batch.num_rows() as u64 / rows;
             take(batch, bytes)?;
         }

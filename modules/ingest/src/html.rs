@@ -1,5 +1,7 @@
 //! HTML to text, as Markdown, so that headings, lists and links are still there to cut along and to read.
 
+use std::io;
+
 use htmd::HtmlToMarkdown;
 
 /// Deepest nesting: pages that people write stay below a hundred; the converter's stack is bounded by it.
@@ -12,21 +14,35 @@ const FLAT: [&str; 30] = [
     "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option", "optgroup", "colgroup", "rt", "rp",
 ];
 
+/// Why a page has no text.
+#[derive(Debug, thiserror::Error)]
+pub enum HtmlError {
+    /// Nobody writes such a page.
+    #[error("its elements are nested deeper than {DEPTH_MAX}")]
+    TooDeep,
+    /// It could not be converted, or there was no thread for that.
+    #[error("it could not be read as HTML")]
+    Failed(#[from] io::Error),
+    /// The converter panicked.
+    #[error("it could not be read as HTML; the log has more")]
+    Panicked,
+}
+
 /// Text of a page; scripts, styles and forms' parts are left out.
 ///
 /// # Errors
-/// If it is nested too deeply.
-pub fn text(html: &str) -> Result<String, String> {
+/// [`HtmlError`].
+pub fn text(html: &str) -> Result<String, HtmlError> {
     if depth(html) > DEPTH_MAX {
-        return Err(format!("its elements are nested deeper than {DEPTH_MAX}"));
+        return Err(HtmlError::TooDeep);
     }
     let convert = || {
         let converter = HtmlToMarkdown::builder().skip_tags(vec!["script", "style", "noscript", "template", "svg", "head"]).build();
-        converter.convert(html).map_err(|e| e.to_string())
+        converter.convert(html)
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("ingest-html".into()).stack_size(STACK_BYTES).spawn_scoped(scope, convert);
-        thread.map_err(|e| e.to_string())?.join().unwrap_or_else(|_| Err("it could not be read as HTML".to_owned()))
+        Ok(thread?.join().map_err(|_| HtmlError::Panicked)??)
     })
 }
 

@@ -59,7 +59,7 @@ pub fn read(
     take: &mut Take<'_>,
     bad: &mut Quarantine<'_>,
 ) -> io::Result<()> {
-    let invalid = |error: arrow_schema::ArrowError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    let invalid = |error: arrow_schema::ArrowError| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut merged = Schema::empty();
     for path in paths {
         let mut values = Vec::new();

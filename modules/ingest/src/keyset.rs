@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use brahman_card::interface::catalog::{Column, Object};
 use brahman_storage::atomic;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dsn::Dsn;
-use crate::run::{Place, Progress};
-use crate::table::{Done, How, ReadError, What};
+use crate::run::Progress;
+use crate::sink::Place;
+use crate::table::{ReadError, ReadOptions, TableRead, TableSource};
 use crate::window::Window;
 
 /// Rows a part unless said: some seconds' work.
@@ -42,6 +44,65 @@ impl Checkpoint {
     }
 }
 
+/// That where an unfinished read stood cannot be used.
+#[derive(Debug, Error)]
+#[error("where an unfinished read stood could not be used: read from the beginning; {} {}", .path.display(), outcome(.aside))]
+pub struct CheckpointError {
+    /// The file that says so.
+    pub path: PathBuf,
+    /// What that is kept as now, or why it is not.
+    pub aside: io::Result<PathBuf>,
+    /// What is wrong with it.
+    #[source]
+    pub flaw: CheckpointFlaw,
+}
+
+fn outcome(aside: &io::Result<PathBuf>) -> String {
+    match aside {
+        Ok(aside) => format!("is kept as {}", aside.display()),
+        Err(error) => format!("stays where it is ({error})"),
+    }
+}
+
+/// What is wrong with a checkpoint.
+#[derive(Debug, Error)]
+pub enum CheckpointFlaw {
+    /// It cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// It is no checkpoint.
+    #[error(transparent)]
+    Damaged(#[from] serde_json::Error),
+    /// An object of the read is not there any more.
+    #[error("{key} is gone")]
+    ObjectGone {
+        /// Its key.
+        key: String,
+    },
+}
+
+/// Why a read does not go on from a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KeysetError {
+    /// It is of another table.
+    #[error("the unfinished read is of {was}, this is {now}: begin anew with another dataset or mode")]
+    OtherTable {
+        /// What it is of.
+        was: String,
+        /// What would be read.
+        now: String,
+    },
+    /// Parts of one dataset have the same columns.
+    #[error("the table's columns changed between two parts: begin anew")]
+    ColumnsChanged,
+}
+
+impl From<KeysetError> for ReadError {
+    fn from(error: KeysetError) -> Self {
+        Self::bad(error)
+    }
+}
+
 /// The checkpoint of a dataset.
 #[derive(Clone, Debug, Default)]
 pub struct Book(PathBuf);
@@ -56,32 +117,29 @@ impl Book {
     /// What was left of a read of this, if all its objects are still there.
     ///
     /// # Errors
-    /// What is wrong with what was left: it was put aside, and reading begins anew.
-    pub fn unfinished(&self, asked: &str) -> Result<Option<Checkpoint>, String> {
+    /// [`CheckpointError`]: what was left was put aside, and reading begins anew.
+    pub fn unfinished(&self, asked: &str) -> Result<Option<Checkpoint>, CheckpointError> {
         let text = match std::fs::read(&self.0) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.aside(&error)),
+            Err(error) => return Err(self.aside(error.into())),
         };
-        let found: Checkpoint = serde_json::from_slice(&text).map_err(|error| self.aside(&error))?;
+        let found: Checkpoint = serde_json::from_slice(&text).map_err(|error| self.aside(error.into()))?;
         if found.asked != asked {
             return Ok(None);
         }
         let there = |o: &&Object| !std::fs::metadata(o.local()).is_ok_and(|m| m.len() == o.bytes);
         match found.objects.iter().find(there) {
-            Some(gone) => Err(self.aside(&format!("{} is gone", gone.key))),
+            Some(gone) => Err(self.aside(CheckpointFlaw::ObjectGone { key: gone.key.clone() })),
             None => Ok(Some(found)),
         }
     }
 
     /// Keeps what cannot be used beside, and says so.
-    fn aside(&self, why: &dyn std::fmt::Display) -> String {
+    fn aside(&self, flaw: CheckpointFlaw) -> CheckpointError {
         let aside = self.0.with_extension("json.damaged");
-        let kept = match std::fs::rename(&self.0, &aside) {
-            Ok(()) => format!("kept as {}", aside.display()),
-            Err(error) => error.to_string(),
-        };
-        format!("where an unfinished read stood could not be used ({}: {why}; {kept}): read from the beginning", self.0.display())
+        let aside = std::fs::rename(&self.0, &aside).map(|()| aside);
+        CheckpointError { path: self.0.clone(), aside, flaw }
     }
 
     fn write(&self, checkpoint: &Checkpoint) -> io::Result<()> {
@@ -98,7 +156,8 @@ impl Book {
 }
 
 /// Reads one part: [`crate::postgres::read`] or [`crate::mysql::read`].
-pub type Reader = fn(&Dsn, &What, &How, &Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Done, ReadError>;
+pub type Reader =
+    fn(&Dsn, &TableSource, &ReadOptions, &Place, &watch::Sender<Progress>, &CancellationToken) -> Result<TableRead, ReadError>;
 
 /// What to read and in what parts.
 #[derive(Debug)]
@@ -108,9 +167,9 @@ pub struct Keyset {
     /// Server.
     pub dsn: Dsn,
     /// Table.
-    pub what: What,
+    pub what: TableSource,
     /// How each part is read.
-    pub how: How,
+    pub how: ReadOptions,
     /// The key, one column.
     pub key: String,
     /// Rows a part.
@@ -130,7 +189,7 @@ impl Keyset {
         place: &Place,
         progress: &watch::Sender<Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Done, ReadError> {
+    ) -> Result<TableRead, ReadError> {
         let mut notes =
             vec![format!("read in parts by `{}`: not one snapshot; rows changed meanwhile are as they were or as they are", self.key)];
         if let Some(last) = &at.last {
@@ -140,20 +199,17 @@ impl Keyset {
         }
         loop {
             let window = Window { column: self.key.clone(), since: at.last.clone(), lag: 0, rows: Some(self.rows) };
-            let how = How { window: Some(window), parallel: 1, ..self.how.clone() };
+            let how = ReadOptions { window: Some(window), parallel: 1, ..self.how.clone() };
             let part = Place { first_part: at.objects.len(), ..place.clone() };
             let done = (self.read)(&self.dsn, &self.what, &how, &part, progress, cancel)?;
             if !at.input.is_empty() && at.input != done.input {
-                return Err(ReadError::Bad(format!(
-                    "the unfinished read is of {}, this is {}: begin anew with another dataset or mode",
-                    at.input, done.input
-                )));
+                return Err(KeysetError::OtherTable { was: at.input, now: done.input }.into());
             }
             let first = at.columns.is_empty();
             let made = |old: &Column| done.columns.iter().find(|c| c.name == old.name).map_or(0, |c| c.nulls_made);
             if !first && !at.columns.iter().map(|c| (&c.name, &c.arrow_type)).eq(done.columns.iter().map(|c| (&c.name, &c.arrow_type))) {
                 self.book.forget();
-                return Err(ReadError::Bad("the table's columns changed between two parts: begin anew".into()));
+                return Err(KeysetError::ColumnsChanged.into());
             }
             at.columns = match first {
                 true => done.columns.clone(),
@@ -163,7 +219,7 @@ impl Keyset {
             // A table without rows is one object all the same.
             at.objects.extend(done.objects.into_iter().filter(|o| o.rows > 0 || first));
             let Some(bound) = done.bound else {
-                return Ok(Done { objects: at.objects, columns: at.columns, notes, input: at.input, parallel: 1, bound: None });
+                return Ok(TableRead { objects: at.objects, columns: at.columns, notes, input: at.input, parallel: 1, bound: None });
             };
             at.last = Some(bound);
             self.book.write(&at)?;

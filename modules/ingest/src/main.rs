@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     run("ingest", async |module: Module| {
         let client = Client::new(&module.mesh);
         let service = IngestService::new(client, module.label(), &module.state);
-        let service = Arc::new(service.map_err(|e| ModuleError::Config(format!("cannot read the watches: {e}")))?);
+        let service = Arc::new(service.map_err(|e| ModuleError::cannot("read the watches", e))?);
         service.bury().await;
         module.serve(service).await
     })

@@ -4,19 +4,19 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::SchemaRef;
+use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::filter::filter_record_batch;
-use brahman_card::interface::catalog::{Object, PiiColumn, PiiReport};
+use brahman_card::interface::catalog::Object;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 use tokio_util::sync::CancellationToken;
 
-use crate::run::Place;
-use crate::sink::Sink;
+use crate::sink::{Place, Sink};
 use crate::table::ReadError;
 
 /// New rows at most: their keys are held in memory, sixteen bytes each and as much again.
@@ -24,9 +24,58 @@ const KEYS_MAX: usize = 2_000_000;
 /// Rows looked at together.
 const BATCH_ROWS: usize = 8192;
 
+/// Why rows cannot take the place of others.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    /// The key names no column.
+    #[error("key: there is no column `{column}`")]
+    NoColumn {
+        /// What it names.
+        column: String,
+    },
+    /// A row without a key.
+    #[error("key: {key} is NULL in some rows; expected a key that every row has")]
+    NullKey {
+        /// The key.
+        key: String,
+    },
+    /// A key of two rows.
+    #[error("key: {key} is the same in several rows; expected one row a key")]
+    KeyTwice {
+        /// The key.
+        key: String,
+    },
+    /// More keys than memory is meant for.
+    #[error("more than {KEYS_MAX} rows have changed: read the table whole, with mode full")]
+    TooMany,
+    /// Old and new rows have other columns.
+    #[error("the table's columns have changed since it was last read: read it whole, with mode full")]
+    ColumnsChanged,
+}
+
+impl From<MergeError> for ReadError {
+    fn from(error: MergeError) -> Self {
+        Self::bad(error)
+    }
+}
+
+/// Keys that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("key")]
+struct KeyError(#[source] ArrowError);
+
+/// An object that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .path.display())]
+struct ObjectError {
+    path: PathBuf,
+    #[source]
+    source: ParquetError,
+}
+
 /// What came of it.
 #[derive(Debug)]
-pub struct Merged {
+pub struct Merge {
     /// Old objects, as they are or written anew, then the new ones.
     pub objects: Vec<Object>,
     /// Old rows that new ones took the place of.
@@ -52,9 +101,9 @@ fn hash(values: &[String]) -> u128 {
 /// Hashes of a batch's keys; of a key that has a NULL there is none.
 fn keys(batch: &RecordBatch, names: &[String]) -> Result<Vec<Option<u128>>, ReadError> {
     let options = FormatOptions::default();
-    let malformed = |e: arrow_schema::ArrowError| ReadError::Malformed(format!("key: {e}"));
+    let malformed = |e: ArrowError| ReadError::malformed(KeyError(e));
     let column = |name: &String| {
-        let column = batch.column_by_name(name).ok_or_else(|| ReadError::Bad(format!("key: there is no column `{name}`")))?;
+        let column = batch.column_by_name(name).ok_or_else(|| MergeError::NoColumn { column: name.clone() })?;
         Ok((column, ArrayFormatter::try_new(column.as_ref(), &options).map_err(malformed)?))
     };
     let columns = names.iter().map(column).collect::<Result<Vec<_>, ReadError>>()?;
@@ -72,7 +121,7 @@ type Batches = parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 /// Rows of an object, of some columns only if they are named.
 fn batches(path: &Path, only: Option<&[String]>) -> Result<(SchemaRef, Batches), ReadError> {
-    let broken = |e: parquet::errors::ParquetError| ReadError::Malformed(format!("{}: {e}", path.display()));
+    let broken = |source: ParquetError| ReadError::malformed(ObjectError { path: path.to_owned(), source });
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(broken)?.with_batch_size(BATCH_ROWS);
     let schema = builder.schema().clone();
     let mask = match only {
@@ -93,7 +142,7 @@ fn going_on(cancel: &CancellationToken) -> Result<(), ReadError> {
 ///
 /// # Errors
 /// If the columns differ, keys are NULL or twice among the new rows, there are too many, or the disk refuses.
-pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, cancel: &CancellationToken) -> Result<Merged, ReadError> {
+pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, cancel: &CancellationToken) -> Result<Merge, ReadError> {
     let mut replacing: HashSet<u128> = HashSet::new();
     let mut schema: Option<SchemaRef> = None;
     for object in &new {
@@ -101,31 +150,29 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
         schema.get_or_insert(its);
         for batch in rows.take_while(|_| !key.is_empty()) {
             going_on(cancel)?;
-            let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
+            let batch = batch.map_err(ReadError::malformed)?;
             for hash in keys(&batch, key)? {
-                let Some(hash) = hash else {
-                    return Err(ReadError::Bad(format!("key: {} is NULL in some rows; expected a key that every row has", key.join(", "))));
-                };
+                let hash = hash.ok_or_else(|| MergeError::NullKey { key: key.join(", ") })?;
                 if !replacing.insert(hash) {
-                    return Err(ReadError::Bad(format!("key: {} is the same in several rows; expected one row a key", key.join(", "))));
+                    return Err(MergeError::KeyTwice { key: key.join(", ") }.into());
                 }
                 if replacing.len() > KEYS_MAX {
-                    return Err(ReadError::Bad(format!("more than {KEYS_MAX} rows have changed: read the table whole, with mode full")));
+                    return Err(MergeError::TooMany.into());
                 }
             }
         }
     }
-    let mut merged = Merged { objects: Vec::new(), replaced: 0, rewritten: 0 };
+    let mut merged = Merge { objects: Vec::new(), replaced: 0, rewritten: 0 };
     for object in old {
         going_on(cancel)?;
         let (its, mut rows) = batches(&object.local(), Some(key))?;
         if schema.as_ref().is_some_and(|new| new.fields() != its.fields()) {
-            return Err(ReadError::Bad("the table's columns have changed since it was last read: read it whole, with mode full".into()));
+            return Err(MergeError::ColumnsChanged.into());
         }
         let mut hit = false;
         while let Some(batch) = rows.next().filter(|_| !hit && !replacing.is_empty()) {
             going_on(cancel)?;
-            let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
+            let batch = batch.map_err(ReadError::malformed)?;
             hit = keys(&batch, key)?.iter().flatten().any(|hash| replacing.contains(hash));
         }
         if !hit {
@@ -136,10 +183,10 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
         let mut sink = Sink::create(&place.unlooked(), REWRITTEN + merged.rewritten, its)?;
         for batch in batches(&object.local(), None)?.1 {
             going_on(cancel)?;
-            let batch = batch.map_err(|e| ReadError::Malformed(e.to_string()))?;
+            let batch = batch.map_err(ReadError::malformed)?;
             let stays: BooleanArray =
                 keys(&batch, key)?.iter().map(|hash| Some(!hash.is_some_and(|hash| replacing.contains(&hash)))).collect();
-            let kept = filter_record_batch(&batch, &stays).map_err(|e| ReadError::Malformed(e.to_string()))?;
+            let kept = filter_record_batch(&batch, &stays).map_err(ReadError::malformed)?;
             merged.replaced += (batch.num_rows() - kept.num_rows()) as u64;
             sink.write(&kept)?;
         }
@@ -155,26 +202,3 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
 
 /// Parts from here on were written anew; a run's own workers are never that many.
 const REWRITTEN: usize = 1000;
-
-/// What was said of the old rows and of the new ones: of each column, what says more.
-#[must_use]
-pub fn both(old: Option<&PiiReport>, new: Option<PiiReport>) -> Option<PiiReport> {
-    let (Some(old), Some(mut new)) = (old, new) else { return old.cloned() };
-    if old.detector != new.detector {
-        return Some(new);
-    }
-    let weight = |column: &PiiColumn| match column.status.as_str() {
-        "found" => 3,
-        "possible" => 2,
-        "clean" => 1,
-        _ => 0,
-    };
-    for column in &mut new.columns {
-        if let Some(before) = old.columns.iter().find(|c| c.column == column.column && weight(c) >= weight(column)) {
-            *column = before.clone();
-        }
-    }
-    let gone = old.columns.iter().filter(|c| new.columns.iter().all(|n| n.column != c.column)).cloned().collect::<Vec<_>>();
-    new.columns.extend(gone);
-    Some(new)
-}

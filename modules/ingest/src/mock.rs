@@ -20,9 +20,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dsn::Dsn;
-use crate::run::{Place, Progress};
-use crate::sink::Sink;
-use crate::table::{Done, Held, How, Named, ReadError, What, Which};
+use crate::run::Progress;
+use crate::sink::{Place, Sink};
+use crate::table::{HeldTables, ReadError, ReadOptions, TableName, TableRead, TableSet, TableSource};
 
 /// Rows unless the DSN says otherwise.
 const ROWS: u64 = 1000;
@@ -158,20 +158,48 @@ fn batch(seed: u64, from: u64, to: u64) -> Result<RecordBatch, arrow_schema::Arr
 }
 
 /// A number in a DSN's query.
+/// Why no table is made up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MockError {
+    /// A number of the URL is none.
+    #[error("dsn: its {name} is no number")]
+    NoNumber {
+        /// What it is called.
+        name: String,
+    },
+    /// More rows than anybody wants.
+    #[error("dsn: {rows} rows, expected at most {ROWS_MAX}")]
+    TooMany {
+        /// So many.
+        rows: u64,
+    },
+    /// There is nothing that would be listed.
+    #[error("schema: the mock has none; expected table or tables")]
+    NoSchemas,
+}
+
+impl From<MockError> for ReadError {
+    fn from(error: MockError) -> Self {
+        Self::bad(error)
+    }
+}
+
 fn number(dsn: &Dsn, name: &str) -> Result<Option<u64>, ReadError> {
     let query = dsn.url().split_once('?').map_or("", |(_, query)| query);
     let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    found.map(|n| n.parse().map_err(|_| ReadError::Bad(format!("dsn: its {name} is no number")))).transpose()
+    found.map(|n| n.parse().map_err(|_| MockError::NoNumber { name: name.to_owned() }.into())).transpose()
 }
 
 /// The tables that were named; there are no schemas.
 ///
 /// # Errors
 /// If a schema is asked for.
-pub fn hold(_dsn: &Dsn, _how: &How, which: &Which, _cancel: &CancellationToken) -> Result<Held, ReadError> {
+pub fn hold(_dsn: &Dsn, _how: &ReadOptions, which: &TableSet, _cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
     match which {
-        Which::Tables(tables) => Ok(Held { tables: tables.iter().map(|table| Named::of(table)).collect(), snapshot: None, end: None }),
-        Which::Schema(_) => Err(ReadError::Bad("schema: the mock has none; expected table or tables".into())),
+        TableSet::Tables(tables) => {
+            Ok(HeldTables { tables: tables.iter().map(|table| TableName::of(table)).collect(), snapshot: None, end: None })
+        }
+        TableSet::Schema(_) => Err(MockError::NoSchemas.into()),
     }
 }
 
@@ -181,28 +209,27 @@ pub fn hold(_dsn: &Dsn, _how: &How, which: &Which, _cancel: &CancellationToken) 
 /// If it asks for too much, is cancelled, or the disk refuses.
 pub fn read(
     dsn: &Dsn,
-    what: &What,
-    _how: &How,
+    what: &TableSource,
+    _how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
-) -> Result<Done, ReadError> {
-    let (What::Table(text) | What::Query(text)) = what;
+) -> Result<TableRead, ReadError> {
+    let (TableSource::Table(text) | TableSource::Query(text)) = what;
     let rows = number(dsn, "rows")?.unwrap_or(ROWS);
     if rows > ROWS_MAX {
-        return Err(ReadError::Bad(format!("dsn: {rows} rows, expected at most {ROWS_MAX}")));
+        return Err(MockError::TooMany { rows }.into());
     }
     let own = || sha256(text.as_bytes()).first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
     let seed = number(dsn, "seed")?.unwrap_or_else(own);
-    let malformed = |e: arrow_schema::ArrowError| ReadError::Malformed(e.to_string());
-    let schema = batch(seed, 0, 0).map_err(malformed)?.schema();
+    let schema = batch(seed, 0, 0).map_err(ReadError::malformed)?.schema();
     let mut sink = Sink::create(place, 0, Arc::clone(&schema))?;
     progress.send_modify(|p| p.phase = "read");
     for from in (0..rows).step_by(usize::try_from(BATCH_ROWS).unwrap_or(1)) {
         if cancel.is_cancelled() {
             return Err(ReadError::Cancelled);
         }
-        let batch = batch(seed, from, rows.min(from + BATCH_ROWS)).map_err(malformed)?;
+        let batch = batch(seed, from, rows.min(from + BATCH_ROWS)).map_err(ReadError::malformed)?;
         sink.write(&batch)?;
         let (count, bytes) = (batch.num_rows() as u64, batch.get_array_memory_size() as u64);
         progress.send_modify(|p| (p.rows, p.bytes) = (p.rows + count, p.bytes + bytes));
@@ -213,7 +240,7 @@ pub fn read(
         source_type: field.metadata().get("pii").map_or_else(|| "synthetic".to_owned(), |label| format!("synthetic {label}")),
         nulls_made: 0,
     });
-    Ok(Done {
+    Ok(TableRead {
         objects: vec![sink.finish()?],
         columns: columns.collect(),
         notes: vec![format!("synthetic rows of seed {seed}: no database was asked")],

@@ -17,18 +17,22 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
 use brahman_card::interface::catalog::{Column, Object};
+use brahman_sidecar::chain;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, SslOpts};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::dsn::{Dsn, Tls};
-use crate::run::{Place, Progress};
-use crate::sink::Sink;
-use crate::table::{self, Done, Held, How, Named, ReadError, What, Which, connected, patiently};
+use crate::dsn::{Dsn, DsnError, Tls};
+use crate::run::Progress;
+use crate::sink::{Place, Sink};
+use crate::table::{
+    self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead, TableSet, TableSource, connected, patiently,
+};
 use crate::window::Dialect;
 use decode::{Rows, arrow_type};
+use shared::Division;
 
 /// Batches read and not yet written: enough that neither thread waits for a moment's delay of the other.
 const BATCHES_AHEAD: usize = 4;
@@ -46,10 +50,10 @@ struct Server {
 impl Server {
     fn new(dsn: &Dsn) -> Result<Self, ReadError> {
         // The parser's message may quote the text.
-        let bad = "dsn: it is no MySQL URL: expected mysql://user:password@host:port/database, or mysql://user@localhost/database?socket=/path, \
-                   each part percent-encoded (it is not shown, for it may hold a password)";
+        let bad = "it is no MySQL URL: expected mysql://user:password@host:port/database, or mysql://user@localhost/database?socket=/path, \
+                   each part percent-encoded";
         let url = dsn.url().replacen("mariadb://", "mysql://", 1);
-        let opts = Opts::from_url(&url).map_err(|_| ReadError::Bad(bad.into()))?;
+        let opts = Opts::from_url(&url).map_err(|_| ReadError::bad(DsnError::Bad(bad)))?;
         let mut builder = OptsBuilder::from_opts(opts).prefer_socket(false);
         if let Some(password) = dsn.password() {
             builder = builder.pass(Some(password));
@@ -64,18 +68,18 @@ impl Server {
         }
     }
 
-    fn said(&self, doing: &str, error: &Error) -> ReadError {
+    fn said(&self, doing: &'static str, error: &Error) -> ReadError {
         let words = match error {
             Error::Server(server) => format!("{} ({})", server.message, server.code),
-            other => other.to_string(),
+            other => chain(other),
         };
-        let words = self.dsn.redact(&format!("{}: {doing}: {words}", self.address()));
+        let said = ServerError::Said { address: self.address(), doing, words: self.dsn.redact(&words) };
         match error {
             // Access denied, no such database, table, column or function, bad syntax, not allowed here.
             Error::Server(server) if matches!(server.code, 1044..=1046 | 1049 | 1054 | 1064 | 1142 | 1143 | 1146 | 1305 | 1698 | 1792) => {
-                ReadError::Bad(words)
+                ReadError::bad(said)
             }
-            _ => ReadError::Server(words),
+            _ => said.into(),
         }
     }
 
@@ -102,7 +106,7 @@ impl Server {
 
 impl Server {
     /// A connection, after some tries if it must be.
-    async fn connected(&self, how: &How, cancel: &CancellationToken) -> Result<Conn, ReadError> {
+    async fn connected(&self, how: &ReadOptions, cancel: &CancellationToken) -> Result<Conn, ReadError> {
         connected(cancel, async || patiently(&self.address(), how.stall, cancel, self.connect()).await?).await
     }
 }
@@ -173,14 +177,14 @@ impl Drop for Writer {
 /// [`ReadError`]; nothing is then published.
 pub fn read(
     dsn: &Dsn,
-    what: &What,
-    how: &How,
+    what: &TableSource,
+    how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
-) -> Result<Done, ReadError> {
+) -> Result<TableRead, ReadError> {
     let server = Arc::new(Server::new(dsn)?);
-    let several = how.parallel > 1 && how.window.is_none() && matches!(what, What::Table(_));
+    let several = how.parallel > 1 && how.window.is_none() && matches!(what, TableSource::Table(_));
     let runtime = match several {
         true => tokio::runtime::Builder::new_multi_thread().worker_threads(how.parallel).enable_all().build()?,
         false => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
@@ -189,11 +193,9 @@ pub fn read(
     let outcome = runtime.block_on(async {
         let outcome = tokio::select! {
             done = coordinate(&server, what, how, place, progress, cancel, &ids) => done,
-            () = tokio::time::sleep(how.deadline) => Err(ReadError::Server(format!(
-                "{}: the snapshot's deadline of {} s has passed; give it longer, or read less at once",
-                server.address(),
-                how.deadline.as_secs()
-            ))),
+            () = tokio::time::sleep(how.deadline) => {
+                Err(ServerError::Deadline { address: server.address(), seconds: how.deadline.as_secs() }.into())
+            }
         };
         let ids = ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if outcome.is_err() && !ids.is_empty() {
@@ -219,12 +221,12 @@ pub fn read(
 ///
 /// # Errors
 /// If the server cannot be reached, or a database has no tables.
-pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> Result<Held, ReadError> {
+pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
     let schema = match which {
-        Which::Tables(tables) => {
-            return Ok(Held { tables: tables.iter().map(|table| Named::of(table)).collect(), snapshot: None, end: None });
+        TableSet::Tables(tables) => {
+            return Ok(HeldTables { tables: tables.iter().map(|table| TableName::of(table)).collect(), snapshot: None, end: None });
         }
-        Which::Schema(schema) => schema,
+        TableSet::Schema(schema) => schema,
     };
     let server = Server::new(dsn)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -236,10 +238,10 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
         Ok::<_, ReadError>(names)
     })?;
     if names.is_empty() {
-        return Err(ReadError::Bad(format!("{} has no tables in a database `{schema}`", server.address())));
+        return Err(AskError::NoTables { address: server.address(), kind: "database", name: schema.clone() }.into());
     }
-    let tables = names.into_iter().map(|name| Named { table: format!("{schema}.{name}"), name }).collect();
-    Ok(Held { tables, snapshot: None, end: None })
+    let tables = names.into_iter().map(|name| TableName { table: format!("{schema}.{name}"), name }).collect();
+    Ok(HeldTables { tables, snapshot: None, end: None })
 }
 
 /// What is read, and by how many.
@@ -259,7 +261,7 @@ struct Plan {
 }
 
 /// Makes a connection's times and patience those of this read.
-async fn settle(server: &Server, conn: &mut Conn, how: &How) -> Result<(), ReadError> {
+async fn settle(server: &Server, conn: &mut Conn, how: &ReadOptions) -> Result<(), ReadError> {
     for set in [
         "SET time_zone = '+00:00'".to_owned(),
         format!("SET net_write_timeout = {}", how.deadline.as_secs()),
@@ -274,12 +276,12 @@ async fn begin(conn: &mut Conn) -> Result<(), Error> {
     conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await
 }
 
-async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Result<Plan, ReadError> {
+async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOptions) -> Result<Plan, ReadError> {
     let address = server.address();
     let said = |doing: &'static str| move |e: Error| server.said(doing, &e);
     let database: Option<String> = conn.query_first("SELECT database()").await.map_err(said("asking for its database"))?.flatten();
     let table = match what {
-        What::Query(query) => {
+        TableSource::Query(query) => {
             return Ok(Plan {
                 select: query.trim().trim_end_matches(';').to_owned(),
                 ranges: vec![String::new()],
@@ -290,7 +292,7 @@ async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Resul
                 divisible: None,
             });
         }
-        What::Table(table) => table,
+        TableSource::Table(table) => table,
     };
     let found = table_of(server, conn, database.as_deref(), table).await?;
     let types = "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = ? AND table_name = ?";
@@ -306,7 +308,8 @@ async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Resul
     let (mut bound, mut condition) = (None, String::new());
     if let Some(window) = &how.window {
         let Some((name, kind)) = types.iter().find(|(name, _)| *name == window.column) else {
-            return Err(ReadError::Bad(format!("{}.{} has no column `{}`", found.schema, found.name, window.column)));
+            let input = format!("{}.{}", found.schema, found.name);
+            return Err(AskError::NoColumn { input, column: window.column.clone() }.into());
         };
         window.check(Dialect::Mysql, kind)?;
         let column = quoted(name);
@@ -332,13 +335,13 @@ async fn plan(server: &Server, conn: &mut Conn, what: &What, how: &How) -> Resul
 
 async fn coordinate(
     server: &Arc<Server>,
-    what: &What,
-    how: &How,
+    what: &TableSource,
+    how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
     ids: &Arc<Mutex<Vec<u32>>>,
-) -> Result<Done, ReadError> {
+) -> Result<TableRead, ReadError> {
     let mut conn = server.connected(how, cancel).await?;
     ids.lock().unwrap_or_else(PoisonError::into_inner).push(conn.id());
     settle(server, &mut conn, how).await?;
@@ -346,10 +349,10 @@ async fn coordinate(
     let mut plan = plan(server, &mut conn, what, how).await?;
     let mut readers = vec![conn];
     if let Some(divisible) = plan.divisible.take() {
-        let mut several = shared::Several { server, how, cancel, ids };
+        let mut several = shared::SharedSnapshot { server, how, cancel, ids };
         match several.join(&mut readers, &divisible).await? {
-            Ok(ranges) => plan.ranges = ranges,
-            Err(why) => plan.notes.push(format!("read by one connection: {why}")),
+            Division::Ranges(ranges) => plan.ranges = ranges,
+            Division::Undivided(why) => plan.notes.push(format!("read by one connection: {}", chain(&why))),
         }
     }
     progress.send_modify(|p| p.phase = "read");
@@ -374,7 +377,7 @@ async fn coordinate(
     }
     let mut outcomes = Vec::new();
     while let Some(outcome) = working.join_next().await {
-        match outcome.map_err(|e| ReadError::Io(std::io::Error::other(e.to_string()))).flatten() {
+        match outcome.map_err(|e| ReadError::Io(std::io::Error::other(e))).flatten() {
             Ok(outcome) => outcomes.push(outcome),
             Err(error) => {
                 // The others are ended and waited for.
@@ -387,7 +390,7 @@ async fn coordinate(
 }
 
 /// What the readers' work comes to.
-fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> Done {
+fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> TableRead {
     outcomes.retain(|outcome| outcome.object.is_some());
     outcomes.sort_by_key(|outcome| outcome.part);
     let mut columns: Vec<Column> = Vec::new();
@@ -398,7 +401,7 @@ fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> Done {
         }
     }
     let objects = outcomes.into_iter().filter_map(|outcome| outcome.object).collect();
-    Done { objects, columns, notes: plan.notes.clone(), input: plan.input.clone(), parallel, bound: plan.bound.clone() }
+    TableRead { objects, columns, notes: plan.notes.clone(), input: plan.input.clone(), parallel, bound: plan.bound.clone() }
 }
 
 /// One connection's part of a read.
@@ -454,7 +457,7 @@ impl Reader {
         for column in columns {
             let name = column.name_str().into_owned();
             if !seen.insert(name.clone()) {
-                return Err(ReadError::Bad(format!("the query has two columns `{name}`: give one another name with AS")));
+                return Err(AskError::TwoColumns { column: name }.into());
             }
             let known = self.plan.source_types.get(&name).cloned();
             let source = known.unwrap_or_else(|| format!("{:?}", column.column_type()).trim_start_matches("MYSQL_TYPE_").to_lowercase());
@@ -476,12 +479,11 @@ impl Reader {
         };
         let beginning = patiently(&address, self.stall, &self.cancel, conn.exec_iter(select, ()));
         let mut result = beginning.await?.map_err(said("beginning to read"))?;
-        let columns = result.columns().ok_or_else(|| ReadError::Bad(format!("{address}: the query gives no rows: expected a SELECT")))?;
+        let columns = result.columns().ok_or_else(|| AskError::NoRows { address: address.clone() })?;
         let Target { rows, writer, .. } = match target {
             Some(target) => target,
             None => target.insert(self.target(&columns)?),
         };
-        let failed = |e: arrow_schema::ArrowError| ReadError::Malformed(e.to_string());
         let mut ended = false;
         while !ended {
             // What has come is taken without a timer; only for what has not is there a wait.
@@ -498,7 +500,7 @@ impl Reader {
                 if self.cancel.is_cancelled() {
                     return Err(ReadError::Cancelled);
                 }
-                if let Some(batch) = rows.batch().map_err(failed)?
+                if let Some(batch) = rows.batch().map_err(ReadError::malformed)?
                     && !writer.send(batch)
                 {
                     let Some(target) = target.take() else { return Ok(()) };
@@ -512,7 +514,7 @@ impl Reader {
     }
 }
 
-struct Found {
+struct TableFacts {
     schema: String,
     name: String,
     /// Absent for a view.
@@ -520,7 +522,7 @@ struct Found {
 }
 
 /// Looks a table up by `table` or `database.table`, with or without backticks.
-async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, table: &str) -> Result<Found, ReadError> {
+async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, table: &str) -> Result<TableFacts, ReadError> {
     let said = |e: Error| server.said("looking for the table", &e);
     let plain =
         |part: &str| part.strip_prefix('`').and_then(|p| p.strip_suffix('`')).map_or_else(|| part.to_owned(), |p| p.replace("``", "`"));
@@ -530,12 +532,12 @@ async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, tabl
         let facts = "SELECT table_schema, table_name, engine FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
         let found: Option<(String, String, Option<String>)> = conn.exec_first(facts, (&schema, &name)).await.map_err(said)?;
         if let Some((schema, name, engine)) = found {
-            return Ok(Found { schema, name, engine });
+            return Ok(TableFacts { schema, name, engine });
         }
     }
     let like = "SELECT concat(table_schema, '.', table_name) FROM information_schema.tables \
                 WHERE table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema') ORDER BY 1 LIMIT 20";
     let there: Vec<String> = conn.query(like).await.map_err(said)?;
     let there = if there.is_empty() { "no tables".to_owned() } else { there.join(", ") };
-    Err(ReadError::Bad(format!("{} has no table `{table}`; it has {there}", server.address())))
+    Err(AskError::NoTable { address: server.address(), table: table.to_owned(), there }.into())
 }

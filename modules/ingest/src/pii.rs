@@ -37,6 +37,29 @@ const FINDINGS_MAX: usize = 3;
 /// Words in a value from which it is prose, in which things are looked for instead of being it.
 const PROSE_WORDS: usize = 4;
 
+/// What was said of the old rows and of the new ones: of each column, what says more.
+#[must_use]
+pub fn both(old: Option<&PiiReport>, new: Option<PiiReport>) -> Option<PiiReport> {
+    let (Some(old), Some(mut new)) = (old, new) else { return old.cloned() };
+    if old.detector != new.detector {
+        return Some(new);
+    }
+    let weight = |column: &PiiColumn| match column.status.as_str() {
+        "found" => 3,
+        "possible" => 2,
+        "clean" => 1,
+        _ => 0,
+    };
+    for column in &mut new.columns {
+        if let Some(before) = old.columns.iter().find(|c| c.column == column.column && weight(c) >= weight(column)) {
+            *column = before.clone();
+        }
+    }
+    let gone = old.columns.iter().filter(|c| new.columns.iter().all(|n| n.column != c.column)).cloned().collect::<Vec<_>>();
+    new.columns.extend(gone);
+    Some(new)
+}
+
 /// What is said of every column that was looked at, in their order.
 #[must_use]
 pub fn report(samples: &[(String, Sample)]) -> PiiReport {

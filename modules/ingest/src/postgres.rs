@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::{Field, Schema, SchemaRef};
 use brahman_card::interface::catalog::Object;
+use brahman_sidecar::chain;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio_postgres::config::{Host, SslMode};
@@ -27,10 +28,10 @@ use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
-use crate::dsn::{Dsn, Tls};
-use crate::run::{Place, Progress};
-use crate::sink::Sink;
-use crate::table::{self, Done, Held, How, Named, ReadError, What, Which};
+use crate::dsn::{Dsn, DsnError, Tls};
+use crate::run::Progress;
+use crate::sink::{Place, Sink};
+use crate::table::{self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead, TableSet, TableSource};
 use crate::tls;
 use crate::window::Dialect;
 use decode::Rows;
@@ -71,7 +72,9 @@ impl Server {
     fn new(dsn: &Dsn) -> Result<Self, ReadError> {
         // The parser's message may quote the text.
         let bad = || {
-            ReadError::Bad("dsn: it is no PostgreSQL URL: expected postgres://user:password@host:port/database?option=value, each part percent-encoded (it is not shown, for it may hold a password)".into())
+            ReadError::bad(DsnError::Bad(
+                "it is no PostgreSQL URL: expected postgres://user:password@host:port/database?option=value, each part percent-encoded",
+            ))
         };
         let mut config: Config = dsn.url().parse().map_err(|_| bad())?;
         if let Some(password) = dsn.password() {
@@ -88,7 +91,7 @@ impl Server {
             }
             mode => {
                 config.ssl_mode(if *mode == Tls::Prefer { SslMode::Prefer } else { SslMode::Require });
-                Some(MakeRustlsConnect::new(tls::client(mode).map_err(ReadError::Bad)?))
+                Some(MakeRustlsConnect::new(tls::client(mode).map_err(ReadError::bad)?))
             }
         };
         Ok(Self { config, tls, dsn: dsn.clone() })
@@ -105,18 +108,15 @@ impl Server {
     }
 
     /// An error of the driver in words that hold no password.
-    fn said(&self, doing: &str, error: &tokio_postgres::Error) -> ReadError {
+    fn said(&self, doing: &'static str, error: &tokio_postgres::Error) -> ReadError {
         let mut words = match error.as_db_error() {
             Some(db) => format!("{} ({})", db.message(), db.code().code()),
-            None => {
-                let cause = std::error::Error::source(error).map(|c| format!(": {c}")).unwrap_or_default();
-                format!("{error}{cause}")
-            }
+            None => chain(error),
         };
         if let Some(hint) = error.as_db_error().and_then(|db| db.hint()) {
             words.push_str(&format!("; {hint}"));
         }
-        let words = self.dsn.redact(&format!("{}: {doing}: {words}", self.address()));
+        let said = ServerError::Said { address: self.address(), doing, words: self.dsn.redact(&words) };
         let bad = [
             SqlState::UNDEFINED_TABLE,
             SqlState::UNDEFINED_COLUMN,
@@ -129,8 +129,8 @@ impl Server {
             SqlState::READ_ONLY_SQL_TRANSACTION,
         ];
         match error.code() {
-            Some(code) if bad.contains(code) => ReadError::Bad(words),
-            _ => ReadError::Server(words),
+            Some(code) if bad.contains(code) => ReadError::bad(said),
+            _ => said.into(),
         }
     }
 
@@ -187,7 +187,7 @@ impl Server {
 ///
 /// # Errors
 /// If the server cannot be reached, or a schema has no tables.
-pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> Result<Held, ReadError> {
+pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
     let server = Server::new(dsn)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (ready, found) = std::sync::mpsc::sync_channel(1);
@@ -216,26 +216,26 @@ pub fn hold(dsn: &Dsn, how: &How, which: &Which, cancel: &CancellationToken) -> 
     };
     std::thread::Builder::new().name("ingest-hold".into()).spawn(keep)?;
     let (tables, snapshot) = found.recv().map_err(|_| std::io::Error::other("the snapshot's keeper ended without a word"))??;
-    Ok(Held { tables, snapshot: Some(snapshot), end: Some(end) })
+    Ok(HeldTables { tables, snapshot: Some(snapshot), end: Some(end) })
 }
 
-async fn export(server: &Server, client: &Client, how: &How, which: &Which) -> Result<(Vec<Named>, String), ReadError> {
+async fn export(server: &Server, client: &Client, how: &ReadOptions, which: &TableSet) -> Result<(Vec<TableName>, String), ReadError> {
     let said = |doing: &'static str| move |e: tokio_postgres::Error| server.said(doing, &e);
     let ms = how.deadline.as_millis();
     let begin = format!("SET idle_in_transaction_session_timeout = {ms}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
     client.batch_execute(&begin).await.map_err(said("beginning a snapshot"))?;
     let tables = match which {
-        Which::Tables(tables) => tables.iter().map(|table| Named::of(table)).collect(),
-        Which::Schema(schema) => {
+        TableSet::Tables(tables) => tables.iter().map(|table| TableName::of(table)).collect(),
+        TableSet::Schema(schema) => {
             let list = "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                  WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition ORDER BY 1";
             let rows = client.query(list, &[schema]).await.map_err(said("listing the schema's tables"))?;
             let names = rows.iter().map(|row| row.get::<_, String>(0));
-            names.map(|name| Named { table: format!("{}.{}", quoted(schema), quoted(&name)), name }).collect::<Vec<_>>()
+            names.map(|name| TableName { table: format!("{}.{}", quoted(schema), quoted(&name)), name }).collect::<Vec<_>>()
         }
     };
-    if let (Which::Schema(schema), true) = (which, tables.is_empty()) {
-        return Err(ReadError::Bad(format!("{} has no tables in a schema `{schema}`", server.address())));
+    if let (TableSet::Schema(schema), true) = (which, tables.is_empty()) {
+        return Err(AskError::NoTables { address: server.address(), kind: "schema", name: schema.clone() }.into());
     }
     let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(said("exporting the snapshot"))?;
     Ok((tables, row.get(0)))
@@ -268,12 +268,12 @@ struct Plan {
 /// [`ReadError`]; nothing is then published.
 pub fn read(
     dsn: &Dsn,
-    what: &What,
-    how: &How,
+    what: &TableSource,
+    how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
-) -> Result<Done, ReadError> {
+) -> Result<TableRead, ReadError> {
     let server = Server::new(dsn)?;
     let deadline = Instant::now() + how.deadline;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -281,24 +281,22 @@ pub fn read(
         let reading = coordinate(&server, what, how, place, progress, cancel, deadline);
         tokio::select! {
             done = reading => done,
-            () = tokio::time::sleep(how.deadline) => Err(ReadError::Server(format!(
-                "{}: the snapshot's deadline of {} s has passed; give it longer, or read less at once",
-                server.address(),
-                how.deadline.as_secs()
-            ))),
+            () = tokio::time::sleep(how.deadline) => {
+                Err(ServerError::Deadline { address: server.address(), seconds: how.deadline.as_secs() }.into())
+            }
         }
     })
 }
 
 async fn coordinate(
     server: &Server,
-    what: &What,
-    how: &How,
+    what: &TableSource,
+    how: &ReadOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
     deadline: Instant,
-) -> Result<Done, ReadError> {
+) -> Result<TableRead, ReadError> {
     let session = server.connected(how.stall, cancel).await?;
     let planning = plan(server, &session.client, what, how);
     let plan = Arc::new(server.patiently(&session.client, how.stall, cancel, planning).await??);
@@ -346,7 +344,7 @@ async fn coordinate(
     let ending = server.patiently(&session.client, how.stall, cancel, session.client.batch_execute("COMMIT"));
     ending.await?.map_err(|e| server.said("ending the snapshot", &e))?;
     objects.sort_by(|a: &Object, b| a.key.cmp(&b.key));
-    Ok(Done {
+    Ok(TableRead {
         objects,
         columns: table::columns(&plan.schema, &plan.source_types, &nulls_made),
         notes: plan.notes.clone(),
@@ -356,7 +354,7 @@ async fn coordinate(
     })
 }
 
-async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Result<Plan, ReadError> {
+async fn plan(server: &Server, client: &Client, what: &TableSource, how: &ReadOptions) -> Result<Plan, ReadError> {
     let said = |doing: &'static str| move |e: tokio_postgres::Error| server.said(doing, &e);
     let ms = how.deadline.as_millis();
     let begin = format!(
@@ -373,12 +371,12 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
     let (database, version, page): (String, i32, i64) = (row.get(0), row.get(1), row.get(2));
     let mut notes = Vec::new();
     let (from, input, pages) = match what {
-        What::Query(query) => {
+        TableSource::Query(query) => {
             let query = query.trim().trim_end_matches(';');
             notes.push("a query is read by one worker".to_owned());
             (format!("({query}\n) AS brahman_query"), format!("{}/{database}?query", server.address()), None)
         }
-        What::Table(table) => {
+        TableSource::Table(table) => {
             let found = table_of(server, client, table).await?;
             let full = format!("{}.{}", quoted(&found.schema), quoted(&found.name));
             let lock = format!("LOCK TABLE {full} IN ACCESS SHARE MODE");
@@ -404,7 +402,7 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
     let (mut shapes, mut items, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for column in asked.columns() {
         if !seen.insert(column.name()) {
-            return Err(ReadError::Bad(format!("the query has two columns `{}`: give one another name with AS", column.name())));
+            return Err(AskError::TwoColumns { column: column.name().to_owned() }.into());
         }
         let name = quoted(column.name());
         match Shape::of(column.type_(), column.type_modifier()) {
@@ -420,7 +418,7 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
         }
     }
     if shapes.is_empty() {
-        return Err(ReadError::Bad(format!("{input} has no columns")));
+        return Err(AskError::NoColumns { input }.into());
     }
     let (oids, modifiers): (Vec<u32>, Vec<i32>) = asked.columns().iter().map(|c| (c.type_().oid(), c.type_modifier())).unzip();
     let named = "SELECT format_type(o, m) FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS t(o, m, i) ORDER BY i";
@@ -435,7 +433,7 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
     if let Some(window) = &how.window {
         let column = asked.columns().iter().position(|c| c.name() == window.column);
         let Some(at) = column else {
-            return Err(ReadError::Bad(format!("{input} has no column `{}`", window.column)));
+            return Err(AskError::NoColumn { input, column: window.column.clone() }.into());
         };
         window.check(Dialect::Postgres, &source_types[at])?;
         let (column, kind) = (quoted(&window.column), &source_types[at]);
@@ -470,7 +468,7 @@ async fn plan(server: &Server, client: &Client, what: &What, how: &How) -> Resul
     })
 }
 
-struct Found {
+struct TableFacts {
     schema: String,
     name: String,
     kind: String,
@@ -479,14 +477,14 @@ struct Found {
     foreign_parts: bool,
 }
 
-impl Found {
+impl TableFacts {
     fn is_table(&self) -> bool {
         matches!(self.kind.as_str(), "r" | "p")
     }
 }
 
 /// Looks a table up by the name that was given, as SQL would, or else exactly.
-async fn table_of(server: &Server, client: &Client, table: &str) -> Result<Found, ReadError> {
+async fn table_of(server: &Server, client: &Client, table: &str) -> Result<TableFacts, ReadError> {
     let said = |e: tokio_postgres::Error| server.said("looking for the table", &e);
     // A name that SQL cannot read (spaces, capitals) may still be a table's own.
     let exactly = table.split_once('.').map_or_else(|| quoted(table), |(s, t)| format!("{}.{}", quoted(s), quoted(t)));
@@ -508,7 +506,7 @@ async fn table_of(server: &Server, client: &Client, table: &str) -> Result<Found
         let like = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 20";
         let there: Vec<String> = client.query(like, &[]).await.map_err(said)?.iter().map(|row| row.get(0)).collect();
         let there = if there.is_empty() { "no tables".to_owned() } else { there.join(", ") };
-        return Err(ReadError::Bad(format!("{} has no table `{table}`; it has {there}", server.address())));
+        return Err(AskError::NoTable { address: server.address(), table: table.to_owned(), there }.into());
     };
     // Pages of partitions are counted from 0 in each: the largest decides, and the last range is open-ended.
     let facts = "SELECT n.nspname, c.relname, c.relkind::text, \
@@ -516,7 +514,7 @@ async fn table_of(server: &Server, client: &Client, table: &str) -> Result<Found
          coalesce((SELECT bool_or(p.relkind = 'f') FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid AND p.oid <> c.oid), false) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let row = client.query_one(facts, &[&oid]).await.map_err(said)?;
-    Ok(Found { schema: row.get(0), name: row.get(1), kind: row.get(2), bytes: row.get(3), foreign_parts: row.get(4) })
+    Ok(TableFacts { schema: row.get(0), name: row.get(1), kind: row.get(2), bytes: row.get(3), foreign_parts: row.get(4) })
 }
 
 /// Conditions on ctid that together let every row through once.
@@ -610,7 +608,7 @@ impl Worker {
                 }
             }
             if !rows.is_whole() {
-                return Err(ReadError::Server(format!("{}: the copy ended in the middle of a row", self.server.address())));
+                return Err(ServerError::CutOff { address: self.server.address() }.into());
             }
         }
         self.write(&mut rows, &mut sink)?;

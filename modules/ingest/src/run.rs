@@ -10,12 +10,13 @@ use brahman_card::interface::catalog::{
     self, AbandonIn, AbandonOut, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
 };
 use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
-use brahman_sidecar::{Call, CallOptions, Client, ClientError};
+use brahman_sidecar::{Call, CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::pii;
 use crate::pii::sample::Samples;
-use crate::{merge, pii};
+use crate::sink::Place;
 
 /// Runs remembered.
 const RUNS_MAX: usize = 100;
@@ -36,31 +37,6 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// Where a run writes.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The run's own folder, there already.
-    pub folder: PathBuf,
-    /// Bucket of its objects.
-    pub bucket: String,
-    /// Keys of its objects begin with this.
-    pub prefix: String,
-    /// And their URLs with this.
-    pub url_prefix: String,
-    /// What is looked at for personal data, if it is.
-    pub samples: Option<Arc<Samples>>,
-    /// Number of the first object.
-    pub first_part: usize,
-}
-
-impl Place {
-    /// The same place, for rows that have been looked at already.
-    #[must_use]
-    pub fn unlooked(&self) -> Self {
-        Self { samples: None, ..self.clone() }
-    }
-}
-
 /// A run that is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Job {
@@ -73,12 +49,12 @@ pub struct Job {
     /// The run that this goes on with, whose objects are there already, also for the next try if this one fails.
     pub resumes: Option<String>,
     /// The dataset that this builds on: its objects that are kept may be among those read.
-    pub onto: Option<Onto>,
+    pub onto: Option<Predecessor>,
 }
 
 /// What a run builds on.
 #[derive(Clone, Debug, Default)]
-pub struct Onto {
+pub struct Predecessor {
     /// Generation, 0 if there is none.
     pub generation: u64,
     /// Its run: numbers repeat where a dataset is deleted and made again.
@@ -89,7 +65,7 @@ pub struct Onto {
 
 /// What a run has read.
 #[derive(Debug, Default)]
-pub struct Read {
+pub struct ReadOutcome {
     /// Durable, in row order.
     pub objects: Vec<Object>,
     /// Columns.
@@ -181,7 +157,7 @@ impl Runs {
         &self,
         call: Option<&Call>,
         job: Job,
-        read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
+        read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<ReadOutcome, Fault> + Send + 'static,
     ) -> Result<IngestOut, Fault> {
         let run_id = job.resumes.clone().unwrap_or_else(|| ulid::Ulid::generate().to_string());
         let cancel = CancellationToken::new();
@@ -205,7 +181,7 @@ impl Runs {
         }
         let started = Instant::now();
         let (progress, watching) = watch::channel(Progress { phase: "scan", ..Progress::default() });
-        let ended = Ended { runs: self, run_id: &run_id, watching: watching.clone(), started };
+        let ended = RunEnd { runs: self, run_id: &run_id, watching: watching.clone(), started };
         let outcome = self.read_and_commit(call, job, &run_id, read, &cancel, progress, watching, started).await;
         ended.with(match &outcome {
             Ok(_) => ("done", None),
@@ -229,7 +205,7 @@ impl Runs {
         call: Option<&Call>,
         job: Job,
         run_id: &str,
-        read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<Read, Fault> + Send + 'static,
+        read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<ReadOutcome, Fault> + Send + 'static,
         cancel: &CancellationToken,
         progress: watch::Sender<Progress>,
         watching: watch::Receiver<Progress>,
@@ -248,7 +224,7 @@ impl Runs {
         let (token, target, resumed) = (cancel.clone(), place.clone(), job.resumes.is_some());
         let mut reading = tokio::task::spawn_blocking(move || {
             // Nothing of a failed run was published, nor of one whose caller has gone; the catalog clears what a crash leaves.
-            let written = Written { folder: Some(target.folder.clone()).filter(|_| !resumed) };
+            let written = RunFolder { folder: Some(target.folder.clone()).filter(|_| !resumed) };
             let read = read(&target, &progress, &token)?;
             let pii = target.samples.as_ref().map(|samples| pii::report(&samples.take()));
             Ok::<_, Fault>((read, pii, written))
@@ -265,7 +241,7 @@ impl Runs {
             }
         }?;
         let pii = match &job.onto {
-            Some(onto) => merge::both(onto.pii.as_ref(), pii),
+            Some(onto) => pii::both(onto.pii.as_ref(), pii),
             None => pii,
         };
         let drift = self.drift(dataset, &read.columns).await;
@@ -380,17 +356,17 @@ fn was_refused(fault: &str) -> bool {
 
 /// What a run has written, which goes with this unless it is kept.
 #[derive(Debug)]
-struct Written {
+struct RunFolder {
     folder: Option<PathBuf>,
 }
 
-impl Written {
+impl RunFolder {
     fn keep(&mut self) -> Option<PathBuf> {
         self.folder.take()
     }
 }
 
-impl Drop for Written {
+impl Drop for RunFolder {
     fn drop(&mut self) {
         if let Some(folder) = self.folder.take()
             && let Err(error) = std::fs::remove_dir_all(&folder)
@@ -419,7 +395,7 @@ impl Ends {
     async fn tell(&self, end: AbandonIn) {
         self.untold.lock().await.push(end);
         if let Err(error) = self.tell_all().await {
-            tracing::warn!("the lineage will be told of a run's end later: {error}");
+            tracing::warn!("the lineage will be told of a run's end later: {}", chain(&error));
         }
     }
 
@@ -443,14 +419,14 @@ fn drift(before: &[Column], now: &[Column]) -> Vec<Drift> {
 }
 
 /// Writes a run's end into the list, also when its future is dropped.
-struct Ended<'a> {
+struct RunEnd<'a> {
     runs: &'a Runs,
     run_id: &'a str,
     watching: watch::Receiver<Progress>,
     started: Instant,
 }
 
-impl Ended<'_> {
+impl RunEnd<'_> {
     /// False if it has been written already.
     fn with(&self, (state, error): (&str, Option<String>)) -> bool {
         let last = *self.watching.borrow();
@@ -463,7 +439,7 @@ impl Ended<'_> {
     }
 }
 
-impl Drop for Ended<'_> {
+impl Drop for RunEnd<'_> {
     fn drop(&mut self) {
         // The caller hung up: nobody waits for this any more, the lineage is told all the same.
         if self.with(("cancelled", None))
@@ -491,7 +467,7 @@ mod tests {
         let of = |name: &str| {
             let folder = folder.path().join(name);
             std::fs::create_dir_all(folder.join("deep")).expect("made");
-            Written { folder: Some(folder) }
+            RunFolder { folder: Some(folder) }
         };
         drop(of("failed"));
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -10,16 +10,17 @@ use brahman_card::interface::ingest::{
     self, CancelIn, CancelOut, FilesIn, IngestOut, IngestedDataset, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, Client, Reply, Service};
+use brahman_sidecar::{Call, Client, Reply, Service, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dsn::Dsn;
 use crate::files::{self, bad_source};
 use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
-use crate::run::{Job, Onto, Place, Progress, Read, Runs, cancelled};
+use crate::run::{Job, Predecessor, Progress, ReadOutcome, Runs, cancelled};
+use crate::sink::Place;
 use crate::source::Format;
-use crate::table::{Done, Held, How, ReadError, What, Which};
+use crate::table::{AskError, HeldTables, ReadError, ReadOptions, TableRead, TableSet, TableSource};
 use crate::watches::Watches;
 use crate::window::Window;
 use crate::{merge, mock, mysql, postgres};
@@ -45,7 +46,7 @@ struct Server {
     /// One table.
     read: Reader,
     /// Finds several, and holds a snapshot of them all if it can.
-    hold: fn(&Dsn, &How, &Which, &CancellationToken) -> Result<Held, ReadError>,
+    hold: fn(&Dsn, &ReadOptions, &TableSet, &CancellationToken) -> Result<HeldTables, ReadError>,
 }
 
 const MOCK: Server = Server { read: mock::read, hold: mock::hold };
@@ -126,8 +127,8 @@ impl IngestService {
         }
         let read = server.read;
         let what = match (ask.table, ask.query) {
-            (Some(table), None) => What::Table(table),
-            (None, Some(query)) if matches!(mode, Mode::Full) => What::Query(query),
+            (Some(table), None) => TableSource::Table(table),
+            (None, Some(query)) if matches!(mode, Mode::Full) => TableSource::Query(query),
             (None, Some(_)) => return Err(Fault::invalid_parameter("query", "a query is read with mode full; expected a table")),
             _ => return Err(Fault::invalid_parameter("table, query", "expected exactly one of them")),
         };
@@ -146,12 +147,12 @@ impl IngestService {
     }
 
     /// Several tables, one after the other, each a dataset, of one snapshot where the server can hold it.
-    async fn several(&self, call: &Call, ask: TableIn, mode: Mode, server: Server, dsn: Dsn, how: How) -> Result<IngestOut, Fault> {
+    async fn several(&self, call: &Call, ask: TableIn, mode: Mode, server: Server, dsn: Dsn, how: ReadOptions) -> Result<IngestOut, Fault> {
         let one = |what: &'static str, why: &str| Err(Fault::invalid_parameter(what, why.to_owned()));
         let which = match (ask.tables, ask.schema) {
-            (Some(tables), None) if (1..=TABLES_MAX).contains(&tables.len()) => Which::Tables(tables),
+            (Some(tables), None) if (1..=TABLES_MAX).contains(&tables.len()) => TableSet::Tables(tables),
             (Some(_), None) => return one("tables", &format!("expected 1 to {TABLES_MAX} of them")),
-            (None, Some(schema)) => Which::Schema(schema),
+            (None, Some(schema)) => TableSet::Schema(schema),
             _ => return one("tables, schema", "expected one of them"),
         };
         if ask.table.is_some() || ask.query.is_some() {
@@ -172,13 +173,13 @@ impl IngestService {
                 return one("tables", &format!("{both}: read one of them by itself"));
             }
         }
-        let how = How { snapshot: held.snapshot.clone(), ..how };
+        let how = ReadOptions { snapshot: held.snapshot.clone(), ..how };
         let mut made: Vec<IngestedDataset> = Vec::new();
         let mut sum =
             IngestOut { phase: "done".into(), dataset: Some(ask.dataset.clone()), mode: Some("full".into()), ..IngestOut::default() };
         let started = std::time::Instant::now();
         for table in &held.tables {
-            let (dsn, how, what) = (dsn.clone(), how.clone(), What::Table(table.table.clone()));
+            let (dsn, how, what) = (dsn.clone(), how.clone(), TableSource::Table(table.table.clone()));
             let read = move |place: &Place, progress: &_, cancel: &_| {
                 Ok(as_read((server.read)(&dsn, &what, &how, place, progress, cancel).map_err(failed)?, "full"))
             };
@@ -214,11 +215,11 @@ impl IngestService {
         call: &Call,
         job: Job,
         read: Reader,
-        (dsn, what, how): (Dsn, What, How),
+        (dsn, what, how): (Dsn, TableSource, ReadOptions),
         (cursor, key, lag): (String, Vec<String>, u64),
     ) -> Result<IngestOut, Fault> {
         let before = self.runs.dataset(&job.dataset).await?;
-        let onto = Onto {
+        let onto = Predecessor {
             generation: before.as_ref().map_or(0, |d| d.generation),
             run_id: before.as_ref().and_then(|d| d.run_id.clone()),
             pii: before.as_ref().filter(|d| d.watermark.is_some()).and_then(|d| d.pii.clone()),
@@ -232,11 +233,10 @@ impl IngestService {
                 return Err(Fault::invalid_parameter("cursor", why));
             }
             let window = Window { column: cursor.clone(), since: mark.map(|m| m.bound.clone()), lag, rows: None };
-            let how = How { window: Some(window), ..how };
+            let how = ReadOptions { window: Some(window), ..how };
             let mut done = read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?;
             if let Some(mark) = mark.filter(|mark| mark.source != done.input) {
-                let why = format!("the dataset was read from {}, this is {}: give it another dataset", mark.source, done.input);
-                return Err(failed(ReadError::Bad(why)));
+                return Err(failed(AskError::OtherTable { was: mark.source.clone(), now: done.input }.into()));
             }
             let rows: u64 = done.objects.iter().map(|o| o.rows).sum();
             match (&before, mark) {
@@ -258,7 +258,7 @@ impl IngestService {
             }
             let bound = done.bound.take().or_else(|| mark.map(|m| m.bound.clone()));
             let watermark = bound.map(|bound| Watermark { column: cursor.clone(), bound, source: done.input.clone() });
-            Ok(Read { watermark, ..as_read(done, "incremental") })
+            Ok(ReadOutcome { watermark, ..as_read(done, "incremental") })
         };
         self.runs.carry_out(Some(call), job, read).await
     }
@@ -272,7 +272,7 @@ impl IngestService {
         let asked = format!("{:?} by {}", keyset.what, keyset.key);
         let (unfinished, note) = match book.unfinished(&asked) {
             Ok(unfinished) => (unfinished, None),
-            Err(note) => (None, Some(note)),
+            Err(error) => (None, Some(chain(&error))),
         };
         note.iter().for_each(|note| tracing::warn!(dataset = job.dataset, "{note}"));
         let at = unfinished.unwrap_or_else(|| Checkpoint::begin(ulid::Ulid::generate().to_string(), asked));
@@ -289,15 +289,15 @@ impl IngestService {
     }
 }
 
-fn as_read(done: Done, mode: &str) -> Read {
-    Read {
+fn as_read(done: TableRead, mode: &str) -> ReadOutcome {
+    ReadOutcome {
         objects: done.objects,
         columns: done.columns,
         inputs: vec![done.input],
         notes: done.notes,
         parallel: Some(done.parallel as u64),
         mode: Some(mode.to_owned()),
-        ..Read::default()
+        ..ReadOutcome::default()
     }
 }
 
@@ -359,13 +359,13 @@ fn bounded(what: &str, value: Option<u64>, most: u64, default: u64) -> Result<u6
 }
 
 /// A table's connection and how it is to be read, checked.
-fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, How), Fault> {
+fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, ReadOptions), Fault> {
     // Our own user's secrets and its standing with local servers are not another user's.
     call.allow_paths()?;
-    let dsn = Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", e))?;
+    let dsn = Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", chain(&e)))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let seconds = |what, value, default| bounded(what, value, SECONDS_MAX, default).map(Duration::from_secs);
-    let how = How {
+    let how = ReadOptions {
         parallel: usize::try_from(bounded("parallel", ask.parallel, PARALLEL_MAX, cores.min(PARALLEL_MAX))?).unwrap_or(1),
         deadline: seconds("deadline_s", ask.deadline_s, DEADLINE_S)?,
         stall: seconds("stall_s", ask.stall_s, STALL_S)?,
@@ -376,8 +376,8 @@ fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, How)
 }
 
 fn failed(error: ReadError) -> Fault {
-    let source =
-        |name: &'static str, retryable: bool| Fault::new(name, retryable, format!("{error}; nothing was published")).with("source", "");
+    let words = format!("{}; nothing was published", chain(&error));
+    let source = |name: &'static str, retryable: bool| Fault::new(name, retryable, words.clone()).with("source", "");
     match &error {
         ReadError::Cancelled => cancelled(),
         ReadError::Bad(_) | ReadError::Malformed(_) => source("org.brahman.Ingest.BadSource", false),

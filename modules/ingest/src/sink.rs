@@ -17,7 +17,6 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
 use crate::pii::sample::{Sampler, Samples};
-use crate::run::Place;
 
 /// A row group is closed once it holds about this much: small enough to hold in memory, large enough to compress.
 const ROW_GROUP_BYTES: usize = 8 << 20;
@@ -25,6 +24,31 @@ const ROW_GROUP_BYTES: usize = 8 << 20;
 const DISTINCT_SHARE: f64 = 0.5;
 /// Rows looked at for that.
 const SAMPLED_ROWS: usize = 4096;
+
+/// Where a run writes.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The run's own folder, there already.
+    pub folder: PathBuf,
+    /// Bucket of its objects.
+    pub bucket: String,
+    /// Keys of its objects begin with this.
+    pub prefix: String,
+    /// And their URLs with this.
+    pub url_prefix: String,
+    /// What is looked at for personal data, if it is.
+    pub samples: Option<Arc<Samples>>,
+    /// Number of the first object.
+    pub first_part: usize,
+}
+
+impl Place {
+    /// The same place, for rows that have been looked at already.
+    #[must_use]
+    pub fn unlooked(&self) -> Self {
+        Self { samples: None, ..self.clone() }
+    }
+}
 
 /// One Parquet object while it is written.
 #[derive(Debug)]

@@ -9,8 +9,6 @@ use ignore::WalkBuilder;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::watches::listing::is_passed_over;
-
 /// Most files one call reads: a monorepo, not a whole disk by mistake.
 const FILES_MAX: usize = 1_000_000;
 
@@ -36,17 +34,53 @@ pub struct File {
     pub id: String,
 }
 
-/// Why there is nothing to read.
+/// A path that cannot be used, or the name of a format that is none.
 #[derive(Debug, Error)]
-pub enum SourceError {
-    /// A path that cannot be used.
-    #[error("{path}: {why}")]
-    Bad {
-        /// As given.
-        path: String,
-        /// What is wrong and what was expected.
-        why: String,
+#[error("{given}")]
+pub struct SourceError {
+    /// As given.
+    pub given: String,
+    /// What is wrong with it.
+    #[source]
+    pub flaw: Flaw,
+}
+
+/// What is wrong with a path, or with the name of a format, and what was expected.
+#[derive(Debug, Error)]
+pub enum Flaw {
+    /// There is no such format.
+    #[error("is no format: expected documents, csv, jsonl or parquet")]
+    UnknownFormat,
+    /// One dataset has one kind of source.
+    #[error("is of another kind than the first path: give each kind its own dataset, or say --format")]
+    OtherKind,
+    /// Nobody knows below which folder it lies.
+    #[error("is relative, expected an absolute path")]
+    Relative,
+    /// Its wildcards make no sense.
+    #[error(transparent)]
+    Pattern(#[from] globset::Error),
+    /// Its wildcards stand for nothing.
+    #[error("matches no file below {}", .folder.display())]
+    NoMatch {
+        /// Where files were looked for.
+        folder: PathBuf,
     },
+    /// It is not there, or cannot be looked at.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// A device, a socket or a pipe.
+    #[error("is neither a file nor a folder")]
+    Special,
+    /// What is watched is a folder: a file is replaced by editors, and its watch would go with it.
+    #[error("is no folder: watch the folder that the file is in")]
+    NoFolder,
+    /// More than one call reads.
+    #[error("has more than {FILES_MAX} files: give folders further down")]
+    TooMany,
+    /// Nobody waits for it any more.
+    #[error("the reading was ended")]
+    Stopped,
 }
 
 impl Format {
@@ -55,13 +89,13 @@ impl Format {
     /// # Errors
     /// If the name is none, or tables and other things are mixed.
     pub fn of(name: Option<&str>, paths: &[String]) -> Result<Self, SourceError> {
-        let bad = |path: &str, why: &str| SourceError::Bad { path: path.to_owned(), why: why.to_owned() };
+        let bad = |given: &str, flaw: Flaw| SourceError { given: given.to_owned(), flaw };
         match name {
             Some("documents") => return Ok(Self::Documents),
             Some("csv") => return Ok(Self::Csv),
             Some("jsonl") => return Ok(Self::Jsonl),
             Some("parquet") => return Ok(Self::Parquet),
-            Some(other) => return Err(bad(other, "is no format: expected documents, csv, jsonl or parquet")),
+            Some(other) => return Err(bad(other, Flaw::UnknownFormat)),
             None => {}
         }
         let by_ending = |path: &String| match plain_name(path).extension().and_then(|e| e.to_str()) {
@@ -72,7 +106,7 @@ impl Format {
         };
         let first = paths.first().map_or(Self::Documents, by_ending);
         match paths.iter().find(|path| by_ending(path) != first) {
-            Some(other) => Err(bad(other, "is of another kind than the first path: give each kind its own dataset, or say --format")),
+            Some(other) => Err(bad(other, Flaw::OtherKind)),
             None => Ok(first),
         }
     }
@@ -119,11 +153,11 @@ pub fn open(path: &Path, stop: &CancellationToken) -> io::Result<Box<dyn Read + 
 
 /// What a walk found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Walk {
     /// In order of name.
     pub files: Vec<File>,
-    /// Folders and entries that could not be read, and why: what lies there is missing.
-    pub unread: Vec<String>,
+    /// Folders and entries that could not be read: what lies there is missing.
+    pub unread: Vec<ignore::Error>,
 }
 
 /// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth). Hidden files, what a .gitignore names, and what editors and downloads have
@@ -131,37 +165,37 @@ pub struct Found {
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
-pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Found, SourceError> {
+pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceError> {
     let (mut all, mut unread) = (Vec::new(), Vec::new());
     for given in paths {
-        let bad = |why: String| SourceError::Bad { path: given.clone(), why };
+        let bad = |flaw: Flaw| SourceError { given: given.clone(), flaw };
         let root = Path::new(given);
         if !root.is_absolute() {
-            return Err(bad("is relative, expected an absolute path".into()));
+            return Err(bad(Flaw::Relative));
         }
-        if let Some((base, pattern)) = glob(given).map_err(|e| bad(e.to_string()))?.filter(|_| !root.exists()) {
+        if let Some((base, pattern)) = glob(given).map_err(|e| bad(e.into()))?.filter(|_| !root.exists()) {
             let before = all.len();
             below(&base, |path| pattern.is_match(path), stop, &mut all, &mut unread).map_err(bad)?;
             if all.len() == before && unread.is_empty() {
-                return Err(bad(format!("matches no file below {}", base.display())));
+                return Err(bad(Flaw::NoMatch { folder: base }));
             }
             continue;
         }
-        let meta = root.metadata().map_err(|e| bad(e.to_string()))?;
+        let meta = root.metadata().map_err(|e| bad(e.into()))?;
         if meta.is_file() {
             let id = root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             all.push(File { path: root.to_owned(), id });
             continue;
         }
         if !meta.is_dir() {
-            return Err(bad("is neither a file nor a folder".into()));
+            return Err(bad(Flaw::Special));
         }
         below(root, |_| true, stop, &mut all, &mut unread).map_err(bad)?;
     }
     if paths.len() > 1 {
         unique_ids(&mut all);
     }
-    Ok(Found { files: all, unread })
+    Ok(Walk { files: all, unread })
 }
 
 /// Adds the files below a folder that are wanted, and what could not be read.
@@ -170,30 +204,39 @@ fn below(
     wanted: impl Fn(&Path) -> bool,
     stop: &CancellationToken,
     all: &mut Vec<File>,
-    unread: &mut Vec<String>,
-) -> Result<(), String> {
+    unread: &mut Vec<ignore::Error>,
+) -> Result<(), Flaw> {
     let mut walk = WalkBuilder::new(root);
     walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
     let is_file = |e: &ignore::DirEntry| e.file_type().is_some_and(|t| t.is_file());
     for entry in walk.build() {
         if stop.is_cancelled() {
-            return Err("the reading was ended".to_owned());
+            return Err(Flaw::Stopped);
         }
         let entry = match entry {
             Ok(entry) if is_file(&entry) && !is_passed_over(entry.path()) && wanted(entry.path()) => entry,
             Ok(_) => continue,
             Err(error) => {
-                unread.push(error.to_string());
+                unread.push(error);
                 continue;
             }
         };
         let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
         all.push(File { path: entry.into_path(), id });
         if all.len() > FILES_MAX {
-            return Err(format!("has more than {FILES_MAX} files: give folders further down"));
+            return Err(Flaw::TooMany);
         }
     }
     Ok(())
+}
+
+/// Whether a name is one that editors and downloads use for what is not finished, or a hidden one.
+#[must_use]
+pub fn is_passed_over(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let unfinished = [".swp", ".swx", "~", ".part", ".crdownload", ".tmp"].iter().any(|end| name.ends_with(end));
+    // 4913 is the name that vim tries a folder with.
+    name.starts_with('.') || name == "4913" || unfinished
 }
 
 /// The folder above the first wildcard of a path, and the whole as a pattern; none if there is no wildcard.
@@ -221,7 +264,7 @@ fn unique_ids(files: &mut [File]) {
 mod tests {
     use super::*;
 
-    fn found(paths: &[String]) -> Result<Found, SourceError> {
+    fn found(paths: &[String]) -> Result<Walk, SourceError> {
         files(paths, &CancellationToken::new())
     }
 

@@ -1,16 +1,17 @@
 //! What is common to tables of any server: what is asked for, how it is read, what comes of it.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use arrow_schema::{FieldRef, Schema};
 use brahman_card::interface::catalog::{Column, Object};
 use thiserror::Error;
 
-use crate::window::Window;
+use crate::window::{Window, WindowError};
 
 /// What is to be read.
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum TableSource {
     /// A table, as it would be written in SQL.
     Table(String),
     /// A SELECT.
@@ -19,7 +20,7 @@ pub enum What {
 
 /// How it is to be read.
 #[derive(Clone, Debug)]
-pub struct How {
+pub struct ReadOptions {
     /// Workers at most.
     pub parallel: usize,
     /// How long the snapshot may be held: it keeps the server from cleaning up.
@@ -32,15 +33,15 @@ pub struct How {
     pub window: Option<Window>,
 }
 
-/// Why a read failed. Every message is free of passwords.
+/// Why a read failed. Every message is free of passwords, and so are those of its causes.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// What was asked for is not there or not allowed, or the connection's text is wrong.
-    #[error("{0}")]
-    Bad(String),
+    #[error(transparent)]
+    Bad(Box<dyn Error + Send + Sync>),
     /// The server or the way to it.
-    #[error("{0}")]
-    Server(String),
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The caller ended it.
     #[error("cancelled")]
     Cancelled,
@@ -48,13 +49,144 @@ pub enum ReadError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// Bytes that make no sense.
-    #[error("{0}")]
-    Malformed(String),
+    #[error(transparent)]
+    Malformed(Box<dyn Error + Send + Sync>),
+}
+
+impl ReadError {
+    /// What is wrong with what was asked for.
+    #[must_use]
+    pub fn bad(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Bad(Box::new(error))
+    }
+
+    /// What is wrong with bytes.
+    #[must_use]
+    pub fn malformed(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Malformed(Box::new(error))
+    }
+}
+
+/// What is wrong with what was asked for: of this the server knows nothing, or it is of no use.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AskError {
+    /// There is no such table.
+    #[error("{address} has no table `{table}`; it has {there}")]
+    NoTable {
+        /// The server.
+        address: String,
+        /// As it was asked for.
+        table: String,
+        /// Some of those that there are, in words.
+        there: String,
+    },
+    /// There is no such schema or database, or it is empty.
+    #[error("{address} has no tables in a {kind} `{name}`")]
+    NoTables {
+        /// The server.
+        address: String,
+        /// `schema` or `database`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A table without columns.
+    #[error("{input} has no columns")]
+    NoColumns {
+        /// The table.
+        input: String,
+    },
+    /// There is no such column.
+    #[error("{input} has no column `{column}`")]
+    NoColumn {
+        /// The table.
+        input: String,
+        /// The column.
+        column: String,
+    },
+    /// Two columns of a query have one name.
+    #[error("the query has two columns `{column}`: give one another name with AS")]
+    TwoColumns {
+        /// The name.
+        column: String,
+    },
+    /// What was asked is no question.
+    #[error("{address}: the query gives no rows: expected a SELECT")]
+    NoRows {
+        /// The server.
+        address: String,
+    },
+    /// What a dataset is to go on with is not what it was read from.
+    #[error("the dataset was read from {was}, this is {now}: give it another dataset")]
+    OtherTable {
+        /// What it was read from.
+        was: String,
+        /// What it would be read from.
+        now: String,
+    },
+}
+
+impl From<AskError> for ReadError {
+    fn from(error: AskError) -> Self {
+        Self::bad(error)
+    }
+}
+
+impl From<WindowError> for ReadError {
+    fn from(error: WindowError) -> Self {
+        Self::bad(error)
+    }
+}
+
+/// What a server did not do. The driver's own error is not kept, only its words without passwords: it may show what was sent.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// It, or the driver, said why.
+    #[error("{address}: {doing}: {words}")]
+    Said {
+        /// The server, without user and password.
+        address: String,
+        /// What it was to do.
+        doing: &'static str,
+        /// Its words, with every password covered.
+        words: String,
+    },
+    /// It has not said anything.
+    #[error("{address}: the server has sent nothing for {seconds} s")]
+    Silent {
+        /// The server.
+        address: String,
+        /// For so long.
+        seconds: u64,
+    },
+    /// The time of a snapshot is up.
+    #[error("{address}: the snapshot's deadline of {seconds} s has passed; give it longer, or read less at once")]
+    Deadline {
+        /// The server.
+        address: String,
+        /// That time.
+        seconds: u64,
+    },
+    /// It stopped sending.
+    #[error("{address}: the copy ended in the middle of a row")]
+    CutOff {
+        /// The server.
+        address: String,
+    },
+    /// It was asked several times.
+    #[error("tried {attempts} times")]
+    Tried {
+        /// So often.
+        attempts: u32,
+        /// What became of the last time.
+        #[source]
+        last: Box<Self>,
+    },
 }
 
 /// What a read gave.
 #[derive(Debug)]
-pub struct Done {
+pub struct TableRead {
     /// One object a worker.
     pub objects: Vec<Object>,
     /// Columns.
@@ -83,14 +215,14 @@ pub fn columns(schema: &Schema, source_types: &[String], nulls_made: &[u64]) -> 
 
 /// A table, and the name that its dataset gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct TableName {
     /// As SQL names it.
     pub table: String,
     /// Its own name.
     pub name: String,
 }
 
-impl Named {
+impl TableName {
     /// Of a table as it was given.
     #[must_use]
     pub fn of(table: &str) -> Self {
@@ -108,9 +240,9 @@ impl Named {
 
 /// Several tables, and the snapshot that is held for them until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldTables {
     /// In the order of their names, or as they were given.
-    pub tables: Vec<Named>,
+    pub tables: Vec<TableName>,
     /// If the server can hold one for several connections.
     pub snapshot: Option<String>,
     /// Dropped, it ends the snapshot.
@@ -119,7 +251,7 @@ pub struct Held {
 
 /// Which tables.
 #[derive(Clone, Debug)]
-pub enum Which {
+pub enum TableSet {
     /// These.
     Tables(Vec<String>),
     /// All of a schema.
@@ -141,15 +273,15 @@ pub async fn connected<T>(
     mut connect: impl AsyncFnMut() -> Result<T, ReadError>,
 ) -> Result<T, ReadError> {
     let (mut pause, until) = (CONNECT_PAUSE, Instant::now() + CONNECT_PATIENCE);
-    for attempt in 1.. {
+    for attempts in 1_u32.. {
         // A server may take a connection and then say nothing.
         let outcome = tokio::select! {
             outcome = connect() => outcome,
             () = cancel.cancelled() => break,
         };
         match outcome {
-            Err(ReadError::Server(why)) if Instant::now() + pause > until => {
-                return Err(ReadError::Server(format!("{why}; tried {attempt} times")));
+            Err(ReadError::Server(last)) if Instant::now() + pause > until => {
+                return Err(ServerError::Tried { attempts, last: Box::new(last) }.into());
             }
             Err(ReadError::Server(_)) => {}
             outcome => return outcome,
@@ -176,7 +308,7 @@ pub async fn patiently<T>(
         done = what => Ok(done),
         () = cancel.cancelled() => Err(ReadError::Cancelled),
         () = tokio::time::sleep(stall) => {
-            Err(ReadError::Server(format!("{address}: the server has sent nothing for {} s", stall.as_secs())))
+            Err(ServerError::Silent { address: address.to_owned(), seconds: stall.as_secs() }.into())
         }
     }
 }

@@ -1,10 +1,11 @@
 //! TLS for connections to databases, as `sslmode` asks for it.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -13,9 +14,9 @@ use crate::dsn::Tls;
 
 /// Takes any certificate: `require` asks for encryption, not for proof of who is there. That is libpq's meaning too.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -50,26 +51,58 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// It cannot be set up.
+    #[error(transparent)]
+    Setup(#[from] Error),
+    /// The file of authorities cannot be used.
+    #[error("sslrootcert {}", .file.display())]
+    Authorities {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        flaw: AuthorityError,
+    },
+}
+
+/// What is wrong with a file of authorities.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// It cannot be read, or is no PEM.
+    #[error(transparent)]
+    Pem(#[from] pem::Error),
+    /// A certificate in it cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] Error),
+}
+
+/// The authorities in a file.
+fn authorities(file: &Path) -> Result<RootCertStore, AuthorityError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file)? {
+        roots.add(certificate?)?;
+    }
+    Ok(roots)
+}
+
 /// A client's configuration.
 ///
 /// # Errors
-/// In words, if the file of authorities cannot be used.
-pub fn client(mode: &Tls) -> Result<ClientConfig, String> {
+/// [`TlsError`].
+pub fn client(mode: &Tls) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let config = match mode {
         Tls::Verify(Some(file)) => {
-            let unusable = |e: &dyn std::fmt::Display| format!("sslrootcert {}: {e}", file.display());
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_file_iter(file).map_err(|e| unusable(&e))? {
-                roots.add(certificate.map_err(|e| unusable(&e))?).map_err(|e| unusable(&e))?;
-            }
+            let roots = authorities(file).map_err(|flaw| TlsError::Authorities { file: file.clone(), flaw })?;
             builder.with_root_certificates(roots).with_no_client_auth()
         }
-        Tls::Verify(None) => builder.with_platform_verifier().map_err(|e| e.to_string())?.with_no_client_auth(),
+        Tls::Verify(None) => builder.with_platform_verifier()?.with_no_client_auth(),
         Tls::Disable | Tls::Prefer | Tls::Require => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))).with_no_client_auth()
         }
     };
     Ok(config)

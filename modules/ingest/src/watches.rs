@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
 use brahman_card::interface::ingest::{WatchIn, WatchStatus};
+use brahman_sidecar::chain;
 use brahman_storage::atomic;
 use futures_util::FutureExt;
 use notify::event::{AccessKind, AccessMode};
@@ -26,8 +27,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::files;
-use crate::run::{Job, Place, Runs};
-use crate::source::{Format, SourceError};
+use crate::run::{Job, Runs};
+use crate::sink::Place;
+use crate::source::{Flaw, Format, SourceError, is_passed_over};
 use listing::Listing;
 use settle::{Settle, Verdict};
 
@@ -48,7 +50,7 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// What is watched, as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Kept {
+struct WatchRecord {
     ask: WatchIn,
     /// Of the listing that was ingested last, in hex.
     ingested: Option<String>,
@@ -57,7 +59,7 @@ struct Kept {
 /// One watch and the task that carries it out.
 #[derive(Debug)]
 struct Watch {
-    kept: Kept,
+    kept: WatchRecord,
     told: WatchStatus,
     task: Option<JoinHandle<()>>,
 }
@@ -68,6 +70,15 @@ impl Drop for Watch {
             task.abort();
         }
     }
+}
+
+/// The file of watches, and what is wrong with it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .file.display())]
+struct WatchesError {
+    file: PathBuf,
+    #[source]
+    source: serde_json::Error,
 }
 
 /// All watches.
@@ -87,9 +98,10 @@ impl Watches {
         let folder = state.join("ingest");
         std::fs::create_dir_all(&folder)?;
         let file = folder.join("watches.json");
-        let kept: Vec<Kept> = match std::fs::read(&file) {
+        let kept: Vec<WatchRecord> = match std::fs::read(&file) {
             Ok(text) => {
-                serde_json::from_slice(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", file.display())))?
+                let damaged = |source| WatchesError { file: file.clone(), source };
+                serde_json::from_slice(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, damaged(e)))?
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(e),
@@ -106,7 +118,7 @@ impl Watches {
     }
 
     fn save(&self, all: &BTreeMap<String, Watch>) -> io::Result<()> {
-        let kept: Vec<&Kept> = all.values().map(|w| &w.kept).collect();
+        let kept: Vec<&WatchRecord> = all.values().map(|w| &w.kept).collect();
         atomic::write(&self.file, &serde_json::to_vec_pretty(&kept)?)
     }
 
@@ -117,13 +129,13 @@ impl Watches {
     pub fn watch(self: &Arc<Self>, ask: WatchIn) -> Result<WatchStatus, Fault> {
         Format::of(ask.format.as_deref(), &ask.paths).map_err(files::bad_source)?;
         for path in &ask.paths {
-            let bad = |why: &str| files::bad_source(SourceError::Bad { path: path.clone(), why: why.to_owned() });
+            let bad = |flaw: Flaw| files::bad_source(SourceError { given: path.clone(), flaw });
             if !Path::new(path).is_absolute() {
-                return Err(bad("is relative, expected an absolute path"));
+                return Err(bad(Flaw::Relative));
             }
             // A file is replaced by editors, and its watch would go with it; a folder stays.
             if !Path::new(path).is_dir() {
-                return Err(bad("is no folder: watch the folder that the file is in"));
+                return Err(bad(Flaw::NoFolder));
             }
         }
         let dataset = ask.dataset.clone();
@@ -135,7 +147,7 @@ impl Watches {
                     format!("there are {WATCHES_MAX} watches already, expected fewer: end one by `brahman ingest unwatch`"),
                 ));
             }
-            let kept = Kept { ask, ingested: None };
+            let kept = WatchRecord { ask, ingested: None };
             let told = told(&kept.ask);
             let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
             if let Err(error) = self.save(&all) {
@@ -171,7 +183,7 @@ impl Watches {
         self.lock().values().map(|w| w.told.clone()).collect()
     }
 
-    fn begin(self: &Arc<Self>, kept: Kept) {
+    fn begin(self: &Arc<Self>, kept: WatchRecord) {
         let dataset = kept.ask.dataset.clone();
         let told = told(&kept.ask);
         let task = tokio::spawn(follow_on(Arc::clone(self), kept.clone()));
@@ -210,7 +222,7 @@ fn matters(event: &notify::Event) -> bool {
         EventKind::Access(_) => false,
         _ => true,
     };
-    change && (event.paths.is_empty() || event.paths.iter().any(|path| !listing::is_passed_over(path)))
+    change && (event.paths.is_empty() || event.paths.iter().any(|path| !is_passed_over(path)))
 }
 
 /// Asks the kernel to tell of changes below the paths.
@@ -235,12 +247,12 @@ fn why_polling(error: &notify::Error, every: Duration) -> String {
         || matches!(&error.kind, ErrorKind::Io(e) if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()));
     match full {
         true => format!("the kernel's limit of watches is reached: looking every {every} s; raise fs.inotify.max_user_watches by sysctl"),
-        false => format!("{error}: looking every {every} s"),
+        false => format!("{}: looking every {every} s", chain(error)),
     }
 }
 
 /// Follows one watch for as long as it lasts, and begins anew should that break off: what is said to be watched is.
-async fn follow_on(watches: Arc<Watches>, kept: Kept) {
+async fn follow_on(watches: Arc<Watches>, kept: WatchRecord) {
     let dataset = kept.ask.dataset.clone();
     loop {
         let following = AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone())).catch_unwind().await;
@@ -256,7 +268,7 @@ async fn follow_on(watches: Arc<Watches>, kept: Kept) {
 }
 
 /// Follows one watch; gives why it cannot go on.
-async fn follow(watches: Arc<Watches>, kept: Kept) -> String {
+async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
     let ask = kept.ask;
     let dataset = ask.dataset.clone();
     let debounce = Duration::from_millis(ask.debounce_ms.unwrap_or(DEBOUNCE_MS));
@@ -304,7 +316,7 @@ async fn follow(watches: Arc<Watches>, kept: Kept) -> String {
                 // Unmounted, or renamed: what was committed stands until there is something to put in its place.
                 teller = None;
                 settle.failed(Instant::now() + ABSENT);
-                watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(error.to_string())));
+                watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(chain(&error))));
                 continue;
             }
             Err(error) => return format!("looking at the folders: {error}"),

@@ -1,6 +1,16 @@
 //! A part of a table by the values of one column: after the last one that was read, up to one that is taken inside the snapshot.
 
-use crate::table::ReadError;
+/// A column by whose values a table cannot be read in parts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column `{column}` is of type {kind}: {expected}")]
+pub struct WindowError {
+    /// The column.
+    pub column: String,
+    /// Its type, as the server writes it.
+    pub kind: String,
+    /// Why it will not do, and what would.
+    pub expected: &'static str,
+}
 
 /// Which part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +84,8 @@ impl Window {
     ///
     /// # Errors
     /// If its values cannot be written down exactly, or cannot be counted back from.
-    pub fn check(&self, dialect: Dialect, source_type: &str) -> Result<(), ReadError> {
-        let bad = |why: &str| Err(ReadError::Bad(format!("column `{}` is of type {source_type}: {why}", self.column)));
+    pub fn check(&self, dialect: Dialect, source_type: &str) -> Result<(), WindowError> {
+        let bad = |expected| Err(WindowError { column: self.column.clone(), kind: source_type.to_owned(), expected });
         let base = source_type.split(['(', ' ']).next().unwrap_or_default();
         if dialect == Dialect::Mysql && matches!(base, "float" | "double") {
             return bad("the server prints its values rounded; expected whole numbers, decimals, times or text");

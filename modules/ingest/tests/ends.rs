@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use brahman_ingest::dsn::Dsn;
-use brahman_ingest::run::{Place, Progress};
+use brahman_ingest::run::Progress;
+use brahman_ingest::sink::Place;
 use brahman_ingest::source::Format;
-use brahman_ingest::table::{How, ReadError, What};
+use brahman_ingest::table::{ReadError, ReadOptions, TableSource};
 use brahman_ingest::{csv, files, merge, mock, mysql, postgres};
 use tokio_util::sync::CancellationToken;
 
@@ -91,8 +92,8 @@ fn sources(folder: &Path) -> Vec<(&'static str, Format, PathBuf)> {
     ]
 }
 
-fn how() -> How {
-    How { parallel: 4, deadline: Duration::from_secs(600), stall: Duration::from_secs(300), snapshot: None, window: None }
+fn how() -> ReadOptions {
+    ReadOptions { parallel: 4, deadline: Duration::from_secs(600), stall: Duration::from_secs(300), snapshot: None, window: None }
 }
 
 fn progress() -> tokio::sync::watch::Sender<Progress> {
@@ -195,7 +196,7 @@ fn however_a_read_ends_its_threads_have_ended() {
     let dsn = |text: &str| Dsn::new(text, &["postgres", "mysql"]).expect("a URL");
     let (target, made_up) = (full(&at("mock full"), 0), dsn("postgres://any?rows=200000"));
     let outcome = ends("mock, a full disk", move || {
-        mock::read(&made_up, &What::Table("t".into()), &how(), &target, &progress(), &CancellationToken::new())
+        mock::read(&made_up, &TableSource::Table("t".into()), &how(), &target, &progress(), &CancellationToken::new())
     });
     assert!(matches!(outcome, Err(ReadError::Io(_))), "{outcome:?}");
 
@@ -213,7 +214,7 @@ fn however_a_read_ends_its_threads_have_ended() {
                 held
             });
             let read = if scheme == "mysql" { mysql::read } else { postgres::read };
-            let outcome = read(&silent, &What::Table("t".into()), &how(), &target, &progress(), &cancel);
+            let outcome = read(&silent, &TableSource::Table("t".into()), &how(), &target, &progress(), &cancel);
             drop(ending.join().expect("it ended"));
             outcome
         });

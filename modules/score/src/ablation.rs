@@ -59,12 +59,12 @@ fn without_spans(script: &Script, spans: &[Range<usize>], responses: &[usize]) -
 
 /// Log-probabilities of the responses' tokens, by response.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Scored {
+pub struct ResponseScores {
     /// For each response of the script; empty where it was not scored.
     pub responses: Vec<Vec<f32>>,
 }
 
-impl Scored {
+impl ResponseScores {
     /// Sorts an engine's scores by response.
     #[must_use]
     pub fn of(script: &Script, ablation: &Ablation, scores: &[f32]) -> Self {
@@ -98,7 +98,7 @@ pub struct Baseline<'a> {
     /// The conversation.
     pub script: &'a Script,
     /// Everything in context.
-    pub with: &'a Scored,
+    pub with: &'a ResponseScores,
     /// The noise floor.
     pub noise: f64,
     /// Tokens to name a cell.
@@ -110,7 +110,7 @@ pub struct Baseline<'a> {
 impl Baseline<'_> {
     /// What one response lost.
     #[must_use]
-    pub fn cell(&self, response: usize, without: &Scored) -> Cell {
+    pub fn cell(&self, response: usize, without: &ResponseScores) -> Cell {
         let delta = self.with.sum(response) - without.sum(response);
         let tokens = self.with.responses[response].len();
         Cell {
@@ -123,7 +123,7 @@ impl Baseline<'_> {
         }
     }
 
-    fn contributions(&self, response: usize, without: &Scored) -> Vec<Token> {
+    fn contributions(&self, response: usize, without: &ResponseScores) -> Vec<Token> {
         let from = self.script.responses[response].scored.start;
         let pairs = self.with.responses[response].iter().zip(&without.responses[response]).enumerate();
         let mut deltas: Vec<(usize, f64)> = pairs.map(|(i, (w, o))| (i, f64::from(*w) - f64::from(*o))).collect();
@@ -137,7 +137,7 @@ impl Baseline<'_> {
 
     /// A removal's row. Responses that were not scored without it lose nothing.
     #[must_use]
-    pub fn row(&self, memories: &[usize], ablation: &Ablation, without: &Scored) -> Row {
+    pub fn row(&self, memories: &[usize], ablation: &Ablation, without: &ResponseScores) -> Row {
         let mut row = named(self.script, memories);
         row.tokens_removed = ablation.tokens_removed as u64;
         row.deltas = vec![0.0; self.script.responses.len()];

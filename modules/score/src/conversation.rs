@@ -52,9 +52,10 @@ pub struct Script {
 }
 
 /// Why a conversation cannot be scored.
-#[derive(Debug)]
-pub enum Unfit {
+#[derive(Debug, thiserror::Error)]
+pub enum ConversationError {
     /// A field is not as it should be.
+    #[error("{at}: {why}")]
     Field {
         /// Which.
         at: String,
@@ -62,10 +63,11 @@ pub enum Unfit {
         why: String,
     },
     /// The model cannot.
-    Engine(EngineError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
 }
 
-impl Unfit {
+impl ConversationError {
     fn field(at: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Field { at: at.into(), why: why.into() }
     }
@@ -77,12 +79,6 @@ impl Unfit {
             Self::Field { at, why } => Fault::invalid_parameter(at, why),
             Self::Engine(error) => error.fault(),
         }
-    }
-}
-
-impl From<EngineError> for Unfit {
-    fn from(error: EngineError) -> Self {
-        Self::Engine(error)
     }
 }
 
@@ -99,11 +95,12 @@ enum Content {
 /// Reads a file's JSON: a conversation, `{"conversation": {…}}`, `{"messages": […]}`, or a list of messages.
 ///
 /// # Errors
-/// [`Unfit::Field`], which says what was expected.
-pub fn parse(json: &[u8]) -> Result<Conversation, Unfit> {
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| Unfit::field("path", format!("the file is not JSON: {e}")))?;
+/// [`ConversationError::Field`], which says what was expected.
+pub fn parse(json: &[u8]) -> Result<Conversation, ConversationError> {
+    let value: serde_json::Value =
+        serde_json::from_slice(json).map_err(|e| ConversationError::field("path", format!("the file is not JSON: {e}")))?;
     let expected = "expected {\"conversation\": […]} with entries of role, text or tokens, and key, or {\"messages\": […]}";
-    match Content::deserialize(value).map_err(|_| Unfit::field("path", format!("the file is no conversation: {expected}")))? {
+    match Content::deserialize(value).map_err(|_| ConversationError::field("path", format!("the file is no conversation: {expected}")))? {
         Content::Wrapped { conversation } | Content::Bare(conversation) => Ok(*conversation),
         Content::Chat { messages } | Content::Messages(messages) => from_messages(messages),
     }
@@ -112,15 +109,16 @@ pub fn parse(json: &[u8]) -> Result<Conversation, Unfit> {
 /// Messages of a chat as a conversation.
 ///
 /// # Errors
-/// [`Unfit::Field`], which names the message.
-pub fn from_messages(messages: Vec<Message>) -> Result<Conversation, Unfit> {
+/// [`ConversationError::Field`], which names the message.
+pub fn from_messages(messages: Vec<Message>) -> Result<Conversation, ConversationError> {
     let entry = |(at, message): (usize, Message)| {
-        let text = text_of(&message.content)
-            .ok_or_else(|| Unfit::field(format!("messages[{at}].content"), "expected a string, or a list of parts with `text`"))?;
+        let text = text_of(&message.content).ok_or_else(|| {
+            ConversationError::field(format!("messages[{at}].content"), "expected a string, or a list of parts with `text`")
+        })?;
         let role = if message.memory.is_some() { "memory".to_owned() } else { message.role };
         Ok(Entry { role: Some(role), text: Some(text), tokens: None, key: message.memory })
     };
-    let conversation = messages.into_iter().enumerate().map(entry).collect::<Result<_, Unfit>>()?;
+    let conversation = messages.into_iter().enumerate().map(entry).collect::<Result<_, ConversationError>>()?;
     Ok(Conversation { conversation, ..Conversation::default() })
 }
 
@@ -143,8 +141,8 @@ pub fn default_template() -> Template {
 /// Turns a conversation into tokens.
 ///
 /// # Errors
-/// [`Unfit`], which names the entry, or says how many tokens there are.
-pub fn script(conversation: &Conversation, template: &Template, engine: &dyn Engine) -> Result<Script, Unfit> {
+/// [`ConversationError`], which names the entry, or says how many tokens there are.
+pub fn script(conversation: &Conversation, template: &Template, engine: &dyn Engine) -> Result<Script, ConversationError> {
     let identity = engine.identity();
     let mut writer = Writer { script: Script::default(), headers: HashMap::new(), template, engine, fixed: 0 };
     writer.script.tokens.extend(identity.bos);
@@ -152,7 +150,7 @@ pub fn script(conversation: &Conversation, template: &Template, engine: &dyn Eng
     let sections = [("system", &conversation.system), ("identity", &conversation.identity), ("journal", &conversation.journal)];
     let total = sections.iter().map(|(_, s)| s.as_ref().map_or(0, Vec::len)).sum::<usize>() + conversation.conversation.len();
     if total > ENTRIES_MAX {
-        return Err(Unfit::field("conversation", format!("{total} entries, expected at most {ENTRIES_MAX}")));
+        return Err(ConversationError::field("conversation", format!("{total} entries, expected at most {ENTRIES_MAX}")));
     }
     for (section, entries) in sections {
         for (at, entry) in entries.iter().flatten().enumerate() {
@@ -181,18 +179,20 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn entry(&mut self, at: usize, entry: &Entry) -> Result<(), Unfit> {
+    fn entry(&mut self, at: usize, entry: &Entry) -> Result<(), ConversationError> {
         let place = format!("conversation[{at}]");
         let role = match (entry.role.as_deref(), &entry.key) {
             (Some(role), _) => role,
             (None, Some(_)) => "memory",
-            (None, None) => return Err(Unfit::field(place, "no `role`: expected user, assistant, tool, system, developer or memory")),
+            (None, None) => {
+                return Err(ConversationError::field(place, "no `role`: expected user, assistant, tool, system, developer or memory"));
+            }
         };
         let from = self.script.tokens.len();
         match role {
             "memory" => {
                 let key = entry.key.as_deref().filter(|key| !key.is_empty());
-                let key = key.ok_or_else(|| Unfit::field(format!("{place}.key"), "a memory needs a key"))?;
+                let key = key.ok_or_else(|| ConversationError::field(format!("{place}.key"), "a memory needs a key"))?;
                 let fixed = self.fixed;
                 self.write(entry, role, &place)?;
                 self.fixed = fixed;
@@ -201,7 +201,7 @@ impl Writer<'_> {
                 match memories.iter().position(|memory| memory.key == key) {
                     Some(known) => memories[known].spans.push(span),
                     None if memories.len() == MEMORIES_MAX => {
-                        return Err(Unfit::field(place, format!("more than {MEMORIES_MAX} memories: score a part of them")));
+                        return Err(ConversationError::field(place, format!("more than {MEMORIES_MAX} memories: score a part of them")));
                     }
                     None => memories.push(Memory { key: key.to_owned(), spans: vec![span] }),
                 }
@@ -223,14 +223,14 @@ impl Writer<'_> {
             }
             other => {
                 let why = format!("`{other}`: expected user, assistant, tool, system, developer or memory");
-                return Err(Unfit::field(format!("{place}.role"), why));
+                return Err(ConversationError::field(format!("{place}.role"), why));
             }
         }
         Ok(())
     }
 
     /// Appends an entry and gives the place of its own text.
-    fn write(&mut self, entry: &Entry, role: &str, place: &str) -> Result<Range<usize>, Unfit> {
+    fn write(&mut self, entry: &Entry, role: &str, place: &str) -> Result<Range<usize>, ConversationError> {
         let from = self.script.tokens.len();
         let inner = match (&entry.text, &entry.tokens) {
             (Some(text), None) => {
@@ -252,8 +252,8 @@ impl Writer<'_> {
                 self.script.tokens.extend(ids);
                 from..from + ids.len()
             }
-            (Some(_), Some(_)) => return Err(Unfit::field(place, "both `text` and `tokens`: expected one of them")),
-            (None, None) => return Err(Unfit::field(place, "neither `text` nor `tokens`: expected one of them")),
+            (Some(_), Some(_)) => return Err(ConversationError::field(place, "both `text` and `tokens`: expected one of them")),
+            (None, None) => return Err(ConversationError::field(place, "neither `text` nor `tokens`: expected one of them")),
         };
         self.fixed += self.script.tokens.len() - from;
         Ok(inner)

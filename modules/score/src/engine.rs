@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use brahman_card::Fault;
 use brahman_card::interface::score::InfoOut;
+use brahman_sidecar::chain;
 use thiserror::Error;
 
 /// A variable of the environment that is set to something.
@@ -15,12 +17,25 @@ pub fn var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
+/// A variable of the environment that is no number.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{name}={value}: expected a whole number above 0")]
+pub struct NumberError {
+    /// The variable.
+    pub name: String,
+    /// What it is set to.
+    pub value: String,
+}
+
 /// A variable that is a whole number above 0.
 ///
 /// # Errors
-/// What it is, and what was expected.
-pub fn number(name: &str) -> Result<Option<u64>, String> {
-    let read = |v: String| v.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{name}={v}: expected a whole number above 0"));
+/// [`NumberError`].
+pub fn number(name: &str) -> Result<Option<u64>, NumberError> {
+    let read = |value: String| {
+        let number = value.parse().ok().filter(|n| *n > 0);
+        number.ok_or_else(|| NumberError { name: name.to_owned(), value })
+    };
     var(name).map(read).transpose()
 }
 
@@ -138,19 +153,29 @@ pub enum EngineError {
         budget: u64,
     },
     /// The server behind the engine.
-    #[error("{why}")]
+    #[error("the server failed")]
     Server {
         /// Address, what was asked, and what came back.
-        why: String,
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
         /// The same may work later.
         retryable: bool,
     },
     /// The library that runs the model.
-    #[error("the model failed: {0}")]
-    Failed(String),
+    #[error("the model failed")]
+    Failed(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// An engine that forgot a sequence.
+    #[error("nothing was scored")]
+    Nothing,
 }
 
 impl EngineError {
+    /// What the library said.
+    #[must_use]
+    pub fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+
     /// Whether every other row would fail in the same way, so that going on is of no use.
     #[must_use]
     pub fn ends_the_call(&self) -> bool {
@@ -160,7 +185,7 @@ impl EngineError {
     /// As it travels.
     #[must_use]
     pub fn fault(&self) -> Fault {
-        let message = self.to_string();
+        let message = chain(self);
         match self {
             Self::Cancelled => Fault::internal(message),
             Self::Deadline => Fault::deadline_exceeded("scoring"),
@@ -176,7 +201,7 @@ impl EngineError {
                 Fault::new("org.brahman.Score.OutOfBudget", false, message).with("needed", *needed).with("budget", *budget)
             }
             Self::Server { retryable, .. } => Fault::new("org.brahman.Score.ServerFailed", *retryable, message),
-            Self::Failed(_) => Fault::internal(message),
+            Self::Failed(_) | Self::Nothing => Fault::internal(message),
         }
     }
 }

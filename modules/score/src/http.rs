@@ -11,18 +11,21 @@ pub mod dialect;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
 use brahman_storage::digest::{hex, sha256};
-use brahman_storage::secrets;
+use brahman_storage::secrets::{self, SecretError};
 use futures_util::StreamExt;
+use reqwest::StatusCode;
 use serde_json::Value;
+use thiserror::Error;
 
-use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work, number, var};
-use crate::onnx::folder::Tokens;
-use dialect::{Ask, Dialect};
+use crate::engine::{Engine, EngineError, Identity, NumberError, Scores, Sequence, Stop, Work, number, var};
+use crate::onnx::folder::{FolderError, Tokens};
+use dialect::{Answer, AnswerError, Ask, Dialect};
 
 /// The seed's own: a long prompt on a slow machine.
 const TIMEOUT_S: u64 = 300;
@@ -63,6 +66,238 @@ pub struct Settings {
     pub window: Option<usize>,
 }
 
+/// Why the environment names no server that can be asked.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// The address.
+    #[error("BRAHMAN_SCORE_SERVER={server}")]
+    Server {
+        /// What it says, unless there may be a password in it.
+        server: String,
+        /// What is wrong with it.
+        #[source]
+        source: AddressError,
+    },
+    /// Nobody says which tokens the server's model has.
+    #[error(
+        "BRAHMAN_SCORE_MODEL is not set: beside BRAHMAN_SCORE_SERVER it names a folder with tokenizer.json and config.json of the server's model"
+    )]
+    NoTokenizer,
+    /// What is to be sent is written out, or is no name.
+    #[error("BRAHMAN_SCORE_TOKEN: expected secret:NAME, an entry of the secrets file")]
+    NoSecret,
+    /// The secret cannot be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The secret has nothing to send.
+    #[error("secret [{name}] has no password")]
+    NoPassword {
+        /// Its name.
+        name: String,
+    },
+    /// A number.
+    #[error(transparent)]
+    Number(#[from] NumberError),
+}
+
+/// What is wrong with a server's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AddressError {
+    /// It does not say what kind of server that is, or where.
+    #[error("expected vllm+http://HOST:PORT, sglang+http://HOST:PORT or brahman+http://HOST:PORT (or https)")]
+    Shape,
+    /// A server that cannot do it.
+    #[error("llama.cpp's server gives no log-probabilities of a prompt: use vllm or sglang")]
+    LlamaCpp,
+    /// A password among what everybody may read.
+    #[error("no user or password here: BRAHMAN_SCORE_TOKEN names a secret")]
+    Password,
+}
+
+/// Why a server is not used.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The tokens of its model are not known.
+    #[error(transparent)]
+    Tokens(#[from] FolderError),
+    /// There is no way to ask it.
+    #[error("no HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// There is nothing to ask it on.
+    #[error("no runtime for its answers")]
+    Runtime(#[source] std::io::Error),
+    /// It does not say which model it has.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// Its answers cannot be right.
+    #[error("{dialect} at {base} cannot be used")]
+    Unusable {
+        /// What kind of server it is.
+        dialect: &'static str,
+        /// Where.
+        base: String,
+        /// What it answered to a known text.
+        #[source]
+        source: ProbeError,
+    },
+}
+
+/// What is wrong with the answers to a known text.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// There is none.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No probability is above 1.
+    #[error("it gives log-probabilities above 0")]
+    AboveZero,
+    /// No model finds all words as likely.
+    #[error("it gives every token the same log-probability")]
+    Constant,
+    /// What follows a token does not change its probability.
+    #[error("the same {tokens} tokens have the log-probability {within:.2} in a longer prompt and {alone:.2} alone")]
+    Inconsistent {
+        /// So many.
+        tokens: usize,
+        /// Their log-probability in the longer one.
+        within: f64,
+        /// That without the rest.
+        alone: f64,
+    },
+    /// Nor does it become likelier by that.
+    #[error("a longer prompt is likelier than its beginning")]
+    Growing,
+}
+
+/// Why a server gave no answer, or none that can be used.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// It has no time.
+    #[error("{url} answered {status}, {attempts} times")]
+    Busy {
+        /// What was asked.
+        url: String,
+        /// 429 or 503.
+        status: StatusCode,
+        /// How often it was asked.
+        attempts: u32,
+    },
+    /// Nobody is there.
+    #[error("{url}: no connection, {attempts} times")]
+    NoConnection {
+        /// What was asked.
+        url: String,
+        /// How often that was tried.
+        attempts: u32,
+        /// Cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It takes too long.
+    #[error("{url} did not answer within {timeout:?}")]
+    Late {
+        /// What was asked.
+        url: String,
+        /// A request's time.
+        timeout: Duration,
+    },
+    /// It began an answer and takes too long.
+    #[error("{url} did not finish its answer within {timeout:?}")]
+    Unfinished {
+        /// What was asked.
+        url: String,
+        /// A request's time.
+        timeout: Duration,
+    },
+    /// The request failed on its way.
+    #[error("{url}")]
+    Request {
+        /// What was asked.
+        url: String,
+        /// Cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The answer failed on its way.
+    #[error("{url} broke off after {bytes} bytes")]
+    BrokeOff {
+        /// What was asked.
+        url: String,
+        /// What had come.
+        bytes: usize,
+        /// Cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It never ends.
+    #[error("{url} answered more than {ANSWER_BYTES_MAX} bytes")]
+    TooLong {
+        /// What was asked.
+        url: String,
+    },
+    /// It is an error.
+    #[error("{url} answered {status}: {shown}{hint}")]
+    Status {
+        /// What was asked.
+        url: String,
+        /// Which error.
+        status: StatusCode,
+        /// The beginning of what it says.
+        shown: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It is no JSON.
+    #[error("{url} answered what is not JSON: {shown}")]
+    NotJson {
+        /// What was asked.
+        url: String,
+        /// The beginning of what it says.
+        shown: String,
+        /// Cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Nobody says which model it has.
+    #[error("{base} does not name its model: set BRAHMAN_SCORE_SERVER_MODEL")]
+    Unnamed {
+        /// The server.
+        base: String,
+    },
+    /// It lacks what was asked for.
+    #[error("{base}")]
+    Answer {
+        /// The server.
+        base: String,
+        /// What it lacks.
+        #[source]
+        source: AnswerError,
+    },
+}
+
+impl ServerError {
+    /// Whether the same may work later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy { .. }
+            | Self::NoConnection { .. }
+            | Self::Late { .. }
+            | Self::Unfinished { .. }
+            | Self::Request { .. }
+            | Self::BrokeOff { .. } => true,
+            Self::Status { status, .. } => status.is_server_error(),
+            Self::TooLong { .. } | Self::NotJson { .. } | Self::Unnamed { .. } | Self::Answer { .. } => false,
+        }
+    }
+}
+
+impl From<ServerError> for EngineError {
+    fn from(error: ServerError) -> Self {
+        Self::Server { retryable: error.is_retryable(), source: Arc::new(error) }
+    }
+}
+
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Settings").field("dialect", &self.dialect).field("base", &self.base).finish_non_exhaustive()
@@ -73,13 +308,15 @@ impl Settings {
     /// From the environment; `None` if no server is named.
     ///
     /// # Errors
-    /// Which variable, and what was expected.
-    pub fn from_env() -> Result<Option<Self>, String> {
+    /// [`SettingsError`], which names the variable.
+    pub fn from_env() -> Result<Option<Self>, SettingsError> {
         let Some(server) = var("BRAHMAN_SCORE_SERVER") else { return Ok(None) };
-        let (dialect, base) = Self::address(&server).map_err(|why| format!("BRAHMAN_SCORE_SERVER={server}: {why}"))?;
-        let tokenizer = var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(
-            "BRAHMAN_SCORE_MODEL is not set: beside BRAHMAN_SCORE_SERVER it names a folder with tokenizer.json and config.json of the server's model",
-        )?;
+        let (dialect, base) = Self::address(&server).map_err(|source| {
+            // Somebody may have written a password there.
+            let server = if server.contains('@') { "…".to_owned() } else { server.clone() };
+            SettingsError::Server { server, source }
+        })?;
+        let tokenizer = var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(SettingsError::NoTokenizer)?;
         let token = var("BRAHMAN_SCORE_TOKEN").map(|name| token(&name)).transpose()?;
         let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         Ok(Some(Self {
@@ -95,29 +332,28 @@ impl Settings {
     }
 
     /// `vllm+http://host:port`.
-    fn address(server: &str) -> Result<(Dialect, String), String> {
-        let expected = "expected vllm+http://HOST:PORT, sglang+http://HOST:PORT or brahman+http://HOST:PORT (or https)";
-        let (dialect, base) = server.split_once('+').ok_or(expected)?;
+    fn address(server: &str) -> Result<(Dialect, String), AddressError> {
+        let (dialect, base) = server.split_once('+').ok_or(AddressError::Shape)?;
         let dialect = match dialect {
             "vllm" => Dialect::Vllm,
             "sglang" => Dialect::Sglang,
             "brahman" => Dialect::Brahman,
-            "llamacpp" | "llama.cpp" => return Err("llama.cpp's server gives no log-probabilities of a prompt: use vllm or sglang".into()),
-            _ => return Err(expected.into()),
+            "llamacpp" | "llama.cpp" => return Err(AddressError::LlamaCpp),
+            _ => return Err(AddressError::Shape),
         };
-        let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")).ok_or(expected)?;
+        let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")).ok_or(AddressError::Shape)?;
         if rest.contains('@') {
-            return Err("no user or password here: BRAHMAN_SCORE_TOKEN names a secret".into());
+            return Err(AddressError::Password);
         }
         Ok((dialect, base.trim_end_matches('/').to_owned()))
     }
 }
 
 /// The password of `secret:NAME`.
-fn token(name: &str) -> Result<String, String> {
-    let name = name.strip_prefix("secret:").ok_or("BRAHMAN_SCORE_TOKEN: expected secret:NAME, an entry of the secrets file")?;
-    let found = secrets::read(&secrets::file(), name).map_err(|e| e.to_string())?;
-    found.password.ok_or_else(|| format!("secret [{name}] has no password"))
+fn token(name: &str) -> Result<String, SettingsError> {
+    let name = name.strip_prefix("secret:").ok_or(SettingsError::NoSecret)?;
+    let found = secrets::read(&secrets::file(), name)?;
+    found.password.ok_or_else(|| SettingsError::NoPassword { name: name.to_owned() })
 }
 
 /// The engine.
@@ -146,26 +382,18 @@ impl std::fmt::Debug for Server {
     }
 }
 
-fn failed(why: impl Into<String>, retryable: bool) -> EngineError {
-    EngineError::Server { why: why.into(), retryable }
-}
-
 impl Server {
     /// Reads the tokenizer, asks the server for its model, and tries it. Blocks; not to be called from a runtime's thread.
     ///
     /// # Errors
-    /// A sentence for `status`: what the server answered, and what was expected.
-    pub fn open(settings: Settings) -> Result<Self, String> {
+    /// [`OpenError`]: what the server answered, and what was expected.
+    pub fn open(settings: Settings) -> Result<Self, OpenError> {
         let tokens = Tokens::read(&settings.tokenizer)?;
         // Another part of the process may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // A connection a request: nothing looks after idle ones between calls, and a score takes far longer than a handshake.
-        let client = reqwest::Client::builder()
-            .timeout(settings.timeout)
-            .pool_max_idle_per_host(0)
-            .build()
-            .map_err(|e| format!("no HTTP client: {e}"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+        let client = reqwest::Client::builder().timeout(settings.timeout).pool_max_idle_per_host(0).build().map_err(OpenError::Client)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Runtime)?;
         let device = settings.base.clone();
         let identity = Identity {
             model: String::new(),
@@ -177,15 +405,17 @@ impl Server {
             mock: false,
         };
         let mut server = Self { identity, settings, tokens, client, runtime: Some(runtime), model: String::new() };
-        let (model, window) = server.introduce().map_err(|e| e.to_string())?;
+        let (model, window) = server.introduce()?;
         let name = server.settings.dialect.name();
         server.identity.fingerprint = hex(&sha256([name, &server.settings.base, &model, &server.tokens.fingerprint].join("\0").as_bytes()));
         let window = window.map_or(server.identity.window, |w| w.min(server.identity.window));
         server.identity.window = server.settings.window.map_or(window, |w| w.min(window));
         server.identity.model.clone_from(&model);
         server.model = model;
-        server.probe().map_err(|why| format!("{} at {} cannot be used: {why}", name, server.settings.base))?;
-        Ok(server)
+        match server.probe() {
+            Ok(()) => Ok(server),
+            Err(source) => Err(OpenError::Unusable { dialect: name, base: server.settings.base.clone(), source }),
+        }
     }
 
     fn wait<F: Future>(&self, work: F) -> F::Output {
@@ -193,7 +423,7 @@ impl Server {
     }
 
     /// The model's name, and its window if the server tells it.
-    fn introduce(&self) -> Result<(String, Option<usize>), EngineError> {
+    fn introduce(&self) -> Result<(String, Option<usize>), ServerError> {
         let told = match self.settings.dialect.about() {
             Some(path) => self.wait(self.exchange(path, None)).map(|answer| self.settings.dialect.introduced(&answer)),
             None => Ok((None, None)),
@@ -202,56 +432,51 @@ impl Server {
             (Some(model), Ok((_, window))) => Ok((model, window)),
             (Some(model), Err(_)) => Ok((model, None)),
             (None, Ok((Some(model), window))) => Ok((model, window)),
-            (None, Ok((None, _))) => {
-                Err(failed(format!("{} does not name its model: set BRAHMAN_SCORE_SERVER_MODEL", self.settings.base), false))
-            }
+            (None, Ok((None, _))) => Err(ServerError::Unnamed { base: self.settings.base.clone() }),
             (None, Err(error)) => Err(error),
         }
     }
 
     /// Scores a known text, whole and in part, and looks whether the answers can be right.
-    fn probe(&self) -> Result<(), String> {
-        let tokens: Vec<u32> = self.identity.bos.into_iter().chain(self.tokens.encode(PROBE).map_err(|e| e.to_string())?).collect();
+    fn probe(&self) -> Result<(), ProbeError> {
+        let tokens: Vec<u32> = self.identity.bos.into_iter().chain(self.tokens.encode(PROBE)?).collect();
         let all = |len: usize| Sequence { tokens: tokens[..len].to_vec(), wanted: std::iter::once(1..len).collect() };
         let half = tokens.len() / 2;
         let mut found = vec![Vec::new(); 2];
         let mut wrong = None;
         self.score(&[all(tokens.len()), all(half)], &Stop::default(), &mut |i, scores| match scores {
             Ok(scores) => found[i] = scores,
-            Err(error) => wrong = Some(error.to_string()),
-        })
-        .map_err(|e| e.to_string())?;
-        if let Some(why) = wrong {
-            return Err(why);
+            Err(error) => wrong = Some(error),
+        })?;
+        if let Some(error) = wrong {
+            return Err(error.into());
         }
         let whole = &found[0];
         if whole.iter().any(|x| *x > 1e-3) {
-            return Err("it gives log-probabilities above 0".into());
+            return Err(ProbeError::AboveZero);
         }
         if whole.iter().all(|x| (x - whole[0]).abs() < 1e-6) && whole.len() > 2 && self.settings.dialect != Dialect::Brahman {
-            return Err("it gives every token the same log-probability".into());
+            return Err(ProbeError::Constant);
         }
         let total = |scores: &[f32]| scores.iter().map(|x| f64::from(*x)).sum::<f64>();
         let part = if self.settings.dialect == Dialect::Brahman { None } else { Some(total(&whole[..half - 1])) };
         if let Some(part) = part
             && (part - total(&found[1])).abs() > PROBE_TOLERANCE * half as f64
         {
-            return Err(format!(
-                "the same {half} tokens have the log-probability {part:.2} in a longer prompt and {:.2} alone",
-                total(&found[1])
-            ));
+            return Err(ProbeError::Inconsistent { tokens: half, within: part, alone: total(&found[1]) });
         }
         if total(&found[1]) < total(whole) - PROBE_TOLERANCE {
-            return Err("a longer prompt is likelier than its beginning".into());
+            return Err(ProbeError::Growing);
         }
         Ok(())
     }
 
     /// One request. It is sent again only if nothing was scored for it.
-    async fn exchange(&self, path: &str, body: Option<&Value>) -> Result<Value, EngineError> {
+    async fn exchange(&self, path: &str, body: Option<&Value>) -> Result<Value, ServerError> {
         let url = format!("{}{path}", self.settings.base);
-        let mut pause = PAUSE;
-        for attempt in 1.. {
+        let (mut pause, mut attempts) = (PAUSE, 0);
+        loop {
+            attempts += 1;
             let mut request = match body {
                 Some(body) => self.client.post(&url).header("content-type", "application/json").body(body.to_string()),
                 None => self.client.get(&url),
@@ -261,46 +486,48 @@ impl Server {
             }
             let refusal = match request.send().await {
                 Ok(answer) if !matches!(answer.status().as_u16(), 429 | 503) => return self.answer(&url, answer).await,
-                Ok(answer) => format!("{url} answered {}", answer.status()),
+                Ok(answer) => ServerError::Busy { url: url.clone(), status: answer.status(), attempts },
                 // Also while connecting: who has waited that long does not wait four times.
-                Err(error) if error.is_timeout() => {
-                    return Err(failed(format!("{url} did not answer within {:?}", self.settings.timeout), true));
-                }
-                Err(error) if error.is_connect() => format!("{url}: no connection ({})", root(&error)),
-                Err(error) => return Err(failed(format!("{url}: {}", root(&error)), true)),
+                Err(error) if error.is_timeout() => return Err(ServerError::Late { url, timeout: self.settings.timeout }),
+                Err(error) if error.is_connect() => ServerError::NoConnection { url: url.clone(), attempts, source: error.without_url() },
+                Err(error) => return Err(ServerError::Request { url, source: error.without_url() }),
             };
-            if attempt >= ATTEMPTS {
-                return Err(failed(format!("{refusal}, {attempt} times"), true));
+            if attempts >= ATTEMPTS {
+                return Err(refusal);
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        Err(failed("no attempt was made", true))
     }
 
-    async fn answer(&self, url: &str, mut answer: reqwest::Response) -> Result<Value, EngineError> {
-        let status = answer.status();
+    async fn answer(&self, url: &str, mut answer: reqwest::Response) -> Result<Value, ServerError> {
+        let (status, url) = (answer.status(), url.to_owned());
         let mut bytes = Vec::new();
         loop {
             match answer.chunk().await {
                 Ok(Some(chunk)) if bytes.len() + chunk.len() > ANSWER_BYTES_MAX => {
-                    return Err(failed(format!("{url} answered more than {ANSWER_BYTES_MAX} bytes"), false));
+                    return Err(ServerError::TooLong { url });
                 }
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
                 Ok(None) => break,
                 Err(error) if error.is_timeout() => {
-                    return Err(failed(format!("{url} did not finish its answer within {:?}", self.settings.timeout), true));
+                    return Err(ServerError::Unfinished { url, timeout: self.settings.timeout });
                 }
-                Err(error) => return Err(failed(format!("{url} broke off after {} bytes ({})", bytes.len(), root(&error)), true)),
+                Err(error) => return Err(ServerError::BrokeOff { url, bytes: bytes.len(), source: error.without_url() }),
             }
         }
         let shown: String =
             String::from_utf8_lossy(&bytes).split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS).collect();
         if !status.is_success() {
             let hint = if matches!(status.as_u16(), 401 | 403) { "; BRAHMAN_SCORE_TOKEN names the secret to send" } else { "" };
-            return Err(failed(format!("{url} answered {status}: {shown}{hint}"), status.is_server_error()));
+            return Err(ServerError::Status { url, status, shown, hint });
         }
-        serde_json::from_slice(&bytes).map_err(|e| failed(format!("{url} answered what is not JSON ({e}): {shown}"), false))
+        serde_json::from_slice(&bytes).map_err(|source| ServerError::NotJson { url, shown, source })
+    }
+
+    fn understood(&self, ask: &Ask<'_>, answer: &Value) -> Result<Answer, ServerError> {
+        let scores = self.settings.dialect.scores(ask, answer);
+        scores.map_err(|source| ServerError::Answer { base: self.settings.base.clone(), source })
     }
 
     /// Scores one sequence.
@@ -314,10 +541,10 @@ impl Server {
         }
         let ask = Ask { model: &self.model, tokens, from: first.start };
         let answer = self.exchange(self.settings.dialect.path(), Some(&self.settings.dialect.body(&ask))).await?;
-        let told = self.settings.dialect.scores(&ask, &answer).map_err(|why| failed(format!("{}: {why}", self.settings.base), false))?;
-        work.reused = told.reused.min(end as u64);
+        let answer = self.understood(&ask, &answer)?;
+        work.reused = answer.reused.min(end as u64);
         work.forwarded = end as u64 - work.reused;
-        let at = |place: usize| told.logprobs[place - first.start];
+        let at = |place: usize| answer.logprobs[place - first.start];
         Ok((sequence.wanted.iter().flat_map(Clone::clone).map(at).collect(), work))
     }
 
@@ -332,9 +559,7 @@ impl Server {
                 }
                 let ask = Ask { model: &self.model, tokens: &sequence.tokens[..end], from: 1 };
                 let answer = self.exchange(self.settings.dialect.path(), Some(&self.settings.dialect.body(&ask))).await?;
-                let told = self.settings.dialect.scores(&ask, &answer);
-                let total = told.map_err(|why| failed(format!("{}: {why}", self.settings.base), false))?.total;
-                known.insert(end, total);
+                known.insert(end, self.understood(&ask, &answer)?.total);
                 work.forwarded += end as u64;
             }
             let mean = (known[&wanted.end] - known[&wanted.start]) / wanted.len().max(1) as f64;
@@ -342,15 +567,6 @@ impl Server {
         }
         Ok((scores, work))
     }
-}
-
-/// The innermost cause: what a person can act on. reqwest's own text repeats the address.
-fn root(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 impl Engine for Server {

@@ -4,14 +4,15 @@
 //! is on disk before anybody is told of it.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use brahman_card::interface::score::ResultStore;
+use brahman_card::interface::score::ResultStore as StoreInfo;
 use brahman_sidecar::chain;
 use brahman_storage::bounded::{BoundedStore, Layout, Side, StoreError};
 use brahman_storage::digest::sha256;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::engine::{Identity, Sequence};
 
@@ -35,10 +36,24 @@ struct Trees {
     memories: Side,
 }
 
+/// Why a memory's state is not on disk.
+#[derive(Debug, Error)]
+pub enum StandingError {
+    /// There is no store.
+    #[error(transparent)]
+    Absent(#[from] Arc<StoreError>),
+    /// The store could not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It cannot be written down.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
 /// The store, or why there is none.
 #[derive(Debug)]
-pub struct Kept {
-    trees: Result<Trees, StoreError>,
+pub struct ResultStore {
+    trees: Result<Trees, Arc<StoreError>>,
     flushed: Mutex<Instant>,
 }
 
@@ -85,11 +100,11 @@ impl Trees {
     }
 }
 
-impl Kept {
+impl ResultStore {
     /// Opens the store in `folder`; never fails, but may be absent.
     #[must_use]
     pub fn open(folder: &Path, bytes_max: u64) -> Self {
-        let trees = Trees::open(folder, bytes_max);
+        let trees = Trees::open(folder, bytes_max).map_err(Arc::new);
         if let Err(why) = &trees {
             tracing::warn!(folder = %folder.display(), "scoring without a store: {}", chain(why));
         }
@@ -144,11 +159,10 @@ impl Kept {
     /// Puts a memory's state on disk.
     ///
     /// # Errors
-    /// Why it is not there.
-    pub fn stand(&self, model: &str, key: &str, standing: &Standing) -> Result<(), String> {
-        let trees = self.trees.as_ref().map_err(|why| chain(why))?;
-        let value = serde_json::to_vec(standing).map_err(|e| e.to_string())?;
-        trees.memories.put(&Self::memory(model, key), &value, true).map_err(|why| chain(&why))
+    /// [`StandingError`].
+    pub fn stand(&self, model: &str, key: &str, standing: &Standing) -> Result<(), StandingError> {
+        let trees = self.trees.as_ref().map_err(Arc::clone)?;
+        Ok(trees.memories.put(&Self::memory(model, key), &serde_json::to_vec(standing)?, true)?)
     }
 
     /// Puts everything on disk.
@@ -162,10 +176,10 @@ impl Kept {
 
     /// For `Info`.
     #[must_use]
-    pub fn info(&self) -> ResultStore {
+    pub fn info(&self) -> StoreInfo {
         match &self.trees {
-            Ok(trees) => ResultStore { entries: trees.scores.entries(), bytes: trees.scores.bytes(), state: "open".to_owned() },
-            Err(why) => ResultStore { entries: 0, bytes: 0, state: chain(why) },
+            Ok(trees) => StoreInfo { entries: trees.scores.entries(), bytes: trees.scores.bytes(), state: "open".to_owned() },
+            Err(why) => StoreInfo { entries: 0, bytes: 0, state: chain(why) },
         }
     }
 }
@@ -179,12 +193,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let name = [7; 32];
         {
-            let kept = Kept::open(folder.path(), 1 << 30);
+            let kept = ResultStore::open(folder.path(), 1 << 30);
             kept.keep(&name, &[-1.0, -2.5], 0.25);
             kept.stand("m", "k", &Standing::default().after(2.0, 10)).expect("on disk");
             kept.flush();
         }
-        let kept = Kept::open(folder.path(), 1 << 30);
+        let kept = ResultStore::open(folder.path(), 1 << 30);
         assert_eq!(kept.scores(&name, 2), Some((vec![-1.0, -2.5], 0.25)));
         assert_eq!(kept.scores(&name, 3), None, "of another length");
         assert_eq!(kept.standing("m", "k"), Standing { last_scored_ms: 10, weight: 2.0, count: 1 });
@@ -192,7 +206,7 @@ mod tests {
         kept.trees.as_ref().expect("open").scores.put(&name, b"torn".to_vec()).expect("written");
         assert_eq!(kept.scores(&name, 2), None);
         // Held by the one above.
-        assert!(Kept::open(folder.path(), 1 << 30).absent().is_some());
+        assert!(ResultStore::open(folder.path(), 1 << 30).absent().is_some());
     }
 
     #[test]
@@ -201,14 +215,14 @@ mod tests {
         let value = |n: u8| vec![-f32::from(n); 100];
         // Each takes 8 + 400 bytes and its bookkeeping: ten fit.
         let bound = 10 * (408 + 2 * 32 + 48);
-        let kept = Kept::open(folder.path(), bound);
+        let kept = ResultStore::open(folder.path(), bound);
         (0..25).for_each(|n| kept.keep(&[n; 32], &value(n), 0.0));
         kept.keep(&[24; 32], &value(24), 0.0);
-        let there = |kept: &Kept| (0..25).filter(|n| kept.scores(&[*n; 32], 100).is_some()).collect::<Vec<u8>>();
+        let there = |kept: &ResultStore| (0..25).filter(|n| kept.scores(&[*n; 32], 100).is_some()).collect::<Vec<u8>>();
         assert_eq!(there(&kept), (15..25).collect::<Vec<u8>>());
         kept.flush();
         drop(kept);
-        let kept = Kept::open(folder.path(), bound);
+        let kept = ResultStore::open(folder.path(), bound);
         assert_eq!(kept.absent(), None);
         assert_eq!((kept.info().entries, kept.info().bytes), (10, bound));
         kept.keep(&[99; 32], &value(99), 0.0);

@@ -12,19 +12,79 @@ use std::sync::{Mutex, PoisonError};
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
-use brahman_sidecar::onnx::device::{self, Asked};
+use brahman_sidecar::onnx::RuntimeError;
+use brahman_sidecar::onnx::device::{self, DeviceChoice, DeviceError};
 use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
+use thiserror::Error;
 
-use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work, number, var};
+use crate::engine::{Engine, EngineError, Identity, NumberError, Scores, Sequence, Stop, Work, number, var};
 use crate::walk::walk;
-use folder::{Folder, Wiring};
+use folder::{Folder, FolderError, Wiring, WiringError};
 use reader::{Plan, Reader};
 
 /// Memory beyond the weights, unless said.
 const BUDGET_MIB: u64 = 1024;
+
+/// Why the environment names no model that can be run.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SettingsError {
+    /// It names none.
+    #[error(
+        "BRAHMAN_SCORE_MODEL is not set: it names the folder of a causal language model with model.onnx, tokenizer.json and config.json \
+         (`brahman models check DIR` says if one will do), or BRAHMAN_SCORE_SERVER a server"
+    )]
+    NoModel,
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A number.
+    #[error(transparent)]
+    Number(#[from] NumberError),
+}
+
+/// Why a model is not run.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Nobody says which, or how.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Its files.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The library that would run it.
+    #[error(transparent)]
+    Library(#[from] RuntimeError),
+    /// The library does not take it.
+    #[error("{}", .onnx.display())]
+    Session {
+        /// The graph.
+        onnx: PathBuf,
+        /// Cause.
+        #[source]
+        source: RuntimeError,
+    },
+    /// It is another kind of model.
+    #[error("{}", .onnx.display())]
+    Wiring {
+        /// The graph.
+        onnx: PathBuf,
+        /// What is missing, or unknown.
+        #[source]
+        source: WiringError,
+    },
+    /// It does not work.
+    #[error("{}: two tokens were read to try it", .onnx.display())]
+    Trial {
+        /// The graph.
+        onnx: PathBuf,
+        /// What came of that.
+        #[source]
+        source: EngineError,
+    },
+}
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -34,7 +94,7 @@ pub struct Settings {
     /// Where a fetched library lies.
     pub cache: PathBuf,
     /// Where to run.
-    pub device: Asked,
+    pub device: DeviceChoice,
     /// Whether the CPU will do where a GPU was asked for.
     pub allow_cpu: bool,
     /// Threads of one pass.
@@ -49,20 +109,16 @@ impl Settings {
     /// From the environment.
     ///
     /// # Errors
-    /// Which variable, and what was expected.
-    pub fn from_env(cache: &Path) -> Result<Self, String> {
-        let model = var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(
-            "BRAHMAN_SCORE_MODEL is not set: it names the folder of a causal language model with model.onnx, tokenizer.json and config.json \
-             (`brahman models check DIR` says if one will do), or BRAHMAN_SCORE_SERVER a server",
-        )?;
-        Self::with(cache, model)
+    /// [`SettingsError`], which names the variable.
+    pub fn from_env(cache: &Path) -> Result<Self, SettingsError> {
+        Self::with(cache, var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(SettingsError::NoModel)?)
     }
 
     /// For this model, otherwise from the environment.
     ///
     /// # Errors
-    /// Which variable, and what was expected.
-    pub fn with(cache: &Path, model: PathBuf) -> Result<Self, String> {
+    /// [`SettingsError`], which names the variable.
+    pub fn with(cache: &Path, model: PathBuf) -> Result<Self, SettingsError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let (device, allow_cpu) = device::wanted()?;
@@ -111,14 +167,14 @@ impl Model {
     /// Loads library and model, and reads two tokens to see that it works. Blocks.
     ///
     /// # Errors
-    /// A sentence for `status`: what is missing and how to mend it.
-    pub fn open(settings: &Settings) -> Result<Self, String> {
+    /// [`OpenError`]: what is missing and how to mend it.
+    pub fn open(settings: &Settings) -> Result<Self, OpenError> {
         let folder = Folder::read(&settings.model)?;
-        let (library, environment) = brahman_sidecar::onnx::load(&settings.cache).map_err(|e| e.to_string())?;
+        let (library, environment) = brahman_sidecar::onnx::load(&settings.cache)?;
         let open = |cuda| open_session(&environment, &folder.onnx, settings.threads, cuda);
         let (session, device) = brahman_sidecar::onnx::place(settings.device, settings.allow_cpu, open)
-            .map_err(|e| format!("{}: {e}", folder.onnx.display()))?;
-        let wiring = Wiring::find(&session).map_err(|why| format!("{}: {why}", folder.onnx.display()))?;
+            .map_err(|source| OpenError::Session { onnx: folder.onnx.clone(), source })?;
+        let wiring = Wiring::find(&session).map_err(|source| OpenError::Wiring { onnx: folder.onnx.clone(), source })?;
         folder.fits(&wiring)?;
         let identity = Identity {
             model: folder.name.clone(),
@@ -133,9 +189,11 @@ impl Model {
         let token = model.identity.bos.unwrap_or(0);
         let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect() };
         let mut outcome = Ok(Vec::new());
-        model.score(&[two], &Stop::default(), &mut |_, scores| outcome = scores).map_err(|e| e.to_string())?;
-        outcome.map_err(|e| format!("{}: two tokens were read to try it: {e}", model.folder.onnx.display()))?;
-        Ok(model)
+        let read = model.score(&[two], &Stop::default(), &mut |_, scores| outcome = scores);
+        match read.and(outcome) {
+            Ok(_) => Ok(model),
+            Err(source) => Err(OpenError::Trial { onnx: model.folder.onnx.clone(), source }),
+        }
     }
 
     /// Inputs, outputs and sizes, for a person.

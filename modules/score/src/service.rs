@@ -17,9 +17,9 @@ use brahman_sidecar::{Call, Reply, Service};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::conversation::{self, Unfit};
+use crate::conversation::{self, ConversationError};
 use crate::engine::{Engine, EngineError, Identity, Sequence, Stop};
-use crate::kept::Kept;
+use crate::kept::ResultStore;
 use crate::turns::Turns;
 
 /// A conversation's file: far more than any window holds.
@@ -31,7 +31,7 @@ const REPLIES_WAITING: usize = 16;
 #[derive(Debug)]
 pub struct ScoreService {
     turns: Turns,
-    kept: Arc<Kept>,
+    kept: Arc<ResultStore>,
     engine: Arc<dyn Engine>,
 }
 
@@ -44,7 +44,7 @@ impl std::fmt::Debug for dyn Engine {
 /// What a call works with on the model's thread.
 struct Desk<'a> {
     engine: &'a dyn Engine,
-    kept: &'a Kept,
+    kept: &'a ResultStore,
     stop: &'a Stop,
 }
 
@@ -89,7 +89,7 @@ impl ScoreService {
     ///
     /// # Errors
     /// If there can be no thread.
-    pub fn open(engine: Arc<dyn Engine>, kept: Kept) -> std::io::Result<Self> {
+    pub fn open(engine: Arc<dyn Engine>, kept: ResultStore) -> std::io::Result<Self> {
         Ok(Self { turns: Turns::start(Arc::clone(&engine))?, kept: Arc::new(kept), engine })
     }
 
@@ -204,7 +204,7 @@ impl Source {
             }
             _ => return Err(Fault::invalid_parameter("conversation, messages, path", "expected one of them")),
         };
-        let conversation = conversation.map_err(|unfit: Unfit| unfit.fault())?;
+        let conversation = conversation.map_err(|unfit: ConversationError| unfit.fault())?;
         Ok((conversation, self.template.unwrap_or_else(conversation::default_template)))
     }
 }

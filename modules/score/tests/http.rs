@@ -11,6 +11,7 @@ use brahman_score::engine::{Engine, EngineError, Sequence, Stop};
 use brahman_score::http::dialect::Dialect;
 use brahman_score::http::{Server, Settings};
 use brahman_score::mock::Mock;
+use brahman_sidecar::chain;
 use serde_json::{Value, json};
 
 /// How a server answers prompts once it has passed the probe, or from the beginning.
@@ -197,7 +198,7 @@ fn sequence(text: &str) -> Sequence {
 fn each_dialect_tells_what_the_model_behind_it_says() {
     for dialect in ALL {
         let local = Local::start(dialect, Mood::Well);
-        let server = Server::open(local.settings(dialect)).unwrap_or_else(|why| panic!("{dialect:?}: {why}"));
+        let server = Server::open(local.settings(dialect)).unwrap_or_else(|error| panic!("{dialect:?}: {}", chain(&error)));
         assert_eq!(server.identity().model, "tiny");
         assert_eq!(server.identity().window, if dialect == Dialect::Vllm { 4096 } else { 16384 });
         let sequences = ["memory: the gate is blue\nassistant: the gate is blue", "assistant: the gate is blue, it is"].map(sequence);
@@ -246,7 +247,8 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
                 continue;
             }
             let local = Local::start(dialect, mood);
-            let why = Server::open(local.settings(dialect)).err().unwrap_or_else(|| panic!("{dialect:?} {mood:?} was taken"));
+            let error = Server::open(local.settings(dialect)).err().unwrap_or_else(|| panic!("{dialect:?} {mood:?} was taken"));
+            let why = chain(&error);
             assert!(why.contains(words), "{dialect:?} {mood:?}: {why}");
             assert!(!why.contains(TOKEN), "{why}");
         }
@@ -254,9 +256,9 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
     // Nobody there; the wrong token.
     let local = Local::start(Dialect::Vllm, Mood::Well);
     let nobody = Settings { base: "http://127.0.0.1:9".into(), ..local.settings(Dialect::Vllm) };
-    let why = Server::open(nobody).expect_err("nobody is there");
+    let why = chain(&Server::open(nobody).expect_err("nobody is there"));
     assert!(why.contains("no connection") && why.contains("4 times"), "{why}");
-    let why = Server::open(Settings { token: None, ..local.settings(Dialect::Vllm) }).expect_err("no token");
+    let why = chain(&Server::open(Settings { token: None, ..local.settings(Dialect::Vllm) }).expect_err("no token"));
     assert!(why.contains("401") && why.contains("BRAHMAN_SCORE_TOKEN"), "{why}");
 }
 

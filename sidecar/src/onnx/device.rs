@@ -14,7 +14,7 @@ pub struct DeviceError {
 
 /// What `BRAHMAN_DEVICE` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum DeviceChoice {
     /// `cpu`
     Cpu,
     /// `cuda` or `cuda:N`: that, or a refusal unless `BRAHMAN_ALLOW_CPU` is set.
@@ -23,7 +23,7 @@ pub enum Asked {
     Auto,
 }
 
-impl Asked {
+impl DeviceChoice {
     /// Reads `cpu`, `cuda`, `cuda:N` or `auto`.
     ///
     /// # Errors
@@ -56,9 +56,9 @@ impl Asked {
 ///
 /// # Errors
 /// [`DeviceError`].
-pub fn wanted() -> Result<(Asked, bool), DeviceError> {
+pub fn wanted() -> Result<(DeviceChoice, bool), DeviceError> {
     let var = |name: &str| std::env::var(name).unwrap_or_default();
-    Ok((Asked::parse(&var("BRAHMAN_DEVICE"))?, matches!(var("BRAHMAN_ALLOW_CPU").as_str(), "1" | "true")))
+    Ok((DeviceChoice::parse(&var("BRAHMAN_DEVICE"))?, matches!(var("BRAHMAN_ALLOW_CPU").as_str(), "1" | "true")))
 }
 
 /// GPUs that NVML sees; `None` without NVML.
@@ -89,18 +89,18 @@ pub fn memory_used(index: u32) -> Option<u64> {
 
 /// The report on a device.
 #[must_use]
-pub fn report(asked: Asked, active: &str, reason: String) -> Device {
+pub fn report(asked: DeviceChoice, active: &str, reason: String) -> Device {
     Device { requested: asked.name(), active: active.to_owned(), reason }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Asked;
+    use super::DeviceChoice;
 
     #[test]
     fn devices_read_as_in_pytorch() {
-        assert_eq!(Asked::parse("cuda:3"), Ok(Asked::Cuda(3)));
-        assert_eq!(Asked::parse(""), Ok(Asked::Auto));
-        assert!(Asked::parse("gpu").is_err_and(|e| e.to_string().contains("cuda:N")));
+        assert_eq!(DeviceChoice::parse("cuda:3"), Ok(DeviceChoice::Cuda(3)));
+        assert_eq!(DeviceChoice::parse(""), Ok(DeviceChoice::Auto));
+        assert!(DeviceChoice::parse("gpu").is_err_and(|e| e.to_string().contains("cuda:N")));
     }
 }

@@ -12,10 +12,10 @@ use brahman_sidecar::{Module, ModuleError, run};
 
 fn main() -> ExitCode {
     run("embed-real", async |module: Module| {
-        let settings = Settings::from_env(&module.cache).map_err(ModuleError::Config)?;
+        let settings = Settings::from_env(&module.cache).map_err(ModuleError::refused)?;
         module.report(ModuleState::Loading, Some(format!("loads {}", settings.model.display())), BTreeMap::new()).await;
         let opened = tokio::task::spawn_blocking(move || Pipeline::open(&settings)).await;
-        let pipeline = opened.map_err(|e| ModuleError::Config(format!("loading ended: {e}")))?.map_err(ModuleError::Config)?;
+        let pipeline = opened.map_err(|e| ModuleError::cannot("load the model", e))?.map_err(ModuleError::refused)?;
         let pipeline = Arc::new(pipeline);
         let info = pipeline.info();
         let mut attributes = pipeline.identity().attributes();

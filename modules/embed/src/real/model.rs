@@ -20,13 +20,14 @@ const PRECISION: &str = "fp32";
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// A file is not there.
-    #[error("no model at {folder}: {file} cannot be read ({source}); `brahman models pull` fetches one, $BRAHMAN_MODEL_DIR names one")]
+    #[error("no model at {folder}: {file} cannot be read; `brahman models pull` fetches one, $BRAHMAN_MODEL_DIR names one")]
     Missing {
         /// Model directory.
         folder: PathBuf,
         /// Which file.
         file: String,
         /// Cause.
+        #[source]
         source: std::io::Error,
     },
     /// A file is not the one that was pinned.
@@ -40,12 +41,36 @@ pub enum ModelError {
         pinned: String,
     },
     /// A file has no sense.
-    #[error("{file}: {why}")]
+    #[error("{file}")]
     Malformed {
         /// Which file.
         file: PathBuf,
-        /// What is wrong.
-        why: String,
+        /// What is wrong with it.
+        #[source]
+        flaw: ModelFlaw,
+    },
+}
+
+/// What is wrong with a model's file.
+#[derive(Debug, Error)]
+pub enum ModelFlaw {
+    /// `brahman.json` is none.
+    #[error(transparent)]
+    Manifest(serde_json::Error),
+    /// `tokenizer.json` is none.
+    #[error(transparent)]
+    Tokenizer(tokenizers::Error),
+    /// Weights that anybody could have put there.
+    #[error("names weights in `{name}`, expected a file beside it")]
+    Weights {
+        /// Where the graph wants them from.
+        name: String,
+    },
+    /// No text fits.
+    #[error("max_tokens is {max_tokens}, expected at least 2: the special tokens")]
+    Window {
+        /// The model's window.
+        max_tokens: usize,
     },
 }
 
@@ -98,10 +123,10 @@ impl Model {
         let read = |name: &str| {
             fs::read(folder.join(name)).map_err(|source| ModelError::Missing { folder: folder.to_owned(), file: name.to_owned(), source })
         };
-        let malformed = |name: &str, why: String| ModelError::Malformed { file: folder.join(name), why };
+        let malformed = |name: &str, flaw: ModelFlaw| ModelError::Malformed { file: folder.join(name), flaw };
         let (onnx, tokenizer_bytes) = (read("model.onnx")?, read("tokenizer.json")?);
         let manifest: Option<Manifest> = match fs::read(folder.join("brahman.json")) {
-            Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| malformed("brahman.json", e.to_string()))?),
+            Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| malformed("brahman.json", ModelFlaw::Manifest(e)))?),
             // A model of the user's own has no pins; its fingerprint still tells it from any other.
             Err(_) => None,
         };
@@ -117,7 +142,7 @@ impl Model {
         for name in weight_files(&onnx) {
             // In the model's own folder and nowhere else: the runtime would look in the working directory.
             if name.contains(['/', '\\', '\0']) || name.starts_with('.') || name.is_empty() {
-                return Err(malformed("model.onnx", format!("names weights in `{name}`, expected a file beside it")));
+                return Err(malformed("model.onnx", ModelFlaw::Weights { name }));
             }
             let bytes: Arc<[u8]> = read(&name)?.into();
             let found = hex(&sha256(&bytes));
@@ -127,16 +152,16 @@ impl Model {
             digests.push(format!("{name}\0{found}"));
             weights.push((name, bytes));
         }
-        let mut tokenizer = Tokenizer::from_bytes(&tokenizer_bytes).map_err(|e| malformed("tokenizer.json", e.to_string()))?;
+        let mut tokenizer = Tokenizer::from_bytes(&tokenizer_bytes).map_err(|e| malformed("tokenizer.json", ModelFlaw::Tokenizer(e)))?;
         // Both are done here, per text and per batch, so that what is cut is known.
-        tokenizer.with_truncation(None).map_err(|e| malformed("tokenizer.json", e.to_string()))?;
+        tokenizer.with_truncation(None).map_err(|e| malformed("tokenizer.json", ModelFlaw::Tokenizer(e)))?;
         tokenizer.with_padding(None);
         let name = manifest
             .as_ref()
             .map_or_else(|| folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), |m| m.name.clone());
         let max_tokens = manifest.as_ref().map_or_else(|| window(folder), |m| m.max_tokens);
         if max_tokens < 2 {
-            return Err(malformed("brahman.json", format!("max_tokens is {max_tokens}, expected at least 2: the special tokens")));
+            return Err(malformed("brahman.json", ModelFlaw::Window { max_tokens }));
         }
         let token_bytes_max = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
         let recipe = format!("{}\0mean\0l2\0{max_tokens}\0{PRECISION}", digests.join("\0"));

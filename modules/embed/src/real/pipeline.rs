@@ -1,24 +1,27 @@
 //! A text's way: hash → cache → join whoever computes it already → tokenise → queue → inference → cache and reply.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut};
-use brahman_sidecar::onnx::device::{self, Asked};
+use brahman_sidecar::onnx::RuntimeError;
+use brahman_sidecar::onnx::device::{self, DeviceChoice, DeviceError};
 use brahman_storage::digest::sha256;
+use thiserror::Error;
 use tokenizers::Tokenizer;
 use tokio::sync::oneshot;
 
 use super::batch::{Class, INTERACTIVE_MAX};
 use super::cache::{Cache, ContentHash};
-use super::model::Model;
+use super::model::{Model, ModelError};
 use super::runtime;
 use super::store::WriteThrough;
-use super::workers::{Done, Queue, start};
-use crate::engine::{Embedded, Engine, Identity, Wish};
+use super::workers::{Queue, VectorOutcome, start};
+use crate::engine::{Embedding, Engine, Identity, Treatment};
 
 /// Tokens a batch on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and stay in the caches:
 /// measured 8 to 13 % more tokens a second than 4,096, and less padding; below 256 the matrices get too narrow.
@@ -49,23 +52,62 @@ pub struct Settings {
     /// Where caches and the library lie.
     pub cache: PathBuf,
     /// Device asked for.
-    pub device: Asked,
+    pub device: DeviceChoice,
     /// Whether the CPU will do where a GPU was asked for.
     pub allow_cpu: bool,
     /// Inference threads.
     pub threads: usize,
 }
 
+/// A variable of the environment that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SettingsError {
+    /// Threads.
+    #[error("BRAHMAN_EMBED_THREADS={value}: expected 1 to 256")]
+    Threads {
+        /// What it says.
+        value: String,
+    },
+    /// A size.
+    #[error("{name}={value}: expected a whole number of MiB up to {MIB_MAX}")]
+    Size {
+        /// The variable.
+        name: String,
+        /// What it says.
+        value: String,
+    },
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Why a model does not run.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Nobody says how.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Its files.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The library that runs it.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The threads that it runs on.
+    #[error("no inference threads")]
+    Threads(#[source] io::Error),
+}
+
 impl Settings {
     /// From the environment.
     ///
     /// # Errors
-    /// What is wrong with which variable.
-    pub fn from_env(cache: &Path) -> Result<Self, String> {
+    /// [`SettingsError`], which names the variable.
+    pub fn from_env(cache: &Path) -> Result<Self, SettingsError> {
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = match var("BRAHMAN_EMBED_THREADS") {
-            Some(n) => n.parse().ok().filter(|n| (1..=256).contains(n)).ok_or(format!("BRAHMAN_EMBED_THREADS={n}: expected 1 to 256"))?,
+            Some(value) => value.parse().ok().filter(|n| (1..=256).contains(n)).ok_or(SettingsError::Threads { value })?,
             None => cores,
         };
         let (device, allow_cpu) = device::wanted()?;
@@ -98,27 +140,26 @@ impl Pipeline {
     /// Loads library and model, opens sessions and cache, warms up. Takes a second or so; blocks.
     ///
     /// # Errors
-    /// A sentence for `status`: what is missing and how to mend it.
-    pub fn open(settings: &Settings) -> Result<Self, String> {
+    /// [`OpenError`]: what is missing and how to mend it.
+    pub fn open(settings: &Settings) -> Result<Self, OpenError> {
         let mib = |name: &str, default: u64| match std::env::var(name) {
-            Ok(text) if !text.is_empty() => {
-                let number = text.parse::<u64>().ok().filter(|n| *n <= MIB_MAX);
-                number.map(|n| n << 20).ok_or(format!("{name}={text}: expected a whole number of MiB up to {MIB_MAX}"))
+            Ok(value) if !value.is_empty() => {
+                let number = value.parse::<u64>().ok().filter(|n| *n <= MIB_MAX);
+                number.map(|n| n << 20).ok_or_else(|| SettingsError::Size { name: name.to_owned(), value })
             }
             _ => Ok(default << 20),
         };
         let (cache_bytes, store_bytes) = (mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)?, mib("BRAHMAN_EMBED_STORE_MIB", STORE_MIB)?);
-        let (library, environment) = brahman_sidecar::onnx::load(&settings.cache).map_err(|e| e.to_string())?;
-        let model = Model::load(&settings.model).map_err(|e| e.to_string())?;
-        let (runners, wide, device) =
-            runtime::open(&environment, &model, settings.device, settings.allow_cpu, settings.threads).map_err(|e| e.to_string())?;
+        let (library, environment) = brahman_sidecar::onnx::load(&settings.cache)?;
+        let model = Model::load(&settings.model)?;
+        let (runners, wide, device) = runtime::open(&environment, &model, settings.device, settings.allow_cpu, settings.threads)?;
         let dim = runners.first().map_or(0, runtime::Runner::dim);
         let identity =
             Identity { model: model.name.clone(), fingerprint: model.fingerprint.clone(), dim, device: device.active.clone(), mock: false };
         let fingerprint = sha256(model.fingerprint.as_bytes());
         let cache = Arc::new(Cache::open(&settings.cache.join("embed"), fingerprint, dim, cache_bytes));
         let queue = Queue::new(if device.active == "cpu" { BUDGET_CPU } else { BUDGET_GPU });
-        start(&queue, runners, wide, &cache).map_err(|e| e.to_string())?;
+        start(&queue, runners, wide, &cache).map_err(OpenError::Threads)?;
         let store = WriteThrough::open(&settings.cache.join("inputs"), store_bytes);
         let window_bytes = (model.max_tokens * model.token_bytes_max).max(WINDOW_BYTES_MIN);
         let (tokenizer, max_tokens) = (Arc::new(model.tokenizer), model.max_tokens);
@@ -143,7 +184,7 @@ impl Pipeline {
     }
 
     /// Looks every text up; what is not there stays to be computed.
-    fn look_up(&self, texts: &[String], wish: Wish) -> Result<Plan, Fault> {
+    fn look_up(&self, texts: &[String], wish: Treatment) -> Result<Plan, Fault> {
         let mut plan = Plan { found: vec![None; texts.len()], missing: Vec::new() };
         let mut first_of: HashMap<ContentHash, usize> = HashMap::new();
         for (index, text) in texts.iter().enumerate() {
@@ -153,7 +194,7 @@ impl Pipeline {
                 Some((vector, tokens)) => {
                     let kept = self.max_tokens as u32;
                     let (tokens, kept) = tokens.map_or((0, 0), |tokens| (tokens, kept));
-                    plan.found[index] = Some(Embedded { vector, cached: true, tokens, kept });
+                    plan.found[index] = Some(Embedding { vector, cached: true, tokens, kept });
                 }
                 None => {
                     let first = *first_of.entry(content).or_insert(index);
@@ -198,7 +239,7 @@ impl Pipeline {
 
 /// What is known after the look-up.
 struct Plan {
-    found: Vec<Option<Embedded>>,
+    found: Vec<Option<Embedding>>,
     /// Index, content, and the first index with that content.
     missing: Vec<(usize, ContentHash, usize)>,
 }
@@ -208,7 +249,7 @@ impl Engine for Pipeline {
         &self.identity
     }
 
-    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Wish) -> Result<Vec<Embedded>, Fault> {
+    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<Embedding>, Fault> {
         let class = if texts.len() <= INTERACTIVE_MAX { Class::Interactive } else { Class::Bulk };
         let inline = texts.len() <= INLINE_MAX;
         let texts = Arc::new(texts);
@@ -224,14 +265,15 @@ impl Engine for Pipeline {
             for wait in waits {
                 let vector = wait.receiver.await.map_err(|_| Fault::internal("the inference threads have ended"))??;
                 for index in wait.indexes {
-                    plan.found[index] = Some(Embedded { vector: Arc::clone(&vector), cached: false, tokens: wait.tokens, kept: wait.kept });
+                    plan.found[index] =
+                        Some(Embedding { vector: Arc::clone(&vector), cached: false, tokens: wait.tokens, kept: wait.kept });
                 }
             }
         }
-        plan.found.into_iter().collect::<Option<Vec<Embedded>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
+        plan.found.into_iter().collect::<Option<Vec<Embedding>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
     }
 
-    async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Wish) -> Result<Embedded, Fault> {
+    async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Treatment) -> Result<Embedding, Fault> {
         // A character cut in two at 8 KiB, or bytes that are no text, must not stop the rest.
         let text = String::from_utf8_lossy(&seen).into_owned();
         let mut done = self.texts(vec![text], wish).await?;
@@ -270,7 +312,7 @@ impl Engine for Pipeline {
 
 /// One computation that this call waits for, and the texts it is for.
 struct Wait {
-    receiver: oneshot::Receiver<Done>,
+    receiver: oneshot::Receiver<VectorOutcome>,
     indexes: Vec<usize>,
     tokens: u32,
     kept: u32,
@@ -278,7 +320,7 @@ struct Wait {
 
 impl Pipeline {
     /// Tokenises what is missing and queues what nobody computes yet.
-    fn submit(&self, texts: &[String], missing: &[(usize, ContentHash, usize)], class: Class, wish: Wish) -> Result<Vec<Wait>, Fault> {
+    fn submit(&self, texts: &[String], missing: &[(usize, ContentHash, usize)], class: Class, wish: Treatment) -> Result<Vec<Wait>, Fault> {
         let mut waits: Vec<Wait> = Vec::new();
         let mut place: HashMap<ContentHash, usize> = HashMap::new();
         let mut fresh = Vec::new();

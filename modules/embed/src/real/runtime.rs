@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use brahman_card::interface::embed::Device;
-use brahman_sidecar::onnx::device::Asked;
+use brahman_sidecar::onnx::device::DeviceChoice;
 use brahman_sidecar::onnx::{RuntimeError, place};
 use ort::environment::Environment;
 use ort::ep;
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Runner {
 pub fn open(
     environment: &Environment,
     model: &Model,
-    asked: Asked,
+    asked: DeviceChoice,
     allow_cpu: bool,
     threads: usize,
 ) -> Result<(Vec<Runner>, Option<Runner>, Device), RuntimeError> {
@@ -42,12 +42,11 @@ pub fn open(
     if device.active != "cpu" {
         return Ok((runners, None, device));
     }
-    let refused = |e: ort::Error| RuntimeError::BadModel(e.to_string());
     while runners.len() < threads {
-        runners.push(Runner::open(environment, model, None, 1).map_err(refused)?);
+        runners.push(Runner::open(environment, model, None, 1).map_err(RuntimeError::BadModel)?);
     }
     // A lone text is quicker on all cores; a second set of weights is the price.
-    let wide = (threads > 1).then(|| Runner::open(environment, model, None, threads)).transpose().map_err(refused)?;
+    let wide = (threads > 1).then(|| Runner::open(environment, model, None, threads)).transpose().map_err(RuntimeError::BadModel)?;
     Ok((runners, wide, device))
 }
 

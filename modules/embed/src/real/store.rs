@@ -1,13 +1,15 @@
 //! Write-through of new inputs to the content-addressed store, behind the caller's back: a slow or full disk costs
 //! objects, which are counted, and never a reply.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use brahman_card::interface::embed::StoreInfo;
-use brahman_storage::cas::Store;
+use brahman_sidecar::chain;
+use brahman_storage::cas::{CasError, Store};
 
 /// Inputs that may wait for the disk.
 const WAITING_MAX: usize = 1024;
@@ -21,17 +23,28 @@ struct Counts {
     failed: AtomicU64,
 }
 
+/// Why inputs are not kept.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] CasError),
+    /// There is no thread to write on.
+    #[error(transparent)]
+    Thread(#[from] io::Error),
+}
+
 /// The writer's near end.
 #[derive(Debug)]
 pub(super) struct WriteThrough {
-    queue: Result<SyncSender<Vec<u8>>, String>,
+    queue: Result<SyncSender<Vec<u8>>, StoreError>,
     counts: Arc<Counts>,
 }
 
 impl WriteThrough {
     pub(super) fn open(folder: &Path, bytes_max: u64) -> Self {
         let counts = Arc::new(Counts::default());
-        let queue = Store::open(folder).map_err(|e| e.to_string()).and_then(|store| {
+        let queue = Store::open(folder).map_err(StoreError::from).and_then(|store| {
             let (sender, inputs) = sync_channel::<Vec<u8>>(WAITING_MAX);
             let shared = Arc::clone(&counts);
             let writer = move || {
@@ -44,13 +57,13 @@ impl WriteThrough {
                         }
                         Err(error) => {
                             if shared.failed.fetch_add(1, Ordering::Relaxed) == 0 {
-                                tracing::warn!("inputs are not being kept: {error}: {:?}", std::error::Error::source(&error));
+                                tracing::warn!("inputs are not being kept: {}", chain(&error));
                             }
                         }
                     }
                 }
             };
-            std::thread::Builder::new().name("write-through".into()).spawn(writer).map_err(|e| e.to_string())?;
+            std::thread::Builder::new().name("write-through".into()).spawn(writer)?;
             Ok(sender)
         });
         Self { queue, counts }
@@ -69,7 +82,7 @@ impl WriteThrough {
             written: self.counts.written.load(Ordering::Relaxed),
             dropped: self.counts.dropped.load(Ordering::Relaxed),
             failed: self.counts.failed.load(Ordering::Relaxed),
-            state: self.queue.as_ref().map_or_else(|why| format!("absent: {why}"), |_| "open".into()),
+            state: self.queue.as_ref().map_or_else(|error| format!("absent: {}", chain(error)), |_| "open".into()),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use brahman_card::Fault;
+use brahman_sidecar::chain;
 use tokio::sync::oneshot;
 
 use super::batch::{Class, Planner};
@@ -13,7 +14,7 @@ use super::cache::{Cache, ContentHash};
 use super::runtime::Runner;
 
 /// What a waiter gets.
-pub(super) type Done = Result<Arc<[f32]>, Fault>;
+pub(super) type VectorOutcome = Result<Arc<[f32]>, Fault>;
 
 /// A text on its way through the model.
 struct Item {
@@ -26,7 +27,7 @@ struct Item {
 struct Waiting {
     planner: Option<Planner<Item>>,
     /// Who waits for which content: one computation serves them all.
-    waiters: HashMap<ContentHash, Vec<oneshot::Sender<Done>>>,
+    waiters: HashMap<ContentHash, Vec<oneshot::Sender<VectorOutcome>>>,
     stop: bool,
 }
 
@@ -61,7 +62,7 @@ impl Queue {
     }
 
     /// Joins the wait for content that somebody else has asked for already.
-    pub(super) fn join(&self, content: &ContentHash) -> Option<oneshot::Receiver<Done>> {
+    pub(super) fn join(&self, content: &ContentHash) -> Option<oneshot::Receiver<VectorOutcome>> {
         let mut waiting = self.lock();
         let waiters = waiting.waiters.get_mut(content)?;
         let (sender, receiver) = oneshot::channel();
@@ -75,7 +76,7 @@ impl Queue {
         class: Class,
         deadline: Option<Instant>,
         texts: Vec<(ContentHash, Vec<u32>, Option<u32>)>,
-    ) -> Vec<oneshot::Receiver<Done>> {
+    ) -> Vec<oneshot::Receiver<VectorOutcome>> {
         let mut receivers = Vec::with_capacity(texts.len());
         let mut waiting = self.lock();
         for (content, ids, tokens) in texts {
@@ -121,7 +122,7 @@ impl Queue {
         }
     }
 
-    fn answer(&self, content: &ContentHash, done: &Done) {
+    fn answer(&self, content: &ContentHash, done: &VectorOutcome) {
         let waiters = self.lock().waiters.remove(content);
         for waiter in waiters.into_iter().flatten() {
             // One that hung up needs no answer.
@@ -136,7 +137,7 @@ impl Queue {
 }
 
 /// Whether anybody still waits for this content; if not, it is forgotten.
-fn waited_for(waiters: &mut HashMap<ContentHash, Vec<oneshot::Sender<Done>>>, content: &ContentHash) -> bool {
+fn waited_for(waiters: &mut HashMap<ContentHash, Vec<oneshot::Sender<VectorOutcome>>>, content: &ContentHash) -> bool {
     let live = waiters.get_mut(content).is_some_and(|list| {
         list.retain(|waiter| !waiter.is_closed());
         !list.is_empty()
@@ -165,7 +166,7 @@ pub(super) fn start(queue: &Arc<Queue>, runners: Vec<Runner>, wide: Option<Runne
                     _ => runner.forward(&sequences),
                 };
                 queue.computed.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                deliver(&queue, &cache, &batch, outcome.map_err(|e| e.to_string()));
+                deliver(&queue, &cache, &batch, outcome.map_err(InferenceError::from));
             }
         };
         std::thread::Builder::new().name(format!("infer-{i}")).spawn(work)?;
@@ -185,16 +186,27 @@ impl Drop for EndOfProcess {
     }
 }
 
-fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec<f32>>, String>) {
+/// Why a batch has no vectors.
+#[derive(Debug, thiserror::Error)]
+enum InferenceError {
+    /// ONNX Runtime says why.
+    #[error(transparent)]
+    Runtime(#[from] ort::Error),
+    /// It gave too many or too few.
+    #[error("{vectors} vectors came for {texts} texts")]
+    Count { vectors: usize, texts: usize },
+}
+
+fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec<f32>>, InferenceError>) {
     let outcome = match outcome {
-        Ok(vectors) if vectors.len() != batch.len() => Err(format!("{} vectors came for {} texts", vectors.len(), batch.len())),
+        Ok(vectors) if vectors.len() != batch.len() => Err(InferenceError::Count { vectors: vectors.len(), texts: batch.len() }),
         other => other,
     };
     match outcome {
         Ok(vectors) => {
             for (item, vector) in batch.iter().zip(vectors) {
                 let square: f32 = vector.iter().map(|x| x * x).sum();
-                let done: Done = if (square - 1.0).abs() < 1e-3 {
+                let done: VectorOutcome = if (square - 1.0).abs() < 1e-3 {
                     Ok(vector.into())
                 } else {
                     Err(Fault::new("org.brahman.Embed.BadOutput", false, "the model's output is not finite, or zero"))
@@ -206,8 +218,8 @@ fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec
                 queue.answer(&item.content, &done);
             }
         }
-        Err(why) => {
-            tracing::error!("inference failed: {why}");
+        Err(error) => {
+            tracing::error!("inference failed: {}", chain(&error));
             let fault = Fault::new("org.brahman.Embed.BadOutput", true, "inference failed; the module's log has the reason");
             for item in batch {
                 queue.answer(&item.content, &Err(fault.clone()));

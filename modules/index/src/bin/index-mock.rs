@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         // Not the state folder: what is tested there must not be found among what counts.
         let folder = module.mesh.with_file_name("index-mock");
         let service = IndexService::open(&folder, &folder.join("index.toml"), Client::new(&module.mesh))
-            .map_err(|e| ModuleError::Config(format!("cannot open the indexes in {}: {e}", folder.display())))?;
+            .map_err(|e| ModuleError::cannot(format!("open the indexes in {}", folder.display()), e))?;
         let service = Arc::new(service.with_engine("exact").for_mock());
         let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));
         let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ::hnsw_rs::prelude::{Distance, Hnsw};
 
-use super::{Engine, Work};
+use super::{Engine, ParameterError, Work};
 use crate::flat::build::{Parameters, Parts, top_level};
 use crate::flat::graph::NONE;
 use crate::flat::{Flat, GRAPH_ROWS_MIN, Progress, kernel};
@@ -37,14 +37,15 @@ impl Engine for HnswRs {
         "hnsw-rs"
     }
 
-    fn check(&self, parameters: &Parameters) -> Result<(), (&'static str, String)> {
+    fn check(&self, parameters: &Parameters) -> Result<(), ParameterError> {
         let Parameters { m, ef_construction, .. } = *parameters;
         if m > M_MAX {
-            return Err(("m", format!("{m}, expected at most {M_MAX} for hnsw-rs")));
+            return Err(ParameterError { parameter: "m", value: m, expected: format!("at most {M_MAX} for hnsw-rs") });
         }
         // With fewer candidates than places in a list it loses points.
         if ef_construction <= 2 * m {
-            return Err(("ef_construction", format!("{ef_construction}, expected more than 2 m = {} for hnsw-rs", 2 * m)));
+            let expected = format!("more than 2 m = {} for hnsw-rs", 2 * m);
+            return Err(ParameterError { parameter: "ef_construction", value: ef_construction, expected });
         }
         Ok(())
     }
@@ -52,7 +53,7 @@ impl Engine for HnswRs {
     fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)> {
         let Work { vectors, dim, parameters, threads, progress } = *work;
         let rows = vectors.len() / dim.max(1);
-        self.check(&parameters).map_err(|(what, why)| io::Error::new(io::ErrorKind::InvalidInput, format!("{what}: {why}")))?;
+        self.check(&parameters).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         if rows < GRAPH_ROWS_MIN {
             return Flat::unlinked(vectors, dim, parameters);
         }

@@ -5,6 +5,7 @@
 //! written once; every list in a file that opens names nodes that exist.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -46,8 +47,8 @@ struct Section {
     crc32: u32,
 }
 
-fn bad(why: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why.to_string())
+fn bad(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Writes and fsyncs an index; the caller fsyncs the folder.

@@ -27,10 +27,6 @@ pub enum Pages {
     File(Mmap, AtomicU32),
 }
 
-fn bad(why: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why.to_string())
-}
-
 impl Pages {
     /// Zeroed memory.
     ///
@@ -71,7 +67,7 @@ impl Pages {
     /// If the file ends before.
     pub fn map(file: &File, at: u64, bytes: usize) -> io::Result<Self> {
         if file.metadata()?.len() < at + bytes as u64 {
-            return Err(bad("the file ends before its last section"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file ends before its last section"));
         }
         if bytes == 0 {
             return Self::zeroed(0);

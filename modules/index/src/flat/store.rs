@@ -22,23 +22,23 @@ const ROWS_PER_THREAD_MIN: usize = 20_000;
 
 /// A row and its inner product with the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Found {
+pub struct Neighbour {
     /// Row.
     pub row: u32,
     /// Inner product.
     pub score: f32,
 }
 
-impl Eq for Found {}
+impl Eq for Neighbour {}
 
-impl Ord for Found {
+impl Ord for Neighbour {
     /// Better is less, so that sorting puts the best first.
     fn cmp(&self, other: &Self) -> Ordering {
         other.score.total_cmp(&self.score).then(self.row.cmp(&other.row))
     }
 }
 
-impl PartialOrd for Found {
+impl PartialOrd for Neighbour {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -46,12 +46,12 @@ impl PartialOrd for Found {
 
 /// The rows that may be found.
 #[derive(Clone, Debug)]
-pub struct Live {
+pub struct LiveRows {
     words: Vec<u64>,
     count: usize,
 }
 
-impl Live {
+impl LiveRows {
     /// The rows below `rows` for which `test` holds.
     #[must_use]
     pub fn of(rows: usize, test: impl Fn(usize) -> bool) -> Self {
@@ -178,7 +178,7 @@ impl Store {
 
     /// The f32 products of some rows with a query, the best `k` first.
     #[must_use]
-    pub fn rerank(&self, query: &[f32], rows: &[u32], k: usize) -> Vec<Found> {
+    pub fn rerank(&self, query: &[f32], rows: &[u32], k: usize) -> Vec<Neighbour> {
         let fetch = |row: u32| {
             for line in self.vector(row).chunks(16) {
                 prefetch(line);
@@ -193,7 +193,7 @@ impl Store {
                 if let Some(next) = rows.get(i + 2) {
                     fetch(*next);
                 }
-                found.push(Found { row: *row, score: dot(self.vector(*row), query) });
+                found.push(Neighbour { row: *row, score: dot(self.vector(*row), query) });
             }
             found
         });
@@ -204,14 +204,14 @@ impl Store {
 
     /// The best `k` of all live rows, exactly, on up to `threads` threads.
     #[must_use]
-    pub fn exact(&self, query: &[f32], k: usize, live: Option<&Live>, threads: usize) -> Vec<Found> {
+    pub fn exact(&self, query: &[f32], k: usize, live: Option<&LiveRows>, threads: usize) -> Vec<Neighbour> {
         let few = live.is_some_and(|live| live.count() < ROWS_PER_THREAD_MIN);
         let parts = if few { 1 } else { threads.clamp(1, (self.rows / ROWS_PER_THREAD_MIN).max(1)) };
         if parts == 1 {
             return self.exact_part(&[query], 0, self.rows, k, live).pop().unwrap_or_default();
         }
         let per_part = self.rows.div_ceil(parts).max(1);
-        let mut best: Vec<Found> = std::thread::scope(|scope| {
+        let mut best: Vec<Neighbour> = std::thread::scope(|scope| {
             let work = |i: usize| move || self.exact_part(&[query], i * per_part, ((i + 1) * per_part).min(self.rows), k, live);
             let handles: Vec<_> = (1..parts).map(|i| scope.spawn(work(i))).collect();
             let mut all = work(0)().concat();
@@ -225,7 +225,7 @@ impl Store {
 
     /// [`Store::exact`] for many queries: those of a group share each pass over the codes.
     #[must_use]
-    pub fn exact_many(&self, queries: &[&[f32]], k: usize, live: Option<&Live>, threads: usize) -> Vec<Vec<Found>> {
+    pub fn exact_many(&self, queries: &[&[f32]], k: usize, live: Option<&LiveRows>, threads: usize) -> Vec<Vec<Neighbour>> {
         let group = queries.len().div_ceil(threads.max(1)).clamp(1, GROUP);
         let groups: Vec<&[&[f32]]> = queries.chunks(group).collect();
         let work = |i: usize| self.exact_part(groups[i], 0, self.rows, k, live);
@@ -236,13 +236,13 @@ impl Store {
             let mut parts = numbers.chunks(per_thread);
             let own = parts.next().unwrap_or_default();
             let handles: Vec<_> = parts.map(|part| scope.spawn(move || part.iter().flat_map(|i| work(*i)).collect::<Vec<_>>())).collect();
-            let mut all: Vec<Vec<Found>> = own.iter().flat_map(|i| work(*i)).collect();
+            let mut all: Vec<Vec<Neighbour>> = own.iter().flat_map(|i| work(*i)).collect();
             all.extend(handles.into_iter().flat_map(|h| h.join().unwrap_or_default()));
             all
         })
     }
 
-    fn exact_part(&self, queries: &[&[f32]], from: usize, to: usize, k: usize, live: Option<&Live>) -> Vec<Vec<Found>> {
+    fn exact_part(&self, queries: &[&[f32]], from: usize, to: usize, k: usize, live: Option<&LiveRows>) -> Vec<Vec<Neighbour>> {
         let mut scans: Vec<Scan> = queries.iter().map(|query| Scan::new(query, &self.quantiser, k)).collect();
         if k > 0 && from < to {
             // Where few are live, they are fetched one by one; else it is quicker to read all in order and pass over the dead.
@@ -254,7 +254,7 @@ impl Store {
         scans.into_iter().zip(queries).map(|(scan, query)| self.rerank(query, &scan.finish(), k)).collect()
     }
 
-    fn scan_all(&self, scans: &mut [Scan], from: usize, to: usize, live: Option<&Live>) {
+    fn scan_all(&self, scans: &mut [Scan], from: usize, to: usize, live: Option<&LiveRows>) {
         let (rows, mut products) = (self.codes(), [0_i32; BLOCK]);
         for first in (from..to).step_by(BLOCK) {
             let block = &mut products[..BLOCK.min(to - first)];
@@ -353,12 +353,12 @@ pub(crate) mod tests {
             let (query, vectors) = vectors.split_at(dim);
             let order: Vec<u32> = (0..rows as u32).collect();
             let store = Store::new(vectors, dim, &order).expect("memory");
-            let live = Live::of(rows, |row| mix(row as u64).is_multiple_of(share));
-            let mut want: Vec<Found> = vectors.chunks(dim).zip(0..).filter(|(_, row)| live.has(*row)).map(|(v, row)| Found { row, score: dot(v, query) }).collect();
+            let live = LiveRows::of(rows, |row| mix(row as u64).is_multiple_of(share));
+            let mut want: Vec<Neighbour> = vectors.chunks(dim).zip(0..).filter(|(_, row)| live.has(*row)).map(|(v, row)| Neighbour { row, score: dot(v, query) }).collect();
             want.sort_unstable();
             want.truncate(k);
             prop_assert_eq!(&store.exact(query, k, Some(&live), 1), &want);
-            let (all, none) = (Live::of(rows, |_| true), Live::of(rows, |_| false));
+            let (all, none) = (LiveRows::of(rows, |_| true), LiveRows::of(rows, |_| false));
             let many = store.exact_many(&[query, query, query], k, Some(&live), 2);
             prop_assert!(many.len() == 3 && many.iter().all(|found| *found == want));
             prop_assert_eq!(store.exact(query, k, Some(&all), 1), store.exact(query, k, None, 1));

@@ -5,11 +5,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use brahman_sidecar::chain;
 use brahman_storage::atomic;
 
-use super::{Folder, MANIFEST, RETIRED, SEGMENTS, UNFINISHED, bad};
+use super::{Folder, MANIFEST, RETIRED, SEGMENTS, UNFINISHED};
+use crate::files::{bad, named};
 use crate::generation::Manifest;
-use crate::sweep::{self, Entry, Removal, Seen};
+use crate::sweep::{self, Entry, Obstacle, Obstacles, Removal, Survey};
 
 /// Before the name of a generation whose removal has begun.
 const GOING: &str = "retired-";
@@ -19,32 +21,35 @@ const ASIDE: &str = "aside-";
 const DAMAGED: &str = "manifest.damaged";
 
 /// What came of removing what nobody needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Why nothing was removed: what could not be read.
-    pub refused: Vec<String>,
-    /// What could not be removed, and why.
-    pub failed: Vec<String>,
+#[derive(Debug)]
+pub enum Sweep {
+    /// Nothing was removed, because of this.
+    Refused(Obstacles),
+    /// What could be removed was; each error names one thing that could not. As a rule there is none.
+    Done(Vec<io::Error>),
 }
 
-impl Swept {
+impl Sweep {
     /// What is to be said of it, if anything.
     #[must_use]
     pub fn words(&self) -> Option<String> {
-        match (self.refused.is_empty(), self.failed.is_empty()) {
-            (false, _) => Some(format!("old files stay, because this could not be read: {}", self.refused.join("; "))),
-            (true, false) => Some(format!("old files could not be removed: {}", self.failed.join("; "))),
-            (true, true) => None,
+        match self {
+            Self::Refused(obstacles) => Some(format!("old files stay, because this could not be read: {obstacles}")),
+            Self::Done(failed) if failed.is_empty() => None,
+            Self::Done(failed) => {
+                let failed: Vec<String> = failed.iter().map(|error| chain(error)).collect();
+                Some(format!("old files could not be removed: {}", failed.join("; ")))
+            }
         }
     }
 }
 
 /// Names of what is in a folder; of what cannot be listed, why.
-fn names(folder: &Path, said: &str, trouble: &mut Vec<String>) -> Vec<String> {
+fn names(folder: &Path, said: &str, trouble: &mut Vec<Obstacle>) -> Vec<String> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
-            trouble.push(format!("{said}: {error}"));
+            trouble.push(named(said, error).into());
             return Vec::new();
         }
     };
@@ -52,7 +57,7 @@ fn names(folder: &Path, said: &str, trouble: &mut Vec<String>) -> Vec<String> {
     for entry in entries {
         match entry {
             Ok(entry) => names.push(entry.file_name().to_string_lossy().into_owned()),
-            Err(error) => trouble.push(format!("{said}: {error}")),
+            Err(error) => trouble.push(named(said, error).into()),
         }
     }
     names
@@ -61,9 +66,9 @@ fn names(folder: &Path, said: &str, trouble: &mut Vec<String>) -> Vec<String> {
 impl Folder {
     /// Everything in the folder that has to do with generations, as far as it can be read.
     #[must_use]
-    pub fn survey(&self) -> Seen {
-        let mut seen =
-            Seen { pointer: self.pointer().map(|p| p.map(|p| p.generation)).map_err(|e| e.to_string()).transpose(), ..Seen::default() };
+    pub fn survey(&self) -> Survey {
+        let pointer = self.pointer().map(|pointer| pointer.map(|p| p.generation)).map_err(Obstacle::from).transpose();
+        let mut seen = Survey { pointer, ..Survey::default() };
         let trouble = &mut seen.trouble;
         for name in names(self.path(), "its folder", trouble) {
             if name.starts_with(".tmp-") || name.starts_with(GOING) {
@@ -81,7 +86,7 @@ impl Folder {
             let mut says = |what: &str| match folder.join(what).try_exists() {
                 Ok(says) => says,
                 Err(error) => {
-                    trouble.push(format!("{name}/{what}: {error}"));
+                    trouble.push(named(format!("{name}/{what}"), error).into());
                     false
                 }
             };
@@ -89,7 +94,7 @@ impl Folder {
             let manifest = match self.manifest(&name) {
                 Ok(manifest) => Ok(Some(manifest)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.into()),
             };
             let is_empty = names(&folder, &name, trouble).iter().all(|inside| inside.starts_with(".tmp-"));
             seen.entries.push(Entry { name, manifest, unfinished, retired, is_empty });
@@ -118,18 +123,18 @@ impl Folder {
 
     /// Removes what neither the current generation nor the newest few others need, and what crashes left. `held` are
     /// generations that somebody still reads. Nothing is removed while something cannot be read.
-    pub fn collect(&self, held: &HashSet<String>) -> Swept {
-        let swept = match sweep::plan(&self.survey(), held) {
-            Err(refused) => Swept { refused, failed: Vec::new() },
+    pub fn collect(&self, held: &HashSet<String>) -> Sweep {
+        let sweep = match sweep::plan(&self.survey(), held) {
+            Err(obstacles) => Sweep::Refused(obstacles),
             Ok(removals) => {
-                let failed = removals.iter().filter_map(|removal| Some(format!("{}: {}", removal.name(), self.remove(removal).err()?)));
-                Swept { refused: Vec::new(), failed: failed.collect() }
+                let failed = removals.iter().filter_map(|removal| Some(named(removal.name(), self.remove(removal).err()?)));
+                Sweep::Done(failed.collect())
             }
         };
-        if let Some(words) = swept.words() {
+        if let Some(words) = sweep.words() {
             tracing::error!(folder = %self.path().display(), "{words}");
         }
-        swept
+        sweep
     }
 
     fn remove(&self, removal: &Removal) -> io::Result<()> {
@@ -149,7 +154,7 @@ impl Folder {
                 fs::remove_file(path(name).join(MANIFEST))
             }
             Removal::Segment(name) => {
-                self.marks().forget(name);
+                self.files().forget(name);
                 fs::remove_file(path(name))
             }
         }
@@ -168,7 +173,7 @@ impl Folder {
         };
         gone(fs::remove_dir_all(self.path().join(name)));
         if let Some(segment) = segment {
-            self.marks().forget(segment);
+            self.files().forget(segment);
             gone(fs::remove_file(self.path().join(segment)));
         }
     }

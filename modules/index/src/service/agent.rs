@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{AgentEnqueueOut, AgentStatusOut, NameIn};
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 use tokio::sync::Notify;
 
 use super::IndexService;
 use super::shelf::{Index, lock};
 use super::trials::Attempt;
-use crate::agent::{Pace, Settings, next};
-use crate::folder::now_ms;
+use crate::agent::{Pace, Settings, SettingsError, next};
+use crate::generation::now_ms;
 use crate::refresh::data_fingerprint;
 use crate::threads::on_own_thread;
 
@@ -51,12 +51,13 @@ impl Agent {
     pub(super) fn open(file: &Path) -> Self {
         let read = match std::fs::read_to_string(file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(SettingsError::from(error)),
             Ok(text) => Settings::parse(&text),
         };
         let (settings, mut reason) = match read {
             Ok(settings) => (settings, None),
-            Err(why) => {
+            Err(error) => {
+                let why = chain(&error);
                 let why =
                     format!("{}: {why}; the agent is off until that is mended and `brahman restart index` was called", file.display());
                 tracing::error!("{why}");

@@ -18,13 +18,13 @@ use super::search::{EF_MAX, K_MAX, unit};
 use super::shelf::Index;
 use crate::filter::{self, Filter};
 use crate::flat::build::in_parallel;
-use crate::generation::How;
+use crate::generation::SearchOptions;
 use crate::refresh::io_fault;
 
 /// What holds for the whole conversation.
 struct Terms {
     index: Arc<Index>,
-    how: How,
+    how: SearchOptions,
     filter: Option<Filter>,
 }
 
@@ -45,7 +45,7 @@ impl IndexService {
         }
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let how = How { k: number(k), ef: ask.ef.map(number), exact: ask.exact.unwrap_or(false), threads: 1 };
+        let how = SearchOptions { k: number(k), ef: ask.ef.map(number), exact: ask.exact.unwrap_or(false), threads: 1 };
         let m = &generation.manifest;
         let out = SearchBulkOut {
             model: m.model.name.clone(),

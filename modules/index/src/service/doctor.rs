@@ -2,7 +2,7 @@
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{DoctorIn, DoctorOut};
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 
 use super::refresh::cores;
 use super::shelf::{Index, lock};
@@ -42,7 +42,7 @@ fn examine(index: &Index) -> Finding {
     let unreadable = seen.unreadable();
     found.generation |= pointer.as_ref().is_some_and(|name| folder.manifest(name).is_err()) || folder.pointer().is_err();
     found.unreadable = !unreadable.is_empty();
-    found.problems.extend(unreadable);
+    found.problems.extend(unreadable.words());
     let named = pointer.or_else(|| seen.generations().first().map(|(name, _)| (*name).to_owned()));
     if let Some(name) = named {
         let manifest = folder.manifest(&name).ok();
@@ -50,7 +50,7 @@ fn examine(index: &Index) -> Finding {
             found.files += manifest.files().count();
             let wrong = folder.verify(manifest);
             found.generation |= !wrong.is_empty();
-            found.problems.extend(wrong);
+            found.problems.extend(wrong.iter().map(|damage| chain(damage)));
         }
         found.named = Some((name, manifest.is_some()));
     }
@@ -64,7 +64,7 @@ fn examine(index: &Index) -> Finding {
     found.problems.extend(damaged);
     found.notes.extend(index.swept());
     let journal = lock(&index.journal);
-    found.problems.extend(journal.trouble().map(str::to_owned));
+    found.problems.extend(journal.trouble().map(|error| chain(error)));
     found.notes.extend(journal.shortfall());
     let torn = journal.damage().torn;
     if torn > 0 && journal.shortfall().is_none() {
@@ -124,7 +124,7 @@ impl IndexService {
             // Read when the module began, and needed again when it begins anew.
             let parameters = std::fs::read(stub.join(PARAMETERS)).and_then(|bytes| sealed::from_slice::<serde_json::Value>(&bytes));
             let outside: Vec<String> =
-                [parameters.err().map(|e| format!("{PARAMETERS}: {e}")), Home::open(&stub).err().map(|e| e.to_string())]
+                [parameters.err().map(|e| format!("{PARAMETERS}: {}", chain(&e))), Home::open(&stub).err().map(|e| chain(&e))]
                     .into_iter()
                     .flatten()
                     .collect();

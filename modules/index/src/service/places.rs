@@ -9,7 +9,7 @@ use brahman_card::Fault;
 use brahman_card::interface::Empty;
 use brahman_card::interface::index::{MoveIn, MoveOut};
 use brahman_card::interface::storage::{BucketsOut, RESCUE};
-use brahman_sidecar::{Call, CallOptions, Reply};
+use brahman_sidecar::{Call, CallOptions, Reply, chain};
 use brahman_storage::Steps;
 
 use super::IndexService;
@@ -58,7 +58,7 @@ impl IndexService {
         let wanted = buckets.iter().find(|b| b.name == RESCUE && b.added_ms > 0).and_then(|b| b.url.strip_prefix("file://"));
         let folder = wanted.map(|folder| Path::new(folder).join("indexes"));
         if let Err(error) = rescue::remember(&self.folder, folder.as_deref()) {
-            tracing::warn!("where copies go cannot be written down: {error}");
+            tracing::warn!("where copies go cannot be written down: {}", chain(&error));
         }
         let Some(folder) = folder else { return };
         let (service, (_, again)) = (Arc::clone(self), &*self.copying);
@@ -87,7 +87,7 @@ impl IndexService {
                 // Where a home is not to be seen, nothing says which of its copies are wanted.
                 for index in all.into_iter().filter(|index| index.home.is_there().is_ok()) {
                     if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name), node.as_deref().map(str::trim)) {
-                        tracing::warn!(index = index.parameters.name, "copies in rescue: {error}");
+                        tracing::warn!(index = index.parameters.name, "copies in rescue: {}", chain(&error));
                     }
                 }
             }
@@ -131,7 +131,7 @@ impl IndexService {
             };
             let failed = |e: std::io::Error| match e.kind() {
                 std::io::ErrorKind::AlreadyExists => {
-                    Fault::new("org.brahman.Index.IndexExists", false, e.to_string()).with("name", &*moving.parameters.name)
+                    Fault::new("org.brahman.Index.IndexExists", false, chain(&e)).with("name", &*moving.parameters.name)
                 }
                 _ => io_fault("moving the index; it stays where it is", &e),
             };

@@ -8,7 +8,7 @@ use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut};
 use brahman_card::interface::index::{CompactOut, Conversion, CreateIn, MigrateIn, NameIn, RefreshOut};
-use brahman_sidecar::{Call, CallOptions, Reply};
+use brahman_sidecar::{Call, CallOptions, Reply, chain};
 use brahman_storage::digest::sha256;
 
 use super::IndexService;
@@ -16,6 +16,7 @@ use super::datasets::Version;
 use super::shelf::{Claim, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
 use crate::embedder::{self, Embedder, Model};
+use crate::files::bad;
 use crate::flat::build::Parameters;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
@@ -70,7 +71,6 @@ pub(super) fn wants_compaction(generation: &Generation) -> bool {
 /// # Errors
 /// If something is damaged.
 pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
-    let bad = |e: &dyn std::fmt::Display| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string());
     let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
     if let Some(base) = &generation.base {
         base.whole()?;
@@ -85,14 +85,14 @@ pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
     let split = numbers.partition_point(|n| *n < base);
     let take = |columns: &RecordBatch, rows: Vec<u32>| arrow_select::take::take_record_batch(columns, &UInt32Array::from(rows));
     if let Some(own) = &generation.base {
-        let columns = own.columns().map_err(|e| bad(&e))?;
+        let columns = own.columns()?;
         if columns.num_columns() > 0 {
-            batches.push(take(columns, numbers[..split].to_vec()).map_err(|e| bad(&e))?);
+            batches.push(take(columns, numbers[..split].to_vec()).map_err(bad)?);
         }
     }
     if generation.delta.columns.num_columns() > 0 {
         let rows = numbers[split..].iter().map(|n| n - base).collect();
-        batches.push(take(&generation.delta.columns, rows).map_err(|e| bad(&e))?);
+        batches.push(take(&generation.delta.columns, rows).map_err(bad)?);
     }
     content.columns = segment::joined(&batches, numbers.len())?;
     Ok(content)
@@ -100,7 +100,7 @@ pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
 
 /// Counts of how the fresh chunks got their vectors.
 #[derive(Debug, Default)]
-struct Embedded {
+struct FreshVectors {
     vectors: Vec<f32>,
     model: Option<Model>,
     cached: u64,
@@ -301,11 +301,11 @@ impl IndexService {
         old: Option<&Generation>,
         to: Option<&Model>,
         pending: &std::path::Path,
-    ) -> Result<Embedded, Fault> {
+    ) -> Result<FreshVectors, Fault> {
         // One of no rows has no vectors to be true to.
         let old = old.filter(|g| !g.is_empty());
         let bound = to.or(old.map(|g| &g.manifest.model));
-        let mut out = Embedded { model: bound.cloned(), ..Embedded::default() };
+        let mut out = FreshVectors { model: bound.cloned(), ..FreshVectors::default() };
         if parameters.vector_column.is_some() {
             out.vectors.clone_from(&plan.given);
             let dim = if plan.given_dim > 0 { plan.given_dim } else { old.map_or(1, |g| g.manifest.model.dim) };
@@ -536,7 +536,7 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
     let why = match index.pinned() {
         Ok(false) => return Ok(()),
         Ok(true) => format!("it was rolled back and is pinned; `brahman index unpin {name}`, or a refresh, lets it follow its dataset"),
-        Err(error) => error.to_string(),
+        Err(error) => chain(&error),
     };
     Err(Fault::new("org.brahman.Index.Busy", false, format!("{name} is not refreshed: {why}")).with("name", name.clone()))
 }
@@ -545,7 +545,7 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
 async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Conversion>>, Fault> {
     let reading = Arc::clone(generation);
     let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(e.to_string()))?;
-    let all = read.map_err(|why| Fault::new("org.brahman.Index.Damaged", false, why).with("name", name))?;
+    let all = read.map_err(|e| Fault::new("org.brahman.Index.Damaged", false, chain(&e)).with("name", name))?;
     let all: Vec<Conversion> = all.into_iter().map(|(column, from, to, nulls_made)| Conversion { column, from, to, nulls_made }).collect();
     for one in all.iter().filter(|one| one.nulls_made > 0) {
         tracing::warn!(
@@ -577,8 +577,7 @@ fn content_without(old: &Generation, gone: &std::collections::HashSet<u32>) -> s
     kept.columns = if all.columns.num_columns() == 0 {
         segment::no_columns(places.len())?
     } else {
-        let taken = arrow_select::take::take_record_batch(&all.columns, &UInt32Array::from(places));
-        taken.map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()))?
+        arrow_select::take::take_record_batch(&all.columns, &UInt32Array::from(places)).map_err(bad)?
     };
     Ok(kept)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{Elapsed, GetIn, GetOut, Hit, SearchIn, SearchOut};
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
 use super::refresh::cores;
@@ -14,8 +14,8 @@ use crate::embedder;
 use crate::filter::{self, Filter};
 use crate::flat::build::in_parallel;
 use crate::flat::kernel::dot;
-use crate::flat::store::Found;
-use crate::generation::{Allowed, Generation, How};
+use crate::flat::store::Neighbour;
+use crate::generation::{Generation, SearchOptions, Selection};
 use crate::lexical::fuse;
 use crate::refresh::io_fault;
 use crate::rows::Row;
@@ -73,11 +73,11 @@ struct Job {
     text: Option<String>,
     filter: Option<Filter>,
     mode: Mode,
-    how: How,
+    how: SearchOptions,
     threads: usize,
 }
 
-struct Done {
+struct SearchOutcome {
     results: Vec<Vec<Hit>>,
     filter: Duration,
     search: Duration,
@@ -99,20 +99,22 @@ pub(super) fn unit(mut vector: Vec<f32>) -> Result<Vec<f32>, Fault> {
 }
 
 impl Job {
-    fn run(&self) -> Result<Done, Fault> {
+    fn run(&self) -> Result<SearchOutcome, Fault> {
         let generation = &*self.generation;
-        let damaged = |why: String| Fault::new("org.brahman.Index.Damaged", false, why).with("name", self.index.parameters.name.clone());
+        let damaged = |error: std::io::Error| {
+            Fault::new("org.brahman.Index.Damaged", false, chain(&error)).with("name", self.index.parameters.name.clone())
+        };
         let started = Instant::now();
         let filtered = match &self.filter {
             Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&self.index.parameters.name))?),
             None => None,
         };
-        let allowed: Allowed = generation.allowed(filtered.as_ref());
+        let allowed: Selection = generation.allowed(filtered.as_ref());
         let filter = started.elapsed();
-        let wide = How { k: self.how.k * if self.mode == Mode::Hybrid { FUSED_PER_HIT } else { 1 }, ..self.how.clone() };
+        let wide = SearchOptions { k: self.how.k * if self.mode == Mode::Hybrid { FUSED_PER_HIT } else { 1 }, ..self.how.clone() };
         let near = |query: &Vec<f32>| generation.search(query, &wide, &allowed);
         let words = |text: &str| generation.words(text, wide.k, &allowed).map_err(damaged);
-        let found: Vec<Vec<Found>> = match (self.mode, &self.text) {
+        let found: Vec<Vec<Neighbour>> = match (self.mode, &self.text) {
             (Mode::Lexical, Some(text)) => vec![words(text)?],
             (Mode::Hybrid, Some(text)) => {
                 let (near, words) = (self.queries.iter().flat_map(near).collect::<Vec<_>>(), words(text)?);
@@ -131,13 +133,13 @@ impl Job {
                 self.index.shadow(&self.generation, query, self.how.k, &allowed, found);
             }
         }
-        let hits = |found: &Vec<Found>| -> Result<Vec<Hit>, Fault> {
+        let hits = |found: &Vec<Neighbour>| -> Result<Vec<Hit>, Fault> {
             let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
             let rows = generation.rows(&numbers).map_err(|e| io_fault("fetching a hit", &e))?;
             Ok(rows.iter().zip(found).map(|(row, f)| hit(row, f.score)).collect())
         };
         let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
-        Ok(Done { results, filter, search, fetch: started.elapsed() - filter - search })
+        Ok(SearchOutcome { results, filter, search, fetch: started.elapsed() - filter - search })
     }
 }
 
@@ -209,7 +211,7 @@ impl IndexService {
         let cores = cores();
         let threads = ask.threads.map_or(cores, |t| usize::try_from(t).unwrap_or(cores)).clamp(1, 64);
         let exact = ask.exact.unwrap_or(false) && mode != Mode::Lexical;
-        let how = How {
+        let how = SearchOptions {
             k: usize::try_from(k).unwrap_or(usize::MAX),
             ef: ask.ef.map(|ef| usize::try_from(ef).unwrap_or(usize::MAX)),
             exact,

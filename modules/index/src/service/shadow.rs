@@ -1,16 +1,33 @@
 //! The shadow check on the mesh: which live queries are searched again, exactly, and going back when a promise is broken.
 
+use std::io;
 use std::sync::Arc;
 
+use brahman_card::Fault;
 use brahman_card::interface::index::ShadowInfo;
+use brahman_sidecar::chain;
 
 use super::shelf::{Index, lock};
-use crate::flat::store::Found;
+use crate::flat::store::Neighbour;
 use crate::folder::Pointer;
-use crate::generation::{Allowed, Generation, How};
+use crate::generation::{Generation, SearchOptions, Selection};
 use crate::shadow::{Shadow, Verdict};
 use crate::threads::on_own_thread;
 use crate::trials::TIE;
+
+/// Why the generation before does not answer again.
+#[derive(Debug, thiserror::Error)]
+enum RollbackError {
+    /// The index is being changed, or cannot be.
+    #[error(transparent)]
+    Refused(#[from] Fault),
+    /// There is none.
+    #[error("there is no generation before")]
+    NoneBefore,
+    /// It cannot be read, or `CURRENT` not be written.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+}
 
 impl Index {
     /// Begins the check if what answers was promoted and not by force; it begins anew with every start of the module.
@@ -38,7 +55,14 @@ impl Index {
     }
 
     /// Hears of a live query and its answer; checks some, one at a time, at the lowest priority.
-    pub(super) fn shadow(self: &Arc<Self>, generation: &Arc<Generation>, query: &[f32], k: usize, allowed: &Allowed, found: &[Found]) {
+    pub(super) fn shadow(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        query: &[f32],
+        k: usize,
+        allowed: &Selection,
+        found: &[Neighbour],
+    ) {
         {
             let mut shadow = lock(&self.shadow);
             let Some(shadow) = shadow.as_mut().filter(|s| s.generation == generation.folder) else { return };
@@ -50,7 +74,7 @@ impl Index {
         let (index, generation, query, allowed) = (Arc::clone(self), Arc::clone(generation), query.to_vec(), allowed.clone());
         let scores: Vec<f32> = found.iter().map(|f| f.score).collect();
         let work = move || {
-            let how = How { k, exact: true, threads: 1, ..How::default() };
+            let how = SearchOptions { k, exact: true, threads: 1, ..SearchOptions::default() };
             let truth = generation.search(&query, &how, &allowed);
             let Some(floor) = truth.last().map(|f| f.score - TIE) else { return };
             let recall = scores.iter().filter(|score| **score >= floor).count().min(truth.len()) as f64 / truth.len() as f64;
@@ -68,26 +92,26 @@ impl Index {
         let Some(info) = self.shadow_info() else { return };
         let name = &self.parameters.name;
         let reason = format!("shadow check: recall {:.4} of {} live queries, promised {}", info.recall, info.checked, info.target);
-        let back = || -> Result<(), String> {
-            let claim = self.claim_now("rollback").map_err(|fault| fault.to_string())?;
+        let back = || -> Result<(), RollbackError> {
+            let claim = self.claim_now("rollback")?;
             if self.generation().is_none_or(|g| g.folder != broken.folder) {
                 return Ok(());
             }
-            if self.pinned().map_err(|e| e.to_string())? {
+            if self.pinned()? {
                 tracing::warn!(index = name, "{reason}; it stays, because it is pinned");
                 return Ok(());
             }
-            let parent = broken.manifest.parent.as_ref().ok_or("there is no generation before")?;
-            let before = self.folder.load(parent, None).map_err(|e| e.to_string())?;
-            self.folder.point(parent, &reason, false).map_err(|e| e.to_string())?;
+            let parent = broken.manifest.parent.as_ref().ok_or(RollbackError::NoneBefore)?;
+            let before = self.folder.load(parent, None)?;
+            self.folder.point(parent, &reason, false)?;
             let number = before.manifest.number;
             self.answer_with(before);
             drop(claim);
             tracing::warn!(index = name, "{reason}; generation {number} answers again, in place of {}", broken.manifest.number);
             Ok(())
         };
-        if let Err(why) = back() {
-            tracing::error!(index = name, "{reason}; going back failed: {why}");
+        if let Err(error) = back() {
+            tracing::error!(index = name, "{reason}; going back failed: {}", chain(&error));
             // Checked anew: the next verdict tries again.
             *lock(&self.shadow) = Some(Shadow::new(&broken.folder, info.target));
         }

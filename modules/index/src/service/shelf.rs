@@ -4,18 +4,21 @@
 //! promotion, repair) holds the slot until its work on disk has ended, even if its caller is gone.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{Caches, CreateIn};
+use brahman_sidecar::chain;
 use brahman_storage::{Steps, writable};
 use tokio::sync::OwnedMutexGuard;
 
+use super::PARAMETERS;
 use crate::folder::Folder;
 use crate::generation::Generation;
-use crate::home::Home;
+use crate::home::{AwayError, Home};
 use crate::rescue;
 use crate::shadow::Shadow;
 use crate::trials::{self, Journal};
@@ -27,18 +30,41 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// That nothing can be written in a folder.
 pub(super) fn read_only(error: &writable::ReadOnly) -> Fault {
-    let message = format!("{error} ({})", error.source);
+    let message = chain(error);
     Fault::new("org.brahman.Index.ReadOnly", false, message).with("path", error.folder.display().to_string())
 }
 
 /// What answers.
 #[derive(Debug, Default)]
-pub(super) struct Answering {
+pub(super) struct AnswerState {
     pub(super) generation: Option<Arc<Generation>>,
     /// Why it is not the one that `CURRENT` names, or why there is none.
     pub(super) degraded: Option<String>,
     /// Files of it were put back from the bucket `rescue`.
     pub(super) rescued: bool,
+}
+
+/// Why an index's parameters cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ParametersError {
+    /// They cannot be read.
+    #[error("{PARAMETERS}")]
+    Unreadable(#[from] io::Error),
+    /// They are those of another index than the folder is called by.
+    #[error("{PARAMETERS}: it is of another index, `{}`", .name.escape_debug())]
+    OfAnother { name: String },
+}
+
+/// Why an index does not open.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Parameters(#[from] ParametersError),
+    #[error(transparent)]
+    Away(#[from] AwayError),
+    /// Its home, or what counts in it, cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
 }
 
 /// The bucket of an index whose home cannot be read.
@@ -50,7 +76,7 @@ pub(super) struct Index {
     pub(super) parameters: CreateIn,
     pub(super) home: Home,
     pub(super) folder: Folder,
-    answering: Mutex<Answering>,
+    answering: Mutex<AnswerState>,
     /// Shared by an index and what it becomes when it is moved.
     pub(super) journal: Arc<Mutex<Journal>>,
     slot: Arc<tokio::sync::Mutex<()>>,
@@ -93,9 +119,9 @@ impl Drop for StopOnDrop {
     }
 }
 
-impl Answering {
-    fn of(opened: Result<(Option<Generation>, Option<String>), String>) -> Self {
-        let (generation, degraded) = opened.unwrap_or_else(|why| (None, Some(why)));
+impl AnswerState {
+    fn of(opened: Result<(Option<Generation>, Option<String>), OpenError>) -> Self {
+        let (generation, degraded) = opened.unwrap_or_else(|error| (None, Some(chain(&error))));
         Self { generation: generation.map(Arc::new), degraded, rescued: false }
     }
 }
@@ -106,22 +132,23 @@ impl Index {
         match Home::open(stub) {
             Ok(home) => {
                 let copies = stub.parent().and_then(rescue::known).map(|folder| folder.join(&parameters.name));
-                let there = home.is_there();
+                let there = home.is_there().map_err(OpenError::from);
                 Self::made(home, parameters, there, copies.as_deref())
             }
             Err(error) => {
                 let home = Home { bucket: UNKNOWN.into(), path: stub.join(UNKNOWN), left: None };
-                Self::made(home, parameters, Err(error.to_string()), None)
+                Self::made(home, parameters, Err(error.into()), None)
             }
         }
     }
 
     /// One whose parameters cannot be read: it keeps its name, so that nothing else is made in its place.
-    pub(super) fn unusable(stub: &Path, name: &str, why: &str) -> Self {
+    pub(super) fn unusable(stub: &Path, name: &str, error: ParametersError) -> Self {
         let parameters = CreateIn { name: name.to_owned(), ..CreateIn::default() };
         let home = Home { bucket: UNKNOWN.into(), path: stub.join(UNKNOWN), left: None };
-        let index = Self::made(home, parameters, Err(why.to_owned()), None);
-        Self { unusable: Some(why.to_owned()), ..index }
+        let why = chain(&error);
+        let index = Self::made(home, parameters, Err(error.into()), None);
+        Self { unusable: Some(why), ..index }
     }
 
     /// That its parameters are known.
@@ -135,17 +162,18 @@ impl Index {
         Err(Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone()))
     }
 
-    fn made(home: Home, parameters: CreateIn, there: Result<(), String>, copies: Option<&Path>) -> Self {
+    fn made(home: Home, parameters: CreateIn, there: Result<(), OpenError>, copies: Option<&Path>) -> Self {
         let folder = Folder::new(&home.path, Steps::default());
-        let mut answering = Answering::of(there.clone().and_then(|()| folder.open().map_err(|e| e.to_string())));
-        if answering.degraded.is_some() && there.is_ok() {
+        let is_there = there.is_ok();
+        let mut answering = AnswerState::of(there.and_then(|()| Ok(folder.open()?)));
+        if answering.degraded.is_some() && is_there {
             let named = folder.pointer().ok().flatten().and_then(|pointer| folder.manifest(&pointer.generation).ok());
             let back = copies.and_then(|copies| rescue::restore_manifest(&folder, copies));
             let manifest_back = back.is_some();
             if let (Some(manifest), Some(copies)) = (back.or(named), copies)
                 && (!rescue::restore(&folder, &manifest, copies).is_empty() || manifest_back)
             {
-                answering = Answering { rescued: true, ..Answering::of(folder.open().map_err(|e| e.to_string())) };
+                answering = AnswerState { rescued: true, ..AnswerState::of(folder.open().map_err(OpenError::from)) };
             }
         }
         if let Some(why) = &answering.degraded {
@@ -153,7 +181,7 @@ impl Index {
         }
         let held = answering.generation.iter().map(|g| g.folder.clone()).collect();
         // A disk that is not there has nothing to remove.
-        let swept = there.is_ok().then(|| folder.collect(&held).words()).flatten();
+        let swept = is_there.then(|| folder.collect(&held).words()).flatten();
         let index = Self {
             journal: Arc::new(Mutex::new(Journal::open(&home.path))),
             parameters,
@@ -174,7 +202,7 @@ impl Index {
 
     /// The index after a move: with the journal of the one that was moved, which whoever waits for it finds in its new place.
     pub(super) fn open_moved(home: Home, of: &Self, journal: &mut Journal) -> Self {
-        let there = home.is_there();
+        let there = home.is_there().map_err(OpenError::from);
         let mut moved = Self::made(home, of.parameters.clone(), there, None);
         *journal = Journal::open(&moved.home.path);
         moved.journal = Arc::clone(&of.journal);
@@ -186,9 +214,9 @@ impl Index {
     /// # Errors
     /// `Damaged`, with what to do.
     pub(super) fn within_reach(&self) -> Result<(), Fault> {
-        self.home.is_there().map_err(|why| {
+        self.home.is_there().map_err(|away| {
             let unread = self.degraded().filter(|_| self.home.bucket == UNKNOWN);
-            self.damaged(&unread.unwrap_or(why))
+            self.damaged(&unread.unwrap_or_else(|| away.to_string()))
         })
     }
 
@@ -209,7 +237,7 @@ impl Index {
     /// # Errors
     /// `Damaged`, naming the journal.
     pub(super) fn trials_known(&self) -> Result<(), Fault> {
-        let Some(why) = lock(&self.journal).trouble().map(str::to_owned) else { return Ok(()) };
+        let Some(why) = lock(&self.journal).trouble().map(|error| chain(error)) else { return Ok(()) };
         let name = &self.parameters.name;
         let message = format!(
             "index `{name}`: its trials cannot be read: {why}; it is searched all the same. Put the file back, or move it away to begin \
@@ -260,6 +288,7 @@ impl Index {
         }
         let Some(generation) = self.generation() else { return };
         if let Some(wrong) = self.folder.verify(&generation.manifest).into_iter().next() {
+            let wrong = chain(&wrong);
             tracing::error!(index = self.parameters.name, "{wrong}");
             let back = copies.map(|copies| rescue::restore(&self.folder, &generation.manifest, copies)).unwrap_or_default();
             let whole = (!back.is_empty() && self.folder.verify(&generation.manifest).is_empty())
@@ -270,7 +299,7 @@ impl Index {
                 && answering.generation.as_ref().is_some_and(|g| Arc::ptr_eq(g, &generation))
             {
                 tracing::warn!(index = self.parameters.name, "put back from rescue: {}", back.join(", "));
-                *answering = Answering { generation: Some(Arc::new(whole)), degraded: None, rescued: true };
+                *answering = AnswerState { generation: Some(Arc::new(whole)), degraded: None, rescued: true };
                 return;
             }
             // Unless another answers by now.
@@ -326,7 +355,7 @@ impl Index {
     ///
     /// # Errors
     /// If `CURRENT` cannot be read: then nobody knows.
-    pub(super) fn pinned(&self) -> std::io::Result<bool> {
+    pub(super) fn pinned(&self) -> io::Result<bool> {
         Ok(self.folder.pointer()?.is_some_and(|pointer| pointer.pinned))
     }
 
@@ -334,7 +363,7 @@ impl Index {
     pub(super) fn caches(&self) -> Caches {
         let answering = self.generation();
         let old: Vec<Arc<Generation>> = lock(&self.read).iter().filter_map(Weak::upgrade).collect();
-        let (verified_files, verified_hits, verified_misses) = self.folder.marks().counts();
+        let (verified_files, verified_hits, verified_misses) = self.folder.files().marks().counts();
         let mut out = Caches { verified_files, verified_hits, verified_misses, ..Caches::default() };
         let mut bases: Vec<&crate::generation::Base> = Vec::new();
         for generation in old.iter().chain(&answering) {

@@ -18,8 +18,7 @@ use crate::agent::is_recall;
 use crate::engine::{Engine, Work};
 use crate::flat::Ask;
 use crate::flat::build::Parameters;
-use crate::folder::now_ms;
-use crate::generation::{Generation, How, Manifest};
+use crate::generation::{Generation, Manifest, SearchOptions, now_ms};
 use crate::refresh::{data_fingerprint, folder_fault, io_fault};
 use crate::threads::on_own_thread;
 use crate::trials::{self, Eval, Measure, brute_force_us, find_ef, measure};
@@ -454,7 +453,7 @@ fn compare(
     target: f64,
 ) -> Result<(Measurement, Measurement, String), Fault> {
     let (live_one, live_two) = (champion.allowed(None), challenger.allowed(None));
-    let how = |k: usize| How { k, threads: 1, ..How::default() };
+    let how = |k: usize| SearchOptions { k, threads: 1, ..SearchOptions::default() };
     // Rows have other numbers in another generation, and so does each query's own row.
     let (own, other) = (eval_of(index, champion, cores(), &|| ())?, eval_of(index, challenger, cores(), &|| ())?);
     let k = usize::try_from(own.info.k).unwrap_or(10);

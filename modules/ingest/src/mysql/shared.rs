@@ -12,8 +12,8 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error};
 use tokio_util::sync::CancellationToken;
 
-use super::{Found, Server, begin, quoted, settle};
-use crate::table::{How, ReadError, patiently};
+use super::{Server, TableFacts, begin, quoted, settle};
+use crate::table::{ReadError, ReadOptions, patiently};
 
 /// Less of a table is read by one connection: another one costs as much.
 const BYTES_MIN: u64 = 16 << 20;
@@ -37,7 +37,7 @@ pub(super) struct Divisible {
 }
 
 /// Says whether a table can be divided.
-pub(super) async fn divisible(server: &Server, conn: &mut Conn, found: &Found, full: &str) -> Result<Option<Divisible>, ReadError> {
+pub(super) async fn divisible(server: &Server, conn: &mut Conn, found: &TableFacts, full: &str) -> Result<Option<Divisible>, ReadError> {
     let said = |e: Error| server.said("asking for its key", &e);
     let version: Option<String> = conn.query_first("SELECT version()").await.map_err(said)?;
     if !version.is_some_and(|version| version.contains("MariaDB")) {
@@ -53,15 +53,23 @@ pub(super) async fn divisible(server: &Server, conn: &mut Conn, found: &Found, f
     Ok(divided.map(|(column, bytes)| Divisible { table: full.to_owned(), column: quoted(&column), bytes }))
 }
 
+/// How a table is read.
+pub(super) enum Division {
+    /// By all readers, in these ranges.
+    Ranges(Vec<String>),
+    /// By one, for there could be no others.
+    Undivided(ReadError),
+}
+
 /// What the readers are made of.
-pub(super) struct Several<'a> {
+pub(super) struct SharedSnapshot<'a> {
     pub(super) server: &'a Server,
-    pub(super) how: &'a How,
+    pub(super) how: &'a ReadOptions,
     pub(super) cancel: &'a CancellationToken,
     pub(super) ids: &'a Arc<Mutex<Vec<u32>>>,
 }
 
-impl Several<'_> {
+impl SharedSnapshot<'_> {
     async fn another(&mut self) -> Result<Conn, ReadError> {
         let mut conn = patiently(&self.server.address(), self.how.stall, self.cancel, self.server.connect()).await??;
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).push(conn.id());
@@ -69,11 +77,11 @@ impl Several<'_> {
         Ok(conn)
     }
 
-    /// Gives the first reader company that sees what it sees; the ranges for all of them, or why it reads alone.
+    /// Gives the first reader company that sees what it sees, if it can.
     ///
     /// # Errors
     /// If the first reader cannot go on, or the caller has gone.
-    pub(super) async fn join(&mut self, readers: &mut Vec<Conn>, table: &Divisible) -> Result<Result<Vec<String>, String>, ReadError> {
+    pub(super) async fn join(&mut self, readers: &mut Vec<Conn>, table: &Divisible) -> Result<Division, ReadError> {
         let wanted = self.how.parallel.min(usize::try_from(table.bytes / BYTES_MIN).unwrap_or(1));
         let outcome = self.joined(readers, table, wanted).await;
         if self.cancel.is_cancelled() {
@@ -87,13 +95,13 @@ impl Several<'_> {
                     first.query_first(bounds).await.map_err(|e| self.server.said("asking how far its key goes", &e))?;
                 let number = |text: Option<String>| text.and_then(|text| text.parse::<i128>().ok()).unwrap_or(0);
                 let (least, most) = bounds.map_or((0, 0), |(least, most)| (number(least), number(most)));
-                Ok(Ok(ranges(&table.column, least, most, wanted as i128 * RANGES_PER_READER)))
+                Ok(Division::Ranges(ranges(&table.column, least, most, wanted as i128 * RANGES_PER_READER)))
             }
             Err(why) => {
                 readers.truncate(1);
                 let first = readers.first_mut().ok_or(ReadError::Cancelled)?;
                 begin(first).await.map_err(|e| self.server.said("beginning a snapshot", &e))?;
-                Ok(Err(why.to_string()))
+                Ok(Division::Undivided(why))
             }
         }
     }

@@ -14,7 +14,7 @@ use arrow_array::builder::{
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, ListArray, RecordBatch, StructArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer, i256};
-use arrow_schema::{Field, SchemaRef};
+use arrow_schema::{ArrowError, Field, SchemaRef};
 use thiserror::Error;
 
 use super::shape::{Shape, interval_fields, item_field, range_fields};
@@ -33,20 +33,27 @@ const BATCH_ROWS: usize = 8192;
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Bytes that are not what they should be.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("the server's binary COPY is not understood: {what}")]
-pub struct Malformed {
-    what: String,
+#[derive(Debug, Error)]
+pub enum Malformed {
+    /// They are no binary COPY of these columns.
+    #[error("the server's binary COPY is not understood: {what}")]
+    Copy {
+        /// What is wrong with them.
+        what: String,
+    },
+    /// They cannot be put into columns.
+    #[error("the server's binary COPY does not fit its columns")]
+    Columns(#[from] ArrowError),
 }
 
 impl From<Malformed> for crate::table::ReadError {
     fn from(error: Malformed) -> Self {
-        Self::Malformed(error.to_string())
+        Self::malformed(error)
     }
 }
 
 fn malformed<T>(what: impl Into<String>) -> Result<T, Malformed> {
-    Err(Malformed { what: what.into() })
+    Err(Malformed::Copy { what: what.into() })
 }
 
 /// Reads a value from the front of bytes.
@@ -361,7 +368,6 @@ impl Column {
     }
 
     fn finish(&mut self) -> Result<ArrayRef, Malformed> {
-        let wrong = |e: arrow_schema::ArrowError| Malformed { what: e.to_string() };
         Ok(match self {
             Self::Bool(b) => Arc::new(b.finish()),
             Self::Int2(b) => Arc::new(b.finish()),
@@ -380,28 +386,28 @@ impl Column {
             Self::Timestamp(b) => Arc::new(b.finish()),
             Self::Interval(months, days, us, valid) => {
                 let parts: Vec<ArrayRef> = vec![Arc::new(months.finish()), Arc::new(days.finish()), Arc::new(us.finish())];
-                Arc::new(StructArray::try_new(interval_fields(), parts, valid.finish()).map_err(wrong)?)
+                Arc::new(StructArray::try_new(interval_fields(), parts, valid.finish())?)
             }
             Self::List(item, offsets, valid, shape) => {
                 let offsets = OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(offsets, vec![0])));
-                Arc::new(ListArray::try_new(Arc::new(item_field(shape)), offsets, item.finish()?, valid.finish()).map_err(wrong)?)
+                Arc::new(ListArray::try_new(Arc::new(item_field(shape)), offsets, item.finish()?, valid.finish())?)
             }
             Self::Struct(columns, valid, shape) => {
                 let arrow_schema::DataType::Struct(fields) = shape.arrow() else { return malformed("a struct is no struct") };
                 let columns = columns.iter_mut().map(Self::finish).collect::<Result<_, _>>()?;
-                Arc::new(StructArray::try_new(fields, columns, valid.finish()).map_err(wrong)?)
+                Arc::new(StructArray::try_new(fields, columns, valid.finish())?)
             }
             Self::Range(bounds, flags, valid, shape) => {
                 let mut columns = bounds.iter_mut().map(Self::finish).collect::<Result<Vec<_>, _>>()?;
                 columns.extend(flags.iter_mut().map(|f| Arc::new(BooleanArray::from(std::mem::take(f))) as ArrayRef));
-                Arc::new(StructArray::try_new(range_fields(shape), columns, valid.finish()).map_err(wrong)?)
+                Arc::new(StructArray::try_new(range_fields(shape), columns, valid.finish())?)
             }
             Self::Hstore(b) => Arc::new(b.finish()),
             Self::Vector(values, dim, valid) => {
                 let item = Arc::new(Field::new("item", arrow_schema::DataType::Float32, false));
                 let values = Arc::new(Float32Array::from(std::mem::take(values)));
                 let dim = i32::try_from(*dim).unwrap_or(i32::MAX);
-                Arc::new(FixedSizeListArray::try_new(item, dim, values, valid.finish()).map_err(wrong)?)
+                Arc::new(FixedSizeListArray::try_new(item, dim, values, valid.finish())?)
             }
         })
     }
@@ -675,7 +681,7 @@ impl Rows {
             return Ok(None);
         }
         let columns = self.columns.iter_mut().map(Column::finish).collect::<Result<Vec<_>, _>>()?;
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(|e| Malformed { what: e.to_string() })?;
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let bytes = self.bytes as u64;
         (self.rows, self.bytes) = (0, 0);
         Ok(Some((batch, bytes)))

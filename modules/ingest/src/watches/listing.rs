@@ -1,12 +1,11 @@
 //! What lies below some paths: a digest of names, sizes and times.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use brahman_storage::digest::{hex, sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::source::{self, Found, SourceError};
+use crate::source::{self, SourceError, Walk};
 
 /// What a look saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ impl Listing {
     /// # Errors
     /// If a path is not there.
     pub fn of(paths: &[String]) -> Result<Self, SourceError> {
-        let Found { files, unread } = source::files(paths, &CancellationToken::new())?;
+        let Walk { files, unread } = source::files(paths, &CancellationToken::new())?;
         let mut lines = Vec::new();
         for file in &files {
             // Gone since the walk: the next look will not see it.
@@ -35,18 +34,9 @@ impl Listing {
             }
         }
         // What can be read again is a change.
-        unread.iter().for_each(|why| lines.extend_from_slice(why.as_bytes()));
+        unread.iter().for_each(|error| lines.extend_from_slice(error.to_string().as_bytes()));
         Ok(Self { digest: hex(&sha256(&lines)), files: files.len() as u64 })
     }
-}
-
-/// Names that editors and downloads use for what is not finished, and hidden ones.
-#[must_use]
-pub fn is_passed_over(path: &Path) -> bool {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let unfinished = [".swp", ".swx", "~", ".part", ".crdownload", ".tmp"].iter().any(|end| name.ends_with(end));
-    // 4913 is the name that vim tries a folder with.
-    name.starts_with('.') || name == "4913" || unfinished
 }
 
 #[cfg(test)]

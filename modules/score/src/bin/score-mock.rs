@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_score::engine::Engine;
-use brahman_score::kept::Kept;
+use brahman_score::kept::ResultStore;
 use brahman_score::mock::Mock;
 use brahman_score::service::ScoreService;
 use brahman_sidecar::{Module, ModuleError, run};
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         let folder = module.mesh.with_file_name(format!("{}.kept", module.label()));
         let engine = Arc::new(Mock::default());
         let attributes = engine.identity().attributes();
-        let service = ScoreService::open(engine, Kept::open(&folder, KEPT_BYTES)).map_err(ModuleError::Failed)?;
+        let service = ScoreService::open(engine, ResultStore::open(&folder, KEPT_BYTES)).map_err(ModuleError::Failed)?;
         module.serve_with(Arc::new(service), attributes).await
     })
 }

@@ -9,10 +9,10 @@ use brahman_card::ModuleState;
 use brahman_score::engine::Engine;
 use brahman_score::engine::number;
 use brahman_score::http;
-use brahman_score::kept::Kept;
-use brahman_score::onnx::{Model, Settings};
+use brahman_score::kept::ResultStore;
+use brahman_score::onnx::{Model, OpenError, Settings};
 use brahman_score::service::ScoreService;
-use brahman_sidecar::{Module, ModuleError, run};
+use brahman_sidecar::{Module, ModuleError, chain, run};
 
 /// Results of some thousand long conversations.
 const KEPT_MIB: u64 = 256;
@@ -23,15 +23,15 @@ fn main() -> ExitCode {
         return check(arguments.next());
     }
     run("score-real", async |module: Module| {
-        let kept_bytes = number("BRAHMAN_SCORE_KEPT_MIB").map_err(ModuleError::Config)?.unwrap_or(KEPT_MIB).saturating_mul(1 << 20);
-        let (server, cache) = (http::Settings::from_env().map_err(ModuleError::Config)?, module.cache.clone());
+        let kept_bytes = number("BRAHMAN_SCORE_KEPT_MIB").map_err(ModuleError::refused)?.unwrap_or(KEPT_MIB).saturating_mul(1 << 20);
+        let (server, cache) = (http::Settings::from_env().map_err(ModuleError::refused)?, module.cache.clone());
         let what = server.as_ref().map_or_else(|| "loads the model".to_owned(), |server| format!("asks {}", server.base));
         module.report(ModuleState::Loading, Some(what), BTreeMap::new()).await;
         let opened = tokio::task::spawn_blocking(move || open(server, &cache)).await;
-        let engine = opened.map_err(|e| ModuleError::Config(format!("loading ended: {e}")))??;
+        let engine = opened.map_err(|e| ModuleError::cannot("load the model", e))??;
         let mut attributes = engine.identity().attributes();
         attributes.insert("device_reason".to_owned(), engine.info().device.reason);
-        let kept = Kept::open(&module.state.join(module.label()), kept_bytes);
+        let kept = ResultStore::open(&module.state.join(module.label()), kept_bytes);
         let service = ScoreService::open(engine, kept).map_err(ModuleError::Failed)?;
         module.serve_with(Arc::new(service), attributes).await
     })
@@ -42,11 +42,11 @@ fn open(server: Option<http::Settings>, cache: &Path) -> Result<Arc<dyn Engine>,
     match server {
         Some(settings) => {
             let server = http::Server::open(settings);
-            Ok(Arc::new(server.map_err(|why| ModuleError::Failed(std::io::Error::other(why)))?))
+            Ok(Arc::new(server.map_err(|error| ModuleError::Failed(std::io::Error::other(error)))?))
         }
         None => {
-            let settings = Settings::from_env(cache).map_err(ModuleError::Config)?;
-            Ok(Arc::new(Model::open(&settings).map_err(ModuleError::Config)?))
+            let settings = Settings::from_env(cache).map_err(ModuleError::refused)?;
+            Ok(Arc::new(Model::open(&settings).map_err(ModuleError::refused)?))
         }
     }
 }
@@ -59,13 +59,13 @@ fn check(folder: Option<String>) -> ExitCode {
         Some(folder) => Settings::with(&cache, folder.into()),
         None => Settings::from_env(&cache),
     };
-    match settings.and_then(|settings| Model::open(&settings)) {
+    match settings.map_err(OpenError::from).and_then(|settings| Model::open(&settings)) {
         Ok(model) => {
             println!("{}", model.describe());
             ExitCode::SUCCESS
         }
-        Err(why) => {
-            eprintln!("{why}");
+        Err(error) => {
+            eprintln!("{}", chain(&error));
             ExitCode::from(brahman_sidecar::module::EXIT_CONFIG)
         }
     }

@@ -32,13 +32,61 @@ pub struct Ask<'a> {
 
 /// What was answered.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Told {
+pub struct Answer {
     /// From the first wanted place on; empty if only the sum is told.
     pub logprobs: Vec<f32>,
     /// Their sum.
     pub total: f64,
     /// Tokens that the server had in its cache.
     pub reused: u64,
+}
+
+/// Why an answer is of no use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// It is an error, in the server's words.
+    #[error("{0}")]
+    Refused(String),
+    /// A part of it is not there.
+    #[error("no {0}")]
+    Absent(&'static str),
+    /// It has more or fewer figures than there are tokens.
+    #[error("{figures} log-probabilities, expected {expected} from token {from} of the prompt on")]
+    Count {
+        /// Figures that it has.
+        figures: usize,
+        /// Figures that it should have.
+        expected: usize,
+        /// The first token's place.
+        from: usize,
+    },
+    /// A figure is none.
+    #[error("no log-probability for token {place} of the prompt")]
+    NoFigure {
+        /// The token's place.
+        place: usize,
+    },
+    /// It does not have a token that was sent.
+    #[error("token {place} of the prompt is {token}, which the answer does not have")]
+    NoToken {
+        /// The token's place.
+        place: usize,
+        /// Its id.
+        token: u32,
+    },
+    /// It is of other tokens than were sent.
+    #[error("token {place} of the prompt is {token}, the answer has {found}")]
+    OtherToken {
+        /// The token's place.
+        place: usize,
+        /// Its id.
+        token: u32,
+        /// What the answer has there.
+        found: String,
+    },
+    /// A figure is NaN or infinite.
+    #[error("log-probabilities that are not finite")]
+    NotFinite,
 }
 
 impl Dialect {
@@ -113,64 +161,65 @@ impl Dialect {
     /// An answer.
     ///
     /// # Errors
-    /// What it lacks.
-    pub fn scores(self, ask: &Ask<'_>, answer: &Value) -> Result<Told, String> {
-        let told = match self {
+    /// [`AnswerError`].
+    pub fn scores(self, ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
+        let answer = match self {
             Self::Vllm => vllm(ask, answer),
             Self::Sglang => sglang(ask, answer),
             Self::Brahman => brahman(answer),
         }?;
-        let finite = told.total.is_finite() && told.logprobs.iter().all(|x| x.is_finite());
-        if finite { Ok(told) } else { Err("log-probabilities that are not finite".to_owned()) }
+        let finite = answer.total.is_finite() && answer.logprobs.iter().all(|x| x.is_finite());
+        if finite { Ok(answer) } else { Err(AnswerError::NotFinite) }
     }
 }
 
-fn number(value: &Value, place: usize) -> Result<f32, String> {
-    value.as_f64().map(|x| x as f32).ok_or_else(|| format!("no log-probability for token {place} of the prompt"))
+fn number(value: &Value, place: usize) -> Result<f32, AnswerError> {
+    value.as_f64().map(|x| x as f32).ok_or(AnswerError::NoFigure { place })
 }
 
-fn told(logprobs: Vec<f32>, reused: u64) -> Told {
+fn summed(logprobs: Vec<f32>, reused: u64) -> Answer {
     let total = logprobs.iter().map(|x| f64::from(*x)).sum();
-    Told { logprobs, total, reused }
+    Answer { logprobs, total, reused }
 }
 
-fn vllm(ask: &Ask<'_>, answer: &Value) -> Result<Told, String> {
+fn vllm(ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
     let list = answer["choices"][0]["prompt_logprobs"].as_array();
-    let list = list.ok_or("no choices[0].prompt_logprobs: the server gives no log-probabilities of a prompt (llama.cpp's does not)")?;
+    let absent = "choices[0].prompt_logprobs: the server gives no log-probabilities of a prompt (llama.cpp's does not)";
+    let list = list.ok_or(AnswerError::Absent(absent))?;
     if list.len() != ask.tokens.len() {
-        return Err(format!("{} log-probabilities for {} tokens", list.len(), ask.tokens.len()));
+        return Err(AnswerError::Count { figures: list.len(), expected: ask.tokens.len(), from: 0 });
     }
     // With the token itself come the likeliest ones: it is looked up by its id.
     let of = |place: usize| {
         let entry = list[place].get(ask.tokens[place].to_string());
-        let entry = entry.ok_or_else(|| format!("token {place} of the prompt is {}, which the answer does not have", ask.tokens[place]))?;
+        let entry = entry.ok_or(AnswerError::NoToken { place, token: ask.tokens[place] })?;
         number(&entry["logprob"], place)
     };
-    Ok(told((ask.from..ask.tokens.len()).map(of).collect::<Result<_, _>>()?, 0))
+    Ok(summed((ask.from..ask.tokens.len()).map(of).collect::<Result<_, _>>()?, 0))
 }
 
-fn sglang(ask: &Ask<'_>, answer: &Value) -> Result<Told, String> {
+fn sglang(ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
     let meta = &answer["meta_info"];
-    let list = meta["input_token_logprobs"].as_array().ok_or("no meta_info.input_token_logprobs")?;
+    let list = meta["input_token_logprobs"].as_array().ok_or(AnswerError::Absent("meta_info.input_token_logprobs"))?;
     let expected = ask.tokens.len() - (ask.from - 1);
     if list.len() != expected {
-        return Err(format!("{} log-probabilities, expected {expected} from place {} on", list.len(), ask.from - 1));
+        return Err(AnswerError::Count { figures: list.len(), expected, from: ask.from - 1 });
     }
     let of = |(i, entry): (usize, &Value)| {
         let place = ask.from + i;
         if entry[1].as_u64() != Some(ask.tokens[place].into()) {
-            return Err(format!("token {place} of the prompt is {}, the answer has {}", ask.tokens[place], entry[1]));
+            return Err(AnswerError::OtherToken { place, token: ask.tokens[place], found: entry[1].to_string() });
         }
         number(&entry[0], place)
     };
     let logprobs = list.iter().skip(1).enumerate().map(of).collect::<Result<_, _>>()?;
-    Ok(told(logprobs, meta["cached_tokens"].as_u64().unwrap_or(0)))
+    Ok(summed(logprobs, meta["cached_tokens"].as_u64().unwrap_or(0)))
 }
 
-fn brahman(answer: &Value) -> Result<Told, String> {
+fn brahman(answer: &Value) -> Result<Answer, AnswerError> {
     if let Some(error) = answer["error"].as_str() {
-        return Err(error.chars().take(200).collect());
+        return Err(AnswerError::Refused(error.chars().take(200).collect()));
     }
-    let total = answer["scores"][0]["total_logprob"].as_f64().ok_or("no scores[0].total_logprob")?;
-    Ok(Told { logprobs: Vec::new(), total, reused: 0 })
+    let total = answer["scores"][0]["total_logprob"].as_f64().ok_or(AnswerError::Absent("scores[0].total_logprob"))?;
+    Ok(Answer { logprobs: Vec::new(), total, reused: 0 })
 }

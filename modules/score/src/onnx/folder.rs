@@ -3,11 +3,13 @@
 //! The names are those that Hugging Face's exporters give (`text-generation-with-past`); they are looked for in the graph, and what is
 //! missing or unknown is refused by name.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_storage::digest::{hex, sha256, sha256_file};
 use ort::session::Session;
 use ort::value::{TensorElementType, ValueType};
+use thiserror::Error;
 use tokenizers::Tokenizer;
 
 use crate::engine::EngineError;
@@ -36,23 +38,91 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-fn missing(folder: &Path, name: &str, why: &dyn std::fmt::Display) -> String {
-    format!("no language model at {}: {name} cannot be read ({why}); expected model.onnx, tokenizer.json and config.json", folder.display())
+/// Why a directory holds no model that can be used.
+#[derive(Debug, Error)]
+pub enum FolderError {
+    /// A file cannot be read.
+    #[error("no language model at {}: {file} cannot be read; expected model.onnx, tokenizer.json and config.json", .folder.display())]
+    Missing {
+        /// The directory.
+        folder: PathBuf,
+        /// Which file.
+        file: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// `tokenizer.json` is none.
+    #[error("{}", .path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What the library says.
+        #[source]
+        source: tokenizers::Error,
+    },
+    /// `config.json` is no JSON.
+    #[error("{}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A folder or file in it cannot be looked at.
+    #[error("{}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It is somebody's home, or a disk.
+    #[error("{}: has more than {FILES_MAX} files: expected a model's own folder", .folder.display())]
+    TooMany {
+        /// The directory.
+        folder: PathBuf,
+    },
+    /// Tokenizer and graph are of different models.
+    #[error(
+        "{}: tokenizer.json has {tokens} tokens, the model's logits have places for {places}: they belong to different models",
+        .tokenizer.display()
+    )]
+    OtherModel {
+        /// The tokenizer's file.
+        tokenizer: PathBuf,
+        /// Tokens that it has.
+        tokens: u32,
+        /// Tokens that the graph has.
+        places: u32,
+    },
 }
+
+fn missing(folder: &Path, name: &str, source: io::Error) -> FolderError {
+    FolderError::Missing { folder: folder.to_owned(), file: name.to_owned(), source }
+}
+
+/// Text that the tokenizer does not make into tokens.
+#[derive(Debug, Error)]
+#[error("the tokenizer")]
+struct TokenizerError(#[source] tokenizers::Error);
 
 impl Tokens {
     /// Reads `tokenizer.json` and `config.json`.
     ///
     /// # Errors
-    /// Which file, and what is wrong with it.
-    pub fn read(folder: &Path) -> Result<Self, String> {
-        let named = |name: &str, why: &dyn std::fmt::Display| format!("{}: {why}", folder.join(name).display());
-        let text = std::fs::read(folder.join("tokenizer.json")).map_err(|e| missing(folder, "tokenizer.json", &e))?;
-        let mut tokenizer = Tokenizer::from_bytes(&text).map_err(|e| named("tokenizer.json", &e))?;
-        tokenizer.with_truncation(None).map_err(|e| named("tokenizer.json", &e))?;
+    /// [`FolderError`], which names the file.
+    pub fn read(folder: &Path) -> Result<Self, FolderError> {
+        let unfit = |source| FolderError::Tokenizer { path: folder.join("tokenizer.json"), source };
+        let text = std::fs::read(folder.join("tokenizer.json")).map_err(|e| missing(folder, "tokenizer.json", e))?;
+        let mut tokenizer = Tokenizer::from_bytes(&text).map_err(unfit)?;
+        tokenizer.with_truncation(None).map_err(unfit)?;
         tokenizer.with_padding(None);
-        let config = std::fs::read(folder.join("config.json")).map_err(|e| missing(folder, "config.json", &e))?;
-        let config: serde_json::Value = serde_json::from_slice(&config).map_err(|e| named("config.json", &e))?;
+        let config = std::fs::read(folder.join("config.json")).map_err(|e| missing(folder, "config.json", e))?;
+        let no_json = |source| FolderError::Config { path: folder.join("config.json"), source };
+        let config: serde_json::Value = serde_json::from_slice(&config).map_err(no_json)?;
         let number = |names: &[&str]| names.iter().find_map(|name| config.get(name)?.as_u64());
         let window = number(&["max_position_embeddings", "n_positions", "n_ctx", "seq_length"]);
         let bos = number(&["bos_token_id"]).and_then(|id| u32::try_from(id).ok());
@@ -77,7 +147,7 @@ impl Tokens {
     /// # Errors
     /// As the tokenizer gives them.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| EngineError::Failed(format!("the tokenizer: {e}")))?;
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| EngineError::failed(TokenizerError(e)))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -97,20 +167,20 @@ const ASIDE: [&str; 3] = ["model.onnx", "tokenizer.json", "config.json"];
 /// Names and hashes of all files that may hold weights. A graph keeps them outside of itself under any name that it likes, in
 /// subgraphs and functions as well; so every file counts that is not hidden and no text for people. One too many costs a cold
 /// store, one too few would give the figures of one model for another's.
-fn beside(folder: &Path) -> Result<Vec<String>, String> {
+fn beside(folder: &Path) -> Result<Vec<String>, FolderError> {
     let mut files = Vec::new();
     gather(folder, "", DEPTH_MAX, &mut files)?;
     files.sort();
-    let hash = |name: String| -> Result<String, String> {
-        let (hash, _) = sha256_file(&folder.join(&name)).map_err(|e| missing(folder, &name, &e))?;
+    let hash = |name: String| -> Result<String, FolderError> {
+        let (hash, _) = sha256_file(&folder.join(&name)).map_err(|e| missing(folder, &name, e))?;
         Ok(format!("{name} {hash}"))
     };
     files.into_iter().map(hash).collect()
 }
 
-fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Result<(), String> {
+fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Result<(), FolderError> {
     let path = folder.join(below);
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    let failed = |source: io::Error| FolderError::Unreadable { path: path.clone(), source };
     for entry in std::fs::read_dir(&path).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         // A name that is no text can be in no graph.
@@ -121,7 +191,7 @@ fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> 
         }
         let name = if below.is_empty() { name } else { format!("{below}/{name}") };
         // Links are followed: hubs keep files as links to where they lie.
-        let meta = std::fs::metadata(entry.path()).map_err(|e| format!("{}: {e}", entry.path().display()))?;
+        let meta = std::fs::metadata(entry.path()).map_err(|source| FolderError::Unreadable { path: entry.path(), source })?;
         if meta.is_dir() {
             if depth > 0 {
                 gather(folder, &name, depth - 1, files)?;
@@ -130,7 +200,7 @@ fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> 
             files.push(name);
         }
         if files.len() > FILES_MAX {
-            return Err(format!("{}: has more than {FILES_MAX} files: expected a model's own folder", folder.display()));
+            return Err(FolderError::TooMany { folder: folder.to_owned() });
         }
     }
     Ok(())
@@ -153,10 +223,10 @@ impl Folder {
     /// Reads a directory; the graph is only hashed.
     ///
     /// # Errors
-    /// Which file, and what is wrong with it.
-    pub fn read(folder: &Path) -> Result<Self, String> {
+    /// [`FolderError`], which names the file.
+    pub fn read(folder: &Path) -> Result<Self, FolderError> {
         let onnx = folder.join("model.onnx");
-        let mut parts = vec![sha256_file(&onnx).map_err(|e| missing(folder, "model.onnx", &e))?.0];
+        let mut parts = vec![sha256_file(&onnx).map_err(|e| missing(folder, "model.onnx", e))?.0];
         parts.extend(beside(folder)?);
         let tokens = Tokens::read(folder)?;
         parts.push(tokens.fingerprint.clone());
@@ -171,18 +241,67 @@ impl Folder {
     /// Whether tokenizer and graph belong together.
     ///
     /// # Errors
-    /// Why not.
-    pub fn fits(&self, wiring: &Wiring) -> Result<(), String> {
-        let tokens = self.tokens.vocabulary();
-        if tokens > wiring.vocabulary {
-            return Err(format!(
-                "{}: tokenizer.json has {tokens} tokens, the model's logits have places for {}: they belong to different models",
-                self.onnx.with_file_name("tokenizer.json").display(),
-                wiring.vocabulary
-            ));
+    /// [`FolderError::OtherModel`].
+    pub fn fits(&self, wiring: &Wiring) -> Result<(), FolderError> {
+        let (tokens, places) = (self.tokens.vocabulary(), wiring.vocabulary);
+        if tokens > places {
+            return Err(FolderError::OtherModel { tokenizer: self.onnx.with_file_name("tokenizer.json"), tokens, places });
         }
         Ok(())
     }
+}
+
+/// Why a graph is none of a language model that can be read piece by piece.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WiringError {
+    /// It wants something that nobody has.
+    #[error("input `{name}` is not known: expected input_ids, attention_mask, position_ids, past_key_values.*")]
+    UnknownInput {
+        /// What it wants.
+        name: String,
+    },
+    /// It takes no tokens.
+    #[error("no input `input_ids`: is this a language model?")]
+    NoTokens,
+    /// It forgets what it has read.
+    #[error(
+        "no input `past_key_values.*`: without a cache every memory costs a full pass; export it with `optimum-cli export onnx --task \
+         text-generation-with-past`"
+    )]
+    NoCache,
+    /// It says nothing of what comes next.
+    #[error("no output `logits`, only {}", .there.join(", "))]
+    NoLogits {
+        /// What it says.
+        there: Vec<String>,
+    },
+    /// A tensor is of another type.
+    #[error("{tensor} is {kind}: expected float32")]
+    OtherType {
+        /// Input or output, and its name.
+        tensor: String,
+        /// Its type.
+        kind: String,
+    },
+    /// Nobody knows how many tokens there are.
+    #[error("output `logits` does not say how many tokens there are in its last dimension")]
+    NoVocabulary,
+    /// A part of the cache goes in and does not come out.
+    #[error("input `{name}` has no output `present.{rest}` beside it")]
+    NoPresent {
+        /// What goes in.
+        name: String,
+        /// Which part it is.
+        rest: String,
+    },
+    /// A part of the cache has another shape.
+    #[error("input `{name}` has the shape {shape}: expected [batch, heads, tokens, width] with heads and width said")]
+    OtherShape {
+        /// What goes in.
+        name: String,
+        /// Its shape.
+        shape: String,
+    },
 }
 
 /// One tensor of the cache.
@@ -215,8 +334,8 @@ impl Wiring {
     /// Looks at a session.
     ///
     /// # Errors
-    /// What is missing or unknown, and what was expected.
-    pub fn find(session: &Session) -> Result<Self, String> {
+    /// [`WiringError`].
+    pub fn find(session: &Session) -> Result<Self, WiringError> {
         let mut wiring = Self { mask: false, positions: false, past: Vec::new(), vocabulary: 0 };
         let outputs: Vec<&str> = session.outputs().iter().map(ort::value::Outlet::name).collect();
         let mut ids = false;
@@ -227,29 +346,23 @@ impl Wiring {
                 "position_ids" => wiring.positions = true,
                 name => match name.strip_prefix("past_key_values.").or_else(|| name.strip_prefix("past_key_values_")) {
                     Some(rest) => wiring.past.push(past(name, rest, &outputs, input.dtype())?),
-                    None => {
-                        return Err(format!(
-                            "input `{name}` is not known: expected input_ids, attention_mask, position_ids, past_key_values.*"
-                        ));
-                    }
+                    None => return Err(WiringError::UnknownInput { name: name.to_owned() }),
                 },
             }
         }
         if !ids {
-            return Err("no input `input_ids`: is this a language model?".to_owned());
+            return Err(WiringError::NoTokens);
         }
         if wiring.past.is_empty() {
-            return Err("no input `past_key_values.*`: without a cache every memory costs a full pass; export it with \
-                        `optimum-cli export onnx --task text-generation-with-past`"
-                .to_owned());
+            return Err(WiringError::NoCache);
         }
         let logits = session.outputs().iter().find(|o| o.name() == "logits");
-        let logits = logits.ok_or_else(|| format!("no output `logits`, only {}", outputs.join(", ")))?;
+        let logits = logits.ok_or_else(|| WiringError::NoLogits { there: outputs.iter().map(|name| (*name).to_owned()).collect() })?;
         let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = logits.dtype() else {
-            return Err(format!("output `logits` is {:?}: expected float32", logits.dtype()));
+            return Err(WiringError::OtherType { tensor: "output `logits`".to_owned(), kind: format!("{:?}", logits.dtype()) });
         };
         let last = shape.last().copied().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
-        wiring.vocabulary = last.ok_or("output `logits` does not say how many tokens there are in its last dimension")?;
+        wiring.vocabulary = last.ok_or(WiringError::NoVocabulary)?;
         Ok(wiring)
     }
 
@@ -260,12 +373,12 @@ impl Wiring {
     }
 }
 
-fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Past, String> {
+fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Past, WiringError> {
     let output = [format!("present.{rest}"), format!("present_key_values.{rest}"), format!("present_{rest}")];
     let output = output.into_iter().find(|o| outputs.contains(&o.as_str()));
-    let output = output.ok_or_else(|| format!("input `{name}` has no output `present.{rest}` beside it"))?;
+    let output = output.ok_or_else(|| WiringError::NoPresent { name: name.to_owned(), rest: rest.to_owned() })?;
     let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = kind else {
-        return Err(format!("input `{name}` is {kind:?}: expected float32"));
+        return Err(WiringError::OtherType { tensor: format!("input `{name}`"), kind: format!("{kind:?}") });
     };
     match shape[..] {
         [_, heads, _, width] if heads > 0 && width > 0 => Ok(Past {
@@ -274,7 +387,7 @@ fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Pa
             heads: usize::try_from(heads).unwrap_or(0),
             width: usize::try_from(width).unwrap_or(0),
         }),
-        _ => Err(format!("input `{name}` has the shape {shape:?}: expected [batch, heads, tokens, width] with heads and width said")),
+        _ => Err(WiringError::OtherShape { name: name.to_owned(), shape: format!("{shape:?}") }),
     }
 }
 

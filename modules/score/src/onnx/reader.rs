@@ -29,6 +29,15 @@ fn held(bytes: u64) -> u64 {
     bytes * HELD_PER_BYTE.0 / HELD_PER_BYTE.1
 }
 
+/// That a model says more or less of what comes next than there are tokens.
+#[derive(Debug, thiserror::Error)]
+#[error("{logits} logits for {tokens} tokens, expected {expected}")]
+struct LogitsError {
+    logits: usize,
+    tokens: usize,
+    expected: usize,
+}
+
 /// What a reader may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -41,20 +50,20 @@ pub struct Plan {
 }
 
 /// Keys and values of the tokens read, counted while they are alive.
-struct Cached {
+struct CachedTensors {
     values: Vec<DynValue>,
     bytes: u64,
     alive: Arc<AtomicU64>,
 }
 
-impl Cached {
+impl CachedTensors {
     fn new(values: Vec<DynValue>, bytes: u64, alive: &Arc<AtomicU64>) -> Self {
         alive.fetch_add(bytes, Ordering::Relaxed);
         Self { values, bytes, alive: Arc::clone(alive) }
     }
 }
 
-impl Drop for Cached {
+impl Drop for CachedTensors {
     fn drop(&mut self) {
         self.alive.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -63,7 +72,7 @@ impl Drop for Cached {
 /// What was read.
 #[derive(Clone)]
 pub struct State {
-    cached: Option<Arc<Cached>>,
+    cached: Option<Arc<CachedTensors>>,
     len: usize,
     /// What comes next: logits, and the logarithm of the sum of their exponentials.
     next: Option<(Arc<[f32]>, f64)>,
@@ -121,7 +130,7 @@ impl<'a> Reader<'a> {
     }
 
     /// One step. Gives the new state's cache, and the logits of every token of the piece.
-    fn step(&mut self, state: &State, piece: &[u32]) -> ort::Result<(Cached, DynValue)> {
+    fn step(&mut self, state: &State, piece: &[u32]) -> ort::Result<(CachedTensors, DynValue)> {
         let ids: Vec<i64> = piece.iter().map(|t| i64::from(*t)).collect();
         let all = state.len + piece.len();
         let shape = [1, piece.len() as i64];
@@ -145,7 +154,7 @@ impl<'a> Reader<'a> {
         let mut take = |name: &str| outputs.remove(name).ok_or_else(|| ort::Error::new(format!("the model gave no output `{name}`")));
         let logits = take("logits")?;
         let values = self.wiring.past.iter().map(|past| take(&past.output)).collect::<ort::Result<Vec<_>>>()?;
-        Ok((Cached::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive), logits))
+        Ok((CachedTensors::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive), logits))
     }
 }
 
@@ -177,12 +186,11 @@ impl Stepper for Reader<'_> {
             if let (true, Some((row, norm))) = (wanted[at], &state.next) {
                 out[at] = (f64::from(row[tokens[at] as usize]) - norm) as f32;
             }
-            let failed = |e: ort::Error| EngineError::Failed(e.to_string());
-            let (cached, logits) = self.step(state, &tokens[at..at + piece]).map_err(failed)?;
-            let (_, rows) = logits.try_extract_tensor::<f32>().map_err(failed)?;
+            let (cached, logits) = self.step(state, &tokens[at..at + piece]).map_err(EngineError::failed)?;
+            let (_, rows) = logits.try_extract_tensor::<f32>().map_err(EngineError::failed)?;
             let vocabulary = self.wiring.vocabulary as usize;
             if rows.len() != piece * vocabulary {
-                return Err(EngineError::Failed(format!("{} logits for {piece} tokens, expected {}", rows.len(), piece * vocabulary)));
+                return Err(EngineError::failed(LogitsError { logits: rows.len(), tokens: piece, expected: piece * vocabulary }));
             }
             for (i, row) in rows.chunks_exact(vocabulary).take(piece - 1).enumerate().filter(|(i, _)| wanted[at + i + 1]) {
                 out[at + i + 1] = (f64::from(row[tokens[at + i + 1] as usize]) - log_sum_exp(row)) as f32;

@@ -1,19 +1,33 @@
 //! `ScoreIncremental`: the memories whose scores are old, and what becomes of their weights.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
 use brahman_card::interface::score::{Conversation, IncrementalIn, IncrementalOut, MemoryScore, Template};
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 
 use super::memory::WINDOW;
-use super::session::{Removal, Removed, Session};
+use super::session::{Removal, RemovalOutcome, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
+use crate::engine::EngineError;
+use crate::kept::StandingError;
 
 /// Scores younger than this are left alone, unless said: a day.
 const MAX_AGE_S: u64 = 86_400;
 /// Memories behind this part of the tokens have too few responses after them to tell.
 const EARLY: (usize, usize) = (3, 5);
+
+/// Why a memory stays as it was.
+#[derive(Debug, thiserror::Error)]
+enum StandError {
+    /// It could not be scored.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Its new state is not on disk.
+    #[error(transparent)]
+    Standing(#[from] StandingError),
+}
 
 impl ScoreService {
     pub(super) async fn incremental(&self, call: &Call) -> Result<Reply, Fault> {
@@ -105,18 +119,19 @@ impl Desk<'_> {
     }
 
     /// Puts a memory's new state on disk and gives it; as it was, with an error, if it could not be scored.
-    fn stand(&self, session: &Session<'_>, removal: &Removal, removed: Removed, model: &str) -> MemoryScore {
+    fn stand(&self, session: &Session<'_>, removal: &Removal, removed: RemovalOutcome, model: &str) -> MemoryScore {
         let key = session.script.memories[removal.memories[0]].key.clone();
         let before = self.kept.standing(model, &key);
-        let scored = removed.scores.map_err(|e| e.to_string()).and_then(|without| {
+        let scored = removed.scores.map_err(StandError::from).and_then(|without| {
             let deltas = removed.ablation.responses.iter().map(|r| session.with.sum(*r) - without.sum(*r));
             let delta = deltas.fold(f64::NEG_INFINITY, f64::max);
             let standing = before.after(delta.max(0.0), now_ms());
-            self.kept.stand(model, &key, &standing).map(|()| (delta, standing))
+            self.kept.stand(model, &key, &standing)?;
+            Ok((delta, standing))
         });
         let (delta, standing, error) = match scored {
             Ok((delta, standing)) => (delta, standing, None),
-            Err(why) => (0.0, before, Some(why)),
+            Err(error) => (0.0, before, Some(chain(&error))),
         };
         MemoryScore {
             key,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use brahman_card::Fault;
 use brahman_card::interface::score::{Conversation, MatrixIn, MatrixOut, Response, Row, Template};
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 
 use super::session::{Removal, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
@@ -68,7 +68,7 @@ impl Desk<'_> {
         for group in &ask.groups {
             match places(&session, group) {
                 Ok(memories) => removals.push(Removal { memories, responses: all.clone() }),
-                Err(key) => return Err(Fault::invalid_parameter("groups", format!("no memory has the key `{key}`"))),
+                Err(error) => return Err(Fault::invalid_parameter("groups", error)),
             }
         }
         if let Some(why) = self.kept.absent() {
@@ -97,7 +97,7 @@ impl Desk<'_> {
             let memories = &removals[removed.index].memories;
             let row = match removed.scores {
                 Ok(without) => Row { cached: removed.cached, ..session.compared(ask.top).row(memories, &removed.ablation, &without) },
-                Err(error) => Row { error: Some(error.to_string()), ..named(&session.script, memories) },
+                Err(error) => Row { error: Some(chain(&error)), ..named(&session.script, memories) },
             };
             tell_row(row);
         });
@@ -137,8 +137,16 @@ impl Desk<'_> {
     }
 }
 
-fn places(session: &Session<'_>, group: &[String]) -> Result<Vec<usize>, String> {
-    let place = |key: &String| session.script.memories.iter().position(|m| m.key == *key).ok_or_else(|| key.clone());
+/// A key that no memory has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory has the key `{key}`")]
+struct UnknownKey {
+    key: String,
+}
+
+fn places(session: &Session<'_>, group: &[String]) -> Result<Vec<usize>, UnknownKey> {
+    let unknown = |key: &String| UnknownKey { key: key.clone() };
+    let place = |key: &String| session.script.memories.iter().position(|m| m.key == *key).ok_or_else(|| unknown(key));
     let mut memories = group.iter().map(place).collect::<Result<Vec<_>, _>>()?;
     memories.sort_unstable();
     memories.dedup();
@@ -161,7 +169,7 @@ fn screen(ask: &Ask, removals: Vec<Removal>, exact: usize, desk: &Desk<'_>) -> R
             let memories = &removals[removed.index].memories;
             rows[removed.index] = match removed.scores {
                 Ok(without) => s.compared(0).row(memories, &removed.ablation, &without),
-                Err(error) => Row { error: Some(error.to_string()), ..named(&s.script, memories) },
+                Err(error) => Row { error: Some(chain(&error)), ..named(&s.script, memories) },
             };
             rows[removed.index].approximate = true;
         })
@@ -278,7 +286,7 @@ mod tests {
             ..Conversation::default()
         };
         let (folder, engine, stop) = (tempfile::tempdir().expect("a folder"), Words::default(), Stop::default());
-        let kept = crate::kept::Kept::open(folder.path(), 1 << 20);
+        let kept = crate::kept::ResultStore::open(folder.path(), 1 << 20);
         let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
         let template = crate::conversation::default_template();
         let ask = Ask { conversation, template, groups: Vec::new(), top: 0, approximate: Some(1), fresh: true, started: Instant::now() };

@@ -2,8 +2,8 @@
 
 use brahman_card::interface::score::{Conversation, Template};
 
-use crate::ablation::{Ablation, Baseline, Scored, whole, without};
-use crate::conversation::{Script, Unfit, script};
+use crate::ablation::{Ablation, Baseline, ResponseScores, whole, without};
+use crate::conversation::{ConversationError, Script, script};
 use crate::engine::{EngineError, Scores, Sequence, Work};
 use crate::kept::name;
 
@@ -27,13 +27,13 @@ pub(super) struct Removal {
 }
 
 /// How a removal ended; without its sequence, which nobody needs any more.
-pub(super) struct Removed {
+pub(super) struct RemovalOutcome {
     /// Which one.
     pub(super) index: usize,
     /// What went through the model.
     pub(super) ablation: Ablation,
     /// What came of it.
-    pub(super) scores: Result<Scored, EngineError>,
+    pub(super) scores: Result<ResponseScores, EngineError>,
     /// It was known.
     pub(super) cached: bool,
 }
@@ -44,7 +44,7 @@ pub(super) struct Session<'a> {
     /// Its tokens.
     pub(super) script: Script,
     /// With everything in context.
-    pub(super) with: Scored,
+    pub(super) with: ResponseScores,
     /// Largest difference so far between two scorings of the same.
     pub(super) noise: f64,
     /// So far.
@@ -53,9 +53,14 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn open(desk: &'a Desk<'a>, conversation: &Conversation, template: &Template, fresh: bool) -> Result<Self, Unfit> {
+    pub(super) fn open(
+        desk: &'a Desk<'a>,
+        conversation: &Conversation,
+        template: &Template,
+        fresh: bool,
+    ) -> Result<Self, ConversationError> {
         let script = script(conversation, template, desk.engine)?;
-        let with = Scored { responses: vec![Vec::new(); script.responses.len()] };
+        let with = ResponseScores { responses: vec![Vec::new(); script.responses.len()] };
         Ok(Self { desk, script, with, noise: 0.0, work: Work::default(), fresh })
     }
 
@@ -74,13 +79,13 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         if let Some((scores, noise)) = self.known(&all.sequence) {
-            self.with = Scored::of(&self.script, &all, &scores);
+            self.with = ResponseScores::of(&self.script, &all, &scores);
             self.noise = noise;
             self.work.reused += all.sequence.tokens.len() as u64;
             return Ok(());
         }
         let scores = self.score_one(vec![all.sequence.clone()])?;
-        self.with = Scored::of(&self.script, &all, &scores);
+        self.with = ResponseScores::of(&self.script, &all, &scores);
         let to = all.sequence.tokens.len() / TWICE_SHARE;
         let mut early: Vec<usize> = responses.iter().copied().filter(|r| self.script.responses[*r].scored.end <= to).collect();
         if early.is_empty() {
@@ -91,14 +96,14 @@ impl<'a> Session<'a> {
         let cut = (part.sequence.tokens.len() / 2) | 1;
         let piece = Sequence { tokens: part.sequence.tokens[..cut.min(part.sequence.tokens.len())].to_vec(), wanted: Vec::new() };
         let again = self.score_one(vec![part.sequence.clone(), piece])?;
-        self.noise = self.with.noise(&Scored::of(&self.script, &part, &again));
+        self.noise = self.with.noise(&ResponseScores::of(&self.script, &part, &again));
         self.desk.kept.keep(&name(self.desk.identity(), &all.sequence), &scores, self.noise);
         Ok(())
     }
 
     /// Scores sequences of which only the first counts.
     fn score_one(&mut self, sequences: Vec<Sequence>) -> Result<Vec<f32>, EngineError> {
-        let mut first: Scores = Err(EngineError::Failed("nothing was scored".to_owned()));
+        let mut first: Scores = Err(EngineError::Nothing);
         let mut each = |i: usize, scores: Scores| {
             if i == 0 {
                 first = scores;
@@ -113,7 +118,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// What ends the call; other failures are in the removal that they belong to.
-    pub(super) fn remove(&mut self, removals: &[Removal], each: &mut dyn FnMut(&Self, Removed)) -> Result<(), EngineError> {
+    pub(super) fn remove(&mut self, removals: &[Removal], each: &mut dyn FnMut(&Self, RemovalOutcome)) -> Result<(), EngineError> {
         self.check_size(removals)?;
         let mut asked: Vec<(usize, Ablation)> = Vec::new();
         for (index, removal) in removals.iter().enumerate() {
@@ -123,8 +128,8 @@ impl<'a> Session<'a> {
                 Some((scores, _)) => {
                     self.work.reused += ablation.sequence.tokens.len() as u64;
                     let cached = !ablation.responses.is_empty();
-                    let scores = Ok(Scored::of(&self.script, &ablation, &scores));
-                    each(self, Removed { index, ablation, scores, cached });
+                    let scores = Ok(ResponseScores::of(&self.script, &ablation, &scores));
+                    each(self, RemovalOutcome { index, ablation, scores, cached });
                 }
                 None => asked.push((index, ablation)),
             }
@@ -142,7 +147,7 @@ impl<'a> Session<'a> {
         let mut done = |i: usize, scores: Scores| match i.checked_sub(1) {
             None => {
                 if let Ok(scores) = scores {
-                    noise = noise.max(this.with.noise(&Scored::of(&this.script, &again, &scores)));
+                    noise = noise.max(this.with.noise(&ResponseScores::of(&this.script, &again, &scores)));
                 }
             }
             Some(which) => {
@@ -150,8 +155,8 @@ impl<'a> Session<'a> {
                 if let Ok(scores) = &scores {
                     this.desk.kept.keep(&name(this.desk.identity(), &sequences[i]), scores, 0.0);
                 }
-                let scores = scores.map(|scores| Scored::of(&this.script, &ablation, &scores));
-                each(this, Removed { index, ablation, scores, cached: false });
+                let scores = scores.map(|scores| ResponseScores::of(&this.script, &ablation, &scores));
+                each(this, RemovalOutcome { index, ablation, scores, cached: false });
             }
         };
         let work = this.desk.engine.score(&sequences, this.desk.stop, &mut done)?;

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::generation::FileRef;
+use super::FileRef;
 
 /// Which file it was, and when it was last changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
