@@ -237,7 +237,7 @@ impl IndexService {
             // Some tens of microseconds: less than handing it to another thread would take.
             caught("the search", || job.run())??
         } else {
-            tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(e.to_string()))??
+            tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(chain(&e)))??
         };
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         Reply::of(&SearchOut {
@@ -277,7 +277,7 @@ impl IndexService {
             chunks.sort_by_key(|c| c.chunk);
             Ok(chunks)
         };
-        let chunks = tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(e.to_string()))??;
+        let chunks = tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(chain(&e)))??;
         Reply::of(&GetOut { chunks, generation: number })
     }
 }
