@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use brahman_card::interface::embed::{self, EmbedBulkIn, EmbedBulkOut, EmbedFileIn, EmbedFileOut, EmbedTextIn, EmbedTextOut};
 use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, Reply, Service};
+use brahman_sidecar::{Call, Reply, Service, chain};
 use brahman_storage::digest::{hex, sha256};
 
 use crate::bulk;
@@ -148,12 +148,12 @@ fn read_head(path: &str) -> Result<(Vec<u8>, u64), Fault> {
         return Err(Fault::invalid_parameter("path", format!("`{path}` is relative, expected an absolute path")));
     }
     // Looked at before it is opened: opening a FIFO would wait for a writer.
-    let meta = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?;
+    let meta = std::fs::metadata(path).map_err(|e| unreadable(chain(&e)))?;
     if !meta.is_file() {
         return Err(unreadable("not a regular file".into()));
     }
     let mut seen = Vec::new();
-    let file = File::open(path).map_err(|e| unreadable(e.to_string()))?;
-    file.take(FILE_BYTES_SEEN as u64).read_to_end(&mut seen).map_err(|e| unreadable(e.to_string()))?;
+    let file = File::open(path).map_err(|e| unreadable(chain(&e)))?;
+    file.take(FILE_BYTES_SEEN as u64).read_to_end(&mut seen).map_err(|e| unreadable(chain(&e)))?;
     Ok((seen, meta.len()))
 }

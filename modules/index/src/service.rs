@@ -328,7 +328,7 @@ impl IndexService {
         // What a refresh could not use is said now, while it can still be chosen otherwise.
         if let Some(object) = dataset.objects.first().filter(|_| !known) {
             let path = object.local();
-            match tokio::task::spawn_blocking(move || schema_of(&path)).await.map_err(|e| Fault::internal(e.to_string()))? {
+            match tokio::task::spawn_blocking(move || schema_of(&path)).await.map_err(|e| Fault::internal(chain(&e)))? {
                 Ok(schema) => check_columns(&schema, &dataset.name, &wanted)?,
                 Err(error) => tracing::warn!(dataset = dataset.name, "the types of its columns are not known yet: {}", chain(&error)),
             }
@@ -436,7 +436,7 @@ impl IndexService {
             index.answer_with(wanted);
             Ok(RollbackOut { generation: number, previous: current.manifest.number, pinned: Some(true) })
         };
-        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))??)
+        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
 
     /// Lets what acts by itself go on from the generation that somebody went back to.
@@ -454,7 +454,7 @@ impl IndexService {
             let unpinned = index.folder.unpin().map_err(|e| io_fault("writing CURRENT", &e))?;
             Ok(UnpinOut { unpinned, generation: index.generation().map_or(0, |g| g.manifest.number) })
         };
-        let out = tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))??;
+        let out = tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??;
         if out.unpinned {
             self.agent.moved.notify_one();
         }

@@ -165,7 +165,7 @@ impl IngestService {
         let _cancel_on_drop = cancel.clone().drop_guard();
         let (to, with) = (dsn.clone(), how.clone());
         let held = tokio::task::spawn_blocking(move || (server.hold)(&to, &with, &which, &cancel)).await;
-        let held = held.map_err(|e| Fault::internal(e.to_string()))?.map_err(failed)?;
+        let held = held.map_err(|e| Fault::internal(chain(&e)))?.map_err(failed)?;
         let mut names = std::collections::BTreeMap::new();
         for table in &held.tables {
             if let Some(other) = names.insert(table.dataset(&ask.dataset), table) {

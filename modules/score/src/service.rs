@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use brahman_card::interface::score::{self, Conversation, InfoOut, LogprobsIn, LogprobsOut, Message, Template};
 use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, Reply, Service};
+use brahman_sidecar::{Call, Reply, Service, chain};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -215,13 +215,13 @@ fn file(path: &str) -> Result<Vec<u8>, Fault> {
     if !Path::new(path).is_absolute() {
         return Err(unreadable("expected an absolute path: the service has a working directory of its own".into()));
     }
-    let open = std::fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
-    let meta = open.metadata().map_err(|e| unreadable(e.to_string()))?;
+    let open = std::fs::File::open(path).map_err(|e| unreadable(chain(&e)))?;
+    let meta = open.metadata().map_err(|e| unreadable(chain(&e)))?;
     if !meta.is_file() {
         return Err(unreadable("not a regular file".into()));
     }
     let mut bytes = Vec::new();
-    open.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| unreadable(e.to_string()))?;
+    open.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| unreadable(chain(&e)))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(unreadable(format!("{} bytes, expected at most {FILE_BYTES_MAX}", meta.len())));
     }

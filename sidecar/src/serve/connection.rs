@@ -26,6 +26,7 @@ use super::call::{Then, encode_fault, frame_reply, method_ranges, range_in};
 use super::memory::Charge;
 use super::wait::{NEXT_CALL_POLL, Wait};
 use super::{Call, Peer, Reply, ServeOptions, Service, Upgraded};
+use crate::chain;
 
 /// A reader that takes no byte for this long is gone.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -272,7 +273,7 @@ async fn guarded(work: impl Future<Output = Result<Reply, Fault>>) -> Result<Rep
 async fn dispatch_aside<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Result<Reply, Fault> {
     static PERMITS: Semaphore = Semaphore::const_new(LONG_CALLS);
     // The semaphore is never closed.
-    let permit = PERMITS.acquire().await.map_err(|e| Fault::internal(e.to_string()))?;
+    let permit = PERMITS.acquire().await.map_err(|e| Fault::internal(chain(&e)))?;
     let (shared, stop) = (Arc::clone(shared), CancellationToken::new());
     let _given_up = stop.clone().drop_guard();
     let runtime = tokio::runtime::Handle::current();

@@ -10,7 +10,7 @@ use brahman_card::Fault;
 use brahman_card::interface::index::{SearchBulkIn, SearchBulkOut};
 use brahman_sidecar::bulk::BulkStream;
 use brahman_sidecar::serve::Upgraded;
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
 use super::refresh::cores;
@@ -63,7 +63,7 @@ impl IndexService {
 async fn converse(upgraded: Upgraded, uid: u32, terms: Arc<Terms>) -> io::Result<()> {
     let work = |batch: RecordBatch| {
         let terms = Arc::clone(&terms);
-        async move { tokio::task::spawn_blocking(move || terms.answer(&batch)).await.map_err(|e| Fault::internal(e.to_string()))? }
+        async move { tokio::task::spawn_blocking(move || terms.answer(&batch)).await.map_err(|e| Fault::internal(chain(&e)))? }
     };
     BulkStream::of(upgraded, uid).answer(work).await
 }
@@ -106,6 +106,6 @@ impl Terms {
             ("score", Arc::new(hits.iter().map(|(_, f)| f.score).collect::<Float32Array>())),
             ("generation", Arc::new(hits.iter().map(|_| generation.manifest.number).collect::<UInt64Array>())),
         ];
-        RecordBatch::try_from_iter(columns).map_err(|e| Fault::internal(e.to_string()))
+        RecordBatch::try_from_iter(columns).map_err(|e| Fault::internal(chain(&e)))
     }
 }

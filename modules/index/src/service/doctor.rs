@@ -146,6 +146,6 @@ impl IndexService {
                 put_aside: Some(aside).filter(|aside| !aside.is_empty()),
             })
         };
-        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(e.to_string()))??)
+        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
 }

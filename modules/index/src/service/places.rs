@@ -164,7 +164,7 @@ impl IndexService {
             if old.strong_count() == 0 {
                 let stub = self.stub(&name)?;
                 let cleared = tokio::task::spawn_blocking(move || Home::open(&stub)).await;
-                cleared.map_err(|e| Fault::internal(e.to_string()))?.map_err(|e| io_fault("clearing the old home", &e))?;
+                cleared.map_err(|e| Fault::internal(chain(&e)))?.map_err(|e| io_fault("clearing the old home", &e))?;
                 break;
             }
             tokio::time::sleep(READERS_EVERY).await;

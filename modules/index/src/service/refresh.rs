@@ -221,7 +221,7 @@ impl IndexService {
             let chunker = Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?;
             plan(&reading, &wanted, &chunker, before.as_deref())
         });
-        let plan = planned.await.map_err(|e| Fault::internal(e.to_string()))??;
+        let plan = planned.await.map_err(|e| Fault::internal(chain(&e)))??;
 
         let of = plan.fresh.len() as u64;
         let pending = index.folder.path().join("pending.log");
@@ -544,7 +544,7 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
 /// Columns whose type changed, and what that cost.
 async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Conversion>>, Fault> {
     let reading = Arc::clone(generation);
-    let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(e.to_string()))?;
+    let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(chain(&e)))?;
     let all = read.map_err(|e| Fault::new("org.brahman.Index.Damaged", false, chain(&e)).with("name", name))?;
     let all: Vec<Conversion> = all.into_iter().map(|(column, from, to, nulls_made)| Conversion { column, from, to, nulls_made }).collect();
     for one in all.iter().filter(|one| one.nulls_made > 0) {

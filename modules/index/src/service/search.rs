@@ -10,7 +10,7 @@ use brahman_sidecar::{Call, Reply, chain};
 use super::IndexService;
 use super::refresh::cores;
 use super::shelf::Index;
-use crate::embedder;
+use crate::embedder::{self, Model};
 use crate::filter::{self, Filter};
 use crate::flat::build::in_parallel;
 use crate::flat::kernel::dot;
@@ -98,6 +98,34 @@ pub(super) fn unit(mut vector: Vec<f32>) -> Result<Vec<f32>, Fault> {
     Ok(vector)
 }
 
+/// Queries scaled to length 1, if they are vectors such as the index's.
+fn units(queries: Vec<Vec<f32>>, model: &Model) -> Result<Vec<Vec<f32>>, Fault> {
+    if queries.len() > QUERIES_MAX {
+        return Err(Fault::invalid_parameter("vectors", format!("{} queries, expected at most {QUERIES_MAX}", queries.len())));
+    }
+    let of_dim = |query: Vec<f32>| {
+        if query.len() == model.dim {
+            return unit(query);
+        }
+        let message = format!("the index holds vectors of {} numbers ({}), the query has {}", model.dim, model.name, query.len());
+        let fault = Fault::new("org.brahman.Index.ModelMismatch", false, message);
+        Err(fault.with("wanted", model.fingerprint.clone()).with("got", format!("{} numbers", query.len())))
+    };
+    queries.into_iter().map(of_dim).collect()
+}
+
+/// How many hits a search wants, if it and the candidates are within bounds.
+fn hits_wanted(ask: &SearchIn) -> Result<u64, Fault> {
+    let k = ask.k.unwrap_or(10);
+    if !(1..=K_MAX).contains(&k) {
+        return Err(Fault::invalid_parameter("k", format!("{k}, expected 1 to {K_MAX}")));
+    }
+    match ask.ef.filter(|ef| !(1..=EF_MAX).contains(ef)) {
+        Some(ef) => Err(Fault::invalid_parameter("ef", format!("{ef}, expected 1 to {EF_MAX}"))),
+        None => Ok(k),
+    }
+}
+
 impl Job {
     fn run(&self) -> Result<SearchOutcome, Fault> {
         let generation = &*self.generation;
@@ -164,13 +192,7 @@ impl IndexService {
         let (generation, degraded) = index.current()?;
         let model = generation.manifest.model.clone();
         let mode = Mode::parse(ask.mode.as_deref())?;
-        let k = ask.k.unwrap_or(10);
-        if !(1..=K_MAX).contains(&k) {
-            return Err(Fault::invalid_parameter("k", format!("{k}, expected 1 to {K_MAX}")));
-        }
-        if let Some(ef) = ask.ef.filter(|ef| !(1..=EF_MAX).contains(ef)) {
-            return Err(Fault::invalid_parameter("ef", format!("{ef}, expected 1 to {EF_MAX}")));
-        }
+        let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let (mut provider, mut truncated) = (None, None);
         let text = ask.text.clone();
@@ -195,18 +217,7 @@ impl IndexService {
             }
             _ => return Err(Fault::invalid_parameter("text, vector, vectors", "expected exactly one of them")),
         };
-        if queries.len() > QUERIES_MAX {
-            return Err(Fault::invalid_parameter("vectors", format!("{} queries, expected at most {QUERIES_MAX}", queries.len())));
-        }
-        let mut checked = Vec::with_capacity(queries.len());
-        for query in queries {
-            if query.len() != model.dim {
-                let message = format!("the index holds vectors of {} numbers ({}), the query has {}", model.dim, model.name, query.len());
-                let fault = Fault::new("org.brahman.Index.ModelMismatch", false, message);
-                return Err(fault.with("wanted", model.fingerprint).with("got", format!("{} numbers", query.len())));
-            }
-            checked.push(unit(query)?);
-        }
+        let checked = units(queries, &model)?;
         let embedded = started.elapsed();
         let cores = cores();
         let threads = ask.threads.map_or(cores, |t| usize::try_from(t).unwrap_or(cores)).clamp(1, 64);
@@ -237,7 +248,7 @@ impl IndexService {
             // Some tens of microseconds: less than handing it to another thread would take.
             caught("the search", || job.run())??
         } else {
-            tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(e.to_string()))??
+            tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(chain(&e)))??
         };
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         Reply::of(&SearchOut {
@@ -277,7 +288,7 @@ impl IndexService {
             chunks.sort_by_key(|c| c.chunk);
             Ok(chunks)
         };
-        let chunks = tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(e.to_string()))??;
+        let chunks = tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(chain(&e)))??;
         Reply::of(&GetOut { chunks, generation: number })
     }
 }

@@ -9,7 +9,7 @@ use brahman_card::interface::index::{
     AutotuneIn, AutotuneOut, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn, EvalListOut, EvalOut, Measurement,
     Metrics, NameIn, PromoteIn, PromoteOut, TrialIn, TrialOut, TrialRecord, TrialsOut,
 };
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
 use super::refresh::{content, cores};
@@ -198,7 +198,7 @@ impl IndexService {
         let seed = ask.seed.unwrap_or(0);
         let making = Arc::clone(&index);
         let make = move || trials::autogen(making.folder.path(), &generation, &data_fingerprint(&generation), queries, k, seed);
-        let made = tokio::task::spawn_blocking(make).await.map_err(|e| Fault::internal(e.to_string()))?;
+        let made = tokio::task::spawn_blocking(make).await.map_err(|e| Fault::internal(chain(&e)))?;
         let eval = made.map_err(|e| io_fault("making a set of queries", &e))?;
         // One that was made where the index no longer is would be lost.
         if !Arc::ptr_eq(&index, &self.index(&ask.name)?) {
