@@ -725,7 +725,7 @@ mod tests {
 
     /// A dataset as a run has made it.
     fn made(name: &str, generation: u64, run: &str) -> Dataset {
-        let lineage = Lineage { run_id: run.into(), ..Lineage::default() };
+        let lineage = Origin { run_id: run.into(), ..Origin::default() };
         Dataset { name: name.into(), generation, lineage, ..Dataset::default() }
     }
 
@@ -776,7 +776,7 @@ mod tests {
         for n in 0..4 {
             let run = format!("nothing-{n}");
             journal.start("d", &run, "ingest").expect("noted");
-            journal.complete_as(&dataset, &Lineage { run_id: run, ..Lineage::default() }).expect("noted");
+            journal.complete_as(&dataset, &Origin { run_id: run, ..Origin::default() }).expect("noted");
         }
         let foreign = made("f", 1, "theirs");
         journal.take_up(&foreign).expect("noted");

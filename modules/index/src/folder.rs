@@ -455,11 +455,11 @@ impl Folder {
         let wanted = match self.pointer() {
             Ok(None) => {
                 // Before the first generation nothing is there, and nothing is wrong.
-                let why = if self.path().is_dir() { self.survey().unreadable() } else { Vec::new() };
+                let why = if self.path().is_dir() { self.survey().unreadable() } else { Obstacles(Vec::new()) };
                 if why.is_empty() {
                     return Ok((None, None));
                 }
-                Err(bad(Obstacles(why)))
+                Err(bad(why))
             }
             Ok(Some(pointer)) => self.load(&pointer.generation, None),
             Err(error) => Err(error),

@@ -315,7 +315,7 @@ async fn an_adoption_that_is_killed_at_any_step_can_be_said_again() {
             mesh.when_served_by("org.brahman.Catalog", "catalog").await;
             // Whatever it came to: it is here once it is said again, whole, with what the other one put there untouched.
             while mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.is_err() {
-                mesh.brahman(&["datasets", "adopt", "lake", "t"]);
+                let _ = mesh.brahman(&["datasets", "adopt", "lake", "t"]);
             }
             let seen = get(&mesh).await;
             assert_eq!((&seen["dataset"]["rows"], &seen["missing"]), (&json!(5), &Value::Null), "{} step {step}", s3.name());

@@ -1,6 +1,5 @@
 //! `ScoreIncremental`: the memories whose scores are old, and what becomes of their weights.
 
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
