@@ -8,7 +8,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 INPUT ?= $(CURDIR)
 
-.PHONY: help setup build release demo test soak lint fuzz bench bench-index bench-ingest bench-pii bench-score bench-gpu install uninstall units
+.PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-score bench-gpu install uninstall units
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ lint: ## formatting, clippy with warnings refused, licences and duplicates of wh
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	"$$(packaging/tools.sh)/bin/cargo-deny" --locked check --hide-inclusion-graph licenses bans sources
+
+advisories: ## known holes in dependencies, where their database can be reached
+	"$$(packaging/tools.sh)/bin/cargo-deny" --locked check advisories
 
 fuzz: ## frames, Cards, logs, index files and sources, for a bounded time
 	@packaging/fuzz.sh
