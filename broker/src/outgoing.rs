@@ -14,10 +14,11 @@ use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_T
 use brahman_sidecar::serve::unknown_key;
 
 use crate::quarantine::Fingerprint;
-use crate::service::CONTEXT_BYTES_MAX;
 
 /// Latest deadline: clocks add up to it without overflow.
 const DEADLINE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+/// Longest name a context may have: a word, not a text.
+const CONTEXT_BYTES_MAX: usize = 64;
 /// Longest trace id: a word, not a text.
 const TRACE_BYTES_MAX: usize = 256;
 /// Longest JSON text and most members of the attributes that a call requires.

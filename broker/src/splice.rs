@@ -10,19 +10,17 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use brahman_card::interface;
+use brahman_card::interface::broker::error::Overloaded;
+use brahman_card::interface::{self, WireError};
 use brahman_card::wire::KEY_MOCK;
 use brahman_card::wire::fault::Fault;
-use brahman_card::wire::frame::FrameBuffer;
 use brahman_sidecar::Peer;
-use brahman_sidecar::serve::{
-    Charge, GONE_EVERY, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, write_all,
-    write_parts,
-};
+use brahman_sidecar::serve::{Charge, GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, hung_up, linger, poll_briefly, write_all, write_parts};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use crate::answer::Answer;
+use crate::client::{After, Client};
 use crate::health::Outcome;
 use crate::outgoing::Outgoing;
 use crate::provider::{Backend, Place};
@@ -48,30 +46,9 @@ const POLL_MAX: Duration = Duration::from_micros(300);
 /// Both directions of an upgraded connection: a bulk frame in few reads.
 const UPGRADE_BUFFER: usize = 256 * 1024;
 
-/// What is left of the connection after a call.
-pub(crate) enum After {
-    Next,
-    Close,
-    /// It has left Varlink; this is its other half.
-    Upgraded(Backend),
-}
-
-/// A client connection.
-pub(crate) struct Client {
-    pub(crate) stream: UnixStream,
-    pub(crate) frames: FrameBuffer,
-    pub(crate) peer: Peer,
-    read_open: bool,
-    next: Wait,
-    /// A oneway call whose work is not over yet: the next call on this connection comes after it.
-    oneway: Option<tokio::task::JoinHandle<()>>,
-}
-
 /// Serves one client to its end.
 pub(crate) async fn converse(stream: UnixStream, peer: Peer, broker: Arc<Broker>) {
-    let mut frames = FrameBuffer::default();
-    frames.reserve_from(Box::new(Charge::of(peer.uid)));
-    let mut client = Client { stream, frames, peer, read_open: true, next: Wait::new(NEXT_CALL_POLL), oneway: None };
+    let mut client = Client::new(stream, peer);
     loop {
         let after = match client.next_call(&broker).await {
             Ok(Some(call)) => client.run(&broker, call).await,
@@ -142,10 +119,6 @@ impl Client {
             }
             self.read_open = fill(&self.stream, &mut self.frames).unwrap_or(false);
         }
-    }
-
-    pub(crate) async fn fault(&self, head: &[u8], fault: &Fault) -> io::Result<()> {
-        write_all(&self.stream, &encode_fault(head, fault, self.frames.delimiter())).await
     }
 
     async fn run(&mut self, broker: &Arc<Broker>, call: Outgoing) -> io::Result<After> {
@@ -323,7 +296,7 @@ impl Client {
                     if answer.number.is_some_and(|of| of != number || !target.wants_uid) || answer.continues && !call.more {
                         return Err(Failed::Lost("answered a call that was not made".into()));
                     }
-                    let is_overload = answer.error.as_deref() == Some("org.brahman.Broker.Overloaded");
+                    let is_overload = answer.error.as_deref() == Some(Overloaded::NAME);
                     let outcome = if is_overload { Outcome::Overloaded } else { Outcome::Answered };
                     let upgraded = call.upgrade && answer.error.is_none() && !answer.continues;
                     held.passed_on = true;

@@ -50,8 +50,8 @@ interface! {
         NoSuchObject { name: String, key: String }
         /// The object is not what a dataset's file says of it, and no copy is.
         DamagedObject { name: String, key: String }
-        /// More bytes than a call carries; `offset` and `length` ask for a part.
-        TooLarge { size: u64, max: u64 }
+        /// More bytes than a call carries; `offset` and `length` ask for a part. `name` is the bucket's.
+        TooLarge { #[serde(skip_serializing_if = "Option::is_none")] name: Option<String>, size: u64, max: u64 }
         /// A dataset is made of this object.
         Taken { name: String, key: String }
         /// Nothing can be written to the state: what is there is served.

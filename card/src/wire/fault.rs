@@ -6,9 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::interface::WireError;
 use crate::interface::broker::error::{DeadlineExceeded, NoProvider, Overloaded, ProviderFailed};
 use crate::interface::service::error::{ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound, PermissionDenied};
+use crate::interface::{INTERNAL, WireError};
 
 /// A Varlink error reply. What stands in `message` is for outsiders; detail stays in the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,7 +133,7 @@ impl Fault {
     /// `org.brahman.Fault.Internal`: a broken invariant or a failed disk; the log has the detail.
     #[must_use]
     pub fn internal(message: impl Into<String>) -> Self {
-        Self::new("org.brahman.Fault.Internal", false, message)
+        Self::new(INTERNAL, false, message)
     }
 }
 

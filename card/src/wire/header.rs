@@ -8,9 +8,7 @@ use thiserror::Error;
 use super::{
     DEPTH_MAX, KEY_AGAIN, KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_PROVIDER, KEY_REQUIRE, KEY_TRACE, KEY_UID, METHOD_BYTES_MAX,
 };
-
-/// What our own additions to the header begin with.
-const OURS: &str = "org.brahman.";
+use crate::interface::OURS;
 
 /// Why a message has no header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

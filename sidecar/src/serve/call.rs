@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::time::Instant;
 
+use brahman_card::interface::INTERNAL;
 use brahman_card::wire::MESSAGE_BYTES_MAX;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::header::CallHeader;
@@ -206,7 +207,7 @@ pub fn encode_reply<T: Serialize>(head: &[u8], value: &T, continues: bool, delim
 pub fn encode_fault(head: &[u8], fault: &Fault, delimiter: u8) -> Vec<u8> {
     let mut out = head.to_vec();
     // A Fault holds strings and JSON values only, so it is always JSON.
-    let json = serde_json::to_vec(fault).unwrap_or_else(|_| br#"{"error":"org.brahman.Fault.Internal"}"#.to_vec());
+    let json = serde_json::to_vec(fault).unwrap_or_else(|_| format!("{{\"error\":\"{INTERNAL}\"}}").into_bytes());
     out.extend_from_slice(&json[1..]);
     out.push(delimiter);
     out
