@@ -362,7 +362,8 @@ impl Broker {
                 if let Some(why) = context.as_ref().and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card))) {
                     return Err(Fault::invalid_parameter("context", why));
                 }
-                self.context_file.write(context.as_deref()).map_err(|e| Fault::internal(format!("the context cannot be kept: {}", chain(&e))))?;
+                let unkept = |e: io::Error| Fault::internal(format!("the context cannot be kept: {}", chain(&e)));
+                self.context_file.write(context.as_deref()).map_err(unkept)?;
                 let mut previous = None;
                 self.table.send_modify(|now| {
                     previous.clone_from(&now.context);
