@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use brahman_card::card::{answers, contexts, unknown_context};
 use brahman_card::interface::init::WatchOut;
+use brahman_card::interface::init::error::NoSuchSession;
 use brahman_card::{Card, Fault, ModuleRecord, ModuleState, interface};
 use brahman_sidecar::place;
 use brahman_sidecar::place::cards::{may_attach, socket_path};
@@ -488,7 +489,7 @@ impl Supervisor {
                     self.apply(Event::Updated { update });
                     let _ = reply.send(Ok(()));
                 } else {
-                    let _ = reply.send(Err(Fault::new("org.brahman.Init.NoSuchSession", false, "no such session: attach first")));
+                    let _ = reply.send(Err(Fault::of(&NoSuchSession {}, false, "no such session: attach first")));
                 }
             }
             Request::Attach { card, id, peer, drain, gone, reply } => {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use brahman_card::interface::catalog::{
     self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, DeleteOut, LineageIn, LineageOut, LocationIn,
-    LocationOut, MarkStaleIn, NameIn, RealmIn, ResyncIn, SampleIn, SampleOut, WatchOut,
+    LocationOut, MarkStaleIn, NameIn, RealmIn, ResyncIn, SampleIn, SampleOut, WatchOut, error,
 };
 use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
@@ -440,7 +440,11 @@ impl Service for CatalogService {
         if CHANGES.contains(&call.method()) {
             writable::check(&self.state).map_err(|error| {
                 let message = format!("the catalog's state {error}");
-                Fault::new(format!("{}.ReadOnly", call.interface()), false, message).with("path", error.folder.display().to_string())
+                let path = error.folder.display().to_string();
+                if call.interface() == storage_interface::INTERFACE.name {
+                    return Fault::of(&storage_interface::error::ReadOnly { path }, false, message);
+                }
+                Fault::of(&error::ReadOnly { path }, false, message)
             })?;
         }
         match call.method() {
@@ -562,20 +566,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn fault(error: BookError) -> Fault {
     let message = error.to_string();
     match error {
-        BookError::NoSuchDataset(name) => Fault::new("org.brahman.Catalog.NoSuchDataset", false, message).with("name", name),
+        BookError::NoSuchDataset(name) => Fault::of(&error::NoSuchDataset { name }, false, message),
         BookError::BadName(_) | BookError::Reserved(_) => Fault::invalid_parameter("name", message),
-        BookError::MadeByMock { name, maker } => {
-            Fault::new("org.brahman.Catalog.MadeByMock", false, message).with("name", name).with("maker", maker)
-        }
+        BookError::MadeByMock { name, maker } => Fault::of(&error::MadeByMock { name, maker }, false, message),
         BookError::Incomplete { name, keys, rows, expected_rows, .. } => {
-            let fault = Fault::new("org.brahman.Catalog.Incomplete", false, message).with("name", name).with("keys", keys);
-            fault.with("rows", rows).with("expected_rows", expected_rows)
+            Fault::of(&error::Incomplete { name, keys, rows, expected_rows }, false, message)
         }
-        BookError::BadObject { key, .. } => Fault::new("org.brahman.Catalog.BadObject", false, message).with("key", key),
-        BookError::NoSuchBucket { name, .. } => Fault::new("org.brahman.Catalog.NoSuchBucket", false, message).with("name", name),
-        BookError::GivenUp(run_id) => Fault::new("org.brahman.Catalog.GivenUp", false, message).with("run_id", run_id),
-        BookError::Moved { name, .. } => Fault::new("org.brahman.Catalog.Moved", true, message).with("name", name),
-        BookError::Damaged { name, .. } => Fault::new("org.brahman.Catalog.Damaged", false, message).with("name", name),
+        BookError::BadObject { key, .. } => Fault::of(&error::BadObject { key }, false, message),
+        BookError::NoSuchBucket { name, .. } => Fault::of(&error::NoSuchBucket { name }, false, message),
+        BookError::GivenUp(run_id) => Fault::of(&error::GivenUp { run_id }, false, message),
+        BookError::Moved { name, .. } => Fault::of(&error::Moved { name }, true, message),
+        BookError::Damaged { name, .. } => Fault::of(&error::Damaged { name }, false, message),
         BookError::Io { .. } => Fault::internal(message),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::InfoOut;
+use brahman_card::interface::score::{InfoOut, error};
 use brahman_sidecar::chain;
 use thiserror::Error;
 
@@ -190,17 +190,17 @@ impl EngineError {
             Self::Cancelled => Fault::internal(message),
             Self::Deadline => Fault::deadline_exceeded("scoring"),
             Self::TooLong { tokens, window } => {
-                Fault::new("org.brahman.Score.ContextTooLong", false, message).with("tokens", *tokens).with("window", *window)
+                Fault::of(&error::ContextTooLong { tokens: *tokens as u64, window: *window as u64 }, false, message)
             }
             Self::NoSuchToken { token, vocabulary } => {
-                Fault::new("org.brahman.Score.NoSuchToken", false, message).with("token", *token).with("vocabulary", *vocabulary)
+                Fault::of(&error::NoSuchToken { token: (*token).into(), vocabulary: (*vocabulary).into() }, false, message)
             }
             Self::TooMuch { .. } => Fault::invalid_parameter("conversation", message),
-            Self::BadOutput { .. } => Fault::new("org.brahman.Score.BadOutput", false, message),
+            Self::BadOutput { .. } => Fault::of(&error::BadOutput {}, false, message),
             Self::OutOfBudget { needed, budget, .. } => {
-                Fault::new("org.brahman.Score.OutOfBudget", false, message).with("needed", *needed).with("budget", *budget)
+                Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message)
             }
-            Self::Server { retryable, .. } => Fault::new("org.brahman.Score.ServerFailed", *retryable, message),
+            Self::Server { retryable, .. } => Fault::of(&error::ServerFailed {}, *retryable, message),
             Self::Failed(_) | Self::Nothing => Fault::internal(message),
         }
     }

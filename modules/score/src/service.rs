@@ -210,8 +210,7 @@ impl Source {
 }
 
 fn file(path: &str) -> Result<Vec<u8>, Fault> {
-    let unreadable =
-        |why: String| Fault::new("org.brahman.Score.FileUnreadable", false, format!("{path}: {why}")).with("path", path.to_owned());
+    let unreadable = |why: String| Fault::of(&score::error::FileUnreadable { path: path.to_owned() }, false, format!("{path}: {why}"));
     if !Path::new(path).is_absolute() {
         return Err(unreadable("expected an absolute path: the service has a working directory of its own".into()));
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{CommitIn, Object};
+use brahman_card::interface::catalog::{CommitIn, Object, error};
 use brahman_storage::buckets::{BucketError, Created};
 
 use super::{CatalogService, fault};
@@ -159,7 +159,7 @@ const PART_BYTES: u64 = brahman_card::interface::storage::OBJECT_BYTES_MAX;
 
 pub(super) fn bucket_failed(bucket: &str, error: &BucketError) -> Fault {
     let message = format!("bucket `{bucket}`: {error}; nothing was published");
-    Fault::new("org.brahman.Catalog.BucketFailed", true, message).with("name", bucket.to_owned())
+    Fault::of(&error::BucketFailed { name: bucket.to_owned() }, true, message)
 }
 
 fn taken(bucket: &str, name: &str, generation: u64) -> Fault {
@@ -167,7 +167,7 @@ fn taken(bucket: &str, name: &str, generation: u64) -> Fault {
         "bucket `{bucket}` holds generation {generation} of dataset `{name}` by somebody else; nothing was published: give it another \
          name, or another bucket"
     );
-    Fault::new("org.brahman.Catalog.Moved", false, message).with("name", name.to_owned())
+    Fault::of(&error::Moved { name: name.to_owned() }, false, message)
 }
 
 /// Whoever goes on with a dataset that somebody has taken up elsewhere, knowingly or not.
@@ -177,7 +177,7 @@ fn adopted(bucket: &str, name: &str, generation: u64, by: &str) -> Fault {
          {generation} lies there: this catalog can put no further one of it there, and nothing was published. What it has it can read. Go on \
          there; or here, under another name or in another bucket; or have the dataset deleted there, and commit again"
     );
-    Fault::new("org.brahman.Catalog.Moved", false, message).with("name", name.to_owned())
+    Fault::of(&error::Moved { name: name.to_owned() }, false, message)
 }
 
 fn unknown(bucket: &str, commit: &CommitIn, why: &str) -> Fault {
@@ -186,8 +186,7 @@ fn unknown(bucket: &str, commit: &CommitIn, why: &str) -> Fault {
          the same commit again; its objects stay",
         commit.run_id, commit.name
     );
-    let fault = Fault::new("org.brahman.Catalog.Unknown", true, message).with("name", commit.name.clone());
-    fault.with("run_id", commit.run_id.clone())
+    Fault::of(&error::Unknown { name: commit.name.clone(), run_id: commit.run_id.clone() }, true, message)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use brahman_card::Fault;
 use brahman_card::interface::storage::{
     AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
-    OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn,
+    OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
 use brahman_sidecar::{Call, Reply};
 use brahman_storage::buckets::{Added, BucketError, MARKER};
@@ -120,7 +120,7 @@ impl CatalogService {
             false => {
                 let message =
                     format!("whether bucket `{name}` is in use cannot be told, for this could not be read: {}", doubts.join("; "));
-                Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", name.to_owned()))
+                Err(Fault::of(&error::InUse { name: name.to_owned() }, false, message))
             }
         }
     }
@@ -137,7 +137,7 @@ fn in_use(bucket: &str, what: &str, names: &[String]) -> Result<(), Fault> {
     };
     let named = names[..names.len().min(NAMED)].join(", ");
     let message = format!("{what} in bucket `{bucket}`: {named}{more}; delete them or take them elsewhere first");
-    Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", bucket.to_owned()))
+    Err(Fault::of(&error::InUse { name: bucket.to_owned() }, false, message))
 }
 
 /// Indexes whose home is in a bucket's folder. Where one has moved away only a note is left.
@@ -163,16 +163,18 @@ fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 pub(super) fn refused(name: &str, error: &BucketError) -> Fault {
     let message = error.to_string();
-    let of = |kind: &'static str, retryable| Fault::new(kind, retryable, message.clone()).with("name", name.to_owned());
+    let name = name.to_owned();
     match error {
-        BucketError::NoSuchBucket(_) => of("org.brahman.Storage.NoSuchBucket", false),
-        BucketError::Protected(_) => of("org.brahman.Storage.Protected", false),
+        BucketError::NoSuchBucket(_) => Fault::of(&error::NoSuchBucket { name }, false, message),
+        BucketError::Protected(_) => Fault::of(&error::Protected { name }, false, message),
         // What is away may come back.
-        BucketError::Unusable { .. } | BucketError::Away { .. } => of("org.brahman.Storage.Unusable", true),
+        BucketError::Unusable { .. } | BucketError::Away { .. } => Fault::of(&error::Unusable { name }, true, message),
         BucketError::Bad(_) => Fault::invalid_parameter("bucket", message),
-        BucketError::NoSuchObject { key, .. } => of("org.brahman.Storage.NoSuchObject", false).with("key", key.clone()),
-        BucketError::Damaged { key, .. } => of("org.brahman.Storage.DamagedObject", false).with("key", key.clone()),
-        BucketError::TooLarge { size, .. } => of("org.brahman.Storage.TooLarge", false).with("size", *size).with("max", OBJECT_BYTES_MAX),
+        BucketError::NoSuchObject { key, .. } => Fault::of(&error::NoSuchObject { name, key: key.clone() }, false, message),
+        BucketError::Damaged { key, .. } => Fault::of(&error::DamagedObject { name, key: key.clone() }, false, message),
+        BucketError::TooLarge { size, .. } => {
+            Fault::of(&error::TooLarge { name: Some(name), size: *size, max: OBJECT_BYTES_MAX }, false, message)
+        }
         BucketError::Io(_) => Fault::internal(message),
     }
 }

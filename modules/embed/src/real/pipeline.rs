@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use brahman_card::Fault;
-use brahman_card::interface::embed::{Device, InfoOut};
+use brahman_card::interface::embed::{Device, InfoOut, error};
 use brahman_sidecar::onnx::RuntimeError;
 use brahman_sidecar::onnx::device::{self, DeviceChoice, DeviceError};
 use brahman_storage::digest::sha256;
@@ -177,10 +177,8 @@ impl Pipeline {
             "text {index} has {tokens} tokens, {} takes {}: shorten it, or pass truncate = true",
             self.identity.model, self.max_tokens
         );
-        Fault::new("org.brahman.Embed.TextTooLong", false, message)
-            .with("index", index)
-            .with("tokens", tokens)
-            .with("max_tokens", self.max_tokens)
+        let (index, max_tokens) = (index as u64, self.max_tokens as u64);
+        Fault::of(&error::TextTooLong { index, tokens: tokens.into(), max_tokens }, false, message)
     }
 
     /// Looks every text up; what is not there stays to be computed.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use brahman_card::Fault;
+use brahman_card::interface::embed::error::BadOutput;
 use brahman_sidecar::chain;
 use tokio::sync::oneshot;
 
@@ -209,7 +210,7 @@ fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec
                 let done: VectorOutcome = if (square - 1.0).abs() < 1e-3 {
                     Ok(vector.into())
                 } else {
-                    Err(Fault::new("org.brahman.Embed.BadOutput", false, "the model's output is not finite, or zero"))
+                    Err(Fault::of(&BadOutput {}, false, "the model's output is not finite, or zero"))
                 };
                 // Kept before it is answered, so that whoever asks next finds it.
                 if let Ok(vector) = &done {
@@ -220,7 +221,7 @@ fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec
         }
         Err(error) => {
             tracing::error!("inference failed: {}", chain(&error));
-            let fault = Fault::new("org.brahman.Embed.BadOutput", true, "inference failed; the module's log has the reason");
+            let fault = Fault::of(&BadOutput {}, true, "inference failed; the module's log has the reason");
             for item in batch {
                 queue.answer(&item.content, &Err(fault.clone()));
             }
