@@ -20,6 +20,18 @@ impl std::fmt::Display for BadInput {
 
 impl std::error::Error for BadInput {}
 
+/// Something is wrong, and the output says what: there is nothing to add but the exit status.
+#[derive(Debug)]
+pub(crate) struct Unsound(pub(crate) String);
+
+impl std::fmt::Display for Unsound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unsound {}
+
 /// What is reported.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -55,7 +67,7 @@ impl Failure {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let message = format!("{error:#}");
         // A document that says what is wrong is not followed by another that says that something is.
-        let said = error.downcast_ref::<crate::commands::buckets::Unsound>().is_some();
+        let said = error.downcast_ref::<Unsound>().is_some();
         if error.downcast_ref::<BadInput>().is_some() {
             return Self { code: 6, message, hint: None, fault: None, said };
         }

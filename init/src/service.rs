@@ -10,7 +10,7 @@ use brahman_card::interface::init::{
     self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut,
 };
 use brahman_card::{Card, Fault, Interface, ModuleRecord};
-use brahman_sidecar::{Call, Peer, Reply, Service, telemetry};
+use brahman_sidecar::{Call, Peer, Reply, Service, chain, telemetry};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::logs::Logs;
@@ -191,8 +191,8 @@ fn without_environment(modules: &[ModuleRecord]) -> Vec<ModuleRecord> {
 }
 
 fn parse(value: &serde_json::Value) -> Result<Card, Fault> {
-    let text = serde_json::to_vec(value).map_err(|e| bad_card(&e.to_string()))?;
-    Card::parse("card.json", &text).map_err(|e| bad_card(&e.to_string()))
+    let text = serde_json::to_vec(value).map_err(|e| bad_card(&chain(&e)))?;
+    Card::parse("card.json", &text).map_err(|e| bad_card(&chain(&e)))
 }
 
 pub(crate) fn bad_card(why: &str) -> Fault {

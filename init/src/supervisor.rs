@@ -12,11 +12,11 @@ use brahman_card::card::{answers, contexts, unknown_context};
 use brahman_card::interface::init::WatchOut;
 use brahman_card::interface::init::error::NoSuchSession;
 use brahman_card::{Card, Fault, ModuleRecord, ModuleState, interface};
-use brahman_sidecar::place;
 use brahman_sidecar::place::cards::{may_attach, socket_path};
 use brahman_sidecar::place::socket::SocketFile;
 use brahman_sidecar::place::state::{StateLock, check_place};
 use brahman_sidecar::serve::{ServeOptions, serve};
+use brahman_sidecar::{chain, place};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
@@ -30,7 +30,7 @@ use crate::logs::Logs;
 use crate::notify::{Ear, Mouth, Word};
 use crate::processes::{self, Recorded};
 use crate::service::{InitService, Request, bad_card, no_such_module, not_supervised};
-use crate::setup::{Refused, load, mesh_group, wire_path};
+use crate::setup::{Refusal, load, mesh_group, wire_path};
 use crate::sockets::{self, Held, Lock, SocketError};
 use crate::spawn::{Places, Process, admits_group, orphans, spawn, tend_orphan};
 use crate::state::{Effect, Entry, Event, GRACE_MS, Id, Millis, State};
@@ -91,10 +91,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut child = signal(SignalKind::child())?;
     let mut lock = Lock::take(&options.mesh)?;
     let group = mesh_group(&options.mesh, &lock)?;
-    let cgroup = Cgroups::folder().map_err(|e| Refused(e.to_string()))?;
-    let cards = load(&options).map_err(|fault| Refused(fault.message().to_owned()))?;
+    let cgroup = Cgroups::folder()?;
+    let cards = load(&options.cards, &options.mesh).map_err(|fault| Refusal(fault.message().to_owned()))?;
     if let Some(why) = options.context.as_deref().and_then(|name| unknown_context(name, &cards)) {
-        return Err(Refused(why).into());
+        return Err(Refusal(why).into());
     }
     lock.forget_context(&options.mesh)?;
     check_place(&options.state)?;
@@ -350,8 +350,9 @@ impl Supervisor {
         let started = match started {
             Ok(started) => started,
             Err(error) => {
-                tracing::error!(label = %card.label, "{}", error.reason);
-                return Event::SpawnFailed { id, reason: error.reason, permanent: error.permanent };
+                let (reason, permanent) = (chain(&error), error.is_permanent());
+                tracing::error!(label = %card.label, "{reason}");
+                return Event::SpawnFailed { id, reason, permanent };
             }
         };
         let pid = started.process.pid;
@@ -376,7 +377,7 @@ impl Supervisor {
             Err(error) => {
                 started.process.kill_group();
                 let _ = started.process.reap();
-                return Event::SpawnFailed { id, reason: format!("its end could not be watched: {error}"), permanent: false };
+                return Event::SpawnFailed { id, reason: format!("its end could not be watched: {}", chain(&error)), permanent: false };
             }
         }
         self.processes.insert(id.clone(), started.process);
@@ -441,7 +442,7 @@ impl Supervisor {
     }
 
     fn reload(&mut self) -> Result<brahman_card::interface::init::ReloadOut, Fault> {
-        let cards = load(&self.options)?;
+        let cards = load(&self.options.cards, &self.options.mesh)?;
         for attached in self.state.cards(true) {
             may_attach(attached, &cards, &self.options.mesh).map_err(|error| {
                 bad_card(&format!("`{}` is attached by itself: {}; nothing was changed", attached.label, error.expected))
@@ -503,7 +504,7 @@ impl Supervisor {
                             return;
                         }
                         if let Err(error) = may_attach(&card, self.state.cards(false), &self.options.mesh) {
-                            let _ = reply.send(Err(bad_card(&error.to_string())));
+                            let _ = reply.send(Err(bad_card(&chain(&error))));
                             return;
                         }
                         let socket = wire_path(&socket_path(&card, &self.options.mesh));

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use brahman_card::interface::catalog::{AdoptIn, method};
 
-use super::buckets::Unsound;
 use super::get;
+use crate::failure::Unsound;
 use crate::output::{Output, Tone};
 
 /// Takes up every dataset that has a manifest in a bucket, or one by name. Fails if any does not add up.

@@ -12,7 +12,7 @@ use brahman_card::interface::storage::{
 use clap::Subcommand;
 
 use super::{get, stream};
-use crate::failure::BadInput;
+use crate::failure::{BadInput, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// What can be done with buckets.
@@ -67,18 +67,6 @@ pub(crate) enum Buckets {
         file: PathBuf,
     },
 }
-
-/// Something is wrong, and the output says what: there is nothing to add but the exit status.
-#[derive(Debug)]
-pub(crate) struct Unsound(pub(crate) String);
-
-impl std::fmt::Display for Unsound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unsound {}
 
 pub(crate) async fn run(socket: &Path, command: Option<Buckets>, output: &Output) -> anyhow::Result<()> {
     match command {

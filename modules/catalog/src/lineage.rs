@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{Dataset, Origin};
+use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
 use brahman_storage::log::Log;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::books::folder_of;
+use crate::books::entry::folder_of;
 use crate::books::sweep::{RunRecord, Standing};
 
 /// Events after which the older half is dropped.
@@ -246,7 +247,7 @@ impl Journal {
         let path = folder.join("lineage.log");
         let (log, records) = match Log::open::<Record>(&path) {
             Ok((log, records)) => (Ok(log), records),
-            Err(error) => (Err(Unreadable { path, why: error.to_string() }), Vec::new()),
+            Err(error) => (Err(Unreadable { path, why: chain(&error) }), Vec::new()),
         };
         let (open, committed, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         let (unrecorded, missed) = (BTreeSet::new(), None);
@@ -263,7 +264,7 @@ impl Journal {
             if journal.open.contains_key(&dataset.lineage.run_id)
                 && let Err(error) = journal.complete(dataset)
             {
-                tracing::warn!(dataset = dataset.name, "its last commit is written into the journal at the next opening: {error}");
+                tracing::warn!(dataset = dataset.name, "its last commit is written into the journal at the next opening: {}", chain(&error));
             }
         }
         Ok(journal)
@@ -293,7 +294,7 @@ impl Journal {
         let is_noted = noted.is_ok();
         let noted = noted.and_then(|()| self.append(missed.into_iter().map(unrecorded).collect()));
         if let Err(error) = noted {
-            tracing::warn!("what the lineage's journal misses is noted at the next opening: {error}");
+            tracing::warn!("what the lineage's journal misses is noted at the next opening: {}", chain(&error));
         }
         self.missed = Some((words, is_noted));
     }
@@ -372,7 +373,7 @@ impl Journal {
                 }
                 // What was appended is there all the same.
                 Ok(Err(error)) => {
-                    tracing::warn!("the lineage's journal stays as long as it is for now: {error}");
+                    tracing::warn!("the lineage's journal stays as long as it is for now: {}", chain(&error));
                     self.compact_at = self.records.len() + EVENTS_MAX / 10;
                 }
                 Err(_) => {}

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use brahman_sidecar::chain;
 use brahman_storage::digest::sha256_file;
 
 /// Files that are remembered; of more all are read again.
@@ -80,7 +81,7 @@ impl Verified {
             Ok(Some(found)) => State::Damaged(format!("its sha256 is {found}, expected {sha256}")),
             Ok(None) => State::Missing,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => State::Missing,
-            Err(error) => State::Damaged(error.to_string()),
+            Err(error) => State::Damaged(chain(&error)),
         }
     }
 

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use brahman_catalog::books::manifests::{self, Head, Manifest};
-use brahman_catalog::books::sweep::{self, Evidence, Folder, Listed, RunRecord, Standing, Verdict};
+use brahman_catalog::books::sweep::{self, Doubt, Evidence, Folder, Listed, RunRecord, Standing, Verdict};
 use serde_json::Value;
 
 const HISTORIES: u64 = 10_000;
@@ -186,7 +186,7 @@ impl Catalog {
             let last = entry.history.iter().rev().take(2).map(|run| (name.clone(), run.clone()));
             (name.clone(), Ok(objects.chain(last).collect()))
         };
-        let gone = self.gone().into_iter().map(|name| (name, Err("its file is gone".to_owned())));
+        let gone = self.gone().into_iter().map(|name| (name, Err(Doubt("its file is gone".to_owned()))));
         Evidence { needed: self.entries.iter().map(needs).chain(gone).collect(), unread: Vec::new(), runs: self.runs(now_ms) }
     }
 
@@ -259,7 +259,7 @@ impl World {
         self.now_ms + self.catalogs[who].skew_ms
     }
 
-    fn listed(&self, bucket: &str, name: &str) -> Vec<Result<Listed, String>> {
+    fn listed(&self, bucket: &str, name: &str) -> Vec<Result<Listed, Doubt>> {
         let prefix = format!("datasets/{name}/");
         let keys = self.objects.keys().filter(|(at, key)| at == bucket && key.starts_with(&prefix));
         keys.map(|(bucket, key)| Ok(Listed { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK })).collect()

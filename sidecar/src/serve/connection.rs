@@ -17,14 +17,13 @@ use brahman_card::wire::parameters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::call::{Then, encode_fault, frame_reply, method_ranges, range_in};
 use super::memory::Charge;
-use super::wait::{NEXT_CALL_POLL, Wait};
+use super::wait::{NEXT_CALL_POLL, Wait, drained};
 use super::{Call, Peer, Reply, ServeOptions, Service, Upgraded};
 use crate::chain;
 
@@ -370,12 +369,6 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
         Err(error) => Err(error),
     }
-}
-
-/// Tells the runtime that a read got less than it had room for: the socket is empty, and the next wait is spared a read that
-/// finds nothing. After a read that filled its room this would be wrong: the rest would never be heard of.
-pub(super) fn drained(stream: &UnixStream) {
-    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 /// After an end of input: whether the peer is gone altogether, or has only finished sending.

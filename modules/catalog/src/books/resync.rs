@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{Column, Dataset, Object, Origin, Version};
+use brahman_sidecar::chain;
 
 use super::entry::{Entry, salvage};
 use super::{BookError, Books, Head, Roots, names, now_ms};
@@ -217,7 +218,7 @@ impl Books {
         let view = self.publish(name, entry)?;
         let noted = self.journal.start(name, &run_id, "resync").and_then(|()| self.journal.complete(&view));
         if let Err(error) = noted {
-            tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
+            tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
         Ok(view)
     }
@@ -232,7 +233,7 @@ impl Books {
         let view = self.publish(name, entry)?;
         // A run of nobody's that is known: that nothing is recorded of it is no loss.
         if let Err(error) = self.journal.take_up(&view) {
-            tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
+            tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
         Ok(view)
     }
@@ -294,8 +295,7 @@ impl Looking {
             // Other bytes are taken, but none that nobody can read.
             for (bucket, key) in changed {
                 let path = self.roots.get(bucket)?.folder.join(&key);
-                let why = |error: io::Error| format!("it cannot be read to its end ({error}); nothing was published");
-                footers::check_pages(&path).map_err(|error| BookError::BadObject { key: key.clone(), why: why(error) })?;
+                footers::check_pages(&path).map_err(|source| BookError::Unreadable { key, source })?;
             }
             return Ok(());
         }
@@ -529,7 +529,8 @@ impl Looking {
         let mut objects = Vec::new();
         for (bucket, key) in places {
             let bad = |why: String| BookError::BadObject { key: key.clone(), why };
-            let (object, its) = footers::object(bucket, self.roots.get(bucket)?, key).map_err(|e| bad(e.to_string()))?;
+            let unreadable = |source| BookError::Unreadable { key: key.clone(), source };
+            let (object, its) = footers::object(bucket, self.roots.get(bucket)?, key).map_err(unreadable)?;
             if schema.as_ref().is_some_and(|first| first.fields() != its.fields()) {
                 return Err(bad("its columns are not those of the first object".to_owned()));
             }

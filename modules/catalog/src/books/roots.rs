@@ -107,7 +107,7 @@ impl Roots {
                     continue;
                 }
             }
-            let (found, bytes) = sha256_file(&path).map_err(|e| bad(e.to_string()))?;
+            let (found, bytes) = sha256_file(&path).map_err(|source| BookError::Unreadable { key: object.key.clone(), source })?;
             if found != object.sha256 || bytes != object.bytes {
                 return Err(bad(format!("has {bytes} bytes and sha256 {found}, the commit says {} and {}", object.bytes, object.sha256)));
             }

@@ -48,11 +48,16 @@ pub struct RunRecord {
     pub standing: Standing,
 }
 
+/// Why something that had to be read before anything is deleted was not: what it says is not known, and may be anything.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Doubt(pub String);
+
 /// What was read before anything is deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// By dataset, the folders that its file needs, or why that could not be read; also of one that was committed and has no file.
-    pub needed: BTreeMap<String, Result<BTreeSet<Folder>, String>>,
+    pub needed: BTreeMap<String, Result<BTreeSet<Folder>, Doubt>>,
     /// What else could not be read: the journal, the registry of buckets, a folder.
     pub unread: Vec<String>,
     /// Runs that this catalog began, by their ids.
@@ -121,9 +126,9 @@ pub fn verdict(listed: &Listed, run: Option<&RunRecord>, is_needed: bool) -> Ver
 ///
 /// # Errors
 /// [`Refusal`], if anything could not be read.
-pub fn plan(evidence: &Evidence, listing: &[Result<Listed, String>]) -> Result<Plan, Refusal> {
+pub fn plan(evidence: &Evidence, listing: &[Result<Listed, Doubt>]) -> Result<Plan, Refusal> {
     let entries = evidence.needed.iter().filter_map(|(name, needed)| Some(format!("dataset `{name}`: {}", needed.as_ref().err()?)));
-    let listed = listing.iter().filter_map(|listed| listed.as_ref().err().cloned());
+    let listed = listing.iter().filter_map(|listed| listed.as_ref().err().map(Doubt::to_string));
     let unread: Vec<String> = entries.chain(evidence.unread.iter().cloned()).chain(listed).collect();
     if !unread.is_empty() {
         return Err(Refusal { unread });
@@ -156,14 +161,14 @@ mod tests {
         prop::collection::btree_set(("[ab]", "[r-w]"), 0..6)
     }
 
-    fn listed() -> impl Strategy<Value = Result<Listed, String>> {
+    fn listed() -> impl Strategy<Value = Result<Listed, Doubt>> {
         let good = ("primary|lake|rescue", "(datasets/[ab]/[r-w]/[01])|datasets/x|other", any::<bool>());
         let good = good.prop_map(|(bucket, key, resumable)| Listed { bucket, key, resumable });
-        prop_oneof![30 => good.prop_map(Ok), 1 => Just(Err("a folder: no permission".to_owned()))]
+        prop_oneof![30 => good.prop_map(Ok), 1 => Just(Err(Doubt("a folder: no permission".to_owned())))]
     }
 
-    fn needs() -> impl Strategy<Value = Result<BTreeSet<Folder>, String>> {
-        prop_oneof![20 => folders().prop_map(Ok), 1 => Just(Err("its checksum does not match".to_owned()))]
+    fn needs() -> impl Strategy<Value = Result<BTreeSet<Folder>, Doubt>> {
+        prop_oneof![20 => folders().prop_map(Ok), 1 => Just(Err(Doubt("its checksum does not match".to_owned())))]
     }
 
     fn runs() -> impl Strategy<Value = BTreeMap<String, RunRecord>> {
@@ -235,7 +240,7 @@ mod tests {
         let elsewhere = |bucket: &str| Listed { bucket: bucket.into(), ..listed("old", false) };
         let told = plan(&evidence, &[Ok(elsewhere("lake")), Ok(elsewhere("rescue"))]).expect("all is read");
         assert_eq!(told.spent, [elsewhere("rescue")], "a copy is ours wherever it was copied from");
-        evidence.needed.insert("e".into(), Err("its checksum does not match".into()));
+        evidence.needed.insert("e".into(), Err(Doubt("its checksum does not match".into())));
         let refused = plan(&evidence, &listing).expect_err("it may need any of them").to_string();
         assert!(refused.contains("`e`: its checksum does not match"), "{refused}");
     }

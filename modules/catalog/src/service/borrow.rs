@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use brahman_card::interface::catalog::Object;
 use brahman_card::interface::storage::RESCUE;
+use brahman_sidecar::chain;
 use brahman_storage::buckets::BucketError;
 
 use super::CatalogService;
@@ -58,7 +59,7 @@ impl CatalogService {
             return None;
         }
         if let Err(error) = self.buckets.present(RESCUE).await {
-            tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {error}");
+            tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {}", chain(&error));
             return None;
         }
         let rescue = self.buckets.list().into_iter().find(|bucket| bucket.name == RESCUE);
@@ -87,7 +88,7 @@ impl CatalogService {
         match self.bring_back(object, &path).await {
             Ok(()) => Some(path),
             Err(error) => {
-                tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {error}");
+                tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {}", chain(&error));
                 None
             }
         }
@@ -124,7 +125,7 @@ fn note_use(path: &Path) {
     if age(path).is_some_and(|age| age > NOTED_EVERY)
         && let Err(error) = File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()))
     {
-        tracing::warn!("{}: {error}: it may be fetched again", path.display());
+        tracing::warn!("{}: {}: it may be fetched again", path.display(), chain(&error));
     }
 }
 
@@ -138,7 +139,7 @@ fn clear(folder: &Path) {
         if age(&path).is_some_and(|age| age > KEPT)
             && let Err(error) = fs::remove_file(&path)
         {
-            tracing::warn!("{}: {error}", path.display());
+            tracing::warn!("{}: {}", path.display(), chain(&error));
         }
     }
 }

@@ -7,7 +7,7 @@ use brahman_card::Fault;
 use brahman_card::interface::storage::{
     GetObjectIn, GetObjectOut, OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RESCUE, decode, encode, error,
 };
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{BucketError, Part};
 use brahman_storage::digest::{hex, sha256};
 
@@ -58,7 +58,7 @@ impl CatalogService {
             for copy in copy_keys(&self.node, &bucket, &key, recorded.is_some(), shared) {
                 match self.buckets.read(RESCUE, &copy, (offset, length), recorded.as_deref()).await {
                     Ok(part) => return told(part, offset, true),
-                    Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {error}"),
+                    Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {}", chain(&error)),
                 }
             }
         }

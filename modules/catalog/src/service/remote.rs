@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{CommitIn, Object, error};
+use brahman_sidecar::chain;
 use brahman_storage::buckets::{BucketError, Created};
 
 use super::{CatalogService, fault};
@@ -102,7 +103,7 @@ impl CatalogService {
 
     /// Puts the manifest of a commit under a number, again and again for a while if its answers are lost: it is the same each time.
     async fn put_manifest(&self, bucket: &str, commit: &CommitIn, generation: u64) -> Result<Put, Fault> {
-        let internal = |e: serde_json::Error| Fault::internal(e.to_string());
+        let internal = |e: serde_json::Error| Fault::internal(chain(&e));
         let manifest = Manifest {
             node: self.node.clone(),
             run_id: commit.run_id.clone(),
@@ -148,7 +149,7 @@ impl CatalogService {
             let is_last = part.bytes.is_empty();
             text.extend(part.bytes);
             if is_last || text.len() as u64 >= part.size {
-                return serde_json::from_slice(&text).map(Some).map_err(|e| damaged(format!("it is no manifest: {e}")));
+                return serde_json::from_slice(&text).map(Some).map_err(|e| damaged(format!("it is no manifest: {}", chain(&e))));
             }
         }
     }
@@ -158,7 +159,7 @@ impl CatalogService {
 const PART_BYTES: u64 = brahman_card::interface::storage::OBJECT_BYTES_MAX;
 
 pub(super) fn bucket_failed(bucket: &str, error: &BucketError) -> Fault {
-    let message = format!("bucket `{bucket}`: {error}; nothing was published");
+    let message = format!("bucket `{bucket}`: {}; nothing was published", chain(error));
     Fault::of(&error::BucketFailed { name: bucket.to_owned() }, true, message)
 }
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::catalog::{Copies, Object};
 use brahman_card::interface::storage::RESCUE;
+use brahman_sidecar::chain;
 use brahman_storage::buckets::BucketError;
 use tokio::sync::{Notify, watch};
 
@@ -199,7 +200,7 @@ impl Copier {
 }
 
 fn words(error: &BucketError) -> String {
-    error.to_string().chars().take(WHY_CHARS).collect()
+    chain(error).chars().take(WHY_CHARS).collect()
 }
 
 fn now_ms() -> u64 {

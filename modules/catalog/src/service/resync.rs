@@ -149,6 +149,6 @@ mod tests {
         assert!(!reading.is_finished(), "it is still being read");
         drop(std::fs::File::options().write(true).open(&pipe).expect("opened"));
         let refused = reading.join().expect("it ends").expect_err("a pipe is no Parquet file");
-        assert!(matches!(refused, BookError::BadObject { .. }), "{refused}");
+        assert!(matches!(refused, BookError::Unreadable { .. }), "{refused}");
     }
 }

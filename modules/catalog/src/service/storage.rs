@@ -9,7 +9,7 @@ use brahman_card::interface::storage::{
     AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
     OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{Added, BucketError, MARKER};
 
 use super::CatalogService;
@@ -73,7 +73,7 @@ impl CatalogService {
             "CompactErrors" => {
                 let CompactErrorsIn { keep } = call.parameters()?;
                 let done = buckets.compact(number(keep.unwrap_or(KEPT)));
-                let (kept, dropped) = done.map_err(|e| Fault::internal(format!("the journal of failures: {e}")))?;
+                let (kept, dropped) = done.map_err(|e| Fault::internal(format!("the journal of failures: {}", chain(&e))))?;
                 Reply::of(&CompactErrorsOut { kept: kept as u64, dropped: dropped as u64 })
             }
             "GetObject" => self.get_object(call).await,
@@ -114,7 +114,7 @@ impl CatalogService {
         let mut doubts = books.unread_datasets();
         let indexes = local.map_or_else(|| Ok(Vec::new()), |root| indexes_in(&root.folder));
         in_use(name, "indexes live", indexes.as_deref().unwrap_or_default())?;
-        doubts.extend(indexes.err().map(|error| error.to_string()));
+        doubts.extend(indexes.err().map(|error| chain(&error)));
         match doubts.is_empty() {
             true => Ok(()),
             false => {
@@ -162,7 +162,7 @@ fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 pub(super) fn refused(name: &str, error: &BucketError) -> Fault {
-    let message = error.to_string();
+    let message = chain(error);
     let name = name.to_owned();
     match error {
         BucketError::NoSuchBucket(_) => Fault::of(&error::NoSuchBucket { name }, false, message),

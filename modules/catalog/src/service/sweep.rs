@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use brahman_card::interface::storage::RESCUE;
+use brahman_sidecar::chain;
 use brahman_storage::buckets::BucketError;
 use thiserror::Error;
 
@@ -23,7 +24,7 @@ const LISTED_MAX: usize = 1_000_000;
 enum SweepError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("nothing is tidied there: {0}")]
+    #[error("nothing is tidied there")]
     Bucket(#[from] BucketError),
 }
 
@@ -99,7 +100,7 @@ impl CatalogService {
         let mut notes = Vec::new();
         for bucket in self.written_by(&evidence) {
             if let Err(error) = self.sweep_bucket(&bucket, name, &evidence).await {
-                let note = format!("bucket `{bucket}`, dataset `{name}`: {error}");
+                let note = format!("bucket `{bucket}`, dataset `{name}`: {}", chain(&error));
                 tracing::warn!("{note}");
                 notes.push(note);
             }
