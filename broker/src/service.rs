@@ -117,13 +117,13 @@ impl Target {
 
 /// A route as found in one table: replicas of the best label, and what came after them.
 #[derive(Clone, Debug)]
-struct Found {
+struct FoundRoute {
     ranking: Arc<Ranking>,
     targets: Arc<[Arc<Target>]>,
 }
 
 /// Routes found in one table: they hold as long as it does.
-type RouteCache = (Option<Arc<Table>>, HashMap<RouteKey, Found>);
+type RouteCache = (Option<Arc<Table>>, HashMap<RouteKey, FoundRoute>);
 
 /// The broker.
 #[derive(Debug)]
@@ -261,7 +261,7 @@ impl Broker {
         context: Option<&str>,
         require: Option<&BTreeMap<String, String>>,
         peer: Peer,
-    ) -> Found {
+    ) -> FoundRoute {
         // Only a module whose Card wants this flow is an asker with wishes of its own.
         let asker = table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid));
         let key = (flow.to_owned(), context.map(str::to_owned), require.cloned(), asker.map(|a| a.card.id.clone()));
@@ -279,7 +279,7 @@ impl Broker {
             .iter()
             .filter(|c| c.matched.state == ModuleState::Ready)
             .map(|c| Arc::new(self.target(&table.modules[c.index], flow)));
-        let found = Found { targets: targets.collect(), ranking: Arc::new(ranking) };
+        let found = FoundRoute { targets: targets.collect(), ranking: Arc::new(ranking) };
         cache.1.insert(key, found.clone());
         found
     }
@@ -504,7 +504,7 @@ impl Broker {
 
 /// Of the ready providers: the first whose breaker is closed, among replicas of its label the cheaper of two; never
 /// nothing while one is ready. The one just lost is taken last.
-fn choose(found: &Found, avoid: Option<&str>) -> Option<Arc<Target>> {
+fn choose(found: &FoundRoute, avoid: Option<&str>) -> Option<Arc<Target>> {
     let open = |target: &&Arc<Target>| Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p));
     let targets = &found.targets;
     let best = targets.iter().find(open).or_else(|| targets.first())?;

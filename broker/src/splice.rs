@@ -192,10 +192,10 @@ impl Client {
                     broker.quarantine.survived(|| call.fingerprint());
                     return Ok(after);
                 }
-                Err(Failed::Stop(stop)) => return Err(stop),
-                Err(Failed::Unreached(why)) => (true, true, why),
-                Err(Failed::Unread(why)) => (false, true, why),
-                Err(Failed::Lost(why)) => (false, false, why),
+                Err(AttemptFailure::Stop(stop)) => return Err(stop),
+                Err(AttemptFailure::Unreached(why)) => (true, true, why),
+                Err(AttemptFailure::Unread(why)) => (false, true, why),
+                Err(AttemptFailure::Lost(why)) => (false, false, why),
             };
             // The beginning of a long one may have been read, and have done the harm.
             let is_innocent = is_unread && call.len() <= SHORT_BYTES;
@@ -246,11 +246,11 @@ impl Client {
     }
 
     /// One attempt at one provider.
-    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt) -> Result<After, Failed> {
+    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt) -> Result<After, AttemptFailure> {
         let started = Instant::now();
         let connecting =
             if call.oneway { target.dial().await } else { target.connect(target.idempotent(&call.interface, &call.method)).await };
-        let mut backend = connecting.map_err(|error| Failed::Unreached(format!("could not be reached: {error}")))?;
+        let mut backend = connecting.map_err(|error| AttemptFailure::Unreached(format!("could not be reached: {error}")))?;
         backend.frames.reserve_from(Box::new(Charge::of(self.peer.uid)));
         let number = broker.next_number();
         let head = call.head(target.wants_uid, self.peer.uid, number);
@@ -258,20 +258,20 @@ impl Client {
         let until_at = call.deadline.unwrap_or_else(|| started + 2 * WRITE_STALL);
         // It may have been given up while the call waited for its place.
         if let Some(why) = broker.gone(target) {
-            return Err(Failed::Unreached(why));
+            return Err(AttemptFailure::Unreached(why));
         }
         // Followed only if the answer is waited for.
         let mut table: Option<watch::Receiver<Arc<Table>>> = None;
         if backend.frames.is_denied() {
             let why = format!("no memory is left for an answer of `{}` while others are on their way", target.label());
-            return Err(Failed::Stop(Stop::Fault(Fault::overloaded(why, 100))));
+            return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
         }
         let written = self.attend(until_at, write_parts(&backend.stream, &parts)).await;
         match written {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Failed::Unread(format!("hung up ({error})"))),
+            Ok(Err(error)) => return Err(AttemptFailure::Unread(format!("hung up ({error})"))),
             Err(Stop::Fault(_)) => return Err(late(call, target)),
-            Err(stop) => return Err(Failed::Stop(stop)),
+            Err(stop) => return Err(AttemptFailure::Stop(stop)),
         }
         if call.oneway {
             target.note(Outcome::Answered, started.elapsed());
@@ -289,12 +289,12 @@ impl Client {
                     let answer = aside_if(frame.len() >= LONG_BYTES, move || Answer::read(frame, delimiter)).await;
                     let answer = match answer {
                         Ok(Ok(answer)) => answer,
-                        Ok(Err(error)) => return Err(Failed::Lost(format!("answered with something that is not Varlink: {error}"))),
-                        Err(fault) => return Err(Failed::Stop(Stop::Fault(fault))),
+                        Ok(Err(error)) => return Err(AttemptFailure::Lost(format!("answered with something that is not Varlink: {error}"))),
+                        Err(fault) => return Err(AttemptFailure::Stop(Stop::Fault(fault))),
                     };
                     // Whoever was told no number can give none back.
                     if answer.number.is_some_and(|of| of != number || !target.wants_uid) || answer.continues && !call.more {
-                        return Err(Failed::Lost("answered a call that was not made".into()));
+                        return Err(AttemptFailure::Lost("answered a call that was not made".into()));
                     }
                     let is_overload = answer.error.as_deref() == Some(Overloaded::NAME);
                     let outcome = if is_overload { Outcome::Overloaded } else { Outcome::Answered };
@@ -311,7 +311,7 @@ impl Client {
                     if call.extras && target.mock {
                         head.extend_from_slice(format!("\"{KEY_MOCK}\":true,").as_bytes());
                     }
-                    answer.pass_on(&self.stream, head, delimiter).await.map_err(|e| Failed::Stop(Stop::Io(e)))?;
+                    answer.pass_on(&self.stream, head, delimiter).await.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
                     if upgraded {
                         return Ok(After::Upgraded(backend));
                     }
@@ -326,7 +326,7 @@ impl Client {
                 Ok(None) => {}
                 Err(error) => {
                     let why = format!("`{}` answered `{}` with too much: {error}", target.label(), call.method);
-                    return Err(Failed::Stop(Stop::Fault(Fault::overloaded(why, 100))));
+                    return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
                 }
             }
             if backend.frames.pending().len() >= LONG_BYTES {
@@ -337,7 +337,7 @@ impl Client {
                 follow.mark_unchanged();
                 table = Some(follow);
                 if let Some(why) = broker.gone(target) {
-                    return Err(Failed::Lost(why));
+                    return Err(AttemptFailure::Lost(why));
                 }
                 continue;
             };
@@ -345,29 +345,29 @@ impl Client {
                 biased;
                 ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
                     Ok(true) => {}
-                    Ok(false) => return Err(Failed::Lost("hung up in mid-call".to_owned())),
+                    Ok(false) => return Err(AttemptFailure::Lost("hung up in mid-call".to_owned())),
                     // So the kernel says that something was left unread: the end of the call at least, without which there is none.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset && backend.frames.pending().is_empty() => {
-                        return Err(Failed::Unread(format!("hung up before it had read the call ({error})")));
+                        return Err(AttemptFailure::Unread(format!("hung up before it had read the call ({error})")));
                     }
-                    Err(error) => return Err(Failed::Lost(format!("hung up in mid-call ({error})"))),
+                    Err(error) => return Err(AttemptFailure::Lost(format!("hung up in mid-call ({error})"))),
                 },
                 open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
-                    open.map_err(|e| Failed::Stop(Stop::Io(e)))?;
-                    self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| Failed::Stop(Stop::Io(e)))?;
+                    open.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
+                    self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
                     if !self.read_open && hung_up(&self.stream) {
-                        return Err(Failed::Stop(Stop::HungUp));
+                        return Err(AttemptFailure::Stop(Stop::HungUp));
                     }
                 }
                 // A client that has finished sending may still go away.
                 () = tokio::time::sleep(GONE_EVERY), if !self.read_open => if hung_up(&self.stream) {
-                    return Err(Failed::Stop(Stop::HungUp));
+                    return Err(AttemptFailure::Stop(Stop::HungUp));
                 },
                 () = until(call.deadline) => return Err(late(call, target)),
                 _ = table.changed() => {
                     // A provider that was given up never answers: its socket is held by init, not by it.
                     if let Some(why) = broker.gone(target) {
-                        return Err(Failed::Lost(why));
+                        return Err(AttemptFailure::Lost(why));
                     }
                     // Calls that waited in the socket's backlog are read by the next life.
                     if let Some(turn) = &mut held.turn && broker.is_next_life(target) {
@@ -429,7 +429,7 @@ struct Attempt {
 }
 
 /// Why an attempt gave no answer.
-enum Failed {
+enum AttemptFailure {
     /// Nothing was sent: it can be tried again whatever it is.
     Unreached(String),
     /// The provider ended before it had read all of it: it can be tried again whatever it is.
@@ -453,8 +453,8 @@ impl From<Fault> for Stop {
     }
 }
 
-fn late(call: &Outgoing, target: &Target) -> Failed {
-    Failed::Stop(Stop::Fault(Fault::deadline_exceeded(format!("`{}` worked on `{}`", target.label(), call.method))))
+fn late(call: &Outgoing, target: &Target) -> AttemptFailure {
+    AttemptFailure::Stop(Stop::Fault(Fault::deadline_exceeded(format!("`{}` worked on `{}`", target.label(), call.method))))
 }
 
 /// Work that may take long, on a thread of its own if it will.

@@ -39,7 +39,7 @@ pub(crate) struct Process {
 }
 
 /// A started process and its output.
-pub(crate) struct Started {
+pub(crate) struct StartedProcess {
     pub(crate) process: Process,
     pub(crate) stdout: Option<ChildStdout>,
     pub(crate) stderr: Option<ChildStderr>,
@@ -101,7 +101,7 @@ impl Process {
 }
 
 /// Starts a module's process in a group of its own, with its listener as descriptor 3.
-pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgroups: Option<&Cgroups>) -> Result<Started, SpawnError> {
+pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgroups: Option<&Cgroups>) -> Result<StartedProcess, SpawnError> {
     let Payload::Native(native) = &card.payload else {
         return Err(SpawnError::Virtual);
     };
@@ -134,7 +134,7 @@ pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgrou
     let pid = child.id();
     let pidfd = Pid::from_raw(pid.cast_signed()).ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK));
     match pidfd {
-        Ok(pidfd) => Ok(Started { process: Process { pid, pidfd }, stdout: child.stdout.take(), stderr: child.stderr.take() }),
+        Ok(pidfd) => Ok(StartedProcess { process: Process { pid, pidfd }, stdout: child.stdout.take(), stderr: child.stderr.take() }),
         Err(error) => {
             // Still our unreaped child, so the number is safe for this one last use.
             let _ = child.kill();

@@ -28,10 +28,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::{Cgroups, shortfalls};
 use crate::logs::Logs;
 use crate::notify::{Ear, Mouth, Word};
-use crate::processes::{self, Recorded};
+use crate::processes::{self, ProcessRecord};
 use crate::service::{InitService, Request, bad_card, no_such_module, not_supervised};
 use crate::setup::{Refusal, load, mesh_group, wire_path};
-use crate::sockets::{self, Held, Lock, SocketError};
+use crate::sockets::{self, HeldSocket, Lock, SocketError};
 use crate::spawn::{Places, Process, admits_group, orphans, spawn, tend_orphan};
 use crate::state::{Effect, Entry, Event, GRACE_MS, Id, Millis, State};
 
@@ -62,9 +62,9 @@ struct Supervisor {
     logs: Arc<Logs>,
     lock: Lock,
     own: SocketFile,
-    listeners: HashMap<Id, Held>,
+    listeners: HashMap<Id, HeldSocket>,
     /// Sockets of systemd's that no module has at the moment.
-    passed: Vec<Held>,
+    passed: Vec<HeldSocket>,
     processes: HashMap<Id, Process>,
     ends: JoinSet<(Id, u32)>,
     pumps: JoinSet<()>,
@@ -175,21 +175,21 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         let timer = supervisor.state.next_timer().map(|at| supervisor.started + Duration::from_millis(at));
         let timer = pin!(until(timer));
         let mut happened = tokio::select! {
-            _ = term.recv() => Happened::Event(Event::Shutdown),
-            _ = int.recv() => Happened::Event(Event::Shutdown),
-            _ = hup.recv() => Happened::Reload,
-            _ = child.recv() => Happened::Children,
-            Some(Ok((id, pid))) = supervisor.ends.join_next() => Happened::Ended(id, pid),
-            Some(Ok(session)) = supervisor.sessions.join_next() => Happened::Event(Event::Detached { session }),
-            Some(request) = inbox.recv() => Happened::Asked(request),
-            Ok(word) = ear.hear() => Happened::Heard(word),
-            () = timer => Happened::Event(Event::Tick),
-            () = tick(&mut alive) => Happened::Alive,
+            _ = term.recv() => Occurrence::Event(Event::Shutdown),
+            _ = int.recv() => Occurrence::Event(Event::Shutdown),
+            _ = hup.recv() => Occurrence::Reload,
+            _ = child.recv() => Occurrence::Children,
+            Some(Ok((id, pid))) = supervisor.ends.join_next() => Occurrence::Ended(id, pid),
+            Some(Ok(session)) = supervisor.sessions.join_next() => Occurrence::Event(Event::Detached { session }),
+            Some(request) = inbox.recv() => Occurrence::Asked(request),
+            Ok(word) = ear.hear() => Occurrence::Heard(word),
+            () = timer => Occurrence::Event(Event::Tick),
+            () = tick(&mut alive) => Occurrence::Alive,
         };
         // Finished pumps leave the set here; they are never waited for.
         while supervisor.pumps.try_join_next().is_some() {}
-        if let Happened::Ended(id, pid) = happened {
-            happened = Happened::Event(supervisor.reap(id, pid));
+        if let Occurrence::Ended(id, pid) = happened {
+            happened = Occurrence::Event(supervisor.reap(id, pid));
         }
         supervisor.handle(happened);
     }
@@ -202,7 +202,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// Everything the loop wakes up for.
-enum Happened {
+enum Occurrence {
     Event(Event),
     Asked(Request),
     Heard(Word),
@@ -217,23 +217,23 @@ impl Supervisor {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn handle(&mut self, happened: Happened) {
+    fn handle(&mut self, happened: Occurrence) {
         match happened {
-            Happened::Event(event) => self.apply(event),
-            Happened::Asked(request) => self.answer(request),
-            Happened::Heard(word) => self.hear(word),
-            Happened::Reload => {
+            Occurrence::Event(event) => self.apply(event),
+            Occurrence::Asked(request) => self.answer(request),
+            Occurrence::Heard(word) => self.hear(word),
+            Occurrence::Reload => {
                 if let Err(fault) = self.reload() {
                     tracing::error!("reload refused: {}", fault.message());
                 }
             }
-            Happened::Children => {
+            Occurrence::Children => {
                 for pid in self.orphans() {
                     tend_orphan(pid, None);
                 }
             }
-            Happened::Alive => self.mouth.say("WATCHDOG=1"),
-            Happened::Ended(..) => {}
+            Occurrence::Alive => self.mouth.say("WATCHDOG=1"),
+            Occurrence::Ended(..) => {}
         }
     }
 
@@ -308,7 +308,7 @@ impl Supervisor {
             }
             Effect::Forget { id } => {
                 // What is systemd's is kept for a Card that has it again.
-                let back = self.listeners.remove(&id).and_then(Held::release);
+                let back = self.listeners.remove(&id).and_then(HeldSocket::release);
                 self.passed.extend(back);
                 None
             }
@@ -320,7 +320,7 @@ impl Supervisor {
     }
 
     /// The module's socket: the one that it has, one of systemd's, or a new one.
-    fn bind(&mut self, id: &str, card: &Card) -> anyhow::Result<Held> {
+    fn bind(&mut self, id: &str, card: &Card) -> anyhow::Result<HeldSocket> {
         let path = socket_path(card, &self.options.mesh);
         let group = self.places.group.filter(|_| admits_group(card));
         // A Card with another id may have followed one of the same socket, whose module is still ending.
@@ -329,7 +329,7 @@ impl Supervisor {
             Some(held) => held,
             None => match self.passed.iter().position(|held| held.is_at(&path)) {
                 Some(at) => self.passed.swap_remove(at),
-                None => return Ok(Held::bind(&path, group)?),
+                None => return Ok(HeldSocket::bind(&path, group)?),
             },
         };
         held.guard(group).with_context(|| format!("cannot set who may connect to {}", path.display()))?;
@@ -408,7 +408,7 @@ impl Supervisor {
     fn note_processes(&mut self) {
         let running: Vec<u32> = self.state.running().map(|(_, pid)| pid).collect();
         if running != self.noted {
-            let recorded: Vec<Recorded> = self.state.running().filter_map(|(label, pid)| Recorded::now(label, pid)).collect();
+            let recorded: Vec<ProcessRecord> = self.state.running().filter_map(|(label, pid)| ProcessRecord::now(label, pid)).collect();
             self.lock.record(&recorded);
             self.noted = running;
         }

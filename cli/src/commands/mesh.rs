@@ -12,7 +12,7 @@ use brahman_card::ModuleState;
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::init::{LabelIn, LogsIn, LogsOut};
 use brahman_card::interface::{Empty, Method, broker, init};
-use brahman_sidecar::place::cards::{self, Found};
+use brahman_sidecar::place::cards::{self, FoundCard};
 use brahman_sidecar::{ClientError, place};
 
 use super::{get, sibling, stream};
@@ -255,7 +255,7 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
     } else {
         paths.iter().filter(|path| path.is_dir()).map(|folder| vec![folder.clone()]).collect()
     };
-    let mut found: Vec<Found> = Vec::new();
+    let mut found: Vec<FoundCard> = Vec::new();
     let mut errors: Vec<CardError> = Vec::new();
     for group in groups {
         let reading = cards::read(&group).map_err(unreadable)?;
@@ -290,7 +290,7 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
     report_cards(&found, &errors, output)
 }
 
-fn report_cards(found: &[Found], errors: &[CardError], output: &Output) -> anyhow::Result<()> {
+fn report_cards(found: &[FoundCard], errors: &[CardError], output: &Output) -> anyhow::Result<()> {
     let refused = |origin: &str| errors.iter().any(|error| error.origin == origin);
     for card in found.iter().filter(|card| !refused(&card.origin)) {
         let (label, id) = (card.card.label.to_string(), &card.card.id);

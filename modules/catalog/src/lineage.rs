@@ -65,7 +65,7 @@ struct Record {
     event: Value,
 }
 
-impl Known {
+impl KnownRun {
     fn at(&self, now_ms: u64) -> RunRecord {
         let standing = match self.end {
             End::Open => Standing::Open,
@@ -90,7 +90,7 @@ impl Record {
 
 /// The last generation of a dataset that was committed.
 #[derive(Clone, Debug)]
-pub struct Committed {
+pub struct LastCommit {
     /// Its run.
     pub run_id: String,
     /// Its number.
@@ -133,7 +133,7 @@ enum End {
 
 /// What is known of a run of this catalog.
 #[derive(Clone, Debug)]
-struct Known {
+struct KnownRun {
     dataset: String,
     /// Where it wrote; anywhere, if that was not recorded.
     buckets: BTreeSet<String>,
@@ -151,7 +151,7 @@ pub struct Journal {
     /// Datasets that were committed and not deleted since, with the generation that was last committed.
     committed: BTreeMap<String, u64>,
     /// Every run that the records name.
-    runs: BTreeMap<String, Known>,
+    runs: BTreeMap<String, KnownRun>,
     /// Records at which the older ones are dropped.
     compact_at: usize,
     /// Runs that a mock began before mocks were told apart.
@@ -349,7 +349,7 @@ impl Journal {
             Some("FAIL" | "ABORT") => End::Failed(time_ms(&record.event)),
             _ => return,
         };
-        let unknown = || Known { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0 };
+        let unknown = || KnownRun { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0 };
         let known = self.runs.entry(record.run_id.clone()).or_insert_with(unknown);
         known.end = end;
         known.lives += u64::from(matches!(end, End::Open));
@@ -545,10 +545,10 @@ impl Journal {
 
     /// The last generation of a dataset that was committed, unless it was deleted since.
     #[must_use]
-    pub fn last_committed(&self, dataset: &str) -> Option<Committed> {
+    pub fn last_committed(&self, dataset: &str) -> Option<LastCommit> {
         let record = self.since_dropped(dataset).find(|r| r.is("COMPLETE"))?;
         let said = |pointer: &str| record.event.pointer(pointer);
-        Some(Committed {
+        Some(LastCommit {
             run_id: record.run_id.clone(),
             generation: generation_of(record),
             rows: said("/outputs/0/outputFacets/outputStatistics/rowCount").and_then(Value::as_u64),

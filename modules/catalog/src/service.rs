@@ -34,7 +34,7 @@ use tokio::sync::watch;
 
 use crate::books::{BookError, Books, Head, Roots};
 use crate::footers;
-use crate::verified::Verified;
+use crate::verified::VerifiedFiles;
 use realm::{Contexts, Realm};
 use rescue::Copier;
 
@@ -91,7 +91,7 @@ pub struct CatalogService {
     /// Where this catalog's files lie.
     state: PathBuf,
     /// Which files are what they should be.
-    verified: Arc<Verified>,
+    verified: Arc<VerifiedFiles>,
     copier: Copier,
     /// Held while an object is asked about for the last time and deleted from a bucket, and by what would make one needed again.
     deleting: Arc<tokio::sync::Mutex<()>>,

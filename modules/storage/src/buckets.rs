@@ -31,8 +31,8 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 
-pub use add::Added;
-pub use create::Created;
+pub use add::Addition;
+pub use create::Creation;
 pub use error::BucketError;
 pub use marker::MARKER;
 
@@ -141,7 +141,7 @@ impl fmt::Debug for Entry {
 
 /// A bucket that is there, for one operation.
 #[derive(Clone)]
-struct Opened {
+struct OpenBucket {
     name: String,
     store: Arc<dyn ObjectStore>,
     /// It is a folder.
@@ -151,7 +151,7 @@ struct Opened {
     secrets: Vec<String>,
 }
 
-impl Opened {
+impl OpenBucket {
     /// What a store says, without a secret.
     fn told(&self, error: &dyn fmt::Display) -> String {
         mask(&error.to_string(), &self.secrets)
@@ -528,9 +528,9 @@ impl Buckets {
     }
 
     /// A bucket for one operation, if it is there.
-    async fn opened(&self, name: &str) -> Result<Opened, BucketError> {
+    async fn opened(&self, name: &str) -> Result<OpenBucket, BucketError> {
         let entry = self.entry(name)?;
-        let of = |entry: Entry, store, local| Opened {
+        let of = |entry: Entry, store, local| OpenBucket {
             name: entry.bucket.name,
             store,
             local,

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Answer, CallOptions, ClientError, MessageError};
-use crate::serve::{Upgraded, Wait, fill, has_unread, write_all};
+use crate::serve::{UpgradedStream, Wait, fill, has_unread, write_all};
 
 /// How long an answer is polled for where the last one came within this time.
 const ANSWER_POLL: Duration = Duration::from_micros(300);
@@ -213,8 +213,8 @@ impl Connection {
 
     /// Leaves Varlink after an `upgrade` was confirmed.
     #[must_use]
-    pub fn into_upgraded(mut self) -> Upgraded {
+    pub fn into_upgraded(mut self) -> UpgradedStream {
         let rest = self.frames.take_rest();
-        Upgraded { stream: self.stream, rest }
+        UpgradedStream { stream: self.stream, rest }
     }
 }

@@ -114,11 +114,11 @@ impl Call {
 
 type UpgradeFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 /// What owns the connection once it has left Varlink.
-pub(super) type Then = Box<dyn FnOnce(Upgraded) -> UpgradeFuture + Send>;
+pub(super) type Continuation = Box<dyn FnOnce(UpgradedStream) -> UpgradeFuture + Send>;
 
 /// A connection that has left Varlink: the stream and the bytes that had already been read.
 #[derive(Debug)]
-pub struct Upgraded {
+pub struct UpgradedStream {
     /// The stream.
     pub stream: UnixStream,
     /// Bytes that came right after the call.
@@ -130,7 +130,7 @@ pub enum Reply {
     /// Parameters as JSON text.
     Json(Vec<u8>),
     /// Parameters to confirm with, then what to do with the bare connection.
-    Upgrade(Vec<u8>, Box<dyn FnOnce(Upgraded) -> UpgradeFuture + Send>),
+    Upgrade(Vec<u8>, Box<dyn FnOnce(UpgradedStream) -> UpgradeFuture + Send>),
 }
 
 impl fmt::Debug for Reply {
@@ -164,7 +164,7 @@ impl Reply {
     pub fn upgrade<T, F, Fut>(value: &T, then: F) -> Result<Self, Fault>
     where
         T: Serialize,
-        F: FnOnce(Upgraded) -> Fut + Send + 'static,
+        F: FnOnce(UpgradedStream) -> Fut + Send + 'static,
         Fut: Future<Output = io::Result<()>> + Send + 'static,
     {
         let Self::Json(json) = Self::of(value)? else { return Err(Fault::internal("not a reply")) };

@@ -66,7 +66,7 @@ pub struct Evidence {
 
 /// An object as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObject {
     /// Its bucket.
     pub bucket: String,
     /// Its key.
@@ -90,7 +90,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// In the order in which they are listed.
-    pub spent: Vec<Listed>,
+    pub spent: Vec<ListedObject>,
     /// Buckets and folders of which the journal says nothing.
     pub strangers: BTreeSet<(String, Folder)>,
 }
@@ -105,7 +105,7 @@ pub struct Refusal {
 
 /// What becomes of one object, by what the journal says of the run that its key names and whether its folder is needed.
 #[must_use]
-pub fn verdict(listed: &Listed, run: Option<&RunRecord>, is_needed: bool) -> Verdict {
+pub fn verdict(listed: &ListedObject, run: Option<&RunRecord>, is_needed: bool) -> Verdict {
     if is_needed {
         return Verdict::Kept;
     }
@@ -126,7 +126,7 @@ pub fn verdict(listed: &Listed, run: Option<&RunRecord>, is_needed: bool) -> Ver
 ///
 /// # Errors
 /// [`Refusal`], if anything could not be read.
-pub fn plan(evidence: &Evidence, listing: &[Result<Listed, Doubt>]) -> Result<Plan, Refusal> {
+pub fn plan(evidence: &Evidence, listing: &[Result<ListedObject, Doubt>]) -> Result<Plan, Refusal> {
     let entries = evidence.needed.iter().filter_map(|(name, needed)| Some(format!("dataset `{name}`: {}", needed.as_ref().err()?)));
     let listed = listing.iter().filter_map(|listed| listed.as_ref().err().map(Doubt::to_string));
     let unread: Vec<String> = entries.chain(evidence.unread.iter().cloned()).chain(listed).collect();
@@ -161,9 +161,9 @@ mod tests {
         prop::collection::btree_set(("[ab]", "[r-w]"), 0..6)
     }
 
-    fn listed() -> impl Strategy<Value = Result<Listed, Doubt>> {
+    fn listed() -> impl Strategy<Value = Result<ListedObject, Doubt>> {
         let good = ("primary|lake|rescue", "(datasets/[ab]/[r-w]/[01])|datasets/x|other", any::<bool>());
-        let good = good.prop_map(|(bucket, key, resumable)| Listed { bucket, key, resumable });
+        let good = good.prop_map(|(bucket, key, resumable)| ListedObject { bucket, key, resumable });
         prop_oneof![30 => good.prop_map(Ok), 1 => Just(Err(Doubt("a folder: no permission".to_owned())))]
     }
 
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_goes_and_one_file_that_cannot_be_read_keeps_everything() {
-        let listed = |run: &str, resumable| Listed { bucket: "primary".into(), key: format!("datasets/d/{run}/p"), resumable };
+        let listed = |run: &str, resumable| ListedObject { bucket: "primary".into(), key: format!("datasets/d/{run}/p"), resumable };
         let run = |standing| RunRecord { dataset: "d".into(), buckets: ["primary".to_owned()].into(), standing };
         let hour = u64::try_from(ORPHAN_AGE.as_millis()).expect("an hour");
         let mut evidence = Evidence::default();
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(told.strangers, [("primary".to_owned(), ("d".to_owned(), "foreign".to_owned()))].into());
         // In a bucket that is only put into by a commit nothing goes on where it stopped; elsewhere than it wrote nothing is ours.
         assert_eq!(plan(&evidence, &[Ok(listed("young", false))]).expect("all is read").spent, [listed("young", false)]);
-        let elsewhere = |bucket: &str| Listed { bucket: bucket.into(), ..listed("old", false) };
+        let elsewhere = |bucket: &str| ListedObject { bucket: bucket.into(), ..listed("old", false) };
         let told = plan(&evidence, &[Ok(elsewhere("lake")), Ok(elsewhere("rescue"))]).expect("all is read");
         assert_eq!(told.spent, [elsewhere("rescue")], "a copy is ours wherever it was copied from");
         evidence.needed.insert("e".into(), Err(Doubt("its checksum does not match".into())));

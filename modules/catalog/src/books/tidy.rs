@@ -11,7 +11,7 @@ use std::path::Path;
 use brahman_sidecar::chain;
 
 use super::entry::folder_of;
-use super::sweep::{self, Doubt, Evidence, Folder, Listed, Verdict};
+use super::sweep::{self, Doubt, Evidence, Folder, ListedObject, Verdict};
 use super::{Books, now_ms};
 
 /// Why it is not known what a dataset needs that was committed, never deleted, and has no file.
@@ -101,7 +101,7 @@ impl Books {
 
     /// What is to be done with an object by now.
     #[must_use]
-    pub fn verdict(&self, listed: &Listed) -> Verdict {
+    pub fn verdict(&self, listed: &ListedObject) -> Verdict {
         let folder = folder_of(&listed.key);
         let run = folder.and_then(|(_, run)| self.journal.run(run, now_ms()));
         let is_needed = folder.is_some_and(|folder| self.needs_folder(folder));
@@ -141,7 +141,7 @@ impl Books {
 }
 
 /// What lies below a bucket's folder of datasets, or of one dataset.
-fn listing(bucket: &str, root: &Path, only: Option<&str>) -> Vec<Result<Listed, Doubt>> {
+fn listing(bucket: &str, root: &Path, only: Option<&str>) -> Vec<Result<ListedObject, Doubt>> {
     let mut all = Vec::new();
     let (key, depth) = only.map_or_else(|| ("datasets".to_owned(), 0), |name| (format!("datasets/{name}"), 1));
     list(bucket, root, &key, depth, &mut all);
@@ -149,7 +149,7 @@ fn listing(bucket: &str, root: &Path, only: Option<&str>) -> Vec<Result<Listed, 
 }
 
 /// Lists the files below a key, and folders below a dataset's that are empty. Whether there was anything.
-fn list(bucket: &str, root: &Path, key: &str, depth: usize, all: &mut Vec<Result<Listed, Doubt>>) -> bool {
+fn list(bucket: &str, root: &Path, key: &str, depth: usize, all: &mut Vec<Result<ListedObject, Doubt>>) -> bool {
     let path = root.join(key);
     let failed = |error: &io::Error| Err(Doubt(format!("{}: {}", path.display(), chain(error))));
     let found = match fs::read_dir(&path) {
@@ -178,7 +178,7 @@ fn list(bucket: &str, root: &Path, key: &str, depth: usize, all: &mut Vec<Result
         // Ours have plain names.
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         let key = format!("{key}/{name}");
-        let listed = |key: String| Ok(Listed { bucket: bucket.to_owned(), key, resumable: true });
+        let listed = |key: String| Ok(ListedObject { bucket: bucket.to_owned(), key, resumable: true });
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => {
                 let has_any = depth >= DEPTH_MAX || list(bucket, root, &key, depth + 1, all);

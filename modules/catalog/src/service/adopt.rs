@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{AdoptIn, AdoptOut, AdoptionRefusal, CommitIn, Object, PublishedDataset};
 use brahman_sidecar::{Call, Reply, chain};
-use brahman_storage::buckets::{BucketError, Created, Root};
+use brahman_storage::buckets::{BucketError, Creation, Root};
 use serde::Deserialize as _;
 use thiserror::Error;
 
@@ -182,9 +182,9 @@ impl CatalogService {
         let manifest = Manifest { node: self.node.clone(), run_id: commit.run_id.clone(), generation: number, taken_from, commit: said };
         let bytes = serde_json::to_vec(&manifest).map_err(no_commit)?;
         match self.buckets.create(bucket, &key, bytes).await? {
-            Created::New => {}
-            Created::Exists(_) => return Err(AdoptError::Overtaken(key)),
-            Created::Unknown(why) => return Err(AdoptError::Unknown(key, why)),
+            Creation::New => {}
+            Creation::Exists(_) => return Err(AdoptError::Overtaken(key)),
+            Creation::Unknown(why) => return Err(AdoptError::Unknown(key, why)),
         }
         self.blocking(Realm::Real, move |books| books.commit(commit, number)).await?;
         self.copier.wake();

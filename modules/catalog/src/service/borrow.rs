@@ -19,7 +19,7 @@ use brahman_storage::buckets::BucketError;
 use super::CatalogService;
 use super::realm::Realm;
 use crate::books::Roots;
-use crate::verified::{State, Verified};
+use crate::verified::{State, VerifiedFiles};
 
 /// The folder beside the buckets' in the state; no bucket is called so.
 const BORROWED: &str = ".borrowed";
@@ -31,12 +31,12 @@ const NOTED_EVERY: Duration = Duration::from_secs(3600);
 const DIGITS: usize = 64;
 
 /// Buckets that are away, and why.
-pub(super) type Away = BTreeMap<String, BucketError>;
+pub(super) type AwayBuckets = BTreeMap<String, BucketError>;
 
 impl CatalogService {
     /// Which of the buckets of some objects are away. A mock's lie in the state.
-    pub(super) async fn away_of(&self, realm: Realm, objects: &[Object]) -> Away {
-        let mut away = Away::new();
+    pub(super) async fn away_of(&self, realm: Realm, objects: &[Object]) -> AwayBuckets {
+        let mut away = AwayBuckets::new();
         if realm == Realm::Mock {
             return away;
         }
@@ -53,7 +53,7 @@ impl CatalogService {
 
     /// Where a copy of an object can be read while its bucket is away; none if there is no good one. Of one in S3 what lies on this
     /// machine is a copy already.
-    pub(super) async fn borrow(&self, object: &Object, away: &Away, roots: &Roots) -> Option<PathBuf> {
+    pub(super) async fn borrow(&self, object: &Object, away: &AwayBuckets, roots: &Roots) -> Option<PathBuf> {
         let is_folder = !roots.get(&object.bucket).is_ok_and(|root| !root.is_local());
         if !is_folder || !away.contains_key(&object.bucket) || !self.buckets.rescues() {
             return None;
@@ -112,7 +112,7 @@ impl CatalogService {
     }
 }
 
-fn look(verified: &Verified, path: &Path, bytes: u64, sha256: &str) -> bool {
+fn look(verified: &VerifiedFiles, path: &Path, bytes: u64, sha256: &str) -> bool {
     verified.state(path, bytes, sha256) == State::Whole
 }
 

@@ -11,7 +11,7 @@ use brahman_card::interface::catalog::{GetOut, Object};
 use brahman_card::interface::storage::RESCUE;
 use brahman_sidecar::chain;
 
-use super::borrow::Away;
+use super::borrow::AwayBuckets;
 use super::realm::Realm;
 use super::{CatalogService, fault};
 use crate::books::{BookError, Roots};
@@ -29,7 +29,7 @@ pub(super) enum Source {
 impl CatalogService {
     /// How the files of some objects are. Each is read, unless it is the file that was read last: that may take as long as its disk. Of
     /// buckets that are away because their disks do not answer nothing is looked at: all is missing there.
-    pub(super) async fn states(&self, objects: &[Object], away: &Away) -> Result<Vec<State>, Fault> {
+    pub(super) async fn states(&self, objects: &[Object], away: &AwayBuckets) -> Result<Vec<State>, Fault> {
         let verified = Arc::clone(&self.verified);
         let answers = |bucket: &str| !away.contains_key(bucket) || !self.buckets.hangs(bucket);
         let file = |o: &Object| answers(&o.bucket).then(|| (o.local(), o.bytes, o.sha256.clone()));

@@ -43,7 +43,7 @@ type Maker = (String, bool);
 
 /// What was last known.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownContexts {
     /// Who was last told to answer in each context: one that is being restarted is a mock still.
     answering: BTreeMap<Option<String>, Maker>,
     /// Whether that was a mock, by the context that was asked for.
@@ -55,7 +55,7 @@ struct Known {
 pub(super) struct Contexts {
     /// The mesh's socket; none for a catalog that is run by itself.
     mesh: Option<PathBuf>,
-    known: Mutex<Known>,
+    known: Mutex<KnownContexts>,
 }
 
 /// Who makes the data of a context, by what the broker tells and who did so before; none if that cannot be said.
@@ -82,7 +82,7 @@ impl Contexts {
         Self { mesh: Some(mesh), known: Mutex::default() }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownContexts> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{CommitIn, Object, error};
 use brahman_sidecar::chain;
-use brahman_storage::buckets::{BucketError, Created};
+use brahman_storage::buckets::{BucketError, Creation};
 
 use super::{CatalogService, fault};
 use crate::books::manifests::{self, Manifest};
@@ -115,8 +115,8 @@ impl CatalogService {
         let (mut pause, mut tries) = (PAUSE, 1);
         loop {
             match self.buckets.create(bucket, &key, bytes.clone()).await.map_err(|e| bucket_failed(bucket, &e))? {
-                Created::New => return Ok(Put::Done),
-                Created::Exists(there) => {
+                Creation::New => return Ok(Put::Done),
+                Creation::Exists(there) => {
                     return Ok(match serde_json::from_slice::<Manifest>(&there) {
                         Ok(there) if there.node == self.node && there.run_id == commit.run_id => Put::Done,
                         Ok(there) if there.node == self.node => Put::Passed,
@@ -124,8 +124,8 @@ impl CatalogService {
                         _ => Put::Taken,
                     });
                 }
-                Created::Unknown(why) if tries >= TRIES => return Ok(Put::Unknown(why)),
-                Created::Unknown(_) => {
+                Creation::Unknown(why) if tries >= TRIES => return Ok(Put::Unknown(why)),
+                Creation::Unknown(_) => {
                     tokio::time::sleep(pause).await;
                     (pause, tries) = (pause * 2, tries + 1);
                 }

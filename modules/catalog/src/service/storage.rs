@@ -10,7 +10,7 @@ use brahman_card::interface::storage::{
     OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
 use brahman_sidecar::{Call, Reply, chain};
-use brahman_storage::buckets::{Added, BucketError, MARKER};
+use brahman_storage::buckets::{Addition, BucketError, MARKER};
 
 use super::CatalogService;
 
@@ -37,7 +37,7 @@ impl CatalogService {
                 if buckets.moves(&ask) {
                     self.vacant(&name)?;
                 }
-                let Added { bucket, notes } = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
+                let Addition { bucket, notes } = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
                 self.settle_roots().await?;
                 Reply::of(&AddBucketOut { bucket, notes: Some(notes).filter(|notes| !notes.is_empty()) })
             }

@@ -25,7 +25,7 @@ struct Item {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct QueueState {
     planner: Option<Planner<Item>>,
     /// Who waits for which content: one computation serves them all.
     waiters: HashMap<ContentHash, Vec<oneshot::Sender<VectorOutcome>>>,
@@ -34,7 +34,7 @@ struct Waiting {
 
 /// The queue in front of the threads.
 pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueueState>,
     work: Condvar,
     idle: AtomicUsize,
     pub(super) computed: AtomicU64,
@@ -49,11 +49,11 @@ impl std::fmt::Debug for Queue {
 
 impl Queue {
     pub(super) fn new(budget: usize) -> Arc<Self> {
-        let waiting = Waiting { planner: Some(Planner::new(budget)), ..Waiting::default() };
+        let waiting = QueueState { planner: Some(Planner::new(budget)), ..QueueState::default() };
         Arc::new(Self { waiting: Mutex::new(waiting), work: Condvar::new(), idle: 0.into(), computed: 0.into(), cancelled: 0.into() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,7 +110,7 @@ impl Queue {
                 self.idle.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            let Waiting { waiters, planner, .. } = &mut *waiting;
+            let QueueState { waiters, planner, .. } = &mut *waiting;
             let before = batch.len();
             let live: Vec<Item> = batch.into_iter().filter(|item| waited_for(waiters, &item.content)).collect();
             self.cancelled.fetch_add((before - live.len()) as u64, Ordering::Relaxed);

@@ -30,7 +30,7 @@ const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A bucket that was registered.
 #[derive(Clone, Debug)]
-pub struct Added {
+pub struct Addition {
     /// As it is.
     pub bucket: Bucket,
     /// What holds of it that one should know.
@@ -50,7 +50,7 @@ impl Buckets {
     ///
     /// # Errors
     /// If it cannot be reached, does not do what a bucket must, or lies where another does; it is then not registered.
-    pub async fn add(&self, ask: AddBucketIn) -> Result<Added, BucketError> {
+    pub async fn add(&self, ask: AddBucketIn) -> Result<Addition, BucketError> {
         let anew = ask.name == PRIMARY && !self.moves(&ask);
         let named = if anew { Kind::Bucket.check(&ask.name) } else { Kind::Bucket.check_new(&ask.name) };
         named.map_err(|error| BucketError::Bad(error.to_string()))?;
@@ -74,7 +74,7 @@ impl Buckets {
         bucket.conditional_put = self.probe(&bucket.name, &store, &secrets).await?;
         notes.extend(self.mark(&mut bucket, &*store, &secrets).await?);
         self.register(bucket.clone())?;
-        Ok(Added { bucket: registry::shown(&bucket), notes })
+        Ok(Addition { bucket: registry::shown(&bucket), notes })
     }
 
     /// A bucket of another name of which something holds.
