@@ -10,10 +10,10 @@ use brahman_card::card::FlowType;
 use brahman_card::interface::broker::Match;
 use brahman_card::{Label, ModuleRecord, ModuleState};
 
-/// A question.
+/// Who serves a flow, asked for whom and under what.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// Interface name.
+    /// Name of the wanted interface.
     pub flow: &'a str,
     /// Context it is asked in.
     pub context: Option<&'a str>,

@@ -16,9 +16,9 @@ pub const INTERNAL: &str = "org.brahman.Fault.Internal";
 /// One Varlink interface. That of a module of one's own may be written by hand: `idl: || "interface org.example.Echo …"`.
 #[derive(Debug)]
 pub struct Interface {
-    /// Full name.
+    /// Full name, such as `org.brahman.Embed`.
     pub name: &'static str,
-    /// All its methods.
+    /// All its methods, as they are declared.
     pub methods: &'static [MethodFacts],
     /// Gives the IDL text.
     pub idl: fn() -> &'static str,
@@ -144,7 +144,7 @@ macro_rules! interface {
             $error:ident { $($(#[$attribute:meta])* $field:ident: $kind:ty),* $(,)? }
         )*}
     ) => {
-        /// The interface.
+        /// Name, methods and IDL text of this interface.
         pub const INTERFACE: $crate::Interface = $crate::Interface {
             name: $name,
             methods: &[$(interface!(@facts $method $($ask)?)$($(.$fact())+)?),*],

@@ -43,11 +43,11 @@ const REQUESTS_WAITING: usize = 256;
 /// What `brahman-init` was started with.
 #[derive(Debug)]
 pub struct Options {
-    /// Mesh socket.
+    /// Where the mesh socket is, or will be.
     pub mesh: PathBuf,
     /// Folders of Cards, the first before the others.
     pub cards: Vec<PathBuf>,
-    /// State directory.
+    /// Directory that holds what is kept.
     pub state: PathBuf,
     /// Context that the broker starts in.
     pub context: Option<String>,

@@ -38,7 +38,7 @@ pub struct BulkStream {
     charge: Charge,
 }
 
-/// What came.
+/// What came from the other end.
 #[derive(Debug)]
 pub enum Frame {
     /// The batches of one Arrow IPC stream.

@@ -135,7 +135,7 @@ pub struct CallOptions {
 /// A typed answer and who gave it.
 #[derive(Clone, Debug)]
 pub struct Answer<R> {
-    /// The reply's parameters.
+    /// The reply's parameters, typed.
     pub value: R,
     /// Label of the provider, if the reply said.
     pub provider: Option<String>,
@@ -332,7 +332,7 @@ impl Client {
         }
     }
 
-    /// The mesh socket.
+    /// Path of the mesh socket.
     #[must_use]
     pub fn mesh(&self) -> &Path {
         &self.mesh

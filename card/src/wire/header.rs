@@ -23,7 +23,7 @@ pub struct HeaderError {
 /// The routing part of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallHeader<'a> {
-    /// `interface.Method`.
+    /// Interface and method: `interface.Method`.
     pub method: &'a str,
     /// The parameters' JSON text; empty if absent.
     pub parameters: &'a [u8],
@@ -37,7 +37,7 @@ pub struct CallHeader<'a> {
     pub deadline_ms: Option<u64>,
     /// Context for this call alone.
     pub context: Option<&'a str>,
-    /// Trace id.
+    /// Trace id of the caller's own.
     pub trace: Option<&'a str>,
     /// Caller's uid, if a broker set it.
     pub uid: Option<u32>,
@@ -130,9 +130,9 @@ impl<'a> CallHeader<'a> {
 pub struct ReplyHeader<'a> {
     /// The parameters' JSON text; empty if absent.
     pub parameters: &'a [u8],
-    /// More replies follow.
+    /// More replies follow this one.
     pub continues: bool,
-    /// Qualified error name.
+    /// Qualified error name, of a reply that is one.
     pub error: Option<&'a str>,
     /// Label of the provider.
     pub provider: Option<&'a str>,

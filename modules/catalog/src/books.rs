@@ -129,7 +129,7 @@ pub enum BookError {
     },
 }
 
-/// All datasets.
+/// All datasets of one realm, and what is known of their runs.
 #[derive(Debug)]
 pub struct Books {
     folder: PathBuf,

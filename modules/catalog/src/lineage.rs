@@ -91,9 +91,9 @@ impl Record {
 /// The last generation of a dataset that was committed.
 #[derive(Clone, Debug)]
 pub struct LastCommit {
-    /// Its run.
+    /// ULID of the run that made it.
     pub run_id: String,
-    /// Its number.
+    /// Number of the generation that it made.
     pub generation: u64,
     /// Rows, where they were recorded.
     pub rows: Option<u64>,
@@ -142,7 +142,7 @@ struct KnownRun {
     lives: u64,
 }
 
-/// The journal, open.
+/// The journal of all runs, open for more.
 #[derive(Debug)]
 pub struct Journal {
     log: Result<Log, Unreadable>,

@@ -75,7 +75,7 @@ struct Heads {
     mock: BTreeMap<String, Head>,
 }
 
-/// The service.
+/// Answers both interfaces, over the books and the buckets.
 #[derive(Debug)]
 pub struct CatalogService {
     books: Arc<Mutex<Books>>,

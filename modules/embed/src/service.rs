@@ -17,7 +17,7 @@ use crate::engine::{Engine, FILE_BYTES_SEEN, Treatment};
 /// Texts in one call: a message holds 16 MiB, so this only stops lists of empty strings.
 const TEXTS_MAX: usize = 65_536;
 
-/// The service.
+/// Answers the interface by way of an engine.
 #[derive(Debug)]
 pub struct EmbedService<E> {
     engine: Arc<E>,

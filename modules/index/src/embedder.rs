@@ -29,7 +29,7 @@ const MOCK_FINGERPRINT: &str = "mock-hash-32-v1";
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(from = "ModelRecord")]
 pub struct Model {
-    /// Name.
+    /// As its provider calls it.
     pub name: String,
     /// What its vectors depend on.
     pub fingerprint: String,

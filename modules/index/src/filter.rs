@@ -330,7 +330,7 @@ pub fn value(column: &ArrayRef, row: usize) -> Value {
     }
 }
 
-/// A parsed filter.
+/// A filter that was parsed, by column and value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Filter {
     /// All of them.

@@ -53,7 +53,7 @@ pub type Progress<'a> = dyn Fn(usize) -> bool + Sync + 'a;
 /// What is asked of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// Rows wanted.
+    /// How many rows are wanted.
     pub k: usize,
     /// Candidates kept on the way.
     pub ef: usize,
@@ -64,7 +64,7 @@ pub struct Ask<'a> {
 /// A built index. Readers share it.
 #[derive(Debug)]
 pub struct Flat {
-    /// Vectors and codes.
+    /// The vectors, and their codes.
     pub store: Store,
     /// How it was built.
     pub parameters: Parameters,

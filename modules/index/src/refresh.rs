@@ -52,13 +52,13 @@ pub enum Origin {
 pub struct Plan {
     /// Rows of the old generation that die.
     pub dead: Vec<u32>,
-    /// Chunks to add.
+    /// Chunks that are to be added.
     pub fresh: RowStore,
     /// Where their vectors come from.
     pub origins: Vec<Origin>,
     /// Vectors that came with the dataset, of length 1.
     pub given: Vec<f32>,
-    /// Their length.
+    /// How many numbers each of them has.
     pub given_dim: usize,
     /// The filter columns of the chunks to add.
     pub columns: Option<RecordBatch>,
@@ -72,7 +72,7 @@ pub struct Plan {
     pub changed_docs: u64,
     /// Documents that are gone.
     pub removed_docs: u64,
-    /// Documents without text.
+    /// How many documents have no text.
     pub empty_docs: u64,
     /// Documents whose vector cannot be used.
     pub skipped_docs: u64,

@@ -74,7 +74,7 @@ const NAMED_MAX: usize = 3;
 /// How long a start waits for the catalog's first word: it answers in milliseconds, or is on its way itself.
 const CATALOG_WAIT: Duration = Duration::from_secs(2);
 
-/// The service.
+/// Answers the interface, over all indexes of a folder.
 #[derive(Debug)]
 pub struct IndexService {
     folder: PathBuf,

@@ -33,7 +33,7 @@ const MOCK_PRODUCER: &str = concat!("ingest-mock/", env!("CARGO_PKG_VERSION"));
 pub struct Progress {
     /// `scan`, `read`, `commit` or `done`.
     pub phase: &'static str,
-    /// Rows so far.
+    /// Rows written by this run so far.
     pub rows: u64,
     /// Source bytes so far.
     pub bytes: u64,
@@ -42,7 +42,7 @@ pub struct Progress {
 /// A run that is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Job {
-    /// Dataset to write.
+    /// Name of the dataset to write.
     pub dataset: String,
     /// Bucket to write to; where the dataset lies unless said.
     pub bucket: Option<String>,
@@ -70,7 +70,7 @@ pub struct Predecessor {
 pub struct ReadOutcome {
     /// Durable, in row order.
     pub objects: Vec<Object>,
-    /// Columns.
+    /// Columns of what was read.
     pub columns: Vec<Column>,
     /// For the lineage; never a user or a password.
     pub inputs: Vec<String>,

@@ -51,7 +51,7 @@ struct Server {
 
 const MOCK: Server = Server { read: mock::read, hold: mock::hold };
 
-/// The service.
+/// Answers the interface: runs, and folders that are watched.
 #[derive(Debug)]
 pub struct IngestService {
     runs: Arc<Runs>,

@@ -21,7 +21,7 @@ pub fn var(name: &str) -> Option<String> {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{name}={value}: expected a whole number above 0")]
 pub struct NumberError {
-    /// The variable.
+    /// Name of the environment's variable.
     pub name: String,
     /// What it is set to.
     pub value: String,
@@ -42,11 +42,11 @@ pub fn number(name: &str) -> Result<Option<u64>, NumberError> {
 /// What all figures of an engine have in common.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Model name.
+    /// Name by which callers require it.
     pub model: String,
     /// What the figures depend on.
     pub fingerprint: String,
-    /// Tokens there are.
+    /// How many tokens there are.
     pub vocabulary: u32,
     /// Tokens a conversation may have.
     pub window: usize,
@@ -71,7 +71,7 @@ impl Identity {
 /// Tokens, and the places whose log-probabilities are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sequence {
-    /// All of them.
+    /// All its tokens, in their order.
     pub tokens: Vec<u32>,
     /// In order, apart, never place 0: nothing precedes it.
     pub wanted: Vec<Range<usize>>,
@@ -80,7 +80,7 @@ pub struct Sequence {
 /// Log-probabilities at the wanted places, one after the other.
 pub type Scores = Result<Vec<f32>, EngineError>;
 
-/// What it took.
+/// What a call has cost the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Tokens that went through the model.
@@ -90,7 +90,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// Adds other work.
+    /// Adds the figures of other work.
     pub fn add(&mut self, other: Work) {
         self.forwarded += other.forwarded;
         self.reused += other.reused;
@@ -182,7 +182,7 @@ impl EngineError {
         matches!(self, Self::Cancelled | Self::Deadline)
     }
 
-    /// As it travels.
+    /// The error as it travels.
     #[must_use]
     pub fn fault(&self) -> Fault {
         let message = chain(self);
@@ -220,7 +220,7 @@ impl Stop {
         Self { cancelled: AtomicBool::new(false), deadline }
     }
 
-    /// Now.
+    /// Has the work stop as soon as it can.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }

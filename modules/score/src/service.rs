@@ -27,7 +27,7 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Replies that wait for a slow caller before the model does.
 const REPLIES_WAITING: usize = 16;
 
-/// The service.
+/// Answers the interface by way of an engine.
 #[derive(Debug)]
 pub struct ScoreService {
     turns: Turns,

@@ -53,7 +53,7 @@ const MESSAGE_CHARS: usize = 1000;
 pub struct Root {
     /// The bucket's own folder or, of one in S3, that of the copies.
     pub folder: PathBuf,
-    /// The bucket.
+    /// URL of the bucket itself.
     pub url: String,
 }
 
@@ -81,7 +81,7 @@ impl Root {
 /// A part of an object, or all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The part.
+    /// Bytes of the part that was asked for.
     pub bytes: Vec<u8>,
     /// Bytes of the whole object.
     pub size: u64,
@@ -260,7 +260,7 @@ impl Entry {
     }
 }
 
-/// All buckets.
+/// All buckets that are registered, open or away.
 #[derive(Debug)]
 pub struct Buckets {
     file: PathBuf,

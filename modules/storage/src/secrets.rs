@@ -26,7 +26,7 @@ use thiserror::Error;
 /// Far more than anybody keeps in such a file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// One secret.
+/// One entry of the secrets file.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Secret {

@@ -39,7 +39,7 @@ pub struct Connection {
 pub struct RawReply {
     /// Parameters as JSON text.
     pub parameters: Vec<u8>,
-    /// More replies follow.
+    /// More replies follow this one.
     pub continues: bool,
     /// Label of the provider.
     pub provider: Option<String>,

@@ -21,9 +21,9 @@ const CARDS_MAX: usize = 256;
 /// A Card and the file it was read from.
 #[derive(Clone, Debug)]
 pub struct FoundCard {
-    /// The file.
+    /// The file that it was read from.
     pub origin: String,
-    /// What it holds.
+    /// The Card that it holds.
     pub card: Card,
 }
 
@@ -32,7 +32,7 @@ pub struct FoundCard {
 pub struct Reading {
     /// Good Cards, by file name, the first folder first.
     pub cards: Vec<FoundCard>,
-    /// Every refusal.
+    /// Every Card that was refused, and why.
     pub errors: Vec<CardError>,
     /// Files left aside because an earlier folder has Cards of that label.
     pub replaced: Vec<FoundCard>,

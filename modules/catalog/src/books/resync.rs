@@ -26,7 +26,7 @@ pub struct Resync {
     pub dataset: Dataset,
     /// Whether the manifest said otherwise.
     pub changed: bool,
-    /// What was found.
+    /// What was found on the way, in words.
     pub notes: Vec<String>,
 }
 

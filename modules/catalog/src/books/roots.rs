@@ -26,7 +26,7 @@ impl Roots {
         Self::new([(PRIMARY.to_owned(), Root::local(folder))].into())
     }
 
-    /// These.
+    /// Roots of these buckets, by name.
     #[must_use]
     pub fn new(all: BTreeMap<String, Root>) -> Self {
         Self { all, unread: Vec::new() }
@@ -61,7 +61,7 @@ impl Roots {
         self.all.get(bucket).ok_or_else(|| BookError::NoSuchBucket { name: bucket.to_owned(), there: there() })
     }
 
-    /// Every bucket's folder.
+    /// Folder of every bucket, or of its copies.
     pub fn folders(&self) -> impl Iterator<Item = &Path> {
         self.all.values().map(|root| root.folder.as_path())
     }

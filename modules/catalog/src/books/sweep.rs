@@ -44,7 +44,7 @@ pub struct RunRecord {
     pub dataset: String,
     /// The buckets that it wrote into; earlier versions did not record them, and none stands for all.
     pub buckets: BTreeSet<String>,
-    /// How it stands.
+    /// Whether it goes on, and how it ended.
     pub standing: Standing,
 }
 
@@ -67,9 +67,9 @@ pub struct Evidence {
 /// An object as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedObject {
-    /// Its bucket.
+    /// Name of the bucket that it lies in.
     pub bucket: String,
-    /// Its key.
+    /// Key of the object in its bucket.
     pub key: String,
     /// Whether a run that was given up may go on with it: it lies on this machine, where runs write.
     pub resumable: bool,
@@ -99,7 +99,7 @@ pub struct Plan {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("nothing is tidied, for this could not be read: {}", .unread.join("; "))]
 pub struct Refusal {
-    /// All of it.
+    /// All that could not be read, in words.
     pub unread: Vec<String>,
 }
 

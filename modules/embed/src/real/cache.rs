@@ -129,7 +129,7 @@ impl Cache {
         }
     }
 
-    /// The report.
+    /// How the cache stands, for `Info`.
     #[must_use]
     pub fn info(&self) -> CacheInfo {
         let (entries, bytes) = self.trees.as_ref().map_or((0, 0), |trees| (trees.vectors.entries(), trees.vectors.bytes()));

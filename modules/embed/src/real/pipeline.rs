@@ -47,15 +47,15 @@ const WORD_TOKENS: usize = 128;
 /// How the engine is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Model directory.
+    /// Directory of the model's files.
     pub model: PathBuf,
     /// Where caches and the library lie.
     pub cache: PathBuf,
-    /// Device asked for.
+    /// Device that was asked for.
     pub device: DeviceChoice,
     /// Whether the CPU will do where a GPU was asked for.
     pub allow_cpu: bool,
-    /// Inference threads.
+    /// Threads that one inference uses.
     pub threads: usize,
 }
 
@@ -121,7 +121,7 @@ impl Settings {
     }
 }
 
-/// The real engine.
+/// The real engine: cache, queue and inference threads.
 #[derive(Debug)]
 pub struct Pipeline {
     identity: Identity,

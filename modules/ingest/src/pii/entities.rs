@@ -65,9 +65,9 @@ pub enum Likeness {
 /// Of how many values what was seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evidence {
-    /// Nothing else.
+    /// Values that can be nothing else.
     pub strong: usize,
-    /// May be.
+    /// Values that may be something else.
     pub weak: usize,
 }
 
@@ -100,7 +100,7 @@ macro_rules! separated {
 
 macro_rules! entities {
     ($($name:literal $class:ident [$($term:literal),*] $pattern:literal $test:expr;)*) => {
-        /// All of them.
+        /// All kinds that are looked for.
         pub static ENTITIES: &[Entity] = &[$(Entity {
             name: $name, class: Class::$class, terms: &[$($term),*], pattern: $pattern, test: $test,
         }),*];

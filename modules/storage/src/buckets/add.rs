@@ -31,7 +31,7 @@ const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A bucket that was registered.
 #[derive(Clone, Debug)]
 pub struct Addition {
-    /// As it is.
+    /// The bucket as it is registered now.
     pub bucket: Bucket,
     /// What holds of it that one should know.
     pub notes: Vec<String>,

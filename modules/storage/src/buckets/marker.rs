@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::atomic;
 use crate::writable::is_read_only;
 
-/// Its key.
+/// Key of the marker at a bucket's root.
 pub const MARKER: &str = ".brahman-bucket.json";
 /// Below which the catalogs stand.
 pub(super) const CATALOGS: &str = ".brahman-catalogs";
