@@ -11,6 +11,7 @@ use brahman_card::interface;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::header::{CallHeader, push_escaped, push_number_member, push_text_member, reply_head};
 use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, parameters};
+use brahman_sidecar::chain;
 use brahman_sidecar::serve::unknown_key;
 
 use crate::quarantine::Fingerprint;
@@ -110,7 +111,8 @@ impl Outgoing {
 impl Outgoing {
     /// Reads the header of a call.
     pub(crate) fn read(frame: Vec<u8>) -> Result<Self, Fault> {
-        let header = CallHeader::skim(&frame).map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {e}")))?;
+        let header = CallHeader::skim(&frame);
+        let header = header.map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {}", chain(&e))))?;
         if header.uid.is_some() {
             return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
         }

@@ -14,8 +14,8 @@ use brahman_card::interface::broker::error::Overloaded;
 use brahman_card::interface::{self, WireError};
 use brahman_card::wire::KEY_MOCK;
 use brahman_card::wire::fault::Fault;
-use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{Charge, GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, hung_up, linger, poll_briefly, write_all, write_parts};
+use brahman_sidecar::{Peer, chain};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
@@ -90,7 +90,7 @@ impl Client {
                     return if is_cut { Err(cut()) } else { Ok(None) };
                 }
                 Ok(None) => {}
-                Err(error) => return Err(Fault::overloaded(format!("{error}; send large data through a bulk method"), 0)),
+                Err(error) => return Err(Fault::overloaded(format!("{}; send large data through a bulk method", chain(&error)), 0)),
             }
             if self.next.poll(&self.stream, &mut self.frames).await {
                 continue;
@@ -250,7 +250,7 @@ impl Client {
         let started = Instant::now();
         let connecting =
             if call.oneway { target.dial().await } else { target.connect(target.idempotent(&call.interface, &call.method)).await };
-        let mut backend = connecting.map_err(|error| AttemptFailure::Unreached(format!("could not be reached: {error}")))?;
+        let mut backend = connecting.map_err(|error| AttemptFailure::Unreached(format!("could not be reached: {}", chain(&error))))?;
         backend.frames.reserve_from(Box::new(Charge::of(self.peer.uid)));
         let number = broker.next_number();
         let head = call.head(target.wants_uid, self.peer.uid, number);
@@ -289,7 +289,10 @@ impl Client {
                     let answer = aside_if(frame.len() >= LONG_BYTES, move || Answer::read(frame, delimiter)).await;
                     let answer = match answer {
                         Ok(Ok(answer)) => answer,
-                        Ok(Err(error)) => return Err(AttemptFailure::Lost(format!("answered with something that is not Varlink: {error}"))),
+                        Ok(Err(error)) => {
+                            let why = format!("answered with something that is not Varlink: {}", chain(&error));
+                            return Err(AttemptFailure::Lost(why));
+                        }
                         Err(fault) => return Err(AttemptFailure::Stop(Stop::Fault(fault))),
                     };
                     // Whoever was told no number can give none back.
@@ -462,7 +465,7 @@ async fn aside_if<T: Send + 'static>(is_long: bool, work: impl FnOnce() -> T + S
     if !is_long {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(format!("reading a message panicked: {error}")))
+    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(format!("reading a message panicked: {}", chain(&error))))
 }
 
 async fn until(deadline: Option<Instant>) {

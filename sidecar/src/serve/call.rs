@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::Peer;
+use crate::chain;
 
 /// A call: its parameters, its caller, and the way back for streamed replies.
 #[derive(Debug)]
@@ -148,7 +149,7 @@ impl Reply {
     /// # Errors
     /// An internal fault if the value is not JSON.
     pub fn of<T: Serialize>(value: &T) -> Result<Self, Fault> {
-        serde_json::to_vec(value).map(Self::Json).map_err(|e| Fault::internal(format!("the reply is not JSON: {e}")))
+        serde_json::to_vec(value).map(Self::Json).map_err(|e| Fault::internal(format!("the reply is not JSON: {}", chain(&e))))
     }
 
     /// A reply without fields.
@@ -196,7 +197,7 @@ pub(super) fn frame_reply(head: &[u8], json: &[u8], continues: bool, delimiter: 
 /// # Errors
 /// An internal fault if the value is not JSON; `Overloaded` if it is longer than a message may be.
 pub fn encode_reply<T: Serialize>(head: &[u8], value: &T, continues: bool, delimiter: u8) -> Result<Vec<u8>, Fault> {
-    let json = serde_json::to_vec(value).map_err(|e| Fault::internal(format!("the reply is not JSON: {e}")))?;
+    let json = serde_json::to_vec(value).map_err(|e| Fault::internal(format!("the reply is not JSON: {}", chain(&e))))?;
     frame_reply(head, &json, continues, delimiter)
 }
 

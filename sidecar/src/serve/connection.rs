@@ -124,7 +124,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
                 continue;
             }
             Err(error) => {
-                let fault = Fault::overloaded(format!("{error}; send large data through a bulk method"), 0);
+                let fault = Fault::overloaded(format!("{}; send large data through a bulk method", chain(&error)), 0);
                 // The rest of the long message is still coming; the fault has to leave first.
                 let _ = write_all(&stream, &encode_fault(b"{", &fault, frames.delimiter())).await;
                 linger(&stream).await;
@@ -165,7 +165,7 @@ async fn run_call<S: Service>(
     let header = match CallHeader::skim(&frame) {
         Ok(header) => header,
         Err(error) => {
-            let fault = Fault::invalid_parameter("(message)", format!("not a Varlink call: {error}"));
+            let fault = Fault::invalid_parameter("(message)", format!("not a Varlink call: {}", chain(&error)));
             write_all(stream, &encode_fault(b"{", &fault, delimiter)).await?;
             // Where one message is broken the next one's beginning cannot be trusted.
             return Ok(After::Close);
@@ -285,7 +285,7 @@ async fn dispatch_aside<S: Service>(shared: &Arc<ServerState<S>>, call: Call) ->
             }
         })
     });
-    work.await.unwrap_or_else(|error| Err(Fault::internal(format!("the call panicked: {error}"))))
+    work.await.unwrap_or_else(|error| Err(Fault::internal(format!("the call panicked: {}", chain(&error)))))
 }
 
 /// The fault for a header key that is named like one of ours and is none.

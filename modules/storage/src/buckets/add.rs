@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use brahman_card::chain;
 use brahman_card::interface::storage::{AddBucketIn, Bucket, PRIMARY, RESCUE};
 use brahman_card::names::Kind;
 use object_store::path::Path as Key;
@@ -117,7 +118,7 @@ impl Buckets {
         let unusable = |why: String| BucketError::Unusable { name: bucket.name.clone(), why: format!("{why}; it was not registered") };
         let new = Marker::new(&bucket.name, &self.node);
         let found = marker::make(store, bucket.conditional_put, &new).await;
-        let found = found.map_err(|e| unusable(format!("its marker {MARKER}: {}", mask(&e.to_string(), secrets))))?;
+        let found = found.map_err(|e| unusable(format!("its marker {MARKER}: {}", mask(&chain(&e), secrets))))?;
         if let Some(other) = self.other(&bucket.name, |other| other.id.as_ref() == Some(&found.id)) {
             return Err(unusable(format!("its marker is that of bucket `{other}`: it is the same place by another name")));
         }
