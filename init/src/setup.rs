@@ -75,7 +75,8 @@ pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>
 
 /// The Cards in these folders, if none of them is refused.
 pub(crate) fn load(folders: &[PathBuf], mesh: &Path) -> Result<Vec<Card>, Fault> {
-    let reading = read(folders).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {}", folder.display(), chain(&e))))?;
+    let reading =
+        read(folders).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {}", folder.display(), chain(&e))))?;
     for found in &reading.replaced {
         tracing::info!("{} is left aside: a Card of label `{}` comes before it", found.origin, found.card.label);
     }

@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn the_lock_is_taken_once_and_keeps_what_runs() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let running = vec![ProcessRecord { label: "a".into(), pid: 7, started: 9 }, ProcessRecord { label: "b".into(), pid: 8, started: 10 }];
+        let running =
+            vec![ProcessRecord { label: "a".into(), pid: 7, started: 9 }, ProcessRecord { label: "b".into(), pid: 8, started: 10 }];
         let mut lock = Lock::take(&mesh(&folder)).expect("taken");
         assert!(lock.fresh && lock.former.is_empty());
         lock.record(&[running.clone(), running.clone()].concat());

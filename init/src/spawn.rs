@@ -101,7 +101,12 @@ impl Process {
 }
 
 /// Starts a module's process in a group of its own, with its listener as descriptor 3.
-pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgroups: Option<&Cgroups>) -> Result<StartedProcess, SpawnError> {
+pub(crate) fn spawn(
+    card: &Card,
+    listener: &UnixListener,
+    places: &Places,
+    cgroups: Option<&Cgroups>,
+) -> Result<StartedProcess, SpawnError> {
     let Payload::Native(native) = &card.payload else {
         return Err(SpawnError::Virtual);
     };

@@ -264,7 +264,11 @@ impl Journal {
             if journal.open.contains_key(&dataset.lineage.run_id)
                 && let Err(error) = journal.complete(dataset)
             {
-                tracing::warn!(dataset = dataset.name, "its last commit is written into the journal at the next opening: {}", chain(&error));
+                tracing::warn!(
+                    dataset = dataset.name,
+                    "its last commit is written into the journal at the next opening: {}",
+                    chain(&error)
+                );
             }
         }
         Ok(journal)

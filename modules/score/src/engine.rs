@@ -197,9 +197,7 @@ impl EngineError {
             }
             Self::TooMuch { .. } => Fault::invalid_parameter("conversation", message),
             Self::BadOutput { .. } => Fault::of(&error::BadOutput {}, false, message),
-            Self::OutOfBudget { needed, budget, .. } => {
-                Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message)
-            }
+            Self::OutOfBudget { needed, budget, .. } => Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message),
             Self::Server { retryable, .. } => Fault::of(&error::ServerFailed {}, *retryable, message),
             Self::Failed(_) | Self::Nothing => Fault::internal(message),
         }

@@ -129,9 +129,7 @@ fn hits_wanted(ask: &SearchIn) -> Result<u64, Fault> {
 impl Job {
     fn run(&self) -> Result<SearchOutcome, Fault> {
         let generation = &*self.generation;
-        let damaged = |error: std::io::Error| {
-            Fault::of(&error::Damaged { name: self.index.parameters.name.clone() }, false, chain(&error))
-        };
+        let damaged = |error: std::io::Error| Fault::of(&error::Damaged { name: self.index.parameters.name.clone() }, false, chain(&error));
         let started = Instant::now();
         let filtered = match &self.filter {
             Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&self.index.parameters.name))?),
