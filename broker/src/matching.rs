@@ -10,10 +10,10 @@ use brahman_card::card::FlowType;
 use brahman_card::interface::broker::Match;
 use brahman_card::{Label, ModuleRecord, ModuleState};
 
-/// A question.
+/// Who serves a flow, asked for whom and under what.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// Interface name.
+    /// Name of the wanted interface.
     pub flow: &'a str,
     /// Context it is asked in.
     pub context: Option<&'a str>,
@@ -25,7 +25,7 @@ pub struct Ask<'a> {
 
 /// One provider, ranked or refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ranked {
+pub struct RankedProvider {
     /// Place in the list of modules that was given.
     pub index: usize,
     /// What it would be as a match.
@@ -38,7 +38,7 @@ pub struct Ranked {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranking {
     /// Every module that offers the flow.
-    pub candidates: Vec<Ranked>,
+    pub candidates: Vec<RankedProvider>,
     /// How many of them, from the front, are eligible.
     pub eligible: usize,
     /// What else the asker should know, such as a pin that fell through.
@@ -48,7 +48,7 @@ pub struct Ranking {
 impl Ranking {
     /// The eligible ones, best first.
     #[must_use]
-    pub fn eligible(&self) -> &[Ranked] {
+    pub fn eligible(&self) -> &[RankedProvider] {
         &self.candidates[..self.eligible]
     }
 
@@ -63,7 +63,7 @@ impl Ranking {
 #[must_use]
 pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let wish = Wish::of(ask);
-    let mut candidates: Vec<Ranked> = (0..modules.len()).filter_map(|index| consider(index, modules, ask, &wish)).collect();
+    let mut candidates: Vec<RankedProvider> = (0..modules.len()).filter_map(|index| consider(index, modules, ask, &wish)).collect();
     candidates.sort_by(|a, b| key(a).cmp(&key(b)));
     // A mock does not stand in for a real one that is on its way, nor the other way round: what one knows is not the other's.
     let best = candidates.iter().find(|c| c.refused.is_none()).map(|c| (c.matched.label.clone(), c.matched.mock, c.matched.state));
@@ -90,7 +90,7 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     Ranking { candidates, eligible, note }
 }
 
-fn key(c: &Ranked) -> impl Ord + '_ {
+fn key(c: &RankedProvider) -> impl Ord + '_ {
     let m = &c.matched;
     (c.refused.is_some(), Reverse(m.pinned), m.via != "exact", Reverse(m.priority), &m.label, &m.id)
 }
@@ -134,7 +134,7 @@ impl<'a> Wish<'a> {
     }
 }
 
-fn consider(index: usize, modules: &[ModuleRecord], ask: &Ask<'_>, wish: &Wish<'_>) -> Option<Ranked> {
+fn consider(index: usize, modules: &[ModuleRecord], ask: &Ask<'_>, wish: &Wish<'_>) -> Option<RankedProvider> {
     let module = &modules[index];
     let card = &module.card;
     let offered = card.flow.output.iter().find(|flow| matches!(&flow.ty, FlowType::Interface { name } if name == ask.flow))?;
@@ -170,7 +170,7 @@ fn consider(index: usize, modules: &[ModuleRecord], ask: &Ask<'_>, wish: &Wish<'
         let reason = module.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
         Some(format!("is {}{reason}", module.state.as_str()))
     };
-    Some(Ranked { index, matched, refused })
+    Some(RankedProvider { index, matched, refused })
 }
 
 #[cfg(test)]

@@ -11,13 +11,15 @@ use brahman_card::interface;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::header::{CallHeader, push_escaped, push_number_member, push_text_member, reply_head};
 use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, parameters};
+use brahman_sidecar::chain;
 use brahman_sidecar::serve::unknown_key;
 
 use crate::quarantine::Fingerprint;
-use crate::service::CONTEXT_BYTES_MAX;
 
 /// Latest deadline: clocks add up to it without overflow.
 const DEADLINE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+/// Longest name a context may have: a word, not a text.
+const CONTEXT_BYTES_MAX: usize = 64;
 /// Longest trace id: a word, not a text.
 const TRACE_BYTES_MAX: usize = 256;
 /// Longest JSON text and most members of the attributes that a call requires.
@@ -109,7 +111,8 @@ impl Outgoing {
 impl Outgoing {
     /// Reads the header of a call.
     pub(crate) fn read(frame: Vec<u8>) -> Result<Self, Fault> {
-        let header = CallHeader::skim(&frame).map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {e}")))?;
+        let header = CallHeader::skim(&frame);
+        let header = header.map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {}", chain(&e))))?;
         if header.uid.is_some() {
             return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
         }

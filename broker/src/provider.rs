@@ -126,7 +126,7 @@ impl Provider {
                 }
             }
         };
-        let mut waiting = Waiting { provider: self, uid, ticket: Some(ticket) };
+        let mut waiting = QueuedCall { provider: self, uid, ticket: Some(ticket) };
         // The sender is only dropped unused together with the provider itself.
         let _ = called.await;
         waiting.ticket = None;
@@ -200,13 +200,13 @@ impl Drop for Place {
 }
 
 /// A call in the queue; leaves it on drop.
-struct Waiting<'a> {
+struct QueuedCall<'a> {
     provider: &'a Arc<Provider>,
     uid: u32,
     ticket: Option<Ticket>,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedCall<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             let left = {
@@ -222,12 +222,12 @@ impl Drop for Waiting<'_> {
 }
 
 /// A provider, the life of it that was last seen, and the quotas it was made with.
-type Known = (Arc<Provider>, u64, Quotas);
+type KnownProvider = (Arc<Provider>, u64, Quotas);
 
 /// All providers, by Card id; kept over changes of the table.
 #[derive(Debug, Default)]
 pub(crate) struct Providers {
-    all: Mutex<HashMap<String, Known>>,
+    all: Mutex<HashMap<String, KnownProvider>>,
 }
 
 impl Providers {

@@ -15,22 +15,23 @@ use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::parameters;
 use brahman_card::{ModuleRecord, ModuleState, interface};
-use brahman_sidecar::Peer;
 use brahman_sidecar::serve::{GONE_EVERY, encode_reply, hung_up, write_all};
+use brahman_sidecar::{Peer, chain};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::{After, Client};
 use crate::health::{Outcome, RetryBudget};
 use crate::matching::{Ask, Ranking, rank};
 use crate::outgoing::Outgoing;
 use crate::provider::{Backend, Provider, Providers, allows, cheaper};
 use crate::quarantine::Quarantine;
-use crate::splice::{After, Client};
 use crate::table::{ContextFile, Table};
 
-/// Longest name a context may have; it is a word, not a text.
-pub(crate) const CONTEXT_BYTES_MAX: usize = 64;
+/// The interface that the broker itself serves, and the one that every socket has.
+const OWN: &str = interface::broker::INTERFACE.name;
+const EVERYBODYS: &str = interface::service::INTERFACE.name;
 /// Answers to one (interface, context, asker) kept until the table changes.
 const ROUTES_MAX: usize = 1024;
 
@@ -116,13 +117,13 @@ impl Target {
 
 /// A route as found in one table: replicas of the best label, and what came after them.
 #[derive(Clone, Debug)]
-struct Found {
+struct FoundRoute {
     ranking: Arc<Ranking>,
     targets: Arc<[Arc<Target>]>,
 }
 
 /// Routes found in one table: they hold as long as it does.
-type RouteCache = (Option<Arc<Table>>, HashMap<RouteKey, Found>);
+type RouteCache = (Option<Arc<Table>>, HashMap<RouteKey, FoundRoute>);
 
 /// The broker.
 #[derive(Debug)]
@@ -260,7 +261,7 @@ impl Broker {
         context: Option<&str>,
         require: Option<&BTreeMap<String, String>>,
         peer: Peer,
-    ) -> Found {
+    ) -> FoundRoute {
         // Only a module whose Card wants this flow is an asker with wishes of its own.
         let asker = table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid));
         let key = (flow.to_owned(), context.map(str::to_owned), require.cloned(), asker.map(|a| a.card.id.clone()));
@@ -278,7 +279,7 @@ impl Broker {
             .iter()
             .filter(|c| c.matched.state == ModuleState::Ready)
             .map(|c| Arc::new(self.target(&table.modules[c.index], flow)));
-        let found = Found { targets: targets.collect(), ranking: Arc::new(ranking) };
+        let found = FoundRoute { targets: targets.collect(), ranking: Arc::new(ranking) };
         cache.1.insert(key, found.clone());
         found
     }
@@ -304,8 +305,8 @@ impl Broker {
     /// Answers a call to the broker itself; `None` if it is to be forwarded after all.
     pub(crate) async fn answer(&self, client: &mut Client, call: &Outgoing) -> io::Result<Option<After>> {
         let outcome = match (call.interface.as_str(), call.method.as_str()) {
-            ("org.brahman.Broker", "Watch") if call.more => return self.watch(client, call).await.map(Some),
-            ("org.varlink.service", "GetInterfaceDescription") => match self.description(call, client.frames.delimiter()) {
+            (OWN, "Watch") if call.more => return self.watch(client, call).await.map(Some),
+            (EVERYBODYS, "GetInterfaceDescription") => match self.description(call, client.frames.delimiter()) {
                 Ok(None) => return Ok(None),
                 Ok(Some(reply)) => Ok(reply),
                 Err(fault) => Err(fault),
@@ -329,7 +330,7 @@ impl Broker {
             parameters::none(call.parameters())?;
         }
         match (call.interface.as_str(), call.method.as_str()) {
-            ("org.brahman.Broker", "Resolve") => {
+            (OWN, "Resolve") => {
                 let ask: FlowIn = parameters::read(call.parameters())?;
                 self.check_context(&table, ask.context.as_deref().or(call.context.as_deref()))?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
@@ -337,8 +338,8 @@ impl Broker {
                 let matched = first.ok_or_else(|| Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals()))?;
                 reply(call, &ResolveOut { matched, generation: table.generation }, delimiter)
             }
-            ("org.brahman.Broker", "Watch") => Err(Fault::expected_more("Watch")),
-            ("org.brahman.Broker", "Explain") => {
+            (OWN, "Watch") => Err(Fault::expected_more("Watch")),
+            (OWN, "Explain") => {
                 let ask: FlowIn = parameters::read(call.parameters())?;
                 self.check_context(&table, ask.context.as_deref().or(call.context.as_deref()))?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
@@ -351,8 +352,8 @@ impl Broker {
                 });
                 reply(call, &ExplainOut { context, candidates: candidates.collect(), note: ranking.note }, delimiter)
             }
-            ("org.brahman.Broker", "GetContext") => reply(call, &Context { context: table.context.clone() }, delimiter),
-            ("org.brahman.Broker", "SetContext") => {
+            (OWN, "GetContext") => reply(call, &Context { context: table.context.clone() }, delimiter),
+            (OWN, "SetContext") => {
                 let SetContextIn { context } = parameters::read(call.parameters())?;
                 if !self.administers(client.peer.uid) {
                     let why = "the context is everybody's: only the mesh's own user and root may switch it";
@@ -361,7 +362,8 @@ impl Broker {
                 if let Some(why) = context.as_ref().and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card))) {
                     return Err(Fault::invalid_parameter("context", why));
                 }
-                self.context_file.write(context.as_deref()).map_err(|e| Fault::internal(format!("the context cannot be kept: {e}")))?;
+                let unkept = |e: io::Error| Fault::internal(format!("the context cannot be kept: {}", chain(&e)));
+                self.context_file.write(context.as_deref()).map_err(unkept)?;
                 let mut previous = None;
                 self.table.send_modify(|now| {
                     previous.clone_from(&now.context);
@@ -369,8 +371,8 @@ impl Broker {
                 });
                 reply(call, &SetContextOut { previous }, delimiter)
             }
-            ("org.brahman.Broker", "Status") => reply(call, &self.status(&table), delimiter),
-            ("org.varlink.service", "GetInfo") => {
+            (OWN, "Status") => reply(call, &self.status(&table), delimiter),
+            (EVERYBODYS, "GetInfo") => {
                 let ready = table.modules.iter().filter(|m| m.state == ModuleState::Ready);
                 let mut interfaces: Vec<String> = ready.flat_map(|m| m.card.offered_interfaces()).map(str::to_owned).collect();
                 interfaces.extend(
@@ -502,7 +504,7 @@ impl Broker {
 
 /// Of the ready providers: the first whose breaker is closed, among replicas of its label the cheaper of two; never
 /// nothing while one is ready. The one just lost is taken last.
-fn choose(found: &Found, avoid: Option<&str>) -> Option<Arc<Target>> {
+fn choose(found: &FoundRoute, avoid: Option<&str>) -> Option<Arc<Target>> {
     let open = |target: &&Arc<Target>| Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p));
     let targets = &found.targets;
     let best = targets.iter().find(open).or_else(|| targets.first())?;

@@ -10,19 +10,17 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use brahman_card::interface;
+use brahman_card::interface::broker::error::Overloaded;
+use brahman_card::interface::{self, WireError};
 use brahman_card::wire::KEY_MOCK;
 use brahman_card::wire::fault::Fault;
-use brahman_card::wire::frame::FrameBuffer;
-use brahman_sidecar::Peer;
-use brahman_sidecar::serve::{
-    Charge, GONE_EVERY, NEXT_CALL_POLL, PARTIAL_MAX, WRITE_STALL, Wait, encode_fault, fill, hung_up, linger, poll_briefly, write_all,
-    write_parts,
-};
+use brahman_sidecar::serve::{Charge, GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, hung_up, linger, poll_briefly, write_all, write_parts};
+use brahman_sidecar::{Peer, chain};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use crate::answer::Answer;
+use crate::client::{After, Client};
 use crate::health::Outcome;
 use crate::outgoing::Outgoing;
 use crate::provider::{Backend, Place};
@@ -48,30 +46,9 @@ const POLL_MAX: Duration = Duration::from_micros(300);
 /// Both directions of an upgraded connection: a bulk frame in few reads.
 const UPGRADE_BUFFER: usize = 256 * 1024;
 
-/// What is left of the connection after a call.
-pub(crate) enum After {
-    Next,
-    Close,
-    /// It has left Varlink; this is its other half.
-    Upgraded(Backend),
-}
-
-/// A client connection.
-pub(crate) struct Client {
-    pub(crate) stream: UnixStream,
-    pub(crate) frames: FrameBuffer,
-    pub(crate) peer: Peer,
-    read_open: bool,
-    next: Wait,
-    /// A oneway call whose work is not over yet: the next call on this connection comes after it.
-    oneway: Option<tokio::task::JoinHandle<()>>,
-}
-
 /// Serves one client to its end.
 pub(crate) async fn converse(stream: UnixStream, peer: Peer, broker: Arc<Broker>) {
-    let mut frames = FrameBuffer::default();
-    frames.reserve_from(Box::new(Charge::of(peer.uid)));
-    let mut client = Client { stream, frames, peer, read_open: true, next: Wait::new(NEXT_CALL_POLL), oneway: None };
+    let mut client = Client::new(stream, peer);
     loop {
         let after = match client.next_call(&broker).await {
             Ok(Some(call)) => client.run(&broker, call).await,
@@ -113,7 +90,7 @@ impl Client {
                     return if is_cut { Err(cut()) } else { Ok(None) };
                 }
                 Ok(None) => {}
-                Err(error) => return Err(Fault::overloaded(format!("{error}; send large data through a bulk method"), 0)),
+                Err(error) => return Err(Fault::overloaded(format!("{}; send large data through a bulk method", chain(&error)), 0)),
             }
             if self.next.poll(&self.stream, &mut self.frames).await {
                 continue;
@@ -142,10 +119,6 @@ impl Client {
             }
             self.read_open = fill(&self.stream, &mut self.frames).unwrap_or(false);
         }
-    }
-
-    pub(crate) async fn fault(&self, head: &[u8], fault: &Fault) -> io::Result<()> {
-        write_all(&self.stream, &encode_fault(head, fault, self.frames.delimiter())).await
     }
 
     async fn run(&mut self, broker: &Arc<Broker>, call: Outgoing) -> io::Result<After> {
@@ -219,10 +192,10 @@ impl Client {
                     broker.quarantine.survived(|| call.fingerprint());
                     return Ok(after);
                 }
-                Err(Failed::Stop(stop)) => return Err(stop),
-                Err(Failed::Unreached(why)) => (true, true, why),
-                Err(Failed::Unread(why)) => (false, true, why),
-                Err(Failed::Lost(why)) => (false, false, why),
+                Err(AttemptFailure::Stop(stop)) => return Err(stop),
+                Err(AttemptFailure::Unreached(why)) => (true, true, why),
+                Err(AttemptFailure::Unread(why)) => (false, true, why),
+                Err(AttemptFailure::Lost(why)) => (false, false, why),
             };
             // The beginning of a long one may have been read, and have done the harm.
             let is_innocent = is_unread && call.len() <= SHORT_BYTES;
@@ -273,11 +246,11 @@ impl Client {
     }
 
     /// One attempt at one provider.
-    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt) -> Result<After, Failed> {
+    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt) -> Result<After, AttemptFailure> {
         let started = Instant::now();
         let connecting =
             if call.oneway { target.dial().await } else { target.connect(target.idempotent(&call.interface, &call.method)).await };
-        let mut backend = connecting.map_err(|error| Failed::Unreached(format!("could not be reached: {error}")))?;
+        let mut backend = connecting.map_err(|error| AttemptFailure::Unreached(format!("could not be reached: {}", chain(&error))))?;
         backend.frames.reserve_from(Box::new(Charge::of(self.peer.uid)));
         let number = broker.next_number();
         let head = call.head(target.wants_uid, self.peer.uid, number);
@@ -285,20 +258,20 @@ impl Client {
         let until_at = call.deadline.unwrap_or_else(|| started + 2 * WRITE_STALL);
         // It may have been given up while the call waited for its place.
         if let Some(why) = broker.gone(target) {
-            return Err(Failed::Unreached(why));
+            return Err(AttemptFailure::Unreached(why));
         }
         // Followed only if the answer is waited for.
         let mut table: Option<watch::Receiver<Arc<Table>>> = None;
         if backend.frames.is_denied() {
             let why = format!("no memory is left for an answer of `{}` while others are on their way", target.label());
-            return Err(Failed::Stop(Stop::Fault(Fault::overloaded(why, 100))));
+            return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
         }
         let written = self.attend(until_at, write_parts(&backend.stream, &parts)).await;
         match written {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Failed::Unread(format!("hung up ({error})"))),
+            Ok(Err(error)) => return Err(AttemptFailure::Unread(format!("hung up ({error})"))),
             Err(Stop::Fault(_)) => return Err(late(call, target)),
-            Err(stop) => return Err(Failed::Stop(stop)),
+            Err(stop) => return Err(AttemptFailure::Stop(stop)),
         }
         if call.oneway {
             target.note(Outcome::Answered, started.elapsed());
@@ -316,14 +289,17 @@ impl Client {
                     let answer = aside_if(frame.len() >= LONG_BYTES, move || Answer::read(frame, delimiter)).await;
                     let answer = match answer {
                         Ok(Ok(answer)) => answer,
-                        Ok(Err(error)) => return Err(Failed::Lost(format!("answered with something that is not Varlink: {error}"))),
-                        Err(fault) => return Err(Failed::Stop(Stop::Fault(fault))),
+                        Ok(Err(error)) => {
+                            let why = format!("answered with something that is not Varlink: {}", chain(&error));
+                            return Err(AttemptFailure::Lost(why));
+                        }
+                        Err(fault) => return Err(AttemptFailure::Stop(Stop::Fault(fault))),
                     };
                     // Whoever was told no number can give none back.
                     if answer.number.is_some_and(|of| of != number || !target.wants_uid) || answer.continues && !call.more {
-                        return Err(Failed::Lost("answered a call that was not made".into()));
+                        return Err(AttemptFailure::Lost("answered a call that was not made".into()));
                     }
-                    let is_overload = answer.error.as_deref() == Some("org.brahman.Broker.Overloaded");
+                    let is_overload = answer.error.as_deref() == Some(Overloaded::NAME);
                     let outcome = if is_overload { Outcome::Overloaded } else { Outcome::Answered };
                     let upgraded = call.upgrade && answer.error.is_none() && !answer.continues;
                     held.passed_on = true;
@@ -338,7 +314,7 @@ impl Client {
                     if call.extras && target.mock {
                         head.extend_from_slice(format!("\"{KEY_MOCK}\":true,").as_bytes());
                     }
-                    answer.pass_on(&self.stream, head, delimiter).await.map_err(|e| Failed::Stop(Stop::Io(e)))?;
+                    answer.pass_on(&self.stream, head, delimiter).await.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
                     if upgraded {
                         return Ok(After::Upgraded(backend));
                     }
@@ -353,7 +329,7 @@ impl Client {
                 Ok(None) => {}
                 Err(error) => {
                     let why = format!("`{}` answered `{}` with too much: {error}", target.label(), call.method);
-                    return Err(Failed::Stop(Stop::Fault(Fault::overloaded(why, 100))));
+                    return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
                 }
             }
             if backend.frames.pending().len() >= LONG_BYTES {
@@ -364,7 +340,7 @@ impl Client {
                 follow.mark_unchanged();
                 table = Some(follow);
                 if let Some(why) = broker.gone(target) {
-                    return Err(Failed::Lost(why));
+                    return Err(AttemptFailure::Lost(why));
                 }
                 continue;
             };
@@ -372,29 +348,29 @@ impl Client {
                 biased;
                 ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
                     Ok(true) => {}
-                    Ok(false) => return Err(Failed::Lost("hung up in mid-call".to_owned())),
+                    Ok(false) => return Err(AttemptFailure::Lost("hung up in mid-call".to_owned())),
                     // So the kernel says that something was left unread: the end of the call at least, without which there is none.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset && backend.frames.pending().is_empty() => {
-                        return Err(Failed::Unread(format!("hung up before it had read the call ({error})")));
+                        return Err(AttemptFailure::Unread(format!("hung up before it had read the call ({error})")));
                     }
-                    Err(error) => return Err(Failed::Lost(format!("hung up in mid-call ({error})"))),
+                    Err(error) => return Err(AttemptFailure::Lost(format!("hung up in mid-call ({error})"))),
                 },
                 open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
-                    open.map_err(|e| Failed::Stop(Stop::Io(e)))?;
-                    self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| Failed::Stop(Stop::Io(e)))?;
+                    open.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
+                    self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
                     if !self.read_open && hung_up(&self.stream) {
-                        return Err(Failed::Stop(Stop::HungUp));
+                        return Err(AttemptFailure::Stop(Stop::HungUp));
                     }
                 }
                 // A client that has finished sending may still go away.
                 () = tokio::time::sleep(GONE_EVERY), if !self.read_open => if hung_up(&self.stream) {
-                    return Err(Failed::Stop(Stop::HungUp));
+                    return Err(AttemptFailure::Stop(Stop::HungUp));
                 },
                 () = until(call.deadline) => return Err(late(call, target)),
                 _ = table.changed() => {
                     // A provider that was given up never answers: its socket is held by init, not by it.
                     if let Some(why) = broker.gone(target) {
-                        return Err(Failed::Lost(why));
+                        return Err(AttemptFailure::Lost(why));
                     }
                     // Calls that waited in the socket's backlog are read by the next life.
                     if let Some(turn) = &mut held.turn && broker.is_next_life(target) {
@@ -456,7 +432,7 @@ struct Attempt {
 }
 
 /// Why an attempt gave no answer.
-enum Failed {
+enum AttemptFailure {
     /// Nothing was sent: it can be tried again whatever it is.
     Unreached(String),
     /// The provider ended before it had read all of it: it can be tried again whatever it is.
@@ -480,8 +456,8 @@ impl From<Fault> for Stop {
     }
 }
 
-fn late(call: &Outgoing, target: &Target) -> Failed {
-    Failed::Stop(Stop::Fault(Fault::deadline_exceeded(format!("`{}` worked on `{}`", target.label(), call.method))))
+fn late(call: &Outgoing, target: &Target) -> AttemptFailure {
+    AttemptFailure::Stop(Stop::Fault(Fault::deadline_exceeded(format!("`{}` worked on `{}`", target.label(), call.method))))
 }
 
 /// Work that may take long, on a thread of its own if it will.
@@ -489,7 +465,7 @@ async fn aside_if<T: Send + 'static>(is_long: bool, work: impl FnOnce() -> T + S
     if !is_long {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(format!("reading a message panicked: {error}")))
+    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(format!("reading a message panicked: {}", chain(&error))))
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use brahman_card::ModuleRecord;
 use brahman_card::interface::Empty;
-use brahman_card::interface::init::WatchOut;
-use brahman_sidecar::client::encode_call;
-use brahman_sidecar::{CallOptions, ClientError, Connection};
+use brahman_card::interface::init::{WatchOut, method};
+use brahman_sidecar::client::encode_method;
+use brahman_sidecar::{CallOptions, ClientError, Connection, chain};
 use tokio::sync::watch;
 
 /// Longest pause between attempts to reach init again.
@@ -39,7 +39,7 @@ pub(crate) async fn follow(init: PathBuf, table: watch::Sender<Arc<Table>>) {
     loop {
         let watching = async {
             let mut connection = Connection::connect(&init).await?;
-            connection.send(&encode_call("org.brahman.Init.Watch", &Empty {}, &CallOptions::default(), true, false)?).await?;
+            connection.send(&encode_method::<method::Watch>(&Empty {}, &CallOptions::default(), true, false)?).await?;
             loop {
                 let word: WatchOut = connection.receive().await?.typed()?.value;
                 pause = Duration::from_millis(2);
@@ -56,7 +56,7 @@ pub(crate) async fn follow(init: PathBuf, table: watch::Sender<Arc<Table>>) {
         };
         let ended: Result<(), ClientError> = watching.await;
         if let Err(error) = ended {
-            tracing::warn!("init's watch ended: {error}");
+            tracing::warn!("init's watch ended: {}", chain(&error));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);

@@ -87,12 +87,12 @@ impl Drop for Turn {
 }
 
 /// A place in the queue; given up on drop.
-struct Waiting<'a> {
+struct QueuedTurn<'a> {
     turns: &'a Turns,
     id: u64,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedTurn<'_> {
     fn drop(&mut self) {
         let mut state = self.turns.state();
         state.queue.retain(|id| *id != self.id);
@@ -124,7 +124,7 @@ impl Turns {
             state.queue.push_back(id);
             id
         };
-        let _waiting = Waiting { turns: self, id };
+        let _waiting = QueuedTurn { turns: self, id };
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();

@@ -33,14 +33,14 @@ pub const STRING_BYTES_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
-    /// Always 1.
+    /// Always 1, until a Card's shape changes.
     pub schema_version: u32,
     /// ULID. Absent: derived from label and socket, so that the same Card has the same id on every machine.
     #[serde(default)]
     pub id: String,
     /// Name of the module: 1 to 64 of `a-z0-9._-`. Equal labels are replicas of one another.
     pub label: Label,
-    /// What to run.
+    /// What init runs, if anything.
     pub payload: Payload,
     /// What init does when the process ends.
     #[serde(default)]
@@ -99,7 +99,7 @@ pub struct Card {
     pub extensions: BTreeMap<String, serde_json::Value>,
 }
 
-/// What init runs.
+/// What init runs for a module.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Payload {
@@ -147,11 +147,11 @@ impl Default for Supervision {
 pub struct RestartPolicy {
     /// First delay after an unhealthy life. The first restart after a healthy one is immediate.
     pub initial_ms: u64,
-    /// Longest delay.
+    /// Longest delay, which doubling ends at.
     pub max_ms: u64,
     /// This many restarts in `period_s` and the module is `failed` until a cool-down has passed.
     pub intensity: u32,
-    /// Window of `intensity`.
+    /// Window in which `intensity` starts are counted.
     pub period_s: u64,
     /// A life this long resets the backoff.
     pub healthy_after_ms: u64,
@@ -220,21 +220,21 @@ impl Priority {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Flows {
-    /// Wanted flows.
+    /// Flows that the module calls.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub input: Vec<Flow>,
-    /// Offered flows.
+    /// Flows that the module serves.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<Flow>,
 }
 
-/// One typed flow.
+/// One flow, wanted or offered, and its type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Flow {
     /// Short name, such as `embed`.
     pub name: String,
-    /// Its type.
+    /// What is called, such as a Varlink interface.
     #[serde(rename = "type")]
     pub ty: FlowType,
     /// On an input: the label that is to serve it, whatever the ranking says.
@@ -287,7 +287,7 @@ pub struct Limits {
     /// Processes and threads: cgroup `pids.max`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u64>,
-    /// Open files: `RLIMIT_NOFILE`.
+    /// Open files at most, as `RLIMIT_NOFILE`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,
     /// cgroup `cpu.weight`, 1 to 10000.

@@ -11,7 +11,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
-use crate::interface::{Method, WireError};
+use crate::interface::{Method, OURS, WireError};
 
 /// Longest line, where words allow it.
 const COLUMNS: usize = 120;
@@ -67,7 +67,7 @@ impl Text {
     /// Adds an error; one of ours has a message and a flag before its data.
     pub(crate) fn error<E: WireError>(&mut self, docs: &[&str]) {
         let mut fields = Vec::new();
-        if E::NAME.starts_with("org.brahman.") {
+        if E::NAME.starts_with(OURS) {
             let common = [("message", "string"), ("retryable", "bool")];
             let field = |(name, kind): (&str, &str)| Field { name: name.into(), kind: kind.into(), made_of: None, doc: String::new() };
             fields.extend(common.map(field));

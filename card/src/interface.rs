@@ -8,12 +8,17 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// What the names of our own interfaces begin with, and of whatever else is ours on the wire.
+pub const OURS: &str = "org.brahman.";
+/// The error of a broken invariant or a failed disk: any method may give it, so it is of no one interface.
+pub const INTERNAL: &str = "org.brahman.Fault.Internal";
+
 /// One Varlink interface. That of a module of one's own may be written by hand: `idl: || "interface org.example.Echo …"`.
 #[derive(Debug)]
 pub struct Interface {
-    /// Full name.
+    /// Full name, such as `org.brahman.Embed`.
     pub name: &'static str,
-    /// All its methods.
+    /// All its methods, as they are declared.
     pub methods: &'static [MethodFacts],
     /// Gives the IDL text.
     pub idl: fn() -> &'static str,
@@ -136,10 +141,10 @@ macro_rules! interface {
         )*}
         errors {$(
             $(#[doc = $error_doc:literal])*
-            $error:ident { $($field:ident: $kind:ty),* $(,)? }
+            $error:ident { $($(#[$attribute:meta])* $field:ident: $kind:ty),* $(,)? }
         )*}
     ) => {
-        /// The interface.
+        /// Name, methods and IDL text of this interface.
         pub const INTERFACE: $crate::Interface = $crate::Interface {
             name: $name,
             methods: &[$(interface!(@facts $method $($ask)?)$($(.$fact())+)?),*],
@@ -172,14 +177,14 @@ macro_rules! interface {
             }
         )*
 
-        /// A type for each error.
+        /// A type for each error. Of its data, an `Option` that is `None` is null unless its field says that it is left out.
         #[allow(missing_docs)]
         pub mod error {
             $(
                 $(#[doc = $error_doc])*
                 #[derive(Clone, Debug, PartialEq, ::serde::Serialize, ::schemars::JsonSchema)]
                 pub struct $error {
-                    $(pub $field: $kind),*
+                    $($(#[$attribute])* pub $field: $kind),*
                 }
 
                 impl $crate::interface::WireError for $error {

@@ -4,12 +4,14 @@
 //! * [`names`]: of datasets, indexes, buckets, models, profiles and modules, checked once.
 //! * [`state`]: the life of a module as init publishes it ([`ModuleState`], [`ModuleRecord`]).
 //! * [`wire`]: the Varlink message codec, sans I/O (frames, headers, faults).
+//! * [`chain()`]: an error with its causes, as people read it.
 //! * [`interface`]: one file per interface: its types and the declaration of its methods, from which its IDL text is made.
 //!
 //! Invariants: every input is bounded before it is looked at; a parse error names the field and what was
 //! expected; no type here knows who supervises or who routes.
 
 pub mod card;
+pub mod chain;
 mod idl;
 pub mod interface;
 pub mod names;
@@ -17,6 +19,7 @@ pub mod state;
 pub mod wire;
 
 pub use card::{Card, CardError, Label};
+pub use chain::chain;
 pub use interface::Interface;
 pub use state::{ModuleRecord, ModuleState};
 pub use wire::fault::Fault;

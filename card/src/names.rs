@@ -18,7 +18,7 @@ use thiserror::Error;
 /// Characters of a refused name that are told: enough to know it by.
 const SHOWN_CHARS: usize = 64;
 
-/// What is named.
+/// What a name is of: each kind has rules of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A dataset.
@@ -169,7 +169,7 @@ macro_rules! names {
         pub struct $name(String);
 
         impl $name {
-            /// What it names.
+            /// What a name of this type is of.
             pub const KIND: Kind = Kind::$kind;
 
             /// A name for something new.
@@ -180,7 +180,7 @@ macro_rules! names {
                 Self::KIND.check_new(name).map(|()| Self(name.to_owned()))
             }
 
-            /// As text.
+            /// The name as it is written.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0

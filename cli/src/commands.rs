@@ -13,11 +13,9 @@ pub(crate) mod score;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use brahman_card::interface;
-use brahman_sidecar::client::encode_call;
+use brahman_card::interface::{self, Method};
+use brahman_sidecar::client::{Answer, encode_method};
 use brahman_sidecar::{CallOptions, Client, ClientError};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::output;
 
@@ -38,34 +36,32 @@ pub(crate) fn client(socket: &Path) -> Client {
 }
 
 /// One call; gives the reply and the provider's label.
-pub(crate) async fn ask<P: Serialize + Sync, R: DeserializeOwned>(
+pub(crate) async fn ask<M: Method>(
     socket: &Path,
-    method: &str,
-    parameters: &P,
+    parameters: &M::In,
     options: &CallOptions,
-) -> Result<(R, Option<String>), ClientError> {
-    let answer = client(socket).call(method, parameters, options).await?;
+) -> Result<(M::Out, Option<String>), ClientError> {
+    Ok(reply_of(client(socket).call_method::<M>(parameters, options).await?))
+}
+
+/// An answer's reply and its provider's label. That a mock gave it is said.
+pub(crate) fn reply_of<R>(answer: Answer<R>) -> (R, Option<String>) {
     if answer.mock {
         output::say_mock(answer.provider.as_deref().unwrap_or_default());
     }
-    Ok((answer.value, answer.provider))
+    (answer.value, answer.provider)
 }
 
 /// [`ask`] with no options, for the reply alone.
-pub(crate) async fn get<P: Serialize + Sync, R: DeserializeOwned>(socket: &Path, method: &str, parameters: &P) -> Result<R, ClientError> {
-    Ok(ask(socket, method, parameters, &CallOptions::default()).await?.0)
+pub(crate) async fn get<M: Method>(socket: &Path, parameters: &M::In) -> Result<M::Out, ClientError> {
+    Ok(ask::<M>(socket, parameters, &CallOptions::default()).await?.0)
 }
 
 /// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again.
-pub(crate) async fn stream<P: Serialize, R: DeserializeOwned>(
-    socket: &Path,
-    method: &str,
-    parameters: &P,
-    mut each: impl FnMut(&R),
-) -> Result<R, ClientError> {
+pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, mut each: impl FnMut(&M::Out)) -> Result<M::Out, ClientError> {
     let options = CallOptions::default();
-    let message = encode_call(method, parameters, &options, true, false)?;
-    let (interface, short) = method.rsplit_once('.').unwrap_or(("", method));
+    let message = encode_method::<M>(parameters, &options, true, false)?;
+    let (interface, short) = M::NAME.rsplit_once('.').unwrap_or(("", M::NAME));
     let idempotent = interface::known(interface).is_some_and(|i| i.is_idempotent(short));
     let client = client(socket);
     let mut again = if idempotent { AGAIN_MAX } else { 0 };
@@ -81,7 +77,7 @@ pub(crate) async fn stream<P: Serialize, R: DeserializeOwned>(
                 other => other?,
             };
             let last = !reply.continues;
-            let value = reply.typed::<R>()?.value;
+            let value = reply.typed::<M::Out>()?.value;
             each(&value);
             if last {
                 return Ok(value);

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use brahman_card::Fault;
+use brahman_card::interface::{WireError, broker, catalog, embed, index, init, score, service};
 use brahman_sidecar::ClientError;
 
 use crate::output::Output;
@@ -19,6 +20,18 @@ impl std::fmt::Display for BadInput {
 
 impl std::error::Error for BadInput {}
 
+/// Something is wrong, and the output says what: there is nothing to add but the exit status.
+#[derive(Debug)]
+pub(crate) struct Unsound(pub(crate) String);
+
+impl std::fmt::Display for Unsound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unsound {}
+
 /// What is reported.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -30,11 +43,31 @@ pub(crate) struct Failure {
     said: bool,
 }
 
+/// A fault's exit code, and what to do about it. Where the person's own input is at fault, its message says so.
+fn meaning(name: &str) -> (u8, Option<&'static str>) {
+    match name {
+        broker::error::NoProvider::NAME => (4, Some("`brahman explain FLOW` shows each candidate, `brahman status` each module")),
+        broker::error::Overloaded::NAME | broker::error::DeadlineExceeded::NAME => {
+            (5, Some("try again; `brahman status` shows what is busy"))
+        }
+        service::error::InvalidParameter::NAME
+        | init::error::BadCard::NAME
+        | embed::error::TextTooLong::NAME
+        | embed::error::FileUnreadable::NAME
+        | score::error::ContextTooLong::NAME
+        | score::error::NoSuchToken::NAME
+        | score::error::FileUnreadable::NAME => (6, None),
+        index::error::NotReady::NAME => (1, Some("`brahman index refresh NAME` fills it")),
+        catalog::error::NoSuchDataset::NAME => (1, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
+        _ => (1, None),
+    }
+}
+
 impl Failure {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let message = format!("{error:#}");
         // A document that says what is wrong is not followed by another that says that something is.
-        let said = error.downcast_ref::<crate::commands::buckets::Unsound>().is_some();
+        let said = error.downcast_ref::<Unsound>().is_some();
         if error.downcast_ref::<BadInput>().is_some() {
             return Self { code: 6, message, hint: None, fault: None, said };
         }
@@ -45,24 +78,7 @@ impl Failure {
             }
             Some(ClientError::Deadline(_)) => Self { code: 5, message, hint: None, fault: None, said },
             Some(ClientError::Fault(fault)) => {
-                let (code, hint) = match fault.name.as_ref() {
-                    "org.brahman.Broker.NoProvider" => {
-                        (4, Some("`brahman explain FLOW` shows each candidate, `brahman status` each module"))
-                    }
-                    "org.brahman.Broker.Overloaded" | "org.brahman.Broker.DeadlineExceeded" => {
-                        (5, Some("try again; `brahman status` shows what is busy"))
-                    }
-                    "org.varlink.service.InvalidParameter"
-                    | "org.brahman.Init.BadCard"
-                    | "org.brahman.Embed.TextTooLong"
-                    | "org.brahman.Embed.FileUnreadable"
-                    | "org.brahman.Score.ContextTooLong"
-                    | "org.brahman.Score.NoSuchToken"
-                    | "org.brahman.Score.FileUnreadable" => (6, None),
-                    "org.brahman.Index.NotReady" => (1, Some("`brahman index refresh NAME` fills it")),
-                    "org.brahman.Catalog.NoSuchDataset" => (1, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
-                    _ => (1, None),
-                };
+                let (code, hint) = meaning(fault.name.as_ref());
                 Self { code, message: fault.message().to_owned(), hint: hint.map(str::to_owned), fault: Some(fault.clone()), said }
             }
             _ => Self { code: 1, message, hint: None, fault: None, said },

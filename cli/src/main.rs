@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use brahman_card::interface::ingest::{FilesIn, WatchIn};
+use brahman_card::interface::{ingest, init};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
@@ -391,9 +392,9 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Down => mesh::down(socket, output).await,
             Command::Status { wait } => mesh::status(socket, wait, output).await,
             Command::Logs { label, follow, lines } => mesh::logs(socket, &label, follow, lines, output).await,
-            Command::Start(l) => mesh::command(socket, "Start", &l.label, output).await,
-            Command::Stop(l) => mesh::command(socket, "Stop", &l.label, output).await,
-            Command::Restart(l) => mesh::command(socket, "Restart", &l.label, output).await,
+            Command::Start(l) => mesh::command::<init::method::Start>(socket, &l.label, output).await,
+            Command::Stop(l) => mesh::command::<init::method::Stop>(socket, &l.label, output).await,
+            Command::Restart(l) => mesh::command::<init::method::Restart>(socket, &l.label, output).await,
             Command::Reload => mesh::reload(socket, output).await,
             Command::Resolve(flow) => flows::resolve(socket, &flow, output).await,
             Command::Explain(flow) => flows::explain(socket, &flow, output).await,
@@ -401,8 +402,12 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Call(call) => flows::call(socket, &call, output).await,
             Command::Introspect { interface } => flows::introspect(socket, interface.as_deref(), output).await,
             Command::Embed(embed) => embed::embed(socket, &embed, output).await,
-            Command::Ingest(Ingest::Mysql { dataset, table }) => data::ingest_table(socket, "Mysql", dataset, table, output).await,
-            Command::Ingest(Ingest::Postgres { dataset, table }) => data::ingest_table(socket, "Postgres", dataset, table, output).await,
+            Command::Ingest(Ingest::Mysql { dataset, table }) => {
+                data::ingest_table::<ingest::method::Mysql>(socket, dataset, table, output).await
+            }
+            Command::Ingest(Ingest::Postgres { dataset, table }) => {
+                data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output).await
+            }
             Command::Ingest(Ingest::Files { dataset, paths, format, no_pii, bucket }) => {
                 let ask = FilesIn { dataset, format, pii: no_pii.then_some(false), bucket, paths: Vec::new() };
                 data::ingest_files(socket, ask, &paths, output).await

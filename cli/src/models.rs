@@ -38,7 +38,7 @@ const ONNX_SHA256: &str = "97ec8cf0abb4a95fe32c4d0e8754e1929c139f6d5f0e1ada19f2e
 
 /// One model on this machine.
 #[derive(Debug, Serialize)]
-struct Listed {
+struct ListedModel {
     name: String,
     path: String,
     sha256: String,
@@ -168,7 +168,7 @@ pub(crate) fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
         let path = entry.path();
         if let Some(manifest) = manifest(&path) {
             let number = |key: &str| manifest[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-            models.push(Listed {
+            models.push(ListedModel {
                 name: manifest["name"].as_str().unwrap_or_default().to_owned(),
                 sha256: manifest["sha256"]["model.onnx"].as_str().unwrap_or_default().to_owned(),
                 path: path.display().to_string(),

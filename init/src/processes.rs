@@ -23,14 +23,14 @@ const KILLED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A process by more than its number, which the kernel gives out again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Recorded {
+pub(crate) struct ProcessRecord {
     pub(crate) label: String,
     pub(crate) pid: u32,
     /// Clock ticks from boot to its start.
     pub(crate) started: u64,
 }
 
-impl Recorded {
+impl ProcessRecord {
     /// A process as it is now; none if it is not there.
     pub(crate) fn now(label: &str, pid: u32) -> Option<Self> {
         Some(Self { label: label.to_owned(), pid, started: Stat::of(pid)?.started })
@@ -82,9 +82,9 @@ pub(crate) fn owner(pid: u32, known: &BTreeSet<u32>) -> Option<u32> {
 
 /// Processes of this mesh that run though no init does: those that the former init recorded, and those whose environment
 /// names the mesh's socket and a Card; of the mesh that held this state before (its socket, and the state) those that use it.
-pub(crate) fn left_behind(recorded: &[Recorded], mesh: &Path, on_state: Option<(&Path, &Path)>) -> Vec<Recorded> {
-    let runs = |r: &&Recorded| Stat::of(r.pid).is_some_and(|stat| stat.started == r.started && !stat.zombie);
-    let mut left: Vec<Recorded> = recorded.iter().filter(runs).cloned().collect();
+pub(crate) fn left_behind(recorded: &[ProcessRecord], mesh: &Path, on_state: Option<(&Path, &Path)>) -> Vec<ProcessRecord> {
+    let runs = |r: &&ProcessRecord| Stat::of(r.pid).is_some_and(|stat| stat.started == r.started && !stat.zombie);
+    let mut left: Vec<ProcessRecord> = recorded.iter().filter(runs).cloned().collect();
     let own = ancestors(std::process::id());
     let namespaces = |pid: u32| ["mnt", "pid"].map(|kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok());
     let here = namespaces(std::process::id());
@@ -100,7 +100,7 @@ pub(crate) fn left_behind(recorded: &[Recorded], mesh: &Path, on_state: Option<(
         if let Some(label) = marked(&environment, mesh).or_else(|| on_state.and_then(on_it))
             && namespaces(pid) == here
         {
-            left.extend(Recorded::now(&label, pid));
+            left.extend(ProcessRecord::now(&label, pid));
         }
     }
     left
@@ -139,13 +139,13 @@ fn ancestors(pid: u32) -> BTreeSet<u32> {
 }
 
 /// Ends these processes: SIGTERM, and SIGKILL for what is there after the grace. Says which, and gives their number.
-pub(crate) async fn end(left: Vec<Recorded>, grace: Duration) -> usize {
+pub(crate) async fn end(left: Vec<ProcessRecord>, grace: Duration) -> usize {
     let mut ending = Vec::new();
     for process in left {
         let Some(pid) = Pid::from_raw(process.pid.cast_signed()) else { continue };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { continue };
         // Looked at again with the descriptor in hand: the number cannot be another's from here on.
-        if Recorded::now(&process.label, process.pid).as_ref() != Some(&process) {
+        if ProcessRecord::now(&process.label, process.pid).as_ref() != Some(&process) {
             continue;
         }
         tracing::warn!(label = %process.label, pid = process.pid, "left by a former init: told to end");
@@ -223,8 +223,8 @@ mod tests {
             .expect("sh runs");
         let mut line = [0; 4];
         std::io::Read::read_exact(child.stdout.as_mut().expect("a pipe"), &mut line).expect("the trap is set");
-        let recorded = Recorded::now("stubborn", child.id()).expect("it runs");
-        let other = Recorded { started: recorded.started + 1, ..recorded.clone() };
+        let recorded = ProcessRecord::now("stubborn", child.id()).expect("it runs");
+        let other = ProcessRecord { started: recorded.started + 1, ..recorded.clone() };
         assert_eq!(end(vec![other], Duration::ZERO).await, 0, "the number alone is not enough");
         assert_eq!(end(vec![recorded], Duration::from_millis(20)).await, 1);
         assert!(!child.wait().expect("ended").success());

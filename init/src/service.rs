@@ -10,7 +10,7 @@ use brahman_card::interface::init::{
     self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut,
 };
 use brahman_card::{Card, Fault, Interface, ModuleRecord};
-use brahman_sidecar::{Call, Peer, Reply, Service, telemetry};
+use brahman_sidecar::{Call, Peer, Reply, Service, chain, telemetry};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::logs::Logs;
@@ -60,7 +60,7 @@ pub(crate) struct InitService {
 impl InitService {
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Fault> {
         let (reply, answer) = oneshot::channel();
-        let ending = || Fault::new("org.brahman.Broker.Overloaded", true, "init is ending").with("retry_after_ms", 1000);
+        let ending = || Fault::overloaded("init is ending", 1000);
         self.requests.send(request(reply)).await.map_err(|_| ending())?;
         answer.await.map_err(|_| ending())
     }
@@ -191,19 +191,19 @@ fn without_environment(modules: &[ModuleRecord]) -> Vec<ModuleRecord> {
 }
 
 fn parse(value: &serde_json::Value) -> Result<Card, Fault> {
-    let text = serde_json::to_vec(value).map_err(|e| bad_card(&e.to_string()))?;
-    Card::parse("card.json", &text).map_err(|e| bad_card(&e.to_string()))
+    let text = serde_json::to_vec(value).map_err(|e| bad_card(&chain(&e)))?;
+    Card::parse("card.json", &text).map_err(|e| bad_card(&chain(&e)))
 }
 
 pub(crate) fn bad_card(why: &str) -> Fault {
-    Fault::new("org.brahman.Init.BadCard", false, why)
+    Fault::of(&init::error::BadCard {}, false, why)
 }
 
 pub(crate) fn not_supervised(label: &str, why: &str) -> Fault {
-    Fault::new("org.brahman.Init.NotSupervised", false, why).with("label", label)
+    Fault::of(&init::error::NotSupervised { label: label.to_owned() }, false, why)
 }
 
 pub(crate) fn no_such_module(label: &str) -> Fault {
     let message = format!("no module is called `{label}`; `brahman status` lists them");
-    Fault::new("org.brahman.Init.NoSuchModule", false, message).with("label", label)
+    Fault::of(&init::error::NoSuchModule { label: label.to_owned() }, false, message)
 }

@@ -1,30 +1,33 @@
 //! What is settled before anything is started: the group, the Cards, and what a former init left; and why it is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use brahman_card::{Card, Fault};
-use brahman_sidecar::place;
+use brahman_sidecar::chain;
 use brahman_sidecar::place::cards::{collisions, read};
 use brahman_sidecar::place::state::StateError;
+use brahman_sidecar::place::{self, GroupError};
 use thiserror::Error;
 
+use crate::cgroup::NotACgroup;
 use crate::processes;
 use crate::service::bad_card;
 use crate::sockets::{Lock, SocketError};
 use crate::state::GRACE_MS;
-use crate::supervisor::Options;
 
 /// What init was told to do and cannot, until a person changes it.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub(crate) struct Refused(pub(crate) String);
+pub(crate) struct Refusal(pub(crate) String);
 
 /// Whether only a person can mend what stopped [`run`](crate::supervisor::run): no restart will.
 #[must_use]
 pub fn is_configuration(error: &anyhow::Error) -> bool {
-    error.is::<Refused>()
+    error.is::<Refusal>()
+        || error.is::<GroupError>()
+        || error.is::<NotACgroup>()
         || error.downcast_ref::<SocketError>().is_some_and(SocketError::is_configuration)
         || error.downcast_ref::<StateError>().is_some_and(StateError::is_configuration)
 }
@@ -46,7 +49,7 @@ pub async fn sweep(mesh: &Path) -> anyhow::Result<()> {
 
 /// The group that `$BRAHMAN_GROUP` lets in, once the run folder and this process allow it.
 pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>> {
-    let Some(gid) = place::mesh_group().map_err(|e| Refused(e.to_string()))? else { return Ok(None) };
+    let Some(gid) = place::mesh_group()? else { return Ok(None) };
     let member = rustix::process::geteuid().is_root()
         || rustix::process::getegid().as_raw() == gid
         || rustix::process::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid));
@@ -55,7 +58,7 @@ pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>
         let why = format!(
             "BRAHMAN_GROUP: uid {uid} is not in group {gid} and so cannot give it the sockets; add the user to it, and log in anew"
         );
-        return Err(Refused(why).into());
+        return Err(Refusal(why).into());
     }
     if let Some(folder) = mesh.parent() {
         if lock.fresh && !lock.made_folder && !place::enters(folder, gid) {
@@ -63,30 +66,31 @@ pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>
             let why = format!(
                 "BRAHMAN_GROUP: group {gid} cannot enter {folder}, which init did not make; `chmod` it, or choose another --socket"
             );
-            return Err(Refused(why).into());
+            return Err(Refusal(why).into());
         }
         place::open_to_group(folder, gid).with_context(|| format!("cannot open {} to group {gid}", folder.display()))?;
     }
     Ok(Some(gid))
 }
 
-/// The Cards, if none of them is refused.
-pub(crate) fn load(options: &Options) -> Result<Vec<Card>, Fault> {
-    let reading = read(&options.cards).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {e}", folder.display())))?;
+/// The Cards in these folders, if none of them is refused.
+pub(crate) fn load(folders: &[PathBuf], mesh: &Path) -> Result<Vec<Card>, Fault> {
+    let reading =
+        read(folders).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {}", folder.display(), chain(&e))))?;
     for found in &reading.replaced {
         tracing::info!("{} is left aside: a Card of label `{}` comes before it", found.origin, found.card.label);
     }
     let mut errors = reading.errors;
-    errors.extend(collisions(&reading.cards, &options.mesh));
+    errors.extend(collisions(&reading.cards, mesh));
     if let Some(first) = errors.first() {
         for error in &errors {
-            tracing::error!("{error}");
+            tracing::error!("{}", chain(error));
         }
         let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
         return Err(bad_card(&format!("{first}{more}; nothing was changed")));
     }
     if reading.cards.is_empty() {
-        let folders: Vec<String> = options.cards.iter().map(|folder| folder.display().to_string()).collect();
+        let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
         return Err(bad_card(&format!("no Cards in {}: expected *.toml or *.json files, see --cards", folders.join(", "))));
     }
     Ok(reading.cards.into_iter().map(|found| found.card).collect())

@@ -3,15 +3,20 @@
 //! init starts itself in this role, so that limits, group and descriptors are set in a fresh process rather than between
 //! fork and exec. The listening socket comes as standard input and leaves as descriptor 3; nothing else leaves.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
+use brahman_sidecar::chain;
 use brahman_sidecar::module::EXIT_CONFIG;
 use clap::Args;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal, getpid, getppid, setrlimit};
+use thiserror::Error;
 
 /// What init tells the shim.
 #[derive(Args, Debug)]
@@ -33,47 +38,67 @@ pub struct Shim {
     pub command: Vec<OsString>,
 }
 
+/// Why the program was not reached.
+#[derive(Debug, Error)]
+enum ShimError {
+    #[error("prctl")]
+    Orphan(#[source] Errno),
+    #[error("init ended while this module was being started")]
+    NoParent,
+    #[error("limits.{name} = {limit} was refused")]
+    Limit { name: &'static str, limit: u64, source: Errno },
+    #[error("{path}")]
+    Cgroup { path: PathBuf, source: io::Error },
+    #[error("the listening socket did not arrive")]
+    Socket(#[source] io::Error),
+    #[error("no program was given")]
+    NoProgram,
+    #[error("cannot execute {program}")]
+    Exec { program: PathBuf, source: io::Error },
+}
+
 impl Shim {
     /// Becomes the program; returns only if that failed.
     #[must_use]
     pub fn exec(self) -> ExitCode {
         match self.try_exec() {
             Ok(never) => match never {},
-            Err(why) => {
+            Err(error) => {
                 // Standard error is the module's log pipe; this is its last line and so the reason in `status`.
-                tracing::error!("{why}");
+                tracing::error!("{}", chain(&error));
                 ExitCode::from(EXIT_CONFIG)
             }
         }
     }
 
-    fn try_exec(self) -> Result<std::convert::Infallible, String> {
+    fn try_exec(self) -> Result<Infallible, ShimError> {
         // init's death ends its modules: they drain, and the next init starts fresh ones on the same sockets.
-        rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(|e| format!("prctl: {e}"))?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(ShimError::Orphan)?;
         // If init died before that line, no signal will ever come.
         let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
         if self.parent.is_some() && self.parent != parent {
-            return Err("init ended while this module was being started".into());
+            return Err(ShimError::NoParent);
         }
         for (resource, name, limit) in [(Resource::Nofile, "files", self.files), (Resource::Data, "memory", self.data)] {
             if let Some(limit) = limit {
                 let both = Rlimit { current: Some(limit), maximum: Some(limit) };
-                setrlimit(resource, both).map_err(|e| format!("limits.{name} = {limit} was refused: {e}"))?;
+                setrlimit(resource, both).map_err(|source| ShimError::Limit { name, limit, source })?;
             }
         }
         if let Some(cgroup) = &self.cgroup {
             let procs = cgroup.join("cgroup.procs");
-            std::fs::write(&procs, getpid().as_raw_nonzero().to_string()).map_err(|e| format!("{}: {e}", procs.display()))?;
+            let entered = std::fs::write(&procs, getpid().as_raw_nonzero().to_string());
+            entered.map_err(|source| ShimError::Cgroup { path: procs, source })?;
         }
-        crate::sys::hand_over(std::io::stdin().as_fd()).map_err(|e| format!("the listening socket did not arrive: {e}"))?;
-        let (program, arguments) = self.command.split_first().ok_or("no program was given")?;
-        let error = Command::new(program)
+        crate::sys::hand_over(std::io::stdin().as_fd()).map_err(ShimError::Socket)?;
+        let (program, arguments) = self.command.split_first().ok_or(ShimError::NoProgram)?;
+        let source = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .env("LISTEN_PID", getpid().as_raw_nonzero().to_string())
             .env("LISTEN_FDS", "1")
             .env("LISTEN_FDNAMES", "varlink")
             .exec();
-        Err(format!("cannot execute {}: {error}", Path::new(program).display()))
+        Err(ShimError::Exec { program: program.into(), source })
     }
 }

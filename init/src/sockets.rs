@@ -14,7 +14,7 @@ use brahman_sidecar::place::{self, FolderError};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use thiserror::Error;
 
-use crate::processes::Recorded;
+use crate::processes::ProcessRecord;
 
 /// What the lock file begins with: a file that begins otherwise is somebody else's.
 const MARK: &str = "brahman-init ";
@@ -87,7 +87,7 @@ pub(crate) struct Lock {
     /// The folder itself is init's work.
     pub(crate) made_folder: bool,
     /// What the former init had started.
-    pub(crate) former: Vec<Recorded>,
+    pub(crate) former: Vec<ProcessRecord>,
     /// Something was noted: the mesh lives here from now on.
     used: bool,
 }
@@ -139,7 +139,7 @@ impl Lock {
     }
 
     /// Notes which processes run, for the init after this one. A full disk costs the note, and is said.
-    pub(crate) fn record(&mut self, running: &[Recorded]) {
+    pub(crate) fn record(&mut self, running: &[ProcessRecord]) {
         self.used = true;
         let mut text = format!("{MARK}{}\n", std::process::id());
         for process in running {
@@ -168,10 +168,10 @@ impl Lock {
     }
 }
 
-fn recorded(line: &str) -> Option<Recorded> {
+fn recorded(line: &str) -> Option<ProcessRecord> {
     let mut fields = line.split(' ');
     let (label, pid, started) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    Some(Recorded { label: label.to_owned(), pid, started })
+    Some(ProcessRecord { label: label.to_owned(), pid, started })
 }
 
 /// The context that was set by hand, as the broker keeps it beside the mesh socket: none if nobody set one, an inner none
@@ -186,14 +186,14 @@ pub(crate) fn context_by_hand(mesh: &Path) -> Option<Option<String>> {
 
 /// A module's listening socket.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldSocket {
     pub(crate) listener: UnixListener,
     pub(crate) path: PathBuf,
     /// The file that this init bound; none for a socket of systemd's.
     file: Option<SocketFile>,
 }
 
-impl Held {
+impl HeldSocket {
     /// Binds a socket, for a group if one is given.
     pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<Self, BindError> {
         let (listener, file) = socket::listen(path, group)?;
@@ -230,7 +230,7 @@ impl Held {
 }
 
 /// The sockets that systemd passed (`LISTEN_FDS`).
-pub(crate) fn passed() -> anyhow::Result<Vec<Held>> {
+pub(crate) fn passed() -> anyhow::Result<Vec<HeldSocket>> {
     let mut passed = listenfd::ListenFd::from_env();
     let mut all = Vec::new();
     for i in 0..passed.len() {
@@ -243,7 +243,7 @@ pub(crate) fn passed() -> anyhow::Result<Vec<Held>> {
         if !std::fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket()) {
             return Err(SocketError::Unreachable { path }.into());
         }
-        all.push(Held { listener, path, file: None });
+        all.push(HeldSocket { listener, path, file: None });
     }
     Ok(all)
 }
@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn the_lock_is_taken_once_and_keeps_what_runs() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let running = vec![Recorded { label: "a".into(), pid: 7, started: 9 }, Recorded { label: "b".into(), pid: 8, started: 10 }];
+        let running =
+            vec![ProcessRecord { label: "a".into(), pid: 7, started: 9 }, ProcessRecord { label: "b".into(), pid: 8, started: 10 }];
         let mut lock = Lock::take(&mesh(&folder)).expect("taken");
         assert!(lock.fresh && lock.former.is_empty());
         lock.record(&[running.clone(), running.clone()].concat());
@@ -328,10 +329,10 @@ mod tests {
     fn a_socket_that_was_passed_stays_and_one_that_was_bound_goes() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("x.sock");
-        let ours = Held::bind(&path, None).expect("bound");
+        let ours = HeldSocket::bind(&path, None).expect("bound");
         assert!(ours.is_at(&path) && ours.release().is_none() && !path.exists());
         let listener = UnixListener::bind(&path).expect("bound");
-        let theirs = Held { listener, path: path.clone(), file: None };
+        let theirs = HeldSocket { listener, path: path.clone(), file: None };
         std::os::unix::fs::symlink(folder.path(), folder.path().join("way")).expect("linked");
         assert!(theirs.is_at(&folder.path().join("way/x.sock")));
         let back = theirs.release().expect("given back");

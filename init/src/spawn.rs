@@ -11,8 +11,9 @@ use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 
 use brahman_card::Card;
 use brahman_card::card::{Access, Native, Payload};
-use brahman_sidecar::place::cards::program;
+use brahman_sidecar::place::cards::{ProgramError, program};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid};
+use thiserror::Error;
 
 use crate::cgroup::Cgroups;
 use crate::state::{Exit, GRACE_MS};
@@ -38,16 +39,28 @@ pub(crate) struct Process {
 }
 
 /// A started process and its output.
-pub(crate) struct Started {
+pub(crate) struct StartedProcess {
     pub(crate) process: Process,
     pub(crate) stdout: Option<ChildStdout>,
     pub(crate) stderr: Option<ChildStderr>,
 }
 
 /// Why there is no process.
-pub(crate) struct SpawnError {
-    pub(crate) reason: String,
-    pub(crate) permanent: bool,
+#[derive(Debug, Error)]
+pub(crate) enum SpawnError {
+    #[error("a virtual module is not started by init")]
+    Virtual,
+    #[error("payload.native.exec")]
+    Program(#[source] ProgramError),
+    #[error("cannot start {exec}")]
+    Start { exec: String, source: io::Error },
+}
+
+impl SpawnError {
+    /// Whether it would be the same the next time, for it is the Card's doing.
+    pub(crate) fn is_permanent(&self) -> bool {
+        !matches!(self, Self::Start { .. })
+    }
 }
 
 impl Process {
@@ -88,12 +101,17 @@ impl Process {
 }
 
 /// Starts a module's process in a group of its own, with its listener as descriptor 3.
-pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgroups: Option<&Cgroups>) -> Result<Started, SpawnError> {
+pub(crate) fn spawn(
+    card: &Card,
+    listener: &UnixListener,
+    places: &Places,
+    cgroups: Option<&Cgroups>,
+) -> Result<StartedProcess, SpawnError> {
     let Payload::Native(native) = &card.payload else {
-        return Err(SpawnError { reason: "a virtual module is not started by init".into(), permanent: true });
+        return Err(SpawnError::Virtual);
     };
-    let program = program(native).map_err(|error| SpawnError { reason: format!("payload.native.exec: {error}"), permanent: true })?;
-    let passing = |error: io::Error| SpawnError { reason: format!("cannot start {}: {error}", native.exec), permanent: false };
+    let program = program(native).map_err(SpawnError::Program)?;
+    let passing = |source: io::Error| SpawnError::Start { exec: native.exec.clone(), source };
     let mut command = Command::new("/proc/self/exe");
     command.arg("__exec").arg(format!("--parent={}", std::process::id()));
     if let Some(files) = card.limits.files {
@@ -121,7 +139,7 @@ pub(crate) fn spawn(card: &Card, listener: &UnixListener, places: &Places, cgrou
     let pid = child.id();
     let pidfd = Pid::from_raw(pid.cast_signed()).ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK));
     match pidfd {
-        Ok(pidfd) => Ok(Started { process: Process { pid, pidfd }, stdout: child.stdout.take(), stderr: child.stderr.take() }),
+        Ok(pidfd) => Ok(StartedProcess { process: Process { pid, pidfd }, stdout: child.stdout.take(), stderr: child.stderr.take() }),
         Err(error) => {
             // Still our unreaped child, so the number is safe for this one last use.
             let _ = child.kill();

@@ -559,7 +559,7 @@ impl State {
             }
             return;
         }
-        let met = graph::Met::of(self.modules.values().map(|e| (&e.card, e.state)));
+        let met = graph::MetRequirements::of(self.modules.values().map(|e| (&e.card, e.state)));
         for (id, entry) in &mut self.modules {
             let idle = entry.state == ModuleState::Waiting && !entry.runs() && entry.afterwards.is_none();
             if !idle {

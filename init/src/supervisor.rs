@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use brahman_card::card::{answers, contexts, unknown_context};
 use brahman_card::interface::init::WatchOut;
+use brahman_card::interface::init::error::NoSuchSession;
 use brahman_card::{Card, Fault, ModuleRecord, ModuleState, interface};
-use brahman_sidecar::place;
 use brahman_sidecar::place::cards::{may_attach, socket_path};
 use brahman_sidecar::place::socket::SocketFile;
 use brahman_sidecar::place::state::{StateLock, check_place};
 use brahman_sidecar::serve::{ServeOptions, serve};
+use brahman_sidecar::{chain, place};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
@@ -27,10 +28,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::{Cgroups, shortfalls};
 use crate::logs::Logs;
 use crate::notify::{Ear, Mouth, Word};
-use crate::processes::{self, Recorded};
+use crate::processes::{self, ProcessRecord};
 use crate::service::{InitService, Request, bad_card, no_such_module, not_supervised};
-use crate::setup::{Refused, load, mesh_group, wire_path};
-use crate::sockets::{self, Held, Lock, SocketError};
+use crate::setup::{Refusal, load, mesh_group, wire_path};
+use crate::sockets::{self, HeldSocket, Lock, SocketError};
 use crate::spawn::{Places, Process, admits_group, orphans, spawn, tend_orphan};
 use crate::state::{Effect, Entry, Event, GRACE_MS, Id, Millis, State};
 
@@ -42,11 +43,11 @@ const REQUESTS_WAITING: usize = 256;
 /// What `brahman-init` was started with.
 #[derive(Debug)]
 pub struct Options {
-    /// Mesh socket.
+    /// Where the mesh socket is, or will be.
     pub mesh: PathBuf,
     /// Folders of Cards, the first before the others.
     pub cards: Vec<PathBuf>,
-    /// State directory.
+    /// Directory that holds what is kept.
     pub state: PathBuf,
     /// Context that the broker starts in.
     pub context: Option<String>,
@@ -61,9 +62,9 @@ struct Supervisor {
     logs: Arc<Logs>,
     lock: Lock,
     own: SocketFile,
-    listeners: HashMap<Id, Held>,
+    listeners: HashMap<Id, HeldSocket>,
     /// Sockets of systemd's that no module has at the moment.
-    passed: Vec<Held>,
+    passed: Vec<HeldSocket>,
     processes: HashMap<Id, Process>,
     ends: JoinSet<(Id, u32)>,
     pumps: JoinSet<()>,
@@ -90,10 +91,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut child = signal(SignalKind::child())?;
     let mut lock = Lock::take(&options.mesh)?;
     let group = mesh_group(&options.mesh, &lock)?;
-    let cgroup = Cgroups::folder().map_err(|e| Refused(e.to_string()))?;
-    let cards = load(&options).map_err(|fault| Refused(fault.message().to_owned()))?;
+    let cgroup = Cgroups::folder()?;
+    let cards = load(&options.cards, &options.mesh).map_err(|fault| Refusal(fault.message().to_owned()))?;
     if let Some(why) = options.context.as_deref().and_then(|name| unknown_context(name, &cards)) {
-        return Err(Refused(why).into());
+        return Err(Refusal(why).into());
     }
     lock.forget_context(&options.mesh)?;
     check_place(&options.state)?;
@@ -174,21 +175,21 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         let timer = supervisor.state.next_timer().map(|at| supervisor.started + Duration::from_millis(at));
         let timer = pin!(until(timer));
         let mut happened = tokio::select! {
-            _ = term.recv() => Happened::Event(Event::Shutdown),
-            _ = int.recv() => Happened::Event(Event::Shutdown),
-            _ = hup.recv() => Happened::Reload,
-            _ = child.recv() => Happened::Children,
-            Some(Ok((id, pid))) = supervisor.ends.join_next() => Happened::Ended(id, pid),
-            Some(Ok(session)) = supervisor.sessions.join_next() => Happened::Event(Event::Detached { session }),
-            Some(request) = inbox.recv() => Happened::Asked(request),
-            Ok(word) = ear.hear() => Happened::Heard(word),
-            () = timer => Happened::Event(Event::Tick),
-            () = tick(&mut alive) => Happened::Alive,
+            _ = term.recv() => Occurrence::Event(Event::Shutdown),
+            _ = int.recv() => Occurrence::Event(Event::Shutdown),
+            _ = hup.recv() => Occurrence::Reload,
+            _ = child.recv() => Occurrence::Children,
+            Some(Ok((id, pid))) = supervisor.ends.join_next() => Occurrence::Ended(id, pid),
+            Some(Ok(session)) = supervisor.sessions.join_next() => Occurrence::Event(Event::Detached { session }),
+            Some(request) = inbox.recv() => Occurrence::Asked(request),
+            Ok(word) = ear.hear() => Occurrence::Heard(word),
+            () = timer => Occurrence::Event(Event::Tick),
+            () = tick(&mut alive) => Occurrence::Alive,
         };
         // Finished pumps leave the set here; they are never waited for.
         while supervisor.pumps.try_join_next().is_some() {}
-        if let Happened::Ended(id, pid) = happened {
-            happened = Happened::Event(supervisor.reap(id, pid));
+        if let Occurrence::Ended(id, pid) = happened {
+            happened = Occurrence::Event(supervisor.reap(id, pid));
         }
         supervisor.handle(happened);
     }
@@ -201,7 +202,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// Everything the loop wakes up for.
-enum Happened {
+enum Occurrence {
     Event(Event),
     Asked(Request),
     Heard(Word),
@@ -216,23 +217,23 @@ impl Supervisor {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn handle(&mut self, happened: Happened) {
+    fn handle(&mut self, happened: Occurrence) {
         match happened {
-            Happened::Event(event) => self.apply(event),
-            Happened::Asked(request) => self.answer(request),
-            Happened::Heard(word) => self.hear(word),
-            Happened::Reload => {
+            Occurrence::Event(event) => self.apply(event),
+            Occurrence::Asked(request) => self.answer(request),
+            Occurrence::Heard(word) => self.hear(word),
+            Occurrence::Reload => {
                 if let Err(fault) = self.reload() {
                     tracing::error!("reload refused: {}", fault.message());
                 }
             }
-            Happened::Children => {
+            Occurrence::Children => {
                 for pid in self.orphans() {
                     tend_orphan(pid, None);
                 }
             }
-            Happened::Alive => self.mouth.say("WATCHDOG=1"),
-            Happened::Ended(..) => {}
+            Occurrence::Alive => self.mouth.say("WATCHDOG=1"),
+            Occurrence::Ended(..) => {}
         }
     }
 
@@ -307,7 +308,7 @@ impl Supervisor {
             }
             Effect::Forget { id } => {
                 // What is systemd's is kept for a Card that has it again.
-                let back = self.listeners.remove(&id).and_then(Held::release);
+                let back = self.listeners.remove(&id).and_then(HeldSocket::release);
                 self.passed.extend(back);
                 None
             }
@@ -319,7 +320,7 @@ impl Supervisor {
     }
 
     /// The module's socket: the one that it has, one of systemd's, or a new one.
-    fn bind(&mut self, id: &str, card: &Card) -> anyhow::Result<Held> {
+    fn bind(&mut self, id: &str, card: &Card) -> anyhow::Result<HeldSocket> {
         let path = socket_path(card, &self.options.mesh);
         let group = self.places.group.filter(|_| admits_group(card));
         // A Card with another id may have followed one of the same socket, whose module is still ending.
@@ -328,7 +329,7 @@ impl Supervisor {
             Some(held) => held,
             None => match self.passed.iter().position(|held| held.is_at(&path)) {
                 Some(at) => self.passed.swap_remove(at),
-                None => return Ok(Held::bind(&path, group)?),
+                None => return Ok(HeldSocket::bind(&path, group)?),
             },
         };
         held.guard(group).with_context(|| format!("cannot set who may connect to {}", path.display()))?;
@@ -349,8 +350,9 @@ impl Supervisor {
         let started = match started {
             Ok(started) => started,
             Err(error) => {
-                tracing::error!(label = %card.label, "{}", error.reason);
-                return Event::SpawnFailed { id, reason: error.reason, permanent: error.permanent };
+                let (reason, permanent) = (chain(&error), error.is_permanent());
+                tracing::error!(label = %card.label, "{reason}");
+                return Event::SpawnFailed { id, reason, permanent };
             }
         };
         let pid = started.process.pid;
@@ -375,7 +377,7 @@ impl Supervisor {
             Err(error) => {
                 started.process.kill_group();
                 let _ = started.process.reap();
-                return Event::SpawnFailed { id, reason: format!("its end could not be watched: {error}"), permanent: false };
+                return Event::SpawnFailed { id, reason: format!("its end could not be watched: {}", chain(&error)), permanent: false };
             }
         }
         self.processes.insert(id.clone(), started.process);
@@ -406,7 +408,7 @@ impl Supervisor {
     fn note_processes(&mut self) {
         let running: Vec<u32> = self.state.running().map(|(_, pid)| pid).collect();
         if running != self.noted {
-            let recorded: Vec<Recorded> = self.state.running().filter_map(|(label, pid)| Recorded::now(label, pid)).collect();
+            let recorded: Vec<ProcessRecord> = self.state.running().filter_map(|(label, pid)| ProcessRecord::now(label, pid)).collect();
             self.lock.record(&recorded);
             self.noted = running;
         }
@@ -440,7 +442,7 @@ impl Supervisor {
     }
 
     fn reload(&mut self) -> Result<brahman_card::interface::init::ReloadOut, Fault> {
-        let cards = load(&self.options)?;
+        let cards = load(&self.options.cards, &self.options.mesh)?;
         for attached in self.state.cards(true) {
             may_attach(attached, &cards, &self.options.mesh).map_err(|error| {
                 bad_card(&format!("`{}` is attached by itself: {}; nothing was changed", attached.label, error.expected))
@@ -488,7 +490,7 @@ impl Supervisor {
                     self.apply(Event::Updated { update });
                     let _ = reply.send(Ok(()));
                 } else {
-                    let _ = reply.send(Err(Fault::new("org.brahman.Init.NoSuchSession", false, "no such session: attach first")));
+                    let _ = reply.send(Err(Fault::of(&NoSuchSession {}, false, "no such session: attach first")));
                 }
             }
             Request::Attach { card, id, peer, drain, gone, reply } => {
@@ -502,7 +504,7 @@ impl Supervisor {
                             return;
                         }
                         if let Err(error) = may_attach(&card, self.state.cards(false), &self.options.mesh) {
-                            let _ = reply.send(Err(bad_card(&error.to_string())));
+                            let _ = reply.send(Err(bad_card(&chain(&error))));
                             return;
                         }
                         let socket = wire_path(&socket_path(&card, &self.options.mesh));

@@ -16,7 +16,7 @@ use brahman_card::wire::frame::Reservation;
 use tokio::net::UnixStream;
 
 use crate::chain;
-use crate::serve::{Charge, PARTIAL_MAX, Upgraded, write_all};
+use crate::serve::{Charge, PARTIAL_MAX, UpgradedStream, write_all};
 
 /// Longest frame: 10,000 texts of 6 KiB, or 40,000 vectors of 384 numbers.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -38,7 +38,7 @@ pub struct BulkStream {
     charge: Charge,
 }
 
-/// What came.
+/// What came from the other end.
 #[derive(Debug)]
 pub enum Frame {
     /// The batches of one Arrow IPC stream.
@@ -74,14 +74,14 @@ fn batches(body: &[u8]) -> io::Result<Vec<RecordBatch>> {
 impl BulkStream {
     /// Takes over an upgraded connection as a client does: frames count as the peer's.
     #[must_use]
-    pub fn new(upgraded: Upgraded) -> Self {
+    pub fn new(upgraded: UpgradedStream) -> Self {
         let uid = upgraded.stream.peer_cred().map_or(0, |peer| peer.uid());
         Self::of(upgraded, uid)
     }
 
     /// Takes over an upgraded connection, on which frames count as this user's.
     #[must_use]
-    pub fn of(upgraded: Upgraded, uid: u32) -> Self {
+    pub fn of(upgraded: UpgradedStream, uid: u32) -> Self {
         let end = upgraded.rest.len();
         Self { stream: upgraded.stream, buffer: upgraded.rest, start: 0, end, charge: Charge::of(uid) }
     }
@@ -307,8 +307,8 @@ mod tests {
     #[tokio::test]
     async fn an_unreadable_frame_is_answered_and_the_next_is_served() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let served = tokio::spawn(BulkStream::new(Upgraded { stream: theirs, rest: Vec::new() }).answer(|batch| async { Ok(batch) }));
-        let mut client = BulkStream::new(Upgraded { stream: ours, rest: Vec::new() });
+        let served = tokio::spawn(BulkStream::new(UpgradedStream { stream: theirs, rest: Vec::new() }).answer(|batch| async { Ok(batch) }));
+        let mut client = BulkStream::new(UpgradedStream { stream: ours, rest: Vec::new() });
         let mut bytes = 6_u32.to_le_bytes().to_vec();
         bytes.extend(b"absurd");
         write_all(&client.stream, &bytes).await.expect("sent");

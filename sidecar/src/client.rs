@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use brahman_card::interface::broker::error::ProviderFailed;
 use brahman_card::interface::{self, Method};
 use brahman_card::wire::MESSAGE_BYTES_MAX;
 use brahman_card::wire::fault::Fault;
@@ -22,7 +23,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::chain;
-pub use connection::{Connection, RawReply, encode_call};
+pub use connection::{Connection, RawReply, encode_call, encode_method};
 use route::Route;
 
 /// How long a call may take if its caller does not say: long enough for a provider to restart and load its model.
@@ -113,7 +114,7 @@ impl From<ClientError> for Fault {
         match error {
             ClientError::Fault(fault) => fault,
             ClientError::Deadline(_) => Fault::deadline_exceeded("another module worked"),
-            other => Fault::new("org.brahman.Broker.ProviderFailed", true, chain(&other)).with("label", ""),
+            other => Fault::of(&ProviderFailed { label: String::new() }, true, chain(&other)),
         }
     }
 }
@@ -134,7 +135,7 @@ pub struct CallOptions {
 /// A typed answer and who gave it.
 #[derive(Clone, Debug)]
 pub struct Answer<R> {
-    /// The reply's parameters.
+    /// The reply's parameters, typed.
     pub value: R,
     /// Label of the provider, if the reply said.
     pub provider: Option<String>,
@@ -331,7 +332,7 @@ impl Client {
         }
     }
 
-    /// The mesh socket.
+    /// Path of the mesh socket.
     #[must_use]
     pub fn mesh(&self) -> &Path {
         &self.mesh

@@ -4,14 +4,13 @@
 //! * [`client`]: [`Connection`] speaks to one socket; [`Client`] resolves, goes direct, follows changes, falls back.
 //! * [`module`]: the life of a supervised process: attach, report, drain on SIGTERM and SIGINT.
 //! * [`place`]: where sockets, state and caches live.
-//! * [`chain()`]: an error with its causes, as people read it.
+//! * [`chain()`]: an error with its causes, as people read it; it is the contract's.
 //!
 //! Invariants: a hang-up cancels the work it asked for; every buffer, queue and wait is bounded; nothing here knows
 //! what a flow means.
 
 #[cfg(feature = "bulk")]
 pub mod bulk;
-pub mod chain;
 pub mod client;
 pub mod module;
 #[cfg(feature = "onnx")]
@@ -20,7 +19,7 @@ pub mod place;
 pub mod serve;
 pub mod telemetry;
 
-pub use chain::chain;
+pub use brahman_card::chain;
 pub use client::{CallOptions, Client, ClientError, Connection};
 pub use module::{Module, ModuleError, run};
 pub use serve::{Call, Peer, Reply, Service};

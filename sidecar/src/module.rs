@@ -25,15 +25,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brahman_card::ModuleState;
-use brahman_card::interface::Empty;
-use brahman_card::interface::init::{AttachIn, AttachOut, UpdateIn};
+use brahman_card::interface::init::{AttachIn, AttachOut, UpdateIn, method};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain;
-use crate::client::{CallOptions, Connection, encode_call};
+use crate::client::{CallOptions, Connection, encode_method};
 use crate::place;
 use crate::place::state::Holder;
 use crate::serve::{AcceptLimits, ServeOptions, Service, serve};
@@ -318,12 +317,12 @@ impl Session {
         let options = CallOptions::default();
         let mut session = Connection::connect(&self.init).await?;
         let attach = AttachIn { card: None, id: Some(self.id.clone()) };
-        session.send(&encode_call("org.brahman.Init.Attach", &attach, &options, true, false)?).await?;
+        session.send(&encode_method::<method::Attach>(&attach, &options, true, false)?).await?;
         let hello: AttachOut = session.receive().await?.typed()?.value;
         let mut speak = Connection::connect(&self.init).await?;
         if let Some(update) = last.as_ref() {
             let update = UpdateIn { session: hello.session.clone(), ..update.clone() };
-            let _: Empty = speak.call("org.brahman.Init.Update", &update).await?;
+            speak.call_method::<method::Update>(&update).await?;
         }
         // The beat comes from the one thread that does the module's I/O, so it proves that calls are still taken. Three a
         // period: one may be late and one may be lost.
@@ -345,7 +344,7 @@ impl Session {
                 () = beat(&mut beats) => UpdateIn::default(),
             };
             let update = UpdateIn { session: hello.session.clone(), ..update };
-            let _: Empty = speak.call("org.brahman.Init.Update", &update).await?;
+            speak.call_method::<method::Update>(&update).await?;
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use accept::{AcceptLimits, Peer, accept};
-pub use call::{Call, Reply, Upgraded, encode_fault, encode_reply};
+pub use call::{Call, Reply, UpgradedStream, encode_fault, encode_reply};
 pub use connection::{GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, has_unread, hung_up, linger, unknown_key, write_all, write_parts};
 pub use memory::{Charge, PROCESS_BYTES_MAX};
 pub use wait::{NEXT_CALL_POLL, Wait, poll_briefly};
@@ -56,7 +56,7 @@ impl ServeOptions {
 pub async fn serve<S: Service>(listener: UnixListener, service: Arc<S>, options: ServeOptions, drain: CancellationToken) {
     let tracker = TaskTracker::new();
     let limits = options.limits;
-    let shared = Arc::new(connection::Shared::new(service, options, drain.clone()));
+    let shared = Arc::new(connection::ServerState::new(service, options, drain.clone()));
     accept(listener, limits, &drain, &tracker, move |stream, peer| connection::converse(stream, peer, Arc::clone(&shared))).await;
     tracker.close();
     tracker.wait().await;

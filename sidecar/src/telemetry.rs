@@ -21,9 +21,9 @@ const STALL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// Lines given up since this process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
 /// Where lines go if this process must not wait for their reader.
-static QUEUE: OnceLock<SyncSender<Waiting>> = OnceLock::new();
+static QUEUE: OnceLock<SyncSender<LogEntry>> = OnceLock::new();
 
-enum Waiting {
+enum LogEntry {
     Line(Vec<u8>),
     Flush(SyncSender<()>),
 }
@@ -75,7 +75,7 @@ pub fn pass_on(line: &str) {
 pub fn flush(patience: Duration) {
     if let Some(queue) = QUEUE.get() {
         let (sender, done) = sync_channel(1);
-        if queue.try_send(Waiting::Flush(sender)).is_ok() {
+        if queue.try_send(LogEntry::Flush(sender)).is_ok() {
             // Either way there is nothing more to do.
             let _ = done.recv_timeout(patience);
         }
@@ -130,7 +130,7 @@ impl Write for Lines {
 
 fn pass(line: &[u8]) {
     let taken = match QUEUE.get() {
-        Some(queue) => queue.try_send(Waiting::Line(line.to_vec())).is_ok(),
+        Some(queue) => queue.try_send(LogEntry::Line(line.to_vec())).is_ok(),
         None => put(&mut stderr(), line).is_ok(),
     };
     if !taken {
@@ -138,11 +138,11 @@ fn pass(line: &[u8]) {
     }
 }
 
-fn write_all_waiting(waiting: &Receiver<Waiting>) {
+fn write_all_waiting(waiting: &Receiver<LogEntry>) {
     let mut told = 0;
     for next in waiting {
         match next {
-            Waiting::Line(line) => {
+            LogEntry::Line(line) => {
                 let before = lost();
                 let word = format!("{} lines of the log were lost before this one\n", before - told);
                 if before > told && put(&mut stderr(), word.as_bytes()).is_ok() {
@@ -153,7 +153,7 @@ fn write_all_waiting(waiting: &Receiver<Waiting>) {
                 }
             }
             // Whoever waited may have given up.
-            Waiting::Flush(done) => {
+            LogEntry::Flush(done) => {
                 let _ = done.try_send(());
             }
         }

@@ -1,11 +1,13 @@
 //! Files and interfaces that are the mesh's own: no Card may take them, or it would stand in for init, the broker or a lock. Labels that
 //! are its own are in [`crate::names`].
 
+use crate::interface;
+
 /// Longest path of a Unix socket: the kernel's 108 bytes less the ending NUL.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Interfaces that init itself answers, or that every socket has: an offer of them would lead calls astray.
-pub const INTERFACES_OF_INIT: [&str; 2] = ["org.brahman.Init", "org.varlink.service"];
+pub const INTERFACES_OF_INIT: [&str; 2] = [interface::init::INTERFACE.name, interface::service::INTERFACE.name];
 
 /// Files beside the mesh socket that the mesh itself makes, whatever the socket is called.
 const FILES: [&str; 6] = ["brahman.sock", "init.sock", "notify.sock", "init.lock", "context", "context.tmp"];

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::names::{INTERFACES_OF_INIT, is_reserved};
 use super::{Access, CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision};
+use crate::interface::OURS;
 use crate::names::Kind;
 use crate::wire::DEPTH_MAX;
 
@@ -190,7 +191,7 @@ fn check(card: &Card) -> Result<(), (String, String)> {
             }
         }
     }
-    let ours = card.offered_interfaces().any(|name| name.starts_with("org.brahman."));
+    let ours = card.offered_interfaces().any(|name| name.starts_with(OURS));
     if card.access == Access::Group && !card.wants_uid && ours {
         let why = "false with access = \"group\": without the caller's uid a member of the group would count as the owner";
         return fail("wants_uid", format!("{why}, expected true"));

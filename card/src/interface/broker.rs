@@ -37,7 +37,7 @@ interface! {
 /// Parameters of `Resolve`, `Watch` and `Explain`.
 #[wire]
 pub struct FlowIn {
-    /// Interface name.
+    /// Full name of the interface.
     pub flow: String,
     /// For this question alone.
     pub context: Option<String>,
@@ -49,13 +49,13 @@ pub struct FlowIn {
 #[wire(Eq)]
 pub struct Match {
     pub flow: String,
-    /// The provider's.
+    /// Of the provider, as in its Card.
     pub label: String,
-    /// Its Card's.
+    /// Of the provider's Card, a ULID.
     pub id: String,
-    /// Absolute path.
+    /// Absolute path of the provider's socket.
     pub socket: String,
-    /// `exact` or `structural`.
+    /// How it matched: `exact` or `structural`.
     pub via: String,
     /// Whether a pin chose it.
     pub pinned: bool,
@@ -83,7 +83,7 @@ pub struct WatchOut {
     #[serde(rename = "match")]
     #[wire(null)]
     pub matched: Option<Match>,
-    /// As in `Resolve`.
+    /// Grows with every change, as in `Resolve`.
     pub generation: u64,
 }
 
@@ -95,7 +95,7 @@ pub struct Candidate {
     pub matched: Match,
     /// Whether a call may go there.
     pub eligible: bool,
-    /// Why not.
+    /// Why no call may go there.
     pub reason: Option<String>,
     /// Place among the eligible, from 0.
     pub rank: Option<u64>,
@@ -119,7 +119,7 @@ pub struct SetContextIn {
     pub context: Option<String>,
 }
 
-/// Reply of `GetContext`.
+/// Reply of `GetContext`: what new calls are matched under.
 #[wire]
 pub struct Context {
     #[wire(null)]
@@ -140,11 +140,11 @@ pub struct ModuleStatus {
     pub state: ModuleState,
     /// 0 if no process runs.
     pub pid: u32,
-    /// Since init started.
+    /// Starts again since init itself started.
     pub restarts: u64,
     /// Seconds in the present state.
     pub uptime_s: f64,
-    /// Interfaces it offers.
+    /// Names of the interfaces that it offers.
     pub flows: Vec<String>,
     pub mock: bool,
     /// Why it failed or waits.

@@ -98,7 +98,7 @@ impl Object {
     }
 }
 
-/// One column.
+/// One column of a dataset, and where its type came from.
 #[wire(Eq)]
 pub struct Column {
     pub name: String,
@@ -123,13 +123,13 @@ pub struct PiiColumn {
     pub column: String,
     /// `found`, `possible` (a name alone, or finds in prose), `clean` or `insufficient_sample`.
     pub status: String,
-    /// Surest first.
+    /// What was found, the surest first.
     pub findings: Vec<PiiFinding>,
     /// What stands in prose.
     pub free_text: Vec<PiiDensity>,
     /// The most frequent shapes of values: letters as `a` or `A`, digits as `9`.
     pub shapes: Vec<String>,
-    /// Values looked at.
+    /// How many values were looked at.
     pub sampled: u64,
     /// Distinct values kept and tested.
     pub distinct: u64,
@@ -190,7 +190,7 @@ pub struct Origin {
 /// How far a table was read.
 #[wire(Eq)]
 pub struct Watermark {
-    /// Its cursor.
+    /// Column by which newer rows are told.
     pub column: String,
     /// Its last value, as the server prints it.
     pub bound: String,
@@ -207,9 +207,9 @@ pub struct Dataset {
     pub rows: u64,
     /// Bytes of all objects.
     pub bytes: u64,
-    /// In row order.
+    /// In the order of their rows.
     pub objects: Vec<Object>,
-    /// In column order.
+    /// In the order of the table.
     pub columns: Vec<Column>,
     /// Null if it was not looked for.
     #[wire(null)]
@@ -241,7 +241,7 @@ pub struct RealmIn {
 
 #[wire]
 pub struct ListOut {
-    /// By name.
+    /// In the order of their names.
     pub datasets: Vec<Dataset>,
     /// What this caller would not read under its name: the mocks' datasets, or real ones behind a mock's.
     pub apart: Option<Vec<Dataset>>,
@@ -294,7 +294,7 @@ pub struct AdoptionRefusal {
 
 #[wire]
 pub struct AdoptOut {
-    /// Here now.
+    /// Datasets that are here from now on.
     pub adopted: Vec<PublishedDataset>,
     /// Left as they are.
     pub refused: Vec<AdoptionRefusal>,
@@ -313,7 +313,7 @@ pub struct DeleteOut {
 /// A generation that a dataset had or has.
 #[wire(Eq)]
 pub struct Version {
-    /// From 1.
+    /// Number of the generation, from 1.
     pub generation: u64,
     pub run_id: String,
     pub rows: u64,
@@ -368,7 +368,7 @@ pub struct LineageIn {
 
 #[wire]
 pub struct LineageOut {
-    /// Oldest first.
+    /// OpenLineage run events, the oldest first.
     pub events: Vec<serde_json::Value>,
 }
 
@@ -382,7 +382,7 @@ pub struct SampleIn {
 
 #[wire]
 pub struct SampleOut {
-    /// By column.
+    /// Values of each row by column.
     pub rows: Vec<serde_json::Value>,
     /// Columns of which only shapes are shown.
     pub masked: Vec<String>,
@@ -396,7 +396,7 @@ pub struct ResyncOut {
     pub rows: u64,
     /// Whether the manifest said otherwise.
     pub changed: bool,
-    /// What was found.
+    /// What was found on the way, in words.
     pub notes: Vec<String>,
 }
 
@@ -433,7 +433,7 @@ pub struct CommitIn {
     /// Its run; where both are known, this decides.
     pub expect_run: Option<String>,
     pub mock: Option<bool>,
-    /// The mock's label.
+    /// Label of the mock that made it.
     pub maker: Option<String>,
 }
 
@@ -476,7 +476,7 @@ pub struct LocationOut {
     pub key_prefix: String,
     /// URLs start with this.
     pub url_prefix: String,
-    /// Absolute directory, created.
+    /// Absolute path of the directory, which is made.
     pub path: String,
 }
 
@@ -507,7 +507,7 @@ pub struct ClearStaleOut {
 
 #[wire]
 pub struct WatchOut {
-    /// By dataset.
+    /// Number of each generation, by dataset.
     pub generations: BTreeMap<String, u64>,
     /// The run of each generation, by dataset.
     pub runs: Option<BTreeMap<String, String>>,

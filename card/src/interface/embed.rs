@@ -40,9 +40,9 @@ pub struct EmbedTextIn {
 /// A text that was longer than the model's window.
 #[wire(Copy, Eq)]
 pub struct Truncation {
-    /// Which text.
+    /// Place of the text in the call, from 0.
     pub index: u64,
-    /// Those it has.
+    /// How many tokens the text has.
     pub tokens: u64,
     /// The first of them, which were embedded.
     pub kept: u64,
@@ -66,7 +66,7 @@ pub struct EmbedTextOut {
 
 #[wire]
 pub struct EmbedFileIn {
-    /// Absolute.
+    /// Absolute path, of the caller's own.
     pub path: String,
     /// Cut what is too long instead of refusing it; true unless said, since 8 KiB rarely fit a window.
     pub truncate: Option<bool>,
@@ -79,7 +79,7 @@ pub struct EmbedFileOut {
     pub vector: Vec<f32>,
     /// Of the bytes seen, in hex.
     pub sha256: String,
-    /// At most 8192.
+    /// At most 8192, from the file's beginning.
     pub bytes_seen: u64,
     /// The whole file's length.
     pub bytes_total: u64,
@@ -112,19 +112,19 @@ pub struct EmbedBulkOut {
 /// The device asked for and the one in use: cpu or cuda:N.
 #[wire(Eq)]
 pub struct Device {
-    /// `cuda`, too.
+    /// As the settings say it; `cuda`, too.
     pub requested: String,
     pub active: String,
     /// Why they differ, or how the active one was confirmed.
     pub reason: String,
 }
 
-/// The vector cache.
+/// How the vector cache stands.
 #[wire(Eq)]
 pub struct CacheInfo {
-    /// Vectors held.
+    /// How many vectors it holds.
     pub entries: u64,
-    /// Payload bytes held.
+    /// Bytes of the vectors that it holds.
     pub bytes: u64,
     /// Since start, as `misses`.
     pub hits: u64,
@@ -151,11 +151,11 @@ pub struct StoreInfo {
 pub struct Gpu {
     pub name: String,
     pub driver: String,
-    /// Bytes.
+    /// In bytes, whoever uses it.
     pub memory_total: u64,
-    /// Bytes.
+    /// In bytes, for whoever asks next.
     pub memory_free: u64,
-    /// Percent.
+    /// Per cent of the last sample's time.
     pub utilization: u64,
 }
 
@@ -164,7 +164,7 @@ pub struct InfoOut {
     pub model: String,
     pub fingerprint: String,
     pub dim: u64,
-    /// The model's window.
+    /// Window of the model in tokens.
     pub max_tokens: u64,
     pub mock: bool,
     pub device: Device,

@@ -65,13 +65,13 @@ pub struct TableIn {
     pub dsn: String,
     /// A table, as SQL would name it.
     pub table: Option<String>,
-    /// Or a SELECT.
+    /// Or a SELECT, instead of a table.
     pub query: Option<String>,
     /// Or several tables, each a dataset `<dataset>.<table>`.
     pub tables: Option<Vec<String>>,
     /// Or all tables of a schema; of MySQL, of a database.
     pub schema: Option<String>,
-    /// Full unless said.
+    /// `full`, unless said otherwise.
     pub mode: Option<String>,
     /// A column whose values only grow; of `incremental`.
     pub cursor: Option<String>,
@@ -111,7 +111,7 @@ pub struct Drift {
 /// A file or a row that was left out, and why.
 #[wire(Eq)]
 pub struct Quarantine {
-    /// Path.
+    /// Path of the file, or of the one with the row.
     pub source: String,
     /// Row number from 1, for a table.
     pub row: Option<u64>,
@@ -159,23 +159,23 @@ pub struct IngestedDataset {
     pub dataset: String,
     pub generation: u64,
     pub rows: u64,
-    /// Source bytes.
+    /// Bytes read of the source.
     pub bytes: u64,
 }
 
-/// A run.
+/// A run as it stands, or as it ended.
 #[wire]
 pub struct Run {
-    /// ULID.
+    /// ULID by which it is cancelled.
     pub run_id: String,
     pub dataset: String,
     /// `running`, `done`, `failed` or `cancelled`.
     pub state: String,
-    /// So far.
+    /// How many were read so far.
     pub rows: u64,
     /// Of the source, so far.
     pub bytes: u64,
-    /// Unix time.
+    /// Unix time of its beginning in milliseconds.
     pub started_ms: u64,
     pub seconds: f64,
     pub error: Option<String>,
@@ -183,14 +183,14 @@ pub struct Run {
 
 #[wire]
 pub struct RunsOut {
-    /// Newest first.
+    /// Those that are kept, the newest first.
     pub runs: Vec<Run>,
 }
 
 #[wire]
 pub struct WatchIn {
     pub dataset: String,
-    /// Absolute, of folders.
+    /// Absolute paths, of folders only.
     pub paths: Vec<String>,
     /// `documents`, `csv`, `jsonl` or `parquet`; documents unless said.
     pub format: Option<String>,
@@ -214,7 +214,7 @@ pub struct WatchStatus {
     pub files: u64,
     /// Last committed since the module started.
     pub generation: Option<u64>,
-    /// Those of it.
+    /// Rows of that generation.
     pub rows: Option<u64>,
     pub run_id: Option<String>,
     /// Why the last try failed; what was committed stands.
@@ -223,7 +223,7 @@ pub struct WatchStatus {
 
 #[wire]
 pub struct WatchOut {
-    /// As it begins.
+    /// How the watch stands as it begins.
     pub watching: WatchStatus,
 }
 
@@ -240,13 +240,13 @@ pub struct UnwatchOut {
 
 #[wire]
 pub struct WatchesOut {
-    /// By dataset.
+    /// In the order of their datasets.
     pub watches: Vec<WatchStatus>,
 }
 
 #[wire]
 pub struct CancelIn {
-    /// ULID.
+    /// ULID of the run to end.
     pub run_id: String,
 }
 

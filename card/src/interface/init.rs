@@ -47,7 +47,7 @@ interface! {
 
 #[wire]
 pub struct ListOut {
-    /// By label.
+    /// In the order of their labels.
     pub modules: Vec<ModuleRecord>,
     /// Lines of the log that could not be written since init started (its reader has gone, a full disk); absent if none was lost.
     pub log_lines_lost: Option<u64>,
@@ -93,10 +93,10 @@ pub struct LogsIn {
 /// One line of a module's output.
 #[wire(Eq)]
 pub struct Line {
-    /// Unix time.
+    /// Unix time of the line in milliseconds.
     pub at_ms: u64,
     pub pid: u32,
-    /// `stdout` or `stderr`.
+    /// Whence it came: `stdout` or `stderr`.
     pub stream: String,
     /// Without the newline; invalid UTF-8 replaced.
     pub text: String,
@@ -104,7 +104,7 @@ pub struct Line {
 
 #[wire]
 pub struct LogsOut {
-    /// Oldest first.
+    /// The lines asked for, the oldest first.
     pub lines: Vec<Line>,
     /// Lines that the ring had to give up so far.
     pub dropped: u64,
@@ -126,18 +126,18 @@ pub struct AttachOut {
 
 #[wire]
 pub struct UpdateIn {
-    /// From `Attach`.
+    /// As the first reply of `Attach` names it.
     pub session: String,
     /// `loading`, `ready`, `draining` or `failed`; absent is a sign of life alone.
     pub state: Option<ModuleState>,
-    /// Why it failed.
+    /// Why it failed, for `status` to say.
     pub reason: Option<String>,
     pub attributes: Option<BTreeMap<String, String>>,
 }
 
 #[wire]
 pub struct WatchOut {
-    /// By label.
+    /// In the order of their labels.
     pub modules: Vec<ModuleRecord>,
     /// Grows with every change.
     pub generation: u64,

@@ -70,7 +70,7 @@ pub struct InfoOut {
     pub runtime: Option<String>,
     /// Memory it may take beyond the weights.
     pub budget_bytes: Option<u64>,
-    /// Calls that wait.
+    /// How many calls wait for their turn.
     pub queue: u64,
     pub kept: Option<ResultStore>,
     /// Of the server behind it.
@@ -88,9 +88,9 @@ pub struct LogprobsIn {
 pub struct LogprobsOut {
     pub logprobs: Vec<Option<f32>>,
     pub tokens: Vec<u32>,
-    /// Their texts.
+    /// Text of each of the tokens.
     pub pieces: Vec<String>,
-    /// The sum.
+    /// Sum of all but the nulls.
     pub total: f64,
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
@@ -101,7 +101,7 @@ pub struct LogprobsOut {
     pub elapsed_us: u64,
 }
 
-/// Parameters of `ScoreMatrix`.
+/// Parameters of `ScoreMatrix`: what to score, and how exactly.
 #[wire]
 pub struct MatrixIn {
     pub conversation: Option<Conversation>,
@@ -167,7 +167,7 @@ pub struct MatrixOut {
     pub elapsed_us: Option<u64>,
 }
 
-/// Parameters of `ScoreMemory`.
+/// Parameters of `ScoreMemory`: a conversation and one key in it.
 #[wire]
 pub struct MemoryIn {
     pub conversation: Option<Conversation>,
@@ -183,20 +183,20 @@ pub struct MemoryIn {
     pub priority: Option<i64>,
 }
 
-/// Reply of `ScoreMemory`.
+/// Reply of `ScoreMemory`: what the responses lose without it.
 #[wire]
 pub struct MemoryOut {
     pub key: String,
     /// Whether the conversation has it.
     pub present: bool,
-    /// Those looked at.
+    /// How many responses were looked at.
     pub responses: u64,
     pub delta: f64,
     /// Of the parts above 0.
     pub divergence: f64,
-    /// Mean delta.
+    /// Mean delta of a token.
     pub per_token: f64,
-    /// All of them.
+    /// One for each response that was looked at.
     pub cells: Vec<Cell>,
     pub tokens: u64,
     pub tokens_forwarded: u64,
@@ -209,7 +209,7 @@ pub struct MemoryOut {
     pub elapsed_us: u64,
 }
 
-/// Parameters of `ScoreIncremental`.
+/// Parameters of `ScoreIncremental`: a conversation, and what is due.
 #[wire]
 pub struct IncrementalIn {
     pub conversation: Option<Conversation>,
@@ -220,7 +220,7 @@ pub struct IncrementalIn {
     pub max_age_s: Option<u64>,
     /// Responses after it to look at.
     pub window: Option<u64>,
-    /// Memories at most.
+    /// How many memories are scored at most.
     pub limit: Option<u64>,
     pub priority: Option<i64>,
 }
@@ -265,7 +265,7 @@ pub struct IncrementalOut {
     pub elapsed_us: Option<u64>,
 }
 
-/// Parameters of `ScoreFinetune`.
+/// Parameters of `ScoreFinetune`: a conversation, and how far back.
 #[wire]
 pub struct FinetuneIn {
     pub conversation: Option<Conversation>,
@@ -277,10 +277,10 @@ pub struct FinetuneIn {
     pub priority: Option<i64>,
 }
 
-/// Reply of `ScoreFinetune`.
+/// Reply of `ScoreFinetune`: entries by what they lose.
 #[wire]
 pub struct FinetuneOut {
-    /// Most first.
+    /// What loses most comes first.
     pub results: Vec<Finetune>,
     pub memories: u64,
     pub tokens: u64,

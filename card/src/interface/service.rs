@@ -22,7 +22,7 @@ interface! {
     }
 }
 
-/// Reply of `GetInfo`.
+/// Reply of `GetInfo`: who answers on this socket.
 #[wire]
 pub struct Info {
     pub vendor: String,
@@ -32,13 +32,13 @@ pub struct Info {
     pub interfaces: Vec<String>,
 }
 
-/// Parameters of `GetInterfaceDescription`.
+/// Parameters of `GetInterfaceDescription`: a full interface name.
 #[wire]
 pub struct DescriptionIn {
     pub interface: String,
 }
 
-/// Reply of `GetInterfaceDescription`.
+/// Reply of `GetInterfaceDescription`: the interface's IDL text.
 #[wire]
 pub struct DescriptionOut {
     pub description: String,

@@ -50,8 +50,8 @@ interface! {
         NoSuchObject { name: String, key: String }
         /// The object is not what a dataset's file says of it, and no copy is.
         DamagedObject { name: String, key: String }
-        /// More bytes than a call carries; `offset` and `length` ask for a part.
-        TooLarge { size: u64, max: u64 }
+        /// More bytes than a call carries; `offset` and `length` ask for a part. `name` is the bucket's.
+        TooLarge { #[serde(skip_serializing_if = "Option::is_none")] name: Option<String>, size: u64, max: u64 }
         /// A dataset is made of this object.
         Taken { name: String, key: String }
         /// Nothing can be written to the state: what is there is served.
@@ -59,11 +59,11 @@ interface! {
     }
 }
 
-/// A bucket.
+/// A bucket as it is registered.
 #[wire(Eq)]
 pub struct Bucket {
     pub name: String,
-    /// `file:///…` or `s3://…`.
+    /// Where it lies: `file:///…` or `s3://…`.
     pub url: String,
     /// Of S3; never a secret.
     #[serde(default)]
@@ -74,7 +74,7 @@ pub struct Bucket {
     pub protected: bool,
     /// A key can be created only once, so that two writers cannot both win.
     pub conditional_put: bool,
-    /// Unix time.
+    /// Unix time of its registration in milliseconds.
     pub added_ms: u64,
     /// ULID in the marker at its root (.brahman-bucket.json), by which its disk is told from an empty folder; absent: none was
     /// written yet.
@@ -83,14 +83,14 @@ pub struct Bucket {
 
 #[wire]
 pub struct BucketsOut {
-    /// By name.
+    /// In the order of their names.
     pub buckets: Vec<Bucket>,
 }
 
 #[wire]
 pub struct AddBucketIn {
     pub name: String,
-    /// `file:///folder` or `s3://bucket/prefix`.
+    /// Where it lies: `file:///folder` or `s3://bucket/prefix`.
     pub url: String,
     /// Of S3: aws_endpoint, aws_region, aws_allow_http, aws_access_key_id.
     pub options: Option<BTreeMap<String, String>>,
@@ -146,7 +146,7 @@ pub struct PutObjectIn {
 #[wire]
 pub struct PutObjectOut {
     pub size: u64,
-    /// In hex.
+    /// Of the object's bytes, in hex.
     pub sha256: String,
     /// It has a copy in `rescue`.
     pub copied: bool,
@@ -175,7 +175,7 @@ pub struct BucketHealth {
 
 #[wire]
 pub struct HealthOut {
-    /// By name.
+    /// In the order of the buckets' names.
     pub health: Vec<BucketHealth>,
 }
 
@@ -218,7 +218,7 @@ pub struct ScrubOut {
 /// An operation that failed.
 #[wire(Eq)]
 pub struct Failure {
-    /// Unix time.
+    /// Unix time of the failure in milliseconds.
     pub at_ms: u64,
     pub bucket: String,
     /// `put`, `get`, `delete`, `probe`, `verify`.
@@ -235,7 +235,7 @@ pub struct ErrorsIn {
 
 #[wire]
 pub struct ErrorsOut {
-    /// Newest first.
+    /// Those that are kept, the newest first.
     pub errors: Vec<Failure>,
     /// Of those that are kept.
     pub total: u64,

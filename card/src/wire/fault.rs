@@ -6,9 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::interface::WireError;
 use crate::interface::broker::error::{DeadlineExceeded, NoProvider, Overloaded, ProviderFailed};
 use crate::interface::service::error::{ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound, PermissionDenied};
+use crate::interface::{INTERNAL, WireError};
 
 /// A Varlink error reply. What stands in `message` is for outsiders; detail stays in the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ impl Fault {
         fault
     }
 
-    /// Adds a datum.
+    /// Adds a datum, in place of one of that key.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.parameters.insert(key.into(), value.into());
@@ -78,26 +78,26 @@ impl Fault {
         Self::of(&InvalidParameter { parameter: parameter.into() }, false, format!("parameter `{parameter}`: {expected}"))
     }
 
-    /// `org.varlink.service.InterfaceNotFound`
+    /// `org.varlink.service.InterfaceNotFound`: nobody serves it on this socket.
     #[must_use]
     pub fn interface_not_found(interface: &str) -> Self {
         Self::of(&InterfaceNotFound { interface: interface.into() }, false, format!("no interface `{interface}` here"))
     }
 
-    /// `org.varlink.service.MethodNotFound`
+    /// `org.varlink.service.MethodNotFound`: the interface has no such method.
     #[must_use]
     pub fn method_not_found(method: &str) -> Self {
         let error = MethodNotFound { method: method.into() };
         Self::of(&error, false, format!("no method `{method}`; `brahman introspect` lists what there is"))
     }
 
-    /// `org.varlink.service.PermissionDenied`
+    /// `org.varlink.service.PermissionDenied`: this user may not do that.
     #[must_use]
     pub fn permission_denied(message: impl Into<String>) -> Self {
         Self::of(&PermissionDenied {}, false, message)
     }
 
-    /// `org.varlink.service.ExpectedMore`
+    /// `org.varlink.service.ExpectedMore`: a method that streams was called without `more`.
     #[must_use]
     pub fn expected_more(method: &str) -> Self {
         Self::of(&ExpectedMore {}, false, format!("`{method}` streams: call it with `more`"))
@@ -109,7 +109,7 @@ impl Fault {
         Self::of(&Overloaded { retry_after_ms }, true, what)
     }
 
-    /// `org.brahman.Broker.DeadlineExceeded`
+    /// `org.brahman.Broker.DeadlineExceeded`: the caller's time was up.
     #[must_use]
     pub fn deadline_exceeded(doing: impl fmt::Display) -> Self {
         Self::of(&DeadlineExceeded {}, true, format!("the deadline passed while {doing}"))
@@ -133,7 +133,7 @@ impl Fault {
     /// `org.brahman.Fault.Internal`: a broken invariant or a failed disk; the log has the detail.
     #[must_use]
     pub fn internal(message: impl Into<String>) -> Self {
-        Self::new("org.brahman.Fault.Internal", false, message)
+        Self::new(INTERNAL, false, message)
     }
 }
 

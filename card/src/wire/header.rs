@@ -8,9 +8,7 @@ use thiserror::Error;
 use super::{
     DEPTH_MAX, KEY_AGAIN, KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_PROVIDER, KEY_REQUIRE, KEY_TRACE, KEY_UID, METHOD_BYTES_MAX,
 };
-
-/// What our own additions to the header begin with.
-const OURS: &str = "org.brahman.";
+use crate::interface::OURS;
 
 /// Why a message has no header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -25,7 +23,7 @@ pub struct HeaderError {
 /// The routing part of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallHeader<'a> {
-    /// `interface.Method`.
+    /// Interface and method: `interface.Method`.
     pub method: &'a str,
     /// The parameters' JSON text; empty if absent.
     pub parameters: &'a [u8],
@@ -39,7 +37,7 @@ pub struct CallHeader<'a> {
     pub deadline_ms: Option<u64>,
     /// Context for this call alone.
     pub context: Option<&'a str>,
-    /// Trace id.
+    /// Trace id of the caller's own.
     pub trace: Option<&'a str>,
     /// Caller's uid, if a broker set it.
     pub uid: Option<u32>,
@@ -132,9 +130,9 @@ impl<'a> CallHeader<'a> {
 pub struct ReplyHeader<'a> {
     /// The parameters' JSON text; empty if absent.
     pub parameters: &'a [u8],
-    /// More replies follow.
+    /// More replies follow this one.
     pub continues: bool,
-    /// Qualified error name.
+    /// Qualified error name, of a reply that is one.
     pub error: Option<&'a str>,
     /// Label of the provider.
     pub provider: Option<&'a str>,

@@ -11,7 +11,7 @@ const PLACE_CHARS_MAX: usize = 100;
 /// Those of a method that has none.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct NoParameters {}
 
 /// Reads parameters; none at all are an empty object.
 ///
@@ -40,7 +40,7 @@ pub fn is_object(json: &[u8]) -> bool {
 /// # Errors
 /// `InvalidParameter`, which names what was given.
 pub fn none(json: &[u8]) -> Result<(), Fault> {
-    read::<Nothing>(json).map(|Nothing {}| ())
+    read::<NoParameters>(json).map(|NoParameters {}| ())
 }
 
 /// Where reading fails: found by reading again, so that nothing is kept for it while all is well.

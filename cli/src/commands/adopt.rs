@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use brahman_card::interface::catalog::{AdoptIn, AdoptOut};
+use brahman_card::interface::catalog::{AdoptIn, method};
 
-use super::buckets::Unsound;
 use super::get;
+use crate::failure::Unsound;
 use crate::output::{Output, Tone};
 
 /// Takes up every dataset that has a manifest in a bucket, or one by name. Fails if any does not add up.
 pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, output: &Output) -> anyhow::Result<()> {
-    let out: AdoptOut = get(socket, "org.brahman.Catalog.Adopt", &AdoptIn { bucket: bucket.clone(), name }).await?;
+    let out = get::<method::Adopt>(socket, &AdoptIn { bucket: bucket.clone(), name }).await?;
     if output.json() {
         output.print_json(&out);
     } else {

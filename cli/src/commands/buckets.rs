@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use brahman_card::interface::Empty;
 use brahman_card::interface::storage::{
-    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, GetObjectIn, GetObjectOut, HealthOut,
-    OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RemoveBucketIn, ScrubIn, ScrubOut, decode, encode,
+    AddBucketIn, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode,
+    method,
 };
 use clap::Subcommand;
 
 use super::{get, stream};
+use crate::failure::{BadInput, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// What can be done with buckets.
@@ -67,18 +68,6 @@ pub(crate) enum Buckets {
     },
 }
 
-/// Something is wrong, and the output says what: there is nothing to add but the exit status.
-#[derive(Debug)]
-pub(crate) struct Unsound(pub(crate) String);
-
-impl std::fmt::Display for Unsound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unsound {}
-
 pub(crate) async fn run(socket: &Path, command: Option<Buckets>, output: &Output) -> anyhow::Result<()> {
     match command {
         None => list(socket, output).await,
@@ -95,13 +84,13 @@ pub(crate) async fn run(socket: &Path, command: Option<Buckets>, output: &Output
 }
 
 /// `KEY=VALUE`.
-fn pair(text: &str) -> Result<(String, String), String> {
+fn pair(text: &str) -> Result<(String, String), BadInput> {
     let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    pair.ok_or_else(|| "expected KEY=VALUE".to_owned())
+    pair.ok_or_else(|| BadInput("expected KEY=VALUE".to_owned()))
 }
 
 async fn list(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: BucketsOut = get(socket, "org.brahman.Storage.Buckets", &Empty {}).await?;
+    let out = get::<method::Buckets>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -115,7 +104,7 @@ async fn list(socket: &Path, output: &Output) -> anyhow::Result<()> {
 }
 
 async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result<()> {
-    let out: AddBucketOut = get(socket, "org.brahman.Storage.AddBucket", &ask).await?;
+    let out = get::<method::AddBucket>(socket, &ask).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -128,7 +117,7 @@ async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result
 }
 
 async fn remove(socket: &Path, name: String, output: &Output) -> anyhow::Result<()> {
-    let _: Empty = get(socket, "org.brahman.Storage.RemoveBucket", &RemoveBucketIn { name: name.clone() }).await?;
+    get::<method::RemoveBucket>(socket, &RemoveBucketIn { name: name.clone() }).await?;
     if output.json() {
         output.print_json(&serde_json::json!({}));
     } else {
@@ -144,7 +133,7 @@ const PART_BYTES: u64 = OBJECT_BYTES_MAX;
 async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
     if to.is_none() && output.json() {
         let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
-        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
+        let out = get::<method::GetObject>(socket, &ask).await?;
         output.print_json(&out);
         return Ok(());
     }
@@ -155,7 +144,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     let (mut at, mut rescued) = (0, false);
     let (size, sha256) = loop {
         let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
-        let out: GetObjectOut = get(socket, "org.brahman.Storage.GetObject", &ask).await?;
+        let out = get::<method::GetObject>(socket, &ask).await?;
         let bytes = decode(&out.data_base64).context("the reply is no base64")?;
         file.write_all(&bytes)?;
         at += bytes.len() as u64;
@@ -194,7 +183,7 @@ async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, out
         anyhow::bail!("{}: larger than the {} that are put at once", from.display(), bytes(OBJECT_BYTES_MAX));
     };
     let ask = PutObjectIn { bucket: bucket.clone(), key: key.clone(), data_base64: encode(&held) };
-    let out: PutObjectOut = get(socket, "org.brahman.Storage.PutObject", &ask).await?;
+    let out = get::<method::PutObject>(socket, &ask).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -205,7 +194,7 @@ async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, out
 }
 
 async fn health(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: HealthOut = get(socket, "org.brahman.Storage.Health", &Empty {}).await?;
+    let out = get::<method::Health>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -249,7 +238,7 @@ fn ago(at_ms: u64) -> String {
 
 async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<()> {
     let bar = output.spinner("verifying");
-    let out: ScrubOut = stream(socket, "org.brahman.Storage.Scrub", &ask, |out: &ScrubOut| {
+    let out = stream::<method::Scrub>(socket, &ask, |out| {
         bar.set_message(one_line(&format!("{} objects, {}, {} damaged", out.objects, bytes(out.bytes), out.damaged.len())));
     })
     .await?;
@@ -274,7 +263,7 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
 
 pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
     if let Some(keep) = compact {
-        let out: CompactErrorsOut = get(socket, "org.brahman.Storage.CompactErrors", &CompactErrorsIn { keep: Some(keep) }).await?;
+        let out = get::<method::CompactErrors>(socket, &CompactErrorsIn { keep: Some(keep) }).await?;
         if output.json() {
             output.print_json(&out);
         } else {
@@ -282,7 +271,7 @@ pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, outp
         }
         return Ok(());
     }
-    let out: ErrorsOut = get(socket, "org.brahman.Storage.Errors", &ErrorsIn { limit: Some(limit) }).await?;
+    let out = get::<method::Errors>(socket, &ErrorsIn { limit: Some(limit) }).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());

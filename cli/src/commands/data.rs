@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{
     self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut,
 };
+use brahman_card::interface::ingest::method;
 use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut};
+use brahman_card::interface::{Empty, Method};
 use clap::Args;
-use serde::Serialize;
 
 use super::{get, stream};
 use crate::output::{Output, Tone, bytes, duration, one_line};
@@ -16,12 +16,12 @@ use crate::output::{Output, Tone, bytes, duration, one_line};
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
     let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
     let dataset = ask.dataset.clone();
-    ingest(socket, "Files", &FilesIn { paths, ..ask }, &dataset, output).await
+    ingest::<method::Files>(socket, &FilesIn { paths, ..ask }, &dataset, output).await
 }
 
 pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
     let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
-    let out: WatchOut = get(socket, "org.brahman.Ingest.Watch", &WatchIn { paths, ..ask }).await?;
+    let out: WatchOut = get::<method::Watch>(socket, &WatchIn { paths, ..ask }).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -32,7 +32,7 @@ pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output
 }
 
 pub(crate) async fn unwatch(socket: &Path, dataset: String, output: &Output) -> anyhow::Result<()> {
-    let out: UnwatchOut = get(socket, "org.brahman.Ingest.Unwatch", &UnwatchIn { dataset: dataset.clone() }).await?;
+    let out: UnwatchOut = get::<method::Unwatch>(socket, &UnwatchIn { dataset: dataset.clone() }).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -42,7 +42,7 @@ pub(crate) async fn unwatch(socket: &Path, dataset: String, output: &Output) -> 
 }
 
 pub(crate) async fn watches(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: WatchesOut = get(socket, "org.brahman.Ingest.Watches", &Empty {}).await?;
+    let out: WatchesOut = get::<method::Watches>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -103,7 +103,12 @@ pub(crate) struct Table {
     bucket: Option<String>,
 }
 
-pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, table: Table, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
+    socket: &Path,
+    dataset: String,
+    table: Table,
+    output: &Output,
+) -> anyhow::Result<()> {
     let mut t = table;
     let several = t.table.len() > 1;
     let tables = several.then(|| t.table.clone());
@@ -126,12 +131,12 @@ pub(crate) async fn ingest_table(socket: &Path, method: &str, dataset: String, t
         pii: t.no_pii.then_some(false),
         bucket: t.bucket,
     };
-    ingest(socket, method, &ask, &dataset, output).await
+    ingest::<M>(socket, &ask, &dataset, output).await
 }
 
-async fn ingest<P: Serialize>(socket: &Path, method: &str, ask: &P, dataset: &str, output: &Output) -> anyhow::Result<()> {
+async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset: &str, output: &Output) -> anyhow::Result<()> {
     let bar = output.spinner("reading");
-    let out: IngestOut = stream(socket, &format!("org.brahman.Ingest.{method}"), ask, |p: &IngestOut| {
+    let out: IngestOut = stream::<M>(socket, ask, |p: &IngestOut| {
         bar.set_message(one_line(&format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s)));
     })
     .await?;
@@ -217,7 +222,7 @@ fn standing(dataset: &Dataset, apart: bool, output: &Output) -> String {
 }
 
 pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: catalog::ListOut = get(socket, "org.brahman.Catalog.List", &RealmIn::default()).await?;
+    let out: catalog::ListOut = get::<catalog::method::List>(socket, &RealmIn::default()).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -249,12 +254,12 @@ const STRANGERS_SHOWN: usize = 10;
 const VERSIONS_SHOWN: usize = 5;
 
 pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) -> anyhow::Result<()> {
-    let out: GetOut = get(socket, "org.brahman.Catalog.Get", &NameIn { name: name.to_owned(), mock: None }).await?;
+    let out: GetOut = get::<catalog::method::Get>(socket, &NameIn { name: name.to_owned(), mock: None }).await?;
     let sample: Option<SampleOut> = match rows {
         0 => None,
         // There is nothing to look at, which is said below.
         _ if out.missing.is_some() => None,
-        rows => Some(get(socket, "org.brahman.Catalog.Sample", &SampleIn { name: name.to_owned(), rows: Some(rows), mock: None }).await?),
+        rows => Some(get::<catalog::method::Sample>(socket, &SampleIn { name: name.to_owned(), rows: Some(rows), mock: None }).await?),
     };
     if output.json() {
         let mut all = serde_json::to_value(&out)?;
@@ -316,7 +321,7 @@ pub(crate) async fn resync(
     output: &Output,
 ) -> anyhow::Result<()> {
     let Some(name) = name else {
-        let out: ResyncMissingOut = get(socket, "org.brahman.Catalog.ResyncMissing", &RealmIn::default()).await?;
+        let out: ResyncMissingOut = get::<catalog::method::ResyncMissing>(socket, &RealmIn::default()).await?;
         if output.json() {
             output.print_json(&out);
             return Ok(());
@@ -330,7 +335,7 @@ pub(crate) async fn resync(
     };
     let runs = Some(runs).filter(|runs| !runs.is_empty());
     let ask = ResyncIn { name: name.to_owned(), mock: None, runs, accept_damage: accept_damage.then_some(true) };
-    let out: ResyncOut = get(socket, "org.brahman.Catalog.Resync", &ask).await?;
+    let out: ResyncOut = get::<catalog::method::Resync>(socket, &ask).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -342,7 +347,7 @@ pub(crate) async fn resync(
 }
 
 pub(crate) async fn runs(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: RunsOut = get(socket, "org.brahman.Ingest.Runs", &Empty {}).await?;
+    let out: RunsOut = get::<method::Runs>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -356,7 +361,7 @@ pub(crate) async fn runs(socket: &Path, output: &Output) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: &Output) -> anyhow::Result<()> {
-    let out: LineageOut = get(socket, "org.brahman.Catalog.Lineage", &LineageIn { name: dataset, limit: Some(limit), mock: None }).await?;
+    let out: LineageOut = get::<catalog::method::Lineage>(socket, &LineageIn { name: dataset, limit: Some(limit), mock: None }).await?;
     if output.json() {
         out.events.iter().for_each(|event| output.line(&event.to_string()));
         return Ok(());

@@ -3,7 +3,7 @@
 use std::io::BufRead as _;
 use std::path::Path;
 
-use brahman_card::interface::embed::{EmbedFileIn, EmbedFileOut, EmbedTextIn, EmbedTextOut};
+use brahman_card::interface::embed::{EmbedFileIn, EmbedTextIn, method};
 use brahman_sidecar::CallOptions;
 
 use super::ask;
@@ -16,8 +16,7 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
     if let Some(file) = &embed.file {
         let path = std::path::absolute(file)?.display().to_string();
         let truncate = embed.truncate.then_some(true);
-        let (out, provider): (EmbedFileOut, _) =
-            ask(socket, "org.brahman.Embed.EmbedFile", &EmbedFileIn { path, truncate }, &options).await?;
+        let (out, provider) = ask::<method::EmbedFile>(socket, &EmbedFileIn { path, truncate }, &options).await?;
         if output.json() {
             output.print_json(&out);
         } else {
@@ -46,7 +45,7 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         return Err(BadInput("nothing to embed: expected TEXT…, --file F or --stdin".into()).into());
     }
     let parameters = EmbedTextIn { texts, truncate: embed.truncate.then_some(true) };
-    let (out, provider): (EmbedTextOut, _) = ask(socket, "org.brahman.Embed.EmbedText", &parameters, &options).await?;
+    let (out, provider) = ask::<method::EmbedText>(socket, &parameters, &options).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());

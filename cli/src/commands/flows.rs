@@ -5,10 +5,10 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-use brahman_card::interface::Empty;
-use brahman_card::interface::broker::{Context, ExplainOut, FlowIn, ResolveOut, SetContextIn, SetContextOut};
-use brahman_card::interface::full_name;
-use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
+use anyhow::Context as _;
+use brahman_card::interface::broker::{FlowIn, SetContextIn};
+use brahman_card::interface::service::DescriptionIn;
+use brahman_card::interface::{Empty, broker, full_name, service};
 use brahman_sidecar::CallOptions;
 use brahman_sidecar::client::encode_call;
 use serde_json::Value;
@@ -28,7 +28,7 @@ fn question(flow: &Flow) -> anyhow::Result<FlowIn> {
 }
 
 pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyhow::Result<()> {
-    let out: ResolveOut = get(socket, "org.brahman.Broker.Resolve", &question(flow)?).await?;
+    let out = get::<broker::method::Resolve>(socket, &question(flow)?).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -40,7 +40,7 @@ pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyh
 
 pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyhow::Result<()> {
     let ask = question(flow)?;
-    let out: ExplainOut = get(socket, "org.brahman.Broker.Explain", &ask).await?;
+    let out = get::<broker::method::Explain>(socket, &ask).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -76,7 +76,7 @@ pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyh
 
 pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, output: &Output) -> anyhow::Result<()> {
     if name.is_none() && !clear {
-        let now: Context = get(socket, "org.brahman.Broker.GetContext", &Empty {}).await?;
+        let now = get::<broker::method::GetContext>(socket, &Empty {}).await?;
         if output.json() {
             output.print_json(&now);
         } else {
@@ -84,7 +84,7 @@ pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, ou
         }
         return Ok(());
     }
-    let out: SetContextOut = get(socket, "org.brahman.Broker.SetContext", &SetContextIn { context: name.clone() }).await?;
+    let out = get::<broker::method::SetContext>(socket, &SetContextIn { context: name.clone() }).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -109,11 +109,12 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         Some(text) => text.to_owned(),
         None => "{}".to_owned(),
     };
-    let parameters: Value = serde_json::from_str(&text).map_err(|e| BadInput(format!("parameters are not JSON: {e}")))?;
+    let parameters: Value = serde_json::from_str(&text).context(BadInput("parameters are not JSON".into()))?;
     let options =
         CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
     if !call.more {
-        let (value, _): (Value, _) = super::ask(socket, &method, &parameters, &options).await?;
+        let answer = super::client(socket).call::<_, Value>(&method, &parameters, &options).await?;
+        let (value, _) = super::reply_of(answer);
         if output.json() {
             output.print_json(&value);
         } else {
@@ -138,8 +139,8 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
 pub(crate) async fn introspect(socket: &Path, interface: Option<&str>, output: &Output) -> anyhow::Result<()> {
     match interface {
         Some(short) => {
-            let out: DescriptionOut =
-                get(socket, "org.varlink.service.GetInterfaceDescription", &DescriptionIn { interface: full_name(short) }).await?;
+            let ask = DescriptionIn { interface: full_name(short) };
+            let out = get::<service::method::GetInterfaceDescription>(socket, &ask).await?;
             if output.json() {
                 output.print_json(&out);
             } else {
@@ -147,7 +148,7 @@ pub(crate) async fn introspect(socket: &Path, interface: Option<&str>, output: &
             }
         }
         None => {
-            let info: Info = get(socket, "org.varlink.service.GetInfo", &Empty {}).await?;
+            let info = get::<service::method::GetInfo>(socket, &Empty {}).await?;
             if output.json() {
                 output.print_json(&info);
             } else {

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use brahman_card::interface::Empty;
+use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, BestIn, BestOut, CompactOut, CompactTrialsIn, CompactTrialsOut, Config,
     CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo, EvalListOut, EvalOut, GenerationsOut, GetIn,
     GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, NameIn, PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn,
     SearchOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialsOut, UnpinOut,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use brahman_card::interface::{Empty, Method};
 
 pub(crate) use arguments::{Create, Index, Promote, Search};
 
@@ -22,14 +21,8 @@ use super::{get, plot, stream};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
-async fn show<P: Serialize + Sync, R: Serialize + DeserializeOwned>(
-    socket: &Path,
-    method: &str,
-    ask: &P,
-    output: &Output,
-    person: impl FnOnce(&R),
-) -> anyhow::Result<()> {
-    let out: R = get(socket, &format!("org.brahman.Index.{method}"), ask).await?;
+async fn show<M: Method>(socket: &Path, ask: &M::In, output: &Output, person: impl FnOnce(&M::Out)) -> anyhow::Result<()> {
+    let out = get::<M>(socket, ask).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -39,16 +32,15 @@ async fn show<P: Serialize + Sync, R: Serialize + DeserializeOwned>(
 }
 
 /// The same for a method that says how far it is.
-async fn watch<P: Serialize, R: Serialize + DeserializeOwned>(
+async fn watch<M: Method>(
     socket: &Path,
-    method: &str,
-    ask: &P,
+    ask: &M::In,
     output: &Output,
-    progress: impl Fn(&R) -> (String, u64, u64),
-    person: impl FnOnce(&R),
+    progress: impl Fn(&M::Out) -> (String, u64, u64),
+    person: impl FnOnce(&M::Out),
 ) -> anyhow::Result<()> {
     let bar = output.count_bar("starting", 0);
-    let out: R = stream(socket, &format!("org.brahman.Index.{method}"), ask, |p: &R| {
+    let out = stream::<M>(socket, ask, |p| {
         let (phase, done, of) = progress(p);
         bar.set_length(of);
         bar.set_position(done);
@@ -71,35 +63,35 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyhow::Result<()> {
     match index {
         Index::Create(create) => make(socket, create, output).await,
-        Index::Refresh { name } => refresh(socket, "Refresh", &NameIn { name: name.clone() }, &name, output).await,
-        Index::Migrate { name, model } => refresh(socket, "Migrate", &migrate(&name, model), &name, output).await,
-        Index::List => show(socket, "List", &Empty {}, output, |out: &ListOut| describe(output, &out.indexes)).await,
+        Index::Refresh { name } => refresh::<method::Refresh>(socket, &NameIn { name: name.clone() }, &name, output).await,
+        Index::Migrate { name, model } => refresh::<method::Migrate>(socket, &migrate(&name, model), &name, output).await,
+        Index::List => show::<method::List>(socket, &Empty {}, output, |out: &ListOut| describe(output, &out.indexes)).await,
         Index::Stats { name } => {
             let one = |out: &StatsOut| {
                 describe(output, std::slice::from_ref(&out.index));
                 details(output, &out.index);
             };
-            show(socket, "Stats", &NameIn { name }, output, one).await
+            show::<method::Stats>(socket, &NameIn { name }, output, one).await
         }
         Index::Get { name, doc_id } => {
             let ask = GetIn { index: name, doc_id };
-            show(socket, "Get", &ask, output, |out: &GetOut| out.chunks.iter().for_each(|hit| print_hit(output, hit, None))).await
+            show::<method::Get>(socket, &ask, output, |out: &GetOut| out.chunks.iter().for_each(|hit| print_hit(output, hit, None))).await
         }
-        Index::Generations { name } => show(socket, "Generations", &NameIn { name }, output, |out| generations(output, out)).await,
+        Index::Generations { name } => show::<method::Generations>(socket, &NameIn { name }, output, |out| generations(output, out)).await,
         Index::Promote(promote) => self::promote(socket, promote, output).await,
         Index::Rollback { name, generation } => {
             let stays = format!("it stays until `brahman index unpin {name}`, or the next `brahman index refresh {name}`");
             let said = |out: &RollbackOut| {
                 output.line(&format!("generation {} answers again, in place of {}; {stays}", out.generation, out.previous));
             };
-            show(socket, "Rollback", &RollbackIn { name, generation }, output, said).await
+            show::<method::Rollback>(socket, &RollbackIn { name, generation }, output, said).await
         }
         Index::Unpin { name } => {
             let said = |out: &UnpinOut| {
                 let now = if out.unpinned { "is pinned no more" } else { "was not pinned" };
                 output.line(&format!("{name} {now}: generation {} answers", out.generation));
             };
-            show(socket, "Unpin", &NameIn { name: name.clone() }, output, said).await
+            show::<method::Unpin>(socket, &NameIn { name: name.clone() }, output, said).await
         }
         Index::Move { name, bucket } => {
             let ask = MoveIn { name: name.clone(), bucket: bucket.clone() };
@@ -111,7 +103,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                     format!("{name} lives in bucket {bucket} already")
                 });
             };
-            watch(socket, "Move", &ask, output, |p: &MoveOut| (p.phase.clone(), p.done, p.of), said).await
+            watch::<method::Move>(socket, &ask, output, |p: &MoveOut| (p.phase.clone(), p.done, p.of), said).await
         }
         Index::Compact { name } => {
             let said = |out: &CompactOut| {
@@ -122,12 +114,12 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                     format!("nothing to fold in: generation {number} is compact")
                 });
             };
-            watch(socket, "Compact", &NameIn { name }, output, |p: &CompactOut| (p.phase.clone(), p.done, p.of), said).await
+            watch::<method::Compact>(socket, &NameIn { name }, output, |p: &CompactOut| (p.phase.clone(), p.done, p.of), said).await
         }
         Index::Trial { name, config, target_recall, note } => {
             let ask = TrialIn { name, config: config.config(), target_recall, note };
             let said = |out: &TrialOut| trials(output, out.trial.as_slice(), None, None);
-            watch(socket, "Trial", &ask, output, |p: &TrialOut| (p.phase.clone(), p.done, p.of), said).await
+            watch::<method::Trial>(socket, &ask, output, |p: &TrialOut| (p.phase.clone(), p.done, p.of), said).await
         }
         Index::Trials { name, plot, compact } => all_trials(socket, name, plot, compact, output).await,
         Index::Best { name, by } => {
@@ -135,7 +127,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                 Some(trial) => trials(output, std::slice::from_ref(trial), Some(&trial.id), None),
                 None => output.line("no trial on this data yet; `brahman index autotune` makes some"),
             };
-            show(socket, "Best", &BestIn { name, by: Some(by) }, output, said).await
+            show::<method::Best>(socket, &BestIn { name, by: Some(by) }, output, said).await
         }
         Index::Autotune { name, m, ef_construction, target_recall } => {
             let ask = AutotuneIn { name: name.clone(), m: some(m), ef_construction: some(ef_construction), target_recall };
@@ -143,30 +135,30 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                 trials(output, out.best.as_slice(), out.best.as_ref().map(|b| b.id.as_str()), None);
                 output.line(&format!("{} trials; `brahman index promote {name}` lets the best answer", out.done));
             };
-            watch(socket, "Autotune", &ask, output, |p: &AutotuneOut| (p.phase.clone(), p.done, p.of), said).await
+            watch::<method::Autotune>(socket, &ask, output, |p: &AutotuneOut| (p.phase.clone(), p.done, p.of), said).await
         }
         Index::Agent { name: Some(name) } => {
             let said = |out: &AgentEnqueueOut| {
                 output.line(&format!("{name} {}", if out.queued { "is queued for a trial" } else { "was queued already" }));
             };
-            show(socket, "AgentEnqueue", &NameIn { name: name.clone() }, output, said).await
+            show::<method::AgentEnqueue>(socket, &NameIn { name: name.clone() }, output, said).await
         }
-        Index::Agent { name: None } => show(socket, "AgentStatus", &Empty {}, output, |out| agent(output, out)).await,
+        Index::Agent { name: None } => show::<method::AgentStatus>(socket, &Empty {}, output, |out| agent(output, out)).await,
         Index::Eval { name, list: true, .. } => {
             let said = |out: &EvalListOut| {
                 evals(output, &out.evals);
                 out.damaged.iter().flatten().for_each(|file| output.line(&output.paint(file, Tone::Bad)));
             };
-            show(socket, "EvalList", &NameIn { name }, output, said).await
+            show::<method::EvalList>(socket, &NameIn { name }, output, said).await
         }
         Index::Eval { name, queries, k, seed, .. } => {
             let ask = EvalAutogenIn { name, queries, k, seed };
-            show(socket, "EvalAutogen", &ask, output, |out: &EvalOut| evals(output, std::slice::from_ref(&out.eval))).await
+            show::<method::EvalAutogen>(socket, &ask, output, |out: &EvalOut| evals(output, std::slice::from_ref(&out.eval))).await
         }
         Index::Doctor { name, repair } => doctor(socket, name, repair, output).await,
         Index::Delete { name } => {
             let said = |out: &DeleteOut| output.line(&format!("{name} {}", if out.deleted { "deleted" } else { "was not there" }));
-            show(socket, "Delete", &NameIn { name: name.clone() }, output, said).await
+            show::<method::Delete>(socket, &NameIn { name: name.clone() }, output, said).await
         }
     }
 }
@@ -216,7 +208,7 @@ async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<
             format!("{name} is there already, with the same parameters")
         });
     };
-    show(socket, "Create", &ask, output, said).await
+    show::<method::Create>(socket, &ask, output, said).await
 }
 
 fn describe(output: &Output, indexes: &[Description]) {
@@ -299,8 +291,8 @@ fn generations(output: &Output, out: &GenerationsOut) {
     out.unreadable.iter().flatten().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
 }
 
-async fn refresh<P: Serialize>(socket: &Path, method: &str, ask: &P, name: &str, output: &Output) -> anyhow::Result<()> {
-    watch(socket, method, ask, output, |p: &RefreshOut| (p.phase.clone(), p.done, p.of), |out| refreshed(name, out, output)).await
+async fn refresh<M: Method<Out = RefreshOut>>(socket: &Path, ask: &M::In, name: &str, output: &Output) -> anyhow::Result<()> {
+    watch::<M>(socket, ask, output, |p: &RefreshOut| (p.phase.clone(), p.done, p.of), |out| refreshed(name, out, output)).await
 }
 
 fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
@@ -378,16 +370,16 @@ async fn promote(socket: &Path, promote: Promote, output: &Output) -> anyhow::Re
         });
         output.table(&["", "RECALL", "AT LEAST", "P95 µs", "ORPHANS", "QUERIES"], rows.collect());
     };
-    watch(socket, "Promote", &ask, output, |p: &PromoteOut| (p.phase.clone(), p.done, p.of), said).await
+    watch::<method::Promote>(socket, &ask, output, |p: &PromoteOut| (p.phase.clone(), p.done, p.of), said).await
 }
 
 async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
     if compact.is_some() {
         let said = |out: &CompactTrialsOut| output.line(&format!("{} trials kept, {} dropped", out.kept, out.dropped));
-        return show(socket, "CompactTrials", &CompactTrialsIn { name, keep: compact }, output, said).await;
+        return show::<method::CompactTrials>(socket, &CompactTrialsIn { name, keep: compact }, output, said).await;
     }
-    let out: TrialsOut = get(socket, "org.brahman.Index.Trials", &NameIn { name: name.clone() }).await?;
-    let best: BestOut = get(socket, "org.brahman.Index.Best", &BestIn { name, by: None }).await?;
+    let out: TrialsOut = get::<method::Trials>(socket, &NameIn { name: name.clone() }).await?;
+    let best: BestOut = get::<method::Best>(socket, &BestIn { name, by: None }).await?;
     let champion = best.trial.as_ref().map(|t| t.id.as_str());
     if let Some(file) = &file {
         let same: Vec<&TrialRecord> = out.trials.iter().filter(|t| Some(&t.fingerprint) == out.fingerprint.as_ref()).collect();
@@ -462,7 +454,7 @@ fn agent(output: &Output, out: &AgentStatusOut) {
 }
 
 async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> anyhow::Result<()> {
-    let out: DoctorOut = get(socket, "org.brahman.Index.Doctor", &DoctorIn { name: name.clone(), repair: Some(repair) }).await?;
+    let out: DoctorOut = get::<method::Doctor>(socket, &DoctorIn { name: name.clone(), repair: Some(repair) }).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -503,7 +495,7 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
         exact: search.exact.then_some(true),
         ..SearchIn::default()
     };
-    show(socket, "Search", &ask, output, |out: &SearchOut| found(output, out)).await
+    show::<method::Search>(socket, &ask, output, |out: &SearchOut| found(output, out)).await
 }
 
 fn found(output: &Output, out: &SearchOut) {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use brahman_card::CardError;
 use brahman_card::ModuleState;
-use brahman_card::interface::Empty;
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
-use brahman_card::interface::init::{LabelIn, ListOut, LogsIn, LogsOut, ReloadOut};
-use brahman_sidecar::place::cards::{self, Found};
+use brahman_card::interface::init::{LabelIn, LogsIn, LogsOut};
+use brahman_card::interface::{Empty, Method, broker, init};
+use brahman_sidecar::place::cards::{self, FoundCard};
 use brahman_sidecar::{ClientError, place};
 
 use super::{get, sibling, stream};
@@ -40,7 +40,7 @@ pub(crate) fn up(up: &Up, socket: &Path) -> anyhow::Result<()> {
 /// Asks init to end, and waits until nobody answers on its socket.
 pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
     let init = place::init_socket(socket);
-    let asked: Result<Empty, ClientError> = get(&init, "org.brahman.Init.Shutdown", &Empty {}).await;
+    let asked = get::<init::method::Shutdown>(&init, &Empty {}).await;
     match asked {
         // No init, but perhaps modules that a killed one left behind: they end as its next start would end them.
         Err(ClientError::Connect { .. }) if swept(socket) => {
@@ -79,11 +79,11 @@ fn swept(socket: &Path) -> bool {
 
 /// The broker's status; init's table if there is no broker.
 async fn read_status(socket: &Path) -> Result<StatusOut, ClientError> {
-    let asked = tokio::time::timeout(Duration::from_secs(2), get(socket, "org.brahman.Broker.Status", &Empty {})).await;
+    let asked = tokio::time::timeout(Duration::from_secs(2), get::<broker::method::Status>(socket, &Empty {})).await;
     if let Ok(Ok(status)) = asked {
         return Ok(status);
     }
-    let list: ListOut = get(&place::init_socket(socket), "org.brahman.Init.List", &Empty {}).await?;
+    let list = get::<init::method::List>(&place::init_socket(socket), &Empty {}).await?;
     let modules = list.modules.into_iter().map(|m| ModuleStatus {
         label: m.card.label.to_string(),
         state: m.state,
@@ -161,7 +161,7 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
         }
     }
     // Of use even where it cannot be had: the broker may be all that answers.
-    let list: Result<ListOut, ClientError> = get(&place::init_socket(socket), "org.brahman.Init.List", &Empty {}).await;
+    let list = get::<init::method::List>(&place::init_socket(socket), &Empty {}).await;
     if let Some(lost) = list.ok().and_then(|list| list.log_lines_lost) {
         output.line(
             &output.paint(&format!("{lost} lines of the mesh's log could not be written; `brahman logs` keeps the last ones"), Tone::Bad),
@@ -208,9 +208,9 @@ pub(crate) async fn logs(socket: &Path, label: &str, follow: bool, lines: u64, o
         }
     };
     if follow {
-        let _: LogsOut = stream(&init, "org.brahman.Init.Logs", &ask, show).await?;
+        stream::<init::method::Logs>(&init, &ask, show).await?;
     } else {
-        let logs: LogsOut = get(&init, "org.brahman.Init.Logs", &ask).await?;
+        let logs = get::<init::method::Logs>(&init, &ask).await?;
         show(&logs);
         if logs.dropped > 0 {
             output.note(&format!("{} earlier lines are no longer kept", logs.dropped));
@@ -219,16 +219,18 @@ pub(crate) async fn logs(socket: &Path, label: &str, follow: bool, lines: u64, o
     Ok(())
 }
 
-pub(crate) async fn command(socket: &Path, method: &str, label: &str, output: &Output) -> anyhow::Result<()> {
-    let _: Empty = get(&place::init_socket(socket), &format!("org.brahman.Init.{method}"), &LabelIn { label: label.to_owned() }).await?;
+/// Has init start, stop or restart what is called so.
+pub(crate) async fn command<M: Method<In = LabelIn>>(socket: &Path, label: &str, output: &Output) -> anyhow::Result<()> {
+    get::<M>(&place::init_socket(socket), &LabelIn { label: label.to_owned() }).await?;
     if output.json() {
+        let (_, method) = M::NAME.rsplit_once('.').unwrap_or(("", M::NAME));
         output.print_json(&serde_json::json!({ "label": label, "command": method.to_lowercase() }));
     }
     Ok(())
 }
 
 pub(crate) async fn reload(socket: &Path, output: &Output) -> anyhow::Result<()> {
-    let out: ReloadOut = get(&place::init_socket(socket), "org.brahman.Init.Reload", &Empty {}).await?;
+    let out = get::<init::method::Reload>(&place::init_socket(socket), &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -244,14 +246,16 @@ pub(crate) async fn reload(socket: &Path, output: &Output) -> anyhow::Result<()>
 /// Says what is wrong with Cards, alone and beside one another. Without paths: with those that `up` would start here.
 pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow::Result<()> {
     let mesh = std::path::absolute(socket)?;
-    let unreadable = |(folder, error): (PathBuf, std::io::Error)| BadInput(format!("cannot read {}: {error}", folder.display()));
+    let unreadable = |(folder, error): (PathBuf, std::io::Error)| {
+        anyhow::Error::from(error).context(BadInput(format!("cannot read {}", folder.display())))
+    };
     // Folders that are named are not layers of one another: each Card in them counts.
     let groups: Vec<Vec<PathBuf>> = if paths.is_empty() {
         vec![cards::folders(None)]
     } else {
         paths.iter().filter(|path| path.is_dir()).map(|folder| vec![folder.clone()]).collect()
     };
-    let mut found: Vec<Found> = Vec::new();
+    let mut found: Vec<FoundCard> = Vec::new();
     let mut errors: Vec<CardError> = Vec::new();
     for group in groups {
         let reading = cards::read(&group).map_err(unreadable)?;
@@ -260,7 +264,7 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
     }
     for file in paths.iter().filter(|p| !p.is_dir()) {
         // A file that is not there is a slip of the person's, not a bad Card.
-        std::fs::metadata(file).map_err(|e| BadInput(format!("{}: {e}", file.display())))?;
+        std::fs::metadata(file).with_context(|| BadInput(file.display().to_string()))?;
         match cards::read_one(file) {
             // Named itself and by its folder.
             Ok(card) if found.iter().any(|known| known.origin == card.origin) => {}
@@ -286,7 +290,7 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
     report_cards(&found, &errors, output)
 }
 
-fn report_cards(found: &[Found], errors: &[CardError], output: &Output) -> anyhow::Result<()> {
+fn report_cards(found: &[FoundCard], errors: &[CardError], output: &Output) -> anyhow::Result<()> {
     let refused = |origin: &str| errors.iter().any(|error| error.origin == origin);
     for card in found.iter().filter(|card| !refused(&card.origin)) {
         let (label, id) = (card.card.label.to_string(), &card.card.id);

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use brahman_card::interface::score::method;
 use brahman_card::interface::score::{
     Conversation, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, MatrixIn, MatrixOut, MemoryIn, MemoryOut, Message, Row,
 };
@@ -126,7 +127,7 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
             let Given { conversation, messages, path } = file.given()?;
             let (priority, fresh) = (Some(file.priority), Some(file.fresh));
             let ask = MemoryIn { conversation, messages, path, template: None, key, window: Some(window), top: Some(top), fresh, priority };
-            memory(&get(socket, "org.brahman.Score.ScoreMemory", &ask).await?, output);
+            memory(&get::<method::ScoreMemory>(socket, &ask).await?, output);
             Ok(())
         }
         Score::Incremental { file, max_age, window, limit } => incremental(socket, &file, max_age, window, limit, output).await,
@@ -134,7 +135,7 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
             let Given { conversation, messages, path } = file.given()?;
             let (priority, fresh) = (Some(file.priority), Some(file.fresh));
             let ask = FinetuneIn { conversation, messages, path, template: None, count, fresh, priority };
-            finetune(&get(socket, "org.brahman.Score.ScoreFinetune", &ask).await?, output);
+            finetune(&get::<method::ScoreFinetune>(socket, &ask).await?, output);
             Ok(())
         }
     }
@@ -157,7 +158,7 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
     };
     let bar = output.count_bar("scoring", 0);
     let mut rows: Vec<Row> = Vec::new();
-    let mut done: MatrixOut = stream(socket, "org.brahman.Score.ScoreMatrix", &ask, |reply: &MatrixOut| {
+    let mut done: MatrixOut = stream::<method::ScoreMatrix>(socket, &ask, |reply: &MatrixOut| {
         bar.set_length(reply.of);
         bar.set_position(reply.done);
         if reply.phase == "row" {
@@ -291,7 +292,7 @@ async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, li
     };
     let bar = output.count_bar("scoring", 0);
     let mut rows: Vec<IncrementalOut> = Vec::new();
-    let done: IncrementalOut = stream(socket, "org.brahman.Score.ScoreIncremental", &ask, |reply: &IncrementalOut| {
+    let done: IncrementalOut = stream::<method::ScoreIncremental>(socket, &ask, |reply: &IncrementalOut| {
         bar.set_length(reply.of);
         bar.set_position(reply.done);
         if reply.phase == "row" {

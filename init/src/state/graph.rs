@@ -8,9 +8,9 @@ use brahman_card::{Card, ModuleState};
 use super::Id;
 
 /// Labels and interfaces that are ready now.
-pub(super) struct Met(BTreeSet<String>);
+pub(super) struct MetRequirements(BTreeSet<String>);
 
-impl Met {
+impl MetRequirements {
     pub(super) fn of<'a>(modules: impl Iterator<Item = (&'a Card, ModuleState)>) -> Self {
         let mut met = BTreeSet::new();
         for (card, state) in modules {

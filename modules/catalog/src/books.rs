@@ -5,7 +5,7 @@
 //!
 //! Nothing here deletes by itself: [`Books::tidy`] does, when whoever knows which buckets are there says so.
 
-mod entry;
+pub(crate) mod entry;
 mod lying;
 pub mod manifests;
 pub mod names;
@@ -22,6 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::catalog::{CommitIn, Dataset, LocationOut, Object, Origin, Version};
 use brahman_card::interface::storage::PRIMARY;
+use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic};
 use thiserror::Error;
 
@@ -81,6 +82,14 @@ pub enum BookError {
         /// What is wrong.
         why: String,
     },
+    /// An object cannot be read, or not to its end.
+    #[error("object {key} cannot be read to its end")]
+    Unreadable {
+        /// Its key.
+        key: String,
+        /// Cause.
+        source: io::Error,
+    },
     /// There is no such bucket, or datasets cannot lie in it.
     #[error("no bucket for datasets is called `{name}`; there are {there}; `brahman buckets add` makes one")]
     NoSuchBucket {
@@ -111,7 +120,7 @@ pub enum BookError {
         why: String,
     },
     /// The disk refused.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io {
         /// What was touched.
         path: PathBuf,
@@ -120,7 +129,7 @@ pub enum BookError {
     },
 }
 
-/// All datasets.
+/// All datasets of one realm, and what is known of their runs.
 #[derive(Debug)]
 pub struct Books {
     folder: PathBuf,
@@ -158,7 +167,7 @@ impl Books {
             let file = match file {
                 Ok(file) => file,
                 Err(error) => {
-                    unread.push(format!("{}: {error}", folder.display()));
+                    unread.push(format!("{}: {}", folder.display(), chain(&error)));
                     continue;
                 }
             };
@@ -173,7 +182,8 @@ impl Books {
             let Some(name) = stem.filter(|_| json) else { continue };
             match unseal(&path) {
                 Ok(entry) => drop(entries.insert(name, entry)),
-                Err(why) => {
+                Err(error) => {
+                    let why = chain(&error);
                     tracing::error!(dataset = name, "damaged: {why}");
                     damaged.insert(name, why);
                 }
@@ -430,7 +440,7 @@ impl Books {
         step("after the manifest")?;
         // It is published, whatever becomes of its line in the journal; the next opening writes what is missing.
         if let Err(error) = self.journal.complete(&entry.dataset) {
-            tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
+            tracing::error!(dataset = commit.name, "the lineage's journal refuses: {}", chain(&error));
         }
         self.steps.pass("after the journal").map_err(|source| BookError::Io { path: self.folder.clone(), source })?;
         let stale = entry.view().stale;
@@ -501,7 +511,7 @@ impl Books {
         }
         let lineage = Origin { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer };
         if let Err(error) = self.journal.complete_as(&entry.dataset, &lineage) {
-            tracing::error!(dataset = commit.name, "the lineage's journal refuses: {error}");
+            tracing::error!(dataset = commit.name, "the lineage's journal refuses: {}", chain(&error));
         }
         let stale = entry.view().stale;
         let generation = entry.dataset.generation;
@@ -560,7 +570,7 @@ impl Books {
         self.entries.remove(name);
         self.damaged.remove(name);
         if let Err(error) = self.journal.dropped(name) {
-            tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
+            tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What Parquet objects say of themselves, and a few of their rows.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -10,18 +11,39 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Decimal256Type};
 use arrow_array::{Array, RecordBatch, make_array};
 use arrow_json::ArrayWriter;
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
 use brahman_card::interface::catalog::{Column, Object, masked};
+use brahman_sidecar::chain;
 use brahman_storage::buckets::Root;
 use brahman_storage::digest::sha256_file;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
+use thiserror::Error;
 
 /// Longest value in a sample.
 const VALUE_CHARS: usize = 200;
 
-fn broken(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+/// An object that is no Parquet file, or cannot be read to its end.
+#[derive(Debug, Error)]
+#[error("{path}")]
+struct ObjectError {
+    path: String,
+    #[source]
+    source: Box<dyn Error + Send + Sync>,
+}
+
+fn broken(path: &Path, source: impl Error + Send + Sync + 'static) -> io::Error {
+    let error = ObjectError { path: path.display().to_string(), source: Box::new(source) };
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Why a column has no JSON.
+#[derive(Debug, Error)]
+enum ColumnError {
+    #[error(transparent)]
+    Arrow(#[from] ArrowError),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
 }
 
 /// An object as it lies in a bucket, and its schema.
@@ -30,8 +52,8 @@ fn broken(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
 /// If it cannot be read, or is no Parquet file.
 pub fn object(bucket: &str, root: &Root, key: &str) -> io::Result<(Object, Schema)> {
     let path = root.folder.join(key);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&path)?).map_err(|e| broken(&path, &e))?;
-    let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).map_err(|e| broken(&path, &e))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&path)?).map_err(|e| broken(&path, e))?;
+    let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).map_err(|e| broken(&path, e))?;
     let (sha256, bytes) = sha256_file(&path)?;
     let object = Object { bucket: bucket.to_owned(), key: key.to_owned(), url: root.url_of(key), rows, bytes, sha256, path: None };
     Ok((object, builder.schema().as_ref().clone()))
@@ -42,10 +64,10 @@ pub fn object(bucket: &str, root: &Root, key: &str) -> io::Result<(Object, Schem
 /// # Errors
 /// If one cannot be decoded.
 pub fn check_pages(path: &Path) -> io::Result<()> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, &e))?;
-    let reader = builder.build().map_err(|e| broken(path, &e))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, e))?;
+    let reader = builder.build().map_err(|e| broken(path, e))?;
     for batch in reader {
-        batch.map_err(|e| broken(path, &e))?;
+        batch.map_err(|e| broken(path, e))?;
     }
     Ok(())
 }
@@ -71,13 +93,13 @@ pub fn columns(schema: &Schema, before: &[Column]) -> Vec<Column> {
 /// # Errors
 /// If it cannot be read.
 pub fn sample(path: &Path, rows: usize, hidden: &BTreeSet<String>, notes: &mut Vec<String>) -> io::Result<Vec<Value>> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, &e))?;
-    let mut reader = builder.with_batch_size(rows).with_limit(rows).build().map_err(|e| broken(path, &e))?;
-    let Some(batch) = reader.next().transpose().map_err(|e| broken(path, &e))? else { return Ok(Vec::new()) };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, e))?;
+    let mut reader = builder.with_batch_size(rows).with_limit(rows).build().map_err(|e| broken(path, e))?;
+    let Some(batch) = reader.next().transpose().map_err(|e| broken(path, e))? else { return Ok(Vec::new()) };
     let mut all = vec![Map::new(); batch.num_rows()];
     for (i, field) in batch.schema_ref().fields().iter().enumerate() {
         // By itself: a type that JSON cannot hold costs its own column.
-        let shown = batch.project(&[i]).map_err(|e| e.to_string()).and_then(|column| json(&column));
+        let shown = batch.project(&[i]).map_err(ColumnError::from).and_then(|column| json(&column));
         match shown {
             Ok(values) => {
                 for (row, mut value) in all.iter_mut().zip(values) {
@@ -85,14 +107,16 @@ pub fn sample(path: &Path, rows: usize, hidden: &BTreeSet<String>, notes: &mut V
                     row.insert(field.name().clone(), short(value, hidden.contains(field.name())));
                 }
             }
-            Err(why) => notes.push(format!("column `{}` ({}) cannot be shown: {why}", field.name(), field.data_type())),
+            Err(error) => {
+                notes.push(format!("column `{}` ({}) cannot be shown: {}", field.name(), field.data_type(), chain(&error)));
+            }
         }
     }
     Ok(all.into_iter().map(Value::Object).collect())
 }
 
 /// One column as JSON objects.
-fn json(batch: &RecordBatch) -> Result<Vec<Value>, String> {
+fn json(batch: &RecordBatch) -> Result<Vec<Value>, ColumnError> {
     // As text: JSON's readers, ours too, hold numbers as f64.
     if let DataType::Decimal128(..) | DataType::Decimal256(..) = batch.column(0).data_type() {
         let (column, name) = (batch.column(0), batch.schema_ref().field(0).name());
@@ -107,13 +131,14 @@ fn json(batch: &RecordBatch) -> Result<Vec<Value>, String> {
     // The writer knows zones by their offset only; instants are in UTC whatever their zone.
     if let DataType::Timestamp(unit, Some(_)) = batch.column(0).data_type() {
         let kind = DataType::Timestamp(*unit, Some("+00:00".into()));
-        let instants = batch.column(0).to_data().into_builder().data_type(kind.clone()).build().map_err(|e| e.to_string())?;
+        let instants = batch.column(0).to_data().into_builder().data_type(kind.clone()).build()?;
         let schema = Schema::new(vec![Field::new(batch.schema_ref().field(0).name(), kind, true)]);
-        batch = RecordBatch::try_new(Arc::new(schema), vec![make_array(instants)]).map_err(|e| e.to_string())?;
+        batch = RecordBatch::try_new(Arc::new(schema), vec![make_array(instants)])?;
     }
     let mut out = ArrayWriter::new(Vec::new());
-    out.write(&batch).and_then(|()| out.finish()).map_err(|e| e.to_string())?;
-    serde_json::from_slice(&out.into_inner()).map_err(|e| e.to_string())
+    out.write(&batch)?;
+    out.finish()?;
+    Ok(serde_json::from_slice(&out.into_inner())?)
 }
 
 fn short(value: Value, hide: bool) -> Value {

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{Dataset, Origin};
+use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
 use brahman_storage::log::Log;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::books::folder_of;
+use crate::books::entry::folder_of;
 use crate::books::sweep::{RunRecord, Standing};
 
 /// Events after which the older half is dropped.
@@ -64,7 +65,7 @@ struct Record {
     event: Value,
 }
 
-impl Known {
+impl KnownRun {
     fn at(&self, now_ms: u64) -> RunRecord {
         let standing = match self.end {
             End::Open => Standing::Open,
@@ -89,10 +90,10 @@ impl Record {
 
 /// The last generation of a dataset that was committed.
 #[derive(Clone, Debug)]
-pub struct Committed {
-    /// Its run.
+pub struct LastCommit {
+    /// ULID of the run that made it.
     pub run_id: String,
-    /// Its number.
+    /// Number of the generation that it made.
     pub generation: u64,
     /// Rows, where they were recorded.
     pub rows: Option<u64>,
@@ -132,7 +133,7 @@ enum End {
 
 /// What is known of a run of this catalog.
 #[derive(Clone, Debug)]
-struct Known {
+struct KnownRun {
     dataset: String,
     /// Where it wrote; anywhere, if that was not recorded.
     buckets: BTreeSet<String>,
@@ -141,7 +142,7 @@ struct Known {
     lives: u64,
 }
 
-/// The journal, open.
+/// The journal of all runs, open for more.
 #[derive(Debug)]
 pub struct Journal {
     log: Result<Log, Unreadable>,
@@ -150,7 +151,7 @@ pub struct Journal {
     /// Datasets that were committed and not deleted since, with the generation that was last committed.
     committed: BTreeMap<String, u64>,
     /// Every run that the records name.
-    runs: BTreeMap<String, Known>,
+    runs: BTreeMap<String, KnownRun>,
     /// Records at which the older ones are dropped.
     compact_at: usize,
     /// Runs that a mock began before mocks were told apart.
@@ -246,7 +247,7 @@ impl Journal {
         let path = folder.join("lineage.log");
         let (log, records) = match Log::open::<Record>(&path) {
             Ok((log, records)) => (Ok(log), records),
-            Err(error) => (Err(Unreadable { path, why: error.to_string() }), Vec::new()),
+            Err(error) => (Err(Unreadable { path, why: chain(&error) }), Vec::new()),
         };
         let (open, committed, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         let (unrecorded, missed) = (BTreeSet::new(), None);
@@ -263,7 +264,11 @@ impl Journal {
             if journal.open.contains_key(&dataset.lineage.run_id)
                 && let Err(error) = journal.complete(dataset)
             {
-                tracing::warn!(dataset = dataset.name, "its last commit is written into the journal at the next opening: {error}");
+                tracing::warn!(
+                    dataset = dataset.name,
+                    "its last commit is written into the journal at the next opening: {}",
+                    chain(&error)
+                );
             }
         }
         Ok(journal)
@@ -293,7 +298,7 @@ impl Journal {
         let is_noted = noted.is_ok();
         let noted = noted.and_then(|()| self.append(missed.into_iter().map(unrecorded).collect()));
         if let Err(error) = noted {
-            tracing::warn!("what the lineage's journal misses is noted at the next opening: {error}");
+            tracing::warn!("what the lineage's journal misses is noted at the next opening: {}", chain(&error));
         }
         self.missed = Some((words, is_noted));
     }
@@ -348,7 +353,7 @@ impl Journal {
             Some("FAIL" | "ABORT") => End::Failed(time_ms(&record.event)),
             _ => return,
         };
-        let unknown = || Known { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0 };
+        let unknown = || KnownRun { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0 };
         let known = self.runs.entry(record.run_id.clone()).or_insert_with(unknown);
         known.end = end;
         known.lives += u64::from(matches!(end, End::Open));
@@ -372,7 +377,7 @@ impl Journal {
                 }
                 // What was appended is there all the same.
                 Ok(Err(error)) => {
-                    tracing::warn!("the lineage's journal stays as long as it is for now: {error}");
+                    tracing::warn!("the lineage's journal stays as long as it is for now: {}", chain(&error));
                     self.compact_at = self.records.len() + EVENTS_MAX / 10;
                 }
                 Err(_) => {}
@@ -544,10 +549,10 @@ impl Journal {
 
     /// The last generation of a dataset that was committed, unless it was deleted since.
     #[must_use]
-    pub fn last_committed(&self, dataset: &str) -> Option<Committed> {
+    pub fn last_committed(&self, dataset: &str) -> Option<LastCommit> {
         let record = self.since_dropped(dataset).find(|r| r.is("COMPLETE"))?;
         let said = |pointer: &str| record.event.pointer(pointer);
-        Some(Committed {
+        Some(LastCommit {
             run_id: record.run_id.clone(),
             generation: generation_of(record),
             rows: said("/outputs/0/outputFacets/outputStatistics/rowCount").and_then(Value::as_u64),

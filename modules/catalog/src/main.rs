@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 fn main() -> ExitCode {
     run("catalog", async |mut module: Module| {
         let service = CatalogService::open(&module.state)
-            .map_err(|e| ModuleError::Config(format!("cannot open the catalog in {}: {e}", module.state.display())))?;
+            .map_err(|e| ModuleError::cannot(format!("open the catalog in {}", module.state.display()), e))?;
         let service = Arc::new(service.on_mesh(&module.mesh));
         let listener = module.take_listener()?;
         // What nobody waits for: copies, a look at everything, and what earlier lives have left. It ends with this process.

@@ -23,18 +23,18 @@ use std::time::Duration;
 
 use brahman_card::interface::catalog::{
     self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, DeleteOut, LineageIn, LineageOut, LocationIn,
-    LocationOut, MarkStaleIn, NameIn, RealmIn, ResyncIn, SampleIn, SampleOut, WatchOut,
+    LocationOut, MarkStaleIn, NameIn, RealmIn, ResyncIn, SampleIn, SampleOut, WatchOut, error,
 };
 use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, Reply, Service};
+use brahman_sidecar::{Call, Reply, Service, chain};
 use brahman_storage::buckets::{BucketError, Buckets};
 use brahman_storage::writable;
 use tokio::sync::watch;
 
 use crate::books::{BookError, Books, Head, Roots};
 use crate::footers;
-use crate::verified::Verified;
+use crate::verified::VerifiedFiles;
 use realm::{Contexts, Realm};
 use rescue::Copier;
 
@@ -75,7 +75,7 @@ struct Heads {
     mock: BTreeMap<String, Head>,
 }
 
-/// The service.
+/// Answers both interfaces, over the books and the buckets.
 #[derive(Debug)]
 pub struct CatalogService {
     books: Arc<Mutex<Books>>,
@@ -91,7 +91,7 @@ pub struct CatalogService {
     /// Where this catalog's files lie.
     state: PathBuf,
     /// Which files are what they should be.
-    verified: Arc<Verified>,
+    verified: Arc<VerifiedFiles>,
     copier: Copier,
     /// Held while an object is asked about for the last time and deleted from a bucket, and by what would make one needed again.
     deleting: Arc<tokio::sync::Mutex<()>>,
@@ -115,7 +115,7 @@ impl CatalogService {
         let (mocks, node) = (Books::open(&apart)?.for_mocks(), buckets.node().to_owned());
         // What was being taken up when this process last ended is not published, or its journal says so by now.
         if let Err(error) = books.journal.abandon(None, Some(adopt::PRODUCER), "the catalog ended in the middle", false) {
-            tracing::error!("the lineage's journal refuses: {error}");
+            tracing::error!("the lineage's journal refuses: {}", chain(&error));
         }
         let (books, mocks) = (Arc::new(Mutex::new(books)), Arc::new(Mutex::new(mocks)));
         let service = Self {
@@ -261,7 +261,7 @@ impl CatalogService {
             }
             roots.verify(&commit.objects, &known).map_err(fault).map(|()| commit)
         });
-        let commit = verified.await.map_err(|e| Fault::internal(e.to_string()))??;
+        let commit = verified.await.map_err(|e| Fault::internal(chain(&e)))??;
         // By a task of its own: whoever hangs up now is not told, and all that comes after a commit comes all the same.
         let service = Arc::clone(self);
         let publishing = tokio::spawn(async move {
@@ -270,7 +270,7 @@ impl CatalogService {
             service.follow_up(realm, name);
             published
         });
-        let (generation, stale) = publishing.await.map_err(|e| Fault::internal(e.to_string()))??;
+        let (generation, stale) = publishing.await.map_err(|e| Fault::internal(chain(&e)))??;
         Ok(CommitOut { generation, stale, copies: self.copies_of(realm) })
     }
 
@@ -328,7 +328,7 @@ impl CatalogService {
     ) -> Result<T, Fault> {
         let books = Arc::clone(self.shelf(realm));
         let work = tokio::task::spawn_blocking(move || work(&books));
-        work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)
+        work.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)
     }
 
     /// The same, with the books held; whoever watches is told what came of it.
@@ -397,7 +397,7 @@ impl CatalogService {
             for object in &dataset.objects {
                 let path = object.path.as_ref().map_or_else(|| roots.path(object), |path| Ok(PathBuf::from(path)))?;
                 let rows = footers::sample(&path, wanted - out.len(), &masked, &mut notes);
-                out.extend(rows.map_err(|e| BookError::BadObject { key: object.key.clone(), why: e.to_string() })?);
+                out.extend(rows.map_err(|source| BookError::Unreadable { key: object.key.clone(), source })?);
                 if out.len() >= wanted {
                     break;
                 }
@@ -407,7 +407,7 @@ impl CatalogService {
             }
             Ok::<_, BookError>(SampleOut { rows: out, masked: masked.into_iter().collect(), notes })
         });
-        Reply::of(&work.await.map_err(|e| Fault::internal(e.to_string()))?.map_err(fault)?)
+        Reply::of(&work.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)?)
     }
 
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
@@ -439,8 +439,12 @@ impl Service for CatalogService {
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         if CHANGES.contains(&call.method()) {
             writable::check(&self.state).map_err(|error| {
-                let message = format!("the catalog's state {error}");
-                Fault::new(format!("{}.ReadOnly", call.interface()), false, message).with("path", error.folder.display().to_string())
+                let message = format!("the catalog's state {}", chain(&error));
+                let path = error.folder.display().to_string();
+                if call.interface() == storage_interface::INTERFACE.name {
+                    return Fault::of(&storage_interface::error::ReadOnly { path }, false, message);
+                }
+                Fault::of(&error::ReadOnly { path }, false, message)
             })?;
         }
         match call.method() {
@@ -510,7 +514,7 @@ impl Service for CatalogService {
                         Ok(done.map(|count| (count, names)))
                     };
                     let done = self.with(*realm, abandon).await?;
-                    let (count, names) = done.map_err(|e| Fault::internal(format!("the lineage's journal: {e}")))?;
+                    let (count, names) = done.map_err(|e| Fault::internal(format!("the lineage's journal: {}", chain(&e))))?;
                     abandoned += count;
                     for name in names {
                         self.tidy(*realm, Some(&name)).await;
@@ -560,22 +564,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn fault(error: BookError) -> Fault {
-    let message = error.to_string();
+    let message = chain(&error);
     match error {
-        BookError::NoSuchDataset(name) => Fault::new("org.brahman.Catalog.NoSuchDataset", false, message).with("name", name),
+        BookError::NoSuchDataset(name) => Fault::of(&error::NoSuchDataset { name }, false, message),
         BookError::BadName(_) | BookError::Reserved(_) => Fault::invalid_parameter("name", message),
-        BookError::MadeByMock { name, maker } => {
-            Fault::new("org.brahman.Catalog.MadeByMock", false, message).with("name", name).with("maker", maker)
-        }
+        BookError::MadeByMock { name, maker } => Fault::of(&error::MadeByMock { name, maker }, false, message),
         BookError::Incomplete { name, keys, rows, expected_rows, .. } => {
-            let fault = Fault::new("org.brahman.Catalog.Incomplete", false, message).with("name", name).with("keys", keys);
-            fault.with("rows", rows).with("expected_rows", expected_rows)
+            Fault::of(&error::Incomplete { name, keys, rows, expected_rows }, false, message)
         }
-        BookError::BadObject { key, .. } => Fault::new("org.brahman.Catalog.BadObject", false, message).with("key", key),
-        BookError::NoSuchBucket { name, .. } => Fault::new("org.brahman.Catalog.NoSuchBucket", false, message).with("name", name),
-        BookError::GivenUp(run_id) => Fault::new("org.brahman.Catalog.GivenUp", false, message).with("run_id", run_id),
-        BookError::Moved { name, .. } => Fault::new("org.brahman.Catalog.Moved", true, message).with("name", name),
-        BookError::Damaged { name, .. } => Fault::new("org.brahman.Catalog.Damaged", false, message).with("name", name),
+        BookError::BadObject { key, .. } | BookError::Unreadable { key, .. } => Fault::of(&error::BadObject { key }, false, message),
+        BookError::NoSuchBucket { name, .. } => Fault::of(&error::NoSuchBucket { name }, false, message),
+        BookError::GivenUp(run_id) => Fault::of(&error::GivenUp { run_id }, false, message),
+        BookError::Moved { name, .. } => Fault::of(&error::Moved { name }, true, message),
+        BookError::Damaged { name, .. } => Fault::of(&error::Damaged { name }, false, message),
         BookError::Io { .. } => Fault::internal(message),
     }
 }

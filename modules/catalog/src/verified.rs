@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use brahman_sidecar::chain;
 use brahman_storage::digest::sha256_file;
 
 /// Files that are remembered; of more all are read again.
@@ -64,11 +65,11 @@ pub enum State {
 
 /// What was found of files.
 #[derive(Debug, Default)]
-pub struct Verified {
+pub struct VerifiedFiles {
     known: Mutex<HashMap<PathBuf, (Identity, String)>>,
 }
 
-impl Verified {
+impl VerifiedFiles {
     fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, (Identity, String)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,7 +81,7 @@ impl Verified {
             Ok(Some(found)) => State::Damaged(format!("its sha256 is {found}, expected {sha256}")),
             Ok(None) => State::Missing,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => State::Missing,
-            Err(error) => State::Damaged(error.to_string()),
+            Err(error) => State::Damaged(chain(&error)),
         }
     }
 
@@ -119,7 +120,7 @@ mod tests {
     fn a_file_is_read_again_whenever_it_has_changed() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("x");
-        let (verified, whole) = (Verified::default(), hex(&sha256(b"whole")));
+        let (verified, whole) = (VerifiedFiles::default(), hex(&sha256(b"whole")));
         assert_eq!(verified.state(&path, 5, &whole), State::Missing);
         fs::write(&path, "whole").expect("written");
         assert_eq!(verified.state(&path, 5, &whole), State::Whole);
@@ -134,7 +135,7 @@ mod tests {
     fn a_file_that_has_not_changed_is_not_read_again_and_one_whose_times_were_set_back_is() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("x");
-        let (verified, whole) = (Verified::default(), hex(&sha256(b"whole")));
+        let (verified, whole) = (VerifiedFiles::default(), hex(&sha256(b"whole")));
         fs::write(&path, "whole").expect("written");
         let identity = || Identity::of(&fs::metadata(&path).expect("there"));
         let since = SystemTime::now();

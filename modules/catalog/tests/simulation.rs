@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use brahman_catalog::books::manifests::{self, Head, Manifest};
-use brahman_catalog::books::sweep::{self, Evidence, Folder, Listed, RunRecord, Standing, Verdict};
+use brahman_catalog::books::sweep::{self, Doubt, Evidence, Folder, ListedObject, RunRecord, Standing, Verdict};
 use serde_json::Value;
 
 const HISTORIES: u64 = 10_000;
@@ -109,11 +109,11 @@ enum Op {
     Publish(Commit),
     Sweep { bucket: &'static str, name: String },
     List { bucket: &'static str, name: String, evidence: Evidence },
-    Withdraw { name: String, spent: Vec<Listed>, telling: Vec<(String, u64)> },
-    Remove { spent: Vec<Listed> },
+    Withdraw { name: String, spent: Vec<ListedObject>, telling: Vec<(String, u64)> },
+    Remove { spent: Vec<ListedObject> },
     Copy,
     PutCopy(Object),
-    Copied(Listed),
+    Copied(ListedObject),
     Repair,
     Adopt { name: String },
     TakeUp { name: String, run: String, number: u64, theirs: Vec<Object>, ours: Vec<Object> },
@@ -186,11 +186,11 @@ impl Catalog {
             let last = entry.history.iter().rev().take(2).map(|run| (name.clone(), run.clone()));
             (name.clone(), Ok(objects.chain(last).collect()))
         };
-        let gone = self.gone().into_iter().map(|name| (name, Err("its file is gone".to_owned())));
+        let gone = self.gone().into_iter().map(|name| (name, Err(Doubt("its file is gone".to_owned()))));
         Evidence { needed: self.entries.iter().map(needs).chain(gone).collect(), unread: Vec::new(), runs: self.runs(now_ms) }
     }
 
-    fn verdict(&self, listed: &Listed, now_ms: u64) -> Verdict {
+    fn verdict(&self, listed: &ListedObject, now_ms: u64) -> Verdict {
         let (evidence, folder) = (self.evidence(now_ms), folder(&listed.key));
         let is_needed = evidence.needed.values().flatten().any(|needed| needed.contains(&folder));
         sweep::verdict(listed, evidence.runs.get(&folder.1), is_needed)
@@ -259,10 +259,10 @@ impl World {
         self.now_ms + self.catalogs[who].skew_ms
     }
 
-    fn listed(&self, bucket: &str, name: &str) -> Vec<Result<Listed, String>> {
+    fn listed(&self, bucket: &str, name: &str) -> Vec<Result<ListedObject, Doubt>> {
         let prefix = format!("datasets/{name}/");
         let keys = self.objects.keys().filter(|(at, key)| at == bucket && key.starts_with(&prefix));
-        keys.map(|(bucket, key)| Ok(Listed { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK })).collect()
+        keys.map(|(bucket, key)| Ok(ListedObject { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK })).collect()
     }
 
     fn telling(&self, who: usize, name: &str) -> Vec<(String, u64)> {
@@ -451,7 +451,7 @@ impl World {
                 let place = (RESCUE.to_owned(), object.key.clone());
                 self.broken.remove(&place);
                 self.objects.insert(place, object.content);
-                Some(Op::Copied(Listed { bucket: RESCUE.to_owned(), key: object.key, resumable: false }))
+                Some(Op::Copied(ListedObject { bucket: RESCUE.to_owned(), key: object.key, resumable: false }))
             }
             Op::Copied(listed) => {
                 if self.catalogs[who].verdict(&listed, now_ms) == Verdict::Spent {
@@ -510,7 +510,7 @@ impl World {
         }
     }
 
-    fn remove(&mut self, listed: &Listed) {
+    fn remove(&mut self, listed: &ListedObject) {
         let place = (listed.bucket.clone(), listed.key.clone());
         self.objects.remove(&place);
         self.broken.remove(&place);
@@ -657,7 +657,7 @@ impl World {
     fn left(&self) -> Option<String> {
         for catalog in &self.catalogs {
             for (bucket, key) in self.objects.keys() {
-                let listed = Listed { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK };
+                let listed = ListedObject { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK };
                 if catalog.verdict(&listed, self.now_ms) == Verdict::Spent {
                     return Some(format!("{} has left {bucket} {key}", catalog.node));
                 }

@@ -9,11 +9,11 @@ use arrow_schema::{DataType, Field};
 use brahman_card::Fault;
 use brahman_sidecar::bulk::BulkStream;
 use brahman_sidecar::chain;
-use brahman_sidecar::serve::Upgraded;
+use brahman_sidecar::serve::UpgradedStream;
 
 use crate::engine::{Embedding, Engine, Treatment};
 
-pub(crate) async fn converse<E: Engine>(upgraded: Upgraded, uid: u32, engine: Arc<E>, truncate: bool) -> io::Result<()> {
+pub(crate) async fn converse<E: Engine>(upgraded: UpgradedStream, uid: u32, engine: Arc<E>, truncate: bool) -> io::Result<()> {
     let work = |batch: RecordBatch| {
         let engine = Arc::clone(&engine);
         async move {

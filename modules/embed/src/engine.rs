@@ -15,13 +15,13 @@ pub const FILE_BYTES_SEEN: usize = 8 * 1024;
 /// What all vectors of an engine have in common.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Model name.
+    /// Name by which callers require it.
     pub model: String,
     /// What the vectors depend on.
     pub fingerprint: String,
     /// Length of each vector.
     pub dim: usize,
-    /// `cpu` or `cuda:N`.
+    /// Where it runs: `cpu` or `cuda:N`.
     pub device: String,
     /// Whether the vectors are synthetic.
     pub mock: bool,
@@ -45,16 +45,16 @@ pub struct Treatment {
     pub deadline: Option<Instant>,
 }
 
-/// One text's result.
+/// What became of one text.
 #[derive(Clone, Debug)]
 pub struct Embedding {
-    /// A unit vector.
+    /// Its direction, with a length of 1.
     pub vector: Arc<[f32]>,
     /// Whether it was not computed for this call.
     pub cached: bool,
     /// Tokens the text has.
     pub tokens: u32,
-    /// Tokens embedded.
+    /// How many of them were embedded.
     pub kept: u32,
 }
 
@@ -66,7 +66,7 @@ impl Embedding {
     }
 }
 
-/// What makes vectors.
+/// What makes vectors of texts and files.
 pub trait Engine: Send + Sync + 'static {
     /// What all its vectors have in common.
     fn identity(&self) -> &Identity;

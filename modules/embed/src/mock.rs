@@ -13,7 +13,7 @@ use crate::engine::{Embedding, Engine, Identity, Treatment};
 /// Length of a mock vector.
 pub const DIM: usize = 32;
 
-/// The mock engine.
+/// Makes vectors by hashing, the same everywhere.
 #[derive(Debug)]
 pub struct Mock {
     identity: Identity,

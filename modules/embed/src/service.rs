@@ -17,7 +17,7 @@ use crate::engine::{Engine, FILE_BYTES_SEEN, Treatment};
 /// Texts in one call: a message holds 16 MiB, so this only stops lists of empty strings.
 const TEXTS_MAX: usize = 65_536;
 
-/// The service.
+/// Answers the interface by way of an engine.
 #[derive(Debug)]
 pub struct EmbedService<E> {
     engine: Arc<E>,
@@ -143,7 +143,7 @@ fn shape(out: EmbedTextOut) -> (String, u64, Vec<Vec<f32>>) {
 /// The first bytes of a regular file, and its length.
 fn read_head(path: &str) -> Result<(Vec<u8>, u64), Fault> {
     let unreadable =
-        |why: String| Fault::new("org.brahman.Embed.FileUnreadable", false, format!("cannot read {path}: {why}")).with("path", path);
+        |why: String| Fault::of(&embed::error::FileUnreadable { path: path.to_owned() }, false, format!("cannot read {path}: {why}"));
     if !Path::new(path).is_absolute() {
         return Err(Fault::invalid_parameter("path", format!("`{path}` is relative, expected an absolute path")));
     }

@@ -22,7 +22,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Off unless said.
+    /// It is off unless this says so.
     pub enabled: bool,
     /// Whether indexes follow their datasets; that needs no trials.
     pub refresh: bool,
@@ -58,7 +58,7 @@ impl Default for Settings {
     }
 }
 
-/// The file.
+/// What stands in the module's file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
@@ -191,7 +191,7 @@ impl Pace {
         cooldown.max(rate)
     }
 
-    /// A trial begins.
+    /// A trial begins, which counts from now.
     pub fn begin(&mut self, now: Instant) {
         self.begun.push_back(now);
         while self.begun.front().is_some_and(|at| now.duration_since(*at) >= HOUR) {

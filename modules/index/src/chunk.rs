@@ -25,7 +25,7 @@ pub struct Chunk<'a> {
     pub start: usize,
     /// Line of that byte, from 1.
     pub line: usize,
-    /// The piece.
+    /// The piece of text that it is.
     pub text: &'a str,
 }
 

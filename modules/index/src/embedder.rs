@@ -9,10 +9,12 @@ use arrow_array::types::{Float32Type, UInt32Type};
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use brahman_card::Fault;
-use brahman_card::interface::Empty;
-use brahman_card::interface::embed::{EmbedBulkIn, EmbedBulkOut, EmbedTextIn, EmbedTextOut, InfoOut};
+use brahman_card::interface::broker::error::{NoProvider, ProviderFailed};
+use brahman_card::interface::embed::{self, EmbedBulkIn, EmbedBulkOut, EmbedTextIn};
+use brahman_card::interface::index::error::ModelMismatch;
+use brahman_card::interface::{Empty, WireError};
 use brahman_sidecar::bulk::{BulkStream, Frame};
-use brahman_sidecar::client::encode_call;
+use brahman_sidecar::client::encode_method;
 use brahman_sidecar::{CallOptions, Client, ClientError, chain};
 
 /// Attempts at one batch; the provider may be restarting, and loads its model for a second or so.
@@ -27,7 +29,7 @@ const MOCK_FINGERPRINT: &str = "mock-hash-32-v1";
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(from = "ModelRecord")]
 pub struct Model {
-    /// Name.
+    /// As its provider calls it.
     pub name: String,
     /// What its vectors depend on.
     pub fingerprint: String,
@@ -110,7 +112,7 @@ impl From<EmbedError> for Fault {
     fn from(error: EmbedError) -> Self {
         match error {
             EmbedError::Mesh(error) => error.into(),
-            other => Self::new("org.brahman.Broker.ProviderFailed", true, chain(&other)).with("label", ""),
+            other => Self::of(&ProviderFailed { label: String::new() }, true, chain(&other)),
         }
     }
 }
@@ -146,7 +148,7 @@ fn mismatch(wanted: &Model, got: &str) -> Fault {
         wanted.name,
         &wanted.fingerprint[..12.min(wanted.fingerprint.len())]
     );
-    Fault::new("org.brahman.Index.ModelMismatch", false, message).with("wanted", wanted.fingerprint.clone()).with("got", got.to_owned())
+    Fault::of(&ModelMismatch { wanted: wanted.fingerprint.clone(), got: got.to_owned() }, false, message)
 }
 
 impl Embedder {
@@ -201,9 +203,9 @@ impl Embedder {
 
     async fn open(&mut self) -> Result<BulkStream, ClientError> {
         let options = require(self.model.as_ref());
-        let mut connection = self.client.open("org.brahman.Embed", &options).await?;
-        let message =
-            encode_call("org.brahman.Embed.EmbedBulk", &EmbedBulkIn { truncate: Some(true) }, &CallOptions::default(), false, true)?;
+        let mut connection = self.client.open(embed::INTERFACE.name, &options).await?;
+        let ask = EmbedBulkIn { truncate: Some(true) };
+        let message = encode_method::<embed::method::EmbedBulk>(&ask, &CallOptions::default(), false, true)?;
         let confirmed: EmbedBulkOut = connection.exchange(&message).await?.typed()?.value;
         let dim = usize::try_from(confirmed.dim).unwrap_or(0);
         let got = Model { name: confirmed.model, fingerprint: confirmed.fingerprint, dim, mock: confirmed.mock };
@@ -222,13 +224,13 @@ impl Embedder {
 pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model, Fault> {
     let named = name.map(|name| BTreeMap::from([("model".to_owned(), name.to_owned())])).unwrap_or_default();
     let options = CallOptions { require: named, ..require(None) };
-    let info = match client.call::<_, InfoOut>("org.brahman.Embed.Info", &Empty {}, &options).await {
+    let info = match client.call_method::<embed::method::Info>(&Empty {}, &options).await {
         Ok(answer) => answer.value,
         Err(error) => {
             let fault = Fault::from(error);
-            let Some(name) = name.filter(|_| fault.name == "org.brahman.Broker.NoProvider") else { return Err(fault) };
+            let Some(name) = name.filter(|_| fault.name == NoProvider::NAME) else { return Err(fault) };
             let message = format!("no module embeds with {name}: {}", fault.message());
-            return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message).with("wanted", name).with("got", ""));
+            return Err(Fault::of(&ModelMismatch { wanted: name.to_owned(), got: String::new() }, false, message));
         }
     };
     Ok(Model { name: info.model, fingerprint: info.fingerprint, dim: usize::try_from(info.dim).unwrap_or(0), mock: info.mock })
@@ -247,14 +249,13 @@ pub fn may_replace(index: &str, from: &Model, to: &Model, allow_mock: bool) -> R
          context, or say `allow_mock`",
         from.name, to.name
     );
-    let fault = Fault::new("org.brahman.Index.ModelMismatch", false, message);
-    Err(fault.with("wanted", from.fingerprint.clone()).with("got", to.fingerprint.clone()))
+    Err(Fault::of(&ModelMismatch { wanted: from.fingerprint.clone(), got: to.fingerprint.clone() }, false, message))
 }
 
 /// What the mesh says where nobody embeds by an index's model; if that is a mock, with what to do about it.
 #[must_use]
 pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
-    if !model.mock || fault.name != "org.brahman.Broker.NoProvider" {
+    if !model.mock || fault.name != NoProvider::NAME {
         return fault;
     }
     let message = format!(
@@ -272,7 +273,7 @@ pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
 /// `ModelMismatch` if only another model is to be had; else what the mesh says.
 pub async fn query(client: &Client, model: &Model, text: &str) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
     let ask = EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true) };
-    let answer = client.call::<_, EmbedTextOut>("org.brahman.Embed.EmbedText", &ask, &require(Some(model))).await?;
+    let answer = client.call_method::<embed::method::EmbedText>(&ask, &require(Some(model))).await?;
     if answer.value.fingerprint != model.fingerprint || answer.value.mock != model.mock {
         return Err(mismatch(model, &answer.value.model));
     }
@@ -326,7 +327,7 @@ mod tests {
     fn real_vectors_are_not_given_up_for_a_mocks() {
         let (real, mock) = (model("real", false), model("mock", true));
         let fault = may_replace("x", &real, &mock, false).expect_err("refused");
-        assert_eq!(fault.name, "org.brahman.Index.ModelMismatch");
+        assert_eq!(fault.name, ModelMismatch::NAME);
         assert!(["`x`", "real", "mock"].iter().all(|word| fault.message().contains(word)), "{fault}");
         for (from, to, allow_mock) in [(&real, &mock, true), (&mock, &mock, false), (&mock, &real, false), (&real, &real, false)] {
             may_replace("x", from, to, allow_mock).expect("allowed");
@@ -335,7 +336,7 @@ mod tests {
 
     #[test]
     fn only_a_mocks_refusal_says_to_migrate() {
-        let none = || Fault::new("org.brahman.Broker.NoProvider", true, "nothing serves");
+        let none = || Fault::new(NoProvider::NAME, true, "nothing serves");
         let said = explained(none(), &model("mock", true), "x");
         assert!(
             said.retryable() && said.message().contains("brahman index migrate x") && said.message().contains("nothing serves"),

@@ -14,11 +14,11 @@ use crate::flat::{Flat, Progress};
 pub struct Work<'a> {
     /// Of length 1, one after the other.
     pub vectors: &'a [f32],
-    /// Their length.
+    /// How many numbers a vector has.
     pub dim: usize,
-    /// Of the graph.
+    /// Of the graph that is built.
     pub parameters: Parameters,
-    /// At most.
+    /// How many threads at most.
     pub threads: usize,
     /// Hears how many rows are done, and says whether to go on.
     pub progress: &'a Progress<'a>,
@@ -28,7 +28,7 @@ pub struct Work<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}`, expected one of {}", names())]
 pub struct UnknownEngine {
-    /// The name.
+    /// The name that no engine has.
     pub name: String,
 }
 
@@ -40,11 +40,11 @@ fn names() -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{parameter}: {value}, expected {expected}")]
 pub struct ParameterError {
-    /// Its name.
+    /// Name of the parameter in the call.
     pub parameter: &'static str,
-    /// What it is.
+    /// The number that will not do.
     pub value: usize,
-    /// What would do.
+    /// Which numbers would do, in words.
     pub expected: String,
 }
 

@@ -20,11 +20,11 @@ use marks::Stamp;
 /// A file of an index, by its path from the index's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRef {
-    /// Path.
+    /// Path below the index's folder.
     pub path: String,
-    /// Length.
+    /// Length of the whole file.
     pub bytes: u64,
-    /// Checksum in hex.
+    /// SHA-256 of all bytes in hex.
     pub sha256: String,
 }
 
@@ -124,7 +124,7 @@ impl Files {
         Self { path: path.to_owned(), marks: Arc::default() }
     }
 
-    /// The folder.
+    /// The folder that all paths are below.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -23,6 +23,7 @@ use arrow_cast::cast;
 use arrow_cast::parse::{Parser, string_to_datetime};
 use arrow_schema::{ArrowError, DataType, TimeUnit};
 use brahman_card::Fault;
+use brahman_card::interface::index::error::Damaged;
 use brahman_sidecar::chain;
 use serde_json::Value as Json;
 
@@ -167,7 +168,7 @@ impl SelectionError {
             Self::Damaged(error) => {
                 let why = chain(&error);
                 let message = format!("index `{index}` cannot filter: {why}; `brahman index doctor {index}` says what else is damaged");
-                Fault::new("org.brahman.Index.Damaged", false, message).with("name", index)
+                Fault::of(&Damaged { name: index.to_owned() }, false, message)
             }
         }
     }
@@ -329,7 +330,7 @@ pub fn value(column: &ArrayRef, row: usize) -> Value {
     }
 }
 
-/// A parsed filter.
+/// A filter that was parsed, by column and value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Filter {
     /// All of them.

@@ -53,7 +53,7 @@ pub type Progress<'a> = dyn Fn(usize) -> bool + Sync + 'a;
 /// What is asked of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// Rows wanted.
+    /// How many rows are wanted.
     pub k: usize,
     /// Candidates kept on the way.
     pub ef: usize,
@@ -64,7 +64,7 @@ pub struct Ask<'a> {
 /// A built index. Readers share it.
 #[derive(Debug)]
 pub struct Flat {
-    /// Vectors and codes.
+    /// The vectors, and their codes.
     pub store: Store,
     /// How it was built.
     pub parameters: Parameters,
@@ -87,7 +87,7 @@ struct Walker {
 }
 
 /// What a walk came to.
-struct Walked {
+struct WalkOutcome {
     best: Vec<Neighbour>,
     /// Live rows among the candidates.
     reached: usize,
@@ -275,7 +275,7 @@ impl Flat {
     }
 
     /// Walks the graph, keeping `wide` candidates; of those that are live it ranks the best by f32.
-    fn walk(&self, query: &[f32], k: usize, wide: usize, live: Option<&LiveRows>) -> Walked {
+    fn walk(&self, query: &[f32], k: usize, wide: usize, live: Option<&LiveRows>) -> WalkOutcome {
         let mut walker = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         Quantiser::query(query, &mut walker.query);
         self.graph().walk(&walker.query.bytes, 0, wide, &mut walker.scratch);
@@ -291,7 +291,7 @@ impl Flat {
         // Equal vectors are no crowd: one is as good as the other.
         let crowd = alike && best.first().zip(best.last()).is_some_and(|(first, last)| first.score - last.score > EQUAL);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(walker);
-        Walked { best, reached, crowd }
+        WalkOutcome { best, reached, crowd }
     }
 
     /// Gives rows that a search for their own vector does not find a way in: where that search ends, the nearest rows it

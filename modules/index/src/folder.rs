@@ -55,7 +55,7 @@ const RETIRED: &str = "RETIRED";
 /// Why generations are made whose rows are those of the one before: a pin outlasts them.
 const SAME_ROWS: [&str; 2] = ["compaction", "repair"];
 
-/// What `CURRENT` says.
+/// What the file `CURRENT` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pointer {
     /// Grows with every change.
@@ -71,7 +71,7 @@ pub struct Pointer {
     pub pinned: bool,
 }
 
-/// The folder.
+/// An index's folder, and what is open of it.
 #[derive(Clone, Debug)]
 pub struct Folder {
     files: Files,
@@ -81,7 +81,7 @@ pub struct Folder {
 /// Rows with everything that belongs to them.
 #[derive(Debug)]
 pub struct Content {
-    /// Documents and texts.
+    /// Documents and texts, row by row.
     pub rows: RowStore,
     /// Vectors of length 1, one after the other.
     pub vectors: Vec<f32>,
@@ -122,13 +122,13 @@ impl Folder {
         Self { files: Files::new(path), steps }
     }
 
-    /// Its files.
+    /// The files below it, and which were compared.
     #[must_use]
     pub fn files(&self) -> &Files {
         &self.files
     }
 
-    /// Its path.
+    /// Path of the folder itself.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.files.path()

@@ -41,7 +41,7 @@ pub struct BaseRef {
     pub segment: FileRef,
     /// Codes, graph and vectors.
     pub graph: FileRef,
-    /// Documents and texts.
+    /// File with its documents and texts.
     pub rows_file: FileRef,
     /// Words; absent in what was written before they had checksums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,9 +51,9 @@ pub struct BaseRef {
 /// A segment of the delta.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentRef {
-    /// Rows.
+    /// How many rows it has.
     pub rows: u64,
-    /// Parquet.
+    /// The Parquet file itself.
     pub file: FileRef,
 }
 
@@ -87,9 +87,9 @@ pub struct Manifest {
     pub segments: Vec<SegmentRef>,
     /// Numbers of dead rows, as little-endian u32.
     pub dead: Option<FileRef>,
-    /// Documents alive.
+    /// How many documents are alive.
     pub docs: u64,
-    /// Chunks alive.
+    /// How many chunks are alive.
     pub chunks: u64,
     /// If it was measured.
     pub measured: Option<Measurement>,
@@ -142,7 +142,7 @@ impl Manifest {
         }
     }
 
-    /// Its files.
+    /// All files that it is made of.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
         let base = self.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file].into_iter().chain(b.lexical.iter().flatten()));
         base.chain(self.segments.iter().map(|s| &s.file)).chain(&self.dead)
@@ -192,9 +192,9 @@ pub struct BaseUsage {
 /// The large, never changed part; shared by the generations that build on it.
 #[derive(Debug)]
 pub struct Base {
-    /// The graph.
+    /// Graph over the base's vectors.
     pub flat: Flat,
-    /// Its rows.
+    /// Documents and texts of those vectors.
     pub rows: RowStore,
     index: Files,
     files: BaseRef,
@@ -355,24 +355,24 @@ impl Base {
 /// What was appended since.
 #[derive(Debug)]
 pub struct Delta {
-    /// Vectors.
+    /// Vectors that were appended to the base.
     pub store: Store,
-    /// Their rows.
+    /// Documents and texts of those vectors.
     pub rows: RowStore,
     /// The columns that searches filter by.
     pub columns: RecordBatch,
 }
 
-/// A whole generation.
+/// A whole generation, open for searches.
 #[derive(Debug)]
 pub struct Generation {
-    /// What it is.
+    /// What it is made of, and by whom.
     pub manifest: Manifest,
-    /// Its folder's name.
+    /// Name of its folder, `gen-<ulid>`.
     pub folder: String,
-    /// The large part.
+    /// The large part, with a graph.
     pub base: Option<Arc<Base>>,
-    /// The small part.
+    /// The small part, compared row by row.
     pub delta: Delta,
     /// Rows alive in the base, if not all.
     pub live_base: Option<LiveRows>,
@@ -383,14 +383,14 @@ pub struct Generation {
     base_columns: OnceLock<RecordBatch>,
 }
 
-/// How to search.
+/// How a search is made.
 #[derive(Clone, Debug, Default)]
 pub struct SearchOptions {
-    /// Rows wanted.
+    /// How many rows are wanted.
     pub k: usize,
     /// Candidates on the way; the generation's own if absent.
     pub ef: Option<usize>,
-    /// Compare all rows.
+    /// Compare all rows, without the graph.
     pub exact: bool,
     /// For an exact search.
     pub threads: usize,
@@ -399,9 +399,9 @@ pub struct SearchOptions {
 /// The rows that a filter lets through, in base and delta.
 #[derive(Clone, Debug)]
 pub struct Selection {
-    /// In the base.
+    /// Rows of the base that count.
     pub base: Option<LiveRows>,
-    /// In the delta.
+    /// Rows of the delta that count.
     pub delta: Option<LiveRows>,
 }
 
@@ -481,7 +481,7 @@ impl Generation {
         }
     }
 
-    /// A row's vector.
+    /// Vector of a row, of whichever part.
     #[must_use]
     pub fn vector(&self, row: u32) -> &[f32] {
         match (row as usize).checked_sub(self.base_rows()) {

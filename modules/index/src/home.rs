@@ -33,10 +33,10 @@ const MOVED: &str = "MOVED.json";
 /// Before the name of an index whose removal has begun; no index is called so.
 const DELETED: &str = ".deleted-";
 
-/// A home.
+/// Where an index's files lie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Home {
-    /// Bucket.
+    /// Name of the bucket that it lies in.
     pub bucket: String,
     /// Folder of the index's files.
     pub path: PathBuf,
@@ -51,7 +51,7 @@ pub struct Home {
 pub struct AwayError {
     /// Where it should be.
     pub path: PathBuf,
-    /// In which bucket.
+    /// Name of the bucket that is away.
     pub bucket: String,
 }
 

@@ -16,7 +16,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Dataset;
-use brahman_card::interface::index::{CreateIn, SkippedRow};
+use brahman_card::interface::index::{CreateIn, SkippedRow, error};
 use brahman_sidecar::chain;
 use brahman_storage::digest::{hex, sha256};
 use parquet::arrow::ProjectionMask;
@@ -52,13 +52,13 @@ pub enum Origin {
 pub struct Plan {
     /// Rows of the old generation that die.
     pub dead: Vec<u32>,
-    /// Chunks to add.
+    /// Chunks that are to be added.
     pub fresh: RowStore,
     /// Where their vectors come from.
     pub origins: Vec<Origin>,
     /// Vectors that came with the dataset, of length 1.
     pub given: Vec<f32>,
-    /// Their length.
+    /// How many numbers each of them has.
     pub given_dim: usize,
     /// The filter columns of the chunks to add.
     pub columns: Option<RecordBatch>,
@@ -72,7 +72,7 @@ pub struct Plan {
     pub changed_docs: u64,
     /// Documents that are gone.
     pub removed_docs: u64,
-    /// Documents without text.
+    /// How many documents have no text.
     pub empty_docs: u64,
     /// Documents whose vector cannot be used.
     pub skipped_docs: u64,
@@ -126,7 +126,7 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
         let path = object.local();
         let unreadable = |e: &dyn std::error::Error| {
             let message = format!("{}: {}", path.display(), chain(e));
-            Fault::new("org.brahman.Index.Damaged", false, message).with("name", dataset.name.clone())
+            Fault::of(&error::Damaged { name: dataset.name.clone() }, false, message)
         };
         let builder = open(&path).map_err(|e| unreadable(&e))?;
         check_columns(builder.schema(), &dataset.name, parameters)?;
@@ -462,7 +462,7 @@ pub fn folder_fault(index: &str, doing: &str, error: &io::Error) -> Fault {
     }
     let why = chain(error);
     let message = format!("index `{index}`: {doing}: {why}; nothing was changed. `brahman index doctor {index} --repair` mends it");
-    Fault::new("org.brahman.Index.Damaged", false, message).with("name", index)
+    Fault::of(&error::Damaged { name: index.to_owned() }, false, message)
 }
 
 #[cfg(test)]

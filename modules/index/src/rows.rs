@@ -17,7 +17,7 @@ const PAGE: usize = 4096;
 /// Bytes of a record before its two texts.
 const FIXED: usize = 4 + 8 + 8 + 32 + 4;
 
-/// One chunk.
+/// One chunk, and the document it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Value of the id column.
@@ -30,11 +30,11 @@ pub struct Row<'a> {
     pub start: u64,
     /// First line in the text, from 1.
     pub line: u64,
-    /// The chunk.
+    /// Text of the chunk itself.
     pub text: &'a str,
 }
 
-/// Many rows.
+/// Many rows, column by column.
 #[derive(Debug)]
 pub struct RowStore {
     /// Where each record ends.
@@ -59,7 +59,7 @@ fn bad(why: &str) -> io::Error {
 }
 
 impl RowStore {
-    /// How many.
+    /// How many rows there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()

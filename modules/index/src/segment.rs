@@ -106,7 +106,7 @@ pub fn write(path: &Path, source: &str, model: &Model, rows: &RowStore, vectors:
 /// What a segment holds.
 #[derive(Debug)]
 pub struct Contents {
-    /// Documents and texts.
+    /// Documents and texts of its rows.
     pub rows: RowStore,
     /// One after the other.
     pub vectors: Vec<f32>,

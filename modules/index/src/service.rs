@@ -24,15 +24,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{self, GetOut, MarkStaleIn};
 use brahman_card::interface::index::{
     self, CreateIn, CreateOut, DeleteOut, Description, GenerationInfo, GenerationsOut, ListOut, NameIn, RollbackIn, RollbackOut, StatsOut,
-    UnpinOut,
+    UnpinOut, error,
 };
 use brahman_card::names::{IndexName, NameError};
 use brahman_card::{Fault, Interface};
-use brahman_sidecar::client::encode_call;
+use brahman_sidecar::client::encode_method;
 use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service, chain};
 use brahman_storage::{atomic, writable};
 
@@ -75,7 +74,7 @@ const NAMED_MAX: usize = 3;
 /// How long a start waits for the catalog's first word: it answers in milliseconds, or is on its way itself.
 const CATALOG_WAIT: Duration = Duration::from_secs(2);
 
-/// The service.
+/// Answers the interface, over all indexes of a folder.
 #[derive(Debug)]
 pub struct IndexService {
     folder: PathBuf,
@@ -198,7 +197,7 @@ impl IndexService {
                 let mut connection = self.client.open(catalog::INTERFACE.name, &CallOptions::default()).await?;
                 self.hear_of_rescue().await;
                 let ask = catalog::RealmIn { mock: Some(self.mock) };
-                connection.send(&encode_call("org.brahman.Catalog.Watch", &ask, &CallOptions::default(), true, false)?).await?;
+                connection.send(&encode_method::<catalog::method::Watch>(&ask, &CallOptions::default(), true, false)?).await?;
                 let mut first = true;
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
@@ -225,7 +224,7 @@ impl IndexService {
     /// Asks the catalog for the runs behind the numbers of its word; without an answer the numbers alone are compared.
     async fn hear_of_datasets(&self, word: catalog::WatchOut, first: bool) {
         let ask = catalog::RealmIn { mock: Some(self.mock) };
-        let listed = self.client.call::<_, catalog::ListOut>("org.brahman.Catalog.List", &ask, &CallOptions::default()).await;
+        let listed = self.client.call_method::<catalog::method::List>(&ask, &CallOptions::default()).await;
         let all = match listed {
             Ok(answer) => answer.value.datasets.iter().map(|dataset| (dataset.name.clone(), Version::of(dataset))).collect(),
             Err(error) => {
@@ -316,7 +315,7 @@ impl IndexService {
         }
         let options = CallOptions::default();
         let dataset = catalog::NameIn { name: wanted.dataset.clone(), mock: Some(self.mock) };
-        let GetOut { dataset, .. } = self.client.call("org.brahman.Catalog.Get", &dataset, &options).await?.value;
+        let GetOut { dataset, .. } = self.client.call_method::<catalog::method::Get>(&dataset, &options).await?.value;
         let filters = wanted.filter_columns.clone().unwrap_or_default();
         let named = text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
         for column in std::iter::once(wanted.id_column.clone()).chain(named) {
@@ -346,7 +345,7 @@ impl IndexService {
                     return Reply::of(&CreateOut { created: false });
                 }
                 let message = format!("index `{}` is there already with other parameters; delete it first", wanted.name);
-                return Err(Fault::new("org.brahman.Index.IndexExists", false, message).with("name", wanted.name));
+                return Err(Fault::of(&error::IndexExists { name: wanted.name }, false, message));
             }
             let folder = stub;
             free(&folder).map_err(|e| io_fault("creating the index", &e))?;
@@ -359,7 +358,7 @@ impl IndexService {
             indexes.insert(wanted.name.clone(), Arc::new(Index::open(&folder, wanted.clone())));
         }
         let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name, run_id: None, mock: Some(self.mock) };
-        let _: Empty = self.client.call("org.brahman.Catalog.MarkStale", &mark, &options).await?.value;
+        self.client.call_method::<catalog::method::MarkStale>(&mark, &options).await?;
         Reply::of(&CreateOut { created: true })
     }
 
@@ -372,7 +371,7 @@ impl IndexService {
         let home = Home::open(&stub).map_err(|error| {
             let why = chain(&error);
             let message = format!("index `{name}`: {why}; where its files are is not known, and nothing was deleted: put the file back");
-            Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone())
+            Fault::of(&error::Damaged { name: name.clone() }, false, message)
         })?;
         lock(&self.indexes).remove(&name);
         home.delete(&stub).map_err(|e| io_fault("deleting the index", &e))?;
@@ -468,7 +467,7 @@ fn load_generation(index: &Index, holds: impl Fn(&str, &generation::Manifest) ->
     let Some((folder, _)) = all.iter().find(|(folder, m)| holds(folder, m)) else {
         let there: Vec<String> = all.iter().map(|(_, m)| m.number.to_string()).collect();
         let message = format!("index `{}` has {none}; it has {}", index.parameters.name, there.join(", "));
-        return Err(Fault::new("org.brahman.Index.NoSuchGeneration", false, message).with("name", index.parameters.name.clone()));
+        return Err(Fault::of(&error::NoSuchGeneration { name: index.parameters.name.clone() }, false, message));
     };
     index.folder.load(folder, None).map_err(|e| folder_fault(&index.parameters.name, "loading the generation", &e))
 }
@@ -598,8 +597,8 @@ fn bad_name(error: &NameError) -> Fault {
 }
 
 fn no_such(name: &str) -> Fault {
-    Fault::new("org.brahman.Index.NoSuchIndex", false, format!("no index is called `{name}`; `brahman index list` lists them"))
-        .with("name", name)
+    let message = format!("no index is called `{name}`; `brahman index list` lists them");
+    Fault::of(&error::NoSuchIndex { name: name.to_owned() }, false, message)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub struct Shadow {
     pub target: f64,
     /// What was found so far.
     pub measure: Measure,
-    /// The verdict.
+    /// What is said of them by now.
     pub verdict: Verdict,
     asked: u64,
 }

@@ -49,13 +49,13 @@ impl From<io::Error> for Obstacle {
     }
 }
 
-/// All of them.
+/// Everything that stands in a sweep's way.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}", words(.0).join("; "))]
 pub struct Obstacles(pub Vec<Obstacle>);
 
 impl Obstacles {
-    /// Each in words.
+    /// Each of them in words.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         words(&self.0)
@@ -75,7 +75,7 @@ fn words(obstacles: &[Obstacle]) -> Vec<String> {
 /// A generation's folder as it was read.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its name, `gen-<ulid>`.
+    /// Name of its folder, `gen-<ulid>`.
     pub name: String,
     /// Its manifest; none if there is none, or what is wrong with it.
     pub manifest: Result<Option<Manifest>, Obstacle>,
@@ -92,9 +92,9 @@ pub struct Entry {
 pub struct Survey {
     /// The generation that `CURRENT` names; none if there is no such file, or what is wrong with it.
     pub pointer: Option<Result<String, Obstacle>>,
-    /// Folders of generations.
+    /// Folders of generations, as they lie there.
     pub entries: Vec<Entry>,
-    /// Paths of segments.
+    /// Paths of segments, as they lie there.
     pub segments: Vec<String>,
     /// Names of what is known to be of no use: temporary files, and folders whose removal had begun.
     pub leftovers: Vec<String>,

@@ -32,10 +32,10 @@ const EF_MAX: usize = 1024;
 /// Exact searches timed.
 const BRUTE_FORCE_TIMED: usize = 20;
 
-/// One query.
+/// One query, and its true neighbours.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// Length 1.
+    /// Its direction, with a length of 1.
     pub vector: Vec<f32>,
     /// The row that it was made from, which is no answer, if it is still there.
     pub not: Option<u32>,
@@ -58,11 +58,11 @@ struct SetRecord {
 /// A set with its truth on one generation.
 #[derive(Clone, Debug)]
 pub struct Eval {
-    /// What it is.
+    /// What is told of it.
     pub info: EvalInfo,
-    /// For choosing.
+    /// Queries by which parameters are chosen.
     pub tune: Vec<Query>,
-    /// For judging.
+    /// Queries by which the chosen are judged.
     pub holdout: Vec<Query>,
 }
 
@@ -264,7 +264,7 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// Mean recall.
+    /// Mean recall of all queries.
     #[must_use]
     pub fn recall(&self) -> f64 {
         self.recalls.iter().sum::<f64>() / self.recalls.len().max(1) as f64

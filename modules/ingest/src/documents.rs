@@ -16,7 +16,7 @@ pub const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 /// A batch is closed at this much text.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// One document.
+/// One document, as it becomes a row.
 #[derive(Debug)]
 pub struct Document {
     id: String,

@@ -40,7 +40,7 @@ pub enum Tls {
 pub struct Dsn {
     url: String,
     password: Option<String>,
-    /// As `sslmode` says.
+    /// How TLS is used, as `sslmode` says.
     pub tls: Tls,
     hidden: Vec<String>,
 }

@@ -9,6 +9,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Column;
 use brahman_card::interface::ingest::Quarantine;
+use brahman_card::interface::ingest::error::{BadSource, NothingToRead};
 use brahman_sidecar::chain;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
@@ -31,7 +32,7 @@ const PARQUET_ROWS: usize = 8192;
 #[must_use]
 pub fn bad_source(error: SourceError) -> Fault {
     let words = chain(&error);
-    Fault::new("org.brahman.Ingest.BadSource", false, words).with("source", error.given)
+    Fault::of(&BadSource { source: error.given }, false, words)
 }
 
 /// A Parquet file that cannot be read.
@@ -57,7 +58,7 @@ enum ParquetFlaw {
 fn failed(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::Interrupted => crate::run::cancelled(),
-        _ => Fault::new("org.brahman.Ingest.BadSource", false, format!("{}; nothing was published", chain(error))).with("source", ""),
+        _ => Fault::of(&BadSource { source: String::new() }, false, format!("{}; nothing was published", chain(error))),
     }
 }
 
@@ -122,11 +123,8 @@ pub fn read(
     };
     outcome.map_err(|e| ended(failed(&e)))?;
     let nothing = || {
-        Fault::new(
-            "org.brahman.Ingest.NothingToRead",
-            false,
-            format!("no rows could be read from {} files; nothing was published", files.len()),
-        )
+        let message = format!("no rows could be read from {} files; nothing was published", files.len());
+        Fault::of(&NothingToRead {}, false, message)
     };
     let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
     let schema = schema.unwrap_or_else(documents::schema);

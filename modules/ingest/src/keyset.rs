@@ -149,7 +149,7 @@ impl Book {
         atomic::write(&self.0, &serde_json::to_vec(checkpoint)?)
     }
 
-    /// It is finished.
+    /// The read is finished: the next one begins anew.
     pub fn forget(&self) {
         let _ = std::fs::remove_file(&self.0);
     }
@@ -162,19 +162,19 @@ pub type Reader =
 /// What to read and in what parts.
 #[derive(Debug)]
 pub struct Keyset {
-    /// Reads one part.
+    /// Reads one part of a table.
     pub read: Reader,
-    /// Server.
+    /// Server that has the table.
     pub dsn: Dsn,
-    /// Table.
+    /// Table that is read in parts.
     pub what: TableSource,
     /// How each part is read.
     pub how: ReadOptions,
     /// The key, one column.
     pub key: String,
-    /// Rows a part.
+    /// How many rows a part has.
     pub rows: u64,
-    /// Where it stands.
+    /// Where it is noted how far it came.
     pub book: Book,
 }
 

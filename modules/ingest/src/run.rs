@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
+use brahman_card::interface::WireError;
 use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
+    self, AbandonIn, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
 };
+use brahman_card::interface::ingest::error::Cancelled;
 use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
 use brahman_sidecar::{Call, CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
@@ -31,7 +33,7 @@ const MOCK_PRODUCER: &str = concat!("ingest-mock/", env!("CARGO_PKG_VERSION"));
 pub struct Progress {
     /// `scan`, `read`, `commit` or `done`.
     pub phase: &'static str,
-    /// Rows so far.
+    /// Rows written by this run so far.
     pub rows: u64,
     /// Source bytes so far.
     pub bytes: u64,
@@ -40,7 +42,7 @@ pub struct Progress {
 /// A run that is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Job {
-    /// Dataset to write.
+    /// Name of the dataset to write.
     pub dataset: String,
     /// Bucket to write to; where the dataset lies unless said.
     pub bucket: Option<String>,
@@ -68,7 +70,7 @@ pub struct Predecessor {
 pub struct ReadOutcome {
     /// Durable, in row order.
     pub objects: Vec<Object>,
-    /// Columns.
+    /// Columns of what was read.
     pub columns: Vec<Column>,
     /// For the lineage; never a user or a password.
     pub inputs: Vec<String>,
@@ -101,7 +103,7 @@ pub struct Runs {
 /// What a run that was ended by its caller answers.
 #[must_use]
 pub fn cancelled() -> Fault {
-    Fault::new("org.brahman.Ingest.Cancelled", false, "the run was cancelled; nothing was published")
+    Fault::of(&Cancelled {}, false, "the run was cancelled; nothing was published")
 }
 
 impl Runs {
@@ -217,7 +219,7 @@ impl Runs {
         let producer = Some(self.label.clone());
         let mock = Some(self.mock);
         let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer, bucket: job.bucket.clone(), mock };
-        let place: LocationOut = self.client.call("org.brahman.Catalog.Location", &place, &options).await?.value;
+        let place = self.client.call_method::<catalog::method::Location>(&place, &options).await?.value;
         let samples = job.pii.then(Arc::<Samples>::default);
         let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = place;
         let place = Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 };
@@ -307,7 +309,7 @@ impl Runs {
     async fn commit(&self, commit: &CommitIn) -> Result<CommitOut, ClientError> {
         let mut pause = PAUSE;
         for _ in 1..COMMITS_MAX {
-            match self.client.call::<_, CommitOut>("org.brahman.Catalog.Commit", commit, &CallOptions::default()).await {
+            match self.client.call_method::<catalog::method::Commit>(commit, &CallOptions::default()).await {
                 Err(ClientError::Fault(fault)) if fault.name == UNKNOWN => {
                     tracing::warn!(dataset = commit.name, run_id = commit.run_id, "{}", fault.message());
                     tokio::time::sleep(pause).await;
@@ -316,7 +318,7 @@ impl Runs {
                 other => return other.map(|answer| answer.value),
             }
         }
-        let last = self.client.call::<_, CommitOut>("org.brahman.Catalog.Commit", commit, &CallOptions::default()).await;
+        let last = self.client.call_method::<catalog::method::Commit>(commit, &CallOptions::default()).await;
         last.map(|answer| answer.value)
     }
 
@@ -326,10 +328,10 @@ impl Runs {
     /// If the catalog cannot be asked, or the dataset's file is damaged.
     pub async fn dataset(&self, name: &str) -> Result<Option<Dataset>, Fault> {
         let ask = catalog::NameIn { name: name.to_owned(), mock: Some(self.mock) };
-        match self.client.call::<_, catalog::GetOut>("org.brahman.Catalog.Get", &ask, &CallOptions::default()).await {
+        match self.client.call_method::<catalog::method::Get>(&ask, &CallOptions::default()).await {
             // A mock may read a real dataset, but never builds on it.
             Ok(found) => Ok(Some(found.value.dataset).filter(|dataset| (dataset.mock == Some(true)) == self.mock)),
-            Err(ClientError::Fault(fault)) if fault.name == "org.brahman.Catalog.NoSuchDataset" => Ok(None),
+            Err(ClientError::Fault(fault)) if fault.name == catalog::error::NoSuchDataset::NAME => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -342,7 +344,7 @@ impl Runs {
 }
 
 /// What a commit answers of which it is not known whether it was published.
-const UNKNOWN: &str = "org.brahman.Catalog.Unknown";
+const UNKNOWN: &str = catalog::error::Unknown::NAME;
 /// How often such a commit is said, and how long after the first time it is said again; doubled each time. The catalog tries for a while
 /// by itself.
 const COMMITS_MAX: u32 = 4;
@@ -351,7 +353,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Whether a fault of a commit says that this run was never published: a call whose answer was lost is said again, and one that is
 /// unknown by then, or whose dataset cannot be read, may have been.
 fn was_refused(fault: &str) -> bool {
-    fault.strip_prefix("org.brahman.Catalog.").is_some_and(|why| !matches!(why, "GivenUp" | "Damaged" | "Unknown"))
+    let may_be_published = [catalog::error::GivenUp::NAME, catalog::error::Damaged::NAME, UNKNOWN];
+    let of_catalog = fault.rsplit_once('.').is_some_and(|(interface, _)| interface == catalog::INTERFACE.name);
+    of_catalog && !may_be_published.contains(&fault)
 }
 
 /// What a run has written, which goes with this unless it is kept.
@@ -403,7 +407,7 @@ impl Ends {
     async fn tell_all(&self) -> Result<(), ClientError> {
         let mut untold = self.untold.lock().await;
         while let Some(end) = untold.first() {
-            self.client.call::<_, AbandonOut>("org.brahman.Catalog.Abandon", end, &CallOptions::default()).await?;
+            self.client.call_method::<catalog::method::Abandon>(end, &CallOptions::default()).await?;
             untold.remove(0);
         }
         Ok(())

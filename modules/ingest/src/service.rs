@@ -51,7 +51,7 @@ struct Server {
 
 const MOCK: Server = Server { read: mock::read, hold: mock::hold };
 
-/// The service.
+/// Answers the interface: runs, and folders that are watched.
 #[derive(Debug)]
 pub struct IngestService {
     runs: Arc<Runs>,
@@ -377,12 +377,12 @@ fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, Read
 
 fn failed(error: ReadError) -> Fault {
     let words = format!("{}; nothing was published", chain(&error));
-    let source = |name: &'static str, retryable: bool| Fault::new(name, retryable, words.clone()).with("source", "");
+    let source = String::new();
     match &error {
         ReadError::Cancelled => cancelled(),
-        ReadError::Bad(_) | ReadError::Malformed(_) => source("org.brahman.Ingest.BadSource", false),
-        ReadError::Server(_) => source("org.brahman.Ingest.SourceFailed", true),
-        ReadError::Io(_) => source("org.brahman.Ingest.SourceFailed", false),
+        ReadError::Bad(_) | ReadError::Malformed(_) => Fault::of(&ingest::error::BadSource { source }, false, words),
+        ReadError::Server(_) => Fault::of(&ingest::error::SourceFailed { source }, true, words),
+        ReadError::Io(_) => Fault::of(&ingest::error::SourceFailed { source }, false, words),
     }
 }
 

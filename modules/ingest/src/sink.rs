@@ -120,7 +120,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Rows so far.
+    /// How many rows it has taken.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows

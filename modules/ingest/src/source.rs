@@ -28,7 +28,7 @@ pub enum Format {
 /// A file, and the name that its row or rows go by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Absolute path.
+    /// Absolute path of the file.
     pub path: PathBuf,
     /// Path below the folder that was given, or the file's own name.
     pub id: String,
@@ -38,7 +38,7 @@ pub struct File {
 #[derive(Debug, Error)]
 #[error("{given}")]
 pub struct SourceError {
-    /// As given.
+    /// The path as it was given.
     pub given: String,
     /// What is wrong with it.
     #[source]

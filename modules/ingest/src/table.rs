@@ -21,7 +21,7 @@ pub enum TableSource {
 /// How it is to be read.
 #[derive(Clone, Debug)]
 pub struct ReadOptions {
-    /// Workers at most.
+    /// How many workers at most.
     pub parallel: usize,
     /// How long the snapshot may be held: it keeps the server from cleaning up.
     pub deadline: Duration,
@@ -189,13 +189,13 @@ pub enum ServerError {
 pub struct TableRead {
     /// One object a worker.
     pub objects: Vec<Object>,
-    /// Columns.
+    /// Columns of what was read.
     pub columns: Vec<Column>,
     /// What a person should know: fall-backs.
     pub notes: Vec<String>,
     /// What was read, for the lineage: no user, no password.
     pub input: String,
-    /// Workers.
+    /// How many workers read it.
     pub parallel: usize,
     /// The last value of the window, if it had rows.
     pub bound: Option<String>,
@@ -218,7 +218,7 @@ pub fn columns(schema: &Schema, source_types: &[String], nulls_made: &[u64]) -> 
 pub struct TableName {
     /// As SQL names it.
     pub table: String,
-    /// Its own name.
+    /// Its own name, without the schema's.
     pub name: String,
 }
 
@@ -249,7 +249,7 @@ pub struct HeldTables {
     pub end: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
-/// Which tables.
+/// Which tables are to be read together.
 #[derive(Clone, Debug)]
 pub enum TableSet {
     /// These.

@@ -81,7 +81,7 @@ struct WatchesError {
     source: serde_json::Error,
 }
 
-/// All watches.
+/// All watches, and the file that keeps them.
 #[derive(Debug)]
 pub struct Watches {
     runs: Arc<Runs>,
@@ -177,7 +177,7 @@ impl Watches {
         Ok(true)
     }
 
-    /// All, by dataset.
+    /// How all of them stand, by dataset.
     #[must_use]
     pub fn list(&self) -> Vec<WatchStatus> {
         self.lock().values().map(|w| w.told.clone()).collect()

@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column `{column}` is of type {kind}: {expected}")]
 pub struct WindowError {
-    /// The column.
+    /// Name of the cursor's column.
     pub column: String,
     /// Its type, as the server writes it.
     pub kind: String,
@@ -12,7 +12,7 @@ pub struct WindowError {
     pub expected: &'static str,
 }
 
-/// Which part.
+/// Which part of a table is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// The column; its values should only grow.
@@ -25,7 +25,7 @@ pub struct Window {
     pub rows: Option<u64>,
 }
 
-/// Whose SQL.
+/// Whose SQL is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// PostgreSQL.

@@ -95,11 +95,11 @@ impl ResponseScores {
 /// What the responses are compared with.
 #[derive(Debug)]
 pub struct Baseline<'a> {
-    /// The conversation.
+    /// The conversation that is scored.
     pub script: &'a Script,
-    /// Everything in context.
+    /// Scores with everything in context.
     pub with: &'a ResponseScores,
-    /// The noise floor.
+    /// Largest difference between two scorings of the same.
     pub noise: f64,
     /// Tokens to name a cell.
     pub top: usize,

@@ -18,16 +18,16 @@ const MEMORIES_MAX: usize = 4096;
 /// Characters of a response that are shown.
 const SHOWN_CHARS: usize = 400;
 
-/// A memory.
+/// A memory, and where its tokens stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// Its key.
+    /// Its key in the conversation.
     pub key: String,
     /// Where it stands, headers and footers included; in order.
     pub spans: Vec<Range<usize>>,
 }
 
-/// A response.
+/// A response, and where its tokens stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// Its place in `conversation`.
@@ -38,16 +38,16 @@ pub struct Response {
     pub text: String,
 }
 
-/// What is scored.
+/// A conversation as tokens, ready to be scored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Script {
-    /// All tokens.
+    /// All tokens, in their order.
     pub tokens: Vec<u32>,
     /// In the order in which they first appear.
     pub memories: Vec<Memory>,
-    /// In order.
+    /// In the order of the conversation.
     pub responses: Vec<Response>,
-    /// Entries of `conversation`.
+    /// How many entries `conversation` has.
     pub entries: usize,
 }
 
@@ -72,7 +72,7 @@ impl ConversationError {
         Self::Field { at: at.into(), why: why.into() }
     }
 
-    /// As it travels.
+    /// The error as it travels.
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::InfoOut;
+use brahman_card::interface::score::{InfoOut, error};
 use brahman_sidecar::chain;
 use thiserror::Error;
 
@@ -21,7 +21,7 @@ pub fn var(name: &str) -> Option<String> {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{name}={value}: expected a whole number above 0")]
 pub struct NumberError {
-    /// The variable.
+    /// Name of the environment's variable.
     pub name: String,
     /// What it is set to.
     pub value: String,
@@ -42,11 +42,11 @@ pub fn number(name: &str) -> Result<Option<u64>, NumberError> {
 /// What all figures of an engine have in common.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Model name.
+    /// Name by which callers require it.
     pub model: String,
     /// What the figures depend on.
     pub fingerprint: String,
-    /// Tokens there are.
+    /// How many tokens there are.
     pub vocabulary: u32,
     /// Tokens a conversation may have.
     pub window: usize,
@@ -71,7 +71,7 @@ impl Identity {
 /// Tokens, and the places whose log-probabilities are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sequence {
-    /// All of them.
+    /// All its tokens, in their order.
     pub tokens: Vec<u32>,
     /// In order, apart, never place 0: nothing precedes it.
     pub wanted: Vec<Range<usize>>,
@@ -80,7 +80,7 @@ pub struct Sequence {
 /// Log-probabilities at the wanted places, one after the other.
 pub type Scores = Result<Vec<f32>, EngineError>;
 
-/// What it took.
+/// What a call has cost the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Tokens that went through the model.
@@ -90,7 +90,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// Adds other work.
+    /// Adds the figures of other work.
     pub fn add(&mut self, other: Work) {
         self.forwarded += other.forwarded;
         self.reused += other.reused;
@@ -182,7 +182,7 @@ impl EngineError {
         matches!(self, Self::Cancelled | Self::Deadline)
     }
 
-    /// As it travels.
+    /// The error as it travels.
     #[must_use]
     pub fn fault(&self) -> Fault {
         let message = chain(self);
@@ -190,17 +190,15 @@ impl EngineError {
             Self::Cancelled => Fault::internal(message),
             Self::Deadline => Fault::deadline_exceeded("scoring"),
             Self::TooLong { tokens, window } => {
-                Fault::new("org.brahman.Score.ContextTooLong", false, message).with("tokens", *tokens).with("window", *window)
+                Fault::of(&error::ContextTooLong { tokens: *tokens as u64, window: *window as u64 }, false, message)
             }
             Self::NoSuchToken { token, vocabulary } => {
-                Fault::new("org.brahman.Score.NoSuchToken", false, message).with("token", *token).with("vocabulary", *vocabulary)
+                Fault::of(&error::NoSuchToken { token: (*token).into(), vocabulary: (*vocabulary).into() }, false, message)
             }
             Self::TooMuch { .. } => Fault::invalid_parameter("conversation", message),
-            Self::BadOutput { .. } => Fault::new("org.brahman.Score.BadOutput", false, message),
-            Self::OutOfBudget { needed, budget, .. } => {
-                Fault::new("org.brahman.Score.OutOfBudget", false, message).with("needed", *needed).with("budget", *budget)
-            }
-            Self::Server { retryable, .. } => Fault::new("org.brahman.Score.ServerFailed", *retryable, message),
+            Self::BadOutput { .. } => Fault::of(&error::BadOutput {}, false, message),
+            Self::OutOfBudget { needed, budget, .. } => Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message),
+            Self::Server { retryable, .. } => Fault::of(&error::ServerFailed {}, *retryable, message),
             Self::Failed(_) | Self::Nothing => Fault::internal(message),
         }
     }
@@ -220,7 +218,7 @@ impl Stop {
         Self { cancelled: AtomicBool::new(false), deadline }
     }
 
-    /// Now.
+    /// Has the work stop as soon as it can.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }

@@ -48,7 +48,7 @@ const PROBE: &str = "The quick brown fox jumps over the lazy dog. The quick brow
 /// Which server, and how.
 #[derive(Clone)]
 pub struct Settings {
-    /// What kind.
+    /// What kind of server it is.
     pub dialect: Dialect,
     /// Where, without a path.
     pub base: String,
@@ -58,9 +58,9 @@ pub struct Settings {
     pub model: Option<String>,
     /// Sent as a bearer token.
     pub token: Option<String>,
-    /// A request's time.
+    /// Longest time of one request.
     pub timeout: Duration,
-    /// Requests at once.
+    /// How many requests at once.
     pub concurrency: usize,
     /// Tokens a conversation may have, if not as server or configuration say.
     pub window: Option<usize>,
@@ -356,7 +356,7 @@ fn token(name: &str) -> Result<String, SettingsError> {
     found.password.ok_or_else(|| SettingsError::NoPassword { name: name.to_owned() })
 }
 
-/// The engine.
+/// An engine that asks a server over HTTP.
 pub struct Server {
     identity: Identity,
     settings: Settings,

@@ -60,7 +60,7 @@ pub struct ResultStore {
 /// What is known of a memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
-    /// Unix time.
+    /// Unix time of the last scoring in milliseconds.
     pub last_scored_ms: u64,
     /// Moving average of the largest divergences.
     pub weight: f64,
@@ -75,7 +75,7 @@ impl Standing {
         self.count == 0 || now_ms.checked_sub(self.last_scored_ms).is_none_or(|age| age >= max_age_ms)
     }
 
-    /// After another scoring.
+    /// The same memory after another scoring.
     #[must_use]
     pub fn after(&self, divergence: f64, now_ms: u64) -> Self {
         let weight = if self.count == 0 { divergence } else { self.weight + EWMA_SHARE * (divergence - self.weight) };
@@ -174,7 +174,7 @@ impl ResultStore {
         }
     }
 
-    /// For `Info`.
+    /// How the store stands, for `Info`.
     #[must_use]
     pub fn info(&self) -> StoreInfo {
         match &self.trees {

@@ -132,7 +132,7 @@ fn learn(slot: &mut u32, bit: bool, step: &[u32]) {
 }
 
 impl State {
-    /// Bytes read.
+    /// How many bytes were read.
     #[must_use]
     pub fn len(&self) -> usize {
         self.text.len()

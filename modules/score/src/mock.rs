@@ -15,7 +15,7 @@ const WINDOW: usize = 4 << 20;
 /// Bytes between two looks at whether to go on.
 const LOOK_EVERY: usize = 4096;
 
-/// The engine.
+/// An engine that mixes bytes, the same everywhere.
 #[derive(Debug)]
 pub struct Mock {
     identity: Identity,
@@ -37,7 +37,7 @@ impl Default for Mock {
     }
 }
 
-/// Reads bytes.
+/// Reads bytes, one token each.
 #[derive(Debug)]
 pub struct Reader<'a> {
     tables: &'a Tables,

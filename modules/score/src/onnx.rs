@@ -86,14 +86,14 @@ pub enum OpenError {
     },
 }
 
-/// How to run.
+/// How a model is to be run.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Directory of the model.
     pub model: PathBuf,
     /// Where a fetched library lies.
     pub cache: PathBuf,
-    /// Where to run.
+    /// Which device it is to run on.
     pub device: DeviceChoice,
     /// Whether the CPU will do where a GPU was asked for.
     pub allow_cpu: bool,
@@ -134,7 +134,7 @@ impl Settings {
     }
 }
 
-/// The engine.
+/// An engine over a model of ONNX Runtime.
 #[derive(Debug)]
 pub struct Model {
     identity: Identity,

@@ -27,7 +27,7 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Replies that wait for a slow caller before the model does.
 const REPLIES_WAITING: usize = 16;
 
-/// The service.
+/// Answers the interface by way of an engine.
 #[derive(Debug)]
 pub struct ScoreService {
     turns: Turns,
@@ -210,8 +210,7 @@ impl Source {
 }
 
 fn file(path: &str) -> Result<Vec<u8>, Fault> {
-    let unreadable =
-        |why: String| Fault::new("org.brahman.Score.FileUnreadable", false, format!("{path}: {why}")).with("path", path.to_owned());
+    let unreadable = |why: String| Fault::of(&score::error::FileUnreadable { path: path.to_owned() }, false, format!("{path}: {why}"));
     if !Path::new(path).is_absolute() {
         return Err(unreadable("expected an absolute path: the service has a working directory of its own".into()));
     }

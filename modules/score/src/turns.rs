@@ -122,7 +122,7 @@ impl Turns {
         Ok(())
     }
 
-    /// Calls that wait.
+    /// How many calls wait for their turn.
     #[must_use]
     pub fn waiting(&self) -> usize {
         lock(&self.queue.0).waiting.len()

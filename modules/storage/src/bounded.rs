@@ -58,7 +58,7 @@ pub struct Layout {
     pub flush_every_ms: Option<u64>,
 }
 
-/// The store.
+/// An object store whose requests and waits are bounded.
 #[derive(Debug)]
 pub struct BoundedStore {
     db: sled::Db,

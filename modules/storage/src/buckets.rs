@@ -25,14 +25,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use brahman_card::chain;
 use brahman_card::interface::storage::{Bucket, Failure, PRIMARY, RESCUE};
 use brahman_card::names::Kind;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 
-pub use add::Added;
-pub use create::Created;
+pub use add::Addition;
+pub use create::Creation;
 pub use error::BucketError;
 pub use marker::MARKER;
 
@@ -53,7 +54,7 @@ const MESSAGE_CHARS: usize = 1000;
 pub struct Root {
     /// The bucket's own folder or, of one in S3, that of the copies.
     pub folder: PathBuf,
-    /// The bucket.
+    /// URL of the bucket itself.
     pub url: String,
 }
 
@@ -81,7 +82,7 @@ impl Root {
 /// A part of an object, or all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The part.
+    /// Bytes of the part that was asked for.
     pub bytes: Vec<u8>,
     /// Bytes of the whole object.
     pub size: u64,
@@ -141,7 +142,7 @@ impl fmt::Debug for Entry {
 
 /// A bucket that is there, for one operation.
 #[derive(Clone)]
-struct Opened {
+struct OpenBucket {
     name: String,
     store: Arc<dyn ObjectStore>,
     /// It is a folder.
@@ -151,7 +152,7 @@ struct Opened {
     secrets: Vec<String>,
 }
 
-impl Opened {
+impl OpenBucket {
     /// What a store says, without a secret.
     fn told(&self, error: &dyn fmt::Display) -> String {
         mask(&error.to_string(), &self.secrets)
@@ -229,7 +230,7 @@ impl Entry {
                     format!("{at} is there, but {MARKER} is not in it: its disk is not mounted, or it was emptied")
                 }
                 (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, false) => format!("{at} is not there"),
-                _ => format!("{at}/{MARKER}: {error}"),
+                _ => format!("{at}/{MARKER}: {}", chain(&error)),
             })
         })?;
         if let Some((_, store)) = lock(&self.sight).folder.as_ref().filter(|(seen, _)| *seen == stamp) {
@@ -237,7 +238,7 @@ impl Entry {
         }
         let found = marker::read_folder(folder).map_err(|error| {
             lock(&self.sight).misfit = error.is_damage().then_some(Misfit::Damaged);
-            self.away(format!("{at}: {error}"))
+            self.away(format!("{at}: {}", chain(&error)))
         })?;
         let Some(found) = found else { return Err(self.away(format!("{at}: {MARKER} is no longer in it"))) };
         self.recognises(&found)?;
@@ -260,7 +261,7 @@ impl Entry {
     }
 }
 
-/// All buckets.
+/// All buckets that are registered, open or away.
 #[derive(Debug)]
 pub struct Buckets {
     file: PathBuf,
@@ -316,7 +317,7 @@ impl Buckets {
         };
         let node = marker::node(state)?;
         let registered = registry::read(&file);
-        let unreadable = registered.as_ref().err().map(|why| format!("the registry of buckets, {}: {why}", file.display()));
+        let unreadable = registered.as_ref().err().map(|error| format!("the registry of buckets, {}: {}", file.display(), chain(error)));
         let other_registry = registered.as_ref().ok().and_then(|registered| registry::other(state, &file, registered));
         let (state, all, failures) = (state.to_owned(), Mutex::default(), Mutex::new((log, kept)));
         let changing = tokio::sync::Mutex::default();
@@ -344,7 +345,7 @@ impl Buckets {
         if changed && buckets.unreadable.is_none() {
             // They are recognised again at the next start.
             let saved = buckets.save(&lock(&buckets.all));
-            saved.unwrap_or_else(|error| buckets.failed(PRIMARY, "open", "", &format!("{}: {error}", buckets.file.display())));
+            saved.unwrap_or_else(|error| buckets.failed(PRIMARY, "open", "", &format!("{}: {}", buckets.file.display(), chain(&error))));
         }
         Ok(buckets)
     }
@@ -383,7 +384,7 @@ impl Buckets {
         };
         match found {
             Ok(found) => bucket.id = found.map(|marker| marker.id),
-            Err(error) => self.failed(&bucket.name, "open", MARKER, &error),
+            Err(error) => self.failed(&bucket.name, "open", MARKER, &chain(&error)),
         }
         bucket.id.is_some()
     }
@@ -433,7 +434,7 @@ impl Buckets {
         if let Ok(log) = &mut failures.0
             && let Err(error) = log.append(std::slice::from_ref(&failure))
         {
-            tracing::error!("the journal of failures: {error}");
+            tracing::error!("the journal of failures: {}", chain(&error));
         }
         failures.1.push(failure);
         if failures.1.len() > FAILURES_MAX {
@@ -450,7 +451,7 @@ impl Buckets {
     pub fn shortfall(&self) -> Option<String> {
         match &lock(&self.failures).0 {
             Ok(log) => log.shortfall(),
-            Err(error) => Some(format!("errors.log cannot be opened ({error}): failures are kept until the catalog ends")),
+            Err(error) => Some(format!("errors.log cannot be opened ({}): failures are kept until the catalog ends", chain(error))),
         }
     }
 
@@ -528,9 +529,9 @@ impl Buckets {
     }
 
     /// A bucket for one operation, if it is there.
-    async fn opened(&self, name: &str) -> Result<Opened, BucketError> {
+    async fn opened(&self, name: &str) -> Result<OpenBucket, BucketError> {
         let entry = self.entry(name)?;
-        let of = |entry: Entry, store, local| Opened {
+        let of = |entry: Entry, store, local| OpenBucket {
             name: entry.bucket.name,
             store,
             local,

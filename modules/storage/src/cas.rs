@@ -132,7 +132,7 @@ impl Store {
     pub fn collect(&self, bytes_max: u64) -> Result<(u64, usize), CasError> {
         let objects = self.root.join("objects");
         let failed = |source| CasError::Io { path: objects.clone(), source };
-        let mut all: Vec<Seen> = Vec::new();
+        let mut all: Vec<StoredObject> = Vec::new();
         for shard in fs::read_dir(&objects).map_err(failed)? {
             let shard = shard.map_err(failed)?;
             // Nor is a link followed: what it leads to is not ours.
@@ -156,7 +156,7 @@ impl Store {
                     continue;
                 }
                 let used = meta.modified().map_err(failed)?;
-                all.push(Seen { used, bytes: meta.len(), temporary, path: object.path() });
+                all.push(StoredObject { used, bytes: meta.len(), temporary, path: object.path() });
             }
         }
         let mut left: u64 = all.iter().filter(|seen| !seen.temporary).map(|seen| seen.bytes).sum();
@@ -173,7 +173,7 @@ impl Store {
 
 /// What a listing saw.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Seen {
+struct StoredObject {
     used: SystemTime,
     bytes: u64,
     /// Of a writer that has not finished, or died.
@@ -182,7 +182,7 @@ struct Seen {
 }
 
 /// What of a whole listing goes: old temporary files, and the objects longest unused until the rest fits.
-fn surplus(mut all: Vec<Seen>, bytes_max: u64, now: SystemTime) -> Vec<Seen> {
+fn surplus(mut all: Vec<StoredObject>, bytes_max: u64, now: SystemTime) -> Vec<StoredObject> {
     all.sort();
     let mut left: u64 = all.iter().filter(|seen| !seen.temporary).map(|seen| seen.bytes).sum();
     all.retain(|seen| {
@@ -209,11 +209,11 @@ mod tests {
         ) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
             let of = |(n, (at, bytes, temporary)): (usize, (u64, u64, bool))| {
-                Seen { used: SystemTime::UNIX_EPOCH + Duration::from_secs(at), bytes, temporary, path: n.to_string().into() }
+                StoredObject { used: SystemTime::UNIX_EPOCH + Duration::from_secs(at), bytes, temporary, path: n.to_string().into() }
             };
-            let all: Vec<Seen> = seen.into_iter().enumerate().map(of).collect();
+            let all: Vec<StoredObject> = seen.into_iter().enumerate().map(of).collect();
             let gone = surplus(all.clone(), bytes_max, now);
-            let stay: Vec<&Seen> = all.iter().filter(|seen| !gone.contains(seen)).collect();
+            let stay: Vec<&StoredObject> = all.iter().filter(|seen| !gone.contains(seen)).collect();
             let kept: u64 = stay.iter().filter(|seen| !seen.temporary).map(|seen| seen.bytes).sum();
             prop_assert!(kept <= bytes_max);
             let last = gone.iter().filter(|seen| !seen.temporary).max();

@@ -49,7 +49,7 @@ impl Damage {
     }
 }
 
-/// An open journal.
+/// A journal that is open for more.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ use thiserror::Error;
 /// Far more than anybody keeps in such a file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// One secret.
+/// One entry of the secrets file.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Secret {
@@ -50,8 +50,16 @@ impl std::fmt::Debug for Secret {
 #[derive(Debug, Error)]
 pub enum SecretError {
     /// The file cannot be read.
-    #[error("secrets file {path}: {why}")]
+    #[error("secrets file {path}")]
     Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The file is not one that is taken.
+    #[error("secrets file {path}: {why}")]
+    Unfit {
         /// Which.
         path: PathBuf,
         /// What is wrong and what to do.
@@ -84,26 +92,27 @@ pub fn file() -> PathBuf {
 /// # Errors
 /// [`SecretError`].
 pub fn read(path: &Path, name: &str) -> Result<Secret, SecretError> {
-    let unreadable = |why: String| SecretError::Unreadable { path: path.to_owned(), why };
-    let mut open = File::open(path).map_err(|e| unreadable(e.to_string()))?;
-    let meta = open.metadata().map_err(|e| unreadable(e.to_string()))?;
+    let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
+    let unfit = |why: String| SecretError::Unfit { path: path.to_owned(), why };
+    let mut open = File::open(path).map_err(unreadable)?;
+    let meta = open.metadata().map_err(unreadable)?;
     let own = rustix::process::geteuid().as_raw();
     if meta.uid() != own {
-        return Err(unreadable(format!("belongs to uid {}, expected uid {own}: chown it", meta.uid())));
+        return Err(unfit(format!("belongs to uid {}, expected uid {own}: chown it", meta.uid())));
     }
     if meta.mode() & 0o077 != 0 {
-        return Err(unreadable(format!("has mode {:04o}, expected 0600: chmod 600 it", meta.mode() & 0o7777)));
+        return Err(unfit(format!("has mode {:04o}, expected 0600: chmod 600 it", meta.mode() & 0o7777)));
     }
     let mut text = String::new();
     if meta.len() > FILE_BYTES_MAX {
-        return Err(unreadable(format!("has {} bytes, expected at most {FILE_BYTES_MAX}", meta.len())));
+        return Err(unfit(format!("has {} bytes, expected at most {FILE_BYTES_MAX}", meta.len())));
     }
-    open.by_ref().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|e| unreadable(e.to_string()))?;
+    open.by_ref().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
     // The parser's own message quotes the line, and the line may be a password.
     let line = |at: usize| text[..at].lines().count().max(1);
     let all: BTreeMap<String, Secret> = toml::from_str(&text).map_err(|e| {
         let place = e.span().map(|span| format!(", near line {}", line(span.start.min(text.len())))).unwrap_or_default();
-        unreadable(format!("is no TOML of [name] tables with `url`, `password`, `token` and `customer_key`{place}"))
+        unfit(format!("is no TOML of [name] tables with `url`, `password`, `token` and `customer_key`{place}"))
     })?;
     all.get(name).cloned().ok_or_else(|| SecretError::NoSuchSecret { path: path.to_owned(), name: name.to_owned() })
 }

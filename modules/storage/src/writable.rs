@@ -13,7 +13,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[error("{} cannot be written to: what is there is served, and nothing is changed; make it writable, then restart the module", .folder.display())]
 pub struct ReadOnly {
-    /// The folder.
+    /// The folder that cannot be written to.
     pub folder: PathBuf,
     /// What the system said.
     #[source]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use brahman_card::interface::Method;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{ReplyHeader, leading_number, push_number_member, push_text_member};
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Answer, CallOptions, ClientError, MessageError};
-use crate::serve::{Upgraded, Wait, fill, has_unread, write_all};
+use crate::serve::{UpgradedStream, Wait, fill, has_unread, write_all};
 
 /// How long an answer is polled for where the last one came within this time.
 const ANSWER_POLL: Duration = Duration::from_micros(300);
@@ -38,7 +39,7 @@ pub struct Connection {
 pub struct RawReply {
     /// Parameters as JSON text.
     pub parameters: Vec<u8>,
-    /// More replies follow.
+    /// More replies follow this one.
     pub continues: bool,
     /// Label of the provider.
     pub provider: Option<String>,
@@ -99,6 +100,14 @@ pub fn encode_call<P: Serialize>(
     Ok(out)
 }
 
+/// The same for a method of a shipped interface, with the parameters that it takes.
+///
+/// # Errors
+/// As [`encode_call`].
+pub fn encode_method<M: Method>(ask: &M::In, options: &CallOptions, more: bool, upgrade: bool) -> Result<Vec<u8>, ClientError> {
+    encode_call(M::NAME, ask, options, more, upgrade)
+}
+
 impl Connection {
     /// Connects.
     ///
@@ -124,6 +133,14 @@ impl Connection {
     pub async fn call<P: Serialize, R: DeserializeOwned>(&mut self, method: &str, parameters: &P) -> Result<R, ClientError> {
         let message = encode_call(method, parameters, &CallOptions::default(), false, false)?;
         Ok(self.exchange(&message).await?.typed()?.value)
+    }
+
+    /// Calls a method of a shipped interface and waits for its one reply: its types are the method's own.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn call_method<M: Method>(&mut self, ask: &M::In) -> Result<M::Out, ClientError> {
+        self.call(M::NAME, ask).await
     }
 
     /// Sends a whole message and waits for one reply.
@@ -196,8 +213,8 @@ impl Connection {
 
     /// Leaves Varlink after an `upgrade` was confirmed.
     #[must_use]
-    pub fn into_upgraded(mut self) -> Upgraded {
+    pub fn into_upgraded(mut self) -> UpgradedStream {
         let rest = self.frames.take_rest();
-        Upgraded { stream: self.stream, rest }
+        UpgradedStream { stream: self.stream, rest }
     }
 }

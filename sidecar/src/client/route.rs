@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use brahman_card::ModuleState;
-use brahman_card::interface::broker::{FlowIn, Match, WatchOut};
+use brahman_card::interface::broker::{FlowIn, Match, WatchOut, method};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::connection::encode_call;
+use super::connection::encode_method;
 use super::{CallOptions, ClientError, Connection, PAUSE, RawReply};
 use crate::chain;
 
@@ -99,7 +99,7 @@ async fn follow(mesh: PathBuf, question: FlowIn, latest: watch::Sender<Latest>) 
     let mut pause = PAUSE.0;
     loop {
         let watching = async {
-            let message = encode_call("org.brahman.Broker.Watch", &question, &CallOptions::default(), true, false)?;
+            let message = encode_method::<method::Watch>(&question, &CallOptions::default(), true, false)?;
             let mut connection = Connection::connect(&mesh).await?;
             connection.send(&message).await?;
             loop {

@@ -8,7 +8,7 @@ use nvml_wrapper::Nvml;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("BRAHMAN_DEVICE={given}: expected cpu, cuda, cuda:N or auto")]
 pub struct DeviceError {
-    /// What it holds.
+    /// What the variable holds instead.
     pub given: String,
 }
 

@@ -20,10 +20,10 @@ const CARDS_MAX: usize = 256;
 
 /// A Card and the file it was read from.
 #[derive(Clone, Debug)]
-pub struct Found {
-    /// The file.
+pub struct FoundCard {
+    /// The file that it was read from.
     pub origin: String,
-    /// What it holds.
+    /// The Card that it holds.
     pub card: Card,
 }
 
@@ -31,11 +31,11 @@ pub struct Found {
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// Good Cards, by file name, the first folder first.
-    pub cards: Vec<Found>,
-    /// Every refusal.
+    pub cards: Vec<FoundCard>,
+    /// Every Card that was refused, and why.
     pub errors: Vec<CardError>,
     /// Files left aside because an earlier folder has Cards of that label.
-    pub replaced: Vec<Found>,
+    pub replaced: Vec<FoundCard>,
 }
 
 /// The folders that count, the first before the others: `--cards` or `$BRAHMAN_CARDS` alone, if given; else those that are
@@ -97,11 +97,11 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// What is wrong with it, or that it could not be read.
-pub fn read_one(path: &Path) -> Result<Found, CardError> {
+pub fn read_one(path: &Path) -> Result<FoundCard, CardError> {
     let origin = path.display().to_string();
     let text = bounded(path).map_err(|e| CardError { origin: origin.clone(), field: "(file)".into(), expected: e.to_string() })?;
     let card = Card::parse(&origin, &text)?;
-    Ok(Found { origin, card })
+    Ok(FoundCard { origin, card })
 }
 
 /// What a file holds, up to a byte more than a Card may have: a pipe or a device that has the name of one is not waited for.
@@ -127,7 +127,7 @@ pub fn socket_path(card: &Card, mesh: &Path) -> PathBuf {
 /// What must not stand beside one another, or beside the mesh's own files: equal ids, equal sockets, sockets of programs
 /// that init starts outside the run folder, and paths that the kernel would not take.
 #[must_use]
-pub fn collisions(cards: &[Found], mesh: &Path) -> Vec<CardError> {
+pub fn collisions(cards: &[FoundCard], mesh: &Path) -> Vec<CardError> {
     let mut errors = Vec::new();
     for (i, found) in cards.iter().enumerate() {
         let card = &found.card;
@@ -203,7 +203,7 @@ pub fn may_attach<'a>(card: &Card, loaded: impl IntoIterator<Item = &'a Card>, m
 
 /// What would be loaded and could not run: programs that are not there, requirements that no Card meets, cycles of them.
 #[must_use]
-pub fn unrunnable(cards: &[Found]) -> Vec<CardError> {
+pub fn unrunnable(cards: &[FoundCard]) -> Vec<CardError> {
     let mut errors = Vec::new();
     let cycles = cycles(cards.iter().map(|found| &found.card));
     for found in cards {
@@ -270,7 +270,7 @@ pub fn program(native: &Native) -> Result<PathBuf, ProgramError> {
     })
 }
 
-fn refusal(found: &Found, field: &str, expected: String) -> CardError {
+fn refusal(found: &FoundCard, field: &str, expected: String) -> CardError {
     CardError { origin: found.origin.clone(), field: field.into(), expected }
 }
 
@@ -280,13 +280,13 @@ mod tests {
 
     const MESH: &str = "/run/some/mesh.sock";
 
-    fn found(label: &str, more: &str) -> Found {
+    fn found(label: &str, more: &str) -> FoundCard {
         let text = format!("schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"/bin/sh\"\n");
         let origin = format!("{label}.toml");
-        Found { card: Card::parse(&origin, text.as_bytes()).expect("a good Card"), origin }
+        FoundCard { card: Card::parse(&origin, text.as_bytes()).expect("a good Card"), origin }
     }
 
-    fn refused(cards: &[Found]) -> String {
+    fn refused(cards: &[FoundCard]) -> String {
         collisions(cards, Path::new(MESH)).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 

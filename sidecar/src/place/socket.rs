@@ -66,7 +66,7 @@ impl SocketFile {
         Self { path: path.to_owned(), anchor }
     }
 
-    /// Where it is.
+    /// Path of the socket's file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

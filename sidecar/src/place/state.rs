@@ -27,9 +27,9 @@ const TEXT_BYTES_MAX: u64 = 8192;
 /// Who holds a state folder, or did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// init's process id.
+    /// Process id of the mesh's init.
     pub pid: u32,
-    /// The mesh socket.
+    /// Path of its mesh socket.
     pub socket: PathBuf,
 }
 

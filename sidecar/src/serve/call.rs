@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::time::Instant;
 
+use brahman_card::interface::INTERNAL;
 use brahman_card::wire::MESSAGE_BYTES_MAX;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::header::CallHeader;
@@ -17,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::Peer;
+use crate::chain;
 
 /// A call: its parameters, its caller, and the way back for streamed replies.
 #[derive(Debug)]
@@ -113,11 +115,11 @@ impl Call {
 
 type UpgradeFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 /// What owns the connection once it has left Varlink.
-pub(super) type Then = Box<dyn FnOnce(Upgraded) -> UpgradeFuture + Send>;
+pub(super) type Continuation = Box<dyn FnOnce(UpgradedStream) -> UpgradeFuture + Send>;
 
 /// A connection that has left Varlink: the stream and the bytes that had already been read.
 #[derive(Debug)]
-pub struct Upgraded {
+pub struct UpgradedStream {
     /// The stream.
     pub stream: UnixStream,
     /// Bytes that came right after the call.
@@ -129,7 +131,7 @@ pub enum Reply {
     /// Parameters as JSON text.
     Json(Vec<u8>),
     /// Parameters to confirm with, then what to do with the bare connection.
-    Upgrade(Vec<u8>, Box<dyn FnOnce(Upgraded) -> UpgradeFuture + Send>),
+    Upgrade(Vec<u8>, Box<dyn FnOnce(UpgradedStream) -> UpgradeFuture + Send>),
 }
 
 impl fmt::Debug for Reply {
@@ -147,7 +149,7 @@ impl Reply {
     /// # Errors
     /// An internal fault if the value is not JSON.
     pub fn of<T: Serialize>(value: &T) -> Result<Self, Fault> {
-        serde_json::to_vec(value).map(Self::Json).map_err(|e| Fault::internal(format!("the reply is not JSON: {e}")))
+        serde_json::to_vec(value).map(Self::Json).map_err(|e| Fault::internal(format!("the reply is not JSON: {}", chain(&e))))
     }
 
     /// A reply without fields.
@@ -163,7 +165,7 @@ impl Reply {
     pub fn upgrade<T, F, Fut>(value: &T, then: F) -> Result<Self, Fault>
     where
         T: Serialize,
-        F: FnOnce(Upgraded) -> Fut + Send + 'static,
+        F: FnOnce(UpgradedStream) -> Fut + Send + 'static,
         Fut: Future<Output = io::Result<()>> + Send + 'static,
     {
         let Self::Json(json) = Self::of(value)? else { return Err(Fault::internal("not a reply")) };
@@ -195,7 +197,7 @@ pub(super) fn frame_reply(head: &[u8], json: &[u8], continues: bool, delimiter: 
 /// # Errors
 /// An internal fault if the value is not JSON; `Overloaded` if it is longer than a message may be.
 pub fn encode_reply<T: Serialize>(head: &[u8], value: &T, continues: bool, delimiter: u8) -> Result<Vec<u8>, Fault> {
-    let json = serde_json::to_vec(value).map_err(|e| Fault::internal(format!("the reply is not JSON: {e}")))?;
+    let json = serde_json::to_vec(value).map_err(|e| Fault::internal(format!("the reply is not JSON: {}", chain(&e))))?;
     frame_reply(head, &json, continues, delimiter)
 }
 
@@ -206,7 +208,7 @@ pub fn encode_reply<T: Serialize>(head: &[u8], value: &T, continues: bool, delim
 pub fn encode_fault(head: &[u8], fault: &Fault, delimiter: u8) -> Vec<u8> {
     let mut out = head.to_vec();
     // A Fault holds strings and JSON values only, so it is always JSON.
-    let json = serde_json::to_vec(fault).unwrap_or_else(|_| br#"{"error":"org.brahman.Fault.Internal"}"#.to_vec());
+    let json = serde_json::to_vec(fault).unwrap_or_else(|_| format!("{{\"error\":\"{INTERNAL}\"}}").into_bytes());
     out.extend_from_slice(&json[1..]);
     out.push(delimiter);
     out

@@ -17,15 +17,14 @@ use brahman_card::wire::parameters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Then, encode_fault, frame_reply, method_ranges, range_in};
+use super::call::{Continuation, encode_fault, frame_reply, method_ranges, range_in};
 use super::memory::Charge;
-use super::wait::{NEXT_CALL_POLL, Wait};
-use super::{Call, Peer, Reply, ServeOptions, Service, Upgraded};
+use super::wait::{NEXT_CALL_POLL, Wait, drained};
+use super::{Call, Peer, Reply, ServeOptions, Service, UpgradedStream};
 use crate::chain;
 
 /// A reader that takes no byte for this long is gone.
@@ -43,7 +42,7 @@ const LONG_CALL_BYTES: usize = 256 * 1024;
 /// Streamed replies that may wait for a slow reader.
 const REPLIES_WAITING: usize = 8;
 
-pub(super) struct Shared<S> {
+pub(super) struct ServerState<S> {
     service: Arc<S>,
     options: ServeOptions,
     in_flight: AtomicUsize,
@@ -51,7 +50,7 @@ pub(super) struct Shared<S> {
     own_uid: u32,
 }
 
-impl<S> Shared<S> {
+impl<S> ServerState<S> {
     pub(super) fn new(service: Arc<S>, options: ServeOptions, drain: CancellationToken) -> Self {
         Self { service, options, in_flight: AtomicUsize::new(0), drain, own_uid: rustix::process::geteuid().as_raw() }
     }
@@ -70,10 +69,10 @@ impl Drop for InFlight<'_> {
 enum After {
     Next,
     Close,
-    Upgrade(Vec<u8>, Then),
+    Upgrade(Vec<u8>, Continuation),
 }
 
-pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared: Arc<Shared<S>>) {
+pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared: Arc<ServerState<S>>) {
     let mut frames = FrameBuffer::default();
     frames.reserve_from(Box::new(Charge::of(peer.uid)));
     let mut read_open = true;
@@ -125,7 +124,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
                 continue;
             }
             Err(error) => {
-                let fault = Fault::overloaded(format!("{error}; send large data through a bulk method"), 0);
+                let fault = Fault::overloaded(format!("{}; send large data through a bulk method", chain(&error)), 0);
                 // The rest of the long message is still coming; the fault has to leave first.
                 let _ = write_all(&stream, &encode_fault(b"{", &fault, frames.delimiter())).await;
                 linger(&stream).await;
@@ -140,7 +139,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
                     return;
                 }
                 let rest = frames.take_rest();
-                if let Err(error) = then(Upgraded { stream, rest }).await {
+                if let Err(error) = then(UpgradedStream { stream, rest }).await {
                     tracing::debug!(%error, "upgraded connection ended");
                 }
                 return;
@@ -156,7 +155,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
 async fn run_call<S: Service>(
     stream: &UnixStream,
     peer: Peer,
-    shared: &Arc<Shared<S>>,
+    shared: &Arc<ServerState<S>>,
     frames: &mut FrameBuffer,
     read_open: &mut bool,
     is_first: bool,
@@ -166,7 +165,7 @@ async fn run_call<S: Service>(
     let header = match CallHeader::skim(&frame) {
         Ok(header) => header,
         Err(error) => {
-            let fault = Fault::invalid_parameter("(message)", format!("not a Varlink call: {error}"));
+            let fault = Fault::invalid_parameter("(message)", format!("not a Varlink call: {}", chain(&error)));
             write_all(stream, &encode_fault(b"{", &fault, delimiter)).await?;
             // Where one message is broken the next one's beginning cannot be trusted.
             return Ok(After::Close);
@@ -270,7 +269,7 @@ async fn guarded(work: impl Future<Output = Result<Reply, Fault>>) -> Result<Rep
 }
 
 /// [`dispatch`] on a thread that nobody else waits for. A hang-up ends the work there as here.
-async fn dispatch_aside<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Result<Reply, Fault> {
+async fn dispatch_aside<S: Service>(shared: &Arc<ServerState<S>>, call: Call) -> Result<Reply, Fault> {
     static PERMITS: Semaphore = Semaphore::const_new(LONG_CALLS);
     // The semaphore is never closed.
     let permit = PERMITS.acquire().await.map_err(|e| Fault::internal(chain(&e)))?;
@@ -286,7 +285,7 @@ async fn dispatch_aside<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Resu
             }
         })
     });
-    work.await.unwrap_or_else(|error| Err(Fault::internal(format!("the call panicked: {error}"))))
+    work.await.unwrap_or_else(|error| Err(Fault::internal(format!("the call panicked: {}", chain(&error)))))
 }
 
 /// The fault for a header key that is named like one of ours and is none.
@@ -298,7 +297,7 @@ pub fn unknown_key(key: &str) -> Fault {
     Fault::invalid_parameter(key, format!("no such key in a call's header, there are {}{meant}", known.join(", ")))
 }
 
-async fn dispatch<S: Service>(shared: &Arc<Shared<S>>, call: Call) -> Result<Reply, Fault> {
+async fn dispatch<S: Service>(shared: &Arc<ServerState<S>>, call: Call) -> Result<Reply, Fault> {
     if let Some(key) = &call.unknown {
         return Err(unknown_key(key));
     }
@@ -370,12 +369,6 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
         Err(error) => Err(error),
     }
-}
-
-/// Tells the runtime that a read got less than it had room for: the socket is empty, and the next wait is spared a read that
-/// finds nothing. After a read that filled its room this would be wrong: the rest would never be heard of.
-pub(super) fn drained(stream: &UnixStream) {
-    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 /// After an end of input: whether the peer is gone altogether, or has only finished sending.

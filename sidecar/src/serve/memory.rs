@@ -16,12 +16,12 @@ const SHORT_BYTES: usize = 32 * 1024;
 const USER_BYTES_MAX: usize = PROCESS_BYTES_MAX / 4 * 3;
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldMemory {
     total: usize,
     users: HashMap<u32, usize>,
 }
 
-impl Held {
+impl HeldMemory {
     /// Replaces `before` bytes of a user by `after`, if there are so many.
     fn exchange(&mut self, uid: u32, before: usize, after: usize) -> bool {
         let user = self.users.get(&uid).copied().unwrap_or(0) - before + after;
@@ -39,9 +39,9 @@ impl Held {
     }
 }
 
-static HELD: LazyLock<Mutex<Held>> = LazyLock::new(Mutex::default);
+static HELD: LazyLock<Mutex<HeldMemory>> = LazyLock::new(Mutex::default);
 
-fn held() -> MutexGuard<'static, Held> {
+fn held() -> MutexGuard<'static, HeldMemory> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn one_user_leaves_a_quarter_and_all_comes_back() {
-        let mut held = Held::default();
+        let mut held = HeldMemory::default();
         let step = 16 << 20;
         let taken = (0..100).filter(|_| held.exchange(1, 0, step)).count();
         assert_eq!(taken, 12);

@@ -3,6 +3,7 @@
 //! Invariants: every poll is bounded; who calls now and then is never polled for; where others work on the core, polling
 //! ends by itself.
 
+use std::io;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,9 +11,8 @@ use std::time::{Duration, Instant};
 use brahman_card::wire::frame::FrameBuffer;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
-
-use super::connection::drained;
 
 /// How long the next call of one who calls quickly is polled for: a wake-up costs 10 to 50 µs, most where a virtual machine
 /// has let an idle core go.
@@ -157,6 +157,12 @@ impl Crowd {
             self.pause_us.store(pause.saturating_sub(PAUSE_LESS_US), Ordering::Relaxed);
         }
     }
+}
+
+/// Tells the runtime that a read got less than it had room for: the socket is empty, and the next wait is spared a read that
+/// finds nothing. After a read that filled its room this would be wrong: the rest would never be heard of.
+pub(super) fn drained(stream: &UnixStream) {
+    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 #[cfg(test)]

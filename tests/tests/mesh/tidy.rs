@@ -1,6 +1,9 @@
 //! What holds of the tree itself.
+//!
+//! Shipped code is what lies in a crate's `src` and in `examples`, without what is compiled for tests alone. It is read as text, line by
+//! line, as rustfmt leaves it; nothing here knows Rust's grammar.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use brahman_tests::repository;
 
@@ -33,10 +36,7 @@ fn crates_import_only_what_the_design_allows() {
 
 #[test]
 fn every_source_file_says_what_it_is_for() {
-    let out = std::process::Command::new("git").args(["ls-files", "*.rs"]).current_dir(repository()).output().expect("git runs");
-    let files = String::from_utf8(out.stdout).expect("text");
-    let mute: Vec<&str> =
-        files.lines().filter(|f| !std::fs::read_to_string(repository().join(f)).is_ok_and(|t| t.starts_with("//!"))).collect();
+    let mute: Vec<String> = rust_files().into_iter().filter(|file| !text_of(file).starts_with("//!")).collect();
     assert!(mute.is_empty(), "without a //! header: {mute:?}");
 }
 
@@ -44,4 +44,318 @@ fn every_source_file_says_what_it_is_for() {
 fn one_arrow_version_is_in_the_tree() {
     let lock = std::fs::read_to_string(repository().join("Cargo.lock")).expect("the lock file");
     assert_eq!(lock.matches("name = \"arrow-array\"").count(), 1);
+}
+
+/// Where names of ours are written down: everywhere else they are constants.
+const CONTRACT: [&str; 3] = [
+    "card/src/interface.rs",
+    "card/src/interface/",
+    // The header's keys, each named once.
+    "card/src/wire.rs",
+];
+
+#[test]
+fn methods_and_errors_are_named_by_the_contract_alone() {
+    let mut literal = Vec::new();
+    for source in shipped().iter().filter(|source| !CONTRACT.iter().any(|place| source.path.starts_with(place))) {
+        literal.extend(source.code().filter(|(_, line)| line.contains("\"org.brahman.")).map(|(number, _)| source.at(number)));
+    }
+    assert!(literal.is_empty(), "names spelled out where a constant of the contract belongs: {literal:?}");
+}
+
+#[test]
+fn no_error_is_a_text() {
+    let mut texts = Vec::new();
+    for source in &shipped() {
+        let code = source.text();
+        let results = code.match_indices("Result<").filter(|(at, _)| arguments(&code[at + "Result<".len()..]).get(1) == Some(&"String"));
+        texts.extend(results.map(|(at, _)| source.at(source.line_at(&code, at))));
+        for (number, line) in source.code() {
+            let Some((_, closure)) = line.split_once("map_err(|") else { continue };
+            let Some((error, body)) = closure.split_once('|') else { continue };
+            if body.trim_start().starts_with(&format!("{error}.to_string())")) {
+                texts.push(source.at(number));
+            }
+        }
+    }
+    assert!(texts.is_empty(), "errors that are text, or whose cause is thrown away: {texts:?}");
+}
+
+/// Pronouns, and participles by themselves: they say of what kind a thing is, not what it is.
+const NO_NOUNS: &str = "
+    All Any Anybody Anything Both Each Everybody Everything It Its Nobody None Nothing One Other Others Some Somebody Something That These
+    This Those What Whatever Which Who Whoever
+    Begun Bound Broken Brought Built Chosen Done Drawn Driven Fed Forgotten Found Given Going Gone Grown Had Held Hidden Known Left Lent
+    Lost Made Meant Met Paid Proven Read Said Seen Sent Shown Spent Spoken Sought Taken Taught Then Thought Thrown Told Torn Understood
+    Withdrawn Written
+    Asking Coming Doing Failing Having Looking Making Sending Taking Waiting";
+
+/// Type names of one word that would be refused, and may stay.
+const NOUNS: [(&str, &str); 4] = [
+    ("Elapsed", "the contract's: times that a search took, and a name in its IDL text"),
+    ("Given", "what a person has given `brahman score`; it goes with that file's next change"),
+    ("Embed", "the command of that name"),
+    ("Malformed", "an adjective: a value that is not as its type has it"),
+];
+
+#[test]
+fn types_are_nouns() {
+    let refused: BTreeSet<&str> = NO_NOUNS.split_whitespace().collect();
+    let mut bad = Vec::new();
+    for source in &shipped() {
+        for (number, line) in source.code() {
+            let Some(name) = declared_type(line) else { continue };
+            let is_one_word = name.chars().filter(|c| c.is_uppercase()).count() == 1;
+            let is_participle = is_one_word && name.ends_with("ed");
+            if (is_participle || refused.contains(name)) && !NOUNS.iter().any(|(noun, _)| *noun == name) {
+                bad.push(format!("{} {name}", source.at(number)));
+            }
+        }
+    }
+    assert!(bad.is_empty(), "types that are called by a pronoun or a participle: {bad:?}");
+}
+
+/// Modules of one crate that know each other. It only becomes shorter.
+const CIRCLES: [(&str, &str, &str); 1] = [
+    // The macro that declares an interface has its text made, and the text is made of what is declared.
+    ("card", "idl", "interface"),
+];
+
+#[test]
+fn modules_do_not_go_round_in_circles() {
+    let mut crates: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for source in &shipped() {
+        let Some((folder, file)) = source.path.split_once("/src/") else { continue };
+        // A program is not its library's module.
+        if !file.starts_with("bin/") {
+            let module = file.trim_end_matches(".rs").replace('/', "::");
+            let module = if ["lib", "main"].contains(&module.as_str()) { String::new() } else { module };
+            crates.entry(folder.to_owned()).or_default().entry(module).or_default().push_str(&source.text());
+        }
+    }
+    let mut circles = BTreeSet::new();
+    for (folder, modules) in &crates {
+        let known: BTreeMap<&String, BTreeSet<String>> = modules.iter().map(|(name, code)| (name, known_to(name, code, modules))).collect();
+        for (one, theirs) in &known {
+            // What a module is made of may know it.
+            let is_family = |other: &String| other.starts_with(&format!("{one}::")) || one.starts_with(&format!("{other}::"));
+            let back = theirs.iter().filter(|other| {
+                *one < *other
+                    && !one.is_empty()
+                    && !is_family(other)
+                    && known.get::<String>(other).is_some_and(|known| known.contains(*one))
+            });
+            circles.extend(back.map(|other| (folder.clone(), (*one).clone(), other.clone())));
+        }
+    }
+    let standing: BTreeSet<(String, String, String)> = CIRCLES.map(|(at, a, b)| (at.to_owned(), a.to_owned(), b.to_owned())).into();
+    let new: Vec<_> = circles.difference(&standing).collect();
+    assert!(new.is_empty(), "modules that know each other: {new:?}");
+    let gone: Vec<_> = standing.difference(&circles).collect();
+    assert!(gone.is_empty(), "no longer circles, to be taken from the list: {gone:?}");
+}
+
+/// A doc comment of so few words says nothing that its item's name does not.
+const WORDS_FEW: usize = 3;
+/// Of a hundred doc comments so many may be that short: some names need no more.
+const SHORT_PER_CENT: usize = 2;
+
+#[test]
+fn doc_comments_say_more_than_the_name_does() {
+    let (mut all, mut short) = (0, Vec::new());
+    for source in &shipped() {
+        let (mut words, mut first, mut is_attribute) = (Vec::new(), 0, false);
+        for (number, line) in &source.lines {
+            let line = line.trim();
+            if let Some(doc) = line.strip_prefix("///") {
+                if words.is_empty() {
+                    first = *number;
+                }
+                words.extend(doc.split_whitespace().map(str::to_owned));
+                continue;
+            }
+            // An attribute goes on until its bracket closes.
+            if is_attribute || line.starts_with("#[") {
+                is_attribute = !line.ends_with(']');
+                continue;
+            }
+            if line.starts_with("pub ") && !words.is_empty() {
+                all += 1;
+                if words.len() <= WORDS_FEW {
+                    short.push(format!("{} {}", source.at(first), words.join(" ")));
+                }
+            }
+            words.clear();
+        }
+    }
+    assert!(all > 1000, "{all} doc comments were found");
+    assert!(short.len() * 100 <= all * SHORT_PER_CENT, "{} of {all} doc comments are short: {short:#?}", short.len());
+}
+
+/// A file of shipped code: its lines and their numbers.
+struct Source {
+    path: String,
+    lines: Vec<(usize, String)>,
+}
+
+impl Source {
+    /// Lines that are no comments.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.lines.iter().filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| (*number, line.as_str()))
+    }
+
+    /// The same as one text.
+    fn text(&self) -> String {
+        self.code().flat_map(|(_, line)| [line, "\n"]).collect()
+    }
+
+    /// The number of the line in which a byte of [`Self::text`] stands.
+    fn line_at(&self, code: &str, byte: usize) -> usize {
+        self.code().nth(code[..byte].matches('\n').count()).map_or(0, |(number, _)| number)
+    }
+
+    fn at(&self, number: usize) -> String {
+        format!("{}:{number}", self.path)
+    }
+}
+
+fn rust_files() -> Vec<String> {
+    let out = std::process::Command::new("git").args(["ls-files", "*.rs"]).current_dir(repository()).output().expect("git runs");
+    String::from_utf8(out.stdout).expect("text").lines().map(str::to_owned).collect()
+}
+
+fn text_of(file: &str) -> String {
+    std::fs::read_to_string(repository().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+fn shipped() -> Vec<Source> {
+    let is_test = |file: &str| {
+        let is_of_tests = ["tests/", "benches/", "fuzz/"].iter().any(|folder| file.starts_with(folder));
+        is_of_tests || file.contains("/tests/") || file.ends_with("/tests.rs")
+    };
+    let files = rust_files().into_iter().filter(|file| (file.contains("/src/") || file.starts_with("examples/")) && !is_test(file));
+    files.map(|path| Source { lines: without_tests(&text_of(&path)), path }).collect()
+}
+
+/// Lines of a file that are not below a `#[cfg(test)]`: its item ends with the brace that stands as far to the left.
+fn without_tests(text: &str) -> Vec<(usize, String)> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned()));
+    let mut kept = Vec::new();
+    while let Some((number, line)) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            kept.push((number, line));
+            continue;
+        }
+        let item = lines.by_ref().map(|(_, line)| line).find(|line| !line.trim_start().starts_with("#[")).unwrap_or_default();
+        if (item.contains('{') && !item.ends_with('}')) || item.ends_with('(') {
+            // Consumed with the item.
+            let _end = lines.by_ref().find(|(_, end)| indent(end) == indent(&item) && end.trim_start().starts_with('}'));
+        }
+    }
+    kept
+}
+
+/// Arguments of a generic type, from behind its opening bracket.
+fn arguments(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut before, mut all) = (0_usize, 0, ' ', Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            // Not the end of an arrow.
+            '>' if before == '-' => {}
+            '>' if depth == 0 => {
+                all.push(text[start..at].trim());
+                return all;
+            }
+            '<' | '(' | '[' => depth += 1,
+            '>' | ')' | ']' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                all.push(text[start..at].trim());
+                start = at + 1;
+            }
+            ';' | '{' if depth == 0 => return Vec::new(),
+            _ => {}
+        }
+        before = c;
+    }
+    Vec::new()
+}
+
+/// The name of the type that a line declares, if it declares one.
+fn declared_type(line: &str) -> Option<&str> {
+    let mut rest = line.trim_start();
+    if let Some(public) = rest.strip_prefix("pub") {
+        rest = public.strip_prefix('(').map_or(public, |restricted| restricted.split_once(')').map_or("", |(_, rest)| rest)).trim_start();
+    }
+    let rest = ["struct ", "enum ", "trait ", "type ", "union "].iter().find_map(|keyword| rest.strip_prefix(keyword))?;
+    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+    Some(&rest[..end])
+}
+
+/// The modules of its own crate that a module's code names.
+fn known_to(module: &str, code: &str, modules: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut known = BTreeSet::new();
+    for start in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            // Not in the middle of a path, which was met at its beginning, or of a word.
+            if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let mut paths = Vec::new();
+            read_paths(&code.as_bytes()[at..], &mut 0, "", &mut paths);
+            known.extend(paths.iter().filter_map(|path| named_module(module, path, modules)));
+        }
+    }
+    known.remove(module);
+    known
+}
+
+/// Reads a path, or the tree of paths of a `use`.
+fn read_paths(text: &[u8], at: &mut usize, before: &str, paths: &mut Vec<String>) {
+    let is_part = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    let mut path = before.to_owned();
+    loop {
+        if text.get(*at) == Some(&b'{') {
+            *at += 1;
+            while let Some(next) = text.get(*at).filter(|b| **b != b'}') {
+                if is_part(Some(next)) {
+                    read_paths(text, at, &path, paths);
+                } else {
+                    *at += 1;
+                }
+            }
+            *at += 1;
+            return;
+        }
+        let start = *at;
+        while is_part(text.get(*at)) {
+            *at += 1;
+        }
+        if start == *at {
+            break;
+        }
+        if !path.is_empty() {
+            path.push_str("::");
+        }
+        path.push_str(&String::from_utf8_lossy(&text[start..*at]));
+        if !text[*at..].starts_with(b"::") {
+            break;
+        }
+        *at += 2;
+    }
+    paths.push(path);
+}
+
+/// The module in which a path ends, or what it names lies.
+fn named_module(module: &str, path: &str, modules: &BTreeMap<String, String>) -> Option<String> {
+    let mut here: Vec<&str> = module.split("::").filter(|part| !part.is_empty()).collect();
+    let mut parts = path.split("::").peekable();
+    if parts.next_if_eq(&"crate").is_some() {
+        here.clear();
+    }
+    while parts.next_if_eq(&"super").is_some() {
+        here.pop();
+    }
+    here.extend(parts);
+    (0..=here.len()).rev().map(|length| here[..length].join("::")).find(|name| modules.contains_key(name))
 }

@@ -16,7 +16,7 @@ pub struct Measurement {
     pub queries: u64,
 }
 
-/// One generation.
+/// One generation of an index, and who answers.
 #[wire]
 pub struct GenerationInfo {
     pub number: u64,
@@ -48,7 +48,7 @@ pub struct GenerationInfo {
 
 #[wire]
 pub struct GenerationsOut {
-    /// The newest first.
+    /// All that can answer, the newest first.
     pub generations: Vec<GenerationInfo>,
     /// Whether the current one stays until `Unpin` or the next `Refresh`; absent if that cannot be read.
     pub pinned: Option<bool>,

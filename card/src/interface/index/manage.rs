@@ -5,7 +5,7 @@ use brahman_card_derive::wire;
 #[wire]
 pub struct CreateIn {
     pub name: String,
-    /// Which it follows.
+    /// Name of the dataset that it follows.
     pub dataset: String,
     /// Column whose values name documents.
     pub id_column: String,
@@ -19,7 +19,7 @@ pub struct CreateIn {
     pub vector_column: Option<String>,
     /// Those that searches can filter by.
     pub filter_columns: Option<Vec<String>>,
-    /// In characters.
+    /// Longest chunk, in characters.
     pub chunk_size: Option<u64>,
     /// Characters that neighbouring chunks share.
     pub overlap: Option<u64>,
@@ -180,7 +180,7 @@ pub struct Description {
     pub appended: u64,
     /// Rows that are gone and not yet removed.
     pub dead: u64,
-    /// Of its files.
+    /// Bytes of all its files.
     pub bytes: u64,
     /// When everything has been touched.
     pub memory_bytes: u64,
@@ -207,7 +207,7 @@ pub struct Description {
 
 #[wire]
 pub struct ListOut {
-    /// By name.
+    /// In the order of their names.
     pub indexes: Vec<Description>,
 }
 
@@ -265,9 +265,9 @@ pub struct CompactOut {
 pub struct ShadowInfo {
     /// `open`, `kept`, or `broken`: then the generation before answers again.
     pub verdict: String,
-    /// How many searches.
+    /// How many searches were compared.
     pub checked: u64,
-    /// Their mean.
+    /// Mean share of true neighbours among those found.
     pub recall: f64,
     /// What was promised; below it, it is rolled back.
     pub target: f64,

@@ -21,7 +21,7 @@ pub struct SearchIn {
     pub filter: Option<serde_json::Value>,
     /// `semantic` (the default), `lexical` (BM25) or `hybrid` (both, by reciprocal rank).
     pub mode: Option<String>,
-    /// Compare all vectors.
+    /// Compare with all vectors, without the graph.
     pub exact: Option<bool>,
     /// One a query, up to all cores, unless said.
     pub threads: Option<u64>,
@@ -42,7 +42,7 @@ impl SearchIn {
     }
 }
 
-/// A chunk.
+/// A chunk that was found, and where it stands.
 #[wire]
 pub struct Hit {
     pub doc_id: String,
@@ -61,11 +61,11 @@ pub struct Hit {
 /// Where the time went, in microseconds.
 #[wire]
 pub struct Elapsed {
-    /// Embedding the query.
+    /// Embedding the query's text, in microseconds.
     pub embed: u64,
     /// Finding the rows that the filter lets through.
     pub filter: u64,
-    /// Searching and ranking.
+    /// Searching and ranking, in microseconds.
     pub search: u64,
     /// Fetching the hits' texts.
     pub fetch: u64,

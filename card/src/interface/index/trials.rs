@@ -25,13 +25,13 @@ pub struct EvalInfo {
     pub fingerprint: String,
     /// Neighbours of each query.
     pub k: u64,
-    /// Queries for choosing.
+    /// How many queries are for choosing.
     pub tune: u64,
-    /// Queries for judging.
+    /// How many queries are for judging.
     pub holdout: u64,
 }
 
-/// Reply of `EvalAutogen`.
+/// Reply of `EvalAutogen`: the set that was made.
 #[wire]
 pub struct EvalOut {
     pub eval: EvalInfo,
@@ -39,7 +39,7 @@ pub struct EvalOut {
 
 #[wire]
 pub struct EvalListOut {
-    /// The newest first.
+    /// All sets of queries, the newest first.
     pub evals: Vec<EvalInfo>,
     /// Files of sets that are damaged: they are passed over.
     pub damaged: Option<Vec<String>>,
@@ -48,9 +48,9 @@ pub struct EvalListOut {
 /// What a trial measured.
 #[wire]
 pub struct Metrics {
-    /// Of the graph.
+    /// Time to build the graph.
     pub build_time_secs: f64,
-    /// Of one search.
+    /// Median time of one search.
     pub p50_us: f64,
     pub p95_us: f64,
     pub p99_us: f64,
@@ -77,9 +77,9 @@ pub struct TrialRecord {
     pub at_ms: u64,
     pub config: Config,
     pub metrics: Metrics,
-    /// Of the data.
+    /// Of the data that it was measured on.
     pub fingerprint: String,
-    /// Of the program.
+    /// Version of the program that measured.
     pub engine_version: String,
     /// Id of the set of queries.
     pub eval: String,

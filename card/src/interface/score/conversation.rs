@@ -40,6 +40,6 @@ pub struct Message {
 pub struct Template {
     /// Before it; `{role}` is replaced.
     pub header: String,
-    /// After it.
+    /// What stands after a text.
     pub footer: String,
 }

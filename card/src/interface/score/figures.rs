@@ -15,7 +15,7 @@ pub struct Token {
 /// One response without one memory.
 #[wire]
 pub struct Cell {
-    /// Which, in order.
+    /// Which response, counted from 0.
     pub response: u64,
     /// Log-probability with the memory, less that without.
     pub delta: f64,
@@ -34,11 +34,11 @@ pub struct Cell {
 pub struct Response {
     /// Its place in `conversation`.
     pub entry: u64,
-    /// Those scored.
+    /// How many tokens were scored.
     pub tokens: u64,
-    /// Their sum.
+    /// Sum of their log-probabilities.
     pub logprob: f64,
-    /// Their mean.
+    /// Mean of their log-probabilities.
     pub per_token: f64,
     /// The beginning of its text.
     pub text: String,
@@ -52,11 +52,11 @@ pub struct Row {
     pub keys: Vec<String>,
     /// Tokens, headers and footers included.
     pub tokens_removed: u64,
-    /// For each response.
+    /// What each response loses, in nats.
     pub deltas: Vec<f64>,
     /// For each response; at most 0.01 is 0.
     pub divergences: Vec<f64>,
-    /// Those above.
+    /// Responses whose divergence is above 0.
     pub cells: Vec<Cell>,
     /// Known from an earlier call.
     pub cached: bool,
@@ -82,11 +82,11 @@ pub struct MemoryScore {
     pub key: String,
     /// The largest over the responses after it.
     pub max_divergence: f64,
-    /// Of that response.
+    /// What that response loses, in nats.
     pub delta: f64,
-    /// Moving average.
+    /// Moving average of the largest divergences.
     pub weight: f64,
-    /// Unix time.
+    /// Unix time of the last scoring in milliseconds.
     pub last_scored_ms: u64,
     /// How often it was scored.
     pub count: u64,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use brahman_card::interface::catalog::{Dataset, Version};
 use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// One dataset as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,20 +31,20 @@ pub(super) struct Entry {
 pub(super) fn versions<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Version>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Any {
+    enum VersionForm {
         Version(Version),
         Pair(u64, String),
     }
-    let all = Vec::<Any>::deserialize(deserializer)?;
+    let all = Vec::<VersionForm>::deserialize(deserializer)?;
     let version = |any| match any {
-        Any::Version(version) => version,
-        Any::Pair(generation, run_id) => Version { generation, run_id, rows: 0, bytes: 0, committed_ms: 0 },
+        VersionForm::Version(version) => version,
+        VersionForm::Pair(generation, run_id) => Version { generation, run_id, rows: 0, bytes: 0, committed_ms: 0 },
     };
     Ok(all.into_iter().map(version).collect())
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct Sealed {
+pub(super) struct SealedEntry {
     pub(super) sha256: String,
     pub(super) entry: Box<serde_json::value::RawValue>,
 }
@@ -87,21 +89,34 @@ impl Entry {
 
 pub(super) fn seal(entry: &Entry) -> serde_json::Result<String> {
     let raw = serde_json::value::to_raw_value(entry)?;
-    serde_json::to_string(&Sealed { sha256: hex(&sha256(raw.get().as_bytes())), entry: raw })
+    serde_json::to_string(&SealedEntry { sha256: hex(&sha256(raw.get().as_bytes())), entry: raw })
 }
 
-pub(super) fn unseal(path: &Path) -> Result<Entry, String> {
-    let text = fs::read(path).map_err(|e| e.to_string())?;
-    let sealed: Sealed = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+/// Why a dataset's file cannot be used.
+#[derive(Debug, Error)]
+pub(super) enum EntryError {
+    /// The disk does not give it.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// It is no dataset.
+    #[error(transparent)]
+    Malformed(#[from] serde_json::Error),
+    /// It is not what was written.
+    #[error("its checksum does not match")]
+    Checksum,
+}
+
+pub(super) fn unseal(path: &Path) -> Result<Entry, EntryError> {
+    let sealed: SealedEntry = serde_json::from_slice(&fs::read(path)?)?;
     if hex(&sha256(sealed.entry.get().as_bytes())) != sealed.sha256 {
-        return Err("its checksum does not match".into());
+        return Err(EntryError::Checksum);
     }
-    serde_json::from_str(sealed.entry.get()).map_err(|e| e.to_string())
+    Ok(serde_json::from_str(sealed.entry.get())?)
 }
 
 /// What can still be read of a file that does not match its checksum. Nothing of it is certain.
 pub(super) fn salvage(path: &Path) -> Option<Entry> {
-    let sealed: Sealed = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let sealed: SealedEntry = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     serde_json::from_str(sealed.entry.get()).ok()
 }
 

@@ -26,12 +26,12 @@ pub struct Manifest {
     pub node: String,
     /// The run that made the generation.
     pub run_id: String,
-    /// Its number there.
+    /// Its number in that bucket.
     pub generation: u64,
     /// From which catalog the dataset was taken up by this one, which locks that one out; none of a commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_from: Option<String>,
-    /// The whole commit.
+    /// The whole commit, as it was asked for.
     #[serde(default)]
     pub commit: Value,
 }

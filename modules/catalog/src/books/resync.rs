@@ -12,11 +12,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{Column, Dataset, Object, Origin, Version};
+use brahman_sidecar::chain;
 
 use super::entry::{Entry, salvage};
 use super::{BookError, Books, Head, Roots, names, now_ms};
 use crate::footers;
-use crate::lineage::Committed;
+use crate::lineage::LastCommit;
 
 /// What was done, and what was found.
 #[derive(Debug)]
@@ -25,17 +26,17 @@ pub struct Resync {
     pub dataset: Dataset,
     /// Whether the manifest said otherwise.
     pub changed: bool,
-    /// What was found.
+    /// What was found on the way, in words.
     pub notes: Vec<String>,
 }
 
 /// A bucket, and a key in it.
 type Place = (String, String);
 /// A run, its objects and their columns.
-type Whole = (String, Vec<Object>, Vec<Column>);
+type WholeRun = (String, Vec<Object>, Vec<Column>);
 
 /// What a lost generation is known to have been, and what was found of it.
-struct Found {
+struct FoundObjects {
     objects: Vec<Object>,
     columns: Vec<Column>,
     /// What was recorded of it; empty where nothing was.
@@ -67,7 +68,7 @@ impl Base {
 
 /// What the books know of a dataset whose objects are to be read. It is read without them: that may be hours of work.
 #[derive(Debug)]
-pub struct Looking {
+pub struct ResyncReading {
     name: String,
     base: Base,
     /// Where datasets' files lie.
@@ -77,7 +78,7 @@ pub struct Looking {
     /// What its file says, if it is whole.
     entry: Option<Entry>,
     /// What was committed last.
-    committed: Option<Committed>,
+    committed: Option<LastCommit>,
     /// Runs that were committed, oldest first.
     runs: Vec<String>,
     /// Runs that go on, or have failed.
@@ -93,12 +94,12 @@ pub struct Looking {
 pub struct Findings {
     name: String,
     base: Base,
-    what: What,
+    what: Condition,
     notes: Vec<String>,
 }
 
 #[derive(Debug)]
-enum What {
+enum Condition {
     /// Its file says so already.
     Known,
     /// Other objects or columns than its file says.
@@ -109,7 +110,7 @@ enum What {
 
 impl Books {
     /// Reads a dataset's objects anew and publishes what is there, if the manifest does not say so. `runs` are those that it is made
-    /// of, where nothing recorded says so. Where others wait for the books: [`Self::look`], [`Looking::read`], [`Self::settle`].
+    /// of, where nothing recorded says so. Where others wait for the books: [`Self::look`], [`ResyncReading::read`], [`Self::settle`].
     ///
     /// # Errors
     /// If there are no objects, one is missing or is no Parquet file, or they do not make up what was recorded.
@@ -122,7 +123,7 @@ impl Books {
     ///
     /// # Errors
     /// If the name will not do, or a mock made it and these are no mocks' books.
-    pub fn look(&self, name: &str) -> Result<Looking, BookError> {
+    pub fn look(&self, name: &str) -> Result<ResyncReading, BookError> {
         names::check(name)?;
         let entry = match self.entry(name) {
             Ok(entry) => Some(entry.clone()),
@@ -132,7 +133,7 @@ impl Books {
         if let Some(entry) = &entry {
             self.refuse_mock(name, entry)?;
         }
-        Ok(Looking {
+        Ok(ResyncReading {
             name: name.to_owned(),
             base: self.base(name),
             folder: self.folder.clone(),
@@ -172,11 +173,11 @@ impl Books {
             return Err(BookError::Moved { name, is: is.word(), expected: base.word() });
         }
         match what {
-            What::Known => {
+            Condition::Known => {
                 let dataset = self.roots.told(self.entry(&name)?.view());
                 Ok(Resync { dataset, changed: false, notes })
             }
-            What::Drifted(objects, columns) => {
+            Condition::Drifted(objects, columns) => {
                 let mut entry = self.entry(&name)?.clone();
                 entry.dataset.objects = objects;
                 entry.dataset.columns = columns;
@@ -185,7 +186,7 @@ impl Books {
                 let dataset = self.publish_anew(&name, entry)?;
                 Ok(Resync { dataset, changed: true, notes })
             }
-            What::Lost(entry, same) => {
+            Condition::Lost(entry, same) => {
                 for object in &entry.dataset.objects {
                     if !self.roots.path(object)?.is_file() {
                         let why = "it has gone since it was read; nothing was published".to_owned();
@@ -217,7 +218,7 @@ impl Books {
         let view = self.publish(name, entry)?;
         let noted = self.journal.start(name, &run_id, "resync").and_then(|()| self.journal.complete(&view));
         if let Err(error) = noted {
-            tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
+            tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
         Ok(view)
     }
@@ -232,7 +233,7 @@ impl Books {
         let view = self.publish(name, entry)?;
         // A run of nobody's that is known: that nothing is recorded of it is no loss.
         if let Err(error) = self.journal.take_up(&view) {
-            tracing::error!(dataset = name, "the lineage's journal refuses: {error}");
+            tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
         Ok(view)
     }
@@ -277,7 +278,7 @@ impl Books {
     }
 }
 
-impl Looking {
+impl ResyncReading {
     /// The same, where bytes may be taken that are not what was committed.
     #[must_use]
     pub fn accepting_damage(self, accept_damage: bool) -> Self {
@@ -294,8 +295,7 @@ impl Looking {
             // Other bytes are taken, but none that nobody can read.
             for (bucket, key) in changed {
                 let path = self.roots.get(bucket)?.folder.join(&key);
-                let why = |error: io::Error| format!("it cannot be read to its end ({error}); nothing was published");
-                footers::check_pages(&path).map_err(|error| BookError::BadObject { key: key.clone(), why: why(error) })?;
+                footers::check_pages(&path).map_err(|source| BookError::Unreadable { key, source })?;
             }
             return Ok(());
         }
@@ -333,7 +333,7 @@ impl Looking {
     }
 
     /// The manifest is whole: do the objects say the same?
-    fn drifted(&self, old: &Dataset, notes: &mut Vec<String>) -> Result<What, BookError> {
+    fn drifted(&self, old: &Dataset, notes: &mut Vec<String>) -> Result<Condition, BookError> {
         let places: Vec<Place> = old.objects.iter().map(|o| (o.bucket.clone(), o.key.clone())).collect();
         let (objects, columns) = self.objects(&places, &old.columns)?;
         for (was, is) in old.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256 || was.rows != is.rows) {
@@ -345,7 +345,7 @@ impl Looking {
         if old.columns.len() != columns.len() || !old.columns.iter().zip(&columns).all(|(a, b)| same(a, b)) {
             notes.push("the columns are not those of the manifest".to_owned());
         }
-        Ok(if notes.is_empty() { What::Known } else { What::Drifted(objects, columns) })
+        Ok(if notes.is_empty() { Condition::Known } else { Condition::Drifted(objects, columns) })
     }
 
     /// Of an object in S3 what lies here is a copy: it is not the copy that is right.
@@ -359,14 +359,14 @@ impl Looking {
     }
 
     /// There is no whole manifest: what was it made of?
-    fn lost(&self, runs: Option<&[String]>, notes: &mut Vec<String>) -> Result<What, BookError> {
+    fn lost(&self, runs: Option<&[String]>, notes: &mut Vec<String>) -> Result<Condition, BookError> {
         // What is left of one that was deleted stays deleted, unless its runs are named.
         if runs.is_none() && !self.base.damaged && self.base.dropped {
             return Err(BookError::NoSuchDataset(self.name.clone()));
         }
         // What can still be read of it is worth having: which indexes it feeds, and which generations it had.
         let salvaged = salvage(&self.folder.join(format!("{}.json", self.name)));
-        let Found { objects, columns, recorded, same } = match (runs, &self.committed) {
+        let FoundObjects { objects, columns, recorded, same } = match (runs, &self.committed) {
             (Some(runs), _) => self.of_runs(runs, notes)?,
             (None, Some(committed)) => self.of_committed(committed.clone(), salvaged.as_ref(), notes)?,
             (None, None) => self.of_nothing_recorded(salvaged.as_ref(), notes)?,
@@ -390,12 +390,12 @@ impl Looking {
         }
         let (feeds, feed_runs, history) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history)).unwrap_or_default();
         let entry = Entry { dataset, before: Vec::new(), feeds, feed_runs, history };
-        Ok(What::Lost(Box::new(entry), same))
+        Ok(Condition::Lost(Box::new(entry), same))
     }
 
     /// The objects of the last commit, if the lineage or what is left of the manifest names them, else those that make up its rows.
-    fn of_committed(&self, committed: Committed, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<Found, BookError> {
-        let Committed { run_id, generation, rows, files, made } = committed;
+    fn of_committed(&self, committed: LastCommit, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<FoundObjects, BookError> {
+        let LastCommit { run_id, generation, rows, files, made } = committed;
         // Of the same run, what is left of the manifest names the same objects.
         let left = || salvaged.filter(|e| e.run_id() == Some(run_id.as_str())).map(|e| e.dataset.clone());
         if let Some(recorded) = made.or_else(left).filter(|recorded| !recorded.objects.is_empty() || rows == Some(0)) {
@@ -417,7 +417,7 @@ impl Looking {
                 notes.push(format!("the lineage names no objects; {} with {sum} rows in all make up its last commit", objects.len()));
                 let lineage = Origin { run_id: run_id.clone(), ..Origin::default() };
                 let watermark = salvaged.and_then(|e| e.dataset.watermark.clone());
-                return Ok(Found {
+                return Ok(FoundObjects {
                     objects,
                     columns,
                     recorded: Dataset { generation, lineage, watermark, ..Dataset::default() },
@@ -439,7 +439,7 @@ impl Looking {
     }
 
     /// Exactly the objects that were recorded.
-    fn of_recorded(&self, recorded: Dataset, rows: Option<u64>, notes: &mut Vec<String>) -> Result<Found, BookError> {
+    fn of_recorded(&self, recorded: Dataset, rows: Option<u64>, notes: &mut Vec<String>) -> Result<FoundObjects, BookError> {
         let expected_rows = rows.unwrap_or(recorded.rows);
         let (mut places, mut gone, mut there) = (Vec::new(), Vec::new(), 0);
         for object in &recorded.objects {
@@ -476,11 +476,11 @@ impl Looking {
             notes.push(format!("{}: its bytes are not those that were recorded; it is a new generation", is.key));
             same = false;
         }
-        Ok(Found { objects, columns, recorded: Dataset { pii: None, stale: Vec::new(), ..recorded }, same })
+        Ok(FoundObjects { objects, columns, recorded: Dataset { pii: None, stale: Vec::new(), ..recorded }, same })
     }
 
     /// The objects of the runs that somebody has named.
-    fn of_runs(&self, runs: &[String], notes: &mut Vec<String>) -> Result<Found, BookError> {
+    fn of_runs(&self, runs: &[String], notes: &mut Vec<String>) -> Result<FoundObjects, BookError> {
         let mut places = Vec::new();
         for run in runs {
             names::check(run)?;
@@ -494,24 +494,24 @@ impl Looking {
         let (objects, columns) = self.objects(&places, &[])?;
         notes.push(format!("made of the runs that were named, {}; that they are all is not checked", runs.join(", ")));
         self.note_strangers(runs.iter(), notes);
-        Ok(Found { objects, columns, recorded: Dataset::default(), same: false })
+        Ok(FoundObjects { objects, columns, recorded: Dataset::default(), same: false })
     }
 
     /// Nothing says what was committed: what is left of the manifest, or the only whole run that did not fail.
-    fn of_nothing_recorded(&self, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<Found, BookError> {
+    fn of_nothing_recorded(&self, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<FoundObjects, BookError> {
         if let Some(left) = salvaged.map(|e| e.dataset.clone()).filter(|left| !left.objects.is_empty()) {
             notes.push("the lineage names no committed run: what is left of the manifest was taken, and its rows agree".to_owned());
             return self.of_recorded(left, None, notes);
         }
         let whole = self.whole_runs()?;
-        let [(run_id, objects, columns)] = <[Whole; 1]>::try_from(whole).map_err(|several| self.not_one(&several))?;
+        let [(run_id, objects, columns)] = <[WholeRun; 1]>::try_from(whole).map_err(|several| self.not_one(&several))?;
         notes.push(format!("the lineage names no committed run: {run_id}, the only one whose objects are whole, was taken"));
         self.note_strangers(std::iter::once(&run_id), notes);
         let lineage = Origin { run_id, ..Origin::default() };
-        Ok(Found { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
+        Ok(FoundObjects { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
     }
 
-    fn not_one(&self, runs: &[Whole]) -> BookError {
+    fn not_one(&self, runs: &[WholeRun]) -> BookError {
         if runs.is_empty() {
             return BookError::NoSuchDataset(self.name.clone());
         }
@@ -529,7 +529,8 @@ impl Looking {
         let mut objects = Vec::new();
         for (bucket, key) in places {
             let bad = |why: String| BookError::BadObject { key: key.clone(), why };
-            let (object, its) = footers::object(bucket, self.roots.get(bucket)?, key).map_err(|e| bad(e.to_string()))?;
+            let unreadable = |source| BookError::Unreadable { key: key.clone(), source };
+            let (object, its) = footers::object(bucket, self.roots.get(bucket)?, key).map_err(unreadable)?;
             if schema.as_ref().is_some_and(|first| first.fields() != its.fields()) {
                 return Err(bad("its columns are not those of the first object".to_owned()));
             }
@@ -556,7 +557,7 @@ impl Looking {
     }
 
     /// Runs whose objects can all be read, and that are not known to go on or to have failed.
-    fn whole_runs(&self) -> Result<Vec<Whole>, BookError> {
+    fn whole_runs(&self) -> Result<Vec<WholeRun>, BookError> {
         let mut runs: BTreeSet<String> = BTreeSet::new();
         for folder in self.roots.folders() {
             runs.extend(listed(&folder.join("datasets").join(&self.name))?);

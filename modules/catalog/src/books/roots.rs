@@ -26,7 +26,7 @@ impl Roots {
         Self::new([(PRIMARY.to_owned(), Root::local(folder))].into())
     }
 
-    /// These.
+    /// Roots of these buckets, by name.
     #[must_use]
     pub fn new(all: BTreeMap<String, Root>) -> Self {
         Self { all, unread: Vec::new() }
@@ -61,7 +61,7 @@ impl Roots {
         self.all.get(bucket).ok_or_else(|| BookError::NoSuchBucket { name: bucket.to_owned(), there: there() })
     }
 
-    /// Every bucket's folder.
+    /// Folder of every bucket, or of its copies.
     pub fn folders(&self) -> impl Iterator<Item = &Path> {
         self.all.values().map(|root| root.folder.as_path())
     }
@@ -107,7 +107,7 @@ impl Roots {
                     continue;
                 }
             }
-            let (found, bytes) = sha256_file(&path).map_err(|e| bad(e.to_string()))?;
+            let (found, bytes) = sha256_file(&path).map_err(|source| BookError::Unreadable { key: object.key.clone(), source })?;
             if found != object.sha256 || bytes != object.bytes {
                 return Err(bad(format!("has {bytes} bytes and sha256 {found}, the commit says {} and {}", object.bytes, object.sha256)));
             }

@@ -44,15 +44,20 @@ pub struct RunRecord {
     pub dataset: String,
     /// The buckets that it wrote into; earlier versions did not record them, and none stands for all.
     pub buckets: BTreeSet<String>,
-    /// How it stands.
+    /// Whether it goes on, and how it ended.
     pub standing: Standing,
 }
+
+/// Why something that had to be read before anything is deleted was not: what it says is not known, and may be anything.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Doubt(pub String);
 
 /// What was read before anything is deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// By dataset, the folders that its file needs, or why that could not be read; also of one that was committed and has no file.
-    pub needed: BTreeMap<String, Result<BTreeSet<Folder>, String>>,
+    pub needed: BTreeMap<String, Result<BTreeSet<Folder>, Doubt>>,
     /// What else could not be read: the journal, the registry of buckets, a folder.
     pub unread: Vec<String>,
     /// Runs that this catalog began, by their ids.
@@ -61,10 +66,10 @@ pub struct Evidence {
 
 /// An object as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Its bucket.
+pub struct ListedObject {
+    /// Name of the bucket that it lies in.
     pub bucket: String,
-    /// Its key.
+    /// Key of the object in its bucket.
     pub key: String,
     /// Whether a run that was given up may go on with it: it lies on this machine, where runs write.
     pub resumable: bool,
@@ -85,7 +90,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// In the order in which they are listed.
-    pub spent: Vec<Listed>,
+    pub spent: Vec<ListedObject>,
     /// Buckets and folders of which the journal says nothing.
     pub strangers: BTreeSet<(String, Folder)>,
 }
@@ -94,13 +99,13 @@ pub struct Plan {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("nothing is tidied, for this could not be read: {}", .unread.join("; "))]
 pub struct Refusal {
-    /// All of it.
+    /// All that could not be read, in words.
     pub unread: Vec<String>,
 }
 
 /// What becomes of one object, by what the journal says of the run that its key names and whether its folder is needed.
 #[must_use]
-pub fn verdict(listed: &Listed, run: Option<&RunRecord>, is_needed: bool) -> Verdict {
+pub fn verdict(listed: &ListedObject, run: Option<&RunRecord>, is_needed: bool) -> Verdict {
     if is_needed {
         return Verdict::Kept;
     }
@@ -121,9 +126,9 @@ pub fn verdict(listed: &Listed, run: Option<&RunRecord>, is_needed: bool) -> Ver
 ///
 /// # Errors
 /// [`Refusal`], if anything could not be read.
-pub fn plan(evidence: &Evidence, listing: &[Result<Listed, String>]) -> Result<Plan, Refusal> {
+pub fn plan(evidence: &Evidence, listing: &[Result<ListedObject, Doubt>]) -> Result<Plan, Refusal> {
     let entries = evidence.needed.iter().filter_map(|(name, needed)| Some(format!("dataset `{name}`: {}", needed.as_ref().err()?)));
-    let listed = listing.iter().filter_map(|listed| listed.as_ref().err().cloned());
+    let listed = listing.iter().filter_map(|listed| listed.as_ref().err().map(Doubt::to_string));
     let unread: Vec<String> = entries.chain(evidence.unread.iter().cloned()).chain(listed).collect();
     if !unread.is_empty() {
         return Err(Refusal { unread });
@@ -156,14 +161,14 @@ mod tests {
         prop::collection::btree_set(("[ab]", "[r-w]"), 0..6)
     }
 
-    fn listed() -> impl Strategy<Value = Result<Listed, String>> {
+    fn listed() -> impl Strategy<Value = Result<ListedObject, Doubt>> {
         let good = ("primary|lake|rescue", "(datasets/[ab]/[r-w]/[01])|datasets/x|other", any::<bool>());
-        let good = good.prop_map(|(bucket, key, resumable)| Listed { bucket, key, resumable });
-        prop_oneof![30 => good.prop_map(Ok), 1 => Just(Err("a folder: no permission".to_owned()))]
+        let good = good.prop_map(|(bucket, key, resumable)| ListedObject { bucket, key, resumable });
+        prop_oneof![30 => good.prop_map(Ok), 1 => Just(Err(Doubt("a folder: no permission".to_owned())))]
     }
 
-    fn needs() -> impl Strategy<Value = Result<BTreeSet<Folder>, String>> {
-        prop_oneof![20 => folders().prop_map(Ok), 1 => Just(Err("its checksum does not match".to_owned()))]
+    fn needs() -> impl Strategy<Value = Result<BTreeSet<Folder>, Doubt>> {
+        prop_oneof![20 => folders().prop_map(Ok), 1 => Just(Err(Doubt("its checksum does not match".to_owned())))]
     }
 
     fn runs() -> impl Strategy<Value = BTreeMap<String, RunRecord>> {
@@ -212,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_goes_and_one_file_that_cannot_be_read_keeps_everything() {
-        let listed = |run: &str, resumable| Listed { bucket: "primary".into(), key: format!("datasets/d/{run}/p"), resumable };
+        let listed = |run: &str, resumable| ListedObject { bucket: "primary".into(), key: format!("datasets/d/{run}/p"), resumable };
         let run = |standing| RunRecord { dataset: "d".into(), buckets: ["primary".to_owned()].into(), standing };
         let hour = u64::try_from(ORPHAN_AGE.as_millis()).expect("an hour");
         let mut evidence = Evidence::default();
@@ -232,10 +237,10 @@ mod tests {
         assert_eq!(told.strangers, [("primary".to_owned(), ("d".to_owned(), "foreign".to_owned()))].into());
         // In a bucket that is only put into by a commit nothing goes on where it stopped; elsewhere than it wrote nothing is ours.
         assert_eq!(plan(&evidence, &[Ok(listed("young", false))]).expect("all is read").spent, [listed("young", false)]);
-        let elsewhere = |bucket: &str| Listed { bucket: bucket.into(), ..listed("old", false) };
+        let elsewhere = |bucket: &str| ListedObject { bucket: bucket.into(), ..listed("old", false) };
         let told = plan(&evidence, &[Ok(elsewhere("lake")), Ok(elsewhere("rescue"))]).expect("all is read");
         assert_eq!(told.spent, [elsewhere("rescue")], "a copy is ours wherever it was copied from");
-        evidence.needed.insert("e".into(), Err("its checksum does not match".into()));
+        evidence.needed.insert("e".into(), Err(Doubt("its checksum does not match".into())));
         let refused = plan(&evidence, &listing).expect_err("it may need any of them").to_string();
         assert!(refused.contains("`e`: its checksum does not match"), "{refused}");
     }

@@ -8,8 +8,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use brahman_sidecar::chain;
+
 use super::entry::folder_of;
-use super::sweep::{self, Evidence, Folder, Listed, Verdict};
+use super::sweep::{self, Doubt, Evidence, Folder, ListedObject, Verdict};
 use super::{Books, now_ms};
 
 /// Why it is not known what a dataset needs that was committed, never deleted, and has no file.
@@ -93,13 +95,13 @@ impl Books {
     pub fn evidence(&self, only: Option<&str>) -> Evidence {
         let owned = |(dataset, run): (&str, &str)| (dataset.to_owned(), run.to_owned());
         let whole = self.entries.iter().map(|(name, entry)| (name.clone(), Ok(entry.needs().map(owned).collect())));
-        let unknown = self.unknown().into_iter().map(|(name, why)| (name, Err(why)));
+        let unknown = self.unknown().into_iter().map(|(name, why)| (name, Err(Doubt(why))));
         Evidence { needed: whole.chain(unknown).collect(), unread: self.other_doubts(), runs: self.journal.runs(only, now_ms()) }
     }
 
     /// What is to be done with an object by now.
     #[must_use]
-    pub fn verdict(&self, listed: &Listed) -> Verdict {
+    pub fn verdict(&self, listed: &ListedObject) -> Verdict {
         let folder = folder_of(&listed.key);
         let run = folder.and_then(|(_, run)| self.journal.run(run, now_ms()));
         let is_needed = folder.is_some_and(|folder| self.needs_folder(folder));
@@ -123,7 +125,7 @@ impl Books {
                     for listed in &plan.spent {
                         tracing::info!(bucket, key = listed.key, "deleting what no generation needs any more");
                         if let Err(error) = remove(root, &listed.key) {
-                            untidied.push(format!("{}: {error}", root.join(&listed.key).display()));
+                            untidied.push(format!("{}: {}", root.join(&listed.key).display(), chain(&error)));
                         }
                     }
                     self.note_strangers(bucket, only, plan.strangers);
@@ -139,7 +141,7 @@ impl Books {
 }
 
 /// What lies below a bucket's folder of datasets, or of one dataset.
-fn listing(bucket: &str, root: &Path, only: Option<&str>) -> Vec<Result<Listed, String>> {
+fn listing(bucket: &str, root: &Path, only: Option<&str>) -> Vec<Result<ListedObject, Doubt>> {
     let mut all = Vec::new();
     let (key, depth) = only.map_or_else(|| ("datasets".to_owned(), 0), |name| (format!("datasets/{name}"), 1));
     list(bucket, root, &key, depth, &mut all);
@@ -147,9 +149,9 @@ fn listing(bucket: &str, root: &Path, only: Option<&str>) -> Vec<Result<Listed, 
 }
 
 /// Lists the files below a key, and folders below a dataset's that are empty. Whether there was anything.
-fn list(bucket: &str, root: &Path, key: &str, depth: usize, all: &mut Vec<Result<Listed, String>>) -> bool {
+fn list(bucket: &str, root: &Path, key: &str, depth: usize, all: &mut Vec<Result<ListedObject, Doubt>>) -> bool {
     let path = root.join(key);
-    let failed = |error: &io::Error| Err(format!("{}: {error}", path.display()));
+    let failed = |error: &io::Error| Err(Doubt(format!("{}: {}", path.display(), chain(error))));
     let found = match fs::read_dir(&path) {
         Ok(found) => found,
         // Gone since it was listed, or never there.
@@ -163,7 +165,7 @@ fn list(bucket: &str, root: &Path, key: &str, depth: usize, all: &mut Vec<Result
     for entry in found {
         is_empty = false;
         if all.len() >= LISTED_MAX {
-            all.push(Err(format!("{}: more than {LISTED_MAX} files", path.display())));
+            all.push(Err(Doubt(format!("{}: more than {LISTED_MAX} files", path.display()))));
             return true;
         }
         let entry = match entry {
@@ -176,7 +178,7 @@ fn list(bucket: &str, root: &Path, key: &str, depth: usize, all: &mut Vec<Result
         // Ours have plain names.
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         let key = format!("{key}/{name}");
-        let listed = |key: String| Ok(Listed { bucket: bucket.to_owned(), key, resumable: true });
+        let listed = |key: String| Ok(ListedObject { bucket: bucket.to_owned(), key, resumable: true });
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => {
                 let has_any = depth >= DEPTH_MAX || list(bucket, root, &key, depth + 1, all);

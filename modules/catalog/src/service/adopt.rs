@@ -10,8 +10,8 @@ use std::sync::Mutex;
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{AdoptIn, AdoptOut, AdoptionRefusal, CommitIn, Object, PublishedDataset};
-use brahman_sidecar::{Call, Reply};
-use brahman_storage::buckets::{BucketError, Created, Root};
+use brahman_sidecar::{Call, Reply, chain};
+use brahman_storage::buckets::{BucketError, Creation, Root};
 use serde::Deserialize as _;
 use thiserror::Error;
 
@@ -39,8 +39,8 @@ enum AdoptError {
     Overtaken(String),
     #[error("whether {0} was put there is not known ({1}): call again")]
     Unknown(String, String),
-    #[error("{0} does not say what the generation is made of: {1}")]
-    NoCommit(String, serde_json::Error),
+    #[error("{0} does not say what the generation is made of")]
+    NoCommit(String, #[source] serde_json::Error),
     #[error("{key}: {why}")]
     Object { key: String, why: String },
     #[error("{0}")]
@@ -109,7 +109,7 @@ impl CatalogService {
                     notes.extend(from.map(|from| locked_out(&from, bucket, &name)));
                     out.adopted.push(PublishedDataset { name, generation, rows });
                 }
-                Err(error) => out.refused.push(AdoptionRefusal { name, why: error.to_string() }),
+                Err(error) => out.refused.push(AdoptionRefusal { name, why: chain(&error) }),
             }
         }
         out.notes = Some(notes).filter(|notes| !notes.is_empty());
@@ -139,7 +139,7 @@ impl CatalogService {
         match self.copy_and_publish(bucket, root, commit, next, from.clone()).await {
             Ok(()) => Ok((next, rows, from)),
             Err(error) => {
-                let reason = error.to_string();
+                let reason = chain(&error);
                 let end = move |books: &Mutex<Books>| {
                     let ended = held(books).journal.abandon(Some(&run_id), None, &reason, false);
                     ended.map_err(|source| BookError::Io { path: "lineage.log".into(), source })
@@ -182,9 +182,9 @@ impl CatalogService {
         let manifest = Manifest { node: self.node.clone(), run_id: commit.run_id.clone(), generation: number, taken_from, commit: said };
         let bytes = serde_json::to_vec(&manifest).map_err(no_commit)?;
         match self.buckets.create(bucket, &key, bytes).await? {
-            Created::New => {}
-            Created::Exists(_) => return Err(AdoptError::Overtaken(key)),
-            Created::Unknown(why) => return Err(AdoptError::Unknown(key, why)),
+            Creation::New => {}
+            Creation::Exists(_) => return Err(AdoptError::Overtaken(key)),
+            Creation::Unknown(why) => return Err(AdoptError::Unknown(key, why)),
         }
         self.blocking(Realm::Real, move |books| books.commit(commit, number)).await?;
         self.copier.wake();
@@ -264,7 +264,7 @@ mod tests {
             (Value::Null, "does not say"),
             (json!({"name": "d"}), "does not say"),
         ] {
-            let refused = told(bad).expect_err("it does not add up").to_string();
+            let refused = chain(&told(bad).expect_err("it does not add up"));
             assert!(refused.contains(words), "{refused}");
         }
     }

@@ -13,12 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use brahman_card::interface::catalog::Object;
 use brahman_card::interface::storage::RESCUE;
+use brahman_sidecar::chain;
 use brahman_storage::buckets::BucketError;
 
 use super::CatalogService;
 use super::realm::Realm;
 use crate::books::Roots;
-use crate::verified::{State, Verified};
+use crate::verified::{State, VerifiedFiles};
 
 /// The folder beside the buckets' in the state; no bucket is called so.
 const BORROWED: &str = ".borrowed";
@@ -30,12 +31,12 @@ const NOTED_EVERY: Duration = Duration::from_secs(3600);
 const DIGITS: usize = 64;
 
 /// Buckets that are away, and why.
-pub(super) type Away = BTreeMap<String, BucketError>;
+pub(super) type AwayBuckets = BTreeMap<String, BucketError>;
 
 impl CatalogService {
     /// Which of the buckets of some objects are away. A mock's lie in the state.
-    pub(super) async fn away_of(&self, realm: Realm, objects: &[Object]) -> Away {
-        let mut away = Away::new();
+    pub(super) async fn away_of(&self, realm: Realm, objects: &[Object]) -> AwayBuckets {
+        let mut away = AwayBuckets::new();
         if realm == Realm::Mock {
             return away;
         }
@@ -52,13 +53,13 @@ impl CatalogService {
 
     /// Where a copy of an object can be read while its bucket is away; none if there is no good one. Of one in S3 what lies on this
     /// machine is a copy already.
-    pub(super) async fn borrow(&self, object: &Object, away: &Away, roots: &Roots) -> Option<PathBuf> {
+    pub(super) async fn borrow(&self, object: &Object, away: &AwayBuckets, roots: &Roots) -> Option<PathBuf> {
         let is_folder = !roots.get(&object.bucket).is_ok_and(|root| !root.is_local());
         if !is_folder || !away.contains_key(&object.bucket) || !self.buckets.rescues() {
             return None;
         }
         if let Err(error) = self.buckets.present(RESCUE).await {
-            tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {error}");
+            tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {}", chain(&error));
             return None;
         }
         let rescue = self.buckets.list().into_iter().find(|bucket| bucket.name == RESCUE);
@@ -87,7 +88,7 @@ impl CatalogService {
         match self.bring_back(object, &path).await {
             Ok(()) => Some(path),
             Err(error) => {
-                tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {error}");
+                tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {}", chain(&error));
                 None
             }
         }
@@ -111,7 +112,7 @@ impl CatalogService {
     }
 }
 
-fn look(verified: &Verified, path: &Path, bytes: u64, sha256: &str) -> bool {
+fn look(verified: &VerifiedFiles, path: &Path, bytes: u64, sha256: &str) -> bool {
     verified.state(path, bytes, sha256) == State::Whole
 }
 
@@ -124,7 +125,7 @@ fn note_use(path: &Path) {
     if age(path).is_some_and(|age| age > NOTED_EVERY)
         && let Err(error) = File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()))
     {
-        tracing::warn!("{}: {error}: it may be fetched again", path.display());
+        tracing::warn!("{}: {}: it may be fetched again", path.display(), chain(&error));
     }
 }
 
@@ -138,7 +139,7 @@ fn clear(folder: &Path) {
         if age(&path).is_some_and(|age| age > KEPT)
             && let Err(error) = fs::remove_file(&path)
         {
-            tracing::warn!("{}: {error}", path.display());
+            tracing::warn!("{}: {}", path.display(), chain(&error));
         }
     }
 }

@@ -4,8 +4,10 @@
 //! `rescue`; none is ever written over.
 
 use brahman_card::Fault;
-use brahman_card::interface::storage::{GetObjectIn, GetObjectOut, OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RESCUE, decode, encode};
-use brahman_sidecar::{Call, Reply};
+use brahman_card::interface::storage::{
+    GetObjectIn, GetObjectOut, OBJECT_BYTES_MAX, PutObjectIn, PutObjectOut, RESCUE, decode, encode, error,
+};
+use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{BucketError, Part};
 use brahman_storage::digest::{hex, sha256};
 
@@ -56,7 +58,7 @@ impl CatalogService {
             for copy in copy_keys(&self.node, &bucket, &key, recorded.is_some(), shared) {
                 match self.buckets.read(RESCUE, &copy, (offset, length), recorded.as_deref()).await {
                     Ok(part) => return told(part, offset, true),
-                    Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {error}"),
+                    Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {}", chain(&error)),
                 }
             }
         }
@@ -76,13 +78,12 @@ impl CatalogService {
         let size = bytes.len() as u64;
         if size > OBJECT_BYTES_MAX {
             let message = format!("{size} bytes, expected at most {OBJECT_BYTES_MAX}");
-            let fault = Fault::new("org.brahman.Storage.TooLarge", false, message);
-            return Err(fault.with("size", size).with("max", OBJECT_BYTES_MAX));
+            return Err(Fault::of(&error::TooLarge { name: Some(bucket), size, max: OBJECT_BYTES_MAX }, false, message));
         }
         let owner = self.books().owner(&bucket, &key);
         let taken = |why: String| {
             let message = format!("{key} in bucket `{bucket}` {why}; nothing was put");
-            Err(Fault::new("org.brahman.Storage.Taken", false, message).with("name", bucket.clone()).with("key", key.clone()))
+            Err(Fault::of(&error::Taken { name: bucket.clone(), key: key.clone() }, false, message))
         };
         // While a dataset's file cannot be read, what is there may be its own: only what is new is put then.
         let only_new = match &owner {

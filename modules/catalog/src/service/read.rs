@@ -9,8 +9,9 @@ use std::sync::Arc;
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{GetOut, Object};
 use brahman_card::interface::storage::RESCUE;
+use brahman_sidecar::chain;
 
-use super::borrow::Away;
+use super::borrow::AwayBuckets;
 use super::realm::Realm;
 use super::{CatalogService, fault};
 use crate::books::{BookError, Roots};
@@ -28,7 +29,7 @@ pub(super) enum Source {
 impl CatalogService {
     /// How the files of some objects are. Each is read, unless it is the file that was read last: that may take as long as its disk. Of
     /// buckets that are away because their disks do not answer nothing is looked at: all is missing there.
-    pub(super) async fn states(&self, objects: &[Object], away: &Away) -> Result<Vec<State>, Fault> {
+    pub(super) async fn states(&self, objects: &[Object], away: &AwayBuckets) -> Result<Vec<State>, Fault> {
         let verified = Arc::clone(&self.verified);
         let answers = |bucket: &str| !away.contains_key(bucket) || !self.buckets.hangs(bucket);
         let file = |o: &Object| answers(&o.bucket).then(|| (o.local(), o.bytes, o.sha256.clone()));
@@ -38,7 +39,7 @@ impl CatalogService {
             None => State::Missing,
         };
         let look = move || files.iter().map(state).collect();
-        tokio::task::spawn_blocking(look).await.map_err(|e| Fault::internal(e.to_string()))
+        tokio::task::spawn_blocking(look).await.map_err(|e| Fault::internal(chain(&e)))
     }
 
     /// Brings a file back to where an object lies on this machine: from its own bucket if that is in S3, else from `rescue`. None if no
@@ -56,7 +57,7 @@ impl CatalogService {
         match self.bring_back(object, &path).await {
             Ok(()) => Some(Source::Rescue),
             Err(error) => {
-                tracing::error!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {error}");
+                tracing::error!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {}", chain(&error));
                 None
             }
         }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use brahman_card::Fault;
 use brahman_card::interface::broker::{ExplainOut, FlowIn};
-use brahman_card::interface::catalog::{Dataset, ListOut};
+use brahman_card::interface::catalog::{Dataset, ListOut, error};
+use brahman_card::interface::{broker, ingest};
 use brahman_sidecar::{Call, Connection};
-use serde_json::Value;
 
 use super::{CatalogService, fault};
 use crate::books::{BookError, Books};
@@ -22,7 +22,7 @@ use crate::books::{BookError, Books};
 const ASKING: Duration = Duration::from_secs(2);
 
 /// Whose provider makes the data of a context.
-const INGEST: &str = "org.brahman.Ingest";
+const INGEST: &str = ingest::INTERFACE.name;
 
 /// Whose books.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ type Maker = (String, bool);
 
 /// What was last known.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownContexts {
     /// Who was last told to answer in each context: one that is being restarted is a mock still.
     answering: BTreeMap<Option<String>, Maker>,
     /// Whether that was a mock, by the context that was asked for.
@@ -55,7 +55,7 @@ struct Known {
 pub(super) struct Contexts {
     /// The mesh's socket; none for a catalog that is run by itself.
     mesh: Option<PathBuf>,
-    known: Mutex<Known>,
+    known: Mutex<KnownContexts>,
 }
 
 /// Who makes the data of a context, by what the broker tells and who did so before; none if that cannot be said.
@@ -82,7 +82,7 @@ impl Contexts {
         Self { mesh: Some(mesh), known: Mutex::default() }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownContexts> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,7 +90,7 @@ impl Contexts {
     async fn is_mocked(&self, context: Option<&str>) -> Option<bool> {
         let Some(mesh) = &self.mesh else { return Some(false) };
         let ask = FlowIn { flow: INGEST.to_owned(), context: context.map(str::to_owned), require: None };
-        let asking = async { Connection::connect(mesh).await?.call::<_, ExplainOut>("org.brahman.Broker.Explain", &ask).await };
+        let asking = async { Connection::connect(mesh).await?.call_method::<broker::method::Explain>(&ask).await };
         let Ok(Ok(told)) = tokio::time::timeout(ASKING, asking).await else { return None };
         let mut known = self.known();
         let maker = maker(&told, known.answering.get(&told.context))?;
@@ -110,8 +110,8 @@ impl Contexts {
 fn unknown(context: Option<&str>) -> Fault {
     let message = "whether mocks' or real datasets are meant cannot be told just now, for nobody says who serves org.brahman.Ingest here: \
                    say it (`mock`: true or false), or call again; nothing was changed";
-    let fault = Fault::new("org.brahman.Broker.NoProvider", true, message).with("flow", INGEST);
-    fault.with("context", context.map_or(Value::Null, Value::from)).with("refused", Vec::<String>::new())
+    let error = broker::error::NoProvider { flow: INGEST.to_owned(), context: context.map(str::to_owned), refused: Vec::new() };
+    Fault::of(&error, true, message)
 }
 
 impl CatalogService {
@@ -152,7 +152,7 @@ impl CatalogService {
             Ok(dataset) => Ok((Realm::Real, dataset)),
             Err(BookError::NoSuchDataset(_)) if self.of(Realm::Mock).has(name) => {
                 let message = format!("no dataset is called `{name}`; a mock has made one, which only mocks read (`mock`)");
-                Err(Fault::new("org.brahman.Catalog.NoSuchDataset", false, message).with("name", name.to_owned()))
+                Err(Fault::of(&error::NoSuchDataset { name: name.to_owned() }, false, message))
             }
             Err(error) => Err(fault(error)),
         }
@@ -166,7 +166,7 @@ impl CatalogService {
         if realm == Realm::Mock && !self.of(Realm::Mock).knows(name) && self.books().has(name) {
             let message =
                 format!("no mock's dataset is called `{name}`; there is a real one, which nothing changes for a mock (`mock`: false)");
-            return Err(Fault::new("org.brahman.Catalog.NoSuchDataset", false, message).with("name", name.to_owned()));
+            return Err(Fault::of(&error::NoSuchDataset { name: name.to_owned() }, false, message));
         }
         Ok(realm)
     }
@@ -211,7 +211,7 @@ impl CatalogService {
 #[cfg(test)]
 mod tests {
     use brahman_card::ModuleState;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

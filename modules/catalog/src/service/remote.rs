@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{CommitIn, Object};
-use brahman_storage::buckets::{BucketError, Created};
+use brahman_card::interface::catalog::{CommitIn, Object, error};
+use brahman_sidecar::chain;
+use brahman_storage::buckets::{BucketError, Creation};
 
 use super::{CatalogService, fault};
 use crate::books::manifests::{self, Manifest};
@@ -102,7 +103,7 @@ impl CatalogService {
 
     /// Puts the manifest of a commit under a number, again and again for a while if its answers are lost: it is the same each time.
     async fn put_manifest(&self, bucket: &str, commit: &CommitIn, generation: u64) -> Result<Put, Fault> {
-        let internal = |e: serde_json::Error| Fault::internal(e.to_string());
+        let internal = |e: serde_json::Error| Fault::internal(chain(&e));
         let manifest = Manifest {
             node: self.node.clone(),
             run_id: commit.run_id.clone(),
@@ -114,8 +115,8 @@ impl CatalogService {
         let (mut pause, mut tries) = (PAUSE, 1);
         loop {
             match self.buckets.create(bucket, &key, bytes.clone()).await.map_err(|e| bucket_failed(bucket, &e))? {
-                Created::New => return Ok(Put::Done),
-                Created::Exists(there) => {
+                Creation::New => return Ok(Put::Done),
+                Creation::Exists(there) => {
                     return Ok(match serde_json::from_slice::<Manifest>(&there) {
                         Ok(there) if there.node == self.node && there.run_id == commit.run_id => Put::Done,
                         Ok(there) if there.node == self.node => Put::Passed,
@@ -123,8 +124,8 @@ impl CatalogService {
                         _ => Put::Taken,
                     });
                 }
-                Created::Unknown(why) if tries >= TRIES => return Ok(Put::Unknown(why)),
-                Created::Unknown(_) => {
+                Creation::Unknown(why) if tries >= TRIES => return Ok(Put::Unknown(why)),
+                Creation::Unknown(_) => {
                     tokio::time::sleep(pause).await;
                     (pause, tries) = (pause * 2, tries + 1);
                 }
@@ -148,7 +149,7 @@ impl CatalogService {
             let is_last = part.bytes.is_empty();
             text.extend(part.bytes);
             if is_last || text.len() as u64 >= part.size {
-                return serde_json::from_slice(&text).map(Some).map_err(|e| damaged(format!("it is no manifest: {e}")));
+                return serde_json::from_slice(&text).map(Some).map_err(|e| damaged(format!("it is no manifest: {}", chain(&e))));
             }
         }
     }
@@ -158,8 +159,8 @@ impl CatalogService {
 const PART_BYTES: u64 = brahman_card::interface::storage::OBJECT_BYTES_MAX;
 
 pub(super) fn bucket_failed(bucket: &str, error: &BucketError) -> Fault {
-    let message = format!("bucket `{bucket}`: {error}; nothing was published");
-    Fault::new("org.brahman.Catalog.BucketFailed", true, message).with("name", bucket.to_owned())
+    let message = format!("bucket `{bucket}`: {}; nothing was published", chain(error));
+    Fault::of(&error::BucketFailed { name: bucket.to_owned() }, true, message)
 }
 
 fn taken(bucket: &str, name: &str, generation: u64) -> Fault {
@@ -167,7 +168,7 @@ fn taken(bucket: &str, name: &str, generation: u64) -> Fault {
         "bucket `{bucket}` holds generation {generation} of dataset `{name}` by somebody else; nothing was published: give it another \
          name, or another bucket"
     );
-    Fault::new("org.brahman.Catalog.Moved", false, message).with("name", name.to_owned())
+    Fault::of(&error::Moved { name: name.to_owned() }, false, message)
 }
 
 /// Whoever goes on with a dataset that somebody has taken up elsewhere, knowingly or not.
@@ -177,7 +178,7 @@ fn adopted(bucket: &str, name: &str, generation: u64, by: &str) -> Fault {
          {generation} lies there: this catalog can put no further one of it there, and nothing was published. What it has it can read. Go on \
          there; or here, under another name or in another bucket; or have the dataset deleted there, and commit again"
     );
-    Fault::new("org.brahman.Catalog.Moved", false, message).with("name", name.to_owned())
+    Fault::of(&error::Moved { name: name.to_owned() }, false, message)
 }
 
 fn unknown(bucket: &str, commit: &CommitIn, why: &str) -> Fault {
@@ -186,8 +187,7 @@ fn unknown(bucket: &str, commit: &CommitIn, why: &str) -> Fault {
          the same commit again; its objects stay",
         commit.run_id, commit.name
     );
-    let fault = Fault::new("org.brahman.Catalog.Unknown", true, message).with("name", commit.name.clone());
-    fault.with("run_id", commit.run_id.clone())
+    Fault::of(&error::Unknown { name: commit.name.clone(), run_id: commit.run_id.clone() }, true, message)
 }
 
 #[cfg(test)]

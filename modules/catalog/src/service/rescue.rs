@@ -21,12 +21,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::catalog::{Copies, Object};
 use brahman_card::interface::storage::RESCUE;
+use brahman_sidecar::chain;
 use brahman_storage::buckets::BucketError;
 use tokio::sync::{Notify, watch};
 
 use super::CatalogService;
 use crate::books::folder_of;
-use crate::books::sweep::{Listed, Verdict};
+use crate::books::sweep::{ListedObject, Verdict};
 
 /// Where copies of single objects lie in `rescue`, below their buckets' names.
 pub(super) const COPIES: &str = "objects";
@@ -85,18 +86,18 @@ pub(super) struct Lag {
 
 /// What is known of the copies in one place.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownCopies {
     /// Where `rescue` is, and since when; none before anybody has looked there.
     place: Option<(String, u64)>,
     /// Hashes of the copies that are there, by key.
     saved: BTreeMap<String, String>,
     /// Copies that failed when they were last tried, or wait for a bucket, by key.
-    failing: BTreeMap<String, Failing>,
+    failing: BTreeMap<String, FailingCopy>,
 }
 
 /// A copy that could not be made.
 #[derive(Debug)]
-struct Failing {
+struct FailingCopy {
     why: String,
     /// How often it failed by itself.
     tries: u32,
@@ -118,7 +119,7 @@ struct Standing {
 #[derive(Debug)]
 pub(super) struct Copier {
     wake: Notify,
-    known: Mutex<Known>,
+    known: Mutex<KnownCopies>,
     lag: watch::Sender<Lag>,
 }
 
@@ -129,7 +130,7 @@ impl Default for Copier {
 }
 
 impl Copier {
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownCopies> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,21 +157,21 @@ impl Copier {
     fn note_failing(&self, key: &str, error: &BucketError) {
         let mut known = self.known();
         let tries = known.failing.get(key).map_or(0, |failing| failing.tries).saturating_add(1);
-        known.failing.insert(key.to_owned(), Failing { why: words(error), tries, again: Some(Instant::now() + back_off(tries)) });
+        known.failing.insert(key.to_owned(), FailingCopy { why: words(error), tries, again: Some(Instant::now() + back_off(tries)) });
     }
 
     /// A copy was not tried, for its bucket, or `rescue`, does not answer.
     fn note_waiting(&self, key: &str, error: &BucketError) {
         let mut known = self.known();
         let tries = known.failing.get(key).map_or(0, |failing| failing.tries);
-        known.failing.insert(key.to_owned(), Failing { why: words(error), tries, again: None });
+        known.failing.insert(key.to_owned(), FailingCopy { why: words(error), tries, again: None });
     }
 
     /// How often a copy has failed; none if it is not to be tried yet.
     fn tries(&self, key: &str) -> Option<u32> {
         match self.known().failing.get(key) {
             None => Some(0),
-            Some(Failing { again: Some(again), .. }) if *again > Instant::now() => None,
+            Some(FailingCopy { again: Some(again), .. }) if *again > Instant::now() => None,
             Some(failing) => Some(failing.tries),
         }
     }
@@ -199,7 +200,7 @@ impl Copier {
 }
 
 fn words(error: &BucketError) -> String {
-    error.to_string().chars().take(WHY_CHARS).collect()
+    chain(error).chars().take(WHY_CHARS).collect()
 }
 
 fn now_ms() -> u64 {
@@ -288,7 +289,7 @@ impl CatalogService {
     /// Copies what has no copy, once. Whether all of it has one now.
     async fn copy_pending(&self) -> bool {
         if !self.buckets.rescues() {
-            *self.copier.known() = Known::default();
+            *self.copier.known() = KnownCopies::default();
             return true;
         }
         if let Err(error) = self.look_at_copies().await {
@@ -366,7 +367,7 @@ impl CatalogService {
                 saved.insert(key.into_owned(), object.sha256.clone());
             }
         });
-        *self.copier.known() = Known { place, saved, failing: BTreeMap::new() };
+        *self.copier.known() = KnownCopies { place, saved, failing: BTreeMap::new() };
         Ok(())
     }
 
@@ -377,7 +378,7 @@ impl CatalogService {
         self.copier.note_saved(&key, &object.sha256);
         self.note_mended(RESCUE, &key);
         // Deleted while it was copied: whoever tidied did not see the copy.
-        let listed = Listed { bucket: RESCUE.to_owned(), key: key.into_owned(), resumable: false };
+        let listed = ListedObject { bucket: RESCUE.to_owned(), key: key.into_owned(), resumable: false };
         if let Err(error) = self.remove_spent(&listed).await {
             self.buckets.failed(RESCUE, "delete", &listed.key, &error);
         }
@@ -385,7 +386,7 @@ impl CatalogService {
     }
 
     /// Removes an object from a bucket if nothing needs it by now. Nothing is begun or put together again meanwhile that might.
-    pub(super) async fn remove_spent(&self, listed: &Listed) -> Result<(), BucketError> {
+    pub(super) async fn remove_spent(&self, listed: &ListedObject) -> Result<(), BucketError> {
         let _deleting = self.deleting.lock().await;
         let verdict = self.books().verdict(listed);
         if verdict != Verdict::Spent {

@@ -6,7 +6,8 @@
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{PublishedDataset, ResyncFailure, ResyncMissingOut, ResyncOut};
+use brahman_card::interface::WireError;
+use brahman_card::interface::catalog::{PublishedDataset, ResyncFailure, ResyncMissingOut, ResyncOut, error};
 
 use super::realm::Realm;
 use super::{CatalogService, held};
@@ -30,7 +31,7 @@ impl CatalogService {
                 Ok(ResyncOut { generation: done.dataset.generation, rows: done.dataset.rows, changed: done.changed, notes })
             }
             // Nothing here knows of it: a bucket in S3 may.
-            Err(fault) if realm == Realm::Real && !is_known && !is_named && fault.name == "org.brahman.Catalog.NoSuchDataset" => {
+            Err(fault) if realm == Realm::Real && !is_known && !is_named && fault.name == error::NoSuchDataset::NAME => {
                 match self.adopt_unknown(&name).await? {
                     Some((PublishedDataset { generation, rows, .. }, more)) => {
                         notes.push("it was not known here, and was taken up from its manifest in a bucket".to_owned());
@@ -148,6 +149,6 @@ mod tests {
         assert!(!reading.is_finished(), "it is still being read");
         drop(std::fs::File::options().write(true).open(&pipe).expect("opened"));
         let refused = reading.join().expect("it ends").expect_err("a pipe is no Parquet file");
-        assert!(matches!(refused, BookError::BadObject { .. }), "{refused}");
+        assert!(matches!(refused, BookError::Unreadable { .. }), "{refused}");
     }
 }

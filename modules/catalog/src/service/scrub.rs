@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Object;
 use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair};
-use brahman_sidecar::{Call, Reply};
+use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::atomic;
 use brahman_storage::buckets::BucketError;
 use brahman_storage::digest::sha256_file;
@@ -181,7 +181,7 @@ impl CatalogService {
         let position = Position { damaged: lock(&self.damaged).clone(), ..position.clone() };
         let written = serde_json::to_vec(&position).map_err(std::io::Error::from);
         if let Err(error) = written.and_then(|text| atomic::write(&self.position(), &text)) {
-            tracing::warn!("{}: {error}: after a restart objects are looked at from the beginning", self.position().display());
+            tracing::warn!("{}: {}: after a restart objects are looked at from the beginning", self.position().display(), chain(&error));
         }
     }
 
@@ -236,7 +236,7 @@ impl CatalogService {
             return;
         }
         found.objects += 1;
-        let finding = ScrubDamage { bucket: target.bucket.clone(), key: target.key.clone(), why: why.to_string() };
+        let finding = ScrubDamage { bucket: target.bucket.clone(), key: target.key.clone(), why: chain(&why) };
         let is_local = self.books().roots().get(&target.bucket).is_ok_and(|root| root.is_local());
         // A sector that cannot be read is damage; a server that does not answer is none.
         let is_damage = matches!(why, BucketError::Damaged { .. } | BucketError::NoSuchObject { .. } | BucketError::Io(_))
@@ -313,7 +313,7 @@ impl CatalogService {
             Ok(_) if bucket == RESCUE => self.copier.note_saved(key, &object.sha256),
             Ok(_) => {}
             Err(error) => {
-                tracing::error!(bucket, key, "its other copy does not help: {error}");
+                tracing::error!(bucket, key, "its other copy does not help: {}", chain(&error));
                 // Whatever is wrong, the copier tries again, and says how far it is behind.
                 self.copier.wake();
                 return false;

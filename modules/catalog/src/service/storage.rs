@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use brahman_card::Fault;
 use brahman_card::interface::storage::{
     AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
-    OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn,
+    OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
-use brahman_sidecar::{Call, Reply};
-use brahman_storage::buckets::{Added, BucketError, MARKER};
+use brahman_sidecar::{Call, Reply, chain};
+use brahman_storage::buckets::{Addition, BucketError, MARKER};
 
 use super::CatalogService;
 
@@ -37,7 +37,7 @@ impl CatalogService {
                 if buckets.moves(&ask) {
                     self.vacant(&name)?;
                 }
-                let Added { bucket, notes } = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
+                let Addition { bucket, notes } = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
                 self.settle_roots().await?;
                 Reply::of(&AddBucketOut { bucket, notes: Some(notes).filter(|notes| !notes.is_empty()) })
             }
@@ -73,7 +73,7 @@ impl CatalogService {
             "CompactErrors" => {
                 let CompactErrorsIn { keep } = call.parameters()?;
                 let done = buckets.compact(number(keep.unwrap_or(KEPT)));
-                let (kept, dropped) = done.map_err(|e| Fault::internal(format!("the journal of failures: {e}")))?;
+                let (kept, dropped) = done.map_err(|e| Fault::internal(format!("the journal of failures: {}", chain(&e))))?;
                 Reply::of(&CompactErrorsOut { kept: kept as u64, dropped: dropped as u64 })
             }
             "GetObject" => self.get_object(call).await,
@@ -114,13 +114,13 @@ impl CatalogService {
         let mut doubts = books.unread_datasets();
         let indexes = local.map_or_else(|| Ok(Vec::new()), |root| indexes_in(&root.folder));
         in_use(name, "indexes live", indexes.as_deref().unwrap_or_default())?;
-        doubts.extend(indexes.err().map(|error| error.to_string()));
+        doubts.extend(indexes.err().map(|error| chain(&error)));
         match doubts.is_empty() {
             true => Ok(()),
             false => {
                 let message =
                     format!("whether bucket `{name}` is in use cannot be told, for this could not be read: {}", doubts.join("; "));
-                Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", name.to_owned()))
+                Err(Fault::of(&error::InUse { name: name.to_owned() }, false, message))
             }
         }
     }
@@ -137,7 +137,7 @@ fn in_use(bucket: &str, what: &str, names: &[String]) -> Result<(), Fault> {
     };
     let named = names[..names.len().min(NAMED)].join(", ");
     let message = format!("{what} in bucket `{bucket}`: {named}{more}; delete them or take them elsewhere first");
-    Err(Fault::new("org.brahman.Storage.InUse", false, message).with("name", bucket.to_owned()))
+    Err(Fault::of(&error::InUse { name: bucket.to_owned() }, false, message))
 }
 
 /// Indexes whose home is in a bucket's folder. Where one has moved away only a note is left.
@@ -162,17 +162,19 @@ fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 pub(super) fn refused(name: &str, error: &BucketError) -> Fault {
-    let message = error.to_string();
-    let of = |kind: &'static str, retryable| Fault::new(kind, retryable, message.clone()).with("name", name.to_owned());
+    let message = chain(error);
+    let name = name.to_owned();
     match error {
-        BucketError::NoSuchBucket(_) => of("org.brahman.Storage.NoSuchBucket", false),
-        BucketError::Protected(_) => of("org.brahman.Storage.Protected", false),
+        BucketError::NoSuchBucket(_) => Fault::of(&error::NoSuchBucket { name }, false, message),
+        BucketError::Protected(_) => Fault::of(&error::Protected { name }, false, message),
         // What is away may come back.
-        BucketError::Unusable { .. } | BucketError::Away { .. } => of("org.brahman.Storage.Unusable", true),
+        BucketError::Unusable { .. } | BucketError::Away { .. } => Fault::of(&error::Unusable { name }, true, message),
         BucketError::Bad(_) => Fault::invalid_parameter("bucket", message),
-        BucketError::NoSuchObject { key, .. } => of("org.brahman.Storage.NoSuchObject", false).with("key", key.clone()),
-        BucketError::Damaged { key, .. } => of("org.brahman.Storage.DamagedObject", false).with("key", key.clone()),
-        BucketError::TooLarge { size, .. } => of("org.brahman.Storage.TooLarge", false).with("size", *size).with("max", OBJECT_BYTES_MAX),
+        BucketError::NoSuchObject { key, .. } => Fault::of(&error::NoSuchObject { name, key: key.clone() }, false, message),
+        BucketError::Damaged { key, .. } => Fault::of(&error::DamagedObject { name, key: key.clone() }, false, message),
+        BucketError::TooLarge { size, .. } => {
+            Fault::of(&error::TooLarge { name: Some(name), size: *size, max: OBJECT_BYTES_MAX }, false, message)
+        }
         BucketError::Io(_) => Fault::internal(message),
     }
 }

@@ -7,13 +7,14 @@
 use std::collections::BTreeSet;
 
 use brahman_card::interface::storage::RESCUE;
+use brahman_sidecar::chain;
 use brahman_storage::buckets::BucketError;
 use thiserror::Error;
 
 use super::remote::MANIFESTS_MAX;
 use super::{CatalogService, Realm, held};
 use crate::books::manifests;
-use crate::books::sweep::{self, Evidence, Listed, Refusal};
+use crate::books::sweep::{self, Evidence, ListedObject, Refusal};
 
 /// Objects of one dataset in one bucket that are listed.
 const LISTED_MAX: usize = 1_000_000;
@@ -23,7 +24,7 @@ const LISTED_MAX: usize = 1_000_000;
 enum SweepError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("nothing is tidied there: {0}")]
+    #[error("nothing is tidied there")]
     Bucket(#[from] BucketError),
 }
 
@@ -99,7 +100,7 @@ impl CatalogService {
         let mut notes = Vec::new();
         for bucket in self.written_by(&evidence) {
             if let Err(error) = self.sweep_bucket(&bucket, name, &evidence).await {
-                let note = format!("bucket `{bucket}`, dataset `{name}`: {error}");
+                let note = format!("bucket `{bucket}`, dataset `{name}`: {}", chain(&error));
                 tracing::warn!("{note}");
                 notes.push(note);
             }
@@ -133,7 +134,8 @@ impl CatalogService {
     async fn sweep_bucket(&self, bucket: &str, name: &str, evidence: &Evidence) -> Result<(), SweepError> {
         self.buckets.present(bucket).await?;
         let listed = self.buckets.keys(bucket, &format!("datasets/{name}"), LISTED_MAX).await?;
-        let listing: Vec<_> = listed.into_iter().map(|(key, _)| Ok(Listed { bucket: bucket.to_owned(), key, resumable: false })).collect();
+        let object = |(key, _)| Ok(ListedObject { bucket: bucket.to_owned(), key, resumable: false });
+        let listing: Vec<_> = listed.into_iter().map(object).collect();
         let plan = sweep::plan(evidence, &listing)?;
         self.books().note_strangers(bucket, Some(name), plan.strangers);
         // No manifest stands for copies.

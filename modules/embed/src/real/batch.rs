@@ -31,7 +31,7 @@ struct Lane {
     by_length: BTreeMap<(usize, u64), Urgency>,
 }
 
-/// Everything that waits.
+/// Texts that wait, and the order in which batches take them.
 #[derive(Debug)]
 pub struct Planner<T> {
     lanes: [Lane; 2],
@@ -48,13 +48,13 @@ impl<T> Planner<T> {
         Self { lanes: Default::default(), items: HashMap::new(), arrivals: 0, batches: 0, budget }
     }
 
-    /// Texts waiting.
+    /// How many texts are waiting.
     #[must_use]
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether no text is waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()

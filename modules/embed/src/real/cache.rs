@@ -16,7 +16,7 @@ use brahman_storage::bounded::{BoundedStore, Layout, Side, StoreError};
 pub type ContentHash = [u8; 32];
 
 /// What was asked of the cache, and how many tokens its text had if that was more than the window.
-type Cached = (Arc<[f32]>, Option<u32>);
+type CachedVector = (Arc<[f32]>, Option<u32>);
 
 /// sled's own memory for pages: hot vectors are few.
 const PAGES_BYTES: u64 = 16 << 20;
@@ -53,7 +53,7 @@ impl Trees {
         Ok(Self { tokens: vectors.side("embed_tokens_v1")?, vectors })
     }
 
-    fn get(&self, key: &[u8], dim: usize) -> Result<Option<Cached>, StoreError> {
+    fn get(&self, key: &[u8], dim: usize) -> Result<Option<CachedVector>, StoreError> {
         let Some(value) = self.vectors.get(key)? else { return Ok(None) };
         let Some(vector) = decode(&value, dim) else {
             tracing::warn!("a damaged cache value is computed again");
@@ -101,7 +101,7 @@ impl Cache {
 
     /// A vector, and how many tokens its text had if that was more than the window.
     #[must_use]
-    pub fn get(&self, content: &ContentHash) -> Option<Cached> {
+    pub fn get(&self, content: &ContentHash) -> Option<CachedVector> {
         let trees = self.trees.as_ref().ok()?;
         let found = trees.get(&self.key(content), self.dim).unwrap_or_else(|why| {
             tracing::warn!("the cache could not be read: {}", chain(&why));
@@ -129,7 +129,7 @@ impl Cache {
         }
     }
 
-    /// The report.
+    /// How the cache stands, for `Info`.
     #[must_use]
     pub fn info(&self) -> CacheInfo {
         let (entries, bytes) = self.trees.as_ref().map_or((0, 0), |trees| (trees.vectors.entries(), trees.vectors.bytes()));

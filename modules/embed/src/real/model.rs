@@ -77,7 +77,7 @@ pub enum ModelFlaw {
 /// `brahman.json`: what `brahman models pull` records beside the files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Model name.
+    /// Name by which callers require it.
     pub name: String,
     /// Length of the vectors.
     pub dim: usize,
@@ -92,7 +92,7 @@ pub struct Manifest {
 
 /// A loaded model, not yet in a session.
 pub struct Model {
-    /// Model name.
+    /// Name by which callers require it.
     pub name: String,
     /// The ONNX file's bytes.
     pub onnx: Vec<u8>,

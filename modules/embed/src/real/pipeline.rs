@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use brahman_card::Fault;
-use brahman_card::interface::embed::{Device, InfoOut};
+use brahman_card::interface::embed::{Device, InfoOut, error};
 use brahman_sidecar::onnx::RuntimeError;
 use brahman_sidecar::onnx::device::{self, DeviceChoice, DeviceError};
 use brahman_storage::digest::sha256;
@@ -47,15 +47,15 @@ const WORD_TOKENS: usize = 128;
 /// How the engine is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Model directory.
+    /// Directory of the model's files.
     pub model: PathBuf,
     /// Where caches and the library lie.
     pub cache: PathBuf,
-    /// Device asked for.
+    /// Device that was asked for.
     pub device: DeviceChoice,
     /// Whether the CPU will do where a GPU was asked for.
     pub allow_cpu: bool,
-    /// Inference threads.
+    /// Threads that one inference uses.
     pub threads: usize,
 }
 
@@ -121,7 +121,7 @@ impl Settings {
     }
 }
 
-/// The real engine.
+/// The real engine: cache, queue and inference threads.
 #[derive(Debug)]
 pub struct Pipeline {
     identity: Identity,
@@ -177,10 +177,8 @@ impl Pipeline {
             "text {index} has {tokens} tokens, {} takes {}: shorten it, or pass truncate = true",
             self.identity.model, self.max_tokens
         );
-        Fault::new("org.brahman.Embed.TextTooLong", false, message)
-            .with("index", index)
-            .with("tokens", tokens)
-            .with("max_tokens", self.max_tokens)
+        let (index, max_tokens) = (index as u64, self.max_tokens as u64);
+        Fault::of(&error::TextTooLong { index, tokens: tokens.into(), max_tokens }, false, message)
     }
 
     /// Looks every text up; what is not there stays to be computed.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use brahman_card::Fault;
+use brahman_card::interface::embed::error::BadOutput;
 use brahman_sidecar::chain;
 use tokio::sync::oneshot;
 
@@ -24,7 +25,7 @@ struct Item {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct QueueState {
     planner: Option<Planner<Item>>,
     /// Who waits for which content: one computation serves them all.
     waiters: HashMap<ContentHash, Vec<oneshot::Sender<VectorOutcome>>>,
@@ -33,7 +34,7 @@ struct Waiting {
 
 /// The queue in front of the threads.
 pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueueState>,
     work: Condvar,
     idle: AtomicUsize,
     pub(super) computed: AtomicU64,
@@ -48,11 +49,11 @@ impl std::fmt::Debug for Queue {
 
 impl Queue {
     pub(super) fn new(budget: usize) -> Arc<Self> {
-        let waiting = Waiting { planner: Some(Planner::new(budget)), ..Waiting::default() };
+        let waiting = QueueState { planner: Some(Planner::new(budget)), ..QueueState::default() };
         Arc::new(Self { waiting: Mutex::new(waiting), work: Condvar::new(), idle: 0.into(), computed: 0.into(), cancelled: 0.into() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -109,7 +110,7 @@ impl Queue {
                 self.idle.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            let Waiting { waiters, planner, .. } = &mut *waiting;
+            let QueueState { waiters, planner, .. } = &mut *waiting;
             let before = batch.len();
             let live: Vec<Item> = batch.into_iter().filter(|item| waited_for(waiters, &item.content)).collect();
             self.cancelled.fetch_add((before - live.len()) as u64, Ordering::Relaxed);
@@ -209,7 +210,7 @@ fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec
                 let done: VectorOutcome = if (square - 1.0).abs() < 1e-3 {
                     Ok(vector.into())
                 } else {
-                    Err(Fault::new("org.brahman.Embed.BadOutput", false, "the model's output is not finite, or zero"))
+                    Err(Fault::of(&BadOutput {}, false, "the model's output is not finite, or zero"))
                 };
                 // Kept before it is answered, so that whoever asks next finds it.
                 if let Ok(vector) = &done {
@@ -220,7 +221,7 @@ fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec
         }
         Err(error) => {
             tracing::error!("inference failed: {}", chain(&error));
-            let fault = Fault::new("org.brahman.Embed.BadOutput", true, "inference failed; the module's log has the reason");
+            let fault = Fault::of(&BadOutput {}, true, "inference failed; the module's log has the reason");
             for item in batch {
                 queue.answer(&item.content, &Err(fault.clone()));
             }

@@ -27,7 +27,7 @@ pub struct QueryCode {
     pub scale: f32,
     /// Length of what encoding took from it.
     pub residual: f32,
-    /// Its length.
+    /// Length of the vector that it stands for.
     pub norm: f32,
 }
 

@@ -8,7 +8,7 @@
 
 use super::kernel::{Kernels, Rows, prefetch};
 
-/// Ends a list.
+/// Stands behind the last neighbour of a list.
 pub const NONE: u32 = u32::MAX;
 /// Nodes compared one by one at the top: 512 codes of 384 bytes fit the second-level cache, and take some 5 µs.
 pub const TOP_MAX: usize = 512;
@@ -24,13 +24,13 @@ pub struct Graph<'a> {
     pub kernels: Kernels,
     /// Lists of level 0, node by node.
     pub base: &'a [u32],
-    /// Their width.
+    /// Neighbours a list has room for.
     pub base_width: usize,
     /// For each node the first of its lists in `upper`, or [`NONE`].
     pub upper_at: &'a [u32],
     /// Lists of the levels from 1 to below the top, of nodes that have them, level by level.
     pub upper: &'a [u32],
-    /// Their width.
+    /// Neighbours a list has room for.
     pub upper_width: usize,
     /// Nodes of the top.
     pub top: &'a [u32],
@@ -96,7 +96,7 @@ impl Scratch {
 }
 
 impl<'a> Graph<'a> {
-    /// Number of nodes.
+    /// How many nodes it has.
     #[must_use]
     pub fn len(&self) -> usize {
         self.upper_at.len()

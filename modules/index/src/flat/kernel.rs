@@ -27,9 +27,9 @@ pub struct Kernels {
 /// Codes in memory: rows of `stride` bytes, a multiple of [`LINE`]; a byte is the code plus 128.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
-    /// All rows.
+    /// All rows, one behind the other.
     pub bytes: &'a [u8],
-    /// Bytes a row.
+    /// Bytes from row to row.
     pub stride: usize,
 }
 

@@ -76,7 +76,7 @@ impl Pages {
         Ok(Self::File(unsafe { MmapOptions::new().offset(at).len(bytes).map(file)? }, AtomicU32::new(ANNOUNCED)))
     }
 
-    /// All bytes.
+    /// All bytes, wherever they lie.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -120,7 +120,7 @@ impl Pages {
         bytemuck::cast_slice(self.bytes())
     }
 
-    /// As node numbers.
+    /// The same bytes as node numbers.
     #[must_use]
     pub fn as_u32(&self) -> &[u32] {
         bytemuck::cast_slice(self.bytes())

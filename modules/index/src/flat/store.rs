@@ -23,9 +23,9 @@ const ROWS_PER_THREAD_MIN: usize = 20_000;
 /// A row and its inner product with the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbour {
-    /// Row.
+    /// Number of the row in its store.
     pub row: u32,
-    /// Inner product.
+    /// Inner product with the query.
     pub score: f32,
 }
 
@@ -78,7 +78,7 @@ impl LiveRows {
         bits.filter(|row| (from..to).contains(&(*row as usize))).collect()
     }
 
-    /// How many.
+    /// How many rows are alive.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
@@ -128,13 +128,13 @@ impl Store {
         Self { dim, rows, quantiser, codes, vectors, kernels: Kernels::best() }
     }
 
-    /// Numbers a vector.
+    /// How many numbers a vector has.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// How many vectors.
+    /// How many vectors there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows
@@ -146,7 +146,7 @@ impl Store {
         self.rows == 0
     }
 
-    /// A vector.
+    /// Vector of a row, as it was given.
     #[must_use]
     pub fn vector(&self, row: u32) -> &[f32] {
         &self.vectors.as_f32()[row as usize * self.dim..][..self.dim]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{AgentEnqueueOut, AgentStatusOut, NameIn};
+use brahman_card::interface::index::{AgentEnqueueOut, AgentStatusOut, NameIn, error};
 use brahman_sidecar::{Call, Reply, chain};
 use tokio::sync::Notify;
 
@@ -235,7 +235,7 @@ impl IndexService {
         if !self.agent.tries() {
             let off = "the agent is off; `[agent] enabled = true` in the index module's index.toml, then `brahman restart index`";
             let message = self.agent.reason.clone().unwrap_or_else(|| off.to_owned());
-            return Err(Fault::new("org.brahman.Index.AgentOff", false, message).with("name", name));
+            return Err(Fault::of(&error::AgentOff { name }, false, message));
         }
         Reply::of(&AgentEnqueueOut { queued: self.agent.enqueue(&name) })
     }

@@ -9,7 +9,7 @@ use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt3
 use brahman_card::Fault;
 use brahman_card::interface::index::{SearchBulkIn, SearchBulkOut};
 use brahman_sidecar::bulk::BulkStream;
-use brahman_sidecar::serve::Upgraded;
+use brahman_sidecar::serve::UpgradedStream;
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
@@ -60,7 +60,7 @@ impl IndexService {
     }
 }
 
-async fn converse(upgraded: Upgraded, uid: u32, terms: Arc<Terms>) -> io::Result<()> {
+async fn converse(upgraded: UpgradedStream, uid: u32, terms: Arc<Terms>) -> io::Result<()> {
     let work = |batch: RecordBatch| {
         let terms = Arc::clone(&terms);
         async move { tokio::task::spawn_blocking(move || terms.answer(&batch)).await.map_err(|e| Fault::internal(chain(&e)))? }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use brahman_card::Fault;
 use brahman_card::interface::Empty;
-use brahman_card::interface::index::{MoveIn, MoveOut};
-use brahman_card::interface::storage::{BucketsOut, RESCUE};
+use brahman_card::interface::index::{MoveIn, MoveOut, error};
+use brahman_card::interface::storage::{self, BucketsOut, RESCUE};
 use brahman_sidecar::{Call, CallOptions, Reply, chain};
 use brahman_storage::Steps;
 
@@ -30,11 +30,11 @@ const READERS_ASKED: usize = 1000;
 impl IndexService {
     /// The folder of an index in a bucket. The name was checked, or is that of an index there is.
     pub(super) async fn place(&self, bucket: &str, name: &str) -> Result<PathBuf, Fault> {
-        let BucketsOut { buckets } = self.client.call("org.brahman.Storage.Buckets", &Empty {}, &CallOptions::default()).await?.value;
+        let BucketsOut { buckets } = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await?.value;
         let Some(found) = buckets.iter().find(|b| b.name == bucket) else {
             let there: Vec<&str> = buckets.iter().map(|b| b.name.as_str()).collect();
             let message = format!("no bucket is called `{bucket}`; there are {}; `brahman buckets add` makes one", there.join(", "));
-            return Err(Fault::new("org.brahman.Index.NoSuchBucket", false, message).with("name", bucket));
+            return Err(Fault::of(&error::NoSuchBucket { name: bucket.to_owned() }, false, message));
         };
         if bucket == RESCUE {
             return Err(Fault::invalid_parameter("bucket", "`rescue` holds copies only: expected another"));
@@ -45,7 +45,7 @@ impl IndexService {
         };
         if !rescue::is_bucket(Path::new(folder)) {
             let message = format!("bucket `{bucket}` is away: {folder} is not there, or its marker is not in it; mount its disk");
-            return Err(Fault::new("org.brahman.Index.NoSuchBucket", false, message).with("name", bucket));
+            return Err(Fault::of(&error::NoSuchBucket { name: bucket.to_owned() }, false, message));
         }
         Ok(Path::new(folder).join("indexes").join(name))
     }
@@ -53,7 +53,7 @@ impl IndexService {
     /// Asks where copies go, and makes those that are missing, behind everything else. Only a bucket that is a folder has copies of
     /// indexes, and only once somebody has added it.
     pub(super) async fn hear_of_rescue(self: &Arc<Self>) {
-        let asked = self.client.call::<_, BucketsOut>("org.brahman.Storage.Buckets", &Empty {}, &CallOptions::default()).await;
+        let asked = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await;
         let Ok(BucketsOut { buckets }) = asked.map(|asked| asked.value) else { return };
         let wanted = buckets.iter().find(|b| b.name == RESCUE && b.added_ms > 0).and_then(|b| b.url.strip_prefix("file://"));
         let folder = wanted.map(|folder| Path::new(folder).join("indexes"));
@@ -131,7 +131,7 @@ impl IndexService {
             };
             let failed = |e: std::io::Error| match e.kind() {
                 std::io::ErrorKind::AlreadyExists => {
-                    Fault::new("org.brahman.Index.IndexExists", false, chain(&e)).with("name", &*moving.parameters.name)
+                    Fault::of(&error::IndexExists { name: moving.parameters.name.clone() }, false, chain(&e))
                 }
                 _ => io_fault("moving the index; it stays where it is", &e),
             };

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{self, ClearStaleIn, ClearStaleOut, GetOut};
-use brahman_card::interface::index::{CompactOut, Conversion, CreateIn, MigrateIn, NameIn, RefreshOut};
+use brahman_card::interface::catalog::{self, ClearStaleIn, GetOut};
+use brahman_card::interface::index::{CompactOut, Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, error};
 use brahman_sidecar::{Call, CallOptions, Reply, chain};
 use brahman_storage::digest::sha256;
 
@@ -212,7 +212,7 @@ impl IndexService {
         let old = current.clone().filter(|_| to.is_none());
         say(call, "read", 0, 0).await?;
         let ask = catalog::NameIn { name: parameters.dataset.clone(), mock: Some(self.mock) };
-        let GetOut { dataset, borrowed, .. } = self.client.call("org.brahman.Catalog.Get", &ask, &options).await?.value;
+        let GetOut { dataset, borrowed, .. } = self.client.call_method::<catalog::method::Get>(&ask, &options).await?.value;
         let own = Version::of(&dataset);
         self.datasets.hear(&parameters.dataset, &own);
         let (size, overlap) = super::sizes(parameters)?;
@@ -286,7 +286,7 @@ impl IndexService {
         out.converted = converted(&current, &parameters.name).await?;
         let (name, index_name, run_id) = (parameters.dataset.clone(), parameters.name.clone(), own.run.clone());
         let clear = ClearStaleIn { name, index: index_name, generation: own.generation, run_id, mock: Some(self.mock) };
-        let cleared: ClearStaleOut = self.client.call("org.brahman.Catalog.ClearStale", &clear, &options).await?.value;
+        let cleared = self.client.call_method::<catalog::method::ClearStale>(&clear, &options).await?.value;
         out.stale_cleared = Some(cleared.cleared);
         out.duration_s = Some(started.elapsed().as_secs_f64());
         Ok((out, current))
@@ -538,14 +538,14 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
         Ok(true) => format!("it was rolled back and is pinned; `brahman index unpin {name}`, or a refresh, lets it follow its dataset"),
         Err(error) => chain(&error),
     };
-    Err(Fault::new("org.brahman.Index.Busy", false, format!("{name} is not refreshed: {why}")).with("name", name.clone()))
+    Err(Fault::of(&error::Busy { name: name.clone() }, false, format!("{name} is not refreshed: {why}")))
 }
 
 /// Columns whose type changed, and what that cost.
 async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Conversion>>, Fault> {
     let reading = Arc::clone(generation);
     let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(chain(&e)))?;
-    let all = read.map_err(|e| Fault::new("org.brahman.Index.Damaged", false, chain(&e)).with("name", name))?;
+    let all = read.map_err(|e| Fault::of(&error::Damaged { name: name.to_owned() }, false, chain(&e)))?;
     let all: Vec<Conversion> = all.into_iter().map(|(column, from, to, nulls_made)| Conversion { column, from, to, nulls_made }).collect();
     for one in all.iter().filter(|one| one.nulls_made > 0) {
         tracing::warn!(

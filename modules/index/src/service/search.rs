@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{Elapsed, GetIn, GetOut, Hit, SearchIn, SearchOut};
+use brahman_card::interface::index::{Elapsed, GetIn, GetOut, Hit, SearchIn, SearchOut, error};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
@@ -108,8 +108,8 @@ fn units(queries: Vec<Vec<f32>>, model: &Model) -> Result<Vec<Vec<f32>>, Fault> 
             return unit(query);
         }
         let message = format!("the index holds vectors of {} numbers ({}), the query has {}", model.dim, model.name, query.len());
-        let fault = Fault::new("org.brahman.Index.ModelMismatch", false, message);
-        Err(fault.with("wanted", model.fingerprint.clone()).with("got", format!("{} numbers", query.len())))
+        let got = format!("{} numbers", query.len());
+        Err(Fault::of(&error::ModelMismatch { wanted: model.fingerprint.clone(), got }, false, message))
     };
     queries.into_iter().map(of_dim).collect()
 }
@@ -129,9 +129,7 @@ fn hits_wanted(ask: &SearchIn) -> Result<u64, Fault> {
 impl Job {
     fn run(&self) -> Result<SearchOutcome, Fault> {
         let generation = &*self.generation;
-        let damaged = |error: std::io::Error| {
-            Fault::new("org.brahman.Index.Damaged", false, chain(&error)).with("name", self.index.parameters.name.clone())
-        };
+        let damaged = |error: std::io::Error| Fault::of(&error::Damaged { name: self.index.parameters.name.clone() }, false, chain(&error));
         let started = Instant::now();
         let filtered = match &self.filter {
             Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&self.index.parameters.name))?),
@@ -201,9 +199,7 @@ impl IndexService {
             (Some(text), None, None) => {
                 if index.parameters.vector_column.is_some() && index.parameters.model.is_none() {
                     let message = format!("index `{}` holds vectors of its dataset's own; search it by vector", ask.index);
-                    return Err(Fault::new("org.brahman.Index.ModelMismatch", false, message)
-                        .with("wanted", model.fingerprint)
-                        .with("got", ""));
+                    return Err(Fault::of(&error::ModelMismatch { wanted: model.fingerprint, got: String::new() }, false, message));
                 }
                 let (vector, by, cut) =
                     embedder::query(&self.client, &model, &text).await.map_err(|fault| embedder::explained(fault, &model, &ask.index))?;

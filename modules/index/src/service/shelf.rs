@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{Caches, CreateIn};
+use brahman_card::interface::index::{Caches, CreateIn, error};
 use brahman_sidecar::chain;
 use brahman_storage::{Steps, writable};
 use tokio::sync::OwnedMutexGuard;
@@ -30,8 +30,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// That nothing can be written in a folder.
 pub(super) fn read_only(error: &writable::ReadOnly) -> Fault {
-    let message = chain(error);
-    Fault::new("org.brahman.Index.ReadOnly", false, message).with("path", error.folder.display().to_string())
+    Fault::of(&error::ReadOnly { path: error.folder.display().to_string() }, false, chain(error))
 }
 
 /// What answers.
@@ -159,7 +158,7 @@ impl Index {
         let Some(why) = &self.unusable else { return Ok(()) };
         let name = &self.parameters.name;
         let message = format!("index `{name}` cannot be used: {why}; put the file back, or delete the index and create it again");
-        Err(Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone()))
+        Err(Fault::of(&error::Damaged { name: name.clone() }, false, message))
     }
 
     fn made(home: Home, parameters: CreateIn, there: Result<(), OpenError>, copies: Option<&Path>) -> Self {
@@ -243,7 +242,7 @@ impl Index {
             "index `{name}`: its trials cannot be read: {why}; it is searched all the same. Put the file back, or move it away to begin \
              anew, then `brahman restart index`"
         );
-        Err(Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone()))
+        Err(Fault::of(&error::Damaged { name: name.clone() }, false, message))
     }
 
     /// That nothing of it is whole, and why.
@@ -254,7 +253,7 @@ impl Index {
             Ok(()) => format!("index `{name}` is damaged: {why}; `brahman index doctor {name} --repair`, or a refresh, builds it again"),
             Err(_) => format!("index `{name}`: {why}"),
         };
-        Fault::new("org.brahman.Index.Damaged", false, message).with("name", name.clone())
+        Fault::of(&error::Damaged { name: name.clone() }, false, message)
     }
 
     /// What answers now, and why it is not what should.
@@ -269,7 +268,7 @@ impl Index {
             (None, Some(why)) => Err(self.damaged(why)),
             (None, None) => {
                 let message = format!("index `{name}` has not been refreshed yet: `brahman index refresh {name}`");
-                Err(Fault::new("org.brahman.Index.NotReady", true, message).with("name", name.clone()))
+                Err(Fault::of(&error::NotReady { name: name.clone() }, true, message))
             }
         }
     }
@@ -440,7 +439,7 @@ impl Index {
         let Ok(slot) = Arc::clone(&self.slot).try_lock_owned() else {
             let name = &self.parameters.name;
             let message = format!("index `{name}` is busy: {}; try again when it is done", self.busy().unwrap_or("being changed"));
-            return Err(Fault::new("org.brahman.Index.Busy", true, message).with("name", name.clone()));
+            return Err(Fault::of(&error::Busy { name: name.clone() }, true, message));
         };
         Ok(self.claimed(what, slot))
     }

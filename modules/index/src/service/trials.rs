@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use brahman_card::Fault;
 use brahman_card::interface::index::{
     AutotuneIn, AutotuneOut, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn, EvalListOut, EvalOut, Measurement,
-    Metrics, NameIn, PromoteIn, PromoteOut, TrialIn, TrialOut, TrialRecord, TrialsOut,
+    Metrics, NameIn, PromoteIn, PromoteOut, TrialIn, TrialOut, TrialRecord, TrialsOut, error,
 };
 use brahman_sidecar::{Call, Reply, chain};
 
@@ -38,7 +38,7 @@ const GRID_MAX: usize = 100;
 
 fn no_eval(name: &str) -> Fault {
     let message = format!("index `{name}` has no set of queries for its vectors: `brahman index eval {name}` makes one");
-    Fault::new("org.brahman.Index.NoEval", false, message).with("name", name)
+    Fault::of(&error::NoEval { name: name.to_owned() }, false, message)
 }
 
 fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize) -> Result<usize, Fault> {
@@ -203,7 +203,7 @@ impl IndexService {
         // One that was made where the index no longer is would be lost.
         if !Arc::ptr_eq(&index, &self.index(&ask.name)?) {
             let message = format!("index `{}` was moved meanwhile: try again", ask.name);
-            return Err(Fault::new("org.brahman.Index.Busy", true, message).with("name", ask.name));
+            return Err(Fault::of(&error::Busy { name: ask.name }, true, message));
         }
         Reply::of(&EvalOut { eval })
     }
@@ -346,8 +346,8 @@ impl IndexService {
                 let journal = lock(&index.journal);
                 let found = journal.trials.iter().find(|t| t.id == *id);
                 let missing = || {
-                    Fault::new("org.brahman.Index.NoSuchTrial", false, format!("index `{}` has no trial `{id}`", ask.name))
-                        .with("name", id.clone())
+                    let message = format!("index `{}` has no trial `{id}`", ask.name);
+                    Fault::of(&error::NoSuchTrial { name: id.clone() }, false, message)
                 };
                 Some(found.ok_or_else(missing)?.config.clone())
             }
@@ -356,12 +356,8 @@ impl IndexService {
                 let journal = lock(&index.journal);
                 let found = trials::best(&journal.trials, &data_fingerprint(&champion), "pareto");
                 let message = format!("index `{0}` has no trial on its data yet: `brahman index trial {0}`, or `autotune`", ask.name);
-                Some(
-                    found
-                        .ok_or_else(|| Fault::new("org.brahman.Index.NoSuchTrial", false, message).with("name", ask.name.clone()))?
-                        .config
-                        .clone(),
-                )
+                let missing = || Fault::of(&error::NoSuchTrial { name: ask.name.clone() }, false, message);
+                Some(found.ok_or_else(missing)?.config.clone())
             }
             _ => return Err(Fault::invalid_parameter("generation, trial, config", "expected at most one of them")),
         };

@@ -177,7 +177,7 @@ pub fn cn_ric(text: &str) -> bool {
     })
 }
 
-/// India: Aadhaar, Verhoeff.
+/// India: Aadhaar, checked by Verhoeff's digit.
 #[must_use]
 pub fn in_aadhaar(text: &str) -> bool {
     const PERMUTATION: [[u32; 10]; 8] = [
@@ -237,7 +237,7 @@ pub fn tr_tckn(text: &str) -> bool {
     })
 }
 
-/// Romania: CNP.
+/// Romania: CNP, weighted sum modulo 11.
 #[must_use]
 pub fn ro_cnp(text: &str) -> bool {
     digits(text).is_some_and(|d| {

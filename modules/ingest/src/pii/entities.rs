@@ -37,7 +37,7 @@ pub struct Entity {
     /// How a whole value is written.
     pattern: &'static str,
     /// Of a value that is written so.
-    test: fn(&str) -> Seen,
+    test: fn(&str) -> Likeness,
 }
 
 impl Entity {
@@ -53,7 +53,7 @@ impl Entity {
 
 /// What one value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum Likeness {
     /// It is nothing else.
     Strong,
     /// It may be.
@@ -65,14 +65,14 @@ pub enum Seen {
 /// Of how many values what was seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evidence {
-    /// Nothing else.
+    /// Values that can be nothing else.
     pub strong: usize,
-    /// May be.
+    /// Values that may be something else.
     pub weak: usize,
 }
 
-fn sure(yes: bool) -> Seen {
-    if yes { Seen::Strong } else { Seen::Not }
+fn sure(yes: bool) -> Likeness {
+    if yes { Likeness::Strong } else { Likeness::Not }
 }
 
 /// Without separators, in capitals.
@@ -91,16 +91,16 @@ macro_rules! checked {
 macro_rules! separated {
     ($rule:path) => {
         |value| match ($rule(&bare(value)), value.contains(['-', ' '])) {
-            (true, true) => Seen::Strong,
-            (true, false) => Seen::Weak,
-            (false, _) => Seen::Not,
+            (true, true) => Likeness::Strong,
+            (true, false) => Likeness::Weak,
+            (false, _) => Likeness::Not,
         }
     };
 }
 
 macro_rules! entities {
     ($($name:literal $class:ident [$($term:literal),*] $pattern:literal $test:expr;)*) => {
-        /// All of them.
+        /// All kinds that are looked for.
         pub static ENTITIES: &[Entity] = &[$(Entity {
             name: $name, class: Class::$class, terms: &[$($term),*], pattern: $pattern, test: $test,
         }),*];
@@ -109,7 +109,7 @@ macro_rules! entities {
 
 entities! {
     "email" Format ["email", "e mail", "mail", "emails", "correo", "courriel", "mejl"]
-        r"^[\p{L}\p{N}.!#$%&'*+/=?^_`{|}~-]{1,64}@[\p{L}\p{N}-]+(\.[\p{L}\p{N}-]+)*\.\p{L}{2,}$" |_| Seen::Strong;
+        r"^[\p{L}\p{N}.!#$%&'*+/=?^_`{|}~-]{1,64}@[\p{L}\p{N}-]+(\.[\p{L}\p{N}-]+)*\.\p{L}{2,}$" |_| Likeness::Strong;
     "phone" Phone ["phone", "phones", "telephone", "tel", "mobile", "cell", "cellphone", "fax", "msisdn", "gsm", "telefon", "telefono",
         "telefone", "téléphone", "telefoon", "handy", "rufnummer", "celular", "movil", "móvil", "portable", "puhelin", "telefonnummer", "telefoonnummer"]
         r"^\(?\+?[0-9(][0-9 ()/.\-]{5,22}[0-9)]( ?(x|ext\.?|#) ?[0-9]{1,6})?$" phone;
@@ -119,9 +119,9 @@ entities! {
     "ip_address" Format ["ip", "ip address", "ipv4", "ipv6", "ip addr", "remote addr", "client ip"]
         r"^(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?::[0-9]{1,5}|/[0-9]{1,2})?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)$" ip_address;
     "mac_address" Format ["mac", "mac address", "hwaddr", "ethernet address"]
-        r"^(?:[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2})$" |_| Seen::Strong;
+        r"^(?:[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2})$" |_| Likeness::Strong;
     "url" Format ["url", "urls", "uri", "website", "homepage", "web site", "webseite"]
-        r"^(?i:https?|ftps?)://[^\s/]+(?:/\S*)?$" |_| Seen::Strong;
+        r"^(?i:https?|ftps?)://[^\s/]+(?:/\S*)?$" |_| Likeness::Strong;
     "date_of_birth" Weak ["dob", "birth", "birthdate", "birth date", "birthday", "born", "date of birth", "geburtsdatum", "geburtstag", "geboren",
         "naissance", "né le", "nacimiento", "nascita", "nascimento", "geboortedatum", "syntymäaika", "fødselsdato", "födelsedatum", "urodzenia", "bday"]
         r"^(?:[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.][0-9]{4})$" date_of_birth;
@@ -155,10 +155,10 @@ entities! {
     "person_name" Name ["first name", "last name", "full name", "given name", "family name", "middle name", "maiden name", "fname", "lname",
         "surname", "forename", "customer name", "client name", "patient name", "employee name", "contact name", "vorname", "nachname",
         "familienname", "prenom", "prénom", "nom de famille", "nombre", "apellido", "apellidos", "cognome", "sobrenome", "achternaam", "voornaam"]
-        r"^$" |_| Seen::Not;
+        r"^$" |_| Likeness::Not;
     "address" Name ["address", "street", "street address", "home address", "postal address", "strasse", "straße", "adresse", "direccion",
         "dirección", "indirizzo", "endereço", "endereco", "rue", "calle", "adres", "postcode", "zip code", "zipcode", "plz"]
-        r"^$" |_| Seen::Not;
+        r"^$" |_| Likeness::Not;
 }
 
 /// The ways in which each is written, two sets: letters of all the world's scripts make an automaton large, and only
@@ -188,9 +188,9 @@ pub fn evidence(values: &[&str], kind: Kind) -> Vec<Evidence> {
         // A date is nothing but a date.
         for i in written_like(value).filter(|i| kind != Kind::Date || ENTITIES[*i].name == "date_of_birth") {
             match (ENTITIES[i].test)(value) {
-                Seen::Strong => all[i].strong += 1,
-                Seen::Weak => all[i].weak += 1,
-                Seen::Not => {}
+                Likeness::Strong => all[i].strong += 1,
+                Likeness::Weak => all[i].weak += 1,
+                Likeness::Not => {}
             }
         }
     }
@@ -213,22 +213,22 @@ fn ipv4(value: &str) -> Option<Ipv4Addr> {
     value.split([':', '/']).next()?.parse().ok()
 }
 
-fn ip_address(value: &str) -> Seen {
+fn ip_address(value: &str) -> Likeness {
     sure(ipv4(value).is_some() || value.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Between 1900 and today, as far as a year says.
-fn date_of_birth(value: &str) -> Seen {
+fn date_of_birth(value: &str) -> Likeness {
     let mut parts = value.split(['-', '/', '.']).filter_map(|p| p.parse::<u32>().ok().map(|n| (p.len(), n)));
     let (mut year, mut small) = (0, Vec::new());
     parts.by_ref().for_each(|(length, n)| if length == 4 { year = n } else { small.push(n) });
     let this_year = 1970 + std::time::UNIX_EPOCH.elapsed().map_or(0, |d| u32::try_from(d.as_secs() / 31_556_952).unwrap_or(0));
     let days = small.len() == 2 && small.iter().all(|n| (1..=31).contains(n)) && small.iter().any(|n| *n <= 12);
-    if days && (1900..=this_year).contains(&year) { Seen::Weak } else { Seen::Not }
+    if days && (1900..=this_year).contains(&year) { Likeness::Weak } else { Likeness::Not }
 }
 
 /// Telephone numbers, told from dates, amounts, addresses and other numbers by how they are grouped.
-fn phone(value: &str) -> Seen {
+fn phone(value: &str) -> Likeness {
     static OTHERS: LazyLock<RegexSet> = LazyLock::new(|| {
         let others = [
             r"^[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}",
@@ -256,7 +256,7 @@ fn phone(value: &str) -> Seen {
     let number = value.split(['x', 'e', '#']).next().unwrap_or(value).replace("(0)", "");
     let digits = bare(&number);
     if !(7..=15).contains(&digits.len()) || OTHERS.is_match(value) || (digits.len() > 13 && checks::card(&digits)) {
-        return Seen::Not;
+        return Likeness::Not;
     }
     let international = number.trim_start_matches('(').strip_prefix('+').or_else(|| {
         // 00 before a country's number; zeros that fill a number up are followed by more of them.
@@ -267,11 +267,11 @@ fn phone(value: &str) -> Seen {
         let number = bare(number);
         return match phonelib::is_valid_phone_number(&format!("+{number}")) || (8..=15).contains(&number.len()) && !number.starts_with('0')
         {
-            true => Seen::Strong,
-            false => Seen::Not,
+            true => Likeness::Strong,
+            false => Likeness::Not,
         };
     }
-    if WRITTEN.is_match(value) { Seen::Strong } else { Seen::Weak }
+    if WRITTEN.is_match(value) { Likeness::Strong } else { Likeness::Weak }
 }
 
 /// What stands in prose: entity and how many of these texts hold one.
@@ -321,13 +321,13 @@ mod tests {
             "00420 702 914 177",
             "08-170 669 07",
         ] {
-            assert_eq!(phone(value), Seen::Strong, "{value}");
+            assert_eq!(phone(value), Likeness::Strong, "{value}");
         }
         for value in ["2024-01-02", "02.01.2024", "192.168.10.20", "123456.789", "078-05-1120", "12345", "4111111111111111"] {
-            assert_eq!(phone(value), Seen::Not, "{value}");
+            assert_eq!(phone(value), Likeness::Not, "{value}");
         }
         for value in ["13891417776", "0000012345", "2023-000123", "0001-00012345", "978-0-306-40615"] {
-            assert_eq!(phone(value), Seen::Weak, "{value}");
+            assert_eq!(phone(value), Likeness::Weak, "{value}");
         }
     }
 

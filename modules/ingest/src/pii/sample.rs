@@ -88,7 +88,7 @@ impl Sample {
         self.seen
     }
 
-    /// Distinct values.
+    /// Distinct values that were kept.
     pub fn values(&self) -> impl Iterator<Item = &str> {
         self.values.values().map(AsRef::as_ref)
     }
@@ -206,7 +206,7 @@ impl Sampler {
 pub struct Samples(Mutex<Sampler>);
 
 impl Samples {
-    /// Adds one worker's.
+    /// Adds the sample of one worker.
     pub fn add(&self, sampler: Sampler) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).merge(sampler);
     }

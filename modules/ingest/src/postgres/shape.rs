@@ -122,7 +122,7 @@ impl Shape {
         }
     }
 
-    /// The Arrow type.
+    /// The Arrow type that holds it.
     #[must_use]
     pub fn arrow(&self) -> DataType {
         match self {

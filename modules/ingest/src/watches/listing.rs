@@ -12,7 +12,7 @@ use crate::source::{self, SourceError, Walk};
 pub struct Listing {
     /// In hex; equal if no path, size, time or inode has changed.
     pub digest: String,
-    /// How many files.
+    /// How many files there were.
     pub files: u64,
 }
 

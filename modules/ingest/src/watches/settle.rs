@@ -13,7 +13,7 @@ pub enum Verdict {
     Ingest,
 }
 
-/// One watch's state.
+/// How far one watch is from a change to an ingest.
 #[derive(Debug)]
 pub struct Settle {
     debounce: Duration,
@@ -44,7 +44,7 @@ impl Settle {
         self.due = Some(self.due.map_or(due, |before| before.max(due)));
     }
 
-    /// When to look.
+    /// When the folders are looked at next.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         self.due.into_iter().chain(self.retry).min()

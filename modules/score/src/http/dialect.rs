@@ -19,23 +19,23 @@ pub enum Dialect {
     Brahman,
 }
 
-/// What is asked.
+/// What a server is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     /// The model's name there.
     pub model: &'a str,
-    /// The prompt.
+    /// Tokens of the whole prompt.
     pub tokens: &'a [u32],
     /// First place whose log-probability is wanted; at least 1.
     pub from: usize,
 }
 
-/// What was answered.
+/// What a server has answered.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
     /// From the first wanted place on; empty if only the sum is told.
     pub logprobs: Vec<f32>,
-    /// Their sum.
+    /// Sum of their log-probabilities.
     pub total: f64,
     /// Tokens that the server had in its cache.
     pub reused: u64,
@@ -100,7 +100,7 @@ impl Dialect {
         }
     }
 
-    /// For `Info`.
+    /// What `Info` calls it.
     #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
@@ -141,7 +141,7 @@ impl Dialect {
         }
     }
 
-    /// A request.
+    /// The request's body, as this server takes it.
     #[must_use]
     pub fn body(self, ask: &Ask<'_>) -> Value {
         match self {

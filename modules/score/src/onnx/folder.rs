@@ -136,7 +136,7 @@ impl Tokens {
         })
     }
 
-    /// Tokens there are.
+    /// How many tokens there are.
     #[must_use]
     pub fn vocabulary(&self) -> u32 {
         self.tokenizer.get_vocab(true).into_values().max().map_or(0, |most| most + 1)
@@ -151,7 +151,7 @@ impl Tokens {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Tokens to text.
+    /// Text that tokens stand for.
     #[must_use]
     pub fn decode(&self, tokens: &[u32]) -> String {
         self.tokenizer.decode(tokens, false).unwrap_or_default()
@@ -209,13 +209,13 @@ fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> 
 /// A directory that was read.
 #[derive(Debug)]
 pub struct Folder {
-    /// Name: the folder's.
+    /// Name of the model, its folder's.
     pub name: String,
-    /// The graph.
+    /// File of the model's graph.
     pub onnx: PathBuf,
     /// Everything the figures depend on, in hex.
     pub fingerprint: String,
-    /// Tokenizer and configuration.
+    /// Its tokenizer, and what is configured of it.
     pub tokens: Tokens,
 }
 
@@ -311,22 +311,22 @@ pub struct Past {
     pub input: String,
     /// Name of the output that is the next step's input.
     pub output: String,
-    /// Heads.
+    /// How many heads it has.
     pub heads: usize,
-    /// Numbers a head.
+    /// How many numbers a head has.
     pub width: usize,
 }
 
 /// What a graph's inputs and outputs are.
 #[derive(Clone, Debug)]
 pub struct Wiring {
-    /// It takes `attention_mask`.
+    /// Whether it takes `attention_mask`.
     pub mask: bool,
-    /// It takes `position_ids`.
+    /// Whether it takes `position_ids`.
     pub positions: bool,
-    /// The cache.
+    /// Inputs that take the cache of former tokens.
     pub past: Vec<Past>,
-    /// Tokens there are.
+    /// How many tokens there are.
     pub vocabulary: u32,
 }
 

@@ -41,7 +41,7 @@ struct LogitsError {
 /// What a reader may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Beyond the weights.
+    /// Bytes it may take beyond the weights.
     pub budget_bytes: u64,
     /// Heads of attention that are computed at once.
     pub heads: u64,
@@ -69,7 +69,7 @@ impl Drop for CachedTensors {
     }
 }
 
-/// What was read.
+/// What was read so far, as the model keeps it.
 #[derive(Clone)]
 pub struct State {
     cached: Option<Arc<CachedTensors>>,

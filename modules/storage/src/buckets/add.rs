@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use brahman_card::chain;
 use brahman_card::interface::storage::{AddBucketIn, Bucket, PRIMARY, RESCUE};
 use brahman_card::names::Kind;
 use object_store::path::Path as Key;
@@ -30,8 +31,8 @@ const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A bucket that was registered.
 #[derive(Clone, Debug)]
-pub struct Added {
-    /// As it is.
+pub struct Addition {
+    /// The bucket as it is registered now.
     pub bucket: Bucket,
     /// What holds of it that one should know.
     pub notes: Vec<String>,
@@ -50,7 +51,7 @@ impl Buckets {
     ///
     /// # Errors
     /// If it cannot be reached, does not do what a bucket must, or lies where another does; it is then not registered.
-    pub async fn add(&self, ask: AddBucketIn) -> Result<Added, BucketError> {
+    pub async fn add(&self, ask: AddBucketIn) -> Result<Addition, BucketError> {
         let anew = ask.name == PRIMARY && !self.moves(&ask);
         let named = if anew { Kind::Bucket.check(&ask.name) } else { Kind::Bucket.check_new(&ask.name) };
         named.map_err(|error| BucketError::Bad(error.to_string()))?;
@@ -74,7 +75,7 @@ impl Buckets {
         bucket.conditional_put = self.probe(&bucket.name, &store, &secrets).await?;
         notes.extend(self.mark(&mut bucket, &*store, &secrets).await?);
         self.register(bucket.clone())?;
-        Ok(Added { bucket: registry::shown(&bucket), notes })
+        Ok(Addition { bucket: registry::shown(&bucket), notes })
     }
 
     /// A bucket of another name of which something holds.
@@ -117,7 +118,7 @@ impl Buckets {
         let unusable = |why: String| BucketError::Unusable { name: bucket.name.clone(), why: format!("{why}; it was not registered") };
         let new = Marker::new(&bucket.name, &self.node);
         let found = marker::make(store, bucket.conditional_put, &new).await;
-        let found = found.map_err(|e| unusable(format!("its marker {MARKER}: {}", mask(&e.to_string(), secrets))))?;
+        let found = found.map_err(|e| unusable(format!("its marker {MARKER}: {}", mask(&chain(&e), secrets))))?;
         if let Some(other) = self.other(&bucket.name, |other| other.id.as_ref() == Some(&found.id)) {
             return Err(unusable(format!("its marker is that of bucket `{other}`: it is the same place by another name")));
         }

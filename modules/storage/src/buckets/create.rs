@@ -2,7 +2,7 @@
 //!
 //! A put whose answer is lost may have been done, may be done later, or never. What is there afterwards tells: ours, byte for byte, was
 //! put by us, and another's keeps ours out. Where nothing is there the put is made again, which is the same put. Only what is still not
-//! known after all of that is [`Created::Unknown`]. Invariant: [`Created::New`] is said of bytes that are there, an error of a put that
+//! known after all of that is [`Creation::Unknown`]. Invariant: [`Creation::New`] is said of bytes that are there, an error of a put that
 //! did not happen.
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -12,7 +12,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
 use super::error::BucketError;
-use super::{Buckets, Opened};
+use super::{Buckets, OpenBucket};
 
 /// Tries of one put: each has retries of its own, for a server that says that it is busy.
 const TRIES: u32 = 4;
@@ -23,7 +23,7 @@ const TRYING: Duration = Duration::from_secs(60);
 
 /// What became of an object that was to be new.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Created {
+pub enum Creation {
     /// It is there, with these bytes.
     New,
     /// Another was there before.
@@ -38,7 +38,7 @@ pub(super) fn is_conflict(error: &object_store::Error) -> bool {
 }
 
 /// Whether an error says that nothing was put. Whatever else goes wrong may have gone wrong on the way back.
-fn is_refusal(opened: &Opened, error: &object_store::Error) -> bool {
+fn is_refusal(opened: &OpenBucket, error: &object_store::Error) -> bool {
     use object_store::Error::{
         InvalidPath, NotFound, NotImplemented, NotSupported, PermissionDenied, Unauthenticated, UnknownConfigurationKey,
     };
@@ -68,12 +68,12 @@ impl Buckets {
     ///
     /// # Errors
     /// If it was not put, and why: as the bucket gives it, or because others raced for the key. They are in the journal.
-    pub async fn create(&self, name: &str, key: &str, bytes: Vec<u8>) -> Result<Created, BucketError> {
+    pub async fn create(&self, name: &str, key: &str, bytes: Vec<u8>) -> Result<Creation, BucketError> {
         let opened = self.writable(name).await?;
         self.create_in(&opened, key, bytes).await
     }
 
-    pub(super) async fn create_in(&self, opened: &Opened, key: &str, bytes: Vec<u8>) -> Result<Created, BucketError> {
+    pub(super) async fn create_in(&self, opened: &OpenBucket, key: &str, bytes: Vec<u8>) -> Result<Creation, BucketError> {
         let (place, began) = (opened.key(key)?, Instant::now());
         let failed = |why: &str| {
             self.failed(&opened.name, "create", key, &why);
@@ -102,26 +102,26 @@ impl Buckets {
         match lost {
             Some(why) => {
                 self.failed(&opened.name, "create", key, &format!("whether it was put is not known: {why}"));
-                Ok(Created::Unknown(if last == why { why } else { format!("{why}; {last}") }))
+                Ok(Creation::Unknown(if last == why { why } else { format!("{why}; {last}") }))
             }
             None => Err(failed(&format!("others put it at the same time, {TRIES} times over; it was not put, try again: {last}"))),
         }
     }
 }
 
-async fn try_create(opened: &Opened, place: &Key, payload: PutPayload) -> Try {
+async fn try_create(opened: &OpenBucket, place: &Key, payload: PutPayload) -> Try {
     let mode = if opened.conditional { PutMode::Create } else { PutMode::Overwrite };
     let put = opened.store.put_opts(place, payload.clone(), PutOptions::from(mode)).await;
     let (why, was_lost) = match put {
-        Ok(_) => return Try::Done(Created::New),
+        Ok(_) => return Try::Done(Creation::New),
         Err(error) if is_conflict(&error) => (opened.told(&error), false),
         Err(error) if is_refusal(opened, &error) => return Try::Refused(opened.told(&error)),
         Err(error) => (opened.told(&error), true),
     };
     let outcome = |why: String| if was_lost { Try::Lost(why) } else { Try::Raced(why) };
     match async { opened.store.get(place).await?.bytes().await }.await {
-        Ok(there) if there.iter().eq(payload.iter().flat_map(|part| part.iter())) => Try::Done(Created::New),
-        Ok(there) if opened.conditional => Try::Done(Created::Exists(there.to_vec())),
+        Ok(there) if there.iter().eq(payload.iter().flat_map(|part| part.iter())) => Try::Done(Creation::New),
+        Ok(there) if opened.conditional => Try::Done(Creation::Exists(there.to_vec())),
         // Not ours, and to be put over; or nothing, for a race that nobody has won yet and for a put that is still on its way.
         Ok(_) | Err(object_store::Error::NotFound { .. }) => outcome(why),
         Err(error) => outcome(format!("{why}; then {}", opened.told(&error))),
@@ -130,7 +130,7 @@ async fn try_create(opened: &Opened, place: &Key, payload: PutPayload) -> Try {
 
 /// What came of one try.
 enum Try {
-    Done(Created),
+    Done(Creation),
     /// Nothing was put, nor will be by another try.
     Refused(String),
     /// Nothing was put, for somebody else was putting.

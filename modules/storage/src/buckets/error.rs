@@ -68,7 +68,7 @@ pub enum BucketError {
         size: u64,
     },
     /// Our own disk.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 

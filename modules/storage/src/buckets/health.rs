@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use brahman_card::chain;
 use brahman_card::interface::storage::{BucketHealth, RESCUE};
 use futures_util::StreamExt as _;
 use object_store::ObjectStore;
@@ -177,8 +178,8 @@ impl Buckets {
     }
 
     async fn recognised(&self, entry: &Entry, store: &Arc<dyn ObjectStore>) -> Result<(), BucketError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            let why = mask(&error.to_string(), &entry.secrets);
+        let failed = |error: &dyn std::error::Error| {
+            let why = mask(&chain(error), &entry.secrets);
             BucketError::Unusable { name: entry.bucket.name.clone(), why }
         };
         let gone = || entry.away(format!("{MARKER} is not there: the bucket was deleted, or emptied"));

@@ -17,16 +17,16 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// The looks at one disk that go on.
 #[derive(Debug, Default)]
-pub(super) struct Looks(Mutex<Going>);
+pub(super) struct Looks(Mutex<LookState>);
 
 #[derive(Debug, Default)]
-struct Going {
+struct LookState {
     next: u64,
     /// When each was begun, by its number.
     begun: BTreeMap<u64, Instant>,
 }
 
-impl Going {
+impl LookState {
     fn hang(&self, now: Instant) -> bool {
         self.begun.values().next().is_some_and(|oldest| now.saturating_duration_since(*oldest) > LONGEST)
     }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_silent_disk_is_looked_at_ever_more_rarely_and_an_answer_ends_the_silence() {
-        let (start, mut going) = (Instant::now(), Going::default());
+        let (start, mut going) = (Instant::now(), LookState::default());
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         assert!(going.admit(start) && !going.hang(start));
         going.begun.insert(0, at(0));

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::atomic;
 use crate::writable::is_read_only;
 
-/// Its key.
+/// Key of the marker at a bucket's root.
 pub const MARKER: &str = ".brahman-bucket.json";
 /// Below which the catalogs stand.
 pub(super) const CATALOGS: &str = ".brahman-catalogs";
@@ -50,11 +50,11 @@ pub(super) struct Marker {
 /// Why a marker cannot be read.
 #[derive(Debug, Error)]
 pub(super) enum MarkerError {
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Store(#[from] object_store::Error),
-    #[error("{marker} is damaged: {0}", marker = MARKER)]
+    #[error("{marker} is damaged", marker = MARKER)]
     Damaged(#[source] serde_json::Error),
     #[error("{marker} has {0} bytes, expected at most {max}", marker = MARKER, max = MARKER_BYTES_MAX)]
     TooLarge(u64),

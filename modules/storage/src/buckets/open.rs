@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use brahman_card::chain;
 use brahman_card::interface::storage::{AddBucketIn, Bucket};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path as Key;
@@ -227,7 +228,7 @@ pub(super) fn s3(bucket: &Bucket, s3: &str, prefix: &str) -> Result<(Arc<dyn Obj
         builder = builder.with_config(known, value);
     }
     if let Some(entry) = &bucket.secret {
-        let found = secrets::read(&secrets::file(), entry).map_err(|e| bad(name, &e.to_string()))?;
+        let found = secrets::read(&secrets::file(), entry).map_err(|e| bad(name, &chain(&e)))?;
         hidden.extend([&found.password, &found.token, &found.customer_key].into_iter().flatten().cloned());
         if let Some(password) = found.password {
             builder = builder.with_secret_access_key(password);

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use brahman_card::chain;
 use brahman_card::interface::storage::Bucket;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -35,9 +36,9 @@ struct Registry {
 /// Why the registry cannot be read.
 #[derive(Debug, Error)]
 pub(super) enum RegistryError {
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Damaged(#[from] serde_json::Error),
     #[error("it is of version {0}, expected at most {max}: a newer brahman has written it", max = VERSION)]
     Newer(u32),
@@ -105,7 +106,10 @@ pub(super) fn other(state: &Path, file: &Path, registered: &[Bucket]) -> Option<
     }
     let theirs = match read(&old) {
         Ok(theirs) => theirs,
-        Err(error) => return Some(format!("{}, beside the registry of buckets in use, {}: {error}", old.display(), file.display())),
+        Err(error) => {
+            let why = chain(&error);
+            return Some(format!("{}, beside the registry of buckets in use, {}: {why}", old.display(), file.display()));
+        }
     };
     let site = |bucket: &Bucket| Site::of(&bucket.url, &bucket.options);
     let known = |theirs: &Bucket| registered.iter().any(|ours| ours.name == theirs.name && site(ours) == site(theirs));

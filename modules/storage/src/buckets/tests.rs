@@ -54,7 +54,7 @@ async fn buckets_come_and_go_and_two_stay() {
     let buckets = place.open();
     let names = |buckets: &Buckets| buckets.list().into_iter().map(|b| b.name).collect::<Vec<_>>();
     assert_eq!(names(&buckets), ["primary", "rescue"]);
-    let Added { bucket, notes } = buckets.add(ask("more", &place.url("more"))).await.expect("added");
+    let Addition { bucket, notes } = buckets.add(ask("more", &place.url("more"))).await.expect("added");
     assert!(bucket.conditional_put && !bucket.protected && !buckets.rescues() && notes.is_empty(), "{notes:?}");
     assert_eq!(names(&place.open()), ["more", "primary", "rescue"]);
     for name in ["primary", "rescue"] {
@@ -478,7 +478,7 @@ async fn a_key_that_a_folder_takes_for_a_drive_or_a_folder_is_refused() {
         assert!(refused.to_string().contains(key), "{refused}");
     }
     for key in ["x:y", "xy:/z", "xy|/z", "1:", "€|"] {
-        assert_eq!(buckets.create(PRIMARY, key, b"x".to_vec()).await.expect("put"), Created::New);
+        assert_eq!(buckets.create(PRIMARY, key, b"x".to_vec()).await.expect("put"), Creation::New);
         assert_eq!(std::fs::read(place.state().join("buckets/primary").join(key)).expect("at exactly that path"), b"x");
     }
 }
@@ -495,7 +495,7 @@ proptest! {
             let (buckets, memory) = (place.open(), Arc::new(InMemory::new()));
             over(&buckets, &memory, &prefix).await;
             for name in ["lake", PRIMARY] {
-                assert_eq!(buckets.create(name, &key, b"x".to_vec()).await.expect("put"), Created::New);
+                assert_eq!(buckets.create(name, &key, b"x".to_vec()).await.expect("put"), Creation::New);
                 assert_eq!(buckets.keys(name, "", 9).await.expect("listed"), [(key.clone(), 1)]);
                 assert_eq!(buckets.read(name, &key, (0, None), None).await.expect("read").bytes, b"x");
             }

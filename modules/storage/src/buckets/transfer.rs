@@ -14,10 +14,10 @@ use object_store::{GetOptions, ObjectStoreExt as _, PutMode, PutOptions, PutPayl
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::create::{Created, is_conflict, pause};
+use super::create::{Creation, is_conflict, pause};
 use super::error::BucketError;
 use super::marker::{CATALOGS, MARKER};
-use super::{Buckets, Opened, Part};
+use super::{Buckets, OpenBucket, Part};
 use crate::atomic;
 use crate::digest::hex;
 
@@ -30,7 +30,7 @@ const TRIES: u32 = 4;
 
 impl Buckets {
     /// A bucket that is to be written to. One in S3 is asked whether it is there, for a put might make it.
-    pub(super) async fn writable(&self, name: &str) -> Result<Opened, BucketError> {
+    pub(super) async fn writable(&self, name: &str) -> Result<OpenBucket, BucketError> {
         let opened = self.opened(name).await?;
         if !opened.local {
             self.present(name).await?;
@@ -38,7 +38,7 @@ impl Buckets {
         Ok(opened)
     }
 
-    fn broken(&self, opened: &Opened, operation: &str, key: &str, error: &dyn std::fmt::Display) -> BucketError {
+    fn broken(&self, opened: &OpenBucket, operation: &str, key: &str, error: &dyn std::fmt::Display) -> BucketError {
         let why = opened.told(error);
         self.failed(&opened.name, operation, key, &why);
         BucketError::Unusable { name: opened.name.clone(), why: format!("{key}: {why}") }
@@ -50,7 +50,7 @@ impl Buckets {
     }
 
     /// What a failed read means: an object that is not there, a bucket that is not, or something else.
-    async fn unread_object(&self, opened: &Opened, key: &str, error: object_store::Error) -> BucketError {
+    async fn unread_object(&self, opened: &OpenBucket, key: &str, error: object_store::Error) -> BucketError {
         if !matches!(error, object_store::Error::NotFound { .. }) {
             return self.broken(opened, "get", key, &error);
         }
@@ -67,7 +67,7 @@ impl Buckets {
     }
 
     /// Hash and length of an object.
-    async fn hashed(&self, opened: &Opened, key: &str) -> Result<(String, u64), BucketError> {
+    async fn hashed(&self, opened: &OpenBucket, key: &str) -> Result<(String, u64), BucketError> {
         let place = opened.key(key)?;
         let mut stream = match opened.store.get(&place).await {
             Ok(found) => found.into_stream(),
@@ -96,7 +96,7 @@ impl Buckets {
     }
 
     /// Whether an object with this hash is there. Another content is an error, unless it may be put over.
-    async fn holds(&self, opened: &Opened, key: &str, sha256: &str, replace: bool) -> Result<bool, BucketError> {
+    async fn holds(&self, opened: &OpenBucket, key: &str, sha256: &str, replace: bool) -> Result<bool, BucketError> {
         match opened.store.head(&opened.key(key)?).await {
             Ok(_) => {}
             Err(object_store::Error::NotFound { .. }) => return Ok(false),
@@ -129,7 +129,7 @@ impl Buckets {
         };
         let size = found.meta.size;
         let pieces = pin!(found.into_stream().map_err(|error| self.broken(&source, "get", key, &error)));
-        let sending = Sending { target: &target, key: to_key, size, sha256, replace };
+        let sending = Upload { target: &target, key: to_key, size, sha256, replace };
         self.send(sending, pieces, |why| self.damaged(from, key, why)).await?;
         Ok(true)
     }
@@ -155,18 +155,18 @@ impl Buckets {
             Ok::<_, io::Error>((n > 0).then_some((piece, file)))
         });
         let pieces = pin!(pieces.map_err(unreadable));
-        let sending = Sending { target: &target, key, size, sha256, replace };
+        let sending = Upload { target: &target, key, size, sha256, replace };
         self.send(sending, pieces, |why| self.damaged(name, key, format!("{}: {why}", from.display()))).await
     }
 
     /// Sends an object that is published only if its bytes have the promised hash.
     async fn send<C: AsRef<[u8]>>(
         &self,
-        sending: Sending<'_>,
+        sending: Upload<'_>,
         mut pieces: impl Stream<Item = Result<C, BucketError>> + Unpin,
         another: impl Fn(String) -> BucketError,
     ) -> Result<(), BucketError> {
-        let Sending { target, key, size, sha256, replace } = sending;
+        let Upload { target, key, size, sha256, replace } = sending;
         let wrong = |found: &str| another(format!("its sha256 is {found}, expected {sha256}; nothing was published"));
         let mut hasher = Sha256::new();
         if travels_whole(size) {
@@ -205,18 +205,18 @@ impl Buckets {
         writer.finish().await.map(drop).map_err(failed)
     }
 
-    async fn send_whole(&self, target: &Opened, key: &str, bytes: Vec<u8>, sha256: &str, replace: bool) -> Result<(), BucketError> {
+    async fn send_whole(&self, target: &OpenBucket, key: &str, bytes: Vec<u8>, sha256: &str, replace: bool) -> Result<(), BucketError> {
         if replace {
             return self.put_in(target, key, bytes, false).await.map(drop);
         }
         match self.create_in(target, key, bytes).await? {
-            Created::New => Ok(()),
-            Created::Exists(found) => {
+            Creation::New => Ok(()),
+            Creation::Exists(found) => {
                 let found = hex(&crate::digest::sha256(&found));
                 Err(self.damaged(&target.name, key, other_content(&found, sha256)))
             }
             // Sent again it is settled: the bytes are the same.
-            Created::Unknown(why) => {
+            Creation::Unknown(why) => {
                 Err(BucketError::Unusable { name: target.name.clone(), why: format!("{key}: whether it was put is not known: {why}") })
             }
         }
@@ -231,7 +231,7 @@ impl Buckets {
         self.put_in(&opened, key, bytes, only_new).await
     }
 
-    async fn put_in(&self, opened: &Opened, key: &str, bytes: Vec<u8>, only_new: bool) -> Result<bool, BucketError> {
+    async fn put_in(&self, opened: &OpenBucket, key: &str, bytes: Vec<u8>, only_new: bool) -> Result<bool, BucketError> {
         let (place, payload) = (opened.key(key)?, PutPayload::from(bytes));
         let mut raced = String::new();
         for attempt in 0..TRIES {
@@ -381,8 +381,8 @@ impl Buckets {
 }
 
 /// An object on its way.
-struct Sending<'a> {
-    target: &'a Opened,
+struct Upload<'a> {
+    target: &'a OpenBucket,
     key: &'a str,
     /// Bytes that it is said to have.
     size: u64,

@@ -8,7 +8,7 @@ use brahman_card::interface::catalog::{CommitIn, LocationOut, Watermark};
 use brahman_storage::buckets::Root;
 use parquet::arrow::ArrowWriter;
 
-use super::super::sweep::{Listed, Verdict};
+use super::super::sweep::{ListedObject, Verdict};
 use super::*;
 
 /// Writes a Parquet object of so many rows into a run.
@@ -60,7 +60,7 @@ fn all_runs_of_the_last_generation_come_back_with_where_reading_stood() {
     let back = books.resync("d", None).expect("back").dataset;
     assert_eq!((back.rows, back.objects.len(), &back.watermark), (1010, 2, &before.watermark));
     assert_eq!((back.generation, &back.run_id), (before.generation, &before.run_id), "the same content is the same generation");
-    let listed = Listed { bucket: "primary".into(), key: "datasets/d/r1/part-0.parquet".into(), resumable: true };
+    let listed = ListedObject { bucket: "primary".into(), key: "datasets/d/r1/part-0.parquet".into(), resumable: true };
     assert_eq!(books.verdict(&listed), Verdict::Kept, "nothing of it may go");
     // Damaged instead of gone.
     let path = state.path().join("catalog/d.json");

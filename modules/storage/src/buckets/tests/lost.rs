@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use brahman_card::interface::storage::AddBucketIn;
 
-use super::super::{BucketError, Buckets, Created, lock};
+use super::super::{BucketError, Buckets, Creation, lock};
 use super::{Place, is_away};
 
 /// What is to become of a request.
@@ -149,12 +149,12 @@ async fn an_answer_that_is_lost_is_asked_for_until_it_is_known_who_put_it() {
     ] {
         lock(&server.objects).remove(KEY);
         server.when(in_turn("PUT", fates.to_vec()));
-        assert_eq!(create("ours").await.expect("put"), Created::New, "{fates:?}");
+        assert_eq!(create("ours").await.expect("put"), Creation::New, "{fates:?}");
         assert_eq!(there(), Some(b"ours".to_vec()), "{fates:?}");
         // Said again it is the same; another's is kept out, and told.
-        assert_eq!(create("ours").await.expect("put"), Created::New);
+        assert_eq!(create("ours").await.expect("put"), Creation::New);
         server.when(in_turn("PUT", fates.to_vec()));
-        assert_eq!(create("another's").await.expect("told"), Created::Exists(b"ours".to_vec()), "{fates:?}");
+        assert_eq!(create("another's").await.expect("told"), Creation::Exists(b"ours".to_vec()), "{fates:?}");
         assert_eq!(there(), Some(b"ours".to_vec()), "{fates:?}");
     }
 }
@@ -167,9 +167,9 @@ async fn what_is_not_known_is_called_so_and_what_was_not_put_is_an_error() {
     // Done, and never heard of: no put is answered, nor is any question.
     server.when(|_: &str, key: &str| if key == KEY { Fate::Unheard } else { Fate::Answered });
     let unknown = create("ours").await.expect("not known");
-    assert!(matches!(unknown, Created::Unknown(_)), "{unknown:?}");
+    assert!(matches!(unknown, Creation::Unknown(_)), "{unknown:?}");
     server.when(|_, _| Fate::Answered);
-    assert_eq!(create("ours").await.expect("put"), Created::New, "said again, it is settled");
+    assert_eq!(create("ours").await.expect("put"), Creation::New, "said again, it is settled");
     // Others race for ever, and it is refused: nothing is there.
     for status in [409, 403] {
         lock(&server.objects).remove(KEY);
