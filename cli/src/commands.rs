@@ -57,7 +57,8 @@ pub(crate) async fn get<M: Method>(socket: &Path, parameters: &M::In) -> Result<
     Ok(ask::<M>(socket, parameters, &CallOptions::default()).await?.0)
 }
 
-/// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again.
+/// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again. A
+/// stream without an end begins with what there is: a provider that does not even say that has stopped.
 pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, mut each: impl FnMut(&M::Out)) -> Result<M::Out, ClientError> {
     let options = CallOptions::default();
     let message = encode_method::<M>(parameters, &options, true, false)?;
@@ -65,17 +66,23 @@ pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, mut eac
     let idempotent = interface::known(interface).is_some_and(|i| i.is_idempotent(short));
     let client = client(socket);
     let mut again = if idempotent { AGAIN_MAX } else { 0 };
+    let mut silence_max = interface::is_endless(interface, short).then(|| Duration::from_secs(interface::patience_s(interface, short)));
     'connection: loop {
         let mut connection = client.open(interface, &options).await?;
         connection.send(&message).await?;
         loop {
-            let reply = match connection.receive().await {
+            let received = match silence_max {
+                Some(longest) => tokio::time::timeout(longest, connection.receive()).await.unwrap_or(Err(ClientError::Deadline(longest))),
+                None => connection.receive().await,
+            };
+            let reply = match received {
                 Err(error) if error.is_disconnect() && again > 0 => {
                     again -= 1;
                     continue 'connection;
                 }
                 other => other?,
             };
+            silence_max = None;
             let last = !reply.continues;
             let value = reply.typed::<M::Out>()?.value;
             each(&value);

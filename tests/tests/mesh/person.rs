@@ -83,6 +83,25 @@ async fn down_ends_everything() {
 }
 
 #[tokio::test]
+async fn a_supervisor_that_has_stopped_keeps_no_command_for_ever() {
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock")]).context("test").up().await;
+    mesh.when_module("embed-mock", ModuleState::Ready).await;
+    mesh.signal(mesh.init_pid(), "STOP");
+    let socket = mesh.socket();
+    let asked = [&["logs", "broker", "--follow"][..], &["logs", "broker"], &["down"]].map(|arguments| {
+        let mut command = Command::new(binary("brahman"));
+        command.env_clear().env("BRAHMAN_SOCKET", &socket).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().expect("it runs")
+    });
+    for command in asked {
+        let out = command.wait_with_output().expect("it ends");
+        assert_eq!(out.status.code(), Some(5), "{out:?}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains("no answer within"), "{out:?}");
+    }
+    mesh.signal(mesh.init_pid(), "CONT");
+}
+
+#[tokio::test]
 async fn output_that_is_lost_is_an_error_and_a_closed_pipe_is_quiet() {
     let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock")]).context("test").up().await;
     mesh.when_module("embed-mock", ModuleState::Ready).await;
