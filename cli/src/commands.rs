@@ -56,6 +56,11 @@ pub(crate) async fn get<P: Serialize + Sync, R: DeserializeOwned>(socket: &Path,
     Ok(ask(socket, method, parameters, &CallOptions::default()).await?.0)
 }
 
+/// What a stream without a summary is to who waited for one.
+pub(crate) fn unfinished(method: &str) -> anyhow::Error {
+    anyhow::anyhow!("the last reply of {method} is not of phase `done`, which was expected: its provider speaks another version")
+}
+
 /// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again.
 pub(crate) async fn stream<P: Serialize, R: DeserializeOwned>(
     socket: &Path,

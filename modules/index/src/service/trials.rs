@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::interface::Progress;
 use brahman_card::interface::index::{
-    AutotuneIn, AutotuneOut, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn, EvalListOut, EvalOut, Measurement,
-    Metrics, NameIn, PromoteIn, PromoteOut, TrialIn, TrialOut, TrialRecord, TrialsOut,
+    AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn,
+    EvalListOut, EvalOut, Measurement, Metrics, NameIn, PromoteIn, PromoteOut, PromoteSummary, TrialIn, TrialOut, TrialRecord,
+    TrialSummary, TrialsOut,
 };
 use brahman_sidecar::{Call, Reply, chain};
 
@@ -238,7 +240,7 @@ impl IndexService {
                 Err(_) if call.more && call.method() == "Trial" => {
                     let done = done.load(Ordering::Relaxed);
                     let phase = if done < of { "build" } else { "measure" };
-                    call.send(&TrialOut { phase: phase.into(), done, of, trial: None }).await?;
+                    call.send(&TrialOut::Progress(Progress::new(phase, done, of))).await?;
                 }
                 Err(_) => {}
             }
@@ -252,7 +254,7 @@ impl IndexService {
         let index = self.index(&ask.name)?;
         let trial = self.attempt(call, &index, ask.config, target(ask.target_recall)?, "user", ask.note).await?;
         let of = trial.metrics.vectors;
-        Reply::of(&TrialOut { phase: "done".into(), done: of, of, trial: Some(trial) })
+        Reply::of(&TrialOut::Done(TrialSummary { done: of, of, trial }))
     }
 
     pub(super) fn trials(&self, call: &Call) -> Result<Reply, Fault> {
@@ -326,10 +328,10 @@ impl IndexService {
             let trial = self.attempt(call, &index, config, target, "autotune", None).await?;
             if call.more {
                 let best = best(&index);
-                call.send(&AutotuneOut { phase: "trial".into(), done, of, trial: Some(trial), best }).await?;
+                call.send(&AutotuneOut::Trial(AutotuneTrial { done, of, trial, best })).await?;
             }
         }
-        Reply::of(&AutotuneOut { phase: "done".into(), done: of, of, trial: None, best: best(&index) })
+        Reply::of(&AutotuneOut::Done(AutotuneSummary { done: of, of, trial: None, best: best(&index) }))
     }
 
     pub(super) async fn promote(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
@@ -370,7 +372,7 @@ impl IndexService {
         let (done, of) = (Arc::new(AtomicU64::new(0)), champion.manifest.chunks);
         let (stop, counted, work_index) = (Arc::clone(&claim.stop), Arc::clone(&done), Arc::clone(&index));
         let wanted = ask.generation;
-        let work = move || -> Result<PromoteOut, Fault> {
+        let work = move || -> Result<PromoteSummary, Fault> {
             let _claim = claim;
             let index = work_index;
             let challenger = match (config, wanted) {
@@ -399,22 +401,22 @@ impl IndexService {
                 Err(_) if call.more => {
                     let done = done.load(Ordering::Relaxed);
                     let phase = if done < of { "build" } else { "measure" };
-                    call.send(&PromoteOut { phase: phase.into(), done, of, ..PromoteOut::default() }).await?;
+                    call.send(&PromoteOut::Progress(Progress::new(phase, done, of))).await?;
                 }
                 Err(_) => {}
             }
         };
         let out = outcome??;
-        if out.promoted == Some(true) {
+        if out.promoted {
             self.hear_of_rescue().await;
         }
-        Reply::of(&out)
+        Reply::of(&PromoteOut::Done(out))
     }
 }
 
 /// Measures two generations on the same queries in turn, and lets the challenger answer if it is better. One that does not, and never
 /// did, is removed.
-fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f64, force: bool) -> Result<PromoteOut, Fault> {
+fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f64, force: bool) -> Result<PromoteSummary, Fault> {
     let (champion_measured, challenger_measured, verdict) = match compare(index, champion, &challenger, target) {
         Ok(compared) => compared,
         Err(fault) => {
@@ -433,15 +435,14 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
         index.folder.abandon(challenger);
         index.tidy();
     }
-    Ok(PromoteOut {
-        phase: "done".into(),
+    Ok(PromoteSummary {
         done: of,
         of,
-        promoted: Some(promoted),
-        verdict: Some(verdict),
-        generation: Some(number),
-        challenger: Some(challenger_measured),
-        champion: Some(champion_measured),
+        promoted,
+        verdict,
+        generation: number,
+        challenger: challenger_measured,
+        champion: champion_measured,
     })
 }
 
