@@ -6,7 +6,9 @@ use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{
     self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut,
 };
-use brahman_card::interface::ingest::{FilesIn, IngestOut, IngestSummary, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut};
+use brahman_card::interface::ingest::{
+    FilesIn, IngestOut, IngestSummary, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+};
 use clap::Args;
 use serde::Serialize;
 

@@ -435,15 +435,7 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
         index.folder.abandon(challenger);
         index.tidy();
     }
-    Ok(PromoteSummary {
-        done: of,
-        of,
-        promoted,
-        verdict,
-        generation: number,
-        challenger: challenger_measured,
-        champion: champion_measured,
-    })
+    Ok(PromoteSummary { done: of, of, promoted, verdict, generation: number, challenger: challenger_measured, champion: champion_measured })
 }
 
 /// What was measured of champion and challenger, and what follows from it.
