@@ -334,12 +334,8 @@ impl IndexService {
         Reply::of(&AutotuneOut::Done(AutotuneSummary { done: of, of, trial: None, best: best(&index) }))
     }
 
-    pub(super) async fn promote(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
-        let ask: PromoteIn = call.parameters()?;
-        let index = self.index(&ask.name)?;
-        let (champion, _) = index.current()?;
-        let force = ask.force.unwrap_or(false);
-        let target = target(ask.target_recall)?;
+    /// The configuration that a challenger is built by: the one asked for, or of the best trial; none for a generation that is there.
+    fn challenger(ask: &PromoteIn, index: &Index, champion: &Generation) -> Result<Option<Config>, Fault> {
         let config = match (&ask.trial, ask.config.clone(), ask.generation) {
             (None, None, Some(_)) => None,
             (None, Some(config), None) => Some(config),
@@ -356,7 +352,7 @@ impl IndexService {
             (None, None, None) => {
                 index.trials_known()?;
                 let journal = lock(&index.journal);
-                let found = trials::best(&journal.trials, &data_fingerprint(&champion), "pareto");
+                let found = trials::best(&journal.trials, &data_fingerprint(champion), "pareto");
                 let message = format!("index `{0}` has no trial on its data yet: `brahman index trial {0}`, or `autotune`", ask.name);
                 Some(
                     found
@@ -367,6 +363,16 @@ impl IndexService {
             }
             _ => return Err(Fault::invalid_parameter("generation, trial, config", "expected at most one of them")),
         };
+        Ok(config)
+    }
+
+    pub(super) async fn promote(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
+        let ask: PromoteIn = call.parameters()?;
+        let index = self.index(&ask.name)?;
+        let (champion, _) = index.current()?;
+        let force = ask.force.unwrap_or(false);
+        let target = target(ask.target_recall)?;
+        let config = Self::challenger(&ask, &index, &champion)?;
         let claim = index.claim("promotion").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let (done, of) = (Arc::new(AtomicU64::new(0)), champion.manifest.chunks);
