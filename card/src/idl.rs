@@ -1,8 +1,8 @@
 //! An interface's IDL text, made from its types: their schemas give names, shapes and doc comments.
 //!
 //! Invariants: the text is what systemd's parser takes, which knows less than others: no list of lists (it is a `[]object`, and its
-//! comment says of what), and no comment between fields, so that what is said of fields stands above, a line each. Nothing here
-//! knows any one interface.
+//! comment says of what), and no comment between fields, so that what is said of fields stands above, a line each. Replies that are
+//! an enum, told apart by their phase, are one record to it. Nothing here knows any one interface.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -33,6 +33,14 @@ struct Field {
     made_of: Option<String>,
     /// What its comment says.
     doc: String,
+}
+
+impl Field {
+    fn may_be_absent(&mut self) {
+        if !self.kind.starts_with('?') {
+            self.kind.insert(0, '?');
+        }
+    }
 }
 
 impl Text {
@@ -142,15 +150,27 @@ impl Text {
         }
     }
 
-    /// The fields of a Rust struct.
+    /// The fields of a Rust struct, or of an enum's variants.
     fn fields_of<T: JsonSchema>(&mut self) -> Vec<Field> {
         let schema = self.schemas.subschema_for::<T>().to_value();
-        let schema = schema["$ref"].as_str().map_or(&schema, |reference| self.definition(named(reference))).clone();
         self.fields(&schema)
     }
 
-    /// The fields of a struct's schema.
+    /// The fields of a schema: of a struct, or of an enum whose variants are structs.
     fn fields(&self, schema: &Value) -> Vec<Field> {
+        if let Some(variants) = schema["anyOf"].as_array() {
+            return one_record(variants.iter().map(|variant| self.fields(variant)).collect());
+        }
+        // Of a variant the tag stands beside the reference to what it holds.
+        let mut fields = self.own_fields(schema);
+        if let Some(reference) = schema["$ref"].as_str() {
+            fields.extend(self.fields(self.definition(named(reference))));
+        }
+        fields
+    }
+
+    /// The fields that stand in a schema itself.
+    fn own_fields(&self, schema: &Value) -> Vec<Field> {
         let always = |name: &str| schema["required"].as_array().is_some_and(|names| names.iter().any(|n| n == name));
         let properties = schema["properties"].as_object().into_iter().flatten();
         let field = |(name, schema): (&String, &Value)| {
@@ -161,10 +181,11 @@ impl Text {
                 let _ = write!(doc, " (A list of lists of {}.)", &kind[at + 4..]);
                 kind.replace_range(at + 2.., "object");
             }
-            if !kind.starts_with('?') && !always(name) {
-                kind.insert(0, '?');
+            let mut field = Field { name: name.clone(), kind, made_of, doc };
+            if !always(name) {
+                field.may_be_absent();
             }
-            Field { name: name.clone(), kind, made_of, doc }
+            field
         };
         properties.map(field).collect()
     }
@@ -202,6 +223,29 @@ impl Text {
     fn definition(&self, name: &str) -> &Value {
         &self.schemas.definitions()[name]
     }
+}
+
+/// The fields of all variants as those of one record: first what every variant has, then the others, which may be absent. What is said
+/// of a field is what the first variant says that says anything.
+fn one_record(variants: Vec<Vec<Field>>) -> Vec<Field> {
+    let count = variants.len();
+    let mut all: Vec<(Field, usize)> = Vec::new();
+    for field in variants.into_iter().flatten() {
+        let Some((known, times)) = all.iter_mut().find(|(known, _)| known.name == field.name) else {
+            all.push((field, 1));
+            continue;
+        };
+        *times += 1;
+        if field.kind.starts_with('?') {
+            known.may_be_absent();
+        }
+        if known.doc.is_empty() {
+            known.doc = field.doc;
+        }
+    }
+    let (everywhere, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, times)| *times == count);
+    others.iter_mut().for_each(|(field, _)| field.may_be_absent());
+    everywhere.into_iter().chain(others).map(|(field, _)| field).collect()
 }
 
 /// The name at the end of a schema's reference.

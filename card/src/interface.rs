@@ -250,9 +250,42 @@ pub fn full_name(short: &str) -> String {
 #[brahman_card_derive::wire(Copy, Eq)]
 pub struct Empty {}
 
+/// How far a work is: any reply of its stream but the last.
+#[brahman_card_derive::wire(Eq)]
+pub struct Progress {
+    /// What is being done, in a word that a newer provider may have made up; `done` in the last reply.
+    pub phase: String,
+    pub done: u64,
+    pub of: u64,
+}
+
+impl Progress {
+    /// So much of something is done.
+    #[must_use]
+    pub fn new(phase: &str, done: u64, of: u64) -> Self {
+        Self { phase: phase.to_owned(), done, of }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reply_is_what_its_phase_says_and_a_new_phase_is_progress() {
+        use super::index::{CompactOut, CompactSummary};
+        let read = |json: &str| serde_json::from_str::<CompactOut>(json);
+        let json = r#"{"phase":"polish","done":1,"of":2,"by":"a newer provider"}"#;
+        assert_eq!(read(json).expect("progress"), CompactOut::Progress(Progress::new("polish", 1, 2)));
+        let done = CompactOut::Done(CompactSummary { done: 2, of: 2, compacted: true, generation: Some(7) });
+        let json = r#"{"phase":"done","done":2,"of":2,"compacted":true,"generation":7}"#;
+        assert_eq!((serde_json::to_string(&done).expect("JSON"), read(json).expect("a summary")), (json.to_owned(), done));
+        let bad = [(r#"{"phase":"done","done":2,"of":2}"#, "compacted"), (r#"{"done":2,"of":2}"#, "phase"), ("[]", "Progress")];
+        for (json, names) in bad {
+            let why = read(json).expect_err("no reply").to_string();
+            assert!(why.contains(names), "{json}: {why}");
+        }
+    }
 
     #[test]
     fn methods_without_parameters_are_known() {

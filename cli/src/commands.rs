@@ -57,6 +57,11 @@ pub(crate) async fn get<M: Method>(socket: &Path, parameters: &M::In) -> Result<
     Ok(ask::<M>(socket, parameters, &CallOptions::default()).await?.0)
 }
 
+/// What a stream without a summary is to who waited for one.
+pub(crate) fn unfinished(method: &str) -> anyhow::Error {
+    anyhow::anyhow!("the last reply of {method} is not of phase `done`, which was expected: its provider speaks another version")
+}
+
 /// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again. A
 /// stream without an end begins with what there is: a provider that does not even say that has stopped.
 pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, mut each: impl FnMut(&M::Out)) -> Result<M::Out, ClientError> {

@@ -1,7 +1,8 @@
 //! `#[wire]`: what every value on the wire has in common, said once.
 //!
 //! Invariants: an `Option` that is `None` is left out of the JSON unless its field says `#[wire(null)]`; a type that is a call's
-//! parameters refuses what it does not know; nothing here knows what the values mean, or who sends them.
+//! parameters refuses what it does not know, and a stream's replies may be of phases that nobody knows yet; nothing here knows what
+//! the values mean, or who sends them.
 
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
@@ -17,6 +18,8 @@ use syn::{Attribute, Data, DeriveInput, Error, Field, Ident, Result, Type, parse
 /// field whose name says all needs none.
 ///
 /// * `#[wire(request)]`, and every `…In`: fields that it does not have are refused.
+/// * `#[wire(phase)]`: an enum of the replies of a stream, which their field `phase` tells apart: of a variant `Done(…)` it is `done`.
+///   The last variant has every other phase, those of a newer provider among them: what it holds has a field `phase` of its own.
 /// * `#[wire(secret)]`: it has a `Debug` of its own, for a field may hold a password.
 /// * `#[wire(Copy, Eq)]`: it derives these, too.
 #[proc_macro_attribute]
@@ -32,6 +35,8 @@ struct Options {
     request: bool,
     /// `Debug` is written by hand.
     secret: bool,
+    /// An enum's variants are told apart by `phase`.
+    phase: bool,
     /// What else is derived.
     derives: Vec<Ident>,
 }
@@ -44,8 +49,9 @@ impl Options {
             match option.to_string().as_str() {
                 "request" => options.request = true,
                 "secret" => options.secret = true,
+                "phase" => options.phase = true,
                 derive if derive.starts_with(char::is_uppercase) => options.derives.push(option.clone()),
-                _ => return Err(meta.error("expected `request`, `secret`, or the name of a trait to derive")),
+                _ => return Err(meta.error("expected `request`, `secret`, `phase`, or the name of a trait to derive")),
             }
             Ok(())
         });
@@ -57,7 +63,13 @@ impl Options {
 fn expand(arguments: Tokens, mut item: DeriveInput) -> Result<Tokens> {
     let options = Options::parse(arguments)?;
     let name = item.ident.to_string();
-    let mut derives = quote!(Clone, PartialEq, ::serde::Serialize, ::serde::Deserialize, ::schemars::JsonSchema);
+    let mut derives = quote!(Clone, PartialEq, ::serde::Serialize, ::schemars::JsonSchema);
+    let reading = if options.phase {
+        read_by_phase(&mut item)?
+    } else {
+        derives.extend(quote!(, ::serde::Deserialize));
+        Tokens::new()
+    };
     if !options.secret {
         derives.extend(quote!(, Debug));
     }
@@ -98,6 +110,37 @@ fn expand(arguments: Tokens, mut item: DeriveInput) -> Result<Tokens> {
         #[derive(#derives)]
         #refusal
         #item
+        #reading
+    })
+}
+
+/// Has an enum written with its variant's name as `phase`, the last variant as it is, and gives what reads it.
+///
+/// What reads it is not derived: a reply of a known phase that is not what it should be would be taken for one of the last variant.
+fn read_by_phase(item: &mut DeriveInput) -> Result<Tokens> {
+    let name = item.ident.clone();
+    let Data::Enum(data) = &mut item.data else {
+        return Err(Error::new_spanned(name, "expected an enum: its variants are the phases"));
+    };
+    let mut known: Vec<Ident> = data.variants.iter().map(|variant| variant.ident.clone()).collect();
+    let (Some(other), Some(last)) = (known.pop(), data.variants.last_mut()) else {
+        return Err(Error::new_spanned(name, "expected a variant for the phases that are not known"));
+    };
+    last.attrs.push(parse_quote!(#[serde(untagged)]));
+    item.attrs.push(parse_quote!(#[serde(tag = "phase", rename_all = "lowercase")]));
+    item.attrs.push(parse_quote!(#[allow(clippy::large_enum_variant, reason = "a reply is made, sent and gone")]));
+    let words = known.iter().map(|variant| variant.to_string().to_lowercase());
+    Ok(quote! {
+        impl<'de> ::serde::Deserialize<'de> for #name {
+            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> ::core::result::Result<Self, D::Error> {
+                let reply = <::serde_json::Value as ::serde::Deserialize>::deserialize(deserializer)?;
+                let read = match reply["phase"].as_str() {
+                    #(Some(#words) => ::serde_json::from_value(reply).map(Self::#known),)*
+                    _ => ::serde_json::from_value(reply).map(Self::#other),
+                };
+                read.map_err(<D::Error as ::serde::de::Error>::custom)
+            }
+        }
     })
 }
 

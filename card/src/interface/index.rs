@@ -18,7 +18,8 @@ interface! {
     methods {
         /// The same parameters again change nothing; others are refused.
         Create(CreateIn) -> CreateOut: idempotent;
-        /// Brings the index up to its dataset. Only rows whose content is new are embedded. With `more` it reports progress.
+        /// Brings the index up to its dataset. Only rows whose content is new are embedded. With `more`: progress, phases `read`,
+        /// `embed` and `write`.
         Refresh(NameIn) -> RefreshOut: whole_dataset;
         /// Embeds everything by another model into a new generation, which answers when it is whole. Its replies are those of Refresh.
         /// From a real model to a mock only with `allow_mock`.
@@ -34,7 +35,8 @@ interface! {
         Delete(NameIn) -> DeleteOut: idempotent, whole_dataset;
         Generations(NameIn) -> GenerationsOut: idempotent;
         /// Builds and measures a challenger beside the champion, on the same queries; it answers only if it is better. With `more`:
-        /// progress. Of a generation that is there, or of the configuration of a trial, of `config`, or of the best trial.
+        /// progress, phases `build` and `measure`. Of a generation that is there, or of the configuration of a trial, of `config`, or
+        /// of the best trial.
         Promote(PromoteIn) -> PromoteOut: whole_dataset;
         /// Goes back to the generation before, or to one that is named, and stays there: nothing that acts by itself goes on from it
         /// until `Unpin`, or the next `Refresh` that somebody asks for.
@@ -42,22 +44,22 @@ interface! {
         /// Lets the index follow its dataset again after a rollback.
         Unpin(NameIn) -> UnpinOut: idempotent;
         /// Takes an index to another bucket, which must be a folder: everything is copied and compared before the copy answers. With
-        /// `more`: progress in bytes.
+        /// `more`: progress in bytes, phase `copy`.
         Move(MoveIn) -> MoveOut: whole_dataset;
-        /// Folds what was appended, and leaves out what is dead, now rather than in the background. With `more`: progress.
+        /// Folds what was appended, and leaves out what is dead, now rather than in the background. With `more`: progress, phase `build`.
         Compact(NameIn) -> CompactOut: whole_dataset;
         /// Compares every file with its checksum, and asks rows to find themselves.
         Doctor(DoctorIn) -> DoctorOut: idempotent, whole_dataset;
         /// Makes queries near the index's own rows, which are not rows themselves, and their true neighbours.
         EvalAutogen(EvalAutogenIn) -> EvalOut: whole_dataset;
         EvalList(NameIn) -> EvalListOut: idempotent;
-        /// Builds a graph beside the live one, measures it, and keeps the record. With `more`: progress.
+        /// Builds a graph beside the live one, measures it, and keeps the record. With `more`: progress, phases `build` and `measure`.
         Trial(TrialIn) -> TrialOut: whole_dataset;
         Trials(NameIn) -> TrialsOut: idempotent;
         /// Of the trials on the data as it is now.
         Best(BestIn) -> BestOut: idempotent;
         CompactTrials(CompactTrialsIn) -> CompactTrialsOut: idempotent;
-        /// Tries a grid. With `more`: a reply a trial, and a last one.
+        /// Tries a grid. With `more`: a reply a trial, phase `trial`, and a last one.
         Autotune(AutotuneIn) -> AutotuneOut: whole_dataset;
         /// What the background agent does; it is off unless the module's configuration says otherwise.
         AgentStatus() -> AgentStatusOut: idempotent;

@@ -118,19 +118,38 @@ pub struct Quarantine {
     pub reason: String,
 }
 
-/// Replies of `Files`, `Postgres` and `Mysql`: progress has the first four fields, the last reply all.
+/// Replies of `Files`, `Postgres` and `Mysql`.
+#[wire(phase)]
+pub enum IngestOut {
+    /// The last.
+    Done(IngestSummary),
+    /// `scan`, `read`, `merge` or `commit`.
+    Progress(IngestProgress),
+}
+
+/// How far a run is.
 #[wire]
-pub struct IngestOut {
-    /// `scan`, `read`, `commit` or `done`.
+pub struct IngestProgress {
+    /// `scan`, `read`, `merge`, `commit`, or another word; `done` in the last reply.
     pub phase: String,
     /// So far, as `bytes`.
     pub rows: u64,
     /// Of the source.
     pub bytes: u64,
     pub rows_per_s: f64,
-    /// ULID.
+}
+
+/// What a run committed. What only one dataset has is absent if several were made.
+#[wire]
+pub struct IngestSummary {
+    /// So far, as `bytes`.
+    pub rows: u64,
+    /// Of the source.
+    pub bytes: u64,
+    pub rows_per_s: f64,
+    /// ULID; of the last reply alone, as all that follow.
     pub run_id: Option<String>,
-    pub dataset: Option<String>,
+    pub dataset: String,
     pub generation: Option<u64>,
     pub objects: Option<Vec<Object>>,
     pub columns: Option<Vec<Column>>,
@@ -147,10 +166,10 @@ pub struct IngestOut {
     /// By how many workers.
     pub parallel: Option<u64>,
     /// What a person should know: why one worker read what several could have.
-    pub notes: Option<Vec<String>>,
+    pub notes: Vec<String>,
     pub drift: Option<Vec<Drift>>,
     /// From call to committed.
-    pub seconds: Option<f64>,
+    pub seconds: f64,
 }
 
 /// One of several datasets that one call made.

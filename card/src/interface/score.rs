@@ -6,6 +6,7 @@ mod figures;
 
 use brahman_card_derive::wire;
 
+use super::Progress;
 use super::embed::Device;
 pub use conversation::{Conversation, Entry, Message, Template};
 pub use figures::{Cell, Finetune, MemoryScore, Response, ResultStore, Row, Token};
@@ -119,52 +120,56 @@ pub struct MatrixIn {
 }
 
 /// Replies of `ScoreMatrix`.
+#[wire(phase)]
+pub enum MatrixOut {
+    /// One memory, or group, is done.
+    Row(MatrixRow),
+    /// The last.
+    Done(MatrixSummary),
+    /// None that is known.
+    Progress(Progress),
+}
+
+/// One row of a matrix.
 #[wire]
-pub struct MatrixOut {
-    /// `row` or `done`.
-    pub phase: String,
+pub struct MatrixRow {
     /// Rows.
     pub done: u64,
     pub of: u64,
-    /// Of a row, as all up to `error`: the memory, or the group's keys joined by `+`.
-    pub key: Option<String>,
-    /// What was removed.
-    pub keys: Option<Vec<String>>,
-    /// Tokens, headers and footers included.
-    pub tokens_removed: Option<u64>,
-    /// For each response.
-    pub deltas: Option<Vec<f64>>,
-    /// For each response; at most 0.01 is 0.
-    pub divergences: Option<Vec<f64>>,
-    /// Those above.
-    pub cells: Option<Vec<Cell>>,
-    /// Known from an earlier call.
-    pub cached: Option<bool>,
-    /// By the screening model.
-    pub approximate: Option<bool>,
-    /// It failed; the lists are empty.
-    pub error: Option<String>,
+    #[serde(flatten)]
+    pub row: Row,
+}
+
+/// What a matrix is of, and what it took.
+#[wire]
+pub struct MatrixSummary {
+    /// Rows.
+    pub done: u64,
+    pub of: u64,
+    /// The last one, of a provider that has no reply of its own for it: ours have.
+    #[serde(flatten)]
+    pub row: Option<Row>,
     /// All of them, if the call was not made with `more`.
     pub rows: Option<Vec<Row>>,
     /// The responses with everything in context.
-    pub scored: Option<Vec<Response>>,
-    pub memories: Option<u64>,
-    pub responses: Option<u64>,
+    pub scored: Vec<Response>,
+    pub memories: u64,
+    pub responses: u64,
     /// Rows that did.
-    pub failed: Option<u64>,
-    pub tokens: Option<u64>,
-    pub tokens_forwarded: Option<u64>,
-    pub tokens_reused: Option<u64>,
+    pub failed: u64,
+    pub tokens: u64,
+    pub tokens_forwarded: u64,
+    pub tokens_reused: u64,
     /// What one full pass a row and one more would forward.
-    pub tokens_naive: Option<u64>,
-    pub noise_floor: Option<f64>,
+    pub tokens_naive: u64,
+    pub noise_floor: f64,
     /// What was passed over, and why.
     pub warnings: Option<Vec<String>>,
-    pub model: Option<String>,
-    pub fingerprint: Option<String>,
-    pub device: Option<String>,
-    pub mock: Option<bool>,
-    pub elapsed_us: Option<u64>,
+    pub model: String,
+    pub fingerprint: String,
+    pub device: String,
+    pub mock: bool,
+    pub elapsed_us: u64,
 }
 
 /// Parameters of `ScoreMemory`: a conversation and one key in it.
@@ -226,43 +231,52 @@ pub struct IncrementalIn {
 }
 
 /// Replies of `ScoreIncremental`.
+#[wire(phase)]
+pub enum IncrementalOut {
+    /// One memory is done, and on disk.
+    Row(IncrementalRow),
+    /// The last.
+    Done(IncrementalSummary),
+    /// None that is known.
+    Progress(Progress),
+}
+
+/// One memory that was due.
 #[wire]
-pub struct IncrementalOut {
-    /// `row` or `done`.
-    pub phase: String,
+pub struct IncrementalRow {
+    /// Memories, as `of`.
     pub done: u64,
     pub of: u64,
-    pub key: Option<String>,
-    /// The largest over the `window` responses after the memory; not to be compared with the sums of `ScoreMemory`.
-    pub max_divergence: Option<f64>,
-    /// Of that response.
-    pub delta: Option<f64>,
-    /// Moving average of `max_divergence` over the calls.
-    pub weight: Option<f64>,
-    /// Unix time.
-    pub last_scored_ms: Option<u64>,
-    /// How often it was scored.
-    pub count: Option<u64>,
-    /// It failed; the state is as before.
-    pub error: Option<String>,
+    #[serde(flatten)]
+    pub row: MemoryScore,
+}
+
+/// What was due, and what it took.
+#[wire]
+pub struct IncrementalSummary {
+    pub done: u64,
+    pub of: u64,
+    /// The last one, of a provider that has no reply of its own for it: ours have.
+    #[serde(flatten)]
+    pub row: Option<MemoryScore>,
     /// All of them, if the call was not made with `more`.
     pub rows: Option<Vec<MemoryScore>>,
     /// Memories.
-    pub due: Option<u64>,
+    pub due: u64,
     /// Those scored within `max_age_s`.
-    pub fresh: Option<u64>,
+    pub fresh: u64,
     /// Those behind the first 60 % of the tokens, or with no response after them.
-    pub late: Option<u64>,
-    pub failed: Option<u64>,
-    pub tokens: Option<u64>,
-    pub tokens_forwarded: Option<u64>,
-    pub tokens_reused: Option<u64>,
-    pub noise_floor: Option<f64>,
-    pub model: Option<String>,
-    pub fingerprint: Option<String>,
-    pub device: Option<String>,
-    pub mock: Option<bool>,
-    pub elapsed_us: Option<u64>,
+    pub late: u64,
+    pub failed: u64,
+    pub tokens: u64,
+    pub tokens_forwarded: u64,
+    pub tokens_reused: u64,
+    pub noise_floor: f64,
+    pub model: String,
+    pub fingerprint: String,
+    pub device: String,
+    pub mock: bool,
+    pub elapsed_us: u64,
 }
 
 /// Parameters of `ScoreFinetune`: a conversation, and how far back.

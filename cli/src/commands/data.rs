@@ -6,11 +6,13 @@ use brahman_card::interface::catalog::{
     self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut,
 };
 use brahman_card::interface::ingest::method;
-use brahman_card::interface::ingest::{FilesIn, IngestOut, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut};
+use brahman_card::interface::ingest::{
+    FilesIn, IngestOut, IngestSummary, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+};
 use brahman_card::interface::{Empty, Method};
 use clap::Args;
 
-use super::{get, stream};
+use super::{get, stream, unfinished};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
@@ -136,20 +138,28 @@ pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
 
 async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset: &str, output: &Output) -> anyhow::Result<()> {
     let bar = output.spinner("reading");
-    let out: IngestOut = stream::<M>(socket, ask, |p: &IngestOut| {
-        bar.set_message(one_line(&format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s)));
+    let last: IngestOut = stream::<M>(socket, ask, |reply: &IngestOut| {
+        if let IngestOut::Progress(p) = reply {
+            bar.set_message(one_line(&format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s)));
+        }
     })
     .await?;
     bar.finish_and_clear();
+    let IngestOut::Done(out) = &last else { return Err(unfinished(M::NAME)) };
     if output.json() {
-        output.print_json(&out);
-        return Ok(());
+        output.print_json(&last);
+    } else {
+        ingested(dataset, out, output);
     }
+    Ok(())
+}
+
+fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
     if let Some(made) = &out.datasets {
         let rows = made.iter().map(|m| vec![m.dataset.clone(), m.generation.to_string(), m.rows.to_string(), bytes(m.bytes)]);
         output.table(&["DATASET", "GENERATION", "ROWS", "READ"], rows.collect());
-        out.notes.iter().flatten().for_each(|note| output.line(note));
-        return Ok(());
+        out.notes.iter().for_each(|note| output.line(note));
+        return;
     }
     let workers = out.parallel.filter(|n| *n > 1).map(|n| format!(" by {n} workers")).unwrap_or_default();
     output.line(&format!(
@@ -157,12 +167,12 @@ async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset:
         out.generation.unwrap_or(0),
         out.rows,
         bytes(out.bytes),
-        duration(out.seconds.unwrap_or(0.0))
+        duration(out.seconds)
     ));
     for object in out.objects.iter().flatten() {
         output.line(&format!("  {} rows, {}  {}", object.rows, bytes(object.bytes), object.url));
     }
-    out.notes.iter().flatten().for_each(|note| output.line(&format!("  {note}")));
+    out.notes.iter().for_each(|note| output.line(&format!("  {note}")));
     for column in out.columns.iter().flatten().filter(|c| c.nulls_made > 0) {
         let words = format!(
             "{} of `{}` ({}) cannot be held by {} and became NULL",
@@ -189,7 +199,6 @@ async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset:
             output.line(&format!("  {}{row}: {}", q.source, q.reason));
         }
     }
-    Ok(())
 }
 
 /// Longest type in a table: the fields of a struct are for `--json`.

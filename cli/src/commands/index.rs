@@ -8,16 +8,17 @@ use anyhow::Context as _;
 
 use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
-    AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, BestIn, BestOut, CompactOut, CompactTrialsIn, CompactTrialsOut, Config,
-    CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo, EvalListOut, EvalOut, GenerationsOut, GetIn,
-    GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, NameIn, PromoteIn, PromoteOut, RefreshOut, RollbackIn, RollbackOut, SearchIn,
-    SearchOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialsOut, UnpinOut,
+    AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary,
+    CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo,
+    EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, PromoteIn,
+    PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut, TrialIn, TrialOut,
+    TrialRecord, TrialSummary, TrialsOut, UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 
 pub(crate) use arguments::{Create, Index, Promote, Search};
 
-use super::{get, plot, stream};
+use super::{get, plot, stream, unfinished};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
@@ -31,27 +32,70 @@ async fn show<M: Method>(socket: &Path, ask: &M::In, output: &Output, person: im
     Ok(())
 }
 
-/// The same for a method that says how far it is.
-async fn watch<M: Method>(
+/// What one reply of a stream says.
+enum Step<'a, S> {
+    /// The phase, and how much of it is done.
+    Underway(&'a str, u64, u64),
+    Done(&'a S),
+}
+
+/// The replies of a method that says how far it is.
+trait Watched {
+    /// What the last one has.
+    type Summary;
+
+    fn step(&self) -> Step<'_, Self::Summary>;
+}
+
+macro_rules! watched {
+    ($($reply:ident ends with $summary:ident $(after $more:ident as $phase:literal)?;)*) => {
+        $(
+            impl Watched for $reply {
+                type Summary = $summary;
+
+                fn step(&self) -> Step<'_, $summary> {
+                    match self {
+                        Self::Progress(p) => Step::Underway(&p.phase, p.done, p.of),
+                        $(Self::$more(one) => Step::Underway($phase, one.done, one.of),)?
+                        Self::Done(summary) => Step::Done(summary),
+                    }
+                }
+            }
+        )*
+    };
+}
+
+watched! {
+    RefreshOut ends with RefreshSummary;
+    MoveOut ends with MoveSummary;
+    CompactOut ends with CompactSummary;
+    PromoteOut ends with PromoteSummary;
+    TrialOut ends with TrialSummary;
+    AutotuneOut ends with AutotuneSummary after Trial as "trial";
+}
+
+/// The same as [`show`] for a method that says how far it is; a person reads the summary.
+async fn watch<M: Method<Out: Watched>>(
     socket: &Path,
     ask: &M::In,
     output: &Output,
-    progress: impl Fn(&M::Out) -> (String, u64, u64),
-    person: impl FnOnce(&M::Out),
+    person: impl FnOnce(&<M::Out as Watched>::Summary),
 ) -> anyhow::Result<()> {
     let bar = output.count_bar("starting", 0);
-    let out = stream::<M>(socket, ask, |p| {
-        let (phase, done, of) = progress(p);
-        bar.set_length(of);
-        bar.set_position(done);
-        bar.set_message(one_line(&phase));
+    let last = stream::<M>(socket, ask, |reply: &M::Out| {
+        if let Step::Underway(phase, done, of) = reply.step() {
+            bar.set_length(of);
+            bar.set_position(done);
+            bar.set_message(one_line(phase));
+        }
     })
     .await?;
     bar.finish_and_clear();
+    let Step::Done(summary) = last.step() else { return Err(unfinished(M::NAME)) };
     if output.json() {
-        output.print_json(&out);
+        output.print_json(&last);
     } else {
-        person(&out);
+        person(summary);
     }
     Ok(())
 }
@@ -95,31 +139,31 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Move { name, bucket } => {
             let ask = MoveIn { name: name.clone(), bucket: bucket.clone() };
-            let said = |out: &MoveOut| {
-                output.line(&if out.moved == Some(true) {
-                    let from = out.previous.as_deref().unwrap_or("-");
-                    format!("{name} lives in bucket {bucket} now, not in {from}: {} copied and compared", bytes(out.bytes.unwrap_or(0)))
+            let said = |out: &MoveSummary| {
+                output.line(&if out.moved {
+                    let from = &out.previous;
+                    format!("{name} lives in bucket {bucket} now, not in {from}: {} copied and compared", bytes(out.bytes))
                 } else {
                     format!("{name} lives in bucket {bucket} already")
                 });
             };
-            watch::<method::Move>(socket, &ask, output, |p: &MoveOut| (p.phase.clone(), p.done, p.of), said).await
+            watch::<method::Move>(socket, &ask, output, said).await
         }
         Index::Compact { name } => {
-            let said = |out: &CompactOut| {
+            let said = |out: &CompactSummary| {
                 let number = out.generation.unwrap_or(0);
-                output.line(&if out.compacted == Some(true) {
+                output.line(&if out.compacted {
                     format!("generation {number} holds everything in one base")
                 } else {
                     format!("nothing to fold in: generation {number} is compact")
                 });
             };
-            watch::<method::Compact>(socket, &NameIn { name }, output, |p: &CompactOut| (p.phase.clone(), p.done, p.of), said).await
+            watch::<method::Compact>(socket, &NameIn { name }, output, said).await
         }
         Index::Trial { name, config, target_recall, note } => {
             let ask = TrialIn { name, config: config.config(), target_recall, note };
-            let said = |out: &TrialOut| trials(output, out.trial.as_slice(), None, None);
-            watch::<method::Trial>(socket, &ask, output, |p: &TrialOut| (p.phase.clone(), p.done, p.of), said).await
+            let said = |out: &TrialSummary| trials(output, std::slice::from_ref(&out.trial), None, None);
+            watch::<method::Trial>(socket, &ask, output, said).await
         }
         Index::Trials { name, plot, compact } => all_trials(socket, name, plot, compact, output).await,
         Index::Best { name, by } => {
@@ -131,11 +175,11 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Autotune { name, m, ef_construction, target_recall } => {
             let ask = AutotuneIn { name: name.clone(), m: some(m), ef_construction: some(ef_construction), target_recall };
-            let said = |out: &AutotuneOut| {
+            let said = |out: &AutotuneSummary| {
                 trials(output, out.best.as_slice(), out.best.as_ref().map(|b| b.id.as_str()), None);
                 output.line(&format!("{} trials; `brahman index promote {name}` lets the best answer", out.done));
             };
-            watch::<method::Autotune>(socket, &ask, output, |p: &AutotuneOut| (p.phase.clone(), p.done, p.of), said).await
+            watch::<method::Autotune>(socket, &ask, output, said).await
         }
         Index::Agent { name: Some(name) } => {
             let said = |out: &AgentEnqueueOut| {
@@ -292,39 +336,38 @@ fn generations(output: &Output, out: &GenerationsOut) {
 }
 
 async fn refresh<M: Method<Out = RefreshOut>>(socket: &Path, ask: &M::In, name: &str, output: &Output) -> anyhow::Result<()> {
-    watch::<M>(socket, ask, output, |p: &RefreshOut| (p.phase.clone(), p.done, p.of), |out| refreshed(name, out, output)).await
+    watch::<M>(socket, ask, output, |out| refreshed(name, out, output)).await
 }
 
-fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
-    let n = |v: Option<u64>| v.unwrap_or(0);
-    let embedded = n(out.new_chunks) - n(out.resumed).min(n(out.new_chunks)) - n(out.reused).min(n(out.new_chunks));
+fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
+    let embedded = out.new_chunks.saturating_sub(out.resumed).saturating_sub(out.reused);
     let vectors = match out.cached {
         None => "with vectors of the dataset's own".to_owned(),
-        Some(cached) => format!("{embedded} embedded ({cached} from the cache) by {}", out.model.as_deref().unwrap_or("?")),
+        Some(cached) => format!("{embedded} embedded ({cached} from the cache) by {}", out.model),
     };
     output.line(&format!(
         "{name} generation {}: {} documents, {} new, {} changed, {} removed; {} chunks, {vectors} in {}",
-        n(out.generation),
-        n(out.dataset_docs),
-        n(out.new_docs),
-        n(out.changed_docs),
-        n(out.removed_docs),
-        n(out.total),
-        duration(out.duration_s.unwrap_or(0.0)),
+        out.generation,
+        out.dataset_docs,
+        out.new_docs,
+        out.changed_docs,
+        out.removed_docs,
+        out.total,
+        duration(out.duration_s),
     ));
     for (count, words) in [
-        (n(out.resumed), "chunks had been embedded by a refresh that was cut off"),
-        (n(out.resume_lost), "vectors of a refresh that was cut off were damaged and were embedded again"),
-        (n(out.reused), "chunks of changed documents were as before and kept their vectors"),
-        (n(out.empty_docs), "documents have no text"),
-        (n(out.truncated), "chunks were longer than the model's window and were cut; a smaller --chunk-size avoids that"),
-        (n(out.skipped_docs), "documents were left out:"),
+        (out.resumed, "chunks had been embedded by a refresh that was cut off"),
+        (out.resume_lost.unwrap_or(0), "vectors of a refresh that was cut off were damaged and were embedded again"),
+        (out.reused, "chunks of changed documents were as before and kept their vectors"),
+        (out.empty_docs, "documents have no text"),
+        (out.truncated, "chunks were longer than the model's window and were cut; a smaller --chunk-size avoids that"),
+        (out.skipped_docs, "documents were left out:"),
     ] {
         if count > 0 {
             output.line(&format!("  {count} {words}"));
         }
     }
-    out.skipped.iter().flatten().for_each(|s| output.line(&format!("    {}: {}", s.doc_id, s.reason)));
+    out.skipped.iter().for_each(|s| output.line(&format!("    {}: {}", s.doc_id, s.reason)));
     for c in out.converted.iter().flatten() {
         output.line(&format!("  column {} was {} and is {}; {} values could not be converted", c.column, c.from, c.to, c.nulls_made));
     }
@@ -339,7 +382,7 @@ fn refreshed(name: &str, out: &RefreshOut, output: &Output) {
         output.line("it had been rolled back, and follows its dataset again");
     }
     out.sweep.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
-    if out.stale_cleared == Some(false) {
+    if !out.stale_cleared {
         output.line("the dataset has moved on meanwhile: the index is still marked stale");
     }
     made_up(out.mock, output);
@@ -349,28 +392,26 @@ async fn promote(socket: &Path, promote: Promote, output: &Output) -> anyhow::Re
     let Promote { name, trial, generation, graph, target_recall, force } = promote;
     let config = Some(graph.config()).filter(|c| *c != Config::default());
     let ask = PromoteIn { name, generation, trial, config, target_recall, force: Some(force) };
-    let said = |out: &PromoteOut| {
-        let verdict = out.verdict.as_deref().unwrap_or("?");
-        let number = out.generation.unwrap_or(0);
-        output.line(&match (out.promoted, verdict) {
-            (Some(true), "better") => output.paint(&format!("generation {number} answers now: it is better"), Tone::Good),
-            (Some(true), verdict) => output.paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
-            (_, verdict) => output.paint(&format!("generation {number} goes on answering: {verdict}"), Tone::Busy),
+    let said = |out: &PromoteSummary| {
+        let number = out.generation;
+        output.line(&match (out.promoted, out.verdict.as_str()) {
+            (true, "better") => output.paint(&format!("generation {number} answers now: it is better"), Tone::Good),
+            (true, verdict) => output.paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
+            (false, verdict) => output.paint(&format!("generation {number} goes on answering: {verdict}"), Tone::Busy),
         });
-        let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().filter_map(|(who, m)| {
-            let m = m.as_ref()?;
-            Some(vec![
+        let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().map(|(who, m)| {
+            vec![
                 who.into(),
                 format!("{:.4}", m.recall),
                 format!("{:.4}", m.recall_low),
                 format!("{:.0}", m.p95_us),
                 m.orphans.to_string(),
                 m.queries.to_string(),
-            ])
+            ]
         });
         output.table(&["", "RECALL", "AT LEAST", "P95 µs", "ORPHANS", "QUERIES"], rows.collect());
     };
-    watch::<method::Promote>(socket, &ask, output, |p: &PromoteOut| (p.phase.clone(), p.done, p.of), said).await
+    watch::<method::Promote>(socket, &ask, output, said).await
 }
 
 async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {

@@ -3,14 +3,16 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use brahman_card::interface::Method;
 use brahman_card::interface::score::method;
 use brahman_card::interface::score::{
-    Conversation, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, MatrixIn, MatrixOut, MemoryIn, MemoryOut, Message, Row,
+    Conversation, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, IncrementalRow, MatrixIn, MatrixOut, MatrixSummary, MemoryIn,
+    MemoryOut, Message, Row,
 };
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{get, stream};
+use super::{get, stream, unfinished};
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, duration};
 
@@ -158,49 +160,40 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
     };
     let bar = output.count_bar("scoring", 0);
     let mut rows: Vec<Row> = Vec::new();
-    let mut done: MatrixOut = stream::<method::ScoreMatrix>(socket, &ask, |reply: &MatrixOut| {
-        bar.set_length(reply.of);
-        bar.set_position(reply.done);
-        if reply.phase == "row" {
-            rows.push(row(reply));
-        }
+    let last: MatrixOut = stream::<method::ScoreMatrix>(socket, &ask, |reply: &MatrixOut| {
+        let (done, of) = match reply {
+            MatrixOut::Row(one) => {
+                rows.push(one.row.clone());
+                (one.done, one.of)
+            }
+            MatrixOut::Done(summary) => (summary.done, summary.of),
+            MatrixOut::Progress(progress) => (progress.done, progress.of),
+        };
+        bar.set_length(of);
+        bar.set_position(done);
     })
     .await?;
     bar.finish_and_clear();
+    let MatrixOut::Done(done) = last else { return Err(unfinished(<method::ScoreMatrix as Method>::NAME)) };
     if let Some(file) = &matrix.html {
         std::fs::write(file, page(&rows, &done)?)?;
         output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {
-        done.rows = Some(rows);
-        output.print_json(&done);
+        output.print_json(&MatrixOut::Done(MatrixSummary { rows: Some(rows), ..done }));
         return Ok(());
     }
     heat_map(&rows, &done, output);
     Ok(())
 }
 
-fn row(reply: &MatrixOut) -> Row {
-    Row {
-        key: reply.key.clone().unwrap_or_default(),
-        keys: reply.keys.clone().unwrap_or_default(),
-        tokens_removed: reply.tokens_removed.unwrap_or(0),
-        deltas: reply.deltas.clone().unwrap_or_default(),
-        divergences: reply.divergences.clone().unwrap_or_default(),
-        cells: reply.cells.clone().unwrap_or_default(),
-        cached: reply.cached.unwrap_or(false),
-        approximate: reply.approximate.unwrap_or(false),
-        error: reply.error.clone(),
-    }
-}
-
 /// Rows by what they lose in all, a shade a response; the strongest shade is the largest divergence.
-fn heat_map(rows: &[Row], done: &MatrixOut, output: &Output) {
+fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
     let sum = |row: &Row| row.divergences.iter().sum::<f64>();
     let mut order: Vec<&Row> = rows.iter().collect();
     order.sort_by(|a, b| sum(b).total_cmp(&sum(a)));
     let most = rows.iter().flat_map(|r| &r.divergences).copied().fold(0.0, f64::max);
-    let responses = usize::try_from(done.responses.unwrap_or(0)).unwrap_or(0);
+    let responses = usize::try_from(done.responses).unwrap_or(0);
     let share = responses.div_ceil(COLUMNS_MAX).max(1);
     let table = order.iter().take(ROWS_MAX).map(|row| {
         let strip: String = row.divergences.chunks(share).map(|c| output.shade(c.iter().copied().fold(0.0, f64::max), most)).collect();
@@ -224,17 +217,16 @@ fn heat_map(rows: &[Row], done: &MatrixOut, output: &Output) {
     for warning in done.warnings.iter().flatten() {
         output.note(&format!("warning: {warning}"));
     }
-    let forwarded = done.tokens_forwarded.unwrap_or(0);
-    let naive = done.tokens_naive.unwrap_or(0);
+    let (forwarded, naive) = (done.tokens_forwarded, done.tokens_naive);
     let share = if naive == 0 { String::new() } else { format!(" ({:.0} % of full passes)", 100.0 * forwarded as f64 / naive as f64) };
     output.line(&format!(
         "{} memories, {responses} responses, {} tokens; {forwarded} forwarded{share}; noise floor {}; {} on {}, {}",
-        done.memories.unwrap_or(0),
-        done.tokens.unwrap_or(0),
-        floor(done.noise_floor.unwrap_or(0.0)),
-        done.model.as_deref().unwrap_or("?"),
-        done.device.as_deref().unwrap_or("?"),
-        duration(done.elapsed_us.unwrap_or(0) as f64 / 1e6),
+        done.memories,
+        done.tokens,
+        floor(done.noise_floor),
+        done.model,
+        done.device,
+        duration(done.elapsed_us as f64 / 1e6),
     ));
 }
 
@@ -243,7 +235,7 @@ fn floor(nats: f64) -> String {
 }
 
 /// A page that needs nothing but itself.
-fn page(rows: &[Row], done: &MatrixOut) -> anyhow::Result<String> {
+fn page(rows: &[Row], done: &MatrixSummary) -> anyhow::Result<String> {
     // The only way out of a script element is its end tag.
     let data = serde_json::to_string(&json!({ "rows": rows, "done": done }))?.replace("</", "<\\/");
     Ok(include_str!("score/matrix.html").replace("/*DATA*/null", &data))
@@ -291,40 +283,46 @@ async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, li
         priority: Some(file.priority),
     };
     let bar = output.count_bar("scoring", 0);
-    let mut rows: Vec<IncrementalOut> = Vec::new();
-    let done: IncrementalOut = stream::<method::ScoreIncremental>(socket, &ask, |reply: &IncrementalOut| {
-        bar.set_length(reply.of);
-        bar.set_position(reply.done);
-        if reply.phase == "row" {
-            rows.push(reply.clone());
-        }
+    let mut rows: Vec<IncrementalRow> = Vec::new();
+    let last: IncrementalOut = stream::<method::ScoreIncremental>(socket, &ask, |reply: &IncrementalOut| {
+        let (done, of) = match reply {
+            IncrementalOut::Row(one) => {
+                rows.push(one.clone());
+                (one.done, one.of)
+            }
+            IncrementalOut::Done(summary) => (summary.done, summary.of),
+            IncrementalOut::Progress(progress) => (progress.done, progress.of),
+        };
+        bar.set_length(of);
+        bar.set_position(done);
     })
     .await?;
     bar.finish_and_clear();
+    let IncrementalOut::Done(done) = last else { return Err(unfinished(<method::ScoreIncremental as Method>::NAME)) };
     if output.json() {
-        let rows: Vec<Value> = rows.iter().filter_map(|row| serde_json::to_value(row).ok()).collect();
-        let mut done = serde_json::to_value(&done)?;
-        done["rows"] = rows.into();
+        // Its rows are the replies as they came.
+        let rows: Vec<IncrementalOut> = rows.into_iter().map(IncrementalOut::Row).collect();
+        let mut done = serde_json::to_value(IncrementalOut::Done(done))?;
+        done["rows"] = serde_json::to_value(rows)?;
         output.print_json(&done);
         return Ok(());
     }
-    let table = rows.iter().map(|row| {
-        let number = |n: Option<f64>| n.map_or_else(String::new, |n| format!("{n:.3}"));
-        let error = row.error.clone().map_or_else(String::new, |error| output.paint(&error, Tone::Bad));
-        let count = row.count.unwrap_or(0).to_string();
-        vec![row.key.clone().unwrap_or_default(), number(row.max_divergence), number(row.weight), count, error]
+    let table = rows.iter().map(|IncrementalRow { row, .. }| {
+        let error = row.error.as_deref().map_or_else(String::new, |error| output.paint(error, Tone::Bad));
+        let (largest, weight) = (format!("{:.3}", row.max_divergence), format!("{:.3}", row.weight));
+        vec![row.key.clone(), largest, weight, row.count.to_string(), error]
     });
     output.table(&["MEMORY", "LARGEST", "WEIGHT", "TIMES", ""], table.collect());
     output.line(&format!(
         "{} of {} due scored, {} fresh, {} too late in the conversation; {} tokens forwarded; {} on {}, {}",
         done.done,
-        done.due.unwrap_or(0),
-        done.fresh.unwrap_or(0),
-        done.late.unwrap_or(0),
-        done.tokens_forwarded.unwrap_or(0),
-        done.model.as_deref().unwrap_or("?"),
-        done.device.as_deref().unwrap_or("?"),
-        duration(done.elapsed_us.unwrap_or(0) as f64 / 1e6)
+        done.due,
+        done.fresh,
+        done.late,
+        done.tokens_forwarded,
+        done.model,
+        done.device,
+        duration(done.elapsed_us as f64 / 1e6)
     ));
     Ok(())
 }

@@ -11,7 +11,7 @@ use brahman_card::interface::catalog::{
     self, AbandonIn, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
 };
 use brahman_card::interface::ingest::error::Cancelled;
-use brahman_card::interface::ingest::{Drift, IngestOut, Quarantine, Run};
+use brahman_card::interface::ingest::{Drift, IngestOut, IngestProgress, IngestSummary, Quarantine, Run};
 use brahman_sidecar::{Call, CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ const MOCK_PRODUCER: &str = concat!("ingest-mock/", env!("CARGO_PKG_VERSION"));
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
-    /// `scan`, `read`, `commit` or `done`.
+    /// `scan`, `read`, `merge` or `commit`.
     pub phase: &'static str,
     /// Rows written by this run so far.
     pub rows: u64,
@@ -160,7 +160,7 @@ impl Runs {
         call: Option<&Call>,
         job: Job,
         read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<ReadOutcome, Fault> + Send + 'static,
-    ) -> Result<IngestOut, Fault> {
+    ) -> Result<IngestSummary, Fault> {
         let run_id = job.resumes.clone().unwrap_or_else(|| ulid::Ulid::generate().to_string());
         let cancel = CancellationToken::new();
         // Dropped with this future: a hang-up cancels the run.
@@ -212,7 +212,7 @@ impl Runs {
         progress: watch::Sender<Progress>,
         watching: watch::Receiver<Progress>,
         started: Instant,
-    ) -> Result<IngestOut, Fault> {
+    ) -> Result<IngestSummary, Fault> {
         let options = CallOptions::default();
         self.ends.tell_all().await?;
         let dataset = job.dataset.as_str();
@@ -231,13 +231,13 @@ impl Runs {
             let pii = target.samples.as_ref().map(|samples| pii::report(&samples.take()));
             Ok::<_, Fault>((read, pii, written))
         });
-        let (read, pii, mut written) = loop {
+        let (mut read, pii, written) = loop {
             tokio::select! {
                 done = &mut reading => break done.map_err(|e| broken(dataset, &e))?,
                 () = tokio::time::sleep(PROGRESS_EVERY), if call.is_some_and(|call| call.more) => {
                     let now = *watching.borrow();
                     if let Some(call) = call {
-                        call.send(&report(now, started)).await?;
+                        call.send(&report(now, started.elapsed())).await?;
                     }
                 }
             }
@@ -250,35 +250,11 @@ impl Runs {
         if !drift.is_empty() {
             tracing::warn!(dataset, "its columns have changed: {drift:?}");
         }
-        let producer = if self.mock { MOCK_PRODUCER } else { PRODUCER };
-        let commit = CommitIn {
-            name: dataset.to_owned(),
-            run_id: run_id.to_owned(),
-            objects: read.objects.clone(),
-            columns: read.columns.clone(),
-            inputs: read.inputs,
-            producer: producer.to_owned(),
-            pii: pii.clone(),
-            watermark: read.watermark,
-            expect: job.onto.as_ref().map(|onto| onto.generation),
-            expect_run: job.onto.as_ref().and_then(|onto| onto.run_id.clone()),
-            mock,
-            maker: self.mock.then(|| self.label.clone()),
-        };
+        let commit = self.commit_of(&job, run_id, &mut read, pii.clone());
         if cancel.is_cancelled() {
             return Err(cancelled());
         }
-        // From here on it may be published, whatever becomes of the answer: only a refusal says that it was not. What may be either is
-        // the catalog's to clear away.
-        let folder = written.keep();
-        let committed = self.commit(&commit).await;
-        if let Err(ClientError::Fault(fault)) = &committed
-            && was_refused(&fault.name)
-        {
-            written.folder = folder;
-        }
-        let committed = committed?;
-        let now = Progress { phase: "done", ..*watching.borrow() };
+        let committed = self.publish(&commit, written).await?;
         let mut notes = read.notes;
         if let Some(copies) = committed.copies.filter(|copies| copies.failed > 0) {
             let why = copies.why.unwrap_or_default();
@@ -287,22 +263,57 @@ impl Runs {
         if self.mock {
             notes.push(format!("made by the mock {}: only mocks read it, and no real dataset was touched", self.label));
         }
-        Ok(IngestOut {
+        let (Progress { rows, bytes, .. }, elapsed) = (*watching.borrow(), started.elapsed());
+        Ok(IngestSummary {
+            rows,
+            bytes,
+            rows_per_s: rate(rows, elapsed),
             run_id: Some(run_id.to_owned()),
-            dataset: Some(dataset.to_owned()),
+            dataset: dataset.to_owned(),
             generation: Some(committed.generation),
             objects: Some(read.objects),
             columns: Some(read.columns),
             quarantined: Some(read.quarantined),
             quarantine: Some(read.quarantine),
-            notes: Some(notes),
-            parallel: read.parallel,
-            mode: read.mode,
-            drift: Some(drift),
             pii,
-            seconds: Some(started.elapsed().as_secs_f64()),
-            ..report(now, started)
+            datasets: None,
+            mode: read.mode,
+            parallel: read.parallel,
+            notes,
+            drift: Some(drift),
+            seconds: elapsed.as_secs_f64(),
         })
+    }
+
+    /// What the catalog is told of a run that has read all.
+    fn commit_of(&self, job: &Job, run_id: &str, read: &mut ReadOutcome, pii: Option<PiiReport>) -> CommitIn {
+        CommitIn {
+            name: job.dataset.clone(),
+            run_id: run_id.to_owned(),
+            objects: read.objects.clone(),
+            columns: read.columns.clone(),
+            inputs: std::mem::take(&mut read.inputs),
+            producer: if self.mock { MOCK_PRODUCER } else { PRODUCER }.to_owned(),
+            pii,
+            watermark: read.watermark.take(),
+            expect: job.onto.as_ref().map(|onto| onto.generation),
+            expect_run: job.onto.as_ref().and_then(|onto| onto.run_id.clone()),
+            mock: Some(self.mock),
+            maker: self.mock.then(|| self.label.clone()),
+        }
+    }
+
+    /// Has a run published. From here on it may be, whatever becomes of the answer: only a refusal says that it was not, and takes what
+    /// was written with it. What may be either is the catalog's to clear away.
+    async fn publish(&self, commit: &CommitIn, mut written: RunFolder) -> Result<CommitOut, ClientError> {
+        let folder = written.keep();
+        let committed = self.commit(commit).await;
+        if let Err(ClientError::Fault(fault)) = &committed
+            && was_refused(&fault.name)
+        {
+            written.folder = folder;
+        }
+        committed
     }
 
     /// Commits; says it again for a while if whether it was published is not known.
@@ -456,9 +467,14 @@ impl Drop for RunEnd<'_> {
     }
 }
 
-fn report(now: Progress, started: Instant) -> IngestOut {
-    let seconds = started.elapsed().as_secs_f64().max(1e-9);
-    IngestOut { phase: now.phase.into(), rows: now.rows, bytes: now.bytes, rows_per_s: now.rows as f64 / seconds, ..IngestOut::default() }
+fn report(now: Progress, elapsed: Duration) -> IngestOut {
+    let Progress { phase, rows, bytes } = now;
+    IngestOut::Progress(IngestProgress { phase: phase.to_owned(), rows, bytes, rows_per_s: rate(rows, elapsed) })
+}
+
+/// Rows a second.
+pub(crate) fn rate(rows: u64, elapsed: Duration) -> f64 {
+    rows as f64 / elapsed.as_secs_f64().max(1e-9)
 }
 
 #[cfg(test)]

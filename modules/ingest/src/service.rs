@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use brahman_card::interface::catalog::Watermark;
 use brahman_card::interface::ingest::{
-    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestedDataset, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestSummary, IngestedDataset, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn,
+    WatchOut, WatchesOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service, chain};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::Dsn;
 use crate::files::{self, bad_source};
 use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
-use crate::run::{Job, Predecessor, Progress, ReadOutcome, Runs, cancelled};
+use crate::run::{Job, Predecessor, Progress, ReadOutcome, Runs, cancelled, rate};
 use crate::sink::Place;
 use crate::source::Format;
 use crate::table::{AskError, HeldTables, ReadError, ReadOptions, TableRead, TableSet, TableSource};
@@ -115,7 +116,7 @@ impl IngestService {
         let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
         let read = move |place: &Place, progress: &_, cancel: &_| files::read(&paths, format, place, progress, cancel);
         let job = Job { dataset, bucket, pii: pii.unwrap_or(true), ..Job::default() };
-        Reply::of(&self.runs.carry_out(Some(call), job, read).await?)
+        Reply::of(&IngestOut::Done(self.runs.carry_out(Some(call), job, read).await?))
     }
 
     async fn table(&self, call: &Call, schemes: &[&str], server: Server) -> Result<Reply, Fault> {
@@ -123,7 +124,7 @@ impl IngestService {
         let (dsn, how) = connection(call, &ask, schemes)?;
         let mode = Mode::of(&ask)?;
         if ask.tables.is_some() || ask.schema.is_some() {
-            return Reply::of(&self.several(call, ask, mode, server, dsn, how).await?);
+            return Reply::of(&IngestOut::Done(self.several(call, ask, mode, server, dsn, how).await?));
         }
         let read = server.read;
         let what = match (ask.table, ask.query) {
@@ -143,11 +144,19 @@ impl IngestService {
             Mode::Incremental { cursor, key, lag } => self.incremental(call, job, read, (dsn, what, how), (cursor, key, lag)).await?,
             Mode::Keyset { key, rows } => self.keyset(call, job, Keyset { read, dsn, what, how, key, rows, book: Book::default() }).await?,
         };
-        Reply::of(&done)
+        Reply::of(&IngestOut::Done(done))
     }
 
     /// Several tables, one after the other, each a dataset, of one snapshot where the server can hold it.
-    async fn several(&self, call: &Call, ask: TableIn, mode: Mode, server: Server, dsn: Dsn, how: ReadOptions) -> Result<IngestOut, Fault> {
+    async fn several(
+        &self,
+        call: &Call,
+        ask: TableIn,
+        mode: Mode,
+        server: Server,
+        dsn: Dsn,
+        how: ReadOptions,
+    ) -> Result<IngestSummary, Fault> {
         let one = |what: &'static str, why: &str| Err(Fault::invalid_parameter(what, why.to_owned()));
         let which = match (ask.tables, ask.schema) {
             (Some(tables), None) if (1..=TABLES_MAX).contains(&tables.len()) => TableSet::Tables(tables),
@@ -175,8 +184,7 @@ impl IngestService {
         }
         let how = ReadOptions { snapshot: held.snapshot.clone(), ..how };
         let mut made: Vec<IngestedDataset> = Vec::new();
-        let mut sum =
-            IngestOut { phase: "done".into(), dataset: Some(ask.dataset.clone()), mode: Some("full".into()), ..IngestOut::default() };
+        let mut sum = IngestSummary { dataset: ask.dataset.clone(), mode: Some("full".into()), ..IngestSummary::default() };
         let started = std::time::Instant::now();
         for table in &held.tables {
             let (dsn, how, what) = (dsn.clone(), how.clone(), TableSource::Table(table.table.clone()));
@@ -192,18 +200,18 @@ impl IngestService {
                 Fault::new(fault.name.clone(), fault.retryable(), words).with("source", table.table.clone())
             })?;
             (sum.rows, sum.bytes) = (sum.rows + done.rows, sum.bytes + done.bytes);
-            let (dataset, generation) = (done.dataset.unwrap_or_default(), done.generation.unwrap_or_default());
+            let (dataset, generation) = (done.dataset, done.generation.unwrap_or_default());
             made.push(IngestedDataset { dataset, generation, rows: done.rows, bytes: done.bytes });
         }
-        let seconds = started.elapsed().as_secs_f64();
+        let elapsed = started.elapsed();
         let note = match held.snapshot {
             Some(_) => format!("{} tables in one snapshot", made.len()),
             None => format!("{} tables, each in a snapshot of its own: this server cannot hold one for several connections", made.len()),
         };
-        Ok(IngestOut {
-            rows_per_s: sum.rows as f64 / seconds.max(1e-9),
-            seconds: Some(seconds),
-            notes: Some(vec![note]),
+        Ok(IngestSummary {
+            rows_per_s: rate(sum.rows, elapsed),
+            seconds: elapsed.as_secs_f64(),
+            notes: vec![note],
             datasets: Some(made),
             ..sum
         })
@@ -217,7 +225,7 @@ impl IngestService {
         read: Reader,
         (dsn, what, how): (Dsn, TableSource, ReadOptions),
         (cursor, key, lag): (String, Vec<String>, u64),
-    ) -> Result<IngestOut, Fault> {
+    ) -> Result<IngestSummary, Fault> {
         let before = self.runs.dataset(&job.dataset).await?;
         let onto = Predecessor {
             generation: before.as_ref().map_or(0, |d| d.generation),
@@ -264,7 +272,7 @@ impl IngestService {
     }
 
     /// In parts, going on where a run that died stopped.
-    async fn keyset(&self, call: &Call, job: Job, keyset: Keyset) -> Result<IngestOut, Fault> {
+    async fn keyset(&self, call: &Call, job: Job, keyset: Keyset) -> Result<IngestSummary, Fault> {
         let Some(state) = &self.state else {
             return Err(Fault::invalid_parameter("mode", "the mock keeps no state: expected full"));
         };

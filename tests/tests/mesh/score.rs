@@ -1,7 +1,7 @@
 //! Scoring: which memories the answers depend on, by the mock and by a real model.
 
 use brahman_card::ModuleState;
-use brahman_card::interface::score::{MatrixOut, Row};
+use brahman_card::interface::score::{MatrixSummary, Row};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Connection};
 use brahman_tests::planted::planted;
@@ -15,7 +15,7 @@ async fn mock() -> Mesh {
 }
 
 /// All replies of a streamed matrix.
-async fn matrix(mesh: &Mesh, ask: Value) -> (Vec<Row>, MatrixOut) {
+async fn matrix(mesh: &Mesh, ask: Value) -> (Vec<Row>, MatrixSummary) {
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
     let call = encode_call("org.brahman.Score.ScoreMatrix", &ask, &CallOptions::default(), true, false).expect("encoded");
     connection.send(&call).await.expect("sent");
@@ -104,15 +104,15 @@ async fn a_real_model_tells_the_memory_that_matters_from_a_shuffled_one() {
         entry("assistant", "Renmu keeps the barometer in Tasvoli."),
     ]});
     let (rows, done) = matrix(&mesh, json!({ "conversation": conversation, "top": 3 })).await;
-    assert_eq!((done.memories, done.responses, done.failed), (Some(3), Some(2), Some(0)));
-    assert_eq!((done.model.as_deref(), done.mock), (Some("induction"), Some(false)));
+    assert_eq!((done.memories, done.responses, done.failed), (3, 2, 0));
+    assert_eq!((done.model.as_str(), done.mock), ("induction", false));
     let row = |key: &str| rows.iter().find(|row| row.key == key).expect("a row");
     let (fact, shuffled, other) = (row("fact"), row("shuffled"), row("other"));
     assert!(fact.divergences[1] > 20.0, "{fact:?}");
     assert!(shuffled.deltas[1] < 3.0 && other.deltas[1] < 3.0, "{shuffled:?} {other:?}");
     let cell = fact.cells.iter().find(|cell| cell.response == 1).expect("a cell");
     assert_eq!(cell.top.as_ref().map(Vec::len), Some(3));
-    assert!(done.noise_floor.expect("a floor") < 1e-3, "{done:?}");
+    assert!(done.noise_floor < 1e-3, "{done:?}");
 
     // The figures are those of plain passes over the same bytes.
     let bytes = |keep: &[&str]| -> Vec<u32> {
@@ -149,17 +149,17 @@ async fn shared_beginnings_are_read_once_and_a_small_budget_only_costs_time() {
     let made = planted(3, 20, 40, 2, 60, false);
     let mesh = real(|setup| setup).await;
     let (rows, done) = matrix(&mesh, json!({ "conversation": made.conversation })).await;
-    let (forwarded, naive) = (done.tokens_forwarded.expect("counted"), done.tokens_naive.expect("counted"));
+    let (forwarded, naive) = (done.tokens_forwarded, done.tokens_naive);
     assert!((forwarded as f64) < 0.9 * naive as f64, "{forwarded} of {naive}");
     // Asked again nothing is computed, and the answer is the same.
     let (again, done) = matrix(&mesh, json!({ "conversation": made.conversation })).await;
-    assert_eq!(done.tokens_forwarded, Some(0));
+    assert_eq!(done.tokens_forwarded, 0);
     assert!(again.iter().all(|row| row.cached), "{again:?}");
     mesh.down();
     // A budget that holds one state but not two.
     let mesh = real(|setup| setup.env("BRAHMAN_SCORE_BUDGET_MIB", "145")).await;
     let (small, done) = matrix(&mesh, json!({ "conversation": made.conversation })).await;
-    assert!(done.tokens_forwarded.expect("counted") > forwarded, "{done:?}");
+    assert!(done.tokens_forwarded > forwarded, "{done:?}");
     for (row, other) in rows.iter().zip(&small) {
         assert_eq!(row.key, other.key);
         for (a, b) in row.deltas.iter().zip(&other.deltas) {
@@ -179,11 +179,11 @@ async fn odd_conversations_get_an_answer_that_fits() {
     let (hello, hi) = (entry("user", "Hello."), entry("assistant", "Hi."));
     // No memories; no responses; nothing at all.
     let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [hello, hi] } })).await;
-    assert_eq!((rows.len(), done.memories, done.responses), (0, Some(0), Some(1)));
+    assert_eq!((rows.len(), done.memories, done.responses), (0, 0, 1));
     let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [memory("a", "A."), hello] } })).await;
-    assert_eq!((rows.len(), done.responses, rows[0].deltas.len()), (1, Some(0), 0));
+    assert_eq!((rows.len(), done.responses, rows[0].deltas.len()), (1, 0, 0));
     let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [] } })).await;
-    assert_eq!((rows.len(), done.tokens), (0, Some(0)));
+    assert_eq!((rows.len(), done.tokens), (0, 0));
     // A memory that appears twice is removed in both places; one after the last response changes nothing; empty texts.
     let twice = json!({ "conversation": { "system": [entry("system", "Be brief.")], "conversation": [
         memory("twice", "Kolva is the name of the boat."), hello, entry("assistant", ""),
@@ -378,7 +378,7 @@ async fn a_row_that_fails_does_not_lose_the_others_and_a_model_that_cannot_is_re
     // Without what stands between, the response follows a Z.
     let (rows, done) = matrix(&mesh, json!({ "conversation": conversation })).await;
     let row = |key: &str| rows.iter().find(|row| row.key == key).expect("a row");
-    assert_eq!((done.failed, rows.len()), (Some(1), 2));
+    assert_eq!((done.failed, rows.len()), (1, 2));
     assert!(row("between").error.as_ref().is_some_and(|e| e.contains("not finite")) && row("between").deltas.is_empty(), "{rows:?}");
     assert!(row("first").error.is_none() && row("first").deltas.len() == 1, "{rows:?}");
     let fault = mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "aZb" })).await;
@@ -428,7 +428,7 @@ async fn a_server_scores_and_its_end_is_told() {
     let mesh = real(served).await;
     let file = brahman_tests::repository().join("examples/memories/conversation.json");
     let (rows, done) = matrix(&mesh, json!({ "path": file, "top": 2 })).await;
-    assert_eq!((done.model.as_deref(), done.failed, rows.len()), (Some("pairs"), Some(0), 6));
+    assert_eq!((done.model.as_str(), done.failed, rows.len()), ("pairs", 0, 6));
     let bicycle = rows.iter().find(|row| row.key == "bicycle").expect("a row");
     let most = bicycle.divergences.iter().copied().fold(0.0, f64::max);
     assert!(most > 5.0 && bicycle.divergences[2] == most, "{bicycle:?}");

@@ -2,6 +2,8 @@
 
 use brahman_card_derive::wire;
 
+use crate::interface::Progress;
+
 /// What was measured, on how many queries.
 #[wire]
 pub struct Measurement {
@@ -82,22 +84,29 @@ pub struct PromoteIn {
     pub force: Option<bool>,
 }
 
+#[wire(phase)]
+pub enum PromoteOut {
+    /// The last.
+    Done(PromoteSummary),
+    /// `build` or `measure`.
+    Progress(Progress),
+}
+
+/// What was measured, and what followed from it.
 #[wire]
-pub struct PromoteOut {
-    /// `build`, `measure` or `done`.
-    pub phase: String,
+pub struct PromoteSummary {
     /// Rows in this phase.
     pub done: u64,
     pub of: u64,
     /// Of the last reply alone, as all that follow: whether the new generation answers now.
-    pub promoted: Option<bool>,
+    pub promoted: bool,
     /// `better`, `inconclusive: …` or `refused: …`.
-    pub verdict: Option<String>,
-    pub generation: Option<u64>,
+    pub verdict: String,
+    pub generation: u64,
     /// The new one.
-    pub challenger: Option<Measurement>,
+    pub challenger: Measurement,
     /// The one before, in the same run.
-    pub champion: Option<Measurement>,
+    pub champion: Measurement,
 }
 
 #[wire]
@@ -129,19 +138,26 @@ pub struct MoveIn {
     pub bucket: String,
 }
 
+#[wire(phase)]
+pub enum MoveOut {
+    /// The last.
+    Done(MoveSummary),
+    /// `copy`.
+    Progress(Progress),
+}
+
+/// Where an index lives now.
 #[wire]
-pub struct MoveOut {
-    /// `copy` or `done`.
-    pub phase: String,
+pub struct MoveSummary {
     /// Bytes.
     pub done: u64,
     pub of: u64,
     /// Of the last reply alone, as all that follow: false if it lived there already.
-    pub moved: Option<bool>,
+    pub moved: bool,
     /// Where it lives now.
-    pub bucket: Option<String>,
+    pub bucket: String,
     /// Where it lived.
-    pub previous: Option<String>,
+    pub previous: String,
     /// Copied in all.
-    pub bytes: Option<u64>,
+    pub bytes: u64,
 }

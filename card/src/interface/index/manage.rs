@@ -2,6 +2,8 @@
 
 use brahman_card_derive::wire;
 
+use crate::interface::Progress;
+
 #[wire]
 pub struct CreateIn {
     pub name: String,
@@ -66,43 +68,50 @@ pub struct MigrateIn {
 }
 
 /// Replies of `Refresh` and `Migrate`.
+#[wire(phase)]
+pub enum RefreshOut {
+    /// The last.
+    Done(RefreshSummary),
+    /// `read`, `embed` or `write`.
+    Progress(Progress),
+}
+
+/// What a refresh or a migration did.
 #[wire]
-pub struct RefreshOut {
-    /// `read`, `embed`, `write` or `done`.
-    pub phase: String,
+pub struct RefreshSummary {
     /// Chunks in this phase.
     pub done: u64,
     pub of: u64,
     /// Of the last reply alone, as all that follow: documents in the index before.
-    pub pre_existing_docs: Option<u64>,
-    pub dataset_docs: Option<u64>,
-    pub new_docs: Option<u64>,
-    pub changed_docs: Option<u64>,
-    pub removed_docs: Option<u64>,
+    pub pre_existing_docs: u64,
+    pub dataset_docs: u64,
+    pub new_docs: u64,
+    pub changed_docs: u64,
+    pub removed_docs: u64,
     /// Those without text: they have no chunks.
-    pub empty_docs: Option<u64>,
+    pub empty_docs: u64,
     /// Those whose vector cannot be used.
-    pub skipped_docs: Option<u64>,
+    pub skipped_docs: u64,
     /// The first of them.
-    pub skipped: Option<Vec<SkippedRow>>,
-    pub new_chunks: Option<u64>,
+    pub skipped: Vec<SkippedRow>,
+    pub new_chunks: u64,
     /// Of the new chunks, those whose text the index had already embedded.
-    pub reused: Option<u64>,
+    pub reused: u64,
     /// Of the new chunks, those that a refresh which was cut off had embedded.
-    pub resumed: Option<u64>,
+    pub resumed: u64,
     /// Chunks in the index now.
-    pub total: Option<u64>,
-    /// Of the new chunks, those the provider had in its cache.
+    pub total: u64,
+    /// Of the new chunks, those the provider had in its cache; absent if the vectors are the dataset's own.
     pub cached: Option<u64>,
     /// Of the new chunks, those longer than the model's window.
-    pub truncated: Option<u64>,
-    pub duration_s: Option<f64>,
+    pub truncated: u64,
+    pub duration_s: f64,
     /// Of files that are the new generation's own.
-    pub bytes_written: Option<u64>,
+    pub bytes_written: u64,
     /// The catalog's mark.
-    pub stale_cleared: Option<bool>,
-    pub generation: Option<u64>,
-    pub model: Option<String>,
+    pub stale_cleared: bool,
+    pub generation: u64,
+    pub model: String,
     /// Vectors of a refresh that was cut off that were damaged, and embedded again.
     pub resume_lost: Option<u64>,
     /// Filter columns whose type is another than in older rows.
@@ -248,15 +257,22 @@ pub struct DoctorOut {
     pub put_aside: Option<Vec<String>>,
 }
 
+#[wire(phase)]
+pub enum CompactOut {
+    /// The last.
+    Done(CompactSummary),
+    /// `build`.
+    Progress(Progress),
+}
+
+/// What a compaction did.
 #[wire]
-pub struct CompactOut {
-    /// `build` or `done`.
-    pub phase: String,
+pub struct CompactSummary {
     /// Rows.
     pub done: u64,
     pub of: u64,
     /// Of the last reply alone, as `generation`: false if there was nothing to fold in.
-    pub compacted: Option<bool>,
+    pub compacted: bool,
     pub generation: Option<u64>,
 }
 

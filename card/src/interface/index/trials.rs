@@ -3,6 +3,7 @@
 use brahman_card_derive::wire;
 
 use super::Config;
+use crate::interface::Progress;
 
 #[wire]
 pub struct EvalAutogenIn {
@@ -99,15 +100,22 @@ pub struct TrialIn {
     pub note: Option<String>,
 }
 
+#[wire(phase)]
+pub enum TrialOut {
+    /// The last.
+    Done(TrialSummary),
+    /// `build` or `measure`.
+    Progress(Progress),
+}
+
+/// What came of a trial.
 #[wire]
-pub struct TrialOut {
-    /// `build`, `measure` or `done`.
-    pub phase: String,
+pub struct TrialSummary {
     /// Rows in this phase.
     pub done: u64,
     pub of: u64,
     /// Of the last reply alone; on disk by then.
-    pub trial: Option<TrialRecord>,
+    pub trial: TrialRecord,
 }
 
 #[wire]
@@ -163,16 +171,35 @@ pub struct AutotuneIn {
     pub target_recall: Option<f64>,
 }
 
+#[wire(phase)]
+pub enum AutotuneOut {
+    /// One trial is made.
+    Trial(AutotuneTrial),
+    /// The last.
+    Done(AutotuneSummary),
+    /// None that is known.
+    Progress(Progress),
+}
+
+/// One trial of a grid.
 #[wire]
-pub struct AutotuneOut {
-    /// `trial` or `done`.
-    pub phase: String,
+pub struct AutotuneTrial {
     /// Trials.
     pub done: u64,
     pub of: u64,
     /// The one just made.
-    pub trial: Option<TrialRecord>,
+    pub trial: TrialRecord,
     /// The best so far, by `pareto`.
+    pub best: Option<TrialRecord>,
+}
+
+/// What came of a grid.
+#[wire]
+pub struct AutotuneSummary {
+    pub done: u64,
+    pub of: u64,
+    /// The last one, of a provider that has no reply of its own for it: ours have.
+    pub trial: Option<TrialRecord>,
     pub best: Option<TrialRecord>,
 }
 

@@ -80,11 +80,11 @@ pub struct ResultStore {
 #[wire]
 pub struct MemoryScore {
     pub key: String,
-    /// The largest over the responses after it.
+    /// The largest over the `window` responses after it; not to be compared with the sums of `ScoreMemory`.
     pub max_divergence: f64,
     /// What that response loses, in nats.
     pub delta: f64,
-    /// Moving average of the largest divergences.
+    /// Moving average of `max_divergence` over the calls.
     pub weight: f64,
     /// Unix time of the last scoring in milliseconds.
     pub last_scored_ms: u64,

@@ -6,9 +6,9 @@ use std::sync::{Arc, TryLockError, Weak};
 use std::time::Duration;
 
 use brahman_card::Fault;
-use brahman_card::interface::Empty;
-use brahman_card::interface::index::{MoveIn, MoveOut, error};
+use brahman_card::interface::index::{MoveIn, MoveOut, MoveSummary, error};
 use brahman_card::interface::storage::{self, BucketsOut, RESCUE};
+use brahman_card::interface::{Empty, Progress};
 use brahman_sidecar::{Call, CallOptions, Reply, chain};
 use brahman_storage::Steps;
 
@@ -99,14 +99,8 @@ impl IndexService {
         let MoveIn { name, bucket } = call.parameters()?;
         let index = self.index(&name)?;
         let previous = index.home.bucket.clone();
-        let ended = |moved: bool, bytes: u64| MoveOut {
-            phase: "done".into(),
-            done: bytes,
-            of: bytes,
-            moved: Some(moved),
-            bucket: Some(bucket.clone()),
-            previous: Some(previous.clone()),
-            bytes: Some(bytes),
+        let ended = |moved: bool, bytes: u64| {
+            MoveOut::Done(MoveSummary { done: bytes, of: bytes, moved, bucket: bucket.clone(), previous: previous.clone(), bytes })
         };
         if bucket == previous {
             return Reply::of(&ended(false, 0));
@@ -153,7 +147,7 @@ impl IndexService {
                 Ok(outcome) => break outcome,
                 Err(_) if call.more => {
                     let done = done.load(Ordering::Relaxed);
-                    call.send(&MoveOut { phase: "copy".into(), done, of, ..MoveOut::default() }).await?;
+                    call.send(&MoveOut::Progress(Progress::new("copy", done, of))).await?;
                 }
                 Err(_) => {}
             }

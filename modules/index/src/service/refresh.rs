@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::Fault;
+use brahman_card::interface::Progress;
 use brahman_card::interface::catalog::{self, ClearStaleIn, GetOut};
-use brahman_card::interface::index::{CompactOut, Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, error};
+use brahman_card::interface::index::{
+    CompactOut, CompactSummary, Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error,
+};
 use brahman_sidecar::{Call, CallOptions, Reply, chain};
 use brahman_storage::digest::sha256;
 
@@ -118,11 +121,11 @@ impl IndexService {
     pub(super) async fn refresh(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
         let index = self.index(&name)?;
-        Reply::of(&self.refresh_index(Some(call), index).await?)
+        Reply::of(&RefreshOut::Done(self.refresh_index(Some(call), index).await?))
     }
 
     /// Brings an index up to its dataset, and compacts it behind if that is due.
-    async fn refresh_index(self: &Arc<Self>, call: Option<&Call>, index: Arc<Index>) -> Result<RefreshOut, Fault> {
+    async fn refresh_index(self: &Arc<Self>, call: Option<&Call>, index: Arc<Index>) -> Result<RefreshSummary, Fault> {
         let claim = index.claim("refresh").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         if call.is_none() {
@@ -161,8 +164,7 @@ impl IndexService {
                     continue;
                 }
                 match self.refresh_index(None, index).await {
-                    Ok(out) => {
-                        let (new, generation) = (out.new_chunks.unwrap_or(0), out.generation.unwrap_or(0));
+                    Ok(RefreshSummary { new_chunks: new, generation, .. }) => {
                         tracing::info!(index = name, "refreshed to generation {generation}: {new} chunks embedded");
                         self.agent.say(format!("{name}: refreshed to generation {generation}, {new} chunks embedded"));
                     }
@@ -192,7 +194,7 @@ impl IndexService {
         keeps_real(&index, &to, allow_mock.unwrap_or(false))?;
         let there = index.generation().is_some_and(|g| !g.is_empty() && g.manifest.model == to);
         let (out, _) = self.run_refresh(Some(call), &index, claim, Some(to).filter(|_| !there)).await?;
-        Reply::of(&out)
+        Reply::of(&RefreshOut::Done(out))
     }
 
     /// Brings the index up to its dataset; `to` another model if one is given, by embedding everything again.
@@ -202,7 +204,7 @@ impl IndexService {
         index: &Arc<Index>,
         claim: Claim,
         to: Option<Model>,
-    ) -> Result<(RefreshOut, Arc<Generation>), Fault> {
+    ) -> Result<(RefreshSummary, Arc<Generation>), Fault> {
         index.within_reach()?;
         let started = Instant::now();
         let options = CallOptions::default();
@@ -232,29 +234,13 @@ impl IndexService {
         let same = |g: &Arc<Generation>| g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run;
         // What answers in another's place is not what CURRENT names.
         let unchanged = plan.is_empty() && old.as_ref().is_some_and(same) && index.degraded().is_none();
-        let mut out = RefreshOut {
-            phase: "done".into(),
-            done: of,
-            of,
-            pre_existing_docs: Some(if to.is_some() { current.as_ref().map_or(0, |g| g.manifest.docs) } else { plan.pre_existing_docs }),
-            dataset_docs: Some(plan.dataset_docs),
-            new_docs: Some(plan.new_docs),
-            changed_docs: Some(plan.changed_docs),
-            removed_docs: Some(plan.removed_docs),
-            empty_docs: Some(plan.empty_docs),
-            skipped_docs: Some(plan.skipped_docs),
-            skipped: Some(plan.skipped.clone()),
-            new_chunks: Some(of),
-            reused: Some(embedded.reused),
-            resumed: Some(embedded.resumed),
-            // Nothing was embedded where the vectors came with the dataset.
-            cached: parameters.vector_column.is_none().then_some(embedded.cached),
-            truncated: Some(embedded.truncated),
-            resume_lost: Some(embedded.lost).filter(|lost| *lost > 0),
-            bytes_written: Some(0),
-            borrowed,
-            ..RefreshOut::default()
-        };
+        let mut out = counted(&plan, &embedded);
+        if to.is_some() {
+            out.pre_existing_docs = current.as_ref().map_or(0, |g| g.manifest.docs);
+        }
+        // Nothing was embedded where the vectors came with the dataset.
+        out.cached = parameters.vector_column.is_none().then_some(embedded.cached);
+        out.borrowed = borrowed;
         let was_pinned = index.pinned().unwrap_or(false);
         let current = match old.clone().filter(|_| unchanged) {
             Some(old) => {
@@ -273,13 +259,13 @@ impl IndexService {
                 let done = self.publish(call, index, claim, plan, embedded.vectors, model, own.clone()).await?;
                 let before = old.map_or(0, |g| if share_base(&g, &done) { g.manifest.bytes() } else { 0 });
                 let dead = done.manifest.dead.as_ref().map_or(0, |d| d.bytes);
-                out.bytes_written = Some(done.manifest.bytes().saturating_sub(before).max(dead));
+                out.bytes_written = done.manifest.bytes().saturating_sub(before).max(dead);
                 done
             }
         };
-        out.total = Some(current.manifest.chunks);
-        out.generation = Some(current.manifest.number);
-        out.model = Some(current.manifest.model.name.clone());
+        out.total = current.manifest.chunks;
+        out.generation = current.manifest.number;
+        out.model.clone_from(&current.manifest.model.name);
         out.mock = current.manifest.model.mark();
         out.unpinned = was_pinned.then_some(true);
         out.sweep = index.swept();
@@ -287,8 +273,8 @@ impl IndexService {
         let (name, index_name, run_id) = (parameters.dataset.clone(), parameters.name.clone(), own.run.clone());
         let clear = ClearStaleIn { name, index: index_name, generation: own.generation, run_id, mock: Some(self.mock) };
         let cleared = self.client.call_method::<catalog::method::ClearStale>(&clear, &options).await?.value;
-        out.stale_cleared = Some(cleared.cleared);
-        out.duration_s = Some(started.elapsed().as_secs_f64());
+        out.stale_cleared = cleared.cleared;
+        out.duration_s = started.elapsed().as_secs_f64();
         Ok((out, current))
     }
 
@@ -511,14 +497,14 @@ impl IndexService {
                 Ok(()) = receiver.changed() => {
                     let (done, of) = *receiver.borrow_and_update();
                     if call.more {
-                        call.send(&CompactOut { phase: "build".into(), done, of, ..CompactOut::default() }).await?;
+                        call.send(&CompactOut::Progress(Progress::new("build", done, of))).await?;
                     }
                 }
             }
         };
         let number = made.as_ref().or(index.generation().as_ref()).map(|g| g.manifest.number);
         let of = index.generation().map_or(0, |g| g.manifest.chunks);
-        Reply::of(&CompactOut { phase: "done".into(), done: of, of, compacted: Some(made.is_some()), generation: number })
+        Reply::of(&CompactOut::Done(CompactSummary { done: of, of, compacted: made.is_some(), generation: number }))
     }
 }
 
@@ -582,9 +568,32 @@ fn content_without(old: &Generation, gone: &std::collections::HashSet<u32>) -> s
     Ok(kept)
 }
 
+/// What is known of a refresh before anything of it is written.
+fn counted(plan: &Plan, embedded: &FreshVectors) -> RefreshSummary {
+    let of = plan.fresh.len() as u64;
+    RefreshSummary {
+        done: of,
+        of,
+        pre_existing_docs: plan.pre_existing_docs,
+        dataset_docs: plan.dataset_docs,
+        new_docs: plan.new_docs,
+        changed_docs: plan.changed_docs,
+        removed_docs: plan.removed_docs,
+        empty_docs: plan.empty_docs,
+        skipped_docs: plan.skipped_docs,
+        skipped: plan.skipped.clone(),
+        new_chunks: of,
+        reused: embedded.reused,
+        resumed: embedded.resumed,
+        truncated: embedded.truncated,
+        resume_lost: Some(embedded.lost).filter(|lost| *lost > 0),
+        ..RefreshSummary::default()
+    }
+}
+
 async fn say(call: Option<&Call>, phase: &str, done: u64, of: u64) -> Result<(), Fault> {
     match call.filter(|call| call.more) {
-        Some(call) => call.send(&RefreshOut { phase: phase.into(), done, of, ..RefreshOut::default() }).await,
+        Some(call) => call.send(&RefreshOut::Progress(Progress::new(phase, done, of))).await,
         None => Ok(()),
     }
 }

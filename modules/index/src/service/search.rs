@@ -126,6 +126,21 @@ fn hits_wanted(ask: &SearchIn) -> Result<u64, Fault> {
     }
 }
 
+/// How each query is searched, and on how many threads all of them may be. A single query has more than one only if the caller named a
+/// number, or all rows are compared.
+fn options(ask: &SearchIn, mode: Mode, k: u64) -> (SearchOptions, usize) {
+    let cores = cores();
+    let threads = ask.threads.map_or(cores, |t| usize::try_from(t).unwrap_or(cores)).clamp(1, 64);
+    let exact = ask.exact.unwrap_or(false) && mode != Mode::Lexical;
+    let how = SearchOptions {
+        k: usize::try_from(k).unwrap_or(usize::MAX),
+        ef: ask.ef.map(|ef| usize::try_from(ef).unwrap_or(usize::MAX)),
+        exact,
+        threads: if ask.threads.is_some() || exact { threads } else { 1 },
+    };
+    (how, threads)
+}
+
 impl Job {
     fn run(&self) -> Result<SearchOutcome, Fault> {
         let generation = &*self.generation;
@@ -192,6 +207,7 @@ impl IndexService {
         let mode = Mode::parse(ask.mode.as_deref())?;
         let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
+        let (how, threads) = options(&ask, mode, k);
         let (mut provider, mut truncated) = (None, None);
         let text = ask.text.clone();
         let queries = match (ask.text, ask.vector, ask.vectors) {
@@ -215,16 +231,7 @@ impl IndexService {
         };
         let checked = units(queries, &model)?;
         let embedded = started.elapsed();
-        let cores = cores();
-        let threads = ask.threads.map_or(cores, |t| usize::try_from(t).unwrap_or(cores)).clamp(1, 64);
-        let exact = ask.exact.unwrap_or(false) && mode != Mode::Lexical;
-        let how = SearchOptions {
-            k: usize::try_from(k).unwrap_or(usize::MAX),
-            ef: ask.ef.map(|ef| usize::try_from(ef).unwrap_or(usize::MAX)),
-            exact,
-            threads: if ask.threads.is_some() || exact { threads } else { 1 },
-        };
-        let engine = if exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
+        let engine = if how.exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
         let short =
             how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len() <= APPENDED_INLINE;
         let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine != "exact" && short;

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::interface::Progress;
 use brahman_card::interface::index::{
-    AutotuneIn, AutotuneOut, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn, EvalListOut, EvalOut, Measurement,
-    Metrics, NameIn, PromoteIn, PromoteOut, TrialIn, TrialOut, TrialRecord, TrialsOut, error,
+    AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn,
+    EvalListOut, EvalOut, Measurement, Metrics, NameIn, PromoteIn, PromoteOut, PromoteSummary, TrialIn, TrialOut, TrialRecord,
+    TrialSummary, TrialsOut, error,
 };
 use brahman_sidecar::{Call, Reply, chain};
 
@@ -238,7 +240,7 @@ impl IndexService {
                 Err(_) if call.more && call.method() == "Trial" => {
                     let done = done.load(Ordering::Relaxed);
                     let phase = if done < of { "build" } else { "measure" };
-                    call.send(&TrialOut { phase: phase.into(), done, of, trial: None }).await?;
+                    call.send(&TrialOut::Progress(Progress::new(phase, done, of))).await?;
                 }
                 Err(_) => {}
             }
@@ -252,7 +254,7 @@ impl IndexService {
         let index = self.index(&ask.name)?;
         let trial = self.attempt(call, &index, ask.config, target(ask.target_recall)?, "user", ask.note).await?;
         let of = trial.metrics.vectors;
-        Reply::of(&TrialOut { phase: "done".into(), done: of, of, trial: Some(trial) })
+        Reply::of(&TrialOut::Done(TrialSummary { done: of, of, trial }))
     }
 
     pub(super) fn trials(&self, call: &Call) -> Result<Reply, Fault> {
@@ -326,18 +328,14 @@ impl IndexService {
             let trial = self.attempt(call, &index, config, target, "autotune", None).await?;
             if call.more {
                 let best = best(&index);
-                call.send(&AutotuneOut { phase: "trial".into(), done, of, trial: Some(trial), best }).await?;
+                call.send(&AutotuneOut::Trial(AutotuneTrial { done, of, trial, best })).await?;
             }
         }
-        Reply::of(&AutotuneOut { phase: "done".into(), done: of, of, trial: None, best: best(&index) })
+        Reply::of(&AutotuneOut::Done(AutotuneSummary { done: of, of, trial: None, best: best(&index) }))
     }
 
-    pub(super) async fn promote(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
-        let ask: PromoteIn = call.parameters()?;
-        let index = self.index(&ask.name)?;
-        let (champion, _) = index.current()?;
-        let force = ask.force.unwrap_or(false);
-        let target = target(ask.target_recall)?;
+    /// The configuration that a challenger is built by: the one asked for, or of the best trial; none for a generation that is there.
+    fn challenger(ask: &PromoteIn, index: &Index, champion: &Generation) -> Result<Option<Config>, Fault> {
         let config = match (&ask.trial, ask.config.clone(), ask.generation) {
             (None, None, Some(_)) => None,
             (None, Some(config), None) => Some(config),
@@ -354,19 +352,29 @@ impl IndexService {
             (None, None, None) => {
                 index.trials_known()?;
                 let journal = lock(&index.journal);
-                let found = trials::best(&journal.trials, &data_fingerprint(&champion), "pareto");
+                let found = trials::best(&journal.trials, &data_fingerprint(champion), "pareto");
                 let message = format!("index `{0}` has no trial on its data yet: `brahman index trial {0}`, or `autotune`", ask.name);
                 let missing = || Fault::of(&error::NoSuchTrial { name: ask.name.clone() }, false, message);
                 Some(found.ok_or_else(missing)?.config.clone())
             }
             _ => return Err(Fault::invalid_parameter("generation, trial, config", "expected at most one of them")),
         };
+        Ok(config)
+    }
+
+    pub(super) async fn promote(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
+        let ask: PromoteIn = call.parameters()?;
+        let index = self.index(&ask.name)?;
+        let (champion, _) = index.current()?;
+        let force = ask.force.unwrap_or(false);
+        let target = target(ask.target_recall)?;
+        let config = Self::challenger(&ask, &index, &champion)?;
         let claim = index.claim("promotion").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let (done, of) = (Arc::new(AtomicU64::new(0)), champion.manifest.chunks);
         let (stop, counted, work_index) = (Arc::clone(&claim.stop), Arc::clone(&done), Arc::clone(&index));
         let wanted = ask.generation;
-        let work = move || -> Result<PromoteOut, Fault> {
+        let work = move || -> Result<PromoteSummary, Fault> {
             let _claim = claim;
             let index = work_index;
             let challenger = match (config, wanted) {
@@ -395,22 +403,22 @@ impl IndexService {
                 Err(_) if call.more => {
                     let done = done.load(Ordering::Relaxed);
                     let phase = if done < of { "build" } else { "measure" };
-                    call.send(&PromoteOut { phase: phase.into(), done, of, ..PromoteOut::default() }).await?;
+                    call.send(&PromoteOut::Progress(Progress::new(phase, done, of))).await?;
                 }
                 Err(_) => {}
             }
         };
         let out = outcome??;
-        if out.promoted == Some(true) {
+        if out.promoted {
             self.hear_of_rescue().await;
         }
-        Reply::of(&out)
+        Reply::of(&PromoteOut::Done(out))
     }
 }
 
 /// Measures two generations on the same queries in turn, and lets the challenger answer if it is better. One that does not, and never
 /// did, is removed.
-fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f64, force: bool) -> Result<PromoteOut, Fault> {
+fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f64, force: bool) -> Result<PromoteSummary, Fault> {
     let (champion_measured, challenger_measured, verdict) = match compare(index, champion, &challenger, target) {
         Ok(compared) => compared,
         Err(fault) => {
@@ -429,16 +437,7 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f
         index.folder.abandon(challenger);
         index.tidy();
     }
-    Ok(PromoteOut {
-        phase: "done".into(),
-        done: of,
-        of,
-        promoted: Some(promoted),
-        verdict: Some(verdict),
-        generation: Some(number),
-        challenger: Some(challenger_measured),
-        champion: Some(champion_measured),
-    })
+    Ok(PromoteSummary { done: of, of, promoted, verdict, generation: number, challenger: challenger_measured, champion: champion_measured })
 }
 
 /// What was measured of champion and challenger, and what follows from it.

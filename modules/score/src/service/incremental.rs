@@ -3,7 +3,9 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{Conversation, IncrementalIn, IncrementalOut, MemoryScore, Template};
+use brahman_card::interface::score::{
+    Conversation, IncrementalIn, IncrementalOut, IncrementalRow, IncrementalSummary, MemoryScore, Template,
+};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::memory::WINDOW;
@@ -36,11 +38,12 @@ impl ScoreService {
         let priority = ask.priority;
         let work =
             move |desk: &Desk<'_>, tell: &mut dyn FnMut(IncrementalOut)| desk.incremental(&ask, &conversation, &template, started, tell);
-        let (mut out, rows) = self.turn(call, priority, work).await?;
+        let (mut summary, gathered) = self.turn(call, priority, work).await?;
         if !call.more {
-            out.rows = Some(rows.into_iter().map(as_row).collect());
+            let row = |reply: IncrementalOut| if let IncrementalOut::Row(one) = reply { Some(one.row) } else { None };
+            summary.rows = Some(gathered.into_iter().filter_map(row).collect());
         }
-        Reply::of(&out)
+        Reply::of(&IncrementalOut::Done(summary))
     }
 }
 
@@ -56,7 +59,7 @@ impl Desk<'_> {
         template: &Template,
         started: Instant,
         tell: &mut dyn FnMut(IncrementalOut),
-    ) -> Result<IncrementalOut, Fault> {
+    ) -> Result<IncrementalSummary, Fault> {
         if let Some(why) = self.kept.absent() {
             return Err(Fault::internal(format!("the state of memories cannot be kept: {why}")));
         }
@@ -89,31 +92,31 @@ impl Desk<'_> {
         let of = removals.len() as u64;
         let (mut done, mut failed) = (0, 0);
         let outcome = session.remove(&removals, &mut |session, removed| {
-            let scored = self.stand(session, &removals[removed.index], removed, &model);
+            let row = self.stand(session, &removals[removed.index], removed, &model);
             done += 1;
-            failed += u64::from(scored.error.is_some());
-            tell(told(scored, done, of));
+            failed += u64::from(row.error.is_some());
+            tell(IncrementalOut::Row(IncrementalRow { done, of, row }));
         });
         outcome.map_err(|e| e.fault())?;
         let identity = self.identity();
-        Ok(IncrementalOut {
-            phase: "done".to_owned(),
+        Ok(IncrementalSummary {
             done,
             of,
-            due: Some(all_due),
-            fresh: Some(fresh),
-            late: Some(late),
-            failed: Some(failed),
-            tokens: Some(session.script.tokens.len() as u64),
-            tokens_forwarded: Some(session.work.forwarded),
-            tokens_reused: Some(session.work.reused),
-            noise_floor: Some(session.noise),
-            model: Some(identity.model.clone()),
-            fingerprint: Some(model),
-            device: Some(identity.device.clone()),
-            mock: Some(identity.mock),
-            elapsed_us: Some(elapsed_us(started)),
-            ..IncrementalOut::default()
+            row: None,
+            rows: None,
+            due: all_due,
+            fresh,
+            late,
+            failed,
+            tokens: session.script.tokens.len() as u64,
+            tokens_forwarded: session.work.forwarded,
+            tokens_reused: session.work.reused,
+            noise_floor: session.noise,
+            model: identity.model.clone(),
+            fingerprint: model,
+            device: identity.device.clone(),
+            mock: identity.mock,
+            elapsed_us: elapsed_us(started),
         })
     }
 
@@ -141,33 +144,5 @@ impl Desk<'_> {
             count: standing.count,
             error,
         }
-    }
-}
-
-fn told(scored: MemoryScore, done: u64, of: u64) -> IncrementalOut {
-    IncrementalOut {
-        phase: "row".to_owned(),
-        done,
-        of,
-        key: Some(scored.key),
-        max_divergence: Some(scored.max_divergence),
-        delta: Some(scored.delta),
-        weight: Some(scored.weight),
-        last_scored_ms: Some(scored.last_scored_ms),
-        count: Some(scored.count),
-        error: scored.error,
-        ..IncrementalOut::default()
-    }
-}
-
-fn as_row(out: IncrementalOut) -> MemoryScore {
-    MemoryScore {
-        key: out.key.unwrap_or_default(),
-        max_divergence: out.max_divergence.unwrap_or(0.0),
-        delta: out.delta.unwrap_or(0.0),
-        weight: out.weight.unwrap_or(0.0),
-        last_scored_ms: out.last_scored_ms.unwrap_or(0),
-        count: out.count.unwrap_or(0),
-        error: out.error,
     }
 }

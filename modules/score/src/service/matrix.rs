@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{Conversation, MatrixIn, MatrixOut, Response, Row, Template};
+use brahman_card::interface::score::{Conversation, MatrixIn, MatrixOut, MatrixRow, MatrixSummary, Response, Row, Template};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::session::{Removal, Session};
@@ -50,16 +50,17 @@ impl ScoreService {
             started,
         };
         let work = move |desk: &Desk<'_>, tell: &mut dyn FnMut(MatrixOut)| desk.matrix(&ask, tell);
-        let (mut out, rows) = self.turn(call, priority, work).await?;
+        let (mut summary, gathered) = self.turn(call, priority, work).await?;
         if !call.more {
-            out.rows = Some(rows.into_iter().map(as_row).collect());
+            let row = |reply: MatrixOut| if let MatrixOut::Row(one) = reply { Some(one.row) } else { None };
+            summary.rows = Some(gathered.into_iter().filter_map(row).collect());
         }
-        Reply::of(&out)
+        Reply::of(&MatrixOut::Done(summary))
     }
 }
 
 impl Desk<'_> {
-    fn matrix(&self, ask: &Ask, tell: &mut dyn FnMut(MatrixOut)) -> Result<MatrixOut, Fault> {
+    fn matrix(&self, ask: &Ask, tell: &mut dyn FnMut(MatrixOut)) -> Result<MatrixSummary, Fault> {
         let mut session = Session::open(self, &ask.conversation, &ask.template, ask.fresh).map_err(|e| e.fault())?;
         let all: Vec<usize> = (0..session.script.responses.len()).collect();
         let mut removals: Vec<Removal> =
@@ -80,7 +81,7 @@ impl Desk<'_> {
         let mut tell_row = |row: Row| {
             done += 1;
             failed += u64::from(row.error.is_some());
-            tell(told(row, done, of));
+            tell(MatrixOut::Row(MatrixRow { done, of, row }));
         };
         let removals = match ask.approximate {
             // The screening model is the one that was asked: its answer is exact already.
@@ -105,7 +106,13 @@ impl Desk<'_> {
         Ok(self.summary(&session, (done, of, failed), warnings, ask.started))
     }
 
-    fn summary(&self, session: &Session<'_>, (done, of, failed): (u64, u64, u64), warnings: Vec<String>, started: Instant) -> MatrixOut {
+    fn summary(
+        &self,
+        session: &Session<'_>,
+        (done, of, failed): (u64, u64, u64),
+        warnings: Vec<String>,
+        started: Instant,
+    ) -> MatrixSummary {
         let identity = self.identity();
         let script = &session.script;
         let scored = script.responses.iter().enumerate().map(|(i, r)| {
@@ -113,26 +120,26 @@ impl Desk<'_> {
             let per_token = if tokens == 0 { 0.0 } else { logprob / tokens as f64 };
             Response { entry: r.entry as u64, tokens: tokens as u64, logprob, per_token, text: r.text.clone() }
         });
-        MatrixOut {
-            phase: "done".to_owned(),
+        MatrixSummary {
             done,
             of,
-            scored: Some(scored.collect()),
-            memories: Some(script.memories.len() as u64),
-            responses: Some(script.responses.len() as u64),
-            failed: Some(failed),
-            tokens: Some(script.tokens.len() as u64),
-            tokens_forwarded: Some(session.work.forwarded),
-            tokens_reused: Some(session.work.reused),
-            tokens_naive: Some((of + 1) * script.tokens.len() as u64),
-            noise_floor: Some(session.noise),
+            row: None,
+            rows: None,
+            scored: scored.collect(),
+            memories: script.memories.len() as u64,
+            responses: script.responses.len() as u64,
+            failed,
+            tokens: script.tokens.len() as u64,
+            tokens_forwarded: session.work.forwarded,
+            tokens_reused: session.work.reused,
+            tokens_naive: (of + 1) * script.tokens.len() as u64,
+            noise_floor: session.noise,
             warnings: Some(warnings).filter(|w| !w.is_empty()),
-            model: Some(identity.model.clone()),
-            fingerprint: Some(identity.fingerprint.clone()),
-            device: Some(identity.device.clone()),
-            mock: Some(identity.mock),
-            elapsed_us: Some(elapsed_us(started)),
-            ..MatrixOut::default()
+            model: identity.model.clone(),
+            fingerprint: identity.fingerprint.clone(),
+            device: identity.device.clone(),
+            mock: identity.mock,
+            elapsed_us: elapsed_us(started),
         }
     }
 }
@@ -202,38 +209,6 @@ fn in_text(conversation: &Conversation, engine: &dyn Engine) -> Conversation {
         }
     }
     conversation
-}
-
-fn told(row: Row, done: u64, of: u64) -> MatrixOut {
-    MatrixOut {
-        phase: "row".to_owned(),
-        done,
-        of,
-        key: Some(row.key),
-        keys: Some(row.keys),
-        tokens_removed: Some(row.tokens_removed),
-        deltas: Some(row.deltas),
-        divergences: Some(row.divergences),
-        cells: Some(row.cells),
-        cached: Some(row.cached),
-        approximate: Some(row.approximate),
-        error: row.error,
-        ..MatrixOut::default()
-    }
-}
-
-fn as_row(out: MatrixOut) -> Row {
-    Row {
-        key: out.key.unwrap_or_default(),
-        keys: out.keys.unwrap_or_default(),
-        tokens_removed: out.tokens_removed.unwrap_or(0),
-        deltas: out.deltas.unwrap_or_default(),
-        divergences: out.divergences.unwrap_or_default(),
-        cells: out.cells.unwrap_or_default(),
-        cached: out.cached.unwrap_or(false),
-        approximate: out.approximate.unwrap_or(false),
-        error: out.error,
-    }
 }
 
 #[cfg(test)]
