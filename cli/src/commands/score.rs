@@ -159,10 +159,14 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
         priority: Some(matrix.file.priority),
     };
     let bar = output.count_bar("scoring", 0);
-    let mut rows: Vec<Row> = Vec::new();
+    let (mut rows, mut seen): (Vec<Row>, u64) = (Vec::new(), 0);
     let last: MatrixOut = stream::<method::ScoreMatrix>(socket, &ask, |reply: &MatrixOut| {
         let (done, of) = match reply {
             MatrixOut::Row(one) => {
+                // A stream that was begun again counts anew.
+                if std::mem::replace(&mut seen, one.done) >= one.done {
+                    rows.clear();
+                }
                 rows.push(one.row.clone());
                 (one.done, one.of)
             }
@@ -283,10 +287,14 @@ async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, li
         priority: Some(file.priority),
     };
     let bar = output.count_bar("scoring", 0);
-    let mut rows: Vec<IncrementalRow> = Vec::new();
+    let (mut rows, mut seen): (Vec<IncrementalRow>, u64) = (Vec::new(), 0);
     let last: IncrementalOut = stream::<method::ScoreIncremental>(socket, &ask, |reply: &IncrementalOut| {
         let (done, of) = match reply {
             IncrementalOut::Row(one) => {
+                // A stream that was begun again counts anew.
+                if std::mem::replace(&mut seen, one.done) >= one.done {
+                    rows.clear();
+                }
                 rows.push(one.clone());
                 (one.done, one.of)
             }
