@@ -40,17 +40,17 @@ enum Step<'a, S> {
 }
 
 /// The replies of a method that says how far it is.
-trait Watched {
+trait ProgressReply {
     /// What the last one has.
     type Summary;
 
     fn step(&self) -> Step<'_, Self::Summary>;
 }
 
-macro_rules! watched {
+macro_rules! progress_replies {
     ($($reply:ident ends with $summary:ident $(after $more:ident as $phase:literal)?;)*) => {
         $(
-            impl Watched for $reply {
+            impl ProgressReply for $reply {
                 type Summary = $summary;
 
                 fn step(&self) -> Step<'_, $summary> {
@@ -65,7 +65,7 @@ macro_rules! watched {
     };
 }
 
-watched! {
+progress_replies! {
     RefreshOut ends with RefreshSummary;
     MoveOut ends with MoveSummary;
     CompactOut ends with CompactSummary;
@@ -75,11 +75,11 @@ watched! {
 }
 
 /// The same as [`show`] for a method that says how far it is; a person reads the summary.
-async fn watch<M: Method<Out: Watched>>(
+async fn watch<M: Method<Out: ProgressReply>>(
     socket: &Path,
     ask: &M::In,
     output: &Output,
-    person: impl FnOnce(&<M::Out as Watched>::Summary),
+    person: impl FnOnce(&<M::Out as ProgressReply>::Summary),
 ) -> anyhow::Result<()> {
     let bar = output.count_bar("starting", 0);
     let last = stream::<M>(socket, ask, |reply: &M::Out| {

@@ -199,8 +199,14 @@ async fn what_is_written_into_a_followed_folder_is_found_without_another_word() 
         assert!(started.elapsed().as_secs() < 30, "{found}");
     };
     assert_eq!((&found["stale"], &found["results"][0][0]["text"]), (&json!(false), &json!("# Onions\n\nboil them for an hour")));
-    let agent = mesh.brahman_json(&["index", "agent"]);
-    assert!(agent["last"].as_str().is_some_and(|last| last.contains("n: refreshed to generation")), "{agent}");
+    // What was refreshed answers a moment before the agent says so.
+    loop {
+        let agent = mesh.brahman_json(&["index", "agent"]);
+        if agent["last"].as_str().is_some_and(|last| last.contains("n: refreshed to generation")) {
+            break;
+        }
+        assert!(started.elapsed().as_secs() < 30, "{agent}");
+    }
 }
 
 #[tokio::test]
