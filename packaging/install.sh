@@ -8,7 +8,12 @@ if [ "$what" = install ]; then
     for program in $programs; do install -D -m 755 "$bin/$program" "$dest$prefix/bin/$program"; done
     for card in cards/*.toml; do install -D -m 644 "$card" "$dest$prefix/share/brahman/$card"; done
     for example in $(cd .. && find examples -type f); do install -D -m 644 "../$example" "$dest$prefix/share/brahman/$example"; done
-    for doc in ../README.md ../CHANGELOG.md ../docs/*.md; do install -D -m 644 "$doc" "$dest$prefix/share/doc/brahman/$(basename "$doc")"; done
+    doc="$dest$prefix/share/doc/brahman"
+    for page in $(cd ../docs && find . -type f); do install -D -m 644 "../docs/$page" "$doc/$page"; done
+    install -D -m 644 ../CHANGELOG.md "$doc/CHANGELOG.md"
+    # The pages of docs/ lie beside it there.
+    sed 's|](docs/|](|g' ../README.md >"$doc/README.md"
+    chmod 644 "$doc/README.md"
     for kind in system user; do
         for unit in systemd/$kind/*; do
             target="$dest$prefix/lib/systemd/$kind/$(basename "$unit")"
