@@ -65,15 +65,13 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let wish = Wish::of(ask);
     let mut candidates: Vec<RankedProvider> = (0..modules.len()).filter_map(|index| consider(index, modules, ask, &wish)).collect();
     candidates.sort_by(|a, b| key(a).cmp(&key(b)));
-    // A mock does not stand in for a real one that is on its way, nor the other way round: what one knows is not the other's.
+    // A mock does not stand in for a real one, nor the other way round: what one knows is not the other's. Not while it is on its way,
+    // and not for one call that it did not answer.
     let best = candidates.iter().find(|c| c.refused.is_none()).map(|c| (c.matched.label.clone(), c.matched.mock, c.matched.state));
     if let Some((label, mock, state)) = best {
-        let is_coming = state != ModuleState::Ready;
         for candidate in candidates.iter_mut().filter(|c| c.refused.is_none() && c.matched.mock != mock) {
-            if is_coming {
-                let what = if candidate.matched.mock { "is a mock" } else { "is no mock" };
-                candidate.refused = Some(format!("{what}, and {label} is {}", state.as_str()));
-            }
+            let what = if candidate.matched.mock { "is a mock" } else { "is no mock" };
+            candidate.refused = Some(format!("{what}, and {label} is {}", state.as_str()));
         }
     }
     // Something on its way serves only if nothing is ready.
@@ -226,16 +224,16 @@ mod tests {
     }
 
     #[test]
-    fn a_mock_does_not_stand_in_for_a_real_one_on_its_way_nor_the_other_way_round() {
-        for (context, best, other) in [(Some("test"), 1, 0), (None, 1, 0)] {
+    fn a_mock_does_not_stand_in_for_a_real_one_nor_the_other_way_round() {
+        let states = [ModuleState::Ready, ModuleState::Draining];
+        for ((context, best, other), state) in
+            [(Some("test"), 1, 0), (None, 1, 0)].into_iter().flat_map(|case| states.map(|state| (case, state)))
+        {
             let mut modules = shipped();
-            modules[best].state = ModuleState::Draining;
+            modules[best].state = state;
             let ranking = rank(&modules, &ask(context));
-            assert_eq!(
-                ranking.eligible().first().map(|c| c.matched.label.as_str()),
-                Some(modules[best].card.label.as_str()),
-                "{context:?}"
-            );
+            let eligible: Vec<&str> = ranking.eligible().iter().map(|c| c.matched.label.as_str()).collect();
+            assert_eq!(eligible, [modules[best].card.label.as_str()], "nobody else is tried for a call that it does not answer");
             assert!(ranking.refusals()[0].starts_with(&format!("{}: is no mock, and ", modules[other].card.label)), "{context:?}");
             modules[best].state = ModuleState::Failed;
             assert_eq!(first(&modules, &ask(context)).as_deref(), Some(modules[other].card.label.as_str()), "one that does not come back");

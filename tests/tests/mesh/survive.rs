@@ -110,6 +110,44 @@ async fn killing_the_broker_under_load_loses_nothing_and_restarts_no_module() {
 }
 
 #[tokio::test]
+async fn while_a_real_provider_restarts_its_mock_answers_nothing() {
+    let cards = ["broker", "catalog", "embed-mock", "index", "index-mock", "ingest"].map(shipped);
+    let mesh = Setup::new(&cards).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let file = mesh.folder.path().join("a.md");
+    std::fs::write(&file, "one").expect("written");
+    mesh.brahman_json(&["ingest", "files", "d", &file.display().to_string()]);
+    mesh.brahman_json(&["index", "create", "d", "--dataset", "d"]);
+    mesh.brahman_json(&["index", "refresh", "d"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            let (stop, socket) = (Arc::clone(&stop), mesh.socket());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut connection = Connection::connect(&socket).await.expect("connected");
+                    let answer = connection.call::<_, Value>("org.brahman.Index.Search", &json!({"index": "d", "text": "one"})).await;
+                    assert_eq!(answer.expect("answered")["results"][0][0]["doc_id"], "a.md");
+                }
+            })
+        })
+        .collect();
+    for turn in 0..10 {
+        let pid = mesh.module("index").await.pid;
+        if turn % 2 == 0 {
+            mesh.signal(pid, "KILL");
+        } else {
+            assert!(mesh.brahman(&["restart", "index"]).status.success());
+        }
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "index" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in asking {
+        client.await.expect("no answer was the mock's");
+    }
+}
+
+#[tokio::test]
 async fn a_call_waits_for_a_provider_that_is_loading() {
     let mesh = mesh().await;
     let pid = mesh.module("embed-mock").await.pid;
