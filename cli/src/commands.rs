@@ -71,8 +71,9 @@ pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, mut eac
     let idempotent = interface::known(interface).is_some_and(|i| i.is_idempotent(short));
     let client = client(socket);
     let mut again = if idempotent { AGAIN_MAX } else { 0 };
-    let mut silence_max = interface::is_endless(interface, short).then(|| Duration::from_secs(interface::patience_s(interface, short)));
+    let first_within = interface::is_endless(interface, short).then(|| Duration::from_secs(interface::patience_s(interface, short)));
     'connection: loop {
+        let mut silence_max = first_within;
         let mut connection = client.open(interface, &options).await?;
         connection.send(&message).await?;
         loop {

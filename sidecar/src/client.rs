@@ -260,6 +260,7 @@ impl Client {
         way: Way,
         idempotent: &mut bool,
     ) -> Result<RawReply, ClientError> {
+        let mut repeated = None;
         if let Way::Direct { is_short } = way {
             let route = self.route(interface, options);
             if let Some(target) = route.target(ROUTE_WAIT).await {
@@ -271,7 +272,10 @@ impl Client {
                 match tokio::time::timeout(DIRECT_MAX, exchange).await {
                     Ok(outcome) => return outcome,
                     // Hanging up ends the work there, if there is any.
-                    Err(_) => tracing::warn!(method, label = target.label, "no answer from the provider itself: the broker is asked"),
+                    Err(_) => {
+                        tracing::warn!(method, label = target.label, "no answer from the provider itself: the broker is asked");
+                        repeated = Some(again(message));
+                    }
                 }
             }
         }
@@ -280,7 +284,7 @@ impl Client {
             Some(connection) => connection,
             None => self.dial(interface).await?,
         };
-        let outcome = connection.exchange(message).await;
+        let outcome = connection.exchange(repeated.as_deref().unwrap_or(message)).await;
         if connection.is_reusable() {
             let mut idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < route::IDLE_MAX {

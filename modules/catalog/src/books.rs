@@ -83,7 +83,7 @@ pub enum BookError {
         why: String,
     },
     /// An object cannot be read, or not to its end.
-    #[error("object {key} cannot be read to its end")]
+    #[error("nothing was published: object {key} cannot be read to its end")]
     Unreadable {
         /// Its key.
         key: String,

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{Dataset, Origin};
 use brahman_sidecar::chain;
+use brahman_storage::atomic;
 use brahman_storage::digest::sha256;
 use brahman_storage::log::Log;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -41,6 +42,8 @@ const PRODUCER: &str = concat!("https://crates.io/crates/brahman-catalog/", env!
 const EVENT_SCHEMA: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
 /// Of a run that a dataset's file names, and of which nothing else is recorded.
 const UNRECORDED: &str = "RUNNING";
+/// Beside the journal from the first opening on by a version that records each dataset's run.
+const SINCE: &str = "lineage.log.since";
 /// Runs that are missed, by name.
 const MISSED_NAMED: usize = 3;
 /// The label under which the mock of ingest began its runs among real ones before mocks were told apart.
@@ -241,8 +244,10 @@ fn generation_of(record: &Record) -> u64 {
 impl Journal {
     /// Opens the journal in a folder, and ends runs whose commit was the last thing before a crash.
     ///
+    /// What is wrong with it says [`Self::unread`].
+    ///
     /// # Errors
-    /// None: what is wrong with it says [`Self::unread`].
+    /// None so far.
     pub fn open<'a>(folder: &Path, datasets: impl Iterator<Item = &'a Dataset>) -> io::Result<Self> {
         let path = folder.join("lineage.log");
         let (log, records) = match Log::open::<Record>(&path) {
@@ -259,7 +264,15 @@ impl Journal {
             journal.note(record);
         }
         let datasets: Vec<&Dataset> = datasets.collect();
-        journal.miss(&datasets);
+        let since = folder.join(SINCE);
+        let is_first = !since.exists();
+        journal.miss(&datasets, is_first);
+        if is_first
+            && journal.log.is_ok()
+            && let Err(error) = atomic::write(&since, b"Each dataset's run is in lineage.log since this file is here.\n")
+        {
+            tracing::warn!("what the lineage's journal may miss is not said: {}: {}", since.display(), chain(&error));
+        }
         for dataset in datasets {
             if journal.open.contains_key(&dataset.lineage.run_id)
                 && let Err(error) = journal.complete(dataset)
@@ -274,11 +287,18 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Misses runs that datasets' files name: the journal, or its end, has gone, and its head with it.
-    fn miss(&mut self, datasets: &[&Dataset]) {
+    /// Misses runs that datasets' files name: the journal, or its end, has gone, and its head with it. Not at the first opening by a
+    /// version that misses any: earlier ones have published what others made, and dropped events, without a word in the journal.
+    fn miss(&mut self, datasets: &[&Dataset], is_first: bool) {
         let missed: Vec<&Dataset> = datasets.iter().copied().filter(|dataset| self.is_unheard_of(&dataset.lineage.run_id)).collect();
         let Ok(log) = &self.log else { return };
         if missed.is_empty() {
+            return;
+        }
+        if is_first {
+            if let Err(error) = self.append(missed.into_iter().map(unrecorded).collect()) {
+                tracing::warn!("runs of an earlier version are noted at the next opening: {}", chain(&error));
+            }
             return;
         }
         let named = missed.iter().take(MISSED_NAMED).map(|d| format!("run {} of dataset `{}`", d.lineage.run_id, d.name));
@@ -739,6 +759,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let at = |name: &str| folder.path().join(name);
         let datasets = [made("d", 2, "r2"), made("e", 1, "r3"), made("old", 1, "")];
+        let earlier = tempfile::tempdir().expect("a temporary directory");
+        let upgraded = || Journal::open(earlier.path(), datasets.iter()).expect("opens").unread();
+        assert_eq!((upgraded(), upgraded()), (None, None), "what an earlier version did not record is no loss");
+        std::fs::remove_file(earlier.path().join("lineage.log")).expect("removed");
+        assert!(upgraded().is_some());
         let open = || Journal::open(folder.path(), datasets.iter()).expect("opens");
         assert_eq!(Journal::open(folder.path(), std::iter::empty()).expect("opens").unread(), None, "there was nothing yet");
         let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");

@@ -157,7 +157,6 @@ fn batch(seed: u64, from: u64, to: u64) -> Result<RecordBatch, arrow_schema::Arr
     RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, column, _)| column).collect())
 }
 
-/// A number in a DSN's query.
 /// Why no table is made up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MockError {

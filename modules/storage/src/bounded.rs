@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sled::IVec;
 use thiserror::Error;
 
-use crate::lock::wait_unlocked;
+use crate::lock::once_unlocked;
 
 /// What a value costs beside its payload and its key, which is there twice: its place in the order and sled's own bookkeeping.
 const OVERHEAD_BYTES: u64 = 48;
@@ -58,7 +58,7 @@ pub struct Layout {
     pub flush_every_ms: Option<u64>,
 }
 
-/// An object store whose requests and waits are bounded.
+/// Values by keys, bounded in bytes, the oldest out first.
 #[derive(Debug)]
 pub struct BoundedStore {
     db: sled::Db,
@@ -89,10 +89,14 @@ impl Layout {
         value_bytes + 2 * self.key_bytes as u64 + OVERHEAD_BYTES
     }
 
+    /// The length of its value by an entry of the order, if it says one.
+    fn says(&self, entry: &[u8]) -> Option<u64> {
+        entry.get(self.key_bytes..).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes).map(u64::from)
+    }
+
     /// What an entry of the order stands for.
     fn cost_of(&self, entry: &[u8]) -> u64 {
-        let length = entry.get(self.key_bytes..).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
-        self.cost(length.map_or(self.value_bytes_unsaid, u64::from))
+        self.cost(self.says(entry).unwrap_or(self.value_bytes_unsaid))
     }
 }
 
@@ -103,10 +107,9 @@ impl BoundedStore {
     /// If another process holds it, its folder cannot be made, or its files are damaged.
     pub fn open(folder: &Path, layout: Layout, bytes_max: u64) -> Result<Self, StoreError> {
         std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder { folder: folder.to_owned(), source })?;
-        wait_unlocked(folder);
+        let config = sled::Config::new().path(folder).cache_capacity(layout.pages_bytes).flush_every_ms(layout.flush_every_ms);
+        let db = once_unlocked(folder, |error| matches!(error, StoreError::Sled(sled::Error::Io(_))), || guarded(|| config.open()))?;
         guarded(|| {
-            let config = sled::Config::new().path(folder).cache_capacity(layout.pages_bytes).flush_every_ms(layout.flush_every_ms);
-            let db = config.open()?;
             let (values, order) = (db.open_tree(layout.values)?, db.open_tree(layout.order)?);
             let (mut entries, mut bytes) = (0, 0);
             for entry in order.iter().values() {
@@ -125,41 +128,44 @@ impl BoundedStore {
         guarded(|| self.values.get(key))
     }
 
-    /// Keeps a value, in the place of an earlier one of that key. Returns the keys of those that had to go for it.
+    /// Keeps a value, in the place of an earlier one of that key. Returns the keys of those that had to go for it. A value that is larger
+    /// than the bound is not kept, and nothing goes for it.
     ///
     /// # Errors
     /// As sled gives them.
     pub fn put(&self, key: &[u8], value: Vec<u8>) -> Result<Vec<Vec<u8>>, StoreError> {
         debug_assert_eq!(key.len(), self.layout.key_bytes, "keys are of one length");
         let length = value.len() as u64;
+        let cost = self.layout.cost(length);
+        if cost > self.bytes_max {
+            return Ok(Vec::new());
+        }
         guarded(|| {
-            match self.values.insert(key, value)? {
-                Some(earlier) => self.exchange(length, earlier.len() as u64),
-                None => {
-                    self.bytes.fetch_add(self.layout.cost(length), Ordering::Relaxed);
-                    self.entries.fetch_add(1, Ordering::Relaxed);
-                    let length = u32::try_from(length).unwrap_or(u32::MAX);
-                    self.order.insert(self.db.generate_id()?.to_be_bytes(), [key, &length.to_le_bytes()].concat())?;
-                }
+            // First its place in the order: a value without one would stay for ever. One of another length than before gets a place of its
+            // own, and the former counts until it is met.
+            if self.values.get(key)?.is_none_or(|earlier| earlier.len() as u64 != length) {
+                let length = u32::try_from(length).unwrap_or(u32::MAX);
+                self.order.insert(self.db.generate_id()?.to_be_bytes(), [key, &length.to_le_bytes()].concat())?;
+                self.bytes.fetch_add(cost, Ordering::Relaxed);
+                self.entries.fetch_add(1, Ordering::Relaxed);
             }
+            self.values.insert(key, value)?;
             let mut gone = Vec::new();
             while self.bytes() > self.bytes_max
                 && let Some((_, oldest)) = self.order.pop_min()?
             {
-                let key = oldest.get(..self.layout.key_bytes).unwrap_or(&oldest).to_vec();
-                let removed = self.values.remove(&key)?;
-                let cost = removed.map_or_else(|| self.layout.cost_of(&oldest), |value| self.layout.cost(value.len() as u64));
-                self.take(cost);
+                self.take(self.layout.cost_of(&oldest));
                 self.entries.fetch_sub(1, Ordering::Relaxed);
-                gone.push(key);
+                let key = oldest.get(..self.layout.key_bytes).unwrap_or(&oldest);
+                // Of a value that has another length since, another place tells.
+                let is_its = |value: IVec| self.layout.says(&oldest).is_none_or(|length| value.len() as u64 == length);
+                if self.values.get(key)?.is_some_and(is_its) {
+                    self.values.remove(key)?;
+                    gone.push(key.to_vec());
+                }
             }
             Ok(gone)
         })
-    }
-
-    fn exchange(&self, more: u64, less: u64) {
-        self.bytes.fetch_add(more, Ordering::Relaxed);
-        self.take(less);
     }
 
     /// Lengths that earlier versions did not write are guessed: the sum may be less than what goes.
@@ -256,6 +262,16 @@ mod tests {
         assert_eq!(there(&store), (17..25).chain([30]).collect::<Vec<u32>>());
         store.put(&24_u32.to_be_bytes(), vec![7; 10 + 56]).expect("grown");
         assert!(store.bytes() <= 10 * COST && there(&store).contains(&30), "{}", store.bytes());
+        assert!(store.put(&31_u32.to_be_bytes(), vec![7; 5000]).expect("not kept").is_empty() && there(&store).contains(&30));
+        let (bytes, all) = (store.bytes(), there(&store));
+        store.flush().expect("flushed");
+        drop(store);
+        let store = BoundedStore::open(folder.path(), LAYOUT, 10 * COST).expect("opened again");
+        assert_eq!((store.bytes(), there(&store)), (bytes, all), "what has grown counts after another opening as before");
+        for key in 100..140_u32 {
+            store.put(&key.to_be_bytes(), vec![7; 10]).expect("put");
+        }
+        assert_eq!((store.entries(), store.bytes(), there(&store).len()), (10, 10 * COST, 0));
     }
 
     #[test]
@@ -283,7 +299,7 @@ mod tests {
         std::fs::write(&file, "x").expect("written");
         assert!(matches!(BoundedStore::open(&file, LAYOUT, 1), Err(StoreError::Folder { .. })));
         let at = folder.path().join("store");
-        let store = BoundedStore::open(&at, LAYOUT, 0).expect("opened");
+        let store = BoundedStore::open(&at, LAYOUT, COST - 1).expect("opened");
         let side = store.side("s").expect("a side");
         side.put(b"k", b"v", true).expect("put");
         store.put(&[0; 4], vec![7; 10]).expect("put");

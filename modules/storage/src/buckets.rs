@@ -131,7 +131,7 @@ struct Entry {
     secrets: Vec<String>,
     sight: Arc<Mutex<Sight>>,
     /// At its folder.
-    looks: Arc<Looks>,
+    looks: Arc<Looks<Observation>>,
 }
 
 impl fmt::Debug for Entry {
@@ -163,6 +163,26 @@ impl OpenBucket {
     }
 }
 
+/// Why a bucket is away, as all hear it who have asked at once.
+#[derive(Clone, Debug)]
+struct Absence(String);
+
+impl Absence {
+    fn silent() -> Self {
+        Self(format!("no answer within {} s", look::LONGEST.as_secs()))
+    }
+
+    fn of(error: &BucketError) -> Self {
+        match error {
+            BucketError::Away { why, .. } => Self(why.clone()),
+            other => Self(chain(other)),
+        }
+    }
+}
+
+/// A folder's store, or why it is not to be seen.
+type Observation = Result<Arc<dyn ObjectStore>, Absence>;
+
 impl Entry {
     /// Of what is registered; no request is made.
     fn of(bucket: Bucket) -> Self {
@@ -186,38 +206,26 @@ impl Entry {
         BucketError::Away { name: self.bucket.name.clone(), why: mask(&why, &self.secrets) }
     }
 
-    fn silent(&self) -> BucketError {
-        self.away(format!("no answer within {} s", look::LONGEST.as_secs()))
-    }
-
     /// [`Self::sighted`], for which nobody waits longer than a disk may take; the thread that asks does.
     fn sighted_in_time(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, BucketError> {
-        let Some(look) = self.looks.begin() else { return Err(self.silent()) };
-        let (entry, at) = (self.clone(), folder.to_owned());
         let (sender, answer) = std::sync::mpsc::sync_channel(1);
-        let looking = std::thread::Builder::new().name("look".to_owned()).spawn(move || {
-            let found = entry.sighted(&at);
-            drop(look);
-            // Whoever asked may have given it up.
-            let _ = sender.send(found);
-        });
-        looking?;
-        answer.recv_timeout(look::LONGEST).unwrap_or_else(|_| Err(self.silent()))
+        // Whoever asked may have given it up.
+        let is_asked = self.look(folder, move |found| drop(sender.send(found)))?;
+        let found = if is_asked { answer.recv_timeout(look::LONGEST).ok() } else { None };
+        found.unwrap_or_else(|| Err(Absence::silent())).map_err(|absence| self.away(absence.0))
     }
 
     /// The same, for a task.
     async fn seen(&self, folder: PathBuf) -> Result<Arc<dyn ObjectStore>, BucketError> {
-        let Some(look) = self.looks.begin() else { return Err(self.silent()) };
-        let entry = self.clone();
-        let looking = tokio::task::spawn_blocking(move || {
-            let found = entry.sighted(&folder);
-            drop(look);
-            found
-        });
-        match tokio::time::timeout(look::LONGEST, looking).await {
-            Ok(found) => found.map_err(io::Error::other)?,
-            Err(_) => Err(self.silent()),
-        }
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        let is_asked = self.look(&folder, move |found| drop(sender.send(found)))?;
+        let found = if is_asked { tokio::time::timeout(look::LONGEST, answer).await.ok().and_then(Result::ok) } else { None };
+        found.unwrap_or_else(|| Err(Absence::silent())).map_err(|absence| self.away(absence.0))
+    }
+
+    fn look(&self, folder: &Path, tell: impl FnOnce(Observation) + Send + 'static) -> io::Result<bool> {
+        let (entry, folder) = (self.clone(), folder.to_owned());
+        self.looks.ask(move || entry.sighted(&folder).map_err(|error| Absence::of(&error)), tell)
     }
 
     /// The store of a folder, if its marker is to be seen: one look at the file system, if it is the marker that was last seen.
@@ -374,17 +382,18 @@ impl Buckets {
         if bucket.id.is_some() || !is_name(&bucket.name) {
             return false;
         }
-        let own = is_own(bucket);
-        let found = match marker::read_folder(&folder) {
+        let (own, new) = (is_own(bucket), Marker::new(&bucket.name, &self.node));
+        let found = look::in_time(move || match marker::read_folder(&folder) {
             Ok(None) if own || marker::is_used(&folder) => {
                 let made = if own { writable::make_folder(&folder).map(drop) } else { Ok(()) };
-                made.map_err(Into::into).and_then(|()| marker::make_in(&folder, &Marker::new(&bucket.name, &self.node))).map(Some)
+                made.map_err(Into::into).and_then(|()| marker::make_in(&folder, &new)).map(Some)
             }
             found => found,
-        };
+        });
         match found {
-            Ok(found) => bucket.id = found.map(|marker| marker.id),
-            Err(error) => self.failed(&bucket.name, "open", MARKER, &chain(&error)),
+            Some(Ok(found)) => bucket.id = found.map(|marker| marker.id),
+            Some(Err(error)) => self.failed(&bucket.name, "open", MARKER, &chain(&error)),
+            None => self.failed(&bucket.name, "open", MARKER, &Absence::silent().0),
         }
         bucket.id.is_some()
     }

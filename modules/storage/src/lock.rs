@@ -8,10 +8,19 @@ use std::time::{Duration, Instant};
 const LONGEST: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Waits a moment while another holds the sled database in `folder`. Whoever opens it then is told by sled if it is still held.
-pub(crate) fn wait_unlocked(folder: &Path) {
+/// Opens the sled database in `folder`, again and again for a moment while another holds it, or looks whether one does. `is_refusal`
+/// tells errors that a lock may have caused.
+pub(crate) fn once_unlocked<T, E>(folder: &Path, is_refusal: impl Fn(&E) -> bool, mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     // The file that sled locks, in the same way.
-    wait(&folder.join("db"), LONGEST);
+    let (file, began) = (folder.join("db"), Instant::now());
+    loop {
+        let is_free = wait(&file, LONGEST.saturating_sub(began.elapsed()));
+        match open() {
+            // What fails though nobody holds it may have met one who looked as well.
+            Err(error) if is_free && is_refusal(&error) && file.exists() && began.elapsed() < LONGEST => std::thread::sleep(PAUSE),
+            opened => return opened,
+        }
+    }
 }
 
 /// Whether nobody holds the lock of a file, at once or before `longest` is over.
@@ -52,8 +61,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let db = sled::open(folder.path()).expect("opened");
         assert!(!wait(&folder.path().join("db"), Duration::ZERO));
-        drop(db);
-        wait_unlocked(folder.path());
-        sled::open(folder.path()).expect("opened again");
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(2 * PAUSE);
+            drop(db);
+        });
+        once_unlocked(folder.path(), |error| matches!(error, sled::Error::Io(_)), || sled::open(folder.path())).expect("opened again");
+        holder.join().expect("let go");
     }
 }

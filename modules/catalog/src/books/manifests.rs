@@ -80,7 +80,10 @@ impl Head {
         let ended = self.ended.contains(&manifest.run_id);
         match self.newest {
             None => ended,
-            Some(newest) => number + MANIFESTS_KEPT <= newest || ended && !self.published.contains(&manifest.run_id),
+            // One by which a dataset was taken over keeps out whoever had it before, for as long as that one may come back.
+            Some(newest) => {
+                number + MANIFESTS_KEPT <= newest && manifest.taken_from.is_none() || ended && !self.published.contains(&manifest.run_id)
+            }
         }
     }
 }
@@ -97,6 +100,7 @@ mod tests {
     fn only_our_own_that_stand_for_nothing_are_withdrawn() {
         let runs = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
         let ended = runs(&["old", "now", "dead"]);
+        let took_over = Manifest { taken_from: Some("them".into()), ..manifest("us", "old") };
         let mut head = Head { node: "us".into(), newest: Some(150), published: runs(&["old", "now"]), ended };
         let withdraws = |head: &Head, number, node: &str, run: &str| head.withdraws(number, &manifest(node, run));
         for (number, node, run, expected) in [
@@ -111,6 +115,7 @@ mod tests {
         ] {
             assert_eq!(withdraws(&head, number, node, run), expected, "{number} {node} {run}");
         }
+        assert!(!head.withdraws(50, &took_over), "whoever had the dataset before is still kept out");
         assert!(head.is_telling(147) && head.is_telling(151) && head.is_telling(50) && !head.is_telling(146) && !head.is_telling(51));
         // Deleted, or elsewhere now.
         head.newest = None;

@@ -27,6 +27,8 @@ const BORROWED: &str = ".borrowed";
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// That a file is still asked for is noted this often: its times tell whether it was verified.
 const NOTED_EVERY: Duration = Duration::from_secs(3600);
+/// What stays free on the state's disk for journals and commits, whatever is fetched.
+const FREE_BYTES: u64 = 1 << 30;
 /// Digits of a SHA-256: what else is recorded is no file's name.
 const DIGITS: usize = 64;
 
@@ -85,6 +87,16 @@ impl CatalogService {
             note_use(&path);
             return Some(path);
         }
+        let free = free_bytes(&self.state);
+        if free.is_some_and(|free| free < object.bytes.saturating_add(FREE_BYTES)) {
+            tracing::error!(
+                bucket = object.bucket,
+                key = object.key,
+                "not fetched from {RESCUE}: the disk of {} is full",
+                self.state.display()
+            );
+            return None;
+        }
         match self.bring_back(object, &path).await {
             Ok(()) => Some(path),
             Err(error) => {
@@ -98,7 +110,7 @@ impl CatalogService {
         self.state.join("buckets").join(BORROWED)
     }
 
-    async fn is_whole(&self, path: &Path, object: &Object) -> bool {
+    pub(super) async fn is_whole(&self, path: &Path, object: &Object) -> bool {
         let (verified, path, bytes, sha256) = (Arc::clone(&self.verified), path.to_owned(), object.bytes, object.sha256.clone());
         let looking = tokio::task::spawn_blocking(move || look(&verified, &path, bytes, &sha256));
         looking.await.unwrap_or(false)
@@ -114,6 +126,12 @@ impl CatalogService {
 
 fn look(verified: &VerifiedFiles, path: &Path, bytes: u64, sha256: &str) -> bool {
     verified.state(path, bytes, sha256) == State::Whole
+}
+
+/// What of a disk whoever has no privileges may still fill.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// How long ago a file was fetched, or asked for.

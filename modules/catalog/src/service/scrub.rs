@@ -18,6 +18,7 @@ use brahman_storage::atomic;
 use brahman_storage::buckets::BucketError;
 use brahman_storage::digest::sha256_file;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::storage::refused;
 use super::{CatalogService, lock};
@@ -58,7 +59,10 @@ struct Position {
 impl Position {
     /// What cannot be read is no position: everything is looked at again.
     fn read(path: &Path) -> Self {
-        fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        let Some(value) = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()) else { return Self::default() };
+        // An earlier version has counted what it found damaged, and not said which: that is found again.
+        let counted = ["unrepaired", "unrepaired_before"].iter().any(|field| value[field].as_u64().is_some_and(|count| count > 0));
+        if counted { Self::default() } else { serde_json::from_value(value).unwrap_or_default() }
     }
 
     /// Everything was looked at.
@@ -292,7 +296,9 @@ impl CatalogService {
         let Target { bucket, key, object } = target;
         // Of what lies in S3 a third copy is on this machine, and the nearest.
         let here = self.books().roots().get(&object.bucket).ok().filter(|root| !root.is_local()).map(|root| root.folder.join(&object.key));
-        if let Some(here) = here {
+        if let Some(here) = here
+            && self.is_whole(&here, object).await
+        {
             let put = self.buckets.upload(bucket, key, &here, &object.sha256, true).await;
             if put.is_ok() {
                 if bucket == RESCUE {
@@ -304,22 +310,25 @@ impl CatalogService {
         if !self.buckets.rescues() {
             return false;
         }
-        let copy = self.copy_key(&object.bucket, &object.key);
-        let done = match bucket == RESCUE {
-            true => self.buckets.copy(&object.bucket, RESCUE, &object.key, key, &object.sha256, true).await,
-            false => self.buckets.copy(RESCUE, bucket, &copy, key, &object.sha256, true).await,
+        // From where the other copy is or, of one that an earlier version has made, may be.
+        let sources: Vec<(&str, String)> = match bucket == RESCUE {
+            true => vec![(&object.bucket, object.key.clone())],
+            false => self.recorded_copies(object).into_iter().map(|copy| (RESCUE, copy)).collect(),
         };
-        match done {
-            Ok(_) if bucket == RESCUE => self.copier.note_saved(key, &object.sha256),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!(bucket, key, "its other copy does not help: {}", chain(&error));
-                // Whatever is wrong, the copier tries again, and says how far it is behind.
-                self.copier.wake();
-                return false;
+        for (from, at) in sources {
+            match self.buckets.copy(from, bucket, &at, key, &object.sha256, true).await {
+                Ok(_) => {
+                    if bucket == RESCUE {
+                        self.copier.note_saved(key, &object.sha256);
+                    }
+                    return true;
+                }
+                Err(error) => tracing::error!(bucket, key, "its copy {at} in {from} does not help: {}", chain(&error)),
             }
         }
-        true
+        // Whatever is wrong, the copier tries again, and says how far it is behind.
+        self.copier.wake();
+        false
     }
 }
 
@@ -345,8 +354,10 @@ mod tests {
         atomic::write(&path, &serde_json::to_vec(&position).expect("JSON")).expect("written");
         assert_eq!(Position::read(&path), position);
         // As an earlier version wrote it.
-        fs::write(&path, r#"{"finished_ms": 7, "unrepaired": 1, "unrepaired_before": 2}"#).expect("written");
+        fs::write(&path, r#"{"finished_ms": 7, "unrepaired": 0, "unrepaired_before": 0}"#).expect("written");
         assert_eq!(Position::read(&path), Position { finished_ms: Some(7), ..Position::default() });
+        fs::write(&path, r#"{"after": null, "finished_ms": 7, "unrepaired": 0, "unrepaired_before": 1}"#).expect("written");
+        assert_eq!(Position::read(&path), Position::default(), "what an earlier version found damaged is looked for at once");
         fs::write(&path, "{").expect("damaged");
         assert_eq!(Position::read(&path), Position::default());
     }

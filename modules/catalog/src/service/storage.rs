@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use brahman_card::Fault;
 use brahman_card::interface::storage::{
@@ -12,7 +13,8 @@ use brahman_card::interface::storage::{
 use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{Addition, BucketError, MARKER};
 
-use super::CatalogService;
+use super::realm::Realm;
+use super::{CatalogService, lock};
 
 /// Failures told unless more are asked for, and at most.
 const ERRORS: u64 = 100;
@@ -35,7 +37,7 @@ impl CatalogService {
                 let name = ask.name.clone();
                 // Added again elsewhere, what lies in it would be out of reach. The same place with other credentials is fine.
                 if buckets.moves(&ask) {
-                    self.vacant(&name)?;
+                    self.vacant(&name).await?;
                 }
                 let Addition { bucket, notes } = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
                 self.settle_roots().await?;
@@ -44,7 +46,7 @@ impl CatalogService {
             "RemoveBucket" => {
                 call.allow_paths()?;
                 let RemoveBucketIn { name } = call.parameters()?;
-                self.vacant(&name)?;
+                self.vacant(&name).await?;
                 // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
                 let copies = self.books().roots().get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
                 buckets.remove(&name).await.map_err(|e| refused(&name, &e))?;
@@ -103,16 +105,26 @@ impl CatalogService {
     }
 
     /// Refuses if datasets lie in a bucket or indexes live there. One that is protected stays in any case.
-    fn vacant(&self, name: &str) -> Result<(), Fault> {
+    async fn vacant(&self, name: &str) -> Result<(), Fault> {
         if self.buckets.list().iter().any(|bucket| bucket.name == name && bucket.protected) {
             return Ok(());
         }
-        let books = self.books();
-        let local = books.roots().get(name).ok().filter(|root| root.is_local());
-        in_use(name, "datasets lie", &books.lying_in(name))?;
-        // A dataset that cannot be read may lie in it. That the bucket itself cannot be opened is no reason to keep it.
-        let mut doubts = books.unread_datasets();
-        let indexes = local.map_or_else(|| Ok(Vec::new()), |root| indexes_in(&root.folder));
+        // A disk that hangs is not looked at again: what it holds cannot be told. That a bucket is merely away is no reason to keep it.
+        if self.buckets.mounted(name).await.is_err() && self.buckets.hangs(name) {
+            let message = format!("whether bucket `{name}` is in use cannot be told, for its disk does not answer: try again when it does");
+            return Err(Fault::of(&error::InUse { name: name.to_owned() }, false, message));
+        }
+        let (books, bucket) = (Arc::clone(self.shelf(Realm::Real)), name.to_owned());
+        let looking = tokio::task::spawn_blocking(move || {
+            let books = lock(&books);
+            let local = books.roots().get(&bucket).ok().filter(|root| root.is_local()).map(|root| root.folder.clone());
+            // A dataset that cannot be read may lie in it.
+            let (lying, doubts) = (books.lying_in(&bucket), books.unread_datasets());
+            drop(books);
+            (lying, doubts, local.map_or_else(|| Ok(Vec::new()), |folder| indexes_in(&folder)))
+        });
+        let (lying, mut doubts, indexes) = looking.await.map_err(|e| Fault::internal(chain(&e)))?;
+        in_use(name, "datasets lie", &lying)?;
         in_use(name, "indexes live", indexes.as_deref().unwrap_or_default())?;
         doubts.extend(indexes.err().map(|error| chain(&error)));
         match doubts.is_empty() {

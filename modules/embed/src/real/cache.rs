@@ -5,8 +5,8 @@
 //! says so.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use brahman_card::interface::embed::CacheInfo;
 use brahman_sidecar::chain;
@@ -27,6 +27,8 @@ struct Trees {
     vectors: BoundedStore,
     /// Token counts of texts that were longer than the window, by the same keys.
     tokens: Side,
+    /// One puts at a time: what goes for one vector must not take the count that another has just put.
+    putting: Mutex<()>,
 }
 
 /// The cache, or why there is none.
@@ -50,7 +52,7 @@ impl Trees {
             flush_every_ms: Some(1000),
         };
         let vectors = BoundedStore::open(folder, layout, bytes_max)?;
-        Ok(Self { tokens: vectors.side("embed_tokens_v1")?, vectors })
+        Ok(Self { tokens: vectors.side("embed_tokens_v1")?, vectors, putting: Mutex::default() })
     }
 
     fn get(&self, key: &[u8], dim: usize) -> Result<Option<CachedVector>, StoreError> {
@@ -64,6 +66,7 @@ impl Trees {
     }
 
     fn put(&self, key: &[u8], vector: &[f32], tokens: Option<u32>) -> Result<(), StoreError> {
+        let _putting = self.putting.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the vector: whoever reads one knows what was cut.
         if let Some(tokens) = tokens {
             self.tokens.put(key, &tokens.to_le_bytes(), false)?;

@@ -128,6 +128,11 @@ impl Buckets {
     /// What to do about a bucket that is not there.
     fn hint(&self, entry: &Entry) -> String {
         let (name, url) = (&entry.bucket.name, mask(&entry.bucket.url, &entry.secrets));
+        if self.twin(&entry.bucket).is_some() {
+            return format!(
+                "two names stand for one place: remove one of them, or `brahman buckets add {name}` it elsewhere; nothing is lost"
+            );
+        }
         let misfit = if matches!(entry.reach, Reach::Closed(_)) || entry.looks.hang() { None } else { lock(&entry.sight).misfit.clone() };
         match misfit {
             Some(Misfit::Damaged) => {

@@ -7,6 +7,7 @@
 use std::io;
 use std::path::Path;
 use std::pin::pin;
+use std::time::Duration;
 
 use brahman_card::interface::storage::OBJECT_BYTES_MAX;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
@@ -25,6 +26,8 @@ use crate::digest::hex;
 const PART_BYTES: usize = 8 << 20;
 /// What is read of a file at once.
 const READ_BYTES: usize = 1 << 20;
+/// How long one step of a transfer may take: longer than a request to S3 with all its retries. A disk may begin to hang in the middle.
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 /// Puts of one object that somebody else is putting, too.
 const TRIES: u32 = 4;
 
@@ -66,15 +69,21 @@ impl Buckets {
         self.asked(&entry, store).await.err()
     }
 
+    /// What one step of a transfer gives, if its bucket does not fall silent.
+    async fn step<T>(opened: &OpenBucket, work: impl Future<Output = T>) -> Result<T, BucketError> {
+        let silent = |_| BucketError::Away { name: opened.name.clone(), why: format!("no answer within {} s", STEP_TIMEOUT.as_secs()) };
+        tokio::time::timeout(STEP_TIMEOUT, work).await.map_err(silent)
+    }
+
     /// Hash and length of an object.
     async fn hashed(&self, opened: &OpenBucket, key: &str) -> Result<(String, u64), BucketError> {
         let place = opened.key(key)?;
-        let mut stream = match opened.store.get(&place).await {
+        let mut stream = match Self::step(opened, opened.store.get(&place)).await? {
             Ok(found) => found.into_stream(),
             Err(error) => return Err(self.unread_object(opened, key, error).await),
         };
         let (mut hasher, mut bytes) = (Sha256::new(), 0);
-        while let Some(piece) = stream.next().await {
+        while let Some(piece) = Self::step(opened, stream.next()).await? {
             let piece = piece.map_err(|error| self.broken(opened, "get", key, &error))?;
             hasher.update(&piece);
             bytes += piece.len() as u64;
@@ -97,7 +106,7 @@ impl Buckets {
 
     /// Whether an object with this hash is there. Another content is an error, unless it may be put over.
     async fn holds(&self, opened: &OpenBucket, key: &str, sha256: &str, replace: bool) -> Result<bool, BucketError> {
-        match opened.store.head(&opened.key(key)?).await {
+        match Self::step(opened, opened.store.head(&opened.key(key)?)).await? {
             Ok(_) => {}
             Err(object_store::Error::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(self.broken(opened, "get", key, &error)),
@@ -123,12 +132,16 @@ impl Buckets {
             return Ok(false);
         }
         let source = self.opened(from).await?;
-        let found = match source.store.get(&source.key(key)?).await {
+        let found = match Self::step(&source, source.store.get(&source.key(key)?)).await? {
             Ok(found) => found,
             Err(error) => return Err(self.unread_object(&source, key, error).await),
         };
         let size = found.meta.size;
-        let pieces = pin!(found.into_stream().map_err(|error| self.broken(&source, "get", key, &error)));
+        let source = &source;
+        let pieces = pin!(futures_util::stream::try_unfold(found.into_stream(), |mut stream| async move {
+            let piece = Self::step(source, stream.try_next()).await?.map_err(|error| self.broken(source, "get", key, &error))?;
+            Ok::<_, BucketError>(piece.map(|piece| (piece, stream)))
+        }));
         let sending = Upload { target: &target, key: to_key, size, sha256, replace };
         self.send(sending, pieces, |why| self.damaged(from, key, why)).await?;
         Ok(true)
@@ -182,13 +195,13 @@ impl Buckets {
             return if found == sha256 { self.send_whole(target, key, bytes, sha256, replace).await } else { Err(wrong(&found)) };
         }
         let failed = |error: object_store::Error| self.broken(target, "put", key, &error);
-        let upload = target.store.put_multipart(&target.key(key)?).await.map_err(failed)?;
+        let upload = Self::step(target, target.store.put_multipart(&target.key(key)?)).await?.map_err(failed)?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         let sent = async {
             while let Some(piece) = pieces.next().await {
                 let piece = piece?;
                 hasher.update(piece.as_ref());
-                writer.wait_for_capacity(2).await.map_err(failed)?;
+                Self::step(target, writer.wait_for_capacity(2)).await?.map_err(failed)?;
                 writer.write(piece.as_ref());
             }
             let found = hex(&hasher.finalize());
@@ -197,12 +210,14 @@ impl Buckets {
         let sent = sent.await;
         if let Err(error) = sent {
             // No part stays, unless the bucket does not answer any more.
-            if let Err(left) = writer.abort().await {
-                self.failed(&target.name, "abort", key, &target.told(&left));
+            match Self::step(target, writer.abort()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(left)) => self.failed(&target.name, "abort", key, &target.told(&left)),
+                Err(left) => self.failed(&target.name, "abort", key, &left),
             }
             return Err(error);
         }
-        writer.finish().await.map(drop).map_err(failed)
+        Self::step(target, writer.finish()).await?.map(drop).map_err(failed)
     }
 
     async fn send_whole(&self, target: &OpenBucket, key: &str, bytes: Vec<u8>, sha256: &str, replace: bool) -> Result<(), BucketError> {
@@ -239,7 +254,7 @@ impl Buckets {
                 pause(attempt).await;
             }
             let mode = if only_new { PutMode::Create } else { PutMode::Overwrite };
-            match opened.store.put_opts(&place, payload.clone(), PutOptions::from(mode)).await {
+            match Self::step(opened, opened.store.put_opts(&place, payload.clone(), PutOptions::from(mode))).await? {
                 Ok(_) => return Ok(true),
                 Err(error) if is_conflict(&error) => raced = opened.told(&error),
                 Err(error) => return Err(self.broken(opened, "put", key, &error)),
@@ -285,7 +300,7 @@ impl Buckets {
         let mut at = result.range.start;
         let mut stream = result.into_stream();
         let (mut bytes, mut hasher) = (Vec::new(), Sha256::new());
-        while let Some(piece) = stream.next().await {
+        while let Some(piece) = Self::step(&opened, stream.next()).await? {
             let piece = piece.map_err(|error| self.broken(&opened, "get", key, &error))?;
             let next = at + piece.len() as u64;
             let within = |n: u64| usize::try_from(n.clamp(at, next) - at).unwrap_or(0);
@@ -310,7 +325,7 @@ impl Buckets {
     pub async fn download(&self, name: &str, key: &str, sha256: &str, to: &Path) -> Result<(), BucketError> {
         let opened = self.opened(name).await?;
         let place = opened.key(key)?;
-        let mut stream = match opened.store.get(&place).await {
+        let mut stream = match Self::step(&opened, opened.store.get(&place)).await? {
             Ok(found) => found.into_stream(),
             Err(error) => {
                 let error = self.unread_object(&opened, key, error).await;
