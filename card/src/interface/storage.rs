@@ -213,6 +213,18 @@ pub struct ScrubOut {
     pub repaired: Vec<ScrubRepair>,
     pub unrepaired: Vec<ScrubDamage>,
     pub elapsed_ms: u64,
+    /// Buckets of which something could not be looked at: they are away, or do not answer.
+    pub unread: Option<Vec<UnreadBucket>>,
+}
+
+/// A bucket that could not be looked at, or not to the end.
+#[wire(Eq)]
+pub struct UnreadBucket {
+    pub bucket: String,
+    /// Objects that were not looked at.
+    pub objects: u64,
+    /// Of the first of them.
+    pub why: String,
 }
 
 /// An operation that failed.

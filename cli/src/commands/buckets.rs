@@ -201,7 +201,12 @@ async fn health(socket: &Path, output: &Output) -> anyhow::Result<()> {
         show_health(&out, output);
     }
     let away: Vec<&str> = out.health.iter().filter(|h| !h.reachable).map(|h| h.name.as_str()).collect();
-    if away.is_empty() { Ok(()) } else { Err(Unsound(format!("not reachable: {}", away.join(", "))).into()) }
+    let damaged: u64 = out.health.iter().filter_map(|h| h.damaged).sum();
+    match (away.is_empty(), damaged) {
+        (true, 0) => Ok(()),
+        (true, damaged) => Err(Unsound(format!("{damaged} objects are damaged and not repaired")).into()),
+        (false, _) => Err(Unsound(format!("not reachable: {}", away.join(", "))).into()),
+    }
 }
 
 fn show_health(out: &HealthOut, output: &Output) {
@@ -248,6 +253,10 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
     } else {
         let took = duration(out.elapsed_ms as f64 / 1000.0);
         output.line(&format!("{} objects, {} in {took}: {} damaged", out.objects, bytes(out.bytes), out.damaged.len()));
+        for of in out.unread.iter().flatten() {
+            let left = format!("not verified: {} objects in {}: {}", of.objects, of.bucket, of.why);
+            output.line(&output.paint(&left, Tone::Bad));
+        }
         for repaired in &out.repaired {
             output.line(&output.paint(&format!("repaired: {} in {}", repaired.key, repaired.bucket), Tone::Busy));
         }
@@ -255,9 +264,11 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
             output.line(&output.paint(&format!("not repaired: {} in {}: {}", left.key, left.bucket, left.why), Tone::Bad));
         }
     }
-    match out.unrepaired.len() {
-        0 => Ok(()),
-        n => Err(Unsound(format!("{n} objects are damaged and could not be repaired")).into()),
+    let unread: u64 = out.unread.iter().flatten().map(|of| of.objects).sum();
+    match (out.unrepaired.len(), unread) {
+        (0, 0) => Ok(()),
+        (0, unread) => Err(Unsound(format!("{unread} objects could not be looked at")).into()),
+        (damaged, _) => Err(Unsound(format!("{damaged} objects are damaged and could not be repaired")).into()),
     }
 }
 

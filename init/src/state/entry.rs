@@ -150,6 +150,8 @@ impl Entry {
             ModuleState::Draining if again && self.is_started_here() => {
                 (ModuleState::Waiting, Some("its former process is still ending".to_owned()))
             }
+            // Killed for its silence, it is not gone for good: what follows is known once its process has ended.
+            ModuleState::Failed if self.runs() && self.kill_at.is_some() => (ModuleState::Backoff, self.reason.clone()),
             state => (state, self.reason.clone()),
         };
         ModuleRecord {

@@ -145,6 +145,9 @@ fn a_silent_module_with_a_watchdog_is_killed() {
     let mut bench = Bench::new(vec![card("a", "watchdog_s = 3")]);
     bench.ready("a");
     assert!(bench.wait().iter().any(|e| matches!(e, Effect::Kill { .. })));
+    // A call waits for its next life, as for that of one that died.
+    let said = bench.published("a");
+    assert!(said.state.is_coming() && said.reason.is_some_and(|reason| reason.contains("no sign of life")));
 }
 
 #[test]

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         let service = IngestService::new(client, module.label(), &module.state);
         let service = Arc::new(service.map_err(|e| ModuleError::cannot("read the watches", e))?);
         service.bury().await;
-        module.serve(service).await
+        let attributes = service.attributes();
+        module.serve_with(service, attributes).await
     })
 }

@@ -37,13 +37,16 @@ const FINDINGS_MAX: usize = 3;
 /// Words in a value from which it is prose, in which things are looked for instead of being it.
 const PROSE_WORDS: usize = 4;
 
-/// What was said of the old rows and of the new ones: of each column, what says more.
+/// What was said of the old rows and of the new ones: of each column, what says more. Of rows that nobody has looked at, or another
+/// detector has, nothing is clean.
 #[must_use]
 pub fn both(old: Option<&PiiReport>, new: Option<PiiReport>) -> Option<PiiReport> {
-    let (Some(old), Some(mut new)) = (old, new) else { return old.cloned() };
-    if old.detector != new.detector {
-        return Some(new);
+    let Some(mut new) = new else { return old.cloned() };
+    if old.is_none_or(|old| old.detector != new.detector) {
+        let unproven = new.columns.iter_mut().filter(|column| column.status == "clean");
+        unproven.for_each(|column| column.status = "insufficient_sample".to_owned());
     }
+    let Some(old) = old else { return Some(new) };
     let weight = |column: &PiiColumn| match column.status.as_str() {
         "found" => 3,
         "possible" => 2,
@@ -171,6 +174,30 @@ mod tests {
 
     fn found(entity: &str) -> (String, Option<String>) {
         ("found".to_owned(), Some(entity.to_owned()))
+    }
+
+    #[test]
+    fn what_was_found_among_old_rows_or_new_ones_stays_found() {
+        let said = |values: &[(&str, &str)]| {
+            let column = |(name, status): &(&str, &str)| {
+                let judged = judge(name, &Sample::of_texts((0..100).map(|i| format!("ORD-{i:06}"))));
+                PiiColumn { status: (*status).to_owned(), ..judged }
+            };
+            PiiReport { detector: DETECTOR.to_owned(), columns: values.iter().map(column).collect() }
+        };
+        let statuses = |report: Option<PiiReport>| report.map(|r| r.columns.into_iter().map(|c| (c.column, c.status)).collect::<Vec<_>>());
+        let is = |report, expected: &[(&str, &str)]| {
+            let expected: Vec<_> = expected.iter().map(|(name, status)| ((*name).to_owned(), (*status).to_owned())).collect();
+            assert_eq!(statuses(report), Some(expected));
+        };
+        let (old, new) =
+            (said(&[("a", "found"), ("b", "clean"), ("gone", "found")]), said(&[("a", "clean"), ("b", "found"), ("c", "clean")]));
+        is(both(Some(&old), Some(new.clone())), &[("a", "found"), ("b", "found"), ("c", "clean"), ("gone", "found")]);
+        is(both(Some(&old), None), &[("a", "found"), ("b", "clean"), ("gone", "found")]);
+        is(both(None, Some(new.clone())), &[("a", "insufficient_sample"), ("b", "found"), ("c", "insufficient_sample")]);
+        let other = PiiReport { detector: "another".to_owned(), ..old };
+        is(both(Some(&other), Some(new)), &[("a", "found"), ("b", "found"), ("c", "insufficient_sample"), ("gone", "found")]);
+        assert_eq!(both(None, None).map(|r| r.detector), None);
     }
 
     #[test]

@@ -61,7 +61,9 @@ pub struct Predecessor {
     pub generation: u64,
     /// Its run: numbers repeat where a dataset is deleted and made again.
     pub run_id: Option<String>,
-    /// What was said of its personal data.
+    /// Whether rows of it stay.
+    pub stays: bool,
+    /// What was said of the personal data in those.
     pub pii: Option<PiiReport>,
 }
 
@@ -243,8 +245,8 @@ impl Runs {
             }
         }?;
         let pii = match &job.onto {
-            Some(onto) => pii::both(onto.pii.as_ref(), pii),
-            None => pii,
+            Some(onto) if onto.stays => pii::both(onto.pii.as_ref(), pii),
+            Some(_) | None => pii,
         };
         let drift = self.drift(dataset, &read.columns).await;
         if !drift.is_empty() {

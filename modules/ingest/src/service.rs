@@ -1,5 +1,6 @@
 //! `org.brahman.Ingest`: which reader a call wants.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,6 +90,13 @@ impl IngestService {
     /// Ends, in the lineage, what this module had begun when it last died.
     pub async fn bury(&self) {
         self.runs.bury().await;
+    }
+
+    /// What is to be said of the module as a whole.
+    #[must_use]
+    pub fn attributes(&self) -> BTreeMap<String, String> {
+        let damage = self.watches.as_ref().and_then(|watches| watches.damage());
+        damage.into_iter().map(|damage| ("damaged".to_owned(), damage)).collect()
     }
 
     fn watches(&self) -> Result<&Arc<Watches>, Fault> {
@@ -230,7 +238,8 @@ impl IngestService {
         let onto = Predecessor {
             generation: before.as_ref().map_or(0, |d| d.generation),
             run_id: before.as_ref().and_then(|d| d.run_id.clone()),
-            pii: before.as_ref().filter(|d| d.watermark.is_some()).and_then(|d| d.pii.clone()),
+            stays: before.as_ref().is_some_and(|d| d.watermark.is_some()),
+            pii: before.as_ref().and_then(|d| d.pii.clone()),
         };
         let job = Job { onto: Some(onto), ..job };
         let read = move |place: &Place, progress: &watch::Sender<Progress>, cancel: &CancellationToken| {
@@ -410,7 +419,7 @@ impl Service for IngestService {
                 call.allow_paths()?;
                 Reply::of(&UnwatchOut { stopped: self.watches()?.unwatch(&dataset)? })
             }
-            "Watches" => Reply::of(&WatchesOut { watches: self.watches.as_ref().map(|w| w.list()).unwrap_or_default() }),
+            "Watches" => Reply::of(&WatchesOut { watches: self.watches.as_ref().map_or_else(|| Ok(Vec::new()), |w| w.list())? }),
             "Runs" => Reply::of(&RunsOut { runs: self.runs.list() }),
             "Cancel" => {
                 let CancelIn { run_id } = call.parameters()?;

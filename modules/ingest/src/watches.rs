@@ -87,6 +87,8 @@ pub struct Watches {
     runs: Arc<Runs>,
     file: PathBuf,
     all: Mutex<BTreeMap<String, Watch>>,
+    /// Why the file cannot be read, if it cannot: it is left as it is, and nothing is watched.
+    damaged: Option<WatchesError>,
 }
 
 impl Watches {
@@ -98,15 +100,19 @@ impl Watches {
         let folder = state.join("ingest");
         std::fs::create_dir_all(&folder)?;
         let file = folder.join("watches.json");
-        let kept: Vec<WatchRecord> = match std::fs::read(&file) {
-            Ok(text) => {
-                let damaged = |source| WatchesError { file: file.clone(), source };
-                serde_json::from_slice(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, damaged(e)))?
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        let read: Result<Vec<WatchRecord>, WatchesError> = match std::fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|source| WatchesError { file: file.clone(), source }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => return Err(e),
         };
-        let watches = Arc::new(Self { runs, file, all: Mutex::default() });
+        let (kept, damaged) = match read {
+            Ok(kept) => (kept, None),
+            Err(error) => {
+                tracing::error!("nothing is watched: {}", chain(&error));
+                (Vec::new(), Some(error))
+            }
+        };
+        let watches = Arc::new(Self { runs, file, all: Mutex::default(), damaged });
         for kept in kept {
             watches.begin(kept);
         }
@@ -127,6 +133,7 @@ impl Watches {
     /// # Errors
     /// If a path will not do, or there are too many watches, or they cannot be kept.
     pub fn watch(self: &Arc<Self>, ask: WatchIn) -> Result<WatchStatus, Fault> {
+        self.usable()?;
         Format::of(ask.format.as_deref(), &ask.paths).map_err(files::bad_source)?;
         for path in &ask.paths {
             let bad = |flaw: Flaw| files::bad_source(SourceError { given: path.clone(), flaw });
@@ -168,6 +175,7 @@ impl Watches {
     /// # Errors
     /// If it cannot be kept so; it is then watched on.
     pub fn unwatch(&self, dataset: &str) -> Result<bool, Fault> {
+        self.usable()?;
         let mut all = self.lock();
         let Some(gone) = all.remove(dataset) else { return Ok(false) };
         if let Err(error) = self.save(&all) {
@@ -178,9 +186,23 @@ impl Watches {
     }
 
     /// How all of them stand, by dataset.
+    ///
+    /// # Errors
+    /// If it is not known which there are.
+    pub fn list(&self) -> Result<Vec<WatchStatus>, Fault> {
+        self.usable()?;
+        Ok(self.lock().values().map(|w| w.told.clone()).collect())
+    }
+
+    /// What is to be said of the module while the file is damaged.
     #[must_use]
-    pub fn list(&self) -> Vec<WatchStatus> {
-        self.lock().values().map(|w| w.told.clone()).collect()
+    pub fn damage(&self) -> Option<String> {
+        self.damaged.as_ref().map(|error| format!("nothing is watched: {}", chain(error)))
+    }
+
+    fn usable(&self) -> Result<(), Fault> {
+        let Some(damage) = self.damage() else { return Ok(()) };
+        Err(Fault::internal(format!("{damage}: repair the file, or move it away, and `brahman restart ingest`; it was left as it is")))
     }
 
     fn begin(self: &Arc<Self>, kept: WatchRecord) {

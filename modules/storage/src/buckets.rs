@@ -382,8 +382,11 @@ impl Buckets {
         if bucket.id.is_some() || !is_name(&bucket.name) {
             return false;
         }
+        // Where the registry cannot be read it may have known another: what is not there is then not made.
+        let makes = self.unreadable.is_none();
         let (own, new) = (is_own(bucket), Marker::new(&bucket.name, &self.node));
         let found = look::in_time(move || match marker::read_folder(&folder) {
+            Ok(None) if !makes => Ok(None),
             Ok(None) if own || marker::is_used(&folder) => {
                 let made = if own { writable::make_folder(&folder).map(drop) } else { Ok(()) };
                 made.map_err(Into::into).and_then(|()| marker::make_in(&folder, &new)).map(Some)

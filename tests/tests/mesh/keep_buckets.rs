@@ -62,6 +62,14 @@ async fn a_disk_that_is_away_at_the_start_is_not_made_again_and_takes_nothing() 
         let told = health(&mesh, "disk").await;
         assert!(told["reachable"] == false && told["hint"].is_string(), "{told}");
         assert_eq!(mesh.brahman(&["buckets", "health"]).status.code(), Some(1));
+        // What cannot be looked at is not called sound.
+        let out = mesh.brahman(&["buckets", "scrub", "--json"]);
+        let found: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        assert_eq!(
+            (out.status.code(), &found["unread"][0]["bucket"], &found["unread"][0]["objects"]),
+            (Some(1), &json!("disk"), &json!(1))
+        );
+        assert!(health(&mesh, "primary").await["last_scrub_ms"].is_null());
         refused(&mesh.brahman(&["ingest", "files", "t", &csv, "--bucket", "disk"]), "disk");
         assert_eq!(dataset(&mesh).await["dataset"]["rows"], 5, "the dataset is listed all the same");
         assert_eq!(disk.exists(), mounted_over, "nothing was made");
@@ -69,6 +77,8 @@ async fn a_disk_that_is_away_at_the_start_is_not_made_again_and_takes_nothing() 
     assert_eq!(std::fs::read_dir(&disk).expect("there").count(), 0, "nothing was written to it");
     std::fs::remove_dir(&disk).and_then(|()| std::fs::rename(&aside, &disk)).expect("mounted");
     assert_eq!(health(&mesh, "disk").await["reachable"], true, "without a restart");
+    assert!(mesh.brahman_json(&["buckets", "scrub"])["unread"].is_null());
+    assert!(health(&mesh, "primary").await["last_scrub_ms"].is_number());
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     assert_eq!(dataset(&mesh).await["dataset"]["generation"], 2);
 }

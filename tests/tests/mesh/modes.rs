@@ -118,6 +118,23 @@ async fn a_dataset_of_several_runs_whose_manifest_is_lost_comes_back_whole_and_i
 }
 
 #[tokio::test]
+async fn what_is_read_above_a_cursor_is_looked_through_for_personal_data_as_what_was_read_whole() {
+    let (server, mesh) = (Postgres::start(), mesh().await);
+    server.psql("CREATE TABLE t (id int PRIMARY KEY, email text)");
+    server.psql("INSERT INTO t SELECT i, 'user' || i || '@example.org' FROM generate_series(1, 200) i");
+    let whole = json!({"dataset": "t", "dsn": server.dsn(), "table": "t"});
+    let above = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "incremental", "cursor": "id", "key": ["id"]});
+    for ask in [&whole, &above, &above] {
+        mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read");
+        server.psql("INSERT INTO t SELECT max(id) + 1, 'nobody' FROM t");
+        let shown = mesh.brahman_json(&["datasets", "show", "t", "--rows", "1"]);
+        let email = shown["dataset"]["pii"]["columns"].as_array().and_then(|all| all.iter().find(|c| c["column"] == "email"));
+        assert_eq!(email.map(|column| &column["status"]), Some(&json!("found")), "{shown}");
+        assert_eq!(shown["sample"]["masked"], json!(["email"]), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn mariadb_reads_above_a_cursor_too() {
     let (server, mesh) = (MariaDb::start(), mesh().await);
     server.sql("CREATE TABLE t (id BIGINT UNSIGNED PRIMARY KEY, v VARCHAR(20), at DATETIME(6)) ENGINE=InnoDB");

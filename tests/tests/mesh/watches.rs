@@ -123,6 +123,26 @@ async fn a_file_that_grows_is_read_whole_and_ten_thousand_are_one_generation_or_
 }
 
 #[tokio::test]
+async fn watches_that_cannot_be_read_stop_nothing_else_and_stay_as_they_are() {
+    let mesh = mesh().await;
+    let (folder, file) = (folder(&mesh), mesh.folder.path().join("state/ingest/watches.json"));
+    std::fs::write(folder.join("a.md"), "one").expect("written");
+    watch(&mesh, &folder).await;
+    std::fs::write(&file, "{bad").expect("damaged");
+    let pid = mesh.module("ingest").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.brahman_json(&["ingest", "files", "other", &folder.display().to_string()]);
+    for asked in [&["ingest", "watches"][..], &["ingest", "unwatch", "n"], &["ingest", "watch", "x", &folder.display().to_string()]] {
+        let out = mesh.brahman(asked);
+        let words = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && words.contains("watches.json") && words.contains("restart ingest"), "{words}");
+    }
+    assert!(String::from_utf8_lossy(&mesh.brahman(&["status"]).stdout).contains("nothing is watched"));
+    assert_eq!(std::fs::read_to_string(&file).expect("there"), "{bad");
+}
+
+#[tokio::test]
 async fn a_watch_survives_kills_and_restarts_and_does_not_ingest_again_what_it_has() {
     let mesh = mesh().await;
     let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);

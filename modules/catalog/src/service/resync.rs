@@ -28,6 +28,11 @@ impl CatalogService {
         match self.read_and_publish(realm, name.clone(), runs, accept_damage).await {
             Ok(done) => {
                 notes.extend(done.notes);
+                if done.dataset.pii.is_none() && done.changed {
+                    notes.push(
+                        "what was known of its personal data is not known any more, and nothing is masked: ingest it again".to_owned(),
+                    );
+                }
                 Ok(ResyncOut { generation: done.dataset.generation, rows: done.dataset.rows, changed: done.changed, notes })
             }
             // Nothing here knows of it: a bucket in S3 may.

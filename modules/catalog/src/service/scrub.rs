@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Object;
-use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair};
+use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair, UnreadBucket};
 use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::atomic;
 use brahman_storage::buckets::BucketError;
@@ -113,7 +113,7 @@ impl CatalogService {
                 told = Instant::now();
             }
         }
-        let is_all = bucket.is_none() && dataset.is_none();
+        let is_all = bucket.is_none() && dataset.is_none() && found.unread.is_none();
         self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) });
         Reply::of(&found)
     }
@@ -149,14 +149,16 @@ impl CatalogService {
                 tokio::time::sleep(EVERY.saturating_sub(since.unwrap_or_default()).max(AFTER_START)).await;
                 continue;
             }
-            self.scrub_from(position).await;
-            finished = Some(Instant::now());
+            match self.scrub_from(position).await {
+                true => tokio::time::sleep(EVERY / 24).await,
+                false => finished = Some(Instant::now()),
+            }
         }
     }
 
-    /// Looks at what comes after a position, to the end.
-    async fn scrub_from(&self, mut position: Position) {
-        let mut noted = Instant::now();
+    /// Looks at what comes after a position, to the end. Whether something could not be looked at.
+    async fn scrub_from(&self, mut position: Position) -> bool {
+        let (mut noted, finished_ms, mut missed) = (Instant::now(), position.finished_ms, false);
         for target in self.targets(None, None) {
             let place = (target.bucket.clone(), target.key.clone());
             if position.after.as_ref().is_some_and(|after| place <= *after) {
@@ -164,6 +166,7 @@ impl CatalogService {
             }
             let (mut found, started) = (ScrubOut::default(), Instant::now());
             self.look(&target, &mut found).await;
+            missed |= found.unread.is_some();
             position.after = Some(place);
             if noted.elapsed() > NOTED_EVERY {
                 self.note_position(&position);
@@ -173,7 +176,9 @@ impl CatalogService {
             let owed = Duration::from_millis(1 + found.bytes.saturating_mul(1000) / BYTES_PER_S);
             tokio::time::sleep(owed.saturating_sub(started.elapsed())).await;
         }
-        self.note_position(&Position::end());
+        // What was not to be read was not looked at: it is tried again, and until then the last time counts at which all was.
+        self.note_position(&if missed { Position { finished_ms, ..Position::default() } } else { Position::end() });
+        missed
     }
 
     fn position(&self) -> PathBuf {
@@ -236,7 +241,7 @@ impl CatalogService {
             return;
         }
         if matches!(why, BucketError::Away { .. }) {
-            // It is not there to be looked at, which health says.
+            miss(found, &target.bucket, &why);
             return;
         }
         found.objects += 1;
@@ -247,6 +252,8 @@ impl CatalogService {
             || is_local && matches!(why, BucketError::Unusable { .. });
         if !is_damage {
             self.buckets.failed(&target.bucket, "verify", &target.key, &finding.why);
+            found.objects -= 1;
+            miss(found, &target.bucket, &why);
             return;
         }
         if is_damage && is_copy {
@@ -329,6 +336,15 @@ impl CatalogService {
         // Whatever is wrong, the copier tries again, and says how far it is behind.
         self.copier.wake();
         false
+    }
+}
+
+/// Notes that an object of a bucket was not looked at.
+fn miss(found: &mut ScrubOut, bucket: &str, why: &BucketError) {
+    let unread = found.unread.get_or_insert_default();
+    match unread.iter_mut().find(|of| of.bucket == bucket) {
+        Some(of) => of.objects += 1,
+        None => unread.push(UnreadBucket { bucket: bucket.to_owned(), objects: 1, why: chain(why) }),
     }
 }
 

@@ -95,6 +95,7 @@ async fn names_never_lead_out_of_the_folder_of_buckets() {
 async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
     let place = Place::new();
     let registry = place.state().join("catalog/.registry/buckets.json");
+    drop(place.open());
     std::fs::create_dir_all(place.state().join("catalog/.registry")).expect("made");
     std::fs::write(&registry, r#"{"sha256":"0","entry":{}}"#).expect("written");
     let buckets = place.open();
@@ -104,6 +105,12 @@ async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
     assert!(matches!(buckets.add(ask("more", &place.url("more"))).await, Err(BucketError::Bad(_))));
     assert!(std::fs::read_to_string(&registry).expect("there").contains("entry"));
     assert!(buckets.health().await.iter().any(|h| h.name == "registry" && !h.reachable), "whoever asks for health hears it");
+    // What the registry may have known is not there: it is not begun anew on the strength of what could not be read.
+    let primary = place.state().join("buckets/primary");
+    std::fs::remove_dir_all(&primary).expect("lost");
+    let buckets = place.open();
+    buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect_err("nothing is written to it");
+    assert!(!primary.exists());
 }
 
 #[tokio::test]

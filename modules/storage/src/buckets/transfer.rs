@@ -180,14 +180,14 @@ impl Buckets {
         another: impl Fn(String) -> BucketError,
     ) -> Result<(), BucketError> {
         let Upload { target, key, size, sha256, replace } = sending;
-        let wrong = |found: &str| another(format!("its sha256 is {found}, expected {sha256}; nothing was published"));
+        let wrong = |found: &str| another(format!("its sha256 is {found}, expected {sha256}; it was not put"));
         let mut hasher = Sha256::new();
         if travels_whole(size) {
             let mut bytes = Vec::new();
             while let Some(piece) = pieces.next().await {
                 bytes.extend_from_slice(piece?.as_ref());
                 if bytes.len() > PART_BYTES {
-                    return Err(another(format!("it grew beyond the {size} bytes that it had; nothing was published")));
+                    return Err(another(format!("it grew beyond the {size} bytes that it had; it was not put")));
                 }
             }
             hasher.update(&bytes);
