@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use brahman_card::Fault;
-use brahman_card::interface::{WireError, broker, catalog, embed, index, init, score, service};
+use brahman_card::interface::{WireError, broker, catalog, embed, index, ingest, init, score, service};
 use brahman_sidecar::ClientError;
 
 use crate::output::Output;
@@ -54,6 +54,7 @@ fn meaning(name: &str) -> (u8, Option<&'static str>) {
         | init::error::BadCard::NAME
         | embed::error::TextTooLong::NAME
         | embed::error::FileUnreadable::NAME
+        | ingest::error::BadSource::NAME
         | score::error::ContextTooLong::NAME
         | score::error::NoSuchToken::NAME
         | score::error::FileUnreadable::NAME => (6, None),

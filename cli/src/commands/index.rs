@@ -480,7 +480,11 @@ fn agent(output: &Output, out: &AgentStatusOut) {
     }
     if !out.enabled {
         said();
-        return output.line("the agent is off; `[agent] enabled = true` in $BRAHMAN_STATE/index.toml, then `brahman restart index`");
+        if out.refreshes == Some(true) {
+            output.line("indexes that were refreshed once follow their datasets (`[agent] refresh`)");
+            out.last.iter().for_each(|last| output.line(&format!("  last: {last}")));
+        }
+        return output.line("no graphs are tried: `[agent] enabled = true` in $BRAHMAN_STATE/index.toml, then `brahman restart index`");
     }
     let doing = out.running.as_ref().map_or_else(|| "idle".to_owned(), |name| format!("trying {name}"));
     output.line(&format!(

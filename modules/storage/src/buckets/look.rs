@@ -24,21 +24,21 @@ type Waiter<T> = Box<dyn FnOnce(T) + Send>;
 
 /// The looks at one disk that go on.
 #[derive(Debug)]
-pub(super) struct Looks<T>(Mutex<Going<T>>);
+pub(super) struct Looks<T>(Mutex<PendingLooks<T>>);
 
 impl<T> Default for Looks<T> {
     fn default() -> Self {
-        Self(Mutex::new(Going { next: 0, begun: BTreeMap::new() }))
+        Self(Mutex::new(PendingLooks { next: 0, begun: BTreeMap::new() }))
     }
 }
 
-struct Going<T> {
+struct PendingLooks<T> {
     next: u64,
     /// When each was begun, and who waits for it, by its number.
     begun: BTreeMap<u64, (Instant, Vec<Waiter<T>>)>,
 }
 
-impl<T> std::fmt::Debug for Going<T> {
+impl<T> std::fmt::Debug for PendingLooks<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_map().entries(self.begun.iter().map(|(number, (begun, _))| (number, begun))).finish()
     }
@@ -55,7 +55,7 @@ enum Admission {
     Refuse,
 }
 
-impl<T> Going<T> {
+impl<T> PendingLooks<T> {
     fn hang(&self, now: Instant) -> bool {
         self.begun.values().next().is_some_and(|(oldest, _)| now.saturating_duration_since(*oldest) > LONGEST)
     }
@@ -151,17 +151,17 @@ pub(super) fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 mod tests {
     use super::*;
 
-    fn going(begun: impl IntoIterator<Item = (u64, Instant)>) -> Going<()> {
-        Going { next: 9, begun: begun.into_iter().map(|(number, at)| (number, (at, Vec::new()))).collect() }
+    fn pending(begun: impl IntoIterator<Item = (u64, Instant)>) -> PendingLooks<()> {
+        PendingLooks { next: 9, begun: begun.into_iter().map(|(number, at)| (number, (at, Vec::new()))).collect() }
     }
 
     #[test]
     fn a_silent_disk_is_looked_at_ever_more_rarely() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        assert_eq!(going([]).admit(start), Admission::Begin);
-        assert_eq!(going([(0, at(0))]).admit(at(5)), Admission::Begin, "it may be slow");
-        let both = going([(0, at(0)), (1, at(1))]);
+        assert_eq!(pending([]).admit(start), Admission::Begin);
+        assert_eq!(pending([(0, at(0))]).admit(at(5)), Admission::Begin, "it may be slow");
+        let both = pending([(0, at(0)), (1, at(1))]);
         assert_eq!((both.admit(at(5)), both.admit(at(6))), (Admission::Join, Admission::Refuse));
         assert!(both.hang(at(6)));
         assert_eq!((both.admit(at(120)), both.admit(at(121))), (Admission::Refuse, Admission::Begin), "it may have been mounted anew");
