@@ -1,4 +1,4 @@
-//! `brahman`: the person's command. Arguments here, one file a group of commands in `commands/`.
+//! `brahman`: the person's command. Arguments here, one file per group of commands in `commands/`.
 
 mod commands;
 mod failure;
@@ -50,102 +50,102 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the mesh in the foreground; Ctrl-C or `brahman down` ends it
+    /// Run the mesh in the foreground; Ctrl-C or `brahman down` stops it
     Up(Up),
-    /// End the mesh in order, and wait for it
+    /// Stop the mesh in order, and wait until it has stopped
     Down,
-    /// Every module: state, pid, uptime, restarts, queue, latency, model, device
+    /// Show every module: state, process, time in that state, restarts, queue, latency, model, device
     Status {
-        /// Wait this long for the mesh to answer and for nothing to be starting any more
+        /// Wait up to this long until the mesh answers and no module is still starting
         #[arg(long, value_name = "SECONDS")]
         wait: Option<u64>,
     },
     /// Validate Cards without starting anything
     Check {
-        /// Card files or folders; the folder `up` would use unless given
+        /// Card files or folders [default: those that `up` would use]
         paths: Vec<PathBuf>,
     },
-    /// Which provider a flow goes to now
+    /// Show which provider a flow resolves to now
     Resolve(Flow),
-    /// Why each provider of a flow ranks as it does
+    /// Show why each provider of a flow ranks as it does
     Explain(Flow),
     /// Show the context, switch it, or clear it
     Context {
         /// The new context, such as test or prod
         name: Option<String>,
-        /// Have no context
+        /// Clear the context
         #[arg(long, conflicts_with = "name")]
         clear: bool,
     },
     /// Call any method: brahman call org.brahman.Embed.Info, or embed.Info
     Call(Call),
-    /// Every interface on offer, or the text of one
+    /// List the interfaces on offer, or print the definition of one
     Introspect {
         /// Interface, such as embed
         interface: Option<String>,
     },
-    /// Texts or a file to vectors
+    /// Embed texts or a file
     Embed(Embed),
-    /// Sources to datasets
+    /// Read files, folders and tables into datasets
     #[command(subcommand)]
     Ingest(Ingest),
-    /// Datasets in the catalog
+    /// List, show and repair datasets
     #[command(args_conflicts_with_subcommands = true)]
     Datasets {
         #[command(subcommand)]
         command: Option<Datasets>,
-        /// Show one
+        /// Dataset to show
         name: Option<String>,
     },
-    /// Where objects lie: folders and S3
+    /// Manage buckets, the folders and S3 buckets that objects are stored in
     Buckets {
         #[command(subcommand)]
         command: Option<commands::buckets::Buckets>,
     },
-    /// Operations on buckets that failed, newest first
+    /// List failed bucket operations, newest first
     Errors {
-        /// Failures at most
+        /// Maximum number of failures to list
         #[arg(long, default_value_t = 20)]
         limit: u64,
         /// Forget all but the newest N
         #[arg(long, value_name = "N")]
         compact: Option<u64>,
     },
-    /// Runs of this mesh's ingest, newest first
+    /// List recent ingest runs, newest first
     Runs,
-    /// What became of a dataset's runs: OpenLineage events, with --json one a line
+    /// Show what became of a dataset's runs, as OpenLineage events; with --json one per line
     Lineage {
         /// Dataset
         dataset: String,
-        /// Events at most
+        /// Maximum number of events to show
         #[arg(long, default_value_t = 100)]
         limit: u64,
     },
-    /// Datasets to searchable indexes
+    /// Build, measure and repair searchable indexes of datasets
     #[command(subcommand)]
     Index(commands::index::Index),
-    /// Search an index by meaning
+    /// Search an index by meaning, by words, or both
     Search(commands::index::Search),
-    /// Which memories a model's answers depend on
+    /// Measure which memories a model's answers depend on
     #[command(subcommand)]
     Score(commands::score::Score),
-    /// Models on this machine
+    /// Fetch, check and list models on this machine
     #[command(subcommand)]
     Models(Models),
-    /// A module's output
+    /// Print a module's output
     Logs {
-        /// Module
+        /// Label of the module
         label: String,
-        /// Stay and print new lines
+        /// Keep printing new lines as they come
         #[arg(short, long)]
         follow: bool,
-        /// How many of the last lines
+        /// How many of the last lines to print
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: u64,
     },
     /// Start a stopped or failed module
     Start(Label),
-    /// Stop a module and leave it so
+    /// Stop a module and leave it stopped
     Stop(Label),
     /// Restart a module
     Restart(Label),
@@ -166,7 +166,7 @@ struct Up {
     /// Folder of Cards
     #[arg(long, env = "BRAHMAN_CARDS")]
     cards: Option<PathBuf>,
-    /// Directory for lasting state
+    /// Directory for persistent state
     #[arg(long, env = "BRAHMAN_STATE")]
     state: Option<PathBuf>,
 }
@@ -175,7 +175,7 @@ struct Up {
 struct Flow {
     /// Interface: org.brahman.Embed, or embed
     flow: String,
-    /// Ask for another context than the present one
+    /// Ask under this context instead of the current one
     #[arg(long)]
     context: Option<String>,
     /// Attribute the provider must have, NAME=VALUE
@@ -189,10 +189,10 @@ struct Call {
     method: String,
     /// Parameters as JSON; - reads standard input
     parameters: Option<String>,
-    /// Take many replies, a line each
+    /// Accept several replies, printed one per line
     #[arg(long)]
     more: bool,
-    /// Context for this call alone
+    /// Context for this call only
     #[arg(long)]
     context: Option<String>,
     /// Give up after this many milliseconds
@@ -204,70 +204,70 @@ struct Call {
 struct Embed {
     /// Texts
     texts: Vec<String>,
-    /// A file of which the first 8 KiB are embedded
+    /// Embed the first 8 KiB of this file
     #[arg(long, short, conflicts_with_all = ["texts", "stdin"])]
     file: Option<PathBuf>,
-    /// Read texts from standard input, one a line
+    /// Read texts from standard input, one per line
     #[arg(long, conflicts_with = "texts")]
     stdin: bool,
-    /// Cut what is longer than the model's window instead of refusing it
+    /// Truncate texts longer than the model's window instead of refusing them
     #[arg(long)]
     truncate: bool,
-    /// Context for this call alone
+    /// Context for this call only
     #[arg(long)]
     context: Option<String>,
 }
 
 #[derive(Subcommand, Debug)]
 enum Datasets {
-    /// Columns, personal data, generations, and a few rows in which personal data is masked
+    /// Show columns, personal data, generations, and sample rows in which personal data is masked
     Show {
         /// Dataset
         name: String,
-        /// Rows to show
+        /// Number of sample rows to show
         #[arg(long, default_value_t = 5)]
         rows: u64,
     },
-    /// Read a dataset's objects anew and publish what is there, if its manifest says otherwise, is damaged or is gone
+    /// Rebuild manifests that are damaged, missing or wrong from the objects in the buckets
     Resync {
-        /// Dataset; all whose manifest is damaged or gone, if none is named
+        /// Dataset [default: all whose manifest is damaged or missing]
         name: Option<String>,
-        /// A run that it is made of, where nothing recorded says so; several in the order of their rows
+        /// Runs that the dataset is made of, in row order, where nothing recorded says so
         #[arg(long, requires = "name", value_name = "RUN", value_delimiter = ',')]
         runs: Vec<String>,
-        /// Publish objects that are not what was committed and of which there is no good copy
+        /// Publish objects that are not what was committed and have no good replica
         #[arg(long, requires = "name")]
         accept_damage: bool,
     },
-    /// Take up datasets from the manifests in a bucket in S3
+    /// Take over datasets from the manifests in an S3 bucket
     Adopt {
         /// Bucket
         bucket: String,
-        /// Dataset; all that have a manifest there, if none is named
+        /// Dataset [default: all that have a manifest there]
         name: Option<String>,
     },
 }
 
 #[derive(Subcommand, Debug)]
 enum Ingest {
-    /// Folders of text, Markdown, HTML and source files, or CSV, JSONL (also .gz, .zst) or Parquet files
+    /// Ingest text, Markdown, HTML and source files (one row per file), or CSV, JSONL (also .gz, .zst) or Parquet files
     Files {
         /// Dataset to write
         dataset: String,
         /// Files and folders
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        /// documents, csv, jsonl or parquet; by the files' endings unless given
+        /// documents, csv, jsonl or parquet [default: by file extension]
         #[arg(long)]
         format: Option<String>,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
-        /// Bucket to write to [default: where the dataset lies, at first primary]
+        /// Bucket to write to [default: where the dataset is already stored, at first primary]
         #[arg(long)]
         bucket: Option<String>,
     },
-    /// Ingest folders again whenever they change, from now on, restarts included
+    /// Ingest folders again whenever they change, across restarts
     Watch {
         /// Dataset to write
         dataset: String,
@@ -280,28 +280,28 @@ enum Ingest {
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
-        /// Bucket to write to [default: where the dataset lies, at first primary]
+        /// Bucket to write to [default: where the dataset is already stored, at first primary]
         #[arg(long)]
         bucket: Option<String>,
-        /// A change has come to rest when nothing has moved for this many milliseconds [default: 2000]
+        /// How long nothing must have changed before a change is ingested, in milliseconds [default: 2000]
         #[arg(long, value_name = "MS")]
         debounce: Option<u64>,
     },
-    /// Watch no longer
+    /// Stop watching
     Unwatch {
         /// Dataset
         dataset: String,
     },
-    /// What is watched
+    /// List the watches
     Watches,
-    /// A table, view or query of a PostgreSQL server, in one snapshot
+    /// Ingest tables, views or a query of a PostgreSQL server, in one snapshot
     Postgres {
         /// Dataset to write
         dataset: String,
         #[command(flatten)]
         table: commands::data::Table,
     },
-    /// A table, view or query of a MySQL or MariaDB server, in one snapshot
+    /// Ingest tables, views or a query of a MySQL or MariaDB server, in one snapshot
     Mysql {
         /// Dataset to write
         dataset: String,
@@ -312,24 +312,24 @@ enum Ingest {
 
 #[derive(Subcommand, Debug)]
 enum Models {
-    /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, checked and converted
+    /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, verify them, and convert the model
     Pull {
-        /// Fetch again what is there
+        /// Fetch them again even if they are present
         #[arg(long)]
         force: bool,
     },
-    /// Whether score-real can use the language model in a folder
+    /// Check whether score-real can use the language model in a folder
     Check {
         /// Folder with model.onnx, tokenizer.json and config.json
         folder: PathBuf,
     },
-    /// Models in the cache
+    /// List the models in the cache
     List,
 }
 
 #[derive(Args, Debug)]
 struct Label {
-    /// Module
+    /// Label of the module
     label: String,
 }
 

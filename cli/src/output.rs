@@ -59,14 +59,14 @@ pub(crate) struct Output {
 /// Whether scripts read what is printed: they find `mock` in it, where people are told.
 static FOR_SCRIPTS: OnceLock<bool> = OnceLock::new();
 
-/// Tells a person, once, that what follows was made up.
+/// Tells a person, once, that what follows is synthetic.
 pub(crate) fn say_mock(provider: &str) {
     static SAID: OnceLock<()> = OnceLock::new();
     if FOR_SCRIPTS.get().is_some_and(|scripts| !scripts) && SAID.set(()).is_ok() {
         // What cannot be written to a person is not worth an error: the answer itself goes to standard output.
         let _ = writeln!(
             stderr(),
-            "note: made up by the mock {}: not for real use (`brahman context prod` for real providers)",
+            "note: answered by the mock {}, with synthetic results (`brahman context prod` switches to real providers)",
             one_line(provider)
         );
     }

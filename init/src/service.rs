@@ -60,7 +60,7 @@ pub(crate) struct InitService {
 impl InitService {
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Fault> {
         let (reply, answer) = oneshot::channel();
-        let ending = || Fault::overloaded("init is ending", 1000);
+        let ending = || Fault::overloaded("init is shutting down", 1000);
         self.requests.send(request(reply)).await.map_err(|_| ending())?;
         answer.await.map_err(|_| ending())
     }
@@ -164,7 +164,7 @@ impl Service for InitService {
             }
             "Watch" => self.watch(&call).await,
             "Shutdown" => {
-                self.requests.send(Request::Shutdown).await.map_err(|_| Fault::internal("init is ending"))?;
+                self.requests.send(Request::Shutdown).await.map_err(|_| Fault::internal("init is shutting down"))?;
                 Ok(Reply::empty())
             }
             _ => Err(call.unknown()),
@@ -204,6 +204,6 @@ pub(crate) fn not_supervised(label: &str, why: &str) -> Fault {
 }
 
 pub(crate) fn no_such_module(label: &str) -> Fault {
-    let message = format!("no module is called `{label}`; `brahman status` lists them");
+    let message = format!("there is no module `{label}`; `brahman status` lists them");
     Fault::of(&init::error::NoSuchModule { label: label.to_owned() }, false, message)
 }

@@ -1,4 +1,4 @@
-//! `brahman datasets adopt`: datasets that lie in a bucket in S3 and are not known here, as after a loss of the state.
+//! `brahman datasets adopt`: datasets that are stored in an S3 bucket and are not known here, as after a loss of the state.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::get;
 use crate::failure::Unsound;
 use crate::output::{Output, Tone};
 
-/// Takes up every dataset that has a manifest in a bucket, or one by name. Fails if any does not add up.
+/// Adopts every dataset that has a manifest in a bucket, or one by name. Fails if one is refused.
 pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, output: &Output) -> anyhow::Result<()> {
     let out = get::<method::Adopt>(socket, &AdoptIn { bucket: bucket.clone(), name }).await?;
     if output.json() {
@@ -18,13 +18,13 @@ pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, o
             output.line(&format!("no dataset has a manifest in bucket {bucket}"));
         }
         for dataset in &out.adopted {
-            output.line(&format!("{} is here at generation {} with {} rows", dataset.name, dataset.generation, dataset.rows));
+            output.line(&format!("{} adopted: generation {}, {} rows", dataset.name, dataset.generation, dataset.rows));
         }
         out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
         out.refused.iter().for_each(|dataset| output.line(&output.paint(&format!("{}: {}", dataset.name, dataset.why), Tone::Bad)));
     }
     match out.refused.len() {
         0 => Ok(()),
-        n => Err(Unsound(format!("{n} of {} datasets in bucket {bucket} were not taken up", n + out.adopted.len())).into()),
+        n => Err(Unsound(format!("{n} of {} datasets in bucket {bucket} were not adopted", n + out.adopted.len())).into()),
     }
 }

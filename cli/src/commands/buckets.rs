@@ -1,4 +1,4 @@
-//! Where objects lie: buckets, their health, their objects, and what failed.
+//! Buckets, which objects are stored in: their health, their objects, and what failed.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,52 +18,52 @@ use crate::output::{Output, Tone, bytes, duration, one_line};
 /// What can be done with buckets.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Buckets {
-    /// Register a bucket, once it was probed; `rescue` gets a copy of everything that is committed
+    /// Probe and register a bucket; the one named `rescue` receives a replica of everything that is committed
     Add {
-        /// Its name
+        /// Name of the bucket
         name: String,
         /// file:///folder or s3://bucket/prefix
         url: String,
-        /// Of S3: aws_endpoint, aws_region, aws_access_key_id, aws_allow_http, …
+        /// An option of S3: aws_endpoint, aws_region, aws_access_key_id, aws_allow_http, …
         #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = pair)]
         options: Vec<(String, String)>,
-        /// Entry of the secrets file whose password is the secret key; its `token` and `customer_key` are used, too
+        /// Entry of the secrets file with the secret key as its password, and optionally `token` and `customer_key`
         #[arg(long)]
         secret: Option<String>,
     },
     /// Forget a bucket; its objects stay where they are
     Remove {
-        /// Its name
+        /// Name of the bucket
         name: String,
     },
-    /// Ask every bucket whether it is there; exit status 1 if one is not
+    /// Check whether every bucket is reachable; exit status 1 if one is not
     Health,
-    /// Read every object and every copy, compare it with what was recorded, and repair one from the other
+    /// Verify every object and replica against its checksum, and repair one from the other
     Scrub {
-        /// This bucket alone
+        /// Only this bucket
         #[arg(long)]
         bucket: Option<String>,
-        /// What this dataset is made of alone
+        /// Only the objects of this dataset
         #[arg(long)]
         dataset: Option<String>,
     },
-    /// Read an object, to a file or the standard output; from `rescue` if it is gone or damaged
+    /// Read an object, to a file or standard output; from `rescue` if it is missing or damaged
     Get {
         /// Bucket
         bucket: String,
         /// Key
         key: String,
-        /// Write it to this file
+        /// Write the object to this file; - is standard output
         #[arg(short = 'f', long = "file", value_name = "FILE")]
         to: Option<PathBuf>,
     },
-    /// Put a file of at most 8 MiB as an object; never over what a dataset is made of
+    /// Store a file of at most 8 MiB as an object; never in place of an object that a dataset uses
     Put {
         /// Bucket
         bucket: String,
         /// Key
         key: String,
-        /// File
+        /// File; - reads standard input
         file: PathBuf,
     },
 }
@@ -97,7 +97,7 @@ async fn list(socket: &Path, output: &Output) -> anyhow::Result<()> {
     }
     let rows = out.buckets.iter().map(|b| {
         let writers = if b.conditional_put { "several" } else { "one" };
-        vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "stays" } else { "" }.to_owned()]
+        vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "protected" } else { "" }.to_owned()]
     });
     output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
     Ok(())
@@ -110,7 +110,7 @@ async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result
         return Ok(());
     }
     let b = out.bucket;
-    let writers = if b.conditional_put { "" } else { "; it lets a key be put twice, so only one may write" };
+    let writers = if b.conditional_put { "" } else { "; it does not support conditional writes, so only one catalog may write to it" };
     output.line(&format!("{} is {}{writers}", b.name, b.url));
     out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
     Ok(())
@@ -121,7 +121,7 @@ async fn remove(socket: &Path, name: String, output: &Output) -> anyhow::Result<
     if output.json() {
         output.print_json(&serde_json::json!({}));
     } else {
-        output.line(&format!("{name} is forgotten; its objects stay where they are"));
+        output.line(&format!("{name} removed from the list; its objects stay where they are"));
     }
     Ok(())
 }
@@ -129,7 +129,7 @@ async fn remove(socket: &Path, name: String, output: &Output) -> anyhow::Result<
 /// Bytes asked for at once.
 const PART_BYTES: u64 = OBJECT_BYTES_MAX;
 
-/// Writes an object, part by part, into a file or to the standard output.
+/// Writes an object, part by part, to a file or standard output.
 async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
     if to.is_none() && output.json() {
         let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
@@ -145,7 +145,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     let (size, sha256) = loop {
         let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
         let out = get::<method::GetObject>(socket, &ask).await?;
-        let bytes = decode(&out.data_base64).context("the reply is no base64")?;
+        let bytes = decode(&out.data_base64).context("the reply is not base64")?;
         file.write_all(&bytes)?;
         at += bytes.len() as u64;
         rescued |= out.rescue_used;
@@ -157,7 +157,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     // The standard output is the object's own.
     let Some(path) = to else {
         if rescued {
-            writeln!(std::io::stderr(), "{key} was read from bucket rescue: it is gone from bucket {bucket}, or damaged there")?;
+            writeln!(std::io::stderr(), "{key} was read from bucket rescue: it is missing from bucket {bucket}, or damaged there")?;
         }
         return Ok(());
     };
@@ -170,7 +170,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     }
     output.line(&format!("{key}: {} in {}", bytes(size), path.display()));
     if rescued {
-        output.line(&output.paint("read from bucket rescue: it is gone from its own, or damaged there", Tone::Busy));
+        output.line(&output.paint("read from bucket rescue: it is missing from its own bucket, or damaged there", Tone::Busy));
     }
     Ok(())
 }
@@ -180,14 +180,14 @@ async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, out
     let held =
         std::fs::metadata(from).and_then(|meta| if meta.len() > OBJECT_BYTES_MAX { Ok(None) } else { std::fs::read(from).map(Some) });
     let Some(held) = held.with_context(|| from.display().to_string())? else {
-        anyhow::bail!("{}: larger than the {} that are put at once", from.display(), bytes(OBJECT_BYTES_MAX));
+        anyhow::bail!("{}: larger than the {} that one call can store", from.display(), bytes(OBJECT_BYTES_MAX));
     };
     let ask = PutObjectIn { bucket: bucket.clone(), key: key.clone(), data_base64: encode(&held) };
     let out = get::<method::PutObject>(socket, &ask).await?;
     if output.json() {
         output.print_json(&out);
     } else {
-        let copied = if out.copied { ", with a copy in rescue" } else { "" };
+        let copied = if out.copied { ", with a replica in bucket rescue" } else { "" };
         output.line(&format!("{key} in {bucket}: {}{copied}", bytes(out.size)));
     }
     Ok(())
@@ -219,17 +219,17 @@ fn show_health(out: &HealthOut, output: &Output) {
         };
         vec![h.name.clone(), state, format!("{} µs", h.latency_us), backlog, h.error.clone().unwrap_or_default()]
     });
-    output.table(&["BUCKET", "STATE", "AFTER", "WITHOUT A COPY", "WHY"], rows.collect());
+    output.table(&["BUCKET", "STATE", "LATENCY", "NOT REPLICATED", "ERROR"], rows.collect());
     for h in &out.health {
         if let Some(hint) = &h.hint {
             output.line(&format!("{}: {hint}", h.name));
         }
         if let Some(oldest) = h.oldest_unsaved_s {
-            output.line(&output.paint(&format!("the oldest object without a copy is {} old", duration(oldest as f64)), Tone::Busy));
+            output.line(&output.paint(&format!("the oldest object without a replica is {} old", duration(oldest as f64)), Tone::Busy));
         }
         if let Some(at_ms) = h.last_scrub_ms {
             let (damaged, tone) = (h.damaged.unwrap_or(0), if h.damaged.unwrap_or(0) > 0 { Tone::Bad } else { Tone::Faint });
-            let found = if damaged > 0 { format!("{damaged} damaged and not repaired") } else { "all right".to_owned() };
+            let found = if damaged > 0 { format!("{damaged} damaged and not repaired") } else { "no damage".to_owned() };
             output.line(&output.paint(&format!("all objects were last verified {} ago: {found}", ago(at_ms)), tone));
         }
     }
@@ -267,7 +267,7 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
     let unread: u64 = out.unread.iter().flatten().map(|of| of.objects).sum();
     match (out.unrepaired.len(), unread) {
         (0, 0) => Ok(()),
-        (0, unread) => Err(Unsound(format!("{unread} objects could not be looked at")).into()),
+        (0, unread) => Err(Unsound(format!("{unread} objects could not be verified")).into()),
         (damaged, _) => Err(Unsound(format!("{damaged} objects are damaged and could not be repaired")).into()),
     }
 }
@@ -291,9 +291,9 @@ pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, outp
         .errors
         .iter()
         .map(|e| vec![format!("{} ago", ago(e.at_ms)), e.bucket.clone(), e.operation.clone(), e.key.clone(), e.message.clone()]);
-    output.table(&["WHEN", "BUCKET", "OPERATION", "KEY", "WHY"], rows.collect());
+    output.table(&["WHEN", "BUCKET", "OPERATION", "KEY", "ERROR"], rows.collect());
     if out.total > limit {
-        output.line(&format!("{} more; --limit shows them", out.total - limit));
+        output.line(&format!("{} more; --limit N shows more of them", out.total - limit));
     }
     out.shortfall.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
     Ok(())

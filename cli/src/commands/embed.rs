@@ -1,4 +1,4 @@
-//! Texts and files to vectors.
+//! Embedding texts and files.
 
 use std::io::BufRead as _;
 use std::path::Path;
@@ -66,7 +66,7 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
 fn stdin_lines() -> anyhow::Result<Vec<String>> {
     let lines: Result<Vec<_>, _> = std::io::stdin().lock().lines().collect();
     lines.map_err(|e| match e.kind() {
-        std::io::ErrorKind::InvalidData => BadInput("standard input is not UTF-8: expected one text a line".into()).into(),
+        std::io::ErrorKind::InvalidData => BadInput("standard input is not UTF-8: expected one text per line".into()).into(),
         _ => anyhow::Error::from(e),
     })
 }

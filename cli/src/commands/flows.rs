@@ -54,7 +54,7 @@ pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyh
         let verdict = match (&c.reason, c.rank) {
             (Some(reason), _) => output.paint(&format!("refused: {reason}"), Tone::Bad),
             (None, Some(0)) => output.paint("serves", Tone::Good),
-            _ => "stands by".to_owned(),
+            _ => "standby".to_owned(),
         };
         let m = &c.matched;
         vec![
@@ -109,7 +109,7 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         Some(text) => text.to_owned(),
         None => "{}".to_owned(),
     };
-    let parameters: Value = serde_json::from_str(&text).context(BadInput("parameters are not JSON".into()))?;
+    let parameters: Value = serde_json::from_str(&text).context(BadInput("the parameters are not JSON".into()))?;
     let options =
         CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
     if !call.more {

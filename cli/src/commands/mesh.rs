@@ -44,7 +44,7 @@ pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
     match asked {
         // No init, but perhaps modules that a killed one left behind: they end as its next start would end them.
         Err(ClientError::Connect { .. }) if swept(socket) => {
-            output.note("brahman-init was gone; what it had left running is ended");
+            output.note("brahman-init had died already; the processes that it left running were stopped");
             if output.json() {
                 output.print_json(&serde_json::json!({ "ended": true }));
             }
@@ -55,11 +55,11 @@ pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
         }
     }
     let started = Instant::now();
-    let bar = output.spinner("ending");
+    let bar = output.spinner("stopping");
     // init's lock is released when its process is gone, whatever becomes of the socket file.
     while std::os::unix::net::UnixStream::connect(&init).is_ok() {
         if started.elapsed() > Duration::from_secs(20) {
-            bail!("the mesh has not ended within 20 s; a second `brahman down` forces it");
+            bail!("the mesh did not stop within 20 s; a second `brahman down` forces it");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -145,13 +145,13 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
             attribute("device"),
         ]
     });
-    output.table(&["MODULE", "STATE", "PID", "SINCE", "RESTARTS", "QUEUE", "P50", "P99", "MODEL", "DEVICE"], rows.collect());
+    output.table(&["MODULE", "STATE", "PID", "IN STATE", "RESTARTS", "QUEUE", "P50", "P99", "MODEL", "DEVICE"], rows.collect());
     for m in &status.modules {
         if let Some(reason) = m.reason.as_ref().filter(|_| m.state != ModuleState::Ready) {
             output.line(&format!("{}: {}", m.label, one_line(reason)));
         }
         if let Some(breaker) = &m.breaker {
-            output.line(&format!("{}: breaker {breaker}, {} of {} calls failed", m.label, m.failures, m.calls));
+            output.line(&format!("{}: circuit breaker {breaker}, {} of {} calls failed", m.label, m.failures, m.calls));
         }
         for line in storage_lines(&m.attributes) {
             output.line(&output.paint(&format!("{}: {line}", m.label), Tone::Busy));
@@ -164,13 +164,13 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
     let list = get::<init::method::List>(&place::init_socket(socket), &Empty {}).await;
     if let Some(lost) = list.ok().and_then(|list| list.log_lines_lost) {
         output.line(
-            &output.paint(&format!("{lost} lines of the mesh's log could not be written; `brahman logs` keeps the last ones"), Tone::Bad),
+            &output.paint(&format!("{lost} lines of the mesh's log could not be written; `brahman logs` has the last ones"), Tone::Bad),
         );
     }
     Ok(())
 }
 
-/// What a module says of its buckets, in words: copies that have yet to be made, and buckets that are away.
+/// What a module says of its buckets, in words: replicas that have yet to be made, and buckets that are unavailable.
 fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String> {
     let figure = |name: &str| attributes.get(name).and_then(|figure| figure.parse::<u64>().ok()).filter(|figure| *figure > 0);
     let text = |name: &str| attributes.get(name).filter(|text| !text.is_empty());
@@ -179,11 +179,11 @@ fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String> {
         let size = bytes(figure("copies.bytes").unwrap_or(0));
         let since = figure("copies.oldest_s").map(|s| format!(", the oldest for {}", duration(s as f64))).unwrap_or_default();
         let why = text("copies.why").map(|why| format!(": {why}")).unwrap_or_default();
-        lines.push(format!("{objects} objects ({size}) have no copy in bucket rescue yet{since}{why}"));
+        lines.push(format!("{objects} objects ({size}) have no replica in bucket rescue yet{since}{why}"));
     }
-    lines.extend(text("buckets.away").map(|away| format!("away: bucket {away}; see `brahman buckets health`")));
+    lines.extend(text("buckets.away").map(|away| format!("bucket {away} is unavailable; see `brahman buckets health`")));
     lines.extend(text("damaged").cloned());
-    lines.extend(text("state").map(|state| format!("the state is {state}: what is there is served, and nothing is changed")));
+    lines.extend(text("state").map(|state| format!("the state directory is {state}: existing data is served, and nothing is changed")));
     lines
 }
 
@@ -273,7 +273,7 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
         }
     }
     if found.is_empty() && errors.is_empty() {
-        return Err(BadInput("no Cards there: expected *.toml or *.json".into()).into());
+        return Err(BadInput("no Cards found: expected *.toml or *.json files".into()).into());
     }
     errors.extend(cards::collisions(&found, &mesh));
     // A Card that is looked at alone may require what lies beside it, or what is installed.
@@ -311,7 +311,7 @@ fn report_cards(found: &[FoundCard], errors: &[CardError], output: &Output) -> a
     bad.sort_unstable();
     bad.dedup();
     let all = bad.len() + found.iter().filter(|card| !refused(&card.origin)).count();
-    if bad.is_empty() { Ok(()) } else { Err(BadInput(format!("{} of {all} Cards are refused", bad.len())).into()) }
+    if bad.is_empty() { Ok(()) } else { Err(BadInput(format!("{} of {all} Cards are invalid", bad.len())).into()) }
 }
 
 #[cfg(test)]
@@ -319,12 +319,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_that_are_behind_and_buckets_that_are_away_are_told() {
+    fn replicas_that_are_behind_and_unavailable_buckets_are_reported() {
         let lines =
             |all: &[(&str, &str)]| storage_lines(&all.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect());
         let behind = [("copies.objects", "3"), ("copies.bytes", "2048"), ("copies.oldest_s", "90"), ("copies.why", "no space")];
-        assert_eq!(lines(&behind), ["3 objects (2.0 KiB) have no copy in bucket rescue yet, the oldest for 1m30s: no space"]);
-        assert_eq!(lines(&[("buckets.away", "disk")]), ["away: bucket disk; see `brahman buckets health`"]);
+        assert_eq!(lines(&behind), ["3 objects (2.0 KiB) have no replica in bucket rescue yet, the oldest for 1m30s: no space"]);
+        assert_eq!(lines(&[("buckets.away", "disk")]), ["bucket disk is unavailable; see `brahman buckets health`"]);
         assert_eq!(lines(&[("damaged", "errors.log had damaged records"), ("state", "read-only")]).len(), 2);
         assert!(lines(&[("copies.objects", "0"), ("copies.why", ""), ("buckets.away", ""), ("model", "m")]).is_empty());
     }

@@ -369,7 +369,7 @@ fn what_is_to_run_again_is_on_its_way_while_its_former_process_ends() {
     assert_eq!(bench.published("a").state, ModuleState::Draining);
     bench.command("a", Command::Start);
     let record = bench.published("a");
-    assert!(record.state.is_coming() && record.reason.as_deref() == Some("its former process is still ending"), "{record:?}");
+    assert!(record.state.is_coming() && record.reason.as_deref() == Some("its previous process has not exited yet"), "{record:?}");
     bench.command("a", Command::Stop);
     assert_eq!(bench.published("a").state, ModuleState::Draining);
 }

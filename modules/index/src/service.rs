@@ -105,7 +105,7 @@ impl IndexService {
             Ok(()) => {
                 finish_deletions(folder);
                 if let Err(error) = rescue::settle(folder) {
-                    tracing::warn!("where copies go stays where an earlier version kept it: {}", chain(&error));
+                    tracing::warn!("where replicas go is still recorded where an earlier version kept it: {}", chain(&error));
                 }
             }
             Err(error) => tracing::error!("{}", chain(&error)),
@@ -344,7 +344,7 @@ impl IndexService {
                 if there.parameters == wanted {
                     return Reply::of(&CreateOut { created: false });
                 }
-                let message = format!("index `{}` is there already with other parameters; delete it first", wanted.name);
+                let message = format!("index `{}` exists already with other parameters; delete it first", wanted.name);
                 return Err(Fault::of(&error::IndexExists { name: wanted.name }, false, message));
             }
             let folder = stub;
@@ -370,7 +370,7 @@ impl IndexService {
         let stub = self.stub(&name)?;
         let home = Home::open(&stub).map_err(|error| {
             let why = chain(&error);
-            let message = format!("index `{name}`: {why}; where its files are is not known, and nothing was deleted: put the file back");
+            let message = format!("index `{name}`: {why}; where its files are is unknown, and nothing was deleted: restore that file first");
             Fault::of(&error::Damaged { name: name.clone() }, false, message)
         })?;
         lock(&self.indexes).remove(&name);
@@ -563,11 +563,11 @@ fn check_filters(wanted: &CreateIn) -> Result<(), Fault> {
     let mut seen = HashSet::new();
     for name in wanted.filter_columns.iter().flatten() {
         let why = if segment::OWN_NAMES.contains(&name.as_str()) {
-            "is a column of the index's own, which would hide the dataset's: give it another name in the dataset"
+            "is also a column of the index itself, which would hide the dataset's: rename it in the dataset"
         } else if !seen.insert(name) {
             "is named twice"
         } else if name.is_empty() || name.starts_with('$') {
-            "cannot be named in a filter: give it another name in the dataset"
+            "cannot be named in a filter: rename it in the dataset"
         } else {
             continue;
         };
@@ -585,7 +585,7 @@ fn free(folder: &Path) -> io::Result<()> {
     for entry in entries {
         let name = entry?.file_name();
         if name != "home.json" && name != "away.json" && !name.to_string_lossy().starts_with(".tmp-") {
-            let message = format!("{} holds {}, of an index that is gone: put it elsewhere", folder.display(), name.to_string_lossy());
+            let message = format!("{} holds {} of an index that was deleted: move it elsewhere", folder.display(), name.to_string_lossy());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
     }
@@ -597,7 +597,7 @@ fn bad_name(error: &NameError) -> Fault {
 }
 
 fn no_such(name: &str) -> Fault {
-    let message = format!("no index is called `{name}`; `brahman index list` lists them");
+    let message = format!("there is no index `{name}`; `brahman index list` lists them");
     Fault::of(&error::NoSuchIndex { name: name.to_owned() }, false, message)
 }
 

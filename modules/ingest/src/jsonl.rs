@@ -41,7 +41,7 @@ fn lines(
         }
         match serde_json::from_slice::<Value>(&line) {
             Ok(value @ Value::Object(_)) => each(number, n, value)?,
-            Ok(_) => bad(path, number, "is JSON but no object".into()),
+            Ok(_) => bad(path, number, "is JSON, but not an object".into()),
             Err(error) => bad(path, number, format!("is not JSON: {error}")),
         }
     }

@@ -49,10 +49,10 @@ pub struct SourceError {
 #[derive(Debug, Error)]
 pub enum Flaw {
     /// There is no such format.
-    #[error("is no format: expected documents, csv, jsonl or parquet")]
+    #[error("is not a format: expected documents, csv, jsonl or parquet")]
     UnknownFormat,
     /// One dataset has one kind of source.
-    #[error("is of another kind than the first path: give each kind its own dataset, or say --format")]
+    #[error("is of another kind than the first path: ingest each kind into its own dataset, or use --format")]
     OtherKind,
     /// Nobody knows below which folder it lies.
     #[error("is relative, expected an absolute path")]
@@ -73,13 +73,13 @@ pub enum Flaw {
     #[error("is neither a file nor a folder")]
     Special,
     /// What is watched is a folder: a file is replaced by editors, and its watch would go with it.
-    #[error("is no folder: watch the folder that the file is in")]
+    #[error("is not a folder: watch the folder that the file is in")]
     NoFolder,
     /// More than one call reads.
     #[error("has more than {FILES_MAX} files: give folders further down")]
     TooMany,
     /// Nobody waits for it any more.
-    #[error("the reading was ended")]
+    #[error("the read was stopped")]
     Stopped,
 }
 
@@ -127,7 +127,7 @@ impl<R: Read> Read for Stoppable<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // Not `Interrupted`, which readers take for a reason to try again.
         if self.stop.is_cancelled() {
-            return Err(io::Error::other("the reading was ended"));
+            return Err(io::Error::other("the read was stopped"));
         }
         self.inner.read(buffer)
     }
