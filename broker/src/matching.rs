@@ -234,7 +234,7 @@ mod tests {
             let ranking = rank(&modules, &ask(context));
             let eligible: Vec<&str> = ranking.eligible().iter().map(|c| c.matched.label.as_str()).collect();
             assert_eq!(eligible, [modules[best].card.label.as_str()], "nobody else is tried for a call that it does not answer");
-            assert!(ranking.refusals()[0].starts_with(&format!("{}: is no mock, and ", modules[other].card.label)), "{context:?}");
+            assert!(ranking.refusals()[0].starts_with(&format!("{}: is not a mock, and ", modules[other].card.label)), "{context:?}");
             modules[best].state = ModuleState::Failed;
             assert_eq!(first(&modules, &ask(context)).as_deref(), Some(modules[other].card.label.as_str()), "one that does not come back");
         }

@@ -13,7 +13,7 @@ use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use brahman_card::interface::{ingest, init};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::failure::Failure;
+use crate::failure::{ExitStatus, Failure};
 use crate::output::Output;
 
 const LONG_ABOUT: &str = "\
@@ -28,8 +28,8 @@ real and mock providers by context.
   brahman search notes \"what did we decide about backups?\"";
 
 const AFTER_HELP: &str = "\
-Exit status: 0 done; 1 the mesh answered with an error; 2 wrong usage; 3 no mesh at the socket; \
-4 nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input; \
+Exit status: 0 done; 1 the mesh answered with an error, or a check failed; 2 wrong usage; 3 no mesh at the socket; \
+4 not found, or nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input; \
 74 standard output could not be written; 141 its reader has gone.
 
 Environment: BRAHMAN_SOCKET, BRAHMAN_BROKER_CONTEXT, BRAHMAN_CARDS, BRAHMAN_STATE, BRAHMAN_CACHE, NO_COLOR.";
@@ -359,7 +359,11 @@ fn main() -> ExitCode {
 
 /// Help, the version, or what was wrong with the arguments.
 fn usage(error: &clap::Error) -> ExitCode {
-    let output = Output::new(false);
+    // The arguments were not understood, but this one can be told from the rest.
+    let output = Output::new(std::env::args_os().any(|word| word == "--json"));
+    if error.use_stderr() && output.json() {
+        return Failure::of_usage(error.render().to_string().trim_end().to_owned()).report(&output);
+    }
     if error.use_stderr() {
         let given = std::env::args_os().any(|word| word.to_string_lossy().contains(brahman_sidecar::telemetry::is_unsafe));
         if given {
@@ -372,7 +376,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     } else if let Err(lost) = error.print().and_then(|()| std::io::stdout().flush()) {
         return output.lost_code(&lost);
     }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    // Help and the version are what was asked for.
+    if error.use_stderr() { ExitStatus::Usage.into() } else { ExitCode::SUCCESS }
 }
 
 fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {

@@ -1,9 +1,10 @@
-//! What a person sees: tables, colours that respect NO_COLOR, progress where there is a terminal; or JSON and nothing else.
+//! What a person sees: tables, colours that respect NO_COLOR, progress where there is a terminal; or, with `--json`,
+//! results as JSON on standard output and an error as one JSON object on standard error, and nothing else.
 //!
 //! Invariants: whatever a module, a document or a key holds, a terminal does nothing but show it: everything printed for
-//! people passes through [`Output::line`], [`Output::text`], [`Output::table`], [`Output::note`], [`Output::failure`] or
-//! the bars here, which escape it, and the only escape sequences are the ones made of [`CODES`]. Output that could not be
-//! written is remembered, and the command does not succeed.
+//! people passes through [`Output::line`], [`Output::text`], [`Output::table`], [`Output::note`], [`Output::failure`],
+//! [`Output::json_failure`] or the bars here, which escape it, and the only escape sequences are the ones made of [`CODES`].
+//! Output that could not be written is remembered, and the command does not succeed.
 
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
@@ -15,10 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::Notify;
 
-/// sysexits.h `EX_IOERR`: standard output took less than there was.
-const EXIT_LOST: u8 = 74;
-/// What a shell shows for a program that a closed pipe has ended (128 and SIGPIPE), as it does for coreutils.
-const EXIT_PIPE: u8 = 141;
+use crate::failure::{ExitStatus, Failure};
 
 /// Colours and their end, by number: in a text they stand as characters of Unicode that are none, and become escape
 /// sequences only where the text is printed, so that a text of somebody else's can bring none along.
@@ -145,10 +143,9 @@ impl Output {
     /// The exit code for output that was lost, once that was said.
     pub(crate) fn lost_code(&self, error: &io::Error) -> ExitCode {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return ExitCode::from(EXIT_PIPE);
+            return ExitStatus::ReaderGone.into();
         }
-        self.failure(&format!("cannot write to standard output: {error}"), None);
-        ExitCode::from(EXIT_LOST)
+        Failure::of_lost_output(error).report(self)
     }
 
     /// A remark that is no result.
@@ -157,6 +154,12 @@ impl Output {
             // What is no result may be lost.
             let _ = writeln!(stderr(), "{}", shown(text, false, false));
         }
+    }
+
+    /// An error for scripts, on standard error: one JSON object on one line.
+    pub(crate) fn json_failure(&self, error: &serde_json::Value) {
+        // The exit code says it, too.
+        let _ = writeln!(stderr(), "{}", safe_json(&error.to_string()));
     }
 
     pub(crate) fn failure(&self, message: &str, hint: Option<&str>) {

@@ -204,6 +204,6 @@ pub(crate) fn not_supervised(label: &str, why: &str) -> Fault {
 }
 
 pub(crate) fn no_such_module(label: &str) -> Fault {
-    let message = format!("there is no module `{label}`; `brahman status` lists them");
+    let message = format!("no module is called `{label}`; `brahman status` lists them");
     Fault::of(&init::error::NoSuchModule { label: label.to_owned() }, false, message)
 }

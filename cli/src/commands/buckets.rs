@@ -11,7 +11,7 @@ use brahman_card::interface::storage::{
 };
 use clap::Subcommand;
 
-use super::{get, stream};
+use super::{get, is_standard, stdin_bytes, stream};
 use crate::failure::{BadInput, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
@@ -131,33 +131,42 @@ const PART_BYTES: u64 = OBJECT_BYTES_MAX;
 
 /// Writes an object, part by part, to a file or standard output.
 async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
+    let to = to.filter(|path| !is_standard(path));
     if to.is_none() && output.json() {
         let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
         let out = get::<method::GetObject>(socket, &ask).await?;
         output.print_json(&out);
         return Ok(());
     }
-    let mut file: Box<dyn std::io::Write> = match to {
-        Some(path) => Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?),
-        None => Box::new(std::io::stdout()),
-    };
+    let mut file: Option<std::fs::File> = None;
     let (mut at, mut rescued) = (0, false);
     let (size, sha256) = loop {
         let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
         let out = get::<method::GetObject>(socket, &ask).await?;
         let bytes = decode(&out.data_base64).context("the reply is not base64")?;
-        file.write_all(&bytes)?;
+        match to {
+            None => output.put(&bytes),
+            Some(path) => {
+                let cannot = || BadInput(format!("cannot write {}", path.display()));
+                // Not before there is something to put into it: an object that does not exist leaves no empty file.
+                if file.is_none() {
+                    file = Some(std::fs::File::create(path).with_context(cannot)?);
+                }
+                if let Some(file) = &mut file {
+                    file.write_all(&bytes).with_context(cannot)?;
+                }
+            }
+        }
         at += bytes.len() as u64;
         rescued |= out.rescue_used;
         if at >= out.size || bytes.is_empty() {
             break (out.size, out.sha256);
         }
     };
-    file.flush()?;
-    // The standard output is the object's own.
+    // Standard output is the object's own.
     let Some(path) = to else {
         if rescued {
-            writeln!(std::io::stderr(), "{key} was read from bucket rescue: it is missing from bucket {bucket}, or damaged there")?;
+            output.note(&format!("{key} was read from bucket rescue: it is missing from bucket {bucket}, or damaged there"));
         }
         return Ok(());
     };
@@ -177,11 +186,19 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
 
 /// Puts a file as an object.
 async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, output: &Output) -> anyhow::Result<()> {
-    let held =
-        std::fs::metadata(from).and_then(|meta| if meta.len() > OBJECT_BYTES_MAX { Ok(None) } else { std::fs::read(from).map(Some) });
-    let Some(held) = held.with_context(|| from.display().to_string())? else {
-        anyhow::bail!("{}: larger than the {} that one call can store", from.display(), bytes(OBJECT_BYTES_MAX));
+    let too_large = || BadInput(format!("{}: larger than the {} that one call can store", from.display(), bytes(OBJECT_BYTES_MAX)));
+    let held = if is_standard(from) {
+        stdin_bytes()?
+    } else {
+        let unreadable = || BadInput(format!("cannot read {}", from.display()));
+        if std::fs::metadata(from).with_context(unreadable)?.len() > OBJECT_BYTES_MAX {
+            return Err(too_large().into());
+        }
+        std::fs::read(from).with_context(unreadable)?
     };
+    if held.len() as u64 > OBJECT_BYTES_MAX {
+        return Err(too_large().into());
+    }
     let ask = PutObjectIn { bucket: bucket.clone(), key: key.clone(), data_base64: encode(&held) };
     let out = get::<method::PutObject>(socket, &ask).await?;
     if output.json() {

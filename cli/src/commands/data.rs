@@ -12,17 +12,18 @@ use brahman_card::interface::ingest::{
 use brahman_card::interface::{Empty, Method};
 use clap::Args;
 
-use super::{get, stream, unfinished};
+use super::{absolute, get, stream, unfinished};
+use crate::failure::NotFound;
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
-    let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
+    let paths = paths.iter().map(|path| absolute(path)).collect::<anyhow::Result<_>>()?;
     let dataset = ask.dataset.clone();
     ingest::<method::Files>(socket, &FilesIn { paths, ..ask }, &dataset, output).await
 }
 
 pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
-    let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
+    let paths = paths.iter().map(|path| absolute(path)).collect::<anyhow::Result<_>>()?;
     let out: WatchOut = get::<method::Watch>(socket, &WatchIn { paths, ..ask }).await?;
     if output.json() {
         output.print_json(&out);
@@ -370,7 +371,11 @@ pub(crate) async fn runs(socket: &Path, output: &Output) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: &Output) -> anyhow::Result<()> {
-    let out: LineageOut = get::<catalog::method::Lineage>(socket, &LineageIn { name: dataset, limit: Some(limit), mock: None }).await?;
+    let ask = LineageIn { name: dataset.clone(), limit: Some(limit), mock: None };
+    let out: LineageOut = get::<catalog::method::Lineage>(socket, &ask).await?;
+    if out.events.is_empty() && limit > 0 {
+        return Err(NotFound(format!("dataset `{dataset}` has no runs in the lineage; `brahman datasets` lists the datasets")).into());
+    }
     if output.json() {
         out.events.iter().for_each(|event| output.line(&event.to_string()));
         return Ok(());

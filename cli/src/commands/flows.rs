@@ -1,7 +1,6 @@
 //! Asking the broker, and calling anything.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use brahman_sidecar::CallOptions;
 use brahman_sidecar::client::encode_call;
 use serde_json::Value;
 
-use super::get;
-use crate::failure::BadInput;
+use super::{STANDARD, get, stdin_text};
+use crate::failure::{BadInput, NotFound};
 use crate::output::{Output, Tone};
 use crate::{Call, Flow};
 
@@ -41,14 +40,15 @@ pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyh
 pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyhow::Result<()> {
     let ask = question(flow)?;
     let out = get::<broker::method::Explain>(socket, &ask).await?;
+    // Said of no one module: whatever the flow, nothing could serve it.
+    if out.candidates.is_empty() {
+        return Err(NotFound(format!("no Card offers {}; `brahman introspect` lists the interfaces on offer", ask.flow)).into());
+    }
     if output.json() {
         output.print_json(&out);
         return Ok(());
     }
     output.line(&format!("{} in context {}", ask.flow, out.context.as_deref().unwrap_or("(none)")));
-    if out.candidates.is_empty() {
-        output.line("no Card offers it");
-    }
     let rows = out.candidates.iter().map(|c| {
         let rank = c.rank.map_or("-".to_owned(), |r| (r + 1).to_string());
         let verdict = match (&c.reason, c.rank) {
@@ -101,15 +101,11 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         .ok_or_else(|| BadInput(format!("`{}`: expected INTERFACE.Method, such as embed.Info", call.method)))?;
     let method = format!("{}.{method}", full_name(interface));
     let text = match call.parameters.as_deref() {
-        Some("-") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
-            text
-        }
+        Some(STANDARD) => stdin_text()?,
         Some(text) => text.to_owned(),
         None => "{}".to_owned(),
     };
-    let parameters: Value = serde_json::from_str(&text).context(BadInput("the parameters are not JSON".into()))?;
+    let parameters: Value = serde_json::from_str(&text).context(BadInput("the parameters are not JSON".to_owned()))?;
     let options =
         CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
     if !call.more {

@@ -4,8 +4,6 @@ mod arguments;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-
 use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary,
@@ -19,6 +17,7 @@ use brahman_card::interface::{Empty, Method};
 pub(crate) use arguments::{Create, Index, Promote, Search};
 
 use super::{get, plot, stream, unfinished};
+use crate::failure::{NotFound, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
@@ -119,7 +118,16 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Get { name, doc_id } => {
             let ask = GetIn { index: name, doc_id };
-            show::<method::Get>(socket, &ask, output, |out: &GetOut| out.chunks.iter().for_each(|hit| print_hit(output, hit, None))).await
+            let out: GetOut = get::<method::Get>(socket, &ask).await?;
+            if out.chunks.is_empty() {
+                return Err(NotFound(format!("index `{}` has no document `{}`", ask.index, ask.doc_id)).into());
+            }
+            if output.json() {
+                output.print_json(&out);
+            } else {
+                out.chunks.iter().for_each(|hit| print_hit(output, hit, None));
+            }
+            Ok(())
         }
         Index::Generations { name } => show::<method::Generations>(socket, &NameIn { name }, output, |out| generations(output, out)).await,
         Index::Promote(promote) => self::promote(socket, promote, output).await,
@@ -424,7 +432,7 @@ async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact:
     let champion = best.trial.as_ref().map(|t| t.id.as_str());
     if let Some(file) = &file {
         let same: Vec<&TrialRecord> = out.trials.iter().filter(|t| Some(&t.fingerprint) == out.fingerprint.as_ref()).collect();
-        plot::trials(file, &same, champion).with_context(|| format!("drawing {}", file.display()))?;
+        plot::trials(file, &same, champion)?;
         output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {
@@ -513,8 +521,11 @@ async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> a
             out.files, out.orphans, out.generation
         ));
     }
-    anyhow::ensure!(out.healthy, "index `{name}` is not healthy; --repair rebuilds what is damaged from its segments");
-    Ok(())
+    if out.healthy {
+        return Ok(());
+    }
+    let hint = if repair { "what is left could not be repaired" } else { "--repair rebuilds what is damaged from its segments" };
+    Err(Unsound(format!("index `{name}` is not healthy; {hint}")).into())
 }
 
 fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {

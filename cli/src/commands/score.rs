@@ -1,8 +1,8 @@
 //! Which memories a model's answers depend on.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use brahman_card::interface::Method;
 use brahman_card::interface::score::method;
 use brahman_card::interface::score::{
@@ -12,7 +12,7 @@ use brahman_card::interface::score::{
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{get, stream, unfinished};
+use super::{absolute, get, is_standard, stdin_text, stream, unfinished};
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, duration};
 
@@ -106,11 +106,10 @@ struct Given {
 
 impl Source {
     fn given(&self) -> anyhow::Result<Given> {
-        if self.file.as_os_str() != "-" {
-            return Ok(Given { path: Some(std::path::absolute(&self.file)?.display().to_string()), ..Given::default() });
+        if !is_standard(&self.file) {
+            return Ok(Given { path: Some(absolute(&self.file)?), ..Given::default() });
         }
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
+        let text = stdin_text()?;
         let bad = |e: serde_json::Error| BadInput(format!("standard input is not a conversation: {e}"));
         let value: Value = serde_json::from_str(&text).map_err(bad)?;
         let messages = value.get("messages").cloned().or_else(|| value.is_array().then(|| value.clone()));
@@ -180,7 +179,7 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
     bar.finish_and_clear();
     let MatrixOut::Done(done) = last else { return Err(unfinished(<method::ScoreMatrix as Method>::NAME)) };
     if let Some(file) = &matrix.html {
-        std::fs::write(file, page(&rows, &done)?)?;
+        std::fs::write(file, page(&rows, &done)?).with_context(|| BadInput(format!("cannot write {}", file.display())))?;
         output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {

@@ -263,7 +263,7 @@ fn deaths_after_ready_count_until_a_healthy_life_whatever_the_delays() {
         }
     }
     let reason = bench.entry("a").reason.clone().unwrap_or_default();
-    assert!(reason.contains("6 deaths without a healthy life") && reason.contains("next try in 10 s"), "{reason}");
+    assert!(reason.contains("6 deaths without a healthy run") && reason.contains("next attempt in 10 s"), "{reason}");
     // One half-open try after the cool-down, and a life that is too short fails it.
     bench.wait();
     assert_eq!(bench.entry("a").state, ModuleState::Starting);

@@ -597,7 +597,7 @@ fn bad_name(error: &NameError) -> Fault {
 }
 
 fn no_such(name: &str) -> Fault {
-    let message = format!("there is no index `{name}`; `brahman index list` lists them");
+    let message = format!("no index is called `{name}`; `brahman index list` lists them");
     Fault::of(&error::NoSuchIndex { name: name.to_owned() }, false, message)
 }
 

@@ -50,8 +50,21 @@ async fn json_is_json_and_an_error_too() {
     assert_eq!(mesh.brahman_json(&["context"])["context"], "prod");
     assert_eq!(mesh.brahman_json(&["context", "--clear"])["previous"], "prod");
     let out = mesh.brahman(&["start", "nobody", "--json"]);
-    let error: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
-    assert_eq!((&error["error"], &error["exit"]), (&json!("org.brahman.Init.NoSuchModule"), &json!(1)));
+    assert!(out.stdout.is_empty(), "standard output has results alone: {out:?}");
+    let error: serde_json::Value = serde_json::from_slice(&out.stderr).expect("JSON");
+    assert_eq!((&error["error"], &error["exit"]), (&json!("org.brahman.Init.NoSuchModule"), &json!(4)));
+    for (arguments, exit) in [
+        (&["explain", "nope", "--json"][..], 4),
+        (&["introspect", "nope", "--json"], 4),
+        (&["call", "nope.Nothing", "--json"], 4),
+        (&["embed", "--json"], 6),
+        (&["call", "embed.Info", "{", "--json"], 6),
+        (&["no-such-command", "--json"], 2),
+    ] {
+        let out = mesh.brahman(arguments);
+        let error: serde_json::Value = serde_json::from_slice(&out.stderr).expect("one JSON object");
+        assert_eq!((out.status.code(), &error["exit"], out.stdout.len()), (Some(exit), &json!(exit), 0), "{arguments:?}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ impl IndexService {
         let BucketsOut { buckets } = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await?.value;
         let Some(found) = buckets.iter().find(|b| b.name == bucket) else {
             let there: Vec<&str> = buckets.iter().map(|b| b.name.as_str()).collect();
-            let message = format!("there is no bucket `{bucket}`, only {}; `brahman buckets add` registers one", there.join(", "));
+            let message = format!("no bucket is called `{bucket}`; there are {}; `brahman buckets add` registers one", there.join(", "));
             return Err(Fault::of(&error::NoSuchBucket { name: bucket.to_owned() }, false, message));
         };
         if bucket == RESCUE {
