@@ -33,6 +33,9 @@ pub(crate) const STANDARD: &str = "-";
 /// Longest text that is read from standard input: no call carries more (the wire's bound on a message).
 const STDIN_BYTES_MAX: u64 = brahman_card::wire::MESSAGE_BYTES_MAX as u64;
 
+/// Longest standard input that is copied to a file: a bound against an endless pipe, far above what a person pipes.
+const STDIN_FILE_BYTES_MAX: u64 = 64 << 30;
+
 /// Whether a path stands for standard input or output.
 pub(crate) fn is_standard(path: &Path) -> bool {
     path.as_os_str() == STANDARD
@@ -53,6 +56,37 @@ pub(crate) fn stdin_bytes() -> anyhow::Result<Vec<u8>> {
 pub(crate) fn stdin_text() -> anyhow::Result<String> {
     let text = String::from_utf8(stdin_bytes()?);
     text.map_err(|error| BadInput(format!("standard input is not UTF-8 at byte {}", error.utf8_error().valid_up_to())).into())
+}
+
+/// A text of the person's own: what was given, or standard input for `-`.
+pub(crate) fn text_or_stdin(given: String) -> anyhow::Result<String> {
+    if given == STANDARD { Ok(stdin_text()?.trim_end_matches(['\r', '\n']).to_owned()) } else { Ok(given) }
+}
+
+/// Standard input as a file that a module can open, which is removed with this. A module opens files of its own user's only, as this is.
+#[derive(Debug)]
+pub(crate) struct StdinFile {
+    folder: tempfile::TempDir,
+}
+
+impl StdinFile {
+    /// Reads standard input to its end, into a temporary folder.
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("brahman-").tempdir().context("no temporary folder")?;
+        let stdin = Self { folder };
+        let path = stdin.path();
+        let mut file = std::fs::File::create_new(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let copied = std::io::copy(&mut std::io::stdin().lock().take(STDIN_FILE_BYTES_MAX + 1), &mut file);
+        if copied.with_context(|| format!("cannot copy standard input to {}", path.display()))? > STDIN_FILE_BYTES_MAX {
+            return Err(BadInput(format!("standard input: expected at most {STDIN_FILE_BYTES_MAX} bytes")).into());
+        }
+        Ok(stdin)
+    }
+
+    /// Where it is. The name is what a document made of it is called.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("stdin")
+    }
 }
 
 /// A path as a module can open it, whose working directory is another.

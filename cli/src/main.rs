@@ -62,7 +62,7 @@ enum Command {
     },
     /// Validate Cards without starting anything
     Check {
-        /// Card files or folders [default: those that `up` would use]
+        /// Card files or folders; - reads a Card from standard input [default: those that `up` would use]
         paths: Vec<PathBuf>,
     },
     /// Show which provider a flow resolves to now
@@ -202,12 +202,12 @@ struct Call {
 
 #[derive(Args, Debug)]
 struct Embed {
-    /// Texts
+    /// Texts; - stands for those on standard input, one per line
     texts: Vec<String>,
-    /// Embed the first 8 KiB of this file
+    /// Embed the first 8 KiB of this file; - reads standard input
     #[arg(long, short, conflicts_with_all = ["texts", "stdin"])]
     file: Option<PathBuf>,
-    /// Read texts from standard input, one per line
+    /// The same as -: read texts from standard input, one per line
     #[arg(long, conflicts_with = "texts")]
     stdin: bool,
     /// Truncate texts longer than the model's window instead of refusing them
@@ -254,7 +254,7 @@ enum Ingest {
     Files {
         /// Dataset to write
         dataset: String,
-        /// Files and folders
+        /// Files and folders; - reads standard input (say its kind with --format)
         #[arg(required = true)]
         paths: Vec<PathBuf>,
         /// documents, csv, jsonl or parquet [default: by file extension]

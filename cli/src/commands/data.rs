@@ -12,12 +12,18 @@ use brahman_card::interface::ingest::{
 use brahman_card::interface::{Empty, Method};
 use clap::Args;
 
-use super::{absolute, get, stream, unfinished};
+use super::{StdinFile, absolute, get, is_standard, stream, text_or_stdin, unfinished};
 use crate::failure::NotFound;
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
-    let paths = paths.iter().map(|path| absolute(path)).collect::<anyhow::Result<_>>()?;
+    // Held until the answer has come.
+    let stdin = paths.iter().any(|path| is_standard(path)).then(StdinFile::read).transpose()?;
+    let given = |path: &PathBuf| match &stdin {
+        Some(stdin) if is_standard(path) => absolute(&stdin.path()),
+        _ => absolute(path),
+    };
+    let paths = paths.iter().map(given).collect::<anyhow::Result<_>>()?;
     let dataset = ask.dataset.clone();
     ingest::<method::Files>(socket, &FilesIn { paths, ..ask }, &dataset, output).await
 }
@@ -68,7 +74,7 @@ pub(crate) struct Table {
     /// A table or view, as SQL names it; may be repeated, then each becomes a dataset DATASET.TABLE
     #[arg(long, required_unless_present_any = ["query", "schema"], conflicts_with_all = ["query", "schema"])]
     table: Vec<String>,
-    /// A SELECT, instead of a table
+    /// A SELECT, instead of a table; - reads it from standard input
     #[arg(long, conflicts_with = "schema")]
     query: Option<String>,
     /// All tables of a schema instead, each a dataset DATASET.TABLE
@@ -120,7 +126,7 @@ pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
         dataset: dataset.clone(),
         dsn: t.dsn,
         table,
-        query: t.query,
+        query: t.query.map(text_or_stdin).transpose()?,
         tables,
         schema: t.schema,
         mode: Some(t.mode),

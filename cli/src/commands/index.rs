@@ -16,7 +16,7 @@ use brahman_card::interface::{Empty, Method};
 
 pub(crate) use arguments::{Create, Index, Promote, Search};
 
-use super::{get, plot, stream, unfinished};
+use super::{get, plot, stream, text_or_stdin, unfinished};
 use crate::failure::{NotFound, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
@@ -543,7 +543,7 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
     };
     let ask = SearchIn {
         index: search.index,
-        text: Some(search.query),
+        text: Some(text_or_stdin(search.query)?),
         k: Some(search.k),
         ef: search.ef,
         filter: search.filter,

@@ -7,15 +7,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use brahman_card::CardError;
-use brahman_card::ModuleState;
+use brahman_card::{Card, CardError, ModuleState};
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::init::{LabelIn, LogsIn, LogsOut};
 use brahman_card::interface::{Empty, Method, broker, init};
 use brahman_sidecar::place::cards::{self, FoundCard};
 use brahman_sidecar::{ClientError, place};
 
-use super::{get, sibling, stream};
+use super::{get, is_standard, sibling, stdin_bytes, stream};
 use crate::Up;
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, bytes, duration, one_line};
@@ -262,7 +261,14 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
         found.extend(reading.cards);
         errors.extend(reading.errors);
     }
-    for file in paths.iter().filter(|p| !p.is_dir()) {
+    if paths.iter().any(|path| is_standard(path)) {
+        let origin = "standard input".to_owned();
+        match Card::parse(&origin, &stdin_bytes()?) {
+            Ok(card) => found.push(FoundCard { origin, card }),
+            Err(error) => errors.push(error),
+        }
+    }
+    for file in paths.iter().filter(|path| !path.is_dir() && !is_standard(path)) {
         // A file that is not there is a slip of the person's, not a bad Card.
         std::fs::metadata(file).with_context(|| BadInput(file.display().to_string()))?;
         match cards::read_one(file) {
