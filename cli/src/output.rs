@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use brahman_sidecar::telemetry;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -205,7 +205,7 @@ impl Output {
         }
         let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
         let widths: Vec<usize> =
-            (0..head.len()).map(|i| rows.iter().map(|r| visible(&r[i])).chain([head[i].len()]).max().unwrap_or(0)).collect();
+            (0..head.len()).map(|i| rows.iter().map(|r| visible(&r[i])).chain([visible(head[i])]).max().unwrap_or(0)).collect();
         let line = |cells: Vec<String>| {
             let last = cells.len() - 1;
             let cells = cells.into_iter().enumerate().map(|(i, cell)| {
@@ -300,12 +300,19 @@ fn safe_json(text: &str) -> String {
     out
 }
 
-/// Characters that take room, marks of colour left out.
+/// Columns that a text takes on a terminal, marks of colour left out: an East Asian character takes two, a combining one none.
 fn visible(text: &str) -> usize {
-    text.chars().filter(|c| code_of(*c).is_none()).count()
+    let plain: String = text.chars().filter(|c| code_of(*c).is_none()).collect();
+    console::measure_text_width(&plain)
 }
 
-/// `3.2s`, `4m05s`, `2h03m`, `5d01h`.
+/// The beginning of somebody else's text, at most so many columns wide; an ellipsis says that it was cut.
+pub(crate) fn shortened(text: &str, columns: usize) -> String {
+    // Escaped first: what is cut must not begin or end within what a terminal acts on.
+    console::truncate_str(&one_line(text), columns, "…").into_owned()
+}
+
+/// `3.2s`, `4m05s`, `2h03m`, `5d01h`. Not indicatif's `HumanDuration`, which rounds to whole seconds and to one unit.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
@@ -316,16 +323,9 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// `12 B`, `3.4 KiB`, …
+/// `12 B`, `3.40 KiB`, …
 pub(crate) fn bytes(n: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+    HumanBytes(n).to_string()
 }
 
 #[cfg(test)]
@@ -364,6 +364,15 @@ mod tests {
     fn a_cell_is_as_wide_as_it_is_shown() {
         let output = coloured();
         assert_eq!(visible(&one_line(&output.paint("a\x1bb", Tone::Good))), "a\\u{1b}b".len());
+    }
+
+    #[test]
+    fn east_asian_text_takes_two_columns_and_accents_none() {
+        let output = coloured();
+        assert_eq!((visible("notes"), visible("ノート"), visible("e\u{301}")), (5, 6, 1));
+        assert_eq!(visible(&output.paint("東京", Tone::Strong)), 4);
+        assert_eq!((shortened("ノートブック", 7).as_str(), shortened("short", 7).as_str()), ("ノート…", "short"));
+        assert_eq!([bytes(12), bytes(2048), duration(0.3), duration(90.0)], ["12 B", "2.00 KiB", "0.3s", "1m30s"]);
     }
 
     #[test]

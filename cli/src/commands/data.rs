@@ -14,7 +14,7 @@ use clap::Args;
 
 use super::{StdinFile, absolute, get, is_standard, stream, text_or_stdin, unfinished};
 use crate::failure::NotFound;
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
 
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
     // Held until the answer has come.
@@ -208,15 +208,8 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
     }
 }
 
-/// Longest type in a table: the fields of a struct are for `--json`.
-const TYPE_CHARS: usize = 32;
-
-fn short(kind: &str) -> String {
-    match kind.char_indices().nth(TYPE_CHARS) {
-        Some((cut, _)) => format!("{}…", &kind[..cut]),
-        None => kind.to_owned(),
-    }
-}
+/// Widest type in a table: the fields of a struct are for `--json`.
+const TYPE_COLUMNS: usize = 33;
 
 /// What a column holds, in words.
 fn personal(column: &PiiColumn) -> String {
@@ -305,7 +298,7 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     };
     let columns = d.columns.iter();
     let columns =
-        columns.map(|c| vec![c.name.clone(), short(&c.arrow_type), short(&c.source_type), c.nulls_made.to_string(), holds(&c.name)]);
+        columns.map(|c| vec![c.name.clone(), shortened(&c.arrow_type, TYPE_COLUMNS), shortened(&c.source_type, TYPE_COLUMNS), c.nulls_made.to_string(), holds(&c.name)]);
     output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
     d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
     d.objects.iter().for_each(|o| output.line(&o.url));

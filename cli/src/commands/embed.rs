@@ -8,7 +8,10 @@ use brahman_sidecar::CallOptions;
 use super::{STANDARD, StdinFile, absolute, ask, is_standard, stdin_text};
 use crate::Embed;
 use crate::failure::BadInput;
-use crate::output::{Output, Tone};
+use crate::output::{Output, Tone, shortened};
+
+/// Widest beginning of a text that is shown beside its vector.
+const TEXT_COLUMNS: usize = 60;
 
 pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyhow::Result<()> {
     let options = CallOptions { context: embed.context.clone(), ..CallOptions::default() };
@@ -58,8 +61,7 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         return Ok(());
     }
     for (vector, text) in out.vectors.iter().zip(&parameters.texts) {
-        let short: String = text.chars().take(60).collect();
-        output.line(&format!("{}  {}", head(vector), output.paint(&short, Tone::Faint)));
+        output.line(&format!("{}  {}", head(vector), output.paint(&shortened(text, TEXT_COLUMNS), Tone::Faint)));
     }
     let how = format!("{} of {} cached", out.cached, out.vectors.len());
     summary(output, &out.model, out.dim, provider.as_deref(), &out.device, &how, out.elapsed_us);

@@ -18,7 +18,10 @@ pub(crate) use arguments::{Create, Index, Promote, Search};
 
 use super::{get, plot, stream, text_or_stdin, unfinished};
 use crate::failure::{NotFound, Unsound};
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
+
+/// Widest beginning of a hit's text that is shown.
+const TEXT_COLUMNS: usize = 160;
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
 async fn show<M: Method>(socket: &Path, ask: &M::In, output: &Output, person: impl FnOnce(&M::Out)) -> anyhow::Result<()> {
@@ -531,8 +534,8 @@ async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> a
 fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
     let place = output.paint(&format!("{}:{}", hit.doc_id, hit.line), Tone::Strong);
     output.line(&score.map_or_else(|| place.clone(), |score| format!("{score:.3}  {place}")));
-    let text: String = hit.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
-    output.line(&format!("       {}", output.paint(&text, Tone::Faint)));
+    let text = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    output.line(&format!("       {}", output.paint(&shortened(&text, TEXT_COLUMNS), Tone::Faint)));
 }
 
 pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> anyhow::Result<()> {

@@ -329,7 +329,7 @@ mod tests {
         let lines =
             |all: &[(&str, &str)]| storage_lines(&all.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect());
         let behind = [("copies.objects", "3"), ("copies.bytes", "2048"), ("copies.oldest_s", "90"), ("copies.why", "no space")];
-        assert_eq!(lines(&behind), ["3 objects (2.0 KiB) have no replica in bucket rescue yet, the oldest for 1m30s: no space"]);
+        assert_eq!(lines(&behind), ["3 objects (2.00 KiB) have no replica in bucket rescue yet, the oldest for 1m30s: no space"]);
         assert_eq!(lines(&[("buckets.away", "disk")]), ["bucket disk is unavailable; see `brahman buckets health`"]);
         assert_eq!(lines(&[("damaged", "errors.log had damaged records"), ("state", "read-only")]).len(), 2);
         assert!(lines(&[("copies.objects", "0"), ("copies.why", ""), ("buckets.away", ""), ("model", "m")]).is_empty());
