@@ -329,7 +329,7 @@ fn details(output: &Output, i: &Description) {
         output.line(&output.paint(why, Tone::Bad));
     }
     if let Some(why) = &i.degraded {
-        output.line(&output.paint(&format!("{why}; `brahman index doctor {} --repair` repairs it", i.name), Tone::Bad));
+        output.line(&output.paint(why, Tone::Bad));
     }
     made_up(i.mock, output);
 }

@@ -285,7 +285,7 @@ impl IndexService {
             ef_construction: graph.ef_construction as u64,
             ef_search: manifest.map_or_else(|| refresh::ef_search(p), |m| m.ef_search) as u64,
             stale: manifest.map_or_else(|| self.datasets.has(&p.dataset), |m| self.datasets.is_stale(&p.dataset, m)),
-            degraded: index.degraded().or_else(|| generation.as_ref()?.words_trouble()),
+            degraded: index.degraded().or_else(|| generation.as_ref()?.words_trouble()).map(|why| index.with_remedy(&why)),
             busy: index.busy().map(str::to_owned),
             shadow: index.shadow_info(),
             // Where CURRENT cannot be read nobody knows, and `degraded` names it.

@@ -141,8 +141,11 @@ impl Watches {
                 return Err(bad(Flaw::Relative));
             }
             // A file is replaced by editors, and its watch would go with it; a folder stays.
-            if !Path::new(path).is_dir() {
-                return Err(bad(Flaw::NoFolder));
+            match std::fs::metadata(path) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(bad(Flaw::NoFolder)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(bad(Flaw::Absent)),
+                Err(error) => return Err(bad(error.into())),
             }
         }
         let dataset = ask.dataset.clone();

@@ -113,6 +113,7 @@ impl IndexService {
     pub(super) async fn doctor(&self, call: &Call) -> Result<Reply, Fault> {
         let DoctorIn { name, repair } = call.parameters()?;
         let index = self.index(&name)?;
+        index.bucket_within_reach()?;
         let claim = match repair {
             Some(true) => index.claim("doctor").await?,
             _ => index.claim_to_look("doctor").await?,

@@ -219,6 +219,22 @@ impl Index {
         })
     }
 
+    /// The same where it is known in which bucket they are: that this cannot be read is damage, of which more can be said.
+    ///
+    /// # Errors
+    /// `Damaged`, with what to do.
+    pub(super) fn bucket_within_reach(&self) -> Result<(), Fault> {
+        if self.home.bucket == UNKNOWN { Ok(()) } else { self.within_reach() }
+    }
+
+    /// What is wrong with it, with what repairs it. What is on a disk that is not mounted cannot be repaired, and need not be.
+    pub(super) fn with_remedy(&self, why: &str) -> String {
+        match self.home.is_there() {
+            Ok(()) => format!("{why}; `brahman index doctor {} --repair` repairs it", self.parameters.name),
+            Err(_) => why.to_owned(),
+        }
+    }
+
     /// That files can be made where it lives.
     ///
     /// # Errors
