@@ -76,6 +76,9 @@ fn swept(socket: &Path) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
+/// How long the supervisor may take to answer `status`: it does so in a millisecond, and within a second on a machine that is busy.
+const SUPERVISOR_WAIT: Duration = Duration::from_secs(2);
+
 /// The broker's status; init's table if there is no broker.
 async fn read_status(socket: &Path) -> Result<StatusOut, ClientError> {
     let asked = tokio::time::timeout(Duration::from_secs(2), get::<broker::method::Status>(socket, &Empty {})).await;
@@ -116,10 +119,38 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     bar.finish_and_clear();
+    // The broker shows init's table as it last heard it, whatever has become of init since.
+    let list = tokio::time::timeout(SUPERVISOR_WAIT, get::<init::method::List>(&place::init_socket(socket), &Empty {})).await;
     if output.json() {
-        output.print_json(&status);
-        return Ok(());
+        output.print_json(&scripted(&status)?);
+    } else {
+        show_status(&status, socket, output);
+        if let Some(lost) = list.as_ref().ok().and_then(|list| list.as_ref().ok()?.log_lines_lost) {
+            let words = format!("{lost} lines of the mesh's log could not be written; `brahman logs` has the last ones");
+            output.line(&output.paint(&words, Tone::Bad));
+        }
     }
+    let silent = "the supervisor does not answer, so this table may be old: brahman-init is stopped, or it has died";
+    let gone = match list {
+        Err(_) => Some(ClientError::Deadline(SUPERVISOR_WAIT)),
+        // Who may not ask it has to be content with the broker's word.
+        Ok(Err(ClientError::Connect { source, .. })) if source.kind() == std::io::ErrorKind::PermissionDenied => None,
+        Ok(Err(error)) if error.is_disconnect() => Some(error),
+        Ok(_) => None,
+    };
+    gone.map_or(Ok(()), |error| Err(anyhow::Error::from(error).context(silent)))
+}
+
+/// The status for scripts: as the broker gives it, but that a module without a process has no process id either.
+fn scripted(status: &StatusOut) -> serde_json::Result<serde_json::Value> {
+    let mut all = serde_json::to_value(status)?;
+    for module in all["modules"].as_array_mut().into_iter().flatten().filter(|module| module["pid"] == 0) {
+        module["pid"] = serde_json::Value::Null;
+    }
+    Ok(all)
+}
+
+fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
     let context = status.context.as_deref().unwrap_or("(none)");
     output.line(&format!("context {}   socket {}", output.paint(context, Tone::Strong), socket.display()));
     let rows = status.modules.iter().map(|m| {
@@ -159,14 +190,6 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
             output.line(&output.paint(&format!("{}: {shortfall}", m.label), Tone::Faint));
         }
     }
-    // Of use even where it cannot be had: the broker may be all that answers.
-    let list = get::<init::method::List>(&place::init_socket(socket), &Empty {}).await;
-    if let Some(lost) = list.ok().and_then(|list| list.log_lines_lost) {
-        output.line(
-            &output.paint(&format!("{lost} lines of the mesh's log could not be written; `brahman logs` has the last ones"), Tone::Bad),
-        );
-    }
-    Ok(())
 }
 
 /// What a module says of its buckets, in words: replicas that have yet to be made, and buckets that are unavailable.

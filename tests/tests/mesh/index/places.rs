@@ -98,8 +98,8 @@ async fn an_index_moves_under_load_with_all_that_belongs_to_it_and_no_search_fai
     // No repair is advised where there is nothing to repair.
     let doctor = mesh.fault("org.brahman.Index.Doctor", json!({"name": "t"})).await;
     assert!(doctor.message().contains("mount the bucket's disk") && !doctor.message().contains("--repair"), "{doctor}");
-    let stats = mesh.brahman_json(&["index", "stats", "t"])["index"]["degraded"].to_string();
-    assert!(stats.contains("mount the bucket's disk") && !stats.contains("--repair"), "{stats}");
+    let listed = mesh.brahman_json(&["index", "list"])["indexes"][0]["degraded"].to_string();
+    assert!(listed.contains("mount the bucket's disk") && !listed.contains("--repair"), "{listed}");
     assert!(!home.exists());
     std::fs::rename(mesh.folder.path().join("unmounted"), &disk).expect("renamed");
     again(&mesh, "index").await;
