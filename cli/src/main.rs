@@ -6,14 +6,15 @@ mod models;
 mod output;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use brahman_card::interface::{ingest, init};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::failure::{ExitStatus, Failure};
+use crate::failure::{BadInput, ExitStatus, Failure};
 use crate::output::Output;
 
 const LONG_ABOUT: &str = "\
@@ -155,6 +156,11 @@ enum Command {
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command into a folder, such as ~/.local/share/man/man1
+    Man {
+        /// Folder, which is created if it does not exist
+        folder: PathBuf,
     },
 }
 
@@ -348,6 +354,7 @@ fn main() -> ExitCode {
             output.put(&script);
             Ok(())
         }
+        Command::Man { folder } => write_manual(&folder, &output),
         command => dispatch(command, &socket, &output),
     };
     let code = match outcome {
@@ -355,6 +362,16 @@ fn main() -> ExitCode {
         Err(error) => Failure::of(&error).report(&output),
     };
     output.end(code)
+}
+
+/// Writes `brahman.1` and one page for each command.
+fn write_manual(folder: &Path, output: &Output) -> anyhow::Result<()> {
+    let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Arguments::command(), folder));
+    written.with_context(|| BadInput(format!("cannot write manual pages to {}", folder.display())))?;
+    if output.json() {
+        output.print_json(&serde_json::json!({ "folder": folder.display().to_string() }));
+    }
+    Ok(())
 }
 
 /// Help, the version, or what was wrong with the arguments.
@@ -380,7 +397,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitStatus::Usage.into() } else { ExitCode::SUCCESS }
 }
 
-fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {
+fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
     use commands::{adopt, buckets, data, embed, flows, index, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
@@ -443,7 +460,7 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Index(command) => index::index(socket, command, output).await,
             Command::Score(command) => score::score(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,
-            Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } => Ok(()),
+            Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
         }
     };
     runtime.block_on(async {

@@ -76,6 +76,11 @@ async fn help_teaches_check_explains_and_completions_complete() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(brahman(&["completions", shell]).stdout.len() > 500, "{shell}");
     }
+    let manual = tempfile::tempdir().expect("a temporary directory");
+    assert!(brahman(&["man", &manual.path().display().to_string()]).status.success());
+    for page in ["brahman.1", "brahman-index-refresh.1"] {
+        assert!(std::fs::read_to_string(manual.path().join(page)).expect(page).contains(".TH"), "{page}");
+    }
     let cards = brahman_tests::repository().join("packaging/cards").display().to_string();
     assert_eq!(brahman(&["check", &cards]).status.code(), Some(0));
     let bad = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
