@@ -19,7 +19,7 @@ use brahman_card::interface::{self, Method};
 use brahman_sidecar::client::{Answer, encode_method};
 use brahman_sidecar::{CallOptions, Client, ClientError};
 
-use crate::failure::{BadInput, Interrupted};
+use crate::failure::{BadInput, Interruption};
 use crate::output;
 
 /// A program that belongs beside `brahman`, or else is in PATH.
@@ -136,7 +136,7 @@ pub(crate) fn unfinished(method: &str) -> anyhow::Error {
 /// another one the error says that it was interrupted.
 pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, each: impl FnMut(&M::Out)) -> anyhow::Result<M::Out> {
     streamed::<M>(socket, parameters, each).await.map_err(|error| match error {
-        ClientError::Closed { .. } | ClientError::Io(_) => anyhow::Error::from(error).context(Interrupted { method: M::NAME }),
+        ClientError::Closed { .. } | ClientError::Io(_) => anyhow::Error::from(error).context(Interruption { method: M::NAME }),
         other => other.into(),
     })
 }

@@ -1,7 +1,6 @@
-//! From an error to what a person reads and a script tests: the one place that knows exit codes and hints.
+//! From an error to what a person reads and a script tests: the one place that says how a command ends, and with which hint.
 //!
-//! Invariant: how a command ends is decided by the type of its error, or by the name and the data of the mesh's error, and never by a
-//! text. The codes are documented in `docs/reference/commands.md`.
+//! Invariant: that is decided by the type of an error, or by the name and the data of the mesh's error, and never by a text.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -11,50 +10,8 @@ use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, in
 use brahman_sidecar::ClientError;
 use serde_json::Value;
 
-use crate::output::Output;
-
-/// How a command ends, for a script to test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ExitStatus {
-    /// The mesh answered with an error, or a check found something.
-    Failed,
-    /// The arguments make no sense; clap's own number.
-    Usage,
-    /// Nobody listens at the mesh socket.
-    NoMesh,
-    /// Nothing serves the flow, or what was named does not exist.
-    NotFound,
-    /// Overloaded, or out of time.
-    TryAgain,
-    /// What was given cannot be used: a Card, JSON, a text that is too long, a file that cannot be read.
-    BadInput,
-    /// Standard output took less than there was: `EX_IOERR` of sysexits.h.
-    OutputLost,
-    /// The reader of standard output has gone: what a shell shows for a program that SIGPIPE has ended (128 + 13), as for coreutils.
-    ReaderGone,
-}
-
-impl ExitStatus {
-    /// The number.
-    pub(crate) const fn code(self) -> u8 {
-        match self {
-            Self::Failed => 1,
-            Self::Usage => 2,
-            Self::NoMesh => 3,
-            Self::NotFound => 4,
-            Self::TryAgain => 5,
-            Self::BadInput => 6,
-            Self::OutputLost => 74,
-            Self::ReaderGone => 141,
-        }
-    }
-}
-
-impl From<ExitStatus> for ExitCode {
-    fn from(status: ExitStatus) -> Self {
-        Self::from(status.code())
-    }
-}
+use crate::exit::ExitStatus;
+use crate::output::{ErrorReport, Output};
 
 /// Declares errors of the command itself: a text for people, and a type that says how the command ends.
 macro_rules! own_errors {
@@ -86,20 +43,20 @@ own_errors! {
 
 /// That a provider ended during a call that is not repeated by itself, because a second one might do the work twice.
 #[derive(Debug)]
-pub(crate) struct Interrupted {
+pub(crate) struct Interruption {
     /// Qualified name of the method.
     pub(crate) method: &'static str,
 }
 
-impl fmt::Display for Interrupted {
+impl fmt::Display for Interruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the provider of {} stopped before it had answered", self.method)
     }
 }
 
-impl std::error::Error for Interrupted {}
+impl std::error::Error for Interruption {}
 
-impl Interrupted {
+impl Interruption {
     /// What is kept of such a call, and how to go on.
     fn hint(&self) -> &'static str {
         match self.method {
@@ -181,8 +138,8 @@ impl Failure {
         if error.is::<NotFound>() {
             return plain(ExitStatus::NotFound);
         }
-        if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
-            let (name, hint) = (broker::error::ProviderFailed::NAME.to_owned(), interrupted.hint().to_owned());
+        if let Some(interruption) = error.downcast_ref::<Interruption>() {
+            let (name, hint) = (broker::error::ProviderFailed::NAME.to_owned(), interruption.hint().to_owned());
             return Self { name: Some(name), hint: Some(hint), ..plain(ExitStatus::Failed) };
         }
         match error.downcast_ref::<ClientError>() {
@@ -211,26 +168,11 @@ impl Failure {
         Self { status: ExitStatus::Usage, name: None, message: words, hint: None, parameters: None }
     }
 
-    /// That standard output took less than there was.
-    pub(crate) fn of_lost_output(error: &std::io::Error) -> Self {
-        let message = format!("cannot write to standard output: {error}");
-        Self { status: ExitStatus::OutputLost, name: None, message, hint: None, parameters: None }
-    }
-
-    /// Says it on standard error: in words, or for scripts as one JSON object. Standard output has results alone.
-    pub(crate) fn report(&self, output: &Output) -> ExitCode {
-        if output.json() {
-            output.json_failure(&serde_json::json!({
-                "error": self.name,
-                "message": self.message,
-                "exit": self.status.code(),
-                "hint": self.hint,
-                "parameters": self.parameters,
-            }));
-        } else {
-            output.failure(&self.message, self.hint.as_deref());
-        }
-        self.status.into()
+    /// Says it on standard error, and gives the exit code.
+    pub(crate) fn report(self, output: &Output) -> ExitCode {
+        let Self { status, name, message, hint, parameters } = self;
+        output.failure(&ErrorReport { error: name, message, exit: status.code(), hint, parameters });
+        status.into()
     }
 }
 
@@ -281,7 +223,7 @@ mod tests {
     #[test]
     fn a_call_that_was_cut_off_says_what_is_kept() {
         let closed = anyhow::Error::from(ClientError::Closed { path: "/run/ingest.sock".into() });
-        let failure = Failure::of(&closed.context(Interrupted { method: ingest::method::Files::NAME }));
+        let failure = Failure::of(&closed.context(Interruption { method: ingest::method::Files::NAME }));
         assert_eq!((failure.status, failure.name.as_deref()), (ExitStatus::Failed, Some(broker::error::ProviderFailed::NAME)));
         assert!(failure.message.contains("ingest.sock hung up"), "{}", failure.message);
         assert!(failure.hint.is_some_and(|hint| hint.contains("generation is intact")));

@@ -1,6 +1,7 @@
 //! `brahman`: the person's command. Arguments here, one file per group of commands in `commands/`.
 
 mod commands;
+mod exit;
 mod failure;
 mod models;
 mod output;
@@ -14,7 +15,8 @@ use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use brahman_card::interface::{ingest, init};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::failure::{BadInput, ExitStatus, Failure};
+use crate::exit::ExitStatus;
+use crate::failure::{BadInput, Failure};
 use crate::output::Output;
 
 const LONG_ABOUT: &str = "\
@@ -471,4 +473,30 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             () = output.until_lost() => Ok(()),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The help of a command and of all below it, as wide as a page and without what is in this environment.
+    fn help(command: &clap::Command, text: &mut String) {
+        let mut own = command.clone().term_width(100).mut_args(|argument| argument.hide_env_values(true));
+        text.push_str(&format!("# {}\n\n{}\n", own.get_bin_name().unwrap_or_default().to_owned(), own.render_long_help()));
+        command.get_subcommands().filter(|below| below.get_name() != "help").for_each(|below| help(below, text));
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        let mut command = Arguments::command();
+        command.build();
+        let mut text = String::new();
+        help(&command, &mut text);
+        insta::assert_snapshot!("help", text);
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

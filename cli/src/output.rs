@@ -2,9 +2,9 @@
 //! results as JSON on standard output and an error as one JSON object on standard error, and nothing else.
 //!
 //! Invariants: whatever a module, a document or a key holds, a terminal does nothing but show it: everything printed for
-//! people passes through [`Output::line`], [`Output::text`], [`Output::table`], [`Output::note`], [`Output::failure`],
-//! [`Output::json_failure`] or the bars here, which escape it, and the only escape sequences are the ones made of [`CODES`].
-//! Output that could not be written is remembered, and the command does not succeed.
+//! people passes through [`Output::line`], [`Output::text`], [`Output::table`], [`Output::note`], [`Output::failure`] or
+//! the bars here, which escape it, and the only escape sequences are the ones made of [`CODES`]. Output that could not be
+//! written is remembered, and the command does not succeed.
 
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use crate::failure::{ExitStatus, Failure};
+use crate::exit::ExitStatus;
 
 /// Colours and their end, by number: in a text they stand as characters of Unicode that are none, and become escape
 /// sequences only where the text is printed, so that a text of somebody else's can bring none along.
@@ -44,14 +44,52 @@ pub(crate) enum Tone {
     Strong,
 }
 
+/// An error as scripts read it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErrorReport {
+    /// Qualified name, if it is one of the mesh's.
+    pub(crate) error: Option<String>,
+    /// For people.
+    pub(crate) message: String,
+    /// The exit code.
+    pub(crate) exit: u8,
+    /// What to do.
+    pub(crate) hint: Option<String>,
+    /// The data of the mesh's error.
+    pub(crate) parameters: Option<serde_json::Value>,
+}
+
 /// How to print.
 #[derive(Debug)]
 pub(crate) struct Output {
     json: bool,
     colour: bool,
     progress: bool,
+    results: Results,
     lost: OnceLock<io::Error>,
     gone: Notify,
+}
+
+/// Where results go.
+#[derive(Debug)]
+enum Results {
+    Standard,
+    /// Kept for a test to look at.
+    #[cfg(test)]
+    Kept(std::sync::Mutex<Vec<u8>>),
+}
+
+impl Results {
+    fn put(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Standard => {
+                let mut out = stdout().lock();
+                out.write_all(bytes).and_then(|()| out.flush())
+            }
+            #[cfg(test)]
+            Self::Kept(kept) => kept.lock().map_err(|_| io::Error::other("poisoned"))?.write_all(bytes),
+        }
+    }
 }
 
 /// Whether scripts read what is printed: they find `mock` in it, where people are told.
@@ -78,6 +116,7 @@ impl Output {
             json,
             colour: wanted && !json && stdout().is_terminal(),
             progress: !json && stderr().is_terminal(),
+            results: Results::Standard,
             lost: OnceLock::new(),
             gone: Notify::new(),
         }
@@ -85,6 +124,20 @@ impl Output {
 
     pub(crate) fn json(&self) -> bool {
         self.json
+    }
+
+    /// One for people that keeps what is printed, without colours.
+    #[cfg(test)]
+    pub(crate) fn kept() -> Self {
+        let results = Results::Kept(std::sync::Mutex::default());
+        Self { json: false, colour: false, progress: false, results, lost: OnceLock::new(), gone: Notify::new() }
+    }
+
+    /// What was printed so far.
+    #[cfg(test)]
+    pub(crate) fn printed(&self) -> String {
+        let Results::Kept(kept) = &self.results else { return String::new() };
+        String::from_utf8(kept.lock().expect("no test panicked with it").clone()).expect("text")
     }
 
     /// A line on standard output.
@@ -114,11 +167,10 @@ impl Output {
 
     /// Bytes as they are, for a script that the shell reads.
     pub(crate) fn put(&self, bytes: &[u8]) {
-        if self.lost.get().is_none() {
-            let mut out = stdout().lock();
-            if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
-                self.lose(error);
-            }
+        if self.lost.get().is_none()
+            && let Err(error) = self.results.put(bytes)
+        {
+            self.lose(error);
         }
     }
 
@@ -145,7 +197,9 @@ impl Output {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return ExitStatus::ReaderGone.into();
         }
-        Failure::of_lost_output(error).report(self)
+        let (message, exit) = (format!("cannot write to standard output: {error}"), ExitStatus::OutputLost);
+        self.failure(&ErrorReport { error: None, message, exit: exit.code(), hint: None, parameters: None });
+        exit.into()
     }
 
     /// A remark that is no result.
@@ -156,18 +210,18 @@ impl Output {
         }
     }
 
-    /// An error for scripts, on standard error: one JSON object on one line.
-    pub(crate) fn json_failure(&self, error: &serde_json::Value) {
-        // The exit code says it, too.
-        let _ = writeln!(stderr(), "{}", safe_json(&error.to_string()));
-    }
-
-    pub(crate) fn failure(&self, message: &str, hint: Option<&str>) {
+    /// An error, on standard error: in words or, for scripts, as one JSON object on one line. Standard output has results alone.
+    pub(crate) fn failure(&self, report: &ErrorReport) {
+        // What cannot be said is in the exit code.
+        if self.json {
+            let text = serde_json::to_string(report).unwrap_or_default();
+            let _ = writeln!(stderr(), "{}", safe_json(&text));
+            return;
+        }
         let colour = self.colour && stderr().is_terminal();
         let (red, plain) = if colour { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
-        // The exit code says it, too.
-        let _ = writeln!(stderr(), "{red}error:{plain} {}", shown(message, false, true));
-        if let Some(hint) = hint {
+        let _ = writeln!(stderr(), "{red}error:{plain} {}", shown(&report.message, false, true));
+        if let Some(hint) = &report.hint {
             let _ = writeln!(stderr(), "hint: {}", shown(hint, false, true));
         }
     }
@@ -333,7 +387,7 @@ mod tests {
     use super::*;
 
     fn coloured() -> Output {
-        Output { json: false, colour: true, progress: false, lost: OnceLock::new(), gone: Notify::new() }
+        Output { colour: true, ..Output::kept() }
     }
 
     #[test]
@@ -373,6 +427,17 @@ mod tests {
         assert_eq!(visible(&output.paint("東京", Tone::Strong)), 4);
         assert_eq!((shortened("ノートブック", 7).as_str(), shortened("short", 7).as_str()), ("ノート…", "short"));
         assert_eq!([bytes(12), bytes(2048), duration(0.3), duration(90.0)], ["12 B", "2.00 KiB", "0.3s", "1m30s"]);
+    }
+
+    #[test]
+    fn columns_stand_below_one_another_whatever_the_script() {
+        let output = Output::kept();
+        output.table(&["名前", "ROWS", ""], vec![vec!["ノート".into(), "3".into(), String::new()], vec!["b".into(), "128".into(), "x\ny".into()]]);
+        insta::assert_snapshot!(output.printed(), @r"
+        名前    ROWS
+        ノート  3
+        b       128   x\u{a}y
+        ");
     }
 
     #[test]

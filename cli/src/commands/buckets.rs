@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use brahman_card::interface::Empty;
 use brahman_card::interface::storage::{
-    AddBucketIn, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode,
+    AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode,
     method,
 };
 use clap::Subcommand;
@@ -93,14 +93,18 @@ async fn list(socket: &Path, output: &Output) -> anyhow::Result<()> {
     let out = get::<method::Buckets>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_buckets(&out, output);
     }
+    Ok(())
+}
+
+fn show_buckets(out: &BucketsOut, output: &Output) {
     let rows = out.buckets.iter().map(|b| {
         let writers = if b.conditional_put { "several" } else { "one" };
         vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "protected" } else { "" }.to_owned()]
     });
     output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
-    Ok(())
 }
 
 async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result<()> {
@@ -314,4 +318,45 @@ pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, outp
     }
     out.shortfall.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::storage::{Bucket, BucketHealth};
+
+    use super::*;
+
+    #[test]
+    fn buckets_and_their_health_are_tables() {
+        let bucket = |name: &str, url: &str, protected, conditional_put| Bucket {
+            name: name.into(),
+            url: url.into(),
+            protected,
+            conditional_put,
+            ..Bucket::default()
+        };
+        let buckets =
+            vec![bucket("primary", "file:///state/buckets/primary", true, true), bucket("lake", "s3://my-bucket/brahman", false, false)];
+        let output = Output::kept();
+        show_buckets(&BucketsOut { buckets }, &output);
+        insta::assert_snapshot!("buckets", output.printed());
+
+        let health = vec![
+            BucketHealth { name: "primary".into(), reachable: true, latency_us: 120, ..BucketHealth::default() },
+            BucketHealth {
+                name: "rescue".into(),
+                reachable: false,
+                latency_us: 2_000_000,
+                error: Some("its marker cannot be seen".into()),
+                hint: Some("mount its disk".into()),
+                backlog_objects: Some(3),
+                backlog_bytes: Some(4096),
+                oldest_unsaved_s: Some(90),
+                ..BucketHealth::default()
+            },
+        ];
+        let output = Output::kept();
+        show_health(&HealthOut { health }, &output);
+        insta::assert_snapshot!("buckets_health", output.printed());
+    }
 }

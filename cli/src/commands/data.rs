@@ -54,15 +54,19 @@ pub(crate) async fn watches(socket: &Path, output: &Output) -> anyhow::Result<()
     let out: WatchesOut = get::<method::Watches>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_watches(&out, output);
     }
+    Ok(())
+}
+
+fn show_watches(out: &WatchesOut, output: &Output) {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rows = out.watches.iter().map(|w| {
         let why = w.error.clone().or_else(|| w.reason.clone()).unwrap_or_default();
         vec![w.dataset.clone(), w.state.clone(), w.files.to_string(), number(w.generation), number(w.rows), w.paths.join(" "), why]
     });
     output.table(&["DATASET", "STATE", "FILES", "GENERATION", "ROWS", "FOLDERS", "WHY"], rows.collect());
-    Ok(())
 }
 
 /// Where a table is and how it is read.
@@ -234,8 +238,13 @@ pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<(
     let out: catalog::ListOut = get::<catalog::method::List>(socket, &RealmIn::default()).await?;
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_datasets(&out, output);
     }
+    Ok(())
+}
+
+fn show_datasets(out: &catalog::ListOut, output: &Output) {
     let all = out.datasets.iter().map(|d| (d, false)).chain(out.apart.iter().flatten().map(|d| (d, true)));
     let rows = all.clone().map(|(d, apart)| {
         let (columns, stale) = (d.columns.len().to_string(), d.stale.join(" "));
@@ -246,7 +255,7 @@ pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<(
         output.line(&output.paint(&format!("{}: {reason}", dataset.name), Tone::Bad));
     }
     out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
-    let strangers = out.strangers.unwrap_or_default();
+    let strangers = out.strangers.as_deref().unwrap_or_default();
     if !strangers.is_empty() {
         output.line(&output.paint("foreign runs in the buckets, which this catalog did not write (never deleted):", Tone::Busy));
         strangers.iter().take(STRANGERS_SHOWN).for_each(|run| output.line(&format!("  {run}")));
@@ -254,7 +263,6 @@ pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<(
             output.line(&format!("  and {} more: --json has all", strangers.len() - STRANGERS_SHOWN));
         }
     }
-    Ok(())
 }
 
 /// Runs of others in our buckets that are shown.
@@ -359,14 +367,18 @@ pub(crate) async fn runs(socket: &Path, output: &Output) -> anyhow::Result<()> {
     let out: RunsOut = get::<method::Runs>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_runs(&out, output);
     }
+    Ok(())
+}
+
+fn show_runs(out: &RunsOut, output: &Output) {
     let rows = out.runs.iter().map(|r| {
         let error = r.error.clone().unwrap_or_default();
         vec![r.run_id.clone(), r.dataset.clone(), r.state.clone(), r.rows.to_string(), bytes(r.bytes), duration(r.seconds), error]
     });
     output.table(&["RUN", "DATASET", "STATE", "ROWS", "READ", "TIME", "ERROR"], rows.collect());
-    Ok(())
 }
 
 pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: &Output) -> anyhow::Result<()> {
@@ -398,4 +410,69 @@ pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: 
     });
     output.table(&["TIME", "EVENT", "GENERATION", "ROWS", "RUN", "FROM / WHY"], rows.collect());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::ingest::{Quarantine, Run, WatchStatus};
+
+    use super::*;
+
+    #[test]
+    fn datasets_watches_and_runs_are_tables() {
+        let dataset = |name: &str| Dataset { name: name.into(), generation: 3, rows: 128, bytes: 271_360, ..Dataset::default() };
+        let datasets = vec![
+            Dataset { stale: vec!["notes".into()], ..dataset("notes") },
+            Dataset { state: Some("damaged".into()), reason: Some("notes.json: expected value".into()), ..dataset("ノート") },
+        ];
+        let apart = Some(vec![Dataset { maker: Some("ingest-mock".into()), ..dataset("orders") }]);
+        let strangers = Some(vec!["lake/datasets/x/01H".to_owned()]);
+        let output = Output::kept();
+        show_datasets(&catalog::ListOut { datasets, apart, strangers, ..catalog::ListOut::default() }, &output);
+        insta::assert_snapshot!("datasets", output.printed());
+
+        let watch = WatchStatus {
+            dataset: "notes".into(),
+            paths: vec!["/home/you/notes".into()],
+            state: "watching".into(),
+            files: 128,
+            generation: Some(1),
+            rows: Some(128),
+            ..WatchStatus::default()
+        };
+        let output = Output::kept();
+        show_watches(&WatchesOut { watches: vec![watch] }, &output);
+        insta::assert_snapshot!("watches", output.printed());
+
+        let run = Run {
+            run_id: "01HZY0000000000000000000000".into(),
+            dataset: "notes".into(),
+            state: "failed".into(),
+            rows: 7,
+            bytes: 4096,
+            started_ms: 1,
+            seconds: 1.5,
+            error: Some("no rows".into()),
+        };
+        let output = Output::kept();
+        show_runs(&RunsOut { runs: vec![run] }, &output);
+        insta::assert_snapshot!("runs", output.printed());
+    }
+
+    #[test]
+    fn what_an_ingest_made_is_said_with_what_it_left_out() {
+        let out = IngestSummary {
+            rows: 3,
+            bytes: 210,
+            dataset: "notes".into(),
+            generation: Some(1),
+            quarantined: Some(1),
+            quarantine: Some(vec![Quarantine { source: "/n/a.png".into(), row: None, reason: "is binary".into() }]),
+            seconds: 0.5,
+            ..IngestSummary::default()
+        };
+        let output = Output::kept();
+        ingested("notes", &out, &output);
+        insta::assert_snapshot!("ingested", output.printed());
+    }
 }

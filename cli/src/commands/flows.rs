@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use brahman_card::interface::broker::{FlowIn, SetContextIn};
+use brahman_card::interface::broker::{ExplainOut, FlowIn, SetContextIn};
 use brahman_card::interface::service::DescriptionIn;
 use brahman_card::interface::{Empty, broker, full_name, service};
 use brahman_sidecar::CallOptions;
@@ -46,9 +46,14 @@ pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyh
     }
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_candidates(&ask.flow, &out, output);
     }
-    output.line(&format!("{} in context {}", ask.flow, out.context.as_deref().unwrap_or("(none)")));
+    Ok(())
+}
+
+fn show_candidates(flow: &str, out: &ExplainOut, output: &Output) {
+    output.line(&format!("{flow} in context {}", out.context.as_deref().unwrap_or("(none)")));
     let rows = out.candidates.iter().map(|c| {
         let rank = c.rank.map_or("-".to_owned(), |r| (r + 1).to_string());
         let verdict = match (&c.reason, c.rank) {
@@ -68,10 +73,9 @@ pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyh
         ]
     });
     output.table(&["RANK", "MODULE", "PINNED", "VIA", "PRIORITY", "STATE", "VERDICT"], rows.collect());
-    if let Some(note) = out.note {
-        output.line(&note);
+    if let Some(note) = &out.note {
+        output.line(note);
     }
-    Ok(())
 }
 
 pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, output: &Output) -> anyhow::Result<()> {
@@ -153,4 +157,31 @@ pub(crate) async fn introspect(socket: &Path, interface: Option<&str>, output: &
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::ModuleState;
+    use brahman_card::interface::broker::{Candidate, Match};
+
+    use super::*;
+
+    #[test]
+    fn an_explanation_ranks_and_says_why_not() {
+        let candidate = |label: &str, rank, reason: Option<&str>| Candidate {
+            matched: Match { label: label.into(), via: "exact".into(), priority: 1, state: ModuleState::Ready, ..Match::default() },
+            eligible: rank.is_some(),
+            reason: reason.map(str::to_owned),
+            rank,
+        };
+        let candidates = vec![
+            candidate("embed-real", Some(0), None),
+            candidate("embed-other", Some(1), None),
+            candidate("embed-mock", None, Some("is excluded in context `prod`")),
+        ];
+        let out = ExplainOut { context: Some("prod".into()), candidates, note: None };
+        let output = Output::kept();
+        show_candidates("org.brahman.Embed", &out, &output);
+        insta::assert_snapshot!("explain", output.printed());
+    }
 }

@@ -583,3 +583,57 @@ fn found(output: &Output, out: &SearchOut) {
     }
     made_up(out.mock, output);
 }
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::index::Elapsed;
+
+    use super::*;
+
+    #[test]
+    fn indexes_hits_and_refreshes_are_printed_for_people() {
+        let description = Description {
+            name: "notes".into(),
+            dataset: "notes".into(),
+            generation: 2,
+            docs: 4,
+            chunks: 9,
+            bytes: 65_536,
+            memory_bytes: 32_768,
+            engine: "flat-hnsw".into(),
+            bucket: "primary".into(),
+            model: Some("all-MiniLM-L6-v2".into()),
+            m: 16,
+            ef_construction: 100,
+            ef_search: 64,
+            stale: true,
+            pinned: Some(true),
+            ..Description::default()
+        };
+        let output = Output::kept();
+        describe(&output, std::slice::from_ref(&description));
+        details(&output, &description);
+        insta::assert_snapshot!("index_stats", output.printed());
+
+        let hit = Hit { doc_id: "backups.md".into(), line: 3, text: "We keep\nbackups   for ninety days.".into(), score: 0.5, ..Hit::default() };
+        let out = SearchOut {
+            results: vec![vec![hit]],
+            generation: 2,
+            engine: "flat-hnsw".into(),
+            mode: "semantic".into(),
+            model: "all-MiniLM-L6-v2".into(),
+            provider: Some("embed-real".into()),
+            stale: true,
+            elapsed_us: Elapsed { embed: 4000, search: 200, total: 4500, ..Elapsed::default() },
+            ..SearchOut::default()
+        };
+        let output = Output::kept();
+        found(&output, &out);
+        insta::assert_snapshot!("search", output.printed());
+
+        let summary = RefreshSummary { generation: 2, dataset_docs: 4, new_docs: 1, new_chunks: 1, total: 4, duration_s: 0.5, ..RefreshSummary::default() };
+        let output = Output::kept();
+        refreshed("notes", &summary, &output);
+        insta::assert_snapshot!("refreshed", output.printed());
+    }
+}

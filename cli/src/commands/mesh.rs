@@ -348,6 +348,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn status_is_a_table_with_what_is_wrong_below_it() {
+        let module = |label: &str, state, pid| ModuleStatus { label: label.into(), state, pid, uptime_s: 75.0, ..ModuleStatus::default() };
+        let status = StatusOut {
+            context: Some("prod".into()),
+            modules: vec![
+                ModuleStatus {
+                    p50_us: Some(840),
+                    p99_us: Some(12_500),
+                    attributes: BTreeMap::from([("model".into(), "all-MiniLM-L6-v2".into()), ("device".into(), "cpu".into())]),
+                    ..module("embed-real", ModuleState::Ready, 4711)
+                },
+                ModuleStatus { mock: true, ..module("embed-mock", ModuleState::Ready, 4712) },
+                ModuleStatus { reason: Some("exited with status 78: no model".into()), ..module("score-real", ModuleState::Failed, 0) },
+            ],
+        };
+        let output = Output::kept();
+        show_status(&status, Path::new("/run/brahman/brahman.sock"), &output);
+        insta::assert_snapshot!("status", output.printed());
+        let pids: Vec<_> = scripted(&status).expect("JSON")["modules"].as_array().expect("modules").iter().map(|m| m["pid"].clone()).collect();
+        assert_eq!(pids, [serde_json::json!(4711), serde_json::json!(4712), serde_json::Value::Null], "no process has no number");
+    }
+
+    #[test]
     fn replicas_that_are_behind_and_unavailable_buckets_are_reported() {
         let lines =
             |all: &[(&str, &str)]| storage_lines(&all.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect());

@@ -98,26 +98,26 @@ pub(crate) struct Matrix {
 
 /// The conversation as a call takes it.
 #[derive(Default)]
-struct Given {
+struct ConversationInput {
     conversation: Option<Conversation>,
     messages: Option<Vec<Message>>,
     path: Option<String>,
 }
 
 impl Source {
-    fn given(&self) -> anyhow::Result<Given> {
+    fn given(&self) -> anyhow::Result<ConversationInput> {
         if !is_standard(&self.file) {
-            return Ok(Given { path: Some(absolute(&self.file)?), ..Given::default() });
+            return Ok(ConversationInput { path: Some(absolute(&self.file)?), ..ConversationInput::default() });
         }
         let text = stdin_text()?;
         let bad = |e: serde_json::Error| BadInput(format!("standard input is not a conversation: {e}"));
         let value: Value = serde_json::from_str(&text).map_err(bad)?;
         let messages = value.get("messages").cloned().or_else(|| value.is_array().then(|| value.clone()));
         if let Some(messages) = messages {
-            return Ok(Given { messages: Some(serde_json::from_value(messages).map_err(bad)?), ..Given::default() });
+            return Ok(ConversationInput { messages: Some(serde_json::from_value(messages).map_err(bad)?), ..ConversationInput::default() });
         }
         let inner = value.get("conversation").filter(|inner| inner.is_object()).unwrap_or(&value);
-        Ok(Given { conversation: Some(serde_json::from_value(inner.clone()).map_err(bad)?), ..Given::default() })
+        Ok(ConversationInput { conversation: Some(serde_json::from_value(inner.clone()).map_err(bad)?), ..ConversationInput::default() })
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
     match command {
         Score::Matrix(matrix) => self::matrix(socket, &matrix, output).await,
         Score::Memory { file, key, window, top } => {
-            let Given { conversation, messages, path } = file.given()?;
+            let ConversationInput { conversation, messages, path } = file.given()?;
             let (priority, fresh) = (Some(file.priority), Some(file.fresh));
             let ask = MemoryIn { conversation, messages, path, template: None, key, window: Some(window), top: Some(top), fresh, priority };
             memory(&get::<method::ScoreMemory>(socket, &ask).await?, output);
@@ -133,7 +133,7 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
         }
         Score::Incremental { file, max_age, window, limit } => incremental(socket, &file, max_age, window, limit, output).await,
         Score::Finetune { file, count } => {
-            let Given { conversation, messages, path } = file.given()?;
+            let ConversationInput { conversation, messages, path } = file.given()?;
             let (priority, fresh) = (Some(file.priority), Some(file.fresh));
             let ask = FinetuneIn { conversation, messages, path, template: None, count, fresh, priority };
             finetune(&get::<method::ScoreFinetune>(socket, &ask).await?, output);
@@ -143,7 +143,7 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
 }
 
 async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Result<()> {
-    let Given { conversation, messages, path } = matrix.file.given()?;
+    let ConversationInput { conversation, messages, path } = matrix.file.given()?;
     let groups = matrix.group.iter().map(|group| group.split(',').map(|key| key.trim().to_owned()).collect()).collect();
     let top = if matrix.html.is_some() { matrix.top.max(PAGE_TOKENS) } else { matrix.top };
     let ask = MatrixIn {
@@ -274,7 +274,7 @@ fn memory(out: &MemoryOut, output: &Output) {
 }
 
 async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, limit: Option<u64>, output: &Output) -> anyhow::Result<()> {
-    let Given { conversation, messages, path } = file.given()?;
+    let ConversationInput { conversation, messages, path } = file.given()?;
     let ask = IncrementalIn {
         conversation,
         messages,
