@@ -196,6 +196,7 @@ mod tests {
             uptime_ms: 0,
             reason: None,
             shortfalls: Vec::new(),
+            origin: None,
         }
     }
 

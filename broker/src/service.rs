@@ -496,6 +496,7 @@ impl Broker {
                 breaker: health.breaker(now).map(str::to_owned),
                 attributes: m.attributes.clone(),
                 shortfalls: Some(m.shortfalls.clone()).filter(|s| !s.is_empty()),
+                origin: m.origin.clone(),
             }
         });
         StatusOut { context: table.context.clone(), modules: modules.collect() }

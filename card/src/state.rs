@@ -86,4 +86,7 @@ pub struct ModuleRecord {
     /// Limits of the Card that this machine does not enforce.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortfalls: Vec<String>,
+    /// The file that its Card was read from, or that it is built in; absent if the module brought it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }

@@ -50,6 +50,7 @@ fn record(folder: &std::path::Path, label: &str, wants_uid: bool) -> ModuleRecor
         reason: None,
         attributes: Default::default(),
         shortfalls: Vec::new(),
+        origin: None,
     }
 }
 

@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let options = supervisor::Options {
         mesh: absolute(arguments.socket.unwrap_or_else(place::mesh_socket)),
-        cards: place::cards::folders(arguments.cards.as_deref()).into_iter().map(absolute).collect(),
+        cards: place::cards::sources(arguments.cards.as_deref()),
         state: absolute(arguments.state.unwrap_or_else(place::state_dir)),
         context: arguments.context.filter(|c| !c.is_empty()),
     };

@@ -1,12 +1,13 @@
 //! What is settled before anything is started: the group, the Cards, and what a former init left; and why it is refused.
 
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use brahman_card::{Card, Fault};
 use brahman_sidecar::chain;
-use brahman_sidecar::place::cards::{collisions, read};
+use brahman_sidecar::place::cards::{CardSource, Reading, collisions, looked_at, read};
 use brahman_sidecar::place::state::StateError;
 use brahman_sidecar::place::{self, GroupError};
 use thiserror::Error;
@@ -15,7 +16,7 @@ use crate::cgroup::NotACgroup;
 use crate::processes;
 use crate::service::bad_card;
 use crate::sockets::{Lock, SocketError};
-use crate::state::GRACE_MS;
+use crate::state::{GRACE_MS, Id};
 
 /// What init was told to do and cannot, until a person changes it.
 #[derive(Debug, Error)]
@@ -73,14 +74,19 @@ pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>
     Ok(Some(gid))
 }
 
-/// The Cards in these folders, if none of them is refused.
-pub(crate) fn load(folders: &[PathBuf], mesh: &Path) -> Result<Vec<Card>, Fault> {
-    let reading =
-        read(folders).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {}", folder.display(), chain(&e))))?;
-    for found in &reading.replaced {
-        tracing::info!("{} is not used: a Card with label `{}` takes precedence", found.origin, found.card.label);
-    }
-    let mut errors = reading.errors;
+/// The Cards that a mesh is made of.
+#[derive(Debug, Default)]
+pub(crate) struct LoadedCards {
+    pub(crate) cards: Vec<Card>,
+    /// The file that each was read from.
+    pub(crate) origins: HashMap<Id, String>,
+}
+
+/// The Cards of these sources, if none of them is refused.
+pub(crate) fn load(sources: &[CardSource], mesh: &Path) -> Result<LoadedCards, Fault> {
+    let mut reading =
+        read(sources).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {}", folder.display(), chain(&e))))?;
+    let mut errors = std::mem::take(&mut reading.errors);
     errors.extend(collisions(&reading.cards, mesh));
     if let Some(first) = errors.first() {
         for error in &errors {
@@ -90,10 +96,28 @@ pub(crate) fn load(folders: &[PathBuf], mesh: &Path) -> Result<Vec<Card>, Fault>
         return Err(bad_card(&format!("{first}{more}; nothing was changed")));
     }
     if reading.cards.is_empty() {
-        let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        return Err(bad_card(&format!("no Cards in {}: expected *.toml or *.json files, see --cards", folders.join(", "))));
+        let looked = looked_at(sources);
+        return Err(bad_card(&format!("no Cards: expected *.toml or *.json files, see --cards; looked at {looked}")));
     }
-    Ok(reading.cards.into_iter().map(|found| found.card).collect())
+    tell_layers(&reading);
+    let origins = reading.cards.iter().map(|found| (found.card.id.clone(), found.origin.clone())).collect();
+    Ok(LoadedCards { cards: reading.cards.into_iter().map(|found| found.card).collect(), origins })
+}
+
+/// Says how many Cards each layer gave, and which were left aside.
+fn tell_layers(reading: &Reading) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for found in &reading.cards {
+        *counts.entry(found.layer()).or_default() += 1;
+    }
+    let counts: Vec<String> = counts.into_iter().map(|(layer, count)| format!("{count} {layer}")).collect();
+    tracing::info!("Cards: {}", counts.join(", "));
+    for replaced in &reading.replaced {
+        tracing::info!("{} is not used: {} takes its place", replaced.found.origin, replaced.by);
+    }
+    for absent in &reading.absent {
+        tracing::info!("{} is not used: its program is not on this machine", absent.origin);
+    }
 }
 
 /// A socket's path as text for the wire: where the folder's is not UTF-8, the file's name, to be joined to the mesh socket's.

@@ -12,7 +12,7 @@ use brahman_card::card::{answers, contexts, unknown_context};
 use brahman_card::interface::init::WatchOut;
 use brahman_card::interface::init::error::NoSuchSession;
 use brahman_card::{Card, Fault, ModuleRecord, ModuleState, interface};
-use brahman_sidecar::place::cards::{may_attach, socket_path};
+use brahman_sidecar::place::cards::{CardSource, may_attach, socket_path};
 use brahman_sidecar::place::socket::SocketFile;
 use brahman_sidecar::place::state::{StateLock, check_place};
 use brahman_sidecar::serve::{ServeOptions, serve};
@@ -30,7 +30,7 @@ use crate::logs::Logs;
 use crate::notify::{Ear, Mouth, Word};
 use crate::processes::{self, ProcessRecord};
 use crate::service::{InitService, Request, bad_card, no_such_module, not_supervised};
-use crate::setup::{Refusal, load, mesh_group, wire_path};
+use crate::setup::{LoadedCards, Refusal, load, mesh_group, wire_path};
 use crate::sockets::{self, HeldSocket, Lock, SocketError};
 use crate::spawn::{Places, Process, admits_group, orphans, spawn, tend_orphan};
 use crate::state::{Effect, Entry, Event, GRACE_MS, Id, Millis, State};
@@ -45,8 +45,8 @@ const REQUESTS_WAITING: usize = 256;
 pub struct Options {
     /// Where the mesh socket is, or will be.
     pub mesh: PathBuf,
-    /// Folders of Cards, the first before the others.
-    pub cards: Vec<PathBuf>,
+    /// Where Cards are looked for, the first before the others.
+    pub cards: Vec<CardSource>,
     /// Directory that holds what is kept.
     pub state: PathBuf,
     /// Context that the broker starts in.
@@ -56,6 +56,8 @@ pub struct Options {
 struct Supervisor {
     options: Options,
     state: State,
+    /// The files that the Cards were read from.
+    origins: HashMap<Id, String>,
     started: Instant,
     places: Places,
     cgroups: Option<Cgroups>,
@@ -92,8 +94,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut lock = Lock::take(&options.mesh)?;
     let group = mesh_group(&options.mesh, &lock)?;
     let cgroup = Cgroups::folder()?;
-    let cards = load(&options.cards, &options.mesh).map_err(|fault| Refusal(fault.message().to_owned()))?;
-    if let Some(why) = options.context.as_deref().and_then(|name| unknown_context(name, &cards)) {
+    let loaded = load(&options.cards, &options.mesh).map_err(|fault| Refusal(fault.message().to_owned()))?;
+    if let Some(why) = options.context.as_deref().and_then(|name| unknown_context(name, &loaded.cards)) {
         return Err(Refusal(why).into());
     }
     lock.forget_context(&options.mesh)?;
@@ -144,6 +146,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut supervisor = Supervisor {
         options,
         state: State::default(),
+        origins: HashMap::new(),
         started: Instant::now(),
         places,
         cgroups: cgroup.and_then(Cgroups::claim),
@@ -164,8 +167,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         noted: Vec::new(),
         over: false,
     };
-    supervisor.tell_answers(&cards);
-    supervisor.take(cards);
+    supervisor.tell_answers(&loaded.cards);
+    supervisor.take(loaded);
     for held in &supervisor.passed {
         tracing::warn!(socket = %held.path.display(), "systemd passed a socket that belongs to no Card: its clients will wait for ever");
     }
@@ -432,7 +435,8 @@ impl Supervisor {
         sockets::context_by_hand(&self.options.mesh).unwrap_or_else(|| self.options.context.clone())
     }
 
-    fn take(&mut self, cards: Vec<Card>) {
+    fn take(&mut self, LoadedCards { cards, origins }: LoadedCards) {
+        self.origins = origins;
         let with_socket = |card: Card| {
             let socket = wire_path(&socket_path(&card, &self.options.mesh));
             (card, socket)
@@ -442,14 +446,14 @@ impl Supervisor {
     }
 
     fn reload(&mut self) -> Result<brahman_card::interface::init::ReloadOut, Fault> {
-        let cards = load(&self.options.cards, &self.options.mesh)?;
+        let loaded = load(&self.options.cards, &self.options.mesh)?;
         for attached in self.state.cards(true) {
-            may_attach(attached, &cards, &self.options.mesh).map_err(|error| {
+            may_attach(attached, &loaded.cards, &self.options.mesh).map_err(|error| {
                 bad_card(&format!("`{}` attached by itself: {}; nothing was changed", attached.label, error.expected))
             })?;
         }
         let present = self.present_context();
-        if let Some(why) = present.and_then(|name| unknown_context(&name, cards.iter().chain(self.state.cards(true)))) {
+        if let Some(why) = present.and_then(|name| unknown_context(&name, loaded.cards.iter().chain(self.state.cards(true)))) {
             let words = format!("{why}, and it is the current one: `brahman context NAME` switches to another; nothing was changed");
             return Err(bad_card(&words));
         }
@@ -458,7 +462,7 @@ impl Supervisor {
         if again {
             self.mouth.say("RELOADING=1");
         }
-        self.take(cards);
+        self.take(loaded);
         if again {
             self.mouth.say("READY=1");
         }
@@ -468,7 +472,7 @@ impl Supervisor {
     fn answer(&mut self, request: Request) {
         // An asker that has hung up needs no answer; every `send` below may fail for that reason alone.
         match request {
-            Request::List { reply } => drop(reply.send(self.state.records(self.now()))),
+            Request::List { reply } => drop(reply.send(self.records())),
             Request::Command { label, command, reply } => {
                 let outcome = match self.state.refusal(&label, command) {
                     _ if !self.state.has_label(&label) => Err(no_such_module(&label)),
@@ -534,8 +538,17 @@ impl Supervisor {
         }
     }
 
+    /// The table as others see it.
+    fn records(&self) -> Vec<ModuleRecord> {
+        let mut records = self.state.records(self.now());
+        for record in &mut records {
+            record.origin = self.origins.get(&record.card.id).cloned();
+        }
+        records
+    }
+
     fn publish(&mut self) {
-        let modules = self.state.records(self.now());
+        let modules = self.records();
         self.drains.retain(|session, _| self.state.has_session(session));
         let last = Arc::clone(&self.table.borrow());
         if alike(&last.modules, &modules) {

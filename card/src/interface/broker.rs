@@ -163,6 +163,8 @@ pub struct ModuleStatus {
     pub attributes: BTreeMap<String, String>,
     /// Limits of the Card that this machine does not enforce.
     pub shortfalls: Option<Vec<String>>,
+    /// The file that its Card was read from, or that it is built in; absent if the module brought it.
+    pub origin: Option<String>,
 }
 
 #[wire]

@@ -11,7 +11,7 @@ use brahman_card::{Card, CardError, ModuleState};
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::init::{LabelIn, LogsIn, LogsOut};
 use brahman_card::interface::{Empty, Method, broker, init};
-use brahman_sidecar::place::cards::{self, FoundCard};
+use brahman_sidecar::place::cards::{self, CardSource, FoundCard, Mask, ReplacedCard};
 use brahman_sidecar::{ClientError, place};
 
 use super::{get, is_standard, sibling, stdin_bytes, stream};
@@ -103,6 +103,7 @@ async fn read_status(socket: &Path) -> Result<StatusOut, ClientError> {
         breaker: None,
         attributes: m.attributes,
         shortfalls: Some(m.shortfalls).filter(|s| !s.is_empty()),
+        origin: m.origin,
     });
     Ok(StatusOut { context: None, modules: modules.collect() })
 }
@@ -176,6 +177,9 @@ fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
         ]
     });
     output.table(&["MODULE", "STATE", "PID", "IN STATE", "RESTARTS", "QUEUE", "P50", "P99", "MODEL", "DEVICE"], rows.collect());
+    for line in origin_lines(&status.modules) {
+        output.line(&output.paint(&line, Tone::Faint));
+    }
     for m in &status.modules {
         if let Some(reason) = m.reason.as_ref().filter(|_| m.state != ModuleState::Ready) {
             output.line(&format!("{}: {}", m.label, one_line(reason)));
@@ -190,6 +194,20 @@ fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
             output.line(&output.paint(&format!("{}: {shortfall}", m.label), Tone::Faint));
         }
     }
+}
+
+/// Where the modules' Cards came from: a line for each folder.
+fn origin_lines(modules: &[ModuleStatus]) -> Vec<String> {
+    let mut layers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for module in modules {
+        let layer = module.origin.as_deref().map(cards::layer_of);
+        layers.entry(layer.unwrap_or("brought by the module")).or_default().push(&module.label);
+    }
+    // One whose supervisor is of another version says nothing of it.
+    if modules.iter().all(|module| module.origin.is_none()) {
+        return Vec::new();
+    }
+    layers.into_iter().map(|(layer, labels)| one_line(&format!("Cards {layer}: {}", labels.join(" ")))).collect()
 }
 
 /// What a module says of its buckets, in words: replicas that have yet to be made, and buckets that are unavailable.
@@ -272,22 +290,24 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
         anyhow::Error::from(error).context(BadInput(format!("cannot read {}", folder.display())))
     };
     // Folders that are named are not layers of one another: each Card in them counts.
-    let groups: Vec<Vec<PathBuf>> = if paths.is_empty() {
-        vec![cards::folders(None)]
+    let groups: Vec<Vec<CardSource>> = if paths.is_empty() {
+        vec![cards::sources(None)]
     } else {
-        paths.iter().filter(|path| path.is_dir()).map(|folder| vec![folder.clone()]).collect()
+        paths.iter().filter(|path| path.is_dir()).map(|folder| vec![CardSource::Asked(folder.clone())]).collect()
     };
-    let mut found: Vec<FoundCard> = Vec::new();
+    let mut checked = CheckedCards::default();
     let mut errors: Vec<CardError> = Vec::new();
-    for group in groups {
-        let reading = cards::read(&group).map_err(unreadable)?;
-        found.extend(reading.cards);
+    for group in &groups {
+        let reading = cards::read(group).map_err(unreadable)?;
+        checked.found.extend(reading.cards);
+        checked.replaced.extend(reading.replaced);
+        checked.masks.extend(reading.masks);
         errors.extend(reading.errors);
     }
     if paths.iter().any(|path| is_standard(path)) {
         let origin = "standard input".to_owned();
         match Card::parse(&origin, &stdin_bytes()?) {
-            Ok(card) => found.push(FoundCard { origin, card }),
+            Ok(card) => checked.found.push(FoundCard { origin, card }),
             Err(error) => errors.push(error),
         }
     }
@@ -296,37 +316,59 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
         std::fs::metadata(file).with_context(|| BadInput(file.display().to_string()))?;
         match cards::read_one(file) {
             // Named itself and by its folder.
-            Ok(card) if found.iter().any(|known| known.origin == card.origin) => {}
-            Ok(card) => found.push(card),
+            Ok(card) if checked.found.iter().any(|known| known.origin == card.origin) => {}
+            Ok(card) => checked.found.push(card),
             Err(error) => errors.push(error),
         }
     }
-    if found.is_empty() && errors.is_empty() {
-        return Err(BadInput("no Cards found: expected *.toml or *.json files".into()).into());
+    let looked: Vec<String> = groups.iter().map(|group| cards::looked_at(group)).collect();
+    if checked.found.is_empty() && errors.is_empty() {
+        return Err(BadInput(format!("no Cards found: expected *.toml or *.json files; looked at {}", looked.join(", "))).into());
     }
-    errors.extend(cards::collisions(&found, &mesh));
+    errors.extend(cards::collisions(&checked.found, &mesh));
     // A Card that is looked at alone may require what lies beside it, or what is installed.
-    let mut known = found.clone();
+    let mut known = checked.found.clone();
     let beside = paths.iter().filter(|path| !path.is_dir()).filter_map(|path| path.parent()).map(|folder| Path::new(".").join(folder));
-    for folder in beside.chain(cards::folders(None)) {
+    for source in beside.map(CardSource::Folder).chain(cards::sources(None)) {
         // Of no interest here if it cannot be read.
-        known.extend(cards::read(&[folder]).map(|reading| reading.cards).unwrap_or_default());
+        known.extend(cards::read(&[source]).map(|reading| reading.cards).unwrap_or_default());
     }
-    let asked: BTreeSet<&str> = found.iter().map(|card| card.origin.as_str()).collect();
+    let asked: BTreeSet<&str> = checked.found.iter().map(|card| card.origin.as_str()).collect();
     errors.extend(cards::unrunnable(&known).into_iter().filter(|error| asked.contains(error.origin.as_str())));
     errors.sort_by(|a, b| (&a.origin, &a.field).cmp(&(&b.origin, &b.field)));
     errors.dedup();
-    report_cards(&found, &errors, output)
+    if paths.is_empty() {
+        output.note(&format!("looked at {}", looked.join(", ")));
+    }
+    report_cards(&checked, &errors, output)
 }
 
-fn report_cards(found: &[FoundCard], errors: &[CardError], output: &Output) -> anyhow::Result<()> {
+/// What `check` looked at.
+#[derive(Default)]
+struct CheckedCards {
+    found: Vec<FoundCard>,
+    replaced: Vec<ReplacedCard>,
+    masks: Vec<Mask>,
+}
+
+fn report_cards(checked: &CheckedCards, errors: &[CardError], output: &Output) -> anyhow::Result<()> {
     let refused = |origin: &str| errors.iter().any(|error| error.origin == origin);
-    for card in found.iter().filter(|card| !refused(&card.origin)) {
+    for card in checked.found.iter().filter(|card| !refused(&card.origin)) {
         let (label, id) = (card.card.label.to_string(), &card.card.id);
         if output.json() {
-            output.print_json(&serde_json::json!({ "file": card.origin, "ok": true, "label": label, "id": id }));
+            output.print_json(&serde_json::json!({ "file": card.origin, "ok": true, "used": true, "label": label, "id": id }));
         } else {
-            output.line(&format!("{} {}: {label}", output.paint("ok", Tone::Good), card.origin));
+            output.line(&format!("{} {}: {label}", output.paint("ok", Tone::Good), one_line(&card.origin)));
+        }
+    }
+    let replaced = checked.replaced.iter().map(|replaced| (&replaced.found.origin, replaced.found.card.label.as_str(), Some(&replaced.by)));
+    let masks = checked.masks.iter().map(|mask| (&mask.origin, mask.label.as_str(), None));
+    for (file, label, by) in replaced.chain(masks) {
+        if output.json() {
+            output.print_json(&serde_json::json!({ "file": file, "ok": true, "used": false, "label": label, "by": by }));
+        } else {
+            let why = by.map_or_else(|| format!("masks `{label}`"), |by| format!("not used, {by} takes its place"));
+            output.line(&output.paint(&one_line(&format!("-- {file}: {why}")), Tone::Faint));
         }
     }
     for e in errors {
@@ -339,8 +381,8 @@ fn report_cards(found: &[FoundCard], errors: &[CardError], output: &Output) -> a
     let mut bad: Vec<&str> = errors.iter().map(|error| error.origin.as_str()).collect();
     bad.sort_unstable();
     bad.dedup();
-    let all = bad.len() + found.iter().filter(|card| !refused(&card.origin)).count();
-    if bad.is_empty() { Ok(()) } else { Err(BadInput(format!("{} of {all} Cards are invalid", bad.len())).into()) }
+    let all = bad.len() + checked.found.iter().filter(|card| !refused(&card.origin)).count();
+    if bad.is_empty() { Ok(()) } else { Err(BadInput(format!("{} of {all} Cards cannot run", bad.len())).into()) }
 }
 
 #[cfg(test)]
@@ -368,6 +410,24 @@ mod tests {
         insta::assert_snapshot!("status", output.printed());
         let pids: Vec<_> = scripted(&status).expect("JSON")["modules"].as_array().expect("modules").iter().map(|m| m["pid"].clone()).collect();
         assert_eq!(pids, [serde_json::json!(4711), serde_json::json!(4712), serde_json::Value::Null], "no process has no number");
+    }
+
+    #[test]
+    fn where_the_cards_came_from_is_a_line_for_each_folder() {
+        let module = |label: &str, origin: Option<&str>| ModuleStatus {
+            label: label.into(),
+            origin: origin.map(str::to_owned),
+            ..ModuleStatus::default()
+        };
+        let modules = [
+            module("broker", Some("/usr/share/brahman/cards/broker.toml")),
+            module("mine", Some("/home/me/.config/brahman/cards/mine.toml")),
+            module("index", Some("/usr/share/brahman/cards/index.toml")),
+            module("guest", None),
+        ];
+        let lines = ["Cards /home/me/.config/brahman/cards: mine", "Cards /usr/share/brahman/cards: broker index", "Cards brought by the module: guest"];
+        assert_eq!(origin_lines(&modules), lines);
+        assert!(origin_lines(&modules[3..]).is_empty());
     }
 
     #[test]

@@ -167,6 +167,7 @@ impl Entry {
             reason,
             attributes,
             shortfalls: self.shortfalls.clone(),
+            origin: None,
         }
     }
 }

@@ -2,117 +2,20 @@
 //!
 //! `brahman-init` starts what this finds, and `brahman check` says what this finds: there is one rule for both.
 
-use std::collections::BTreeSet;
+mod layers;
+
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use brahman_card::card::{CARD_BYTES_MAX, Native, Payload, SOCKET_PATH_BYTES_MAX, cycles, satisfies};
+use brahman_card::card::{Native, Payload, SOCKET_PATH_BYTES_MAX, cycles, satisfies};
 use brahman_card::interface::broker;
 use brahman_card::{Card, CardError};
 use thiserror::Error;
 
-/// Most Cards a folder may hold.
-const CARDS_MAX: usize = 256;
-
-/// A Card and the file it was read from.
-#[derive(Clone, Debug)]
-pub struct FoundCard {
-    /// The file that it was read from.
-    pub origin: String,
-    /// The Card that it holds.
-    pub card: Card,
-}
-
-/// What lies in folders of Cards.
-#[derive(Clone, Debug, Default)]
-pub struct Reading {
-    /// Good Cards, by file name, the first folder first.
-    pub cards: Vec<FoundCard>,
-    /// Every Card that was refused, and why.
-    pub errors: Vec<CardError>,
-    /// Files left aside because an earlier folder has Cards of that label.
-    pub replaced: Vec<FoundCard>,
-}
-
-/// The folders that count, the first before the others: `--cards` or `$BRAHMAN_CARDS` alone, if given; else those that are
-/// there of `$XDG_CONFIG_HOME/brahman/cards` (or `~/.config`), `/etc/brahman/cards` and the Cards installed beside this
-/// program.
-#[must_use]
-pub fn folders(asked: Option<&Path>) -> Vec<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(alone) = asked.map(Path::to_owned).or_else(|| set("BRAHMAN_CARDS")) {
-        return vec![alone];
-    }
-    let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
-    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("share/brahman/cards")));
-    let candidates = [config.map(|c| c.join("brahman/cards")), Some("/etc/brahman/cards".into()), beside];
-    let there: Vec<PathBuf> = candidates.into_iter().flatten().filter(|folder| folder.is_dir()).collect();
-    if there.is_empty() { vec![PathBuf::from("/etc/brahman/cards")] } else { there }
-}
-
-/// Every Card of these folders; one of a label that an earlier folder has is left aside.
-///
-/// # Errors
-/// If a folder itself cannot be read, with its path.
-pub fn read(folders: &[PathBuf]) -> Result<Reading, (PathBuf, io::Error)> {
-    let mut reading = Reading::default();
-    for folder in folders {
-        let paths = files(folder).map_err(|error| (folder.clone(), error))?;
-        let taken: BTreeSet<String> = reading.cards.iter().map(|found| found.card.label.to_string()).collect();
-        for path in paths {
-            match read_one(&path) {
-                Ok(found) if taken.contains(found.card.label.as_str()) => reading.replaced.push(found),
-                Ok(found) if reading.cards.len() >= CARDS_MAX => {
-                    reading.errors.push(refusal(&found, "(file)", format!("expected at most {CARDS_MAX} Cards")));
-                }
-                Ok(found) => reading.cards.push(found),
-                Err(error) => reading.errors.push(error),
-            }
-        }
-    }
-    Ok(reading)
-}
-
-/// The files of a folder that are Cards by their names, in order.
-///
-/// # Errors
-/// As `readdir` gives them.
-pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "toml" || e == "json") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-/// One file.
-///
-/// # Errors
-/// What is wrong with it, or that it could not be read.
-pub fn read_one(path: &Path) -> Result<FoundCard, CardError> {
-    let origin = path.display().to_string();
-    let text = bounded(path).map_err(|e| CardError { origin: origin.clone(), field: "(file)".into(), expected: e.to_string() })?;
-    let card = Card::parse(&origin, &text)?;
-    Ok(FoundCard { origin, card })
-}
-
-/// What a file holds, up to a byte more than a Card may have: a pipe or a device that has the name of one is not waited for.
-fn bounded(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file, expected TOML or JSON"));
-    }
-    let mut text = Vec::new();
-    fs::File::open(path)?.take(CARD_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
-    Ok(text)
-}
+pub use layers::{CardSource, FoundCard, Mask, Reading, ReplacedCard, files, layer_of, looked_at, read, read_one, sources};
 
 /// Path of the socket that a module answers on. A Card that offers the broker's interface has the mesh socket.
 #[must_use]
@@ -124,8 +27,8 @@ pub fn socket_path(card: &Card, mesh: &Path) -> PathBuf {
     }
 }
 
-/// What must not stand beside one another, or beside the mesh's own files: equal ids, equal sockets, sockets of programs
-/// that init starts outside the run folder, and paths that the kernel would not take.
+/// What must not stand beside one another, or beside the mesh's own files: equal labels without sockets of their own, equal ids, equal
+/// sockets, sockets of programs that init starts outside the run folder, and paths that the kernel would not take.
 #[must_use]
 pub fn collisions(cards: &[FoundCard], mesh: &Path) -> Vec<CardError> {
     let mut errors = Vec::new();
@@ -136,13 +39,14 @@ pub fn collisions(cards: &[FoundCard], mesh: &Path) -> Vec<CardError> {
             errors.push(refusal(found, "service_socket", why));
         }
         if let Some(other) = cards[..i].iter().find(|other| other.card.id == card.id || socket_path(&other.card, mesh) == path) {
-            let why = format!(
-                "same {} as `{}` in {}; a replica needs a `service_socket` of its own",
-                if path == *mesh { "interface of the broker" } else { "id or socket" },
-                other.card.label,
-                other.origin
-            );
-            errors.push(refusal(found, "service_socket", why));
+            let (field, what, mend) = if path == *mesh {
+                ("flow.output", "same interface of the broker as", "a mesh has one broker")
+            } else if other.card.label == card.label {
+                ("label", "same label as", "rename one of the two, or give this one a `service_socket` of its own if it is to be a replica")
+            } else {
+                ("service_socket", "same id or socket as", "expected another `service_socket` or `id`")
+            };
+            errors.push(refusal(found, field, format!("{what} `{}` in {}; {mend}", other.card.label, other.origin)));
         }
     }
     errors
@@ -215,7 +119,9 @@ pub fn unrunnable(cards: &[FoundCard]) -> Vec<CardError> {
         }
         for (i, requirement) in card.requires.iter().enumerate() {
             if !cards.iter().any(|other| satisfies(&other.card, requirement)) {
-                let why = format!("no Card has the label `{requirement}` or offers an interface of that name");
+                let why = format!(
+                    "nobody is `{requirement}`: no Card has that label or offers an interface of that name, so this module would wait for ever"
+                );
                 errors.push(refusal(found, &format!("requires[{i}]"), why));
             }
         }
@@ -229,11 +135,22 @@ pub fn unrunnable(cards: &[FoundCard]) -> Vec<CardError> {
 /// Why a Card's program cannot be run.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProgramError {
+    /// It depends on where init happens to stand.
+    #[error(
+        "`{exec}` is a relative path, and init may be started anywhere; expected an absolute path, or a name alone, which is looked for \
+         beside brahman-init and in PATH"
+    )]
+    Relative {
+        /// As the Card says it.
+        exec: String,
+    },
     /// There is no such file.
-    #[error("`{exec}` was not found; expected an absolute path, or a program beside brahman-init or in PATH")]
+    #[error("`{exec}` was not found; looked at {looked}")]
     Missing {
         /// As the Card says it.
         exec: String,
+        /// Every place, in order.
+        looked: String,
     },
     /// There is one, without the permission.
     #[error("{path} is not executable; `chmod +x` it")]
@@ -249,24 +166,29 @@ pub enum ProgramError {
 /// [`ProgramError`].
 pub fn program(native: &Native) -> Result<PathBuf, ProgramError> {
     let asked = Path::new(&native.exec);
-    let candidates: Vec<PathBuf> = if native.exec.contains('/') {
+    if native.exec.contains('/') && asked.is_relative() {
+        return Err(ProgramError::Relative { exec: native.exec.clone() });
+    }
+    let candidates: Vec<PathBuf> = if asked.is_absolute() {
         vec![asked.to_owned()]
     } else {
         let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
         let path: OsString = env::var_os("PATH").unwrap_or_default();
         beside.into_iter().chain(env::split_paths(&path)).map(|folder| folder.join(asked)).collect()
     };
-    let mut found: Option<PathBuf> = None;
-    for file in candidates {
-        match fs::metadata(&file) {
-            Ok(there) if there.is_file() && there.permissions().mode() & 0o111 != 0 => return Ok(file),
+    let mut found: Option<&PathBuf> = None;
+    for file in &candidates {
+        match fs::metadata(file) {
+            Ok(there) if there.is_file() && there.permissions().mode() & 0o111 != 0 => return Ok(file.clone()),
             Ok(there) if there.is_file() => found = found.or(Some(file)),
             _ => {}
         }
     }
+    let mut looked: Vec<String> = candidates.iter().map(|file| file.display().to_string()).collect();
+    looked.dedup();
     Err(match found {
-        Some(path) => ProgramError::NotExecutable { path },
-        None => ProgramError::Missing { exec: native.exec.clone() },
+        Some(path) => ProgramError::NotExecutable { path: path.clone() },
+        None => ProgramError::Missing { exec: native.exec.clone(), looked: looked.join(", ") },
     })
 }
 
@@ -300,6 +222,7 @@ mod tests {
             (vec![found("mesh", "")], "mesh.sock is a file of the mesh's own"),
             (vec![found("a", "service_socket = \"mesh.sock\"")], "mesh.sock is a file of the mesh's own"),
             (vec![found("a", "service_socket = \"/tmp/a.sock\"")], "outside the run folder /run/some"),
+            (vec![found("a", ""), found("a", "")], "label: same label as `a` in a.toml; rename one of the two"),
             (vec![found("a", ""), found("b", "service_socket = \"a.sock\"")], "same id or socket as `a` in a.toml"),
             (vec![found("a", ""), found("b", "service_socket = \"/run/some/a.sock\"")], "same id or socket as `a`"),
             (vec![found("a", BROKER), found("b", BROKER)], "same interface of the broker as `a`"),
@@ -331,21 +254,6 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_layered_and_the_first_wins() {
-        let outer = tempfile::tempdir().expect("a temporary directory");
-        let folders: Vec<PathBuf> = ["one", "two"].iter().map(|f| outer.path().join(f)).collect();
-        for (folder, label, mock) in [(0, "a", true), (1, "a", false), (1, "b", false)] {
-            fs::create_dir_all(&folders[folder]).expect("made");
-            let text = format!("schema_version = 1\nlabel = \"{label}\"\nmock = {mock}\npayload = \"virtual\"\n");
-            fs::write(folders[folder].join(format!("{label}.toml")), text).expect("written");
-        }
-        let reading = read(&folders).expect("read");
-        let cards: Vec<(&str, bool)> = reading.cards.iter().map(|f| (f.card.label.as_str(), f.card.mock)).collect();
-        assert_eq!((cards, reading.errors.len(), reading.replaced.len()), (vec![("a", true), ("b", false)], 0, 1));
-        assert_eq!(read(&[outer.path().join("none")]).expect_err("not there").0, outer.path().join("none"));
-    }
-
-    #[test]
     fn what_cannot_run_is_named() {
         let mut absent = found("absent", "");
         if let Payload::Native(native) = &mut absent.card.payload {
@@ -359,7 +267,7 @@ mod tests {
             absent,
         ];
         let words = unrunnable(&cards).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        for expected in ["alone.toml: requires[0]: no Card has the label `nobody`", "x → y → x", "`./no-such-program` was not found"] {
+        for expected in ["alone.toml: requires[0]: nobody is `nobody`", "x → y → x", "`./no-such-program` is a relative path"] {
             assert!(words.contains(expected), "{words}");
         }
         assert!(!words.contains("fine.toml"), "{words}");
