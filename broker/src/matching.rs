@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use brahman_card::card::FlowType;
+use brahman_card::card::{FlowType, contexts};
 use brahman_card::interface::broker::Match;
 use brahman_card::{Label, ModuleRecord, ModuleState};
 
@@ -86,6 +86,24 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let pinned = candidates[..eligible].iter().any(|c| c.matched.pinned);
     let note = wish.pin.filter(|_| !pinned).map(|pin| format!("the pin to `{pin}` cannot be met: matched by type"));
     Ranking { candidates, eligible, note }
+}
+
+/// Contexts that are looked at for somebody who answers: people have a handful, and Cards may name thousands.
+const CONTEXTS_TRIED: usize = 16;
+
+/// Who would answer in other contexts, where nobody does in the one asked in: words for the end of an error, or none.
+#[must_use]
+pub fn elsewhere(modules: &[ModuleRecord], ask: &Ask<'_>) -> String {
+    let named = contexts(modules.iter().map(|module| &module.card)).into_iter().map(Some);
+    let others = named.chain([None]).filter(|context| *context != ask.context).take(CONTEXTS_TRIED);
+    let answers = others.filter_map(|context| {
+        let ranking = rank(modules, &Ask { context, ..*ask });
+        let first = ranking.eligible().first().filter(|c| c.matched.state == ModuleState::Ready)?;
+        let place = context.map_or("without a context".to_owned(), |name| format!("in context `{name}`"));
+        Some(format!("{place} {}{} answers", first.matched.label, if first.matched.mock { ", a mock," } else { "" }))
+    });
+    let answers: Vec<String> = answers.collect();
+    if answers.is_empty() { String::new() } else { format!("; other providers answer elsewhere: {}", answers.join(", ")) }
 }
 
 fn key(c: &RankedProvider) -> impl Ord + '_ {
@@ -249,6 +267,19 @@ mod tests {
         let ranking = rank(&modules, &ask(Some("prod")));
         assert_eq!(ranking.eligible, 0);
         assert_eq!(ranking.refusals(), ["embed-real: is failed: no model", "embed-mock: is excluded in context `prod`"]);
+    }
+
+    #[test]
+    fn where_nobody_answers_it_is_said_who_does_in_another_context() {
+        let mut modules = shipped();
+        modules[0].state = ModuleState::Failed;
+        let words = elsewhere(&modules, &ask(Some("prod")));
+        assert_eq!(
+            words,
+            "; other providers answer elsewhere: in context `test` embed-mock, a mock, answers, without a context embed-mock, a mock, answers"
+        );
+        modules[1].state = ModuleState::Stopped;
+        assert_eq!(elsewhere(&modules, &ask(Some("prod"))), "");
     }
 
     #[test]

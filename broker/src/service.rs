@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{After, Client};
 use crate::health::{Outcome, RetryBudget};
-use crate::matching::{Ask, Ranking, rank};
+use crate::matching::{Ask, Ranking, elsewhere, rank};
 use crate::outgoing::Outgoing;
 use crate::provider::{Backend, Provider, Providers, allows, cheaper};
 use crate::quarantine::Quarantine;
@@ -202,7 +202,11 @@ impl Broker {
             if !found.ranking.candidates.iter().any(|c| c.refused.is_none()) {
                 return Err(match found.ranking.candidates.is_empty() && interface::known(&flow).is_none() {
                     true => Fault::interface_not_found(&flow),
-                    false => Fault::no_provider(&flow, context, &found.ranking.refusals()),
+                    false => {
+                        let asker = asker_of(&table, peer);
+                        let ask = Ask { flow: &flow, context, require: call.require.as_ref(), asker };
+                        Fault::no_provider(&flow, context, &found.ranking.refusals()).adding(&elsewhere(&table.modules, &ask))
+                    }
                 });
             }
             let waiting = tokio::time::timeout_at(until.into(), changes.changed()).await;
@@ -262,8 +266,7 @@ impl Broker {
         require: Option<&BTreeMap<String, String>>,
         peer: Peer,
     ) -> FoundRoute {
-        // Only a module whose Card wants this flow is an asker with wishes of its own.
-        let asker = table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid));
+        let asker = asker_of(table, peer);
         let key = (flow.to_owned(), context.map(str::to_owned), require.cloned(), asker.map(|a| a.card.id.clone()));
         let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if !cache.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, table)) || cache.1.len() >= ROUTES_MAX {
@@ -335,7 +338,12 @@ impl Broker {
                 self.check_context(&table, ask.context.as_deref().or(call.context.as_deref()))?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
                 let first = ranking.eligible().first().map(|c| c.matched.clone());
-                let matched = first.ok_or_else(|| Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals()))?;
+                let matched = first.ok_or_else(|| {
+                    let asker = asker_of(&table, client.peer);
+                    let asked = Ask { flow: &ask.flow, context: context.as_deref(), require: ask.require.as_ref(), asker };
+                    let fault = Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals());
+                    fault.adding(&elsewhere(&table.modules, &asked))
+                })?;
                 reply(call, &ResolveOut { matched, generation: table.generation }, delimiter)
             }
             (OWN, "Watch") => Err(Fault::expected_more("Watch")),
@@ -409,7 +417,7 @@ impl Broker {
 
     fn rank(&self, table: &Table, ask: &FlowIn, call: &Outgoing, peer: Peer) -> (Ranking, Option<String>) {
         let context = ask.context.clone().or_else(|| call.context.clone()).or_else(|| table.context.clone());
-        let asker = table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid));
+        let asker = asker_of(table, peer);
         let ranking = rank(&table.modules, &Ask { flow: &ask.flow, context: context.as_deref(), require: ask.require.as_ref(), asker });
         (ranking, context)
     }
@@ -541,6 +549,11 @@ fn spread(n: usize) -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static TURN: AtomicUsize = AtomicUsize::new(0);
     if n == 0 { 0 } else { TURN.fetch_add(1, Ordering::Relaxed) % n }
+}
+
+/// The module that asks, if one does: one whose Card wants the flow has wishes of its own.
+fn asker_of(table: &Table, peer: Peer) -> Option<&ModuleRecord> {
+    table.modules.iter().find(|m| m.pid != 0 && i64::from(m.pid) == i64::from(peer.pid))
 }
 
 fn described(call: &Outgoing) -> Result<String, Fault> {

@@ -3,11 +3,12 @@
 //! Invariant: that is decided by the type of an error, or by the name and the data of the mesh's error, and never by a text.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use brahman_card::Fault;
 use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, score, service, storage};
-use brahman_sidecar::ClientError;
+use brahman_sidecar::{ClientError, place};
 use serde_json::Value;
 
 use crate::exit::ExitStatus;
@@ -129,6 +130,16 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
     }
 }
 
+/// What to do where no mesh answers. Every place is named where there would be one by the rule, and was not looked for.
+fn no_mesh_hint(path: &Path, places: &[PathBuf]) -> String {
+    let others = places.iter().filter(|other| other.parent() != path.parent());
+    let others: Vec<String> = others
+        .map(|other| format!("{}, where there is {} socket", other.display(), if other.exists() { "a" } else { "no" }))
+        .collect();
+    let elsewhere = if others.is_empty() { String::new() } else { format!("; not looked at: {}", others.join("; ")) };
+    format!("`brahman up` starts a mesh; --socket or BRAHMAN_SOCKET names another{elsewhere}")
+}
+
 impl Failure {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let plain = |status| Self { status, name: None, message: format!("{error:#}"), hint: None, parameters: None };
@@ -143,9 +154,8 @@ impl Failure {
             return Self { name: Some(name), hint: Some(hint), ..plain(ExitStatus::Failed) };
         }
         match error.downcast_ref::<ClientError>() {
-            Some(ClientError::Connect { .. }) => {
-                let hint = "`brahman up` starts a mesh; --socket or BRAHMAN_SOCKET names another".to_owned();
-                Self { hint: Some(hint), ..plain(ExitStatus::NoMesh) }
+            Some(ClientError::Connect { path, .. }) => {
+                Self { hint: Some(no_mesh_hint(path, &place::mesh_sockets())), ..plain(ExitStatus::NoMesh) }
             }
             Some(ClientError::Deadline(_)) => plain(ExitStatus::TryAgain),
             Some(ClientError::Unsendable(_)) => plain(ExitStatus::BadInput),
@@ -218,6 +228,15 @@ mod tests {
         assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name()))), (6, 4, 1));
         let read = std::fs::read("/no/such/file").context(BadInput(name())).expect_err("it is not there");
         assert_eq!(code(read), 6, "a cause underneath changes nothing");
+    }
+
+    #[test]
+    fn where_no_mesh_answers_the_other_places_are_named() {
+        let (own, system) = (PathBuf::from("/run/user/1/brahman/brahman.sock"), PathBuf::from("/run/brahman/brahman.sock"));
+        let init = Path::new("/run/user/1/brahman/init.sock");
+        let hint = no_mesh_hint(init, &[own.clone(), system]);
+        assert!(hint.contains("`brahman up`") && hint.contains("not looked at: /run/brahman/brahman.sock"), "{hint}");
+        assert!(!no_mesh_hint(init, &[own]).contains("not looked at"));
     }
 
     #[test]

@@ -53,7 +53,7 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the mesh in the foreground; Ctrl-C or `brahman down` stops it
+    /// Run the mesh in the foreground, or in the background with --detach; Ctrl-C or `brahman down` stops it
     Up(Up),
     /// Stop the mesh in order, and wait until it has stopped
     Down,
@@ -68,7 +68,7 @@ enum Command {
         /// Card files or folders; - reads a Card from standard input [default: those that `up` would use]
         paths: Vec<PathBuf>,
     },
-    /// Show which provider a flow resolves to now
+    /// Show which provider a flow, or a method as `call` takes it, resolves to now
     Resolve(Flow),
     /// Show why each provider of a flow ranks as it does
     Explain(Flow),
@@ -171,17 +171,23 @@ struct Up {
     /// Context to start in
     #[arg(long, env = "BRAHMAN_BROKER_CONTEXT")]
     context: Option<String>,
-    /// Folder of Cards
+    /// Folder of Cards, instead of all others
     #[arg(long, env = "BRAHMAN_CARDS")]
     cards: Option<PathBuf>,
     /// Directory for persistent state
     #[arg(long, env = "BRAHMAN_STATE")]
     state: Option<PathBuf>,
+    /// Run it in the background, and return once the mesh answers
+    #[arg(long)]
+    detach: bool,
+    /// Begins a session of its own (`--detach` calls `up` so)
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    session: bool,
 }
 
 #[derive(Args, Debug)]
 struct Flow {
-    /// Interface: org.brahman.Embed, or embed
+    /// Interface or method: org.brahman.Embed, embed, or embed.EmbedText
     flow: String,
     /// Ask under this context instead of the current one
     #[arg(long)]
@@ -403,7 +409,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
     use commands::{adopt, buckets, data, embed, flows, index, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
-        Command::Up(up) => return mesh::up(&up, socket),
+        Command::Up(up) => return mesh::up(&up, socket, output),
         Command::Check { paths } => return mesh::check(&paths, socket, output),
         Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
         Command::Models(Models::Check { folder }) => return models::check(&folder, output),

@@ -24,6 +24,13 @@ pub fn mesh_socket() -> PathBuf {
     }
 }
 
+/// Every place where the mesh socket may be by the rule of [`mesh_socket`], the one that counts first.
+#[must_use]
+pub fn mesh_sockets() -> Vec<PathBuf> {
+    let runtime = path_of("XDG_RUNTIME_DIR").map(|runtime| runtime.join("brahman/brahman.sock"));
+    [path_of("BRAHMAN_SOCKET"), runtime, Some(PathBuf::from("/run/brahman/brahman.sock"))].into_iter().flatten().collect()
+}
+
 /// init's own socket, beside the mesh socket.
 #[must_use]
 pub fn init_socket(mesh: &Path) -> PathBuf {

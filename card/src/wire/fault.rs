@@ -49,6 +49,13 @@ impl Fault {
         self
     }
 
+    /// The same with more words at the end of its message.
+    #[must_use]
+    pub fn adding(self, words: &str) -> Self {
+        let message = format!("{}{words}", self.message());
+        self.with("message", message)
+    }
+
     /// A fault as it came: one of a foreign service has no `message`, and gets what it has in its place, its parameters, or
     /// its name alone.
     #[must_use]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use brahman_card::interface::broker::{ExplainOut, FlowIn, SetContextIn};
 use brahman_card::interface::service::DescriptionIn;
-use brahman_card::interface::{Empty, broker, full_name, service};
+use brahman_card::interface::{self, Empty, broker, full_name, service};
 use brahman_sidecar::CallOptions;
 use brahman_sidecar::client::encode_call;
 use serde_json::Value;
@@ -17,17 +17,34 @@ use crate::failure::{BadInput, NotFound};
 use crate::output::{Output, Tone};
 use crate::{Call, Flow};
 
-fn question(flow: &Flow) -> anyhow::Result<FlowIn> {
+/// Whether the end of a name may be a method's: `EmbedText` in `org.brahman.Embed.EmbedText` or `embed.EmbedText`.
+fn without_method(given: &str) -> Option<&str> {
+    given.rsplit_once('.').filter(|(_, last)| last.starts_with(|c: char| c.is_ascii_uppercase())).map(|(interface, _)| interface)
+}
+
+/// Asks about a flow, or about the interface of a method.
+async fn question(socket: &Path, flow: &Flow) -> anyhow::Result<FlowIn> {
+    let whole = ask_of(flow, &flow.flow)?;
+    let Some(shorter) = without_method(&flow.flow).filter(|_| interface::known(&whole.flow).is_none()) else { return Ok(whole) };
+    if interface::known(&full_name(shorter)).is_some() {
+        return ask_of(flow, shorter);
+    }
+    // Of somebody else's name only the mesh can tell whether it is an interface or a method.
+    let out = get::<broker::method::Explain>(socket, &whole).await?;
+    if out.candidates.is_empty() { ask_of(flow, shorter) } else { Ok(whole) }
+}
+
+fn ask_of(flow: &Flow, name: &str) -> anyhow::Result<FlowIn> {
     let mut require = BTreeMap::new();
     for pair in &flow.require {
         let (name, value) = pair.split_once('=').ok_or_else(|| BadInput(format!("--require {pair}: expected NAME=VALUE")))?;
         require.insert(name.to_owned(), value.to_owned());
     }
-    Ok(FlowIn { flow: full_name(&flow.flow), context: flow.context.clone(), require: Some(require).filter(|r| !r.is_empty()) })
+    Ok(FlowIn { flow: full_name(name), context: flow.context.clone(), require: Some(require).filter(|r| !r.is_empty()) })
 }
 
 pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyhow::Result<()> {
-    let out = get::<broker::method::Resolve>(socket, &question(flow)?).await?;
+    let out = get::<broker::method::Resolve>(socket, &question(socket, flow).await?).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -38,7 +55,7 @@ pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyh
 }
 
 pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyhow::Result<()> {
-    let ask = question(flow)?;
+    let ask = question(socket, flow).await?;
     let out = get::<broker::method::Explain>(socket, &ask).await?;
     // Said of no one module: whatever the flow, nothing could serve it.
     if out.candidates.is_empty() {
@@ -165,6 +182,19 @@ mod tests {
     use brahman_card::interface::broker::{Candidate, Match};
 
     use super::*;
+
+    #[test]
+    fn the_method_of_a_flow_is_told_by_its_capital() {
+        for (given, interface) in [
+            ("embed.EmbedText", Some("embed")),
+            ("org.brahman.Embed.EmbedText", Some("org.brahman.Embed")),
+            ("org.example.WordCount", Some("org.example")),
+            ("embed", None),
+            ("org.example.words", None),
+        ] {
+            assert_eq!(without_method(given), interface, "{given}");
+        }
+    }
 
     #[test]
     fn an_explanation_ranks_and_says_why_not() {

@@ -1,9 +1,10 @@
 //! Running a mesh and looking after it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -12,6 +13,8 @@ use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::init::{LabelIn, LogsIn, LogsOut};
 use brahman_card::interface::{Empty, Method, broker, init};
 use brahman_sidecar::place::cards::{self, CardSource, FoundCard, Mask, ReplacedCard};
+use brahman_sidecar::module::EXIT_CONFIG;
+use brahman_sidecar::place::state::{Holder, StateError, check_place};
 use brahman_sidecar::{ClientError, place};
 
 use super::{get, is_standard, sibling, stdin_bytes, stream};
@@ -19,10 +22,24 @@ use crate::Up;
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
-/// Becomes `brahman-init`, so that signals reach it without a go-between.
-pub(crate) fn up(up: &Up, socket: &Path) -> anyhow::Result<()> {
+/// Becomes `brahman-init`, so that signals reach it without a go-between; or starts it in the background.
+pub(crate) fn up(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
+    if up.detach {
+        return detach(up, socket, output);
+    }
+    if up.session {
+        // Of a session of its own, nobody's terminal ends it.
+        rustix::process::setsid().context("no session of its own")?;
+    }
     let program = sibling("brahman-init");
     let mut command = Command::new(&program);
+    pass_on(&mut command, up, socket);
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}; it belongs beside `brahman` or in PATH", program.display()))
+}
+
+/// The arguments that `up` and `brahman-init` share.
+fn pass_on(command: &mut Command, up: &Up, socket: &Path) {
     command.arg("--socket").arg(socket);
     for (flag, value) in [("--cards", &up.cards), ("--state", &up.state)] {
         if let Some(value) = value {
@@ -32,8 +49,102 @@ pub(crate) fn up(up: &Up, socket: &Path) -> anyhow::Result<()> {
     if let Some(context) = &up.context {
         command.arg("--context").arg(context);
     }
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot start {}; it belongs beside `brahman` or in PATH", program.display()))
+}
+
+/// How long a mesh that was started in the background may take until its broker answers: a moment, or seconds on a busy machine.
+const DETACH_WAIT: Duration = Duration::from_secs(60);
+/// Where init's own words go then, in the state directory; those of the start before are kept beside it.
+const DETACHED_LOG: &str = "up.log";
+/// How much of that log is told if the mesh does not start.
+const DETACHED_LINES: usize = 10;
+
+/// Starts the mesh in the background, and returns once it answers.
+fn detach(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
+    let socket = std::path::absolute(socket)?;
+    if std::os::unix::net::UnixStream::connect(place::init_socket(&socket)).is_ok() {
+        bail!("a mesh runs at {} already: `brahman status` shows it, `brahman down` stops it", socket.display());
+    }
+    let state = std::path::absolute(up.state.clone().unwrap_or_else(place::state_dir))?;
+    // As init will: nothing is written to another mesh's state.
+    check_place(&state).map_err(|error| anyhow::Error::from(error).context(BadInput("cannot use the state".to_owned())))?;
+    if let Some(Holder { pid, socket }) = Holder::of(&state) {
+        let taken = StateError::Taken { state, socket, pid };
+        return Err(anyhow::Error::from(taken).context(BadInput("cannot use the state".to_owned())));
+    }
+    place::private_dir(&state).with_context(|| format!("cannot create the state directory {}", state.display()))?;
+    let log = state.join(DETACHED_LOG);
+    match std::fs::rename(&log, state.join(format!("{DETACHED_LOG}.1"))) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot move {} aside", log.display()));
+        }
+        _ => {}
+    }
+    let written = std::fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&log);
+    let written = written.with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
+    command.args(["up", "--session"]);
+    pass_on(&mut command, up, &socket);
+    command.stdin(Stdio::null()).stdout(written.try_clone()?).stderr(written);
+    let mut child = command.spawn().context("cannot start `brahman up`")?;
+    let bar = output.spinner("starting");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(until_it_answers(&mut child, &socket));
+    bar.finish_and_clear();
+    let context = outcome.map_err(|error| error.context(last_words(&log)))?;
+    if output.json() {
+        output.print_json(&serde_json::json!({ "pid": child.id(), "socket": socket, "context": context, "log": log }));
+        return Ok(());
+    }
+    let named = context.as_deref().map_or_else(|| "no context".to_owned(), |name| format!("context {name}"));
+    output.line(&format!("the mesh runs as process {}, {named}, socket {}, log {}", child.id(), socket.display(), log.display()));
+    let brahman = if socket == place::mesh_socket() { "brahman".to_owned() } else { format!("brahman --socket {}", socket.display()) };
+    output.line(&next_steps(&brahman, user_unit().is_some()));
+    Ok(())
+}
+
+/// Waits until the mesh answers, and gives its context; an error if its init has ended before.
+async fn until_it_answers(child: &mut Child, socket: &Path) -> anyhow::Result<Option<String>> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let ended = format!("brahman-init ended with {status}");
+            // sysexits.h EX_CONFIG: what only a person can mend.
+            return Err(if status.code() == Some(i32::from(EXIT_CONFIG)) { BadInput(ended).into() } else { anyhow::anyhow!(ended) });
+        }
+        let asked = tokio::time::timeout(Duration::from_millis(500), get::<broker::method::GetContext>(socket, &Empty {})).await;
+        if let Ok(Ok(now)) = asked {
+            return Ok(now.context);
+        }
+        if begun.elapsed() > DETACH_WAIT {
+            bail!("the mesh has not answered within {} s; `brahman down` stops it", DETACH_WAIT.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The end of a log, for a person whose mesh did not start.
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(DETACHED_LINES)..].join("\n");
+    format!("the mesh did not start; the end of its log, {}:\n{last}\n", log.display())
+}
+
+/// What a person does with a mesh in the background.
+fn next_steps(brahman: &str, is_unit_there: bool) -> String {
+    let enable = "`systemctl --user enable brahman.socket brahman.service`";
+    let again = if is_unit_there { enable.to_owned() } else { format!("{enable}, once `make install` has brought the units,") };
+    format!("`{brahman} status` shows it, `{brahman} down` stops it; {again} starts it at every login")
+}
+
+/// The user unit, where systemd looks for it: systemd.unit(5).
+fn user_unit() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
+    let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    let own = [config, data].into_iter().flatten().map(|folder| folder.join("systemd/user"));
+    let system = ["/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"].map(PathBuf::from);
+    own.chain(system).map(|folder| folder.join("brahman.service")).find(|unit| unit.exists())
 }
 
 /// Asks init to end, and waits until nobody answers on its socket.
@@ -326,12 +437,14 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
         return Err(BadInput(format!("no Cards found: expected *.toml or *.json files; looked at {}", looked.join(", "))).into());
     }
     errors.extend(cards::collisions(&checked.found, &mesh));
-    // A Card that is looked at alone may require what lies beside it, or what is installed.
     let mut known = checked.found.clone();
-    let beside = paths.iter().filter(|path| !path.is_dir()).filter_map(|path| path.parent()).map(|folder| Path::new(".").join(folder));
-    for source in beside.map(CardSource::Folder).chain(cards::sources(None)) {
+    if !paths.is_empty() {
+        // A Card that is looked at alone may require what lies beside it, or what is installed.
+        let files = paths.iter().filter(|path| !path.is_dir());
+        let beside = files.filter_map(|path| path.parent()).map(|folder| CardSource::Folder(Path::new(".").join(folder)));
+        let around: Vec<CardSource> = beside.chain(cards::sources(None)).collect();
         // Of no interest here if it cannot be read.
-        known.extend(cards::read(&[source]).map(|reading| reading.cards).unwrap_or_default());
+        known.extend(cards::read(&around).map(|reading| reading.cards).unwrap_or_default());
     }
     let asked: BTreeSet<&str> = checked.found.iter().map(|card| card.origin.as_str()).collect();
     errors.extend(cards::unrunnable(&known).into_iter().filter(|error| asked.contains(error.origin.as_str())));
@@ -410,6 +523,17 @@ mod tests {
         insta::assert_snapshot!("status", output.printed());
         let pids: Vec<_> = scripted(&status).expect("JSON")["modules"].as_array().expect("modules").iter().map(|m| m["pid"].clone()).collect();
         assert_eq!(pids, [serde_json::json!(4711), serde_json::json!(4712), serde_json::Value::Null], "no process has no number");
+    }
+
+    #[test]
+    fn a_mesh_in_the_background_says_how_to_see_stop_and_start_it_again() {
+        for is_unit_there in [true, false] {
+            let line = next_steps("brahman", is_unit_there);
+            for words in ["`brahman status`", "`brahman down`", "`systemctl --user enable brahman.socket brahman.service`"] {
+                assert!(line.contains(words), "{line}");
+            }
+            assert_eq!(line.contains("make install"), !is_unit_there, "{line}");
+        }
     }
 
     #[test]

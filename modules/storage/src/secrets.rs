@@ -57,6 +57,12 @@ pub enum SecretError {
         /// Cause.
         source: io::Error,
     },
+    /// There is no file.
+    #[error("there is no secrets file; looked at {looked}")]
+    Missing {
+        /// Every place, the one that counts first.
+        looked: String,
+    },
     /// The file is not one that is taken.
     #[error("secrets file {path}: {why}")]
     Unfit {
@@ -78,13 +84,28 @@ pub enum SecretError {
 /// Where secrets are: `$BRAHMAN_SECRETS`, else `brahman/secrets.toml` in the user's configuration, else `/etc/brahman`.
 #[must_use]
 pub fn file() -> PathBuf {
+    let mut places = places();
+    let last = places.len() - 1;
+    let at = places.iter().position(|file| file.exists()).unwrap_or(last);
+    places.swap_remove(at)
+}
+
+/// Every place where the secrets file may be, at least one, the one that counts first.
+fn places() -> Vec<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     if let Some(file) = set("BRAHMAN_SECRETS") {
-        return file;
+        return vec![file];
     }
     let user = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
-    let own = user.map(|folder| folder.join("brahman/secrets.toml")).filter(|file| file.exists());
-    own.unwrap_or_else(|| PathBuf::from("/etc/brahman/secrets.toml"))
+    let own = user.map(|folder| folder.join("brahman/secrets.toml"));
+    own.into_iter().chain([PathBuf::from("/etc/brahman/secrets.toml")]).collect()
+}
+
+/// Where a file was looked for that is not there: in every place, if it is one of them.
+fn looked_at(path: &Path) -> String {
+    let places = places();
+    let looked = if places.iter().any(|place| place == path) { places } else { vec![path.to_owned()] };
+    looked.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Reads one secret.
@@ -94,7 +115,10 @@ pub fn file() -> PathBuf {
 pub fn read(path: &Path, name: &str) -> Result<Secret, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
     let unfit = |why: String| SecretError::Unfit { path: path.to_owned(), why };
-    let mut open = File::open(path).map_err(unreadable)?;
+    let mut open = File::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => SecretError::Missing { looked: looked_at(path) },
+        _ => unreadable(source),
+    })?;
     let meta = open.metadata().map_err(unreadable)?;
     let own = rustix::process::geteuid().as_raw();
     if meta.uid() != own {
@@ -136,6 +160,10 @@ mod tests {
         assert!(!format!("{secret:?}").contains("p@"));
         let error = read(file.path(), "other").expect_err("there is none").to_string();
         assert!(error.contains("[other]"), "{error}");
+        let none = Path::new("/no/such/secrets.toml");
+        let error = read(none, "shop").expect_err("there is none").to_string();
+        assert!(error.contains("/no/such/secrets.toml"), "{error}");
+        assert!(looked_at(Path::new("/etc/brahman/secrets.toml")).ends_with("/etc/brahman/secrets.toml"));
         write("[shop]\npassword = 'hunter2' hunter2\n", 0o600);
         let error = read(file.path(), "shop").expect_err("no TOML").to_string();
         assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");

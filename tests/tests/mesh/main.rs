@@ -7,6 +7,7 @@ mod data;
 mod datasets;
 mod encrypted;
 mod faults;
+mod first_hour;
 mod foreign;
 mod index;
 mod keep_away;

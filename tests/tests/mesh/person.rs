@@ -196,8 +196,9 @@ fn check_looks_where_up_does_and_refuses_what_cannot_run() {
     assert!(words.contains("fine.toml"), "{words}");
     for (bad, reason) in [
         (card("absent", "no-such-program", ""), "`no-such-program` was not found"),
-        (card("relative", "./no/such", ""), "`./no/such` was not found"),
+        (card("relative", "./no/such", ""), "`./no/such` is a relative path"),
         (card("needy", "sh", "requires = [\"nobody\"]"), "`nobody`"),
+        (("twin".to_owned(), card("fine", "sh", "").1), "same label as `fine`"),
         (card("ring", "sh", "requires = [\"ring\"]"), "ring → ring"),
         (card("same", "sh", "service_socket = \"fine.sock\""), "`fine`"),
         (card("notify", "sh", ""), "label: `notify`"),
