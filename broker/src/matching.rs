@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use brahman_card::card::{FlowType, contexts};
 use brahman_card::interface::broker::Match;
+use brahman_card::names::base_of;
 use brahman_card::{Label, ModuleRecord, ModuleState};
 
 /// Who serves a flow, asked for whom and under what.
@@ -108,7 +109,8 @@ pub fn elsewhere(modules: &[ModuleRecord], ask: &Ask<'_>) -> String {
 
 fn key(c: &RankedProvider) -> impl Ord + '_ {
     let m = &c.matched;
-    (c.refused.is_some(), Reverse(m.pinned), m.via != "exact", Reverse(m.priority), &m.label, &m.id)
+    // Replicas stand together, whatever other label begins as theirs does.
+    (c.refused.is_some(), Reverse(m.pinned), m.via != "exact", Reverse(m.priority), base_of(&m.label), &m.label, &m.id)
 }
 
 /// Why a waiting module waits for something that nobody brings: what it requires was stopped or has failed, or waits so itself.
@@ -163,7 +165,7 @@ fn consider(index: usize, modules: &[ModuleRecord], ask: &Ask<'_>, wish: &Wish<'
         id: card.id.clone(),
         socket: module.socket.clone(),
         via: if offered.name.eq_ignore_ascii_case(name) { "exact" } else { "structural" }.to_owned(),
-        pinned: wish.pin == Some(&card.label),
+        pinned: wish.pin.is_some_and(|pin| card.label.answers_to(pin.as_str())),
         priority: card.priority.rank() + rule.map_or(0, |rule| rule.priority_offset),
         mock: card.mock,
         state: module.state,
@@ -267,6 +269,23 @@ mod tests {
         let ranking = rank(&modules, &ask(Some("prod")));
         assert_eq!(ranking.eligible, 0);
         assert_eq!(ranking.refusals(), ["embed-real: is failed: no model", "embed-mock: is excluded in context `prod`"]);
+    }
+
+    #[test]
+    fn replicas_of_a_card_stand_together_and_a_pin_to_it_means_each() {
+        let replicas = module("b", "").card;
+        let numbered = |number| {
+            let mut replica = module("b", "");
+            replica.card.label = replicas.label.replica(number);
+            replica.card.id = format!("id-{number}");
+            replica
+        };
+        let modules = [module("b-other", ""), numbered(2), module("a", ""), numbered(1)];
+        let order = |ask: &Ask<'_>| -> Vec<String> { rank(&modules, ask).eligible().iter().map(|c| c.matched.label.clone()).collect() };
+        assert_eq!(order(&ask(None)), ["a", "b@1", "b@2", "b-other"]);
+        let pinned = "[[flow.input]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\npin_to = \"b\"";
+        let asker = module("c", pinned);
+        assert_eq!(order(&Ask { asker: Some(&asker), ..ask(None) }), ["b@1", "b@2", "a", "b-other"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use brahman_card::interface::broker::{
     Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextIn, SetContextOut, StatusOut, WatchOut,
 };
 use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
+use brahman_card::names::base_of;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::parameters;
 use brahman_card::{ModuleRecord, ModuleState, interface};
@@ -517,7 +518,8 @@ fn choose(found: &FoundRoute, avoid: Option<&str>) -> Option<Arc<Target>> {
     let open = |target: &&Arc<Target>| Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p));
     let targets = &found.targets;
     let best = targets.iter().find(open).or_else(|| targets.first())?;
-    let replicas: Vec<&Arc<Target>> = targets.iter().filter(|t| t.label == best.label && t.id != best.id).filter(open).collect();
+    let is_replica = |target: &&Arc<Target>| base_of(&target.label) == base_of(&best.label) && target.id != best.id;
+    let replicas: Vec<&Arc<Target>> = targets.iter().filter(is_replica).filter(open).collect();
     // Two at random would be the textbook's; with the load in the cost, first against any other does the same.
     let pick = replicas.get(spread(replicas.len())).copied();
     let chosen = match (pick, &best.provider) {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::names::Label;
+pub use crate::names::{Label, REPLICAS_MAX};
 pub use context::{answers, contexts, nearest, unknown_context};
 pub use names::{INTERFACES_OF_INIT, SOCKET_PATH_BYTES_MAX, is_reserved};
 pub use parse::{CardError, Dialect, json_schema};
@@ -48,6 +48,10 @@ pub struct Card {
     /// Whether the process is meant to stay.
     #[serde(default)]
     pub lifecycle: Lifecycle,
+    /// How many modules the Card makes: more than 1 are called `label@1`, `label@2`, …, each with a process, a socket, a state directory
+    /// and logs of its own. Calls are shared among them.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub replicas: u32,
     /// Rank among providers of the same flow, before the context's offset.
     #[serde(default)]
     pub priority: Priority,
@@ -97,6 +101,16 @@ pub struct Card {
     /// Reverse-domain keys, kept and shown, never interpreted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extensions: BTreeMap<String, serde_json::Value>,
+}
+
+/// A Card makes one module unless it says otherwise.
+fn one() -> u32 {
+    1
+}
+
+/// The default, which is left out of what is written: a reader that does not know the field reads such Cards as ever.
+fn is_one(replicas: &u32) -> bool {
+    *replicas == 1
 }
 
 /// What init runs for a module.
@@ -357,6 +371,20 @@ impl Card {
     #[must_use]
     pub fn socket_name(&self) -> String {
         self.service_socket.clone().unwrap_or_else(|| format!("{}.sock", self.label))
+    }
+
+    /// The modules that this Card makes: itself, or its replicas, each with an id and a socket of its own.
+    #[must_use]
+    pub fn instances(&self) -> Vec<Self> {
+        if self.replicas <= 1 {
+            return vec![self.clone()];
+        }
+        let replica = |number| {
+            let mut replica = Self { label: self.label.replica(number), replicas: 1, ..self.clone() };
+            replica.id = parse::minted_id(&replica);
+            replica
+        };
+        (1..=self.replicas).map(replica).collect()
     }
 
     /// Interfaces among the offered flows.

@@ -18,6 +18,12 @@ use thiserror::Error;
 /// Characters of a refused name that are told: enough to know it by.
 const SHOWN_CHARS: usize = 64;
 
+/// Most replicas a Card may ask for: more than one machine has use for.
+pub const REPLICAS_MAX: u32 = 64;
+
+/// What stands between the label of a Card and the number of one of its replicas.
+const NUMBER_SIGN: char = '@';
+
 /// What a name is of: each kind has rules of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -97,7 +103,8 @@ impl Kind {
         let Rule { bytes_max, capitals, .. } = self.rule();
         let plain =
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-') || (capitals && b.is_ascii_uppercase());
-        if (1..=bytes_max).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.') {
+        let stem = if self == Self::Label { base_of(name) } else { name };
+        if (1..=bytes_max).contains(&stem.len()) && stem.bytes().all(plain) && !stem.starts_with('.') {
             return Ok(());
         }
         Err(NameError::Malformed { kind: self, name: shown(name) })
@@ -109,6 +116,9 @@ impl Kind {
     /// [`NameError`].
     pub fn check_new(self, name: &str) -> Result<(), NameError> {
         self.check(name)?;
+        if name.contains(NUMBER_SIGN) {
+            return Err(NameError::Malformed { kind: self, name: shown(name) });
+        }
         if name.ends_with('.') {
             return Err(NameError::TrailingDot { kind: self, name: shown(name) });
         }
@@ -123,6 +133,16 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.rule().noun)
     }
+}
+
+/// A module's label without the number of a replica: `embed` for `embed@2`. Any other name is given back as it is.
+#[must_use]
+pub fn base_of(label: &str) -> &str {
+    let numbered = label.split_once(NUMBER_SIGN).filter(|(_, number)| {
+        let is_plain = number.bytes().all(|b| b.is_ascii_digit()) && !number.starts_with('0');
+        is_plain && number.parse().is_ok_and(|number: u32| (1..=REPLICAS_MAX).contains(&number))
+    });
+    numbered.map_or(label, |(base, _)| base)
 }
 
 /// A name as it can be told: nothing in it moves a terminal's cursor, and it fits a line.
@@ -244,8 +264,34 @@ names! {
     ModelName, Model;
     /// A profile's name.
     ProfileName, Profile;
-    /// A module's name: 1 to 64 of `a-z0-9._-`.
+    /// A module's name: 1 to 64 of `a-z0-9._-`, and `@N` behind it for one of a Card's replicas.
     Label, Label;
+}
+
+impl Label {
+    /// The label of one of a Card's replicas, which are counted from 1.
+    #[must_use]
+    pub fn replica(&self, number: u32) -> Self {
+        Self(format!("{}{NUMBER_SIGN}{number}", self.base()))
+    }
+
+    /// The label that the Card has: without the number of a replica.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        base_of(&self.0)
+    }
+
+    /// Whether it is one of a Card's replicas.
+    #[must_use]
+    pub fn is_replica(&self) -> bool {
+        self.0.contains(NUMBER_SIGN)
+    }
+
+    /// Whether somebody who says `name` means this module: by its own label, or by that of the Card whose replica it is.
+    #[must_use]
+    pub fn answers_to(&self, name: &str) -> bool {
+        self.0 == name || self.base() == name
+    }
 }
 
 #[cfg(test)]
@@ -321,6 +367,20 @@ mod tests {
                 prop_assert!(why.len() < 2000 && !why.contains(char::is_control), "{}", why);
             }
         }
+    }
+
+    #[test]
+    fn the_replicas_of_a_card_are_numbered_and_no_card_may_be_called_so() {
+        let label: Label = "embed".parse().expect("a label");
+        let second = label.replica(2);
+        assert_eq!((second.as_str(), second.base(), second.is_replica(), label.is_replica()), ("embed@2", "embed", true, false));
+        assert!(second.answers_to("embed") && second.answers_to("embed@2") && !second.answers_to("embed@1"));
+        assert_eq!((second.replica(3).as_str(), "embed@64".parse::<Label>().is_ok()), ("embed@3", true));
+        assert!(matches!(Label::new("embed@2"), Err(NameError::Malformed { .. })), "for nothing new");
+        for bad in ["embed@", "embed@0", "embed@01", "embed@65", "embed@x", "embed@1@2", "@1", "embed@-1", "embed@+1"] {
+            assert!(Kind::Label.check(bad).is_err(), "{bad}");
+        }
+        assert!(Kind::Index.check("embed@1").is_err() && Kind::Bucket.check("embed@1").is_err());
     }
 
     #[test]

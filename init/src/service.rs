@@ -107,8 +107,15 @@ impl InitService {
 
     async fn logs(&self, call: &Call) -> Result<Reply, Fault> {
         let LogsIn { label, follow, lines } = call.parameters()?;
-        if !self.table.borrow().modules.iter().any(|m| m.card.label.as_str() == label) {
-            return Err(no_such_module(&label));
+        let replicas: Vec<String> = {
+            let table = self.table.borrow();
+            let named = table.modules.iter().filter(|m| m.card.label.answers_to(&label));
+            named.map(|m| m.card.label.to_string()).collect()
+        };
+        // Each has logs of its own.
+        if !replicas.contains(&label) {
+            let fault = no_such_module(&label);
+            return Err(if replicas.is_empty() { fault } else { fault.adding(&format!("; its replicas are {}", replicas.join(", "))) });
         }
         let wanted = usize::try_from(lines.unwrap_or(100)).unwrap_or(usize::MAX);
         let (lines, mut dropped, mut news) = self.logs.tail(&label, wanted);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use brahman_card::{Card, Fault};
 use brahman_sidecar::chain;
-use brahman_sidecar::place::cards::{CardSource, Reading, collisions, looked_at, read};
+use brahman_sidecar::place::cards::{CardSource, Reading, collisions, instances, looked_at, read};
 use brahman_sidecar::place::state::StateError;
 use brahman_sidecar::place::{self, GroupError};
 use thiserror::Error;
@@ -74,7 +74,7 @@ pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>
     Ok(Some(gid))
 }
 
-/// The Cards that a mesh is made of.
+/// The Cards that a mesh is made of, one for each module.
 #[derive(Debug, Default)]
 pub(crate) struct LoadedCards {
     pub(crate) cards: Vec<Card>,
@@ -100,8 +100,9 @@ pub(crate) fn load(sources: &[CardSource], mesh: &Path) -> Result<LoadedCards, F
         return Err(bad_card(&format!("no Cards: expected *.toml or *.json files, see --cards; looked at {looked}")));
     }
     tell_layers(&reading);
-    let origins = reading.cards.iter().map(|found| (found.card.id.clone(), found.origin.clone())).collect();
-    Ok(LoadedCards { cards: reading.cards.into_iter().map(|found| found.card).collect(), origins })
+    let modules = instances(&reading.cards);
+    let origins = modules.iter().map(|found| (found.card.id.clone(), found.origin.clone())).collect();
+    Ok(LoadedCards { cards: modules.into_iter().map(|found| found.card).collect(), origins })
 }
 
 /// Says how many Cards each layer gave, and which were left aside.

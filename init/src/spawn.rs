@@ -11,6 +11,7 @@ use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 
 use brahman_card::Card;
 use brahman_card::card::{Access, Native, Payload};
+use brahman_sidecar::place;
 use brahman_sidecar::place::cards::{ProgramError, program};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid};
 use thiserror::Error;
@@ -112,6 +113,10 @@ pub(crate) fn spawn(
     };
     let program = program(native).map_err(SpawnError::Program)?;
     let passing = |source: io::Error| SpawnError::Start { exec: native.exec.clone(), source };
+    let state = state_of(card, places);
+    if card.label.is_replica() {
+        place::private_dir(&state).map_err(passing)?;
+    }
     let mut command = Command::new("/proc/self/exe");
     command.arg("__exec").arg(format!("--parent={}", std::process::id()));
     if let Some(files) = card.limits.files {
@@ -128,7 +133,7 @@ pub(crate) fn spawn(
         (None, None) => {}
     }
     command.arg("--").arg(&program).args(&native.argv);
-    for (key, value) in environment(card, native, places) {
+    for (key, value) in environment(card, native, places, &state) {
         match value {
             Some(value) => command.env(key, value),
             None => command.env_remove(key),
@@ -149,8 +154,16 @@ pub(crate) fn spawn(
     }
 }
 
+/// Folder of the state directory in which the replicas of Cards have theirs.
+const REPLICAS: &str = "replicas";
+
+/// Where a module's lasting state is: the mesh's, or a replica's own.
+fn state_of(card: &Card, places: &Places) -> PathBuf {
+    if card.label.is_replica() { places.state.join(REPLICAS).join(card.label.as_str()) } else { places.state.clone() }
+}
+
 /// Paths as they are, UTF-8 or not. A value of none removes what init itself was started with.
-fn environment(card: &Card, native: &Native, places: &Places) -> BTreeMap<String, Option<OsString>> {
+fn environment(card: &Card, native: &Native, places: &Places, state: &Path) -> BTreeMap<String, Option<OsString>> {
     let path = |path: &Path| Some(path.as_os_str().to_owned());
     let text = |text: String| Some(OsString::from(text));
     let mut all: BTreeMap<String, Option<OsString>> = [
@@ -158,7 +171,7 @@ fn environment(card: &Card, native: &Native, places: &Places) -> BTreeMap<String
         ("BRAHMAN_CARD_ID", text(card.id.clone())),
         ("BRAHMAN_INIT", path(&places.init)),
         ("BRAHMAN_SOCKET", path(&places.mesh)),
-        ("BRAHMAN_STATE", path(&places.state)),
+        ("BRAHMAN_STATE", path(state)),
         ("BRAHMAN_CACHE", path(&places.cache)),
         // Calls are to finish before the SIGKILL, not at it.
         ("BRAHMAN_GRACE_MS", text((GRACE_MS - 500).to_string())),

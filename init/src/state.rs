@@ -143,10 +143,10 @@ impl State {
         self.modules.iter().find(|(_, entry)| entry.pid == Some(pid)).map(|(id, _)| id)
     }
 
-    /// Whether a module of this label exists.
+    /// Whether a module of this label, or a replica of one, exists.
     #[must_use]
     pub(crate) fn has_label(&self, label: &str) -> bool {
-        self.modules.values().any(|entry| entry.card.label.as_str() == label)
+        self.modules.values().any(|entry| entry.card.label.answers_to(label))
     }
 
     /// Whether this session is open.
@@ -168,7 +168,7 @@ impl State {
     /// Why a command on a label would do nothing; none if it does something, or if there is no such label.
     #[must_use]
     pub(crate) fn refusal(&self, label: &str, command: Command) -> Option<String> {
-        let mut named = self.modules.values().filter(|entry| entry.card.label.as_str() == label).peekable();
+        let mut named = self.modules.values().filter(|entry| entry.card.label.answers_to(label)).peekable();
         let first = *named.peek()?;
         if named.any(|entry| entry.is_started_here() || (command == Command::Stop && entry.session.is_some())) {
             return None;
@@ -474,7 +474,7 @@ impl State {
     }
 
     fn command(&mut self, label: &str, command: Command, now: Millis, effects: &mut Vec<Effect>) {
-        for (id, entry) in self.modules.iter_mut().filter(|(_, e)| e.card.label.as_str() == label) {
+        for (id, entry) in self.modules.iter_mut().filter(|(_, e)| e.card.label.answers_to(label)) {
             if !entry.is_started_here() {
                 // Its end is its own doing; all that can be done is to ask.
                 if let Some(session) = entry.session.clone().filter(|_| command == Command::Stop) {

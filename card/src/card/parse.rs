@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use super::names::{INTERFACES_OF_INIT, is_reserved};
 use super::{Access, CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision};
-use crate::interface::OURS;
-use crate::names::Kind;
+use crate::interface::{self, OURS};
+use crate::names::{Kind, REPLICAS_MAX};
 use crate::wire::DEPTH_MAX;
 
 /// Why a Card was refused.
@@ -54,6 +54,15 @@ pub fn json_schema() -> Value {
     }
     schema
 }
+
+/// Interfaces of ours that have one writer for the whole mesh, and so no replicas.
+const SINGLE_WRITERS: [&str; 5] = [
+    interface::broker::INTERFACE.name,
+    interface::catalog::INTERFACE.name,
+    interface::storage::INTERFACE.name,
+    interface::index::INTERFACE.name,
+    interface::ingest::INTERFACE.name,
+];
 
 pub(super) fn parse(origin: &str, text: &[u8], dialect: Dialect) -> Result<Card, CardError> {
     let fail = |field: &str, expected: String| CardError { origin: origin.into(), field: field.into(), expected };
@@ -155,6 +164,11 @@ fn check(card: &Card) -> Result<(), (String, String)> {
     {
         return fail("payload.native.exec", "empty, expected a program's path or name".into());
     }
+    if card.label.is_replica() {
+        let why = format!("`{}`: replicas are numbered by `replicas = N`, expected a label without `@`", card.label);
+        return fail("label", why);
+    }
+    check_replicas(card)?;
     if Kind::Label.reserves(card.label.as_str()) {
         return fail("label", format!("`{}` is a name of the mesh's own parts, expected another", card.label));
     }
@@ -227,6 +241,27 @@ fn check(card: &Card) -> Result<(), (String, String)> {
     Ok(())
 }
 
+/// Whether a Card may have as many replicas as it says.
+fn check_replicas(card: &Card) -> Result<(), (String, String)> {
+    let fail = |why: String| Err(("replicas".to_owned(), why));
+    if !(1..=REPLICAS_MAX).contains(&card.replicas) {
+        return fail(format!("{}, expected 1 to {REPLICAS_MAX}", card.replicas));
+    }
+    if card.replicas == 1 {
+        return Ok(());
+    }
+    if !matches!(card.payload, Payload::Native(_)) || card.supervision == Supervision::Delegate {
+        return fail("init does not start this module, and so makes no replicas of it: expected 1".into());
+    }
+    if card.service_socket.is_some() || !card.id.is_empty() {
+        return fail("each replica has a socket and an id of its own: expected neither `service_socket` nor `id` beside it".into());
+    }
+    match card.offered_interfaces().find(|name| SINGLE_WRITERS.contains(name)) {
+        Some(name) => fail(format!("{name} has one writer in a mesh: expected 1")),
+        None => Ok(()),
+    }
+}
+
 /// Whether `name` is a Varlink interface name: reverse-domain, at least two elements of letters, digits and hyphens.
 #[must_use]
 pub(crate) fn is_interface_name(name: &str) -> bool {
@@ -237,7 +272,7 @@ pub(crate) fn is_interface_name(name: &str) -> bool {
 }
 
 /// A ULID whose bits come from label and socket: stable over restarts, equal on every machine.
-fn minted_id(card: &Card) -> String {
+pub(super) fn minted_id(card: &Card) -> String {
     let digest = Sha256::digest(format!("{}\0{}", card.label, card.socket_name()));
     let mut bytes = [0_u8; 16];
     bytes.copy_from_slice(&digest[..16]);
@@ -299,6 +334,31 @@ priority_offset = 10
             assert!(error.field.contains(field), "{error}");
             assert!(error.expected.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn replicas_are_modules_of_their_own_and_only_where_there_may_be_several() {
+        let with = |line: &str| GOOD.replace("mock = true", &format!("mock = true\n{line}"));
+        let one = Card::parse("good.toml", GOOD.as_bytes()).expect("a good Card");
+        assert_eq!((one.replicas, one.instances()), (1, vec![one.clone()]));
+        assert!(!String::from_utf8_lossy(&one.to_json()).contains("replicas"), "an older reader reads it");
+        let three = Card::parse("good.toml", with("replicas = 3").as_bytes()).expect("a good Card").instances();
+        let labels: Vec<String> = three.iter().map(|card| card.label.to_string()).collect();
+        assert_eq!(labels, ["embed-mock@1", "embed-mock@2", "embed-mock@3"]);
+        assert_eq!(three[1].socket_name(), "embed-mock@2.sock");
+        assert!(three[0].id != three[1].id && three.iter().all(|card| card.replicas == 1));
+        assert_eq!(serde_json::from_slice::<Card>(&three[2].to_json()).expect("read again"), three[2]);
+        for (line, words) in [
+            ("replicas = 0", "expected 1 to 64"),
+            ("replicas = 65", "expected 1 to 64"),
+            ("replicas = 2\nservice_socket = \"x.sock\"", "of its own"),
+        ] {
+            let error = refused(&with(line));
+            assert!(error.field == "replicas" && error.expected.contains(words), "{error}");
+        }
+        let catalog = with("replicas = 2").replace("org.brahman.Embed", "org.brahman.Catalog");
+        assert!(refused(&catalog).expected.contains("one writer"));
+        assert_eq!(refused(&GOOD.replace("label = \"embed-mock\"", "label = \"embed-mock@1\"")).field, "label");
     }
 
     #[test]

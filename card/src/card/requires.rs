@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Card;
 
-/// Whether `card` is what `requirement` names: a label, or an interface it offers.
+/// Whether `card` is what `requirement` names: a label, be it that of the Card whose replica it is, or an interface it offers.
 #[must_use]
 pub fn satisfies(card: &Card, requirement: &str) -> bool {
-    card.label.as_str() == requirement || card.offered_interfaces().any(|interface| interface == requirement)
+    card.label.answers_to(requirement) || card.offered_interfaces().any(|interface| interface == requirement)
 }
 
 /// Every Card on a cycle of requirements, by id, with the path in labels.

@@ -16,6 +16,7 @@ impl MetRequirements {
         for (card, state) in modules {
             if state == ModuleState::Ready {
                 met.insert(card.label.to_string());
+                met.insert(card.label.base().to_owned());
                 met.extend(card.offered_interfaces().map(str::to_owned));
             }
         }

@@ -15,7 +15,18 @@ use brahman_card::interface::broker;
 use brahman_card::{Card, CardError};
 use thiserror::Error;
 
+use layers::CARDS_MAX;
 pub use layers::{CardSource, FoundCard, Mask, Reading, ReplacedCard, files, layer_of, looked_at, read, read_one, sources};
+
+/// The modules that these Cards make: each itself, or its replicas.
+#[must_use]
+pub fn instances(cards: &[FoundCard]) -> Vec<FoundCard> {
+    let all = |found: &FoundCard| {
+        let origin = found.origin.clone();
+        found.card.instances().into_iter().map(move |card| FoundCard { origin: origin.clone(), card })
+    };
+    cards.iter().flat_map(all).collect()
+}
 
 /// Path of the socket that a module answers on. A Card that offers the broker's interface has the mesh socket.
 #[must_use]
@@ -32,6 +43,10 @@ pub fn socket_path(card: &Card, mesh: &Path) -> PathBuf {
 #[must_use]
 pub fn collisions(cards: &[FoundCard], mesh: &Path) -> Vec<CardError> {
     let mut errors = Vec::new();
+    let cards = instances(cards);
+    if let Some(found) = cards.get(CARDS_MAX) {
+        errors.push(refusal(found, "replicas", format!("expected at most {CARDS_MAX} modules, replicas counted")));
+    }
     for (i, found) in cards.iter().enumerate() {
         let card = &found.card;
         let path = socket_path(card, mesh);
@@ -95,7 +110,7 @@ pub fn may_attach<'a>(card: &Card, loaded: impl IntoIterator<Item = &'a Card>, m
     }
     let path = socket_path(card, mesh);
     for other in loaded {
-        if other.label == card.label && other.id != card.id {
+        if other.label.answers_to(card.label.as_str()) && other.id != card.id {
             return fail("label", format!("`{}` belongs to a Card that was loaded from a file, expected another", card.label));
         }
         if socket_path(other, mesh) == path {

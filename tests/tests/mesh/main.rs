@@ -3,6 +3,7 @@
 mod answers;
 mod bounds;
 mod buckets;
+mod cards;
 mod data;
 mod datasets;
 mod encrypted;
