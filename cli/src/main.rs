@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use brahman_card::interface::ingest::{FilesIn, WatchIn};
-use brahman_card::interface::{ingest, init};
+use brahman_card::interface::ingest;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::exit::ExitStatus;
@@ -146,12 +146,12 @@ enum Command {
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: u64,
     },
-    /// Start a stopped or failed module
-    Start(Label),
-    /// Stop a module and leave it stopped
-    Stop(Label),
-    /// Restart a module
-    Restart(Label),
+    /// Start a stopped or failed module, and wait until it is ready
+    Start(Lifecycle),
+    /// Stop a module, wait until it has stopped, and leave it so
+    Stop(Lifecycle),
+    /// Restart a module, and wait until it is ready again
+    Restart(Lifecycle),
     /// Read the Cards again and apply the difference
     Reload,
     /// Print a completion script: brahman completions bash > ~/.local/share/bash-completion/completions/brahman
@@ -342,9 +342,12 @@ enum Models {
 }
 
 #[derive(Args, Debug)]
-struct Label {
-    /// Label of the module
+struct Lifecycle {
+    /// Label of the module; that of a Card with replicas means all of them
     label: String,
+    /// Return as soon as the command is taken, whatever comes of it
+    #[arg(long)]
+    no_wait: bool,
 }
 
 fn main() -> ExitCode {
@@ -406,7 +409,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, buckets, data, embed, flows, index, mesh, score};
+    use commands::{adopt, buckets, data, embed, flows, index, lifecycle, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket, output),
@@ -422,9 +425,9 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Down => mesh::down(socket, output).await,
             Command::Status { wait } => mesh::status(socket, wait, output).await,
             Command::Logs { label, follow, lines } => mesh::logs(socket, &label, follow, lines, output).await,
-            Command::Start(l) => mesh::command::<init::method::Start>(socket, &l.label, output).await,
-            Command::Stop(l) => mesh::command::<init::method::Stop>(socket, &l.label, output).await,
-            Command::Restart(l) => mesh::command::<init::method::Restart>(socket, &l.label, output).await,
+            Command::Start(of) => lifecycle::start(socket, &of, output).await,
+            Command::Stop(of) => lifecycle::stop(socket, &of, output).await,
+            Command::Restart(of) => lifecycle::restart(socket, &of, output).await,
             Command::Reload => mesh::reload(socket, output).await,
             Command::Resolve(flow) => flows::resolve(socket, &flow, output).await,
             Command::Explain(flow) => flows::explain(socket, &flow, output).await,

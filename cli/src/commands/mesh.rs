@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use brahman_card::{Card, CardError, ModuleState};
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
-use brahman_card::interface::init::{LabelIn, LogsIn, LogsOut};
-use brahman_card::interface::{Empty, Method, broker, init};
+use brahman_card::interface::init::{LogsIn, LogsOut};
+use brahman_card::interface::{Empty, broker, init};
 use brahman_sidecar::place::cards::{self, CardSource, FoundCard, Mask, ReplacedCard};
 use brahman_sidecar::module::EXIT_CONFIG;
 use brahman_sidecar::place::state::{Holder, StateError, check_place};
@@ -366,16 +366,6 @@ pub(crate) async fn logs(socket: &Path, label: &str, follow: bool, lines: u64, o
         if logs.dropped > 0 {
             output.note(&format!("{} earlier lines are no longer kept", logs.dropped));
         }
-    }
-    Ok(())
-}
-
-/// Has init start, stop or restart what is called so.
-pub(crate) async fn command<M: Method<In = LabelIn>>(socket: &Path, label: &str, output: &Output) -> anyhow::Result<()> {
-    get::<M>(&place::init_socket(socket), &LabelIn { label: label.to_owned() }).await?;
-    if output.json() {
-        let (_, method) = M::NAME.rsplit_once('.').unwrap_or(("", M::NAME));
-        output.print_json(&serde_json::json!({ "label": label, "command": method.to_lowercase() }));
     }
     Ok(())
 }

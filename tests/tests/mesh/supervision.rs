@@ -11,7 +11,7 @@ use brahman_card::interface::Empty;
 use brahman_card::interface::init::{AttachOut, WatchOut};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, ClientError, Connection};
-use brahman_tests::{PATIENCE, Setup, binary, gone, runs, script, shipped};
+use brahman_tests::{PATIENCE, Setup, binary, gone, runs, script, shipped, stranger};
 use serde_json::{Value, json};
 
 fn with(cards: &[(String, String)]) -> Setup {
@@ -108,7 +108,8 @@ async fn what_lies_at_a_module_s_socket_fails_that_module_and_is_left() {
     assert_eq!(std::fs::read_to_string(run.join("other.sock")).expect("still there"), "work");
     // Once a person has moved it away, a start is enough.
     std::fs::rename(run.join("other.sock"), mesh.folder.path().join("work")).expect("moved");
-    assert!(mesh.brahman(&["start", "other"]).status.success());
+    // It never says that it is ready.
+    assert!(mesh.brahman(&["start", "other", "--no-wait"]).status.success());
     mesh.when_module("other", ModuleState::Starting).await;
     mesh.down();
 }
@@ -580,14 +581,48 @@ async fn when_init_is_killed_its_modules_end_and_a_new_init_takes_over() {
 async fn stop_start_and_restart_do_as_they_say() {
     let mesh = with(&[shipped("embed-mock")]).context("test").up().await;
     let first = mesh.when_module("embed-mock", ModuleState::Ready).await.pid;
-    assert!(mesh.brahman(&["stop", "embed-mock"]).status.success());
+    let stopped = mesh.brahman(&["stop", "embed-mock"]);
+    assert!(stopped.status.success() && String::from_utf8_lossy(&stopped.stdout).contains("embed-mock is stopped"), "{stopped:?}");
+    // When the command is over, so is what it does.
+    assert_eq!(mesh.module("embed-mock").await.state, ModuleState::Stopped);
     mesh.when_module("embed-mock", ModuleState::Stopped).await;
     assert_eq!(mesh.fault("org.brahman.Embed.Info", json!({})).await.name, "org.brahman.Broker.NoProvider");
-    assert!(mesh.brahman(&["start", "embed-mock"]).status.success());
-    let second = mesh.when_module("embed-mock", ModuleState::Ready).await.pid;
+    let started = mesh.brahman_json(&["start", "embed-mock"]);
+    let second = mesh.module("embed-mock").await;
+    assert_eq!(second.state, ModuleState::Ready);
+    assert_eq!((&started["state"], &started["modules"][0]["pid"]), (&json!("ready"), &json!(second.pid)), "{started}");
     assert!(mesh.brahman(&["restart", "embed-mock"]).status.success());
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready && m.pid != second)).await;
-    assert_ne!(first, second);
+    let third = mesh.module("embed-mock").await;
+    assert!(third.state == ModuleState::Ready && third.pid != second.pid && second.pid != first);
+}
+
+#[tokio::test]
+async fn a_start_that_fails_says_so_and_one_that_waits_for_nobody_is_not_waited_for() {
+    let mesh = with(&[script("bad", "echo no model here >&2; exit 78", ""), script("needy", "exec sleep 1000", "requires = [\"bad\"]")]);
+    let mesh = mesh.up().await;
+    mesh.when_module("bad", ModuleState::Failed).await;
+    for (label, words) in [("bad", "bad is failed"), ("needy", "waits for `bad`")] {
+        let out = mesh.brahman(&["start", label]);
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        assert!(String::from_utf8_lossy(&out.stdout).contains(words), "{out:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_module_that_drains_and_is_to_start_again() {
+    // It takes its time to end.
+    let handle = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), os._exit(0)))\n\
+                  def handle(c, m): reply(c, {'parameters': {'pid': os.getpid()}})";
+    let mesh = with(&[stranger("slow", "org.example.Slow", &[], handle, "")]).up().await;
+    mesh.when_served_by("org.example.Slow", "slow").await;
+    let first = mesh.call("org.example.Slow.Ask", json!({})).await.expect("answered");
+    for commands in [&["stop", "start"][..], &["restart"]] {
+        for command in commands {
+            assert!(mesh.brahman(&[command, "slow", "--no-wait"]).status.success());
+        }
+        let then = mesh.call("org.example.Slow.Ask", json!({})).await.expect("it waits for the next life");
+        assert_ne!(then["pid"], first["pid"]);
+    }
 }
 
 #[tokio::test]
