@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brahman-build/
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 PREFIX ?= /usr/local
 DESTDIR ?=
-INPUT ?= $(CURDIR)
+INPUT ?=
 
 .PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-score bench-gpu install uninstall units
 
@@ -22,7 +22,7 @@ build: setup ## debug build, as the tests use it
 release: setup ## optimised build
 	cargo build --locked --release --bins
 
-demo: release ## the main job on real input: make demo INPUT=path
+demo: release ## the main job, on docs/ and then on files of your own: make demo INPUT=path
 	@packaging/demo.sh "$(CARGO_TARGET_DIR)/release" "$(INPUT)"
 
 test: setup ## every test, on real parts

@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
-# The main job on real input, with real parts, in a private directory; leaves nothing running.
+# The main job with real parts, in a private directory; leaves nothing running. First on a small real folder, so that the first answer is
+# there within a minute of the build, then on the large one.
+# demo.sh BINARIES [INPUT]. INPUT is a folder of one's own; without it a terminal is asked about the whole checkout.
 set -euo pipefail
-bin=$1 input=$(realpath "$2")
+started=$(date +%s%N)
+bin=$1 input=${2:+$(realpath "$2")}
 PATH="$bin:$PATH"
 here=$(cd "$(dirname "$0")" && pwd)
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 [ -t 1 ] || say() { printf '\n== %s\n' "$*"; }
 run() { printf '$ %s\n' "$*"; "$@"; }
+# seconds SINCE: with a tenth, from a time in nanoseconds.
+seconds() { local ns=$(($(date +%s%N) - $1)); printf '%d.%d' $((ns / 1000000000)) $((ns / 100000000 % 10)); }
+# timed COMMAND…: says how long it took.
+timed() { local since; since=$(date +%s%N); run "$@"; printf '(%s s)\n' "$(seconds "$since")"; }
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/brahman-demo.XXXXXX")
 export BRAHMAN_SOCKET="$work/run/brahman.sock" BRAHMAN_STATE="$work/state"
@@ -22,9 +29,10 @@ finish() {
 trap finish EXIT
 
 say "the model and ONNX Runtime (fetched once, then kept in the cache)"
-run brahman models pull
+timed brahman models pull
 
-# The small language model that the tests are made with: two layers over bytes, for a machine that reaches no model hub.
+# Embedding and searching need no language model; scoring memories does, at the end. The small one that the tests are made with, two
+# layers over bytes, is for a machine that reaches no model hub.
 export BRAHMAN_SCORE_MODEL=${BRAHMAN_SCORE_MODEL:-$here/../tests/assets/induction}
 
 say "the mesh, in context prod"
@@ -32,17 +40,18 @@ brahman up --context prod --cards "$here/cards" 2>"$work/log" &
 mesh=$!
 brahman status --wait 120
 
-say "$input becomes a dataset"
-run brahman ingest files demo "$input"
-
-say "the dataset becomes an index (embedding is the long part: about 50 chunks a second on two cores)"
+docs=$(realpath "$here/../docs")
+say "the pages of $docs become a dataset, and the dataset an index"
+timed brahman ingest files demo "$docs"
 run brahman index create demo --dataset demo
-run brahman index refresh demo
+timed brahman index refresh demo
 
 say "three questions"
+first=
 for question in "how does a module say that it is ready?" "what happens to a call when its provider dies?" "how are texts of different length batched?"; do
     printf '\n'
     run brahman search demo "$question" -k 3
+    [ -n "$first" ] || { first=$(seconds "$started") && printf '(the first answer, %s s after the start of this script)\n' "$first"; }
 done
 
 say "the same text, by context: prod, test, prod"
@@ -78,8 +87,22 @@ fi
 say "status"
 run brahman status
 
-say "which memories the answers of a conversation depend on"
+say "which memories the answers of a conversation depend on (this alone needs a language model: $(basename "$BRAHMAN_SCORE_MODEL"))"
 run brahman score matrix "$here/../examples/memories/conversation.json"
+
+# The large one: what was named, or the checkout, if whoever sits there wants it.
+if [ -z "$input" ] && [ -t 0 ] && [ -t 1 ]; then
+    printf '\nThe same on the whole checkout takes minutes (about 50 chunks a second on two cores). Go on? [y/N] '
+    read -r answer || answer=
+    case $answer in [yY]*) input=$(realpath "$here/..") ;; esac
+fi
+if [ -n "$input" ]; then
+    say "the same on $input"
+    timed brahman ingest files large "$input"
+    run brahman index create large --dataset large
+    timed brahman index refresh large
+    timed brahman search large "how does a module say that it is ready?" -k 3
+fi
 
 say "down"
 run brahman down
@@ -91,3 +114,5 @@ if pgrep -f "$work" >/dev/null; then
     exit 1
 fi
 echo "nothing is left running"
+echo "first answer after $first s; all of it took $(seconds "$started") s"
+[ -n "$input" ] || echo "on files of your own: make demo INPUT=path"

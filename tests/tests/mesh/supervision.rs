@@ -618,7 +618,7 @@ async fn a_call_waits_for_a_module_that_drains_and_is_to_start_again() {
     let first = mesh.call("org.example.Slow.Ask", json!({})).await.expect("answered");
     for commands in [&["stop", "start"][..], &["restart"]] {
         for command in commands {
-            assert!(mesh.brahman(&[command, "slow", "--no-wait"]).status.success());
+            assert!(mesh.brahman(&[*command, "slow", "--no-wait"]).status.success());
         }
         let then = mesh.call("org.example.Slow.Ask", json!({})).await.expect("it waits for the next life");
         assert_ne!(then["pid"], first["pid"]);
