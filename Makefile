@@ -6,9 +6,10 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brahman-build/
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 PREFIX ?= /usr/local
 DESTDIR ?=
+DIST ?= $(CURDIR)/dist
 INPUT ?=
 
-.PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-score bench-gpu install uninstall units
+.PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-score bench-gpu install uninstall units deb tarball wheel packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +64,20 @@ units: ## verify the systemd units
 
 install: release ## programs, Cards, units, manual pages and completions: make install PREFIX=/usr/local
 	@packaging/install.sh install "$(CARGO_TARGET_DIR)/release" "$(DESTDIR)" "$(PREFIX)"
+
+deb: release ## a Debian package in dist/, tried in a bare root
+	@packaging/deb.sh "$(CARGO_TARGET_DIR)/release" "$(DIST)"
+	@packaging/try.sh deb "$(DIST)"
+
+tarball: release ## a tarball for ~/.local in dist/ that needs glibc 2.36 or newer alone, tried in a bare root
+	@packaging/tarball.sh "$(CARGO_TARGET_DIR)/release" "$(DIST)"
+	@packaging/try.sh tarball "$(DIST)"
+
+wheel: release ## a Python wheel in dist/ that carries the programs, tried in a fresh environment
+	@packaging/wheel.sh "$(CARGO_TARGET_DIR)/release" "$(DIST)"
+	@packaging/try.sh wheel "$(DIST)"
+
+packages: deb tarball wheel ## all three
 
 uninstall: ## remove what install put there
 	@packaging/install.sh uninstall "" "$(DESTDIR)" "$(PREFIX)"
