@@ -25,7 +25,7 @@ turn files into datasets, embed and index them, search them, and switch between 
 real and mock providers by context.
 
   brahman models pull                      fetch the model and ONNX Runtime, once
-  brahman up --context prod                run the mesh in this terminal
+  brahman up --context prod                run the mesh in this terminal; --detach: in the background
   brahman ingest files notes ~/notes       a folder becomes a dataset
   brahman index create notes --dataset notes && brahman index refresh notes
   brahman search notes \"what did we decide about backups?\"";

@@ -92,7 +92,11 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 /// The cache that `brahman models pull` fills; tests share its model and library, and nothing else.
-fn shared_cache() -> PathBuf {
+///
+/// # Panics
+/// If the library is not there.
+#[must_use]
+pub fn shared_cache() -> PathBuf {
     let cache = brahman_sidecar::place::cache_dir();
     let library = std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| cache.join("onnxruntime/libonnxruntime.so"), PathBuf::from);
     assert!(library.is_file(), "no ONNX Runtime at {}: run `make test`, or `brahman models pull`", library.display());

@@ -20,6 +20,7 @@ mod keep_state;
 mod keep_sweeps;
 mod modes;
 mod person;
+mod readme;
 mod score;
 mod supervision;
 mod survive;
