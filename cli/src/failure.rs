@@ -95,9 +95,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         index::error::ModelMismatch::NAME if fault.parameters.get("got").is_some_and(|got| got == "") => {
             (ExitStatus::NotFound, Some("`brahman status` shows each module's model"))
         }
-        catalog::error::NoSuchDataset::NAME => {
-            (ExitStatus::NotFound, Some("`brahman datasets` lists them, `brahman ingest` makes one"))
-        }
+        catalog::error::NoSuchDataset::NAME => (ExitStatus::NotFound, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
         service::error::InterfaceNotFound::NAME
         | init::error::NoSuchModule::NAME
         | init::error::NoSuchSession::NAME
@@ -133,9 +131,8 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
 /// What to do where no mesh answers. Every place is named where there would be one by the rule, and was not looked for.
 fn no_mesh_hint(path: &Path, places: &[PathBuf]) -> String {
     let others = places.iter().filter(|other| other.parent() != path.parent());
-    let others: Vec<String> = others
-        .map(|other| format!("{}, where there is {} socket", other.display(), if other.exists() { "a" } else { "no" }))
-        .collect();
+    let others: Vec<String> =
+        others.map(|other| format!("{}, where there is {} socket", other.display(), if other.exists() { "a" } else { "no" })).collect();
     let elsewhere = if others.is_empty() { String::new() } else { format!("; not looked at: {}", others.join("; ")) };
     format!("`brahman up` starts a mesh; --socket or BRAHMAN_SOCKET names another{elsewhere}")
 }

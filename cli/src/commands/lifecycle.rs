@@ -53,13 +53,7 @@ pub(crate) async fn restart(socket: &Path, of: &Lifecycle, output: &Output) -> a
     command::<init::method::Restart>(socket, of, "restart", Goal::ReadyAnew, output).await
 }
 
-async fn command<M: Method<In = LabelIn>>(
-    socket: &Path,
-    of: &Lifecycle,
-    word: &str,
-    goal: Goal,
-    output: &Output,
-) -> anyhow::Result<()> {
+async fn command<M: Method<In = LabelIn>>(socket: &Path, of: &Lifecycle, word: &str, goal: Goal, output: &Output) -> anyhow::Result<()> {
     let (init, label) = (place::init_socket(socket), of.label.as_str());
     let begun = Instant::now();
     let before = named(label, get::<init::method::List>(&init, &Empty {}).await?.modules);
@@ -146,7 +140,8 @@ fn show(label: &str, word: &str, before: &[ModuleRecord], last: &[ModuleRecord],
             let pid = Some(module.pid).filter(|pid| *pid != 0);
             serde_json::json!({ "label": module.card.label, "state": module.state, "pid": pid, "reason": module.reason })
         });
-        let left = gone.map(|module| serde_json::json!({ "label": module.card.label, "state": null, "pid": null, "reason": "left the mesh" }));
+        let left =
+            gone.map(|module| serde_json::json!({ "label": module.card.label, "state": null, "pid": null, "reason": "left the mesh" }));
         let modules: Vec<serde_json::Value> = now.chain(left).collect();
         let first = modules.first().map(|module| module["state"].clone());
         let state = first.filter(|state| modules.iter().all(|module| module["state"] == *state));

@@ -8,12 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use brahman_card::{Card, CardError, ModuleState};
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::init::{LogsIn, LogsOut};
 use brahman_card::interface::{Empty, broker, init};
-use brahman_sidecar::place::cards::{self, CardSource, FoundCard, Mask, ReplacedCard};
+use brahman_card::{Card, CardError, ModuleState};
 use brahman_sidecar::module::EXIT_CONFIG;
+use brahman_sidecar::place::cards::{self, CardSource, FoundCard, Mask, ReplacedCard};
 use brahman_sidecar::place::state::{Holder, StateError, check_place};
 use brahman_sidecar::{ClientError, place};
 
@@ -511,7 +511,8 @@ mod tests {
         let output = Output::kept();
         show_status(&status, Path::new("/run/brahman/brahman.sock"), &output);
         insta::assert_snapshot!("status", output.printed());
-        let pids: Vec<_> = scripted(&status).expect("JSON")["modules"].as_array().expect("modules").iter().map(|m| m["pid"].clone()).collect();
+        let pids: Vec<_> =
+            scripted(&status).expect("JSON")["modules"].as_array().expect("modules").iter().map(|m| m["pid"].clone()).collect();
         assert_eq!(pids, [serde_json::json!(4711), serde_json::json!(4712), serde_json::Value::Null], "no process has no number");
     }
 
@@ -539,7 +540,11 @@ mod tests {
             module("index", Some("/usr/share/brahman/cards/index.toml")),
             module("guest", None),
         ];
-        let lines = ["Cards /home/me/.config/brahman/cards: mine", "Cards /usr/share/brahman/cards: broker index", "Cards brought by the module: guest"];
+        let lines = [
+            "Cards /home/me/.config/brahman/cards: mine",
+            "Cards /usr/share/brahman/cards: broker index",
+            "Cards brought by the module: guest",
+        ];
         assert_eq!(origin_lines(&modules), lines);
         assert!(origin_lines(&modules[3..]).is_empty());
     }
