@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use brahman_card::interface::ingest;
+use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::exit::ExitStatus;
