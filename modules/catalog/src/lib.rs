@@ -10,5 +10,6 @@
 pub mod books;
 pub mod footers;
 pub mod lineage;
+pub mod program;
 pub mod service;
 pub mod verified;

@@ -22,6 +22,7 @@ pub mod generation;
 pub mod home;
 pub mod lexical;
 pub mod pending;
+pub mod program;
 pub mod refresh;
 pub mod rescue;
 pub mod rows;

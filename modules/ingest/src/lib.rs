@@ -20,6 +20,7 @@ pub mod mock;
 pub mod mysql;
 pub mod pii;
 pub mod postgres;
+pub mod program;
 pub mod run;
 pub mod service;
 pub mod sink;
