@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use brahman_card::interface::index::{Config, TrialRecord};
 use serde::Deserialize;
 
-use crate::flat::build::mix;
+use flat_hnsw::build::mix;
 use crate::trials::best;
 
 /// Choices looked at before saying that everything near has been tried.

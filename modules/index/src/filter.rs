@@ -27,7 +27,7 @@ use brahman_card::interface::index::error::Damaged;
 use brahman_sidecar::chain;
 use serde_json::Value as Json;
 
-use crate::flat::store::LiveRows;
+use flat_hnsw::store::LiveRows;
 use crate::generation::{Generation, Selection};
 
 /// Nanoseconds a day.

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
-use crate::flat::build::Parameters;
-use crate::flat::store::{LiveRows, Neighbour, Store};
-use crate::flat::{Ask, Flat};
+use flat_hnsw::build::Parameters;
+use flat_hnsw::store::{LiveRows, Neighbour, Store};
+use flat_hnsw::{SearchOptions, FlatIndex};
 use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
 use crate::segment;
@@ -193,7 +193,7 @@ pub struct BaseUsage {
 #[derive(Debug)]
 pub struct Base {
     /// Graph over the base's vectors.
-    pub flat: Flat,
+    pub flat: FlatIndex,
     /// Documents and texts of those vectors.
     pub rows: RowStore,
     index: Files,
@@ -210,7 +210,7 @@ pub struct Base {
 impl Base {
     /// A base of these parts, of the files named among an index's.
     #[must_use]
-    pub fn new(flat: Flat, rows: RowStore, index: Files, files: BaseRef) -> Self {
+    pub fn new(flat: FlatIndex, rows: RowStore, index: Files, files: BaseRef) -> Self {
         let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
         let (words, words_trouble, columns) = (Mutex::default(), OnceLock::new(), OnceLock::new());
         Self { flat, rows, index, files, words, words_trouble, columns, hits, misses }
@@ -609,7 +609,7 @@ impl Generation {
             Some(base) if how.exact || self.manifest.engine == "exact" => {
                 base.flat.store.exact(query, how.k, allowed.base.as_ref(), how.threads.max(1))
             }
-            Some(base) => base.flat.search(query, &Ask { k: how.k, ef, live: allowed.base.as_ref() }),
+            Some(base) => base.flat.search(query, &SearchOptions { k: how.k, ef, live: allowed.base.as_ref() }),
             None => Vec::new(),
         };
         if self.delta.rows.is_empty() {

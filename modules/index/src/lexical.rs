@@ -17,7 +17,7 @@ use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT};
 use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, Term};
 
 use crate::files::bad;
-use crate::flat::store::{LiveRows, Neighbour};
+use flat_hnsw::store::{LiveRows, Neighbour};
 use crate::rows::RowStore;
 use crate::threads::caught;
 

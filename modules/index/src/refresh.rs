@@ -26,7 +26,7 @@ use parquet::errors::ParquetError;
 use crate::chunk::Chunker;
 use crate::files::Damage;
 use crate::filter::{self, Value};
-use crate::flat::kernel::dot;
+use flat_hnsw::kernel::dot;
 use crate::generation::Generation;
 use crate::rows::{Row, RowStore};
 use crate::segment;

@@ -9,8 +9,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use crate::flat::kernel::{LINE, prefetch};
-use crate::flat::pages::Pages;
+use flat_hnsw::kernel::{LINE, prefetch};
+use flat_hnsw::pages::Pages;
 
 const MAGIC: &[u8; 8] = b"BRROWS\x00\x01";
 const PAGE: usize = 4096;

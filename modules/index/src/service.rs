@@ -37,7 +37,7 @@ use brahman_storage::{atomic, writable};
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::engine::{self, Engine, ParameterError};
-use crate::flat::build::Parameters;
+use flat_hnsw::build::Parameters;
 use crate::generation::{self, Generation};
 use crate::home::{Home, finish_deletions};
 use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of, text_columns};

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
     use crate::embedder::Model;
     use crate::files::{FileRef, bad, named};
-    use crate::flat::build::Parameters;
+    use flat_hnsw::build::Parameters;
     use crate::generation::{BaseRef, SegmentRef};
 
     fn damaged(file: &str) -> Obstacle {

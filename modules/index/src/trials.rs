@@ -17,9 +17,9 @@ use brahman_storage::writable::is_read_only;
 use brahman_storage::{atomic, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::flat::build::{in_parallel, mix};
-use crate::flat::kernel::dot;
-use crate::flat::store::Neighbour;
+use flat_hnsw::build::{in_parallel, mix};
+use flat_hnsw::kernel::dot;
+use flat_hnsw::store::Neighbour;
 use crate::generation::{Generation, now_ms};
 use crate::sealed;
 

@@ -20,7 +20,7 @@ use super::shelf::{Claim, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
 use crate::embedder::{self, Embedder, Model};
 use crate::files::bad;
-use crate::flat::build::Parameters;
+use flat_hnsw::build::Parameters;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
 use crate::pending::Pending;

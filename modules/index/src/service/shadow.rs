@@ -8,7 +8,7 @@ use brahman_card::interface::index::ShadowInfo;
 use brahman_sidecar::chain;
 
 use super::shelf::{Index, lock};
-use crate::flat::store::Neighbour;
+use flat_hnsw::store::Neighbour;
 use crate::folder::Pointer;
 use crate::generation::{Generation, SearchOptions, Selection};
 use crate::shadow::{Shadow, Verdict};

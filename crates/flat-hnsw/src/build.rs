@@ -5,13 +5,14 @@
 //! it is nearer to the node than to any kept before), so that no region loses its way out. Lists are wider while
 //! building, so that the heuristic runs on many new edges at once. After ParlayANN (Manohar et al. 2024).
 
+use std::io;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::code::as_query;
-use super::graph::{Graph, NONE, Scratch, TOP_MAX, UPPER_EF, node_of, product_of};
-use super::kernel::{Kernels, Rows};
+use crate::code::as_query;
+use crate::graph::{Graph, NONE, Scratch, TOP_MAX, UPPER_EF, node_of, product_of};
+use crate::kernel::{Kernels, Rows};
 
 /// How a graph is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -24,6 +25,27 @@ pub struct Parameters {
     pub seed: u64,
 }
 
+impl Default for Parameters {
+    fn default() -> Self {
+        Self { m: 16, ef_construction: 100, seed: 0 }
+    }
+}
+
+impl Parameters {
+    /// # Errors
+    /// With [`io::ErrorKind::InvalidInput`] and the name of what no graph can be built by.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        let wrong = match self {
+            Self { m: 2..=M_MAX, ef_construction: 1.., .. } => return Ok(()),
+            Self { m: 2..=M_MAX, .. } => "ef_construction: 0, expected 1 or more".to_owned(),
+            Self { m, .. } => format!("m: {m}, expected 2 to {M_MAX}"),
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidInput, wrong))
+    }
+}
+
+/// Most neighbours a node: a list of level 0 is twice as wide, and is walked as a whole.
+const M_MAX: usize = 512;
 /// Most nodes of one batch: they do not see one another, which costs nothing while they are few beside the rest.
 const BATCH_MAX: usize = 1024;
 /// A batch is at most this share of what is there.
@@ -208,7 +230,7 @@ impl Draft {
 
     /// Inserts nodes with these codes and levels, in this order. Into an empty graph nodes of high levels must come first,
     /// so that the first searches have a top to start from.
-    pub fn insert(&mut self, codes: &[u8], levels: &[u8], threads: usize, progress: &super::Progress<'_>) -> bool {
+    pub fn insert(&mut self, codes: &[u8], levels: &[u8], threads: usize, progress: &crate::Progress<'_>) -> bool {
         if self.levels.is_empty() {
             self.top_level = top_level(levels);
         }

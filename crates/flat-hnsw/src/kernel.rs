@@ -179,12 +179,12 @@ mod x86 {
         }
     }
 
-    pub(super) fn gather_vnni(rows: &Rows<'_>, ids: &[u32], query: &[i8], out: &mut [i32]) {
+    pub(crate) fn gather_vnni(rows: &Rows<'_>, ids: &[u32], query: &[i8], out: &mut [i32]) {
         // SAFETY: only chosen where the processor has these instructions.
         unsafe { gather_vnni_inner(rows, ids, query, out) }
     }
 
-    pub(super) fn scan_vnni(rows: &Rows<'_>, first: usize, query: &[i8], out: &mut [i32]) {
+    pub(crate) fn scan_vnni(rows: &Rows<'_>, first: usize, query: &[i8], out: &mut [i32]) {
         // SAFETY: only chosen where the processor has these instructions.
         unsafe { scan_vnni_inner(rows, first, query, out) }
     }
@@ -230,12 +230,12 @@ mod x86 {
         }
     }
 
-    pub(super) fn gather_avx2(rows: &Rows<'_>, ids: &[u32], query: &[i8], out: &mut [i32]) {
+    pub(crate) fn gather_avx2(rows: &Rows<'_>, ids: &[u32], query: &[i8], out: &mut [i32]) {
         // SAFETY: only chosen where the processor has these instructions.
         unsafe { gather_avx2_inner(rows, ids, query, out) }
     }
 
-    pub(super) fn scan_avx2(rows: &Rows<'_>, first: usize, query: &[i8], out: &mut [i32]) {
+    pub(crate) fn scan_avx2(rows: &Rows<'_>, first: usize, query: &[i8], out: &mut [i32]) {
         // SAFETY: only chosen where the processor has these instructions.
         unsafe { scan_avx2_inner(rows, first, query, out) }
     }

@@ -6,7 +6,7 @@
 //!
 //! Invariant: node ids are below 2³¹; a walk ends because every node is expanded at most once.
 
-use super::kernel::{Kernels, Rows, prefetch};
+use crate::kernel::{Kernels, Rows, prefetch};
 
 /// Stands behind the last neighbour of a list.
 pub const NONE: u32 = u32::MAX;

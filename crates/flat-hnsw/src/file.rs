@@ -13,19 +13,19 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::Flat;
-use super::build::Parameters;
-use super::code::{Quantiser, stride};
-use super::graph::NONE;
-use super::pages::Pages;
-use super::store::Store;
+use crate::FlatIndex;
+use crate::build::Parameters;
+use crate::code::{Quantiser, stride};
+use crate::graph::NONE;
+use crate::pages::Pages;
+use crate::store::Store;
 
 const MAGIC: &[u8; 8] = b"BRFLAT\x00\x01";
 const PAGE: u64 = 4096;
 /// Most rows: node numbers have 31 bits.
 const ROWS_MAX: u64 = 1 << 31;
 /// Longest vector.
-const DIM_MAX: usize = 1 << 16;
+pub(crate) const DIM_MAX: usize = 1 << 16;
 
 /// What the file says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ fn bad(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
 ///
 /// # Errors
 /// As the file system gives them.
-pub fn write(flat: &Flat, path: &Path) -> io::Result<()> {
+pub fn write(flat: &FlatIndex, path: &Path) -> io::Result<()> {
     let numbers = |list: &[u32]| bytemuck::cast_slice::<u32, u8>(list).to_vec();
     let (upper_at, upper, top) = (numbers(&flat.upper_at), numbers(&flat.upper), numbers(&flat.top));
     let parts: [(&str, &[u8]); 7] = [
@@ -159,7 +159,7 @@ fn load(file: &mut File, name: &str, section: Section) -> io::Result<Pages> {
 ///
 /// # Errors
 /// `InvalidData` with what is wrong; the caller names the file.
-pub fn open(path: &Path) -> io::Result<Flat> {
+pub fn open(path: &Path) -> io::Result<FlatIndex> {
     let mut file = File::open(path)?;
     let header = read_header(&mut file)?;
     let (rows, m) = (header.rows, header.parameters.m as u64);
@@ -183,7 +183,7 @@ pub fn open(path: &Path) -> io::Result<Flat> {
     let vectors = Pages::map(&file, section.at, usize::try_from(section.bytes).map_err(bad)?)?;
     let quantiser = Quantiser { scale: f32::from_bits(header.scale_bits), residual_max: f32::from_bits(header.residual_max_bits) };
     let rows = usize::try_from(rows).map_err(bad)?;
-    Ok(Flat {
+    Ok(FlatIndex {
         store: Store::from_pages(header.dim, rows, quantiser, codes, vectors),
         parameters: header.parameters,
         base,
@@ -214,12 +214,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flat::Ask;
-    use crate::flat::store::tests::unit_vectors;
+    use crate::SearchOptions;
+    use crate::sample::unit_vectors;
 
-    fn built(rows: usize) -> Flat {
+    fn built(rows: usize) -> FlatIndex {
         let parameters = Parameters { m: 8, ef_construction: 40, seed: 3 };
-        Flat::build(&unit_vectors(5, rows, 20), 20, parameters, 2, &|_| true).expect("built").0
+        FlatIndex::build(&unit_vectors(5, rows, 20), 20, parameters, 2, &|_| true).expect("built").0
     }
 
     #[test]
@@ -233,7 +233,7 @@ mod tests {
             let opened = open(&path).expect("opens");
             verify(&path).expect("whole");
             let query = unit_vectors(9, 1, 20);
-            let ask = Ask { k: 5, ef: 50, live: None };
+            let ask = SearchOptions { k: 5, ef: 50, live: None };
             assert_eq!(opened.search(&query, &ask), flat.search(&query, &ask));
             assert_eq!(opened.insert(&query, 1, &|_| true).expect("inserted").search(&query, &ask)[0].row as usize, rows);
         }
@@ -269,7 +269,7 @@ mod tests {
             bytes.truncate(cut.max(1));
             std::fs::write(&path, bytes).expect("written");
             if let Ok(flat) = open(&path) {
-                let _ = flat.search(&unit_vectors(1, 1, flat.store.dim()), &Ask { k: 3, ef: 10, live: None });
+                let _ = flat.search(&unit_vectors(1, 1, flat.store.dim()), &SearchOptions { k: 3, ef: 10, live: None });
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use multiversion::multiversion;
 
-use super::kernel::{LINE, dot};
+use crate::kernel::{LINE, dot};
 
 const CODE_MAX: f32 = 127.0;
 
@@ -135,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flat::kernel::{Kernels, Rows};
+    use crate::kernel::{Kernels, Rows};
 
     proptest! {
         #[test]

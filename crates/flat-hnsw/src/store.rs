@@ -7,9 +7,9 @@
 use std::cmp::Ordering;
 use std::io;
 
-use super::code::{Quantiser, QueryCode, stride};
-use super::kernel::{Kernels, Rows, dot, prefetch};
-use super::pages::Pages;
+use crate::code::{Quantiser, QueryCode, stride};
+use crate::kernel::{Kernels, Rows, dot, prefetch};
+use crate::pages::Pages;
 
 /// Rows whose estimates are made at once: they and their products stay in the first-level cache's reach.
 const BLOCK: usize = 1024;
@@ -100,8 +100,8 @@ pub struct Store {
     rows: usize,
     /// How codes were made.
     pub quantiser: Quantiser,
-    pub(super) codes: Pages,
-    pub(super) vectors: Pages,
+    pub(crate) codes: Pages,
+    pub(crate) vectors: Pages,
     /// How they are compared.
     pub kernels: Kernels,
 }
@@ -124,7 +124,7 @@ impl Store {
         Ok(Self { dim, rows: order.len(), quantiser, codes, vectors: kept, kernels: Kernels::best() })
     }
 
-    pub(super) fn from_pages(dim: usize, rows: usize, quantiser: Quantiser, codes: Pages, vectors: Pages) -> Self {
+    pub(crate) fn from_pages(dim: usize, rows: usize, quantiser: Quantiser, codes: Pages, vectors: Pages) -> Self {
         Self { dim, rows, quantiser, codes, vectors, kernels: Kernels::best() }
     }
 
@@ -328,21 +328,12 @@ fn raise(kept: &mut Vec<(i32, u32)>, k: usize, margin: i64) -> i64 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flat::build::mix;
-
-    /// Vectors of length 1 that look random.
-    pub(crate) fn unit_vectors(seed: u64, rows: usize, dim: usize) -> Vec<f32> {
-        let mut out: Vec<f32> = (0..(rows * dim) as u64).map(|i| (mix(seed ^ mix(i)) >> 40) as f32 / (1_u64 << 24) as f32 - 0.5).collect();
-        for vector in out.chunks_mut(dim) {
-            let norm = dot(vector, vector).sqrt();
-            vector.iter_mut().for_each(|x| *x /= norm);
-        }
-        out
-    }
+    use crate::build::mix;
+    use crate::sample::unit_vectors;
 
     proptest! {
         #[test]

@@ -1,7 +1,9 @@
-//! `flat-hnsw`: a graph index on flat arrays, walked by codes of one byte a component, answered by f32.
+#![doc = include_str!("../README.md")]
+//!
+//! # Reading the code
 //!
 //! [`kernel`] compares, [`code`] encodes, [`store`] keeps vectors and searches exactly, [`graph`] walks, [`build`] inserts,
-//! [`file`] writes and maps, [`pages`] holds the memory.
+//! [`file`] writes and maps, [`pages`] holds the memory, [`sample`] makes vectors up.
 //!
 //! Invariants: rows are numbered in the order in which neighbours lie together (so a graph's builder says the order, and
 //! its caller arranges the rest of the rows likewise); scores are exact f32 products; a filtered search is exact wherever
@@ -13,17 +15,20 @@ pub mod file;
 pub mod graph;
 pub mod kernel;
 pub mod pages;
+pub mod sample;
 pub mod store;
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use build::{Draft, Parameters, level_of, mix};
+pub use build::Parameters;
+use build::{Draft, level_of, mix};
 use code::{Quantiser, QueryCode};
 use graph::{Graph, NONE, Scratch, node_of, product_of};
 use pages::Pages;
-use store::{LiveRows, Neighbour, Store};
+pub use store::{LiveRows, Neighbour, Store};
 
 /// Rows beyond the k-th that are compared by f32 after a walk: the codes' error moves a row by a few places at most.
 const RERANK_EXTRA: usize = 8;
@@ -45,14 +50,29 @@ const ASKED_PER_STEP: usize = 16;
 /// What one round displaces is asked for in the next.
 const ADOPT_ROUNDS: usize = 4;
 /// Fewer rows are always scanned.
-pub(crate) const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
+pub const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
+
+/// How many rows of `dim` numbers `vectors` are.
+fn rows_of(vectors: &[f32], dim: usize) -> io::Result<usize> {
+    let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if vectors.is_empty() {
+        return Ok(0);
+    }
+    if dim == 0 || dim > file::DIM_MAX || !vectors.len().is_multiple_of(dim) {
+        return invalid(format!("{} numbers are not whole rows of {dim}, expected 1 to {} a row", vectors.len(), file::DIM_MAX));
+    }
+    match vectors.iter().position(|number| !number.is_finite()) {
+        Some(at) => invalid(format!("{} in row {}, expected finite numbers", vectors[at], at / dim)),
+        None => Ok(vectors.len() / dim),
+    }
+}
 
 /// Hears how many rows are inserted and says whether to go on.
 pub type Progress<'a> = dyn Fn(usize) -> bool + Sync + 'a;
 
 /// What is asked of a search.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct SearchOptions<'a> {
     /// How many rows are wanted.
     pub k: usize,
     /// Candidates kept on the way.
@@ -63,7 +83,7 @@ pub struct Ask<'a> {
 
 /// A built index. Readers share it.
 #[derive(Debug)]
-pub struct Flat {
+pub struct FlatIndex {
     /// The vectors, and their codes.
     pub store: Store,
     /// How it was built.
@@ -92,15 +112,16 @@ struct WalkOutcome {
     /// Live rows among the candidates.
     reached: usize,
     /// The candidates are alike to the codes and not to f32: there may be better ones among many more.
-    crowd: bool,
+    near_duplicates: bool,
 }
 
-impl Flat {
+impl FlatIndex {
     /// Builds the index of vectors of length 1; also gives, for each row of the index, the number it had in `vectors`.
     /// `progress` hears how many are inserted and says whether to go on.
     ///
     /// # Errors
-    /// If there is not enough memory, or with [`io::ErrorKind::Interrupted`] if told to stop.
+    /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows, hold what is no number, or if the parameters
+    /// are out of bounds; if there is not enough memory; with [`io::ErrorKind::Interrupted`] if told to stop.
     pub fn build(
         vectors: &[f32],
         dim: usize,
@@ -108,7 +129,8 @@ impl Flat {
         threads: usize,
         progress: &Progress<'_>,
     ) -> io::Result<(Self, Vec<u32>)> {
-        let rows = vectors.len() / dim.max(1);
+        parameters.check()?;
+        let rows = rows_of(vectors, dim)?;
         if rows < GRAPH_ROWS_MIN {
             return Self::unlinked(vectors, dim, parameters);
         }
@@ -126,9 +148,12 @@ impl Flat {
         Self::of_parts(vectors, dim, parameters, &parts, &order, (threads, progress))
     }
 
-    /// The index of a graph that was made for `vectors` in the order `order`; gives what [`Flat::build`] gives. `how` is
+    /// The index of a graph that was made for `vectors` in the order `order`; gives what [`FlatIndex::build`] gives. `how` is
     /// its threads and progress.
-    pub(crate) fn of_parts(
+    ///
+    /// # Errors
+    /// As [`FlatIndex::build`].
+    pub fn of_parts(
         vectors: &[f32],
         dim: usize,
         parameters: Parameters,
@@ -169,9 +194,10 @@ impl Flat {
     /// Vectors without a graph, in their order: every search compares all.
     ///
     /// # Errors
-    /// If there is not enough memory.
+    /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows or hold what is no number; if there is not
+    /// enough memory.
     pub fn unlinked(vectors: &[f32], dim: usize, parameters: Parameters) -> io::Result<(Self, Vec<u32>)> {
-        let order: Vec<u32> = (0..(vectors.len() / dim.max(1)) as u32).collect();
+        let order: Vec<u32> = (0..rows_of(vectors, dim)? as u32).collect();
         Ok((Self::scanned(Store::new(vectors, dim, &order)?, parameters)?, order))
     }
 
@@ -193,10 +219,10 @@ impl Flat {
     /// This index with more vectors: the graph is changed, not built again. Their rows come last.
     ///
     /// # Errors
-    /// As [`Flat::build`].
+    /// As [`FlatIndex::build`].
     pub fn insert(&self, vectors: &[f32], threads: usize, progress: &Progress<'_>) -> io::Result<Self> {
         let (dim, there) = (self.store.dim(), self.store.len());
-        let added = vectors.len() / dim.max(1);
+        let added = rows_of(vectors, dim)?;
         let mut all = self.store.vectors().to_vec();
         all.extend_from_slice(vectors);
         if self.top.is_empty() {
@@ -229,6 +255,22 @@ impl Flat {
         Ok(flat)
     }
 
+    /// Writes and fsyncs the index; the caller fsyncs the folder.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        file::write(self, path)
+    }
+
+    /// Opens an index that was saved: reads codes and graph, maps the vectors.
+    ///
+    /// # Errors
+    /// As the file system gives them; with [`io::ErrorKind::InvalidData`] if the file is damaged or none of this format.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        file::open(path)
+    }
+
     fn graph(&self) -> Graph<'_> {
         Graph {
             codes: self.store.codes(),
@@ -253,7 +295,7 @@ impl Flat {
     /// The best `k` rows for a query, best first, by a walk; by comparing all live rows where that is cheaper or where
     /// the walk found too few of them.
     #[must_use]
-    pub fn search(&self, query: &[f32], ask: &Ask<'_>) -> Vec<Neighbour> {
+    pub fn search(&self, query: &[f32], ask: &SearchOptions<'_>) -> Vec<Neighbour> {
         let rows = self.store.len();
         let live = ask.live.map_or(rows, LiveRows::count);
         if ask.k == 0 || live == 0 {
@@ -268,7 +310,7 @@ impl Flat {
         }
         let found = self.walk(query, ask.k, wide, ask.live);
         // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
-        if found.crowd || found.reached < ef.min(live) / 2 || found.reached < ask.k.min(live) {
+        if found.near_duplicates || found.reached < ef.min(live) / 2 || found.reached < ask.k.min(live) {
             return self.store.exact(query, ask.k, ask.live, 1);
         }
         found.best
@@ -288,10 +330,10 @@ impl Flat {
         let reached = walker.rows.len();
         walker.rows.truncate(2 * k + RERANK_EXTRA);
         let best = self.store.rerank(query, &walker.rows, k);
-        // Equal vectors are no crowd: one is as good as the other.
-        let crowd = alike && best.first().zip(best.last()).is_some_and(|(first, last)| first.score - last.score > EQUAL);
+        // Equal vectors are no near-duplicates: one is as good as the other.
+        let near_duplicates = alike && best.first().zip(best.last()).is_some_and(|(first, last)| first.score - last.score > EQUAL);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(walker);
-        WalkOutcome { best, reached, crowd }
+        WalkOutcome { best, reached, near_duplicates }
     }
 
     /// Gives rows that a search for their own vector does not find a way in: where that search ends, the nearest rows it
@@ -358,7 +400,7 @@ impl Flat {
                 }
                 let vector = self.store.vector(rows[i]);
                 let found = self.walk(vector, ADOPTERS, ef, None).best;
-                // Another row with the same vector is as good, to the codes: in a crowd they cannot find one of many.
+                // Another row with the same vector is as good, to the codes: among near-duplicates they cannot find one of many.
                 let mut code = QueryCode::default();
                 Quantiser::query(vector, &mut code);
                 let quantiser = &self.store.quantiser;
@@ -404,14 +446,14 @@ fn breadth_first(parts: &build::Parts) -> Vec<u32> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::store::tests::unit_vectors;
+    use crate::sample::unit_vectors;
     use super::*;
 
     fn parameters(seed: u64) -> Parameters {
         Parameters { m: 8, ef_construction: 40, seed }
     }
 
-    fn recall(flat: &Flat, queries: &[f32], ask: &Ask<'_>) -> f64 {
+    fn recall(flat: &FlatIndex, queries: &[f32], ask: &SearchOptions<'_>) -> f64 {
         let dim = flat.store.dim();
         let (mut hits, mut all) = (0, 0);
         for query in queries.chunks(dim) {
@@ -427,7 +469,7 @@ mod tests {
     #[test]
     fn the_same_vectors_give_the_same_graph_on_any_number_of_threads() {
         let vectors = unit_vectors(7, 3000, 24);
-        let [one, three] = [1, 3].map(|threads| Flat::build(&vectors, 24, parameters(1), threads, &|_| true).expect("built"));
+        let [one, three] = [1, 3].map(|threads| FlatIndex::build(&vectors, 24, parameters(1), threads, &|_| true).expect("built"));
         assert_eq!(one.1, three.1);
         assert_eq!(one.0.base.bytes(), three.0.base.bytes());
         assert_eq!((one.0.upper, one.0.top), (three.0.upper, three.0.top));
@@ -438,7 +480,7 @@ mod tests {
         let vectors = unit_vectors(7, 3000, 8);
         // While rows are inserted, and while each of them is asked for.
         for stop in [500, 3000] {
-            let error = Flat::build(&vectors, 8, parameters(1), 2, &|done| done < stop).expect_err("stopped");
+            let error = FlatIndex::build(&vectors, 8, parameters(1), 2, &|done| done < stop).expect_err("stopped");
             assert_eq!(error.kind(), io::ErrorKind::Interrupted);
         }
     }
@@ -447,7 +489,7 @@ mod tests {
     fn rows_that_no_list_names_are_given_a_way_in() {
         let (dim, cut_off) = (24, [7, 800, 1999]);
         let vectors = unit_vectors(7, 3000, dim);
-        let (mut flat, _) = Flat::build(&vectors, dim, parameters(1), 2, &|_| true).expect("built");
+        let (mut flat, _) = FlatIndex::build(&vectors, dim, parameters(1), 2, &|_| true).expect("built");
         // Only rows of the base level: the others have more ways in.
         let cut_off: Vec<u32> = cut_off.into_iter().map(|from| (from..).find(|r| flat.levels[*r as usize] == 0).expect("a row")).collect();
         for list in bytemuck::cast_slice_mut::<u8, u32>(flat.base.bytes_mut()).chunks_mut(2 * flat.parameters.m) {
@@ -462,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_crowd_of_rows_that_codes_cannot_tell_apart_each_is_found() {
+    fn among_near_duplicates_that_codes_cannot_tell_apart_each_is_found() {
         let (dim, rows) = (32, 20_000);
         let (point, noise) = (unit_vectors(3, 1, dim), unit_vectors(5, rows, dim));
         let mut vectors = noise;
@@ -471,10 +513,10 @@ mod tests {
             let length = kernel::dot(vector, vector).sqrt();
             vector.iter_mut().for_each(|x| *x /= length);
         }
-        let (flat, _) = Flat::build(&vectors, dim, parameters(2), 2, &|_| true).expect("built");
+        let (flat, _) = FlatIndex::build(&vectors, dim, parameters(2), 2, &|_| true).expect("built");
         assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
         let asked = (0..rows as u32).step_by(200);
-        let itself = |row: u32| flat.search(flat.store.vector(row), &Ask { k: 10, ef: 64, live: None })[0].row == row;
+        let itself = |row: u32| flat.search(flat.store.vector(row), &SearchOptions { k: 10, ef: 64, live: None })[0].row == row;
         assert!(asked.clone().all(itself));
     }
 
@@ -488,7 +530,7 @@ mod tests {
             let vectors = unit_vectors(seed, rows + added + 20, dim);
             let (queries, vectors) = vectors.split_at(20 * dim);
             let (first, rest) = vectors.split_at(rows * dim);
-            let (flat, order) = Flat::build(first, dim, parameters(seed), 2, &|_| true).expect("built");
+            let (flat, order) = FlatIndex::build(first, dim, parameters(seed), 2, &|_| true).expect("built");
             for (row, old) in order.iter().enumerate() {
                 prop_assert_eq!(flat.store.vector(row as u32), &first[*old as usize * dim..][..dim]);
             }
@@ -500,7 +542,7 @@ mod tests {
             let walked = |query: &[f32]| flat.walk(query, 5, 100, None).best;
             let right = queries.chunks(dim).flat_map(|q| { let truth = flat.store.exact(q, 5, None, 1); walked(q).into_iter().filter(move |f| truth.contains(f)) });
             prop_assert!(right.count() >= 95, "of 100");
-            let found = |live: Option<&LiveRows>| recall(&flat, queries, &Ask { k: 5, ef: 100, live });
+            let found = |live: Option<&LiveRows>| recall(&flat, queries, &SearchOptions { k: 5, ef: 100, live });
             prop_assert!(found(None) >= 0.95);
             let live = LiveRows::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
             prop_assert!(found(Some(&live)) >= 0.95);
