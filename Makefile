@@ -61,7 +61,7 @@ bench-pii: setup release ## personal data in labelled columns beside Presidio's 
 units: ## verify the systemd units
 	@packaging/units.sh
 
-install: release ## programs, Cards and units: make install PREFIX=/usr/local
+install: release ## programs, Cards, units, manual pages and completions: make install PREFIX=/usr/local
 	@packaging/install.sh install "$(CARGO_TARGET_DIR)/release" "$(DESTDIR)" "$(PREFIX)"
 
 uninstall: ## remove what install put there

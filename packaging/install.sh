@@ -14,6 +14,19 @@ if [ "$what" = install ]; then
     # The pages of docs/ lie beside it there.
     sed 's|](docs/|](|g' ../README.md >"$doc/README.md"
     chmod 644 "$doc/README.md"
+    # Written by the program itself, so that they are of its own version.
+    man="$dest$prefix/share/man/man1"
+    install -d "$man"
+    "$bin/brahman" man "$man"
+    chmod 644 "$man"/brahman*.1
+    completion() {
+        install -d "$(dirname "$dest$prefix/share/$2")"
+        "$bin/brahman" completions "$1" >"$dest$prefix/share/$2"
+        chmod 644 "$dest$prefix/share/$2"
+    }
+    completion bash bash-completion/completions/brahman
+    completion zsh zsh/site-functions/_brahman
+    completion fish fish/vendor_completions.d/brahman.fish
     for kind in system user; do
         for unit in systemd/$kind/*; do
             target="$dest$prefix/lib/systemd/$kind/$(basename "$unit")"
@@ -29,5 +42,7 @@ else
     for program in $programs; do rm -f "$dest$prefix/bin/$program"; done
     rm -rf "$dest$prefix/share/brahman" "$dest$prefix/share/doc/brahman"
     rm -f "$dest$prefix"/lib/systemd/{system,user}/brahman.{service,socket}
+    rm -f "$dest$prefix"/share/man/man1/brahman{,-*}.1 "$dest$prefix/share/bash-completion/completions/brahman"
+    rm -f "$dest$prefix/share/zsh/site-functions/_brahman" "$dest$prefix/share/fish/vendor_completions.d/brahman.fish"
     echo "removed from $dest$prefix; state in /var/lib/brahman and ~/.local/state/brahman was left"
 fi

@@ -70,7 +70,7 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let best = candidates.iter().find(|c| c.refused.is_none()).map(|c| (c.matched.label.clone(), c.matched.mock, c.matched.state));
     if let Some((label, mock, state)) = best {
         for candidate in candidates.iter_mut().filter(|c| c.refused.is_none() && c.matched.mock != mock) {
-            let what = if candidate.matched.mock { "is a mock" } else { "is no mock" };
+            let what = if candidate.matched.mock { "is a mock" } else { "is not a mock" };
             candidate.refused = Some(format!("{what}, and {label} is {}", state.as_str()));
         }
     }
@@ -78,7 +78,7 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let any_ready = candidates.iter().any(|c| c.refused.is_none() && c.matched.state == ModuleState::Ready);
     for candidate in &mut candidates {
         if candidate.refused.is_none() && candidate.matched.state != ModuleState::Ready && any_ready {
-            candidate.refused = Some(format!("is {}, and another is ready", candidate.matched.state.as_str()));
+            candidate.refused = Some(format!("is {}, and another one is ready", candidate.matched.state.as_str()));
         }
     }
     candidates.sort_by(|a, b| key(a).cmp(&key(b)));
@@ -154,7 +154,7 @@ fn consider(index: usize, modules: &[ModuleRecord], ask: &Ask<'_>, wish: &Wish<'
     };
     let lacking = [ask.require, wish.require].into_iter().flatten().flatten().find(|(k, v)| module.attributes.get(*k) != Some(*v));
     let refused = if ask.asker.is_some_and(|asker| asker.card.id == card.id) {
-        Some("is the asker itself".to_owned())
+        Some("is the caller itself".to_owned())
     } else if rule.is_some_and(|rule| rule.exclude) {
         Some(format!("is excluded in context `{}`", ask.context.unwrap_or_default()))
     } else if let Some((name, value)) = lacking {
@@ -234,7 +234,7 @@ mod tests {
             let ranking = rank(&modules, &ask(context));
             let eligible: Vec<&str> = ranking.eligible().iter().map(|c| c.matched.label.as_str()).collect();
             assert_eq!(eligible, [modules[best].card.label.as_str()], "nobody else is tried for a call that it does not answer");
-            assert!(ranking.refusals()[0].starts_with(&format!("{}: is no mock, and ", modules[other].card.label)), "{context:?}");
+            assert!(ranking.refusals()[0].starts_with(&format!("{}: is not a mock, and ", modules[other].card.label)), "{context:?}");
             modules[best].state = ModuleState::Failed;
             assert_eq!(first(&modules, &ask(context)).as_deref(), Some(modules[other].card.label.as_str()), "one that does not come back");
         }

@@ -56,7 +56,7 @@ impl Quarantine {
         match entries.get(&call()) {
             Some(entry) if entry.deaths >= DEATHS && entry.last.elapsed() < REFUSED_FOR => {
                 let left = (REFUSED_FOR - entry.last.elapsed()).as_secs() + 1;
-                let why = format!("ended on this very call {} times: it is refused for another {left} s", entry.deaths);
+                let why = format!("died during this very call {} times: the call is refused for another {left} s", entry.deaths);
                 Err(Fault::provider_failed(&entry.label, why).with("retryable", false).with("quarantined_s", left))
             }
             _ => Ok(()),
@@ -82,7 +82,7 @@ impl Quarantine {
         entry.deaths = (entry.deaths + 1).max(deaths);
         entry.last = Instant::now();
         if entry.deaths == DEATHS {
-            tracing::error!(label, "a call has ended its provider twice: it is refused from now on");
+            tracing::error!(label, "a call has killed its provider twice: it is refused from now on");
         }
     }
 }

@@ -194,7 +194,7 @@ impl Broker {
             let found = self.route(&table, &flow, context, call.require.as_ref(), peer);
             if let Some(target) = choose(&found, avoid) {
                 if !target.for_group && !self.administers(peer.uid) {
-                    let why = format!("`{}` is for uid {} alone: its Card does not say access = \"group\"", target.label, self.own_uid);
+                    let why = format!("`{}` is for uid {} only: its Card does not say access = \"group\"", target.label, self.own_uid);
                     return Err(Fault::permission_denied(format!("uid {}: {why}", peer.uid)));
                 }
                 return Ok(target);
@@ -356,13 +356,13 @@ impl Broker {
             (OWN, "SetContext") => {
                 let SetContextIn { context } = parameters::read(call.parameters())?;
                 if !self.administers(client.peer.uid) {
-                    let why = "the context is everybody's: only the mesh's own user and root may switch it";
+                    let why = "the context applies to everybody: only the mesh's own user and root may switch it";
                     return Err(Fault::permission_denied(format!("uid {}: {why}", client.peer.uid)));
                 }
                 if let Some(why) = context.as_ref().and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card))) {
                     return Err(Fault::invalid_parameter("context", why));
                 }
-                let unkept = |e: io::Error| Fault::internal(format!("the context cannot be kept: {}", chain(&e)));
+                let unkept = |e: io::Error| Fault::internal(format!("the context cannot be saved: {}", chain(&e)));
                 self.context_file.write(context.as_deref()).map_err(unkept)?;
                 let mut previous = None;
                 self.table.send_modify(|now| {

@@ -225,7 +225,7 @@ impl Client {
                 )));
             }
             if is_guilty || losses >= LOSSES_MAX {
-                let why = format!("{why}; {losses} attempts at this call were lost so: it is not tried again");
+                let why = format!("{why}; {losses} attempts at this call failed in this way: it is not tried again");
                 return Err(Stop::Fault(Fault::provider_failed(label, why)));
             }
             if !is_unsent && !broker.budget().retry(Instant::now()) {
@@ -263,7 +263,7 @@ impl Client {
         // Followed only if the answer is waited for.
         let mut table: Option<watch::Receiver<Arc<Table>>> = None;
         if backend.frames.is_denied() {
-            let why = format!("no memory is left for an answer of `{}` while others are on their way", target.label());
+            let why = format!("no memory is left for an answer of `{}` while others are in flight", target.label());
             return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
         }
         let written = self.attend(until_at, write_parts(&backend.stream, &parts)).await;
@@ -328,7 +328,7 @@ impl Client {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    let why = format!("`{}` answered `{}` with too much: {error}", target.label(), call.method);
+                    let why = format!("`{}` answered `{}` with too large a message: {error}", target.label(), call.method);
                     return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
                 }
             }
@@ -348,12 +348,12 @@ impl Client {
                 biased;
                 ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
                     Ok(true) => {}
-                    Ok(false) => return Err(AttemptFailure::Lost("hung up in mid-call".to_owned())),
+                    Ok(false) => return Err(AttemptFailure::Lost("hung up during the call".to_owned())),
                     // So the kernel says that something was left unread: the end of the call at least, without which there is none.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset && backend.frames.pending().is_empty() => {
                         return Err(AttemptFailure::Unread(format!("hung up before it had read the call ({error})")));
                     }
-                    Err(error) => return Err(AttemptFailure::Lost(format!("hung up in mid-call ({error})"))),
+                    Err(error) => return Err(AttemptFailure::Lost(format!("hung up during the call ({error})"))),
                 },
                 open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
                     open.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;

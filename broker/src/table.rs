@@ -78,7 +78,7 @@ impl ContextFile {
     pub(crate) fn write(&self, context: Option<&str>) -> std::io::Result<()> {
         let other = |found: std::fs::Metadata| !found.is_file();
         if std::fs::symlink_metadata(&self.0).is_ok_and(other) {
-            return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("{} is no regular file", self.0.display())));
+            return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("{} is not a regular file", self.0.display())));
         }
         let temporary = self.0.with_extension("tmp");
         let mut options = std::fs::OpenOptions::new();

@@ -1,4 +1,4 @@
-//! The commands, one file a group.
+//! The commands, one file per group, and what they share: calls, streams, standard input.
 
 pub(crate) mod adopt;
 pub(crate) mod buckets;
@@ -10,19 +10,89 @@ pub(crate) mod mesh;
 mod plot;
 pub(crate) mod score;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use brahman_card::interface::{self, Method};
 use brahman_sidecar::client::{Answer, encode_method};
 use brahman_sidecar::{CallOptions, Client, ClientError};
 
+use crate::failure::{BadInput, Interruption};
 use crate::output;
 
 /// A program that belongs beside `brahman`, or else is in PATH.
 pub(crate) fn sibling(name: &str) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
     beside.filter(|p| p.is_file()).unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// What stands for standard input where a text or a file is asked for, and for standard output where one is written.
+pub(crate) const STANDARD: &str = "-";
+/// Longest text that is read from standard input: no call carries more (the wire's bound on a message).
+const STDIN_BYTES_MAX: u64 = brahman_card::wire::MESSAGE_BYTES_MAX as u64;
+
+/// Longest standard input that is copied to a file: a bound against an endless pipe, far above what a person pipes.
+const STDIN_FILE_BYTES_MAX: u64 = 64 << 30;
+
+/// Whether a path stands for standard input or output.
+pub(crate) fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == STANDARD
+}
+
+/// All of standard input.
+pub(crate) fn stdin_bytes() -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(STDIN_BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.context(BadInput("cannot read standard input".to_owned()))?;
+    if bytes.len() as u64 > STDIN_BYTES_MAX {
+        return Err(BadInput(format!("standard input: expected at most {STDIN_BYTES_MAX} bytes")).into());
+    }
+    Ok(bytes)
+}
+
+/// All of standard input, as text.
+pub(crate) fn stdin_text() -> anyhow::Result<String> {
+    let text = String::from_utf8(stdin_bytes()?);
+    text.map_err(|error| BadInput(format!("standard input is not UTF-8 at byte {}", error.utf8_error().valid_up_to())).into())
+}
+
+/// A text of the person's own: what was given, or standard input for `-`.
+pub(crate) fn text_or_stdin(given: String) -> anyhow::Result<String> {
+    if given == STANDARD { Ok(stdin_text()?.trim_end_matches(['\r', '\n']).to_owned()) } else { Ok(given) }
+}
+
+/// Standard input as a file that a module can open, which is removed with this. A module opens files of its own user's only, as this is.
+#[derive(Debug)]
+pub(crate) struct StdinFile {
+    folder: tempfile::TempDir,
+}
+
+impl StdinFile {
+    /// Reads standard input to its end, into a temporary folder.
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("brahman-").tempdir().context("no temporary folder")?;
+        let stdin = Self { folder };
+        let path = stdin.path();
+        let mut file = std::fs::File::create_new(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let copied = std::io::copy(&mut std::io::stdin().lock().take(STDIN_FILE_BYTES_MAX + 1), &mut file);
+        if copied.with_context(|| format!("cannot copy standard input to {}", path.display()))? > STDIN_FILE_BYTES_MAX {
+            return Err(BadInput(format!("standard input: expected at most {STDIN_FILE_BYTES_MAX} bytes")).into());
+        }
+        Ok(stdin)
+    }
+
+    /// Where it is. The name is what a document made of it is called.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("stdin")
+    }
+}
+
+/// A path as a module can open it, whose working directory is another.
+pub(crate) fn absolute(path: &Path) -> anyhow::Result<String> {
+    let absolute = std::path::absolute(path).with_context(|| BadInput(format!("`{}` is not a path", path.display())))?;
+    Ok(absolute.display().to_string())
 }
 
 /// How often an idempotent stream is begun again when its provider ends in the middle.
@@ -62,9 +132,18 @@ pub(crate) fn unfinished(method: &str) -> anyhow::Error {
     anyhow::anyhow!("the last reply of {method} is not of phase `done`, which was expected: its provider speaks another version")
 }
 
-/// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again. A
-/// stream without an end begins with what there is: a provider that does not even say that has stopped.
-pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, mut each: impl FnMut(&M::Out)) -> Result<M::Out, ClientError> {
+/// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again; of
+/// another one the error says that it was interrupted.
+pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, each: impl FnMut(&M::Out)) -> anyhow::Result<M::Out> {
+    streamed::<M>(socket, parameters, each).await.map_err(|error| match error {
+        ClientError::Closed { .. } | ClientError::Io(_) => anyhow::Error::from(error).context(Interruption { method: M::NAME }),
+        other => other.into(),
+    })
+}
+
+/// [`stream`], as the client gives it. A stream without an end begins with what there is: a provider that does not even say that has
+/// stopped.
+async fn streamed<M: Method>(socket: &Path, parameters: &M::In, mut each: impl FnMut(&M::Out)) -> Result<M::Out, ClientError> {
     let options = CallOptions::default();
     let message = encode_method::<M>(parameters, &options, true, false)?;
     let (interface, short) = M::NAME.rsplit_once('.').unwrap_or(("", M::NAME));

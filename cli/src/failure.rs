@@ -1,102 +1,231 @@
-//! From an error to what a person reads and a script tests: one place for exit codes and hints.
+//! From an error to what a person reads and a script tests: the one place that says how a command ends, and with which hint.
+//!
+//! Invariant: that is decided by the type of an error, or by the name and the data of the mesh's error, and never by a text.
 
+use std::fmt;
 use std::process::ExitCode;
 
 use brahman_card::Fault;
-use brahman_card::interface::{WireError, broker, catalog, embed, index, ingest, init, score, service};
+use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, score, service, storage};
 use brahman_sidecar::ClientError;
+use serde_json::Value;
 
-use crate::output::Output;
+use crate::exit::ExitStatus;
+use crate::output::{ErrorReport, Output};
 
-/// Bad input of the person's own: a Card, a file, JSON.
+/// Declares errors of the command itself: a text for people, and a type that says how the command ends.
+macro_rules! own_errors {
+    ($($(#[doc = $doc:literal])* $name:ident)*) => {
+        $(
+            $(#[doc = $doc])*
+            #[derive(Debug)]
+            pub(crate) struct $name(pub(crate) String);
+
+            impl fmt::Display for $name {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str(&self.0)
+                }
+            }
+
+            impl std::error::Error for $name {}
+        )*
+    };
+}
+
+own_errors! {
+    /// Bad input of the person's own: a Card, a file, JSON.
+    BadInput
+    /// What was named does not exist.
+    NotFound
+    /// A check found something wrong, which the output has in full.
+    Unsound
+}
+
+/// That a provider ended during a call that is not repeated by itself, because a second one might do the work twice.
 #[derive(Debug)]
-pub(crate) struct BadInput(pub(crate) String);
+pub(crate) struct Interruption {
+    /// Qualified name of the method.
+    pub(crate) method: &'static str,
+}
 
-impl std::fmt::Display for BadInput {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+impl fmt::Display for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the provider of {} stopped before it had answered", self.method)
     }
 }
 
-impl std::error::Error for BadInput {}
+impl std::error::Error for Interruption {}
 
-/// Something is wrong, and the output says what: there is nothing to add but the exit status.
-#[derive(Debug)]
-pub(crate) struct Unsound(pub(crate) String);
-
-impl std::fmt::Display for Unsound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+impl Interruption {
+    /// What is kept of such a call, and how to go on.
+    fn hint(&self) -> &'static str {
+        match self.method {
+            ingest::method::Files::NAME | ingest::method::Postgres::NAME | ingest::method::Mysql::NAME => {
+                "the last published generation is intact; `brahman runs` and `brahman datasets` show whether this run was published. Run \
+                 the command again: `--mode keyset` goes on where it stopped, the other modes start over"
+            }
+            index::method::Refresh::NAME | index::method::Migrate::NAME => {
+                "the generation that answered still does, and what was embedded is kept: run the command again, and it goes on from there"
+            }
+            _ => "`brahman status` shows why it stopped; look whether the call took effect before you run the command again",
+        }
     }
 }
-
-impl std::error::Error for Unsound {}
 
 /// What is reported.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    code: u8,
+    status: ExitStatus,
+    /// Qualified name of the error, if it is one of the mesh's.
+    name: Option<String>,
     message: String,
     hint: Option<String>,
-    fault: Option<Fault>,
-    /// The output has it all.
-    said: bool,
+    /// The data of the mesh's error.
+    parameters: Option<Value>,
 }
 
-/// A fault's exit code, and what to do about it. Where the person's own input is at fault, its message says so.
-fn meaning(name: &str) -> (u8, Option<&'static str>) {
-    match name {
-        broker::error::NoProvider::NAME => (4, Some("`brahman explain FLOW` shows each candidate, `brahman status` each module")),
+/// How a command ends on an error of the mesh, and what to do about it where its message does not say.
+fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
+    match fault.name.as_ref() {
+        broker::error::NoProvider::NAME => {
+            (ExitStatus::NotFound, Some("`brahman explain FLOW` shows each candidate, `brahman status` each module"))
+        }
+        // No module embeds with that model.
+        index::error::ModelMismatch::NAME if fault.parameters.get("got").is_some_and(|got| got == "") => {
+            (ExitStatus::NotFound, Some("`brahman status` shows each module's model"))
+        }
+        catalog::error::NoSuchDataset::NAME => {
+            (ExitStatus::NotFound, Some("`brahman datasets` lists them, `brahman ingest` makes one"))
+        }
+        service::error::InterfaceNotFound::NAME
+        | init::error::NoSuchModule::NAME
+        | init::error::NoSuchSession::NAME
+        | catalog::error::NoSuchBucket::NAME
+        | storage::error::NoSuchBucket::NAME
+        | storage::error::NoSuchObject::NAME
+        | index::error::NoSuchBucket::NAME
+        | index::error::NoSuchIndex::NAME
+        | index::error::NoSuchGeneration::NAME
+        | index::error::NoSuchTrial::NAME => (ExitStatus::NotFound, None),
         broker::error::Overloaded::NAME | broker::error::DeadlineExceeded::NAME => {
-            (5, Some("try again; `brahman status` shows what is busy"))
+            (ExitStatus::TryAgain, Some("try again; `brahman status` shows what is busy"))
         }
         service::error::InvalidParameter::NAME
         | init::error::BadCard::NAME
         | embed::error::TextTooLong::NAME
         | embed::error::FileUnreadable::NAME
         | ingest::error::BadSource::NAME
+        | ingest::error::NothingToRead::NAME
+        | storage::error::TooLarge::NAME
         | score::error::ContextTooLong::NAME
         | score::error::NoSuchToken::NAME
-        | score::error::FileUnreadable::NAME => (6, None),
-        index::error::NotReady::NAME => (1, Some("`brahman index refresh NAME` fills it")),
-        catalog::error::NoSuchDataset::NAME => (1, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
-        _ => (1, None),
+        | score::error::FileUnreadable::NAME => (ExitStatus::BadInput, None),
+        service::error::ExpectedMore::NAME => (ExitStatus::BadInput, Some("`brahman call METHOD --more` takes several replies")),
+        broker::error::ProviderFailed::NAME => {
+            (ExitStatus::Failed, Some("`brahman status` and `brahman logs LABEL` show why; the call may have taken effect"))
+        }
+        index::error::NotReady::NAME => (ExitStatus::Failed, Some("`brahman index refresh NAME` fills it")),
+        _ => (ExitStatus::Failed, None),
     }
 }
 
 impl Failure {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
-        let message = format!("{error:#}");
-        // A document that says what is wrong is not followed by another that says that something is.
-        let said = error.downcast_ref::<Unsound>().is_some();
-        if error.downcast_ref::<BadInput>().is_some() {
-            return Self { code: 6, message, hint: None, fault: None, said };
+        let plain = |status| Self { status, name: None, message: format!("{error:#}"), hint: None, parameters: None };
+        if error.is::<BadInput>() {
+            return plain(ExitStatus::BadInput);
+        }
+        if error.is::<NotFound>() {
+            return plain(ExitStatus::NotFound);
+        }
+        if let Some(interruption) = error.downcast_ref::<Interruption>() {
+            let (name, hint) = (broker::error::ProviderFailed::NAME.to_owned(), interruption.hint().to_owned());
+            return Self { name: Some(name), hint: Some(hint), ..plain(ExitStatus::Failed) };
         }
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::Connect { .. }) => {
                 let hint = "`brahman up` starts a mesh; --socket or BRAHMAN_SOCKET names another".to_owned();
-                Self { code: 3, message, hint: Some(hint), fault: None, said }
+                Self { hint: Some(hint), ..plain(ExitStatus::NoMesh) }
             }
-            Some(ClientError::Deadline(_)) => Self { code: 5, message, hint: None, fault: None, said },
+            Some(ClientError::Deadline(_)) => plain(ExitStatus::TryAgain),
+            Some(ClientError::Unsendable(_)) => plain(ExitStatus::BadInput),
             Some(ClientError::Fault(fault)) => {
-                let (code, hint) = meaning(fault.name.as_ref());
-                Self { code, message: fault.message().to_owned(), hint: hint.map(str::to_owned), fault: Some(fault.clone()), said }
+                let (status, hint) = meaning(fault);
+                Self {
+                    status,
+                    name: Some(fault.name.to_string()),
+                    message: fault.message().to_owned(),
+                    hint: hint.map(str::to_owned),
+                    parameters: Some(Value::Object(fault.parameters.clone())),
+                }
             }
-            _ => Self { code: 1, message, hint: None, fault: None, said },
+            _ => plain(ExitStatus::Failed),
         }
     }
 
-    pub(crate) fn report(&self, output: &Output) -> ExitCode {
-        if output.json() && self.said {
-            return ExitCode::from(self.code);
+    /// That the arguments make no sense, in clap's words.
+    pub(crate) fn of_usage(words: String) -> Self {
+        Self { status: ExitStatus::Usage, name: None, message: words, hint: None, parameters: None }
+    }
+
+    /// Says it on standard error, and gives the exit code.
+    pub(crate) fn report(self, output: &Output) -> ExitCode {
+        let Self { status, name, message, hint, parameters } = self;
+        output.failure(&ErrorReport { error: name, message, exit: status.code(), hint, parameters });
+        status.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use brahman_sidecar::client::ReplyError;
+
+    use super::*;
+
+    fn code(error: impl Into<anyhow::Error>) -> u8 {
+        Failure::of(&error.into()).status.code()
+    }
+
+    fn fault(error: &impl WireError) -> ClientError {
+        ClientError::Fault(Fault::of(error, false, "as it is said"))
+    }
+
+    #[test]
+    fn the_documented_table_holds() {
+        let name = || "n".to_owned();
+        for (error, expected) in [
+            (fault(&index::error::Busy { name: name() }), 1),
+            (fault(&index::error::ModelMismatch { wanted: name(), got: "other".to_owned() }), 1),
+            (fault(&index::error::ModelMismatch { wanted: name(), got: String::new() }), 4),
+            (fault(&broker::error::NoProvider { flow: name(), context: None, refused: Vec::new() }), 4),
+            (fault(&catalog::error::NoSuchDataset { name: name() }), 4),
+            (fault(&index::error::NoSuchIndex { name: name() }), 4),
+            (fault(&init::error::NoSuchModule { label: name() }), 4),
+            (fault(&service::error::InterfaceNotFound { interface: name() }), 4),
+            (fault(&broker::error::Overloaded { retry_after_ms: 1 }), 5),
+            (ClientError::Deadline(std::time::Duration::from_secs(1)), 5),
+            (fault(&service::error::InvalidParameter { parameter: name() }), 6),
+            (fault(&ingest::error::BadSource { source: name() }), 6),
+            (fault(&storage::error::TooLarge { name: None, size: 2, max: 1 }), 6),
+            (ClientError::Connect { path: "/none".into(), source: std::io::ErrorKind::NotFound.into() }, 3),
+            (ClientError::Closed { path: "/none".into() }, 1),
+            (ClientError::Protocol(ReplyError::Parameters(serde_json::from_str::<u8>("x").expect_err("no number"))), 1),
+        ] {
+            let words = error.to_string();
+            assert_eq!(code(error), expected, "{words}");
         }
-        if output.json() {
-            let name = self.fault.as_ref().map(|f| f.name.to_string());
-            let parameters = self.fault.as_ref().map(|f| f.parameters.clone());
-            output.print_json(&serde_json::json!({ "error": name, "message": self.message, "exit": self.code, "parameters": parameters }));
-        } else {
-            output.failure(&self.message, self.hint.as_deref());
-        }
-        ExitCode::from(self.code)
+        assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name()))), (6, 4, 1));
+        let read = std::fs::read("/no/such/file").context(BadInput(name())).expect_err("it is not there");
+        assert_eq!(code(read), 6, "a cause underneath changes nothing");
+    }
+
+    #[test]
+    fn a_call_that_was_cut_off_says_what_is_kept() {
+        let closed = anyhow::Error::from(ClientError::Closed { path: "/run/ingest.sock".into() });
+        let failure = Failure::of(&closed.context(Interruption { method: ingest::method::Files::NAME }));
+        assert_eq!((failure.status, failure.name.as_deref()), (ExitStatus::Failed, Some(broker::error::ProviderFailed::NAME)));
+        assert!(failure.message.contains("ingest.sock hung up"), "{}", failure.message);
+        assert!(failure.hint.is_some_and(|hint| hint.contains("generation is intact")));
     }
 }

@@ -1,19 +1,22 @@
-//! `brahman`: the person's command. Arguments here, one file a group of commands in `commands/`.
+//! `brahman`: the person's command. Arguments here, one file per group of commands in `commands/`.
 
 mod commands;
+mod exit;
 mod failure;
 mod models;
 mod output;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use brahman_card::interface::{ingest, init};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::failure::Failure;
+use crate::exit::ExitStatus;
+use crate::failure::{BadInput, Failure};
 use crate::output::Output;
 
 const LONG_ABOUT: &str = "\
@@ -28,8 +31,8 @@ real and mock providers by context.
   brahman search notes \"what did we decide about backups?\"";
 
 const AFTER_HELP: &str = "\
-Exit status: 0 done; 1 the mesh answered with an error; 2 wrong usage; 3 no mesh at the socket; \
-4 nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input; \
+Exit status: 0 done; 1 the mesh answered with an error, or a check failed; 2 wrong usage; 3 no mesh at the socket; \
+4 not found, or nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input; \
 74 standard output could not be written; 141 its reader has gone.
 
 Environment: BRAHMAN_SOCKET, BRAHMAN_BROKER_CONTEXT, BRAHMAN_CARDS, BRAHMAN_STATE, BRAHMAN_CACHE, NO_COLOR.";
@@ -50,102 +53,102 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the mesh in the foreground; Ctrl-C or `brahman down` ends it
+    /// Run the mesh in the foreground; Ctrl-C or `brahman down` stops it
     Up(Up),
-    /// End the mesh in order, and wait for it
+    /// Stop the mesh in order, and wait until it has stopped
     Down,
-    /// Every module: state, pid, uptime, restarts, queue, latency, model, device
+    /// Show every module: state, process, time in that state, restarts, queue, latency, model, device
     Status {
-        /// Wait this long for the mesh to answer and for nothing to be starting any more
+        /// Wait up to this long until the mesh answers and no module is still starting
         #[arg(long, value_name = "SECONDS")]
         wait: Option<u64>,
     },
     /// Validate Cards without starting anything
     Check {
-        /// Card files or folders; the folder `up` would use unless given
+        /// Card files or folders; - reads a Card from standard input [default: those that `up` would use]
         paths: Vec<PathBuf>,
     },
-    /// Which provider a flow goes to now
+    /// Show which provider a flow resolves to now
     Resolve(Flow),
-    /// Why each provider of a flow ranks as it does
+    /// Show why each provider of a flow ranks as it does
     Explain(Flow),
     /// Show the context, switch it, or clear it
     Context {
         /// The new context, such as test or prod
         name: Option<String>,
-        /// Have no context
+        /// Clear the context
         #[arg(long, conflicts_with = "name")]
         clear: bool,
     },
     /// Call any method: brahman call org.brahman.Embed.Info, or embed.Info
     Call(Call),
-    /// Every interface on offer, or the text of one
+    /// List the interfaces on offer, or print the definition of one
     Introspect {
         /// Interface, such as embed
         interface: Option<String>,
     },
-    /// Texts or a file to vectors
+    /// Embed texts or a file
     Embed(Embed),
-    /// Sources to datasets
+    /// Read files, folders and tables into datasets
     #[command(subcommand)]
     Ingest(Ingest),
-    /// Datasets in the catalog
+    /// List, show and repair datasets
     #[command(args_conflicts_with_subcommands = true)]
     Datasets {
         #[command(subcommand)]
         command: Option<Datasets>,
-        /// Show one
+        /// Dataset to show
         name: Option<String>,
     },
-    /// Where objects lie: folders and S3
+    /// Manage buckets, the folders and S3 buckets that objects are stored in
     Buckets {
         #[command(subcommand)]
         command: Option<commands::buckets::Buckets>,
     },
-    /// Operations on buckets that failed, newest first
+    /// List failed bucket operations, newest first
     Errors {
-        /// Failures at most
+        /// Maximum number of failures to list
         #[arg(long, default_value_t = 20)]
         limit: u64,
         /// Forget all but the newest N
         #[arg(long, value_name = "N")]
         compact: Option<u64>,
     },
-    /// Runs of this mesh's ingest, newest first
+    /// List recent ingest runs, newest first
     Runs,
-    /// What became of a dataset's runs: OpenLineage events, with --json one a line
+    /// Show what became of a dataset's runs, as OpenLineage events; with --json one per line
     Lineage {
         /// Dataset
         dataset: String,
-        /// Events at most
+        /// Maximum number of events to show
         #[arg(long, default_value_t = 100)]
         limit: u64,
     },
-    /// Datasets to searchable indexes
+    /// Build, measure and repair searchable indexes of datasets
     #[command(subcommand)]
     Index(commands::index::Index),
-    /// Search an index by meaning
+    /// Search an index by meaning, by words, or both
     Search(commands::index::Search),
-    /// Which memories a model's answers depend on
+    /// Measure which memories a model's answers depend on
     #[command(subcommand)]
     Score(commands::score::Score),
-    /// Models on this machine
+    /// Fetch, check and list models on this machine
     #[command(subcommand)]
     Models(Models),
-    /// A module's output
+    /// Print a module's output
     Logs {
-        /// Module
+        /// Label of the module
         label: String,
-        /// Stay and print new lines
+        /// Keep printing new lines as they come
         #[arg(short, long)]
         follow: bool,
-        /// How many of the last lines
+        /// How many of the last lines to print
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: u64,
     },
     /// Start a stopped or failed module
     Start(Label),
-    /// Stop a module and leave it so
+    /// Stop a module and leave it stopped
     Stop(Label),
     /// Restart a module
     Restart(Label),
@@ -155,6 +158,11 @@ enum Command {
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command into a folder, such as ~/.local/share/man/man1
+    Man {
+        /// Folder, which is created if it does not exist
+        folder: PathBuf,
     },
 }
 
@@ -166,7 +174,7 @@ struct Up {
     /// Folder of Cards
     #[arg(long, env = "BRAHMAN_CARDS")]
     cards: Option<PathBuf>,
-    /// Directory for lasting state
+    /// Directory for persistent state
     #[arg(long, env = "BRAHMAN_STATE")]
     state: Option<PathBuf>,
 }
@@ -175,7 +183,7 @@ struct Up {
 struct Flow {
     /// Interface: org.brahman.Embed, or embed
     flow: String,
-    /// Ask for another context than the present one
+    /// Ask under this context instead of the current one
     #[arg(long)]
     context: Option<String>,
     /// Attribute the provider must have, NAME=VALUE
@@ -189,10 +197,10 @@ struct Call {
     method: String,
     /// Parameters as JSON; - reads standard input
     parameters: Option<String>,
-    /// Take many replies, a line each
+    /// Accept several replies, printed one per line
     #[arg(long)]
     more: bool,
-    /// Context for this call alone
+    /// Context for this call only
     #[arg(long)]
     context: Option<String>,
     /// Give up after this many milliseconds
@@ -202,72 +210,72 @@ struct Call {
 
 #[derive(Args, Debug)]
 struct Embed {
-    /// Texts
+    /// Texts; - stands for those on standard input, one per line
     texts: Vec<String>,
-    /// A file of which the first 8 KiB are embedded
+    /// Embed the first 8 KiB of this file; - reads standard input
     #[arg(long, short, conflicts_with_all = ["texts", "stdin"])]
     file: Option<PathBuf>,
-    /// Read texts from standard input, one a line
+    /// The same as -: read texts from standard input, one per line
     #[arg(long, conflicts_with = "texts")]
     stdin: bool,
-    /// Cut what is longer than the model's window instead of refusing it
+    /// Truncate texts longer than the model's window instead of refusing them
     #[arg(long)]
     truncate: bool,
-    /// Context for this call alone
+    /// Context for this call only
     #[arg(long)]
     context: Option<String>,
 }
 
 #[derive(Subcommand, Debug)]
 enum Datasets {
-    /// Columns, personal data, generations, and a few rows in which personal data is masked
+    /// Show columns, personal data, generations, and sample rows in which personal data is masked
     Show {
         /// Dataset
         name: String,
-        /// Rows to show
+        /// Number of sample rows to show
         #[arg(long, default_value_t = 5)]
         rows: u64,
     },
-    /// Read a dataset's objects anew and publish what is there, if its manifest says otherwise, is damaged or is gone
+    /// Rebuild manifests that are damaged, missing or wrong from the objects in the buckets
     Resync {
-        /// Dataset; all whose manifest is damaged or gone, if none is named
+        /// Dataset [default: all whose manifest is damaged or missing]
         name: Option<String>,
-        /// A run that it is made of, where nothing recorded says so; several in the order of their rows
+        /// Runs that the dataset is made of, in row order, where nothing recorded says so
         #[arg(long, requires = "name", value_name = "RUN", value_delimiter = ',')]
         runs: Vec<String>,
-        /// Publish objects that are not what was committed and of which there is no good copy
+        /// Publish objects that are not what was committed and have no good replica
         #[arg(long, requires = "name")]
         accept_damage: bool,
     },
-    /// Take up datasets from the manifests in a bucket in S3
+    /// Take over datasets from the manifests in an S3 bucket
     Adopt {
         /// Bucket
         bucket: String,
-        /// Dataset; all that have a manifest there, if none is named
+        /// Dataset [default: all that have a manifest there]
         name: Option<String>,
     },
 }
 
 #[derive(Subcommand, Debug)]
 enum Ingest {
-    /// Folders of text, Markdown, HTML and source files, or CSV, JSONL (also .gz, .zst) or Parquet files
+    /// Ingest text, Markdown, HTML and source files (one row per file), or CSV, JSONL (also .gz, .zst) or Parquet files
     Files {
         /// Dataset to write
         dataset: String,
-        /// Files and folders
+        /// Files and folders; - reads standard input (say its kind with --format)
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        /// documents, csv, jsonl or parquet; by the files' endings unless given
+        /// documents, csv, jsonl or parquet [default: by file extension]
         #[arg(long)]
         format: Option<String>,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
-        /// Bucket to write to [default: where the dataset lies, at first primary]
+        /// Bucket to write to [default: where the dataset is already stored, at first primary]
         #[arg(long)]
         bucket: Option<String>,
     },
-    /// Ingest folders again whenever they change, from now on, restarts included
+    /// Ingest folders again whenever they change, across restarts
     Watch {
         /// Dataset to write
         dataset: String,
@@ -280,28 +288,28 @@ enum Ingest {
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
-        /// Bucket to write to [default: where the dataset lies, at first primary]
+        /// Bucket to write to [default: where the dataset is already stored, at first primary]
         #[arg(long)]
         bucket: Option<String>,
-        /// A change has come to rest when nothing has moved for this many milliseconds [default: 2000]
+        /// How long nothing must have changed before a change is ingested, in milliseconds [default: 2000]
         #[arg(long, value_name = "MS")]
         debounce: Option<u64>,
     },
-    /// Watch no longer
+    /// Stop watching
     Unwatch {
         /// Dataset
         dataset: String,
     },
-    /// What is watched
+    /// List the watches
     Watches,
-    /// A table, view or query of a PostgreSQL server, in one snapshot
+    /// Ingest tables, views or a query of a PostgreSQL server, in one snapshot
     Postgres {
         /// Dataset to write
         dataset: String,
         #[command(flatten)]
         table: commands::data::Table,
     },
-    /// A table, view or query of a MySQL or MariaDB server, in one snapshot
+    /// Ingest tables, views or a query of a MySQL or MariaDB server, in one snapshot
     Mysql {
         /// Dataset to write
         dataset: String,
@@ -312,24 +320,24 @@ enum Ingest {
 
 #[derive(Subcommand, Debug)]
 enum Models {
-    /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, checked and converted
+    /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, verify them, and convert the model
     Pull {
-        /// Fetch again what is there
+        /// Fetch them again even if they are present
         #[arg(long)]
         force: bool,
     },
-    /// Whether score-real can use the language model in a folder
+    /// Check whether score-real can use the language model in a folder
     Check {
         /// Folder with model.onnx, tokenizer.json and config.json
         folder: PathBuf,
     },
-    /// Models in the cache
+    /// List the models in the cache
     List,
 }
 
 #[derive(Args, Debug)]
 struct Label {
-    /// Module
+    /// Label of the module
     label: String,
 }
 
@@ -348,6 +356,7 @@ fn main() -> ExitCode {
             output.put(&script);
             Ok(())
         }
+        Command::Man { folder } => write_manual(&folder, &output),
         command => dispatch(command, &socket, &output),
     };
     let code = match outcome {
@@ -357,9 +366,23 @@ fn main() -> ExitCode {
     output.end(code)
 }
 
+/// Writes `brahman.1` and one page for each command.
+fn write_manual(folder: &Path, output: &Output) -> anyhow::Result<()> {
+    let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Arguments::command(), folder));
+    written.with_context(|| BadInput(format!("cannot write manual pages to {}", folder.display())))?;
+    if output.json() {
+        output.print_json(&serde_json::json!({ "folder": folder.display().to_string() }));
+    }
+    Ok(())
+}
+
 /// Help, the version, or what was wrong with the arguments.
 fn usage(error: &clap::Error) -> ExitCode {
-    let output = Output::new(false);
+    // The arguments were not understood, but this one can be told from the rest.
+    let output = Output::new(std::env::args_os().any(|word| word == "--json"));
+    if error.use_stderr() && output.json() {
+        return Failure::of_usage(error.render().to_string().trim_end().to_owned()).report(&output);
+    }
     if error.use_stderr() {
         let given = std::env::args_os().any(|word| word.to_string_lossy().contains(brahman_sidecar::telemetry::is_unsafe));
         if given {
@@ -372,10 +395,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     } else if let Err(lost) = error.print().and_then(|()| std::io::stdout().flush()) {
         return output.lost_code(&lost);
     }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    // Help and the version are what was asked for.
+    if error.use_stderr() { ExitStatus::Usage.into() } else { ExitCode::SUCCESS }
 }
 
-fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyhow::Result<()> {
+fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
     use commands::{adopt, buckets, data, embed, flows, index, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
@@ -438,7 +462,7 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             Command::Index(command) => index::index(socket, command, output).await,
             Command::Score(command) => score::score(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,
-            Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } => Ok(()),
+            Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
         }
     };
     runtime.block_on(async {
@@ -449,4 +473,30 @@ fn dispatch(command: Command, socket: &std::path::Path, output: &Output) -> anyh
             () = output.until_lost() => Ok(()),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The help of a command and of all below it, as wide as a page and without what is in this environment.
+    fn help(command: &clap::Command, text: &mut String) {
+        let mut own = command.clone().term_width(100).mut_args(|argument| argument.hide_env_values(true));
+        text.push_str(&format!("# {}\n\n{}\n", own.get_bin_name().unwrap_or_default().to_owned(), own.render_long_help()));
+        command.get_subcommands().filter(|below| below.get_name() != "help").for_each(|below| help(below, text));
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        let mut command = Arguments::command();
+        command.build();
+        let mut text = String::new();
+        help(&command, &mut text);
+        insta::assert_snapshot!("help", text);
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

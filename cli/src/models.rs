@@ -93,7 +93,7 @@ fn library(cache: &Path, force: bool, output: &Output) -> anyhow::Result<PathBuf
     if let Some(named) = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()) {
         let named = PathBuf::from(named);
         if !named.is_file() {
-            bail!("ORT_DYLIB_PATH names {}, which is no file; unset it to have the library fetched", named.display());
+            bail!("ORT_DYLIB_PATH names {}, which is not a file; unset it to have the library fetched", named.display());
         }
         return Ok(named);
     }
@@ -183,7 +183,7 @@ pub(crate) fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
         return Ok(());
     }
     if models.is_empty() {
-        output.line(&format!("no models in {}; `brahman models pull` fetches {NAME}", cache.join("models").display()));
+        output.line(&format!("no models in {}: `brahman models pull` fetches {NAME}", cache.join("models").display()));
     }
     let rows = models.iter().map(|m| {
         vec![m.name.clone(), m.dim.to_string(), m.max_tokens.to_string(), m.sha256[..12.min(m.sha256.len())].to_owned(), m.path.clone()]

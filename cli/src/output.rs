@@ -1,4 +1,5 @@
-//! What a person sees: tables, colours that respect NO_COLOR, progress where there is a terminal; or JSON and nothing else.
+//! What a person sees: tables, colours that respect NO_COLOR, progress where there is a terminal; or, with `--json`,
+//! results as JSON on standard output and an error as one JSON object on standard error, and nothing else.
 //!
 //! Invariants: whatever a module, a document or a key holds, a terminal does nothing but show it: everything printed for
 //! people passes through [`Output::line`], [`Output::text`], [`Output::table`], [`Output::note`], [`Output::failure`] or
@@ -11,14 +12,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use brahman_sidecar::telemetry;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::Notify;
 
-/// sysexits.h `EX_IOERR`: standard output took less than there was.
-const EXIT_LOST: u8 = 74;
-/// What a shell shows for a program that a closed pipe has ended (128 and SIGPIPE), as it does for coreutils.
-const EXIT_PIPE: u8 = 141;
+use crate::exit::ExitStatus;
 
 /// Colours and their end, by number: in a text they stand as characters of Unicode that are none, and become escape
 /// sequences only where the text is printed, so that a text of somebody else's can bring none along.
@@ -46,27 +44,65 @@ pub(crate) enum Tone {
     Strong,
 }
 
+/// An error as scripts read it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErrorReport {
+    /// Qualified name, if it is one of the mesh's.
+    pub(crate) error: Option<String>,
+    /// For people.
+    pub(crate) message: String,
+    /// The exit code.
+    pub(crate) exit: u8,
+    /// What to do.
+    pub(crate) hint: Option<String>,
+    /// The data of the mesh's error.
+    pub(crate) parameters: Option<serde_json::Value>,
+}
+
 /// How to print.
 #[derive(Debug)]
 pub(crate) struct Output {
     json: bool,
     colour: bool,
     progress: bool,
+    results: Results,
     lost: OnceLock<io::Error>,
     gone: Notify,
+}
+
+/// Where results go.
+#[derive(Debug)]
+enum Results {
+    Standard,
+    /// Kept for a test to look at.
+    #[cfg(test)]
+    Kept(std::sync::Mutex<Vec<u8>>),
+}
+
+impl Results {
+    fn put(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Standard => {
+                let mut out = stdout().lock();
+                out.write_all(bytes).and_then(|()| out.flush())
+            }
+            #[cfg(test)]
+            Self::Kept(kept) => kept.lock().map_err(|_| io::Error::other("poisoned"))?.write_all(bytes),
+        }
+    }
 }
 
 /// Whether scripts read what is printed: they find `mock` in it, where people are told.
 static FOR_SCRIPTS: OnceLock<bool> = OnceLock::new();
 
-/// Tells a person, once, that what follows was made up.
+/// Tells a person, once, that what follows is synthetic.
 pub(crate) fn say_mock(provider: &str) {
     static SAID: OnceLock<()> = OnceLock::new();
     if FOR_SCRIPTS.get().is_some_and(|scripts| !scripts) && SAID.set(()).is_ok() {
         // What cannot be written to a person is not worth an error: the answer itself goes to standard output.
         let _ = writeln!(
             stderr(),
-            "note: made up by the mock {}: not for real use (`brahman context prod` for real providers)",
+            "note: answered by the mock {}, with synthetic results (`brahman context prod` switches to real providers)",
             one_line(provider)
         );
     }
@@ -80,6 +116,7 @@ impl Output {
             json,
             colour: wanted && !json && stdout().is_terminal(),
             progress: !json && stderr().is_terminal(),
+            results: Results::Standard,
             lost: OnceLock::new(),
             gone: Notify::new(),
         }
@@ -87,6 +124,20 @@ impl Output {
 
     pub(crate) fn json(&self) -> bool {
         self.json
+    }
+
+    /// One for people that keeps what is printed, without colours.
+    #[cfg(test)]
+    pub(crate) fn kept() -> Self {
+        let results = Results::Kept(std::sync::Mutex::default());
+        Self { json: false, colour: false, progress: false, results, lost: OnceLock::new(), gone: Notify::new() }
+    }
+
+    /// What was printed so far.
+    #[cfg(test)]
+    pub(crate) fn printed(&self) -> String {
+        let Results::Kept(kept) = &self.results else { return String::new() };
+        String::from_utf8(kept.lock().expect("no test panicked with it").clone()).expect("text")
     }
 
     /// A line on standard output.
@@ -116,11 +167,10 @@ impl Output {
 
     /// Bytes as they are, for a script that the shell reads.
     pub(crate) fn put(&self, bytes: &[u8]) {
-        if self.lost.get().is_none() {
-            let mut out = stdout().lock();
-            if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
-                self.lose(error);
-            }
+        if self.lost.get().is_none()
+            && let Err(error) = self.results.put(bytes)
+        {
+            self.lose(error);
         }
     }
 
@@ -145,10 +195,11 @@ impl Output {
     /// The exit code for output that was lost, once that was said.
     pub(crate) fn lost_code(&self, error: &io::Error) -> ExitCode {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return ExitCode::from(EXIT_PIPE);
+            return ExitStatus::ReaderGone.into();
         }
-        self.failure(&format!("cannot write to standard output: {error}"), None);
-        ExitCode::from(EXIT_LOST)
+        let (message, exit) = (format!("cannot write to standard output: {error}"), ExitStatus::OutputLost);
+        self.failure(&ErrorReport { error: None, message, exit: exit.code(), hint: None, parameters: None });
+        exit.into()
     }
 
     /// A remark that is no result.
@@ -159,12 +210,18 @@ impl Output {
         }
     }
 
-    pub(crate) fn failure(&self, message: &str, hint: Option<&str>) {
+    /// An error, on standard error: in words or, for scripts, as one JSON object on one line. Standard output has results alone.
+    pub(crate) fn failure(&self, report: &ErrorReport) {
+        // What cannot be said is in the exit code.
+        if self.json {
+            let text = serde_json::to_string(report).unwrap_or_default();
+            let _ = writeln!(stderr(), "{}", safe_json(&text));
+            return;
+        }
         let colour = self.colour && stderr().is_terminal();
         let (red, plain) = if colour { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
-        // The exit code says it, too.
-        let _ = writeln!(stderr(), "{red}error:{plain} {}", shown(message, false, true));
-        if let Some(hint) = hint {
+        let _ = writeln!(stderr(), "{red}error:{plain} {}", shown(&report.message, false, true));
+        if let Some(hint) = &report.hint {
             let _ = writeln!(stderr(), "hint: {}", shown(hint, false, true));
         }
     }
@@ -202,7 +259,7 @@ impl Output {
         }
         let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
         let widths: Vec<usize> =
-            (0..head.len()).map(|i| rows.iter().map(|r| visible(&r[i])).chain([head[i].len()]).max().unwrap_or(0)).collect();
+            (0..head.len()).map(|i| rows.iter().map(|r| visible(&r[i])).chain([visible(head[i])]).max().unwrap_or(0)).collect();
         let line = |cells: Vec<String>| {
             let last = cells.len() - 1;
             let cells = cells.into_iter().enumerate().map(|(i, cell)| {
@@ -297,12 +354,19 @@ fn safe_json(text: &str) -> String {
     out
 }
 
-/// Characters that take room, marks of colour left out.
+/// Columns that a text takes on a terminal, marks of colour left out: an East Asian character takes two, a combining one none.
 fn visible(text: &str) -> usize {
-    text.chars().filter(|c| code_of(*c).is_none()).count()
+    let plain: String = text.chars().filter(|c| code_of(*c).is_none()).collect();
+    console::measure_text_width(&plain)
 }
 
-/// `3.2s`, `4m05s`, `2h03m`, `5d01h`.
+/// The beginning of somebody else's text, at most so many columns wide; an ellipsis says that it was cut.
+pub(crate) fn shortened(text: &str, columns: usize) -> String {
+    // Escaped first: what is cut must not begin or end within what a terminal acts on.
+    console::truncate_str(&one_line(text), columns, "…").into_owned()
+}
+
+/// `3.2s`, `4m05s`, `2h03m`, `5d01h`. Not indicatif's `HumanDuration`, which rounds to whole seconds and to one unit.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
@@ -313,16 +377,9 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// `12 B`, `3.4 KiB`, …
+/// `12 B`, `3.40 KiB`, …
 pub(crate) fn bytes(n: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+    HumanBytes(n).to_string()
 }
 
 #[cfg(test)]
@@ -330,7 +387,7 @@ mod tests {
     use super::*;
 
     fn coloured() -> Output {
-        Output { json: false, colour: true, progress: false, lost: OnceLock::new(), gone: Notify::new() }
+        Output { colour: true, ..Output::kept() }
     }
 
     #[test]
@@ -361,6 +418,26 @@ mod tests {
     fn a_cell_is_as_wide_as_it_is_shown() {
         let output = coloured();
         assert_eq!(visible(&one_line(&output.paint("a\x1bb", Tone::Good))), "a\\u{1b}b".len());
+    }
+
+    #[test]
+    fn east_asian_text_takes_two_columns_and_accents_none() {
+        let output = coloured();
+        assert_eq!((visible("notes"), visible("ノート"), visible("e\u{301}")), (5, 6, 1));
+        assert_eq!(visible(&output.paint("東京", Tone::Strong)), 4);
+        assert_eq!((shortened("ノートブック", 7).as_str(), shortened("short", 7).as_str()), ("ノート…", "short"));
+        assert_eq!([bytes(12), bytes(2048), duration(0.3), duration(90.0)], ["12 B", "2.00 KiB", "0.3s", "1m30s"]);
+    }
+
+    #[test]
+    fn columns_stand_below_one_another_whatever_the_script() {
+        let output = Output::kept();
+        output.table(&["名前", "ROWS", ""], vec![vec!["ノート".into(), "3".into(), String::new()], vec!["b".into(), "128".into(), "x\ny".into()]]);
+        insta::assert_snapshot!(output.printed(), @r"
+        名前    ROWS
+        ノート  3
+        b       128   x\u{a}y
+        ");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Cgroups {
 
 /// `$BRAHMAN_CGROUP` names something else.
 #[derive(Debug, Error)]
-#[error("BRAHMAN_CGROUP: {path} is no folder of a cgroup v2; expected one below /sys/fs/cgroup that is delegated to this user")]
+#[error("BRAHMAN_CGROUP: {path} is not a cgroup v2 folder; expected one below /sys/fs/cgroup that is delegated to this user")]
 pub(crate) struct NotACgroup {
     path: PathBuf,
 }

@@ -148,7 +148,7 @@ pub(crate) async fn end(left: Vec<ProcessRecord>, grace: Duration) -> usize {
         if ProcessRecord::now(&process.label, process.pid).as_ref() != Some(&process) {
             continue;
         }
-        tracing::warn!(label = %process.label, pid = process.pid, "left by a former init: told to end");
+        tracing::warn!(label = %process.label, pid = process.pid, "left by a previous init: sent SIGTERM");
         // It may have ended meanwhile.
         let _ = pidfd_send_signal(&pidfd, Signal::TERM);
         ending.push((process, pidfd));
@@ -158,7 +158,7 @@ pub(crate) async fn end(left: Vec<ProcessRecord>, grace: Duration) -> usize {
     let mut stubborn = Vec::new();
     for (process, pidfd) in ending {
         if !has_ended(&pidfd, until).await {
-            tracing::warn!(label = %process.label, pid = process.pid, "left by a former init and deaf to SIGTERM: killed");
+            tracing::warn!(label = %process.label, pid = process.pid, "left by a previous init and ignoring SIGTERM: killed");
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             stubborn.push(pidfd);
         }

@@ -60,7 +60,7 @@ pub(crate) struct InitService {
 impl InitService {
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Fault> {
         let (reply, answer) = oneshot::channel();
-        let ending = || Fault::overloaded("init is ending", 1000);
+        let ending = || Fault::overloaded("init is shutting down", 1000);
         self.requests.send(request(reply)).await.map_err(|_| ending())?;
         answer.await.map_err(|_| ending())
     }
@@ -164,7 +164,7 @@ impl Service for InitService {
             }
             "Watch" => self.watch(&call).await,
             "Shutdown" => {
-                self.requests.send(Request::Shutdown).await.map_err(|_| Fault::internal("init is ending"))?;
+                self.requests.send(Request::Shutdown).await.map_err(|_| Fault::internal("init is shutting down"))?;
                 Ok(Reply::empty())
             }
             _ => Err(call.unknown()),

@@ -38,12 +38,12 @@ pub fn is_configuration(error: &anyhow::Error) -> bool {
 /// If an init runs, or nothing was left.
 pub async fn sweep(mesh: &Path) -> anyhow::Result<()> {
     // Nothing is made where there is nothing.
-    anyhow::ensure!(mesh.with_file_name("init.lock").exists(), "no mesh was ever at {}", mesh.display());
+    anyhow::ensure!(mesh.with_file_name("init.lock").exists(), "there has never been a mesh at {}", mesh.display());
     let mut lock = Lock::take(mesh)?;
     let left = processes::left_behind(&std::mem::take(&mut lock.former), mesh, None);
     let ended = processes::end(left, Duration::from_millis(GRACE_MS)).await;
     lock.record(&[]);
-    anyhow::ensure!(ended > 0, "nothing of a mesh is left at {}", mesh.display());
+    anyhow::ensure!(ended > 0, "no process of a mesh is left at {}", mesh.display());
     Ok(())
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>
     if !member {
         let uid = rustix::process::geteuid().as_raw();
         let why = format!(
-            "BRAHMAN_GROUP: uid {uid} is not in group {gid} and so cannot give it the sockets; add the user to it, and log in anew"
+            "BRAHMAN_GROUP: uid {uid} is not in group {gid} and so cannot give it the sockets; add the user to it, and log in again"
         );
         return Err(Refusal(why).into());
     }
@@ -64,7 +64,7 @@ pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>
         if lock.fresh && !lock.made_folder && !place::enters(folder, gid) {
             let folder = folder.display();
             let why = format!(
-                "BRAHMAN_GROUP: group {gid} cannot enter {folder}, which init did not make; `chmod` it, or choose another --socket"
+                "BRAHMAN_GROUP: group {gid} cannot enter {folder}, which init did not create; `chmod` it, or choose another --socket"
             );
             return Err(Refusal(why).into());
         }
@@ -78,7 +78,7 @@ pub(crate) fn load(folders: &[PathBuf], mesh: &Path) -> Result<Vec<Card>, Fault>
     let reading =
         read(folders).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {}", folder.display(), chain(&e))))?;
     for found in &reading.replaced {
-        tracing::info!("{} is left aside: a Card of label `{}` comes before it", found.origin, found.card.label);
+        tracing::info!("{} is not used: a Card with label `{}` takes precedence", found.origin, found.card.label);
     }
     let mut errors = reading.errors;
     errors.extend(collisions(&reading.cards, mesh));

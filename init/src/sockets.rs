@@ -25,13 +25,13 @@ const LOCK_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, Error)]
 pub(crate) enum SocketError {
     /// Somebody holds the lock.
-    #[error("another brahman-init runs on {path}; `brahman --socket {path} down` ends it")]
+    #[error("another brahman-init runs on {path}; `brahman --socket {path} down` stops it")]
     Taken {
         /// The mesh socket.
         path: PathBuf,
     },
     /// Something lies at the path of one of the mesh's own files that init did not make.
-    #[error("{path} is {what}, which init did not make and so does not touch; move it away, or choose another --socket")]
+    #[error("{path} is {what}, which init did not create and so does not touch; move it away, or choose another --socket")]
     NotOurs {
         /// The path.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub(crate) enum SocketError {
     },
     /// systemd's socket can be reached by nobody.
     #[error(
-        "{path} was passed by systemd, but its file is gone and nobody could reach it; `systemctl restart brahman.socket` makes it anew"
+        "{path} was passed by systemd, but its file is missing: no client can reach it; `systemctl restart brahman.socket` makes it again"
     )]
     Unreachable {
         /// The socket.
@@ -148,7 +148,7 @@ impl Lock {
         let written =
             self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.set_len(0)).and_then(|()| self.file.write_all(text.as_bytes()));
         if let Err(error) = written {
-            tracing::warn!(file = %self.path.display(), %error, "which processes run could not be noted for the next init");
+            tracing::warn!(file = %self.path.display(), %error, "the list of running processes could not be saved for the next init");
         }
     }
 

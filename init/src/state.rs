@@ -255,7 +255,7 @@ impl State {
                 for entry in self.modules.values_mut().filter(|e| e.runs() && e.session.is_none()) {
                     if entry.state == ModuleState::Starting {
                         entry.reason =
-                            Some(format!("READY=1 came from process {pid}, which had ended or is no process of a module: not counted"));
+                            Some(format!("READY=1 came from process {pid}, which has exited or belongs to no module: ignored"));
                     }
                 }
             }

@@ -167,7 +167,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     supervisor.tell_answers(&cards);
     supervisor.take(cards);
     for held in &supervisor.passed {
-        tracing::warn!(socket = %held.path.display(), "a socket was passed that no Card has: whoever connects to it waits for ever");
+        tracing::warn!(socket = %held.path.display(), "systemd passed a socket that belongs to no Card: its clients will wait for ever");
     }
 
     let mut alive = Mouth::watchdog().map(tokio::time::interval);
@@ -243,7 +243,7 @@ impl Supervisor {
         match processes::owner(word.pid, &known) {
             Some(pid) => self.apply(Event::Notified { pid, ready: word.ready, stopping: word.stopping, status: word.status }),
             None => {
-                tracing::warn!(pid = word.pid, ready = word.ready, "a notification came from a process of no module");
+                tracing::warn!(pid = word.pid, ready = word.ready, "a notification came from a process that belongs to no module");
                 if word.ready {
                     self.apply(Event::Stranger { pid: word.pid });
                 }
@@ -377,7 +377,7 @@ impl Supervisor {
             Err(error) => {
                 started.process.kill_group();
                 let _ = started.process.reap();
-                return Event::SpawnFailed { id, reason: format!("its end could not be watched: {}", chain(&error)), permanent: false };
+                return Event::SpawnFailed { id, reason: format!("its process could not be watched: {}", chain(&error)), permanent: false };
             }
         }
         self.processes.insert(id.clone(), started.process);
@@ -445,12 +445,12 @@ impl Supervisor {
         let cards = load(&self.options.cards, &self.options.mesh)?;
         for attached in self.state.cards(true) {
             may_attach(attached, &cards, &self.options.mesh).map_err(|error| {
-                bad_card(&format!("`{}` is attached by itself: {}; nothing was changed", attached.label, error.expected))
+                bad_card(&format!("`{}` attached by itself: {}; nothing was changed", attached.label, error.expected))
             })?;
         }
         let present = self.present_context();
         if let Some(why) = present.and_then(|name| unknown_context(&name, cards.iter().chain(self.state.cards(true)))) {
-            let words = format!("{why}, and it is the present one: `brahman context` sets another first; nothing was changed");
+            let words = format!("{why}, and it is the current one: `brahman context NAME` switches to another; nothing was changed");
             return Err(bad_card(&words));
         }
         // The first reading is part of starting: READY is said once the broker answers, not before.
@@ -499,7 +499,7 @@ impl Supervisor {
                 let event = match (card, id) {
                     (Some(card), _) => {
                         if self.state.entry(&card.id).is_some() {
-                            let why = format!("a module with label `{}` and that socket is there already", card.label);
+                            let why = format!("a module with label `{}` and this socket exists already", card.label);
                             let _ = reply.send(Err(bad_card(&why)));
                             return;
                         }

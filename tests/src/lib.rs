@@ -332,6 +332,19 @@ impl Mesh {
         command.args(arguments).stdin(Stdio::null()).output().expect("brahman runs")
     }
 
+    /// [`Self::brahman`] with something on standard input.
+    #[must_use]
+    pub fn brahman_with(&self, arguments: &[&str], stdin: &[u8]) -> Output {
+        let mut command = Command::new(binary("brahman"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("BRAHMAN_SOCKET", self.socket());
+        command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.folder.path().join("cache"));
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("brahman runs");
+        // It may end without having read everything, as for bad arguments.
+        let _ = child.stdin.take().expect("a pipe").write_all(stdin);
+        child.wait_with_output().expect("brahman ends")
+    }
+
     /// [`Self::brahman`] with `--json`, which must succeed.
     pub fn brahman_json(&self, arguments: &[&str]) -> Value {
         let out = self.brahman(&[arguments, &["--json"]].concat());

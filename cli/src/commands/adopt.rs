@@ -1,30 +1,31 @@
-//! `brahman datasets adopt`: datasets that lie in a bucket in S3 and are not known here, as after a loss of the state.
+//! `brahman datasets adopt`: datasets that are stored in an S3 bucket and are not known here, as after a loss of the state.
 
 use std::path::Path;
 
 use brahman_card::interface::catalog::{AdoptIn, method};
 
 use super::get;
-use crate::failure::Unsound;
+use crate::failure::{NotFound, Unsound};
 use crate::output::{Output, Tone};
 
-/// Takes up every dataset that has a manifest in a bucket, or one by name. Fails if any does not add up.
+/// Adopts every dataset that has a manifest in a bucket, or one by name. Fails if one is refused.
 pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, output: &Output) -> anyhow::Result<()> {
-    let out = get::<method::Adopt>(socket, &AdoptIn { bucket: bucket.clone(), name }).await?;
+    let out = get::<method::Adopt>(socket, &AdoptIn { bucket: bucket.clone(), name: name.clone() }).await?;
     if output.json() {
         output.print_json(&out);
     } else {
-        if out.adopted.is_empty() && out.refused.is_empty() {
+        if name.is_none() && out.adopted.is_empty() && out.refused.is_empty() {
             output.line(&format!("no dataset has a manifest in bucket {bucket}"));
         }
         for dataset in &out.adopted {
-            output.line(&format!("{} is here at generation {} with {} rows", dataset.name, dataset.generation, dataset.rows));
+            output.line(&format!("{} adopted: generation {}, {} rows", dataset.name, dataset.generation, dataset.rows));
         }
         out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
         out.refused.iter().for_each(|dataset| output.line(&output.paint(&format!("{}: {}", dataset.name, dataset.why), Tone::Bad)));
     }
-    match out.refused.len() {
-        0 => Ok(()),
-        n => Err(Unsound(format!("{n} of {} datasets in bucket {bucket} were not taken up", n + out.adopted.len())).into()),
+    match (out.refused.len(), name) {
+        (0, Some(name)) if out.adopted.is_empty() => Err(NotFound(format!("dataset `{name}` has no manifest in bucket {bucket}")).into()),
+        (0, _) => Ok(()),
+        (n, _) => Err(Unsound(format!("{n} of {} datasets in bucket {bucket} were not adopted", n + out.adopted.len())).into()),
     }
 }

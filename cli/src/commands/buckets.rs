@@ -1,4 +1,4 @@
-//! Where objects lie: buckets, their health, their objects, and what failed.
+//! Buckets, which objects are stored in: their health, their objects, and what failed.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,64 +6,64 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use brahman_card::interface::Empty;
 use brahman_card::interface::storage::{
-    AddBucketIn, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode,
+    AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode,
     method,
 };
 use clap::Subcommand;
 
-use super::{get, stream};
+use super::{get, is_standard, stdin_bytes, stream};
 use crate::failure::{BadInput, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// What can be done with buckets.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Buckets {
-    /// Register a bucket, once it was probed; `rescue` gets a copy of everything that is committed
+    /// Probe and register a bucket; the one named `rescue` receives a replica of everything that is committed
     Add {
-        /// Its name
+        /// Name of the bucket
         name: String,
         /// file:///folder or s3://bucket/prefix
         url: String,
-        /// Of S3: aws_endpoint, aws_region, aws_access_key_id, aws_allow_http, …
+        /// An option of S3: aws_endpoint, aws_region, aws_access_key_id, aws_allow_http, …
         #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = pair)]
         options: Vec<(String, String)>,
-        /// Entry of the secrets file whose password is the secret key; its `token` and `customer_key` are used, too
+        /// Entry of the secrets file with the secret key as its password, and optionally `token` and `customer_key`
         #[arg(long)]
         secret: Option<String>,
     },
     /// Forget a bucket; its objects stay where they are
     Remove {
-        /// Its name
+        /// Name of the bucket
         name: String,
     },
-    /// Ask every bucket whether it is there; exit status 1 if one is not
+    /// Check whether every bucket is reachable; exit status 1 if one is not
     Health,
-    /// Read every object and every copy, compare it with what was recorded, and repair one from the other
+    /// Verify every object and replica against its checksum, and repair one from the other
     Scrub {
-        /// This bucket alone
+        /// Only this bucket
         #[arg(long)]
         bucket: Option<String>,
-        /// What this dataset is made of alone
+        /// Only the objects of this dataset
         #[arg(long)]
         dataset: Option<String>,
     },
-    /// Read an object, to a file or the standard output; from `rescue` if it is gone or damaged
+    /// Read an object, to a file or standard output; from `rescue` if it is missing or damaged
     Get {
         /// Bucket
         bucket: String,
         /// Key
         key: String,
-        /// Write it to this file
+        /// Write the object to this file; - is standard output
         #[arg(short = 'f', long = "file", value_name = "FILE")]
         to: Option<PathBuf>,
     },
-    /// Put a file of at most 8 MiB as an object; never over what a dataset is made of
+    /// Store a file of at most 8 MiB as an object; never in place of an object that a dataset uses
     Put {
         /// Bucket
         bucket: String,
         /// Key
         key: String,
-        /// File
+        /// File; - reads standard input
         file: PathBuf,
     },
 }
@@ -93,14 +93,18 @@ async fn list(socket: &Path, output: &Output) -> anyhow::Result<()> {
     let out = get::<method::Buckets>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_buckets(&out, output);
     }
+    Ok(())
+}
+
+fn show_buckets(out: &BucketsOut, output: &Output) {
     let rows = out.buckets.iter().map(|b| {
         let writers = if b.conditional_put { "several" } else { "one" };
-        vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "stays" } else { "" }.to_owned()]
+        vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "protected" } else { "" }.to_owned()]
     });
     output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
-    Ok(())
 }
 
 async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result<()> {
@@ -110,7 +114,7 @@ async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result
         return Ok(());
     }
     let b = out.bucket;
-    let writers = if b.conditional_put { "" } else { "; it lets a key be put twice, so only one may write" };
+    let writers = if b.conditional_put { "" } else { "; it does not support conditional writes, so only one catalog may write to it" };
     output.line(&format!("{} is {}{writers}", b.name, b.url));
     out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
     Ok(())
@@ -121,7 +125,7 @@ async fn remove(socket: &Path, name: String, output: &Output) -> anyhow::Result<
     if output.json() {
         output.print_json(&serde_json::json!({}));
     } else {
-        output.line(&format!("{name} is forgotten; its objects stay where they are"));
+        output.line(&format!("{name} removed from the list; its objects stay where they are"));
     }
     Ok(())
 }
@@ -129,35 +133,44 @@ async fn remove(socket: &Path, name: String, output: &Output) -> anyhow::Result<
 /// Bytes asked for at once.
 const PART_BYTES: u64 = OBJECT_BYTES_MAX;
 
-/// Writes an object, part by part, into a file or to the standard output.
+/// Writes an object, part by part, to a file or standard output.
 async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
+    let to = to.filter(|path| !is_standard(path));
     if to.is_none() && output.json() {
         let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
         let out = get::<method::GetObject>(socket, &ask).await?;
         output.print_json(&out);
         return Ok(());
     }
-    let mut file: Box<dyn std::io::Write> = match to {
-        Some(path) => Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?),
-        None => Box::new(std::io::stdout()),
-    };
+    let mut file: Option<std::fs::File> = None;
     let (mut at, mut rescued) = (0, false);
     let (size, sha256) = loop {
         let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
         let out = get::<method::GetObject>(socket, &ask).await?;
-        let bytes = decode(&out.data_base64).context("the reply is no base64")?;
-        file.write_all(&bytes)?;
+        let bytes = decode(&out.data_base64).context("the reply is not base64")?;
+        match to {
+            None => output.put(&bytes),
+            Some(path) => {
+                let cannot = || BadInput(format!("cannot write {}", path.display()));
+                // Not before there is something to put into it: an object that does not exist leaves no empty file.
+                if file.is_none() {
+                    file = Some(std::fs::File::create(path).with_context(cannot)?);
+                }
+                if let Some(file) = &mut file {
+                    file.write_all(&bytes).with_context(cannot)?;
+                }
+            }
+        }
         at += bytes.len() as u64;
         rescued |= out.rescue_used;
         if at >= out.size || bytes.is_empty() {
             break (out.size, out.sha256);
         }
     };
-    file.flush()?;
-    // The standard output is the object's own.
+    // Standard output is the object's own.
     let Some(path) = to else {
         if rescued {
-            writeln!(std::io::stderr(), "{key} was read from bucket rescue: it is gone from bucket {bucket}, or damaged there")?;
+            output.note(&format!("{key} was read from bucket rescue: it is missing from bucket {bucket}, or damaged there"));
         }
         return Ok(());
     };
@@ -170,24 +183,32 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     }
     output.line(&format!("{key}: {} in {}", bytes(size), path.display()));
     if rescued {
-        output.line(&output.paint("read from bucket rescue: it is gone from its own, or damaged there", Tone::Busy));
+        output.line(&output.paint("read from bucket rescue: it is missing from its own bucket, or damaged there", Tone::Busy));
     }
     Ok(())
 }
 
 /// Puts a file as an object.
 async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, output: &Output) -> anyhow::Result<()> {
-    let held =
-        std::fs::metadata(from).and_then(|meta| if meta.len() > OBJECT_BYTES_MAX { Ok(None) } else { std::fs::read(from).map(Some) });
-    let Some(held) = held.with_context(|| from.display().to_string())? else {
-        anyhow::bail!("{}: larger than the {} that are put at once", from.display(), bytes(OBJECT_BYTES_MAX));
+    let too_large = || BadInput(format!("{}: larger than the {} that one call can store", from.display(), bytes(OBJECT_BYTES_MAX)));
+    let held = if is_standard(from) {
+        stdin_bytes()?
+    } else {
+        let unreadable = || BadInput(format!("cannot read {}", from.display()));
+        if std::fs::metadata(from).with_context(unreadable)?.len() > OBJECT_BYTES_MAX {
+            return Err(too_large().into());
+        }
+        std::fs::read(from).with_context(unreadable)?
     };
+    if held.len() as u64 > OBJECT_BYTES_MAX {
+        return Err(too_large().into());
+    }
     let ask = PutObjectIn { bucket: bucket.clone(), key: key.clone(), data_base64: encode(&held) };
     let out = get::<method::PutObject>(socket, &ask).await?;
     if output.json() {
         output.print_json(&out);
     } else {
-        let copied = if out.copied { ", with a copy in rescue" } else { "" };
+        let copied = if out.copied { ", with a replica in bucket rescue" } else { "" };
         output.line(&format!("{key} in {bucket}: {}{copied}", bytes(out.size)));
     }
     Ok(())
@@ -219,17 +240,17 @@ fn show_health(out: &HealthOut, output: &Output) {
         };
         vec![h.name.clone(), state, format!("{} µs", h.latency_us), backlog, h.error.clone().unwrap_or_default()]
     });
-    output.table(&["BUCKET", "STATE", "AFTER", "WITHOUT A COPY", "WHY"], rows.collect());
+    output.table(&["BUCKET", "STATE", "LATENCY", "NOT REPLICATED", "ERROR"], rows.collect());
     for h in &out.health {
         if let Some(hint) = &h.hint {
             output.line(&format!("{}: {hint}", h.name));
         }
         if let Some(oldest) = h.oldest_unsaved_s {
-            output.line(&output.paint(&format!("the oldest object without a copy is {} old", duration(oldest as f64)), Tone::Busy));
+            output.line(&output.paint(&format!("the oldest object without a replica is {} old", duration(oldest as f64)), Tone::Busy));
         }
         if let Some(at_ms) = h.last_scrub_ms {
             let (damaged, tone) = (h.damaged.unwrap_or(0), if h.damaged.unwrap_or(0) > 0 { Tone::Bad } else { Tone::Faint });
-            let found = if damaged > 0 { format!("{damaged} damaged and not repaired") } else { "all right".to_owned() };
+            let found = if damaged > 0 { format!("{damaged} damaged and not repaired") } else { "no damage".to_owned() };
             output.line(&output.paint(&format!("all objects were last verified {} ago: {found}", ago(at_ms)), tone));
         }
     }
@@ -267,7 +288,7 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
     let unread: u64 = out.unread.iter().flatten().map(|of| of.objects).sum();
     match (out.unrepaired.len(), unread) {
         (0, 0) => Ok(()),
-        (0, unread) => Err(Unsound(format!("{unread} objects could not be looked at")).into()),
+        (0, unread) => Err(Unsound(format!("{unread} objects could not be verified")).into()),
         (damaged, _) => Err(Unsound(format!("{damaged} objects are damaged and could not be repaired")).into()),
     }
 }
@@ -291,10 +312,51 @@ pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, outp
         .errors
         .iter()
         .map(|e| vec![format!("{} ago", ago(e.at_ms)), e.bucket.clone(), e.operation.clone(), e.key.clone(), e.message.clone()]);
-    output.table(&["WHEN", "BUCKET", "OPERATION", "KEY", "WHY"], rows.collect());
+    output.table(&["WHEN", "BUCKET", "OPERATION", "KEY", "ERROR"], rows.collect());
     if out.total > limit {
-        output.line(&format!("{} more; --limit shows them", out.total - limit));
+        output.line(&format!("{} more; --limit N shows more of them", out.total - limit));
     }
     out.shortfall.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::storage::{Bucket, BucketHealth};
+
+    use super::*;
+
+    #[test]
+    fn buckets_and_their_health_are_tables() {
+        let bucket = |name: &str, url: &str, protected, conditional_put| Bucket {
+            name: name.into(),
+            url: url.into(),
+            protected,
+            conditional_put,
+            ..Bucket::default()
+        };
+        let buckets =
+            vec![bucket("primary", "file:///state/buckets/primary", true, true), bucket("lake", "s3://my-bucket/brahman", false, false)];
+        let output = Output::kept();
+        show_buckets(&BucketsOut { buckets }, &output);
+        insta::assert_snapshot!("buckets", output.printed());
+
+        let health = vec![
+            BucketHealth { name: "primary".into(), reachable: true, latency_us: 120, ..BucketHealth::default() },
+            BucketHealth {
+                name: "rescue".into(),
+                reachable: false,
+                latency_us: 2_000_000,
+                error: Some("its marker cannot be seen".into()),
+                hint: Some("mount its disk".into()),
+                backlog_objects: Some(3),
+                backlog_bytes: Some(4096),
+                oldest_unsaved_s: Some(90),
+                ..BucketHealth::default()
+            },
+        ];
+        let output = Output::kept();
+        show_health(&HealthOut { health }, &output);
+        insta::assert_snapshot!("buckets_health", output.printed());
+    }
 }

@@ -1,4 +1,4 @@
-//! Sources to datasets.
+//! Ingesting sources into datasets, and looking after datasets.
 
 use std::path::{Path, PathBuf};
 
@@ -12,23 +12,30 @@ use brahman_card::interface::ingest::{
 use brahman_card::interface::{Empty, Method};
 use clap::Args;
 
-use super::{get, stream, unfinished};
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use super::{StdinFile, absolute, get, is_standard, stream, text_or_stdin, unfinished};
+use crate::failure::NotFound;
+use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
 
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
-    let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
+    // Held until the answer has come.
+    let stdin = paths.iter().any(|path| is_standard(path)).then(StdinFile::read).transpose()?;
+    let given = |path: &PathBuf| match &stdin {
+        Some(stdin) if is_standard(path) => absolute(&stdin.path()),
+        _ => absolute(path),
+    };
+    let paths = paths.iter().map(given).collect::<anyhow::Result<_>>()?;
     let dataset = ask.dataset.clone();
     ingest::<method::Files>(socket, &FilesIn { paths, ..ask }, &dataset, output).await
 }
 
 pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
-    let paths = paths.iter().map(|p| Ok(std::path::absolute(p)?.display().to_string())).collect::<std::io::Result<_>>()?;
+    let paths = paths.iter().map(|path| absolute(path)).collect::<anyhow::Result<_>>()?;
     let out: WatchOut = get::<method::Watch>(socket, &WatchIn { paths, ..ask }).await?;
     if output.json() {
         output.print_json(&out);
     } else {
         let w = out.watching;
-        output.line(&format!("{} follows {}; see `brahman ingest watches`", w.dataset, w.paths.join(", ")));
+        output.line(&format!("{} follows {}; `brahman ingest watches` shows how it stands", w.dataset, w.paths.join(", ")));
     }
     Ok(())
 }
@@ -47,48 +54,52 @@ pub(crate) async fn watches(socket: &Path, output: &Output) -> anyhow::Result<()
     let out: WatchesOut = get::<method::Watches>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_watches(&out, output);
     }
+    Ok(())
+}
+
+fn show_watches(out: &WatchesOut, output: &Output) {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rows = out.watches.iter().map(|w| {
         let why = w.error.clone().or_else(|| w.reason.clone()).unwrap_or_default();
         vec![w.dataset.clone(), w.state.clone(), w.files.to_string(), number(w.generation), number(w.rows), w.paths.join(" "), why]
     });
     output.table(&["DATASET", "STATE", "FILES", "GENERATION", "ROWS", "FOLDERS", "WHY"], rows.collect());
-    Ok(())
 }
 
 /// Where a table is and how it is read.
 #[derive(Args, Debug)]
 pub(crate) struct Table {
-    /// URL of the database, or secret:NAME. A password in it would be seen by whoever lists processes: rather name a secret
+    /// URL of the database, or secret:NAME; prefer a secret, since a password on the command line is visible to other users
     #[arg(long, env = "BRAHMAN_DSN", hide_env_values = true)]
     dsn: String,
-    /// A table or view, as SQL names it; of several, each becomes a dataset DATASET.TABLE
+    /// A table or view, as SQL names it; may be repeated, then each becomes a dataset DATASET.TABLE
     #[arg(long, required_unless_present_any = ["query", "schema"], conflicts_with_all = ["query", "schema"])]
     table: Vec<String>,
-    /// Or a SELECT
+    /// A SELECT, instead of a table; - reads it from standard input
     #[arg(long, conflicts_with = "schema")]
     query: Option<String>,
-    /// Or all tables of a schema, each a dataset DATASET.TABLE
+    /// All tables of a schema instead, each a dataset DATASET.TABLE
     #[arg(long)]
     schema: Option<String>,
-    /// full: one snapshot; incremental: what is above the last run's --cursor; keyset: by --key in parts, resumable, not one snapshot
+    /// full: one snapshot; incremental: rows above the last --cursor; keyset: in parts by --key, resumable, not one snapshot
     #[arg(long, default_value = "full", value_parser = ["full", "incremental", "keyset"])]
     mode: String,
     /// Column whose values only grow, such as updated_at (incremental)
     #[arg(long, value_name = "COLUMN")]
     cursor: Option<String>,
-    /// Column by which a row is known; may be given several times (incremental), once (keyset)
+    /// Column that identifies a row; may be repeated (incremental), once (keyset)
     #[arg(long, value_name = "COLUMN")]
     key: Vec<String>,
-    /// Read again so many seconds or units below the last cursor, for rows whose commit came late (incremental)
+    /// Read again this many seconds or units below the last cursor, for late commits (incremental)
     #[arg(long)]
     lag: Option<u64>,
-    /// Rows a part (keyset) [default: 500000]
+    /// Rows per part (keyset) [default: 500000]
     #[arg(long, value_name = "ROWS")]
     chunk: Option<u64>,
-    /// Workers at most [default: one a core]
+    /// Maximum number of workers [default: one per core]
     #[arg(long)]
     parallel: Option<u64>,
     /// Seconds for which the snapshot may be held [default: 3600]
@@ -100,7 +111,7 @@ pub(crate) struct Table {
     /// Do not look for personal data
     #[arg(long)]
     no_pii: bool,
-    /// Bucket to write to [default: where the dataset lies, at first primary]
+    /// Bucket to write to [default: where the dataset is already stored, at first primary]
     #[arg(long)]
     bucket: Option<String>,
 }
@@ -119,7 +130,7 @@ pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
         dataset: dataset.clone(),
         dsn: t.dsn,
         table,
-        query: t.query,
+        query: t.query.map(text_or_stdin).transpose()?,
         tables,
         schema: t.schema,
         mode: Some(t.mode),
@@ -175,7 +186,7 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
     out.notes.iter().for_each(|note| output.line(&format!("  {note}")));
     for column in out.columns.iter().flatten().filter(|c| c.nulls_made > 0) {
         let words = format!(
-            "{} of `{}` ({}) cannot be held by {} and became NULL",
+            "{} values of `{}` ({}) cannot be represented as {} and became NULL",
             column.nulls_made, column.name, column.source_type, column.arrow_type
         );
         output.line(&output.paint(&words, Tone::Busy));
@@ -184,16 +195,16 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
         let words = match (&drift.was, &drift.now) {
             (Some(was), Some(now)) => format!("column `{}` was {was} and is {now}", drift.column),
             (None, Some(now)) => format!("column `{}` ({now}) is new", drift.column),
-            (_, None) => format!("column `{}` is gone", drift.column),
+            (_, None) => format!("column `{}` was removed", drift.column),
         };
         output.line(&output.paint(&words, Tone::Busy));
     }
     for column in out.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible") {
-        output.line(&output.paint(&format!("column `{}` holds {}", column.column, personal(column)), Tone::Busy));
+        output.line(&output.paint(&format!("column `{}` contains {}", column.column, personal(column)), Tone::Busy));
     }
     let quarantined = out.quarantined.unwrap_or(0);
     if quarantined > 0 {
-        output.line(&format!("{quarantined} left out:"));
+        output.line(&format!("{quarantined} rows or files left out:"));
         for q in out.quarantine.iter().flatten().take(10) {
             let row = q.row.map(|r| format!(" row {r}")).unwrap_or_default();
             output.line(&format!("  {}{row}: {}", q.source, q.reason));
@@ -201,15 +212,8 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
     }
 }
 
-/// Longest type in a table: the fields of a struct are for `--json`.
-const TYPE_CHARS: usize = 32;
-
-fn short(kind: &str) -> String {
-    match kind.char_indices().nth(TYPE_CHARS) {
-        Some((cut, _)) => format!("{}…", &kind[..cut]),
-        None => kind.to_owned(),
-    }
-}
+/// Widest type in a table: the fields of a struct are for `--json`.
+const TYPE_COLUMNS: usize = 33;
 
 /// What a column holds, in words.
 fn personal(column: &PiiColumn) -> String {
@@ -222,10 +226,10 @@ fn personal(column: &PiiColumn) -> String {
     findings.chain(prose).collect::<Vec<_>>().join(", ")
 }
 
-/// What a person should know of a dataset at a glance: who made it up, and what is wrong with it.
+/// What a person should know of a dataset at a glance: whether a mock made it, and what is wrong with it.
 fn standing(dataset: &Dataset, apart: bool, output: &Output) -> String {
-    let maker = dataset.maker.as_ref().map(|maker| format!("made up by {maker}"));
-    let hidden = (apart && dataset.maker.is_none()).then(|| "behind a mock's of this name".to_owned());
+    let maker = dataset.maker.as_ref().map(|maker| format!("synthetic, made by {maker}"));
+    let hidden = (apart && dataset.maker.is_none()).then(|| "hidden by a mock's dataset of the same name".to_owned());
     let state = dataset.state.as_ref().map(|state| output.paint(state, Tone::Bad));
     [state, maker, hidden].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -234,8 +238,13 @@ pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<(
     let out: catalog::ListOut = get::<catalog::method::List>(socket, &RealmIn::default()).await?;
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_datasets(&out, output);
     }
+    Ok(())
+}
+
+fn show_datasets(out: &catalog::ListOut, output: &Output) {
     let all = out.datasets.iter().map(|d| (d, false)).chain(out.apart.iter().flatten().map(|d| (d, true)));
     let rows = all.clone().map(|(d, apart)| {
         let (columns, stale) = (d.columns.len().to_string(), d.stale.join(" "));
@@ -246,15 +255,14 @@ pub(crate) async fn datasets(socket: &Path, output: &Output) -> anyhow::Result<(
         output.line(&output.paint(&format!("{}: {reason}", dataset.name), Tone::Bad));
     }
     out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
-    let strangers = out.strangers.unwrap_or_default();
+    let strangers = out.strangers.as_deref().unwrap_or_default();
     if !strangers.is_empty() {
-        output.line(&output.paint("in the buckets, of no run that this catalog began (never deleted):", Tone::Busy));
+        output.line(&output.paint("foreign runs in the buckets, which this catalog did not write (never deleted):", Tone::Busy));
         strangers.iter().take(STRANGERS_SHOWN).for_each(|run| output.line(&format!("  {run}")));
         if strangers.len() > STRANGERS_SHOWN {
             output.line(&format!("  and {} more: --json has all", strangers.len() - STRANGERS_SHOWN));
         }
     }
-    Ok(())
 }
 
 /// Runs of others in our buckets that are shown.
@@ -278,19 +286,19 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     }
     let d = out.dataset;
     for key in out.rescued.iter().flatten() {
-        output.line(&output.paint(&format!("{key} was gone or damaged, and came back from bucket rescue"), Tone::Busy));
+        output.line(&output.paint(&format!("{key} was missing or damaged, and was restored from bucket rescue"), Tone::Busy));
     }
     for key in out.borrowed.iter().flatten() {
-        let words = format!("{key} is read from its copy in bucket rescue: its bucket is away (`brahman buckets health`)");
+        let words = format!("{key} is read from its replica in bucket rescue: its own bucket is unavailable (`brahman buckets health`)");
         output.line(&output.paint(&words, Tone::Busy));
     }
     for key in out.missing.iter().flatten() {
-        let why = "its bucket is away (`brahman buckets health`), or it is gone and no bucket has a copy (`brahman errors`)";
+        let why = "its bucket is unavailable (`brahman buckets health`), or it is missing and has no replica (`brahman errors`)";
         output.line(&output.paint(&format!("{key} cannot be read: {why}"), Tone::Bad));
     }
     output.line(&format!("{} generation {}: {} rows, {}", output.paint(&d.name, Tone::Strong), d.generation, d.rows, bytes(d.bytes)));
     if let Some(maker) = &d.maker {
-        output.line(&output.paint(&format!("made up by the mock {maker}: no real rows"), Tone::Busy));
+        output.line(&output.paint(&format!("synthetic rows, made by the mock {maker}"), Tone::Busy));
     }
     let holds = |name: &str| {
         let column = d.pii.iter().flat_map(|report| &report.columns).find(|c| c.column == name);
@@ -298,12 +306,12 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     };
     let columns = d.columns.iter();
     let columns =
-        columns.map(|c| vec![c.name.clone(), short(&c.arrow_type), short(&c.source_type), c.nulls_made.to_string(), holds(&c.name)]);
+        columns.map(|c| vec![c.name.clone(), shortened(&c.arrow_type, TYPE_COLUMNS), shortened(&c.source_type, TYPE_COLUMNS), c.nulls_made.to_string(), holds(&c.name)]);
     output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
     d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
     d.objects.iter().for_each(|o| output.line(&o.url));
     if !d.stale.is_empty() {
-        output.line(&output.paint(&format!("older than the dataset: {}", d.stale.join(", ")), Tone::Busy));
+        output.line(&output.paint(&format!("stale indexes: {}", d.stale.join(", ")), Tone::Busy));
     }
     let Some(sample) = sample else { return Ok(()) };
     let versions = out.history.iter().take(VERSIONS_SHOWN);
@@ -338,7 +346,7 @@ pub(crate) async fn resync(
         if out.resynced.is_empty() && out.failed.is_empty() {
             output.line("every dataset has its manifest");
         }
-        out.resynced.iter().for_each(|d| output.line(&format!("{} is back at generation {} with {} rows", d.name, d.generation, d.rows)));
+        out.resynced.iter().for_each(|d| output.line(&format!("{} rebuilt: generation {}, {} rows", d.name, d.generation, d.rows)));
         out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
         return Ok(());
     };
@@ -349,7 +357,7 @@ pub(crate) async fn resync(
         output.print_json(&out);
         return Ok(());
     }
-    let what = if out.changed { "published anew" } else { "as its manifest says" };
+    let what = if out.changed { "published again" } else { "its manifest was right" };
     output.line(&format!("{name} generation {}: {} rows, {what}", out.generation, out.rows));
     out.notes.iter().for_each(|note| output.line(&format!("  {note}")));
     Ok(())
@@ -359,18 +367,26 @@ pub(crate) async fn runs(socket: &Path, output: &Output) -> anyhow::Result<()> {
     let out: RunsOut = get::<method::Runs>(socket, &Empty {}).await?;
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_runs(&out, output);
     }
+    Ok(())
+}
+
+fn show_runs(out: &RunsOut, output: &Output) {
     let rows = out.runs.iter().map(|r| {
         let error = r.error.clone().unwrap_or_default();
         vec![r.run_id.clone(), r.dataset.clone(), r.state.clone(), r.rows.to_string(), bytes(r.bytes), duration(r.seconds), error]
     });
     output.table(&["RUN", "DATASET", "STATE", "ROWS", "READ", "TIME", "ERROR"], rows.collect());
-    Ok(())
 }
 
 pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: &Output) -> anyhow::Result<()> {
-    let out: LineageOut = get::<catalog::method::Lineage>(socket, &LineageIn { name: dataset, limit: Some(limit), mock: None }).await?;
+    let ask = LineageIn { name: dataset.clone(), limit: Some(limit), mock: None };
+    let out: LineageOut = get::<catalog::method::Lineage>(socket, &ask).await?;
+    if out.events.is_empty() && limit > 0 {
+        return Err(NotFound(format!("dataset `{dataset}` has no runs in the lineage; `brahman datasets` lists the datasets")).into());
+    }
     if output.json() {
         out.events.iter().for_each(|event| output.line(&event.to_string()));
         return Ok(());
@@ -394,4 +410,69 @@ pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: 
     });
     output.table(&["TIME", "EVENT", "GENERATION", "ROWS", "RUN", "FROM / WHY"], rows.collect());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::ingest::{Quarantine, Run, WatchStatus};
+
+    use super::*;
+
+    #[test]
+    fn datasets_watches_and_runs_are_tables() {
+        let dataset = |name: &str| Dataset { name: name.into(), generation: 3, rows: 128, bytes: 271_360, ..Dataset::default() };
+        let datasets = vec![
+            Dataset { stale: vec!["notes".into()], ..dataset("notes") },
+            Dataset { state: Some("damaged".into()), reason: Some("notes.json: expected value".into()), ..dataset("ノート") },
+        ];
+        let apart = Some(vec![Dataset { maker: Some("ingest-mock".into()), ..dataset("orders") }]);
+        let strangers = Some(vec!["lake/datasets/x/01H".to_owned()]);
+        let output = Output::kept();
+        show_datasets(&catalog::ListOut { datasets, apart, strangers, ..catalog::ListOut::default() }, &output);
+        insta::assert_snapshot!("datasets", output.printed());
+
+        let watch = WatchStatus {
+            dataset: "notes".into(),
+            paths: vec!["/home/you/notes".into()],
+            state: "watching".into(),
+            files: 128,
+            generation: Some(1),
+            rows: Some(128),
+            ..WatchStatus::default()
+        };
+        let output = Output::kept();
+        show_watches(&WatchesOut { watches: vec![watch] }, &output);
+        insta::assert_snapshot!("watches", output.printed());
+
+        let run = Run {
+            run_id: "01HZY0000000000000000000000".into(),
+            dataset: "notes".into(),
+            state: "failed".into(),
+            rows: 7,
+            bytes: 4096,
+            started_ms: 1,
+            seconds: 1.5,
+            error: Some("no rows".into()),
+        };
+        let output = Output::kept();
+        show_runs(&RunsOut { runs: vec![run] }, &output);
+        insta::assert_snapshot!("runs", output.printed());
+    }
+
+    #[test]
+    fn what_an_ingest_made_is_said_with_what_it_left_out() {
+        let out = IngestSummary {
+            rows: 3,
+            bytes: 210,
+            dataset: "notes".into(),
+            generation: Some(1),
+            quarantined: Some(1),
+            quarantine: Some(vec![Quarantine { source: "/n/a.png".into(), row: None, reason: "is binary".into() }]),
+            seconds: 0.5,
+            ..IngestSummary::default()
+        };
+        let output = Output::kept();
+        ingested("notes", &out, &output);
+        insta::assert_snapshot!("ingested", output.printed());
+    }
 }

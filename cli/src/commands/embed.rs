@@ -1,20 +1,23 @@
-//! Texts and files to vectors.
+//! Embedding texts and files.
 
-use std::io::BufRead as _;
 use std::path::Path;
 
 use brahman_card::interface::embed::{EmbedFileIn, EmbedTextIn, method};
 use brahman_sidecar::CallOptions;
 
-use super::ask;
+use super::{STANDARD, StdinFile, absolute, ask, is_standard, stdin_text};
 use crate::Embed;
 use crate::failure::BadInput;
-use crate::output::{Output, Tone};
+use crate::output::{Output, Tone, shortened};
+
+/// Widest beginning of a text that is shown beside its vector.
+const TEXT_COLUMNS: usize = 60;
 
 pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyhow::Result<()> {
     let options = CallOptions { context: embed.context.clone(), ..CallOptions::default() };
     if let Some(file) = &embed.file {
-        let path = std::path::absolute(file)?.display().to_string();
+        let stdin = is_standard(file).then(StdinFile::read).transpose()?;
+        let path = absolute(&stdin.as_ref().map_or_else(|| file.clone(), StdinFile::path))?;
         let truncate = embed.truncate.then_some(true);
         let (out, provider) = ask::<method::EmbedFile>(socket, &EmbedFileIn { path, truncate }, &options).await?;
         if output.json() {
@@ -40,9 +43,16 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         }
         return Ok(());
     }
-    let texts = if embed.stdin { stdin_lines()? } else { embed.texts.clone() };
+    let stdin = embed.stdin || embed.texts.iter().any(|text| text == STANDARD);
+    let lines: Vec<String> = if stdin { stdin_text()?.lines().map(str::to_owned).collect() } else { Vec::new() };
+    let texts: Vec<String> = if embed.stdin {
+        lines
+    } else {
+        let each = |text: &String| if text == STANDARD { lines.clone() } else { vec![text.clone()] };
+        embed.texts.iter().flat_map(each).collect()
+    };
     if texts.is_empty() {
-        return Err(BadInput("nothing to embed: expected TEXT…, --file F or --stdin".into()).into());
+        return Err(BadInput("nothing to embed: expected TEXT… (- for standard input) or --file F".into()).into());
     }
     let parameters = EmbedTextIn { texts, truncate: embed.truncate.then_some(true) };
     let (out, provider) = ask::<method::EmbedText>(socket, &parameters, &options).await?;
@@ -51,8 +61,7 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         return Ok(());
     }
     for (vector, text) in out.vectors.iter().zip(&parameters.texts) {
-        let short: String = text.chars().take(60).collect();
-        output.line(&format!("{}  {}", head(vector), output.paint(&short, Tone::Faint)));
+        output.line(&format!("{}  {}", head(vector), output.paint(&shortened(text, TEXT_COLUMNS), Tone::Faint)));
     }
     let how = format!("{} of {} cached", out.cached, out.vectors.len());
     summary(output, &out.model, out.dim, provider.as_deref(), &out.device, &how, out.elapsed_us);
@@ -61,14 +70,6 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
     }
     warn(output, out.warnings.as_deref());
     Ok(())
-}
-
-fn stdin_lines() -> anyhow::Result<Vec<String>> {
-    let lines: Result<Vec<_>, _> = std::io::stdin().lock().lines().collect();
-    lines.map_err(|e| match e.kind() {
-        std::io::ErrorKind::InvalidData => BadInput("standard input is not UTF-8: expected one text a line".into()).into(),
-        _ => anyhow::Error::from(e),
-    })
 }
 
 fn head(vector: &[f32]) -> String {

@@ -1,20 +1,19 @@
 //! Asking the broker, and calling anything.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use brahman_card::interface::broker::{FlowIn, SetContextIn};
+use brahman_card::interface::broker::{ExplainOut, FlowIn, SetContextIn};
 use brahman_card::interface::service::DescriptionIn;
 use brahman_card::interface::{Empty, broker, full_name, service};
 use brahman_sidecar::CallOptions;
 use brahman_sidecar::client::encode_call;
 use serde_json::Value;
 
-use super::get;
-use crate::failure::BadInput;
+use super::{STANDARD, get, stdin_text};
+use crate::failure::{BadInput, NotFound};
 use crate::output::{Output, Tone};
 use crate::{Call, Flow};
 
@@ -41,20 +40,26 @@ pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyh
 pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyhow::Result<()> {
     let ask = question(flow)?;
     let out = get::<broker::method::Explain>(socket, &ask).await?;
+    // Said of no one module: whatever the flow, nothing could serve it.
+    if out.candidates.is_empty() {
+        return Err(NotFound(format!("no Card offers {}; `brahman introspect` lists the interfaces on offer", ask.flow)).into());
+    }
     if output.json() {
         output.print_json(&out);
-        return Ok(());
+    } else {
+        show_candidates(&ask.flow, &out, output);
     }
-    output.line(&format!("{} in context {}", ask.flow, out.context.as_deref().unwrap_or("(none)")));
-    if out.candidates.is_empty() {
-        output.line("no Card offers it");
-    }
+    Ok(())
+}
+
+fn show_candidates(flow: &str, out: &ExplainOut, output: &Output) {
+    output.line(&format!("{flow} in context {}", out.context.as_deref().unwrap_or("(none)")));
     let rows = out.candidates.iter().map(|c| {
         let rank = c.rank.map_or("-".to_owned(), |r| (r + 1).to_string());
         let verdict = match (&c.reason, c.rank) {
             (Some(reason), _) => output.paint(&format!("refused: {reason}"), Tone::Bad),
             (None, Some(0)) => output.paint("serves", Tone::Good),
-            _ => "stands by".to_owned(),
+            _ => "standby".to_owned(),
         };
         let m = &c.matched;
         vec![
@@ -68,10 +73,9 @@ pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyh
         ]
     });
     output.table(&["RANK", "MODULE", "PINNED", "VIA", "PRIORITY", "STATE", "VERDICT"], rows.collect());
-    if let Some(note) = out.note {
-        output.line(&note);
+    if let Some(note) = &out.note {
+        output.line(note);
     }
-    Ok(())
 }
 
 pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, output: &Output) -> anyhow::Result<()> {
@@ -101,15 +105,11 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         .ok_or_else(|| BadInput(format!("`{}`: expected INTERFACE.Method, such as embed.Info", call.method)))?;
     let method = format!("{}.{method}", full_name(interface));
     let text = match call.parameters.as_deref() {
-        Some("-") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
-            text
-        }
+        Some(STANDARD) => stdin_text()?,
         Some(text) => text.to_owned(),
         None => "{}".to_owned(),
     };
-    let parameters: Value = serde_json::from_str(&text).context(BadInput("parameters are not JSON".into()))?;
+    let parameters: Value = serde_json::from_str(&text).context(BadInput("the parameters are not JSON".to_owned()))?;
     let options =
         CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
     if !call.more {
@@ -157,4 +157,31 @@ pub(crate) async fn introspect(socket: &Path, interface: Option<&str>, output: &
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::ModuleState;
+    use brahman_card::interface::broker::{Candidate, Match};
+
+    use super::*;
+
+    #[test]
+    fn an_explanation_ranks_and_says_why_not() {
+        let candidate = |label: &str, rank, reason: Option<&str>| Candidate {
+            matched: Match { label: label.into(), via: "exact".into(), priority: 1, state: ModuleState::Ready, ..Match::default() },
+            eligible: rank.is_some(),
+            reason: reason.map(str::to_owned),
+            rank,
+        };
+        let candidates = vec![
+            candidate("embed-real", Some(0), None),
+            candidate("embed-other", Some(1), None),
+            candidate("embed-mock", None, Some("is excluded in context `prod`")),
+        ];
+        let out = ExplainOut { context: Some("prod".into()), candidates, note: None };
+        let output = Output::kept();
+        show_candidates("org.brahman.Embed", &out, &output);
+        insta::assert_snapshot!("explain", output.printed());
+    }
 }

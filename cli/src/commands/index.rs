@@ -1,10 +1,8 @@
-//! `brahman index …` and `brahman search`: datasets to searchable vectors, and what is known of how well they search.
+//! `brahman index …` and `brahman search`: indexes of datasets, and how well they search.
 
 mod arguments;
 
 use std::path::{Path, PathBuf};
-
-use anyhow::Context as _;
 
 use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
@@ -18,8 +16,12 @@ use brahman_card::interface::{Empty, Method};
 
 pub(crate) use arguments::{Create, Index, Promote, Search};
 
-use super::{get, plot, stream, unfinished};
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use super::{get, plot, stream, text_or_stdin, unfinished};
+use crate::failure::{NotFound, Unsound};
+use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
+
+/// Widest beginning of a hit's text that is shown.
+const TEXT_COLUMNS: usize = 160;
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
 async fn show<M: Method>(socket: &Path, ask: &M::In, output: &Output, person: impl FnOnce(&M::Out)) -> anyhow::Result<()> {
@@ -119,12 +121,21 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Get { name, doc_id } => {
             let ask = GetIn { index: name, doc_id };
-            show::<method::Get>(socket, &ask, output, |out: &GetOut| out.chunks.iter().for_each(|hit| print_hit(output, hit, None))).await
+            let out: GetOut = get::<method::Get>(socket, &ask).await?;
+            if out.chunks.is_empty() {
+                return Err(NotFound(format!("index `{}` has no document `{}`", ask.index, ask.doc_id)).into());
+            }
+            if output.json() {
+                output.print_json(&out);
+            } else {
+                out.chunks.iter().for_each(|hit| print_hit(output, hit, None));
+            }
+            Ok(())
         }
         Index::Generations { name } => show::<method::Generations>(socket, &NameIn { name }, output, |out| generations(output, out)).await,
         Index::Promote(promote) => self::promote(socket, promote, output).await,
         Index::Rollback { name, generation } => {
-            let stays = format!("it stays until `brahman index unpin {name}`, or the next `brahman index refresh {name}`");
+            let stays = format!("it stays pinned until `brahman index unpin {name}`, or the next `brahman index refresh {name}`");
             let said = |out: &RollbackOut| {
                 output.line(&format!("generation {} answers again, in place of {}; {stays}", out.generation, out.previous));
             };
@@ -132,7 +143,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Unpin { name } => {
             let said = |out: &UnpinOut| {
-                let now = if out.unpinned { "is pinned no more" } else { "was not pinned" };
+                let now = if out.unpinned { "is no longer pinned" } else { "was not pinned" };
                 output.line(&format!("{name} {now}: generation {} answers", out.generation));
             };
             show::<method::Unpin>(socket, &NameIn { name: name.clone() }, output, said).await
@@ -142,9 +153,9 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             let said = |out: &MoveSummary| {
                 output.line(&if out.moved {
                     let from = &out.previous;
-                    format!("{name} lives in bucket {bucket} now, not in {from}: {} copied and compared", bytes(out.bytes))
+                    format!("{name} is now stored in bucket {bucket}, no longer in {from}: {} copied and verified", bytes(out.bytes))
                 } else {
-                    format!("{name} lives in bucket {bucket} already")
+                    format!("{name} is already stored in bucket {bucket}")
                 });
             };
             watch::<method::Move>(socket, &ask, output, said).await
@@ -153,9 +164,9 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             let said = |out: &CompactSummary| {
                 let number = out.generation.unwrap_or(0);
                 output.line(&if out.compacted {
-                    format!("generation {number} holds everything in one base")
+                    format!("generation {number} has everything in its base")
                 } else {
-                    format!("nothing to fold in: generation {number} is compact")
+                    format!("nothing to merge: generation {number} is already compact")
                 });
             };
             watch::<method::Compact>(socket, &NameIn { name }, output, said).await
@@ -201,21 +212,21 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Doctor { name, repair } => doctor(socket, name, repair, output).await,
         Index::Delete { name } => {
-            let said = |out: &DeleteOut| output.line(&format!("{name} {}", if out.deleted { "deleted" } else { "was not there" }));
+            let said = |out: &DeleteOut| output.line(&format!("{name} {}", if out.deleted { "deleted" } else { "did not exist" }));
             show::<method::Delete>(socket, &NameIn { name: name.clone() }, output, said).await
         }
     }
 }
 
-/// What a person asks of a migration: never that real vectors are given up for a mock's.
+/// What a person asks of a migration: never that real vectors are replaced by a mock's.
 fn migrate(name: &str, model: Option<String>) -> MigrateIn {
     MigrateIn { name: name.to_owned(), model, allow_mock: None }
 }
 
-/// Says it where vectors were made up by a mock.
+/// Says it where vectors are synthetic.
 fn made_up(mock: Option<bool>, output: &Output) {
     if mock == Some(true) {
-        output.note("note: its vectors were made up by a mock");
+        output.note("note: its vectors are synthetic, made by a mock");
     }
 }
 
@@ -249,7 +260,7 @@ async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<
         output.line(&if out.created {
             format!("{name} created; `brahman index refresh {name}` fills it")
         } else {
-            format!("{name} is there already, with the same parameters")
+            format!("{name} exists already, with the same parameters")
         });
     };
     show::<method::Create>(socket, &ask, output, said).await
@@ -285,7 +296,7 @@ fn describe(output: &Output, indexes: &[Description]) {
 
 fn details(output: &Output, i: &Description) {
     output.line(&format!(
-        "graph m {}, ef_construction {}, ef_search {}; {} in memory when touched; {} rows appended and {} dead since the base was made",
+        "graph m {}, ef_construction {}, ef_search {}; {} of memory when loaded; {} rows appended and {} deleted since the base was built",
         i.m,
         i.ef_construction,
         i.ef_search,
@@ -301,7 +312,7 @@ fn details(output: &Output, i: &Description) {
     }
     if let Some(c) = &i.caches {
         output.line(&format!(
-            "in memory: {} generations, {} of graphs, {} mapped, {} appended, {} of columns, words {}; {} files compared with their checksums",
+            "in memory: {} generations, {} of graphs, {} mapped, {} appended, {} of columns, lexical index {}; {} files verified",
             c.generations,
             bytes(c.graph_bytes),
             bytes(c.mapped_bytes),
@@ -318,7 +329,7 @@ fn details(output: &Output, i: &Description) {
         output.line(&output.paint(why, Tone::Bad));
     }
     if let Some(why) = &i.degraded {
-        output.line(&output.paint(&format!("{why}; `brahman index doctor {} --repair` mends it", i.name), Tone::Bad));
+        output.line(&output.paint(why, Tone::Bad));
     }
     made_up(i.mock, output);
 }
@@ -331,7 +342,7 @@ fn generations(output: &Output, out: &GenerationsOut) {
         let reason = if g.forced { format!("{} (forced){pinned}", g.reason) } else { format!("{}{pinned}", g.reason) };
         vec![number, reason, g.docs.to_string(), g.chunks.to_string(), g.appended.to_string(), g.dead.to_string(), bytes(g.bytes), measured]
     });
-    output.table(&["GENERATION", "BY", "DOCS", "CHUNKS", "APPENDED", "DEAD", "SIZE", "RECALL / P95"], rows.collect());
+    output.table(&["GENERATION", "REASON", "DOCS", "CHUNKS", "APPENDED", "DELETED", "SIZE", "RECALL / P95"], rows.collect());
     out.unreadable.iter().flatten().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
 }
 
@@ -342,7 +353,7 @@ async fn refresh<M: Method<Out = RefreshOut>>(socket: &Path, ask: &M::In, name: 
 fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
     let embedded = out.new_chunks.saturating_sub(out.resumed).saturating_sub(out.reused);
     let vectors = match out.cached {
-        None => "with vectors of the dataset's own".to_owned(),
+        None => "with the dataset's own vectors".to_owned(),
         Some(cached) => format!("{embedded} embedded ({cached} from the cache) by {}", out.model),
     };
     output.line(&format!(
@@ -356,11 +367,11 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
         duration(out.duration_s),
     ));
     for (count, words) in [
-        (out.resumed, "chunks had been embedded by a refresh that was cut off"),
-        (out.resume_lost.unwrap_or(0), "vectors of a refresh that was cut off were damaged and were embedded again"),
-        (out.reused, "chunks of changed documents were as before and kept their vectors"),
+        (out.resumed, "chunks had been embedded by an interrupted refresh"),
+        (out.resume_lost.unwrap_or(0), "vectors of an interrupted refresh were damaged and were embedded again"),
+        (out.reused, "chunks of changed documents were unchanged and kept their vectors"),
         (out.empty_docs, "documents have no text"),
-        (out.truncated, "chunks were longer than the model's window and were cut; a smaller --chunk-size avoids that"),
+        (out.truncated, "chunks were longer than the model's window and were truncated; a smaller --chunk-size avoids that"),
         (out.skipped_docs, "documents were left out:"),
     ] {
         if count > 0 {
@@ -373,7 +384,7 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
     }
     if let Some(borrowed) = &out.borrowed {
         let words = format!(
-            "{} objects were read from their copies in bucket rescue: their bucket is away (`brahman buckets health`)",
+            "{} objects were read from their replicas in bucket rescue: their own bucket is unavailable (`brahman buckets health`)",
             borrowed.len()
         );
         output.line(&output.paint(&words, Tone::Busy));
@@ -383,7 +394,7 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
     }
     out.sweep.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
     if !out.stale_cleared {
-        output.line("the dataset has moved on meanwhile: the index is still marked stale");
+        output.line("the dataset has changed in the meantime: the index is still marked stale");
     }
     made_up(out.mock, output);
 }
@@ -397,7 +408,7 @@ async fn promote(socket: &Path, promote: Promote, output: &Output) -> anyhow::Re
         output.line(&match (out.promoted, out.verdict.as_str()) {
             (true, "better") => output.paint(&format!("generation {number} answers now: it is better"), Tone::Good),
             (true, verdict) => output.paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
-            (false, verdict) => output.paint(&format!("generation {number} goes on answering: {verdict}"), Tone::Busy),
+            (false, verdict) => output.paint(&format!("generation {number} keeps answering: {verdict}"), Tone::Busy),
         });
         let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().map(|(who, m)| {
             vec![
@@ -424,8 +435,8 @@ async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact:
     let champion = best.trial.as_ref().map(|t| t.id.as_str());
     if let Some(file) = &file {
         let same: Vec<&TrialRecord> = out.trials.iter().filter(|t| Some(&t.fingerprint) == out.fingerprint.as_ref()).collect();
-        plot::trials(file, &same, champion).with_context(|| format!("drawing {}", file.display()))?;
-        output.note(&format!("drawn: {}", file.display()));
+        plot::trials(file, &same, champion)?;
+        output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {
         output.print_json(&out);
@@ -435,7 +446,7 @@ async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact:
     if let Some(shortfall) = &out.shortfall {
         output.line(shortfall);
     } else if out.torn > 0 {
-        output.line(&format!("the journal was damaged: {} records cut off, which were never acknowledged", out.torn));
+        output.line(&format!("the journal was damaged: {} records at its end, never acknowledged, were dropped", out.torn));
     }
     Ok(())
 }
@@ -481,14 +492,14 @@ fn agent(output: &Output, out: &AgentStatusOut) {
     if !out.enabled {
         said();
         if out.refreshes == Some(true) {
-            output.line("indexes that were refreshed once follow their datasets (`[agent] refresh`)");
+            output.line("indexes that have been refreshed once follow their datasets (`[agent] refresh`)");
             out.last.iter().for_each(|last| output.line(&format!("  last: {last}")));
         }
-        return output.line("no graphs are tried: `[agent] enabled = true` in $BRAHMAN_STATE/index.toml, then `brahman restart index`");
+        return output.line("no trials are run: set `[agent] enabled = true` in $BRAHMAN_STATE/index.toml, then `brahman restart index`");
     }
     let doing = out.running.as_ref().map_or_else(|| "idle".to_owned(), |name| format!("trying {name}"));
     output.line(&format!(
-        "the agent is {doing}; {} of {} trials this hour, the next in {} s at the soonest",
+        "the agent is {doing}; {} of {} trials this hour, the next in {} s at the earliest",
         out.trials_last_hour, out.max_trials_per_hour, out.next_in_s
     ));
     if !out.queue.is_empty() {
@@ -506,22 +517,25 @@ async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> a
         out.problems.iter().for_each(|p| output.line(&output.paint(p, Tone::Bad)));
         let state = if out.healthy { output.paint("healthy", Tone::Good) } else { output.paint("not healthy", Tone::Bad) };
         out.notes.iter().flatten().for_each(|note| output.line(note));
-        out.put_aside.iter().flatten().for_each(|name| output.line(&format!("put aside: {name}")));
-        let how = if out.repaired { ", mended" } else { "" };
+        out.put_aside.iter().flatten().for_each(|name| output.line(&format!("set aside: {name}")));
+        let how = if out.repaired { ", repaired" } else { "" };
         output.line(&format!(
-            "{name} is {state}{how}: {} files compared, {} rows do not find themselves, generation {} answers",
+            "{name} is {state}{how}: {} files verified, {} orphaned rows, generation {} answers",
             out.files, out.orphans, out.generation
         ));
     }
-    anyhow::ensure!(out.healthy, "index `{name}` is not healthy; --repair makes what is damaged again from its segments");
-    Ok(())
+    if out.healthy {
+        return Ok(());
+    }
+    let hint = if repair { "what is left could not be repaired" } else { "--repair rebuilds what is damaged from its segments" };
+    Err(Unsound(format!("index `{name}` is not healthy; {hint}")).into())
 }
 
 fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
     let place = output.paint(&format!("{}:{}", hit.doc_id, hit.line), Tone::Strong);
     output.line(&score.map_or_else(|| place.clone(), |score| format!("{score:.3}  {place}")));
-    let text: String = hit.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
-    output.line(&format!("       {}", output.paint(&text, Tone::Faint)));
+    let text = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    output.line(&format!("       {}", output.paint(&shortened(&text, TEXT_COLUMNS), Tone::Faint)));
 }
 
 pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> anyhow::Result<()> {
@@ -532,7 +546,7 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
     };
     let ask = SearchIn {
         index: search.index,
-        text: Some(search.query),
+        text: Some(text_or_stdin(search.query)?),
         k: Some(search.k),
         ef: search.ef,
         filter: search.filter,
@@ -545,7 +559,7 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
 
 fn found(output: &Output, out: &SearchOut) {
     out.results.iter().flatten().for_each(|hit| print_hit(output, hit, Some(hit.score)));
-    let stale = if out.stale { ", stale: the dataset has moved on" } else { "" };
+    let stale = if out.stale { ", stale: the dataset has changed since" } else { "" };
     let by = out.provider.as_ref().map(|p| format!(", query embedded by {p}")).unwrap_or_default();
     let ms = |us: u64| us as f64 / 1e3;
     output.line(&output.paint(
@@ -568,4 +582,58 @@ fn found(output: &Output, out: &SearchOut) {
         output.note("the query was longer than the model's window: only its beginning was embedded");
     }
     made_up(out.mock, output);
+}
+
+#[cfg(test)]
+mod tests {
+    use brahman_card::interface::index::Elapsed;
+
+    use super::*;
+
+    #[test]
+    fn indexes_hits_and_refreshes_are_printed_for_people() {
+        let description = Description {
+            name: "notes".into(),
+            dataset: "notes".into(),
+            generation: 2,
+            docs: 4,
+            chunks: 9,
+            bytes: 65_536,
+            memory_bytes: 32_768,
+            engine: "flat-hnsw".into(),
+            bucket: "primary".into(),
+            model: Some("all-MiniLM-L6-v2".into()),
+            m: 16,
+            ef_construction: 100,
+            ef_search: 64,
+            stale: true,
+            pinned: Some(true),
+            ..Description::default()
+        };
+        let output = Output::kept();
+        describe(&output, std::slice::from_ref(&description));
+        details(&output, &description);
+        insta::assert_snapshot!("index_stats", output.printed());
+
+        let hit = Hit { doc_id: "backups.md".into(), line: 3, text: "We keep\nbackups   for ninety days.".into(), score: 0.5, ..Hit::default() };
+        let out = SearchOut {
+            results: vec![vec![hit]],
+            generation: 2,
+            engine: "flat-hnsw".into(),
+            mode: "semantic".into(),
+            model: "all-MiniLM-L6-v2".into(),
+            provider: Some("embed-real".into()),
+            stale: true,
+            elapsed_us: Elapsed { embed: 4000, search: 200, total: 4500, ..Elapsed::default() },
+            ..SearchOut::default()
+        };
+        let output = Output::kept();
+        found(&output, &out);
+        insta::assert_snapshot!("search", output.printed());
+
+        let summary = RefreshSummary { generation: 2, dataset_docs: 4, new_docs: 1, new_chunks: 1, total: 4, duration_s: 0.5, ..RefreshSummary::default() };
+        let output = Output::kept();
+        refreshed("notes", &summary, &output);
+        insta::assert_snapshot!("refreshed", output.printed());
+    }
 }

@@ -7,15 +7,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use brahman_card::CardError;
-use brahman_card::ModuleState;
+use brahman_card::{Card, CardError, ModuleState};
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::init::{LabelIn, LogsIn, LogsOut};
 use brahman_card::interface::{Empty, Method, broker, init};
 use brahman_sidecar::place::cards::{self, FoundCard};
 use brahman_sidecar::{ClientError, place};
 
-use super::{get, sibling, stream};
+use super::{get, is_standard, sibling, stdin_bytes, stream};
 use crate::Up;
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, bytes, duration, one_line};
@@ -44,7 +43,7 @@ pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
     match asked {
         // No init, but perhaps modules that a killed one left behind: they end as its next start would end them.
         Err(ClientError::Connect { .. }) if swept(socket) => {
-            output.note("brahman-init was gone; what it had left running is ended");
+            output.note("brahman-init had died already; the processes that it left running were stopped");
             if output.json() {
                 output.print_json(&serde_json::json!({ "ended": true }));
             }
@@ -55,11 +54,11 @@ pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
         }
     }
     let started = Instant::now();
-    let bar = output.spinner("ending");
+    let bar = output.spinner("stopping");
     // init's lock is released when its process is gone, whatever becomes of the socket file.
     while std::os::unix::net::UnixStream::connect(&init).is_ok() {
         if started.elapsed() > Duration::from_secs(20) {
-            bail!("the mesh has not ended within 20 s; a second `brahman down` forces it");
+            bail!("the mesh did not stop within 20 s; a second `brahman down` forces it");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -76,6 +75,9 @@ fn swept(socket: &Path) -> bool {
     command.arg("--socket").arg(socket).arg("__sweep").env("BRAHMAN_LOG", "warn").stderr(std::process::Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
+
+/// How long the supervisor may take to answer `status`: it does so in a millisecond, and within a second on a machine that is busy.
+const SUPERVISOR_WAIT: Duration = Duration::from_secs(2);
 
 /// The broker's status; init's table if there is no broker.
 async fn read_status(socket: &Path) -> Result<StatusOut, ClientError> {
@@ -117,10 +119,38 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     bar.finish_and_clear();
+    // The broker shows init's table as it last heard it, whatever has become of init since.
+    let list = tokio::time::timeout(SUPERVISOR_WAIT, get::<init::method::List>(&place::init_socket(socket), &Empty {})).await;
     if output.json() {
-        output.print_json(&status);
-        return Ok(());
+        output.print_json(&scripted(&status)?);
+    } else {
+        show_status(&status, socket, output);
+        if let Some(lost) = list.as_ref().ok().and_then(|list| list.as_ref().ok()?.log_lines_lost) {
+            let words = format!("{lost} lines of the mesh's log could not be written; `brahman logs` has the last ones");
+            output.line(&output.paint(&words, Tone::Bad));
+        }
     }
+    let silent = "the supervisor does not answer, so this table may be old: brahman-init is stopped, or it has died";
+    let gone = match list {
+        Err(_) => Some(ClientError::Deadline(SUPERVISOR_WAIT)),
+        // Who may not ask it has to be content with the broker's word.
+        Ok(Err(ClientError::Connect { source, .. })) if source.kind() == std::io::ErrorKind::PermissionDenied => None,
+        Ok(Err(error)) if error.is_disconnect() => Some(error),
+        Ok(_) => None,
+    };
+    gone.map_or(Ok(()), |error| Err(anyhow::Error::from(error).context(silent)))
+}
+
+/// The status for scripts: as the broker gives it, but that a module without a process has no process id either.
+fn scripted(status: &StatusOut) -> serde_json::Result<serde_json::Value> {
+    let mut all = serde_json::to_value(status)?;
+    for module in all["modules"].as_array_mut().into_iter().flatten().filter(|module| module["pid"] == 0) {
+        module["pid"] = serde_json::Value::Null;
+    }
+    Ok(all)
+}
+
+fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
     let context = status.context.as_deref().unwrap_or("(none)");
     output.line(&format!("context {}   socket {}", output.paint(context, Tone::Strong), socket.display()));
     let rows = status.modules.iter().map(|m| {
@@ -145,13 +175,13 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
             attribute("device"),
         ]
     });
-    output.table(&["MODULE", "STATE", "PID", "SINCE", "RESTARTS", "QUEUE", "P50", "P99", "MODEL", "DEVICE"], rows.collect());
+    output.table(&["MODULE", "STATE", "PID", "IN STATE", "RESTARTS", "QUEUE", "P50", "P99", "MODEL", "DEVICE"], rows.collect());
     for m in &status.modules {
         if let Some(reason) = m.reason.as_ref().filter(|_| m.state != ModuleState::Ready) {
             output.line(&format!("{}: {}", m.label, one_line(reason)));
         }
         if let Some(breaker) = &m.breaker {
-            output.line(&format!("{}: breaker {breaker}, {} of {} calls failed", m.label, m.failures, m.calls));
+            output.line(&format!("{}: circuit breaker {breaker}, {} of {} calls failed", m.label, m.failures, m.calls));
         }
         for line in storage_lines(&m.attributes) {
             output.line(&output.paint(&format!("{}: {line}", m.label), Tone::Busy));
@@ -160,17 +190,9 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
             output.line(&output.paint(&format!("{}: {shortfall}", m.label), Tone::Faint));
         }
     }
-    // Of use even where it cannot be had: the broker may be all that answers.
-    let list = get::<init::method::List>(&place::init_socket(socket), &Empty {}).await;
-    if let Some(lost) = list.ok().and_then(|list| list.log_lines_lost) {
-        output.line(
-            &output.paint(&format!("{lost} lines of the mesh's log could not be written; `brahman logs` keeps the last ones"), Tone::Bad),
-        );
-    }
-    Ok(())
 }
 
-/// What a module says of its buckets, in words: copies that have yet to be made, and buckets that are away.
+/// What a module says of its buckets, in words: replicas that have yet to be made, and buckets that are unavailable.
 fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String> {
     let figure = |name: &str| attributes.get(name).and_then(|figure| figure.parse::<u64>().ok()).filter(|figure| *figure > 0);
     let text = |name: &str| attributes.get(name).filter(|text| !text.is_empty());
@@ -179,11 +201,11 @@ fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String> {
         let size = bytes(figure("copies.bytes").unwrap_or(0));
         let since = figure("copies.oldest_s").map(|s| format!(", the oldest for {}", duration(s as f64))).unwrap_or_default();
         let why = text("copies.why").map(|why| format!(": {why}")).unwrap_or_default();
-        lines.push(format!("{objects} objects ({size}) have no copy in bucket rescue yet{since}{why}"));
+        lines.push(format!("{objects} objects ({size}) have no replica in bucket rescue yet{since}{why}"));
     }
-    lines.extend(text("buckets.away").map(|away| format!("away: bucket {away}; see `brahman buckets health`")));
+    lines.extend(text("buckets.away").map(|away| format!("bucket {away} is unavailable; see `brahman buckets health`")));
     lines.extend(text("damaged").cloned());
-    lines.extend(text("state").map(|state| format!("the state is {state}: what is there is served, and nothing is changed")));
+    lines.extend(text("state").map(|state| format!("the state directory is {state}: existing data is served, and nothing is changed")));
     lines
 }
 
@@ -262,7 +284,14 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
         found.extend(reading.cards);
         errors.extend(reading.errors);
     }
-    for file in paths.iter().filter(|p| !p.is_dir()) {
+    if paths.iter().any(|path| is_standard(path)) {
+        let origin = "standard input".to_owned();
+        match Card::parse(&origin, &stdin_bytes()?) {
+            Ok(card) => found.push(FoundCard { origin, card }),
+            Err(error) => errors.push(error),
+        }
+    }
+    for file in paths.iter().filter(|path| !path.is_dir() && !is_standard(path)) {
         // A file that is not there is a slip of the person's, not a bad Card.
         std::fs::metadata(file).with_context(|| BadInput(file.display().to_string()))?;
         match cards::read_one(file) {
@@ -273,7 +302,7 @@ pub(crate) fn check(paths: &[PathBuf], socket: &Path, output: &Output) -> anyhow
         }
     }
     if found.is_empty() && errors.is_empty() {
-        return Err(BadInput("no Cards there: expected *.toml or *.json".into()).into());
+        return Err(BadInput("no Cards found: expected *.toml or *.json files".into()).into());
     }
     errors.extend(cards::collisions(&found, &mesh));
     // A Card that is looked at alone may require what lies beside it, or what is installed.
@@ -311,7 +340,7 @@ fn report_cards(found: &[FoundCard], errors: &[CardError], output: &Output) -> a
     bad.sort_unstable();
     bad.dedup();
     let all = bad.len() + found.iter().filter(|card| !refused(&card.origin)).count();
-    if bad.is_empty() { Ok(()) } else { Err(BadInput(format!("{} of {all} Cards are refused", bad.len())).into()) }
+    if bad.is_empty() { Ok(()) } else { Err(BadInput(format!("{} of {all} Cards are invalid", bad.len())).into()) }
 }
 
 #[cfg(test)]
@@ -319,12 +348,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_that_are_behind_and_buckets_that_are_away_are_told() {
+    fn status_is_a_table_with_what_is_wrong_below_it() {
+        let module = |label: &str, state, pid| ModuleStatus { label: label.into(), state, pid, uptime_s: 75.0, ..ModuleStatus::default() };
+        let status = StatusOut {
+            context: Some("prod".into()),
+            modules: vec![
+                ModuleStatus {
+                    p50_us: Some(840),
+                    p99_us: Some(12_500),
+                    attributes: BTreeMap::from([("model".into(), "all-MiniLM-L6-v2".into()), ("device".into(), "cpu".into())]),
+                    ..module("embed-real", ModuleState::Ready, 4711)
+                },
+                ModuleStatus { mock: true, ..module("embed-mock", ModuleState::Ready, 4712) },
+                ModuleStatus { reason: Some("exited with status 78: no model".into()), ..module("score-real", ModuleState::Failed, 0) },
+            ],
+        };
+        let output = Output::kept();
+        show_status(&status, Path::new("/run/brahman/brahman.sock"), &output);
+        insta::assert_snapshot!("status", output.printed());
+        let pids: Vec<_> = scripted(&status).expect("JSON")["modules"].as_array().expect("modules").iter().map(|m| m["pid"].clone()).collect();
+        assert_eq!(pids, [serde_json::json!(4711), serde_json::json!(4712), serde_json::Value::Null], "no process has no number");
+    }
+
+    #[test]
+    fn replicas_that_are_behind_and_unavailable_buckets_are_reported() {
         let lines =
             |all: &[(&str, &str)]| storage_lines(&all.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect());
         let behind = [("copies.objects", "3"), ("copies.bytes", "2048"), ("copies.oldest_s", "90"), ("copies.why", "no space")];
-        assert_eq!(lines(&behind), ["3 objects (2.0 KiB) have no copy in bucket rescue yet, the oldest for 1m30s: no space"]);
-        assert_eq!(lines(&[("buckets.away", "disk")]), ["away: bucket disk; see `brahman buckets health`"]);
+        assert_eq!(lines(&behind), ["3 objects (2.00 KiB) have no replica in bucket rescue yet, the oldest for 1m30s: no space"]);
+        assert_eq!(lines(&[("buckets.away", "disk")]), ["bucket disk is unavailable; see `brahman buckets health`"]);
         assert_eq!(lines(&[("damaged", "errors.log had damaged records"), ("state", "read-only")]).len(), 2);
         assert!(lines(&[("copies.objects", "0"), ("copies.why", ""), ("buckets.away", ""), ("model", "m")]).is_empty());
     }

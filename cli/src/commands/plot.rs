@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{anyhow, ensure};
 use brahman_card::interface::index::TrialRecord;
 use plotters::prelude::*;
+
+use crate::failure::{BadInput, NotFound};
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (900, 560);
@@ -24,8 +25,12 @@ fn front<'a>(trials: &[&'a TrialRecord]) -> Vec<&'a TrialRecord> {
 
 /// Draws trials into an SVG file.
 pub(crate) fn trials(file: &Path, trials: &[&TrialRecord], champion: Option<&str>) -> anyhow::Result<()> {
-    ensure!(file.extension().is_some_and(|e| e == "svg"), "expected a file whose name ends in .svg");
-    ensure!(!trials.is_empty(), "there is no trial on this data; `brahman index autotune` makes some");
+    if file.extension().is_none_or(|extension| extension != "svg") {
+        return Err(BadInput(format!("{}: expected a file whose name ends in .svg", file.display())).into());
+    }
+    if trials.is_empty() {
+        return Err(NotFound("there is no trial on this data; `brahman index autotune` makes some".to_owned()).into());
+    }
     let point = |t: &TrialRecord| (t.metrics.p95_us, t.metrics.recall_at_k);
     let range = |values: Vec<f64>| {
         let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)));
@@ -56,7 +61,8 @@ pub(crate) fn trials(file: &Path, trials: &[&TrialRecord], champion: Option<&str
         root.present()?;
         Ok(())
     };
-    draw().map_err(|e| anyhow!("{e}"))
+    // plotters' errors cannot be kept: they are not for other threads.
+    draw().map_err(|error| BadInput(format!("cannot draw {}: {error}", file.display())).into())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Which memories a model's answers depend on.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use brahman_card::interface::Method;
 use brahman_card::interface::score::method;
 use brahman_card::interface::score::{
@@ -12,13 +12,13 @@ use brahman_card::interface::score::{
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{get, stream, unfinished};
+use super::{absolute, get, is_standard, stdin_text, stream, unfinished};
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, duration};
 
-/// Columns of the heat map at most; of more responses, neighbours share one.
+/// Maximum number of columns of the heat map; of more responses, neighbours share one.
 const COLUMNS_MAX: usize = 64;
-/// Rows shown at most; `--json` has all.
+/// Maximum number of rows shown; `--json` has all.
 const ROWS_MAX: usize = 40;
 /// Tokens a cell of the page names.
 const PAGE_TOKENS: u64 = 12;
@@ -26,40 +26,40 @@ const PAGE_TOKENS: u64 = 12;
 /// Which memories a model's answers depend on
 #[derive(Subcommand, Debug)]
 pub(crate) enum Score {
-    /// Every memory against every response
+    /// Score every memory against every response
     Matrix(Matrix),
-    /// One memory, over the responses that follow it
+    /// Score one memory, over the responses that follow it
     Memory {
         #[command(flatten)]
         file: Source,
         /// Key of the memory
         key: String,
-        /// Responses after it to look at
+        /// How many responses after it to look at
         #[arg(long, default_value_t = 50)]
         window: u64,
-        /// Tokens to name a response
+        /// How many of a response's tokens to show
         #[arg(long, default_value_t = 3)]
         top: u64,
     },
-    /// The memories that were not scored for long, and their weights
+    /// Score the memories that have not been scored recently, and update their weights
     Incremental {
         #[command(flatten)]
         file: Source,
-        /// Leave those alone that were scored within so many seconds
+        /// Skip memories that were scored within this many seconds
         #[arg(long, default_value_t = 86_400, value_name = "S")]
         max_age: u64,
-        /// Responses after a memory to look at
+        /// How many responses after a memory to look at
         #[arg(long, default_value_t = 50)]
         window: u64,
-        /// Memories at most
+        /// Maximum number of memories to score
         #[arg(long)]
         limit: Option<u64>,
     },
-    /// The last entries, by what they lose without any memory: which are worth training on
+    /// Rank the last entries by how much they lose without any memory
     Finetune {
         #[command(flatten)]
         file: Source,
-        /// Entries from the end
+        /// How many entries, from the end
         #[arg(long, default_value_t = 20)]
         count: u64,
     },
@@ -70,10 +70,10 @@ pub(crate) enum Score {
 pub(crate) struct Source {
     /// JSON file: {"conversation": […]} or {"messages": […]}; - reads standard input
     file: PathBuf,
-    /// Higher goes first
+    /// Calls with a higher priority go first
     #[arg(long, default_value_t = 0)]
     priority: i64,
-    /// Use nothing that is known from earlier calls
+    /// Do not use stored results of earlier calls
     #[arg(long)]
     fresh: bool,
 }
@@ -82,13 +82,13 @@ pub(crate) struct Source {
 pub(crate) struct Matrix {
     #[command(flatten)]
     file: Source,
-    /// Tokens to name a cell
+    /// How many of a cell's tokens to show
     #[arg(long, default_value_t = 0)]
     top: u64,
-    /// Screen by a cheap model and score only the N foremost memories by the real one
+    /// Screen all memories with a cheap model, and score only the top N with the real one
     #[arg(long, value_name = "N")]
     approximate: Option<u64>,
-    /// Also remove these memories together, KEY,KEY…; may be given several times
+    /// Also remove these memories together, KEY,KEY…; may be repeated
     #[arg(long, value_name = "KEYS")]
     group: Vec<String>,
     /// Write a page with the matrix as a heat map
@@ -98,27 +98,26 @@ pub(crate) struct Matrix {
 
 /// The conversation as a call takes it.
 #[derive(Default)]
-struct Given {
+struct ConversationInput {
     conversation: Option<Conversation>,
     messages: Option<Vec<Message>>,
     path: Option<String>,
 }
 
 impl Source {
-    fn given(&self) -> anyhow::Result<Given> {
-        if self.file.as_os_str() != "-" {
-            return Ok(Given { path: Some(std::path::absolute(&self.file)?.display().to_string()), ..Given::default() });
+    fn given(&self) -> anyhow::Result<ConversationInput> {
+        if !is_standard(&self.file) {
+            return Ok(ConversationInput { path: Some(absolute(&self.file)?), ..ConversationInput::default() });
         }
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        let bad = |e: serde_json::Error| BadInput(format!("standard input is no conversation: {e}"));
+        let text = stdin_text()?;
+        let bad = |e: serde_json::Error| BadInput(format!("standard input is not a conversation: {e}"));
         let value: Value = serde_json::from_str(&text).map_err(bad)?;
         let messages = value.get("messages").cloned().or_else(|| value.is_array().then(|| value.clone()));
         if let Some(messages) = messages {
-            return Ok(Given { messages: Some(serde_json::from_value(messages).map_err(bad)?), ..Given::default() });
+            return Ok(ConversationInput { messages: Some(serde_json::from_value(messages).map_err(bad)?), ..ConversationInput::default() });
         }
         let inner = value.get("conversation").filter(|inner| inner.is_object()).unwrap_or(&value);
-        Ok(Given { conversation: Some(serde_json::from_value(inner.clone()).map_err(bad)?), ..Given::default() })
+        Ok(ConversationInput { conversation: Some(serde_json::from_value(inner.clone()).map_err(bad)?), ..ConversationInput::default() })
     }
 }
 
@@ -126,7 +125,7 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
     match command {
         Score::Matrix(matrix) => self::matrix(socket, &matrix, output).await,
         Score::Memory { file, key, window, top } => {
-            let Given { conversation, messages, path } = file.given()?;
+            let ConversationInput { conversation, messages, path } = file.given()?;
             let (priority, fresh) = (Some(file.priority), Some(file.fresh));
             let ask = MemoryIn { conversation, messages, path, template: None, key, window: Some(window), top: Some(top), fresh, priority };
             memory(&get::<method::ScoreMemory>(socket, &ask).await?, output);
@@ -134,7 +133,7 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
         }
         Score::Incremental { file, max_age, window, limit } => incremental(socket, &file, max_age, window, limit, output).await,
         Score::Finetune { file, count } => {
-            let Given { conversation, messages, path } = file.given()?;
+            let ConversationInput { conversation, messages, path } = file.given()?;
             let (priority, fresh) = (Some(file.priority), Some(file.fresh));
             let ask = FinetuneIn { conversation, messages, path, template: None, count, fresh, priority };
             finetune(&get::<method::ScoreFinetune>(socket, &ask).await?, output);
@@ -144,7 +143,7 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
 }
 
 async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Result<()> {
-    let Given { conversation, messages, path } = matrix.file.given()?;
+    let ConversationInput { conversation, messages, path } = matrix.file.given()?;
     let groups = matrix.group.iter().map(|group| group.split(',').map(|key| key.trim().to_owned()).collect()).collect();
     let top = if matrix.html.is_some() { matrix.top.max(PAGE_TOKENS) } else { matrix.top };
     let ask = MatrixIn {
@@ -180,7 +179,7 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
     bar.finish_and_clear();
     let MatrixOut::Done(done) = last else { return Err(unfinished(<method::ScoreMatrix as Method>::NAME)) };
     if let Some(file) = &matrix.html {
-        std::fs::write(file, page(&rows, &done)?)?;
+        std::fs::write(file, page(&rows, &done)?).with_context(|| BadInput(format!("cannot write {}", file.display())))?;
         output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {
@@ -214,7 +213,7 @@ fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
         };
         vec![row.key.clone(), strip, format!("{:.2}", sum(row)), best, mark]
     });
-    output.table(&["MEMORY", "RESPONSES", "NATS", "MOST AT", ""], table.collect());
+    output.table(&["MEMORY", "RESPONSES", "NATS", "LARGEST AT", ""], table.collect());
     if rows.len() > ROWS_MAX {
         output.note(&format!("{} more rows; --json has all", rows.len() - ROWS_MAX));
     }
@@ -275,7 +274,7 @@ fn memory(out: &MemoryOut, output: &Output) {
 }
 
 async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, limit: Option<u64>, output: &Output) -> anyhow::Result<()> {
-    let Given { conversation, messages, path } = file.given()?;
+    let ConversationInput { conversation, messages, path } = file.given()?;
     let ask = IncrementalIn {
         conversation,
         messages,
@@ -320,9 +319,9 @@ async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, li
         let (largest, weight) = (format!("{:.3}", row.max_divergence), format!("{:.3}", row.weight));
         vec![row.key.clone(), largest, weight, row.count.to_string(), error]
     });
-    output.table(&["MEMORY", "LARGEST", "WEIGHT", "TIMES", ""], table.collect());
+    output.table(&["MEMORY", "LARGEST", "WEIGHT", "SCORINGS", ""], table.collect());
     output.line(&format!(
-        "{} of {} due scored, {} fresh, {} too late in the conversation; {} tokens forwarded; {} on {}, {}",
+        "{} of {} due memories scored, {} scored recently, {} too late in the conversation; {} tokens forwarded; {} on {}, {}",
         done.done,
         done.due,
         done.fresh,

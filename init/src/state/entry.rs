@@ -148,7 +148,7 @@ impl Entry {
         let again = matches!(self.afterwards, Some(Afterwards::Start | Afterwards::Replace(_)));
         let (state, reason) = match self.state {
             ModuleState::Draining if again && self.is_started_here() => {
-                (ModuleState::Waiting, Some("its former process is still ending".to_owned()))
+                (ModuleState::Waiting, Some("its previous process has not exited yet".to_owned()))
             }
             // Killed for its silence, it is not gone for good: what follows is known once its process has ended.
             ModuleState::Failed if self.runs() && self.kill_at.is_some() => (ModuleState::Backoff, self.reason.clone()),
@@ -223,11 +223,11 @@ pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
         let why = entry.reason.take().unwrap_or_default();
         let cooldown = entry.cooldown_ms;
         let often = if in_a_row {
-            format!("{} deaths without a healthy life", entry.unhealthy_row)
+            format!("{} deaths without a healthy run", entry.unhealthy_row)
         } else {
             format!("{} restarts in {} s", entry.recent.len(), policy.period_s)
         };
-        entry.reason = Some(format!("{often}, next try in {} s; last: {why}", cooldown / 1000));
+        entry.reason = Some(format!("{often}, next attempt in {} s; last: {why}", cooldown / 1000));
         entry.start_at = Some(now + cooldown);
         entry.cooldown_ms = (cooldown * 2).min(COOLDOWN_MS.1);
         entry.half_open = true;

@@ -263,7 +263,7 @@ fn deaths_after_ready_count_until_a_healthy_life_whatever_the_delays() {
         }
     }
     let reason = bench.entry("a").reason.clone().unwrap_or_default();
-    assert!(reason.contains("6 deaths without a healthy life") && reason.contains("next try in 10 s"), "{reason}");
+    assert!(reason.contains("6 deaths without a healthy run") && reason.contains("next attempt in 10 s"), "{reason}");
     // One half-open try after the cool-down, and a life that is too short fails it.
     bench.wait();
     assert_eq!(bench.entry("a").state, ModuleState::Starting);
@@ -369,7 +369,7 @@ fn what_is_to_run_again_is_on_its_way_while_its_former_process_ends() {
     assert_eq!(bench.published("a").state, ModuleState::Draining);
     bench.command("a", Command::Start);
     let record = bench.published("a");
-    assert!(record.state.is_coming() && record.reason.as_deref() == Some("its former process is still ending"), "{record:?}");
+    assert!(record.state.is_coming() && record.reason.as_deref() == Some("its previous process has not exited yet"), "{record:?}");
     bench.command("a", Command::Stop);
     assert_eq!(bench.published("a").state, ModuleState::Draining);
 }

@@ -259,8 +259,8 @@ pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
         return fault;
     }
     let message = format!(
-        "the vectors of index `{index}` were made up by a mock ({}), and no mock embeds here: `brahman index migrate {index}` embeds it anew \
-         by a real model; {}",
+        "the vectors of index `{index}` are synthetic, made by a mock ({}), and no mock embeds here: `brahman index migrate {index}` \
+         embeds it with a real model; {}",
         model.name,
         fault.message()
     );

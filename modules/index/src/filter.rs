@@ -59,7 +59,7 @@ pub enum FilterError {
     #[error("a filter is an object such as {{\"lang\": \"rust\"}} or {{\"year\": {{\"$gte\": 2020}}}}")]
     NoObject,
     /// A filter within it has no members.
-    #[error("`{operator}` has an empty filter: it says nothing")]
+    #[error("`{operator}` has an empty filter, which matches nothing in particular")]
     EmptyFilter {
         /// What it is a part of.
         operator: String,
@@ -77,7 +77,7 @@ pub enum FilterError {
         operator: String,
     },
     /// An operator without a column.
-    #[error("`{operator}` stands where a column's name is expected")]
+    #[error("`{operator}`: a column's name is expected here")]
     NoColumnName {
         /// The operator.
         operator: String,

@@ -107,7 +107,7 @@ impl Drop for Draft<'_> {
 
 /// That a generation cannot be made again: what it would be made from is damaged too.
 #[derive(Debug, thiserror::Error)]
-#[error("what it would be made from is damaged too, and only a refresh into a new index can make it again")]
+#[error("what it would be rebuilt from is damaged, too; only a new index can be built from the dataset")]
 pub struct RepairError {
     /// The first of its files that is.
     #[source]
@@ -275,7 +275,7 @@ impl Folder {
             RowStore::open(&self.path().join(&name).join("rows.bin"), true)?;
             let lost = base.flat.orphans(PROBE_EF, threads, PROBE_ROWS);
             if lost.len() * 100 > PROBE_ROWS.min(base.rows.len()) {
-                return Err(bad(format!("{} of {PROBE_ROWS} rows do not find themselves", lost.len())));
+                return Err(bad(format!("{} of {PROBE_ROWS} rows are orphans: no search finds them", lost.len())));
             }
         }
         self.step("verified")?;
@@ -368,7 +368,7 @@ impl Folder {
         if path.exists()
             && let Err(error) = fs::remove_file(path)
         {
-            tracing::warn!("{generation}/{UNFINISHED} stays: {error}");
+            tracing::warn!("{generation}/{UNFINISHED} cannot be removed: {error}");
         }
     }
 
@@ -472,7 +472,7 @@ impl Folder {
         };
         for (name, manifest) in self.generations() {
             if let Ok(generation) = self.load(&name, None) {
-                let why = format!("{}; generation {} answers in its place", chain(&damage), manifest.number);
+                let why = format!("{}; generation {} answers instead", chain(&damage), manifest.number);
                 return Ok((Some(generation), Some(why)));
             }
         }

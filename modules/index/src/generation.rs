@@ -173,7 +173,7 @@ struct Words {
 }
 
 fn unmade() -> io::Error {
-    io::Error::other("the words were not made")
+    io::Error::other("the lexical index was not built")
 }
 
 /// What of a base was opened when it was first needed.
@@ -250,7 +250,7 @@ impl Base {
             None if !path.exists() => return Ok(None),
             None => {}
         }
-        let opened = caught("opening the words", || Lexical::open(&path)).map_err(io::Error::other)?;
+        let opened = caught("opening the lexical index", || Lexical::open(&path)).map_err(io::Error::other)?;
         opened.map(Some).map_err(|e| named(path.display().to_string(), e))
     }
 
@@ -275,8 +275,8 @@ impl Base {
     fn make_words(&self, words: &mut Words, trouble: Option<io::Error>) -> io::Result<()> {
         if let Some(trouble) = trouble {
             let why = chain(&trouble);
-            tracing::error!("{why}; the words are made again in memory");
-            self.words_trouble.get_or_init(|| format!("{why}; the words were made again in memory"));
+            tracing::error!("{why}; the lexical index is rebuilt in memory");
+            self.words_trouble.get_or_init(|| format!("{why}; the lexical index was rebuilt in memory"));
         }
         words.open = Some(Arc::new(Lexical::in_memory(&self.rows)?));
         words.in_memory = true;
@@ -286,7 +286,7 @@ impl Base {
     /// The best rows for the words of a text. Where the words on the disk fail they are made again, once.
     fn find_words(&self, text: &str, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
         let found = |words: &Lexical| -> io::Result<Vec<Neighbour>> {
-            caught("searching for words", || words.search(text, k, live)).map_err(io::Error::other)?
+            caught("searching the lexical index", || words.search(text, k, live)).map_err(io::Error::other)?
         };
         let words = self.words()?;
         let why = match found(&words) {
@@ -322,7 +322,7 @@ impl Base {
         kept(&self.columns, || {
             self.index.whole(segment)?;
             let read = segment::read_columns(&self.index.path().join(&segment.path)).map_err(|e| named(&segment.path, e))?;
-            if read.num_rows() == self.rows.len() { Ok(read) } else { Err(named(&segment.path, bad("it has other rows than the graph"))) }
+            if read.num_rows() == self.rows.len() { Ok(read) } else { Err(named(&segment.path, bad("its rows differ from the graph's"))) }
         })
     }
 
@@ -409,11 +409,11 @@ impl Generation {
     /// Puts a generation together; `dead` are numbers of rows.
     ///
     /// # Errors
-    /// If a dead row does not exist.
+    /// If a tombstone names a row that does not exist.
     pub fn new(manifest: Manifest, folder: String, base: Option<Arc<Base>>, delta: Delta, dead: &[u32]) -> io::Result<Self> {
         let rows = base.as_ref().map_or(0, |b| b.rows.len());
         if dead.iter().any(|row| *row as usize >= rows + delta.rows.len()) {
-            return Err(bad("a dead row does not exist"));
+            return Err(bad("a tombstone names a row that does not exist"));
         }
         let dead: HashSet<u32> = dead.iter().copied().collect();
         let live = |from: usize, count: usize| {

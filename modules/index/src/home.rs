@@ -47,7 +47,7 @@ pub struct Home {
 
 /// A home that is not there; the disk that holds it may not be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its home {} in bucket `{bucket}` is not there: mount what holds it, then `brahman restart index`", .path.display())]
+#[error("its folder {} in bucket `{bucket}` is missing: mount the bucket's disk, then `brahman restart index`", .path.display())]
 pub struct AwayError {
     /// Where it should be.
     pub path: PathBuf,
@@ -60,7 +60,7 @@ pub struct AwayError {
 pub enum LostError {
     /// Where it lives is still known.
     #[error(
-        "{home} is gone, and the index lives in another bucket, `{bucket}`, in {}: put the file back, or copy {AWAY} beside it to {HOME}, \
+        "{home} is missing, and the index is in another bucket, `{bucket}`, in {}: restore the file, or copy {AWAY} beside it to {HOME}, \
          then `brahman restart index`",
         .path.display()
     )]
@@ -74,7 +74,7 @@ pub enum LostError {
     },
     /// Where it lives is not known: the note of that is damaged.
     #[error(
-        "{home} is gone, and the index lives in another bucket: put the file back, then `brahman restart index`; {AWAY} does not say where"
+        "{home} is missing, and the index is in another bucket: restore the file, then `brahman restart index`; {AWAY} does not say where"
     )]
     Unknown {
         /// The file that is gone.
@@ -89,10 +89,10 @@ pub enum LostError {
 #[derive(Debug, thiserror::Error)]
 pub enum UnsoundError {
     /// Something of it cannot be read.
-    #[error("it cannot all be read, and is moved only after `brahman index doctor --repair`")]
+    #[error("parts of it cannot be read; run `brahman index doctor --repair` before moving it")]
     Unreadable(#[source] Obstacles),
     /// A file of it is damaged.
-    #[error("a file of it is damaged, and it is moved only after `brahman index doctor --repair`")]
+    #[error("one of its files is damaged; run `brahman index doctor --repair` before moving it")]
     Damaged(#[source] Damage),
 }
 
@@ -225,7 +225,7 @@ impl Home {
         let Some(left) = &self.left else { return self };
         // Where the new home is not to be seen the old one is the only one.
         if let Err(why) = self.is_there() {
-            tracing::warn!(left = %left.display(), "what a move left stays: {why}");
+            tracing::warn!(left = %left.display(), "what a move left behind is kept: {why}");
             return self;
         }
         let _ = fs::remove_file(self.path.join(MOVING));
@@ -236,7 +236,7 @@ impl Home {
                     self = home;
                 }
             }
-            Err(error) => tracing::warn!(left = %left.display(), "what a move left cannot be removed yet: {}", chain(&error)),
+            Err(error) => tracing::warn!(left = %left.display(), "what a move left behind cannot be removed yet: {}", chain(&error)),
         }
         self
     }
@@ -341,7 +341,7 @@ fn vacate(path: &Path, stub: &Path) -> io::Result<()> {
     if is_copy_of(path, stub) || entries.iter().all(|name| name == MOVED) {
         return Ok(());
     }
-    let message = format!("{} is taken: it holds another index, or files of somebody else", path.display());
+    let message = format!("{} is taken: it holds another index, or files that are not an index's", path.display());
     Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
 }
 
@@ -365,7 +365,7 @@ fn copy_all(from: &Path, to: &Path, copied: &mut u64, progress: &dyn Fn(u64) -> 
         *copied += fs::copy(entry.path(), &target)?;
         File::open(&target)?.sync_all()?;
         if digest::sha256_file(&entry.path())?.0 != digest::sha256_file(&target)?.0 {
-            return Err(bad(format!("{}: the copy is not what was read", entry.path().display())));
+            return Err(bad(format!("{}: the copy differs from the original", entry.path().display())));
         }
     }
     atomic::sync_dir(to)

@@ -116,7 +116,7 @@ impl Lexical {
     /// As the file system or tantivy give them.
     pub fn write(folder: &Path, rows: &RowStore) -> io::Result<Vec<String>> {
         fs::create_dir(folder)?;
-        let words = caught("writing the words", || Self::fill(Index::create_in_dir(folder, schema().0).map_err(bad)?, rows));
+        let words = caught("writing the lexical index", || Self::fill(Index::create_in_dir(folder, schema().0).map_err(bad)?, rows));
         drop(words.map_err(bad)??);
         let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let mut names: Vec<String> = names.collect::<io::Result<_>>()?;
@@ -170,7 +170,7 @@ impl Lexical {
             for (score, address) in top {
                 let column = searcher.segment_reader(address.segment_ord).fast_fields().u64("row").map_err(bad)?;
                 let row =
-                    column.first(address.doc_id).and_then(|row| u32::try_from(row).ok()).ok_or_else(|| bad("a word without a row"))?;
+                    column.first(address.doc_id).and_then(|row| u32::try_from(row).ok()).ok_or_else(|| bad("a term without a row"))?;
                 if live.is_none_or(|live| live.has(row)) {
                     found.push(Neighbour { row, score });
                 }

@@ -268,7 +268,7 @@ impl Plan {
         for row in 0..batch.num_rows() {
             let id = id_of(ids, &parameters.id_column, row)?;
             if !seen.insert(id.clone()) {
-                let message = format!("`{id}` stands twice in column `{}`: it does not name documents", parameters.id_column);
+                let message = format!("`{id}` occurs twice in column `{}`, which so does not identify documents", parameters.id_column);
                 return Err(Fault::invalid_parameter("id_column", message));
             }
             let text = text_of(&text_arrays, texts, parameters.template.as_deref(), row)?;
@@ -314,7 +314,7 @@ impl Plan {
             let wrong = if vector.len() != dim || vector.is_empty() {
                 Some(format!("its vector has {} numbers, expected {dim}", vector.len()))
             } else if !norm.is_finite() {
-                Some("its vector holds a number that is not finite".to_owned())
+                Some("its vector has a number that is not finite".to_owned())
             } else if norm < f32::MIN_POSITIVE {
                 Some("its vector is zero: it has no direction".to_owned())
             } else {
@@ -367,7 +367,7 @@ impl Plan {
 
 fn id_of(ids: &ArrayRef, name: &str, row: usize) -> Result<String, Fault> {
     if ids.is_null(row) {
-        return Err(Fault::invalid_parameter("id_column", format!("column `{name}` has a NULL: it does not name every document")));
+        return Err(Fault::invalid_parameter("id_column", format!("column `{name}` has a NULL, so it does not identify every document")));
     }
     match filter::value(ids, row) {
         Value::Text(id) => Ok(id),
@@ -461,7 +461,7 @@ pub fn folder_fault(index: &str, doing: &str, error: &io::Error) -> Fault {
         return io_fault(doing, error);
     }
     let why = chain(error);
-    let message = format!("index `{index}`: {doing}: {why}; nothing was changed. `brahman index doctor {index} --repair` mends it");
+    let message = format!("index `{index}`: {doing}: {why}; nothing was changed. `brahman index doctor {index} --repair` repairs it");
     Fault::of(&error::Damaged { name: index.to_owned() }, false, message)
 }
 

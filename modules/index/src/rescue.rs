@@ -67,7 +67,7 @@ pub fn known(indexes: &Path) -> Option<PathBuf> {
     });
     // The mesh tells again where copies go; until then damage finds none.
     let read =
-        read.inspect_err(|error| tracing::error!("{KEPT}: {}; copies are not used until the mesh says where they are", chain(error)));
+        read.inspect_err(|error| tracing::error!("{KEPT}: {}; replicas are not used until the mesh says where they are", chain(error)));
     read.ok().flatten()
 }
 
@@ -142,7 +142,7 @@ pub fn copy(folder: &Folder, to: &Path, node: Option<&str>) -> io::Result<()> {
     let unreadable = seen.unreadable();
     if !unreadable.is_empty() || wanted.is_empty() || !is_ours {
         if to.exists() && !unreadable.is_empty() {
-            tracing::warn!("old copies in rescue stay, because this could not be read: {unreadable}");
+            tracing::warn!("old replicas in rescue are kept, because this could not be read: {unreadable}");
         }
         return Ok(());
     }
@@ -163,7 +163,7 @@ fn claim(to: &Path, node: Option<&str>) -> io::Result<bool> {
     match fs::read_to_string(to.join(OWNER)) {
         Ok(owner) if owner == node => Ok(true),
         Ok(owner) => {
-            let why = format!("{} has copies of another mesh's index of this name ({owner})", to.display());
+            let why = format!("{} has replicas of another mesh's index with this name ({owner})", to.display());
             Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -204,7 +204,7 @@ pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
     match fs::create_dir_all(&path).and_then(|()| atomic::write(&path.join(MANIFEST), &bytes)) {
         Ok(()) => Some(manifest),
         Err(error) => {
-            tracing::error!("{name}/{MANIFEST} cannot be put back from rescue: {error}");
+            tracing::error!("{name}/{MANIFEST} cannot be restored from rescue: {error}");
             None
         }
     }
@@ -217,7 +217,7 @@ pub fn restore(folder: &Folder, manifest: &Manifest, from: &Path) -> Vec<String>
     let back = wrong.filter(|file| match put(&from.join(&file.path), &folder.path().join(&file.path), file) {
         Ok(()) => true,
         Err(error) => {
-            tracing::error!("{} cannot be put back from rescue: {}", file.path, chain(&error));
+            tracing::error!("{} cannot be restored from rescue: {}", file.path, chain(&error));
             false
         }
     });

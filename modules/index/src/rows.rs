@@ -128,7 +128,7 @@ impl RowStore {
         let from = if row == 0 { 0 } else { self.ends.get(row - 1).copied().ok_or_else(|| bad("no such row"))? };
         let to = *self.ends.get(row).ok_or_else(|| bad("no such row"))?;
         let range = usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(to).unwrap_or(usize::MAX);
-        let record = self.data().get(range).ok_or_else(|| bad("a row lies outside rows.bin"))?;
+        let record = self.data().get(range).ok_or_else(|| bad("a row is outside rows.bin"))?;
         let (fixed, texts) = record.split_first_chunk::<FIXED>().ok_or_else(|| bad("a row is shorter than its fields"))?;
         let number = |at: usize| fixed[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
         let word = |at: usize| fixed[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
@@ -172,7 +172,7 @@ impl RowStore {
         let mut head = [0_u8; 32];
         file.read_exact(&mut head).map_err(|_| bad("it is shorter than its header"))?;
         if &head[..8] != MAGIC {
-            return Err(bad("it is no rows.bin of this version"));
+            return Err(bad("it is not a rows.bin file of this version"));
         }
         let number = |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
         let word = |at: usize| head[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));

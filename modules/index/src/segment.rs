@@ -145,7 +145,7 @@ pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
         let chunks = batch.column(3).as_primitive_opt::<UInt32Type>().ok_or_else(|| bad("expected numbers"))?;
         let (starts, lines) = (number(4)?, number(5)?);
         for i in 0..batch.num_rows() {
-            let hash = unhex(hashes.value(i)).ok_or_else(|| bad("a content hash is no sha256"))?;
+            let hash = unhex(hashes.value(i)).ok_or_else(|| bad("a content hash is not a SHA-256"))?;
             rows.push(&Row {
                 doc_id: ids.value(i),
                 content_hash: &hash,
@@ -163,7 +163,7 @@ pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
         }
     }
     if vectors.len() != rows.len() * dim {
-        return Err(bad("its vectors have another length than the manifest says"));
+        return Err(bad("its vectors have a different length than the manifest says"));
     }
     let columns = join(&columns_schema, &columns, rows.len())?;
     Ok(Contents { rows, vectors, columns })

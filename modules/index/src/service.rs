@@ -105,7 +105,7 @@ impl IndexService {
             Ok(()) => {
                 finish_deletions(folder);
                 if let Err(error) = rescue::settle(folder) {
-                    tracing::warn!("where copies go stays where an earlier version kept it: {}", chain(&error));
+                    tracing::warn!("where replicas go is still recorded where an earlier version kept it: {}", chain(&error));
                 }
             }
             Err(error) => tracing::error!("{}", chain(&error)),
@@ -285,7 +285,7 @@ impl IndexService {
             ef_construction: graph.ef_construction as u64,
             ef_search: manifest.map_or_else(|| refresh::ef_search(p), |m| m.ef_search) as u64,
             stale: manifest.map_or_else(|| self.datasets.has(&p.dataset), |m| self.datasets.is_stale(&p.dataset, m)),
-            degraded: index.degraded().or_else(|| generation.as_ref()?.words_trouble()),
+            degraded: index.degraded().or_else(|| generation.as_ref()?.words_trouble()).map(|why| index.with_remedy(&why)),
             busy: index.busy().map(str::to_owned),
             shadow: index.shadow_info(),
             // Where CURRENT cannot be read nobody knows, and `degraded` names it.
@@ -344,7 +344,7 @@ impl IndexService {
                 if there.parameters == wanted {
                     return Reply::of(&CreateOut { created: false });
                 }
-                let message = format!("index `{}` is there already with other parameters; delete it first", wanted.name);
+                let message = format!("index `{}` exists already with other parameters; delete it first", wanted.name);
                 return Err(Fault::of(&error::IndexExists { name: wanted.name }, false, message));
             }
             let folder = stub;
@@ -370,7 +370,7 @@ impl IndexService {
         let stub = self.stub(&name)?;
         let home = Home::open(&stub).map_err(|error| {
             let why = chain(&error);
-            let message = format!("index `{name}`: {why}; where its files are is not known, and nothing was deleted: put the file back");
+            let message = format!("index `{name}`: {why}; where its files are is unknown, and nothing was deleted: restore that file first");
             Fault::of(&error::Damaged { name: name.clone() }, false, message)
         })?;
         lock(&self.indexes).remove(&name);
@@ -563,11 +563,11 @@ fn check_filters(wanted: &CreateIn) -> Result<(), Fault> {
     let mut seen = HashSet::new();
     for name in wanted.filter_columns.iter().flatten() {
         let why = if segment::OWN_NAMES.contains(&name.as_str()) {
-            "is a column of the index's own, which would hide the dataset's: give it another name in the dataset"
+            "is also a column of the index itself, which would hide the dataset's: rename it in the dataset"
         } else if !seen.insert(name) {
             "is named twice"
         } else if name.is_empty() || name.starts_with('$') {
-            "cannot be named in a filter: give it another name in the dataset"
+            "cannot be named in a filter: rename it in the dataset"
         } else {
             continue;
         };
@@ -585,7 +585,7 @@ fn free(folder: &Path) -> io::Result<()> {
     for entry in entries {
         let name = entry?.file_name();
         if name != "home.json" && name != "away.json" && !name.to_string_lossy().starts_with(".tmp-") {
-            let message = format!("{} holds {}, of an index that is gone: put it elsewhere", folder.display(), name.to_string_lossy());
+            let message = format!("{} holds {} of an index that was deleted: move it elsewhere", folder.display(), name.to_string_lossy());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
     }

@@ -21,25 +21,25 @@ pub enum Obstacle {
     #[error(transparent)]
     Unreadable(Arc<io::Error>),
     /// The generation that `CURRENT` names has no manifest.
-    #[error("{generation}/manifest.json: CURRENT names it, and it is not there")]
+    #[error("{generation}/manifest.json: CURRENT names this generation, but the file is missing")]
     NamedIsGone {
         /// Its folder.
         generation: String,
     },
     /// A generation that somebody reads has no manifest.
-    #[error("{generation}/manifest.json: it answers, and is not there")]
+    #[error("{generation}/manifest.json: this generation answers, but the file is missing")]
     AnswersAndIsGone {
         /// Its folder.
         generation: String,
     },
     /// A generation has lost its manifest.
-    #[error("{generation}/manifest.json: it is not there, and its folder is not empty")]
+    #[error("{generation}/manifest.json: the file is missing, but its folder is not empty")]
     NoManifest {
         /// Its folder.
         generation: String,
     },
     /// Nothing says which generation counts.
-    #[error("CURRENT: it is not there, though there are generations")]
+    #[error("CURRENT: the file is missing, although there are generations")]
     NoPointer,
 }
 

@@ -28,7 +28,7 @@ impl From<Panic> for Fault {
 
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
 /// Does something that may panic on bytes that a disk has changed.
@@ -81,7 +81,7 @@ pub async fn endless(doing: &'static str, work: impl Future<Output = ()> + Send 
     let mut work = std::pin::pin!(work);
     let poll = |context: &mut Context<'_>| {
         caught(doing, || work.as_mut().poll(context)).unwrap_or_else(|_| {
-            tracing::error!("{doing} cannot go on: the module ends, so that init starts it anew");
+            tracing::error!("{doing} cannot go on: the module exits, so that init restarts it");
             std::process::abort()
         })
     };

@@ -135,7 +135,7 @@ struct SetError {
 enum Flaw {
     #[error(transparent)]
     Unreadable(#[from] io::Error),
-    #[error("it is of another set, `{}`", .id.escape_debug())]
+    #[error("it belongs to another set, `{}`", .id.escape_debug())]
     OfAnother { id: String },
     #[error("its checksum does not match")]
     Checksum,
@@ -226,7 +226,7 @@ pub fn newest(index: &Path, generation: &Generation, threads: usize, aside: &(dy
         .filter_map(|number| generation.row(number).ok().map(|row| ((row.doc_id.to_owned(), row.chunk), number)))
         .collect();
     let (sets, damaged) = kept(index);
-    let passed_over = |error: &SetError| tracing::warn!("{}; an older set of queries is used, or a new one made", chain(error));
+    let passed_over = |error: &SetError| tracing::warn!("{}; an older eval set is used, or a new one generated", chain(error));
     damaged.iter().for_each(passed_over);
     let (set, bytes) = sets.into_iter().filter(|set| set.dim == generation.manifest.model.dim).find_map(|set| {
         let bytes = numbers(index, &set).inspect_err(passed_over).ok()?;
@@ -554,7 +554,7 @@ mod tests {
         let set = SetRecord { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(b"work")) };
         fs::write(folder(index.path()).join("a.json"), sealed::to_vec(&set).expect("sealed")).expect("written");
         let (sets, damaged) = list(index.path());
-        assert!(sets.is_empty() && damaged.len() == 1 && damaged[0].contains("evals/a.json: it is of another set"), "{damaged:?}");
+        assert!(sets.is_empty() && damaged.len() == 1 && damaged[0].contains("evals/a.json: it belongs to another set"), "{damaged:?}");
         assert_eq!(put_aside(index.path()).expect("aside"), ["evals/a.json"]);
         assert_eq!(fs::read_to_string(index.path().join("index.f32")).expect("left"), "work");
     }

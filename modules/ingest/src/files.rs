@@ -74,7 +74,7 @@ pub fn read(
     cancel: &CancellationToken,
 ) -> Result<ReadOutcome, Fault> {
     let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
-    let Walk { files, unread } = source::files(paths, cancel).map_err(bad_source).map_err(ended)?;
+    let Walk { files, unread, skipped } = source::files(paths, cancel).map_err(bad_source).map_err(ended)?;
     let mut quarantined = 0;
     let mut quarantine = Vec::new();
     let mut bad = |path: &Path, row: Option<u64>, reason: String| {
@@ -87,6 +87,9 @@ pub fn read(
         let why = chain(&error);
         tracing::warn!("left out: {why}");
         bad(Path::new(paths.first().map_or("", String::as_str)), None, why);
+    }
+    for (path, flaw) in skipped {
+        bad(&path, None, flaw.to_string());
     }
     progress.send_modify(|p| p.phase = "read");
     let mut sink: Option<Sink> = None;

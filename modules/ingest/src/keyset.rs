@@ -59,8 +59,8 @@ pub struct CheckpointError {
 
 fn outcome(aside: &io::Result<PathBuf>) -> String {
     match aside {
-        Ok(aside) => format!("is kept as {}", aside.display()),
-        Err(error) => format!("stays where it is ({error})"),
+        Ok(aside) => format!("was kept as {}", aside.display()),
+        Err(error) => format!("cannot be moved ({error})"),
     }
 }
 
@@ -85,7 +85,7 @@ pub enum CheckpointFlaw {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeysetError {
     /// It is of another table.
-    #[error("the unfinished read is of {was}, this is {now}: begin anew with another dataset or mode")]
+    #[error("the unfinished read is of {was}, this one is of {now}: start again with another dataset or mode")]
     OtherTable {
         /// What it is of.
         was: String,
@@ -93,7 +93,7 @@ pub enum KeysetError {
         now: String,
     },
     /// Parts of one dataset have the same columns.
-    #[error("the table's columns changed between two parts: begin anew")]
+    #[error("the table's columns changed between two parts: start again")]
     ColumnsChanged,
 }
 
@@ -191,7 +191,7 @@ impl Keyset {
         cancel: &CancellationToken,
     ) -> Result<TableRead, ReadError> {
         let mut notes =
-            vec![format!("read in parts by `{}`: not one snapshot; rows changed meanwhile are as they were or as they are", self.key)];
+            vec![format!("read in parts by `{}`, not in one snapshot: rows that changed meanwhile may be old or new", self.key)];
         if let Some(last) = &at.last {
             notes.push(format!("went on after `{}` = {last}, with {} objects that were there already", self.key, at.objects.len()));
             let rows = at.objects.iter().map(|o| o.rows).sum();

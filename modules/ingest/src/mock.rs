@@ -161,7 +161,7 @@ fn batch(seed: u64, from: u64, to: u64) -> Result<RecordBatch, arrow_schema::Arr
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MockError {
     /// A number of the URL is none.
-    #[error("dsn: its {name} is no number")]
+    #[error("dsn: its {name} is not a number")]
     NoNumber {
         /// What it is called.
         name: String,

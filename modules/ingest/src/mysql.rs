@@ -50,7 +50,7 @@ struct Server {
 impl Server {
     fn new(dsn: &Dsn) -> Result<Self, ReadError> {
         // The parser's message may quote the text.
-        let bad = "it is no MySQL URL: expected mysql://user:password@host:port/database, or mysql://user@localhost/database?socket=/path, \
+        let bad = "not a MySQL URL: expected mysql://user:password@host:port/database, or mysql://user@localhost/database?socket=/path, \
                    each part percent-encoded";
         let url = dsn.url().replacen("mariadb://", "mysql://", 1);
         let opts = Opts::from_url(&url).map_err(|_| ReadError::bad(DsnError::Bad(bad)))?;
@@ -156,7 +156,7 @@ impl Writer {
     fn finish(mut self) -> std::io::Result<Object> {
         self.batches = None;
         let ended = self.thread.take().map(JoinHandle::join);
-        ended.and_then(Result::ok).unwrap_or_else(|| Err(std::io::Error::other("the writer ended without a word; the log has more")))
+        ended.and_then(Result::ok).unwrap_or_else(|| Err(std::io::Error::other("the writer stopped without a result; the log has more")))
     }
 }
 
@@ -300,7 +300,7 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
     let unsafe_engine = found.engine.as_deref().filter(|engine| !engine.eq_ignore_ascii_case("InnoDB"));
     let note = unsafe_engine.map(|engine| {
         format!(
-            "{}.{} is kept by {engine}, which has no snapshots: rows written meanwhile may be among those read",
+            "{}.{} is stored by {engine}, which has no snapshots: rows written during the read may be among those read",
             found.schema, found.name
         )
     });
@@ -505,7 +505,7 @@ impl Reader {
                 {
                     let Some(target) = target.take() else { return Ok(()) };
                     // It ended before it was told to: that is an error, and which.
-                    let early = || std::io::Error::other("the writer ended early");
+                    let early = || std::io::Error::other("the writer stopped early");
                     return Err(ReadError::Io(target.writer.finish().err().unwrap_or_else(early)));
                 }
             }

@@ -73,7 +73,7 @@ impl Server {
         // The parser's message may quote the text.
         let bad = || {
             ReadError::bad(DsnError::Bad(
-                "it is no PostgreSQL URL: expected postgres://user:password@host:port/database?option=value, each part percent-encoded",
+                "not a PostgreSQL URL: expected postgres://user:password@host:port/database?option=value, each part percent-encoded",
             ))
         };
         let mut config: Config = dsn.url().parse().map_err(|_| bad())?;
@@ -215,7 +215,7 @@ pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &Cancellatio
         });
     };
     std::thread::Builder::new().name("ingest-hold".into()).spawn(keep)?;
-    let (tables, snapshot) = found.recv().map_err(|_| std::io::Error::other("the snapshot's keeper ended without a word"))??;
+    let (tables, snapshot) = found.recv().map_err(|_| std::io::Error::other("the snapshot's connection stopped without a result"))??;
     Ok(HeldTables { tables, snapshot: Some(snapshot), end: Some(end) })
 }
 
@@ -337,7 +337,7 @@ async fn coordinate(
         for _ in 0..workers {
             match finished.recv().await {
                 Some(outcome) => add(outcome?),
-                None => return Err(ReadError::Io(std::io::Error::other("a worker ended without a word"))),
+                None => return Err(ReadError::Io(std::io::Error::other("a worker stopped without a result"))),
             }
         }
     }

@@ -124,7 +124,7 @@ impl Runs {
 
     /// Ends, in the lineage, what this module had begun when it last died. What cannot be told now is told before the next run.
     pub async fn bury(&self) {
-        let reason = format!("{} ended in the middle of the run; nothing was published", self.label);
+        let reason = format!("{} stopped in the middle of the run; nothing was published", self.label);
         let mut ends = vec![AbandonIn { producer: Some(self.label.clone()), reason, mock: Some(self.mock), ..AbandonIn::default() }];
         if self.mock {
             // Earlier versions began their runs among the real ones.
@@ -260,7 +260,7 @@ impl Runs {
         let mut notes = read.notes;
         if let Some(copies) = committed.copies.filter(|copies| copies.failed > 0) {
             let why = copies.why.unwrap_or_default();
-            notes.push(format!("{} objects have no copy in bucket rescue, and {} failed: {why}", copies.pending, copies.failed));
+            notes.push(format!("{} objects have no replica in bucket rescue yet, {} failed: {why}", copies.pending, copies.failed));
         }
         if self.mock {
             notes.push(format!("made by the mock {}: only mocks read it, and no real dataset was touched", self.label));
@@ -389,15 +389,15 @@ impl Drop for RunFolder {
             && let Err(error) = std::fs::remove_dir_all(&folder)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!("{}: {error}: the catalog clears it away", folder.display());
+            tracing::warn!("{}: {error}: the catalog will remove it", folder.display());
         }
     }
 }
 
 /// A reader that panicked.
 fn broken(dataset: &str, error: &tokio::task::JoinError) -> Fault {
-    tracing::error!(dataset, "reading broke off: {error}");
-    Fault::internal(format!("dataset `{dataset}`: reading broke off in the middle, nothing was published; the log has more"))
+    tracing::error!(dataset, "reading failed: {error}");
+    Fault::internal(format!("dataset `{dataset}`: reading failed in the middle; nothing was published; the log has more"))
 }
 
 /// Ends of runs that the lineage has yet to be told of.
@@ -412,7 +412,7 @@ impl Ends {
     async fn tell(&self, end: AbandonIn) {
         self.untold.lock().await.push(end);
         if let Err(error) = self.tell_all().await {
-            tracing::warn!("the lineage will be told of a run's end later: {}", chain(&error));
+            tracing::warn!("the end of a run will be recorded in the lineage later: {}", chain(&error));
         }
     }
 

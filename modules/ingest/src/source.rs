@@ -49,10 +49,10 @@ pub struct SourceError {
 #[derive(Debug, Error)]
 pub enum Flaw {
     /// There is no such format.
-    #[error("is no format: expected documents, csv, jsonl or parquet")]
+    #[error("is not a format: expected documents, csv, jsonl or parquet")]
     UnknownFormat,
     /// One dataset has one kind of source.
-    #[error("is of another kind than the first path: give each kind its own dataset, or say --format")]
+    #[error("is of another kind than the first path: ingest each kind into its own dataset, or use --format")]
     OtherKind,
     /// Nobody knows below which folder it lies.
     #[error("is relative, expected an absolute path")]
@@ -72,14 +72,20 @@ pub enum Flaw {
     /// A device, a socket or a pipe.
     #[error("is neither a file nor a folder")]
     Special,
+    /// A link below a folder: what it leads to may be anywhere, or be read twice.
+    #[error("is a symbolic link, which is not followed: name what it leads to, if it is to be read")]
+    Link,
+    /// What is to be watched is not there: it would never begin.
+    #[error("does not exist: create the folder first, then watch it")]
+    Absent,
     /// What is watched is a folder: a file is replaced by editors, and its watch would go with it.
-    #[error("is no folder: watch the folder that the file is in")]
+    #[error("is not a folder: watch the folder that the file is in")]
     NoFolder,
     /// More than one call reads.
     #[error("has more than {FILES_MAX} files: give folders further down")]
     TooMany,
     /// Nobody waits for it any more.
-    #[error("the reading was ended")]
+    #[error("the read was stopped")]
     Stopped,
 }
 
@@ -127,7 +133,7 @@ impl<R: Read> Read for Stoppable<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // Not `Interrupted`, which readers take for a reason to try again.
         if self.stop.is_cancelled() {
-            return Err(io::Error::other("the reading was ended"));
+            return Err(io::Error::other("the read was stopped"));
         }
         self.inner.read(buffer)
     }
@@ -158,15 +164,17 @@ pub struct Walk {
     pub files: Vec<File>,
     /// Folders and entries that could not be read: what lies there is missing.
     pub unread: Vec<ignore::Error>,
+    /// Links, pipes, sockets and devices, which are not read, and why.
+    pub skipped: Vec<(PathBuf, Flaw)>,
 }
 
 /// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth). Hidden files, what a .gitignore names, and what editors and downloads have
-/// not finished are passed over; links are not followed.
+/// not finished are passed over. Links are not followed: they and what is no file are given apart.
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
 pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceError> {
-    let (mut all, mut unread) = (Vec::new(), Vec::new());
+    let mut walk = Walk::default();
     for given in paths {
         let bad = |flaw: Flaw| SourceError { given: given.clone(), flaw };
         let root = Path::new(given);
@@ -174,9 +182,9 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
             return Err(bad(Flaw::Relative));
         }
         if let Some((base, pattern)) = glob(given).map_err(|e| bad(e.into()))?.filter(|_| !root.exists()) {
-            let before = all.len();
-            below(&base, |path| pattern.is_match(path), stop, &mut all, &mut unread).map_err(bad)?;
-            if all.len() == before && unread.is_empty() {
+            let before = walk.files.len();
+            below(&base, |path| pattern.is_match(path), stop, &mut walk).map_err(bad)?;
+            if walk.files.len() == before && walk.unread.is_empty() {
                 return Err(bad(Flaw::NoMatch { folder: base }));
             }
             continue;
@@ -184,46 +192,44 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
         let meta = root.metadata().map_err(|e| bad(e.into()))?;
         if meta.is_file() {
             let id = root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            all.push(File { path: root.to_owned(), id });
+            walk.files.push(File { path: root.to_owned(), id });
             continue;
         }
         if !meta.is_dir() {
             return Err(bad(Flaw::Special));
         }
-        below(root, |_| true, stop, &mut all, &mut unread).map_err(bad)?;
+        below(root, |_| true, stop, &mut walk).map_err(bad)?;
     }
     if paths.len() > 1 {
-        unique_ids(&mut all);
+        unique_ids(&mut walk.files);
     }
-    Ok(Walk { files: all, unread })
+    Ok(walk)
 }
 
-/// Adds the files below a folder that are wanted, and what could not be read.
-fn below(
-    root: &Path,
-    wanted: impl Fn(&Path) -> bool,
-    stop: &CancellationToken,
-    all: &mut Vec<File>,
-    unread: &mut Vec<ignore::Error>,
-) -> Result<(), Flaw> {
+/// Adds the files below a folder that are wanted, what could not be read, and what is not read.
+fn below(root: &Path, wanted: impl Fn(&Path) -> bool, stop: &CancellationToken, found: &mut Walk) -> Result<(), Flaw> {
     let mut walk = WalkBuilder::new(root);
     walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
-    let is_file = |e: &ignore::DirEntry| e.file_type().is_some_and(|t| t.is_file());
     for entry in walk.build() {
         if stop.is_cancelled() {
             return Err(Flaw::Stopped);
         }
         let entry = match entry {
-            Ok(entry) if is_file(&entry) && !is_passed_over(entry.path()) && wanted(entry.path()) => entry,
+            Ok(entry) if !is_passed_over(entry.path()) && wanted(entry.path()) => entry,
             Ok(_) => continue,
             Err(error) => {
-                unread.push(error);
+                found.unread.push(error);
                 continue;
             }
         };
-        let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
-        all.push(File { path: entry.into_path(), id });
-        if all.len() > FILES_MAX {
+        let kind = entry.file_type();
+        if kind.is_some_and(|kind| kind.is_file()) {
+            let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
+            found.files.push(File { path: entry.into_path(), id });
+        } else if let Some(kind) = kind.filter(|kind| !kind.is_dir()) {
+            found.skipped.push((entry.into_path(), if kind.is_symlink() { Flaw::Link } else { Flaw::Special }));
+        }
+        if found.files.len() + found.skipped.len() > FILES_MAX {
             return Err(Flaw::TooMany);
         }
     }
@@ -294,6 +300,19 @@ mod tests {
         let ids: Vec<String> = found(&[folder.path().display().to_string()]).expect("files").files.into_iter().map(|f| f.id).collect();
         assert_eq!(ids, ["a/x.rs", "b.md"]);
         assert!(found(&["relative".into()]).is_err());
+    }
+
+    #[test]
+    fn links_and_pipes_are_not_read_and_are_named() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(folder.path().join("a.md"), "a").expect("written");
+        std::os::unix::fs::symlink(folder.path().join("a.md"), folder.path().join("b.md")).expect("linked");
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("loop")).expect("linked");
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("c.md")).expect("bound");
+        let walk = found(&[folder.path().display().to_string()]).expect("walked");
+        let names: Vec<String> = walk.skipped.iter().map(|(path, _)| path.file_name().unwrap_or_default().display().to_string()).collect();
+        assert_eq!((walk.files.len(), names), (1, vec!["b.md".to_owned(), "c.md".to_owned(), "loop".to_owned()]));
+        assert!(matches!(walk.skipped[0].1, Flaw::Link) && matches!(walk.skipped[1].1, Flaw::Special));
     }
 
     #[test]

@@ -141,8 +141,11 @@ impl Watches {
                 return Err(bad(Flaw::Relative));
             }
             // A file is replaced by editors, and its watch would go with it; a folder stays.
-            if !Path::new(path).is_dir() {
-                return Err(bad(Flaw::NoFolder));
+            match std::fs::metadata(path) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(bad(Flaw::NoFolder)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(bad(Flaw::Absent)),
+                Err(error) => return Err(bad(error.into())),
             }
         }
         let dataset = ask.dataset.clone();
@@ -151,7 +154,7 @@ impl Watches {
             if all.len() >= WATCHES_MAX && !all.contains_key(&dataset) {
                 return Err(Fault::invalid_parameter(
                     "dataset",
-                    format!("there are {WATCHES_MAX} watches already, expected fewer: end one by `brahman ingest unwatch`"),
+                    format!("there are {WATCHES_MAX} watches already, the maximum: end one with `brahman ingest unwatch`"),
                 ));
             }
             let kept = WatchRecord { ask, ingested: None };
@@ -162,12 +165,12 @@ impl Watches {
                     Some(before) => drop(all.insert(dataset, before)),
                     None => drop(all.remove(&dataset)),
                 }
-                return Err(Fault::internal(format!("{}: {error}; nothing is watched that was not before", self.file.display())));
+                return Err(Fault::internal(format!("{}: {error}; the watch was not added", self.file.display())));
             }
         }
         let kept = self.lock().get(&dataset).map(|w| w.kept.clone());
         kept.into_iter().for_each(|kept| self.begin(kept));
-        self.lock().get(&dataset).map(|w| w.told.clone()).ok_or_else(|| Fault::internal("the watch was ended meanwhile"))
+        self.lock().get(&dataset).map(|w| w.told.clone()).ok_or_else(|| Fault::internal("the watch was ended in the meantime"))
     }
 
     /// Watches no longer; false if that was so already.
@@ -180,7 +183,7 @@ impl Watches {
         let Some(gone) = all.remove(dataset) else { return Ok(false) };
         if let Err(error) = self.save(&all) {
             all.insert(dataset.to_owned(), gone);
-            return Err(Fault::internal(format!("{}: {error}; it is watched on", self.file.display())));
+            return Err(Fault::internal(format!("{}: {error}; it is still watched", self.file.display())));
         }
         Ok(true)
     }
@@ -202,7 +205,7 @@ impl Watches {
 
     fn usable(&self) -> Result<(), Fault> {
         let Some(damage) = self.damage() else { return Ok(()) };
-        Err(Fault::internal(format!("{damage}: repair the file, or move it away, and `brahman restart ingest`; it was left as it is")))
+        Err(Fault::internal(format!("{damage}: repair the file, or move it away, then `brahman restart ingest`; it was not changed")))
     }
 
     fn begin(self: &Arc<Self>, kept: WatchRecord) {
@@ -225,7 +228,7 @@ impl Watches {
             watch.kept.ingested = Some(digest.to_owned());
         }
         if let Err(error) = self.save(&all) {
-            tracing::warn!(dataset, "{}: {error}: a restart will ingest it again", self.file.display());
+            tracing::warn!(dataset, "{}: {error}: after a restart the folder is ingested again", self.file.display());
         }
     }
 }
@@ -262,14 +265,14 @@ fn tellers(paths: &[String], changed: &Arc<Notify>) -> notify::Result<notify::Re
     Ok(watcher)
 }
 
-/// Why the kernel will not tell, and what mends it.
+/// Why the kernel will not notify us, and what remedies that.
 fn why_polling(error: &notify::Error, every: Duration) -> String {
     let every = every.as_secs();
     let full = matches!(error.kind, ErrorKind::MaxFilesWatch)
         || matches!(&error.kind, ErrorKind::Io(e) if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()));
     match full {
-        true => format!("the kernel's limit of watches is reached: looking every {every} s; raise fs.inotify.max_user_watches by sysctl"),
-        false => format!("{}: looking every {every} s", chain(error)),
+        true => format!("the kernel's limit on watches is reached: polling every {every} s; raise fs.inotify.max_user_watches with sysctl"),
+        false => format!("{}: polling every {every} s", chain(error)),
     }
 }
 
@@ -280,10 +283,10 @@ async fn follow_on(watches: Arc<Watches>, kept: WatchRecord) {
         let following = AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone())).catch_unwind().await;
         let why = match following {
             Ok(why) => why,
-            Err(_) => "following it panicked; the log has more".to_owned(),
+            Err(_) => "the watch panicked; the log has more".to_owned(),
         };
-        tracing::error!(dataset, "the watch broke off: {why}");
-        let words = format!("{why}; it begins anew in {} s", RETRY.as_secs());
+        tracing::error!(dataset, "the watch stopped: {why}");
+        let words = format!("{why}; it starts again in {} s", RETRY.as_secs());
         watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(words)));
         tokio::time::sleep(RETRY).await;
     }
@@ -315,7 +318,7 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
                     watches.tell(&dataset, |w| (w.state, w.reason) = ("watching".into(), None));
                 }
                 Ok(Err(error)) => watches.tell(&dataset, |w| (w.state, w.reason) = ("polling".into(), Some(why_polling(&error, poll)))),
-                Err(error) => return format!("asking the kernel: {error}"),
+                Err(error) => return format!("setting up the kernel's notifications: {error}"),
             }
         }
         let idle = if teller.is_some() { reconcile } else { poll };
@@ -341,7 +344,7 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
                 watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(chain(&error))));
                 continue;
             }
-            Err(error) => return format!("looking at the folders: {error}"),
+            Err(error) => return format!("listing the folders: {error}"),
         };
         let files = listing.files;
         watches.tell(&dataset, |w| w.files = files);
@@ -367,7 +370,7 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
         Ok(out) => {
             settle.ingested(&listing.digest);
             watches.ingested(dataset, &listing.digest);
-            tracing::info!(dataset, rows = out.rows, generation = out.generation, "ingested what has changed");
+            tracing::info!(dataset, rows = out.rows, generation = out.generation, "ingested the changes");
         }
         Err(fault) => {
             settle.failed(Instant::now() + RETRY);

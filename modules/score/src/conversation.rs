@@ -100,7 +100,7 @@ pub fn parse(json: &[u8]) -> Result<Conversation, ConversationError> {
     let value: serde_json::Value =
         serde_json::from_slice(json).map_err(|e| ConversationError::field("path", format!("the file is not JSON: {e}")))?;
     let expected = "expected {\"conversation\": […]} with entries of role, text or tokens, and key, or {\"messages\": […]}";
-    match Content::deserialize(value).map_err(|_| ConversationError::field("path", format!("the file is no conversation: {expected}")))? {
+    match Content::deserialize(value).map_err(|_| ConversationError::field("path", format!("it is not a conversation: {expected}")))? {
         Content::Wrapped { conversation } | Content::Bare(conversation) => Ok(*conversation),
         Content::Chat { messages } | Content::Messages(messages) => from_messages(messages),
     }

@@ -219,7 +219,7 @@ pub enum ServerError {
         source: reqwest::Error,
     },
     /// The answer failed on its way.
-    #[error("{url} broke off after {bytes} bytes")]
+    #[error("{url} closed the connection after {bytes} bytes")]
     BrokeOff {
         /// What was asked.
         url: String,

@@ -141,7 +141,7 @@ impl ResultStore {
             Ok(())
         });
         if let Err(why) = written {
-            tracing::warn!("scores were not kept: {}", chain(&why));
+            tracing::warn!("scores were not stored: {}", chain(&why));
         }
     }
 

@@ -82,7 +82,7 @@ fn serve(queue: &(Mutex<Queue>, Condvar), engine: &dyn Engine) {
         drop(held);
         // A panic is one call's end, not the service's: its words go with its work, and the caller hears that.
         if catch_unwind(AssertUnwindSafe(|| (turn.work)(engine))).is_err() {
-            tracing::error!("a call's work panicked; its caller was told");
+            tracing::error!("a call's work panicked; its caller got an error");
         }
     }
 }
@@ -100,7 +100,7 @@ impl Turns {
             while let Err(panic) = catch_unwind(AssertUnwindSafe(|| serve(&own, &*engine))) {
                 // Dropped, it may panic in its turn.
                 std::mem::forget(panic);
-                tracing::error!("what takes turns panicked, and goes on");
+                tracing::error!("the scoring thread panicked, and goes on");
             }
         })?;
         Ok(Self { queue })

@@ -230,7 +230,7 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
     let refusals = [
         (Mood::Html, "not JSON"),
         (Mood::Broken, "500 Internal Server Error: CUDA out of memory"),
-        (Mood::HalfABody, "broke off"),
+        (Mood::HalfABody, "closed the connection"),
         (Mood::NotJson, "not JSON"),
         (Mood::Never, "did not answer within"),
         (Mood::Busy, "503 Service Unavailable, 4 times"),

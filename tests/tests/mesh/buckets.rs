@@ -61,7 +61,7 @@ async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
     std::fs::OpenOptions::new().write(true).open(&object).and_then(|f| f.set_len(whole / 2)).expect("cut");
     let shown = mesh.brahman(&["datasets", "show", "t"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.contains("came back from bucket rescue") && shown.contains("v0"), "{shown}");
+    assert!(shown.contains("restored from bucket rescue") && shown.contains("v0"), "{shown}");
     assert_eq!(std::fs::metadata(&object).expect("there").len(), whole);
 
     // A copy with another content is none.
@@ -218,7 +218,7 @@ async fn a_bucket_that_vanishes_is_told_and_is_begun_anew_only_by_word() {
     let gone = dataset(&mesh).await;
     assert_eq!((&gone["missing"], &gone["dataset"]["rows"]), (&json!([key(&object)]), &json!(10)), "the manifest says what there was");
     let shown = mesh.brahman(&["datasets", "show", "t"]);
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("its bucket is away"), "{shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("its bucket is unavailable"), "{shown:?}");
     // Its disk may be away: nothing is written until somebody says that it is not.
     let refused = || {
         let out = mesh.brahman(&["ingest", "files", "t", &mesh.folder.path().join("t.csv").display().to_string()]);

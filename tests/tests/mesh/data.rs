@@ -104,6 +104,63 @@ async fn what_was_acknowledged_survives_kills_of_every_module() {
 }
 
 #[tokio::test]
+async fn a_dash_is_standard_input_wherever_a_text_or_a_file_is_asked_for() {
+    let mesh = mesh("test").await;
+    let json = |arguments: &[&str], stdin: &str| -> serde_json::Value {
+        let out = mesh.brahman_with(&[arguments, &["--json"]].concat(), stdin.as_bytes());
+        assert!(out.status.success(), "{arguments:?}: {out:?}");
+        serde_json::from_slice(&out.stdout).expect("JSON")
+    };
+    let out = json(&["ingest", "files", "piped", "-", "--format", "jsonl"], "{\"id\":\"1\",\"text\":\"alpha beta\"}\n{\"id\":\"2\",\"text\":\"gamma\"}\n");
+    assert_eq!(out["rows"], 2);
+    mesh.brahman_json(&["index", "create", "piped", "--dataset", "piped"]);
+    mesh.brahman_json(&["index", "refresh", "piped"]);
+    assert_eq!(json(&["search", "piped", "-", "--lexical"], "gamma\n")["results"][0][0]["doc_id"], "2");
+    assert_eq!(json(&["embed", "one", "-"], "two\nthree\n")["vectors"].as_array().map(Vec::len), Some(3));
+    assert_eq!(json(&["embed", "--file", "-"], "a file")["bytes_total"], 6);
+    assert_eq!(json(&["call", "embed.EmbedText", "-"], "{\"texts\":[\"x\"]}")["dim"], 32);
+    json(&["buckets", "put", "primary", "mine/a", "-"], "some bytes");
+    assert_eq!(mesh.brahman(&["buckets", "get", "primary", "mine/a", "--file", "-"]).stdout, b"some bytes");
+    let card = "schema_version = 1\nlabel = \"x\"\npayload = \"virtual\"\n";
+    assert_eq!(json(&["check", "-"], card)["ok"], true);
+    assert_eq!(mesh.brahman_with(&["check", "-"], b"label = 1").status.code(), Some(6));
+}
+
+#[tokio::test]
+async fn exit_codes_tell_what_is_missing_from_what_is_bad() {
+    let mesh = mesh("test").await;
+    let folder = mesh.folder.path().join("notes");
+    write(&folder, &[("a.txt", "alpha beta gamma")]);
+    let folder = folder.display().to_string();
+    mesh.brahman_json(&["ingest", "files", "notes", &folder]);
+    mesh.brahman_json(&["index", "create", "notes", "--dataset", "notes"]);
+    mesh.brahman_json(&["index", "refresh", "notes"]);
+    let large = mesh.folder.path().join("large");
+    std::fs::File::create(&large).and_then(|file| file.set_len(9 << 20)).expect("made");
+    let large = large.display().to_string();
+    for (arguments, code) in [
+        (vec!["index", "get", "notes", "nope"], 4),
+        (vec!["index", "get", "nope", "a.txt"], 4),
+        (vec!["index", "migrate", "notes", "--model", "nope"], 4),
+        (vec!["index", "rollback", "notes", "--generation", "99"], 4),
+        (vec!["search", "nope", "x"], 4),
+        (vec!["datasets", "nope"], 4),
+        (vec!["lineage", "nope"], 4),
+        (vec!["buckets", "get", "nope", "key"], 4),
+        (vec!["buckets", "get", "primary", "nope"], 4),
+        (vec!["ingest", "files", "x", "/nope"], 6),
+        (vec!["ingest", "files", "x", folder.as_str(), "--format", "nope"], 6),
+        (vec!["buckets", "put", "primary", "mine/large", large.as_str()], 6),
+        (vec!["buckets", "put", "primary", "mine/none", "/nope"], 6),
+        (vec!["search", "notes", "x", "-k", "0"], 6),
+        (vec!["index", "delete", "nope"], 0),
+    ] {
+        let out = mesh.brahman(&arguments);
+        assert_eq!(out.status.code(), Some(code), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+#[tokio::test]
 async fn bad_input_is_named() {
     let mesh = mesh("test").await;
     let folder = mesh.folder.path().join("t");

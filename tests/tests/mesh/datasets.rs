@@ -209,7 +209,7 @@ async fn what_a_mock_makes_lies_apart_and_no_real_dataset_is_changed_by_it() {
     assert_eq!(listed(&mesh, "t").len(), 1);
     assert_eq!((listed(&mesh, "t")[0]["rows"].clone(), listed(&mesh, "only-here").len()), (json!(2), 0));
     let shown = mesh.brahman(&["datasets"]);
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("made up by ingest-mock"), "a person sees both");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("made by ingest-mock"), "a person sees both");
     let fault = mesh.fault("org.brahman.Catalog.Get", json!({"name": "only-here"})).await;
     assert!(fault.name == "org.brahman.Catalog.NoSuchDataset" && fault.message().contains("a mock has made one"), "{fault}");
     // A provider's word counts more than the context.

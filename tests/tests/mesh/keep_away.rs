@@ -72,7 +72,7 @@ async fn while_a_disk_is_away_its_datasets_are_read_from_their_copies_and_nothin
     assert_eq!(Path::new(path), copies.join(&key), "it is read where it lies");
     let shown = mesh.brahman(&["datasets", "show", "t"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.contains("its bucket is away") && shown.contains("v4"), "{shown}");
+    assert!(shown.contains("its own bucket is unavailable") && shown.contains("v4"), "{shown}");
     let refreshed = mesh.brahman_json(&["index", "refresh", "t"]);
     assert_eq!((&refreshed["dataset_docs"], &refreshed["borrowed"]), (&json!(20), &json!([key])), "{refreshed}");
     assert_eq!(std::fs::read_dir(&disk).expect("there").count(), 0, "nothing was written to it");

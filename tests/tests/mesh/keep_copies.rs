@@ -70,7 +70,7 @@ async fn what_was_there_before_rescue_or_came_while_it_was_away_is_copied_and_th
     when_copies(&mesh, "copies.why", |why| !why.is_empty()).await;
     when_copies(&mesh, "copies.objects", |n| n == "1").await;
     let said = ingest(&mesh, "later", 50);
-    assert!(said["notes"].to_string().contains("no copy in bucket rescue"), "{said}");
+    assert!(said["notes"].to_string().contains("no replica in bucket rescue"), "{said}");
     assert!(!copies.exists(), "it is not made anew on another disk");
     std::fs::rename(&away, &copies).expect("moved back");
     when_copies(&mesh, "copies.objects", |n| n == "0").await;

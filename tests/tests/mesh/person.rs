@@ -50,8 +50,21 @@ async fn json_is_json_and_an_error_too() {
     assert_eq!(mesh.brahman_json(&["context"])["context"], "prod");
     assert_eq!(mesh.brahman_json(&["context", "--clear"])["previous"], "prod");
     let out = mesh.brahman(&["start", "nobody", "--json"]);
-    let error: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
-    assert_eq!((&error["error"], &error["exit"]), (&json!("org.brahman.Init.NoSuchModule"), &json!(1)));
+    assert!(out.stdout.is_empty(), "standard output has results alone: {out:?}");
+    let error: serde_json::Value = serde_json::from_slice(&out.stderr).expect("JSON");
+    assert_eq!((&error["error"], &error["exit"]), (&json!("org.brahman.Init.NoSuchModule"), &json!(4)));
+    for (arguments, exit) in [
+        (&["explain", "nope", "--json"][..], 4),
+        (&["introspect", "nope", "--json"], 4),
+        (&["call", "nope.Nothing", "--json"], 4),
+        (&["embed", "--json"], 6),
+        (&["call", "embed.Info", "{", "--json"], 6),
+        (&["no-such-command", "--json"], 2),
+    ] {
+        let out = mesh.brahman(arguments);
+        let error: serde_json::Value = serde_json::from_slice(&out.stderr).expect("one JSON object");
+        assert_eq!((out.status.code(), &error["exit"], out.stdout.len()), (Some(exit), &json!(exit), 0), "{arguments:?}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -62,6 +75,11 @@ async fn help_teaches_check_explains_and_completions_complete() {
     }
     for shell in ["bash", "zsh", "fish"] {
         assert!(brahman(&["completions", shell]).stdout.len() > 500, "{shell}");
+    }
+    let manual = tempfile::tempdir().expect("a temporary directory");
+    assert!(brahman(&["man", &manual.path().display().to_string()]).status.success());
+    for page in ["brahman.1", "brahman-index-refresh.1"] {
+        assert!(std::fs::read_to_string(manual.path().join(page)).expect(page).contains(".TH"), "{page}");
     }
     let cards = brahman_tests::repository().join("packaging/cards").display().to_string();
     assert_eq!(brahman(&["check", &cards]).status.code(), Some(0));
@@ -88,7 +106,7 @@ async fn a_supervisor_that_has_stopped_keeps_no_command_for_ever() {
     mesh.when_module("embed-mock", ModuleState::Ready).await;
     mesh.signal(mesh.init_pid(), "STOP");
     let socket = mesh.socket();
-    let asked = [&["logs", "broker", "--follow"][..], &["logs", "broker"], &["down"]].map(|arguments| {
+    let asked = [&["logs", "broker", "--follow"][..], &["logs", "broker"], &["down"], &["status"], &["status", "--json"]].map(|arguments| {
         let mut command = Command::new(binary("brahman"));
         command.env_clear().env("BRAHMAN_SOCKET", &socket).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
         command.spawn().expect("it runs")

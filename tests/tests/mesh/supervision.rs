@@ -250,7 +250,7 @@ async fn a_module_deaf_to_sigterm_does_not_outlive_the_next_init_nor_down() {
         assert!(runs(pid), "it is deaf");
         if down {
             let out = mesh.brahman(&["down"]);
-            assert!(out.status.success() && String::from_utf8_lossy(&out.stderr).contains("had left running"), "{out:?}");
+            assert!(out.status.success() && String::from_utf8_lossy(&out.stderr).contains("left running"), "{out:?}");
             assert!(!runs(pid));
             assert_eq!(mesh.brahman(&["down"]).status.code(), Some(3), "the second time there is nothing");
             continue;
@@ -266,7 +266,7 @@ async fn a_module_deaf_to_sigterm_does_not_outlive_the_next_init_nor_down() {
             .expect("it starts");
         mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready)).await;
         assert!(!runs(pid));
-        assert!(mesh.log().contains("deaf to SIGTERM: killed"), "{}", mesh.log());
+        assert!(mesh.log().contains("ignoring SIGTERM: killed"), "{}", mesh.log());
         mesh.signal(again.id(), "TERM");
         assert!(again.wait().expect("it ends").success());
     }
@@ -449,7 +449,7 @@ async fn modules_that_fail_say_why_and_harm_nobody() {
     .await;
     for (label, words) in [
         ("config", "exited with status 78: no such thing"),
-        ("loop", "next try in"),
+        ("loop", "next attempt in"),
         ("absent", "`no-such-program` was not found"),
         ("mute", "not ready within 1 s"),
     ] {

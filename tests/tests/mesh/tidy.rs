@@ -91,9 +91,8 @@ const NO_NOUNS: &str = "
     Asking Coming Doing Failing Having Looking Making Sending Taking Waiting";
 
 /// Type names of one word that would be refused, and may stay.
-const NOUNS: [(&str, &str); 4] = [
+const NOUNS: [(&str, &str); 3] = [
     ("Elapsed", "the contract's: times that a search took, and a name in its IDL text"),
-    ("Given", "what a person has given `brahman score`; it goes with that file's next change"),
     ("Embed", "the command of that name"),
     ("Malformed", "an adjective: a value that is not as its type has it"),
 ];

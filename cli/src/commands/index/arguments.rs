@@ -14,45 +14,45 @@ fn json(text: &str) -> Result<Value, serde_json::Error> {
 pub(crate) enum Index {
     /// Describe a new index
     Create(Create),
-    /// Bring an index up to its dataset
+    /// Bring an index up to its dataset; embeds only what is new
     Refresh {
         /// Index
         name: String,
     },
-    /// Embed everything by another model; the old vectors answer until that is done
+    /// Embed everything with another model; the old vectors answer until that is done
     Migrate {
         /// Index
         name: String,
-        /// Model to embed with; whichever the context offers first unless said
+        /// Model to embed with [default: that of the context's first provider]
         #[arg(long)]
         model: Option<String>,
     },
-    /// All indexes
+    /// List all indexes
     List,
-    /// One index
+    /// Show one index in detail
     Stats {
         /// Index
         name: String,
     },
-    /// The chunks of one document
+    /// Print the chunks of one document
     Get {
         /// Index
         name: String,
-        /// Value of the id column
+        /// The document's value in the id column
         doc_id: String,
     },
-    /// What an index was, newest first
+    /// List an index's generations, newest first
     Generations {
         /// Index
         name: String,
     },
     /// Build and measure a challenger; it answers from then on if it is better
     Promote(Promote),
-    /// Answer from the generation before, or from one that is named, and stay there
+    /// Answer from the previous generation, or another one, and stay there (pinned)
     Rollback {
         /// Index
         name: String,
-        /// Number of a generation
+        /// Number of the generation to answer from
         #[arg(long)]
         generation: Option<u64>,
     },
@@ -61,14 +61,14 @@ pub(crate) enum Index {
         /// Index
         name: String,
     },
-    /// Take an index to another bucket
+    /// Move an index to another bucket
     Move {
         /// Index
         name: String,
-        /// Bucket, one that is a folder
+        /// Bucket, which must be a folder
         bucket: String,
     },
-    /// Fold in what was appended and leave out what is dead, now
+    /// Merge appended segments and drop deleted rows now
     Compact {
         /// Index
         name: String,
@@ -82,22 +82,22 @@ pub(crate) enum Index {
         /// Recall to reach when --ef-search is not given
         #[arg(long)]
         target_recall: Option<f64>,
-        /// Kept with the trial
+        /// A note to keep with the trial
         #[arg(long)]
         note: Option<String>,
     },
-    /// The trials made, with the best marked
+    /// List the trials, with the best marked
     Trials {
         /// Index
         name: String,
-        /// Draw recall against p95 into this SVG file
+        /// Draw recall against p95 latency into this SVG file
         #[arg(long, value_name = "FILE")]
         plot: Option<PathBuf>,
-        /// Keep only this many of the newest
+        /// Drop all but the newest N trials
         #[arg(long, value_name = "N")]
         compact: Option<u64>,
     },
-    /// The best trial on the data as it is
+    /// Show the best trial on the current data
     Best {
         /// Index
         name: String,
@@ -119,33 +119,33 @@ pub(crate) enum Index {
         #[arg(long)]
         target_recall: Option<f64>,
     },
-    /// What the background agent does; with an index, queue it for a trial
+    /// Show what the background agent does; with an index, queue it for a trial
     Agent {
         /// Index
         name: Option<String>,
     },
-    /// Make a set of queries with their true neighbours; or list those there are
+    /// Generate an eval set, queries with their true nearest neighbours, or list those that exist
     Eval {
         /// Index
         name: String,
-        /// List, make none
+        /// List the eval sets instead of generating one
         #[arg(long)]
         list: bool,
-        /// Queries in each half
+        /// Number of queries in each half
         #[arg(long)]
         queries: Option<u64>,
-        /// Neighbours of each query
+        /// Number of neighbours of each query
         #[arg(short, long)]
         k: Option<u64>,
-        /// Of the choice
+        /// Seed of the random choice of queries
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Compare every file with its checksum, and search for every row
+    /// Verify every file's checksum, and search for every row
     Doctor {
         /// Index
         name: String,
-        /// Build what is damaged again from the segments
+        /// Rebuild what is damaged from the segments
         #[arg(long)]
         repair: bool,
     },
@@ -166,7 +166,7 @@ pub(crate) struct Create {
     /// Column that names documents
     #[arg(long, default_value = "id")]
     pub(super) id_column: String,
-    /// Column to chunk and embed; several, joined one a line or by --template [default: text]
+    /// Columns to chunk and embed; several are joined one per line, or by --template [default: text]
     #[arg(long, value_delimiter = ',')]
     pub(super) text_column: Vec<String>,
     /// How several columns are joined: '{title}: {body}'
@@ -178,13 +178,13 @@ pub(crate) struct Create {
     /// Columns that searches can filter by
     #[arg(long, value_delimiter = ',')]
     pub(super) filter_column: Vec<String>,
-    /// Characters a chunk
+    /// Characters per chunk
     #[arg(long)]
     pub(super) chunk_size: Option<u64>,
-    /// Characters neighbouring chunks share
+    /// Characters that neighbouring chunks share
     #[arg(long)]
     pub(super) overlap: Option<u64>,
-    /// Bucket to live in, one that is a folder [default: primary]
+    /// Bucket to store the index in, which must be a folder [default: primary]
     #[arg(long)]
     pub(super) bucket: Option<String>,
     /// Model that must embed
@@ -200,13 +200,13 @@ pub(crate) struct Graph {
     /// flat-hnsw, hnsw-rs or exact
     #[arg(long)]
     pub(super) engine: Option<String>,
-    /// Neighbours a node
+    /// Neighbours per node
     #[arg(long)]
     pub(super) m: Option<u64>,
-    /// Candidates looked at for each node
+    /// Candidates considered for each node
     #[arg(long)]
     pub(super) ef_construction: Option<u64>,
-    /// Candidates a search keeps
+    /// Candidates that a search keeps
     #[arg(long)]
     pub(super) ef_search: Option<u64>,
 }
@@ -227,10 +227,10 @@ impl Graph {
 pub(crate) struct Promote {
     /// Index
     pub(super) name: String,
-    /// A trial; the best one unless anything else is given
+    /// Id of a trial [default: the best one, if no other option is given]
     #[arg(long, conflicts_with_all = ["generation", "engine", "m", "ef_construction", "ef_search"])]
     pub(super) trial: Option<String>,
-    /// A generation that is there
+    /// Number of an existing generation
     #[arg(long, conflicts_with_all = ["engine", "m", "ef_construction", "ef_search"])]
     pub(super) generation: Option<u64>,
     #[command(flatten)]
@@ -238,7 +238,7 @@ pub(crate) struct Promote {
     /// Recall that must be reached
     #[arg(long)]
     pub(super) target_recall: Option<f64>,
-    /// Promote whatever is measured; it is recorded
+    /// Promote it whatever is measured; this is recorded
     #[arg(long)]
     pub(super) force: bool,
 }
@@ -247,27 +247,27 @@ pub(crate) struct Promote {
 pub(crate) struct Search {
     /// Index
     pub(super) index: String,
-    /// What to look for
+    /// What to search for; - reads it from standard input
     pub(super) query: String,
-    /// Hits
+    /// Number of hits
     #[arg(short, default_value_t = 10)]
     pub(super) k: u64,
-    /// Only rows that match, as JSON: '{"lang": "rust", "year": {"$gte": 2020}}'
+    /// Only rows that match this filter, as JSON: '{"lang": "rust", "year": {"$gte": 2020}}'
     #[arg(long, value_parser = json)]
     pub(super) filter: Option<Value>,
-    /// By meaning: the default
+    /// Search by meaning (the default)
     #[arg(long, conflicts_with_all = ["lexical", "hybrid"])]
     pub(super) semantic: bool,
-    /// By words alone (BM25)
+    /// Search by words only (BM25)
     #[arg(long, conflicts_with = "hybrid")]
     pub(super) lexical: bool,
-    /// By words and meaning, fused by reciprocal rank
+    /// Search by words and by meaning, fused by reciprocal rank
     #[arg(long)]
     pub(super) hybrid: bool,
-    /// Compare all vectors
+    /// Compare with all vectors instead of searching the graph
     #[arg(long)]
     pub(super) exact: bool,
-    /// Candidates kept on the way
+    /// Candidates that the search keeps
     #[arg(long)]
     pub(super) ef: Option<u64>,
 }

@@ -261,7 +261,7 @@ impl Engine for Pipeline {
             let (this, shared, missing) = (Arc::clone(&self), Arc::clone(&texts), std::mem::take(&mut plan.missing));
             let waits = blocking(move || this.submit(&shared, &missing, class, wish)).await?;
             for wait in waits {
-                let vector = wait.receiver.await.map_err(|_| Fault::internal("the inference threads have ended"))??;
+                let vector = wait.receiver.await.map_err(|_| Fault::internal("the inference threads have stopped"))??;
                 for index in wait.indexes {
                     plan.found[index] =
                         Some(Embedding { vector: Arc::clone(&vector), cached: false, tokens: wait.tokens, kept: wait.kept });
@@ -354,5 +354,5 @@ impl Pipeline {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(format!("a worker ended: {e}")))?
+    tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))?
 }

@@ -57,7 +57,7 @@ impl WriteThrough {
                         }
                         Err(error) => {
                             if shared.failed.fetch_add(1, Ordering::Relaxed) == 0 {
-                                tracing::warn!("inputs are not being kept: {}", chain(&error));
+                                tracing::warn!("inputs are not being stored: {}", chain(&error));
                             }
                         }
                     }

@@ -168,7 +168,7 @@ impl Folder {
             return;
         }
         let gone = |outcome: io::Result<()>| match outcome {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{name} was given up and cannot be removed: {error}"),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{name} was abandoned and cannot be removed: {error}"),
             _ => {}
         };
         gone(fs::remove_dir_all(self.path().join(name)));

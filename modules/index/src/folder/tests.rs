@@ -151,7 +151,7 @@ fn a_flipped_byte_in_any_file_is_found_and_mended_or_survived() {
         assert!(named || file.ends_with(".json") || file == "CURRENT", "{file} is not named");
         match folder.open() {
             Ok((Some(opened), degraded)) => {
-                let is_old = degraded.is_some_and(|why| why.contains("answers in its place"));
+                let is_old = degraded.is_some_and(|why| why.contains("answers instead"));
                 assert!(is_old || opened.manifest.number == 2, "{file}");
             }
             Ok((None, _)) => panic!("{file}: the index is lost"),

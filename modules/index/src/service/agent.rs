@@ -59,7 +59,7 @@ impl Agent {
             Err(error) => {
                 let why = chain(&error);
                 let why =
-                    format!("{}: {why}; the agent is off until that is mended and `brahman restart index` was called", file.display());
+                    format!("{}: {why}; the agent is off: correct the file, then `brahman restart index`", file.display());
                 tracing::error!("{why}");
                 (Settings::default(), Some(why))
             }
@@ -172,7 +172,7 @@ impl IndexService {
         let fingerprint = data_fingerprint(&generation);
         drop(generation);
         let chosen = next(&self.agent.settings, &fingerprint, &lock(&index.journal).trials);
-        let Some(config) = chosen else { return Ok("everything near the best has been tried".to_owned()) };
+        let Some(config) = chosen else { return Ok("every configuration near the best has been tried".to_owned()) };
         let _trying = self.trying.lock().await;
         lock(&self.agent.pace).begin(Instant::now());
         let stop = Arc::new(AtomicBool::new(false));

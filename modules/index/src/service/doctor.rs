@@ -1,4 +1,4 @@
-//! `Doctor`: every file of an index compared with its checksum, rows asked to find themselves, and what of it can be mended.
+//! `Doctor`: verifies every file of an index, searches for every row, and repairs what can be repaired.
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{DoctorIn, DoctorOut};
@@ -68,7 +68,7 @@ fn examine(index: &Index) -> Finding {
     found.notes.extend(journal.shortfall());
     let torn = journal.damage().torn;
     if torn > 0 && journal.shortfall().is_none() {
-        found.notes.push(format!("trials/journal.log: {torn} records that were never acknowledged were cut off"));
+        found.notes.push(format!("trials/journal.log: {torn} records at its end, never acknowledged, were dropped"));
     }
     drop(journal);
     // One thing may be said by whoever opened the index and by whoever reads it now.
@@ -100,11 +100,11 @@ fn mend(index: &Index, found: &Finding) -> Result<Vec<String>, Fault> {
         }
     }
     if found.unreadable {
-        aside.extend(index.folder.put_aside().map_err(failed("putting generations aside"))?);
+        aside.extend(index.folder.put_aside().map_err(failed("setting generations aside"))?);
         index.tidy();
     }
     if found.evals {
-        aside.extend(trials::put_aside(index.folder.path()).map_err(failed("putting queries aside"))?);
+        aside.extend(trials::put_aside(index.folder.path()).map_err(failed("setting eval sets aside"))?);
     }
     Ok(aside)
 }
@@ -113,6 +113,7 @@ impl IndexService {
     pub(super) async fn doctor(&self, call: &Call) -> Result<Reply, Fault> {
         let DoctorIn { name, repair } = call.parameters()?;
         let index = self.index(&name)?;
+        index.bucket_within_reach()?;
         let claim = match repair {
             Some(true) => index.claim("doctor").await?,
             _ => index.claim_to_look("doctor").await?,

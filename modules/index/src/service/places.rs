@@ -33,18 +33,18 @@ impl IndexService {
         let BucketsOut { buckets } = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await?.value;
         let Some(found) = buckets.iter().find(|b| b.name == bucket) else {
             let there: Vec<&str> = buckets.iter().map(|b| b.name.as_str()).collect();
-            let message = format!("no bucket is called `{bucket}`; there are {}; `brahman buckets add` makes one", there.join(", "));
+            let message = format!("no bucket is called `{bucket}`; there are {}; `brahman buckets add` registers one", there.join(", "));
             return Err(Fault::of(&error::NoSuchBucket { name: bucket.to_owned() }, false, message));
         };
         if bucket == RESCUE {
-            return Err(Fault::invalid_parameter("bucket", "`rescue` holds copies only: expected another"));
+            return Err(Fault::invalid_parameter("bucket", "`rescue` holds replicas only: expected another bucket"));
         }
         let Some(folder) = found.url.strip_prefix("file://") else {
-            let message = format!("`{bucket}` is {}: an index is mapped into memory, expected a bucket that is a folder", found.url);
+            let message = format!("`{bucket}` is {}: an index is memory-mapped, expected a bucket that is a folder", found.url);
             return Err(Fault::invalid_parameter("bucket", message));
         };
         if !rescue::is_bucket(Path::new(folder)) {
-            let message = format!("bucket `{bucket}` is away: {folder} is not there, or its marker is not in it; mount its disk");
+            let message = format!("bucket `{bucket}` is unavailable: {folder} is missing, or its marker is not in it; mount its disk");
             return Err(Fault::of(&error::NoSuchBucket { name: bucket.to_owned() }, false, message));
         }
         Ok(Path::new(folder).join("indexes").join(name))
@@ -58,7 +58,7 @@ impl IndexService {
         let wanted = buckets.iter().find(|b| b.name == RESCUE && b.added_ms > 0).and_then(|b| b.url.strip_prefix("file://"));
         let folder = wanted.map(|folder| Path::new(folder).join("indexes"));
         if let Err(error) = rescue::remember(&self.folder, folder.as_deref()) {
-            tracing::warn!("where copies go cannot be written down: {}", chain(&error));
+            tracing::warn!("where replicas go cannot be saved: {}", chain(&error));
         }
         let Some(folder) = folder else { return };
         let (service, (_, again)) = (Arc::clone(self), &*self.copying);
@@ -79,7 +79,7 @@ impl IndexService {
             };
             while again.swap(false, Ordering::AcqRel) {
                 if !folder.parent().is_some_and(rescue::is_bucket) {
-                    tracing::warn!("no copies are made: bucket rescue is away, {} has no marker", folder.display());
+                    tracing::warn!("no replicas are made: bucket rescue is unavailable, {} has no marker", folder.display());
                     continue;
                 }
                 let node = self.folder.parent().and_then(|state| std::fs::read_to_string(state.join("catalog/node")).ok());
@@ -87,7 +87,7 @@ impl IndexService {
                 // Where a home is not to be seen, nothing says which of its copies are wanted.
                 for index in all.into_iter().filter(|index| index.home.is_there().is_ok()) {
                     if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name), node.as_deref().map(str::trim)) {
-                        tracing::warn!(index = index.parameters.name, "copies in rescue: {}", chain(&error));
+                        tracing::warn!(index = index.parameters.name, "replicas in rescue: {}", chain(&error));
                     }
                 }
             }

@@ -185,7 +185,7 @@ impl IndexService {
         let MigrateIn { name, model, allow_mock } = call.parameters()?;
         let index = self.index(&name)?;
         if index.parameters.vector_column.is_some() {
-            let message = format!("index `{name}` holds its dataset's own vectors: ingest others and refresh");
+            let message = format!("index `{name}` holds its dataset's own vectors: to change them, ingest the dataset again and refresh");
             return Err(Fault::invalid_parameter("name", message));
         }
         let claim = index.claim("migration").await?;
@@ -536,7 +536,7 @@ async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Ve
     for one in all.iter().filter(|one| one.nulls_made > 0) {
         tracing::warn!(
             index = name,
-            "column {}: {} values were NULLed on the way from {} to {}",
+            "column {}: {} values became NULL in the conversion from {} to {}",
             one.column,
             one.nulls_made,
             one.from,

@@ -214,7 +214,7 @@ impl IndexService {
             (Some(_), None, None) if mode == Mode::Lexical => Vec::new(),
             (Some(text), None, None) => {
                 if index.parameters.vector_column.is_some() && index.parameters.model.is_none() {
-                    let message = format!("index `{}` holds vectors of its dataset's own; search it by vector", ask.index);
+                    let message = format!("index `{}` holds its dataset's own vectors; search it by vector", ask.index);
                     return Err(Fault::of(&error::ModelMismatch { wanted: model.fingerprint, got: String::new() }, false, message));
                 }
                 let (vector, by, cut) =
@@ -225,7 +225,7 @@ impl IndexService {
             (None, Some(vector), None) if mode == Mode::Semantic => vec![vector],
             (None, None, Some(vectors)) if mode == Mode::Semantic => vectors,
             (None, _, _) if mode != Mode::Semantic => {
-                return Err(Fault::invalid_parameter("text", format!("a {} search needs the query in words", mode.name())));
+                return Err(Fault::invalid_parameter("text", format!("a {} search needs the query as text", mode.name())));
             }
             _ => return Err(Fault::invalid_parameter("text, vector, vectors", "expected exactly one of them")),
         };

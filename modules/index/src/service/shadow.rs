@@ -22,7 +22,7 @@ enum RollbackError {
     #[error(transparent)]
     Refused(#[from] Fault),
     /// There is none.
-    #[error("there is no generation before")]
+    #[error("there is no previous generation")]
     NoneBefore,
     /// It cannot be read, or `CURRENT` not be written.
     #[error(transparent)]
@@ -98,7 +98,7 @@ impl Index {
                 return Ok(());
             }
             if self.pinned()? {
-                tracing::warn!(index = name, "{reason}; it stays, because it is pinned");
+                tracing::warn!(index = name, "{reason}; it keeps answering, because it is pinned");
                 return Ok(());
             }
             let parent = broken.manifest.parent.as_ref().ok_or(RollbackError::NoneBefore)?;

@@ -50,7 +50,7 @@ pub(super) enum ParametersError {
     #[error("{PARAMETERS}")]
     Unreadable(#[from] io::Error),
     /// They are those of another index than the folder is called by.
-    #[error("{PARAMETERS}: it is of another index, `{}`", .name.escape_debug())]
+    #[error("{PARAMETERS}: it belongs to another index, `{}`", .name.escape_debug())]
     OfAnother { name: String },
 }
 
@@ -157,7 +157,7 @@ impl Index {
     pub(super) fn usable(&self) -> Result<(), Fault> {
         let Some(why) = &self.unusable else { return Ok(()) };
         let name = &self.parameters.name;
-        let message = format!("index `{name}` cannot be used: {why}; put the file back, or delete the index and create it again");
+        let message = format!("index `{name}` cannot be used: {why}; restore that file, or delete the index and create it again");
         Err(Fault::of(&error::Damaged { name: name.clone() }, false, message))
     }
 
@@ -219,6 +219,22 @@ impl Index {
         })
     }
 
+    /// The same where it is known in which bucket they are: that this cannot be read is damage, of which more can be said.
+    ///
+    /// # Errors
+    /// `Damaged`, with what to do.
+    pub(super) fn bucket_within_reach(&self) -> Result<(), Fault> {
+        if self.home.bucket == UNKNOWN { Ok(()) } else { self.within_reach() }
+    }
+
+    /// What is wrong with it, with what repairs it. What is on a disk that is not mounted cannot be repaired, and need not be.
+    pub(super) fn with_remedy(&self, why: &str) -> String {
+        match self.home.is_there() {
+            Ok(()) => format!("{why}; `brahman index doctor {} --repair` repairs it", self.parameters.name),
+            Err(_) => why.to_owned(),
+        }
+    }
+
     /// That files can be made where it lives.
     ///
     /// # Errors
@@ -239,8 +255,8 @@ impl Index {
         let Some(why) = lock(&self.journal).trouble().map(|error| chain(error)) else { return Ok(()) };
         let name = &self.parameters.name;
         let message = format!(
-            "index `{name}`: its trials cannot be read: {why}; it is searched all the same. Put the file back, or move it away to begin \
-             anew, then `brahman restart index`"
+            "index `{name}`: its trials cannot be read: {why}; searches still work. Restore that file, or move it away to start \
+             a new one, then `brahman restart index`"
         );
         Err(Fault::of(&error::Damaged { name: name.clone() }, false, message))
     }
@@ -250,7 +266,7 @@ impl Index {
         let name = &self.parameters.name;
         // What is on a disk that is not there cannot be mended, and need not be.
         let message = match self.home.is_there() {
-            Ok(()) => format!("index `{name}` is damaged: {why}; `brahman index doctor {name} --repair`, or a refresh, builds it again"),
+            Ok(()) => format!("index `{name}` is damaged: {why}; `brahman index doctor {name} --repair`, or a refresh, rebuilds it"),
             Err(_) => format!("index `{name}`: {why}"),
         };
         Fault::of(&error::Damaged { name: name.clone() }, false, message)
@@ -297,7 +313,7 @@ impl Index {
             if let Some(whole) = whole
                 && answering.generation.as_ref().is_some_and(|g| Arc::ptr_eq(g, &generation))
             {
-                tracing::warn!(index = self.parameters.name, "put back from rescue: {}", back.join(", "));
+                tracing::warn!(index = self.parameters.name, "restored from rescue: {}", back.join(", "));
                 *answering = AnswerState { generation: Some(Arc::new(whole)), degraded: None, rescued: true };
                 return;
             }

@@ -25,7 +25,7 @@ fn an_index_is_the_one_its_folder_is_called_by_and_what_is_no_name_is_left_alone
     assert_eq!(known, ["a", "b", "rescue.json"], "what was there before its name was reserved stays");
     assert!(service.index("a").is_ok() && service.index("rescue.json").is_ok());
     let fault = service.index("b").expect_err("whose files are these?");
-    assert!(fault.name == "org.brahman.Index.Damaged" && fault.message().contains("of another index"), "{fault}");
+    assert!(fault.name == "org.brahman.Index.Damaged" && fault.message().contains("belongs to another index"), "{fault}");
     assert!(service.attributes()["damaged"].starts_with("b: index.json"), "{:?}", service.attributes());
     assert_eq!(service.stub("a").expect("a name"), folder.join("a"));
     for bad in ["", ".", "..", "a/b", "../a"] {

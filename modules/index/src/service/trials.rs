@@ -39,7 +39,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 const GRID_MAX: usize = 100;
 
 fn no_eval(name: &str) -> Fault {
-    let message = format!("index `{name}` has no set of queries for its vectors: `brahman index eval {name}` makes one");
+    let message = format!("index `{name}` has no eval set for its vectors: `brahman index eval {name}` generates one");
     Fault::of(&error::NoEval { name: name.to_owned() }, false, message)
 }
 
@@ -94,7 +94,7 @@ fn eval_of(index: &Index, generation: &Generation, threads: usize, aside: &(dyn 
         return Ok(eval);
     }
     let made = trials::autogen(path, generation, &data_fingerprint(generation), usize::try_from(QUERIES).unwrap_or(500), 10, 0);
-    made.map_err(|e| io_fault("making a set of queries", &e))?;
+    made.map_err(|e| io_fault("generating an eval set", &e))?;
     trials::newest(path, generation, threads, aside).ok_or_else(|| no_eval(&index.parameters.name))
 }
 
@@ -201,10 +201,10 @@ impl IndexService {
         let making = Arc::clone(&index);
         let make = move || trials::autogen(making.folder.path(), &generation, &data_fingerprint(&generation), queries, k, seed);
         let made = tokio::task::spawn_blocking(make).await.map_err(|e| Fault::internal(chain(&e)))?;
-        let eval = made.map_err(|e| io_fault("making a set of queries", &e))?;
+        let eval = made.map_err(|e| io_fault("generating an eval set", &e))?;
         // One that was made where the index no longer is would be lost.
         if !Arc::ptr_eq(&index, &self.index(&ask.name)?) {
-            let message = format!("index `{}` was moved meanwhile: try again", ask.name);
+            let message = format!("index `{}` was moved in the meantime: try again", ask.name);
             return Err(Fault::of(&error::Busy { name: ask.name }, true, message));
         }
         Reply::of(&EvalOut { eval })
@@ -461,7 +461,7 @@ fn compare(
     let orphans = |g: &Generation| g.base.as_ref().map_or(0, |b| b.flat.orphans(g.manifest.ef_search.max(64), cores(), PROBE_ROWS).len());
     let (champion_measured, challenger_measured) = (measured(&one, orphans(champion)), measured(&two, orphans(challenger)));
     let verdict = if challenger_measured.orphans > 0 {
-        format!("refused: {} of {PROBE_ROWS} rows do not find themselves", challenger_measured.orphans)
+        format!("refused: {} of {PROBE_ROWS} rows are orphans: no search finds them", challenger_measured.orphans)
     } else if challenger_measured.recall_low < target {
         format!(
             "refused: recall {:.4} may be as low as {:.4}, the target is {target}",

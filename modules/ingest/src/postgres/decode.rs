@@ -393,7 +393,7 @@ impl Column {
                 Arc::new(ListArray::try_new(Arc::new(item_field(shape)), offsets, item.finish()?, valid.finish())?)
             }
             Self::Struct(columns, valid, shape) => {
-                let arrow_schema::DataType::Struct(fields) = shape.arrow() else { return malformed("a struct is no struct") };
+                let arrow_schema::DataType::Struct(fields) = shape.arrow() else { return malformed("a struct is not a struct") };
                 let columns = columns.iter_mut().map(Self::finish).collect::<Result<_, _>>()?;
                 Arc::new(StructArray::try_new(fields, columns, valid.finish())?)
             }

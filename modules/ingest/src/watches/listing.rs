@@ -22,7 +22,7 @@ impl Listing {
     /// # Errors
     /// If a path is not there.
     pub fn of(paths: &[String]) -> Result<Self, SourceError> {
-        let Walk { files, unread } = source::files(paths, &CancellationToken::new())?;
+        let Walk { files, unread, .. } = source::files(paths, &CancellationToken::new())?;
         let mut lines = Vec::new();
         for file in &files {
             // Gone since the walk: the next look will not see it.

@@ -104,9 +104,9 @@ impl Dialect {
     #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Vllm => "vllm: a pass a removal, without the server's prefix cache",
-            Self::Sglang => "sglang: a pass a removal, with the server's prefix cache",
-            Self::Brahman => "brahman: two passes a response and removal; a token's figure is the mean of its response",
+            Self::Vllm => "vllm: one pass per removal, without the server's prefix cache",
+            Self::Sglang => "sglang: one pass per removal, with the server's prefix cache",
+            Self::Brahman => "brahman: two passes per response and removal; a token's figure is the mean of its response",
         }
     }
 

@@ -61,7 +61,7 @@ impl Desk<'_> {
         tell: &mut dyn FnMut(IncrementalOut),
     ) -> Result<IncrementalSummary, Fault> {
         if let Some(why) = self.kept.absent() {
-            return Err(Fault::internal(format!("the state of memories cannot be kept: {why}")));
+            return Err(Fault::internal(format!("the state of memories cannot be stored: {why}")));
         }
         let mut session = Session::open(self, conversation, template, false).map_err(|e| e.fault())?;
         let model = self.identity().fingerprint.clone();

@@ -73,7 +73,7 @@ impl Desk<'_> {
             }
         }
         if let Some(why) = self.kept.absent() {
-            warnings.push(format!("no results are kept: {why}"));
+            warnings.push(format!("no results are stored: {why}"));
         }
         session.check_size(&removals).and_then(|()| session.baseline(&all)).map_err(|e| e.fault())?;
         let of = removals.len() as u64;
@@ -88,7 +88,7 @@ impl Desk<'_> {
             Some(_) if self.identity().mock => removals,
             Some(exact) => {
                 let (chosen, rows) = screen(ask, removals, exact, self)?;
-                warnings.push(format!("{} rows are the screening model's, which is not {}", rows.len(), self.identity().model));
+                warnings.push(format!("{} rows were scored by the screening model only, not by {}", rows.len(), self.identity().model));
                 rows.into_iter().for_each(&mut tell_row);
                 chosen
             }

@@ -20,7 +20,7 @@ async fn what_a_mock_embedded_says_so_and_is_not_read_without_it() {
     for reply in [&refreshed, &found, &stats, &listed, &generation] {
         assert_eq!(reply["mock"], json!(true), "{reply}");
     }
-    let note = "its vectors were made up by a mock";
+    let note = "its vectors are synthetic, made by a mock";
     for arguments in [&["index", "refresh", "t"] as &[&str], &["search", "t", "chapter 7"], &["index", "stats", "t"]] {
         let said = String::from_utf8_lossy(&mesh.brahman(arguments).stderr).into_owned();
         assert!(said.contains(note), "{arguments:?}: {said}");

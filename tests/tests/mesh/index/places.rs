@@ -93,8 +93,13 @@ async fn an_index_moves_under_load_with_all_that_belongs_to_it_and_no_search_fai
     again(&mesh, "index").await;
     for (method, ask) in [("Search", ask.clone()), ("Refresh", json!({"name": "t"})), ("Move", json!({"name": "t", "bucket": "primary"}))] {
         let fault = mesh.fault(&format!("org.brahman.Index.{method}"), ask).await;
-        assert!(fault.message().contains("mount what holds it"), "{method}: {fault}");
+        assert!(fault.message().contains("mount the bucket's disk"), "{method}: {fault}");
     }
+    // No repair is advised where there is nothing to repair.
+    let doctor = mesh.fault("org.brahman.Index.Doctor", json!({"name": "t"})).await;
+    assert!(doctor.message().contains("mount the bucket's disk") && !doctor.message().contains("--repair"), "{doctor}");
+    let listed = mesh.brahman_json(&["index", "list"])["indexes"][0]["degraded"].to_string();
+    assert!(listed.contains("mount the bucket's disk") && !listed.contains("--repair"), "{listed}");
     assert!(!home.exists());
     std::fs::rename(mesh.folder.path().join("unmounted"), &disk).expect("renamed");
     again(&mesh, "index").await;
@@ -112,7 +117,7 @@ async fn an_index_is_made_in_another_bucket_and_killed_moves_lose_nothing() {
     mesh.brahman_json(&["index", "refresh", "b"]);
     assert!(disk.join("indexes/b/CURRENT").exists() && !mesh.folder.path().join("state/indexes/b/CURRENT").exists());
     let create = |bucket: &str| json!({"name": "c", "dataset": "t", "id_column": "id", "text_column": "text", "bucket": bucket});
-    for (bucket, words) in [("none", "brahman buckets add"), ("rescue", "copies only")] {
+    for (bucket, words) in [("none", "brahman buckets add"), ("rescue", "replicas only")] {
         let fault = mesh.fault("org.brahman.Index.Create", create(bucket)).await;
         assert!(fault.message().contains(words), "{fault}");
     }
