@@ -14,7 +14,7 @@ use brahman_index::embedder::Model;
 use flat_hnsw::build::{Parameters, in_parallel, mix};
 use flat_hnsw::kernel::dot;
 use flat_hnsw::store::{LiveRows, Store};
-use flat_hnsw::{SearchOptions, FlatIndex};
+use flat_hnsw::{SearchParameters, FlatIndex};
 use brahman_index::folder::{Content, Folder};
 use brahman_index::generation::{Generation, Manifest, SearchOptions};
 use brahman_index::rows::{Row, RowStore};
@@ -162,7 +162,7 @@ fn curve(set: &Set, flat: &FlatIndex, order: &[u32]) -> Curve {
         let (mut best, mut hits) = (f64::INFINITY, 0);
         for _ in 0..3 {
             let started = Instant::now();
-            let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &SearchOptions { k: K, ef, live: None })).collect();
+            let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &SearchParameters { k: K, ef, live: None })).collect();
             best = best.min(started.elapsed().as_secs_f64());
             let right = |(found, truth): (&Vec<_>, &[u32])| {
                 found.iter().filter(|f: &&flat_hnsw::store::Neighbour| truth.contains(&order[f.row as usize])).count()
@@ -255,7 +255,7 @@ fn engines(set: &Set) {
         let rows = flat.store.len();
         let live = LiveRows::of(rows, |r| (mix(77 ^ mix(r as u64)) as f64) < share * u64::MAX as f64);
         let started = Instant::now();
-        let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &SearchOptions { k: K, ef: 64, live: Some(&live) })).collect();
+        let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &SearchParameters { k: K, ef: 64, live: Some(&live) })).collect();
         let us = started.elapsed().as_secs_f64() * 1e6 / QUERIES as f64;
         let wanted = in_parallel(QUERIES, 2, || (), |(), i| flat.store.exact(&set.queries[i * set.dim..][..set.dim], K, Some(&live), 1));
         let hits: usize = found.iter().zip(&wanted).map(|(f, w)| w.iter().filter(|x| f.contains(x)).count()).sum();

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use flat_hnsw::{self, SearchOptions};
+use flat_hnsw::{self, SearchParameters};
 use brahman_index::folder::Folder;
 use brahman_index::rows::RowStore;
 use brahman_index::segment;
@@ -17,7 +17,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         0 => {
             if let Ok(index) = flat_hnsw::file::open(&path) {
                 let query = vec![0.5; index.store.dim()];
-                let found = index.search(&query, &SearchOptions { k: 3, ef: 10, live: None });
+                let found = index.search(&query, &SearchParameters { k: 3, ef: 10, live: None });
                 assert!(found.iter().all(|f| (f.row as usize) < index.store.len()));
             }
         }

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::time::Instant;
 
-use flat_hnsw::{FlatIndex, LiveRows, Parameters, SearchOptions, sample};
+use flat_hnsw::{FlatIndex, LiveRows, Parameters, SearchParameters, sample};
 
 const DIM: usize = 128;
 const ROWS: usize = 20_000;
@@ -25,14 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let query = &vectors[42 * DIM..][..DIM];
     let began = Instant::now();
-    for found in index.search(query, &SearchOptions { k: 3, ef: 64, live: None }) {
+    for found in index.search(query, &SearchParameters { k: 3, ef: 64, live: None }) {
         println!("vector {:>5}  inner product {:.4}", numbers[found.row as usize], found.score);
     }
     println!("in {} µs", began.elapsed().as_micros());
 
     // Only vectors with an even number: the search is exact wherever a walk could miss.
     let even = LiveRows::of(ROWS, |row| numbers[row].is_multiple_of(2));
-    let best = index.search(query, &SearchOptions { k: 1, ef: 64, live: Some(&even) })[0];
+    let best = index.search(query, &SearchParameters { k: 1, ef: 64, live: Some(&even) })[0];
     println!("with a filter: vector {}, exactly as {}", numbers[best.row as usize], {
         let truth = index.store.exact(query, 1, Some(&even), 1)[0];
         numbers[truth.row as usize]

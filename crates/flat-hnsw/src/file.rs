@@ -214,7 +214,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::SearchOptions;
+    use crate::SearchParameters;
     use crate::sample::unit_vectors;
 
     fn built(rows: usize) -> FlatIndex {
@@ -233,7 +233,7 @@ mod tests {
             let opened = open(&path).expect("opens");
             verify(&path).expect("whole");
             let query = unit_vectors(9, 1, 20);
-            let ask = SearchOptions { k: 5, ef: 50, live: None };
+            let ask = SearchParameters { k: 5, ef: 50, live: None };
             assert_eq!(opened.search(&query, &ask), flat.search(&query, &ask));
             assert_eq!(opened.insert(&query, 1, &|_| true).expect("inserted").search(&query, &ask)[0].row as usize, rows);
         }
@@ -269,7 +269,7 @@ mod tests {
             bytes.truncate(cut.max(1));
             std::fs::write(&path, bytes).expect("written");
             if let Ok(flat) = open(&path) {
-                let _ = flat.search(&unit_vectors(1, 1, flat.store.dim()), &SearchOptions { k: 3, ef: 10, live: None });
+                let _ = flat.search(&unit_vectors(1, 1, flat.store.dim()), &SearchParameters { k: 3, ef: 10, live: None });
             }
         }
     }

@@ -72,7 +72,7 @@ pub type Progress<'a> = dyn Fn(usize) -> bool + Sync + 'a;
 
 /// What is asked of a search.
 #[derive(Clone, Copy, Debug)]
-pub struct SearchOptions<'a> {
+pub struct SearchParameters<'a> {
     /// How many rows are wanted.
     pub k: usize,
     /// Candidates kept on the way.
@@ -295,7 +295,7 @@ impl FlatIndex {
     /// The best `k` rows for a query, best first, by a walk; by comparing all live rows where that is cheaper or where
     /// the walk found too few of them.
     #[must_use]
-    pub fn search(&self, query: &[f32], ask: &SearchOptions<'_>) -> Vec<Neighbour> {
+    pub fn search(&self, query: &[f32], ask: &SearchParameters<'_>) -> Vec<Neighbour> {
         let rows = self.store.len();
         let live = ask.live.map_or(rows, LiveRows::count);
         if ask.k == 0 || live == 0 {
@@ -453,7 +453,7 @@ mod tests {
         Parameters { m: 8, ef_construction: 40, seed }
     }
 
-    fn recall(flat: &FlatIndex, queries: &[f32], ask: &SearchOptions<'_>) -> f64 {
+    fn recall(flat: &FlatIndex, queries: &[f32], ask: &SearchParameters<'_>) -> f64 {
         let dim = flat.store.dim();
         let (mut hits, mut all) = (0, 0);
         for query in queries.chunks(dim) {
@@ -516,7 +516,7 @@ mod tests {
         let (flat, _) = FlatIndex::build(&vectors, dim, parameters(2), 2, &|_| true).expect("built");
         assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
         let asked = (0..rows as u32).step_by(200);
-        let itself = |row: u32| flat.search(flat.store.vector(row), &SearchOptions { k: 10, ef: 64, live: None })[0].row == row;
+        let itself = |row: u32| flat.search(flat.store.vector(row), &SearchParameters { k: 10, ef: 64, live: None })[0].row == row;
         assert!(asked.clone().all(itself));
     }
 
@@ -542,7 +542,7 @@ mod tests {
             let walked = |query: &[f32]| flat.walk(query, 5, 100, None).best;
             let right = queries.chunks(dim).flat_map(|q| { let truth = flat.store.exact(q, 5, None, 1); walked(q).into_iter().filter(move |f| truth.contains(f)) });
             prop_assert!(right.count() >= 95, "of 100");
-            let found = |live: Option<&LiveRows>| recall(&flat, queries, &SearchOptions { k: 5, ef: 100, live });
+            let found = |live: Option<&LiveRows>| recall(&flat, queries, &SearchParameters { k: 5, ef: 100, live });
             prop_assert!(found(None) >= 0.95);
             let live = LiveRows::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
             prop_assert!(found(Some(&live)) >= 0.95);

@@ -108,7 +108,7 @@ pub fn named(name: &str) -> Result<&'static dyn Engine, UnknownEngine> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flat_hnsw::SearchOptions;
+    use flat_hnsw::SearchParameters;
     use flat_hnsw::store::LiveRows;
     use flat_hnsw::sample::unit_vectors;
 
@@ -124,7 +124,7 @@ mod tests {
             assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
             for share in [1, 2, 100] {
                 let live = LiveRows::of(rows, |row| row.is_multiple_of(share));
-                let ask = SearchOptions { k: 10, ef: 200, live: Some(&live) };
+                let ask = SearchParameters { k: 10, ef: 200, live: Some(&live) };
                 let right: usize = queries
                     .chunks(dim)
                     .map(|query| {
@@ -145,7 +145,7 @@ mod tests {
                 let equal: Vec<f32> = std::iter::repeat_n([0.6_f32, 0.8], rows).flatten().collect();
                 let (flat, _) =
                     engine.build(&Work { vectors: &equal, dim: 2, parameters, threads: 2, progress: &|_| true }).expect("built");
-                assert_eq!(flat.search(&[0.6, 0.8], &SearchOptions { k: 3, ef: 10, live: None }).len(), rows.min(3), "{}", engine.name());
+                assert_eq!(flat.search(&[0.6, 0.8], &SearchParameters { k: 3, ef: 10, live: None }).len(), rows.min(3), "{}", engine.name());
             }
             let vectors = unit_vectors(1, 3000, 8);
             let told = engine.build(&Work { vectors: &vectors, dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });

@@ -20,7 +20,7 @@ use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
 use flat_hnsw::build::Parameters;
 use flat_hnsw::store::{LiveRows, Neighbour, Store};
-use flat_hnsw::{SearchOptions, FlatIndex};
+use flat_hnsw::{SearchParameters, FlatIndex};
 use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
 use crate::segment;
@@ -609,7 +609,7 @@ impl Generation {
             Some(base) if how.exact || self.manifest.engine == "exact" => {
                 base.flat.store.exact(query, how.k, allowed.base.as_ref(), how.threads.max(1))
             }
-            Some(base) => base.flat.search(query, &SearchOptions { k: how.k, ef, live: allowed.base.as_ref() }),
+            Some(base) => base.flat.search(query, &SearchParameters { k: how.k, ef, live: allowed.base.as_ref() }),
             None => Vec::new(),
         };
         if self.delta.rows.is_empty() {

@@ -18,7 +18,7 @@ use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
 use crate::agent::is_recall;
 use crate::engine::{Engine, Work};
-use flat_hnsw::SearchOptions;
+use flat_hnsw::SearchParameters;
 use flat_hnsw::build::Parameters;
 use crate::generation::{Generation, Manifest, SearchOptions, now_ms};
 use crate::refresh::{data_fingerprint, folder_fault, io_fault};
@@ -144,7 +144,7 @@ impl Attempt {
         };
         let (tune, holdout) = (renumber(eval.tune), renumber(eval.holdout));
         let k = usize::try_from(eval.info.k).unwrap_or(10);
-        let search = |v: &[f32], k: usize, ef: usize| flat.search(v, &SearchOptions { k, ef, live: None });
+        let search = |v: &[f32], k: usize, ef: usize| flat.search(v, &SearchParameters { k, ef, live: None });
         let ef = match self.config.ef_search {
             Some(_) => bounded("ef_search", self.config.ef_search, 1, 65_536, 64)?,
             None => find_ef(&tune, k, self.target, &|v, k, ef| {
