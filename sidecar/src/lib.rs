@@ -13,8 +13,6 @@
 pub mod bulk;
 pub mod client;
 pub mod module;
-#[cfg(feature = "onnx")]
-pub mod onnx;
 pub mod place;
 pub mod serve;
 pub mod telemetry;

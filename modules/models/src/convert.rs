@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, bail, ensure};
+use thiserror::Error;
 
 /// MiniLM-L6's shape.
 const LAYERS: usize = 6;
@@ -16,46 +16,104 @@ const EPSILON: f32 = 1e-12;
 /// ONNX operator set: 17 brought LayerNormalization. ONNX Runtime 1.24 reads it.
 const OPSET: u64 = 17;
 
+/// Why weights are not made into a graph.
+#[derive(Debug, Error)]
+pub enum ConvertError {
+    /// There is no length of the header.
+    #[error("shorter than its header")]
+    Short,
+    /// The header goes on behind the end.
+    #[error("header longer than the file")]
+    LongHeader,
+    /// The header is no JSON.
+    #[error("the header")]
+    Header(#[from] serde_json::Error),
+    /// The header does not say what a tensor is like.
+    #[error("{name} has no shape or no offsets")]
+    Undescribed {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor is not in the file.
+    #[error("{name} lies outside the file")]
+    Outside {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor is longer or shorter than its shape.
+    #[error("{name} has {bytes} bytes for shape {shape:?}")]
+    Length {
+        /// The tensor.
+        name: String,
+        /// Its bytes in the file.
+        bytes: usize,
+        /// Its shape in the header.
+        shape: Vec<usize>,
+    },
+    /// The model is of another kind.
+    #[error("no tensor {name}")]
+    Absent {
+        /// What it should have.
+        name: String,
+    },
+    /// The model is of another size.
+    #[error("{name} has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// As it is.
+        found: Vec<usize>,
+        /// As MiniLM-L6 has it.
+        expected: Vec<usize>,
+    },
+}
+
 /// Tensors of a safetensors file.
 struct Weights<'a> {
     tensors: BTreeMap<String, (Vec<usize>, &'a [u8])>,
 }
 
 impl<'a> Weights<'a> {
-    fn parse(bytes: &'a [u8]) -> anyhow::Result<Self> {
-        let length = bytes.first_chunk::<8>().map(|l| u64::from_le_bytes(*l)).context("shorter than its header")?;
+    fn parse(bytes: &'a [u8]) -> Result<Self, ConvertError> {
+        let length = bytes.first_chunk::<8>().map(|l| u64::from_le_bytes(*l)).ok_or(ConvertError::Short)?;
         let end = usize::try_from(length)
             .ok()
             .and_then(|l| l.checked_add(8))
             .filter(|end| *end <= bytes.len())
-            .context("header longer than the file")?;
+            .ok_or(ConvertError::LongHeader)?;
         let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..end])?;
         let data = &bytes[end..];
         let mut tensors = BTreeMap::new();
         for (name, meta) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
             let list =
                 |key: &str| -> Option<Vec<usize>> { meta[key].as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect() };
-            let (shape, offsets) = list("shape").zip(list("data_offsets")).with_context(|| format!("{name} has no shape or no offsets"))?;
+            let Some((shape, offsets)) = list("shape").zip(list("data_offsets")) else {
+                return Err(ConvertError::Undescribed { name });
+            };
             if meta["dtype"] != "F32" {
                 continue;
             }
-            let raw = offsets.get(1).and_then(|to| data.get(offsets[0]..*to)).with_context(|| format!("{name} lies outside the file"))?;
-            ensure!(raw.len() == shape.iter().product::<usize>() * 4, "{name} has {} bytes for shape {shape:?}", raw.len());
+            let Some(raw) = offsets.get(1).and_then(|to| data.get(offsets[0]..*to)) else {
+                return Err(ConvertError::Outside { name });
+            };
+            if raw.len() != shape.iter().product::<usize>() * 4 {
+                return Err(ConvertError::Length { name, bytes: raw.len(), shape });
+            }
             tensors.insert(name.trim_start_matches("bert.").to_owned(), (shape, raw));
         }
         Ok(Self { tensors })
     }
 
-    fn get(&self, name: &str, shape: &[usize]) -> anyhow::Result<&'a [u8]> {
-        let (found, raw) = self.tensors.get(name).with_context(|| format!("no tensor {name}"))?;
+    fn get(&self, name: &str, shape: &[usize]) -> Result<&'a [u8], ConvertError> {
+        let (found, raw) = self.tensors.get(name).ok_or_else(|| ConvertError::Absent { name: name.to_owned() })?;
         if found != shape && !shape.is_empty() {
-            bail!("{name} has shape {found:?}, expected {shape:?}");
+            return Err(ConvertError::Shape { name: name.to_owned(), found: found.clone(), expected: shape.to_owned() });
         }
         Ok(raw)
     }
 
     /// A linear layer's matrix as ONNX's MatMul wants it: inputs by outputs.
-    fn transposed(&self, name: &str, outputs: usize, inputs: usize) -> anyhow::Result<Vec<u8>> {
+    fn transposed(&self, name: &str, outputs: usize, inputs: usize) -> Result<Vec<u8>, ConvertError> {
         let raw = self.get(name, &[outputs, inputs])?;
         let mut out = Vec::with_capacity(raw.len());
         for i in 0..inputs {
@@ -174,14 +232,14 @@ impl Graph {
         output
     }
 
-    fn norm(&mut self, w: &Weights<'_>, x: &str, name: &str) -> anyhow::Result<String> {
+    fn norm(&mut self, w: &Weights<'_>, x: &str, name: &str) -> Result<String, ConvertError> {
         let scale = self.tensor(&format!("{name}.weight"), FLOAT, &[HIDDEN], w.get(&format!("{name}.weight"), &[HIDDEN])?);
         let bias = self.tensor(&format!("{name}.bias"), FLOAT, &[HIDDEN], w.get(&format!("{name}.bias"), &[HIDDEN])?);
         let attributes = [("axis", Attribute::Int(u64::MAX)), ("epsilon", Attribute::Float(EPSILON))];
         Ok(self.node("LayerNormalization", &[x, &scale, &bias], &attributes))
     }
 
-    fn linear(&mut self, w: &Weights<'_>, x: &str, name: &str, outputs: usize, inputs: usize) -> anyhow::Result<String> {
+    fn linear(&mut self, w: &Weights<'_>, x: &str, name: &str, outputs: usize, inputs: usize) -> Result<String, ConvertError> {
         let matrix = w.transposed(&format!("{name}.weight"), outputs, inputs)?;
         let matrix = self.tensor(&format!("{name}.weight"), FLOAT, &[inputs, outputs], &matrix);
         let bias = self.tensor(&format!("{name}.bias"), FLOAT, &[outputs], w.get(&format!("{name}.bias"), &[outputs])?);
@@ -189,7 +247,7 @@ impl Graph {
         Ok(self.node("Add", &[&product, &bias], &[]))
     }
 
-    fn embedding(&mut self, w: &Weights<'_>, name: &str, ids: &str) -> anyhow::Result<String> {
+    fn embedding(&mut self, w: &Weights<'_>, name: &str, ids: &str) -> Result<String, ConvertError> {
         let name = format!("embeddings.{name}.weight");
         let shape = w.tensors.get(&name).map(|(shape, _)| shape.clone()).with_context(|| format!("no tensor {name}"))?;
         ensure!(shape.len() == 2 && shape[1] == HIDDEN, "{name} has shape {shape:?}, expected n × {HIDDEN}");
@@ -199,7 +257,10 @@ impl Graph {
 }
 
 /// The ONNX model of a MiniLM-L6 encoder: input_ids, attention_mask, token_type_ids → last_hidden_state.
-pub(super) fn bert(safetensors: &[u8]) -> anyhow::Result<Vec<u8>> {
+///
+/// # Errors
+/// [`ConvertError`]: what the weights lack.
+pub fn bert(safetensors: &[u8]) -> Result<Vec<u8>, ConvertError> {
     let w = Weights::parse(safetensors)?;
     let mut g = Graph { nodes: Message::default(), tensors: Message::default(), count: 0 };
     let (zero, one) = (g.ints("zero", &[], &[0]), g.ints("one", &[], &[1]));
@@ -237,13 +298,13 @@ pub(super) fn bert(safetensors: &[u8]) -> anyhow::Result<Vec<u8>> {
         let parts = ["query", "key", "value"].map(|part| format!("{base}.attention.self.{part}"));
         let mut rows = Vec::new();
         let columns: Vec<Vec<u8>> =
-            parts.iter().map(|p| w.transposed(&format!("{p}.weight"), HIDDEN, HIDDEN)).collect::<anyhow::Result<_>>()?;
+            parts.iter().map(|p| w.transposed(&format!("{p}.weight"), HIDDEN, HIDDEN)).collect::<Result<_, ConvertError>>()?;
         for row in 0..HIDDEN {
             for column in &columns {
                 rows.extend_from_slice(&column[row * HIDDEN * 4..(row + 1) * HIDDEN * 4]);
             }
         }
-        let bias: Vec<u8> = parts.iter().map(|p| w.get(&format!("{p}.bias"), &[HIDDEN])).collect::<anyhow::Result<Vec<_>>>()?.concat();
+        let bias: Vec<u8> = parts.iter().map(|p| w.get(&format!("{p}.bias"), &[HIDDEN])).collect::<Result<Vec<_>, ConvertError>>()?.concat();
         let matrix = g.tensor(&format!("{base}.attention.qkv.weight"), FLOAT, &[HIDDEN, 3 * HIDDEN], &rows);
         let bias = g.tensor(&format!("{base}.attention.qkv.bias"), FLOAT, &[3 * HIDDEN], &bias);
         let qkv = g.node("MatMul", &[&x, &matrix], &[]);
@@ -317,8 +378,8 @@ mod tests {
             (&outside, "outside the file"),
             (&misshapen, "8 bytes for shape [3]"),
         ] {
-            let error = bert(bytes).expect_err("no model");
-            assert!(format!("{error:#}").contains(words), "{error:#}");
+            let error = bert(bytes).expect_err("no model").to_string();
+            assert!(error.contains(words), "{error}");
         }
     }
 }
