@@ -126,7 +126,7 @@ impl Client {
             return self.refuse(&call, flaw).await;
         }
         if let Some(mut before) = self.oneway.take() {
-            let until_at = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
+            let until_at = call.deadline.or(Instant::now() + WAIT_DEFAULT);
             match self.attend(until_at, &mut before).await {
                 Ok(_) => {}
                 Err(Stop::Fault(fault)) => {
@@ -160,7 +160,7 @@ impl Client {
 
     /// Routes a call to a provider, again if that is safe, and passes its replies on.
     async fn forward(&mut self, broker: &Arc<Broker>, call: &Outgoing) -> Result<After, Stop> {
-        let patience = || call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
+        let patience = || call.deadline.or(Instant::now() + WAIT_DEFAULT);
         let mut wait_until = patience();
         // Whoever may stop a provider may also say that one has ended on this call.
         let mut deaths = u32::from(call.again && broker.administers(self.peer.uid));
@@ -255,7 +255,7 @@ impl Client {
         let number = broker.next_number();
         let head = call.head(target.wants_uid, self.peer.uid, number);
         let parts = [head.as_slice(), call.parameters(), b"}\0"];
-        let until_at = call.deadline.unwrap_or_else(|| started + 2 * WRITE_STALL);
+        let until_at = call.deadline.or(started + 2 * WRITE_STALL);
         // It may have been given up while the call waited for its place.
         if let Some(why) = broker.gone(target) {
             return Err(AttemptFailure::Unreached(why));
@@ -275,7 +275,7 @@ impl Client {
         }
         if call.oneway {
             target.note(Outcome::Answered, started.elapsed());
-            let until = call.deadline.unwrap_or_else(|| started + Duration::from_secs(call.patience_s()));
+            let until = call.deadline.or(started + Duration::from_secs(call.patience_s()));
             self.oneway = Some(tokio::spawn(backend.outlive(held.place.take(), until)));
             return Ok(After::Next);
         }
@@ -366,7 +366,7 @@ impl Client {
                 () = tokio::time::sleep(GONE_EVERY), if !self.read_open => if hung_up(&self.stream) {
                     return Err(AttemptFailure::Stop(Stop::HungUp));
                 },
-                () = until(call.deadline) => return Err(late(call, target)),
+                () = call.deadline.passed() => return Err(late(call, target)),
                 _ = table.changed() => {
                     // A provider that was given up never answers: its socket is held by init, not by it.
                     if let Some(why) = broker.gone(target) {
@@ -466,11 +466,4 @@ async fn aside_if<T: Send + 'static>(is_long: bool, work: impl FnOnce() -> T + S
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(format!("reading a message panicked: {}", chain(&error))))
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }

@@ -16,7 +16,7 @@ use brahman_sidecar::place::cards::{may_attach, socket_path};
 use brahman_sidecar::place::socket::SocketFile;
 use brahman_sidecar::place::state::{StateLock, check_place};
 use brahman_sidecar::serve::{ServeOptions, serve};
-use brahman_sidecar::{chain, place};
+use brahman_sidecar::{Deadline, chain, place};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
@@ -173,7 +173,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut alive = Mouth::watchdog().map(tokio::time::interval);
     while !supervisor.over {
         let timer = supervisor.state.next_timer().map(|at| supervisor.started + Duration::from_millis(at));
-        let timer = pin!(until(timer));
+        let timer = pin!(Deadline::from(timer).passed());
         let mut happened = tokio::select! {
             _ = term.recv() => Occurrence::Event(Event::Shutdown),
             _ = int.recv() => Occurrence::Event(Event::Shutdown),
@@ -587,13 +587,6 @@ fn raise_file_limit() {
     let raised = Rlimit { current: now.maximum, maximum: now.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit on open files stays as it is");
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 

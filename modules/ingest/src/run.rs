@@ -3,16 +3,17 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::WireError;
 use brahman_card::interface::catalog::{
     self, AbandonIn, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
 };
 use brahman_card::interface::ingest::error::Cancelled;
 use brahman_card::interface::ingest::{Drift, IngestOut, IngestProgress, IngestSummary, Quarantine, Run};
-use brahman_sidecar::{Call, CallOptions, Client, ClientError, chain};
+use brahman_sidecar::{Backoff, Call, CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -167,14 +168,13 @@ impl Runs {
         let cancel = CancellationToken::new();
         // Dropped with this future: a hang-up cancels the run.
         let _cancel_on_drop = cancel.clone().drop_guard();
-        let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
         let run = Run {
             run_id: run_id.clone(),
             dataset: job.dataset.clone(),
             state: "running".into(),
             rows: 0,
             bytes: 0,
-            started_ms,
+            started_ms: now_ms(),
             seconds: 0.0,
             error: None,
         };
@@ -320,13 +320,12 @@ impl Runs {
 
     /// Commits; says it again for a while if whether it was published is not known.
     async fn commit(&self, commit: &CommitIn) -> Result<CommitOut, ClientError> {
-        let mut pause = PAUSE;
+        let mut pauses = PAUSES;
         for _ in 1..COMMITS_MAX {
             match self.client.call_method::<catalog::method::Commit>(commit, &CallOptions::default()).await {
                 Err(ClientError::Fault(fault)) if fault.name == UNKNOWN => {
                     tracing::warn!(dataset = commit.name, run_id = commit.run_id, "{}", fault.message());
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
+                    pauses.wait().await;
                 }
                 other => return other.map(|answer| answer.value),
             }
@@ -361,7 +360,7 @@ const UNKNOWN: &str = catalog::error::Unknown::NAME;
 /// How often such a commit is said, and how long after the first time it is said again; doubled each time. The catalog tries for a while
 /// by itself.
 const COMMITS_MAX: u32 = 4;
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSES: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(4));
 
 /// Whether a fault of a commit says that this run was never published: a call whose answer was lost is said again, and one that is
 /// unknown by then, or whose dataset cannot be read, may have been.

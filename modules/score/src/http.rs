@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
+use brahman_sidecar::Backoff;
 use brahman_storage::digest::{hex, sha256};
 use brahman_storage::secrets::{self, SecretError};
 use futures_util::StreamExt;
@@ -33,9 +34,9 @@ const TIMEOUT_S: u64 = 300;
 const CONCURRENCY: u64 = 4;
 /// Bytes of an answer: a hundred a token of a window of half a million.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Times that a request is sent, and the first pause between.
+/// Times that a request is sent, and the pauses between.
 const ATTEMPTS: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(200), Duration::from_millis(800));
 /// How often a caller's hang-up is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What is said of an answer that was not understood.
@@ -474,7 +475,7 @@ impl Server {
     /// One request. It is sent again only if nothing was scored for it.
     async fn exchange(&self, path: &str, body: Option<&Value>) -> Result<Value, ServerError> {
         let url = format!("{}{path}", self.settings.base);
-        let (mut pause, mut attempts) = (PAUSE, 0);
+        let (mut pauses, mut attempts) = (PAUSES, 0);
         loop {
             attempts += 1;
             let mut request = match body {
@@ -495,8 +496,7 @@ impl Server {
             if attempts >= ATTEMPTS {
                 return Err(refusal);
             }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+            pauses.wait().await;
         }
     }
 

@@ -25,7 +25,7 @@ use super::call::{Continuation, encode_fault, frame_reply, method_ranges, range_
 use super::memory::Charge;
 use super::wait::{NEXT_CALL_POLL, Wait, drained};
 use super::{Call, Peer, Reply, ServeOptions, Service, UpgradedStream};
-use crate::chain;
+use crate::{Deadline, chain};
 
 /// A reader that takes no byte for this long is gone.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -187,7 +187,7 @@ async fn run_call<S: Service>(
         more: header.more && !header.oneway,
         oneway: header.oneway,
         upgrade: header.upgrade && !header.oneway,
-        deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
+        deadline: Deadline::in_ms(header.deadline_ms),
         context: header.context.map(str::to_owned),
         trace: header.trace.map(str::to_owned),
         peer,
@@ -217,7 +217,7 @@ async fn run_call<S: Service>(
             biased;
             outcome = &mut work => break outcome,
             Some(message) = streamed.recv() => write_all(stream, &message).await?,
-            () = until(deadline) => break Err(Fault::deadline_exceeded("the call ran")),
+            () = deadline.passed() => break Err(Fault::deadline_exceeded("the call ran")),
             // What has no end of its own ends with the service, and whoever watches begins anew with the next.
             () = shared.drain.cancelled(), if is_endless => return Ok(After::Close),
             ready = stream.readable(), if *read_open && frames.has_room() => {
@@ -336,13 +336,6 @@ pub(crate) fn info(product: &str, interfaces: impl Iterator<Item = String>) -> I
         version: env!("CARGO_PKG_VERSION").into(),
         url: "https://varlink.org".into(),
         interfaces: interfaces.chain([service::INTERFACE.name.to_owned()]).collect(),
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
 
