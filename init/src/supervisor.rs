@@ -17,7 +17,9 @@ use brahman_sidecar::place::socket::SocketFile;
 use brahman_sidecar::place::state::{StateLock, check_place};
 use brahman_sidecar::serve::{ServeOptions, serve};
 use brahman_sidecar::{Deadline, chain, place};
-use rustix::process::Signal;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -101,7 +103,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     place::private_dir(&options.state).with_context(|| format!("cannot create the state directory {}", options.state.display()))?;
     // Held until this function returns: nothing of this mesh writes to the state after that.
     let state_lock = StateLock::take(&options.state, &options.mesh)?;
-    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).context("cannot become a subreaper")?;
+    set_child_subreaper(true).context("cannot become a subreaper")?;
     raise_file_limit();
     let former = std::mem::take(&mut lock.former);
     // Those of the mesh that had the state before, on whatever socket, write to it as well.
@@ -286,7 +288,7 @@ impl Supervisor {
             Effect::Spawn { id } => Some(self.spawn(id)),
             Effect::Terminate { id } => {
                 if let Some(process) = self.processes.get(&id) {
-                    process.signal(Signal::TERM);
+                    process.signal(Signal::SIGTERM);
                 }
                 None
             }
@@ -582,10 +584,8 @@ fn alike(a: &[ModuleRecord], b: &[ModuleRecord]) -> bool {
 
 /// init and the broker hold a descriptor a module and two a client: ask for all that may be had.
 fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: now.maximum, maximum: now.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
 }

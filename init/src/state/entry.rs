@@ -120,7 +120,9 @@ impl Entry {
         attributes.extend(self.attributes.clone());
         let (state, reason) = match &self.phase {
             // One that is to run again is on its way, and calls may wait for it, though its former process still ends.
-            Phase::Running(_, Stage::Draining { order: Some(Afterwards::Start | Afterwards::Replace(_)), .. }) if self.is_started_here() => {
+            Phase::Running(_, Stage::Draining { order: Some(Afterwards::Start | Afterwards::Replace(_)), .. })
+                if self.is_started_here() =>
+            {
                 (ModuleState::Waiting, Some("its former process is still ending".to_owned()))
             }
             // Killed for its silence, it is not gone for good: what follows is known once its process has ended.

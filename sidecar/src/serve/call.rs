@@ -104,7 +104,7 @@ impl Call {
     /// # Errors
     /// `PermissionDenied` for any other uid.
     pub fn allow_paths(&self) -> Result<(), Fault> {
-        let own = rustix::process::geteuid().as_raw();
+        let own = nix::unistd::geteuid().as_raw();
         if self.uid == own || self.uid == 0 {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{CallHeader, reply_head};
 use brahman_card::wire::parameters;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::net::UnixStream;
@@ -52,7 +52,7 @@ pub(super) struct ServerState<S> {
 
 impl<S> ServerState<S> {
     pub(super) fn new(service: Arc<S>, options: ServeOptions, drain: CancellationToken) -> Self {
-        Self { service, options, in_flight: AtomicUsize::new(0), drain, own_uid: rustix::process::geteuid().as_raw() }
+        Self { service, options, in_flight: AtomicUsize::new(0), drain, own_uid: nix::unistd::geteuid().as_raw() }
     }
 }
 
@@ -367,9 +367,9 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
 /// After an end of input: whether the peer is gone altogether, or has only finished sending.
 #[must_use]
 pub fn hung_up(stream: &UnixStream) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::empty())];
-    let asked = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    asked.is_err() || fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let asked = poll(&mut fds, PollTimeout::ZERO);
+    asked.is_err() || fds[0].revents().is_none_or(|found| found.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
 /// Whether bytes lie unread on a connection on which nothing is under way, or it has ended: then it must not be used for a
