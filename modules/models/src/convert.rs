@@ -56,6 +56,14 @@ pub enum ConvertError {
         /// What it should have.
         name: String,
     },
+    /// A table of embeddings is of another width.
+    #[error("{name} has shape {found:?}, expected n × {HIDDEN}")]
+    Table {
+        /// The tensor.
+        name: String,
+        /// As it is.
+        found: Vec<usize>,
+    },
     /// The model is of another size.
     #[error("{name} has shape {found:?}, expected {expected:?}")]
     Shape {
@@ -249,52 +257,55 @@ impl Graph {
 
     fn embedding(&mut self, w: &Weights<'_>, name: &str, ids: &str) -> Result<String, ConvertError> {
         let name = format!("embeddings.{name}.weight");
-        let shape = w.tensors.get(&name).map(|(shape, _)| shape.clone()).with_context(|| format!("no tensor {name}"))?;
-        ensure!(shape.len() == 2 && shape[1] == HIDDEN, "{name} has shape {shape:?}, expected n × {HIDDEN}");
+        let Some(shape) = w.tensors.get(&name).map(|(shape, _)| shape.clone()) else {
+            return Err(ConvertError::Absent { name });
+        };
+        if shape.len() != 2 || shape[1] != HIDDEN {
+            return Err(ConvertError::Table { name, found: shape });
+        }
         let table = self.tensor(&name, FLOAT, &shape, w.get(&name, &shape)?);
         Ok(self.node("Gather", &[&table, ids], &[]))
     }
-}
 
-/// The ONNX model of a MiniLM-L6 encoder: input_ids, attention_mask, token_type_ids → last_hidden_state.
-///
-/// # Errors
-/// [`ConvertError`]: what the weights lack.
-pub fn bert(safetensors: &[u8]) -> Result<Vec<u8>, ConvertError> {
-    let w = Weights::parse(safetensors)?;
-    let mut g = Graph { nodes: Message::default(), tensors: Message::default(), count: 0 };
-    let (zero, one) = (g.ints("zero", &[], &[0]), g.ints("one", &[], &[1]));
+    /// Sums of word, type and place of each token, normalised.
+    fn embeddings(&mut self, w: &Weights<'_>) -> Result<String, ConvertError> {
+        let (zero, one) = (self.ints("zero", &[], &[0]), self.ints("one", &[], &[1]));
+        let words = self.embedding(w, "word_embeddings", "input_ids")?;
+        let types = self.embedding(w, "token_type_embeddings", "token_type_ids")?;
+        let shape = self.node("Shape", &["input_ids"], &[]);
+        let width = self.node("Gather", &[&shape, &one], &[]);
+        let places = self.node("Range", &[&zero, &width, &one], &[]);
+        let places = self.embedding(w, "position_embeddings", &places)?;
+        let sum = self.node("Add", &[&words, &types], &[]);
+        let sum = self.node("Add", &[&sum, &places], &[]);
+        self.norm(w, &sum, "embeddings.LayerNorm")
+    }
 
-    let words = g.embedding(&w, "word_embeddings", "input_ids")?;
-    let types = g.embedding(&w, "token_type_embeddings", "token_type_ids")?;
-    let shape = g.node("Shape", &["input_ids"], &[]);
-    let width = g.node("Gather", &[&shape, &one], &[]);
-    let places = g.node("Range", &[&zero, &width, &one], &[]);
-    let places = g.embedding(&w, "position_embeddings", &places)?;
-    let sum = g.node("Add", &[&words, &types], &[]);
-    let sum = g.node("Add", &[&sum, &places], &[]);
-    let mut x = g.norm(&w, &sum, "embeddings.LayerNorm")?;
+    /// What all layers use.
+    fn constants(&mut self) -> Constants {
+        // Padding is pushed far down before the softmax.
+        let mask = self.node("Cast", &["attention_mask"], &[("to", Attribute::Int(FLOAT))]);
+        let axes = self.ints("mask_axes", &[2], &[1, 2]);
+        let mask = self.node("Unsqueeze", &[&mask, &axes], &[]);
+        let whole = self.floats("whole", &[], &[1.0]);
+        let mask = self.node("Sub", &[&whole, &mask], &[]);
+        let low = self.floats("low", &[], &[-10_000.0]);
+        let mask = self.node("Mul", &[&mask, &low], &[]);
+        let head = HIDDEN / HEADS;
+        Constants {
+            mask,
+            whole,
+            split_heads: self.ints("split_heads", &[4], &[0, 0, HEADS as i64, head as i64]),
+            join_heads: self.ints("join_heads", &[3], &[0, 0, HIDDEN as i64]),
+            thirds: self.ints("thirds", &[3], &[HIDDEN as i64; 3]),
+            scale: self.floats("scale", &[], &[1.0 / (head as f32).sqrt()]),
+            sqrt2: self.floats("sqrt2", &[], &[std::f32::consts::SQRT_2]),
+            half: self.floats("half", &[], &[0.5]),
+        }
+    }
 
-    // Padding is pushed far down before the softmax.
-    let mask = g.node("Cast", &["attention_mask"], &[("to", Attribute::Int(FLOAT))]);
-    let axes = g.ints("mask_axes", &[2], &[1, 2]);
-    let mask = g.node("Unsqueeze", &[&mask, &axes], &[]);
-    let whole = g.floats("whole", &[], &[1.0]);
-    let mask = g.node("Sub", &[&whole, &mask], &[]);
-    let low = g.floats("low", &[], &[-10_000.0]);
-    let mask = g.node("Mul", &[&mask, &low], &[]);
-
-    let head = HIDDEN / HEADS;
-    let split_heads = g.ints("split_heads", &[4], &[0, 0, HEADS as i64, head as i64]);
-    let join_heads = g.ints("join_heads", &[3], &[0, 0, HIDDEN as i64]);
-    let thirds = g.ints("thirds", &[3], &[HIDDEN as i64; 3]);
-    let scale = g.floats("scale", &[], &[1.0 / (head as f32).sqrt()]);
-    let sqrt2 = g.floats("sqrt2", &[], &[std::f32::consts::SQRT_2]);
-    let half = g.floats("half", &[], &[0.5]);
-
-    for layer in 0..LAYERS {
-        let base = format!("encoder.layer.{layer}");
-        // One product for query, key and value: their matrices side by side.
+    /// Query, key and value of a layer, as one product: their matrices side by side.
+    fn queries(&mut self, w: &Weights<'_>, c: &Constants, base: &str, x: &str) -> Result<[String; 3], ConvertError> {
         let parts = ["query", "key", "value"].map(|part| format!("{base}.attention.self.{part}"));
         let mut rows = Vec::new();
         let columns: Vec<Vec<u8>> =
@@ -305,61 +316,104 @@ pub fn bert(safetensors: &[u8]) -> Result<Vec<u8>, ConvertError> {
             }
         }
         let bias: Vec<u8> = parts.iter().map(|p| w.get(&format!("{p}.bias"), &[HIDDEN])).collect::<Result<Vec<_>, ConvertError>>()?.concat();
-        let matrix = g.tensor(&format!("{base}.attention.qkv.weight"), FLOAT, &[HIDDEN, 3 * HIDDEN], &rows);
-        let bias = g.tensor(&format!("{base}.attention.qkv.bias"), FLOAT, &[3 * HIDDEN], &bias);
-        let qkv = g.node("MatMul", &[&x, &matrix], &[]);
-        let qkv = g.node("Add", &[&qkv, &bias], &[]);
+        let matrix = self.tensor(&format!("{base}.attention.qkv.weight"), FLOAT, &[HIDDEN, 3 * HIDDEN], &rows);
+        let bias = self.tensor(&format!("{base}.attention.qkv.bias"), FLOAT, &[3 * HIDDEN], &bias);
+        let qkv = self.node("MatMul", &[x, &matrix], &[]);
+        let qkv = self.node("Add", &[&qkv, &bias], &[]);
         let [q, k, v] = ["q", "k", "v"].map(|part| format!("{base}.{part}"));
-        g.node_of("Split", &[&qkv, &thirds], &[&q, &k, &v], &[("axis", Attribute::Int(2))]);
+        self.node_of("Split", &[&qkv, &c.thirds], &[&q, &k, &v], &[("axis", Attribute::Int(2))]);
         let mut heads = |x: &str, order: &[u64]| {
-            let apart = g.node("Reshape", &[x, &split_heads], &[]);
-            g.node("Transpose", &[&apart], &[("perm", Attribute::Ints(order.to_vec()))])
+            let apart = self.node("Reshape", &[x, &c.split_heads], &[]);
+            self.node("Transpose", &[&apart], &[("perm", Attribute::Ints(order.to_vec()))])
         };
-        let (q, k, v) = (heads(&q, &[0, 2, 1, 3]), heads(&k, &[0, 2, 3, 1]), heads(&v, &[0, 2, 1, 3]));
-        let scores = g.node("MatMul", &[&q, &k], &[]);
-        let scores = g.node("Mul", &[&scores, &scale], &[]);
-        let scores = g.node("Add", &[&scores, &mask], &[]);
-        let weights = g.node("Softmax", &[&scores], &[("axis", Attribute::Int(u64::MAX))]);
-        let mixed = g.node("MatMul", &[&weights, &v], &[]);
-        let mixed = g.node("Transpose", &[&mixed], &[("perm", Attribute::Ints(vec![0, 2, 1, 3]))]);
-        let mixed = g.node("Reshape", &[&mixed, &join_heads], &[]);
-        let attended = g.linear(&w, &mixed, &format!("{base}.attention.output.dense"), HIDDEN, HIDDEN)?;
-        let sum = g.node("Add", &[&attended, &x], &[]);
-        x = g.norm(&w, &sum, &format!("{base}.attention.output.LayerNorm"))?;
+        Ok([heads(&q, &[0, 2, 1, 3]), heads(&k, &[0, 2, 3, 1]), heads(&v, &[0, 2, 1, 3])])
+    }
 
+    /// The first half of a layer: each token takes from the others what its query asks for.
+    fn attention(&mut self, w: &Weights<'_>, c: &Constants, base: &str, x: &str) -> Result<String, ConvertError> {
+        let [q, k, v] = self.queries(w, c, base, x)?;
+        let scores = self.node("MatMul", &[&q, &k], &[]);
+        let scores = self.node("Mul", &[&scores, &c.scale], &[]);
+        let scores = self.node("Add", &[&scores, &c.mask], &[]);
+        let weights = self.node("Softmax", &[&scores], &[("axis", Attribute::Int(u64::MAX))]);
+        let mixed = self.node("MatMul", &[&weights, &v], &[]);
+        let mixed = self.node("Transpose", &[&mixed], &[("perm", Attribute::Ints(vec![0, 2, 1, 3]))]);
+        let mixed = self.node("Reshape", &[&mixed, &c.join_heads], &[]);
+        let attended = self.linear(w, &mixed, &format!("{base}.attention.output.dense"), HIDDEN, HIDDEN)?;
+        let sum = self.node("Add", &[&attended, x], &[]);
+        self.norm(w, &sum, &format!("{base}.attention.output.LayerNorm"))
+    }
+
+    /// The second half: each token by itself, through a wider layer.
+    fn feed_forward(&mut self, w: &Weights<'_>, c: &Constants, base: &str, x: &str) -> Result<String, ConvertError> {
         let inner = 4 * HIDDEN;
-        let h = g.linear(&w, &x, &format!("{base}.intermediate.dense"), inner, HIDDEN)?;
+        let h = self.linear(w, x, &format!("{base}.intermediate.dense"), inner, HIDDEN)?;
         // GELU by the error function, in the form that ONNX Runtime fuses.
-        let e = g.node("Div", &[&h, &sqrt2], &[]);
-        let e = g.node("Erf", &[&e], &[]);
-        let e = g.node("Add", &[&e, &whole], &[]);
-        let e = g.node("Mul", &[&h, &e], &[]);
-        let h = g.node("Mul", &[&e, &half], &[]);
-        let h = g.linear(&w, &h, &format!("{base}.output.dense"), HIDDEN, inner)?;
-        let sum = g.node("Add", &[&h, &x], &[]);
-        x = g.norm(&w, &sum, &format!("{base}.output.LayerNorm"))?;
+        let e = self.node("Div", &[&h, &c.sqrt2], &[]);
+        let e = self.node("Erf", &[&e], &[]);
+        let e = self.node("Add", &[&e, &c.whole], &[]);
+        let e = self.node("Mul", &[&h, &e], &[]);
+        let h = self.node("Mul", &[&e, &c.half], &[]);
+        let h = self.linear(w, &h, &format!("{base}.output.dense"), HIDDEN, inner)?;
+        let sum = self.node("Add", &[&h, x], &[]);
+        self.norm(w, &sum, &format!("{base}.output.LayerNorm"))
     }
-    g.node_of("Identity", &[&x], &["last_hidden_state"], &[]);
 
-    let value = |name: &str, kind: u64, dims: &[&str]| {
-        let mut shape = Message::default();
-        for dim in dims {
-            shape = match dim.parse::<u64>() {
-                Ok(n) => shape.message(1, &Message::default().number(1, n)),
-                Err(_) => shape.message(1, &Message::default().text(2, dim)),
-            };
+    /// The whole file, with inputs and output declared.
+    fn file(self) -> Vec<u8> {
+        let mut graph = Message(self.nodes.0).text(2, "minilm-l6");
+        graph.0.extend(self.tensors.0);
+        for input in ["input_ids", "attention_mask", "token_type_ids"] {
+            graph = graph.message(11, &value(input, INT64, &["batch", "sequence"]));
         }
-        let tensor = Message::default().number(1, kind).message(2, &shape);
-        Message::default().text(1, name).message(2, &Message::default().message(1, &tensor))
-    };
-    let mut graph = Message(g.nodes.0).text(2, "minilm-l6");
-    graph.0.extend(g.tensors.0);
-    for input in ["input_ids", "attention_mask", "token_type_ids"] {
-        graph = graph.message(11, &value(input, INT64, &["batch", "sequence"]));
+        graph = graph.message(12, &value("last_hidden_state", FLOAT, &["batch", "sequence", "384"]));
+        let opset = Message::default().text(1, "").number(2, OPSET);
+        Message::default().number(1, 8).text(2, "brahman").message(7, &graph).message(8, &opset).0
     }
-    graph = graph.message(12, &value("last_hidden_state", FLOAT, &["batch", "sequence", "384"]));
-    let opset = Message::default().text(1, "").number(2, OPSET);
-    Ok(Message::default().number(1, 8).text(2, "brahman").message(7, &graph).message(8, &opset).0)
+}
+
+/// Names of tensors and of a node that all layers use.
+struct Constants {
+    /// What is added to scores: 0, or far below for padding.
+    mask: String,
+    whole: String,
+    split_heads: String,
+    join_heads: String,
+    thirds: String,
+    scale: String,
+    sqrt2: String,
+    half: String,
+}
+
+/// An input or output: its name, type and dimensions, by number or by name.
+fn value(name: &str, kind: u64, dims: &[&str]) -> Message {
+    let mut shape = Message::default();
+    for dim in dims {
+        shape = match dim.parse::<u64>() {
+            Ok(n) => shape.message(1, &Message::default().number(1, n)),
+            Err(_) => shape.message(1, &Message::default().text(2, dim)),
+        };
+    }
+    let tensor = Message::default().number(1, kind).message(2, &shape);
+    Message::default().text(1, name).message(2, &Message::default().message(1, &tensor))
+}
+
+/// The ONNX model of a MiniLM-L6 encoder: input_ids, attention_mask, token_type_ids → last_hidden_state.
+///
+/// # Errors
+/// [`ConvertError`]: what the weights lack.
+pub fn bert(safetensors: &[u8]) -> Result<Vec<u8>, ConvertError> {
+    let w = Weights::parse(safetensors)?;
+    let mut graph = Graph { nodes: Message::default(), tensors: Message::default(), count: 0 };
+    let mut x = graph.embeddings(&w)?;
+    let constants = graph.constants();
+    for layer in 0..LAYERS {
+        let base = format!("encoder.layer.{layer}");
+        x = graph.attention(&w, &constants, &base, &x)?;
+        x = graph.feed_forward(&w, &constants, &base, &x)?;
+    }
+    graph.node_of("Identity", &[&x], &["last_hidden_state"], &[]);
+    Ok(graph.file())
 }
 
 #[cfg(test)]
