@@ -327,8 +327,12 @@ impl State {
 
     fn spawn_failed(&mut self, id: &str, reason: String, permanent: bool, now: Millis, effects: &mut Vec<Effect>) {
         let Some(entry) = self.modules.get_mut(id) else { return };
-        let order = entry.phase.take_order();
         entry.reason = Some(reason);
+        if entry.pid().is_some() {
+            // Its socket could not be bound, and then it could: the process is there, and is judged by what it does.
+            return;
+        }
+        let order = entry.phase.take_order();
         entry.unhealthy_row += 1;
         died(entry, permanent, now);
         if let Some(order) = order {

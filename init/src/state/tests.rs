@@ -318,6 +318,16 @@ fn a_process_that_cannot_be_started_backs_off_too() {
 }
 
 #[test]
+fn a_failure_that_is_told_after_the_start_loses_no_process() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    let (id, pid) = (bench.id("a"), bench.entry("a").pid());
+    bench.event(Event::SpawnFailed { id, reason: "the socket".into(), permanent: true });
+    assert_eq!(bench.entry("a").pid(), pid);
+    bench.command("a", Command::Restart);
+    assert_eq!(bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count(), 1, "one at a time");
+}
+
+#[test]
 fn the_watchdog_waits_while_a_module_loads_and_counts_from_ready() {
     let mut bench = Bench::new(vec![card("a", "watchdog_s = 3\nreadiness.timeout_s = 60")]);
     let id = bench.id("a");

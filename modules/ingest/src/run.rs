@@ -215,16 +215,9 @@ impl Runs {
         watching: watch::Receiver<Progress>,
         started: Instant,
     ) -> Result<IngestSummary, Fault> {
-        let options = CallOptions::default();
         self.ends.tell_all().await?;
         let dataset = job.dataset.as_str();
-        let producer = Some(self.label.clone());
-        let mock = Some(self.mock);
-        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer, bucket: job.bucket.clone(), mock };
-        let place = self.client.call_method::<catalog::method::Location>(&place, &options).await?.value;
-        let samples = job.pii.then(Arc::<Samples>::default);
-        let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = place;
-        let place = Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 };
+        let place = self.place_for(&job, run_id).await?;
         let (token, target, resumed) = (cancel.clone(), place.clone(), job.resumes.is_some());
         let mut reading = tokio::task::spawn_blocking(move || {
             // Nothing of a failed run was published, nor of one whose caller has gone; the catalog clears what a crash leaves.
@@ -285,6 +278,16 @@ impl Runs {
             drift: Some(drift),
             seconds: elapsed.as_secs_f64(),
         })
+    }
+
+    /// Where the catalog has a run's objects written.
+    async fn place_for(&self, job: &Job, run_id: &str) -> Result<Place, Fault> {
+        let (name, run_id, bucket) = (job.dataset.clone(), run_id.to_owned(), job.bucket.clone());
+        let ask = LocationIn { name, run_id, producer: Some(self.label.clone()), bucket, mock: Some(self.mock) };
+        let found = self.client.call_method::<catalog::method::Location>(&ask, &CallOptions::default()).await?.value;
+        let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = found;
+        let samples = job.pii.then(Arc::<Samples>::default);
+        Ok(Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 })
     }
 
     /// What the catalog is told of a run that has read all.
