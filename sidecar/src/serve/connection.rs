@@ -176,28 +176,9 @@ async fn run_call<S: Service>(
         return Ok(After::Close);
     }
     let head = reply_head(&shared.options.provider, header.extras, header.call);
-    let (interface, method) = method_ranges(&frame, &header);
     let trusted = peer.uid == shared.own_uid || peer.uid == 0;
     let (replies, mut streamed) = mpsc::channel(REPLIES_WAITING);
-    let call = Call {
-        interface,
-        method,
-        parameters: range_in(&frame, header.parameters),
-        // Nothing answers a oneway call, neither a stream nor an upgrade.
-        more: header.more && !header.oneway,
-        oneway: header.oneway,
-        upgrade: header.upgrade && !header.oneway,
-        deadline: Deadline::in_ms(header.deadline_ms),
-        context: header.context.map(str::to_owned),
-        trace: header.trace.map(str::to_owned),
-        peer,
-        uid: header.uid.filter(|_| trusted).unwrap_or(peer.uid),
-        replies,
-        delimiter,
-        head: head.clone(),
-        unknown: header.unknown.map(str::to_owned),
-        frame: Vec::new(),
-    };
+    let call = call_of(&frame, &header, (peer, trusted), replies, (head.clone(), delimiter));
     let call = Call { frame, ..call };
     let (oneway, deadline) = (call.oneway, call.deadline);
 
@@ -238,9 +219,44 @@ async fn run_call<S: Service>(
     while let Ok(message) = streamed.try_recv() {
         write_all(stream, &message).await?;
     }
+    answer(stream, outcome, oneway, &head, delimiter).await
+}
+
+/// A call as its message's header has it; the frame itself is its own once the header is not needed any more.
+fn call_of(
+    frame: &[u8],
+    header: &CallHeader<'_>,
+    (peer, trusted): (Peer, bool),
+    replies: mpsc::Sender<Vec<u8>>,
+    (head, delimiter): (Vec<u8>, u8),
+) -> Call {
+    let (interface, method) = method_ranges(frame, header);
+    Call {
+        interface,
+        method,
+        parameters: range_in(frame, header.parameters),
+        // Nothing answers a oneway call, neither a stream nor an upgrade.
+        more: header.more && !header.oneway,
+        oneway: header.oneway,
+        upgrade: header.upgrade && !header.oneway,
+        deadline: Deadline::in_ms(header.deadline_ms),
+        context: header.context.map(str::to_owned),
+        trace: header.trace.map(str::to_owned),
+        peer,
+        uid: header.uid.filter(|_| trusted).unwrap_or(peer.uid),
+        replies,
+        delimiter,
+        head,
+        unknown: header.unknown.map(str::to_owned),
+        frame: Vec::new(),
+    }
+}
+
+/// Writes what came of a call; a oneway call is answered with nothing.
+async fn answer(stream: &UnixStream, outcome: Result<Reply, Fault>, oneway: bool, head: &[u8], delimiter: u8) -> io::Result<After> {
     let framed = match outcome {
-        Ok(Reply::Json(json)) => frame_reply(&head, &json, false, delimiter),
-        Ok(Reply::Upgrade(json, then)) => match frame_reply(&head, &json, false, delimiter) {
+        Ok(Reply::Json(json)) => frame_reply(head, &json, false, delimiter),
+        Ok(Reply::Upgrade(json, then)) => match frame_reply(head, &json, false, delimiter) {
             Ok(_) if oneway => Err(Fault::invalid_parameter("oneway", "expected an upgrade to be answered")),
             Ok(confirm) => return Ok(After::Upgrade(confirm, then)),
             Err(fault) => Err(fault),
@@ -253,7 +269,7 @@ async fn run_call<S: Service>(
         }
         return Ok(After::Next);
     }
-    let message = framed.unwrap_or_else(|fault| encode_fault(&head, &fault, delimiter));
+    let message = framed.unwrap_or_else(|fault| encode_fault(head, &fault, delimiter));
     write_all(stream, &message).await?;
     Ok(After::Next)
 }
