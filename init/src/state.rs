@@ -7,6 +7,7 @@
 //! * what init does not start (a module that attached by itself, one that somebody else supervises) it does not restart.
 
 mod entry;
+mod event;
 mod graph;
 mod phase;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use brahman_card::interface::init::{ReloadOut, UpdateIn};
 use brahman_card::{Card, ModuleRecord, ModuleState};
 pub(crate) use entry::Entry;
 use entry::{COOLDOWN_MS, become_ready, died, end, end_with_all, leaves, loads, patience, refuse, tick, touch};
+pub(crate) use event::{Command, Effect, Event, Exit};
 use phase::{Afterwards, Phase, Stage, Standing};
 
 /// Milliseconds since init started.
@@ -38,85 +40,6 @@ const EXIT_CONFIG: i32 = 78;
 
 /// Key of a module: its Card's id.
 pub(crate) type Id = String;
-
-/// How a process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// With this status.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-}
-
-impl Exit {
-    fn describe(&self) -> String {
-        match self {
-            Self::Code(code) => format!("exited with status {code}"),
-            Self::Signal(signal) => format!("killed by signal {signal}"),
-        }
-    }
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    /// The Cards as they are on disk now: at start, and at every reload.
-    Cards(Vec<(Card, String)>),
-    /// A process was started.
-    Spawned { id: Id, pid: u32 },
-    /// It could not be; a permanent reason is not retried.
-    SpawnFailed { id: Id, reason: String, permanent: bool },
-    /// A process ended; `last_line` is the last thing it wrote.
-    Exited { id: Id, pid: u32, exit: Exit, last_line: Option<String> },
-    /// A module opened its session.
-    Attached { id: Id, session: String },
-    /// A foreign module brought its own Card.
-    Introduced { card: Box<Card>, socket: String, session: String, pid: u32 },
-    /// A session ended.
-    Detached { session: String },
-    /// A module's word on itself.
-    Updated { update: UpdateIn },
-    /// A foreign program's word by sd_notify.
-    Notified { pid: u32, ready: bool, stopping: bool, status: Option<String> },
-    /// A word by sd_notify that says ready, from a process that belongs to no module.
-    Stranger { pid: u32 },
-    /// Somebody's command.
-    Command { label: String, command: Command },
-    /// Stop everything; a second time, at once.
-    Shutdown,
-    /// A timer may be due.
-    Tick,
-}
-
-/// What a person can ask of a module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Run it.
-    Start,
-    /// End it and leave it so.
-    Stop,
-    /// End it if it runs, then run it.
-    Restart,
-}
-
-/// What the OS layer has to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// Bind the module's socket, or set who may connect if it is bound.
-    Bind { id: Id },
-    /// Start a process.
-    Spawn { id: Id },
-    /// Ask the process to end.
-    Terminate { id: Id },
-    /// Kill its whole group.
-    Kill { id: Id },
-    /// Tell the module over its session to finish.
-    Drain { session: String },
-    /// Close the socket and forget the module.
-    Forget { id: Id },
-    /// Everything has ended.
-    Exit,
-}
 
 /// How far the end of the whole mesh is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
