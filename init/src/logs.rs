@@ -6,8 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::init::Line;
 use brahman_sidecar::telemetry;
 use tokio::net::unix::pipe;
@@ -110,6 +111,5 @@ impl Logs {
 }
 
 fn line(pid: u32, stream: &str, bytes: &[u8]) -> Line {
-    let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-    Line { at_ms, pid, stream: stream.into(), text: String::from_utf8_lossy(bytes).trim_end_matches('\r').to_owned() }
+    Line { at_ms: now_ms(), pid, stream: stream.into(), text: String::from_utf8_lossy(bytes).trim_end_matches('\r').to_owned() }
 }

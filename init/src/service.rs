@@ -134,7 +134,7 @@ impl Service for InitService {
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         let open = matches!(call.method(), "List" | "Watch" | "Check");
         if !open && !administers(&call) {
-            let own = rustix::process::geteuid().as_raw();
+            let own = nix::unistd::geteuid().as_raw();
             let why = format!("{} is for the mesh's own user (uid {own}) and root, not for uid {}", call.method(), call.uid);
             return Err(Fault::permission_denied(why));
         }
@@ -174,7 +174,7 @@ impl Service for InitService {
 
 /// Whether the caller, or the one on whose behalf the broker calls, is the mesh's own user or root.
 fn administers(call: &Call) -> bool {
-    call.uid == 0 || call.uid == rustix::process::geteuid().as_raw()
+    call.uid == 0 || call.uid == nix::unistd::geteuid().as_raw()
 }
 
 /// What others than the mesh's user may see: environments may hold secrets.

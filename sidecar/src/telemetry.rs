@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use tracing_subscriber::EnvFilter;
 
 /// Lines that may wait for a slow reader of the log: some seconds of honest logging.
 const LINES_WAITING: usize = 4096;
 /// How long a reader that is full may take before the line is given up.
-const STALL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const STALL_MS: u16 = 1_000;
 
 /// Lines given up since this process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -160,7 +160,7 @@ fn write_all_waiting(waiting: &Receiver<LogEntry>) {
     }
 }
 
-/// Writes a whole line. A full pipe or terminal that is not to block is waited for, [`STALL`] at most.
+/// Writes a whole line. A full pipe or terminal that is not to block is waited for, [`STALL_MS`] at most.
 fn put<W: Write + std::os::fd::AsFd>(out: &mut W, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -168,7 +168,7 @@ fn put<W: Write + std::os::fd::AsFd>(out: &mut W, mut bytes: &[u8]) -> io::Resul
             Ok(n) => bytes = &bytes[n..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if poll(&mut [PollFd::new(&*out, PollFlags::OUT)], Some(&STALL))? == 0 {
+                if poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLOUT)], STALL_MS)? == 0 {
                     return Err(error);
                 }
             }

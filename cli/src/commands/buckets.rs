@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::Empty;
 use brahman_card::interface::storage::{
     AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode,
@@ -258,8 +259,7 @@ fn show_health(out: &HealthOut, output: &Output) {
 
 /// How long ago a Unix time is.
 fn ago(at_ms: u64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    duration((now - at_ms as f64 / 1000.0).max(0.0))
+    duration(now_ms().saturating_sub(at_ms) as f64 / 1000.0)
 }
 
 async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<()> {

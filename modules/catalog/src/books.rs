@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{CommitIn, Dataset, LocationOut, Object, Origin, Version};
 use brahman_card::interface::storage::PRIMARY;
 use brahman_sidecar::chain;
@@ -580,10 +580,6 @@ impl Books {
         let sealed = seal(entry).map_err(io::Error::from).and_then(|text| atomic::write(&path, text.as_bytes()));
         sealed.map_err(|source| BookError::Io { path, source })
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt32Array};
+use brahman_card::clock::now_ms;
 use brahman_card::interface::index::Measurement;
 use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic};
@@ -29,7 +30,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{self, Work};
 use crate::files::{Damage, FileRef, Files, bad, named};
-use crate::generation::{Base, BaseRef, Delta, Generation, Manifest, SegmentRef, now_ms};
+
+use crate::generation::{Base, BaseRef, Delta, Generation, Manifest, SegmentRef};
 use crate::lexical::Lexical;
 use crate::rows::RowStore;
 use crate::sweep::Obstacles;

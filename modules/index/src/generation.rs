@@ -8,10 +8,10 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::index::Measurement;
 use brahman_sidecar::chain;
 use serde::{Deserialize, Serialize};
@@ -25,12 +25,6 @@ use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
 use crate::segment;
 use crate::threads::caught;
-
-/// Milliseconds since 1970; a label for people, nothing is ordered by it.
-#[must_use]
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
-}
 
 /// The files of a base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::index::{EvalInfo, TrialRecord};
 use brahman_sidecar::chain;
 use brahman_storage::log::{Damage, Log};
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use flat_hnsw::build::{in_parallel, mix};
 use flat_hnsw::kernel::dot;
 use flat_hnsw::store::Neighbour;
-use crate::generation::{Generation, now_ms};
+use crate::generation::Generation;
 use crate::sealed;
 
 /// Length of the random step, of 1: near enough that the row's neighbours are the query's, far enough that the order is not.

@@ -136,20 +136,19 @@ pub fn read(
         return Err(crate::run::cancelled());
     }
     let object = sink.finish().map_err(|e| ended(failed(&e)))?;
+    let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
+    Ok(ReadOutcome { objects: vec![object], columns: columns(&schema, format), inputs, quarantined, quarantine, ..ReadOutcome::default() })
+}
+
+fn columns(schema: &SchemaRef, format: Format) -> Vec<Column> {
     let source_type = match format {
         Format::Documents => "file",
         Format::Csv => "csv",
         Format::Jsonl => "json",
         Format::Parquet => "parquet",
     };
-    let columns = schema.fields().iter().map(|f| Column {
-        name: f.name().clone(),
-        arrow_type: f.data_type().to_string(),
-        source_type: source_type.into(),
-        nulls_made: 0,
-    });
-    let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
-    Ok(ReadOutcome { objects: vec![object], columns: columns.collect(), inputs, quarantined, quarantine, ..ReadOutcome::default() })
+    let column = |name: &str, arrow_type: String| Column { name: name.to_owned(), arrow_type, source_type: source_type.into(), nulls_made: 0 };
+    schema.fields().iter().map(|f| column(f.name(), f.data_type().to_string())).collect()
 }
 
 fn read_documents(

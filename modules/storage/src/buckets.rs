@@ -23,9 +23,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use brahman_card::chain;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::storage::{Bucket, Failure, PRIMARY, RESCUE};
 use brahman_card::names::Kind;
 use object_store::ObjectStore;
@@ -296,10 +297,6 @@ fn is_name(name: &str) -> bool {
 /// Whether it lies in the state itself, and nobody has added it.
 fn is_own(bucket: &Bucket) -> bool {
     bucket.added_ms == 0 && matches!(bucket.name.as_str(), PRIMARY | RESCUE)
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

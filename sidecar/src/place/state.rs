@@ -5,14 +5,15 @@
 //! file that no mesh made is neither written nor removed. Where nothing can be written there is nothing to guard.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use thiserror::Error;
 
 use super::socket::described;
@@ -156,8 +157,8 @@ pub fn check_place(state: &Path) -> Result<(), StateError> {
 /// Whether a mesh has left its lock in a folder.
 fn is_locked_by_a_mesh(folder: &Path) -> bool {
     // Anything may lie in a folder above: nothing is followed, nothing is waited for.
-    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::RDONLY;
-    let Ok(file) = rustix::fs::open(folder.join(LOCK), flags, Mode::empty()).map(File::from) else { return false };
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_RDONLY;
+    let Ok(file) = open(&folder.join(LOCK), flags, Mode::empty()).map(File::from) else { return false };
     file.metadata().is_ok_and(|meta| meta.is_file()) && text(&file).is_ok_and(|text| text.starts_with(MARK))
 }
 
@@ -170,29 +171,29 @@ impl StateLock {
         let path = state.join(LOCK);
         let failed = |source: io::Error| StateError::Io { path: path.clone(), source };
         let not_ours = |what: &str| StateError::NotOurs { path: path.clone(), what: what.to_owned() };
-        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let (file, read_only) = match rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::RDWR, Mode::RUSR | Mode::WUSR) {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let (file, read_only) = match open(&path, flags | OFlag::O_CREAT | OFlag::O_RDWR, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(file) => (File::from(file), false),
-            Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => match rustix::fs::open(&path, flags | OFlags::RDONLY, Mode::empty()) {
+            Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => match open(&path, flags | OFlag::O_RDONLY, Mode::empty()) {
                 Ok(file) => (File::from(file), true),
-                Err(Errno::NOENT) => {
+                Err(Errno::ENOENT) => {
                     tracing::warn!("{} cannot be written to: what is there is served, and nothing is changed", state.display());
                     return Ok(Self { file: None, former: None });
                 }
                 Err(error) => return Err(failed(error.into())),
             },
-            Err(Errno::LOOP) => return Err(not_ours("a symbolic link")),
-            Err(Errno::ISDIR) => return Err(not_ours("a folder")),
+            Err(Errno::ELOOP) => return Err(not_ours("a symbolic link")),
+            Err(Errno::EISDIR) => return Err(not_ours("a folder")),
             Err(error) => return Err(failed(error.into())),
         };
         let found = file.metadata().map_err(failed)?;
         if !found.is_file() {
             return Err(not_ours(described(&found)));
         }
-        let taken = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let taken = match file.try_lock() {
             Ok(()) => false,
-            Err(Errno::WOULDBLOCK) => true,
-            Err(error) => {
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Error(error)) => {
                 tracing::warn!(%error, "{} cannot be locked: nothing keeps another mesh from the state", path.display());
                 false
             }

@@ -17,8 +17,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{Copies, Object};
 use brahman_card::interface::storage::RESCUE;
 use brahman_sidecar::chain;
@@ -201,10 +202,6 @@ impl Copier {
 
 fn words(error: &BucketError) -> String {
     chain(error).chars().take(WHY_CHARS).collect()
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl CatalogService {

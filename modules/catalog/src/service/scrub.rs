@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::Object;
 use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair, UnreadBucket};
 use brahman_sidecar::{Call, Reply, chain};
@@ -86,10 +87,6 @@ struct Target {
     bucket: String,
     key: String,
     object: Object,
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl CatalogService {

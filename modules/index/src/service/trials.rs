@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::Progress;
 use brahman_card::interface::index::{
     AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn,
@@ -20,7 +21,7 @@ use crate::agent::is_recall;
 use crate::engine::{Engine, Work};
 use flat_hnsw::SearchParameters;
 use flat_hnsw::build::Parameters;
-use crate::generation::{Generation, Manifest, SearchOptions, now_ms};
+use crate::generation::{Generation, Manifest, SearchOptions};
 use crate::refresh::{data_fingerprint, folder_fault, io_fault};
 use crate::threads::on_own_thread;
 use crate::trials::{self, Eval, Measure, brute_force_us, find_ef, measure};

@@ -1,15 +1,14 @@
 //! ONNX Runtime for modules that run models: finding the library, and the one rule for CPU or GPU.
 
-pub mod device;
-
 use std::path::{Path, PathBuf};
 
+use brahman_card::chain;
 use brahman_card::interface::embed::Device;
 use ort::environment::Environment;
 use thiserror::Error;
 
-use crate::chain;
-use device::DeviceChoice;
+use crate::catalogue;
+use crate::device::{self, DeviceChoice};
 
 /// Why there is no session.
 #[derive(Debug, Error)]
@@ -68,19 +67,13 @@ pub enum CpuReason {
     Refused(#[source] ort::Error),
 }
 
-/// Where `brahman models pull` puts the library.
-#[must_use]
-pub fn cached_library(cache: &Path) -> PathBuf {
-    cache.join("onnxruntime").join("libonnxruntime.so")
-}
-
 /// Loads the library once for this process.
 ///
 /// # Errors
 /// [`RuntimeError`], which names the path.
 pub fn load(cache: &Path) -> Result<(PathBuf, Environment), RuntimeError> {
     let named = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cached = cached_library(cache);
+    let cached = catalogue::library(cache);
     let path = match named {
         Some(path) => path,
         None if cached.is_file() => cached,
