@@ -181,6 +181,8 @@ pub(super) fn refused(name: &str, error: &BucketError) -> Fault {
         BucketError::Protected(_) => Fault::of(&error::Protected { name }, false, message),
         // What is away may come back.
         BucketError::Unusable { .. } | BucketError::Away { .. } => Fault::of(&error::Unusable { name }, true, message),
+        BucketError::NoNode(_) => Fault::of(&error::Unusable { name }, false, message),
+        BucketError::InTheWay { key, .. } => Fault::of(&error::Taken { name, key: key.clone() }, false, message),
         BucketError::Bad(_) => Fault::invalid_parameter("bucket", message),
         BucketError::NoSuchObject { key, .. } => Fault::of(&error::NoSuchObject { name, key: key.clone() }, false, message),
         BucketError::Damaged { key, .. } => Fault::of(&error::DamagedObject { name, key: key.clone() }, false, message),
