@@ -11,7 +11,8 @@ use brahman_card::interface::storage::{
     OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
 use brahman_sidecar::{Call, Reply, chain};
-use brahman_storage::buckets::{Addition, BucketError, MARKER};
+use brahman_sidecar::place::meshes::{self, LiveMesh};
+use brahman_storage::buckets::{Addition, BucketError, MARKER, OtherState};
 
 use super::realm::Realm;
 use super::{CatalogService, lock};
@@ -39,7 +40,9 @@ impl CatalogService {
                 if buckets.moves(&ask) {
                     self.vacant(&name).await?;
                 }
-                let Addition { bucket, notes } = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
+                let state = self.state.clone();
+                let added = buckets.add_apart_from(ask, move || other_states(&state)).await;
+                let Addition { bucket, notes } = added.map_err(|e| refused(&name, &e))?;
                 self.settle_roots().await?;
                 Reply::of(&AddBucketOut { bucket, notes: Some(notes).filter(|notes| !notes.is_empty()) })
             }
@@ -136,6 +139,15 @@ impl CatalogService {
             }
         }
     }
+}
+
+/// States of the other meshes that run here.
+fn other_states(own: &Path) -> Vec<OtherState> {
+    let of = |LiveMesh { state, holder }: LiveMesh| {
+        let words = format!("{}, the state of the mesh on {} (process {})", state.display(), holder.socket.display(), holder.pid);
+        OtherState { folder: state, words }
+    };
+    meshes::others(own).into_iter().map(of).collect()
 }
 
 /// Refuses to remove a bucket while something is in it.
