@@ -189,7 +189,11 @@ impl Books {
                 }
             }
         }
-        let journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
+        let mut journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
+        // What became of a run of which the record is damaged, its dataset's file says.
+        for (name, entry) in &entries {
+            entry.history.iter().for_each(|version| journal.note_published(name, version));
+        }
         let (of_mocks, untidied, strangers, steps) = (false, Vec::new(), BTreeSet::new(), Steps::default());
         Ok(Self { folder, roots, entries, damaged, unread, of_mocks, journal, untidied, strangers, steps })
     }
@@ -432,8 +436,11 @@ impl Books {
         });
         history.drain(..history.len().saturating_sub(HISTORY_MAX));
         let before = old.as_ref().map(|o| o.dataset.objects.iter().map(|o| o.key.clone()).collect()).unwrap_or_default();
+        let now: BTreeSet<&str> = dataset.objects.iter().map(|now| now.key.as_str()).collect();
+        let gone = old.iter().flat_map(|o| &o.dataset.objects).filter(|old| !now.contains(old.key.as_str()));
+        let previous = gone.cloned().collect();
         let (feeds, feed_runs) = old.as_ref().map(|o| (o.feeds.clone(), o.feed_runs.clone())).unwrap_or_default();
-        let entry = Entry { dataset, before, feeds, feed_runs, history };
+        let entry = Entry { dataset, before, previous, feeds, feed_runs, history };
         let step = |name| self.steps.pass(name).map_err(|source| BookError::Io { path: self.folder.clone(), source });
         step("before the manifest")?;
         self.save(&commit.name, &entry)?;

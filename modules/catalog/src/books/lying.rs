@@ -1,6 +1,6 @@
 //! What lies where: which objects are a dataset's, which datasets lie in a bucket, and what a dataset is to be made of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use brahman_card::interface::catalog::{Dataset, Object};
 
@@ -30,12 +30,32 @@ impl Books {
         present.or_else(|| of_key().flat_map(|(name, entry)| self.previous(name, entry)).find(is).cloned())
     }
 
-    /// Objects of a dataset's previous generation that the present one does not have, as far as they were recorded.
+    /// Objects of a dataset's previous generation that the present one does not have, as far as they were recorded: by its file or, of one
+    /// that an earlier version has written, by the lineage.
     fn previous<'a>(&'a self, name: &str, entry: &'a Entry) -> impl Iterator<Item = &'a Object> + use<'a> {
         let run = entry.history.iter().rev().nth(1).map(|version| version.run_id.as_str());
-        let made = run.and_then(|run| self.journal.made_by(name, run));
-        let is_kept = move |o: &&Object| entry.before.contains(&o.key) && !entry.dataset.objects.iter().any(|now| now.key == o.key);
-        made.into_iter().flat_map(|made| &made.objects).filter(is_kept)
+        let made = || run.and_then(|run| self.journal.made_by(name, run)).map(|made| made.objects.as_slice());
+        let recorded = if entry.previous.is_empty() { made().unwrap_or_default() } else { entry.previous.as_slice() };
+        let (before, now) = (entry.before.iter().collect::<HashSet<_>>(), entry.dataset.objects.iter());
+        let now: HashSet<&String> = now.map(|now| &now.key).collect();
+        recorded.iter().filter(move |o| before.contains(&o.key) && !now.contains(&o.key))
+    }
+
+    /// What is kept of previous generations and cannot be compared, for nothing recorded says what it was, in words.
+    #[must_use]
+    pub fn uncompared(&self) -> Vec<String> {
+        let unknown = |name: &str, entry: &Entry| {
+            let known: HashSet<&String> = entry.dataset.objects.iter().chain(self.previous(name, entry)).map(|o| &o.key).collect();
+            entry.before.iter().filter(|key| !known.contains(key)).count()
+        };
+        let all = self.entries.iter().map(|(name, entry)| (name, unknown(name, entry)));
+        let words = |(name, count): (&String, usize)| {
+            format!(
+                "{count} objects of the previous generation of dataset `{name}` stay, and nothing that is left records what they were: they \
+                 can be neither compared nor copied, and go with its next commit"
+            )
+        };
+        all.filter(|(_, count)| *count > 0).map(words).collect()
     }
 
     /// Objects of the present and the previous generation of one dataset.
@@ -45,17 +65,15 @@ impl Books {
         entry.into_iter().flat_map(|entry| entry.dataset.objects.iter().chain(self.previous(name, entry))).cloned().collect()
     }
 
-    /// Looks at every object of the present and the previous generations, with its dataset's name.
-    pub fn for_each_kept(&self, mut each: impl FnMut(&str, &Object)) {
+    /// Looks at every object of all generations that are kept, the present and the previous ones, with its dataset's name and when its
+    /// generation was committed.
+    pub fn for_each_kept(&self, mut each: impl FnMut(&str, u64, &Object)) {
         for (name, entry) in self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok()) {
-            entry.dataset.objects.iter().chain(self.previous(name, entry)).for_each(|object| each(name, object));
-        }
-    }
-
-    /// Looks at every object of the present generations, with its dataset's name and when that was committed.
-    pub fn for_each_live(&self, mut each: impl FnMut(&str, u64, &Object)) {
-        for (name, entry) in self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok()) {
-            entry.dataset.objects.iter().for_each(|object| each(name, entry.dataset.committed_ms, object));
+            let now_ms = entry.dataset.committed_ms;
+            // The first manifests did not say when.
+            let before_ms = entry.history.iter().rev().nth(1).map(|version| version.committed_ms).filter(|at_ms| *at_ms > 0);
+            entry.dataset.objects.iter().for_each(|object| each(name, now_ms, object));
+            self.previous(name, entry).for_each(|object| each(name, before_ms.unwrap_or(now_ms), object));
         }
     }
 

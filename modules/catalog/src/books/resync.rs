@@ -389,7 +389,7 @@ impl ResyncReading {
             dataset.maker.get_or_insert_with(|| "a mock".to_owned());
         }
         let (feeds, feed_runs, history) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history)).unwrap_or_default();
-        let entry = Entry { dataset, before: Vec::new(), feeds, feed_runs, history };
+        let entry = Entry { dataset, before: Vec::new(), previous: Vec::new(), feeds, feed_runs, history };
         Ok(Condition::Lost(Box::new(entry), same))
     }
 

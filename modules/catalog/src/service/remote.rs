@@ -64,6 +64,8 @@ impl CatalogService {
             return Ok(0);
         }
         self.books().check_base(commit).map_err(fault)?;
+        // What is put there says whose it is.
+        self.buckets.known_node().map_err(|e| bucket_failed(remote.keys().next().map_or("", String::as_str), &e))?;
         for (bucket, objects) in &remote {
             if !known.iter().any(|object| object.bucket == *bucket) {
                 self.check_vacant(bucket, &commit.name).await?;
@@ -110,8 +112,9 @@ impl CatalogService {
             generation,
             taken_from: None,
             commit: serde_json::to_value(commit).map_err(internal)?,
+            sha256: None,
         };
-        let (key, bytes) = (manifests::key(&commit.name, generation), serde_json::to_vec(&manifest).map_err(internal)?);
+        let (key, bytes) = (manifests::key(&commit.name, generation), manifest.seal().map_err(internal)?);
         let (mut pause, mut tries) = (PAUSE, 1);
         loop {
             match self.buckets.create(bucket, &key, bytes.clone()).await.map_err(|e| bucket_failed(bucket, &e))? {
@@ -133,8 +136,16 @@ impl CatalogService {
         }
     }
 
-    /// A manifest as it lies in a bucket; none if it is not there.
+    /// A manifest as it lies in a bucket; none if it is not there. One whose checksum does not match says nothing.
     pub(super) async fn manifest(&self, bucket: &str, key: &str) -> Result<Option<Manifest>, BucketError> {
+        let damaged = |why: String| BucketError::Damaged { name: bucket.to_owned(), key: key.to_owned(), why };
+        let Some(text) = self.manifest_text(bucket, key).await? else { return Ok(None) };
+        let number = manifests::place(key).map_or(0, |(_, number)| number);
+        Manifest::open(&text, number).map(Some).map_err(|error| damaged(chain(&error)))
+    }
+
+    /// The text of a manifest; none if it is not there.
+    pub(super) async fn manifest_text(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>, BucketError> {
         let damaged = |why: String| BucketError::Damaged { name: bucket.to_owned(), key: key.to_owned(), why };
         let mut text = Vec::new();
         loop {
@@ -149,7 +160,7 @@ impl CatalogService {
             let is_last = part.bytes.is_empty();
             text.extend(part.bytes);
             if is_last || text.len() as u64 >= part.size {
-                return serde_json::from_slice(&text).map(Some).map_err(|e| damaged(format!("it is no manifest: {}", chain(&e))));
+                return Ok(Some(text));
             }
         }
     }

@@ -76,7 +76,7 @@ fn back_off(tries: u32) -> Duration {
 /// How far the copies are behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lag {
-    /// Objects of present generations that have no copy.
+    /// Objects of all generations that are kept, and have no copy.
     pub(super) objects: u64,
     /// Their bytes.
     pub(super) bytes: u64,
@@ -230,7 +230,7 @@ impl CatalogService {
             return standing;
         }
         let (mut oldest_ms, known) = (u64::MAX, self.copier.known());
-        self.books().for_each_live(|_, committed_ms, object| {
+        self.books().for_each_kept(|_, committed_ms, object| {
             let key = copy_of(&self.node, object);
             if known.saved.get(&*key) == Some(&object.sha256) {
                 return;
@@ -337,11 +337,11 @@ impl CatalogService {
         is_done
     }
 
-    /// Objects of present generations that have no copy.
+    /// Objects that have no copy, of all generations that are kept.
     fn uncopied(&self) -> Vec<Object> {
         let mut uncopied = Vec::new();
         let known = self.copier.known();
-        self.books().for_each_live(|_, _, object| {
+        self.books().for_each_kept(|_, _, object| {
             if known.saved.get(&*copy_of(&self.node, object)) != Some(&object.sha256) {
                 uncopied.push(object.clone());
             }
@@ -361,7 +361,7 @@ impl CatalogService {
             listed.extend(self.buckets.keys(RESCUE, prefix, LISTED_MAX).await?);
         }
         let mut saved = BTreeMap::new();
-        self.books().for_each_kept(|_, object| {
+        self.books().for_each_kept(|_, _, object| {
             let key = copy_of(&self.node, object);
             if listed.get(&*key) == Some(&object.bytes) {
                 saved.insert(key.into_owned(), object.sha256.clone());

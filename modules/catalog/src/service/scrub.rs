@@ -199,7 +199,7 @@ impl CatalogService {
         let mut targets = Vec::new();
         let mut seen = BTreeSet::new();
         let copies = self.buckets.rescues();
-        self.books().for_each_kept(|name, object| {
+        self.books().for_each_kept(|name, _, object| {
             if dataset.is_some_and(|dataset| dataset != name) {
                 return;
             }
