@@ -129,6 +129,12 @@ pub enum BookError {
     },
 }
 
+/// What is wrong with a dataset's file, if anything is.
+#[must_use]
+pub fn flaw(path: &Path) -> Option<String> {
+    unseal(path).err().map(|error| chain(&error))
+}
+
 /// All datasets of one realm, and what is known of their runs.
 #[derive(Debug)]
 pub struct Books {
@@ -580,6 +586,26 @@ impl Books {
             tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
         Ok(())
+    }
+
+    /// The datasets' files, by their names, that are known to be whole.
+    #[must_use]
+    pub fn files(&self, only: Option<&str>) -> Vec<(String, PathBuf)> {
+        let meant = self.entries.keys().filter(|name| only.is_none_or(|only| only == *name));
+        meant.map(|name| (name.clone(), self.folder.join(format!("{name}.json")))).collect()
+    }
+
+    /// Writes a dataset's file anew that was damaged, or has gone, since it was read or written: what it is to say is known here. False if
+    /// it is right by now, or the dataset was deleted.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn mend_file(&self, name: &str) -> Result<bool, BookError> {
+        let Some(entry) = self.entries.get(name) else { return Ok(false) };
+        if unseal(&self.folder.join(format!("{name}.json"))).is_ok() {
+            return Ok(false);
+        }
+        self.save(name, entry).map(|()| true)
     }
 
     fn save(&self, name: &str, entry: &Entry) -> Result<(), BookError> {

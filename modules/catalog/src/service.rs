@@ -25,13 +25,14 @@ use brahman_card::interface::catalog::{
     self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, DeleteOut, LineageIn, LineageOut, LocationIn,
     LocationOut, MarkStaleIn, NameIn, RealmIn, ResyncIn, SampleIn, SampleOut, WatchOut, error,
 };
-use brahman_card::interface::storage as storage_interface;
+use brahman_card::interface::storage::{self as storage_interface, UnfinishedRun};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service, chain};
 use brahman_storage::buckets::{BucketError, Buckets};
 use brahman_storage::writable;
 use tokio::sync::watch;
 
+use crate::books::sweep::ORPHAN_AGE;
 use crate::books::{BookError, Books, Head, Roots};
 use crate::footers;
 use crate::verified::VerifiedFiles;
@@ -154,10 +155,12 @@ impl CatalogService {
         if !away.is_empty() {
             all.insert("buckets.away".to_owned(), away.join(", "));
         }
-        let damaged: Vec<String> = self.books().journal.unread().into_iter().chain(self.buckets.shortfall()).collect();
+        let lineage = self.books().journal.unread().into_iter();
+        let damaged: Vec<String> = lineage.chain(self.buckets.shortfall()).chain(self.buckets.nameless().map(str::to_owned)).collect();
         if !damaged.is_empty() {
             all.insert("damaged".to_owned(), damaged.join("; "));
         }
+        all.extend(self.left_unfinished(&away).map(|words| ("unfinished".to_owned(), words)));
         if !self.buckets.rescues() {
             return all;
         }
@@ -167,6 +170,18 @@ impl CatalogService {
         all.extend(figures.map(|(name, figure)| (name.to_owned(), figure.to_string())));
         all.insert("copies.why".to_owned(), why);
         all
+    }
+
+    /// What runs have left that were given up, or began long ago and were never committed, in words.
+    fn left_unfinished(&self, away: &[String]) -> Option<String> {
+        let long_ago_ms = scrub::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
+        let is_left = |run: &UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
+        let left: Vec<UnfinishedRun> = self.unfinished(away).into_iter().filter(is_left).collect();
+        let first = left.iter().min_by_key(|run| run.since_ms)?;
+        let bytes: u64 = left.iter().map(|run| run.bytes).sum();
+        let of = format!("run {} of dataset {}", first.run_id, first.dataset);
+        let runs = if left.len() == 1 { of } else { format!("{} runs, the first is {of}", left.len()) };
+        Some(format!("{bytes} bytes by {runs}; `brahman buckets scrub` lists them"))
     }
 
     /// Says [`Self::attributes`] now and whenever they have changed; ends with its task.

@@ -1,8 +1,10 @@
 //! What lies where: which objects are a dataset's, which datasets lie in a bucket, and what a dataset is to be made of.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
 
 use brahman_card::interface::catalog::{Dataset, Object};
+use brahman_card::interface::storage::UnfinishedRun;
 
 use super::entry::{Entry, folder_of};
 use super::sweep::Standing;
@@ -100,6 +102,43 @@ impl Books {
         let ended = runs.filter(|(_, run)| run.standing != Standing::Open).map(|(id, _)| id).collect();
         let newest = entry.filter(lies_there).map(|entry| entry.dataset.generation);
         manifests::Head { node: node.to_owned(), newest, published, ended }
+    }
+
+    /// Runs that were not committed, and the folders of this machine where they may have left something; without figures.
+    #[must_use]
+    pub fn uncommitted(&self) -> Vec<(UnfinishedRun, PathBuf)> {
+        let mut all = Vec::new();
+        for (run_id, run) in self.journal.runs(None, now_ms()) {
+            let given_up = match run.standing {
+                Standing::Committed => continue,
+                Standing::Failed { .. } => true,
+                Standing::Open => false,
+            };
+            // A commit that was taken for a failure, by an earlier version, is needed all the same.
+            if self.needs_folder((&run.dataset, &run_id)) {
+                continue;
+            }
+            let wrote = |bucket: &str| run.buckets.is_empty() || run.buckets.contains(bucket);
+            for (bucket, root) in self.roots.all().filter(|(bucket, _)| wrote(bucket)) {
+                let folder = root.folder.join("datasets").join(&run.dataset).join(&run_id);
+                let (dataset, run_id, since_ms) = (run.dataset.clone(), run_id.clone(), self.journal.since_ms(&run_id));
+                let bucket = bucket.to_owned();
+                all.push((UnfinishedRun { dataset, run_id, bucket, objects: 0, bytes: 0, since_ms, given_up }, folder));
+            }
+        }
+        all
+    }
+
+    /// Datasets with an object, of the present or the previous generation, in a bucket, by what is recorded: nothing is looked at.
+    #[must_use]
+    pub fn recorded_in(&self, bucket: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        self.for_each_kept(|name, _, object| {
+            if object.bucket == bucket && !names.contains(name) {
+                names.insert(name.to_owned());
+            }
+        });
+        names
     }
 
     /// Datasets with runs that have ended and that nothing needs: of those something may lie in a bucket still.

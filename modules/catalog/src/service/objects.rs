@@ -96,7 +96,8 @@ impl CatalogService {
         if let (false, Err(doubts)) = (put, &owner) {
             return taken(format!("is there, and may be a dataset's, for this could not be read: {}", doubts.join("; ")));
         }
-        let copies = bucket != RESCUE && self.buckets.rescues();
+        // Its copy would lie under a name that nobody has.
+        let copies = bucket != RESCUE && self.buckets.rescues() && self.buckets.nameless().is_none();
         let copied = copies && self.buckets.put(RESCUE, &self.copy_key(&bucket, &key), bytes, false).await.is_ok();
         Reply::of(&PutObjectOut { size, sha256, copied })
     }

@@ -1,5 +1,6 @@
 //! Looking whether objects and copies still are what was committed, and repairing one side from the other: of the present generations
-//! and of those before, to which readers may go back.
+//! and of those before, to which readers may go back. And whether what says so still is what was written: manifests in S3, datasets' files,
+//! and the records of runs, of which a damaged one is named and makes no object a damaged one.
 //!
 //! On demand (`Scrub`), and in the background: slowly, from where the last life of this process stopped. Invariants: what is looked at is
 //! read whole, whatever was remembered of it; nothing is replaced but by bytes that have the recorded hash; what was deleted or replaced
@@ -11,17 +12,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::Object;
-use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair, UnreadBucket};
+use brahman_card::interface::catalog::{CommitIn, Dataset, Object};
+use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair, UnfinishedRun, UnreadBucket};
 use brahman_sidecar::{Call, Reply, chain};
-use brahman_storage::atomic;
 use brahman_storage::buckets::BucketError;
+use brahman_storage::checked;
 use brahman_storage::digest::sha256_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::realm::Realm;
+use super::remote::MANIFESTS_MAX;
 use super::storage::refused;
-use super::{CatalogService, lock};
+use super::{CatalogService, held, lock};
+use crate::books;
+use crate::books::manifests::{self, Manifest};
 
 /// Bytes that are read in a second at most by the one in the background: a tenth of what a disk gives.
 const BYTES_PER_S: u64 = 20 << 20;
@@ -34,6 +39,8 @@ const NOTED_EVERY: Duration = Duration::from_secs(60);
 const NAMED_MAX: usize = 1000;
 /// Objects that are remembered as damaged until they are right again; more than these are no work of a scrub.
 const DAMAGED_MAX: usize = 10_000;
+/// Folders below a run's that are counted; ingest makes none.
+const DEPTH_MAX: usize = 8;
 /// How often a caller hears how far it is.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// The file of [`Position`] in the catalog's folder; no dataset's, for it does not end in `.json`.
@@ -59,7 +66,12 @@ struct Position {
 impl Position {
     /// What cannot be read is no position: everything is looked at again.
     fn read(path: &Path) -> Self {
-        let Some(value) = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()) else { return Self::default() };
+        let text = checked::read(path).unwrap_or_else(|error| {
+            tracing::warn!("everything is looked at from the beginning: {}", chain(&error));
+            None
+        });
+        let value = text.and_then(|text| serde_json::from_slice::<Value>(&text.bytes).ok());
+        let Some(value) = value else { return Self::default() };
         // An earlier version has counted what it found damaged, and not said which: that is found again.
         let counted = ["unrepaired", "unrepaired_before"].iter().any(|field| value[field].as_u64().is_some_and(|count| count > 0));
         if counted { Self::default() } else { serde_json::from_value(value).unwrap_or_default() }
@@ -88,7 +100,7 @@ struct Target {
     object: Object,
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -113,6 +125,9 @@ impl CatalogService {
                 told = Instant::now();
             }
         }
+        self.look_at_manifests(bucket.as_deref(), dataset.as_deref(), &mut found).await;
+        self.look_at_records(bucket.as_deref(), dataset.as_deref(), &mut found).await?;
+        found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let is_all = bucket.is_none() && dataset.is_none() && found.unread.is_none();
         self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) });
         Reply::of(&found)
@@ -125,7 +140,9 @@ impl CatalogService {
         // What was deleted since is damaged no more.
         let is_kept = |target: &Target| damaged.contains(&(target.bucket.clone(), target.key.clone()));
         let kept = if damaged.is_empty() { 0 } else { self.targets(None, None).iter().filter(|target| is_kept(target)).count() };
-        (finished_ms, kept as u64)
+        let of_here = |(_, key): &&(String, String)| manifests::place(key).is_some_and(|(name, _)| self.books().has(name));
+        let manifests = damaged.iter().filter(of_here).count();
+        (finished_ms, (kept + manifests) as u64)
     }
 
     /// An object, or a copy, is what it should be again.
@@ -176,6 +193,13 @@ impl CatalogService {
             let owed = Duration::from_millis(1 + found.bytes.saturating_mul(1000) / BYTES_PER_S);
             tokio::time::sleep(owed.saturating_sub(started.elapsed())).await;
         }
+        let mut found = ScrubOut::default();
+        self.look_at_manifests(None, None, &mut found).await;
+        if let Err(fault) = self.look_at_records(None, None, &mut found).await {
+            tracing::warn!("datasets' files were not looked at: {fault}");
+        }
+        found.records.iter().flatten().for_each(|record| tracing::warn!("{record}"));
+        missed |= found.unread.is_some();
         // What was not to be read was not looked at: it is tried again, and until then the last time counts at which all was.
         self.note_position(&if missed { Position { finished_ms, ..Position::default() } } else { Position::end() });
         missed
@@ -189,7 +213,7 @@ impl CatalogService {
     fn note_position(&self, position: &Position) {
         let position = Position { damaged: lock(&self.damaged).clone(), ..position.clone() };
         let written = serde_json::to_vec(&position).map_err(std::io::Error::from);
-        if let Err(error) = written.and_then(|text| atomic::write(&self.position(), &text)) {
+        if let Err(error) = written.and_then(|text| checked::write(&self.position(), &text)) {
             tracing::warn!("{}: {}: after a restart objects are looked at from the beginning", self.position().display(), chain(&error));
         }
     }
@@ -214,6 +238,141 @@ impl CatalogService {
         });
         targets.sort_by(|a, b| (&a.bucket, &a.key).cmp(&(&b.bucket, &b.key)));
         targets
+    }
+
+    /// Reads every manifest in S3 of the datasets that are here, and writes that of a present generation anew which is ours and damaged.
+    async fn look_at_manifests(&self, bucket: Option<&str>, dataset: Option<&str>, found: &mut ScrubOut) {
+        let remote: Vec<String> = self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()).map(|(name, _)| name).collect();
+        for within in remote.iter().filter(|name| bucket.is_none_or(|bucket| bucket == *name)) {
+            let names = self.books().recorded_in(within);
+            for name in names.iter().filter(|name| dataset.is_none_or(|dataset| dataset == *name)) {
+                let keys = match self.buckets.keys(within, &format!("manifests/{name}"), MANIFESTS_MAX).await {
+                    Ok(keys) => keys,
+                    Err(error) => {
+                        miss(found, within, &error);
+                        continue;
+                    }
+                };
+                for (key, _) in keys {
+                    let Some((_, number)) = manifests::place(&key).filter(|(of, _)| of == name) else { continue };
+                    self.look_at_manifest(within, name, &key, number, found).await;
+                }
+            }
+        }
+    }
+
+    async fn look_at_manifest(&self, bucket: &str, name: &str, key: &str, number: u64, found: &mut ScrubOut) {
+        let text = match self.manifest_text(bucket, key).await {
+            Ok(Some(text)) => text,
+            // Withdrawn since it was listed.
+            Ok(None) => return,
+            Err(error) => return miss(found, bucket, &error),
+        };
+        found.manifests = Some(found.manifests.unwrap_or(0) + 1);
+        let place = (bucket.to_owned(), key.to_owned());
+        let Err(error) = Manifest::open(&text, number) else {
+            lock(&self.damaged).remove(&place);
+            return;
+        };
+        let why = format!("{}: what generation {number} of dataset `{name}` was made of is not to be learnt from here", chain(&error));
+        let finding = ScrubDamage { bucket: bucket.to_owned(), key: key.to_owned(), why };
+        push(&mut found.damaged, finding.clone());
+        match self.mend_manifest(bucket, name, key, number, &text).await {
+            Ok(true) => {
+                lock(&self.damaged).remove(&place);
+                tracing::warn!(bucket, key, "damaged, and written anew from the dataset's file: {}", finding.why);
+                push(&mut found.repaired, ScrubRepair { bucket: finding.bucket, key: finding.key });
+            }
+            mended => {
+                if let Err(error) = mended {
+                    self.buckets.failed(bucket, "put", key, &error);
+                }
+                let mut damaged = lock(&self.damaged);
+                if damaged.len() < DAMAGED_MAX {
+                    damaged.insert(place);
+                }
+                drop(damaged);
+                self.buckets.failed(bucket, "verify", key, &finding.why);
+                push(&mut found.unrepaired, finding);
+            }
+        }
+    }
+
+    /// Writes a damaged manifest anew, if it is that of the present generation and certainly ours: a catalog that has taken the dataset up
+    /// may have put another there. Whether it did.
+    async fn mend_manifest(&self, bucket: &str, name: &str, key: &str, number: u64, text: &[u8]) -> Result<bool, BucketError> {
+        let node = self.buckets.known_node()?;
+        // Nothing is withdrawn meanwhile.
+        let _deleting = self.deleting.lock().await;
+        let dataset = self.books().get(name).ok();
+        let ours = |dataset: &Dataset| dataset.generation == number && Manifest::was_commit_of(text, node, &dataset.lineage.run_id, number);
+        let Some(dataset) = dataset.filter(ours) else { return Ok(false) };
+        let manifest = Manifest {
+            node: node.to_owned(),
+            run_id: dataset.lineage.run_id.clone(),
+            generation: number,
+            taken_from: None,
+            commit: serde_json::to_value(commit_of(dataset)).map_err(std::io::Error::from)?,
+            sha256: None,
+        };
+        self.buckets.put(bucket, key, manifest.seal().map_err(std::io::Error::from)?, false).await?;
+        Ok(true)
+    }
+
+    /// Looks at datasets' files, which are written anew where they are not what is known here, and names the records that are damaged; and
+    /// says which runs have left something without a commit.
+    async fn look_at_records(&self, bucket: Option<&str>, dataset: Option<&str>, found: &mut ScrubOut) -> Result<(), Fault> {
+        let (only, away) = (dataset.map(str::to_owned), self.away(Realm::Real).await);
+        let looking = self.with(Realm::Real, move |shared| {
+            let (files, uncommitted, mut records, mut notes) = {
+                let books = held(shared);
+                let damaged = books.journal.damaged_records();
+                let lineage = if damaged.is_empty() { books.journal.unread() } else { None };
+                let records: Vec<String> = books.unread_datasets().into_iter().chain(damaged).chain(lineage).collect();
+                (books.files(only.as_deref()), books.uncommitted(), records, books.uncompared())
+            };
+            let count = files.len() as u64;
+            for (name, path) in files {
+                let Some(why) = books::flaw(&path) else { continue };
+                let mended = held(shared).mend_file(&name);
+                let file = path.display();
+                match mended {
+                    Ok(true) => notes.push(format!("the file of dataset `{name}`, {file}, was damaged or gone ({why}), and was written anew")),
+                    // Deleted, or published anew, since.
+                    Ok(false) => {}
+                    Err(error) => {
+                        records.push(format!("the file of dataset `{name}`, {file}, is damaged or gone ({why}): {}", chain(&error)));
+                    }
+                }
+            }
+            let meant = |run: &UnfinishedRun| only.as_ref().is_none_or(|only| *only == run.dataset) && !away.contains(&run.bucket);
+            let unfinished = uncommitted.into_iter().filter(|(run, _)| meant(run)).filter_map(|(run, folder)| measured(run, &folder));
+            if let Some(only) = &only {
+                let named = format!("dataset `{only}`");
+                records.retain(|record| record.contains(&named) || record.contains(&format!("dataset {only},")));
+                notes.retain(|note| note.contains(&named));
+            }
+            Ok((count, records, notes, unfinished.collect::<Vec<UnfinishedRun>>()))
+        });
+        let (count, mut records, mut notes, mut unfinished) = looking.await?;
+        if let Some(bucket) = bucket {
+            unfinished.retain(|run| run.bucket == bucket);
+        }
+        records.truncate(NAMED_MAX);
+        notes.truncate(NAMED_MAX);
+        unfinished.truncate(NAMED_MAX);
+        found.manifests = Some(found.manifests.unwrap_or(0) + count);
+        found.records = Some(records).filter(|records| !records.is_empty());
+        found.notes = Some(notes).filter(|notes| !notes.is_empty());
+        found.unfinished = Some(unfinished).filter(|unfinished| !unfinished.is_empty());
+        Ok(())
+    }
+
+    /// Runs that have left something without a commit, but for those in these buckets; it looks at disks.
+    pub(super) fn unfinished(&self, away: &[String]) -> Vec<UnfinishedRun> {
+        let uncommitted = self.books().uncommitted();
+        let there = uncommitted.into_iter().filter(|(run, _)| !away.contains(&run.bucket));
+        there.filter_map(|(run, folder)| measured(run, &folder)).collect()
     }
 
     /// Looks at one thing, and repairs it if it can.
@@ -339,6 +498,36 @@ impl CatalogService {
     }
 }
 
+/// The commit by which a dataset's present generation was published, as far as its file has it.
+fn commit_of(dataset: Dataset) -> CommitIn {
+    let Dataset { name, mut objects, columns, pii, lineage, watermark, .. } = dataset;
+    // Where they lie on this machine is nobody else's affair.
+    objects.iter_mut().for_each(|object| object.path = None);
+    let (run_id, inputs, producer) = (lineage.run_id, lineage.inputs, lineage.producer);
+    CommitIn { name, run_id, objects, columns, inputs, producer, pii, watermark, ..CommitIn::default() }
+}
+
+/// What a run has left in a folder; none if that is nothing.
+fn measured(run: UnfinishedRun, folder: &Path) -> Option<UnfinishedRun> {
+    let (objects, bytes) = measure(folder, 0);
+    (objects > 0).then_some(UnfinishedRun { objects, bytes, ..run })
+}
+
+/// How many files lie below a folder, and their bytes; no link is followed.
+fn measure(folder: &Path, depth: usize) -> (u64, u64) {
+    let (mut files, mut bytes) = (0, 0);
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(meta) = file.metadata() else { continue };
+        let (more, its) = match meta.is_dir() {
+            true if depth < DEPTH_MAX => measure(&file.path(), depth + 1),
+            true => (0, 0),
+            false => (1, meta.len()),
+        };
+        (files, bytes) = (files + more, bytes + its);
+    }
+    (files, bytes)
+}
+
 /// Notes that an object of a bucket was not looked at.
 fn miss(found: &mut ScrubOut, bucket: &str, why: &BucketError) {
     let unread = found.unread.get_or_insert_default();
@@ -367,14 +556,30 @@ mod tests {
         let after = Some(("primary".to_owned(), "datasets/d/r/p".to_owned()));
         let damaged = [("rescue".to_owned(), "k".to_owned())].into();
         let position = Position { after, finished_ms: Some(7), damaged };
-        atomic::write(&path, &serde_json::to_vec(&position).expect("JSON")).expect("written");
+        checked::write(&path, &serde_json::to_vec(&position).expect("JSON")).expect("written");
         assert_eq!(Position::read(&path), position);
         // As an earlier version wrote it.
         fs::write(&path, r#"{"finished_ms": 7, "unrepaired": 0, "unrepaired_before": 0}"#).expect("written");
         assert_eq!(Position::read(&path), Position { finished_ms: Some(7), ..Position::default() });
         fs::write(&path, r#"{"after": null, "finished_ms": 7, "unrepaired": 0, "unrepaired_before": 1}"#).expect("written");
         assert_eq!(Position::read(&path), Position::default(), "what an earlier version found damaged is looked for at once");
-        fs::write(&path, "{").expect("damaged");
-        assert_eq!(Position::read(&path), Position::default());
+        for bad in ["{", "{\"finished_ms\": 7}\nbrahman-file 1 sha256 0\n", "{\"finished_ms\": 7}\nbrahman-file 2 x\n"] {
+            fs::write(&path, bad).expect("damaged");
+            assert_eq!(Position::read(&path), Position::default(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_has_left_is_counted_and_an_empty_folder_is_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let run = UnfinishedRun { dataset: "d".into(), run_id: "r".into(), ..UnfinishedRun::default() };
+        assert_eq!(measured(run.clone(), folder.path()), None);
+        assert_eq!(measured(run.clone(), &folder.path().join("none")), None);
+        fs::create_dir(folder.path().join("deep")).expect("made");
+        for (name, text) in [("part-0.parquet", "half"), ("deep/part-1.parquet", "more")] {
+            fs::write(folder.path().join(name), text).expect("written");
+        }
+        let left = measured(run, folder.path()).expect("something");
+        assert_eq!((left.objects, left.bytes, left.dataset.as_str()), (2, 8, "d"));
     }
 }

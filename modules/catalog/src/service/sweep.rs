@@ -30,7 +30,7 @@ enum SweepError {
 
 impl CatalogService {
     /// Buckets whose folders are not there just now.
-    async fn away(&self, realm: Realm) -> BTreeSet<String> {
+    pub(super) async fn away(&self, realm: Realm) -> BTreeSet<String> {
         let mut away = BTreeSet::new();
         // Mocks write below the state.
         if realm == Realm::Mock {
@@ -132,6 +132,10 @@ impl CatalogService {
     }
 
     async fn sweep_bucket(&self, bucket: &str, name: &str, evidence: &Evidence) -> Result<(), SweepError> {
+        // A manifest goes before the objects that it stands for, and whose it is could not be told.
+        if bucket != RESCUE {
+            self.buckets.known_node()?;
+        }
         self.buckets.present(bucket).await?;
         let listed = self.buckets.keys(bucket, &format!("datasets/{name}"), LISTED_MAX).await?;
         let object = |(key, _)| Ok(ListedObject { bucket: bucket.to_owned(), key, resumable: false });
