@@ -15,6 +15,7 @@ mod scrub;
 mod storage;
 mod sweep;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -306,8 +307,8 @@ impl CatalogService {
             (books.kept(name), books.roots().clone())
         };
         let remote = objects.iter().filter(|object| roots.get(&object.bucket).is_ok_and(|root| !root.is_local())).count();
-        let keys: Vec<String> = objects.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
-        let copies = if self.buckets.rescues() { self.copier.count(keys.iter().map(String::as_str)) } else { 0 };
+        let keys: Vec<Cow<'_, str>> = objects.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
+        let copies = if self.buckets.rescues() { self.copier.count(keys.iter().map(|key| &**key)) } else { 0 };
         (remote + copies) as u64
     }
 

@@ -618,7 +618,11 @@ impl Buckets {
         let is_open = |entry: &&Entry| !matches!(entry.reach, Reach::Closed(_));
         let is_same = |entry: &&Entry| entry.bucket.id.is_some() && entry.bucket.id == bucket.id && entry.bucket.name != bucket.name;
         let other = all.values().filter(is_open).find(is_same)?;
-        Some(format!("it is the same place as bucket `{}`: add it again elsewhere", other.bucket.name))
+        let (other, name) = (&other.bucket.name, &bucket.name);
+        Some(format!(
+            "it is the same place as bucket `{other}`, which an earlier version let it be: `brahman buckets add {name} file:///…`, best on \
+             another disk, gives it one of its own; nothing is lost, and what lies there stays"
+        ))
     }
 
     fn entry(&self, name: &str) -> Result<Entry, BucketError> {

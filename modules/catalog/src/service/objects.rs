@@ -12,8 +12,8 @@ use brahman_storage::buckets::{BucketError, Part};
 use brahman_storage::digest::{hex, sha256};
 
 use super::CatalogService;
-use super::rescue::{COPIES, copy_keys};
-use super::storage::refused;
+use super::rescue::{COPIES, Lookup, copy_keys, earlier_place};
+use super::storage::{refused, refused_with};
 
 /// Longest key: what S3 takes.
 const KEY_BYTES_MAX: usize = 1024;
@@ -54,12 +54,25 @@ impl CatalogService {
         );
         if lost && bucket != RESCUE && self.buckets.rescues() {
             // Where that cannot be known, what an earlier version has copied may be another catalog's.
-            let shared = recorded.is_none() && self.buckets.is_shared(RESCUE).await.unwrap_or(true);
-            for copy in copy_keys(&self.node, &bucket, &key, recorded.is_some(), shared) {
+            let lookup = match recorded {
+                Some(_) => Lookup::Recorded,
+                None => Lookup::Unrecorded { shared: self.buckets.is_shared(RESCUE).await.unwrap_or(true) },
+            };
+            for copy in copy_keys(&self.node, &bucket, &key, lookup).all() {
                 match self.buckets.read(RESCUE, &copy, (offset, length), recorded.as_deref()).await {
                     Ok(part) => return told(part, offset, true),
                     Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {}", chain(&error)),
                 }
+            }
+            let old = earlier_place(&bucket, &key);
+            // It is there, and may be another catalog's: a person can tell.
+            if lookup == (Lookup::Unrecorded { shared: true }) && self.buckets.read(RESCUE, &old, (0, Some(0)), None).await.is_ok() {
+                let hint = format!(
+                    "an earlier version has copied one to {old} in bucket {RESCUE}, into which other catalogs copy as well, so that whose it is \
+                     cannot be told: look at it with `brahman buckets get {RESCUE} {old}`, and if it is yours put it back with `brahman \
+                     buckets put {bucket} {key} FILE`"
+                );
+                return Err(refused_with(&bucket, &failed, &hint));
             }
         }
         Err(refused(&bucket, &failed))

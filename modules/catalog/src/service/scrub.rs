@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use super::realm::Realm;
 use super::remote::MANIFESTS_MAX;
+use super::rescue::{Lookup, copy_keys};
 use super::storage::refused;
 use super::{CatalogService, held, lock};
 use crate::books;
@@ -228,7 +229,7 @@ impl CatalogService {
                 return;
             }
             let own = (object.bucket.clone(), object.key.clone());
-            let copy = copies.then(|| (RESCUE.to_owned(), self.copy_key(&object.bucket, &object.key)));
+            let copy = copies.then(|| (RESCUE.to_owned(), self.copy_key(&object.bucket, &object.key).into_owned()));
             for (at, key) in std::iter::once(own).chain(copy) {
                 // Two datasets may be made of one object.
                 if bucket.is_none_or(|bucket| bucket == at) && seen.insert((at.clone(), key.clone())) {
@@ -479,7 +480,10 @@ impl CatalogService {
         // From where the other copy is or, of one that an earlier version has made, may be.
         let sources: Vec<(&str, String)> = match bucket == RESCUE {
             true => vec![(&object.bucket, object.key.clone())],
-            false => self.recorded_copies(object).into_iter().map(|copy| (RESCUE, copy)).collect(),
+            false => copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded)
+                .all()
+                .map(|copy| (RESCUE, copy.into_owned()))
+                .collect(),
         };
         for (from, at) in sources {
             match self.buckets.copy(from, bucket, &at, key, &object.sha256, true).await {

@@ -186,7 +186,15 @@ fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 pub(super) fn refused(name: &str, error: &BucketError) -> Fault {
-    let message = chain(error);
+    fault_of(name, error, chain(error))
+}
+
+/// The same, with what else one should know.
+pub(super) fn refused_with(name: &str, error: &BucketError, hint: &str) -> Fault {
+    fault_of(name, error, format!("{}; {hint}", chain(error)))
+}
+
+fn fault_of(name: &str, error: &BucketError, message: String) -> Fault {
     let name = name.to_owned();
     match error {
         BucketError::NoSuchBucket(_) => Fault::of(&error::NoSuchBucket { name }, false, message),
