@@ -268,7 +268,14 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
         for run in out.unfinished.iter().flatten() {
             let since = run.since_ms.map(|at_ms| format!(", begun {} ago", ago(at_ms))).unwrap_or_default();
             let what = if run.given_up { "given up, and cleared away by itself" } else { "not ended" };
-            let left = format!("run {} of {} in {}: {} in {} files{since}: {what}", run.run_id, run.dataset, run.bucket, bytes(run.bytes), run.objects);
+            let left = format!(
+                "run {} of {} in {}: {} in {} files{since}: {what}",
+                run.run_id,
+                run.dataset,
+                run.bucket,
+                bytes(run.bytes),
+                run.objects
+            );
             output.line(&output.paint(&left, Tone::Busy));
         }
     }

@@ -32,6 +32,7 @@ use entry::{Entry, salvage, seal, unseal};
 use names::check;
 pub use roots::Roots;
 use sweep::Folder;
+pub use tidy::tidy_shared;
 
 /// The file beside the datasets' that is the registry of buckets.
 const REGISTRY: &str = "buckets.json";

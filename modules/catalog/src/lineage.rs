@@ -263,8 +263,7 @@ impl Journal {
         let (open, committed, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         let (records_kept, unrecorded, missed, lost_commits) = (Vec::new(), BTreeSet::new(), None, Vec::new());
         let compact_at = EVENTS_MAX;
-        let mut journal =
-            Self { log, records: records_kept, open, committed, runs, compact_at, of_mock, unrecorded, missed, lost_commits };
+        let mut journal = Self { log, records: records_kept, open, committed, runs, compact_at, of_mock, unrecorded, missed, lost_commits };
         if let Some(why) = journal.unread() {
             tracing::error!("{why}");
         }

@@ -40,9 +40,9 @@ pub use marker::MARKER;
 
 use crate::log::Log;
 use crate::writable;
+use claims::Claims;
 use error::mask;
 use look::Looks;
-use claims::Claims;
 use marker::{Marker, Stamp};
 use open::Location;
 

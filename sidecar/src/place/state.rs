@@ -343,7 +343,8 @@ mod tests {
         let home = tempfile::tempdir().expect("a temporary directory");
         let (outer, beside) = (home.path().join("outer"), home.path().join("beside"));
         std::fs::create_dir_all(outer.join("catalog/.registry")).and_then(|()| std::fs::create_dir(&beside)).expect("made");
-        let bucket = format!(r#"{{"version": 2, "buckets": [{{"name": "lake", "url": "file://{}"}}]}}"#, home.path().join("lake/x").display());
+        let bucket =
+            format!(r#"{{"version": 2, "buckets": [{{"name": "lake", "url": "file://{}"}}]}}"#, home.path().join("lake/x").display());
         std::fs::write(outer.join("catalog/.registry/buckets.json"), bucket).expect("written");
         let mesh = StateLock::take(&outer, Path::new("/run/x.sock")).expect("taken");
         std::os::unix::fs::symlink(&outer, home.path().join("link")).expect("linked");

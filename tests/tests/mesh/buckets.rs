@@ -453,7 +453,10 @@ async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_o
     assert_eq!(one.brahman_json(&["datasets", "show", "t"])["sample"]["rows"][4]["v"], "v4");
 
     // A manifest that a crash kept from being published here: its number is passed over.
-    moto.put(&format!("/lake/data/manifests/t/{:020}.json", 2), &json!({"node": node(&one), "run_id": "dead", "generation": 2}).to_string());
+    moto.put(
+        &format!("/lake/data/manifests/t/{:020}.json", 2),
+        &json!({"node": node(&one), "run_id": "dead", "generation": 2}).to_string(),
+    );
     assert!(put(&one, 6).status.success());
     assert_eq!(dataset(&one).await["dataset"]["generation"], 3);
     // Killed in the middle of whatever it does, it leaves the old dataset or the new, and the next run succeeds.

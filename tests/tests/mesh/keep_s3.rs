@@ -245,7 +245,12 @@ async fn a_damaged_manifest_is_found_and_written_anew_if_it_is_certainly_ours() 
         let run = get(&mesh).await["dataset"]["run_id"].as_str().expect("a run").to_owned();
         let manifest = |number: u64| format!("s3://lake/data/manifests/t/{number:020}.json");
         let clean = mesh.brahman_json(&["buckets", "scrub"]);
-        assert_eq!((&clean["damaged"], &clean["manifests"], &clean["objects"]), (&json!([]), &json!(3), &json!(2)), "{}: {clean}", s3.name());
+        assert_eq!(
+            (&clean["damaged"], &clean["manifests"], &clean["objects"]),
+            (&json!([]), &json!(3), &json!(2)),
+            "{}: {clean}",
+            s3.name()
+        );
         // What stands before its commit says whose it is.
         let ours = format!(r#"{{"node":"{}","run_id":"{run}","generation":2,"commit":{{}},"sha256":"0"}}"#, node(&mesh));
         put(s3.port(), &manifest(2), &ours);

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use super::realm::Realm;
 use super::remote::{MANIFESTS_MAX, bucket_failed};
-use super::{CatalogService, fault, held};
+use super::{CatalogService, fault, held, unanswered};
 use crate::books::manifests::{self, Manifest};
 use crate::books::{BookError, Books, folder_of, names};
 
@@ -104,7 +104,8 @@ impl CatalogService {
 
     /// Takes up every dataset that has a manifest in a bucket, or the one that is named.
     pub(super) async fn adopt_from(&self, bucket: &str, only: Option<&str>) -> Result<AdoptOut, Fault> {
-        let root = self.books().roots().get(bucket).cloned().map_err(fault)?;
+        let asked = bucket.to_owned();
+        let root = self.consult(Realm::Real, move |books| books.roots().get(&asked).cloned()).await.map_err(unanswered)?.map_err(fault)?;
         if root.is_local() {
             let expected =
                 format!("`{bucket}` is a folder, which has no manifests: `brahman datasets resync NAME` reads the objects there");
@@ -142,7 +143,8 @@ impl CatalogService {
     /// Gives the generation and the rows, and the catalog that they were taken from, if it is another.
     async fn adopt_one(&self, bucket: &str, root: &Root, name: &str, number: u64) -> Result<(u64, u64, Option<String>), AdoptError> {
         names::check_new(name)?;
-        let is_here = self.books().has(name);
+        let asked = name.to_owned();
+        let is_here = self.consult(Realm::Real, move |books| books.has(&asked)).await.map_err(unanswered)?;
         if is_here {
             return Err(AdoptError::Here);
         }

@@ -11,9 +11,10 @@ use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{BucketError, Part};
 use brahman_storage::digest::{hex, sha256};
 
-use super::CatalogService;
+use super::realm::Realm;
 use super::rescue::{COPIES, Lookup, copy_keys, earlier_place};
 use super::storage::{refused, refused_with};
+use super::{CatalogService, unanswered};
 
 /// Longest key: what S3 takes.
 const KEY_BYTES_MAX: usize = 1024;
@@ -42,7 +43,9 @@ impl CatalogService {
             return Err(Fault::invalid_parameter("length", format!("expected at most {OBJECT_BYTES_MAX}")));
         }
         let offset = offset.unwrap_or(0);
-        let recorded = self.books().object(&bucket, &key).map(|object| object.sha256);
+        let (within, at) = (bucket.clone(), key.clone());
+        let recorded = self.consult(Realm::Real, move |books| books.object(&within, &at).map(|object| object.sha256)).await;
+        let recorded = recorded.map_err(unanswered)?;
         let failed = match self.buckets.read(&bucket, &key, (offset, length), recorded.as_deref()).await {
             Ok(part) => return told(part, offset, false),
             Err(error) => error,
@@ -93,7 +96,8 @@ impl CatalogService {
             let message = format!("{size} bytes, expected at most {OBJECT_BYTES_MAX}");
             return Err(Fault::of(&error::TooLarge { name: Some(bucket), size, max: OBJECT_BYTES_MAX }, false, message));
         }
-        let owner = self.books().owner(&bucket, &key);
+        let (within, at) = (bucket.clone(), key.clone());
+        let owner = self.consult(Realm::Real, move |books| books.owner(&within, &at)).await.map_err(unanswered)?;
         let taken = |why: String| {
             let message = format!("{key} in bucket `{bucket}` {why}; nothing was put");
             Err(Fault::of(&error::Taken { name: bucket.clone(), key: key.clone() }, false, message))

@@ -16,7 +16,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brahman_card::interface::catalog::{Copies, Object};
@@ -26,8 +26,9 @@ use brahman_storage::buckets::BucketError;
 use tokio::sync::{Notify, watch};
 
 use super::CatalogService;
-use crate::books::folder_of;
+use super::realm::Realm;
 use crate::books::sweep::{ListedObject, Verdict};
+use crate::books::{Books, folder_of};
 
 /// Where copies of single objects lie in `rescue`, below their buckets' names.
 pub(super) const COPIES: &str = "objects";
@@ -232,6 +233,39 @@ fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// How the copies stand. Whoever looks at both holds the books first.
+fn standing(books: &Books, copier: &Copier, node: &str) -> Standing {
+    let (mut standing, mut oldest_ms, known) = (Standing::default(), u64::MAX, copier.known());
+    books.for_each_kept(|_, committed_ms, object| {
+        let key = copy_keys(node, &object.bucket, &object.key, Lookup::Own).own;
+        if known.saved.get(&*key) == Some(&object.sha256) {
+            return;
+        }
+        standing.lag.objects += 1;
+        standing.lag.bytes += object.bytes;
+        oldest_ms = oldest_ms.min(committed_ms);
+        // What was deleted, or copied since, fails no more.
+        if let Some(failing) = known.failing.get(&*key) {
+            standing.failed += 1;
+            standing.why.get_or_insert_with(|| failing.why.clone());
+        }
+    });
+    drop(known);
+    standing.lag.oldest_s = if standing.lag.objects == 0 { 0 } else { now_ms().saturating_sub(oldest_ms) / 1000 };
+    standing
+}
+
+/// Objects that have no copy.
+fn uncopied(books: &Books, copier: &Copier, node: &str) -> Vec<Object> {
+    let (mut uncopied, known) = (Vec::new(), copier.known());
+    books.for_each_kept(|_, _, object| {
+        if known.saved.get(&*copy_keys(node, &object.bucket, &object.key, Lookup::Own).own) != Some(&object.sha256) {
+            uncopied.push(object.clone());
+        }
+    });
+    uncopied
+}
+
 impl CatalogService {
     /// Where this catalog puts the copy of an object.
     pub(super) fn copy_key<'a>(&self, bucket: &str, key: &'a str) -> Cow<'a, str> {
@@ -244,45 +278,37 @@ impl CatalogService {
     }
 
     /// How the copies stand; nothing where nobody has said where they are to go.
-    fn standing(&self) -> Standing {
-        let mut standing = Standing::default();
+    async fn standing(&self) -> Standing {
         if !self.buckets.rescues() {
-            return standing;
+            return Standing::default();
         }
-        let (mut oldest_ms, known) = (u64::MAX, self.copier.known());
-        self.books().for_each_kept(|_, committed_ms, object| {
-            let key = self.copy_key(&object.bucket, &object.key);
-            if known.saved.get(&*key) == Some(&object.sha256) {
-                return;
-            }
-            standing.lag.objects += 1;
-            standing.lag.bytes += object.bytes;
-            oldest_ms = oldest_ms.min(committed_ms);
-            // What was deleted, or copied since, fails no more.
-            if let Some(failing) = known.failing.get(&*key) {
-                standing.failed += 1;
-                standing.why.get_or_insert_with(|| failing.why.clone());
-            }
-        });
-        drop(known);
-        standing.lag.oldest_s = if standing.lag.objects == 0 { 0 } else { now_ms().saturating_sub(oldest_ms) / 1000 };
-        standing
+        let (copier, node) = (Arc::clone(&self.copier), self.node.clone());
+        let found = self.consult(Realm::Real, move |books| standing(books, &copier, &node)).await;
+        found.unwrap_or_else(|error| {
+            tracing::error!("how the copies stand is not known: {}", chain(&error));
+            Standing::default()
+        })
+    }
+
+    /// How far the copies are behind, and why the first of those that fail does, where the thread that asks may wait.
+    pub(super) fn lag_now(&self) -> (Lag, Option<String>) {
+        let Standing { lag, why, .. } =
+            if self.buckets.rescues() { standing(&self.books(), &self.copier, &self.node) } else { Standing::default() };
+        (lag, why)
     }
 
     /// How far the copies are behind.
-    pub(super) fn lag(&self) -> Lag {
-        self.standing().lag
+    pub(super) async fn lag(&self) -> Lag {
+        self.standing().await.lag
     }
 
     /// The same, in the words of a commit's reply; none where there are to be no copies.
-    pub(super) fn copies(&self) -> Option<Copies> {
-        let Standing { lag, failed, why } = self.buckets.rescues().then(|| self.standing())?;
+    pub(super) async fn copies(&self) -> Option<Copies> {
+        if !self.buckets.rescues() {
+            return None;
+        }
+        let Standing { lag, failed, why } = self.standing().await;
         Some(Copies { pending: lag.objects, failed, why })
-    }
-
-    /// Why the first of those that fail does.
-    pub(super) fn copies_why(&self) -> Option<String> {
-        self.standing().why
     }
 
     /// Copies whatever has no copy, again and again; ends with its task.
@@ -290,7 +316,7 @@ impl CatalogService {
         let mut pause = PAUSE.0;
         loop {
             let is_done = self.copy_pending().await;
-            self.copier.lag.send_replace(self.lag());
+            self.copier.lag.send_replace(self.lag().await);
             if is_done {
                 pause = PAUSE.0;
                 // A word may be lost with whoever was to say it.
@@ -313,10 +339,10 @@ impl CatalogService {
             return true;
         }
         if let Err(error) = self.look_at_copies().await {
-            self.uncopied().iter().for_each(|object| self.copier.note_waiting(&self.copy_key(&object.bucket, &object.key), &error));
+            self.uncopied().await.iter().for_each(|object| self.copier.note_waiting(&self.copy_key(&object.bucket, &object.key), &error));
             return false;
         }
-        let pending = self.uncopied();
+        let pending = self.uncopied().await;
         // What is wanted no more fails no more.
         let wanted: BTreeSet<Cow<'_, str>> = pending.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
         self.copier.known().failing.retain(|key, _| wanted.contains(key.as_str()));
@@ -350,7 +376,7 @@ impl CatalogService {
                 }
             }
             if told.elapsed() > TELL_EVERY {
-                self.copier.lag.send_replace(self.lag());
+                self.copier.lag.send_replace(self.lag().await);
                 told = Instant::now();
             }
         }
@@ -358,15 +384,13 @@ impl CatalogService {
     }
 
     /// Objects that have no copy, of all generations that are kept.
-    fn uncopied(&self) -> Vec<Object> {
-        let mut uncopied = Vec::new();
-        let known = self.copier.known();
-        self.books().for_each_kept(|_, _, object| {
-            if known.saved.get(&*self.copy_key(&object.bucket, &object.key)) != Some(&object.sha256) {
-                uncopied.push(object.clone());
-            }
-        });
-        uncopied
+    async fn uncopied(&self) -> Vec<Object> {
+        let (copier, node) = (Arc::clone(&self.copier), self.node.clone());
+        let found = self.consult(Realm::Real, move |books| uncopied(books, &copier, &node)).await;
+        found.unwrap_or_else(|error| {
+            tracing::error!("what has no copy is not known: {}", chain(&error));
+            Vec::new()
+        })
     }
 
     /// Whether `rescue` is there, and which copies are, by their keys and lengths: their bytes are for whoever uses them, and the scrub.
@@ -380,13 +404,18 @@ impl CatalogService {
         for prefix in ["datasets", COPIES] {
             listed.extend(self.buckets.keys(RESCUE, prefix, LISTED_MAX).await?);
         }
-        let mut saved = BTreeMap::new();
-        self.books().for_each_kept(|_, _, object| {
-            let key = self.copy_key(&object.bucket, &object.key);
-            if listed.get(&*key) == Some(&object.bytes) {
-                saved.insert(key.into_owned(), object.sha256.clone());
-            }
-        });
+        let node = self.node.clone();
+        let there = move |books: &Books| {
+            let mut saved = BTreeMap::new();
+            books.for_each_kept(|_, _, object| {
+                let key = copy_keys(&node, &object.bucket, &object.key, Lookup::Own).own;
+                if listed.get(&*key) == Some(&object.bytes) {
+                    saved.insert(key.into_owned(), object.sha256.clone());
+                }
+            });
+            saved
+        };
+        let saved = self.consult(Realm::Real, there).await?;
         *self.copier.known() = KnownCopies { place, saved, failing: BTreeMap::new() };
         Ok(())
     }
@@ -408,7 +437,8 @@ impl CatalogService {
     /// Removes an object from a bucket if nothing needs it by now. Nothing is begun or put together again meanwhile that might.
     pub(super) async fn remove_spent(&self, listed: &ListedObject) -> Result<(), BucketError> {
         let _deleting = self.deleting.lock().await;
-        let verdict = self.books().verdict(listed);
+        let asked = listed.clone();
+        let verdict = self.consult(Realm::Real, move |books| books.verdict(&asked)).await?;
         if verdict != Verdict::Spent {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use brahman_card::interface::catalog::{Dataset, Object, PublishedDataset, Resync
 use brahman_sidecar::chain;
 
 use super::realm::Realm;
-use super::{CatalogService, held};
+use super::{CatalogService, held, unanswered};
 use crate::books::resync::{Findings, Resync, missing};
 use crate::books::{BookError, Books};
 
@@ -27,7 +27,8 @@ impl CatalogService {
         accept_damage: bool,
     ) -> Result<ResyncOut, Fault> {
         let mut notes = if realm == Realm::Real { self.repair(&name).await? } else { Vec::new() };
-        let is_known = self.of(realm).knows(&name);
+        let asked = name.clone();
+        let is_known = self.consult(realm, move |books| books.knows(&asked)).await.map_err(unanswered)?;
         let is_named = runs.is_some();
         match self.read_and_publish(realm, name.clone(), runs, accept_damage).await {
             Ok(done) => {
@@ -76,11 +77,13 @@ impl CatalogService {
     /// Every dataset whose objects are there and whose manifest is not, or is damaged. Where nothing was ever committed, as after a loss
     /// of the state, also whatever the buckets hold; else it is told what that is.
     pub(super) async fn resync_missing(&self, realm: Realm) -> Result<ResyncMissingOut, Fault> {
-        let (lost, is_fresh) = {
-            let books = self.of(realm);
+        // Which folders there are is asked of the disk.
+        let looking = self.with(realm, |books| {
+            let books = held(books);
             let lost: Vec<(String, bool)> = books.lost().into_iter().map(|name| (name.clone(), books.knows(&name))).collect();
-            (lost, books.is_fresh())
-        };
+            Ok((lost, books.is_fresh()))
+        });
+        let (lost, is_fresh) = looking.await?;
         let (mut resynced, mut failed) = (Vec::new(), Vec::new());
         for (name, is_known) in lost {
             if !is_known && !is_fresh {

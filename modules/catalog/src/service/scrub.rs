@@ -25,7 +25,7 @@ use super::realm::Realm;
 use super::remote::MANIFESTS_MAX;
 use super::rescue::{Lookup, copy_keys};
 use super::storage::refused;
-use super::{CatalogService, held, lock};
+use super::{CatalogService, held, lock, unanswered};
 use crate::books;
 use crate::books::manifests::{self, Manifest};
 
@@ -113,12 +113,13 @@ impl CatalogService {
             self.buckets.present(name).await.map_err(|e| refused(name, &e))?;
         }
         if let Some(name) = &dataset {
-            let there = self.books().get(name).map(drop);
-            there.map_err(super::fault)?;
+            let asked = name.clone();
+            let there = self.consult(Realm::Real, move |books| books.get(&asked).map(drop)).await;
+            there.map_err(unanswered)?.map_err(super::fault)?;
         }
         let (started, mut told) = (Instant::now(), Instant::now());
         let mut found = ScrubOut::default();
-        for target in self.targets(bucket.as_deref(), dataset.as_deref()) {
+        for target in self.targets(bucket.as_deref(), dataset.as_deref()).await {
             self.look(&target, &mut found).await;
             found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             if call.more && told.elapsed() > TOLD_EVERY {
@@ -135,15 +136,20 @@ impl CatalogService {
     }
 
     /// When everything was last looked at, as Unix time, and how many objects are damaged since they were looked at.
-    pub(super) fn scrubbed(&self) -> (Option<u64>, u64) {
+    pub(super) async fn scrubbed(&self) -> (Option<u64>, u64) {
         let finished_ms = Position::read(&self.position()).finished_ms;
         let damaged = lock(&self.damaged).clone();
+        if damaged.is_empty() {
+            return (finished_ms, 0);
+        }
         // What was deleted since is damaged no more.
-        let is_kept = |target: &Target| damaged.contains(&(target.bucket.clone(), target.key.clone()));
-        let kept = if damaged.is_empty() { 0 } else { self.targets(None, None).iter().filter(|target| is_kept(target)).count() };
-        let of_here = |(_, key): &&(String, String)| manifests::place(key).is_some_and(|(name, _)| self.books().has(name));
-        let manifests = damaged.iter().filter(of_here).count();
-        (finished_ms, (kept + manifests) as u64)
+        let targets = self.targets(None, None).await;
+        let kept = targets.iter().filter(|target| damaged.contains(&(target.bucket.clone(), target.key.clone()))).count();
+        let manifests = self.consult(Realm::Real, move |books| {
+            let of_here = |(_, key): &&(String, String)| manifests::place(key).is_some_and(|(name, _)| books.has(name));
+            damaged.iter().filter(of_here).count()
+        });
+        (finished_ms, (kept + manifests.await.unwrap_or_default()) as u64)
     }
 
     /// An object, or a copy, is what it should be again.
@@ -177,7 +183,7 @@ impl CatalogService {
     /// Looks at what comes after a position, to the end. Whether something could not be looked at.
     async fn scrub_from(&self, mut position: Position) -> bool {
         let (mut noted, finished_ms, mut missed) = (Instant::now(), position.finished_ms, false);
-        for target in self.targets(None, None) {
+        for target in self.targets(None, None).await {
             let place = (target.bucket.clone(), target.key.clone());
             if position.after.as_ref().is_some_and(|after| place <= *after) {
                 continue;
@@ -220,32 +226,40 @@ impl CatalogService {
     }
 
     /// What there is to look at, by bucket and key.
-    fn targets(&self, bucket: Option<&str>, dataset: Option<&str>) -> Vec<Target> {
-        let mut targets = Vec::new();
-        let mut seen = BTreeSet::new();
-        let copies = self.buckets.rescues();
-        self.books().for_each_kept(|name, _, object| {
-            if dataset.is_some_and(|dataset| dataset != name) {
-                return;
-            }
-            let own = (object.bucket.clone(), object.key.clone());
-            let copy = copies.then(|| (RESCUE.to_owned(), self.copy_key(&object.bucket, &object.key).into_owned()));
-            for (at, key) in std::iter::once(own).chain(copy) {
-                // Two datasets may be made of one object.
-                if bucket.is_none_or(|bucket| bucket == at) && seen.insert((at.clone(), key.clone())) {
-                    targets.push(Target { bucket: at, key, object: object.clone() });
+    async fn targets(&self, bucket: Option<&str>, dataset: Option<&str>) -> Vec<Target> {
+        let (bucket, dataset, node, copies) =
+            (bucket.map(str::to_owned), dataset.map(str::to_owned), self.node.clone(), self.buckets.rescues());
+        let listing = self.consult(Realm::Real, move |books| {
+            let (mut targets, mut seen) = (Vec::new(), BTreeSet::new());
+            books.for_each_kept(|name, _, object| {
+                if dataset.as_ref().is_some_and(|dataset| dataset != name) {
+                    return;
                 }
-            }
+                let own = (object.bucket.clone(), object.key.clone());
+                let copy = || copy_keys(&node, &object.bucket, &object.key, Lookup::Own).own.into_owned();
+                let copy = copies.then(|| (RESCUE.to_owned(), copy()));
+                for (at, key) in std::iter::once(own).chain(copy) {
+                    // Two datasets may be made of one object.
+                    if bucket.as_ref().is_none_or(|bucket| *bucket == at) && seen.insert((at.clone(), key.clone())) {
+                        targets.push(Target { bucket: at, key, object: object.clone() });
+                    }
+                }
+            });
+            targets.sort_by(|a, b| (&a.bucket, &a.key).cmp(&(&b.bucket, &b.key)));
+            targets
         });
-        targets.sort_by(|a, b| (&a.bucket, &a.key).cmp(&(&b.bucket, &b.key)));
-        targets
+        listing.await.unwrap_or_else(|error| {
+            tracing::error!("what there is to look at is not known: {}", chain(&error));
+            Vec::new()
+        })
     }
 
     /// Reads every manifest in S3 of the datasets that are here, and writes that of a present generation anew which is ours and damaged.
     async fn look_at_manifests(&self, bucket: Option<&str>, dataset: Option<&str>, found: &mut ScrubOut) {
         let remote: Vec<String> = self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()).map(|(name, _)| name).collect();
         for within in remote.iter().filter(|name| bucket.is_none_or(|bucket| bucket == *name)) {
-            let names = self.books().recorded_in(within);
+            let asked = within.clone();
+            let names = self.consult(Realm::Real, move |books| books.recorded_in(&asked)).await.unwrap_or_default();
             for name in names.iter().filter(|name| dataset.is_none_or(|dataset| dataset == *name)) {
                 let keys = match self.buckets.keys(within, &format!("manifests/{name}"), MANIFESTS_MAX).await {
                     Ok(keys) => keys,
@@ -305,7 +319,8 @@ impl CatalogService {
         let node = self.buckets.known_node()?;
         // Nothing is withdrawn meanwhile.
         let _deleting = self.deleting.lock().await;
-        let dataset = self.books().get(name).ok();
+        let asked = name.to_owned();
+        let dataset = self.consult(Realm::Real, move |books| books.get(&asked)).await?.ok();
         let ours = |dataset: &Dataset| dataset.generation == number && Manifest::was_commit_of(text, node, &dataset.lineage.run_id, number);
         let Some(dataset) = dataset.filter(ours) else { return Ok(false) };
         let manifest = Manifest {
@@ -338,7 +353,9 @@ impl CatalogService {
                 let mended = held(shared).mend_file(&name);
                 let file = path.display();
                 match mended {
-                    Ok(true) => notes.push(format!("the file of dataset `{name}`, {file}, was damaged or gone ({why}), and was written anew")),
+                    Ok(true) => {
+                        notes.push(format!("the file of dataset `{name}`, {file}, was damaged or gone ({why}), and was written anew"))
+                    }
                     // Deleted, or published anew, since.
                     Ok(false) => {}
                     Err(error) => {
@@ -396,8 +413,11 @@ impl CatalogService {
             Err(error) => error,
         };
         // Deleted or replaced since it was listed.
-        let is_live = self.books().object(&target.object.bucket, &target.object.key).is_some_and(|o| o.sha256 == target.object.sha256);
-        if !is_live {
+        let listed = target.object.clone();
+        let is_live = self.consult(Realm::Real, move |books| {
+            books.object(&listed.bucket, &listed.key).is_some_and(|object| object.sha256 == listed.sha256)
+        });
+        if !is_live.await.unwrap_or(false) {
             return;
         }
         if matches!(why, BucketError::Away { .. }) {
@@ -406,7 +426,7 @@ impl CatalogService {
         }
         found.objects += 1;
         let finding = ScrubDamage { bucket: target.bucket.clone(), key: target.key.clone(), why: chain(&why) };
-        let is_local = self.books().roots().get(&target.bucket).is_ok_and(|root| root.is_local());
+        let is_local = self.buckets.roots().get(&target.bucket).is_some_and(|root| root.is_local());
         // A sector that cannot be read is damage; a server that does not answer is none.
         let is_damage = matches!(why, BucketError::Damaged { .. } | BucketError::NoSuchObject { .. } | BucketError::Io(_))
             || is_local && matches!(why, BucketError::Unusable { .. });
@@ -442,17 +462,15 @@ impl CatalogService {
     async fn examine(&self, target: &Target) -> Result<u64, BucketError> {
         let Target { bucket, key, object } = target;
         let bytes = self.buckets.verify(bucket, key, &object.sha256).await?;
-        let is_local = self.buckets.roots().get(bucket).is_none_or(|root| root.is_local());
-        if !is_local {
-            let path = self.books().roots().path(object);
-            if let Ok(path) = path {
-                let looked = path.clone();
-                let here = tokio::task::spawn_blocking(move || sha256_file(&looked)).await;
-                // One that is not here is fetched when somebody wants it.
-                let is_other = matches!(here, Ok(Ok((sha256, _))) if sha256 != object.sha256);
-                if is_other {
-                    self.buckets.download(bucket, key, &object.sha256, &path).await?;
-                }
+        let remote = self.buckets.roots().remove(bucket).filter(|root| !root.is_local());
+        if let Some(root) = remote {
+            let path = root.folder.join(&object.key);
+            let looked = path.clone();
+            let here = tokio::task::spawn_blocking(move || sha256_file(&looked)).await;
+            // One that is not here is fetched when somebody wants it.
+            let is_other = matches!(here, Ok(Ok((sha256, _))) if sha256 != object.sha256);
+            if is_other {
+                self.buckets.download(bucket, key, &object.sha256, &path).await?;
             }
         }
         Ok(bytes)
@@ -462,7 +480,8 @@ impl CatalogService {
     async fn restore(&self, target: &Target) -> bool {
         let Target { bucket, key, object } = target;
         // Of what lies in S3 a third copy is on this machine, and the nearest.
-        let here = self.books().roots().get(&object.bucket).ok().filter(|root| !root.is_local()).map(|root| root.folder.join(&object.key));
+        let root = self.buckets.roots().remove(&object.bucket).filter(|root| !root.is_local());
+        let here = root.map(|root| root.folder.join(&object.key));
         if let Some(here) = here
             && self.is_whole(&here, object).await
         {
@@ -480,10 +499,9 @@ impl CatalogService {
         // From where the other copy is or, of one that an earlier version has made, may be.
         let sources: Vec<(&str, String)> = match bucket == RESCUE {
             true => vec![(&object.bucket, object.key.clone())],
-            false => copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded)
-                .all()
-                .map(|copy| (RESCUE, copy.into_owned()))
-                .collect(),
+            false => {
+                copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded).all().map(|copy| (RESCUE, copy.into_owned())).collect()
+            }
         };
         for (from, at) in sources {
             match self.buckets.copy(from, bucket, &at, key, &object.sha256, true).await {

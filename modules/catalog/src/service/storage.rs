@@ -10,12 +10,12 @@ use brahman_card::interface::storage::{
     AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
     OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
-use brahman_sidecar::{Call, Reply, chain};
 use brahman_sidecar::place::meshes::{self, LiveMesh};
+use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{Addition, BucketError, MARKER, OtherState};
 
 use super::realm::Realm;
-use super::{CatalogService, lock};
+use super::{CatalogService, lock, unanswered};
 
 /// Failures told unless more are asked for, and at most.
 const ERRORS: u64 = 100;
@@ -51,7 +51,8 @@ impl CatalogService {
                 let RemoveBucketIn { name } = call.parameters()?;
                 self.vacant(&name).await?;
                 // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
-                let copies = self.books().roots().get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
+                let roots = self.consult(Realm::Real, |books| books.roots().clone()).await.map_err(unanswered)?;
+                let copies = roots.get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
                 buckets.remove(&name).await.map_err(|e| refused(&name, &e))?;
                 let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
                 if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies) && !is_bucket(copies)) {
@@ -90,7 +91,7 @@ impl CatalogService {
     /// How the buckets are, with how far the copies are behind, and what the last scrub of all of them found.
     async fn health(&self) -> HealthOut {
         let mut health = self.buckets.health().await;
-        let (lag, (last_scrub_ms, damaged)) = (self.lag(), self.scrubbed());
+        let (lag, (last_scrub_ms, damaged)) = (self.lag().await, self.scrubbed().await);
         for of in &mut health {
             if of.name == RESCUE && self.buckets.rescues() {
                 (of.backlog_objects, of.backlog_bytes) = (Some(lag.objects), Some(lag.bytes));

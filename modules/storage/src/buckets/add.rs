@@ -287,7 +287,8 @@ fn overlapping(bucket: &Bucket, other: &str) -> BucketError {
 /// Makes a bucket's folder, and sees whether files can be made in it.
 fn make_folder(name: &str, folder: &Path) -> Result<(), BucketError> {
     let refused = |what: &str, error: io::Error| {
-        let why = format!("{}: {what} ({error}): expected a folder on a disk that can be written to; it was not registered", folder.display());
+        let why =
+            format!("{}: {what} ({error}): expected a folder on a disk that can be written to; it was not registered", folder.display());
         match error.kind() {
             // It may be better another time.
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {

@@ -147,7 +147,9 @@ async fn a_folder_in_or_around_another_mesh_s_state_is_no_bucket() {
     std::fs::create_dir_all(place.at("other/state/buckets")).expect("made");
     symlink(place.at("other/state"), place.at("link")).expect("linked");
     let other = OtherState { folder: place.at("other/state"), words: "the state of the mesh on /run/x.sock".into() };
-    for (at, words) in [("other/state/lake", "lies inside the state"), ("other", "holds the state"), ("link", "is the state"), ("link/x", "/run/x.sock")] {
+    for (at, words) in
+        [("other/state/lake", "lies inside the state"), ("other", "holds the state"), ("link", "is the state"), ("link/x", "/run/x.sock")]
+    {
         let others = vec![other.clone()];
         let refused = buckets.add_apart_from(ask("lake", &place.url(at)), move || others).await.expect_err(at);
         assert!(matches!(&refused, BucketError::Bad(why) if why.contains(words) && why.contains("`lake`")), "{at}: {refused}");
