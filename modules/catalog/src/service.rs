@@ -77,6 +77,31 @@ struct Heads {
     mock: BTreeMap<String, Head>,
 }
 
+/// Tells whoever watches what the generations are.
+#[derive(Clone, Debug)]
+struct Teller {
+    real: Arc<Mutex<Books>>,
+    mocks: Arc<Mutex<Books>>,
+    heads: Arc<watch::Sender<Heads>>,
+    /// Held from the reading to the telling: what is told last was read last.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Teller {
+    fn new(real: &Arc<Mutex<Books>>, mocks: &Arc<Mutex<Books>>) -> Self {
+        let heads = Arc::new(watch::channel(Heads::default()).0);
+        Self { real: Arc::clone(real), mocks: Arc::clone(mocks), heads, turn: Arc::default() }
+    }
+
+    /// It waits for whoever holds the books.
+    fn tell(&self) {
+        let _turn = lock(&self.turn);
+        let real = held(&self.real).heads();
+        let mock = held(&self.mocks).heads();
+        self.heads.send_replace(Heads { real, mock });
+    }
+}
+
 /// Answers both interfaces, over the books and the buckets.
 #[derive(Debug)]
 pub struct CatalogService {
@@ -85,7 +110,7 @@ pub struct CatalogService {
     mocks: Arc<Mutex<Books>>,
     /// Where that is.
     apart: PathBuf,
-    heads: watch::Sender<Heads>,
+    teller: Teller,
     contexts: Contexts,
     buckets: Buckets,
     /// By which this catalog is known in buckets.
@@ -122,11 +147,12 @@ impl CatalogService {
             tracing::error!("the lineage's journal refuses: {}", chain(&error));
         }
         let (books, mocks) = (Arc::new(Mutex::new(books)), Arc::new(Mutex::new(mocks)));
+        let teller = Teller::new(&books, &mocks);
         let service = Self {
             books,
             mocks,
             apart,
-            heads: watch::channel(Heads::default()).0,
+            teller,
             contexts: Contexts::default(),
             buckets,
             node,
@@ -143,8 +169,7 @@ impl CatalogService {
             service.of(realm).set_roots(roots);
         }
         service.tidy_all();
-        let (real, mock) = (service.books().heads(), service.of(Realm::Mock).heads());
-        service.heads.send_replace(Heads { real, mock });
+        service.teller.tell();
         Ok(service)
     }
 
@@ -248,14 +273,6 @@ impl CatalogService {
         }
         // There may be somewhere to copy to, or something.
         self.copier.wake();
-        Ok(())
-    }
-
-    /// Tells whoever watches what the generations are now.
-    async fn tell(&self) -> io::Result<()> {
-        let real = self.consult(Realm::Real, Books::heads).await?;
-        let mock = self.consult(Realm::Mock, Books::heads).await?;
-        self.heads.send_replace(Heads { real, mock });
         Ok(())
     }
 
@@ -372,9 +389,14 @@ impl CatalogService {
         realm: Realm,
         work: impl FnOnce(&mut Books) -> Result<T, BookError> + Send + 'static,
     ) -> Result<T, Fault> {
-        let done = self.with(realm, move |books| work(&mut held(books))).await?;
-        self.tell().await.map_err(unanswered)?;
-        Ok(done)
+        let teller = self.teller.clone();
+        // Told by the thread that works: whoever asked may hang up before.
+        let work = move |books: &Mutex<Books>| {
+            let done = work(&mut held(books))?;
+            teller.tell();
+            Ok(done)
+        };
+        self.with(realm, work).await
     }
 
     /// Where a run writes. Into a folder whose disk is away nothing is begun: it would lie on another.
@@ -446,7 +468,7 @@ impl CatalogService {
 
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
         let RealmIn { mock } = call.parameters()?;
-        let mut changes = self.heads.subscribe();
+        let mut changes = self.teller.heads.subscribe();
         loop {
             let realm = self.realm(call, mock).await;
             let Heads { real, mock } = changes.borrow_and_update().clone();
