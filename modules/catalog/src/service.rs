@@ -394,7 +394,7 @@ impl CatalogService {
         let work = move |books: &Mutex<Books>| {
             let done = work(&mut held(books))?;
             teller.tell();
-            Ok(done)
+            Ok::<_, BookError>(done)
         };
         self.with(realm, work).await
     }
