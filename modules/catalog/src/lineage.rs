@@ -352,7 +352,7 @@ impl Journal {
     /// Records that are damaged or missing, by name as far as that can be told. Reads what was set aside.
     #[must_use]
     pub fn damaged_records(&self) -> Vec<String> {
-        let aside = self.log.as_ref().map(Log::set_aside).unwrap_or_default();
+        let aside = self.log.as_ref().map(Log::lines_aside).unwrap_or_default();
         let of = |line: &String| {
             let part = |name: &str| {
                 let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;

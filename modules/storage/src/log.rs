@@ -169,7 +169,7 @@ impl Log {
 
     /// Lines that were set aside, as they lie there, the last so many of them: whoever knows what records mean may name them.
     #[must_use]
-    pub fn set_aside(&self) -> Vec<String> {
+    pub fn lines_aside(&self) -> Vec<String> {
         let bytes = fs::read(self.quarantine()).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<String> = text.lines().rev().take(ASIDE_MAX).map(str::to_owned).collect();
