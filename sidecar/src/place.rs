@@ -2,6 +2,7 @@
 
 pub mod cards;
 mod group;
+pub mod meshes;
 pub mod socket;
 pub mod state;
 

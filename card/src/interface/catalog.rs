@@ -34,7 +34,8 @@ interface! {
         /// not add up to its rows is refused. Objects that are gone or damaged come back from `rescue` first, if the copies are what
         /// was recorded. A name that is not known here is taken up from the manifests of a bucket in S3, if one has it (`Adopt`).
         Resync(ResyncIn) -> ResyncOut: long;
-        /// The same for every dataset whose objects are there and whose manifest is not, or is damaged.
+        /// The same for every dataset whose objects are there and whose manifest is not, or is damaged. One whose manifest is whole and
+        /// whose objects are gone is among `failed`, with what is missing.
         ResyncMissing(RealmIn) -> ResyncMissingOut: whole_dataset;
         /// Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state
         /// is lost. Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that
@@ -316,17 +317,21 @@ pub struct Version {
     /// Number of the generation, from 1.
     pub generation: u64,
     pub run_id: String,
+    #[serde(default)]
     pub rows: u64,
     /// Bytes of all objects.
+    #[serde(default)]
     pub bytes: u64,
     /// Unix time of the commit.
+    #[serde(default)]
     pub committed_ms: u64,
 }
 
 #[wire]
 pub struct GetOut {
     pub dataset: Dataset,
-    /// The last hundred generations, newest first.
+    /// The last hundred generations, newest first; absent in replies of the first providers.
+    #[serde(default)]
     pub history: Vec<Version>,
     /// Keys of objects that had gone from their bucket, or were damaged, and have just come back, whole, from `rescue`.
     pub rescued: Option<Vec<String>>,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{
-    self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut,
+    self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, PublishedDataset, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut,
+    SampleIn, SampleOut,
 };
 use brahman_card::interface::ingest::method;
 use brahman_card::interface::ingest::{
@@ -13,7 +14,7 @@ use brahman_card::interface::{Empty, Method};
 use clap::Args;
 
 use super::{StdinFile, absolute, get, is_standard, stream, text_or_stdin, unfinished};
-use crate::failure::NotFound;
+use crate::failure::{NotFound, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
 
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
@@ -341,14 +342,18 @@ pub(crate) async fn resync(
         let out: ResyncMissingOut = get::<catalog::method::ResyncMissing>(socket, &RealmIn::default()).await?;
         if output.json() {
             output.print_json(&out);
-            return Ok(());
+        } else {
+            if out.resynced.is_empty() && out.failed.is_empty() {
+                output.line("every dataset has its manifest and its objects");
+            }
+            let back = |d: &PublishedDataset| format!("{} rebuilt: generation {}, {} rows", d.name, d.generation, d.rows);
+            out.resynced.iter().for_each(|d| output.line(&back(d)));
+            out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
         }
-        if out.resynced.is_empty() && out.failed.is_empty() {
-            output.line("every dataset has its manifest");
-        }
-        out.resynced.iter().for_each(|d| output.line(&format!("{} rebuilt: generation {}, {} rows", d.name, d.generation, d.rows)));
-        out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
-        return Ok(());
+        return match out.failed.len() {
+            0 => Ok(()),
+            failed => Err(Unsound(format!("{failed} datasets are not whole")).into()),
+        };
     };
     let runs = Some(runs).filter(|runs| !runs.is_empty());
     let ask = ResyncIn { name: name.to_owned(), mock: None, runs, accept_damage: accept_damage.then_some(true) };

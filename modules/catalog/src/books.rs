@@ -32,6 +32,7 @@ use entry::{Entry, salvage, seal, unseal};
 use names::check;
 pub use roots::Roots;
 use sweep::Folder;
+pub use tidy::tidy_shared;
 
 /// The file beside the datasets' that is the registry of buckets.
 const REGISTRY: &str = "buckets.json";
@@ -129,6 +130,12 @@ pub enum BookError {
     },
 }
 
+/// What is wrong with a dataset's file, if anything is.
+#[must_use]
+pub fn flaw(path: &Path) -> Option<String> {
+    unseal(path).err().map(|error| chain(&error))
+}
+
 /// All datasets of one realm, and what is known of their runs.
 #[derive(Debug)]
 pub struct Books {
@@ -189,7 +196,11 @@ impl Books {
                 }
             }
         }
-        let journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
+        let mut journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
+        // What became of a run of which the record is damaged, its dataset's file says.
+        for (name, entry) in &entries {
+            entry.history.iter().for_each(|version| journal.note_published(name, version));
+        }
         let (of_mocks, untidied, strangers, steps) = (false, Vec::new(), BTreeSet::new(), Steps::default());
         Ok(Self { folder, roots, entries, damaged, unread, of_mocks, journal, untidied, strangers, steps })
     }
@@ -432,8 +443,11 @@ impl Books {
         });
         history.drain(..history.len().saturating_sub(HISTORY_MAX));
         let before = old.as_ref().map(|o| o.dataset.objects.iter().map(|o| o.key.clone()).collect()).unwrap_or_default();
+        let now: BTreeSet<&str> = dataset.objects.iter().map(|now| now.key.as_str()).collect();
+        let gone = old.iter().flat_map(|o| &o.dataset.objects).filter(|old| !now.contains(old.key.as_str()));
+        let previous = gone.cloned().collect();
         let (feeds, feed_runs) = old.as_ref().map(|o| (o.feeds.clone(), o.feed_runs.clone())).unwrap_or_default();
-        let entry = Entry { dataset, before, feeds, feed_runs, history };
+        let entry = Entry { dataset, before, previous, feeds, feed_runs, history };
         let step = |name| self.steps.pass(name).map_err(|source| BookError::Io { path: self.folder.clone(), source });
         step("before the manifest")?;
         self.save(&commit.name, &entry)?;
@@ -573,6 +587,26 @@ impl Books {
             tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
         Ok(())
+    }
+
+    /// The datasets' files, by their names, that are known to be whole.
+    #[must_use]
+    pub fn files(&self, only: Option<&str>) -> Vec<(String, PathBuf)> {
+        let meant = self.entries.keys().filter(|name| only.is_none_or(|only| only == *name));
+        meant.map(|name| (name.clone(), self.folder.join(format!("{name}.json")))).collect()
+    }
+
+    /// Writes a dataset's file anew that was damaged, or has gone, since it was read or written: what it is to say is known here. False if
+    /// it is right by now, or the dataset was deleted.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn mend_file(&self, name: &str) -> Result<bool, BookError> {
+        let Some(entry) = self.entries.get(name) else { return Ok(false) };
+        if unseal(&self.folder.join(format!("{name}.json"))).is_ok() {
+            return Ok(false);
+        }
+        self.save(name, entry).map(|()| true)
     }
 
     fn save(&self, name: &str, entry: &Entry) -> Result<(), BookError> {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::catalog::{Dataset, Origin};
+use brahman_card::interface::catalog::{Dataset, Origin, Version};
 use brahman_sidecar::chain;
 use brahman_storage::atomic;
 use brahman_storage::digest::sha256;
@@ -46,6 +46,8 @@ const UNRECORDED: &str = "RUNNING";
 const SINCE: &str = "lineage.log.since";
 /// Runs that are missed, by name.
 const MISSED_NAMED: usize = 3;
+/// Longest word of a damaged record that is told.
+const WORD_CHARS: usize = 128;
 /// The label under which the mock of ingest began its runs among real ones before mocks were told apart.
 pub(crate) const FIRST_MOCK: &str = "ingest-mock";
 /// Datasets and jobs of this catalog.
@@ -143,6 +145,8 @@ struct KnownRun {
     end: End,
     /// How often it has begun: one that was given up may be taken up again.
     lives: u64,
+    /// Unix time at which it last began; 0 if that is not known.
+    since_ms: u64,
 }
 
 /// The journal of all runs, open for more.
@@ -163,6 +167,8 @@ pub struct Journal {
     unrecorded: BTreeSet<String>,
     /// What was missed when this was opened, and whether that is noted for good.
     missed: Option<(String, bool)>,
+    /// Records of commits that are damaged or missing, by what the datasets' files say.
+    lost_commits: Vec<String>,
 }
 
 /// That of a run, which a dataset is made of, nothing else is recorded.
@@ -255,8 +261,9 @@ impl Journal {
             Err(error) => (Err(Unreadable { path, why: chain(&error) }), Vec::new()),
         };
         let (open, committed, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let (unrecorded, missed) = (BTreeSet::new(), None);
-        let mut journal = Self { log, records: Vec::new(), open, committed, runs, compact_at: EVENTS_MAX, of_mock, unrecorded, missed };
+        let (records_kept, unrecorded, missed, lost_commits) = (Vec::new(), BTreeSet::new(), None, Vec::new());
+        let compact_at = EVENTS_MAX;
+        let mut journal = Self { log, records: records_kept, open, committed, runs, compact_at, of_mock, unrecorded, missed, lost_commits };
         if let Some(why) = journal.unread() {
             tracing::error!("{why}");
         }
@@ -323,6 +330,47 @@ impl Journal {
         self.missed = Some((words, is_noted));
     }
 
+    /// Notes that a run was published, as its dataset's file says. Where its commit's record is damaged it counts all the same: it neither
+    /// goes on, nor is it given up with what its producer has left. Nothing is written: a record of an old commit behind newer ones would
+    /// be taken for the newest.
+    pub fn note_published(&mut self, dataset: &str, version: &Version) {
+        let Some(known) = self.runs.get_mut(&version.run_id).filter(|known| known.dataset == dataset) else { return };
+        if matches!(known.end, End::Committed) {
+            return;
+        }
+        known.end = End::Committed;
+        self.open.remove(&version.run_id);
+        let words = format!(
+            "the record of the commit of run {} (generation {} of dataset `{dataset}`) is damaged or missing in lineage.log; the dataset's file \
+             says that it was published, and it counts as that",
+            version.run_id, version.generation
+        );
+        tracing::error!("{words}");
+        self.lost_commits.push(words);
+    }
+
+    /// Records that are damaged or missing, by name as far as that can be told. Reads what was set aside.
+    #[must_use]
+    pub fn damaged_records(&self) -> Vec<String> {
+        let aside = self.log.as_ref().map(Log::lines_aside).unwrap_or_default();
+        let of = |line: &String| {
+            let part = |name: &str| {
+                let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
+                Some(rest.split('"').next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(WORD_CHARS).collect::<String>())
+            };
+            let said = [("dataset", "dataset "), ("run_id", "run "), ("eventType", "")];
+            let said: Vec<String> = said.iter().filter_map(|(name, words)| Some(format!("{words}{}", part(name)?))).collect();
+            format!("a damaged record of lineage.log, now in lineage.log.quarantine: {}", said.join(", "))
+        };
+        aside.iter().filter(|line| line.contains("\"payload\"")).map(of).chain(self.lost_commits.iter().cloned()).collect()
+    }
+
+    /// Unix time at which a run last began, if it is known.
+    #[must_use]
+    pub fn since_ms(&self, run_id: &str) -> Option<u64> {
+        self.runs.get(run_id).map(|known| known.since_ms).filter(|at_ms| *at_ms > 0)
+    }
+
     /// Whether nothing was ever recorded of a run, nor said of that.
     fn is_unheard_of(&self, run_id: &str) -> bool {
         !run_id.is_empty() && !self.runs.contains_key(run_id) && !self.unrecorded.contains(run_id)
@@ -373,10 +421,13 @@ impl Journal {
             Some("FAIL" | "ABORT") => End::Failed(time_ms(&record.event)),
             _ => return,
         };
-        let unknown = || KnownRun { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0 };
+        let unknown = || KnownRun { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0, since_ms: 0 };
         let known = self.runs.entry(record.run_id.clone()).or_insert_with(unknown);
         known.end = end;
-        known.lives += u64::from(matches!(end, End::Open));
+        if matches!(end, End::Open) {
+            known.lives += 1;
+            known.since_ms = time_ms(&record.event);
+        }
         known.buckets.extend(record.bucket.clone());
     }
 
@@ -411,20 +462,21 @@ impl Journal {
     fn worth_keeping(&self) -> Vec<Record> {
         let newer_from = self.records.len() - EVENTS_MAX / 2;
         let mut known: BTreeMap<&str, usize> = BTreeMap::new();
-        // The run that made each present generation: those after it may have found nothing new.
-        let mut makers: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+        // The runs that made the generations that are kept, the present one last: those after one may have found nothing new.
+        let mut makers: BTreeMap<&str, Vec<(u64, &str)>> = BTreeMap::new();
         for record in &self.records {
             if record.is("COMPLETE") {
                 let (generation, run) = (generation_of(record), record.run_id.as_str());
-                let maker = makers.entry(&record.dataset).or_insert((generation, run));
-                if maker.0 != generation {
-                    *maker = (generation, run);
+                let of = makers.entry(&record.dataset).or_default();
+                if of.last().is_none_or(|(last, _)| *last != generation) {
+                    of.push((generation, run));
+                    of.drain(..of.len().saturating_sub(COMMITS_KEPT));
                 }
             } else if record.is("OTHER") {
                 makers.remove(record.dataset.as_str());
             }
         }
-        let mut held: BTreeSet<&str> = makers.into_values().map(|(_, run)| run).collect();
+        let mut held: BTreeSet<&str> = makers.values().flatten().map(|(_, run)| *run).collect();
         let mut kept: Vec<Record> = Vec::new();
         for (at, record) in self.records.iter().enumerate().rev() {
             let state = record.is("COMPLETE") || record.is("OTHER");
@@ -433,13 +485,15 @@ impl Journal {
                 *seen += 1;
                 *seen <= COMMITS_KEPT
             };
-            if last || (at >= newer_from && state) {
+            let of = makers.get(record.dataset.as_str());
+            let made_one = record.is("COMPLETE") && of.is_some_and(|of| of.iter().any(|(_, run)| *run == record.run_id));
+            if last || made_one || (at >= newer_from && state) {
                 let objects = record.made.iter().flat_map(|made| &made.objects);
                 held.extend(objects.filter_map(|object| folder_of(&object.key)).map(|(_, run)| run));
                 held.insert(&record.run_id);
             }
             let run = record.run_id.as_str();
-            if at >= newer_from || last || record.is(UNRECORDED) || (record.is("START") && self.open.contains_key(run)) {
+            if at >= newer_from || last || made_one || record.is(UNRECORDED) || (record.is("START") && self.open.contains_key(run)) {
                 kept.push(record.clone());
             } else if held.contains(run) && (record.is("START") || state) {
                 kept.push(Record { made: None, ..record.clone() });
@@ -818,6 +872,69 @@ mod tests {
         drop(journal);
         let journal = Journal::open(folder.path(), [&dataset, &foreign].into_iter()).expect("opens");
         assert!(journal.unread().is_none() && journal.run("r1", 0).is_some() && journal.run("theirs", 0).is_none());
+    }
+
+    #[test]
+    fn what_the_previous_generation_was_made_of_outlives_compaction_whatever_found_nothing_new_since() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        let datasets = [made("d", 1, "r1"), made("d", 2, "r2"), made("d", 3, "r3")];
+        for dataset in &datasets {
+            let run = dataset.lineage.run_id.clone();
+            journal.start("d", &run, "ingest").expect("noted");
+            journal.complete(dataset).expect("noted");
+            for n in 0..3 {
+                let run = format!("{run}-nothing-{n}");
+                journal.start("d", &run, "ingest").expect("noted");
+                journal.complete_as(dataset, &Origin { run_id: run, ..Origin::default() }).expect("noted");
+            }
+        }
+        journal.compact_at = 3;
+        let event = json!({"eventType": "FAIL"});
+        let filler =
+            |i| Record { dataset: "e".into(), run_id: format!("x{i}"), producer: None, bucket: None, made: None, event: event.clone() };
+        journal.append((0..EVENTS_MAX).map(filler).collect()).expect("noted");
+        drop(journal);
+        let journal = Journal::open(folder.path(), std::iter::once(&datasets[2])).expect("opens");
+        assert_eq!(journal.unread(), None);
+        let known = ["r1", "r2", "r3"].map(|run| (journal.made_by("d", run).is_some(), journal.run(run, 0).is_some()));
+        assert_eq!(known, [(false, false), (true, true), (true, true)]);
+        assert_eq!(journal.last_committed("d").map(|last| last.generation), Some(3));
+    }
+
+    #[test]
+    fn a_commit_whose_record_is_damaged_is_told_by_name_and_counts_as_its_dataset_s_file_says() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
+        for (generation, run) in [(1, "r1"), (2, "r2")] {
+            journal.start("d", run, "ingest").expect("noted");
+            journal.complete(&made("d", generation, run)).expect("noted");
+        }
+        drop(journal);
+        // A flipped byte in the record of the first commit.
+        let path = folder.path().join("lineage.log");
+        let text = std::fs::read_to_string(&path).expect("there");
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let at = lines.iter().position(|line| line.contains("COMPLETE") && line.contains("r1")).expect("its record");
+        let flip = |(n, line): (usize, &String)| {
+            let line = if n == at { line.replacen("brahman", "brahmbn", 1) } else { line.clone() };
+            line + "\n"
+        };
+        let flipped: String = lines.iter().enumerate().map(flip).collect();
+        std::fs::write(&path, flipped).expect("damaged");
+        let present = made("d", 2, "r2");
+        let mut journal = Journal::open(folder.path(), std::iter::once(&present)).expect("opens");
+        assert!(journal.is_open("r1"), "nothing that can be read says that it has ended");
+        let version = |generation, run: &str| Version { generation, run_id: run.into(), rows: 0, bytes: 0, committed_ms: 0 };
+        journal.note_published("d", &version(1, "r1"));
+        journal.note_published("d", &version(2, "r2"));
+        journal.note_published("other", &version(1, "r1"));
+        assert_eq!(journal.run("r1", 0).map(|run| run.standing), Some(Standing::Committed));
+        assert_eq!(journal.abandon(None, Some("ingest"), "it died", false).expect("noted"), 0, "it is not given up");
+        assert_eq!(journal.last_committed("d").map(|last| last.generation), Some(2));
+        let named = journal.damaged_records();
+        assert!(named[0].contains("dataset d, run r1, COMPLETE") && named[1].contains("commit of run r1"), "{named:?}");
+        assert!(journal.unread().is_some_and(|why| why.contains("quarantine")));
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::writable::is_read_only;
 use head::{Head, beside};
 use record::{GENESIS, NUMBER_MAX, Reading, encode};
 
+/// Lines that were set aside and are told.
+const ASIDE_MAX: usize = 100;
 /// Longest payload: it is a record, not a document.
 const PAYLOAD_MAX: usize = 1 << 20;
 
@@ -163,6 +165,15 @@ impl Log {
         let mut line = serde_json::to_vec(note)?;
         line.push(b'\n');
         self.keep_aside(&line)
+    }
+
+    /// Lines that were set aside, as they lie there, the last so many of them: whoever knows what records mean may name them.
+    #[must_use]
+    pub fn lines_aside(&self) -> Vec<String> {
+        let bytes = fs::read(self.quarantine()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<String> = text.lines().rev().take(ASIDE_MAX).map(str::to_owned).collect();
+        lines.into_iter().rev().collect()
     }
 
     fn quarantine(&self) -> PathBuf {

@@ -9,7 +9,7 @@ use brahman_card::interface::storage::{decode, encode};
 use brahman_tests::{Mesh, Setup, shipped};
 use serde_json::{Value, json};
 
-use crate::buckets::{Moto, health};
+use crate::buckets::{Moto, health, node};
 
 async fn mesh(more: impl FnOnce(Setup) -> Setup) -> Mesh {
     let mesh = more(Setup::new(&["broker", "catalog", "ingest"].map(shipped))).up().await;
@@ -41,7 +41,7 @@ async fn when_copied(mesh: &Mesh) {
 }
 
 /// Ends the catalog, does something to its files, and starts it again.
-async fn meanwhile(mesh: &Mesh, work: impl FnOnce()) {
+pub(crate) async fn meanwhile(mesh: &Mesh, work: impl FnOnce()) {
     assert!(mesh.brahman(&["stop", "catalog"]).status.success());
     mesh.when_module("catalog", ModuleState::Stopped).await;
     work();
@@ -212,16 +212,14 @@ async fn copies_of_two_meshes_that_share_rescue_never_meet() {
         let got = mesh.call("org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": key})).await.expect("its copy");
         let bytes = decode(got["data_base64"].as_str().expect("base64")).expect("base64");
         assert_eq!((bytes.as_slice(), &got["rescue_used"]), (data.as_bytes(), &json!(true)));
-        let node = std::fs::read_to_string(mesh.folder.path().join("state/catalog/node")).expect("there");
-        assert!(copies.join("objects").join(node.trim()).join("primary").join(key).is_file());
+        assert!(copies.join("objects").join(node(mesh)).join("primary").join(key).is_file());
     }
     // What an earlier version has copied is read where only one of them could have, and else by nobody.
     let old = copies.join("objects/primary/notes/old.txt");
     std::fs::create_dir_all(old.parent().expect("a folder")).and_then(|()| std::fs::write(&old, "old")).expect("written");
     let ask = json!({"bucket": "primary", "key": "notes/old.txt"});
     assert_eq!(one.fault("org.brahman.Storage.GetObject", ask.clone()).await.name, "org.brahman.Storage.NoSuchObject");
-    let node = std::fs::read_to_string(two.folder.path().join("state/catalog/node")).expect("there");
-    std::fs::remove_file(copies.join(".brahman-catalogs").join(node.trim())).expect("it has left");
+    std::fs::remove_file(copies.join(".brahman-catalogs").join(node(&two))).expect("it has left");
     let got = one.call("org.brahman.Storage.GetObject", ask).await.expect("ours");
     assert_eq!((decode(got["data_base64"].as_str().expect("base64")), &got["rescue_used"]), (Some(b"old".to_vec()), &json!(true)));
 }

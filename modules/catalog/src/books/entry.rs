@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use brahman_card::interface::catalog::{Dataset, Version};
+use brahman_card::interface::catalog::{Dataset, Object, Version};
 use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -17,6 +17,9 @@ pub(super) struct Entry {
     /// Keys of the previous generation's objects: readers may still be at them.
     #[serde(default)]
     pub(super) before: Vec<String>,
+    /// Those of them that this generation does not have, as they were committed; earlier versions kept their keys alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) previous: Vec<Object>,
     /// Indexes fed by it, and the generation each has caught up with.
     pub(super) feeds: BTreeMap<String, u64>,
     /// The runs of those generations, where they are known.

@@ -13,7 +13,7 @@ use brahman_sidecar::chain;
 
 use super::borrow::AwayBuckets;
 use super::realm::Realm;
-use super::{CatalogService, fault};
+use super::{CatalogService, fault, unanswered};
 use crate::books::{BookError, Roots};
 use crate::verified::State;
 
@@ -66,11 +66,11 @@ impl CatalogService {
     /// A dataset whose objects are what was committed: one that is gone, cut or damaged comes back from its own bucket in S3, or from
     /// `rescue`, if its hash is right. One whose bucket is away is read from its copy there.
     pub(super) async fn get(&self, realm: Realm, name: &str) -> Result<GetOut, Fault> {
-        let (realm, mut dataset) = self.seen(realm, name)?;
-        let (history, roots) = {
-            let books = self.of(realm);
-            (books.history(name).map_err(fault)?, books.roots().clone())
-        };
+        let (realm, mut dataset) = self.seen(realm, name).await?;
+        let asked = name.to_owned();
+        let known = self.consult(realm, move |books| (books.history(&asked), books.roots().clone())).await;
+        let (history, roots) = known.map_err(unanswered)?;
+        let history = history.map_err(fault)?;
         let away = self.away_of(realm, &dataset.objects).await;
         let states = self.states(&dataset.objects, &away).await?;
         let (mut rescued, mut fetched, mut borrowed, mut missing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -117,10 +117,9 @@ impl CatalogService {
 
     /// Before a dataset's objects are read anew: those that are not what was recorded come back, if a good copy is anywhere. Says which.
     pub(super) async fn repair(&self, name: &str) -> Result<Vec<String>, Fault> {
-        let (objects, roots) = {
-            let books = self.books();
-            (books.recorded(name), books.roots().clone())
-        };
+        let asked = name.to_owned();
+        let known = self.consult(Realm::Real, move |books| (books.recorded(&asked), books.roots().clone())).await;
+        let (objects, roots) = known.map_err(unanswered)?;
         let mut notes = Vec::new();
         let away = self.away_of(Realm::Real, &objects).await;
         for (object, state) in objects.iter().zip(self.states(&objects, &away).await?) {

@@ -5,6 +5,8 @@
 //! tried again with the next commit, after an hour, and at the next start.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
 
 use brahman_card::interface::storage::RESCUE;
 use brahman_sidecar::chain;
@@ -13,8 +15,8 @@ use thiserror::Error;
 
 use super::remote::MANIFESTS_MAX;
 use super::{CatalogService, Realm, held};
-use crate::books::manifests;
 use crate::books::sweep::{self, Evidence, ListedObject, Refusal};
+use crate::books::{Books, manifests, tidy_shared};
 
 /// Objects of one dataset in one bucket that are listed.
 const LISTED_MAX: usize = 1_000_000;
@@ -30,7 +32,7 @@ enum SweepError {
 
 impl CatalogService {
     /// Buckets whose folders are not there just now.
-    async fn away(&self, realm: Realm) -> BTreeSet<String> {
+    pub(super) async fn away(&self, realm: Realm) -> BTreeSet<String> {
         let mut away = BTreeSet::new();
         // Mocks write below the state.
         if realm == Realm::Mock {
@@ -54,11 +56,11 @@ impl CatalogService {
 
     /// Deletes what may go of one dataset, or of all, from this machine. Gives what stays because something could not be read, and why.
     pub(super) async fn tidy(&self, realm: Realm, name: Option<&str>) -> Vec<String> {
+        let turn = Arc::clone(&self.tidying).lock_owned().await;
         let (away, name) = (self.away(realm).await, name.map(str::to_owned));
         let tidied = self.with(realm, move |books| {
-            let mut books = held(books);
-            books.tidy(name.as_deref(), &away);
-            Ok(books.untidied().to_vec())
+            let _turn = turn;
+            Ok(tidy_shared(books, name.as_deref(), &away))
         });
         tidied.await.unwrap_or_else(|fault| vec![fault.message().to_owned()])
     }
@@ -78,7 +80,7 @@ impl CatalogService {
             for path in self.buckets.clear_leftovers().await {
                 tracing::info!(path = %path.display(), "removed what a killed upload had left");
             }
-            let names = self.books().with_spent_runs();
+            let names = self.consult(Realm::Real, Books::with_spent_runs).await.unwrap_or_default();
             for name in names {
                 self.tidy_remote(&name).await;
             }
@@ -132,12 +134,23 @@ impl CatalogService {
     }
 
     async fn sweep_bucket(&self, bucket: &str, name: &str, evidence: &Evidence) -> Result<(), SweepError> {
+        // A manifest goes before the objects that it stands for, and whose it is could not be told.
+        if bucket != RESCUE {
+            self.buckets.known_node()?;
+        }
         self.buckets.present(bucket).await?;
         let listed = self.buckets.keys(bucket, &format!("datasets/{name}"), LISTED_MAX).await?;
         let object = |(key, _)| Ok(ListedObject { bucket: bucket.to_owned(), key, resumable: false });
         let listing: Vec<_> = listed.into_iter().map(object).collect();
         let plan = sweep::plan(evidence, &listing)?;
-        self.books().note_strangers(bucket, Some(name), plan.strangers);
+        let (within, of, strangers) = (bucket.to_owned(), name.to_owned(), plan.strangers);
+        let noting = self.with(Realm::Real, move |books| {
+            held(books).note_strangers(&within, Some(&of), strangers);
+            Ok(())
+        });
+        if let Err(fault) = noting.await {
+            tracing::error!(bucket, "whose objects lie there is not noted: {fault}");
+        }
         // No manifest stands for copies.
         if bucket != RESCUE {
             self.withdraw(bucket, name).await?;
@@ -163,7 +176,7 @@ impl CatalogService {
             };
             // Nothing is begun, and so nothing published of a run that has ended, until it has gone.
             let _deleting = self.deleting.lock().await;
-            let head = self.books().head_in(name, bucket, &self.node);
+            let head = self.head_in(bucket, name).await?;
             if head.withdraws(number, &manifest) {
                 self.buckets.remove_object(bucket, &key).await?;
             }
@@ -171,10 +184,17 @@ impl CatalogService {
         Ok(())
     }
 
+    /// Against what a dataset's manifests in a bucket are held. It may look at a disk.
+    async fn head_in(&self, bucket: &str, name: &str) -> Result<manifests::Head, BucketError> {
+        let (bucket, name, node, books) = (bucket.to_owned(), name.to_owned(), self.node.clone(), Arc::clone(self.shelf(Realm::Real)));
+        let looking = tokio::task::spawn_blocking(move || held(&books).head_in(&name, &bucket, &node));
+        looking.await.map_err(|error| io::Error::other(error).into())
+    }
+
     /// Keys and numbers of a dataset's manifests in a bucket that have to be read.
     async fn telling(&self, bucket: &str, name: &str) -> Result<Vec<(String, u64)>, BucketError> {
         let listed = self.buckets.keys(bucket, &format!("manifests/{name}"), MANIFESTS_MAX).await?;
-        let head = self.books().head_in(name, bucket, &self.node);
+        let head = self.head_in(bucket, name).await?;
         let number = |key: &str| manifests::place(key).filter(|(of, _)| *of == name).map(|(_, number)| number);
         let numbered = listed.into_iter().filter_map(|(key, _)| number(&key).map(|number| (key, number)));
         Ok(numbered.filter(|(_, number)| head.is_telling(*number)).collect())

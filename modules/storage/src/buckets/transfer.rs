@@ -35,7 +35,7 @@ impl Buckets {
     /// A bucket that is to be written to. One in S3 is asked whether it is there, for a put might make it.
     pub(super) async fn writable(&self, name: &str) -> Result<OpenBucket, BucketError> {
         let opened = self.opened(name).await?;
-        if !opened.local {
+        if !opened.is_local() {
             self.present(name).await?;
         }
         Ok(opened)
@@ -58,7 +58,7 @@ impl Buckets {
             return self.broken(opened, "get", key, &error);
         }
         // A deleted bucket of S3 has none of its objects. A folder's marker was seen a moment ago.
-        let gone = if opened.local { None } else { self.absence(&opened.name).await };
+        let gone = if opened.is_local() { None } else { self.absence(&opened.name).await };
         gone.unwrap_or_else(|| BucketError::NoSuchObject { name: opened.name.clone(), key: key.to_owned() })
     }
 
@@ -194,6 +194,9 @@ impl Buckets {
             let found = hex(&hasher.finalize());
             return if found == sha256 { self.send_whole(target, key, bytes, sha256, replace).await } else { Err(wrong(&found)) };
         }
+        if let Some(error) = target.in_the_way(key).await {
+            return Err(error);
+        }
         let failed = |error: object_store::Error| self.broken(target, "put", key, &error);
         let upload = Self::step(target, target.store.put_multipart(&target.key(key)?)).await?.map_err(failed)?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
@@ -257,14 +260,18 @@ impl Buckets {
             match Self::step(opened, opened.store.put_opts(&place, payload.clone(), PutOptions::from(mode))).await? {
                 Ok(_) => return Ok(true),
                 Err(error) if is_conflict(&error) => raced = opened.told(&error),
-                Err(error) => return Err(self.broken(opened, "put", key, &error)),
+                Err(error) => {
+                    let in_the_way = opened.in_the_way(key).await;
+                    return Err(in_the_way.unwrap_or_else(|| self.broken(opened, "put", key, &error)));
+                }
             }
             // Where nothing is there, somebody else was only about to put it.
             if only_new && opened.store.head(&place).await.is_ok() {
                 return Ok(false);
             }
         }
-        Err(self.broken(opened, "put", key, &format!("others put it at the same time; it was not put, try again: {raced}")))
+        let others = || self.broken(opened, "put", key, &format!("others put it at the same time; it was not put, try again: {raced}"));
+        Err(opened.in_the_way(key).await.unwrap_or_else(others))
     }
 
     /// Bytes of an object from an offset on, at most [`OBJECT_BYTES_MAX`]. With a hash all of the object is read, and compared.

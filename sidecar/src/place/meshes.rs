@@ -1,0 +1,136 @@
+//! Which meshes run on this machine, by the states that they hold: no two may lie within one another.
+//!
+//! The kernel says who holds which lock (`/proc/locks`), and the open files of that process say where it is (`/proc/<pid>/fd`). What a
+//! file says of its holder only informs. Of other users' meshes, and where there is no `/proc`, nothing is known. Invariants: looking holds
+//! no lock; a mesh that has ended is not here, whatever it has left.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::state::{Holder, LOCK};
+
+/// The registry of buckets in a state. Its format is the storage crate's; only where folders lie is read here.
+const BUCKETS: &str = "catalog/.registry/buckets.json";
+/// Far more than a registry has.
+const BUCKETS_BYTES_MAX: u64 = 1 << 20;
+
+/// A mesh that runs on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveMesh {
+    /// Its state, by its real path.
+    pub state: PathBuf,
+    /// Who holds that.
+    pub holder: Holder,
+}
+
+impl LiveMesh {
+    /// Its buckets that are folders outside of its state, by their names, as far as they can be read.
+    #[must_use]
+    pub fn buckets(&self) -> Vec<(String, PathBuf)> {
+        let file = self.state.join(BUCKETS);
+        let is_small = fs::metadata(&file).is_ok_and(|meta| meta.len() <= BUCKETS_BYTES_MAX);
+        let text = if is_small { fs::read(&file).unwrap_or_default() } else { Vec::new() };
+        folders(&text).into_iter().filter(|(_, folder)| !folder.starts_with(&self.state)).collect()
+    }
+}
+
+/// Names and folders in the text of a registry: a list, or what has one, and behind it whatever there is.
+fn folders(text: &[u8]) -> Vec<(String, PathBuf)> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<serde_json::Value>();
+    let Some(Ok(read)) = values.next() else { return Vec::new() };
+    let all = read.as_array().or_else(|| read["buckets"].as_array());
+    let of = |bucket: &serde_json::Value| {
+        let folder = bucket["url"].as_str()?.strip_prefix("file://")?;
+        Some((bucket["name"].as_str()?.to_owned(), PathBuf::from(folder)))
+    };
+    all.into_iter().flatten().filter_map(of).collect()
+}
+
+/// Locks that processes hold, by their processes and files: an inode alone, for file systems tell devices in several ways.
+fn held_locks() -> BTreeSet<(u32, u64)> {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let held = locks.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match fields[..] {
+            [_, "FLOCK", _, "WRITE", pid, place, ..] => Some((pid.parse::<u32>().ok()?, place.rsplit(':').next()?.parse::<u64>().ok()?)),
+            _ => None,
+        }
+    });
+    held.collect()
+}
+
+/// Who holds the lock of a file of this inode, by process id.
+pub(super) fn holder_of(inode: u64) -> Option<u32> {
+    held_locks().into_iter().find(|(_, held)| *held == inode).map(|(pid, _)| pid)
+}
+
+/// All meshes of this user, or of all users for root.
+#[must_use]
+pub fn live() -> Vec<LiveMesh> {
+    let held = held_locks();
+    let pids: BTreeSet<u32> = held.iter().map(|(pid, _)| *pid).collect();
+    let mut meshes = Vec::new();
+    for pid in pids {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        for file in files {
+            // First its name: nothing else is looked at, for a disk may hang.
+            let Ok(path) = fs::read_link(file.path()) else { continue };
+            if path.file_name().is_none_or(|name| name != LOCK) {
+                continue;
+            }
+            let (Ok(open), Ok(there)) = (fs::metadata(file.path()), fs::metadata(&path)) else { continue };
+            // In another mount namespace another file may be called so.
+            if (open.dev(), open.ino()) != (there.dev(), there.ino()) || !held.contains(&(pid, open.ino())) {
+                continue;
+            }
+            if let (Some(state), Some(holder)) = (path.parent(), Holder::noted_in(&path).filter(|holder| holder.pid == pid)) {
+                meshes.push(LiveMesh { state: state.to_owned(), holder });
+            }
+        }
+    }
+    meshes.dedup();
+    meshes
+}
+
+/// All meshes but the one that has this state.
+#[must_use]
+pub fn others(state: &Path) -> Vec<LiveMesh> {
+    let identity = |folder: &Path| fs::metadata(folder).ok().map(|meta| (meta.dev(), meta.ino()));
+    let own = identity(state);
+    live().into_iter().filter(|mesh| own.is_none() || identity(&mesh.state) != own).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::StateLock;
+    use super::*;
+
+    #[test]
+    fn a_mesh_is_found_by_its_lock_with_its_buckets_and_not_once_it_has_ended() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let state = home.path().canonicalize().expect("there").join("state");
+        fs::create_dir_all(state.join("catalog/.registry")).expect("made");
+        let registry = r#"{"version": 2, "buckets": [{"name": "lake", "url": "file:///mnt/lake"}, {"name": "sea", "url": "s3://sea"}]}"#;
+        fs::write(state.join(BUCKETS), format!("{registry}\nbrahman-file 1 sha256 0\n")).expect("written");
+        let socket = Path::new("/run/x.sock");
+        let lock = StateLock::take(&state, socket).expect("taken");
+        let found = |all: Vec<LiveMesh>| all.into_iter().find(|mesh| mesh.state == state);
+        let mesh = found(live()).expect("it runs");
+        assert_eq!((mesh.holder.pid, mesh.holder.socket.as_path()), (std::process::id(), socket));
+        assert_eq!(mesh.buckets(), [("lake".to_owned(), PathBuf::from("/mnt/lake"))]);
+        assert!(found(others(&state)).is_none() && found(others(home.path())).is_some());
+        drop(lock);
+        assert!(found(live()).is_none() && state.join(LOCK).exists(), "what it has left is no mesh");
+    }
+
+    #[test]
+    fn buckets_of_any_version_are_read_and_what_is_damaged_has_none() {
+        let old = br#"[{"name": "a", "url": "file:///a"}]"#;
+        assert_eq!(folders(old), [("a".to_owned(), PathBuf::from("/a"))]);
+        for bad in [&b""[..], b"{", b"7", b"{\"buckets\": 3}", b"[{}]"] {
+            assert!(folders(bad).is_empty());
+        }
+    }
+}
