@@ -11,10 +11,6 @@ use std::time::{Duration, Instant};
 
 use brahman_card::interface::index::{SearchIn, SearchOut};
 use brahman_index::embedder::Model;
-use flat_hnsw::build::{Parameters, in_parallel, mix};
-use flat_hnsw::kernel::dot;
-use flat_hnsw::store::{LiveRows, Store};
-use flat_hnsw::{SearchParameters, FlatIndex};
 use brahman_index::folder::{Content, Folder};
 use brahman_index::generation::{Generation, Manifest, SearchOptions};
 use brahman_index::rows::{Row, RowStore};
@@ -22,6 +18,10 @@ use brahman_index::segment;
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Connection};
 use brahman_storage::Steps;
+use flat_hnsw::build::{Parameters, in_parallel, mix};
+use flat_hnsw::kernel::dot;
+use flat_hnsw::store::{LiveRows, Store};
+use flat_hnsw::{FlatIndex, SearchParameters};
 use serde_json::{Value, json};
 
 use crate::mesh::Mesh;
@@ -255,7 +255,8 @@ fn engines(set: &Set) {
         let rows = flat.store.len();
         let live = LiveRows::of(rows, |r| (mix(77 ^ mix(r as u64)) as f64) < share * u64::MAX as f64);
         let started = Instant::now();
-        let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &SearchParameters { k: K, ef: 64, live: Some(&live) })).collect();
+        let found: Vec<_> =
+            set.queries.chunks(set.dim).map(|q| flat.search(q, &SearchParameters { k: K, ef: 64, live: Some(&live) })).collect();
         let us = started.elapsed().as_secs_f64() * 1e6 / QUERIES as f64;
         let wanted = in_parallel(QUERIES, 2, || (), |(), i| flat.store.exact(&set.queries[i * set.dim..][..set.dim], K, Some(&live), 1));
         let hits: usize = found.iter().zip(&wanted).map(|(f, w)| w.iter().filter(|x| f.contains(x)).count()).sum();

@@ -325,7 +325,13 @@ impl Client {
     }
 
     /// Sends a call to a provider; gives the connection, and the number that its answer is to have.
-    async fn send(&mut self, broker: &Broker, call: &Outgoing, target: &Target, started: Instant) -> Result<(Backend, u64), AttemptFailure> {
+    async fn send(
+        &mut self,
+        broker: &Broker,
+        call: &Outgoing,
+        target: &Target,
+        started: Instant,
+    ) -> Result<(Backend, u64), AttemptFailure> {
         let connecting =
             if call.oneway { target.dial().await } else { target.connect(target.idempotent(&call.interface, &call.method)).await };
         let mut backend = connecting.map_err(|error| AttemptFailure::Unreached(format!("could not be reached: {}", chain(&error))))?;
@@ -352,14 +358,7 @@ impl Client {
     }
 
     /// Passes an answer, or a part of one, on to the client. With its end the provider is free.
-    async fn pass_on(
-        &mut self,
-        call: &Outgoing,
-        target: &Target,
-        held: &mut Attempt,
-        answer: &Answer,
-        started: Instant,
-    ) -> io::Result<()> {
+    async fn pass_on(&mut self, call: &Outgoing, target: &Target, held: &mut Attempt, answer: &Answer, started: Instant) -> io::Result<()> {
         held.passed_on = true;
         // Its first moments are over, however slowly its reader takes the answer.
         held.turn = None;

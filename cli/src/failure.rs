@@ -94,9 +94,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         index::error::ModelMismatch::NAME if fault.parameters.get("got").is_some_and(|got| got == "") => {
             (ExitStatus::NotFound, Some("`brahman status` shows each module's model"))
         }
-        catalog::error::NoSuchDataset::NAME => {
-            (ExitStatus::NotFound, Some("`brahman datasets` lists them, `brahman ingest` makes one"))
-        }
+        catalog::error::NoSuchDataset::NAME => (ExitStatus::NotFound, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
         service::error::InterfaceNotFound::NAME
         | init::error::NoSuchModule::NAME
         | init::error::NoSuchSession::NAME

@@ -432,7 +432,10 @@ mod tests {
     #[test]
     fn columns_stand_below_one_another_whatever_the_script() {
         let output = Output::kept();
-        output.table(&["名前", "ROWS", ""], vec![vec!["ノート".into(), "3".into(), String::new()], vec!["b".into(), "128".into(), "x\ny".into()]]);
+        output.table(
+            &["名前", "ROWS", ""],
+            vec![vec!["ノート".into(), "3".into(), String::new()], vec!["b".into(), "128".into(), "x\ny".into()]],
+        );
         insta::assert_snapshot!(output.printed(), @r"
         名前    ROWS
         ノート  3

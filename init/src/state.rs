@@ -175,8 +175,7 @@ impl State {
                 // Whose word it was cannot be told; each that it may have been keeps the reason, until it is ready.
                 for entry in self.modules.values_mut().filter(|e| e.runs() && e.session.is_none()) {
                     if entry.state() == ModuleState::Starting {
-                        entry.reason =
-                            Some(format!("READY=1 came from process {pid}, which has exited or belongs to no module: ignored"));
+                        entry.reason = Some(format!("READY=1 came from process {pid}, which has exited or belongs to no module: ignored"));
                     }
                 }
             }

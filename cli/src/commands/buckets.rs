@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::Empty;
 use brahman_card::interface::storage::{
-    AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode,
-    method,
+    AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn,
+    decode, encode, method,
 };
 use clap::Subcommand;
 

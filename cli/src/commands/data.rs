@@ -306,8 +306,15 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         column.map_or_else(String::new, |c| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) })
     };
     let columns = d.columns.iter();
-    let columns =
-        columns.map(|c| vec![c.name.clone(), shortened(&c.arrow_type, TYPE_COLUMNS), shortened(&c.source_type, TYPE_COLUMNS), c.nulls_made.to_string(), holds(&c.name)]);
+    let columns = columns.map(|c| {
+        vec![
+            c.name.clone(),
+            shortened(&c.arrow_type, TYPE_COLUMNS),
+            shortened(&c.source_type, TYPE_COLUMNS),
+            c.nulls_made.to_string(),
+            holds(&c.name),
+        ]
+    });
     output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
     d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
     d.objects.iter().for_each(|o| output.line(&o.url));

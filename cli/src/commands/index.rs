@@ -615,7 +615,8 @@ mod tests {
         details(&output, &description);
         insta::assert_snapshot!("index_stats", output.printed());
 
-        let hit = Hit { doc_id: "backups.md".into(), line: 3, text: "We keep\nbackups   for ninety days.".into(), score: 0.5, ..Hit::default() };
+        let hit =
+            Hit { doc_id: "backups.md".into(), line: 3, text: "We keep\nbackups   for ninety days.".into(), score: 0.5, ..Hit::default() };
         let out = SearchOut {
             results: vec![vec![hit]],
             generation: 2,
@@ -631,7 +632,15 @@ mod tests {
         found(&output, &out);
         insta::assert_snapshot!("search", output.printed());
 
-        let summary = RefreshSummary { generation: 2, dataset_docs: 4, new_docs: 1, new_chunks: 1, total: 4, duration_s: 0.5, ..RefreshSummary::default() };
+        let summary = RefreshSummary {
+            generation: 2,
+            dataset_docs: 4,
+            new_docs: 1,
+            new_chunks: 1,
+            total: 4,
+            duration_s: 0.5,
+            ..RefreshSummary::default()
+        };
         let output = Output::kept();
         refreshed("notes", &summary, &output);
         insta::assert_snapshot!("refreshed", output.printed());

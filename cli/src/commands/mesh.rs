@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use brahman_card::{Card, CardError, ModuleState};
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::init::{LabelIn, LogsIn, LogsOut};
 use brahman_card::interface::{Empty, Method, broker, init};
+use brahman_card::{Card, CardError, ModuleState};
 use brahman_sidecar::place::cards::{self, FoundCard};
 use brahman_sidecar::{ClientError, place};
 
@@ -366,7 +366,8 @@ mod tests {
         let output = Output::kept();
         show_status(&status, Path::new("/run/brahman/brahman.sock"), &output);
         insta::assert_snapshot!("status", output.printed());
-        let pids: Vec<_> = scripted(&status).expect("JSON")["modules"].as_array().expect("modules").iter().map(|m| m["pid"].clone()).collect();
+        let pids: Vec<_> =
+            scripted(&status).expect("JSON")["modules"].as_array().expect("modules").iter().map(|m| m["pid"].clone()).collect();
         assert_eq!(pids, [serde_json::json!(4711), serde_json::json!(4712), serde_json::Value::Null], "no process has no number");
     }
 

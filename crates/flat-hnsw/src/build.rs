@@ -114,7 +114,7 @@ pub fn level_of(row: u64, parameters: &Parameters) -> u8 {
 }
 
 /// The lowest level with few enough nodes to compare one by one.
-pub(crate) fn top_level(levels: &[u8]) -> usize {
+pub fn top_level(levels: &[u8]) -> usize {
     (0..=u8::MAX).find(|l| levels.iter().filter(|level| *level >= l).count() <= TOP_MAX).unwrap_or(u8::MAX).into()
 }
 

@@ -446,8 +446,8 @@ fn breadth_first(parts: &build::Parts) -> Vec<u32> {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::sample::unit_vectors;
     use super::*;
+    use crate::sample::unit_vectors;
 
     fn parameters(seed: u64) -> Parameters {
         Parameters { m: 8, ef_construction: 40, seed }

@@ -21,9 +21,8 @@ impl Supervisor {
     pub(super) fn reload(&mut self) -> Result<ReloadOut, Fault> {
         let cards = load(&self.options.cards, &self.options.mesh)?;
         for attached in self.state.cards(true) {
-            may_attach(attached, &cards, &self.options.mesh).map_err(|error| {
-                bad_card(&format!("`{}` attached by itself: {}; nothing was changed", attached.label, error.expected))
-            })?;
+            may_attach(attached, &cards, &self.options.mesh)
+                .map_err(|error| bad_card(&format!("`{}` attached by itself: {}; nothing was changed", attached.label, error.expected)))?;
         }
         let present = self.present_context();
         if let Some(why) = present.and_then(|name| unknown_context(&name, cards.iter().chain(self.state.cards(true)))) {

@@ -204,7 +204,7 @@ impl CatalogService {
 
     /// What runs have left that were given up, or began long ago and were never committed, in words.
     fn left_unfinished(&self, away: &[String]) -> Option<String> {
-        let long_ago_ms = scrub::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
+        let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
         let is_left = |run: &UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
         let left: Vec<UnfinishedRun> = self.unfinished(away).into_iter().filter(is_left).collect();
         let first = left.iter().min_by_key(|run| run.since_ms)?;

@@ -109,8 +109,8 @@ pub fn named(name: &str) -> Result<&'static dyn Engine, UnknownEngine> {
 mod tests {
     use super::*;
     use flat_hnsw::SearchParameters;
-    use flat_hnsw::store::LiveRows;
     use flat_hnsw::sample::unit_vectors;
+    use flat_hnsw::store::LiveRows;
 
     #[test]
     fn every_engine_finds_what_comparing_all_rows_finds() {
@@ -145,7 +145,12 @@ mod tests {
                 let equal: Vec<f32> = std::iter::repeat_n([0.6_f32, 0.8], rows).flatten().collect();
                 let (flat, _) =
                     engine.build(&Work { vectors: &equal, dim: 2, parameters, threads: 2, progress: &|_| true }).expect("built");
-                assert_eq!(flat.search(&[0.6, 0.8], &SearchParameters { k: 3, ef: 10, live: None }).len(), rows.min(3), "{}", engine.name());
+                assert_eq!(
+                    flat.search(&[0.6, 0.8], &SearchParameters { k: 3, ef: 10, live: None }).len(),
+                    rows.min(3),
+                    "{}",
+                    engine.name()
+                );
             }
             let vectors = unit_vectors(1, 3000, 8);
             let told = engine.build(&Work { vectors: &vectors, dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });

@@ -27,8 +27,8 @@ use brahman_card::interface::index::error::Damaged;
 use brahman_sidecar::chain;
 use serde_json::Value as Json;
 
-use flat_hnsw::store::LiveRows;
 use crate::generation::{Generation, Selection};
+use flat_hnsw::store::LiveRows;
 
 /// Nanoseconds a day.
 const DAY: i128 = 86_400_000_000_000;

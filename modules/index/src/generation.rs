@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
-use flat_hnsw::build::Parameters;
-use flat_hnsw::store::{LiveRows, Neighbour, Store};
-use flat_hnsw::{SearchParameters, FlatIndex};
 use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
 use crate::segment;
 use crate::threads::caught;
+use flat_hnsw::build::Parameters;
+use flat_hnsw::store::{LiveRows, Neighbour, Store};
+use flat_hnsw::{FlatIndex, SearchParameters};
 
 /// The files of a base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

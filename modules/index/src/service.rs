@@ -37,13 +37,13 @@ use brahman_storage::{atomic, writable};
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::engine::{self, Engine, ParameterError};
-use flat_hnsw::build::Parameters;
 use crate::generation::{self, Generation};
 use crate::home::{Home, finish_deletions};
 use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of, text_columns};
 use crate::threads::on_own_thread;
 use crate::{rescue, sealed, segment};
 use datasets::{Datasets, Version};
+use flat_hnsw::build::Parameters;
 use shelf::{Index, ParametersError, lock, read_only};
 
 /// What says that there is an index.
@@ -370,7 +370,8 @@ impl IndexService {
         let stub = self.stub(&name)?;
         let home = Home::open(&stub).map_err(|error| {
             let why = chain(&error);
-            let message = format!("index `{name}`: {why}; where its files are is unknown, and nothing was deleted: restore that file first");
+            let message =
+                format!("index `{name}`: {why}; where its files are is unknown, and nothing was deleted: restore that file first");
             Fault::of(&error::Damaged { name: name.clone() }, false, message)
         })?;
         lock(&self.indexes).remove(&name);

@@ -18,11 +18,11 @@ use brahman_storage::writable::is_read_only;
 use brahman_storage::{atomic, digest};
 use serde::{Deserialize, Serialize};
 
+use crate::generation::Generation;
+use crate::sealed;
 use flat_hnsw::build::{in_parallel, mix};
 use flat_hnsw::kernel::dot;
 use flat_hnsw::store::Neighbour;
-use crate::generation::Generation;
-use crate::sealed;
 
 /// Length of the random step, of 1: near enough that the row's neighbours are the query's, far enough that the order is not.
 const STEP: f32 = 0.3;

@@ -147,7 +147,8 @@ fn columns(schema: &SchemaRef, format: Format) -> Vec<Column> {
         Format::Jsonl => "json",
         Format::Parquet => "parquet",
     };
-    let column = |name: &str, arrow_type: String| Column { name: name.to_owned(), arrow_type, source_type: source_type.into(), nulls_made: 0 };
+    let column =
+        |name: &str, arrow_type: String| Column { name: name.to_owned(), arrow_type, source_type: source_type.into(), nulls_made: 0 };
     schema.fields().iter().map(|f| column(f.name(), f.data_type().to_string())).collect()
 }
 

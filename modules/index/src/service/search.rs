@@ -12,14 +12,14 @@ use super::refresh::cores;
 use super::shelf::Index;
 use crate::embedder::{self, Model};
 use crate::filter::{self, Filter};
-use flat_hnsw::build::in_parallel;
-use flat_hnsw::kernel::dot;
-use flat_hnsw::store::Neighbour;
 use crate::generation::{Generation, SearchOptions, Selection};
 use crate::lexical::fuse;
 use crate::refresh::io_fault;
 use crate::rows::Row;
 use crate::threads::caught;
+use flat_hnsw::build::in_parallel;
+use flat_hnsw::kernel::dot;
+use flat_hnsw::store::Neighbour;
 
 /// Most hits one query may ask for.
 pub(super) const K_MAX: u64 = 10_000;

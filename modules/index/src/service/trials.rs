@@ -19,12 +19,12 @@ use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
 use crate::agent::is_recall;
 use crate::engine::{Engine, Work};
-use flat_hnsw::SearchParameters;
-use flat_hnsw::build::Parameters;
 use crate::generation::{Generation, Manifest, SearchOptions};
 use crate::refresh::{data_fingerprint, folder_fault, io_fault};
 use crate::threads::on_own_thread;
 use crate::trials::{self, Eval, Measure, brute_force_us, find_ef, measure};
+use flat_hnsw::SearchParameters;
+use flat_hnsw::build::Parameters;
 
 /// Queries of each half of a set, unless said.
 const QUERIES: u64 = 500;

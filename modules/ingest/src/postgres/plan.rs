@@ -101,8 +101,7 @@ struct Origin {
 impl Origin {
     async fn find(server: &Server, client: &Client, what: &TableSource) -> Result<Self, ReadError> {
         let said = |doing: &'static str| move |e: tokio_postgres::Error| server.said(doing, &e);
-        let facts =
-            "SELECT current_database(), current_setting('server_version_num')::int, current_setting('block_size')::int8, pg_is_in_recovery()";
+        let facts = "SELECT current_database(), current_setting('server_version_num')::int, current_setting('block_size')::int8, pg_is_in_recovery()";
         let row = client.query_one(facts, &[]).await.map_err(said("asking who it is"))?;
         let (database, version, page): (String, i32, i64) = (row.get(0), row.get(1), row.get(2));
         match what {
