@@ -621,8 +621,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where buckets lie, how often a run has begun, and the number of a dataset's next generation with the objects of the present one.
-fn known_of(books: &Books, name: &str, run_id: &str) -> Result<(Roots, u64, (u64, Vec<Object>)), BookError> {
+/// The number of a dataset's next generation, and the objects of the present one.
+type NextGeneration = (u64, Vec<Object>);
+
+/// Where buckets lie, how often a run has begun, and what a dataset's next generation follows.
+fn known_of(books: &Books, name: &str, run_id: &str) -> Result<(Roots, u64, NextGeneration), BookError> {
     Ok((books.roots().clone(), books.journal.lives(run_id), books.next(name)?))
 }
 

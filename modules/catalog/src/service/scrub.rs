@@ -347,11 +347,11 @@ impl CatalogService {
             let count = files.len() as u64;
             for (name, path) in files {
                 let Some(why) = books::flaw(&path) else { continue };
-                let mended = held(shared).mend_file(&name);
+                let repaired = held(shared).mend_file(&name);
                 let file = path.display();
-                match mended {
+                match repaired {
                     Ok(true) => {
-                        notes.push(format!("the file of dataset `{name}`, {file}, was damaged or gone ({why}), and was written anew"))
+                        notes.push(format!("the file of dataset `{name}`, {file}, was damaged or gone ({why}), and was written anew"));
                     }
                     // Deleted, or published anew, since.
                     Ok(false) => {}
