@@ -581,8 +581,8 @@ mod tests {
             (json!({"year": {"$in": 3}}), "expects a list"),
             (json!({"$or": []}), "says nothing"),
             (json!({"$and": []}), "says nothing"),
-            (json!({"$or": [{}]}), "says nothing"),
-            (json!({"$not": {}}), "says nothing"),
+            (json!({"$or": [{}]}), "matches nothing in particular"),
+            (json!({"$not": {}}), "matches nothing in particular"),
             (json!({"year": {}}), "says nothing"),
             (json!({"year": {"$gt": null}}), "neither more nor less"),
         ] {

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::state::{Holder, LOCK};
+use super::holder::{Holder, LOCK};
 
 /// The registry of buckets in a state. Its format is the storage crate's; only where folders lie is read here.
 const BUCKETS: &str = "catalog/.registry/buckets.json";

@@ -6,11 +6,8 @@
 //! neither written nor removed. No state lies within another's that is in use, around one, nor so to one of its buckets. Where nothing can
 //! be written there is nothing to guard.
 
-use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,69 +16,14 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use thiserror::Error;
 
+pub use super::holder::Holder;
+use super::holder::{LOCK, MARK, text};
 use super::meshes::{self, LiveMesh};
 use super::socket::described;
 
-/// The file's name.
-pub(super) const LOCK: &str = ".lock";
-/// How its text begins: a file that begins otherwise is somebody else's.
-const MARK: &[u8] = b"brahman-state ";
-/// A mark, a number and a path.
-const TEXT_BYTES_MAX: u64 = 8192;
 /// Whoever looks whether a lock is held holds it for a moment: longer than that nobody is mistaken for a mesh.
 const LOOKED_AT: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Who holds a state folder, or did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// Process id of the mesh's init.
-    pub pid: u32,
-    /// Path of its mesh socket.
-    pub socket: PathBuf,
-}
-
-impl Holder {
-    fn parse(text: &[u8]) -> Option<Self> {
-        let line = text.strip_prefix(MARK)?.strip_suffix(b"\n")?;
-        let at = line.iter().position(|b| *b == b' ')?;
-        let pid = std::str::from_utf8(&line[..at]).ok()?.parse().ok()?;
-        Some(Self { pid, socket: PathBuf::from(OsStr::from_bytes(&line[at + 1..])) })
-    }
-
-    fn text(&self) -> Vec<u8> {
-        [MARK, format!("{} ", self.pid).as_bytes(), self.socket.as_os_str().as_bytes(), b"\n"].concat()
-    }
-
-    /// Who has last written into a lock's file, whether he holds it or not.
-    pub(super) fn noted_in(path: &Path) -> Option<Self> {
-        let file = File::open(path).ok()?;
-        Self::parse(&text(&file).ok()?)
-    }
-
-    /// Who holds a state folder now; none if nobody does, or nobody can tell.
-    #[must_use]
-    pub fn of(state: &Path) -> Option<Self> {
-        let file = File::open(state.join(LOCK)).ok()?;
-        let inode = file.metadata().ok()?.ino().to_string();
-        let holder = Self::parse(&text(&file).ok()?)?;
-        // To ask the lock itself would hold it for a moment, and might turn a mesh away that is just starting.
-        let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        let pid = holder.pid.to_string();
-        let held = locks.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            matches!(fields[..], [_, "FLOCK", _, "WRITE", holder, place, ..] if holder == pid && place.rsplit(':').next() == Some(inode.as_str()))
-        });
-        held.then_some(holder)
-    }
-}
-
-fn text(mut file: &File) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.take(TEXT_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(text)
-}
 
 /// Why a state folder cannot be used.
 #[derive(Debug, Error)]
