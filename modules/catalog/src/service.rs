@@ -130,6 +130,8 @@ pub struct CatalogService {
     unswept: Mutex<BTreeMap<String, Vec<String>>>,
     /// Objects and copies that were damaged when they were last looked at, and could not be repaired.
     damaged: Mutex<scrub::Places>,
+    /// What runs had left when their folders were last looked at, in words.
+    unfinished: Mutex<Option<String>>,
 }
 
 impl CatalogService {
@@ -164,6 +166,7 @@ impl CatalogService {
             followed: Mutex::default(),
             unswept: Mutex::default(),
             damaged: Mutex::new(scrub::damaged_before(state)),
+            unfinished: Mutex::default(),
         };
         for (realm, roots) in service.roots() {
             service.of(realm).set_roots(roots);
@@ -190,7 +193,7 @@ impl CatalogService {
         if !damaged.is_empty() {
             all.insert("damaged".to_owned(), damaged.join("; "));
         }
-        all.extend(self.left_unfinished(&away).map(|words| ("unfinished".to_owned(), words)));
+        all.extend(lock(&self.unfinished).clone().map(|words| ("unfinished".to_owned(), words)));
         if !self.buckets.rescues() {
             return all;
         }
@@ -202,11 +205,13 @@ impl CatalogService {
         all
     }
 
-    /// What runs have left that were given up, or began long ago and were never committed, in words.
-    fn left_unfinished(&self, away: &[String]) -> Option<String> {
+    /// What runs have left that were given up, or began long ago and were never committed, in words. It walks through folders, and may
+    /// wait for their disks for as long as they take.
+    fn left_unfinished(&self) -> Option<String> {
+        let away: Vec<String> = self.buckets.absent().into_iter().map(|(name, _)| name).collect();
         let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
         let is_left = |run: &UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
-        let left: Vec<UnfinishedRun> = self.unfinished(away).into_iter().filter(is_left).collect();
+        let left: Vec<UnfinishedRun> = self.unfinished(&away).into_iter().filter(is_left).collect();
         let first = left.iter().min_by_key(|run| run.since_ms)?;
         let bytes: u64 = left.iter().map(|run| run.bytes).sum();
         let of = format!("run {} of dataset {}", first.run_id, first.dataset);

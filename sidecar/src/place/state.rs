@@ -10,6 +10,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -18,12 +19,14 @@ use nix::sys::stat::Mode;
 use thiserror::Error;
 
 pub use super::holder::Holder;
-use super::holder::{LOCK, MARK, text};
+use super::holder::{self, LOCK, MARK, text};
 use super::meshes::{self, LiveMesh};
 use super::socket::described;
 
 /// Whoever looks whether a lock is held holds it for a moment: longer than that nobody is mistaken for a mesh.
 const LOOKED_AT: Duration = Duration::from_millis(200);
+/// How long other meshes' buckets are compared.
+const COMPARED_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a state folder cannot be used.
@@ -132,7 +135,14 @@ pub fn check_place(state: &Path) -> Result<(), StateError> {
         let holder = Holder::of(outer).map(|holder| of_holder(&holder)).unwrap_or_default();
         return Err(StateError::Overlaps { state: state.to_owned(), lies: INSIDE, other: outer.to_owned(), holder });
     }
-    meshes::others(&real).iter().try_for_each(|mesh| apart(state, &real, mesh))
+    // A neighbour's bucket may lie on a disk that does not answer: what is compared by then counts, and nobody waits for the rest.
+    let (said, heard) = mpsc::channel();
+    let (asked, place) = (state.to_owned(), real.clone());
+    std::thread::spawn(move || said.send(meshes::others(&place).iter().try_for_each(|mesh| apart(&asked, &place, mesh))));
+    heard.recv_timeout(COMPARED_WITHIN).unwrap_or_else(|_| {
+        tracing::warn!("whether {} lies in or around a bucket of another mesh cannot be told: a disk does not answer", state.display());
+        Ok(())
+    })
 }
 
 const INSIDE: &str = "lies inside";
@@ -171,10 +181,9 @@ fn real(folder: &Path) -> PathBuf {
 
 /// Whether a mesh that runs has its lock in a folder.
 fn is_held_by_a_mesh(folder: &Path) -> bool {
-    // Anything may lie in a folder above: nothing is followed, nothing is waited for.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_RDONLY;
-    let Ok(file) = open(&folder.join(LOCK), flags, Mode::empty()).map(File::from) else { return false };
-    let is_mesh_s = file.metadata().is_ok_and(|meta| meta.is_file()) && text(&file).is_ok_and(|text| text.starts_with(MARK));
+    // Anything may lie in a folder above.
+    let Some(file) = holder::regular(&folder.join(LOCK)) else { return false };
+    let is_mesh_s = text(&file).is_ok_and(|text| text.starts_with(MARK));
     // Let go again with the file: whoever takes it meanwhile tries for longer than this.
     is_mesh_s && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
@@ -234,7 +243,7 @@ impl StateLock {
                 return Err(StateError::Taken { state: state.to_owned(), socket: socket.clone(), pid: *pid });
             }
             (true, None) => {
-                let holder = meshes::holder_of(found.ino()).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+                let holder = holder::holder_of(found.ino()).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
                 return Err(StateError::TakenBySomebody { state: state.to_owned(), holder });
             }
             // What was cut off while it was written is a mark's beginning, or begins with one.

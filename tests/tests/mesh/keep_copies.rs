@@ -57,6 +57,15 @@ async fn restart(mesh: &Mesh) {
     mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
 }
 
+/// Waits for a copy, which is made behind what was answered.
+fn when_there(copy: &std::path::Path) {
+    let since = std::time::Instant::now();
+    while !copy.is_file() {
+        assert!(since.elapsed() < brahman_tests::PATIENCE, "{} was not made", copy.display());
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test]
 async fn what_was_there_before_rescue_or_came_while_it_was_away_is_copied_and_the_lag_is_told() {
     let mesh = mesh().await;
@@ -90,7 +99,7 @@ async fn a_flipped_byte_never_reaches_a_good_copy_and_is_repaired_from_it() {
     let copies = rescue(&mesh);
     let (path, key) = object(&ingest(&mesh, "t", 500));
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
-    while !copies.join(&key).is_file() {}
+    when_there(&copies.join(&key));
     let whole = std::fs::read(&path).expect("there");
 
     // Copies are looked at again after a start, and at each commit.
@@ -155,7 +164,7 @@ async fn a_dataset_whose_manifest_and_objects_are_gone_comes_back_from_rescue() 
     let mesh = mesh().await;
     let copies = rescue(&mesh);
     let (path, key) = object(&ingest(&mesh, "t", 70));
-    while !copies.join(&key).is_file() {}
+    when_there(&copies.join(&key));
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
     std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
     // Its folder as well: as on a disk that took the place of another.
@@ -177,7 +186,7 @@ async fn all_generations_that_are_kept_are_copied_and_counted() {
     let (_, new) = object(&ingest(&mesh, "t", 60));
     let copies = rescue(&mesh);
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
-    while !copies.join(&old).is_file() {}
+    when_there(&copies.join(&old));
     assert!(copies.join(&new).is_file());
     // One of the generation before has no copy any more, and nothing to make one of: that is told.
     std::fs::remove_file(copies.join(&old)).expect("removed");
@@ -278,7 +287,7 @@ async fn killed_while_it_copies_a_catalog_goes_on_and_every_copy_is_whole() {
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
     for (path, key) in made {
         let copy = copies.join(key);
-        while !copy.is_file() {}
+        when_there(&copy);
         assert_eq!(std::fs::read(&copy).expect("there"), std::fs::read(&path).expect("there"), "{}", copy.display());
     }
 }

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -128,7 +129,7 @@ impl CatalogService {
         self.look_at_records(bucket.as_deref(), dataset.as_deref(), &mut found).await?;
         found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let is_all = bucket.is_none() && dataset.is_none() && found.unread.is_none();
-        self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) });
+        self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) }).await;
         Reply::of(&found)
     }
 
@@ -153,7 +154,7 @@ impl CatalogService {
     pub(super) fn note_mended(&self, bucket: &str, key: &str) {
         let was_damaged = lock(&self.damaged).remove(&(bucket.to_owned(), key.to_owned()));
         if was_damaged {
-            self.note_position(&Position::read(&self.position()));
+            self.note_position(&Position::read(&self.position())).await;
         }
     }
 
@@ -190,7 +191,7 @@ impl CatalogService {
             missed |= found.unread.is_some();
             position.after = Some(place);
             if noted.elapsed() > NOTED_EVERY {
-                self.note_position(&position);
+                self.note_position(&position).await;
                 noted = Instant::now();
             }
             // A millisecond for each object at least, so that many small ones leave the disk to others, too.
@@ -205,7 +206,7 @@ impl CatalogService {
         found.records.iter().flatten().for_each(|record| tracing::warn!("{record}"));
         missed |= found.unread.is_some();
         // What was not to be read was not looked at: it is tried again, and until then the last time counts at which all was.
-        self.note_position(&if missed { Position { finished_ms, ..Position::default() } } else { Position::end() });
+        self.note_position(&if missed { Position { finished_ms, ..Position::default() } } else { Position::end() }).await;
         missed
     }
 
@@ -214,11 +215,17 @@ impl CatalogService {
     }
 
     /// Writes down where it stands, with what is damaged by now.
-    fn note_position(&self, position: &Position) {
+    async fn note_position(&self, position: &Position) {
         let position = Position { damaged: lock(&self.damaged).clone(), ..position.clone() };
-        let written = serde_json::to_vec(&position).map_err(std::io::Error::from);
-        if let Err(error) = written.and_then(|text| checked::write(&self.position(), &text)) {
-            tracing::warn!("{}: {}: after a restart objects are looked at from the beginning", self.position().display(), chain(&error));
+        let file = self.position();
+        let path = file.clone();
+        // It waits for a disk, which the thread that answers calls does not.
+        let writing = tokio::task::spawn_blocking(move || {
+            let text = serde_json::to_vec(&position).map_err(io::Error::from)?;
+            checked::write(&path, &text)
+        });
+        if let Err(error) = writing.await.map_err(io::Error::other).flatten() {
+            tracing::warn!("{}: {}: after a restart objects are looked at from the beginning", file.display(), chain(&error));
         }
     }
 
