@@ -120,4 +120,17 @@ mod tests {
             assert!(folders(bad).is_empty());
         }
     }
+
+    #[test]
+    fn a_registry_that_is_no_plain_file_is_not_waited_for() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let mesh = LiveMesh { state: home.path().to_owned(), holder: Holder { pid: 1, socket: "/run/x.sock".into() } };
+        let registry = home.path().join(BUCKETS);
+        fs::create_dir_all(registry.parent().expect("a folder")).expect("made");
+        std::os::unix::fs::symlink("/dev/zero", &registry).expect("linked");
+        assert_eq!(mesh.buckets(), []);
+        fs::remove_file(&registry).expect("removed");
+        nix::unistd::mkfifo(&registry, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        assert_eq!(mesh.buckets(), []);
+    }
 }
