@@ -90,7 +90,8 @@ impl CatalogService {
         let looking = self.with(realm, move |books| {
             let roots = held(books).roots().clone();
             let there = roots.all().filter(|(bucket, _)| !away.contains(*bucket)).map(|(_, root)| root.folder.join("datasets"));
-            let folders: Vec<String> = there.flat_map(fs::read_dir).flatten().flatten().filter_map(|f| f.file_name().into_string().ok()).collect();
+            let folders: Vec<String> =
+                there.flat_map(fs::read_dir).flatten().flatten().filter_map(|f| f.file_name().into_string().ok()).collect();
             let books = held(books);
             let lost = books.lost(folders.into_iter()).into_iter();
             let lost: Vec<(String, bool)> = lost.map(|name| (name.clone(), books.knows(&name))).collect();

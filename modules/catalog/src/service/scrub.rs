@@ -151,7 +151,7 @@ impl CatalogService {
     }
 
     /// An object, or a copy, is what it should be again.
-    pub(super) fn note_mended(&self, bucket: &str, key: &str) {
+    pub(super) async fn note_repaired(&self, bucket: &str, key: &str) {
         let was_damaged = lock(&self.damaged).remove(&(bucket.to_owned(), key.to_owned()));
         if was_damaged {
             self.note_position(&Position::read(&self.position())).await;
