@@ -262,6 +262,19 @@ async fn a_damaged_record_of_a_commit_is_named_and_makes_no_object_a_damaged_one
     assert_eq!((out.status.code(), &found["damaged"], &found["objects"]), (Some(1), &json!([]), &json!(2)), "{found}");
     let records = found["records"].to_string();
     assert!(records.contains(&run) && records.contains("lineage.log") && records.contains("generation 1 of dataset"), "{records}");
+    // What is changed beneath it while it runs is written anew from what it knows, and nothing is lost with its next life.
+    let whole = std::fs::read_to_string(&log).expect("there");
+    let events = || mesh.call("org.brahman.Catalog.Lineage", json!({"name": "t"}));
+    let before = events().await.expect("told")["events"].clone();
+    for damaged in [whole.replacen("outputStatistics", "outputStatistigs", 1), whole[..whole.len() / 2].to_owned(), String::new()] {
+        std::fs::write(&log, damaged).expect("damaged");
+        let found = mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("looked at");
+        assert!(found["notes"].to_string().contains("lineage.log had") && found["damaged"] == json!([]), "{found}");
+        let again = mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("looked at");
+        assert!(!again["notes"].to_string().contains("lineage.log had"), "{again}");
+    }
+    meanwhile(&mesh, || ()).await;
+    assert_eq!(events().await.expect("told")["events"], before);
     // A dataset's own file that has gone is written anew from what is known.
     let file = mesh.folder.path().join("state/catalog/t.json");
     std::fs::write(&file, "{").expect("damaged");

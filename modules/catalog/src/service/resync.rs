@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
@@ -90,8 +90,8 @@ impl CatalogService {
         let looking = self.with(realm, move |books| {
             let roots = held(books).roots().clone();
             let there = roots.all().filter(|(bucket, _)| !away.contains(*bucket)).map(|(_, root)| root.folder.join("datasets"));
-            let folders: Vec<String> =
-                there.flat_map(fs::read_dir).flatten().flatten().filter_map(|f| f.file_name().into_string().ok()).collect();
+            let folders = there.flat_map(fs::read_dir).flatten().flatten().filter(|folder| holds_anything(&folder.path()));
+            let folders: Vec<String> = folders.filter_map(|folder| folder.file_name().into_string().ok()).collect();
             let books = held(books);
             let lost = books.lost(folders.into_iter()).into_iter();
             let lost: Vec<(String, bool)> = lost.map(|name| (name.clone(), books.knows(&name))).collect();
@@ -200,6 +200,12 @@ impl CatalogService {
     }
 }
 
+/// Whether a dataset's folder has anything in it: a run that read nothing leaves an empty one.
+fn holds_anything(dataset: &Path) -> bool {
+    let runs = fs::read_dir(dataset).into_iter().flatten().flatten();
+    runs.map(|run| run.path()).any(|run| !run.is_dir() || fs::read_dir(run).is_ok_and(|mut objects| objects.next().is_some()))
+}
+
 /// What was found of a dataset's objects.
 enum FoundObjects {
     All,
@@ -219,7 +225,6 @@ fn read_anew(books: &Mutex<Books>, name: &str, runs: Option<&[String]>, accept_d
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::process::Command;
     use std::sync::Arc;
     use std::time::{Duration, Instant};

@@ -6,6 +6,8 @@
 //! read whole, whatever was remembered of it; nothing is replaced but by bytes that have the recorded hash; what was deleted or replaced
 //! meanwhile is no damage; a bucket that is away is no damage either, and is said.
 
+mod manifests;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -24,12 +26,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::realm::Realm;
-use super::remote::MANIFESTS_MAX;
 use super::rescue::{Lookup, copy_keys};
 use super::storage::refused;
 use super::{CatalogService, held, lock, unanswered};
 use crate::books;
-use crate::books::manifests::{self, Manifest};
+use crate::books::manifests::place;
 
 /// Bytes that are read in a second at most by the one in the background: a tenth of what a disk gives.
 const BYTES_PER_S: u64 = 20 << 20;
@@ -118,6 +119,10 @@ impl CatalogService {
         let (started, mut told) = (Instant::now(), Instant::now());
         let mut found = ScrubOut::default();
         for target in self.targets(bucket.as_deref(), dataset.as_deref()).await {
+            // What did not answer a moment ago is not asked about each object.
+            if is_missed(&found, &target.bucket) {
+                continue;
+            }
             self.look(&target, &mut found).await;
             found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             if call.more && told.elapsed() > TOLD_EVERY {
@@ -144,7 +149,7 @@ impl CatalogService {
         let targets = self.targets(None, None).await;
         let kept = targets.iter().filter(|target| damaged.contains(&(target.bucket.clone(), target.key.clone()))).count();
         let manifests = self.consult(Realm::Real, move |books| {
-            let of_here = |(_, key): &&(String, String)| manifests::place(key).is_some_and(|(name, _)| books.has(name));
+            let of_here = |(_, key): &&(String, String)| place(key).is_some_and(|(name, _)| books.has(name));
             damaged.iter().filter(of_here).count()
         });
         (finished_ms, (kept + manifests.await.unwrap_or_default()) as u64)
@@ -180,15 +185,18 @@ impl CatalogService {
 
     /// Looks at what comes after a position, to the end. Whether something could not be looked at.
     async fn scrub_from(&self, mut position: Position) -> bool {
-        let (mut noted, finished_ms, mut missed) = (Instant::now(), position.finished_ms, false);
+        let (mut noted, finished_ms, mut silent) = (Instant::now(), position.finished_ms, BTreeSet::new());
         for target in self.targets(None, None).await {
             let place = (target.bucket.clone(), target.key.clone());
             if position.after.as_ref().is_some_and(|after| place <= *after) {
                 continue;
             }
+            if silent.contains(&target.bucket) {
+                continue;
+            }
             let (mut found, started) = (ScrubOut::default(), Instant::now());
             self.look(&target, &mut found).await;
-            missed |= found.unread.is_some();
+            silent.extend(found.unread.into_iter().flatten().map(|unread| unread.bucket));
             position.after = Some(place);
             if noted.elapsed() > NOTED_EVERY {
                 self.note_position(&position).await;
@@ -204,7 +212,7 @@ impl CatalogService {
             tracing::warn!("datasets' files were not looked at: {fault}");
         }
         found.records.iter().flatten().for_each(|record| tracing::warn!("{record}"));
-        missed |= found.unread.is_some();
+        let missed = !silent.is_empty() || found.unread.is_some();
         // What was not to be read was not looked at: it is tried again, and until then the last time counts at which all was.
         self.note_position(&if missed { Position { finished_ms, ..Position::default() } } else { Position::end() }).await;
         missed
@@ -258,98 +266,26 @@ impl CatalogService {
         })
     }
 
-    /// Reads every manifest in S3 of the datasets that are here, and writes that of a present generation anew which is ours and damaged.
-    async fn look_at_manifests(&self, bucket: Option<&str>, dataset: Option<&str>, found: &mut ScrubOut) {
-        let remote: Vec<String> = self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()).map(|(name, _)| name).collect();
-        for within in remote.iter().filter(|name| bucket.is_none_or(|bucket| bucket == *name)) {
-            let asked = within.clone();
-            let names = self.consult(Realm::Real, move |books| books.recorded_in(&asked)).await.unwrap_or_default();
-            for name in names.iter().filter(|name| dataset.is_none_or(|dataset| dataset == *name)) {
-                let keys = match self.buckets.keys(within, &format!("manifests/{name}"), MANIFESTS_MAX).await {
-                    Ok(keys) => keys,
-                    Err(error) => {
-                        miss(found, within, &error);
-                        continue;
-                    }
-                };
-                for (key, _) in keys {
-                    let Some((_, number)) = manifests::place(&key).filter(|(of, _)| of == name) else { continue };
-                    self.look_at_manifest(within, name, &key, number, found).await;
-                }
-            }
-        }
-    }
-
-    async fn look_at_manifest(&self, bucket: &str, name: &str, key: &str, number: u64, found: &mut ScrubOut) {
-        let text = match self.manifest_text(bucket, key).await {
-            Ok(Some(text)) => text,
-            // Withdrawn since it was listed.
-            Ok(None) => return,
-            Err(error) => return miss(found, bucket, &error),
-        };
-        found.manifests = Some(found.manifests.unwrap_or(0) + 1);
-        let place = (bucket.to_owned(), key.to_owned());
-        let Err(error) = Manifest::open(&text, number) else {
-            lock(&self.damaged).remove(&place);
-            return;
-        };
-        let why = format!("{}: what generation {number} of dataset `{name}` was made of is not to be learnt from here", chain(&error));
-        let finding = ScrubDamage { bucket: bucket.to_owned(), key: key.to_owned(), why };
-        push(&mut found.damaged, finding.clone());
-        match self.mend_manifest(bucket, name, key, number, &text).await {
-            Ok(true) => {
-                lock(&self.damaged).remove(&place);
-                tracing::warn!(bucket, key, "damaged, and written anew from the dataset's file: {}", finding.why);
-                push(&mut found.repaired, ScrubRepair { bucket: finding.bucket, key: finding.key });
-            }
-            mended => {
-                if let Err(error) = mended {
-                    self.buckets.failed(bucket, "put", key, &error);
-                }
-                let mut damaged = lock(&self.damaged);
-                if damaged.len() < DAMAGED_MAX {
-                    damaged.insert(place);
-                }
-                drop(damaged);
-                self.buckets.failed(bucket, "verify", key, &finding.why);
-                push(&mut found.unrepaired, finding);
-            }
-        }
-    }
-
-    /// Writes a damaged manifest anew, if it is that of the present generation and certainly ours: a catalog that has taken the dataset up
-    /// may have put another there. Whether it did.
-    async fn mend_manifest(&self, bucket: &str, name: &str, key: &str, number: u64, text: &[u8]) -> Result<bool, BucketError> {
-        let node = self.buckets.known_node()?;
-        // Nothing is withdrawn meanwhile.
-        let _deleting = self.deleting.lock().await;
-        let asked = name.to_owned();
-        let dataset = self.consult(Realm::Real, move |books| books.get(&asked)).await?.ok();
-        let ours = |dataset: &Dataset| dataset.generation == number && Manifest::was_commit_of(text, node, &dataset.lineage.run_id, number);
-        let Some(dataset) = dataset.filter(ours) else { return Ok(false) };
-        let manifest = Manifest {
-            node: node.to_owned(),
-            run_id: dataset.lineage.run_id.clone(),
-            generation: number,
-            taken_from: None,
-            commit: serde_json::to_value(commit_of(dataset)).map_err(std::io::Error::from)?,
-            sha256: None,
-        };
-        self.buckets.put(bucket, key, manifest.seal().map_err(std::io::Error::from)?, false).await?;
-        Ok(true)
-    }
-
     /// Looks at datasets' files, which are written anew where they are not what is known here, and names the records that are damaged; and
     /// says which runs have left something without a commit.
     async fn look_at_records(&self, bucket: Option<&str>, dataset: Option<&str>, found: &mut ScrubOut) -> Result<(), Fault> {
         let (only, away) = (dataset.map(str::to_owned), self.away(Realm::Real).await);
         let looking = self.with(Realm::Real, move |shared| {
-            let (files, uncommitted, mut records, mut notes) = {
-                let books = held(shared);
+            let (mut records, mut notes) = (Vec::new(), Vec::new());
+            let (files, uncommitted) = {
+                let mut books = held(shared);
+                match books.journal.restore_file() {
+                    Ok(None) => {}
+                    Ok(Some(wrong)) => {
+                        notes.push(format!("lineage.log had {wrong} on the disk, and was written anew from what is known here"));
+                    }
+                    Err(error) => records.push(format!("lineage.log cannot be compared, or not be written anew: {}", chain(&error))),
+                }
                 let damaged = books.journal.damaged_records();
                 let lineage = if damaged.is_empty() { books.journal.unread() } else { None };
-                let records: Vec<String> = books.unread_datasets().into_iter().chain(damaged).chain(lineage).collect();
-                (books.files(only.as_deref()), books.uncommitted(), records, books.uncompared())
+                records.extend(books.unread_datasets().into_iter().chain(damaged).chain(lineage));
+                notes.extend(books.uncompared());
+                (books.files(only.as_deref()), books.uncommitted())
             };
             let count = files.len() as u64;
             for (name, path) in files {
@@ -399,6 +335,9 @@ impl CatalogService {
 
     /// Looks at one thing, and repairs it if it can.
     async fn look(&self, target: &Target, found: &mut ScrubOut) {
+        if let Err(error) = self.buckets.present(&target.bucket).await {
+            return miss(found, &target.bucket, &error);
+        }
         let is_copy = target.bucket == RESCUE;
         let place = (target.bucket.clone(), target.key.clone());
         // What has yet to be copied is behind, and not damaged.
@@ -561,6 +500,10 @@ fn miss(found: &mut ScrubOut, bucket: &str, why: &BucketError) {
         Some(of) => of.objects += 1,
         None => unread.push(UnreadBucket { bucket: bucket.to_owned(), objects: 1, why: chain(why) }),
     }
+}
+
+fn is_missed(found: &ScrubOut, bucket: &str) -> bool {
+    found.unread.iter().flatten().any(|unread| unread.bucket == bucket)
 }
 
 /// Adds one, of so many that a reply holds them.
