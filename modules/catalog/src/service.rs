@@ -205,20 +205,6 @@ impl CatalogService {
         all
     }
 
-    /// What runs have left that were given up, or began long ago and were never committed, in words. It walks through folders, and may
-    /// wait for their disks for as long as they take.
-    fn left_unfinished(&self) -> Option<String> {
-        let away: Vec<String> = self.buckets.absent().into_iter().map(|(name, _)| name).collect();
-        let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
-        let is_left = |run: &UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
-        let left: Vec<UnfinishedRun> = self.unfinished(&away).into_iter().filter(is_left).collect();
-        let first = left.iter().min_by_key(|run| run.since_ms)?;
-        let bytes: u64 = left.iter().map(|run| run.bytes).sum();
-        let of = format!("run {} of dataset {}", first.run_id, first.dataset);
-        let runs = if left.len() == 1 { of } else { format!("{} runs, the first is {of}", left.len()) };
-        Some(format!("{bytes} bytes by {runs}; `brahman buckets scrub` lists them"))
-    }
-
     /// Says [`Self::attributes`] now and whenever they have changed; ends with its task.
     pub async fn keep_telling(self: &Arc<Self>, say: impl AsyncFn(BTreeMap<String, String>)) {
         let (mut lag, mut told) = (self.copier.watch(), None);
@@ -628,6 +614,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The number of a dataset's next generation, and the objects of the present one.
 type NextGeneration = (u64, Vec<Object>);
+
+/// What runs have left that were given up, or began long ago and were never committed, in words.
+fn left_in_words(unfinished: &[UnfinishedRun]) -> Option<String> {
+    let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
+    let is_left = |run: &&UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
+    let left: Vec<&UnfinishedRun> = unfinished.iter().filter(is_left).collect();
+    let first = left.iter().min_by_key(|run| run.since_ms)?;
+    let bytes: u64 = left.iter().map(|run| run.bytes).sum();
+    let of = format!("run {} of dataset {}", first.run_id, first.dataset);
+    let runs = if left.len() == 1 { of } else { format!("{} runs, the first is {of}", left.len()) };
+    Some(format!("{bytes} bytes by {runs}; `brahman buckets scrub` lists them"))
+}
 
 /// Where buckets lie, how often a run has begun, and what a dataset's next generation follows.
 fn known_of(books: &Books, name: &str, run_id: &str) -> Result<(Roots, u64, NextGeneration), BookError> {

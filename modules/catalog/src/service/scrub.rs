@@ -28,7 +28,7 @@ use serde_json::Value;
 use super::realm::Realm;
 use super::rescue::{Lookup, copy_keys};
 use super::storage::refused;
-use super::{CatalogService, held, lock, unanswered};
+use super::{CatalogService, held, left_in_words, lock, unanswered};
 use crate::books;
 use crate::books::manifests::place;
 
@@ -313,6 +313,9 @@ impl CatalogService {
             Ok((count, records, notes, unfinished.collect::<Vec<UnfinishedRun>>()))
         });
         let (count, mut records, mut notes, mut unfinished) = looking.await?;
+        if bucket.is_none() && dataset.is_none() {
+            *lock(&self.unfinished) = left_in_words(&unfinished);
+        }
         if let Some(bucket) = bucket {
             unfinished.retain(|run| run.bucket == bucket);
         }
@@ -326,8 +329,10 @@ impl CatalogService {
         Ok(())
     }
 
-    /// Runs that have left something without a commit, but for those in these buckets; it looks at disks.
-    pub(super) fn unfinished(&self, away: &[String]) -> Vec<UnfinishedRun> {
+    /// Runs that have left something without a commit, but for those in buckets that are away. It walks through folders, and may wait for
+    /// their disks for as long as they take.
+    pub(super) fn unfinished(&self) -> Vec<UnfinishedRun> {
+        let away: BTreeSet<String> = self.buckets.absent().into_iter().map(|(name, _)| name).collect();
         let uncommitted = self.books().uncommitted();
         let there = uncommitted.into_iter().filter(|(run, _)| !away.contains(&run.bucket));
         there.filter_map(|(run, folder)| measured(run, &folder)).collect()

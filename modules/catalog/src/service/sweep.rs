@@ -14,7 +14,7 @@ use brahman_storage::buckets::BucketError;
 use thiserror::Error;
 
 use super::remote::MANIFESTS_MAX;
-use super::{CatalogService, Realm, held, lock};
+use super::{CatalogService, Realm, held, left_in_words, lock};
 use crate::books::sweep::{self, Evidence, ListedObject, Refusal};
 use crate::books::{Books, manifests, tidy_shared};
 
@@ -95,7 +95,7 @@ impl CatalogService {
     /// Notes what runs have left, for whoever asks how this module is.
     async fn look_for_unfinished(self: &Arc<Self>) {
         let service = Arc::clone(self);
-        let looking = tokio::task::spawn_blocking(move || *lock(&service.unfinished) = service.left_unfinished());
+        let looking = tokio::task::spawn_blocking(move || *lock(&service.unfinished) = left_in_words(&service.unfinished()));
         if let Err(error) = looking.await {
             tracing::warn!(%error, "what runs have left was not looked at");
         }
