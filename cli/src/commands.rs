@@ -6,6 +6,7 @@ pub(crate) mod data;
 pub(crate) mod embed;
 pub(crate) mod flows;
 pub(crate) mod index;
+pub(crate) mod logs;
 pub(crate) mod mesh;
 mod plot;
 pub(crate) mod score;

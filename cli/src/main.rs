@@ -135,17 +135,8 @@ enum Command {
     /// Fetch, check and list models on this machine
     #[command(subcommand)]
     Models(Models),
-    /// Print a module's output
-    Logs {
-        /// Label of the module
-        label: String,
-        /// Keep printing new lines as they come
-        #[arg(short, long)]
-        follow: bool,
-        /// How many of the last lines to print
-        #[arg(short = 'n', long, default_value_t = 50)]
-        lines: u64,
-    },
+    /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
+    Logs(commands::logs::Logs),
     /// Start a stopped or failed module
     Start(Label),
     /// Stop a module and leave it stopped
@@ -400,7 +391,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, buckets, data, embed, flows, index, mesh, score};
+    use commands::{adopt, buckets, data, embed, flows, index, logs, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
@@ -415,7 +406,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
         match command {
             Command::Down => mesh::down(socket, output).await,
             Command::Status { wait } => mesh::status(socket, wait, output).await,
-            Command::Logs { label, follow, lines } => mesh::logs(socket, &label, follow, lines, output).await,
+            Command::Logs(wanted) => logs::logs(socket, wanted, output).await,
             Command::Start(l) => mesh::command::<init::method::Start>(socket, &l.label, output).await,
             Command::Stop(l) => mesh::command::<init::method::Stop>(socket, &l.label, output).await,
             Command::Restart(l) => mesh::command::<init::method::Restart>(socket, &l.label, output).await,
