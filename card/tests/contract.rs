@@ -136,7 +136,8 @@ macro_rules! methods {
 fn messages_of_earlier_versions_are_read_and_written_to_the_byte() {
     let methods = methods! {
         broker: Resolve Watch Explain GetContext SetContext Status;
-        catalog: List Get Commit Location Abandon Lineage Sample Resync ResyncMissing Adopt MarkStale ClearStale Delete Watch;
+        catalog: List Get Commit Location Abandon Lineage Sample Resync ResyncMissing Adopt MarkStale ClearStale Delete Copy Rename Pin Unpin
+            Watch;
         embed: EmbedText EmbedFile EmbedBulk Info;
         index: Create Refresh Migrate Search SearchBulk Get List Stats Delete Generations Promote Rollback Unpin Move Compact Doctor
             EvalAutogen EvalList Trial Trials Best CompactTrials Autotune AgentStatus AgentEnqueue;

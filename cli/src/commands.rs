@@ -3,6 +3,7 @@
 pub(crate) mod adopt;
 pub(crate) mod buckets;
 pub(crate) mod data;
+pub(crate) mod datasets;
 pub(crate) mod embed;
 pub(crate) mod flows;
 pub(crate) mod index;

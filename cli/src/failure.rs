@@ -99,6 +99,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         | init::error::NoSuchModule::NAME
         | init::error::NoSuchSession::NAME
         | catalog::error::NoSuchBucket::NAME
+        | catalog::error::NoSuchGeneration::NAME
         | storage::error::NoSuchBucket::NAME
         | storage::error::NoSuchObject::NAME
         | index::error::NoSuchBucket::NAME

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use brahman_card::interface::catalog::{PinIn, UnpinIn};
 use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use brahman_card::interface::{ingest, init};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -92,7 +93,7 @@ enum Command {
     /// Read files, folders and tables into datasets
     #[command(subcommand)]
     Ingest(Ingest),
-    /// List, show and repair datasets
+    /// List, show, repair, copy, rename, pin and delete datasets
     #[command(args_conflicts_with_subcommands = true)]
     Datasets {
         #[command(subcommand)]
@@ -237,6 +238,50 @@ enum Datasets {
         /// Publish objects that are not what was committed and have no good replica
         #[arg(long, requires = "name")]
         accept_damage: bool,
+    },
+    /// Delete a dataset; indexes that it feeds keep what they have
+    Delete {
+        /// Dataset
+        name: String,
+    },
+    /// Give a dataset another name; one that feeds indexes keeps its own
+    Rename {
+        /// Dataset
+        name: String,
+        /// Its new name, which no dataset has
+        to: String,
+    },
+    /// Make a dataset of another name from the present generation of one
+    Copy {
+        /// Dataset to copy
+        name: String,
+        /// Name of the copy, which no dataset has
+        to: String,
+    },
+    /// Keep a generation, whatever is committed after it
+    Pin {
+        /// Dataset
+        name: String,
+        /// Generation: the present one, the one before, or one that is pinned already [default: the present one]
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+        /// How long to keep it, such as 90s, 10m, 2h or 7d [default: until it is unpinned]
+        #[arg(long, value_name = "TIME", value_parser = commands::datasets::parse_life)]
+        life: Option<u64>,
+        /// Name of the pin, to tell yours from others' [default: the generation's run]
+        #[arg(long = "as", value_name = "PIN")]
+        pin: Option<String>,
+    },
+    /// Take pins away: all of the dataset's, those of a generation, or the one of a name
+    Unpin {
+        /// Dataset
+        name: String,
+        /// Pins of this generation only
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+        /// The pin of this name only
+        #[arg(long = "as", value_name = "PIN")]
+        pin: Option<String>,
     },
     /// Take over datasets from the manifests in an S3 bucket
     Adopt {
@@ -391,7 +436,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, buckets, data, embed, flows, index, logs, mesh, score};
+    use commands::{adopt, buckets, data, datasets, embed, flows, index, logs, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
@@ -444,6 +489,15 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
                 data::resync(socket, name.as_deref(), runs, accept_damage, output).await
             }
             Command::Datasets { command: Some(Datasets::Adopt { bucket, name }), .. } => adopt::adopt(socket, bucket, name, output).await,
+            Command::Datasets { command: Some(Datasets::Delete { name }), .. } => datasets::delete(socket, name, output).await,
+            Command::Datasets { command: Some(Datasets::Rename { name, to }), .. } => datasets::rename(socket, name, to, output).await,
+            Command::Datasets { command: Some(Datasets::Copy { name, to }), .. } => datasets::copy(socket, name, to, output).await,
+            Command::Datasets { command: Some(Datasets::Pin { name, generation, life, pin }), .. } => {
+                datasets::pin(socket, PinIn { name, generation, life_s: life, pin, mock: None }, output).await
+            }
+            Command::Datasets { command: Some(Datasets::Unpin { name, generation, pin }), .. } => {
+                datasets::unpin(socket, UnpinIn { name, generation, pin, mock: None }, output).await
+            }
             Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,
             Command::Datasets { .. } => data::datasets(socket, output).await,
             Command::Buckets { command } => buckets::run(socket, command, output).await,

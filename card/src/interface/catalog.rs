@@ -46,7 +46,18 @@ interface! {
         MarkStale(MarkStaleIn): idempotent;
         /// Says that an index has caught up with a generation, which its run tells.
         ClearStale(ClearStaleIn) -> ClearStaleOut: idempotent;
+        /// A dataset with pins is not deleted before they are taken away.
         Delete(NameIn) -> DeleteOut: long;
+        /// Makes a dataset of another name from the present generation of one, as a run of its own with all that a commit promises.
+        /// Said again, and the generation is still the same, it is answered as the first time.
+        Copy(CopyIn) -> CopyOut: idempotent, whole_dataset;
+        /// The same under the same number, and the old name is gone. A dataset that feeds indexes keeps its name, for it is theirs, too.
+        Rename(CopyIn) -> CopyOut: idempotent, whole_dataset;
+        /// Keeps a generation, the present one unless said, whatever is committed after it: until `Unpin`, or for `life_s`. Of a pin that
+        /// is there the life is counted anew.
+        Pin(PinIn) -> PinOut: idempotent;
+        /// Takes away the pins that are named by `pin` or `generation`, all of the dataset's if neither is said.
+        Unpin(UnpinIn) -> UnpinOut: idempotent;
         /// Call with `more`: the state now, then again whenever a dataset changes.
         Watch(RealmIn) -> WatchOut: idempotent, endless;
     }
@@ -70,6 +81,14 @@ interface! {
         MadeByMock { name: String, maker: String }
         /// The objects that can be found do not make up the dataset; `keys` cannot be placed.
         Incomplete { name: String, keys: Vec<String>, rows: u64, expected_rows: u64 }
+        /// There is a dataset of that name.
+        Exists { name: String }
+        /// Indexes are fed by the dataset under its name.
+        InUse { name: String, indexes: Vec<String> }
+        /// The dataset has pins, which are taken away by `Unpin`.
+        Pinned { name: String, pins: Vec<String> }
+        /// That generation is not kept any more, or has never been.
+        NoSuchGeneration { name: String, generation: u64 }
         /// Nothing can be written to the state: what is there is served.
         ReadOnly { path: String }
     }
@@ -342,6 +361,76 @@ pub struct GetOut {
     pub borrowed: Option<Vec<String>>,
     /// Keys of objects that are gone, or cut, and have no copy that is right.
     pub missing: Option<Vec<String>>,
+    /// A folder that always has the objects of one whole generation, the present one: `…/current/*.parquet` in the order of rows. It is a
+    /// link, which is replaced with each commit; absent where it could not be brought up to this generation.
+    pub current: Option<String>,
+    /// Generations that are kept, in the order of their numbers; absent if there are none.
+    pub pins: Option<Vec<Pin>>,
+}
+
+/// A generation that is kept until its pin is taken away, or the pin's life is over.
+#[wire(Eq)]
+pub struct Pin {
+    /// Name of the pin among the dataset's.
+    pub pin: String,
+    pub generation: u64,
+    pub run_id: String,
+    /// Objects of that generation, in the order of their rows.
+    pub objects: Vec<Object>,
+    /// Unix time at which its life is over; absent of one that stays.
+    pub until_ms: Option<u64>,
+    /// A folder that has the objects of that generation for as long as it is kept.
+    pub folder: Option<String>,
+}
+
+/// Parameters of `Copy` and `Rename`.
+#[wire]
+pub struct CopyIn {
+    pub name: String,
+    /// Name that the copy has, or the dataset from now on.
+    pub to: String,
+    pub mock: Option<bool>,
+}
+
+/// Reply of `Copy` and `Rename`: the dataset of the new name.
+#[wire(Eq)]
+pub struct CopyOut {
+    pub name: String,
+    pub generation: u64,
+    pub rows: u64,
+    pub run_id: String,
+}
+
+#[wire]
+pub struct PinIn {
+    pub name: String,
+    /// The present one, the one before it, or one that is pinned already.
+    pub generation: Option<u64>,
+    /// How long it is kept, in seconds; until it is unpinned unless said.
+    pub life_s: Option<u64>,
+    /// Name of the pin, by which whoever shares a generation with others tells his own: of the characters of datasets' names. The run
+    /// of the generation unless said.
+    pub pin: Option<String>,
+    pub mock: Option<bool>,
+}
+
+#[wire]
+pub struct PinOut {
+    pub pin: Pin,
+}
+
+#[wire]
+pub struct UnpinIn {
+    pub name: String,
+    pub generation: Option<u64>,
+    pub pin: Option<String>,
+    pub mock: Option<bool>,
+}
+
+#[wire]
+pub struct UnpinOut {
+    /// How many pins were taken away; none is no error.
+    pub unpinned: u64,
 }
 
 /// Parameters of `Abandon`: one of the first two.
@@ -492,6 +581,8 @@ pub struct MarkStaleIn {
     /// The run whose generation the index has, if it has one.
     pub run_id: Option<String>,
     pub mock: Option<bool>,
+    /// The index was deleted: the dataset feeds it no longer.
+    pub gone: Option<bool>,
 }
 
 #[wire]

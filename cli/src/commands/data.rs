@@ -318,6 +318,8 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
     d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
     d.objects.iter().for_each(|o| output.line(&o.url));
+    out.current.iter().for_each(|current| output.line(&format!("{current}/*.parquet has these objects under a stable path")));
+    out.pins.iter().flatten().for_each(|pin| output.line(&super::datasets::pinned(pin)));
     if !d.stale.is_empty() {
         output.line(&output.paint(&format!("stale indexes: {}", d.stale.join(", ")), Tone::Busy));
     }

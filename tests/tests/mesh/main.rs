@@ -24,5 +24,6 @@ mod supervision;
 mod survive;
 mod tables;
 mod tidy;
+mod views;
 mod watches;
 mod wire;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use brahman_card::interface::catalog::{Dataset, Object, Version};
+use brahman_card::interface::catalog::{Dataset, Object, Pin, Version};
 use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -25,6 +25,9 @@ pub(super) struct Entry {
     /// The runs of those generations, where they are known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) feed_runs: BTreeMap<String, String>,
+    /// Generations that are kept besides the present and the previous one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) pins: Vec<Pin>,
     /// Newest last.
     #[serde(deserialize_with = "versions")]
     pub(super) history: Vec<Version>,
@@ -60,9 +63,10 @@ pub(crate) fn folder_of(key: &str) -> Option<(&str, &str)> {
 }
 
 impl Entry {
-    /// Folders, by dataset and run, of what this or the previous generation is made of.
+    /// Folders, by dataset and run, of what this, the previous or a pinned generation is made of.
     pub(super) fn needs(&self) -> impl Iterator<Item = (&str, &str)> {
-        let keys = self.dataset.objects.iter().map(|o| &o.key).chain(&self.before);
+        let pinned = self.pins.iter().flat_map(|pin| &pin.objects);
+        let keys = self.dataset.objects.iter().chain(pinned).map(|o| &o.key).chain(&self.before);
         // The first manifests did not name the objects of the generation before.
         let last = self.history.iter().rev().take(2).map(|version| (self.dataset.name.as_str(), version.run_id.as_str()));
         keys.filter_map(|key| folder_of(key)).chain(last)

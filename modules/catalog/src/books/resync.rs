@@ -403,8 +403,8 @@ impl ResyncReading {
             dataset.mock = Some(true);
             dataset.maker.get_or_insert_with(|| "a mock".to_owned());
         }
-        let (feeds, feed_runs, history) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history)).unwrap_or_default();
-        let entry = Entry { dataset, before: Vec::new(), previous: Vec::new(), feeds, feed_runs, history };
+        let (feeds, feed_runs, history, pins) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history, e.pins)).unwrap_or_default();
+        let entry = Entry { dataset, before: Vec::new(), previous: Vec::new(), feeds, feed_runs, pins, history };
         Ok(Condition::Lost(Box::new(entry), same))
     }
 
