@@ -304,6 +304,9 @@ enum Ingest {
         /// documents, csv, jsonl or parquet [default: by file extension]
         #[arg(long)]
         format: Option<String>,
+        /// Read hidden files and what a .gitignore names as well
+        #[arg(long)]
+        no_ignore: bool,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -321,6 +324,9 @@ enum Ingest {
         /// documents, csv, jsonl or parquet [default: documents]
         #[arg(long)]
         format: Option<String>,
+        /// Read hidden files and what a .gitignore names as well
+        #[arg(long)]
+        no_ignore: bool,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -468,19 +474,15 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Ingest(Ingest::Postgres { dataset, table }) => {
                 data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output).await
             }
-            Command::Ingest(Ingest::Files { dataset, paths, format, no_pii, bucket }) => {
-                let ask = FilesIn { dataset, format, pii: no_pii.then_some(false), bucket, paths: Vec::new() };
+            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, no_pii, bucket }) => {
+                let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
+                let ask = FilesIn { dataset, format, pii, bucket, no_ignore, paths: Vec::new() };
                 data::ingest_files(socket, ask, &paths, output).await
             }
-            Command::Ingest(Ingest::Watch { dataset, paths, format, no_pii, bucket, debounce }) => {
-                let pii = no_pii.then_some(false);
-                data::watch(
-                    socket,
-                    WatchIn { dataset, paths: Vec::new(), format, pii, debounce_ms: debounce, reconcile_s: None, bucket },
-                    &paths,
-                    output,
-                )
-                .await
+            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, no_pii, bucket, debounce }) => {
+                let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
+                let ask = WatchIn { dataset, format, pii, debounce_ms: debounce, bucket, no_ignore, ..WatchIn::default() };
+                data::watch(socket, ask, &paths, output).await
             }
             Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,
             Command::Ingest(Ingest::Watches) => data::watches(socket, output).await,

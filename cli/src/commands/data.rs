@@ -211,6 +211,13 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
             output.line(&format!("  {}{row}: {}", q.source, q.reason));
         }
     }
+    let hidden = out.hidden.unwrap_or(0);
+    if hidden > 0 {
+        output.line(&format!("{hidden} files and folders hidden by rules; --no-ignore reads them:"));
+        for rule in out.hidden_by.iter().flatten().take(10) {
+            output.line(&format!("  {} by {}, first {}", rule.count, rule.rule, rule.first));
+        }
+    }
 }
 
 /// Widest type in a table: the fields of a struct are for `--json`.

@@ -169,3 +169,28 @@ async fn a_catalog_that_is_killed_in_the_middle_of_a_rename_leaves_one_whole_dat
         names = [to, from];
     }
 }
+
+#[tokio::test]
+async fn documents_keep_their_ids_when_a_folder_is_added_and_what_is_hidden_is_told() {
+    let mesh = mesh().await;
+    let at = |name: &str| mesh.folder.path().join(name).display().to_string();
+    for (name, text) in [("a/x.md", "one"), ("a/.gitignore", "*.log\n"), ("a/y.log", "two"), ("b/x.md", "three")] {
+        let path = PathBuf::from(at(name));
+        std::fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| std::fs::write(path, text)).expect("written");
+    }
+    let ids = || {
+        let out = mesh.brahman_json(&["datasets", "show", "d", "--rows", "10"]);
+        let rows = out["sample"]["rows"].as_array().expect("rows").clone();
+        rows.iter().map(|row| (row["text"].as_str().unwrap_or_default().to_owned(), row["id"].as_str().unwrap_or_default().to_owned())).collect::<Vec<_>>()
+    };
+    let out = mesh.brahman_json(&["ingest", "files", "d", &at("a"), "--no-pii"]);
+    assert_eq!(out["hidden"], 2, "{out}");
+    let rules = out["hidden_by"].as_array().expect("rules");
+    assert!(rules.iter().any(|rule| rule["rule"].as_str().is_some_and(|rule| rule.ends_with("a/.gitignore: *.log"))), "{rules:?}");
+    assert_eq!(ids(), [("one".to_owned(), "x.md".to_owned())]);
+    mesh.brahman_json(&["ingest", "files", "d", &at("b"), &at("a"), "--no-pii"]);
+    assert!(ids().contains(&("one".to_owned(), "x.md".to_owned())), "{:?}", ids());
+    assert!(ids().contains(&("three".to_owned(), at("b/x.md"))), "{:?}", ids());
+    let all = mesh.brahman_json(&["ingest", "files", "d", &at("a"), "--no-pii", "--no-ignore"]);
+    assert_eq!((&all["rows"], all.get("hidden")), (&json!(3), None), "{all}");
+}
