@@ -578,6 +578,10 @@ fn found(output: &Output, out: &SearchOut) {
     if let Some(why) = &out.degraded {
         output.note(&format!("damaged: {why}"));
     }
+    if out.partial == Some(true) {
+        let (done, of) = (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0));
+        output.note(&format!("partial: the index's first refresh is running, {done} of {of} chunks are embedded"));
+    }
     if out.truncated == Some(true) {
         output.note("the query was longer than the model's window: only its beginning was embedded");
     }

@@ -18,6 +18,7 @@ mod keep_state;
 mod keep_sweeps;
 mod logs;
 mod modes;
+mod partial;
 mod person;
 mod score;
 mod supervision;
