@@ -150,9 +150,12 @@ pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
 
 async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset: &str, output: &Output) -> anyhow::Result<()> {
     let bar = output.spinner("reading");
+    let mut lines = output.progress_lines();
     let last: IngestOut = stream::<M>(socket, ask, |reply: &IngestOut| {
         if let IngestOut::Progress(p) = reply {
-            bar.set_message(one_line(&format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s)));
+            let words = format!("{} rows, {}, {:.0} rows/s", p.rows, bytes(p.bytes), p.rows_per_s);
+            bar.set_message(one_line(&format!("{}: {words}", p.phase)));
+            lines.take(reply, &p.phase, (p.rows, 0), || words);
         }
     })
     .await?;

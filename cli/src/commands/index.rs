@@ -84,8 +84,10 @@ async fn watch<M: Method<Out: ProgressReply>>(
     person: impl FnOnce(&<M::Out as ProgressReply>::Summary),
 ) -> anyhow::Result<()> {
     let bar = output.count_bar("starting", 0);
+    let mut lines = output.progress_lines();
     let last = stream::<M>(socket, ask, |reply: &M::Out| {
         if let Step::Underway(phase, done, of) = reply.step() {
+            lines.take(reply, phase, (done, of), || if of > 0 { format!("{done} of {of} ({}%)", done * 100 / of) } else { "begun".into() });
             bar.set_length(of);
             bar.set_position(done);
             bar.set_message(one_line(phase));
