@@ -1,6 +1,7 @@
 //! The commands, one file per group, and what they share: calls, streams, standard input.
 
 pub(crate) mod adopt;
+pub(crate) mod backup;
 pub(crate) mod buckets;
 pub(crate) mod data;
 pub(crate) mod datasets;

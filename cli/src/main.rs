@@ -5,6 +5,7 @@ mod exit;
 mod failure;
 mod models;
 mod output;
+mod tar;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -138,6 +139,10 @@ enum Command {
     Models(Models),
     /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
     Logs(commands::logs::Logs),
+    /// Write the state of the running mesh to one file, consistent while it runs
+    Backup(commands::backup::Backup),
+    /// Make a state out of a backup, at any path and for any user
+    Restore(commands::backup::Restore),
     /// Start a stopped or failed module
     Start(Label),
     /// Stop a module and leave it stopped
@@ -442,11 +447,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, buckets, data, datasets, embed, flows, index, logs, mesh, score};
+    use commands::{adopt, backup, buckets, data, datasets, embed, flows, index, logs, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
         Command::Check { paths } => return mesh::check(&paths, socket, output),
+        Command::Restore(ask) => return backup::restore(&ask, output),
         Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
         Command::Models(Models::Check { folder }) => return models::check(&folder, output),
         Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
@@ -462,6 +468,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Stop(l) => mesh::command::<init::method::Stop>(socket, &l.label, output).await,
             Command::Restart(l) => mesh::command::<init::method::Restart>(socket, &l.label, output).await,
             Command::Reload => mesh::reload(socket, output).await,
+            Command::Backup(ask) => backup::backup(socket, ask, output).await,
             Command::Resolve(flow) => flows::resolve(socket, &flow, output).await,
             Command::Explain(flow) => flows::explain(socket, &flow, output).await,
             Command::Context { name, clear } => flows::context(socket, name, clear, output).await,
@@ -509,7 +516,12 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Index(command) => index::index(socket, command, output).await,
             Command::Score(command) => score::score(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,
-            Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+            Command::Up(_)
+            | Command::Check { .. }
+            | Command::Restore(_)
+            | Command::Models(_)
+            | Command::Completions { .. }
+            | Command::Man { .. } => Ok(()),
         }
     };
     runtime.block_on(async {

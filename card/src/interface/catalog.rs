@@ -58,6 +58,10 @@ interface! {
         Pin(PinIn) -> PinOut: idempotent;
         /// Takes away the pins that are named by `pin` or `generation`, all of the dataset's if neither is said.
         Unpin(UnpinIn) -> UnpinOut: idempotent;
+        /// For a backup: writes the catalog's own files, all as they are at one moment, into a folder on this machine, and pins the
+        /// present generation of every real dataset for a while, so that its objects can be copied. Of the files written only the
+        /// present generation is needed; which indexes have caught up is as `indexes` says.
+        Snapshot(SnapshotIn) -> SnapshotOut: long;
         /// Call with `more`: the state now, then again whenever a dataset changes.
         Watch(RealmIn) -> WatchOut: idempotent, endless;
     }
@@ -417,6 +421,36 @@ pub struct PinIn {
 #[wire]
 pub struct PinOut {
     pub pin: Pin,
+}
+
+/// An index, and which generation of its dataset it has.
+#[wire(Eq)]
+pub struct IndexMark {
+    pub index: String,
+    pub dataset: String,
+    /// Number of the dataset's generation; 0 of an index that has none.
+    pub generation: u64,
+    pub run_id: Option<String>,
+}
+
+#[wire]
+pub struct SnapshotIn {
+    /// Absolute path of a folder that is there and empty.
+    pub folder: String,
+    /// The indexes that go into the same backup; no others are fed by what is written.
+    pub indexes: Option<Vec<IndexMark>>,
+    /// How long the pins last if nobody takes them away, in seconds; a day unless said.
+    pub life_s: Option<u64>,
+}
+
+#[wire]
+pub struct SnapshotOut {
+    /// Name of the pins, for `Unpin`.
+    pub pin: String,
+    /// As they are at that moment, with the paths of their objects.
+    pub datasets: Vec<Dataset>,
+    /// What is not in it as it should be: damaged files, datasets that are lost.
+    pub notes: Option<Vec<String>>,
 }
 
 #[wire]

@@ -12,6 +12,7 @@ pub mod names;
 pub mod pins;
 pub mod resync;
 mod roots;
+mod snapshot;
 pub mod sweep;
 mod tidy;
 
@@ -387,6 +388,8 @@ impl Books {
     /// Says what buckets there are.
     pub fn set_roots(&mut self, roots: Roots) {
         self.roots = roots;
+        // The files of a state that was moved, or put back elsewhere, still say where it was.
+        self.entries.values_mut().for_each(|entry| entry.settle_urls(&self.roots));
     }
 
     /// The generation that a commit of this dataset would be, and the objects of the present one.

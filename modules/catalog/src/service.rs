@@ -27,8 +27,8 @@ use std::time::Duration;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{
     self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, CopyIn, DeleteOut, LineageIn, LineageOut,
-    LocationIn, LocationOut, MarkStaleIn, NameIn, Object, PinIn, PinOut, RealmIn, ResyncIn, SampleIn, SampleOut, UnpinIn, UnpinOut, WatchOut,
-    error,
+    LocationIn, LocationOut, MarkStaleIn, NameIn, Object, PinIn, PinOut, RealmIn, ResyncIn, SampleIn, SampleOut, SnapshotIn, SnapshotOut,
+    UnpinIn, UnpinOut, WatchOut, error,
 };
 use brahman_card::interface::storage::{self as storage_interface, UnfinishedRun};
 use brahman_card::{Fault, Interface};
@@ -56,8 +56,10 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const TELL_AGE_EVERY: Duration = Duration::from_secs(30);
 /// How long after a commit its buckets are looked at for what nothing needs any more.
 const REMOTE_AFTER: Duration = Duration::from_secs(1);
+/// How long what a backup copies is kept if whoever makes it ends in the middle.
+const SNAPSHOT_LIFE_S: u64 = 24 * 3600;
 /// What changes the state.
-const CHANGES: [&str; 18] = [
+const CHANGES: [&str; 19] = [
     "Location",
     "Commit",
     "MarkStale",
@@ -71,6 +73,7 @@ const CHANGES: [&str; 18] = [
     "Rename",
     "Pin",
     "Unpin",
+    "Snapshot",
     "AddBucket",
     "RemoveBucket",
     "PutObject",
@@ -598,6 +601,20 @@ impl Service for CatalogService {
                 let pin = self.with(realm, move |books| held(books).pin(&pinned, generation, pin, until_ms)).await?;
                 self.show(realm, &name).await;
                 Reply::of(&PinOut { pin: self.with_folder(realm, &name, pin) })
+            }
+            "Snapshot" => {
+                call.allow_paths()?;
+                let SnapshotIn { folder, indexes, life_s } = call.parameters()?;
+                let to = PathBuf::from(folder);
+                if !to.is_absolute() || !to.is_dir() {
+                    return Err(Fault::invalid_parameter("folder", "expected the absolute path of a folder that is there"));
+                }
+                let (pin, marks) = (format!("backup-{}", ulid::Ulid::generate()), indexes.unwrap_or_default());
+                let until_ms = now_ms().saturating_add(life_s.unwrap_or(SNAPSHOT_LIFE_S).saturating_mul(1000));
+                let name = pin.clone();
+                let written = self.with(Realm::Real, move |books| held(books).snapshot(&to, &marks, &name, until_ms)).await?;
+                let (datasets, notes) = written;
+                Reply::of(&SnapshotOut { pin, datasets, notes: Some(notes).filter(|notes| !notes.is_empty()) })
             }
             "Unpin" => {
                 let UnpinIn { name, generation, pin, mock } = call.parameters()?;

@@ -2,7 +2,7 @@
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
 //! and mends what is damaged; [`trials`] measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so
-//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale. This file opens the indexes, follows the catalog,
+//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale, [`snapshot`] copies all for a backup. This file opens the indexes, follows the catalog,
 //! and makes, describes and deletes them.
 
 mod agent;
@@ -14,6 +14,7 @@ mod refresh;
 mod search;
 mod shadow;
 mod shelf;
+mod snapshot;
 mod trials;
 
 use std::collections::{BTreeMap, HashSet};
@@ -525,6 +526,7 @@ impl Service for IndexService {
             "Autotune" => self.autotune(&call).await,
             "AgentStatus" => self.agent_status(),
             "AgentEnqueue" => self.agent_enqueue(&call),
+            "Snapshot" => self.snapshot(&call).await,
             _ => Err(call.unknown()),
         }
     }

@@ -1,6 +1,7 @@
 //! Whole-mesh tests: one runner, one file a theme.
 
 mod answers;
+mod backup;
 mod bounds;
 mod buckets;
 mod data;

@@ -10,6 +10,8 @@ use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::roots::Roots;
+
 /// One dataset as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
@@ -70,6 +72,18 @@ impl Entry {
         // The first manifests did not name the objects of the generation before.
         let last = self.history.iter().rev().take(2).map(|version| (self.dataset.name.as_str(), version.run_id.as_str()));
         keys.filter_map(|key| folder_of(key)).chain(last)
+    }
+
+    /// Says of every object in a folder where that is now.
+    pub(super) fn settle_urls(&mut self, roots: &Roots) {
+        let pinned = self.pins.iter_mut().flat_map(|pin| &mut pin.objects);
+        for object in self.dataset.objects.iter_mut().chain(&mut self.previous).chain(pinned) {
+            if let Ok(root) = roots.get(&object.bucket)
+                && root.is_local()
+            {
+                object.url = root.url_of(&object.key);
+            }
+        }
     }
 
     /// The run that made this generation.

@@ -255,6 +255,7 @@ impl Books {
             _ => entry.history.push(version),
         }
         entry.dataset.objects.iter_mut().for_each(|object| object.path = None);
+        entry.settle_urls(&self.roots);
         self.save(name, &entry)?;
         let view = entry.view();
         self.entries.insert(name.to_owned(), entry);
