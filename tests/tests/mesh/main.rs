@@ -4,6 +4,7 @@ mod answers;
 mod backup;
 mod bounds;
 mod buckets;
+mod corpus;
 mod data;
 mod datasets;
 mod encrypted;
