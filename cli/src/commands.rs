@@ -5,6 +5,7 @@ pub(crate) mod backup;
 pub(crate) mod buckets;
 pub(crate) mod data;
 pub(crate) mod datasets;
+pub(crate) mod disk;
 pub(crate) mod embed;
 pub(crate) mod flows;
 pub(crate) mod index;

@@ -139,6 +139,10 @@ enum Command {
     Models(Models),
     /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
     Logs(commands::logs::Logs),
+    /// Show what each part of the state and the cache takes on the disk
+    Disk(commands::disk::Disk),
+    /// Free what may go: what was cut off, logs of modules that are gone, and caches if asked
+    Gc(commands::disk::Gc),
     /// Write the state of the running mesh to one file, consistent while it runs
     Backup(commands::backup::Backup),
     /// Make a state out of a backup, at any path and for any user
@@ -447,12 +451,13 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, backup, buckets, data, datasets, embed, flows, index, logs, mesh, score};
+    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, index, logs, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
         Command::Check { paths } => return mesh::check(&paths, socket, output),
         Command::Restore(ask) => return backup::restore(&ask, output),
+        Command::Disk(ask) => return disk::disk(socket, &ask, output),
         Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
         Command::Models(Models::Check { folder }) => return models::check(&folder, output),
         Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
@@ -469,6 +474,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Restart(l) => mesh::command::<init::method::Restart>(socket, &l.label, output).await,
             Command::Reload => mesh::reload(socket, output).await,
             Command::Backup(ask) => backup::backup(socket, ask, output).await,
+            Command::Gc(ask) => disk::gc(socket, &ask, output).await,
             Command::Resolve(flow) => flows::resolve(socket, &flow, output).await,
             Command::Explain(flow) => flows::explain(socket, &flow, output).await,
             Command::Context { name, clear } => flows::context(socket, name, clear, output).await,
@@ -519,6 +525,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Up(_)
             | Command::Check { .. }
             | Command::Restore(_)
+            | Command::Disk(_)
             | Command::Models(_)
             | Command::Completions { .. }
             | Command::Man { .. } => Ok(()),
