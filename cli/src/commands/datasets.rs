@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use brahman_card::interface::Empty;
-use brahman_card::interface::catalog::{CopyIn, CopyOut, DeleteOut, MarkStaleIn, NameIn, Pin, PinIn, PinOut, UnpinIn, UnpinOut, error, method};
+use brahman_card::interface::catalog::{
+    CopyIn, CopyOut, DeleteOut, MarkStaleIn, NameIn, Pin, PinIn, PinOut, UnpinIn, UnpinOut, error, method,
+};
 use brahman_card::interface::{WireError as _, index, ingest};
 use brahman_sidecar::ClientError;
 
@@ -121,7 +123,7 @@ mod tests {
     #[test]
     fn a_life_is_a_number_and_a_unit() {
         let life = |text: &str| parse_life(text).ok();
-        assert_eq!([life("90s"), life("10m"), life("2h"), life("7d"), life("1w")], [Some(90), Some(600), Some(7200), Some(604_800), Some(604_800)]);
+        assert_eq!([life("90s"), life("10m"), life("2h"), life("7d")], [Some(90), Some(600), Some(7200), Some(604_800)]);
         for bad in ["", "7", "d", "-1d", "0s", "1y", "1.5h"] {
             assert_eq!(life(bad), None, "{bad}");
         }

@@ -1,6 +1,7 @@
 //! JSON files that carry their own checksum: the last field, `crc32`, is the CRC-32 of everything before it.
 //!
-//! A field `format` says of what format the rest is; without it that is the first. Any reader of JSON opens such a file. One that was written before there were checksums is read as it is; one whose checksum was
+//! A field `format` says of what format the rest is; without it that is the first. Any reader of JSON opens such a file. One that was
+//! written before there were checksums is read as it is; one whose checksum was
 //! damaged itself is told from it by what is left of that field.
 
 use std::io;

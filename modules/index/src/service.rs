@@ -2,8 +2,8 @@
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
 //! and mends what is damaged; [`trials`] measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so
-//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale, [`snapshot`] copies all for a backup. This file opens the indexes, follows the catalog,
-//! and makes, describes and deletes them.
+//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale, [`snapshot`] copies all for a backup. This file opens the
+//! indexes, follows the catalog, and makes, describes and deletes them.
 
 mod agent;
 mod bulk;

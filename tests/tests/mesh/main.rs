@@ -22,6 +22,7 @@ mod logs;
 mod modes;
 mod partial;
 mod person;
+mod schemas;
 mod score;
 mod supervision;
 mod survive;
