@@ -1,11 +1,15 @@
 //! The commands, one file per group, and what they share: calls, streams, standard input.
 
 pub(crate) mod adopt;
+pub(crate) mod backup;
 pub(crate) mod buckets;
 pub(crate) mod data;
+pub(crate) mod datasets;
+pub(crate) mod disk;
 pub(crate) mod embed;
 pub(crate) mod flows;
 pub(crate) mod index;
+pub(crate) mod logs;
 pub(crate) mod mesh;
 mod plot;
 pub(crate) mod score;
@@ -19,7 +23,7 @@ use brahman_card::interface::{self, Method};
 use brahman_sidecar::client::{Answer, encode_method};
 use brahman_sidecar::{CallOptions, Client, ClientError};
 
-use crate::failure::{BadInput, Interruption};
+use crate::failure::{BadInput, Cancellation, Interruption};
 use crate::output;
 
 /// A program that belongs beside `brahman`, or else is in PATH.
@@ -138,8 +142,17 @@ pub(crate) fn unfinished(method: &str) -> anyhow::Error {
 
 /// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again; of
 /// another one the error says that it was interrupted.
+/// Ctrl-C ends a work that has an end, and the error says what is kept of it.
 pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, each: impl FnMut(&M::Out)) -> anyhow::Result<M::Out> {
-    streamed::<M>(socket, parameters, each).await.map_err(|error| match error {
+    let (interface, short) = M::NAME.rsplit_once('.').unwrap_or(("", M::NAME));
+    let is_endless = interface::is_endless(interface, short);
+    let outcome = tokio::select! {
+        biased;
+        outcome = streamed::<M>(socket, parameters, each) => outcome,
+        // Of what goes on for ever Ctrl-C is the end that was meant, and the signal's own.
+        Ok(()) = tokio::signal::ctrl_c(), if !is_endless => return Err(Cancellation { method: M::NAME }.into()),
+    };
+    outcome.map_err(|error| match error {
         ClientError::Closed { .. } | ClientError::Io(_) => anyhow::Error::from(error).context(Interruption { method: M::NAME }),
         other => other.into(),
     })

@@ -10,6 +10,7 @@ use brahman_card::interface::init::{
     self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut,
 };
 use brahman_card::{Card, Fault, Interface, ModuleRecord};
+use brahman_sidecar::logs::{JOURNAL, is_journal};
 use brahman_sidecar::{Call, Peer, Reply, Service, chain, telemetry};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -142,7 +143,12 @@ impl Service for InitService {
             "List" => {
                 let modules = self.ask(|reply| Request::List { reply }).await?;
                 let modules = if administers(&call) { modules } else { without_environment(&modules) };
-                Reply::of(&ListOut { modules, log_lines_lost: Some(telemetry::lost()).filter(|n| *n > 0) })
+                Reply::of(&ListOut {
+                    modules,
+                    log_lines_lost: Some(telemetry::lost()).filter(|n| *n > 0),
+                    logs: self.logs.folder().map(|folder| folder.display().to_string()).or_else(|| is_journal().then(|| JOURNAL.to_owned())),
+                    log_lines_unkept: Some(self.logs.unkept()).filter(|n| *n > 0),
+                })
             }
             "Start" => self.command(&call, Command::Start).await,
             "Stop" => self.command(&call, Command::Stop).await,

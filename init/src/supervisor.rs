@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use brahman_card::card::{answers, contexts, unknown_context};
 use brahman_card::interface::init::WatchOut;
 use brahman_card::{Card, ModuleRecord, ModuleState, interface};
+use brahman_sidecar::logs::{FOLDER, is_journal};
 use brahman_sidecar::place::cards::socket_path;
 use brahman_sidecar::place::socket::SocketFile;
 use brahman_sidecar::place::state::{StateLock, check_place};
@@ -42,6 +43,8 @@ use crate::state::{Event, GRACE_MS, Id, Millis, State};
 
 pub use crate::setup::{is_configuration, sweep};
 
+/// How long the last lines may take to be kept: a disk that hangs must not hold up the end.
+const LAST_LINES: Duration = Duration::from_millis(500);
 /// Requests that may wait for the loop; each is answered in microseconds.
 const REQUESTS_WAITING: usize = 256;
 
@@ -118,9 +121,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let ear = Ear::bind(&places.notify).map_err(SocketError::from)?;
     let (requests, inbox) = mpsc::channel(REQUESTS_WAITING);
     let (table, watching) = watch::channel(Arc::new(WatchOut { modules: Vec::new(), generation: 0 }));
-    let logs = Arc::new(Logs::default());
+    // systemd keeps what is its own to keep.
+    let logs = Arc::new(if is_journal() { Logs::default() } else { Logs::kept_in(&options.state.join(FOLDER)) });
     let closing = CancellationToken::new();
     let service = Arc::new(InitService { requests, table: watching, logs: Arc::clone(&logs) });
+    let kept = Arc::clone(&logs);
     let serving = tokio::spawn(serve(listener, service, ServeOptions::named("init"), closing.clone()));
 
     let mut supervisor = Supervisor {
@@ -159,6 +164,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(Duration::from_millis(500), serving).await;
     ear.close();
     supervisor.close();
+    kept.flush(LAST_LINES);
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! * [`client`]: [`Connection`] speaks to one socket; [`Client`] resolves, goes direct, follows changes, falls back.
 //! * [`module`]: the life of a supervised process: attach, report, drain on SIGTERM and SIGINT.
 //! * [`place`]: where sockets, state and caches live.
+//! * [`logs`]: the files in which modules' output is kept.
 //! * [`deadline`], [`backoff`]: how long a caller waits, and how long to pause between attempts.
 //! * [`chain()`]: an error with its causes, as people read it; it is the contract's.
 //!
@@ -15,6 +16,7 @@ pub mod backoff;
 pub mod bulk;
 pub mod client;
 pub mod deadline;
+pub mod logs;
 pub mod module;
 pub mod place;
 pub mod serve;

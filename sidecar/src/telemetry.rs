@@ -20,8 +20,12 @@ const STALL_MS: u16 = 1_000;
 
 /// Lines given up since this process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
+/// What is given every line of this process as well.
+static COPIES: OnceLock<LineSink> = OnceLock::new();
 /// Where lines go if this process must not wait for their reader.
 static QUEUE: OnceLock<SyncSender<LogEntry>> = OnceLock::new();
+
+type LineSink = Box<dyn Fn(&str) + Send + Sync>;
 
 enum LogEntry {
     Line(Vec<u8>),
@@ -64,6 +68,12 @@ pub fn init_queued() {
 #[must_use]
 pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
+}
+
+/// Gives what this process logs from now on to `sink` as well, line by line and without colours. The sink must neither wait nor log. A
+/// second call does nothing.
+pub fn copy_to(sink: impl Fn(&str) + Send + Sync + 'static) {
+    let _ = COPIES.set(Box::new(sink));
 }
 
 /// Passes on a line that somebody else wrote, made harmless for a terminal. Never waits if the log has a queue.
@@ -120,12 +130,25 @@ impl Write for Lines {
         } else {
             pass(escape(&String::from_utf8_lossy(bytes)).as_bytes());
         }
+        if let Some(sink) = COPIES.get() {
+            without_colours(&String::from_utf8_lossy(bytes)).lines().for_each(sink);
+        }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A line of the subscriber's without its colours: `ESC [ … m`.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(part.split_once('m').map_or("", |(_, rest)| rest));
+    }
+    out
 }
 
 fn pass(line: &[u8]) {
@@ -195,6 +218,12 @@ mod tests {
             assert_eq!(escape(text), shown);
             assert_eq!(escape(shown), shown, "what is harmless stays as it is");
         }
+    }
+
+    #[test]
+    fn a_copy_of_a_line_has_no_colours() {
+        assert_eq!(without_colours("\x1b[32m INFO\x1b[0m the mesh \x1b[3mis\x1b[0m up"), " INFO the mesh is up");
+        assert_eq!(without_colours("plain"), "plain");
     }
 
     #[test]

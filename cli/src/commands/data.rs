@@ -150,9 +150,12 @@ pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
 
 async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset: &str, output: &Output) -> anyhow::Result<()> {
     let bar = output.spinner("reading");
+    let mut lines = output.progress_lines();
     let last: IngestOut = stream::<M>(socket, ask, |reply: &IngestOut| {
         if let IngestOut::Progress(p) = reply {
-            bar.set_message(one_line(&format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s)));
+            let words = format!("{} rows, {}, {:.0} rows/s", p.rows, bytes(p.bytes), p.rows_per_s);
+            bar.set_message(one_line(&format!("{}: {words}", p.phase)));
+            lines.take(reply, &p.phase, (p.rows, 0), || words);
         }
     })
     .await?;
@@ -209,6 +212,13 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
         for q in out.quarantine.iter().flatten().take(10) {
             let row = q.row.map(|r| format!(" row {r}")).unwrap_or_default();
             output.line(&format!("  {}{row}: {}", q.source, q.reason));
+        }
+    }
+    let hidden = out.hidden.unwrap_or(0);
+    if hidden > 0 {
+        output.line(&format!("{hidden} files and folders hidden by rules; --no-ignore reads them:"));
+        for rule in out.hidden_by.iter().flatten().take(10) {
+            output.line(&format!("  {} by {}, first {}", rule.count, rule.rule, rule.first));
         }
     }
 }
@@ -318,6 +328,8 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
     output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
     d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
     d.objects.iter().for_each(|o| output.line(&o.url));
+    out.current.iter().for_each(|current| output.line(&format!("{current}/*.parquet has these objects under a stable path")));
+    out.pins.iter().flatten().for_each(|pin| output.line(&super::datasets::pinned(pin)));
     if !d.stale.is_empty() {
         output.line(&output.paint(&format!("stale indexes: {}", d.stale.join(", ")), Tone::Busy));
     }

@@ -84,8 +84,10 @@ async fn watch<M: Method<Out: ProgressReply>>(
     person: impl FnOnce(&<M::Out as ProgressReply>::Summary),
 ) -> anyhow::Result<()> {
     let bar = output.count_bar("starting", 0);
+    let mut lines = output.progress_lines();
     let last = stream::<M>(socket, ask, |reply: &M::Out| {
         if let Step::Underway(phase, done, of) = reply.step() {
+            lines.take(reply, phase, (done, of), || if of > 0 { format!("{done} of {of} ({}%)", done * 100 / of) } else { "begun".into() });
             bar.set_length(of);
             bar.set_position(done);
             bar.set_message(one_line(phase));
@@ -577,6 +579,10 @@ fn found(output: &Output, out: &SearchOut) {
     ));
     if let Some(why) = &out.degraded {
         output.note(&format!("damaged: {why}"));
+    }
+    if out.partial == Some(true) {
+        let (done, of) = (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0));
+        output.note(&format!("partial: the index's first refresh is running, {done} of {of} chunks are embedded"));
     }
     if out.truncated == Some(true) {
         output.note("the query was longer than the model's window: only its beginning was embedded");

@@ -9,8 +9,10 @@ pub(crate) mod entry;
 mod lying;
 pub mod manifests;
 pub mod names;
+pub mod pins;
 pub mod resync;
 mod roots;
+mod snapshot;
 pub mod sweep;
 mod tidy;
 
@@ -111,6 +113,44 @@ pub enum BookError {
         is: String,
         /// Generation that was expected, and its run.
         expected: String,
+    },
+    /// There is a dataset where a new one was to be.
+    #[error("there is a dataset `{0}` already: choose another name, or delete it first; nothing was changed")]
+    Exists(String),
+    /// It is known by its name elsewhere.
+    #[error(
+        "dataset `{name}` feeds {}, which know it by its name: delete them first, or `brahman datasets copy` it; nothing was changed",
+        .indexes.join(", ")
+    )]
+    InUse {
+        /// Dataset.
+        name: String,
+        /// The indexes that it feeds.
+        indexes: Vec<String>,
+    },
+    /// Somebody wants it kept.
+    #[error("dataset `{name}` is pinned ({}): `brahman datasets unpin {name}` first; nothing was changed", .pins.join(", "))]
+    Pinned {
+        /// Dataset.
+        name: String,
+        /// The names of its pins.
+        pins: Vec<String>,
+    },
+    /// It has as many pins as there may be.
+    #[error("dataset `{name}` has {count} pins, and may have no more: take some away")]
+    TooManyPins {
+        /// Dataset.
+        name: String,
+        /// How many pins it has.
+        count: usize,
+    },
+    /// A generation is not there any more.
+    #[error("dataset `{name}` has no generation {generation} any more: the present and the previous one are kept, and those that are pinned")]
+    NoSuchGeneration {
+        /// Dataset.
+        name: String,
+        /// The number that was asked for.
+        generation: u64,
     },
     /// A dataset's file does not match its checksum, or is no dataset.
     #[error("the file of dataset `{name}` is damaged ({why}); it was left as it is")]
@@ -348,6 +388,8 @@ impl Books {
     /// Says what buckets there are.
     pub fn set_roots(&mut self, roots: Roots) {
         self.roots = roots;
+        // The files of a state that was moved, or put back elsewhere, still say where it was.
+        self.entries.values_mut().for_each(|entry| entry.settle_urls(&self.roots));
     }
 
     /// The generation that a commit of this dataset would be, and the objects of the present one.
@@ -446,8 +488,8 @@ impl Books {
         let now: BTreeSet<&str> = dataset.objects.iter().map(|now| now.key.as_str()).collect();
         let gone = old.iter().flat_map(|o| &o.dataset.objects).filter(|old| !now.contains(old.key.as_str()));
         let previous = gone.cloned().collect();
-        let (feeds, feed_runs) = old.as_ref().map(|o| (o.feeds.clone(), o.feed_runs.clone())).unwrap_or_default();
-        let entry = Entry { dataset, before, previous, feeds, feed_runs, history };
+        let (feeds, feed_runs, pins) = old.map(|o| (o.feeds, o.feed_runs, o.pins)).unwrap_or_default();
+        let entry = Entry { dataset, before, previous, feeds, feed_runs, pins, history };
         let step = |name| self.steps.pass(name).map_err(|source| BookError::Io { path: self.folder.clone(), source });
         step("before the manifest")?;
         self.save(&commit.name, &entry)?;
@@ -554,6 +596,20 @@ impl Books {
         })
     }
 
+    /// Notes that an index is fed no longer, for it was deleted.
+    ///
+    /// # Errors
+    /// If there is no such dataset, or the disk refuses.
+    pub fn forget_feed(&mut self, name: &str, index: &str) -> Result<(), BookError> {
+        let mut entry = self.entry(name)?.clone();
+        entry.feed_runs.remove(index);
+        if entry.feeds.remove(index).is_some() {
+            self.save(name, &entry)?;
+            self.entries.insert(name.to_owned(), entry);
+        }
+        Ok(())
+    }
+
     fn note_feed(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<&Entry, BookError> {
         let mut entry = self.entry(name)?.clone();
         self.refuse_mock(name, &entry)?;
@@ -576,6 +632,7 @@ impl Books {
         if !self.has(name) && !self.gone().iter().any(|gone| gone == name) {
             return Err(BookError::NoSuchDataset(name.to_owned()));
         }
+        self.refuse_pinned(name)?;
         let path = self.folder.join(format!("{name}.json"));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BookError::Io { path, source: error }),

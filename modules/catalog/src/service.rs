@@ -1,10 +1,11 @@
 //! `org.brahman.Catalog` and, in [`storage`] and [`objects`], `org.brahman.Storage`. [`realm`] tells mocks from others, [`read`] gives
 //! datasets whose objects are whole, [`remote`] puts datasets into S3 and [`adopt`] takes them up from there, [`rescue`] copies objects
 //! and brings them back, [`borrow`] has them read there while their bucket is away, [`scrub`] looks whether they still are what they
-//! were, [`sweep`] deletes what nothing needs.
+//! were, [`sweep`] deletes what nothing needs, [`copy`] makes datasets of others, [`shown`] keeps their stable paths.
 
 mod adopt;
 mod borrow;
+mod copy;
 mod objects;
 mod read;
 mod realm;
@@ -12,6 +13,7 @@ mod remote;
 mod rescue;
 mod resync;
 mod scrub;
+mod shown;
 mod storage;
 mod sweep;
 
@@ -22,9 +24,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, DeleteOut, LineageIn, LineageOut, LocationIn,
-    LocationOut, MarkStaleIn, NameIn, Object, RealmIn, ResyncIn, SampleIn, SampleOut, WatchOut, error,
+    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, CopyIn, DeleteOut, LineageIn, LineageOut,
+    LocationIn, LocationOut, MarkStaleIn, NameIn, Object, PinIn, PinOut, RealmIn, ResyncIn, SampleIn, SampleOut, SnapshotIn, SnapshotOut,
+    UnpinIn, UnpinOut, WatchOut, error,
 };
 use brahman_card::interface::storage::{self as storage_interface, UnfinishedRun};
 use brahman_card::{Fault, Interface};
@@ -52,8 +56,10 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const TELL_AGE_EVERY: Duration = Duration::from_secs(30);
 /// How long after a commit its buckets are looked at for what nothing needs any more.
 const REMOTE_AFTER: Duration = Duration::from_secs(1);
+/// How long what a backup copies is kept if whoever makes it ends in the middle.
+const SNAPSHOT_LIFE_S: u64 = 24 * 3600;
 /// What changes the state.
-const CHANGES: [&str; 14] = [
+const CHANGES: [&str; 19] = [
     "Location",
     "Commit",
     "MarkStale",
@@ -63,6 +69,11 @@ const CHANGES: [&str; 14] = [
     "Resync",
     "ResyncMissing",
     "Adopt",
+    "Copy",
+    "Rename",
+    "Pin",
+    "Unpin",
+    "Snapshot",
     "AddBucket",
     "RemoveBucket",
     "PutObject",
@@ -124,6 +135,8 @@ pub struct CatalogService {
     deleting: Arc<tokio::sync::Mutex<()>>,
     /// Held while folders are tidied: one at a time.
     tidying: Arc<tokio::sync::Mutex<()>>,
+    /// Held while a dataset's stable path is brought up to date: one at a time.
+    showing: Arc<tokio::sync::Mutex<()>>,
     /// Datasets whose buckets are to be looked at in a moment.
     followed: Mutex<BTreeSet<String>>,
     /// What could not be swept in buckets, by dataset.
@@ -143,9 +156,14 @@ impl CatalogService {
         let apart = state.join("mock");
         // First the buckets: they know which of their folders are there.
         let (buckets, mut books) = (Buckets::open(state)?, Books::open(state)?);
-        let (mocks, node) = (Books::open(&apart)?.for_mocks(), buckets.node().to_owned());
+        let (mut mocks, node) = (Books::open(&apart)?.for_mocks(), buckets.node().to_owned());
         // What was being taken up when this process last ended is not published, or its journal says so by now.
-        if let Err(error) = books.journal.abandon(None, Some(adopt::PRODUCER), "the catalog ended in the middle", false) {
+        for (books, producer) in [(&mut books, adopt::PRODUCER), (&mut mocks, copy::PRODUCER)] {
+            if let Err(error) = books.journal.abandon(None, Some(producer), "the catalog ended in the middle", false) {
+                tracing::error!("the lineage's journal refuses: {}", chain(&error));
+            }
+        }
+        if let Err(error) = books.journal.abandon(None, Some(copy::PRODUCER), "the catalog ended in the middle", false) {
             tracing::error!("the lineage's journal refuses: {}", chain(&error));
         }
         let (books, mocks) = (Arc::new(Mutex::new(books)), Arc::new(Mutex::new(mocks)));
@@ -163,6 +181,7 @@ impl CatalogService {
             copier: Arc::default(),
             deleting: Arc::default(),
             tidying: Arc::default(),
+            showing: Arc::default(),
             followed: Mutex::default(),
             unswept: Mutex::default(),
             damaged: Mutex::new(scrub::damaged_before(state)),
@@ -280,13 +299,19 @@ impl CatalogService {
         looking.await.map_err(io::Error::other)
     }
 
-    async fn commit(self: &Arc<Self>, mut commit: CommitIn) -> Result<CommitOut, Fault> {
+    async fn commit(self: &Arc<Self>, commit: CommitIn) -> Result<CommitOut, Fault> {
+        self.commit_at(commit, 0).await
+    }
+
+    /// The same, as the generation of this number at least, where no bucket in S3 has given it another.
+    async fn commit_at(self: &Arc<Self>, mut commit: CommitIn, at_least: u64) -> Result<CommitOut, Fault> {
         let (name, realm) = (commit.name.clone(), Realm::of_writer(commit.mock));
         commit.objects.iter_mut().for_each(|object| object.path = None);
         // Its answer was lost: what it would be checked against may be another by now.
         let (asked, run) = (name.clone(), commit.run_id.clone());
         let said = self.consult(realm, move |books| books.said_again(&asked, &run)).await.map_err(unanswered)?.map_err(fault)?;
         if let Some((generation, stale)) = said {
+            self.show(realm, &name).await;
             self.follow_up(realm, name);
             return Ok(CommitOut { generation, stale, copies: self.copies_of(realm).await });
         }
@@ -309,7 +334,9 @@ impl CatalogService {
         // By a task of its own: whoever hangs up now is not told, and all that comes after a commit comes all the same.
         let service = Arc::clone(self);
         let publishing = tokio::spawn(async move {
-            let published = service.publish(realm, commit, life).await;
+            let published = service.publish(realm, commit, life, at_least).await;
+            // Whoever is told of a generation finds it under the dataset's stable path.
+            service.show(realm, &name).await;
             // What it leaves behind goes, and so does what a refusal left in a bucket, once its run has ended.
             service.follow_up(realm, name);
             published
@@ -319,8 +346,9 @@ impl CatalogService {
     }
 
     /// Publishes what was verified in one life of its run. Given up and taken up again since, its objects may have gone in between.
-    async fn publish(&self, realm: Realm, commit: CommitIn, life: u64) -> Result<(u64, Vec<String>), Fault> {
-        let at_least = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
+    async fn publish(&self, realm: Realm, commit: CommitIn, life: u64, at_least: u64) -> Result<(u64, Vec<String>), Fault> {
+        let remote = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
+        let at_least = if remote > 0 { remote } else { at_least };
         let publish = move |books: &mut Books| match books.journal.lives(&commit.run_id) == life {
             true => books.commit(commit, at_least),
             false => Err(BookError::GivenUp(commit.run_id)),
@@ -506,12 +534,16 @@ impl Service for CatalogService {
             "Location" => Reply::of(&self.location(call.parameters()?).await?),
             "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
             "MarkStale" => {
-                let MarkStaleIn { name, index, run_id, mock } = call.parameters()?;
+                let MarkStaleIn { name, index, run_id, mock, gone } = call.parameters()?;
                 // A mock's index is not noted in a real dataset.
                 let own = self.realm_to_change(&call, mock).await?;
                 let (realm, _) = self.seen(own, &name).await?;
                 if own == realm {
-                    self.with(own, move |books| held(books).mark_stale(&name, &index, run_id.as_deref())).await?;
+                    let mark = move |books: &Mutex<Books>| match gone {
+                        Some(true) => held(books).forget_feed(&name, &index),
+                        _ => held(books).mark_stale(&name, &index, run_id.as_deref()),
+                    };
+                    self.with(own, mark).await?;
                 }
                 Ok(Reply::empty())
             }
@@ -535,11 +567,57 @@ impl Service for CatalogService {
                 let later = if realm == Realm::Real { self.removed_later(&name).await? } else { 0 };
                 self.blocking(realm, move |books| books.delete(&deleted)).await?;
                 let notes = self.tidy(realm, Some(&name)).await;
+                self.show(realm, &name).await;
                 self.follow_up(realm, name);
                 Reply::of(&DeleteOut {
                     notes: Some(notes).filter(|notes| !notes.is_empty()),
                     later: Some(later).filter(|later| *later > 0),
                 })
+            }
+            "Copy" => {
+                let ask: CopyIn = call.parameters()?;
+                let realm = self.realm_to_change(&call, ask.mock).await?;
+                Reply::of(&self.copy(realm, ask).await?)
+            }
+            "Rename" => {
+                let ask: CopyIn = call.parameters()?;
+                let realm = self.changed(self.realm_to_change(&call, ask.mock).await?, &ask.name).await?;
+                Reply::of(&self.rename(realm, ask).await?)
+            }
+            "Pin" => {
+                let PinIn { name, generation, life_s, pin, mock } = call.parameters()?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
+                let until_ms = life_s.map(|life_s| now_ms().saturating_add(life_s.saturating_mul(1000)));
+                let pinned = name.clone();
+                let pin = self.with(realm, move |books| held(books).pin(&pinned, generation, pin, until_ms)).await?;
+                self.show(realm, &name).await;
+                Reply::of(&PinOut { pin: self.with_folder(realm, &name, pin) })
+            }
+            "Snapshot" => {
+                call.allow_paths()?;
+                let SnapshotIn { folder, indexes, life_s } = call.parameters()?;
+                let to = PathBuf::from(folder);
+                if !to.is_absolute() || !to.is_dir() {
+                    return Err(Fault::invalid_parameter("folder", "expected the absolute path of a folder that is there"));
+                }
+                let (pin, marks) = (format!("backup-{}", ulid::Ulid::generate()), indexes.unwrap_or_default());
+                let until_ms = now_ms().saturating_add(life_s.unwrap_or(SNAPSHOT_LIFE_S).saturating_mul(1000));
+                let name = pin.clone();
+                let written = self.with(Realm::Real, move |books| held(books).snapshot(&to, &marks, &name, until_ms)).await?;
+                let (datasets, notes) = written;
+                Reply::of(&SnapshotOut { pin, datasets, notes: Some(notes).filter(|notes| !notes.is_empty()) })
+            }
+            "Unpin" => {
+                let UnpinIn { name, generation, pin, mock } = call.parameters()?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
+                let asked = name.clone();
+                let unpinned = self.with(realm, move |books| held(books).unpin(&asked, generation, pin.as_deref())).await?;
+                if unpinned > 0 {
+                    self.tidy(realm, Some(&name)).await;
+                    self.show(realm, &name).await;
+                    self.follow_up(realm, name);
+                }
+                Reply::of(&UnpinOut { unpinned })
             }
             "Abandon" => {
                 let AbandonIn { run_id, producer, reason, cancelled, mock } = call.parameters()?;
@@ -590,12 +668,18 @@ impl Service for CatalogService {
             "Resync" => {
                 let ResyncIn { name, mock, runs, accept_damage } = call.parameters()?;
                 let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                Reply::of(&self.resync(realm, name, runs, accept_damage == Some(true)).await?)
+                let out = self.resync(realm, name.clone(), runs, accept_damage == Some(true)).await?;
+                self.show(realm, &name).await;
+                Reply::of(&out)
             }
             "ResyncMissing" => {
                 let RealmIn { mock } = call.parameters()?;
                 let realm = self.realm_to_change(&call, mock).await?;
-                Reply::of(&self.resync_missing(realm).await?)
+                let out = self.resync_missing(realm).await?;
+                for dataset in &out.resynced {
+                    self.show(realm, &dataset.name).await;
+                }
+                Reply::of(&out)
             }
             "Adopt" => self.adopt(&call).await,
             "Watch" => self.watch(&call).await,
@@ -650,6 +734,11 @@ fn fault(error: BookError) -> Fault {
         BookError::NoSuchBucket { name, .. } => Fault::of(&error::NoSuchBucket { name }, false, message),
         BookError::GivenUp(run_id) => Fault::of(&error::GivenUp { run_id }, false, message),
         BookError::Moved { name, .. } => Fault::of(&error::Moved { name }, true, message),
+        BookError::Exists(name) => Fault::of(&error::Exists { name }, false, message),
+        BookError::InUse { name, indexes } => Fault::of(&error::InUse { name, indexes }, false, message),
+        BookError::Pinned { name, pins } => Fault::of(&error::Pinned { name, pins }, false, message),
+        BookError::TooManyPins { .. } => Fault::invalid_parameter("pin", message),
+        BookError::NoSuchGeneration { name, generation } => Fault::of(&error::NoSuchGeneration { name, generation }, false, message),
         BookError::Damaged { name, .. } => Fault::of(&error::Damaged { name }, false, message),
         BookError::Io { .. } => Fault::internal(message),
     }

@@ -14,6 +14,7 @@
 //! of which a file is missing or damaged. Every step has a name, so that tests can stop at each.
 
 mod clean;
+mod snapshot;
 
 use std::collections::HashSet;
 use std::fs;

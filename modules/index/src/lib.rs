@@ -20,6 +20,7 @@ pub mod folder;
 pub mod generation;
 pub mod home;
 pub mod lexical;
+pub mod partial;
 pub mod pending;
 pub mod program;
 pub mod refresh;

@@ -12,7 +12,7 @@ use brahman_card::interface::catalog::{
     self, AbandonIn, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
 };
 use brahman_card::interface::ingest::error::Cancelled;
-use brahman_card::interface::ingest::{Drift, IngestOut, IngestProgress, IngestSummary, Quarantine, Run};
+use brahman_card::interface::ingest::{Drift, HiddenFiles, IngestOut, IngestProgress, IngestSummary, Quarantine, Run};
 use brahman_sidecar::{Backoff, Call, CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +81,8 @@ pub struct ReadOutcome {
     pub quarantined: u64,
     /// The first of them.
     pub quarantine: Vec<Quarantine>,
+    /// Files that rules kept from being found.
+    pub hidden: Vec<HiddenFiles>,
     /// What a person should know.
     pub notes: Vec<String>,
     /// Workers, of a table.
@@ -270,6 +272,8 @@ impl Runs {
             columns: Some(read.columns),
             quarantined: Some(read.quarantined),
             quarantine: Some(read.quarantine),
+            hidden: Some(read.hidden.iter().map(|rule| rule.count).sum()).filter(|count: &u64| *count > 0),
+            hidden_by: Some(read.hidden).filter(|hidden| !hidden.is_empty()),
             pii,
             datasets: None,
             mode: read.mode,

@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::files;
+use crate::rules::walk_rules;
 use crate::run::{Job, Runs};
 use crate::sink::Place;
 use crate::source::{Flaw, Format, SourceError, is_passed_over};
@@ -349,8 +350,8 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
             () = changed.notified() => { settle.changed(Instant::now()); continue; }
             () = tokio::time::sleep(idle) => settle.changed(Instant::now()),
         }
-        let paths = ask.paths.clone();
-        let looked = tokio::task::spawn_blocking(move || Listing::of(&paths)).await;
+        let (paths, no_ignore) = (ask.paths.clone(), ask.no_ignore == Some(true));
+        let looked = tokio::task::spawn_blocking(move || Listing::of(&paths, no_ignore)).await;
         let listing = match looked {
             Ok(Ok(listing)) => listing,
             Ok(Err(error)) => {
@@ -375,10 +376,15 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     let dataset = ask.dataset.as_str();
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
-    let (paths, format) = (ask.paths.clone(), ask.format.clone());
+    let paths = ask.paths.clone();
+    let format = Format::of(ask.format.as_deref(), &paths);
+    // A format that is none is the run's failure, and told with that.
+    let walked = *format.as_ref().unwrap_or(&Format::Documents);
+    let (rules, note) = walk_rules(&watches.runs, dataset, walked, ask.no_ignore == Some(true)).await;
     let read = move |place: &Place, progress: &_, cancel: &_| {
-        let format = Format::of(format.as_deref(), &paths).map_err(files::bad_source)?;
-        files::read(&paths, format, place, progress, cancel)
+        let mut done = files::read_by(&paths, &rules, format.map_err(files::bad_source)?, place, progress, cancel)?;
+        done.notes.extend(note);
+        Ok(done)
     };
     let (bucket, pii) = (ask.bucket.clone(), ask.pii.unwrap_or(true));
     let done = watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read).await;

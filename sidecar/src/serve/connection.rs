@@ -20,6 +20,7 @@ use rustix::net::{RecvFlags, recv};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::call::{Continuation, encode_fault, frame_reply, method_ranges, range_in};
 use super::memory::Charge;
@@ -328,7 +329,13 @@ async fn dispatch<S: Service>(shared: &Arc<ServerState<S>>, call: Call) -> Resul
         if interface.takes_nothing(call.method()) {
             parameters::none(call.raw_parameters())?;
         }
-        return Arc::clone(&shared.service).call(call).await;
+        // What is logged while the call runs bears its trace.
+        let span = match &call.trace {
+            Some(trace) => tracing::error_span!("call", method = call.method(), trace = trace.as_str()),
+            None => tracing::Span::none(),
+        };
+        span.in_scope(|| tracing::debug!(uid = call.uid, "called"));
+        return Arc::clone(&shared.service).call(call).instrument(span).await;
     }
     match call.method() {
         "GetInfo" => parameters::none(call.raw_parameters())

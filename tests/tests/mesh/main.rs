@@ -2,8 +2,10 @@
 
 mod absence;
 mod answers;
+mod backup;
 mod bounds;
 mod buckets;
+mod corpus;
 mod data;
 mod datasets;
 mod encrypted;
@@ -17,12 +19,16 @@ mod keep_names;
 mod keep_s3;
 mod keep_state;
 mod keep_sweeps;
+mod logs;
 mod modes;
+mod partial;
 mod person;
+mod schemas;
 mod score;
 mod supervision;
 mod survive;
 mod tables;
 mod tidy;
+mod views;
 mod watches;
 mod wire;

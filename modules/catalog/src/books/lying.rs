@@ -16,7 +16,10 @@ impl Books {
     /// # Errors
     /// What could not be read.
     pub fn owner(&self, bucket: &str, key: &str) -> Result<Option<String>, Vec<String>> {
-        let names = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket && o.key == key) || e.before.iter().any(|k| k == key);
+        let is = |o: &Object| o.bucket == bucket && o.key == key;
+        let names = |e: &Entry| {
+            e.dataset.objects.iter().any(is) || e.before.iter().any(|k| k == key) || e.pins.iter().flat_map(|pin| &pin.objects).any(is)
+        };
         match self.entries.iter().find(|(_, entry)| names(entry)) {
             Some((name, _)) => Ok(Some(name.clone())),
             None => Some(self.doubts()).filter(|doubts| !doubts.is_empty()).map_or(Ok(None), Err),
@@ -27,7 +30,8 @@ impl Books {
     #[must_use]
     pub fn object(&self, bucket: &str, key: &str) -> Option<Object> {
         let is = |o: &&Object| o.bucket == bucket && o.key == key;
-        let present = self.entries.values().flat_map(|entry| &entry.dataset.objects).find(is).cloned();
+        let kept = |entry: &Entry| entry.dataset.objects.iter().chain(entry.pins.iter().flat_map(|pin| &pin.objects)).find(is).cloned();
+        let present = self.entries.values().find_map(kept);
         let of_key = || self.entries.iter().filter(|(_, entry)| entry.before.iter().any(|before| before == key));
         present.or_else(|| of_key().flat_map(|(name, entry)| self.previous(name, entry)).find(is).cloned())
     }
@@ -60,11 +64,20 @@ impl Books {
         all.filter(|(_, count)| *count > 0).map(words).collect()
     }
 
-    /// Objects of the present and the previous generation of one dataset.
+    /// Objects of pinned generations that neither the present one has nor the previous, each once.
+    fn pinned<'a>(&'a self, name: &str, entry: &'a Entry) -> Vec<&'a Object> {
+        if entry.pins.is_empty() {
+            return Vec::new();
+        }
+        let mut known: HashSet<&String> = entry.dataset.objects.iter().chain(self.previous(name, entry)).map(|o| &o.key).collect();
+        entry.pins.iter().flat_map(|pin| &pin.objects).filter(|object| known.insert(&object.key)).collect()
+    }
+
+    /// Objects of the present, the previous and the pinned generations of one dataset.
     #[must_use]
     pub fn kept(&self, name: &str) -> Vec<Object> {
-        let entry = self.entries.get(name);
-        entry.into_iter().flat_map(|entry| entry.dataset.objects.iter().chain(self.previous(name, entry))).cloned().collect()
+        let Some(entry) = self.entries.get(name) else { return Vec::new() };
+        entry.dataset.objects.iter().chain(self.previous(name, entry)).chain(self.pinned(name, entry)).cloned().collect()
     }
 
     /// Looks at every object of all generations that are kept, the present and the previous ones, with its dataset's name and when its
@@ -76,6 +89,7 @@ impl Books {
             let before_ms = entry.history.iter().rev().nth(1).map(|version| version.committed_ms).filter(|at_ms| *at_ms > 0);
             entry.dataset.objects.iter().for_each(|object| each(name, now_ms, object));
             self.previous(name, entry).for_each(|object| each(name, before_ms.unwrap_or(now_ms), object));
+            self.pinned(name, entry).into_iter().for_each(|object| each(name, before_ms.unwrap_or(now_ms), object));
         }
     }
 

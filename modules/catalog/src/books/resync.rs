@@ -255,6 +255,7 @@ impl Books {
             _ => entry.history.push(version),
         }
         entry.dataset.objects.iter_mut().for_each(|object| object.path = None);
+        entry.settle_urls(&self.roots);
         self.save(name, &entry)?;
         let view = entry.view();
         self.entries.insert(name.to_owned(), entry);
@@ -401,8 +402,8 @@ impl ResyncReading {
             dataset.mock = Some(true);
             dataset.maker.get_or_insert_with(|| "a mock".to_owned());
         }
-        let (feeds, feed_runs, history) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history)).unwrap_or_default();
-        let entry = Entry { dataset, before: Vec::new(), previous: Vec::new(), feeds, feed_runs, history };
+        let (feeds, feed_runs, history, pins) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history, e.pins)).unwrap_or_default();
+        let entry = Entry { dataset, before: Vec::new(), previous: Vec::new(), feeds, feed_runs, pins, history };
         Ok(Condition::Lost(Box::new(entry), same))
     }
 

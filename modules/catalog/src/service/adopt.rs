@@ -62,6 +62,9 @@ impl CatalogService {
         call.allow_paths()?;
         let AdoptIn { bucket, name } = call.parameters()?;
         let out = self.adopt_from(&bucket, name.as_deref()).await?;
+        for dataset in &out.adopted {
+            self.show(Realm::Real, &dataset.name).await;
+        }
         match name {
             Some(name) if out.adopted.is_empty() && out.refused.is_empty() => Err(self.not_there(&bucket, name).await),
             _ => Reply::of(&out),

@@ -68,8 +68,8 @@ impl CatalogService {
     pub(super) async fn get(&self, realm: Realm, name: &str) -> Result<GetOut, Fault> {
         let (realm, mut dataset) = self.seen(realm, name).await?;
         let asked = name.to_owned();
-        let known = self.consult(realm, move |books| (books.history(&asked), books.roots().clone())).await;
-        let (history, roots) = known.map_err(unanswered)?;
+        let known = self.consult(realm, move |books| (books.history(&asked), books.roots().clone(), books.pins(&asked))).await;
+        let (history, roots, pins) = known.map_err(unanswered)?;
         let history = history.map_err(fault)?;
         let away = self.away_of(realm, &dataset.objects).await;
         let states = self.states(&dataset.objects, &away).await?;
@@ -112,7 +112,11 @@ impl CatalogService {
         }
         let some = |keys: Vec<String>| Some(keys).filter(|keys| !keys.is_empty());
         let (rescued, fetched, borrowed, missing) = (some(rescued), some(fetched), some(borrowed), some(missing));
-        Ok(GetOut { dataset, history, rescued, fetched, borrowed, missing })
+        // What is missing is missing there as well.
+        let current = if missing.is_none() { self.current(realm, &dataset) } else { None };
+        let pins: Vec<_> = pins.into_iter().map(|pin| self.with_folder(realm, name, pin)).collect();
+        let pins = Some(pins).filter(|pins| !pins.is_empty());
+        Ok(GetOut { dataset, history, rescued, fetched, borrowed, missing, current, pins })
     }
 
     /// Before a dataset's objects are read anew: those that are not what was recorded come back, if a good copy is anywhere. Says which.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::storage::RESCUE;
 use brahman_sidecar::chain;
 use brahman_storage::buckets::BucketError;
@@ -60,6 +61,7 @@ impl CatalogService {
         let (away, name) = (self.away(realm).await, name.map(str::to_owned));
         let tidied = self.with(realm, move |books| {
             let _turn = turn;
+            held(books).expire_pins(now_ms());
             Ok(tidy_shared(books, name.as_deref(), &away))
         });
         tidied.await.unwrap_or_else(|fault| vec![fault.message().to_owned()])
@@ -69,7 +71,9 @@ impl CatalogService {
     pub(super) fn tidy_all(&self) {
         for realm in [Realm::Real, Realm::Mock] {
             let away = self.away_now(realm);
-            self.of(realm).tidy(None, &away);
+            let mut books = self.of(realm);
+            books.expire_pins(now_ms());
+            books.tidy(None, &away);
         }
     }
 
@@ -77,6 +81,7 @@ impl CatalogService {
     pub async fn keep_sweeping(self: &Arc<Self>) {
         loop {
             self.look_for_unfinished().await;
+            self.show_all().await;
             self.clear_borrowed().await;
             for path in self.buckets.clear_leftovers().await {
                 tracing::info!(path = %path.display(), "removed what a killed upload had left");

@@ -202,9 +202,15 @@ impl IndexService {
         self.agent.searched();
         let ask = SearchIn::read(call.raw_parameters())?;
         let index = self.index(&ask.index)?;
-        let (generation, degraded) = index.current()?;
-        let model = generation.manifest.model.clone();
         let mode = Mode::parse(ask.mode.as_deref())?;
+        let (generation, degraded, partial) = match index.current() {
+            Ok((generation, degraded)) => (generation, degraded, None),
+            Err(fault) => match index.partial(mode == Mode::Lexical) {
+                Some((generation, partial)) => (generation, None, Some(partial)),
+                None => return Err(fault),
+            },
+        };
+        let model = generation.manifest.model.clone();
         let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let (how, threads) = options(&ask, mode, k);
@@ -273,6 +279,9 @@ impl IndexService {
                 total: us(started.elapsed()),
             },
             mock: generation.manifest.model.mark(),
+            partial: partial.is_some().then_some(true),
+            embedded: partial.as_ref().map(|partial| partial.done),
+            to_embed: partial.map(|partial| partial.of),
         })
     }
 
