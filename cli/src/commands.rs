@@ -1,11 +1,15 @@
 //! The commands, one file per group, and what they share: calls, streams, standard input.
 
 pub(crate) mod adopt;
+pub(crate) mod backup;
 pub(crate) mod buckets;
 pub(crate) mod data;
+pub(crate) mod datasets;
+pub(crate) mod disk;
 pub(crate) mod embed;
 pub(crate) mod flows;
 pub(crate) mod index;
+pub(crate) mod logs;
 pub(crate) mod lifecycle;
 pub(crate) mod mesh;
 mod plot;
@@ -20,7 +24,7 @@ use brahman_card::interface::{self, Method};
 use brahman_sidecar::client::{Answer, encode_method};
 use brahman_sidecar::{CallOptions, Client, ClientError};
 
-use crate::failure::{BadInput, Interruption};
+use crate::failure::{BadInput, Cancellation, Interruption};
 use crate::output;
 
 /// A program that belongs beside `brahman`, or else is in PATH.
@@ -61,7 +65,8 @@ pub(crate) fn stdin_text() -> anyhow::Result<String> {
 
 /// A text of the person's own: what was given, or standard input for `-`.
 pub(crate) fn text_or_stdin(given: String) -> anyhow::Result<String> {
-    if given == STANDARD { Ok(stdin_text()?.trim_end_matches(['\r', '\n']).to_owned()) } else { Ok(given) }
+    let text = if given == STANDARD { stdin_text()?.trim_end_matches(['\r', '\n']).to_owned() } else { given };
+    if text.trim().is_empty() { Err(BadInput("the text is empty: expected at least a word".to_owned()).into()) } else { Ok(text) }
 }
 
 /// Standard input as a file that a module can open, which is removed with this. A module opens files of its own user's only, as this is.
@@ -78,10 +83,13 @@ impl StdinFile {
         let path = stdin.path();
         let mut file = std::fs::File::create_new(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let copied = std::io::copy(&mut std::io::stdin().lock().take(STDIN_FILE_BYTES_MAX + 1), &mut file);
-        if copied.with_context(|| format!("cannot copy standard input to {}", path.display()))? > STDIN_FILE_BYTES_MAX {
-            return Err(BadInput(format!("standard input: expected at most {STDIN_FILE_BYTES_MAX} bytes")).into());
+        match copied.with_context(|| format!("cannot copy standard input to {}", path.display()))? {
+            0 => Err(BadInput("standard input is empty: what should have written to it may have failed".to_owned()).into()),
+            bytes if bytes > STDIN_FILE_BYTES_MAX => {
+                Err(BadInput(format!("standard input: expected at most {STDIN_FILE_BYTES_MAX} bytes")).into())
+            }
+            _ => Ok(stdin),
         }
-        Ok(stdin)
     }
 
     /// Where it is. The name is what a document made of it is called.
@@ -135,8 +143,17 @@ pub(crate) fn unfinished(method: &str) -> anyhow::Error {
 
 /// A call with `more`: `each` sees every reply, and the last is given back. An idempotent one whose provider ends is made again; of
 /// another one the error says that it was interrupted.
+/// Ctrl-C ends a work that has an end, and the error says what is kept of it.
 pub(crate) async fn stream<M: Method>(socket: &Path, parameters: &M::In, each: impl FnMut(&M::Out)) -> anyhow::Result<M::Out> {
-    streamed::<M>(socket, parameters, each).await.map_err(|error| match error {
+    let (interface, short) = M::NAME.rsplit_once('.').unwrap_or(("", M::NAME));
+    let is_endless = interface::is_endless(interface, short);
+    let outcome = tokio::select! {
+        biased;
+        outcome = streamed::<M>(socket, parameters, each) => outcome,
+        // Of what goes on for ever Ctrl-C is the end that was meant, and the signal's own.
+        Ok(()) = tokio::signal::ctrl_c(), if !is_endless => return Err(Cancellation { method: M::NAME }.into()),
+    };
+    outcome.map_err(|error| match error {
         ClientError::Closed { .. } | ClientError::Io(_) => anyhow::Error::from(error).context(Interruption { method: M::NAME }),
         other => other.into(),
     })

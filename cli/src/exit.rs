@@ -18,6 +18,8 @@ pub(crate) enum ExitStatus {
     TryAgain,
     /// What was given cannot be used: a Card, JSON, a text that is too long, a file that cannot be read.
     BadInput,
+    /// The person ended it (Ctrl-C): what a shell shows for a program that SIGINT has ended (128 + 2).
+    Interrupted,
     /// Standard output took less than there was: `EX_IOERR` of sysexits.h.
     OutputLost,
     /// The reader of standard output has gone: what a shell shows for a program that SIGPIPE has ended (128 + 13), as for coreutils.
@@ -35,6 +37,7 @@ impl ExitStatus {
             Self::TryAgain => 5,
             Self::BadInput => 6,
             Self::OutputLost => 74,
+            Self::Interrupted => 130,
             Self::ReaderGone => 141,
         }
     }

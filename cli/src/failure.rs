@@ -73,6 +73,43 @@ impl Interruption {
     }
 }
 
+/// That the person ended a long work before its time.
+#[derive(Debug)]
+pub(crate) struct Cancellation {
+    /// Qualified name of the method that does the work.
+    pub(crate) method: &'static str,
+}
+
+impl fmt::Display for Cancellation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted before it was done")
+    }
+}
+
+impl std::error::Error for Cancellation {}
+
+impl Cancellation {
+    /// What is kept of the work, and how to go on.
+    fn hint(&self) -> &'static str {
+        match self.method {
+            ingest::method::Files::NAME | ingest::method::Postgres::NAME | ingest::method::Mysql::NAME => {
+                "nothing of this run is published, and the last published generation is intact. Run the command again: `--mode keyset` goes \
+                 on where it stopped, the other modes start over"
+            }
+            index::method::Refresh::NAME | index::method::Migrate::NAME => {
+                "what was embedded is kept, and the generation that answered still does: run the command again, and it goes on from there"
+            }
+            index::method::Autotune::NAME | index::method::Trial::NAME => {
+                "trials that were measured are kept (`brahman index trials NAME`); the one that was running is not"
+            }
+            score::method::ScoreMatrix::NAME | score::method::ScoreIncremental::NAME => {
+                "what was scored is kept: run the command again, and only the rest is computed"
+            }
+            _ => "what had been done is complete or undone, never half: run the command again",
+        }
+    }
+}
+
 /// What is reported.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -100,6 +137,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         | init::error::NoSuchModule::NAME
         | init::error::NoSuchSession::NAME
         | catalog::error::NoSuchBucket::NAME
+        | catalog::error::NoSuchGeneration::NAME
         | storage::error::NoSuchBucket::NAME
         | storage::error::NoSuchObject::NAME
         | index::error::NoSuchBucket::NAME
@@ -146,6 +184,9 @@ impl Failure {
         if error.is::<NotFound>() {
             return plain(ExitStatus::NotFound);
         }
+        if let Some(cancellation) = error.downcast_ref::<Cancellation>() {
+            return Self { hint: Some(cancellation.hint().to_owned()), ..plain(ExitStatus::Interrupted) };
+        }
         if let Some(interruption) = error.downcast_ref::<Interruption>() {
             let (name, hint) = (broker::error::ProviderFailed::NAME.to_owned(), interruption.hint().to_owned());
             return Self { name: Some(name), hint: Some(hint), ..plain(ExitStatus::Failed) };
@@ -172,7 +213,9 @@ impl Failure {
 
     /// That the arguments make no sense, in clap's words.
     pub(crate) fn of_usage(words: String) -> Self {
-        Self { status: ExitStatus::Usage, name: None, message: words, hint: None, parameters: None }
+        // What follows is how it is used, which is for people.
+        let message = words.trim_start_matches("error: ").split("\n\nUsage:").next().unwrap_or_default().to_owned();
+        Self { status: ExitStatus::Usage, name: None, message, hint: None, parameters: None }
     }
 
     /// Says it on standard error, and gives the exit code.
@@ -234,6 +277,19 @@ mod tests {
         let hint = no_mesh_hint(init, &[own.clone(), system]);
         assert!(hint.contains("`brahman up`") && hint.contains("not looked at: /run/brahman/brahman.sock"), "{hint}");
         assert!(!no_mesh_hint(init, &[own]).contains("not looked at"));
+    }
+
+    #[test]
+    fn what_a_person_has_ended_says_what_is_kept() {
+        for (method, words) in [
+            (index::method::Refresh::NAME, "what was embedded is kept"),
+            (ingest::method::Files::NAME, "generation is intact"),
+            (index::method::Compact::NAME, "never half"),
+        ] {
+            let failure = Failure::of(&Cancellation { method }.into());
+            assert_eq!(failure.status.code(), 130);
+            assert!(failure.hint.is_some_and(|hint| hint.contains(words)), "{method}");
+        }
     }
 
     #[test]

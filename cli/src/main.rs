@@ -5,12 +5,14 @@ mod exit;
 mod failure;
 mod models;
 mod output;
+mod tar;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use brahman_card::interface::catalog::{PinIn, UnpinIn};
 use brahman_card::interface::ingest;
 use brahman_card::interface::ingest::{FilesIn, WatchIn};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -92,7 +94,7 @@ enum Command {
     /// Read files, folders and tables into datasets
     #[command(subcommand)]
     Ingest(Ingest),
-    /// List, show and repair datasets
+    /// List, show, repair, copy, rename, pin and delete datasets
     #[command(args_conflicts_with_subcommands = true)]
     Datasets {
         #[command(subcommand)]
@@ -135,17 +137,16 @@ enum Command {
     /// Fetch, check and list models on this machine
     #[command(subcommand)]
     Models(Models),
-    /// Print a module's output
-    Logs {
-        /// Label of the module
-        label: String,
-        /// Keep printing new lines as they come
-        #[arg(short, long)]
-        follow: bool,
-        /// How many of the last lines to print
-        #[arg(short = 'n', long, default_value_t = 50)]
-        lines: u64,
-    },
+    /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
+    Logs(commands::logs::Logs),
+    /// Show what each part of the state and the cache takes on the disk
+    Disk(commands::disk::Disk),
+    /// Free what may go: what was cut off, logs of modules that are gone, and caches if asked
+    Gc(commands::disk::Gc),
+    /// Write the state of the running mesh to one file, consistent while it runs
+    Backup(commands::backup::Backup),
+    /// Make a state out of a backup, at any path and for any user
+    Restore(commands::backup::Restore),
     /// Start a stopped or failed module, and wait until it is ready
     Start(Lifecycle),
     /// Stop a module, wait until it has stopped, and leave it so
@@ -253,6 +254,50 @@ enum Datasets {
         #[arg(long, requires = "name")]
         accept_damage: bool,
     },
+    /// Delete a dataset; indexes that it feeds keep what they have
+    Delete {
+        /// Dataset
+        name: String,
+    },
+    /// Give a dataset another name; one that feeds indexes keeps its own
+    Rename {
+        /// Dataset
+        name: String,
+        /// Its new name, which no dataset has
+        to: String,
+    },
+    /// Make a dataset of another name from the present generation of one
+    Copy {
+        /// Dataset to copy
+        name: String,
+        /// Name of the copy, which no dataset has
+        to: String,
+    },
+    /// Keep a generation, whatever is committed after it
+    Pin {
+        /// Dataset
+        name: String,
+        /// Generation: the present one, the one before, or one that is pinned already [default: the present one]
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+        /// How long to keep it, such as 90s, 10m, 2h or 7d [default: until it is unpinned]
+        #[arg(long, value_name = "TIME", value_parser = commands::datasets::parse_life)]
+        life: Option<u64>,
+        /// Name of the pin, to tell yours from others' [default: the generation's run]
+        #[arg(long = "as", value_name = "PIN")]
+        pin: Option<String>,
+    },
+    /// Take pins away: all of the dataset's, those of a generation, or the one of a name
+    Unpin {
+        /// Dataset
+        name: String,
+        /// Pins of this generation only
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+        /// The pin of this name only
+        #[arg(long = "as", value_name = "PIN")]
+        pin: Option<String>,
+    },
     /// Take over datasets from the manifests in an S3 bucket
     Adopt {
         /// Bucket
@@ -274,6 +319,9 @@ enum Ingest {
         /// documents, csv, jsonl or parquet [default: by file extension]
         #[arg(long)]
         format: Option<String>,
+        /// Read hidden files and what a .gitignore names as well
+        #[arg(long)]
+        no_ignore: bool,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -291,6 +339,9 @@ enum Ingest {
         /// documents, csv, jsonl or parquet [default: documents]
         #[arg(long)]
         format: Option<String>,
+        /// Read hidden files and what a .gitignore names as well
+        #[arg(long)]
+        no_ignore: bool,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -409,11 +460,13 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, buckets, data, embed, flows, index, lifecycle, mesh, score};
+    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, index, lifecycle, logs, mesh, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket, output),
         Command::Check { paths } => return mesh::check(&paths, socket, output),
+        Command::Restore(ask) => return backup::restore(&ask, output),
+        Command::Disk(ask) => return disk::disk(socket, &ask, output),
         Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
         Command::Models(Models::Check { folder }) => return models::check(&folder, output),
         Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
@@ -424,11 +477,13 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
         match command {
             Command::Down => mesh::down(socket, output).await,
             Command::Status { wait } => mesh::status(socket, wait, output).await,
-            Command::Logs { label, follow, lines } => mesh::logs(socket, &label, follow, lines, output).await,
+            Command::Logs(wanted) => logs::logs(socket, wanted, output).await,
             Command::Start(of) => lifecycle::start(socket, &of, output).await,
             Command::Stop(of) => lifecycle::stop(socket, &of, output).await,
             Command::Restart(of) => lifecycle::restart(socket, &of, output).await,
             Command::Reload => mesh::reload(socket, output).await,
+            Command::Backup(ask) => backup::backup(socket, ask, output).await,
+            Command::Gc(ask) => disk::gc(socket, &ask, output).await,
             Command::Resolve(flow) => flows::resolve(socket, &flow, output).await,
             Command::Explain(flow) => flows::explain(socket, &flow, output).await,
             Command::Context { name, clear } => flows::context(socket, name, clear, output).await,
@@ -441,19 +496,15 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Ingest(Ingest::Postgres { dataset, table }) => {
                 data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output).await
             }
-            Command::Ingest(Ingest::Files { dataset, paths, format, no_pii, bucket }) => {
-                let ask = FilesIn { dataset, format, pii: no_pii.then_some(false), bucket, paths: Vec::new() };
+            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, no_pii, bucket }) => {
+                let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
+                let ask = FilesIn { dataset, format, pii, bucket, no_ignore, paths: Vec::new() };
                 data::ingest_files(socket, ask, &paths, output).await
             }
-            Command::Ingest(Ingest::Watch { dataset, paths, format, no_pii, bucket, debounce }) => {
-                let pii = no_pii.then_some(false);
-                data::watch(
-                    socket,
-                    WatchIn { dataset, paths: Vec::new(), format, pii, debounce_ms: debounce, reconcile_s: None, bucket },
-                    &paths,
-                    output,
-                )
-                .await
+            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, no_pii, bucket, debounce }) => {
+                let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
+                let ask = WatchIn { dataset, format, pii, debounce_ms: debounce, bucket, no_ignore, ..WatchIn::default() };
+                data::watch(socket, ask, &paths, output).await
             }
             Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,
             Command::Ingest(Ingest::Watches) => data::watches(socket, output).await,
@@ -462,6 +513,15 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
                 data::resync(socket, name.as_deref(), runs, accept_damage, output).await
             }
             Command::Datasets { command: Some(Datasets::Adopt { bucket, name }), .. } => adopt::adopt(socket, bucket, name, output).await,
+            Command::Datasets { command: Some(Datasets::Delete { name }), .. } => datasets::delete(socket, name, output).await,
+            Command::Datasets { command: Some(Datasets::Rename { name, to }), .. } => datasets::rename(socket, name, to, output).await,
+            Command::Datasets { command: Some(Datasets::Copy { name, to }), .. } => datasets::copy(socket, name, to, output).await,
+            Command::Datasets { command: Some(Datasets::Pin { name, generation, life, pin }), .. } => {
+                datasets::pin(socket, PinIn { name, generation, life_s: life, pin, mock: None }, output).await
+            }
+            Command::Datasets { command: Some(Datasets::Unpin { name, generation, pin }), .. } => {
+                datasets::unpin(socket, UnpinIn { name, generation, pin, mock: None }, output).await
+            }
             Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,
             Command::Datasets { .. } => data::datasets(socket, output).await,
             Command::Buckets { command } => buckets::run(socket, command, output).await,
@@ -471,7 +531,13 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Index(command) => index::index(socket, command, output).await,
             Command::Score(command) => score::score(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,
-            Command::Up(_) | Command::Check { .. } | Command::Models(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+            Command::Up(_)
+            | Command::Check { .. }
+            | Command::Restore(_)
+            | Command::Disk(_)
+            | Command::Models(_)
+            | Command::Completions { .. }
+            | Command::Man { .. } => Ok(()),
         }
     };
     runtime.block_on(async {

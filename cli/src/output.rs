@@ -9,7 +9,7 @@
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brahman_sidecar::telemetry;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -283,6 +283,12 @@ impl Output {
         bar
     }
 
+    /// Lines that say how far a work is, for where there is no bar.
+    pub(crate) fn progress_lines(&self) -> ProgressLines<'_> {
+        let now = Instant::now();
+        ProgressLines { output: self, phase: String::new(), since: (now, 0), next: now + FIRST_LINE, pause: FIRST_LINE / 2 }
+    }
+
     pub(crate) fn bytes_bar(&self, what: &str, length: u64) -> ProgressBar {
         let bar = self.bar(length, "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
         bar.set_message(one_line(what));
@@ -303,6 +309,56 @@ impl Output {
         }
         bar
     }
+}
+
+/// Until the first line says how far a work is: what is done sooner needs none.
+const FIRST_LINE: Duration = Duration::from_secs(1);
+/// The longest pause between two such lines.
+const LINE_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// How far a long work is, by lines on standard error, where there is no bar: for people in words, with `--json` one object a line.
+#[derive(Debug)]
+pub(crate) struct ProgressLines<'a> {
+    output: &'a Output,
+    phase: String,
+    /// When this phase began, and how much was done then.
+    since: (Instant, u64),
+    next: Instant,
+    pause: Duration,
+}
+
+impl ProgressLines<'_> {
+    /// Takes a reply that says how far the work is; says it if it is time to. `of` is 0 where nobody knows how much there is.
+    pub(crate) fn take<T: Serialize>(&mut self, reply: &T, phase: &str, (done, of): (u64, u64), words: impl FnOnce() -> String) {
+        if self.output.progress {
+            return;
+        }
+        let now = Instant::now();
+        if self.phase != phase {
+            phase.clone_into(&mut self.phase);
+            self.since = (now, done);
+        }
+        if now < self.next {
+            return;
+        }
+        self.pause = (self.pause * 2).min(LINE_PAUSE_MAX);
+        self.next = now + self.pause;
+        let left_s = left(now - self.since.0, done.saturating_sub(self.since.1), of.saturating_sub(done));
+        // What is no result may be lost.
+        if self.output.json {
+            let Ok(mut object) = serde_json::to_value(reply) else { return };
+            object["left_s"] = left_s.into();
+            let _ = writeln!(stderr(), "{}", safe_json(&object.to_string()));
+            return;
+        }
+        let left = left_s.map(|left_s| format!(", {} left", duration(left_s))).unwrap_or_default();
+        let _ = writeln!(stderr(), "{}", shown(&format!("{phase}: {}{left}", words()), false, false));
+    }
+}
+
+/// Seconds that are left if it goes on as it did; none before anything is done.
+fn left(elapsed: Duration, done: u64, rest: u64) -> Option<f64> {
+    (done > 0).then(|| elapsed.as_secs_f64() * rest as f64 / done as f64).filter(|_| rest > 0)
 }
 
 /// A text as it is printed: marks of colour become escape sequences (or nothing), and whatever else a terminal would act
@@ -432,12 +488,21 @@ mod tests {
     #[test]
     fn columns_stand_below_one_another_whatever_the_script() {
         let output = Output::kept();
-        output.table(&["名前", "ROWS", ""], vec![vec!["ノート".into(), "3".into(), String::new()], vec!["b".into(), "128".into(), "x\ny".into()]]);
+        output.table(
+            &["名前", "ROWS", ""],
+            vec![vec!["ノート".into(), "3".into(), String::new()], vec!["b".into(), "128".into(), "x\ny".into()]],
+        );
         insta::assert_snapshot!(output.printed(), @r"
         名前    ROWS
         ノート  3
         b       128   x\u{a}y
         ");
+    }
+
+    #[test]
+    fn what_is_left_is_as_it_went_so_far() {
+        let minute = Duration::from_secs(60);
+        assert_eq!((left(minute, 100, 300), left(minute, 0, 300), left(minute, 100, 0)), (Some(180.0), None, None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use brahman_index::flat::{self, Ask};
+use flat_hnsw::{self, SearchParameters};
 use brahman_index::folder::Folder;
 use brahman_index::rows::RowStore;
 use brahman_index::segment;
@@ -15,9 +15,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     std::fs::write(&path, bytes).expect("written");
     match kind % 4 {
         0 => {
-            if let Ok(index) = flat::file::open(&path) {
+            if let Ok(index) = flat_hnsw::file::open(&path) {
                 let query = vec![0.5; index.store.dim()];
-                let found = index.search(&query, &Ask { k: 3, ef: 10, live: None });
+                let found = index.search(&query, &SearchParameters { k: 3, ef: 10, live: None });
                 assert!(found.iter().all(|f| (f.row as usize) < index.store.len()));
             }
         }

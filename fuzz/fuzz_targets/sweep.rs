@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use brahman_index::embedder::Model;
 use brahman_index::files::FileRef;
-use brahman_index::flat::build::Parameters;
+use flat_hnsw::build::Parameters;
 use brahman_index::generation::{BaseRef, Manifest, SegmentRef};
 use brahman_index::sweep::{Entry, Obstacle, Removal, Survey, plan};
 

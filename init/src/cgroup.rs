@@ -9,10 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_card::Card;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use thiserror::Error;
-
-/// `CGROUP2_SUPER_MAGIC` of linux/magic.h: what `statfs` says of a cgroup v2.
-const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 /// A delegated folder, with the controllers that can be used in it.
 #[derive(Debug)]
@@ -102,7 +100,7 @@ pub(crate) struct NotACgroup {
 }
 
 fn is_cgroup(folder: &Path) -> bool {
-    folder.is_dir() && rustix::fs::statfs(folder).is_ok_and(|system| u64::try_from(system.f_type).is_ok_and(|magic| magic == CGROUP2_MAGIC))
+    folder.is_dir() && statfs(folder).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 /// What of a Card's limits this machine does not enforce, or enforces in a weaker way.

@@ -1,17 +1,24 @@
-//! Modules' output: a bounded ring each, passed on to init's own stderr, and to whoever follows.
+//! Modules' output: a bounded ring each, passed on to init's own stderr, to whoever follows, and to files that outlive init.
 //!
 //! Invariants: reaping never waits for a pipe to end; a flood slows the flooder (its pipe fills), not init; a stderr that
-//! is stalled or gone costs lines on stderr, which are counted ([`telemetry::lost`]), and nothing else.
+//! is stalled or gone costs lines on stderr, which are counted ([`telemetry::lost`]), and nothing else; a disk that is full or slow costs
+//! lines in the files, which are counted as well. Where stderr is systemd's journal that keeps the lines, and there are no files.
+
+mod keeper;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::init::Line;
 use brahman_sidecar::telemetry;
 use tokio::net::unix::pipe;
 use tokio::sync::broadcast;
+
+use self::keeper::LogKeeper;
 
 /// Lines kept a module: enough for a stack trace and what led to it.
 const RING_LINES: usize = 1000;
@@ -31,9 +38,37 @@ struct Ring {
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
     rings: Mutex<HashMap<String, Ring>>,
+    keeper: Option<LogKeeper>,
 }
 
 impl Logs {
+    /// Logs that are kept in a folder as well, init's own lines among them. Without a thread for it they are not.
+    pub(crate) fn kept_in(folder: &Path) -> Self {
+        let keeper = LogKeeper::start(folder);
+        match &keeper {
+            Ok(keeper) => keeper.keep_own_lines(),
+            Err(error) => tracing::warn!(%error, "logs are not kept on disk"),
+        }
+        Self { rings: Mutex::default(), keeper: keeper.ok() }
+    }
+
+    /// The folder in which lines are kept, if they are.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.keeper.as_ref().map(LogKeeper::folder)
+    }
+
+    /// Lines that could not be kept so far.
+    pub(crate) fn unkept(&self) -> u64 {
+        self.keeper.as_ref().map_or(0, LogKeeper::lost)
+    }
+
+    /// Waits until what came so far is kept, or the patience is over.
+    pub(crate) fn flush(&self, patience: Duration) {
+        if let Some(keeper) = &self.keeper {
+            keeper.flush(patience);
+        }
+    }
+
     fn with_ring<T>(&self, label: &str, f: impl FnOnce(&mut Ring) -> T) -> T {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = rings.entry(label.to_owned()).or_insert_with(|| Ring {
@@ -47,6 +82,9 @@ impl Logs {
     fn push(&self, label: &str, line: Line) {
         // The ring keeps what was written; what a terminal may show is made harmless.
         telemetry::pass_on(&format!("[{label}] {}", line.text));
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(label, line.clone());
+        }
         self.with_ring(label, |ring| {
             if ring.lines.len() == RING_LINES {
                 ring.lines.pop_front();
@@ -110,6 +148,5 @@ impl Logs {
 }
 
 fn line(pid: u32, stream: &str, bytes: &[u8]) -> Line {
-    let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-    Line { at_ms, pid, stream: stream.into(), text: String::from_utf8_lossy(bytes).trim_end_matches('\r').to_owned() }
+    Line { at_ms: now_ms(), pid, stream: stream.into(), text: String::from_utf8_lossy(bytes).trim_end_matches('\r').to_owned(), label: None }
 }

@@ -6,15 +6,17 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
+
+use crate::pidfd::Pidfd;
 
 /// Ancestors looked at before a process counts as nobody's: a wrapper in a wrapper is common, thirty-two are not.
 const ANCESTORS_MAX: usize = 32;
@@ -88,7 +90,7 @@ pub(crate) fn left_behind(recorded: &[ProcessRecord], mesh: &Path, on_state: Opt
     let own = ancestors(std::process::id());
     let namespaces = |pid: u32| ["mnt", "pid"].map(|kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok());
     let here = namespaces(std::process::id());
-    let uid = rustix::process::geteuid().as_raw();
+    let uid = geteuid().as_raw();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         if own.contains(&pid) || left.iter().any(|r| r.pid == pid) || !entry.metadata().is_ok_and(|m| m.uid() == uid) {
@@ -142,15 +144,14 @@ fn ancestors(pid: u32) -> BTreeSet<u32> {
 pub(crate) async fn end(left: Vec<ProcessRecord>, grace: Duration) -> usize {
     let mut ending = Vec::new();
     for process in left {
-        let Some(pid) = Pid::from_raw(process.pid.cast_signed()) else { continue };
-        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { continue };
+        let Ok(pidfd) = Pidfd::open(process.pid) else { continue };
         // Looked at again with the descriptor in hand: the number cannot be another's from here on.
         if ProcessRecord::now(&process.label, process.pid).as_ref() != Some(&process) {
             continue;
         }
         tracing::warn!(label = %process.label, pid = process.pid, "left by a previous init: sent SIGTERM");
         // It may have ended meanwhile.
-        let _ = pidfd_send_signal(&pidfd, Signal::TERM);
+        let _ = pidfd.send(Signal::SIGTERM);
         ending.push((process, pidfd));
     }
     let count = ending.len();
@@ -159,7 +160,7 @@ pub(crate) async fn end(left: Vec<ProcessRecord>, grace: Duration) -> usize {
     for (process, pidfd) in ending {
         if !has_ended(&pidfd, until).await {
             tracing::warn!(label = %process.label, pid = process.pid, "left by a previous init and ignoring SIGTERM: killed");
-            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = pidfd.send(Signal::SIGKILL);
             stubborn.push(pidfd);
         }
     }
@@ -170,8 +171,8 @@ pub(crate) async fn end(left: Vec<ProcessRecord>, grace: Duration) -> usize {
     count
 }
 
-async fn has_ended(pidfd: &OwnedFd, until: Instant) -> bool {
-    let Ok(copy) = pidfd.try_clone() else { return false };
+async fn has_ended(pidfd: &Pidfd, until: Instant) -> bool {
+    let Ok(copy) = pidfd.watch() else { return false };
     #[expect(deprecated, reason = "an OwnedFd stays open as long as it is held; the replacement is unsafe code")]
     let Ok(watched) = AsyncFd::new(copy) else { return false };
     // Readable is ended.

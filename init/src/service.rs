@@ -10,6 +10,7 @@ use brahman_card::interface::init::{
     self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut,
 };
 use brahman_card::{Card, Fault, Interface, ModuleRecord};
+use brahman_sidecar::logs::{JOURNAL, is_journal};
 use brahman_sidecar::{Call, Peer, Reply, Service, chain, telemetry};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -141,7 +142,7 @@ impl Service for InitService {
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         let open = matches!(call.method(), "List" | "Watch" | "Check");
         if !open && !administers(&call) {
-            let own = rustix::process::geteuid().as_raw();
+            let own = nix::unistd::geteuid().as_raw();
             let why = format!("{} is for the mesh's own user (uid {own}) and root, not for uid {}", call.method(), call.uid);
             return Err(Fault::permission_denied(why));
         }
@@ -149,7 +150,12 @@ impl Service for InitService {
             "List" => {
                 let modules = self.ask(|reply| Request::List { reply }).await?;
                 let modules = if administers(&call) { modules } else { without_environment(&modules) };
-                Reply::of(&ListOut { modules, log_lines_lost: Some(telemetry::lost()).filter(|n| *n > 0) })
+                Reply::of(&ListOut {
+                    modules,
+                    log_lines_lost: Some(telemetry::lost()).filter(|n| *n > 0),
+                    logs: self.logs.folder().map(|folder| folder.display().to_string()).or_else(|| is_journal().then(|| JOURNAL.to_owned())),
+                    log_lines_unkept: Some(self.logs.unkept()).filter(|n| *n > 0),
+                })
             }
             "Start" => self.command(&call, Command::Start).await,
             "Stop" => self.command(&call, Command::Stop).await,
@@ -181,7 +187,7 @@ impl Service for InitService {
 
 /// Whether the caller, or the one on whose behalf the broker calls, is the mesh's own user or root.
 fn administers(call: &Call) -> bool {
-    call.uid == 0 || call.uid == rustix::process::geteuid().as_raw()
+    call.uid == 0 || call.uid == nix::unistd::geteuid().as_raw()
 }
 
 /// What others than the mesh's user may see: environments may hold secrets.

@@ -10,6 +10,7 @@ use brahman_sidecar::chain;
 use brahman_sidecar::place::cards::{CardSource, Reading, collisions, instances, looked_at, read};
 use brahman_sidecar::place::state::StateError;
 use brahman_sidecar::place::{self, GroupError};
+use nix::unistd::{getegid, geteuid, getgroups};
 use thiserror::Error;
 
 use crate::cgroup::NotACgroup;
@@ -51,11 +52,11 @@ pub async fn sweep(mesh: &Path) -> anyhow::Result<()> {
 /// The group that `$BRAHMAN_GROUP` lets in, once the run folder and this process allow it.
 pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>> {
     let Some(gid) = place::mesh_group()? else { return Ok(None) };
-    let member = rustix::process::geteuid().is_root()
-        || rustix::process::getegid().as_raw() == gid
-        || rustix::process::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid));
+    let member = geteuid().is_root()
+        || getegid().as_raw() == gid
+        || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid));
     if !member {
-        let uid = rustix::process::geteuid().as_raw();
+        let uid = geteuid().as_raw();
         let why = format!(
             "BRAHMAN_GROUP: uid {uid} is not in group {gid} and so cannot give it the sockets; add the user to it, and log in again"
         );

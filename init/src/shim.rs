@@ -14,8 +14,10 @@ use std::process::{Command, ExitCode, Stdio};
 use brahman_sidecar::chain;
 use brahman_sidecar::module::EXIT_CONFIG;
 use clap::Args;
-use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, Signal, getpid, getppid, setrlimit};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
 use thiserror::Error;
 
 /// What init tells the shim.
@@ -42,11 +44,11 @@ pub struct Shim {
 #[derive(Debug, Error)]
 enum ShimError {
     #[error("prctl")]
-    Orphan(#[source] Errno),
+    Orphan(#[source] io::Error),
     #[error("init ended while this module was being started")]
     NoParent,
     #[error("limits.{name} = {limit} was refused")]
-    Limit { name: &'static str, limit: u64, source: Errno },
+    Limit { name: &'static str, limit: u64, source: io::Error },
     #[error("{path}")]
     Cgroup { path: PathBuf, source: io::Error },
     #[error("the listening socket did not arrive")]
@@ -73,21 +75,19 @@ impl Shim {
 
     fn try_exec(self) -> Result<Infallible, ShimError> {
         // init's death ends its modules: they drain, and the next init starts fresh ones on the same sockets.
-        rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(ShimError::Orphan)?;
+        set_pdeathsig(Signal::SIGTERM).map_err(|e| ShimError::Orphan(e.into()))?;
         // If init died before that line, no signal will ever come.
-        let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
-        if self.parent.is_some() && self.parent != parent {
+        if self.parent.is_some_and(|parent| parent != getppid().as_raw()) {
             return Err(ShimError::NoParent);
         }
-        for (resource, name, limit) in [(Resource::Nofile, "files", self.files), (Resource::Data, "memory", self.data)] {
+        for (resource, name, limit) in [(Resource::RLIMIT_NOFILE, "files", self.files), (Resource::RLIMIT_DATA, "memory", self.data)] {
             if let Some(limit) = limit {
-                let both = Rlimit { current: Some(limit), maximum: Some(limit) };
-                setrlimit(resource, both).map_err(|source| ShimError::Limit { name, limit, source })?;
+                setrlimit(resource, limit, limit).map_err(|e| ShimError::Limit { name, limit, source: e.into() })?;
             }
         }
         if let Some(cgroup) = &self.cgroup {
             let procs = cgroup.join("cgroup.procs");
-            let entered = std::fs::write(&procs, getpid().as_raw_nonzero().to_string());
+            let entered = std::fs::write(&procs, std::process::id().to_string());
             entered.map_err(|source| ShimError::Cgroup { path: procs, source })?;
         }
         crate::sys::hand_over(std::io::stdin().as_fd()).map_err(ShimError::Socket)?;
@@ -95,7 +95,7 @@ impl Shim {
         let source = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
-            .env("LISTEN_PID", getpid().as_raw_nonzero().to_string())
+            .env("LISTEN_PID", std::process::id().to_string())
             .env("LISTEN_FDS", "1")
             .env("LISTEN_FDNAMES", "varlink")
             .exec();

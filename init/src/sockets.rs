@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use brahman_sidecar::place::socket::{self, BindError, SocketFile};
 use brahman_sidecar::place::{self, FolderError};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 use thiserror::Error;
 
 use crate::processes::ProcessRecord;
@@ -111,14 +113,14 @@ impl Lock {
         let made_folder = mesh.parent().map(place::run_folder).transpose()?.unwrap_or(false);
         let failed = |source| SocketError::Io { path: path.clone(), source };
         let not_ours = |what: String| SocketError::NotOurs { path: path.clone(), what };
-        let own = rustix::process::geteuid().as_raw();
+        let own = geteuid().as_raw();
         let strange = |found: &std::fs::Metadata| !found.is_file() || found.uid() != own;
         let found = std::fs::symlink_metadata(&path).ok();
         if let Some(found) = found.as_ref().filter(|found| strange(found)) {
             return Err(not_ours(format!("{} of uid {}", socket::described(found), found.uid())));
         }
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let mut file: File = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(e.into()))?.into();
+        let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let mut file: File = open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| failed(e.into()))?.into();
         let opened = file.metadata().map_err(failed)?;
         if strange(&opened) {
             return Err(not_ours(format!("{} of uid {}", socket::described(&opened), opened.uid())));
@@ -129,7 +131,7 @@ impl Lock {
             return Err(not_ours("a regular file".into()));
         }
         let taken = || SocketError::Taken { path: mesh.to_owned() };
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| taken())?;
+        file.try_lock().map_err(|_| taken())?;
         // A file that an ending init has just removed locks nothing.
         if !std::fs::symlink_metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino())) {
             return Err(taken());
@@ -161,7 +163,7 @@ impl Lock {
             Err(source) => return Err(SocketError::Io { path, source }),
         };
         // Where no init has ever run it cannot be one's own.
-        if self.fresh || !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
+        if self.fresh || !found.is_file() || found.uid() != geteuid().as_raw() {
             return Err(SocketError::NotOurs { path, what: socket::described(&found).to_owned() });
         }
         std::fs::remove_file(&path).map_err(|source| SocketError::Io { path, source })

@@ -13,10 +13,13 @@ use brahman_card::Card;
 use brahman_card::card::{Access, Native, Payload};
 use brahman_sidecar::place;
 use brahman_sidecar::place::cards::{ProgramError, program};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::cgroup::Cgroups;
+use crate::pidfd::Pidfd;
 use crate::state::{Exit, GRACE_MS};
 
 /// Where everything is, as every module is told.
@@ -36,7 +39,7 @@ pub(crate) struct Places {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    pidfd: OwnedFd,
+    pidfd: Pidfd,
 }
 
 /// A started process and its output.
@@ -67,37 +70,30 @@ impl SpawnError {
 impl Process {
     /// A descriptor that becomes readable when the process has ended.
     pub(crate) fn watch(&self) -> io::Result<OwnedFd> {
-        self.pidfd.try_clone()
+        self.pidfd.watch()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        if let Err(error) = pidfd_send_signal(&self.pidfd, signal) {
+        if let Err(error) = self.pidfd.send(signal) {
             tracing::debug!(pid = self.pid, %error, "signal not delivered");
         }
     }
 
     /// Kills the whole group. Safe against reuse of the number: the leader is not reaped yet while `self` lives.
     pub(crate) fn kill_group(&self) {
-        self.signal(Signal::KILL);
-        if let Some(group) = Pid::from_raw(self.pid.cast_signed()) {
-            // An empty group is the usual case.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
+        self.signal(Signal::SIGKILL);
+        self.sweep_group();
+    }
+
+    fn sweep_group(&self) {
+        // A child's number, which is never 0: that would be our own group. An empty group is the usual case.
+        let _ = killpg(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
     }
 
     /// Sweeps what the process left in its group, then reaps it. Call once it has ended.
     pub(crate) fn reap(self) -> Exit {
-        if let Some(group) = Pid::from_raw(self.pid.cast_signed()) {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        match waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&self.pidfd)), WaitIdOptions::EXITED) {
-            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => Exit::Code(code),
-                (None, Some(signal)) => Exit::Signal(signal),
-                _ => Exit::Code(-1),
-            },
-            _ => Exit::Code(-1),
-        }
+        self.sweep_group();
+        self.pidfd.reap()
     }
 }
 
@@ -142,14 +138,13 @@ pub(crate) fn spawn(
     command.stdin(OwnedFd::from(listener.try_clone().map_err(passing)?)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(passing)?;
     let pid = child.id();
-    let pidfd = Pid::from_raw(pid.cast_signed()).ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK));
-    match pidfd {
+    match Pidfd::open(pid) {
         Ok(pidfd) => Ok(StartedProcess { process: Process { pid, pidfd }, stdout: child.stdout.take(), stderr: child.stderr.take() }),
         Err(error) => {
             // Still our unreaped child, so the number is safe for this one last use.
             let _ = child.kill();
             let _ = child.wait();
-            Err(passing(error.into()))
+            Err(passing(error))
         }
     }
 }
@@ -210,15 +205,19 @@ pub(crate) fn orphans(known: impl Fn(u32) -> bool) -> Vec<u32> {
 
 /// Reaps an orphan if it has ended; kills it first if it belongs to a life of `card_id` that is over.
 pub(crate) fn tend_orphan(pid: u32, over: Option<&str>) {
-    let Some(raw) = Pid::from_raw(pid.cast_signed()) else { return };
+    // 0 would be whatever is in our own group.
+    if pid == 0 {
+        return;
+    }
+    let raw = Pid::from_raw(pid.cast_signed());
     if let Some(id) = over {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let mark = format!("BRAHMAN_CARD_ID={id}");
         if environ.split(|b| *b == 0).any(|variable| variable == mark.as_bytes()) {
             tracing::info!(pid, "killing what a module left behind");
             // Our own unreaped child: the number is its own until we reap it.
-            let _ = rustix::process::kill_process(raw, Signal::KILL);
+            let _ = kill(raw, Signal::SIGKILL);
         }
     }
-    let _ = rustix::process::waitpid(Some(raw), rustix::process::WaitOptions::NOHANG);
+    let _ = waitpid(raw, Some(WaitPidFlag::WNOHANG));
 }

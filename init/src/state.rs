@@ -7,7 +7,9 @@
 //! * what init does not start (a module that attached by itself, one that somebody else supervises) it does not restart.
 
 mod entry;
+mod event;
 mod graph;
+mod phase;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +19,9 @@ use brahman_card::card::{Lifecycle, Supervision};
 use brahman_card::interface::init::{ReloadOut, UpdateIn};
 use brahman_card::{Card, ModuleRecord, ModuleState};
 pub(crate) use entry::Entry;
-use entry::{Afterwards, COOLDOWN_MS, become_ready, died, end, watchdog};
+use entry::{COOLDOWN_MS, become_ready, died, end, end_with_all, leaves, loads, patience, refuse, tick, touch};
+pub(crate) use event::{Command, Effect, Event, Exit};
+use phase::{Afterwards, Phase, Stage, Standing};
 
 /// Milliseconds since init started.
 pub(crate) type Millis = u64;
@@ -37,90 +41,23 @@ const EXIT_CONFIG: i32 = 78;
 /// Key of a module: its Card's id.
 pub(crate) type Id = String;
 
-/// How a process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// With this status.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-}
-
-impl Exit {
-    fn describe(&self) -> String {
-        match self {
-            Self::Code(code) => format!("exited with status {code}"),
-            Self::Signal(signal) => format!("killed by signal {signal}"),
-        }
-    }
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    /// The Cards as they are on disk now: at start, and at every reload.
-    Cards(Vec<(Card, String)>),
-    /// A process was started.
-    Spawned { id: Id, pid: u32 },
-    /// It could not be; a permanent reason is not retried.
-    SpawnFailed { id: Id, reason: String, permanent: bool },
-    /// A process ended; `last_line` is the last thing it wrote.
-    Exited { id: Id, pid: u32, exit: Exit, last_line: Option<String> },
-    /// A module opened its session.
-    Attached { id: Id, session: String },
-    /// A foreign module brought its own Card.
-    Introduced { card: Box<Card>, socket: String, session: String, pid: u32 },
-    /// A session ended.
-    Detached { session: String },
-    /// A module's word on itself.
-    Updated { update: UpdateIn },
-    /// A foreign program's word by sd_notify.
-    Notified { pid: u32, ready: bool, stopping: bool, status: Option<String> },
-    /// A word by sd_notify that says ready, from a process that belongs to no module.
-    Stranger { pid: u32 },
-    /// Somebody's command.
-    Command { label: String, command: Command },
-    /// Stop everything; a second time, at once.
-    Shutdown,
-    /// A timer may be due.
-    Tick,
-}
-
-/// What a person can ask of a module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Run it.
-    Start,
-    /// End it and leave it so.
-    Stop,
-    /// End it if it runs, then run it.
-    Restart,
-}
-
-/// What the OS layer has to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// Bind the module's socket, or set who may connect if it is bound.
-    Bind { id: Id },
-    /// Start a process.
-    Spawn { id: Id },
-    /// Ask the process to end.
-    Terminate { id: Id },
-    /// Kill its whole group.
-    Kill { id: Id },
-    /// Tell the module over its session to finish.
-    Drain { session: String },
-    /// Close the socket and forget the module.
-    Forget { id: Id },
-    /// Everything has ended.
-    Exit,
+/// How far the end of the whole mesh is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Shutdown {
+    /// It is not to end.
+    #[default]
+    No,
+    /// Processes are asked to end, what requires others first, and whatever is left at this time is killed.
+    Until(Millis),
+    /// All were killed.
+    Forced,
 }
 
 /// All modules and what is to become of them.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     modules: BTreeMap<Id, Entry>,
-    shutting_down: bool,
+    shutdown: Shutdown,
     /// Outcome of the last [`Event::Cards`].
     pub(crate) last_reload: ReloadOut,
 }
@@ -140,7 +77,7 @@ impl State {
     /// Id of the module whose process this is.
     #[must_use]
     pub(crate) fn by_pid(&self, pid: u32) -> Option<&Id> {
-        self.modules.iter().find(|(_, entry)| entry.pid == Some(pid)).map(|(id, _)| id)
+        self.modules.iter().find(|(_, entry)| entry.pid() == Some(pid)).map(|(id, _)| id)
     }
 
     /// Whether a module of this label, or a replica of one, exists.
@@ -162,7 +99,16 @@ impl State {
 
     /// Every process that runs, with its module's label.
     pub(crate) fn running(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.modules.values().filter_map(|entry| Some((entry.card.label.as_str(), entry.pid?)))
+        self.modules.values().filter_map(|entry| Some((entry.card.label.as_str(), entry.pid()?)))
+    }
+
+    /// Modules that have no process and get none unless somebody asks for it: their labels, and why, for who calls them. While all ends
+    /// there is none: calls that wait at a socket of systemd's are for the next init.
+    #[must_use]
+    pub(crate) fn absent(&self) -> BTreeMap<Id, (String, String)> {
+        let all = self.modules.iter().filter(|_| self.shutdown == Shutdown::No);
+        let absent = all.filter_map(|(id, entry)| Some((id.clone(), (entry.card.label.to_string(), entry.absence()?))));
+        absent.collect()
     }
 
     /// Why a command on a label would do nothing; none if it does something, or if there is no such label.
@@ -194,7 +140,11 @@ impl State {
     /// When [`Event::Tick`] is due next.
     #[must_use]
     pub(crate) fn next_timer(&self) -> Option<Millis> {
-        self.modules.values().flat_map(|e| [e.ready_by, e.alive_by, e.start_at, e.kill_at]).flatten().min()
+        let all = match self.shutdown {
+            Shutdown::Until(at) if self.modules.values().any(Entry::runs) => Some(at),
+            _ => None,
+        };
+        self.modules.values().filter_map(|entry| entry.phase.timer()).chain(all).min()
     }
 
     /// Takes one event and says what has to be done.
@@ -203,36 +153,16 @@ impl State {
         match event {
             Event::Cards(cards) => self.load(cards, now, &mut effects),
             Event::Spawned { id, pid } => self.spawned(&id, pid, now, &mut effects),
-            Event::SpawnFailed { id, reason, permanent } => {
-                if let Some(entry) = self.modules.get_mut(&id) {
-                    entry.spawning = false;
-                    entry.reason = Some(reason);
-                    entry.unhealthy_row += 1;
-                    died(entry, permanent, now);
-                }
-            }
+            Event::SpawnFailed { id, reason, permanent } => self.spawn_failed(&id, reason, permanent, now, &mut effects),
             Event::Exited { id, pid, exit, last_line } => self.exited(&id, pid, &exit, last_line, now, &mut effects),
-            Event::Attached { id, session } => {
-                if let Some(entry) = self.modules.get_mut(&id) {
-                    entry.session = Some(session.clone());
-                    if !entry.is_started_here() {
-                        entry.incarnation += 1;
-                        entry.reason = None;
-                        entry.enter(ModuleState::Starting, now);
-                    }
-                    entry.alive_by = watchdog(entry, now);
-                    if entry.afterwards.is_some() {
-                        effects.push(Effect::Drain { session });
-                    }
-                }
-            }
+            Event::Attached { id, session } => self.attached(&id, session, now, &mut effects),
             Event::Introduced { card, socket, session, pid } => {
                 let mut entry = Entry::new(*card, socket, now);
                 entry.brought = true;
                 entry.session = Some(session);
                 entry.attributes.insert("pid".into(), pid.to_string());
                 entry.incarnation = 1;
-                entry.enter(ModuleState::Starting, now);
+                entry.enter(Phase::Attached(Standing::Starting), now);
                 self.modules.insert(entry.card.id.clone(), entry);
             }
             Event::Detached { session } => self.detached(&session, now, &mut effects),
@@ -240,48 +170,27 @@ impl State {
             Event::Notified { pid, ready, stopping, status } => {
                 let found = self.by_pid(pid).cloned();
                 if let Some(entry) = found.and_then(|id| self.modules.get_mut(&id)) {
-                    entry.alive_by = watchdog(entry, now);
+                    touch(entry, now);
                     entry.reason = status.or(entry.reason.take());
                     if ready {
                         become_ready(entry, now);
                     }
                     if stopping {
-                        leaves(entry, ModuleState::Draining, now);
+                        leaves(entry, false, now);
                     }
                 }
             }
             Event::Stranger { pid } => {
                 // Whose word it was cannot be told; each that it may have been keeps the reason, until it is ready.
                 for entry in self.modules.values_mut().filter(|e| e.runs() && e.session.is_none()) {
-                    if entry.state == ModuleState::Starting {
-                        entry.reason =
-                            Some(format!("READY=1 came from process {pid}, which has exited or belongs to no module: ignored"));
+                    if entry.state() == ModuleState::Starting {
+                        entry.reason = Some(format!("READY=1 came from process {pid}, which has exited or belongs to no module: ignored"));
                     }
                 }
             }
             Event::Command { label, command } => self.command(&label, command, now, &mut effects),
-            Event::Shutdown if self.shutting_down => {
-                for (id, entry) in &mut self.modules {
-                    if entry.runs() {
-                        entry.kill_at = None;
-                        effects.push(Effect::Kill { id: id.clone() });
-                    }
-                }
-            }
-            Event::Shutdown => {
-                self.shutting_down = true;
-                for entry in self.modules.values_mut() {
-                    entry.start_at = None;
-                    if entry.runs() {
-                        entry.kill_at = Some(now + SHUTDOWN_GRACE_MS);
-                    } else if entry.session.is_none() {
-                        entry.enter(ModuleState::Stopped, now);
-                    }
-                    if let Some(session) = entry.session.clone().filter(|_| !entry.runs()) {
-                        effects.push(Effect::Drain { session });
-                    }
-                }
-            }
+            Event::Shutdown if self.shutdown == Shutdown::No => self.shut_down(now, &mut effects),
+            Event::Shutdown => self.kill_all(now, &mut effects),
             Event::Tick => self.tick(now, &mut effects),
         }
         self.settle(now, &mut effects);
@@ -292,27 +201,28 @@ impl State {
         let mut outcome = ReloadOut::default();
         let cycles = brahman_card::card::cycles(cards.iter().map(|(card, _)| card));
         let mut fresh: BTreeMap<Id, (Card, String)> = cards.into_iter().map(|(card, socket)| (card.id.clone(), (card, socket))).collect();
-        let known: Vec<Id> = self.modules.keys().cloned().collect();
-        for id in known {
-            let Some(entry) = self.modules.get_mut(&id) else { continue };
+        let mut over = Vec::new();
+        for (id, entry) in &mut self.modules {
             let label = entry.card.label.to_string();
-            match fresh.remove(&id) {
+            match fresh.remove(id) {
                 Some((card, socket)) if card == entry.card && socket == entry.socket => {
                     outcome.unchanged.push(label);
                     // It was taken away, or changed, a moment ago, and is back while its process still drains.
-                    if matches!(entry.afterwards, Some(Afterwards::Remove | Afterwards::Replace(_))) {
-                        entry.afterwards = Some(Afterwards::Start);
+                    if let Some(order @ (Afterwards::Remove | Afterwards::Replace(_))) = entry.phase.order_mut() {
+                        *order = Afterwards::Start;
                     }
                 }
                 Some(pair) => {
                     outcome.changed.push(label);
-                    end(entry, &id, Afterwards::Replace(Box::new(pair)), now, effects);
+                    let order = end(entry, id, Afterwards::Replace(Box::new(pair)), now, effects);
+                    over.extend(order.map(|order| (id.clone(), order)));
                 }
                 // One that attached by itself is not in the folder and not ours to remove.
                 None if entry.brought => outcome.unchanged.push(label),
                 None => {
                     outcome.removed.push(label);
-                    end(entry, &id, Afterwards::Remove, now, effects);
+                    let order = end(entry, id, Afterwards::Remove, now, effects);
+                    over.extend(order.map(|order| (id.clone(), order)));
                 }
             }
         }
@@ -324,11 +234,13 @@ impl State {
             }
             self.modules.insert(id, entry);
         }
+        for (id, order) in over {
+            self.finish(&id, order, now, effects);
+        }
         for (id, path) in cycles {
             if let Some(entry) = self.modules.get_mut(&id) {
                 entry.reason = Some(format!("requires itself: {path}"));
-                entry.permanent = true;
-                entry.enter(ModuleState::Failed, now);
+                refuse(entry, now);
             }
         }
         self.last_reload = outcome;
@@ -336,30 +248,60 @@ impl State {
 
     fn spawned(&mut self, id: &str, pid: u32, now: Millis, effects: &mut Vec<Effect>) {
         let Some(entry) = self.modules.get_mut(id) else { return };
-        entry.spawning = false;
-        entry.pid = Some(pid);
-        entry.ready_by = Some(now + Millis::from(entry.card.readiness.timeout_s) * 1000);
-        if entry.afterwards.is_some() || self.shutting_down {
-            effects.push(Effect::Terminate { id: id.to_owned() });
+        let order = entry.phase.take_order();
+        entry.enter(Phase::Running(pid, Stage::Starting { ready_by: patience(&entry.card, now) }), now);
+        if let Some(order) = order {
+            // Not over at once: there is a process now.
+            let _ = end(entry, id, order, now, effects);
+        }
+    }
+
+    fn spawn_failed(&mut self, id: &str, reason: String, permanent: bool, now: Millis, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.modules.get_mut(id) else { return };
+        entry.reason = Some(reason);
+        if entry.pid().is_some() {
+            // Its socket could not be bound, and then it could: the process is there, and is judged by what it does.
+            return;
+        }
+        let order = entry.phase.take_order();
+        entry.unhealthy_row += 1;
+        died(entry, permanent, now);
+        if let Some(order) = order {
+            self.finish(id, order, now, effects);
+        }
+    }
+
+    fn attached(&mut self, id: &str, session: String, now: Millis, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.modules.get_mut(id) else { return };
+        if !entry.is_started_here() {
+            entry.incarnation += 1;
+            entry.reason = None;
+            entry.enter(Phase::Attached(Standing::Starting), now);
+        } else if !entry.runs() {
+            // Of a process whose end was seen: nothing that it says counts any more.
+            return;
+        }
+        entry.session = Some(session.clone());
+        touch(entry, now);
+        if entry.phase.order_mut().is_some() {
+            effects.push(Effect::Drain { session });
         }
     }
 
     fn exited(&mut self, id: &str, pid: u32, exit: &Exit, last_line: Option<String>, now: Millis, effects: &mut Vec<Effect>) {
-        let shutting_down = self.shutting_down;
-        let Some(entry) = self.modules.get_mut(id).filter(|entry| entry.pid == Some(pid)) else { return };
+        let shutting_down = self.shutdown != Shutdown::No;
+        let Some(entry) = self.modules.get_mut(id).filter(|entry| entry.pid() == Some(pid)) else { return };
         let lived = now.saturating_sub(entry.since);
-        let was = entry.state;
-        entry.pid = None;
+        let was = entry.state();
         entry.session = None;
         // What it said of itself holds until its next life says otherwise: calls that require it wait for that.
         entry.is_former = true;
-        entry.clear_timers();
-        if let Some(afterwards) = entry.afterwards.take() {
-            self.finish(id, afterwards, now, effects);
+        if let Some(order) = entry.phase.take_order() {
+            self.finish(id, order, now, effects);
             return;
         }
         if shutting_down {
-            entry.enter(ModuleState::Stopped, now);
+            entry.enter(Phase::Stopped, now);
             return;
         }
         if *exit == Exit::Signal(9) {
@@ -370,7 +312,7 @@ impl State {
         let one_shot = entry.card.lifecycle == Lifecycle::Oneshot || entry.card.supervision == Supervision::OneShot;
         if *exit == Exit::Code(0) && one_shot {
             entry.reason = Some("done".into());
-            entry.enter(ModuleState::Stopped, now);
+            entry.enter(Phase::Stopped, now);
             return;
         }
         let healthy = was == ModuleState::Ready && lived >= entry.policy().healthy_after_ms;
@@ -398,12 +340,12 @@ impl State {
         match afterwards {
             Afterwards::Stay => {
                 entry.reason = Some("stopped by command".into());
-                entry.enter(ModuleState::Stopped, now);
+                entry.enter(Phase::Stopped, now);
             }
             Afterwards::Start => {
                 entry.restarts += 1;
                 entry.reason = None;
-                entry.enter(ModuleState::Waiting, now);
+                entry.enter(Phase::Waiting, now);
             }
             Afterwards::Remove => {
                 self.modules.remove(id);
@@ -438,11 +380,10 @@ impl State {
             effects.push(Effect::Forget { id });
         } else if !entry.is_started_here() {
             entry.attributes.clear();
-            entry.clear_timers();
-            entry.enter(ModuleState::Waiting, now);
+            entry.enter(Phase::Waiting, now);
         } else {
             // The process is judged by its end; a session lost alone is taken up again by the module.
-            entry.alive_by = watchdog(entry, now);
+            touch(entry, now);
         }
     }
 
@@ -458,99 +399,109 @@ impl State {
             Some(ModuleState::Ready) => become_ready(entry, now),
             Some(ModuleState::Loading) => {
                 entry.reason = update.reason;
-                // One that was ready and loads again has the time of a start for it.
-                if entry.runs() && entry.ready_by.is_none() {
-                    entry.ready_by = Some(now + Millis::from(entry.card.readiness.timeout_s) * 1000);
-                }
-                entry.enter(ModuleState::Loading, now);
+                loads(entry, now);
             }
             Some(state @ (ModuleState::Failed | ModuleState::Draining)) => {
                 entry.reason = update.reason.or(entry.reason.take());
-                leaves(entry, state, now);
+                leaves(entry, state == ModuleState::Failed, now);
             }
             _ => {}
         }
-        entry.alive_by = watchdog(entry, now);
+        touch(entry, now);
     }
 
     fn command(&mut self, label: &str, command: Command, now: Millis, effects: &mut Vec<Effect>) {
+        let mut over = Vec::new();
         for (id, entry) in self.modules.iter_mut().filter(|(_, e)| e.card.label.answers_to(label)) {
             if !entry.is_started_here() {
                 // Its end is its own doing; all that can be done is to ask.
                 if let Some(session) = entry.session.clone().filter(|_| command == Command::Stop) {
-                    entry.enter(ModuleState::Draining, now);
+                    entry.enter(Phase::Attached(Standing::Draining), now);
                     effects.push(Effect::Drain { session });
                 }
                 continue;
             }
             match command {
-                Command::Stop => end(entry, id, Afterwards::Stay, now, effects),
-                Command::Restart if entry.runs() => end(entry, id, Afterwards::Start, now, effects),
+                Command::Stop => {
+                    let order = end(entry, id, Afterwards::Stay, now, effects);
+                    over.extend(order.map(|order| (id.clone(), order)));
+                }
+                Command::Restart if entry.runs() => {
+                    // Not over at once: there is a process.
+                    let _ = end(entry, id, Afterwards::Start, now, effects);
+                }
                 Command::Start if entry.runs() => {
-                    if entry.afterwards == Some(Afterwards::Stay) {
-                        entry.afterwards = Some(Afterwards::Start);
+                    if let Some(order @ Afterwards::Stay) = entry.phase.order_mut() {
+                        *order = Afterwards::Start;
                     }
                 }
                 Command::Start | Command::Restart => {
-                    entry.permanent = false;
                     entry.half_open = false;
                     entry.unhealthy_row = 0;
                     entry.recent.clear();
                     entry.reason = None;
-                    entry.start_at = None;
-                    entry.enter(ModuleState::Waiting, now);
+                    entry.enter(Phase::Waiting, now);
                 }
+            }
+        }
+        for (id, order) in over {
+            self.finish(&id, order, now, effects);
+        }
+    }
+
+    /// Begins to end everything: the processes in turn, and who attached by himself is asked to go.
+    fn shut_down(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let until = now + SHUTDOWN_GRACE_MS;
+        self.shutdown = Shutdown::Until(until);
+        for entry in self.modules.values_mut() {
+            match &mut entry.phase {
+                Phase::Spawning { .. } => {}
+                Phase::Running(_, stage) => {
+                    // One grace for all, whatever each was given before.
+                    if let Some(kill_at) = stage.kill_at_mut() {
+                        *kill_at = until;
+                    }
+                }
+                _ => match entry.session.clone() {
+                    Some(session) => effects.push(Effect::Drain { session }),
+                    None => entry.enter(Phase::Stopped, now),
+                },
             }
         }
     }
 
+    /// Ends every process that is left, now.
+    fn kill_all(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        self.shutdown = Shutdown::Forced;
+        for (id, entry) in self.modules.iter_mut().filter(|(_, entry)| entry.runs()) {
+            end_with_all(entry, now + REKILL_MS, now);
+            effects.push(Effect::Kill { id: id.clone() });
+        }
+    }
+
     fn tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let due = |timer: &mut Option<Millis>| timer.take_if(|at| *at <= now).is_some();
+        if let Shutdown::Until(at) = self.shutdown
+            && at <= now
+        {
+            self.kill_all(now, effects);
+        }
         for (id, entry) in &mut self.modules {
-            for timer in [&mut entry.alive_by, &mut entry.ready_by] {
-                if timer.is_some_and(|at| at + LATE_MS < now) {
-                    *timer = Some(now + LATE_MS);
-                }
-            }
-            if due(&mut entry.kill_at) {
-                entry.kill_at = Some(now + REKILL_MS);
-                effects.push(Effect::Kill { id: id.clone() });
-            }
-            if due(&mut entry.ready_by) && entry.runs() && matches!(entry.state, ModuleState::Starting | ModuleState::Loading) {
-                let last = entry.reason.take().map(|reason| format!("; last: {reason}")).unwrap_or_default();
-                entry.reason = Some(format!("not ready within {} s{last}", entry.card.readiness.timeout_s));
-                entry.kill_at = Some(now + REKILL_MS);
-                entry.enter(ModuleState::Failed, now);
-                effects.push(Effect::Kill { id: id.clone() });
-            }
-            if due(&mut entry.alive_by) && entry.runs() {
-                entry.reason = Some(format!("no sign of life for {} s", entry.card.watchdog_s));
-                entry.kill_at = Some(now + REKILL_MS);
-                entry.enter(ModuleState::Failed, now);
-                effects.push(Effect::Kill { id: id.clone() });
-            }
-            if due(&mut entry.start_at) && !entry.runs() {
-                entry.restarts += 1;
-                entry.enter(ModuleState::Waiting, now);
-            }
+            tick(entry, id, now, effects);
         }
     }
 
     /// Starts what can start, ends what may end, and notices that all is over.
     fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        // What was asked of a module without a process is over at once.
-        let over: Vec<Id> = self.modules.iter().filter(|(_, e)| e.afterwards.is_some() && !e.runs()).map(|(id, _)| id.clone()).collect();
-        for id in over {
-            if let Some(afterwards) = self.modules.get_mut(&id).and_then(|e| e.afterwards.take()) {
-                self.finish(&id, afterwards, now, effects);
-            }
-        }
-        if self.shutting_down {
+        let kill_at = match self.shutdown {
+            Shutdown::No => None,
+            Shutdown::Until(at) => Some(at),
+            Shutdown::Forced => Some(now + REKILL_MS),
+        };
+        if let Some(kill_at) = kill_at {
             let needed: Vec<Id> = graph::needed_by_running(self.modules.iter().map(|(id, e)| (id, &e.card, e.runs())));
             for (id, entry) in &mut self.modules {
-                if entry.pid.is_some() && entry.afterwards.is_none() && !needed.contains(id) {
-                    entry.afterwards = Some(Afterwards::Stay);
-                    entry.enter(ModuleState::Draining, now);
+                if entry.pid().is_some() && entry.phase.order_mut().is_none() && !needed.contains(id) {
+                    end_with_all(entry, kill_at, now);
                     effects.push(Effect::Terminate { id: id.clone() });
                 }
             }
@@ -559,10 +510,9 @@ impl State {
             }
             return;
         }
-        let met = graph::MetRequirements::of(self.modules.values().map(|e| (&e.card, e.state)));
+        let met = graph::MetRequirements::of(self.modules.values().map(|e| (&e.card, e.state())));
         for (id, entry) in &mut self.modules {
-            let idle = entry.state == ModuleState::Waiting && !entry.runs() && entry.afterwards.is_none();
-            if !idle {
+            if entry.phase != Phase::Waiting {
                 continue;
             }
             if !entry.is_started_here() {
@@ -574,18 +524,9 @@ impl State {
                 continue;
             }
             entry.reason = None;
-            entry.spawning = true;
             entry.incarnation += 1;
-            entry.enter(ModuleState::Starting, now);
+            entry.enter(Phase::Spawning { order: None }, now);
             effects.push(Effect::Spawn { id: id.clone() });
         }
     }
-}
-
-/// A module says that it ends: it is given the grace, and then killed like any other that was to end.
-fn leaves(entry: &mut Entry, state: ModuleState, now: Millis) {
-    if entry.runs() && entry.kill_at.is_none() {
-        entry.kill_at = Some(now + GRACE_MS);
-    }
-    entry.enter(state, now);
 }

@@ -5,6 +5,7 @@
 //!   and falls back to the broker. An idempotent call survives the death of any one process, inside its deadline.
 
 mod connection;
+mod pool;
 mod route;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,8 +23,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::chain;
+use crate::{Backoff, chain};
 pub use connection::{Connection, RawReply, encode_call, encode_method};
+use pool::Pool;
 use route::Route;
 
 /// How long a call may take if its caller does not say: long enough for a provider to restart and load its model.
@@ -35,8 +37,8 @@ const DIRECT_MAX: Duration = Duration::from_secs(15);
 const ROUTE_WAIT: Duration = Duration::from_millis(250);
 /// How long a socket may be away while init starts anew and binds it.
 const UNBOUND: Duration = Duration::from_millis(300);
-/// Pauses between attempts grow from the first to the second; a restarting broker is back in a few milliseconds.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
+/// Pauses between attempts: a restarting broker is back in a few milliseconds.
+const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(2), Duration::from_millis(250));
 
 /// Why a reply makes no sense.
 #[derive(Debug, Error)]
@@ -163,7 +165,7 @@ type RouteKey = (String, Option<String>, BTreeMap<String, String>);
 pub struct Client {
     mesh: Arc<PathBuf>,
     routes: Arc<Mutex<HashMap<RouteKey, Arc<Route>>>>,
-    brokered: Arc<Mutex<Vec<Connection>>>,
+    brokered: Arc<Pool>,
     absence: Option<Duration>,
     goes_direct: bool,
 }
@@ -213,7 +215,7 @@ impl Client {
         let until = begun + allowed;
         let mut message = encode_call(method, parameters, options, false, false)?;
         let work = async {
-            let mut pause = PAUSE.0;
+            let mut pauses = PAUSES;
             let mut direct = self.goes_direct && !is_broker_s(interface);
             loop {
                 let way = if !direct { Way::Brokered } else { Way::Direct { is_short } };
@@ -224,8 +226,7 @@ impl Client {
                     Err(error) if error.is_disconnect() && (idempotent || matches!(error, ClientError::Connect { .. })) => {
                         tracing::debug!(error = chain(&error), method, "trying again");
                         if !direct {
-                            tokio::time::sleep(pause).await;
-                            pause = (pause * 2).min(PAUSE.1);
+                            pauses.wait().await;
                         }
                         // The broker knows who is there, and that a provider has ended on this call before.
                         if direct && !matches!(error, ClientError::Connect { .. }) {
@@ -279,18 +280,12 @@ impl Client {
                 }
             }
         }
-        let idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match idle.filter(Connection::is_reusable) {
+        let mut connection = match self.brokered.take(&self.mesh) {
             Some(connection) => connection,
             None => self.dial(interface).await?,
         };
         let outcome = connection.exchange(repeated.as_deref().unwrap_or(message)).await;
-        if connection.is_reusable() {
-            let mut idle = self.brokered.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() < route::IDLE_MAX {
-                idle.push(connection);
-            }
-        }
+        self.brokered.put(connection);
         outcome
     }
 
@@ -317,7 +312,7 @@ impl Client {
     /// [`ClientError::Connect`] if nobody could be reached in time.
     pub async fn open(&self, interface: &str, options: &CallOptions) -> Result<Connection, ClientError> {
         let begun = Instant::now();
-        let mut pause = PAUSE.0;
+        let mut pauses = PAUSES;
         loop {
             let route = self.route(interface, options);
             let target = if is_broker_s(interface) { None } else { route.target(ROUTE_WAIT).await };
@@ -328,8 +323,7 @@ impl Client {
             match dialled {
                 Err(error) if !self.is_absent(&error, begun.elapsed()) && begun.elapsed() < DEADLINE_DEFAULT => {
                     tracing::debug!(error = chain(&error), interface, "connecting again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE.1);
+                    pauses.wait().await;
                 }
                 other => return other,
             }

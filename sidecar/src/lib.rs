@@ -4,22 +4,27 @@
 //! * [`client`]: [`Connection`] speaks to one socket; [`Client`] resolves, goes direct, follows changes, falls back.
 //! * [`module`]: the life of a supervised process: attach, report, drain on SIGTERM and SIGINT.
 //! * [`place`]: where sockets, state and caches live.
+//! * [`logs`]: the files in which modules' output is kept.
+//! * [`deadline`], [`backoff`]: how long a caller waits, and how long to pause between attempts.
 //! * [`chain()`]: an error with its causes, as people read it; it is the contract's.
 //!
 //! Invariants: a hang-up cancels the work it asked for; every buffer, queue and wait is bounded; nothing here knows
 //! what a flow means.
 
+pub mod backoff;
 #[cfg(feature = "bulk")]
 pub mod bulk;
 pub mod client;
+pub mod deadline;
+pub mod logs;
 pub mod module;
-#[cfg(feature = "onnx")]
-pub mod onnx;
 pub mod place;
 pub mod serve;
 pub mod telemetry;
 
+pub use backoff::Backoff;
 pub use brahman_card::chain;
 pub use client::{CallOptions, Client, ClientError, Connection};
+pub use deadline::Deadline;
 pub use module::{Module, ModuleError, run};
 pub use serve::{Call, Peer, Reply, Service};

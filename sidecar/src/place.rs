@@ -2,6 +2,8 @@
 
 pub mod cards;
 mod group;
+mod holder;
+pub mod meshes;
 pub mod socket;
 pub mod state;
 
@@ -10,6 +12,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Gid, chown};
 use thiserror::Error;
 
 pub use group::{GroupError, is_member, mesh_group};
@@ -106,7 +109,7 @@ pub fn run_folder(path: &Path) -> Result<bool, FolderError> {
     private_dir(path).map_err(failed)?;
     let found = std::fs::metadata(path).map_err(failed)?;
     let refuse = |why: String, mend: &str| Err(FolderError::Unsafe { path: path.to_owned(), why, mend: mend.to_owned() });
-    let own = rustix::process::geteuid().as_raw();
+    let own = nix::unistd::geteuid().as_raw();
     if !found.is_dir() {
         return refuse(format!("is {}", socket::described(&found)), "choose another --socket");
     }
@@ -143,7 +146,7 @@ pub fn open_to_group(folder: &Path, gid: u32) -> io::Result<()> {
     if found.gid() != gid {
         // What the former group was allowed is not the new one's.
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode & !0o070))?;
-        rustix::fs::chown(folder, None, Some(rustix::process::Gid::from_raw(gid)))?;
+        chown(folder, None, Some(Gid::from_raw(gid)))?;
         return std::fs::set_permissions(folder, std::fs::Permissions::from_mode((mode & !0o070) | 0o010));
     }
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode | 0o010))
@@ -156,7 +159,7 @@ pub fn open_to_group(folder: &Path, gid: u32) -> io::Result<()> {
 pub fn guard_socket(path: &Path, group: Option<u32>) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     if let Some(gid) = group {
-        rustix::fs::chown(path, None, Some(rustix::process::Gid::from_raw(gid)))?;
+        chown(path, None, Some(Gid::from_raw(gid)))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     }
     Ok(())
@@ -193,7 +196,7 @@ mod tests {
     #[test]
     fn a_group_may_enter_the_run_folder_and_not_list_it() {
         let outer = tempfile::tempdir().expect("a temporary directory");
-        let own = rustix::process::getegid().as_raw();
+        let own = nix::unistd::getegid().as_raw();
         std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(0o700)).expect("changed");
         open_to_group(outer.path(), own).expect("opened");
         assert_eq!(socket::mode(&std::fs::metadata(outer.path()).expect("there")), 0o710);

@@ -10,18 +10,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use tracing_subscriber::EnvFilter;
 
 /// Lines that may wait for a slow reader of the log: some seconds of honest logging.
 const LINES_WAITING: usize = 4096;
 /// How long a reader that is full may take before the line is given up.
-const STALL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const STALL_MS: u16 = 1_000;
 
 /// Lines given up since this process started.
 static LOST: AtomicU64 = AtomicU64::new(0);
+/// What is given every line of this process as well.
+static COPIES: OnceLock<LineSink> = OnceLock::new();
 /// Where lines go if this process must not wait for their reader.
 static QUEUE: OnceLock<SyncSender<LogEntry>> = OnceLock::new();
+
+type LineSink = Box<dyn Fn(&str) + Send + Sync>;
 
 enum LogEntry {
     Line(Vec<u8>),
@@ -64,6 +68,12 @@ pub fn init_queued() {
 #[must_use]
 pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
+}
+
+/// Gives what this process logs from now on to `sink` as well, line by line and without colours. The sink must neither wait nor log. A
+/// second call does nothing.
+pub fn copy_to(sink: impl Fn(&str) + Send + Sync + 'static) {
+    let _ = COPIES.set(Box::new(sink));
 }
 
 /// Passes on a line that somebody else wrote, made harmless for a terminal. Never waits if the log has a queue.
@@ -120,12 +130,25 @@ impl Write for Lines {
         } else {
             pass(escape(&String::from_utf8_lossy(bytes)).as_bytes());
         }
+        if let Some(sink) = COPIES.get() {
+            without_colours(&String::from_utf8_lossy(bytes)).lines().for_each(sink);
+        }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A line of the subscriber's without its colours: `ESC [ … m`.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(part.split_once('m').map_or("", |(_, rest)| rest));
+    }
+    out
 }
 
 fn pass(line: &[u8]) {
@@ -160,7 +183,7 @@ fn write_all_waiting(waiting: &Receiver<LogEntry>) {
     }
 }
 
-/// Writes a whole line. A full pipe or terminal that is not to block is waited for, [`STALL`] at most.
+/// Writes a whole line. A full pipe or terminal that is not to block is waited for, [`STALL_MS`] at most.
 fn put<W: Write + std::os::fd::AsFd>(out: &mut W, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -168,7 +191,7 @@ fn put<W: Write + std::os::fd::AsFd>(out: &mut W, mut bytes: &[u8]) -> io::Resul
             Ok(n) => bytes = &bytes[n..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if poll(&mut [PollFd::new(&*out, PollFlags::OUT)], Some(&STALL))? == 0 {
+                if poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLOUT)], STALL_MS)? == 0 {
                     return Err(error);
                 }
             }
@@ -195,6 +218,12 @@ mod tests {
             assert_eq!(escape(text), shown);
             assert_eq!(escape(shown), shown, "what is harmless stays as it is");
         }
+    }
+
+    #[test]
+    fn a_copy_of_a_line_has_no_colours() {
+        assert_eq!(without_colours("\x1b[32m INFO\x1b[0m the mesh \x1b[3mis\x1b[0m up"), " INFO the mesh is up");
+        assert_eq!(without_colours("plain"), "plain");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod servers;
 
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -118,6 +119,7 @@ pub struct Setup {
     folder: TempDir,
     context: Option<String>,
     env: Vec<(String, String)>,
+    is_journal: bool,
 }
 
 impl Setup {
@@ -125,7 +127,7 @@ impl Setup {
     #[must_use]
     pub fn new(cards: &[(String, String)]) -> Self {
         let folder = tempfile::Builder::new().prefix("brahman-test-").tempdir().expect("a temporary directory");
-        let setup = Self { folder, context: None, env: Vec::new() };
+        let setup = Self { folder, context: None, env: Vec::new(), is_journal: false };
         std::fs::create_dir_all(setup.cache()).expect("made");
         std::fs::create_dir_all(setup.cards()).expect("made");
         for (name, text) in cards {
@@ -142,6 +144,19 @@ impl Setup {
     #[must_use]
     pub fn cache(&self) -> PathBuf {
         self.folder.path().join("cache")
+    }
+
+    /// The folder that will hold its state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// Tells init, as systemd would, that its standard error is the journal's.
+    #[must_use]
+    pub fn logged_as_a_journal(mut self) -> Self {
+        self.is_journal = true;
+        self
     }
 
     /// Starts in this context.
@@ -194,6 +209,10 @@ impl Setup {
             command.arg("--context").arg(context);
         }
         let log = std::fs::File::create(self.folder.path().join("log")).expect("created");
+        if self.is_journal {
+            let meta = log.metadata().expect("there");
+            command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()));
+        }
         let init = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("brahman-init starts");
         Mesh { folder: self.folder, init, context: self.context }
     }

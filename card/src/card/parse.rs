@@ -173,38 +173,12 @@ fn check(card: &Card) -> Result<(), (String, String)> {
         return fail("label", format!("`{}` is a name of the mesh's own parts, expected another", card.label));
     }
     if let Some(socket) = &card.service_socket {
-        let file = socket.rsplit('/').next().unwrap_or_default();
-        let relative = socket.contains('/') && !socket.starts_with('/');
-        if file.is_empty() || file.starts_with('.') || socket.contains("..") || socket.contains('\0') || relative {
-            return fail("service_socket", format!("`{}`: expected a file name or an absolute path", socket.escape_debug()));
-        }
-        if is_reserved(file) {
-            return fail("service_socket", format!("`{}` is a file of the mesh's own, expected another name", socket.escape_debug()));
-        }
+        check_socket(socket)?;
     }
     if let Some(key) = card.extensions.keys().find(|key| !key.contains('.')) {
         return fail(&format!("extensions.{key}"), "expected a reverse-domain key such as com.example.team".into());
     }
-    for (side, flows) in [("input", &card.flow.input), ("output", &card.flow.output)] {
-        for (i, flow) in flows.iter().enumerate() {
-            if flow.name.is_empty() {
-                return fail(&format!("flow.{side}[{i}].name"), "empty, expected a short name such as embed".into());
-            }
-            if let FlowType::Interface { name } = &flow.ty
-                && !is_interface_name(name)
-            {
-                let why = format!("`{name}` is not a Varlink interface name, expected one such as org.example.Thing");
-                return fail(&format!("flow.{side}[{i}].type.interface.name"), why);
-            }
-            if let FlowType::Interface { name } = &flow.ty
-                && side == "output"
-                && INTERFACES_OF_INIT.contains(&name.as_str())
-            {
-                let why = format!("`{name}` is answered by init and by every socket itself, expected another");
-                return fail(&format!("flow.{side}[{i}].type.interface.name"), why);
-            }
-        }
-    }
+    check_flows(card)?;
     let ours = card.offered_interfaces().any(|name| name.starts_with(OURS));
     if card.access == Access::Group && !card.wants_uid && ours {
         let why = "false with access = \"group\": without the caller's uid a member of the group would count as the owner";
@@ -260,6 +234,38 @@ fn check_replicas(card: &Card) -> Result<(), (String, String)> {
         Some(name) => fail(format!("{name} has one writer in a mesh: expected 1")),
         None => Ok(()),
     }
+}
+
+fn check_socket(socket: &str) -> Result<(), (String, String)> {
+    let fail = |why: String| Err(("service_socket".to_owned(), why));
+    let file = socket.rsplit('/').next().unwrap_or_default();
+    let relative = socket.contains('/') && !socket.starts_with('/');
+    if file.is_empty() || file.starts_with('.') || socket.contains("..") || socket.contains('\0') || relative {
+        return fail(format!("`{}`: expected a file name or an absolute path", socket.escape_debug()));
+    }
+    if is_reserved(file) {
+        return fail(format!("`{}` is a file of the mesh's own, expected another name", socket.escape_debug()));
+    }
+    Ok(())
+}
+
+fn check_flows(card: &Card) -> Result<(), (String, String)> {
+    for (side, flows) in [("input", &card.flow.input), ("output", &card.flow.output)] {
+        for (i, flow) in flows.iter().enumerate() {
+            if flow.name.is_empty() {
+                return Err((format!("flow.{side}[{i}].name"), "empty, expected a short name such as embed".into()));
+            }
+            let FlowType::Interface { name } = &flow.ty else { continue };
+            let field = format!("flow.{side}[{i}].type.interface.name");
+            if !is_interface_name(name) {
+                return Err((field, format!("`{name}` is not a Varlink interface name, expected one such as org.example.Thing")));
+            }
+            if side == "output" && INTERFACES_OF_INIT.contains(&name.as_str()) {
+                return Err((field, format!("`{name}` is answered by init and by every socket itself, expected another")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether `name` is a Varlink interface name: reverse-domain, at least two elements of letters, digits and hyphens.

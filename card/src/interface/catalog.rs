@@ -34,7 +34,8 @@ interface! {
         /// not add up to its rows is refused. Objects that are gone or damaged come back from `rescue` first, if the copies are what
         /// was recorded. A name that is not known here is taken up from the manifests of a bucket in S3, if one has it (`Adopt`).
         Resync(ResyncIn) -> ResyncOut: long;
-        /// The same for every dataset whose objects are there and whose manifest is not, or is damaged.
+        /// The same for every dataset whose objects are there and whose manifest is not, or is damaged. One whose manifest is whole and
+        /// whose objects are gone is among `failed`, with what is missing.
         ResyncMissing(RealmIn) -> ResyncMissingOut: whole_dataset;
         /// Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state
         /// is lost. Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that
@@ -45,7 +46,22 @@ interface! {
         MarkStale(MarkStaleIn): idempotent;
         /// Says that an index has caught up with a generation, which its run tells.
         ClearStale(ClearStaleIn) -> ClearStaleOut: idempotent;
+        /// A dataset with pins is not deleted before they are taken away.
         Delete(NameIn) -> DeleteOut: long;
+        /// Makes a dataset of another name from the present generation of one, as a run of its own with all that a commit promises.
+        /// Said again, and the generation is still the same, it is answered as the first time.
+        Copy(CopyIn) -> CopyOut: idempotent, whole_dataset;
+        /// The same under the same number, and the old name is gone. A dataset that feeds indexes keeps its name, for it is theirs, too.
+        Rename(CopyIn) -> CopyOut: idempotent, whole_dataset;
+        /// Keeps a generation, the present one unless said, whatever is committed after it: until `Unpin`, or for `life_s`. Of a pin that
+        /// is there the life is counted anew.
+        Pin(PinIn) -> PinOut: idempotent;
+        /// Takes away the pins that are named by `pin` or `generation`, all of the dataset's if neither is said.
+        Unpin(UnpinIn) -> UnpinOut: idempotent;
+        /// For a backup: writes the catalog's own files, all as they are at one moment, into a folder on this machine, and pins the
+        /// present generation of every real dataset for a while, so that its objects can be copied. Of the files written only the
+        /// present generation is needed; which indexes have caught up is as `indexes` says.
+        Snapshot(SnapshotIn) -> SnapshotOut: long;
         /// Call with `more`: the state now, then again whenever a dataset changes.
         Watch(RealmIn) -> WatchOut: idempotent, endless;
     }
@@ -69,6 +85,14 @@ interface! {
         MadeByMock { name: String, maker: String }
         /// The objects that can be found do not make up the dataset; `keys` cannot be placed.
         Incomplete { name: String, keys: Vec<String>, rows: u64, expected_rows: u64 }
+        /// There is a dataset of that name.
+        Exists { name: String }
+        /// Indexes are fed by the dataset under its name.
+        InUse { name: String, indexes: Vec<String> }
+        /// The dataset has pins, which are taken away by `Unpin`.
+        Pinned { name: String, pins: Vec<String> }
+        /// That generation is not kept any more, or has never been.
+        NoSuchGeneration { name: String, generation: u64 }
         /// Nothing can be written to the state: what is there is served.
         ReadOnly { path: String }
     }
@@ -316,17 +340,21 @@ pub struct Version {
     /// Number of the generation, from 1.
     pub generation: u64,
     pub run_id: String,
+    #[serde(default)]
     pub rows: u64,
     /// Bytes of all objects.
+    #[serde(default)]
     pub bytes: u64,
     /// Unix time of the commit.
+    #[serde(default)]
     pub committed_ms: u64,
 }
 
 #[wire]
 pub struct GetOut {
     pub dataset: Dataset,
-    /// The last hundred generations, newest first.
+    /// The last hundred generations, newest first; absent in replies of the first providers.
+    #[serde(default)]
     pub history: Vec<Version>,
     /// Keys of objects that had gone from their bucket, or were damaged, and have just come back, whole, from `rescue`.
     pub rescued: Option<Vec<String>>,
@@ -337,6 +365,106 @@ pub struct GetOut {
     pub borrowed: Option<Vec<String>>,
     /// Keys of objects that are gone, or cut, and have no copy that is right.
     pub missing: Option<Vec<String>>,
+    /// A folder that always has the objects of one whole generation, the present one: `…/current/*.parquet` in the order of rows. It is a
+    /// link, which is replaced with each commit; absent where it could not be brought up to this generation.
+    pub current: Option<String>,
+    /// Generations that are kept, in the order of their numbers; absent if there are none.
+    pub pins: Option<Vec<Pin>>,
+}
+
+/// A generation that is kept until its pin is taken away, or the pin's life is over.
+#[wire(Eq)]
+pub struct Pin {
+    /// Name of the pin among the dataset's.
+    pub pin: String,
+    pub generation: u64,
+    pub run_id: String,
+    /// Objects of that generation, in the order of their rows.
+    pub objects: Vec<Object>,
+    /// Unix time at which its life is over; absent of one that stays.
+    pub until_ms: Option<u64>,
+    /// A folder that has the objects of that generation for as long as it is kept.
+    pub folder: Option<String>,
+}
+
+/// Parameters of `Copy` and `Rename`.
+#[wire]
+pub struct CopyIn {
+    pub name: String,
+    /// Name that the copy has, or the dataset from now on.
+    pub to: String,
+    pub mock: Option<bool>,
+}
+
+/// Reply of `Copy` and `Rename`: the dataset of the new name.
+#[wire(Eq)]
+pub struct CopyOut {
+    pub name: String,
+    pub generation: u64,
+    pub rows: u64,
+    pub run_id: String,
+}
+
+#[wire]
+pub struct PinIn {
+    pub name: String,
+    /// The present one, the one before it, or one that is pinned already.
+    pub generation: Option<u64>,
+    /// How long it is kept, in seconds; until it is unpinned unless said.
+    pub life_s: Option<u64>,
+    /// Name of the pin, by which whoever shares a generation with others tells his own: of the characters of datasets' names. The run
+    /// of the generation unless said.
+    pub pin: Option<String>,
+    pub mock: Option<bool>,
+}
+
+#[wire]
+pub struct PinOut {
+    pub pin: Pin,
+}
+
+/// An index, and which generation of its dataset it has.
+#[wire(Eq)]
+pub struct IndexMark {
+    pub index: String,
+    pub dataset: String,
+    /// Number of the dataset's generation; 0 of an index that has none.
+    pub generation: u64,
+    pub run_id: Option<String>,
+}
+
+#[wire]
+pub struct SnapshotIn {
+    /// Absolute path of a folder that is there and empty.
+    pub folder: String,
+    /// The indexes that go into the same backup; no others are fed by what is written.
+    pub indexes: Option<Vec<IndexMark>>,
+    /// How long the pins last if nobody takes them away, in seconds; a day unless said.
+    pub life_s: Option<u64>,
+}
+
+#[wire]
+pub struct SnapshotOut {
+    /// Name of the pins, for `Unpin`.
+    pub pin: String,
+    /// As they are at that moment, with the paths of their objects.
+    pub datasets: Vec<Dataset>,
+    /// What is not in it as it should be: damaged files, datasets that are lost.
+    pub notes: Option<Vec<String>>,
+}
+
+#[wire]
+pub struct UnpinIn {
+    pub name: String,
+    pub generation: Option<u64>,
+    pub pin: Option<String>,
+    pub mock: Option<bool>,
+}
+
+#[wire]
+pub struct UnpinOut {
+    /// How many pins were taken away; none is no error.
+    pub unpinned: u64,
 }
 
 /// Parameters of `Abandon`: one of the first two.
@@ -487,6 +615,8 @@ pub struct MarkStaleIn {
     /// The run whose generation the index has, if it has one.
     pub run_id: Option<String>,
     pub mock: Option<bool>,
+    /// The index was deleted: the dataset feeds it no longer.
+    pub gone: Option<bool>,
 }
 
 #[wire]

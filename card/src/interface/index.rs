@@ -61,6 +61,9 @@ interface! {
         CompactTrials(CompactTrialsIn) -> CompactTrialsOut: idempotent;
         /// Tries a grid. With `more`: a reply a trial, phase `trial`, and a last one.
         Autotune(AutotuneIn) -> AutotuneOut: whole_dataset;
+        /// For a backup: puts the generation that answers of every index into a folder on this machine, with what belongs to it, by links
+        /// where the disk has them. Nothing is locked: what is being written is not in it.
+        Snapshot(SnapshotIn) -> SnapshotOut: long;
         /// What the background agent does; it is off unless the module's configuration says otherwise.
         AgentStatus() -> AgentStatusOut: idempotent;
         AgentEnqueue(NameIn) -> AgentEnqueueOut: idempotent;

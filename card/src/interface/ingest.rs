@@ -55,6 +55,8 @@ pub struct FilesIn {
     pub format: Option<String>,
     pub pii: Option<bool>,
     pub bucket: Option<String>,
+    /// What a .gitignore names, and hidden files, are read as well; false unless said.
+    pub no_ignore: Option<bool>,
 }
 
 /// Parameters of `Postgres` and `Mysql`.
@@ -118,6 +120,17 @@ pub struct Quarantine {
     pub reason: String,
 }
 
+/// What a rule has kept from being read.
+#[wire(Eq)]
+pub struct HiddenFiles {
+    /// A file of rules with its pattern (`/notes/.gitignore: *.log`), or what names are passed over.
+    pub rule: String,
+    /// Files and folders that it hides; a folder counts as one.
+    pub count: u64,
+    /// Path of the first.
+    pub first: String,
+}
+
 /// Replies of `Files`, `Postgres` and `Mysql`.
 #[wire(phase)]
 pub enum IngestOut {
@@ -157,6 +170,10 @@ pub struct IngestSummary {
     pub quarantined: Option<u64>,
     /// The first hundred of them.
     pub quarantine: Option<Vec<Quarantine>>,
+    /// Files and folders that rules have hidden; absent if there are none.
+    pub hidden: Option<u64>,
+    /// By which rules, those first that hide most.
+    pub hidden_by: Option<Vec<HiddenFiles>>,
     /// Absent if it was not looked for.
     pub pii: Option<PiiReport>,
     /// Of several tables, what each became.
@@ -219,6 +236,8 @@ pub struct WatchIn {
     /// Between looks without a reason; 300 unless said.
     pub reconcile_s: Option<u64>,
     pub bucket: Option<String>,
+    /// What a .gitignore names, and hidden files, are read as well; false unless said.
+    pub no_ignore: Option<bool>,
 }
 
 /// A folder that is ingested again whenever it changes.

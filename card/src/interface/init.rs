@@ -51,6 +51,10 @@ pub struct ListOut {
     pub modules: Vec<ModuleRecord>,
     /// Lines of the log that could not be written since init started (its reader has gone, a full disk); absent if none was lost.
     pub log_lines_lost: Option<u64>,
+    /// Where the modules' output is kept: a folder of log files, or `journal` for systemd's.
+    pub logs: Option<String>,
+    /// Lines that could not be kept there since init started (a full disk); absent if none was.
+    pub log_lines_unkept: Option<u64>,
 }
 
 /// Parameters of `Start`, `Stop` and `Restart`.
@@ -100,6 +104,8 @@ pub struct Line {
     pub stream: String,
     /// Without the newline; invalid UTF-8 replaced.
     pub text: String,
+    /// Label of the module, where lines of several stand side by side.
+    pub label: Option<String>,
 }
 
 #[wire]

@@ -31,8 +31,9 @@ interface! {
         PutObject(PutObjectIn) -> PutObjectOut: idempotent;
         /// Asks every bucket for its marker now.
         Health() -> HealthOut: idempotent;
-        /// Reads every object that a dataset names, and every copy of one, and compares it with the recorded SHA-256; one that is not
-        /// right is replaced by a copy that is. With `more`, replies on the way hold what was done so far.
+        /// Reads every object that a dataset names, of the present generation and the one before, and every copy of one, and compares it
+        /// with the recorded SHA-256; one that is not right is replaced by a copy that is. Manifests in S3 are compared with their own
+        /// checksums, datasets' files and the records of runs, too. With `more`, replies on the way hold what was done so far.
         Scrub(ScrubIn) -> ScrubOut: idempotent, whole_dataset;
         /// The newest failed operations.
         Errors(ErrorsIn) -> ErrorsOut: idempotent;
@@ -215,6 +216,30 @@ pub struct ScrubOut {
     pub elapsed_ms: u64,
     /// Buckets of which something could not be looked at: they are away, or do not answer.
     pub unread: Option<Vec<UnreadBucket>>,
+    /// Manifests that were read, in S3 and in the catalog's folder.
+    pub manifests: Option<u64>,
+    /// Records and files that say what objects there are to be, and are damaged or missing: what they said could not be compared, and is
+    /// not called damaged for that.
+    pub records: Option<Vec<String>>,
+    /// What could not be compared, for nothing ever recorded it.
+    pub notes: Option<Vec<String>>,
+    /// Runs that have not been committed and have left objects. Those that were given up are cleared away by and by.
+    pub unfinished: Option<Vec<UnfinishedRun>>,
+}
+
+/// A run that has begun, was not committed, and has left something in a bucket.
+#[wire(Eq)]
+pub struct UnfinishedRun {
+    pub dataset: String,
+    pub run_id: String,
+    pub bucket: String,
+    /// Files that it has left there.
+    pub objects: u64,
+    pub bytes: u64,
+    /// Unix time at which it began; absent if that is not known.
+    pub since_ms: Option<u64>,
+    /// It was given up, and what it has left goes within two hours. Otherwise it goes on, as far as anybody has said.
+    pub given_up: bool,
 }
 
 /// A bucket that could not be looked at, or not to the end.

@@ -4,10 +4,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::Empty;
 use brahman_card::interface::storage::{
-    AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode,
-    method,
+    AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn,
+    decode, encode, method,
 };
 use clap::Subcommand;
 
@@ -258,8 +259,7 @@ fn show_health(out: &HealthOut, output: &Output) {
 
 /// How long ago a Unix time is.
 fn ago(at_ms: u64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    duration((now - at_ms as f64 / 1000.0).max(0.0))
+    duration(now_ms().saturating_sub(at_ms) as f64 / 1000.0)
 }
 
 async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<()> {
@@ -284,9 +284,26 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
         for left in &out.unrepaired {
             output.line(&output.paint(&format!("not repaired: {} in {}: {}", left.key, left.bucket, left.why), Tone::Bad));
         }
+        out.records.iter().flatten().for_each(|record| output.line(&output.paint(record, Tone::Bad)));
+        out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
+        for run in out.unfinished.iter().flatten() {
+            let since = run.since_ms.map(|at_ms| format!(", begun {} ago", ago(at_ms))).unwrap_or_default();
+            let what = if run.given_up { "given up, and cleared away by itself" } else { "not ended" };
+            let left = format!(
+                "run {} of {} in {}: {} in {} files{since}: {what}",
+                run.run_id,
+                run.dataset,
+                run.bucket,
+                bytes(run.bytes),
+                run.objects
+            );
+            output.line(&output.paint(&left, Tone::Busy));
+        }
     }
     let unread: u64 = out.unread.iter().flatten().map(|of| of.objects).sum();
+    let records = out.records.iter().flatten().count();
     match (out.unrepaired.len(), unread) {
+        (0, 0) if records > 0 => Err(Unsound(format!("{records} damaged records: see above")).into()),
         (0, 0) => Ok(()),
         (0, unread) => Err(Unsound(format!("{unread} objects could not be verified")).into()),
         (damaged, _) => Err(Unsound(format!("{damaged} objects are damaged and could not be repaired")).into()),

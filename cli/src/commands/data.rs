@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{
-    self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut, SampleIn, SampleOut,
+    self, Dataset, GetOut, LineageIn, LineageOut, NameIn, PiiColumn, PublishedDataset, RealmIn, ResyncIn, ResyncMissingOut, ResyncOut,
+    SampleIn, SampleOut,
 };
 use brahman_card::interface::ingest::method;
 use brahman_card::interface::ingest::{
@@ -13,7 +14,7 @@ use brahman_card::interface::{Empty, Method};
 use clap::Args;
 
 use super::{StdinFile, absolute, get, is_standard, stream, text_or_stdin, unfinished};
-use crate::failure::NotFound;
+use crate::failure::{NotFound, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
 
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
@@ -149,9 +150,12 @@ pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
 
 async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset: &str, output: &Output) -> anyhow::Result<()> {
     let bar = output.spinner("reading");
+    let mut lines = output.progress_lines();
     let last: IngestOut = stream::<M>(socket, ask, |reply: &IngestOut| {
         if let IngestOut::Progress(p) = reply {
-            bar.set_message(one_line(&format!("{}: {} rows, {}, {:.0} rows/s", p.phase, p.rows, bytes(p.bytes), p.rows_per_s)));
+            let words = format!("{} rows, {}, {:.0} rows/s", p.rows, bytes(p.bytes), p.rows_per_s);
+            bar.set_message(one_line(&format!("{}: {words}", p.phase)));
+            lines.take(reply, &p.phase, (p.rows, 0), || words);
         }
     })
     .await?;
@@ -208,6 +212,13 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
         for q in out.quarantine.iter().flatten().take(10) {
             let row = q.row.map(|r| format!(" row {r}")).unwrap_or_default();
             output.line(&format!("  {}{row}: {}", q.source, q.reason));
+        }
+    }
+    let hidden = out.hidden.unwrap_or(0);
+    if hidden > 0 {
+        output.line(&format!("{hidden} files and folders hidden by rules; --no-ignore reads them:"));
+        for rule in out.hidden_by.iter().flatten().take(10) {
+            output.line(&format!("  {} by {}, first {}", rule.count, rule.rule, rule.first));
         }
     }
 }
@@ -305,11 +316,20 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         column.map_or_else(String::new, |c| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) })
     };
     let columns = d.columns.iter();
-    let columns =
-        columns.map(|c| vec![c.name.clone(), shortened(&c.arrow_type, TYPE_COLUMNS), shortened(&c.source_type, TYPE_COLUMNS), c.nulls_made.to_string(), holds(&c.name)]);
+    let columns = columns.map(|c| {
+        vec![
+            c.name.clone(),
+            shortened(&c.arrow_type, TYPE_COLUMNS),
+            shortened(&c.source_type, TYPE_COLUMNS),
+            c.nulls_made.to_string(),
+            holds(&c.name),
+        ]
+    });
     output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
     d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
     d.objects.iter().for_each(|o| output.line(&o.url));
+    out.current.iter().for_each(|current| output.line(&format!("{current}/*.parquet has these objects under a stable path")));
+    out.pins.iter().flatten().for_each(|pin| output.line(&super::datasets::pinned(pin)));
     if !d.stale.is_empty() {
         output.line(&output.paint(&format!("stale indexes: {}", d.stale.join(", ")), Tone::Busy));
     }
@@ -341,14 +361,18 @@ pub(crate) async fn resync(
         let out: ResyncMissingOut = get::<catalog::method::ResyncMissing>(socket, &RealmIn::default()).await?;
         if output.json() {
             output.print_json(&out);
-            return Ok(());
+        } else {
+            if out.resynced.is_empty() && out.failed.is_empty() {
+                output.line("every dataset has its manifest and its objects");
+            }
+            let back = |d: &PublishedDataset| format!("{} rebuilt: generation {}, {} rows", d.name, d.generation, d.rows);
+            out.resynced.iter().for_each(|d| output.line(&back(d)));
+            out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
         }
-        if out.resynced.is_empty() && out.failed.is_empty() {
-            output.line("every dataset has its manifest");
-        }
-        out.resynced.iter().for_each(|d| output.line(&format!("{} rebuilt: generation {}, {} rows", d.name, d.generation, d.rows)));
-        out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
-        return Ok(());
+        return match out.failed.len() {
+            0 => Ok(()),
+            failed => Err(Unsound(format!("{failed} datasets are not whole")).into()),
+        };
     };
     let runs = Some(runs).filter(|runs| !runs.is_empty());
     let ask = ResyncIn { name: name.to_owned(), mock: None, runs, accept_damage: accept_damage.then_some(true) };

@@ -84,8 +84,10 @@ async fn watch<M: Method<Out: ProgressReply>>(
     person: impl FnOnce(&<M::Out as ProgressReply>::Summary),
 ) -> anyhow::Result<()> {
     let bar = output.count_bar("starting", 0);
+    let mut lines = output.progress_lines();
     let last = stream::<M>(socket, ask, |reply: &M::Out| {
         if let Step::Underway(phase, done, of) = reply.step() {
+            lines.take(reply, phase, (done, of), || if of > 0 { format!("{done} of {of} ({}%)", done * 100 / of) } else { "begun".into() });
             bar.set_length(of);
             bar.set_position(done);
             bar.set_message(one_line(phase));
@@ -578,6 +580,10 @@ fn found(output: &Output, out: &SearchOut) {
     if let Some(why) = &out.degraded {
         output.note(&format!("damaged: {why}"));
     }
+    if out.partial == Some(true) {
+        let (done, of) = (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0));
+        output.note(&format!("partial: the index's first refresh is running, {done} of {of} chunks are embedded"));
+    }
     if out.truncated == Some(true) {
         output.note("the query was longer than the model's window: only its beginning was embedded");
     }
@@ -615,7 +621,8 @@ mod tests {
         details(&output, &description);
         insta::assert_snapshot!("index_stats", output.printed());
 
-        let hit = Hit { doc_id: "backups.md".into(), line: 3, text: "We keep\nbackups   for ninety days.".into(), score: 0.5, ..Hit::default() };
+        let hit =
+            Hit { doc_id: "backups.md".into(), line: 3, text: "We keep\nbackups   for ninety days.".into(), score: 0.5, ..Hit::default() };
         let out = SearchOut {
             results: vec![vec![hit]],
             generation: 2,
@@ -631,7 +638,15 @@ mod tests {
         found(&output, &out);
         insta::assert_snapshot!("search", output.printed());
 
-        let summary = RefreshSummary { generation: 2, dataset_docs: 4, new_docs: 1, new_chunks: 1, total: 4, duration_s: 0.5, ..RefreshSummary::default() };
+        let summary = RefreshSummary {
+            generation: 2,
+            dataset_docs: 4,
+            new_docs: 1,
+            new_chunks: 1,
+            total: 4,
+            duration_s: 0.5,
+            ..RefreshSummary::default()
+        };
         let output = Output::kept();
         refreshed("notes", &summary, &output);
         insta::assert_snapshot!("refreshed", output.printed());

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
-use brahman_card::interface::init::{LogsIn, LogsOut};
 use brahman_card::interface::{Empty, broker, init};
 use brahman_card::{Card, CardError, ModuleState};
 use brahman_sidecar::module::EXIT_CONFIG;
@@ -17,7 +16,7 @@ use brahman_sidecar::place::cards::{self, CardSource, FoundCard, Mask, ReplacedC
 use brahman_sidecar::place::state::{Holder, StateError, check_place};
 use brahman_sidecar::{ClientError, place};
 
-use super::{get, is_standard, sibling, stdin_bytes, stream};
+use super::{get, is_standard, sibling, stdin_bytes};
 use crate::Up;
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, bytes, duration, one_line};
@@ -241,6 +240,10 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
             let words = format!("{lost} lines of the mesh's log could not be written; `brahman logs` has the last ones");
             output.line(&output.paint(&words, Tone::Bad));
         }
+        if let Some(lost) = list.as_ref().ok().and_then(|list| list.as_ref().ok()?.log_lines_unkept) {
+            let words = format!("{lost} lines of the modules' logs could not be kept on disk (is it full?)");
+            output.line(&output.paint(&words, Tone::Bad));
+        }
     }
     let silent = "the supervisor does not answer, so this table may be old: brahman-init is stopped, or it has died";
     let gone = match list {
@@ -263,7 +266,9 @@ fn scripted(status: &StatusOut) -> serde_json::Result<serde_json::Value> {
 }
 
 fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
-    let context = status.context.as_deref().unwrap_or("(none)");
+    let broker_runs = |m: &ModuleStatus| m.state == ModuleState::Ready && m.flows.iter().any(|flow| flow == broker::INTERFACE.name);
+    let none = if status.modules.iter().any(broker_runs) { "(none)" } else { "(unknown: the broker does not answer)" };
+    let context = status.context.as_deref().unwrap_or(none);
     output.line(&format!("context {}   socket {}", output.paint(context, Tone::Strong), socket.display()));
     let rows = status.modules.iter().map(|m| {
         let tone = match m.state {
@@ -344,30 +349,6 @@ fn micros(us: u64) -> String {
         1000..1_000_000 => format!("{:.1}ms", us as f64 / 1e3),
         _ => format!("{:.1}s", us as f64 / 1e6),
     }
-}
-
-pub(crate) async fn logs(socket: &Path, label: &str, follow: bool, lines: u64, output: &Output) -> anyhow::Result<()> {
-    let ask = LogsIn { label: label.to_owned(), follow: Some(follow), lines: Some(lines) };
-    let init = place::init_socket(socket);
-    let show = |logs: &LogsOut| {
-        for line in &logs.lines {
-            if output.json() {
-                output.print_json(line);
-            } else {
-                output.line(&line.text);
-            }
-        }
-    };
-    if follow {
-        stream::<init::method::Logs>(&init, &ask, show).await?;
-    } else {
-        let logs = get::<init::method::Logs>(&init, &ask).await?;
-        show(&logs);
-        if logs.dropped > 0 {
-            output.note(&format!("{} earlier lines are no longer kept", logs.dropped));
-        }
-    }
-    Ok(())
 }
 
 pub(crate) async fn reload(socket: &Path, output: &Output) -> anyhow::Result<()> {

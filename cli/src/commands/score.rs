@@ -114,7 +114,10 @@ impl Source {
         let value: Value = serde_json::from_str(&text).map_err(bad)?;
         let messages = value.get("messages").cloned().or_else(|| value.is_array().then(|| value.clone()));
         if let Some(messages) = messages {
-            return Ok(ConversationInput { messages: Some(serde_json::from_value(messages).map_err(bad)?), ..ConversationInput::default() });
+            return Ok(ConversationInput {
+                messages: Some(serde_json::from_value(messages).map_err(bad)?),
+                ..ConversationInput::default()
+            });
         }
         let inner = value.get("conversation").filter(|inner| inner.is_object()).unwrap_or(&value);
         Ok(ConversationInput { conversation: Some(serde_json::from_value(inner.clone()).map_err(bad)?), ..ConversationInput::default() })

@@ -1,34 +1,26 @@
-//! One module as the supervisor sees it, and what its steps are: ready, asked to end, dead.
+//! One module as the supervisor sees it, and what its steps are: loading, ready, asked to end, dead.
 //!
-//! Knows nothing of other modules.
+//! Knows nothing of other modules. What it is doing is its [`Phase`]; here is what outlives that.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use brahman_card::card::{Payload, RestartPolicy, Supervision};
 use brahman_card::{Card, ModuleRecord, ModuleState};
 
-use super::{Effect, GRACE_MS, Millis};
+use super::phase::{Afterwards, Phase, Stage, Standing};
+use super::{Effect, GRACE_MS, LATE_MS, Millis, REKILL_MS};
 
 /// First cool-down after too many restarts, doubled after each failed half-open try up to the maximum.
 pub(super) const COOLDOWN_MS: (Millis, Millis) = (10_000, 600_000);
-
-/// What becomes of a module once its process has ended as asked.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Afterwards {
-    Stay,
-    Start,
-    Remove,
-    Replace(Box<(Card, String)>),
-}
 
 /// One module.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(super) card: Card,
     pub(super) socket: String,
-    pub(super) state: ModuleState,
+    pub(super) phase: Phase,
+    /// When its state last became another.
     pub(super) since: Millis,
-    pub(super) pid: Option<u32>,
     pub(super) session: Option<String>,
     pub(super) incarnation: u64,
     pub(super) restarts: u64,
@@ -43,17 +35,10 @@ pub(crate) struct Entry {
     pub(super) shortfalls: Vec<String>,
     /// Its module brought the Card over its session: no file has it.
     pub(super) brought: bool,
-    pub(super) afterwards: Option<Afterwards>,
-    pub(super) spawning: bool,
     pub(super) unhealthy_row: u32,
     pub(super) recent: VecDeque<Millis>,
     pub(super) cooldown_ms: Millis,
     pub(super) half_open: bool,
-    pub(super) permanent: bool,
-    pub(super) ready_by: Option<Millis>,
-    pub(super) alive_by: Option<Millis>,
-    pub(super) start_at: Option<Millis>,
-    pub(super) kill_at: Option<Millis>,
 }
 
 impl Entry {
@@ -61,9 +46,8 @@ impl Entry {
         Self {
             card,
             socket,
-            state: ModuleState::Waiting,
+            phase: Phase::Waiting,
             since: now,
-            pid: None,
             session: None,
             incarnation: 0,
             restarts: 0,
@@ -74,17 +58,10 @@ impl Entry {
             is_former: false,
             shortfalls: Vec::new(),
             brought: false,
-            afterwards: None,
-            spawning: false,
             unhealthy_row: 0,
             recent: VecDeque::new(),
             cooldown_ms: COOLDOWN_MS.0,
             half_open: false,
-            permanent: false,
-            ready_by: None,
-            alive_by: None,
-            start_at: None,
-            kill_at: None,
         }
     }
 
@@ -97,7 +74,7 @@ impl Entry {
     /// The process, if one runs.
     #[must_use]
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.pid
+        self.phase.pid()
     }
 
     /// What this machine does not enforce of the Card.
@@ -105,20 +82,40 @@ impl Entry {
         self.shortfalls = shortfalls;
     }
 
-    pub(super) fn enter(&mut self, state: ModuleState, now: Millis) {
-        if self.state != state {
-            self.state = state;
+    pub(super) fn enter(&mut self, phase: Phase, now: Millis) {
+        if self.state() != phase.state() {
             self.since = now;
         }
+        self.phase = phase;
+    }
+
+    pub(super) fn state(&self) -> ModuleState {
+        self.phase.state()
     }
 
     pub(super) fn runs(&self) -> bool {
-        self.pid.is_some() || self.spawning
+        self.phase.runs()
     }
 
     /// Whether init starts it, and so binds its socket and restarts it.
     pub(crate) fn is_started_here(&self) -> bool {
         matches!(self.card.payload, Payload::Native(_)) && self.card.supervision != Supervision::Delegate
+    }
+
+    /// Why it does not run, if it does not and will not by itself, and what to do.
+    pub(super) fn absence(&self) -> Option<String> {
+        if !self.is_started_here() || self.session.is_some() {
+            return None;
+        }
+        let label = &self.card.label;
+        match self.phase {
+            Phase::Stopped => Some(format!("is stopped; `brahman start {label}` starts it")),
+            Phase::Failed { start_at: None } => {
+                let why = self.reason.as_deref().unwrap_or("no reason is known");
+                Some(format!("has failed ({why}); `brahman start {label}` tries again"))
+            }
+            _ => None,
+        }
     }
 
     /// Whether a session is open.
@@ -134,31 +131,25 @@ impl Entry {
         }
     }
 
-    pub(super) fn clear_timers(&mut self) {
-        self.ready_by = None;
-        self.alive_by = None;
-        self.start_at = None;
-        self.kill_at = None;
-    }
-
     pub(super) fn record(&self, now: Millis) -> ModuleRecord {
         let mut attributes = self.card.attributes.clone();
         attributes.extend(self.attributes.clone());
-        // One that is to run again is on its way, and calls may wait for it, though its former process still ends.
-        let again = matches!(self.afterwards, Some(Afterwards::Start | Afterwards::Replace(_)));
-        let (state, reason) = match self.state {
-            ModuleState::Draining if again && self.is_started_here() => {
+        let (state, reason) = match &self.phase {
+            // One that is to run again is on its way, and calls may wait for it, though its former process still ends.
+            Phase::Running(_, Stage::Draining { order: Some(Afterwards::Start | Afterwards::Replace(_)), .. })
+                if self.is_started_here() =>
+            {
                 (ModuleState::Waiting, Some("its previous process has not exited yet".to_owned()))
             }
             // Killed for its silence, it is not gone for good: what follows is known once its process has ended.
-            ModuleState::Failed if self.runs() && self.kill_at.is_some() => (ModuleState::Backoff, self.reason.clone()),
-            state => (state, self.reason.clone()),
+            Phase::Running(_, Stage::Failed { kill_at: Some(_) }) => (ModuleState::Backoff, self.reason.clone()),
+            phase => (phase.state(), self.reason.clone()),
         };
         ModuleRecord {
             card: self.card.clone(),
             state,
             socket: self.socket.clone(),
-            pid: self.pid.unwrap_or(0),
+            pid: self.pid().unwrap_or(0),
             incarnation: self.incarnation,
             restarts: self.restarts,
             deaths: Some(self.deaths),
@@ -172,44 +163,151 @@ impl Entry {
     }
 }
 
-/// When the next word of a module is due. Before it is ready the time for that is what counts.
-pub(super) fn watchdog(entry: &Entry, now: Millis) -> Option<Millis> {
-    let watched = entry.card.watchdog_s > 0 && entry.state == ModuleState::Ready;
-    watched.then(|| now + Millis::from(entry.card.watchdog_s) * 1000)
+/// When the next word of a module that is ready is due.
+fn watchdog(card: &Card, now: Millis) -> Option<Millis> {
+    (card.watchdog_s > 0).then(|| now + Millis::from(card.watchdog_s) * 1000)
 }
 
+/// By when a process has to be ready that begins to load now.
+pub(super) fn patience(card: &Card, now: Millis) -> Millis {
+    now + Millis::from(card.readiness.timeout_s) * 1000
+}
+
+/// A module gave a sign of life. Before it is ready the time for that is what counts, and while it ends the time for that.
+pub(super) fn touch(entry: &mut Entry, now: Millis) {
+    if let Phase::Running(_, Stage::Ready { alive_by }) = &mut entry.phase {
+        *alive_by = watchdog(&entry.card, now);
+    }
+}
+
+/// A module says that it loads.
+pub(super) fn loads(entry: &mut Entry, now: Millis) {
+    let phase = match &entry.phase {
+        Phase::Running(pid, Stage::Starting { ready_by } | Stage::Loading { ready_by }) => {
+            Phase::Running(*pid, Stage::Loading { ready_by: *ready_by })
+        }
+        // One that was ready and loads again has the time of a start for it.
+        Phase::Running(pid, stage) if !stage.is_ending() => Phase::Running(*pid, Stage::Loading { ready_by: patience(&entry.card, now) }),
+        Phase::Attached(_) => Phase::Attached(Standing::Loading),
+        _ => return,
+    };
+    entry.enter(phase, now);
+}
+
+/// A module says that it is ready.
 pub(super) fn become_ready(entry: &mut Entry, now: Millis) {
     if std::mem::take(&mut entry.is_former) {
         entry.attributes.clear();
     }
-    if entry.afterwards.is_some() {
-        return;
-    }
-    entry.ready_by = None;
+    let phase = match &entry.phase {
+        Phase::Running(pid, stage) if !stage.is_ending() => Phase::Running(*pid, Stage::Ready { alive_by: watchdog(&entry.card, now) }),
+        Phase::Attached(_) => Phase::Attached(Standing::Ready),
+        _ => return,
+    };
     entry.reason = None;
-    entry.enter(ModuleState::Ready, now);
-    entry.alive_by = watchdog(entry, now);
+    entry.enter(phase, now);
 }
 
-/// Asks a module to end, and notes what is to follow.
-pub(super) fn end(entry: &mut Entry, id: &str, afterwards: Afterwards, now: Millis, effects: &mut Vec<Effect>) {
-    entry.start_at = None;
-    let first = entry.afterwards.replace(afterwards).is_none();
-    if let Some(session) = entry.session.clone().filter(|_| !entry.runs()) {
-        effects.push(Effect::Drain { session });
+/// A module says that it ends, or that it has failed: it is given the grace, and then killed like any other that was to end.
+pub(super) fn leaves(entry: &mut Entry, has_failed: bool, now: Millis) {
+    let phase = match &mut entry.phase {
+        // It was asked to, and what follows is known.
+        Phase::Running(_, Stage::Draining { order: Some(_), .. }) => return,
+        Phase::Running(pid, stage) => {
+            let kill_at = stage.kill_at_mut().map_or(now + GRACE_MS, |at| *at);
+            let stage = if has_failed { Stage::Failed { kill_at: Some(kill_at) } } else { Stage::Draining { kill_at, order: None } };
+            Phase::Running(*pid, stage)
+        }
+        Phase::Attached(_) => Phase::Attached(if has_failed { Standing::Failed } else { Standing::Draining }),
+        _ => return,
+    };
+    entry.enter(phase, now);
+}
+
+/// A module's Card has come to require itself: it is not started any more, and what runs of it offers nothing.
+pub(super) fn refuse(entry: &mut Entry, now: Millis) {
+    let phase = match &entry.phase {
+        Phase::Spawning { .. } => return,
+        Phase::Running(_, stage) if stage.is_ending() => return,
+        Phase::Running(pid, _) => Phase::Running(*pid, Stage::Failed { kill_at: None }),
+        Phase::Attached(_) => Phase::Attached(Standing::Failed),
+        _ => Phase::Failed { start_at: None },
+    };
+    entry.enter(phase, now);
+}
+
+/// Asks a module to end, and notes what is to follow. Where there is no process that is at once, and given back.
+pub(super) fn end(entry: &mut Entry, id: &str, order: Afterwards, now: Millis, effects: &mut Vec<Effect>) -> Option<Afterwards> {
+    match &mut entry.phase {
+        Phase::Spawning { order: of } | Phase::Running(_, Stage::Draining { order: of @ Some(_), .. }) => *of = Some(order),
+        Phase::Running(pid, _) => {
+            let phase = Phase::Running(*pid, Stage::Draining { kill_at: now + GRACE_MS, order: Some(order) });
+            entry.enter(phase, now);
+            effects.push(Effect::Terminate { id: id.to_owned() });
+        }
+        _ => {
+            effects.extend(entry.session.clone().map(|session| Effect::Drain { session }));
+            return Some(order);
+        }
     }
-    if entry.pid.is_some() && first {
-        entry.kill_at = Some(now + GRACE_MS);
-        entry.enter(ModuleState::Draining, now);
-        effects.push(Effect::Terminate { id: id.to_owned() });
+    None
+}
+
+/// Has a process end by this time, with the whole mesh; what was ordered of it before still follows.
+pub(super) fn end_with_all(entry: &mut Entry, kill_at: Millis, now: Millis) {
+    match &mut entry.phase {
+        Phase::Spawning { order } => {
+            order.get_or_insert(Afterwards::Stay);
+        }
+        Phase::Running(pid, stage) => {
+            let earlier = if let Stage::Draining { order, .. } = stage { order.take() } else { None };
+            let phase = Phase::Running(*pid, Stage::Draining { kill_at, order: earlier.or(Some(Afterwards::Stay)) });
+            entry.enter(phase, now);
+        }
+        _ => {}
     }
+}
+
+/// What a module's own timer brings, if it is due.
+pub(super) fn tick(entry: &mut Entry, id: &str, now: Millis, effects: &mut Vec<Effect>) {
+    if let Phase::Running(_, stage) = &mut entry.phase
+        && let Some(at) = stage.word_by_mut().filter(|at| **at + LATE_MS < now)
+    {
+        *at = now + LATE_MS;
+    }
+    if entry.phase.timer().is_none_or(|at| at > now) {
+        return;
+    }
+    let silence = match &mut entry.phase {
+        Phase::Running(pid, stage) => match stage.kill_at_mut() {
+            Some(kill_at) => {
+                *kill_at = now + REKILL_MS;
+                None
+            }
+            None => Some((*pid, matches!(stage, Stage::Ready { .. }))),
+        },
+        _ => {
+            entry.restarts += 1;
+            entry.enter(Phase::Waiting, now);
+            return;
+        }
+    };
+    if let Some((pid, was_ready)) = silence {
+        entry.reason = Some(if was_ready {
+            format!("no sign of life for {} s", entry.card.watchdog_s)
+        } else {
+            let last = entry.reason.take().map(|reason| format!("; last: {reason}")).unwrap_or_default();
+            format!("not ready within {} s{last}", entry.card.readiness.timeout_s)
+        });
+        entry.enter(Phase::Running(pid, Stage::Failed { kill_at: Some(now + REKILL_MS) }), now);
+    }
+    effects.push(Effect::Kill { id: id.to_owned() });
 }
 
 /// A process is gone unasked: restart it, now or later, or give it up.
 pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
     if permanent {
-        entry.permanent = true;
-        entry.enter(ModuleState::Failed, now);
+        entry.enter(Phase::Failed { start_at: None }, now);
         return;
     }
     let policy = entry.policy();
@@ -229,10 +327,9 @@ pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
             format!("{} restarts in {} s", entry.recent.len(), policy.period_s)
         };
         entry.reason = Some(format!("{often}, next attempt in {} s; last: {why}", cooldown / 1000));
-        entry.start_at = Some(now + cooldown);
         entry.cooldown_ms = (cooldown * 2).min(COOLDOWN_MS.1);
         entry.half_open = true;
-        entry.enter(ModuleState::Failed, now);
+        entry.enter(Phase::Failed { start_at: Some(now + cooldown) }, now);
         return;
     }
     let delay = match entry.unhealthy_row {
@@ -244,11 +341,10 @@ pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
             doubled + (doubled / 4) * (spread % 16) / 16
         }
     };
-    entry.start_at = Some(now + delay);
-    entry.enter(ModuleState::Backoff, now);
     if delay == 0 {
-        entry.start_at = None;
         entry.restarts += 1;
-        entry.enter(ModuleState::Waiting, now);
+        entry.enter(Phase::Waiting, now);
+    } else {
+        entry.enter(Phase::Backoff { start_at: now + delay }, now);
     }
 }

@@ -57,7 +57,7 @@ impl Bench {
     }
 
     fn exit(&mut self, label: &str, exit: Exit) -> Vec<Effect> {
-        let (id, pid) = (self.id(label), self.entry(label).pid.expect("a process"));
+        let (id, pid) = (self.id(label), self.entry(label).pid().expect("a process"));
         self.event(Event::Exited { id, pid, exit, last_line: Some("bye".into()) })
     }
 
@@ -84,22 +84,22 @@ fn unhealthy_lives_back_off_then_fail_then_are_tried_half_open_for_ever() {
     let mut delays = Vec::new();
     for _ in 0..3 {
         bench.exit("a", Exit::Code(1));
-        assert_eq!(bench.entry("a").state, ModuleState::Backoff);
+        assert_eq!(bench.entry("a").state(), ModuleState::Backoff);
         let before = bench.now;
         bench.wait();
         delays.push(bench.now - before);
     }
     assert!(delays.windows(2).all(|w| w[1] > w[0]), "{delays:?}");
     bench.exit("a", Exit::Code(1));
-    assert_eq!(bench.entry("a").state, ModuleState::Failed);
+    assert_eq!(bench.entry("a").state(), ModuleState::Failed);
     assert!(bench.entry("a").reason.as_deref().is_some_and(|r| r.contains("bye")), "{:?}", bench.entry("a").reason);
     for _ in 0..3 {
         let before = bench.now;
         bench.wait();
         assert!(bench.now - before >= COOLDOWN_MS.0);
-        assert_eq!(bench.entry("a").state, ModuleState::Starting, "one half-open try");
+        assert_eq!(bench.entry("a").state(), ModuleState::Starting, "one half-open try");
         bench.exit("a", Exit::Code(1));
-        assert_eq!(bench.entry("a").state, ModuleState::Failed);
+        assert_eq!(bench.entry("a").state(), ModuleState::Failed);
     }
     // One healthy life and all is forgotten.
     bench.wait();
@@ -113,9 +113,9 @@ fn exit_78_is_never_retried_but_a_person_may() {
     let mut bench = Bench::new(vec![card("a", "")]);
     let effects = bench.exit("a", Exit::Code(78));
     assert!(effects.is_empty() && bench.state.next_timer().is_none());
-    assert_eq!(bench.entry("a").state, ModuleState::Failed);
+    assert_eq!(bench.entry("a").state(), ModuleState::Failed);
     bench.event(Event::Command { label: "a".into(), command: Command::Start });
-    assert_eq!(bench.entry("a").state, ModuleState::Starting);
+    assert_eq!(bench.entry("a").state(), ModuleState::Starting);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_module_that_never_becomes_ready_is_killed_and_counted_as_a_death() {
     assert_eq!(bench.now, 2000);
     assert!(effects.iter().any(|e| matches!(e, Effect::Kill { .. })));
     bench.exit("a", Exit::Signal(9));
-    assert_eq!(bench.entry("a").state, ModuleState::Backoff);
+    assert_eq!(bench.entry("a").state(), ModuleState::Backoff);
     assert!(bench.entry("a").reason.as_deref().is_some_and(|r| r.contains("not ready within 2 s")));
 }
 
@@ -160,15 +160,15 @@ fn sigterm_is_followed_by_sigkill_after_the_grace() {
     assert!(bench.wait().iter().any(|e| matches!(e, Effect::Kill { .. })));
     assert_eq!(bench.now - before, GRACE_MS);
     bench.exit("a", Exit::Signal(9));
-    assert_eq!(bench.entry("a").state, ModuleState::Stopped);
+    assert_eq!(bench.entry("a").state(), ModuleState::Stopped);
 }
 
 #[test]
 fn requirements_start_in_order_and_stop_in_reverse() {
     let mut bench = Bench::new(vec![card("low", ""), card("top", "requires = [\"low\"]")]);
-    assert_eq!(bench.entry("top").state, ModuleState::Waiting);
+    assert_eq!(bench.entry("top").state(), ModuleState::Waiting);
     bench.ready("low");
-    assert_eq!(bench.entry("top").state, ModuleState::Starting);
+    assert_eq!(bench.entry("top").state(), ModuleState::Starting);
     bench.ready("top");
     let (low, top) = (bench.id("low"), bench.id("top"));
     assert_eq!(bench.event(Event::Shutdown), [Effect::Terminate { id: top }]);
@@ -185,10 +185,38 @@ fn a_second_shutdown_kills_everything() {
 }
 
 #[test]
+fn the_grace_of_a_shutdown_ends_for_what_is_still_required_too() {
+    let mut bench = Bench::new(vec![card("low", ""), card("top", "requires = [\"low\"]\nwatchdog_s = 1")]);
+    bench.ready("low");
+    bench.ready("top");
+    bench.event(Event::Shutdown);
+    assert_eq!((bench.entry("low").state(), bench.entry("top").state()), (ModuleState::Ready, ModuleState::Draining));
+    let killed: Vec<Effect> = bench.wait().into_iter().filter(|e| matches!(e, Effect::Kill { .. })).collect();
+    assert_eq!((bench.now, killed.len()), (SHUTDOWN_GRACE_MS, 2), "no watchdog ends what drains");
+    bench.exit("top", Exit::Signal(9));
+    assert_eq!(bench.exit("low", Exit::Signal(9)), [Effect::Exit]);
+}
+
+#[test]
+fn the_word_of_a_module_that_is_to_end_does_not_keep_it() {
+    for state in [ModuleState::Ready, ModuleState::Loading, ModuleState::Failed] {
+        let mut bench = Bench::new(vec![card("a", "")]);
+        bench.ready("a");
+        bench.command("a", Command::Stop);
+        let session = bench.entry("a").session.clone().expect("a session");
+        bench.event(Event::Updated { update: UpdateIn { session, state: Some(state), ..UpdateIn::default() } });
+        assert_eq!(bench.published("a").state, ModuleState::Draining, "{state:?}");
+        assert_eq!(bench.state.next_timer(), Some(GRACE_MS));
+        bench.exit("a", Exit::Code(0));
+        assert_eq!(bench.entry("a").state(), ModuleState::Stopped);
+    }
+}
+
+#[test]
 fn a_cycle_of_requirements_is_refused_with_its_path() {
     let bench = Bench::new(vec![card("a", "requires = [\"b\"]"), card("b", "requires = [\"a\"]"), card("c", "")]);
     assert_eq!(bench.entry("a").reason.as_deref(), Some("requires itself: a → b → a"));
-    assert_eq!(bench.entry("c").state, ModuleState::Starting);
+    assert_eq!(bench.entry("c").state(), ModuleState::Starting);
 }
 
 #[test]
@@ -197,7 +225,7 @@ fn a_reload_touches_only_the_difference() {
     for label in ["keep", "change", "drop"] {
         bench.ready(label);
     }
-    let pid = bench.entry("keep").pid;
+    let pid = bench.entry("keep").pid();
     bench.cards(vec![card("keep", ""), card("change", "mock = true"), card("new", "")]);
     let out = bench.state.last_reload.clone();
     assert_eq!(
@@ -206,9 +234,9 @@ fn a_reload_touches_only_the_difference() {
     );
     bench.exit("change", Exit::Code(0));
     bench.exit("drop", Exit::Code(0));
-    assert!(bench.entry("change").card.mock && bench.entry("change").state == ModuleState::Starting);
+    assert!(bench.entry("change").card.mock && bench.entry("change").state() == ModuleState::Starting);
     assert!(!bench.state.has_label("drop"));
-    assert_eq!(bench.entry("keep").pid, pid);
+    assert_eq!(bench.entry("keep").pid(), pid);
 }
 
 #[test]
@@ -221,7 +249,7 @@ fn racing_commands_leave_one_process() {
     let kills = bench.log.iter().filter(|e| matches!(e, Effect::Terminate { .. })).count();
     assert_eq!(kills, 1);
     bench.exit("a", Exit::Code(0));
-    assert_eq!(bench.entry("a").state, ModuleState::Starting);
+    assert_eq!(bench.entry("a").state(), ModuleState::Starting);
     assert_eq!(bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count(), 2);
 }
 
@@ -257,7 +285,7 @@ fn deaths_after_ready_count_until_a_healthy_life_whatever_the_delays() {
         bench.ready("a");
         bench.now += 300;
         bench.exit("a", Exit::Code(1));
-        assert_eq!(bench.entry("a").state, if death <= 5 { ModuleState::Backoff } else { ModuleState::Failed }, "death {death}");
+        assert_eq!(bench.entry("a").state(), if death <= 5 { ModuleState::Backoff } else { ModuleState::Failed }, "death {death}");
         if death <= 5 {
             bench.wait();
         }
@@ -266,17 +294,17 @@ fn deaths_after_ready_count_until_a_healthy_life_whatever_the_delays() {
     assert!(reason.contains("6 deaths without a healthy run") && reason.contains("next attempt in 10 s"), "{reason}");
     // One half-open try after the cool-down, and a life that is too short fails it.
     bench.wait();
-    assert_eq!(bench.entry("a").state, ModuleState::Starting);
+    assert_eq!(bench.entry("a").state(), ModuleState::Starting);
     bench.ready("a");
     bench.now += 300;
     bench.exit("a", Exit::Code(1));
-    assert_eq!(bench.entry("a").state, ModuleState::Failed);
+    assert_eq!(bench.entry("a").state(), ModuleState::Failed);
     // A healthy one is a new beginning.
     bench.wait();
     bench.ready("a");
     bench.now += 5_000;
     bench.exit("a", Exit::Code(1));
-    assert_eq!(bench.entry("a").state, ModuleState::Starting);
+    assert_eq!(bench.entry("a").state(), ModuleState::Starting);
 }
 
 #[test]
@@ -286,7 +314,17 @@ fn a_process_that_cannot_be_started_backs_off_too() {
     let id = bench.id("a");
     let effects = bench.state.step(Event::SpawnFailed { id, reason: "no memory".into(), permanent: false }, bench.now);
     assert!(effects.is_empty(), "not at once: {effects:?}");
-    assert_eq!(bench.entry("a").state, ModuleState::Backoff);
+    assert_eq!(bench.entry("a").state(), ModuleState::Backoff);
+}
+
+#[test]
+fn a_failure_that_is_told_after_the_start_loses_no_process() {
+    let mut bench = Bench::new(vec![card("a", "")]);
+    let (id, pid) = (bench.id("a"), bench.entry("a").pid());
+    bench.event(Event::SpawnFailed { id, reason: "the socket".into(), permanent: true });
+    assert_eq!(bench.entry("a").pid(), pid);
+    bench.command("a", Command::Restart);
+    assert_eq!(bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count(), 1, "one at a time");
 }
 
 #[test]
@@ -324,7 +362,7 @@ fn a_module_that_attached_itself_is_drained_and_never_restarted() {
         let why = bench.state.refusal("v", command).expect("refused");
         assert!(why.contains("attached by itself") && why.contains("brahman stop v"), "{why}");
         assert!(bench.command("v", command).is_empty());
-        assert_eq!(bench.entry("v").state, ModuleState::Starting, "left as it was");
+        assert_eq!(bench.entry("v").state(), ModuleState::Starting, "left as it was");
     }
     assert_eq!(bench.state.refusal("v", Command::Stop), None);
     assert_eq!(bench.command("v", Command::Stop), [Effect::Drain { session: session.clone() }]);
@@ -343,10 +381,10 @@ fn a_virtual_card_from_a_file_waits_for_its_module_and_outlives_it() {
         assert!(bench.entry(label).reason.as_deref().is_some_and(|r| r.contains("waits for its module to attach")));
         assert!(bench.state.refusal(label, Command::Start).is_some() && bench.state.refusal(label, Command::Stop).is_some());
         bench.ready(label);
-        assert_eq!(bench.entry(label).state, ModuleState::Ready);
+        assert_eq!(bench.entry(label).state(), ModuleState::Ready);
         let session = bench.entry(label).session.clone().expect("a session");
         bench.event(Event::Detached { session });
-        assert_eq!(bench.entry(label).state, ModuleState::Waiting);
+        assert_eq!(bench.entry(label).state(), ModuleState::Waiting);
     }
 }
 
@@ -426,7 +464,7 @@ proptest! {
             bench.now += 37;
             match step {
                 0 => bench.ready("a"),
-                1 | 2 if bench.entry("a").pid.is_some() => {
+                1 | 2 if bench.entry("a").pid().is_some() => {
                     alive -= 1;
                     bench.exit("a", if step == 1 { Exit::Code(1) } else { Exit::Signal(9) });
                 }
@@ -440,9 +478,10 @@ proptest! {
             alive += bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count() as i32;
             prop_assert!((0..=1).contains(&alive), "{alive} processes");
             let entry = bench.entry("a");
-            prop_assert_eq!(entry.pid.is_some(), alive == 1);
-            let settled = matches!(entry.state, ModuleState::Ready | ModuleState::Stopped) || entry.permanent;
-            prop_assert!(settled || bench.state.next_timer().is_some(), "stuck in {:?}", entry.state);
+            prop_assert_eq!(entry.pid().is_some(), alive == 1);
+            let settled =
+                matches!(entry.state(), ModuleState::Ready | ModuleState::Stopped) || entry.phase == Phase::Failed { start_at: None };
+            prop_assert!(settled || bench.state.next_timer().is_some(), "stuck in {:?}", entry.phase);
         }
     }
 }
@@ -482,6 +521,6 @@ fn a_card_that_comes_back_while_its_module_drains_is_started_again() {
         bench.cards(vec![card("a", "")]);
         bench.exit("a", Exit::Code(0));
         assert_eq!(bench.entry("a").card, card("a", ""));
-        assert!(bench.entry("a").pid.is_some(), "it runs again");
+        assert!(bench.entry("a").pid().is_some(), "it runs again");
     }
 }

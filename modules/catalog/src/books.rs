@@ -9,8 +9,10 @@ pub(crate) mod entry;
 mod lying;
 pub mod manifests;
 pub mod names;
+pub mod pins;
 pub mod resync;
 mod roots;
+mod snapshot;
 pub mod sweep;
 mod tidy;
 
@@ -18,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{CommitIn, Dataset, LocationOut, Object, Origin, Version};
 use brahman_card::interface::storage::PRIMARY;
 use brahman_sidecar::chain;
@@ -32,6 +34,7 @@ use entry::{Entry, salvage, seal, unseal};
 use names::check;
 pub use roots::Roots;
 use sweep::Folder;
+pub use tidy::tidy_shared;
 
 /// The file beside the datasets' that is the registry of buckets.
 const REGISTRY: &str = "buckets.json";
@@ -111,6 +114,44 @@ pub enum BookError {
         /// Generation that was expected, and its run.
         expected: String,
     },
+    /// There is a dataset where a new one was to be.
+    #[error("there is a dataset `{0}` already: choose another name, or delete it first; nothing was changed")]
+    Exists(String),
+    /// It is known by its name elsewhere.
+    #[error(
+        "dataset `{name}` feeds {}, which know it by its name: delete them first, or `brahman datasets copy` it; nothing was changed",
+        .indexes.join(", ")
+    )]
+    InUse {
+        /// Dataset.
+        name: String,
+        /// The indexes that it feeds.
+        indexes: Vec<String>,
+    },
+    /// Somebody wants it kept.
+    #[error("dataset `{name}` is pinned ({}): `brahman datasets unpin {name}` first; nothing was changed", .pins.join(", "))]
+    Pinned {
+        /// Dataset.
+        name: String,
+        /// The names of its pins.
+        pins: Vec<String>,
+    },
+    /// It has as many pins as there may be.
+    #[error("dataset `{name}` has {count} pins, and may have no more: take some away")]
+    TooManyPins {
+        /// Dataset.
+        name: String,
+        /// How many pins it has.
+        count: usize,
+    },
+    /// A generation is not there any more.
+    #[error("dataset `{name}` has no generation {generation} any more: the present and the previous one are kept, and those that are pinned")]
+    NoSuchGeneration {
+        /// Dataset.
+        name: String,
+        /// The number that was asked for.
+        generation: u64,
+    },
     /// A dataset's file does not match its checksum, or is no dataset.
     #[error("the file of dataset `{name}` is damaged ({why}); it was left as it is")]
     Damaged {
@@ -127,6 +168,12 @@ pub enum BookError {
         /// Cause.
         source: io::Error,
     },
+}
+
+/// What is wrong with a dataset's file, if anything is.
+#[must_use]
+pub fn flaw(path: &Path) -> Option<String> {
+    unseal(path).err().map(|error| chain(&error))
 }
 
 /// All datasets of one realm, and what is known of their runs.
@@ -189,7 +236,11 @@ impl Books {
                 }
             }
         }
-        let journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
+        let mut journal = Journal::open(&folder, entries.values().map(|e: &Entry| &e.dataset))?;
+        // What became of a run of which the record is damaged, its dataset's file says.
+        for (name, entry) in &entries {
+            entry.history.iter().for_each(|version| journal.note_published(name, version));
+        }
         let (of_mocks, untidied, strangers, steps) = (false, Vec::new(), BTreeSet::new(), Steps::default());
         Ok(Self { folder, roots, entries, damaged, unread, of_mocks, journal, untidied, strangers, steps })
     }
@@ -337,6 +388,8 @@ impl Books {
     /// Says what buckets there are.
     pub fn set_roots(&mut self, roots: Roots) {
         self.roots = roots;
+        // The files of a state that was moved, or put back elsewhere, still say where it was.
+        self.entries.values_mut().for_each(|entry| entry.settle_urls(&self.roots));
     }
 
     /// The generation that a commit of this dataset would be, and the objects of the present one.
@@ -432,8 +485,11 @@ impl Books {
         });
         history.drain(..history.len().saturating_sub(HISTORY_MAX));
         let before = old.as_ref().map(|o| o.dataset.objects.iter().map(|o| o.key.clone()).collect()).unwrap_or_default();
-        let (feeds, feed_runs) = old.as_ref().map(|o| (o.feeds.clone(), o.feed_runs.clone())).unwrap_or_default();
-        let entry = Entry { dataset, before, feeds, feed_runs, history };
+        let now: BTreeSet<&str> = dataset.objects.iter().map(|now| now.key.as_str()).collect();
+        let gone = old.iter().flat_map(|o| &o.dataset.objects).filter(|old| !now.contains(old.key.as_str()));
+        let previous = gone.cloned().collect();
+        let (feeds, feed_runs, pins) = old.map(|o| (o.feeds, o.feed_runs, o.pins)).unwrap_or_default();
+        let entry = Entry { dataset, before, previous, feeds, feed_runs, pins, history };
         let step = |name| self.steps.pass(name).map_err(|source| BookError::Io { path: self.folder.clone(), source });
         step("before the manifest")?;
         self.save(&commit.name, &entry)?;
@@ -540,6 +596,20 @@ impl Books {
         })
     }
 
+    /// Notes that an index is fed no longer, for it was deleted.
+    ///
+    /// # Errors
+    /// If there is no such dataset, or the disk refuses.
+    pub fn forget_feed(&mut self, name: &str, index: &str) -> Result<(), BookError> {
+        let mut entry = self.entry(name)?.clone();
+        entry.feed_runs.remove(index);
+        if entry.feeds.remove(index).is_some() {
+            self.save(name, &entry)?;
+            self.entries.insert(name.to_owned(), entry);
+        }
+        Ok(())
+    }
+
     fn note_feed(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<&Entry, BookError> {
         let mut entry = self.entry(name)?.clone();
         self.refuse_mock(name, &entry)?;
@@ -562,17 +632,40 @@ impl Books {
         if !self.has(name) && !self.gone().iter().any(|gone| gone == name) {
             return Err(BookError::NoSuchDataset(name.to_owned()));
         }
+        self.refuse_pinned(name)?;
         let path = self.folder.join(format!("{name}.json"));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BookError::Io { path, source: error }),
-            _ => atomic::sync_dir(&self.folder).map_err(|source| BookError::Io { path, source })?,
+            _ => {}
         }
+        // Its file is gone: whatever else fails, nothing may write it anew.
         self.entries.remove(name);
         self.damaged.remove(name);
+        atomic::sync_dir(&self.folder).map_err(|source| BookError::Io { path, source })?;
         if let Err(error) = self.journal.dropped(name) {
             tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
         Ok(())
+    }
+
+    /// The datasets' files, by their names, that are known to be whole.
+    #[must_use]
+    pub fn files(&self, only: Option<&str>) -> Vec<(String, PathBuf)> {
+        let meant = self.entries.keys().filter(|name| only.is_none_or(|only| only == *name));
+        meant.map(|name| (name.clone(), self.folder.join(format!("{name}.json")))).collect()
+    }
+
+    /// Writes a dataset's file anew that was damaged, or has gone, since it was read or written: what it is to say is known here. False if
+    /// it is right by now, or the dataset was deleted.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn mend_file(&self, name: &str) -> Result<bool, BookError> {
+        let Some(entry) = self.entries.get(name) else { return Ok(false) };
+        if unseal(&self.folder.join(format!("{name}.json"))).is_ok() {
+            return Ok(false);
+        }
+        self.save(name, entry).map(|()| true)
     }
 
     fn save(&self, name: &str, entry: &Entry) -> Result<(), BookError> {
@@ -580,10 +673,6 @@ impl Books {
         let sealed = seal(entry).map_err(io::Error::from).and_then(|text| atomic::write(&path, text.as_bytes()));
         sealed.map_err(|source| BookError::Io { path, source })
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

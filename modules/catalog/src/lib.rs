@@ -1,7 +1,7 @@
 //! Datasets: what they are made of, which generation they are at, and which indexes they feed.
 //!
 //! [`books`] keeps them on disk, [`footers`] reads what objects say of themselves, [`lineage`] is what became of every run, [`verified`]
-//! remembers which files are what they should be; [`service`] speaks `org.brahman.Catalog`.
+//! remembers which files are what they should be, [`views`] shows datasets under stable paths; [`service`] speaks `org.brahman.Catalog`.
 //!
 //! Invariants: one process writes; a commit is published by one rename after every object was verified; the same run
 //! committed twice is one commit; a damaged file is named and never guessed at; nothing is deleted but what the journal of this catalog
@@ -10,5 +10,7 @@
 pub mod books;
 pub mod footers;
 pub mod lineage;
+pub mod program;
 pub mod service;
 pub mod verified;
+pub mod views;

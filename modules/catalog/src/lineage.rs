@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::catalog::{Dataset, Origin};
+use brahman_card::interface::catalog::{Dataset, Origin, Version};
 use brahman_sidecar::chain;
 use brahman_storage::atomic;
 use brahman_storage::digest::sha256;
-use brahman_storage::log::Log;
+use brahman_storage::log::{Damage, Log};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -46,6 +46,8 @@ const UNRECORDED: &str = "RUNNING";
 const SINCE: &str = "lineage.log.since";
 /// Runs that are missed, by name.
 const MISSED_NAMED: usize = 3;
+/// Longest word of a damaged record that is told.
+const WORD_CHARS: usize = 128;
 /// The label under which the mock of ingest began its runs among real ones before mocks were told apart.
 pub(crate) const FIRST_MOCK: &str = "ingest-mock";
 /// Datasets and jobs of this catalog.
@@ -143,6 +145,8 @@ struct KnownRun {
     end: End,
     /// How often it has begun: one that was given up may be taken up again.
     lives: u64,
+    /// Unix time at which it last began; 0 if that is not known.
+    since_ms: u64,
 }
 
 /// The journal of all runs, open for more.
@@ -163,6 +167,8 @@ pub struct Journal {
     unrecorded: BTreeSet<String>,
     /// What was missed when this was opened, and whether that is noted for good.
     missed: Option<(String, bool)>,
+    /// Records of commits that are damaged or missing, by what the datasets' files say.
+    lost_commits: Vec<String>,
 }
 
 /// That of a run, which a dataset is made of, nothing else is recorded.
@@ -255,8 +261,9 @@ impl Journal {
             Err(error) => (Err(Unreadable { path, why: chain(&error) }), Vec::new()),
         };
         let (open, committed, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let (unrecorded, missed) = (BTreeSet::new(), None);
-        let mut journal = Self { log, records: Vec::new(), open, committed, runs, compact_at: EVENTS_MAX, of_mock, unrecorded, missed };
+        let (records_kept, unrecorded, missed, lost_commits) = (Vec::new(), BTreeSet::new(), None, Vec::new());
+        let compact_at = EVENTS_MAX;
+        let mut journal = Self { log, records: records_kept, open, committed, runs, compact_at, of_mock, unrecorded, missed, lost_commits };
         if let Some(why) = journal.unread() {
             tracing::error!("{why}");
         }
@@ -323,6 +330,68 @@ impl Journal {
         self.missed = Some((words, is_noted));
     }
 
+    /// Notes that a run was published, as its dataset's file says. Where its commit's record is damaged it counts all the same: it neither
+    /// goes on, nor is it given up with what its producer has left. Nothing is written: a record of an old commit behind newer ones would
+    /// be taken for the newest.
+    pub fn note_published(&mut self, dataset: &str, version: &Version) {
+        let Some(known) = self.runs.get_mut(&version.run_id).filter(|known| known.dataset == dataset) else { return };
+        if matches!(known.end, End::Committed) {
+            return;
+        }
+        known.end = End::Committed;
+        self.open.remove(&version.run_id);
+        let words = format!(
+            "the record of the commit of run {} (generation {} of dataset `{dataset}`) is damaged or missing in lineage.log; the dataset's file \
+             says that it was published, and it counts as that",
+            version.run_id, version.generation
+        );
+        tracing::error!("{words}");
+        self.lost_commits.push(words);
+    }
+
+    /// Compares the journal on the disk with what is known here, and writes it anew where it is not that. What was wrong with it, in words.
+    ///
+    /// # Errors
+    /// If it cannot be read, or not be written anew.
+    pub fn restore_file(&mut self) -> io::Result<Option<String>> {
+        let Ok(log) = &mut self.log else { return Ok(None) };
+        let Damage { quarantined, missing, misplaced, .. } = log.verify()?;
+        if quarantined + missing + misplaced == 0 {
+            return Ok(None);
+        }
+        log.compact(&self.records)?;
+        Ok(Some(format!("{quarantined} damaged, {missing} missing and {misplaced} misplaced records")))
+    }
+
+    /// Who began a run; none if its beginning is not known any more.
+    #[must_use]
+    pub fn begun_by(&self, run_id: &str) -> Option<&str> {
+        let start = self.records.iter().rev().find(|record| record.run_id == run_id && record.is("START"));
+        start.and_then(|record| record.producer.as_deref())
+    }
+
+    /// Records that are damaged or missing, by name as far as that can be told. Reads what was set aside.
+    #[must_use]
+    pub fn damaged_records(&self) -> Vec<String> {
+        let aside = self.log.as_ref().map(Log::lines_aside).unwrap_or_default();
+        let of = |line: &String| {
+            let part = |name: &str| {
+                let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
+                Some(rest.split('"').next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(WORD_CHARS).collect::<String>())
+            };
+            let said = [("dataset", "dataset "), ("run_id", "run "), ("eventType", "")];
+            let said: Vec<String> = said.iter().filter_map(|(name, words)| Some(format!("{words}{}", part(name)?))).collect();
+            format!("a damaged record of lineage.log, now in lineage.log.quarantine: {}", said.join(", "))
+        };
+        aside.iter().filter(|line| line.contains("\"payload\"")).map(of).chain(self.lost_commits.iter().cloned()).collect()
+    }
+
+    /// Unix time at which a run last began, if it is known.
+    #[must_use]
+    pub fn since_ms(&self, run_id: &str) -> Option<u64> {
+        self.runs.get(run_id).map(|known| known.since_ms).filter(|at_ms| *at_ms > 0)
+    }
+
     /// Whether nothing was ever recorded of a run, nor said of that.
     fn is_unheard_of(&self, run_id: &str) -> bool {
         !run_id.is_empty() && !self.runs.contains_key(run_id) && !self.unrecorded.contains(run_id)
@@ -373,10 +442,13 @@ impl Journal {
             Some("FAIL" | "ABORT") => End::Failed(time_ms(&record.event)),
             _ => return,
         };
-        let unknown = || KnownRun { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0 };
+        let unknown = || KnownRun { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0, since_ms: 0 };
         let known = self.runs.entry(record.run_id.clone()).or_insert_with(unknown);
         known.end = end;
-        known.lives += u64::from(matches!(end, End::Open));
+        if matches!(end, End::Open) {
+            known.lives += 1;
+            known.since_ms = time_ms(&record.event);
+        }
         known.buckets.extend(record.bucket.clone());
     }
 
@@ -411,20 +483,21 @@ impl Journal {
     fn worth_keeping(&self) -> Vec<Record> {
         let newer_from = self.records.len() - EVENTS_MAX / 2;
         let mut known: BTreeMap<&str, usize> = BTreeMap::new();
-        // The run that made each present generation: those after it may have found nothing new.
-        let mut makers: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+        // The runs that made the generations that are kept, the present one last: those after one may have found nothing new.
+        let mut makers: BTreeMap<&str, Vec<(u64, &str)>> = BTreeMap::new();
         for record in &self.records {
             if record.is("COMPLETE") {
                 let (generation, run) = (generation_of(record), record.run_id.as_str());
-                let maker = makers.entry(&record.dataset).or_insert((generation, run));
-                if maker.0 != generation {
-                    *maker = (generation, run);
+                let of = makers.entry(&record.dataset).or_default();
+                if of.last().is_none_or(|(last, _)| *last != generation) {
+                    of.push((generation, run));
+                    of.drain(..of.len().saturating_sub(COMMITS_KEPT));
                 }
             } else if record.is("OTHER") {
                 makers.remove(record.dataset.as_str());
             }
         }
-        let mut held: BTreeSet<&str> = makers.into_values().map(|(_, run)| run).collect();
+        let mut held: BTreeSet<&str> = makers.values().flatten().map(|(_, run)| *run).collect();
         let mut kept: Vec<Record> = Vec::new();
         for (at, record) in self.records.iter().enumerate().rev() {
             let state = record.is("COMPLETE") || record.is("OTHER");
@@ -433,13 +506,15 @@ impl Journal {
                 *seen += 1;
                 *seen <= COMMITS_KEPT
             };
-            if last || (at >= newer_from && state) {
+            let of = makers.get(record.dataset.as_str());
+            let made_one = record.is("COMPLETE") && of.is_some_and(|of| of.iter().any(|(_, run)| *run == record.run_id));
+            if last || made_one || (at >= newer_from && state) {
                 let objects = record.made.iter().flat_map(|made| &made.objects);
                 held.extend(objects.filter_map(|object| folder_of(&object.key)).map(|(_, run)| run));
                 held.insert(&record.run_id);
             }
             let run = record.run_id.as_str();
-            if at >= newer_from || last || record.is(UNRECORDED) || (record.is("START") && self.open.contains_key(run)) {
+            if at >= newer_from || last || made_one || record.is(UNRECORDED) || (record.is("START") && self.open.contains_key(run)) {
                 kept.push(record.clone());
             } else if held.contains(run) && (record.is("START") || state) {
                 kept.push(Record { made: None, ..record.clone() });
@@ -671,213 +746,4 @@ impl Journal {
 }
 
 #[cfg(test)]
-mod tests {
-    use brahman_card::interface::catalog::Object;
-
-    use super::*;
-
-    #[test]
-    fn inputs_are_named_as_openlineage_names_them() {
-        let of = |source: &str| (input(source)["namespace"].to_string(), input(source)["name"].to_string());
-        assert_eq!(of("postgres://db:5432/shop.public.orders"), ("\"postgres://db:5432\"".into(), "\"shop.public.orders\"".into()));
-        assert_eq!(
-            of("postgres:///run/pg:5432/shop.public.orders"),
-            ("\"postgres:///run/pg:5432\"".into(), "\"shop.public.orders\"".into())
-        );
-        assert_eq!(of("file:///data/a.csv"), ("\"file\"".into(), "\"/data/a.csv\"".into()));
-        assert_eq!(uuid("01ARZ3NDEKTSV4RRFFQ69G5FAV").len(), 36);
-    }
-
-    #[test]
-    fn what_was_committed_is_known_until_it_is_deleted_and_outlives_compaction() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        journal.start("d", "r1", "ingest").expect("noted");
-        let lineage = Origin { run_id: "r1".into(), ..Origin::default() };
-        let dataset = Dataset { name: "d".into(), generation: 4, rows: 7, lineage, ..Dataset::default() };
-        journal.complete(&dataset).expect("noted");
-        journal.start("slow", "r2", "ingest").expect("noted");
-        journal.compact_at = 3;
-        let filler: Vec<Record> = (0..EVENTS_MAX)
-            .map(|i| Record {
-                dataset: "e".into(),
-                run_id: format!("x{i}"),
-                producer: None,
-                bucket: None,
-                made: None,
-                event: json!({"eventType": "FAIL"}),
-            })
-            .collect();
-        journal.append(filler).expect("noted");
-        drop(journal);
-        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        assert!(journal.records.len() < EVENTS_MAX && journal.is_open("r2"), "what has not ended is still open");
-        let last = journal.last_committed("d").expect("known");
-        assert_eq!((last.run_id.as_str(), last.generation, last.rows, last.made.map(|m| m.rows)), ("r1", 4, Some(7), Some(7)));
-        journal.dropped("d").expect("noted");
-        assert!(journal.last_committed("d").is_none() && journal.committed_runs("d").is_empty());
-        assert_eq!(journal.unread(), None);
-        std::fs::write(folder.path().join("lineage.log.quarantine"), "a line").expect("written");
-        assert!(journal.unread().is_some_and(|why| why.contains("quarantine")));
-    }
-
-    #[test]
-    fn an_event_that_is_gone_is_missed_and_a_journal_that_cannot_be_read_stops_runs_alone() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let open = || Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        let mut journal = open();
-        for run in ["r1", "r2", "r3"] {
-            journal.start("d", run, "ingest").expect("noted");
-        }
-        assert!(journal.unread().is_none() && journal.known().is_ok());
-        drop(journal);
-        let path = folder.path().join("lineage.log");
-        let text = std::fs::read_to_string(&path).expect("there");
-        let without: String = text.split_inclusive('\n').enumerate().filter(|(line, _)| *line != 1).map(|(_, text)| text).collect();
-        std::fs::write(&path, without).expect("harmed");
-        for _ in 0..2 {
-            let journal = open();
-            assert!(journal.is_open("r1") && !journal.is_open("r2") && journal.is_open("r3"));
-            assert!(journal.unread().is_some_and(|why| why.contains("lineage.log.quarantine")), "it stays said");
-        }
-        std::fs::remove_file(&path).and_then(|()| std::fs::create_dir(&path)).expect("unreadable");
-        let mut journal = open();
-        assert!(journal.unread().is_some_and(|why| why.contains("lineage.log") && why.contains("restart catalog")));
-        let refused = journal.start("d", "r4", "ingest").expect_err("nobody knows what it would stand beside");
-        assert!(refused.to_string().contains("no run begins") && journal.known().is_err(), "{refused}");
-        assert!(!journal.is_open("r4") && journal.run("r1", 0).is_none(), "nothing is taken for what has ended");
-    }
-
-    /// A dataset as a run has made it.
-    fn made(name: &str, generation: u64, run: &str) -> Dataset {
-        let lineage = Origin { run_id: run.into(), ..Origin::default() };
-        Dataset { name: name.into(), generation, lineage, ..Dataset::default() }
-    }
-
-    #[test]
-    fn a_journal_that_has_gone_with_its_head_is_missed_by_the_datasets_and_a_new_one_is_not() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let at = |name: &str| folder.path().join(name);
-        let datasets = [made("d", 2, "r2"), made("e", 1, "r3"), made("old", 1, "")];
-        let earlier = tempfile::tempdir().expect("a temporary directory");
-        let upgraded = || Journal::open(earlier.path(), datasets.iter()).expect("opens").unread();
-        assert_eq!((upgraded(), upgraded()), (None, None), "what an earlier version did not record is no loss");
-        std::fs::remove_file(earlier.path().join("lineage.log")).expect("removed");
-        assert!(upgraded().is_some());
-        let open = || Journal::open(folder.path(), datasets.iter()).expect("opens");
-        assert_eq!(Journal::open(folder.path(), std::iter::empty()).expect("opens").unread(), None, "there was nothing yet");
-        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        for (name, generation, run) in [("d", 1, "r1"), ("d", 2, "r2"), ("e", 1, "r3")] {
-            journal.start(name, run, "ingest").expect("noted");
-            journal.complete(&made(name, generation, run)).expect("noted");
-        }
-        drop(journal);
-        assert_eq!(open().unread(), None);
-        // All of it, or its end; the head alone would be no loss.
-        let whole = std::fs::read_to_string(at("lineage.log")).expect("there");
-        std::fs::remove_file(at("lineage.log.head")).expect("removed");
-        assert_eq!(open().unread(), None);
-        for kept in [0, 4] {
-            let cut: String = whole.split_inclusive('\n').take(kept).collect();
-            std::fs::write(at("lineage.log"), cut).expect("cut");
-            std::fs::remove_file(at("lineage.log.head")).expect("removed");
-            let journal = open();
-            let said = journal.unread().expect("said");
-            let run = if kept == 0 { "run r2 of dataset `d`, run r3 of dataset `e`" } else { "of run r3 of dataset `e`," };
-            assert!(said.contains(run) && said.contains("lineage.log.quarantine"), "{said}");
-            assert!(journal.run("r3", 0).is_none(), "it is nobody's that is known");
-            drop(journal);
-            let journal = open();
-            assert!(journal.unread().is_some_and(|why| why.contains("lineage.log.quarantine")), "it stays said");
-            std::fs::remove_file(at("lineage.log.quarantine")).expect("looked at, and moved away");
-            assert_eq!(journal.unread(), None);
-            drop(journal);
-            assert_eq!(open().unread(), None, "and is said once");
-        }
-    }
-
-    #[test]
-    fn the_run_that_made_a_generation_stays_known_whatever_found_nothing_new_since() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        let dataset = made("d", 1, "r1");
-        journal.start("d", "r1", "ingest").expect("noted");
-        journal.complete(&dataset).expect("noted");
-        for n in 0..4 {
-            let run = format!("nothing-{n}");
-            journal.start("d", &run, "ingest").expect("noted");
-            journal.complete_as(&dataset, &Origin { run_id: run, ..Origin::default() }).expect("noted");
-        }
-        let foreign = made("f", 1, "theirs");
-        journal.take_up(&foreign).expect("noted");
-        journal.compact_at = 3;
-        let event = json!({"eventType": "FAIL"});
-        let filler =
-            |i| Record { dataset: "e".into(), run_id: format!("x{i}"), producer: None, bucket: None, made: None, event: event.clone() };
-        journal.append((0..EVENTS_MAX).map(filler).collect()).expect("noted");
-        drop(journal);
-        let journal = Journal::open(folder.path(), [&dataset, &foreign].into_iter()).expect("opens");
-        assert!(journal.unread().is_none() && journal.run("r1", 0).is_some() && journal.run("theirs", 0).is_none());
-    }
-
-    #[test]
-    fn runs_whose_objects_are_needed_stay_known_when_older_events_are_dropped() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        let object = |run: &str| {
-            let (bucket, key) = ("lake".to_owned(), format!("datasets/d/{run}/part-0.parquet"));
-            Object { bucket, key, url: String::new(), rows: 1, bytes: 1, sha256: String::new(), path: None }
-        };
-        for (run, objects) in [("r1", vec![object("r1")]), ("r2", vec![object("r1"), object("r2")]), ("r3", vec![object("r1")])] {
-            journal.start_in("d", run, "ingest", Some("lake")).expect("noted");
-            let lineage = Origin { run_id: run.into(), ..Origin::default() };
-            journal.complete(&Dataset { name: "d".into(), lineage, objects, ..Dataset::default() }).expect("noted");
-        }
-        journal.start_in("d", "spent", "ingest", Some("lake")).expect("noted");
-        assert_eq!(journal.abandon(Some("spent"), None, "no", false).expect("noted"), 1);
-        journal.compact_at = 3;
-        let event = json!({"eventType": "FAIL"});
-        let filler =
-            |i| Record { dataset: "e".into(), run_id: format!("x{i}"), producer: None, bucket: None, made: None, event: event.clone() };
-        journal.append((0..EVENTS_MAX).map(filler).collect()).expect("noted");
-        drop(journal);
-        let journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        for run in ["r1", "r2", "r3"] {
-            let known = journal.run(run, 0).expect("it is ours");
-            assert_eq!((known.standing, known.dataset.as_str()), (Standing::Committed, "d"), "{run}");
-        }
-        assert!(journal.run("r1", 0).is_some_and(|run| run.buckets.contains("lake")), "and where it wrote");
-        assert_eq!(journal.run("spent", 0), None);
-    }
-
-    #[test]
-    fn how_long_ago_a_run_was_given_up_is_told_by_its_event() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        journal.start_in("d", "r", "ingest", Some("primary")).expect("noted");
-        assert_eq!(journal.open_datasets(None, Some("ingest")), ["d".to_owned()].into());
-        journal.abandon(Some("r"), None, "no", false).expect("noted");
-        let now = u64::try_from(Utc::now().timestamp_millis()).expect("after 1970");
-        let later = journal.run("r", now + 7_200_000).expect("known");
-        assert!(matches!(later.standing, Standing::Failed { for_ms } if for_ms >= 7_000_000), "{later:?}");
-        assert_eq!(journal.run("r", 0).map(|run| run.standing), Some(Standing::Failed { for_ms: 0 }), "a clock that jumped back");
-        assert!(journal.open_datasets(None, Some("ingest")).is_empty());
-    }
-
-    #[test]
-    fn a_producer_that_died_ends_its_runs_and_no_other() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let open = || Journal::open(folder.path(), std::iter::empty()).expect("opens");
-        let mut journal = open();
-        for (run, producer) in [("r1", "ingest"), ("r2", "ingest"), ("r3", "ingest-mock")] {
-            journal.start("d", run, producer).expect("noted");
-        }
-        drop(journal);
-        let mut journal = open();
-        assert_eq!(journal.abandon(None, Some("ingest"), "it died", false).expect("noted"), 2);
-        assert_eq!((journal.is_open("r1"), journal.is_open("r3")), (false, true));
-        assert_eq!(journal.abandon(Some("r3"), None, "enough", true).expect("noted"), 1);
-        let kinds: Vec<String> = open().events("d", 10).iter().map(|e| e["eventType"].as_str().expect("a kind").to_owned()).collect();
-        assert_eq!(kinds, ["START", "START", "START", "FAIL", "FAIL", "ABORT"]);
-    }
-}
+mod tests;

@@ -1,10 +1,11 @@
 //! `org.brahman.Catalog` and, in [`storage`] and [`objects`], `org.brahman.Storage`. [`realm`] tells mocks from others, [`read`] gives
 //! datasets whose objects are whole, [`remote`] puts datasets into S3 and [`adopt`] takes them up from there, [`rescue`] copies objects
 //! and brings them back, [`borrow`] has them read there while their bucket is away, [`scrub`] looks whether they still are what they
-//! were, [`sweep`] deletes what nothing needs.
+//! were, [`sweep`] deletes what nothing needs, [`copy`] makes datasets of others, [`shown`] keeps their stable paths.
 
 mod adopt;
 mod borrow;
+mod copy;
 mod objects;
 mod read;
 mod realm;
@@ -12,26 +13,31 @@ mod remote;
 mod rescue;
 mod resync;
 mod scrub;
+mod shown;
 mod storage;
 mod sweep;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, DeleteOut, LineageIn, LineageOut, LocationIn,
-    LocationOut, MarkStaleIn, NameIn, RealmIn, ResyncIn, SampleIn, SampleOut, WatchOut, error,
+    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, CopyIn, DeleteOut, LineageIn, LineageOut,
+    LocationIn, LocationOut, MarkStaleIn, NameIn, Object, PinIn, PinOut, RealmIn, ResyncIn, SampleIn, SampleOut, SnapshotIn, SnapshotOut,
+    UnpinIn, UnpinOut, WatchOut, error,
 };
-use brahman_card::interface::storage as storage_interface;
+use brahman_card::interface::storage::{self as storage_interface, UnfinishedRun};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service, chain};
 use brahman_storage::buckets::{BucketError, Buckets};
 use brahman_storage::writable;
 use tokio::sync::watch;
 
+use crate::books::sweep::ORPHAN_AGE;
 use crate::books::{BookError, Books, Head, Roots};
 use crate::footers;
 use crate::verified::VerifiedFiles;
@@ -50,8 +56,10 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const TELL_AGE_EVERY: Duration = Duration::from_secs(30);
 /// How long after a commit its buckets are looked at for what nothing needs any more.
 const REMOTE_AFTER: Duration = Duration::from_secs(1);
+/// How long what a backup copies is kept if whoever makes it ends in the middle.
+const SNAPSHOT_LIFE_S: u64 = 24 * 3600;
 /// What changes the state.
-const CHANGES: [&str; 14] = [
+const CHANGES: [&str; 19] = [
     "Location",
     "Commit",
     "MarkStale",
@@ -61,6 +69,11 @@ const CHANGES: [&str; 14] = [
     "Resync",
     "ResyncMissing",
     "Adopt",
+    "Copy",
+    "Rename",
+    "Pin",
+    "Unpin",
+    "Snapshot",
     "AddBucket",
     "RemoveBucket",
     "PutObject",
@@ -75,6 +88,31 @@ struct Heads {
     mock: BTreeMap<String, Head>,
 }
 
+/// Tells whoever watches what the generations are.
+#[derive(Clone, Debug)]
+struct Teller {
+    real: Arc<Mutex<Books>>,
+    mocks: Arc<Mutex<Books>>,
+    heads: Arc<watch::Sender<Heads>>,
+    /// Held from the reading to the telling: what is told last was read last.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Teller {
+    fn new(real: &Arc<Mutex<Books>>, mocks: &Arc<Mutex<Books>>) -> Self {
+        let heads = Arc::new(watch::channel(Heads::default()).0);
+        Self { real: Arc::clone(real), mocks: Arc::clone(mocks), heads, turn: Arc::default() }
+    }
+
+    /// It waits for whoever holds the books.
+    fn tell(&self) {
+        let _turn = lock(&self.turn);
+        let real = held(&self.real).heads();
+        let mock = held(&self.mocks).heads();
+        self.heads.send_replace(Heads { real, mock });
+    }
+}
+
 /// Answers both interfaces, over the books and the buckets.
 #[derive(Debug)]
 pub struct CatalogService {
@@ -83,7 +121,7 @@ pub struct CatalogService {
     mocks: Arc<Mutex<Books>>,
     /// Where that is.
     apart: PathBuf,
-    heads: watch::Sender<Heads>,
+    teller: Teller,
     contexts: Contexts,
     buckets: Buckets,
     /// By which this catalog is known in buckets.
@@ -92,15 +130,21 @@ pub struct CatalogService {
     state: PathBuf,
     /// Which files are what they should be.
     verified: Arc<VerifiedFiles>,
-    copier: Copier,
+    copier: Arc<Copier>,
     /// Held while an object is asked about for the last time and deleted from a bucket, and by what would make one needed again.
     deleting: Arc<tokio::sync::Mutex<()>>,
+    /// Held while folders are tidied: one at a time.
+    tidying: Arc<tokio::sync::Mutex<()>>,
+    /// Held while a dataset's stable path is brought up to date: one at a time.
+    showing: Arc<tokio::sync::Mutex<()>>,
     /// Datasets whose buckets are to be looked at in a moment.
     followed: Mutex<BTreeSet<String>>,
     /// What could not be swept in buckets, by dataset.
     unswept: Mutex<BTreeMap<String, Vec<String>>>,
     /// Objects and copies that were damaged when they were last looked at, and could not be repaired.
     damaged: Mutex<scrub::Places>,
+    /// What runs had left when their folders were last looked at, in words.
+    unfinished: Mutex<Option<String>>,
 }
 
 impl CatalogService {
@@ -112,33 +156,42 @@ impl CatalogService {
         let apart = state.join("mock");
         // First the buckets: they know which of their folders are there.
         let (buckets, mut books) = (Buckets::open(state)?, Books::open(state)?);
-        let (mocks, node) = (Books::open(&apart)?.for_mocks(), buckets.node().to_owned());
+        let (mut mocks, node) = (Books::open(&apart)?.for_mocks(), buckets.node().to_owned());
         // What was being taken up when this process last ended is not published, or its journal says so by now.
-        if let Err(error) = books.journal.abandon(None, Some(adopt::PRODUCER), "the catalog ended in the middle", false) {
+        for (books, producer) in [(&mut books, adopt::PRODUCER), (&mut mocks, copy::PRODUCER)] {
+            if let Err(error) = books.journal.abandon(None, Some(producer), "the catalog ended in the middle", false) {
+                tracing::error!("the lineage's journal refuses: {}", chain(&error));
+            }
+        }
+        if let Err(error) = books.journal.abandon(None, Some(copy::PRODUCER), "the catalog ended in the middle", false) {
             tracing::error!("the lineage's journal refuses: {}", chain(&error));
         }
         let (books, mocks) = (Arc::new(Mutex::new(books)), Arc::new(Mutex::new(mocks)));
+        let teller = Teller::new(&books, &mocks);
         let service = Self {
             books,
             mocks,
             apart,
-            heads: watch::channel(Heads::default()).0,
+            teller,
             contexts: Contexts::default(),
             buckets,
             node,
             state: state.to_owned(),
             verified: Arc::default(),
-            copier: Copier::default(),
+            copier: Arc::default(),
             deleting: Arc::default(),
+            tidying: Arc::default(),
+            showing: Arc::default(),
             followed: Mutex::default(),
             unswept: Mutex::default(),
             damaged: Mutex::new(scrub::damaged_before(state)),
+            unfinished: Mutex::default(),
         };
         for (realm, roots) in service.roots() {
             service.of(realm).set_roots(roots);
         }
         service.tidy_all();
-        service.tell();
+        service.teller.tell();
         Ok(service)
     }
 
@@ -154,16 +207,18 @@ impl CatalogService {
         if !away.is_empty() {
             all.insert("buckets.away".to_owned(), away.join(", "));
         }
-        let damaged: Vec<String> = self.books().journal.unread().into_iter().chain(self.buckets.shortfall()).collect();
+        let lineage = self.books().journal.unread().into_iter();
+        let damaged: Vec<String> = lineage.chain(self.buckets.shortfall()).chain(self.buckets.nameless().map(str::to_owned)).collect();
         if !damaged.is_empty() {
             all.insert("damaged".to_owned(), damaged.join("; "));
         }
+        all.extend(lock(&self.unfinished).clone().map(|words| ("unfinished".to_owned(), words)));
         if !self.buckets.rescues() {
             return all;
         }
-        let lag = self.lag();
+        let (lag, why) = self.lag_now();
         let figures = [("copies.objects", lag.objects), ("copies.bytes", lag.bytes), ("copies.oldest_s", lag.oldest_s)];
-        let why = self.copies_why().unwrap_or_default();
+        let why = why.unwrap_or_default();
         all.extend(figures.map(|(name, figure)| (name.to_owned(), figure.to_string())));
         all.insert("copies.why".to_owned(), why);
         all
@@ -196,6 +251,8 @@ impl CatalogService {
         Self { contexts: Contexts::of(mesh.to_owned()), ..self }
     }
 
+    /// The real books, where the thread that asks may wait for whoever holds them, as that waits for a disk: never on the one that answers
+    /// calls, which [`Self::consult`]s them.
     fn books(&self) -> MutexGuard<'_, Books> {
         self.of(Realm::Real)
     }
@@ -229,26 +286,38 @@ impl CatalogService {
         Ok(())
     }
 
-    /// Tells whoever watches what the generations are now.
-    fn tell(&self) {
-        let real = self.books().heads();
-        let mock = self.of(Realm::Mock).heads();
-        self.heads.send_replace(Heads { real, mock });
+    /// Looks something up in the books: at once if nobody holds them, and else on a thread that may wait until whoever does has written to
+    /// its disk.
+    async fn consult<T: Send + 'static>(&self, realm: Realm, look: impl FnOnce(&Books) -> T + Send + 'static) -> io::Result<T> {
+        let books = Arc::clone(self.shelf(realm));
+        let look = match books.try_lock() {
+            Ok(books) => return Ok(look(&books)),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(look(&poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => look,
+        };
+        let looking = tokio::task::spawn_blocking(move || look(&held(&books)));
+        looking.await.map_err(io::Error::other)
     }
 
-    async fn commit(self: &Arc<Self>, mut commit: CommitIn) -> Result<CommitOut, Fault> {
+    async fn commit(self: &Arc<Self>, commit: CommitIn) -> Result<CommitOut, Fault> {
+        self.commit_at(commit, 0).await
+    }
+
+    /// The same, as the generation of this number at least, where no bucket in S3 has given it another.
+    async fn commit_at(self: &Arc<Self>, mut commit: CommitIn, at_least: u64) -> Result<CommitOut, Fault> {
         let (name, realm) = (commit.name.clone(), Realm::of_writer(commit.mock));
         commit.objects.iter_mut().for_each(|object| object.path = None);
         // Its answer was lost: what it would be checked against may be another by now.
-        let said = self.of(realm).said_again(&name, &commit.run_id).map_err(fault)?;
+        let (asked, run) = (name.clone(), commit.run_id.clone());
+        let said = self.consult(realm, move |books| books.said_again(&asked, &run)).await.map_err(unanswered)?.map_err(fault)?;
         if let Some((generation, stale)) = said {
+            self.show(realm, &name).await;
             self.follow_up(realm, name);
-            return Ok(CommitOut { generation, stale, copies: self.copies_of(realm) });
+            return Ok(CommitOut { generation, stale, copies: self.copies_of(realm).await });
         }
-        let (roots, life, (_, known)) = {
-            let books = self.of(realm);
-            (books.roots().clone(), books.journal.lives(&commit.run_id), books.next(&name).map_err(fault)?)
-        };
+        let (asked, run) = (name.clone(), commit.run_id.clone());
+        let known = self.consult(realm, move |books| known_of(books, &asked, &run)).await;
+        let (roots, life, (_, known)) = known.map_err(unanswered)?.map_err(fault)?;
         // Hashing what may be gigabytes, and fsync, on threads of their own.
         let service = Arc::clone(self);
         let verified = tokio::task::spawn_blocking(move || {
@@ -265,18 +334,21 @@ impl CatalogService {
         // By a task of its own: whoever hangs up now is not told, and all that comes after a commit comes all the same.
         let service = Arc::clone(self);
         let publishing = tokio::spawn(async move {
-            let published = service.publish(realm, commit, life).await;
+            let published = service.publish(realm, commit, life, at_least).await;
+            // Whoever is told of a generation finds it under the dataset's stable path.
+            service.show(realm, &name).await;
             // What it leaves behind goes, and so does what a refusal left in a bucket, once its run has ended.
             service.follow_up(realm, name);
             published
         });
         let (generation, stale) = publishing.await.map_err(|e| Fault::internal(chain(&e)))??;
-        Ok(CommitOut { generation, stale, copies: self.copies_of(realm) })
+        Ok(CommitOut { generation, stale, copies: self.copies_of(realm).await })
     }
 
     /// Publishes what was verified in one life of its run. Given up and taken up again since, its objects may have gone in between.
-    async fn publish(&self, realm: Realm, commit: CommitIn, life: u64) -> Result<(u64, Vec<String>), Fault> {
-        let at_least = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
+    async fn publish(&self, realm: Realm, commit: CommitIn, life: u64, at_least: u64) -> Result<(u64, Vec<String>), Fault> {
+        let remote = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
+        let at_least = if remote > 0 { remote } else { at_least };
         let publish = move |books: &mut Books| match books.journal.lives(&commit.run_id) == life {
             true => books.commit(commit, at_least),
             false => Err(BookError::GivenUp(commit.run_id)),
@@ -285,20 +357,19 @@ impl CatalogService {
     }
 
     /// How many objects of a dataset lie where nobody waits for their removal: in buckets in S3 and, as far as is known, as copies.
-    fn removed_later(&self, name: &str) -> u64 {
-        let (objects, roots) = {
-            let books = self.books();
-            (books.kept(name), books.roots().clone())
-        };
+    async fn removed_later(&self, name: &str) -> Result<u64, Fault> {
+        let asked = name.to_owned();
+        let known = self.consult(Realm::Real, move |books| (books.kept(&asked), books.roots().clone())).await;
+        let (objects, roots) = known.map_err(unanswered)?;
         let remote = objects.iter().filter(|object| roots.get(&object.bucket).is_ok_and(|root| !root.is_local())).count();
-        let keys: Vec<String> = objects.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
-        let copies = if self.buckets.rescues() { self.copier.count(keys.iter().map(String::as_str)) } else { 0 };
-        (remote + copies) as u64
+        let keys: Vec<Cow<'_, str>> = objects.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
+        let copies = if self.buckets.rescues() { self.copier.count(keys.iter().map(|key| &**key)) } else { 0 };
+        Ok((remote + copies) as u64)
     }
 
     /// What a mock made has no copies.
-    fn copies_of(&self, realm: Realm) -> Option<Copies> {
-        if realm == Realm::Real { self.copies() } else { None }
+    async fn copies_of(&self, realm: Realm) -> Option<Copies> {
+        if realm == Realm::Real { self.copies().await } else { None }
     }
 
     /// Has a dataset tidied and, if it is a real one, copied as it is now, and what it was removed from buckets and from among the
@@ -337,19 +408,23 @@ impl CatalogService {
         realm: Realm,
         work: impl FnOnce(&mut Books) -> Result<T, BookError> + Send + 'static,
     ) -> Result<T, Fault> {
-        let done = self.with(realm, move |books| work(&mut held(books))).await?;
-        self.tell();
-        Ok(done)
+        let teller = self.teller.clone();
+        // Told by the thread that works: whoever asked may hang up before.
+        let work = move |books: &Mutex<Books>| {
+            let done = work(&mut held(books))?;
+            teller.tell();
+            Ok::<_, BookError>(done)
+        };
+        self.with(realm, work).await
     }
 
     /// Where a run writes. Into a folder whose disk is away nothing is begun: it would lie on another.
     async fn location(&self, ask: LocationIn) -> Result<LocationOut, Fault> {
         let LocationIn { name, run_id, producer, bucket, mock } = ask;
         let realm = Realm::of_writer(mock);
-        let (bucket, is_known) = {
-            let books = self.of(realm);
-            (books.bucket_of(&name, bucket.as_deref()), books.journal.run(&run_id, 0).is_some())
-        };
+        let (asked, run) = (name.clone(), run_id.clone());
+        let known = move |books: &Books| (books.bucket_of(&asked, bucket.as_deref()), books.journal.run(&run, 0).is_some());
+        let (bucket, is_known) = self.consult(realm, known).await.map_err(unanswered)?;
         if realm == Realm::Real
             && let Err(error @ BucketError::Away { .. }) = self.buckets.mounted(&bucket).await
         {
@@ -367,11 +442,11 @@ impl CatalogService {
 
     async fn sample(&self, call: &Call) -> Result<Reply, Fault> {
         let SampleIn { name, rows, mock } = call.parameters()?;
-        let (realm, mut dataset) = self.seen(self.realm(call, mock).await, &name)?;
+        let (realm, mut dataset) = self.seen(self.realm(call, mock).await, &name).await?;
         let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
         let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
         let masked: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
-        let roots = self.of(realm).roots().clone();
+        let roots = self.consult(realm, |books| books.roots().clone()).await.map_err(unanswered)?;
         let away = self.away_of(realm, &dataset.objects).await;
         let (mut notes, mut rows) = (Vec::new(), 0);
         for object in &mut dataset.objects {
@@ -412,7 +487,7 @@ impl CatalogService {
 
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
         let RealmIn { mock } = call.parameters()?;
-        let mut changes = self.heads.subscribe();
+        let mut changes = self.teller.heads.subscribe();
         loop {
             let realm = self.realm(call, mock).await;
             let Heads { real, mock } = changes.borrow_and_update().clone();
@@ -450,7 +525,7 @@ impl Service for CatalogService {
         match call.method() {
             "List" => {
                 let RealmIn { mock } = call.parameters()?;
-                Reply::of(&self.list(self.realm(&call, mock).await))
+                Reply::of(&self.list(self.realm(&call, mock).await).await?)
             }
             "Get" => {
                 let NameIn { name, mock } = call.parameters()?;
@@ -459,19 +534,23 @@ impl Service for CatalogService {
             "Location" => Reply::of(&self.location(call.parameters()?).await?),
             "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
             "MarkStale" => {
-                let MarkStaleIn { name, index, run_id, mock } = call.parameters()?;
+                let MarkStaleIn { name, index, run_id, mock, gone } = call.parameters()?;
                 // A mock's index is not noted in a real dataset.
                 let own = self.realm_to_change(&call, mock).await?;
-                let (realm, _) = self.seen(own, &name)?;
+                let (realm, _) = self.seen(own, &name).await?;
                 if own == realm {
-                    self.with(own, move |books| held(books).mark_stale(&name, &index, run_id.as_deref())).await?;
+                    let mark = move |books: &Mutex<Books>| match gone {
+                        Some(true) => held(books).forget_feed(&name, &index),
+                        _ => held(books).mark_stale(&name, &index, run_id.as_deref()),
+                    };
+                    self.with(own, mark).await?;
                 }
                 Ok(Reply::empty())
             }
             "ClearStale" => {
                 let ClearStaleIn { name, index, generation, run_id, mock } = call.parameters()?;
                 let own = self.realm_to_change(&call, mock).await?;
-                let (realm, dataset) = self.seen(own, &name)?;
+                let (realm, dataset) = self.seen(own, &name).await?;
                 let cleared = match own == realm {
                     true => self.with(own, move |books| held(books).clear_stale(&name, &index, generation, run_id.as_deref())).await?,
                     false => match (run_id, dataset.run_id) {
@@ -483,16 +562,62 @@ impl Service for CatalogService {
             }
             "Delete" => {
                 let NameIn { name, mock } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
                 let deleted = name.clone();
-                let later = if realm == Realm::Real { self.removed_later(&name) } else { 0 };
+                let later = if realm == Realm::Real { self.removed_later(&name).await? } else { 0 };
                 self.blocking(realm, move |books| books.delete(&deleted)).await?;
                 let notes = self.tidy(realm, Some(&name)).await;
+                self.show(realm, &name).await;
                 self.follow_up(realm, name);
                 Reply::of(&DeleteOut {
                     notes: Some(notes).filter(|notes| !notes.is_empty()),
                     later: Some(later).filter(|later| *later > 0),
                 })
+            }
+            "Copy" => {
+                let ask: CopyIn = call.parameters()?;
+                let realm = self.realm_to_change(&call, ask.mock).await?;
+                Reply::of(&self.copy(realm, ask).await?)
+            }
+            "Rename" => {
+                let ask: CopyIn = call.parameters()?;
+                let realm = self.changed(self.realm_to_change(&call, ask.mock).await?, &ask.name).await?;
+                Reply::of(&self.rename(realm, ask).await?)
+            }
+            "Pin" => {
+                let PinIn { name, generation, life_s, pin, mock } = call.parameters()?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
+                let until_ms = life_s.map(|life_s| now_ms().saturating_add(life_s.saturating_mul(1000)));
+                let pinned = name.clone();
+                let pin = self.with(realm, move |books| held(books).pin(&pinned, generation, pin, until_ms)).await?;
+                self.show(realm, &name).await;
+                Reply::of(&PinOut { pin: self.with_folder(realm, &name, pin) })
+            }
+            "Snapshot" => {
+                call.allow_paths()?;
+                let SnapshotIn { folder, indexes, life_s } = call.parameters()?;
+                let to = PathBuf::from(folder);
+                if !to.is_absolute() || !to.is_dir() {
+                    return Err(Fault::invalid_parameter("folder", "expected the absolute path of a folder that is there"));
+                }
+                let (pin, marks) = (format!("backup-{}", ulid::Ulid::generate()), indexes.unwrap_or_default());
+                let until_ms = now_ms().saturating_add(life_s.unwrap_or(SNAPSHOT_LIFE_S).saturating_mul(1000));
+                let name = pin.clone();
+                let written = self.with(Realm::Real, move |books| held(books).snapshot(&to, &marks, &name, until_ms)).await?;
+                let (datasets, notes) = written;
+                Reply::of(&SnapshotOut { pin, datasets, notes: Some(notes).filter(|notes| !notes.is_empty()) })
+            }
+            "Unpin" => {
+                let UnpinIn { name, generation, pin, mock } = call.parameters()?;
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
+                let asked = name.clone();
+                let unpinned = self.with(realm, move |books| held(books).unpin(&asked, generation, pin.as_deref())).await?;
+                if unpinned > 0 {
+                    self.tidy(realm, Some(&name)).await;
+                    self.show(realm, &name).await;
+                    self.follow_up(realm, name);
+                }
+                Reply::of(&UnpinOut { unpinned })
             }
             "Abandon" => {
                 let AbandonIn { run_id, producer, reason, cancelled, mock } = call.parameters()?;
@@ -527,26 +652,34 @@ impl Service for CatalogService {
                 let LineageIn { name, limit, mock } = call.parameters()?;
                 let limit = usize::try_from(limit.unwrap_or(EVENTS).min(EVENTS_MAX)).unwrap_or(0);
                 let own = self.realm(&call, mock).await;
-                let mut events = self.of(own).journal.events(&name, limit);
+                let asked = name.clone();
+                let events_of = move |books: &Books| books.journal.events(&asked, limit);
+                let mut events = self.consult(own, events_of.clone()).await.map_err(unanswered)?;
                 // A mock that has made none of this name reads the real one.
                 if events.is_empty() && own == Realm::Mock {
-                    events = self.books().journal.events(&name, limit);
+                    events = self.consult(Realm::Real, events_of).await.map_err(unanswered)?;
                 }
                 if events.is_empty() {
-                    self.seen(own, &name)?;
+                    self.seen(own, &name).await?;
                 }
                 Reply::of(&LineageOut { events })
             }
             "Sample" => self.sample(&call).await,
             "Resync" => {
                 let ResyncIn { name, mock, runs, accept_damage } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name)?;
-                Reply::of(&self.resync(realm, name, runs, accept_damage == Some(true)).await?)
+                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
+                let out = self.resync(realm, name.clone(), runs, accept_damage == Some(true)).await?;
+                self.show(realm, &name).await;
+                Reply::of(&out)
             }
             "ResyncMissing" => {
                 let RealmIn { mock } = call.parameters()?;
                 let realm = self.realm_to_change(&call, mock).await?;
-                Reply::of(&self.resync_missing(realm).await?)
+                let out = self.resync_missing(realm).await?;
+                for dataset in &out.resynced {
+                    self.show(realm, &dataset.name).await;
+                }
+                Reply::of(&out)
             }
             "Adopt" => self.adopt(&call).await,
             "Watch" => self.watch(&call).await,
@@ -563,6 +696,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The number of a dataset's next generation, and the objects of the present one.
+type NextGeneration = (u64, Vec<Object>);
+
+/// What runs have left that were given up, or began long ago and were never committed, in words.
+fn left_in_words(unfinished: &[UnfinishedRun]) -> Option<String> {
+    let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
+    let is_left = |run: &&UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
+    let left: Vec<&UnfinishedRun> = unfinished.iter().filter(is_left).collect();
+    let first = left.iter().min_by_key(|run| run.since_ms)?;
+    let bytes: u64 = left.iter().map(|run| run.bytes).sum();
+    let of = format!("run {} of dataset {}", first.run_id, first.dataset);
+    let runs = if left.len() == 1 { of } else { format!("{} runs, the first is {of}", left.len()) };
+    Some(format!("{bytes} bytes by {runs}; `brahman buckets scrub` lists them"))
+}
+
+/// Where buckets lie, how often a run has begun, and what a dataset's next generation follows.
+fn known_of(books: &Books, name: &str, run_id: &str) -> Result<(Roots, u64, NextGeneration), BookError> {
+    Ok((books.roots().clone(), books.journal.lives(run_id), books.next(name)?))
+}
+
+/// That the thread which was to look something up has ended without an answer.
+fn unanswered(error: io::Error) -> Fault {
+    Fault::internal(chain(&error))
+}
+
 fn fault(error: BookError) -> Fault {
     let message = chain(&error);
     match error {
@@ -576,6 +734,11 @@ fn fault(error: BookError) -> Fault {
         BookError::NoSuchBucket { name, .. } => Fault::of(&error::NoSuchBucket { name }, false, message),
         BookError::GivenUp(run_id) => Fault::of(&error::GivenUp { run_id }, false, message),
         BookError::Moved { name, .. } => Fault::of(&error::Moved { name }, true, message),
+        BookError::Exists(name) => Fault::of(&error::Exists { name }, false, message),
+        BookError::InUse { name, indexes } => Fault::of(&error::InUse { name, indexes }, false, message),
+        BookError::Pinned { name, pins } => Fault::of(&error::Pinned { name, pins }, false, message),
+        BookError::TooManyPins { .. } => Fault::invalid_parameter("pin", message),
+        BookError::NoSuchGeneration { name, generation } => Fault::of(&error::NoSuchGeneration { name, generation }, false, message),
         BookError::Damaged { name, .. } => Fault::of(&error::Damaged { name }, false, message),
         BookError::Io { .. } => Fault::internal(message),
     }

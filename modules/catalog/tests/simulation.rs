@@ -274,7 +274,10 @@ impl World {
 
     fn put(&self, who: usize, run: &str, number: u64, objects: &[Object]) -> Put {
         let (node, run_id) = (self.catalogs[who].node.clone(), run.to_owned());
-        Put { manifest: Manifest { node, run_id, generation: number, taken_from: None, commit: Value::Null }, objects: objects.to_vec() }
+        Put {
+            manifest: Manifest { node, run_id, generation: number, taken_from: None, commit: Value::Null, sha256: None },
+            objects: objects.to_vec(),
+        }
     }
 
     /// Puts a manifest that must be new, or gives the one that is there. None if nobody knows what became of it.

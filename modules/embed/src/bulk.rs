@@ -8,8 +8,8 @@ use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Reco
 use arrow_schema::{DataType, Field};
 use brahman_card::Fault;
 use brahman_sidecar::bulk::BulkStream;
-use brahman_sidecar::chain;
 use brahman_sidecar::serve::UpgradedStream;
+use brahman_sidecar::{Deadline, chain};
 
 use crate::engine::{Embedding, Engine, Treatment};
 
@@ -18,7 +18,7 @@ pub(crate) async fn converse<E: Engine>(upgraded: UpgradedStream, uid: u32, engi
         let engine = Arc::clone(&engine);
         async move {
             let texts = texts_of(&batch)?;
-            let done = Arc::clone(&engine).texts(texts, Treatment { truncate, deadline: None }).await?;
+            let done = Arc::clone(&engine).texts(texts, Treatment { truncate, deadline: Deadline::NEVER }).await?;
             encode(&done, engine.identity().dim).map_err(|e| Fault::internal(chain(&e)))
         }
     };

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::{InfoOut, Truncation};
+use brahman_sidecar::Deadline;
 
 /// Bytes of a file that are read, hashed and embedded.
 pub const FILE_BYTES_SEEN: usize = 8 * 1024;
@@ -42,7 +42,7 @@ pub struct Treatment {
     /// Cut what is too long instead of refusing it.
     pub truncate: bool,
     /// When nobody waits any more.
-    pub deadline: Option<Instant>,
+    pub deadline: Deadline,
 }
 
 /// What became of one text.

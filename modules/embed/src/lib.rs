@@ -9,5 +9,6 @@
 mod bulk;
 pub mod engine;
 pub mod mock;
+pub mod program;
 pub mod real;
 pub mod service;

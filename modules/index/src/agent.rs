@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use brahman_card::interface::index::{Config, TrialRecord};
 use serde::Deserialize;
 
-use crate::flat::build::mix;
 use crate::trials::best;
+use flat_hnsw::build::mix;
 
 /// Choices looked at before saying that everything near has been tried.
 const ATTEMPTS: u64 = 256;

@@ -15,10 +15,12 @@ use brahman_card::interface::index::error::ModelMismatch;
 use brahman_card::interface::{Empty, WireError};
 use brahman_sidecar::bulk::{BulkStream, Frame};
 use brahman_sidecar::client::encode_method;
-use brahman_sidecar::{CallOptions, Client, ClientError, chain};
+use brahman_sidecar::{Backoff, CallOptions, Client, ClientError, chain};
 
 /// Attempts at one batch; the provider may be restarting, and loads its model for a second or so.
 const ATTEMPTS_MAX: u32 = 6;
+/// Pauses between them: a provider that begins anew loads its model first.
+const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(10), Duration::from_secs(1)).by(3);
 /// Longest wait for a provider to come back.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -163,7 +165,7 @@ impl Embedder {
     /// # Errors
     /// The provider's own fault, or what the mesh says if it does not come back.
     pub async fn batch(&mut self, texts: &[&str]) -> Result<Batch, Fault> {
-        let mut pause = Duration::from_millis(10);
+        let mut pauses = PAUSES;
         for attempt in 1.. {
             let outcome = tokio::time::timeout(DEADLINE * 10, self.once(texts)).await;
             match outcome.unwrap_or_else(|_| Err(ClientError::Deadline(DEADLINE * 10).into())) {
@@ -171,8 +173,7 @@ impl Embedder {
                 Err(error) if error.is_disconnect() && attempt < ATTEMPTS_MAX => {
                     tracing::info!(attempt, "embedding is tried again: {}", chain(&error));
                     self.bulk = None;
-                    tokio::time::sleep(pause).await;
-                    pause *= 3;
+                    pauses.wait().await;
                 }
                 Err(error) => return Err(error.into()),
             }

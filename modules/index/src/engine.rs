@@ -1,12 +1,12 @@
 //! The engines, by name: what makes the graph that a search walks. Vectors, exact search, filters, walks and files are the
-//! same for all, [`crate::flat`]'s, so that engines differ by their graphs alone.
+//! same for all, [`flat_hnsw`]'s, so that engines differ by their graphs alone.
 
 mod hnsw_rs;
 
 use std::io;
 
-use crate::flat::build::Parameters;
-use crate::flat::{Flat, Progress};
+use flat_hnsw::build::Parameters;
+use flat_hnsw::{FlatIndex, Progress};
 
 /// What is to be built, and how.
 #[derive(Clone, Copy)]
@@ -65,7 +65,7 @@ pub trait Engine: Sync {
     ///
     /// # Errors
     /// If there is not enough memory, or with [`io::ErrorKind::Interrupted`] if told to stop.
-    fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)>;
+    fn build(&self, work: &Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)>;
 }
 
 /// Our own builder; the same graph on any number of threads.
@@ -76,8 +76,8 @@ impl Engine for FlatHnsw {
         "flat-hnsw"
     }
 
-    fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)> {
-        Flat::build(work.vectors, work.dim, work.parameters, work.threads, work.progress)
+    fn build(&self, work: &Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
+        FlatIndex::build(work.vectors, work.dim, work.parameters, work.threads, work.progress)
     }
 }
 
@@ -89,8 +89,8 @@ impl Engine for Exact {
         "exact"
     }
 
-    fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)> {
-        Flat::unlinked(work.vectors, work.dim, work.parameters)
+    fn build(&self, work: &Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
+        FlatIndex::unlinked(work.vectors, work.dim, work.parameters)
     }
 }
 
@@ -108,9 +108,9 @@ pub fn named(name: &str) -> Result<&'static dyn Engine, UnknownEngine> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flat::Ask;
-    use crate::flat::store::LiveRows;
-    use crate::flat::store::tests::unit_vectors;
+    use flat_hnsw::SearchParameters;
+    use flat_hnsw::sample::unit_vectors;
+    use flat_hnsw::store::LiveRows;
 
     #[test]
     fn every_engine_finds_what_comparing_all_rows_finds() {
@@ -124,7 +124,7 @@ mod tests {
             assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
             for share in [1, 2, 100] {
                 let live = LiveRows::of(rows, |row| row.is_multiple_of(share));
-                let ask = Ask { k: 10, ef: 200, live: Some(&live) };
+                let ask = SearchParameters { k: 10, ef: 200, live: Some(&live) };
                 let right: usize = queries
                     .chunks(dim)
                     .map(|query| {
@@ -145,7 +145,12 @@ mod tests {
                 let equal: Vec<f32> = std::iter::repeat_n([0.6_f32, 0.8], rows).flatten().collect();
                 let (flat, _) =
                     engine.build(&Work { vectors: &equal, dim: 2, parameters, threads: 2, progress: &|_| true }).expect("built");
-                assert_eq!(flat.search(&[0.6, 0.8], &Ask { k: 3, ef: 10, live: None }).len(), rows.min(3), "{}", engine.name());
+                assert_eq!(
+                    flat.search(&[0.6, 0.8], &SearchParameters { k: 3, ef: 10, live: None }).len(),
+                    rows.min(3),
+                    "{}",
+                    engine.name()
+                );
             }
             let vectors = unit_vectors(1, 3000, 8);
             let told = engine.build(&Work { vectors: &vectors, dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });

@@ -14,6 +14,7 @@
 //! of which a file is missing or damaged. Every step has a name, so that tests can stop at each.
 
 mod clean;
+mod snapshot;
 
 use std::collections::HashSet;
 use std::fs;
@@ -22,6 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt32Array};
+use brahman_card::clock::now_ms;
 use brahman_card::interface::index::Measurement;
 use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic};
@@ -29,8 +31,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{self, Work};
 use crate::files::{Damage, FileRef, Files, bad, named};
-use crate::flat;
-use crate::generation::{Base, BaseRef, Delta, Generation, Manifest, SegmentRef, now_ms};
+
+use crate::generation::{Base, BaseRef, Delta, Generation, Manifest, SegmentRef};
 use crate::lexical::Lexical;
 use crate::rows::RowStore;
 use crate::sweep::Obstacles;
@@ -171,7 +173,7 @@ impl Folder {
         source: &str,
         content: Content,
         threads: usize,
-        progress: &flat::Progress<'_>,
+        progress: &flat_hnsw::Progress<'_>,
     ) -> io::Result<Generation> {
         let generation = self.prepare_base(manifest, source, content, threads, progress)?;
         let mut draft = self.draft_of(&generation);
@@ -228,7 +230,7 @@ impl Folder {
         source: &str,
         content: Content,
         threads: usize,
-        progress: &flat::Progress<'_>,
+        progress: &flat_hnsw::Progress<'_>,
     ) -> io::Result<Generation> {
         let mut draft = self.draft()?;
         let name = draft.name.clone();
@@ -249,7 +251,7 @@ impl Folder {
             segment::write(&self.path().join(&segment_path), source, &manifest.model, &rows, flat.store.vectors(), &columns)?;
             self.step("segment written")?;
             let graph_path = format!("{name}/graph.flat");
-            flat::file::write(&flat, &self.path().join(&graph_path))?;
+            flat_hnsw::file::write(&flat, &self.path().join(&graph_path))?;
             self.step("graph written")?;
             let rows_path = format!("{name}/rows.bin");
             rows.write(&self.path().join(&rows_path))?;
@@ -272,7 +274,7 @@ impl Folder {
         // What will be read after a restart is read once, whole, before it counts.
         let generation = self.load(&name, None)?;
         if let Some(base) = &generation.base {
-            flat::file::verify(&self.path().join(&name).join("graph.flat"))?;
+            flat_hnsw::file::verify(&self.path().join(&name).join("graph.flat"))?;
             RowStore::open(&self.path().join(&name).join("rows.bin"), true)?;
             let lost = base.flat.orphans(PROBE_EF, threads, PROBE_ROWS);
             if lost.len() * 100 > PROBE_ROWS.min(base.rows.len()) {
@@ -415,7 +417,7 @@ impl Folder {
             (None, _) => None,
             (Some(_), Some(shared)) => Some(shared),
             (Some(base), None) => {
-                let flat = flat::file::open(&at(&base.graph)).map_err(|e| named(&base.graph.path, e))?;
+                let flat = flat_hnsw::file::open(&at(&base.graph)).map_err(|e| named(&base.graph.path, e))?;
                 let rows = RowStore::open(&at(&base.rows_file), false).map_err(|e| named(&base.rows_file.path, e))?;
                 if rows.len() as u64 != base.rows || flat.store.len() != rows.len() || flat.store.dim() != manifest.model.dim {
                     return Err(named(&base.graph.path, bad("it does not fit its manifest")));
@@ -443,7 +445,7 @@ impl Folder {
             }
         };
         let order: Vec<u32> = (0..rows.len() as u32).collect();
-        let store = flat::store::Store::new(&vectors, manifest.model.dim, &order)?;
+        let store = flat_hnsw::store::Store::new(&vectors, manifest.model.dim, &order)?;
         Generation::new(manifest, name.to_owned(), base, Delta { store, rows, columns }, &dead)
     }
 

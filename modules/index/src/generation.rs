@@ -8,29 +8,23 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::index::Measurement;
 use brahman_sidecar::chain;
 use serde::{Deserialize, Serialize};
 
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
-use crate::flat::build::Parameters;
-use crate::flat::store::{LiveRows, Neighbour, Store};
-use crate::flat::{Ask, Flat};
 use crate::lexical::Lexical;
 use crate::rows::{Row, RowStore};
 use crate::segment;
 use crate::threads::caught;
-
-/// Milliseconds since 1970; a label for people, nothing is ordered by it.
-#[must_use]
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
-}
+use flat_hnsw::build::Parameters;
+use flat_hnsw::store::{LiveRows, Neighbour, Store};
+use flat_hnsw::{FlatIndex, SearchParameters};
 
 /// The files of a base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,7 +187,7 @@ pub struct BaseUsage {
 #[derive(Debug)]
 pub struct Base {
     /// Graph over the base's vectors.
-    pub flat: Flat,
+    pub flat: FlatIndex,
     /// Documents and texts of those vectors.
     pub rows: RowStore,
     index: Files,
@@ -210,7 +204,7 @@ pub struct Base {
 impl Base {
     /// A base of these parts, of the files named among an index's.
     #[must_use]
-    pub fn new(flat: Flat, rows: RowStore, index: Files, files: BaseRef) -> Self {
+    pub fn new(flat: FlatIndex, rows: RowStore, index: Files, files: BaseRef) -> Self {
         let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
         let (words, words_trouble, columns) = (Mutex::default(), OnceLock::new(), OnceLock::new());
         Self { flat, rows, index, files, words, words_trouble, columns, hits, misses }
@@ -609,7 +603,7 @@ impl Generation {
             Some(base) if how.exact || self.manifest.engine == "exact" => {
                 base.flat.store.exact(query, how.k, allowed.base.as_ref(), how.threads.max(1))
             }
-            Some(base) => base.flat.search(query, &Ask { k: how.k, ef, live: allowed.base.as_ref() }),
+            Some(base) => base.flat.search(query, &SearchParameters { k: how.k, ef, live: allowed.base.as_ref() }),
             None => Vec::new(),
         };
         if self.delta.rows.is_empty() {

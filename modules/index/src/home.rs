@@ -12,13 +12,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use brahman_card::clock::now_ms;
 use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Damage, bad, named};
 use crate::folder::Folder;
-use crate::generation::now_ms;
 use crate::sealed;
 use crate::sweep::Obstacles;
 

@@ -17,9 +17,9 @@ use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT};
 use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, Term};
 
 use crate::files::bad;
-use crate::flat::store::{LiveRows, Neighbour};
 use crate::rows::RowStore;
 use crate::threads::caught;
+use flat_hnsw::store::{LiveRows, Neighbour};
 
 /// Memory of the writer before it makes a segment: tantivy wants at least 15 MB.
 const WRITER_BYTES: usize = 64 << 20;

@@ -26,10 +26,10 @@ use parquet::errors::ParquetError;
 use crate::chunk::Chunker;
 use crate::files::Damage;
 use crate::filter::{self, Value};
-use crate::flat::kernel::dot;
 use crate::generation::Generation;
 use crate::rows::{Row, RowStore};
 use crate::segment;
+use flat_hnsw::kernel::dot;
 
 /// Skipped rows that are named; the rest are counted.
 const SKIPPED_NAMED: usize = 20;

@@ -8,9 +8,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::flat::kernel::{LINE, prefetch};
-use crate::flat::pages::Pages;
+use flat_hnsw::kernel::{LINE, prefetch};
+use flat_hnsw::pages::Pages;
 
 const MAGIC: &[u8; 8] = b"BRROWS\x00\x01";
 const PAGE: usize = 4096;
@@ -38,19 +39,19 @@ pub struct Row<'a> {
 #[derive(Debug)]
 pub struct RowStore {
     /// Where each record ends.
-    ends: Vec<u64>,
+    ends: Arc<Vec<u64>>,
     data: Data,
 }
 
 #[derive(Debug)]
 enum Data {
-    Memory(Vec<u8>),
+    Memory(Arc<Vec<u8>>),
     File(Pages),
 }
 
 impl Default for RowStore {
     fn default() -> Self {
-        Self { ends: Vec::new(), data: Data::Memory(Vec::new()) }
+        Self { ends: Arc::default(), data: Data::Memory(Arc::default()) }
     }
 }
 
@@ -71,6 +72,13 @@ impl RowStore {
         self.ends.is_empty()
     }
 
+    /// The same rows, without a copy; none of rows that were read from a file.
+    #[must_use]
+    pub fn shared(&self) -> Option<Self> {
+        let Data::Memory(data) = &self.data else { return None };
+        Some(Self { ends: Arc::clone(&self.ends), data: Data::Memory(Arc::clone(data)) })
+    }
+
     /// Bytes of the records.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -87,6 +95,8 @@ impl RowStore {
     /// Adds a row; to one that was read from a file nothing can be added.
     pub fn push(&mut self, row: &Row<'_>) {
         let Data::Memory(data) = &mut self.data else { return };
+        // A copy is made only of what somebody else reads as well.
+        let data = Arc::make_mut(data);
         data.extend_from_slice(&row.chunk.to_le_bytes());
         data.extend_from_slice(&row.start.to_le_bytes());
         data.extend_from_slice(&row.line.to_le_bytes());
@@ -94,7 +104,7 @@ impl RowStore {
         data.extend_from_slice(&(row.doc_id.len() as u32).to_le_bytes());
         data.extend_from_slice(row.doc_id.as_bytes());
         data.extend_from_slice(row.text.as_bytes());
-        self.ends.push(data.len() as u64);
+        Arc::make_mut(&mut self.ends).push(data.len() as u64);
     }
 
     /// Where a row's record lies; nowhere if there is no such row.
@@ -148,7 +158,7 @@ impl RowStore {
     /// # Errors
     /// As the file system gives them.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let ends: &[u8] = bytemuck::cast_slice(&self.ends);
+        let ends: &[u8] = bytemuck::cast_slice(self.ends.as_slice());
         let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
         file.write_all(MAGIC)?;
         file.write_all(&(self.len() as u64).to_le_bytes())?;
@@ -189,7 +199,7 @@ impl RowStore {
         if whole && crc32fast::hash(pages.bytes()) != word(28) {
             return Err(bad("the checksum of its records does not match"));
         }
-        Ok(Self { ends, data: Data::File(pages) })
+        Ok(Self { ends: Arc::new(ends), data: Data::File(pages) })
     }
 }
 

@@ -1,12 +1,13 @@
 //! JSON files that carry their own checksum: the last field, `crc32`, is the CRC-32 of everything before it.
 //!
-//! Any reader of JSON opens such a file. One that was written before there were checksums is read as it is; one whose checksum was
+//! A field `format` says of what format the rest is; without it that is the first. Any reader of JSON opens such a file. One that was
+//! written before there were checksums is read as it is; one whose checksum was
 //! damaged itself is told from it by what is left of that field.
 
 use std::io;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::files::bad;
 
@@ -16,8 +17,16 @@ const BEHIND: &[u8] = b"\"\n}";
 const DIGITS: usize = 8;
 /// How the objects that are sealed end.
 const END: &[u8] = b"\n}";
+/// The format of what is written, and the newest that is read.
+const FORMAT: u64 = 1;
 /// Bytes of the field that may be damaged while it is still known for what it was.
 const DAMAGED_MAX: usize = 2;
+
+/// What a file of any format says of itself.
+#[derive(Deserialize)]
+struct FileFormat {
+    format: Option<u64>,
+}
 
 fn digits(body: &[u8]) -> Vec<u8> {
     format!("{:08x}", crc32fast::hash(body)).into_bytes()
@@ -40,14 +49,23 @@ pub fn to_vec(value: &impl Serialize) -> io::Result<Vec<u8>> {
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     let seal = BEFORE.len() + DIGITS + BEHIND.len();
     let Some((body, field)) = bytes.len().checked_sub(seal).map(|at| bytes.split_at(at)) else {
-        return serde_json::from_slice(bytes).map_err(bad);
+        return parsed(bytes);
     };
     let (before, rest) = field.split_at(BEFORE.len());
     let (found, behind) = rest.split_at(DIGITS);
     let differing = |a: &[u8], b: &[u8]| a.iter().zip(b).filter(|(a, b)| a != b).count();
     match differing(before, BEFORE) + differing(behind, BEHIND) {
-        0 if digits(body) == found => serde_json::from_slice(&[body, END].concat()).map_err(bad),
+        0 if digits(body) == found => parsed(&[body, END].concat()),
         damage if damage <= DAMAGED_MAX => Err(bad("its checksum does not match")),
+        _ => parsed(bytes),
+    }
+}
+
+fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    match serde_json::from_slice::<FileFormat>(bytes).ok().and_then(|file| file.format) {
+        Some(format) if format > FORMAT => {
+            Err(bad(format!("it is of format {format}, expected at most {FORMAT}: a newer brahman has written it")))
+        }
         _ => serde_json::from_slice(bytes).map_err(bad),
     }
 }
@@ -74,6 +92,14 @@ mod tests {
             damaged[at] ^= 1 << bit;
             prop_assert!(from_slice::<Fields>(&damaged).is_err(), "bit {} of byte {}", bit, at);
             prop_assert!(from_slice::<Fields>(&bytes[..at]).is_err(), "cut at {}", at);
+        }
+    }
+
+    #[test]
+    fn what_a_newer_version_has_written_is_refused_as_that() {
+        for text in [&b"{\"format\": 2, \"a\": 1}"[..], &to_vec(&serde_json::json!({"format": 7, "who": "knows"})).expect("sealed")[..]] {
+            let refused = from_slice::<Fields>(text).expect_err("it is newer").to_string();
+            assert!(refused.contains("newer brahman"), "{refused}");
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
 //! and mends what is damaged; [`trials`] measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so
-//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale. This file opens the indexes, follows the catalog,
-//! and makes, describes and deletes them.
+//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale, [`snapshot`] copies all for a backup. This file opens the
+//! indexes, follows the catalog, and makes, describes and deletes them.
 
 mod agent;
 mod bulk;
@@ -14,6 +14,7 @@ mod refresh;
 mod search;
 mod shadow;
 mod shelf;
+mod snapshot;
 mod trials;
 
 use std::collections::{BTreeMap, HashSet};
@@ -37,13 +38,13 @@ use brahman_storage::{atomic, writable};
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::engine::{self, Engine, ParameterError};
-use crate::flat::build::Parameters;
 use crate::generation::{self, Generation};
 use crate::home::{Home, finish_deletions};
 use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of, text_columns};
 use crate::threads::on_own_thread;
 use crate::{rescue, sealed, segment};
 use datasets::{Datasets, Version};
+use flat_hnsw::build::Parameters;
 use shelf::{Index, ParametersError, lock, read_only};
 
 /// What says that there is an index.
@@ -357,7 +358,7 @@ impl IndexService {
             made.map_err(|e| io_fault("creating the index", &e))?;
             indexes.insert(wanted.name.clone(), Arc::new(Index::open(&folder, wanted.clone())));
         }
-        let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name, run_id: None, mock: Some(self.mock) };
+        let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name, mock: Some(self.mock), ..MarkStaleIn::default() };
         self.client.call_method::<catalog::method::MarkStale>(&mark, &options).await?;
         Reply::of(&CreateOut { created: true })
     }
@@ -370,7 +371,8 @@ impl IndexService {
         let stub = self.stub(&name)?;
         let home = Home::open(&stub).map_err(|error| {
             let why = chain(&error);
-            let message = format!("index `{name}`: {why}; where its files are is unknown, and nothing was deleted: restore that file first");
+            let message =
+                format!("index `{name}`: {why}; where its files are is unknown, and nothing was deleted: restore that file first");
             Fault::of(&error::Damaged { name: name.clone() }, false, message)
         })?;
         lock(&self.indexes).remove(&name);
@@ -379,6 +381,14 @@ impl IndexService {
             let _ = fs::remove_dir_all(copies.join(&name));
         }
         drop(claim);
+        let dataset = index.parameters.dataset.clone();
+        let mark = MarkStaleIn { name: dataset, index: name, mock: Some(self.mock), gone: Some(true), ..MarkStaleIn::default() };
+        let options = CallOptions::default();
+        let marking = self.client.call_method::<catalog::method::MarkStale>(&mark, &options);
+        // It is deleted, whether the catalog hears of it or not; a dataset that is gone feeds nothing.
+        if !matches!(tokio::time::timeout(CATALOG_WAIT, marking).await, Ok(Ok(_))) {
+            tracing::info!(index = mark.index, dataset = mark.name, "the catalog has not noted that the index was deleted");
+        }
         Reply::of(&DeleteOut { deleted: true })
     }
 
@@ -516,6 +526,7 @@ impl Service for IndexService {
             "Autotune" => self.autotune(&call).await,
             "AgentStatus" => self.agent_status(),
             "AgentEnqueue" => self.agent_enqueue(&call),
+            "Snapshot" => self.snapshot(&call).await,
             _ => Err(call.unknown()),
         }
     }

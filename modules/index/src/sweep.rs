@@ -231,8 +231,8 @@ mod tests {
     use super::*;
     use crate::embedder::Model;
     use crate::files::{FileRef, bad, named};
-    use crate::flat::build::Parameters;
     use crate::generation::{BaseRef, SegmentRef};
+    use flat_hnsw::build::Parameters;
 
     fn damaged(file: &str) -> Obstacle {
         named(file, bad("damaged")).into()

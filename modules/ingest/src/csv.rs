@@ -7,32 +7,30 @@
 //! Invariants: memory is bounded by the pieces in flight; a bad record costs itself and is named, one whose quote never
 //! closes costs its first line; however a pass ends (done, an error of any thread, a panic, `stop`), all its threads have ended.
 
+mod kind;
+mod parse;
+mod pieces;
+
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder, StringBuilder};
-use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use memchr::{memchr, memrchr};
+use arrow_array::RecordBatch;
+use arrow_schema::{Field, Schema, SchemaRef};
 use tokio_util::sync::CancellationToken;
 
-use crate::source::open;
+use kind::Kind;
+use parse::{PieceRows, parse, records, widen};
+use pieces::{Piece, Pieces};
 
-/// Rows a batch.
-const BATCH_ROWS: usize = 8192;
 /// A longer record is an unclosed quote, or no record that anything can use.
 pub const RECORD_BYTES_MAX: usize = 16 << 20;
-/// Bytes a piece: large enough that handing it over costs nothing, small enough to keep a few.
-const PIECE_BYTES: usize = 4 << 20;
 /// Pieces between reader and writer, for each worker.
 const IN_FLIGHT: usize = 3;
-/// Bad records whose reason is kept; the rest are counted.
-const REASONS_MAX: usize = 100;
 
 /// Where a bad row is told: its file, its number from 1, the reason.
 pub type Quarantine<'a> = dyn FnMut(&Path, u64, String) + 'a;
@@ -40,329 +38,6 @@ pub type Quarantine<'a> = dyn FnMut(&Path, u64, String) + 'a;
 pub type Take<'a> = dyn FnMut(RecordBatch, u64) -> io::Result<()> + 'a;
 /// Where the schema is told, before the first batch. Told again, everything taken so far is void.
 pub type Open<'a> = dyn FnMut(SchemaRef) -> io::Result<()> + 'a;
-
-/// Type of a column, narrowest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Empty,
-    Boolean,
-    Integer,
-    Float,
-    Text,
-}
-
-impl Kind {
-    fn of(text: &str) -> Self {
-        match text {
-            "" => Self::Empty,
-            "true" | "false" | "True" | "False" | "TRUE" | "FALSE" => Self::Boolean,
-            // A leading zero or plus is part of a code or a telephone number, not of a number.
-            _ if plain_number(text) && text.parse::<i64>().is_ok() => Self::Integer,
-            _ if plain_number(text) && text.parse::<f64>().is_ok_and(f64::is_finite) && exact(text) => Self::Float,
-            _ => Self::Text,
-        }
-    }
-
-    /// The narrowest type that holds both.
-    fn join(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Empty, k) | (k, Self::Empty) => k,
-            (a, b) if a == b => a,
-            (Self::Integer, Self::Float) | (Self::Float, Self::Integer) => Self::Float,
-            _ => Self::Text,
-        }
-    }
-
-    fn arrow(self) -> DataType {
-        match self {
-            Self::Boolean => DataType::Boolean,
-            Self::Integer => DataType::Int64,
-            Self::Float => DataType::Float64,
-            Self::Empty | Self::Text => DataType::Utf8,
-        }
-    }
-}
-
-fn plain_number(text: &str) -> bool {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let zero_led = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
-    digits.starts_with(|c: char| c.is_ascii_digit()) && !zero_led
-}
-
-/// Whether a float holds the text's digits: more than 17 significant ones are an identifier, not a measurement.
-fn exact(text: &str) -> bool {
-    let mantissa = text.split(['e', 'E']).next().unwrap_or(text);
-    mantissa.bytes().filter(u8::is_ascii_digit).count() <= 17
-}
-
-/// A delimiter by the first line: the one of `, ; tab |` that stands there most often.
-fn delimiter(beginning: &[u8]) -> u8 {
-    let line = &beginning[..memchr(b'\n', beginning).unwrap_or(beginning.len())];
-    let count = |d: u8| line.iter().filter(|b| **b == d).count();
-    *b",;\t|".iter().rev().max_by_key(|d| count(**d)).unwrap_or(&b',')
-}
-
-/// The end of the last whole record, and whether a quote stays open behind it. The bytes begin with a record.
-fn last_record(bytes: &[u8], delimiter: u8) -> (Option<usize>, bool) {
-    let (mut at, mut end) = (0, None);
-    loop {
-        let quote = memchr(b'"', &bytes[at..]).map(|q| at + q);
-        let plain = &bytes[at..quote.unwrap_or(bytes.len())];
-        end = memrchr(b'\n', plain).map(|n| at + n + 1).or(end);
-        let Some(quote) = quote else { return (end, false) };
-        // Elsewhere than at a field's beginning a quote is a character like any other.
-        if quote > 0 && ![delimiter, b'\n', b'\r'].contains(&bytes[quote - 1]) {
-            at = quote + 1;
-            continue;
-        }
-        let mut inside = quote + 1;
-        at = loop {
-            match memchr(b'"', &bytes[inside..]).map(|q| inside + q) {
-                None => return (end, true),
-                Some(close) if bytes.get(close + 1) == Some(&b'"') => inside = close + 2,
-                Some(close) => break close + 1,
-            }
-        };
-    }
-}
-
-/// Part of a file.
-enum Piece {
-    /// Whole records.
-    Records(Vec<u8>),
-    /// A line that cannot be read, and why.
-    Bad(&'static str),
-}
-
-/// Cuts one file into pieces.
-struct Pieces {
-    reader: Box<dyn Read + Send>,
-    buffer: Vec<u8>,
-    delimiter: u8,
-    ended: bool,
-}
-
-impl Pieces {
-    /// Opens a file, skips a byte-order mark, tells the delimiter.
-    fn open(path: &Path, stop: &CancellationToken) -> io::Result<Self> {
-        let mut pieces = Self { reader: open(path, stop)?, buffer: Vec::new(), delimiter: b',', ended: false };
-        pieces.fill(PIECE_BYTES)?;
-        if pieces.buffer.starts_with(b"\xef\xbb\xbf") {
-            pieces.buffer.drain(..3);
-        }
-        pieces.delimiter = delimiter(&pieces.buffer);
-        Ok(pieces)
-    }
-
-    fn fill(&mut self, wanted: usize) -> io::Result<()> {
-        let missing = wanted.saturating_sub(self.buffer.len()) as u64;
-        let read = self.reader.by_ref().take(missing).read_to_end(&mut self.buffer)?;
-        self.ended = (read as u64) < missing;
-        Ok(())
-    }
-
-    /// Drops everything up to the next line.
-    fn skip_line(&mut self) -> io::Result<()> {
-        loop {
-            match memchr(b'\n', &self.buffer) {
-                Some(end) => {
-                    self.buffer.drain(..=end);
-                    return Ok(());
-                }
-                None => self.buffer.clear(),
-            }
-            if self.ended {
-                return Ok(());
-            }
-            self.fill(PIECE_BYTES)?;
-        }
-    }
-
-    fn next(&mut self) -> io::Result<Option<Piece>> {
-        let mut wanted = PIECE_BYTES;
-        loop {
-            if !self.ended {
-                self.fill(wanted)?;
-            }
-            if self.buffer.is_empty() {
-                return Ok(None);
-            }
-            let (end, open) = last_record(&self.buffer, self.delimiter);
-            match end {
-                // The last record of a file need not end in a newline.
-                _ if self.ended && !open => return Ok(Some(Piece::Records(std::mem::take(&mut self.buffer)))),
-                Some(end) => {
-                    let rest = self.buffer.split_off(end);
-                    return Ok(Some(Piece::Records(std::mem::replace(&mut self.buffer, rest))));
-                }
-                None if !self.ended && self.buffer.len() < RECORD_BYTES_MAX => wanted = RECORD_BYTES_MAX,
-                None => {
-                    self.skip_line()?;
-                    let why = if open { "opens a quote that is not closed within 16 MiB" } else { "is longer than 16 MiB" };
-                    return Ok(Some(Piece::Bad(why)));
-                }
-            }
-        }
-    }
-}
-
-fn records(bytes: &[u8], delimiter: u8) -> ::csv::Reader<&[u8]> {
-    ::csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).has_headers(false).from_reader(bytes)
-}
-
-/// What came of a piece.
-#[derive(Default)]
-struct PieceRows {
-    batches: Vec<RecordBatch>,
-    /// Records, bad ones too.
-    records: u64,
-    bytes: u64,
-    bad: Vec<(u64, String)>,
-    /// Bad ones whose reason was not kept.
-    more_bad: u64,
-    /// Of its values, if a column's type does not hold them.
-    kinds: Option<Vec<Kind>>,
-}
-
-impl PieceRows {
-    fn bad(&mut self, why: String) {
-        if self.bad.len() < REASONS_MAX {
-            self.bad.push((self.records, why));
-        } else {
-            self.more_bad += 1;
-        }
-    }
-}
-
-/// Why a record is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum RecordError {
-    #[error("has {fields} fields, the header has {columns}")]
-    Fields { fields: usize, columns: usize },
-    #[error("has {bytes} bytes, a record at most {RECORD_BYTES_MAX}")]
-    TooLong { bytes: usize },
-    #[error("is not UTF-8")]
-    NotUtf8,
-}
-
-fn usable(record: &::csv::ByteRecord, columns: usize) -> Result<&str, RecordError> {
-    if record.len() != columns {
-        return Err(RecordError::Fields { fields: record.len(), columns });
-    }
-    if record.as_slice().len() > RECORD_BYTES_MAX {
-        return Err(RecordError::TooLong { bytes: record.as_slice().len() });
-    }
-    std::str::from_utf8(record.as_slice()).map_err(|_| RecordError::NotUtf8)
-}
-
-/// The fields of a record whose bytes are known to be text.
-fn fields<'a>(record: &'a ::csv::ByteRecord, text: &'a str) -> impl Iterator<Item = &'a str> {
-    (0..record.len()).map(move |i| record.range(i).and_then(|range| text.get(range)).unwrap_or_default())
-}
-
-/// Widens types to what the records of a piece need.
-fn widen(bytes: &[u8], delimiter: u8, kinds: &mut [Kind]) -> io::Result<()> {
-    let (mut reader, mut record) = (records(bytes, delimiter), ::csv::ByteRecord::new());
-    while reader.read_byte_record(&mut record)? {
-        let Ok(text) = usable(&record, kinds.len()) else { continue };
-        for (kind, field) in kinds.iter_mut().zip(fields(&record, text)).filter(|(kind, _)| **kind != Kind::Text) {
-            *kind = kind.join(Kind::of(field));
-        }
-    }
-    Ok(())
-}
-
-fn parse(bytes: &[u8], delimiter: u8, kinds: &[Kind], schema: &SchemaRef) -> io::Result<PieceRows> {
-    let mut out = PieceRows { bytes: bytes.len() as u64, ..PieceRows::default() };
-    let mut columns: Vec<Column> = kinds.iter().map(|k| Column::new(*k)).collect();
-    let (mut reader, mut record, mut held) = (records(bytes, delimiter), ::csv::ByteRecord::new(), 0);
-    while reader.read_byte_record(&mut record)? {
-        out.records += 1;
-        match usable(&record, kinds.len()) {
-            Ok(text) => {
-                let mut fits = true;
-                for (field, column) in fields(&record, text).zip(&mut columns) {
-                    fits &= column.push(field);
-                }
-                if !fits {
-                    let mut wider = kinds.to_vec();
-                    widen(bytes, delimiter, &mut wider)?;
-                    return Ok(PieceRows { kinds: Some(wider), ..PieceRows::default() });
-                }
-                held += 1;
-            }
-            Err(error) => out.bad(error.to_string()),
-        }
-        if held == BATCH_ROWS {
-            out.batches.push(batch(schema, &mut columns)?);
-            held = 0;
-        }
-    }
-    if held > 0 {
-        out.batches.push(batch(schema, &mut columns)?);
-    }
-    Ok(out)
-}
-
-enum Column {
-    Empty(StringBuilder),
-    Boolean(BooleanBuilder),
-    Integer(Int64Builder),
-    Float(Float64Builder),
-    Text(StringBuilder),
-}
-
-impl Column {
-    fn new(kind: Kind) -> Self {
-        match kind {
-            Kind::Empty => Self::Empty(StringBuilder::new()),
-            Kind::Boolean => Self::Boolean(BooleanBuilder::new()),
-            Kind::Integer => Self::Integer(Int64Builder::new()),
-            Kind::Float => Self::Float(Float64Builder::new()),
-            Kind::Text => Self::Text(StringBuilder::new()),
-        }
-    }
-
-    /// Adds a field; false if the type does not hold it. An empty field is NULL.
-    fn push(&mut self, field: &str) -> bool {
-        match self {
-            Self::Text(b) if !field.is_empty() => b.append_value(field),
-            Self::Text(b) | Self::Empty(b) => {
-                b.append_null();
-                return field.is_empty();
-            }
-            Self::Boolean(b) if field.is_empty() => b.append_null(),
-            Self::Integer(b) if field.is_empty() => b.append_null(),
-            Self::Float(b) if field.is_empty() => b.append_null(),
-            Self::Boolean(b) => {
-                b.append_value(matches!(field, "true" | "True" | "TRUE"));
-                return Kind::of(field) == Kind::Boolean;
-            }
-            Self::Integer(b) => match field.parse() {
-                Ok(value) if plain_number(field) => b.append_value(value),
-                _ => return false,
-            },
-            Self::Float(b) => match field.parse::<f64>() {
-                Ok(value) if matches!(Kind::of(field), Kind::Integer | Kind::Float) => b.append_value(value),
-                _ => return false,
-            },
-        }
-        true
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        match self {
-            Self::Boolean(b) => Arc::new(b.finish()),
-            Self::Integer(b) => Arc::new(b.finish()),
-            Self::Float(b) => Arc::new(b.finish()),
-            Self::Text(b) | Self::Empty(b) => Arc::new(b.finish()),
-        }
-    }
-}
-
-fn batch(schema: &SchemaRef, columns: &mut [Column]) -> io::Result<RecordBatch> {
-    RecordBatch::try_new(Arc::clone(schema), columns.iter_mut().map(Column::finish).collect()).map_err(io::Error::other)
-}
 
 /// A piece on its way to a worker.
 struct Job {
@@ -585,8 +260,10 @@ mod tests {
     use arrow_array::Array;
     use arrow_array::cast::AsArray;
     use arrow_array::types::{Float64Type, Int64Type};
+    use arrow_schema::DataType;
     use proptest::prelude::*;
 
+    use super::pieces::{PIECE_BYTES, last_record};
     use super::*;
 
     fn of(bytes: &[u8]) -> (SchemaRef, Vec<RecordBatch>, Vec<(u64, String)>) {

@@ -1,16 +1,18 @@
 //! Files into one Parquet object: which reader, what is left out, and why.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, StringArray};
 use arrow_schema::{ArrowError, SchemaRef};
 use brahman_card::Fault;
-use brahman_card::interface::catalog::Column;
-use brahman_card::interface::ingest::Quarantine;
+use brahman_card::interface::catalog::{Column, Dataset};
+use brahman_card::interface::ingest::{HiddenFiles, Quarantine};
 use brahman_card::interface::ingest::error::{BadSource, NothingToRead};
 use brahman_sidecar::chain;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use tokio::sync::watch;
@@ -19,11 +21,14 @@ use tokio_util::sync::CancellationToken;
 use crate::documents::{self, Batcher};
 use crate::run::{Progress, ReadOutcome};
 use crate::sink::{Place, Sink};
-use crate::source::{self, File, Format, SourceError, Walk};
+use crate::source::{self, File, Format, HidingRule, SourceError, Walk, WalkRules};
 use crate::{csv, jsonl};
 
 /// Quarantined rows and files that are named, and inputs; all are counted.
 const NAMED_MAX: usize = 100;
+
+/// What columns of documents come from.
+const DOCUMENT_SOURCE: &str = "file";
 
 /// Rows of a Parquet file read at once.
 const PARQUET_ROWS: usize = 8192;
@@ -55,6 +60,9 @@ enum ParquetFlaw {
     OtherColumns,
 }
 
+/// Reasons that are told where nothing could be read.
+const REASONS_MAX: usize = 5;
+
 fn failed(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::Interrupted => crate::run::cancelled(),
@@ -62,10 +70,10 @@ fn failed(error: &io::Error) -> Fault {
     }
 }
 
-/// Reads everything into one Parquet object. Blocks.
+/// [`read_by`] the usual rules.
 ///
 /// # Errors
-/// If nothing can be read, or the disk refuses.
+/// As [`read_by`].
 pub fn read(
     paths: &[String],
     format: Format,
@@ -73,8 +81,47 @@ pub fn read(
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
 ) -> Result<ReadOutcome, Fault> {
+    read_by(paths, &WalkRules::default(), format, place, progress, cancel)
+}
+
+/// The ids that documents have in a dataset, by the paths of their files; none of a dataset of anything else.
+///
+/// # Errors
+/// If its objects cannot be read.
+pub fn known_ids(before: &Dataset) -> io::Result<HashMap<PathBuf, String>> {
+    let mut known = HashMap::new();
+    let is_text = |name: &str| before.columns.iter().any(|column| column.name == name && column.source_type == DOCUMENT_SOURCE);
+    if !is_text("id") || !is_text("path") {
+        return Ok(known);
+    }
+    for object in &before.objects {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(object.local())?).map_err(io::Error::other)?;
+        let columns = ProjectionMask::columns(builder.parquet_schema(), ["id", "path"]);
+        for batch in builder.with_projection(columns).build().map_err(io::Error::other)? {
+            let batch = batch.map_err(io::Error::other)?;
+            let texts = |name: &str| batch.column_by_name(name).and_then(|column| column.as_any().downcast_ref::<StringArray>());
+            let (Some(ids), Some(paths)) = (texts("id"), texts("path")) else { return Ok(known) };
+            let rows = ids.iter().zip(paths.iter()).filter_map(|(id, path)| Some((PathBuf::from(path?), id?.to_owned())));
+            known.extend(rows);
+        }
+    }
+    Ok(known)
+}
+
+/// Reads everything into one Parquet object. Blocks.
+///
+/// # Errors
+/// If nothing can be read, or the disk refuses.
+pub fn read_by(
+    paths: &[String],
+    rules: &WalkRules,
+    format: Format,
+    place: &Place,
+    progress: &watch::Sender<Progress>,
+    cancel: &CancellationToken,
+) -> Result<ReadOutcome, Fault> {
     let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
-    let Walk { files, unread, skipped } = source::files(paths, cancel).map_err(bad_source).map_err(ended)?;
+    let Walk { files, unread, skipped, hidden } = source::walk(paths, rules, cancel).map_err(bad_source).map_err(ended)?;
     let mut quarantined = 0;
     let mut quarantine = Vec::new();
     let mut bad = |path: &Path, row: Option<u64>, reason: String| {
@@ -126,7 +173,12 @@ pub fn read(
     };
     outcome.map_err(|e| ended(failed(&e)))?;
     let nothing = || {
-        let message = format!("no rows could be read from {} files; nothing was published", files.len());
+        let reasons: Vec<String> = quarantine.iter().take(REASONS_MAX).map(|of| format!("{}: {}", of.source, of.reason)).collect();
+        let more = if quarantined > REASONS_MAX as u64 { "; and more" } else { "" };
+        let why = if reasons.is_empty() { String::new() } else { format!(" ({}{more})", reasons.join("; ")) };
+        let rules: u64 = hidden.rules().iter().map(|rule| rule.count).sum();
+        let unseen = if rules > 0 { format!(" ({rules} are hidden by rules: `no_ignore` reads them)") } else { String::new() };
+        let message = format!("no rows could be read from {} files{unseen}; nothing was published{why}", files.len());
         Fault::of(&NothingToRead {}, false, message)
     };
     let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
@@ -136,20 +188,23 @@ pub fn read(
         return Err(crate::run::cancelled());
     }
     let object = sink.finish().map_err(|e| ended(failed(&e)))?;
+    let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
+    let told = |rule: HidingRule| HiddenFiles { rule: rule.rule, count: rule.count, first: rule.first.display().to_string() };
+    let hidden = hidden.rules().into_iter().map(told).collect();
+    let columns = columns(&schema, format);
+    Ok(ReadOutcome { objects: vec![object], columns, inputs, quarantined, quarantine, hidden, ..ReadOutcome::default() })
+}
+
+fn columns(schema: &SchemaRef, format: Format) -> Vec<Column> {
     let source_type = match format {
-        Format::Documents => "file",
+        Format::Documents => DOCUMENT_SOURCE,
         Format::Csv => "csv",
         Format::Jsonl => "json",
         Format::Parquet => "parquet",
     };
-    let columns = schema.fields().iter().map(|f| Column {
-        name: f.name().clone(),
-        arrow_type: f.data_type().to_string(),
-        source_type: source_type.into(),
-        nulls_made: 0,
-    });
-    let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
-    Ok(ReadOutcome { objects: vec![object], columns: columns.collect(), inputs, quarantined, quarantine, ..ReadOutcome::default() })
+    let column =
+        |name: &str, arrow_type: String| Column { name: name.to_owned(), arrow_type, source_type: source_type.into(), nulls_made: 0 };
+    schema.fields().iter().map(|f| column(f.name(), f.data_type().to_string())).collect()
 }
 
 fn read_documents(

@@ -177,10 +177,9 @@ mod tests {
 
     #[test]
     fn a_line_of_another_type_is_named_by_file_and_line() {
-        for (lines, number) in [
-            ("{\"a\":1}\n\n{\"a\":{\"b\":2}}\n{\"a\":3}\n", 3),
-            ("{\"a\":{\"b\":2}}\n{\"a\":{\"b\":3}}\n{\"a\":[1]}\n", 3),
-        ] {
+        for (lines, number) in
+            [("{\"a\":1}\n\n{\"a\":{\"b\":2}}\n{\"a\":3}\n", 3), ("{\"a\":{\"b\":2}}\n{\"a\":{\"b\":3}}\n{\"a\":[1]}\n", 3)]
+        {
             let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
             file.write_all(lines.as_bytes()).expect("written");
             let mut open = |_: SchemaRef| Ok(());

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{Column, Object};
-use brahman_storage::atomic;
+use brahman_storage::checked::{self, Checked, CheckedError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -67,9 +67,9 @@ fn outcome(aside: &io::Result<PathBuf>) -> String {
 /// What is wrong with a checkpoint.
 #[derive(Debug, Error)]
 pub enum CheckpointFlaw {
-    /// It cannot be read.
+    /// It is not what was written, or a newer version has written it.
     #[error(transparent)]
-    Unreadable(#[from] io::Error),
+    File(#[from] CheckedError),
     /// It is no checkpoint.
     #[error(transparent)]
     Damaged(#[from] serde_json::Error),
@@ -119,9 +119,10 @@ impl Book {
     /// # Errors
     /// [`CheckpointError`]: what was left was put aside, and reading begins anew.
     pub fn unfinished(&self, asked: &str) -> Result<Option<Checkpoint>, CheckpointError> {
-        let text = match std::fs::read(&self.0) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // One of an earlier version has no checksum.
+        let text = match checked::read(&self.0) {
+            Ok(Some(Checked { bytes, .. })) => bytes,
+            Ok(None) => return Ok(None),
             Err(error) => return Err(self.aside(error.into())),
         };
         let found: Checkpoint = serde_json::from_slice(&text).map_err(|error| self.aside(error.into()))?;
@@ -146,7 +147,7 @@ impl Book {
         if let Some(folder) = self.0.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        atomic::write(&self.0, &serde_json::to_vec(checkpoint)?)
+        checked::write(&self.0, &serde_json::to_vec(checkpoint)?)
     }
 
     /// The read is finished: the next one begins anew.

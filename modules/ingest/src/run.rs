@@ -3,16 +3,17 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::WireError;
 use brahman_card::interface::catalog::{
     self, AbandonIn, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
 };
 use brahman_card::interface::ingest::error::Cancelled;
-use brahman_card::interface::ingest::{Drift, IngestOut, IngestProgress, IngestSummary, Quarantine, Run};
-use brahman_sidecar::{Call, CallOptions, Client, ClientError, chain};
+use brahman_card::interface::ingest::{Drift, HiddenFiles, IngestOut, IngestProgress, IngestSummary, Quarantine, Run};
+use brahman_sidecar::{Backoff, Call, CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +81,8 @@ pub struct ReadOutcome {
     pub quarantined: u64,
     /// The first of them.
     pub quarantine: Vec<Quarantine>,
+    /// Files that rules kept from being found.
+    pub hidden: Vec<HiddenFiles>,
     /// What a person should know.
     pub notes: Vec<String>,
     /// Workers, of a table.
@@ -167,14 +170,13 @@ impl Runs {
         let cancel = CancellationToken::new();
         // Dropped with this future: a hang-up cancels the run.
         let _cancel_on_drop = cancel.clone().drop_guard();
-        let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
         let run = Run {
             run_id: run_id.clone(),
             dataset: job.dataset.clone(),
             state: "running".into(),
             rows: 0,
             bytes: 0,
-            started_ms,
+            started_ms: now_ms(),
             seconds: 0.0,
             error: None,
         };
@@ -215,16 +217,9 @@ impl Runs {
         watching: watch::Receiver<Progress>,
         started: Instant,
     ) -> Result<IngestSummary, Fault> {
-        let options = CallOptions::default();
         self.ends.tell_all().await?;
         let dataset = job.dataset.as_str();
-        let producer = Some(self.label.clone());
-        let mock = Some(self.mock);
-        let place = LocationIn { name: dataset.to_owned(), run_id: run_id.to_owned(), producer, bucket: job.bucket.clone(), mock };
-        let place = self.client.call_method::<catalog::method::Location>(&place, &options).await?.value;
-        let samples = job.pii.then(Arc::<Samples>::default);
-        let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = place;
-        let place = Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 };
+        let place = self.place_for(&job, run_id).await?;
         let (token, target, resumed) = (cancel.clone(), place.clone(), job.resumes.is_some());
         let mut reading = tokio::task::spawn_blocking(move || {
             // Nothing of a failed run was published, nor of one whose caller has gone; the catalog clears what a crash leaves.
@@ -277,6 +272,8 @@ impl Runs {
             columns: Some(read.columns),
             quarantined: Some(read.quarantined),
             quarantine: Some(read.quarantine),
+            hidden: Some(read.hidden.iter().map(|rule| rule.count).sum()).filter(|count: &u64| *count > 0),
+            hidden_by: Some(read.hidden).filter(|hidden| !hidden.is_empty()),
             pii,
             datasets: None,
             mode: read.mode,
@@ -285,6 +282,16 @@ impl Runs {
             drift: Some(drift),
             seconds: elapsed.as_secs_f64(),
         })
+    }
+
+    /// Where the catalog has a run's objects written.
+    async fn place_for(&self, job: &Job, run_id: &str) -> Result<Place, Fault> {
+        let (name, run_id, bucket) = (job.dataset.clone(), run_id.to_owned(), job.bucket.clone());
+        let ask = LocationIn { name, run_id, producer: Some(self.label.clone()), bucket, mock: Some(self.mock) };
+        let found = self.client.call_method::<catalog::method::Location>(&ask, &CallOptions::default()).await?.value;
+        let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = found;
+        let samples = job.pii.then(Arc::<Samples>::default);
+        Ok(Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 })
     }
 
     /// What the catalog is told of a run that has read all.
@@ -320,13 +327,12 @@ impl Runs {
 
     /// Commits; says it again for a while if whether it was published is not known.
     async fn commit(&self, commit: &CommitIn) -> Result<CommitOut, ClientError> {
-        let mut pause = PAUSE;
+        let mut pauses = PAUSES;
         for _ in 1..COMMITS_MAX {
             match self.client.call_method::<catalog::method::Commit>(commit, &CallOptions::default()).await {
                 Err(ClientError::Fault(fault)) if fault.name == UNKNOWN => {
                     tracing::warn!(dataset = commit.name, run_id = commit.run_id, "{}", fault.message());
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
+                    pauses.wait().await;
                 }
                 other => return other.map(|answer| answer.value),
             }
@@ -361,7 +367,7 @@ const UNKNOWN: &str = catalog::error::Unknown::NAME;
 /// How often such a commit is said, and how long after the first time it is said again; doubled each time. The catalog tries for a while
 /// by itself.
 const COMMITS_MAX: u32 = 4;
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSES: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(4));
 
 /// Whether a fault of a commit says that this run was never published: a call whose answer was lost is said again, and one that is
 /// unknown by then, or whose dataset cannot be read, may have been.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::Dsn;
 use crate::files::{self, bad_source};
 use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
+use crate::rules::walk_rules;
 use crate::run::{Job, Predecessor, Progress, ReadOutcome, Runs, cancelled, rate};
 use crate::sink::Place;
 use crate::source::Format;
@@ -116,13 +117,18 @@ impl IngestService {
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
-        let FilesIn { dataset, paths, format, pii, bucket } = call.parameters()?;
+        let FilesIn { dataset, paths, format, pii, bucket, no_ignore } = call.parameters()?;
         call.allow_paths()?;
         if paths.is_empty() {
             return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
         }
         let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
-        let read = move |place: &Place, progress: &_, cancel: &_| files::read(&paths, format, place, progress, cancel);
+        let (rules, note) = walk_rules(&self.runs, &dataset, format, no_ignore == Some(true)).await;
+        let read = move |place: &Place, progress: &_, cancel: &_| {
+            let mut done = files::read_by(&paths, &rules, format, place, progress, cancel)?;
+            done.notes.extend(note);
+            Ok(done)
+        };
         let job = Job { dataset, bucket, pii: pii.unwrap_or(true), ..Job::default() };
         Reply::of(&IngestOut::Done(self.runs.carry_out(Some(call), job, read).await?))
     }

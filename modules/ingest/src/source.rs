@@ -1,5 +1,8 @@
 //! What to read: paths to a list of files and the way they are to be read.
 
+mod hidden;
+
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +11,8 @@ use globset::{GlobBuilder, GlobMatcher};
 use ignore::WalkBuilder;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
+
+pub use hidden::{HiddenEntries, HidingRule};
 
 /// Most files one call reads: a monorepo, not a whole disk by mistake.
 const FILES_MAX: usize = 1_000_000;
@@ -166,14 +171,34 @@ pub struct Walk {
     pub unread: Vec<ignore::Error>,
     /// Links, pipes, sockets and devices, which are not read, and why.
     pub skipped: Vec<(PathBuf, Flaw)>,
+    /// What rules have kept from being found.
+    pub hidden: HiddenEntries,
 }
 
-/// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth). Hidden files, what a .gitignore names, and what editors and downloads have
-/// not finished are passed over. Links are not followed: they and what is no file are given apart.
+/// How folders are walked, and what files are called.
+#[derive(Clone, Debug, Default)]
+pub struct WalkRules {
+    /// Files that a .gitignore names, and hidden ones, are found as well; what version control keeps for itself is not.
+    pub no_ignore: bool,
+    /// The ids that files have already, by their paths: they keep them, whatever else is read with them.
+    pub known: HashMap<PathBuf, String>,
+}
+
+/// [`walk`] by the usual rules.
+///
+/// # Errors
+/// As [`walk`].
+pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceError> {
+    walk(paths, &WalkRules::default(), stop)
+}
+
+/// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth). Hidden files, what a .gitignore names,
+/// and what editors and downloads have not finished are passed over, and told. Links are not followed: they and what is no file are given
+/// apart.
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
-pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceError> {
+pub fn walk(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Walk, SourceError> {
     let mut walk = Walk::default();
     for given in paths {
         let bad = |flaw: Flaw| SourceError { given: given.clone(), flaw };
@@ -183,7 +208,7 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
         }
         if let Some((base, pattern)) = glob(given).map_err(|e| bad(e.into()))?.filter(|_| !root.exists()) {
             let before = walk.files.len();
-            below(&base, |path| pattern.is_match(path), stop, &mut walk).map_err(bad)?;
+            below(&base, rules, Some(&pattern), stop, &mut walk).map_err(bad)?;
             if walk.files.len() == before && walk.unread.is_empty() {
                 return Err(bad(Flaw::NoMatch { folder: base }));
             }
@@ -198,24 +223,33 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
         if !meta.is_dir() {
             return Err(bad(Flaw::Special));
         }
-        below(root, |_| true, stop, &mut walk).map_err(bad)?;
+        below(root, rules, None, stop, &mut walk).map_err(bad)?;
     }
-    if paths.len() > 1 {
-        unique_ids(&mut walk.files);
-    }
+    assign_ids(&mut walk.files, &rules.known);
     Ok(walk)
 }
 
-/// Adds the files below a folder that are wanted, what could not be read, and what is not read.
-fn below(root: &Path, wanted: impl Fn(&Path) -> bool, stop: &CancellationToken, found: &mut Walk) -> Result<(), Flaw> {
+/// Adds the files below a folder that are wanted, what could not be read, what is not read, and what is hidden.
+fn below(root: &Path, rules: &WalkRules, pattern: Option<&GlobMatcher>, stop: &CancellationToken, found: &mut Walk) -> Result<(), Flaw> {
     let mut walk = WalkBuilder::new(root);
     walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
+    if rules.no_ignore {
+        walk.standard_filters(false).filter_entry(|entry| !is_version_control(entry.path()));
+    }
+    let is_left_out = |path: &Path| if rules.no_ignore { is_unfinished(path) } else { is_passed_over(path) };
+    let wanted = |path: &Path| pattern.is_none_or(|pattern| pattern.is_match(path));
+    let (files, skipped) = (found.files.len(), found.skipped.len());
+    let mut folders = Vec::new();
     for entry in walk.build() {
         if stop.is_cancelled() {
             return Err(Flaw::Stopped);
         }
         let entry = match entry {
-            Ok(entry) if !is_passed_over(entry.path()) && wanted(entry.path()) => entry,
+            Ok(entry) if entry.file_type().is_some_and(|kind| kind.is_dir()) => {
+                folders.push(entry.into_path());
+                continue;
+            }
+            Ok(entry) if !is_left_out(entry.path()) && wanted(entry.path()) => entry,
             Ok(_) => continue,
             Err(error) => {
                 found.unread.push(error);
@@ -226,23 +260,41 @@ fn below(root: &Path, wanted: impl Fn(&Path) -> bool, stop: &CancellationToken, 
         if kind.is_some_and(|kind| kind.is_file()) {
             let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
             found.files.push(File { path: entry.into_path(), id });
-        } else if let Some(kind) = kind.filter(|kind| !kind.is_dir()) {
+        } else if let Some(kind) = kind.filter(|kind| !kind.is_dir() && entry.depth() > 0) {
             found.skipped.push((entry.into_path(), if kind.is_symlink() { Flaw::Link } else { Flaw::Special }));
         }
         if found.files.len() + found.skipped.len() > FILES_MAX {
             return Err(Flaw::TooMany);
         }
     }
+    let there = found.files[files..].iter().map(|file| file.path.as_path()).chain(folders.iter().map(PathBuf::as_path));
+    let given: HashSet<&Path> = there.chain(found.skipped[skipped..].iter().map(|(path, _)| path.as_path())).collect();
+    // Of a folder it is not known whether anything in it was meant.
+    let is_wanted = |path: &Path, is_folder: bool| {
+        let is_kept_out = rules.no_ignore && is_version_control(path);
+        !is_kept_out && if is_folder { pattern.is_none() } else { wanted(path) }
+    };
+    found.hidden.look(&folders, &given, is_wanted, stop);
     Ok(())
+}
+
+/// Whether a folder is what version control keeps for itself: no rule needs to hide it.
+fn is_version_control(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| [".git", ".hg", ".svn", ".jj"].iter().any(|own| name == *own))
 }
 
 /// Whether a name is one that editors and downloads use for what is not finished, or a hidden one.
 #[must_use]
 pub fn is_passed_over(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let unfinished = [".swp", ".swx", "~", ".part", ".crdownload", ".tmp"].iter().any(|end| name.ends_with(end));
+    name.starts_with('.') || is_unfinished(path)
+}
+
+/// Whether a name is one that editors and downloads use for what is not finished.
+fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     // 4913 is the name that vim tries a folder with.
-    name.starts_with('.') || name == "4913" || unfinished
+    name == "4913" || [".swp", ".swx", "~", ".part", ".crdownload", ".tmp"].iter().any(|end| name.ends_with(end))
 }
 
 /// The folder above the first wildcard of a path, and the whole as a pattern; none if there is no wildcard.
@@ -255,14 +307,25 @@ fn glob(path: &str) -> Result<Option<(PathBuf, GlobMatcher)>, globset::Error> {
     Ok(Some((base, GlobBuilder::new(path).literal_separator(true).build()?.compile_matcher())))
 }
 
-/// Two roots may hold files of one name: then the absolute path tells them apart.
-fn unique_ids(files: &mut [File]) {
-    let mut counts = std::collections::HashMap::new();
-    for file in files.iter() {
-        *counts.entry(file.id.clone()).or_insert(0_usize) += 1;
+/// Gives each file an id of its own. One that has had an id keeps it; of the others, where two folders have files of one name, the first
+/// is called by that, and the absolute path tells the next one from it.
+fn assign_ids(files: &mut [File], known: &HashMap<PathBuf, String>) {
+    let (mut taken, mut others) = (HashSet::new(), Vec::new());
+    for (at, file) in files.iter_mut().enumerate() {
+        match known.get(&file.path).filter(|id| !taken.contains(*id)) {
+            Some(id) => {
+                file.id.clone_from(id);
+                taken.insert(id.clone());
+            }
+            None => others.push(at),
+        }
     }
-    for file in files.iter_mut().filter(|f| counts[&f.id] > 1) {
-        file.id = file.path.display().to_string();
+    for at in others {
+        let file = &mut files[at];
+        if !taken.insert(file.id.clone()) {
+            file.id = file.path.display().to_string();
+            taken.insert(file.id.clone());
+        }
     }
 }
 
@@ -332,6 +395,34 @@ mod tests {
         assert_eq!(of("x/*.md"), ["c.md"]);
         assert_eq!(of("od[d].md"), ["od[d].md"], "a file of that very name");
         assert!(of("*.csv").is_empty() && of("[").is_empty());
+    }
+
+    #[test]
+    fn a_file_keeps_its_id_when_folders_are_added_in_any_order() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        for name in ["a/x.md", "a/only.md", "b/x.md"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| std::fs::write(path, name)).expect("written");
+        }
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let ids = |folders: &[&str], known: &HashMap<PathBuf, String>| {
+            let paths: Vec<String> = folders.iter().map(|name| path(name)).collect();
+            let rules = WalkRules { known: known.clone(), ..WalkRules::default() };
+            let found = walk(&paths, &rules, &CancellationToken::new()).expect("walked");
+            found.files.into_iter().map(|file| (file.path, file.id)).collect::<HashMap<_, _>>()
+        };
+        let one = ids(&["a"], &HashMap::new());
+        assert_eq!(one[Path::new(&path("a/x.md"))], "x.md");
+        for folders in [["a", "b"], ["b", "a"]] {
+            let both = ids(&folders, &one);
+            assert!(one.iter().all(|(path, id)| both[path] == *id), "{folders:?}");
+            assert_eq!(both[Path::new(&path("b/x.md"))], path("b/x.md"));
+        }
+        // As earlier versions called them: both by their absolute paths.
+        let old: HashMap<PathBuf, String> = ["a/x.md", "b/x.md"].map(|name| (path(name).into(), path(name))).into();
+        assert_eq!(ids(&["a"], &old)[Path::new(&path("a/x.md"))], path("a/x.md"));
+        // Without any that is known the first folder's are called as if they were alone.
+        assert_eq!(ids(&["a", "b"], &HashMap::new())[Path::new(&path("a/x.md"))], "x.md");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::{FieldRef, Schema};
 use brahman_card::interface::catalog::{Column, Object};
+use brahman_sidecar::Backoff;
 use thiserror::Error;
 
 use crate::window::{Window, WindowError};
@@ -258,10 +259,10 @@ pub enum TableSet {
     Schema(String),
 }
 
-/// For how long a connection is tried, and the first pause between tries; each is twice as long as the one before. A server that is
+/// For how long a connection is tried, and the pauses between tries; each is twice as long as the one before. A server that is
 /// starting, or has no place just now, is there by then or is an outage; one that did not answer in that time is not asked again.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(3500);
-const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+const CONNECT_PAUSES: Backoff = Backoff::doubling(Duration::from_millis(100), CONNECT_PATIENCE);
 
 /// Connects, and tries again if the server or the way to it failed: nothing has been read yet. What a second try would not mend
 /// (a wrong password, no such database) is told at once.
@@ -272,7 +273,7 @@ pub async fn connected<T>(
     cancel: &tokio_util::sync::CancellationToken,
     mut connect: impl AsyncFnMut() -> Result<T, ReadError>,
 ) -> Result<T, ReadError> {
-    let (mut pause, until) = (CONNECT_PAUSE, Instant::now() + CONNECT_PATIENCE);
+    let (mut pauses, until) = (CONNECT_PAUSES, Instant::now() + CONNECT_PATIENCE);
     for attempts in 1_u32.. {
         // A server may take a connection and then say nothing.
         let outcome = tokio::select! {
@@ -280,7 +281,7 @@ pub async fn connected<T>(
             () = cancel.cancelled() => break,
         };
         match outcome {
-            Err(ReadError::Server(last)) if Instant::now() + pause > until => {
+            Err(ReadError::Server(last)) if Instant::now() + pauses.peek() > until => {
                 return Err(ServerError::Tried { attempts, last: Box::new(last) }.into());
             }
             Err(ReadError::Server(_)) => {}
@@ -288,7 +289,7 @@ pub async fn connected<T>(
         }
         tokio::select! {
             () = cancel.cancelled() => break,
-            () = tokio::time::sleep(pause) => pause *= 2,
+            () = pauses.wait() => {}
         }
     }
     Err(ReadError::Cancelled)

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use brahman_card::Fault;
 use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_sidecar::chain;
-use brahman_storage::atomic;
+use brahman_storage::checked::{self, CheckedContent, CheckedError};
 use futures_util::FutureExt;
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, EventKind, RecursiveMode, Watcher};
@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::files;
+use crate::rules::walk_rules;
 use crate::run::{Job, Runs};
 use crate::sink::Place;
 use crate::source::{Flaw, Format, SourceError, is_passed_over};
@@ -74,11 +75,27 @@ impl Drop for Watch {
 
 /// The file of watches, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .file.display())]
-struct WatchesError {
-    file: PathBuf,
-    #[source]
-    source: serde_json::Error,
+enum WatchesError {
+    #[error(transparent)]
+    File(#[from] CheckedError),
+    #[error("{}", .file.display())]
+    Malformed {
+        file: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Which watches there were, and whether an earlier version has written them, without a checksum.
+fn read(file: &Path) -> Result<(Vec<WatchRecord>, bool), WatchesError> {
+    let Some(CheckedContent { bytes, has_sum }) = checked::read(file)? else { return Ok((Vec::new(), false)) };
+    let kept = serde_json::from_slice(&bytes).map_err(|source| WatchesError::Malformed { file: file.to_owned(), source })?;
+    Ok((kept, !has_sum))
+}
+
+/// Writes them.
+fn write(file: &Path, kept: &[&WatchRecord]) -> io::Result<()> {
+    checked::write(file, &serde_json::to_vec_pretty(kept)?)
 }
 
 /// All watches, and the file that keeps them.
@@ -100,13 +117,13 @@ impl Watches {
         let folder = state.join("ingest");
         std::fs::create_dir_all(&folder)?;
         let file = folder.join("watches.json");
-        let read: Result<Vec<WatchRecord>, WatchesError> = match std::fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|source| WatchesError { file: file.clone(), source }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        let (kept, damaged) = match read {
-            Ok(kept) => (kept, None),
+        let (kept, damaged) = match read(&file) {
+            Ok((kept, is_old)) => {
+                if is_old && let Err(error) = write(&file, &kept.iter().collect::<Vec<_>>()) {
+                    tracing::warn!("{}: {error}: it has no checksum yet", file.display());
+                }
+                (kept, None)
+            }
             Err(error) => {
                 tracing::error!("nothing is watched: {}", chain(&error));
                 (Vec::new(), Some(error))
@@ -125,7 +142,7 @@ impl Watches {
 
     fn save(&self, all: &BTreeMap<String, Watch>) -> io::Result<()> {
         let kept: Vec<&WatchRecord> = all.values().map(|w| &w.kept).collect();
-        atomic::write(&self.file, &serde_json::to_vec_pretty(&kept)?)
+        write(&self.file, &kept)
     }
 
     /// Watches from now on; what is there is ingested first. A watch of the same dataset is replaced.
@@ -333,8 +350,8 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
             () = changed.notified() => { settle.changed(Instant::now()); continue; }
             () = tokio::time::sleep(idle) => settle.changed(Instant::now()),
         }
-        let paths = ask.paths.clone();
-        let looked = tokio::task::spawn_blocking(move || Listing::of(&paths)).await;
+        let (paths, no_ignore) = (ask.paths.clone(), ask.no_ignore == Some(true));
+        let looked = tokio::task::spawn_blocking(move || Listing::of(&paths, no_ignore)).await;
         let listing = match looked {
             Ok(Ok(listing)) => listing,
             Ok(Err(error)) => {
@@ -359,10 +376,15 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     let dataset = ask.dataset.as_str();
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
-    let (paths, format) = (ask.paths.clone(), ask.format.clone());
+    let paths = ask.paths.clone();
+    let format = Format::of(ask.format.as_deref(), &paths);
+    // A format that is none is the run's failure, and told with that.
+    let walked = *format.as_ref().unwrap_or(&Format::Documents);
+    let (rules, note) = walk_rules(&watches.runs, dataset, walked, ask.no_ignore == Some(true)).await;
     let read = move |place: &Place, progress: &_, cancel: &_| {
-        let format = Format::of(format.as_deref(), &paths).map_err(files::bad_source)?;
-        files::read(&paths, format, place, progress, cancel)
+        let mut done = files::read_by(&paths, &rules, format.map_err(files::bad_source)?, place, progress, cancel)?;
+        done.notes.extend(note);
+        Ok(done)
     };
     let (bucket, pii) = (ask.bucket.clone(), ask.pii.unwrap_or(true));
     let done = watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read).await;
@@ -396,6 +418,24 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn watches_of_an_earlier_version_are_read_and_what_was_changed_since_is_refused_by_name() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let file = folder.path().join("watches.json");
+        assert!(matches!(read(&file), Ok((kept, false)) if kept.is_empty()));
+        let ask = WatchIn { dataset: "notes".into(), paths: vec!["/notes".into()], ..WatchIn::default() };
+        let record = WatchRecord { ask, ingested: Some("0a".into()) };
+        std::fs::write(&file, serde_json::to_vec_pretty(&[&record]).expect("JSON")).expect("as an earlier version wrote it");
+        let (kept, is_old) = read(&file).expect("read");
+        assert!(is_old && kept[0].ask == record.ask && kept[0].ingested == record.ingested);
+        write(&file, &[&record]).expect("written");
+        assert!(matches!(read(&file), Ok((kept, false)) if kept[0].ask == record.ask));
+        let changed = std::fs::read_to_string(&file).expect("there").replace("/notes", "/motes");
+        std::fs::write(&file, changed).expect("damaged");
+        let refused = read(&file).expect_err("its checksum does not match").to_string();
+        assert!(refused.contains("watches.json") && refused.contains("checksum"), "{refused}");
+    }
 
     #[test]
     fn our_own_reading_is_no_change_and_a_lost_event_is() {

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use brahman_card::Fault;
 use brahman_card::interface::score::{InfoOut, error};
-use brahman_sidecar::chain;
+use brahman_sidecar::{Deadline, chain};
 use thiserror::Error;
 
 /// A variable of the environment that is set to something.
@@ -208,25 +207,19 @@ impl EngineError {
 #[derive(Debug, Default)]
 pub struct Stop {
     cancelled: AtomicBool,
-    deadline: Option<Instant>,
+    deadline: Deadline,
 }
 
 impl Stop {
     /// At this time, if not before.
     #[must_use]
-    pub fn at(deadline: Option<Instant>) -> Self {
+    pub fn at(deadline: Deadline) -> Self {
         Self { cancelled: AtomicBool::new(false), deadline }
     }
 
     /// Has the work stop as soon as it can.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
-    }
-
-    /// When the caller stops waiting.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
     }
 
     /// Whether to go on.
@@ -237,7 +230,7 @@ impl Stop {
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(EngineError::Cancelled);
         }
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if self.deadline.has_passed() {
             return Err(EngineError::Deadline);
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! A server that somebody else runs, asked over HTTP for log-probabilities of a prompt's tokens.
 //!
-//! [`dialect`] knows what each kind of server is asked and how it answers, purely; this file asks. Tokens are made here, by the tokenizer
+//! [`dialect`] knows what each kind of server is asked and how it answers, purely; [`settings`] says which server that is, [`error`] why there
+//! is no answer; this file asks. Tokens are made here, by the tokenizer
 //! of the server's model, so that a response has the same ones with and without a memory. Before anything is offered a probe
 //! scores a known text and refuses a server whose answer cannot be right.
 //!
@@ -8,34 +9,30 @@
 //! bounded in bytes and time; a caller that hangs up ends the requests.
 
 pub mod dialect;
+pub mod error;
+pub mod settings;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
+use brahman_sidecar::Backoff;
 use brahman_storage::digest::{hex, sha256};
-use brahman_storage::secrets::{self, SecretError};
 use futures_util::StreamExt;
-use reqwest::StatusCode;
 use serde_json::Value;
-use thiserror::Error;
 
-use crate::engine::{Engine, EngineError, Identity, NumberError, Scores, Sequence, Stop, Work, number, var};
-use crate::onnx::folder::{FolderError, Tokens};
-use dialect::{Answer, AnswerError, Ask, Dialect};
+use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work};
+use crate::onnx::folder::Tokens;
+use dialect::{Answer, Ask, Dialect};
+pub use error::{OpenError, ProbeError, ServerError};
+pub use settings::{AddressError, Settings, SettingsError};
 
-/// The seed's own: a long prompt on a slow machine.
-const TIMEOUT_S: u64 = 300;
-/// Requests at once, unless said: servers batch what comes together.
-const CONCURRENCY: u64 = 4;
 /// Bytes of an answer: a hundred a token of a window of half a million.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Times that a request is sent, and the first pause between.
+/// Times that a request is sent, and the pauses between.
 const ATTEMPTS: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(200), Duration::from_millis(800));
 /// How often a caller's hang-up is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What is said of an answer that was not understood.
@@ -44,317 +41,6 @@ const SHOWN_CHARS: usize = 120;
 const PROBE_TOLERANCE: f64 = 0.1;
 /// The probe's text. Its tokens are not equally likely under any model.
 const PROBE: &str = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy dog.";
-
-/// Which server, and how.
-#[derive(Clone)]
-pub struct Settings {
-    /// What kind of server it is.
-    pub dialect: Dialect,
-    /// Where, without a path.
-    pub base: String,
-    /// Directory with tokenizer.json and config.json of its model.
-    pub tokenizer: PathBuf,
-    /// The model's name there; asked of the server if it can tell.
-    pub model: Option<String>,
-    /// Sent as a bearer token.
-    pub token: Option<String>,
-    /// Longest time of one request.
-    pub timeout: Duration,
-    /// How many requests at once.
-    pub concurrency: usize,
-    /// Tokens a conversation may have, if not as server or configuration say.
-    pub window: Option<usize>,
-}
-
-/// Why the environment names no server that can be asked.
-#[derive(Debug, Error)]
-pub enum SettingsError {
-    /// The address.
-    #[error("BRAHMAN_SCORE_SERVER={server}")]
-    Server {
-        /// What it says, unless there may be a password in it.
-        server: String,
-        /// What is wrong with it.
-        #[source]
-        source: AddressError,
-    },
-    /// Nobody says which tokens the server's model has.
-    #[error(
-        "BRAHMAN_SCORE_MODEL is not set: beside BRAHMAN_SCORE_SERVER it names a folder with tokenizer.json and config.json of the server's model"
-    )]
-    NoTokenizer,
-    /// What is to be sent is written out, or is no name.
-    #[error("BRAHMAN_SCORE_TOKEN: expected secret:NAME, an entry of the secrets file")]
-    NoSecret,
-    /// The secret cannot be had.
-    #[error(transparent)]
-    Secret(#[from] SecretError),
-    /// The secret has nothing to send.
-    #[error("secret [{name}] has no password")]
-    NoPassword {
-        /// Its name.
-        name: String,
-    },
-    /// A number.
-    #[error(transparent)]
-    Number(#[from] NumberError),
-}
-
-/// What is wrong with a server's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum AddressError {
-    /// It does not say what kind of server that is, or where.
-    #[error("expected vllm+http://HOST:PORT, sglang+http://HOST:PORT or brahman+http://HOST:PORT (or https)")]
-    Shape,
-    /// A server that cannot do it.
-    #[error("llama.cpp's server gives no log-probabilities of a prompt: use vllm or sglang")]
-    LlamaCpp,
-    /// A password among what everybody may read.
-    #[error("no user or password here: BRAHMAN_SCORE_TOKEN names a secret")]
-    Password,
-}
-
-/// Why a server is not used.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The tokens of its model are not known.
-    #[error(transparent)]
-    Tokens(#[from] FolderError),
-    /// There is no way to ask it.
-    #[error("no HTTP client")]
-    Client(#[source] reqwest::Error),
-    /// There is nothing to ask it on.
-    #[error("no runtime for its answers")]
-    Runtime(#[source] std::io::Error),
-    /// It does not say which model it has.
-    #[error(transparent)]
-    Server(#[from] ServerError),
-    /// Its answers cannot be right.
-    #[error("{dialect} at {base} cannot be used")]
-    Unusable {
-        /// What kind of server it is.
-        dialect: &'static str,
-        /// Where.
-        base: String,
-        /// What it answered to a known text.
-        #[source]
-        source: ProbeError,
-    },
-}
-
-/// What is wrong with the answers to a known text.
-#[derive(Debug, Error)]
-pub enum ProbeError {
-    /// There is none.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// No probability is above 1.
-    #[error("it gives log-probabilities above 0")]
-    AboveZero,
-    /// No model finds all words as likely.
-    #[error("it gives every token the same log-probability")]
-    Constant,
-    /// What follows a token does not change its probability.
-    #[error("the same {tokens} tokens have the log-probability {within:.2} in a longer prompt and {alone:.2} alone")]
-    Inconsistent {
-        /// So many.
-        tokens: usize,
-        /// Their log-probability in the longer one.
-        within: f64,
-        /// That without the rest.
-        alone: f64,
-    },
-    /// Nor does it become likelier by that.
-    #[error("a longer prompt is likelier than its beginning")]
-    Growing,
-}
-
-/// Why a server gave no answer, or none that can be used.
-#[derive(Debug, Error)]
-pub enum ServerError {
-    /// It has no time.
-    #[error("{url} answered {status}, {attempts} times")]
-    Busy {
-        /// What was asked.
-        url: String,
-        /// 429 or 503.
-        status: StatusCode,
-        /// How often it was asked.
-        attempts: u32,
-    },
-    /// Nobody is there.
-    #[error("{url}: no connection, {attempts} times")]
-    NoConnection {
-        /// What was asked.
-        url: String,
-        /// How often that was tried.
-        attempts: u32,
-        /// Cause.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// It takes too long.
-    #[error("{url} did not answer within {timeout:?}")]
-    Late {
-        /// What was asked.
-        url: String,
-        /// A request's time.
-        timeout: Duration,
-    },
-    /// It began an answer and takes too long.
-    #[error("{url} did not finish its answer within {timeout:?}")]
-    Unfinished {
-        /// What was asked.
-        url: String,
-        /// A request's time.
-        timeout: Duration,
-    },
-    /// The request failed on its way.
-    #[error("{url}")]
-    Request {
-        /// What was asked.
-        url: String,
-        /// Cause.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// The answer failed on its way.
-    #[error("{url} closed the connection after {bytes} bytes")]
-    BrokeOff {
-        /// What was asked.
-        url: String,
-        /// What had come.
-        bytes: usize,
-        /// Cause.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// It never ends.
-    #[error("{url} answered more than {ANSWER_BYTES_MAX} bytes")]
-    TooLong {
-        /// What was asked.
-        url: String,
-    },
-    /// It is an error.
-    #[error("{url} answered {status}: {shown}{hint}")]
-    Status {
-        /// What was asked.
-        url: String,
-        /// Which error.
-        status: StatusCode,
-        /// The beginning of what it says.
-        shown: String,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// It is no JSON.
-    #[error("{url} answered what is not JSON: {shown}")]
-    NotJson {
-        /// What was asked.
-        url: String,
-        /// The beginning of what it says.
-        shown: String,
-        /// Cause.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// Nobody says which model it has.
-    #[error("{base} does not name its model: set BRAHMAN_SCORE_SERVER_MODEL")]
-    Unnamed {
-        /// The server.
-        base: String,
-    },
-    /// It lacks what was asked for.
-    #[error("{base}")]
-    Answer {
-        /// The server.
-        base: String,
-        /// What it lacks.
-        #[source]
-        source: AnswerError,
-    },
-}
-
-impl ServerError {
-    /// Whether the same may work later.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Busy { .. }
-            | Self::NoConnection { .. }
-            | Self::Late { .. }
-            | Self::Unfinished { .. }
-            | Self::Request { .. }
-            | Self::BrokeOff { .. } => true,
-            Self::Status { status, .. } => status.is_server_error(),
-            Self::TooLong { .. } | Self::NotJson { .. } | Self::Unnamed { .. } | Self::Answer { .. } => false,
-        }
-    }
-}
-
-impl From<ServerError> for EngineError {
-    fn from(error: ServerError) -> Self {
-        Self::Server { retryable: error.is_retryable(), source: Arc::new(error) }
-    }
-}
-
-impl std::fmt::Debug for Settings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings").field("dialect", &self.dialect).field("base", &self.base).finish_non_exhaustive()
-    }
-}
-
-impl Settings {
-    /// From the environment; `None` if no server is named.
-    ///
-    /// # Errors
-    /// [`SettingsError`], which names the variable.
-    pub fn from_env() -> Result<Option<Self>, SettingsError> {
-        let Some(server) = var("BRAHMAN_SCORE_SERVER") else { return Ok(None) };
-        let (dialect, base) = Self::address(&server).map_err(|source| {
-            // Somebody may have written a password there.
-            let server = if server.contains('@') { "…".to_owned() } else { server.clone() };
-            SettingsError::Server { server, source }
-        })?;
-        let tokenizer = var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(SettingsError::NoTokenizer)?;
-        let token = var("BRAHMAN_SCORE_TOKEN").map(|name| token(&name)).transpose()?;
-        let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        Ok(Some(Self {
-            dialect,
-            base,
-            tokenizer,
-            model: var("BRAHMAN_SCORE_SERVER_MODEL"),
-            token,
-            timeout: Duration::from_secs(number("BRAHMAN_SCORE_TIMEOUT_S")?.unwrap_or(TIMEOUT_S)),
-            concurrency: small(number("BRAHMAN_SCORE_CONCURRENCY")?.unwrap_or(CONCURRENCY)),
-            window: number("BRAHMAN_SCORE_WINDOW")?.map(small),
-        }))
-    }
-
-    /// `vllm+http://host:port`.
-    fn address(server: &str) -> Result<(Dialect, String), AddressError> {
-        let (dialect, base) = server.split_once('+').ok_or(AddressError::Shape)?;
-        let dialect = match dialect {
-            "vllm" => Dialect::Vllm,
-            "sglang" => Dialect::Sglang,
-            "brahman" => Dialect::Brahman,
-            "llamacpp" | "llama.cpp" => return Err(AddressError::LlamaCpp),
-            _ => return Err(AddressError::Shape),
-        };
-        let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")).ok_or(AddressError::Shape)?;
-        if rest.contains('@') {
-            return Err(AddressError::Password);
-        }
-        Ok((dialect, base.trim_end_matches('/').to_owned()))
-    }
-}
-
-/// The password of `secret:NAME`.
-fn token(name: &str) -> Result<String, SettingsError> {
-    let name = name.strip_prefix("secret:").ok_or(SettingsError::NoSecret)?;
-    let found = secrets::read(&secrets::file(), name)?;
-    found.password.ok_or_else(|| SettingsError::NoPassword { name: name.to_owned() })
-}
 
 /// An engine that asks a server over HTTP.
 pub struct Server {
@@ -474,7 +160,7 @@ impl Server {
     /// One request. It is sent again only if nothing was scored for it.
     async fn exchange(&self, path: &str, body: Option<&Value>) -> Result<Value, ServerError> {
         let url = format!("{}{path}", self.settings.base);
-        let (mut pause, mut attempts) = (PAUSE, 0);
+        let (mut pauses, mut attempts) = (PAUSES, 0);
         loop {
             attempts += 1;
             let mut request = match body {
@@ -495,8 +181,7 @@ impl Server {
             if attempts >= ATTEMPTS {
                 return Err(refusal);
             }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+            pauses.wait().await;
         }
     }
 

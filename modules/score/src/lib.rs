@@ -16,6 +16,7 @@ pub mod kept;
 pub mod mixing;
 pub mod mock;
 pub mod onnx;
+pub mod program;
 pub mod service;
 pub mod turns;
 pub mod walk;

@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
-use brahman_sidecar::onnx::RuntimeError;
-use brahman_sidecar::onnx::device::{self, DeviceChoice, DeviceError};
+use brahman_models::device::{self, DeviceChoice, DeviceError};
+use brahman_models::runtime::{self, RuntimeError};
 use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
@@ -170,9 +170,9 @@ impl Model {
     /// [`OpenError`]: what is missing and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
         let folder = Folder::read(&settings.model)?;
-        let (library, environment) = brahman_sidecar::onnx::load(&settings.cache)?;
+        let (library, environment) = runtime::load(&settings.cache)?;
         let open = |cuda| open_session(&environment, &folder.onnx, settings.threads, cuda);
-        let (session, device) = brahman_sidecar::onnx::place(settings.device, settings.allow_cpu, open)
+        let (session, device) = runtime::place(settings.device, settings.allow_cpu, open)
             .map_err(|source| OpenError::Session { onnx: folder.onnx.clone(), source })?;
         let wiring = Wiring::find(&session).map_err(|source| OpenError::Wiring { onnx: folder.onnx.clone(), source })?;
         folder.fits(&wiring)?;

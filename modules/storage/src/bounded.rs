@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sled::IVec;
 use thiserror::Error;
 
-use crate::lock::once_unlocked;
+use crate::lock::{is_held, once_unlocked};
 
 /// What a value costs beside its payload and its key, which is there twice: its place in the order and sled's own bookkeeping.
 const OVERHEAD_BYTES: u64 = 48;
@@ -33,8 +33,26 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// Another process has it.
+    #[error("{} is in use by another process, which may be of another mesh; end that one, or choose another folder", folder.display())]
+    Held {
+        /// Where the store lies.
+        folder: PathBuf,
+        /// Cause.
+        #[source]
+        source: sled::Error,
+    },
+    /// sled gave up as it was opened.
+    #[error("the store in {} cannot be opened; remove that folder to begin anew", folder.display())]
+    Unopened {
+        /// Where the store lies.
+        folder: PathBuf,
+        /// Cause.
+        #[source]
+        source: sled::Error,
+    },
     /// sled gave up.
-    #[error("sled failed")]
+    #[error("the store cannot be read or written")]
     Sled(#[from] sled::Error),
     /// sled panicked, as it does on some damaged files.
     #[error("its files are damaged: remove its folder to begin anew")]
@@ -108,7 +126,12 @@ impl BoundedStore {
     pub fn open(folder: &Path, layout: Layout, bytes_max: u64) -> Result<Self, StoreError> {
         std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder { folder: folder.to_owned(), source })?;
         let config = sled::Config::new().path(folder).cache_capacity(layout.pages_bytes).flush_every_ms(layout.flush_every_ms);
-        let db = once_unlocked(folder, |error| matches!(error, StoreError::Sled(sled::Error::Io(_))), || guarded(|| config.open()))?;
+        let opened = once_unlocked(folder, |error| matches!(error, StoreError::Sled(sled::Error::Io(_))), || guarded(|| config.open()));
+        let db = opened.map_err(|error| match error {
+            StoreError::Sled(source) if is_held(folder) => StoreError::Held { folder: folder.to_owned(), source },
+            StoreError::Sled(source) => StoreError::Unopened { folder: folder.to_owned(), source },
+            other => other,
+        })?;
         guarded(|| {
             let (values, order) = (db.open_tree(layout.values)?, db.open_tree(layout.order)?);
             let (mut entries, mut bytes) = (0, 0);
@@ -306,6 +329,8 @@ mod tests {
         assert_eq!((store.entries(), side.get(b"k").expect("read").as_deref()), (0, Some(&b"v"[..])));
         side.remove(b"k").expect("removed");
         assert_eq!(side.get(b"k").expect("read"), None);
-        assert!(matches!(BoundedStore::open(&at, LAYOUT, 1), Err(StoreError::Sled(_))), "held by the one above");
+        let held = BoundedStore::open(&at, LAYOUT, 1).expect_err("held by the one above");
+        assert!(matches!(held, StoreError::Held { .. }), "{held:?}");
+        assert!(held.to_string().contains(&at.display().to_string()) && held.to_string().contains("another process"), "{held}");
     }
 }

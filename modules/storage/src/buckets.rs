@@ -1,12 +1,13 @@
 //! Buckets by name over `object_store`: folders of this machine and S3. Every operation that fails is written into a journal.
 //!
 //! `primary` and `rescue` are always there. What else there is stands in [`registry`]; [`add`] probes and registers, [`marker`] tells a
-//! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] keeps them apart, [`open`] makes stores, [`transfer`] and
-//! [`create`] move objects, [`health`] asks whether they are there. Invariants: no secret key is in a reply, an error or the journal; a
-//! bucket that cannot be opened stays registered; a registry that cannot be read is never written over; no folder is made but by `add`, and
-//! nothing is written where a bucket's marker is not to be seen.
+//! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] and [`claims`] keep them apart, [`open`] makes stores,
+//! [`transfer`] and [`create`] move objects, [`health`] asks whether they are there. Invariants: no secret key is in a reply, an error or
+//! the journal; a bucket that cannot be opened stays registered; a registry that cannot be read is never written over; no folder is made but
+//! by `add`, and nothing is written where a bucket's marker is not to be seen.
 
 mod add;
+mod claims;
 mod create;
 mod error;
 mod health;
@@ -23,22 +24,24 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use brahman_card::chain;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::storage::{Bucket, Failure, PRIMARY, RESCUE};
 use brahman_card::names::Kind;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 
-pub use add::Addition;
+pub use add::{Addition, OtherState};
 pub use create::Creation;
 pub use error::BucketError;
 pub use marker::MARKER;
 
 use crate::log::Log;
 use crate::writable;
+use claims::Claims;
 use error::mask;
 use look::Looks;
 use marker::{Marker, Stamp};
@@ -145,8 +148,8 @@ impl fmt::Debug for Entry {
 struct OpenBucket {
     name: String,
     store: Arc<dyn ObjectStore>,
-    /// It is a folder.
-    local: bool,
+    /// Where it lies, if it is a folder.
+    folder: Option<PathBuf>,
     /// A key can be created only once.
     conditional: bool,
     secrets: Vec<String>,
@@ -158,8 +161,26 @@ impl OpenBucket {
         mask(&error.to_string(), &self.secrets)
     }
 
+    /// Whether it is a folder.
+    fn is_local(&self) -> bool {
+        self.folder.is_some()
+    }
+
     fn key(&self, key: &str) -> Result<Key, BucketError> {
         open::key(&self.name, key)
+    }
+
+    /// Why a folder cannot hold an object of this key, if that is because of others that are there: what is a file has nothing below it.
+    async fn in_the_way(&self, key: &str) -> Option<BucketError> {
+        let folder = self.folder.as_ref()?;
+        let refused = |why: String| Some(BucketError::InTheWay { name: self.name.clone(), key: key.to_owned(), why });
+        for (at, _) in key.match_indices('/') {
+            if tokio::fs::metadata(folder.join(&key[..at])).await.is_ok_and(|meta| meta.is_file()) {
+                return refused(format!("`{}` is an object there, and a folder has nothing below an object", &key[..at]));
+            }
+        }
+        let is_folder = tokio::fs::metadata(folder.join(key)).await.is_ok_and(|meta| meta.is_dir());
+        if is_folder { refused(format!("there are objects below `{key}/`, and a folder has nothing below an object")) } else { None }
     }
 }
 
@@ -277,9 +298,13 @@ pub struct Buckets {
     home: PathBuf,
     /// By which this catalog is known in buckets.
     node: String,
-    all: Mutex<BTreeMap<String, Entry>>,
-    /// Held while one is added or removed: what was looked at is then still so.
-    changing: tokio::sync::Mutex<()>,
+    /// Why that is not known, if it is not: `node` is then nobody's.
+    nameless: Option<String>,
+    all: Arc<Mutex<BTreeMap<String, Entry>>>,
+    /// Held while the registry is written, and no longer: nobody waits here for a bucket.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    /// Buckets that are being added just now.
+    claims: Arc<Mutex<Claims>>,
     /// Why the registry cannot be read, if it cannot.
     unreadable: Option<String>,
     /// That an earlier version, run after this one, has left a registry of its own with buckets that this one does not have.
@@ -298,8 +323,31 @@ fn is_own(bucket: &Bucket) -> bool {
     bucket.added_ms == 0 && matches!(bucket.name.as_str(), PRIMARY | RESCUE)
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+/// What was changed of which buckets there are: one of them.
+struct Change<T> {
+    name: String,
+    answer: T,
+}
+
+/// Writes the registry.
+fn save(file: &Path, all: &BTreeMap<String, Entry>) -> io::Result<()> {
+    let kept = all.values().map(|entry| &entry.bucket).filter(|bucket| !is_own(bucket) || bucket.id.is_some());
+    registry::write(file, kept.cloned().collect())
+}
+
+/// Why this catalog's name among others is not known, and what to do.
+fn nameless(error: &crate::node::NodeError, home: &Path) -> String {
+    // Nobody but this catalog has made the marker of its own `primary`.
+    let named = marker::read_folder(&home.join(PRIMARY)).ok().flatten().map(|marker| marker.node);
+    let put_back = named.map_or_else(
+        || "put it back from a backup".to_owned(),
+        |node| format!("write {node} into it, which the marker of bucket {PRIMARY} names, or put it back from a backup"),
+    );
+    format!(
+        "the name of this catalog among others: {}; {put_back}, then `brahman restart catalog`; until then nothing is put into or withdrawn \
+         from buckets in S3 in its name, and no bucket is added",
+        chain(error)
+    )
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -323,19 +371,24 @@ impl Buckets {
                 (Err(error), Vec::new())
             }
         };
-        let node = marker::node(state)?;
+        let (node, nameless) = match marker::node(state)? {
+            Ok(node) => (node, None),
+            // Nothing is ever put anywhere by this one.
+            Err(error) => (ulid::Ulid::generate().to_string(), Some(nameless(&error, &home))),
+        };
         let registered = registry::read(&file);
-        let unreadable = registered.as_ref().err().map(|error| format!("the registry of buckets, {}: {}", file.display(), chain(error)));
-        let other_registry = registered.as_ref().ok().and_then(|registered| registry::other(state, &file, registered));
-        let (state, all, failures) = (state.to_owned(), Mutex::default(), Mutex::new((log, kept)));
-        let changing = tokio::sync::Mutex::default();
-        let buckets = Self { file, state, home, node, all, changing, unreadable, other_registry, failures };
-        for why in buckets.unreadable.iter().chain(&buckets.other_registry) {
+        let unreadable = registered.as_ref().err().map(|error| format!("the registry of buckets: {}", chain(error)));
+        let other_registry = registered.as_ref().ok().and_then(|registered| registry::other(state, &file, &registered.buckets));
+        let (state, all, failures) = (state.to_owned(), Arc::default(), Mutex::new((log, kept)));
+        let (changing, claims) = (Arc::default(), Arc::default());
+        let buckets = Self { file, state, home, node, nameless, all, changing, claims, unreadable, other_registry, failures };
+        for why in buckets.unreadable.iter().chain(&buckets.other_registry).chain(&buckets.nameless) {
             // What lies in the folders of the state can be read all the same.
             buckets.failed(PRIMARY, "open", "", why);
         }
-        let mut changed = false;
-        for mut bucket in buckets.with_own(registered.unwrap_or_default()) {
+        let registered = registered.unwrap_or_default();
+        let mut changed = registered.is_old;
+        for mut bucket in buckets.with_own(registered.buckets) {
             if let Some(words) = registry::exposed(&bucket) {
                 buckets.failed(&bucket.name, "open", "", &words);
             }
@@ -352,8 +405,12 @@ impl Buckets {
         }
         if changed && buckets.unreadable.is_none() {
             // They are recognised again at the next start.
-            let saved = buckets.save(&lock(&buckets.all));
-            saved.unwrap_or_else(|error| buckets.failed(PRIMARY, "open", "", &format!("{}: {}", buckets.file.display(), chain(&error))));
+            match buckets.save(&lock(&buckets.all)) {
+                Err(error) if !writable::is_read_only(&error) => {
+                    buckets.failed(PRIMARY, "open", "", &format!("{}: {}", buckets.file.display(), chain(&error)));
+                }
+                _ => {}
+            }
         }
         Ok(buckets)
     }
@@ -383,7 +440,7 @@ impl Buckets {
             return false;
         }
         // Where the registry cannot be read it may have known another: what is not there is then not made.
-        let makes = self.unreadable.is_none();
+        let makes = self.unreadable.is_none() && self.nameless.is_none();
         let (own, new) = (is_own(bucket), Marker::new(&bucket.name, &self.node));
         let found = look::in_time(move || match marker::read_folder(&folder) {
             Ok(None) if !makes => Ok(None),
@@ -418,6 +475,23 @@ impl Buckets {
         &self.node
     }
 
+    /// Why [`Self::node`] is not known, and what to do, if it is not: nothing may be put anywhere in that name, nor withdrawn.
+    #[must_use]
+    pub fn nameless(&self) -> Option<&str> {
+        self.nameless.as_deref()
+    }
+
+    /// Refuses what is done in this catalog's name while that is not known.
+    ///
+    /// # Errors
+    /// [`BucketError::NoNode`].
+    pub fn known_node(&self) -> Result<&str, BucketError> {
+        match &self.nameless {
+            Some(why) => Err(BucketError::NoNode(why.clone())),
+            None => Ok(&self.node),
+        }
+    }
+
     /// Whether a folder is one below that of our buckets: only such a one is ours to remove.
     #[must_use]
     pub fn is_ours(&self, folder: &Path) -> bool {
@@ -433,8 +507,31 @@ impl Buckets {
     }
 
     fn save(&self, all: &BTreeMap<String, Entry>) -> io::Result<()> {
-        let kept = all.values().map(|entry| &entry.bucket).filter(|bucket| !is_own(bucket) || bucket.id.is_some());
-        registry::write(&self.file, kept.cloned().collect())
+        save(&self.file, all)
+    }
+
+    /// Changes which buckets there are, on disk and then here, on a thread that may wait for the disk. It goes on to its end, whether
+    /// whoever asked waits for it or not.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, Entry>) -> Result<Change<T>, BucketError> + Send + 'static,
+    ) -> Result<T, BucketError> {
+        let changing = Arc::clone(&self.changing).lock_owned().await;
+        let (all, file) = (Arc::clone(&self.all), self.file.clone());
+        let changed = tokio::task::spawn_blocking(move || {
+            let _changing = changing;
+            // Whoever looks up a bucket meanwhile finds what is on disk.
+            let mut next = lock(&all).clone();
+            let Change { name, answer } = change(&mut next)?;
+            save(&file, &next)?;
+            let mut all = lock(&all);
+            match next.remove(&name) {
+                Some(entry) => drop(all.insert(name, entry)),
+                None => drop(all.remove(&name)),
+            }
+            Ok::<_, BucketError>(answer)
+        });
+        changed.await.map_err(io::Error::other)?
     }
 
     /// Writes a failure into the journal.
@@ -518,7 +615,11 @@ impl Buckets {
         let is_open = |entry: &&Entry| !matches!(entry.reach, Reach::Closed(_));
         let is_same = |entry: &&Entry| entry.bucket.id.is_some() && entry.bucket.id == bucket.id && entry.bucket.name != bucket.name;
         let other = all.values().filter(is_open).find(is_same)?;
-        Some(format!("it is the same place as bucket `{}`: add it again elsewhere", other.bucket.name))
+        let (other, name) = (&other.bucket.name, &bucket.name);
+        Some(format!(
+            "it is the same place as bucket `{other}`, which an earlier version let it be: `brahman buckets add {name} file:///…`, best on \
+             another disk, gives it one of its own; nothing is lost, and what lies there stays"
+        ))
     }
 
     fn entry(&self, name: &str) -> Result<Entry, BucketError> {
@@ -543,20 +644,20 @@ impl Buckets {
     /// A bucket for one operation, if it is there.
     async fn opened(&self, name: &str) -> Result<OpenBucket, BucketError> {
         let entry = self.entry(name)?;
-        let of = |entry: Entry, store, local| OpenBucket {
+        let of = |entry: Entry, store, folder| OpenBucket {
             name: entry.bucket.name,
             store,
-            local,
+            folder,
             conditional: entry.bucket.conditional_put,
             secrets: entry.secrets,
         };
         match entry.reach.clone() {
             // A disk that hangs must not hold up the thread that answers.
             Reach::Folder(folder) => {
-                let store = entry.seen(folder).await?;
-                Ok(of(entry, store, true))
+                let store = entry.seen(folder.clone()).await?;
+                Ok(of(entry, store, Some(folder)))
             }
-            Reach::S3(store) => Ok(of(entry, store, false)),
+            Reach::S3(store) => Ok(of(entry, store, None)),
             Reach::Closed(why) => Err(entry.away(why)),
         }
     }

@@ -23,6 +23,11 @@ pub(crate) fn once_unlocked<T, E>(folder: &Path, is_refusal: impl Fn(&E) -> bool
     }
 }
 
+/// Whether somebody holds the sled database in `folder` just now.
+pub(crate) fn is_held(folder: &Path) -> bool {
+    !wait(&folder.join("db"), Duration::ZERO)
+}
+
 /// Whether nobody holds the lock of a file, at once or before `longest` is over.
 fn wait(file: &Path, longest: Duration) -> bool {
     let began = Instant::now();

@@ -23,6 +23,8 @@ use crate::writable::is_read_only;
 use head::{Head, beside};
 use record::{GENESIS, NUMBER_MAX, Reading, encode};
 
+/// Lines that were set aside and are told.
+const ASIDE_MAX: usize = 100;
 /// Longest payload: it is a record, not a document.
 const PAYLOAD_MAX: usize = 1 << 20;
 
@@ -165,6 +167,15 @@ impl Log {
         self.keep_aside(&line)
     }
 
+    /// Lines that were set aside, as they lie there, the last so many of them: whoever knows what records mean may name them.
+    #[must_use]
+    pub fn lines_aside(&self) -> Vec<String> {
+        let bytes = fs::read(self.quarantine()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<String> = text.lines().rev().take(ASIDE_MAX).map(str::to_owned).collect();
+        lines.into_iter().rev().collect()
+    }
+
     fn quarantine(&self) -> PathBuf {
         beside(&self.path, ".quarantine")
     }
@@ -230,6 +241,18 @@ impl Log {
         self.writable()?;
         let payloads = records.iter().map(payload_of).collect::<io::Result<Vec<_>>>()?;
         self.begin_anew(&payloads.iter().map(|payload| &**payload).collect::<Vec<&RawValue>>())
+    }
+
+    /// What is wrong by now with what is on the disk, against what was appended.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn verify(&self) -> io::Result<Damage> {
+        let bytes = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        Ok(Reading::of(&bytes, Some(Head { seq: self.next - 1, link: self.link })).damage)
     }
 
     /// Length in bytes.

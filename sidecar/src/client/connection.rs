@@ -119,6 +119,11 @@ impl Connection {
         Ok(Self { stream, frames, path: path.to_owned(), answer, call: None, is_clean: false })
     }
 
+    /// The socket that it leads to.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether another call may be made by somebody else: the last one is over for certain, nothing lies unread, and the
     /// other end has not hung up.
     #[must_use]

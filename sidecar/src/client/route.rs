@@ -1,7 +1,6 @@
 //! The way to one flow: who serves it now, by the broker's word, and idle connections to that provider.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use brahman_card::ModuleState;
@@ -10,11 +9,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::connection::encode_method;
-use super::{CallOptions, ClientError, Connection, PAUSE, RawReply};
+use super::pool::Pool;
+use super::{CallOptions, ClientError, Connection, PAUSES, RawReply};
 use crate::chain;
-
-/// Idle connections kept to one provider: as many as calls are usually made at once.
-pub(super) const IDLE_MAX: usize = 64;
 
 /// What the broker last said; `None` until it has said anything.
 type Latest = Option<Option<Match>>;
@@ -22,7 +19,7 @@ type Latest = Option<Option<Match>>;
 #[derive(Debug)]
 pub(super) struct Route {
     latest: watch::Receiver<Latest>,
-    idle: Mutex<(String, Vec<Connection>)>,
+    idle: Pool,
     follower: JoinHandle<()>,
     mesh: PathBuf,
 }
@@ -39,7 +36,7 @@ impl Route {
         let require = Some(options.require.clone()).filter(|r| !r.is_empty());
         let question = FlowIn { flow: interface.to_owned(), context: options.context.clone(), require };
         let follower = tokio::spawn(follow(mesh.to_owned(), question, sender));
-        Self { latest, idle: Mutex::default(), follower, mesh: mesh.to_owned() }
+        Self { latest, idle: Pool::default(), follower, mesh: mesh.to_owned() }
     }
 
     /// A provider's socket: beside the mesh's own where its record has a bare name.
@@ -66,37 +63,21 @@ impl Route {
 
     /// Sends a message to the provider on an idle or a fresh connection.
     pub(super) async fn exchange(&self, target: &Match, message: &[u8]) -> Result<RawReply, ClientError> {
-        let idle = {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.0 != target.socket {
-                *idle = (target.socket.clone(), Vec::new());
-            }
-            idle.1.pop()
-        };
-        let mut connection = match idle.filter(Connection::is_reusable) {
-            Some(connection) => connection,
-            None => Connection::connect(&self.socket_of(target)).await?,
-        };
+        let mut connection = self.idle.connect(&self.socket_of(target)).await?;
         let mut outcome = connection.exchange(message).await;
         if let Ok(reply) = &mut outcome {
             // Who answers is known here, whatever it calls itself.
             reply.provider = Some(target.label.clone());
             reply.mock = target.mock;
         }
-        // After a fault the connection is as good as after a reply.
-        if connection.is_reusable() {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.0 == target.socket && idle.1.len() < IDLE_MAX {
-                idle.1.push(connection);
-            }
-        }
+        self.idle.put(connection);
         outcome
     }
 }
 
 /// Keeps `latest` at the broker's word. While the broker is away the last word stands.
 async fn follow(mesh: PathBuf, question: FlowIn, latest: watch::Sender<Latest>) {
-    let mut pause = PAUSE.0;
+    let mut pauses = PAUSES;
     loop {
         let watching = async {
             let message = encode_method::<method::Watch>(&question, &CallOptions::default(), true, false)?;
@@ -104,7 +85,7 @@ async fn follow(mesh: PathBuf, question: FlowIn, latest: watch::Sender<Latest>) 
             connection.send(&message).await?;
             loop {
                 let word: WatchOut = connection.receive().await?.typed()?.value;
-                pause = PAUSE.0;
+                pauses.reset();
                 latest.send_replace(Some(word.matched));
             }
         };
@@ -112,7 +93,6 @@ async fn follow(mesh: PathBuf, question: FlowIn, latest: watch::Sender<Latest>) 
         if let Err(error) = ended {
             tracing::debug!(error = chain(&error), flow = question.flow, "the broker's watch ended");
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        pauses.wait().await;
     }
 }

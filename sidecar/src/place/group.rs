@@ -20,7 +20,7 @@ pub struct GroupError {
 
 /// A group that this machine does have, for the message: the process's own.
 fn example() -> String {
-    let own = rustix::process::getegid().as_raw();
+    let own = nix::unistd::getegid().as_raw();
     name_of(own, &fs::read_to_string("/etc/group").unwrap_or_default()).unwrap_or_else(|| own.to_string())
 }
 

@@ -10,7 +10,9 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use brahman_card::card::SOCKET_PATH_BYTES_MAX;
-use rustix::fs::{Mode, OFlags};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
@@ -61,8 +63,8 @@ pub struct SocketFile {
 
 impl SocketFile {
     fn of(path: &Path) -> Self {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let anchor = rustix::fs::open(path, flags, Mode::empty()).ok().map(File::from);
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let anchor = open(path, flags, Mode::empty()).ok().map(File::from);
         Self { path: path.to_owned(), anchor }
     }
 
@@ -147,7 +149,7 @@ fn leftover(path: &Path, kind: SocketType) -> Result<bool, BindError> {
     if !found.file_type().is_socket() {
         return Err(not_ours(described(&found).to_owned()));
     }
-    let own = rustix::process::geteuid().as_raw();
+    let own = geteuid().as_raw();
     if found.uid() != own {
         return Err(not_ours(format!("a socket of uid {}, not of uid {own}", found.uid())));
     }

@@ -1,73 +1,33 @@
 //! The lock on a state folder: one mesh at a time writes what is in it.
 //!
 //! init locks (`flock`) the file `.lock` in it for as long as it lives, and writes down who it is. Invariants: the kernel lets go of
-//! the lock with the process, however that ends, and no module inherits it; the file stays, for one that is removed locks nothing; a
-//! file that no mesh made is neither written nor removed. Where nothing can be written there is nothing to guard.
+//! the lock with the process, however that ends, and no module inherits it; the lock is the truth, and what the file says only informs, so
+//! that one which is left behind keeps nobody out; the file stays, for one that is removed locks nothing; a file that no mesh made is
+//! neither written nor removed. No state lies within another's that is in use, around one, nor so to one of its buckets. Where nothing can
+//! be written there is nothing to guard.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::fs::{File, TryLockError};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use thiserror::Error;
 
+pub use super::holder::Holder;
+use super::holder::{self, LOCK, MARK, text};
+use super::meshes::{self, LiveMesh};
 use super::socket::described;
 
-/// The file's name.
-const LOCK: &str = ".lock";
-/// How its text begins: a file that begins otherwise is somebody else's.
-const MARK: &[u8] = b"brahman-state ";
-/// A mark, a number and a path.
-const TEXT_BYTES_MAX: u64 = 8192;
-
-/// Who holds a state folder, or did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// Process id of the mesh's init.
-    pub pid: u32,
-    /// Path of its mesh socket.
-    pub socket: PathBuf,
-}
-
-impl Holder {
-    fn parse(text: &[u8]) -> Option<Self> {
-        let line = text.strip_prefix(MARK)?.strip_suffix(b"\n")?;
-        let at = line.iter().position(|b| *b == b' ')?;
-        let pid = std::str::from_utf8(&line[..at]).ok()?.parse().ok()?;
-        Some(Self { pid, socket: PathBuf::from(OsStr::from_bytes(&line[at + 1..])) })
-    }
-
-    fn text(&self) -> Vec<u8> {
-        [MARK, format!("{} ", self.pid).as_bytes(), self.socket.as_os_str().as_bytes(), b"\n"].concat()
-    }
-
-    /// Who holds a state folder now; none if nobody does, or nobody can tell.
-    #[must_use]
-    pub fn of(state: &Path) -> Option<Self> {
-        let file = File::open(state.join(LOCK)).ok()?;
-        let inode = file.metadata().ok()?.ino().to_string();
-        let holder = Self::parse(&text(&file).ok()?)?;
-        // To ask the lock itself would hold it for a moment, and might turn a mesh away that is just starting.
-        let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        let pid = holder.pid.to_string();
-        let held = locks.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            matches!(fields[..], [_, "FLOCK", _, "WRITE", holder, place, ..] if holder == pid && place.rsplit(':').next() == Some(inode.as_str()))
-        });
-        held.then_some(holder)
-    }
-}
-
-fn text(mut file: &File) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.take(TEXT_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(text)
-}
+/// Whoever looks whether a lock is held holds it for a moment: longer than that nobody is mistaken for a mesh.
+const LOOKED_AT: Duration = Duration::from_millis(200);
+/// How long other meshes' buckets are compared.
+const COMPARED_WITHIN: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a state folder cannot be used.
 #[derive(Debug, Error)]
@@ -84,21 +44,48 @@ pub enum StateError {
         /// Its init's process id.
         pid: u32,
     },
-    /// Another mesh has it, which is just starting.
-    #[error("the state {state} is that of another mesh, which is just starting; choose another --state")]
+    /// Another process has it, which has not said who it is.
+    #[error(
+        "the state {state} is in use by {holder}, which has not yet said on which socket its mesh is: wait until it has started, and \
+         `brahman down` it, or end that process; or choose another --state"
+    )]
     TakenBySomebody {
         /// The folder.
         state: PathBuf,
+        /// Its process, in words.
+        holder: String,
     },
-    /// It lies in another mesh's.
+    /// It lies in another mesh's, or around it.
     #[error(
-        "the state {state} lies inside that of another mesh, {outer}, which keeps and clears what is in there; choose a --state outside of it"
+        "the state {state} {lies} that of another mesh, {other}{holder}: each would keep and clear what is the other's; choose a --state \
+         beside it, or end that mesh"
     )]
-    Inside {
+    Overlaps {
         /// The folder.
         state: PathBuf,
-        /// That mesh's.
-        outer: PathBuf,
+        /// How it lies to the other.
+        lies: &'static str,
+        /// That mesh's state.
+        other: PathBuf,
+        /// Who that mesh is, in words; empty if it has not said.
+        holder: String,
+    },
+    /// It lies in a bucket of another mesh, or around one.
+    #[error(
+        "the state {state} {lies} bucket `{bucket}` of another mesh, {folder}{holder}: what lies there is that mesh's; choose a --state \
+         beside it, or end that mesh"
+    )]
+    InBucket {
+        /// The folder.
+        state: PathBuf,
+        /// How it lies to the bucket.
+        lies: &'static str,
+        /// The bucket's name.
+        bucket: String,
+        /// The bucket's folder.
+        folder: PathBuf,
+        /// Who that mesh is, in words.
+        holder: String,
     },
     /// Something lies in the lock's place that no mesh made.
     #[error("{path} is {what}, which no mesh made and so none touches; move it away, or choose another --state")]
@@ -136,29 +123,82 @@ pub struct StateLock {
     pub former: Option<Holder>,
 }
 
-/// Refuses a state folder, before it is made, that would lie inside another mesh's: whether that one runs or not, what is in there is its
-/// own.
+/// Refuses a state folder, before it is made, that would lie inside the state of another mesh that runs, around one, or so to one of its
+/// buckets. Of what a mesh that has ended left behind nothing keeps anybody out.
 ///
 /// # Errors
-/// [`StateError::Inside`].
+/// [`StateError::Overlaps`], [`StateError::InBucket`].
 pub fn check_place(state: &Path) -> Result<(), StateError> {
-    let absolute = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
-    // Of a folder that is yet to be made the real path is that of the first one above it that is there, and what is missing.
-    let there = absolute.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
-    let real =
-        there.map_or_else(|| absolute.clone(), |(folder, real)| absolute.strip_prefix(folder).map_or(real.clone(), |rest| real.join(rest)));
-    match real.ancestors().skip(1).find(|folder| is_locked_by_a_mesh(folder)) {
-        Some(outer) => Err(StateError::Inside { state: state.to_owned(), outer: outer.to_owned() }),
-        None => Ok(()),
+    let real = real(state);
+    // By the locks themselves, which other users' meshes have as well.
+    if let Some(outer) = real.ancestors().skip(1).find(|folder| is_held_by_a_mesh(folder)) {
+        let holder = Holder::of(outer).map(|holder| of_holder(&holder)).unwrap_or_default();
+        return Err(StateError::Overlaps { state: state.to_owned(), lies: INSIDE, other: outer.to_owned(), holder });
     }
+    // A neighbour's bucket may lie on a disk that does not answer: what is compared by then counts, and nobody waits for the rest.
+    let (said, heard) = mpsc::channel();
+    let (asked, place) = (state.to_owned(), real.clone());
+    std::thread::spawn(move || said.send(meshes::others(&place).iter().try_for_each(|mesh| apart(&asked, &place, mesh))));
+    heard.recv_timeout(COMPARED_WITHIN).unwrap_or_else(|_| {
+        tracing::warn!("whether {} lies in or around a bucket of another mesh cannot be told: a disk does not answer", state.display());
+        Ok(())
+    })
 }
 
-/// Whether a mesh has left its lock in a folder.
-fn is_locked_by_a_mesh(folder: &Path) -> bool {
-    // Anything may lie in a folder above: nothing is followed, nothing is waited for.
-    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::RDONLY;
-    let Ok(file) = rustix::fs::open(folder.join(LOCK), flags, Mode::empty()).map(File::from) else { return false };
-    file.metadata().is_ok_and(|meta| meta.is_file()) && text(&file).is_ok_and(|text| text.starts_with(MARK))
+const INSIDE: &str = "lies inside";
+const AROUND: &str = "holds";
+
+/// How one folder lies to another, by their real paths.
+fn lies(real: &Path, other: &Path) -> Option<&'static str> {
+    if real.starts_with(other) { Some(INSIDE) } else { other.starts_with(real).then_some(AROUND) }
+}
+
+/// Refuses a state that overlaps another mesh's, or one of its buckets. The same folder is refused by its lock, which says more.
+fn apart(state: &Path, real: &Path, mesh: &LiveMesh) -> Result<(), StateError> {
+    let holder = || of_holder(&mesh.holder);
+    if let Some(lies) = lies(real, &mesh.state).filter(|_| *real != mesh.state) {
+        return Err(StateError::Overlaps { state: state.to_owned(), lies, other: mesh.state.clone(), holder: holder() });
+    }
+    for (bucket, folder) in mesh.buckets() {
+        if let Some(lies) = lies(real, &self::real(&folder)) {
+            return Err(StateError::InBucket { state: state.to_owned(), lies, bucket, folder, holder: holder() });
+        }
+    }
+    Ok(())
+}
+
+/// Who a mesh is, behind what is its.
+fn of_holder(Holder { pid, socket }: &Holder) -> String {
+    format!(" (on {}, whose brahman-init is process {pid})", socket.display())
+}
+
+/// The real path of a folder that may have yet to be made: that of the first one above it that is there, and what is missing.
+fn real(folder: &Path) -> PathBuf {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let there = absolute.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
+    there.map_or_else(|| absolute.clone(), |(folder, real)| absolute.strip_prefix(folder).map_or(real.clone(), |rest| real.join(rest)))
+}
+
+/// Whether a mesh that runs has its lock in a folder.
+fn is_held_by_a_mesh(folder: &Path) -> bool {
+    // Anything may lie in a folder above.
+    let Some(file) = holder::regular(&folder.join(LOCK)) else { return false };
+    let is_mesh_s = text(&file).is_ok_and(|text| text.starts_with(MARK));
+    // Let go again with the file: whoever takes it meanwhile tries for longer than this.
+    is_mesh_s && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// Takes a lock. False if another has it for longer than somebody who looks.
+fn lock(file: &File) -> io::Result<bool> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOOKED_AT => std::thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 impl StateLock {
@@ -170,28 +210,27 @@ impl StateLock {
         let path = state.join(LOCK);
         let failed = |source: io::Error| StateError::Io { path: path.clone(), source };
         let not_ours = |what: &str| StateError::NotOurs { path: path.clone(), what: what.to_owned() };
-        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let (file, read_only) = match rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::RDWR, Mode::RUSR | Mode::WUSR) {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let (file, read_only) = match open(&path, flags | OFlag::O_CREAT | OFlag::O_RDWR, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(file) => (File::from(file), false),
-            Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => match rustix::fs::open(&path, flags | OFlags::RDONLY, Mode::empty()) {
+            Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => match open(&path, flags | OFlag::O_RDONLY, Mode::empty()) {
                 Ok(file) => (File::from(file), true),
-                Err(Errno::NOENT) => {
+                Err(Errno::ENOENT) => {
                     tracing::warn!("{} cannot be written to: what is there is served, and nothing is changed", state.display());
                     return Ok(Self { file: None, former: None });
                 }
                 Err(error) => return Err(failed(error.into())),
             },
-            Err(Errno::LOOP) => return Err(not_ours("a symbolic link")),
-            Err(Errno::ISDIR) => return Err(not_ours("a folder")),
+            Err(Errno::ELOOP) => return Err(not_ours("a symbolic link")),
+            Err(Errno::EISDIR) => return Err(not_ours("a folder")),
             Err(error) => return Err(failed(error.into())),
         };
         let found = file.metadata().map_err(failed)?;
         if !found.is_file() {
             return Err(not_ours(described(&found)));
         }
-        let taken = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => false,
-            Err(Errno::WOULDBLOCK) => true,
+        let taken = match lock(&file) {
+            Ok(is_ours) => !is_ours,
             Err(error) => {
                 tracing::warn!(%error, "{} cannot be locked: nothing keeps another mesh from the state", path.display());
                 false
@@ -203,7 +242,10 @@ impl StateLock {
             (true, Some(Holder { pid, socket })) => {
                 return Err(StateError::Taken { state: state.to_owned(), socket: socket.clone(), pid: *pid });
             }
-            (true, None) => return Err(StateError::TakenBySomebody { state: state.to_owned() }),
+            (true, None) => {
+                let holder = holder::holder_of(found.ino()).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+                return Err(StateError::TakenBySomebody { state: state.to_owned(), holder });
+            }
             // What was cut off while it was written is a mark's beginning, or begins with one.
             (false, _) if !text.starts_with(MARK) && !MARK.starts_with(&text) => return Err(not_ours("a regular file")),
             (false, _) => {}
@@ -249,21 +291,55 @@ mod tests {
     }
 
     #[test]
-    fn a_state_inside_another_mesh_s_is_refused_by_name_and_one_beside_it_is_not() {
+    fn a_state_in_or_around_another_mesh_s_is_refused_by_name_while_that_runs_and_one_beside_it_is_not() {
         let home = tempfile::tempdir().expect("a temporary directory");
         let (outer, beside) = (home.path().join("outer"), home.path().join("beside"));
-        std::fs::create_dir_all(&outer).and_then(|()| std::fs::create_dir(&beside)).expect("made");
-        drop(StateLock::take(&outer, Path::new("/run/x.sock")).expect("taken"));
+        std::fs::create_dir_all(outer.join("catalog/.registry")).and_then(|()| std::fs::create_dir(&beside)).expect("made");
+        let bucket =
+            format!(r#"{{"version": 2, "buckets": [{{"name": "lake", "url": "file://{}"}}]}}"#, home.path().join("lake/x").display());
+        std::fs::write(outer.join("catalog/.registry/buckets.json"), bucket).expect("written");
+        let mesh = StateLock::take(&outer, Path::new("/run/x.sock")).expect("taken");
         std::os::unix::fs::symlink(&outer, home.path().join("link")).expect("linked");
-        for inside in [outer.join("buckets/primary"), outer.join("not/yet"), home.path().join("link/x")] {
-            let refused = check_place(&inside).expect_err("it is another's").to_string();
-            assert!(refused.contains(&outer.canonicalize().expect("there").display().to_string()), "{refused}");
+        let real = outer.canonicalize().expect("there").display().to_string();
+        let pid = std::process::id().to_string();
+        let inside = [outer.join("buckets/primary"), outer.join("not/yet"), home.path().join("link/x")];
+        for (state, lies) in inside.iter().map(|state| (state.as_path(), INSIDE)).chain([(home.path(), AROUND)]) {
+            let refused = check_place(state).expect_err("it is another's");
+            let words = refused.to_string();
+            for expected in [real.as_str(), lies, "/run/x.sock", &pid, "--state"] {
+                assert!(words.contains(expected) && refused.is_configuration(), "{expected}: {words}");
+            }
         }
-        for fine in [&outer, &beside, &beside.join("not/yet")] {
-            check_place(fine).expect("it is nobody else's");
+        for (state, lies) in [("lake/x/y", INSIDE), ("lake/x", INSIDE), ("lake", AROUND)] {
+            let refused = check_place(&home.path().join(state)).expect_err("its bucket").to_string();
+            assert!(refused.contains("bucket `lake`") && refused.contains(lies) && refused.contains("/run/x.sock"), "{refused}");
         }
+        let fine = [&outer, &beside, &beside.join("not/yet"), &home.path().join("lakes")];
+        fine.iter().for_each(|state| check_place(state).expect("it is nobody else's"));
+        // What it leaves behind keeps nobody out.
+        drop(mesh);
+        assert!(outer.join(LOCK).exists());
+        for state in inside {
+            check_place(&state).expect("nobody has it");
+        }
+        check_place(home.path()).expect("nobody has it");
         std::fs::write(home.path().join(LOCK), "somebody's own").expect("written");
         check_place(&beside).expect("no mesh has made that");
+    }
+
+    #[test]
+    fn whoever_only_looks_at_a_lock_keeps_nobody_from_taking_it_and_who_holds_one_in_silence_is_told_by_process() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        drop(StateLock::take(state.path(), Path::new("/run/x.sock")).expect("taken"));
+        let looking = File::open(state.path().join(LOCK)).expect("there");
+        looking.try_lock_shared().expect("looked at");
+        let other = std::thread::spawn(move || drop(looking));
+        let lock = StateLock::take(state.path(), Path::new("/run/y.sock")).expect("taken");
+        other.join().expect("it ends");
+        File::options().write(true).open(state.path().join(LOCK)).and_then(|file| file.set_len(0)).expect("it has yet to say who it is");
+        let refused = StateLock::take(state.path(), Path::new("/run/z.sock")).expect_err("it is held").to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())) && refused.contains("--state"), "{refused}");
+        drop(lock);
     }
 
     #[test]

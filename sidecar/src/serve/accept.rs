@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use brahman_card::wire::fault::Fault;
-use rustix::io::Errno;
+use nix::errno::Errno;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -68,7 +68,7 @@ where
     F: Fn(UnixStream, Peer) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let own_uid = rustix::process::geteuid().as_raw();
+    let own_uid = nix::unistd::geteuid().as_raw();
     let counts = Arc::new(Mutex::new(HashMap::new()));
     let mut spare = File::open("/dev/null").ok();
     loop {
@@ -80,7 +80,7 @@ where
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
+                if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE)) {
                     tracing::warn!(%error, "out of file descriptors: refusing a connection");
                     drop(spare.take());
                     if let Ok(Ok((stream, _))) = tokio::time::timeout(PAUSE, listener.accept()).await {

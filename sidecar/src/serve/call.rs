@@ -5,7 +5,6 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
-use std::time::Instant;
 
 use brahman_card::interface::INTERNAL;
 use brahman_card::wire::MESSAGE_BYTES_MAX;
@@ -18,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::Peer;
-use crate::chain;
+use crate::{Deadline, chain};
 
 /// A call: its parameters, its caller, and the way back for streamed replies.
 #[derive(Debug)]
@@ -34,7 +33,7 @@ pub struct Call {
     /// The connection may leave Varlink after the reply.
     pub upgrade: bool,
     /// When the caller stops waiting.
-    pub deadline: Option<Instant>,
+    pub deadline: Deadline,
     /// Context for this call alone.
     pub context: Option<String>,
     /// Trace id.
@@ -105,7 +104,7 @@ impl Call {
     /// # Errors
     /// `PermissionDenied` for any other uid.
     pub fn allow_paths(&self) -> Result<(), Fault> {
-        let own = rustix::process::geteuid().as_raw();
+        let own = nix::unistd::geteuid().as_raw();
         if self.uid == own || self.uid == 0 {
             return Ok(());
         }

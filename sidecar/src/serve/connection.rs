@@ -14,18 +14,19 @@ use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{CallHeader, reply_head};
 use brahman_card::wire::parameters;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::call::{Continuation, encode_fault, frame_reply, method_ranges, range_in};
 use super::memory::Charge;
 use super::wait::{NEXT_CALL_POLL, Wait, drained};
 use super::{Call, Peer, Reply, ServeOptions, Service, UpgradedStream};
-use crate::chain;
+use crate::{Deadline, chain};
 
 /// A reader that takes no byte for this long is gone.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -52,7 +53,7 @@ pub(super) struct ServerState<S> {
 
 impl<S> ServerState<S> {
     pub(super) fn new(service: Arc<S>, options: ServeOptions, drain: CancellationToken) -> Self {
-        Self { service, options, in_flight: AtomicUsize::new(0), drain, own_uid: rustix::process::geteuid().as_raw() }
+        Self { service, options, in_flight: AtomicUsize::new(0), drain, own_uid: nix::unistd::geteuid().as_raw() }
     }
 }
 
@@ -176,28 +177,9 @@ async fn run_call<S: Service>(
         return Ok(After::Close);
     }
     let head = reply_head(&shared.options.provider, header.extras, header.call);
-    let (interface, method) = method_ranges(&frame, &header);
     let trusted = peer.uid == shared.own_uid || peer.uid == 0;
     let (replies, mut streamed) = mpsc::channel(REPLIES_WAITING);
-    let call = Call {
-        interface,
-        method,
-        parameters: range_in(&frame, header.parameters),
-        // Nothing answers a oneway call, neither a stream nor an upgrade.
-        more: header.more && !header.oneway,
-        oneway: header.oneway,
-        upgrade: header.upgrade && !header.oneway,
-        deadline: header.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
-        context: header.context.map(str::to_owned),
-        trace: header.trace.map(str::to_owned),
-        peer,
-        uid: header.uid.filter(|_| trusted).unwrap_or(peer.uid),
-        replies,
-        delimiter,
-        head: head.clone(),
-        unknown: header.unknown.map(str::to_owned),
-        frame: Vec::new(),
-    };
+    let call = call_of(&frame, &header, (peer, trusted), replies, (head.clone(), delimiter));
     let call = Call { frame, ..call };
     let (oneway, deadline) = (call.oneway, call.deadline);
 
@@ -217,7 +199,7 @@ async fn run_call<S: Service>(
             biased;
             outcome = &mut work => break outcome,
             Some(message) = streamed.recv() => write_all(stream, &message).await?,
-            () = until(deadline) => break Err(Fault::deadline_exceeded("the call ran")),
+            () = deadline.passed() => break Err(Fault::deadline_exceeded("the call ran")),
             // What has no end of its own ends with the service, and whoever watches begins anew with the next.
             () = shared.drain.cancelled(), if is_endless => return Ok(After::Close),
             ready = stream.readable(), if *read_open && frames.has_room() => {
@@ -238,9 +220,44 @@ async fn run_call<S: Service>(
     while let Ok(message) = streamed.try_recv() {
         write_all(stream, &message).await?;
     }
+    answer(stream, outcome, oneway, &head, delimiter).await
+}
+
+/// A call as its message's header has it; the frame itself is its own once the header is not needed any more.
+fn call_of(
+    frame: &[u8],
+    header: &CallHeader<'_>,
+    (peer, trusted): (Peer, bool),
+    replies: mpsc::Sender<Vec<u8>>,
+    (head, delimiter): (Vec<u8>, u8),
+) -> Call {
+    let (interface, method) = method_ranges(frame, header);
+    Call {
+        interface,
+        method,
+        parameters: range_in(frame, header.parameters),
+        // Nothing answers a oneway call, neither a stream nor an upgrade.
+        more: header.more && !header.oneway,
+        oneway: header.oneway,
+        upgrade: header.upgrade && !header.oneway,
+        deadline: Deadline::in_ms(header.deadline_ms),
+        context: header.context.map(str::to_owned),
+        trace: header.trace.map(str::to_owned),
+        peer,
+        uid: header.uid.filter(|_| trusted).unwrap_or(peer.uid),
+        replies,
+        delimiter,
+        head,
+        unknown: header.unknown.map(str::to_owned),
+        frame: Vec::new(),
+    }
+}
+
+/// Writes what came of a call; a oneway call is answered with nothing.
+async fn answer(stream: &UnixStream, outcome: Result<Reply, Fault>, oneway: bool, head: &[u8], delimiter: u8) -> io::Result<After> {
     let framed = match outcome {
-        Ok(Reply::Json(json)) => frame_reply(&head, &json, false, delimiter),
-        Ok(Reply::Upgrade(json, then)) => match frame_reply(&head, &json, false, delimiter) {
+        Ok(Reply::Json(json)) => frame_reply(head, &json, false, delimiter),
+        Ok(Reply::Upgrade(json, then)) => match frame_reply(head, &json, false, delimiter) {
             Ok(_) if oneway => Err(Fault::invalid_parameter("oneway", "expected an upgrade to be answered")),
             Ok(confirm) => return Ok(After::Upgrade(confirm, then)),
             Err(fault) => Err(fault),
@@ -253,7 +270,7 @@ async fn run_call<S: Service>(
         }
         return Ok(After::Next);
     }
-    let message = framed.unwrap_or_else(|fault| encode_fault(&head, &fault, delimiter));
+    let message = framed.unwrap_or_else(|fault| encode_fault(head, &fault, delimiter));
     write_all(stream, &message).await?;
     Ok(After::Next)
 }
@@ -312,7 +329,13 @@ async fn dispatch<S: Service>(shared: &Arc<ServerState<S>>, call: Call) -> Resul
         if interface.takes_nothing(call.method()) {
             parameters::none(call.raw_parameters())?;
         }
-        return Arc::clone(&shared.service).call(call).await;
+        // What is logged while the call runs bears its trace.
+        let span = match &call.trace {
+            Some(trace) => tracing::error_span!("call", method = call.method(), trace = trace.as_str()),
+            None => tracing::Span::none(),
+        };
+        span.in_scope(|| tracing::debug!(uid = call.uid, "called"));
+        return Arc::clone(&shared.service).call(call).instrument(span).await;
     }
     match call.method() {
         "GetInfo" => parameters::none(call.raw_parameters())
@@ -336,13 +359,6 @@ pub(crate) fn info(product: &str, interfaces: impl Iterator<Item = String>) -> I
         version: env!("CARGO_PKG_VERSION").into(),
         url: "https://varlink.org".into(),
         interfaces: interfaces.chain([service::INTERFACE.name.to_owned()]).collect(),
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -374,9 +390,9 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
 /// After an end of input: whether the peer is gone altogether, or has only finished sending.
 #[must_use]
 pub fn hung_up(stream: &UnixStream) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::empty())];
-    let asked = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    asked.is_err() || fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let asked = poll(&mut fds, PollTimeout::ZERO);
+    asked.is_err() || fds[0].revents().is_none_or(|found| found.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
 /// Whether bytes lie unread on a connection on which nothing is under way, or it has ended: then it must not be used for a

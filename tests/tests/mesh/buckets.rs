@@ -36,6 +36,12 @@ pub(crate) async fn health(mesh: &Mesh, bucket: &str) -> Value {
     out["health"].as_array().expect("health").iter().find(|h| h["name"] == bucket).expect("asked").clone()
 }
 
+/// By which a mesh's catalog is known in buckets.
+pub(crate) fn node(mesh: &Mesh) -> String {
+    let text = std::fs::read_to_string(mesh.folder.path().join("state/catalog/node")).expect("there");
+    text.lines().next().expect("a name").to_owned()
+}
+
 /// Key of an object, from its path.
 fn key(object: &std::path::Path) -> String {
     object.to_string_lossy().split_once("buckets/primary/").expect("below primary").1.to_owned()
@@ -447,8 +453,10 @@ async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_o
     assert_eq!(one.brahman_json(&["datasets", "show", "t"])["sample"]["rows"][4]["v"], "v4");
 
     // A manifest that a crash kept from being published here: its number is passed over.
-    let node = std::fs::read_to_string(one.folder.path().join("state/catalog/node")).expect("there");
-    moto.put(&format!("/lake/data/manifests/t/{:020}.json", 2), &json!({"node": node, "run_id": "dead", "generation": 2}).to_string());
+    moto.put(
+        &format!("/lake/data/manifests/t/{:020}.json", 2),
+        &json!({"node": node(&one), "run_id": "dead", "generation": 2}).to_string(),
+    );
     assert!(put(&one, 6).status.success());
     assert_eq!(dataset(&one).await["dataset"]["generation"], 3);
     // Killed in the middle of whatever it does, it leaves the old dataset or the new, and the next run succeeds.

@@ -9,7 +9,7 @@ use brahman_card::interface::storage::{decode, encode};
 use brahman_tests::{Mesh, Setup, shipped};
 use serde_json::{Value, json};
 
-use crate::buckets::{Moto, health};
+use crate::buckets::{Moto, health, node};
 
 async fn mesh(more: impl FnOnce(Setup) -> Setup) -> Mesh {
     let mesh = more(Setup::new(&["broker", "catalog", "ingest"].map(shipped))).up().await;
@@ -41,7 +41,7 @@ async fn when_copied(mesh: &Mesh) {
 }
 
 /// Ends the catalog, does something to its files, and starts it again.
-async fn meanwhile(mesh: &Mesh, work: impl FnOnce()) {
+pub(crate) async fn meanwhile(mesh: &Mesh, work: impl FnOnce()) {
     assert!(mesh.brahman(&["stop", "catalog"]).status.success());
     mesh.when_module("catalog", ModuleState::Stopped).await;
     work();
@@ -75,6 +75,8 @@ async fn while_a_disk_is_away_its_datasets_are_read_from_their_copies_and_nothin
     assert!(shown.contains("its own bucket is unavailable") && shown.contains("v4"), "{shown}");
     let refreshed = mesh.brahman_json(&["index", "refresh", "t"]);
     assert_eq!((&refreshed["dataset_docs"], &refreshed["borrowed"]), (&json!(20), &json!([key])), "{refreshed}");
+    let refused = mesh.fault("org.brahman.Catalog.Resync", json!({"name": "t"})).await;
+    assert!(refused.name.ends_with("BucketFailed") && !refused.message().contains("gone"), "its disk may come back: {refused}");
     assert_eq!(std::fs::read_dir(&disk).expect("there").count(), 0, "nothing was written to it");
 
     // A copy that is not what was committed is nobody's to read.
@@ -110,6 +112,8 @@ async fn a_disk_that_does_not_answer_holds_up_nobody_else() {
     assert!(told["reachable"] == false && told["error"].as_str().is_some_and(|why| why.contains("no answer within")), "{told}");
     let refused = mesh.brahman(&["ingest", "files", "t", &mesh.folder.path().join("t.csv").display().to_string()]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no answer within"), "{refused:?}");
+    let every = mesh.call("org.brahman.Catalog.ResyncMissing", json!({})).await.expect("the others are looked at");
+    assert!(every["failed"].to_string().contains("bucket `big` is away"), "{every}");
     // What still waits is answered, and it is there again.
     drop(std::fs::File::options().write(true).open(&marker).expect("opened"));
     std::fs::rename(&aside, &marker).expect("moved back");
@@ -212,16 +216,14 @@ async fn copies_of_two_meshes_that_share_rescue_never_meet() {
         let got = mesh.call("org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": key})).await.expect("its copy");
         let bytes = decode(got["data_base64"].as_str().expect("base64")).expect("base64");
         assert_eq!((bytes.as_slice(), &got["rescue_used"]), (data.as_bytes(), &json!(true)));
-        let node = std::fs::read_to_string(mesh.folder.path().join("state/catalog/node")).expect("there");
-        assert!(copies.join("objects").join(node.trim()).join("primary").join(key).is_file());
+        assert!(copies.join("objects").join(node(mesh)).join("primary").join(key).is_file());
     }
     // What an earlier version has copied is read where only one of them could have, and else by nobody.
     let old = copies.join("objects/primary/notes/old.txt");
     std::fs::create_dir_all(old.parent().expect("a folder")).and_then(|()| std::fs::write(&old, "old")).expect("written");
     let ask = json!({"bucket": "primary", "key": "notes/old.txt"});
     assert_eq!(one.fault("org.brahman.Storage.GetObject", ask.clone()).await.name, "org.brahman.Storage.NoSuchObject");
-    let node = std::fs::read_to_string(two.folder.path().join("state/catalog/node")).expect("there");
-    std::fs::remove_file(copies.join(".brahman-catalogs").join(node.trim())).expect("it has left");
+    std::fs::remove_file(copies.join(".brahman-catalogs").join(node(&two))).expect("it has left");
     let got = one.call("org.brahman.Storage.GetObject", ask).await.expect("ours");
     assert_eq!((decode(got["data_base64"].as_str().expect("base64")), &got["rescue_used"]), (Some(b"old".to_vec()), &json!(true)));
 }

@@ -6,6 +6,8 @@ use brahman_card::ModuleState;
 use brahman_tests::{Mesh, Setup, shipped};
 use serde_json::{Value, json};
 
+use crate::keep_away::meanwhile;
+
 async fn mesh() -> Mesh {
     let mesh = Setup::new(&["broker", "catalog", "ingest"].map(shipped)).up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
@@ -55,6 +57,15 @@ async fn restart(mesh: &Mesh) {
     mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
 }
 
+/// Waits for a copy, which is made behind what was answered.
+fn when_there(copy: &std::path::Path) {
+    let since = std::time::Instant::now();
+    while !copy.is_file() {
+        assert!(since.elapsed() < brahman_tests::PATIENCE, "{} was not made", copy.display());
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test]
 async fn what_was_there_before_rescue_or_came_while_it_was_away_is_copied_and_the_lag_is_told() {
     let mesh = mesh().await;
@@ -88,7 +99,7 @@ async fn a_flipped_byte_never_reaches_a_good_copy_and_is_repaired_from_it() {
     let copies = rescue(&mesh);
     let (path, key) = object(&ingest(&mesh, "t", 500));
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
-    while !copies.join(&key).is_file() {}
+    when_there(&copies.join(&key));
     let whole = std::fs::read(&path).expect("there");
 
     // Copies are looked at again after a start, and at each commit.
@@ -153,7 +164,7 @@ async fn a_dataset_whose_manifest_and_objects_are_gone_comes_back_from_rescue() 
     let mesh = mesh().await;
     let copies = rescue(&mesh);
     let (path, key) = object(&ingest(&mesh, "t", 70));
-    while !copies.join(&key).is_file() {}
+    when_there(&copies.join(&key));
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
     std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
     // Its folder as well: as on a disk that took the place of another.
@@ -166,6 +177,110 @@ async fn a_dataset_whose_manifest_and_objects_are_gone_comes_back_from_rescue() 
     let out = mesh.brahman_json(&["datasets", "resync", "t"]);
     assert_eq!((&out["rows"], &out["generation"]), (&json!(70), &json!(1)), "{out}");
     assert!(path.is_file() && get(&mesh, "t").await["dataset"]["rows"] == 70);
+}
+
+#[tokio::test]
+async fn all_generations_that_are_kept_are_copied_and_counted() {
+    let mesh = mesh().await;
+    let (before, old) = object(&ingest(&mesh, "t", 50));
+    let (_, new) = object(&ingest(&mesh, "t", 60));
+    let copies = rescue(&mesh);
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    when_there(&copies.join(&old));
+    assert!(copies.join(&new).is_file());
+    // One of the generation before has no copy any more, and nothing to make one of: that is told.
+    std::fs::remove_file(copies.join(&old)).expect("removed");
+    std::fs::remove_file(&before).expect("removed");
+    restart(&mesh).await;
+    when_copies(&mesh, "copies.objects", |n| n == "1").await;
+    assert_eq!(mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("looked at")["unrepaired"][0]["key"], json!(old));
+}
+
+#[tokio::test]
+async fn a_resync_says_which_objects_are_gone_while_the_catalog_runs_and_brings_back_what_has_a_copy() {
+    let mesh = mesh().await;
+    let (path, key) = object(&ingest(&mesh, "t", 50));
+    ingest(&mesh, "other", 5);
+    let whole = std::fs::read(&path).expect("there");
+    std::fs::remove_file(&path).expect("removed");
+    let out = mesh.brahman(&["datasets", "resync", "--json"]);
+    let told: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!((out.status.code(), &told["resynced"], &told["failed"][0]["name"]), (Some(1), &json!([]), &json!("t")), "{told}");
+    let reason = told["failed"][0]["reason"].as_str().expect("why");
+    assert!(reason.contains(&key) && reason.contains("1 of its 1 objects") && reason.contains("50 of its 50 rows"), "{reason}");
+    let fault = mesh.fault("org.brahman.Catalog.Resync", json!({"name": "t"})).await;
+    assert_eq!((&*fault.name, &fault.parameters["keys"]), ("org.brahman.Catalog.Incomplete", &json!([key])), "{fault}");
+    assert_eq!((&fault.parameters["rows"], &fault.parameters["expected_rows"]), (&json!(0), &json!(50)));
+    // With a copy it comes back, and that is said.
+    std::fs::write(&path, &whole).expect("put back");
+    assert_eq!(mesh.brahman_json(&["datasets", "resync"])["resynced"], json!([]));
+    rescue(&mesh);
+    when_copies(&mesh, "copies.objects", |n| n == "0").await;
+    std::fs::remove_file(&path).expect("removed");
+    let told = mesh.brahman_json(&["datasets", "resync"]);
+    assert_eq!((&told["resynced"][0]["name"], &told["failed"]), (&json!("t"), &json!([])), "{told}");
+    assert_eq!(std::fs::read(&path).expect("there"), whole);
+}
+
+#[tokio::test]
+async fn what_a_run_that_was_not_committed_has_left_is_listed_and_told() {
+    let mesh = mesh().await;
+    ingest(&mesh, "t", 5);
+    let run = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let begun = mesh.call("org.brahman.Catalog.Location", json!({"name": "t", "run_id": run, "producer": "test"})).await.expect("begun");
+    std::fs::write(Path::new(begun["path"].as_str().expect("a path")).join("part-0.parquet"), "half").expect("written");
+    let out = mesh.brahman_json(&["buckets", "scrub"]);
+    let left = &out["unfinished"][0];
+    assert_eq!((&left["dataset"], &left["run_id"], &left["bucket"]), (&json!("t"), &json!(run), &json!("primary")), "{out}");
+    assert_eq!((&left["objects"], &left["bytes"], &left["given_up"]), (&json!(1), &json!(4), &json!(false)));
+    assert!(left["since_ms"].is_u64() && out["damaged"] == json!([]) && out["records"].is_null(), "{out}");
+    mesh.call("org.brahman.Catalog.Abandon", json!({"run_id": run, "reason": "it was killed"})).await.expect("given up");
+    assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["unfinished"][0]["given_up"], true);
+    when_copies(&mesh, "unfinished", |words| words.contains(run) && words.starts_with("4 bytes")).await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_a_commit_is_named_and_makes_no_object_a_damaged_one() {
+    let mesh = mesh().await;
+    let first = ingest(&mesh, "t", 5);
+    ingest(&mesh, "t", 6);
+    let run = first["run_id"].as_str().expect("a run").to_owned();
+    let log = mesh.folder.path().join("state/catalog/lineage.log");
+    meanwhile(&mesh, || {
+        let text = std::fs::read_to_string(&log).expect("there");
+        let flip = |line: &str| {
+            let is_its = line.contains("\"COMPLETE\"") && line.contains(&format!("\"run_id\":\"{run}\",\"made\""));
+            if is_its { line.replacen("outputStatistics", "outputStatistigs", 1) } else { line.to_owned() }
+        };
+        let flipped: String = text.split_inclusive('\n').map(flip).collect();
+        assert_ne!(flipped, text);
+        std::fs::write(&log, flipped).expect("damaged");
+    })
+    .await;
+    let out = mesh.brahman(&["buckets", "scrub", "--json"]);
+    let found: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!((out.status.code(), &found["damaged"], &found["objects"]), (Some(1), &json!([]), &json!(2)), "{found}");
+    let records = found["records"].to_string();
+    assert!(records.contains(&run) && records.contains("lineage.log") && records.contains("generation 1 of dataset"), "{records}");
+    // What is changed beneath it while it runs is written anew from what it knows, and nothing is lost with its next life.
+    let whole = std::fs::read_to_string(&log).expect("there");
+    let events = || mesh.call("org.brahman.Catalog.Lineage", json!({"name": "t"}));
+    let before = events().await.expect("told")["events"].clone();
+    for damaged in [whole.replacen("outputStatistics", "outputStatistigs", 1), whole[..whole.len() / 2].to_owned(), String::new()] {
+        std::fs::write(&log, damaged).expect("damaged");
+        let found = mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("looked at");
+        assert!(found["notes"].to_string().contains("lineage.log had") && found["damaged"] == json!([]), "{found}");
+        let again = mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("looked at");
+        assert!(!again["notes"].to_string().contains("lineage.log had"), "{again}");
+    }
+    meanwhile(&mesh, || ()).await;
+    assert_eq!(events().await.expect("told")["events"], before);
+    // A dataset's own file that has gone is written anew from what is known.
+    let file = mesh.folder.path().join("state/catalog/t.json");
+    std::fs::write(&file, "{").expect("damaged");
+    let found = mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("looked at");
+    let text = std::fs::read_to_string(&file).expect("there");
+    assert!(found["notes"].to_string().contains("written anew") && text.contains("sha256") && text.contains(&run), "{found}");
 }
 
 /// The catalog is killed at moments that nothing chose while it copies.
@@ -185,7 +300,7 @@ async fn killed_while_it_copies_a_catalog_goes_on_and_every_copy_is_whole() {
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
     for (path, key) in made {
         let copy = copies.join(key);
-        while !copy.is_file() {}
+        when_there(&copy);
         assert_eq!(std::fs::read(&copy).expect("there"), std::fs::read(&path).expect("there"), "{}", copy.display());
     }
 }

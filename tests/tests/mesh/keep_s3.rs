@@ -13,7 +13,7 @@ use brahman_tests::proxy::{Fate, Proxy, in_turn};
 use brahman_tests::{Mesh, PATIENCE, Setup, shipped};
 use serde_json::{Value, json};
 
-use crate::buckets::{Moto, health, pyarrow_at, request};
+use crate::buckets::{Moto, health, node, pyarrow_at, request};
 use crate::foreign::tool;
 
 const SECRET: &str = "wery-secret";
@@ -234,6 +234,59 @@ async fn what_is_damaged_in_s3_is_found_and_repaired() {
         assert_eq!(pyarrow_at(s3.port(), url), "{'id': 0, 'v': 'v0'}");
         assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["damaged"], json!([]));
     }
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_is_found_and_written_anew_if_it_is_certainly_ours() {
+    for s3 in S3::each() {
+        let secrets = secrets();
+        let mesh = mesh_on(s3.port(), secrets.path()).await;
+        assert!(ingest(&mesh, 5).status.success() && ingest(&mesh, 6).status.success());
+        let run = get(&mesh).await["dataset"]["run_id"].as_str().expect("a run").to_owned();
+        let manifest = |number: u64| format!("s3://lake/data/manifests/t/{number:020}.json");
+        let clean = mesh.brahman_json(&["buckets", "scrub"]);
+        assert_eq!(
+            (&clean["damaged"], &clean["manifests"], &clean["objects"]),
+            (&json!([]), &json!(3), &json!(2)),
+            "{}: {clean}",
+            s3.name()
+        );
+        // What stands before its commit says whose it is.
+        let ours = format!(r#"{{"node":"{}","run_id":"{run}","generation":2,"commit":{{}},"sha256":"0"}}"#, node(&mesh));
+        put(s3.port(), &manifest(2), &ours);
+        let out = mesh.brahman_json(&["buckets", "scrub"]);
+        let key = |number: u64| format!("manifests/t/{number:020}.json");
+        assert_eq!(out["repaired"], json!([{"bucket": "lake", "key": key(2)}]), "{}: {out}", s3.name());
+        assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["damaged"], json!([]), "{}", s3.name());
+        // Gone, it would let an older generation pass for the present one.
+        delete(s3.port(), &manifest(2));
+        let out = mesh.brahman_json(&["buckets", "scrub"]);
+        assert_eq!(out["repaired"], json!([{"bucket": "lake", "key": key(2)}]), "{}: {out}", s3.name());
+        assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["damaged"], json!([]), "{}", s3.name());
+        // Of an earlier generation nothing here has all of it; and what nothing says is ours stays as it is.
+        put(s3.port(), &manifest(1), "{");
+        let out = mesh.brahman(&["buckets", "scrub", "--json"]);
+        let found: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        assert_eq!((out.status.code(), &found["unrepaired"][0]["key"]), (Some(1), &json!(key(1))), "{}: {found}", s3.name());
+        // Taken up elsewhere it is what it was.
+        let other = mesh_on(s3.port(), secrets.path()).await;
+        let taken = other.call("org.brahman.Catalog.Adopt", json!({"bucket": "lake"})).await.expect("adopted");
+        assert_eq!((&taken["adopted"][0]["rows"], &taken["refused"]), (&json!(6), &json!([])), "{}: {taken}", s3.name());
+        // And what is not there is not taken up.
+        let refused = other.brahman(&["datasets", "adopt", "lake", "tt"]);
+        assert!(!refused.status.success() && words(&refused).contains("did you mean `t`"), "{}", words(&refused));
+        let fault = other.fault("org.brahman.Catalog.Adopt", json!({"bucket": "lake", "name": "nope"})).await;
+        assert!(fault.name == "org.brahman.Catalog.NoSuchDataset" && fault.message().contains("`nope`"), "{fault}");
+    }
+}
+
+/// Deletes an object, signed.
+fn delete(port: u16, url: &str) {
+    let script = "import sys, pyarrow.fs as fs\n\
+        s3 = fs.S3FileSystem(access_key='me', secret_key='wery-secret', region='us-east-1', scheme='http', endpoint_override=sys.argv[1])\n\
+        s3.delete_file(sys.argv[2].removeprefix('s3://'))";
+    let out = Command::new(tool("python3")).args(["-c", script, &format!("127.0.0.1:{port}"), url]).output().expect("it runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// Puts an object, signed.

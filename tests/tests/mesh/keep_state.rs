@@ -26,6 +26,19 @@ fn init_under(wrapper: &[&str], mesh: &Mesh, run: &str) -> Command {
     command
 }
 
+/// The same, on a state of its own.
+fn init_on(mesh: &Mesh, run: &str, state: &Path) -> Command {
+    let folder = mesh.folder.path();
+    let mut command = Command::new("timeout");
+    command.args(["--foreground", "120"]).arg(binary("brahman-init"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", folder);
+    command.env("BRAHMAN_CACHE", folder.join("cache"));
+    command.arg("--socket").arg(folder.join(run).join("brahman.sock")).arg("--state").arg(state);
+    command.arg("--cards").arg(folder.join("cards")).args(["--context", "test"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
 /// Waits until a mesh answers on a socket.
 async fn answers(socket: &Path) {
     let asking = async {
@@ -82,6 +95,45 @@ async fn a_second_mesh_on_one_state_is_refused_by_socket_and_process_until_the_f
     answers(&mesh.folder.path().join("third/brahman.sock")).await;
     mesh.signal(third.id(), "TERM");
     assert!(third.wait().expect("it ends").success());
+}
+
+#[tokio::test]
+async fn a_state_in_or_around_another_mesh_s_or_its_bucket_is_refused_by_name_and_no_bucket_lies_in_another_s_state() {
+    let mesh = Setup::new(&["broker", "embed-mock", "catalog"].map(shipped)).context("test").up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let at = |name: &str| mesh.folder.path().join(name);
+    mesh.brahman_json(&["buckets", "add", "lake", &format!("file://{}", at("disk/lake").display())]);
+    for (state, words) in [("state/inner", "lies inside"), ("", "holds"), ("disk/lake/inner", "bucket `lake`"), ("disk", "bucket `lake`")] {
+        let state = at(state);
+        let refused = init_on(&mesh, "other", &state).output().expect("it runs");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(78), "{}: {said}", state.display());
+        for word in [words, &state.display().to_string(), &mesh.socket().display().to_string(), &mesh.init_pid().to_string()] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+    assert!(!at("state/inner").exists() && !at("disk/lake/inner").exists());
+    // Another mesh beside it: it takes no bucket in or around the first one's state.
+    let mut second = init_on(&mesh, "other", &at("second")).stderr(Stdio::null()).spawn().expect("it starts");
+    let socket = at("other/brahman.sock");
+    answers(&socket).await;
+    for (folder, words) in [("state/lake", "lies inside"), ("state/catalog", "lies inside"), ("state", "is")] {
+        let url = format!("file://{}", at(folder).display());
+        let ask = json!({"name": "x", "url": url});
+        let mut connection = Connection::connect(&socket).await.expect("it answers");
+        let refused = connection.call::<_, Value>("org.brahman.Storage.AddBucket", &ask).await.expect_err("it is another's").to_string();
+        assert!(refused.contains(words) && refused.contains(&mesh.socket().display().to_string()), "{refused}");
+    }
+    assert!(!at("state/lake").exists());
+    mesh.signal(second.id(), "TERM");
+    second.wait().expect("it ends");
+    // What a mesh that was killed has left keeps nobody out.
+    mesh.signal(mesh.init_pid(), "KILL");
+    gone(mesh.init_pid()).await;
+    let mut inner = init_on(&mesh, "other", &at("state/inner")).stderr(Stdio::null()).spawn().expect("it starts");
+    answers(&socket).await;
+    mesh.signal(inner.id(), "TERM");
+    inner.wait().expect("it ends");
 }
 
 /// A folder that cannot be written to, for root by a mount, for others by its modes. Writable again when dropped.

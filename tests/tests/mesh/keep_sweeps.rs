@@ -7,7 +7,7 @@ use brahman_card::ModuleState;
 use brahman_tests::{Mesh, Setup, shipped};
 use serde_json::{Value, json};
 
-use crate::buckets::Moto;
+use crate::buckets::{Moto, node};
 
 async fn mesh(more: impl FnOnce(Setup) -> Setup) -> Mesh {
     let mesh = more(Setup::new(&["broker", "catalog", "ingest"].map(shipped))).up().await;
@@ -148,7 +148,6 @@ async fn whoever_goes_on_with_a_dataset_that_was_taken_up_elsewhere_is_told_and_
     let object = ingest(&one, "t", "lake", 5)["objects"][0].clone();
     let taken = two.call("org.brahman.Catalog.Adopt", json!({"bucket": "lake"})).await.expect("adopted");
     assert_eq!(taken["adopted"][0]["generation"], 2);
-    let node = |mesh: &Mesh| std::fs::read_to_string(mesh.folder.path().join("state/catalog/node")).expect("there").trim().to_owned();
     let noted = taken["notes"][0].as_str().expect("whom that locks out");
     assert!(noted.contains(&node(&one)) && noted.contains("no further generation"), "{noted}");
     // The first one can put nothing further there, says why, and reads what it has.

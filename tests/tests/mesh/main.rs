@@ -1,8 +1,11 @@
 //! Whole-mesh tests: one runner, one file a theme.
 
+mod absence;
 mod answers;
+mod backup;
 mod bounds;
 mod buckets;
+mod corpus;
 mod cards;
 mod data;
 mod datasets;
@@ -18,13 +21,17 @@ mod keep_names;
 mod keep_s3;
 mod keep_state;
 mod keep_sweeps;
+mod logs;
 mod modes;
+mod partial;
 mod person;
+mod schemas;
 mod readme;
 mod score;
 mod supervision;
 mod survive;
 mod tables;
 mod tidy;
+mod views;
 mod watches;
 mod wire;

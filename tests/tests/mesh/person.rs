@@ -106,11 +106,12 @@ async fn a_supervisor_that_has_stopped_keeps_no_command_for_ever() {
     mesh.when_module("embed-mock", ModuleState::Ready).await;
     mesh.signal(mesh.init_pid(), "STOP");
     let socket = mesh.socket();
-    let asked = [&["logs", "broker", "--follow"][..], &["logs", "broker"], &["down"], &["status"], &["status", "--json"]].map(|arguments| {
-        let mut command = Command::new(binary("brahman"));
-        command.env_clear().env("BRAHMAN_SOCKET", &socket).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
-        command.spawn().expect("it runs")
-    });
+    let asked =
+        [&["logs", "broker", "--follow"][..], &["logs", "broker"], &["down"], &["status"], &["status", "--json"]].map(|arguments| {
+            let mut command = Command::new(binary("brahman"));
+            command.env_clear().env("BRAHMAN_SOCKET", &socket).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+            command.spawn().expect("it runs")
+        });
     for command in asked {
         let out = command.wait_with_output().expect("it ends");
         assert_eq!(out.status.code(), Some(5), "{out:?}");

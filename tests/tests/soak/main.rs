@@ -253,13 +253,16 @@ fn foreign_client(field: &Field) {
     let Some(tools) = std::env::var_os("BRAHMAN_TEST_TOOLS") else { return };
     let python = Path::new(&tools).join("bin/python3");
     let program = r#"
-import sys, varlink
+import sys, time, varlink
 for n in range(50):
     try:
         with varlink.Client(address="unix:" + sys.argv[1]).open("org.brahman.Embed") as e:
             print("ok" if e.EmbedText(texts=["foreign"])["dim"] == 32 else "wrong", flush=True)
     except varlink.VarlinkError as e:
         print("error", e.error(), flush=True)
+    except (FileNotFoundError, ConnectionRefusedError):
+        print("away", flush=True)
+        time.sleep(0.05)
     except Exception as e:
         print("lost", type(e).__name__, flush=True)
 "#;
@@ -268,6 +271,7 @@ for n in range(50):
         for line in String::from_utf8_lossy(&out.stdout).lines() {
             match line.split(' ').next() {
                 Some("ok") => field.count("foreign client: answered"),
+                Some("away") => field.count("foreign client: nobody there until init's launcher had started it"),
                 Some("lost") => field.count("foreign client: lost with the broker or init"),
                 _ => field.wrong(format!("foreign client: {line}")),
             }

@@ -3,6 +3,7 @@
 use brahman_card_derive::wire;
 
 use crate::interface::Progress;
+use crate::interface::catalog::IndexMark;
 
 #[wire]
 pub struct CreateIn {
@@ -287,4 +288,20 @@ pub struct ShadowInfo {
     pub recall: f64,
     /// What was promised; below it, it is rolled back.
     pub target: f64,
+}
+
+#[wire]
+pub struct SnapshotIn {
+    /// Absolute path of a folder that is there and empty.
+    pub folder: String,
+}
+
+#[wire]
+pub struct SnapshotOut {
+    /// Which generation of its dataset each has, in the order of their names.
+    pub indexes: Vec<IndexMark>,
+    /// Indexes that are not in it, and why.
+    pub left_out: Option<Vec<String>>,
+    /// These are a mock's.
+    pub mock: Option<bool>,
 }

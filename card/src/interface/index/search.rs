@@ -94,6 +94,13 @@ pub struct SearchOut {
     pub rescue: bool,
     pub elapsed_us: Elapsed,
     pub mock: Option<bool>,
+    /// True while the first refresh is under way: by meaning what is embedded so far is found, by words what was read. `generation` is
+    /// 0 then.
+    pub partial: Option<bool>,
+    /// Of a partial answer: chunks that are embedded, of so many.
+    pub embedded: Option<u64>,
+    /// Of a partial answer: all chunks that the refresh embeds.
+    pub to_embed: Option<u64>,
 }
 
 #[wire]

@@ -5,10 +5,15 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use brahman_card::interface::catalog::{Dataset, Version};
+use brahman_card::interface::catalog::{Dataset, Object, Pin, Version};
 use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::roots::Roots;
+
+/// The format of datasets' files that is written, and the newest that is read.
+const FORMAT: u32 = 1;
 
 /// One dataset as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,11 +22,17 @@ pub(super) struct Entry {
     /// Keys of the previous generation's objects: readers may still be at them.
     #[serde(default)]
     pub(super) before: Vec<String>,
+    /// Those of them that this generation does not have, as they were committed; earlier versions kept their keys alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) previous: Vec<Object>,
     /// Indexes fed by it, and the generation each has caught up with.
     pub(super) feeds: BTreeMap<String, u64>,
     /// The runs of those generations, where they are known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) feed_runs: BTreeMap<String, String>,
+    /// Generations that are kept besides the present and the previous one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) pins: Vec<Pin>,
     /// Newest last.
     #[serde(deserialize_with = "versions")]
     pub(super) history: Vec<Version>,
@@ -45,6 +56,9 @@ pub(super) fn versions<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Res
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct SealedEntry {
+    /// That of the entry; absent for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) format: Option<u32>,
     pub(super) sha256: String,
     pub(super) entry: Box<serde_json::value::RawValue>,
 }
@@ -57,12 +71,25 @@ pub(crate) fn folder_of(key: &str) -> Option<(&str, &str)> {
 }
 
 impl Entry {
-    /// Folders, by dataset and run, of what this or the previous generation is made of.
+    /// Folders, by dataset and run, of what this, the previous or a pinned generation is made of.
     pub(super) fn needs(&self) -> impl Iterator<Item = (&str, &str)> {
-        let keys = self.dataset.objects.iter().map(|o| &o.key).chain(&self.before);
+        let pinned = self.pins.iter().flat_map(|pin| &pin.objects);
+        let keys = self.dataset.objects.iter().chain(pinned).map(|o| &o.key).chain(&self.before);
         // The first manifests did not name the objects of the generation before.
         let last = self.history.iter().rev().take(2).map(|version| (self.dataset.name.as_str(), version.run_id.as_str()));
         keys.filter_map(|key| folder_of(key)).chain(last)
+    }
+
+    /// Says of every object in a folder where that is now.
+    pub(super) fn settle_urls(&mut self, roots: &Roots) {
+        let pinned = self.pins.iter_mut().flat_map(|pin| &mut pin.objects);
+        for object in self.dataset.objects.iter_mut().chain(&mut self.previous).chain(pinned) {
+            if let Ok(root) = roots.get(&object.bucket)
+                && root.is_local()
+            {
+                object.url = root.url_of(&object.key);
+            }
+        }
     }
 
     /// The run that made this generation.
@@ -89,7 +116,7 @@ impl Entry {
 
 pub(super) fn seal(entry: &Entry) -> serde_json::Result<String> {
     let raw = serde_json::value::to_raw_value(entry)?;
-    serde_json::to_string(&SealedEntry { sha256: hex(&sha256(raw.get().as_bytes())), entry: raw })
+    serde_json::to_string(&SealedEntry { format: None, sha256: hex(&sha256(raw.get().as_bytes())), entry: raw })
 }
 
 /// Why a dataset's file cannot be used.
@@ -104,10 +131,16 @@ pub(super) enum EntryError {
     /// It is not what was written.
     #[error("its checksum does not match")]
     Checksum,
+    /// A later version of this program has written it.
+    #[error("it is of format {0}, expected at most {FORMAT}: a newer brahman has written it")]
+    Newer(u32),
 }
 
 pub(super) fn unseal(path: &Path) -> Result<Entry, EntryError> {
     let sealed: SealedEntry = serde_json::from_slice(&fs::read(path)?)?;
+    if let Some(format) = sealed.format.filter(|format| *format > FORMAT) {
+        return Err(EntryError::Newer(format));
+    }
     if hex(&sha256(sealed.entry.get().as_bytes())) != sealed.sha256 {
         return Err(EntryError::Checksum);
     }
@@ -139,6 +172,15 @@ mod tests {
         let view = entry.view();
         assert_eq!((view.stale, view.run_id.as_deref()), (vec!["another".to_owned(), "behind".to_owned()], Some("new")));
         assert_eq!(entry.needs().collect::<Vec<_>>(), [("d", "new"), ("d", "old")]);
+    }
+
+    #[test]
+    fn a_file_of_a_newer_format_is_refused_by_name() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("d.json");
+        fs::write(&path, r#"{"format": 2, "sha256": "", "entry": {"who": "knows"}}"#).expect("written");
+        let refused = unseal(&path).expect_err("it is newer");
+        assert!(matches!(refused, EntryError::Newer(2)) && refused.to_string().contains("newer brahman"), "{refused}");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What lies where: which objects are a dataset's, which datasets lie in a bucket, and what a dataset is to be made of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
 
 use brahman_card::interface::catalog::{Dataset, Object};
+use brahman_card::interface::storage::UnfinishedRun;
 
 use super::entry::{Entry, folder_of};
 use super::sweep::Standing;
@@ -14,7 +16,10 @@ impl Books {
     /// # Errors
     /// What could not be read.
     pub fn owner(&self, bucket: &str, key: &str) -> Result<Option<String>, Vec<String>> {
-        let names = |e: &Entry| e.dataset.objects.iter().any(|o| o.bucket == bucket && o.key == key) || e.before.iter().any(|k| k == key);
+        let is = |o: &Object| o.bucket == bucket && o.key == key;
+        let names = |e: &Entry| {
+            e.dataset.objects.iter().any(is) || e.before.iter().any(|k| k == key) || e.pins.iter().flat_map(|pin| &pin.objects).any(is)
+        };
         match self.entries.iter().find(|(_, entry)| names(entry)) {
             Some((name, _)) => Ok(Some(name.clone())),
             None => Some(self.doubts()).filter(|doubts| !doubts.is_empty()).map_or(Ok(None), Err),
@@ -25,37 +30,66 @@ impl Books {
     #[must_use]
     pub fn object(&self, bucket: &str, key: &str) -> Option<Object> {
         let is = |o: &&Object| o.bucket == bucket && o.key == key;
-        let present = self.entries.values().flat_map(|entry| &entry.dataset.objects).find(is).cloned();
+        let kept = |entry: &Entry| entry.dataset.objects.iter().chain(entry.pins.iter().flat_map(|pin| &pin.objects)).find(is).cloned();
+        let present = self.entries.values().find_map(kept);
         let of_key = || self.entries.iter().filter(|(_, entry)| entry.before.iter().any(|before| before == key));
         present.or_else(|| of_key().flat_map(|(name, entry)| self.previous(name, entry)).find(is).cloned())
     }
 
-    /// Objects of a dataset's previous generation that the present one does not have, as far as they were recorded.
+    /// Objects of a dataset's previous generation that the present one does not have, as far as they were recorded: by its file or, of one
+    /// that an earlier version has written, by the lineage.
     fn previous<'a>(&'a self, name: &str, entry: &'a Entry) -> impl Iterator<Item = &'a Object> + use<'a> {
         let run = entry.history.iter().rev().nth(1).map(|version| version.run_id.as_str());
-        let made = run.and_then(|run| self.journal.made_by(name, run));
-        let is_kept = move |o: &&Object| entry.before.contains(&o.key) && !entry.dataset.objects.iter().any(|now| now.key == o.key);
-        made.into_iter().flat_map(|made| &made.objects).filter(is_kept)
+        let made = || run.and_then(|run| self.journal.made_by(name, run)).map(|made| made.objects.as_slice());
+        let recorded = if entry.previous.is_empty() { made().unwrap_or_default() } else { entry.previous.as_slice() };
+        let (before, now) = (entry.before.iter().collect::<HashSet<_>>(), entry.dataset.objects.iter());
+        let now: HashSet<&String> = now.map(|now| &now.key).collect();
+        recorded.iter().filter(move |o| before.contains(&o.key) && !now.contains(&o.key))
     }
 
-    /// Objects of the present and the previous generation of one dataset.
+    /// What is kept of previous generations and cannot be compared, for nothing recorded says what it was, in words.
+    #[must_use]
+    pub fn uncompared(&self) -> Vec<String> {
+        let unknown = |name: &str, entry: &Entry| {
+            let known: HashSet<&String> = entry.dataset.objects.iter().chain(self.previous(name, entry)).map(|o| &o.key).collect();
+            entry.before.iter().filter(|key| !known.contains(key)).count()
+        };
+        let all = self.entries.iter().map(|(name, entry)| (name, unknown(name, entry)));
+        let words = |(name, count): (&String, usize)| {
+            format!(
+                "{count} objects of the previous generation of dataset `{name}` stay, and nothing that is left records what they were: they \
+                 can be neither compared nor copied, and go with its next commit"
+            )
+        };
+        all.filter(|(_, count)| *count > 0).map(words).collect()
+    }
+
+    /// Objects of pinned generations that neither the present one has nor the previous, each once.
+    fn pinned<'a>(&'a self, name: &str, entry: &'a Entry) -> Vec<&'a Object> {
+        if entry.pins.is_empty() {
+            return Vec::new();
+        }
+        let mut known: HashSet<&String> = entry.dataset.objects.iter().chain(self.previous(name, entry)).map(|o| &o.key).collect();
+        entry.pins.iter().flat_map(|pin| &pin.objects).filter(|object| known.insert(&object.key)).collect()
+    }
+
+    /// Objects of the present, the previous and the pinned generations of one dataset.
     #[must_use]
     pub fn kept(&self, name: &str) -> Vec<Object> {
-        let entry = self.entries.get(name);
-        entry.into_iter().flat_map(|entry| entry.dataset.objects.iter().chain(self.previous(name, entry))).cloned().collect()
+        let Some(entry) = self.entries.get(name) else { return Vec::new() };
+        entry.dataset.objects.iter().chain(self.previous(name, entry)).chain(self.pinned(name, entry)).cloned().collect()
     }
 
-    /// Looks at every object of the present and the previous generations, with its dataset's name.
-    pub fn for_each_kept(&self, mut each: impl FnMut(&str, &Object)) {
+    /// Looks at every object of all generations that are kept, the present and the previous ones, with its dataset's name and when its
+    /// generation was committed.
+    pub fn for_each_kept(&self, mut each: impl FnMut(&str, u64, &Object)) {
         for (name, entry) in self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok()) {
-            entry.dataset.objects.iter().chain(self.previous(name, entry)).for_each(|object| each(name, object));
-        }
-    }
-
-    /// Looks at every object of the present generations, with its dataset's name and when that was committed.
-    pub fn for_each_live(&self, mut each: impl FnMut(&str, u64, &Object)) {
-        for (name, entry) in self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok()) {
-            entry.dataset.objects.iter().for_each(|object| each(name, entry.dataset.committed_ms, object));
+            let now_ms = entry.dataset.committed_ms;
+            // The first manifests did not say when.
+            let before_ms = entry.history.iter().rev().nth(1).map(|version| version.committed_ms).filter(|at_ms| *at_ms > 0);
+            entry.dataset.objects.iter().for_each(|object| each(name, now_ms, object));
+            self.previous(name, entry).for_each(|object| each(name, before_ms.unwrap_or(now_ms), object));
+            self.pinned(name, entry).into_iter().for_each(|object| each(name, before_ms.unwrap_or(now_ms), object));
         }
     }
 
@@ -82,6 +116,44 @@ impl Books {
         let ended = runs.filter(|(_, run)| run.standing != Standing::Open).map(|(id, _)| id).collect();
         let newest = entry.filter(lies_there).map(|entry| entry.dataset.generation);
         manifests::Head { node: node.to_owned(), newest, published, ended }
+    }
+
+    /// Runs that were not committed, and the folders of this machine where they may have left something; without figures.
+    #[must_use]
+    pub fn uncommitted(&self) -> Vec<(UnfinishedRun, PathBuf)> {
+        let mut all = Vec::new();
+        let needed: BTreeSet<(&str, &str)> = self.entries.values().flat_map(|entry| entry.needs()).collect();
+        for (run_id, run) in self.journal.runs(None, now_ms()) {
+            let given_up = match run.standing {
+                Standing::Committed => continue,
+                Standing::Failed { .. } => true,
+                Standing::Open => false,
+            };
+            // A commit that was taken for a failure, by an earlier version, is needed all the same.
+            if needed.contains(&(run.dataset.as_str(), run_id.as_str())) {
+                continue;
+            }
+            let wrote = |bucket: &str| run.buckets.is_empty() || run.buckets.contains(bucket);
+            for (bucket, root) in self.roots.all().filter(|(bucket, _)| wrote(bucket)) {
+                let folder = root.folder.join("datasets").join(&run.dataset).join(&run_id);
+                let (dataset, run_id, since_ms) = (run.dataset.clone(), run_id.clone(), self.journal.since_ms(&run_id));
+                let bucket = bucket.to_owned();
+                all.push((UnfinishedRun { dataset, run_id, bucket, objects: 0, bytes: 0, since_ms, given_up }, folder));
+            }
+        }
+        all
+    }
+
+    /// Datasets with an object, of the present or the previous generation, in a bucket, by what is recorded: nothing is looked at.
+    #[must_use]
+    pub fn recorded_in(&self, bucket: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        self.for_each_kept(|name, _, object| {
+            if object.bucket == bucket && !names.contains(name) {
+                names.insert(name.to_owned());
+            }
+        });
+        names
     }
 
     /// Datasets with runs that have ended and that nothing needs: of those something may lie in a bucket still.

@@ -4,15 +4,19 @@
 //! manifests/<name>/<generation>.json   created once; whoever comes second builds on it or is refused
 //! ```
 //!
-//! Pure. A manifest says what a generation was made of when it was put there. It keeps nothing: whoever takes a dataset up from one
+//! Pure. A manifest says what a generation was made of when it was put there, with a checksum, which those of earlier versions have not. It
+//! keeps nothing: whoever takes a dataset up from one
 //! copies what it names, for its catalog may delete that at any time. Invariants: a manifest of somebody else's is never withdrawn, nor
 //! one of a run of which the journal says nothing, unless a hundred came after it: a state that was restored from a backup has yet to
 //! take it up.
 
 use std::collections::BTreeSet;
 
+use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use thiserror::Error;
 
 /// Manifests kept in a bucket: as many as the history has.
 pub const MANIFESTS_KEPT: u64 = 100;
@@ -34,6 +38,74 @@ pub struct Manifest {
     /// The whole commit, as it was asked for.
     #[serde(default)]
     pub commit: Value,
+    /// Of the commit's text, in hex; earlier versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// What is wrong with a manifest's text.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    /// It is something else.
+    #[error("it is no manifest")]
+    Malformed(#[from] serde_json::Error),
+    /// Its commit is not what was written.
+    #[error("its checksum does not match")]
+    Checksum,
+    /// It lies where another belongs.
+    #[error("it is generation {says}'s, and lies where that of generation {expected} belongs")]
+    Place {
+        /// Generation that it says it is of.
+        says: u64,
+        /// Generation by its key.
+        expected: u64,
+    },
+}
+
+/// A manifest with its commit as it was written, byte for byte.
+#[derive(Deserialize)]
+struct SealedManifest<'a> {
+    generation: u64,
+    #[serde(borrow, default)]
+    commit: Option<&'a RawValue>,
+    #[serde(default)]
+    sha256: Option<String>,
+}
+
+impl Manifest {
+    /// As it is put into a bucket: with the checksum of its commit. The same manifest has the same bytes each time.
+    ///
+    /// # Errors
+    /// None of what this program makes.
+    pub fn seal(self) -> serde_json::Result<Vec<u8>> {
+        let commit = serde_json::to_string(&self.commit)?;
+        serde_json::to_vec(&Self { sha256: Some(hex(&sha256(commit.as_bytes()))), ..self })
+    }
+
+    /// Reads one that lies where a generation's belongs.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn open(text: &[u8], number: u64) -> Result<Self, ManifestError> {
+        let SealedManifest { generation, commit, sha256: said } = serde_json::from_slice(text)?;
+        if let Some(said) = said
+            && commit.is_none_or(|commit| hex(&sha256(commit.get().as_bytes())) != said)
+        {
+            return Err(ManifestError::Checksum);
+        }
+        if generation != number {
+            return Err(ManifestError::Place { says: generation, expected: number });
+        }
+        Ok(serde_json::from_slice(text)?)
+    }
+
+    /// Whether a damaged text was that of a commit of this catalog, and all of its damage is within the commit: what stands before that is
+    /// whole, and says so.
+    #[must_use]
+    pub fn was_commit_of(text: &[u8], node: &str, run_id: &str, number: u64) -> bool {
+        // Of one by which a dataset was taken up another field follows.
+        text.starts_with(format!("{{\"node\":\"{node}\",\"run_id\":\"{run_id}\",\"generation\":{number},\"commit\":").as_bytes())
+    }
 }
 
 /// Key of a dataset's manifest.
@@ -93,7 +165,7 @@ mod tests {
     use super::*;
 
     fn manifest(node: &str, run: &str) -> Manifest {
-        Manifest { node: node.into(), run_id: run.into(), generation: 1, taken_from: None, commit: Value::Null }
+        Manifest { node: node.into(), run_id: run.into(), generation: 1, taken_from: None, commit: Value::Null, sha256: None }
     }
 
     #[test]
@@ -123,6 +195,34 @@ mod tests {
         for (node, run) in [("us", "coming"), ("us", "before the backup"), ("them", "now")] {
             assert!(!withdraws(&head, 150, node, run), "{node} {run}");
         }
+    }
+
+    #[test]
+    fn any_flipped_bit_within_a_commit_is_noticed_and_ours_are_told_by_what_stands_before_it() {
+        let commit = serde_json::json!({"name": "d", "run_id": "r", "rows": 7, "confidence": 0.1});
+        let whole = Manifest { commit, ..manifest("us", "r") };
+        let text = whole.clone().seal().expect("written");
+        assert_eq!(text, whole.clone().seal().expect("written"), "the same each time");
+        let read = Manifest::open(&text, 1).expect("whole");
+        assert_eq!((&read.commit, read.sha256.is_some()), (&whole.commit, true));
+        let from = String::from_utf8_lossy(&text).find("\"commit\":").expect("its commit") + "\"commit\":".len();
+        let to = String::from_utf8_lossy(&text).find(",\"sha256\"").expect("its checksum");
+        for at in from..to {
+            let mut flipped = text.clone();
+            flipped[at] ^= 1;
+            Manifest::open(&flipped, 1).expect_err("damaged");
+            assert!(Manifest::was_commit_of(&flipped, "us", "r", 1));
+        }
+        for (node, run, number) in [("them", "r", 1), ("us", "q", 1), ("us", "r", 2)] {
+            assert!(!Manifest::was_commit_of(&text, node, run, number));
+        }
+        let took = Manifest { taken_from: Some("them".into()), ..whole.clone() }.seal().expect("written");
+        assert!(!Manifest::was_commit_of(&took, "us", "r", 1), "what it locks out is not known from here");
+        assert!(matches!(Manifest::open(&text, 2), Err(ManifestError::Place { says: 1, expected: 2 })));
+        // Of an earlier version.
+        let old = serde_json::to_vec(&whole).expect("written");
+        assert_eq!(Manifest::open(&old, 1).expect("read").sha256, None);
+        assert!(matches!(Manifest::open(b"{", 1), Err(ManifestError::Malformed(_))));
     }
 
     #[test]

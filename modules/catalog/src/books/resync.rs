@@ -19,6 +19,9 @@ use super::{BookError, Books, Head, Roots, names, now_ms};
 use crate::footers;
 use crate::lineage::LastCommit;
 
+/// Objects that are named in an error's text; its parameters have all of them.
+const NAMED_MAX: usize = 20;
+
 /// What was done, and what was found.
 #[derive(Debug)]
 pub struct Resync {
@@ -252,6 +255,7 @@ impl Books {
             _ => entry.history.push(version),
         }
         entry.dataset.objects.iter_mut().for_each(|object| object.path = None);
+        entry.settle_urls(&self.roots);
         self.save(name, &entry)?;
         let view = entry.view();
         self.entries.insert(name.to_owned(), entry);
@@ -264,13 +268,18 @@ impl Books {
         self.entries.is_empty() && self.damaged.is_empty() && self.journal.runs(None, 0).is_empty()
     }
 
-    /// Datasets that have objects and no whole manifest.
+    /// Datasets whose files are whole, with the paths of their objects.
     #[must_use]
-    pub fn lost(&self) -> Vec<String> {
-        let folders = self.roots.folders().map(|folder| folder.join("datasets")).flat_map(fs::read_dir).flatten().flatten();
-        let names = folders.filter_map(|f| f.file_name().into_string().ok());
+    pub fn whole(&self) -> Vec<Dataset> {
+        let whole = self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok());
+        whole.map(|(_, entry)| self.roots.told(entry.view())).collect()
+    }
+
+    /// Datasets that have objects and no whole manifest; `folders` are the names in the buckets' folders.
+    #[must_use]
+    pub fn lost(&self, folders: impl Iterator<Item = String>) -> Vec<String> {
         // What lies in S3 or has copies alone has no folder here.
-        let names = names.chain(self.damaged.keys().cloned()).chain(self.journal.committed().keys().cloned());
+        let names = folders.chain(self.damaged.keys().cloned()).chain(self.journal.committed().keys().cloned());
         let lost = |name: &String| names::check(name).is_ok() && !self.entries.contains_key(name);
         let dropped = |name: &String| !self.damaged.contains_key(name) && self.journal.was_dropped(name);
         let lost: BTreeSet<String> = names.filter(|name| lost(name) && !dropped(name)).collect();
@@ -334,6 +343,11 @@ impl ResyncReading {
 
     /// The manifest is whole: do the objects say the same?
     fn drifted(&self, old: &Dataset, notes: &mut Vec<String>) -> Result<Condition, BookError> {
+        // All that are gone, by name, and not the first that cannot be read.
+        let gone = gone(&old.objects, &self.roots);
+        if !gone.is_empty() {
+            return Err(missing(&self.name, &old.objects, &gone));
+        }
         let places: Vec<Place> = old.objects.iter().map(|o| (o.bucket.clone(), o.key.clone())).collect();
         let (objects, columns) = self.objects(&places, &old.columns)?;
         for (was, is) in old.objects.iter().zip(&objects).filter(|(was, is)| was.sha256 != is.sha256 || was.rows != is.rows) {
@@ -388,8 +402,8 @@ impl ResyncReading {
             dataset.mock = Some(true);
             dataset.maker.get_or_insert_with(|| "a mock".to_owned());
         }
-        let (feeds, feed_runs, history) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history)).unwrap_or_default();
-        let entry = Entry { dataset, before: Vec::new(), feeds, feed_runs, history };
+        let (feeds, feed_runs, history, pins) = salvaged.map(|e| (e.feeds, e.feed_runs, e.history, e.pins)).unwrap_or_default();
+        let entry = Entry { dataset, before: Vec::new(), previous: Vec::new(), feeds, feed_runs, pins, history };
         Ok(Condition::Lost(Box::new(entry), same))
     }
 
@@ -574,6 +588,29 @@ impl ResyncReading {
         }
         Ok(whole)
     }
+}
+
+/// Which of some objects are not on this machine; of one in S3 what lies here is a copy.
+fn gone<'a>(objects: &'a [Object], roots: &Roots) -> Vec<&'a Object> {
+    objects.iter().filter(|object| !roots.path(object).is_ok_and(|path| path.exists())).collect()
+}
+
+/// That objects of a dataset are gone whose file is whole.
+pub(crate) fn missing(name: &str, all: &[Object], gone: &[&Object]) -> BookError {
+    let (expected_rows, lost): (u64, u64) = (all.iter().map(|o| o.rows).sum(), gone.iter().map(|o| o.rows).sum());
+    let keys: Vec<String> = gone.iter().map(|object| object.key.clone()).collect();
+    let named = keys.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    let more = match keys.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let why = format!(
+        "{} of its {} objects are gone, with {lost} of its {expected_rows} rows, and no good copy was found: {named}{more}; put them back, or \
+         ingest it anew",
+        gone.len(),
+        all.len()
+    );
+    BookError::Incomplete { name: name.to_owned(), why, keys, rows: expected_rows.saturating_sub(lost), expected_rows }
 }
 
 /// Keys of objects whose bytes are not those that were recorded.

@@ -1,12 +1,14 @@
 //! Reading what lies in the folders of this machine, and deleting what [`sweep`] says may go.
 //!
-//! Invariants: only files and empty folders are removed, one by one, each below `datasets/` of a bucket that is there; whoever holds the
-//! books holds them from the reading to the last deletion, so that nothing is begun or published in between.
+//! Invariants: only files and empty folders are removed, one by one, each below `datasets/` of a bucket that is there, while the books are
+//! held and say once more that it may go; what is begun or published between the reading and a deletion keeps what it needs. Nobody waits
+//! for the books while folders are listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use brahman_sidecar::chain;
 
@@ -116,28 +118,74 @@ impl Books {
     /// Deletes what may go of what lies in folders here, below all datasets or one, but for buckets that are away. Whatever stays
     /// because something could not be read is told by [`Self::untidied`].
     pub fn tidy(&mut self, only: Option<&str>, away: &BTreeSet<String>) {
-        let evidence = self.evidence(only);
-        let roots: Vec<_> = self.roots.all().map(|(bucket, root)| (bucket.to_owned(), root.folder.clone())).collect();
+        let (evidence, roots) = self.before_tidying(only, away);
         let mut untidied = Vec::new();
-        for (bucket, root) in roots.iter().filter(|(bucket, _)| !away.contains(bucket)) {
+        for (bucket, root) in &roots {
             match sweep::plan(&evidence, &listing(bucket, root, only)) {
                 Ok(plan) => {
-                    for listed in &plan.spent {
-                        tracing::info!(bucket, key = listed.key, "deleting what no generation needs any more");
-                        if let Err(error) = remove(root, &listed.key) {
-                            untidied.push(format!("{}: {}", root.join(&listed.key).display(), chain(&error)));
-                        }
-                    }
-                    self.note_strangers(bucket, only, plan.strangers);
+                    untidied.extend(plan.spent.iter().filter_map(|listed| self.remove_spent(root, listed)));
+                    self.note_listed_strangers(bucket, only, plan.strangers);
                 }
                 Err(refusal) => untidied.push(refusal.to_string()),
             }
         }
+        self.note_untidied(untidied);
+    }
+
+    /// What is read before anything is deleted, and the folders that are to be listed.
+    fn before_tidying(&self, only: Option<&str>, away: &BTreeSet<String>) -> (Evidence, Vec<(String, PathBuf)>) {
+        let roots = self.roots.all().filter(|(bucket, _)| !away.contains(*bucket));
+        (self.evidence(only), roots.map(|(bucket, root)| (bucket.to_owned(), root.folder.clone())).collect())
+    }
+
+    /// Removes one object, unless it has come to be needed since it was planned to go: what failed, in words.
+    fn remove_spent(&self, root: &Path, listed: &ListedObject) -> Option<String> {
+        if self.verdict(listed) != Verdict::Spent {
+            return None;
+        }
+        tracing::info!(bucket = listed.bucket, key = listed.key, "deleting what no generation needs any more");
+        let failed = |error: io::Error| format!("{}: {}", root.join(&listed.key).display(), chain(&error));
+        remove(root, &listed.key).err().map(failed)
+    }
+
+    /// Notes strangers that still are: a run may have begun after the journal was read, and before its folder was listed.
+    fn note_listed_strangers(&mut self, bucket: &str, only: Option<&str>, mut found: BTreeSet<(String, Folder)>) {
+        found.retain(|(bucket, (dataset, run))| {
+            let (bucket, key) = (bucket.clone(), format!("datasets/{dataset}/{run}/"));
+            self.verdict(&ListedObject { bucket, key, resumable: true }) == Verdict::Stranger
+        });
+        self.note_strangers(bucket, only, found);
+    }
+
+    fn note_untidied(&mut self, mut untidied: Vec<String>) {
         untidied.dedup();
         // Said each time, logged when it is news.
         untidied.iter().filter(|why| !self.untidied.contains(why)).for_each(|why| tracing::warn!("{why}"));
         self.untidied = untidied;
     }
+}
+
+/// [`Books::tidy`] where others use the books as well: they are held to be read and for each deletion, which asks once more, and not while
+/// folders are listed. Gives what stays because something could not be read. Only one may tidy at a time, or one would note what the other
+/// has just removed.
+pub fn tidy_shared(books: &Mutex<Books>, only: Option<&str>, away: &BTreeSet<String>) -> Vec<String> {
+    let held = || books.lock().unwrap_or_else(PoisonError::into_inner);
+    let (evidence, roots) = held().before_tidying(only, away);
+    let mut untidied = Vec::new();
+    for (bucket, root) in &roots {
+        match sweep::plan(&evidence, &listing(bucket, root, only)) {
+            Ok(plan) => {
+                for listed in &plan.spent {
+                    untidied.extend(held().remove_spent(root, listed));
+                }
+                held().note_listed_strangers(bucket, only, plan.strangers);
+            }
+            Err(refusal) => untidied.push(refusal.to_string()),
+        }
+    }
+    let mut books = held();
+    books.note_untidied(untidied);
+    books.untidied().to_vec()
 }
 
 /// What lies below a bucket's folder of datasets, or of one dataset.
@@ -219,6 +267,39 @@ fn remove(root: &Path, key: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_to_be_needed_between_the_plan_and_the_deletion_stays_and_is_no_stranger() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut books = Books::open(state.path()).expect("open");
+        let part = |books: &mut Books, run: &str| {
+            let path = books.location("d", run, "test", None).expect("a place").path;
+            fs::write(Path::new(&path).join("part-0.parquet"), "half").expect("written");
+            Path::new(&path).join("part-0.parquet")
+        };
+        let again = part(&mut books, "again");
+        let spent = part(&mut books, "spent");
+        books.journal.abandon(None, Some("test"), "it died", false).expect("noted");
+        books.journal.age();
+        let (evidence, roots) = books.before_tidying(None, &BTreeSet::new());
+        // Taken up again, and begun, after what is known was read.
+        books.location("d", "again", "test", None).expect("taken up again");
+        let new = part(&mut books, "new");
+        let (bucket, root) = &roots[0];
+        let plan = sweep::plan(&evidence, &listing(bucket, root, None)).expect("all is read");
+        assert_eq!((plan.spent.len(), plan.strangers.len()), (2, 1), "{plan:?}");
+        for listed in &plan.spent {
+            assert_eq!(books.remove_spent(root, listed), None);
+        }
+        books.note_listed_strangers(bucket, None, plan.strangers);
+        assert_eq!(([again, spent, new].map(|path| path.exists()), books.strangers().len()), ([true, false, true], 0));
+        // By whoever shares the books it is the same.
+        books.journal.abandon(Some("again"), None, "it died", false).expect("noted");
+        books.journal.age();
+        let shared = Mutex::new(books);
+        assert_eq!(tidy_shared(&shared, None, &BTreeSet::new()), Vec::<String>::new());
+        assert!(!root.join("datasets/d/again").exists() && root.join("datasets/d/new").exists());
+    }
 
     #[test]
     fn folders_go_once_they_are_empty_and_never_the_one_of_all_datasets() {

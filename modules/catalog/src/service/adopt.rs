@@ -5,11 +5,12 @@
 //! no more: what was copied is ours alone. Invariants: nothing is published here that does not add up; what another catalog has written
 //! is read, and never deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{AdoptIn, AdoptOut, AdoptionRefusal, CommitIn, Object, PublishedDataset};
+use brahman_card::card::nearest;
+use brahman_card::interface::catalog::{AdoptIn, AdoptOut, AdoptionRefusal, CommitIn, Object, PublishedDataset, error};
 use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{BucketError, Creation, Root};
 use serde::Deserialize as _;
@@ -17,10 +18,12 @@ use thiserror::Error;
 
 use super::realm::Realm;
 use super::remote::{MANIFESTS_MAX, bucket_failed};
-use super::{CatalogService, fault, held};
+use super::{CatalogService, fault, held, unanswered};
 use crate::books::manifests::{self, Manifest};
 use crate::books::{BookError, Books, folder_of, names};
 
+/// Datasets that are named where none is called as was asked for.
+const NAMED_MAX: usize = 10;
 /// Who began the runs by which datasets are taken up.
 pub(super) const PRODUCER: &str = "adopt";
 
@@ -58,7 +61,29 @@ impl CatalogService {
         // Of what lies there by our own user's secrets.
         call.allow_paths()?;
         let AdoptIn { bucket, name } = call.parameters()?;
-        Reply::of(&self.adopt_from(&bucket, name.as_deref()).await?)
+        let out = self.adopt_from(&bucket, name.as_deref()).await?;
+        for dataset in &out.adopted {
+            self.show(Realm::Real, &dataset.name).await;
+        }
+        match name {
+            Some(name) if out.adopted.is_empty() && out.refused.is_empty() => Err(self.not_there(&bucket, name).await),
+            _ => Reply::of(&out),
+        }
+    }
+
+    /// That no dataset of a name has a manifest in a bucket, with those that have.
+    async fn not_there(&self, bucket: &str, name: String) -> Fault {
+        let keys = self.buckets.keys(bucket, "manifests", MANIFESTS_MAX).await.unwrap_or_default();
+        let there: BTreeSet<&str> = keys.iter().filter_map(|(key, _)| manifests::place(key)).map(|(name, _)| name).collect();
+        let meant = nearest(&name, there.iter().copied()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        let mut named = there.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+        match there.len() {
+            0 => "there is none".clone_into(&mut named),
+            more if more > NAMED_MAX => named = format!("there are {named} and {} more", more - NAMED_MAX),
+            _ => named = format!("there are {named}"),
+        }
+        let message = format!("no manifest of a dataset `{name}` lies in bucket `{bucket}`{meant} ({named}); nothing was taken up");
+        Fault::of(&error::NoSuchDataset { name }, false, message)
     }
 
     /// A dataset that nobody here knows, from whichever bucket in S3 has its manifest; none if no bucket has.
@@ -82,7 +107,8 @@ impl CatalogService {
 
     /// Takes up every dataset that has a manifest in a bucket, or the one that is named.
     pub(super) async fn adopt_from(&self, bucket: &str, only: Option<&str>) -> Result<AdoptOut, Fault> {
-        let root = self.books().roots().get(bucket).cloned().map_err(fault)?;
+        let asked = bucket.to_owned();
+        let root = self.consult(Realm::Real, move |books| books.roots().get(&asked).cloned()).await.map_err(unanswered)?.map_err(fault)?;
         if root.is_local() {
             let expected =
                 format!("`{bucket}` is a folder, which has no manifests: `brahman datasets resync NAME` reads the objects there");
@@ -91,6 +117,7 @@ impl CatalogService {
         if let Some(name) = only {
             names::check(name).map_err(fault)?;
         }
+        self.buckets.known_node().map_err(|e| bucket_failed(bucket, &e))?;
         self.buckets.present(bucket).await.map_err(|e| bucket_failed(bucket, &e))?;
         let prefix = only.map_or_else(|| "manifests".to_owned(), |name| format!("manifests/{name}"));
         let keys = self.buckets.keys(bucket, &prefix, MANIFESTS_MAX).await.map_err(|e| bucket_failed(bucket, &e))?;
@@ -119,7 +146,8 @@ impl CatalogService {
     /// Gives the generation and the rows, and the catalog that they were taken from, if it is another.
     async fn adopt_one(&self, bucket: &str, root: &Root, name: &str, number: u64) -> Result<(u64, u64, Option<String>), AdoptError> {
         names::check_new(name)?;
-        let is_here = self.books().has(name);
+        let asked = name.to_owned();
+        let is_here = self.consult(Realm::Real, move |books| books.has(&asked)).await.map_err(unanswered)?;
         if is_here {
             return Err(AdoptError::Here);
         }
@@ -179,8 +207,9 @@ impl CatalogService {
         let key = manifests::key(&commit.name, number);
         let no_commit = |e| AdoptError::NoCommit(key.clone(), e);
         let said = serde_json::to_value(&commit).map_err(no_commit)?;
-        let manifest = Manifest { node: self.node.clone(), run_id: commit.run_id.clone(), generation: number, taken_from, commit: said };
-        let bytes = serde_json::to_vec(&manifest).map_err(no_commit)?;
+        let (node, run_id) = (self.node.clone(), commit.run_id.clone());
+        let manifest = Manifest { node, run_id, generation: number, taken_from, commit: said, sha256: None };
+        let bytes = manifest.seal().map_err(no_commit)?;
         match self.buckets.create(bucket, &key, bytes).await? {
             Creation::New => {}
             Creation::Exists(_) => return Err(AdoptError::Overtaken(key)),
@@ -229,7 +258,7 @@ mod tests {
     use super::*;
 
     fn manifest(commit: Value) -> Manifest {
-        Manifest { node: "them".into(), run_id: "r".into(), generation: 3, taken_from: None, commit }
+        Manifest { node: "them".into(), run_id: "r".into(), generation: 3, taken_from: None, commit, sha256: None }
     }
 
     fn told(commit: Value) -> Result<CommitIn, AdoptError> {

@@ -18,6 +18,7 @@ use brahman_storage::buckets::BucketError;
 
 use super::CatalogService;
 use super::realm::Realm;
+use super::rescue::{Lookup, copy_keys};
 use crate::books::Roots;
 use crate::verified::{State, VerifiedFiles};
 
@@ -68,8 +69,8 @@ impl CatalogService {
         let folder = rescue.and_then(|rescue| rescue.url.strip_prefix("file://").map(PathBuf::from));
         match folder {
             Some(folder) => {
-                for key in self.recorded_copies(object) {
-                    let path = folder.join(key);
+                for key in copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded).all() {
+                    let path = folder.join(&*key);
                     if self.is_whole(&path, object).await {
                         return Some(path);
                     }

@@ -11,9 +11,10 @@ use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{BucketError, Part};
 use brahman_storage::digest::{hex, sha256};
 
-use super::CatalogService;
-use super::rescue::{COPIES, copy_keys};
-use super::storage::refused;
+use super::realm::Realm;
+use super::rescue::{COPIES, Lookup, copy_keys, earlier_place};
+use super::storage::{refused, refused_with};
+use super::{CatalogService, unanswered};
 
 /// Longest key: what S3 takes.
 const KEY_BYTES_MAX: usize = 1024;
@@ -42,7 +43,9 @@ impl CatalogService {
             return Err(Fault::invalid_parameter("length", format!("expected at most {OBJECT_BYTES_MAX}")));
         }
         let offset = offset.unwrap_or(0);
-        let recorded = self.books().object(&bucket, &key).map(|object| object.sha256);
+        let (within, at) = (bucket.clone(), key.clone());
+        let recorded = self.consult(Realm::Real, move |books| books.object(&within, &at).map(|object| object.sha256)).await;
+        let recorded = recorded.map_err(unanswered)?;
         let failed = match self.buckets.read(&bucket, &key, (offset, length), recorded.as_deref()).await {
             Ok(part) => return told(part, offset, false),
             Err(error) => error,
@@ -54,12 +57,25 @@ impl CatalogService {
         );
         if lost && bucket != RESCUE && self.buckets.rescues() {
             // Where that cannot be known, what an earlier version has copied may be another catalog's.
-            let shared = recorded.is_none() && self.buckets.is_shared(RESCUE).await.unwrap_or(true);
-            for copy in copy_keys(&self.node, &bucket, &key, recorded.is_some(), shared) {
+            let lookup = match recorded {
+                Some(_) => Lookup::Recorded,
+                None => Lookup::Unrecorded { shared: self.buckets.is_shared(RESCUE).await.unwrap_or(true) },
+            };
+            for copy in copy_keys(&self.node, &bucket, &key, lookup).all() {
                 match self.buckets.read(RESCUE, &copy, (offset, length), recorded.as_deref()).await {
                     Ok(part) => return told(part, offset, true),
                     Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {}", chain(&error)),
                 }
+            }
+            let old = earlier_place(&bucket, &key);
+            // It is there, and may be another catalog's: a person can tell.
+            if lookup == (Lookup::Unrecorded { shared: true }) && self.buckets.read(RESCUE, &old, (0, Some(0)), None).await.is_ok() {
+                let hint = format!(
+                    "an earlier version has copied one to {old} in bucket {RESCUE}, into which other catalogs copy as well, so that whose it is \
+                     cannot be told: look at it with `brahman buckets get {RESCUE} {old}`, and if it is yours put it back with `brahman \
+                     buckets put {bucket} {key} FILE`"
+                );
+                return Err(refused_with(&bucket, &failed, &hint));
             }
         }
         Err(refused(&bucket, &failed))
@@ -80,7 +96,8 @@ impl CatalogService {
             let message = format!("{size} bytes, expected at most {OBJECT_BYTES_MAX}");
             return Err(Fault::of(&error::TooLarge { name: Some(bucket), size, max: OBJECT_BYTES_MAX }, false, message));
         }
-        let owner = self.books().owner(&bucket, &key);
+        let (within, at) = (bucket.clone(), key.clone());
+        let owner = self.consult(Realm::Real, move |books| books.owner(&within, &at)).await.map_err(unanswered)?;
         let taken = |why: String| {
             let message = format!("{key} in bucket `{bucket}` {why}; nothing was put");
             Err(Fault::of(&error::Taken { name: bucket.clone(), key: key.clone() }, false, message))
@@ -96,7 +113,8 @@ impl CatalogService {
         if let (false, Err(doubts)) = (put, &owner) {
             return taken(format!("is there, and may be a dataset's, for this could not be read: {}", doubts.join("; ")));
         }
-        let copies = bucket != RESCUE && self.buckets.rescues();
+        // Its copy would lie under a name that nobody has.
+        let copies = bucket != RESCUE && self.buckets.rescues() && self.buckets.nameless().is_none();
         let copied = copies && self.buckets.put(RESCUE, &self.copy_key(&bucket, &key), bytes, false).await.is_ok();
         Reply::of(&PutObjectOut { size, sha256, copied })
     }

@@ -13,7 +13,7 @@ use brahman_sidecar::chain;
 
 use super::borrow::AwayBuckets;
 use super::realm::Realm;
-use super::{CatalogService, fault};
+use super::{CatalogService, fault, unanswered};
 use crate::books::{BookError, Roots};
 use crate::verified::State;
 
@@ -66,11 +66,11 @@ impl CatalogService {
     /// A dataset whose objects are what was committed: one that is gone, cut or damaged comes back from its own bucket in S3, or from
     /// `rescue`, if its hash is right. One whose bucket is away is read from its copy there.
     pub(super) async fn get(&self, realm: Realm, name: &str) -> Result<GetOut, Fault> {
-        let (realm, mut dataset) = self.seen(realm, name)?;
-        let (history, roots) = {
-            let books = self.of(realm);
-            (books.history(name).map_err(fault)?, books.roots().clone())
-        };
+        let (realm, mut dataset) = self.seen(realm, name).await?;
+        let asked = name.to_owned();
+        let known = self.consult(realm, move |books| (books.history(&asked), books.roots().clone(), books.pins(&asked))).await;
+        let (history, roots, pins) = known.map_err(unanswered)?;
+        let history = history.map_err(fault)?;
         let away = self.away_of(realm, &dataset.objects).await;
         let states = self.states(&dataset.objects, &away).await?;
         let (mut rescued, mut fetched, mut borrowed, mut missing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -88,7 +88,7 @@ impl CatalogService {
             // What a mock made has no copies.
             let source = if realm == Realm::Real { self.recover(object, &roots).await } else { None };
             if source == Some(Source::Rescue) {
-                self.note_mended(&object.bucket, &object.key);
+                self.note_repaired(&object.bucket, &object.key).await;
             }
             match (source, state) {
                 (Some(Source::Own), _) => fetched.push(object.key.clone()),
@@ -112,15 +112,18 @@ impl CatalogService {
         }
         let some = |keys: Vec<String>| Some(keys).filter(|keys| !keys.is_empty());
         let (rescued, fetched, borrowed, missing) = (some(rescued), some(fetched), some(borrowed), some(missing));
-        Ok(GetOut { dataset, history, rescued, fetched, borrowed, missing })
+        // What is missing is missing there as well.
+        let current = if missing.is_none() { self.current(realm, &dataset) } else { None };
+        let pins: Vec<_> = pins.into_iter().map(|pin| self.with_folder(realm, name, pin)).collect();
+        let pins = Some(pins).filter(|pins| !pins.is_empty());
+        Ok(GetOut { dataset, history, rescued, fetched, borrowed, missing, current, pins })
     }
 
     /// Before a dataset's objects are read anew: those that are not what was recorded come back, if a good copy is anywhere. Says which.
     pub(super) async fn repair(&self, name: &str) -> Result<Vec<String>, Fault> {
-        let (objects, roots) = {
-            let books = self.books();
-            (books.recorded(name), books.roots().clone())
-        };
+        let asked = name.to_owned();
+        let known = self.consult(Realm::Real, move |books| (books.recorded(&asked), books.roots().clone())).await;
+        let (objects, roots) = known.map_err(unanswered)?;
         let mut notes = Vec::new();
         let away = self.away_of(Realm::Real, &objects).await;
         for (object, state) in objects.iter().zip(self.states(&objects, &away).await?) {

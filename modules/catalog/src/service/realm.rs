@@ -15,7 +15,7 @@ use brahman_card::interface::catalog::{Dataset, ListOut, error};
 use brahman_card::interface::{broker, ingest};
 use brahman_sidecar::{Call, Connection};
 
-use super::{CatalogService, fault};
+use super::{CatalogService, fault, unanswered};
 use crate::books::{BookError, Books};
 
 /// How long the broker may take to say who answers: it is asked beside the call's own work.
@@ -139,18 +139,24 @@ impl CatalogService {
     }
 
     /// A dataset as a caller of this realm sees it: the mocks' own first, then a real one. Told with the realm that it is of.
-    pub(super) fn seen(&self, realm: Realm, name: &str) -> Result<(Realm, Dataset), Fault> {
+    pub(super) async fn seen(&self, realm: Realm, name: &str) -> Result<(Realm, Dataset), Fault> {
+        let asked = name.to_owned();
         if realm == Realm::Mock {
-            match self.of(Realm::Mock).get(name) {
+            let own = asked.clone();
+            match self.consult(Realm::Mock, move |books| books.get(&own)).await.map_err(unanswered)? {
                 Err(BookError::NoSuchDataset(_)) => {}
                 found => return found.map(|dataset| (Realm::Mock, dataset)).map_err(fault),
             }
-            return self.books().get_for_mock(name).map(|dataset| (Realm::Real, dataset)).map_err(fault);
+            let found = self.consult(Realm::Real, move |books| books.get_for_mock(&asked)).await.map_err(unanswered)?;
+            return found.map(|dataset| (Realm::Real, dataset)).map_err(fault);
         }
-        let found = self.books().get(name);
-        match found {
+        let real = asked.clone();
+        match self.consult(Realm::Real, move |books| books.get(&real)).await.map_err(unanswered)? {
             Ok(dataset) => Ok((Realm::Real, dataset)),
-            Err(BookError::NoSuchDataset(_)) if self.of(Realm::Mock).has(name) => {
+            Err(error @ BookError::NoSuchDataset(_)) => {
+                if !self.consult(Realm::Mock, move |books| books.has(&asked)).await.map_err(unanswered)? {
+                    return Err(fault(error));
+                }
                 let message = format!("no dataset is called `{name}`; a mock has made one, which only mocks read (`mock`)");
                 Err(Fault::of(&error::NoSuchDataset { name: name.to_owned() }, false, message))
             }
@@ -162,8 +168,12 @@ impl CatalogService {
     ///
     /// # Errors
     /// If only the other realm has such a dataset.
-    pub(super) fn changed(&self, realm: Realm, name: &str) -> Result<Realm, Fault> {
-        if realm == Realm::Mock && !self.of(Realm::Mock).knows(name) && self.books().has(name) {
+    pub(super) async fn changed(&self, realm: Realm, name: &str) -> Result<Realm, Fault> {
+        let (own, real) = (name.to_owned(), name.to_owned());
+        if realm == Realm::Mock
+            && !self.consult(Realm::Mock, move |books| books.knows(&own)).await.map_err(unanswered)?
+            && self.consult(Realm::Real, move |books| books.has(&real)).await.map_err(unanswered)?
+        {
             let message =
                 format!("no mock's dataset is called `{name}`; there is a real one, which nothing changes for a mock (`mock`: false)");
             return Err(Fault::of(&error::NoSuchDataset { name: name.to_owned() }, false, message));
@@ -172,22 +182,16 @@ impl CatalogService {
     }
 
     /// All datasets as a caller of this realm sees them, and the others.
-    pub(super) fn list(&self, realm: Realm) -> ListOut {
-        let notes = |books: &Books| {
-            let untidied = books.untidied().iter().cloned();
-            let doubts = books.doubts().into_iter().map(|doubt| format!("could not be read: {doubt}"));
-            if books.untidied().is_empty() { doubts.collect() } else { untidied.collect::<Vec<String>>() }
+    pub(super) async fn list(&self, realm: Realm) -> Result<ListOut, Fault> {
+        let of_real = |books: &Books| {
+            let told = notes(books).into_iter().chain(books.unregistered()).collect::<Vec<String>>();
+            (books.list(), told, books.strangers())
         };
-        let (real, mut told, mut strangers) = {
-            let books = self.books();
-            (books.list(), notes(&books).into_iter().chain(books.unregistered()).collect::<Vec<_>>(), books.strangers())
-        };
-        let mocks = {
-            let books = self.of(Realm::Mock);
-            told.extend(notes(&books));
-            strangers.extend(books.strangers());
-            books.list()
-        };
+        let (real, mut told, mut strangers) = self.consult(Realm::Real, of_real).await.map_err(unanswered)?;
+        let of_mocks = |books: &Books| (books.list(), notes(books), books.strangers());
+        let (mocks, more, others) = self.consult(Realm::Mock, of_mocks).await.map_err(unanswered)?;
+        told.extend(more);
+        strangers.extend(others);
         told.extend(self.unswept());
         let (mut datasets, mut apart) = (Vec::new(), Vec::new());
         match realm {
@@ -204,7 +208,15 @@ impl CatalogService {
         }
         let some = |list: Vec<Dataset>| Some(list).filter(|list| !list.is_empty());
         let words = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
-        ListOut { datasets, apart: some(apart), notes: words(told), strangers: words(strangers) }
+        Ok(ListOut { datasets, apart: some(apart), notes: words(told), strangers: words(strangers) })
+    }
+}
+
+/// What of some books could not be read, and therefore is not tidied.
+fn notes(books: &Books) -> Vec<String> {
+    match books.untidied() {
+        [] => books.doubts().into_iter().map(|doubt| format!("could not be read: {doubt}")).collect(),
+        untidied => untidied.to_vec(),
     }
 }
 

@@ -17,7 +17,9 @@ use brahman_card::interface::catalog::{CommitIn, Object, error};
 use brahman_sidecar::chain;
 use brahman_storage::buckets::{BucketError, Creation};
 
-use super::{CatalogService, fault};
+use super::realm::Realm;
+use super::{CatalogService, fault, unanswered};
+use crate::books::Roots;
 use crate::books::manifests::{self, Manifest};
 
 /// Numbers passed over at most: each is a commit that a crash cut off.
@@ -44,11 +46,10 @@ enum Put {
 
 impl CatalogService {
     /// The buckets in S3 among those of some objects.
-    fn remote(&self, objects: &[Object]) -> Result<BTreeMap<String, Vec<Object>>, Fault> {
+    fn remote(roots: &Roots, objects: &[Object]) -> Result<BTreeMap<String, Vec<Object>>, Fault> {
         let mut remote = BTreeMap::<String, Vec<Object>>::new();
-        let books = self.books();
         for object in objects {
-            if !books.roots().get(&object.bucket).map_err(fault)?.is_local() {
+            if !roots.get(&object.bucket).map_err(fault)?.is_local() {
                 remote.entry(object.bucket.clone()).or_default().push(object.clone());
             }
         }
@@ -57,19 +58,25 @@ impl CatalogService {
 
     /// Puts a verified commit into the buckets in S3 that it names. Gives the generation that it has there, 0 if it names none.
     pub(super) async fn put_remote(&self, commit: &CommitIn) -> Result<u64, Fault> {
-        let remote = self.remote(&commit.objects)?;
-        let (mut generation, known) = self.books().next(&commit.name).map_err(fault)?;
+        let asked = commit.name.clone();
+        let known = self.consult(Realm::Real, move |books| (books.roots().clone(), books.next(&asked))).await;
+        let (roots, next) = known.map_err(unanswered)?;
+        let remote = Self::remote(&roots, &commit.objects)?;
+        let (mut generation, known) = next.map_err(fault)?;
         // The same run said again: it is there.
         if remote.is_empty() || known == commit.objects {
             return Ok(0);
         }
-        self.books().check_base(commit).map_err(fault)?;
+        let base = commit.clone();
+        self.consult(Realm::Real, move |books| books.check_base(&base)).await.map_err(unanswered)?.map_err(fault)?;
+        // What is put there says whose it is.
+        self.buckets.known_node().map_err(|e| bucket_failed(remote.keys().next().map_or("", String::as_str), &e))?;
         for (bucket, objects) in &remote {
             if !known.iter().any(|object| object.bucket == *bucket) {
                 self.check_vacant(bucket, &commit.name).await?;
             }
             for object in objects.iter().filter(|object| !known.contains(object)) {
-                let path = self.books().roots().path(object).map_err(fault)?;
+                let path = roots.path(object).map_err(fault)?;
                 let put = self.buckets.upload(bucket, &object.key, &path, &object.sha256, false).await;
                 put.map_err(|e| bucket_failed(bucket, &e))?;
             }
@@ -110,8 +117,9 @@ impl CatalogService {
             generation,
             taken_from: None,
             commit: serde_json::to_value(commit).map_err(internal)?,
+            sha256: None,
         };
-        let (key, bytes) = (manifests::key(&commit.name, generation), serde_json::to_vec(&manifest).map_err(internal)?);
+        let (key, bytes) = (manifests::key(&commit.name, generation), manifest.seal().map_err(internal)?);
         let (mut pause, mut tries) = (PAUSE, 1);
         loop {
             match self.buckets.create(bucket, &key, bytes.clone()).await.map_err(|e| bucket_failed(bucket, &e))? {
@@ -133,8 +141,16 @@ impl CatalogService {
         }
     }
 
-    /// A manifest as it lies in a bucket; none if it is not there.
+    /// A manifest as it lies in a bucket; none if it is not there. One whose checksum does not match says nothing.
     pub(super) async fn manifest(&self, bucket: &str, key: &str) -> Result<Option<Manifest>, BucketError> {
+        let damaged = |why: String| BucketError::Damaged { name: bucket.to_owned(), key: key.to_owned(), why };
+        let Some(text) = self.manifest_text(bucket, key).await? else { return Ok(None) };
+        let number = manifests::place(key).map_or(0, |(_, number)| number);
+        Manifest::open(&text, number).map(Some).map_err(|error| damaged(chain(&error)))
+    }
+
+    /// The text of a manifest; none if it is not there.
+    pub(super) async fn manifest_text(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>, BucketError> {
         let damaged = |why: String| BucketError::Damaged { name: bucket.to_owned(), key: key.to_owned(), why };
         let mut text = Vec::new();
         loop {
@@ -149,7 +165,7 @@ impl CatalogService {
             let is_last = part.bytes.is_empty();
             text.extend(part.bytes);
             if is_last || text.len() as u64 >= part.size {
-                return serde_json::from_slice(&text).map(Some).map_err(|e| damaged(format!("it is no manifest: {}", chain(&e))));
+                return Ok(Some(text));
             }
         }
     }

@@ -16,9 +16,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{Copies, Object};
 use brahman_card::interface::storage::RESCUE;
 use brahman_sidecar::chain;
@@ -26,8 +27,9 @@ use brahman_storage::buckets::BucketError;
 use tokio::sync::{Notify, watch};
 
 use super::CatalogService;
-use crate::books::folder_of;
+use super::realm::Realm;
 use crate::books::sweep::{ListedObject, Verdict};
+use crate::books::{Books, folder_of};
 
 /// Where copies of single objects lie in `rescue`, below their buckets' names.
 pub(super) const COPIES: &str = "objects";
@@ -42,30 +44,55 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Longest reason.
 const WHY_CHARS: usize = 300;
 
-/// Key of an object's copy, made by the catalog `node`.
-pub(super) fn copy_key(node: &str, bucket: &str, key: &str) -> String {
-    if folder_of(key).is_some() { key.to_owned() } else { format!("{COPIES}/{node}/{bucket}/{key}") }
+/// What is known of an object whose copy is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// It is looked for where this catalog puts it, and nowhere else.
+    Own,
+    /// Its hash is recorded: whatever has that hash is a copy, an earlier version's as well.
+    Recorded,
+    /// Nothing is recorded: an earlier version's copy is ours for certain only if no other catalog copies there.
+    Unrecorded {
+        /// Another one does, or that cannot be told.
+        shared: bool,
+    },
 }
 
-/// The same, of an object of a dataset, whose key is its copy's as a rule.
-fn copy_of<'a>(node: &str, object: &'a Object) -> Cow<'a, str> {
-    if folder_of(&object.key).is_some() { Cow::Borrowed(&object.key) } else { Cow::Owned(copy_key(node, &object.bucket, &object.key)) }
+/// Keys of an object's copies in `rescue`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CopyKeys<'a> {
+    /// Where this catalog puts it.
+    pub(super) own: Cow<'a, str>,
+    /// Where earlier versions have put it, as far as that tells whose it is.
+    earlier: Vec<Cow<'a, str>>,
 }
 
-/// Keys under which a copy of an object is looked for, one after the other. One whose hash is `recorded` may be an earlier version's;
-/// where it is not, an earlier version's is ours for certain only if no other catalog copies there (`shared`).
-pub(super) fn copy_keys(node: &str, bucket: &str, key: &str, recorded: bool, shared: bool) -> Vec<String> {
-    let mut keys = vec![copy_key(node, bucket, key)];
+impl<'a> CopyKeys<'a> {
+    /// In the order in which they are looked at.
+    pub(super) fn all(self) -> impl Iterator<Item = Cow<'a, str>> {
+        std::iter::once(self.own).chain(self.earlier)
+    }
+}
+
+/// Where an earlier version has put the copy of an object that is no dataset's.
+pub(super) fn earlier_place(bucket: &str, key: &str) -> String {
+    format!("{COPIES}/{bucket}/{key}")
+}
+
+/// Keys of the copies of an object, which the catalog `node` calls so: that of an object of a dataset is its own, for no two buckets have
+/// the same.
+pub(super) fn copy_keys<'a>(node: &str, bucket: &str, key: &'a str, lookup: Lookup) -> CopyKeys<'a> {
     if folder_of(key).is_some() {
-        return keys;
+        return CopyKeys { own: Cow::Borrowed(key), earlier: Vec::new() };
     }
-    if recorded || !shared {
-        keys.push(format!("{COPIES}/{bucket}/{key}"));
-    }
-    if recorded {
-        keys.push(key.to_owned());
-    }
-    keys
+    let own = Cow::Owned(format!("{COPIES}/{node}/{bucket}/{key}"));
+    let old = || Cow::Owned(earlier_place(bucket, key));
+    let earlier = match lookup {
+        Lookup::Own | Lookup::Unrecorded { shared: true } => Vec::new(),
+        Lookup::Unrecorded { shared: false } => vec![old()],
+        Lookup::Recorded => vec![old(), Cow::Borrowed(key)],
+    };
+    CopyKeys { own, earlier }
 }
 
 /// How long after so many failures a copy is tried again.
@@ -76,7 +103,7 @@ fn back_off(tries: u32) -> Duration {
 /// How far the copies are behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lag {
-    /// Objects of present generations that have no copy.
+    /// Objects of all generations that are kept, and have no copy.
     pub(super) objects: u64,
     /// Their bytes.
     pub(super) bytes: u64,
@@ -203,66 +230,82 @@ fn words(error: &BucketError) -> String {
     chain(error).chars().take(WHY_CHARS).collect()
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+/// How the copies stand. Whoever looks at both holds the books first.
+fn standing(books: &Books, copier: &Copier, node: &str) -> Standing {
+    let (mut standing, mut oldest_ms, known) = (Standing::default(), u64::MAX, copier.known());
+    books.for_each_kept(|_, committed_ms, object| {
+        let key = copy_keys(node, &object.bucket, &object.key, Lookup::Own).own;
+        if known.saved.get(&*key) == Some(&object.sha256) {
+            return;
+        }
+        standing.lag.objects += 1;
+        standing.lag.bytes += object.bytes;
+        oldest_ms = oldest_ms.min(committed_ms);
+        // What was deleted, or copied since, fails no more.
+        if let Some(failing) = known.failing.get(&*key) {
+            standing.failed += 1;
+            standing.why.get_or_insert_with(|| failing.why.clone());
+        }
+    });
+    drop(known);
+    standing.lag.oldest_s = if standing.lag.objects == 0 { 0 } else { now_ms().saturating_sub(oldest_ms) / 1000 };
+    standing
+}
+
+/// Objects that have no copy.
+fn uncopied(books: &Books, copier: &Copier, node: &str) -> Vec<Object> {
+    let (mut uncopied, known) = (Vec::new(), copier.known());
+    books.for_each_kept(|_, _, object| {
+        if known.saved.get(&*copy_keys(node, &object.bucket, &object.key, Lookup::Own).own) != Some(&object.sha256) {
+            uncopied.push(object.clone());
+        }
+    });
+    uncopied
 }
 
 impl CatalogService {
-    /// Key of an object's copy in `rescue`.
-    pub(super) fn copy_key(&self, bucket: &str, key: &str) -> String {
-        copy_key(&self.node, bucket, key)
-    }
-
-    /// Keys under which a copy of an object whose hash is recorded is looked for.
-    pub(super) fn recorded_copies(&self, object: &Object) -> Vec<String> {
-        copy_keys(&self.node, &object.bucket, &object.key, true, true)
+    /// Where this catalog puts the copy of an object.
+    pub(super) fn copy_key<'a>(&self, bucket: &str, key: &'a str) -> Cow<'a, str> {
+        copy_keys(&self.node, bucket, key, Lookup::Own).own
     }
 
     /// Whether an object is known to have its copy.
     pub(super) fn has_copy(&self, object: &Object) -> bool {
-        self.copier.has(&copy_of(&self.node, object), &object.sha256)
+        self.copier.has(&self.copy_key(&object.bucket, &object.key), &object.sha256)
     }
 
     /// How the copies stand; nothing where nobody has said where they are to go.
-    fn standing(&self) -> Standing {
-        let mut standing = Standing::default();
+    async fn standing(&self) -> Standing {
         if !self.buckets.rescues() {
-            return standing;
+            return Standing::default();
         }
-        let (mut oldest_ms, known) = (u64::MAX, self.copier.known());
-        self.books().for_each_live(|_, committed_ms, object| {
-            let key = copy_of(&self.node, object);
-            if known.saved.get(&*key) == Some(&object.sha256) {
-                return;
-            }
-            standing.lag.objects += 1;
-            standing.lag.bytes += object.bytes;
-            oldest_ms = oldest_ms.min(committed_ms);
-            // What was deleted, or copied since, fails no more.
-            if let Some(failing) = known.failing.get(&*key) {
-                standing.failed += 1;
-                standing.why.get_or_insert_with(|| failing.why.clone());
-            }
-        });
-        drop(known);
-        standing.lag.oldest_s = if standing.lag.objects == 0 { 0 } else { now_ms().saturating_sub(oldest_ms) / 1000 };
-        standing
+        let (copier, node) = (Arc::clone(&self.copier), self.node.clone());
+        let found = self.consult(Realm::Real, move |books| standing(books, &copier, &node)).await;
+        found.unwrap_or_else(|error| {
+            tracing::error!("how the copies stand is not known: {}", chain(&error));
+            Standing::default()
+        })
+    }
+
+    /// How far the copies are behind, and why the first of those that fail does, where the thread that asks may wait.
+    pub(super) fn lag_now(&self) -> (Lag, Option<String>) {
+        let Standing { lag, why, .. } =
+            if self.buckets.rescues() { standing(&self.books(), &self.copier, &self.node) } else { Standing::default() };
+        (lag, why)
     }
 
     /// How far the copies are behind.
-    pub(super) fn lag(&self) -> Lag {
-        self.standing().lag
+    pub(super) async fn lag(&self) -> Lag {
+        self.standing().await.lag
     }
 
     /// The same, in the words of a commit's reply; none where there are to be no copies.
-    pub(super) fn copies(&self) -> Option<Copies> {
-        let Standing { lag, failed, why } = self.buckets.rescues().then(|| self.standing())?;
+    pub(super) async fn copies(&self) -> Option<Copies> {
+        if !self.buckets.rescues() {
+            return None;
+        }
+        let Standing { lag, failed, why } = self.standing().await;
         Some(Copies { pending: lag.objects, failed, why })
-    }
-
-    /// Why the first of those that fail does.
-    pub(super) fn copies_why(&self) -> Option<String> {
-        self.standing().why
     }
 
     /// Copies whatever has no copy, again and again; ends with its task.
@@ -270,7 +313,7 @@ impl CatalogService {
         let mut pause = PAUSE.0;
         loop {
             let is_done = self.copy_pending().await;
-            self.copier.lag.send_replace(self.lag());
+            self.copier.lag.send_replace(self.lag().await);
             if is_done {
                 pause = PAUSE.0;
                 // A word may be lost with whoever was to say it.
@@ -293,22 +336,22 @@ impl CatalogService {
             return true;
         }
         if let Err(error) = self.look_at_copies().await {
-            self.uncopied().iter().for_each(|object| self.copier.note_waiting(&copy_of(&self.node, object), &error));
+            self.uncopied().await.iter().for_each(|object| self.copier.note_waiting(&self.copy_key(&object.bucket, &object.key), &error));
             return false;
         }
-        let pending = self.uncopied();
+        let pending = self.uncopied().await;
         // What is wanted no more fails no more.
-        let wanted: BTreeSet<Cow<'_, str>> = pending.iter().map(|object| copy_of(&self.node, object)).collect();
+        let wanted: BTreeSet<Cow<'_, str>> = pending.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
         self.copier.known().failing.retain(|key, _| wanted.contains(key.as_str()));
         // Those that have failed most often come last: they must not keep the others waiting.
         let mut due: Vec<(u32, &Object)> = Vec::new();
-        due.extend(pending.iter().filter_map(|object| Some((self.copier.tries(&copy_of(&self.node, object))?, object))));
+        due.extend(pending.iter().filter_map(|object| Some((self.copier.tries(&self.copy_key(&object.bucket, &object.key))?, object))));
         due.sort_by_key(|(tries, _)| *tries);
         let (mut is_done, mut told) = (due.len() == pending.len(), Instant::now());
         // Buckets that do not answer, by how many of their objects have failed, and why the last did.
         let mut silent: BTreeMap<String, (u32, BucketError)> = BTreeMap::new();
         for (_, object) in due {
-            let key = copy_of(&self.node, object);
+            let key = self.copy_key(&object.bucket, &object.key);
             let is_silent = |bucket: &str| silent.get(bucket).filter(|(failed, _)| *failed >= FAILURES_MAX);
             if let Some((_, error)) = is_silent(&object.bucket).or_else(|| is_silent(RESCUE)) {
                 self.copier.note_waiting(&key, error);
@@ -330,23 +373,21 @@ impl CatalogService {
                 }
             }
             if told.elapsed() > TELL_EVERY {
-                self.copier.lag.send_replace(self.lag());
+                self.copier.lag.send_replace(self.lag().await);
                 told = Instant::now();
             }
         }
         is_done
     }
 
-    /// Objects of present generations that have no copy.
-    fn uncopied(&self) -> Vec<Object> {
-        let mut uncopied = Vec::new();
-        let known = self.copier.known();
-        self.books().for_each_live(|_, _, object| {
-            if known.saved.get(&*copy_of(&self.node, object)) != Some(&object.sha256) {
-                uncopied.push(object.clone());
-            }
-        });
-        uncopied
+    /// Objects that have no copy, of all generations that are kept.
+    async fn uncopied(&self) -> Vec<Object> {
+        let (copier, node) = (Arc::clone(&self.copier), self.node.clone());
+        let found = self.consult(Realm::Real, move |books| uncopied(books, &copier, &node)).await;
+        found.unwrap_or_else(|error| {
+            tracing::error!("what has no copy is not known: {}", chain(&error));
+            Vec::new()
+        })
     }
 
     /// Whether `rescue` is there, and which copies are, by their keys and lengths: their bytes are for whoever uses them, and the scrub.
@@ -360,23 +401,28 @@ impl CatalogService {
         for prefix in ["datasets", COPIES] {
             listed.extend(self.buckets.keys(RESCUE, prefix, LISTED_MAX).await?);
         }
-        let mut saved = BTreeMap::new();
-        self.books().for_each_kept(|_, object| {
-            let key = copy_of(&self.node, object);
-            if listed.get(&*key) == Some(&object.bytes) {
-                saved.insert(key.into_owned(), object.sha256.clone());
-            }
-        });
+        let node = self.node.clone();
+        let there = move |books: &Books| {
+            let mut saved = BTreeMap::new();
+            books.for_each_kept(|_, _, object| {
+                let key = copy_keys(&node, &object.bucket, &object.key, Lookup::Own).own;
+                if listed.get(&*key) == Some(&object.bytes) {
+                    saved.insert(key.into_owned(), object.sha256.clone());
+                }
+            });
+            saved
+        };
+        let saved = self.consult(Realm::Real, there).await?;
         *self.copier.known() = KnownCopies { place, saved, failing: BTreeMap::new() };
         Ok(())
     }
 
     /// Copies one object, verified on its way. What is there with other bytes is no copy, and goes.
     async fn copy(&self, object: &Object) -> Result<(), BucketError> {
-        let key = copy_of(&self.node, object);
+        let key = self.copy_key(&object.bucket, &object.key);
         self.buckets.copy(&object.bucket, RESCUE, &object.key, &key, &object.sha256, true).await?;
         self.copier.note_saved(&key, &object.sha256);
-        self.note_mended(RESCUE, &key);
+        self.note_repaired(RESCUE, &key).await;
         // Deleted while it was copied: whoever tidied did not see the copy.
         let listed = ListedObject { bucket: RESCUE.to_owned(), key: key.into_owned(), resumable: false };
         if let Err(error) = self.remove_spent(&listed).await {
@@ -388,7 +434,8 @@ impl CatalogService {
     /// Removes an object from a bucket if nothing needs it by now. Nothing is begun or put together again meanwhile that might.
     pub(super) async fn remove_spent(&self, listed: &ListedObject) -> Result<(), BucketError> {
         let _deleting = self.deleting.lock().await;
-        let verdict = self.books().verdict(listed);
+        let asked = listed.clone();
+        let verdict = self.consult(Realm::Real, move |books| books.verdict(&asked)).await?;
         if verdict != Verdict::Spent {
             return Ok(());
         }
@@ -402,7 +449,7 @@ impl CatalogService {
     /// Brings an object back from `rescue`, if a copy there is what was recorded.
     pub(super) async fn bring_back(&self, object: &Object, path: &Path) -> Result<(), BucketError> {
         let mut failed = None;
-        for key in self.recorded_copies(object) {
+        for key in copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded).all() {
             match self.buckets.download(RESCUE, &key, &object.sha256, path).await {
                 Ok(()) => return Ok(()),
                 Err(error) => failed = failed.or(Some(error)),
@@ -418,17 +465,23 @@ mod tests {
 
     #[test]
     fn copies_of_two_buckets_are_two_and_what_lies_bare_counts_only_where_its_hash_is_known() {
-        assert_ne!(copy_key("us", "primary", "n/x"), copy_key("us", "lake", "n/x"));
-        assert_ne!(copy_key("us", "primary", "n/x"), copy_key("them", "primary", "n/x"));
+        let keys = |node: &str, bucket: &str, key: &str, lookup| -> Vec<String> {
+            copy_keys(node, bucket, key, lookup).all().map(Cow::into_owned).collect()
+        };
+        let own = |node: &str, bucket: &str| keys(node, bucket, "n/x", Lookup::Own);
+        assert!(own("us", "primary") != own("us", "lake") && own("us", "primary") != own("them", "primary"));
         let (ours, old) = ("objects/us/primary/n/x", "objects/primary/n/x");
-        let keys = |recorded, shared| copy_keys("us", "primary", "n/x", recorded, shared);
         // What an earlier version has copied there may be another's where another copies there, too.
-        assert_eq!((keys(false, true), keys(false, false)), (vec![ours.to_owned()], vec![ours.to_owned(), old.to_owned()]));
-        for shared in [false, true] {
-            assert_eq!(keys(true, shared), [ours, old, "n/x"]);
+        for (lookup, expected) in [
+            (Lookup::Own, &[ours][..]),
+            (Lookup::Unrecorded { shared: true }, &[ours][..]),
+            (Lookup::Unrecorded { shared: false }, &[ours, old][..]),
+            (Lookup::Recorded, &[ours, old, "n/x"][..]),
+        ] {
+            assert_eq!(keys("us", "primary", "n/x", lookup), expected, "{lookup:?}");
         }
         let part = "datasets/d/r/part-0.parquet";
-        assert_eq!(copy_keys("us", "lake", part, true, true), [part]);
+        assert_eq!(keys("us", "lake", part, Lookup::Recorded), [part]);
     }
 
     #[test]
@@ -453,7 +506,7 @@ mod tests {
         let copier = Copier::default();
         let (bucket, key) = ("primary".to_owned(), "datasets/d/r/part-0.parquet".to_owned());
         let object = Object { bucket, key, url: String::new(), rows: 1, bytes: 1, sha256: "a".into(), path: None };
-        let key = copy_of("us", &object).into_owned();
+        let key = copy_keys("us", &object.bucket, &object.key, Lookup::Own).own.into_owned();
         assert!(!copier.has(&key, "a"));
         copier.note_failing(&key, &BucketError::NoSuchBucket("x".repeat(1000)));
         assert!(copier.known().failing[&key].why.chars().count() <= WHY_CHARS);

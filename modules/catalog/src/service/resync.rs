@@ -1,17 +1,23 @@
 //! `Resync` and `ResyncMissing`: datasets whose manifest says otherwise than their objects, is damaged, or is gone.
 //!
 //! Invariants: what has a good copy somewhere comes back before anything is read; what is read is read while others go on, and is
-//! published only over what it was read of; what no journal of ours knows is taken up only by name, or where nothing at all is known.
+//! published only over what it was read of; what no journal of ours knows is taken up only by name, or where nothing at all is known; a
+//! dataset is called right only if all of its objects are there.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
 use brahman_card::interface::WireError;
-use brahman_card::interface::catalog::{PublishedDataset, ResyncFailure, ResyncMissingOut, ResyncOut, error};
+use brahman_card::interface::catalog::{Dataset, Object, PublishedDataset, ResyncFailure, ResyncMissingOut, ResyncOut, error};
+use brahman_sidecar::chain;
 
 use super::realm::Realm;
-use super::{CatalogService, held};
-use crate::books::resync::{Findings, Resync};
+use super::remote::bucket_failed;
+use super::{CatalogService, held, unanswered};
+use crate::books::resync::{Findings, Resync, missing};
 use crate::books::{BookError, Books};
 
 impl CatalogService {
@@ -23,7 +29,14 @@ impl CatalogService {
         accept_damage: bool,
     ) -> Result<ResyncOut, Fault> {
         let mut notes = if realm == Realm::Real { self.repair(&name).await? } else { Vec::new() };
-        let is_known = self.of(realm).knows(&name);
+        // Of a disk that is not there nothing can be told, least of all that objects are gone.
+        let asked = name.clone();
+        let recorded = self.consult(realm, move |books| books.recorded(&asked)).await.map_err(unanswered)?;
+        if let Some((bucket, why)) = self.away_of(realm, &recorded).await.into_iter().next() {
+            return Err(bucket_failed(&bucket, &why));
+        }
+        let asked = name.clone();
+        let is_known = self.consult(realm, move |books| books.knows(&asked)).await.map_err(unanswered)?;
         let is_named = runs.is_some();
         match self.read_and_publish(realm, name.clone(), runs, accept_damage).await {
             Ok(done) => {
@@ -72,11 +85,19 @@ impl CatalogService {
     /// Every dataset whose objects are there and whose manifest is not, or is damaged. Where nothing was ever committed, as after a loss
     /// of the state, also whatever the buckets hold; else it is told what that is.
     pub(super) async fn resync_missing(&self, realm: Realm) -> Result<ResyncMissingOut, Fault> {
-        let (lost, is_fresh) = {
-            let books = self.of(realm);
-            let lost: Vec<(String, bool)> = books.lost().into_iter().map(|name| (name.clone(), books.knows(&name))).collect();
-            (lost, books.is_fresh())
-        };
+        // Which folders there are is asked of the disks that answer, and the books are not held meanwhile.
+        let away = self.away(realm).await;
+        let looking = self.with(realm, move |books| {
+            let roots = held(books).roots().clone();
+            let there = roots.all().filter(|(bucket, _)| !away.contains(*bucket)).map(|(_, root)| root.folder.join("datasets"));
+            let folders = there.flat_map(fs::read_dir).flatten().flatten().filter(|folder| holds_anything(&folder.path()));
+            let folders: Vec<String> = folders.filter_map(|folder| folder.file_name().into_string().ok()).collect();
+            let books = held(books);
+            let lost = books.lost(folders.into_iter()).into_iter();
+            let lost: Vec<(String, bool)> = lost.map(|name| (name.clone(), books.knows(&name))).collect();
+            Ok((lost, books.is_fresh()))
+        });
+        let (lost, is_fresh) = looking.await?;
         let (mut resynced, mut failed) = (Vec::new(), Vec::new());
         for (name, is_known) in lost {
             if !is_known && !is_fresh {
@@ -91,6 +112,7 @@ impl CatalogService {
                 Err(fault) => failed.push(ResyncFailure { name, reason: fault.message().to_owned() }),
             }
         }
+        self.look_for_gone(realm, &mut resynced, &mut failed).await?;
         if is_fresh && realm == Realm::Real {
             for (bucket, _) in self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()) {
                 match self.adopt_from(&bucket, None).await {
@@ -104,7 +126,96 @@ impl CatalogService {
         }
         Ok(ResyncMissingOut { resynced, failed })
     }
+
+    /// Brings back what is gone of datasets whose files are whole, and says what nobody has.
+    async fn look_for_gone(
+        &self,
+        realm: Realm,
+        resynced: &mut Vec<PublishedDataset>,
+        failed: &mut Vec<ResyncFailure>,
+    ) -> Result<(), Fault> {
+        let away = self.away(realm).await;
+        for dataset in self.with(realm, |books| Ok(held(books).whole())).await? {
+            let mut found = self.found_of(realm, &dataset, &away).await?;
+            if matches!(found, FoundObjects::All) {
+                continue;
+            }
+            if realm == Realm::Real && matches!(found, FoundObjects::Gone(_)) {
+                self.repair(&dataset.name).await?;
+                found = self.found_of(realm, &dataset, &away).await?;
+            }
+            let Dataset { name, generation, rows, objects, .. } = dataset;
+            match found {
+                FoundObjects::All => resynced.push(PublishedDataset { name, generation, rows }),
+                FoundObjects::Unknown(reason) => failed.push(ResyncFailure { name, reason }),
+                FoundObjects::Gone(gone) => {
+                    let reason = chain(&missing(&name, &objects, &gone.iter().collect::<Vec<&Object>>()));
+                    failed.push(ResyncFailure { name, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the objects of a dataset's present generation are where they belong: in folders by a look, in S3 by a list. Nothing is read.
+    async fn found_of(&self, realm: Realm, dataset: &Dataset, away: &BTreeSet<String>) -> Result<FoundObjects, Fault> {
+        let roots = self.with(realm, |books| Ok(held(books).roots().clone())).await?;
+        let mut listed: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let mut local: Vec<(Object, PathBuf)> = Vec::new();
+        let mut gone = Vec::new();
+        for object in &dataset.objects {
+            let bucket = object.bucket.as_str();
+            let unknown = |why: String| Ok(FoundObjects::Unknown(format!("whether its objects are there cannot be told: {why}")));
+            let root = match roots.get(bucket) {
+                Ok(root) => root,
+                Err(error) => return unknown(chain(&error)),
+            };
+            if away.contains(bucket) {
+                return unknown(format!("bucket `{bucket}` is away"));
+            }
+            if root.is_local() {
+                local.push((object.clone(), root.folder.join(&object.key)));
+                continue;
+            }
+            if !listed.contains_key(bucket) {
+                // A deleted bucket answers like an empty one.
+                let there = match self.buckets.present(bucket).await {
+                    Ok(()) => self.buckets.keys(bucket, &format!("datasets/{}", dataset.name), LISTED_MAX).await,
+                    Err(error) => Err(error),
+                };
+                match there {
+                    Ok(keys) => drop(listed.insert(bucket, keys.into_iter().map(|(key, _)| key).collect())),
+                    Err(error) => return unknown(chain(&error)),
+                }
+            }
+            if !listed.get(bucket).is_some_and(|keys| keys.contains(&object.key)) {
+                gone.push(object.clone());
+            }
+        }
+        let looking = tokio::task::spawn_blocking(move || {
+            local.into_iter().filter(|(_, path)| !path.exists()).map(|(object, _)| object).collect::<Vec<Object>>()
+        });
+        gone.extend(looking.await.map_err(|e| Fault::internal(chain(&e)))?);
+        Ok(if gone.is_empty() { FoundObjects::All } else { FoundObjects::Gone(gone) })
+    }
 }
+
+/// Whether a dataset's folder has anything in it: a run that read nothing leaves an empty one.
+fn holds_anything(dataset: &Path) -> bool {
+    let runs = fs::read_dir(dataset).into_iter().flatten().flatten();
+    runs.map(|run| run.path()).any(|run| !run.is_dir() || fs::read_dir(run).is_ok_and(|mut objects| objects.next().is_some()))
+}
+
+/// What was found of a dataset's objects.
+enum FoundObjects {
+    All,
+    Gone(Vec<Object>),
+    /// Why it cannot be told.
+    Unknown(String),
+}
+
+/// Objects of one dataset in one bucket that are listed.
+const LISTED_MAX: usize = 1_000_000;
 
 /// Reads a dataset's objects anew. The books are held before that, not while all of them are read.
 fn read_anew(books: &Mutex<Books>, name: &str, runs: Option<&[String]>, accept_damage: bool) -> Result<Findings, BookError> {
@@ -114,7 +225,6 @@ fn read_anew(books: &Mutex<Books>, name: &str, runs: Option<&[String]>, accept_d
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::process::Command;
     use std::sync::Arc;
     use std::time::{Duration, Instant};

@@ -10,22 +10,28 @@ use brahman_card::interface::storage::{
     AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
     OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
+use brahman_sidecar::place::meshes::{self, LiveMesh};
 use brahman_sidecar::{Call, Reply, chain};
-use brahman_storage::buckets::{Addition, BucketError, MARKER};
+use brahman_storage::buckets::{Addition, BucketError, MARKER, OtherState};
 
 use super::realm::Realm;
-use super::{CatalogService, lock};
+use super::{CatalogService, lock, unanswered};
 
 /// Failures told unless more are asked for, and at most.
 const ERRORS: u64 = 100;
 const ERRORS_MAX: u64 = 10_000;
 /// Datasets or indexes that are named where a bucket cannot be removed.
 const NAMED: usize = 5;
+/// Does what must not end half-way: the registry and the books say the same of which buckets there are, also to who has hung up.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> Result<T, Fault> {
+    tokio::spawn(work).await.map_err(|error| Fault::internal(chain(&error)))?
+}
+
 /// Failures kept by a compaction unless another number is said.
 const KEPT: u64 = 1000;
 
 impl CatalogService {
-    pub(super) async fn storage(&self, call: &Call) -> Result<Reply, Fault> {
+    pub(super) async fn storage(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
         let buckets = &self.buckets;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         match call.method() {
@@ -34,33 +40,14 @@ impl CatalogService {
                 // A folder, and a secret, of our own user's.
                 call.allow_paths()?;
                 let ask: AddBucketIn = call.parameters()?;
-                let name = ask.name.clone();
-                // Added again elsewhere, what lies in it would be out of reach. The same place with other credentials is fine.
-                if buckets.moves(&ask) {
-                    self.vacant(&name).await?;
-                }
-                let Addition { bucket, notes } = buckets.add(ask).await.map_err(|e| refused(&name, &e))?;
-                self.settle_roots().await?;
-                Reply::of(&AddBucketOut { bucket, notes: Some(notes).filter(|notes| !notes.is_empty()) })
+                let service = Arc::clone(self);
+                Reply::of(&to_its_end(async move { service.add_bucket(ask).await }).await?)
             }
             "RemoveBucket" => {
                 call.allow_paths()?;
                 let RemoveBucketIn { name } = call.parameters()?;
-                self.vacant(&name).await?;
-                // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
-                let copies = self.books().roots().get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
-                buckets.remove(&name).await.map_err(|e| refused(&name, &e))?;
-                let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
-                if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies) && !is_bucket(copies)) {
-                    match tokio::fs::remove_dir_all(copies.join("datasets")).await {
-                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                            buckets.failed(&name, "delete", &copies.display().to_string(), &error);
-                        }
-                        // If anything else is there it stays.
-                        _ => drop(tokio::fs::remove_dir(&copies).await),
-                    }
-                }
-                self.settle_roots().await?;
+                let service = Arc::clone(self);
+                to_its_end(async move { service.remove_bucket(&name).await }).await?;
                 Ok(Reply::empty())
             }
             "Health" => Reply::of(&self.health().await),
@@ -84,10 +71,43 @@ impl CatalogService {
         }
     }
 
+    async fn add_bucket(&self, ask: AddBucketIn) -> Result<AddBucketOut, Fault> {
+        let name = ask.name.clone();
+        // Added again elsewhere, what lies in it would be out of reach. The same place with other credentials is fine.
+        if self.buckets.moves(&ask) {
+            self.vacant(&name).await?;
+        }
+        let state = self.state.clone();
+        let added = self.buckets.add_apart_from(ask, move || other_states(&state)).await;
+        let Addition { bucket, notes } = added.map_err(|e| refused(&name, &e))?;
+        self.settle_roots().await?;
+        Ok(AddBucketOut { bucket, notes: Some(notes).filter(|notes| !notes.is_empty()) })
+    }
+
+    async fn remove_bucket(&self, name: &str) -> Result<(), Fault> {
+        let buckets = &self.buckets;
+        self.vacant(name).await?;
+        // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
+        let roots = self.consult(Realm::Real, |books| books.roots().clone()).await.map_err(unanswered)?;
+        let copies = roots.get(name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
+        buckets.remove(name).await.map_err(|e| refused(name, &e))?;
+        let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
+        if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies) && !is_bucket(copies)) {
+            match tokio::fs::remove_dir_all(copies.join("datasets")).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    buckets.failed(name, "delete", &copies.display().to_string(), &error);
+                }
+                // If anything else is there it stays.
+                _ => drop(tokio::fs::remove_dir(&copies).await),
+            }
+        }
+        self.settle_roots().await
+    }
+
     /// How the buckets are, with how far the copies are behind, and what the last scrub of all of them found.
     async fn health(&self) -> HealthOut {
         let mut health = self.buckets.health().await;
-        let (lag, (last_scrub_ms, damaged)) = (self.lag(), self.scrubbed());
+        let (lag, (last_scrub_ms, damaged)) = (self.lag().await, self.scrubbed().await);
         for of in &mut health {
             if of.name == RESCUE && self.buckets.rescues() {
                 (of.backlog_objects, of.backlog_bytes) = (Some(lag.objects), Some(lag.bytes));
@@ -138,6 +158,15 @@ impl CatalogService {
     }
 }
 
+/// States of the other meshes that run here.
+fn other_states(own: &Path) -> Vec<OtherState> {
+    let of = |LiveMesh { state, holder }: LiveMesh| {
+        let words = format!("{}, the state of the mesh on {} (process {})", state.display(), holder.socket.display(), holder.pid);
+        OtherState { folder: state, words }
+    };
+    meshes::others(own).into_iter().map(of).collect()
+}
+
 /// Refuses to remove a bucket while something is in it.
 fn in_use(bucket: &str, what: &str, names: &[String]) -> Result<(), Fault> {
     if names.is_empty() {
@@ -174,13 +203,23 @@ fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 pub(super) fn refused(name: &str, error: &BucketError) -> Fault {
-    let message = chain(error);
+    fault_of(name, error, chain(error))
+}
+
+/// The same, with what else one should know.
+pub(super) fn refused_with(name: &str, error: &BucketError, hint: &str) -> Fault {
+    fault_of(name, error, format!("{}; {hint}", chain(error)))
+}
+
+fn fault_of(name: &str, error: &BucketError, message: String) -> Fault {
     let name = name.to_owned();
     match error {
         BucketError::NoSuchBucket(_) => Fault::of(&error::NoSuchBucket { name }, false, message),
         BucketError::Protected(_) => Fault::of(&error::Protected { name }, false, message),
         // What is away may come back.
         BucketError::Unusable { .. } | BucketError::Away { .. } => Fault::of(&error::Unusable { name }, true, message),
+        BucketError::NoNode(_) => Fault::of(&error::Unusable { name }, false, message),
+        BucketError::InTheWay { key, .. } => Fault::of(&error::Taken { name, key: key.clone() }, false, message),
         BucketError::Bad(_) => Fault::invalid_parameter("bucket", message),
         BucketError::NoSuchObject { key, .. } => Fault::of(&error::NoSuchObject { name, key: key.clone() }, false, message),
         BucketError::Damaged { key, .. } => Fault::of(&error::DamagedObject { name, key: key.clone() }, false, message),

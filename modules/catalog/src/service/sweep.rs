@@ -5,16 +5,19 @@
 //! tried again with the next commit, after an hour, and at the next start.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::storage::RESCUE;
 use brahman_sidecar::chain;
 use brahman_storage::buckets::BucketError;
 use thiserror::Error;
 
 use super::remote::MANIFESTS_MAX;
-use super::{CatalogService, Realm, held};
-use crate::books::manifests;
+use super::{CatalogService, Realm, held, left_in_words, lock};
 use crate::books::sweep::{self, Evidence, ListedObject, Refusal};
+use crate::books::{Books, manifests, tidy_shared};
 
 /// Objects of one dataset in one bucket that are listed.
 const LISTED_MAX: usize = 1_000_000;
@@ -30,7 +33,7 @@ enum SweepError {
 
 impl CatalogService {
     /// Buckets whose folders are not there just now.
-    async fn away(&self, realm: Realm) -> BTreeSet<String> {
+    pub(super) async fn away(&self, realm: Realm) -> BTreeSet<String> {
         let mut away = BTreeSet::new();
         // Mocks write below the state.
         if realm == Realm::Mock {
@@ -54,11 +57,12 @@ impl CatalogService {
 
     /// Deletes what may go of one dataset, or of all, from this machine. Gives what stays because something could not be read, and why.
     pub(super) async fn tidy(&self, realm: Realm, name: Option<&str>) -> Vec<String> {
+        let turn = Arc::clone(&self.tidying).lock_owned().await;
         let (away, name) = (self.away(realm).await, name.map(str::to_owned));
         let tidied = self.with(realm, move |books| {
-            let mut books = held(books);
-            books.tidy(name.as_deref(), &away);
-            Ok(books.untidied().to_vec())
+            let _turn = turn;
+            held(books).expire_pins(now_ms());
+            Ok(tidy_shared(books, name.as_deref(), &away))
         });
         tidied.await.unwrap_or_else(|fault| vec![fault.message().to_owned()])
     }
@@ -67,18 +71,22 @@ impl CatalogService {
     pub(super) fn tidy_all(&self) {
         for realm in [Realm::Real, Realm::Mock] {
             let away = self.away_now(realm);
-            self.of(realm).tidy(None, &away);
+            let mut books = self.of(realm);
+            books.expire_pins(now_ms());
+            books.tidy(None, &away);
         }
     }
 
     /// Deletes what earlier lives of this process have left, and what was left alone because it was too soon; ends with its task.
-    pub async fn keep_sweeping(&self) {
+    pub async fn keep_sweeping(self: &Arc<Self>) {
         loop {
+            self.look_for_unfinished().await;
+            self.show_all().await;
             self.clear_borrowed().await;
             for path in self.buckets.clear_leftovers().await {
                 tracing::info!(path = %path.display(), "removed what a killed upload had left");
             }
-            let names = self.books().with_spent_runs();
+            let names = self.consult(Realm::Real, Books::with_spent_runs).await.unwrap_or_default();
             for name in names {
                 self.tidy_remote(&name).await;
             }
@@ -86,6 +94,15 @@ impl CatalogService {
             for realm in [Realm::Real, Realm::Mock] {
                 self.tidy(realm, None).await;
             }
+        }
+    }
+
+    /// Notes what runs have left, for whoever asks how this module is.
+    async fn look_for_unfinished(self: &Arc<Self>) {
+        let service = Arc::clone(self);
+        let looking = tokio::task::spawn_blocking(move || *lock(&service.unfinished) = left_in_words(&service.unfinished()));
+        if let Err(error) = looking.await {
+            tracing::warn!(%error, "what runs have left was not looked at");
         }
     }
 
@@ -132,12 +149,23 @@ impl CatalogService {
     }
 
     async fn sweep_bucket(&self, bucket: &str, name: &str, evidence: &Evidence) -> Result<(), SweepError> {
+        // A manifest goes before the objects that it stands for, and whose it is could not be told.
+        if bucket != RESCUE {
+            self.buckets.known_node()?;
+        }
         self.buckets.present(bucket).await?;
         let listed = self.buckets.keys(bucket, &format!("datasets/{name}"), LISTED_MAX).await?;
         let object = |(key, _)| Ok(ListedObject { bucket: bucket.to_owned(), key, resumable: false });
         let listing: Vec<_> = listed.into_iter().map(object).collect();
         let plan = sweep::plan(evidence, &listing)?;
-        self.books().note_strangers(bucket, Some(name), plan.strangers);
+        let (within, of, strangers) = (bucket.to_owned(), name.to_owned(), plan.strangers);
+        let noting = self.with(Realm::Real, move |books| {
+            held(books).note_strangers(&within, Some(&of), strangers);
+            Ok(())
+        });
+        if let Err(fault) = noting.await {
+            tracing::error!(bucket, "whose objects lie there is not noted: {fault}");
+        }
         // No manifest stands for copies.
         if bucket != RESCUE {
             self.withdraw(bucket, name).await?;
@@ -163,7 +191,7 @@ impl CatalogService {
             };
             // Nothing is begun, and so nothing published of a run that has ended, until it has gone.
             let _deleting = self.deleting.lock().await;
-            let head = self.books().head_in(name, bucket, &self.node);
+            let head = self.head_in(bucket, name).await?;
             if head.withdraws(number, &manifest) {
                 self.buckets.remove_object(bucket, &key).await?;
             }
@@ -171,10 +199,17 @@ impl CatalogService {
         Ok(())
     }
 
+    /// Against what a dataset's manifests in a bucket are held. It may look at a disk.
+    async fn head_in(&self, bucket: &str, name: &str) -> Result<manifests::Head, BucketError> {
+        let (bucket, name, node, books) = (bucket.to_owned(), name.to_owned(), self.node.clone(), Arc::clone(self.shelf(Realm::Real)));
+        let looking = tokio::task::spawn_blocking(move || held(&books).head_in(&name, &bucket, &node));
+        looking.await.map_err(|error| io::Error::other(error).into())
+    }
+
     /// Keys and numbers of a dataset's manifests in a bucket that have to be read.
     async fn telling(&self, bucket: &str, name: &str) -> Result<Vec<(String, u64)>, BucketError> {
         let listed = self.buckets.keys(bucket, &format!("manifests/{name}"), MANIFESTS_MAX).await?;
-        let head = self.books().head_in(name, bucket, &self.node);
+        let head = self.head_in(bucket, name).await?;
         let number = |key: &str| manifests::place(key).filter(|(of, _)| *of == name).map(|(_, number)| number);
         let numbered = listed.into_iter().filter_map(|(key, _)| number(&key).map(|number| (key, number)));
         Ok(numbered.filter(|(_, number)| head.is_telling(*number)).collect())

@@ -1,28 +1,5 @@
 //! The real embedder: a model in ONNX Runtime.
 
-use std::collections::BTreeMap;
-use std::process::ExitCode;
-use std::sync::Arc;
-
-use brahman_card::ModuleState;
-use brahman_embed::engine::Engine;
-use brahman_embed::real::pipeline::{Pipeline, Settings};
-use brahman_embed::service::EmbedService;
-use brahman_sidecar::{Module, ModuleError, run};
-
-fn main() -> ExitCode {
-    run("embed-real", async |module: Module| {
-        let settings = Settings::from_env(&module.cache).map_err(ModuleError::refused)?;
-        module.report(ModuleState::Loading, Some(format!("loads {}", settings.model.display())), BTreeMap::new()).await;
-        let opened = tokio::task::spawn_blocking(move || Pipeline::open(&settings)).await;
-        let pipeline = opened.map_err(|e| ModuleError::cannot("load the model", e))?.map_err(ModuleError::refused)?;
-        let pipeline = Arc::new(pipeline);
-        let info = pipeline.info();
-        let mut attributes = pipeline.identity().attributes();
-        attributes.insert("device_reason".to_owned(), info.device.reason);
-        attributes.insert("cache".to_owned(), info.cache.map(|c| c.state).unwrap_or_default());
-        let outcome = module.serve_with(Arc::new(EmbedService::new(Arc::clone(&pipeline))), attributes).await;
-        pipeline.close();
-        outcome
-    })
+fn main() -> std::process::ExitCode {
+    brahman_embed::program::real()
 }

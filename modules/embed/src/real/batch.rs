@@ -5,7 +5,8 @@
 //! that neither starves.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+
+use brahman_sidecar::Deadline;
 
 /// A call of at most this many texts is somebody waiting.
 pub const INTERACTIVE_MAX: usize = 8;
@@ -21,8 +22,8 @@ pub enum Class {
     Bulk,
 }
 
-/// Order within a class: by deadline, none last, then by arrival.
-type Urgency = (bool, Option<Instant>, u64);
+/// Order within a class: by deadline, then by arrival.
+type Urgency = (Deadline, u64);
 
 /// Texts of one class, by urgency and by length.
 #[derive(Debug, Default)]
@@ -61,9 +62,9 @@ impl<T> Planner<T> {
     }
 
     /// Adds a text of `tokens` tokens.
-    pub fn push(&mut self, class: Class, deadline: Option<Instant>, tokens: usize, item: T) {
+    pub fn push(&mut self, class: Class, deadline: Deadline, tokens: usize, item: T) {
         self.arrivals += 1;
-        let urgency = (deadline.is_none(), deadline, self.arrivals);
+        let urgency = (deadline, self.arrivals);
         let lane = &mut self.lanes[class as usize];
         lane.urgent.insert(urgency, tokens);
         lane.by_length.insert((tokens, self.arrivals), urgency);
@@ -82,8 +83,8 @@ impl<T> Planner<T> {
         };
         let Some((first, tokens)) = lane.urgent.first_key_value().map(|(u, t)| (*u, *t)) else { return Vec::new() };
         lane.urgent.remove(&first);
-        lane.by_length.remove(&(tokens, first.2));
-        let mut chosen = vec![first.2];
+        lane.by_length.remove(&(tokens, first.1));
+        let mut chosen = vec![first.1];
         let mut longest = tokens;
         loop {
             let shorter = lane.by_length.range(..(tokens, u64::MAX)).next_back().map(|(k, u)| (*k, *u));
@@ -118,10 +119,10 @@ mod tests {
     fn a_small_call_overtakes_a_large_one_but_not_for_ever() {
         let mut planner = Planner::new(10);
         for i in 0..100 {
-            planner.push(Class::Bulk, None, 10, ("bulk", i));
+            planner.push(Class::Bulk, Deadline::NEVER, 10, ("bulk", i));
         }
         for i in 0..20 {
-            planner.push(Class::Interactive, None, 10, ("small", i));
+            planner.push(Class::Interactive, Deadline::NEVER, 10, ("small", i));
         }
         let order: Vec<&str> = (0..16).map(|_| planner.next_batch()[0].0).collect();
         assert_eq!(order.iter().filter(|kind| **kind == "bulk").count(), 2);
@@ -132,7 +133,7 @@ mod tests {
     fn like_lengths_share_a_batch() {
         let mut planner = Planner::new(400);
         for tokens in [100, 10, 99, 11, 12, 101, 98] {
-            planner.push(Class::Bulk, None, tokens, tokens);
+            planner.push(Class::Bulk, Deadline::NEVER, tokens, tokens);
         }
         let mut first = planner.next_batch();
         first.sort_unstable();
@@ -147,7 +148,8 @@ mod tests {
         ) {
             let mut planner = Planner::new(budget);
             for (i, (tokens, small)) in texts.iter().enumerate() {
-                planner.push(if *small { Class::Interactive } else { Class::Bulk }, None, *tokens, i);
+                let class = if *small { Class::Interactive } else { Class::Bulk };
+                planner.push(class, Deadline::NEVER, *tokens, i);
             }
             let mut done = Vec::new();
             while !planner.is_empty() {

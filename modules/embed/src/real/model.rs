@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use brahman_models::manifest::{self, Manifest};
 use brahman_storage::digest::{hex, sha256};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokenizers::Tokenizer;
 
@@ -74,22 +74,6 @@ pub enum ModelFlaw {
     },
 }
 
-/// `brahman.json`: what `brahman models pull` records beside the files.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Name by which callers require it.
-    pub name: String,
-    /// Length of the vectors.
-    pub dim: usize,
-    /// The model's window in tokens, special ones included.
-    pub max_tokens: usize,
-    /// Checksums by file name.
-    pub sha256: std::collections::BTreeMap<String, String>,
-    /// Where it came from.
-    #[serde(default)]
-    pub source: String,
-}
-
 /// A loaded model, not yet in a session.
 pub struct Model {
     /// Name by which callers require it.
@@ -125,8 +109,8 @@ impl Model {
         };
         let malformed = |name: &str, flaw: ModelFlaw| ModelError::Malformed { file: folder.join(name), flaw };
         let (onnx, tokenizer_bytes) = (read("model.onnx")?, read("tokenizer.json")?);
-        let manifest: Option<Manifest> = match fs::read(folder.join("brahman.json")) {
-            Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| malformed("brahman.json", ModelFlaw::Manifest(e)))?),
+        let manifest: Option<Manifest> = match fs::read(folder.join(manifest::FILE)) {
+            Ok(text) => Some(Manifest::parse(&text).map_err(|e| malformed(manifest::FILE, ModelFlaw::Manifest(e)))?),
             // A model of the user's own has no pins; its fingerprint still tells it from any other.
             Err(_) => None,
         };
@@ -161,7 +145,7 @@ impl Model {
             .map_or_else(|| folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(), |m| m.name.clone());
         let max_tokens = manifest.as_ref().map_or_else(|| window(folder), |m| m.max_tokens);
         if max_tokens < 2 {
-            return Err(malformed("brahman.json", ModelFlaw::Window { max_tokens }));
+            return Err(malformed(manifest::FILE, ModelFlaw::Window { max_tokens }));
         }
         let token_bytes_max = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
         let recipe = format!("{}\0mean\0l2\0{max_tokens}\0{PRECISION}", digests.join("\0"));

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut, error};
-use brahman_sidecar::onnx::RuntimeError;
-use brahman_sidecar::onnx::device::{self, DeviceChoice, DeviceError};
+use brahman_models::catalogue;
+use brahman_models::device::{self, DeviceChoice, DeviceError};
+use brahman_models::runtime::RuntimeError;
 use brahman_storage::digest::sha256;
 use thiserror::Error;
 use tokenizers::Tokenizer;
@@ -112,7 +113,7 @@ impl Settings {
         };
         let (device, allow_cpu) = device::wanted()?;
         Ok(Self {
-            model: var("BRAHMAN_MODEL_DIR").map_or_else(|| cache.join("models/all-MiniLM-L6-v2"), PathBuf::from),
+            model: var("BRAHMAN_MODEL_DIR").map_or_else(|| catalogue::folder(cache, catalogue::NAME), PathBuf::from),
             cache: cache.to_owned(),
             device,
             allow_cpu,
@@ -150,7 +151,7 @@ impl Pipeline {
             _ => Ok(default << 20),
         };
         let (cache_bytes, store_bytes) = (mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)?, mib("BRAHMAN_EMBED_STORE_MIB", STORE_MIB)?);
-        let (library, environment) = brahman_sidecar::onnx::load(&settings.cache)?;
+        let (library, environment) = brahman_models::runtime::load(&settings.cache)?;
         let model = Model::load(&settings.model)?;
         let (runners, wide, device) = runtime::open(&environment, &model, settings.device, settings.allow_cpu, settings.threads)?;
         let dim = runners.first().map_or(0, runtime::Runner::dim);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use brahman_card::interface::embed::Device;
-use brahman_sidecar::onnx::device::DeviceChoice;
-use brahman_sidecar::onnx::{RuntimeError, place};
+use brahman_models::device::DeviceChoice;
+use brahman_models::runtime::{RuntimeError, place};
 use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;

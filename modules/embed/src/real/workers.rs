@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::error::BadOutput;
-use brahman_sidecar::chain;
+use brahman_sidecar::{Deadline, chain};
 use tokio::sync::oneshot;
 
 use super::batch::{Class, Planner};
@@ -75,7 +74,7 @@ impl Queue {
     pub(super) fn push(
         &self,
         class: Class,
-        deadline: Option<Instant>,
+        deadline: Deadline,
         texts: Vec<(ContentHash, Vec<u32>, Option<u32>)>,
     ) -> Vec<oneshot::Receiver<VectorOutcome>> {
         let mut receivers = Vec::with_capacity(texts.len());

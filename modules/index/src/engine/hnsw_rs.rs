@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use ::hnsw_rs::prelude::{Distance, Hnsw};
 
 use super::{Engine, ParameterError, Work};
-use crate::flat::build::{Parameters, Parts, top_level};
-use crate::flat::graph::NONE;
-use crate::flat::{Flat, GRAPH_ROWS_MIN, Progress, kernel};
+use flat_hnsw::build::{Parameters, Parts, top_level};
+use flat_hnsw::graph::NONE;
+use flat_hnsw::{FlatIndex, GRAPH_ROWS_MIN, Progress, kernel};
 
 /// Layers: the crate's most.
 const LAYERS: usize = 16;
@@ -50,12 +50,12 @@ impl Engine for HnswRs {
         Ok(())
     }
 
-    fn build(&self, work: &Work<'_>) -> io::Result<(Flat, Vec<u32>)> {
+    fn build(&self, work: &Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
         let Work { vectors, dim, parameters, threads, progress } = *work;
         let rows = vectors.len() / dim.max(1);
         self.check(&parameters).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         if rows < GRAPH_ROWS_MIN {
-            return Flat::unlinked(vectors, dim, parameters);
+            return FlatIndex::unlinked(vectors, dim, parameters);
         }
         let hnsw = Hnsw::<f32, Inner>::new(parameters.m, rows, LAYERS, parameters.ef_construction, Inner);
         if !insert(&hnsw, vectors, dim, threads, progress) {
@@ -64,7 +64,7 @@ impl Engine for HnswRs {
         let parts = parts(&hnsw, rows, parameters.m);
         drop(hnsw);
         let order: Vec<u32> = (0..rows as u32).collect();
-        Flat::of_parts(vectors, dim, parameters, &parts, &order, (threads, progress))
+        FlatIndex::of_parts(vectors, dim, parameters, &parts, &order, (threads, progress))
     }
 }
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::embedder::Model;
-use crate::flat::build::{Parameters, mix};
-use crate::flat::store::tests::unit_vectors;
 use crate::generation::SearchOptions;
 use crate::rows::Row;
+use flat_hnsw::build::{Parameters, mix};
+use flat_hnsw::sample::unit_vectors;
 
 const DIM: usize = 16;
 

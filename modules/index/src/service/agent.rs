@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::index::{AgentEnqueueOut, AgentStatusOut, NameIn, error};
 use brahman_sidecar::{Call, Reply, chain};
 use tokio::sync::Notify;
@@ -15,7 +16,6 @@ use super::IndexService;
 use super::shelf::{Index, lock};
 use super::trials::Attempt;
 use crate::agent::{Pace, Settings, SettingsError, next};
-use crate::generation::now_ms;
 use crate::refresh::data_fingerprint;
 use crate::threads::on_own_thread;
 
@@ -58,8 +58,7 @@ impl Agent {
             Ok(settings) => (settings, None),
             Err(error) => {
                 let why = chain(&error);
-                let why =
-                    format!("{}: {why}; the agent is off: correct the file, then `brahman restart index`", file.display());
+                let why = format!("{}: {why}; the agent is off: correct the file, then `brahman restart index`", file.display());
                 tracing::error!("{why}");
                 (Settings::default(), Some(why))
             }

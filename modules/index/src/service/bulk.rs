@@ -17,9 +17,9 @@ use super::refresh::cores;
 use super::search::{EF_MAX, K_MAX, unit};
 use super::shelf::Index;
 use crate::filter::{self, Filter};
-use crate::flat::build::in_parallel;
 use crate::generation::SearchOptions;
 use crate::refresh::io_fault;
+use flat_hnsw::build::in_parallel;
 
 /// What holds for the whole conversation.
 struct Terms {

@@ -93,7 +93,7 @@ impl Datasets {
 mod tests {
     use super::*;
     use crate::embedder::Model;
-    use crate::flat::build::Parameters;
+    use flat_hnsw::build::Parameters;
 
     fn manifest(generation: u64, run: Option<&str>) -> Manifest {
         let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1, mock: false };

@@ -82,11 +82,11 @@ impl IndexService {
                     tracing::warn!("no replicas are made: bucket rescue is unavailable, {} has no marker", folder.display());
                     continue;
                 }
-                let node = self.folder.parent().and_then(|state| std::fs::read_to_string(state.join("catalog/node")).ok());
+                let node = self.folder.parent().and_then(|state| brahman_storage::node::read(state).ok().flatten()).map(|node| node.name);
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
                 // Where a home is not to be seen, nothing says which of its copies are wanted.
                 for index in all.into_iter().filter(|index| index.home.is_there().is_ok()) {
-                    if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name), node.as_deref().map(str::trim)) {
+                    if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name), node.as_deref()) {
                         tracing::warn!(index = index.parameters.name, "replicas in rescue: {}", chain(&error));
                     }
                 }

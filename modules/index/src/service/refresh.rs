@@ -1,5 +1,6 @@
 //! `Refresh`, `Migrate` and `Compact`: the work that writes generations.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -16,18 +17,19 @@ use brahman_storage::digest::sha256;
 
 use super::IndexService;
 use super::datasets::Version;
-use super::shelf::{Claim, Index, StopOnDrop, lock};
+use super::shelf::{Claim, FirstRefresh, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
 use crate::embedder::{self, Embedder, Model};
 use crate::files::bad;
-use crate::flat::build::Parameters;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
+use crate::partial::{self, Growth};
 use crate::pending::Pending;
 use crate::refresh::{Origin, Plan, folder_fault, io_fault, plan};
 use crate::rows::RowStore;
 use crate::segment;
 use crate::threads::{endless, on_own_thread};
+use flat_hnsw::build::Parameters;
 
 /// Texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
 const EMBED_BATCH: usize = 256;
@@ -212,6 +214,7 @@ impl IndexService {
         // For a migration nothing of what is there can be used.
         let current = index.generation();
         let old = current.clone().filter(|_| to.is_none());
+        let first = FirstRefresh::begin(index);
         say(call, "read", 0, 0).await?;
         let ask = catalog::NameIn { name: parameters.dataset.clone(), mock: Some(self.mock) };
         let GetOut { dataset, borrowed, .. } = self.client.call_method::<catalog::method::Get>(&ask, &options).await?.value;
@@ -226,8 +229,11 @@ impl IndexService {
         let plan = planned.await.map_err(|e| Fault::internal(chain(&e)))??;
 
         let of = plan.fresh.len() as u64;
-        let pending = index.folder.path().join("pending.log");
-        let embedded = self.vectors(call, parameters, &plan, old.as_deref(), to.as_ref(), &pending).await.map_err(|fault| match &old {
+        if let Some(first) = &first {
+            show_words(first, parameters, &plan, &own).map_err(|e| io_fault("showing what was read", &e))?;
+        }
+        let how = Embedding { index, own: &own, first: first.as_ref(), to: to.as_ref() };
+        let embedded = self.vectors(call, &how, &plan, old.as_deref()).await.map_err(|fault| match &old {
             Some(old) => embedder::explained(fault, &old.manifest.model, &parameters.name),
             None => fault,
         })?;
@@ -282,15 +288,14 @@ impl IndexService {
     async fn vectors(
         &self,
         call: Option<&Call>,
-        parameters: &CreateIn,
+        how: &Embedding<'_>,
         plan: &Plan,
         old: Option<&Generation>,
-        to: Option<&Model>,
-        pending: &std::path::Path,
     ) -> Result<FreshVectors, Fault> {
+        let (parameters, pending) = (&how.index.parameters, how.index.folder.path().join("pending.log"));
         // One of no rows has no vectors to be true to.
         let old = old.filter(|g| !g.is_empty());
-        let bound = to.or(old.map(|g| &g.manifest.model));
+        let bound = how.to.or(old.map(|g| &g.manifest.model));
         let mut out = FreshVectors { model: bound.cloned(), ..FreshVectors::default() };
         if parameters.vector_column.is_some() {
             out.vectors.clone_from(&plan.given);
@@ -303,13 +308,13 @@ impl IndexService {
             return Ok(out);
         }
         let to_embed: Vec<usize> = (0..plan.origins.len()).filter(|i| plan.origins[*i] == Origin::Embed).collect();
-        let mut at_hand: std::collections::HashMap<usize, Vec<f32>> = std::collections::HashMap::new();
+        let mut at_hand: HashMap<usize, Vec<f32>> = HashMap::new();
         if !to_embed.is_empty() {
             let model = match &out.model {
                 Some(model) => model.clone(),
                 None => embedder::current_model(&self.client, parameters.model.as_deref()).await?,
             };
-            let mut log = Pending::open(pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
+            let mut log = Pending::open(&pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
             out.lost = log.lost;
             let text = |i: usize| plan.fresh.row(i).map(|row| row.text).map_err(|e| io_fault("reading a chunk", &e));
             let mut asked = Vec::new();
@@ -324,7 +329,8 @@ impl IndexService {
                 }
             }
             let of = asked.len() as u64;
-            let mut done = 0;
+            let (mut done, mut growth) = (0, Growth::default());
+            how.show(plan, &model, &at_hand, &mut growth).await?;
             let [mut one, mut two] = [0, 1].map(|_| Embedder::new(self.client.clone(), Some(model.clone())));
             for pair in asked.chunks(2 * EMBED_BATCH) {
                 let (left, right) = pair.split_at(pair.len().min(EMBED_BATCH));
@@ -341,6 +347,7 @@ impl IndexService {
                     at_hand.extend(part.iter().zip(vectors).map(|((i, _), vector)| (*i, vector.to_vec())));
                 }
                 done += pair.len() as u64;
+                how.show(plan, &model, &at_hand, &mut growth).await?;
                 say(call, "embed", done, of).await?;
             }
             out.model = Some(model);
@@ -506,6 +513,53 @@ impl IndexService {
         let of = index.generation().map_or(0, |g| g.manifest.chunks);
         Reply::of(&CompactOut::Done(CompactSummary { done: of, of, compacted: made.is_some(), generation: number }))
     }
+}
+
+/// What an embedding is for.
+struct Embedding<'a> {
+    index: &'a Arc<Index>,
+    /// The dataset's generation.
+    own: &'a Version,
+    /// The refresh, if it is the index's first.
+    first: Option<&'a FirstRefresh>,
+    /// Another model than the one there was.
+    to: Option<&'a Model>,
+}
+
+impl Embedding<'_> {
+    /// Shows what is embedded of a first refresh, if there is enough more than was shown last.
+    async fn show(&self, plan: &Plan, model: &Model, at_hand: &HashMap<usize, Vec<f32>>, growth: &mut Growth) -> Result<(), Fault> {
+        let Some(first) = self.first else { return Ok(()) };
+        first.show(|partial| partial.done = at_hand.len() as u64);
+        let bytes = at_hand.len() as u64 * (model.dim as u64 * 4) + plan.fresh.bytes();
+        let Some(rows) = plan.fresh.shared().filter(|_| growth.is_due(at_hand.len(), bytes)) else { return Ok(()) };
+        let started = Instant::now();
+        let mut numbers: Vec<u32> = at_hand.keys().map(|i| *i as u32).collect();
+        numbers.sort_unstable();
+        let vectors: Vec<f32> = numbers.iter().flat_map(|i| &at_hand[&(*i as usize)]).copied().collect();
+        let (manifest, columns) = (unnumbered(&self.index.parameters, model.clone(), self.own), plan.columns.clone());
+        let made = tokio::task::spawn_blocking(move || partial::by_meaning(manifest, &rows, columns.as_ref(), numbers, &vectors));
+        let made = made.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(|e| io_fault("showing what is embedded", &e))?;
+        let made = Arc::new(made);
+        first.show(|partial| partial.near = Some(made));
+        growth.showed(at_hand.len(), started.elapsed());
+        Ok(())
+    }
+}
+
+/// The manifest of what was never committed.
+fn unnumbered(parameters: &CreateIn, model: Model, own: &Version) -> Manifest {
+    let first = Manifest::first(model, super::engine(parameters), graph_parameters(parameters), ef_search(parameters));
+    Manifest { number: 0, dataset_generation: own.generation, dataset_run: own.run.clone(), ..first }
+}
+
+/// Shows all that was read to whoever searches by words.
+fn show_words(first: &FirstRefresh, parameters: &CreateIn, plan: &Plan, own: &Version) -> std::io::Result<()> {
+    // Which model will embed is not known yet, and does not matter.
+    let model = Model { name: parameters.model.clone().unwrap_or_default(), fingerprint: String::new(), dim: 1, mock: false };
+    let words = partial::by_words(unnumbered(parameters, model, own), &plan.fresh, plan.columns.as_ref())?.map(Arc::new);
+    first.show(|partial| (partial.words, partial.of) = (words, plan.fresh.len() as u64));
+    Ok(())
 }
 
 /// That a migration gives up no real vectors for a mock's: neither those that answer nor those that `CURRENT` names.

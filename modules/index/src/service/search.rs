@@ -12,14 +12,14 @@ use super::refresh::cores;
 use super::shelf::Index;
 use crate::embedder::{self, Model};
 use crate::filter::{self, Filter};
-use crate::flat::build::in_parallel;
-use crate::flat::kernel::dot;
-use crate::flat::store::Neighbour;
 use crate::generation::{Generation, SearchOptions, Selection};
 use crate::lexical::fuse;
 use crate::refresh::io_fault;
 use crate::rows::Row;
 use crate::threads::caught;
+use flat_hnsw::build::in_parallel;
+use flat_hnsw::kernel::dot;
+use flat_hnsw::store::Neighbour;
 
 /// Most hits one query may ask for.
 pub(super) const K_MAX: u64 = 10_000;
@@ -202,9 +202,15 @@ impl IndexService {
         self.agent.searched();
         let ask = SearchIn::read(call.raw_parameters())?;
         let index = self.index(&ask.index)?;
-        let (generation, degraded) = index.current()?;
-        let model = generation.manifest.model.clone();
         let mode = Mode::parse(ask.mode.as_deref())?;
+        let (generation, degraded, partial) = match index.current() {
+            Ok((generation, degraded)) => (generation, degraded, None),
+            Err(fault) => match index.partial(mode == Mode::Lexical) {
+                Some((generation, partial)) => (generation, None, Some(partial)),
+                None => return Err(fault),
+            },
+        };
+        let model = generation.manifest.model.clone();
         let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let (how, threads) = options(&ask, mode, k);
@@ -273,6 +279,9 @@ impl IndexService {
                 total: us(started.elapsed()),
             },
             mock: generation.manifest.model.mark(),
+            partial: partial.is_some().then_some(true),
+            embedded: partial.as_ref().map(|partial| partial.done),
+            to_embed: partial.map(|partial| partial.of),
         })
     }
 

@@ -8,12 +8,12 @@ use brahman_card::interface::index::ShadowInfo;
 use brahman_sidecar::chain;
 
 use super::shelf::{Index, lock};
-use crate::flat::store::Neighbour;
 use crate::folder::Pointer;
 use crate::generation::{Generation, SearchOptions, Selection};
 use crate::shadow::{Shadow, Verdict};
 use crate::threads::on_own_thread;
 use crate::trials::TIE;
+use flat_hnsw::store::Neighbour;
 
 /// Why the generation before does not answer again.
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,7 @@ use super::PARAMETERS;
 use crate::folder::Folder;
 use crate::generation::Generation;
 use crate::home::{AwayError, Home};
+use crate::partial::PartialIndex;
 use crate::rescue;
 use crate::shadow::Shadow;
 use crate::trials::{self, Journal};
@@ -83,6 +84,8 @@ pub(super) struct Index {
     busy: Mutex<Option<(&'static str, Arc<AtomicBool>)>>,
     /// Generations that were replaced while somebody read them.
     read: Mutex<Vec<Weak<Generation>>>,
+    /// What answers while the first refresh is under way.
+    partial: Mutex<Option<PartialIndex>>,
     /// The check of the promotion that answers.
     pub(super) shadow: Mutex<Option<Shadow>>,
     /// Held by the one query that is being checked.
@@ -105,6 +108,33 @@ pub(super) struct Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         *lock(&self.index.busy) = None;
+    }
+}
+
+/// The time of a first refresh: as long as this lives, what it has so far may answer.
+#[derive(Debug)]
+pub(super) struct FirstRefresh(Arc<Index>);
+
+impl FirstRefresh {
+    /// Begins it, if nothing answers yet.
+    pub(super) fn begin(index: &Arc<Index>) -> Option<Self> {
+        let answering = lock(&index.answering);
+        if answering.generation.is_some() || answering.degraded.is_some() {
+            return None;
+        }
+        *lock(&index.partial) = Some(PartialIndex::default());
+        Some(Self(Arc::clone(index)))
+    }
+
+    /// Changes what answers.
+    pub(super) fn show(&self, change: impl FnOnce(&mut PartialIndex)) {
+        change(lock(&self.0.partial).get_or_insert_default());
+    }
+}
+
+impl Drop for FirstRefresh {
+    fn drop(&mut self) {
+        *lock(&self.0.partial) = None;
     }
 }
 
@@ -190,6 +220,7 @@ impl Index {
             slot: Arc::default(),
             busy: Mutex::default(),
             read: Mutex::default(),
+            partial: Mutex::default(),
             shadow: Mutex::default(),
             checking: Arc::default(),
             swept: Mutex::new(swept),
@@ -283,10 +314,20 @@ impl Index {
             (Some(generation), degraded) => Ok((Arc::clone(generation), degraded.clone())),
             (None, Some(why)) => Err(self.damaged(why)),
             (None, None) => {
-                let message = format!("index `{name}` has not been refreshed yet: `brahman index refresh {name}`");
+                let message = match &*lock(&self.partial) {
+                    Some(partial) => format!("index `{name}`: {}; what there is so far can be searched", partial.progress()),
+                    None => format!("index `{name}` has not been refreshed yet: `brahman index refresh {name}`"),
+                };
                 Err(Fault::of(&error::NotReady { name: name.clone() }, true, message))
             }
         }
+    }
+
+    /// What a first refresh has so far, if it is under way: for a search by words all that was read, else what is embedded.
+    pub(super) fn partial(&self, by_words: bool) -> Option<(Arc<Generation>, PartialIndex)> {
+        let partial = lock(&self.partial).clone()?;
+        let generation = if by_words { partial.words.clone() } else { partial.near.clone() };
+        generation.map(|generation| (generation, partial))
     }
 
     /// The generation that answers, if there is one.

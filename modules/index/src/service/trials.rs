@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::Progress;
 use brahman_card::interface::index::{
     AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn,
@@ -18,12 +19,12 @@ use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
 use crate::agent::is_recall;
 use crate::engine::{Engine, Work};
-use crate::flat::Ask;
-use crate::flat::build::Parameters;
-use crate::generation::{Generation, Manifest, SearchOptions, now_ms};
+use crate::generation::{Generation, Manifest, SearchOptions};
 use crate::refresh::{data_fingerprint, folder_fault, io_fault};
 use crate::threads::on_own_thread;
 use crate::trials::{self, Eval, Measure, brute_force_us, find_ef, measure};
+use flat_hnsw::SearchParameters;
+use flat_hnsw::build::Parameters;
 
 /// Queries of each half of a set, unless said.
 const QUERIES: u64 = 500;
@@ -144,7 +145,7 @@ impl Attempt {
         };
         let (tune, holdout) = (renumber(eval.tune), renumber(eval.holdout));
         let k = usize::try_from(eval.info.k).unwrap_or(10);
-        let search = |v: &[f32], k: usize, ef: usize| flat.search(v, &Ask { k, ef, live: None });
+        let search = |v: &[f32], k: usize, ef: usize| flat.search(v, &SearchParameters { k, ef, live: None });
         let ef = match self.config.ef_search {
             Some(_) => bounded("ef_search", self.config.ef_search, 1, 65_536, 64)?,
             None => find_ef(&tune, k, self.target, &|v, k, ef| {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use brahman_storage::digest::{hex, sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::source::{self, SourceError, Walk};
+use crate::source::{self, SourceError, Walk, WalkRules};
 
 /// What a look saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,9 @@ impl Listing {
     ///
     /// # Errors
     /// If a path is not there.
-    pub fn of(paths: &[String]) -> Result<Self, SourceError> {
-        let Walk { files, unread, .. } = source::files(paths, &CancellationToken::new())?;
+    pub fn of(paths: &[String], no_ignore: bool) -> Result<Self, SourceError> {
+        let rules = WalkRules { no_ignore, ..WalkRules::default() };
+        let Walk { files, unread, .. } = source::walk(paths, &rules, &CancellationToken::new())?;
         let mut lines = Vec::new();
         for file in &files {
             // Gone since the walk: the next look will not see it.
@@ -46,7 +47,7 @@ mod tests {
     #[test]
     fn a_listing_changes_with_what_lies_there() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let look = || Listing::of(&[folder.path().display().to_string()]).expect("looked");
+        let look = || Listing::of(&[folder.path().display().to_string()], false).expect("looked");
         let empty = look();
         std::fs::write(folder.path().join("a.md"), "a").expect("written");
         let one = look();

@@ -1,8 +1,9 @@
 //! `ScoreIncremental`: the memories whose scores are old, and what becomes of their weights.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use brahman_card::Fault;
+use brahman_card::clock::now_ms;
 use brahman_card::interface::score::{
     Conversation, IncrementalIn, IncrementalOut, IncrementalRow, IncrementalSummary, MemoryScore, Template,
 };
@@ -45,10 +46,6 @@ impl ScoreService {
         }
         Reply::of(&IncrementalOut::Done(summary))
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis().try_into().unwrap_or(u64::MAX))
 }
 
 impl Desk<'_> {

@@ -1,8 +1,9 @@
 //! Registering buckets, and forgetting them.
 //!
 //! A bucket is registered only after a probe: an object is put, refused when it is put again, read and deleted; what does not refuse can
-//! have one writer only, and is registered as such. Invariants: no two buckets overlap, nor a bucket and the state; a bucket is refused
-//! before its folder is made; the marker is there before the registry names it.
+//! have one writer only, and is registered as such. Invariants: no two buckets overlap, nor a bucket and the state, nor the state of another
+//! mesh that runs here; a bucket is refused before its folder is made; the marker is there before the registry names it. Nobody else waits
+//! for a probe: what is being added is claimed ([`super::claims`]).
 
 use std::fs;
 use std::io;
@@ -16,11 +17,12 @@ use brahman_card::names::Kind;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
+use super::claims::Claim;
 use super::error::{BucketError, mask};
 use super::marker::{self, MARKER, Marker};
 use super::open::{self, Location, Site};
 use super::place::{Overlap, Spot};
-use super::{Buckets, Entry, Reach, is_own, lock, now_ms, registry};
+use super::{Buckets, Change, Entry, Reach, is_own, lock, now_ms, registry};
 
 /// Buckets at most.
 const BUCKETS_MAX: usize = 64;
@@ -28,6 +30,15 @@ const BUCKETS_MAX: usize = 64;
 const MAKING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a bucket that is forgotten may take to hear of it.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The state of another mesh that runs on this machine.
+#[derive(Clone, Debug)]
+pub struct OtherState {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Whose it is, as it goes on in a sentence: `the state of …`.
+    pub words: String,
+}
 
 /// A bucket that was registered.
 #[derive(Clone, Debug)]
@@ -52,29 +63,42 @@ impl Buckets {
     /// # Errors
     /// If it cannot be reached, does not do what a bucket must, or lies where another does; it is then not registered.
     pub async fn add(&self, ask: AddBucketIn) -> Result<Addition, BucketError> {
+        self.add_apart_from(ask, Vec::new).await
+    }
+
+    /// The same, apart from the states of other meshes as well. Which there are is asked on a thread that may wait for a disk.
+    ///
+    /// # Errors
+    /// As [`Self::add`] gives them.
+    pub async fn add_apart_from(
+        &self,
+        ask: AddBucketIn,
+        others: impl FnOnce() -> Vec<OtherState> + Send + 'static,
+    ) -> Result<Addition, BucketError> {
         let anew = ask.name == PRIMARY && !self.moves(&ask);
         let named = if anew { Kind::Bucket.check(&ask.name) } else { Kind::Bucket.check_new(&ask.name) };
         named.map_err(|error| BucketError::Bad(error.to_string()))?;
         self.readable()?;
+        self.known_node()?;
         let location = open::check(&ask)?;
-        let _changing = self.changing.lock().await;
+        let claimed = Site::of(&location.url(), ask.options.as_ref().unwrap_or(&std::collections::BTreeMap::new()));
+        let claim = Claim::take(&self.claims, &ask.name, location.clone(), claimed)?;
         let mut notes = Vec::new();
         if let Location::Folder(folder) = &location {
-            notes.extend(self.make_room(&ask.name, folder.clone()).await?);
+            notes.extend(self.make_room(&ask.name, folder.clone(), &claim, others).await?);
         }
         let AddBucketIn { name, options, secret, .. } = ask;
         let (protected, added_ms) = (name == RESCUE || name == PRIMARY, if anew { 0 } else { now_ms() });
         let options = options.unwrap_or_default();
         let mut bucket = Bucket { name, url: location.url(), options, secret, protected, conditional_put: false, added_ms, id: None };
-        let site = Site::of(&bucket.url, &bucket.options);
-        if let Some(other) = self.other(&bucket.name, |other| Site::of(&other.url, &other.options).overlaps(&site)) {
-            let why = format!("{} holds keys of bucket `{other}`, or lies within it: expected another prefix", bucket.url);
-            return Err(BucketError::Bad(format!("bucket `{}`: {why}", bucket.name)));
+        if let Some(other) = self.other(&bucket.name, |other| overlaps(other, &bucket)) {
+            return Err(overlapping(&bucket, &other));
         }
         let (store, secrets) = reachable(&bucket)?;
         bucket.conditional_put = self.probe(&bucket.name, &store, &secrets).await?;
         notes.extend(self.mark(&mut bucket, &*store, &secrets).await?);
-        self.register(bucket.clone())?;
+        self.register(bucket.clone()).await?;
+        drop(claim);
         Ok(Addition { bucket: registry::shown(&bucket), notes })
     }
 
@@ -86,9 +110,17 @@ impl Buckets {
     }
 
     /// Makes a bucket's folder, if it is no other's, and lies in no other's nor around one. Says what one should know of it.
-    async fn make_room(&self, name: &str, folder: PathBuf) -> Result<Vec<String>, BucketError> {
+    async fn make_room(
+        &self,
+        name: &str,
+        folder: PathBuf,
+        claim: &Claim,
+        states: impl FnOnce() -> Vec<OtherState> + Send + 'static,
+    ) -> Result<Vec<String>, BucketError> {
+        // First who is being added: whoever has registered by then is among those that are read next.
+        let being_added = claim.earlier_folders().into_iter();
+        let mut others: Vec<Neighbour> = being_added.map(|(name, folder)| Neighbour { name, folder, answers: true }).collect();
         let entries: Vec<Entry> = lock(&self.all).values().filter(|entry| entry.bucket.name != name).cloned().collect();
-        let mut others = Vec::new();
         for entry in entries {
             let Reach::Folder(folder) = &entry.reach else { continue };
             // What does not answer is told by its path: it must not keep others from being added.
@@ -99,8 +131,9 @@ impl Buckets {
         let (of, state, own) = (name.to_owned(), self.state.clone(), self.home.join(name));
         // Looking at a disk that hangs must not hold up the thread that answers, nor whoever adds another.
         let making = tokio::task::spawn_blocking(move || {
+            apart_from_meshes(&of, &folder, &states())?;
             let notes = apart(&of, &folder, &others, &state, &own)?;
-            fs::create_dir_all(&folder)?;
+            make_folder(&of, &folder)?;
             Ok::<_, BucketError>(notes)
         });
         match tokio::time::timeout(MAKING_TIMEOUT, making).await {
@@ -145,21 +178,22 @@ impl Buckets {
         Ok(notes)
     }
 
-    fn register(&self, bucket: Bucket) -> Result<(), BucketError> {
-        let name = bucket.name.clone();
-        let mut all = lock(&self.all);
-        if all.len() >= BUCKETS_MAX && !all.contains_key(&name) {
-            return Err(BucketError::Bad(format!("there are {BUCKETS_MAX} buckets already, expected fewer: remove one")));
-        }
-        let before = all.insert(name.clone(), Entry::of(bucket));
-        if let Err(error) = self.save(&all) {
-            match before {
-                Some(before) => drop(all.insert(name, before)),
-                None => drop(all.remove(&name)),
+    async fn register(&self, bucket: Bucket) -> Result<(), BucketError> {
+        self.change(move |all| {
+            let name = bucket.name.clone();
+            if all.len() >= BUCKETS_MAX && !all.contains_key(&name) {
+                return Err(BucketError::Bad(format!("there are {BUCKETS_MAX} buckets already, expected fewer: remove one")));
             }
-            return Err(error.into());
-        }
-        Ok(())
+            // Whoever was added meanwhile may be the same place by another name.
+            let mut others = all.values().map(|entry| &entry.bucket).filter(|other| other.name != name);
+            let twin = others.find(|other| overlaps(other, &bucket) || other.id.is_some() && other.id == bucket.id);
+            if let Some(other) = twin.map(|other| other.name.clone()) {
+                return Err(overlapping(&bucket, &other));
+            }
+            all.insert(name.clone(), Entry::of(bucket));
+            Ok(Change { name, answer: () })
+        })
+        .await
     }
 
     /// Forgets a bucket; its objects stay where they are.
@@ -168,24 +202,22 @@ impl Buckets {
     /// If it is protected, or there is none.
     pub async fn remove(&self, name: &str) -> Result<(), BucketError> {
         self.readable()?;
-        let _changing = self.changing.lock().await;
         let opened = self.opened(name).await;
-        {
-            let mut all = lock(&self.all);
-            match all.get(name) {
-                None => return Err(BucketError::NoSuchBucket(name.to_owned())),
-                Some(entry) if entry.bucket.protected => return Err(BucketError::Protected(name.to_owned())),
+        let removed = name.to_owned();
+        self.change(move |all| {
+            match all.get(&removed) {
+                None => return Err(BucketError::NoSuchBucket(removed)),
+                Some(entry) if entry.bucket.protected => return Err(BucketError::Protected(removed)),
                 // One that is away, or cannot be opened, can be forgotten all the same.
                 Some(_) => {}
             }
-            let gone = all.remove(name);
-            if let Err(error) = self.save(&all) {
-                gone.into_iter().for_each(|gone| drop(all.insert(name.to_owned(), gone)));
-                return Err(error.into());
-            }
-        }
+            all.remove(&removed);
+            Ok(Change { name: removed, answer: () })
+        })
+        .await?;
         // Of interest to other catalogs only: nobody waits long for it.
-        if let Ok(opened) = opened
+        if self.nameless().is_none()
+            && let Ok(opened) = opened
             && let Ok(Err(error)) = tokio::time::timeout(LEAVING_TIMEOUT, marker::leave(&*opened.store, &self.node)).await
         {
             self.failed(name, "delete", marker::CATALOGS, &opened.told(&error));
@@ -242,6 +274,57 @@ fn reachable(bucket: &Bucket) -> Result<(Arc<dyn ObjectStore>, Vec<String>), Buc
     }
 }
 
+/// Whether two buckets of S3 have keys in common.
+fn overlaps(one: &Bucket, other: &Bucket) -> bool {
+    Site::of(&one.url, &one.options).overlaps(&Site::of(&other.url, &other.options))
+}
+
+fn overlapping(bucket: &Bucket, other: &str) -> BucketError {
+    let why = format!("{} holds keys of bucket `{other}`, lies within it, or is the same place: expected another prefix", bucket.url);
+    BucketError::Bad(format!("bucket `{}`: {why}", bucket.name))
+}
+
+/// Makes a bucket's folder, and sees whether files can be made in it.
+fn make_folder(name: &str, folder: &Path) -> Result<(), BucketError> {
+    let refused = |what: &str, error: io::Error| {
+        let why =
+            format!("{}: {what} ({error}): expected a folder on a disk that can be written to; it was not registered", folder.display());
+        match error.kind() {
+            // It may be better another time.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {
+                BucketError::Unusable { name: name.to_owned(), why }
+            }
+            _ => BucketError::Bad(format!("bucket `{name}`: {why}")),
+        }
+    };
+    fs::create_dir_all(folder).map_err(|error| refused("the folder cannot be made", error))?;
+    tempfile::tempfile_in(folder).map(drop).map_err(|error| refused("no file can be made in it", error))
+}
+
+/// Refuses a folder that is another mesh's state, lies in one or holds one: that mesh keeps and clears what is in there.
+fn apart_from_meshes(name: &str, folder: &Path, states: &[OtherState]) -> Result<(), BucketError> {
+    let spot = spot_of(name, folder)?;
+    for OtherState { folder: state, words } in states {
+        // One that this user cannot look at is told by its path.
+        let overlap = match Spot::of(state) {
+            Ok(other) => spot.overlap(&other),
+            Err(_) if folder.starts_with(state) => Some(Overlap::Inside),
+            Err(_) => state.starts_with(folder).then_some(Overlap::Around),
+        };
+        if let Some(overlap) = overlap {
+            let why = format!("{} {} {words}: expected a folder of its own", folder.display(), overlap.words());
+            return Err(BucketError::Bad(format!("bucket `{name}`: {why}")));
+        }
+    }
+    Ok(())
+}
+
+/// A bucket's folder as it is, or would be.
+fn spot_of(name: &str, folder: &Path) -> Result<Spot, BucketError> {
+    let unseen = |error: io::Error| BucketError::Bad(format!("bucket `{name}`: {} cannot be looked at ({error})", folder.display()));
+    Spot::of(folder).map_err(unseen)
+}
+
 /// Another bucket that is a folder.
 struct Neighbour {
     name: String,
@@ -254,7 +337,7 @@ struct Neighbour {
 /// that defeats the purpose.
 fn apart(name: &str, folder: &Path, others: &[Neighbour], state: &Path, own: &Path) -> Result<Vec<String>, BucketError> {
     let bad = |why: String| BucketError::Bad(format!("bucket `{name}`: {} {why}: expected a folder of its own", folder.display()));
-    let spot = Spot::of(folder)?;
+    let spot = spot_of(name, folder)?;
     // Below the state lies a bucket only where one of its name belongs.
     if spot.overlap(&Spot::of(own)?) != Some(Overlap::Same)
         && let Some(overlap) = spot.overlap(&Spot::of(state)?)

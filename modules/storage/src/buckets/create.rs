@@ -42,7 +42,7 @@ fn is_refusal(opened: &OpenBucket, error: &object_store::Error) -> bool {
     use object_store::Error::{
         InvalidPath, NotFound, NotImplemented, NotSupported, PermissionDenied, Unauthenticated, UnknownConfigurationKey,
     };
-    opened.local
+    opened.is_local()
         || matches!(
             error,
             NotFound { .. }
@@ -91,7 +91,7 @@ impl Buckets {
             }
             match try_create(opened, &place, payload.clone()).await {
                 Try::Done(created) => return Ok(created),
-                Try::Refused(why) if lost.is_none() => return Err(failed(&why)),
+                Try::Refused(why) if lost.is_none() => return Err(opened.in_the_way(key).await.unwrap_or_else(|| failed(&why))),
                 Try::Refused(why) | Try::Raced(why) => last = why,
                 Try::Lost(why) => {
                     last.clone_from(&why);
@@ -104,7 +104,10 @@ impl Buckets {
                 self.failed(&opened.name, "create", key, &format!("whether it was put is not known: {why}"));
                 Ok(Creation::Unknown(if last == why { why } else { format!("{why}; {last}") }))
             }
-            None => Err(failed(&format!("others put it at the same time, {TRIES} times over; it was not put, try again: {last}"))),
+            None => {
+                let raced = || failed(&format!("others put it at the same time, {TRIES} times over; it was not put, try again: {last}"));
+                Err(opened.in_the_way(key).await.unwrap_or_else(raced))
+            }
         }
     }
 }

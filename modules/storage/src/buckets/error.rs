@@ -36,6 +36,19 @@ pub enum BucketError {
         /// What is not there.
         why: String,
     },
+    /// This catalog's name among others is not known: whatever it put there would be a stranger's to itself.
+    #[error("{0}; nothing was changed")]
+    NoNode(String),
+    /// A folder cannot hold an object of this key beside those that are there.
+    #[error("{key} cannot be put into bucket `{name}`: {why}; give it another key")]
+    InTheWay {
+        /// The bucket.
+        name: String,
+        /// The key.
+        key: String,
+        /// What is there.
+        why: String,
+    },
     /// There is no such object.
     #[error("bucket `{name}` has no object {key}")]
     NoSuchObject {

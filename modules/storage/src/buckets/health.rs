@@ -13,7 +13,7 @@ use object_store::ObjectStore;
 
 use super::error::{BucketError, mask};
 use super::marker::{self, MARKER, Marker};
-use super::{Buckets, Entry, Misfit, Reach, is_own, lock};
+use super::{Buckets, Change, Entry, Misfit, Reach, is_own, lock};
 
 /// How long a bucket may take to say whether it is there.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -111,17 +111,20 @@ impl Buckets {
             BucketHealth { name, reachable: error.is_none(), latency_us, error, hint, ..BucketHealth::default() }
         });
         let mut health = futures_util::future::join_all(asked).await;
-        let registry = |why: &String, hint: &str| BucketHealth {
-            name: "registry".to_owned(),
-            error: Some(why.clone()),
-            hint: Some(format!("{hint}; then `brahman restart catalog`")),
+        let of = |name: &str, why: &str, hint: Option<String>| BucketHealth {
+            name: name.to_owned(),
+            error: Some(why.to_owned()),
+            hint,
             ..BucketHealth::default()
         };
+        let registry = |why: &String, hint: &str| of("registry", why, Some(format!("{hint}; then `brahman restart catalog`")));
         // What else there may be is not known.
         let unreadable = self.unreadable.iter().map(|why| registry(why, "repair the file, or move it away and add the buckets again"));
         let other =
             self.other_registry.iter().map(|why| registry(why, "add those buckets again (`brahman buckets add`), and move that file away"));
-        health.extend(unreadable.chain(other));
+        // It says itself what to do.
+        let nameless = self.nameless.iter().map(|why| of("node", why, None));
+        health.extend(unreadable.chain(other).chain(nameless));
         health
     }
 
@@ -202,7 +205,7 @@ impl Buckets {
                     Some(Err(error)) => return Err(failed(&error)),
                     Some(Ok(_)) | None => {}
                 }
-                let new = Marker::new(&entry.bucket.name, &self.node);
+                let new = Marker::new(&entry.bucket.name, self.known_node()?);
                 let made = marker::make(&**store, entry.bucket.conditional_put, &new).await.map_err(|e| failed(&e))?;
                 self.adopt(entry, made).await
             }
@@ -211,16 +214,21 @@ impl Buckets {
 
     /// Writes down which marker a bucket that has none on record has.
     async fn adopt(&self, entry: &Entry, found: Marker) -> Result<(), BucketError> {
-        let _changing = self.changing.lock().await;
         if self.unreadable.is_some() {
             return Ok(());
         }
-        let mut all = lock(&self.all);
-        let Some(there) = all.get_mut(&entry.bucket.name).filter(|there| there.bucket == entry.bucket) else { return Ok(()) };
-        there.bucket.id = Some(found.id);
-        if let Err(error) = self.save(&all) {
+        let (bucket, id) = (entry.bucket.clone(), found.id.clone());
+        let adopted = self.change(move |all| {
+            if let Some(there) = all.get_mut(&bucket.name).filter(|there| there.bucket == bucket) {
+                there.bucket.id = Some(id);
+            }
+            Ok(Change { name: bucket.name, answer: () })
+        });
+        if let Err(error) = adopted.await {
             // It is there all the same, and is written down the next time.
-            drop(all);
+            if let Some(there) = lock(&self.all).get_mut(&entry.bucket.name).filter(|there| there.bucket == entry.bucket) {
+                there.bucket.id = Some(found.id);
+            }
             self.failed(&entry.bucket.name, "open", MARKER, &error);
         }
         Ok(())

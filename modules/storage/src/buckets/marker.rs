@@ -20,8 +20,9 @@ use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPay
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::atomic;
+use crate::node::{self, NODE, Node, NodeError};
 use crate::writable::is_read_only;
+use crate::{atomic, checked};
 
 /// Key of the marker at a bucket's root.
 pub const MARKER: &str = ".brahman-bucket.json";
@@ -83,24 +84,25 @@ impl Marker {
     }
 }
 
-/// The name by which this catalog is known in buckets that others use, too. It is made where there is none.
+/// The name by which this catalog is known in buckets that others use, too. It is made where there is none, and gets a checksum where an
+/// earlier version has written it without.
 ///
 /// # Errors
-/// As the file system gives them.
-pub(super) fn node(state: &Path) -> io::Result<String> {
-    let path = state.join("catalog/node");
-    match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let node = ulid::Ulid::generate().to_string();
-            match atomic::write(&path, node.as_bytes()) {
-                // Nothing is written to any bucket from here either.
-                Err(error) if is_read_only(&error) => {}
-                written => written?,
-            }
-            Ok(node)
-        }
-        found => found.map(|node| node.trim().to_owned()),
+/// That it cannot be made, as the file system gives it; within, why what is there is no name.
+pub(super) fn node(state: &Path) -> io::Result<Result<String, NodeError>> {
+    let (name, is_new) = match node::read(state) {
+        Ok(Some(Node { name, has_sum: true })) => return Ok(Ok(name)),
+        Ok(Some(Node { name, .. })) => (name, false),
+        Ok(None) => (ulid::Ulid::generate().to_string(), true),
+        Err(error) => return Ok(Err(error)),
+    };
+    match checked::write(&state.join(NODE), name.as_bytes()) {
+        // Nothing is written to any bucket from here either.
+        Err(error) if is_read_only(&error) => {}
+        Err(error) if !is_new => tracing::warn!("{}: {error}: it has no checksum yet", state.join(NODE).display()),
+        written => written?,
     }
+    Ok(Ok(name))
 }
 
 /// By which it is seen that a marker is the one that was read already: device, inode, change and length.
@@ -254,7 +256,14 @@ mod tests {
     fn a_catalog_keeps_its_name() {
         let state = tempfile::tempdir().expect("a temporary directory");
         fs::create_dir(state.path().join("catalog")).expect("made");
-        let first = node(state.path()).expect("made");
-        assert_eq!(node(state.path()).expect("read"), first);
+        let first = node(state.path()).expect("made").expect("a name");
+        assert_eq!(node(state.path()).expect("read").expect("a name"), first);
+        // As an earlier version has written it.
+        fs::write(state.path().join(NODE), &first).expect("written");
+        assert_eq!(node(state.path()).expect("read").expect("a name"), first);
+        assert!(node::read(state.path()).is_ok_and(|node| node.is_some_and(|node| node.has_sum)), "and from now on with a checksum");
+        fs::write(state.path().join(NODE), "zz").expect("damaged");
+        node(state.path()).expect("read").expect_err("it is no name, and no other takes its place");
+        assert_eq!(fs::read_to_string(state.path().join(NODE)).expect("there"), "zz");
     }
 }

@@ -181,9 +181,42 @@ fn value_of(options: &BTreeMap<String, String>, wanted: &[AmazonS3ConfigKey]) ->
     wanted.iter().find_map(find)
 }
 
+/// Whether something other than a key lets one in: none is needed, or it is said where one is fetched. What is not said is not asked: a
+/// cloud's metadata service answers whoever runs on its machines.
+fn has_other_credentials(options: &BTreeMap<String, String>) -> bool {
+    use AmazonS3ConfigKey::{
+        ContainerAuthorizationTokenFile, ContainerCredentialsFullUri, ContainerCredentialsRelativeUri, ImdsV1Fallback, MetadataEndpoint,
+        RoleArn, SkipSignature, WebIdentityTokenFile,
+    };
+    let is_said = |option: AmazonS3ConfigKey| value_of(options, &[option]).is_some_and(|value| !matches!(&*value, "" | "false" | "0"));
+    [SkipSignature, MetadataEndpoint, ImdsV1Fallback, ContainerCredentialsRelativeUri].into_iter().any(is_said)
+        || is_said(ContainerCredentialsFullUri) && is_said(ContainerAuthorizationTokenFile)
+        || is_said(WebIdentityTokenFile) && is_said(RoleArn)
+}
+
+/// Refuses a bucket that no key is given for: without one the client would ask the machine's metadata service.
+fn check_credentials(bucket: &Bucket, has_secret: bool) -> Result<(), BucketError> {
+    let options = &bucket.options;
+    let has_id = value_of(options, &[AmazonS3ConfigKey::AccessKeyId]).is_some();
+    let has_secret = has_secret || value_of(options, &[AmazonS3ConfigKey::SecretAccessKey]).is_some();
+    let secrets = secrets::file();
+    let secret = format!("its secret key as `password` of an entry of the secrets file, {}, named by `--secret`", secrets.display());
+    let refused = |why: String| Err(bad(&bucket.name, &why));
+    match (has_id, has_secret) {
+        (true, true) => Ok(()),
+        (true, false) => refused(format!("an access key's id is given and no secret key: expected {secret}")),
+        (false, true) => refused("a secret key is given and no access key's id: expected `-o aws_access_key_id=…` as well".to_owned()),
+        (false, false) if has_other_credentials(options) => Ok(()),
+        (false, false) => refused(format!(
+            "no key is given: expected `-o aws_access_key_id=…` and {secret}; or `-o aws_skip_signature=true`, for a bucket that is open to \
+             all; or, to use the role of this machine, `-o aws_metadata_endpoint=http://169.254.169.254`"
+        )),
+    }
+}
+
 /// What tells one place from another: the URL, the endpoint and the region. Credentials may change, these may not while anything lies
 /// there.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Site {
     url: String,
     endpoint: Option<String>,
@@ -227,10 +260,12 @@ pub(super) fn s3(bucket: &Bucket, s3: &str, prefix: &str) -> Result<(Arc<dyn Obj
         }
         builder = builder.with_config(known, value);
     }
+    let mut has_secret = false;
     if let Some(entry) = &bucket.secret {
         let found = secrets::read(&secrets::file(), entry).map_err(|e| bad(name, &chain(&e)))?;
         hidden.extend([&found.password, &found.token, &found.customer_key].into_iter().flatten().cloned());
         if let Some(password) = found.password {
+            has_secret = true;
             builder = builder.with_secret_access_key(password);
         }
         if let Some(token) = found.token {
@@ -240,6 +275,7 @@ pub(super) fn s3(bucket: &Bucket, s3: &str, prefix: &str) -> Result<(Arc<dyn Obj
             builder = builder.with_ssec_encryption(customer_key);
         }
     }
+    check_credentials(bucket, has_secret)?;
     let store = builder.build().map_err(|e| bad(name, &mask(&e.to_string(), &hidden)))?;
     let store: Arc<dyn ObjectStore> = match prefix {
         "" => Arc::new(store),
@@ -288,6 +324,34 @@ mod tests {
             let location = check(&ask(url, options)).expect(url);
             assert_eq!(location.url(), url);
         }
+    }
+
+    #[test]
+    fn without_a_key_nobody_is_asked_for_one_but_who_is_named() {
+        let bucket = |options: &[(&str, &str)]| {
+            let options = ask("s3://b", options).options.unwrap_or_default();
+            let (name, url) = ("b".to_owned(), "s3://b".to_owned());
+            Bucket { name, url, options, secret: None, protected: false, conditional_put: true, added_ms: 1, id: None }
+        };
+        for (options, words) in [
+            (&[("aws_endpoint", "http://h")][..], "no key is given"),
+            (&[("access_key_id", "me")][..], "no secret key"),
+            (&[("aws_skip_signature", "false")][..], "secrets file"),
+            (&[("aws_role_arn", "r")][..], "no key is given"),
+        ] {
+            let refused = s3(&bucket(options), "b", "").expect_err("nothing lets one in").to_string();
+            assert!(refused.contains(words) && refused.contains("`b`"), "{options:?}: {refused}");
+        }
+        for options in [
+            &[("aws_skip_signature", "true")][..],
+            &[("metadata_endpoint", "http://169.254.169.254")][..],
+            &[("aws_web_identity_token_file", "/x"), ("aws_role_arn", "r")][..],
+            // As an earlier version has registered it.
+            &[("aws_access_key_id", "me"), ("aws_secret_access_key", "hunter2")][..],
+        ] {
+            s3(&bucket(options), "b", "").expect("said");
+        }
+        assert!(check_credentials(&bucket(&[]), true).is_err_and(|error| error.to_string().contains("aws_access_key_id")));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Which buckets there are, on disk, in `catalog/.registry/buckets.json`: `{"version": 2, "buckets": [...]}`; before version 2 the list
-//! alone, beside the datasets' files.
+//! Which buckets there are, on disk, in `catalog/.registry/buckets.json`: `{"version": 2, "buckets": [...]}` and a line with its checksum
+//! ([`checked`]), which earlier versions did not write; before version 2 the list alone, beside the datasets' files.
 //!
 //! Invariants: written whole or not at all; what cannot be read is an error, and is not taken for an empty registry; what an earlier
 //! version stored that is refused now, stays usable and is shown to nobody.
@@ -17,6 +17,7 @@ use super::error::mask;
 use super::is_own;
 use super::open::{self, Location, Site};
 use crate::atomic;
+use crate::checked::{self, CheckedContent, CheckedError};
 use crate::writable::is_read_only;
 
 /// Its folder in the catalog's: no dataset's file can be called so.
@@ -33,15 +34,29 @@ struct Registry {
     buckets: Vec<Bucket>,
 }
 
+/// What a registry of any version says of itself.
+#[derive(Deserialize)]
+struct Format {
+    version: u32,
+}
+
 /// Why the registry cannot be read.
 #[derive(Debug, Error)]
 pub(super) enum RegistryError {
     #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Damaged(#[from] serde_json::Error),
-    #[error("it is of version {0}, expected at most {max}: a newer brahman has written it", max = VERSION)]
-    Newer(u32),
+    File(#[from] CheckedError),
+    #[error("{} is damaged", .0.display())]
+    Damaged(PathBuf, #[source] serde_json::Error),
+    #[error("{} is of version {version}, expected at most {max}: a newer brahman has written it", .path.display(), max = VERSION)]
+    Newer { path: PathBuf, version: u32 },
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(super) struct RegistryContent {
+    pub(super) buckets: Vec<Bucket>,
+    /// It is there, and as an earlier version has written it: without a checksum.
+    pub(super) is_old: bool,
 }
 
 /// Where it lies below a state; one that an earlier version has left among the datasets' files is moved there.
@@ -68,22 +83,20 @@ pub(super) fn settle(state: &Path) -> io::Result<PathBuf> {
 }
 
 /// Reads it; there are none where there is no file.
-pub(super) fn read(file: &Path) -> Result<Vec<Bucket>, RegistryError> {
-    let text = match fs::read(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
+pub(super) fn read(file: &Path) -> Result<RegistryContent, RegistryError> {
+    let Some(CheckedContent { bytes: text, has_sum }) = checked::read(file)? else { return Ok(RegistryContent::default()) };
+    let damaged = |error| RegistryError::Damaged(file.to_owned(), error);
     if text.trim_ascii_start().first() == Some(&b'[') {
-        let mut buckets: Vec<Bucket> = serde_json::from_slice(&text)?;
+        let mut buckets: Vec<Bucket> = serde_json::from_slice(&text).map_err(damaged)?;
         buckets.iter_mut().for_each(say_where_keys_lie);
-        return Ok(buckets);
+        return Ok(RegistryContent { buckets, is_old: true });
     }
-    let registry: Registry = serde_json::from_slice(&text)?;
-    if registry.version > VERSION {
-        return Err(RegistryError::Newer(registry.version));
+    let Format { version } = serde_json::from_slice(&text).map_err(damaged)?;
+    if version > VERSION {
+        return Err(RegistryError::Newer { path: file.to_owned(), version });
     }
-    Ok(registry.buckets)
+    let registry: Registry = serde_json::from_slice(&text).map_err(damaged)?;
+    Ok(RegistryContent { buckets: registry.buckets, is_old: !has_sum })
 }
 
 /// The first version percent-encoded a prefix before it was used: what lies there lies below the encoded one. From now on the URL
@@ -105,11 +118,8 @@ pub(super) fn other(state: &Path, file: &Path, registered: &[Bucket]) -> Option<
         return None;
     }
     let theirs = match read(&old) {
-        Ok(theirs) => theirs,
-        Err(error) => {
-            let why = chain(&error);
-            return Some(format!("{}, beside the registry of buckets in use, {}: {why}", old.display(), file.display()));
-        }
+        Ok(theirs) => theirs.buckets,
+        Err(error) => return Some(format!("beside the registry of buckets in use, {}: {}", file.display(), chain(&error))),
     };
     let site = |bucket: &Bucket| Site::of(&bucket.url, &bucket.options);
     let known = |theirs: &Bucket| registered.iter().any(|ours| ours.name == theirs.name && site(ours) == site(theirs));
@@ -132,7 +142,7 @@ fn described(bucket: &Bucket) -> String {
 
 /// Writes it.
 pub(super) fn write(file: &Path, buckets: Vec<Bucket>) -> io::Result<()> {
-    atomic::write(file, &serde_json::to_vec_pretty(&Registry { version: VERSION, buckets })?)
+    checked::write(file, &serde_json::to_vec_pretty(&Registry { version: VERSION, buckets })?)
 }
 
 /// A bucket as it may be shown.
@@ -185,21 +195,31 @@ mod tests {
     fn what_an_earlier_version_wrote_is_read_and_nothing_else_is_guessed() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let file = folder.path().join("buckets.json");
-        assert!(read(&file).expect("none yet").is_empty());
+        assert!(read(&file).expect("none yet").buckets.is_empty());
         let first = r#" [{"name":"lake","url":"s3://b/ü+1 %/x","options":{"aws_sse_customer_key_base64":"hunter2"},
             "protected":false,"conditional_put":true,"added_ms":1}]"#;
         fs::write(&file, first).expect("written");
-        let buckets = read(&file).expect("read");
+        let RegistryContent { buckets, is_old } = read(&file).expect("read");
+        assert!(is_old);
         assert_eq!(buckets[0].url, "s3://b/%C3%BC+1 %25/x", "where its keys have been put");
         assert!(!format!("{:?}", shown(&buckets[0])).contains("hunter2"));
         assert!(exposed(&buckets[0]).is_some_and(|words| words.contains("`lake`") && !words.contains("hunter2")));
         // Written by this version, it is read as it is.
         write(&file, buckets.clone()).expect("written");
-        assert_eq!(read(&file).expect("read"), buckets);
+        let again = read(&file).expect("read");
+        assert!(!again.is_old && again.buckets == buckets);
         assert!(fs::read_to_string(&file).expect("there").contains("hunter2"), "what was reachable stays so");
         for bad in ["", "{", r#"{"sha256":"0","entry":{}}"#, r#"{"version":3,"buckets":[]}"#, r#"{"version":2}"#, "[{}]"] {
             fs::write(&file, bad).expect("written");
             assert!(read(&file).is_err(), "{bad}");
         }
+        fs::write(&file, r#"{"version":3,"buckets":[],"more":1}"#).expect("written");
+        let newer = read(&file).expect_err("it is newer").to_string();
+        assert!(newer.contains("version 3") && newer.contains("buckets.json"), "{newer}");
+        // A name that one flipped bit has changed is JSON all the same.
+        write(&file, buckets).expect("written");
+        let flipped = fs::read_to_string(&file).expect("there").replacen("lake", "make", 1);
+        fs::write(&file, flipped).expect("damaged");
+        assert!(read(&file).is_err_and(|error| error.to_string().contains("checksum")));
     }
 }

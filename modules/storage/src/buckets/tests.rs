@@ -68,6 +68,97 @@ async fn buckets_come_and_go_and_two_stay() {
 }
 
 #[tokio::test]
+async fn a_folder_that_nothing_can_be_put_into_is_refused_in_words() {
+    let place = Place::new();
+    let buckets = place.open();
+    for (url, words) in [("file:///proc/x", "the folder cannot be made"), ("file:///sys/kernel", "no file can be made in it")] {
+        match buckets.add(ask("x", url)).await {
+            Err(BucketError::Bad(why)) => assert!(why.contains(words) && why.contains(&url[7..]) && why.contains("`x`"), "{why}"),
+            other => panic!("{url}: {other:?}"),
+        }
+    }
+    assert_eq!(buckets.list().len(), 2);
+}
+
+#[tokio::test]
+async fn an_object_is_never_put_below_another_nor_over_others_in_a_folder_and_both_are_said() {
+    let place = Place::new();
+    let buckets = place.open();
+    for key in ["a", "deep/b"] {
+        buckets.put(PRIMARY, key, b"x".to_vec(), false).await.expect("put");
+    }
+    for only_new in [true, false] {
+        for (key, other) in [("a/b", "`a` is an object"), ("a/b/c", "`a` is an object"), ("deep", "objects below `deep/`")] {
+            let refused = buckets.put(PRIMARY, key, b"y".to_vec(), only_new).await.expect_err(key);
+            assert!(matches!(&refused, BucketError::InTheWay { key: at, .. } if at == key), "{refused:?}");
+            assert!(refused.to_string().contains(other), "{refused}");
+        }
+    }
+    let refused = buckets.create(PRIMARY, "a/b", b"y".to_vec()).await.expect_err("below an object");
+    assert!(matches!(refused, BucketError::InTheWay { .. }), "{refused:?}");
+    assert_eq!(buckets.read(PRIMARY, "a", (0, None), None).await.expect("as it was").bytes, b"x");
+    assert_eq!(buckets.read(PRIMARY, "deep/b", (0, None), None).await.expect("as it was").bytes, b"x");
+}
+
+#[tokio::test]
+async fn a_catalog_whose_name_cannot_be_read_puts_nothing_in_another_and_says_what_to_do() {
+    let place = Place::new();
+    let node = place.open().node().to_owned();
+    std::fs::write(place.state().join(crate::node::NODE), "zz").expect("damaged");
+    let buckets = place.open();
+    assert!(buckets.node() != node && matches!(buckets.known_node(), Err(BucketError::NoNode(_))));
+    let why = buckets.nameless().expect("said").to_owned();
+    assert!(why.contains("catalog/node") && why.contains(&format!("write {node} into it")) && why.contains("restart catalog"), "{why}");
+    assert!(matches!(buckets.add(ask("more", &place.url("more"))).await, Err(BucketError::NoNode(_))));
+    assert!(!place.at("more").exists());
+    // Nothing else stops.
+    buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect("put");
+    assert!(buckets.health().await.iter().any(|h| h.name == "node" && h.error.as_ref() == Some(&why)));
+    assert!(buckets.unread().is_empty());
+    // What it says to do does it.
+    std::fs::write(place.state().join(crate::node::NODE), &node).expect("written");
+    let buckets = place.open();
+    assert_eq!((buckets.node(), buckets.nameless()), (node.as_str(), None));
+    buckets.add(ask("more", &place.url("more"))).await.expect("added");
+}
+
+#[tokio::test]
+async fn a_registry_of_an_earlier_version_gets_a_checksum_and_one_that_was_changed_since_is_refused() {
+    let place = Place::new();
+    place.open().add(ask("lake", &place.url("lake"))).await.expect("added");
+    let registry = place.state().join("catalog/.registry/buckets.json");
+    let text = || std::fs::read_to_string(&registry).expect("there");
+    assert!(text().contains("\nbrahman-file 1 sha256 "), "{}", text());
+    let old: String = text().lines().filter(|line| !line.starts_with("brahman-file")).collect();
+    std::fs::write(&registry, old).expect("as an earlier version wrote it");
+    assert!(place.open().list().iter().any(|bucket| bucket.name == "lake"));
+    assert!(text().contains("\nbrahman-file 1 sha256 "), "{}", text());
+    let changed = text().replace("/lake", "/leke");
+    std::fs::write(&registry, &changed).expect("damaged");
+    let buckets = place.open();
+    assert!(buckets.unread()[0].contains("checksum") && buckets.unread()[0].contains("buckets.json"), "{:?}", buckets.unread());
+    assert!(buckets.list().iter().all(|bucket| bucket.name != "lake") && text() == changed, "it was left as it is");
+}
+
+#[tokio::test]
+async fn a_folder_in_or_around_another_mesh_s_state_is_no_bucket() {
+    let place = Place::new();
+    let buckets = place.open();
+    std::fs::create_dir_all(place.at("other/state/buckets")).expect("made");
+    symlink(place.at("other/state"), place.at("link")).expect("linked");
+    let other = OtherState { folder: place.at("other/state"), words: "the state of the mesh on /run/x.sock".into() };
+    for (at, words) in
+        [("other/state/lake", "lies inside the state"), ("other", "holds the state"), ("link", "is the state"), ("link/x", "/run/x.sock")]
+    {
+        let others = vec![other.clone()];
+        let refused = buckets.add_apart_from(ask("lake", &place.url(at)), move || others).await.expect_err(at);
+        assert!(matches!(&refused, BucketError::Bad(why) if why.contains(words) && why.contains("`lake`")), "{at}: {refused}");
+    }
+    assert!(!place.at("other/state/lake").exists() && !place.at("other/state/x").exists());
+    buckets.add_apart_from(ask("lake", &place.url("other/lake")), move || vec![other]).await.expect("a neighbour");
+}
+
+#[tokio::test]
 async fn names_never_lead_out_of_the_folder_of_buckets() {
     let place = Place::new();
     let (buckets, url) = (place.open(), place.url("more"));

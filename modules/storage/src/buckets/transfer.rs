@@ -35,7 +35,7 @@ impl Buckets {
     /// A bucket that is to be written to. One in S3 is asked whether it is there, for a put might make it.
     pub(super) async fn writable(&self, name: &str) -> Result<OpenBucket, BucketError> {
         let opened = self.opened(name).await?;
-        if !opened.local {
+        if !opened.is_local() {
             self.present(name).await?;
         }
         Ok(opened)
@@ -58,7 +58,7 @@ impl Buckets {
             return self.broken(opened, "get", key, &error);
         }
         // A deleted bucket of S3 has none of its objects. A folder's marker was seen a moment ago.
-        let gone = if opened.local { None } else { self.absence(&opened.name).await };
+        let gone = if opened.is_local() { None } else { self.absence(&opened.name).await };
         gone.unwrap_or_else(|| BucketError::NoSuchObject { name: opened.name.clone(), key: key.to_owned() })
     }
 
@@ -194,6 +194,9 @@ impl Buckets {
             let found = hex(&hasher.finalize());
             return if found == sha256 { self.send_whole(target, key, bytes, sha256, replace).await } else { Err(wrong(&found)) };
         }
+        if let Some(error) = target.in_the_way(key).await {
+            return Err(error);
+        }
         let failed = |error: object_store::Error| self.broken(target, "put", key, &error);
         let upload = Self::step(target, target.store.put_multipart(&target.key(key)?)).await?.map_err(failed)?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
@@ -257,14 +260,18 @@ impl Buckets {
             match Self::step(opened, opened.store.put_opts(&place, payload.clone(), PutOptions::from(mode))).await? {
                 Ok(_) => return Ok(true),
                 Err(error) if is_conflict(&error) => raced = opened.told(&error),
-                Err(error) => return Err(self.broken(opened, "put", key, &error)),
+                Err(error) => {
+                    let in_the_way = opened.in_the_way(key).await;
+                    return Err(in_the_way.unwrap_or_else(|| self.broken(opened, "put", key, &error)));
+                }
             }
             // Where nothing is there, somebody else was only about to put it.
             if only_new && opened.store.head(&place).await.is_ok() {
                 return Ok(false);
             }
         }
-        Err(self.broken(opened, "put", key, &format!("others put it at the same time; it was not put, try again: {raced}")))
+        let others = || self.broken(opened, "put", key, &format!("others put it at the same time; it was not put, try again: {raced}"));
+        Err(opened.in_the_way(key).await.unwrap_or_else(others))
     }
 
     /// Bytes of an object from an offset on, at most [`OBJECT_BYTES_MAX`]. With a hash all of the object is read, and compared.
@@ -280,7 +287,7 @@ impl Buckets {
     ) -> Result<Part, BucketError> {
         let opened = self.opened(name).await?;
         let place = opened.key(key)?;
-        let size = match opened.store.head(&place).await {
+        let size = match Self::step(&opened, opened.store.head(&place)).await? {
             Ok(meta) => meta.size,
             Err(error) => return Err(self.unread_object(&opened, key, error).await),
         };
@@ -293,7 +300,7 @@ impl Buckets {
             return Ok(Part { bytes: Vec::new(), size, sha256: None });
         }
         let options = GetOptions::default().with_range((!whole).then_some(offset..end));
-        let result = match opened.store.get_opts(&place, options).await {
+        let result = match Self::step(&opened, opened.store.get_opts(&place, options)).await? {
             Ok(result) => result,
             Err(error) => return Err(self.unread_object(&opened, key, error).await),
         };
@@ -342,7 +349,7 @@ impl Buckets {
         let mut file = tokio::fs::File::from_std(temporary.as_file().try_clone()?);
         let written = |error: io::Error| self.broken(&opened, "write", key, &format!("{}: {error}", to.display()));
         let mut hasher = Sha256::new();
-        while let Some(bytes) = stream.next().await {
+        while let Some(bytes) = Self::step(&opened, stream.next()).await? {
             let bytes = bytes.map_err(|error| self.broken(&opened, "get", key, &error))?;
             hasher.update(&bytes);
             file.write_all(&bytes).await.map_err(written)?;
@@ -366,7 +373,7 @@ impl Buckets {
         let below = super::open::prefix(name, prefix.trim_matches('/'))?;
         let mut listed = opened.store.list((!below.as_ref().is_empty()).then_some(&below));
         let mut keys = Vec::new();
-        while let Some(object) = listed.next().await {
+        while let Some(object) = Self::step(&opened, listed.next()).await? {
             let object = object.map_err(|error| self.broken(&opened, "list", prefix, &error))?;
             let key = String::from(object.location);
             if key == MARKER || key.split('/').next() == Some(CATALOGS) {
@@ -388,7 +395,7 @@ impl Buckets {
     /// As the bucket gives them; they are in the journal.
     pub async fn remove_object(&self, name: &str, key: &str) -> Result<(), BucketError> {
         let opened = self.opened(name).await?;
-        match opened.store.delete(&opened.key(key)?).await {
+        match Self::step(&opened, opened.store.delete(&opened.key(key)?)).await? {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.broken(&opened, "delete", key, &error)),
         }

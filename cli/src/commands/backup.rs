@@ -1,0 +1,484 @@
+//! `brahman backup` and `brahman restore`: the state of a mesh in one file, and a state out of that file.
+//!
+//! ```text
+//! brahman-backup.json       the format, when and of what; first
+//! catalog/…                 as the catalog wrote them at one moment
+//! indexes/…                 as each index answered
+//! buckets/primary/…         markers, single objects, and the objects of the datasets' present generations
+//! ingest/…, …               what else is in the state, as it lies
+//! brahman-backup-sums.json  {path: SHA-256} of all of them; last
+//! ```
+//!
+//! Invariants: what a dataset's file in a backup names is in it, or named as left out; a backup that is cut off or damaged is refused as a
+//! whole; nothing is put where anything is; a state comes to its place in one step, once all of it is there and compared.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use brahman_card::clock::now_ms;
+use brahman_card::interface::broker::{self, FlowIn};
+use brahman_card::interface::catalog::{self, Dataset, IndexMark, UnpinIn};
+use brahman_card::interface::storage::PRIMARY;
+use brahman_card::interface::{Empty, WireError as _, index, init};
+use brahman_sidecar::place::meshes;
+use brahman_sidecar::place::state::check_place;
+use brahman_sidecar::{ClientError, Connection, chain, place};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::{get, is_standard};
+use crate::failure::BadInput;
+use crate::output::{Output, Tone, bytes};
+use crate::tar::{TarReader, TarWriter};
+
+/// The first file of a backup.
+const HEAD: &str = "brahman-backup.json";
+/// The last one.
+const SUMS: &str = "brahman-backup-sums.json";
+/// The format that is written, and the newest that is read.
+const FORMAT: u32 = 1;
+/// How folders begin in which a backup is put together, in the state.
+pub(crate) const STAGING: &str = ".backup-";
+/// What of a state is in no backup: it is made again, is about this mesh alone, or is in it by another way.
+const LEFT_ASIDE: [&str; 7] = ["catalog", "indexes", "buckets", "datasets", "logs", "mock", ".lock"];
+/// How often a file is copied that is written meanwhile.
+const TRIES: u32 = 5;
+/// Largest head and sums: a million files' names.
+const OWN_BYTES_MAX: u64 = 512 << 20;
+
+#[derive(Args, Debug)]
+pub(crate) struct Backup {
+    /// File to write, which must not exist; - writes to standard output
+    file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    /// Backup to read; - reads standard input
+    file: PathBuf,
+    /// State directory to make, which must not exist or be empty
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+}
+
+/// What a backup says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct BackupHead {
+    brahman_backup: u32,
+    /// Of the program that wrote it.
+    version: String,
+    created_ms: u64,
+    datasets: Vec<BackupDataset>,
+    indexes: Vec<String>,
+    /// What is not in it, and why.
+    left_out: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct BackupDataset {
+    name: String,
+    generation: u64,
+    rows: u64,
+}
+
+/// What says of any format which one it is.
+#[derive(Deserialize)]
+struct BackupFormat {
+    brahman_backup: u32,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Sums {
+    files: BTreeMap<String, String>,
+}
+
+/// A folder that is removed with this.
+struct StagingFolder(PathBuf);
+
+impl Drop for StagingFolder {
+    fn drop(&mut self) {
+        // `brahman gc` removes what is left.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Writes a backup of the mesh that runs.
+pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyhow::Result<()> {
+    let to_standard = is_standard(&ask.file);
+    if !to_standard && ask.file.symlink_metadata().is_ok() {
+        return Err(BadInput(format!("{} exists already: give the backup another name", ask.file.display())).into());
+    }
+    let state = state_of(socket).await?;
+    let staging = StagingFolder(state.join(format!("{STAGING}{}-{}", std::process::id(), now_ms())));
+    for folder in ["", "catalog", "indexes"] {
+        let path = staging.0.join(folder);
+        place::private_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    // First the indexes: the datasets are as old as they are or newer, and the catalog says which of them are behind.
+    let (marks, mut left_out) = snapshot_indexes(socket, &state, &staging.0).await?;
+    let ask_catalog = catalog::SnapshotIn { folder: text(&staging.0.join("catalog"))?, indexes: Some(marks.clone()), life_s: None };
+    let taken = get::<catalog::method::Snapshot>(socket, &ask_catalog).await?;
+    left_out.extend(taken.notes.into_iter().flatten());
+    let written = write_backup(&ask.file, &state, &staging.0, &taken.datasets, &marks, left_out, output);
+    // Whatever became of it: the pins have done their work.
+    for dataset in &taken.datasets {
+        let unpin = UnpinIn { name: dataset.name.clone(), generation: None, pin: Some(taken.pin.clone()), mock: Some(false) };
+        if let Err(error) = get::<catalog::method::Unpin>(socket, &unpin).await {
+            output.note(&format!("the pin of dataset {} stays for a day: {}", dataset.name, chain(&error)));
+        }
+    }
+    let (head, size) = written?;
+    // Where the backup is on standard output, what is said of it would be in it.
+    if to_standard {
+        return Ok(());
+    }
+    if output.json() {
+        let mut all = serde_json::to_value(&head)?;
+        all["file"] = ask.file.display().to_string().into();
+        all["bytes"] = size.into();
+        output.print_json(&all);
+        return Ok(());
+    }
+    let (datasets, indexes) = (head.datasets.len(), head.indexes.len());
+    output.line(&format!("{}: {}, {datasets} datasets and {indexes} indexes", ask.file.display(), bytes(size)));
+    head.left_out.iter().for_each(|left_out| output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy)));
+    Ok(())
+}
+
+/// The state of the mesh at a socket.
+async fn state_of(socket: &Path) -> anyhow::Result<PathBuf> {
+    // Whether there is one at all is a clearer answer than that nobody holds its state.
+    get::<init::method::List>(&place::init_socket(socket), &Empty {}).await?;
+    let socket = std::path::absolute(socket)?;
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let found = meshes::live().into_iter().find(|mesh| mesh.holder.socket == socket || real(&mesh.holder.socket) == real(&socket));
+    let none = || BadInput(format!("the state of the mesh at {} cannot be told: run this as its own user", socket.display()));
+    Ok(found.ok_or_else(none)?.state)
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    let text = path.to_str().ok_or_else(|| BadInput(format!("{}: expected a path of UTF-8", path.display())))?;
+    Ok(text.to_owned())
+}
+
+/// Has the module that serves real indexes put them into the staging folder. Where no module does, they are copied as they lie.
+async fn snapshot_indexes(socket: &Path, state: &Path, staging: &Path) -> anyhow::Result<(Vec<IndexMark>, Vec<String>)> {
+    let flow = FlowIn { flow: index::INTERFACE.name.to_owned(), context: None, require: None };
+    let candidates = match get::<broker::method::Explain>(socket, &flow).await {
+        Ok(told) => told.candidates,
+        Err(ClientError::Fault(fault)) if fault.name == broker::error::NoProvider::NAME => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let target = staging.join("indexes");
+    let Some(provider) = candidates.into_iter().map(|candidate| candidate.matched).find(|matched| !matched.mock) else {
+        let lying = state.join("indexes");
+        if lying.is_dir() {
+            copy_folder(&lying, &target)?;
+        }
+        return Ok((Vec::new(), Vec::new()));
+    };
+    let ask = index::SnapshotIn { folder: text(&target)? };
+    let asking = async { Connection::connect(Path::new(&provider.socket)).await?.call_method::<index::method::Snapshot>(&ask).await };
+    let out = asking.await.with_context(|| format!("the indexes of module {} cannot be copied", provider.label))?;
+    Ok((out.indexes, out.left_out.unwrap_or_default().into_iter().map(|left| format!("index {left}")).collect()))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for (path, file) in files_below(from)? {
+        let target = to.join(&path);
+        let copied = target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(&file, &target));
+        copied.with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Regular files below a folder, by their paths in it, in order. What is hidden below the folder itself is among them.
+fn files_below(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let (mut all, mut folders) = (BTreeMap::new(), vec![(String::new(), folder.to_owned())]);
+    while let Some((prefix, folder)) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|name| BadInput(format!("{}: not UTF-8", name.display())))?;
+            let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push((path, entry.path()));
+            } else if kind.is_file() {
+                all.insert(path, entry.path());
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// All that goes into a backup, by its path there.
+fn contents(
+    state: &Path,
+    staging: &Path,
+    datasets: &[Dataset],
+    left_out: &mut Vec<String>,
+) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut all = files_below(staging)?;
+    let primary = state.join("buckets").join(PRIMARY);
+    for dataset in datasets {
+        let elsewhere = dataset.objects.iter().filter(|object| object.bucket != PRIMARY).map(|object| object.bucket.as_str());
+        let buckets: std::collections::BTreeSet<&str> = elsewhere.collect();
+        if !buckets.is_empty() {
+            let buckets = buckets.into_iter().collect::<Vec<_>>().join(", ");
+            left_out.push(format!("objects of dataset {} in bucket {buckets}, which is not in the state", dataset.name));
+        }
+        for object in dataset.objects.iter().filter(|object| object.bucket == PRIMARY) {
+            let path = object.local();
+            if path.is_file() {
+                all.insert(format!("buckets/{PRIMARY}/{}", object.key), path);
+            } else {
+                left_out.push(format!("object {} of dataset {}, which is missing", object.key, dataset.name));
+            }
+        }
+    }
+    if primary.is_dir() {
+        // Whatever else lies there: markers, and objects that somebody has put. Of datasets only what is named above.
+        for (path, file) in files_below(&primary)? {
+            if !["datasets/", "indexes/"].iter().any(|own| path.starts_with(own)) {
+                all.entry(format!("buckets/{PRIMARY}/{path}")).or_insert(file);
+            }
+        }
+    }
+    for entry in fs::read_dir(state)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if LEFT_ASIDE.contains(&name.as_str()) || name.starts_with(STAGING) {
+            continue;
+        }
+        let files = match entry.file_type()? {
+            kind if kind.is_dir() => files_below(&entry.path())?,
+            kind if kind.is_file() => BTreeMap::from([(String::new(), entry.path())]),
+            _ => continue,
+        };
+        for (path, file) in files {
+            let path = if path.is_empty() { name.clone() } else { format!("{name}/{path}") };
+            match settled_copy(&file, &staging.join("as-they-lie").join(&path)) {
+                Ok(copy) => drop(all.insert(path, copy)),
+                Err(error) => left_out.push(format!("{path}: {error}")),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Copies a file that others may write to, again and again until it did not change meanwhile.
+fn settled_copy(file: &Path, to: &Path) -> io::Result<PathBuf> {
+    let looks = || fs::metadata(file).and_then(|meta| Ok((meta.len(), meta.modified()?)));
+    to.parent().map_or(Ok(()), fs::create_dir_all)?;
+    for _ in 0..TRIES {
+        let before = looks()?;
+        let copied = fs::copy(file, to)?;
+        if looks()? == before && copied == before.0 {
+            return Ok(to.to_owned());
+        }
+    }
+    Err(io::Error::other("it was written to all the time"))
+}
+
+fn write_backup(
+    file: &Path,
+    state: &Path,
+    staging: &Path,
+    datasets: &[Dataset],
+    marks: &[IndexMark],
+    mut left_out: Vec<String>,
+    output: &Output,
+) -> anyhow::Result<(BackupHead, u64)> {
+    let contents = contents(state, staging, datasets, &mut left_out)?;
+    let created_ms = now_ms();
+    let head = BackupHead {
+        brahman_backup: FORMAT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        created_ms,
+        datasets: datasets.iter().map(|d| BackupDataset { name: d.name.clone(), generation: d.generation, rows: d.rows }).collect(),
+        indexes: marks.iter().map(|mark| mark.index.clone()).collect(),
+        left_out,
+    };
+    if is_standard(file) {
+        write_archive(io::stdout().lock(), &head, &contents, output)?;
+        return Ok((head, 0));
+    }
+    let unfinished = tempfile::Builder::new()
+        .prefix(".brahman-backup-")
+        .tempfile_in(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+        .with_context(|| BadInput(format!("cannot write beside {}", file.display())))?;
+    write_archive(io::BufWriter::with_capacity(1 << 20, unfinished.as_file()), &head, &contents, output)?;
+    unfinished.as_file().sync_all()?;
+    let size = unfinished.as_file().metadata()?.len();
+    unfinished.persist_noclobber(file).with_context(|| BadInput(format!("cannot write {}", file.display())))?;
+    Ok((head, size))
+}
+
+fn write_archive(out: impl Write, head: &BackupHead, contents: &BTreeMap<String, PathBuf>, output: &Output) -> anyhow::Result<()> {
+    let mut archive = TarWriter::new(out, head.created_ms / 1000);
+    let mut sums = Sums::default();
+    let own = serde_json::to_vec_pretty(head)?;
+    sums.files.insert(HEAD.to_owned(), archive.append(HEAD, own.len() as u64, &mut own.as_slice())?);
+    let bar = output.count_bar("files", contents.len() as u64);
+    for (path, source) in contents {
+        let mut file = File::open(source).with_context(|| format!("cannot read {}", source.display()))?;
+        let size = file.metadata()?.len();
+        let sum = archive.append(path, size, &mut file).with_context(|| format!("cannot copy {}", source.display()))?;
+        sums.files.insert(path.clone(), sum);
+        bar.inc(1);
+    }
+    let text = serde_json::to_vec(&sums)?;
+    archive.append(SUMS, text.len() as u64, &mut text.as_slice())?;
+    archive.finish()?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Makes a state out of a backup.
+pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
+    let state = std::path::absolute(&ask.state)?;
+    let refused = |why: &str| BadInput(format!("{} {why}; nothing was changed", state.display()));
+    match fs::read_dir(&state) {
+        Ok(mut entries) if entries.next().is_some() => {
+            return Err(refused("is not empty: choose another --state, or move what is there away").into());
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context(refused("cannot be used")),
+        _ => {}
+    }
+    check_place(&state).map_err(|error| BadInput(error.to_string()))?;
+    let above = state.parent().ok_or_else(|| refused("cannot be made"))?;
+    fs::create_dir_all(above).with_context(|| refused("cannot be made"))?;
+    let unfinished = tempfile::Builder::new().prefix(".brahman-restore-").tempdir_in(above).with_context(|| refused("cannot be made"))?;
+    let head = if is_standard(&ask.file) {
+        unpack(io::stdin().lock(), unfinished.path(), output)?
+    } else {
+        let file = File::open(&ask.file).with_context(|| BadInput(format!("cannot read {}", ask.file.display())))?;
+        unpack(io::BufReader::with_capacity(1 << 20, file), unfinished.path(), output)?
+    };
+    // Over an empty folder, or over nothing.
+    fs::rename(unfinished.path(), &state).with_context(|| refused("cannot be made"))?;
+    File::open(above)?.sync_all()?;
+    if output.json() {
+        let mut all = serde_json::to_value(&head)?;
+        all["state"] = state.display().to_string().into();
+        output.print_json(&all);
+        return Ok(());
+    }
+    let (datasets, indexes) = (head.datasets.len(), head.indexes.len());
+    output.line(&format!("{}: {datasets} datasets and {indexes} indexes; `brahman up --state {0}` serves them", state.display()));
+    head.left_out.iter().for_each(|left_out| output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy)));
+    Ok(())
+}
+
+/// Takes everything out of a backup, and compares it.
+fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<BackupHead> {
+    let damaged = |error: io::Error| anyhow::Error::from(error).context(BadInput("the backup is damaged; nothing was changed".into()));
+    let no_backup = || BadInput(format!("this is no backup of brahman's: it does not begin with {HEAD}"));
+    let mut archive = TarReader::new(input);
+    let bar = output.spinner("restoring");
+    let first = archive.next_entry().map_err(|error| anyhow::Error::from(error).context(no_backup()))?.ok_or_else(no_backup)?;
+    if first.path != HEAD || first.size > OWN_BYTES_MAX {
+        return Err(no_backup().into());
+    }
+    let (mut text, mut found) = (Vec::new(), Sums::default());
+    found.files.insert(first.path, archive.take(first.size, &mut text).map_err(damaged)?);
+    let BackupFormat { brahman_backup } = serde_json::from_slice(&text).with_context(no_backup)?;
+    if brahman_backup > FORMAT {
+        let words = format!("the backup is of format {brahman_backup}, expected at most {FORMAT}: a newer brahman has written it");
+        return Err(BadInput(words).into());
+    }
+    let head: BackupHead = serde_json::from_slice(&text).with_context(no_backup)?;
+    let mut sums: Option<Sums> = None;
+    while let Some(entry) = archive.next_entry().map_err(damaged)? {
+        if entry.path == SUMS {
+            if entry.size > OWN_BYTES_MAX {
+                return Err(damaged(io::ErrorKind::InvalidData.into()));
+            }
+            let mut text = Vec::new();
+            archive.take(entry.size, &mut text).map_err(damaged)?;
+            sums = Some(serde_json::from_slice(&text).map_err(|error| damaged(error.into()))?);
+            continue;
+        }
+        let path = to.join(&entry.path);
+        let write = |archive: &mut TarReader<_>| -> io::Result<String> {
+            if let Some(folder) = path.parent() {
+                place::private_dir(folder)?;
+            }
+            let mut options = fs::OpenOptions::new();
+            std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o600);
+            let mut file = options.open(&path)?;
+            let sum = archive.take(entry.size, &mut file)?;
+            file.sync_all()?;
+            Ok(sum)
+        };
+        let sum = write(&mut archive).with_context(|| format!("cannot take {} out of the backup", entry.path))?;
+        found.files.insert(entry.path, sum);
+    }
+    let wanted = sums.ok_or_else(|| damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends before {SUMS}"))))?;
+    let differing = wanted.files.iter().find(|(path, sum)| found.files.get(*path) != Some(*sum)).map(|(path, _)| path);
+    let unknown = found.files.keys().find(|path| !wanted.files.contains_key(*path));
+    if let Some(path) = differing.or(unknown) {
+        return Err(damaged(io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not what was written"))));
+    }
+    bar.finish_and_clear();
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> BackupHead {
+        BackupHead {
+            brahman_backup: FORMAT,
+            version: "0".into(),
+            created_ms: 1000,
+            datasets: Vec::new(),
+            indexes: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    fn archive(head: &BackupHead, folder: &Path) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_archive(&mut bytes, head, &files_below(folder).expect("listed"), &Output::kept()).expect("written");
+        bytes
+    }
+
+    #[test]
+    fn a_backup_is_restored_whole_or_not_at_all() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let (from, file) = (home.path().join("from"), home.path().join("x.tar"));
+        fs::create_dir_all(from.join("catalog/.registry")).expect("made");
+        fs::write(from.join("catalog/d.json"), "{}").and_then(|()| fs::write(from.join("catalog/.registry/b"), "b")).expect("written");
+        let bytes = archive(&head(), &from);
+        fs::write(&file, &bytes).expect("written");
+        let ask = Restore { file: file.clone(), state: home.path().join("deep/state") };
+        restore(&ask, &Output::kept()).expect("restored");
+        assert_eq!(fs::read_to_string(ask.state.join("catalog/.registry/b")).expect("there"), "b");
+        assert_eq!(fs::read_dir(home.path().join("deep")).expect("listed").count(), 1, "nothing is left beside it");
+        let again = restore(&ask, &Output::kept()).expect_err("it is not empty");
+        assert!(again.is::<BadInput>() && again.to_string().contains("not empty"), "{again:#}");
+        // An empty folder is as good as none; any cut, and any flipped bit of content, is refused.
+        for damage in [bytes.len() - 1500, bytes.len() / 2, 600] {
+            fs::write(&file, &bytes[..damage]).expect("cut");
+            let ask = Restore { file: file.clone(), state: home.path().join("empty") };
+            fs::create_dir_all(&ask.state).expect("made");
+            restore(&ask, &Output::kept()).expect_err("it is cut off");
+            assert_eq!(fs::read_dir(&ask.state).expect("there").count(), 0);
+        }
+        let mut flipped = bytes.clone();
+        let at = flipped.windows(2).rposition(|two| two == b"{}").expect("the content of d.json");
+        flipped[at] = b'[';
+        fs::write(&file, &flipped).expect("damaged");
+        let refused = restore(&Restore { file: file.clone(), state: home.path().join("empty") }, &Output::kept()).expect_err("damaged");
+        assert!(format!("{refused:#}").contains("d.json is not what was written"), "{refused:#}");
+        let newer = BackupHead { brahman_backup: FORMAT + 1, ..head() };
+        fs::write(&file, archive(&newer, &from)).expect("written");
+        let refused = restore(&Restore { file, state: home.path().join("empty") }, &Output::kept()).expect_err("it is newer");
+        assert!(refused.to_string().contains("newer brahman"), "{refused:#}");
+    }
+}

@@ -1,0 +1,555 @@
+//! Nearest neighbours in memory: a graph on flat arrays, walked by codes of one byte a component, scored by exact f32 products.
+//!
+#![doc = include_str!("../README.md")]
+//!
+//! # Reading the code
+//!
+//! [`kernel`] compares, [`code`] encodes, [`store`] keeps vectors and searches exactly, [`graph`] walks, [`build`] inserts,
+//! [`file`] writes and maps, [`pages`] holds the memory, [`sample`] makes vectors up.
+//!
+//! Invariants: rows are numbered in the order in which neighbours lie together (so a graph's builder says the order, and
+//! its caller arranges the rest of the rows likewise); scores are exact f32 products; a filtered search is exact wherever
+//! the graph could miss.
+
+pub mod build;
+pub mod code;
+pub mod file;
+pub mod graph;
+pub mod kernel;
+pub mod pages;
+pub mod sample;
+pub mod store;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+pub use build::Parameters;
+use build::{Draft, level_of, mix};
+use code::{Quantiser, QueryCode};
+use graph::{Graph, NONE, Scratch, node_of, product_of};
+use pages::Pages;
+pub use store::{LiveRows, Neighbour, Store};
+
+/// Rows beyond the k-th that are compared by f32 after a walk: the codes' error moves a row by a few places at most.
+const RERANK_EXTRA: usize = 8;
+/// What a walk compares beside `ef` times [`COMPARED_PER_EF`], in codes.
+const COMPARED_FLOOR: usize = 600;
+/// Codes that a walk compares for each of `ef`, as measured at M = 16.
+const COMPARED_PER_EF: usize = 20;
+/// Scores closer than this are those of equal vectors: the rounding of f32 sums.
+const EQUAL: f32 = 1e-6;
+/// A code compared in a walk costs as much as this many in a scan, which reads memory in order.
+const WALK_COST: usize = 4;
+/// Candidates of the search by which a built graph is asked for each of its rows; narrower than a usual search, so that a
+/// row which just passes is not lost to a usual one.
+const ADOPT_EF: usize = 48;
+/// Rows whose lists a lost one is put into: a search that ends elsewhere by a little meets one of them still.
+const ADOPTERS: usize = 4;
+/// Rows asked for between two looks at whether to go on: less than a millisecond of work.
+const ASKED_PER_STEP: usize = 16;
+/// What one round displaces is asked for in the next.
+const ADOPT_ROUNDS: usize = 4;
+/// Fewer rows are always scanned.
+pub const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
+
+/// How many rows of `dim` numbers `vectors` are.
+fn rows_of(vectors: &[f32], dim: usize) -> io::Result<usize> {
+    let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if vectors.is_empty() {
+        return Ok(0);
+    }
+    if dim == 0 || dim > file::DIM_MAX || !vectors.len().is_multiple_of(dim) {
+        return invalid(format!("{} numbers are not whole rows of {dim}, expected 1 to {} a row", vectors.len(), file::DIM_MAX));
+    }
+    match vectors.iter().position(|number| !number.is_finite()) {
+        Some(at) => invalid(format!("{} in row {}, expected finite numbers", vectors[at], at / dim)),
+        None => Ok(vectors.len() / dim),
+    }
+}
+
+/// Hears how many rows are inserted and says whether to go on.
+pub type Progress<'a> = dyn Fn(usize) -> bool + Sync + 'a;
+
+/// What is asked of a search.
+#[derive(Clone, Copy, Debug)]
+pub struct SearchParameters<'a> {
+    /// How many rows are wanted.
+    pub k: usize,
+    /// Candidates kept on the way.
+    pub ef: usize,
+    /// Rows that may be found, if not all.
+    pub live: Option<&'a LiveRows>,
+}
+
+/// A built index. Readers share it.
+#[derive(Debug)]
+pub struct FlatIndex {
+    /// The vectors, and their codes.
+    pub store: Store,
+    /// How it was built.
+    pub parameters: Parameters,
+    base: Pages,
+    levels: Vec<u8>,
+    upper_at: Vec<u32>,
+    upper: Vec<u32>,
+    top: Vec<u32>,
+    top_level: usize,
+    /// Memory for walks, one a searching thread.
+    idle: Mutex<Vec<Walker>>,
+}
+
+/// Memory that a search needs.
+#[derive(Debug, Default)]
+struct Walker {
+    scratch: Scratch,
+    query: QueryCode,
+    rows: Vec<u32>,
+}
+
+/// What a walk came to.
+struct WalkOutcome {
+    best: Vec<Neighbour>,
+    /// Live rows among the candidates.
+    reached: usize,
+    /// The candidates are alike to the codes and not to f32: there may be better ones among many more.
+    near_duplicates: bool,
+}
+
+impl FlatIndex {
+    /// Builds the index of vectors of length 1; also gives, for each row of the index, the number it had in `vectors`.
+    /// `progress` hears how many are inserted and says whether to go on.
+    ///
+    /// # Errors
+    /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows, hold what is no number, or if the parameters
+    /// are out of bounds; if there is not enough memory; with [`io::ErrorKind::Interrupted`] if told to stop.
+    pub fn build(
+        vectors: &[f32],
+        dim: usize,
+        parameters: Parameters,
+        threads: usize,
+        progress: &Progress<'_>,
+    ) -> io::Result<(Self, Vec<u32>)> {
+        parameters.check()?;
+        let rows = rows_of(vectors, dim)?;
+        if rows < GRAPH_ROWS_MIN {
+            return Self::unlinked(vectors, dim, parameters);
+        }
+        let level: Vec<u8> = (0..rows as u64).map(|row| level_of(row, &parameters)).collect();
+        let mut order: Vec<u32> = (0..rows as u32).collect();
+        // High levels first, as the draft wants; the rest as shuffled cards, so that a batch is no cluster.
+        order.sort_unstable_by_key(|row| (u8::MAX - level[*row as usize], mix(parameters.seed ^ u64::from(*row)), *row));
+        let levels: Vec<u8> = order.iter().map(|row| level[*row as usize]).collect();
+        let shuffled = Store::new(vectors, dim, &order)?;
+        let mut draft = Draft::new(parameters, shuffled.codes().stride, shuffled.kernels);
+        if !draft.insert(shuffled.codes.bytes(), &levels, threads, progress) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let (parts, _) = draft.finish(threads);
+        Self::of_parts(vectors, dim, parameters, &parts, &order, (threads, progress))
+    }
+
+    /// The index of a graph that was made for `vectors` in the order `order`; gives what [`FlatIndex::build`] gives. `how` is
+    /// its threads and progress.
+    ///
+    /// # Errors
+    /// As [`FlatIndex::build`].
+    pub fn of_parts(
+        vectors: &[f32],
+        dim: usize,
+        parameters: Parameters,
+        parts: &build::Parts,
+        order: &[u32],
+        how: (usize, &Progress<'_>),
+    ) -> io::Result<(Self, Vec<u32>)> {
+        let rows = order.len();
+        // Neighbours side by side: fewer pages and cache lines a walk.
+        let places = breadth_first(parts);
+        let mut new_of = vec![0_u32; rows];
+        for (new, old) in places.iter().zip(0..).map(|(old, new)| (new, *old)) {
+            new_of[old as usize] = new;
+        }
+        let renamed = |list: &[u32]| -> Vec<u32> { list.iter().map(|n| if *n == NONE { NONE } else { new_of[*n as usize] }).collect() };
+        let width = 2 * parameters.m;
+        let mut base = Pages::zeroed(rows * width * 4)?;
+        for (place, old) in base.bytes_mut().chunks_mut(width * 4).zip(&places) {
+            let list = renamed(&parts.base[*old as usize * width..][..width]);
+            place.copy_from_slice(bytemuck::cast_slice(&list));
+        }
+        let of_rows: Vec<u32> = places.iter().map(|old| order[*old as usize]).collect();
+        let mut flat = Self {
+            store: Store::new(vectors, dim, &of_rows)?,
+            parameters,
+            base,
+            levels: places.iter().map(|old| parts.levels[*old as usize]).collect(),
+            upper_at: places.iter().map(|old| parts.upper_at[*old as usize]).collect(),
+            upper: renamed(&parts.upper),
+            top: renamed(&parts.top),
+            top_level: parts.top_level,
+            idle: Mutex::default(),
+        };
+        flat.adopt(how.0, how.1)?;
+        Ok((flat, of_rows))
+    }
+
+    /// Vectors without a graph, in their order: every search compares all.
+    ///
+    /// # Errors
+    /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows or hold what is no number; if there is not
+    /// enough memory.
+    pub fn unlinked(vectors: &[f32], dim: usize, parameters: Parameters) -> io::Result<(Self, Vec<u32>)> {
+        let order: Vec<u32> = (0..rows_of(vectors, dim)? as u32).collect();
+        Ok((Self::scanned(Store::new(vectors, dim, &order)?, parameters)?, order))
+    }
+
+    fn scanned(store: Store, parameters: Parameters) -> io::Result<Self> {
+        let rows = store.len();
+        Ok(Self {
+            store,
+            parameters,
+            base: Pages::zeroed(0)?,
+            levels: vec![0; rows],
+            upper_at: vec![NONE; rows],
+            upper: Vec::new(),
+            top: Vec::new(),
+            top_level: 0,
+            idle: Mutex::default(),
+        })
+    }
+
+    /// This index with more vectors: the graph is changed, not built again. Their rows come last.
+    ///
+    /// # Errors
+    /// As [`FlatIndex::build`].
+    pub fn insert(&self, vectors: &[f32], threads: usize, progress: &Progress<'_>) -> io::Result<Self> {
+        let (dim, there) = (self.store.dim(), self.store.len());
+        let added = rows_of(vectors, dim)?;
+        let mut all = self.store.vectors().to_vec();
+        all.extend_from_slice(vectors);
+        if self.top.is_empty() {
+            return Self::build(&all, dim, self.parameters, threads, progress).map(|(flat, _)| flat);
+        }
+        let mut quantiser = self.store.quantiser;
+        let width = self.store.codes().stride;
+        let mut fresh = vec![0_u8; added * width];
+        for (vector, code) in vectors.chunks_exact(dim).zip(fresh.chunks_mut(width)) {
+            quantiser.encode(vector, code);
+        }
+        let levels: Vec<u8> = (0..added as u64).map(|i| level_of(there as u64 + i, &self.parameters)).collect();
+        let mut draft = Draft::resume(self.parameters, &self.graph(), &self.levels);
+        if !draft.insert(&fresh, &levels, threads, progress) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let (parts, codes) = draft.finish(threads);
+        let mut flat = Self {
+            store: Store::from_pages(dim, there + added, quantiser, Pages::copied(&codes)?, Pages::copied(bytemuck::cast_slice(&all))?),
+            parameters: self.parameters,
+            base: Pages::copied(bytemuck::cast_slice(&parts.base))?,
+            levels: parts.levels,
+            upper_at: parts.upper_at,
+            upper: parts.upper,
+            top: parts.top,
+            top_level: parts.top_level,
+            idle: Mutex::default(),
+        };
+        flat.adopt(threads, progress)?;
+        Ok(flat)
+    }
+
+    /// Writes and fsyncs the index; the caller fsyncs the folder.
+    ///
+    /// # Errors
+    /// As the file system gives them.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        file::write(self, path)
+    }
+
+    /// Opens an index that was saved: reads codes and graph, maps the vectors.
+    ///
+    /// # Errors
+    /// As the file system gives them; with [`io::ErrorKind::InvalidData`] if the file is damaged or none of this format.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        file::open(path)
+    }
+
+    fn graph(&self) -> Graph<'_> {
+        Graph {
+            codes: self.store.codes(),
+            kernels: self.store.kernels,
+            base: self.base.as_u32(),
+            base_width: 2 * self.parameters.m,
+            upper_at: &self.upper_at,
+            upper: &self.upper,
+            upper_width: self.parameters.m,
+            top: &self.top,
+            top_level: self.top_level,
+        }
+    }
+
+    /// Bytes in memory when all pages are touched.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let small = self.levels.len() + 4 * (self.upper_at.len() + self.upper.len() + self.top.len());
+        self.store.memory_bytes() + (self.base.bytes().len() + small) as u64
+    }
+
+    /// The best `k` rows for a query, best first, by a walk; by comparing all live rows where that is cheaper or where
+    /// the walk found too few of them.
+    #[must_use]
+    pub fn search(&self, query: &[f32], ask: &SearchParameters<'_>) -> Vec<Neighbour> {
+        let rows = self.store.len();
+        let live = ask.live.map_or(rows, LiveRows::count);
+        if ask.k == 0 || live == 0 {
+            return Vec::new();
+        }
+        let ef = ask.ef.max(ask.k);
+        // Of the nodes a walk keeps only the live ones count.
+        let wide = if ask.live.is_some() { ef.saturating_mul(rows) / live + ef / 8 } else { ef };
+        let walk = WALK_COST * (COMPARED_FLOOR + COMPARED_PER_EF.saturating_mul(wide));
+        if self.top.is_empty() || live <= walk {
+            return self.store.exact(query, ask.k, ask.live, 1);
+        }
+        let found = self.walk(query, ask.k, wide, ask.live);
+        // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
+        if found.near_duplicates || found.reached < ef.min(live) / 2 || found.reached < ask.k.min(live) {
+            return self.store.exact(query, ask.k, ask.live, 1);
+        }
+        found.best
+    }
+
+    /// Walks the graph, keeping `wide` candidates; of those that are live it ranks the best by f32.
+    fn walk(&self, query: &[f32], k: usize, wide: usize, live: Option<&LiveRows>) -> WalkOutcome {
+        let mut walker = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        Quantiser::query(query, &mut walker.query);
+        self.graph().walk(&walker.query.bytes, 0, wide, &mut walker.scratch);
+        let pool = &walker.scratch.pool;
+        let span = pool.first().zip(pool.last()).map_or(0.0, |(best, worst)| (product_of(*best) - product_of(*worst)) as f32);
+        let alike = pool.len() == wide && span <= self.store.quantiser.resolution(&walker.query);
+        walker.rows.clear();
+        let nodes = walker.scratch.pool.iter().map(|key| node_of(*key)).filter(|node| live.is_none_or(|live| live.has(*node)));
+        walker.rows.extend(nodes);
+        let reached = walker.rows.len();
+        walker.rows.truncate(2 * k + RERANK_EXTRA);
+        let best = self.store.rerank(query, &walker.rows, k);
+        // Equal vectors are no near-duplicates: one is as good as the other.
+        let near_duplicates = alike && best.first().zip(best.last()).is_some_and(|(first, last)| first.score - last.score > EQUAL);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(walker);
+        WalkOutcome { best, reached, near_duplicates }
+    }
+
+    /// Gives rows that a search for their own vector does not find a way in: where that search ends, the nearest rows it
+    /// did reach take the lost one into their lists, in place of one that others lead to too. The same search then finds it.
+    fn adopt(&mut self, threads: usize, progress: &Progress<'_>) -> io::Result<()> {
+        let width = 2 * self.parameters.m;
+        let mut asked: Vec<u32> = (0..self.store.len() as u32).collect();
+        for _ in 0..ADOPT_ROUNDS {
+            let lost = self.lost_of(&asked, ADOPT_EF, threads, progress).ok_or(io::ErrorKind::Interrupted)?;
+            if lost.is_empty() {
+                return Ok(());
+            }
+            let mut ways_in = vec![0_u32; self.store.len()];
+            self.base.as_u32().iter().filter(|node| **node != NONE).for_each(|node| ways_in[*node as usize] += 1);
+            asked.clear();
+            let lists: &mut [u32] = bytemuck::cast_slice_mut(self.base.bytes_mut());
+            for (row, reached) in lost {
+                asked.push(row);
+                for adopter in reached {
+                    let list = &mut lists[adopter.row as usize * width..][..width];
+                    // Room first; else the last that can be spared, for lists have what matters most in front.
+                    let room = list.iter().position(|n| *n == NONE);
+                    let spared = || list.iter().rposition(|n| ways_in[*n as usize] > 1);
+                    let place = if list.contains(&row) { None } else { room.or_else(spared) };
+                    let Some(place) = place else { continue };
+                    let displaced = std::mem::replace(&mut list[place], row);
+                    ways_in[row as usize] += 1;
+                    if displaced != NONE {
+                        ways_in[displaced as usize] -= 1;
+                        asked.push(displaced);
+                    }
+                }
+            }
+            asked.sort_unstable();
+            asked.dedup();
+        }
+        Ok(())
+    }
+
+    /// Of about `sample` rows evenly chosen, those that a walk for their own vector does not find: lost to every query.
+    #[must_use]
+    pub fn orphans(&self, ef: usize, threads: usize, sample: usize) -> Vec<u32> {
+        let step = (self.store.len() / sample.max(1)).max(1);
+        let rows: Vec<u32> = (0..self.store.len() as u32).step_by(step).collect();
+        self.lost_of(&rows, ef, threads, &|_| true).into_iter().flatten().map(|(row, _)| row).collect()
+    }
+
+    /// Those of `rows` that are lost, each with the nearest that its search did reach; `None` if told to stop.
+    fn lost_of(&self, rows: &[u32], ef: usize, threads: usize, progress: &Progress<'_>) -> Option<Vec<(u32, Vec<Neighbour>)>> {
+        if self.top.is_empty() {
+            return Some(Vec::new());
+        }
+        let stopped = AtomicBool::new(false);
+        let lost = build::in_parallel(
+            rows.len(),
+            threads,
+            || (),
+            |(), i| {
+                if i.is_multiple_of(ASKED_PER_STEP) && !progress(self.store.len()) {
+                    stopped.store(true, Ordering::Relaxed);
+                }
+                if stopped.load(Ordering::Relaxed) {
+                    return None;
+                }
+                let vector = self.store.vector(rows[i]);
+                let found = self.walk(vector, ADOPTERS, ef, None).best;
+                // Another row with the same vector is as good, to the codes: among near-duplicates they cannot find one of many.
+                let mut code = QueryCode::default();
+                Quantiser::query(vector, &mut code);
+                let quantiser = &self.store.quantiser;
+                let own = kernel::dot(vector, vector) - quantiser.resolution(&code) / (quantiser.scale * code.scale);
+                found.first().is_none_or(|best| best.row != rows[i] && best.score < own).then_some((rows[i], found))
+            },
+        );
+        (!stopped.into_inner()).then(|| lost.into_iter().flatten().collect())
+    }
+}
+
+/// The nodes in the order in which a search from the top reaches them; what it does not reach comes where its number is.
+fn breadth_first(parts: &build::Parts) -> Vec<u32> {
+    let rows = parts.levels.len();
+    let width = parts.base.len() / rows.max(1);
+    let (mut seen, mut out) = (vec![false; rows], Vec::with_capacity(rows));
+    let mut reach = |node: u32, out: &mut Vec<u32>| {
+        if !std::mem::replace(&mut seen[node as usize], true) {
+            out.push(node);
+        }
+    };
+    for node in &parts.top {
+        reach(*node, &mut out);
+    }
+    let (mut at, mut next) = (0, 0);
+    while out.len() < rows {
+        while at < out.len() {
+            let list = &parts.base[out[at] as usize * width..][..width];
+            for node in list.iter().take_while(|n| **n != NONE) {
+                reach(*node, &mut out);
+            }
+            at += 1;
+        }
+        if next < rows {
+            reach(next as u32, &mut out);
+            next += 1;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sample::unit_vectors;
+
+    fn parameters(seed: u64) -> Parameters {
+        Parameters { m: 8, ef_construction: 40, seed }
+    }
+
+    fn recall(flat: &FlatIndex, queries: &[f32], ask: &SearchParameters<'_>) -> f64 {
+        let dim = flat.store.dim();
+        let (mut hits, mut all) = (0, 0);
+        for query in queries.chunks(dim) {
+            let truth = flat.store.exact(query, ask.k, ask.live, 1);
+            let found = flat.search(query, ask);
+            assert!(found.iter().all(|f| ask.live.is_none_or(|live| live.has(f.row))));
+            all += truth.len();
+            hits += truth.iter().filter(|t| found.contains(t)).count();
+        }
+        hits as f64 / all.max(1) as f64
+    }
+
+    #[test]
+    fn the_same_vectors_give_the_same_graph_on_any_number_of_threads() {
+        let vectors = unit_vectors(7, 3000, 24);
+        let [one, three] = [1, 3].map(|threads| FlatIndex::build(&vectors, 24, parameters(1), threads, &|_| true).expect("built"));
+        assert_eq!(one.1, three.1);
+        assert_eq!(one.0.base.bytes(), three.0.base.bytes());
+        assert_eq!((one.0.upper, one.0.top), (three.0.upper, three.0.top));
+    }
+
+    #[test]
+    fn a_build_can_be_stopped() {
+        let vectors = unit_vectors(7, 3000, 8);
+        // While rows are inserted, and while each of them is asked for.
+        for stop in [500, 3000] {
+            let error = FlatIndex::build(&vectors, 8, parameters(1), 2, &|done| done < stop).expect_err("stopped");
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        }
+    }
+
+    #[test]
+    fn rows_that_no_list_names_are_given_a_way_in() {
+        let (dim, cut_off) = (24, [7, 800, 1999]);
+        let vectors = unit_vectors(7, 3000, dim);
+        let (mut flat, _) = FlatIndex::build(&vectors, dim, parameters(1), 2, &|_| true).expect("built");
+        // Only rows of the base level: the others have more ways in.
+        let cut_off: Vec<u32> = cut_off.into_iter().map(|from| (from..).find(|r| flat.levels[*r as usize] == 0).expect("a row")).collect();
+        for list in bytemuck::cast_slice_mut::<u8, u32>(flat.base.bytes_mut()).chunks_mut(2 * flat.parameters.m) {
+            let kept: Vec<u32> = list.iter().copied().filter(|n| !cut_off.contains(n)).collect();
+            list.fill(NONE);
+            list[..kept.len()].copy_from_slice(&kept);
+        }
+        assert_eq!(flat.orphans(64, 2, usize::MAX), cut_off);
+        flat.adopt(2, &|_| true).expect("not stopped");
+        assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
+        assert_eq!(flat.orphans(ADOPT_EF, 2, usize::MAX), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn among_near_duplicates_that_codes_cannot_tell_apart_each_is_found() {
+        let (dim, rows) = (32, 20_000);
+        let (point, noise) = (unit_vectors(3, 1, dim), unit_vectors(5, rows, dim));
+        let mut vectors = noise;
+        for vector in vectors.chunks_mut(dim) {
+            vector.iter_mut().zip(&point).for_each(|(x, p)| *x = p + 0.02 * *x);
+            let length = kernel::dot(vector, vector).sqrt();
+            vector.iter_mut().for_each(|x| *x /= length);
+        }
+        let (flat, _) = FlatIndex::build(&vectors, dim, parameters(2), 2, &|_| true).expect("built");
+        assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
+        let asked = (0..rows as u32).step_by(200);
+        let itself = |row: u32| flat.search(flat.store.vector(row), &SearchParameters { k: 10, ef: 64, live: None })[0].row == row;
+        assert!(asked.clone().all(itself));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+        #[test]
+        fn random_inserts_deletes_and_filters_are_searched_as_exactly_as_before(
+            seed in any::<u64>(), rows in 1100_usize..3000, added in 1_usize..900, dead in 2_u64..12, share in 1_u64..40,
+        ) {
+            let dim = 16;
+            let vectors = unit_vectors(seed, rows + added + 20, dim);
+            let (queries, vectors) = vectors.split_at(20 * dim);
+            let (first, rest) = vectors.split_at(rows * dim);
+            let (flat, order) = FlatIndex::build(first, dim, parameters(seed), 2, &|_| true).expect("built");
+            for (row, old) in order.iter().enumerate() {
+                prop_assert_eq!(flat.store.vector(row as u32), &first[*old as usize * dim..][..dim]);
+            }
+            let flat = flat.insert(rest, 2, &|_| true).expect("inserted");
+            prop_assert_eq!(flat.store.len(), rows + added);
+            prop_assert_eq!(flat.store.vector(rows as u32), &rest[..dim]);
+            prop_assert!(flat.orphans(64, 2, usize::MAX).is_empty());
+            // Few rows are scanned, so the walk is asked by itself.
+            let walked = |query: &[f32]| flat.walk(query, 5, 100, None).best;
+            let right = queries.chunks(dim).flat_map(|q| { let truth = flat.store.exact(q, 5, None, 1); walked(q).into_iter().filter(move |f| truth.contains(f)) });
+            prop_assert!(right.count() >= 95, "of 100");
+            let found = |live: Option<&LiveRows>| recall(&flat, queries, &SearchParameters { k: 5, ef: 100, live });
+            prop_assert!(found(None) >= 0.95);
+            let live = LiveRows::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
+            prop_assert!(found(Some(&live)) >= 0.95);
+            let filter = LiveRows::of(rows + added, |row| (row as u64).is_multiple_of(share));
+            prop_assert!(found(Some(&live.and(&filter))) >= 0.95);
+        }
+    }
+}

