@@ -148,5 +148,11 @@ impl Logs {
 }
 
 fn line(pid: u32, stream: &str, bytes: &[u8]) -> Line {
-    Line { at_ms: now_ms(), pid, stream: stream.into(), text: String::from_utf8_lossy(bytes).trim_end_matches('\r').to_owned(), label: None }
+    Line {
+        at_ms: now_ms(),
+        pid,
+        stream: stream.into(),
+        text: String::from_utf8_lossy(bytes).trim_end_matches('\r').to_owned(),
+        label: None,
+    }
 }

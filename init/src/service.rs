@@ -153,7 +153,11 @@ impl Service for InitService {
                 Reply::of(&ListOut {
                     modules,
                     log_lines_lost: Some(telemetry::lost()).filter(|n| *n > 0),
-                    logs: self.logs.folder().map(|folder| folder.display().to_string()).or_else(|| is_journal().then(|| JOURNAL.to_owned())),
+                    logs: self
+                        .logs
+                        .folder()
+                        .map(|folder| folder.display().to_string())
+                        .or_else(|| is_journal().then(|| JOURNAL.to_owned())),
                     log_lines_unkept: Some(self.logs.unkept()).filter(|n| *n > 0),
                 })
             }

@@ -215,12 +215,7 @@ fn files_below(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
 }
 
 /// All that goes into a backup, by its path there.
-fn contents(
-    state: &Path,
-    staging: &Path,
-    datasets: &[Dataset],
-    left_out: &mut Vec<String>,
-) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+fn contents(state: &Path, staging: &Path, datasets: &[Dataset], left_out: &mut Vec<String>) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut all = files_below(staging)?;
     let primary = state.join("buckets").join(PRIMARY);
     for dataset in datasets {
@@ -341,8 +336,8 @@ fn write_archive(out: impl Write, head: &BackupHead, contents: &BTreeMap<String,
 pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
     let state = std::path::absolute(&ask.state)?;
     let refused = |why: &str| BadInput(format!("{} {why}; nothing was changed", state.display()));
-    match fs::read_dir(&state) {
-        Ok(mut entries) if entries.next().is_some() => {
+    match fs::read_dir(&state).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => {
             return Err(refused("is not empty: choose another --state, or move what is there away").into());
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context(refused("cannot be used")),

@@ -44,7 +44,8 @@ pub(crate) async fn rename(socket: &Path, name: String, to: String, output: &Out
     // What follows a folder writes under the name that it was given.
     let watches = get::<ingest::method::Watches>(socket, &Empty {}).await;
     if watches.is_ok_and(|out| out.watches.iter().any(|watch| watch.dataset == name)) {
-        let words = format!("dataset `{name}` follows a folder under its name: `brahman ingest unwatch {name}`, rename it, and watch again");
+        let words =
+            format!("dataset `{name}` follows a folder under its name: `brahman ingest unwatch {name}`, rename it, and watch again");
         return Err(BadInput(words).into());
     }
     let ask = CopyIn { name: name.clone(), to, mock: None };

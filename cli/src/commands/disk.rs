@@ -204,12 +204,7 @@ fn usage(state: &Path, cache: &Path) -> DiskOut {
     let inside = cache.starts_with(state);
     let is_cache = |path: &Path| inside && path == cache;
     add("other state", state, counter.count(state, &is_cache));
-    let caches = [
-        ("cache: vectors", "embed"),
-        ("cache: inputs", "inputs"),
-        ("models", "models"),
-        ("ONNX Runtime", "onnxruntime"),
-    ];
+    let caches = [("cache: vectors", "embed"), ("cache: inputs", "inputs"), ("models", "models"), ("ONNX Runtime", "onnxruntime")];
     for (part, name) in caches {
         // A test's cache, or a system's, may share these with others by a link.
         let path = cache.join(name);

@@ -87,7 +87,10 @@ async fn watch<M: Method<Out: ProgressReply>>(
     let mut lines = output.progress_lines();
     let last = stream::<M>(socket, ask, |reply: &M::Out| {
         if let Step::Underway(phase, done, of) = reply.step() {
-            lines.take(reply, phase, (done, of), || if of > 0 { format!("{done} of {of} ({}%)", done * 100 / of) } else { "begun".into() });
+            lines.take(reply, phase, (done, of), || match (done * 100).checked_div(of) {
+                Some(percent) => format!("{done} of {of} ({percent}%)"),
+                None => "begun".into(),
+            });
             bar.set_length(of);
             bar.set_position(done);
             bar.set_message(one_line(phase));

@@ -145,7 +145,9 @@ pub enum BookError {
         count: usize,
     },
     /// A generation is not there any more.
-    #[error("dataset `{name}` has no generation {generation} any more: the present and the previous one are kept, and those that are pinned")]
+    #[error(
+        "dataset `{name}` has no generation {generation} any more: the present and the previous one are kept, and those that are pinned"
+    )]
     NoSuchGeneration {
         /// Dataset.
         name: String,

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{Column, Object};
-use brahman_storage::checked::{self, Checked, CheckedError};
+use brahman_storage::checked::{self, CheckedContent, CheckedError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -121,7 +121,7 @@ impl Book {
     pub fn unfinished(&self, asked: &str) -> Result<Option<Checkpoint>, CheckpointError> {
         // One of an earlier version has no checksum.
         let text = match checked::read(&self.0) {
-            Ok(Some(Checked { bytes, .. })) => bytes,
+            Ok(Some(CheckedContent { bytes, .. })) => bytes,
             Ok(None) => return Ok(None),
             Err(error) => return Err(self.aside(error.into())),
         };

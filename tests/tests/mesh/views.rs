@@ -78,9 +78,7 @@ async fn the_stable_path_is_whole_while_generation_follows_generation_and_after_
     mesh.signal(pid, "KILL");
     brahman_tests::gone(pid).await;
     mesh.when_module("catalog", ModuleState::Ready).await;
-    let again = async {
-        while get(&mesh, "d").await.get("current").is_none() {}
-    };
+    let again = async { while get(&mesh, "d").await.get("current").is_none() {} };
     tokio::time::timeout(brahman_tests::PATIENCE, again).await.expect("it is shown again");
     assert_eq!(runs(&path).expect("whole").len(), 1);
     assert!(mesh.brahman(&["datasets", "delete", "d"]).status.success());
@@ -159,7 +157,9 @@ async fn a_catalog_that_is_killed_in_the_middle_of_a_rename_leaves_one_whole_dat
         let (outcome, ()) = tokio::join!(renaming, killing);
         brahman_tests::gone(pid).await;
         mesh.when_module("catalog", ModuleState::Ready).await;
-        let has = async |name: &str| mesh.call("org.brahman.Catalog.Get", json!({ "name": name })).await.is_ok_and(|out| out.get("missing").is_none());
+        let has = async |name: &str| {
+            mesh.call("org.brahman.Catalog.Get", json!({ "name": name })).await.is_ok_and(|out| out.get("missing").is_none())
+        };
         let there = (has(from).await, has(to).await);
         assert!(there.0 || there.1, "{outcome:?}");
         // Said again, it is done.
@@ -181,7 +181,9 @@ async fn documents_keep_their_ids_when_a_folder_is_added_and_what_is_hidden_is_t
     let ids = || {
         let out = mesh.brahman_json(&["datasets", "show", "d", "--rows", "10"]);
         let rows = out["sample"]["rows"].as_array().expect("rows").clone();
-        rows.iter().map(|row| (row["text"].as_str().unwrap_or_default().to_owned(), row["id"].as_str().unwrap_or_default().to_owned())).collect::<Vec<_>>()
+        rows.iter()
+            .map(|row| (row["text"].as_str().unwrap_or_default().to_owned(), row["id"].as_str().unwrap_or_default().to_owned()))
+            .collect::<Vec<_>>()
     };
     let out = mesh.brahman_json(&["ingest", "files", "d", &at("a"), "--no-pii"]);
     assert_eq!(out["hidden"], 2, "{out}");

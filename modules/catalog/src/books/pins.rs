@@ -73,9 +73,9 @@ impl Books {
         let pin = pin.unwrap_or_else(|| if kept.run_id.is_empty() { format!("generation-{number}") } else { kept.run_id.clone() });
         check(&pin)?;
         let pin = Pin { pin, generation: number, run_id: kept.run_id, objects: kept.objects, until_ms, folder: None };
-        match entry.pins.iter_mut().find(|known| known.pin == pin.pin) {
+        match entry.pins.iter().position(|known| known.pin == pin.pin) {
             // The same pin of another generation moves there.
-            Some(known) => *known = pin.clone(),
+            Some(at) => entry.pins[at] = pin.clone(),
             None if entry.pins.len() >= PINS_MAX => {
                 return Err(BookError::TooManyPins { name: name.to_owned(), count: entry.pins.len() });
             }
@@ -93,8 +93,7 @@ impl Books {
     /// # Errors
     /// If there is no such dataset, or the disk refuses: then all stay.
     pub fn unpin(&mut self, name: &str, generation: Option<u64>, pin: Option<&str>) -> Result<u64, BookError> {
-        let is_meant =
-            |one: &Pin| generation.is_none_or(|generation| one.generation == generation) && pin.is_none_or(|pin| one.pin == pin);
+        let is_meant = |one: &Pin| generation.is_none_or(|generation| one.generation == generation) && pin.is_none_or(|pin| one.pin == pin);
         self.entry(name).and_then(|entry| self.refuse_mock(name, entry))?;
         self.take_away(name, is_meant)
     }
@@ -226,7 +225,8 @@ mod tests {
             sha256: hex(&sha256(run.as_bytes())),
             ..Object::default()
         };
-        let commit = CommitIn { name: "d".into(), run_id: run.into(), objects: vec![object], producer: "test".into(), ..CommitIn::default() };
+        let commit =
+            CommitIn { name: "d".into(), run_id: run.into(), objects: vec![object], producer: "test".into(), ..CommitIn::default() };
         books.commit(commit, 0).expect("committed");
         books.tidy(None, &BTreeSet::new());
         path

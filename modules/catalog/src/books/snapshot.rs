@@ -35,13 +35,7 @@ impl Books {
     ///
     /// # Errors
     /// If the disk refuses, or a dataset has as many pins as there may be.
-    pub fn snapshot(
-        &mut self,
-        to: &Path,
-        marks: &[IndexMark],
-        pin: &str,
-        until_ms: u64,
-    ) -> Result<(Vec<Dataset>, Vec<String>), BookError> {
+    pub fn snapshot(&mut self, to: &Path, marks: &[IndexMark], pin: &str, until_ms: u64) -> Result<(Vec<Dataset>, Vec<String>), BookError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source: io::Error| BookError::Io { path, source }
@@ -112,7 +106,8 @@ mod tests {
             sha256: hex(&sha256(run.as_bytes())),
             path: None,
         };
-        let commit = CommitIn { name: "d".into(), run_id: run.into(), objects: vec![object], producer: "test".into(), ..CommitIn::default() };
+        let commit =
+            CommitIn { name: "d".into(), run_id: run.into(), objects: vec![object], producer: "test".into(), ..CommitIn::default() };
         books.commit(commit, 0).expect("committed");
         books.tidy(None, &BTreeSet::new());
         path
@@ -125,12 +120,7 @@ mod tests {
         commit(&mut books, "r1");
         let two = commit(&mut books, "r2");
         books.mark_stale("d", "gone", None).expect("marked");
-        let mark = |index: &str, run: &str| IndexMark {
-            index: index.into(),
-            dataset: "d".into(),
-            generation: 2,
-            run_id: Some(run.into()),
-        };
+        let mark = |index: &str, run: &str| IndexMark { index: index.into(), dataset: "d".into(), generation: 2, run_id: Some(run.into()) };
         let catalog = other.path().join("catalog");
         fs::create_dir(&catalog).expect("made");
         let marks = [mark("fresh", "r2"), mark("behind", "r1")];

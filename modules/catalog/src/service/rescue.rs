@@ -358,7 +358,7 @@ impl CatalogService {
                 is_done = false;
                 continue;
             }
-            if let Err(error) = self.copy(object).await {
+            if let Err(error) = self.replicate(object).await {
                 self.copier.note_failing(&key, &error);
                 is_done = false;
                 let (bucket, weight) = match &error {
@@ -418,7 +418,7 @@ impl CatalogService {
     }
 
     /// Copies one object, verified on its way. What is there with other bytes is no copy, and goes.
-    async fn copy(&self, object: &Object) -> Result<(), BucketError> {
+    async fn replicate(&self, object: &Object) -> Result<(), BucketError> {
         let key = self.copy_key(&object.bucket, &object.key);
         self.buckets.copy(&object.bucket, RESCUE, &object.key, &key, &object.sha256, true).await?;
         self.copier.note_saved(&key, &object.sha256);

@@ -101,9 +101,10 @@ impl HiddenEntries {
     /// The rules, those first that hide most.
     #[must_use]
     pub fn rules(&self) -> Vec<HidingRule> {
-        let rules = self.by_rule.iter().map(|(rule, (count, first))| HidingRule { rule: rule.clone(), count: *count, first: first.clone() });
+        let rules =
+            self.by_rule.iter().map(|(rule, (count, first))| HidingRule { rule: rule.clone(), count: *count, first: first.clone() });
         let mut rules: Vec<HidingRule> = rules.collect();
-        rules.sort_by(|a, b| b.count.cmp(&a.count));
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.count));
         rules
     }
 }
