@@ -28,7 +28,7 @@ pub(crate) fn up(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> 
     }
     if up.session {
         // Of a session of its own, nobody's terminal ends it.
-        rustix::process::setsid().context("no session of its own")?;
+        nix::unistd::setsid().context("no session of its own")?;
     }
     let program = sibling("brahman-init");
     let mut command = Command::new(&program);

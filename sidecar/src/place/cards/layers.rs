@@ -121,7 +121,7 @@ pub struct Reading {
 /// What one file of a layer is.
 enum LayerFile {
     Mask(Mask),
-    Card(FoundCard),
+    Card(Box<FoundCard>),
     Bad { label: String, error: CardError },
 }
 
@@ -136,11 +136,11 @@ impl Reading {
             match file {
                 LayerFile::Mask(mask) => self.masks.push(mask),
                 LayerFile::Card(found) => match taken.get(found.card.label.as_str()) {
-                    Some(by) => self.replaced.push(ReplacedCard { found, by: by.clone() }),
+                    Some(by) => self.replaced.push(ReplacedCard { found: *found, by: by.clone() }),
                     None if self.cards.len() >= CARDS_MAX => {
                         self.errors.push(refusal(&found, "(file)", format!("expected at most {CARDS_MAX} Cards")));
                     }
-                    None => self.cards.push(found),
+                    None => self.cards.push(*found),
                 },
                 // What is left aside need not be a good Card.
                 LayerFile::Bad { label, .. } if taken.contains_key(&label) => {}
@@ -187,7 +187,7 @@ pub fn read(sources: &[CardSource]) -> Result<Reading, (PathBuf, io::Error)> {
             CardSource::BuiltIn => {
                 let (cards, absent): (Vec<_>, Vec<_>) = built_in().into_iter().partition(is_runnable);
                 reading.put_below(cards);
-                let absent = absent.into_iter().filter_map(|file| if let LayerFile::Card(found) = file { Some(found) } else { None });
+                let absent = absent.into_iter().filter_map(|file| if let LayerFile::Card(found) = file { Some(*found) } else { None });
                 let named: Vec<String> = reading.cards.iter().map(|found| found.card.label.to_string()).collect();
                 reading.absent = absent.filter(|found| !named.iter().any(|label| label == found.card.label.as_str())).collect();
             }
@@ -201,7 +201,7 @@ fn built_in() -> Vec<LayerFile> {
         let origin = format!("{BUILT_IN_ORIGIN}{name}");
         let label = name.trim_end_matches(".toml").to_owned();
         match Card::parse(&origin, text.as_bytes()) {
-            Ok(card) => LayerFile::Card(FoundCard { origin, card }),
+            Ok(card) => LayerFile::Card(Box::new(FoundCard { origin, card })),
             Err(error) => LayerFile::Bad { label, error },
         }
     };
@@ -211,7 +211,10 @@ fn built_in() -> Vec<LayerFile> {
 /// Whether a built-in Card's program is there.
 fn is_runnable(file: &LayerFile) -> bool {
     match file {
-        LayerFile::Card(FoundCard { card: Card { payload: Payload::Native(native), .. }, .. }) => program(native).is_ok(),
+        LayerFile::Card(found) => match &found.card.payload {
+            Payload::Native(native) => program(native).is_ok(),
+            Payload::Virtual => true,
+        },
         _ => true,
     }
 }
@@ -222,7 +225,7 @@ fn layer_file(path: &Path) -> LayerFile {
         return LayerFile::Mask(Mask { origin: path.display().to_string(), label });
     }
     match read_one(path) {
-        Ok(found) => LayerFile::Card(found),
+        Ok(found) => LayerFile::Card(Box::new(found)),
         Err(error) => LayerFile::Bad { label, error },
     }
 }
