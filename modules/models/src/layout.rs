@@ -255,7 +255,7 @@ pub enum LayoutError {
     },
     /// Nothing says how to pool.
     #[error(
-        "nothing in {} says how its tokens are pooled: there is no modules.json and no 1_Pooling/config.json; say it as \
+        "nothing in {} says how the tokens' vectors are pooled, neither modules.json nor 1_Pooling/config.json: say it as \
          BRAHMAN_EMBED_POOLING in the Card, or as `pooling` in a brahman.json there: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, \
          or several joined by `+`",
         folder.display()

@@ -53,7 +53,8 @@ pub(super) fn read(folder: &Folder, is_pooled: bool) -> Result<Modules, LayoutEr
         }
         match (at, name) {
             (0, "Transformer") => modules.transformer = path.to_owned(),
-            (0, _) | (_, "Transformer") => return Err(refuse(ModuleFlaw::Order { kind: kind.to_owned() })),
+            (0, _) => return Err(refuse(ModuleFlaw::Kind { kind: kind.to_owned() })),
+            (_, "Transformer") => return Err(refuse(ModuleFlaw::Order { kind: kind.to_owned() })),
             (_, "Normalize") => modules.stages.push(Stage::Normalize),
             // It does nothing but in training.
             (_, "Dropout") => {}
@@ -116,7 +117,7 @@ fn weights(folder: &Folder, path: &str, kind: &str) -> Result<(Vec<u8>, String),
     folder.bytes(&file)
 }
 
-/// A tensor's numbers, if it has this shape; of any length if that is 0.
+/// A tensor's numbers, which must have this shape; `None` if there is no such tensor.
 fn tensor(bytes: &[u8], name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, ModuleFlaw> {
     let tensors = safetensors::parse(bytes)?;
     let Some(tensor) = tensors.get(name) else { return Ok(None) };
