@@ -9,6 +9,7 @@ use brahman_models::layout::{LayoutError, ModelFolder, ModelPlan, Overrides};
 use brahman_storage::digest::{hex, sha256};
 use thiserror::Error;
 
+use super::head::Head;
 use super::text::{TextReader, TokenizerError};
 
 /// What the warm-up embeds: words of any European language's vocabulary, and some that are none.
@@ -41,6 +42,8 @@ pub struct Model {
     pub onnx: Vec<u8>,
     /// Weights that the graph names as files beside it (`external_data`), by the name it has for them.
     pub weights: Vec<(String, Arc<[u8]>)>,
+    /// What is done outside the graph.
+    pub head: Arc<Head>,
     /// Text to token ids.
     pub reader: TextReader,
     /// Ids of some text, as the tokenizer gives them.
@@ -70,7 +73,7 @@ impl Model {
             sample.push(0);
         }
         let fingerprint = fingerprint(&plan, &reader, &digests);
-        Ok(Self { plan, onnx, weights, reader, sample, fingerprint })
+        Ok(Self { head: Arc::new(Head::of(&plan)), plan, onnx, weights, reader, sample, fingerprint })
     }
 }
 

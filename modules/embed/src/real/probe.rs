@@ -76,7 +76,6 @@ pub fn probe(runner: &Runner, model: &Model) -> Result<Vec<String>, ProbeError> 
     // Its first tokens: a text is not needed, only ids that are the tokenizer's.
     let short = &long[..long.len().div_ceil(3)];
     let failed = |doing: &'static str| move |source| ProbeError::Run { doing, source };
-    let row = |ids| Row { ids, skip: 0 };
     let alone = runner.forward(&[row(short)]).map_err(failed("a text alone"))?;
     let both = runner.forward(&[row(short), row(long)]).map_err(failed("two texts of different length"))?;
     let (Some(alone), Some(beside)) = (alone.into_iter().next(), both.into_iter().next()) else { return Err(ProbeError::NoNumbers) };
@@ -90,13 +89,16 @@ pub fn probe(runner: &Runner, model: &Model) -> Result<Vec<String>, ProbeError> 
         Precision::Bf16 => APART_MAX_BF16,
         _ => APART_MAX,
     };
-    // Not a number is not near, either.
-    if !(distance <= most) {
+    if distance.is_nan() || distance > most {
         return Err(ProbeError::Padding { distance, most });
     }
     let largest = model.reader.largest_id();
     runner.forward(&[row(&[largest])]).map_err(|source| ProbeError::Vocabulary { largest, source })?;
     window(runner, model)
+}
+
+fn row(ids: &[u32]) -> Row<'_> {
+    Row { ids, skip: 0 }
 }
 
 fn window(runner: &Runner, model: &Model) -> Result<Vec<String>, ProbeError> {
@@ -108,7 +110,7 @@ fn window(runner: &Runner, model: &Model) -> Result<Vec<String>, ProbeError> {
     }
     let try_with = |tokens: usize| {
         let ids: Vec<u32> = model.sample.iter().copied().cycle().take(tokens).collect();
-        runner.forward(&[Row { ids: &ids, skip: 0 }])
+        runner.forward(&[row(&ids)])
     };
     let Err(source) = try_with(tokens) else { return Ok(Vec::new()) };
     // The sample has gone through, so there is a least and a most.

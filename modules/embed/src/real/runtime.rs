@@ -1,6 +1,7 @@
 //! Sessions of ONNX Runtime, and one forward pass: the graph is fed with what it asks for, and gives what the plan takes of it.
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
@@ -35,7 +36,7 @@ pub struct Row<'a> {
 pub struct Runner {
     session: SharedSession,
     inputs: Vec<(CString, InputPlan)>,
-    head: Head,
+    head: Arc<Head>,
     output: String,
     stage: OutputStage,
     fixed_width: Option<usize>,
@@ -85,7 +86,7 @@ impl Runner {
             builder = builder.with_execution_providers([provider])?;
         }
         for (name, bytes) in &model.weights {
-            builder = builder.with_external_initializer_file_in_memory(name, std::sync::Arc::clone(bytes))?;
+            builder = builder.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?;
         }
         let session = builder.commit_from_memory(&model.onnx)?;
         let plan = &model.plan;
@@ -95,7 +96,7 @@ impl Runner {
         let mut runner = Self {
             session: SharedSession::new(session, named(&plan.output.name)?, cuda.is_none()),
             inputs: plan.inputs.iter().map(|input| Ok((named(&input.name)?, input.clone()))).collect::<ort::Result<_>>()?,
-            head: Head::of(plan),
+            head: Arc::clone(&model.head),
             output: plan.output.name.clone(),
             stage: plan.output.stage,
             fixed_width: plan.fixed_width,
