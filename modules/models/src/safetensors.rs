@@ -113,26 +113,11 @@ impl Tensor<'_> {
         let halves = || self.raw.as_chunks::<2>().0.iter().map(|c| u16::from_le_bytes(*c));
         match self.dtype.as_str() {
             "F32" => Ok(self.raw.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect()),
-            "BF16" => Ok(halves().map(|half| f32::from_bits(u32::from(half) << 16)).collect()),
-            "F16" => Ok(halves().map(half_to_f32).collect()),
+            "BF16" => Ok(halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()),
+            "F16" => Ok(halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect()),
             dtype => Err(TensorsError::Kind { name: name.to_owned(), dtype: dtype.to_owned() }),
         }
     }
-}
-
-/// A number of 16 bits (IEEE 754 binary16) as one of 32, exactly.
-#[must_use]
-pub fn half_to_f32(half: u16) -> f32 {
-    let sign = u32::from(half & 0x8000) << 16;
-    let exponent = u32::from(half >> 10 & 0x1f);
-    let fraction = u32::from(half & 0x3ff);
-    let magnitude = match (exponent, fraction) {
-        (0x1f, fraction) => 0x7f80_0000 | fraction << 13,
-        // Below the least normal number: fraction · 2⁻²⁴.
-        (0, fraction) => (fraction as f32 / 16_777_216.0).to_bits(),
-        (exponent, fraction) => (exponent + 112) << 23 | fraction << 13,
-    };
-    f32::from_bits(sign | magnitude)
 }
 
 #[cfg(test)]
@@ -164,10 +149,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn halves_are_read_to_the_bit() {
-        for (half, number) in [(0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65_504.0), (0x0001, 2.0_f32.powi(-24)), (0x0400, 2.0_f32.powi(-14))] {
-            assert_eq!(half_to_f32(half).to_bits(), f32::to_bits(number), "{half:#x}");
-        }
-        assert!(half_to_f32(0x7e00).is_nan() && half_to_f32(0x7c00).is_infinite() && half_to_f32(0x8000).is_sign_negative());
+    fn numbers_of_16_bits_are_read_as_those_of_32() {
+        let of = |dtype: &str, raw: &[u8]| Tensor { dtype: dtype.to_owned(), shape: vec![raw.len() / 2], raw }.floats("x");
+        assert_eq!(of("F16", &[0x00, 0x3c, 0x00, 0xc0]).expect("numbers"), [1.0, -2.0]);
+        assert_eq!(of("BF16", &[0x80, 0x3f, 0x00, 0xc0]).expect("numbers"), [1.0, -2.0]);
+        assert!(matches!(of("I16", &[0, 0]), Err(TensorsError::Kind { .. })));
     }
 }

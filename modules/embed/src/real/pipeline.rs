@@ -449,7 +449,7 @@ impl Engine for Pipeline {
     }
 
     async fn tokenize(self: Arc<Self>, texts: Vec<String>, prompt: Arc<str>, offsets: bool) -> Result<Vec<TextTokens>, Fault> {
-        let count = move |text: &String| {
+        let count = move |text: &String| -> Result<TextTokens, Fault> {
             let ids = self.reader.ids(&self.reader.prepared(&prompt, text)).map_err(|e| untokenisable("texts", &e))?;
             let spans = if offsets { self.reader.spans(&prompt, text).map_err(|e| untokenisable("texts", &e))? } else { None };
             let (starts, ends) = spans.map(|spans| spans.into_iter().map(|(from, to)| (from as u64, to as u64)).unzip()).unzip();
