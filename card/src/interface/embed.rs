@@ -182,6 +182,8 @@ pub struct EmbedBulkOut {
     pub prompt: Option<String>,
     pub precision: Option<String>,
     pub normalized: Option<bool>,
+    /// How vectors are to be compared, as the model's folder says it: `cosine`, `dot` and so on; absent if it does not.
+    pub similarity: Option<String>,
     pub warnings: Option<Vec<String>>,
 }
 

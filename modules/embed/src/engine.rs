@@ -32,6 +32,8 @@ pub struct Identity {
     pub precision: String,
     /// Whether vectors have length 1.
     pub normalized: bool,
+    /// How they are to be compared, as the model's folder says it.
+    pub similarity: Option<String>,
     /// Lengths to which a call may have vectors cut, least first.
     pub dimensions: Vec<usize>,
 }

@@ -165,6 +165,7 @@ impl<E: Engine> EmbedService<E> {
             prompt: put_before(&chosen).map(str::to_owned),
             precision: precision(identity),
             normalized: Some(identity.normalized),
+            similarity: identity.similarity.clone(),
             warnings: self.warnings(&chosen, std::iter::empty()),
         };
         let engine = Arc::clone(&self.engine);

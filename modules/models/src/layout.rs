@@ -432,6 +432,17 @@ impl ModelFolder {
     }
 }
 
+/// Whether a folder holds a language model, which scores, and no embedding model: its graph gives a number for each token of the vocabulary,
+/// and nothing that is an embedding model's. A folder that cannot be read holds none.
+#[must_use]
+pub fn is_language_model(path: &Path) -> bool {
+    let read = |name: &&str| Graph::parse(&std::fs::read(path.join(name)).ok()?).ok();
+    let Some(graph) = GRAPHS.iter().find_map(|name| read(name)) else { return false };
+    let is_known = |port: &crate::graph::Port| ports::is_known_output(&port.name);
+    let gives_logits = graph.output("logits").is_some_and(|port| port.rank().is_none_or(|rank| rank == 3));
+    gives_logits && !graph.outputs.iter().any(is_known) && !path.join("modules.json").exists()
+}
+
 fn folder_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

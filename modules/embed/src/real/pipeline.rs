@@ -195,6 +195,12 @@ impl OpenedModel {
         lines
     }
 
+    /// Of what kind the graph's numbers are, by name.
+    #[must_use]
+    pub fn precision(&self) -> &'static str {
+        self.model.plan.precision.name()
+    }
+
     /// The vectors of texts, each by itself, without a prompt: for a test of the model.
     ///
     /// # Errors
@@ -256,6 +262,7 @@ impl Pipeline {
             mock: false,
             precision: plan.precision.name().to_owned(),
             normalized: plan.is_normalized(),
+            similarity: plan.similarity.clone(),
             dimensions: plan.dimensions.iter().copied().filter(|n| *n < dim).collect(),
         };
         let key = sha256(identity.fingerprint.as_bytes());

@@ -73,6 +73,11 @@ fn other_purpose(config: &Value) -> Option<String> {
     (head != "TextEncoding" && head != "FeatureExtraction").then(|| name.to_owned())
 }
 
+/// Whether an output of this name is an embedding model's.
+pub(super) fn is_known_output(name: &str) -> bool {
+    OUTPUTS.iter().any(|(known, _)| *known == name)
+}
+
 /// The output that is taken; `named` is what was said outside the model's files.
 pub(super) fn output(graph: &Graph, config: &Value, named: Option<&str>) -> Result<OutputPlan, GraphFlaw> {
     let names = || graph.outputs.iter().map(|port| port.name.clone()).collect::<Vec<_>>();

@@ -290,3 +290,16 @@ fn what_goes_alone_says_why() {
     folder.file("model.onnx", &model(&[port("input_ids", 7, &any)], &output, &[], &[]));
     assert!(folder.plan().alone.is_some_and(|why| why.contains("attention_mask")));
 }
+
+#[test]
+fn a_language_model_is_told_from_an_embedding_model() {
+    let folder = Folder::bert();
+    assert!(!is_language_model(folder.0.path()));
+    let any = [None, None];
+    folder.file("model.onnx", &model(&[port("input_ids", 7, &any)], &[port("logits", 1, &[None, None, Some(100)])], &[], &[]));
+    assert!(is_language_model(folder.0.path()));
+    assert!(folder.refusal().contains("logits"));
+    folder.file("model.onnx", &model(&[port("input_ids", 7, &any)], &[port("logits", 1, &[None, Some(2)])], &[], &[]));
+    assert!(!is_language_model(folder.0.path()), "a classifier");
+    assert!(!is_language_model(&folder.0.path().join("nothing")));
+}
