@@ -2,6 +2,7 @@
 //!
 //! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a [`Mesh`] ends it.
 
+pub mod made_models;
 pub mod planted;
 pub mod proxy;
 pub mod servers;
@@ -138,6 +139,15 @@ impl Setup {
     #[must_use]
     pub fn cache(&self) -> PathBuf {
         self.folder.path().join("cache")
+    }
+
+    /// With these Cards, too.
+    #[must_use]
+    pub fn with_cards(self, cards: &[(String, String)]) -> Self {
+        for (name, text) in cards {
+            std::fs::write(self.cards().join(format!("{name}.toml")), text).expect("written");
+        }
+        self
     }
 
     /// Starts in this context.

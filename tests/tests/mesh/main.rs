@@ -16,6 +16,7 @@ mod keep_names;
 mod keep_s3;
 mod keep_state;
 mod keep_sweeps;
+mod models;
 mod modes;
 mod person;
 mod score;
