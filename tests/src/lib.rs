@@ -339,6 +339,9 @@ impl Mesh {
         let mut command = Command::new(binary("brahman"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("BRAHMAN_SOCKET", self.socket());
         command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.folder.path().join("cache"));
+        if let Some(library) = std::env::var_os("ORT_DYLIB_PATH") {
+            command.env("ORT_DYLIB_PATH", library);
+        }
         command.args(arguments).stdin(Stdio::null()).output().expect("brahman runs")
     }
 

@@ -88,3 +88,35 @@ fn fingerprint(plan: &ModelPlan, reader: &TextReader, digests: &[String]) -> Str
     };
     hex(&sha256(recipe.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use brahman_models::catalogue;
+    use brahman_models::layout::{Pooling, PoolingMode};
+
+    use super::super::text::tests::{plan, words};
+    use super::*;
+
+    #[test]
+    fn the_default_model_keeps_the_fingerprint_that_it_has_always_had() {
+        let tokenizer = words(&["[CLS]"], &["[SEP]"]);
+        let digests = [catalogue::ONNX_SHA256, catalogue::FILES[1].1].map(str::to_owned);
+        let of = |plan: &ModelPlan, tokenizer: &[u8]| fingerprint(plan, &TextReader::open(tokenizer, plan).expect("a tokenizer"), &digests);
+        let default = plan(catalogue::MAX_TOKENS);
+        // Caches and indexes on people's disks are named by these digits.
+        let always = of(&ModelPlan { inputs: bert(), ..default.clone() }, &tokenizer);
+        assert_eq!(always, "d1ff72c32d0b8c2a7c44c3d655854b7e846767c98a2f784da5a1fe9d9193b9b2");
+        let cls = Pooling { modes: vec![PoolingMode::Cls], include_prompt: true };
+        let changed = ModelPlan { inputs: bert(), pooling: Some(cls), ..default.clone() };
+        assert_ne!(of(&changed, &tokenizer), always);
+        let unclosed = words(&[], &[]);
+        assert_ne!(of(&ModelPlan { inputs: bert(), ..default }, &unclosed), always, "another cut");
+    }
+
+    /// BERT's inputs.
+    fn bert() -> Vec<brahman_models::layout::InputPlan> {
+        use brahman_models::layout::{InputPlan, InputRole};
+        let roles = [("input_ids", InputRole::Ids), ("attention_mask", InputRole::Mask), ("token_type_ids", InputRole::Types)];
+        roles.map(|(name, role)| InputPlan { name: name.to_owned(), role, is_narrow: false }).into()
+    }
+}

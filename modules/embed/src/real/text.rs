@@ -282,7 +282,7 @@ fn unknown_id(bytes: &[u8], tokenizer: &Tokenizer) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use brahman_models::graph::Element;
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     /// A tokenizer of words, with these special tokens around a text.
-    fn words(opening: &[&str], closing: &[&str]) -> Vec<u8> {
+    pub(crate) fn words(opening: &[&str], closing: &[&str]) -> Vec<u8> {
         let vocabulary = ["[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "query", ":"];
         let vocab: BTreeMap<&str, usize> = vocabulary.iter().enumerate().map(|(id, word)| (*word, id)).collect();
         let special = |token: &&str| json!({"SpecialToken": {"id": token, "type_id": 0}});
@@ -311,7 +311,7 @@ mod tests {
         .into_bytes()
     }
 
-    fn plan(window: usize) -> ModelPlan {
+    pub(crate) fn plan(window: usize) -> ModelPlan {
         ModelPlan {
             name: "m".to_owned(),
             graph: "model.onnx".to_owned(),
