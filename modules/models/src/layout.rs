@@ -437,7 +437,7 @@ impl ModelFolder {
 #[must_use]
 pub fn is_language_model(path: &Path) -> bool {
     let read = |name: &&str| Graph::parse(&std::fs::read(path.join(name)).ok()?).ok();
-    let Some(graph) = GRAPHS.iter().find_map(|name| read(name)) else { return false };
+    let Some(graph) = GRAPHS.iter().find_map(read) else { return false };
     let is_known = |port: &crate::graph::Port| ports::is_known_output(&port.name);
     let gives_logits = graph.output("logits").is_some_and(|port| port.rank().is_none_or(|rank| rank == 3));
     gives_logits && !graph.outputs.iter().any(is_known) && !path.join("modules.json").exists()

@@ -400,7 +400,7 @@ impl Engine for Pipeline {
             };
             return Ok(ChosenPrompt { text: text.into(), warning: None });
         }
-        if let Some((_, text)) = wanted.role.map_or_else(|| self.prompts.default(), |role| self.prompts.of(role)) {
+        if let Some((_, text)) = wanted.role.map_or_else(|| self.prompts.usual(), |role| self.prompts.of(role)) {
             return Ok(ChosenPrompt { text: text.into(), warning: None });
         }
         let is_told = wanted.role.is_none() && self.prompts.matter() && !self.has_told_of_prompts.swap(true, Ordering::Relaxed);

@@ -199,7 +199,7 @@ impl TextReader {
     pub fn spans(&self, prompt: &str, text: &str) -> Result<Option<Vec<Span>>, tokenizers::Error> {
         let prepared = self.prepared(prompt, text);
         let whole = format!("{prompt}{text}");
-        let left = if self.strip { stripped(&whole) } else { &whole };
+        let left = if self.strip { stripped(&whole) } else { whole.as_str() };
         if prepared.len() != left.len() {
             return Ok(None);
         }

@@ -306,7 +306,7 @@ impl ModelPlan {
             && self.fixed_width.is_none()
             && self.alone.is_none()
             && self.prompts.document().is_none_or(|(_, text)| text.is_empty())
-            && self.prompts.default().is_none_or(|(_, text)| text.is_empty())
+            && self.prompts.usual().is_none_or(|(_, text)| text.is_empty())
             && self.feeds(InputRole::Mask)
             && !self.feeds(InputRole::Positions)
             && [InputRole::Ids, InputRole::Mask, InputRole::Types].into_iter().all(is_wide)

@@ -40,14 +40,14 @@ impl Prompts {
 
     /// The prompt that is used where none is named.
     #[must_use]
-    pub fn default(&self) -> Option<(&str, &str)> {
+    pub fn usual(&self) -> Option<(&str, &str)> {
         self.default_name.as_deref().and_then(|name| self.named(name))
     }
 
     /// The prompt for a text of this role: its own, else the one that is used where none is named.
     #[must_use]
     pub fn of(&self, role: TextRole) -> Option<(&str, &str)> {
-        role.prompt_names().iter().find_map(|name| self.named(name)).or_else(|| self.default())
+        role.prompt_names().iter().find_map(|name| self.named(name)).or_else(|| self.usual())
     }
 
     /// The prompt for documents.
@@ -73,7 +73,7 @@ mod tests {
         let prompts = Prompts { by_name, default_name: Some("other".to_owned()) };
         assert_eq!(prompts.of(TextRole::Query), Some(("query", "q: ")));
         assert_eq!(prompts.of(TextRole::Document), Some(("passage", "p: ")));
-        assert_eq!(prompts.default(), Some(("other", "o: ")));
+        assert_eq!(prompts.usual(), Some(("other", "o: ")));
         assert!(prompts.matter());
         let none = Prompts::default();
         assert!(none.of(TextRole::Query).is_none() && !none.matter());

@@ -254,7 +254,7 @@ fn prompts_and_dimensions_are_those_of_the_folder() {
                "truncate_dim": 8, "matryoshka_dimensions": [8, 4]}),
     );
     let plan = folder.plan();
-    assert_eq!(plan.prompts.default(), Some(("query", "query: ")));
+    assert_eq!(plan.prompts.usual(), Some(("query", "query: ")));
     assert_eq!(plan.prompts.document(), Some(("passage", "passage: ")));
     assert_eq!((plan.truncate_dim, plan.dimensions.as_slice(), plan.similarity.as_deref()), (Some(8), &[4, 8][..], Some("cosine")));
     assert_eq!(plan.dim(16), Ok(8));
