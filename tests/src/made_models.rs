@@ -18,8 +18,8 @@ pub const VOID: &str = "void";
 
 /// The vocabulary: a token's id is its place.
 const VOCABULARY: [&str; 18] = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "stone", "bread", "music", "winter", "garden", "paper", "card", "mesh", "query", "passage",
-    ":", "silver", VOID,
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "stone", "bread", "music", "winter", "garden", "paper", "card", "mesh", "query",
+    "passage", ":", "silver", VOID,
 ];
 
 /// A made-up model.
@@ -84,7 +84,10 @@ impl MadeModel {
         if let Some(outputs) = self.dense {
             let inputs = HIDDEN * self.pooling.len();
             let function = "torch.nn.modules.activation.Tanh";
-            json("2_Dense/config.json", json!({"in_features": inputs, "out_features": outputs, "bias": true, "activation_function": function}));
+            json(
+                "2_Dense/config.json",
+                json!({"in_features": inputs, "out_features": outputs, "bias": true, "activation_function": function}),
+            );
             file("2_Dense/model.safetensors", &safetensors(&self.matrix(outputs, inputs), &self.bias(outputs), outputs, inputs));
             modules.push(("Dense", "2_Dense".to_owned()));
         }
@@ -124,7 +127,9 @@ impl MadeModel {
         }
         if let Some(outputs) = self.dense {
             let (matrix, bias) = (self.matrix(outputs, vector.len()), self.bias(outputs));
-            let row = |o: usize| matrix[o * vector.len()..(o + 1) * vector.len()].iter().zip(&vector).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
+            let row = |o: usize| {
+                matrix[o * vector.len()..(o + 1) * vector.len()].iter().zip(&vector).map(|(w, x)| f64::from(*w) * x).sum::<f64>()
+            };
             vector = (0..outputs).map(|o| (row(o) + f64::from(bias[o])).tanh()).collect();
         }
         if !self.raw {
@@ -163,7 +168,8 @@ impl MadeModel {
         } else {
             table.extend(bytes(9, &self.table_bytes()));
         }
-        let node = [bytes(1, b"table"), bytes(1, b"input_ids"), bytes(2, b"last_hidden_state"), bytes(3, b"look"), bytes(4, b"Gather")].concat();
+        let node =
+            [bytes(1, b"table"), bytes(1, b"input_ids"), bytes(2, b"last_hidden_state"), bytes(3, b"look"), bytes(4, b"Gather")].concat();
         let free = |name: &str| bytes(1, &bytes(2, name.as_bytes()));
         let port = |name: &str, element: u64, axes: &[Vec<u8>]| {
             let tensor = [number(1, element), bytes(2, &axes.concat())].concat();

@@ -83,7 +83,12 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         match &mut whole {
             None => whole = Some((out, provider)),
             Some((so_far, _)) if so_far.fingerprint != out.fingerprint => {
-                anyhow::bail!("the model changed from {} to {} while {} texts were embedded: try again", so_far.model, out.model, texts.len());
+                anyhow::bail!(
+                    "the model changed from {} to {} while {} texts were embedded: try again",
+                    so_far.model,
+                    out.model,
+                    texts.len()
+                );
             }
             Some((so_far, _)) => append(so_far, out, from as u64),
         }
@@ -178,7 +183,8 @@ mod tests {
         assert_eq!(parts(&long).len(), 3, "one that is too long by itself is sent all the same");
         let truncated = |index| vec![Truncation { index, tokens: 9, kept: 5, at_least: None }];
         let mut whole = EmbedTextOut { vectors: vec![vec![1.0]; 2], truncated: truncated(1), ..EmbedTextOut::default() };
-        let more = EmbedTextOut { vectors: vec![vec![2.0]], truncated: truncated(0), warnings: Some(vec!["w".into()]), ..EmbedTextOut::default() };
+        let more =
+            EmbedTextOut { vectors: vec![vec![2.0]], truncated: truncated(0), warnings: Some(vec!["w".into()]), ..EmbedTextOut::default() };
         append(&mut whole, more, 2);
         assert_eq!((whole.vectors.len(), whole.truncated[1].index, whole.warnings), (3, 2, Some(vec!["w".to_owned()])));
     }

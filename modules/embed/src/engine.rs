@@ -214,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_prompt_is_asked_for_in_one_way() {
-        let read = |role, name: Option<&str>, text: Option<&str>| PromptRequest::read(role, name.map(str::to_owned), text.map(str::to_owned));
+        let read =
+            |role, name: Option<&str>, text: Option<&str>| PromptRequest::read(role, name.map(str::to_owned), text.map(str::to_owned));
         assert_eq!(read(Some("query"), None, None).expect("a role").role, Some(TextRole::Query));
         assert!(read(Some("question"), None, None).expect_err("no role").message().contains("document"));
         assert!(read(None, Some("a"), Some("b")).is_err());

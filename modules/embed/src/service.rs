@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use brahman_card::interface::embed::{
-    self, EmbedBulkIn, EmbedBulkOut, EmbedFileIn, EmbedFileOut, EmbedTextIn, EmbedTextOut, FailedText, TokenizeIn, TokenizeOut, UnknownTokens,
+    self, EmbedBulkIn, EmbedBulkOut, EmbedFileIn, EmbedFileOut, EmbedTextIn, EmbedTextOut, FailedText, TokenizeIn, TokenizeOut,
+    UnknownTokens,
 };
 use brahman_card::wire::MESSAGE_BYTES_MAX;
 use brahman_card::{Fault, Interface};
@@ -73,7 +74,10 @@ impl<E: Engine> EmbedService<E> {
         // Said before anything is computed.
         let fit = (MESSAGE_BYTES_MAX / (dim.max(1) * NUMBER_BYTES)).min(TEXTS_MAX);
         if texts.len() > fit {
-            let why = format!("{} texts, expected at most {fit}, whose vectors of {dim} numbers fit a reply; EmbedBulk takes any number", texts.len());
+            let why = format!(
+                "{} texts, expected at most {fit}, whose vectors of {dim} numbers fit a reply; EmbedBulk takes any number",
+                texts.len()
+            );
             return Err(Fault::invalid_parameter("texts", why));
         }
         let chosen = self.engine.prompt(&PromptRequest::read(role.as_deref(), prompt_name, prompt)?)?;
@@ -198,11 +202,12 @@ impl<E: Engine> EmbedService<E> {
     fn warnings<'a>(&self, chosen: &ChosenPrompt, done: impl Iterator<Item = &'a Embedding>) -> Option<Vec<String>> {
         let mut all = self.engine.warnings().unwrap_or_default();
         all.extend(chosen.warning.clone());
-        let strange = done.filter(|one| one.unknown > 0 && one.unknown.saturating_mul(100) >= looked_at(one).saturating_mul(UNKNOWN_PER_CENT));
+        let strange =
+            done.filter(|one| one.unknown > 0 && one.unknown.saturating_mul(100) >= looked_at(one).saturating_mul(UNKNOWN_PER_CENT));
         match strange.count() {
             0 => {}
             count => all.push(format!(
-                "{count} of the texts have {UNKNOWN_PER_CENT} % or more tokens that {} does not know (see `unknown`): to the model they look alike",
+                "{count} of the texts have {UNKNOWN_PER_CENT} % or more tokens that {} does not know (`unknown`): to the model they look alike",
                 self.engine.identity().model
             )),
         }

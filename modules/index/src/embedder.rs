@@ -225,8 +225,8 @@ impl Embedder {
         self.scales = confirmed.normalized == Some(false);
         if let Some(similarity) = confirmed.similarity.filter(|similarity| self.scales && DOT.contains(&similarity.as_str())) {
             let message = format!(
-                "{} gives vectors of any length that are compared by their inner product (`{similarity}`), and an index compares directions: \
-                 use a model with a Normalize module",
+                "{} gives vectors of any length that are compared by their inner product (`{similarity}`), and an index compares \
+                 directions: use a model with a Normalize module",
                 confirmed.model
             );
             return Err(ClientError::Fault(Fault::invalid_parameter("model", message)));
@@ -295,8 +295,7 @@ pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
 /// # Errors
 /// `ModelMismatch` if only another model is to be had; else what the mesh says.
 pub async fn query(client: &Client, model: &Model, text: &str) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
-    let ask =
-        EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true), role: Some(QUERY.to_owned()), ..EmbedTextIn::default() };
+    let ask = EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true), role: Some(QUERY.to_owned()), ..EmbedTextIn::default() };
     let answer = client.call_method::<embed::method::EmbedText>(&ask, &require(Some(model))).await?;
     if answer.value.fingerprint != model.fingerprint || answer.value.mock != model.mock {
         return Err(mismatch(model, &answer.value.model));

@@ -25,8 +25,8 @@ use thiserror::Error;
 
 pub use self::modules::ModuleFlaw;
 pub use self::plan::{
-    Activation, Dense, DimError, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode, Precision, Stage,
-    Window,
+    Activation, Dense, DimError, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode, Precision,
+    Stage, Window,
 };
 pub use self::prompts::{Prompts, TextRole};
 
@@ -66,7 +66,9 @@ pub struct Overrides {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GraphFlaw {
     /// An input that no text gives.
-    #[error("the graph has an input `{name}`, which nothing here fills; known are input_ids, attention_mask, token_type_ids and position_ids")]
+    #[error(
+        "the graph has an input `{name}`, which nothing here fills; known are input_ids, attention_mask, token_type_ids and position_ids"
+    )]
     Input {
         /// Its name.
         name: String,
@@ -125,8 +127,8 @@ pub enum GraphFlaw {
     },
     /// It is for something else.
     #[error(
-        "the graph's only output is `{name}` {shape}, of {kind}: no embedding model (a classifier with one output is a cross-encoder, which \
-         reranks)"
+        "the graph's only output is `{name}` {shape}, of {kind}: no embedding model (a classifier with one output is a cross-encoder, \
+         which reranks)"
     )]
     OtherPurpose {
         /// The output's name.
@@ -201,7 +203,8 @@ pub enum LayoutError {
     },
     /// There are several graphs, and none of the usual name.
     #[error(
-        "several ONNX files in {} and none called model.onnx: {}; name one as BRAHMAN_EMBED_GRAPH in the Card, or as `graph` in brahman.json",
+        "several ONNX files in {} and none called model.onnx: {}; name one as BRAHMAN_EMBED_GRAPH in the Card, or as `graph` in \
+         brahman.json",
         folder.display(), quoted(names)
     )]
     Graphs {
@@ -256,8 +259,8 @@ pub enum LayoutError {
     /// Nothing says how to pool.
     #[error(
         "nothing in {} says how the tokens' vectors are pooled, neither modules.json nor 1_Pooling/config.json: say it as \
-         BRAHMAN_EMBED_POOLING in the Card, or as `pooling` in a brahman.json there: cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, \
-         or several joined by `+`",
+         BRAHMAN_EMBED_POOLING in the Card, or as `pooling` in a brahman.json there: cls, mean, max, mean_sqrt_len, weightedmean, \
+         lasttoken, or several joined by `+`",
         folder.display()
     )]
     NoPooling {
@@ -432,8 +435,8 @@ impl ModelFolder {
     }
 }
 
-/// Whether a folder holds a language model, which scores, and no embedding model: its graph gives a number for each token of the vocabulary,
-/// and nothing that is an embedding model's. A folder that cannot be read holds none.
+/// Whether a folder holds a language model, which scores, and no embedding model: its graph gives a number for each token of the
+/// vocabulary, and nothing that is an embedding model's. A folder that cannot be read holds none.
 #[must_use]
 pub fn is_language_model(path: &Path) -> bool {
     let read = |name: &&str| Graph::parse(&std::fs::read(path.join(name)).ok()?).ok();
@@ -506,7 +509,8 @@ fn pooling(
     if let Some((place, mode)) = named.into_iter().find_map(|(place, mode)| Some((place, mode?))) {
         let modes = modules::modes_of(mode).ok_or_else(|| LayoutError::PoolingMode { place, mode: mode.clone() })?;
         let pooling = Pooling { modes, include_prompt: by_folder.is_none_or(|(pooling, _)| pooling.include_prompt) };
-        let instead = by_folder.map_or("where the folder says nothing".to_owned(), |(other, file)| format!("in place of {} in {file}", other.name()));
+        let instead =
+            by_folder.map_or("where the folder says nothing".to_owned(), |(other, file)| format!("in place of {} in {file}", other.name()));
         said.push(format!("pooling {} by {place}, {instead}", pooling.name()));
         return Ok(pooling);
     }

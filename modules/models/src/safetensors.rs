@@ -84,7 +84,8 @@ fn width(dtype: &str) -> Option<usize> {
 /// [`TensorsError`].
 pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Tensor<'_>>, TensorsError> {
     let length = bytes.first_chunk::<8>().map(|l| u64::from_le_bytes(*l)).ok_or(TensorsError::Short)?;
-    let end = usize::try_from(length).ok().and_then(|l| l.checked_add(8)).filter(|end| *end <= bytes.len()).ok_or(TensorsError::LongHeader)?;
+    let end =
+        usize::try_from(length).ok().and_then(|l| l.checked_add(8)).filter(|end| *end <= bytes.len()).ok_or(TensorsError::LongHeader)?;
     let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..end])?;
     let data = &bytes[end..];
     let mut tensors = BTreeMap::new();

@@ -74,7 +74,10 @@ async fn every_layout_gives_the_vectors_that_its_files_say() {
     let mesh = mesh_of(&models).await;
     for (name, model) in &models {
         let out = ask(&mesh, name, "EmbedText", json!({"texts": TEXTS})).await.unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!((&out["model"], &out["normalized"], &out["precision"]), (&json!(format!("model-{name}")), &json!(!model.raw), &json!("fp32")));
+        assert_eq!(
+            (&out["model"], &out["normalized"], &out["precision"]),
+            (&json!(format!("model-{name}")), &json!(!model.raw), &json!("fp32"))
+        );
         for (text, vector) in TEXTS.iter().zip(out["vectors"].as_array().expect("vectors")) {
             near(vector, &model.vector("", text), &format!("{name}: {text}"));
         }

@@ -124,7 +124,9 @@ fn sensible(model: &OpenedModel) -> Result<String, CheckError> {
     let between = |a: usize, b: usize| vectors.get(a).zip(vectors.get(b)).map_or(f32::NAN, |(a, b)| cosine(a, b));
     let (alike, other) = (between(0, 1), between(0, 2).max(between(1, 2)));
     let verdict = if alike > other { "" } else { ": it tells them apart badly, as an untrained model does or one pooled in the wrong way" };
-    Ok(format!("no {REFERENCE}; two sentences that mean the same have a cosine of {alike:.3}, of another to them at most {other:.3}{verdict}"))
+    Ok(format!(
+        "no {REFERENCE}; two sentences that mean the same have a cosine of {alike:.3}, of another to them at most {other:.3}{verdict}"
+    ))
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {

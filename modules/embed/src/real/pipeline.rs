@@ -405,7 +405,11 @@ impl Engine for Pipeline {
         }
         let is_told = wanted.role.is_none() && self.prompts.matter() && !self.has_told_of_prompts.swap(true, Ordering::Relaxed);
         let warning = is_told.then(|| {
-            format!("{} has prompts ({}) and the call names none: pass `role` (query or document) or `prompt_name`", self.identity.model, names())
+            format!(
+                "{} has prompts ({}) and the call names none: pass `role` (query or document) or `prompt_name`",
+                self.identity.model,
+                names()
+            )
         });
         Ok(ChosenPrompt { text: "".into(), warning })
     }

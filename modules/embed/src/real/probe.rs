@@ -31,8 +31,8 @@ pub enum ProbeError {
     NoNumbers,
     /// Other texts change a text's vector.
     #[error(
-        "the model's vectors depend on padding: that of a text beside a longer one is {distance:.1e} from that of the text alone, expected at \
-         most {most:.0e}; is the graph's attention mask in use?"
+        "the model's vectors depend on padding: that of a text beside a longer one is {distance:.1e} from that of the text alone, expected \
+         at most {most:.0e}; is the graph's attention mask in use?"
     )]
     Padding {
         /// Between the two, scaled to length 1.

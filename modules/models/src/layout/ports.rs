@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
+use super::GraphFlaw;
 use super::folder::number;
 use super::plan::{InputPlan, InputRole, OutputPlan, OutputStage, Precision};
-use super::GraphFlaw;
 use crate::graph::{Element, Graph, Port};
 
 /// Outputs that are taken if the graph has them, the first one winning, and what they are.
@@ -236,7 +236,8 @@ mod tests {
 
     #[test]
     fn precision_is_what_the_weights_and_operators_are() {
-        let of = |weights: &[Vec<u8>], operators: &[&str]| precision(&Graph::parse(&model(&[ids()], &[], weights, operators)).expect("a model"));
+        let of =
+            |weights: &[Vec<u8>], operators: &[&str]| precision(&Graph::parse(&model(&[ids()], &[], weights, operators)).expect("a model"));
         let w = |element: u8| weight("w", element, &[64, 64], None);
         assert_eq!(of(&[w(1)], &["MatMul"]), Precision::Fp32);
         assert_eq!(of(&[w(10)], &["MatMul"]), Precision::Fp16);

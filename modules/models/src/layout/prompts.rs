@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_role_finds_its_own_prompt_and_else_the_default() {
-        let by_name = [("query", "q: "), ("passage", "p: "), ("other", "o: ")].map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        let by_name =
+            [("query", "q: "), ("passage", "p: "), ("other", "o: ")].map(|(name, text)| (name.to_owned(), text.to_owned())).into();
         let prompts = Prompts { by_name, default_name: Some("other".to_owned()) };
         assert_eq!(prompts.of(TextRole::Query), Some(("query", "q: ")));
         assert_eq!(prompts.of(TextRole::Document), Some(("passage", "p: ")));

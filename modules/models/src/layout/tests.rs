@@ -18,7 +18,8 @@ impl Folder {
         let folder = Self(tempfile::tempdir().expect("a temporary directory"));
         let any = [None, None];
         let inputs = [port("input_ids", 7, &any), port("attention_mask", 7, &any), port("token_type_ids", 7, &any)];
-        let onnx = model(&inputs, &[port("last_hidden_state", 1, &[None, None, Some(16)])], &[weight("w", 1, &[16, 16], None)], &["MatMul"]);
+        let onnx =
+            model(&inputs, &[port("last_hidden_state", 1, &[None, None, Some(16)])], &[weight("w", 1, &[16, 16], None)], &["MatMul"]);
         folder.file("model.onnx", &onnx);
         folder.file("tokenizer.json", b"{}");
         folder.json("config.json", json!({"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 64}));
@@ -151,7 +152,8 @@ fn a_folder_that_does_not_say_how_to_pool_is_refused_with_what_may_be_said() {
 
 #[test]
 fn dense_layers_and_layer_norms_are_read_with_their_weights() {
-    let folder = Folder::sentence(&[("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("LayerNorm", "3_LayerNorm"), ("Normalize", "4_Normalize")]);
+    let folder =
+        Folder::sentence(&[("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("LayerNorm", "3_LayerNorm"), ("Normalize", "4_Normalize")]);
     folder.pooled_by(&["mean_tokens"]);
     assert!(folder.refusal().contains("Dense module whose config.json"));
     let config = |function: &str| json!({"in_features": 16, "out_features": 2, "bias": true, "activation_function": function});
@@ -171,7 +173,10 @@ fn dense_layers_and_layer_norms_are_read_with_their_weights() {
     assert_eq!(plan.dim(32), Err(DimError::Part { path: "2_Dense".to_owned(), takes: 16, gets: 32 }));
     folder.json("2_Dense/config.json", config("torch.nn.modules.activation.Softmax"));
     assert!(folder.refusal().contains("torch.nn.modules.activation.Softmax"));
-    folder.json("2_Dense/config.json", json!({"in_features": 8, "out_features": 2, "activation_function": "torch.nn.modules.linear.Identity"}));
+    folder.json(
+        "2_Dense/config.json",
+        json!({"in_features": 8, "out_features": 2, "activation_function": "torch.nn.modules.linear.Identity"}),
+    );
     let said = folder.refusal();
     assert!(said.contains("[2, 16]") && said.contains("[2, 8]"), "{said}");
 }
