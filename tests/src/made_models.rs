@@ -163,7 +163,10 @@ impl MadeModel {
     fn onnx(&self) -> Vec<u8> {
         let mut table = [number(1, VOCABULARY.len() as u64), number(1, HIDDEN as u64), number(2, 1), bytes(8, b"table")].concat();
         if self.external {
-            table.extend(bytes(13, &[bytes(1, b"location"), bytes(2, b"model.onnx_data")].concat()));
+            let length = (VOCABULARY.len() * HIDDEN * size_of::<f32>()).to_string();
+            for (key, value) in [("location", "model.onnx_data"), ("offset", "0"), ("length", &length)] {
+                table.extend(bytes(13, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat()));
+            }
             table.extend(number(14, 1));
         } else {
             table.extend(bytes(9, &self.table_bytes()));
