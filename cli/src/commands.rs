@@ -60,7 +60,8 @@ pub(crate) fn stdin_text() -> anyhow::Result<String> {
 
 /// A text of the person's own: what was given, or standard input for `-`.
 pub(crate) fn text_or_stdin(given: String) -> anyhow::Result<String> {
-    if given == STANDARD { Ok(stdin_text()?.trim_end_matches(['\r', '\n']).to_owned()) } else { Ok(given) }
+    let text = if given == STANDARD { stdin_text()?.trim_end_matches(['\r', '\n']).to_owned() } else { given };
+    if text.trim().is_empty() { Err(BadInput("the text is empty: expected at least a word".to_owned()).into()) } else { Ok(text) }
 }
 
 /// Standard input as a file that a module can open, which is removed with this. A module opens files of its own user's only, as this is.
@@ -77,10 +78,13 @@ impl StdinFile {
         let path = stdin.path();
         let mut file = std::fs::File::create_new(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let copied = std::io::copy(&mut std::io::stdin().lock().take(STDIN_FILE_BYTES_MAX + 1), &mut file);
-        if copied.with_context(|| format!("cannot copy standard input to {}", path.display()))? > STDIN_FILE_BYTES_MAX {
-            return Err(BadInput(format!("standard input: expected at most {STDIN_FILE_BYTES_MAX} bytes")).into());
+        match copied.with_context(|| format!("cannot copy standard input to {}", path.display()))? {
+            0 => Err(BadInput("standard input is empty: what should have written to it may have failed".to_owned()).into()),
+            bytes if bytes > STDIN_FILE_BYTES_MAX => {
+                Err(BadInput(format!("standard input: expected at most {STDIN_FILE_BYTES_MAX} bytes")).into())
+            }
+            _ => Ok(stdin),
         }
-        Ok(stdin)
     }
 
     /// Where it is. The name is what a document made of it is called.

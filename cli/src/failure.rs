@@ -163,7 +163,9 @@ impl Failure {
 
     /// That the arguments make no sense, in clap's words.
     pub(crate) fn of_usage(words: String) -> Self {
-        Self { status: ExitStatus::Usage, name: None, message: words, hint: None, parameters: None }
+        // What follows is how it is used, which is for people.
+        let message = words.trim_start_matches("error: ").split("\n\nUsage:").next().unwrap_or_default().to_owned();
+        Self { status: ExitStatus::Usage, name: None, message, hint: None, parameters: None }
     }
 
     /// Says it on standard error, and gives the exit code.

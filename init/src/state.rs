@@ -102,6 +102,15 @@ impl State {
         self.modules.values().filter_map(|entry| Some((entry.card.label.as_str(), entry.pid()?)))
     }
 
+    /// Modules that have no process and get none unless somebody asks for it: their labels, and why, for who calls them. While all ends
+    /// there is none: calls that wait at a socket of systemd's are for the next init.
+    #[must_use]
+    pub(crate) fn absent(&self) -> BTreeMap<Id, (String, String)> {
+        let all = self.modules.iter().filter(|_| self.shutdown == Shutdown::No);
+        let absent = all.filter_map(|(id, entry)| Some((id.clone(), (entry.card.label.to_string(), entry.absence()?))));
+        absent.collect()
+    }
+
     /// Why a command on a label would do nothing; none if it does something, or if there is no such label.
     #[must_use]
     pub(crate) fn refusal(&self, label: &str, command: Command) -> Option<String> {

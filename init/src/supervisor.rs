@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::absence::Absence;
 use crate::cgroup::Cgroups;
 use crate::logs::Logs;
 use crate::notify::{Ear, Mouth, Word};
@@ -67,6 +68,8 @@ struct Supervisor {
     lock: Lock,
     own: SocketFile,
     listeners: HashMap<Id, HeldSocket>,
+    /// Who answers for modules that do not run.
+    absences: HashMap<Id, Absence>,
     /// Sockets of systemd's that no module has at the moment.
     passed: Vec<HeldSocket>,
     processes: HashMap<Id, Process>,
@@ -130,6 +133,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         lock,
         own,
         listeners: HashMap::new(),
+        absences: HashMap::new(),
         passed,
         processes: HashMap::new(),
         ends: JoinSet::new(),
@@ -304,7 +308,21 @@ impl Supervisor {
             }
         }
         self.note_processes();
+        self.answer_for_absent();
         self.publish();
+    }
+
+    /// Has callers of modules that will not run by themselves answered, and of no others.
+    fn answer_for_absent(&mut self) {
+        let absent = self.state.absent();
+        self.absences.retain(|id, absence| absent.get(id).is_some_and(|(_, why)| *why == absence.why));
+        for (id, (label, why)) in absent {
+            let Some(held) = self.listeners.get(&id).filter(|_| !self.absences.contains_key(&id)) else { continue };
+            match Absence::answer(&held.listener, &label, why) {
+                Ok(absence) => drop(self.absences.insert(id, absence)),
+                Err(error) => tracing::warn!(%label, %error, "its callers wait: nobody can answer for it"),
+            }
+        }
     }
 
     /// Notes for the next init which processes run, if they are others than before.

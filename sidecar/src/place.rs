@@ -2,6 +2,7 @@
 
 pub mod cards;
 mod group;
+mod holder;
 pub mod meshes;
 pub mod socket;
 pub mod state;

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn an_explanation_ranks_and_says_why_not() {
-        let candidate = |label: &str, rank, reason: Option<&str>| Candidate {
+        let candidate = |label: &str, rank: Option<u64>, reason: Option<&str>| Candidate {
             matched: Match { label: label.into(), via: "exact".into(), priority: 1, state: ModuleState::Ready, ..Match::default() },
             eligible: rank.is_some(),
             reason: reason.map(str::to_owned),

@@ -151,7 +151,9 @@ fn scripted(status: &StatusOut) -> serde_json::Result<serde_json::Value> {
 }
 
 fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
-    let context = status.context.as_deref().unwrap_or("(none)");
+    let broker_runs = |m: &ModuleStatus| m.state == ModuleState::Ready && m.flows.iter().any(|flow| flow == broker::INTERFACE.name);
+    let none = if status.modules.iter().any(broker_runs) { "(none)" } else { "(unknown: the broker does not answer)" };
+    let context = status.context.as_deref().unwrap_or(none);
     output.line(&format!("context {}   socket {}", output.paint(context, Tone::Strong), socket.display()));
     let rows = status.modules.iter().map(|m| {
         let tone = match m.state {

@@ -1,3 +1,5 @@
+//! Nearest neighbours in memory: a graph on flat arrays, walked by codes of one byte a component, scored by exact f32 products.
+//!
 #![doc = include_str!("../README.md")]
 //!
 //! # Reading the code

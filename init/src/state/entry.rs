@@ -102,6 +102,22 @@ impl Entry {
         matches!(self.card.payload, Payload::Native(_)) && self.card.supervision != Supervision::Delegate
     }
 
+    /// Why it does not run, if it does not and will not by itself, and what to do.
+    pub(super) fn absence(&self) -> Option<String> {
+        if !self.is_started_here() || self.session.is_some() {
+            return None;
+        }
+        let label = &self.card.label;
+        match self.phase {
+            Phase::Stopped => Some(format!("is stopped; `brahman start {label}` starts it")),
+            Phase::Failed { start_at: None } => {
+                let why = self.reason.as_deref().unwrap_or("no reason is known");
+                Some(format!("has failed ({why}); `brahman start {label}` tries again"))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a session is open.
     #[must_use]
     pub(crate) fn is_attached(&self) -> bool {

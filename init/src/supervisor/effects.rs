@@ -60,6 +60,7 @@ impl Supervisor {
                 None
             }
             Effect::Forget { id } => {
+                self.absences.remove(&id);
                 // What is systemd's is kept for a Card that has it again.
                 let back = self.listeners.remove(&id).and_then(HeldSocket::release);
                 self.passed.extend(back);
@@ -93,6 +94,8 @@ impl Supervisor {
         let Some(card) = self.state.entry(&id).map(|e| e.card().clone()) else {
             return Event::Tick;
         };
+        // From here on whoever connects is the module's.
+        self.absences.remove(&id);
         // A person may have moved away what was in the socket's place.
         let held = match self.listeners.remove(&id).map_or_else(|| self.bind(&id, &card), Ok) {
             Ok(held) => held,

@@ -579,10 +579,12 @@ impl Books {
         let path = self.folder.join(format!("{name}.json"));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BookError::Io { path, source: error }),
-            _ => atomic::sync_dir(&self.folder).map_err(|source| BookError::Io { path, source })?,
+            _ => {}
         }
+        // Its file is gone: whatever else fails, nothing may write it anew.
         self.entries.remove(name);
         self.damaged.remove(name);
+        atomic::sync_dir(&self.folder).map_err(|source| BookError::Io { path, source })?;
         if let Err(error) = self.journal.dropped(name) {
             tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }

@@ -130,6 +130,8 @@ pub struct CatalogService {
     unswept: Mutex<BTreeMap<String, Vec<String>>>,
     /// Objects and copies that were damaged when they were last looked at, and could not be repaired.
     damaged: Mutex<scrub::Places>,
+    /// What runs had left when their folders were last looked at, in words.
+    unfinished: Mutex<Option<String>>,
 }
 
 impl CatalogService {
@@ -164,6 +166,7 @@ impl CatalogService {
             followed: Mutex::default(),
             unswept: Mutex::default(),
             damaged: Mutex::new(scrub::damaged_before(state)),
+            unfinished: Mutex::default(),
         };
         for (realm, roots) in service.roots() {
             service.of(realm).set_roots(roots);
@@ -190,7 +193,7 @@ impl CatalogService {
         if !damaged.is_empty() {
             all.insert("damaged".to_owned(), damaged.join("; "));
         }
-        all.extend(self.left_unfinished(&away).map(|words| ("unfinished".to_owned(), words)));
+        all.extend(lock(&self.unfinished).clone().map(|words| ("unfinished".to_owned(), words)));
         if !self.buckets.rescues() {
             return all;
         }
@@ -200,18 +203,6 @@ impl CatalogService {
         all.extend(figures.map(|(name, figure)| (name.to_owned(), figure.to_string())));
         all.insert("copies.why".to_owned(), why);
         all
-    }
-
-    /// What runs have left that were given up, or began long ago and were never committed, in words.
-    fn left_unfinished(&self, away: &[String]) -> Option<String> {
-        let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
-        let is_left = |run: &UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
-        let left: Vec<UnfinishedRun> = self.unfinished(away).into_iter().filter(is_left).collect();
-        let first = left.iter().min_by_key(|run| run.since_ms)?;
-        let bytes: u64 = left.iter().map(|run| run.bytes).sum();
-        let of = format!("run {} of dataset {}", first.run_id, first.dataset);
-        let runs = if left.len() == 1 { of } else { format!("{} runs, the first is {of}", left.len()) };
-        Some(format!("{bytes} bytes by {runs}; `brahman buckets scrub` lists them"))
     }
 
     /// Says [`Self::attributes`] now and whenever they have changed; ends with its task.
@@ -621,8 +612,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where buckets lie, how often a run has begun, and the number of a dataset's next generation with the objects of the present one.
-fn known_of(books: &Books, name: &str, run_id: &str) -> Result<(Roots, u64, (u64, Vec<Object>)), BookError> {
+/// The number of a dataset's next generation, and the objects of the present one.
+type NextGeneration = (u64, Vec<Object>);
+
+/// What runs have left that were given up, or began long ago and were never committed, in words.
+fn left_in_words(unfinished: &[UnfinishedRun]) -> Option<String> {
+    let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
+    let is_left = |run: &&UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
+    let left: Vec<&UnfinishedRun> = unfinished.iter().filter(is_left).collect();
+    let first = left.iter().min_by_key(|run| run.since_ms)?;
+    let bytes: u64 = left.iter().map(|run| run.bytes).sum();
+    let of = format!("run {} of dataset {}", first.run_id, first.dataset);
+    let runs = if left.len() == 1 { of } else { format!("{} runs, the first is {of}", left.len()) };
+    Some(format!("{bytes} bytes by {runs}; `brahman buckets scrub` lists them"))
+}
+
+/// Where buckets lie, how often a run has begun, and what a dataset's next generation follows.
+fn known_of(books: &Books, name: &str, run_id: &str) -> Result<(Roots, u64, NextGeneration), BookError> {
     Ok((books.roots().clone(), books.journal.lives(run_id), books.next(name)?))
 }
 

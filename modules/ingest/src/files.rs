@@ -55,6 +55,9 @@ enum ParquetFlaw {
     OtherColumns,
 }
 
+/// Reasons that are told where nothing could be read.
+const REASONS_MAX: usize = 5;
+
 fn failed(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::Interrupted => crate::run::cancelled(),
@@ -126,7 +129,10 @@ pub fn read(
     };
     outcome.map_err(|e| ended(failed(&e)))?;
     let nothing = || {
-        let message = format!("no rows could be read from {} files; nothing was published", files.len());
+        let reasons: Vec<String> = quarantine.iter().take(REASONS_MAX).map(|of| format!("{}: {}", of.source, of.reason)).collect();
+        let more = if quarantined > REASONS_MAX as u64 { "; and more" } else { "" };
+        let why = if reasons.is_empty() { String::new() } else { format!(" ({}{more})", reasons.join("; ")) };
+        let message = format!("no rows could be read from {} files; nothing was published{why}", files.len());
         Fault::of(&NothingToRead {}, false, message)
     };
     let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;

@@ -226,7 +226,7 @@ fn below(root: &Path, wanted: impl Fn(&Path) -> bool, stop: &CancellationToken, 
         if kind.is_some_and(|kind| kind.is_file()) {
             let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
             found.files.push(File { path: entry.into_path(), id });
-        } else if let Some(kind) = kind.filter(|kind| !kind.is_dir()) {
+        } else if let Some(kind) = kind.filter(|kind| !kind.is_dir() && entry.depth() > 0) {
             found.skipped.push((entry.into_path(), if kind.is_symlink() { Flaw::Link } else { Flaw::Special }));
         }
         if found.files.len() + found.skipped.len() > FILES_MAX {

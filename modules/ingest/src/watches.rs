@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use brahman_card::Fault;
 use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_sidecar::chain;
-use brahman_storage::checked::{self, Checked, CheckedError};
+use brahman_storage::checked::{self, CheckedContent, CheckedError};
 use futures_util::FutureExt;
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, EventKind, RecursiveMode, Watcher};
@@ -87,7 +87,7 @@ enum WatchesError {
 
 /// Which watches there were, and whether an earlier version has written them, without a checksum.
 fn read(file: &Path) -> Result<(Vec<WatchRecord>, bool), WatchesError> {
-    let Some(Checked { bytes, has_sum }) = checked::read(file)? else { return Ok((Vec::new(), false)) };
+    let Some(CheckedContent { bytes, has_sum }) = checked::read(file)? else { return Ok((Vec::new(), false)) };
     let kept = serde_json::from_slice(&bytes).map_err(|source| WatchesError::Malformed { file: file.to_owned(), source })?;
     Ok((kept, !has_sum))
 }

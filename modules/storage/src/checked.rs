@@ -27,7 +27,7 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What was read of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckedContent {
     /// Its content, without the line of the checksum.
     pub bytes: Vec<u8>,
     /// Whether it had a checksum, which was right. Otherwise it is to be written anew, once it was found to make sense.
@@ -77,7 +77,7 @@ pub enum CheckedError {
 ///
 /// # Errors
 /// [`CheckedError`], which names the file.
-pub fn read(path: &Path) -> Result<Option<Checked>, CheckedError> {
+pub fn read(path: &Path) -> Result<Option<CheckedContent>, CheckedError> {
     let unreadable = |source: io::Error| CheckedError::Unreadable { path: path.to_owned(), source };
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -112,11 +112,11 @@ fn seal(content: &[u8]) -> Vec<u8> {
 }
 
 /// Takes the checksum off, if there is one, and compares.
-fn open(path: &Path, mut bytes: Vec<u8>) -> Result<Checked, CheckedError> {
+fn open(path: &Path, mut bytes: Vec<u8>) -> Result<CheckedContent, CheckedError> {
     // What was cut off in its last line is not whole either.
     let end = if bytes.last() == Some(&b'\n') { bytes.len() - 1 } else { bytes.len() };
     let start = memchr::memrchr(b'\n', &bytes[..end]).map_or(0, |at| at + 1);
-    let Some(line) = bytes[start..end].strip_prefix(MARK.as_bytes()) else { return Ok(Checked { bytes, has_sum: false }) };
+    let Some(line) = bytes[start..end].strip_prefix(MARK.as_bytes()) else { return Ok(CheckedContent { bytes, has_sum: false }) };
     let damaged = || CheckedError::Damaged { path: path.to_owned() };
     let line = std::str::from_utf8(line).map_err(|_| damaged())?;
     let (format, sum) = line.split_once(' ').ok_or_else(damaged)?;
@@ -128,7 +128,7 @@ fn open(path: &Path, mut bytes: Vec<u8>) -> Result<Checked, CheckedError> {
         return Err(damaged());
     }
     bytes.truncate(start);
-    Ok(Checked { bytes, has_sum: true })
+    Ok(CheckedContent { bytes, has_sum: true })
 }
 
 #[cfg(test)]
@@ -144,14 +144,14 @@ mod tests {
         assert_eq!(read(&path).expect("none yet"), None);
         write(&path, b"{\"a\": 1}").expect("written");
         let whole = fs::read(&path).expect("there");
-        assert_eq!(read(&path).expect("read"), Some(Checked { bytes: b"{\"a\": 1}\n".to_vec(), has_sum: true }));
+        assert_eq!(read(&path).expect("read"), Some(CheckedContent { bytes: b"{\"a\": 1}\n".to_vec(), has_sum: true }));
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
             // What is no checksum any more is content that its reader refuses.
             let taken = open(&path, flipped.clone());
-            assert!(!matches!(&taken, Ok(Checked { has_sum: true, .. })), "{at}");
-            if let Ok(Checked { bytes, .. }) = taken {
+            assert!(!matches!(&taken, Ok(CheckedContent { has_sum: true, .. })), "{at}");
+            if let Ok(CheckedContent { bytes, .. }) = taken {
                 assert!(serde_json::from_slice::<serde_json::Value>(&bytes).is_err(), "{at}: {}", String::from_utf8_lossy(&bytes));
             }
         }
@@ -168,7 +168,7 @@ mod tests {
         let path = folder.path().join("x.json");
         for old in ["", "[1]", "[1]\n", "[\n1]\n\n"] {
             fs::write(&path, old).expect("written");
-            assert_eq!(read(&path).expect("read"), Some(Checked { bytes: old.as_bytes().to_vec(), has_sum: false }), "{old:?}");
+            assert_eq!(read(&path).expect("read"), Some(CheckedContent { bytes: old.as_bytes().to_vec(), has_sum: false }), "{old:?}");
         }
         fs::write(&path, "[1]\nbrahman-file 2 blake3 0\n").expect("written");
         let refused = read(&path).expect_err("it is newer").to_string();

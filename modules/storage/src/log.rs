@@ -243,6 +243,18 @@ impl Log {
         self.begin_anew(&payloads.iter().map(|payload| &**payload).collect::<Vec<&RawValue>>())
     }
 
+    /// What is wrong by now with what is on the disk, against what was appended.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn verify(&self) -> io::Result<Damage> {
+        let bytes = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        Ok(Reading::of(&bytes, Some(Head { seq: self.next - 1, link: self.link })).damage)
+    }
+
     /// Length in bytes.
     ///
     /// # Errors

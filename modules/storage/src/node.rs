@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::checked::{self, Checked, CheckedError};
+use crate::checked::{self, CheckedContent, CheckedError};
 
 /// The file in a state.
 pub const NODE: &str = "catalog/node";
@@ -29,7 +29,7 @@ pub struct Node {
 /// [`NodeError`]: what is there is no such name, and none may be put in its place.
 pub fn read(state: &Path) -> Result<Option<Node>, NodeError> {
     let path = state.join(NODE);
-    let Some(Checked { bytes, has_sum }) = checked::read(&path)? else { return Ok(None) };
+    let Some(CheckedContent { bytes, has_sum }) = checked::read(&path)? else { return Ok(None) };
     let name = String::from_utf8_lossy(&bytes).trim().to_owned();
     // A ULID: 26 digits of Crockford's base 32.
     let is_plain = name.len() == NODE_CHARS && name.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());

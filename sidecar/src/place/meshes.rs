@@ -2,14 +2,15 @@
 //!
 //! The kernel says who holds which lock (`/proc/locks`), and the open files of that process say where it is (`/proc/<pid>/fd`). What a
 //! file says of its holder only informs. Of other users' meshes, and where there is no `/proc`, nothing is known. Invariants: looking holds
-//! no lock; a mesh that has ended is not here, whatever it has left.
+//! no lock, and waits for no pipe and no device; a mesh that has ended is not here, whatever it has left.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::state::{Holder, LOCK};
+use super::holder::{self, Holder, LOCK};
 
 /// The registry of buckets in a state. Its format is the storage crate's; only where folders lie is read here.
 const BUCKETS: &str = "catalog/.registry/buckets.json";
@@ -29,10 +30,11 @@ impl LiveMesh {
     /// Its buckets that are folders outside of its state, by their names, as far as they can be read.
     #[must_use]
     pub fn buckets(&self) -> Vec<(String, PathBuf)> {
-        let file = self.state.join(BUCKETS);
-        let is_small = fs::metadata(&file).is_ok_and(|meta| meta.len() <= BUCKETS_BYTES_MAX);
-        let text = if is_small { fs::read(&file).unwrap_or_default() } else { Vec::new() };
-        folders(&text).into_iter().filter(|(_, folder)| !folder.starts_with(&self.state)).collect()
+        let text = holder::regular(&self.state.join(BUCKETS)).and_then(|file| {
+            let mut text = Vec::new();
+            file.take(BUCKETS_BYTES_MAX).read_to_end(&mut text).ok().map(|_| text)
+        });
+        folders(&text.unwrap_or_default()).into_iter().filter(|(_, folder)| !folder.starts_with(&self.state)).collect()
     }
 }
 
@@ -48,28 +50,10 @@ fn folders(text: &[u8]) -> Vec<(String, PathBuf)> {
     all.into_iter().flatten().filter_map(of).collect()
 }
 
-/// Locks that processes hold, by their processes and files: an inode alone, for file systems tell devices in several ways.
-fn held_locks() -> BTreeSet<(u32, u64)> {
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let held = locks.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        match fields[..] {
-            [_, "FLOCK", _, "WRITE", pid, place, ..] => Some((pid.parse::<u32>().ok()?, place.rsplit(':').next()?.parse::<u64>().ok()?)),
-            _ => None,
-        }
-    });
-    held.collect()
-}
-
-/// Who holds the lock of a file of this inode, by process id.
-pub(super) fn holder_of(inode: u64) -> Option<u32> {
-    held_locks().into_iter().find(|(_, held)| *held == inode).map(|(pid, _)| pid)
-}
-
-/// All meshes of this user, or of all users for root.
+/// All meshes of this user. Those of others have no say, for anybody may lock a file that is called so.
 #[must_use]
 pub fn live() -> Vec<LiveMesh> {
-    let held = held_locks();
+    let (held, own) = (holder::held_locks(), nix::unistd::geteuid().as_raw());
     let pids: BTreeSet<u32> = held.iter().map(|(pid, _)| *pid).collect();
     let mut meshes = Vec::new();
     for pid in pids {
@@ -80,7 +64,10 @@ pub fn live() -> Vec<LiveMesh> {
             if path.file_name().is_none_or(|name| name != LOCK) {
                 continue;
             }
-            let (Ok(open), Ok(there)) = (fs::metadata(file.path()), fs::metadata(&path)) else { continue };
+            let (Ok(open), Ok(there)) = (fs::metadata(file.path()), fs::symlink_metadata(&path)) else { continue };
+            if open.uid() != own || !open.is_file() {
+                continue;
+            }
             // In another mount namespace another file may be called so.
             if (open.dev(), open.ino()) != (there.dev(), there.ino()) || !held.contains(&(pid, open.ino())) {
                 continue;
@@ -132,5 +119,18 @@ mod tests {
         for bad in [&b""[..], b"{", b"7", b"{\"buckets\": 3}", b"[{}]"] {
             assert!(folders(bad).is_empty());
         }
+    }
+
+    #[test]
+    fn a_registry_that_is_no_plain_file_is_not_waited_for() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let mesh = LiveMesh { state: home.path().to_owned(), holder: Holder { pid: 1, socket: "/run/x.sock".into() } };
+        let registry = home.path().join(BUCKETS);
+        fs::create_dir_all(registry.parent().expect("a folder")).expect("made");
+        std::os::unix::fs::symlink("/dev/zero", &registry).expect("linked");
+        assert_eq!(mesh.buckets(), []);
+        fs::remove_file(&registry).expect("removed");
+        nix::unistd::mkfifo(&registry, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        assert_eq!(mesh.buckets(), []);
     }
 }

@@ -6,12 +6,11 @@
 //! neither written nor removed. No state lies within another's that is in use, around one, nor so to one of its buckets. Where nothing can
 //! be written there is nothing to guard.
 
-use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,69 +18,16 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use thiserror::Error;
 
+pub use super::holder::Holder;
+use super::holder::{self, LOCK, MARK, text};
 use super::meshes::{self, LiveMesh};
 use super::socket::described;
 
-/// The file's name.
-pub(super) const LOCK: &str = ".lock";
-/// How its text begins: a file that begins otherwise is somebody else's.
-const MARK: &[u8] = b"brahman-state ";
-/// A mark, a number and a path.
-const TEXT_BYTES_MAX: u64 = 8192;
 /// Whoever looks whether a lock is held holds it for a moment: longer than that nobody is mistaken for a mesh.
 const LOOKED_AT: Duration = Duration::from_millis(200);
+/// How long other meshes' buckets are compared.
+const COMPARED_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Who holds a state folder, or did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// Process id of the mesh's init.
-    pub pid: u32,
-    /// Path of its mesh socket.
-    pub socket: PathBuf,
-}
-
-impl Holder {
-    fn parse(text: &[u8]) -> Option<Self> {
-        let line = text.strip_prefix(MARK)?.strip_suffix(b"\n")?;
-        let at = line.iter().position(|b| *b == b' ')?;
-        let pid = std::str::from_utf8(&line[..at]).ok()?.parse().ok()?;
-        Some(Self { pid, socket: PathBuf::from(OsStr::from_bytes(&line[at + 1..])) })
-    }
-
-    fn text(&self) -> Vec<u8> {
-        [MARK, format!("{} ", self.pid).as_bytes(), self.socket.as_os_str().as_bytes(), b"\n"].concat()
-    }
-
-    /// Who has last written into a lock's file, whether he holds it or not.
-    pub(super) fn noted_in(path: &Path) -> Option<Self> {
-        let file = File::open(path).ok()?;
-        Self::parse(&text(&file).ok()?)
-    }
-
-    /// Who holds a state folder now; none if nobody does, or nobody can tell.
-    #[must_use]
-    pub fn of(state: &Path) -> Option<Self> {
-        let file = File::open(state.join(LOCK)).ok()?;
-        let inode = file.metadata().ok()?.ino().to_string();
-        let holder = Self::parse(&text(&file).ok()?)?;
-        // To ask the lock itself would hold it for a moment, and might turn a mesh away that is just starting.
-        let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        let pid = holder.pid.to_string();
-        let held = locks.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            matches!(fields[..], [_, "FLOCK", _, "WRITE", holder, place, ..] if holder == pid && place.rsplit(':').next() == Some(inode.as_str()))
-        });
-        held.then_some(holder)
-    }
-}
-
-fn text(mut file: &File) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.take(TEXT_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(text)
-}
 
 /// Why a state folder cannot be used.
 #[derive(Debug, Error)]
@@ -189,7 +135,14 @@ pub fn check_place(state: &Path) -> Result<(), StateError> {
         let holder = Holder::of(outer).map(|holder| of_holder(&holder)).unwrap_or_default();
         return Err(StateError::Overlaps { state: state.to_owned(), lies: INSIDE, other: outer.to_owned(), holder });
     }
-    meshes::others(&real).iter().try_for_each(|mesh| apart(state, &real, mesh))
+    // A neighbour's bucket may lie on a disk that does not answer: what is compared by then counts, and nobody waits for the rest.
+    let (said, heard) = mpsc::channel();
+    let (asked, place) = (state.to_owned(), real.clone());
+    std::thread::spawn(move || said.send(meshes::others(&place).iter().try_for_each(|mesh| apart(&asked, &place, mesh))));
+    heard.recv_timeout(COMPARED_WITHIN).unwrap_or_else(|_| {
+        tracing::warn!("whether {} lies in or around a bucket of another mesh cannot be told: a disk does not answer", state.display());
+        Ok(())
+    })
 }
 
 const INSIDE: &str = "lies inside";
@@ -228,10 +181,9 @@ fn real(folder: &Path) -> PathBuf {
 
 /// Whether a mesh that runs has its lock in a folder.
 fn is_held_by_a_mesh(folder: &Path) -> bool {
-    // Anything may lie in a folder above: nothing is followed, nothing is waited for.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_RDONLY;
-    let Ok(file) = open(&folder.join(LOCK), flags, Mode::empty()).map(File::from) else { return false };
-    let is_mesh_s = file.metadata().is_ok_and(|meta| meta.is_file()) && text(&file).is_ok_and(|text| text.starts_with(MARK));
+    // Anything may lie in a folder above.
+    let Some(file) = holder::regular(&folder.join(LOCK)) else { return false };
+    let is_mesh_s = text(&file).is_ok_and(|text| text.starts_with(MARK));
     // Let go again with the file: whoever takes it meanwhile tries for longer than this.
     is_mesh_s && matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
@@ -291,7 +243,7 @@ impl StateLock {
                 return Err(StateError::Taken { state: state.to_owned(), socket: socket.clone(), pid: *pid });
             }
             (true, None) => {
-                let holder = meshes::holder_of(found.ino()).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+                let holder = holder::holder_of(found.ino()).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
                 return Err(StateError::TakenBySomebody { state: state.to_owned(), holder });
             }
             // What was cut off while it was written is a mark's beginning, or begins with one.

@@ -127,6 +127,25 @@ async fn a_dash_is_standard_input_wherever_a_text_or_a_file_is_asked_for() {
     let card = "schema_version = 1\nlabel = \"x\"\npayload = \"virtual\"\n";
     assert_eq!(json(&["check", "-"], card)["ok"], true);
     assert_eq!(mesh.brahman_with(&["check", "-"], b"label = 1").status.code(), Some(6));
+    // A pipe whose writer failed replaces nothing and finds nothing.
+    for arguments in [&["ingest", "files", "empty", "-"][..], &["search", "notes", "-"], &["search", "notes", " "]] {
+        let out = mesh.brahman_with(arguments, b"");
+        let words = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(6) && words.contains("empty"), "{arguments:?}: {words}");
+    }
+    // What could not be read says why; and a run that read nothing leaves nothing that looks like a lost dataset.
+    let binary = mesh.folder.path().join("binary.bin");
+    std::fs::write(&binary, b"a\0b").expect("written");
+    let out = mesh.brahman(&["ingest", "files", "nothing", &binary.display().to_string()]);
+    let words = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(6) && words.contains("binary"), "{words}");
+    assert_eq!(mesh.brahman_json(&["datasets", "resync"])["failed"], json!([]));
+    // A link that is named is what it leads to, and is not counted as left out.
+    let (folder, link) = (mesh.folder.path().join("linked"), mesh.folder.path().join("link"));
+    write(&folder, &[("a.md", "a text")]);
+    std::os::unix::fs::symlink(&folder, &link).expect("linked");
+    let out = mesh.brahman_json(&["ingest", "files", "linked", &link.display().to_string()]);
+    assert_eq!((&out["rows"], &out["quarantined"]), (&json!(1), &json!(0)), "{out}");
 }
 
 #[tokio::test]

@@ -75,6 +75,8 @@ async fn while_a_disk_is_away_its_datasets_are_read_from_their_copies_and_nothin
     assert!(shown.contains("its own bucket is unavailable") && shown.contains("v4"), "{shown}");
     let refreshed = mesh.brahman_json(&["index", "refresh", "t"]);
     assert_eq!((&refreshed["dataset_docs"], &refreshed["borrowed"]), (&json!(20), &json!([key])), "{refreshed}");
+    let refused = mesh.fault("org.brahman.Catalog.Resync", json!({"name": "t"})).await;
+    assert!(refused.name.ends_with("BucketFailed") && !refused.message().contains("gone"), "its disk may come back: {refused}");
     assert_eq!(std::fs::read_dir(&disk).expect("there").count(), 0, "nothing was written to it");
 
     // A copy that is not what was committed is nobody's to read.
@@ -110,6 +112,8 @@ async fn a_disk_that_does_not_answer_holds_up_nobody_else() {
     assert!(told["reachable"] == false && told["error"].as_str().is_some_and(|why| why.contains("no answer within")), "{told}");
     let refused = mesh.brahman(&["ingest", "files", "t", &mesh.folder.path().join("t.csv").display().to_string()]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no answer within"), "{refused:?}");
+    let every = mesh.call("org.brahman.Catalog.ResyncMissing", json!({})).await.expect("the others are looked at");
+    assert!(every["failed"].to_string().contains("bucket `big` is away"), "{every}");
     // What still waits is answered, and it is there again.
     drop(std::fs::File::options().write(true).open(&marker).expect("opened"));
     std::fs::rename(&aside, &marker).expect("moved back");

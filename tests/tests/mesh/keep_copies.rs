@@ -57,6 +57,15 @@ async fn restart(mesh: &Mesh) {
     mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
 }
 
+/// Waits for a copy, which is made behind what was answered.
+fn when_there(copy: &std::path::Path) {
+    let since = std::time::Instant::now();
+    while !copy.is_file() {
+        assert!(since.elapsed() < brahman_tests::PATIENCE, "{} was not made", copy.display());
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test]
 async fn what_was_there_before_rescue_or_came_while_it_was_away_is_copied_and_the_lag_is_told() {
     let mesh = mesh().await;
@@ -90,7 +99,7 @@ async fn a_flipped_byte_never_reaches_a_good_copy_and_is_repaired_from_it() {
     let copies = rescue(&mesh);
     let (path, key) = object(&ingest(&mesh, "t", 500));
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
-    while !copies.join(&key).is_file() {}
+    when_there(&copies.join(&key));
     let whole = std::fs::read(&path).expect("there");
 
     // Copies are looked at again after a start, and at each commit.
@@ -155,7 +164,7 @@ async fn a_dataset_whose_manifest_and_objects_are_gone_comes_back_from_rescue() 
     let mesh = mesh().await;
     let copies = rescue(&mesh);
     let (path, key) = object(&ingest(&mesh, "t", 70));
-    while !copies.join(&key).is_file() {}
+    when_there(&copies.join(&key));
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
     std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
     // Its folder as well: as on a disk that took the place of another.
@@ -177,7 +186,7 @@ async fn all_generations_that_are_kept_are_copied_and_counted() {
     let (_, new) = object(&ingest(&mesh, "t", 60));
     let copies = rescue(&mesh);
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
-    while !copies.join(&old).is_file() {}
+    when_there(&copies.join(&old));
     assert!(copies.join(&new).is_file());
     // One of the generation before has no copy any more, and nothing to make one of: that is told.
     std::fs::remove_file(copies.join(&old)).expect("removed");
@@ -253,6 +262,19 @@ async fn a_damaged_record_of_a_commit_is_named_and_makes_no_object_a_damaged_one
     assert_eq!((out.status.code(), &found["damaged"], &found["objects"]), (Some(1), &json!([]), &json!(2)), "{found}");
     let records = found["records"].to_string();
     assert!(records.contains(&run) && records.contains("lineage.log") && records.contains("generation 1 of dataset"), "{records}");
+    // What is changed beneath it while it runs is written anew from what it knows, and nothing is lost with its next life.
+    let whole = std::fs::read_to_string(&log).expect("there");
+    let events = || mesh.call("org.brahman.Catalog.Lineage", json!({"name": "t"}));
+    let before = events().await.expect("told")["events"].clone();
+    for damaged in [whole.replacen("outputStatistics", "outputStatistigs", 1), whole[..whole.len() / 2].to_owned(), String::new()] {
+        std::fs::write(&log, damaged).expect("damaged");
+        let found = mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("looked at");
+        assert!(found["notes"].to_string().contains("lineage.log had") && found["damaged"] == json!([]), "{found}");
+        let again = mesh.call("org.brahman.Storage.Scrub", json!({})).await.expect("looked at");
+        assert!(!again["notes"].to_string().contains("lineage.log had"), "{again}");
+    }
+    meanwhile(&mesh, || ()).await;
+    assert_eq!(events().await.expect("told")["events"], before);
     // A dataset's own file that has gone is written anew from what is known.
     let file = mesh.folder.path().join("state/catalog/t.json");
     std::fs::write(&file, "{").expect("damaged");
@@ -278,7 +300,7 @@ async fn killed_while_it_copies_a_catalog_goes_on_and_every_copy_is_whole() {
     when_copies(&mesh, "copies.objects", |n| n == "0").await;
     for (path, key) in made {
         let copy = copies.join(key);
-        while !copy.is_file() {}
+        when_there(&copy);
         assert_eq!(std::fs::read(&copy).expect("there"), std::fs::read(&path).expect("there"), "{}", copy.display());
     }
 }

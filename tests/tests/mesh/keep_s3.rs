@@ -258,6 +258,11 @@ async fn a_damaged_manifest_is_found_and_written_anew_if_it_is_certainly_ours() 
         let key = |number: u64| format!("manifests/t/{number:020}.json");
         assert_eq!(out["repaired"], json!([{"bucket": "lake", "key": key(2)}]), "{}: {out}", s3.name());
         assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["damaged"], json!([]), "{}", s3.name());
+        // Gone, it would let an older generation pass for the present one.
+        delete(s3.port(), &manifest(2));
+        let out = mesh.brahman_json(&["buckets", "scrub"]);
+        assert_eq!(out["repaired"], json!([{"bucket": "lake", "key": key(2)}]), "{}: {out}", s3.name());
+        assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["damaged"], json!([]), "{}", s3.name());
         // Of an earlier generation nothing here has all of it; and what nothing says is ours stays as it is.
         put(s3.port(), &manifest(1), "{");
         let out = mesh.brahman(&["buckets", "scrub", "--json"]);
@@ -273,6 +278,15 @@ async fn a_damaged_manifest_is_found_and_written_anew_if_it_is_certainly_ours() 
         let fault = other.fault("org.brahman.Catalog.Adopt", json!({"bucket": "lake", "name": "nope"})).await;
         assert!(fault.name == "org.brahman.Catalog.NoSuchDataset" && fault.message().contains("`nope`"), "{fault}");
     }
+}
+
+/// Deletes an object, signed.
+fn delete(port: u16, url: &str) {
+    let script = "import sys, pyarrow.fs as fs\n\
+        s3 = fs.S3FileSystem(access_key='me', secret_key='wery-secret', region='us-east-1', scheme='http', endpoint_override=sys.argv[1])\n\
+        s3.delete_file(sys.argv[2].removeprefix('s3://'))";
+    let out = Command::new(tool("python3")).args(["-c", script, &format!("127.0.0.1:{port}"), url]).output().expect("it runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// Puts an object, signed.

@@ -1,5 +1,6 @@
 //! Whole-mesh tests: one runner, one file a theme.
 
+mod absence;
 mod answers;
 mod bounds;
 mod buckets;

@@ -175,7 +175,7 @@ async fn a_read_in_parts_goes_on_where_a_kill_stopped_it() {
     mesh.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
     let out = mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("it goes on");
     let notes = out["notes"].to_string();
-    assert!(notes.contains("not one snapshot") && notes.contains(&format!("with {there} objects that were there already")), "{notes}");
+    assert!(notes.contains("not in one snapshot") && notes.contains(&format!("with {there} objects that were there already")), "{notes}");
     assert_eq!(out["rows"], 20_000);
     assert_eq!(pyarrow(&out, "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('v').to_pylist())"), "20000 20000 200010000");
     assert!(!book.exists(), "what is finished is forgotten");

@@ -21,6 +21,7 @@ fn crates_import_only_what_the_design_allows() {
         ("brahman-broker", &["brahman-card", "brahman-sidecar"][..]),
         ("brahman-init", &["brahman-card", "brahman-sidecar"][..]),
         ("brahman-models", &["brahman-card", "brahman-storage"][..]),
+        ("flat-hnsw", &[][..]),
         ("brahman-cli", &["brahman-card", "brahman-models", "brahman-sidecar"][..]),
         ("brahman-catalog", module),
         ("brahman-embed", with_models),

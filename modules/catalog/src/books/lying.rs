@@ -108,6 +108,7 @@ impl Books {
     #[must_use]
     pub fn uncommitted(&self) -> Vec<(UnfinishedRun, PathBuf)> {
         let mut all = Vec::new();
+        let needed: BTreeSet<(&str, &str)> = self.entries.values().flat_map(|entry| entry.needs()).collect();
         for (run_id, run) in self.journal.runs(None, now_ms()) {
             let given_up = match run.standing {
                 Standing::Committed => continue,
@@ -115,7 +116,7 @@ impl Books {
                 Standing::Open => false,
             };
             // A commit that was taken for a failure, by an earlier version, is needed all the same.
-            if self.needs_folder((&run.dataset, &run_id)) {
+            if needed.contains(&(run.dataset.as_str(), run_id.as_str())) {
                 continue;
             }
             let wrote = |bucket: &str| run.buckets.is_empty() || run.buckets.contains(bucket);

@@ -274,13 +274,11 @@ impl Books {
         whole.map(|(_, entry)| self.roots.told(entry.view())).collect()
     }
 
-    /// Datasets that have objects and no whole manifest.
+    /// Datasets that have objects and no whole manifest; `folders` are the names in the buckets' folders.
     #[must_use]
-    pub fn lost(&self) -> Vec<String> {
-        let folders = self.roots.folders().map(|folder| folder.join("datasets")).flat_map(fs::read_dir).flatten().flatten();
-        let names = folders.filter_map(|f| f.file_name().into_string().ok());
+    pub fn lost(&self, folders: impl Iterator<Item = String>) -> Vec<String> {
         // What lies in S3 or has copies alone has no folder here.
-        let names = names.chain(self.damaged.keys().cloned()).chain(self.journal.committed().keys().cloned());
+        let names = folders.chain(self.damaged.keys().cloned()).chain(self.journal.committed().keys().cloned());
         let lost = |name: &String| names::check(name).is_ok() && !self.entries.contains_key(name);
         let dropped = |name: &String| !self.damaged.contains_key(name) && self.journal.was_dropped(name);
         let lost: BTreeSet<String> = names.filter(|name| lost(name) && !dropped(name)).collect();

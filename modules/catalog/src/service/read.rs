@@ -88,7 +88,7 @@ impl CatalogService {
             // What a mock made has no copies.
             let source = if realm == Realm::Real { self.recover(object, &roots).await } else { None };
             if source == Some(Source::Rescue) {
-                self.note_mended(&object.bucket, &object.key);
+                self.note_repaired(&object.bucket, &object.key).await;
             }
             match (source, state) {
                 (Some(Source::Own), _) => fetched.push(object.key.clone()),

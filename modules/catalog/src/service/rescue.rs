@@ -422,7 +422,7 @@ impl CatalogService {
         let key = self.copy_key(&object.bucket, &object.key);
         self.buckets.copy(&object.bucket, RESCUE, &object.key, &key, &object.sha256, true).await?;
         self.copier.note_saved(&key, &object.sha256);
-        self.note_mended(RESCUE, &key);
+        self.note_repaired(RESCUE, &key).await;
         // Deleted while it was copied: whoever tidied did not see the copy.
         let listed = ListedObject { bucket: RESCUE.to_owned(), key: key.into_owned(), resumable: false };
         if let Err(error) = self.remove_spent(&listed).await {

@@ -5,7 +5,8 @@
 //! dataset is called right only if all of its objects are there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
@@ -14,6 +15,7 @@ use brahman_card::interface::catalog::{Dataset, Object, PublishedDataset, Resync
 use brahman_sidecar::chain;
 
 use super::realm::Realm;
+use super::remote::bucket_failed;
 use super::{CatalogService, held, unanswered};
 use crate::books::resync::{Findings, Resync, missing};
 use crate::books::{BookError, Books};
@@ -27,6 +29,12 @@ impl CatalogService {
         accept_damage: bool,
     ) -> Result<ResyncOut, Fault> {
         let mut notes = if realm == Realm::Real { self.repair(&name).await? } else { Vec::new() };
+        // Of a disk that is not there nothing can be told, least of all that objects are gone.
+        let asked = name.clone();
+        let recorded = self.consult(realm, move |books| books.recorded(&asked)).await.map_err(unanswered)?;
+        if let Some((bucket, why)) = self.away_of(realm, &recorded).await.into_iter().next() {
+            return Err(bucket_failed(&bucket, &why));
+        }
         let asked = name.clone();
         let is_known = self.consult(realm, move |books| books.knows(&asked)).await.map_err(unanswered)?;
         let is_named = runs.is_some();
@@ -77,10 +85,16 @@ impl CatalogService {
     /// Every dataset whose objects are there and whose manifest is not, or is damaged. Where nothing was ever committed, as after a loss
     /// of the state, also whatever the buckets hold; else it is told what that is.
     pub(super) async fn resync_missing(&self, realm: Realm) -> Result<ResyncMissingOut, Fault> {
-        // Which folders there are is asked of the disk.
-        let looking = self.with(realm, |books| {
+        // Which folders there are is asked of the disks that answer, and the books are not held meanwhile.
+        let away = self.away(realm).await;
+        let looking = self.with(realm, move |books| {
+            let roots = held(books).roots().clone();
+            let there = roots.all().filter(|(bucket, _)| !away.contains(*bucket)).map(|(_, root)| root.folder.join("datasets"));
+            let folders = there.flat_map(fs::read_dir).flatten().flatten().filter(|folder| holds_anything(&folder.path()));
+            let folders: Vec<String> = folders.filter_map(|folder| folder.file_name().into_string().ok()).collect();
             let books = held(books);
-            let lost: Vec<(String, bool)> = books.lost().into_iter().map(|name| (name.clone(), books.knows(&name))).collect();
+            let lost = books.lost(folders.into_iter()).into_iter();
+            let lost: Vec<(String, bool)> = lost.map(|name| (name.clone(), books.knows(&name))).collect();
             Ok((lost, books.is_fresh()))
         });
         let (lost, is_fresh) = looking.await?;
@@ -186,6 +200,12 @@ impl CatalogService {
     }
 }
 
+/// Whether a dataset's folder has anything in it: a run that read nothing leaves an empty one.
+fn holds_anything(dataset: &Path) -> bool {
+    let runs = fs::read_dir(dataset).into_iter().flatten().flatten();
+    runs.map(|run| run.path()).any(|run| !run.is_dir() || fs::read_dir(run).is_ok_and(|mut objects| objects.next().is_some()))
+}
+
 /// What was found of a dataset's objects.
 enum FoundObjects {
     All,
@@ -205,7 +225,6 @@ fn read_anew(books: &Mutex<Books>, name: &str, runs: Option<&[String]>, accept_d
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::process::Command;
     use std::sync::Arc;
     use std::time::{Duration, Instant};

@@ -6,8 +6,11 @@
 //! read whole, whatever was remembered of it; nothing is replaced but by bytes that have the recorded hash; what was deleted or replaced
 //! meanwhile is no damage; a bucket that is away is no damage either, and is said.
 
+mod manifests;
+
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,12 +26,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::realm::Realm;
-use super::remote::MANIFESTS_MAX;
 use super::rescue::{Lookup, copy_keys};
 use super::storage::refused;
-use super::{CatalogService, held, lock, unanswered};
+use super::{CatalogService, held, left_in_words, lock, unanswered};
 use crate::books;
-use crate::books::manifests::{self, Manifest};
+use crate::books::manifests::place;
 
 /// Bytes that are read in a second at most by the one in the background: a tenth of what a disk gives.
 const BYTES_PER_S: u64 = 20 << 20;
@@ -117,6 +119,10 @@ impl CatalogService {
         let (started, mut told) = (Instant::now(), Instant::now());
         let mut found = ScrubOut::default();
         for target in self.targets(bucket.as_deref(), dataset.as_deref()).await {
+            // What did not answer a moment ago is not asked about each object.
+            if is_missed(&found, &target.bucket) {
+                continue;
+            }
             self.look(&target, &mut found).await;
             found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             if call.more && told.elapsed() > TOLD_EVERY {
@@ -128,7 +134,7 @@ impl CatalogService {
         self.look_at_records(bucket.as_deref(), dataset.as_deref(), &mut found).await?;
         found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let is_all = bucket.is_none() && dataset.is_none() && found.unread.is_none();
-        self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) });
+        self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) }).await;
         Reply::of(&found)
     }
 
@@ -143,17 +149,17 @@ impl CatalogService {
         let targets = self.targets(None, None).await;
         let kept = targets.iter().filter(|target| damaged.contains(&(target.bucket.clone(), target.key.clone()))).count();
         let manifests = self.consult(Realm::Real, move |books| {
-            let of_here = |(_, key): &&(String, String)| manifests::place(key).is_some_and(|(name, _)| books.has(name));
+            let of_here = |(_, key): &&(String, String)| place(key).is_some_and(|(name, _)| books.has(name));
             damaged.iter().filter(of_here).count()
         });
         (finished_ms, (kept + manifests.await.unwrap_or_default()) as u64)
     }
 
     /// An object, or a copy, is what it should be again.
-    pub(super) fn note_mended(&self, bucket: &str, key: &str) {
+    pub(super) async fn note_repaired(&self, bucket: &str, key: &str) {
         let was_damaged = lock(&self.damaged).remove(&(bucket.to_owned(), key.to_owned()));
         if was_damaged {
-            self.note_position(&Position::read(&self.position()));
+            self.note_position(&Position::read(&self.position())).await;
         }
     }
 
@@ -179,18 +185,21 @@ impl CatalogService {
 
     /// Looks at what comes after a position, to the end. Whether something could not be looked at.
     async fn scrub_from(&self, mut position: Position) -> bool {
-        let (mut noted, finished_ms, mut missed) = (Instant::now(), position.finished_ms, false);
+        let (mut noted, finished_ms, mut silent) = (Instant::now(), position.finished_ms, BTreeSet::new());
         for target in self.targets(None, None).await {
             let place = (target.bucket.clone(), target.key.clone());
             if position.after.as_ref().is_some_and(|after| place <= *after) {
                 continue;
             }
+            if silent.contains(&target.bucket) {
+                continue;
+            }
             let (mut found, started) = (ScrubOut::default(), Instant::now());
             self.look(&target, &mut found).await;
-            missed |= found.unread.is_some();
+            silent.extend(found.unread.into_iter().flatten().map(|unread| unread.bucket));
             position.after = Some(place);
             if noted.elapsed() > NOTED_EVERY {
-                self.note_position(&position);
+                self.note_position(&position).await;
                 noted = Instant::now();
             }
             // A millisecond for each object at least, so that many small ones leave the disk to others, too.
@@ -203,9 +212,9 @@ impl CatalogService {
             tracing::warn!("datasets' files were not looked at: {fault}");
         }
         found.records.iter().flatten().for_each(|record| tracing::warn!("{record}"));
-        missed |= found.unread.is_some();
+        let missed = !silent.is_empty() || found.unread.is_some();
         // What was not to be read was not looked at: it is tried again, and until then the last time counts at which all was.
-        self.note_position(&if missed { Position { finished_ms, ..Position::default() } } else { Position::end() });
+        self.note_position(&if missed { Position { finished_ms, ..Position::default() } } else { Position::end() }).await;
         missed
     }
 
@@ -214,11 +223,17 @@ impl CatalogService {
     }
 
     /// Writes down where it stands, with what is damaged by now.
-    fn note_position(&self, position: &Position) {
+    async fn note_position(&self, position: &Position) {
         let position = Position { damaged: lock(&self.damaged).clone(), ..position.clone() };
-        let written = serde_json::to_vec(&position).map_err(std::io::Error::from);
-        if let Err(error) = written.and_then(|text| checked::write(&self.position(), &text)) {
-            tracing::warn!("{}: {}: after a restart objects are looked at from the beginning", self.position().display(), chain(&error));
+        let file = self.position();
+        let path = file.clone();
+        // It waits for a disk, which the thread that answers calls does not.
+        let writing = tokio::task::spawn_blocking(move || {
+            let text = serde_json::to_vec(&position).map_err(io::Error::from)?;
+            checked::write(&path, &text)
+        });
+        if let Err(error) = writing.await.map_err(io::Error::other).flatten() {
+            tracing::warn!("{}: {}: after a restart objects are looked at from the beginning", file.display(), chain(&error));
         }
     }
 
@@ -251,107 +266,35 @@ impl CatalogService {
         })
     }
 
-    /// Reads every manifest in S3 of the datasets that are here, and writes that of a present generation anew which is ours and damaged.
-    async fn look_at_manifests(&self, bucket: Option<&str>, dataset: Option<&str>, found: &mut ScrubOut) {
-        let remote: Vec<String> = self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()).map(|(name, _)| name).collect();
-        for within in remote.iter().filter(|name| bucket.is_none_or(|bucket| bucket == *name)) {
-            let asked = within.clone();
-            let names = self.consult(Realm::Real, move |books| books.recorded_in(&asked)).await.unwrap_or_default();
-            for name in names.iter().filter(|name| dataset.is_none_or(|dataset| dataset == *name)) {
-                let keys = match self.buckets.keys(within, &format!("manifests/{name}"), MANIFESTS_MAX).await {
-                    Ok(keys) => keys,
-                    Err(error) => {
-                        miss(found, within, &error);
-                        continue;
-                    }
-                };
-                for (key, _) in keys {
-                    let Some((_, number)) = manifests::place(&key).filter(|(of, _)| of == name) else { continue };
-                    self.look_at_manifest(within, name, &key, number, found).await;
-                }
-            }
-        }
-    }
-
-    async fn look_at_manifest(&self, bucket: &str, name: &str, key: &str, number: u64, found: &mut ScrubOut) {
-        let text = match self.manifest_text(bucket, key).await {
-            Ok(Some(text)) => text,
-            // Withdrawn since it was listed.
-            Ok(None) => return,
-            Err(error) => return miss(found, bucket, &error),
-        };
-        found.manifests = Some(found.manifests.unwrap_or(0) + 1);
-        let place = (bucket.to_owned(), key.to_owned());
-        let Err(error) = Manifest::open(&text, number) else {
-            lock(&self.damaged).remove(&place);
-            return;
-        };
-        let why = format!("{}: what generation {number} of dataset `{name}` was made of is not to be learnt from here", chain(&error));
-        let finding = ScrubDamage { bucket: bucket.to_owned(), key: key.to_owned(), why };
-        push(&mut found.damaged, finding.clone());
-        match self.mend_manifest(bucket, name, key, number, &text).await {
-            Ok(true) => {
-                lock(&self.damaged).remove(&place);
-                tracing::warn!(bucket, key, "damaged, and written anew from the dataset's file: {}", finding.why);
-                push(&mut found.repaired, ScrubRepair { bucket: finding.bucket, key: finding.key });
-            }
-            mended => {
-                if let Err(error) = mended {
-                    self.buckets.failed(bucket, "put", key, &error);
-                }
-                let mut damaged = lock(&self.damaged);
-                if damaged.len() < DAMAGED_MAX {
-                    damaged.insert(place);
-                }
-                drop(damaged);
-                self.buckets.failed(bucket, "verify", key, &finding.why);
-                push(&mut found.unrepaired, finding);
-            }
-        }
-    }
-
-    /// Writes a damaged manifest anew, if it is that of the present generation and certainly ours: a catalog that has taken the dataset up
-    /// may have put another there. Whether it did.
-    async fn mend_manifest(&self, bucket: &str, name: &str, key: &str, number: u64, text: &[u8]) -> Result<bool, BucketError> {
-        let node = self.buckets.known_node()?;
-        // Nothing is withdrawn meanwhile.
-        let _deleting = self.deleting.lock().await;
-        let asked = name.to_owned();
-        let dataset = self.consult(Realm::Real, move |books| books.get(&asked)).await?.ok();
-        let ours = |dataset: &Dataset| dataset.generation == number && Manifest::was_commit_of(text, node, &dataset.lineage.run_id, number);
-        let Some(dataset) = dataset.filter(ours) else { return Ok(false) };
-        let manifest = Manifest {
-            node: node.to_owned(),
-            run_id: dataset.lineage.run_id.clone(),
-            generation: number,
-            taken_from: None,
-            commit: serde_json::to_value(commit_of(dataset)).map_err(std::io::Error::from)?,
-            sha256: None,
-        };
-        self.buckets.put(bucket, key, manifest.seal().map_err(std::io::Error::from)?, false).await?;
-        Ok(true)
-    }
-
     /// Looks at datasets' files, which are written anew where they are not what is known here, and names the records that are damaged; and
     /// says which runs have left something without a commit.
     async fn look_at_records(&self, bucket: Option<&str>, dataset: Option<&str>, found: &mut ScrubOut) -> Result<(), Fault> {
         let (only, away) = (dataset.map(str::to_owned), self.away(Realm::Real).await);
         let looking = self.with(Realm::Real, move |shared| {
-            let (files, uncommitted, mut records, mut notes) = {
-                let books = held(shared);
+            let (mut records, mut notes) = (Vec::new(), Vec::new());
+            let (files, uncommitted) = {
+                let mut books = held(shared);
+                match books.journal.restore_file() {
+                    Ok(None) => {}
+                    Ok(Some(wrong)) => {
+                        notes.push(format!("lineage.log had {wrong} on the disk, and was written anew from what is known here"));
+                    }
+                    Err(error) => records.push(format!("lineage.log cannot be compared, or not be written anew: {}", chain(&error))),
+                }
                 let damaged = books.journal.damaged_records();
                 let lineage = if damaged.is_empty() { books.journal.unread() } else { None };
-                let records: Vec<String> = books.unread_datasets().into_iter().chain(damaged).chain(lineage).collect();
-                (books.files(only.as_deref()), books.uncommitted(), records, books.uncompared())
+                records.extend(books.unread_datasets().into_iter().chain(damaged).chain(lineage));
+                notes.extend(books.uncompared());
+                (books.files(only.as_deref()), books.uncommitted())
             };
             let count = files.len() as u64;
             for (name, path) in files {
                 let Some(why) = books::flaw(&path) else { continue };
-                let mended = held(shared).mend_file(&name);
+                let repaired = held(shared).mend_file(&name);
                 let file = path.display();
-                match mended {
+                match repaired {
                     Ok(true) => {
-                        notes.push(format!("the file of dataset `{name}`, {file}, was damaged or gone ({why}), and was written anew"))
+                        notes.push(format!("the file of dataset `{name}`, {file}, was damaged or gone ({why}), and was written anew"));
                     }
                     // Deleted, or published anew, since.
                     Ok(false) => {}
@@ -370,6 +313,9 @@ impl CatalogService {
             Ok((count, records, notes, unfinished.collect::<Vec<UnfinishedRun>>()))
         });
         let (count, mut records, mut notes, mut unfinished) = looking.await?;
+        if bucket.is_none() && dataset.is_none() {
+            *lock(&self.unfinished) = left_in_words(&unfinished);
+        }
         if let Some(bucket) = bucket {
             unfinished.retain(|run| run.bucket == bucket);
         }
@@ -383,8 +329,10 @@ impl CatalogService {
         Ok(())
     }
 
-    /// Runs that have left something without a commit, but for those in these buckets; it looks at disks.
-    pub(super) fn unfinished(&self, away: &[String]) -> Vec<UnfinishedRun> {
+    /// Runs that have left something without a commit, but for those in buckets that are away. It walks through folders, and may wait for
+    /// their disks for as long as they take.
+    pub(super) fn unfinished(&self) -> Vec<UnfinishedRun> {
+        let away: BTreeSet<String> = self.buckets.absent().into_iter().map(|(name, _)| name).collect();
         let uncommitted = self.books().uncommitted();
         let there = uncommitted.into_iter().filter(|(run, _)| !away.contains(&run.bucket));
         there.filter_map(|(run, folder)| measured(run, &folder)).collect()
@@ -392,6 +340,9 @@ impl CatalogService {
 
     /// Looks at one thing, and repairs it if it can.
     async fn look(&self, target: &Target, found: &mut ScrubOut) {
+        if let Err(error) = self.buckets.present(&target.bucket).await {
+            return miss(found, &target.bucket, &error);
+        }
         let is_copy = target.bucket == RESCUE;
         let place = (target.bucket.clone(), target.key.clone());
         // What has yet to be copied is behind, and not damaged.
@@ -554,6 +505,10 @@ fn miss(found: &mut ScrubOut, bucket: &str, why: &BucketError) {
         Some(of) => of.objects += 1,
         None => unread.push(UnreadBucket { bucket: bucket.to_owned(), objects: 1, why: chain(why) }),
     }
+}
+
+fn is_missed(found: &ScrubOut, bucket: &str) -> bool {
+    found.unread.iter().flatten().any(|unread| unread.bucket == bucket)
 }
 
 /// Adds one, of so many that a reply holds them.

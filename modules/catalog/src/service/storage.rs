@@ -22,11 +22,16 @@ const ERRORS: u64 = 100;
 const ERRORS_MAX: u64 = 10_000;
 /// Datasets or indexes that are named where a bucket cannot be removed.
 const NAMED: usize = 5;
+/// Does what must not end half-way: the registry and the books say the same of which buckets there are, also to who has hung up.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> Result<T, Fault> {
+    tokio::spawn(work).await.map_err(|error| Fault::internal(chain(&error)))?
+}
+
 /// Failures kept by a compaction unless another number is said.
 const KEPT: u64 = 1000;
 
 impl CatalogService {
-    pub(super) async fn storage(&self, call: &Call) -> Result<Reply, Fault> {
+    pub(super) async fn storage(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
         let buckets = &self.buckets;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         match call.method() {
@@ -35,36 +40,14 @@ impl CatalogService {
                 // A folder, and a secret, of our own user's.
                 call.allow_paths()?;
                 let ask: AddBucketIn = call.parameters()?;
-                let name = ask.name.clone();
-                // Added again elsewhere, what lies in it would be out of reach. The same place with other credentials is fine.
-                if buckets.moves(&ask) {
-                    self.vacant(&name).await?;
-                }
-                let state = self.state.clone();
-                let added = buckets.add_apart_from(ask, move || other_states(&state)).await;
-                let Addition { bucket, notes } = added.map_err(|e| refused(&name, &e))?;
-                self.settle_roots().await?;
-                Reply::of(&AddBucketOut { bucket, notes: Some(notes).filter(|notes| !notes.is_empty()) })
+                let service = Arc::clone(self);
+                Reply::of(&to_its_end(async move { service.add_bucket(ask).await }).await?)
             }
             "RemoveBucket" => {
                 call.allow_paths()?;
                 let RemoveBucketIn { name } = call.parameters()?;
-                self.vacant(&name).await?;
-                // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
-                let roots = self.consult(Realm::Real, |books| books.roots().clone()).await.map_err(unanswered)?;
-                let copies = roots.get(&name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
-                buckets.remove(&name).await.map_err(|e| refused(&name, &e))?;
-                let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
-                if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies) && !is_bucket(copies)) {
-                    match tokio::fs::remove_dir_all(copies.join("datasets")).await {
-                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                            buckets.failed(&name, "delete", &copies.display().to_string(), &error);
-                        }
-                        // If anything else is there it stays.
-                        _ => drop(tokio::fs::remove_dir(&copies).await),
-                    }
-                }
-                self.settle_roots().await?;
+                let service = Arc::clone(self);
+                to_its_end(async move { service.remove_bucket(&name).await }).await?;
                 Ok(Reply::empty())
             }
             "Health" => Reply::of(&self.health().await),
@@ -86,6 +69,39 @@ impl CatalogService {
             "PutObject" => self.put_object(call).await,
             _ => Err(call.unknown()),
         }
+    }
+
+    async fn add_bucket(&self, ask: AddBucketIn) -> Result<AddBucketOut, Fault> {
+        let name = ask.name.clone();
+        // Added again elsewhere, what lies in it would be out of reach. The same place with other credentials is fine.
+        if self.buckets.moves(&ask) {
+            self.vacant(&name).await?;
+        }
+        let state = self.state.clone();
+        let added = self.buckets.add_apart_from(ask, move || other_states(&state)).await;
+        let Addition { bucket, notes } = added.map_err(|e| refused(&name, &e))?;
+        self.settle_roots().await?;
+        Ok(AddBucketOut { bucket, notes: Some(notes).filter(|notes| !notes.is_empty()) })
+    }
+
+    async fn remove_bucket(&self, name: &str) -> Result<(), Fault> {
+        let buckets = &self.buckets;
+        self.vacant(name).await?;
+        // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
+        let roots = self.consult(Realm::Real, |books| books.roots().clone()).await.map_err(unanswered)?;
+        let copies = roots.get(name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
+        buckets.remove(name).await.map_err(|e| refused(name, &e))?;
+        let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
+        if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies) && !is_bucket(copies)) {
+            match tokio::fs::remove_dir_all(copies.join("datasets")).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    buckets.failed(name, "delete", &copies.display().to_string(), &error);
+                }
+                // If anything else is there it stays.
+                _ => drop(tokio::fs::remove_dir(&copies).await),
+            }
+        }
+        self.settle_roots().await
     }
 
     /// How the buckets are, with how far the copies are behind, and what the last scrub of all of them found.

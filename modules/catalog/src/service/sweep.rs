@@ -14,7 +14,7 @@ use brahman_storage::buckets::BucketError;
 use thiserror::Error;
 
 use super::remote::MANIFESTS_MAX;
-use super::{CatalogService, Realm, held};
+use super::{CatalogService, Realm, held, left_in_words, lock};
 use crate::books::sweep::{self, Evidence, ListedObject, Refusal};
 use crate::books::{Books, manifests, tidy_shared};
 
@@ -74,8 +74,9 @@ impl CatalogService {
     }
 
     /// Deletes what earlier lives of this process have left, and what was left alone because it was too soon; ends with its task.
-    pub async fn keep_sweeping(&self) {
+    pub async fn keep_sweeping(self: &Arc<Self>) {
         loop {
+            self.look_for_unfinished().await;
             self.clear_borrowed().await;
             for path in self.buckets.clear_leftovers().await {
                 tracing::info!(path = %path.display(), "removed what a killed upload had left");
@@ -88,6 +89,15 @@ impl CatalogService {
             for realm in [Realm::Real, Realm::Mock] {
                 self.tidy(realm, None).await;
             }
+        }
+    }
+
+    /// Notes what runs have left, for whoever asks how this module is.
+    async fn look_for_unfinished(self: &Arc<Self>) {
+        let service = Arc::clone(self);
+        let looking = tokio::task::spawn_blocking(move || *lock(&service.unfinished) = left_in_words(&service.unfinished()));
+        if let Err(error) = looking.await {
+            tracing::warn!(%error, "what runs have left was not looked at");
         }
     }
 

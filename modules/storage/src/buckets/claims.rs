@@ -16,12 +16,12 @@ use super::open::{Location, Site};
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     next: u64,
-    held: BTreeMap<u64, Claimed>,
+    held: BTreeMap<u64, ClaimRecord>,
 }
 
 /// A place that somebody has asked for.
 #[derive(Clone, Debug)]
-struct Claimed {
+struct ClaimRecord {
     name: String,
     location: Location,
     site: Site,
@@ -49,7 +49,7 @@ impl Claim {
         }
         let number = all.next;
         all.next += 1;
-        all.held.insert(number, Claimed { name: name.to_owned(), location, site });
+        all.held.insert(number, ClaimRecord { name: name.to_owned(), location, site });
         drop(all);
         Ok(Self { claims: Arc::clone(claims), number })
     }

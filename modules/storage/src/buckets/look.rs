@@ -201,5 +201,10 @@ mod tests {
     #[test]
     fn work_that_hangs_is_given_up() {
         assert_eq!(in_time(|| 7), Some(7));
+        let (held, never) = mpsc::channel::<()>();
+        let since = Instant::now();
+        assert_eq!(in_time(move || never.recv()), None);
+        assert!(since.elapsed() >= LONGEST, "{:?}", since.elapsed());
+        drop(held);
     }
 }

@@ -17,7 +17,7 @@ use super::error::mask;
 use super::is_own;
 use super::open::{self, Location, Site};
 use crate::atomic;
-use crate::checked::{self, Checked, CheckedError};
+use crate::checked::{self, CheckedContent, CheckedError};
 use crate::writable::is_read_only;
 
 /// Its folder in the catalog's: no dataset's file can be called so.
@@ -53,7 +53,7 @@ pub(super) enum RegistryError {
 
 /// What was read.
 #[derive(Debug, Default)]
-pub(super) struct Registered {
+pub(super) struct RegistryContent {
     pub(super) buckets: Vec<Bucket>,
     /// It is there, and as an earlier version has written it: without a checksum.
     pub(super) is_old: bool,
@@ -83,20 +83,20 @@ pub(super) fn settle(state: &Path) -> io::Result<PathBuf> {
 }
 
 /// Reads it; there are none where there is no file.
-pub(super) fn read(file: &Path) -> Result<Registered, RegistryError> {
-    let Some(Checked { bytes: text, has_sum }) = checked::read(file)? else { return Ok(Registered::default()) };
+pub(super) fn read(file: &Path) -> Result<RegistryContent, RegistryError> {
+    let Some(CheckedContent { bytes: text, has_sum }) = checked::read(file)? else { return Ok(RegistryContent::default()) };
     let damaged = |error| RegistryError::Damaged(file.to_owned(), error);
     if text.trim_ascii_start().first() == Some(&b'[') {
         let mut buckets: Vec<Bucket> = serde_json::from_slice(&text).map_err(damaged)?;
         buckets.iter_mut().for_each(say_where_keys_lie);
-        return Ok(Registered { buckets, is_old: true });
+        return Ok(RegistryContent { buckets, is_old: true });
     }
     let Format { version } = serde_json::from_slice(&text).map_err(damaged)?;
     if version > VERSION {
         return Err(RegistryError::Newer { path: file.to_owned(), version });
     }
     let registry: Registry = serde_json::from_slice(&text).map_err(damaged)?;
-    Ok(Registered { buckets: registry.buckets, is_old: !has_sum })
+    Ok(RegistryContent { buckets: registry.buckets, is_old: !has_sum })
 }
 
 /// The first version percent-encoded a prefix before it was used: what lies there lies below the encoded one. From now on the URL
@@ -199,7 +199,7 @@ mod tests {
         let first = r#" [{"name":"lake","url":"s3://b/ü+1 %/x","options":{"aws_sse_customer_key_base64":"hunter2"},
             "protected":false,"conditional_put":true,"added_ms":1}]"#;
         fs::write(&file, first).expect("written");
-        let Registered { buckets, is_old } = read(&file).expect("read");
+        let RegistryContent { buckets, is_old } = read(&file).expect("read");
         assert!(is_old);
         assert_eq!(buckets[0].url, "s3://b/%C3%BC+1 %25/x", "where its keys have been put");
         assert!(!format!("{:?}", shown(&buckets[0])).contains("hunter2"));

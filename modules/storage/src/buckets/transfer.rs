@@ -287,7 +287,7 @@ impl Buckets {
     ) -> Result<Part, BucketError> {
         let opened = self.opened(name).await?;
         let place = opened.key(key)?;
-        let size = match opened.store.head(&place).await {
+        let size = match Self::step(&opened, opened.store.head(&place)).await? {
             Ok(meta) => meta.size,
             Err(error) => return Err(self.unread_object(&opened, key, error).await),
         };
@@ -300,7 +300,7 @@ impl Buckets {
             return Ok(Part { bytes: Vec::new(), size, sha256: None });
         }
         let options = GetOptions::default().with_range((!whole).then_some(offset..end));
-        let result = match opened.store.get_opts(&place, options).await {
+        let result = match Self::step(&opened, opened.store.get_opts(&place, options)).await? {
             Ok(result) => result,
             Err(error) => return Err(self.unread_object(&opened, key, error).await),
         };
@@ -349,7 +349,7 @@ impl Buckets {
         let mut file = tokio::fs::File::from_std(temporary.as_file().try_clone()?);
         let written = |error: io::Error| self.broken(&opened, "write", key, &format!("{}: {error}", to.display()));
         let mut hasher = Sha256::new();
-        while let Some(bytes) = stream.next().await {
+        while let Some(bytes) = Self::step(&opened, stream.next()).await? {
             let bytes = bytes.map_err(|error| self.broken(&opened, "get", key, &error))?;
             hasher.update(&bytes);
             file.write_all(&bytes).await.map_err(written)?;
@@ -373,7 +373,7 @@ impl Buckets {
         let below = super::open::prefix(name, prefix.trim_matches('/'))?;
         let mut listed = opened.store.list((!below.as_ref().is_empty()).then_some(&below));
         let mut keys = Vec::new();
-        while let Some(object) = listed.next().await {
+        while let Some(object) = Self::step(&opened, listed.next()).await? {
             let object = object.map_err(|error| self.broken(&opened, "list", prefix, &error))?;
             let key = String::from(object.location);
             if key == MARKER || key.split('/').next() == Some(CATALOGS) {
@@ -395,7 +395,7 @@ impl Buckets {
     /// As the bucket gives them; they are in the journal.
     pub async fn remove_object(&self, name: &str, key: &str) -> Result<(), BucketError> {
         let opened = self.opened(name).await?;
-        match opened.store.delete(&opened.key(key)?).await {
+        match Self::step(&opened, opened.store.delete(&opened.key(key)?)).await? {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.broken(&opened, "delete", key, &error)),
         }

@@ -68,7 +68,8 @@ async fn a_filter_that_does_not_fit_its_column_is_refused_with_its_type() {
         assert!(fault.name.ends_with("InvalidParameter") && fault.message().contains(words), "{filter}: {fault}");
     }
     let create = |columns: Value| json!({"name": "n", "dataset": "t", "id_column": "id", "text_column": "text", "filter_columns": columns});
-    for (columns, words) in [(json!(["source"]), "`source` is a column of the index's own"), (json!(["lang", "lang"]), "named twice")] {
+    for (columns, words) in [(json!(["source"]), "`source` is also a column of the index itself"), (json!(["lang", "lang"]), "named twice")]
+    {
         let fault = mesh.fault("org.brahman.Index.Create", create(columns)).await;
         assert!(fault.name.ends_with("InvalidParameter") && fault.message().contains(words), "{fault}");
     }

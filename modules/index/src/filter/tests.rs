@@ -1,0 +1,134 @@
+//! Filters: what is accepted, what is refused by name, and what they let through.
+
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn a_filter_means_what_mongodb_means_by_it() {
+    let of = |field: &str| match field {
+        "lang" => Value::Text("rust".into()),
+        "year" => Value::Int(2021),
+        "score" => Value::Float(0.5),
+        "draft" => Value::Bool(false),
+        _ => Value::Null,
+    };
+    for (filter, holds) in [
+        (json!({}), true),
+        (json!({"lang": "rust"}), true),
+        (json!({"lang": "rust", "year": 2020}), false),
+        (json!({"year": {"$gte": 2020, "$lt": 2022}}), true),
+        (json!({"year": {"$gt": 2021}}), false),
+        (json!({"score": {"$lte": 0.5}}), true),
+        (json!({"score": {"$gt": 0}}), true),
+        (json!({"lang": {"$in": ["go", "rust"]}}), true),
+        (json!({"lang": {"$nin": ["go", "rust"]}}), false),
+        (json!({"$or": [{"lang": "go"}, {"draft": false}]}), true),
+        (json!({"$not": {"lang": "go"}}), true),
+        (json!({"gone": null}), true),
+        (json!({"gone": "x"}), false),
+        (json!({"gone": {"$ne": "x"}}), true),
+        (json!({"year": "2021"}), false),
+    ] {
+        assert_eq!(Filter::parse(&filter).expect("parses").holds(&of), holds, "{filter}");
+    }
+}
+
+#[test]
+fn what_is_no_filter_is_refused_by_name() {
+    for (filter, words) in [
+        (json!("x"), "is an object"),
+        (json!({"$xor": []}), "$xor"),
+        (json!({"year": {"$near": 3}}), "$near"),
+        (json!({"$or": {}}), "list of filters"),
+        (json!({"year": [1]}), "list or an object"),
+        (json!({"year": {"$in": 3}}), "expects a list"),
+        (json!({"$or": []}), "says nothing"),
+        (json!({"$and": []}), "says nothing"),
+        (json!({"$or": [{}]}), "matches nothing in particular"),
+        (json!({"$not": {}}), "matches nothing in particular"),
+        (json!({"year": {}}), "says nothing"),
+        (json!({"year": {"$gt": null}}), "neither more nor less"),
+    ] {
+        assert!(Filter::parse(&filter).expect_err("refused").to_string().contains(words), "{filter}");
+    }
+}
+
+fn column(kind: &DataType, texts: &[&str]) -> ArrayRef {
+    let texts: ArrayRef = std::sync::Arc::new(arrow_array::StringArray::from(texts.to_vec()));
+    cast(&texts, kind).expect("the texts are values of the type")
+}
+
+/// Rows of a column of a type that a filter finds, or why it is refused.
+fn found(kind: &DataType, texts: &[&str], filter: &Json) -> Result<Vec<usize>, FilterError> {
+    let column = plain(&column(kind, texts)).expect("plain");
+    let of = Kind::of(column.data_type()).expect("filterable");
+    let filter = Filter::parse(filter).expect("parses").typed(&|_| Ok(column.data_type().clone()))?;
+    Ok((0..texts.len()).filter(|row| filter.holds(&|_| of.of_column(&column, *row))).collect())
+}
+
+#[test]
+fn a_value_is_compared_as_the_columns_type_has_it() {
+    use DataType::{Boolean, Date32, Date64, Decimal128, Dictionary, Float32, Int64, LargeUtf8, Timestamp, UInt64, Utf8View};
+    let days = ["2023-12-31", "2024-01-01", "2024-01-02"];
+    let seconds = Timestamp(TimeUnit::Second, None);
+    let of_offset = Timestamp(TimeUnit::Nanosecond, Some("+02:00".into()));
+    let dictionary = Dictionary(Box::new(DataType::Int32), Box::new(LargeUtf8));
+    for (kind, texts, filter, rows) in [
+        (&Float32, ["0.1", "0.2", "0.5"], json!({"x": 0.1}), vec![0]),
+        (&Float32, ["0.1", "0.2", "0.5"], json!({"x": {"$lte": 0.1}}), vec![0]),
+        (&Float32, ["0.1", "0.2", "0.5"], json!({"x": {"$gt": 0.1}}), vec![1, 2]),
+        (&Float32, ["0.1", "0.2", "0.5"], json!({"x": {"$in": [0.2]}}), vec![1]),
+        (&Date32, days, json!({"x": {"$gte": "2024-01-01"}}), vec![1, 2]),
+        (&Date32, days, json!({"x": "2024-01-01"}), vec![1]),
+        (&Date32, days, json!({"x": {"$lt": "9999-12-31"}}), vec![0, 1, 2]),
+        (&Date64, days, json!({"x": {"$gt": "2024-01-01T00:00:00Z"}}), vec![2]),
+        (&seconds, days, json!({"x": {"$lt": "2024-01-01T00:00:00.5Z"}}), vec![0, 1]),
+        (&seconds, days, json!({"x": {"$lt": "2024-01-01T02:00:00+02:00"}}), vec![0]),
+        (&seconds, days, json!({"x": {"$gte": 1_704_067_200}}), vec![1, 2]),
+        (&of_offset, days, json!({"x": "2024-01-01T00:00:00+02:00"}), vec![1]),
+        (&Decimal128(10, 2), ["9.99", "10.00", "19.99"], json!({"x": {"$lt": 10}}), vec![0]),
+        (&Decimal128(10, 2), ["9.99", "10.00", "19.99"], json!({"x": 9.99}), vec![0]),
+        (&LargeUtf8, ["a", "b", "c"], json!({"x": "b"}), vec![1]),
+        (&Utf8View, ["a", "b", "c"], json!({"x": {"$gt": "a"}}), vec![1, 2]),
+        (&dictionary, ["a", "b", "a"], json!({"x": "a"}), vec![0, 2]),
+        (&UInt64, ["1", "9223372036854775807", "18446744073709551615"], json!({"x": 18_446_744_073_709_551_615_u64}), vec![2]),
+        (&Int64, ["1", "2", "3"], json!({"x": {"$gt": 1.5}}), vec![1, 2]),
+        (&Boolean, ["true", "false", "true"], json!({"x": {"$ne": true}}), vec![1]),
+    ] {
+        assert_eq!(found(kind, &texts, &filter), Ok(rows), "{kind} {filter}");
+    }
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expected() {
+    use DataType::{Boolean, Date32, Int64, Utf8};
+    for (kind, text, filter, words) in [
+        (Int64, "1", json!({"x": "2021"}), "`x` is Int64 and is compared with the text \"2021\": expected a number"),
+        (Int64, "1", json!({"x": {"$in": [1, "2"]}}), "the text \"2\""),
+        (Int64, "1", json!({"x": {"$ne": true}}), "compared with true"),
+        (Boolean, "true", json!({"x": 1}), "expected true or false"),
+        (Utf8, "a", json!({"$or": [{"x": "a"}, {"x": 3}]}), "expected a text"),
+        (Utf8, "a", json!({"$not": {"x": 3}}), "expected a text"),
+        (Date32, "2024-01-01", json!({"x": "yesterday"}), "2024-01-31"),
+        (Date32, "2024-01-01", json!({"x": {"$lt": 1.5}}), "the number 1.5"),
+    ] {
+        let why = found(&kind, &[text], &filter).expect_err("refused").to_string();
+        assert!(why.contains(words), "{why}");
+    }
+    assert_eq!(found(&Int64, &["1"], &json!({"x": null})), Ok(vec![]), "null fits every type");
+}
+
+#[test]
+fn parts_of_a_dataset_that_differ_have_a_common_type() {
+    use DataType::{Date32, Float32, Int8, Int32, Int64, UInt64, Utf8};
+    for (a, b, common) in [
+        (Int8, Int32, Int64),
+        (Int64, Float32, DataType::Float64),
+        (UInt64, Int64, DataType::Float64),
+        (Int64, Utf8, Utf8),
+        (Date32, Int64, Utf8),
+    ] {
+        assert_eq!((common_type(&a, &b), common_type(&b, &a)), (common.clone(), common));
+    }
+}
