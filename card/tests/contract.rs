@@ -138,7 +138,7 @@ fn messages_of_earlier_versions_are_read_and_written_to_the_byte() {
         broker: Resolve Watch Explain GetContext SetContext Status;
         catalog: List Get Commit Location Abandon Lineage Sample Resync ResyncMissing Adopt MarkStale ClearStale Delete Copy Rename Pin Unpin
             Snapshot Watch;
-        embed: EmbedText EmbedFile EmbedBulk Info;
+        embed: EmbedText EmbedFile EmbedBulk Tokenize Info;
         index: Create Refresh Migrate Search SearchBulk Get List Stats Delete Generations Promote Rollback Unpin Move Compact Doctor
             EvalAutogen EvalList Trial Trials Best CompactTrials Autotune AgentStatus AgentEnqueue Snapshot;
         ingest: Files Postgres Mysql Watch Unwatch Watches Runs Cancel;

@@ -228,6 +228,21 @@ struct Embed {
     /// Truncate texts longer than the model's window instead of refusing them
     #[arg(long)]
     truncate: bool,
+    /// What the texts are for: query or document; chooses the model's own prompt
+    #[arg(long)]
+    role: Option<String>,
+    /// Put these words before each text
+    #[arg(long, conflicts_with = "prompt_name")]
+    prompt: Option<String>,
+    /// Put one of the model's prompts before each text, by its name
+    #[arg(long, value_name = "NAME")]
+    prompt_name: Option<String>,
+    /// Cut vectors to their first N numbers, of a model that was trained for it
+    #[arg(long, value_name = "N")]
+    dimensions: Option<u64>,
+    /// Model that must embed
+    #[arg(long)]
+    model: Option<String>,
     /// Context for this call only
     #[arg(long)]
     context: Option<String>,
@@ -383,9 +398,9 @@ enum Models {
         #[arg(long)]
         force: bool,
     },
-    /// Check whether score-real can use the language model in a folder
+    /// Check whether the model in a folder can be used, and say how: by embed-real, or by score-real if it is a language model
     Check {
-        /// Folder with model.onnx, tokenizer.json and config.json
+        /// Folder with the model's files, such as model.onnx, tokenizer.json and config.json
         folder: PathBuf,
     },
     /// List the models in the cache

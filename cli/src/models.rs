@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Context as _;
 use brahman_models::catalogue::{self, NAME};
 use brahman_models::fetch::Progress;
+use brahman_models::layout::is_language_model;
 use brahman_models::{manifest, pull};
 use indicatif::ProgressBar;
 
@@ -13,9 +14,10 @@ use crate::commands::sibling;
 use crate::failure::BadInput;
 use crate::output::Output;
 
-/// `brahman models check`: the scorer itself tries the model, with the library and the device that it would use.
+/// `brahman models check`: the module itself tries the model, with the library and the device that it would use: the scorer a language
+/// model, the embedder any other.
 pub(crate) fn check(folder: &Path, output: &Output) -> anyhow::Result<()> {
-    let program = sibling("score-real");
+    let program = sibling(if is_language_model(folder) { "score-real" } else { "embed-real" });
     let out = Command::new(&program)
         .arg("check")
         .arg(folder)

@@ -2,6 +2,7 @@
 //!
 //! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a [`Mesh`] ends it.
 
+pub mod made_models;
 pub mod planted;
 pub mod proxy;
 pub mod servers;
@@ -156,6 +157,15 @@ impl Setup {
     #[must_use]
     pub fn logged_as_a_journal(mut self) -> Self {
         self.is_journal = true;
+        self
+    }
+
+    /// With these Cards, too.
+    #[must_use]
+    pub fn with_cards(self, cards: &[(String, String)]) -> Self {
+        for (name, text) in cards {
+            std::fs::write(self.cards().join(format!("{name}.toml")), text).expect("written");
+        }
         self
     }
 
@@ -352,6 +362,9 @@ impl Mesh {
         let mut command = Command::new(binary("brahman"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("BRAHMAN_SOCKET", self.socket());
         command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.folder.path().join("cache"));
+        if let Some(library) = std::env::var_os("ORT_DYLIB_PATH") {
+            command.env("ORT_DYLIB_PATH", library);
+        }
         command.args(arguments).stdin(Stdio::null()).output().expect("brahman runs")
     }
 

@@ -1,12 +1,20 @@
 //! `org.brahman.Embed`: texts and files to vectors.
 
+use std::collections::BTreeMap;
+
 use brahman_card_derive::wire;
 
 interface! {
-    /// Texts and files to unit vectors.
+    /// Texts and files to vectors.
     ///
-    /// Of every answer: `dim` is the length of a vector, `fingerprint` what vectors depend on (files, pooling, window, precision),
-    /// `device` cpu or cuda:N, `mock` whether the vectors are synthetic, `elapsed_us` the time in the provider.
+    /// Of every answer: `dim` is the length of a vector, `fingerprint` what vectors depend on (files, pooling, prompts, window, precision,
+    /// and `/N` behind it where the call had them cut to N numbers), `device` cpu or cuda:N, `mock` whether the vectors are synthetic,
+    /// `elapsed_us` the time in the provider, `prompt` what was put before the texts, `precision` of the model's numbers, `normalized`
+    /// whether vectors have length 1.
+    ///
+    /// Of every call: `role` is what the texts are for, `query` (they are searched for) or `document` (they are found), and chooses the
+    /// model's own prompt; `prompt_name` names one of its prompts, `prompt` is one in words; without any of them the model's default
+    /// prompt counts. `dimensions` has vectors cut to their first numbers, and scaled again; refused unless the model was trained for it.
     "org.brahman.Embed"
     methods {
         /// One vector a text, in order. A text longer than the model's window is refused unless `truncate` is true.
@@ -16,15 +24,18 @@ interface! {
         /// Call with `upgrade`. After the reply the connection carries frames: a 32-bit little-endian length, then that many
         /// bytes of an Arrow IPC stream. Each frame sent has a Utf8 column `text`; each frame back has `vector`
         /// (FixedSizeList<float>), `tokens`, `kept` (UInt32) and `cached` (Bool), a row a text. A length with its top bit set
-        /// announces a Varlink error object in JSON instead. A frame of length 0 ends the stream.
+        /// announces a Varlink error object in JSON instead. A frame of length 0 ends the stream. With `partial` frames back have a column
+        /// `failed` (Utf8), too: null, or why a text has no vector, whose row is then zeros.
         EmbedBulk(EmbedBulkIn) -> EmbedBulkOut: idempotent;
+        /// How many tokens each text has for the model, special ones and the prompt's included; nothing is embedded.
+        Tokenize(TokenizeIn) -> TokenizeOut: idempotent;
         Info() -> InfoOut: idempotent;
     }
     errors {
         /// A text has more tokens than the model's window, and the caller did not choose `truncate`.
         TextTooLong { index: u64, tokens: u64, max_tokens: u64 }
-        /// The model's output was not finite.
-        BadOutput {}
+        /// The model's output for a text was not finite, or inference failed. The other texts of the call are in the cache by now.
+        BadOutput { #[serde(skip_serializing_if = "Option::is_none")] index: Option<u64> }
         /// The file cannot be read for this caller.
         FileUnreadable { path: String }
     }
@@ -35,6 +46,34 @@ pub struct EmbedTextIn {
     pub texts: Vec<String>,
     /// Cut what is too long instead of refusing it; false unless said.
     pub truncate: Option<bool>,
+    /// `query` or `document`.
+    pub role: Option<String>,
+    /// The name of one of the model's prompts.
+    pub prompt_name: Option<String>,
+    /// A prompt in words.
+    pub prompt: Option<String>,
+    pub dimensions: Option<u64>,
+    /// Answer although a text has no vector: its list is then empty, and `failed` says why. Else the call fails.
+    pub partial: Option<bool>,
+}
+
+/// A text without a vector.
+#[wire(Eq)]
+pub struct FailedText {
+    /// Place of the text in the call, from 0.
+    pub index: u64,
+    /// Name of the error.
+    pub error: String,
+    pub message: String,
+}
+
+/// A text with tokens that the model's vocabulary does not have: they all look alike to the model.
+#[wire(Copy, Eq)]
+pub struct UnknownTokens {
+    /// Place of the text in the call, from 0.
+    pub index: u64,
+    /// How many of the tokens looked at are unknown.
+    pub unknown: u64,
 }
 
 /// A text that was longer than the model's window.
@@ -44,8 +83,10 @@ pub struct Truncation {
     pub index: u64,
     /// How many tokens the text has.
     pub tokens: u64,
-    /// The first of them, which were embedded.
+    /// The first of them (or the last, of a model that cuts on the left), which were embedded.
     pub kept: u64,
+    /// True where the rest of a long text was not looked at: it has at least so many tokens.
+    pub at_least: Option<bool>,
 }
 
 #[wire]
@@ -62,6 +103,14 @@ pub struct EmbedTextOut {
     pub mock: bool,
     /// Degradations, such as a cache that could not be opened.
     pub warnings: Option<Vec<String>>,
+    /// Absent if nothing was put before the texts.
+    pub prompt: Option<String>,
+    pub precision: Option<String>,
+    pub normalized: Option<bool>,
+    /// Absent if every token is known.
+    pub unknown: Option<Vec<UnknownTokens>>,
+    /// With `partial`: absent if every text has a vector.
+    pub failed: Option<Vec<FailedText>>,
 }
 
 #[wire]
@@ -70,6 +119,13 @@ pub struct EmbedFileIn {
     pub path: String,
     /// Cut what is too long instead of refusing it; true unless said, since 8 KiB rarely fit a window.
     pub truncate: Option<bool>,
+    /// `query` or `document`.
+    pub role: Option<String>,
+    /// The name of one of the model's prompts.
+    pub prompt_name: Option<String>,
+    /// A prompt in words.
+    pub prompt: Option<String>,
+    pub dimensions: Option<u64>,
 }
 
 #[wire]
@@ -92,12 +148,27 @@ pub struct EmbedFileOut {
     pub fingerprint: String,
     pub mock: bool,
     pub warnings: Option<Vec<String>>,
+    /// Absent if nothing was put before the file's text.
+    pub prompt: Option<String>,
+    pub precision: Option<String>,
+    pub normalized: Option<bool>,
+    /// Tokens that the model's vocabulary does not have; absent if there are none.
+    pub unknown: Option<u64>,
 }
 
-#[wire(Copy)]
+#[wire]
 pub struct EmbedBulkIn {
     /// Cut what is too long instead of refusing it.
     pub truncate: Option<bool>,
+    /// `query` or `document`.
+    pub role: Option<String>,
+    /// The name of one of the model's prompts.
+    pub prompt_name: Option<String>,
+    /// A prompt in words.
+    pub prompt: Option<String>,
+    pub dimensions: Option<u64>,
+    /// Answer although a text has no vector, and say in the column `failed` why. Else the whole frame fails.
+    pub partial: Option<bool>,
 }
 
 #[wire]
@@ -107,6 +178,83 @@ pub struct EmbedBulkOut {
     pub fingerprint: String,
     pub device: String,
     pub mock: bool,
+    /// Absent if nothing is put before the texts.
+    pub prompt: Option<String>,
+    pub precision: Option<String>,
+    pub normalized: Option<bool>,
+    /// How vectors are to be compared, as the model's folder says it: `cosine`, `dot` and so on; absent if it does not.
+    pub similarity: Option<String>,
+    pub warnings: Option<Vec<String>>,
+}
+
+#[wire]
+pub struct TokenizeIn {
+    pub texts: Vec<String>,
+    /// `query` or `document`.
+    pub role: Option<String>,
+    /// The name of one of the model's prompts.
+    pub prompt_name: Option<String>,
+    /// A prompt in words.
+    pub prompt: Option<String>,
+    /// Whether each token's place in its text is wanted; false unless said.
+    pub offsets: Option<bool>,
+}
+
+/// The tokens of one text.
+#[wire]
+pub struct TextTokens {
+    /// How many there are, special ones and the prompt's included.
+    pub tokens: u64,
+    /// How many of them fit the model's window.
+    pub kept: u64,
+    /// True where the rest of a long text was not looked at: it has at least so many.
+    pub at_least: Option<bool>,
+    /// How many of them the model's vocabulary does not have.
+    pub unknown: u64,
+    /// If wanted: where each token of the text itself begins, in bytes. Tokens of the prompt and special ones are left out.
+    pub starts: Option<Vec<u64>>,
+    /// If wanted: where each of them ends.
+    pub ends: Option<Vec<u64>>,
+}
+
+#[wire]
+pub struct TokenizeOut {
+    pub model: String,
+    pub fingerprint: String,
+    pub mock: bool,
+    /// Window of the model in tokens; 0 of a provider without one.
+    pub max_tokens: u64,
+    /// One a text, in order.
+    pub texts: Vec<TextTokens>,
+    /// Absent if nothing was put before the texts.
+    pub prompt: Option<String>,
+}
+
+/// How a model makes vectors, as its folder and its settings have it.
+#[wire(Eq)]
+pub struct ModelRecipe {
+    /// The ONNX file, from the model's folder on.
+    pub graph: String,
+    /// The graph's output that is taken.
+    pub output: String,
+    /// How tokens become one vector: names joined by `+`; absent if the graph pools by itself.
+    pub pooling: Option<String>,
+    pub precision: String,
+    pub normalized: bool,
+    /// Which file says how many tokens a text may have.
+    pub window_source: String,
+    /// Prompts by name.
+    pub prompts: BTreeMap<String, String>,
+    /// The name of the one that counts where a call says none.
+    pub default_prompt: Option<String>,
+    /// How vectors are to be compared, as the model's folder says it.
+    pub similarity: Option<String>,
+    /// Lengths to which a call may have vectors cut.
+    pub dimensions: Vec<u64>,
+    /// Why each text goes through the model by itself; absent if texts share a pass.
+    pub alone: Option<String>,
+    /// What was said of the model outside its own files.
+    pub overrides: Vec<String>,
 }
 
 /// The device asked for and the one in use: cpu or cuda:N.
@@ -181,4 +329,6 @@ pub struct InfoOut {
     pub computed: u64,
     /// Texts dropped from the queue because every caller hung up.
     pub cancelled: u64,
+    /// Absent of a mock.
+    pub recipe: Option<ModelRecipe>,
 }

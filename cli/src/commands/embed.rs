@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use brahman_card::interface::embed::{EmbedFileIn, EmbedTextIn, method};
+use brahman_card::interface::embed::{EmbedFileIn, EmbedTextIn, EmbedTextOut, Truncation, UnknownTokens, method};
 use brahman_sidecar::CallOptions;
 
 use super::{STANDARD, StdinFile, absolute, ask, is_standard, stdin_text};
@@ -13,13 +13,26 @@ use crate::output::{Output, Tone, shortened};
 /// Widest beginning of a text that is shown beside its vector.
 const TEXT_COLUMNS: usize = 60;
 
+/// Texts that are sent at once: their vectors fit a reply, and somebody who waits sees them soon.
+const TEXTS_AT_ONCE: usize = 512;
+/// Bytes of texts that are sent at once: well below what a message holds, escapes counted.
+const BYTES_AT_ONCE: usize = 2 << 20;
+
 pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyhow::Result<()> {
-    let options = CallOptions { context: embed.context.clone(), ..CallOptions::default() };
+    let require = embed.model.iter().map(|model| ("model".to_owned(), model.clone())).collect();
+    let options = CallOptions { context: embed.context.clone(), require, ..CallOptions::default() };
     if let Some(file) = &embed.file {
         let stdin = is_standard(file).then(StdinFile::read).transpose()?;
         let path = absolute(&stdin.as_ref().map_or_else(|| file.clone(), StdinFile::path))?;
-        let truncate = embed.truncate.then_some(true);
-        let (out, provider) = ask::<method::EmbedFile>(socket, &EmbedFileIn { path, truncate }, &options).await?;
+        let parameters = EmbedFileIn {
+            path,
+            truncate: embed.truncate.then_some(true),
+            role: embed.role.clone(),
+            prompt_name: embed.prompt_name.clone(),
+            prompt: embed.prompt.clone(),
+            dimensions: embed.dimensions,
+        };
+        let (out, provider) = ask::<method::EmbedFile>(socket, &parameters, &options).await?;
         if output.json() {
             output.print_json(&out);
         } else {
@@ -29,7 +42,7 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
             } else {
                 String::new()
             };
-            let truncated = out.truncated.map(|t| format!(", {} of {} tokens", t.kept, t.tokens)).unwrap_or_default();
+            let truncated = out.truncated.map(|t| format!(", {} of {}{} tokens", t.kept, least(&t), t.tokens)).unwrap_or_default();
             summary(
                 output,
                 &out.model,
@@ -39,6 +52,7 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
                 &format!("{}{cut}{truncated}", if out.cached { "cached" } else { "computed" }),
                 out.elapsed_us,
             );
+            prompted(output, out.prompt.as_deref());
             warn(output, out.warnings.as_deref());
         }
         return Ok(());
@@ -54,22 +68,91 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
     if texts.is_empty() {
         return Err(BadInput("nothing to embed: expected TEXT… (- for standard input) or --file F".into()).into());
     }
-    let parameters = EmbedTextIn { texts, truncate: embed.truncate.then_some(true) };
-    let (out, provider) = ask::<method::EmbedText>(socket, &parameters, &options).await?;
+    let mut whole: Option<(EmbedTextOut, Option<String>)> = None;
+    for (from, part) in parts(&texts) {
+        let parameters = EmbedTextIn {
+            texts: part.to_vec(),
+            truncate: embed.truncate.then_some(true),
+            role: embed.role.clone(),
+            prompt_name: embed.prompt_name.clone(),
+            prompt: embed.prompt.clone(),
+            dimensions: embed.dimensions,
+            partial: None,
+        };
+        let (out, provider) = ask::<method::EmbedText>(socket, &parameters, &options).await?;
+        match &mut whole {
+            None => whole = Some((out, provider)),
+            Some((so_far, _)) if so_far.fingerprint != out.fingerprint => {
+                anyhow::bail!(
+                    "the model changed from {} to {} while {} texts were embedded: try again",
+                    so_far.model,
+                    out.model,
+                    texts.len()
+                );
+            }
+            Some((so_far, _)) => append(so_far, out, from as u64),
+        }
+    }
+    let Some((out, provider)) = whole else { return Ok(()) };
     if output.json() {
         output.print_json(&out);
         return Ok(());
     }
-    for (vector, text) in out.vectors.iter().zip(&parameters.texts) {
+    for (vector, text) in out.vectors.iter().zip(&texts) {
         output.line(&format!("{}  {}", head(vector), output.paint(&shortened(text, TEXT_COLUMNS), Tone::Faint)));
     }
     let how = format!("{} of {} cached", out.cached, out.vectors.len());
     summary(output, &out.model, out.dim, provider.as_deref(), &out.device, &how, out.elapsed_us);
+    prompted(output, out.prompt.as_deref());
     for t in &out.truncated {
-        output.note(&format!("text {}: the first {} of {} tokens were embedded", t.index, t.kept, t.tokens));
+        output.note(&format!("text {}: {} of {}{} tokens were embedded", t.index, t.kept, least(t), t.tokens));
+    }
+    for one in out.unknown.iter().flatten() {
+        output.note(&format!("text {}: {} tokens are unknown to the model", one.index, one.unknown));
     }
     warn(output, out.warnings.as_deref());
     Ok(())
+}
+
+/// Texts in parts that fit a call, each with the place of its first.
+fn parts(texts: &[String]) -> Vec<(usize, &[String])> {
+    let (mut parts, mut from, mut bytes) = (Vec::new(), 0, 0);
+    for (at, text) in texts.iter().enumerate() {
+        if at > from && (at - from >= TEXTS_AT_ONCE || bytes + text.len() > BYTES_AT_ONCE) {
+            parts.push((from, &texts[from..at]));
+            (from, bytes) = (at, 0);
+        }
+        bytes += text.len();
+    }
+    parts.push((from, &texts[from..]));
+    parts
+}
+
+/// Puts the answer for texts from `from` on behind the answers so far.
+fn append(so_far: &mut EmbedTextOut, out: EmbedTextOut, from: u64) {
+    so_far.vectors.extend(out.vectors);
+    so_far.cached += out.cached;
+    so_far.elapsed_us += out.elapsed_us;
+    so_far.truncated.extend(out.truncated.into_iter().map(|t| Truncation { index: t.index + from, ..t }));
+    for one in out.unknown.into_iter().flatten() {
+        so_far.unknown.get_or_insert_default().push(UnknownTokens { index: one.index + from, ..one });
+    }
+    for warning in out.warnings.into_iter().flatten() {
+        let warnings = so_far.warnings.get_or_insert_default();
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+}
+
+fn least(truncation: &Truncation) -> &'static str {
+    if truncation.at_least == Some(true) { "at least " } else { "" }
+}
+
+fn prompted(output: &Output, prompt: Option<&str>) {
+    if let Some(prompt) = prompt {
+        output.line(&format!("prompt {prompt:?}"));
+    }
 }
 
 fn head(vector: &[f32]) -> String {
@@ -84,5 +167,25 @@ fn summary(output: &Output, model: &str, dim: u64, provider: Option<&str>, devic
 fn warn(output: &Output, warnings: Option<&[String]>) {
     for warning in warnings.unwrap_or_default() {
         output.note(&format!("warning: {warning}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_texts_are_sent_in_parts_that_fit_and_answers_keep_their_places() {
+        let texts: Vec<String> = (0..TEXTS_AT_ONCE + 1).map(|i| i.to_string()).collect();
+        let sizes: Vec<(usize, usize)> = parts(&texts).iter().map(|(from, part)| (*from, part.len())).collect();
+        assert_eq!(sizes, [(0, TEXTS_AT_ONCE), (TEXTS_AT_ONCE, 1)]);
+        let long = vec!["x".repeat(BYTES_AT_ONCE); 3];
+        assert_eq!(parts(&long).len(), 3, "one that is too long by itself is sent all the same");
+        let truncated = |index| vec![Truncation { index, tokens: 9, kept: 5, at_least: None }];
+        let mut whole = EmbedTextOut { vectors: vec![vec![1.0]; 2], truncated: truncated(1), ..EmbedTextOut::default() };
+        let more =
+            EmbedTextOut { vectors: vec![vec![2.0]], truncated: truncated(0), warnings: Some(vec!["w".into()]), ..EmbedTextOut::default() };
+        append(&mut whole, more, 2);
+        assert_eq!((whole.vectors.len(), whole.truncated[1].index, whole.warnings), (3, 2, Some(vec!["w".to_owned()])));
     }
 }

@@ -415,19 +415,19 @@ fn what_is_to_run_again_is_on_its_way_while_its_former_process_ends() {
 #[test]
 fn replicas_live_by_themselves_and_are_commanded_together_or_one_by_one() {
     let mut bench = Bench::new([card("a", "replicas = 2").instances(), vec![card("b", "requires = [\"a\"]")]].concat());
-    assert_eq!(bench.entry("b").state, ModuleState::Waiting);
+    assert_eq!(bench.entry("b").state(), ModuleState::Waiting);
     bench.ready("a@2");
-    assert_eq!(bench.entry("b").state, ModuleState::Starting, "one of them is enough");
+    assert_eq!(bench.entry("b").state(), ModuleState::Starting, "one of them is enough");
     bench.ready("a@1");
     bench.now += 10_000;
     bench.exit("a@1", Exit::Signal(9));
     assert_eq!((bench.entry("a@1").restarts, bench.entry("a@2").restarts), (1, 0));
-    assert_eq!(bench.entry("a@2").state, ModuleState::Ready);
+    assert_eq!(bench.entry("a@2").state(), ModuleState::Ready);
     bench.ready("a@1");
     bench.command("a@1", Command::Stop);
-    assert_eq!((bench.entry("a@1").state, bench.entry("a@2").state), (ModuleState::Draining, ModuleState::Ready));
+    assert_eq!((bench.entry("a@1").state(), bench.entry("a@2").state()), (ModuleState::Draining, ModuleState::Ready));
     bench.command("a", Command::Stop);
-    assert_eq!(bench.entry("a@2").state, ModuleState::Draining);
+    assert_eq!(bench.entry("a@2").state(), ModuleState::Draining);
     assert!(bench.state.has_label("a") && bench.state.has_label("a@1") && !bench.state.has_label("a@3"));
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use brahman_card::Fault;
-use brahman_card::interface::embed::{Device, InfoOut};
+use brahman_card::interface::embed::{Device, InfoOut, TextTokens};
 
-use crate::engine::{Embedding, Engine, Identity, Treatment};
+use crate::engine::{ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment};
 
 /// Length of a mock vector.
 pub const DIM: usize = 32;
@@ -21,8 +21,15 @@ pub struct Mock {
 
 impl Default for Mock {
     fn default() -> Self {
-        let identity =
-            Identity { model: "mock-hash-32".into(), fingerprint: "mock-hash-32-v1".into(), dim: DIM, device: "cpu".into(), mock: true };
+        let identity = Identity {
+            model: "mock-hash-32".into(),
+            fingerprint: "mock-hash-32-v1".into(),
+            dim: DIM,
+            device: "cpu".into(),
+            mock: true,
+            normalized: true,
+            ..Identity::default()
+        };
         Self { identity }
     }
 }
@@ -51,9 +58,23 @@ pub fn vector<'a>(features: impl Iterator<Item = (&'a [u8], i32)>) -> Arc<[f32]>
     sums.iter().map(|s| (f64::from(*s) / norm) as f32).collect()
 }
 
+/// Where the words of a text lie in it, in bytes.
+fn spans(text: &str) -> impl Iterator<Item = (usize, usize)> {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(move |word| {
+        let from = word.as_ptr().addr() - text.as_ptr().addr();
+        (from, from + word.len())
+    })
+}
+
 /// The words of a text, lower case.
 fn words(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect()
+    spans(text).map(|(from, to)| text[from..to].to_lowercase()).collect()
+}
+
+/// A vector of all of a text, computed for the call.
+fn whole(vector: Arc<[f32]>) -> Embedding {
+    Embedding { vector, cached: false, tokens: 0, kept: 0, is_least: false, unknown: 0 }
 }
 
 /// The vector of a text.
@@ -84,12 +105,31 @@ impl Engine for Mock {
         &self.identity
     }
 
-    async fn texts(self: Arc<Self>, texts: Vec<String>, _wish: Treatment) -> Result<Vec<Embedding>, Fault> {
-        Ok(texts.iter().map(|text| Embedding { vector: text_vector(text), cached: false, tokens: 0, kept: 0 }).collect())
+    /// A mock has no prompts of its own: a role changes nothing, and words are put before the text.
+    fn prompt(&self, wanted: &PromptRequest) -> Result<ChosenPrompt, Fault> {
+        if let Some(name) = &wanted.name {
+            return Err(Fault::invalid_parameter("prompt_name", format!("{} has no prompt `{name}`; it has none", self.identity.model)));
+        }
+        Ok(ChosenPrompt { text: wanted.text.as_deref().unwrap_or_default().into(), warning: None })
     }
 
-    async fn file(self: Arc<Self>, path: &Path, _seen: Vec<u8>, _wish: Treatment) -> Result<Embedding, Fault> {
-        Ok(Embedding { vector: file_vector(path), cached: false, tokens: 0, kept: 0 })
+    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<TextOutcome>, Fault> {
+        Ok(texts.iter().map(|text| Ok(whole(text_vector(&format!("{}{text}", wish.prompt))))).collect())
+    }
+
+    async fn file(self: Arc<Self>, path: &Path, _seen: Vec<u8>, _wish: Treatment) -> TextOutcome {
+        Ok(whole(file_vector(path)))
+    }
+
+    /// Words are its tokens.
+    async fn tokenize(self: Arc<Self>, texts: Vec<String>, prompt: Arc<str>, offsets: bool) -> Result<Vec<TextTokens>, Fault> {
+        let count = |text: &String| {
+            let tokens = words(&format!("{prompt}{text}")).len() as u64;
+            let spans: Vec<(u64, u64)> = spans(text).map(|(from, to)| (from as u64, to as u64)).collect();
+            let (starts, ends) = offsets.then(|| spans.into_iter().unzip()).unzip();
+            TextTokens { tokens, kept: tokens, at_least: None, unknown: 0, starts, ends }
+        };
+        Ok(texts.iter().map(count).collect())
     }
 
     fn warnings(&self) -> Option<Vec<String>> {
@@ -112,6 +152,7 @@ impl Engine for Mock {
             queue: 0,
             computed: 0,
             cancelled: 0,
+            recipe: None,
         }
     }
 }

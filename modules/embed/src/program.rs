@@ -8,15 +8,20 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_card::ModuleState;
-use brahman_sidecar::{Module, ModuleError, run};
+use brahman_sidecar::{Module, ModuleError, chain, run};
 
 use crate::engine::Engine;
 use crate::mock::Mock;
+use crate::real::check::{CheckError, check};
 use crate::real::pipeline::{Pipeline, Settings};
 use crate::service::EmbedService;
 
 /// The real embedder: a model in ONNX Runtime.
 pub fn real() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("check") {
+        return checked(arguments.next());
+    }
     run("embed-real", async |module: Module| {
         let settings = Settings::from_env(&module.cache).map_err(ModuleError::refused)?;
         module.report(ModuleState::Loading, Some(format!("loads {}", settings.model.display())), BTreeMap::new()).await;
@@ -31,6 +36,26 @@ pub fn real() -> ExitCode {
         pipeline.close();
         outcome
     })
+}
+
+/// `embed-real check [DIR]`: whether a model will do. Prints what was found; exit 0 or 78.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command that a person runs")]
+fn checked(folder: Option<String>) -> ExitCode {
+    let settings = Settings::from_env(&brahman_sidecar::place::cache_dir());
+    let settings = settings.map(|settings| match folder {
+        Some(folder) => Settings { model: folder.into(), ..settings },
+        None => settings,
+    });
+    match settings.map_err(CheckError::from).and_then(|settings| check(&settings)) {
+        Ok(lines) => {
+            println!("{}", lines.join("\n"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{}", chain(&error));
+            ExitCode::from(brahman_sidecar::module::EXIT_CONFIG)
+        }
+    }
 }
 
 /// The mock embedder: context `test`.

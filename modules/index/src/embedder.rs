@@ -1,4 +1,5 @@
-//! Vectors from the mesh: many by `EmbedBulk`, one by `EmbedText`; always of the model asked for.
+//! Vectors from the mesh: many by `EmbedBulk`, one by `EmbedText`; always of the model asked for. What is indexed is embedded as documents,
+//! what is searched for as a query, so that a model with prompts gets the right one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,12 @@ const ATTEMPTS_MAX: u32 = 6;
 const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(10), Duration::from_secs(1)).by(3);
 /// Longest wait for a provider to come back.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What texts are for, to the embedder.
+const DOCUMENT: &str = "document";
+const QUERY: &str = "query";
+/// Words by which a model says that its vectors are compared by their inner product, whatever their lengths.
+const DOT: [&str; 3] = ["dot", "dot_product", "dot_score"];
 
 /// What the mock embedder's vectors depend on; its first manifests did not say that it was a mock.
 const MOCK_FINGERPRINT: &str = "mock-hash-32-v1";
@@ -135,6 +142,8 @@ pub struct Batch {
 pub struct Embedder {
     client: Client,
     bulk: Option<BulkStream>,
+    /// Whether vectors come in any length, and are scaled to length 1 here.
+    scales: bool,
     /// The model in use; set by the first answer if the index has none yet.
     pub model: Option<Model>,
 }
@@ -157,7 +166,7 @@ impl Embedder {
     /// An embedder for this model, or for whichever answers first.
     #[must_use]
     pub fn new(client: Client, model: Option<Model>) -> Self {
-        Self { client, bulk: None, model }
+        Self { client, bulk: None, scales: false, model }
     }
 
     /// Embeds a batch; tries again while the provider comes back.
@@ -197,7 +206,11 @@ impl Embedder {
             Frame::Unreadable(why) => return Err(EmbedError::Unreadable(why)),
             Frame::End => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
         };
-        let answer = decode(&batches, texts.len(), self.model.as_ref().map_or(0, |m| m.dim))?;
+        let dim = self.model.as_ref().map_or(0, |m| m.dim);
+        let mut answer = decode(&batches, texts.len(), dim)?;
+        if self.scales {
+            answer.vectors.chunks_exact_mut(dim.max(1)).for_each(scale);
+        }
         self.bulk = Some(bulk);
         Ok(answer)
     }
@@ -205,10 +218,19 @@ impl Embedder {
     async fn open(&mut self) -> Result<BulkStream, ClientError> {
         let options = require(self.model.as_ref());
         let mut connection = self.client.open(embed::INTERFACE.name, &options).await?;
-        let ask = EmbedBulkIn { truncate: Some(true) };
+        let ask = EmbedBulkIn { truncate: Some(true), role: Some(DOCUMENT.to_owned()), ..EmbedBulkIn::default() };
         let message = encode_method::<embed::method::EmbedBulk>(&ask, &CallOptions::default(), false, true)?;
         let confirmed: EmbedBulkOut = connection.exchange(&message).await?.typed()?.value;
         let dim = usize::try_from(confirmed.dim).unwrap_or(0);
+        self.scales = confirmed.normalized == Some(false);
+        if let Some(similarity) = confirmed.similarity.filter(|similarity| self.scales && DOT.contains(&similarity.as_str())) {
+            let message = format!(
+                "{} gives vectors of any length that are compared by their inner product (`{similarity}`), and an index compares \
+                 directions: use a model with a Normalize module",
+                confirmed.model
+            );
+            return Err(ClientError::Fault(Fault::invalid_parameter("model", message)));
+        }
         let got = Model { name: confirmed.model, fingerprint: confirmed.fingerprint, dim, mock: confirmed.mock };
         match &self.model {
             Some(wanted) if *wanted != got => return Err(ClientError::Fault(mismatch(wanted, &got.name))),
@@ -273,13 +295,21 @@ pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
 /// # Errors
 /// `ModelMismatch` if only another model is to be had; else what the mesh says.
 pub async fn query(client: &Client, model: &Model, text: &str) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
-    let ask = EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true) };
+    let ask = EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true), role: Some(QUERY.to_owned()), ..EmbedTextIn::default() };
     let answer = client.call_method::<embed::method::EmbedText>(&ask, &require(Some(model))).await?;
     if answer.value.fingerprint != model.fingerprint || answer.value.mock != model.mock {
         return Err(mismatch(model, &answer.value.model));
     }
     let vector = answer.value.vectors.into_iter().next().unwrap_or_default();
     Ok((vector, answer.provider, !answer.value.truncated.is_empty()))
+}
+
+/// Scales a vector to length 1; one of zeros stays as it is.
+fn scale(vector: &mut [f32]) {
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|x| *x /= length);
+    }
 }
 
 fn decode(batches: &[RecordBatch], rows: usize, dim: usize) -> Result<Batch, ReplyError> {

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+use crate::safetensors::{self, TensorsError};
+
 /// MiniLM-L6's shape.
 const LAYERS: usize = 6;
 const HIDDEN: usize = 384;
@@ -19,37 +21,9 @@ const OPSET: u64 = 17;
 /// Why weights are not made into a graph.
 #[derive(Debug, Error)]
 pub enum ConvertError {
-    /// There is no length of the header.
-    #[error("shorter than its header")]
-    Short,
-    /// The header goes on behind the end.
-    #[error("header longer than the file")]
-    LongHeader,
-    /// The header is no JSON.
-    #[error("the header")]
-    Header(#[from] serde_json::Error),
-    /// The header does not say what a tensor is like.
-    #[error("{name} has no shape or no offsets")]
-    Undescribed {
-        /// The tensor.
-        name: String,
-    },
-    /// A tensor is not in the file.
-    #[error("{name} lies outside the file")]
-    Outside {
-        /// The tensor.
-        name: String,
-    },
-    /// A tensor is longer or shorter than its shape.
-    #[error("{name} has {bytes} bytes for shape {shape:?}")]
-    Length {
-        /// The tensor.
-        name: String,
-        /// Its bytes in the file.
-        bytes: usize,
-        /// Its shape in the header.
-        shape: Vec<usize>,
-    },
+    /// The weights' file is no safetensors.
+    #[error(transparent)]
+    Weights(#[from] TensorsError),
     /// The model is of another kind.
     #[error("no tensor {name}")]
     Absent {
@@ -83,32 +57,8 @@ struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, ConvertError> {
-        let length = bytes.first_chunk::<8>().map(|l| u64::from_le_bytes(*l)).ok_or(ConvertError::Short)?;
-        let end = usize::try_from(length)
-            .ok()
-            .and_then(|l| l.checked_add(8))
-            .filter(|end| *end <= bytes.len())
-            .ok_or(ConvertError::LongHeader)?;
-        let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..end])?;
-        let data = &bytes[end..];
-        let mut tensors = BTreeMap::new();
-        for (name, meta) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
-            let list =
-                |key: &str| -> Option<Vec<usize>> { meta[key].as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect() };
-            let Some((shape, offsets)) = list("shape").zip(list("data_offsets")) else {
-                return Err(ConvertError::Undescribed { name });
-            };
-            if meta["dtype"] != "F32" {
-                continue;
-            }
-            let Some(raw) = offsets.get(1).and_then(|to| data.get(offsets[0]..*to)) else {
-                return Err(ConvertError::Outside { name });
-            };
-            if raw.len() != shape.iter().product::<usize>() * 4 {
-                return Err(ConvertError::Length { name, bytes: raw.len(), shape });
-            }
-            tensors.insert(name.trim_start_matches("bert.").to_owned(), (shape, raw));
-        }
+        let floats = safetensors::parse(bytes)?.into_iter().filter(|(_, tensor)| tensor.dtype == "F32");
+        let tensors = floats.map(|(name, tensor)| (name.trim_start_matches("bert.").to_owned(), (tensor.shape, tensor.raw))).collect();
         Ok(Self { tensors })
     }
 

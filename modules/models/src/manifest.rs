@@ -12,27 +12,54 @@ use crate::catalogue;
 /// The manifest's name in a model's folder.
 pub const FILE: &str = "brahman.json";
 
-/// What `brahman models pull` records beside the files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What `brahman models pull` records beside the files, and what a person may say of a model in their place. What it does not say is
+/// taken from the model's other files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Name by which callers require it.
+    /// Name by which callers require it; the folder's if empty.
+    #[serde(default)]
     pub name: String,
-    /// Length of the vectors.
+    /// Length of the vectors; 0 if unsaid.
+    #[serde(default)]
     pub dim: usize,
-    /// The model's window in tokens, special ones included.
+    /// The model's window in tokens, special ones included; 0 if unsaid.
+    #[serde(default)]
     pub max_tokens: usize,
     /// Checksums by file name.
+    #[serde(default)]
     pub sha256: BTreeMap<String, String>,
     /// Where it came from.
     #[serde(default)]
     pub source: String,
+    /// The ONNX file, from the folder on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<String>,
+    /// The graph's output that is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// How tokens become one vector: `cls`, `mean` and so on, or several joined by `+`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<String>,
+    /// Whether vectors are scaled to length 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<bool>,
+    /// Prompts by name, in place of those of `config_sentence_transformers.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<BTreeMap<String, String>>,
+    /// The prompt that is put before a text if the call names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_prompt: Option<String>,
+    /// Lengths to which its vectors may be cut, because it was trained for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<Vec<usize>>,
 }
 
 impl Manifest {
     /// From the file's bytes.
     ///
     /// # Errors
-    /// That they are no JSON, or lack a field.
+    /// That they are no JSON, or have a field that is not known.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
@@ -93,7 +120,7 @@ mod tests {
         assert!(installed(cache.path()).is_empty(), "no manifest, no model");
         fs::write(folder.join("model.onnx"), "graph").expect("written");
         let pins = BTreeMap::from([("model.onnx".to_owned(), hex(&sha256(b"graph")))]);
-        let manifest = Manifest { name: "small".to_owned(), dim: 4, max_tokens: 8, sha256: pins, source: String::new() };
+        let manifest = Manifest { name: "small".to_owned(), dim: 4, max_tokens: 8, sha256: pins, ..Manifest::default() };
         fs::write(folder.join(FILE), serde_json::to_vec(&manifest).expect("JSON")).expect("written");
         let text = fs::read(folder.join(FILE)).expect("there");
         assert_eq!(Manifest::parse(&text).expect("a manifest"), manifest);

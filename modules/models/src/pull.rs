@@ -130,7 +130,7 @@ fn make(target: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<(), PullErro
         pins.insert(name.clone(), hex(&sha256(bytes)));
     }
     let source = format!("safetensors sha256 {}", FILES[0].1);
-    let manifest = Manifest { name: NAME.to_owned(), dim: DIM, max_tokens: MAX_TOKENS, sha256: pins, source };
+    let manifest = Manifest { name: NAME.to_owned(), dim: DIM, max_tokens: MAX_TOKENS, sha256: pins, source, ..Manifest::default() };
     // Last: a folder without it is not taken for a model.
     place(&target.join(manifest::FILE), serde_json::to_string_pretty(&manifest)?.as_bytes())
 }

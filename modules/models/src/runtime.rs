@@ -85,6 +85,19 @@ pub fn load(cache: &Path) -> Result<(PathBuf, Environment), RuntimeError> {
     Ok((path, environment))
 }
 
+/// The version of the library that is loaded, such as `1.31.1`: by its own build's branch, else the oldest that is accepted.
+#[must_use]
+pub fn version() -> String {
+    version_in(ort::info()).unwrap_or_else(|| format!("1.{}.x or newer", ort::MINOR_VERSION))
+}
+
+/// The version that a build's description names: `… git-branch=rel-1.31.1, …`.
+fn version_in(description: &str) -> Option<String> {
+    let is_part = |c: char| c.is_ascii_digit() || c == '.';
+    let numbers = description.split(|c: char| !is_part(c)).filter(|word| word.starts_with("1.") && word.matches('.').count() == 2);
+    numbers.map(|word| word.trim_end_matches('.').to_owned()).find(|word| word.matches('.').count() == 2)
+}
+
 /// Opens what `open` makes where `asked` says: on a GPU (its number is given) if there is one and it takes it, else on the CPU. A GPU that
 /// was asked for and is not used is a refusal unless `allow_cpu`. The report says which it was, and why.
 ///
@@ -119,4 +132,16 @@ pub fn place<T>(
     }
     let opened = open(None).map_err(RuntimeError::BadModel)?;
     Ok((opened, device::report(asked, "cpu", chain(&why_cpu))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_in;
+
+    #[test]
+    fn the_version_is_read_from_the_builds_description() {
+        let said = "ORT Build Info: git-branch=rel-1.31.1, git-commit-id=26250ae, build type=Release, cmake cxx flags: -O2 -std=c++20";
+        assert_eq!(version_in(said).as_deref(), Some("1.31.1"));
+        assert_eq!(version_in("ORT Build Info: git-branch=main, git-commit-id=1.2"), None);
+    }
 }

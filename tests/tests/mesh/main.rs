@@ -22,6 +22,7 @@ mod keep_s3;
 mod keep_state;
 mod keep_sweeps;
 mod logs;
+mod models;
 mod modes;
 mod partial;
 mod person;

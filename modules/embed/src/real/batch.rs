@@ -1,6 +1,7 @@
 //! What to run next, purely: the most urgent text, and with it others of like length, up to a budget of tokens.
 //!
-//! Texts of like length share a batch because a batch is padded to its longest; the budget counts padding. Small calls
+//! Texts of like length share a batch because a batch is padded to its longest; the budget counts padding. A second budget counts tokens
+//! squared, for that is how attention takes memory. Small calls
 //! (somebody waits at a prompt) go before large ones (a refresh), but every eighth batch is the other way round, so
 //! that neither starves.
 
@@ -40,13 +41,15 @@ pub struct Planner<T> {
     arrivals: u64,
     batches: u64,
     budget: usize,
+    attention: usize,
 }
 
 impl<T> Planner<T> {
-    /// A planner whose batches have at most `budget` tokens, padding counted; a longer single text runs alone.
+    /// A planner whose batches have at most `budget` tokens, padding counted, and at most `attention` pairs of tokens of a text; a longer
+    /// single text runs alone.
     #[must_use]
-    pub fn new(budget: usize) -> Self {
-        Self { lanes: Default::default(), items: HashMap::new(), arrivals: 0, batches: 0, budget }
+    pub fn new(budget: usize, attention: usize) -> Self {
+        Self { lanes: Default::default(), items: HashMap::new(), arrivals: 0, batches: 0, budget, attention }
     }
 
     /// How many texts are waiting.
@@ -97,7 +100,8 @@ impl<T> Planner<T> {
                 (None, None) => break,
             };
             let width = longest.max(pick.0.0);
-            if width * (chosen.len() + 1) > self.budget {
+            let rows = chosen.len() + 1;
+            if width * rows > self.budget || width.saturating_mul(width).saturating_mul(rows) > self.attention {
                 break;
             }
             longest = width;
@@ -117,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_small_call_overtakes_a_large_one_but_not_for_ever() {
-        let mut planner = Planner::new(10);
+        let mut planner = Planner::new(10, usize::MAX);
         for i in 0..100 {
             planner.push(Class::Bulk, Deadline::NEVER, 10, ("bulk", i));
         }
@@ -131,7 +135,7 @@ mod tests {
 
     #[test]
     fn like_lengths_share_a_batch() {
-        let mut planner = Planner::new(400);
+        let mut planner = Planner::new(400, usize::MAX);
         for tokens in [100, 10, 99, 11, 12, 101, 98] {
             planner.push(Class::Bulk, Deadline::NEVER, tokens, tokens);
         }
@@ -140,13 +144,23 @@ mod tests {
         assert_eq!(first, [99, 100, 101], "a fourth row would be padded past the budget");
     }
 
+    #[test]
+    fn long_texts_do_not_share_a_batch_whose_attention_would_not_fit() {
+        let mut planner = Planner::new(usize::MAX, 2 * 1000 * 1000);
+        for tokens in [1000, 990, 980, 10, 9] {
+            planner.push(Class::Bulk, Deadline::NEVER, tokens, tokens);
+        }
+        assert_eq!(planner.next_batch(), [1000, 990]);
+        assert_eq!(planner.next_batch(), [980, 10], "padded to the longer");
+    }
+
     proptest! {
         #[test]
         fn every_text_runs_once_within_the_budget_and_the_most_urgent_first(
             texts in prop::collection::vec((1_usize..300, any::<bool>()), 1..120),
             budget in 100_usize..2000,
         ) {
-            let mut planner = Planner::new(budget);
+            let mut planner = Planner::new(budget, usize::MAX);
             for (i, (tokens, small)) in texts.iter().enumerate() {
                 let class = if *small { Class::Interactive } else { Class::Bulk };
                 planner.push(class, Deadline::NEVER, *tokens, i);

@@ -1,8 +1,8 @@
 //! The vector cache: a bounded store, tree `embed_cache_v1`, key = sha256(bytes seen) ‖ model fingerprint, value = f32s,
 //! little-endian.
 //!
-//! Invariants: a value of the wrong length, or that is no unit vector, is a miss; without a cache the engine serves all the same and
-//! says so.
+//! Invariants: a value of the wrong length, or that is none of the model's (no unit vector, if it gives those), is a miss; without a cache
+//! the engine serves all the same and says so.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,11 +12,42 @@ use brahman_card::interface::embed::CacheInfo;
 use brahman_sidecar::chain;
 use brahman_storage::bounded::{BoundedStore, Layout, Side, StoreError};
 
-/// sha256 of the bytes seen.
+/// sha256 of what the tokenizer was given.
 pub type ContentHash = [u8; 32];
 
-/// What was asked of the cache, and how many tokens its text had if that was more than the window.
-type CachedVector = (Arc<[f32]>, Option<u32>);
+/// What is kept of a text's tokens where there is something to say of them: more than the window, or some that are unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// How many it has, special ones included.
+    pub tokens: u32,
+    /// How many of those that were kept the vocabulary does not have.
+    pub unknown: u32,
+    /// Whether it has at least so many.
+    pub is_least: bool,
+}
+
+impl TokenCounts {
+    fn encode(self) -> [u8; 9] {
+        let mut bytes = [0; 9];
+        bytes[..4].copy_from_slice(&self.tokens.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.unknown.to_le_bytes());
+        bytes[8] = self.is_least.into();
+        bytes
+    }
+
+    /// Of nine bytes, or of four as earlier versions wrote them: the tokens alone.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        match bytes.len() {
+            4 => Some(Self { tokens: number(0)?, ..Self::default() }),
+            9 => Some(Self { tokens: number(0)?, unknown: number(4)?, is_least: bytes[8] != 0 }),
+            _ => None,
+        }
+    }
+}
+
+/// What was asked of the cache, and what there is to say of its text's tokens.
+type CachedVector = (Arc<[f32]>, Option<TokenCounts>);
 
 /// sled's own memory for pages: hot vectors are few.
 const PAGES_BYTES: u64 = 16 << 20;
@@ -25,7 +56,7 @@ const KEY_BYTES: usize = 64;
 #[derive(Debug)]
 struct Trees {
     vectors: BoundedStore,
-    /// Token counts of texts that were longer than the window, by the same keys.
+    /// Token counts of texts of which there is something to say, by the same keys.
     tokens: Side,
     /// One puts at a time: what goes for one vector must not take the count that another has just put.
     putting: Mutex<()>,
@@ -37,6 +68,7 @@ pub struct Cache {
     trees: Result<Trees, StoreError>,
     fingerprint: [u8; 32],
     dim: usize,
+    is_normalized: bool,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -55,21 +87,21 @@ impl Trees {
         Ok(Self { tokens: vectors.side("embed_tokens_v1")?, vectors, putting: Mutex::default() })
     }
 
-    fn get(&self, key: &[u8], dim: usize) -> Result<Option<CachedVector>, StoreError> {
+    fn get(&self, key: &[u8], dim: usize, is_normalized: bool) -> Result<Option<CachedVector>, StoreError> {
         let Some(value) = self.vectors.get(key)? else { return Ok(None) };
-        let Some(vector) = decode(&value, dim) else {
+        let Some(vector) = decode(&value, dim, is_normalized) else {
             tracing::warn!("a damaged cache value is computed again");
             return Ok(None);
         };
-        let tokens = self.tokens.get(key)?;
-        Ok(Some((vector, tokens.and_then(|t| Some(u32::from_le_bytes(t.as_ref().try_into().ok()?))))))
+        let counts = self.tokens.get(key)?;
+        Ok(Some((vector, counts.and_then(|counts| TokenCounts::decode(&counts)))))
     }
 
-    fn put(&self, key: &[u8], vector: &[f32], tokens: Option<u32>) -> Result<(), StoreError> {
+    fn put(&self, key: &[u8], vector: &[f32], counts: Option<TokenCounts>) -> Result<(), StoreError> {
         let _putting = self.putting.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the vector: whoever reads one knows what was cut.
-        if let Some(tokens) = tokens {
-            self.tokens.put(key, &tokens.to_le_bytes(), false)?;
+        if let Some(counts) = counts {
+            self.tokens.put(key, &counts.encode(), false)?;
         }
         for gone in self.vectors.put(key, vector.iter().flat_map(|x| x.to_le_bytes()).collect())? {
             self.tokens.remove(&gone)?;
@@ -79,14 +111,14 @@ impl Trees {
 }
 
 impl Cache {
-    /// Opens the cache in `folder`; never fails, but may be absent.
+    /// Opens the cache in `folder` for vectors of `dim` numbers, of length 1 if `is_normalized`; never fails, but may be absent.
     #[must_use]
-    pub fn open(folder: &Path, fingerprint: [u8; 32], dim: usize, bytes_max: u64) -> Self {
+    pub fn open(folder: &Path, fingerprint: [u8; 32], dim: usize, is_normalized: bool, bytes_max: u64) -> Self {
         let trees = Trees::open(folder, dim, bytes_max);
         if let Err(why) = &trees {
             tracing::warn!(folder = %folder.display(), "serving without a cache: {}", chain(why));
         }
-        Self { trees, fingerprint, dim, hits: 0.into(), misses: 0.into() }
+        Self { trees, fingerprint, dim, is_normalized, hits: 0.into(), misses: 0.into() }
     }
 
     fn key(&self, content: &ContentHash) -> [u8; KEY_BYTES] {
@@ -102,11 +134,11 @@ impl Cache {
         self.trees.as_ref().err().map(|why| chain(why))
     }
 
-    /// A vector, and how many tokens its text had if that was more than the window.
+    /// A vector, and what there is to say of its text's tokens.
     #[must_use]
     pub fn get(&self, content: &ContentHash) -> Option<CachedVector> {
         let trees = self.trees.as_ref().ok()?;
-        let found = trees.get(&self.key(content), self.dim).unwrap_or_else(|why| {
+        let found = trees.get(&self.key(content), self.dim, self.is_normalized).unwrap_or_else(|why| {
             tracing::warn!("the cache could not be read: {}", chain(&why));
             None
         });
@@ -115,10 +147,10 @@ impl Cache {
         found
     }
 
-    /// Keeps a vector; `tokens` if its text was longer than the window. A cache that cannot be written is a slow one.
-    pub fn put(&self, content: &ContentHash, vector: &[f32], tokens: Option<u32>) {
+    /// Keeps a vector, and what there is to say of its text's tokens. A cache that cannot be written is a slow one.
+    pub fn put(&self, content: &ContentHash, vector: &[f32], counts: Option<TokenCounts>) {
         let Ok(trees) = &self.trees else { return };
-        if let Err(why) = trees.put(&self.key(content), vector, tokens) {
+        if let Err(why) = trees.put(&self.key(content), vector, counts) {
             tracing::warn!("the cache could not be written: {}", chain(&why));
         }
     }
@@ -146,14 +178,19 @@ impl Cache {
     }
 }
 
-/// A vector of the right length and of length 1, or nothing.
-fn decode(value: &[u8], dim: usize) -> Option<Arc<[f32]>> {
+/// A vector of the right length, and one that the model could have given; or nothing.
+fn decode(value: &[u8], dim: usize, is_normalized: bool) -> Option<Arc<[f32]>> {
     if value.len() != dim * 4 {
         return None;
     }
     let vector: Arc<[f32]> = value.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
+    is_sound(&vector, is_normalized).then_some(vector)
+}
+
+/// Whether a model can have given this vector: finite, not zero, and of length 1 if it gives those.
+pub(super) fn is_sound(vector: &[f32], is_normalized: bool) -> bool {
     let square: f32 = vector.iter().map(|x| x * x).sum();
-    ((square - 1.0).abs() < 1e-3).then_some(vector)
+    if is_normalized { (square - 1.0).abs() < 1e-3 } else { vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0) }
 }
 
 #[cfg(test)]
@@ -172,21 +209,27 @@ mod tests {
     #[test]
     fn a_vector_outlives_the_process_and_belongs_to_its_model() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let cache = Cache::open(folder.path(), [1; 32], 4, 1 << 20);
-        cache.put(&[7; 32], &unit(2), Some(300));
+        let cache = Cache::open(folder.path(), [1; 32], 4, true, 1 << 20);
+        let counts = TokenCounts { tokens: 300, unknown: 2, is_least: true };
+        cache.put(&[7; 32], &unit(2), Some(counts));
         cache.flush();
         drop(cache);
-        let again = Cache::open(folder.path(), [1; 32], 4, 1 << 20);
+        let again = Cache::open(folder.path(), [1; 32], 4, true, 1 << 20);
         assert_eq!(again.absent(), None);
-        assert_eq!(again.get(&[7; 32]).map(|(v, t)| (v.to_vec(), t)), Some((unit(2), Some(300))));
+        assert_eq!(again.get(&[7; 32]).map(|(v, t)| (v.to_vec(), t)), Some((unit(2), Some(counts))));
+        // As earlier versions kept them.
+        let trees = again.trees.as_ref().expect("open");
+        trees.tokens.put(&again.key(&[7; 32]), &300_u32.to_le_bytes(), false).expect("kept");
+        let before = TokenCounts { tokens: 300, ..TokenCounts::default() };
+        assert_eq!(again.get(&[7; 32]).and_then(|(_, counts)| counts), Some(before));
         drop(again);
-        assert!(Cache::open(folder.path(), [2; 32], 4, 1 << 20).get(&[7; 32]).is_none());
+        assert!(Cache::open(folder.path(), [2; 32], 4, true, 1 << 20).get(&[7; 32]).is_none());
     }
 
     #[test]
     fn the_bound_holds_and_the_oldest_go() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let cache = Cache::open(folder.path(), [1; 32], 4, 10 * VALUE_BYTES);
+        let cache = Cache::open(folder.path(), [1; 32], 4, true, 10 * VALUE_BYTES);
         for i in 0..30 {
             cache.put(&[i; 32], &unit(i), None);
         }
@@ -195,9 +238,19 @@ mod tests {
     }
 
     #[test]
+    fn vectors_of_any_length_are_kept_for_a_model_that_gives_them() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let cache = Cache::open(folder.path(), [1; 32], 4, false, 1 << 20);
+        cache.put(&[1; 32], &[3.0, 0.0, -4.0, 0.0], None);
+        cache.put(&[2; 32], &[f32::NAN; 4], None);
+        assert_eq!(cache.get(&[1; 32]).map(|(vector, _)| vector.to_vec()), Some(vec![3.0, 0.0, -4.0, 0.0]));
+        assert!(cache.get(&[2; 32]).is_none());
+    }
+
+    #[test]
     fn damage_is_a_miss_and_an_unusable_folder_is_said() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let cache = Cache::open(folder.path(), [1; 32], 4, 1 << 20);
+        let cache = Cache::open(folder.path(), [1; 32], 4, true, 1 << 20);
         let trees = cache.trees.as_ref().expect("open");
         trees.vectors.put(&cache.key(&[1; 32]), vec![0; 15]).expect("inserted");
         trees.vectors.put(&cache.key(&[2; 32]), vec![0xff; 16]).expect("inserted");
@@ -206,7 +259,7 @@ mod tests {
         assert_eq!(cache.get(&[1; 32]).map(|(vector, _)| vector.to_vec()), Some(unit(1)), "a good one takes its place");
         let file = folder.path().join("a-file");
         std::fs::write(&file, b"x").expect("written");
-        let absent = Cache::open(&file, [1; 32], 4, 1 << 20);
+        let absent = Cache::open(&file, [1; 32], 4, true, 1 << 20);
         absent.put(&[1; 32], &unit(1), None);
         assert!(absent.get(&[1; 32]).is_none());
         assert!(absent.info().state.starts_with("absent: "));

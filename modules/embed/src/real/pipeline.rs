@@ -1,36 +1,45 @@
-//! A text's way: hash → cache → join whoever computes it already → tokenise → queue → inference → cache and reply.
+//! A text's way: prompt → hash → cache → join whoever computes it already → tokenise → queue → inference → cache and reply.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use brahman_card::Fault;
-use brahman_card::interface::embed::{Device, InfoOut, error};
+use brahman_card::interface::embed::{Device, InfoOut, ModelRecipe, TextTokens, error};
 use brahman_models::catalogue;
 use brahman_models::device::{self, DeviceChoice, DeviceError};
-use brahman_models::runtime::RuntimeError;
+use brahman_models::layout::{DimError, ModelPlan, Overrides, Prompts};
+use brahman_models::runtime::{self as library, RuntimeError};
+use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
 use thiserror::Error;
-use tokenizers::Tokenizer;
 use tokio::sync::oneshot;
 
 use super::batch::{Class, INTERACTIVE_MAX};
-use super::cache::{Cache, ContentHash};
+use super::cache::{Cache, ContentHash, TokenCounts};
 use super::model::{Model, ModelError};
+use super::probe::{ProbeError, probe};
 use super::runtime;
 use super::store::WriteThrough;
-use super::workers::{Queue, VectorOutcome, start};
-use crate::engine::{Embedding, Engine, Identity, Treatment};
+use super::text::{Prompt, TextReader};
+use super::workers::{Item, Queue, Results, VectorOutcome, bad_output, start};
+use crate::engine::{ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment};
 
 /// Tokens a batch on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and stay in the caches:
 /// measured 8 to 13 % more tokens a second than 4,096, and less padding; below 256 the matrices get too narrow.
 const BUDGET_CPU: usize = 512;
 /// The same on a GPU, which wants wide batches.
 const BUDGET_GPU: usize = 65_536;
+/// Pairs of tokens in a batch, padding counted: twelve heads of so many take 1.6 GB, which a GPU has beside the weights. On the CPU the
+/// budget of tokens is the narrower one.
+const ATTENTION_MAX: usize = 32 << 20;
 /// Texts that are looked up on the I/O thread; more go to a thread of their own.
 const INLINE_MAX: usize = 16;
+/// Bytes of texts that are looked up on the I/O thread: hashing a megabyte takes less than a millisecond.
+const INLINE_BYTES_MAX: usize = 1 << 20;
 /// Vectors kept, unless `BRAHMAN_EMBED_CACHE_MIB` says otherwise.
 const CACHE_MIB: u64 = 1024;
 /// Inputs kept, unless `BRAHMAN_EMBED_STORE_MIB` says otherwise.
@@ -38,20 +47,20 @@ const STORE_MIB: u64 = 256;
 
 /// Largest size that a variable may ask for: a petabyte, so that bytes do not overflow.
 const MIB_MAX: u64 = 1 << 30;
-/// Bytes of a text that are always made into tokens at once: so few cost nothing.
-const WINDOW_BYTES_MIN: usize = 64 * 1024;
-/// Where a text is cut that has not filled the window by then: a word or blanks without end.
-const TEXT_BYTES_MAX: usize = 4 << 20;
-/// Tokens of a word that may be cut at the end of a part: WordPiece takes words of up to 100 characters apart.
-const WORD_TOKENS: usize = 128;
+/// Hexadecimal digits of a fingerprint that name a model's own cache folder.
+const FOLDER_DIGITS: usize = 16;
 
 /// How the engine is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Directory of the model's files.
     pub model: PathBuf,
+    /// What is said of the model in place of its files.
+    pub overrides: Overrides,
     /// Where caches and the library lie.
     pub cache: PathBuf,
+    /// Folder of the vector cache, if it is not the one that a model finds for itself.
+    pub vectors: Option<PathBuf>,
     /// Device that was asked for.
     pub device: DeviceChoice,
     /// Whether the CPU will do where a GPU was asked for.
@@ -94,9 +103,31 @@ pub enum OpenError {
     /// The library that runs it.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// Its parts do not fit together.
+    #[error("{}", folder.display())]
+    Dim {
+        /// The model's folder.
+        folder: PathBuf,
+        /// Which parts.
+        #[source]
+        source: DimError,
+    },
+    /// It does not do what its files promise.
+    #[error("{}", folder.display())]
+    Probe {
+        /// The model's folder.
+        folder: PathBuf,
+        /// What it does not do.
+        #[source]
+        source: ProbeError,
+    },
     /// The threads that it runs on.
     #[error("no inference threads")]
     Threads(#[source] io::Error),
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl Settings {
@@ -105,16 +136,17 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`], which names the variable.
     pub fn from_env(cache: &Path) -> Result<Self, SettingsError> {
-        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = match var("BRAHMAN_EMBED_THREADS") {
+        let threads = match variable("BRAHMAN_EMBED_THREADS") {
             Some(value) => value.parse().ok().filter(|n| (1..=256).contains(n)).ok_or(SettingsError::Threads { value })?,
             None => cores,
         };
         let (device, allow_cpu) = device::wanted()?;
         Ok(Self {
-            model: var("BRAHMAN_MODEL_DIR").map_or_else(|| catalogue::folder(cache, catalogue::NAME), PathBuf::from),
+            model: variable("BRAHMAN_MODEL_DIR").map_or_else(|| catalogue::folder(cache, catalogue::NAME), PathBuf::from),
+            overrides: Overrides { pooling: variable("BRAHMAN_EMBED_POOLING"), graph: variable("BRAHMAN_EMBED_GRAPH") },
             cache: cache.to_owned(),
+            vectors: variable("BRAHMAN_EMBED_CACHE_DIR").map(PathBuf::from),
             device,
             allow_cpu,
             threads,
@@ -122,49 +154,138 @@ impl Settings {
     }
 }
 
+/// A model that runs, and has been tried.
+#[derive(Debug)]
+pub struct OpenedModel {
+    model: Model,
+    runner: runtime::Runner,
+    wide: Option<runtime::Runner>,
+    device: Device,
+    library: String,
+    dim: usize,
+    /// What could not be tried.
+    untried: Vec<String>,
+}
+
+impl OpenedModel {
+    /// Loads library and model, opens sessions and tries them. Takes a second or so; blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`]: what is missing or wrong and how to mend it.
+    pub fn open(settings: &Settings) -> Result<Self, OpenError> {
+        let (path, environment) = library::load(&settings.cache)?;
+        let mut model = Model::load(&settings.model, &settings.overrides)?;
+        let (runner, wide, device) = runtime::open(&environment, &model, settings.device, settings.allow_cpu, settings.threads)?;
+        // The sessions have them now, and each once is enough.
+        (model.onnx, model.weights) = (Vec::new(), Vec::new());
+        let folder = || settings.model.clone();
+        let dim = model.plan.dim(runner.hidden()).map_err(|source| OpenError::Dim { folder: folder(), source })?;
+        let untried = probe(&runner, &model).map_err(|source| OpenError::Probe { folder: folder(), source })?;
+        let library = format!("ONNX Runtime {}, {}", library::version(), path.display());
+        Ok(Self { model, runner, wide, device, library, dim, untried })
+    }
+
+    /// What a person would want to know of it, a line each.
+    #[must_use]
+    pub fn description(&self) -> Vec<String> {
+        let mut lines = vec![format!("{}: vectors of {} numbers, on {}", self.model.plan.name, self.dim, self.device.active)];
+        lines.extend(self.model.plan.description());
+        lines.push(format!("fingerprint {}", self.model.fingerprint));
+        lines.extend(self.untried.iter().cloned());
+        lines
+    }
+
+    /// Of what kind the graph's numbers are, by name.
+    #[must_use]
+    pub fn precision(&self) -> &'static str {
+        self.model.plan.precision.name()
+    }
+
+    /// The vectors of texts, each by itself, without a prompt: for a test of the model.
+    ///
+    /// # Errors
+    /// [`ProbeError`] if it does not run.
+    pub fn vectors(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ProbeError> {
+        let mut vectors = Vec::with_capacity(texts.len());
+        for text in texts {
+            let prepared = self.model.reader.prepared("", text);
+            let failed = |source| ProbeError::Run { doing: "a text", source };
+            let ids = self.model.reader.ids(&prepared).map_err(|error| failed(ort::Error::new(error.to_string())))?.ids;
+            vectors.extend(self.runner.forward(&[runtime::Row { ids: &ids, skip: 0 }]).map_err(failed)?);
+        }
+        Ok(vectors)
+    }
+}
+
 /// The real engine: cache, queue and inference threads.
 #[derive(Debug)]
 pub struct Pipeline {
     identity: Identity,
-    tokenizer: Arc<Tokenizer>,
-    max_tokens: usize,
-    /// Bytes of a text that are made into tokens at first; more of them only if those did not fill the window.
-    window_bytes: usize,
+    reader: Arc<TextReader>,
+    prompts: Prompts,
+    recipe: ModelRecipe,
     device: Device,
-    library: PathBuf,
+    library: String,
     cache: Arc<Cache>,
     store: WriteThrough,
     queue: Arc<Queue>,
+    /// Whether somebody has been told that the model has prompts and the call names none.
+    has_told_of_prompts: AtomicBool,
 }
 
 impl Pipeline {
-    /// Loads library and model, opens sessions and cache, warms up. Takes a second or so; blocks.
+    /// Loads library and model, opens sessions and cache, tries the model. Takes a second or so; blocks.
     ///
     /// # Errors
-    /// [`OpenError`]: what is missing and how to mend it.
+    /// [`OpenError`]: what is missing or wrong and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let mib = |name: &str, default: u64| match std::env::var(name) {
-            Ok(value) if !value.is_empty() => {
+        let mib = |name: &str, default: u64| match variable(name) {
+            Some(value) => {
                 let number = value.parse::<u64>().ok().filter(|n| *n <= MIB_MAX);
                 number.map(|n| n << 20).ok_or_else(|| SettingsError::Size { name: name.to_owned(), value })
             }
-            _ => Ok(default << 20),
+            None => Ok(default << 20),
         };
         let (cache_bytes, store_bytes) = (mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)?, mib("BRAHMAN_EMBED_STORE_MIB", STORE_MIB)?);
-        let (library, environment) = brahman_models::runtime::load(&settings.cache)?;
-        let model = Model::load(&settings.model)?;
-        let (runners, wide, device) = runtime::open(&environment, &model, settings.device, settings.allow_cpu, settings.threads)?;
-        let dim = runners.first().map_or(0, runtime::Runner::dim);
-        let identity =
-            Identity { model: model.name.clone(), fingerprint: model.fingerprint.clone(), dim, device: device.active.clone(), mock: false };
-        let fingerprint = sha256(model.fingerprint.as_bytes());
-        let cache = Arc::new(Cache::open(&settings.cache.join("embed"), fingerprint, dim, cache_bytes));
-        let queue = Queue::new(if device.active == "cpu" { BUDGET_CPU } else { BUDGET_GPU });
-        start(&queue, runners, wide, &cache).map_err(OpenError::Threads)?;
+        let opened = OpenedModel::open(settings)?;
+        for line in opened.description() {
+            tracing::info!("{line}");
+        }
+        let OpenedModel { model, runner, wide, device, library, dim, untried: _ } = opened;
+        let Model { plan, reader, fingerprint, .. } = model;
+        let is_cpu = device.active == "cpu";
+        let identity = Identity {
+            model: plan.name.clone(),
+            fingerprint,
+            dim,
+            device: device.active.clone(),
+            mock: false,
+            precision: plan.precision.name().to_owned(),
+            normalized: plan.is_normalized(),
+            similarity: plan.similarity.clone(),
+            dimensions: plan.dimensions.iter().copied().filter(|n| *n < dim).collect(),
+        };
+        let key = sha256(identity.fingerprint.as_bytes());
+        let folder = settings.vectors.clone().unwrap_or_else(|| vectors_folder(&settings.cache, &identity.fingerprint));
+        let cache = Arc::new(Cache::open(&folder, key, dim, identity.normalized, cache_bytes));
+        let queue = Queue::new(if is_cpu { BUDGET_CPU } else { BUDGET_GPU }, ATTENTION_MAX);
+        let results = Results { cache: Arc::clone(&cache), is_normalized: identity.normalized };
+        // One thread feeds a GPU.
+        start(&queue, runner, wide, if is_cpu { settings.threads } else { 1 }, results).map_err(OpenError::Threads)?;
         let store = WriteThrough::open(&settings.cache.join("inputs"), store_bytes);
-        let window_bytes = (model.max_tokens * model.token_bytes_max).max(WINDOW_BYTES_MIN);
-        let (tokenizer, max_tokens) = (Arc::new(model.tokenizer), model.max_tokens);
-        Ok(Self { identity, tokenizer, max_tokens, window_bytes, device, library, cache, store, queue })
+        let recipe = recipe(&plan, &identity);
+        Ok(Self {
+            identity,
+            reader: Arc::new(reader),
+            prompts: plan.prompts,
+            recipe,
+            device,
+            library,
+            cache,
+            store,
+            queue,
+            has_told_of_prompts: AtomicBool::new(false),
+        })
     }
 
     /// Stops the threads after their present batch and writes the cache out.
@@ -173,74 +294,93 @@ impl Pipeline {
         self.cache.flush();
     }
 
-    fn too_long(&self, index: usize, tokens: u32) -> Fault {
+    fn max_tokens(&self) -> u32 {
+        u32::try_from(self.reader.max_tokens()).unwrap_or(u32::MAX)
+    }
+
+    fn too_long(&self, index: usize, tokens: u32, is_least: bool) -> Fault {
+        let least = if is_least { "at least " } else { "" };
         let message = format!(
-            "text {index} has {tokens} tokens, {} takes {}: shorten it, or pass truncate = true",
-            self.identity.model, self.max_tokens
+            "text {index} has {least}{tokens} tokens, {} takes {}: shorten it, or pass truncate = true",
+            self.identity.model,
+            self.max_tokens()
         );
-        let (index, max_tokens) = (index as u64, self.max_tokens as u64);
+        let (index, max_tokens) = (index as u64, self.max_tokens().into());
         Fault::of(&error::TextTooLong { index, tokens: tokens.into(), max_tokens }, false, message)
     }
 
     /// Looks every text up; what is not there stays to be computed.
-    fn look_up(&self, texts: &[String], wish: Treatment) -> Result<Plan, Fault> {
-        let mut plan = Plan { found: vec![None; texts.len()], missing: Vec::new() };
-        let mut first_of: HashMap<ContentHash, usize> = HashMap::new();
+    fn look_up(&self, texts: &[String], wish: &Treatment) -> Result<Plan, Fault> {
+        let prompt = self.reader.prompt(&wish.prompt).map_err(|e| untokenisable("prompt", &e))?;
+        let mut plan = Plan { found: vec![None; texts.len()], missing: Vec::new(), prompt };
         for (index, text) in texts.iter().enumerate() {
-            let content = sha256(text.as_bytes());
+            let content = TextReader::content(&self.reader.prepared(&plan.prompt.text, text), plan.prompt.skip);
             match self.cache.get(&content) {
-                Some((_, Some(tokens))) if !wish.truncate => return Err(self.too_long(index, tokens)),
-                Some((vector, tokens)) => {
-                    let kept = self.max_tokens as u32;
-                    let (tokens, kept) = tokens.map_or((0, 0), |tokens| (tokens, kept));
-                    plan.found[index] = Some(Embedding { vector, cached: true, tokens, kept });
+                Some((_, Some(counts))) if !wish.truncate && counts.tokens > self.max_tokens() => {
+                    plan.found[index] = Some(Err(self.too_long(index, counts.tokens, counts.is_least)));
                 }
-                None => {
-                    let first = *first_of.entry(content).or_insert(index);
-                    plan.missing.push((index, content, first));
+                Some((vector, counts)) => {
+                    let TokenCounts { tokens, unknown, is_least } = counts.unwrap_or_default();
+                    let kept = tokens.min(self.max_tokens());
+                    plan.found[index] = Some(Ok(Embedding { vector, cached: true, tokens, kept, is_least, unknown }));
                 }
+                None => plan.missing.push((index, content)),
             }
         }
         Ok(plan)
     }
+}
 
-    /// Token ids of a text cut to the window, special tokens kept, and how many there were: at least so many, where the rest of a
-    /// long text was not looked at.
-    fn tokenise(&self, text: &str) -> Result<(Vec<u32>, u32), Fault> {
-        let encode = |text: &str| {
-            self.tokenizer.encode_fast(text, true).map_err(|e| Fault::invalid_parameter("texts", format!("cannot be tokenised: {e}")))
-        };
-        let mut seen = self.window_bytes.min(text.len());
-        let encoding = loop {
-            let encoding = encode(&text[..text.floor_char_boundary(seen)])?;
-            // The last word of a part may be cut, and then its tokens are others.
-            if seen >= text.len() || encoding.len() > self.max_tokens + WORD_TOKENS {
-                break encoding;
-            }
-            if seen >= TEXT_BYTES_MAX {
-                // Bytes without end that are no tokens: one word, or blanks.
-                let ids = encoding.get_ids();
-                return Ok((ids[..ids.len().min(self.max_tokens)].to_vec(), u32::try_from(self.max_tokens + 1).unwrap_or(u32::MAX)));
-            }
-            seen = (seen * 4).min(text.len());
-        };
-        let ids = encoding.get_ids();
-        let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        if ids.len() <= self.max_tokens {
-            return Ok((ids.to_vec(), tokens));
+/// Where a model's vectors are kept: in the folder that has always been there, if this model was the first to take it, else in one of
+/// its own, because one process at a time can use a folder.
+fn vectors_folder(cache: &Path, fingerprint: &str) -> PathBuf {
+    let common = cache.join("embed");
+    let mark = cache.join("embed.model");
+    let claim = || -> io::Result<()> {
+        fs::create_dir_all(cache)?;
+        File::create_new(&mark)?.write_all(fingerprint.as_bytes())
+    };
+    let is_ours = match claim() {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // One that was left empty by a crash in between belongs to nobody.
+            fs::read_to_string(&mark).is_ok_and(|model| model == fingerprint)
         }
-        // As Hugging Face truncates: the first tokens, and the closing special one.
-        let mut cut = ids[..self.max_tokens - 1].to_vec();
-        cut.extend(ids.last());
-        Ok((cut, tokens))
+        Err(error) => {
+            tracing::warn!("{} cannot be written: {}", mark.display(), chain(&error));
+            true
+        }
+    };
+    if is_ours { common } else { cache.join(format!("embed-{}", &fingerprint[..FOLDER_DIGITS.min(fingerprint.len())])) }
+}
+
+fn recipe(plan: &ModelPlan, identity: &Identity) -> ModelRecipe {
+    ModelRecipe {
+        graph: plan.graph.clone(),
+        output: plan.output.name.clone(),
+        pooling: plan.pooling.as_ref().map(brahman_models::layout::Pooling::name),
+        precision: identity.precision.clone(),
+        normalized: identity.normalized,
+        window_source: plan.window.source.clone(),
+        prompts: plan.prompts.by_name.clone(),
+        default_prompt: plan.prompts.default_name.clone(),
+        similarity: plan.similarity.clone(),
+        dimensions: identity.dimensions.iter().map(|n| *n as u64).collect(),
+        alone: plan.alone.map(str::to_owned),
+        overrides: plan.overrides.clone(),
     }
+}
+
+fn untokenisable(parameter: &str, error: &tokenizers::Error) -> Fault {
+    Fault::invalid_parameter(parameter, format!("cannot be tokenised: {error}"))
 }
 
 /// What is known after the look-up.
 struct Plan {
-    found: Vec<Option<Embedding>>,
-    /// Index, content, and the first index with that content.
-    missing: Vec<(usize, ContentHash, usize)>,
+    found: Vec<Option<TextOutcome>>,
+    /// Index and content.
+    missing: Vec<(usize, ContentHash)>,
+    prompt: Prompt,
 }
 
 impl Engine for Pipeline {
@@ -248,35 +388,92 @@ impl Engine for Pipeline {
         &self.identity
     }
 
-    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<Embedding>, Fault> {
+    fn prompt(&self, wanted: &PromptRequest) -> Result<ChosenPrompt, Fault> {
+        let names = || self.prompts.by_name.keys().cloned().collect::<Vec<_>>().join(", ");
+        if let Some(text) = &wanted.text {
+            return Ok(ChosenPrompt { text: text.as_str().into(), warning: None });
+        }
+        if let Some(name) = &wanted.name {
+            let Some((_, text)) = self.prompts.named(name) else {
+                let there = if self.prompts.by_name.is_empty() { "it has none".to_owned() } else { format!("it has {}", names()) };
+                return Err(Fault::invalid_parameter("prompt_name", format!("{} has no prompt `{name}`; {there}", self.identity.model)));
+            };
+            return Ok(ChosenPrompt { text: text.into(), warning: None });
+        }
+        if let Some((_, text)) = wanted.role.map_or_else(|| self.prompts.usual(), |role| self.prompts.of(role)) {
+            return Ok(ChosenPrompt { text: text.into(), warning: None });
+        }
+        let is_told = wanted.role.is_none() && self.prompts.matter() && !self.has_told_of_prompts.swap(true, Ordering::Relaxed);
+        let warning = is_told.then(|| {
+            format!(
+                "{} has prompts ({}) and the call names none: pass `role` (query or document) or `prompt_name`",
+                self.identity.model,
+                names()
+            )
+        });
+        Ok(ChosenPrompt { text: "".into(), warning })
+    }
+
+    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<TextOutcome>, Fault> {
         let class = if texts.len() <= INTERACTIVE_MAX { Class::Interactive } else { Class::Bulk };
-        let inline = texts.len() <= INLINE_MAX;
-        let texts = Arc::new(texts);
+        let inline = texts.len() <= INLINE_MAX && texts.iter().map(String::len).sum::<usize>() <= INLINE_BYTES_MAX;
+        let (texts, wish) = (Arc::new(texts), Arc::new(wish));
         let mut plan = if inline {
-            self.look_up(&texts, wish)?
+            self.look_up(&texts, &wish)?
         } else {
-            let (this, texts) = (Arc::clone(&self), Arc::clone(&texts));
-            blocking(move || this.look_up(&texts, wish)).await?
+            let (this, texts, wish) = (Arc::clone(&self), Arc::clone(&texts), Arc::clone(&wish));
+            blocking(move || this.look_up(&texts, &wish)).await?
         };
         if !plan.missing.is_empty() {
-            let (this, shared, missing) = (Arc::clone(&self), Arc::clone(&texts), std::mem::take(&mut plan.missing));
-            let waits = blocking(move || this.submit(&shared, &missing, class, wish)).await?;
+            let (this, shared, wish) = (Arc::clone(&self), Arc::clone(&texts), Arc::clone(&wish));
+            let (missing, prompt) = (std::mem::take(&mut plan.missing), std::mem::take(&mut plan.prompt));
+            let (waits, refused) = blocking(move || Ok(this.submit(&shared, &missing, &prompt, class, &wish))).await?;
+            for (index, fault) in refused {
+                plan.found[index] = Some(Err(fault));
+            }
+            // All of them, whatever became of one: the others are then in the cache for whoever asks again.
             for wait in waits {
-                let vector = wait.receiver.await.map_err(|_| Fault::internal("the inference threads have stopped"))??;
+                let outcome = wait.receiver.await.map_err(|_| Fault::internal("the inference threads have stopped"))?;
                 for index in wait.indexes {
-                    plan.found[index] =
-                        Some(Embedding { vector: Arc::clone(&vector), cached: false, tokens: wait.tokens, kept: wait.kept });
+                    plan.found[index] = Some(match &outcome {
+                        Ok(vector) => Ok(Embedding {
+                            vector: Arc::clone(vector),
+                            cached: false,
+                            tokens: wait.tokens,
+                            kept: wait.kept,
+                            is_least: wait.is_least,
+                            unknown: wait.unknown,
+                        }),
+                        Err(fault) => Err(placed(fault, index)),
+                    });
                 }
             }
         }
-        plan.found.into_iter().collect::<Option<Vec<Embedding>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
+        plan.found.into_iter().collect::<Option<Vec<TextOutcome>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
     }
 
-    async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Treatment) -> Result<Embedding, Fault> {
+    async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Treatment) -> TextOutcome {
         // A character cut in two at 8 KiB, or bytes that are no text, must not stop the rest.
         let text = String::from_utf8_lossy(&seen).into_owned();
         let mut done = self.texts(vec![text], wish).await?;
-        done.pop().ok_or_else(|| Fault::internal("a file gave no vector"))
+        done.pop().ok_or_else(|| Fault::internal("a file gave no vector"))?
+    }
+
+    async fn tokenize(self: Arc<Self>, texts: Vec<String>, prompt: Arc<str>, offsets: bool) -> Result<Vec<TextTokens>, Fault> {
+        let count = move |text: &String| -> Result<TextTokens, Fault> {
+            let ids = self.reader.ids(&self.reader.prepared(&prompt, text)).map_err(|e| untokenisable("texts", &e))?;
+            let spans = if offsets { self.reader.spans(&prompt, text).map_err(|e| untokenisable("texts", &e))? } else { None };
+            let (starts, ends) = spans.map(|spans| spans.into_iter().map(|(from, to)| (from as u64, to as u64)).unzip()).unzip();
+            Ok(TextTokens {
+                tokens: ids.tokens.into(),
+                kept: ids.ids.len() as u64,
+                at_least: ids.is_least.then_some(true),
+                unknown: ids.unknown.into(),
+                starts,
+                ends,
+            })
+        };
+        blocking(move || texts.iter().map(count).collect()).await
     }
 
     fn warnings(&self) -> Option<Vec<String>> {
@@ -295,18 +492,25 @@ impl Engine for Pipeline {
             model: self.identity.model.clone(),
             fingerprint: self.identity.fingerprint.clone(),
             dim: self.identity.dim as u64,
-            max_tokens: self.max_tokens as u64,
+            max_tokens: self.max_tokens().into(),
             mock: false,
             device: self.device.clone(),
             cache: Some(self.cache.info()),
             store: Some(self.store.info()),
             gpu: device::gpus().filter(|g| !g.is_empty()),
-            runtime: Some(format!("ONNX Runtime, {}", self.library.display())),
+            runtime: Some(self.library.clone()),
             queue: self.queue.len() as u64,
             computed: self.queue.computed.load(Ordering::Relaxed),
             cancelled: self.queue.cancelled.load(Ordering::Relaxed),
+            recipe: Some(self.recipe.clone()),
         }
     }
+}
+
+/// A fault with the place of its text in the call.
+fn placed(fault: &Fault, index: usize) -> Fault {
+    let message = format!("text {index}: {}", fault.message());
+    fault.clone().with("index", index as u64).with("message", message)
 }
 
 /// One computation that this call waits for, and the texts it is for.
@@ -315,42 +519,65 @@ struct Wait {
     indexes: Vec<usize>,
     tokens: u32,
     kept: u32,
+    is_least: bool,
+    unknown: u32,
 }
 
 impl Pipeline {
-    /// Tokenises what is missing and queues what nobody computes yet.
-    fn submit(&self, texts: &[String], missing: &[(usize, ContentHash, usize)], class: Class, wish: Treatment) -> Result<Vec<Wait>, Fault> {
-        let mut waits: Vec<Wait> = Vec::new();
+    /// Tokenises what is missing and queues what nobody computes yet. Gives what is waited for, and the texts that are refused.
+    fn submit(
+        &self,
+        texts: &[String],
+        missing: &[(usize, ContentHash)],
+        prompt: &Prompt,
+        class: Class,
+        wish: &Treatment,
+    ) -> (Vec<Wait>, Vec<(usize, Fault)>) {
+        let (mut waits, mut refused): (Vec<Wait>, Vec<(usize, Fault)>) = (Vec::new(), Vec::new());
         let mut place: HashMap<ContentHash, usize> = HashMap::new();
-        let mut fresh = Vec::new();
-        let mut fresh_at = Vec::new();
-        for (index, content, _) in missing {
+        let (mut fresh, mut fresh_at) = (Vec::new(), Vec::new());
+        for (index, content) in missing {
             if let Some(at) = place.get(content) {
                 waits[*at].indexes.push(*index);
                 continue;
             }
-            let (ids, tokens) = self.tokenise(&texts[*index])?;
-            let kept = ids.len() as u32;
-            if kept < tokens && !wish.truncate {
-                return Err(self.too_long(*index, tokens));
+            let prepared = self.reader.prepared(&prompt.text, &texts[*index]);
+            let text = match self.reader.ids(&prepared) {
+                Ok(text) => text,
+                Err(error) => {
+                    refused.push((*index, untokenisable(&format!("texts[{index}]"), &error)));
+                    continue;
+                }
+            };
+            let kept = u32::try_from(text.ids.len()).unwrap_or(u32::MAX);
+            if kept < text.tokens && !wish.truncate {
+                refused.push((*index, self.too_long(*index, text.tokens, text.is_least)));
+                continue;
+            }
+            if text.ids.is_empty() {
+                refused.push((*index, placed(&bad_output("it has no token for this model's tokenizer, so there is no vector"), *index)));
+                continue;
             }
             place.insert(*content, waits.len());
             let receiver = match self.queue.join(content) {
                 Some(receiver) => receiver,
                 None => {
                     self.store.keep(texts[*index].as_bytes());
-                    fresh.push((*content, ids, (kept < tokens).then_some(tokens)));
+                    let counts = TokenCounts { tokens: text.tokens, unknown: text.unknown, is_least: text.is_least };
+                    let counts = (kept < text.tokens || text.unknown > 0).then_some(counts);
+                    fresh.push(Item { content: *content, ids: text.ids, skip: prompt.skip, counts });
                     fresh_at.push(waits.len());
                     // Replaced below, once all are queued under one lock.
                     oneshot::channel().1
                 }
             };
-            waits.push(Wait { receiver, indexes: vec![*index], tokens, kept });
+            let (tokens, is_least, unknown) = (text.tokens, text.is_least, text.unknown);
+            waits.push(Wait { receiver, indexes: vec![*index], tokens, kept, is_least, unknown });
         }
         for (at, receiver) in fresh_at.into_iter().zip(self.queue.push(class, wish.deadline, fresh)) {
             waits[at].receiver = receiver;
         }
-        Ok(waits)
+        (waits, refused)
     }
 }
 

@@ -1,33 +1,60 @@
-//! Sessions of ONNX Runtime, and one forward pass.
+//! Sessions of ONNX Runtime, and one forward pass: the graph is fed with what it asks for, and gives what the plan takes of it.
 
+use std::ffi::CString;
 use std::sync::Arc;
 
 use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
+use brahman_models::layout::{InputPlan, InputRole, OutputStage};
 use brahman_models::runtime::{RuntimeError, place};
 use ort::environment::Environment;
 use ort::ep;
-use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::TensorRef;
 
+use super::head::Head;
 use super::model::Model;
+use super::shared::SharedSession;
 
-/// A session, and whether it takes token types.
+/// Numbers of one head's attention in a pass (rows times width times width) above which ONNX Runtime is asked to give memory back after
+/// it: a text of 1,024 tokens alone has so many, and twelve heads of it take 50 MB.
+const SHRINK_ABOVE: usize = 1 << 20;
+/// The run option that has it given back.
+const SHRINK: &str = "memory.enable_memory_arena_shrinkage";
+
+/// One row of a pass: a text's token ids.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// In order, special ones included.
+    pub ids: &'a [u32],
+    /// Tokens at the beginning that are not pooled.
+    pub skip: u32,
+}
+
+/// A session, and what to feed it with. Any number of threads may use it at once; on a GPU they take turns.
 pub struct Runner {
-    session: Session,
-    token_types: bool,
+    session: SharedSession,
+    inputs: Vec<(CString, InputPlan)>,
+    head: Arc<Head>,
     output: String,
-    dim: usize,
+    stage: OutputStage,
+    fixed_width: Option<usize>,
+    is_alone: bool,
+    pad_id: i64,
+    first_position: i64,
+    hidden: usize,
+    usual: RunOptions,
+    shrinking: RunOptions,
 }
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runner").field("dim", &self.dim).finish_non_exhaustive()
+        f.debug_struct("Runner").field("output", &self.output).field("hidden", &self.hidden).finish_non_exhaustive()
     }
 }
 
-/// Opens sessions for a model: `threads` workers of one thread on the CPU, one on a GPU.
+/// Opens sessions for a model: one that all threads share, and on the CPU one more that uses `threads` threads for a text alone.
 ///
 /// # Errors
 /// [`RuntimeError`].
@@ -37,17 +64,14 @@ pub fn open(
     asked: DeviceChoice,
     allow_cpu: bool,
     threads: usize,
-) -> Result<(Vec<Runner>, Option<Runner>, Device), RuntimeError> {
-    let (mut runners, device) = place(asked, allow_cpu, |cuda| Runner::open(environment, model, cuda, 1).map(|runner| vec![runner]))?;
-    if device.active != "cpu" {
-        return Ok((runners, None, device));
-    }
-    while runners.len() < threads {
-        runners.push(Runner::open(environment, model, None, 1).map_err(RuntimeError::BadModel)?);
+) -> Result<(Runner, Option<Runner>, Device), RuntimeError> {
+    let (runner, device) = place(asked, allow_cpu, |cuda| Runner::open(environment, model, cuda, 1))?;
+    if device.active != "cpu" || threads < 2 {
+        return Ok((runner, None, device));
     }
     // A lone text is quicker on all cores; a second set of weights is the price.
-    let wide = (threads > 1).then(|| Runner::open(environment, model, None, threads)).transpose().map_err(RuntimeError::BadModel)?;
-    Ok((runners, wide, device))
+    let wide = Runner::open(environment, model, None, threads).map_err(RuntimeError::BadModel)?;
+    Ok((runner, Some(wide), device))
 }
 
 impl Runner {
@@ -65,77 +89,109 @@ impl Runner {
             builder = builder.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?;
         }
         let session = builder.commit_from_memory(&model.onnx)?;
-        let token_types = session.inputs().iter().any(|i| i.name() == "token_type_ids");
-        let output = session.outputs().first().map(|o| o.name().to_owned()).unwrap_or_default();
-        let mut runner = Self { session, token_types, output, dim: 0 };
-        // Warm-up: memory is laid out and kernels are chosen before the first caller waits.
-        runner.dim = runner.forward(&[vec![101, 102]])?.first().map_or(0, Vec::len);
+        let plan = &model.plan;
+        let named = |name: &str| CString::new(name).map_err(ort::Error::wrap);
+        let mut shrinking = RunOptions::new()?;
+        shrinking.set(SHRINK, cuda.map_or("cpu:0".to_owned(), |index| format!("cpu:0;gpu:{index}")))?;
+        let mut runner = Self {
+            session: SharedSession::new(session, named(&plan.output.name)?, cuda.is_none()),
+            inputs: plan.inputs.iter().map(|input| Ok((named(&input.name)?, input.clone()))).collect::<ort::Result<_>>()?,
+            head: Arc::clone(&model.head),
+            output: plan.output.name.clone(),
+            stage: plan.output.stage,
+            fixed_width: plan.fixed_width,
+            is_alone: plan.alone.is_some(),
+            pad_id: plan.pad_id.into(),
+            first_position: i64::try_from(plan.first_position).unwrap_or(i64::MAX),
+            hidden: 0,
+            usual: RunOptions::new()?,
+            shrinking,
+        };
+        // Warm-up, with tokens that the tokenizer itself gives: memory is laid out and kernels are chosen before the first caller waits.
+        runner.hidden = runner.pass(&[Row { ids: &model.sample, skip: 0 }], |hidden, _| hidden)?;
         Ok(runner)
     }
 
-    /// Length of the vectors.
+    /// Length of the vectors that the graph gives, before they are pooled.
     #[must_use]
-    pub fn dim(&self) -> usize {
-        self.dim
+    pub fn hidden(&self) -> usize {
+        self.hidden
     }
 
-    /// Embeds token sequences: one pass padded to the longest, mean pooling over real tokens, scaled to length 1.
+    /// Embeds token sequences: in one pass padded to the longest, or each by itself if the model has to be asked so.
     ///
     /// # Errors
     /// As ONNX Runtime gives them.
-    pub fn forward(&mut self, sequences: &[Vec<u32>]) -> ort::Result<Vec<Vec<f32>>> {
-        let rows = sequences.len();
-        let width = sequences.iter().map(Vec::len).max().unwrap_or(0).max(1);
-        let (mut ids, mut mask) = (vec![0_i64; rows * width], vec![0_i64; rows * width]);
-        for (row, sequence) in sequences.iter().enumerate() {
-            for (at, id) in sequence.iter().enumerate() {
-                ids[row * width + at] = i64::from(*id);
-                mask[row * width + at] = 1;
-            }
+    pub fn forward(&self, rows: &[Row<'_>]) -> ort::Result<Vec<Vec<f32>>> {
+        if !self.is_alone {
+            return self.vectors(rows);
         }
-        let types = vec![0_i64; if self.token_types { rows * width } else { 0 }];
-        let shape = [rows as i64, width as i64];
-        let mut inputs = ort::inputs! {
-            "input_ids" => TensorRef::from_array_view((shape, ids.as_slice()))?,
-            "attention_mask" => TensorRef::from_array_view((shape, mask.as_slice()))?,
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            all.extend(self.vectors(std::slice::from_ref(row))?);
+        }
+        Ok(all)
+    }
+
+    fn vectors(&self, rows: &[Row<'_>]) -> ort::Result<Vec<Vec<f32>>> {
+        self.pass(rows, |hidden, numbers| {
+            let each = numbers.chunks_exact((numbers.len() / rows.len().max(1)).max(1));
+            rows.iter().zip(each).map(|(row, numbers)| self.head.vector(numbers, hidden, row.ids.len(), row.skip as usize)).collect()
+        })
+    }
+
+    /// Runs the graph; `take` is given the length of a vector and all numbers that came out, row by row.
+    fn pass<T>(&self, rows: &[Row<'_>], take: impl FnOnce(usize, &[f32]) -> T) -> ort::Result<T> {
+        let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0).max(1);
+        let width = self.fixed_width.map_or(longest, |width| width.max(longest));
+        let shape = [rows.len() as i64, width as i64];
+        let columns: Vec<Column> = self.inputs.iter().map(|(_, input)| self.column(input, rows, width)).collect();
+        let mut inputs = Vec::with_capacity(columns.len());
+        for ((name, _), column) in self.inputs.iter().zip(&columns) {
+            let value: SessionInputValue<'_> = match column {
+                Column::Wide(numbers) => TensorRef::from_array_view((shape, numbers.as_slice()))?.into(),
+                Column::Narrow(numbers) => TensorRef::from_array_view((shape, numbers.as_slice()))?.into(),
+            };
+            inputs.push((name.as_c_str(), value));
+        }
+        let is_large = rows.len().saturating_mul(width).saturating_mul(width) > SHRINK_ABOVE;
+        let output = self.session.run(&inputs, if is_large { &self.shrinking } else { &self.usual })?;
+        let (lengths, numbers) = output.numbers()?;
+        let hidden = match (self.stage, lengths.as_slice()) {
+            (OutputStage::Sentence, [r, hidden]) if *r == rows.len() => *hidden,
+            (OutputStage::Tokens, [r, w, hidden]) if *r == rows.len() && *w == width => *hidden,
+            _ => 0,
         };
-        if self.token_types {
-            inputs.push(("token_type_ids".into(), TensorRef::from_array_view((shape, types.as_slice()))?.into()));
+        if hidden == 0 || (self.hidden != 0 && hidden != self.hidden) {
+            let (rows, last) = (rows.len(), if self.hidden == 0 { "dimensions".to_owned() } else { self.hidden.to_string() });
+            let expected = match self.stage {
+                OutputStage::Sentence => format!("[{rows}, {last}]"),
+                OutputStage::Tokens => format!("[{rows}, {width}, {last}]: a row a text and a vector a position"),
+            };
+            return Err(ort::Error::new(format!("the model's output `{}` has the shape {lengths:?}, expected {expected}", self.output)));
         }
-        let outputs = self.session.run(inputs)?;
-        let (shape, hidden) = outputs[self.output.as_str()].try_extract_tensor::<f32>()?;
-        let sizes: Vec<usize> = shape.iter().map(|n| usize::try_from(*n).unwrap_or(0)).collect();
-        let dim = match sizes.as_slice() {
-            [r, dim] if *r == rows && *dim > 0 => *dim,
-            [r, w, dim] if *r == rows && *w == width && *dim > 0 => *dim,
-            _ => {
-                let expected = format!("[{rows}, dimensions] or [{rows}, {width}, dimensions]");
-                return Err(ort::Error::new(format!("the model's output `{}` has the shape {sizes:?}, expected {expected}", self.output)));
-            }
+        Ok(take(hidden, &numbers))
+    }
+
+    /// What an input is fed with, row by row.
+    fn column(&self, input: &InputPlan, rows: &[Row<'_>], width: usize) -> Column {
+        let cell = |row: &Row<'_>, at: usize| match input.role {
+            InputRole::Ids => row.ids.get(at).map_or(self.pad_id, |id| i64::from(*id)),
+            InputRole::Mask => i64::from(at < row.ids.len()),
+            InputRole::Types => 0,
+            InputRole::Positions => self.first_position + at as i64,
         };
-        if shape.len() == 2 {
-            // The model pools by itself.
-            return Ok(hidden.chunks_exact(dim).map(|row| unit(row.to_vec())).collect());
+        let cells = rows.iter().flat_map(|row| (0..width).map(move |at| (row, at)));
+        if input.is_narrow {
+            Column::Narrow(cells.map(|(row, at)| i32::try_from(cell(row, at)).unwrap_or(i32::MAX)).collect())
+        } else {
+            Column::Wide(cells.map(|(row, at)| cell(row, at)).collect())
         }
-        Ok(sequences.iter().enumerate().map(|(row, sequence)| pool(&hidden[row * width * dim..], dim, sequence.len())).collect())
     }
 }
 
-/// The mean of the first `tokens` vectors, scaled to length 1.
-fn pool(hidden: &[f32], dim: usize, tokens: usize) -> Vec<f32> {
-    let mut sum = vec![0_f32; dim];
-    for token in hidden.chunks_exact(dim).take(tokens) {
-        for (s, x) in sum.iter_mut().zip(token) {
-            *s += x;
-        }
-    }
-    unit(sum)
-}
-
-fn unit(mut vector: Vec<f32>) -> Vec<f32> {
-    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-    if norm > 0.0 {
-        vector.iter_mut().for_each(|x| *x /= norm);
-    }
-    vector
+/// Numbers of one input, of the width that it takes.
+enum Column {
+    Wide(Vec<i64>),
+    Narrow(Vec<i32>),
 }

@@ -1,6 +1,9 @@
-//! Inference threads: each owns a session, takes the next batch, and answers whoever still waits.
+//! Inference threads: each takes the next batch, runs it through the session that all share, and answers whoever still waits.
+//!
+//! Invariants: a text whose output is none, or that the graph does not take, loses no other text of its batch; of batches whose attention
+//! takes much memory one runs at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -10,22 +13,41 @@ use brahman_sidecar::{Deadline, chain};
 use tokio::sync::oneshot;
 
 use super::batch::{Class, Planner};
-use super::cache::{Cache, ContentHash};
-use super::runtime::Runner;
+use super::cache::{Cache, ContentHash, TokenCounts, is_sound};
+use super::runtime::{Row, Runner};
 
 /// What a waiter gets.
 pub(super) type VectorOutcome = Result<Arc<[f32]>, Fault>;
 
+/// Pairs of tokens (rows times width times width) in a batch above which no other such batch runs at the same time: a text of 2,048
+/// tokens alone has so many, and twelve heads of it take 200 MB.
+const HEAVY_ABOVE: usize = 4 << 20;
+
 /// A text on its way through the model.
-struct Item {
-    content: ContentHash,
-    ids: Vec<u32>,
-    tokens: Option<u32>,
+pub(super) struct Item {
+    pub(super) content: ContentHash,
+    pub(super) ids: Vec<u32>,
+    /// Tokens at the beginning that are not pooled.
+    pub(super) skip: u32,
+    /// What there is to say of its tokens.
+    pub(super) counts: Option<TokenCounts>,
+}
+
+/// Texts that go through the model together.
+struct Batch {
+    items: Vec<Item>,
+    /// Whether it is a lone text with every thread idle.
+    alone: bool,
+    is_heavy: bool,
 }
 
 #[derive(Default)]
 struct QueueState {
     planner: Option<Planner<Item>>,
+    /// Heavy batches that wait for the one that runs.
+    heavy: VecDeque<Vec<Item>>,
+    /// Whether a heavy batch runs.
+    is_heavy_running: bool,
     /// Who waits for which content: one computation serves them all.
     waiters: HashMap<ContentHash, Vec<oneshot::Sender<VectorOutcome>>>,
     stop: bool,
@@ -47,8 +69,8 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    pub(super) fn new(budget: usize) -> Arc<Self> {
-        let waiting = QueueState { planner: Some(Planner::new(budget)), ..QueueState::default() };
+    pub(super) fn new(budget: usize, attention: usize) -> Arc<Self> {
+        let waiting = QueueState { planner: Some(Planner::new(budget, attention)), ..QueueState::default() };
         Arc::new(Self { waiting: Mutex::new(waiting), work: Condvar::new(), idle: 0.into(), computed: 0.into(), cancelled: 0.into() })
     }
 
@@ -58,7 +80,8 @@ impl Queue {
 
     /// Texts waiting.
     pub(super) fn len(&self) -> usize {
-        self.lock().planner.as_ref().map_or(0, Planner::len)
+        let waiting = self.lock();
+        waiting.planner.as_ref().map_or(0, Planner::len) + waiting.heavy.iter().map(Vec::len).sum::<usize>()
     }
 
     /// Joins the wait for content that somebody else has asked for already.
@@ -70,24 +93,19 @@ impl Queue {
         Some(receiver)
     }
 
-    /// Queues texts: content, token ids, and how many tokens there were if the text was cut.
-    pub(super) fn push(
-        &self,
-        class: Class,
-        deadline: Deadline,
-        texts: Vec<(ContentHash, Vec<u32>, Option<u32>)>,
-    ) -> Vec<oneshot::Receiver<VectorOutcome>> {
+    /// Queues texts. What somebody else has begun to compute meanwhile is waited for and not computed again.
+    pub(super) fn push(&self, class: Class, deadline: Deadline, texts: Vec<Item>) -> Vec<oneshot::Receiver<VectorOutcome>> {
         let mut receivers = Vec::with_capacity(texts.len());
         let mut waiting = self.lock();
-        for (content, ids, tokens) in texts {
+        for item in texts {
             let (sender, receiver) = oneshot::channel();
             receivers.push(receiver);
-            let waiters = waiting.waiters.entry(content).or_default();
+            let waiters = waiting.waiters.entry(item.content).or_default();
             waiters.push(sender);
             if waiters.len() == 1
                 && let Some(planner) = &mut waiting.planner
             {
-                planner.push(class, deadline, ids.len(), Item { content, ids, tokens });
+                planner.push(class, deadline, item.ids.len(), item);
             }
         }
         drop(waiting);
@@ -95,31 +113,45 @@ impl Queue {
         receivers
     }
 
-    /// The next batch of texts that somebody still waits for, and whether it is a lone text with every thread idle.
-    fn next(&self, threads: usize) -> Option<(Vec<Item>, bool)> {
+    /// The next batch of texts that somebody still waits for.
+    fn next(&self, threads: usize) -> Option<Batch> {
         let mut waiting = self.lock();
         loop {
             if waiting.stop {
                 return None;
             }
-            let batch = waiting.planner.as_mut().map(Planner::next_batch).unwrap_or_default();
-            if batch.is_empty() {
+            let deferred = if waiting.is_heavy_running { None } else { waiting.heavy.pop_front() };
+            let items = deferred.unwrap_or_else(|| waiting.planner.as_mut().map(Planner::next_batch).unwrap_or_default());
+            if items.is_empty() {
                 self.idle.fetch_add(1, Ordering::Relaxed);
                 waiting = self.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 self.idle.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            let QueueState { waiters, planner, .. } = &mut *waiting;
-            let before = batch.len();
-            let live: Vec<Item> = batch.into_iter().filter(|item| waited_for(waiters, &item.content)).collect();
-            self.cancelled.fetch_add((before - live.len()) as u64, Ordering::Relaxed);
-            if live.is_empty() {
+            let before = items.len();
+            let waiters = &mut waiting.waiters;
+            let items: Vec<Item> = items.into_iter().filter(|item| waited_for(waiters, &item.content)).collect();
+            self.cancelled.fetch_add((before - items.len()) as u64, Ordering::Relaxed);
+            if items.is_empty() {
                 continue;
             }
-            let alone =
-                live.len() == 1 && planner.as_ref().is_none_or(Planner::is_empty) && self.idle.load(Ordering::Relaxed) + 1 >= threads;
-            return Some((live, alone));
+            let width = items.iter().map(|item| item.ids.len()).max().unwrap_or(0);
+            let is_heavy = items.len().saturating_mul(width).saturating_mul(width) > HEAVY_ABOVE;
+            if is_heavy && waiting.is_heavy_running {
+                waiting.heavy.push_back(items);
+                continue;
+            }
+            waiting.is_heavy_running |= is_heavy;
+            let is_last = waiting.planner.as_ref().is_none_or(Planner::is_empty) && waiting.heavy.is_empty();
+            let alone = items.len() == 1 && is_last && self.idle.load(Ordering::Relaxed) + 1 >= threads;
+            return Some(Batch { items, alone, is_heavy });
         }
+    }
+
+    /// Lets the next heavy batch run.
+    fn end_heavy(&self) {
+        self.lock().is_heavy_running = false;
+        self.work.notify_all();
     }
 
     fn answer(&self, content: &ContentHash, done: &VectorOutcome) {
@@ -148,30 +180,67 @@ fn waited_for(waiters: &mut HashMap<ContentHash, Vec<oneshot::Sender<VectorOutco
     live
 }
 
-/// Starts a thread a session.
-pub(super) fn start(queue: &Arc<Queue>, runners: Vec<Runner>, wide: Option<Runner>, cache: &Arc<Cache>) -> std::io::Result<()> {
-    let threads = runners.len();
-    let wide = Arc::new(Mutex::new(wide));
-    for (i, mut runner) in runners.into_iter().enumerate() {
-        let (queue, wide, cache) = (Arc::clone(queue), Arc::clone(&wide), Arc::clone(cache));
+/// Starts the threads; `wide` is for a text alone while no other thread has work.
+pub(super) fn start(queue: &Arc<Queue>, runner: Runner, wide: Option<Runner>, threads: usize, results: Results) -> std::io::Result<()> {
+    let (runner, wide, results) = (Arc::new(runner), Arc::new(Mutex::new(wide)), Arc::new(results));
+    for i in 0..threads {
+        let (queue, runner, wide, results) = (Arc::clone(queue), Arc::clone(&runner), Arc::clone(&wide), Arc::clone(&results));
         let work = move || {
             // Whoever waits for a lost thread waits for ever; a new process does not.
             let _ends_the_process = EndOfProcess;
-            while let Some((batch, alone)) = queue.next(threads) {
-                let sequences: Vec<Vec<u32>> = batch.iter().map(|item| item.ids.clone()).collect();
-                let outcome = match wide.try_lock() {
-                    Ok(mut wide) if alone && wide.is_some() => {
-                        wide.as_mut().map_or_else(|| runner.forward(&sequences), |wide| wide.forward(&sequences))
-                    }
-                    _ => runner.forward(&sequences),
-                };
-                queue.computed.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                deliver(&queue, &cache, &batch, outcome.map_err(InferenceError::from));
+            while let Some(Batch { items, alone, is_heavy }) = queue.next(threads) {
+                match wide.try_lock() {
+                    Ok(wide) if alone && wide.is_some() => compute(&queue, &results, wide.as_ref().unwrap_or(&runner), &items),
+                    _ => compute(&queue, &results, &runner, &items),
+                }
+                if is_heavy {
+                    queue.end_heavy();
+                }
             }
         };
         std::thread::Builder::new().name(format!("infer-{i}")).spawn(work)?;
     }
     Ok(())
+}
+
+/// Where vectors are kept, and what they have to be like.
+pub(super) struct Results {
+    pub(super) cache: Arc<Cache>,
+    pub(super) is_normalized: bool,
+}
+
+/// Runs a batch and answers for it; if it does not go through, each of its texts by itself.
+fn compute(queue: &Queue, results: &Results, runner: &Runner, items: &[Item]) {
+    let rows: Vec<Row<'_>> = items.iter().map(|item| Row { ids: &item.ids, skip: item.skip }).collect();
+    let outcome = runner.forward(&rows).map_err(InferenceError::from).and_then(|vectors| {
+        // As many answers as questions, or none.
+        if vectors.len() == items.len() { Ok(vectors) } else { Err(InferenceError::Count { vectors: vectors.len(), texts: items.len() }) }
+    });
+    match outcome {
+        Ok(vectors) => {
+            queue.computed.fetch_add(items.len() as u64, Ordering::Relaxed);
+            deliver(queue, results, items, vectors);
+        }
+        Err(error) if items.len() > 1 => {
+            tracing::warn!(texts = items.len(), "a batch does not go through, its texts are tried one by one: {}", chain(&error));
+            for item in items {
+                compute(queue, results, runner, std::slice::from_ref(item));
+            }
+        }
+        Err(error) => {
+            tracing::error!("inference failed: {}", chain(&error));
+            queue.computed.fetch_add(items.len() as u64, Ordering::Relaxed);
+            let fault = bad_output("the model does not take this text; the module's log has the reason");
+            for item in items {
+                queue.answer(&item.content, &Err(fault.clone()));
+            }
+        }
+    }
+}
+
+/// The fault of a text without a vector; whoever knows its place in the call adds it.
+pub(super) fn bad_output(message: &str) -> Fault {
+    Fault::of(&BadOutput { index: None }, false, message)
 }
 
 /// Ends the process if its thread panics, so that init starts it anew and the broker asks elsewhere meanwhile.
@@ -197,33 +266,17 @@ enum InferenceError {
     Count { vectors: usize, texts: usize },
 }
 
-fn deliver(queue: &Queue, cache: &Cache, batch: &[Item], outcome: Result<Vec<Vec<f32>>, InferenceError>) {
-    let outcome = match outcome {
-        Ok(vectors) if vectors.len() != batch.len() => Err(InferenceError::Count { vectors: vectors.len(), texts: batch.len() }),
-        other => other,
-    };
-    match outcome {
-        Ok(vectors) => {
-            for (item, vector) in batch.iter().zip(vectors) {
-                let square: f32 = vector.iter().map(|x| x * x).sum();
-                let done: VectorOutcome = if (square - 1.0).abs() < 1e-3 {
-                    Ok(vector.into())
-                } else {
-                    Err(Fault::of(&BadOutput {}, false, "the model's output is not finite, or zero"))
-                };
-                // Kept before it is answered, so that whoever asks next finds it.
-                if let Ok(vector) = &done {
-                    cache.put(&item.content, vector, item.tokens);
-                }
-                queue.answer(&item.content, &done);
-            }
+fn deliver(queue: &Queue, results: &Results, items: &[Item], vectors: Vec<Vec<f32>>) {
+    for (item, vector) in items.iter().zip(vectors) {
+        let done: VectorOutcome = if is_sound(&vector, results.is_normalized) {
+            Ok(vector.into())
+        } else {
+            Err(bad_output("the model's output for this text is not finite, or zero"))
+        };
+        // Kept before it is answered, so that whoever asks next finds it.
+        if let Ok(vector) = &done {
+            results.cache.put(&item.content, vector, item.counts);
         }
-        Err(error) => {
-            tracing::error!("inference failed: {}", chain(&error));
-            let fault = Fault::of(&BadOutput {}, true, "inference failed; the module's log has the reason");
-            for item in batch {
-                queue.answer(&item.content, &Err(fault.clone()));
-            }
-        }
+        queue.answer(&item.content, &done);
     }
 }
