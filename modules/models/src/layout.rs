@@ -321,6 +321,9 @@ pub enum LayoutError {
     },
 }
 
+/// A file of external data that a graph names: the name that the graph has for it, and its bytes.
+pub type ExternalData = (String, Arc<[u8]>);
+
 /// A model's folder, read: the plan, and the bytes that it is about.
 pub struct ModelFolder {
     /// Everything between a text and its vector.
@@ -328,7 +331,7 @@ pub struct ModelFolder {
     /// The ONNX file's bytes.
     pub onnx: Vec<u8>,
     /// Weights that the graph names as files beside it (`external_data`), by the name it has for them.
-    pub weights: Vec<(String, Arc<[u8]>)>,
+    pub weights: Vec<ExternalData>,
     /// The tokenizer's bytes.
     pub tokenizer: Vec<u8>,
     /// Of graph, tokenizer and weights, each as a fingerprint has it.
@@ -481,7 +484,7 @@ fn transformer(folder: &Folder) -> Result<String, LayoutError> {
 }
 
 /// Weights in files of their own, which lie beside the graph and nowhere else: the runtime would look in the working directory.
-fn weights(folder: &Folder, graph_name: &str, graph: &Graph, digests: &mut Vec<String>) -> Result<Vec<(String, Arc<[u8]>)>, LayoutError> {
+fn weights(folder: &Folder, graph_name: &str, graph: &Graph, digests: &mut Vec<String>) -> Result<Vec<ExternalData>, LayoutError> {
     let beside = graph_name.rsplit_once('/').map_or("", |(place, _)| place);
     let mut weights = Vec::new();
     for name in &graph.weight_files {

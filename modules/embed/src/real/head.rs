@@ -93,7 +93,7 @@ fn pooled(mode: PoolingMode, hidden: &[f32], dim: usize, tokens: usize, skip: us
     };
     match mode {
         PoolingMode::Cls => rows().next().map(<[f32]>::to_vec).unwrap_or_default(),
-        PoolingMode::LastToken => rows().last().map(<[f32]>::to_vec).unwrap_or_default(),
+        PoolingMode::LastToken => rows().next_back().map(<[f32]>::to_vec).unwrap_or_default(),
         PoolingMode::Max => {
             let mut most = vec![f32::NEG_INFINITY; dim];
             for token in rows().skip(skip) {
