@@ -33,9 +33,12 @@ impl Absence {
     /// Answers at a socket in the place of the module of this label.
     ///
     /// # Errors
-    /// If the socket cannot be had a second time.
+    /// If the socket cannot be had a second time, or made not to block.
     pub(crate) fn answer(listener: &std::os::unix::net::UnixListener, label: &str, why: String) -> std::io::Result<Self> {
-        let listener = UnixListener::from_std(listener.try_clone()?)?;
+        let listener = listener.try_clone()?;
+        // The flag belongs to the socket and not to the descriptor: a module that has made it block made it so for init.
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
         let fault = Fault::provider_failed(label, &why).with("retryable", false);
         let stop = CancellationToken::new();
         let answering = stop.clone().drop_guard();

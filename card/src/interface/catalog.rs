@@ -369,12 +369,12 @@ pub struct GetOut {
     /// link, which is replaced with each commit; absent where it could not be brought up to this generation.
     pub current: Option<String>,
     /// Generations that are kept, in the order of their numbers; absent if there are none.
-    pub pins: Option<Vec<Pin>>,
+    pub pins: Option<Vec<PinnedGeneration>>,
 }
 
 /// A generation that is kept until its pin is taken away, or the pin's life is over.
 #[wire(Eq)]
-pub struct Pin {
+pub struct PinnedGeneration {
     /// Name of the pin among the dataset's.
     pub pin: String,
     pub generation: u64,
@@ -420,7 +420,7 @@ pub struct PinIn {
 
 #[wire]
 pub struct PinOut {
-    pub pin: Pin,
+    pub pin: PinnedGeneration,
 }
 
 /// An index, and which generation of its dataset it has.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{
-    CopyIn, CopyOut, DeleteOut, MarkStaleIn, NameIn, Pin, PinIn, PinOut, UnpinIn, UnpinOut, error, method,
+    CopyIn, CopyOut, DeleteOut, MarkStaleIn, NameIn, PinnedGeneration, PinIn, PinOut, UnpinIn, UnpinOut, error, method,
 };
 use brahman_card::interface::{WireError as _, index, ingest};
 use brahman_sidecar::ClientError;
@@ -111,7 +111,7 @@ pub(crate) async fn unpin(socket: &Path, ask: UnpinIn, output: &Output) -> anyho
 }
 
 /// What a pin keeps, and for how long, in words.
-pub(crate) fn pinned(pin: &Pin) -> String {
+pub(crate) fn pinned(pin: &PinnedGeneration) -> String {
     let left_ms = pin.until_ms.map(|until| until.saturating_sub(brahman_card::clock::now_ms()));
     let life = left_ms.map_or_else(|| "until it is unpinned".to_owned(), |ms| format!("for {}", duration(ms as f64 / 1000.0)));
     format!("generation {} is kept {life} (pin {})", pin.generation, pin.pin)

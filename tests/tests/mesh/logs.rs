@@ -52,13 +52,13 @@ async fn a_trace_is_found_in_the_lines_of_its_call() {
     let folder = mesh.folder.path().join("state/logs");
     assert_eq!(list["logs"], folder.display().to_string());
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
-    let options = CallOptions { trace: Some("4f\"1".into()), ..CallOptions::default() };
+    let options = CallOptions { trace: Some("4f 1".into()), ..CallOptions::default() };
     let call = encode_call("org.brahman.Embed.Info", &Empty {}, &options, false, false).expect("a call");
     connection.send(&call).await.expect("sent");
     connection.receive().await.expect("answered");
     let found = async {
         loop {
-            let found = lines(&mesh.brahman(&["logs", "--trace", "4f\"1", "--json"]));
+            let found = lines(&mesh.brahman(&["logs", "--trace", "4f 1", "--json"]));
             if let Some(line) = found.iter().find(|line| line["label"] == "embed-mock") {
                 return line["text"].as_str().expect("text").to_owned();
             }

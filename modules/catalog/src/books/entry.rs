@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use brahman_card::interface::catalog::{Dataset, Object, Pin, Version};
+use brahman_card::interface::catalog::{Dataset, Object, PinnedGeneration, Version};
 use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -32,7 +32,7 @@ pub(super) struct Entry {
     pub(super) feed_runs: BTreeMap<String, String>,
     /// Generations that are kept besides the present and the previous one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) pins: Vec<Pin>,
+    pub(super) pins: Vec<PinnedGeneration>,
     /// Newest last.
     #[serde(deserialize_with = "versions")]
     pub(super) history: Vec<Version>,

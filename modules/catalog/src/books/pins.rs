@@ -6,7 +6,7 @@
 
 use std::io;
 
-use brahman_card::interface::catalog::{Object, Pin};
+use brahman_card::interface::catalog::{Object, PinnedGeneration};
 use brahman_sidecar::chain;
 
 use super::entry::Entry;
@@ -64,7 +64,7 @@ impl Books {
     ///
     /// # Errors
     /// If there is no such dataset or generation, the name will not do, there are too many pins, or the disk refuses.
-    pub fn pin(&mut self, name: &str, generation: Option<u64>, pin: Option<String>, until_ms: Option<u64>) -> Result<Pin, BookError> {
+    pub fn pin(&mut self, name: &str, generation: Option<u64>, pin: Option<String>, until_ms: Option<u64>) -> Result<PinnedGeneration, BookError> {
         let mut entry = self.entry(name)?.clone();
         self.refuse_mock(name, &entry)?;
         let number = generation.unwrap_or(entry.dataset.generation);
@@ -72,7 +72,7 @@ impl Books {
         let kept = kept.ok_or_else(|| BookError::NoSuchGeneration { name: name.to_owned(), generation: number })?;
         let pin = pin.unwrap_or_else(|| if kept.run_id.is_empty() { format!("generation-{number}") } else { kept.run_id.clone() });
         check(&pin)?;
-        let pin = Pin { pin, generation: number, run_id: kept.run_id, objects: kept.objects, until_ms, folder: None };
+        let pin = PinnedGeneration { pin, generation: number, run_id: kept.run_id, objects: kept.objects, until_ms, folder: None };
         match entry.pins.iter().position(|known| known.pin == pin.pin) {
             // The same pin of another generation moves there.
             Some(at) => entry.pins[at] = pin.clone(),
@@ -93,14 +93,14 @@ impl Books {
     /// # Errors
     /// If there is no such dataset, or the disk refuses: then all stay.
     pub fn unpin(&mut self, name: &str, generation: Option<u64>, pin: Option<&str>) -> Result<u64, BookError> {
-        let is_meant = |one: &Pin| generation.is_none_or(|generation| one.generation == generation) && pin.is_none_or(|pin| one.pin == pin);
+        let is_meant = |one: &PinnedGeneration| generation.is_none_or(|generation| one.generation == generation) && pin.is_none_or(|pin| one.pin == pin);
         self.entry(name).and_then(|entry| self.refuse_mock(name, entry))?;
         self.take_away(name, is_meant)
     }
 
     /// Takes away the pins whose life is over. What failed is tried again the next time: until then they keep what they name.
     pub fn expire_pins(&mut self, now_ms: u64) {
-        let is_over = |pin: &Pin| pin.until_ms.is_some_and(|until| until <= now_ms);
+        let is_over = |pin: &PinnedGeneration| pin.until_ms.is_some_and(|until| until <= now_ms);
         let names: Vec<String> =
             self.entries.iter().filter(|(_, entry)| entry.pins.iter().any(is_over)).map(|(name, _)| name.clone()).collect();
         for name in names {
@@ -111,7 +111,7 @@ impl Books {
         }
     }
 
-    fn take_away(&mut self, name: &str, is_meant: impl Fn(&Pin) -> bool) -> Result<u64, BookError> {
+    fn take_away(&mut self, name: &str, is_meant: impl Fn(&PinnedGeneration) -> bool) -> Result<u64, BookError> {
         let mut entry = self.entry(name)?.clone();
         let there = entry.pins.len();
         entry.pins.retain(|pin| !is_meant(pin));
@@ -125,13 +125,13 @@ impl Books {
 
     /// The pins of a dataset that are not over, with the paths of their objects.
     #[must_use]
-    pub fn pins(&self, name: &str) -> Vec<Pin> {
+    pub fn pins(&self, name: &str) -> Vec<PinnedGeneration> {
         let now_ms = now_ms();
         let pins = self.entries.get(name).into_iter().flat_map(|entry| &entry.pins);
         pins.filter(|pin| pin.until_ms.is_none_or(|until| until > now_ms)).map(|pin| self.told_pin(pin.clone())).collect()
     }
 
-    fn told_pin(&self, mut pin: Pin) -> Pin {
+    fn told_pin(&self, mut pin: PinnedGeneration) -> PinnedGeneration {
         for object in &mut pin.objects {
             object.path = self.roots.path(object).ok().map(|path| path.display().to_string());
         }

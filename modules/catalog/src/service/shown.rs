@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use brahman_card::interface::catalog::{Dataset, Pin};
+use brahman_card::interface::catalog::{Dataset, PinnedGeneration};
 use brahman_sidecar::chain;
 
 use super::CatalogService;
@@ -67,7 +67,7 @@ impl CatalogService {
     }
 
     /// A pin with the folder in which its generation lies.
-    pub(super) fn with_folder(&self, realm: Realm, name: &str, mut pin: Pin) -> Pin {
+    pub(super) fn with_folder(&self, realm: Realm, name: &str, mut pin: PinnedGeneration) -> PinnedGeneration {
         let folder = views::folder(&self.home(realm), name, pin.generation, &pin.run_id);
         pin.folder = folder.map(|folder| folder.display().to_string());
         pin
