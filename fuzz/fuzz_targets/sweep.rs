@@ -44,6 +44,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                     graph: file(format!("gen-{n}/graph.flat")),
                     rows_file: file(format!("gen-{n}/rows.bin")),
                     lexical: None,
+                    analyser: None,
                 });
             }
         }

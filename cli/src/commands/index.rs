@@ -236,8 +236,8 @@ fn made_up(mock: Option<bool>, output: &Output) {
 }
 
 async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<()> {
-    let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, chunk_size, overlap, model, bucket, graph } =
-        create;
+    let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, .. } = create;
+    let Create { chunk_size, overlap, model, bucket, language, fusion, graph, .. } = create;
     let mut texts = text_column;
     if texts.is_empty() && vector_column.is_none() {
         texts.push("text".into());
@@ -260,6 +260,8 @@ async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<
         ef_construction: graph.ef_construction,
         ef_search: graph.ef_search,
         bucket,
+        language,
+        fusion: fusion.choice(),
     };
     let said = |out: &CreateOut| {
         output.line(&if out.created {
@@ -309,6 +311,11 @@ fn details(output: &Output, i: &Description) {
         i.appended,
         i.dead
     ));
+    if let Some(words) = &i.words {
+        let languages = if words.languages.is_empty() { "as they are written".to_owned() } else { words.languages.join(" and ") };
+        let old = if words.version == 0 { ", in the way of before: `brahman index compact` or a migration makes them anew" } else { "" };
+        output.line(&format!("words: {languages}{old}"));
+    }
     if let Some(check) = &i.shadow {
         output.line(&format!(
             "promoted for recall {}: {} live searches compared with exact ones, recall {:.4}, {}",
@@ -557,9 +564,16 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
         filter: search.filter,
         mode: Some(mode.into()),
         exact: search.exact.then_some(true),
+        fusion: search.fusion.choice(),
+        literal: search.literal.then_some(true),
+        per_document: search.per_document,
         ..SearchIn::default()
     };
     show::<method::Search>(socket, &ask, output, |out: &SearchOut| found(output, out)).await
+}
+
+fn quoted(parts: &[String]) -> String {
+    parts.iter().map(|part| format!("\"{part}\"")).collect::<Vec<_>>().join(" and ")
 }
 
 fn found(output: &Output, out: &SearchOut) {
@@ -580,6 +594,12 @@ fn found(output: &Output, out: &SearchOut) {
         ),
         Tone::Faint,
     ));
+    if let Some(phrases) = &out.phrases {
+        output.note(&format!("every hit has {}", quoted(phrases)));
+    }
+    if let Some(without) = &out.without {
+        output.note(&format!("no hit has {}; --literal takes the minus as text", quoted(without)));
+    }
     if let Some(why) = &out.degraded {
         output.note(&format!("damaged: {why}"));
     }

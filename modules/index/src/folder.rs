@@ -33,7 +33,7 @@ use crate::engine::{self, Work};
 use crate::files::{Damage, FileRef, Files, bad, named};
 
 use crate::generation::{Base, BaseRef, Delta, Generation, Manifest, SegmentRef};
-use crate::lexical::Lexical;
+use crate::lexical::{Lexical, analyser_for};
 use crate::rows::RowStore;
 use crate::sweep::Obstacles;
 use crate::{sealed, segment};
@@ -256,9 +256,10 @@ impl Folder {
             let rows_path = format!("{name}/rows.bin");
             rows.write(&self.path().join(&rows_path))?;
             self.step("rows written")?;
-            let mut words = Vec::new();
+            let (mut words, mut analyser) = (Vec::new(), None);
             if rows.iter().any(|row| row.is_ok_and(|row| !row.text.is_empty())) {
-                let written = Lexical::write(&self.path().join(&name).join("lexical"), &rows)?;
+                let made_by = analyser.insert(analyser_for(manifest.language.as_deref(), &rows));
+                let written = Lexical::write(&self.path().join(&name).join("lexical"), &rows, made_by)?;
                 words = written.iter().map(|file| self.files.describe(&format!("{name}/lexical/{file}"))).collect::<io::Result<_>>()?;
                 self.step("words written")?;
             }
@@ -268,6 +269,7 @@ impl Folder {
                 graph: self.files.describe(&graph_path)?,
                 rows_file: self.files.describe(&rows_path)?,
                 lexical: Some(words),
+                analyser,
             });
         }
         self.seal(&name, &manifest)?;

@@ -16,9 +16,11 @@ use brahman_card::interface::index::Measurement;
 use brahman_sidecar::chain;
 use serde::{Deserialize, Serialize};
 
+use crate::analyser::Analyser;
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
-use crate::lexical::Lexical;
+use crate::lexical::{Lexical, Statistics, analyser_for};
+use crate::query::Asked;
 use crate::rows::{Row, RowStore};
 use crate::segment;
 use crate::threads::caught;
@@ -40,6 +42,9 @@ pub struct BaseRef {
     /// Words; absent in what was written before they had checksums.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lexical: Option<Vec<FileRef>>,
+    /// What made those words; absent in what was written before there was a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analyser: Option<Analyser>,
 }
 
 /// A segment of the delta.
@@ -93,6 +98,9 @@ pub struct Manifest {
     /// Whether it was promoted although its measure spoke against it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
+    /// The language whose words it has, if one was named; else what is found in its texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
 }
 
 impl Manifest {
@@ -118,6 +126,7 @@ impl Manifest {
             measured: None,
             target_recall: None,
             forced: false,
+            language: None,
         }
     }
 
@@ -228,6 +237,12 @@ impl Base {
         [&self.files.segment, &self.files.graph, &self.files.rows_file].into_iter().try_for_each(|file| self.index.whole(file))
     }
 
+    /// What its words are made by.
+    #[must_use]
+    pub fn analyser(&self) -> Analyser {
+        self.files.analyser.clone().unwrap_or_else(Analyser::before_it_was_recorded)
+    }
+
     /// Whether a file of the words is missing or damaged.
     #[must_use]
     pub fn words_are_damaged(&self) -> bool {
@@ -244,7 +259,11 @@ impl Base {
             None if !path.exists() => return Ok(None),
             None => {}
         }
-        let opened = caught("opening the lexical index", || Lexical::open(&path)).map_err(io::Error::other)?;
+        let analyser = self.analyser();
+        if !analyser.is_known() {
+            return Err(bad(format!("{}: its words were made by a later version of this program", path.display())));
+        }
+        let opened = caught("opening the lexical index", || Lexical::open(&path, &analyser)).map_err(io::Error::other)?;
         opened.map(Some).map_err(|e| named(path.display().to_string(), e))
     }
 
@@ -272,16 +291,17 @@ impl Base {
             tracing::error!("{why}; the lexical index is rebuilt in memory");
             self.words_trouble.get_or_init(|| format!("{why}; the lexical index was rebuilt in memory"));
         }
-        words.open = Some(Arc::new(Lexical::in_memory(&self.rows)?));
+        let analyser = self.analyser();
+        let analyser = if analyser.is_known() { analyser } else { analyser.renewed() };
+        words.open = Some(Arc::new(Lexical::in_memory(&self.rows, &analyser)?));
         words.in_memory = true;
         Ok(())
     }
 
-    /// The best rows for the words of a text. Where the words on the disk fail they are made again, once.
-    fn find_words(&self, text: &str, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
-        let found = |words: &Lexical| -> io::Result<Vec<Neighbour>> {
-            caught("searching the lexical index", || words.search(text, k, live)).map_err(io::Error::other)?
-        };
+    /// What is made of its words. Where those on the disk fail they are made again, once.
+    fn with_words<T>(&self, make: impl Fn(&Lexical) -> io::Result<T>) -> io::Result<T> {
+        let found =
+            |words: &Lexical| -> io::Result<T> { caught("searching the lexical index", || make(words)).map_err(io::Error::other)? };
         let words = self.words()?;
         let why = match found(&words) {
             Ok(found) => return Ok(found),
@@ -373,6 +393,8 @@ pub struct Generation {
     /// Rows alive in the delta, if not all.
     pub live_delta: Option<LiveRows>,
     lexical_delta: OnceLock<Lexical>,
+    /// Of the base's rows that are dead: their words do not count.
+    lexical_gone: OnceLock<Lexical>,
     /// The base's filter columns, if those of the delta have other types.
     base_columns: OnceLock<RecordBatch>,
 }
@@ -390,6 +412,17 @@ pub struct SearchOptions {
     pub threads: usize,
 }
 
+/// What was found by words.
+#[derive(Clone, Debug, Default)]
+pub struct WordsFound {
+    /// Best first, with their BM25 scores.
+    pub rows: Vec<Neighbour>,
+    /// What a row would score that has nothing but the query's words.
+    pub ideal: f32,
+    /// The rows of the one document that has the word which is most of what the query tells.
+    pub alone: Vec<u32>,
+}
+
 /// The rows that a filter lets through, in base and delta.
 #[derive(Clone, Debug)]
 pub struct Selection {
@@ -397,6 +430,18 @@ pub struct Selection {
     pub base: Option<LiveRows>,
     /// Rows of the delta that count.
     pub delta: Option<LiveRows>,
+}
+
+impl Selection {
+    /// The rows that are in both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let both = |a: Option<&LiveRows>, b: Option<&LiveRows>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.and(b)),
+            (a, b) => a.or(b).cloned(),
+        };
+        Self { base: both(self.base.as_ref(), other.base.as_ref()), delta: both(self.delta.as_ref(), other.delta.as_ref()) }
+    }
 }
 
 impl Generation {
@@ -415,7 +460,8 @@ impl Generation {
             any.then(|| LiveRows::of(count, |row| !dead.contains(&((from + row) as u32))))
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
-        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta: OnceLock::new(), base_columns: OnceLock::new() })
+        let (lexical_delta, lexical_gone, base_columns) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta, lexical_gone, base_columns })
     }
 
     /// Rows in the base.
@@ -498,14 +544,8 @@ impl Generation {
     /// What a filter and the dead leave.
     #[must_use]
     pub fn allowed(&self, filter: Option<&Selection>) -> Selection {
-        let both = |a: Option<&LiveRows>, b: Option<&LiveRows>| match (a, b) {
-            (Some(a), Some(b)) => Some(a.and(b)),
-            (a, b) => a.or(b).cloned(),
-        };
-        Selection {
-            base: both(self.live_base.as_ref(), filter.and_then(|f| f.base.as_ref())),
-            delta: both(self.live_delta.as_ref(), filter.and_then(|f| f.delta.as_ref())),
-        }
+        let live = Selection { base: self.live_base.clone(), delta: self.live_delta.clone() };
+        filter.map_or_else(|| live.clone(), |filter| live.and(filter))
     }
 
     /// Exact searches for many queries of length 1, which share the passes over the codes.
@@ -527,25 +567,109 @@ impl Generation {
         all
     }
 
-    /// The best rows for the words of a text, best first, by BM25. Scores of base and delta are of separate collections, so
-    /// they are comparable only roughly; compaction makes them one.
+    /// What its words are made by.
+    #[must_use]
+    pub fn analyser(&self) -> Analyser {
+        match &self.base {
+            Some(base) => base.analyser(),
+            None => self.lexical_delta.get().map_or_else(|| self.own_analyser(), |words| words.analyser().clone()),
+        }
+    }
+
+    fn own_analyser(&self) -> Analyser {
+        analyser_for(self.manifest.language.as_deref(), &self.delta.rows)
+    }
+
+    /// Does something with the words of all parts: of the base's words, if there is a base, of the delta's, if there are any, and of how
+    /// rare words are in both.
+    fn with_words<T>(&self, work: impl Fn(Option<&Lexical>, Option<&Lexical>, &Statistics) -> io::Result<T>) -> io::Result<T> {
+        let all = |base: Option<&Lexical>| -> io::Result<T> {
+            let analyser = base.map_or_else(|| self.own_analyser(), |words| words.analyser().clone());
+            let delta = if self.delta.rows.is_empty() {
+                None
+            } else {
+                let live = |row: usize| self.live_delta.as_ref().is_none_or(|live| live.has(row as u32));
+                Some(kept(&self.lexical_delta, || Lexical::in_memory_of(&self.delta.rows, &analyser, live))?)
+            };
+            let gone = match (&self.base, &self.live_base) {
+                (Some(base), Some(live)) => {
+                    let dead = |row: usize| !live.has(row as u32);
+                    Some(kept(&self.lexical_gone, || Lexical::in_memory_of(&base.rows, &analyser, dead))?)
+                }
+                _ => None,
+            };
+            let present: Vec<&Lexical> = base.into_iter().chain(delta).collect();
+            let gone: Vec<&Lexical> = gone.into_iter().collect();
+            work(base, delta, &Statistics::of(&present, &gone))
+        };
+        match &self.base {
+            Some(base) => base.with_words(|words| all(Some(words))),
+            None => all(None),
+        }
+    }
+
+    /// The best rows for the words of a text, best first, by BM25 over all rows alive.
     ///
     /// # Errors
-    /// If they cannot be made.
-    pub fn words(&self, text: &str, k: usize, allowed: &Selection) -> io::Result<Vec<Neighbour>> {
-        let mut found = match &self.base {
-            Some(base) => base.find_words(text, k, allowed.base.as_ref())?,
-            None => Vec::new(),
-        };
-        if !self.delta.rows.is_empty() {
-            let made = kept(&self.lexical_delta, || Lexical::in_memory(&self.delta.rows))?;
-            let from = self.base_rows() as u32;
-            let appended = made.search(text, k, allowed.delta.as_ref())?;
-            found.extend(appended.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
-            found.sort_unstable();
-            found.truncate(k);
+    /// If words cannot be made.
+    pub fn words(&self, text: &str, k: usize, allowed: &Selection) -> io::Result<WordsFound> {
+        let from = self.base_rows() as u32;
+        self.with_words(|base, delta, statistics| {
+            let mut out = WordsFound::default();
+            let parts = [(base, allowed.base.as_ref(), 0), (delta, allowed.delta.as_ref(), from)];
+            let mut deciding = Some(Vec::new());
+            for (words, live, from) in parts.into_iter().filter_map(|(words, live, from)| Some((words?, live, from))) {
+                let query = words.compile(text, statistics)?;
+                out.ideal = query.ideal;
+                let found = words.search(&query, statistics, k, live)?;
+                out.rows.extend(found.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
+                // Too many in one part are too many in all.
+                deciding = match (deciding, words.deciding(&query, statistics, live)?) {
+                    (Some(mut all), Some(rows)) => {
+                        all.extend(rows.into_iter().map(|row| from + row));
+                        Some(all)
+                    }
+                    _ => None,
+                };
+            }
+            out.rows.sort_unstable();
+            out.rows.truncate(k);
+            let deciding = deciding.unwrap_or_default();
+            let mut documents = HashSet::new();
+            for row in &deciding {
+                documents.insert(self.row(*row)?.doc_id);
+            }
+            if documents.len() == 1 {
+                out.alone = deciding;
+            }
+            Ok(out)
+        })
+    }
+
+    /// The rows that meet a query's conditions; all if it has none.
+    ///
+    /// # Errors
+    /// If words cannot be made.
+    pub fn meeting(&self, asked: &Asked) -> io::Result<Option<Selection>> {
+        if !asked.has_conditions() {
+            return Ok(None);
         }
-        Ok(found)
+        self.with_words(|base, delta, statistics| {
+            let part = |words: Option<&Lexical>, rows: usize| -> io::Result<Option<LiveRows>> {
+                let Some(words) = words else { return Ok(None) };
+                let met = words.meeting(asked, statistics)?;
+                Ok(met.map(|met| LiveRows::of(rows, |row| met.contains(&(row as u32)))))
+            };
+            Ok(Some(Selection { base: part(base, self.base_rows())?, delta: part(delta, self.delta.rows.len())? }))
+        })
+    }
+
+    /// The cosine of a row with a query of length 1.
+    #[must_use]
+    pub fn cosine(&self, query: &[f32], row: u32) -> f32 {
+        let vector = self.vector(row);
+        // Of what is shown by words alone nothing is embedded yet.
+        if vector.len() == query.len() { flat_hnsw::kernel::dot(query, vector) } else { 0.0 }
     }
 
     /// The base's filter columns, by the types that the delta's have: those of the dataset as it was read last.

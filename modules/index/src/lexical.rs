@@ -1,23 +1,28 @@
 //! Words: BM25 over the chunks' text, by tantivy.
 //!
-//! A base has its words in a folder beside its graph; those of a delta are in memory. Rows are found by their numbers.
-//! Words are derived from the rows: if the folder is missing or damaged they are made again in memory. tantivy may panic on bytes
-//! that a disk has changed: whoever opens or searches a folder compares its checksums first, and catches what comes of it.
+//! A base has its words in a folder beside its graph; those of a delta are in memory, made by the same [`Analyser`]. Rows are found by
+//! their numbers. Words are derived from the rows: if the folder is missing or damaged they are made again in memory. tantivy may panic on
+//! bytes that a disk has changed: whoever opens or searches a folder compares its checksums first, and catches what comes of it.
+//!
+//! Invariant: how rare a word is is counted over all rows alive, in [`Statistics`]: a row ranks the same in a delta as in a base.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use tantivy::collector::TopDocs;
+use tantivy::collector::{DocSetCollector, TopDocs};
 use tantivy::directory::error::{DeleteError, LockError, OpenReadError, OpenWriteError};
 use tantivy::directory::{Directory, DirectoryLock, FileHandle, Lock, MmapDirectory, WatchCallback, WatchHandle, WritePtr};
-use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
-use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT};
-use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, Term};
+use tantivy::query::{AllQuery, Bm25StatisticsProvider, BooleanQuery, BoostQuery, Occur, PhraseQuery, Query, TermQuery};
+use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT, TextFieldIndexing, TextOptions};
+use tantivy::{DocAddress, Index, IndexReader, ReloadPolicy, Searcher, TantivyDocument, Term};
 
+use crate::analyser::{Analyser, Kind, segment};
 use crate::files::bad;
-use crate::rows::RowStore;
+use crate::query::Asked;
+use crate::rows::{Row, RowStore};
 use crate::threads::caught;
 use flat_hnsw::store::{LiveRows, Neighbour};
 
@@ -25,6 +30,25 @@ use flat_hnsw::store::{LiveRows, Neighbour};
 const WRITER_BYTES: usize = 64 << 20;
 /// Words of a query that count; more are a document, not a query.
 const TERMS_MAX: usize = 256;
+/// Pairs that a single character of a script without spaces may begin.
+const BEGUN_MAX: usize = 64;
+/// Rows looked at for the languages of an index.
+const SAMPLE_ROWS: usize = 1000;
+/// Rows that a word may stand in and yet tell one document: chunks of one share their edges.
+const ALONE_MAX: usize = 16;
+/// Rows of the rarest pair of a phrase that is looked up to tell whether it stands in one document.
+const PHRASE_ROWS_MAX: u64 = 4096;
+/// The most that a word adds to a score, in units of its rarity: BM25's `k1 + 1`, as tantivy has it.
+const SATURATED: f32 = 2.2;
+/// What a word as it was written adds to its stem.
+const FORM_BOOST: f32 = 0.5;
+/// What a part of an identifier weighs beside the whole.
+const PART_BOOST: f32 = 0.5;
+/// What articles, prepositions and question words weigh: little, but they decide where a query has nothing else.
+const LINKING_BOOST: f32 = 0.1;
+/// What makes words, to tantivy. A program that does not know these names makes the words anew, in memory.
+const STEMS: &str = "brahman1";
+const FORMS: &str = "brahman1forms";
 
 /// A folder of words that is only read. tantivy makes a file to lock it by, against whoever collects what is old in it: nobody does,
 /// for it is written once, and it may lie where no file can be made.
@@ -69,54 +93,192 @@ impl Directory for WrittenOnce {
     }
 }
 
+/// The fields of a document.
+#[derive(Clone, Copy, Debug)]
+struct Fields {
+    row: Field,
+    /// Stems, with their places.
+    text: Field,
+    /// Words as they are written; absent before there were stems.
+    forms: Option<Field>,
+}
+
 /// An index of words.
 pub struct Lexical {
     reader: IndexReader,
     index: Index,
-    text: Field,
+    fields: Fields,
+    analyser: Analyser,
 }
 
 impl std::fmt::Debug for Lexical {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lexical").finish_non_exhaustive()
+        f.debug_struct("Lexical").field("analyser", &self.analyser).finish_non_exhaustive()
     }
 }
 
-fn schema() -> (Schema, Field, Field) {
+fn schema(analyser: &Analyser) -> (Schema, Fields) {
     let mut builder = Schema::builder();
-    let (row, text) = (builder.add_u64_field("row", FAST), builder.add_text_field("text", TEXT));
-    (builder.build(), row, text)
+    let row = builder.add_u64_field("row", FAST);
+    if analyser.version() == 0 {
+        let text = builder.add_text_field("text", TEXT);
+        return (builder.build(), Fields { row, text, forms: None });
+    }
+    let by = |tokenizer: &str, record: IndexRecordOption| {
+        TextOptions::default().set_indexing_options(TextFieldIndexing::default().set_tokenizer(tokenizer).set_index_option(record))
+    };
+    let text = builder.add_text_field("text", by(STEMS, IndexRecordOption::WithFreqsAndPositions));
+    let forms = builder.add_text_field("forms", by(FORMS, IndexRecordOption::WithFreqs));
+    (builder.build(), Fields { row, text, forms: Some(forms) })
+}
+
+/// The analyser for rows that are to be searched: of a language that is named, or of those that they are in.
+#[must_use]
+pub fn analyser_for(language: Option<&str>, rows: &RowStore) -> Analyser {
+    let every = rows.len().div_ceil(SAMPLE_ROWS).max(1);
+    // A damaged row is found when it is read for good.
+    let sample: Vec<&str> = (0..rows.len()).step_by(every).filter_map(|row| rows.row(row).ok()).map(|row| row.text).collect();
+    Analyser::of(language, sample.into_iter())
+}
+
+/// How rare words are in several collections together, of which some rows are dead.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    present: Vec<Searcher>,
+    gone: Vec<Searcher>,
+}
+
+impl Statistics {
+    /// Over these, less those that are gone of them. All are of one analyser.
+    #[must_use]
+    pub fn of(present: &[&Lexical], gone: &[&Lexical]) -> Self {
+        let searchers = |all: &[&Lexical]| all.iter().map(|words| words.reader.searcher()).collect();
+        Self { present: searchers(present), gone: searchers(gone) }
+    }
+
+    fn sum(&self, of: impl Fn(&Searcher) -> tantivy::Result<u64>) -> tantivy::Result<u64> {
+        let total = |all: &[Searcher]| all.iter().map(&of).sum::<tantivy::Result<u64>>();
+        Ok(total(&self.present)?.saturating_sub(total(&self.gone)?))
+    }
+
+    /// How rare a term is, as tantivy's BM25 has it.
+    fn rarity(&self, term: &Term) -> tantivy::Result<f32> {
+        let (rows, with) = (self.total_num_docs()? as f32, self.doc_freq(term)? as f32);
+        Ok((1.0 + (rows - with + 0.5) / (with + 0.5)).ln())
+    }
+}
+
+impl Bm25StatisticsProvider for Statistics {
+    fn total_num_tokens(&self, field: Field) -> tantivy::Result<u64> {
+        // An average of nothing would be no number.
+        self.sum(|searcher| searcher.total_num_tokens(field)).map(|tokens| tokens.max(1))
+    }
+
+    fn total_num_docs(&self) -> tantivy::Result<u64> {
+        self.sum(|searcher| searcher.total_num_docs()).map(|rows| rows.max(1))
+    }
+
+    fn doc_freq(&self, term: &Term) -> tantivy::Result<u64> {
+        // tantivy asserts that there are no more rows with a word than rows.
+        Ok(self.sum(|searcher| searcher.doc_freq(term))?.min(self.total_num_docs()?))
+    }
+}
+
+/// A query, made for a collection's analyser.
+pub struct Compiled {
+    ranking: BooleanQuery,
+    /// What a row would score that has nothing but the query's words: scores are shares of it.
+    pub ideal: f32,
+    /// What finds the rows that have the one word, or run, which is most of what the query tells.
+    decisive: Option<Box<dyn Query>>,
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled").field("ideal", &self.ideal).finish_non_exhaustive()
+    }
+}
+
+/// A term of a query.
+struct Wanted {
+    term: Term,
+    boost: f32,
+    /// The number of its word.
+    group: usize,
+    /// Its place, if it is of what makes its word: not a part, and not the stem where there is the form.
+    essence: Option<usize>,
+}
+
+/// The terms of a query, each once.
+#[derive(Default)]
+struct WantedTerms(Vec<Wanted>);
+
+impl WantedTerms {
+    fn is_full(&self) -> bool {
+        self.0.len() >= TERMS_MAX
+    }
+
+    fn add(&mut self, wanted: Wanted) {
+        if !self.is_full() && !self.0.iter().any(|there| there.term == wanted.term) {
+            self.0.push(wanted);
+        }
+    }
+}
+
+fn term_query(term: Term) -> Box<dyn Query> {
+    Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs))
+}
+
+/// Terms that stand at these places, as a query; none of no terms.
+fn placed(mut terms: Vec<(usize, Term)>) -> Option<Box<dyn Query>> {
+    match terms.len() {
+        0 => None,
+        1 => terms.pop().map(|(_, term)| term_query(term)),
+        _ => Some(Box::new(PhraseQuery::new_with_offset(terms))),
+    }
 }
 
 impl Lexical {
-    fn fill(index: Index, rows: &RowStore) -> io::Result<Self> {
-        let (_, row_field, text_field) = schema();
+    fn fill<'a>(index: Index, analyser: Analyser, rows: impl Iterator<Item = (usize, io::Result<Row<'a>>)>) -> io::Result<Self> {
+        let (_, fields) = schema(&analyser);
+        register(&index, &analyser);
+        let has_stems = analyser.has_stems();
         let mut writer = index.writer_with_num_threads::<TantivyDocument>(1, WRITER_BYTES).map_err(bad)?;
-        for (number, row) in rows.iter().enumerate() {
+        for (number, row) in rows {
+            let text = row?.text;
             let mut document = TantivyDocument::new();
-            document.add_u64(row_field, number as u64);
-            document.add_text(text_field, row?.text);
+            document.add_u64(fields.row, number as u64);
+            document.add_text(fields.text, text);
+            // Without stems the forms would say the same once more.
+            if let Some(forms) = fields.forms.filter(|_| has_stems) {
+                document.add_text(forms, text);
+            }
             writer.add_document(document).map_err(bad)?;
         }
         writer.commit().map_err(bad)?;
         writer.wait_merging_threads().map_err(bad)?;
-        Self::opened(index)
+        Self::opened(index, analyser)
     }
 
-    fn opened(index: Index) -> io::Result<Self> {
-        let text = index.schema().get_field("text").map_err(bad)?;
+    fn opened(index: Index, analyser: Analyser) -> io::Result<Self> {
+        let schema = index.schema();
+        let field = |name: &str| schema.get_field(name).map_err(bad);
+        let forms = if analyser.version() == 0 { None } else { Some(field("forms")?) };
+        let fields = Fields { row: field("row")?, text: field("text")?, forms };
+        register(&index, &analyser);
         // Nothing is added later: a thread that looks for it would look for ever.
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(bad)?;
-        Ok(Self { reader, index, text })
+        Ok(Self { reader, index, fields, analyser })
     }
 
     /// Makes the words of these rows in a new folder; tantivy fsyncs them. Gives the names of its files.
     ///
     /// # Errors
     /// As the file system or tantivy give them.
-    pub fn write(folder: &Path, rows: &RowStore) -> io::Result<Vec<String>> {
+    pub fn write(folder: &Path, rows: &RowStore, analyser: &Analyser) -> io::Result<Vec<String>> {
         fs::create_dir(folder)?;
-        let words = caught("writing the lexical index", || Self::fill(Index::create_in_dir(folder, schema().0).map_err(bad)?, rows));
+        let make = || Self::fill(Index::create_in_dir(folder, schema(analyser).0).map_err(bad)?, analyser.clone(), rows.iter().enumerate());
+        let words = caught("writing the lexical index", make);
         drop(words.map_err(bad)??);
         let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let mut names: Vec<String> = names.collect::<io::Result<_>>()?;
@@ -126,51 +288,240 @@ impl Lexical {
         Ok(names)
     }
 
-    /// Opens a folder.
+    /// Opens a folder, whose words were made by this analyser.
     ///
     /// # Errors
     /// If it is missing or damaged.
-    pub fn open(folder: &Path) -> io::Result<Self> {
-        Self::opened(Index::open(WrittenOnce(MmapDirectory::open(folder).map_err(bad)?)).map_err(bad)?)
+    pub fn open(folder: &Path, analyser: &Analyser) -> io::Result<Self> {
+        let index = Index::open(WrittenOnce(MmapDirectory::open(folder).map_err(bad)?)).map_err(bad)?;
+        Self::opened(index, analyser.clone())
     }
 
     /// Makes the words of these rows in memory.
     ///
     /// # Errors
     /// If a row is damaged.
-    pub fn in_memory(rows: &RowStore) -> io::Result<Self> {
-        Self::fill(Index::create_in_ram(schema().0), rows)
+    pub fn in_memory(rows: &RowStore, analyser: &Analyser) -> io::Result<Self> {
+        Self::in_memory_of(rows, analyser, |_| true)
     }
 
-    /// The best `k` rows for the words of a text, of those that are live, with their BM25 scores.
+    /// The same of those rows for which `counts` holds.
+    ///
+    /// # Errors
+    /// If a row is damaged.
+    pub fn in_memory_of(rows: &RowStore, analyser: &Analyser, counts: impl Fn(usize) -> bool) -> io::Result<Self> {
+        let rows = (0..rows.len()).filter(|row| counts(*row)).map(|row| (row, rows.row(row)));
+        Self::fill(Index::create_in_ram(schema(analyser).0), analyser.clone(), rows)
+    }
+
+    /// What made its words.
+    #[must_use]
+    pub fn analyser(&self) -> &Analyser {
+        &self.analyser
+    }
+
+    /// Makes a query of a text, for this and all collections of the same analyser.
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn search(&self, text: &str, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
-        let mut tokenizer = self.index.tokenizer_for_field(self.text).map_err(bad)?;
-        let mut terms: Vec<String> = Vec::new();
+    pub fn compile(&self, text: &str, statistics: &Statistics) -> io::Result<Compiled> {
+        let wanted = if self.analyser.version() == 0 { self.tokens(text)? } else { self.pieces(text, statistics)? };
+        let (mut ideal, mut clauses, mut groups) = (0.0, Vec::new(), Vec::<(usize, f32)>::new());
+        for wanted in &wanted.0 {
+            let worth = wanted.boost * statistics.rarity(&wanted.term).map_err(bad)?;
+            ideal += SATURATED * worth;
+            match groups.iter_mut().find(|(group, _)| *group == wanted.group) {
+                Some((_, sum)) => *sum += worth,
+                None => groups.push((wanted.group, worth)),
+            }
+            let query = term_query(wanted.term.clone());
+            let is_plain = (wanted.boost - 1.0).abs() < f32::EPSILON;
+            let query: Box<dyn Query> = if is_plain { query } else { Box::new(BoostQuery::new(query, wanted.boost)) };
+            clauses.push((Occur::Should, query));
+        }
+        let all: f32 = groups.iter().map(|(_, worth)| worth).sum();
+        let most = groups.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, worth)| worth * 2.0 >= all);
+        let decisive = match most {
+            Some((group, _)) if self.analyser.version() > 0 => self.decisive(&wanted, group, statistics)?,
+            _ => None,
+        };
+        Ok(Compiled { ranking: BooleanQuery::new(clauses), ideal, decisive })
+    }
+
+    /// The terms of a text by tantivy's own tokenizer.
+    fn tokens(&self, text: &str) -> io::Result<WantedTerms> {
+        let mut tokenizer = self.index.tokenizer_for_field(self.fields.text).map_err(bad)?;
+        let mut wanted = WantedTerms::default();
+        let mut group = 0;
         tokenizer.token_stream(text).process(&mut |token| {
-            if terms.len() < TERMS_MAX && !terms.contains(&token.text) {
-                terms.push(token.text.clone());
+            let term = Term::from_field_text(self.fields.text, &token.text);
+            wanted.add(Wanted { term, boost: 1.0, group, essence: Some(token.position) });
+            group += 1;
+        });
+        Ok(wanted)
+    }
+
+    /// The terms of a text by our own.
+    fn pieces(&self, text: &str, statistics: &Statistics) -> io::Result<WantedTerms> {
+        let (mut reducer, mut linking) = (self.analyser.reducer(), self.analyser.linking_words());
+        let forms = self.fields.forms.filter(|_| self.analyser.has_stems());
+        let (mut wanted, mut begun) = (WantedTerms::default(), Vec::new());
+        segment(text, &mut |piece| {
+            if wanted.is_full() {
+                return;
+            }
+            let (group, essence) = (piece.group, Some(piece.position));
+            let is_linking = piece.kind == Kind::Word && linking.has(&text[piece.from..piece.to]);
+            let boost = match piece.kind {
+                Kind::Last => return,
+                Kind::Single => return begun.push((piece.text.to_owned(), group)),
+                Kind::Pair => {
+                    let term = Term::from_field_text(self.fields.text, piece.text);
+                    return wanted.add(Wanted { term, boost: 1.0, group, essence });
+                }
+                Kind::Part => PART_BOOST,
+                Kind::Word if is_linking => LINKING_BOOST,
+                Kind::Word | Kind::Whole => 1.0,
+            };
+            let essence = essence.filter(|_| piece.kind != Kind::Part);
+            let stem = Term::from_field_text(self.fields.text, &reducer.stem(piece.text));
+            wanted.add(Wanted { term: stem, boost, group, essence: essence.filter(|_| forms.is_none()) });
+            if let Some(forms) = forms {
+                let term = Term::from_field_text(forms, piece.text);
+                wanted.add(Wanted { term, boost: boost * FORM_BOOST, group, essence });
             }
         });
-        let clauses = terms.iter().map(|term| {
-            let query: Box<dyn Query> = Box::new(TermQuery::new(Term::from_field_text(self.text, term), IndexRecordOption::WithFreqs));
-            (Occur::Should, query)
+        for (character, group) in begun {
+            for term in self.begun_by(&character, statistics)? {
+                wanted.add(Wanted { term, boost: 1.0, group, essence: None });
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The terms that begin with a character of a script without spaces: it is found wherever it stands in a run.
+    fn begun_by(&self, character: &str, statistics: &Statistics) -> io::Result<Vec<Term>> {
+        let mut found: Vec<String> = Vec::new();
+        for reader in statistics.present.iter().flat_map(Searcher::segment_readers) {
+            let words = reader.inverted_index(self.fields.text).map_err(bad)?;
+            let mut terms = words.terms().range().ge(character.as_bytes()).into_stream()?;
+            while found.len() < BEGUN_MAX && terms.advance() {
+                let Some(text) = std::str::from_utf8(terms.key()).ok().filter(|text| text.starts_with(character)) else { break };
+                if !found.iter().any(|there| there == text) {
+                    found.push(text.to_owned());
+                }
+            }
+        }
+        Ok(found.iter().map(|text| Term::from_field_text(self.fields.text, text)).collect())
+    }
+
+    /// What finds the rows with the word that decides, if there can be few of them.
+    fn decisive(&self, wanted: &WantedTerms, group: usize, statistics: &Statistics) -> io::Result<Option<Box<dyn Query>>> {
+        let essence = wanted.0.iter().filter(|wanted| wanted.group == group);
+        let terms: Vec<(usize, Term)> = essence.filter_map(|wanted| Some((wanted.essence?, wanted.term.clone()))).collect();
+        let mut rarest = u64::MAX;
+        for (_, term) in &terms {
+            rarest = rarest.min(statistics.doc_freq(term).map_err(bad)?);
+        }
+        let most = if terms.len() == 1 { ALONE_MAX as u64 } else { PHRASE_ROWS_MAX };
+        Ok(if (1..=most).contains(&rarest) { placed(terms) } else { None })
+    }
+
+    /// A phrase, word by word; a single word as it is written if `exact`. None of no words.
+    fn phrase(&self, phrase: &str, exact: bool, statistics: &Statistics) -> io::Result<Option<Box<dyn Query>>> {
+        if self.analyser.version() == 0 {
+            let tokens = self.tokens(phrase)?.0;
+            return Ok(placed(tokens.into_iter().filter_map(|wanted| Some((wanted.essence?, wanted.term))).collect()));
+        }
+        let mut reducer = self.analyser.reducer();
+        let (mut terms, mut words, mut begun, mut groups) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        segment(phrase, &mut |piece| {
+            groups = piece.group + 1;
+            if matches!(piece.kind, Kind::Word | Kind::Whole) {
+                words.push(piece.text.to_owned());
+            }
+            let stem = match piece.kind {
+                Kind::Last | Kind::Whole => return,
+                Kind::Single => return begun.push(piece.text.to_owned()),
+                Kind::Pair => piece.text.to_owned(),
+                Kind::Word | Kind::Part => reducer.stem(piece.text),
+            };
+            terms.push((piece.position, Term::from_field_text(self.fields.text, &stem)));
         });
-        let query = BooleanQuery::new(clauses.collect());
+        let forms = self.fields.forms.filter(|_| self.analyser.has_stems());
+        if let ([word], 1, true, Some(forms)) = (words.as_slice(), groups, exact, forms) {
+            return Ok(Some(term_query(Term::from_field_text(forms, word))));
+        }
+        // A lone character counts where there is nothing else.
+        if terms.is_empty()
+            && let Some(character) = begun.first()
+        {
+            let any = self.begun_by(character, statistics)?.into_iter().map(|term| (Occur::Should, term_query(term)));
+            return Ok(Some(Box::new(BooleanQuery::new(any.collect()))));
+        }
+        Ok(placed(terms))
+    }
+
+    /// The rows that meet a query's conditions; none if it has none, or they say nothing.
+    ///
+    /// # Errors
+    /// As tantivy gives them.
+    pub fn meeting(&self, asked: &Asked, statistics: &Statistics) -> io::Result<Option<HashSet<u32>>> {
+        let mut clauses: Vec<(Occur, Box<dyn Query>)> = Vec::new();
+        for phrase in &asked.phrases {
+            clauses.extend(self.phrase(phrase, true, statistics)?.map(|query| (Occur::Must, query)));
+        }
+        let has_phrases = !clauses.is_empty();
+        for word in &asked.without {
+            clauses.extend(self.phrase(word, false, statistics)?.map(|query| (Occur::MustNot, query)));
+        }
+        if clauses.is_empty() {
+            return Ok(None);
+        }
+        if !has_phrases {
+            clauses.push((Occur::Must, Box::new(AllQuery)));
+        }
+        let searcher = self.reader.searcher();
+        let found = searcher.search(&BooleanQuery::new(clauses), &DocSetCollector).map_err(bad)?;
+        found.into_iter().map(|address| self.row(&searcher, address)).collect::<io::Result<_>>().map(Some)
+    }
+
+    fn row(&self, searcher: &Searcher, address: DocAddress) -> io::Result<u32> {
+        let column = searcher.segment_reader(address.segment_ord).fast_fields().u64("row").map_err(bad)?;
+        column.first(address.doc_id).and_then(|row| u32::try_from(row).ok()).ok_or_else(|| bad("a term without a row"))
+    }
+
+    /// The best `k` rows for a query, of those that are live, with their BM25 scores.
+    ///
+    /// # Errors
+    /// As tantivy gives them.
+    pub fn search(&self, query: &Compiled, statistics: &Statistics, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
+        self.best(&query.ranking, statistics, k, live)
+    }
+
+    /// The rows, of those that are live, that have the word which is most of what the query tells; nothing if they are too many to be of
+    /// one document.
+    ///
+    /// # Errors
+    /// As tantivy gives them.
+    pub fn deciding(&self, query: &Compiled, statistics: &Statistics, live: Option<&LiveRows>) -> io::Result<Option<Vec<u32>>> {
+        let Some(decisive) = &query.decisive else { return Ok(None) };
+        let found = self.best(decisive.as_ref(), statistics, ALONE_MAX + 1, live)?;
+        Ok((found.len() <= ALONE_MAX).then(|| found.iter().map(|found| found.row).collect()))
+    }
+
+    fn best(&self, query: &dyn Query, statistics: &Statistics, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
         let searcher = self.reader.searcher();
         // Dead rows are found too; ask for more until enough of the others are there.
         let rows = usize::try_from(searcher.num_docs()).unwrap_or(usize::MAX);
         let mut wanted = k.max(1);
         loop {
-            let top = searcher.search(&query, &TopDocs::with_limit(wanted).order_by_score()).map_err(bad)?;
+            let collector = TopDocs::with_limit(wanted).order_by_score();
+            let top = searcher.search_with_statistics_provider(query, &collector, statistics).map_err(bad)?;
             let all = top.len();
             let mut found = Vec::new();
             for (score, address) in top {
-                let column = searcher.segment_reader(address.segment_ord).fast_fields().u64("row").map_err(bad)?;
-                let row =
-                    column.first(address.doc_id).and_then(|row| u32::try_from(row).ok()).ok_or_else(|| bad("a term without a row"))?;
+                let row = self.row(&searcher, address)?;
                 if live.is_none_or(|live| live.has(row)) {
                     found.push(Neighbour { row, score });
                 }
@@ -185,59 +536,13 @@ impl Lexical {
     }
 }
 
-/// Reciprocal rank fusion (Cormack et al. 2009): a row's score is the sum over lists of 1/(60 + its place).
-#[must_use]
-pub fn fuse(lists: &[&[Neighbour]], k: usize) -> Vec<Neighbour> {
-    let mut scores: std::collections::HashMap<u32, f32> = std::collections::HashMap::new();
-    for list in lists {
-        for (found, place) in list.iter().zip(1_u16..) {
-            *scores.entry(found.row).or_default() += 1.0 / (60.0 + f32::from(place));
-        }
+/// Makes what cuts texts known to tantivy.
+fn register(index: &Index, analyser: &Analyser) {
+    if analyser.version() > 0 {
+        index.tokenizers().register(STEMS, analyser.stems());
+        index.tokenizers().register(FORMS, analyser.forms());
     }
-    let mut fused: Vec<Neighbour> = scores.into_iter().map(|(row, score)| Neighbour { row, score }).collect();
-    fused.sort_unstable();
-    fused.truncate(k);
-    fused
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rows::Row;
-
-    #[test]
-    fn words_are_found_in_memory_and_on_disk_and_dead_rows_are_not() {
-        let mut rows = RowStore::default();
-        for text in ["the quick brown fox", "a lazy dog sleeps", "the fox and the dog", "nothing here"] {
-            rows.push(&Row { doc_id: "d", content_hash: &[0; 32], chunk: 0, start: 0, line: 1, text });
-        }
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let path = folder.path().join("lexical");
-        let files = Lexical::write(&path, &rows).expect("written");
-        assert!(files.contains(&"meta.json".to_owned()) && !files.iter().any(|name| name.ends_with(".lock")), "{files:?}");
-        let listed =
-            || fs::read_dir(&path).expect("listed").flatten().map(|entry| entry.file_name()).collect::<std::collections::BTreeSet<_>>();
-        listed()
-            .iter()
-            .filter(|name| name.to_string_lossy().ends_with(".lock"))
-            .for_each(|name| fs::remove_file(path.join(name)).expect("removed"));
-        let before = listed();
-        drop(Lexical::open(&path).expect("opens"));
-        assert_eq!(listed(), before, "nothing is made where it is only read");
-        for words in [Lexical::open(&path).expect("opens"), Lexical::in_memory(&rows).expect("made")] {
-            let numbers = |found: Vec<Neighbour>| found.iter().map(|f| f.row).collect::<Vec<_>>();
-            assert_eq!(numbers(words.search("Dog fox!", 1, None).expect("found")), [2]);
-            let live = LiveRows::of(4, |row| row != 2);
-            assert_eq!(words.search("dog", 9, Some(&live)).expect("found").len(), 1);
-            assert_eq!(numbers(words.search("dog", 9, Some(&live)).expect("found")), [1]);
-            assert!(words.search("…", 3, None).expect("nothing").is_empty());
-        }
-    }
-
-    #[test]
-    fn what_stands_high_in_both_lists_wins() {
-        let list = |rows: &[u32]| rows.iter().map(|row| Neighbour { row: *row, score: 1.0 }).collect::<Vec<_>>();
-        let fused = fuse(&[&list(&[1, 2, 3]), &list(&[2, 4])], 3);
-        assert_eq!(fused.iter().map(|f| f.row).collect::<Vec<_>>(), [2, 1, 4]);
-    }
-}
+mod tests;

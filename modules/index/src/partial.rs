@@ -139,7 +139,7 @@ mod tests {
     fn what_was_read_is_found_by_words_and_what_is_embedded_by_meaning() {
         let rows = rows();
         let words = by_words(manifest(), &rows, None).expect("made").expect("in memory");
-        let found = words.words("ships", 10, &words.allowed(None)).expect("found");
+        let found = words.words("ships", 10, &words.allowed(None)).expect("found").rows;
         assert_eq!(found.len(), 2);
         assert_eq!(words.row(found[0].row).expect("a row").text.split(' ').next(), Some("ships"));
         // The second and the third are embedded.
@@ -147,7 +147,7 @@ mod tests {
         let how = SearchOptions { k: 1, ..SearchOptions::default() };
         let found = near.search(&[0.0, 1.0], &how, &near.allowed(None));
         assert_eq!(near.row(found[0].row).expect("a row").doc_id, "c");
-        assert_eq!(near.words("ships", 10, &near.allowed(None)).expect("found").len(), 1);
+        assert_eq!(near.words("ships", 10, &near.allowed(None)).expect("found").rows.len(), 1);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::time::Duration;
 use brahman_card::interface::catalog::{self, GetOut, MarkStaleIn};
 use brahman_card::interface::index::{
     self, CreateIn, CreateOut, DeleteOut, Description, GenerationInfo, GenerationsOut, ListOut, NameIn, RollbackIn, RollbackOut, StatsOut,
-    UnpinOut, error,
+    UnpinOut, WordsInfo, error,
 };
 use brahman_card::names::{IndexName, NameError};
 use brahman_card::{Fault, Interface};
@@ -38,11 +38,12 @@ use brahman_storage::{atomic, writable};
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::engine::{self, Engine, ParameterError};
+use crate::fusion::{Fusion, Method};
 use crate::generation::{self, Generation};
 use crate::home::{Home, finish_deletions};
 use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of, text_columns};
 use crate::threads::on_own_thread;
-use crate::{rescue, sealed, segment};
+use crate::{analyser, rescue, sealed, segment};
 use datasets::{Datasets, Version};
 use flat_hnsw::build::Parameters;
 use shelf::{Index, ParametersError, lock, read_only};
@@ -295,6 +296,8 @@ impl IndexService {
             sweep: index.swept(),
             caches: Some(index.caches()),
             mock: manifest.and_then(|m| m.model.mark()),
+            words: generation.as_ref().map(|g| words_info(g)),
+            fusion: p.fusion.clone(),
         }
     }
 
@@ -566,7 +569,17 @@ fn check(wanted: &CreateIn) -> Result<(), Fault> {
             return Err(Fault::invalid_parameter(name, format!("{}, expected {least} to {most}", value.unwrap_or_default())));
         }
     }
+    if let Some(language) = &wanted.language {
+        analyser::check_language(language).map_err(|e| Fault::invalid_parameter("language", e))?;
+    }
+    Fusion::of(None, wanted.fusion.as_ref(), Method::Weighted).map_err(|e| Fault::invalid_parameter("fusion", e))?;
     builder(&engine(wanted), &refresh::graph_parameters(wanted)).map(drop)
+}
+
+/// How a generation's words are made.
+fn words_info(generation: &Generation) -> WordsInfo {
+    let analyser = generation.analyser();
+    WordsInfo { version: analyser.version().into(), languages: analyser.languages().to_vec() }
 }
 
 /// Names of filter columns that no segment could hold, or no filter could name.

@@ -261,6 +261,7 @@ mod tests {
                     graph: file(format!("gen-{n}/graph.flat")),
                     rows_file: file(format!("gen-{n}/rows.bin")),
                     lexical: Some(vec![file(format!("gen-{n}/lexical/meta.json"))]),
+                    analyser: None,
                 });
             }
         }

@@ -4,6 +4,7 @@ use brahman_card_derive::wire;
 
 use crate::interface::Progress;
 use crate::interface::catalog::IndexMark;
+use crate::interface::index::FusionChoice;
 
 #[wire]
 pub struct CreateIn {
@@ -38,6 +39,10 @@ pub struct CreateIn {
     pub ef_search: Option<u64>,
     /// Home bucket, one that is a folder; `primary` unless said.
     pub bucket: Option<String>,
+    /// Language whose stems words have: `english`, `german` and so on, `none`, or `auto` (the default), which finds out.
+    pub language: Option<String>,
+    /// How `hybrid` searches fuse meaning and words, unless they say otherwise.
+    pub fusion: Option<FusionChoice>,
 }
 
 #[wire]
@@ -213,6 +218,19 @@ pub struct Description {
     pub sweep: Option<String>,
     pub caches: Option<Caches>,
     pub mock: Option<bool>,
+    /// How its words are made; absent before the first refresh.
+    pub words: Option<WordsInfo>,
+    /// As at `Create`; absent if nothing was said.
+    pub fusion: Option<FusionChoice>,
+}
+
+/// What makes the words that an index is searched by.
+#[wire]
+pub struct WordsInfo {
+    /// 0 of an index from before words had stems: the next compaction or migration makes them anew.
+    pub version: u64,
+    /// Languages whose stems they have.
+    pub languages: Vec<String>,
 }
 
 #[wire]

@@ -9,8 +9,9 @@ use crate::wire::parameters;
 #[wire]
 pub struct SearchIn {
     pub index: String,
-    /// A query in words.
+    /// A query in words. By words and in `hybrid`, `"a phrase"` must stand in what is found and `-word` must not, unless `literal`.
     pub text: Option<String>,
+    /// Of an index of its dataset's own vectors `hybrid` takes it beside `text`.
     pub vector: Option<Vec<f32>>,
     pub vectors: Option<Vec<Vec<f32>>>,
     /// Hits a query; 10 unless said.
@@ -19,12 +20,35 @@ pub struct SearchIn {
     pub ef: Option<u64>,
     /// Which rows may be found, as in MongoDB: `{"lang": "rust", "year": {"$gte": 2020}}`.
     pub filter: Option<serde_json::Value>,
-    /// `semantic` (the default), `lexical` (BM25) or `hybrid` (both, by reciprocal rank).
+    /// `semantic` (the default), `lexical` (BM25) or `hybrid` (both, by `fusion`).
     pub mode: Option<String>,
     /// Compare with all vectors, without the graph.
     pub exact: Option<bool>,
     /// One a query, up to all cores, unless said.
     pub threads: Option<u64>,
+    /// How meaning and words become one list in `hybrid`; the index's own way unless said.
+    pub fusion: Option<FusionChoice>,
+    /// Take quotation marks and minus signs in `text` as they are; false unless said.
+    pub literal: Option<bool>,
+    /// Most hits of one document; as many as there are unless said.
+    pub per_document: Option<u64>,
+}
+
+/// How two lists are to be fused.
+#[wire(request)]
+pub struct FusionChoice {
+    /// `weighted` (the default: by scores, each list's brought to between 0 and 1) or `rrf` (by places, reciprocal rank fusion).
+    pub method: Option<String>,
+    /// The share of meaning, from 0 (words alone) to 1 (meaning alone); 0.5 unless said.
+    pub weight: Option<f64>,
+}
+
+/// How two lists were fused.
+#[wire]
+pub struct FusionUsed {
+    pub method: String,
+    /// The share of meaning.
+    pub weight: f64,
 }
 
 impl SearchIn {
@@ -54,8 +78,13 @@ pub struct Hit {
     /// Its first line there, from 1.
     pub line: u64,
     pub text: String,
-    /// What the hits are ordered by: the cosine, BM25, or the sum of reciprocal ranks.
+    /// What the hits are ordered by, 1 at best: the cosine; by words the share of what a row would score that is nothing but the query's
+    /// words; in `hybrid` where the hit stands in both lists, 1 if it is first in each.
     pub score: f32,
+    /// With the query, where it was compared by meaning.
+    pub cosine: Option<f32>,
+    /// Of the query's words, where it was found by them.
+    pub bm25: Option<f32>,
 }
 
 /// Where the time went, in microseconds.
@@ -81,6 +110,12 @@ pub struct SearchOut {
     /// The engine that made the graph, or `exact` if all vectors were compared.
     pub engine: String,
     pub mode: String,
+    /// In `hybrid`.
+    pub fusion: Option<FusionUsed>,
+    /// What was taken for phrases, which must stand in every hit.
+    pub phrases: Option<Vec<String>>,
+    /// What was taken for exclusions, which stand in no hit.
+    pub without: Option<Vec<String>>,
     pub model: String,
     /// Label of the module that embedded the query.
     pub provider: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use brahman_card::interface::index::Config;
+use brahman_card::interface::index::{Config, FusionChoice};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -190,8 +190,31 @@ pub(crate) struct Create {
     /// Model that must embed
     #[arg(long)]
     pub(super) model: Option<String>,
+    /// Language whose stems words have, or none [default: found out from the texts]
+    #[arg(long)]
+    pub(super) language: Option<String>,
+    #[command(flatten)]
+    pub(super) fusion: Fusing,
     #[command(flatten)]
     pub(super) graph: Graph,
+}
+
+/// How meaning and words become one list.
+#[derive(Args, Debug)]
+pub(crate) struct Fusing {
+    /// How hybrid searches fuse both lists: weighted (by scores) or rrf (by places) [default: weighted]
+    #[arg(long, value_name = "METHOD")]
+    pub(super) fusion: Option<String>,
+    /// The share of meaning in it, from 0 (words alone) to 1 [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub(super) fusion_weight: Option<f64>,
+}
+
+impl Fusing {
+    pub(super) fn choice(self) -> Option<FusionChoice> {
+        let Self { fusion: method, fusion_weight: weight } = self;
+        (method.is_some() || weight.is_some()).then_some(FusionChoice { method, weight })
+    }
 }
 
 /// How a graph is built and searched.
@@ -261,9 +284,17 @@ pub(crate) struct Search {
     /// Search by words only (BM25)
     #[arg(long, conflicts_with = "hybrid")]
     pub(super) lexical: bool,
-    /// Search by words and by meaning, fused by reciprocal rank
+    /// Search by words and by meaning, fused into one list
     #[arg(long)]
     pub(super) hybrid: bool,
+    #[command(flatten)]
+    pub(super) fusion: Fusing,
+    /// Take "phrases" and -exclusions as plain text
+    #[arg(long)]
+    pub(super) literal: bool,
+    /// Most hits of one document
+    #[arg(long, value_name = "N")]
+    pub(super) per_document: Option<u64>,
     /// Compare with all vectors instead of searching the graph
     #[arg(long)]
     pub(super) exact: bool,

@@ -62,7 +62,7 @@ fn an_append_writes_what_it_adds_and_a_restart_sees_the_same() {
     assert_eq!(new.live_rows().count() as u64, new.manifest.chunks);
     let (opened, degraded) = folder.open().expect("opens");
     assert_eq!((seen(&opened.expect("there")), degraded), (seen(&new), None));
-    assert!(new.words("10007", 3, &new.allowed(None)).expect("words").iter().all(|f| f.row >= 1500));
+    assert!(new.words("10007", 3, &new.allowed(None)).expect("words").rows.iter().all(|f| f.row >= 1500));
 }
 
 /// At every step of a commit: afterwards the index opens and is the old one or the new one, and goes on.
@@ -373,7 +373,7 @@ fn a_flipped_bit_among_the_words_gives_the_right_answers_and_is_said() {
     let path = tempfile::tempdir().expect("a temporary directory");
     let folder = Folder::new(path.path(), Steps::default());
     let whole = base(&folder, 1100).expect("committed");
-    let ask = |generation: &Generation| generation.words("words 77", 5, &generation.allowed(None)).expect("words");
+    let ask = |generation: &Generation| generation.words("words 77", 5, &generation.allowed(None)).expect("words").rows;
     let wanted = ask(&whole);
     assert_eq!(whole.words_trouble(), None);
     let own = whole.manifest.base.as_ref().expect("a base");

@@ -382,7 +382,7 @@ impl IndexService {
             let _claim = claim;
             let (folder, parameters) = (&work_index.folder, &work_index.parameters);
             let old = work_index.generation();
-            let first = || Manifest::first(model.clone(), super::engine(parameters), graph_parameters(parameters), ef_search(parameters));
+            let first = || first_manifest(parameters, model.clone());
             let migrates = old.as_ref().is_some_and(|old| !old.is_empty() && old.manifest.model != model);
             let number = work_index.next_number();
             let manifest = Manifest {
@@ -549,8 +549,14 @@ impl Embedding<'_> {
 
 /// The manifest of what was never committed.
 fn unnumbered(parameters: &CreateIn, model: Model, own: &Version) -> Manifest {
-    let first = Manifest::first(model, super::engine(parameters), graph_parameters(parameters), ef_search(parameters));
+    let first = first_manifest(parameters, model);
     Manifest { number: 0, dataset_generation: own.generation, dataset_run: own.run.clone(), ..first }
+}
+
+/// The manifest of an index's first generation.
+fn first_manifest(parameters: &CreateIn, model: Model) -> Manifest {
+    let first = Manifest::first(model, super::engine(parameters), graph_parameters(parameters), ef_search(parameters));
+    Manifest { language: parameters.language.clone(), ..first }
 }
 
 /// Shows all that was read to whoever searches by words.

@@ -1,10 +1,11 @@
 //! `Search` and `Get`: a query's way through embedding, filter, engine and words to hits.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{Elapsed, GetIn, GetOut, Hit, SearchIn, SearchOut, error};
+use brahman_card::interface::index::{Elapsed, FusionUsed, GetIn, GetOut, Hit, SearchIn, SearchOut, error};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
@@ -12,8 +13,9 @@ use super::refresh::cores;
 use super::shelf::Index;
 use crate::embedder::{self, Model};
 use crate::filter::{self, Filter};
+use crate::fusion::{Fusion, Lists, Method, Scored, fuse};
 use crate::generation::{Generation, SearchOptions, Selection};
-use crate::lexical::fuse;
+use crate::query::Asked;
 use crate::refresh::io_fault;
 use crate::rows::Row;
 use crate::threads::caught;
@@ -27,6 +29,10 @@ pub(super) const K_MAX: u64 = 10_000;
 const QUERIES_MAX: usize = 10_000;
 /// Hits of each list that are fused, for each hit wanted.
 const FUSED_PER_HIT: usize = 4;
+/// And at least: what stands deep in one list may be first in both.
+const FUSED_MIN: usize = 100;
+/// By how much more is looked for where one document has had its share.
+const DEEPER: usize = 4;
 /// Fewer queries are answered on the thread that took the call: handing over costs more than a search.
 const QUERIES_INLINE: usize = 1;
 
@@ -70,9 +76,12 @@ struct Job {
     generation: Arc<Generation>,
     source: String,
     queries: Vec<Vec<f32>>,
-    text: Option<String>,
+    asked: Option<Asked>,
     filter: Option<Filter>,
     mode: Mode,
+    fusion: Fusion,
+    /// Most hits of one document.
+    per_document: Option<usize>,
     how: SearchOptions,
     threads: usize,
 }
@@ -126,6 +135,14 @@ fn hits_wanted(ask: &SearchIn) -> Result<u64, Fault> {
     }
 }
 
+/// How many hits one document may have.
+fn per_document(ask: &SearchIn) -> Result<Option<usize>, Fault> {
+    match ask.per_document {
+        Some(0) => Err(Fault::invalid_parameter("per_document", "0, expected at least 1")),
+        most => Ok(most.map(|most| usize::try_from(most).unwrap_or(usize::MAX))),
+    }
+}
+
 /// How each query is searched, and on how many threads all of them may be. A single query has more than one only if the caller named a
 /// number, or all rows are compared.
 fn options(ask: &SearchIn, mode: Mode, k: u64) -> (SearchOptions, usize) {
@@ -141,50 +158,121 @@ fn options(ask: &SearchIn, mode: Mode, k: u64) -> (SearchOptions, usize) {
     (how, threads)
 }
 
+/// What an order is made of where only meaning counts.
+fn by_cosine(found: &[Neighbour]) -> Vec<Scored> {
+    found.iter().map(|f| Scored { row: f.row, score: f.score, cosine: Some(f.score), bm25: None }).collect()
+}
+
 impl Job {
     fn run(&self) -> Result<SearchOutcome, Fault> {
         let generation = &*self.generation;
-        let damaged = |error: std::io::Error| Fault::of(&error::Damaged { name: self.index.parameters.name.clone() }, false, chain(&error));
         let started = Instant::now();
         let filtered = match &self.filter {
             Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&self.index.parameters.name))?),
             None => None,
         };
-        let allowed: Selection = generation.allowed(filtered.as_ref());
+        let mut allowed: Selection = generation.allowed(filtered.as_ref());
+        if let Some(asked) = self.asked.as_ref().filter(|_| self.mode != Mode::Semantic)
+            && let Some(met) = generation.meeting(asked).map_err(|e| self.damaged(&e))?
+        {
+            allowed = allowed.and(&met);
+        }
         let filter = started.elapsed();
-        let wide = SearchOptions { k: self.how.k * if self.mode == Mode::Hybrid { FUSED_PER_HIT } else { 1 }, ..self.how.clone() };
-        let near = |query: &Vec<f32>| generation.search(query, &wide, &allowed);
-        let words = |text: &str| generation.words(text, wide.k, &allowed).map_err(damaged);
-        let found: Vec<Vec<Neighbour>> = match (self.mode, &self.text) {
-            (Mode::Lexical, Some(text)) => vec![words(text)?],
-            (Mode::Hybrid, Some(text)) => {
-                let (near, words) = (self.queries.iter().flat_map(near).collect::<Vec<_>>(), words(text)?);
-                vec![fuse(&[&near, &words], self.how.k)]
-            }
-            _ if self.queries.len() <= QUERIES_INLINE => self.queries.iter().map(near).collect(),
-            _ if self.how.exact => {
-                let queries: Vec<&[f32]> = self.queries.iter().map(Vec::as_slice).collect();
-                generation.exact_many(&queries, self.how.k, self.threads, &allowed)
-            }
-            _ => in_parallel(self.queries.len(), self.threads, || (), |(), i| near(&self.queries[i])),
+        let found = match self.per_document {
+            None => self.found(&allowed, self.how.k)?,
+            Some(most) => self.spread(&allowed, most)?,
         };
         let search = started.elapsed() - filter;
-        if self.mode == Mode::Semantic && !self.how.exact {
+        if self.mode == Mode::Semantic && !self.how.exact && self.per_document.is_none() {
             for (query, found) in self.queries.iter().zip(&found) {
-                self.index.shadow(&self.generation, query, self.how.k, &allowed, found);
+                let found: Vec<Neighbour> = found.iter().map(|f| Neighbour { row: f.row, score: f.score }).collect();
+                self.index.shadow(&self.generation, query, self.how.k, &allowed, &found);
             }
         }
-        let hits = |found: &Vec<Neighbour>| -> Result<Vec<Hit>, Fault> {
+        let hits = |found: &Vec<Scored>| -> Result<Vec<Hit>, Fault> {
             let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
             let rows = generation.rows(&numbers).map_err(|e| io_fault("fetching a hit", &e))?;
-            Ok(rows.iter().zip(found).map(|(row, f)| hit(row, f.score)).collect())
+            Ok(rows.iter().zip(found).map(|(row, f)| hit(row, f)).collect())
         };
         let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
         Ok(SearchOutcome { results, filter, search, fetch: started.elapsed() - filter - search })
     }
+
+    fn damaged(&self, error: &std::io::Error) -> Fault {
+        Fault::of(&error::Damaged { name: self.index.parameters.name.clone() }, false, chain(error))
+    }
+
+    /// The best `wanted` rows of every query.
+    fn found(&self, allowed: &Selection, wanted: usize) -> Result<Vec<Vec<Scored>>, Fault> {
+        let generation = &*self.generation;
+        let wide = |k: usize| SearchOptions { k, ..self.how.clone() };
+        Ok(match (self.mode, &self.asked) {
+            (Mode::Lexical, Some(asked)) => {
+                let words = generation.words(&asked.text, wanted, allowed).map_err(|e| self.damaged(&e))?;
+                let share = |bm25: f32| if words.ideal > 0.0 { (bm25 / words.ideal).min(1.0) } else { 0.0 };
+                let scored = |f: &Neighbour| Scored { row: f.row, score: share(f.score), cosine: None, bm25: Some(f.score) };
+                vec![words.rows.iter().map(scored).collect()]
+            }
+            (Mode::Hybrid, Some(asked)) => {
+                let depth = wanted.saturating_mul(FUSED_PER_HIT);
+                // What answered before there was a choice answers as it did.
+                let depth = if self.fusion.method == Method::Weighted { depth.max(FUSED_MIN) } else { depth };
+                let words = generation.words(&asked.text, depth, allowed).map_err(|e| self.damaged(&e))?;
+                let fused = |query: &Vec<f32>| {
+                    let near = generation.search(query, &wide(depth), allowed);
+                    let lists = Lists { near: &near, words: &words.rows, alone: &words.alone, depth };
+                    fuse(&lists, self.fusion, |row| generation.cosine(query, row), wanted)
+                };
+                self.queries.iter().map(fused).collect()
+            }
+            _ if self.queries.len() <= QUERIES_INLINE => {
+                self.queries.iter().map(|query| by_cosine(&generation.search(query, &wide(wanted), allowed))).collect()
+            }
+            _ if self.how.exact => {
+                let queries: Vec<&[f32]> = self.queries.iter().map(Vec::as_slice).collect();
+                let found = generation.exact_many(&queries, wanted, self.threads, allowed);
+                found.iter().map(|found| by_cosine(found)).collect()
+            }
+            _ => in_parallel(
+                self.queries.len(),
+                self.threads,
+                || (),
+                |(), i| by_cosine(&generation.search(&self.queries[i], &wide(wanted), allowed)),
+            ),
+        })
+    }
+
+    /// The best rows of which no document has more than `most`: looked for ever deeper until there are enough, or no more.
+    fn spread(&self, allowed: &Selection, most: usize) -> Result<Vec<Vec<Scored>>, Fault> {
+        let (k, rows) = (self.how.k, self.generation.len().max(1));
+        let mut wanted = k.saturating_mul(DEEPER).min(rows);
+        loop {
+            let found = self.found(allowed, wanted)?;
+            let is_all = wanted >= rows || found.iter().all(|found| found.len() < wanted);
+            let spread = found.into_iter().map(|found| self.shared_out(found, most)).collect::<Result<Vec<_>, _>>()?;
+            if is_all || spread.iter().all(|found| found.len() >= k) {
+                return Ok(spread);
+            }
+            wanted = wanted.saturating_mul(DEEPER).min(rows);
+        }
+    }
+
+    fn shared_out(&self, found: Vec<Scored>, most: usize) -> Result<Vec<Scored>, Fault> {
+        let mut of: HashMap<&str, usize> = HashMap::new();
+        let mut out = Vec::new();
+        for scored in found {
+            let row = self.generation.row(scored.row).map_err(|e| io_fault("reading a hit", &e))?;
+            let count = of.entry(row.doc_id).or_default();
+            *count += 1;
+            if *count <= most && out.len() < self.how.k {
+                out.push(scored);
+            }
+        }
+        Ok(out)
+    }
 }
 
-fn hit(row: &Row<'_>, score: f32) -> Hit {
+fn hit(row: &Row<'_>, scored: &Scored) -> Hit {
     Hit {
         doc_id: row.doc_id.to_owned(),
         chunk: row.chunk.into(),
@@ -192,7 +280,9 @@ fn hit(row: &Row<'_>, score: f32) -> Hit {
         end: row.start + row.text.len() as u64,
         line: row.line,
         text: row.text.to_owned(),
-        score,
+        score: scored.score,
+        cosine: scored.cosine,
+        bm25: scored.bm25,
     }
 }
 
@@ -214,17 +304,29 @@ impl IndexService {
         let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let (how, threads) = options(&ask, mode, k);
+        let per_document = per_document(&ask)?;
+        // An index whose words were made before there was a choice answers as it did.
+        let otherwise = if mode == Mode::Hybrid && generation.analyser().version() == 0 { Method::Reciprocal } else { Method::Weighted };
+        let fusion = Fusion::of(ask.fusion.as_ref(), index.parameters.fusion.as_ref(), otherwise)
+            .map_err(|e| Fault::invalid_parameter("fusion", e))?;
         let (mut provider, mut truncated) = (None, None);
-        let text = ask.text.clone();
-        let queries = match (ask.text, ask.vector, ask.vectors) {
+        let asked = match &ask.text {
+            Some(text) if mode != Mode::Semantic && !ask.literal.unwrap_or(false) => {
+                Some(Asked::read(text).map_err(|e| Fault::invalid_parameter("text", e))?)
+            }
+            text => text.as_deref().map(Asked::literal),
+        };
+        let queries = match (&asked, ask.vector, ask.vectors) {
             (Some(_), None, None) if mode == Mode::Lexical => Vec::new(),
-            (Some(text), None, None) => {
+            (Some(_), Some(vector), None) if mode == Mode::Hybrid => vec![vector],
+            (Some(Asked { text, .. }), None, None) => {
                 if index.parameters.vector_column.is_some() && index.parameters.model.is_none() {
-                    let message = format!("index `{}` holds its dataset's own vectors; search it by vector", ask.index);
+                    let how = if mode == Mode::Hybrid { "give the query's vector beside its text" } else { "search it by vector" };
+                    let message = format!("index `{}` holds its dataset's own vectors; {how}", ask.index);
                     return Err(Fault::of(&error::ModelMismatch { wanted: model.fingerprint, got: String::new() }, false, message));
                 }
                 let (vector, by, cut) =
-                    embedder::query(&self.client, &model, &text).await.map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
+                    embedder::query(&self.client, &model, text).await.map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
                 (provider, truncated) = (by, Some(cut));
                 vec![vector]
             }
@@ -242,14 +344,19 @@ impl IndexService {
             how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len() <= APPENDED_INLINE;
         let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine != "exact" && short;
         let source = index.parameters.dataset.clone();
+        let quick = quick && per_document.is_none();
+        let said = |parts: fn(&Asked) -> &Vec<String>| asked.as_ref().map(|asked| parts(asked).clone()).filter(|parts| !parts.is_empty());
+        let (phrases, without) = (said(|asked| &asked.phrases), said(|asked| &asked.without));
         let job = Job {
             index: Arc::clone(&index),
             generation: Arc::clone(&generation),
             source,
             queries: checked,
-            text,
+            asked,
             filter,
             mode,
+            fusion,
+            per_document,
             how,
             threads,
         };
@@ -265,6 +372,10 @@ impl IndexService {
             generation: generation.manifest.number,
             engine,
             mode: mode.name().into(),
+            fusion: (mode == Mode::Hybrid)
+                .then(|| FusionUsed { method: fusion.method.name().to_owned(), weight: f64::from(fusion.weight) }),
+            phrases,
+            without,
             model: model.name,
             provider,
             stale: self.datasets.is_stale(&index.parameters.dataset, &generation.manifest),
@@ -294,7 +405,7 @@ impl IndexService {
             for number in generation.live_rows() {
                 let row = generation.row(number).map_err(|e| io_fault("reading the index", &e))?;
                 if row.doc_id == doc_id {
-                    chunks.push(hit(&row, 0.0));
+                    chunks.push(hit(&row, &Scored { row: number, score: 0.0, cosine: None, bm25: None }));
                 }
             }
             chunks.sort_by_key(|c| c.chunk);
