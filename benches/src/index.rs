@@ -275,7 +275,7 @@ fn content(set: &Set, rows: std::ops::Range<usize>, prefix: &str) -> Content {
     let mut store = RowStore::default();
     for number in rows.clone() {
         let id = format!("{prefix}{number}");
-        store.push(&Row { doc_id: &id, content_hash: &[0; 32], chunk: 0, start: 0, line: 1, text: "" });
+        store.push(&Row { doc_id: &id, content_hash: &[0; 32], chunk: 0, start: 0, line: 1, context: "", text: "" });
     }
     let columns = segment::no_columns(rows.len()).unwrap();
     Content { rows: store, vectors: set.base[rows.start * set.dim..rows.end * set.dim].to_vec(), columns }

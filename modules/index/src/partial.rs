@@ -130,7 +130,7 @@ mod tests {
     fn rows() -> RowStore {
         let mut rows = RowStore::default();
         for (id, text) in [("a", "ships sail"), ("b", "trains run"), ("c", "ships sink")] {
-            rows.push(&Row { doc_id: id, content_hash: &[0; 32], chunk: 0, start: 0, line: 1, text });
+            rows.push(&Row { doc_id: id, content_hash: &[0; 32], chunk: 0, start: 0, line: 1, context: "", text });
         }
         rows
     }

@@ -331,7 +331,7 @@ impl Plan {
                     self.given_dim = dim;
                     self.origins.push(Origin::Given(self.given.len() / dim));
                     self.given.extend(vector.iter().map(|x| x / norm));
-                    self.fresh.push(&Row { doc_id: document.id, content_hash: hash, chunk: 0, start: 0, line: 1, text: document.text });
+                    self.fresh.push(&Row { doc_id: document.id, content_hash: hash, chunk: 0, start: 0, line: 1, context: "", text: document.text });
                 }
             }
         } else {

@@ -1,8 +1,8 @@
 //! The rows of an index beside their vectors: which document, which part of it, what text.
 //!
 //! One format in memory and on disk (`rows.bin`, see `docs/FORMAT.md`): offsets, then records. A file is mapped, so that
-//! opening an index reads no text. Invariant: records are read with every length checked; a damaged one is an error that
-//! says so, never a panic.
+//! opening an index reads no text. Files of the first format, whose records have no context, are read as ever. Invariant: records are
+//! read with every length checked; a damaged one is an error that says so, never a panic.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -13,10 +13,14 @@ use std::sync::Arc;
 use flat_hnsw::kernel::{LINE, prefetch};
 use flat_hnsw::pages::Pages;
 
-const MAGIC: &[u8; 8] = b"BRROWS\x00\x01";
+const MAGIC: &[u8; 8] = b"BRROWS\x00\x02";
+/// Of files from before chunks had a context.
+const MAGIC_FIRST: &[u8; 8] = b"BRROWS\x00\x01";
 const PAGE: usize = 4096;
-/// Bytes of a record before its two texts.
+/// Bytes of a record before its texts, in the first format: now the length of the context follows.
 const FIXED: usize = 4 + 8 + 8 + 32 + 4;
+/// Bytes of that length.
+const CONTEXT_LENGTH: usize = 4;
 
 /// One chunk, and the document it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct Row<'a> {
     pub start: u64,
     /// First line in the text, from 1.
     pub line: u64,
+    /// Where it stands: the document's name, headings or items. Empty if nothing is known of it.
+    pub context: &'a str,
     /// Text of the chunk itself.
     pub text: &'a str,
 }
@@ -41,6 +47,8 @@ pub struct RowStore {
     /// Where each record ends.
     ends: Arc<Vec<u64>>,
     data: Data,
+    /// Whether records have a context.
+    has_contexts: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +59,7 @@ enum Data {
 
 impl Default for RowStore {
     fn default() -> Self {
-        Self { ends: Arc::default(), data: Data::Memory(Arc::default()) }
+        Self { ends: Arc::default(), data: Data::Memory(Arc::default()), has_contexts: true }
     }
 }
 
@@ -76,7 +84,7 @@ impl RowStore {
     #[must_use]
     pub fn shared(&self) -> Option<Self> {
         let Data::Memory(data) = &self.data else { return None };
-        Some(Self { ends: Arc::clone(&self.ends), data: Data::Memory(Arc::clone(data)) })
+        Some(Self { ends: Arc::clone(&self.ends), data: Data::Memory(Arc::clone(data)), has_contexts: self.has_contexts })
     }
 
     /// Bytes of the records.
@@ -102,7 +110,9 @@ impl RowStore {
         data.extend_from_slice(&row.line.to_le_bytes());
         data.extend_from_slice(row.content_hash);
         data.extend_from_slice(&(row.doc_id.len() as u32).to_le_bytes());
+        data.extend_from_slice(&(row.context.len() as u32).to_le_bytes());
         data.extend_from_slice(row.doc_id.as_bytes());
+        data.extend_from_slice(row.context.as_bytes());
         data.extend_from_slice(row.text.as_bytes());
         Arc::make_mut(&mut self.ends).push(data.len() as u64);
     }
@@ -143,9 +153,17 @@ impl RowStore {
         let number = |at: usize| fixed[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
         let word = |at: usize| fixed[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
         let hash = fixed[20..].first_chunk::<32>().ok_or_else(|| bad("a row is shorter than its fields"))?;
-        let (id, text) = texts.split_at_checked(word(52) as usize).ok_or_else(|| bad("a row's id is longer than the row"))?;
+        let (context, texts) = if self.has_contexts {
+            let (length, texts) = texts.split_first_chunk::<CONTEXT_LENGTH>().ok_or_else(|| bad("a row is shorter than its fields"))?;
+            (u32::from_le_bytes(*length) as usize, texts)
+        } else {
+            (0, texts)
+        };
+        let (id, texts) = texts.split_at_checked(word(52) as usize).ok_or_else(|| bad("a row's id is longer than the row"))?;
+        let (context, text) = texts.split_at_checked(context).ok_or_else(|| bad("a row's context is longer than the row"))?;
         let utf8 = |bytes| std::str::from_utf8(bytes).map_err(|_| bad("a row is not UTF-8"));
-        Ok(Row { doc_id: utf8(id)?, content_hash: hash, chunk: word(0), start: number(4), line: number(12), text: utf8(text)? })
+        let (doc_id, context, text) = (utf8(id)?, utf8(context)?, utf8(text)?);
+        Ok(Row { doc_id, content_hash: hash, chunk: word(0), start: number(4), line: number(12), context, text })
     }
 
     /// All rows in order.
@@ -160,7 +178,7 @@ impl RowStore {
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let ends: &[u8] = bytemuck::cast_slice(self.ends.as_slice());
         let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
-        file.write_all(MAGIC)?;
+        file.write_all(if self.has_contexts { MAGIC } else { MAGIC_FIRST })?;
         file.write_all(&(self.len() as u64).to_le_bytes())?;
         file.write_all(&(self.data().len() as u64).to_le_bytes())?;
         file.write_all(&crc32fast::hash(ends).to_le_bytes())?;
@@ -181,7 +199,8 @@ impl RowStore {
         let mut file = File::open(path)?;
         let mut head = [0_u8; 32];
         file.read_exact(&mut head).map_err(|_| bad("it is shorter than its header"))?;
-        if &head[..8] != MAGIC {
+        let has_contexts = &head[..8] == MAGIC;
+        if !has_contexts && &head[..8] != MAGIC_FIRST {
             return Err(bad("it is not a rows.bin file of this version"));
         }
         let number = |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
@@ -199,7 +218,7 @@ impl RowStore {
         if whole && crc32fast::hash(pages.bytes()) != word(28) {
             return Err(bad("the checksum of its records does not match"));
         }
-        Ok(Self { ends: Arc::new(ends), data: Data::File(pages) })
+        Ok(Self { ends: Arc::new(ends), data: Data::File(pages), has_contexts })
     }
 }
 
@@ -211,11 +230,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_and_what_is_damaged_is_said(texts in prop::collection::vec((".{0,12}", ".{0,40}", any::<u64>()), 0..20), flip in any::<usize>()) {
+        fn what_is_written_is_read_and_what_is_damaged_is_said(texts in prop::collection::vec((".{0,12}", ".{0,40}", any::<u64>(), ".{0,9}"), 0..20), flip in any::<usize>()) {
             let folder = tempfile::tempdir().expect("a temporary directory");
             let path = folder.path().join("rows.bin");
             let hash = [7; 32];
-            let rows: Vec<Row<'_>> = texts.iter().zip(0..).map(|((id, text, n), chunk)| Row { doc_id: id, content_hash: &hash, chunk, start: *n, line: !n, text }).collect();
+            let rows: Vec<Row<'_>> = texts.iter().zip(0..).map(|((id, text, n, context), chunk)| Row { doc_id: id, content_hash: &hash, chunk, start: *n, line: !n, context, text }).collect();
             let mut store = RowStore::default();
             rows.iter().for_each(|row| store.push(row));
             store.write(&path).expect("written");
@@ -229,5 +248,32 @@ mod tests {
             std::fs::write(&path, bytes).expect("damaged");
             prop_assert_eq!(RowStore::open(&path, true).is_err(), !pad.contains(&at));
         }
+    }
+
+    /// A file as it was written before rows had a context.
+    #[test]
+    fn files_of_the_first_format_are_read() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("rows.bin");
+        let mut record = Vec::new();
+        record.extend_from_slice(&3_u32.to_le_bytes());
+        record.extend_from_slice(&40_u64.to_le_bytes());
+        record.extend_from_slice(&5_u64.to_le_bytes());
+        record.extend_from_slice(&[7; 32]);
+        record.extend_from_slice(&4_u32.to_le_bytes());
+        record.extend_from_slice(b"a.mdwords");
+        let ends = (record.len() as u64).to_le_bytes();
+        let mut file = MAGIC_FIRST.to_vec();
+        file.extend_from_slice(&1_u64.to_le_bytes());
+        file.extend_from_slice(&(record.len() as u64).to_le_bytes());
+        file.extend_from_slice(&crc32fast::hash(&ends).to_le_bytes());
+        file.extend_from_slice(&crc32fast::hash(&record).to_le_bytes());
+        file.extend_from_slice(&ends);
+        file.resize(PAGE, 0);
+        file.extend_from_slice(&record);
+        std::fs::write(&path, file).expect("written");
+        let store = RowStore::open(&path, true).expect("opens");
+        let row = store.row(0).expect("whole");
+        assert_eq!(row, Row { doc_id: "a.md", content_hash: &[7; 32], chunk: 3, start: 40, line: 5, context: "", text: "words" });
     }
 }

@@ -1,7 +1,7 @@
 //! Segments: rows and vectors in Parquet, for any reader; the one thing that everything else can be made from again.
 //!
-//! Columns: source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vector (fixed-size list of f32), then the
-//! columns of the dataset that searches filter by.
+//! Columns: source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vector (fixed-size list of f32), chunk_context where chunks
+//! have one (the file's metadata say so), then the columns of the dataset that searches filter by.
 
 use std::fs::File;
 use std::io;
@@ -29,17 +29,25 @@ use crate::rows::{Row, RowStore};
 /// Rows a batch while writing.
 const BATCH_ROWS: usize = 4096;
 /// Columns that every segment has.
-const OWN: usize = OWN_NAMES.len();
-/// Their names: no column of a dataset can be filtered by under one of them.
-pub const OWN_NAMES: [&str; 8] = ["source", "doc_id", "content_hash", "chunk_idx", "start", "line", "chunk_text", "vector"];
+const OWN: usize = OWN_NAMES.len() - 1;
+/// Their names, and of the one that some have: no column of a dataset can be filtered by under one of them.
+pub const OWN_NAMES: [&str; 9] =
+    ["source", "doc_id", "content_hash", "chunk_idx", "start", "line", "chunk_text", "vector", "chunk_context"];
+/// What a file's metadata have if its chunks have contexts.
+const HAS_CONTEXTS: &str = "contexts";
 /// Longest row group in rows: with vectors of 768 some 200 MB.
 const GROUP_ROWS: usize = 65_536;
 
-fn schema(model: &Model, columns: &Schema) -> io::Result<SchemaRef> {
+/// How many columns of a segment are its own.
+fn own(schema: &Schema) -> usize {
+    OWN + usize::from(schema.metadata().contains_key(HAS_CONTEXTS))
+}
+
+fn schema(model: &Model, columns: &Schema, has_contexts: bool) -> io::Result<SchemaRef> {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let dim = i32::try_from(model.dim).map_err(bad)?;
     let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), dim);
-    let [source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vectors] = OWN_NAMES;
+    let [source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vectors, chunk_context] = OWN_NAMES;
     let mut fields = vec![
         text(source),
         text(doc_id),
@@ -50,9 +58,11 @@ fn schema(model: &Model, columns: &Schema) -> io::Result<SchemaRef> {
         text(chunk_text),
         Field::new(vectors, vector, false),
     ];
+    fields.extend(has_contexts.then(|| text(chunk_context)));
     fields.extend(columns.fields().iter().map(|f| f.as_ref().clone()));
     let pairs = [("model".to_owned(), model.name.clone()), ("fingerprint".to_owned(), model.fingerprint.clone())];
-    let metadata: std::collections::HashMap<String, String> = pairs.into();
+    let mut metadata: std::collections::HashMap<String, String> = pairs.into();
+    metadata.extend(has_contexts.then(|| (HAS_CONTEXTS.to_owned(), "1".to_owned())));
     Ok(Arc::new(Schema::new(fields).with_metadata(metadata)))
 }
 
@@ -69,7 +79,8 @@ pub fn no_columns(rows: usize) -> io::Result<RecordBatch> {
 /// # Errors
 /// As the file system gives them.
 pub fn write(path: &Path, source: &str, model: &Model, rows: &RowStore, vectors: &[f32], columns: &RecordBatch) -> io::Result<()> {
-    let schema = schema(model, &columns.schema())?;
+    let has_contexts = rows.iter().any(|row| row.is_ok_and(|row| !row.context.is_empty()));
+    let schema = schema(model, &columns.schema(), has_contexts)?;
     // Random mantissas do not compress: the vectors are stored as they are.
     let plain = ColumnPath::from(vec!["vector".to_owned(), "list".to_owned(), "item".to_owned()]);
     let properties = WriterProperties::builder()
@@ -96,6 +107,9 @@ pub fn write(path: &Path, source: &str, model: &Model, rows: &RowStore, vectors:
             Arc::new(StringArray::from_iter_values(batch.iter().map(|r| r.text))),
             Arc::new(FixedSizeListArray::try_new(Arc::clone(item), *dim, Arc::new(Float32Array::from(part.to_vec())), None).map_err(bad)?),
         ];
+        if has_contexts {
+            arrays.push(Arc::new(StringArray::from_iter_values(batch.iter().map(|r| r.context))));
+        }
         arrays.extend(columns.slice(first, count).columns().iter().cloned());
         writer.write(&RecordBatch::try_new(Arc::clone(&schema), arrays).map_err(bad)?).map_err(bad)?;
     }
@@ -131,17 +145,18 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 /// `InvalidData` with what is wrong; the caller names the file.
 pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(bad)?;
-    let all = reader.schema().fields().len();
-    let columns_schema = Arc::new(Schema::new(reader.schema().fields().iter().skip(OWN).cloned().collect::<Vec<_>>()));
+    let (all, own) = (reader.schema().fields().len(), own(reader.schema()));
+    let columns_schema = Arc::new(Schema::new(reader.schema().fields().iter().skip(own).cloned().collect::<Vec<_>>()));
     let (mut rows, mut vectors, mut columns) = (RowStore::default(), Vec::new(), Vec::new());
     for batch in reader.with_batch_size(BATCH_ROWS).build().map_err(bad)? {
         let batch = batch.map_err(bad)?;
-        if batch.num_columns() < OWN {
+        if batch.num_columns() < own {
             return Err(bad("it has too few columns to be a segment"));
         }
         let text = |i: usize| batch.column(i).as_string_opt::<i32>().ok_or_else(|| bad("expected text"));
         let number = |i: usize| batch.column(i).as_primitive_opt::<UInt64Type>().ok_or_else(|| bad("expected numbers"));
         let (ids, hashes, texts) = (text(1)?, text(2)?, text(6)?);
+        let contexts = if own > OWN { Some(text(OWN)?) } else { None };
         let chunks = batch.column(3).as_primitive_opt::<UInt32Type>().ok_or_else(|| bad("expected numbers"))?;
         let (starts, lines) = (number(4)?, number(5)?);
         for i in 0..batch.num_rows() {
@@ -152,14 +167,15 @@ pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
                 chunk: chunks.value(i),
                 start: starts.value(i),
                 line: lines.value(i),
+                context: contexts.map_or("", |contexts| contexts.value(i)),
                 text: texts.value(i),
             });
         }
         let lists = batch.column(OWN - 1).as_fixed_size_list_opt().ok_or_else(|| bad("expected vectors"))?;
         let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(|| bad("expected f32"))?;
         vectors.extend_from_slice(values.values());
-        if all > OWN {
-            columns.push(batch.project(&(OWN..all).collect::<Vec<_>>()).map_err(bad)?);
+        if all > own {
+            columns.push(batch.project(&(own..all).collect::<Vec<_>>()).map_err(bad)?);
         }
     }
     if vectors.len() != rows.len() * dim {
@@ -175,7 +191,7 @@ pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
 /// As [`read`].
 pub fn columns_schema(path: &Path) -> io::Result<SchemaRef> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(bad)?;
-    Ok(Arc::new(Schema::new(reader.schema().fields().iter().skip(OWN).cloned().collect::<Vec<_>>())))
+    Ok(Arc::new(Schema::new(reader.schema().fields().iter().skip(own(reader.schema())).cloned().collect::<Vec<_>>())))
 }
 
 /// Whether columns have the same names and types, whatever they say of NULLs.
@@ -238,13 +254,13 @@ pub fn joined(batches: &[RecordBatch], rows: usize) -> io::Result<RecordBatch> {
 /// As [`read`].
 pub fn read_columns(path: &Path) -> io::Result<RecordBatch> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(bad)?;
-    let all = reader.schema().fields().len();
-    let schema = Arc::new(Schema::new(reader.schema().fields().iter().skip(OWN).cloned().collect::<Vec<_>>()));
+    let (all, own) = (reader.schema().fields().len(), own(reader.schema()));
+    let schema = Arc::new(Schema::new(reader.schema().fields().iter().skip(own).cloned().collect::<Vec<_>>()));
     let rows = usize::try_from(reader.metadata().file_metadata().num_rows()).map_err(bad)?;
-    if all <= OWN {
+    if all <= own {
         return no_columns(rows);
     }
-    let mask = ProjectionMask::roots(reader.parquet_schema(), OWN..all);
+    let mask = ProjectionMask::roots(reader.parquet_schema(), own..all);
     let batches: Vec<RecordBatch> =
         reader.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(bad)?.collect::<Result<_, _>>().map_err(bad)?;
     join(&schema, &batches, rows)
@@ -285,7 +301,7 @@ mod tests {
     fn columns_outlive_a_segment_and_may_get_nulls() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let mut rows = RowStore::default();
-        rows.push(&Row { doc_id: "a", content_hash: &[7; 32], chunk: 0, start: 0, line: 1, text: "t" });
+        rows.push(&Row { doc_id: "a", content_hash: &[7; 32], chunk: 0, start: 0, line: 1, context: "", text: "t" });
         let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 2, mock: false };
         let path = folder.path().join("one.parquet");
         let columns = batch(Arc::new(Int64Array::from(vec![7])));
@@ -294,5 +310,14 @@ mod tests {
         let later = batch(Arc::new(Int64Array::from(vec![None, Some(8)])));
         assert_eq!(joined(&[read, later], 3).expect("joined")["tag"].null_count(), 1);
         assert_eq!(super::read(&path, 2).expect("read").rows.len(), 1);
+        // Chunks with a context have a column more.
+        rows.push(&Row { doc_id: "b", content_hash: &[8; 32], chunk: 0, start: 0, line: 1, context: "B > C", text: "u" });
+        let path = folder.path().join("two.parquet");
+        let columns = batch(Arc::new(Int64Array::from(vec![7, 9])));
+        write(&path, "d", &model, &rows, &[1.0, 0.0, 0.0, 1.0], &columns).expect("written");
+        let whole = super::read(&path, 2).expect("read");
+        let contexts: Vec<&str> = whole.rows.iter().map(|row| row.expect("whole").context).collect();
+        assert_eq!((contexts, whole.columns.num_columns()), (vec!["", "B > C"], 1));
+        assert_eq!((read_columns(&path).expect("read").num_columns(), columns_schema(&path).expect("read").fields().len()), (1, 1));
     }
 }

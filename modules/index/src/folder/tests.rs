@@ -15,7 +15,7 @@ fn content(seed: u64, rows: std::ops::Range<u32>) -> Content {
     let mut store = RowStore::default();
     for number in rows.clone() {
         let (id, text) = (format!("doc-{number}"), format!("words of {number}"));
-        store.push(&Row { doc_id: &id, content_hash: &[1; 32], chunk: 0, start: 0, line: 1, text: &text });
+        store.push(&Row { doc_id: &id, content_hash: &[1; 32], chunk: 0, start: 0, line: 1, context: "", text: &text });
     }
     let columns = segment::no_columns(rows.len()).expect("no columns");
     Content { rows: store, vectors: unit_vectors(seed, rows.len(), DIM), columns }

@@ -7,7 +7,7 @@ use super::*;
 fn rows(texts: &[&str]) -> RowStore {
     let mut rows = RowStore::default();
     for text in texts {
-        rows.push(&Row { doc_id: "d", content_hash: &[0; 32], chunk: 0, start: 0, line: 1, text });
+        rows.push(&Row { doc_id: "d", content_hash: &[0; 32], chunk: 0, start: 0, line: 1, context: "", text });
     }
     rows
 }
