@@ -21,8 +21,8 @@ interface! {
         /// Brings the index up to its dataset. Only rows whose content is new are embedded. With `more`: progress, phases `read`,
         /// `embed` and `write`.
         Refresh(NameIn) -> RefreshOut: whole_dataset;
-        /// Embeds everything by another model into a new generation, which answers when it is whole. Its replies are those of Refresh.
-        /// From a real model to a mock only with `allow_mock`.
+        /// Embeds everything by another model, or cuts it anew, into a new generation, which answers when it is whole. Its replies are those
+        /// of Refresh. From a real model to a mock only with `allow_mock`.
         Migrate(MigrateIn) -> RefreshOut: whole_dataset;
         /// By text (embedded by the index's own model, whatever the context), or by one or many vectors: exactly one of the three.
         Search(SearchIn) -> SearchOut: idempotent, long;

@@ -9,7 +9,7 @@
 //! the order of the text; the time is linear in it.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 use brahman_card::Fault;
 
@@ -42,8 +42,23 @@ const ROUNDS_MAX: usize = 6;
 /// Of what would fit by what was measured, how much is taken: tokens are not spread evenly.
 const MARGIN: f32 = 0.9;
 
+/// What a model takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Tokens of one text.
+    pub tokens: u64,
+    /// How many of them the model adds by itself: special ones, and its prompt.
+    pub added: u64,
+}
+
 /// What counts the tokens of texts as the model does, special ones and prompts included.
 pub trait Measure: std::fmt::Debug {
+    /// What the model takes; none if it takes texts of any length.
+    ///
+    /// # Errors
+    /// As the provider gives them.
+    fn window(&self) -> Result<Option<Window>, Fault>;
+
     /// One number a text; none if the provider cannot tell.
     ///
     /// # Errors
@@ -54,12 +69,8 @@ pub trait Measure: std::fmt::Debug {
 /// What a chunk may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens that are aimed at, with context, special ones and prompt.
+    /// Tokens that are aimed at, with context, special ones and prompt; fewer where the model takes fewer.
     pub tokens: u64,
-    /// Tokens that the model takes; none if it takes any number.
-    pub window: Option<u64>,
-    /// Tokens that the model adds to every text.
-    pub added: u64,
     /// Characters of the text alone, if the index says so.
     pub chars: Option<usize>,
     /// Characters that neighbours share at most.
@@ -349,6 +360,8 @@ fn joined(units: &[Unit], spans: Vec<Span>, room: &dyn Fn(usize) -> Room) -> Vec
 #[derive(Debug)]
 pub struct Cutter {
     limits: Limits,
+    /// Asked for once, when there is something to cut.
+    window: OnceCell<Option<Window>>,
     /// Tokens a guessed one, by what was measured so far.
     factor: Cell<f32>,
     /// Whether the provider could not tell how many tokens texts have.
@@ -379,7 +392,7 @@ impl Cutter {
     /// One for chunks of these limits.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, factor: Cell::new(1.0), is_guessed: Cell::new(false) }
+        Self { limits, window: OnceCell::new(), factor: Cell::new(1.0), is_guessed: Cell::new(false) }
     }
 
     /// Whether chunks were cut by guessed tokens alone, although the model has a window.
@@ -388,10 +401,19 @@ impl Cutter {
         self.is_guessed.get()
     }
 
+    fn window(&self) -> Option<Window> {
+        self.window.get().copied().flatten()
+    }
+
+    /// Tokens that the model adds by itself.
+    fn added(&self) -> u64 {
+        self.window().map_or(0, |window| window.added)
+    }
+
     /// Tokens of a chunk's own, with its context.
     fn tokens(&self) -> usize {
-        let most = self.limits.window.map_or(self.limits.tokens, |window| window.min(self.limits.tokens));
-        usize::try_from(most.saturating_sub(self.limits.added)).unwrap_or(usize::MAX).max(1)
+        let most = self.window().map_or(self.limits.tokens, |window| window.tokens.min(self.limits.tokens));
+        usize::try_from(most.saturating_sub(self.added())).unwrap_or(usize::MAX).max(1)
     }
 
     /// The chunks of each document.
@@ -399,6 +421,13 @@ impl Cutter {
     /// # Errors
     /// As `measure` gives them.
     pub fn cut(&self, sources: &[Source<'_>], measure: &dyn Measure) -> Result<Vec<Vec<Cut>>, Fault> {
+        if sources.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.window.get().is_none() {
+            let window = measure.window()?;
+            self.window.get_or_init(|| window);
+        }
         let guessed = (self.tokens() as f32 / self.factor.get()) as usize;
         let mut drafts: Vec<Draft<'_>> = Vec::with_capacity(sources.len());
         for source in sources {
@@ -472,14 +501,14 @@ impl Cutter {
 
     /// The chunks that have more tokens than the window; the others are marked.
     fn too_long(&self, drafts: &mut [Draft<'_>], measure: &dyn Measure) -> Result<Vec<TooLong>, Fault> {
-        let Some(window) = self.limits.window else { return Ok(Vec::new()) };
+        let Some(window) = self.window() else { return Ok(Vec::new()) };
         let mut long = Vec::new();
         let (mut places, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (document, draft) in drafts.iter().enumerate() {
             for (piece, Piece { cut, .. }) in draft.pieces.iter().enumerate().filter(|(_, piece)| !piece.fits) {
                 let text = embedded(&cut.context, &draft.source.text[cut.start..cut.end]);
                 // A token has at least one byte.
-                if text.len() as u64 + self.limits.added <= window {
+                if text.len() as u64 + window.added <= window.tokens {
                     continue;
                 }
                 bytes += text.len();
@@ -515,13 +544,13 @@ impl Cutter {
             self.is_guessed.set(true);
             return Ok(());
         };
-        let ratio = |text: &String, tokens: u64| tokens.saturating_sub(self.limits.added) as f32 / estimate(text).max(1) as f32;
+        let ratio = |text: &String, tokens: u64| tokens.saturating_sub(self.added()) as f32 / estimate(text).max(1) as f32;
         let mut ratios: Vec<f32> = texts.iter().zip(&tokens).map(|(text, tokens)| ratio(text, *tokens)).collect();
         ratios.sort_unstable_by(f32::total_cmp);
         // Nine in ten of what comes shall fit at once.
         let high = ratios[(ratios.len() * 9 / 10).min(ratios.len() - 1)].clamp(0.5, 4.0);
         self.factor.set(if high > self.factor.get() { high } else { (3.0 * self.factor.get() + high) / 4.0 });
-        let window = self.limits.window.unwrap_or(u64::MAX);
+        let window = self.window().map_or(u64::MAX, |window| window.tokens);
         let all = places.into_iter().zip(tokens).map(|((document, piece), tokens)| TooLong { document, piece, tokens });
         long.extend(all.filter(|one| one.tokens > window));
         Ok(())
@@ -529,7 +558,7 @@ impl Cutter {
 
     /// Cuts what is too long into smaller pieces; at last into such as fit by their bytes, without context.
     fn cut_again(&self, drafts: &mut [Draft<'_>], long: &[TooLong], is_last: bool) {
-        let room = self.limits.window.unwrap_or(u64::MAX).saturating_sub(self.limits.added);
+        let room = self.window().map_or(u64::MAX, |window| window.tokens.saturating_sub(window.added));
         // From the last, so that the numbers of those before stay what they are.
         for TooLong { document, piece, tokens } in long.iter().rev() {
             let draft = &mut drafts[*document];

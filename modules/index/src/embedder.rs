@@ -2,7 +2,7 @@
 //! what is searched for as a query, so that a model with prompts gets the right one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrow_array::cast::AsArray;
@@ -11,12 +11,16 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use brahman_card::Fault;
 use brahman_card::interface::broker::error::{NoProvider, ProviderFailed};
-use brahman_card::interface::embed::{self, EmbedBulkIn, EmbedBulkOut, EmbedTextIn};
+use brahman_card::interface::embed::{self, EmbedBulkIn, EmbedBulkOut, EmbedTextIn, TokenizeIn, TokenizeOut};
 use brahman_card::interface::index::error::ModelMismatch;
+use brahman_card::interface::service::error::MethodNotFound;
 use brahman_card::interface::{Empty, WireError};
 use brahman_sidecar::bulk::{BulkStream, Frame};
 use brahman_sidecar::client::encode_method;
 use brahman_sidecar::{Backoff, CallOptions, Client, ClientError, chain};
+use tokio::runtime::Handle;
+
+use crate::cutter::{Measure, Window};
 
 /// Attempts at one batch; the provider may be restarting, and loads its model for a second or so.
 const ATTEMPTS_MAX: u32 = 6;
@@ -302,6 +306,83 @@ pub async fn query(client: &Client, model: &Model, text: &str) -> Result<(Vec<f3
     }
     let vector = answer.value.vectors.into_iter().next().unwrap_or_default();
     Ok((vector, answer.provider, !answer.value.truncated.is_empty()))
+}
+
+/// Tokens that a model adds to a text, of one that cannot be asked.
+const ADDED_GUESSED: u64 = 2;
+
+/// Counts tokens as a model does, for whoever cuts texts on a thread that may block.
+#[derive(Debug)]
+pub struct TokenCounter {
+    client: Client,
+    runtime: Handle,
+    /// Name of the model, if the index has one but no vectors yet.
+    name: Option<String>,
+    model: Arc<OnceLock<Model>>,
+}
+
+impl TokenCounter {
+    /// For the model given, or for whichever answers first, once there is something to count. Made where the runtime is.
+    #[must_use]
+    pub fn new(client: Client, name: Option<String>, model: Option<Model>) -> Self {
+        let known = OnceLock::new();
+        if let Some(model) = model {
+            known.get_or_init(|| model);
+        }
+        Self { client, runtime: Handle::current(), name, model: Arc::new(known) }
+    }
+
+    /// The model that it has counted for: that which is to embed as well.
+    #[must_use]
+    pub fn model(&self) -> Arc<OnceLock<Model>> {
+        Arc::clone(&self.model)
+    }
+
+    async fn bound(&self) -> Result<Model, Fault> {
+        if let Some(model) = self.model.get() {
+            return Ok(model.clone());
+        }
+        let model = current_model(&self.client, self.name.as_deref()).await?;
+        Ok(self.model.get_or_init(|| model).clone())
+    }
+
+    /// None of a provider that does not count.
+    async fn tokenize(&self, texts: Vec<String>) -> Result<Option<TokenizeOut>, Fault> {
+        let model = self.bound().await?;
+        let ask = TokenizeIn { texts, role: Some(DOCUMENT.to_owned()), ..TokenizeIn::default() };
+        match self.client.call_method::<embed::method::Tokenize>(&ask, &require(Some(&model))).await.map_err(Fault::from) {
+            Ok(answer) if answer.value.fingerprint == model.fingerprint => Ok(Some(answer.value)),
+            Ok(answer) => Err(mismatch(&model, &answer.value.model)),
+            Err(fault) if fault.name == MethodNotFound::NAME => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    async fn ask_window(&self) -> Result<Option<Window>, Fault> {
+        let window = match self.tokenize(vec!["x".to_owned()]).await? {
+            Some(answer) => {
+                let added = answer.texts.first().map_or(ADDED_GUESSED, |one| one.tokens.saturating_sub(1));
+                Window { tokens: answer.max_tokens, added }
+            }
+            None => {
+                let model = self.bound().await?;
+                let info = self.client.call_method::<embed::method::Info>(&Empty {}, &require(Some(&model))).await?;
+                Window { tokens: info.value.max_tokens, added: ADDED_GUESSED }
+            }
+        };
+        Ok(Some(window).filter(|window| window.tokens > 0))
+    }
+}
+
+impl Measure for TokenCounter {
+    fn window(&self) -> Result<Option<Window>, Fault> {
+        self.runtime.block_on(self.ask_window())
+    }
+
+    fn tokens(&self, texts: &[String]) -> Result<Option<Vec<u64>>, Fault> {
+        let answer = self.runtime.block_on(self.tokenize(texts.to_vec()))?;
+        Ok(answer.map(|answer| answer.texts.iter().map(|one| one.tokens).collect()))
+    }
 }
 
 /// Scales a vector to length 1; one of zeros stays as it is.

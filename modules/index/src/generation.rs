@@ -101,6 +101,10 @@ pub struct Manifest {
     /// The language whose words it has, if one was named; else what is found in its texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
+    /// The way in which its texts were cut: [`crate::refresh::CHUNKING`], or absent of what was cut by characters, and of vectors that came
+    /// with the dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunking: Option<u32>,
 }
 
 impl Manifest {
@@ -127,6 +131,7 @@ impl Manifest {
             target_recall: None,
             forced: false,
             language: None,
+            chunking: None,
         }
     }
 

@@ -1,11 +1,12 @@
 //! Datasets to searchable vectors.
 //!
-//! From the outside in: [`service`] speaks `org.brahman.Index`; [`refresh`] plans what changes, [`chunk`] cuts rows,
-//! [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are committed; [`generation`] is what
-//! answers, [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`]; [`flat_hnsw`] is the engine,
-//! [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for, [`fusion`] how meaning and
-//! words become one list, [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on measuring what was promoted. [`sweep`] decides what may be removed, [`sealed`] are files of JSON with a checksum, [`threads`]
-//! says what becomes of a panic.
+//! From the outside in: [`service`] speaks `org.brahman.Index`; [`refresh`] plans what changes, [`cutter`] cuts rows along their
+//! [`outline`] ([`chunk`] those of older indexes), [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are
+//! committed; [`generation`] is what answers, [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`];
+//! [`flat_hnsw`] is the engine, [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for,
+//! [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
+//! measuring what was promoted. [`sweep`] decides what may be removed, [`sealed`] are files of JSON with a checksum, [`threads`] says what
+//! becomes of a panic.
 //!
 //! Invariants: an index holds vectors of one model, named by its fingerprint, and is searched with that model only;
 //! readers hold a whole generation, so no answer mixes two; the pointer moves last.
@@ -13,6 +14,7 @@
 pub mod agent;
 pub mod analyser;
 pub mod chunk;
+pub mod cutter;
 pub mod embedder;
 pub mod engine;
 pub mod files;
@@ -22,6 +24,7 @@ pub mod fusion;
 pub mod generation;
 pub mod home;
 pub mod lexical;
+pub mod outline;
 pub mod partial;
 pub mod pending;
 pub mod program;

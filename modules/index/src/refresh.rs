@@ -24,6 +24,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 
 use crate::chunk::Chunker;
+use crate::cutter::{Cut, Cutter, Measure, Source};
 use crate::files::Damage;
 use crate::filter::{self, Value};
 use crate::generation::Generation;
@@ -31,6 +32,8 @@ use crate::rows::{Row, RowStore};
 use crate::segment;
 use flat_hnsw::kernel::dot;
 
+/// The way in which texts are cut now: by tokens, each chunk with its context before it.
+pub const CHUNKING: u32 = 2;
 /// Skipped rows that are named; the rest are counted.
 const SKIPPED_NAMED: usize = 20;
 /// Rows of the dataset read at once.
@@ -45,6 +48,39 @@ pub enum Origin {
     Old(u32),
     /// It came with the dataset, the n-th such.
     Given(usize),
+}
+
+/// How texts become chunks.
+#[derive(Debug)]
+pub enum Cutting {
+    /// By characters, with nothing before them: of indexes from before chunks were counted in tokens.
+    Characters(Chunker),
+    /// By the tokens of a model.
+    Tokens(Cutter, Box<dyn Measure + Send>),
+}
+
+impl Cutting {
+    /// The chunks of each text.
+    fn cut(&self, sources: &[Source<'_>]) -> Result<Vec<Vec<Cut>>, Fault> {
+        match self {
+            Self::Characters(chunker) => {
+                let of = |chunk: crate::chunk::Chunk<'_>| Cut {
+                    start: chunk.start,
+                    end: chunk.start + chunk.text.len(),
+                    line: chunk.line,
+                    context: String::new(),
+                };
+                Ok(sources.iter().map(|source| chunker.cut(source.id, source.text).into_iter().map(of).collect()).collect())
+            }
+            Self::Tokens(cutter, measure) => cutter.cut(sources, measure.as_ref()),
+        }
+    }
+
+    /// Whether the tokens of what was cut could only be guessed.
+    #[must_use]
+    pub fn is_guessed(&self) -> bool {
+        matches!(self, Self::Tokens(cutter, _) if cutter.is_guessed())
+    }
 }
 
 /// What a refresh is to do, before anything is embedded.
@@ -78,13 +114,20 @@ pub struct Plan {
     pub skipped_docs: u64,
     /// The first of them.
     pub skipped: Vec<SkippedRow>,
+    /// Whether its chunks were cut by tokens.
+    pub by_tokens: bool,
+    /// Whether those could only be guessed.
+    pub is_guessed: bool,
 }
 
-/// A document of the dataset.
+/// A document of the dataset that is new, or that changed.
 struct Document<'a> {
-    id: &'a str,
-    text: &'a str,
+    id: String,
+    text: String,
     vector: Option<&'a [f32]>,
+    hash: [u8; 32],
+    /// Its row of the batch.
+    row: u32,
 }
 
 /// What is known of a document: its hash and its rows.
@@ -114,7 +157,7 @@ pub fn text_columns(parameters: &CreateIn) -> Vec<String> {
 ///
 /// # Errors
 /// If a column is missing or of a type that cannot be used, or an object cannot be read.
-pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Option<&Generation>) -> Result<Plan, Fault> {
+pub fn plan(dataset: &Dataset, parameters: &CreateIn, cutting: &Cutting, old: Option<&Generation>) -> Result<Plan, Fault> {
     let known = known(old).map_err(|e| io_fault("reading the index", &e))?;
     let mut plan = Plan { pre_existing_docs: known.len() as u64, ..Plan::default() };
     let mut seen: HashSet<String> = HashSet::new();
@@ -141,7 +184,7 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
         for batch in builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|e| unreadable(&e))? {
             let batch = plain(&batch.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
-            let taken = plan.batch(&batch, parameters, &texts, &filters, chunker, &known, old, &mut seen)?;
+            let taken = plan.batch(&batch, parameters, &texts, &filters, cutting, &known, old, &mut seen)?;
             if !filters.is_empty() {
                 let indices: Vec<usize> = filters.iter().filter_map(|f| batch.schema().index_of(f).ok()).collect();
                 let own = batch.project(&indices).and_then(|b| arrow_select::take::take_record_batch(&b, &UInt32Array::from(taken)));
@@ -150,6 +193,7 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, chunker: &Chunker, old: Op
         }
     }
     plan.dataset_docs = seen.len() as u64;
+    (plan.by_tokens, plan.is_guessed) = (matches!(cutting, Cutting::Tokens(_, _)), cutting.is_guessed());
     for (_, (_, rows)) in known.iter().filter(|(id, _)| !seen.contains(id.as_str())) {
         plan.removed_docs += 1;
         plan.dead.extend(rows);
@@ -254,7 +298,7 @@ impl Plan {
         parameters: &CreateIn,
         texts: &[String],
         filters: &[String],
-        chunker: &Chunker,
+        cutting: &Cutting,
         known: &KnownDocuments,
         old: Option<&Generation>,
         seen: &mut HashSet<String>,
@@ -264,7 +308,7 @@ impl Plan {
         let text_arrays: Vec<&ArrayRef> = texts.iter().map(|c| column(c)).collect::<Result<_, _>>()?;
         let filter_arrays: Vec<&ArrayRef> = filters.iter().map(|c| column(c)).collect::<Result<_, _>>()?;
         let vectors = parameters.vector_column.as_deref().map(|name| column(name).and_then(|array| given(name, array))).transpose()?;
-        let mut taken = Vec::new();
+        let mut changed: Vec<Document<'_>> = Vec::new();
         for row in 0..batch.num_rows() {
             let id = id_of(ids, &parameters.id_column, row)?;
             if !seen.insert(id.clone()) {
@@ -278,9 +322,20 @@ impl Plan {
             for array in &filter_arrays {
                 hashed.extend(format!("\u{1f}{:?}", filter::value(array, row)).into_bytes());
             }
+            let hash = sha256(&hashed);
+            if known.get(&id).is_none_or(|(old_hash, _)| *old_hash != hash) {
+                changed.push(Document { id, text, vector, hash, row: row as u32 });
+            }
+        }
+        let to_cut = changed.iter().filter(|document| document.vector.is_none());
+        let sources: Vec<Source<'_>> = to_cut.map(|document| Source { id: &document.id, text: &document.text }).collect();
+        let mut cuts = cutting.cut(&sources)?.into_iter();
+        let mut taken = Vec::new();
+        for document in &changed {
             let before = self.fresh.len();
-            self.document(&Document { id: &id, text: &text, vector }, &sha256(&hashed), chunker, known.get(&id), old)?;
-            taken.extend(std::iter::repeat_n(row as u32, self.fresh.len() - before));
+            let cuts = if document.vector.is_none() { cuts.next().unwrap_or_default() } else { Vec::new() };
+            self.document(document, &cuts, known.get(&document.id), old)?;
+            taken.extend(std::iter::repeat_n(document.row, self.fresh.len() - before));
         }
         Ok(taken)
     }
@@ -288,19 +343,17 @@ impl Plan {
     fn document(
         &mut self,
         document: &Document<'_>,
-        hash: &[u8; 32],
-        chunker: &Chunker,
+        cuts: &[Cut],
         known: Option<&([u8; 32], Vec<u32>)>,
         old: Option<&Generation>,
     ) -> Result<(), Fault> {
-        if known.is_some_and(|(old_hash, _)| old_hash == hash) {
-            return Ok(());
-        }
-        let mut at_hand: HashMap<&str, u32> = HashMap::new();
+        let Document { id, text, hash, .. } = document;
+        let mut at_hand: HashMap<(&str, &str), u32> = HashMap::new();
         if let (Some((_, rows)), Some(old)) = (known, old) {
             self.dead.extend(rows);
             for number in rows {
-                at_hand.insert(old.row(*number).map_err(|e| io_fault("reading the index", &e))?.text, *number);
+                let row = old.row(*number).map_err(|e| io_fault("reading the index", &e))?;
+                at_hand.insert((row.context, row.text), *number);
             }
         }
         let before = self.fresh.len();
@@ -324,26 +377,28 @@ impl Plan {
                 Some(reason) => {
                     self.skipped_docs += 1;
                     if self.skipped.len() < SKIPPED_NAMED {
-                        self.skipped.push(SkippedRow { doc_id: document.id.to_owned(), reason });
+                        self.skipped.push(SkippedRow { doc_id: id.clone(), reason });
                     }
                 }
                 None => {
                     self.given_dim = dim;
                     self.origins.push(Origin::Given(self.given.len() / dim));
                     self.given.extend(vector.iter().map(|x| x / norm));
-                    self.fresh.push(&Row { doc_id: document.id, content_hash: hash, chunk: 0, start: 0, line: 1, context: "", text: document.text });
+                    self.fresh.push(&Row { doc_id: id, content_hash: hash, chunk: 0, start: 0, line: 1, context: "", text });
                 }
             }
         } else {
-            for (chunk, number) in chunker.cut(document.id, document.text).into_iter().zip(0..) {
-                self.origins.push(at_hand.get(chunk.text).map_or(Origin::Embed, |row| Origin::Old(*row)));
+            for (cut, number) in cuts.iter().zip(0..) {
+                let (context, chunk) = (cut.context.as_str(), &text[cut.start..cut.end]);
+                self.origins.push(at_hand.get(&(context, chunk)).map_or(Origin::Embed, |row| Origin::Old(*row)));
                 self.fresh.push(&Row {
-                    doc_id: document.id,
+                    doc_id: id,
                     content_hash: hash,
                     chunk: number,
-                    start: chunk.start as u64,
-                    line: chunk.line as u64,
-                    text: chunk.text,
+                    start: cut.start as u64,
+                    line: cut.line as u64,
+                    context,
+                    text: chunk,
                 });
             }
             self.empty_docs += u64::from(self.fresh.len() == before);

@@ -84,7 +84,8 @@ impl RowStore {
     #[must_use]
     pub fn shared(&self) -> Option<Self> {
         let Data::Memory(data) = &self.data else { return None };
-        Some(Self { ends: Arc::clone(&self.ends), data: Data::Memory(Arc::clone(data)), has_contexts: self.has_contexts })
+        let (ends, data) = (Arc::clone(&self.ends), Data::Memory(Arc::clone(data)));
+        Some(Self { ends, data, has_contexts: self.has_contexts })
     }
 
     /// Bytes of the records.

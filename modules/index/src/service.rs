@@ -37,6 +37,7 @@ use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service, ch
 use brahman_storage::{atomic, writable};
 
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
+use crate::cutter::{TOKENS_DEFAULT, TOKENS_RANGE};
 use crate::engine::{self, Engine, ParameterError};
 use crate::fusion::{Fusion, Method};
 use crate::generation::{self, Generation};
@@ -261,6 +262,7 @@ impl IndexService {
         let manifest = generation.as_ref().map(|g| &g.manifest);
         let dataset_generation = manifest.map_or(0, |m| m.dataset_generation);
         let graph = manifest.map_or_else(|| refresh::graph_parameters(p), |m| m.parameters);
+        let by_tokens = p.vector_column.is_none() && manifest.is_none_or(|m| m.chunks == 0 || m.chunking.is_some());
         Description {
             name: p.name.clone(),
             dataset: p.dataset.clone(),
@@ -268,8 +270,9 @@ impl IndexService {
             text_column: text_columns(p).first().cloned(),
             vector_column: p.vector_column.clone(),
             filter_columns: p.filter_columns.clone().unwrap_or_default(),
-            chunk_size: p.chunk_size.unwrap_or(SIZE_DEFAULT as u64),
-            overlap: p.overlap.unwrap_or(OVERLAP_DEFAULT as u64),
+            chunk_size: p.chunk_size.unwrap_or(if by_tokens { 0 } else { SIZE_DEFAULT as u64 }),
+            overlap: p.overlap.unwrap_or(if by_tokens { 0 } else { OVERLAP_DEFAULT as u64 }),
+            chunk_tokens: by_tokens.then(|| p.chunk_tokens.unwrap_or(TOKENS_DEFAULT)),
             bucket: index.home.bucket.clone(),
             engine: manifest.map_or_else(|| engine(p), |m| m.engine.clone()),
             model: manifest.map(|m| m.model.name.clone()),
@@ -557,6 +560,10 @@ fn sizes(parameters: &CreateIn) -> Result<(usize, usize), Fault> {
 /// Everything about parameters that does not depend on the dataset.
 fn check(wanted: &CreateIn) -> Result<(), Fault> {
     sizes(wanted)?;
+    if let Some(tokens) = wanted.chunk_tokens.filter(|tokens| !TOKENS_RANGE.contains(tokens)) {
+        let expected = format!("{tokens}, expected {} to {}", TOKENS_RANGE.start(), TOKENS_RANGE.end());
+        return Err(Fault::invalid_parameter("chunk_tokens", expected));
+    }
     let texts = usize::from(wanted.text_column.is_some()) + usize::from(wanted.text_columns.is_some());
     if texts > 1 || (texts == 0 && wanted.vector_column.is_none()) {
         let message = "expected text_column, text_columns or vector_column: what is to be searched";

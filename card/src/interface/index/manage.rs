@@ -23,10 +23,12 @@ pub struct CreateIn {
     pub vector_column: Option<String>,
     /// Those that searches can filter by.
     pub filter_columns: Option<Vec<String>>,
-    /// Longest chunk, in characters.
+    /// Longest chunk, in characters; bounded by tokens alone unless said.
     pub chunk_size: Option<u64>,
-    /// Characters that neighbouring chunks share.
+    /// Characters that neighbouring chunks share; none unless said.
     pub overlap: Option<u64>,
+    /// Tokens of a chunk with what is put before it to be embedded, 16 to 8192; 256, or what the model takes, unless said.
+    pub chunk_tokens: Option<u64>,
     /// `flat-hnsw` (the default), `hnsw-rs` or `exact`.
     pub engine: Option<String>,
     /// Name of the model that must embed; whichever the context has unless said.
@@ -71,6 +73,8 @@ pub struct MigrateIn {
     pub model: Option<String>,
     /// Give up real vectors for those that a mock makes up: refused unless it is true.
     pub allow_mock: Option<bool>,
+    /// Cut all texts anew, in the way of today, and embed them by the index's own model unless `model` names another; false unless said.
+    pub chunks: Option<bool>,
 }
 
 /// Replies of `Refresh` and `Migrate`.
@@ -129,6 +133,10 @@ pub struct RefreshSummary {
     pub mock: Option<bool>,
     /// Keys of the dataset's objects that were read from their copies in `rescue`, for their bucket is away.
     pub borrowed: Option<Vec<String>>,
+    /// True if texts are cut as they were before tokens were counted: `Migrate` with `chunks` cuts them anew.
+    pub old_chunks: Option<bool>,
+    /// True if the provider could not tell how many tokens texts have, and chunks were cut by a guess.
+    pub guessed: Option<bool>,
 }
 
 /// A filter column whose type changed: the newest counts.
@@ -178,8 +186,11 @@ pub struct Description {
     pub text_column: Option<String>,
     pub vector_column: Option<String>,
     pub filter_columns: Vec<String>,
+    /// Longest chunk, in characters; 0 if it is bounded by tokens alone.
     pub chunk_size: u64,
     pub overlap: u64,
+    /// Tokens of a chunk that are aimed at; absent if texts are cut by characters.
+    pub chunk_tokens: Option<u64>,
     pub bucket: String,
     pub engine: String,
     /// Absent before the first refresh, as `fingerprint` and `dim`.

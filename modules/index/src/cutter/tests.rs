@@ -8,11 +8,22 @@ use super::*;
 
 /// A tokenizer of one token a character, and two more; and what it was asked.
 #[derive(Debug, Default)]
-struct ByCharacters(Cell<usize>);
+struct ByCharacters {
+    window: Option<u64>,
+    asked: Cell<usize>,
+}
+
+fn window_of(tokens: u64) -> Window {
+    Window { tokens, added: 2 }
+}
 
 impl Measure for ByCharacters {
+    fn window(&self) -> Result<Option<Window>, Fault> {
+        Ok(self.window.map(window_of))
+    }
+
     fn tokens(&self, texts: &[String]) -> Result<Option<Vec<u64>>, Fault> {
-        self.0.set(self.0.get() + texts.len());
+        self.asked.set(self.asked.get() + texts.len());
         Ok(Some(texts.iter().map(|text| text.chars().count() as u64 + 2).collect()))
     }
 }
@@ -21,17 +32,26 @@ impl Measure for ByCharacters {
 struct Unable;
 
 impl Measure for Unable {
+    fn window(&self) -> Result<Option<Window>, Fault> {
+        Ok(Some(window_of(200)))
+    }
+
     fn tokens(&self, _: &[String]) -> Result<Option<Vec<u64>>, Fault> {
         Ok(None)
     }
 }
 
 fn limits(tokens: u64) -> Limits {
-    Limits { tokens, window: None, added: 2, chars: None, overlap: 0 }
+    Limits { tokens, chars: None, overlap: 0 }
 }
 
 fn cut(cutter: &Cutter, id: &str, text: &str) -> Vec<Cut> {
-    let mut all = cutter.cut(&[Source { id, text }], &ByCharacters::default()).expect("measured");
+    cut_for(None, cutter, id, text)
+}
+
+fn cut_for(window: Option<u64>, cutter: &Cutter, id: &str, text: &str) -> Vec<Cut> {
+    let measure = ByCharacters { window, ..ByCharacters::default() };
+    let mut all = cutter.cut(&[Source { id, text }], &measure).expect("measured");
     all.pop().expect("one document")
 }
 
@@ -61,7 +81,7 @@ fn source_code_is_cut_between_items_and_says_which() {
 
 #[test]
 fn no_chunk_is_longer_than_the_window_whatever_the_tokenizer_does() {
-    let dense = Limits { window: Some(200), ..limits(200) };
+    let dense = limits(200);
     for (id, text) in [
         ("a.md", format!("# Heading\n\n{}", "some words, and more. ".repeat(300))),
         ("a.txt", "x".repeat(20_000)),
@@ -70,7 +90,7 @@ fn no_chunk_is_longer_than_the_window_whatever_the_tokenizer_does() {
         ("name-of-a-package", "- a\n- b\n\n".repeat(500)),
     ] {
         let cutter = Cutter::new(dense);
-        let chunks = cut(&cutter, id, &text);
+        let chunks = cut_for(Some(200), &cutter, id, &text);
         for chunk in &chunks {
             let tokens = embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() + 2;
             assert!(tokens <= 200, "{id}: {tokens} tokens");
@@ -78,9 +98,9 @@ fn no_chunk_is_longer_than_the_window_whatever_the_tokenizer_does() {
         assert!(!cutter.is_guessed() && !chunks.is_empty());
     }
     // What fits by its bytes is not even measured; and who cannot be measured is guessed, and says so.
-    let measure = ByCharacters::default();
+    let measure = ByCharacters { window: Some(200), ..ByCharacters::default() };
     Cutter::new(dense).cut(&[Source { id: "a", text: "short" }], &measure).expect("cut");
-    assert_eq!(measure.0.get(), 0);
+    assert_eq!(measure.asked.get(), 0);
     let cutter = Cutter::new(dense);
     let long = "many words here. ".repeat(100);
     assert!(!cutter.cut(&[Source { id: "a", text: &long }], &Unable).expect("cut")[0].is_empty());
@@ -127,8 +147,8 @@ fn numbers_are_no_names_and_long_paths_are_shortened() {
 proptest! {
     #[test]
     fn nothing_is_lost(text in "[a-zé流(){}#; \n.]{0,600}", tokens in 16_u64..80, id in "a\\.(txt|md|rs|py|c|go|js)") {
-        let cutter = Cutter::new(Limits { window: Some(tokens), ..limits(tokens) });
-        let chunks = cut(&cutter, &id, &text);
+        let cutter = Cutter::new(limits(tokens));
+        let chunks = cut_for(Some(tokens), &cutter, &id, &text);
         for chunk in &chunks {
             prop_assert!(embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() as u64 + 2 <= tokens);
         }

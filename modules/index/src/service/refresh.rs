@@ -1,5 +1,6 @@
 //! `Refresh`, `Migrate` and `Compact`: the work that writes generations.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -19,13 +20,14 @@ use super::IndexService;
 use super::datasets::Version;
 use super::shelf::{Claim, FirstRefresh, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
-use crate::embedder::{self, Embedder, Model};
+use crate::cutter::{Cutter, Limits, TOKENS_DEFAULT, embedded};
+use crate::embedder::{self, Embedder, Model, TokenCounter};
 use crate::files::bad;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
 use crate::partial::{self, Growth};
 use crate::pending::Pending;
-use crate::refresh::{Origin, Plan, folder_fault, io_fault, plan};
+use crate::refresh::{CHUNKING, Cutting, Origin, Plan, folder_fault, io_fault, plan};
 use crate::rows::RowStore;
 use crate::segment;
 use crate::threads::{endless, on_own_thread};
@@ -133,7 +135,7 @@ impl IndexService {
         if call.is_none() {
             unpinned(&index)?;
         }
-        let (out, generation) = self.run_refresh(call, &index, claim, None).await?;
+        let (out, generation) = self.run_refresh(call, &index, claim, &Target::default()).await?;
         self.hear_of_rescue().await;
         if wants_compaction(&generation) {
             let service = Arc::clone(self);
@@ -182,9 +184,10 @@ impl IndexService {
         }
     }
 
-    /// Embeds everything by another model, into a new generation; the old one answers until that is done.
+    /// Embeds everything by another model, or cuts everything anew, into a new generation; the old one answers until that is done.
     pub(super) async fn migrate(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
-        let MigrateIn { name, model, allow_mock } = call.parameters()?;
+        let MigrateIn { name, model, allow_mock, chunks } = call.parameters()?;
+        let chunks = chunks.unwrap_or(false);
         let index = self.index(&name)?;
         if index.parameters.vector_column.is_some() {
             let message = format!("index `{name}` holds its dataset's own vectors: to change them, ingest the dataset again and refresh");
@@ -192,20 +195,29 @@ impl IndexService {
         }
         let claim = index.claim("migration").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
-        let to = embedder::current_model(&self.client, model.as_deref()).await?;
+        if chunks {
+            super::check_filters(&index.parameters)?;
+        }
+        let own = index.generation().filter(|g| !g.is_empty()).map(|g| g.manifest.model.clone());
+        // Who only wants other chunks keeps the model.
+        let to = match own.clone().filter(|_| chunks && model.is_none()) {
+            Some(own) => own,
+            None => embedder::current_model(&self.client, model.as_deref()).await?,
+        };
         keeps_real(&index, &to, allow_mock.unwrap_or(false))?;
-        let there = index.generation().is_some_and(|g| !g.is_empty() && g.manifest.model == to);
-        let (out, _) = self.run_refresh(Some(call), &index, claim, Some(to).filter(|_| !there)).await?;
+        let there = own.is_some_and(|own| own == to);
+        let target = Target { model: Some(to).filter(|_| !there || chunks), chunks };
+        let (out, _) = self.run_refresh(Some(call), &index, claim, &target).await?;
         Reply::of(&RefreshOut::Done(out))
     }
 
-    /// Brings the index up to its dataset; `to` another model if one is given, by embedding everything again.
+    /// Brings the index up to its dataset; to another model, or other chunks, if they are wanted, by embedding everything again.
     async fn run_refresh(
         &self,
         call: Option<&Call>,
         index: &Arc<Index>,
         claim: Claim,
-        to: Option<Model>,
+        target: &Target,
     ) -> Result<(RefreshSummary, Arc<Generation>), Fault> {
         index.within_reach()?;
         let started = Instant::now();
@@ -213,6 +225,7 @@ impl IndexService {
         let parameters = &index.parameters;
         // For a migration nothing of what is there can be used.
         let current = index.generation();
+        let to = target.model.as_ref();
         let old = current.clone().filter(|_| to.is_none());
         let first = FirstRefresh::begin(index);
         say(call, "read", 0, 0).await?;
@@ -220,23 +233,27 @@ impl IndexService {
         let GetOut { dataset, borrowed, .. } = self.client.call_method::<catalog::method::Get>(&ask, &options).await?.value;
         let own = Version::of(&dataset);
         self.datasets.hear(&parameters.dataset, &own);
-        let (size, overlap) = super::sizes(parameters)?;
+        // Chunks of before stay what they are, until somebody wants others.
+        let has_old_chunks = current.as_ref().is_some_and(|g| !g.is_empty() && g.manifest.chunking.is_none());
+        let keeps_chunks = has_old_chunks && !target.chunks && parameters.vector_column.is_none();
+        let bound = to.or(old.as_ref().filter(|g| !g.is_empty()).map(|g| &g.manifest.model)).cloned();
+        let counter = TokenCounter::new(self.client.clone(), parameters.model.clone(), bound);
+        let counted_for = counter.model();
+        let cutting = cutting(parameters, keeps_chunks, counter)?;
         let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
-        let planned = tokio::task::spawn_blocking(move || {
-            let chunker = Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?;
-            plan(&reading, &wanted, &chunker, before.as_deref())
-        });
-        let plan = planned.await.map_err(|e| Fault::internal(chain(&e)))??;
+        let planned = tokio::task::spawn_blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
+        let named = |fault: Fault| match &old {
+            Some(old) => embedder::explained(fault, &old.manifest.model, &parameters.name),
+            None => fault,
+        };
+        let plan = planned.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(named)?;
 
         let of = plan.fresh.len() as u64;
         if let Some(first) = &first {
             show_words(first, parameters, &plan, &own).map_err(|e| io_fault("showing what was read", &e))?;
         }
-        let how = Embedding { index, own: &own, first: first.as_ref(), to: to.as_ref() };
-        let embedded = self.vectors(call, &how, &plan, old.as_deref()).await.map_err(|fault| match &old {
-            Some(old) => embedder::explained(fault, &old.manifest.model, &parameters.name),
-            None => fault,
-        })?;
+        let how = Embedding { index, own: &own, first: first.as_ref(), to, counted_for: counted_for.get() };
+        let embedded = self.vectors(call, &how, &plan, old.as_deref()).await.map_err(named)?;
         let same = |g: &Arc<Generation>| g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run;
         // What answers in another's place is not what CURRENT names.
         let unchanged = plan.is_empty() && old.as_ref().is_some_and(same) && index.degraded().is_none();
@@ -247,6 +264,8 @@ impl IndexService {
         // Nothing was embedded where the vectors came with the dataset.
         out.cached = parameters.vector_column.is_none().then_some(embedded.cached);
         out.borrowed = borrowed;
+        out.old_chunks = keeps_chunks.then_some(true);
+        out.guessed = plan.is_guessed.then_some(true);
         let was_pinned = index.pinned().unwrap_or(false);
         let current = match old.clone().filter(|_| unchanged) {
             Some(old) => {
@@ -262,7 +281,7 @@ impl IndexService {
                     Some(model) => model,
                     None => embedder::current_model(&self.client, None).await?,
                 };
-                let done = self.publish(call, index, claim, plan, embedded.vectors, model, own.clone()).await?;
+                let done = self.publish(call, index, claim, plan, embedded.vectors, model, own.clone(), to.is_some()).await?;
                 let before = old.map_or(0, |g| if share_base(&g, &done) { g.manifest.bytes() } else { 0 });
                 let dead = done.manifest.dead.as_ref().map_or(0, |d| d.bytes);
                 out.bytes_written = done.manifest.bytes().saturating_sub(before).max(dead);
@@ -312,11 +331,17 @@ impl IndexService {
         if !to_embed.is_empty() {
             let model = match &out.model {
                 Some(model) => model.clone(),
-                None => embedder::current_model(&self.client, parameters.model.as_deref()).await?,
+                None => match how.counted_for {
+                    Some(model) => model.clone(),
+                    None => embedder::current_model(&self.client, parameters.model.as_deref()).await?,
+                },
             };
             let mut log = Pending::open(&pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
             out.lost = log.lost;
-            let text = |i: usize| plan.fresh.row(i).map(|row| row.text).map_err(|e| io_fault("reading a chunk", &e));
+            let text = |i: usize| -> Result<Cow<'_, str>, Fault> {
+                let row = plan.fresh.row(i).map_err(|e| io_fault("reading a chunk", &e))?;
+                Ok(embedded(row.context, row.text))
+            };
             let mut asked = Vec::new();
             for i in to_embed {
                 let hash = sha256(text(i)?.as_bytes());
@@ -334,8 +359,10 @@ impl IndexService {
             let [mut one, mut two] = [0, 1].map(|_| Embedder::new(self.client.clone(), Some(model.clone())));
             for pair in asked.chunks(2 * EMBED_BATCH) {
                 let (left, right) = pair.split_at(pair.len().min(EMBED_BATCH));
-                let texts = |part: &[(usize, [u8; 32])]| part.iter().map(|(i, _)| text(*i)).collect::<Result<Vec<&str>, Fault>>();
+                let texts = |part: &[(usize, [u8; 32])]| part.iter().map(|(i, _)| text(*i)).collect::<Result<Vec<_>, Fault>>();
                 let (left_texts, right_texts) = (texts(left)?, texts(right)?);
+                let left_texts: Vec<&str> = left_texts.iter().map(AsRef::as_ref).collect();
+                let right_texts: Vec<&str> = right_texts.iter().map(AsRef::as_ref).collect();
                 let second = async { if right_texts.is_empty() { Ok(None) } else { two.batch(&right_texts).await.map(Some) } };
                 let (first, second) = tokio::try_join!(one.batch(&left_texts), second)?;
                 for (part, batch) in [(left, Some(first)), (right, second)] {
@@ -374,6 +401,7 @@ impl IndexService {
         vectors: Vec<f32>,
         model: Model,
         own: Version,
+        anew: bool,
     ) -> Result<Arc<Generation>, Fault> {
         let (done, of) = (Arc::new(AtomicU64::new(0)), plan.fresh.len() as u64);
         let (work_index, counted, stop) = (Arc::clone(index), Arc::clone(&done), Arc::clone(&claim.stop));
@@ -383,13 +411,14 @@ impl IndexService {
             let (folder, parameters) = (&work_index.folder, &work_index.parameters);
             let old = work_index.generation();
             let first = || first_manifest(parameters, model.clone());
-            let migrates = old.as_ref().is_some_and(|old| !old.is_empty() && old.manifest.model != model);
+            let migrates = old.as_ref().is_some_and(|old| !old.is_empty() && (anew || old.manifest.model != model));
             let number = work_index.next_number();
             let manifest = Manifest {
                 dataset_generation: own.generation,
                 dataset_run: own.run,
                 docs: plan.dataset_docs - plan.empty_docs - plan.skipped_docs,
                 model: model.clone(),
+                chunking: plan.by_tokens.then_some(CHUNKING),
                 ..match &old {
                     Some(old) => old.manifest.after(&old.folder, number, if migrates { "migration" } else { "refresh" }),
                     None => Manifest { number, ..first() },
@@ -517,6 +546,29 @@ impl IndexService {
     }
 }
 
+/// What a refresh is to lead to, beside the dataset.
+#[derive(Debug, Default)]
+struct Target {
+    /// A model by which everything is embedded again.
+    model: Option<Model>,
+    /// Whether everything is cut anew.
+    chunks: bool,
+}
+
+/// How texts are cut: by tokens, or as those that are there were.
+fn cutting(parameters: &CreateIn, keeps_chunks: bool, counter: TokenCounter) -> Result<Cutting, Fault> {
+    let (size, overlap) = super::sizes(parameters)?;
+    if keeps_chunks || parameters.vector_column.is_some() {
+        return Ok(Cutting::Characters(Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?));
+    }
+    let limits = Limits {
+        tokens: parameters.chunk_tokens.unwrap_or(TOKENS_DEFAULT),
+        chars: parameters.chunk_size.map(|_| size),
+        overlap: parameters.overlap.map_or(0, |_| overlap),
+    };
+    Ok(Cutting::Tokens(Cutter::new(limits), Box::new(counter)))
+}
+
 /// What an embedding is for.
 struct Embedding<'a> {
     index: &'a Arc<Index>,
@@ -526,6 +578,8 @@ struct Embedding<'a> {
     first: Option<&'a FirstRefresh>,
     /// Another model than the one there was.
     to: Option<&'a Model>,
+    /// The model whose tokens were counted.
+    counted_for: Option<&'a Model>,
 }
 
 impl Embedding<'_> {
