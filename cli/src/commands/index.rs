@@ -8,7 +8,7 @@ use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary,
     CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo,
-    EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, PromoteIn,
+    EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, Passage, PromoteIn,
     PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut, TrialIn, TrialOut,
     TrialRecord, TrialSummary, TrialsOut, UnpinOut,
 };
@@ -115,7 +115,10 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
     match index {
         Index::Create(create) => make(socket, create, output).await,
         Index::Refresh { name } => refresh::<method::Refresh>(socket, &NameIn { name: name.clone() }, &name, output).await,
-        Index::Migrate { name, model } => refresh::<method::Migrate>(socket, &migrate(&name, model), &name, output).await,
+        Index::Migrate { name, model, chunks } => {
+            let ask = MigrateIn { chunks: chunks.then_some(true), ..migrate(&name, model) };
+            refresh::<method::Migrate>(socket, &ask, &name, output).await
+        }
         Index::List => show::<method::List>(socket, &Empty {}, output, |out: &ListOut| describe(output, &out.indexes)).await,
         Index::Stats { name } => {
             let one = |out: &StatsOut| {
@@ -225,7 +228,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
 
 /// What a person asks of a migration: never that real vectors are replaced by a mock's.
 fn migrate(name: &str, model: Option<String>) -> MigrateIn {
-    MigrateIn { name: name.to_owned(), model, allow_mock: None }
+    MigrateIn { name: name.to_owned(), model, ..MigrateIn::default() }
 }
 
 /// Says it where vectors are synthetic.
@@ -237,7 +240,7 @@ fn made_up(mock: Option<bool>, output: &Output) {
 
 async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<()> {
     let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, .. } = create;
-    let Create { chunk_size, overlap, model, bucket, language, fusion, graph, .. } = create;
+    let Create { chunk_tokens, chunk_size, overlap, model, bucket, language, fusion, graph, .. } = create;
     let mut texts = text_column;
     if texts.is_empty() && vector_column.is_none() {
         texts.push("text".into());
@@ -254,6 +257,7 @@ async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<
         filter_columns: some(filter_column),
         chunk_size,
         overlap,
+        chunk_tokens,
         engine: graph.engine,
         model,
         m: graph.m,
@@ -383,7 +387,7 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
         (out.resume_lost.unwrap_or(0), "vectors of an interrupted refresh were damaged and were embedded again"),
         (out.reused, "chunks of changed documents were unchanged and kept their vectors"),
         (out.empty_docs, "documents have no text"),
-        (out.truncated, "chunks were longer than the model's window and were truncated; a smaller --chunk-size avoids that"),
+        (out.truncated, "chunks were longer than the model's window and were truncated; `brahman index migrate --chunks` cuts them anew"),
         (out.skipped_docs, "documents were left out:"),
     ] {
         if count > 0 {
@@ -393,6 +397,12 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
     out.skipped.iter().for_each(|s| output.line(&format!("    {}: {}", s.doc_id, s.reason)));
     for c in out.converted.iter().flatten() {
         output.line(&format!("  column {} was {} and is {}; {} values could not be converted", c.column, c.from, c.to, c.nulls_made));
+    }
+    if out.old_chunks == Some(true) {
+        output.line(&format!("  its chunks are cut by characters, as before: `brahman index migrate {name} --chunks` cuts them anew, by tokens"));
+    }
+    if out.guessed == Some(true) {
+        output.line("  its provider does not count tokens: the lengths of chunks are guessed");
     }
     if let Some(borrowed) = &out.borrowed {
         let words = format!(
@@ -545,9 +555,32 @@ async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> a
 
 fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
     let place = output.paint(&format!("{}:{}", hit.doc_id, hit.line), Tone::Strong);
-    output.line(&score.map_or_else(|| place.clone(), |score| format!("{score:.3}  {place}")));
-    let text = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
-    output.line(&format!("       {}", output.paint(&shortened(&text, TEXT_COLUMNS), Tone::Faint)));
+    let heading = hit.heading.as_ref().map(|heading| format!("  {}", one_line(heading))).unwrap_or_default();
+    output.line(&score.map_or_else(|| format!("{place}{heading}"), |score| format!("{score:.3}  {place}{heading}")));
+    let text = match &hit.passage {
+        Some(passage) => marked(output, passage),
+        None => {
+            let text = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
+            output.paint(&shortened(&text, TEXT_COLUMNS), Tone::Faint)
+        }
+    };
+    output.line(&format!("       {text}"));
+}
+
+/// A passage on one line, its words marked.
+fn marked(output: &Output, passage: &Passage) -> String {
+    let plain = |text: &str| output.paint(&one_line(&text.replace(['\n', '\r', '\t'], " ")), Tone::Faint);
+    let (mut out, mut at) = (String::new(), 0);
+    for mark in &passage.marks {
+        let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        // What is no place in it is not marked.
+        let (start, end) = (place(mark.start), place(mark.end));
+        let (Some(before), Some(word)) = (passage.text.get(at..start), passage.text.get(start..end)) else { continue };
+        out.push_str(&plain(before));
+        out.push_str(&output.paint(&one_line(word), Tone::Strong));
+        at = end;
+    }
+    out + &plain(passage.text.get(at..).unwrap_or_default())
 }
 
 pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> anyhow::Result<()> {
@@ -567,6 +600,7 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
         fusion: search.fusion.choice(),
         literal: search.literal.then_some(true),
         per_document: search.per_document,
+        passages: (!output.json()).then_some(true),
         ..SearchIn::default()
     };
     show::<method::Search>(socket, &ask, output, |out: &SearchOut| found(output, out)).await

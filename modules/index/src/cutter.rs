@@ -115,11 +115,12 @@ pub fn heading<'a>(id: &str, context: &'a str) -> &'a str {
     }
 }
 
-/// What of an id says something to a reader: the last parts of a path, or a name; nothing of a number.
+/// What of an id says something to a reader: the last parts of a path, or a name; nothing of a number, or of a key.
 fn name_of(id: &str) -> &str {
     let letters = id.chars().filter(|c| c.is_alphabetic()).count();
     let digits = id.chars().filter(char::is_ascii_digit).count();
-    if letters < 3 || digits > letters || id.len() > PATH_CHARS {
+    let is_name = id.contains(['/', '.']) || letters >= 2 * digits + 3;
+    if letters < 3 || !is_name || id.len() > PATH_CHARS {
         return "";
     }
     match id.match_indices('/').rev().nth(PATH_PARTS - 1) {
@@ -188,6 +189,21 @@ fn units(text: &str, outline: &Outline, offset: usize, most: usize, most_chars: 
         sentences(line, start, level, most, most_chars, &mut out);
         is_after_blank = false;
         is_after_end = line.trim_end().ends_with(['.', '!', '?', ':', ';', '。', '！', '？']);
+    }
+    out
+}
+
+/// The sentences of a text, or its lines where they stand apart; none of more than so many characters.
+#[must_use]
+pub fn sentences_of(text: &str, most_chars: usize) -> Vec<std::ops::Range<usize>> {
+    let units = units(text, &Outline::default(), 0, usize::MAX, most_chars);
+    let mut out: Vec<std::ops::Range<usize>> = Vec::new();
+    for unit in units {
+        match out.last_mut() {
+            // A line that goes on is no sentence by itself.
+            Some(last) if unit.level == WORD && text[last.start..unit.end].chars().count() <= most_chars => last.end = unit.end,
+            _ => out.push(unit.start..unit.end),
+        }
     }
     out
 }

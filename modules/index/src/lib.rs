@@ -3,7 +3,8 @@
 //! From the outside in: [`service`] speaks `org.brahman.Index`; [`refresh`] plans what changes, [`cutter`] cuts rows along their
 //! [`outline`] ([`chunk`] those of older indexes), [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are
 //! committed; [`generation`] is what answers, [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`];
-//! [`flat_hnsw`] is the engine, [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for,
+//! [`flat_hnsw`] is the engine, [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for, [`passage`]
+//! what of a chunk is read first,
 //! [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
 //! measuring what was promoted. [`sweep`] decides what may be removed, [`sealed`] are files of JSON with a checksum, [`threads`] says what
 //! becomes of a panic.
@@ -26,6 +27,7 @@ pub mod home;
 pub mod lexical;
 pub mod outline;
 pub mod partial;
+pub mod passage;
 pub mod pending;
 pub mod program;
 pub mod query;

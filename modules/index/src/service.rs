@@ -552,7 +552,8 @@ fn engine(parameters: &CreateIn) -> String {
 
 fn sizes(parameters: &CreateIn) -> Result<(usize, usize), Fault> {
     let number = |n: Option<u64>, default: usize| n.map_or(default, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    let (size, overlap) = (number(parameters.chunk_size, SIZE_DEFAULT), number(parameters.overlap, OVERLAP_DEFAULT));
+    let size = number(parameters.chunk_size, SIZE_DEFAULT);
+    let overlap = number(parameters.overlap, OVERLAP_DEFAULT.min(size.saturating_sub(1)));
     Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?;
     Ok((size, overlap))
 }

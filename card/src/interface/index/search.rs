@@ -32,6 +32,8 @@ pub struct SearchIn {
     pub literal: Option<bool>,
     /// Most hits of one document; as many as there are unless said.
     pub per_document: Option<u64>,
+    /// Give the sentence of each hit that answers `text`; false unless said.
+    pub passages: Option<bool>,
 }
 
 /// How two lists are to be fused.
@@ -85,6 +87,26 @@ pub struct Hit {
     pub cosine: Option<f32>,
     /// Of the query's words, where it was found by them.
     pub bm25: Option<f32>,
+    /// The headings that it stands under, or the items of source code that it is in, the outermost first.
+    pub heading: Option<String>,
+    /// With `passages`.
+    pub passage: Option<Passage>,
+}
+
+/// The sentence of a hit that has most of the query's words, and what follows it if it is short.
+#[wire]
+pub struct Passage {
+    pub text: String,
+    /// Where the query's words stand in it, in order.
+    pub marks: Vec<Mark>,
+}
+
+/// Bytes of a passage.
+#[wire(Copy, Eq)]
+pub struct Mark {
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
 }
 
 /// Where the time went, in microseconds.

@@ -19,13 +19,16 @@ pub(crate) enum Index {
         /// Index
         name: String,
     },
-    /// Embed everything with another model; the old vectors answer until that is done
+    /// Embed everything with another model, or cut it anew; what there is answers until that is done
     Migrate {
         /// Index
         name: String,
-        /// Model to embed with [default: that of the context's first provider]
+        /// Model to embed with [default: that of the context's first provider; with --chunks the index's own]
         #[arg(long)]
         model: Option<String>,
+        /// Cut all texts anew, by the model's tokens
+        #[arg(long)]
+        chunks: bool,
     },
     /// List all indexes
     List,
@@ -178,10 +181,13 @@ pub(crate) struct Create {
     /// Columns that searches can filter by
     #[arg(long, value_delimiter = ',')]
     pub(super) filter_column: Vec<String>,
-    /// Characters per chunk
+    /// Tokens per chunk, with what is put before it to be embedded [default: 256, or what the model takes]
+    #[arg(long)]
+    pub(super) chunk_tokens: Option<u64>,
+    /// Characters per chunk at most [default: bounded by tokens alone]
     #[arg(long)]
     pub(super) chunk_size: Option<u64>,
-    /// Characters that neighbouring chunks share
+    /// Characters that neighbouring chunks share [default: none]
     #[arg(long)]
     pub(super) overlap: Option<u64>,
     /// Bucket to store the index in, which must be a folder [default: primary]

@@ -138,8 +138,8 @@ fn time_is_linear_in_a_text_without_a_space_or_a_line() {
 }
 
 #[test]
-fn numbers_are_no_names_and_long_paths_are_shortened() {
-    for (id, name) in [("17", ""), ("01J8Z3", ""), ("bash", "bash"), ("a/b/c/d/notes.md", "c/d/notes.md"), ("doc-7", "doc-7")] {
+fn numbers_and_keys_are_no_names_and_long_paths_are_shortened() {
+    for (id, name) in [("17", ""), ("01J8Z3", ""), ("bash", "bash"), ("a/b/c/d/notes.md", "c/d/notes.md"), ("doc-7", "")] {
         assert_eq!(name_of(id), name, "{id}");
     }
 }

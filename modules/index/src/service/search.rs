@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{Elapsed, FusionUsed, GetIn, GetOut, Hit, SearchIn, SearchOut, error};
+use brahman_card::interface::index::{Elapsed, FusionUsed, GetIn, GetOut, Hit, Mark, Passage, SearchIn, SearchOut, error};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
 use super::refresh::cores;
 use super::shelf::Index;
+use crate::cutter::heading;
 use crate::embedder::{self, Model};
 use crate::filter::{self, Filter};
 use crate::fusion::{Fusion, Lists, Method, Scored, fuse};
 use crate::generation::{Generation, SearchOptions, Selection};
+use crate::passage::Marker;
 use crate::query::Asked;
 use crate::refresh::io_fault;
 use crate::rows::Row;
@@ -82,6 +84,7 @@ struct Job {
     fusion: Fusion,
     /// Most hits of one document.
     per_document: Option<usize>,
+    passages: bool,
     how: SearchOptions,
     threads: usize,
 }
@@ -189,10 +192,15 @@ impl Job {
                 self.index.shadow(&self.generation, query, self.how.k, &allowed, &found);
             }
         }
+        let mut marker = self.asked.as_ref().filter(|_| self.passages).map(|asked| Marker::of(&asked.text, &generation.analyser()));
         let hits = |found: &Vec<Scored>| -> Result<Vec<Hit>, Fault> {
             let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
             let rows = generation.rows(&numbers).map_err(|e| io_fault("fetching a hit", &e))?;
-            Ok(rows.iter().zip(found).map(|(row, f)| hit(row, f)).collect())
+            let mut hits: Vec<Hit> = rows.iter().zip(found).map(|(row, f)| hit(row, f)).collect();
+            if let Some(marker) = &mut marker {
+                rows.iter().zip(&mut hits).for_each(|(row, hit)| hit.passage = Some(passage(marker, row.text)));
+            }
+            Ok(hits)
         };
         let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
         Ok(SearchOutcome { results, filter, search, fetch: started.elapsed() - filter - search })
@@ -283,7 +291,16 @@ fn hit(row: &Row<'_>, scored: &Scored) -> Hit {
         score: scored.score,
         cosine: scored.cosine,
         bm25: scored.bm25,
+        heading: Some(heading(row.doc_id, row.context)).filter(|heading| !heading.is_empty()).map(str::to_owned),
+        passage: None,
     }
+}
+
+/// What of a text is read first.
+fn passage(marker: &mut Marker, text: &str) -> Passage {
+    let found = marker.passage(text);
+    let marks = found.marks.iter().map(|mark| Mark { start: mark.start as u64, end: mark.end as u64 });
+    Passage { text: found.text.to_owned(), marks: marks.collect() }
 }
 
 impl IndexService {
@@ -357,6 +374,7 @@ impl IndexService {
             mode,
             fusion,
             per_document,
+            passages: ask.passages.unwrap_or(false),
             how,
             threads,
         };
