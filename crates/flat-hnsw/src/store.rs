@@ -63,6 +63,17 @@ impl LiveRows {
         Self { words, count }
     }
 
+    /// These of so many rows; those beyond are passed over.
+    #[must_use]
+    pub fn from_rows(rows: usize, those: impl IntoIterator<Item = u32>) -> Self {
+        let mut words = vec![0_u64; rows.div_ceil(64)];
+        for row in those.into_iter().filter(|row| (*row as usize) < rows) {
+            words[row as usize / 64] |= 1 << (row % 64);
+        }
+        let count = words.iter().map(|w| w.count_ones() as usize).sum();
+        Self { words, count }
+    }
+
     /// Whether a row is among them.
     #[inline]
     #[must_use]
@@ -87,7 +98,29 @@ impl LiveRows {
     /// Those that are in both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
-        let words: Vec<u64> = self.words.iter().zip(&other.words).map(|(a, b)| a & b).collect();
+        self.with(other, |a, b| a & b)
+    }
+
+    /// Those that are in either; both are of as many rows.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        self.with(other, |a, b| a | b)
+    }
+
+    /// Those that are in neither: of so many rows, the others.
+    #[must_use]
+    pub fn others(&self, rows: usize) -> Self {
+        let mut words: Vec<u64> = self.words.iter().map(|word| !word).collect();
+        words.resize(rows.div_ceil(64), u64::MAX);
+        if let Some(last) = words.last_mut().filter(|_| !rows.is_multiple_of(64)) {
+            *last &= (1 << (rows % 64)) - 1;
+        }
+        let count = words.iter().map(|w| w.count_ones() as usize).sum();
+        Self { words, count }
+    }
+
+    fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
+        let words: Vec<u64> = self.words.iter().zip(&other.words).map(|(a, b)| combine(*a, *b)).collect();
         let count = words.iter().map(|w| w.count_ones() as usize).sum();
         Self { words, count }
     }

@@ -1,15 +1,20 @@
 //! Filters: which rows a search may find, by document, source and the dataset's typed columns.
 //!
 //! The language is that of Chroma and MongoDB: `{"lang": "rust"}`, `{"year": {"$gte": 2020, "$lt": 2024}}`,
-//! `{"$or": [{…}, {…}]}`, with `$eq $ne $gt $gte $lt $lte $in $nin $and $or $not`. A NULL matches only `null` and `$ne`.
-//! Depth and size are bounded by the wire.
+//! `{"$or": [{…}, {…}]}`, with `$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $and $or $not`. A NULL matches only `null`, `$ne`
+//! and `{"$exists": false}`. Depth and size are bounded by the wire.
+//!
+//! Rows are chosen by [`sorted`] columns and by a map of ids where there are many of them, else by looking at each.
 //!
 //! A value is compared as the column's type has it: with a column of f32 the number is rounded as the column's were, with dates and
 //! timestamps a text is read as ISO 8601 (UTC where it names no offset). Invariant: what cannot be compared with the column is an
 //! error that names both, never a filter that lets nothing through.
 
+pub mod sorted;
+
 use std::cmp::Ordering;
 use std::io;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::timezone::Tz;
@@ -21,13 +26,14 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::cast;
 use arrow_cast::parse::{Parser, string_to_datetime};
-use arrow_schema::{ArrowError, DataType, TimeUnit};
+use arrow_schema::{ArrowError, DataType, Field, TimeUnit};
 use brahman_card::Fault;
 use brahman_card::interface::index::error::Damaged;
 use brahman_sidecar::chain;
 use serde_json::Value as Json;
 
 use crate::generation::{Generation, Selection};
+use crate::rows::RowStore;
 use flat_hnsw::store::LiveRows;
 
 /// Nanoseconds a day.
@@ -50,6 +56,8 @@ pub enum Value {
     Decimal(String),
     /// A text.
     Text(String),
+    /// Several.
+    List(Vec<Value>),
 }
 
 /// What is wrong with a filter.
@@ -110,8 +118,30 @@ pub enum FilterError {
         /// The column.
         field: String,
     },
+    /// Something else stands where a truth is expected.
+    #[error("`$exists` of `{field}` expects true or false")]
+    NoTruth {
+        /// The column.
+        field: String,
+    },
+    /// A list is compared as a whole.
+    #[error("column `{field}` is {kind}, a list: ask for one of its values by {{\"$contains\": …}}")]
+    List {
+        /// The column.
+        field: String,
+        /// Its type.
+        kind: DataType,
+    },
+    /// A column that is no list is asked for what it contains.
+    #[error("column `{field}` is {kind}, which contains nothing: `$contains` is for lists")]
+    NoList {
+        /// The column.
+        field: String,
+        /// Its type.
+        kind: DataType,
+    },
     /// There is no such operator.
-    #[error("`{operator}` of `{field}`: expected $eq, $ne, $gt, $gte, $lt, $lte, $in or $nin")]
+    #[error("`{operator}` of `{field}`: expected $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $contains or $exists")]
     UnknownOperator {
         /// The operator.
         operator: String,
@@ -181,6 +211,9 @@ pub fn plain_type(kind: &DataType) -> DataType {
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::Float16 => DataType::Float32,
         DataType::Dictionary(_, values) => plain_type(values),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            DataType::List(Arc::new(Field::new("item", plain_type(item.data_type()), true)))
+        }
         other => other.clone(),
     }
 }
@@ -212,6 +245,15 @@ pub fn common_type(a: &DataType, b: &DataType) -> DataType {
 /// Whether searches can filter by columns of this type.
 #[must_use]
 pub fn is_filterable(kind: &DataType) -> bool {
+    match plain_type(kind) {
+        DataType::List(item) => is_scalar(item.data_type()),
+        kind => is_scalar(&kind),
+    }
+}
+
+/// Whether values of this type are single ones that can be compared, and so can name documents.
+#[must_use]
+pub fn is_scalar(kind: &DataType) -> bool {
     Kind::of(&plain_type(kind)).is_some()
 }
 
@@ -223,6 +265,8 @@ enum Kind {
     Number,
     /// A number of 32 bits.
     Narrow,
+    /// A decimal number.
+    Decimal,
     /// A date or a timestamp, whose unit has so many nanoseconds.
     Time(i128),
 }
@@ -239,7 +283,8 @@ impl Kind {
             DataType::Timestamp(TimeUnit::Microsecond, _) => Self::Time(1000),
             DataType::Timestamp(TimeUnit::Nanosecond, _) => Self::Time(1),
             DataType::Float64 => Self::Number,
-            kind if kind.is_integer() || kind.is_decimal() => Self::Number,
+            kind if kind.is_decimal() => Self::Decimal,
+            kind if kind.is_integer() => Self::Number,
             _ => return None,
         })
     }
@@ -248,7 +293,7 @@ impl Kind {
         match self {
             Self::Text => "a text",
             Self::Bool => "true or false",
-            Self::Number | Self::Narrow => "a number",
+            Self::Number | Self::Narrow | Self::Decimal => "a number",
             Self::Time(_) => "a date such as \"2024-01-31\" or \"2024-01-31T12:00:00Z\"",
         }
     }
@@ -258,6 +303,9 @@ impl Kind {
         Some(match (self, wanted) {
             (_, Value::Null) => Value::Null,
             (Self::Text, Value::Text(_)) | (Self::Bool, Value::Bool(_)) | (Self::Number, Value::Int(_) | Value::Float(_)) => wanted.clone(),
+            (Self::Decimal, Value::Int(n)) => Value::Decimal(n.to_string()),
+            // As it was written: the shortest text that is this number.
+            (Self::Decimal, Value::Float(x)) if x.is_finite() => Value::Decimal(x.to_string()),
             (Self::Narrow, Value::Int(n)) => Value::Float(f64::from(*n as f32)),
             (Self::Narrow, Value::Float(x)) => Value::Float(f64::from(*x as f32)),
             (Self::Time(unit), Value::Int(n)) => Value::Int(n.checked_mul(unit)?),
@@ -270,7 +318,6 @@ impl Kind {
     fn of_column(self, column: &ArrayRef, row: usize) -> Value {
         match (self, value(column, row)) {
             (Self::Time(unit), Value::Int(n)) => Value::Int(n * unit),
-            (_, Value::Decimal(text)) => text.parse().map_or(Value::Null, Value::Float),
             (_, value) => value,
         }
     }
@@ -326,6 +373,10 @@ pub fn value(column: &ArrayRef, row: usize) -> Value {
         DataType::Decimal64(_, _) => decimal!(Decimal64Type),
         DataType::Decimal128(_, _) => decimal!(Decimal128Type),
         DataType::Decimal256(_, _) => decimal!(Decimal256Type),
+        DataType::List(_) => {
+            let items = column.as_list::<i32>().value(row);
+            Value::List((0..items.len()).map(|item| value(&items, item)).collect())
+        }
         _ => Value::Null,
     }
 }
@@ -343,6 +394,8 @@ pub enum Filter {
     Compare(String, Vec<Ordering>, Value),
     /// A field that is one of these.
     OneOf(String, Vec<Value>),
+    /// A field of several values, one of which is this.
+    Contains(String, Value),
 }
 
 fn scalar(json: &Json, field: &str) -> Result<Value, FilterError> {
@@ -367,6 +420,7 @@ fn shown(value: &Value) -> String {
         Value::Float(x) => format!("the number {x}"),
         Value::Decimal(text) => format!("the number {text}"),
         Value::Text(text) => format!("the text {text:?}"),
+        Value::List(_) => "a list".to_owned(),
     }
 }
 
@@ -431,6 +485,15 @@ impl Filter {
                 "$lte" => compare(&[Less, Equal])?,
                 "$in" => Self::OneOf(field.to_owned(), list()?),
                 "$nin" => Self::Not(Box::new(Self::OneOf(field.to_owned(), list()?))),
+                "$contains" => Self::Contains(field.to_owned(), scalar(wanted, field)?),
+                "$exists" => {
+                    let is_null = Self::Compare(field.to_owned(), vec![Equal], Value::Null);
+                    match wanted {
+                        Json::Bool(true) => Self::Not(Box::new(is_null)),
+                        Json::Bool(false) => is_null,
+                        _ => return Err(FilterError::NoTruth { field: field.to_owned() }),
+                    }
+                }
                 other => return Err(FilterError::UnknownOperator { operator: other.to_owned(), field: field.to_owned() }),
             });
         }
@@ -443,7 +506,7 @@ impl Filter {
         match self {
             Self::All(parts) | Self::Any(parts) => parts.iter().flat_map(Self::fields).collect(),
             Self::Not(part) => part.fields(),
-            Self::Compare(field, _, _) | Self::OneOf(field, _) => vec![field],
+            Self::Compare(field, _, _) | Self::OneOf(field, _) | Self::Contains(field, _) => vec![field],
         }
     }
 
@@ -451,6 +514,10 @@ impl Filter {
     fn typed(&self, of: &dyn Fn(&str) -> Result<DataType, FilterError>) -> Result<Self, FilterError> {
         let typed = |field: &str, wanted: &Value| -> Result<Value, FilterError> {
             let (data_type, field) = (of(field)?, field.to_owned());
+            // Whether there is a list at all can be asked of lists as well.
+            if matches!(data_type, DataType::List(_)) {
+                return if *wanted == Value::Null { Ok(Value::Null) } else { Err(FilterError::List { field, kind: data_type }) };
+            }
             let Some(kind) = Kind::of(&data_type) else { return Err(FilterError::Unfilterable { field, kind: data_type }) };
             let fits = kind.of_filter(wanted);
             fits.ok_or_else(|| FilterError::OtherType { field, kind: data_type, value: shown(wanted), expected: kind.expected() })
@@ -463,6 +530,18 @@ impl Filter {
             Self::Compare(field, orders, wanted) => Self::Compare(field.clone(), orders.clone(), typed(field, wanted)?),
             Self::OneOf(field, values) => {
                 Self::OneOf(field.clone(), values.iter().map(|wanted| typed(field, wanted)).collect::<Result<_, _>>()?)
+            }
+            Self::Contains(field, wanted) => {
+                let data_type = of(field)?;
+                let DataType::List(item) = &data_type else {
+                    return Err(FilterError::NoList { field: field.clone(), kind: data_type.clone() });
+                };
+                let unfit = |expected: &'static str| {
+                    let (field, kind, value) = (field.clone(), data_type.clone(), shown(wanted));
+                    FilterError::OtherType { field, kind, value, expected }
+                };
+                let kind = Kind::of(item.data_type()).ok_or_else(|| unfit("nothing that can be compared"))?;
+                Self::Contains(field.clone(), kind.of_filter(wanted).ok_or_else(|| unfit(kind.expected()))?)
             }
         })
     }
@@ -478,6 +557,10 @@ impl Filter {
                 let found = of(field);
                 values.iter().any(|wanted| order(&found, wanted) == Some(Ordering::Equal))
             }
+            Self::Contains(field, wanted) => match of(field) {
+                Value::List(values) => values.iter().any(|value| order(value, wanted) == Some(Ordering::Equal)),
+                _ => false,
+            },
         }
     }
 }
@@ -488,11 +571,136 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
         (Value::Null, Value::Null) => Some(Ordering::Equal),
         (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
         (Value::Int(a), Value::Int(b)) => Some(a.cmp(b)),
-        (Value::Int(a), Value::Float(b)) => (*a as f64).partial_cmp(b),
-        (Value::Float(a), Value::Int(b)) => a.partial_cmp(&(*b as f64)),
+        (Value::Int(a), Value::Float(b)) => whole_and_fraction(*a, *b),
+        (Value::Float(a), Value::Int(b)) => whole_and_fraction(*b, *a).map(Ordering::reverse),
+        (Value::Decimal(a), Value::Decimal(b)) => Some(decimals(a, b)),
         (Value::Float(a), Value::Float(b)) => a.partial_cmp(b),
         (Value::Text(a), Value::Text(b)) => Some(a.cmp(b)),
         _ => None,
+    }
+}
+
+/// The order of a whole number and one that may have a fraction, exactly: no whole number is rounded.
+fn whole_and_fraction(a: i128, b: f64) -> Option<Ordering> {
+    /// 2 to the power of 127: the first that is too large.
+    const BOUND: f64 = (1_u128 << 127) as f64;
+    if b.is_nan() {
+        return None;
+    }
+    if b >= BOUND {
+        return Some(Ordering::Less);
+    }
+    if b < -BOUND {
+        return Some(Ordering::Greater);
+    }
+    let whole = b.trunc();
+    Some(a.cmp(&(whole as i128)).then_with(|| 0.0_f64.total_cmp(&(b - whole + 0.0))))
+}
+
+/// The order of two decimal numbers by their digits, exactly.
+fn decimals(a: &str, b: &str) -> Ordering {
+    let parts = |text: &str| {
+        let (is_negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let (whole, fraction) = (whole.trim_start_matches('0').to_owned(), fraction.trim_end_matches('0').to_owned());
+        // There is one zero.
+        (is_negative && !(whole.is_empty() && fraction.is_empty()), whole, fraction)
+    };
+    let ((a_is_negative, a_whole, a_fraction), (b_is_negative, b_whole, b_fraction)) = (parts(a), parts(b));
+    let size = a_whole.len().cmp(&b_whole.len()).then_with(|| a_whole.cmp(&b_whole)).then_with(|| a_fraction.cmp(&b_fraction));
+    match (a_is_negative, b_is_negative) {
+        (false, true) => Ordering::Greater,
+        (true, false) => Ordering::Less,
+        (false, false) => size,
+        (true, true) => size.reverse(),
+    }
+}
+
+/// Part of a generation, to a filter.
+struct Part<'a> {
+    columns: &'a RecordBatch,
+    rows: &'a RowStore,
+    /// What the dataset is called.
+    source: &'a str,
+    /// Which rows a document has, and columns in order; absent of few rows.
+    sorted: Option<&'a sorted::SortedColumns>,
+}
+
+impl Part<'_> {
+    fn type_of(&self, field: &str) -> Result<DataType, FilterError> {
+        match self.columns.column_by_name(field) {
+            // The index's own hide those of the dataset, which `Create` refuses.
+            _ if field == "doc_id" || field == "source" => Ok(DataType::Utf8),
+            Some(column) => Ok(column.data_type().clone()),
+            None => {
+                let own = ["doc_id", "source"].map(str::to_owned);
+                let there = own.into_iter().chain(self.columns.schema().fields().iter().map(|f| f.name().clone())).collect();
+                Err(FilterError::NoColumn { field: field.to_owned(), there })
+            }
+        }
+    }
+
+    fn value(&self, field: &str, row: usize) -> Value {
+        match field {
+            "doc_id" => Value::Text(self.rows.row(row).map(|row| row.doc_id.to_owned()).unwrap_or_default()),
+            "source" => Value::Text(self.source.to_owned()),
+            _ => self.columns.column_by_name(field).map_or(Value::Null, |column| compared(column, row)),
+        }
+    }
+
+    fn allowed(&self, filter: &Filter) -> Result<LiveRows, FilterError> {
+        let filter = filter.typed(&|field| self.type_of(field))?;
+        Ok(self.chosen(&filter))
+    }
+
+    /// The rows for which a filter holds, whose values are of the columns' types.
+    fn chosen(&self, filter: &Filter) -> LiveRows {
+        let rows = self.rows.len();
+        let all = || LiveRows::of(rows, |_| true);
+        let Some(sorted) = self.sorted else { return self.looked_at(filter) };
+        match filter {
+            Filter::All(parts) => parts.iter().map(|part| self.chosen(part)).reduce(|a, b| a.and(&b)).unwrap_or_else(all),
+            Filter::Any(parts) => parts.iter().map(|part| self.chosen(part)).reduce(|a, b| a.or(&b)).unwrap_or_else(|| all().others(rows)),
+            Filter::Not(part) => self.chosen(part).others(rows),
+            Filter::Compare(field, orders, Value::Text(id)) if field == "doc_id" && orders.as_slice() == [Ordering::Equal] => {
+                LiveRows::from_rows(rows, sorted.of_document(self.rows, id))
+            }
+            Filter::OneOf(field, ids) if field == "doc_id" => {
+                let ids = ids.iter().filter_map(|id| if let Value::Text(id) = id { Some(id) } else { None });
+                LiveRows::from_rows(rows, ids.flat_map(|id| sorted.of_document(self.rows, id)))
+            }
+            Filter::Compare(field, orders, wanted) => match self.columns.column_by_name(field).filter(|_| field != "source") {
+                Some(column) => {
+                    let found = sorted.column(field, column).compared(column, orders, wanted);
+                    LiveRows::from_rows(rows, found)
+                }
+                None => self.looked_at(filter),
+            },
+            Filter::OneOf(field, values) => match self.columns.column_by_name(field).filter(|_| field != "source") {
+                Some(column) => {
+                    let order = sorted.column(field, column);
+                    LiveRows::from_rows(rows, values.iter().flat_map(|wanted| order.compared(column, &[Ordering::Equal], wanted)))
+                }
+                None => self.looked_at(filter),
+            },
+            Filter::Contains(_, _) => self.looked_at(filter),
+        }
+    }
+
+    fn looked_at(&self, filter: &Filter) -> LiveRows {
+        LiveRows::of(self.rows.len(), |row| filter.holds(&|field| self.value(field, row)))
+    }
+}
+
+/// A column's value as it is compared.
+fn compared(column: &ArrayRef, row: usize) -> Value {
+    match column.data_type() {
+        DataType::List(item) if column.is_valid(row) => {
+            let items = column.as_list::<i32>().value(row);
+            let kind = Kind::of(item.data_type());
+            Value::List((0..items.len()).map(|item| kind.map_or(Value::Null, |kind| kind.of_column(&items, item))).collect())
+        }
+        kind => Kind::of(kind).map_or(Value::Null, |kind| kind.of_column(column, row)),
     }
 }
 
@@ -501,36 +709,16 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
 /// # Errors
 /// [`SelectionError`].
 pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result<Selection, SelectionError> {
-    let part = |columns: &RecordBatch, rows: usize, id: &dyn Fn(usize) -> String| -> Result<LiveRows, FilterError> {
-        let schema = columns.schema();
-        let type_of = |field: &str| match columns.column_by_name(field) {
-            // The index's own hide those of the dataset, which `Create` refuses.
-            _ if field == "doc_id" || field == "source" => Ok(DataType::Utf8),
-            Some(column) => Ok(column.data_type().clone()),
-            None => {
-                let own = ["doc_id", "source"].map(str::to_owned);
-                let there = own.into_iter().chain(schema.fields().iter().map(|f| f.name().clone())).collect();
-                Err(FilterError::NoColumn { field: field.to_owned(), there })
-            }
-        };
-        let filter = filter.typed(&type_of)?;
-        Ok(LiveRows::of(rows, |row| {
-            filter.holds(&|field| match field {
-                "doc_id" => Value::Text(id(row)),
-                "source" => Value::Text(source.to_owned()),
-                _ => columns
-                    .column_by_name(field)
-                    .map_or(Value::Null, |column| Kind::of(column.data_type()).map_or(Value::Null, |kind| kind.of_column(column, row))),
-            })
-        }))
-    };
-    let id = |row: std::io::Result<crate::rows::Row<'_>>| row.map(|r| r.doc_id.to_owned()).unwrap_or_default();
     let base = match (&generation.base, generation.base_columns()?) {
-        (Some(base), Some(columns)) => Some(part(columns, base.rows.len(), &|row| id(base.rows.row(row)))?),
+        (Some(base), Some(columns)) => {
+            let sorted = base.sorted_columns(columns);
+            Some(Part { columns, rows: &base.rows, source, sorted }.allowed(filter)?)
+        }
         _ => None,
     };
     let delta = &generation.delta;
-    let delta = if delta.rows.is_empty() { None } else { Some(part(&delta.columns, delta.rows.len(), &|row| id(delta.rows.row(row)))?) };
+    let part = Part { columns: &delta.columns, rows: &delta.rows, source, sorted: None };
+    let delta = if delta.rows.is_empty() { None } else { Some(part.allowed(filter)?) };
     Ok(Selection { base, delta })
 }
 

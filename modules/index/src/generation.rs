@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::analyser::Analyser;
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
+use crate::filter::sorted::{IdMap, ROWS_MIN, SortedColumns};
 use crate::lexical::{Lexical, Statistics, analyser_for};
 use crate::query::Asked;
 use crate::rows::{Row, RowStore};
@@ -211,6 +212,7 @@ pub struct Base {
     /// What is wrong with those on the disk.
     words_trouble: OnceLock<String>,
     columns: OnceLock<RecordBatch>,
+    sorted: SortedColumns,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -221,7 +223,7 @@ impl Base {
     pub fn new(flat: FlatIndex, rows: RowStore, index: Files, files: BaseRef) -> Self {
         let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
         let (words, words_trouble, columns) = (Mutex::default(), OnceLock::new(), OnceLock::new());
-        Self { flat, rows, index, files, words, words_trouble, columns, hits, misses }
+        Self { flat, rows, index, files, words, words_trouble, columns, sorted: SortedColumns::default(), hits, misses }
     }
 
     fn looked_up(&self, at_hand: bool) {
@@ -345,6 +347,18 @@ impl Base {
         })
     }
 
+    /// What finds few of many rows, for these columns of the base: none for few rows, or where they are not those that the segment has.
+    #[must_use]
+    pub fn sorted_columns(&self, columns: &RecordBatch) -> Option<&SortedColumns> {
+        let are_own = self.columns.get().is_some_and(|own| std::ptr::eq(own, columns));
+        Some(&self.sorted).filter(|_| are_own && self.rows.len() >= ROWS_MIN)
+    }
+
+    /// The rows of a document.
+    pub fn of_document<'a>(&'a self, id: &'a str) -> impl Iterator<Item = u32> + 'a {
+        self.sorted.of_document(&self.rows, id)
+    }
+
     /// The types of those columns, which cost less.
     ///
     /// # Errors
@@ -402,6 +416,8 @@ pub struct Generation {
     lexical_gone: OnceLock<Lexical>,
     /// The base's filter columns, if those of the delta have other types.
     base_columns: OnceLock<RecordBatch>,
+    /// Which rows of the delta each document has.
+    delta_ids: OnceLock<IdMap>,
 }
 
 /// How a search is made.
@@ -465,8 +481,9 @@ impl Generation {
             any.then(|| LiveRows::of(count, |row| !dead.contains(&((from + row) as u32))))
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
-        let (lexical_delta, lexical_gone, base_columns) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta, lexical_gone, base_columns })
+        let (lexical_delta, lexical_gone) = (OnceLock::new(), OnceLock::new());
+        let (base_columns, delta_ids) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta, lexical_gone, base_columns, delta_ids })
     }
 
     /// Rows in the base.
@@ -524,6 +541,15 @@ impl Generation {
             Some(base) => base.rows.scattered(numbers.iter().map(|row| *row as usize), read),
             None => read(),
         }
+    }
+
+    /// The rows of a document that are alive.
+    #[must_use]
+    pub fn of_document(&self, id: &str) -> Vec<u32> {
+        let base = self.base.iter().flat_map(|base| base.of_document(id));
+        let delta = self.delta_ids.get_or_init(|| IdMap::of(&self.delta.rows)).rows(&self.delta.rows, id);
+        let from = self.base_rows() as u32;
+        base.chain(delta.map(|row| from + row)).filter(|row| self.is_live(*row)).collect()
     }
 
     /// Vector of a row, of whichever part.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow_cast::display::array_value_to_string;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Dataset;
@@ -36,6 +37,8 @@ use flat_hnsw::kernel::dot;
 pub const CHUNKING: u32 = 2;
 /// Skipped rows that are named; the rest are counted.
 const SKIPPED_NAMED: usize = 20;
+/// What can name a document.
+const SCALAR: &str = "text, a number, a boolean, a date or a timestamp";
 /// Rows of the dataset read at once.
 const BATCH_ROWS: usize = 1024;
 
@@ -246,8 +249,8 @@ pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> R
         Err(Fault::invalid_parameter(parameter, format!("column `{name}` is {kind}, expected {expected}")))
     };
     let id = field(&parameters.id_column)?.data_type();
-    if !is_id(&filter::plain_type(id)) {
-        return wrong("id_column", &parameters.id_column, id, "text or whole numbers");
+    if !filter::is_scalar(id) {
+        return wrong("id_column", &parameters.id_column, id, SCALAR);
     }
     for name in &text_columns(parameters) {
         let kind = field(name)?.data_type();
@@ -264,14 +267,10 @@ pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> R
     for name in parameters.filter_columns.iter().flatten() {
         let kind = field(name)?.data_type();
         if !filter::is_filterable(kind) {
-            return wrong("filter_columns", name, kind, "text, a number, a boolean, a date or a timestamp");
+            return wrong("filter_columns", name, kind, "text, a number, a boolean, a date or a timestamp, or a list of these");
         }
     }
     Ok(())
-}
-
-fn is_id(kind: &DataType) -> bool {
-    kind.is_integer() || *kind == DataType::Utf8
 }
 
 fn is_vector(kind: &DataType) -> bool {
@@ -426,9 +425,12 @@ fn id_of(ids: &ArrayRef, name: &str, row: usize) -> Result<String, Fault> {
     }
     match filter::value(ids, row) {
         Value::Text(id) => Ok(id),
-        Value::Int(id) => Ok(id.to_string()),
-        _ => {
-            let message = format!("column `{name}` is {}, expected text or whole numbers", ids.data_type());
+        Value::Bool(id) => Ok(id.to_string()),
+        Value::Decimal(id) => Ok(id),
+        // Whole numbers as they are, dates and times by ISO 8601.
+        Value::Int(_) | Value::Float(_) => array_value_to_string(ids, row).map_err(|e| Fault::internal(chain(&e))),
+        Value::Null | Value::List(_) => {
+            let message = format!("column `{name}` is {}, expected {SCALAR}", ids.data_type());
             Err(Fault::invalid_parameter("id_column", message))
         }
     }
@@ -556,15 +558,16 @@ mod tests {
             check_columns(&schema, "d", &parameters).map_err(|fault| fault.message().to_owned())
         };
         for (id, text, filter) in
-            [("small", "large", "money"), ("wide", "view", "large"), ("words", "words", "words"), ("view", "large", "ratio")]
+            [("small", "large", "money"), ("wide", "view", "texts"), ("words", "words", "words"), ("ratio", "large", "ratio")]
         {
             assert_eq!(check(id, text, Some("vector"), filter), Ok(()), "{id} {text} {filter}");
         }
         for (refused, words) in [
-            (check("ratio", "large", None, "small"), "column `ratio` is Float64, expected text or whole numbers"),
+            (check("bytes", "large", None, "small"), "column `bytes` is Binary, expected text, a number"),
+            (check("texts", "large", None, "small"), "column `texts`"),
             (check("small", "bytes", None, "small"), "column `bytes` is Binary, expected text"),
             (check("small", "large", Some("texts"), "small"), "column `texts`"),
-            (check("small", "large", None, "texts"), "column `texts`"),
+            (check("small", "large", None, "bytes"), "or a list of these"),
             (check("small", "large", None, "gone"), "no column `gone`"),
         ] {
             assert!(refused.as_ref().is_err_and(|why| why.contains(words)), "{refused:?}");

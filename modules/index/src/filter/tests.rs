@@ -11,6 +11,7 @@ fn a_filter_means_what_mongodb_means_by_it() {
         "year" => Value::Int(2021),
         "score" => Value::Float(0.5),
         "draft" => Value::Bool(false),
+        "tags" => Value::List(vec![Value::Text("a".into()), Value::Text("b".into())]),
         _ => Value::Null,
     };
     for (filter, holds) in [
@@ -29,6 +30,13 @@ fn a_filter_means_what_mongodb_means_by_it() {
         (json!({"gone": "x"}), false),
         (json!({"gone": {"$ne": "x"}}), true),
         (json!({"year": "2021"}), false),
+        (json!({"gone": {"$exists": false}}), true),
+        (json!({"lang": {"$exists": true}}), true),
+        (json!({"lang": {"$exists": false}}), false),
+        (json!({"tags": {"$contains": "b"}}), true),
+        (json!({"tags": {"$contains": "c"}}), false),
+        (json!({"$not": {"tags": {"$contains": "c"}}}), true),
+        (json!({"gone": {"$contains": "c"}}), false),
     ] {
         assert_eq!(Filter::parse(&filter).expect("parses").holds(&of), holds, "{filter}");
     }
@@ -49,6 +57,7 @@ fn what_is_no_filter_is_refused_by_name() {
         (json!({"$not": {}}), "matches nothing in particular"),
         (json!({"year": {}}), "says nothing"),
         (json!({"year": {"$gt": null}}), "neither more nor less"),
+        (json!({"year": {"$exists": 1}}), "true or false"),
     ] {
         assert!(Filter::parse(&filter).expect_err("refused").to_string().contains(words), "{filter}");
     }
@@ -131,4 +140,91 @@ fn parts_of_a_dataset_that_differ_have_a_common_type() {
     ] {
         assert_eq!((common_type(&a, &b), common_type(&b, &a)), (common.clone(), common));
     }
+}
+
+#[test]
+fn numbers_are_compared_exactly() {
+    use Ordering::{Equal, Greater, Less};
+    let large = 9_007_199_254_740_993_i128;
+    for (a, b, wanted) in [
+        (large, 9_007_199_254_740_992.0, Greater),
+        (-large, -9_007_199_254_740_992.0, Less),
+        (3, 3.5, Less),
+        (-3, -3.5, Greater),
+        (4, 4.0, Equal),
+        (0, -0.0, Equal),
+        (i128::MAX, f64::INFINITY, Less),
+        (i128::MIN, f64::NEG_INFINITY, Greater),
+    ] {
+        assert_eq!(order(&Value::Int(a), &Value::Float(b)), Some(wanted), "{a} {b}");
+        assert_eq!(order(&Value::Float(b), &Value::Int(a)), Some(wanted.reverse()), "{b} {a}");
+    }
+    assert_eq!(order(&Value::Int(1), &Value::Float(f64::NAN)), None);
+    for (a, b, wanted) in [
+        ("12345678901234567890.12", "12345678901234567890.13", Less),
+        ("9.990", "9.99", Equal),
+        ("-1.5", "-1.25", Less),
+        ("-0.00", "0", Equal),
+        ("10", "9.99", Greater),
+        ("0.1", ".10", Equal),
+    ] {
+        assert_eq!((decimals(a, b), decimals(b, a)), (wanted, wanted.reverse()), "{a} {b}");
+    }
+}
+
+/// A base's columns in order find what looking at every row finds.
+#[test]
+fn columns_in_order_and_the_map_of_ids_find_what_looking_at_each_row_finds() {
+    use arrow_array::{Float64Array, Int64Array, StringArray};
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter((0..500).map(|n| (n % 7 != 0).then_some(n % 50))));
+    let words: ArrayRef = Arc::new(StringArray::from_iter((0..500).map(|n| (n % 11 != 0).then(|| format!("w{}", n % 13)))));
+    let shares: ArrayRef = Arc::new(Float64Array::from_iter((0..500).map(|n| Some(if n == 9 { f64::NAN } else { f64::from(n) / 10.0 }))));
+    let columns = RecordBatch::try_from_iter([("n", numbers), ("w", words), ("s", shares)]).expect("a batch");
+    let mut rows = RowStore::default();
+    for n in 0..500 {
+        let id = format!("d{}", n / 2);
+        rows.push(&crate::rows::Row { doc_id: &id, content_hash: &[0; 32], chunk: 0, start: 0, line: 1, context: "", text: "" });
+    }
+    let sorted = sorted::SortedColumns::default();
+    let of = |sorted| Part { columns: &columns, rows: &rows, source: "d", sorted };
+    for filter in [
+        json!({}),
+        json!({"n": 3}),
+        json!({"n": {"$gte": 10, "$lt": 20}}),
+        json!({"n": {"$ne": 3}}),
+        json!({"n": null}),
+        json!({"n": {"$exists": true}}),
+        json!({"n": {"$gt": 10.5}}),
+        json!({"w": {"$in": ["w1", "w2", null]}}),
+        json!({"w": {"$nin": ["w1"]}}),
+        json!({"s": {"$lte": 0.9}}),
+        json!({"doc_id": "d17"}),
+        json!({"doc_id": {"$in": ["d1", "d249", "gone"]}}),
+        json!({"doc_id": {"$gt": "d9"}}),
+        json!({"source": "d", "n": 3}),
+        json!({"source": "other"}),
+        json!({"$or": [{"n": 3}, {"w": "w4"}], "$not": {"s": {"$gt": 30}}}),
+    ] {
+        let parsed = Filter::parse(&filter).expect("parses");
+        let (one, other) = (of(Some(&sorted)).allowed(&parsed).expect("fits"), of(None).allowed(&parsed).expect("fits"));
+        assert_eq!(one.rows(0, 500), other.rows(0, 500), "{filter}");
+    }
+}
+
+#[test]
+fn a_list_is_asked_for_one_of_its_values_and_nothing_else() {
+    let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
+    let of = |_: &str| Ok(list.clone());
+    let typed = |filter: &Json| Filter::parse(filter).expect("parses").typed(&of).map_err(|why| why.to_string());
+    assert!(typed(&json!({"x": {"$contains": 3}})).is_ok() && typed(&json!({"x": {"$exists": true}})).is_ok());
+    for (filter, words) in [
+        (json!({"x": 3}), "$contains"),
+        (json!({"x": {"$contains": "3"}}), "expected a number"),
+    ] {
+        assert!(typed(&filter).is_err_and(|why| why.contains(words)), "{filter}");
+    }
+    let text = |_: &str| Ok(DataType::Utf8);
+    let why = Filter::parse(&json!({"x": {"$contains": "a"}})).expect("parses").typed(&text).expect_err("refused");
+    assert!(why.to_string().contains("is for lists"), "{why}");
+    assert!(is_filterable(&list) && !is_scalar(&list) && !is_filterable(&DataType::Binary));
 }

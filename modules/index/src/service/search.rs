@@ -420,11 +420,9 @@ impl IndexService {
         let number = generation.manifest.number;
         let find = move || -> Result<Vec<Hit>, Fault> {
             let mut chunks = Vec::new();
-            for number in generation.live_rows() {
+            for number in generation.of_document(&doc_id) {
                 let row = generation.row(number).map_err(|e| io_fault("reading the index", &e))?;
-                if row.doc_id == doc_id {
-                    chunks.push(hit(&row, &Scored { row: number, score: 0.0, cosine: None, bm25: None }));
-                }
+                chunks.push(hit(&row, &Scored { row: number, score: 0.0, cosine: None, bm25: None }));
             }
             chunks.sort_by_key(|c| c.chunk);
             Ok(chunks)
