@@ -106,6 +106,16 @@ pub struct Manifest {
     /// with the dataset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunking: Option<u32>,
+    /// Documents of the dataset without text, as of that generation of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub empty_docs: u64,
+    /// Those whose vector cannot be used.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped_docs: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Manifest {
@@ -133,6 +143,8 @@ impl Manifest {
             forced: false,
             language: None,
             chunking: None,
+            empty_docs: 0,
+            skipped_docs: 0,
         }
     }
 

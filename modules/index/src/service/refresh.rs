@@ -240,13 +240,22 @@ impl IndexService {
         let counter = TokenCounter::new(self.client.clone(), parameters.model.clone(), bound);
         let counted_for = counter.model();
         let cutting = cutting(parameters, keeps_chunks, counter)?;
-        let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
-        let planned = tokio::task::spawn_blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
         let named = |fault: Fault| match &old {
             Some(old) => embedder::explained(fault, &old.manifest.model, &parameters.name),
             None => fault,
         };
-        let plan = planned.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(named)?;
+        let same = |g: &Arc<Generation>| g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run;
+        // What answers in another's place is not what CURRENT names.
+        let is_same = old.as_ref().is_some_and(same) && index.degraded().is_none();
+        let plan = match old.as_ref().filter(|_| is_same).and_then(|old| nothing_new(&old.manifest, dataset.rows)) {
+            // Neither the dataset nor the index is read.
+            Some(plan) => plan,
+            None => {
+                let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
+                let planned = tokio::task::spawn_blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
+                planned.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(named)?
+            }
+        };
 
         let of = plan.fresh.len() as u64;
         if let Some(first) = &first {
@@ -254,9 +263,7 @@ impl IndexService {
         }
         let how = Embedding { index, own: &own, first: first.as_ref(), to, counted_for: counted_for.get() };
         let embedded = self.vectors(call, &how, &plan, old.as_deref()).await.map_err(named)?;
-        let same = |g: &Arc<Generation>| g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run;
-        // What answers in another's place is not what CURRENT names.
-        let unchanged = plan.is_empty() && old.as_ref().is_some_and(same) && index.degraded().is_none();
+        let unchanged = plan.is_empty() && is_same;
         let mut out = counted(&plan, &embedded);
         if to.is_some() {
             out.pre_existing_docs = current.as_ref().map_or(0, |g| g.manifest.docs);
@@ -419,6 +426,8 @@ impl IndexService {
                 docs: plan.dataset_docs - plan.empty_docs - plan.skipped_docs,
                 model: model.clone(),
                 chunking: plan.by_tokens.then_some(CHUNKING),
+                empty_docs: plan.empty_docs,
+                skipped_docs: plan.skipped_docs,
                 ..match &old {
                     Some(old) => old.manifest.after(&old.folder, number, if migrates { "migration" } else { "refresh" }),
                     None => Manifest { number, ..first() },
@@ -553,6 +562,19 @@ struct Target {
     model: Option<Model>,
     /// Whether everything is cut anew.
     chunks: bool,
+}
+
+/// The plan of an index that is up to its dataset already, which has so many rows; none if a manifest of before does not say what became of
+/// all of them.
+fn nothing_new(manifest: &Manifest, rows: u64) -> Option<Plan> {
+    let Manifest { docs, empty_docs, skipped_docs, .. } = *manifest;
+    (docs + empty_docs + skipped_docs == rows).then(|| Plan {
+        pre_existing_docs: docs,
+        dataset_docs: rows,
+        empty_docs,
+        skipped_docs,
+        ..Plan::default()
+    })
 }
 
 /// How texts are cut: by tokens, or as those that are there were.
