@@ -9,7 +9,7 @@ DESTDIR ?=
 DIST ?= $(CURDIR)/dist
 INPUT ?=
 
-.PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-score bench-gpu install uninstall units deb tarball wheel packages
+.PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-score bench-gpu install uninstall units deb tarball wheel packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench-index: setup release ## the index beside hnswlib, faiss and usearch: some 
 
 bench-ingest: setup release ## tables and CSV into Parquet beside ConnectorX, pyarrow and DuckDB: some five minutes
 	@packaging/bench.sh ingest
+
+bench-quality: setup release ## what search finds, beside SQLite FTS5, LanceDB and Chroma: some forty minutes
+	@packaging/quality.sh
 
 bench-score: setup release ## scoring beside full passes in onnxruntime: some five minutes
 	@packaging/bench.sh score
