@@ -7,7 +7,8 @@ BIN is the folder of the programs; the model must have been pulled. Corpora:
   en de ja zh    Debian's package descriptions: a package's summary asks for its long description. They are fetched by apt into a folder of
                  their own (Acquire::Languages), for most machines have only the summaries. ja and zh are searched by words alone.
   python         Python's documentation, as Debian's package python3-doc has its sources (apt-get download, dpkg -x): the questions of its FAQ,
-                 cut out of the text, ask for their answers; the headings of its howtos ask for their sections.
+                 cut out of the text, ask for their answers; the headings of its howtos ask for their sections,
+                 and those of its tutorial are the other questions.
   repository     this repository's own documents: their headings ask for their sections.
 
 Every corpus is indexed by Brahman; chunks and vectors are then read from its segments, and given to the peers as they are. Every system
@@ -212,12 +213,13 @@ def python_documentation(folder, rng):
                 text = "".join(kept)
                 ends = [start for _, start in answers[1:]] + [len(text.encode())]
                 asked += [question(q, ident, a, b, "faq") for (q, a), b in zip(answers, ends) if q and b - a > 150]
-            if part == "howto":
+            if part in ("howto", "tutorial", "using"):
                 found = list(underlined(text))
                 starts = [len(text[:at].encode()) for at, _, _, _ in found] + [len(text.encode())]
                 # The first names the document.
+                kind = "section" if part == "howto" else "other"
                 asked += [
-                    question(without_markup(title), ident, a, b, "section")
+                    question(without_markup(title), ident, a, b, kind)
                     for (_, _, _, title), a, b in list(zip(found, starts, starts[1:]))[1:]
                     if b - a > 200 and len(title.split()) >= 2
                 ]
@@ -378,8 +380,12 @@ def of_corpus(mesh, folder, name, documents, asked, limit, rng, by_words_alone):
     places = {(chunk["document"], chunk["chunk"]): n for n, chunk in enumerate(chunks)}
     described = mesh.call("Index.Stats", name=name)["index"]
     print(f"  {len(chunks)} chunks, words {described['words']}", flush=True)
-    half = len(asked) // 2
-    tuning, test = asked[half : half + limit], asked[: min(half, limit)]
+    # Weights are chosen on other questions than those that count.
+    tuning = [one for one in asked if one["kind"] == "other"][:limit]
+    test = [one for one in asked if one["kind"] != "other"]
+    if not tuning:
+        half = len(asked) // 2
+        tuning, test = asked[half : half + limit], asked[: min(half, limit)]
     numbers = np.random.default_rng(7)
     out = {"chunks": len(chunks), "questions": len(test), "systems": {}}
 

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$CARGO_TARGET_DIR/release
-packages=(lancedb chromadb pyarrow numpy)
+packages=(lancedb==0.40.0 chromadb==1.5.9 pyarrow==26.0.1 numpy==2.4.6)
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/brahman-build/quality-peers
 if [ "$(cat "$folder/installed" 2>/dev/null)" != "${packages[*]}" ]; then
     echo "quality: installing ${packages[*]} into $folder" >&2
