@@ -1,6 +1,7 @@
 //! The index on the mesh: filters and words, refresh and migration, trials and promotion.
 
 mod faults;
+mod finds;
 mod follows;
 mod mocks;
 mod places;
