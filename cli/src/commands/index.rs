@@ -399,7 +399,9 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
         output.line(&format!("  column {} was {} and is {}; {} values could not be converted", c.column, c.from, c.to, c.nulls_made));
     }
     if out.old_chunks == Some(true) {
-        output.line(&format!("  its chunks are cut by characters, as before: `brahman index migrate {name} --chunks` cuts them anew, by tokens"));
+        output.line(&format!(
+            "  its chunks are cut by characters, as before: `brahman index migrate {name} --chunks` cuts them anew, by tokens"
+        ));
     }
     if out.guessed == Some(true) {
         output.line("  its provider does not count tokens: the lengths of chunks are guessed");

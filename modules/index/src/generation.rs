@@ -319,8 +319,7 @@ impl Base {
 
     /// What is made of its words. Where those on the disk fail they are made again, once.
     fn with_words<T>(&self, make: impl Fn(&Lexical) -> io::Result<T>) -> io::Result<T> {
-        let found =
-            |words: &Lexical| -> io::Result<T> { caught("searching the lexical index", || make(words)).map_err(io::Error::other)? };
+        let found = |words: &Lexical| -> io::Result<T> { caught("searching the lexical index", || make(words)).map_err(io::Error::other)? };
         let words = self.words()?;
         let why = match found(&words) {
             Ok(found) => return Ok(found),

@@ -35,8 +35,7 @@ impl IdMap {
     /// Of these rows; one that is damaged is not found, as it cannot be shown.
     #[must_use]
     pub fn of(rows: &RowStore) -> Self {
-        let mut map: Vec<(u64, u32)> =
-            rows.iter().zip(0..).filter_map(|(row, number)| Some((hashed(row.ok()?.doc_id), number))).collect();
+        let mut map: Vec<(u64, u32)> = rows.iter().zip(0..).filter_map(|(row, number)| Some((hashed(row.ok()?.doc_id), number))).collect();
         map.sort_unstable();
         Self { rows: map }
     }

@@ -94,7 +94,8 @@ fn question_words_do_not_decide_unless_there_is_nothing_else() {
 
 #[test]
 fn phrases_must_stand_there_and_exclusions_must_not() {
-    let texts = ["The connection pool is full.", "A pool beside the house, no connection there.", "connection", "訂單審批流程", "審批和流程"];
+    let texts =
+        ["The connection pool is full.", "A pool beside the house, no connection there.", "connection", "訂單審批流程", "審批和流程"];
     for (analyser, is_old) in [(Analyser::before_it_was_recorded(), true), (english(), false)] {
         let words = made(&texts, &analyser);
         let statistics = Statistics::of(&[&words], &[]);

@@ -164,11 +164,7 @@ async fn a_refresh_with_nothing_to_do_says_the_same_and_chunks_are_cut_anew_on_d
     of_rows(&mesh, &rows);
     let again = mesh.brahman_json(&["index", "refresh", "d"]);
     let keys = ["pre_existing_docs", "dataset_docs", "empty_docs", "new_docs", "removed_docs", "new_chunks", "generation"];
-    assert_eq!(
-        keys.map(|key| again[key].as_u64()),
-        [Some(49), Some(50), Some(1), Some(0), Some(0), Some(0), Some(1)],
-        "{again}"
-    );
+    assert_eq!(keys.map(|key| again[key].as_u64()), [Some(49), Some(50), Some(1), Some(0), Some(0), Some(0), Some(1)], "{again}");
     let out = mesh.brahman_json(&["index", "migrate", "d", "--chunks"]);
     assert_eq!((&out["generation"], &out["new_chunks"], out.get("old_chunks")), (&json!(2), &json!(49), None), "{out}");
     let stats = mesh.brahman_json(&["index", "stats", "d"])["index"].clone();
