@@ -83,6 +83,8 @@ interface! {
         /// There is nothing to measure with: `EvalAutogen` makes it.
         NoEval { name: String }
         AgentOff { name: String }
+        /// The dataset makes more chunks than a refresh may take memory for; nothing was embedded.
+        TooLarge { name: String, needed_mib: u64, limit_mib: u64 }
         /// Nothing can be written where the index lies: it is searched, and not changed.
         ReadOnly { path: String }
     }

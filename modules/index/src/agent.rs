@@ -62,8 +62,18 @@ impl Default for Settings {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
-    /// Its only table so far.
+    /// What runs in the background.
     pub agent: Settings,
+    /// What a refresh may take.
+    pub memory: MemorySettings,
+}
+
+/// `[memory]` in the module's configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemorySettings {
+    /// Most that a refresh may take, in MiB; a share of the machine's unless said.
+    pub refresh_mib: Option<u64>,
 }
 
 /// Why a configuration makes no sense.

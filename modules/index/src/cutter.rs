@@ -39,6 +39,8 @@ const MEASURED_TEXTS: usize = 512;
 const MEASURED_BYTES: usize = 4 << 20;
 /// Times that what is too long is cut anew by what was measured; then by its bytes, of which a token has at least one.
 const ROUNDS_MAX: usize = 6;
+/// Characters that one byte may become when a text is normalised: a ligature of three bytes has eighteen.
+const EXPANSION_MAX: usize = 6;
 /// Of what would fit by what was measured, how much is taken: tokens are not spread evenly.
 const MARGIN: f32 = 0.9;
 
@@ -523,8 +525,9 @@ impl Cutter {
         for (document, draft) in drafts.iter().enumerate() {
             for (piece, Piece { cut, .. }) in draft.pieces.iter().enumerate().filter(|(_, piece)| !piece.fits) {
                 let text = embedded(&cut.context, &draft.source.text[cut.start..cut.end]);
-                // A token has at least one byte.
-                if text.len() as u64 + window.added <= window.tokens {
+                // A token has at least one byte, of a text that is not made longer first.
+                let longest = if text.is_ascii() { text.len() } else { text.len().saturating_mul(EXPANSION_MAX) };
+                if longest as u64 + window.added < window.tokens {
                     continue;
                 }
                 bytes += text.len();

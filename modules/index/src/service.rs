@@ -44,7 +44,7 @@ use crate::generation::{self, Generation};
 use crate::home::{Home, finish_deletions};
 use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of, text_columns};
 use crate::threads::on_own_thread;
-use crate::{analyser, rescue, sealed, segment};
+use crate::{analyser, memory, rescue, sealed, segment};
 use datasets::{Datasets, Version};
 use flat_hnsw::build::Parameters;
 use shelf::{Index, ParametersError, lock, read_only};
@@ -91,6 +91,8 @@ pub struct IndexService {
     /// Held while copies are made, and whether they are to be looked at again.
     copying: Arc<(Mutex<()>, AtomicBool)>,
     agent: agent::Agent,
+    /// Bytes that a refresh may take, where that is known.
+    memory: Option<u64>,
     /// Whether this is the mock.
     mock: bool,
 }
@@ -140,7 +142,8 @@ impl IndexService {
         agent.resume(indexes.values().flat_map(|index| lock(&index.journal).agent_ms().collect::<Vec<_>>()));
         let (indexes, datasets, trying) = (Mutex::new(indexes), Datasets::default(), tokio::sync::Mutex::default());
         let (folder, engine, copying, mock) = (folder.to_owned(), ENGINE_DEFAULT, Arc::default(), false);
-        Ok(Self { folder, client, indexes, datasets, trying, engine, copying, agent, mock })
+        let memory = memory::limit(settings);
+        Ok(Self { folder, client, indexes, datasets, trying, engine, copying, agent, memory, mock })
     }
 
     /// The same as a mock: it reads what mocks have made, and marks nothing real.

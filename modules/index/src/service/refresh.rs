@@ -25,6 +25,7 @@ use crate::embedder::{self, Embedder, Model, TokenCounter};
 use crate::files::bad;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest};
+use crate::memory;
 use crate::partial::{self, Growth};
 use crate::pending::Pending;
 use crate::refresh::{CHUNKING, Cutting, Origin, Plan, folder_fault, io_fault, plan};
@@ -258,6 +259,9 @@ impl IndexService {
         };
 
         let of = plan.fresh.len() as u64;
+        let of_model = to.or(old.as_ref().map(|g| &g.manifest.model)).or(counted_for.get());
+        let dim = if plan.given_dim > 0 { plan.given_dim } else { of_model.map_or(0, |model| model.dim) };
+        fits(parameters, self.memory, &plan, old.as_deref(), dim)?;
         if let Some(first) = &first {
             show_words(first, parameters, &plan, &own).map_err(|e| io_fault("showing what was read", &e))?;
         }
@@ -562,6 +566,25 @@ struct Target {
     model: Option<Model>,
     /// Whether everything is cut anew.
     chunks: bool,
+}
+
+/// That the memory is enough for what a refresh is to make: all there will be, for a compaction or the next start has all of it.
+fn fits(parameters: &CreateIn, limit: Option<u64>, plan: &Plan, old: Option<&Generation>, dim: usize) -> Result<(), Fault> {
+    let Some(limit) = limit.filter(|_| !plan.fresh.is_empty()) else { return Ok(()) };
+    let base_text = old.and_then(|old| old.base.as_ref()).map_or(0, |base| base.rows.bytes());
+    let there = old.map_or(0, |old| old.manifest.chunks).saturating_sub(plan.dead.len() as u64);
+    let (chunks, text) = (there + plan.fresh.len() as u64, base_text + plan.fresh.bytes());
+    let needed = memory::needed(chunks, dim as u64, text);
+    if needed <= limit {
+        return Ok(());
+    }
+    let (name, needed_mib, limit_mib) = (parameters.name.clone(), needed.div_ceil(1 << 20), limit >> 20);
+    let message = format!(
+        "index `{name}` would have {chunks} chunks of {dim} numbers, which take {needed_mib} MiB to build; a refresh may take {limit_mib} MiB: \
+         use a model of fewer numbers or larger chunks, a smaller dataset, a machine with more memory, or `[memory] refresh_mib` in \
+         index.toml. Nothing was embedded"
+    );
+    Err(Fault::of(&error::TooLarge { name, needed_mib, limit_mib }, false, message))
 }
 
 /// The plan of an index that is up to its dataset already, which has so many rows; none if a manifest of before does not say what became of
