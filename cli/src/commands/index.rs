@@ -240,7 +240,7 @@ fn made_up(mock: Option<bool>, output: &Output) {
 
 async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<()> {
     let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, .. } = create;
-    let Create { chunk_tokens, chunk_size, overlap, model, bucket, language, fusion, graph, .. } = create;
+    let Create { chunk_tokens, chunk_size, overlap, model, bucket, language, target_recall, fusion, graph, .. } = create;
     let mut texts = text_column;
     if texts.is_empty() && vector_column.is_none() {
         texts.push("text".into());
@@ -265,6 +265,7 @@ async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<
         ef_search: graph.ef_search,
         bucket,
         language,
+        target_recall,
         fusion: fusion.choice(),
     };
     let said = |out: &CreateOut| {
@@ -319,6 +320,10 @@ fn details(output: &Output, i: &Description) {
         let languages = if words.languages.is_empty() { "as they are written".to_owned() } else { words.languages.join(" and ") };
         let old = if words.version == 0 { ", in the way of before: `brahman index compact` or a migration makes them anew" } else { "" };
         output.line(&format!("words: {languages}{old}"));
+    }
+    if let Some(recall) = i.recall {
+        let wanted = i.target_recall.map(|wanted| format!(", {wanted} were wanted")).unwrap_or_default();
+        output.line(&format!("recall {recall:.4} when the graph was built{wanted}"));
     }
     if let Some(check) = &i.shadow {
         output.line(&format!(

@@ -32,11 +32,11 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{self, Work};
 use crate::files::{Damage, FileRef, Files, bad, named};
 
-use crate::generation::{Base, BaseRef, Delta, Generation, Manifest, SegmentRef};
+use crate::generation::{Base, BaseRef, Delta, EF_DEFAULT, Generation, Manifest, SegmentRef};
 use crate::lexical::{Lexical, analyser_for};
 use crate::rows::RowStore;
 use crate::sweep::Obstacles;
-use crate::{sealed, segment};
+use crate::{calibrate, sealed, segment};
 
 pub use clean::Sweep;
 
@@ -241,6 +241,14 @@ impl Folder {
             let engine = engine::named(&manifest.engine).map_err(bad)?;
             let work = Work { vectors: &content.vectors, dim, parameters: manifest.parameters, threads, progress };
             let (flat, order) = engine.build(&work)?;
+            manifest.recall_measured = None;
+            if let Some(wanted) = manifest.recall_wanted.filter(|_| manifest.engine != "exact")
+                && let Some(width) = calibrate::width(&flat, wanted, threads)
+            {
+                (manifest.ef_search, manifest.recall_measured) = (width.ef, Some(width.recall));
+            } else if manifest.recall_wanted.is_some() {
+                manifest.ef_search = EF_DEFAULT;
+            }
             let mut rows = RowStore::default();
             for old in &order {
                 rows.push(&content.rows.row(*old as usize)?);

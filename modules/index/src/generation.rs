@@ -57,6 +57,11 @@ pub struct SegmentRef {
     pub file: FileRef,
 }
 
+/// Candidates that a search keeps unless somebody says otherwise, or more are needed for the recall that is wanted.
+pub const EF_DEFAULT: usize = 64;
+/// The recall that is wanted unless the index says otherwise.
+pub const RECALL_DEFAULT: f64 = 0.98;
+
 /// What a generation is: `gen-<ulid>/manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -106,6 +111,12 @@ pub struct Manifest {
     /// with the dataset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunking: Option<u32>,
+    /// Recall for which `ef_search` is found whenever a base is built; absent if it was named, or promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall_wanted: Option<f64>,
+    /// Recall of the ten nearest that `ef_search` had then; absent of few rows, which were not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall_measured: Option<f64>,
     /// Documents of the dataset without text, as of that generation of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub empty_docs: u64,
@@ -143,6 +154,8 @@ impl Manifest {
             forced: false,
             language: None,
             chunking: None,
+            recall_wanted: None,
+            recall_measured: None,
             empty_docs: 0,
             skipped_docs: 0,
         }

@@ -6,8 +6,8 @@
 //! [`flat_hnsw`] is the engine, [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for, [`passage`]
 //! what of a chunk is read first,
 //! [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
-//! measuring what was promoted. [`sweep`] decides what may be removed, [`memory`] says
-//! what a refresh takes of it, [`sealed`] are files of JSON with a checksum, [`threads`] says what
+//! measuring what was promoted. [`sweep`] decides what may be removed, [`calibrate`] finds how wide
+//! searches must be, [`memory`] says what a refresh takes of it, [`sealed`] are files of JSON with a checksum, [`threads`] says what
 //! becomes of a panic.
 //!
 //! Invariants: an index holds vectors of one model, named by its fingerprint, and is searched with that model only;
@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod analyser;
+pub mod calibrate;
 pub mod chunk;
 pub mod cutter;
 pub mod embedder;

@@ -36,6 +36,7 @@ use brahman_sidecar::client::encode_method;
 use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service, chain};
 use brahman_storage::{atomic, writable};
 
+use crate::agent::is_recall;
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
 use crate::cutter::{TOKENS_DEFAULT, TOKENS_RANGE};
 use crate::engine::{self, Engine, ParameterError};
@@ -304,6 +305,8 @@ impl IndexService {
             mock: manifest.and_then(|m| m.model.mark()),
             words: generation.as_ref().map(|g| words_info(g)),
             fusion: p.fusion.clone(),
+            target_recall: manifest.and_then(|m| m.recall_wanted),
+            recall: manifest.and_then(|m| m.recall_measured),
         }
     }
 
@@ -579,6 +582,9 @@ fn check(wanted: &CreateIn) -> Result<(), Fault> {
         if value.is_some_and(|n| !(least..=most).contains(&n)) {
             return Err(Fault::invalid_parameter(name, format!("{}, expected {least} to {most}", value.unwrap_or_default())));
         }
+    }
+    if let Some(target) = wanted.target_recall.filter(|target| !is_recall(*target)) {
+        return Err(Fault::invalid_parameter("target_recall", format!("{target}, expected above 0, at most 1")));
     }
     if let Some(language) = &wanted.language {
         analyser::check_language(language).map_err(|e| Fault::invalid_parameter("language", e))?;

@@ -37,8 +37,11 @@ pub struct CreateIn {
     pub m: Option<u64>,
     /// Candidates looked at for each node; 100 unless said.
     pub ef_construction: Option<u64>,
-    /// Candidates a search keeps; 64 unless said.
+    /// Candidates a search keeps; 64, or as many as `target_recall` needs, unless said.
     pub ef_search: Option<u64>,
+    /// Recall of the ten nearest for which `ef_search` is found whenever the graph is built anew, of 50,000 chunks and more; 0.98 unless
+    /// said.
+    pub target_recall: Option<f64>,
     /// Home bucket, one that is a folder; `primary` unless said.
     pub bucket: Option<String>,
     /// Language whose stems words have: `english`, `german` and so on, `none`, or `auto` (the default), which finds out.
@@ -233,6 +236,10 @@ pub struct Description {
     pub words: Option<WordsInfo>,
     /// As at `Create`; absent if nothing was said.
     pub fusion: Option<FusionChoice>,
+    /// Recall for which `ef_search` is found; absent if it was named or promoted.
+    pub target_recall: Option<f64>,
+    /// Recall that it had when the graph was built; absent of few chunks, which are not measured.
+    pub recall: Option<f64>,
 }
 
 /// What makes the words that an index is searched by.

@@ -132,6 +132,10 @@ pub struct SearchOut {
     /// The engine that made the graph, or `exact` if all vectors were compared.
     pub engine: String,
     pub mode: String,
+    /// Candidates that were kept on the way; absent where all vectors were compared, or none.
+    pub ef: Option<u64>,
+    /// Recall of the ten nearest that the index's own `ef` had when its graph was built; absent of few chunks, which are not measured.
+    pub recall: Option<f64>,
     /// In `hybrid`.
     pub fusion: Option<FusionUsed>,
     /// What was taken for phrases, which must stand in every hit.

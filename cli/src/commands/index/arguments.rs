@@ -199,6 +199,9 @@ pub(crate) struct Create {
     /// Language whose stems words have, or none [default: found out from the texts]
     #[arg(long)]
     pub(super) language: Option<String>,
+    /// Recall for which the width of searches is found [default: 0.98]
+    #[arg(long)]
+    pub(super) target_recall: Option<f64>,
     #[command(flatten)]
     pub(super) fusion: Fusing,
     #[command(flatten)]

@@ -24,7 +24,7 @@ use crate::cutter::{Cutter, Limits, TOKENS_DEFAULT, embedded};
 use crate::embedder::{self, Embedder, Model, TokenCounter};
 use crate::files::bad;
 use crate::folder::Content;
-use crate::generation::{Generation, Manifest};
+use crate::generation::{EF_DEFAULT, Generation, Manifest, RECALL_DEFAULT};
 use crate::memory;
 use crate::partial::{self, Growth};
 use crate::pending::Pending;
@@ -55,7 +55,7 @@ pub(super) fn graph_parameters(parameters: &CreateIn) -> Parameters {
 
 /// Candidates a search keeps unless the index says otherwise.
 pub(super) fn ef_search(parameters: &CreateIn) -> usize {
-    parameters.ef_search.map_or(64, |n| usize::try_from(n).unwrap_or(64))
+    parameters.ef_search.map_or(EF_DEFAULT, |n| usize::try_from(n).unwrap_or(EF_DEFAULT))
 }
 
 /// Threads for building: all cores, for somebody waits.
@@ -657,7 +657,8 @@ fn unnumbered(parameters: &CreateIn, model: Model, own: &Version) -> Manifest {
 /// The manifest of an index's first generation.
 fn first_manifest(parameters: &CreateIn, model: Model) -> Manifest {
     let first = Manifest::first(model, super::engine(parameters), graph_parameters(parameters), ef_search(parameters));
-    Manifest { language: parameters.language.clone(), ..first }
+    let recall_wanted = parameters.ef_search.is_none().then(|| parameters.target_recall.unwrap_or(RECALL_DEFAULT));
+    Manifest { language: parameters.language.clone(), recall_wanted, ..first }
 }
 
 /// Shows all that was read to whoever searches by words.

@@ -356,6 +356,9 @@ impl IndexService {
         };
         let checked = units(queries, &model)?;
         let embedded = started.elapsed();
+        let graph_ef = how.ef.unwrap_or(generation.manifest.ef_search);
+        let ef = (mode != Mode::Lexical && !how.exact && generation.manifest.engine != "exact").then_some(graph_ef as u64);
+        let recall = generation.manifest.recall_measured.filter(|_| ef.is_some() && how.ef.is_none());
         let engine = if how.exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
         let short =
             how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len() <= APPENDED_INLINE;
@@ -390,6 +393,8 @@ impl IndexService {
             generation: generation.manifest.number,
             engine,
             mode: mode.name().into(),
+            ef,
+            recall,
             fusion: (mode == Mode::Hybrid)
                 .then(|| FusionUsed { method: fusion.method.name().to_owned(), weight: f64::from(fusion.weight) }),
             phrases,

@@ -384,6 +384,8 @@ impl IndexService {
                     let (engine, parameters) = built_by(&config, &champion.manifest)?;
                     (manifest.engine, manifest.parameters) = (engine.name().into(), parameters);
                     manifest.ef_search = bounded("ef_search", config.ef_search, 1, 65_536, manifest.ef_search)?;
+                    // What was measured on the eval set is what was promoted.
+                    manifest.recall_wanted = manifest.recall_wanted.filter(|_| config.ef_search.is_none());
                     let progress = |n: usize| {
                         counted.store(n as u64, Ordering::Relaxed);
                         !stop.load(Ordering::Relaxed)
