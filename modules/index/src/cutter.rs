@@ -25,6 +25,8 @@ const SECTION_SHARE: usize = 4;
 const CRUMB_SHARE: usize = 8;
 /// The largest unit, as a share of a chunk: 1 in this many.
 const UNIT_SHARE: usize = 8;
+/// But never fewer tokens than a long word has, so that small chunks are not cut within words.
+const UNIT_MIN: usize = 8;
 /// Of a chunk, what its context may be at most: 1 in this many.
 const CONTEXT_SHARE: usize = 3;
 /// Characters of a context, and labels in it.
@@ -470,7 +472,7 @@ impl Cutter {
         let tokens = tokens.max(1);
         let most_chars = self.limits.chars.unwrap_or(usize::MAX);
         let text = &source.text[part.clone()];
-        let units = units(text, outline, part.start, (tokens / UNIT_SHARE).max(1), most_chars);
+        let units = units(text, outline, part.start, (tokens / UNIT_SHARE).max(tokens.min(UNIT_MIN)), most_chars);
         let contexts = Contexts::of(outline, source.id, tokens);
         let owners = contexts.owners(outline, &units, part.start);
         let whole = |unit: usize| {
