@@ -46,7 +46,7 @@ const FORM_BOOST: f32 = 0.5;
 const PART_BOOST: f32 = 0.5;
 /// What articles, prepositions and question words weigh: little, but they decide where a query has nothing else.
 const LINKING_BOOST: f32 = 0.1;
-/// What makes words, to tantivy. A program that does not know these names makes the words anew, in memory.
+/// What makes words, to tantivy: names of its own, so that nobody takes them for those of its default.
 const STEMS: &str = "brahman1";
 const FORMS: &str = "brahman1forms";
 
