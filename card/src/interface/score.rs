@@ -3,20 +3,23 @@
 
 mod conversation;
 mod figures;
+pub mod file;
 
 use brahman_card_derive::wire;
+use serde_json::Value;
 
 use super::Progress;
 use super::embed::Device;
-pub use conversation::{Conversation, Entry, Message, Template};
+pub use conversation::{ChatTemplate, Conversation, Entry, Message, Template, TemplateUse};
 pub use figures::{Cell, Finetune, MemoryScore, Response, ResultStore, Row, Token};
 
 interface! {
     /// How much a language model's answers in a conversation depend on the memories in it: the log-probability of each response
     /// with everything in context, less that with a memory removed. All figures are natural logarithms (nats).
     ///
-    /// What is scored is exactly one of `conversation`, `messages` and `path` (a JSON file of the caller's own with either); `template`
-    /// is what stands around texts. A call with a higher `priority` goes first. `fresh`: use nothing that is on disk.
+    /// What is scored is exactly one of `conversation`, `messages` and `path` (a JSON or JSONL file of the caller's own with either). It is
+    /// put into tokens by the model's own chat template, or another (`chat_template`); of a model that has none, or with a `template`, by a
+    /// header and a footer around each text. A call with a higher `priority` goes first. `fresh`: use nothing that is on disk.
     ///
     /// Of every answer: `fingerprint` is what figures depend on, `device` cpu, cuda:N, or the server's address; `tokens` are those of
     /// the conversation, `tokens_forwarded` went through the model, `tokens_reused` had their state shared; `noise_floor` is the largest
@@ -108,7 +111,12 @@ pub struct MatrixIn {
     pub conversation: Option<Conversation>,
     pub messages: Option<Vec<Message>>,
     pub path: Option<String>,
+    /// Which of several conversations in the file, a JSON object a line; counted from 1.
+    pub line: Option<u64>,
+    /// What the model may call, beside `messages`.
+    pub tools: Option<Vec<Value>>,
     pub template: Option<Template>,
+    pub chat_template: Option<ChatTemplate>,
     /// Keys of memories to remove together, beside each alone.
     pub groups: Option<Vec<Vec<String>>>,
     /// How many tokens to name a cell.
@@ -165,6 +173,8 @@ pub struct MatrixSummary {
     pub noise_floor: f64,
     /// What was passed over, and why.
     pub warnings: Option<Vec<String>>,
+    /// How the conversation was put into tokens.
+    pub chat_template: Option<TemplateUse>,
     pub model: String,
     pub fingerprint: String,
     pub device: String,
@@ -178,7 +188,12 @@ pub struct MemoryIn {
     pub conversation: Option<Conversation>,
     pub messages: Option<Vec<Message>>,
     pub path: Option<String>,
+    /// Which of several conversations in the file, a JSON object a line; counted from 1.
+    pub line: Option<u64>,
+    /// What the model may call, beside `messages`.
+    pub tools: Option<Vec<Value>>,
     pub template: Option<Template>,
+    pub chat_template: Option<ChatTemplate>,
     pub key: String,
     /// Responses after it to look at; 50 unless said.
     pub window: Option<u64>,
@@ -207,6 +222,7 @@ pub struct MemoryOut {
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
     pub noise_floor: f64,
+    pub chat_template: Option<TemplateUse>,
     pub model: String,
     pub fingerprint: String,
     pub device: String,
@@ -220,7 +236,12 @@ pub struct IncrementalIn {
     pub conversation: Option<Conversation>,
     pub messages: Option<Vec<Message>>,
     pub path: Option<String>,
+    /// Which of several conversations in the file, a JSON object a line; counted from 1.
+    pub line: Option<u64>,
+    /// What the model may call, beside `messages`.
+    pub tools: Option<Vec<Value>>,
     pub template: Option<Template>,
+    pub chat_template: Option<ChatTemplate>,
     /// Those scored within are not due; 86,400 unless said.
     pub max_age_s: Option<u64>,
     /// Responses after it to look at.
@@ -272,6 +293,7 @@ pub struct IncrementalSummary {
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
     pub noise_floor: f64,
+    pub chat_template: Option<TemplateUse>,
     pub model: String,
     pub fingerprint: String,
     pub device: String,
@@ -285,7 +307,12 @@ pub struct FinetuneIn {
     pub conversation: Option<Conversation>,
     pub messages: Option<Vec<Message>>,
     pub path: Option<String>,
+    /// Which of several conversations in the file, a JSON object a line; counted from 1.
+    pub line: Option<u64>,
+    /// What the model may call, beside `messages`.
+    pub tools: Option<Vec<Value>>,
     pub template: Option<Template>,
+    pub chat_template: Option<ChatTemplate>,
     pub count: u64,
     pub fresh: Option<bool>,
     pub priority: Option<i64>,
@@ -301,6 +328,7 @@ pub struct FinetuneOut {
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
     pub noise_floor: f64,
+    pub chat_template: Option<TemplateUse>,
     pub model: String,
     pub fingerprint: String,
     pub device: String,
