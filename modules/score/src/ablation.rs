@@ -19,6 +19,8 @@ pub struct Ablation {
     pub responses: Vec<usize>,
     /// Tokens taken out of the conversation.
     pub tokens_removed: usize,
+    /// Responses that the tokenizer would spell otherwise without the memories: they keep their tokens.
+    pub respelled: usize,
 }
 
 /// The conversation as it is, up to the last of these responses.
@@ -54,7 +56,7 @@ fn without_spans(script: &Script, spans: &[Range<usize>], responses: &[usize]) -
         let start = shift(scored.start);
         start..start + scored.len()
     });
-    Ablation { sequence: Sequence { wanted: wanted.collect(), tokens }, responses, tokens_removed }
+    Ablation { sequence: Sequence { wanted: wanted.collect(), tokens }, responses, tokens_removed, respelled: 0 }
 }
 
 /// Log-probabilities of the responses' tokens, by response.
@@ -163,11 +165,11 @@ pub fn named(script: &Script, memories: &[usize]) -> Row {
 
 #[cfg(test)]
 mod tests {
-    use brahman_card::interface::score::{Conversation, Entry};
+    use brahman_card::interface::score::{Conversation, Entry, file};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conversation::{default_template, parse, script};
+    use crate::conversation::{Layout, script};
     use crate::mock::Mock;
 
     fn entry() -> impl Strategy<Value = Entry> {
@@ -177,6 +179,7 @@ mod tests {
             key: (role == "memory").then(|| format!("k{key}")),
             tokens: ids.then(|| text.bytes().map(u32::from).collect()),
             text: (!ids).then_some(text),
+            ..Entry::default()
         })
     }
 
@@ -184,7 +187,7 @@ mod tests {
         #[test]
         fn what_is_left_is_the_conversation_as_if_the_memories_had_never_been_in_it(entries in prop::collection::vec(entry(), 0..24)) {
             let whole = Conversation { conversation: entries, ..Conversation::default() };
-            let read = |conversation: &Conversation| script(conversation, &default_template(), &Mock::default()).expect("fits");
+            let read = |conversation: &Conversation| script(conversation, &Layout::plain(), &Mock::default()).expect("fits");
             let full = read(&whole);
             let all: Vec<usize> = (0..full.responses.len()).collect();
             let words = |tokens: &[u32], wanted: &[Range<usize>]| wanted.iter().map(|w| tokens[w.clone()].to_vec()).collect::<Vec<_>>();
@@ -205,7 +208,8 @@ mod tests {
 
         #[test]
         fn no_file_makes_it_panic(text in ".{0,200}", json in "[\\[\\]{}\":,a-z0-9]{0,120}") {
-            let _ = (parse(text.as_bytes()), parse(json.as_bytes()), parse(format!("{{\"messages\":{json}}}").as_bytes()));
+            let read = |text: &str| drop(file::read(text.as_bytes(), None));
+            [text.clone(), json.clone(), format!("{{\"messages\":{json}}}")].iter().for_each(|text| read(text));
         }
     }
 }

@@ -10,6 +10,8 @@ use brahman_card::interface::score::{InfoOut, error};
 use brahman_sidecar::{Deadline, chain};
 use thiserror::Error;
 
+use crate::chat::{ChatError, Templates};
+
 /// A variable of the environment that is set to something.
 #[must_use]
 pub fn var(name: &str) -> Option<String> {
@@ -49,8 +51,8 @@ pub struct Identity {
     pub vocabulary: u32,
     /// Tokens a conversation may have.
     pub window: usize,
-    /// Token that stands before everything, if the model has one.
-    pub bos: Option<u32>,
+    /// Tokens that its tokenizer puts before a text.
+    pub first: Vec<u32>,
     /// `cpu`, `cuda:N`, or a server's address.
     pub device: String,
     /// Whether it is a mock.
@@ -133,6 +135,9 @@ pub enum EngineError {
         /// Tokens there are.
         vocabulary: u32,
     },
+    /// The conversation does not go through its chat template.
+    #[error(transparent)]
+    Template(Arc<ChatError>),
     /// NaN or infinite.
     #[error("the model's output is not finite at token {at}")]
     BadOutput {
@@ -175,6 +180,12 @@ impl EngineError {
         Self::Failed(Arc::new(error))
     }
 
+    /// What the chat template said.
+    #[must_use]
+    pub fn template(error: ChatError) -> Self {
+        Self::Template(Arc::new(error))
+    }
+
     /// Whether every other row would fail in the same way, so that going on is of no use.
     #[must_use]
     pub fn ends_the_call(&self) -> bool {
@@ -195,6 +206,11 @@ impl EngineError {
                 Fault::of(&error::NoSuchToken { token: (*token).into(), vocabulary: (*vocabulary).into() }, false, message)
             }
             Self::TooMuch { .. } => Fault::invalid_parameter("conversation", message),
+            Self::Template(error) => match &**error {
+                ChatError::Entry { place, .. } => Fault::invalid_parameter(place, message),
+                ChatError::Option { field, .. } => Fault::invalid_parameter(field, message),
+                _ => Fault::invalid_parameter("chat_template", message),
+            },
             Self::BadOutput { .. } => Fault::of(&error::BadOutput {}, false, message),
             Self::OutOfBudget { needed, budget, .. } => Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message),
             Self::Server { retryable, .. } => Fault::of(&error::ServerFailed {}, *retryable, message),
@@ -247,6 +263,17 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// As the tokenizer gives them.
     fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError>;
+
+    /// Text to tokens as `encode` gives them, and where in the text each stands, in bytes.
+    ///
+    /// # Errors
+    /// As the tokenizer gives them.
+    fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError>;
+
+    /// The model's chat templates, if it may have some.
+    fn templates(&self) -> Option<&Templates> {
+        None
+    }
 
     /// Tokens to text, as near as it gets.
     fn decode(&self, tokens: &[u32]) -> String;

@@ -13,6 +13,7 @@ pub mod error;
 pub mod settings;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use brahman_card::interface::embed::Device;
@@ -22,6 +23,7 @@ use brahman_storage::digest::{hex, sha256};
 use futures_util::StreamExt;
 use serde_json::Value;
 
+use crate::chat::Templates;
 use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work};
 use crate::onnx::folder::Tokens;
 use dialect::{Answer, Ask, Dialect};
@@ -86,7 +88,7 @@ impl Server {
             fingerprint: String::new(),
             vocabulary: tokens.vocabulary(),
             window: tokens.window,
-            bos: tokens.bos,
+            first: tokens.first.clone(),
             device,
             mock: false,
         };
@@ -125,7 +127,7 @@ impl Server {
 
     /// Scores a known text, whole and in part, and looks whether the answers can be right.
     fn probe(&self) -> Result<(), ProbeError> {
-        let tokens: Vec<u32> = self.identity.bos.into_iter().chain(self.tokens.encode(PROBE)?).collect();
+        let tokens: Vec<u32> = self.identity.first.iter().copied().chain(self.tokens.encode(PROBE)?).collect();
         let all = |len: usize| Sequence { tokens: tokens[..len].to_vec(), wanted: std::iter::once(1..len).collect() };
         let half = tokens.len() / 2;
         let mut found = vec![Vec::new(); 2];
@@ -261,6 +263,14 @@ impl Engine for Server {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         self.tokens.encode(text)
+    }
+
+    fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
+        self.tokens.encode_placed(text)
+    }
+
+    fn templates(&self) -> Option<&Templates> {
+        Some(&self.tokens.templates)
     }
 
     fn decode(&self, tokens: &[u32]) -> String {

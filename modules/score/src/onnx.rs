@@ -7,6 +7,7 @@
 pub mod folder;
 pub mod reader;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -20,6 +21,7 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use thiserror::Error;
 
+use crate::chat::Templates;
 use crate::engine::{Engine, EngineError, Identity, NumberError, Scores, Sequence, Stop, Work, number, var};
 use crate::walk::walk;
 use folder::{Folder, FolderError, Wiring, WiringError};
@@ -181,12 +183,12 @@ impl Model {
             fingerprint: folder.fingerprint.clone(),
             vocabulary: wiring.vocabulary,
             window: settings.window.map_or(folder.tokens.window, |window| window.min(folder.tokens.window)),
-            bos: folder.tokens.bos,
+            first: folder.tokens.first.clone(),
             device: device.active.clone(),
             mock: false,
         };
         let model = Self { identity, folder, wiring, session: Mutex::new(session), device, library, budget_bytes: settings.budget_bytes };
-        let token = model.identity.bos.unwrap_or(0);
+        let token = model.identity.first.first().copied().unwrap_or(0);
         let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect() };
         let mut outcome = Ok(Vec::new());
         let read = model.score(&[two], &Stop::default(), &mut |_, scores| outcome = scores);
@@ -201,13 +203,20 @@ impl Model {
     pub fn describe(&self) -> String {
         let w = &self.wiring;
         format!(
-            "{}: {} tokens, window {}, {} cached tensors of {} bytes a token in all, first token {}, on {} ({})",
+            "{}: {} tokens, window {}, {} cached tensors of {} bytes a token in all, first token {}, chat template {}, on {} ({})",
             self.identity.model,
             w.vocabulary,
             self.identity.window,
             w.past.len(),
             w.bytes_per_token(),
-            self.identity.bos.map_or_else(|| "none".to_owned(), |b| b.to_string()),
+            self.identity.first.iter().map(u32::to_string).reduce(|all, one| format!("{all} {one}")).unwrap_or_else(|| "none".to_owned()),
+            self.folder
+                .tokens
+                .templates
+                .names()
+                .into_iter()
+                .reduce(|all, one| format!("{all}, {one}"))
+                .unwrap_or_else(|| "none".to_owned()),
             self.device.active,
             self.device.reason
         )
@@ -221,6 +230,14 @@ impl Engine for Model {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         self.folder.tokens.encode(text)
+    }
+
+    fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
+        self.folder.tokens.encode_placed(text)
+    }
+
+    fn templates(&self) -> Option<&Templates> {
+        Some(&self.folder.tokens.templates)
     }
 
     fn decode(&self, tokens: &[u32]) -> String {

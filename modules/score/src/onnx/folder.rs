@@ -4,6 +4,7 @@
 //! missing or unknown is refused by name.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use brahman_storage::digest::{hex, sha256, sha256_file};
@@ -12,6 +13,7 @@ use ort::value::{TensorElementType, ValueType};
 use thiserror::Error;
 use tokenizers::Tokenizer;
 
+use crate::chat::Templates;
 use crate::engine::EngineError;
 
 /// Window of a model that does not tell its own: GPT-2's.
@@ -23,8 +25,10 @@ pub struct Tokens {
     pub fingerprint: String,
     /// Tokens a sequence may have.
     pub window: usize,
-    /// Token that stands before everything.
-    pub bos: Option<u32>,
+    /// Tokens that the tokenizer puts before a text.
+    pub first: Vec<u32>,
+    /// Of the model, and what they may name.
+    pub templates: Templates,
     /// Heads of attention that are computed at once.
     pub heads: u64,
     /// Width of the model.
@@ -125,11 +129,12 @@ impl Tokens {
         let config: serde_json::Value = serde_json::from_slice(&config).map_err(no_json)?;
         let number = |names: &[&str]| names.iter().find_map(|name| config.get(name)?.as_u64());
         let window = number(&["max_position_embeddings", "n_positions", "n_ctx", "seq_length"]);
-        let bos = number(&["bos_token_id"]).and_then(|id| u32::try_from(id).ok());
+        let first = first(&tokenizer, folder).map_err(unfit)?;
         Ok(Self {
-            fingerprint: format!("{} {bos:?}", hex(&sha256(&text))),
+            fingerprint: format!("{} {first:?}", hex(&sha256(&text))),
             window: window.and_then(|w| usize::try_from(w).ok()).unwrap_or(WINDOW),
-            bos,
+            first,
+            templates: Templates::read(folder),
             heads: number(&["num_attention_heads", "n_head"]).unwrap_or(32),
             hidden: number(&["hidden_size", "n_embd"]).unwrap_or(1024),
             tokenizer,
@@ -151,11 +156,38 @@ impl Tokens {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Text to tokens, without special ones, and where in the text each stands, in bytes.
+    ///
+    /// # Errors
+    /// As the tokenizer gives them.
+    pub fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|e| EngineError::failed(TokenizerError(e)))?;
+        let places = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok((encoding.get_ids().to_vec(), places))
+    }
+
     /// Text that tokens stand for.
     #[must_use]
     pub fn decode(&self, tokens: &[u32]) -> String {
         self.tokenizer.decode(tokens, false).unwrap_or_default()
     }
+}
+
+/// What the tokenizer puts before a text: as `tokenizer_config.json` says by `add_bos_token`, else as it does when it is asked for special
+/// tokens. That a model has a `bos_token_id` says nothing: many were trained without one before their texts.
+fn first(tokenizer: &Tokenizer, folder: &Path) -> Result<Vec<u32>, tokenizers::Error> {
+    let config = std::fs::read(folder.join("tokenizer_config.json")).ok();
+    let config: serde_json::Value = config.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let token = config["bos_token"].as_str().or_else(|| config["bos_token"]["content"].as_str());
+    match (config["add_bos_token"].as_bool(), token.and_then(|token| tokenizer.token_to_id(token))) {
+        (Some(false), _) => return Ok(Vec::new()),
+        (Some(true), Some(id)) => return Ok(vec![id]),
+        _ => {}
+    }
+    let with = |special: bool| tokenizer.encode_fast("a", special).map(|encoding| encoding.get_ids().to_vec());
+    let (bare, dressed) = (with(false)?, with(true)?);
+    let at = dressed.windows(bare.len().max(1)).position(|window| window == bare);
+    Ok(dressed[..at.unwrap_or(0)].to_vec())
 }
 
 /// Files of a model's directory, and how deep it is: far more than any model has.

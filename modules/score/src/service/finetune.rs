@@ -3,27 +3,28 @@
 use std::time::Instant;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{Conversation, Finetune, FinetuneIn, FinetuneOut, Template};
+use brahman_card::interface::score::{Conversation, Finetune, FinetuneIn, FinetuneOut};
 use brahman_sidecar::{Call, Reply};
 
 use super::session::{Removal, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
+use crate::conversation::Layout;
 
 impl ScoreService {
     pub(super) async fn finetune(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: FinetuneIn = call.parameters()?;
-        let (conversation, template) = source!(ask).read(call)?;
+        let (conversation, layout) = source!(ask).read(call)?;
         let priority = ask.priority;
-        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(FinetuneOut)| desk.finetune(&ask, &conversation, &template, started);
+        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(FinetuneOut)| desk.finetune(&ask, &conversation, &layout, started);
         let (out, _) = self.turn(call, priority, work).await?;
         Reply::of(&out)
     }
 }
 
 impl Desk<'_> {
-    fn finetune(&self, ask: &FinetuneIn, conversation: &Conversation, template: &Template, started: Instant) -> Result<FinetuneOut, Fault> {
-        let mut session = Session::open(self, conversation, template, ask.fresh.unwrap_or(false)).map_err(|e| e.fault())?;
+    fn finetune(&self, ask: &FinetuneIn, conversation: &Conversation, layout: &Layout, started: Instant) -> Result<FinetuneOut, Fault> {
+        let mut session = Session::open(self, conversation, layout, ask.fresh.unwrap_or(false)).map_err(|e| e.fault())?;
         let from = session.script.entries.saturating_sub(usize::try_from(ask.count).unwrap_or(usize::MAX));
         let late = session.script.responses.iter().enumerate().filter(|(_, r)| r.entry >= from);
         let responses: Vec<usize> = late.map(|(i, _)| i).collect();
@@ -59,6 +60,7 @@ impl Desk<'_> {
             tokens_forwarded: session.work.forwarded,
             tokens_reused: session.work.reused,
             noise_floor: session.noise,
+            chat_template: Some(session.script.used.clone()),
             model: identity.model.clone(),
             fingerprint: identity.fingerprint.clone(),
             device: identity.device.clone(),

@@ -4,14 +4,13 @@ use std::time::Instant;
 
 use brahman_card::Fault;
 use brahman_card::clock::now_ms;
-use brahman_card::interface::score::{
-    Conversation, IncrementalIn, IncrementalOut, IncrementalRow, IncrementalSummary, MemoryScore, Template,
-};
+use brahman_card::interface::score::{Conversation, IncrementalIn, IncrementalOut, IncrementalRow, IncrementalSummary, MemoryScore};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::memory::WINDOW;
 use super::session::{Removal, RemovalOutcome, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
+use crate::conversation::Layout;
 use crate::engine::EngineError;
 use crate::kept::StandingError;
 
@@ -35,10 +34,10 @@ impl ScoreService {
     pub(super) async fn incremental(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: IncrementalIn = call.parameters()?;
-        let (conversation, template) = source!(ask).read(call)?;
+        let (conversation, layout) = source!(ask).read(call)?;
         let priority = ask.priority;
         let work =
-            move |desk: &Desk<'_>, tell: &mut dyn FnMut(IncrementalOut)| desk.incremental(&ask, &conversation, &template, started, tell);
+            move |desk: &Desk<'_>, tell: &mut dyn FnMut(IncrementalOut)| desk.incremental(&ask, &conversation, &layout, started, tell);
         let (mut summary, gathered) = self.turn(call, priority, work).await?;
         if !call.more {
             let row = |reply: IncrementalOut| if let IncrementalOut::Row(one) = reply { Some(one.row) } else { None };
@@ -53,14 +52,14 @@ impl Desk<'_> {
         &self,
         ask: &IncrementalIn,
         conversation: &Conversation,
-        template: &Template,
+        layout: &Layout,
         started: Instant,
         tell: &mut dyn FnMut(IncrementalOut),
     ) -> Result<IncrementalSummary, Fault> {
         if let Some(why) = self.kept.absent() {
             return Err(Fault::internal(format!("the state of memories cannot be stored: {why}")));
         }
-        let mut session = Session::open(self, conversation, template, false).map_err(|e| e.fault())?;
+        let mut session = Session::open(self, conversation, layout, false).map_err(|e| e.fault())?;
         let model = self.identity().fingerprint.clone();
         let window = usize::try_from(ask.window.unwrap_or(WINDOW)).unwrap_or(usize::MAX);
         let max_age_ms = ask.max_age_s.unwrap_or(MAX_AGE_S).saturating_mul(1000);
@@ -109,6 +108,7 @@ impl Desk<'_> {
             tokens_forwarded: session.work.forwarded,
             tokens_reused: session.work.reused,
             noise_floor: session.noise,
+            chat_template: Some(session.script.used.clone()),
             model: identity.model.clone(),
             fingerprint: model,
             device: identity.device.clone(),

@@ -1,9 +1,9 @@
 //! One conversation on the model's thread: the baseline, what is left without memories, and what it took.
 
-use brahman_card::interface::score::{Conversation, Template};
+use brahman_card::interface::score::Conversation;
 
 use crate::ablation::{Ablation, Baseline, ResponseScores, whole, without};
-use crate::conversation::{ConversationError, Script, script};
+use crate::conversation::{ConversationError, Layout, Script, script};
 use crate::engine::{EngineError, Scores, Sequence, Work};
 use crate::kept::name;
 
@@ -49,19 +49,16 @@ pub(super) struct Session<'a> {
     pub(super) noise: f64,
     /// So far.
     pub(super) work: Work,
+    /// Responses, over all removals, whose tokens would have been others without the memory.
+    respelled: usize,
     fresh: bool,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn open(
-        desk: &'a Desk<'a>,
-        conversation: &Conversation,
-        template: &Template,
-        fresh: bool,
-    ) -> Result<Self, ConversationError> {
-        let script = script(conversation, template, desk.engine)?;
+    pub(super) fn open(desk: &'a Desk<'a>, conversation: &Conversation, layout: &Layout, fresh: bool) -> Result<Self, ConversationError> {
+        let script = script(conversation, layout, desk.engine)?;
         let with = ResponseScores { responses: vec![Vec::new(); script.responses.len()] };
-        Ok(Self { desk, script, with, noise: 0.0, work: Work::default(), fresh })
+        Ok(Self { desk, script, with, noise: 0.0, work: Work::default(), respelled: 0, fresh })
     }
 
     fn known(&self, sequence: &Sequence) -> Option<(Vec<f32>, f64)> {
@@ -122,7 +119,16 @@ impl<'a> Session<'a> {
         self.check_size(removals)?;
         let mut asked: Vec<(usize, Ablation)> = Vec::new();
         for (index, removal) in removals.iter().enumerate() {
-            let ablation = without(&self.script, &removal.memories, &removal.responses);
+            self.desk.stop.check()?;
+            let ablation = match self.ablation(removal) {
+                Ok(ablation) => ablation,
+                // The template refuses what is left: that is this row's end.
+                Err(error) => {
+                    each(self, RemovalOutcome { index, ablation: Ablation::default(), scores: Err(error), cached: false });
+                    continue;
+                }
+            };
+            self.respelled += ablation.respelled;
             let known = if ablation.responses.is_empty() { Some((Vec::new(), 0.0)) } else { self.known(&ablation.sequence) };
             match known {
                 Some((scores, _)) => {
@@ -163,6 +169,21 @@ impl<'a> Session<'a> {
         self.work.add(work);
         self.noise = noise;
         Ok(())
+    }
+
+    /// What is left without some memories.
+    fn ablation(&self, removal: &Removal) -> Result<Ablation, EngineError> {
+        match &self.script.dialogue {
+            None => Ok(without(&self.script, &removal.memories, &removal.responses)),
+            Some(dialogue) => dialogue.without(&self.script, &removal.memories, &removal.responses, self.desk.engine),
+        }
+    }
+
+    /// What a reply says of responses that keep their tokens against the tokenizer.
+    pub(super) fn respelled(&self) -> Option<String> {
+        (self.respelled > 0).then(|| {
+            format!("{} times a response would have other tokens without a memory: it keeps those that it has with it", self.respelled)
+        })
     }
 
     /// What a call would hold is bounded before anything is made.
