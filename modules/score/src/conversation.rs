@@ -1,8 +1,8 @@
 //! A conversation as one list of tokens that remembers where memories and responses lie.
 //!
 //! By the model's chat template, or another ([`crate::chat`]); of a model that has none, by a header and a footer around each text.
-//! Invariant: without a chat template every entry is turned into tokens by itself, so that taking one out changes no other's tokens; with one,
-//! what is left is run through it again, and a response keeps its tokens.
+//! Invariant: without a chat template every entry is turned into tokens by itself, so that taking one out changes no other's tokens;
+//! with one, what is left is run through it again, and a response keeps its tokens.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

@@ -9,7 +9,8 @@ pub mod reader;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
@@ -146,6 +147,8 @@ pub struct Model {
     device: Device,
     library: PathBuf,
     budget_bytes: u64,
+    /// Bytes of all states that are alive, whichever call they are of.
+    alive: Arc<AtomicU64>,
 }
 
 fn open_session(environment: &Environment, model: &Path, threads: usize, cuda: Option<u32>) -> ort::Result<Session> {
@@ -187,7 +190,16 @@ impl Model {
             device: device.active.clone(),
             mock: false,
         };
-        let model = Self { identity, folder, wiring, session: Mutex::new(session), device, library, budget_bytes: settings.budget_bytes };
+        let model = Self {
+            identity,
+            folder,
+            wiring,
+            session: Mutex::new(session),
+            device,
+            library,
+            budget_bytes: settings.budget_bytes,
+            alive: Arc::default(),
+        };
         let token = model.identity.first.first().copied().unwrap_or(0);
         let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect() };
         let mut outcome = Ok(Vec::new());
@@ -245,9 +257,21 @@ impl Engine for Model {
     }
 
     fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = Plan { budget_bytes: self.budget_bytes, heads: self.folder.tokens.heads, hidden: self.folder.tokens.hidden };
-        walk(&mut Reader::new(&mut session, &self.wiring, plan), sequences, stop, done)
+        let mut reader = Reader::new(&self.session, &self.wiring, plan, &self.alive);
+        // What does not fit is said before the first pass, and does not keep the others from being scored.
+        let mut fitting = Vec::with_capacity(sequences.len());
+        for (i, sequence) in sequences.iter().enumerate() {
+            match reader.fits(sequence.tokens.len()) {
+                Ok(()) => fitting.push(i),
+                Err(error) => done(i, Err(error)),
+            }
+        }
+        if fitting.len() == sequences.len() {
+            return walk(&mut reader, sequences, stop, done);
+        }
+        let rest: Vec<Sequence> = fitting.iter().map(|i| sequences[*i].clone()).collect();
+        walk(&mut reader, &rest, stop, &mut |i, scores| done(fitting[i], scores))
     }
 
     fn info(&self) -> InfoOut {

@@ -30,6 +30,11 @@ pub trait Stepper {
         stop: &Stop,
     ) -> Result<(), EngineError>;
 
+    /// Tokens that it has read so far, where that is not what it was given: without a cache it reads some again.
+    fn forwarded(&self) -> Option<u64> {
+        None
+    }
+
     /// A second state like this one, which will read at most `ahead` tokens; `None` if there is no room for both.
     fn fork(&mut self, state: &Self::State, ahead: usize) -> Option<Self::State>;
 }
@@ -48,6 +53,7 @@ pub fn walk<S: Stepper>(
     let start = walker.stepper.start();
     walker.run(start, 0, (0..sequences.len()).collect())?;
     let total: u64 = sequences.iter().map(|s| s.tokens.len() as u64).sum();
+    walker.work.forwarded = walker.stepper.forwarded().unwrap_or(walker.work.forwarded);
     walker.work.reused = total.saturating_sub(walker.work.forwarded);
     Ok(walker.work)
 }
