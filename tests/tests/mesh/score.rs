@@ -77,7 +77,9 @@ async fn real(more: impl FnOnce(Setup) -> Setup) -> Mesh {
 async fn logprobs(mesh: &Mesh, tokens: &[u32]) -> Vec<f64> {
     let out = mesh.call("org.brahman.Score.Logprobs", json!({ "tokens": tokens })).await.expect("scored");
     assert_eq!((out["mock"].as_bool(), out["device"].as_str()), (Some(false), Some("cpu")));
-    out["logprobs"].as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
+    // Nothing is put before ids: nothing precedes the first.
+    assert!(out["logprobs"][0].is_null(), "{out}");
+    out["logprobs"].as_array().expect("a list").iter().map(|x| x.as_f64().unwrap_or(0.0)).collect()
 }
 
 fn entry(role: &str, text: &str) -> Value {
@@ -120,7 +122,7 @@ async fn a_real_model_tells_the_memory_that_matters_from_a_shuffled_one() {
         let kept = entries.filter(|e| e.get("key").and_then(Value::as_str).is_none_or(|k| keep.contains(&k)));
         let text: String =
             kept.map(|e| format!("{}: {}\n", e["role"].as_str().expect("a role"), e["text"].as_str().expect("text"))).collect();
-        text.bytes().map(u32::from).collect()
+        std::iter::once(0).chain(text.bytes().map(u32::from)).collect()
     };
     let response = "Renmu keeps the barometer in Tasvoli.".len();
     let mut sums = Vec::new();
@@ -331,8 +333,9 @@ async fn a_person_sees_what_matters() {
     assert_eq!(json["rows"].as_array().map(Vec::len), Some(6));
     let one = mesh.brahman_json(&["score", "memory", &file, "fact-0"]);
     assert_eq!(one["present"], true);
-    let absent = mesh.brahman_json(&["score", "memory", &file, "nothing"]);
-    assert_eq!((&absent["present"], &absent["divergence"]), (&json!(false), &json!(0.0)));
+    let absent = mesh.brahman(&["score", "memory", &file, "nothing"]);
+    let why = String::from_utf8_lossy(&absent.stderr).into_owned();
+    assert!(absent.status.code() == Some(4) && why.contains("`nothing`"), "what does not exist is not found: {why}");
     let tuned = mesh.brahman_json(&["score", "finetune", &file, "--count", "6"]);
     let divergences: Vec<f64> =
         tuned["results"].as_array().expect("results").iter().map(|r| r["divergence"].as_f64().expect("a number")).collect();
