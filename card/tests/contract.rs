@@ -143,7 +143,7 @@ fn messages_of_earlier_versions_are_read_and_written_to_the_byte() {
             EvalAutogen EvalList Trial Trials Best CompactTrials Autotune AgentStatus AgentEnqueue Snapshot;
         ingest: Files Postgres Mysql Watch Unwatch Watches Runs Cancel;
         init: List Start Stop Restart Reload Check Logs Attach Update Watch Shutdown;
-        score: Info Logprobs ScoreMatrix ScoreMemory ScoreIncremental ScoreFinetune;
+        score: Info Logprobs ScoreMatrix ScoreMemory ScoreIncremental ScoreFinetune Weights ResetWeights;
         service: GetInfo GetInterfaceDescription;
         storage: Buckets AddBucket RemoveBucket GetObject PutObject Health Scrub Errors FlushErrors CompactErrors;
     };

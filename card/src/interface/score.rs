@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Progress;
 use super::embed::Device;
 pub use conversation::{ChatTemplate, Conversation, Entry, Message, Template, TemplateUse};
-pub use figures::{Cell, Finetune, MemoryScore, Response, ResultStore, Row, Token};
+pub use figures::{Cell, Finetune, MemoryScore, Response, ResultStore, Row, Token, Weight};
 
 interface! {
     /// How much a language model's answers in a conversation depend on the memories in it: the log-probability of each response
@@ -38,11 +38,17 @@ interface! {
         /// One memory, from where it first appears to the `window`th response after it. `divergence` and `delta` are sums; 0 if it is
         /// not `present` or no response follows.
         ScoreMemory(MemoryIn) -> MemoryOut: idempotent, whole_dataset;
-        /// Memories within the first 60 % of the tokens that were not scored for `max_age_s`, those never scored and those longest ago
-        /// first. Each is on disk before it is told: after a crash nothing is scored twice.
+        /// Memories that end within the first 60 % of the tokens of `conversation` itself and were not scored for `max_age_s`, or whose text
+        /// has changed since: those never scored and those longest ago first. Each is on disk before it is told: after a crash nothing is
+        /// scored twice. A memory's weight belongs to a `namespace`, an agent's; another uid's is refused.
         ScoreIncremental(IncrementalIn) -> IncrementalOut: idempotent, whole_dataset;
-        /// The assistant's entries among the last `count`, by how much they lose when all memories are removed.
+        /// The last `count` entries behind system, identity and journal; of them the assistant's, by how much they lose when all memories
+        /// among them are removed. `whole`: what stands before them stays, and its memories are removed too.
         ScoreFinetune(FinetuneIn) -> FinetuneOut: idempotent, whole_dataset;
+        /// The weights of a namespace's memories, by key.
+        Weights(WeightsIn) -> WeightsOut: idempotent;
+        /// Forgets weights: of these keys, or all. The memories are due again.
+        ResetWeights(ResetWeightsIn) -> ResetWeightsOut: idempotent;
     }
     errors {
         /// The conversation has more tokens than the model's window.
@@ -248,6 +254,8 @@ pub struct IncrementalIn {
     pub window: Option<u64>,
     /// How many memories are scored at most.
     pub limit: Option<u64>,
+    /// Whose weights; the caller's own unless said: `default` for the mesh's own uid and root, `uid-N` for another.
+    pub namespace: Option<String>,
     pub priority: Option<i64>,
 }
 
@@ -286,9 +294,11 @@ pub struct IncrementalSummary {
     pub due: u64,
     /// Those scored within `max_age_s`.
     pub fresh: u64,
-    /// Those behind the first 60 % of the tokens, or with no response after them.
+    /// Those that end behind the first 60 % of the conversation's own tokens, or have no response after them.
     pub late: u64,
     pub failed: u64,
+    /// Whose weights they are.
+    pub namespace: Option<String>,
     pub tokens: u64,
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
@@ -314,6 +324,8 @@ pub struct FinetuneIn {
     pub template: Option<Template>,
     pub chat_template: Option<ChatTemplate>,
     pub count: u64,
+    /// Whether what stands before the last `count` entries is read, too.
+    pub whole: Option<bool>,
     pub fresh: Option<bool>,
     pub priority: Option<i64>,
 }
@@ -323,7 +335,10 @@ pub struct FinetuneIn {
 pub struct FinetuneOut {
     /// What loses most comes first.
     pub results: Vec<Finetune>,
+    /// Memories that were removed.
     pub memories: u64,
+    /// Entries of `conversation` that were read: the last ones.
+    pub entries: Option<u64>,
     pub tokens: u64,
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
@@ -334,4 +349,41 @@ pub struct FinetuneOut {
     pub device: String,
     pub mock: bool,
     pub elapsed_us: u64,
+}
+
+/// Parameters of `Weights`: whose, and by which model.
+#[wire]
+pub struct WeightsIn {
+    /// As of ScoreIncremental.
+    pub namespace: Option<String>,
+    /// By every model that has scored, not only the one that is served now.
+    pub all_models: Option<bool>,
+}
+
+/// Reply of `Weights`.
+#[wire]
+pub struct WeightsOut {
+    pub namespace: String,
+    /// Fingerprint of the model that is served now.
+    pub fingerprint: String,
+    pub weights: Vec<Weight>,
+}
+
+/// Parameters of `ResetWeights`: whose, by which model, and which.
+#[wire]
+pub struct ResetWeightsIn {
+    /// As of ScoreIncremental.
+    pub namespace: Option<String>,
+    /// By every model that has scored, not only the one that is served now.
+    pub all_models: Option<bool>,
+    /// All unless said.
+    pub keys: Option<Vec<String>>,
+}
+
+/// Reply of `ResetWeights`.
+#[wire]
+pub struct ResetWeightsOut {
+    pub namespace: String,
+    /// How many were forgotten.
+    pub removed: u64,
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use brahman_card::Fault;
 use brahman_card::interface::score::{InfoOut, error};
@@ -219,18 +219,34 @@ impl EngineError {
     }
 }
 
-/// When to stop: the caller has gone, or its deadline has passed.
-#[derive(Debug, Default)]
+/// Lets calls that go first go first, and comes back when they are done.
+pub type Way = Arc<dyn Fn() + Send + Sync>;
+
+/// When to stop: the caller has gone, or its deadline has passed. Between two looks no more than one step of work is done, so this is
+/// also where another call may go first.
+#[derive(Default)]
 pub struct Stop {
     cancelled: AtomicBool,
     deadline: Deadline,
+    way: OnceLock<Way>,
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stop").field("cancelled", &self.cancelled).field("deadline", &self.deadline).finish_non_exhaustive()
+    }
 }
 
 impl Stop {
     /// At this time, if not before.
     #[must_use]
     pub fn at(deadline: Deadline) -> Self {
-        Self { cancelled: AtomicBool::new(false), deadline }
+        Self { cancelled: AtomicBool::new(false), deadline, way: OnceLock::new() }
+    }
+
+    /// From now on, has each look let others go first in this way. Only the first one counts.
+    pub fn give_way(&self, way: &Way) {
+        let _ = self.way.set(Arc::clone(way));
     }
 
     /// Has the work stop as soon as it can.
@@ -243,6 +259,9 @@ impl Stop {
     /// # Errors
     /// [`EngineError::Cancelled`] or [`EngineError::Deadline`].
     pub fn check(&self) -> Result<(), EngineError> {
+        if let Some(way) = self.way.get() {
+            way();
+        }
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(EngineError::Cancelled);
         }

@@ -5,6 +5,7 @@ mod incremental;
 mod matrix;
 mod memory;
 mod session;
+mod weights;
 
 use std::io::Read as _;
 use std::path::Path;
@@ -116,7 +117,8 @@ impl ScoreService {
         let _cancel = CancelOnDrop(Arc::clone(&stop));
         let (words, mut hear) = mpsc::channel(REPLIES_WAITING);
         let kept = Arc::clone(&self.kept);
-        self.turns.take(priority.unwrap_or(0), move |engine| {
+        self.turns.take(priority.unwrap_or(0), move |engine, way| {
+            stop.give_way(way);
             let desk = Desk { engine, kept: &kept, stop: &stop };
             // Nobody hears any more: the next look at `stop` ends the work.
             let mut tell = |one| drop(words.blocking_send(Word::One(one)));
@@ -261,6 +263,8 @@ impl Service for ScoreService {
             "ScoreMemory" => self.memory(&call).await,
             "ScoreIncremental" => self.incremental(&call).await,
             "ScoreFinetune" => self.finetune(&call).await,
+            "Weights" => self.weights(&call).await,
+            "ResetWeights" => self.reset_weights(&call).await,
             _ => Err(call.unknown()),
         }
     }

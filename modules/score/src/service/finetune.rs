@@ -14,16 +14,27 @@ impl ScoreService {
     pub(super) async fn finetune(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: FinetuneIn = call.parameters()?;
-        let (conversation, layout) = source!(ask).read(call)?;
+        let (mut conversation, layout) = source!(ask).read(call)?;
+        // What is asked of is what is read: a memory before the last entries is not in their context.
+        let before = conversation.conversation.len().saturating_sub(usize::try_from(ask.count).unwrap_or(usize::MAX));
+        let passed_over = if ask.whole.unwrap_or(false) { 0 } else { before };
+        conversation.conversation.drain(..passed_over);
         let priority = ask.priority;
-        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(FinetuneOut)| desk.finetune(&ask, &conversation, &layout, started);
+        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(FinetuneOut)| desk.finetune(&ask, &conversation, &layout, passed_over, started);
         let (out, _) = self.turn(call, priority, work).await?;
         Reply::of(&out)
     }
 }
 
 impl Desk<'_> {
-    fn finetune(&self, ask: &FinetuneIn, conversation: &Conversation, layout: &Layout, started: Instant) -> Result<FinetuneOut, Fault> {
+    fn finetune(
+        &self,
+        ask: &FinetuneIn,
+        conversation: &Conversation,
+        layout: &Layout,
+        passed_over: usize,
+        started: Instant,
+    ) -> Result<FinetuneOut, Fault> {
         let mut session = Session::open(self, conversation, layout, ask.fresh.unwrap_or(false)).map_err(|e| e.fault())?;
         let from = session.script.entries.saturating_sub(usize::try_from(ask.count).unwrap_or(usize::MAX));
         let late = session.script.responses.iter().enumerate().filter(|(_, r)| r.entry >= from);
@@ -39,7 +50,7 @@ impl Desk<'_> {
         let without = without.map(|(scored, scores)| scores.map(|s| (scored, s))).transpose().map_err(|e| e.fault())?;
         let mut results: Vec<Finetune> = Vec::new();
         for r in responses {
-            let entry = session.script.responses[r].entry as u64;
+            let entry = (session.script.responses[r].entry + passed_over) as u64;
             let tokens = session.with.responses[r].len() as u64;
             results.push(match &without {
                 Some((scored, without)) if scored.contains(&r) => {
@@ -56,6 +67,7 @@ impl Desk<'_> {
         Ok(FinetuneOut {
             results,
             memories: memories.len() as u64,
+            entries: Some(session.script.entries as u64),
             tokens: session.script.tokens.len() as u64,
             tokens_forwarded: session.work.forwarded,
             tokens_reused: session.work.reused,
