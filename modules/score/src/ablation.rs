@@ -56,7 +56,9 @@ fn without_spans(script: &Script, spans: &[Range<usize>], responses: &[usize]) -
         let start = shift(scored.start);
         start..start + scored.len()
     });
-    Ablation { sequence: Sequence { wanted: wanted.collect(), tokens }, responses, tokens_removed, respelled: 0 }
+    let there = script.responses.iter().map(|response| &response.scored).filter(|scored| scored.end <= end);
+    let there = there.map(|scored| shift(scored.start)..shift(scored.start) + scored.len()).collect();
+    Ablation { sequence: Sequence { wanted: wanted.collect(), responses: there, tokens }, responses, tokens_removed, respelled: 0 }
 }
 
 /// Log-probabilities of the responses' tokens, by response.

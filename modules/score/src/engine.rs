@@ -76,6 +76,8 @@ pub struct Sequence {
     pub tokens: Vec<u32>,
     /// In order, apart, never place 0: nothing precedes it.
     pub wanted: Vec<Range<usize>>,
+    /// Every response in it, in order, for servers that tell one figure a response; none of what is no conversation.
+    pub responses: Vec<Range<usize>>,
 }
 
 /// Log-probabilities at the wanted places, one after the other.
@@ -229,6 +231,7 @@ pub struct Stop {
     cancelled: AtomicBool,
     deadline: Deadline,
     way: OnceLock<Way>,
+    priority: Option<i64>,
 }
 
 impl std::fmt::Debug for Stop {
@@ -241,7 +244,19 @@ impl Stop {
     /// At this time, if not before.
     #[must_use]
     pub fn at(deadline: Deadline) -> Self {
-        Self { cancelled: AtomicBool::new(false), deadline, way: OnceLock::new() }
+        Self { cancelled: AtomicBool::new(false), deadline, way: OnceLock::new(), priority: None }
+    }
+
+    /// The same for a call of this priority, for servers that have a queue of their own.
+    #[must_use]
+    pub fn of_priority(self, priority: Option<i64>) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// The caller's priority, if he has said one.
+    #[must_use]
+    pub fn priority(&self) -> Option<i64> {
+        self.priority
     }
 
     /// From now on, has each look let others go first in this way. Only the first one counts.

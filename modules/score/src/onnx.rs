@@ -201,7 +201,7 @@ impl Model {
             alive: Arc::default(),
         };
         let token = model.identity.first.first().copied().unwrap_or(0);
-        let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect() };
+        let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect(), responses: Vec::new() };
         let mut outcome = Ok(Vec::new());
         let read = model.score(&[two], &Stop::default(), &mut |_, scores| outcome = scores);
         match read.and(outcome) {

@@ -113,7 +113,7 @@ impl ScoreService {
         T: Serialize + Send + Sync + 'static,
         R: Send + 'static,
     {
-        let stop = Arc::new(Stop::at(call.deadline));
+        let stop = Arc::new(Stop::at(call.deadline).of_priority(priority));
         let _cancel = CancelOnDrop(Arc::clone(&stop));
         let (words, mut hear) = mpsc::channel(REPLIES_WAITING);
         let kept = Arc::clone(&self.kept);
@@ -176,7 +176,7 @@ impl Desk<'_> {
         let mut work = crate::engine::Work::default();
         let from = first.len().max(1);
         if all.len() > from {
-            let whole = Sequence { wanted: std::iter::once(from..all.len()).collect(), tokens: all };
+            let whole = Sequence { wanted: std::iter::once(from..all.len()).collect(), tokens: all, responses: Vec::new() };
             work = self.engine.score(&[whole], self.stop, &mut |_, found| scores = found)?;
         }
         let scores = scores?;

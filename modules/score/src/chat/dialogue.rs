@@ -269,6 +269,8 @@ impl Dialogue {
         let same = whole.tokens.iter().zip(&flat.tokens).take_while(|(a, b)| a == b).count();
         let by_entry: HashMap<usize, usize> = self.pieces.iter().enumerate().filter_map(|(p, piece)| Some((piece.entry?, p))).collect();
         let mut ablation = Ablation { tokens_removed, ..Ablation::default() };
+        let before = whole.responses.iter().map(|response| &response.scored).filter(|scored| scored.end <= same);
+        ablation.sequence.responses.extend(before.cloned());
         let mut at = 0;
         for r in responses {
             let response = &whole.responses[*r];
@@ -293,6 +295,7 @@ impl Dialogue {
             let start = sequence.tokens.len();
             sequence.tokens.extend_from_slice(own);
             sequence.wanted.push(start..start + own.len());
+            sequence.responses.push(start..start + own.len());
             ablation.responses.push(*r);
             at = range.end;
         }

@@ -91,7 +91,8 @@ impl<'a> Session<'a> {
         let part = whole(&self.script, &early);
         // The second sequence ends inside the first, so that the model is given other pieces this time.
         let cut = (part.sequence.tokens.len() / 2) | 1;
-        let piece = Sequence { tokens: part.sequence.tokens[..cut.min(part.sequence.tokens.len())].to_vec(), wanted: Vec::new() };
+        let tokens = part.sequence.tokens[..cut.min(part.sequence.tokens.len())].to_vec();
+        let piece = Sequence { tokens, ..Sequence::default() };
         let again = self.score_one(vec![part.sequence.clone(), piece])?;
         self.noise = self.with.noise(&ResponseScores::of(&self.script, &part, &again));
         self.desk.kept.keep(&name(self.desk.identity(), &all.sequence), &scores, self.noise);
