@@ -5,7 +5,7 @@ use std::ops::Range;
 use brahman_card::interface::score::{Cell, Row, Token};
 
 use crate::conversation::Script;
-use crate::engine::{Engine, Sequence};
+use crate::engine::{Engine, EngineError, Sequence};
 
 /// Divergences up to this many nats are told as 0: a matrix is mostly such cells.
 pub const DIVERGENCE_KEPT_ABOVE: f64 = 0.01;
@@ -36,6 +36,17 @@ pub fn without(script: &Script, memories: &[usize], responses: &[usize]) -> Abla
     let mut spans: Vec<Range<usize>> = memories.iter().flat_map(|m| script.memories[*m].spans.iter().cloned()).collect();
     spans.sort_by_key(|span| span.start);
     without_spans(script, &spans, responses)
+}
+
+/// The conversation without these memories, however it was put into tokens: cut out, or run through its chat template again.
+///
+/// # Errors
+/// [`EngineError`]: the template refuses what is left, or shows a response no more.
+pub fn left(script: &Script, memories: &[usize], responses: &[usize], engine: &dyn Engine) -> Result<Ablation, EngineError> {
+    match &script.dialogue {
+        None => Ok(without(script, memories, responses)),
+        Some(dialogue) => dialogue.without(script, memories, responses, engine),
+    }
 }
 
 fn without_spans(script: &Script, spans: &[Range<usize>], responses: &[usize]) -> Ablation {

@@ -2,7 +2,7 @@
 
 use brahman_card::interface::score::Conversation;
 
-use crate::ablation::{Ablation, Baseline, ResponseScores, whole, without};
+use crate::ablation::{Ablation, Baseline, ResponseScores, left, whole};
 use crate::conversation::{ConversationError, Layout, Script, script};
 use crate::engine::{EngineError, Scores, Sequence, Work};
 use crate::kept::name;
@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
         let mut asked: Vec<(usize, Ablation)> = Vec::new();
         for (index, removal) in removals.iter().enumerate() {
             self.desk.stop.check()?;
-            let ablation = match self.ablation(removal) {
+            let ablation = match left(&self.script, &removal.memories, &removal.responses, self.desk.engine) {
                 Ok(ablation) => ablation,
                 // The template refuses what is left: that is this row's end.
                 Err(error) => {
@@ -170,14 +170,6 @@ impl<'a> Session<'a> {
         self.work.add(work);
         self.noise = noise;
         Ok(())
-    }
-
-    /// What is left without some memories.
-    fn ablation(&self, removal: &Removal) -> Result<Ablation, EngineError> {
-        match &self.script.dialogue {
-            None => Ok(without(&self.script, &removal.memories, &removal.responses)),
-            Some(dialogue) => dialogue.without(&self.script, &removal.memories, &removal.responses, self.desk.engine),
-        }
     }
 
     /// What a reply says of responses that keep their tokens against the tokenizer.
