@@ -36,6 +36,8 @@ use crate::graph::{Graph, GraphError};
 
 /// ONNX files that are taken if they are there, the first one winning.
 const GRAPHS: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+/// Where exporters put a language model that is none under those names.
+const DECODERS: [&str; 2] = ["decoder_model_merged.onnx", "onnx/decoder_model_merged.onnx"];
 /// Files that say sentence-transformers' window: the first that is there counts, in its own order.
 const SBERT: [&str; 7] = [
     "sentence_bert_config.json",
@@ -443,7 +445,7 @@ impl ModelFolder {
 #[must_use]
 pub fn is_language_model(path: &Path) -> bool {
     let read = |name: &&str| Graph::parse(&std::fs::read(path.join(name)).ok()?).ok();
-    let Some(graph) = GRAPHS.iter().find_map(read) else { return false };
+    let Some(graph) = GRAPHS.iter().chain(&DECODERS).find_map(read) else { return false };
     let is_known = |port: &crate::graph::Port| ports::is_known_output(&port.name);
     let gives_logits = graph.output("logits").is_some_and(|port| port.rank().is_none_or(|rank| rank == 3));
     gives_logits && !graph.outputs.iter().any(is_known) && !path.join("modules.json").exists()

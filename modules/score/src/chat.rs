@@ -56,7 +56,7 @@ pub enum ChatError {
         why: String,
     },
     /// The model has none of that name.
-    #[error("the model has no chat template `{name}`: expected {}", listed(.there))]
+    #[error("the model has no chat template `{name}`: expected {}", listed(there))]
     NoSuch {
         /// What was asked for.
         name: String,
@@ -64,7 +64,7 @@ pub enum ChatError {
         there: Vec<String>,
     },
     /// It is no template.
-    #[error("the chat template {source_name} is not valid{}", line(*.line))]
+    #[error("the chat template {source_name} is not valid{}", at_line(line))]
     Syntax {
         /// Where it is from.
         source_name: String,
@@ -95,7 +95,7 @@ pub enum ChatError {
         source_name: String,
     },
     /// It failed.
-    #[error("the chat template {source_name} failed{}", line(*.line))]
+    #[error("the chat template {source_name} failed{}", at_line(line))]
     Failed {
         /// Where it is from.
         source_name: String,
@@ -139,7 +139,7 @@ fn listed(names: &[String]) -> String {
     if names.is_empty() { "none, for it has none of its own".to_owned() } else { format!("{}, or none", names.join(", ")) }
 }
 
-fn line(line: Option<usize>) -> String {
+fn at_line(line: &Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(", line {line}"))
 }
 

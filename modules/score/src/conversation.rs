@@ -185,9 +185,12 @@ fn choose(conversation: &Conversation, layout: &Layout, engine: &dyn Engine) -> 
     if layout.template.is_some() || chat.name.as_deref() == Some(NONE) {
         return if is_named { Err(both("template")) } else { Ok(Choice::Plain(around(), Vec::new(), true)) };
     }
-    // Who gives nothing but ids has put the template around them.
     let mut entries = all(conversation).map(|(_, _, entry)| entry).peekable();
-    if !is_named && entries.peek().is_some() && entries.all(|entry| entry.tokens.is_some()) {
+    if entries.peek().is_none() {
+        return Ok(Choice::Plain(around(), Vec::new(), true));
+    }
+    // Who gives nothing but ids has put the template around them.
+    if !is_named && entries.all(|entry| entry.tokens.is_some()) {
         let note = "all entries are token ids: nothing is put around or before them".to_owned();
         return Ok(Choice::Plain(around(), vec![note], false));
     }

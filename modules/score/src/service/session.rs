@@ -11,6 +11,8 @@ use super::Desk;
 
 /// The beginning of the conversation that is scored a second time before any row is told: this part of its tokens.
 const TWICE_SHARE: usize = 4;
+/// Nats between two scorings of the same from which on all of the conversation is scored a second time: a hundred times what 32 bits leave.
+const COARSE: f64 = 1e-2;
 
 /// Tokens of all of a call's passes: they are held together, four bytes each.
 const PASSES_TOKENS_MAX: usize = 64 << 20;
@@ -88,14 +90,23 @@ impl<'a> Session<'a> {
         if early.is_empty() {
             early.push(responses[0]);
         }
-        let part = whole(&self.script, &early);
+        self.score_twice(&whole(&self.script, &early))?;
+        // Where numbers are coarse, as in a model of 8 bits, what the pieces are counts everywhere, and more so later.
+        if self.noise > COARSE && early.len() < responses.len() {
+            self.score_twice(&all)?;
+        }
+        self.desk.kept.keep(&name(self.desk.identity(), &all.sequence), &scores, self.noise);
+        Ok(())
+    }
+
+    /// Scores a part of what was scored again, in other pieces, and learns the noise.
+    fn score_twice(&mut self, part: &Ablation) -> Result<(), EngineError> {
         // The second sequence ends inside the first, so that the model is given other pieces this time.
         let cut = (part.sequence.tokens.len() / 2) | 1;
         let tokens = part.sequence.tokens[..cut.min(part.sequence.tokens.len())].to_vec();
         let piece = Sequence { tokens, ..Sequence::default() };
         let again = self.score_one(vec![part.sequence.clone(), piece])?;
-        self.noise = self.with.noise(&ResponseScores::of(&self.script, &part, &again));
-        self.desk.kept.keep(&name(self.desk.identity(), &all.sequence), &scores, self.noise);
+        self.noise = self.noise.max(self.with.noise(&ResponseScores::of(&self.script, part, &again)));
         Ok(())
     }
 
