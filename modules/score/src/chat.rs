@@ -25,8 +25,8 @@ use thiserror::Error;
 const TEMPLATE_BYTES_MAX: usize = 512 << 10;
 /// Templates of one model.
 const TEMPLATES_MAX: usize = 64;
-/// Steps of one run: five hundred for each entry of the longest conversation, in about two seconds.
-const STEPS_MAX: u64 = 32_000_000;
+/// Steps of one run: two hundred for each entry of the longest conversation, in about a second.
+const STEPS_MAX: u64 = 16_000_000;
 /// Bytes of the text that a template may make: as many as a conversation's file.
 const TEXT_BYTES_MAX: usize = 64 << 20;
 /// How deep a template may call itself.

@@ -481,7 +481,7 @@ async fn a_conversation_goes_through_a_chat_template_and_the_reply_says_which() 
     assert!(out["chat_template"]["notes"][0].as_str().is_some_and(|note| note.contains("no chat template")), "{out}");
     // What cannot be used is refused by name, and nothing else is lost.
     for (chat, words) in [
-        (json!({ "text": "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}" }), "steps"),
+        (json!({ "text": "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}" }), "steps"),
         (json!({ "text": "x".repeat(1 << 20) }), "1048576 bytes"),
         (json!({ "text": "{% include '/etc/passwd' %}" }), "not valid"),
         (json!({ "text": "a\n{{ open('/etc/passwd') }}" }), "line 2"),

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::{ChatError, Renderer, Source, Templates, message};
 use crate::ablation::Ablation;
-use crate::engine::{Engine, EngineError, Sequence};
+use crate::engine::{Engine, EngineError};
 
 /// Between texts that share a message.
 const BETWEEN: &str = "\n\n";
@@ -447,7 +447,7 @@ impl Dialogue {
         })?;
         let marked = |t: usize| format!("{mark}{t}{MARK_END}");
         let real = turns.iter().enumerate().map(|(t, turn)| {
-            let content = match (&turn.ids, &turn.text) {
+            let content: Value = match (&turn.ids, &turn.text) {
                 (Some(_), _) => marked(t).into(),
                 (None, Some(text)) => text.as_str().into(),
                 (None, None) => Value::Null,
