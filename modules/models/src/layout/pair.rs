@@ -290,8 +290,7 @@ fn read(path: &Path, graph: Option<&String>) -> Result<PairFolder, LayoutError> 
         said.push(format!("activation {} by brahman.json", if is_sigmoid { "sigmoid" } else { "identity" }));
     }
     let cut = match manifest.truncation.as_deref() {
-        None => PairCut::LongestFirst,
-        Some("longest_first") => PairCut::LongestFirst,
+        None | Some("longest_first") => PairCut::LongestFirst,
         Some("only_second") => PairCut::OnlySecond,
         Some(other) => return Err(refuse(PairFlaw::Truncation { said: other.to_owned() })),
     };
