@@ -8,6 +8,7 @@ pub(crate) mod flows;
 pub(crate) mod index;
 pub(crate) mod mesh;
 mod plot;
+pub(crate) mod rerank;
 pub(crate) mod score;
 
 use std::io::Read as _;
