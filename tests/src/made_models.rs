@@ -243,11 +243,13 @@ fn varint(mut value: u64) -> Vec<u8> {
 }
 
 /// A field of protobuf that is a number.
-pub(crate) fn number(field: u64, value: u64) -> Vec<u8> {
+#[must_use]
+pub fn number(field: u64, value: u64) -> Vec<u8> {
     [varint(field << 3), varint(value)].concat()
 }
 
 /// A field of protobuf that is a text or a message.
-pub(crate) fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
 }

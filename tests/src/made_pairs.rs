@@ -92,9 +92,11 @@ impl MadePairModel {
     fn pair(&self, query: &str, text: &str) -> (Vec<usize>, Vec<usize>) {
         let (mut query, mut text) = (words(query), words(text));
         let room = PAIR_WINDOW - if self.roberta { 4 } else { 3 };
-        // One token at a time off the longer of the two, as it was first defined; of equals off the query, so that the text keeps the odd one.
+        // One token at a time off the longer of the two, as it was first defined; of equals off the one that was the shorter, so that the
+        // other keeps the odd one.
+        let is_query_longer = query.len() > text.len();
         while query.len() + text.len() > room {
-            if self.only_second || text.len() > query.len() {
+            if self.only_second || text.len() > query.len() || (text.len() == query.len() && is_query_longer) {
                 text.pop();
             } else {
                 query.pop();
