@@ -5,9 +5,9 @@
 use tokenizers::{Encoding, Tokenizer};
 
 /// Bytes of a text that are always made into tokens at once: so few cost nothing.
-const PART_BYTES_MIN: usize = 64 * 1024;
+pub const PART_BYTES_MIN: usize = 64 * 1024;
 /// Where a text is cut that has not filled the window by then: a word or blanks without end.
-const TEXT_BYTES_MAX: usize = 4 << 20;
+pub const TEXT_BYTES_MAX: usize = 4 << 20;
 /// Tokens of a word that may be cut at the end of a part: WordPiece takes words of up to 100 characters apart.
 const WORD_TOKENS: usize = 128;
 
