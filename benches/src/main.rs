@@ -17,7 +17,8 @@ use std::path::PathBuf;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let bin = PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|rerank|index|index-mesh|ingest|pii|score]…"));
+    let bin =
+        PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|rerank|index|index-mesh|ingest|pii|score]…"));
     let parts: Vec<String> = arguments.collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -134,7 +134,8 @@ impl MadePairModel {
         };
         let table: Vec<f32> =
             (0..VOCABULARY.len()).flat_map(|id| (0..HIDDEN).map(move |j| (id, j))).map(|(id, j)| self.table(id, j) as f32).collect();
-        let kinds: Vec<f32> = (0..2).flat_map(|kind| (0..HIDDEN).map(move |j| (kind, j))).map(|(kind, j)| self.number(300 + kind, j)).collect();
+        let kinds: Vec<f32> =
+            (0..2).flat_map(|kind| (0..HIDDEN).map(move |j| (kind, j))).map(|(kind, j)| self.number(300 + kind, j)).collect();
         let labels = self.labels();
         let weight: Vec<f32> = (0..HIDDEN).flat_map(|j| (0..labels).map(move |l| (j, l))).map(|(j, l)| self.weight(j, l)).collect();
         let bias: Vec<f32> = (0..labels).map(|label| self.bias(label) as f32).collect();

@@ -28,8 +28,8 @@ use thiserror::Error;
 pub use self::modules::ModuleFlaw;
 pub use self::pair::{PairCut, PairFlaw, PairFolder, PairPlan, is_cross_encoder};
 pub use self::plan::{
-    Activation, Dense, DimError, GraphFeed, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode, Precision,
-    Stage, Window,
+    Activation, Dense, DimError, GraphFeed, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode,
+    Precision, Stage, Window,
 };
 pub use self::prompts::{Prompts, TextRole};
 

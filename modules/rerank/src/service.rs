@@ -33,11 +33,8 @@ impl<E: Engine> RerankService<E> {
         let RerankIn { query, texts, top_n, truncate, partial } = call.parameters()?;
         check(&query, texts.len(), top_n)?;
         let count = texts.len();
-        let outcomes = if texts.is_empty() {
-            Vec::new()
-        } else {
-            Arc::clone(&self.engine).scores(query, texts, truncate.unwrap_or(true)).await?
-        };
+        let outcomes =
+            if texts.is_empty() { Vec::new() } else { Arc::clone(&self.engine).scores(query, texts, truncate.unwrap_or(true)).await? };
         if outcomes.len() != count {
             return Err(Fault::internal(format!("{} scores came for {count} texts", outcomes.len())));
         }

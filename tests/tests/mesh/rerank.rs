@@ -91,7 +91,10 @@ async fn every_kind_of_cross_encoder_gives_the_scores_that_its_files_say() {
         let out = ask(&mesh, name, "Rerank", json!({"query": QUERY, "texts": texts})).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut all = order(&out, model, QUERY, &texts, name);
         let is_sigmoid = model.activation != identity;
-        assert_eq!((&out["model"], &out["sigmoid"], &out["precision"]), (&json!(format!("model-{name}")), &json!(is_sigmoid), &json!("fp32")));
+        assert_eq!(
+            (&out["model"], &out["sigmoid"], &out["precision"]),
+            (&json!(format!("model-{name}")), &json!(is_sigmoid), &json!("fp32"))
+        );
         // What was cut is said, and how much of it.
         let truncated = out["truncated"].as_array().expect("a list");
         let long = TEXTS.iter().position(|text| model.tokens(QUERY, text) > PAIR_WINDOW).expect("one is long");
@@ -245,7 +248,8 @@ async fn a_search_comes_in_the_rerankers_order_and_says_whose_it_is() {
     let query = "chapter 12 speaks of topic5";
     let plain = mesh.brahman_json(&["search", "t", query, "-k", "20"]);
     assert!(plain["reranked"].is_null() && plain["results"][0][0]["search_score"].is_null(), "{plain}");
-    let scores: Vec<f64> = plain["results"][0].as_array().expect("hits").iter().map(|hit| hit["score"].as_f64().expect("a score")).collect();
+    let scores: Vec<f64> =
+        plain["results"][0].as_array().expect("hits").iter().map(|hit| hit["score"].as_f64().expect("a score")).collect();
     for mode in ["--semantic", "--hybrid", "--lexical"] {
         let out = mesh.brahman_json(&["search", "t", query, "-k", "5", mode, "--rerank=20"]);
         let hits = out["results"][0].as_array().expect("hits");

@@ -240,8 +240,8 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use brahman_models::graph::Element;
-    use brahman_models::tokens::{PART_BYTES_MIN, TEXT_BYTES_MAX};
     use brahman_models::layout::{InputPlan, InputRole, OutputPlan, OutputStage, Pooling, PoolingMode, Precision, Prompts, Stage, Window};
+    use brahman_models::tokens::{PART_BYTES_MIN, TEXT_BYTES_MAX};
     use serde_json::json;
 
     use super::*;

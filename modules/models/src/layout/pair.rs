@@ -61,8 +61,7 @@ impl PairCut {
             Self::LongestFirst => {
                 let (shorter, longer) = (first.min(second), first.max(second));
                 let longer_kept = if shorter > room { shorter } else { longer.min(shorter.max(room - shorter)) };
-                let (shorter, longer) =
-                    if shorter + longer_kept > room { (room / 2, room - room / 2) } else { (shorter, longer_kept) };
+                let (shorter, longer) = if shorter + longer_kept > room { (room / 2, room - room / 2) } else { (shorter, longer_kept) };
                 Some(if first > second { (longer, shorter) } else { (shorter, longer) })
             }
         }
@@ -380,7 +379,10 @@ fn activation(manifest: &Manifest, config: &Value, sentence: &Value) -> Result<(
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let named = [
         ("activation in brahman.json", manifest.activation.clone()),
-        ("sentence_transformers.activation_fn in config.json", text(config.get("sentence_transformers").and_then(|v| v.get("activation_fn")))),
+        (
+            "sentence_transformers.activation_fn in config.json",
+            text(config.get("sentence_transformers").and_then(|v| v.get("activation_fn"))),
+        ),
         ("sbert_ce_default_activation_function in config.json", text(config.get("sbert_ce_default_activation_function"))),
         ("activation_fn in config_sentence_transformers.json", text(sentence.get("activation_fn"))),
     ];

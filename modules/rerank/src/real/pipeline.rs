@@ -228,17 +228,16 @@ impl Pipeline {
     fn too_long(&self, index: usize, tokens: u32, is_least: bool, mend: &str) -> Fault {
         let least = if is_least { "at least " } else { "" };
         let max_tokens = self.reader.max_tokens();
-        let message = format!(
-            "the query and text {index} have {least}{tokens} tokens together, {} takes {max_tokens}: {mend}",
-            self.identity.model
-        );
+        let message =
+            format!("the query and text {index} have {least}{tokens} tokens together, {} takes {max_tokens}: {mend}", self.identity.model);
         Fault::of(&error::PairTooLong { index: index as u64, tokens: tokens.into(), max_tokens: max_tokens as u64 }, false, message)
     }
 
     /// Makes tokens of all texts; one that is refused loses no other. Blocks.
     fn prepare(&self, query: &str, texts: &[String], truncate: bool) -> Result<PreparedCall, Fault> {
         let query = self.reader.query(query).map_err(|error| untokenisable("query", &error))?;
-        let mut call = PreparedCall { pairs: Vec::with_capacity(texts.len()), places: Vec::with_capacity(texts.len()), refused: Vec::new() };
+        let mut call =
+            PreparedCall { pairs: Vec::with_capacity(texts.len()), places: Vec::with_capacity(texts.len()), refused: Vec::new() };
         for (index, text) in texts.iter().enumerate() {
             match self.reader.pair(&query, text) {
                 Ok(pair) if pair.kept() < pair.tokens && !truncate => {
