@@ -51,10 +51,7 @@ impl MadePairModel {
             config["sentence_transformers"] = json!({"activation_fn": format!("torch.nn.modules.{activation}"), "version": "4.1.0"});
         }
         file("config.json", config.to_string().as_bytes());
-        // What fastembed wants to see.
-        let tokenizer_config = json!({"model_max_length": PAIR_WINDOW, "pad_token": "[PAD]"});
-        file("tokenizer_config.json", tokenizer_config.to_string().as_bytes());
-        file("special_tokens_map.json", json!({"pad_token": "[PAD]"}).to_string().as_bytes());
+        file("tokenizer_config.json", json!({"model_max_length": PAIR_WINDOW}).to_string().as_bytes());
         if self.only_second {
             file("brahman.json", br#"{"truncation": "only_second"}"#);
         }

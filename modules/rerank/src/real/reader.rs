@@ -190,7 +190,7 @@ fn small(n: usize) -> u32 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::collections::BTreeMap;
 
     use brahman_models::layout::{GraphFeed, InputPlan, InputRole, Precision, Window};
@@ -201,7 +201,7 @@ pub(crate) mod tests {
     const WORDS: [&str; 12] = ["[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "g", "h", "i"];
 
     /// A tokenizer of words with this post-processor.
-    pub(crate) fn words(post_processor: &Value) -> Vec<u8> {
+    fn words(post_processor: &Value) -> Vec<u8> {
         let vocab: BTreeMap<&str, usize> = WORDS.iter().enumerate().map(|(id, word)| (*word, id)).collect();
         json!({
             "version": "1.0", "truncation": {"direction": "Right", "max_length": 4, "strategy": "OnlyFirst", "stride": 0},
@@ -213,7 +213,7 @@ pub(crate) mod tests {
         .into_bytes()
     }
 
-    pub(crate) fn bert() -> Value {
+    fn bert() -> Value {
         json!({"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]})
     }
 
@@ -234,7 +234,7 @@ pub(crate) mod tests {
         json!({"type": "RobertaProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1], "trim_offsets": true, "add_prefix_space": false})
     }
 
-    pub(crate) fn plan(window: usize) -> PairPlan {
+    fn plan(window: usize) -> PairPlan {
         let inputs = vec![InputPlan { name: "input_ids".to_owned(), role: InputRole::Ids, is_narrow: false }];
         PairPlan {
             name: "m".to_owned(),
