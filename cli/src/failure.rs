@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use brahman_card::Fault;
-use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, score, service, storage};
+use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, rerank, score, service, storage};
 use brahman_sidecar::{ClientError, place};
 use serde_json::Value;
 
@@ -154,6 +154,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         | ingest::error::BadSource::NAME
         | ingest::error::NothingToRead::NAME
         | storage::error::TooLarge::NAME
+        | rerank::error::PairTooLong::NAME
         | score::error::ContextTooLong::NAME
         | score::error::NoSuchToken::NAME
         | score::error::FileUnreadable::NAME => (ExitStatus::BadInput, None),
@@ -258,6 +259,7 @@ mod tests {
             (fault(&service::error::InvalidParameter { parameter: name() }), 6),
             (fault(&ingest::error::BadSource { source: name() }), 6),
             (fault(&storage::error::TooLarge { name: None, size: 2, max: 1 }), 6),
+            (fault(&rerank::error::PairTooLong { index: 0, tokens: 9, max_tokens: 8 }), 6),
             (ClientError::Connect { path: "/none".into(), source: std::io::ErrorKind::NotFound.into() }, 3),
             (ClientError::Closed { path: "/none".into() }, 1),
             (ClientError::Protocol(ReplyError::Parameters(serde_json::from_str::<u8>("x").expect_err("no number"))), 1),

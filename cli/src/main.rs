@@ -91,6 +91,8 @@ enum Command {
     },
     /// Embed texts or a file
     Embed(Embed),
+    /// Order texts by how well they answer a query
+    Rerank(commands::rerank::Rerank),
     /// Read files, folders and tables into datasets
     #[command(subcommand)]
     Ingest(Ingest),
@@ -398,7 +400,8 @@ enum Models {
         #[arg(long)]
         force: bool,
     },
-    /// Check whether the model in a folder can be used, and say how: by embed-real, or by score-real if it is a language model
+    /// Check whether the model in a folder can be used, and say how: by embed-real, by rerank-real if it is a cross-encoder, or by
+    /// score-real if it is a language model
     Check {
         /// Folder with the model's files, such as model.onnx, tokenizer.json and config.json
         folder: PathBuf,
@@ -475,7 +478,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, index, lifecycle, logs, mesh, score};
+    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, index, lifecycle, logs, mesh, rerank, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket, output),
@@ -505,6 +508,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Call(call) => flows::call(socket, &call, output).await,
             Command::Introspect { interface } => flows::introspect(socket, interface.as_deref(), output).await,
             Command::Embed(embed) => embed::embed(socket, &embed, output).await,
+            Command::Rerank(rerank) => rerank::rerank(socket, rerank, output).await,
             Command::Ingest(Ingest::Mysql { dataset, table }) => {
                 data::ingest_table::<ingest::method::Mysql>(socket, dataset, table, output).await
             }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Context as _;
 use brahman_models::catalogue::{self, NAME};
 use brahman_models::fetch::Progress;
-use brahman_models::layout::is_language_model;
+use brahman_models::layout::{is_cross_encoder, is_language_model};
 use brahman_models::{manifest, pull};
 use indicatif::ProgressBar;
 
@@ -15,9 +15,16 @@ use crate::failure::BadInput;
 use crate::output::Output;
 
 /// `brahman models check`: the module itself tries the model, with the library and the device that it would use: the scorer a language
-/// model, the embedder any other.
+/// model, the reranker a cross-encoder, the embedder any other.
 pub(crate) fn check(folder: &Path, output: &Output) -> anyhow::Result<()> {
-    let program = sibling(if is_language_model(folder) { "score-real" } else { "embed-real" });
+    let program = if is_cross_encoder(folder) {
+        "rerank-real"
+    } else if is_language_model(folder) {
+        "score-real"
+    } else {
+        "embed-real"
+    };
+    let program = sibling(program);
     let out = Command::new(&program)
         .arg("check")
         .arg(folder)

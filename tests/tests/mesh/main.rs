@@ -27,6 +27,7 @@ mod modes;
 mod partial;
 mod person;
 mod readme;
+mod rerank;
 mod schemas;
 mod score;
 mod supervision;

@@ -1,4 +1,4 @@
-//! `Search` and `Get`: a query's way through embedding, filter, engine and words to hits.
+//! `Search` and `Get`: a query's way through embedding, filter, engine and words to hits, and those to a reranker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use crate::filter::{self, Filter};
 use crate::generation::{Generation, SearchOptions, Selection};
 use crate::lexical::fuse;
 use crate::refresh::io_fault;
+use crate::reranker::{RerankPlan, RerankedHits};
 use crate::rows::Row;
 use crate::threads::caught;
 use flat_hnsw::build::in_parallel;
@@ -193,6 +194,7 @@ fn hit(row: &Row<'_>, score: f32) -> Hit {
         line: row.line,
         text: row.text.to_owned(),
         score,
+        search_score: None,
     }
 }
 
@@ -213,7 +215,9 @@ impl IndexService {
         let model = generation.manifest.model.clone();
         let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
-        let (how, threads) = options(&ask, mode, k);
+        let rerank = ask.rerank.clone().map(|step| RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline));
+        let rerank = rerank.transpose()?;
+        let (how, threads) = options(&ask, mode, rerank.as_ref().map_or(k, |plan| plan.candidates));
         let (mut provider, mut truncated) = (None, None);
         let text = ask.text.clone();
         let queries = match (ask.text, ask.vector, ask.vectors) {
@@ -259,9 +263,18 @@ impl IndexService {
         } else {
             tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(chain(&e)))??
         };
+        let found = Instant::now();
+        let (mut results, mut reranked) = (done.results, None);
+        if let Some(plan) = rerank {
+            // A query in words has one list.
+            let RerankedHits { hits, report } = plan.run(&self.client, results.pop().unwrap_or_default()).await?;
+            results.push(hits);
+            reranked = Some((report, found.elapsed()));
+        }
+        let (reranked, reranking) = reranked.unzip();
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         Reply::of(&SearchOut {
-            results: done.results,
+            results,
             generation: generation.manifest.number,
             engine,
             mode: mode.name().into(),
@@ -277,11 +290,13 @@ impl IndexService {
                 search: us(done.search),
                 fetch: us(done.fetch),
                 total: us(started.elapsed()),
+                rerank: reranking.map(us),
             },
             mock: generation.manifest.model.mark(),
             partial: partial.is_some().then_some(true),
             embedded: partial.as_ref().map(|partial| partial.done),
             to_embed: partial.map(|partial| partial.of),
+            reranked,
         })
     }
 
