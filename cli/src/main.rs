@@ -132,9 +132,9 @@ enum Command {
     /// Measure which memories a model's answers depend on
     #[command(subcommand)]
     Score(commands::score::Score),
-    /// Fetch, check and list models on this machine
+    /// Find, fetch, check, serve and list models on this machine
     #[command(subcommand)]
-    Models(Models),
+    Models(models::Models),
     /// Print a module's output
     Logs {
         /// Label of the module
@@ -333,23 +333,6 @@ enum Ingest {
     },
 }
 
-#[derive(Subcommand, Debug)]
-enum Models {
-    /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, verify them, and convert the model
-    Pull {
-        /// Fetch them again even if they are present
-        #[arg(long)]
-        force: bool,
-    },
-    /// Check whether the model in a folder can be used, and say how: by embed-real, or by score-real if it is a language model
-    Check {
-        /// Folder with the model's files, such as model.onnx, tokenizer.json and config.json
-        folder: PathBuf,
-    },
-    /// List the models in the cache
-    List,
-}
-
 #[derive(Args, Debug)]
 struct Label {
     /// Label of the module
@@ -420,9 +403,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket),
         Command::Check { paths } => return mesh::check(&paths, socket, output),
-        Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
-        Command::Models(Models::Check { folder }) => return models::check(&folder, output),
-        Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
+        Command::Models(command) => return models::run(command, output),
         other => other,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -135,6 +135,17 @@ impl InstallError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Hub(error) if error.is_transient())
     }
+
+    /// Whether what was named cannot be used, whoever asks and whenever.
+    #[must_use]
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Selection(_) | Self::Layout(_) | Self::Name { .. } | Self::Taken { .. } | Self::Manifest { .. } => true,
+            // The folder that was to be added.
+            Self::Cache { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
 }
 
 /// Where a model goes.
@@ -483,6 +494,12 @@ fn judge(folder: &Path, manifest: &mut Manifest, published: Option<&PublishedMod
         (Err(error @ LayoutError::Damaged { .. }), _) => Err(error.into()),
         (Err(error), _) => Ok(Some(chain(&error))),
     }
+}
+
+/// Whether a folder holds a reranker: by its manifest, else by what its configuration calls itself.
+#[must_use]
+pub fn is_reranker(folder: &Path) -> bool {
+    matches!(read_manifest(folder), Ok(Some(Manifest { kind: ModelKind::Reranker, .. }))) || is_classifier(folder)
 }
 
 fn is_classifier(folder: &Path) -> bool {

@@ -54,6 +54,15 @@ pub fn folders(asked: Option<&Path>) -> Vec<PathBuf> {
     if there.is_empty() { vec![PathBuf::from("/etc/brahman/cards")] } else { there }
 }
 
+/// The folder where a person's own Cards lie, for a program that writes one: the one that was asked for, else `$BRAHMAN_CARDS`, else
+/// `$XDG_CONFIG_HOME/brahman/cards` (or `~/.config`), else, without a home, `/etc/brahman/cards`. It may have yet to be made.
+#[must_use]
+pub fn own_folder(asked: Option<&Path>) -> PathBuf {
+    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let config = || set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config"))).map(|c| c.join("brahman/cards"));
+    asked.map(Path::to_owned).or_else(|| set("BRAHMAN_CARDS")).or_else(config).unwrap_or_else(|| "/etc/brahman/cards".into())
+}
+
 /// Every Card of these folders; one of a label that an earlier folder has is left aside.
 ///
 /// # Errors
