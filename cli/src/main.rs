@@ -206,6 +206,9 @@ struct Call {
     /// Give up after this many milliseconds
     #[arg(long, value_name = "MS")]
     deadline: Option<u64>,
+    /// Attribute the provider must have, NAME=VALUE, such as model=bge-small-en-v1.5
+    #[arg(long, value_name = "NAME=VALUE")]
+    require: Vec<String>,
 }
 
 #[derive(Args, Debug)]

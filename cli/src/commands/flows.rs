@@ -18,12 +18,18 @@ use crate::output::{Output, Tone};
 use crate::{Call, Flow};
 
 fn question(flow: &Flow) -> anyhow::Result<FlowIn> {
+    let require = attributes(&flow.require)?;
+    Ok(FlowIn { flow: full_name(&flow.flow), context: flow.context.clone(), require: Some(require).filter(|r| !r.is_empty()) })
+}
+
+/// What a provider must have, from `NAME=VALUE` each.
+fn attributes(pairs: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut require = BTreeMap::new();
-    for pair in &flow.require {
+    for pair in pairs {
         let (name, value) = pair.split_once('=').ok_or_else(|| BadInput(format!("--require {pair}: expected NAME=VALUE")))?;
         require.insert(name.to_owned(), value.to_owned());
     }
-    Ok(FlowIn { flow: full_name(&flow.flow), context: flow.context.clone(), require: Some(require).filter(|r| !r.is_empty()) })
+    Ok(require)
 }
 
 pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyhow::Result<()> {
@@ -110,8 +116,12 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         None => "{}".to_owned(),
     };
     let parameters: Value = serde_json::from_str(&text).context(BadInput("the parameters are not JSON".to_owned()))?;
-    let options =
-        CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
+    let options = CallOptions {
+        context: call.context.clone(),
+        deadline: call.deadline.map(Duration::from_millis),
+        require: attributes(&call.require)?,
+        ..CallOptions::default()
+    };
     if !call.more {
         let answer = super::client(socket).call::<_, Value>(&method, &parameters, &options).await?;
         let (value, _) = super::reply_of(answer);

@@ -270,4 +270,7 @@ pub(crate) struct Search {
     /// Candidates that the search keeps
     #[arg(long)]
     pub(super) ef: Option<u64>,
+    /// Model that the index's vectors must be of [default: whichever they are of, which embeds the query]
+    #[arg(long)]
+    pub(super) model: Option<String>,
 }
