@@ -20,6 +20,7 @@ mod keep_sweeps;
 mod models;
 mod modes;
 mod person;
+mod pulls;
 mod score;
 mod supervision;
 mod survive;
