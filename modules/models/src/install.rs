@@ -444,7 +444,9 @@ impl Place {
         if is_classifier(&building) {
             manifest.kind = ModelKind::Reranker;
         }
-        let refusal = judge(&building, &mut manifest, published)?;
+        // It names the folder, which will be another.
+        let renamed = |why: String| why.replace(&building.display().to_string(), &self.target.display().to_string());
+        let refusal = judge(&building, &mut manifest, published)?.map(renamed);
         let failed = |source| InstallError::Cache { path: self.target.clone(), source };
         // The folder was made for nobody else's eyes, and is as others are.
         fs::set_permissions(&building, fs::Permissions::from_mode(0o755)).map_err(failed)?;

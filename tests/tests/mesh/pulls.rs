@@ -63,8 +63,14 @@ fn publish(hub: &Hub, id: &str, model: &MadeModel, is_gated: bool) -> String {
     hub.publish(id, folder.path(), is_gated)
 }
 
+/// A model whose graph has some hundred bytes.
 fn made() -> MadeModel {
-    MadeModel { external: true, nested: true, ..MadeModel::pooled_by(&["cls_token"]) }
+    MadeModel { nested: true, ..MadeModel::pooled_by(&["cls_token"]) }
+}
+
+/// The same with its weights beside the graph.
+fn split() -> MadeModel {
+    MadeModel { external: true, ..made() }
 }
 
 fn said(out: &Output) -> String {
@@ -84,7 +90,7 @@ fn blobs(hub: &Hub) -> Vec<HubRequest> {
 
 #[test]
 fn a_repository_is_pulled_once_checked_and_pinned() {
-    let (hub, commit) = hub_of("acme/made", &made());
+    let (hub, commit) = hub_of("acme/made", &split());
     let person = Person::of(&hub);
     let pulled = person.json(&["models", "pull", "acme/made"]);
     assert_eq!((&pulled["name"], &pulled["revision"], &pulled["refusal"]), (&json!("made"), &json!(commit), &Value::Null), "{pulled}");
@@ -111,7 +117,7 @@ fn a_repository_is_pulled_once_checked_and_pinned() {
     let out = person.command(&["models", "pull", "acme/made", "--json"]).env("BRAHMAN_CACHE", &other).output().expect("brahman runs");
     let shared: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!(shared["fetched"], 0, "the hub's cache is shared: {out:?}");
-    let newer = publish(&hub, "acme/made", &MadeModel { seed: 1, ..made() }, false);
+    let newer = publish(&hub, "acme/made", &MadeModel { seed: 1, ..split() }, false);
     assert_eq!(person.json(&["models", "pull", "acme/made"])["revision"], json!(commit), "it is pinned");
     let moved = person.json(&["models", "pull", "acme/made", "--force"]);
     assert_eq!(moved["revision"], json!(newer));
@@ -227,11 +233,9 @@ fn a_hub_that_lies_is_not_believed() {
     let is_graph = |request: &HubRequest| request.target.contains("/resolve/") && request.target.ends_with("onnx/model.onnx");
 
     // The same length and another content; another length; more than there is room for; nothing to check it by.
-    let length = std::cell::Cell::new(0);
     let folder = tempfile::tempdir().expect("a temporary directory");
     made().write(folder.path());
-    length.set(std::fs::read(folder.path().join("onnx/model.onnx")).expect("written").len());
-    let other = vec![7; length.get()];
+    let other = vec![7; std::fs::read(folder.path().join("onnx/model.onnx")).expect("written").len()];
     hub.when(move |request| if request.is_cdn { Trouble::Body(other.clone()) } else { Trouble::None });
     refused(&pull(), 1, &["sha256", "was removed"]);
     assert_eq!(std::fs::read_dir(&blobs_folder).expect("there").count(), 0, "nothing of it is kept");
@@ -244,13 +248,12 @@ fn a_hub_that_lies_is_not_believed() {
     assert!(!person.cache().join("models/made").exists());
     // A server that knows no ranges, and half a file that is not of this one.
     let mut is_cut = false;
-    hub.when(move |request| match request.is_cdn {
-        true if !is_cut => {
-            is_cut = true;
-            Trouble::Cut(50)
+    hub.when(move |request| {
+        if !request.is_cdn {
+            return Trouble::None;
         }
-        true => Trouble::NoRanges,
-        false => Trouble::None,
+        let was_cut = std::mem::replace(&mut is_cut, true);
+        if was_cut { Trouble::NoRanges } else { Trouble::Cut(50) }
     });
     let out = pull();
     assert!(out.status.success(), "{out:?}");
