@@ -249,7 +249,8 @@ fn remove(name: &str, hub_cache: bool, cache: &Path, output: &Output) -> anyhow:
         (Some(folder), _) => output.line(&format!("  {} removed", folder.display())),
         (None, Some(_)) => {
             let place = hub.settings().cache.display();
-            output.note(&format!("its files stay in the hub's cache ({place}), which other programs share; `--hub-cache` removes them, too"));
+            let words = format!("its files stay in the hub's cache ({place}), which other programs share; `--hub-cache` removes them");
+            output.note(&words);
         }
         (None, None) => {}
     }
@@ -265,8 +266,8 @@ fn search(words: &[String], cache: &Path, output: &Output) -> anyhow::Result<()>
             .iter()
             .map(|model| {
                 json!({
-                    "name": model.name, "variant": model.variant, "kind": model.kind.name(), "dim": model.dim, "repository": model.repository,
-                    "graph": model.graph, "description": model.description, "installed": is_here(model),
+                    "name": model.name, "variant": model.variant, "kind": model.kind.name(), "dim": model.dim,
+                    "repository": model.repository, "graph": model.graph, "description": model.description, "installed": is_here(model),
                 })
             })
             .collect();

@@ -1,5 +1,6 @@
 //! A hub of models on this machine that behaves as the Hugging Face hub does: repositories at commits, small files by git's ids behind a
-//! redirect within the hub, large ones by sha256 behind a redirect to another server, ranges, tokens, gates; and whatever goes wrong with it.
+//! redirect within the hub, large ones by sha256 behind a redirect to another server, ranges, tokens, gates; and whatever goes wrong with
+//! it.
 //!
 //! Each request has a connection of its own, so that what becomes of one is no other's affair. Waits are on conditions, never on time.
 

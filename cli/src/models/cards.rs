@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use brahman_card::interface::embed;
+use brahman_card::wire::KEY_REQUIRE;
 use brahman_card::{Card, Label};
 use brahman_models::install;
 use brahman_models::manifest::ModelKind;
@@ -20,10 +22,20 @@ use crate::failure::{BadInput, NotFound};
 use crate::output::Output;
 
 /// The key in a Card that says for which model `enable` wrote it.
-const MARK: &str = "org.brahman.enabled_model";
+const MARK: &str = "brahman.enabled_model";
 /// Labels of the Cards that are shipped: one of ours would take the place of theirs.
 const SHIPPED: [&str; 12] = [
-    "broker", "catalog", "embed-mock", "embed-real", "index", "index-mock", "ingest", "ingest-mock", "rerank-mock", "rerank-real", "score-mock",
+    "broker",
+    "catalog",
+    "embed-mock",
+    "embed-real",
+    "index",
+    "index-mock",
+    "ingest",
+    "ingest-mock",
+    "rerank-mock",
+    "rerank-real",
+    "score-mock",
     "score-real",
 ];
 /// Farthest that a rank may be from the usual.
@@ -77,8 +89,8 @@ pub(super) fn enable(enable: &Enable, cache: &Path, output: &Output) -> anyhow::
         output.line(&format!("  {}", path.display()));
         let name = &manifest.name;
         output.note(&match manifest.kind {
-            ModelKind::Embedding => format!("`brahman embed --model {name} TEXT` chooses it, as does `brahman index create … --model {name}`"),
-            ModelKind::Reranker => format!("calls choose it by the header org.brahman.require, {}", json!({ "model": name })),
+            ModelKind::Embedding => format!("`brahman embed --model {name}` chooses it, as does `brahman index create --model {name}`"),
+            ModelKind::Reranker => format!("calls choose it by the header {KEY_REQUIRE}, {}", json!({ "model": name })),
         });
     }
     Ok(())
@@ -96,7 +108,8 @@ pub(super) fn disable(name: &str, cards: Option<&Path>, output: &Output) -> anyh
         fs::remove_file(&card.path).with_context(|| format!("cannot remove {}", card.path.display()))?;
     }
     if output.json() {
-        output.print_json(&json!({ "removed": ours.iter().map(|card| json!({ "label": card.label, "card": card.path })).collect::<Vec<_>>() }));
+        let removed: Vec<_> = ours.iter().map(|card| json!({ "label": card.label, "card": card.path })).collect();
+        output.print_json(&json!({ "removed": removed }));
     } else {
         ours.iter().for_each(|card| output.line(&format!("{} removed: `brahman reload` stops {}", card.path.display(), card.label)));
     }
@@ -116,7 +129,8 @@ fn label(asked: Option<&str>, name: &str, kind: ModelKind) -> anyhow::Result<Lab
         str::to_owned,
     );
     if SHIPPED.contains(&text.as_str()) {
-        return Err(BadInput(format!("{text} is the label of a shipped module, which this one would take the place of: expected another")).into());
+        let words = format!("{text} is the label of a shipped module, which this one would take the place of: expected another");
+        return Err(BadInput(words).into());
     }
     Label::new(&text).map_err(|error| BadInput(format!("{error}; --label names another")).into())
 }
@@ -128,10 +142,12 @@ fn template(name: &str, kind: ModelKind, label: &Label, priority: i64, model: &P
     let (kind, program, interface, environment) = match kind {
         ModelKind::Embedding => {
             let environment = format!("BRAHMAN_MODEL_DIR = {model}\nBRAHMAN_EMBED_CACHE_DIR = {vectors}");
-            ("embed", "embed-real", "org.brahman.Embed", environment)
+            ("embed", "embed-real", "Embed", environment)
         }
-        ModelKind::Reranker => ("rerank", "rerank-real", "org.brahman.Rerank", format!("BRAHMAN_RERANK_MODEL = {model}")),
+        ModelKind::Reranker => ("rerank", "rerank-real", "Rerank", format!("BRAHMAN_RERANK_MODEL = {model}")),
     };
+    // All of the mesh's interfaces are of one domain.
+    let domain = embed::INTERFACE.name.rsplit_once('.').map_or("", |(domain, _)| domain);
     let offset = 10 + priority;
     format!(
         "# Written by `brahman models enable`; `brahman models disable` removes it.\n\
@@ -152,7 +168,7 @@ fn template(name: &str, kind: ModelKind, label: &Label, priority: i64, model: &P
          \n\
          [[flow.output]]\n\
          name = \"{kind}\"\n\
-         type.interface.name = \"{interface}\"\n\
+         type.interface.name = \"{domain}.{interface}\"\n\
          \n\
          [priority_contexts.prod]\n\
          priority_offset = {offset}\n\

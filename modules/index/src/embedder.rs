@@ -285,13 +285,13 @@ pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
     let (name, why) = (&model.name, fault.message());
     let message = if model.mock {
         format!(
-            "the vectors of index `{index}` are synthetic, made by a mock ({name}), and no mock embeds here: `brahman index migrate {index}` \
-             embeds it with a real model; {why}"
+            "the vectors of index `{index}` are synthetic, made by a mock ({name}), and no mock embeds here: `brahman index migrate \
+             {index}` embeds it with a real model; {why}"
         )
     } else {
         format!(
-            "the vectors of index `{index}` are of {name}, and no module embeds with it here: `brahman models enable {name}` serves it, if it is \
-             on this machine, `brahman index migrate {index}` embeds it with another model; {why}"
+            "the vectors of index `{index}` are of {name}, and no module embeds with it here: `brahman models enable {name}` serves it, \
+             if it is on this machine, `brahman index migrate {index}` embeds it with another model; {why}"
         )
     };
     fault.with("message", message)

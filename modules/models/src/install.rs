@@ -1,8 +1,8 @@
 //! Models brought into the cache by name, from the hub or from a folder: each folder whole or not at all, with what it is pinned to.
 //!
 //! What the published list says is held against what the repository's own files say: where both speak and differ, there is no model; where
-//! the files are silent (how tokens are pooled), the list's word goes into `brahman.json`. Invariants: a folder is built beside its place and
-//! put there in one step; its `brahman.json` pins the sha256 of every file, and the commit; a model that is pinned is pulled again from
+//! the files are silent (how tokens are pooled), the list's word goes into `brahman.json`. Invariants: a folder is built beside its place
+//! and put there in one step; its `brahman.json` pins the sha256 of every file, and the commit; a model that is pinned is pulled again from
 //! there; one process at a time changes a model; files of the hub's cache are linked, so that nothing lies on the disk twice.
 
 use std::collections::BTreeMap;
@@ -72,8 +72,8 @@ pub enum InstallError {
     },
     /// The list and the files differ.
     #[error(
-        "fastembed's list says that {name} is pooled by {listed}, and the files of {repository} say {found}: one of them is wrong, so it was \
-         not taken; `brahman models pull {repository}` goes by the files alone"
+        "fastembed's list says that {name} is pooled by {listed}, and the files of {repository} say {found}: one of them is wrong, so it \
+         was not taken; `brahman models pull {repository}` goes by the files alone"
     )]
     Contradiction {
         /// The model.
@@ -183,7 +183,7 @@ pub struct BroughtModel {
 }
 
 /// What a request comes to.
-struct Wanted {
+struct ModelSource {
     repository: Repository,
     graph: Option<String>,
     variant: Option<String>,
@@ -191,7 +191,7 @@ struct Wanted {
     name: String,
 }
 
-impl Wanted {
+impl ModelSource {
     fn of(request: &ModelRequest) -> Result<Self, InstallError> {
         match request {
             ModelRequest::Published { name, variant } => {
@@ -226,7 +226,7 @@ type Files = BTreeMap<String, (PathBuf, String, u64)>;
 /// # Errors
 /// [`InstallError`].
 pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell: &mut Listener<'_>) -> Result<BroughtModel, InstallError> {
-    let wanted = Wanted::of(request)?;
+    let wanted = ModelSource::of(request)?;
     let place = Place::of(options.cache, options.name.unwrap_or(&wanted.name))?;
     let _lock = place.lock(tell)?;
     let id = wanted.repository.id();

@@ -1,6 +1,6 @@
 //! What is published, by name: fastembed's list of models, as data.
 //!
-//! A name is the repository's own without the words that say how it was exported (`bge-small-en-v1.5` of `Qdrant/bge-small-en-v1.5-onnx-Q`);
+//! A name is the repository's own without what says how it was exported (`bge-small-en-v1.5` of `Qdrant/bge-small-en-v1.5-onnx-Q`);
 //! a variant is what the graph's numbers are (`fp32`, `int8`, `q4`). Pure: nothing here reads a file or asks anybody. What the list says of
 //! a model is held against the repository's own files once they are here (`install`).
 

@@ -1,4 +1,5 @@
-//! Which files of a repository, or of a folder, make a model: its graph, the weights beside it, its tokenizer, and what says how they are used.
+//! Which files of a repository, or of a folder, make a model: its graph, the weights beside it, its tokenizer, and what says how they are
+//! used.
 //!
 //! Pure: names in, names out. What is left aside is other graphs, other frameworks' weights, and everything for people.
 

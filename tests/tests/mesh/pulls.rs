@@ -94,10 +94,12 @@ fn a_repository_is_pulled_once_checked_and_pinned() {
     let person = Person::of(&hub);
     let pulled = person.json(&["models", "pull", "acme/made"]);
     assert_eq!((&pulled["name"], &pulled["revision"], &pulled["refusal"]), (&json!("made"), &json!(commit), &Value::Null), "{pulled}");
-    assert!(pulled["fetched"].as_u64().is_some_and(|bytes| bytes > 0) && pulled["bytes"].as_u64() >= pulled["fetched"].as_u64(), "{pulled}");
+    let (came, all) = (pulled["fetched"].as_u64().expect("a number"), pulled["bytes"].as_u64().expect("a number"));
+    assert!(came > 0 && came <= all, "{pulled}");
     let folder = person.cache().join("models/made");
     let manifest: Value = serde_json::from_slice(&std::fs::read(folder.join("brahman.json")).expect("there")).expect("JSON");
-    assert_eq!((&manifest["repository"], &manifest["revision"], &manifest["graph"]), (&json!("acme/made"), &json!(commit), &json!("onnx/model.onnx")));
+    assert_eq!((&manifest["repository"], &manifest["revision"]), (&json!("acme/made"), &json!(commit)));
+    assert_eq!(manifest["graph"], "onnx/model.onnx");
     let pins = manifest["sha256"].as_object().expect("pins");
     for name in ["onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json", "config.json", "modules.json", "1_Pooling/config.json"] {
         assert!(pins.contains_key(name) && folder.join(name).is_file(), "{name}: {manifest}");
@@ -177,8 +179,9 @@ fn a_pull_that_was_killed_goes_on_where_it_stood() {
     hub.stalled();
     let blobs_folder = person.shared().join("models--acme--made/blobs");
     let half = || {
-        let entries = std::fs::read_dir(&blobs_folder).into_iter().flatten().flatten();
-        entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".incomplete")).any(|e| e.metadata().is_ok_and(|m| m.len() == 150))
+        let is_partial = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().ends_with(".incomplete");
+        let mut partials = std::fs::read_dir(&blobs_folder).into_iter().flatten().flatten().filter(is_partial);
+        partials.any(|entry| entry.metadata().is_ok_and(|meta| meta.len() == 150))
     };
     // There is no event for what another process has written.
     let begun = Instant::now();
@@ -203,7 +206,8 @@ fn two_pulls_at_once_fetch_one_file_once() {
     let (hub, _) = hub_of("acme/made", &made());
     hub.when(|request| if request.is_cdn { Trouble::Stall(10) } else { Trouble::None });
     let person = Person::of(&hub);
-    let mut first = person.command(&["models", "pull", "acme/made"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("brahman runs");
+    let mut first = person.command(&["models", "pull", "acme/made"]);
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("brahman runs");
     hub.stalled();
     // Of another of our caches, and the same of the hub.
     let mut second = person.command(&["models", "pull", "acme/made"]);

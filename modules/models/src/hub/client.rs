@@ -1,7 +1,8 @@
-//! What a repository holds at a commit, and its files: each fetched once, resumed where it was cut off, and held to what the hub says of it.
+//! What a repository holds at a commit, and its files: each fetched once, resumed where it was cut off, and held to what the hub says of
+//! it.
 //!
-//! Addresses and headers are those of the hub's own client: `/api/models/ID/revision/REV` lists, `/ID/resolve/COMMIT/FILE` says by HEAD what
-//! a file is (`x-linked-etag`, `x-linked-size`, or `etag` and the length) and leads to where it lies. Invariants: no more bytes are written
+//! Addresses and headers are those of the hub's own client: `/api/models/ID/revision/REV` lists, `/ID/resolve/COMMIT/FILE` says by HEAD
+//! what a file is (`x-linked-etag`, `x-linked-size`, or `etag` and the length) and leads to where it lies. Invariants: no more bytes are written
 //! than the hub announces; requests are repeated only while they get on, or a bounded number of times.
 
 use std::fs::{self, File};
@@ -194,7 +195,8 @@ impl Hub {
         let (bytes, file) = (text.len() as u64, url.clone());
         read.map_err(|source| HubError::Cut { file, bytes, expected: bytes.max(1), source })?;
         let refuse = |why: String| HubError::Reply { url: url.clone(), why };
-        let description: Description = serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
+        let unparsed = |source| HubError::Unparsed { url: url.clone(), source };
+        let description: Description = serde_json::from_slice(&text).map_err(unparsed)?;
         let commit = description.sha.filter(|sha| is_commit(sha)).ok_or_else(|| refuse("it names no commit".to_owned()))?;
         let count = description.siblings.len();
         if count > FILES_MAX {

@@ -102,12 +102,21 @@ pub enum HubError {
         expected: String,
     },
     /// The hub does not say what a file should be.
-    #[error("{url} names no sha256 and no git id for the file (ETag `{etag}`), or not its length: it cannot be checked and was not fetched")]
+    #[error("{url} names no sha256 and no git id of the file (ETag `{etag}`), or no length: it cannot be checked and was not fetched")]
     Unchecked {
         /// What was asked for.
         url: String,
         /// What it says.
         etag: String,
+    },
+    /// A reply that is no JSON, or not the right one.
+    #[error("{url} answers with something that is no description of a repository")]
+    Unparsed {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
     },
     /// A reply that makes no sense.
     #[error("{url} answers with something that is no description of a repository: {why}")]
@@ -192,7 +201,9 @@ fn denial(is_gated: &bool, token: Option<&str>, page: &str) -> String {
     match token {
         None if *is_gated => format!("{conditions}HF_TOKEN has to hold a token of whoever accepted them"),
         None => format!("it is private, gated or not there ({page}): set HF_TOKEN to a token that may read it"),
-        Some(origin) => format!("{conditions}the token of {origin} may not read it ({page}), or it is not there: set HF_TOKEN to one that may"),
+        Some(origin) => {
+            format!("{conditions}the token of {origin} may not read it ({page}), or it is not there: set HF_TOKEN to one that may")
+        }
     }
 }
 

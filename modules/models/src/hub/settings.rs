@@ -58,13 +58,13 @@ impl HubSettings {
             let base = variable("XDG_CACHE_HOME").map(PathBuf::from);
             base.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache"))).unwrap_or_else(|| cache.to_owned()).join("huggingface")
         });
-        let folder = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"].into_iter().find_map(variable).map_or_else(|| home.join("hub"), PathBuf::from);
+        let folder = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"].into_iter().find_map(variable);
         let is_yes = |name: &str| variable(name).is_some_and(|value| YES.contains(&value.to_lowercase().as_str()));
         Self {
             endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()).trim_end_matches('/').to_owned(),
             token: token(variable, &home),
             is_offline: is_yes("HF_HUB_OFFLINE"),
-            cache: folder,
+            cache: folder.map_or_else(|| home.join("hub"), PathBuf::from),
         }
     }
 }
@@ -115,7 +115,8 @@ mod tests {
         assert_eq!(token.header(), "Bearer hf_file");
         assert!(token.origin.ends_with("/token"));
         let by_name = settings(&[("HF_HOME", &of_home), ("HF_TOKEN", "hf_name")]);
-        assert_eq!(by_name.token.as_ref().map(|token| (token.header(), token.origin.as_str())), Some(("Bearer hf_name".into(), "HF_TOKEN")));
+        let token = by_name.token.as_ref().expect("from the variable");
+        assert_eq!((token.header().as_str(), token.origin.as_str()), ("Bearer hf_name", "HF_TOKEN"));
         assert!(!format!("{by_name:?}").contains("hf_name"));
         assert_eq!(settings(&[("HF_TOKEN", "two\nlines")]).token, None, "no header can say that");
     }
