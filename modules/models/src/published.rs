@@ -116,7 +116,7 @@ pub fn all() -> &'static [PublishedModel] {
 /// [`PublishedError`], which says what there is.
 pub fn find(name: &str, variant: Option<&str>) -> Result<&'static PublishedModel, PublishedError> {
     let variants: Vec<&'static PublishedModel> = all().iter().filter(|model| model.name.eq_ignore_ascii_case(name)).collect();
-    let Some(first) = variants.first() else {
+    let Some(first) = variants.first().copied() else {
         let meant = nearest(name, all().iter().map(|model| model.name.as_str())).map(str::to_owned);
         return Err(PublishedError::Name { name: name.to_owned(), meant });
     };

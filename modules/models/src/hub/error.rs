@@ -170,7 +170,7 @@ impl HubError {
         match self {
             Self::Limited { .. } | Self::Expired { .. } | Self::Cut { .. } => true,
             // Where nobody listens nobody will in a second.
-            Self::Unreachable { source, .. } => match source.as_ref() {
+            Self::Unreachable { source, .. } => match &**source {
                 ureq::Error::Timeout(_) => true,
                 ureq::Error::Io(error) => error.kind() != io::ErrorKind::ConnectionRefused,
                 _ => false,
