@@ -196,6 +196,9 @@ fn pull_named(model: &str, known_as: Option<&str>, cache: &Path, force: bool, ou
     if !has_library {
         output.note("ONNX Runtime, which runs models, is not here yet: `brahman models pull` fetches it");
     }
+    for card in cards::enabled(&place::cards::own_folder(None)).iter().filter(|card| card.model == brought.name && brought.fetched > 0) {
+        output.note(&format!("`brahman restart {}` serves what has come", card.label));
+    }
     show(if brought.fetched > 0 { "pulled" } else { "present" }, &brought, output)
 }
 

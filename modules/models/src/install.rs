@@ -85,6 +85,19 @@ pub enum InstallError {
         /// What the files say.
         found: String,
     },
+    /// The commit that a model is pinned to has another file than when it was pinned.
+    #[error(
+        "{file} has sha256 {found}, and {pinned} when the model was pinned: it is not what it was and was not used; `--force` takes the \
+         newest revision"
+    )]
+    Repinned {
+        /// Which file.
+        file: String,
+        /// What it is.
+        found: String,
+        /// What it was.
+        pinned: String,
+    },
     /// There is no such model.
     #[error("no model called `{name}` is in {}; `brahman models list` shows what is", .models.display())]
     NoModel {
@@ -231,6 +244,7 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
     let _lock = place.lock(tell)?;
     let id = wanted.repository.id();
     let mut repository = wanted.repository.clone();
+    let mut pins = BTreeMap::new();
     if let Some(there) = place.manifest()? {
         if there.repository.as_deref() != Some(id.as_str()) {
             return Err(place.taken(&there));
@@ -243,6 +257,7 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
         if let Some(commit) = pinned.filter(|_| is_same) {
             // What is damaged or gone is brought back as it was.
             repository = repository.at(&commit);
+            pins = there.sha256;
         }
     }
     let listing = hub.listing(&repository, tell)?;
@@ -251,6 +266,9 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
     let mut fetched = 0;
     let mut get = |name: &str, tell: &mut Listener<'_>| -> Result<PathBuf, InstallError> {
         let file = hub.file(&repository, &listing.commit, name, tell)?;
+        if let Some(pinned) = pins.get(name).filter(|pinned| **pinned != file.sha256) {
+            return Err(InstallError::Repinned { file: name.to_owned(), found: file.sha256, pinned: pinned.clone() });
+        }
         fetched += file.fetched;
         files.insert(name.to_owned(), (file.path.clone(), file.sha256, file.bytes));
         Ok(file.path)

@@ -121,6 +121,12 @@ fn a_repository_is_pulled_once_checked_and_pinned() {
     assert_eq!(shared["fetched"], 0, "the hub's cache is shared: {out:?}");
     let newer = publish(&hub, "acme/made", &MadeModel { seed: 1, ..split() }, false);
     assert_eq!(person.json(&["models", "pull", "acme/made"])["revision"], json!(commit), "it is pinned");
+    // What was damaged here comes again, as it was.
+    std::fs::remove_file(folder.join("tokenizer.json")).expect("removed");
+    publish(&hub, "acme/made", &split(), false);
+    assert_eq!(person.json(&["models", "pull", "acme/made"])["revision"], json!(commit));
+    assert!(folder.join("tokenizer.json").is_file());
+    publish(&hub, "acme/made", &MadeModel { seed: 1, ..split() }, false);
     let moved = person.json(&["models", "pull", "acme/made", "--force"]);
     assert_eq!(moved["revision"], json!(newer));
     // The graph is the same, the table is another.

@@ -244,7 +244,7 @@ impl Hub {
         let (mut location, mut idle, mut came) = (announced.location.clone(), 0, 0);
         for connection in 1.. {
             let mut bytes = 0;
-            let outcome = self.append(&named, &location, announced, (&partial, &mut bytes), tell);
+            let outcome = self.append(&named, &location, announced, (partial.as_path(), &mut bytes), tell);
             came += bytes;
             idle = if bytes > 0 { 0 } else { idle + 1 };
             match outcome {
