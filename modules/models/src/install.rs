@@ -244,7 +244,8 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
     let _lock = place.lock(tell)?;
     let id = wanted.repository.id();
     let mut repository = wanted.repository.clone();
-    let mut pins = BTreeMap::new();
+    // What a person has said in the manifest stays.
+    let (mut pins, mut former) = (BTreeMap::new(), Manifest::default());
     if let Some(there) = place.manifest()? {
         if there.repository.as_deref() != Some(id.as_str()) {
             return Err(place.taken(&there));
@@ -257,8 +258,9 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
         if let Some(commit) = pinned.filter(|_| is_same) {
             // What is damaged or gone is brought back as it was.
             repository = repository.at(&commit);
-            pins = there.sha256;
+            pins = there.sha256.clone();
         }
+        former = there;
     }
     let listing = hub.listing(&repository, tell)?;
     let selection = Selection::of(&id, &listing.files, wanted.graph.as_deref(), wanted.variant.as_deref())?;
@@ -279,14 +281,14 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
     }
     let manifest = Manifest {
         name: place.name.to_string(),
-        dim: wanted.published.and_then(|model| model.dim).unwrap_or(0),
+        dim: wanted.published.and_then(|model| model.dim).unwrap_or(former.dim),
         source: format!("{}/{id}/tree/{}", hub.settings().endpoint, listing.commit),
         graph: Some(selection.graph),
-        output: wanted.published.and_then(|model| model.output.clone()),
+        output: wanted.published.and_then(|model| model.output.clone()).or_else(|| former.output.clone()),
         kind: wanted.published.map_or(ModelKind::Embedding, |model| model.kind),
         repository: Some(id),
         revision: Some(listing.commit),
-        ..Manifest::default()
+        ..former
     };
     place.install(manifest, &files, put_link, wanted.published, fetched)
 }
@@ -494,7 +496,8 @@ fn judge(folder: &Path, manifest: &mut Manifest, published: Option<&PublishedMod
     if manifest.kind == ModelKind::Reranker {
         return Ok(None);
     }
-    let listed = published.and_then(|model| Some((model, model.pooling?.name())));
+    // What the manifest says is a person's word, or the list's of an earlier time.
+    let listed = published.filter(|_| manifest.pooling.is_none()).and_then(|model| Some((model, model.pooling?.name())));
     match (ModelFolder::read(folder, &Overrides::default()), listed) {
         (Ok(read), Some((model, listed))) => match read.plan.pooling.map(|pooling| pooling.name()) {
             Some(found) if found != listed => Err(InstallError::Contradiction {
