@@ -15,6 +15,8 @@ use brahman_card::chain;
 use brahman_card::names::{ModelName, NameError};
 use brahman_storage::atomic;
 use brahman_storage::digest::sha256_file;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde_json::Value;
 use tempfile::TempDir;
 use thiserror::Error;
@@ -470,12 +472,7 @@ impl Place {
         let failed = |source| InstallError::Cache { path: self.target.clone(), source };
         // The folder was made for nobody else's eyes, and is as others are.
         fs::set_permissions(&building, fs::Permissions::from_mode(0o755)).map_err(failed)?;
-        let former = aside.path().join("former");
-        match fs::rename(&self.target, &former) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        fs::rename(&building, &self.target).and_then(|()| atomic::sync_dir(&self.models)).map_err(failed)?;
+        exchange(&building, &self.target).and_then(|()| atomic::sync_dir(&self.models)).map_err(failed)?;
         Ok(BroughtModel {
             name: manifest.name,
             path: self.target,
@@ -487,6 +484,25 @@ impl Place {
             fetched,
             refusal,
         })
+    }
+}
+
+/// Puts a folder in the place of another, which is then where the first was, or in a place where there is none: in one step, where the file
+/// system can.
+fn exchange(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+        Err(Errno::NOENT) => fs::rename(from, to),
+        // Some cannot: those over a network.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            let former = from.with_file_name("former");
+            match fs::rename(to, &former) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // What cannot be put there leaves what was there.
+            fs::rename(from, to).inspect_err(|_| drop(fs::rename(&former, to)))
+        }
+        exchanged => exchanged.map_err(io::Error::from),
     }
 }
 
