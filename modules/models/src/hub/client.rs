@@ -2,8 +2,8 @@
 //! it.
 //!
 //! Addresses and headers are those of the hub's own client: `/api/models/ID/revision/REV` lists, `/ID/resolve/COMMIT/FILE` says by HEAD
-//! what a file is (`x-linked-etag`, `x-linked-size`, or `etag` and the length) and leads to where it lies. Invariants: no more bytes are written
-//! than the hub announces; requests are repeated only while they get on, or a bounded number of times.
+//! what a file is (`x-linked-etag`, `x-linked-size`, or `etag` and the length) and leads to where it lies. Invariants: no more bytes are
+//! written than the hub announces; requests are repeated only while they get on, or a bounded number of times.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
