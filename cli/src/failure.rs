@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use brahman_card::Fault;
 use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, rerank, score, service, storage};
+use brahman_models::install::InstallError;
 use brahman_sidecar::{ClientError, place};
 use serde_json::Value;
 
@@ -192,6 +193,14 @@ impl Failure {
             let (name, hint) = (broker::error::ProviderFailed::NAME.to_owned(), interruption.hint().to_owned());
             return Self { name: Some(name), hint: Some(hint), ..plain(ExitStatus::Failed) };
         }
+        if let Some(error) = error.downcast_ref::<InstallError>() {
+            return plain(match error {
+                error if error.is_absence() => ExitStatus::NotFound,
+                error if error.is_transient() => ExitStatus::TryAgain,
+                error if error.is_bad_input() => ExitStatus::BadInput,
+                _ => ExitStatus::Failed,
+            });
+        }
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::Connect { path, .. }) => {
                 Self { hint: Some(no_mesh_hint(path, &place::mesh_sockets())), ..plain(ExitStatus::NoMesh) }
@@ -268,6 +277,11 @@ mod tests {
             assert_eq!(code(error), expected, "{words}");
         }
         assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name()))), (6, 4, 1));
+        let models = std::path::PathBuf::from("/none");
+        assert_eq!(code(InstallError::NoModel { name: name(), models: models.clone() }), 4);
+        let limited = brahman_models::hub::HubError::Limited { url: name(), after: None };
+        assert_eq!(code(InstallError::from(limited)), 5);
+        assert_eq!(code(InstallError::Taken { name: name(), path: models, of: name() }), 6);
         let read = std::fs::read("/no/such/file").context(BadInput(name())).expect_err("it is not there");
         assert_eq!(code(read), 6, "a cause underneath changes nothing");
     }

@@ -136,9 +136,9 @@ enum Command {
     /// Measure which memories a model's answers depend on
     #[command(subcommand)]
     Score(commands::score::Score),
-    /// Fetch, check and list models on this machine
+    /// Find, fetch, check, serve and list models on this machine
     #[command(subcommand)]
-    Models(Models),
+    Models(models::Models),
     /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
     Logs(commands::logs::Logs),
     /// Show what each part of the state and the cache takes on the disk
@@ -215,6 +215,9 @@ struct Call {
     /// Give up after this many milliseconds
     #[arg(long, value_name = "MS")]
     deadline: Option<u64>,
+    /// Attribute the provider must have, NAME=VALUE, such as model=bge-small-en-v1.5
+    #[arg(long, value_name = "NAME=VALUE")]
+    require: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -392,24 +395,6 @@ enum Ingest {
     },
 }
 
-#[derive(Subcommand, Debug)]
-enum Models {
-    /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, verify them, and convert the model
-    Pull {
-        /// Fetch them again even if they are present
-        #[arg(long)]
-        force: bool,
-    },
-    /// Check whether the model in a folder can be used, and say how: by embed-real, by rerank-real if it is a cross-encoder, or by
-    /// score-real if it is a language model
-    Check {
-        /// Folder with the model's files, such as model.onnx, tokenizer.json and config.json
-        folder: PathBuf,
-    },
-    /// List the models in the cache
-    List,
-}
-
 #[derive(Args, Debug)]
 struct Lifecycle {
     /// Label of the module; that of a Card with replicas means all of them
@@ -485,9 +470,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
         Command::Check { paths } => return mesh::check(&paths, socket, output),
         Command::Restore(ask) => return backup::restore(&ask, output),
         Command::Disk(ask) => return disk::disk(socket, &ask, output),
-        Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
-        Command::Models(Models::Check { folder }) => return models::check(&folder, output),
-        Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
+        Command::Models(command) => return models::run(command, output),
         other => other,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -565,6 +565,7 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
         filter: search.filter,
         mode: Some(mode.into()),
         exact: search.exact.then_some(true),
+        model: search.model,
         ..SearchIn::default()
     };
     show::<method::Search>(socket, &ask, output, |out: &SearchOut| found(output, out)).await

@@ -26,6 +26,7 @@ mod models;
 mod modes;
 mod partial;
 mod person;
+mod pulls;
 mod readme;
 mod rerank;
 mod schemas;

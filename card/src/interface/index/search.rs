@@ -25,6 +25,8 @@ pub struct SearchIn {
     pub exact: Option<bool>,
     /// One a query, up to all cores, unless said.
     pub threads: Option<u64>,
+    /// Model that the index's vectors must be of, by name or fingerprint: of another it is `ModelMismatch`.
+    pub model: Option<String>,
     /// Have a reranker read the query, which must be in words, beside the foremost hits, and order them by what it says.
     pub rerank: Option<RerankStep>,
 }

@@ -127,6 +127,17 @@ fn hits_wanted(ask: &SearchIn) -> Result<u64, Fault> {
     }
 }
 
+/// That the index's vectors are of the model that the search asks for, if it asks for one.
+fn is_of_model(ask: &SearchIn, model: &Model) -> Result<(), Fault> {
+    let Some(wanted) = ask.model.as_ref().filter(|wanted| **wanted != model.name && **wanted != model.fingerprint) else { return Ok(()) };
+    let index = &ask.index;
+    let message = format!(
+        "index `{index}` holds vectors of {}, not of {wanted}: `brahman index migrate {index} --model {wanted}` embeds it with that",
+        model.name
+    );
+    Err(Fault::of(&error::ModelMismatch { wanted: wanted.clone(), got: model.name.clone() }, false, message))
+}
+
 /// How each query is searched, and on how many threads all of them may be. A single query has more than one only if the caller named a
 /// number, or all rows are compared.
 fn options(ask: &SearchIn, mode: Mode, k: u64) -> (SearchOptions, usize) {
@@ -213,6 +224,7 @@ impl IndexService {
             },
         };
         let model = generation.manifest.model.clone();
+        is_of_model(&ask, &model)?;
         let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let rerank = ask.rerank.clone().map(|step| RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline));
