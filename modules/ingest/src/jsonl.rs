@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lattice::{Facts, Keys, Kind, tally};
 use crate::passes::pieces::{LastRecord, Pieces};
-use crate::passes::{self, BATCH_ROWS, Input, Open, PIECE_BYTES, Piece, PieceRows, Quarantine, Table, Take};
+use crate::passes::{self, BATCH_ROWS, Input, Open, PIECE_BYTES, Piece, PieceRows, Quarantine, Table, Take, TextOptions};
 use rows::{Column, Notice, Reading};
 use scan::{Scanner, Sort};
 
@@ -178,21 +178,20 @@ fn kinds(keys: &Keys, kept: Option<&Schema>) -> Vec<(String, Kind)> {
     keys.iter().map(|(name, facts)| (name.to_owned(), facts.kind_or(kept(name)))).collect()
 }
 
-/// Reads JSON files into batches. Gives the schema first, to `open`. Columns have the types that they have in `kept`, if these hold what
-/// is there. Gives what a person should know of what was chosen.
+/// Reads JSON files into batches. Gives the schema first, to `open`, and at the end what a person should know of what was chosen.
 ///
 /// # Errors
 /// If a file cannot be read, or its objects make no table, or `stop` is cancelled.
 pub fn read(
     paths: &[&Path],
-    workers: usize,
-    kept: Option<&Schema>,
+    how: &TextOptions,
     stop: &CancellationToken,
     open: &mut Open<'_>,
     take: &mut Take<'_>,
     bad: &mut Quarantine<'_>,
 ) -> io::Result<Vec<String>> {
     let Some(first) = paths.first() else { return Ok(Vec::new()) };
+    let (workers, kept) = (how.workers, how.kept.as_deref());
     let crowded = || invalid(TableError::Keys { path: (*first).to_owned() });
     // The first piece says which types are likely.
     let blank = JsonTable::new(Vec::new());

@@ -598,7 +598,9 @@ impl Facts {
     fn kind_at(&self, depth: usize) -> Kind {
         match (self.scalars.any(), self.object(), self.items()) {
             (_, None, None) => self.scalars.kind(),
-            (false, Some(keys), None) if depth < DEPTH_MAX && !keys.crowded && !keys.names.is_empty() => Kind::Struct(keys.kinds(depth + 1)),
+            (false, Some(keys), None) if depth < DEPTH_MAX && !keys.crowded && !keys.names.is_empty() => {
+                Kind::Struct(keys.kinds(depth + 1))
+            }
             (false, None, Some(item)) if depth < DEPTH_MAX => Kind::List(Box::new(item.kind_at(depth + 1))),
             _ => Kind::Json,
         }

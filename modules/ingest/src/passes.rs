@@ -7,6 +7,8 @@
 //! Invariants: memory is bounded by the pieces in flight; however a pass ends (done, an error of any thread, a panic, `stop`), all its
 //! threads have ended; a second pass finds the types of the first, or somebody writes to the files, which is said.
 
+pub(crate) mod pieces;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use tokio_util::sync::CancellationToken;
+
+use crate::csv::CsvOptions;
 
 /// A longer record is an unclosed quote, or no record that anything can use.
 pub const RECORD_BYTES_MAX: usize = 16 << 20;
@@ -38,6 +42,25 @@ pub type Quarantine<'a> = dyn FnMut(&Path, u64, String) + 'a;
 pub type Take<'a> = dyn FnMut(RecordBatch, u64) -> io::Result<()> + 'a;
 /// Where the schema is told, before the first batch. Told again, everything taken so far is void.
 pub type Open<'a> = dyn FnMut(SchemaRef) -> io::Result<()> + 'a;
+
+/// How tables of text are read.
+#[derive(Clone, Debug)]
+pub struct TextOptions {
+    /// Threads that parse.
+    pub workers: usize,
+    /// Columns of the dataset as it is: their types stay if they hold what is read.
+    pub kept: Option<SchemaRef>,
+    /// What is said of how CSV is written.
+    pub csv: CsvOptions,
+}
+
+impl TextOptions {
+    /// By so many threads; nothing is said of the rest.
+    #[must_use]
+    pub fn by(workers: usize) -> Self {
+        Self { workers, kept: None, csv: CsvOptions::default() }
+    }
+}
 
 /// Somebody writes to what is read.
 #[derive(Debug, thiserror::Error)]

@@ -44,7 +44,8 @@ fn several(files: &[&[u8]], kept: Option<&Schema>) -> io::Result<Outcome> {
         Ok(())
     };
     let mut told = |_: &Path, row, why| bad.push((row, why));
-    let notes = read(&paths, 2, kept, &CancellationToken::new(), &mut open, &mut take, &mut told)?;
+    let how = TextOptions { kept: kept.cloned().map(Arc::new), ..TextOptions::by(2) };
+    let notes = read(&paths, &how, &CancellationToken::new(), &mut open, &mut take, &mut told)?;
     Ok(Outcome { schema: schema.into_inner().expect("a schema"), batches: batches.into_inner(), bad, notes })
 }
 

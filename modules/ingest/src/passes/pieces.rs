@@ -29,6 +29,11 @@ impl Pieces {
         &self.buffer
     }
 
+    /// Whether that is all that there is.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.ended
+    }
+
     /// Leaves out so many bytes of it.
     pub(crate) fn skip(&mut self, bytes: usize) {
         self.buffer.drain(..bytes.min(self.buffer.len()));
