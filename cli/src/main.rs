@@ -268,6 +268,8 @@ enum Ingest {
         /// documents, csv, jsonl or parquet [default: by file extension]
         #[arg(long)]
         format: Option<String>,
+        #[command(flatten)]
+        csv: commands::data::Csv,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -285,6 +287,8 @@ enum Ingest {
         /// documents, csv, jsonl or parquet [default: documents]
         #[arg(long)]
         format: Option<String>,
+        #[command(flatten)]
+        csv: commands::data::Csv,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -432,15 +436,24 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Ingest(Ingest::Postgres { dataset, table }) => {
                 data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output).await
             }
-            Command::Ingest(Ingest::Files { dataset, paths, format, no_pii, bucket }) => {
-                let ask = FilesIn { dataset, format, pii: no_pii.then_some(false), bucket, paths: Vec::new() };
+            Command::Ingest(Ingest::Files { dataset, paths, format, csv, no_pii, bucket }) => {
+                let ask = FilesIn { dataset, format, csv: csv.format(), pii: no_pii.then_some(false), bucket, paths: Vec::new() };
                 data::ingest_files(socket, ask, &paths, output).await
             }
-            Command::Ingest(Ingest::Watch { dataset, paths, format, no_pii, bucket, debounce }) => {
+            Command::Ingest(Ingest::Watch { dataset, paths, format, csv, no_pii, bucket, debounce }) => {
                 let pii = no_pii.then_some(false);
                 data::watch(
                     socket,
-                    WatchIn { dataset, paths: Vec::new(), format, pii, debounce_ms: debounce, reconcile_s: None, bucket },
+                    WatchIn {
+                        dataset,
+                        paths: Vec::new(),
+                        format,
+                        csv: csv.format(),
+                        pii,
+                        debounce_ms: debounce,
+                        reconcile_s: None,
+                        bucket,
+                    },
                     &paths,
                     output,
                 )

@@ -58,26 +58,28 @@ const WINDOWS: [char; 32] = [
     '\u{2014}', '\u{2dc}', '\u{2122}', '\u{161}', '\u{203a}', '\u{153}', '\u{9d}', '\u{17e}', '\u{178}',
 ];
 
-/// Opens a file as UTF-8, without its byte-order mark; gives how it is encoded. `said` is what somebody knows of that.
+/// Opens a file as UTF-8, without its byte-order mark; gives how it is encoded, if that is known. `said` is what somebody says of it.
 ///
 /// # Errors
 /// As the file system gives them.
-pub(crate) fn open(path: &Path, stop: &CancellationToken, said: Option<Encoding>) -> io::Result<(Box<dyn Read + Send>, Encoding)> {
+pub(crate) fn open(path: &Path, stop: &CancellationToken, said: Option<Encoding>) -> io::Result<(Box<dyn Read + Send>, Option<Encoding>)> {
     let mut reader = open_bytes(path, stop)?;
     let mut beginning = Vec::new();
     reader.by_ref().take(3).read_to_end(&mut beginning)?;
     let (encoding, mark) = match beginning[..] {
-        [0xef, 0xbb, 0xbf] => (Encoding::Utf8, 3),
-        [0xff, 0xfe, ..] => (Encoding::Utf16Le, 2),
-        [0xfe, 0xff, ..] => (Encoding::Utf16Be, 2),
-        _ => (said.unwrap_or(Encoding::Utf8), 0),
+        [0xef, 0xbb, 0xbf] => (Some(Encoding::Utf8), 3),
+        [0xff, 0xfe, ..] => (Some(Encoding::Utf16Le), 2),
+        [0xfe, 0xff, ..] => (Some(Encoding::Utf16Be), 2),
+        _ => (said, 0),
     };
-    let encoding = said.filter(|_| mark == 0).unwrap_or(encoding);
     beginning.drain(..mark);
     let reader: Box<dyn Read + Send> = Box::new(io::Cursor::new(beginning).chain(reader));
     Ok(match encoding {
-        Encoding::Utf8 => (reader, encoding),
-        _ => (Box::new(Decoder { reader, encoding, rest: Vec::new(), high: None, out: Vec::new(), given: 0, ended: false }), encoding),
+        None | Some(Encoding::Utf8) => (reader, encoding),
+        Some(other) => {
+            let decoder = Decoder { reader, encoding: other, rest: Vec::new(), high: None, out: Vec::new(), given: 0, ended: false };
+            (Box::new(decoder), encoding)
+        }
     })
 }
 
@@ -175,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    fn of(bytes: &[u8], said: Option<Encoding>) -> (String, Encoding) {
+    fn of(bytes: &[u8], said: Option<Encoding>) -> (String, Option<Encoding>) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), bytes).expect("written");
         let (mut reader, encoding) = open(file.path(), &CancellationToken::new(), said).expect("opened");
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn what_windows_writes_is_read() {
         assert_eq!(of(b"Gr\xf6\xdfe \x80", Some(Encoding::Windows1252)).0, "Gr\u{f6}\u{df}e \u{20ac}");
-        assert_eq!(of(b"\xef\xbb\xbfa", None), ("a".to_owned(), Encoding::Utf8));
+        assert_eq!(of(b"\xef\xbb\xbfa", None), ("a".to_owned(), Some(Encoding::Utf8)));
         assert_eq!(of(b"", None).0, "");
         assert_eq!(of(b"\xff\xfea\0\xd8", None).0, "a\u{fffd}", "cut in the middle of a character");
         assert!(is_windows(b"Gr\xf6\xdfe") && !is_windows("Gr\u{f6}\u{df}e".as_bytes()) && !is_windows(b"plain"));
@@ -201,8 +203,8 @@ mod tests {
                 let units = std::iter::once('\u{feff}').chain(text.chars()).collect::<String>();
                 units.encode_utf16().flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
             };
-            prop_assert_eq!(&of(&bytes(false), None), &(text.clone(), Encoding::Utf16Le));
-            prop_assert_eq!(&of(&bytes(true), None), &(text.clone(), Encoding::Utf16Be));
+            prop_assert_eq!(&of(&bytes(false), None), &(text.clone(), Some(Encoding::Utf16Le)));
+            prop_assert_eq!(&of(&bytes(true), None), &(text.clone(), Some(Encoding::Utf16Be)));
             // Cut anywhere.
             let mut decoder = Decoder {
                 reader: Box::new(io::empty()), encoding: Encoding::Utf16Be, rest: Vec::new(), high: None, out: Vec::new(), given: 0, ended: false,

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
 use brahman_card::Fault;
-use brahman_card::interface::catalog::Column;
-use brahman_card::interface::ingest::Quarantine;
+use brahman_card::interface::catalog::{Column, Dataset};
 use brahman_card::interface::ingest::error::{BadSource, NothingToRead};
+use brahman_card::interface::ingest::{CsvFormat, Quarantine};
 use brahman_sidecar::chain;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::csv::{CsvOptions, TextOptions};
 use crate::documents::{self, Batcher};
+use crate::encoding::Encoding;
 use crate::run::{Progress, ReadOutcome};
 use crate::sink::{Place, Sink};
 use crate::source::{self, File, Format, SourceError, Walk};
@@ -72,6 +74,7 @@ fn failed(error: &io::Error) -> Fault {
 pub fn read(
     paths: &[String],
     format: Format,
+    how: &TextOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
@@ -98,13 +101,16 @@ pub fn read(
     let mut sink: Option<Sink> = None;
     let mut schema: Option<SchemaRef> = None;
     let outcome = match format {
-        Format::Documents => read_documents(&files, place, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)),
+        Format::Documents => {
+            read_documents(&files, place, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)).map(|()| Vec::new())
+        }
         Format::Csv | Format::Jsonl | Format::Parquet => {
             let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
             let slot = std::cell::RefCell::new(&mut sink);
             let mut open = |s: SchemaRef| {
                 // Before the next is created: what it still holds would be written into that one's file.
                 drop(slot.borrow_mut().take());
+                progress.send_modify(|p| (p.rows, p.bytes) = (0, 0));
                 **slot.borrow_mut() = Some(Sink::create(place, 0, Arc::clone(&s))?);
                 schema = Some(s);
                 Ok(())
@@ -121,13 +127,13 @@ pub fn read(
             };
             let mut named = |path: &Path, row, why| bad(path, Some(row), why);
             match format {
-                Format::Csv => csv::read(&paths, cores(), cancel, &mut open, &mut take, &mut named),
-                Format::Jsonl => jsonl::read(&paths, cancel, &mut open, &mut take, &mut named),
-                _ => parquet_files(&paths, &mut open, &mut take),
+                Format::Csv => csv::read(&paths, how, cancel, &mut open, &mut take, &mut named),
+                Format::Jsonl => jsonl::read(&paths, how, cancel, &mut open, &mut take, &mut named),
+                _ => parquet_files(&paths, &mut open, &mut take).map(|()| Vec::new()),
             }
         }
     };
-    outcome.map_err(|e| ended(failed(&e)))?;
+    let notes = outcome.map_err(|e| ended(failed(&e)))?;
     let nothing = || {
         let reasons: Vec<String> = quarantine.iter().take(REASONS_MAX).map(|of| format!("{}: {}", of.source, of.reason)).collect();
         let more = if quarantined > REASONS_MAX as u64 { "; and more" } else { "" };
@@ -143,7 +149,8 @@ pub fn read(
     }
     let object = sink.finish().map_err(|e| ended(failed(&e)))?;
     let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
-    Ok(ReadOutcome { objects: vec![object], columns: columns(&schema, format), inputs, quarantined, quarantine, ..ReadOutcome::default() })
+    let columns = columns(&schema, format);
+    Ok(ReadOutcome { objects: vec![object], columns, inputs, quarantined, quarantine, notes, ..ReadOutcome::default() })
 }
 
 fn columns(schema: &SchemaRef, format: Format) -> Vec<Column> {
@@ -189,8 +196,54 @@ fn read_documents(
     Ok(())
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+/// How tables of text are read by all cores, if nothing is said of it.
+#[must_use]
+pub fn by_all_cores() -> TextOptions {
+    TextOptions::by(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+/// The columns that a dataset has now, by the first of its objects; none if that cannot be read.
+#[must_use]
+pub fn columns_of(dataset: &Dataset) -> Option<SchemaRef> {
+    let object = dataset.objects.first()?;
+    let file = std::fs::File::open(object.local()).ok()?;
+    Some(Arc::clone(ParquetRecordBatchReaderBuilder::try_new(file).ok()?.schema()))
+}
+
+/// What a call says of how CSV is written, checked.
+///
+/// # Errors
+/// If a word of it means nothing.
+pub fn csv_options(said: &CsvFormat) -> Result<CsvOptions, Fault> {
+    let byte = |name: &str, said: &str| match said.as_bytes() {
+        [byte] if byte.is_ascii() => Ok(*byte),
+        b"\\t" | b"tab" => Ok(b'\t'),
+        _ => Err(Fault::invalid_parameter(name, format!("`{said}`, expected one ASCII character, or tab"))),
+    };
+    let or_none = |name: &str, said: &Option<String>| match said.as_deref() {
+        None => Ok(None),
+        Some("" | "none") => Ok(Some(None)),
+        Some(said) => byte(name, said).map(|byte| Some(Some(byte))),
+    };
+    let encoding = |said: &String| {
+        let unknown = || format!("`{said}`, expected utf-8, utf-16le, utf-16be or windows-1252");
+        Encoding::of(said).ok_or_else(|| Fault::invalid_parameter("encoding", unknown()))
+    };
+    let all_text = match said.types.as_deref() {
+        None | Some("guess") => false,
+        Some("text") => true,
+        Some(other) => return Err(Fault::invalid_parameter("types", format!("`{other}`, expected guess or text"))),
+    };
+    Ok(CsvOptions {
+        delimiter: said.delimiter.as_deref().map(|said| byte("delimiter", said)).transpose()?,
+        quote: or_none("quote", &said.quote)?,
+        escape: or_none("escape", &said.escape)?,
+        header: said.header,
+        skip: said.skip,
+        nulls: said.nulls.clone(),
+        encoding: said.encoding.as_ref().map(encoding).transpose()?,
+        all_text,
+    })
 }
 
 /// Parquet files of one schema, row group by row group.

@@ -16,6 +16,7 @@ use brahman_sidecar::{Call, Client, Reply, Service, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::csv::TextOptions;
 use crate::dsn::Dsn;
 use crate::files::{self, bad_source};
 use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
@@ -112,17 +113,20 @@ impl IngestService {
         }
         bounded("debounce_ms", ask.debounce_ms, DEBOUNCE_MS_MAX, 1)?;
         bounded("reconcile_s", ask.reconcile_s, SECONDS_MAX, 1)?;
+        files::csv_options(&ask.csv.clone().unwrap_or_default())?;
         Reply::of(&WatchOut { watching: self.watches()?.watch(ask)? })
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
-        let FilesIn { dataset, paths, format, pii, bucket } = call.parameters()?;
+        let FilesIn { dataset, paths, format, csv, pii, bucket } = call.parameters()?;
         call.allow_paths()?;
         if paths.is_empty() {
             return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
         }
         let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
-        let read = move |place: &Place, progress: &_, cancel: &_| files::read(&paths, format, place, progress, cancel);
+        let csv = files::csv_options(&csv.unwrap_or_default())?;
+        let how = TextOptions { csv, ..files::by_all_cores() };
+        let read = move |place: &Place, progress: &_, cancel: &_| files::read(&paths, format, &how, place, progress, cancel);
         let job = Job { dataset, bucket, pii: pii.unwrap_or(true), ..Job::default() };
         Reply::of(&IngestOut::Done(self.runs.carry_out(Some(call), job, read).await?))
     }

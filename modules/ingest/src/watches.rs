@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::csv::TextOptions;
 use crate::files;
 use crate::run::{Job, Runs};
 use crate::sink::Place;
@@ -375,10 +376,13 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     let dataset = ask.dataset.as_str();
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
-    let (paths, format) = (ask.paths.clone(), ask.format.clone());
+    let (paths, format, said) = (ask.paths.clone(), ask.format.clone(), ask.csv.clone().unwrap_or_default());
+    // What reads it relies on its columns: they stay as they are while they hold what is there.
+    let now = watches.runs.dataset(dataset).await.ok().flatten();
     let read = move |place: &Place, progress: &_, cancel: &_| {
         let format = Format::of(format.as_deref(), &paths).map_err(files::bad_source)?;
-        files::read(&paths, format, place, progress, cancel)
+        let (csv, kept) = (files::csv_options(&said)?, now.as_ref().and_then(files::columns_of));
+        files::read(&paths, format, &TextOptions { csv, kept, ..files::by_all_cores() }, place, progress, cancel)
     };
     let (bucket, pii) = (ask.bucket.clone(), ask.pii.unwrap_or(true));
     let done = watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read).await;

@@ -131,8 +131,6 @@ fn without_spaces(bytes: &[u8]) -> &[u8] {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sniff {
     pub(super) dialect: Dialect,
-    /// Bytes before the header, or before the first record if there is none.
-    pub(super) skipped: usize,
     /// The names of the columns as they stand there; none if the first record is one of values.
     pub(super) header: Option<Vec<String>>,
     /// How many columns there are.
@@ -267,7 +265,6 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
     let before_place = if dialect.spaced { line_end(text, title) } else { before };
     Some(Sniff {
         dialect,
-        skipped,
         columns: first.len(),
         begins: skipped + if has_header { place(*end) } else { before_place },
         header: has_header.then(|| first.clone()),

@@ -40,18 +40,13 @@ fn fields<'a>(record: &'a ::csv::ByteRecord, text: &'a str) -> impl Iterator<Ite
 impl CsvTable<'_> {
     /// What a field says.
     fn value(&self, field: &str) -> Value {
-        if let Some(nulls) = &self.said.nulls {
-            if nulls.iter().any(|null| null == field) {
-                return Value::Null;
-            }
-            if let value @ (Value::Absent | Value::Text) = Value::of_field(field) {
-                return if value == Value::Absent { Value::Text } else { value };
-            }
-        }
-        match Value::of_field(field) {
-            Value::Null => Value::Null,
+        match (Value::of_field(field), &self.said.nulls) {
+            (Value::Null, _) => Value::Null,
+            (_, Some(nulls)) if nulls.iter().any(|null| null == field) => Value::Null,
             _ if self.said.all_text => Value::Text,
-            value => value,
+            // Only what was said is no value.
+            (Value::Absent, Some(_)) => Value::Text,
+            (value, _) => value,
         }
     }
 
