@@ -72,7 +72,7 @@ pub struct CsvFormat {
     pub header: Option<bool>,
     /// Lines left out before that.
     pub skip: Option<u64>,
-    /// Words for a missing value; unless said, `NA`, `N/A`, `#N/A`, `NULL` and `\\N` among values of another type than text.
+    /// Words for a missing value; unless said, `NA`, `N/A`, `#N/A`, `NULL` and `\N` among values of another type than text.
     pub nulls: Option<Vec<String>>,
     /// `utf-8`, `utf-16le`, `utf-16be` or `windows-1252`.
     pub encoding: Option<String>,

@@ -88,7 +88,7 @@ pub(crate) struct Csv {
     /// CSV: lines left out before the header [default: guessed]
     #[arg(long, value_name = "LINES")]
     skip: Option<u64>,
-    /// CSV: a word for a missing value; may be repeated [default: NA, N/A, #N/A, NULL and \\N, except in columns of text]
+    /// CSV: a word for a missing value; may be repeated [default: NA, N/A, #N/A, NULL and \N, except in columns of text]
     #[arg(long, value_name = "WORD")]
     null: Vec<String>,
     /// CSV: utf-8, utf-16le, utf-16be or windows-1252 [default: guessed]

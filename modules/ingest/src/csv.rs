@@ -1,6 +1,6 @@
 //! CSV: types that hold for every row, at the speed of several cores.
 //!
-//! [`dialect`] tells how a file is written, [`parse`] puts records into columns, and [`crate::passes`] reads what is there once or twice.
+//! `dialect` tells how a file is written, `parse` puts records into columns, and [`crate::passes`] reads what is there once or twice.
 //! Columns of several files meet by name.
 //!
 //! Invariants: memory is bounded by the pieces in flight; a bad record costs itself and is named, one whose quote never closes costs its

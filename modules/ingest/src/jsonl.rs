@@ -1,7 +1,7 @@
 //! JSON into columns: an object a line, or a list of objects, or objects one after the other.
 //!
-//! [`scan`] takes an object apart, [`rows`] puts its values into the columns of their keys, [`layout`] makes lines of what is not written
-//! in lines. Types are those of [`crate::lattice`] and hold for all rows of all files, wherever a type is met first.
+//! `scan` takes an object apart, `rows` puts its values into the columns of their keys, `layout` makes lines of what is not written
+//! in lines. Types are those of `lattice` and hold for all rows of all files, wherever a type is met first.
 //!
 //! Invariants: numbers and texts are what stands there; a line that is no object costs itself and is named by file and line; of a key that
 //! an object has twice the last value is read, which is counted; memory is bounded by the pieces in flight.

@@ -132,6 +132,10 @@ fn plain_name(path: &str) -> &Path {
 
 /// Whether a file begins as a list of objects does, or as several objects, one a line.
 fn is_list(path: &Path) -> bool {
+    // A pipe would wait for whoever writes to it.
+    if !path.metadata().is_ok_and(|meta| meta.is_file()) {
+        return false;
+    }
     let mut beginning = Vec::new();
     let opened = open(path, &CancellationToken::new()).and_then(|file| file.take(LOOKED_BYTES).read_to_end(&mut beginning));
     let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&beginning).trim_ascii_start();

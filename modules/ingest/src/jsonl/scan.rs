@@ -1,7 +1,7 @@
 //! One JSON text as a list of its parts, which is whole and valid before anybody looks at a value of it.
 //!
 //! Invariants: the grammar is RFC 8259's, and NaN and infinities as Python writes them, which are marked; no recursion, so depth is
-//! bounded by [`NESTED_MAX`] and not by a stack; no value is changed, numbers and texts are where they stand.
+//! bounded by `NESTED_MAX` and not by a stack; no value is changed, numbers and texts are where they stand.
 
 use thiserror::Error;
 
