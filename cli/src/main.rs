@@ -342,6 +342,8 @@ enum Ingest {
         /// Read hidden files and what a .gitignore names as well
         #[arg(long)]
         no_ignore: bool,
+        #[command(flatten)]
+        csv: commands::data::Csv,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -362,6 +364,8 @@ enum Ingest {
         /// Read hidden files and what a .gitignore names as well
         #[arg(long)]
         no_ignore: bool,
+        #[command(flatten)]
+        csv: commands::data::Csv,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -498,14 +502,15 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Ingest(Ingest::Postgres { dataset, table }) => {
                 data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output).await
             }
-            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, no_pii, bucket }) => {
+            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, csv, no_pii, bucket }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
-                let ask = FilesIn { dataset, format, pii, bucket, no_ignore, paths: Vec::new() };
+                let ask = FilesIn { dataset, format, csv: csv.format(), pii, bucket, no_ignore, paths: Vec::new() };
                 data::ingest_files(socket, ask, &paths, output).await
             }
-            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, no_pii, bucket, debounce }) => {
+            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, csv, no_pii, bucket, debounce }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
-                let ask = WatchIn { dataset, format, pii, debounce_ms: debounce, bucket, no_ignore, ..WatchIn::default() };
+                let csv = csv.format();
+                let ask = WatchIn { dataset, format, csv, pii, debounce_ms: debounce, bucket, no_ignore, ..WatchIn::default() };
                 data::watch(socket, ask, &paths, output).await
             }
             Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,

@@ -26,7 +26,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     };
     let Ok(format) = Format::of(None, &paths) else { return };
     let progress = tokio::sync::watch::channel(Progress::default()).0;
-    if let Ok(read) = files::read(&paths, format, &place, &progress, &CancellationToken::new()) {
+    if let Ok(read) = files::read(&paths, format, &files::by_all_cores(), &place, &progress, &CancellationToken::new()) {
         for object in &read.objects {
             assert!(std::fs::metadata(object.local()).is_ok_and(|meta| meta.len() == object.bytes));
         }
