@@ -139,12 +139,15 @@ pub(crate) struct Passed<F> {
     fits: bool,
 }
 
-/// Reads all files until the types are those of all rows. `types` gives a table with the types of what was seen, and its schema.
+/// Gives a table with the types of what was seen, and its schema.
+type Typing<'a, T> = dyn FnMut(&T, &<T as Table>::Facts) -> io::Result<(T, SchemaRef)> + 'a;
+
+/// Reads all files until the types are those of all rows.
 pub(crate) fn read<T: Table>(
     input: Input<'_>,
     mut table: T,
     mut schema: SchemaRef,
-    types: &mut dyn FnMut(&T, &T::Facts) -> io::Result<(T, SchemaRef)>,
+    types: &mut Typing<'_, T>,
     (open, take, bad): (&mut Open<'_>, &mut Take<'_>, &mut Quarantine<'_>),
 ) -> io::Result<(Option<T::Facts>, T)> {
     for _ in 0..PASSES_MAX {

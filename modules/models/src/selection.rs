@@ -80,9 +80,8 @@ impl Selection {
     /// [`SelectionError`], which says what there is.
     pub fn of(place: &str, files: &[String], graph: Option<&str>, variant: Option<&str>) -> Result<Self, SelectionError> {
         let graph = graph_of(place, files, graph, variant)?;
-        let beside = |file: &&String| {
-            file.strip_prefix(graph.as_str()).is_some_and(|end| end.starts_with("_data") || end.starts_with(".data"))
-        };
+        let beside =
+            |file: &&String| file.strip_prefix(graph.as_str()).is_some_and(|end| end.starts_with("_data") || end.starts_with(".data"));
         let weights = files.iter().filter(beside).cloned().collect();
         let parts: Vec<String> = files.iter().filter(|file| is_part(file)).cloned().collect();
         if !parts.iter().any(|file| file.ends_with("tokenizer.json")) {

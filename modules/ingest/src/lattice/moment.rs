@@ -38,7 +38,7 @@ impl Stamp {
 
     /// Microseconds since 1970; none if it is finer.
     pub(crate) fn micros(self) -> Option<i64> {
-        if self.nanos % 1000 == 0 { Some(self.seconds * MICROS + i64::from(self.nanos / 1000)) } else { None }
+        if self.nanos.is_multiple_of(1000) { Some(self.seconds * MICROS + i64::from(self.nanos / 1000)) } else { None }
     }
 
     /// Nanoseconds since 1970; none before 1678 and after 2262.
