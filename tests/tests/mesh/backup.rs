@@ -47,7 +47,9 @@ async fn a_backup_under_load_is_a_whole_mesh_at_another_path() {
     ready(&mesh).await;
     for name in ["still", "busy"] {
         ingest(&mesh, name, "first").await;
-        mesh.call("org.brahman.Index.Create", json!({"name": name, "dataset": name, "id_column": "id", "text_column": "text"})).await.expect("created");
+        mesh.call("org.brahman.Index.Create", json!({"name": name, "dataset": name, "id_column": "id", "text_column": "text"}))
+            .await
+            .expect("created");
         mesh.call("org.brahman.Index.Refresh", json!({ "name": name })).await.expect("refreshed");
     }
     let ask = json!({"index": "still", "text": "first 7", "mode": "lexical", "k": 3});
