@@ -311,16 +311,16 @@ impl HttpEngine {
     async fn one_by_one(&self, texts: &[String], truncate: bool, deadline: Deadline) -> Vec<RemoteOutcome> {
         let mut outcomes = Vec::with_capacity(texts.len());
         for text in texts.chunks(1) {
-            outcomes.push(match self.ask(text, false, deadline).await {
-                Ok(answer) => answer.vectors.into_iter().map(|vector| self.sound(vector, None)).next().unwrap_or_else(no_vector),
+            let outcome = match self.ask(text, false, deadline).await {
+                Ok(answer) => answer.vectors.into_iter().next().map_or_else(no_vector, |vector| self.sound(vector, None)),
                 Err(error) if error.is_of_texts() => self.alone(text, error, truncate, deadline).await,
                 Err(error) => {
                     // Whatever comes after would meet the same.
-                    let fault = self.failed(&error);
-                    outcomes.resize(texts.len(), Err(fault));
-                    return outcomes;
+                    outcomes.resize(texts.len(), Err(self.failed(&error)));
+                    break;
                 }
-            });
+            };
+            outcomes.push(outcome);
         }
         outcomes
     }
@@ -336,7 +336,7 @@ impl HttpEngine {
                 let kept = answer.tokens.or(self.record.window).unwrap_or(0);
                 // Of the rest nothing is known but that it is there.
                 let counts = TokenCounts { tokens: kept.saturating_add(1), unknown: 0, is_least: true };
-                answer.vectors.into_iter().map(|vector| self.sound(vector, Some(counts))).next().unwrap_or_else(no_vector)
+                answer.vectors.into_iter().next().map_or_else(no_vector, |vector| self.sound(vector, Some(counts)))
             }
             Err(error) => Err(self.failed(&error)),
         }

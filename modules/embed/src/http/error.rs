@@ -265,8 +265,8 @@ pub enum OpenError {
     },
     /// It answers otherwise than at first.
     #[error(
-        "the model behind the name has changed since {} was written: set BRAHMAN_EMBED_REVISION to another word, so that its vectors are not \
-         mixed with the former ones, and migrate the indexes",
+        "the model behind the name has changed since {} was written: set BRAHMAN_EMBED_REVISION to another word, so that its \
+         vectors are not mixed with the former ones, and migrate the indexes",
         record.display()
     )]
     Changed {

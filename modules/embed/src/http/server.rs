@@ -15,7 +15,7 @@ use super::error::{ANSWER_BYTES_MAX, OpenError, ServerError};
 use super::settings::Settings;
 
 /// Times that a request is sent, and the pauses between, unless the server says when it wants to be asked again.
-pub const ATTEMPTS: u32 = 6;
+pub const ATTEMPTS: u32 = 4;
 const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(200), Duration::from_secs(5));
 /// How long a caller without a deadline waits for a server that wants to be asked again.
 const PATIENCE: Duration = Duration::from_secs(120);
