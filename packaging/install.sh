@@ -3,7 +3,7 @@
 set -euo pipefail
 what=$1 bin=$2 dest=$3 prefix=$4
 cd "$(dirname "$0")"
-programs="brahman brahman-init brahman-broker brahman-catalog brahman-ingest ingest-mock brahman-index index-mock embed-mock embed-real score-mock score-real"
+programs="brahman brahman-init brahman-broker brahman-catalog brahman-ingest ingest-mock brahman-index index-mock embed-http embed-mock embed-real score-mock score-real"
 if [ "$what" = install ]; then
     for program in $programs; do install -D -m 755 "$bin/$program" "$dest$prefix/bin/$program"; done
     for card in cards/*.toml; do install -D -m 644 "$card" "$dest$prefix/share/brahman/$card"; done

@@ -21,6 +21,7 @@ mod models;
 mod modes;
 mod person;
 mod pulls;
+mod remote;
 mod score;
 mod supervision;
 mod survive;
