@@ -178,7 +178,8 @@ impl Client {
             let outcome = match self.attempt(broker, call, &target, &mut held).await {
                 Err(AttemptFailure::Declined(answer)) => {
                     declined.push(target.id.clone());
-                    next = broker.another(call, self.peer, &target, &declined).filter(|_| broker.budget().retry(Instant::now()));
+                    // None of the budget for retries: nothing was done, and each is asked once.
+                    next = broker.another(call, self.peer, &target, &declined);
                     if next.is_some() {
                         // It is well itself.
                         target.note(Outcome::Answered, started.elapsed());

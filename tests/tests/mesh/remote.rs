@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 use std::time::Instant;
 
-use brahman_card::ModuleState;
+use brahman_card::{ModuleRecord, ModuleState};
 use brahman_tests::embed_server::{DIM, EmbedServer, EmbedTrouble, WINDOW, vector};
 use brahman_tests::{Mesh, PATIENCE, Setup, repository, shipped};
 use serde_json::{Value, json};
@@ -130,7 +130,7 @@ async fn what_a_server_does_wrong_harms_no_other_text() {
             times -= 1;
             EmbedTrouble::Status(status, header.clone())
         });
-        good([&format!("g{status}"), &format!("h{status}")]).await;
+        good([format!("g{status}").as_str(), format!("h{status}").as_str()]).await;
     }
     // A number that is none.
     server.always(EmbedTrouble::Null("poison"));
@@ -170,9 +170,11 @@ async fn a_key_is_sent_and_a_wrong_one_is_named_but_not_shown() {
     let mesh = Setup::new(&[shipped("broker")]).with_cards(&cards).context("prod").env("BRAHMAN_SECRETS", secrets.path()).up().await;
     mesh.when_module("embed-right", ModuleState::Ready).await;
     assert!(server.seen().iter().any(|request| request.token.as_deref() == Some(KEY)));
-    for (label, words) in
-        [("embed-wrong", ["[wrong]", "401"]), ("embed-none", ["BRAHMAN_EMBED_TOKEN", "401"]), ("embed-written", ["secret:NAME", "secrets file"])]
-    {
+    for (label, words) in [
+        ("embed-wrong", ["[wrong]", "401"]),
+        ("embed-none", ["BRAHMAN_EMBED_TOKEN", "401"]),
+        ("embed-written", ["secret:NAME", "secrets file"]),
+    ] {
         let reason = mesh.when_module(label, ModuleState::Failed).await.reason.unwrap_or_default();
         assert!(words.iter().all(|word| reason.contains(word)), "{label}: {reason}");
     }
@@ -200,8 +202,8 @@ async fn a_server_that_is_away_leaves_what_is_cached_and_another_takes_over() {
 
     // It starts without its server, as it was known to be.
     mesh.brahman_json(&["restart", "embed-first"]);
-    mesh.when(|modules| modules.iter().any(|m| m.card.label.as_str() == "embed-first" && m.restarts + m.incarnation > 1 && m.state == ModuleState::Ready))
-        .await;
+    let is_back = |m: &ModuleRecord| m.card.label.as_str() == "embed-first" && m.incarnation > 1 && m.state == ModuleState::Ready;
+    mesh.when(|modules| modules.iter().any(is_back)).await;
     assert_eq!(model("kept").await, "one");
     let asked = mesh.brahman_json(&["call", "embed.Info", "--require", "model=one"]);
     assert_eq!(asked["server"]["verified"], false, "{asked}");
@@ -270,7 +272,7 @@ async fn a_servers_model_is_enabled_by_a_command() {
     let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock")]).up().await;
     let cards = mesh.folder.path().join("cards").display().to_string();
     let url = server.url();
-    let enable = ["models", "enable", "--http", &url, "--kind", "openai", "--model", "acme/small", "--cards", &cards];
+    let enable = ["models", "enable", "--http", url.as_str(), "--kind", "openai", "--model", "acme/small", "--cards", cards.as_str()];
     let enabled = mesh.brahman_json(&enable);
     assert_eq!((&enabled["label"], &enabled["model"]), (&json!("embed-small"), &json!("acme/small")));
     mesh.brahman_json(&["reload"]);

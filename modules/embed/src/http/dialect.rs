@@ -275,7 +275,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_placed_is_refused() {
-        let refused = |dialect: Dialect, answer: &Value, texts: usize| dialect.vectors(answer.to_string().as_bytes(), texts).expect_err("refused");
+        let refused =
+            |dialect: Dialect, answer: &Value, texts: usize| dialect.vectors(answer.to_string().as_bytes(), texts).expect_err("refused");
         let twice = json!({ "data": [{ "index": 0, "embedding": [1.0] }, { "index": 0, "embedding": [1.0] }] });
         assert!(matches!(refused(Dialect::OpenAi, &twice, 2), AnswerError::Order { last: 1 }));
         let beyond = json!({ "data": [{ "index": 2, "embedding": [1.0] }, { "index": 0, "embedding": [1.0] }] });

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use brahman_card::Fault;
+use brahman_card::chain;
 use brahman_card::interface::broker::error::ProviderFailed;
 use brahman_card::interface::embed::error::BadOutput;
-use brahman_card::chain;
 use brahman_storage::checked::CheckedError;
 use reqwest::StatusCode;
 use thiserror::Error;
