@@ -1,8 +1,8 @@
 //! The remote engine: a server that somebody else runs, asked over HTTP for the vectors of texts.
 //!
-//! [`dialect`] knows what each kind of server is asked and how it answers, purely; [`settings`] says which server that is, [`error`] why there
-//! is no answer, [`server`] asks, [`probe`] tries it, [`record`] remembers what it was like. This file leads a text past all of them: prompt
-//! → hash → cache → batches → the server → cache and reply.
+//! [`dialect`] knows what each kind of server is asked and how it answers, purely; [`settings`] says which server that is, [`error`] why
+//! there is no answer, [`server`] asks, [`probe`] tries it, [`record`] remembers what it was like. This file leads a text past all of
+//! them: prompt → hash → cache → batches → the server → cache and reply.
 //!
 //! Which model the server runs is its own word, so the fingerprint is of its name and says so. Invariants: nothing that came from a server
 //! whose vectors have changed (another length, another vector of a known text) is kept or given; what is cached is given whatever the
@@ -95,8 +95,8 @@ struct MissingText {
 type RemoteOutcome = Result<(Arc<[f32]>, Option<TokenCounts>), Fault>;
 
 impl HttpEngine {
-    /// Asks the server what it is, tries it, and opens the cache. A server that is away is taken for what it was when it was first asked, if
-    /// that is known; then only what is cached is given until it is back.
+    /// Asks the server what it is, tries it, and opens the cache. A server that is away is taken for what it was when it was first asked,
+    /// if that is known; then only what is cached is given until it is back.
     ///
     /// # Errors
     /// [`OpenError`]: what the server answered, and what was expected.
