@@ -89,7 +89,20 @@ pub(crate) enum Models {
 #[derive(Args, Debug)]
 pub(crate) struct Enable {
     /// Model in the cache
-    name: String,
+    #[arg(required_unless_present = "http")]
+    name: Option<String>,
+    /// Server that has the model instead, such as http://127.0.0.1:11434; it is asked by embed-http
+    #[arg(long, value_name = "URL", requires = "kind", requires = "model", conflicts_with = "name")]
+    http: Option<String>,
+    /// What the server speaks
+    #[arg(long, value_parser = ["openai", "ollama", "tei"], requires = "http")]
+    kind: Option<String>,
+    /// The model's name on the server
+    #[arg(long, value_name = "NAME", requires = "http")]
+    model: Option<String>,
+    /// Entry of the secrets file whose password the server wants as a key
+    #[arg(long, value_name = "NAME", requires = "http")]
+    secret: Option<String>,
     /// Label of the module [default: embed-NAME or rerank-NAME]
     #[arg(long)]
     label: Option<String>,

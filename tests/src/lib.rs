@@ -2,6 +2,7 @@
 //!
 //! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a [`Mesh`] ends it.
 
+pub mod embed_server;
 pub mod hub;
 pub mod made_models;
 pub mod made_pairs;

@@ -28,6 +28,7 @@ mod partial;
 mod person;
 mod pulls;
 mod readme;
+mod remote;
 mod rerank;
 mod schemas;
 mod score;
