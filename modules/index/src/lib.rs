@@ -3,7 +3,7 @@
 //! From the outside in: [`service`] speaks `org.brahman.Index`; [`refresh`] plans what changes, [`chunk`] cuts rows,
 //! [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are committed; [`generation`] is what
 //! answers, [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`]; [`flat_hnsw`] is the engine, [`lexical`] the full-text side,
-//! [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
+//! [`filter`] the language of filters, [`reranker`] has hits ordered anew; [`trials`] measures, [`shadow`] goes on
 //! measuring what was promoted. [`sweep`] decides what may be removed, [`sealed`] are files of JSON with a checksum, [`threads`]
 //! says what becomes of a panic.
 //!
@@ -24,6 +24,7 @@ pub mod partial;
 pub mod pending;
 pub mod program;
 pub mod refresh;
+pub mod reranker;
 pub mod rescue;
 pub mod rows;
 pub mod sealed;

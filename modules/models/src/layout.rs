@@ -1,4 +1,5 @@
-//! An embedding model's folder: every file in it that says how a text becomes a vector, read and made one plan.
+//! An embedding model's folder: every file in it that says how a text becomes a vector, read and made one plan. `pair` does the same for a
+//! cross-encoder's, whose query and text become a score.
 //!
 //! Folders are as sentence-transformers and the hubs have them: an ONNX file (in the folder or in `onnx/`), `tokenizer.json`,
 //! `modules.json` with `1_Pooling` and the like, `config.json`, `config_sentence_transformers.json`, `sentence_bert_config.json`,
@@ -10,6 +11,7 @@
 
 mod folder;
 mod modules;
+mod pair;
 mod plan;
 mod ports;
 mod prompts;
@@ -24,9 +26,10 @@ use serde_json::Value;
 use thiserror::Error;
 
 pub use self::modules::ModuleFlaw;
+pub use self::pair::{PairCut, PairFlaw, PairFolder, PairPlan, is_cross_encoder};
 pub use self::plan::{
-    Activation, Dense, DimError, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode, Precision,
-    Stage, Window,
+    Activation, Dense, DimError, GraphFeed, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode,
+    Precision, Stage, Window,
 };
 pub use self::prompts::{Prompts, TextRole};
 
@@ -205,13 +208,14 @@ pub enum LayoutError {
     },
     /// There are several graphs, and none of the usual name.
     #[error(
-        "several ONNX files in {} and none called model.onnx: {}; name one as BRAHMAN_EMBED_GRAPH in the Card, or as `graph` in \
-         brahman.json",
+        "several ONNX files in {} and none called model.onnx: {}; name one as {variable} in the Card, or as `graph` in brahman.json",
         folder.display(), quoted(names)
     )]
     Graphs {
         /// Model directory.
         folder: PathBuf,
+        /// The variable that may name one.
+        variable: &'static str,
         /// What there is.
         names: Vec<String>,
     },
@@ -257,6 +261,26 @@ pub enum LayoutError {
         /// Why.
         #[source]
         flaw: ModuleFlaw,
+    },
+    /// A file of a cross-encoder is not there.
+    #[error("no cross-encoder at {}: {file} cannot be read", folder.display())]
+    MissingPair {
+        /// Model directory.
+        folder: PathBuf,
+        /// Which file.
+        file: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The graph is no cross-encoder's, or its files do not say how it is one.
+    #[error("{}", file.display())]
+    Pair {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        flaw: PairFlaw,
     },
     /// Nothing says how to pool.
     #[error(
@@ -355,7 +379,7 @@ impl ModelFolder {
         let folder = Folder::open(path)?;
         let manifest = folder.manifest.clone().unwrap_or_default();
         let mut said = Vec::new();
-        let graph_name = graph_name(&folder, overrides, &mut said)?;
+        let graph_name = graph_name(&folder, "BRAHMAN_EMBED_GRAPH", overrides.graph.as_ref(), &mut said)?;
         let graph_file = path.join(&graph_name);
         let (onnx, onnx_sha) = folder.bytes(&graph_name)?;
         let transformer = transformer(&folder)?;
@@ -455,10 +479,15 @@ fn folder_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Which ONNX file is taken.
-fn graph_name(folder: &Folder, overrides: &Overrides, said: &mut Vec<String>) -> Result<String, LayoutError> {
+/// Which ONNX file is taken; `variable` of the environment may name one.
+fn graph_name(
+    folder: &Folder,
+    variable: &'static str,
+    by_environment: Option<&String>,
+    said: &mut Vec<String>,
+) -> Result<String, LayoutError> {
     let by_manifest = folder.manifest.as_ref().and_then(|manifest| manifest.graph.as_ref());
-    let named = [("BRAHMAN_EMBED_GRAPH", overrides.graph.as_ref()), ("brahman.json", by_manifest)];
+    let named = [(variable, by_environment), ("brahman.json", by_manifest)];
     if let Some((place, name)) = named.into_iter().find_map(|(place, name)| Some((place, name?))) {
         if !is_inside(name) {
             return Err(LayoutError::Outside { place: place.to_owned(), name: name.clone() });
@@ -474,7 +503,7 @@ fn graph_name(folder: &Folder, overrides: &Overrides, said: &mut Vec<String>) ->
         // Reading it says that it is not there.
         0 => Ok(GRAPHS[0].to_owned()),
         1 => Ok(names.remove(0)),
-        _ => Err(LayoutError::Graphs { folder: folder.path.clone(), names }),
+        _ => Err(LayoutError::Graphs { folder: folder.path.clone(), variable, names }),
     }
 }
 

@@ -25,6 +25,21 @@ pub struct SearchIn {
     pub exact: Option<bool>,
     /// One a query, up to all cores, unless said.
     pub threads: Option<u64>,
+    /// Model that the index's vectors must be of, by name or fingerprint: of another it is `ModelMismatch`.
+    pub model: Option<String>,
+    /// Have a reranker read the query, which must be in words, beside the foremost hits, and order them by what it says.
+    pub rerank: Option<RerankStep>,
+}
+
+/// How the hits of a search are ordered anew.
+#[wire(request, Eq)]
+pub struct RerankStep {
+    /// Model that must rerank; whichever the context offers first unless said.
+    pub model: Option<String>,
+    /// How many hits are found and reranked, of which the best `k` are answered; 50 unless said, and never fewer than `k`.
+    pub candidates: Option<u64>,
+    /// Answer in the search's own order, and say why, where nobody reranks; else that is an error.
+    pub optional: Option<bool>,
 }
 
 impl SearchIn {
@@ -54,8 +69,45 @@ pub struct Hit {
     /// Its first line there, from 1.
     pub line: u64,
     pub text: String,
-    /// What the hits are ordered by: the cosine, BM25, or the sum of reciprocal ranks.
+    /// What the hits are ordered by: the cosine, BM25, the sum of reciprocal ranks, or what the reranker says.
     pub score: f32,
+    /// The score by which a hit was found that was then reranked.
+    pub search_score: Option<f32>,
+}
+
+/// A hit that the reranker gave no score, and that is therefore not among the hits.
+#[wire(Eq)]
+pub struct UnrankedHit {
+    pub doc_id: String,
+    pub chunk: u64,
+    /// Name of the error.
+    pub error: String,
+    pub message: String,
+}
+
+/// What became of the wish to have hits reranked.
+#[wire(Eq)]
+pub struct RerankReport {
+    /// Whether the hits are in the reranker's order.
+    pub done: bool,
+    /// How many hits it was given.
+    pub candidates: u64,
+    /// Absent if nothing was reranked, as `fingerprint` and `sigmoid` are.
+    pub model: Option<String>,
+    pub fingerprint: Option<String>,
+    /// Label of the module that reranked.
+    pub provider: Option<String>,
+    /// Whether scores are between 0 and 1.
+    pub sigmoid: Option<bool>,
+    /// Whether the scores were made up by a mock; absent if they were not.
+    pub mock: Option<bool>,
+    /// How many hits were not read whole.
+    pub truncated: u64,
+    /// Absent if every candidate has a score.
+    pub failed: Option<Vec<UnrankedHit>>,
+    /// Name of the error because of which nothing was reranked, and its message.
+    pub error: Option<String>,
+    pub message: Option<String>,
 }
 
 /// Where the time went, in microseconds.
@@ -71,6 +123,8 @@ pub struct Elapsed {
     pub fetch: u64,
     /// The whole call in the module.
     pub total: u64,
+    /// Waiting for the reranker; absent if nobody asked for one.
+    pub rerank: Option<u64>,
 }
 
 #[wire]
@@ -101,6 +155,8 @@ pub struct SearchOut {
     pub embedded: Option<u64>,
     /// Of a partial answer: all chunks that the refresh embeds.
     pub to_embed: Option<u64>,
+    /// Absent if nobody asked for it.
+    pub reranked: Option<RerankReport>,
 }
 
 #[wire]
