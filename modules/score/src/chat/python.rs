@@ -113,13 +113,10 @@ pub(super) fn tojson(value: &Value, ascii: Option<Value>, options: Kwargs) -> Re
     let separators: Option<Value> = options.get("separators")?;
     let sorted: Option<bool> = options.get("sort_keys")?;
     options.assert_all_used()?;
-    let indent = match indent.filter(|indent| !indent.is_none()) {
-        None => None,
-        Some(indent) => Some(match indent.as_str() {
-            Some(text) => text.to_owned(),
-            None => " ".repeat(usize::try_from(indent).unwrap_or(0).min(DEPTH_MAX)),
-        }),
-    };
+    let indent = indent.filter(|indent| !indent.is_none()).map(|indent| match indent.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(usize::try_from(indent.clone()).unwrap_or(0).min(DEPTH_MAX)),
+    });
     // A comma at a line's end has no space behind it.
     let (mut between, mut after_key) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
     if let Some(separators) = separators.filter(|separators| !separators.is_none()) {

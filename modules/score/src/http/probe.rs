@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::dialect::Dialect;
 use super::{Asking, ProbeError, Server, TEMPERATURE};
 use crate::conversation::{Layout, script};
-use crate::engine::{Engine, Scores, Sequence, Stop};
+use crate::engine::{Scores, Sequence, Stop};
 
 /// Two answers for the same tokens may differ by so much: half precision, and batches of other sizes.
 const TOLERANCE: f64 = 0.1;

@@ -270,7 +270,7 @@ mod tests {
         let (folder, engine, stop) = (tempfile::tempdir().expect("a folder"), Words::default(), Stop::default());
         let kept = crate::kept::ResultStore::open(folder.path(), 1 << 20);
         let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
-        let template = crate::conversation::default_template();
+        let layout = Layout::plain();
         let ask = Ask { conversation, layout, groups: Vec::new(), top: 0, approximate: Some(1), fresh: true, started: Instant::now() };
         assert!(in_text(&ask.conversation, &engine).conversation[1].text.as_deref().is_some_and(|text| text.starts_with("w30 w31 ")));
         let removals = (0..2).map(|m| Removal { memories: vec![m], responses: vec![0] }).collect();
