@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arrow_array::cast::AsArray as _;
@@ -12,13 +12,14 @@ use brahman_sidecar::bulk::{BulkStream, Frame};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Connection};
 use fastembed::{InitOptionsUserDefined, Pooling, TextEmbedding, TokenizerFiles, UserDefinedEmbeddingModel};
+use ort::environment::Environment;
 use serde_json::{Value, json};
 
 use crate::mesh::Mesh;
 use crate::{head, percentiles, row};
 
 /// Texts of 20 to 200 words from real words, the same on every machine.
-fn texts(n: usize, salt: u64) -> Vec<String> {
+pub(crate) fn texts(n: usize, salt: u64) -> Vec<String> {
     let vocabulary: Vec<&str> = include_str!("../../README.md").split(|c: char| !c.is_alphabetic()).filter(|w| w.len() > 2).collect();
     let mut state = 0x9e37_79b9_u64 ^ salt;
     let mut next = |n: usize| {
@@ -117,8 +118,15 @@ async fn ours(bin: &Path, cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f6
     (vectors, rate)
 }
 
+/// ONNX Runtime's environment, of which a process has one.
+pub(crate) fn environment(cache: &Path) -> Environment {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    let open = || ort::init_from(cache.join("onnxruntime/libonnxruntime.so")).unwrap().build().unwrap();
+    ENVIRONMENT.get_or_init(open).clone()
+}
+
 fn fastembed_rust(cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f64) {
-    let environment = ort::init_from(cache.join("onnxruntime/libonnxruntime.so")).unwrap().build().unwrap();
+    let environment = environment(cache);
     let folder = cache.join("models/all-MiniLM-L6-v2");
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let files = TokenizerFiles {

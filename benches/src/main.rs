@@ -1,6 +1,6 @@
 //! `brahman-bench`: the figures of the mesh, each as a ratio against a named peer measured in the same run.
 //!
-//! Usage: brahman-bench BINARIES [mesh|embed|index|index-mesh|ingest|pii|score]… . Figures inform; they never decide a test.
+//! Usage: brahman-bench BINARIES [mesh|embed|rerank|index|index-mesh|ingest|pii|score]… . Figures inform; they never decide a test.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and stops at the first surprise")]
 
@@ -10,13 +10,15 @@ mod ingest;
 mod mesh;
 mod nginx;
 mod pii;
+mod rerank;
 mod score;
 
 use std::path::PathBuf;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let bin = PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|index|index-mesh|ingest|pii|score]…"));
+    let bin =
+        PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|rerank|index|index-mesh|ingest|pii|score]…"));
     let parts: Vec<String> = arguments.collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -26,6 +28,9 @@ fn main() {
         }
         if wanted("embed") {
             embed::run(&bin).await;
+        }
+        if wanted("rerank") {
+            rerank::run(&bin).await;
         }
         // Minutes of building and embedding: only when asked for.
         if parts.iter().any(|p| p == "index") {

@@ -40,13 +40,26 @@ impl Mesh {
 
     /// A mesh whose state is prepared first.
     pub(crate) fn up_with(bin: &Path, cards: &[&str], context: &str, cache: &Path, prepare: impl FnOnce(&Path)) -> Self {
+        Self::up_edited(bin, cards, context, cache, prepare, |_, text| text)
+    }
+
+    /// The same with Cards that `edit` gives for the shipped ones.
+    pub(crate) fn up_edited(
+        bin: &Path,
+        cards: &[&str],
+        context: &str,
+        cache: &Path,
+        prepare: impl FnOnce(&Path),
+        edit: impl Fn(&str, String) -> String,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         prepare(&folder.path().join("state"));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("packaging/cards");
         std::fs::create_dir(folder.path().join("cards")).unwrap();
         for card in cards {
             let name = format!("{card}.toml");
-            std::fs::copy(source.join(&name), folder.path().join("cards").join(&name)).unwrap();
+            let text = std::fs::read_to_string(source.join(&name)).unwrap();
+            std::fs::write(folder.path().join("cards").join(&name), edit(card, text)).unwrap();
         }
         let started = Instant::now();
         // A bench that is killed must leave nothing behind: what is left works on beside the next one, and spoils its figures.

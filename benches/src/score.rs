@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use brahman_score::ablation::{Ablation, whole, without};
-use brahman_score::conversation::{Script, default_template, script};
+use brahman_score::conversation::{Layout, Script, script};
 use brahman_score::engine::{Engine, Stop};
 use brahman_score::mock::Mock;
 use brahman_score::onnx::{Model, Settings};
@@ -28,7 +28,7 @@ const SCREENED_KEPT: u64 = 8;
 const BUDGET_MIB: u64 = 256;
 
 fn parsed(made: &Planted, engine: &dyn Engine) -> Script {
-    script(&serde_json::from_value(made.conversation.clone()).unwrap(), &default_template(), engine).unwrap()
+    script(&serde_json::from_value(made.conversation.clone()).unwrap(), &Layout::plain(), engine).unwrap()
 }
 
 /// The baseline, and one ablation a memory.

@@ -218,6 +218,25 @@ impl Broker {
         }
     }
 
+    /// Who else may answer a call that a provider has declined: the next one that is ready, is of the same kind (what a real one cannot
+    /// answer is not made up by a mock), and has not declined it, too.
+    pub(crate) fn another(&self, call: &Outgoing, peer: Peer, from: &Target, declined: &[String]) -> Option<Arc<Target>> {
+        let table = Arc::clone(&self.table.borrow());
+        let context = call.context.as_deref().or(table.context.as_deref());
+        let found = self.route(&table, &call.interface, context, call.require.as_ref(), peer);
+        let may = |target: &&Arc<Target>| {
+            !declined.contains(&target.id)
+                && target.mock == from.mock
+                && (target.for_group || self.administers(peer.uid))
+                && target.provider.as_ref().is_none_or(|provider| allows(provider))
+        };
+        let chosen = Arc::clone(found.targets.iter().find(may)?);
+        if let Some(provider) = &chosen.provider {
+            provider.health().begin(Instant::now());
+        }
+        Some(chosen)
+    }
+
     /// What became of a provider that hung up, by init's word, which takes a moment.
     pub(crate) async fn fate(&self, target: &Target) -> Fate {
         if target.provider.is_none() {

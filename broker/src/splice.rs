@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use brahman_card::interface::broker::error::Overloaded;
+use brahman_card::interface::broker::error::{Overloaded, ProviderFailed};
 use brahman_card::interface::{self, WireError};
 use brahman_card::wire::KEY_MOCK;
 use brahman_card::wire::fault::Fault;
@@ -168,12 +168,28 @@ impl Client {
         broker.budget().called(Instant::now());
         broker.quarantine.check(|| call.fingerprint())?;
         let mut avoid: Option<String> = None;
+        // Those that have said that they cannot, and who is asked in their place.
+        let (mut declined, mut next): (Vec<String>, Option<Arc<Target>>) = (Vec::new(), None);
         loop {
             let alone = deaths > 0 || kills >= KILLS_SHARED;
-            let (target, mut held) = self.reach(broker, call, avoid.as_deref(), wait_until, alone).await?;
+            let (target, mut held) = self.reach(broker, call, avoid.as_deref(), next.take(), wait_until, alone).await?;
             let is_alone = target.provider.as_ref().is_some_and(|provider| provider.load() == 1);
             let started = Instant::now();
-            let outcome = self.attempt(broker, call, &target, &mut held).await;
+            let outcome = match self.attempt(broker, call, &target, &mut held).await {
+                Err(AttemptFailure::Declined(answer)) => {
+                    declined.push(target.id.clone());
+                    // None of the budget for retries: nothing was done, and each is asked once.
+                    next = broker.another(call, self.peer, &target, &declined);
+                    if next.is_some() {
+                        // It is well itself.
+                        target.note(Outcome::Answered, started.elapsed());
+                        continue;
+                    }
+                    let passed_on = self.pass_on(call, &target, &mut held, &answer, started).await;
+                    passed_on.map(|()| After::Next).map_err(|error| AttemptFailure::Stop(Stop::Io(error)))
+                }
+                other => other,
+            };
             let was_alone = held.turn.as_ref().is_some_and(Turn::is_alone);
             // What kills does so in a call's first moments; whoever ends later may have ended for any reason.
             let at_once = held.turn.as_ref().is_some_and(Turn::lasts);
@@ -188,6 +204,7 @@ impl Client {
                 Err(AttemptFailure::Unreached(why)) => (true, true, why),
                 Err(AttemptFailure::Unread(why)) => (false, true, why),
                 Err(AttemptFailure::Lost(why)) => (false, false, why),
+                Err(AttemptFailure::Declined(_)) => unreachable!("its answer was passed on, or another provider is asked"),
             };
             // The beginning of a long one may have been read, and have done the harm.
             let is_innocent = is_unread && call.len() <= SHORT_BYTES;
@@ -237,16 +254,20 @@ impl Client {
         }
     }
 
-    /// Waits for a provider, for a place with it, and for the call's first moments there.
+    /// Waits for a provider, unless it is known who comes next, for a place with it, and for the call's first moments there.
     async fn reach(
         &mut self,
         broker: &Arc<Broker>,
         call: &Outgoing,
         avoid: Option<&str>,
+        next: Option<Arc<Target>>,
         until: Instant,
         alone: bool,
     ) -> Result<(Arc<Target>, Attempt), Stop> {
-        let target = self.attend(until, broker.find(call, self.peer, avoid, until)).await??;
+        let target = match next {
+            Some(target) => target,
+            None => self.attend(until, broker.find(call, self.peer, avoid, until)).await??,
+        };
         let place = match &target.provider {
             Some(provider) if !call.is_endless() => Some(self.attend(until, provider.admit(self.peer.uid)).await??),
             _ => None,
@@ -289,6 +310,12 @@ impl Client {
                     // Whoever was told no number can give none back.
                     if answer.number.is_some_and(|of| of != number || !target.wants_uid) || answer.continues && !call.more {
                         return Err(AttemptFailure::Lost("answered a call that was not made".into()));
+                    }
+                    if declines(call, target, held, &answer) {
+                        if answer.number.is_some() {
+                            target.keep(backend);
+                        }
+                        return Err(AttemptFailure::Declined(answer));
                     }
                     self.pass_on(call, target, held, &answer, started).await.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
                     if call.upgrade && answer.error.is_none() && !answer.continues {
@@ -478,6 +505,8 @@ enum AttemptFailure {
     Unread(String),
     /// The provider ended with the call in its hands, or answered what cannot be passed on.
     Lost(String),
+    /// It answered that it cannot, and somebody else may.
+    Declined(Answer),
     /// It is over.
     Stop(Stop),
 }
@@ -493,6 +522,14 @@ impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
+}
+
+/// Whether a provider says that what it depends on has failed, of a call that may be made again: then another provider is asked.
+fn declines(call: &Outgoing, target: &Target, held: &Attempt, answer: &Answer) -> bool {
+    answer.error.as_deref() == Some(ProviderFailed::NAME)
+        && !held.passed_on
+        && !call.upgrade
+        && target.idempotent(&call.interface, &call.method)
 }
 
 fn late(call: &Outgoing, target: &Target) -> AttemptFailure {

@@ -201,6 +201,7 @@ pub mod embed;
 pub mod index;
 pub mod ingest;
 pub mod init;
+pub mod rerank;
 pub mod score;
 pub mod service;
 pub mod storage;
@@ -216,6 +217,7 @@ pub const ALL: &[&Interface] = &[
     &catalog::INTERFACE,
     &storage::INTERFACE,
     &score::INTERFACE,
+    &rerank::INTERFACE,
 ];
 
 /// How long a call takes at most, in seconds, if its caller does not say and wants one answer.

@@ -13,6 +13,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod mesh;
 mod plot;
+pub(crate) mod rerank;
 pub(crate) mod score;
 
 use std::io::Read as _;

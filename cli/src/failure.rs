@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use brahman_card::Fault;
-use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, score, service, storage};
+use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, rerank, score, service, storage};
+use brahman_models::install::InstallError;
 use brahman_sidecar::{ClientError, place};
 use serde_json::Value;
 
@@ -154,6 +155,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         | ingest::error::BadSource::NAME
         | ingest::error::NothingToRead::NAME
         | storage::error::TooLarge::NAME
+        | rerank::error::PairTooLong::NAME
         | score::error::ContextTooLong::NAME
         | score::error::NoSuchToken::NAME
         | score::error::FileUnreadable::NAME => (ExitStatus::BadInput, None),
@@ -190,6 +192,14 @@ impl Failure {
         if let Some(interruption) = error.downcast_ref::<Interruption>() {
             let (name, hint) = (broker::error::ProviderFailed::NAME.to_owned(), interruption.hint().to_owned());
             return Self { name: Some(name), hint: Some(hint), ..plain(ExitStatus::Failed) };
+        }
+        if let Some(error) = error.downcast_ref::<InstallError>() {
+            return plain(match error {
+                error if error.is_absence() => ExitStatus::NotFound,
+                error if error.is_transient() => ExitStatus::TryAgain,
+                error if error.is_bad_input() => ExitStatus::BadInput,
+                _ => ExitStatus::Failed,
+            });
         }
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::Connect { path, .. }) => {
@@ -258,6 +268,7 @@ mod tests {
             (fault(&service::error::InvalidParameter { parameter: name() }), 6),
             (fault(&ingest::error::BadSource { source: name() }), 6),
             (fault(&storage::error::TooLarge { name: None, size: 2, max: 1 }), 6),
+            (fault(&rerank::error::PairTooLong { index: 0, tokens: 9, max_tokens: 8 }), 6),
             (ClientError::Connect { path: "/none".into(), source: std::io::ErrorKind::NotFound.into() }, 3),
             (ClientError::Closed { path: "/none".into() }, 1),
             (ClientError::Protocol(ReplyError::Parameters(serde_json::from_str::<u8>("x").expect_err("no number"))), 1),
@@ -266,6 +277,11 @@ mod tests {
             assert_eq!(code(error), expected, "{words}");
         }
         assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name()))), (6, 4, 1));
+        let models = std::path::PathBuf::from("/none");
+        assert_eq!(code(InstallError::NoModel { name: name(), models: models.clone() }), 4);
+        let limited = brahman_models::hub::HubError::Limited { url: name(), after: None };
+        assert_eq!(code(InstallError::from(limited)), 5);
+        assert_eq!(code(InstallError::Taken { name: name(), path: models, of: name() }), 6);
         let read = std::fs::read("/no/such/file").context(BadInput(name())).expect_err("it is not there");
         assert_eq!(code(read), 6, "a cause underneath changes nothing");
     }

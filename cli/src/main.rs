@@ -91,6 +91,8 @@ enum Command {
     },
     /// Embed texts or a file
     Embed(Embed),
+    /// Order texts by how well they answer a query
+    Rerank(commands::rerank::Rerank),
     /// Read files, folders and tables into datasets
     #[command(subcommand)]
     Ingest(Ingest),
@@ -134,9 +136,9 @@ enum Command {
     /// Measure which memories a model's answers depend on
     #[command(subcommand)]
     Score(commands::score::Score),
-    /// Fetch, check and list models on this machine
+    /// Find, fetch, check, serve and list models on this machine
     #[command(subcommand)]
-    Models(Models),
+    Models(models::Models),
     /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
     Logs(commands::logs::Logs),
     /// Show what each part of the state and the cache takes on the disk
@@ -213,6 +215,9 @@ struct Call {
     /// Give up after this many milliseconds
     #[arg(long, value_name = "MS")]
     deadline: Option<u64>,
+    /// Attribute the provider must have, NAME=VALUE, such as model=bge-small-en-v1.5
+    #[arg(long, value_name = "NAME=VALUE")]
+    require: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -337,6 +342,8 @@ enum Ingest {
         /// Read hidden files and what a .gitignore names as well
         #[arg(long)]
         no_ignore: bool,
+        #[command(flatten)]
+        csv: commands::data::Csv,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -357,6 +364,8 @@ enum Ingest {
         /// Read hidden files and what a .gitignore names as well
         #[arg(long)]
         no_ignore: bool,
+        #[command(flatten)]
+        csv: commands::data::Csv,
         /// Do not look for personal data
         #[arg(long)]
         no_pii: bool,
@@ -388,23 +397,6 @@ enum Ingest {
         #[command(flatten)]
         table: commands::data::Table,
     },
-}
-
-#[derive(Subcommand, Debug)]
-enum Models {
-    /// Fetch all-MiniLM-L6-v2 and ONNX Runtime, verify them, and convert the model
-    Pull {
-        /// Fetch them again even if they are present
-        #[arg(long)]
-        force: bool,
-    },
-    /// Check whether the model in a folder can be used, and say how: by embed-real, or by score-real if it is a language model
-    Check {
-        /// Folder with the model's files, such as model.onnx, tokenizer.json and config.json
-        folder: PathBuf,
-    },
-    /// List the models in the cache
-    List,
 }
 
 #[derive(Args, Debug)]
@@ -475,16 +467,14 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, index, lifecycle, logs, mesh, score};
+    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, index, lifecycle, logs, mesh, rerank, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket, output),
         Command::Check { paths } => return mesh::check(&paths, socket, output),
         Command::Restore(ask) => return backup::restore(&ask, output),
         Command::Disk(ask) => return disk::disk(socket, &ask, output),
-        Command::Models(Models::Pull { force }) => return models::pull(&brahman_sidecar::place::cache_dir(), force, output),
-        Command::Models(Models::Check { folder }) => return models::check(&folder, output),
-        Command::Models(Models::List) => return models::list(&brahman_sidecar::place::cache_dir(), output),
+        Command::Models(command) => return models::run(command, output),
         other => other,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -505,20 +495,22 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Call(call) => flows::call(socket, &call, output).await,
             Command::Introspect { interface } => flows::introspect(socket, interface.as_deref(), output).await,
             Command::Embed(embed) => embed::embed(socket, &embed, output).await,
+            Command::Rerank(rerank) => rerank::rerank(socket, rerank, output).await,
             Command::Ingest(Ingest::Mysql { dataset, table }) => {
                 data::ingest_table::<ingest::method::Mysql>(socket, dataset, table, output).await
             }
             Command::Ingest(Ingest::Postgres { dataset, table }) => {
                 data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output).await
             }
-            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, no_pii, bucket }) => {
+            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, csv, no_pii, bucket }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
-                let ask = FilesIn { dataset, format, pii, bucket, no_ignore, paths: Vec::new() };
+                let ask = FilesIn { dataset, format, csv: csv.format(), pii, bucket, no_ignore, paths: Vec::new() };
                 data::ingest_files(socket, ask, &paths, output).await
             }
-            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, no_pii, bucket, debounce }) => {
+            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, csv, no_pii, bucket, debounce }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
-                let ask = WatchIn { dataset, format, pii, debounce_ms: debounce, bucket, no_ignore, ..WatchIn::default() };
+                let csv = csv.format();
+                let ask = WatchIn { dataset, format, csv, pii, debounce_ms: debounce, bucket, no_ignore, ..WatchIn::default() };
                 data::watch(socket, ask, &paths, output).await
             }
             Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,

@@ -1,43 +1,141 @@
 //! `brahman models`: what a person sees of the models library. What is fetched, checked and converted there is only shown here.
 
-use std::path::Path;
+mod cards;
+
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
 use brahman_models::catalogue::{self, NAME};
-use brahman_models::fetch::Progress;
-use brahman_models::layout::is_language_model;
+use brahman_models::fetch::{Listener, Progress};
+use brahman_models::hub::{Hub, HubSettings, ModelRequest, Repository, RequestError};
+use brahman_models::install::{self, BroughtModel, InstallOptions};
+use brahman_models::layout::{is_cross_encoder, is_language_model};
+use brahman_models::manifest::ModelKind;
+use brahman_models::published::{self, PublishedModel};
 use brahman_models::{manifest, pull};
+use brahman_sidecar::place;
+use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
+use serde_json::json;
 
 use crate::commands::sibling;
-use crate::failure::BadInput;
-use crate::output::Output;
+use crate::failure::{BadInput, NotFound, Unsound};
+use crate::output::{Output, bytes};
 
-/// `brahman models check`: the module itself tries the model, with the library and the device that it would use: the scorer a language
-/// model, the embedder any other.
-pub(crate) fn check(folder: &Path, output: &Output) -> anyhow::Result<()> {
-    let program = sibling(if is_language_model(folder) { "score-real" } else { "embed-real" });
-    let out = Command::new(&program)
-        .arg("check")
-        .arg(folder)
-        .output()
-        .with_context(|| format!("cannot start {}; it belongs beside `brahman` or in PATH", program.display()))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if !out.status.success() {
-        return Err(BadInput(text(&out.stderr)).into());
-    }
-    let found = text(&out.stdout);
-    if output.json() {
-        output.print_json(&serde_json::json!({ "path": folder, "usable": true, "found": found }));
-    } else {
-        output.line(&found);
-    }
-    Ok(())
+#[derive(Subcommand, Debug)]
+pub(crate) enum Models {
+    /// List the models that can be pulled by name, or those of which each WORD is said
+    Search {
+        /// Words, such as bge, multilingual, reranker, int8
+        words: Vec<String>,
+    },
+    /// Fetch a model and verify it; without NAME all-MiniLM-L6-v2 and ONNX Runtime
+    Pull {
+        /// NAME or NAME:VARIANT of those that `search` lists, or OWNER/NAME[@REVISION][:VARIANT], a repository of the Hugging Face hub
+        #[arg(value_name = "NAME")]
+        model: Option<String>,
+        /// Name by which it is to be known here [default: its own]
+        #[arg(long = "name", value_name = "NAME", requires = "model")]
+        known_as: Option<String>,
+        /// Fetch it again even if it is present, and at its newest revision
+        #[arg(long)]
+        force: bool,
+    },
+    /// Copy a model's folder into the cache, so that it is known by name
+    Add {
+        /// Folder with the model's files
+        folder: PathBuf,
+        /// Name by which it is to be known [default: the folder's]
+        #[arg(long)]
+        name: Option<String>,
+        /// Replace a model of that name
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the models in the cache
+    List {
+        /// List those that can be pulled by name instead
+        #[arg(long)]
+        available: bool,
+    },
+    /// Remove a model from the cache
+    Remove {
+        /// Model
+        name: String,
+        /// Remove its repository from the hub's cache, too, which other programs share
+        #[arg(long)]
+        hub_cache: bool,
+    },
+    /// Check whether a model can be used, and say how: by embed-real, by rerank-real if it is a cross-encoder, or by score-real if it is a
+    /// language model
+    Check {
+        /// Folder with the model's files, such as model.onnx, tokenizer.json and config.json; or a model in the cache
+        #[arg(value_name = "DIR|NAME")]
+        model: PathBuf,
+    },
+    /// Write a Card that serves a model beside the others; `brahman reload` starts it
+    Enable(Enable),
+    /// Remove the Cards that `enable` wrote for a model; `brahman reload` stops it
+    Disable {
+        /// Model, or the Card's label
+        name: String,
+        /// Folder of Cards
+        #[arg(long, env = "BRAHMAN_CARDS")]
+        cards: Option<PathBuf>,
+    },
 }
 
-/// `brahman models pull`
-pub(crate) fn pull(cache: &Path, force: bool, output: &Output) -> anyhow::Result<()> {
+#[derive(Args, Debug)]
+pub(crate) struct Enable {
+    /// Model in the cache
+    #[arg(required_unless_present = "http")]
+    name: Option<String>,
+    /// Server that has the model instead, such as http://127.0.0.1:11434; it is asked by embed-http
+    #[arg(long, value_name = "URL", requires = "kind", requires = "model", conflicts_with = "name")]
+    http: Option<String>,
+    /// What the server speaks
+    #[arg(long, value_parser = ["openai", "ollama", "tei"], requires = "http")]
+    kind: Option<String>,
+    /// The model's name on the server
+    #[arg(long, value_name = "NAME", requires = "http")]
+    model: Option<String>,
+    /// Entry of the secrets file whose password the server wants as a key
+    #[arg(long, value_name = "NAME", requires = "http")]
+    secret: Option<String>,
+    /// Label of the module [default: embed-NAME or rerank-NAME]
+    #[arg(long)]
+    label: Option<String>,
+    /// Rank in context prod, above 1 before the default model: which model answers calls that name none
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    priority: i64,
+    /// Folder of Cards
+    #[arg(long, env = "BRAHMAN_CARDS")]
+    cards: Option<PathBuf>,
+}
+
+pub(crate) fn run(command: Models, output: &Output) -> anyhow::Result<()> {
+    let cache = place::cache_dir();
+    match command {
+        Models::Search { words } => search(&words, &cache, output),
+        Models::Pull { model: None, force, .. } => pull_default(&cache, force, output),
+        Models::Pull { model: Some(model), known_as, force } => pull_named(&model, known_as.as_deref(), &cache, force, output),
+        Models::Add { folder, name, force } => {
+            let options = InstallOptions { cache: &cache, name: name.as_deref(), force };
+            let added = told(output, |tell| install::add(&folder, options, tell))?;
+            show("added", &added, output)
+        }
+        Models::List { available: true } => search(&[], &cache, output),
+        Models::List { available: false } => list(&cache, output),
+        Models::Remove { name, hub_cache } => remove(&name, hub_cache, &cache, output),
+        Models::Check { model } => check(&model, &cache, output),
+        Models::Enable(enable) => cards::enable(&enable, &cache, output),
+        Models::Disable { name, cards } => cards::disable(&name, cards.as_deref(), output),
+    }
+}
+
+/// Work that says how far it is, with its bars.
+fn told<T>(output: &Output, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
     let mut bar: Option<ProgressBar> = None;
     let mut show = |progress: Progress<'_>| match progress {
         Progress::Begin { what, bytes: Some(length) } => bar = Some(output.bytes_bar(what, length)),
@@ -46,10 +144,51 @@ pub(crate) fn pull(cache: &Path, force: bool, output: &Output) -> anyhow::Result
         Progress::End => bar.take().iter().for_each(ProgressBar::finish_and_clear),
         Progress::Note(text) => output.note(text),
     };
-    let library = pull::library(cache, force, &mut show)?;
-    let model = pull::model(cache, force, &mut show)?;
+    work(&mut show)
+}
+
+/// The module itself tries the model, with the library and the device that it would use.
+fn check(model: &Path, cache: &Path, output: &Output) -> anyhow::Result<()> {
+    let folder = if model.exists() {
+        model.to_owned()
+    } else if model.components().count() > 1 {
+        return Err(NotFound(format!("{} does not exist: expected a model's folder, or a model in the cache", model.display())).into());
+    } else {
+        install::find(&model.to_string_lossy(), cache)?.0
+    };
+    let program = sibling(if install::is_reranker(&folder) || is_cross_encoder(&folder) {
+        "rerank-real"
+    } else if is_language_model(&folder) {
+        "score-real"
+    } else {
+        "embed-real"
+    });
+    let out = Command::new(&program)
+        .arg("check")
+        .arg(&folder)
+        .output()
+        .with_context(|| format!("cannot start {}; it belongs beside `brahman` or in PATH", program.display()))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if !out.status.success() {
+        return Err(BadInput(text(&out.stderr)).into());
+    }
+    let found = text(&out.stdout);
     if output.json() {
-        output.print_json(&serde_json::json!({ "library": library, "model": model }));
+        output.print_json(&json!({ "path": folder, "usable": true, "found": found }));
+    } else {
+        output.text(&found);
+    }
+    Ok(())
+}
+
+/// `brahman models pull`, with no name.
+fn pull_default(cache: &Path, force: bool, output: &Output) -> anyhow::Result<()> {
+    let (library, model) = told(output, |tell| -> Result<_, pull::PullError> {
+        let library = pull::library(cache, force, tell)?;
+        Ok((library, pull::model(cache, force, tell)?))
+    })?;
+    if output.json() {
+        output.print_json(&json!({ "library": library, "model": model }));
     } else {
         output.line(&format!("library  {}", library.display()));
         output.line(&format!("model    {}", model.display()));
@@ -57,19 +196,132 @@ pub(crate) fn pull(cache: &Path, force: bool, output: &Output) -> anyhow::Result
     Ok(())
 }
 
-/// `brahman models list`
-pub(crate) fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
+fn pull_named(model: &str, known_as: Option<&str>, cache: &Path, force: bool, output: &Output) -> anyhow::Result<()> {
+    // The default model is made of its weights and has its name for itself.
+    if model.eq_ignore_ascii_case(NAME) && known_as.is_none() {
+        return pull_default(cache, force, output);
+    }
+    let request: ModelRequest = model.parse().map_err(|error: RequestError| BadInput(error.to_string()))?;
+    let hub = Hub::new(HubSettings::from_env(cache));
+    let options = InstallOptions { cache, name: known_as, force };
+    let brought = told(output, |tell| install::pull(&request, &hub, options, tell))?;
+    let has_library = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| !path.is_empty()) || catalogue::library(cache).is_file();
+    if !has_library {
+        output.note("ONNX Runtime, which runs models, is not here yet: `brahman models pull` fetches it");
+    }
+    for card in cards::enabled(&place::cards::own_folder(None)).iter().filter(|card| card.model == brought.name && brought.fetched > 0) {
+        output.note(&format!("`brahman restart {}` serves what has come", card.label));
+    }
+    show(if brought.fetched > 0 { "pulled" } else { "present" }, &brought, output)
+}
+
+/// What was brought. That it cannot be served as it is is an error.
+fn show(done: &str, model: &BroughtModel, output: &Output) -> anyhow::Result<()> {
+    if output.json() {
+        output.print_json(&json!({
+            "name": model.name, "path": model.path, "kind": model.kind.name(), "repository": model.repository, "revision": model.revision,
+            "files": model.files, "bytes": model.bytes, "fetched": model.fetched, "refusal": model.refusal,
+        }));
+    } else {
+        let from = match (&model.repository, &model.revision) {
+            (Some(repository), Some(revision)) => format!(", {repository} at {}", &revision[..12.min(revision.len())]),
+            _ => String::new(),
+        };
+        let came = if model.fetched > 0 { format!(", {} fetched", bytes(model.fetched)) } else { String::new() };
+        let kind = match model.kind {
+            ModelKind::Embedding => "an embedding model",
+            ModelKind::Reranker => "a reranker",
+        };
+        let (name, files) = (&model.name, model.files);
+        output.line(&format!("{done} {name}, {kind} in {files} files of {}{came}{from}", bytes(model.bytes)));
+        output.line(&format!("  {}", model.path.display()));
+    }
+    match &model.refusal {
+        Some(why) => Err(Unsound(format!("{} is here and cannot be served as it is: {why}", model.name)).into()),
+        None => {
+            output.note(&format!("`brahman models enable {}` serves it beside the others", model.name));
+            Ok(())
+        }
+    }
+}
+
+fn remove(name: &str, hub_cache: bool, cache: &Path, output: &Output) -> anyhow::Result<()> {
+    let folder = place::cards::own_folder(None);
+    if let Some(card) = cards::enabled(&folder).into_iter().find(|card| card.model == name) {
+        let words = format!("{name} is served by {}: `brahman models disable {name}` ends that", card.path.display());
+        return Err(BadInput(words).into());
+    }
+    let (path, manifest) = told(output, |tell| install::remove(name, cache, tell))?;
+    let hub = Hub::new(HubSettings::from_env(cache));
+    let repository: Option<Repository> = manifest.repository.as_deref().and_then(|id| id.parse().ok());
+    let forgotten = repository.as_ref().filter(|_| hub_cache).map(|repository| hub.forget(repository)).transpose();
+    let forgotten = forgotten.map_err(install::InstallError::from)?;
+    if output.json() {
+        output.print_json(&json!({ "name": name, "path": path, "hub_cache": forgotten }));
+        return Ok(());
+    }
+    output.line(&format!("{name} removed"));
+    match (forgotten, repository) {
+        (Some(folder), _) => output.line(&format!("  {} removed", folder.display())),
+        (None, Some(_)) => {
+            let place = hub.settings().cache.display();
+            let words = format!("its files stay in the hub's cache ({place}), which other programs share; `--hub-cache` removes them");
+            output.note(&words);
+        }
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+fn search(words: &[String], cache: &Path, output: &Output) -> anyhow::Result<()> {
+    let found = published::search(words);
+    let here: Vec<String> = manifest::installed(cache).into_iter().map(|model| model.name).collect();
+    let is_here = |model: &PublishedModel| here.contains(&model.installed_name());
+    if output.json() {
+        let models: Vec<_> = found
+            .iter()
+            .map(|model| {
+                json!({
+                    "name": model.name, "variant": model.variant, "kind": model.kind.name(), "dim": model.dim,
+                    "repository": model.repository, "graph": model.graph, "description": model.description, "installed": is_here(model),
+                })
+            })
+            .collect();
+        output.print_json(&json!({ "models": models }));
+        return Ok(());
+    }
+    if found.is_empty() {
+        output.line("none is known by these words; a repository of the hub is pulled as OWNER/NAME, whatever it is called");
+    }
+    let rows = found.iter().map(|model| {
+        vec![
+            model.name.clone(),
+            model.variant.clone(),
+            model.kind.name().to_owned(),
+            model.dim.map_or_else(|| "-".to_owned(), |dim| dim.to_string()),
+            if is_here(model) { "yes" } else { "-" }.to_owned(),
+            model.description.clone(),
+        ]
+    });
+    output.table(&["MODEL", "VARIANT", "KIND", "DIM", "HERE", "DESCRIPTION"], rows.collect());
+    Ok(())
+}
+
+fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
     let models = manifest::installed(cache);
+    let enabled = cards::enabled(&place::cards::own_folder(None));
+    let labels = |name: &str| enabled.iter().filter(|card| card.model == name).map(|card| card.label.clone()).collect::<Vec<String>>();
     if output.json() {
         let models: Vec<_> = models
             .iter()
             .map(|m| {
-                serde_json::json!({
+                json!({
                     "name": m.name, "path": m.path.display().to_string(), "sha256": m.sha256, "dim": m.dim, "max_tokens": m.max_tokens,
+                    "kind": m.kind.name(), "repository": m.repository, "enabled": labels(&m.name),
                 })
             })
             .collect();
-        output.print_json(&serde_json::json!({ "models": models }));
+        output.print_json(&json!({ "models": models }));
         return Ok(());
     }
     if models.is_empty() {
@@ -77,8 +329,12 @@ pub(crate) fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
     }
     let rows = models.iter().map(|m| {
         let start = m.sha256[..12.min(m.sha256.len())].to_owned();
-        vec![m.name.clone(), m.dim.to_string(), m.max_tokens.to_string(), start, m.path.display().to_string()]
+        let number = |n: usize| if n == 0 { "-".to_owned() } else { n.to_string() };
+        let kind = m.kind.name().to_owned();
+        let labels = labels(&m.name).join(" ");
+        let labels = if labels.is_empty() { "-".to_owned() } else { labels };
+        vec![m.name.clone(), kind, number(m.dim), number(m.max_tokens), start, labels, m.path.display().to_string()]
     });
-    output.table(&["MODEL", "DIM", "TOKENS", "SHA256", "PATH"], rows.collect());
+    output.table(&["MODEL", "KIND", "DIM", "TOKENS", "SHA256", "ENABLED", "PATH"], rows.collect());
     Ok(())
 }

@@ -6,7 +6,7 @@
 use brahman_ingest::files;
 use brahman_ingest::run::Progress;
 use brahman_ingest::sink::Place;
-use brahman_ingest::source::Format;
+use brahman_ingest::source::{Format, WalkRules};
 use tokio_util::sync::CancellationToken;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -26,7 +26,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     };
     let Ok(format) = Format::of(None, &paths) else { return };
     let progress = tokio::sync::watch::channel(Progress::default()).0;
-    if let Ok(read) = files::read(&paths, format, &place, &progress, &CancellationToken::new()) {
+    if let Ok(read) = files::read(&paths, &WalkRules::default(), format, &files::by_all_cores(), &place, &progress, &CancellationToken::new()) {
         for object in &read.objects {
             assert!(std::fs::metadata(object.local()).is_ok_and(|meta| meta.len() == object.bytes));
         }

@@ -1,9 +1,11 @@
 //! Pauses between attempts that grow: the one policy for whatever is tried again over the wire.
 //!
-//! What may be tried again, and how often, is its caller's to say: this only says how long to wait before the next attempt. Nothing is
-//! spread at random, because what is waited for here comes back for one client at a time or holds its backlog (a listening socket of
-//! init's); where many would return in step, as modules that are started again do, init spreads them itself.
+//! What may be tried again, and how often, is its caller's to say: this only says how long to wait before the next attempt. Within the
+//! mesh nothing is spread at random, because what is waited for there comes back for one client at a time or holds its backlog (a
+//! listening socket of init's); where many would return in step, as modules that are started again do, init spreads them itself. A server
+//! that others ask as well is another matter: for it there is [`Backoff::advance_spread`].
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 /// The next pause, and how it grows.
@@ -41,6 +43,14 @@ impl Backoff {
         pause
     }
 
+    /// The same, spread at random between half of it and all of it: for what many wait for at once.
+    pub fn advance_spread(&mut self) -> Duration {
+        let pause = self.advance();
+        // Keyed anew each time.
+        let share = RandomState::new().hash_one(0_u8) % 1000;
+        pause / 2 + pause.mul_f64(share as f64 / 2000.0)
+    }
+
     /// Pauses.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.advance()).await;
@@ -63,6 +73,10 @@ mod tests {
         assert_eq!([backoff.advance(), backoff.advance(), backoff.advance(), backoff.advance()], [ms(2), ms(4), ms(7), ms(7)]);
         backoff.reset();
         assert_eq!(backoff.peek(), ms(2));
+        for _ in 0..100 {
+            let mut spread = Backoff::doubling(ms(100), ms(400));
+            assert!((ms(50)..=ms(100)).contains(&spread.advance_spread()) && (ms(100)..=ms(200)).contains(&spread.advance_spread()));
+        }
         let mut steep = Backoff::doubling(ms(10), Duration::MAX).by(3);
         assert_eq!([steep.advance(), steep.advance(), steep.advance()], [ms(10), ms(30), ms(90)]);
     }

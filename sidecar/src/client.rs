@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use brahman_card::interface::broker::error::ProviderFailed;
-use brahman_card::interface::{self, Method};
+use brahman_card::interface::{self, Method, WireError as _};
 use brahman_card::wire::MESSAGE_BYTES_MAX;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameError;
@@ -234,6 +234,8 @@ impl Client {
                         }
                         direct = false;
                     }
+                    // What this provider depends on has failed: the broker knows who else there is.
+                    Err(ClientError::Fault(fault)) if direct && idempotent && fault.name == ProviderFailed::NAME => direct = false,
                     other => return other,
                 }
             }

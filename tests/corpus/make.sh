@@ -28,7 +28,7 @@ for name in table notes; do
     brahman index create "$name" --dataset "$name"
     brahman index refresh "$name"
 done
-brahman index eval table --queries 3
+brahman index eval table --queries 10
 brahman ingest watch notes "$HOME/notes"
 printf 'notes on planes\n' >"$HOME/notes/planes.md"
 brahman ingest files notes "$HOME/notes"

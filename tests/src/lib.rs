@@ -2,7 +2,10 @@
 //!
 //! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a [`Mesh`] ends it.
 
+pub mod embed_server;
+pub mod hub;
 pub mod made_models;
+pub mod made_pairs;
 pub mod planted;
 pub mod proxy;
 pub mod servers;
@@ -190,6 +193,13 @@ impl Setup {
         for part in ["models", "onnxruntime"] {
             std::os::unix::fs::symlink(shared.join(part), self.cache().join(part)).expect("linked");
         }
+        self
+    }
+
+    /// Gives the mesh the library that `brahman models pull` fetched, and no model: those are its own.
+    #[must_use]
+    pub fn library(self) -> Self {
+        std::os::unix::fs::symlink(shared_cache().join("onnxruntime"), self.cache().join("onnxruntime")).expect("linked");
         self
     }
 

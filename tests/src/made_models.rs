@@ -17,7 +17,7 @@ pub const WINDOW: usize = 12;
 pub const VOID: &str = "void";
 
 /// The vocabulary: a token's id is its place.
-const VOCABULARY: [&str; 18] = [
+pub(crate) const VOCABULARY: [&str; 18] = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "stone", "bread", "music", "winter", "garden", "paper", "card", "mesh", "query",
     "passage", ":", "silver", VOID,
 ];
@@ -243,11 +243,13 @@ fn varint(mut value: u64) -> Vec<u8> {
 }
 
 /// A field of protobuf that is a number.
-fn number(field: u64, value: u64) -> Vec<u8> {
+#[must_use]
+pub fn number(field: u64, value: u64) -> Vec<u8> {
     [varint(field << 3), varint(value)].concat()
 }
 
 /// A field of protobuf that is a text or a message.
-fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
 }

@@ -307,6 +307,24 @@ pub struct Gpu {
     pub utilization: u64,
 }
 
+/// What a server that embeds for others did when it was tried. Which model it runs is its own word: it is known by its address, the
+/// model's name and the length of its vectors.
+#[wire]
+pub struct ServerProbe {
+    /// Its address.
+    pub url: String,
+    /// `openai`, `ollama` or `tei`.
+    pub dialect: String,
+    /// How far apart two vectors of one text were, of length 1 each, alone and beside another; 0 if they had the same bits.
+    pub distance: f64,
+    /// What became of a text longer than most windows: `refused`, `cut` (in silence), `whole` or `untried`.
+    pub long_texts: String,
+    /// False if it could not be asked since this process started: then this is what it did earlier.
+    pub verified: bool,
+    /// Why it is not asked at present; absent if it is.
+    pub outage: Option<String>,
+}
+
 #[wire]
 pub struct InfoOut {
     pub model: String,
@@ -331,4 +349,6 @@ pub struct InfoOut {
     pub cancelled: u64,
     /// Absent of a mock.
     pub recipe: Option<ModelRecipe>,
+    /// Of a provider that asks a server: what that did when it was tried.
+    pub server: Option<ServerProbe>,
 }

@@ -25,6 +25,7 @@ interface! {
         /// of Refresh. From a real model to a mock only with `allow_mock`.
         Migrate(MigrateIn) -> RefreshOut: whole_dataset;
         /// By text (embedded by the index's own model, whatever the context), or by one or many vectors: exactly one of the three.
+        /// With `rerank`, hits come in the order of a reranker (`org.brahman.Rerank`); where none answers, its error is the answer.
         Search(SearchIn) -> SearchOut: idempotent, long;
         /// Called with `upgrade`: Arrow frames of a column `vector` in; query, doc_id, chunk, start, text, score and generation out.
         SearchBulk(SearchBulkIn) -> SearchBulkOut: idempotent;

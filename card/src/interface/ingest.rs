@@ -53,10 +53,33 @@ pub struct FilesIn {
     pub paths: Vec<String>,
     /// `documents`, `csv`, `jsonl` or `parquet`; by the files' endings unless said.
     pub format: Option<String>,
+    /// How CSV is written; what is not said is guessed, and `notes` says what was.
+    pub csv: Option<CsvFormat>,
     pub pii: Option<bool>,
     pub bucket: Option<String>,
     /// What a .gitignore names, and hidden files, are read as well; false unless said.
     pub no_ignore: Option<bool>,
+}
+
+/// How CSV files are written.
+#[wire(request, Eq)]
+pub struct CsvFormat {
+    /// What stands between fields: one character, or `tab`.
+    pub delimiter: Option<String>,
+    /// What stands around them; `none` if nothing does.
+    pub quote: Option<String>,
+    /// What stands before a quote within a field, such as a backslash; `none` if it is doubled.
+    pub escape: Option<String>,
+    /// Whether the first record names the columns.
+    pub header: Option<bool>,
+    /// Lines left out before that.
+    pub skip: Option<u64>,
+    /// Words for a missing value; unless said, `NA`, `N/A`, `#N/A`, `NULL` and `\N` among values of another type than text.
+    pub nulls: Option<Vec<String>>,
+    /// `utf-8`, `utf-16le`, `utf-16be` or `windows-1252`.
+    pub encoding: Option<String>,
+    /// `guess`, or `text` for every column.
+    pub types: Option<String>,
 }
 
 /// Parameters of `Postgres` and `Mysql`.
@@ -182,7 +205,8 @@ pub struct IngestSummary {
     pub mode: Option<String>,
     /// By how many workers.
     pub parallel: Option<u64>,
-    /// What a person should know: why one worker read what several could have.
+    /// What a person should know: why one worker read what several could have; what was guessed of a file, and which columns have a type
+    /// that nobody expects, with a count and an example.
     pub notes: Vec<String>,
     pub drift: Option<Vec<Drift>>,
     /// From call to committed.
@@ -230,6 +254,8 @@ pub struct WatchIn {
     pub paths: Vec<String>,
     /// `documents`, `csv`, `jsonl` or `parquet`; documents unless said.
     pub format: Option<String>,
+    /// How CSV is written; what is not said is guessed.
+    pub csv: Option<CsvFormat>,
     pub pii: Option<bool>,
     /// A change has come to rest when nothing has moved for this long; 2,000 unless said.
     pub debounce_ms: Option<u64>,

@@ -3,20 +3,23 @@
 
 mod conversation;
 mod figures;
+pub mod file;
 
 use brahman_card_derive::wire;
+use serde_json::Value;
 
 use super::Progress;
 use super::embed::Device;
-pub use conversation::{Conversation, Entry, Message, Template};
-pub use figures::{Cell, Finetune, MemoryScore, Response, ResultStore, Row, Token};
+pub use conversation::{ChatTemplate, Conversation, Entry, Message, Template, TemplateUse};
+pub use figures::{Cell, Finetune, MemoryScore, Response, ResultStore, Row, Token, Weight};
 
 interface! {
     /// How much a language model's answers in a conversation depend on the memories in it: the log-probability of each response
     /// with everything in context, less that with a memory removed. All figures are natural logarithms (nats).
     ///
-    /// What is scored is exactly one of `conversation`, `messages` and `path` (a JSON file of the caller's own with either); `template`
-    /// is what stands around texts. A call with a higher `priority` goes first. `fresh`: use nothing that is on disk.
+    /// What is scored is exactly one of `conversation`, `messages` and `path` (a JSON or JSONL file of the caller's own with either). It is
+    /// put into tokens by the model's own chat template, or another (`chat_template`); of a model that has none, or with a `template`, by a
+    /// header and a footer around each text. A call with a higher `priority` goes first. `fresh`: use nothing that is on disk.
     ///
     /// Of every answer: `fingerprint` is what figures depend on, `device` cpu, cuda:N, or the server's address; `tokens` are those of
     /// the conversation, `tokens_forwarded` went through the model, `tokens_reused` had their state shared; `noise_floor` is the largest
@@ -35,11 +38,17 @@ interface! {
         /// One memory, from where it first appears to the `window`th response after it. `divergence` and `delta` are sums; 0 if it is
         /// not `present` or no response follows.
         ScoreMemory(MemoryIn) -> MemoryOut: idempotent, whole_dataset;
-        /// Memories within the first 60 % of the tokens that were not scored for `max_age_s`, those never scored and those longest ago
-        /// first. Each is on disk before it is told: after a crash nothing is scored twice.
+        /// Memories that end within the first 60 % of the tokens of `conversation` itself and were not scored for `max_age_s`, or whose text
+        /// has changed since: those never scored and those longest ago first. Each is on disk before it is told: after a crash nothing is
+        /// scored twice. A memory's weight belongs to a `namespace`, an agent's; another uid's is refused.
         ScoreIncremental(IncrementalIn) -> IncrementalOut: idempotent, whole_dataset;
-        /// The assistant's entries among the last `count`, by how much they lose when all memories are removed.
+        /// The last `count` entries behind system, identity and journal; of them the assistant's, by how much they lose when all memories
+        /// among them are removed. `whole`: what stands before them stays, and its memories are removed too.
         ScoreFinetune(FinetuneIn) -> FinetuneOut: idempotent, whole_dataset;
+        /// The weights of a namespace's memories, by key.
+        Weights(WeightsIn) -> WeightsOut: idempotent;
+        /// Forgets weights: of these keys, or all. The memories are due again.
+        ResetWeights(ResetWeightsIn) -> ResetWeightsOut: idempotent;
     }
     errors {
         /// The conversation has more tokens than the model's window.
@@ -108,7 +117,12 @@ pub struct MatrixIn {
     pub conversation: Option<Conversation>,
     pub messages: Option<Vec<Message>>,
     pub path: Option<String>,
+    /// Which of several conversations in the file, a JSON object a line; counted from 1.
+    pub line: Option<u64>,
+    /// What the model may call, beside `messages`.
+    pub tools: Option<Vec<Value>>,
     pub template: Option<Template>,
+    pub chat_template: Option<ChatTemplate>,
     /// Keys of memories to remove together, beside each alone.
     pub groups: Option<Vec<Vec<String>>>,
     /// How many tokens to name a cell.
@@ -165,6 +179,8 @@ pub struct MatrixSummary {
     pub noise_floor: f64,
     /// What was passed over, and why.
     pub warnings: Option<Vec<String>>,
+    /// How the conversation was put into tokens.
+    pub chat_template: Option<TemplateUse>,
     pub model: String,
     pub fingerprint: String,
     pub device: String,
@@ -178,7 +194,12 @@ pub struct MemoryIn {
     pub conversation: Option<Conversation>,
     pub messages: Option<Vec<Message>>,
     pub path: Option<String>,
+    /// Which of several conversations in the file, a JSON object a line; counted from 1.
+    pub line: Option<u64>,
+    /// What the model may call, beside `messages`.
+    pub tools: Option<Vec<Value>>,
     pub template: Option<Template>,
+    pub chat_template: Option<ChatTemplate>,
     pub key: String,
     /// Responses after it to look at; 50 unless said.
     pub window: Option<u64>,
@@ -207,6 +228,7 @@ pub struct MemoryOut {
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
     pub noise_floor: f64,
+    pub chat_template: Option<TemplateUse>,
     pub model: String,
     pub fingerprint: String,
     pub device: String,
@@ -220,13 +242,20 @@ pub struct IncrementalIn {
     pub conversation: Option<Conversation>,
     pub messages: Option<Vec<Message>>,
     pub path: Option<String>,
+    /// Which of several conversations in the file, a JSON object a line; counted from 1.
+    pub line: Option<u64>,
+    /// What the model may call, beside `messages`.
+    pub tools: Option<Vec<Value>>,
     pub template: Option<Template>,
+    pub chat_template: Option<ChatTemplate>,
     /// Those scored within are not due; 86,400 unless said.
     pub max_age_s: Option<u64>,
     /// Responses after it to look at.
     pub window: Option<u64>,
     /// How many memories are scored at most.
     pub limit: Option<u64>,
+    /// Whose weights; the caller's own unless said: `default` for the mesh's own uid and root, `uid-N` for another.
+    pub namespace: Option<String>,
     pub priority: Option<i64>,
 }
 
@@ -265,13 +294,16 @@ pub struct IncrementalSummary {
     pub due: u64,
     /// Those scored within `max_age_s`.
     pub fresh: u64,
-    /// Those behind the first 60 % of the tokens, or with no response after them.
+    /// Those that end behind the first 60 % of the conversation's own tokens, or have no response after them.
     pub late: u64,
     pub failed: u64,
+    /// Whose weights they are.
+    pub namespace: Option<String>,
     pub tokens: u64,
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
     pub noise_floor: f64,
+    pub chat_template: Option<TemplateUse>,
     pub model: String,
     pub fingerprint: String,
     pub device: String,
@@ -285,8 +317,15 @@ pub struct FinetuneIn {
     pub conversation: Option<Conversation>,
     pub messages: Option<Vec<Message>>,
     pub path: Option<String>,
+    /// Which of several conversations in the file, a JSON object a line; counted from 1.
+    pub line: Option<u64>,
+    /// What the model may call, beside `messages`.
+    pub tools: Option<Vec<Value>>,
     pub template: Option<Template>,
+    pub chat_template: Option<ChatTemplate>,
     pub count: u64,
+    /// Whether what stands before the last `count` entries is read, too.
+    pub whole: Option<bool>,
     pub fresh: Option<bool>,
     pub priority: Option<i64>,
 }
@@ -296,14 +335,55 @@ pub struct FinetuneIn {
 pub struct FinetuneOut {
     /// What loses most comes first.
     pub results: Vec<Finetune>,
+    /// Memories that were removed.
     pub memories: u64,
+    /// Entries of `conversation` that were read: the last ones.
+    pub entries: Option<u64>,
     pub tokens: u64,
     pub tokens_forwarded: u64,
     pub tokens_reused: u64,
     pub noise_floor: f64,
+    pub chat_template: Option<TemplateUse>,
     pub model: String,
     pub fingerprint: String,
     pub device: String,
     pub mock: bool,
     pub elapsed_us: u64,
+}
+
+/// Parameters of `Weights`: whose, and by which model.
+#[wire]
+pub struct WeightsIn {
+    /// As of ScoreIncremental.
+    pub namespace: Option<String>,
+    /// By every model that has scored, not only the one that is served now.
+    pub all_models: Option<bool>,
+}
+
+/// Reply of `Weights`.
+#[wire]
+pub struct WeightsOut {
+    pub namespace: String,
+    /// Fingerprint of the model that is served now.
+    pub fingerprint: String,
+    pub weights: Vec<Weight>,
+}
+
+/// Parameters of `ResetWeights`: whose, by which model, and which.
+#[wire]
+pub struct ResetWeightsIn {
+    /// As of ScoreIncremental.
+    pub namespace: Option<String>,
+    /// By every model that has scored, not only the one that is served now.
+    pub all_models: Option<bool>,
+    /// All unless said.
+    pub keys: Option<Vec<String>>,
+}
+
+/// Reply of `ResetWeights`.
+#[wire]
+pub struct ResetWeightsOut {
+    pub namespace: String,
+    /// How many were forgotten.
+    pub removed: u64,
 }

@@ -8,7 +8,7 @@ use brahman_card::interface::catalog::{
 };
 use brahman_card::interface::ingest::method;
 use brahman_card::interface::ingest::{
-    FilesIn, IngestOut, IngestSummary, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+    CsvFormat, FilesIn, IngestOut, IngestSummary, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::interface::{Empty, Method};
 use clap::Args;
@@ -68,6 +68,45 @@ fn show_watches(out: &WatchesOut, output: &Output) {
         vec![w.dataset.clone(), w.state.clone(), w.files.to_string(), number(w.generation), number(w.rows), w.paths.join(" "), why]
     });
     output.table(&["DATASET", "STATE", "FILES", "GENERATION", "ROWS", "FOLDERS", "WHY"], rows.collect());
+}
+
+/// How CSV is written; what is not said is guessed, and the reply says what was.
+#[derive(Args, Debug)]
+pub(crate) struct Csv {
+    /// CSV: what separates fields, one character or tab [default: guessed]
+    #[arg(long, value_name = "CHAR")]
+    delimiter: Option<String>,
+    /// CSV: what surrounds fields; none if nothing does [default: "]
+    #[arg(long, value_name = "CHAR")]
+    quote: Option<String>,
+    /// CSV: what stands before a quote within a field; none if it is doubled [default: guessed]
+    #[arg(long, value_name = "CHAR")]
+    escape: Option<String>,
+    /// CSV: whether the first record names the columns [default: guessed]
+    #[arg(long, value_name = "BOOL")]
+    header: Option<bool>,
+    /// CSV: lines left out before the header [default: guessed]
+    #[arg(long, value_name = "LINES")]
+    skip: Option<u64>,
+    /// CSV: a word for a missing value; may be repeated [default: NA, N/A, #N/A, NULL and \N, except in columns of text]
+    #[arg(long, value_name = "WORD")]
+    null: Vec<String>,
+    /// CSV: utf-8, utf-16le, utf-16be or windows-1252 [default: guessed]
+    #[arg(long)]
+    encoding: Option<String>,
+    /// CSV: guess, or text for every column [default: guess]
+    #[arg(long, value_parser = ["guess", "text"])]
+    types: Option<String>,
+}
+
+impl Csv {
+    /// As it goes to the mesh; none if nothing is said.
+    pub(crate) fn format(self) -> Option<CsvFormat> {
+        let Self { delimiter, quote, escape, header, skip, null, encoding, types } = self;
+        let nulls = Some(null).filter(|null| !null.is_empty());
+        let said = CsvFormat { delimiter, quote, escape, header, skip, nulls, encoding, types };
+        (said != CsvFormat::default()).then_some(said)
+    }
 }
 
 /// Where a table is and how it is read.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use brahman_card::interface::Empty;
 use brahman_card::interface::catalog::{
-    CopyIn, CopyOut, DeleteOut, MarkStaleIn, NameIn, PinnedGeneration, PinIn, PinOut, UnpinIn, UnpinOut, error, method,
+    CopyIn, CopyOut, DeleteOut, MarkStaleIn, NameIn, PinIn, PinOut, PinnedGeneration, UnpinIn, UnpinOut, error, method,
 };
 use brahman_card::interface::{WireError as _, index, ingest};
 use brahman_sidecar::ClientError;

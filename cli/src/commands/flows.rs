@@ -35,12 +35,18 @@ async fn question(socket: &Path, flow: &Flow) -> anyhow::Result<FlowIn> {
 }
 
 fn ask_of(flow: &Flow, name: &str) -> anyhow::Result<FlowIn> {
+    let require = attributes(&flow.require)?;
+    Ok(FlowIn { flow: full_name(name), context: flow.context.clone(), require: Some(require).filter(|r| !r.is_empty()) })
+}
+
+/// What a provider must have, from `NAME=VALUE` each.
+fn attributes(pairs: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut require = BTreeMap::new();
-    for pair in &flow.require {
+    for pair in pairs {
         let (name, value) = pair.split_once('=').ok_or_else(|| BadInput(format!("--require {pair}: expected NAME=VALUE")))?;
         require.insert(name.to_owned(), value.to_owned());
     }
-    Ok(FlowIn { flow: full_name(name), context: flow.context.clone(), require: Some(require).filter(|r| !r.is_empty()) })
+    Ok(require)
 }
 
 pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyhow::Result<()> {
@@ -127,8 +133,12 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
         None => "{}".to_owned(),
     };
     let parameters: Value = serde_json::from_str(&text).context(BadInput("the parameters are not JSON".to_owned()))?;
-    let options =
-        CallOptions { context: call.context.clone(), deadline: call.deadline.map(Duration::from_millis), ..CallOptions::default() };
+    let options = CallOptions {
+        context: call.context.clone(),
+        deadline: call.deadline.map(Duration::from_millis),
+        require: attributes(&call.require)?,
+        ..CallOptions::default()
+    };
     if !call.more {
         let answer = super::client(socket).call::<_, Value>(&method, &parameters, &options).await?;
         let (value, _) = super::reply_of(answer);

@@ -9,8 +9,8 @@ use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary,
     CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo,
     EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, Passage, PromoteIn,
-    PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut, TrialIn, TrialOut,
-    TrialRecord, TrialSummary, TrialsOut, UnpinOut,
+    PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RerankReport, RerankStep, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut,
+    TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 
@@ -596,7 +596,15 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
         Search { lexical: true, .. } => "lexical",
         _ => "semantic",
     };
+    let model = search.rerank_model;
+    let rerank = search.rerank.map(|candidates| RerankStep {
+        model,
+        // Never fewer than are printed.
+        candidates: Some(candidates.max(search.k)),
+        optional: search.rerank_optional.then_some(true),
+    });
     let ask = SearchIn {
+        rerank,
         index: search.index,
         text: Some(text_or_stdin(search.query)?),
         k: Some(search.k),
@@ -608,6 +616,7 @@ pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> an
         literal: search.literal.then_some(true),
         per_document: search.per_document,
         passages: (!output.json()).then_some(true),
+        model: search.model,
         ..SearchIn::default()
     };
     show::<method::Search>(socket, &ask, output, |out: &SearchOut| found(output, out)).await
@@ -641,6 +650,9 @@ fn found(output: &Output, out: &SearchOut) {
     if let Some(without) = &out.without {
         output.note(&format!("no hit has {}; --literal takes the minus as text", quoted(without)));
     }
+    if let Some(report) = &out.reranked {
+        reranked(output, report, out.elapsed_us.rerank.unwrap_or(0));
+    }
     if let Some(why) = &out.degraded {
         output.note(&format!("damaged: {why}"));
     }
@@ -652,6 +664,27 @@ fn found(output: &Output, out: &SearchOut) {
         output.note("the query was longer than the model's window: only its beginning was embedded");
     }
     made_up(out.mock, output);
+}
+
+fn reranked(output: &Output, report: &RerankReport, us: u64) {
+    if !report.done {
+        let why = report.message.as_deref().unwrap_or("no reason was given");
+        output.note(&format!("not reranked, the order is the search's own: {why}"));
+        return;
+    }
+    let by = report.provider.as_deref().unwrap_or("?");
+    let model = report.model.as_deref().unwrap_or("?");
+    let line = format!("reranked {} hits by {model} ({by}), {:.1} ms", report.candidates, us as f64 / 1e3);
+    output.line(&output.paint(&line, Tone::Faint));
+    if report.truncated > 0 {
+        output.note(&format!("{} of the hits were longer than the reranker's window: only a part was read", report.truncated));
+    }
+    for hit in report.failed.iter().flatten() {
+        output.note(&format!("left out, because the reranker has no score for it: {}, chunk {}: {}", hit.doc_id, hit.chunk, hit.message));
+    }
+    if report.mock == Some(true) {
+        output.note("the reranker's scores are synthetic, made by a mock");
+    }
 }
 
 #[cfg(test)]
@@ -701,6 +734,17 @@ mod tests {
         let output = Output::kept();
         found(&output, &out);
         insta::assert_snapshot!("search", output.printed());
+
+        let report = RerankReport {
+            done: true,
+            candidates: 50,
+            model: Some("ms-marco-MiniLM-L6-v2".into()),
+            provider: Some("rerank-real".into()),
+            ..RerankReport::default()
+        };
+        let output = Output::kept();
+        reranked(&output, &report, 81_500);
+        assert_eq!(output.printed(), "reranked 50 hits by ms-marco-MiniLM-L6-v2 (rerank-real), 81.5 ms\n");
 
         let summary = RefreshSummary {
             generation: 2,

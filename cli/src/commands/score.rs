@@ -4,24 +4,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use brahman_card::interface::Method;
-use brahman_card::interface::score::method;
 use brahman_card::interface::score::{
-    Conversation, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, IncrementalRow, MatrixIn, MatrixOut, MatrixSummary, MemoryIn,
-    MemoryOut, Message, Row,
+    ChatTemplate, Conversation, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, IncrementalRow, MatrixIn, MatrixOut, MatrixSummary,
+    MemoryIn, MemoryOut, ResetWeightsIn, ResetWeightsOut, Row, TemplateUse, Weight, WeightsIn, WeightsOut, file, method,
 };
+use brahman_sidecar::chain;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{absolute, get, is_standard, stdin_text, stream, unfinished};
-use crate::failure::BadInput;
+use super::{absolute, get, is_standard, stdin_bytes, stream, unfinished};
+use crate::failure::{BadInput, NotFound};
 use crate::output::{Output, Tone, duration};
 
 /// Maximum number of columns of the heat map; of more responses, neighbours share one.
 const COLUMNS_MAX: usize = 64;
 /// Maximum number of rows shown; `--json` has all.
 const ROWS_MAX: usize = 40;
-/// Tokens a cell of the page names.
-const PAGE_TOKENS: u64 = 12;
+/// Tokens a cell of the page names: it shades whole responses.
+const PAGE_TOKENS: u64 = 200;
 
 /// Which memories a model's answers depend on
 #[derive(Subcommand, Debug)]
@@ -54,6 +54,9 @@ pub(crate) enum Score {
         /// Maximum number of memories to score
         #[arg(long)]
         limit: Option<u64>,
+        /// Whose weights to update: an agent's name
+        #[arg(long, value_name = "NAME")]
+        namespace: Option<String>,
     },
     /// Rank the last entries by how much they lose without any memory
     Finetune {
@@ -62,17 +65,44 @@ pub(crate) enum Score {
         /// How many entries, from the end
         #[arg(long, default_value_t = 20)]
         count: u64,
+        /// Also read what stands before them, and remove its memories too
+        #[arg(long)]
+        whole: bool,
+    },
+    /// List the weights that `score incremental` keeps, or forget them
+    Weights {
+        /// Whose weights: an agent's name
+        #[arg(long, value_name = "NAME")]
+        namespace: Option<String>,
+        /// By every model that has scored, not only the one that is served now
+        #[arg(long)]
+        all_models: bool,
+        /// Forget the weights: of these keys, or all
+        #[arg(long, num_args = 0.., value_name = "KEY")]
+        reset: Option<Vec<String>>,
     },
 }
 
 /// Where the conversation is.
 #[derive(Args, Debug)]
 pub(crate) struct Source {
-    /// JSON file: {"conversation": […]} or {"messages": […]}; - reads standard input
+    /// JSON or JSONL file: {"conversation": […]}, {"messages": […]}, or ShareGPT's; - reads standard input
     file: PathBuf,
-    /// Calls with a higher priority go first
-    #[arg(long, default_value_t = 0)]
-    priority: i64,
+    /// Which of several conversations in the file, one a line
+    #[arg(long, value_name = "N")]
+    line: Option<u64>,
+    /// Chat template: one of the model's by its name, @FILE, or none
+    #[arg(long, value_name = "TEMPLATE")]
+    template: Option<String>,
+    /// A variable of the chat template, its value as JSON or text; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    variable: Vec<String>,
+    /// Where memories without a role stand: as system messages, or before the next user text
+    #[arg(long, value_name = "PLACE", value_parser = ["system", "user"])]
+    memories: Option<String>,
+    /// Calls with a higher priority go first, also between the steps of one that runs
+    #[arg(long)]
+    priority: Option<i64>,
     /// Do not use stored results of earlier calls
     #[arg(long)]
     fresh: bool,
@@ -100,45 +130,85 @@ pub(crate) struct Matrix {
 #[derive(Default)]
 struct ConversationInput {
     conversation: Option<Conversation>,
-    messages: Option<Vec<Message>>,
     path: Option<String>,
+    line: Option<u64>,
+    chat_template: Option<ChatTemplate>,
 }
 
 impl Source {
     fn given(&self) -> anyhow::Result<ConversationInput> {
+        let chat_template = self.chat_template()?;
         if !is_standard(&self.file) {
-            return Ok(ConversationInput { path: Some(absolute(&self.file)?), ..ConversationInput::default() });
+            return Ok(ConversationInput { path: Some(absolute(&self.file)?), line: self.line, chat_template, conversation: None });
         }
-        let text = stdin_text()?;
-        let bad = |e: serde_json::Error| BadInput(format!("standard input is not a conversation: {e}"));
-        let value: Value = serde_json::from_str(&text).map_err(bad)?;
-        let messages = value.get("messages").cloned().or_else(|| value.is_array().then(|| value.clone()));
-        if let Some(messages) = messages {
-            return Ok(ConversationInput {
-                messages: Some(serde_json::from_value(messages).map_err(bad)?),
-                ..ConversationInput::default()
-            });
-        }
-        let inner = value.get("conversation").filter(|inner| inner.is_object()).unwrap_or(&value);
-        Ok(ConversationInput { conversation: Some(serde_json::from_value(inner.clone()).map_err(bad)?), ..ConversationInput::default() })
+        let read = file::read(&stdin_bytes()?, self.line);
+        let conversation = read.map_err(|error| BadInput(format!("standard input: {}", chain(&error))))?;
+        Ok(ConversationInput { conversation: Some(conversation), chat_template, ..ConversationInput::default() })
     }
+
+    fn chat_template(&self) -> anyhow::Result<Option<ChatTemplate>> {
+        let mut how = ChatTemplate { memories: self.memories.clone(), ..ChatTemplate::default() };
+        match self.template.as_deref().map(|template| (template, template.strip_prefix('@'))) {
+            Some((_, Some(path))) => {
+                how.text = Some(std::fs::read_to_string(path).with_context(|| BadInput(format!("cannot read the template {path}")))?);
+            }
+            Some((name, None)) => how.name = Some(name.to_owned()),
+            None => {}
+        }
+        let mut variables = Map::new();
+        for pair in &self.variable {
+            let Some((name, value)) = pair.split_once('=') else {
+                return Err(BadInput(format!("--variable {pair}: expected NAME=VALUE")).into());
+            };
+            variables.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())));
+        }
+        how.variables = Some(variables).filter(|variables| !variables.is_empty()).map(Value::Object);
+        Ok(Some(how).filter(|how| *how != ChatTemplate::default()))
+    }
+}
+
+/// What a person hears of how the conversation was put into tokens.
+fn tell_template(used: Option<&TemplateUse>, output: &Output) {
+    let Some(used) = used else { return };
+    if used.source != "none" {
+        let place = if used.memories == "user" { "before user texts" } else { "as system messages" };
+        output.note(&format!("chat template: {}; memories without a role stand {place}", used.source));
+    }
+    used.notes.iter().flatten().for_each(|note| output.note(&format!("note: {note}")));
 }
 
 pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> anyhow::Result<()> {
     match command {
         Score::Matrix(matrix) => self::matrix(socket, &matrix, output).await,
         Score::Memory { file, key, window, top } => {
-            let ConversationInput { conversation, messages, path } = file.given()?;
-            let (priority, fresh) = (Some(file.priority), Some(file.fresh));
-            let ask = MemoryIn { conversation, messages, path, template: None, key, window: Some(window), top: Some(top), fresh, priority };
-            memory(&get::<method::ScoreMemory>(socket, &ask).await?, output);
-            Ok(())
+            let ConversationInput { conversation, path, line, chat_template } = file.given()?;
+            let (priority, fresh, window, top) = (file.priority, Some(file.fresh), Some(window), Some(top));
+            let ask = MemoryIn { conversation, path, line, chat_template, key, window, top, fresh, priority, ..MemoryIn::default() };
+            memory(&get::<method::ScoreMemory>(socket, &ask).await?, output)
         }
-        Score::Incremental { file, max_age, window, limit } => incremental(socket, &file, max_age, window, limit, output).await,
-        Score::Finetune { file, count } => {
-            let ConversationInput { conversation, messages, path } = file.given()?;
-            let (priority, fresh) = (Some(file.priority), Some(file.fresh));
-            let ask = FinetuneIn { conversation, messages, path, template: None, count, fresh, priority };
+        Score::Incremental { file, max_age, window, limit, namespace } => {
+            let ConversationInput { conversation, path, line, chat_template } = file.given()?;
+            let max_age_s = Some(if file.fresh { 0 } else { max_age });
+            let (priority, window) = (file.priority, Some(window));
+            let ask = IncrementalIn {
+                conversation,
+                path,
+                line,
+                chat_template,
+                max_age_s,
+                window,
+                limit,
+                namespace,
+                priority,
+                ..IncrementalIn::default()
+            };
+            incremental(socket, &ask, output).await
+        }
+        Score::Weights { namespace, all_models, reset } => weights(socket, namespace, all_models, reset, output).await,
+        Score::Finetune { file, count, whole } => {
+            let ConversationInput { conversation, path, line, chat_template } = file.given()?;
+            let (priority, fresh, whole) = (file.priority, Some(file.fresh), Some(whole));
+            let ask = FinetuneIn { conversation, path, line, chat_template, count, whole, fresh, priority, ..FinetuneIn::default() };
             finetune(&get::<method::ScoreFinetune>(socket, &ask).await?, output);
             Ok(())
         }
@@ -146,19 +216,20 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
 }
 
 async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Result<()> {
-    let ConversationInput { conversation, messages, path } = matrix.file.given()?;
+    let ConversationInput { conversation, path, line, chat_template } = matrix.file.given()?;
     let groups = matrix.group.iter().map(|group| group.split(',').map(|key| key.trim().to_owned()).collect()).collect();
     let top = if matrix.html.is_some() { matrix.top.max(PAGE_TOKENS) } else { matrix.top };
     let ask = MatrixIn {
         conversation,
-        messages,
         path,
-        template: None,
+        line,
+        chat_template,
         groups: Some(groups),
         top: Some(top),
         approximate: matrix.approximate,
         fresh: Some(matrix.file.fresh),
-        priority: Some(matrix.file.priority),
+        priority: matrix.file.priority,
+        ..MatrixIn::default()
     };
     let bar = output.count_bar("scoring", 0);
     let (mut rows, mut seen): (Vec<Row>, u64) = (Vec::new(), 0);
@@ -216,13 +287,14 @@ fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
         };
         vec![row.key.clone(), strip, format!("{:.2}", sum(row)), best, mark]
     });
-    output.table(&["MEMORY", "RESPONSES", "NATS", "LARGEST AT", ""], table.collect());
+    output.table(&["MEMORY", "RESPONSES", "NATS", "LARGEST AT", "TOKENS"], table.collect());
     if rows.len() > ROWS_MAX {
         output.note(&format!("{} more rows; --json has all", rows.len() - ROWS_MAX));
     }
     for warning in done.warnings.iter().flatten() {
         output.note(&format!("warning: {warning}"));
     }
+    tell_template(done.chat_template.as_ref(), output);
     let (forwarded, naive) = (done.tokens_forwarded, done.tokens_naive);
     let share = if naive == 0 { String::new() } else { format!(" ({:.0} % of full passes)", 100.0 * forwarded as f64 / naive as f64) };
     output.line(&format!(
@@ -247,15 +319,15 @@ fn page(rows: &[Row], done: &MatrixSummary) -> anyhow::Result<String> {
     Ok(include_str!("score/matrix.html").replace("/*DATA*/null", &data))
 }
 
-fn memory(out: &MemoryOut, output: &Output) {
+fn memory(out: &MemoryOut, output: &Output) -> anyhow::Result<()> {
+    if !out.present {
+        return Err(NotFound(format!("no memory of the conversation has the key `{}`", out.key)).into());
+    }
     if output.json() {
         output.print_json(out);
-        return;
+        return Ok(());
     }
-    if !out.present {
-        output.line(&format!("{} is not in the conversation", out.key));
-        return;
-    }
+    tell_template(out.chat_template.as_ref(), output);
     let table = out.cells.iter().map(|cell| {
         let tokens: Vec<String> = cell.top.iter().flatten().map(|t| format!("{:?} {:+.2}", t.text, t.delta)).collect();
         let delta = format!("{:+.3}", cell.delta);
@@ -274,23 +346,13 @@ fn memory(out: &MemoryOut, output: &Output) {
         out.device,
         duration(out.elapsed_us as f64 / 1e6)
     ));
+    Ok(())
 }
 
-async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, limit: Option<u64>, output: &Output) -> anyhow::Result<()> {
-    let ConversationInput { conversation, messages, path } = file.given()?;
-    let ask = IncrementalIn {
-        conversation,
-        messages,
-        path,
-        template: None,
-        max_age_s: Some(if file.fresh { 0 } else { max_age }),
-        window: Some(window),
-        limit,
-        priority: Some(file.priority),
-    };
+async fn incremental(socket: &Path, ask: &IncrementalIn, output: &Output) -> anyhow::Result<()> {
     let bar = output.count_bar("scoring", 0);
     let (mut rows, mut seen): (Vec<IncrementalRow>, u64) = (Vec::new(), 0);
-    let last: IncrementalOut = stream::<method::ScoreIncremental>(socket, &ask, |reply: &IncrementalOut| {
+    let last: IncrementalOut = stream::<method::ScoreIncremental>(socket, ask, |reply: &IncrementalOut| {
         let (done, of) = match reply {
             IncrementalOut::Row(one) => {
                 // A stream that was begun again counts anew.
@@ -322,7 +384,8 @@ async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, li
         let (largest, weight) = (format!("{:.3}", row.max_divergence), format!("{:.3}", row.weight));
         vec![row.key.clone(), largest, weight, row.count.to_string(), error]
     });
-    output.table(&["MEMORY", "LARGEST", "WEIGHT", "SCORINGS", ""], table.collect());
+    output.table(&["MEMORY", "LARGEST", "WEIGHT", "SCORINGS", "ERROR"], table.collect());
+    tell_template(done.chat_template.as_ref(), output);
     output.line(&format!(
         "{} of {} due memories scored, {} scored recently, {} too late in the conversation; {} tokens forwarded; {} on {}, {}",
         done.done,
@@ -337,11 +400,50 @@ async fn incremental(socket: &Path, file: &Source, max_age: u64, window: u64, li
     Ok(())
 }
 
+async fn weights(
+    socket: &Path,
+    namespace: Option<String>,
+    all_models: bool,
+    reset: Option<Vec<String>>,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let all_models = Some(all_models);
+    if let Some(keys) = reset {
+        let named = keys.len() as u64;
+        let ask = ResetWeightsIn { namespace, all_models, keys: Some(keys).filter(|keys| !keys.is_empty()) };
+        let out: ResetWeightsOut = get::<method::ResetWeights>(socket, &ask).await?;
+        if named > 0 && out.removed == 0 {
+            return Err(NotFound(format!("namespace {} has no weights of these keys", out.namespace)).into());
+        }
+        if output.json() {
+            output.print_json(&out);
+        } else {
+            output.line(&format!("{} weights of namespace {} forgotten", out.removed, out.namespace));
+        }
+        return Ok(());
+    }
+    let out: WeightsOut = get::<method::Weights>(socket, &WeightsIn { namespace, all_models }).await?;
+    if output.json() {
+        output.print_json(&out);
+        return Ok(());
+    }
+    let now_ms = brahman_card::clock::now_ms();
+    let row = |weight: &Weight| {
+        let model: String = weight.fingerprint.chars().take(8).collect();
+        let age = duration(now_ms.saturating_sub(weight.last_scored_ms) as f64 / 1e3);
+        vec![weight.key.clone(), format!("{:.3}", weight.weight), weight.count.to_string(), format!("{age} ago"), model]
+    };
+    output.table(&["MEMORY", "WEIGHT", "SCORINGS", "LAST", "MODEL"], out.weights.iter().map(row).collect());
+    output.line(&format!("{} weights in namespace {}", out.weights.len(), out.namespace));
+    Ok(())
+}
+
 fn finetune(out: &FinetuneOut, output: &Output) {
     if output.json() {
         output.print_json(out);
         return;
     }
+    tell_template(out.chat_template.as_ref(), output);
     let table = out.results.iter().map(|r| {
         let delta = format!("{:+.3}", r.delta);
         let delta = if r.below_noise { output.paint(&delta, Tone::Faint) } else { delta };

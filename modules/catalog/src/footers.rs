@@ -5,13 +5,14 @@ use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Decimal128Type, Decimal256Type};
-use arrow_array::{Array, RecordBatch, make_array};
-use arrow_json::ArrayWriter;
-use arrow_schema::{ArrowError, DataType, Field, Schema};
+use arrow_array::types::{
+    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow_array::{Array, ArrayRef, make_array};
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::{ArrowError, DataType, Schema};
 use brahman_card::interface::catalog::{Column, Object, masked};
 use brahman_sidecar::chain;
 use brahman_storage::buckets::Root;
@@ -35,15 +36,6 @@ struct ObjectError {
 fn broken(path: &Path, source: impl Error + Send + Sync + 'static) -> io::Error {
     let error = ObjectError { path: path.display().to_string(), source: Box::new(source) };
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// Why a column has no JSON.
-#[derive(Debug, Error)]
-enum ColumnError {
-    #[error(transparent)]
-    Arrow(#[from] ArrowError),
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
 }
 
 /// An object as it lies in a bucket, and its schema.
@@ -99,11 +91,9 @@ pub fn sample(path: &Path, rows: usize, hidden: &BTreeSet<String>, notes: &mut V
     let mut all = vec![Map::new(); batch.num_rows()];
     for (i, field) in batch.schema_ref().fields().iter().enumerate() {
         // By itself: a type that JSON cannot hold costs its own column.
-        let shown = batch.project(&[i]).map_err(ColumnError::from).and_then(|column| json(&column));
-        match shown {
+        match json(batch.column(i)) {
             Ok(values) => {
-                for (row, mut value) in all.iter_mut().zip(values) {
-                    let value = value.get_mut(field.name()).map_or(Value::Null, Value::take);
+                for (row, value) in all.iter_mut().zip(values) {
                     row.insert(field.name().clone(), short(value, hidden.contains(field.name())));
                 }
             }
@@ -115,30 +105,75 @@ pub fn sample(path: &Path, rows: usize, hidden: &BTreeSet<String>, notes: &mut V
     Ok(all.into_iter().map(Value::Object).collect())
 }
 
-/// One column as JSON objects.
-fn json(batch: &RecordBatch) -> Result<Vec<Value>, ColumnError> {
-    // As text: JSON's readers, ours too, hold numbers as f64.
-    if let DataType::Decimal128(..) | DataType::Decimal256(..) = batch.column(0).data_type() {
-        let (column, name) = (batch.column(0), batch.schema_ref().field(0).name());
-        let digits = |row| match column.as_primitive_opt::<Decimal128Type>() {
-            Some(values) => values.value_as_string(row),
-            None => column.as_primitive::<Decimal256Type>().value_as_string(row),
-        };
-        let value = |row| if column.is_null(row) { Value::Null } else { Value::String(digits(row)) };
-        return Ok((0..column.len()).map(|row| Value::Object(Map::from_iter([(name.clone(), value(row))]))).collect());
+/// The values of a column as JSON. What JSON's readers, ours too, would change is text: decimals, and whatever is no number at all.
+fn json(column: &ArrayRef) -> Result<Vec<Value>, ArrowError> {
+    let each = |value: &dyn Fn(usize) -> Result<Value, ArrowError>| {
+        let or_null = |row| if column.is_null(row) { Ok(Value::Null) } else { value(row) };
+        (0..column.len()).map(or_null).collect::<Result<Vec<_>, _>>()
+    };
+    macro_rules! number {
+        ($t:ty) => {{
+            let numbers = column.as_primitive::<$t>();
+            each(&|row| Ok(Value::from(numbers.value(row))))
+        }};
     }
-    let mut batch = batch.clone();
-    // The writer knows zones by their offset only; instants are in UTC whatever their zone.
-    if let DataType::Timestamp(unit, Some(_)) = batch.column(0).data_type() {
-        let kind = DataType::Timestamp(*unit, Some("+00:00".into()));
-        let instants = batch.column(0).to_data().into_builder().data_type(kind.clone()).build()?;
-        let schema = Schema::new(vec![Field::new(batch.schema_ref().field(0).name(), kind, true)]);
-        batch = RecordBatch::try_new(Arc::new(schema), vec![make_array(instants)])?;
+    let items = |items: ArrayRef| json(&items).map(Value::Array);
+    match column.data_type() {
+        DataType::Null => Ok(vec![Value::Null; column.len()]),
+        DataType::Boolean => each(&|row| Ok(Value::Bool(column.as_boolean().value(row)))),
+        DataType::Int8 => number!(Int8Type),
+        DataType::Int16 => number!(Int16Type),
+        DataType::Int32 => number!(Int32Type),
+        DataType::Int64 => number!(Int64Type),
+        DataType::UInt8 => number!(UInt8Type),
+        DataType::UInt16 => number!(UInt16Type),
+        DataType::UInt32 => number!(UInt32Type),
+        DataType::UInt64 => number!(UInt64Type),
+        // Not as the double of the same value, which has digits that nobody wrote.
+        DataType::Float16 => each(&|row| Ok(shortest(&column.as_primitive::<Float16Type>().value(row).to_f32().to_string()))),
+        DataType::Float32 => each(&|row| Ok(shortest(&column.as_primitive::<Float32Type>().value(row).to_string()))),
+        DataType::Float64 => number!(Float64Type),
+        DataType::Utf8 => each(&|row| Ok(Value::from(column.as_string::<i32>().value(row)))),
+        DataType::LargeUtf8 => each(&|row| Ok(Value::from(column.as_string::<i64>().value(row)))),
+        DataType::Utf8View => each(&|row| Ok(Value::from(column.as_string_view().value(row)))),
+        DataType::List(_) => each(&|row| items(column.as_list::<i32>().value(row))),
+        DataType::LargeList(_) => each(&|row| items(column.as_list::<i64>().value(row))),
+        DataType::FixedSizeList(_, _) => each(&|row| items(column.as_fixed_size_list().value(row))),
+        DataType::Struct(fields) => {
+            let columns = column.as_struct().columns().iter().map(json).collect::<Result<Vec<_>, _>>()?;
+            let there = |row: usize| fields.iter().zip(&columns).map(move |(field, values)| (field.name().clone(), values[row].clone()));
+            each(&|row| Ok(Value::Object(there(row).filter(|(_, value)| !value.is_null()).collect())))
+        }
+        DataType::Map(_, _) => each(&|row| {
+            let entries = column.as_map().value(row);
+            let (keys, values) = (json(entries.column(0))?, json(entries.column(1))?);
+            let name = |key: Value| key.as_str().map_or_else(|| key.to_string(), str::to_owned);
+            Ok(Value::Object(keys.into_iter().map(name).zip(values).collect()))
+        }),
+        DataType::Dictionary(_, _) => {
+            let dictionary = column.as_any_dictionary();
+            let values = json(dictionary.values())?;
+            let keys = if values.is_empty() { Vec::new() } else { dictionary.normalized_keys() };
+            each(&|row| Ok(keys.get(row).and_then(|key| values.get(*key)).cloned().unwrap_or(Value::Null)))
+        }
+        // The formatter knows zones by their offset only; instants are in UTC whatever their zone.
+        DataType::Timestamp(unit, Some(zone)) if zone.as_ref() != UTC => {
+            json(&make_array(column.to_data().into_builder().data_type(DataType::Timestamp(*unit, Some(UTC.into()))).build()?))
+        }
+        _ => {
+            let options = FormatOptions::default();
+            let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
+            each(&|row| formatter.value(row).try_to_string().map(Value::String))
+        }
     }
-    let mut out = ArrayWriter::new(Vec::new());
-    out.write(&batch)?;
-    out.finish()?;
-    Ok(serde_json::from_slice(&out.into_inner())?)
+}
+
+/// UTC as the formatter knows it.
+const UTC: &str = "+00:00";
+
+/// A number by its digits; null for NaN and the infinities, which JSON does not have.
+fn shortest(digits: &str) -> Value {
+    digits.parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 fn short(value: Value, hide: bool) -> Value {
@@ -151,5 +186,43 @@ fn short(value: Value, hide: bool) -> Value {
         },
         Value::Array(values) => Value::Array(values.into_iter().take(VALUE_CHARS / 10).map(|v| short(v, false)).collect()),
         value => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::types::{Int32Type, TimestampMicrosecondType};
+    use arrow_array::{
+        BinaryArray, Date32Array, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int64Array, ListArray, NullArray,
+        PrimitiveArray, StructArray, UInt64Array,
+    };
+    use arrow_schema::Field;
+    use serde_json::json as value;
+
+    use super::*;
+
+    #[test]
+    fn values_are_shown_as_json_that_loses_nothing() {
+        let of = |array: ArrayRef| Value::Array(json(&array).expect("JSON"));
+        assert_eq!(of(Arc::new(Int64Array::from(vec![Some(i64::MIN), None]))), value!([i64::MIN, null]));
+        assert_eq!(of(Arc::new(UInt64Array::from(vec![u64::MAX]))), value!([u64::MAX]));
+        assert_eq!(of(Arc::new(Float32Array::from(vec![0.1_f32, f32::NAN]))), value!([0.1, null]));
+        assert_eq!(of(Arc::new(Float64Array::from(vec![0.1, f64::INFINITY]))), value!([0.1, null]));
+        assert_eq!(of(Arc::new(NullArray::new(2))), value!([null, null]));
+        let decimals = Decimal128Array::from(vec![9_999_999_999_999_999]).with_precision_and_scale(18, 2).expect("a decimal");
+        assert_eq!(of(Arc::new(decimals)), value!(["99999999999999.99"]));
+        assert_eq!(of(Arc::new(Date32Array::from(vec![19_782]))), value!(["2024-02-29"]));
+        assert_eq!(of(Arc::new(BinaryArray::from(vec![&b"\x01\xff"[..]]))), value!(["01ff"]));
+        let instants = PrimitiveArray::<TimestampMicrosecondType>::from(vec![0]).with_timezone("Europe/Berlin");
+        assert_eq!(of(Arc::new(instants)), value!(["1970-01-01T00:00:00Z"]));
+        let words: DictionaryArray<Int32Type> = [Some("a"), None, Some("a")].into_iter().collect();
+        assert_eq!(of(Arc::new(words)), value!(["a", null, "a"]));
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        assert_eq!(of(Arc::new(lists)), value!([[1, null], null]));
+        let inner: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
+        let objects = StructArray::from(vec![(Arc::new(Field::new("a", DataType::Int64, true)), inner)]);
+        assert_eq!(of(Arc::new(objects)), value!([{"a": 1}, {}]));
     }
 }

@@ -153,6 +153,7 @@ impl Engine for Mock {
             computed: 0,
             cancelled: 0,
             recipe: None,
+            server: None,
         }
     }
 }

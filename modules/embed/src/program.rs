@@ -11,6 +11,7 @@ use brahman_card::ModuleState;
 use brahman_sidecar::{Module, ModuleError, chain, run};
 
 use crate::engine::Engine;
+use crate::http::{self, HttpEngine};
 use crate::mock::Mock;
 use crate::real::check::{CheckError, check};
 use crate::real::pipeline::{Pipeline, Settings};
@@ -56,6 +57,22 @@ fn checked(folder: Option<String>) -> ExitCode {
             ExitCode::from(brahman_sidecar::module::EXIT_CONFIG)
         }
     }
+}
+
+/// The remote embedder: a server that is asked over HTTP. One that is not there may come: that is tried again.
+pub fn http() -> ExitCode {
+    run("embed-http", async |module: Module| {
+        let settings = http::Settings::from_env(&module.cache, module.label()).map_err(ModuleError::refused)?;
+        module.report(ModuleState::Loading, Some(format!("asks {}", settings.base)), BTreeMap::new()).await;
+        let opened = HttpEngine::open(settings, &module.state, module.label()).await;
+        let engine = Arc::new(opened.map_err(|error| {
+            if error.is_passing() { ModuleError::Failed(std::io::Error::other(error)) } else { ModuleError::refused(error) }
+        })?);
+        let attributes = engine.attributes();
+        let outcome = module.serve_with(Arc::new(EmbedService::new(Arc::clone(&engine))), attributes).await;
+        engine.close();
+        outcome
+    })
 }
 
 /// The mock embedder: context `test`.

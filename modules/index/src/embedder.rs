@@ -279,18 +279,25 @@ pub fn may_replace(index: &str, from: &Model, to: &Model, allow_mock: bool) -> R
     Err(Fault::of(&ModelMismatch { wanted: from.fingerprint.clone(), got: to.fingerprint.clone() }, false, message))
 }
 
-/// What the mesh says where nobody embeds by an index's model; if that is a mock, with what to do about it.
+/// What the mesh says where nobody embeds by an index's model, which is asked for whatever the context offers first; with what to do
+/// about it.
 #[must_use]
 pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
-    if !model.mock || fault.name != NoProvider::NAME {
+    if fault.name != NoProvider::NAME {
         return fault;
     }
-    let message = format!(
-        "the vectors of index `{index}` are synthetic, made by a mock ({}), and no mock embeds here: `brahman index migrate {index}` \
-         embeds it with a real model; {}",
-        model.name,
-        fault.message()
-    );
+    let (name, why) = (&model.name, fault.message());
+    let message = if model.mock {
+        format!(
+            "the vectors of index `{index}` are synthetic, made by a mock ({name}), and no mock embeds here: `brahman index migrate \
+             {index}` embeds it with a real model; {why}"
+        )
+    } else {
+        format!(
+            "the vectors of index `{index}` are of {name}, and no module embeds with it here: `brahman models enable {name}` serves it, \
+             if it is on this machine, `brahman index migrate {index}` embeds it with another model; {why}"
+        )
+    };
     fault.with("message", message)
 }
 
@@ -447,14 +454,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_mocks_refusal_says_to_migrate() {
+    fn a_refusal_says_what_to_do_about_the_indexes_model() {
         let none = || Fault::new(NoProvider::NAME, true, "nothing serves");
         let said = explained(none(), &model("mock", true), "x");
         assert!(
             said.retryable() && said.message().contains("brahman index migrate x") && said.message().contains("nothing serves"),
             "{said}"
         );
-        assert_eq!(explained(none(), &model("real", false), "x").message(), "nothing serves");
+        let said = explained(none(), &model("real", false), "x");
+        assert!(said.message().contains("models enable real") && said.message().contains("nothing serves"), "{said}");
         assert_eq!(explained(Fault::internal("broken"), &model("mock", true), "x").message(), "broken");
     }
 }

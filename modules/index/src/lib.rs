@@ -5,7 +5,7 @@
 //! committed; [`generation`] is what answers, [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`];
 //! [`flat_hnsw`] is the engine, [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for, [`passage`]
 //! what of a chunk is read first,
-//! [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
+//! [`reranker`] has hits ordered anew, [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
 //! measuring what was promoted. [`sweep`] decides what may be removed, [`calibrate`] finds how wide
 //! searches must be, [`memory`] says what a refresh takes of it, [`sealed`] are files of JSON with a checksum, [`threads`] says what
 //! becomes of a panic.
@@ -35,6 +35,7 @@ pub mod pending;
 pub mod program;
 pub mod query;
 pub mod refresh;
+pub mod reranker;
 pub mod rescue;
 pub mod rows;
 pub mod sealed;

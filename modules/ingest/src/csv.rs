@@ -1,274 +1,259 @@
 //! CSV: types that hold for every row, at the speed of several cores.
 //!
-//! A reader cuts the input into pieces of whole records, workers parse them, and this thread writes them in order. Types
-//! are inferred from the first piece and checked on every value; one that does not fit widens its column and the input is
-//! read once more, so the types are those that all rows allow, in one pass as a rule and in two at most.
+//! `dialect` tells how a file is written, `parse` puts records into columns, and [`crate::passes`] reads what is there once or twice.
+//! Columns of several files meet by name.
 //!
-//! Invariants: memory is bounded by the pieces in flight; a bad record costs itself and is named, one whose quote never
-//! closes costs its first line; however a pass ends (done, an error of any thread, a panic, `stop`), all its threads have ended.
+//! Invariants: memory is bounded by the pieces in flight; a bad record costs itself and is named, one whose quote never closes costs its
+//! first line; a field is what stands there, or NULL if nothing does; what was guessed is said.
 
-mod kind;
+mod dialect;
 mod parse;
-mod pieces;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use kind::Kind;
-use parse::{PieceRows, parse, records, widen};
-use pieces::{Piece, Pieces};
+use crate::encoding::{self, Encoding};
+use crate::lattice::{Facts, Kind, tally};
+use crate::passes::pieces::{LastRecord, Pieces};
+use crate::passes::{self, Input, PIECE_BYTES, Piece, PieceRows, Table};
+pub use crate::passes::{Open, Quarantine, RECORD_BYTES_MAX, Take, TextOptions};
+pub use dialect::CsvOptions;
+use dialect::Dialect;
+use dialect::{LOOKED_BYTES, Sniff, names, sniff};
 
-/// A longer record is an unclosed quote, or no record that anything can use.
-pub const RECORD_BYTES_MAX: usize = 16 << 20;
-/// Pieces between reader and writer, for each worker.
-const IN_FLIGHT: usize = 3;
+/// Files whose guesses are said.
+const FILES_NAMED: usize = 3;
 
-/// Where a bad row is told: its file, its number from 1, the reason.
-pub type Quarantine<'a> = dyn FnMut(&Path, u64, String) + 'a;
-/// Where batches go with their bytes at the source; an error ends the reading.
-pub type Take<'a> = dyn FnMut(RecordBatch, u64) -> io::Result<()> + 'a;
-/// Where the schema is told, before the first batch. Told again, everything taken so far is void.
-pub type Open<'a> = dyn FnMut(SchemaRef) -> io::Result<()> + 'a;
-
-/// A piece on its way to a worker.
-struct Job {
-    number: usize,
-    file: usize,
-    delimiter: u8,
-    piece: Piece,
+/// A file that makes no table.
+#[derive(Debug, Error)]
+enum FileError {
+    #[error("{}: has no header that could be read", .path.display())]
+    NoHeader { path: PathBuf },
+    #[error("{}: its columns changed while it was read", .path.display())]
+    Changed { path: PathBuf },
 }
 
-/// Reads CSV files with one header into batches.
+fn invalid(error: FileError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// What the pieces of one file have in common.
+#[derive(Debug)]
+struct Layout {
+    dialect: Dialect,
+    /// The column of each field.
+    places: Vec<usize>,
+}
+
+/// The beginning of a file: pieces that go on with its first record, how it is written, its columns.
+struct Beginning {
+    pieces: Pieces,
+    sniff: Sniff,
+    names: Vec<String>,
+    guesses: Vec<String>,
+}
+
+impl Beginning {
+    /// Opens a file; none if there is nothing in it.
+    fn read(path: &Path, bytes: usize, said: &CsvOptions, stop: &CancellationToken) -> io::Result<Option<Self>> {
+        let (reader, mut encoding) = encoding::open(path, stop, said.encoding)?;
+        let mut pieces = Pieces::begin(reader, bytes)?;
+        if encoding.is_none() && encoding::is_windows(pieces.beginning()) {
+            encoding = Some(Encoding::Windows1252);
+            pieces = Pieces::begin(encoding::open(path, stop, encoding)?.0, bytes)?;
+        }
+        if pieces.beginning().iter().all(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        let Some(sniff) = sniff(pieces.beginning(), pieces.is_whole(), said) else {
+            return Err(invalid(FileError::NoHeader { path: path.to_owned() }));
+        };
+        let mut guesses = sniff.guesses.clone();
+        if let Some(other) = encoding.filter(|encoding| said.encoding.is_none() && *encoding != Encoding::Utf8) {
+            guesses.push(format!("it is {} (--encoding)", other.name()));
+        }
+        let names = names(sniff.header.clone(), sniff.columns, &mut guesses);
+        pieces.skip(sniff.begins);
+        Ok(Some(Self { pieces, sniff, names, guesses }))
+    }
+}
+
+/// Columns of all files, and the types of a pass.
+struct CsvTable<'a> {
+    said: &'a CsvOptions,
+    names: &'a [String],
+    kinds: Vec<Kind>,
+    schema: SchemaRef,
+}
+
+impl<'a> CsvTable<'a> {
+    fn new(said: &'a CsvOptions, names: &'a [String], kinds: Vec<Kind>) -> Self {
+        let fields: Vec<Field> = names.iter().zip(&kinds).map(|(name, kind)| Field::new(name, kind.arrow(), true)).collect();
+        Self { said, names, kinds, schema: Arc::new(Schema::new(fields)) }
+    }
+
+    /// Where the fields of a file go.
+    fn layout(&self, beginning: &Beginning, path: &Path) -> io::Result<Arc<Layout>> {
+        let dialect = beginning.sniff.dialect;
+        // Without a header they are those of the others, if there are as many.
+        if beginning.sniff.header.is_none() && beginning.names.len() == self.names.len() {
+            return Ok(Arc::new(Layout { dialect, places: (0..self.names.len()).collect() }));
+        }
+        let places: HashMap<&str, usize> = self.names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
+        let places = beginning.names.iter().map(|name| places.get(name.as_str()).copied()).collect::<Option<Vec<_>>>();
+        places.map(|places| Arc::new(Layout { dialect, places })).ok_or_else(|| invalid(FileError::Changed { path: path.to_owned() }))
+    }
+}
+
+impl Table for CsvTable<'_> {
+    type Facts = Vec<Facts>;
+    type Dialect = Arc<Layout>;
+
+    fn cut(&self, path: &Path, stop: &CancellationToken, each: &mut dyn FnMut(&Arc<Layout>, Piece) -> bool) -> io::Result<bool> {
+        let Some(mut beginning) = Beginning::read(path, PIECE_BYTES, self.said, stop)? else { return Ok(true) };
+        let layout = self.layout(&beginning, path)?;
+        let dialect = layout.dialect;
+        let last: LastRecord = Box::new(move |bytes| dialect.last_record(bytes));
+        while let Some(piece) = beginning.pieces.next(&last)? {
+            if !each(&layout, piece) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn parse(&self, layout: &Arc<Layout>, bytes: &[u8], build: bool) -> io::Result<PieceRows<Vec<Facts>>> {
+        parse::parse(bytes, layout, self, build)
+    }
+
+    fn join(&self, all: &mut Option<Vec<Facts>>, mut own: Vec<Facts>, file: usize, before: u64) {
+        own.iter_mut().for_each(|facts| facts.shift(file, before));
+        match all {
+            None => *all = Some(own),
+            Some(all) => all.iter_mut().zip(own).for_each(|(all, own)| all.join(own)),
+        }
+    }
+}
+
+/// Names of the columns of all files, in the order in which they are met, and what is to be said of the files.
+fn columns(paths: &[&Path], said: &CsvOptions, stop: &CancellationToken) -> io::Result<(Vec<String>, Vec<String>)> {
+    let (mut names, mut notes, mut told): (Vec<String>, Vec<String>, usize) = (Vec::new(), Vec::new(), 0);
+    let mut other = Vec::new();
+    for path in paths {
+        let Some(beginning) = Beginning::read(path, LOOKED_BYTES, said, stop)? else { continue };
+        let file = path.file_name().map(|name| name.display().to_string()).unwrap_or_default();
+        if !beginning.guesses.is_empty() {
+            told += 1;
+            if told <= FILES_NAMED {
+                notes.push(format!("{file}: {}", beginning.guesses.join("; ")));
+            }
+        }
+        if names.is_empty() {
+            names = beginning.names;
+            continue;
+        }
+        if beginning.names == names || (beginning.sniff.header.is_none() && beginning.names.len() == names.len()) {
+            continue;
+        }
+        other.push(file);
+        let there: std::collections::HashSet<&String> = names.iter().collect();
+        let new: Vec<String> = beginning.names.iter().filter(|name| !there.contains(name)).cloned().collect();
+        names.extend(new);
+    }
+    if told > FILES_NAMED {
+        notes.push(format!("the same or the like of {} more files", told - FILES_NAMED));
+    }
+    if let Some(first) = other.first() {
+        let count = other.len();
+        notes.push(format!("{count} files, such as {first}, have other columns or another order than the first: columns meet by name, and NULL is where a file has none"));
+    }
+    Ok((names, notes))
+}
+
+/// Reads CSV files into batches. Gives the schema first, to `open`, and at the end what a person should know of what was guessed.
 ///
 /// # Errors
-/// If a file cannot be read, or has another header than the first, or `stop` is cancelled.
+/// If a file cannot be read, or has no header, or `stop` is cancelled.
 pub fn read(
     paths: &[&Path],
-    workers: usize,
+    how: &TextOptions,
     stop: &CancellationToken,
     open: &mut Open<'_>,
     take: &mut Take<'_>,
     bad: &mut Quarantine<'_>,
-) -> io::Result<()> {
-    let Some(first) = paths.first() else { return Ok(()) };
-    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", first.display()));
-    let mut pieces = Pieces::open(first, stop)?;
-    let delimiter = pieces.delimiter;
-    let Some(Piece::Records(beginning)) = pieces.next()? else { return Err(invalid("has no header that could be read".into())) };
-    let (header, rest) = header(&beginning, delimiter)?;
-    let mut seen = std::collections::HashSet::new();
-    if let Some(twice) = header.iter().find(|name| !seen.insert(name.as_str())) {
-        return Err(invalid(format!("has two columns `{twice}`")));
+) -> io::Result<Vec<String>> {
+    let Some(first) = paths.first() else { return Ok(Vec::new()) };
+    let said = &how.csv;
+    let (names, mut notes) = columns(paths, said, stop)?;
+    if names.is_empty() {
+        return Err(invalid(FileError::NoHeader { path: (*first).to_owned() }));
     }
-    let mut kinds = vec![Kind::Empty; header.len()];
-    widen(&beginning[rest..], delimiter, &mut kinds)?;
-    drop((pieces, beginning));
-    loop {
-        let fields: Vec<Field> = header.iter().zip(&kinds).map(|(name, kind)| Field::new(name, kind.arrow(), true)).collect();
-        let schema = Arc::new(Schema::new(fields));
-        open(Arc::clone(&schema))?;
-        match pass(paths, (workers, stop), &header, &kinds, &schema, take)? {
-            Outcome::Done(told) => {
-                for (file, row, why) in told {
-                    bad(paths[file], row, why);
-                }
-                return Ok(());
-            }
-            Outcome::Wider(wider) => kinds = wider,
+    let kept = |name: &str| how.kept.as_deref().and_then(|schema| schema.field_with_name(name).ok()).map(Field::data_type);
+    let kinds = |facts: &[Facts]| -> Vec<Kind> {
+        let kind = |(facts, name): (&Facts, &String)| if said.all_text { Kind::Text } else { facts.kind_or(kept(name)) };
+        facts.iter().zip(&names).map(kind).collect()
+    };
+    // The first piece says which types are likely.
+    let blank = CsvTable::new(said, &names, vec![Kind::Null; names.len()]);
+    let mut likely = blank.kinds.clone();
+    for path in paths {
+        let Some(mut beginning) = Beginning::read(path, PIECE_BYTES, said, stop)? else { continue };
+        let layout = blank.layout(&beginning, path)?;
+        let dialect = layout.dialect;
+        let last: LastRecord = Box::new(move |bytes| dialect.last_record(bytes));
+        if let Some(Piece::Records(bytes)) = beginning.pieces.next(&last)?
+            && let Some(facts) = blank.parse(&layout, &bytes, false)?.facts
+        {
+            likely = kinds(&facts);
         }
+        break;
     }
-}
-
-/// The names of the columns, and where the records begin.
-fn header(bytes: &[u8], delimiter: u8) -> io::Result<(Vec<String>, usize)> {
-    let (mut reader, mut record) = (records(bytes, delimiter), ::csv::ByteRecord::new());
-    reader.read_byte_record(&mut record)?;
-    let names = record.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-    Ok((names, usize::try_from(reader.position().byte()).unwrap_or(bytes.len())))
-}
-
-enum Outcome {
-    /// Bad records: file, number, reason.
-    Done(Vec<(usize, u64, String)>),
-    /// Types that all records allow.
-    Wider(Vec<Kind>),
-}
-
-/// One pass over all files. Once a value does not fit, the rest is only looked at.
-fn pass(
-    paths: &[&Path],
-    (workers, stop): (usize, &CancellationToken),
-    header: &[String],
-    kinds: &[Kind],
-    schema: &SchemaRef,
-    take: &mut Take<'_>,
-) -> io::Result<Outcome> {
-    let (jobs, waiting) = sync_channel::<Job>(workers);
-    // The workers' own: once the last has gone, whoever cuts hears that nobody waits for a piece.
-    let (waiting, wider) = (Arc::new(Mutex::new(waiting)), AtomicBool::new(false));
-    let (results, incoming) = channel::<(usize, usize, io::Result<PieceRows>)>();
-    let (tokens, allowed) = channel::<()>();
-    for _ in 0..IN_FLIGHT * workers {
-        let _ = tokens.send(());
+    let table = CsvTable::new(said, &names, likely);
+    let schema = Arc::clone(&table.schema);
+    let mut types = |_: &CsvTable<'_>, facts: &Vec<Facts>| {
+        let table = CsvTable::new(said, &names, kinds(facts));
+        let schema = Arc::clone(&table.schema);
+        Ok((table, schema))
+    };
+    let input = Input { paths, workers: how.workers, stop };
+    let (facts, _) = passes::read(input, table, schema, &mut types, (open, take, bad))?;
+    let Some(facts) = facts else { return Ok(notes) };
+    let kinds = kinds(&facts);
+    if !said.all_text {
+        let columns = names.iter().zip(&facts).zip(&kinds).map(|((name, facts), kind)| (name.as_str(), facts, kind));
+        notes.extend(tally::notes(columns, paths, false));
     }
-    let wider = &wider;
-    std::thread::scope(|scope| {
-        // They go with this closure, however it ends: the scope waits for threads that would wait for them.
-        let (tokens, incoming, waiting) = (tokens, incoming, waiting);
-        let failed = results.clone();
-        std::thread::Builder::new()
-            .name("ingest-cut".into())
-            .spawn_scoped(scope, move || cut(paths, stop, header, &jobs, &allowed, &failed))?;
-        for _ in 0..workers {
-            let (results, waiting) = (results.clone(), Arc::clone(&waiting));
-            let parse = move || work(&waiting, &results, kinds, schema, wider);
-            std::thread::Builder::new().name("ingest-parse".into()).spawn_scoped(scope, parse)?;
-        }
-        drop((results, waiting));
-        gather(&incoming, &tokens, kinds, wider, take)
-    })
-}
-
-/// What a thread does, or the error that it panicked.
-fn guarded<T>(doing: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let panicked = |_| Err(io::Error::other(format!("{doing} panicked; the log has more")));
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
-}
-
-/// Sends pieces to the workers, as many as are allowed.
-fn cut(
-    paths: &[&Path],
-    stop: &CancellationToken,
-    header: &[String],
-    jobs: &SyncSender<Job>,
-    allowed: &Receiver<()>,
-    failed: &Sender<(usize, usize, io::Result<PieceRows>)>,
-) {
-    let mut number = 0;
-    for (file, path) in paths.iter().enumerate() {
-        let mut each = || -> io::Result<bool> {
-            let mut pieces = Pieces::open(path, stop)?;
-            let mut first = true;
-            while let Some(mut piece) = pieces.next()? {
-                if let Piece::Records(bytes) = &mut piece
-                    && std::mem::take(&mut first)
-                {
-                    let (own, rest) = self::header(bytes, pieces.delimiter)?;
-                    if own != header {
-                        let why = format!("{}: has the columns {own:?}, the first file has {header:?}", path.display());
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-                    }
-                    bytes.drain(..rest);
-                }
-                // Both ends are gone once the writer has given up.
-                if allowed.recv().is_err() || jobs.send(Job { number, file, delimiter: pieces.delimiter, piece }).is_err() {
-                    return Ok(false);
-                }
-                number += 1;
-            }
-            Ok(true)
-        };
-        match guarded("cutting a file into pieces", &mut each) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                let _ = failed.send((number, file, Err(error)));
-                return;
-            }
-        }
-    }
-}
-
-/// Parses pieces until there are no more.
-fn work(
-    waiting: &Mutex<Receiver<Job>>,
-    results: &Sender<(usize, usize, io::Result<PieceRows>)>,
-    kinds: &[Kind],
-    schema: &SchemaRef,
-    wider: &AtomicBool,
-) {
-    loop {
-        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { number, file, delimiter, piece }) = job else { return };
-        let parsed = guarded("parsing a piece", || match piece {
-            Piece::Bad(why) => Ok(PieceRows { records: 1, bad: vec![(1, why.to_owned())], ..PieceRows::default() }),
-            Piece::Records(bytes) if wider.load(Ordering::Relaxed) => {
-                let mut own = kinds.to_vec();
-                widen(&bytes, delimiter, &mut own).map(|()| PieceRows { kinds: Some(own), ..PieceRows::default() })
-            }
-            Piece::Records(bytes) => parse(&bytes, delimiter, kinds, schema),
-        });
-        if results.send((number, file, parsed)).is_err() {
-            return;
-        }
-    }
-}
-
-/// Takes what the workers parsed in the order of the files.
-fn gather(
-    incoming: &Receiver<(usize, usize, io::Result<PieceRows>)>,
-    tokens: &Sender<()>,
-    kinds: &[Kind],
-    wider: &AtomicBool,
-    take: &mut Take<'_>,
-) -> io::Result<Outcome> {
-    let (mut early, mut next) = (BTreeMap::new(), 0);
-    let (mut all_kinds, mut told): (Vec<Kind>, Vec<(usize, u64, String)>) = (kinds.to_vec(), Vec::new());
-    let (mut file_now, mut before) = (0, 0);
-    while let Ok((number, file, parsed)) = incoming.recv() {
-        early.insert(number, (file, parsed));
-        while let Some((file, parsed)) = early.remove(&next) {
-            next += 1;
-            let parsed = parsed?;
-            let _ = tokens.send(());
-            if let Some(own) = &parsed.kinds {
-                wider.store(true, Ordering::Relaxed);
-                all_kinds.iter_mut().zip(own).for_each(|(all, own)| *all = all.join(*own));
-            }
-            if file != file_now {
-                (file_now, before) = (file, 0);
-            }
-            if wider.load(Ordering::Relaxed) {
-                continue;
-            }
-            told.extend(parsed.bad.into_iter().map(|(row, why)| (file, before + row, why)));
-            told.extend((0..parsed.more_bad).map(|_| (file, 0, String::new())));
-            before += parsed.records;
-            let rows: usize = parsed.batches.iter().map(RecordBatch::num_rows).sum();
-            for batch in parsed.batches {
-                let share = parsed.bytes * batch.num_rows() as u64 / rows.max(1) as u64;
-                take(batch, share)?;
-            }
-        }
-    }
-    Ok(if wider.load(Ordering::Relaxed) { Outcome::Wider(all_kinds) } else { Outcome::Done(told) })
+    Ok(notes)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
-    use arrow_array::Array;
     use arrow_array::cast::AsArray;
     use arrow_array::types::{Float64Type, Int64Type};
+    use arrow_array::{Array, RecordBatch};
     use arrow_schema::DataType;
     use proptest::prelude::*;
 
-    use super::pieces::{PIECE_BYTES, last_record};
     use super::*;
 
     fn of(bytes: &[u8]) -> (SchemaRef, Vec<RecordBatch>, Vec<(u64, String)>) {
-        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        file.write_all(bytes).expect("written");
+        let (schema, batches, bad, _) = several(&[bytes], &CsvOptions::default());
+        (schema, batches, bad)
+    }
+
+    type Outcome = (SchemaRef, Vec<RecordBatch>, Vec<(u64, String)>, Vec<String>);
+
+    fn several(files: &[&[u8]], said: &CsvOptions) -> Outcome {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let paths: Vec<PathBuf> = (0..files.len()).map(|i| folder.path().join(format!("{i}.csv"))).collect();
+        paths.iter().zip(files).for_each(|(path, bytes)| std::fs::write(path, bytes).expect("written"));
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
         let (schema, batches, mut bad) = (std::cell::RefCell::new(None), std::cell::RefCell::new(Vec::new()), Vec::new());
         let mut open = |s| {
             *schema.borrow_mut() = Some(s);
@@ -279,8 +264,10 @@ mod tests {
             batches.borrow_mut().push(b);
             Ok(())
         };
-        read(&[file.path()], 2, &CancellationToken::new(), &mut open, &mut take, &mut |_, row, why| bad.push((row, why))).expect("read");
-        (schema.into_inner().expect("a schema"), batches.into_inner(), bad)
+        let how = TextOptions { csv: said.clone(), ..TextOptions::by(2) };
+        let mut told = |_: &Path, row, why| bad.push((row, why));
+        let notes = read(&paths, &how, &CancellationToken::new(), &mut open, &mut take, &mut told).expect("read");
+        (schema.into_inner().expect("a schema"), batches.into_inner(), bad, notes)
     }
 
     #[test]
@@ -296,7 +283,7 @@ mod tests {
         assert!(batch.column(4).is_null(1));
         assert_eq!(batch.column(4).as_string::<i32>().value(2), "a;\"b");
         assert_eq!(bad, [(3, "has 2 fields, the header has 5".to_owned())]);
-        assert_eq!(of(b"id,n\n12345678901234567890,1\n2,2\n").0.field(0).data_type(), &DataType::Utf8, "long identifiers stay text");
+        assert_eq!(of(b"id,n\n12345678901234567890,1\n2,2\n").0.field(0).data_type(), &DataType::UInt64, "to the last digit");
     }
 
     #[test]
@@ -325,7 +312,110 @@ mod tests {
         assert_eq!((batches[0].num_rows(), bad.len()), (1, 1), "{:?}", bad.first().map(|(_, why)| why));
     }
 
+    fn types(schema: &SchemaRef) -> Vec<String> {
+        schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect()
+    }
+
+    fn rows(batches: &[RecordBatch]) -> Vec<String> {
+        let options = arrow_cast::display::FormatOptions::default().with_null("NULL");
+        let mut rows = Vec::new();
+        for batch in batches {
+            let columns: Vec<_> =
+                batch.columns().iter().map(|c| arrow_cast::display::ArrayFormatter::try_new(c, &options).expect("shown")).collect();
+            rows.extend((0..batch.num_rows()).map(|row| columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>().join("|")));
+        }
+        rows
+    }
+
+    #[test]
+    fn numbers_and_dates_are_what_stands_there_or_text_that_says_why() {
+        for (text, kind, first) in [
+            ("v\n9007199254740993\n0.5\n", "Decimal128(18, 1)", "9007199254740993.0"),
+            ("v\n99999999999999.99\n1.5\n1234567890123456.7\n", "Decimal128(18, 2)", "99999999999999.99"),
+            ("v\n0.5\n0.05123456789012345\n0.25\n", "Float64", "0.5"),
+            ("v\n.5\n0.25\n-.75\n", "Float64", "0.5"),
+            ("v\n34\nNA\nNULL\n\\N\n41\n", "Int64", "34"),
+            ("v\n007\n8\n", "Utf8", "007"),
+            ("v\n18446744073709551615\n5\n", "UInt64", "18446744073709551615"),
+            ("v\n2024-01-31\n", "Date32", "2024-01-31"),
+        ] {
+            let (schema, batches, _, _) = several(&[text.as_bytes()], &CsvOptions::default());
+            assert_eq!((schema.field(0).data_type().to_string().as_str(), rows(&batches)[0].as_str()), (kind, first), "{text}");
+        }
+        let notes = |text: &str| several(&[text.as_bytes()], &CsvOptions::default()).3.join("\n");
+        assert!(notes("v\n007\n8\n").contains("digits after a zero, such as `007`"));
+        assert!(notes("v\n34\nNA\n\\N\n").contains("2 of 3 values are words for no value, and became NULL"));
+        assert!(notes("v\n1\n2\n3\nx\n").contains("1 other texts, such as `x` (0.csv row 4)"));
+        assert_eq!(notes("v,w\n1,a\n2,7\n,b\n"), "", "nothing to be said");
+    }
+
+    #[test]
+    fn files_are_read_as_people_write_them_and_guesses_are_said() {
+        let utf_16: Vec<u8> = "\u{feff}id,name\r\n1,Zo\u{eb}\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let cases: &[(&[u8], &str, &str, &str)] = &[
+            (&utf_16, "id Int64, name Utf8", "1|Zo\u{eb}", "UTF-16LE"),
+            (b"id,Gr\xf6\xdfe\n1,klein\n", "id Int64, Gr\u{f6}\u{df}e Utf8", "1|klein", "Windows-1252"),
+            (b"sep=;\nid;name\n1;Anna\n", "id Int64, name Utf8", "1|Anna", ""),
+            (b"a,b,,\n1,2,,\n", "a Int64, b Int64, column3 Utf8, column4 Utf8", "1|2|NULL|NULL", "column 3 (``) is `column3`"),
+            (b"a,a,a_2\n1,2,3\n", "a Int64, a_3 Int64, a_2 Int64", "1|2|3", "column 2 (`a`) is `a_3`"),
+            (
+                b"id,text\n1,\"He said \\\"hi\\\" twice\"\n2,\"x, \\\"y\\\", z\"\n",
+                "id Int64, text Utf8",
+                "1|He said \"hi\" twice",
+                "backslash",
+            ),
+            (b"id, name, note\n1, \"Smith, John\", ok\n", "id Int64, name Utf8, note Utf8", "1|Smith, John|ok", "spaces"),
+            (b"# exported 2024\n# by tool, v1\nid,name\n1,Anna\n", "id Int64, name Utf8", "1|Anna", "2 lines of comment"),
+            (b"Report of May\n\nid,name,x\n1,Anna,2\n2,Bob,3\n", "id Int64, name Utf8, x Int64", "1|Anna|2", "lines before the header"),
+            (b"1,2\n3,4\n", "column1 Int64, column2 Int64", "1|2", "no header"),
+            (
+                b"\"Last, first\";\"City, state\"\n\"Smith, J\";\"Rome, IT\"\n",
+                "Last, first Utf8, City, state Utf8",
+                "Smith, J|Rome, IT",
+                "`;`",
+            ),
+            (b"a;b\n1,5;2,5\n3,5;4,5\n", "a Utf8, b Utf8", "1,5|2,5", "`;`"),
+        ];
+        for (bytes, kinds, first, words) in cases {
+            let (schema, batches, bad, notes) = several(&[*bytes], &CsvOptions::default());
+            let of = String::from_utf8_lossy(bytes);
+            assert_eq!((types(&schema).join(", ").as_str(), rows(&batches)[0].as_str(), bad.len()), (*kinds, *first, 0), "{of}: {notes:?}");
+            assert!(notes.join("\n").contains(words), "{of}: {notes:?}");
+        }
+    }
+
+    #[test]
+    fn columns_of_several_files_meet_by_name() {
+        let (schema, batches, _, notes) = several(&[b"id,name\n1,Anna\n", b"name,id,new\nBob,2,0.5\n"], &CsvOptions::default());
+        assert_eq!(types(&schema), ["id Int64", "name Utf8", "new Float64"]);
+        assert_eq!(rows(&batches), ["1|Anna|NULL", "2|Bob|0.5"]);
+        assert!(notes.iter().any(|note| note.contains("by name")), "{notes:?}");
+    }
+
+    #[test]
+    fn what_is_said_is_not_guessed() {
+        let said = |said: CsvOptions, text: &str| rows(&several(&[text.as_bytes()], &said).1);
+        let default = CsvOptions::default;
+        assert_eq!(said(CsvOptions { header: Some(true), ..default() }, "1,2\n3,4\n"), ["3|4"]);
+        assert_eq!(said(CsvOptions { header: Some(false), ..default() }, "a,b\n3,4\n"), ["a|b", "3|4"]);
+        assert_eq!(said(CsvOptions { delimiter: Some(b'^'), ..default() }, "a^b\n3,1^4\n"), ["3,1|4"]);
+        assert_eq!(said(CsvOptions { skip: Some(1), ..default() }, "x,y\na,b\n3,4\n"), ["3|4"]);
+        assert_eq!(said(CsvOptions { nulls: Some(vec!["-".into()]), ..default() }, "a,b\n-,NA\n3,x\n"), ["NULL|NA", "3|x"]);
+        assert_eq!(said(CsvOptions { all_text: true, ..default() }, "a,b\n007,1e3\n"), ["007|1e3"]);
+        assert_eq!(said(CsvOptions { quote: Some(None), ..default() }, "a,b\n\"x,1\n"), ["\"x|1"]);
+    }
+
     proptest! {
+        #[test]
+        fn doubles_come_back_bit_for_bit(bits in proptest::collection::vec(any::<u64>(), 1..50)) {
+            let values: Vec<f64> = bits.into_iter().map(f64::from_bits).filter(|value| value.is_finite()).collect();
+            prop_assume!(!values.is_empty());
+            let text: String = std::iter::once("v\n".to_owned()).chain(values.iter().map(|value| format!("{value:e}\n"))).collect();
+            let batches = of(text.as_bytes()).1;
+            let read: Vec<u64> = batches.iter().flat_map(|b| b.column(0).as_primitive::<Float64Type>().values().to_vec()).map(f64::to_bits).collect();
+            prop_assert_eq!(read, values.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
+        }
+
         /// Cut anywhere, a file's pieces hold the records that the csv crate finds in the whole.
         #[test]
         fn pieces_are_cut_between_records(rows in proptest::collection::vec(("[a\"\n, ;é]{0,9}", "[a\"\n, ]{0,9}", "[0-9]{0,3}"), 0..60), cut in 1_usize..400) {
@@ -333,11 +423,12 @@ mod tests {
             writer.write_record(["x", "y", "z"]).expect("written");
             rows.iter().for_each(|(a, b, c)| writer.write_record([a, b, c]).expect("written"));
             let bytes = writer.into_inner().expect("bytes");
-            let (end, open) = last_record(&bytes, b',');
+            let dialect = Dialect { delimiter: b',', quote: Some(b'"'), escape: None, spaced: false };
+            let (end, open) = dialect.last_record(&bytes);
             prop_assert!(!open && end == Some(bytes.len()));
             let part = &bytes[..cut.min(bytes.len())];
-            let end = last_record(part, b',').0.unwrap_or(0);
-            let count = |bytes: &[u8]| records(bytes, b',').byte_records().count();
+            let end = dialect.last_record(part).0.unwrap_or(0);
+            let count = |bytes: &[u8]| dialect.records(bytes).byte_records().count();
             prop_assert_eq!(count(&bytes[..end]) + count(&bytes[end..]), count(&bytes));
         }
     }

@@ -10,7 +10,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{Column, Dataset};
 use brahman_card::interface::ingest::error::{BadSource, NothingToRead};
-use brahman_card::interface::ingest::{HiddenFiles, Quarantine};
+use brahman_card::interface::ingest::{CsvFormat, HiddenFiles, Quarantine};
 use brahman_sidecar::chain;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -18,7 +18,9 @@ use parquet::errors::ParquetError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::csv::{CsvOptions, TextOptions};
 use crate::documents::{self, Batcher};
+use crate::encoding::Encoding;
 use crate::run::{Progress, ReadOutcome};
 use crate::sink::{Place, Sink};
 use crate::source::{self, File, Format, HidingRule, SourceError, Walk, WalkRules};
@@ -70,20 +72,6 @@ fn failed(error: &io::Error) -> Fault {
     }
 }
 
-/// [`read_by`] the usual rules.
-///
-/// # Errors
-/// As [`read_by`].
-pub fn read(
-    paths: &[String],
-    format: Format,
-    place: &Place,
-    progress: &watch::Sender<Progress>,
-    cancel: &CancellationToken,
-) -> Result<ReadOutcome, Fault> {
-    read_by(paths, &WalkRules::default(), format, place, progress, cancel)
-}
-
 /// The ids that documents have in a dataset, by the paths of their files; none of a dataset of anything else.
 ///
 /// # Errors
@@ -112,10 +100,11 @@ pub fn known_ids(before: &Dataset) -> io::Result<HashMap<PathBuf, String>> {
 ///
 /// # Errors
 /// If nothing can be read, or the disk refuses.
-pub fn read_by(
+pub fn read(
     paths: &[String],
     rules: &WalkRules,
     format: Format,
+    how: &TextOptions,
     place: &Place,
     progress: &watch::Sender<Progress>,
     cancel: &CancellationToken,
@@ -142,13 +131,16 @@ pub fn read_by(
     let mut sink: Option<Sink> = None;
     let mut schema: Option<SchemaRef> = None;
     let outcome = match format {
-        Format::Documents => read_documents(&files, place, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)),
+        Format::Documents => {
+            read_documents(&files, place, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)).map(|()| Vec::new())
+        }
         Format::Csv | Format::Jsonl | Format::Parquet => {
             let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
             let slot = std::cell::RefCell::new(&mut sink);
             let mut open = |s: SchemaRef| {
                 // Before the next is created: what it still holds would be written into that one's file.
                 drop(slot.borrow_mut().take());
+                progress.send_modify(|p| (p.rows, p.bytes) = (0, 0));
                 **slot.borrow_mut() = Some(Sink::create(place, 0, Arc::clone(&s))?);
                 schema = Some(s);
                 Ok(())
@@ -165,13 +157,13 @@ pub fn read_by(
             };
             let mut named = |path: &Path, row, why| bad(path, Some(row), why);
             match format {
-                Format::Csv => csv::read(&paths, cores(), cancel, &mut open, &mut take, &mut named),
-                Format::Jsonl => jsonl::read(&paths, cancel, &mut open, &mut take, &mut named),
-                _ => parquet_files(&paths, &mut open, &mut take),
+                Format::Csv => csv::read(&paths, how, cancel, &mut open, &mut take, &mut named),
+                Format::Jsonl => jsonl::read(&paths, how, cancel, &mut open, &mut take, &mut named),
+                _ => parquet_files(&paths, &mut open, &mut take).map(|()| Vec::new()),
             }
         }
     };
-    outcome.map_err(|e| ended(failed(&e)))?;
+    let notes = outcome.map_err(|e| ended(failed(&e)))?;
     let nothing = || {
         let reasons: Vec<String> = quarantine.iter().take(REASONS_MAX).map(|of| format!("{}: {}", of.source, of.reason)).collect();
         let more = if quarantined > REASONS_MAX as u64 { "; and more" } else { "" };
@@ -192,7 +184,7 @@ pub fn read_by(
     let told = |rule: HidingRule| HiddenFiles { rule: rule.rule, count: rule.count, first: rule.first.display().to_string() };
     let hidden = hidden.rules().into_iter().map(told).collect();
     let columns = columns(&schema, format);
-    Ok(ReadOutcome { objects: vec![object], columns, inputs, quarantined, quarantine, hidden, ..ReadOutcome::default() })
+    Ok(ReadOutcome { objects: vec![object], columns, inputs, quarantined, quarantine, hidden, notes, ..ReadOutcome::default() })
 }
 
 fn columns(schema: &SchemaRef, format: Format) -> Vec<Column> {
@@ -238,8 +230,54 @@ fn read_documents(
     Ok(())
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+/// How tables of text are read by all cores, if nothing is said of it.
+#[must_use]
+pub fn by_all_cores() -> TextOptions {
+    TextOptions::by(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+/// The columns that a dataset has now, by the first of its objects; none if that cannot be read.
+#[must_use]
+pub fn columns_of(dataset: &Dataset) -> Option<SchemaRef> {
+    let object = dataset.objects.first()?;
+    let file = std::fs::File::open(object.local()).ok()?;
+    Some(Arc::clone(ParquetRecordBatchReaderBuilder::try_new(file).ok()?.schema()))
+}
+
+/// What a call says of how CSV is written, checked.
+///
+/// # Errors
+/// If a word of it means nothing.
+pub fn csv_options(said: &CsvFormat) -> Result<CsvOptions, Fault> {
+    let byte = |name: &str, said: &str| match said.as_bytes() {
+        [byte] if byte.is_ascii() => Ok(*byte),
+        b"\\t" | b"tab" => Ok(b'\t'),
+        _ => Err(Fault::invalid_parameter(name, format!("`{said}`, expected one ASCII character, or tab"))),
+    };
+    let or_none = |name: &str, said: &Option<String>| match said.as_deref() {
+        None => Ok(None),
+        Some("" | "none") => Ok(Some(None)),
+        Some(said) => byte(name, said).map(|byte| Some(Some(byte))),
+    };
+    let encoding = |said: &String| {
+        let unknown = || format!("`{said}`, expected utf-8, utf-16le, utf-16be or windows-1252");
+        Encoding::of(said).ok_or_else(|| Fault::invalid_parameter("encoding", unknown()))
+    };
+    let all_text = match said.types.as_deref() {
+        None | Some("guess") => false,
+        Some("text") => true,
+        Some(other) => return Err(Fault::invalid_parameter("types", format!("`{other}`, expected guess or text"))),
+    };
+    Ok(CsvOptions {
+        delimiter: said.delimiter.as_deref().map(|said| byte("delimiter", said)).transpose()?,
+        quote: or_none("quote", &said.quote)?,
+        escape: or_none("escape", &said.escape)?,
+        header: said.header,
+        skip: said.skip,
+        nulls: said.nulls.clone(),
+        encoding: said.encoding.as_ref().map(encoding).transpose()?,
+        all_text,
+    })
 }
 
 /// Parquet files of one schema, row group by row group.

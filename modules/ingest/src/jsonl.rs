@@ -1,209 +1,239 @@
-//! JSON lines: one object per line. The schema is that of all lines, so the input is read twice. What no schema holds is named by file and
-//! line.
+//! JSON into columns: an object a line, or a list of objects, or objects one after the other.
+//!
+//! `scan` takes an object apart, `rows` puts its values into the columns of their keys, `layout` makes lines of what is not written
+//! in lines. Types are those of `lattice` and hold for all rows of all files, wherever a type is met first.
+//!
+//! Invariants: numbers and texts are what stands there; a line that is no object costs itself and is named by file and line; of a key that
+//! an object has twice the last value is read, which is counted; memory is bounded by the pieces in flight.
 
-use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+mod layout;
+mod rows;
+mod scan;
+
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_json::ReaderBuilder;
-use arrow_json::reader::infer_json_schema_from_iterator;
-use arrow_schema::{ArrowError, Schema, SchemaRef};
-use serde_json::Value;
+use arrow_schema::{Schema, SchemaRef};
+use memchr::{memchr, memrchr};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::csv::{Open, Quarantine, RECORD_BYTES_MAX, Take};
-use crate::source::open;
+use crate::lattice::{Facts, Keys, Kind, tally};
+use crate::passes::pieces::{LastRecord, Pieces};
+use crate::passes::{self, BATCH_ROWS, Input, Open, PIECE_BYTES, Piece, PieceRows, Quarantine, Table, Take, TextOptions};
+use rows::{Column, Notice, Reading};
+use scan::{Scanner, Sort};
 
-/// Rows per batch.
-const BATCH_ROWS: usize = 8192;
+/// Most columns of a table.
+const COLUMNS_MAX: usize = 10_000;
 
-/// A line whose types do not fit those of the lines before it.
+/// Why JSON makes no table.
 #[derive(Debug, Error)]
-#[error("{} line {line}", .path.display())]
-struct LineError {
-    path: PathBuf,
-    /// From 1.
-    line: u64,
-    #[source]
-    source: ArrowError,
+enum TableError {
+    #[error("{}: its objects have more than {COLUMNS_MAX} different keys, so they are data: expected keys that name columns", .path.display())]
+    Keys { path: std::path::PathBuf },
+    #[error("{}: no object has a key", .path.display())]
+    NoKeys { path: std::path::PathBuf },
 }
 
-impl LineError {
-    fn of(path: &Path, line: u64, source: ArrowError) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, Self { path: path.to_owned(), line, source })
+fn invalid(error: TableError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// What was seen in some pieces.
+#[derive(Debug)]
+struct Seen {
+    keys: Keys,
+    /// Objects with a key more than once.
+    twice: u64,
+    /// The first such key, its file and its row.
+    twice_first: Option<(String, usize, u64)>,
+}
+
+/// The columns of a pass.
+struct JsonTable {
+    kinds: Vec<(String, Kind)>,
+    schema: SchemaRef,
+}
+
+impl JsonTable {
+    fn new(kinds: Vec<(String, Kind)>) -> Self {
+        let schema = Arc::new(Schema::new(Kind::fields(&kinds)));
+        Self { kinds, schema }
+    }
+
+    fn flush(&self, columns: &mut [Column], rows: &mut PieceRows<Seen>) -> io::Result<()> {
+        // Objects without any key make no row that Parquet could keep.
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let arrays = columns.iter_mut().map(Column::finish).collect::<Result<_, _>>().map_err(io::Error::other)?;
+        rows.batches.push(RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(io::Error::other)?);
+        Ok(())
     }
 }
 
-/// Lines that are looked at together: their values, and their numbers beside them.
-#[derive(Debug, Default)]
-struct Lines {
-    numbers: Vec<u64>,
-    values: Vec<Value>,
+/// Where the last whole line ends.
+fn last_line() -> LastRecord {
+    Box::new(|bytes| (memrchr(b'\n', bytes).map(|end| end + 1), false))
 }
 
-impl Lines {
-    fn push(&mut self, number: u64, value: Value) {
-        self.numbers.push(number);
-        self.values.push(value);
-    }
+/// The lines of a piece, without their ends.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = memchr(b'\n', rest);
+        let line = &rest[..end.unwrap_or(rest.len())];
+        rest = match end {
+            Some(end) => &rest[end + 1..],
+            None => &[],
+        };
+        Some(line)
+    })
+}
 
-    fn clear(&mut self) {
-        self.numbers.clear();
-        self.values.clear();
-    }
+impl Table for JsonTable {
+    type Facts = Seen;
+    type Dialect = ();
 
-    /// That the lines do not fit the schema so far: the first of them that makes the difference.
-    fn mistyped(&self, path: &Path, merged: &Schema, error: ArrowError) -> io::Error {
-        // As many fit, and as many do not.
-        let (mut low, mut high, mut source) = (0, self.values.len(), error);
-        while high - low > 1 {
-            let middle = low.midpoint(high);
-            match extended(merged, &self.values[..middle]) {
-                Ok(_) => low = middle,
-                Err(error) => (high, source) = (middle, error),
+    fn cut(&self, path: &Path, stop: &CancellationToken, each: &mut dyn FnMut(&(), Piece) -> bool) -> io::Result<bool> {
+        let mut pieces = Pieces::begin(layout::open(path, stop)?, PIECE_BYTES)?;
+        let last = last_line();
+        while let Some(piece) = pieces.next(&last)? {
+            if !each(&(), piece) {
+                return Ok(false);
             }
         }
-        LineError::of(path, self.numbers.get(high.saturating_sub(1)).copied().unwrap_or(0), source)
+        Ok(true)
     }
 
-    /// That the lines cannot be made into a batch: the first that cannot by itself.
-    fn undecodable(&self, path: &Path, schema: &SchemaRef, error: ArrowError) -> io::Error {
-        let mut each = self.numbers.iter().zip(&self.values);
-        let found = each.find_map(|(number, value)| Some((*number, decoded(schema, std::slice::from_ref(value)).err()?)));
-        let (line, source) = found.unwrap_or_else(|| (self.numbers.first().copied().unwrap_or(0), error));
-        LineError::of(path, line, source)
+    fn parse(&self, (): &(), bytes: &[u8], build: bool) -> io::Result<PieceRows<Seen>> {
+        let mut out = PieceRows::new(bytes.len());
+        let mut keys = Keys::expected(&self.kinds, COLUMNS_MAX);
+        let mut columns: Vec<Column> = if build { self.kinds.iter().map(|(_, kind)| Column::new(kind)).collect() } else { Vec::new() };
+        let (mut scanner, mut notice, mut held) = (Scanner::default(), Notice::default(), 0);
+        for line in lines(bytes) {
+            out.records += 1;
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let Ok(text) = std::str::from_utf8(line) else {
+                out.bad(scan::ScanError::NotUtf8.to_string());
+                continue;
+            };
+            let parts = match scanner.scan(line) {
+                Ok(parts) if parts[0].sort == Sort::Object => parts,
+                Ok(_) => {
+                    out.bad("is JSON, but not an object".to_owned());
+                    continue;
+                }
+                Err(error) => {
+                    out.bad(error.to_string());
+                    continue;
+                }
+            };
+            let building = build && !notice.misfit;
+            let mut reading = Reading { text, parts, row: out.records, notice: &mut notice };
+            reading.object(building.then_some(columns.as_mut_slice()), &mut keys, 0, 0);
+            held += 1;
+            if held == BATCH_ROWS && build && !notice.misfit {
+                self.flush(&mut columns, &mut out)?;
+                held = 0;
+            }
+        }
+        out.fits = !notice.misfit;
+        if held > 0 && build && out.fits {
+            self.flush(&mut columns, &mut out)?;
+        }
+        if !out.fits {
+            out.batches.clear();
+        }
+        let twice_first = notice.twice_first.take().map(|(key, row)| (key, 0, row));
+        out.facts = Some(Seen { keys, twice: notice.twice, twice_first });
+        Ok(out)
+    }
+
+    fn join(&self, all: &mut Option<Seen>, mut own: Seen, file: usize, before: u64) {
+        own.keys.shift(file, before);
+        own.twice_first = own.twice_first.map(|(key, _, row)| (key, file, before + row));
+        match all {
+            None => *all = Some(own),
+            Some(all) => {
+                all.keys.join(own.keys);
+                all.twice += own.twice;
+                all.twice_first = all.twice_first.take().or(own.twice_first);
+            }
+        }
     }
 }
 
-/// A schema with what more values need.
-fn extended(merged: &Schema, values: &[Value]) -> Result<Schema, ArrowError> {
-    let own = infer_json_schema_from_iterator(values.iter().map(Ok))?;
-    Schema::try_merge([merged.clone(), own])
+/// The types of all keys; those that the dataset has already are kept if they hold what was seen.
+fn kinds(keys: &Keys, kept: Option<&Schema>) -> Vec<(String, Kind)> {
+    let kept = |name: &str| kept.and_then(|schema| schema.field_with_name(name).ok()).map(arrow_schema::Field::data_type);
+    keys.iter().map(|(name, facts)| (name.to_owned(), facts.kind_or(kept(name)))).collect()
 }
 
-/// Values as a batch; none if there are no values.
-fn decoded(schema: &SchemaRef, values: &[Value]) -> Result<Option<RecordBatch>, ArrowError> {
-    let mut decoder = ReaderBuilder::new(Arc::clone(schema)).with_batch_size(BATCH_ROWS).build_decoder()?;
-    decoder.serialize(values)?;
-    decoder.flush()
-}
-
-/// The good lines of a JSONL file as objects, with their number and length.
-fn lines(
-    path: &Path,
-    stop: &CancellationToken,
-    bad: &mut Quarantine<'_>,
-    each: &mut dyn FnMut(u64, usize, Value) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut reader = BufReader::new(open(path, stop)?);
-    let mut line = Vec::new();
-    for number in 1_u64.. {
-        line.clear();
-        let n = io::Read::take(&mut reader, RECORD_BYTES_MAX as u64).read_until(b'\n', &mut line)?;
-        if n == 0 {
-            break;
-        }
-        if n == RECORD_BYTES_MAX && line.last() != Some(&b'\n') {
-            bad(path, number, format!("is longer than {RECORD_BYTES_MAX} bytes"));
-            reader.skip_until(b'\n')?;
-            continue;
-        }
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        match serde_json::from_slice::<Value>(&line) {
-            Ok(value @ Value::Object(_)) => each(number, n, value)?,
-            Ok(_) => bad(path, number, "is JSON, but not an object".into()),
-            Err(error) => bad(path, number, format!("is not JSON: {error}")),
-        }
-    }
-    Ok(())
-}
-
-/// Reads JSONL files into batches. Gives the schema first, to `open`.
+/// Reads JSON files into batches. Gives the schema first, to `open`, and at the end what a person should know of what was chosen.
 ///
 /// # Errors
-/// If a file cannot be read, or one key has values that no single type holds, or `stop` is cancelled.
+/// If a file cannot be read, or its objects make no table, or `stop` is cancelled.
 pub fn read(
     paths: &[&Path],
+    how: &TextOptions,
     stop: &CancellationToken,
-    open_sink: &mut Open<'_>,
+    open: &mut Open<'_>,
     take: &mut Take<'_>,
     bad: &mut Quarantine<'_>,
-) -> io::Result<()> {
-    let mut merged = Schema::empty();
-    for path in paths {
-        let mut held = Lines::default();
-        let mut infer = |held: &mut Lines| -> io::Result<()> {
-            merged = extended(&merged, &held.values).map_err(|error| held.mistyped(path, &merged, error))?;
-            held.clear();
-            Ok(())
-        };
-        lines(path, stop, &mut |_, _, _| {}, &mut |number, _, value| {
-            held.push(number, value);
-            if held.values.len() == BATCH_ROWS { infer(&mut held) } else { Ok(()) }
-        })?;
-        infer(&mut held)?;
+) -> io::Result<Vec<String>> {
+    let Some(first) = paths.first() else { return Ok(Vec::new()) };
+    let (workers, kept) = (how.workers, how.kept.as_deref());
+    let crowded = || invalid(TableError::Keys { path: (*first).to_owned() });
+    // The first piece says which types are likely.
+    let blank = JsonTable::new(Vec::new());
+    let likely = match Pieces::begin(layout::open(first, stop)?, PIECE_BYTES)?.next(&last_line())? {
+        Some(Piece::Records(bytes)) => blank.parse(&(), &bytes, false)?.facts,
+        _ => None,
+    };
+    let table = likely.map_or(blank, |seen| JsonTable::new(kinds(&seen.keys, kept)));
+    let mut types = |_: &JsonTable, seen: &Seen| {
+        if seen.keys.is_crowded() {
+            return Err(crowded());
+        }
+        let table = JsonTable::new(kinds(&seen.keys, kept));
+        let schema = Arc::clone(&table.schema);
+        Ok((table, schema))
+    };
+    let schema = Arc::clone(&table.schema);
+    let (seen, _) = passes::read(Input { paths, workers, stop }, table, schema, &mut types, (open, take, bad))?;
+    // Nothing could be read: each line was named.
+    let Some(seen) = seen else { return Ok(Vec::new()) };
+    let kinds = kinds(&seen.keys, kept);
+    if seen.keys.len() == 0 && seen.keys.is_seen() {
+        return Err(invalid(TableError::NoKeys { path: (*first).to_owned() }));
     }
-    let schema: SchemaRef = Arc::new(merged);
-    open_sink(Arc::clone(&schema))?;
-    for path in paths {
-        let (mut held, mut bytes) = (Lines::default(), 0_u64);
-        let mut flush = |held: &mut Lines, bytes: &mut u64| -> io::Result<()> {
-            let batch = decoded(&schema, &held.values).map_err(|error| held.undecodable(path, &schema, error))?;
-            held.clear();
-            if let Some(batch) = batch {
-                take(batch, std::mem::take(bytes))?;
-            }
-            Ok(())
-        };
-        lines(path, stop, bad, &mut |number, n, value| {
-            bytes += n as u64;
-            held.push(number, value);
-            if held.values.len() == BATCH_ROWS { flush(&mut held, &mut bytes) } else { Ok(()) }
-        })?;
-        flush(&mut held, &mut bytes)?;
+    let columns = seen.keys.iter().zip(&kinds).map(|((name, facts), (_, kind))| (name, facts, kind));
+    let mut notes = tally::notes(columns, paths, true);
+    notes.extend(kept_notes(&seen.keys, &kinds));
+    if let Some((key, file, row)) = seen.twice_first {
+        let file = paths.get(file).map(|path| path.display().to_string()).unwrap_or_default();
+        notes.push(format!("{} objects have a key twice, such as `{key}` ({file} row {row}): its last value was read", seen.twice));
     }
-    Ok(())
+    Ok(notes)
+}
+
+/// Types that columns keep, though all that was read has another.
+fn kept_notes(keys: &Keys, kinds: &[(String, Kind)]) -> Vec<String> {
+    let other = |((name, facts), (_, kind)): ((&str, &Facts), &(String, Kind))| {
+        let own = facts.kind().arrow();
+        (own != kind.arrow()).then(|| format!("column `{name}` keeps its type {}; read as a new dataset it is {own}", kind.arrow()))
+    };
+    keys.iter().zip(kinds).filter_map(other).take(tally::NOTES_MAX).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    #[test]
-    fn a_line_of_another_type_is_named_by_file_and_line() {
-        for (lines, number) in
-            [("{\"a\":1}\n\n{\"a\":{\"b\":2}}\n{\"a\":3}\n", 3), ("{\"a\":{\"b\":2}}\n{\"a\":{\"b\":3}}\n{\"a\":[1]}\n", 3)]
-        {
-            let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-            file.write_all(lines.as_bytes()).expect("written");
-            let mut open = |_: SchemaRef| Ok(());
-            let mut take = |_: RecordBatch, _: u64| Ok(());
-            let error = read(&[file.path()], &CancellationToken::new(), &mut open, &mut take, &mut |_, _, _| {}).expect_err("refused");
-            let words = error.to_string();
-            assert!(words.contains(&format!("{} line {number}", file.path().display())), "{words}");
-        }
-    }
-
-    #[test]
-    fn objects_are_read_and_the_rest_is_named() {
-        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        file.write_all(b"{\"a\":1}\nnot json\n\n[1]\n{\"a\":2,\"b\":{\"c\":[\"x\"]}}\n").expect("written");
-        let (mut fields, mut rows, mut bad) = (0, 0, Vec::new());
-        let mut open = |schema: SchemaRef| {
-            fields = schema.fields().len();
-            Ok(())
-        };
-        let mut take = |batch: arrow_array::RecordBatch, _| {
-            rows += batch.num_rows();
-            Ok(())
-        };
-        read(&[file.path()], &CancellationToken::new(), &mut open, &mut take, &mut |_, row, _| bad.push(row)).expect("read");
-        assert_eq!((fields, rows, bad), (2, 2, vec![2, 4]));
-    }
-}
+mod tests;

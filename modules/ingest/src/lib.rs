@@ -1,7 +1,7 @@
 //! Sources into Parquet, committed to the catalog.
 //!
 //! [`service`] speaks `org.brahman.Ingest`; a [`run`] has progress, can be cancelled, and commits at its end. [`files`] are
-//! found by [`source`], by [`rules`] that keep documents' ids, and turned into Arrow batches by [`documents`] (of [`html`] the text), [`csv`] and [`jsonl`]; A [`table`] is read by [`postgres`] or
+//! found by [`source`], by [`rules`] that keep documents' ids, and turned into Arrow batches by [`documents`] (of [`html`] the text), [`csv`] and [`jsonl`], in [`passes`] over them; a [`table`] is read by [`postgres`] or
 //! [`mysql`] from a server that a [`dsn`] names, by [`tls`] if asked; [`mock`] makes tables up; [`watches`] are folders that are read again when they change; [`sink`] writes
 //! Parquet, durably, and lets [`pii`] see what goes by.
 //!
@@ -11,13 +11,16 @@
 pub mod csv;
 pub mod documents;
 pub mod dsn;
+pub mod encoding;
 pub mod files;
 pub mod html;
 pub mod jsonl;
 pub mod keyset;
+mod lattice;
 pub mod merge;
 pub mod mock;
 pub mod mysql;
+pub mod passes;
 pub mod pii;
 pub mod postgres;
 pub mod program;

@@ -16,6 +16,7 @@ use brahman_sidecar::{Call, Client, Reply, Service, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::csv::TextOptions;
 use crate::dsn::Dsn;
 use crate::files::{self, bad_source};
 use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
@@ -113,19 +114,22 @@ impl IngestService {
         }
         bounded("debounce_ms", ask.debounce_ms, DEBOUNCE_MS_MAX, 1)?;
         bounded("reconcile_s", ask.reconcile_s, SECONDS_MAX, 1)?;
+        files::csv_options(&ask.csv.clone().unwrap_or_default())?;
         Reply::of(&WatchOut { watching: self.watches()?.watch(ask)? })
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
-        let FilesIn { dataset, paths, format, pii, bucket, no_ignore } = call.parameters()?;
+        let FilesIn { dataset, paths, format, csv, pii, bucket, no_ignore } = call.parameters()?;
         call.allow_paths()?;
         if paths.is_empty() {
             return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
         }
         let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
+        let csv = files::csv_options(&csv.unwrap_or_default())?;
+        let how = TextOptions { csv, ..files::by_all_cores() };
         let (rules, note) = walk_rules(&self.runs, &dataset, format, no_ignore == Some(true)).await;
         let read = move |place: &Place, progress: &_, cancel: &_| {
-            let mut done = files::read_by(&paths, &rules, format, place, progress, cancel)?;
+            let mut done = files::read(&paths, &rules, format, &how, place, progress, cancel)?;
             done.notes.extend(note);
             Ok(done)
         };

@@ -109,11 +109,16 @@ impl Format {
             Some(other) => return Err(bad(other, Flaw::UnknownFormat)),
             None => {}
         }
-        let by_ending = |path: &String| match plain_name(path).extension().and_then(|e| e.to_str()) {
-            Some("parquet" | "pq") => Self::Parquet,
-            Some("csv" | "tsv") => Self::Csv,
-            Some("jsonl" | "ndjson") => Self::Jsonl,
-            _ => Self::Documents,
+        let by_ending = |path: &String| {
+            let ending = plain_name(path).extension().map(|ending| ending.to_string_lossy().to_lowercase());
+            match ending.as_deref() {
+                Some("parquet" | "pq") => Self::Parquet,
+                Some("csv" | "tsv") => Self::Csv,
+                Some("jsonl" | "ndjson") => Self::Jsonl,
+                // A list of objects is a table; anything else is somebody's configuration, and a document.
+                Some("json") if is_list(Path::new(path)) => Self::Jsonl,
+                _ => Self::Documents,
+            }
         };
         let first = paths.first().map_or(Self::Documents, by_ending);
         match paths.iter().find(|path| by_ending(path) != first) {
@@ -123,10 +128,36 @@ impl Format {
     }
 }
 
-/// A path without the ending that says how it is compressed.
+/// A path without the ending that says how it is compressed, in whatever case.
 fn plain_name(path: &str) -> &Path {
-    Path::new(path.strip_suffix(".gz").or_else(|| path.strip_suffix(".zst")).unwrap_or(path))
+    let lower = path.to_ascii_lowercase();
+    let compressed = [".gz", ".zst"].into_iter().find(|ending| lower.ends_with(ending));
+    Path::new(&path[..path.len() - compressed.map_or(0, str::len)])
 }
+
+/// Whether a file begins as a list of objects does, or as several objects, one a line.
+fn is_list(path: &Path) -> bool {
+    // A pipe would wait for whoever writes to it.
+    if !path.metadata().is_ok_and(|meta| meta.is_file()) {
+        return false;
+    }
+    let mut beginning = Vec::new();
+    let opened = open(path, &CancellationToken::new()).and_then(|file| file.take(LOOKED_BYTES).read_to_end(&mut beginning));
+    let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&beginning).trim_ascii_start();
+    let is_lines = || {
+        let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+        lines.next().is_some_and(|line| line.ends_with(b"}")) && lines.next().is_some_and(|line| line.starts_with(b"{"))
+    };
+    opened.is_ok()
+        && match text {
+            [b'[', rest @ ..] => rest.trim_ascii_start().starts_with(b"{"),
+            [b'{', ..] => is_lines(),
+            _ => false,
+        }
+}
+
+/// Bytes that tell a list from a document.
+const LOOKED_BYTES: u64 = 64 << 10;
 
 /// What reads until it is told to stop: however long a file is, and however much it unpacks to, an end is heard of at once.
 struct Stoppable<R> {
@@ -429,6 +460,17 @@ mod tests {
     fn kinds_are_told_by_their_endings_and_not_mixed() {
         let of = |paths: &[&str]| Format::of(None, &paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
         assert_eq!(of(&["/a/x.csv", "/b.tsv"]).ok(), Some(Format::Csv));
+        assert_eq!(of(&["/a/X.CSV", "/b.Csv.GZ"]).ok(), Some(Format::Csv));
+        for (text, format) in [
+            ("[\n {\"a\": 1}]", Format::Jsonl),
+            ("{\"a\": 1}\n{\"a\": 2}\n", Format::Jsonl),
+            ("{\n \"name\": \"x\"\n}\n", Format::Documents),
+            ("[1, 2]", Format::Documents),
+        ] {
+            let file = tempfile::Builder::new().suffix(".json").tempfile().expect("a temporary file");
+            std::fs::write(file.path(), text).expect("written");
+            assert_eq!(of(&[&file.path().display().to_string()]).ok(), Some(format), "{text}");
+        }
         assert_eq!(of(&["/a", "/b.md"]).ok(), Some(Format::Documents));
         assert!(of(&["/a", "/b.csv"]).is_err());
         assert!(Format::of(Some("xml"), &[]).is_err());

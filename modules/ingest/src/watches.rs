@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::csv::TextOptions;
 use crate::files;
 use crate::rules::walk_rules;
 use crate::run::{Job, Runs};
@@ -376,13 +377,17 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     let dataset = ask.dataset.as_str();
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
-    let paths = ask.paths.clone();
+    let (paths, said) = (ask.paths.clone(), ask.csv.clone().unwrap_or_default());
     let format = Format::of(ask.format.as_deref(), &paths);
     // A format that is none is the run's failure, and told with that.
     let walked = *format.as_ref().unwrap_or(&Format::Documents);
     let (rules, note) = walk_rules(&watches.runs, dataset, walked, ask.no_ignore == Some(true)).await;
+    // What reads it relies on its columns: they stay as they are while they hold what is there.
+    let now = watches.runs.dataset(dataset).await.ok().flatten();
     let read = move |place: &Place, progress: &_, cancel: &_| {
-        let mut done = files::read_by(&paths, &rules, format.map_err(files::bad_source)?, place, progress, cancel)?;
+        let (csv, kept) = (files::csv_options(&said)?, now.as_ref().and_then(files::columns_of));
+        let how = TextOptions { csv, kept, ..files::by_all_cores() };
+        let mut done = files::read(&paths, &rules, format.map_err(files::bad_source)?, &how, place, progress, cancel)?;
         done.notes.extend(note);
         Ok(done)
     };

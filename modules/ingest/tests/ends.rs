@@ -11,7 +11,7 @@ use arrow_schema::{DataType, Field, Schema};
 use brahman_ingest::dsn::Dsn;
 use brahman_ingest::run::Progress;
 use brahman_ingest::sink::Place;
-use brahman_ingest::source::Format;
+use brahman_ingest::source::{Format, WalkRules};
 use brahman_ingest::table::{ReadError, ReadOptions, TableSource};
 use brahman_ingest::{csv, files, merge, mock, mysql, postgres};
 use tokio_util::sync::CancellationToken;
@@ -109,7 +109,8 @@ fn however_a_read_ends_its_threads_have_ended() {
         // The disk is full.
         let (target, asked) = (full(&at(&format!("full {what}")), 0), paths.clone());
         let outcome = ends(&format!("{what}, a full disk"), move || {
-            files::read(&asked, format, &target, &progress(), &CancellationToken::new()).map(|read| read.objects)
+            files::read(&asked, &WalkRules::default(), format, &files::by_all_cores(), &target, &progress(), &CancellationToken::new())
+                .map(|read| read.objects)
         });
         let fault = outcome.expect_err(what);
         assert!(fault.message().contains("No space left"), "{what}: {fault}");
@@ -128,7 +129,8 @@ fn however_a_read_ends_its_threads_have_ended() {
                     let _ = runtime.block_on(seen.wait_for(|p| p.rows > 0));
                     ender.cancel();
                 });
-                let outcome = files::read(&asked, format, &target, &progress, &cancel).map(|read| read.objects);
+                let outcome = files::read(&asked, &WalkRules::default(), format, &files::by_all_cores(), &target, &progress, &cancel)
+                    .map(|read| read.objects);
                 drop(progress);
                 ending.join().expect("it ended");
                 outcome
@@ -141,7 +143,9 @@ fn however_a_read_ends_its_threads_have_ended() {
         }
         // It is read, after all that.
         let (target, asked) = (place(&at(&format!("whole {what}"))), paths.clone());
-        let whole = ends(what, move || files::read(&asked, format, &target, &progress(), &CancellationToken::new()));
+        let whole = ends(what, move || {
+            files::read(&asked, &WalkRules::default(), format, &files::by_all_cores(), &target, &progress(), &CancellationToken::new())
+        });
         assert!(whole.expect(what).objects[0].rows > 0);
     }
 
@@ -164,7 +168,7 @@ fn however_a_read_ends_its_threads_have_ended() {
                         false => Ok(()),
                     }
                 };
-                csv::read(&[path.as_path()], 3, &CancellationToken::new(), &mut open, &mut take, &mut |_, _, _| {})
+                csv::read(&[path.as_path()], &csv::TextOptions::by(3), &CancellationToken::new(), &mut open, &mut take, &mut |_, _, _| {})
             });
             std::panic::catch_unwind(reading).is_ok_and(|outcome| outcome.is_ok())
         });

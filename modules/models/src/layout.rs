@@ -1,4 +1,5 @@
-//! An embedding model's folder: every file in it that says how a text becomes a vector, read and made one plan.
+//! An embedding model's folder: every file in it that says how a text becomes a vector, read and made one plan. `pair` does the same for a
+//! cross-encoder's, whose query and text become a score.
 //!
 //! Folders are as sentence-transformers and the hubs have them: an ONNX file (in the folder or in `onnx/`), `tokenizer.json`,
 //! `modules.json` with `1_Pooling` and the like, `config.json`, `config_sentence_transformers.json`, `sentence_bert_config.json`,
@@ -10,6 +11,7 @@
 
 mod folder;
 mod modules;
+mod pair;
 mod plan;
 mod ports;
 mod prompts;
@@ -24,9 +26,10 @@ use serde_json::Value;
 use thiserror::Error;
 
 pub use self::modules::ModuleFlaw;
+pub use self::pair::{PairCut, PairFlaw, PairFolder, PairPlan, is_cross_encoder};
 pub use self::plan::{
-    Activation, Dense, DimError, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode, Precision,
-    Stage, Window,
+    Activation, Dense, DimError, GraphFeed, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode,
+    Precision, Stage, Window,
 };
 pub use self::prompts::{Prompts, TextRole};
 
@@ -36,6 +39,8 @@ use crate::graph::{Graph, GraphError};
 
 /// ONNX files that are taken if they are there, the first one winning.
 const GRAPHS: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+/// Where exporters put a language model that is none under those names.
+const DECODERS: [&str; 2] = ["decoder_model_merged.onnx", "onnx/decoder_model_merged.onnx"];
 /// Files that say sentence-transformers' window: the first that is there counts, in its own order.
 const SBERT: [&str; 7] = [
     "sentence_bert_config.json",
@@ -203,13 +208,14 @@ pub enum LayoutError {
     },
     /// There are several graphs, and none of the usual name.
     #[error(
-        "several ONNX files in {} and none called model.onnx: {}; name one as BRAHMAN_EMBED_GRAPH in the Card, or as `graph` in \
-         brahman.json",
+        "several ONNX files in {} and none called model.onnx: {}; name one as {variable} in the Card, or as `graph` in brahman.json",
         folder.display(), quoted(names)
     )]
     Graphs {
         /// Model directory.
         folder: PathBuf,
+        /// The variable that may name one.
+        variable: &'static str,
         /// What there is.
         names: Vec<String>,
     },
@@ -255,6 +261,26 @@ pub enum LayoutError {
         /// Why.
         #[source]
         flaw: ModuleFlaw,
+    },
+    /// A file of a cross-encoder is not there.
+    #[error("no cross-encoder at {}: {file} cannot be read", folder.display())]
+    MissingPair {
+        /// Model directory.
+        folder: PathBuf,
+        /// Which file.
+        file: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The graph is no cross-encoder's, or its files do not say how it is one.
+    #[error("{}", file.display())]
+    Pair {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        flaw: PairFlaw,
     },
     /// Nothing says how to pool.
     #[error(
@@ -353,7 +379,7 @@ impl ModelFolder {
         let folder = Folder::open(path)?;
         let manifest = folder.manifest.clone().unwrap_or_default();
         let mut said = Vec::new();
-        let graph_name = graph_name(&folder, overrides, &mut said)?;
+        let graph_name = graph_name(&folder, "BRAHMAN_EMBED_GRAPH", overrides.graph.as_ref(), &mut said)?;
         let graph_file = path.join(&graph_name);
         let (onnx, onnx_sha) = folder.bytes(&graph_name)?;
         let transformer = transformer(&folder)?;
@@ -443,7 +469,7 @@ impl ModelFolder {
 #[must_use]
 pub fn is_language_model(path: &Path) -> bool {
     let read = |name: &&str| Graph::parse(&std::fs::read(path.join(name)).ok()?).ok();
-    let Some(graph) = GRAPHS.iter().find_map(read) else { return false };
+    let Some(graph) = GRAPHS.iter().chain(&DECODERS).find_map(read) else { return false };
     let is_known = |port: &crate::graph::Port| ports::is_known_output(&port.name);
     let gives_logits = graph.output("logits").is_some_and(|port| port.rank().is_none_or(|rank| rank == 3));
     gives_logits && !graph.outputs.iter().any(is_known) && !path.join("modules.json").exists()
@@ -453,10 +479,15 @@ fn folder_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Which ONNX file is taken.
-fn graph_name(folder: &Folder, overrides: &Overrides, said: &mut Vec<String>) -> Result<String, LayoutError> {
+/// Which ONNX file is taken; `variable` of the environment may name one.
+fn graph_name(
+    folder: &Folder,
+    variable: &'static str,
+    by_environment: Option<&String>,
+    said: &mut Vec<String>,
+) -> Result<String, LayoutError> {
     let by_manifest = folder.manifest.as_ref().and_then(|manifest| manifest.graph.as_ref());
-    let named = [("BRAHMAN_EMBED_GRAPH", overrides.graph.as_ref()), ("brahman.json", by_manifest)];
+    let named = [(variable, by_environment), ("brahman.json", by_manifest)];
     if let Some((place, name)) = named.into_iter().find_map(|(place, name)| Some((place, name?))) {
         if !is_inside(name) {
             return Err(LayoutError::Outside { place: place.to_owned(), name: name.clone() });
@@ -472,7 +503,7 @@ fn graph_name(folder: &Folder, overrides: &Overrides, said: &mut Vec<String>) ->
         // Reading it says that it is not there.
         0 => Ok(GRAPHS[0].to_owned()),
         1 => Ok(names.remove(0)),
-        _ => Err(LayoutError::Graphs { folder: folder.path.clone(), names }),
+        _ => Err(LayoutError::Graphs { folder: folder.path.clone(), variable, names }),
     }
 }
 

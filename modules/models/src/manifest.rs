@@ -12,6 +12,32 @@ use crate::catalogue;
 /// The manifest's name in a model's folder.
 pub const FILE: &str = "brahman.json";
 
+/// What a model is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelKind {
+    /// It turns texts into vectors.
+    #[default]
+    Embedding,
+    /// It scores pairs of a query and a text.
+    Reranker,
+}
+
+impl ModelKind {
+    /// Its name, as manifests and tables have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::Reranker => "reranker",
+        }
+    }
+
+    fn is_embedding(&self) -> bool {
+        *self == Self::Embedding
+    }
+}
+
 /// What `brahman models pull` records beside the files, and what a person may say of a model in their place. What it does not say is
 /// taken from the model's other files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +79,21 @@ pub struct Manifest {
     /// Lengths to which its vectors may be cut, because it was trained for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<Vec<usize>>,
+    /// What a cross-encoder's score goes through: `sigmoid` or `identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<String>,
+    /// What is cut where a query and a text are too long for a cross-encoder: `longest_first` or `only_second`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation: Option<String>,
+    /// What the model is for; said only where it is no embedding model, so that manifests stay as they were.
+    #[serde(default, skip_serializing_if = "ModelKind::is_embedding")]
+    pub kind: ModelKind,
+    /// The hub's repository that it was pulled from, `owner/name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// The commit there: it is pulled again from this one, unless another is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
 }
 
 impl Manifest {
@@ -84,12 +125,18 @@ pub struct InstalledModel {
     pub dim: usize,
     /// The model's window in tokens, special ones included.
     pub max_tokens: usize,
+    /// What it is for.
+    pub kind: ModelKind,
+    /// Where it was pulled from, `owner/name@commit`.
+    pub repository: Option<String>,
 }
 
 /// Models in the cache, by name. A folder without a manifest is none.
 #[must_use]
 pub fn installed(cache: &Path) -> Vec<InstalledModel> {
-    let entries = fs::read_dir(catalogue::models(cache)).into_iter().flatten().flatten();
+    // What begins with a dot is being made, or is what a pull that was cut off has left.
+    let is_hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    let entries = fs::read_dir(catalogue::models(cache)).into_iter().flatten().flatten().filter(|entry| !is_hidden(entry));
     let mut models: Vec<InstalledModel> = entries.filter_map(|entry| described(entry.path())).collect();
     models.sort_by(|a, b| a.name.cmp(&b.name));
     models
@@ -99,11 +146,16 @@ pub fn installed(cache: &Path) -> Vec<InstalledModel> {
 fn described(path: PathBuf) -> Option<InstalledModel> {
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(path.join(FILE)).ok()?).ok()?;
     let number = |key: &str| manifest[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let text = |key: &str| manifest[key].as_str().map(str::to_owned);
+    let folder = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let graph = text("graph").unwrap_or_else(|| "model.onnx".to_owned());
     Some(InstalledModel {
-        name: manifest["name"].as_str().unwrap_or_default().to_owned(),
-        sha256: manifest["sha256"]["model.onnx"].as_str().unwrap_or_default().to_owned(),
+        name: text("name").filter(|name| !name.is_empty()).unwrap_or(folder),
+        sha256: manifest["sha256"][graph.as_str()].as_str().unwrap_or_default().to_owned(),
         dim: number("dim"),
         max_tokens: number("max_tokens"),
+        kind: if manifest["kind"] == ModelKind::Reranker.name() { ModelKind::Reranker } else { ModelKind::Embedding },
+        repository: text("repository").map(|name| format!("{name}@{}", text("revision").unwrap_or_default())),
         path,
     })
 }

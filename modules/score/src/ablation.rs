@@ -5,7 +5,7 @@ use std::ops::Range;
 use brahman_card::interface::score::{Cell, Row, Token};
 
 use crate::conversation::Script;
-use crate::engine::{Engine, Sequence};
+use crate::engine::{Engine, EngineError, Sequence};
 
 /// Divergences up to this many nats are told as 0: a matrix is mostly such cells.
 pub const DIVERGENCE_KEPT_ABOVE: f64 = 0.01;
@@ -19,6 +19,8 @@ pub struct Ablation {
     pub responses: Vec<usize>,
     /// Tokens taken out of the conversation.
     pub tokens_removed: usize,
+    /// Responses that the tokenizer would spell otherwise without the memories: they keep their tokens.
+    pub respelled: usize,
 }
 
 /// The conversation as it is, up to the last of these responses.
@@ -34,6 +36,17 @@ pub fn without(script: &Script, memories: &[usize], responses: &[usize]) -> Abla
     let mut spans: Vec<Range<usize>> = memories.iter().flat_map(|m| script.memories[*m].spans.iter().cloned()).collect();
     spans.sort_by_key(|span| span.start);
     without_spans(script, &spans, responses)
+}
+
+/// The conversation without these memories, however it was put into tokens: cut out, or run through its chat template again.
+///
+/// # Errors
+/// [`EngineError`]: the template refuses what is left, or shows a response no more.
+pub fn left(script: &Script, memories: &[usize], responses: &[usize], engine: &dyn Engine) -> Result<Ablation, EngineError> {
+    match &script.dialogue {
+        None => Ok(without(script, memories, responses)),
+        Some(dialogue) => dialogue.without(script, memories, responses, engine),
+    }
 }
 
 fn without_spans(script: &Script, spans: &[Range<usize>], responses: &[usize]) -> Ablation {
@@ -54,7 +67,9 @@ fn without_spans(script: &Script, spans: &[Range<usize>], responses: &[usize]) -
         let start = shift(scored.start);
         start..start + scored.len()
     });
-    Ablation { sequence: Sequence { wanted: wanted.collect(), tokens }, responses, tokens_removed }
+    let there = script.responses.iter().map(|response| &response.scored).filter(|scored| scored.end <= end);
+    let there = there.map(|scored| shift(scored.start)..shift(scored.start) + scored.len()).collect();
+    Ablation { sequence: Sequence { wanted: wanted.collect(), responses: there, tokens }, responses, tokens_removed, respelled: 0 }
 }
 
 /// Log-probabilities of the responses' tokens, by response.
@@ -163,11 +178,11 @@ pub fn named(script: &Script, memories: &[usize]) -> Row {
 
 #[cfg(test)]
 mod tests {
-    use brahman_card::interface::score::{Conversation, Entry};
+    use brahman_card::interface::score::{Conversation, Entry, file};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conversation::{default_template, parse, script};
+    use crate::conversation::{Layout, script};
     use crate::mock::Mock;
 
     fn entry() -> impl Strategy<Value = Entry> {
@@ -177,6 +192,7 @@ mod tests {
             key: (role == "memory").then(|| format!("k{key}")),
             tokens: ids.then(|| text.bytes().map(u32::from).collect()),
             text: (!ids).then_some(text),
+            ..Entry::default()
         })
     }
 
@@ -184,7 +200,7 @@ mod tests {
         #[test]
         fn what_is_left_is_the_conversation_as_if_the_memories_had_never_been_in_it(entries in prop::collection::vec(entry(), 0..24)) {
             let whole = Conversation { conversation: entries, ..Conversation::default() };
-            let read = |conversation: &Conversation| script(conversation, &default_template(), &Mock::default()).expect("fits");
+            let read = |conversation: &Conversation| script(conversation, &Layout::plain(), &Mock::default()).expect("fits");
             let full = read(&whole);
             let all: Vec<usize> = (0..full.responses.len()).collect();
             let words = |tokens: &[u32], wanted: &[Range<usize>]| wanted.iter().map(|w| tokens[w.clone()].to_vec()).collect::<Vec<_>>();
@@ -205,7 +221,8 @@ mod tests {
 
         #[test]
         fn no_file_makes_it_panic(text in ".{0,200}", json in "[\\[\\]{}\":,a-z0-9]{0,120}") {
-            let _ = (parse(text.as_bytes()), parse(json.as_bytes()), parse(format!("{{\"messages\":{json}}}").as_bytes()));
+            let read = |text: &str| drop(file::read(text.as_bytes(), None));
+            [text.clone(), json.clone(), format!("{{\"messages\":{json}}}")].iter().for_each(|text| read(text));
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use brahman_card::Fault;
 use brahman_card::interface::score::{InfoOut, error};
 use brahman_sidecar::{Deadline, chain};
 use thiserror::Error;
+
+use crate::chat::{ChatError, Templates};
 
 /// A variable of the environment that is set to something.
 #[must_use]
@@ -49,8 +51,8 @@ pub struct Identity {
     pub vocabulary: u32,
     /// Tokens a conversation may have.
     pub window: usize,
-    /// Token that stands before everything, if the model has one.
-    pub bos: Option<u32>,
+    /// Tokens that its tokenizer puts before a text.
+    pub first: Vec<u32>,
     /// `cpu`, `cuda:N`, or a server's address.
     pub device: String,
     /// Whether it is a mock.
@@ -74,6 +76,8 @@ pub struct Sequence {
     pub tokens: Vec<u32>,
     /// In order, apart, never place 0: nothing precedes it.
     pub wanted: Vec<Range<usize>>,
+    /// Every response in it, in order, for servers that tell one figure a response; none of what is no conversation.
+    pub responses: Vec<Range<usize>>,
 }
 
 /// Log-probabilities at the wanted places, one after the other.
@@ -133,6 +137,9 @@ pub enum EngineError {
         /// Tokens there are.
         vocabulary: u32,
     },
+    /// The conversation does not go through its chat template.
+    #[error(transparent)]
+    Template(Arc<ChatError>),
     /// NaN or infinite.
     #[error("the model's output is not finite at token {at}")]
     BadOutput {
@@ -175,6 +182,12 @@ impl EngineError {
         Self::Failed(Arc::new(error))
     }
 
+    /// What the chat template said.
+    #[must_use]
+    pub fn template(error: ChatError) -> Self {
+        Self::Template(Arc::new(error))
+    }
+
     /// Whether every other row would fail in the same way, so that going on is of no use.
     #[must_use]
     pub fn ends_the_call(&self) -> bool {
@@ -195,6 +208,11 @@ impl EngineError {
                 Fault::of(&error::NoSuchToken { token: (*token).into(), vocabulary: (*vocabulary).into() }, false, message)
             }
             Self::TooMuch { .. } => Fault::invalid_parameter("conversation", message),
+            Self::Template(error) => match &**error {
+                ChatError::Entry { place, .. } => Fault::invalid_parameter(place, message),
+                ChatError::Option { field, .. } => Fault::invalid_parameter(field, message),
+                _ => Fault::invalid_parameter("chat_template", message),
+            },
             Self::BadOutput { .. } => Fault::of(&error::BadOutput {}, false, message),
             Self::OutOfBudget { needed, budget, .. } => Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message),
             Self::Server { retryable, .. } => Fault::of(&error::ServerFailed {}, *retryable, message),
@@ -203,18 +221,47 @@ impl EngineError {
     }
 }
 
-/// When to stop: the caller has gone, or its deadline has passed.
-#[derive(Debug, Default)]
+/// Lets calls that go first go first, and comes back when they are done.
+pub type Way = Arc<dyn Fn() + Send + Sync>;
+
+/// When to stop: the caller has gone, or its deadline has passed. Between two looks no more than one step of work is done, so this is
+/// also where another call may go first.
+#[derive(Default)]
 pub struct Stop {
     cancelled: AtomicBool,
     deadline: Deadline,
+    way: OnceLock<Way>,
+    priority: Option<i64>,
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stop").field("cancelled", &self.cancelled).field("deadline", &self.deadline).finish_non_exhaustive()
+    }
 }
 
 impl Stop {
     /// At this time, if not before.
     #[must_use]
     pub fn at(deadline: Deadline) -> Self {
-        Self { cancelled: AtomicBool::new(false), deadline }
+        Self { cancelled: AtomicBool::new(false), deadline, way: OnceLock::new(), priority: None }
+    }
+
+    /// The same for a call of this priority, for servers that have a queue of their own.
+    #[must_use]
+    pub fn of_priority(self, priority: Option<i64>) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// The caller's priority, if he has said one.
+    #[must_use]
+    pub fn priority(&self) -> Option<i64> {
+        self.priority
+    }
+
+    /// From now on, has each look let others go first in this way. Only the first one counts.
+    pub fn give_way(&self, way: &Way) {
+        let _ = self.way.set(Arc::clone(way));
     }
 
     /// Has the work stop as soon as it can.
@@ -227,6 +274,9 @@ impl Stop {
     /// # Errors
     /// [`EngineError::Cancelled`] or [`EngineError::Deadline`].
     pub fn check(&self) -> Result<(), EngineError> {
+        if let Some(way) = self.way.get() {
+            way();
+        }
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(EngineError::Cancelled);
         }
@@ -247,6 +297,17 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// As the tokenizer gives them.
     fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError>;
+
+    /// Text to tokens as `encode` gives them, and where in the text each stands, in bytes.
+    ///
+    /// # Errors
+    /// As the tokenizer gives them.
+    fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError>;
+
+    /// The model's chat templates, if it may have some.
+    fn templates(&self) -> Option<&Templates> {
+        None
+    }
 
     /// Tokens to text, as near as it gets.
     fn decode(&self, tokens: &[u32]) -> String;

@@ -1,7 +1,7 @@
 //! A server that somebody else runs, asked over HTTP for log-probabilities of a prompt's tokens.
 //!
 //! [`dialect`] knows what each kind of server is asked and how it answers, purely; [`settings`] says which server that is, [`error`] why there
-//! is no answer; this file asks. Tokens are made here, by the tokenizer
+//! is no answer, [`probe`] whether its answers can be right; this file asks. Tokens are made here, by the tokenizer
 //! of the server's model, so that a response has the same ones with and without a memory. Before anything is offered a probe
 //! scores a known text and refuses a server whose answer cannot be right.
 //!
@@ -10,9 +10,10 @@
 
 pub mod dialect;
 pub mod error;
+mod probe;
 pub mod settings;
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use brahman_card::interface::embed::Device;
@@ -22,9 +23,10 @@ use brahman_storage::digest::{hex, sha256};
 use futures_util::StreamExt;
 use serde_json::Value;
 
+use crate::chat::Templates;
 use crate::engine::{Engine, EngineError, Identity, Scores, Sequence, Stop, Work};
 use crate::onnx::folder::Tokens;
-use dialect::{Answer, Ask, Dialect};
+use dialect::{Answer, AnswerError, Ask, Dialect};
 pub use error::{OpenError, ProbeError, ServerError};
 pub use settings::{AddressError, Settings, SettingsError};
 
@@ -37,10 +39,8 @@ const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(200), Duration::
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What is said of an answer that was not understood.
 const SHOWN_CHARS: usize = 120;
-/// Two answers for the same tokens may differ by so much: half precision, and batches of other sizes.
-const PROBE_TOLERANCE: f64 = 0.1;
-/// The probe's text. Its tokens are not equally likely under any model.
-const PROBE: &str = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy dog.";
+/// At which sampling changes no log-probability.
+const TEMPERATURE: f64 = 1.0;
 
 /// An engine that asks a server over HTTP.
 pub struct Server {
@@ -86,7 +86,7 @@ impl Server {
             fingerprint: String::new(),
             vocabulary: tokens.vocabulary(),
             window: tokens.window,
-            bos: tokens.bos,
+            first: tokens.first.clone(),
             device,
             mock: false,
         };
@@ -121,40 +121,6 @@ impl Server {
             (None, Ok((None, _))) => Err(ServerError::Unnamed { base: self.settings.base.clone() }),
             (None, Err(error)) => Err(error),
         }
-    }
-
-    /// Scores a known text, whole and in part, and looks whether the answers can be right.
-    fn probe(&self) -> Result<(), ProbeError> {
-        let tokens: Vec<u32> = self.identity.bos.into_iter().chain(self.tokens.encode(PROBE)?).collect();
-        let all = |len: usize| Sequence { tokens: tokens[..len].to_vec(), wanted: std::iter::once(1..len).collect() };
-        let half = tokens.len() / 2;
-        let mut found = vec![Vec::new(); 2];
-        let mut wrong = None;
-        self.score(&[all(tokens.len()), all(half)], &Stop::default(), &mut |i, scores| match scores {
-            Ok(scores) => found[i] = scores,
-            Err(error) => wrong = Some(error),
-        })?;
-        if let Some(error) = wrong {
-            return Err(error.into());
-        }
-        let whole = &found[0];
-        if whole.iter().any(|x| *x > 1e-3) {
-            return Err(ProbeError::AboveZero);
-        }
-        if whole.iter().all(|x| (x - whole[0]).abs() < 1e-6) && whole.len() > 2 && self.settings.dialect != Dialect::Brahman {
-            return Err(ProbeError::Constant);
-        }
-        let total = |scores: &[f32]| scores.iter().map(|x| f64::from(*x)).sum::<f64>();
-        let part = if self.settings.dialect == Dialect::Brahman { None } else { Some(total(&whole[..half - 1])) };
-        if let Some(part) = part
-            && (part - total(&found[1])).abs() > PROBE_TOLERANCE * half as f64
-        {
-            return Err(ProbeError::Inconsistent { tokens: half, within: part, alone: total(&found[1]) });
-        }
-        if total(&found[1]) < total(whole) - PROBE_TOLERANCE {
-            return Err(ProbeError::Growing);
-        }
-        Ok(())
     }
 
     /// One request. It is sent again only if nothing was scored for it.
@@ -216,60 +182,42 @@ impl Server {
     }
 
     /// Scores one sequence.
-    async fn sequence(&self, sequence: &Sequence) -> Result<(Vec<f32>, Work), EngineError> {
+    async fn sequence(&self, sequence: &Sequence, how: Asking) -> Result<(Vec<f32>, Work), EngineError> {
         let mut work = Work::default();
-        let Some(first) = sequence.wanted.first() else { return Ok((Vec::new(), work)) };
-        let end = sequence.wanted.last().map_or(0, |last| last.end);
+        let mut wanted = sequence.wanted.iter().filter(|wanted| !wanted.is_empty()).peekable();
+        let Some(first) = wanted.peek().map(|first| first.start) else { return Ok((Vec::new(), work)) };
+        let end = sequence.wanted.iter().map(|wanted| wanted.end).max().unwrap_or(0);
         let tokens = &sequence.tokens[..end];
-        if self.settings.dialect == Dialect::Brahman {
-            return self.sums(sequence).await;
+        let responses: Vec<&Range<usize>> = sequence.responses.iter().filter(|response| response.end <= end).collect();
+        let Asking { temperature, priority } = how;
+        let ask = Ask { model: &self.model, tokens, from: first, responses: responses.len(), temperature, priority };
+        if self.settings.dialect == Dialect::Brahman && responses.is_empty() {
+            let source = AnswerError::Absent("figures but those of an assistant's responses, and this is no conversation");
+            return Err(ServerError::Answer { base: self.settings.base.clone(), source }.into());
         }
-        let ask = Ask { model: &self.model, tokens, from: first.start };
         let answer = self.exchange(self.settings.dialect.path(), Some(&self.settings.dialect.body(&ask))).await?;
         let answer = self.understood(&ask, &answer)?;
         work.reused = answer.reused.min(end as u64);
         work.forwarded = end as u64 - work.reused;
-        let at = |place: usize| answer.logprobs[place - first.start];
-        Ok((sequence.wanted.iter().flat_map(Clone::clone).map(at).collect(), work))
-    }
-
-    /// For a server that tells only the sum over a prompt: a part's is the difference of two, and each of its tokens gets the mean.
-    async fn sums(&self, sequence: &Sequence) -> Result<(Vec<f32>, Work), EngineError> {
-        let mut known: HashMap<usize, f64> = HashMap::new();
-        let (mut scores, mut work) = (Vec::new(), Work::default());
-        for wanted in &sequence.wanted {
-            for end in [wanted.start, wanted.end] {
-                if known.contains_key(&end) {
-                    continue;
-                }
-                let ask = Ask { model: &self.model, tokens: &sequence.tokens[..end], from: 1 };
-                let answer = self.exchange(self.settings.dialect.path(), Some(&self.settings.dialect.body(&ask))).await?;
-                known.insert(end, self.understood(&ask, &answer)?.total);
-                work.forwarded += end as u64;
-            }
-            let mean = (known[&wanted.end] - known[&wanted.start]) / wanted.len().max(1) as f64;
-            scores.extend(std::iter::repeat_n(mean as f32, wanted.len()));
+        if self.settings.dialect != Dialect::Brahman {
+            let at = |place: usize| answer.logprobs[place - first];
+            return Ok((wanted.flat_map(Clone::clone).map(at).collect(), work));
+        }
+        // One figure a response: each of its tokens gets the mean.
+        let mut scores = Vec::new();
+        for wanted in wanted {
+            let total = responses.iter().position(|response| **response == *wanted).map(|place| answer.totals[place]);
+            let source = AnswerError::Absent("figure for a part of a response");
+            let total = total.ok_or_else(|| ServerError::Answer { base: self.settings.base.clone(), source })?;
+            scores.extend(std::iter::repeat_n((total / wanted.len() as f64) as f32, wanted.len()));
         }
         Ok((scores, work))
     }
-}
 
-impl Engine for Server {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        self.tokens.encode(text)
-    }
-
-    fn decode(&self, tokens: &[u32]) -> String {
-        self.tokens.decode(tokens)
-    }
-
-    fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+    /// Scores sequences as they are asked for.
+    fn ask(&self, sequences: &[Sequence], how: Asking, stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
         let mut work = Work::default();
-        let ask = async |i: usize| (i, self.sequence(&sequences[i]).await);
+        let ask = async |i: usize| (i, self.sequence(&sequences[i], how).await);
         let mut answers = futures_util::stream::iter((0..sequences.len()).map(ask)).buffer_unordered(self.settings.concurrency);
         loop {
             if let Err(stopped) = stop.check() {
@@ -290,6 +238,39 @@ impl Engine for Server {
                 Ok(Some((i, Err(error)))) => done(i, Err(error)),
             }
         }
+    }
+}
+
+/// What a request says beside its prompt.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    temperature: f64,
+    priority: Option<i64>,
+}
+
+impl Engine for Server {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.tokens.encode(text)
+    }
+
+    fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
+        self.tokens.encode_placed(text)
+    }
+
+    fn templates(&self) -> Option<&Templates> {
+        Some(&self.tokens.templates)
+    }
+
+    fn decode(&self, tokens: &[u32]) -> String {
+        self.tokens.decode(tokens)
+    }
+
+    fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+        self.ask(sequences, Asking { temperature: TEMPERATURE, priority: stop.priority() }, stop, done)
     }
 
     fn info(&self) -> InfoOut {

@@ -1,6 +1,8 @@
 //! The mock: bytes as tokens, [`mixing`](crate::mixing) as the model. Deterministic, without weights, and no constant: it gives real code
 //! lengths, so that a memory which foretells a response scores and another does not.
 
+use std::ops::Range;
+
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
 
@@ -29,7 +31,7 @@ impl Default for Mock {
             fingerprint: FINGERPRINT.to_owned(),
             vocabulary: 256,
             window: WINDOW,
-            bos: None,
+            first: Vec::new(),
             device: "cpu".to_owned(),
             mock: true,
         };
@@ -72,6 +74,10 @@ impl Engine for Mock {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         Ok(text.bytes().map(u32::from).collect())
+    }
+
+    fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
+        Ok((self.encode(text)?, (0..text.len()).map(|at| at..at + 1).collect()))
     }
 
     fn decode(&self, tokens: &[u32]) -> String {

@@ -7,8 +7,10 @@
 pub mod folder;
 pub mod reader;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
@@ -20,6 +22,7 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use thiserror::Error;
 
+use crate::chat::Templates;
 use crate::engine::{Engine, EngineError, Identity, NumberError, Scores, Sequence, Stop, Work, number, var};
 use crate::walk::walk;
 use folder::{Folder, FolderError, Wiring, WiringError};
@@ -144,6 +147,8 @@ pub struct Model {
     device: Device,
     library: PathBuf,
     budget_bytes: u64,
+    /// Bytes of all states that are alive, whichever call they are of.
+    alive: Arc<AtomicU64>,
 }
 
 fn open_session(environment: &Environment, model: &Path, threads: usize, cuda: Option<u32>) -> ort::Result<Session> {
@@ -181,13 +186,22 @@ impl Model {
             fingerprint: folder.fingerprint.clone(),
             vocabulary: wiring.vocabulary,
             window: settings.window.map_or(folder.tokens.window, |window| window.min(folder.tokens.window)),
-            bos: folder.tokens.bos,
+            first: folder.tokens.first.clone(),
             device: device.active.clone(),
             mock: false,
         };
-        let model = Self { identity, folder, wiring, session: Mutex::new(session), device, library, budget_bytes: settings.budget_bytes };
-        let token = model.identity.bos.unwrap_or(0);
-        let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect() };
+        let model = Self {
+            identity,
+            folder,
+            wiring,
+            session: Mutex::new(session),
+            device,
+            library,
+            budget_bytes: settings.budget_bytes,
+            alive: Arc::default(),
+        };
+        let token = model.identity.first.first().copied().unwrap_or(0);
+        let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect(), responses: Vec::new() };
         let mut outcome = Ok(Vec::new());
         let read = model.score(&[two], &Stop::default(), &mut |_, scores| outcome = scores);
         match read.and(outcome) {
@@ -201,13 +215,20 @@ impl Model {
     pub fn describe(&self) -> String {
         let w = &self.wiring;
         format!(
-            "{}: {} tokens, window {}, {} cached tensors of {} bytes a token in all, first token {}, on {} ({})",
+            "{}: {} tokens, window {}, {} cached tensors of {} bytes a token in all, first token {}, chat template {}, on {} ({})",
             self.identity.model,
             w.vocabulary,
             self.identity.window,
             w.past.len(),
             w.bytes_per_token(),
-            self.identity.bos.map_or_else(|| "none".to_owned(), |b| b.to_string()),
+            self.identity.first.iter().map(u32::to_string).reduce(|all, one| format!("{all} {one}")).unwrap_or_else(|| "none".to_owned()),
+            self.folder
+                .tokens
+                .templates
+                .names()
+                .into_iter()
+                .reduce(|all, one| format!("{all}, {one}"))
+                .unwrap_or_else(|| "none".to_owned()),
             self.device.active,
             self.device.reason
         )
@@ -223,14 +244,34 @@ impl Engine for Model {
         self.folder.tokens.encode(text)
     }
 
+    fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
+        self.folder.tokens.encode_placed(text)
+    }
+
+    fn templates(&self) -> Option<&Templates> {
+        Some(&self.folder.tokens.templates)
+    }
+
     fn decode(&self, tokens: &[u32]) -> String {
         self.folder.tokens.decode(tokens)
     }
 
     fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = Plan { budget_bytes: self.budget_bytes, heads: self.folder.tokens.heads, hidden: self.folder.tokens.hidden };
-        walk(&mut Reader::new(&mut session, &self.wiring, plan), sequences, stop, done)
+        let mut reader = Reader::new(&self.session, &self.wiring, plan, &self.alive);
+        // What does not fit is said before the first pass, and does not keep the others from being scored.
+        let mut fitting = Vec::with_capacity(sequences.len());
+        for (i, sequence) in sequences.iter().enumerate() {
+            match reader.fits(sequence.tokens.len()) {
+                Ok(()) => fitting.push(i),
+                Err(error) => done(i, Err(error)),
+            }
+        }
+        if fitting.len() == sequences.len() {
+            return walk(&mut reader, sequences, stop, done);
+        }
+        let rest: Vec<Sequence> = fitting.iter().map(|i| sequences[*i].clone()).collect();
+        walk(&mut reader, &rest, stop, &mut |i, scores| done(fitting[i], scores))
     }
 
     fn info(&self) -> InfoOut {

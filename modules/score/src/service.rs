@@ -5,19 +5,21 @@ mod incremental;
 mod matrix;
 mod memory;
 mod session;
+mod weights;
 
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use brahman_card::interface::score::{self, Conversation, InfoOut, LogprobsIn, LogprobsOut, Message, Template};
+use brahman_card::interface::score::{self, ChatTemplate, Conversation, InfoOut, LogprobsIn, LogprobsOut, Message, Template};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service, chain};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::conversation::{self, ConversationError};
+use crate::conversation::{ConversationError, Layout};
 use crate::engine::{Engine, EngineError, Identity, Sequence, Stop};
 use crate::kept::ResultStore;
 use crate::turns::Turns;
@@ -55,7 +57,10 @@ macro_rules! source {
             conversation: $ask.conversation.take(),
             messages: $ask.messages.take(),
             path: $ask.path.take(),
+            line: $ask.line.take(),
+            tools: $ask.tools.take(),
             template: $ask.template.take(),
+            chat: $ask.chat_template.take(),
         }
     };
 }
@@ -66,7 +71,10 @@ struct Source {
     conversation: Option<Conversation>,
     messages: Option<Vec<Message>>,
     path: Option<String>,
+    line: Option<u64>,
+    tools: Option<Vec<Value>>,
     template: Option<Template>,
+    chat: Option<ChatTemplate>,
 }
 
 /// Cancels when the call's future is dropped: the caller has hung up.
@@ -105,11 +113,12 @@ impl ScoreService {
         T: Serialize + Send + Sync + 'static,
         R: Send + 'static,
     {
-        let stop = Arc::new(Stop::at(call.deadline));
+        let stop = Arc::new(Stop::at(call.deadline).of_priority(priority));
         let _cancel = CancelOnDrop(Arc::clone(&stop));
         let (words, mut hear) = mpsc::channel(REPLIES_WAITING);
         let kept = Arc::clone(&self.kept);
-        self.turns.take(priority.unwrap_or(0), move |engine| {
+        self.turns.take(priority.unwrap_or(0), move |engine, way| {
+            stop.give_way(way);
             let desk = Desk { engine, kept: &kept, stop: &stop };
             // Nobody hears any more: the next look at `stop` ends the work.
             let mut tell = |one| drop(words.blocking_send(Word::One(one)));
@@ -151,21 +160,23 @@ impl Desk<'_> {
 
     fn logprobs(&self, text: Option<&str>, tokens: Option<Vec<u32>>, started: Instant) -> Result<LogprobsOut, EngineError> {
         let identity = self.identity();
-        let tokens = match (tokens, text) {
-            (Some(tokens), _) => tokens,
-            (None, text) => self.engine.encode(text.unwrap_or(""))?,
+        // Ids are the caller's, and so is what stands before them.
+        let (tokens, first) = match (tokens, text) {
+            (Some(tokens), _) => (tokens, &[][..]),
+            (None, text) => (self.engine.encode(text.unwrap_or(""))?, &identity.first[..]),
         };
         if let Some(token) = tokens.iter().find(|t| **t >= identity.vocabulary) {
             return Err(EngineError::NoSuchToken { token: *token, vocabulary: identity.vocabulary });
         }
-        let all: Vec<u32> = identity.bos.into_iter().chain(tokens.iter().copied()).collect();
+        let all: Vec<u32> = first.iter().chain(&tokens).copied().collect();
         if all.len() > identity.window {
             return Err(EngineError::TooLong { tokens: all.len(), window: identity.window });
         }
         let mut scores = Ok(Vec::new());
         let mut work = crate::engine::Work::default();
-        if all.len() > 1 {
-            let whole = Sequence { wanted: std::iter::once(1..all.len()).collect(), tokens: all };
+        let from = first.len().max(1);
+        if all.len() > from {
+            let whole = Sequence { wanted: std::iter::once(from..all.len()).collect(), tokens: all, responses: Vec::new() };
             work = self.engine.score(&[whole], self.stop, &mut |_, found| scores = found)?;
         }
         let scores = scores?;
@@ -193,19 +204,28 @@ fn elapsed_us(started: Instant) -> u64 {
 }
 
 impl Source {
-    /// The conversation, and what stands around its texts.
-    fn read(self, call: &Call) -> Result<(Conversation, Template), Fault> {
+    /// The conversation, and how it is to be put into tokens.
+    fn read(self, call: &Call) -> Result<(Conversation, Layout), Fault> {
+        if self.line.is_some() && self.path.is_none() {
+            return Err(Fault::invalid_parameter("line", "expected beside `path` only"));
+        }
         let conversation = match (self.conversation, self.messages, self.path) {
             (Some(conversation), None, None) => Ok(conversation),
-            (None, Some(messages), None) => conversation::from_messages(messages),
+            (None, Some(messages), None) => score::file::from_messages(messages, None).map_err(ConversationError::from),
             (None, None, Some(path)) => {
                 call.allow_paths()?;
-                conversation::parse(&file(&path)?)
+                score::file::read(&file(&path)?, self.line).map_err(ConversationError::from)
             }
             _ => return Err(Fault::invalid_parameter("conversation, messages, path", "expected one of them")),
         };
-        let conversation = conversation.map_err(|unfit: ConversationError| unfit.fault())?;
-        Ok((conversation, self.template.unwrap_or_else(conversation::default_template)))
+        let mut conversation = conversation.map_err(|unfit| unfit.fault())?;
+        if let Some(tools) = self.tools {
+            if conversation.tools.is_some() {
+                return Err(Fault::invalid_parameter("tools", "the conversation has its own: expected one of them"));
+            }
+            conversation.tools = Some(tools);
+        }
+        Ok((conversation, Layout { template: self.template, chat: self.chat.unwrap_or_default() }))
     }
 }
 
@@ -243,6 +263,8 @@ impl Service for ScoreService {
             "ScoreMemory" => self.memory(&call).await,
             "ScoreIncremental" => self.incremental(&call).await,
             "ScoreFinetune" => self.finetune(&call).await,
+            "Weights" => self.weights(&call).await,
+            "ResetWeights" => self.reset_weights(&call).await,
             _ => Err(call.unknown()),
         }
     }

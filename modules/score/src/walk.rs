@@ -30,6 +30,11 @@ pub trait Stepper {
         stop: &Stop,
     ) -> Result<(), EngineError>;
 
+    /// Tokens that it has read so far, where that is not what it was given: without a cache it reads some again.
+    fn forwarded(&self) -> Option<u64> {
+        None
+    }
+
     /// A second state like this one, which will read at most `ahead` tokens; `None` if there is no room for both.
     fn fork(&mut self, state: &Self::State, ahead: usize) -> Option<Self::State>;
 }
@@ -48,6 +53,7 @@ pub fn walk<S: Stepper>(
     let start = walker.stepper.start();
     walker.run(start, 0, (0..sequences.len()).collect())?;
     let total: u64 = sequences.iter().map(|s| s.tokens.len() as u64).sum();
+    walker.work.forwarded = walker.stepper.forwarded().unwrap_or(walker.work.forwarded);
     walker.work.reused = total.saturating_sub(walker.work.forwarded);
     Ok(walker.work)
 }
@@ -214,7 +220,7 @@ mod tests {
                 .into_iter()
                 .map(|(tokens, from, step)| {
                     let wanted = (from..tokens.len()).step_by(step * 2).map(|s| s..(s + step).min(tokens.len())).collect();
-                    Sequence { tokens, wanted }
+                    Sequence { tokens, wanted, ..Sequence::default() }
                 })
                 .collect();
             let mut found = vec![None; sequences.len()];
@@ -234,7 +240,7 @@ mod tests {
         let tokens: Vec<u32> = (0..100).collect();
         let without = |from: usize, to: usize| {
             let tokens = [&tokens[..from], &tokens[to..]].concat();
-            Sequence { tokens, wanted: Vec::new() }
+            Sequence { tokens, ..Sequence::default() }
         };
         let sequences = [without(0, 0), without(80, 90), without(50, 60)];
         let work = walk(&mut Hash { forks: 9 }, &sequences, &Stop::default(), &mut |_, _| {}).expect("walks");
@@ -248,7 +254,7 @@ mod tests {
     fn a_stop_ends_the_walk() {
         let stop = Stop::default();
         stop.cancel();
-        let sequences = [Sequence { tokens: vec![1, 2], wanted: Vec::new() }];
+        let sequences = [Sequence { tokens: vec![1, 2], ..Sequence::default() }];
         let ended = walk(&mut Hash { forks: 9 }, &sequences, &stop, &mut |_, _| panic!("nothing is done"));
         assert!(matches!(ended, Err(EngineError::Cancelled)));
     }

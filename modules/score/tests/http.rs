@@ -29,6 +29,18 @@ enum Mood {
     Positive,
     OtherTokens,
     NotJson,
+    /// Each token gets the next one's figure.
+    OffByOne,
+    /// Figures are those of sampling.
+    Temperature,
+    /// No more than 64 tokens are read at once.
+    Cut,
+    /// The model knows other tokens.
+    OtherWeights,
+    /// Other figures each time.
+    Unsteady,
+    /// Nothing is said of the prompt.
+    NoEcho,
 }
 
 /// A server on this machine's loopback.
@@ -125,7 +137,7 @@ fn serve(mut stream: TcpStream, dialect: Dialect, mood: &Mutex<Mood>, scored: &A
                     hung_up.store(gone, Ordering::Relaxed);
                     return;
                 }
-                _ => *answer = scores(dialect, &body, mood).to_string(),
+                _ => *answer = scores(dialect, &body, mood, scored.load(Ordering::Relaxed)).to_string(),
             }
         }
         let length = answer.len() + if mood == Mood::HalfABody { 1000 } else { 0 };
@@ -140,7 +152,7 @@ fn serve(mut stream: TcpStream, dialect: Dialect, mood: &Mutex<Mood>, scored: &A
 fn plain(tokens: &[u32]) -> Vec<f32> {
     let mut scores = vec![0.0; tokens.len()];
     if tokens.len() > 1 {
-        let all = Sequence { tokens: tokens.to_vec(), wanted: std::iter::once(1..tokens.len()).collect() };
+        let all = Sequence { tokens: tokens.to_vec(), wanted: std::iter::once(1..tokens.len()).collect(), ..Sequence::default() };
         let mut found = Vec::new();
         Mock::default().score(&[all], &Stop::default(), &mut |_, s| found = s.expect("scored")).expect("scored");
         scores[1..].copy_from_slice(&found);
@@ -148,7 +160,22 @@ fn plain(tokens: &[u32]) -> Vec<f32> {
     scores
 }
 
-fn scores(dialect: Dialect, body: &Value, mood: Mood) -> Value {
+/// Where the assistant's words are in a conversation that is laid out as `role: text` lines.
+fn responses(tokens: &[u32]) -> Vec<std::ops::Range<usize>> {
+    let (mark, mut found, mut at) = ("assistant: ".bytes().map(u32::from).collect::<Vec<_>>(), Vec::new(), 0);
+    while at < tokens.len() {
+        let end = tokens[at..].iter().position(|t| *t == u32::from(b'\n')).map_or(tokens.len(), |end| at + end);
+        let line = &tokens[at..end];
+        let from = if line.first() == Some(&0) { 1 } else { 0 };
+        if line[from..].starts_with(&mark) {
+            found.push(at + from + mark.len()..end);
+        }
+        at = end + 1;
+    }
+    found
+}
+
+fn scores(dialect: Dialect, body: &Value, mood: Mood, count: usize) -> Value {
     let prompt = body["prompt"].as_array().or_else(|| body["input_ids"].as_array()).expect("ids");
     let tokens: Vec<u32> = prompt.iter().map(|t| u32::try_from(t.as_u64().expect("an id")).expect("small")).collect();
     let mut logprobs = plain(&tokens);
@@ -156,6 +183,14 @@ fn scores(dialect: Dialect, body: &Value, mood: Mood) -> Value {
         Mood::Constant => logprobs.fill(-1.5),
         Mood::Positive => logprobs.iter_mut().for_each(|x| *x = -*x),
         // Each token's figure is that of the whole's length away: what is told depends on what follows.
+        Mood::OffByOne => logprobs.rotate_left(1),
+        Mood::Temperature => {
+            let temperature = body["temperature"].as_f64().or_else(|| body["sampling_params"]["temperature"].as_f64()).expect("it is said");
+            logprobs.iter_mut().for_each(|x| *x /= temperature as f32);
+        }
+        Mood::Cut => logprobs = tokens.chunks(64).flat_map(plain).collect(),
+        Mood::OtherWeights => logprobs.iter_mut().zip(&tokens).for_each(|(x, token)| *x = -6.0 - (token % 7) as f32 / 10.0),
+        Mood::Unsteady => logprobs.iter_mut().for_each(|x| *x -= count as f32 * 0.2),
         Mood::Shifted => logprobs.iter_mut().for_each(|x| *x -= tokens.len() as f32 / 20.0),
         _ => {}
     }
@@ -182,16 +217,33 @@ fn scores(dialect: Dialect, body: &Value, mood: Mood) -> Value {
             json!({ "text": "x", "meta_info": { "input_token_logprobs": list, "prompt_tokens": tokens.len(), "cached_tokens": from / 2 } })
         }
         Dialect::Brahman if mood == Mood::TooFew => json!({ "error": "model not loaded" }),
-        Dialect::Brahman => json!({ "scores": [{ "total_logprob": logprobs.iter().map(|x| f64::from(*x)).sum::<f64>() }] }),
+        Dialect::Completions => {
+            assert_eq!((&body["echo"], &body["logprobs"], &body["max_tokens"]), (&json!(true), &json!(1), &json!(1)));
+            let figure = |at: usize| if at == 0 { Value::Null } else { json!(logprobs[at]) };
+            let entry = |at: usize| json!({ "id": shown(at), "logprob": figure(at) });
+            let echoed = if mood == Mood::NoEcho { 0 } else { kept };
+            // What is generated stands behind the prompt.
+            let told = if mood == Mood::OtherTokens {
+                json!({ "content": (0..echoed).map(entry).chain([json!({ "id": 7, "logprob": -0.5 })]).collect::<Vec<_>>() })
+            } else {
+                json!({ "token_logprobs": (0..echoed).map(figure).chain([json!(-0.5)]).collect::<Vec<_>>() })
+            };
+            json!({ "object": "text_completion", "choices": [{ "index": 0, "text": "x", "logprobs": told }] })
+        }
+        Dialect::Brahman => {
+            assert_eq!(body["priority"], 5, "as its own callers send it");
+            let total = |range: std::ops::Range<usize>| logprobs[range].iter().map(|x| f64::from(*x)).sum::<f64>();
+            json!({ "scores": responses(&tokens).into_iter().map(|r| json!({ "total_logprob": total(r) })).collect::<Vec<_>>() })
+        }
     }
 }
 
-const ALL: [Dialect; 3] = [Dialect::Vllm, Dialect::Sglang, Dialect::Brahman];
+const ALL: [Dialect; 4] = [Dialect::Vllm, Dialect::Sglang, Dialect::Completions, Dialect::Brahman];
 
 fn sequence(text: &str) -> Sequence {
     let tokens: Vec<u32> = std::iter::once(0).chain(text.bytes().map(u32::from)).collect();
     let end = tokens.len();
-    Sequence { tokens, wanted: vec![5..9, end - 12..end - 2] }
+    Sequence { tokens, wanted: vec![5..9, end - 12..end - 2], responses: Vec::new() }
 }
 
 #[test]
@@ -200,8 +252,16 @@ fn each_dialect_tells_what_the_model_behind_it_says() {
         let local = Local::start(dialect, Mood::Well);
         let server = Server::open(local.settings(dialect)).unwrap_or_else(|error| panic!("{dialect:?}: {}", chain(&error)));
         assert_eq!(server.identity().model, "tiny");
-        assert_eq!(server.identity().window, if dialect == Dialect::Vllm { 4096 } else { 16384 });
-        let sequences = ["memory: the gate is blue\nassistant: the gate is blue", "assistant: the gate is blue, it is"].map(sequence);
+        assert_eq!(server.identity().window, if matches!(dialect, Dialect::Vllm | Dialect::Completions) { 4096 } else { 16384 });
+        let mut sequences = ["memory: the gate is blue\nassistant: the gate is blue", "assistant: the gate is blue, it is"].map(sequence);
+        if dialect == Dialect::Brahman {
+            // One figure a response: all of a conversation's in one call.
+            for sequence in &mut sequences {
+                sequence.responses = responses(&sequence.tokens);
+                sequence.wanted.clone_from(&sequence.responses);
+            }
+        }
+        local.scored.store(0, Ordering::Relaxed);
         let mut found = vec![Vec::new(); 2];
         let mut done = |i: usize, scores: Result<Vec<f32>, EngineError>| {
             assert!(tokio::runtime::Handle::try_current().is_err(), "who is told may block");
@@ -221,6 +281,7 @@ fn each_dialect_tells_what_the_model_behind_it_says() {
                 }
             }
         }
+        assert_eq!(local.scored.load(Ordering::Relaxed), 2, "{dialect:?}: one call a sequence");
         assert!(work.forwarded > 0 && (work.reused > 0) == (dialect == Dialect::Sglang), "{dialect:?}: {work:?}");
     }
 }
@@ -239,11 +300,22 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
         (Mood::Constant, "same log-probability"),
         (Mood::Shifted, "in a longer prompt"),
         (Mood::OtherTokens, "token"),
+        (Mood::OffByOne, "off by one"),
+        (Mood::Temperature, "temperature"),
+        (Mood::Cut, "cuts prompts"),
+        (Mood::OtherWeights, "other weights"),
+        (Mood::Unsteady, "asked again"),
+        (Mood::NoEcho, "echo"),
     ];
     for dialect in ALL {
         for (mood, words) in refusals {
             // A server that tells sums only cannot be caught at what it tells of single tokens.
-            if dialect == Dialect::Brahman && matches!(mood, Mood::Constant | Mood::Shifted | Mood::OtherTokens) {
+            let of_tokens =
+                [Mood::Constant, Mood::Shifted, Mood::OtherTokens, Mood::OffByOne, Mood::Temperature, Mood::Cut, Mood::OtherWeights];
+            if dialect == Dialect::Brahman && of_tokens.contains(&mood) {
+                continue;
+            }
+            if mood == Mood::NoEcho && dialect != Dialect::Completions {
                 continue;
             }
             let local = Local::start(dialect, mood);
@@ -260,6 +332,31 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
     assert!(why.contains("no connection") && why.contains("4 times"), "{why}");
     let why = chain(&Server::open(Settings { token: None, ..local.settings(Dialect::Vllm) }).expect_err("no token"));
     assert!(why.contains("401") && why.contains("BRAHMAN_SCORE_TOKEN"), "{why}");
+}
+
+#[test]
+fn a_reference_tells_other_weights_from_the_right_ones() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let local = Local::start(Dialect::Vllm, Mood::Well);
+    for file in ["tokenizer.json", "config.json"] {
+        std::fs::copy(local.settings(Dialect::Vllm).tokenizer.join(file), folder.path().join(file)).expect("copied");
+    }
+    let open = || Server::open(Settings { tokenizer: folder.path().to_owned(), ..local.settings(Dialect::Vllm) });
+    let text = "The gate is blue, and so is the door.";
+    let tokens: Vec<u32> = std::iter::once(0).chain(text.bytes().map(u32::from)).collect();
+    let mut logprobs = plain(&tokens)[1..].to_vec();
+    let write = |logprobs: &[f32]| {
+        std::fs::write(folder.path().join("score_reference.json"), json!({ "text": text, "logprobs": logprobs }).to_string())
+            .expect("written");
+    };
+    write(&logprobs);
+    open().unwrap_or_else(|error| panic!("{}", chain(&error)));
+    logprobs[9] -= 2.0;
+    write(&logprobs);
+    let why = chain(&open().expect_err("other weights"));
+    assert!(why.contains("other weights") && why.contains("token 9"), "{why}");
+    write(&logprobs[1..].iter().chain(&[0.0; 9]).copied().collect::<Vec<_>>());
+    assert!(chain(&open().expect_err("no reference")).contains("score_reference.json"));
 }
 
 #[test]

@@ -245,6 +245,14 @@ impl Side {
         })
     }
 
+    /// Keys that begin with this and their values, in the order of the keys, at most so many.
+    ///
+    /// # Errors
+    /// As sled gives them.
+    pub fn scan(&self, begin: &[u8], most: usize) -> Result<Vec<(IVec, IVec)>, StoreError> {
+        guarded(|| self.tree.scan_prefix(begin).take(most).collect())
+    }
+
     /// Removes a value; one that is not there is fine.
     ///
     /// # Errors
@@ -327,6 +335,10 @@ mod tests {
         side.put(b"k", b"v", true).expect("put");
         store.put(&[0; 4], vec![7; 10]).expect("put");
         assert_eq!((store.entries(), side.get(b"k").expect("read").as_deref()), (0, Some(&b"v"[..])));
+        side.put(b"kk", b"w", false).expect("put");
+        side.put(b"l", b"x", false).expect("put");
+        let keys = |begin: &[u8], most| side.scan(begin, most).expect("read").into_iter().map(|(key, _)| key.to_vec()).collect::<Vec<_>>();
+        assert_eq!((keys(b"k", 9), keys(b"", 1)), (vec![b"k".to_vec(), b"kk".to_vec()], vec![b"k".to_vec()]));
         side.remove(b"k").expect("removed");
         assert_eq!(side.get(b"k").expect("read"), None);
         let held = BoundedStore::open(&at, LAYOUT, 1).expect_err("held by the one above");

@@ -28,6 +28,15 @@ pub fn instances(cards: &[FoundCard]) -> Vec<FoundCard> {
     cards.iter().flat_map(all).collect()
 }
 
+/// The folder where a person's own Cards lie, for a program that writes one: the one that was asked for, else `$BRAHMAN_CARDS`, else
+/// `$XDG_CONFIG_HOME/brahman/cards` (or `~/.config`), else, without a home, `/etc/brahman/cards`. It may have yet to be made.
+#[must_use]
+pub fn own_folder(asked: Option<&Path>) -> PathBuf {
+    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let config = || set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config"))).map(|c| c.join("brahman/cards"));
+    asked.map(Path::to_owned).or_else(|| set("BRAHMAN_CARDS")).or_else(config).unwrap_or_else(|| "/etc/brahman/cards".into())
+}
+
 /// Path of the socket that a module answers on. A Card that offers the broker's interface has the mesh socket.
 #[must_use]
 pub fn socket_path(card: &Card, mesh: &Path) -> PathBuf {

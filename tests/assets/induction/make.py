@@ -167,8 +167,13 @@ def tokenizer():
     bytes_of = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     model = {"type": "BPE", "dropout": None, "unk_token": None, "vocab": {c: b for b, c in letters.items()}, "merges": []}
     model |= {"continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False}
-    empty = {"truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None}
-    return {"version": "1.0", **empty, "pre_tokenizer": bytes_of, "decoder": bytes_of, "model": model}
+    empty = {"truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
+    # Token 0 stands first, as a model's does that was trained with one.
+    begin, text = {"SpecialToken": {"id": letters[0], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    pair = [begin, text, {"Sequence": {"id": "B", "type_id": 1}}]
+    first = {letters[0]: {"id": letters[0], "ids": [0], "tokens": [letters[0]]}}
+    begins = {"type": "TemplateProcessing", "single": [begin, text], "pair": pair, "special_tokens": first}
+    return {"version": "1.0", **empty, "post_processor": begins, "pre_tokenizer": bytes_of, "decoder": bytes_of, "model": model}
 
 
 def reference(w, tokens):

@@ -36,13 +36,20 @@ async fn restored(file: &str) -> Mesh {
     mesh
 }
 
+/// How many backups are taken at moments of their own; $BRAHMAN_TEST_BACKUPS asks for more.
+fn backups() -> usize {
+    std::env::var("BRAHMAN_TEST_BACKUPS").ok().and_then(|count| count.parse().ok()).unwrap_or(3)
+}
+
 #[tokio::test]
 async fn a_backup_under_load_is_a_whole_mesh_at_another_path() {
     let mesh = Setup::new(&MODULES.map(shipped)).up().await;
     ready(&mesh).await;
     for name in ["still", "busy"] {
         ingest(&mesh, name, "first").await;
-        mesh.call("org.brahman.Index.Create", json!({"name": name, "dataset": name, "id_column": "id", "text_column": "text"})).await.expect("created");
+        mesh.call("org.brahman.Index.Create", json!({"name": name, "dataset": name, "id_column": "id", "text_column": "text"}))
+            .await
+            .expect("created");
         mesh.call("org.brahman.Index.Refresh", json!({ "name": name })).await.expect("refreshed");
     }
     let ask = json!({"index": "still", "text": "first 7", "mode": "lexical", "k": 3});
@@ -58,7 +65,9 @@ async fn a_backup_under_load_is_a_whole_mesh_at_another_path() {
             }
         }
     };
-    let files: Vec<String> = (0..3).map(|n| mesh.folder.path().join(format!("{n}.tar")).display().to_string()).collect();
+    // The mesh's own folder goes with it.
+    let kept = tempfile::tempdir().expect("a temporary directory");
+    let files: Vec<String> = (0..backups()).map(|n| kept.path().join(format!("{n}.tar")).display().to_string()).collect();
     let (done, wanted, socket) = (Arc::clone(&over), files.clone(), mesh.socket());
     let taking = tokio::task::spawn_blocking(move || {
         for file in &wanted {
@@ -71,7 +80,7 @@ async fn a_backup_under_load_is_a_whole_mesh_at_another_path() {
         done.store(true, Ordering::Relaxed);
     });
     let (taken, ()) = tokio::join!(taking, load);
-    taken.expect("three backups");
+    taken.expect("every backup");
     let refused = mesh.brahman(&["backup", &files[0]]);
     assert_eq!(refused.status.code(), Some(6), "what is there is not written over: {refused:?}");
     let left: Vec<String> = std::fs::read_dir(mesh.folder.path().join("state"))

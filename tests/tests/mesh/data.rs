@@ -208,6 +208,34 @@ async fn bad_input_is_named() {
 }
 
 #[tokio::test]
+async fn what_ingest_had_to_choose_is_in_its_reply_and_can_be_said_otherwise() {
+    let mesh = mesh("test").await;
+    let folder = mesh.folder.path().join("exact");
+    let lines = "{\"id\":1,\"amount\":99999999999999.99,\"v\":1}\n{\"id\":18446744073709551615,\"amount\":0.1,\"v\":\"two\"}\n";
+    write(&folder, &[("t.jsonl", lines), ("t.CSV", "zip;age\n007;34\n8;NA\n")]);
+    let path = |name: &str| folder.join(name).display().to_string();
+    let types = |out: &serde_json::Value| -> Vec<String> {
+        let each = out["columns"].as_array().into_iter().flatten();
+        each.map(|column| column["arrow_type"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let out = mesh.brahman_json(&["ingest", "files", "exact", &path("t.jsonl")]);
+    assert_eq!(types(&out), ["UInt64", "Decimal128(18, 2)", "Utf8"]);
+    let notes = out["notes"].to_string();
+    assert!(notes.contains("`99999999999999.99`") && notes.contains("column `v`: it is text"), "{notes}");
+    let shown = mesh.brahman_json(&["datasets", "show", "exact"]);
+    assert_eq!(shown["sample"]["rows"][1], json!({"id": 18_446_744_073_709_551_615_u64, "amount": "0.10", "v": "two"}));
+    let out = mesh.brahman_json(&["ingest", "files", "exact", &path("t.CSV")]);
+    let notes = out["notes"].to_string();
+    assert_eq!(types(&out), ["Utf8", "Int64"]);
+    assert!(notes.contains("`007`") && notes.contains("`NA`") && notes.contains("--delimiter"), "{notes}");
+    let out = mesh.brahman_json(&["ingest", "files", "exact", &path("t.CSV"), "--types", "text", "--delimiter", ";", "--null", "8"]);
+    assert_eq!(types(&out), ["Utf8", "Utf8"]);
+    assert!(!out["notes"].to_string().contains("zip"), "{out}");
+    let out = mesh.brahman(&["ingest", "files", "exact", &path("t.CSV"), "--delimiter", "too long"]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("expected one ASCII character"), "{out:?}");
+}
+
+#[tokio::test]
 async fn odd_files_are_read_and_what_cannot_be_is_counted_by_name() {
     let mesh = mesh("test").await;
     let folder = mesh.folder.path().join("odd");

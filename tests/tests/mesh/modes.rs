@@ -161,7 +161,12 @@ async fn a_read_in_parts_goes_on_where_a_kill_stopped_it() {
     let book = mesh.folder.path().join("state/ingest/keyset/t.json");
     let parts = || {
         let text = std::fs::read_to_string(&book).unwrap_or_default();
-        serde_json::Deserializer::from_str(&text).into_iter::<Value>().next().and_then(Result::ok).and_then(|book| book["objects"].as_array().map(Vec::len)).unwrap_or(0)
+        serde_json::Deserializer::from_str(&text)
+            .into_iter::<Value>()
+            .next()
+            .and_then(Result::ok)
+            .and_then(|book| book["objects"].as_array().map(Vec::len))
+            .unwrap_or(0)
     };
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
     let call = encode_call("org.brahman.Ingest.Postgres", &ask, &CallOptions::default(), true, false).expect("encodes");

@@ -15,7 +15,9 @@ async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
     std::fs::write(&file, format!("id,text\n{lines}")).expect("written");
     let ask = json!({"dataset": "d", "paths": [file.display().to_string()], "pii": false});
     mesh.call("org.brahman.Ingest.Files", ask).await.expect("ingested");
-    mesh.call("org.brahman.Index.Create", json!({"name": "d", "dataset": "d", "id_column": "id", "text_column": "text"})).await.expect("created");
+    mesh.call("org.brahman.Index.Create", json!({"name": "d", "dataset": "d", "id_column": "id", "text_column": "text"}))
+        .await
+        .expect("created");
     let before = mesh.fault("org.brahman.Index.Search", json!({"index": "d", "text": "word7", "mode": "lexical"})).await;
     assert_eq!(before.name, "org.brahman.Index.NotReady");
 
@@ -72,7 +74,9 @@ async fn a_refresh_that_a_person_ends_says_what_is_kept_and_goes_on_from_there()
     std::fs::write(&file, format!("id,text\n{lines}")).expect("written");
     let ask = json!({"dataset": "d", "paths": [file.display().to_string()], "pii": false});
     mesh.call("org.brahman.Ingest.Files", ask).await.expect("ingested");
-    mesh.call("org.brahman.Index.Create", json!({"name": "d", "dataset": "d", "id_column": "id", "text_column": "text"})).await.expect("created");
+    mesh.call("org.brahman.Index.Create", json!({"name": "d", "dataset": "d", "id_column": "id", "text_column": "text"}))
+        .await
+        .expect("created");
     let mut command = std::process::Command::new(brahman_tests::binary("brahman"));
     command.env_clear().env("BRAHMAN_SOCKET", mesh.socket()).args(["index", "refresh", "d", "--json"]);
     let mut refresh = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("it runs");

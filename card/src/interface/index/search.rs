@@ -26,6 +26,10 @@ pub struct SearchIn {
     pub exact: Option<bool>,
     /// One a query, up to all cores, unless said.
     pub threads: Option<u64>,
+    /// Model that the index's vectors must be of, by name or fingerprint: of another it is `ModelMismatch`.
+    pub model: Option<String>,
+    /// Have a reranker read the query, which must be in words, beside the foremost hits, and order them by what it says.
+    pub rerank: Option<RerankStep>,
     /// How meaning and words become one list in `hybrid`; the index's own way unless said.
     pub fusion: Option<FusionChoice>,
     /// Take quotation marks and minus signs in `text` as they are; false unless said.
@@ -34,6 +38,17 @@ pub struct SearchIn {
     pub per_document: Option<u64>,
     /// Give the sentence of each hit that answers `text`; false unless said.
     pub passages: Option<bool>,
+}
+
+/// How the hits of a search are ordered anew.
+#[wire(request, Eq)]
+pub struct RerankStep {
+    /// Model that must rerank; whichever the context offers first unless said.
+    pub model: Option<String>,
+    /// How many hits are found and reranked, of which the best `k` are answered; 50 unless said, and never fewer than `k`.
+    pub candidates: Option<u64>,
+    /// Answer in the search's own order, and say why, where nobody reranks; else that is an error.
+    pub optional: Option<bool>,
 }
 
 /// How two lists are to be fused.
@@ -81,7 +96,7 @@ pub struct Hit {
     pub line: u64,
     pub text: String,
     /// What the hits are ordered by, 1 at best: the cosine; by words the share of what a row would score that is nothing but the query's
-    /// words; in `hybrid` where the hit stands in both lists, 1 if it is first in each.
+    /// words; in `hybrid` where the hit stands in both lists, 1 if it is first in each. Of a reranked hit it is what the reranker says.
     pub score: f32,
     /// With the query, where it was compared by meaning.
     pub cosine: Option<f32>,
@@ -91,6 +106,8 @@ pub struct Hit {
     pub heading: Option<String>,
     /// With `passages`.
     pub passage: Option<Passage>,
+    /// The score by which a hit was found that was then reranked.
+    pub search_score: Option<f32>,
 }
 
 /// The sentence of a hit that has most of the query's words, and what follows it if it is short.
@@ -109,6 +126,41 @@ pub struct Mark {
     pub end: u64,
 }
 
+/// A hit that the reranker gave no score, and that is therefore not among the hits.
+#[wire(Eq)]
+pub struct UnrankedHit {
+    pub doc_id: String,
+    pub chunk: u64,
+    /// Name of the error.
+    pub error: String,
+    pub message: String,
+}
+
+/// What became of the wish to have hits reranked.
+#[wire(Eq)]
+pub struct RerankReport {
+    /// Whether the hits are in the reranker's order.
+    pub done: bool,
+    /// How many hits it was given.
+    pub candidates: u64,
+    /// Absent if nothing was reranked, as `fingerprint` and `sigmoid` are.
+    pub model: Option<String>,
+    pub fingerprint: Option<String>,
+    /// Label of the module that reranked.
+    pub provider: Option<String>,
+    /// Whether scores are between 0 and 1.
+    pub sigmoid: Option<bool>,
+    /// Whether the scores were made up by a mock; absent if they were not.
+    pub mock: Option<bool>,
+    /// How many hits were not read whole.
+    pub truncated: u64,
+    /// Absent if every candidate has a score.
+    pub failed: Option<Vec<UnrankedHit>>,
+    /// Name of the error because of which nothing was reranked, and its message.
+    pub error: Option<String>,
+    pub message: Option<String>,
+}
+
 /// Where the time went, in microseconds.
 #[wire]
 pub struct Elapsed {
@@ -122,6 +174,8 @@ pub struct Elapsed {
     pub fetch: u64,
     /// The whole call in the module.
     pub total: u64,
+    /// Waiting for the reranker; absent if nobody asked for one.
+    pub rerank: Option<u64>,
 }
 
 #[wire]
@@ -162,6 +216,8 @@ pub struct SearchOut {
     pub embedded: Option<u64>,
     /// Of a partial answer: all chunks that the refresh embeds.
     pub to_embed: Option<u64>,
+    /// Absent if nobody asked for it.
+    pub reranked: Option<RerankReport>,
 }
 
 #[wire]

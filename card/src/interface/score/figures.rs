@@ -94,6 +94,22 @@ pub struct MemoryScore {
     pub error: Option<String>,
 }
 
+/// What a namespace keeps of a memory.
+#[wire]
+pub struct Weight {
+    pub key: String,
+    /// Moving average of its largest divergences.
+    pub weight: f64,
+    /// Unix time of the last scoring in milliseconds.
+    pub last_scored_ms: u64,
+    /// How often it was scored.
+    pub count: u64,
+    /// Fingerprint of the model that has scored it.
+    pub fingerprint: String,
+    /// SHA-256 of its text as it was then, in hex; absent if it was scored before that was kept.
+    pub text_sha256: Option<String>,
+}
+
 /// One entry of the assistant.
 #[wire]
 pub struct Finetune {

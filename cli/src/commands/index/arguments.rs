@@ -310,4 +310,16 @@ pub(crate) struct Search {
     /// Candidates that the search keeps
     #[arg(long)]
     pub(super) ef: Option<u64>,
+    /// Model that the index's vectors must be of [default: whichever they are of, which embeds the query]
+    #[arg(long)]
+    pub(super) model: Option<String>,
+    /// Have a reranker order the foremost N hits
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "50")]
+    pub(super) rerank: Option<u64>,
+    /// Model that must rerank
+    #[arg(long, value_name = "MODEL", requires = "rerank")]
+    pub(super) rerank_model: Option<String>,
+    /// Where nobody reranks, print the hits in the search's own order instead of an error
+    #[arg(long, requires = "rerank")]
+    pub(super) rerank_optional: bool,
 }

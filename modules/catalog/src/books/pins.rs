@@ -64,7 +64,13 @@ impl Books {
     ///
     /// # Errors
     /// If there is no such dataset or generation, the name will not do, there are too many pins, or the disk refuses.
-    pub fn pin(&mut self, name: &str, generation: Option<u64>, pin: Option<String>, until_ms: Option<u64>) -> Result<PinnedGeneration, BookError> {
+    pub fn pin(
+        &mut self,
+        name: &str,
+        generation: Option<u64>,
+        pin: Option<String>,
+        until_ms: Option<u64>,
+    ) -> Result<PinnedGeneration, BookError> {
         let mut entry = self.entry(name)?.clone();
         self.refuse_mock(name, &entry)?;
         let number = generation.unwrap_or(entry.dataset.generation);
@@ -93,7 +99,9 @@ impl Books {
     /// # Errors
     /// If there is no such dataset, or the disk refuses: then all stay.
     pub fn unpin(&mut self, name: &str, generation: Option<u64>, pin: Option<&str>) -> Result<u64, BookError> {
-        let is_meant = |one: &PinnedGeneration| generation.is_none_or(|generation| one.generation == generation) && pin.is_none_or(|pin| one.pin == pin);
+        let is_meant = |one: &PinnedGeneration| {
+            generation.is_none_or(|generation| one.generation == generation) && pin.is_none_or(|pin| one.pin == pin)
+        };
         self.entry(name).and_then(|entry| self.refuse_mock(name, entry))?;
         self.take_away(name, is_meant)
     }

@@ -188,7 +188,7 @@ fn decode(value: &[u8], dim: usize, is_normalized: bool) -> Option<Arc<[f32]>> {
 }
 
 /// Whether a model can have given this vector: finite, not zero, and of length 1 if it gives those.
-pub(super) fn is_sound(vector: &[f32], is_normalized: bool) -> bool {
+pub(crate) fn is_sound(vector: &[f32], is_normalized: bool) -> bool {
     let square: f32 = vector.iter().map(|x| x * x).sum();
     if is_normalized { (square - 1.0).abs() < 1e-3 } else { vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0) }
 }

@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut, ModelRecipe, TextTokens, error};
 use brahman_models::catalogue;
 use brahman_models::device::{self, DeviceChoice, DeviceError};
-use brahman_models::layout::{DimError, ModelPlan, Overrides, Prompts};
+use brahman_models::layout::{DimError, ModelPlan, Overrides};
 use brahman_models::runtime::{self as library, RuntimeError};
 use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
@@ -27,6 +27,7 @@ use super::store::WriteThrough;
 use super::text::{Prompt, TextReader};
 use super::workers::{Item, Queue, Results, VectorOutcome, bad_output, start};
 use crate::engine::{ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment};
+use crate::prompts::ModelPrompts;
 
 /// Tokens a batch on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and stay in the caches:
 /// measured 8 to 13 % more tokens a second than 4,096, and less padding; below 256 the matrices get too narrow.
@@ -222,15 +223,13 @@ impl OpenedModel {
 pub struct Pipeline {
     identity: Identity,
     reader: Arc<TextReader>,
-    prompts: Prompts,
+    prompts: ModelPrompts,
     recipe: ModelRecipe,
     device: Device,
     library: String,
     cache: Arc<Cache>,
     store: WriteThrough,
     queue: Arc<Queue>,
-    /// Whether somebody has been told that the model has prompts and the call names none.
-    has_told_of_prompts: AtomicBool,
 }
 
 impl Pipeline {
@@ -274,18 +273,8 @@ impl Pipeline {
         start(&queue, runner, wide, if is_cpu { settings.threads } else { 1 }, results).map_err(OpenError::Threads)?;
         let store = WriteThrough::open(&settings.cache.join("inputs"), store_bytes);
         let recipe = recipe(&plan, &identity);
-        Ok(Self {
-            identity,
-            reader: Arc::new(reader),
-            prompts: plan.prompts,
-            recipe,
-            device,
-            library,
-            cache,
-            store,
-            queue,
-            has_told_of_prompts: AtomicBool::new(false),
-        })
+        let prompts = ModelPrompts::new(&identity.model, plan.prompts);
+        Ok(Self { identity, reader: Arc::new(reader), prompts, recipe, device, library, cache, store, queue })
     }
 
     /// Stops the threads after their present batch and writes the cache out.
@@ -389,29 +378,7 @@ impl Engine for Pipeline {
     }
 
     fn prompt(&self, wanted: &PromptRequest) -> Result<ChosenPrompt, Fault> {
-        let names = || self.prompts.by_name.keys().cloned().collect::<Vec<_>>().join(", ");
-        if let Some(text) = &wanted.text {
-            return Ok(ChosenPrompt { text: text.as_str().into(), warning: None });
-        }
-        if let Some(name) = &wanted.name {
-            let Some((_, text)) = self.prompts.named(name) else {
-                let there = if self.prompts.by_name.is_empty() { "it has none".to_owned() } else { format!("it has {}", names()) };
-                return Err(Fault::invalid_parameter("prompt_name", format!("{} has no prompt `{name}`; {there}", self.identity.model)));
-            };
-            return Ok(ChosenPrompt { text: text.into(), warning: None });
-        }
-        if let Some((_, text)) = wanted.role.map_or_else(|| self.prompts.usual(), |role| self.prompts.of(role)) {
-            return Ok(ChosenPrompt { text: text.into(), warning: None });
-        }
-        let is_told = wanted.role.is_none() && self.prompts.matter() && !self.has_told_of_prompts.swap(true, Ordering::Relaxed);
-        let warning = is_told.then(|| {
-            format!(
-                "{} has prompts ({}) and the call names none: pass `role` (query or document) or `prompt_name`",
-                self.identity.model,
-                names()
-            )
-        });
-        Ok(ChosenPrompt { text: "".into(), warning })
+        self.prompts.choose(wanted)
     }
 
     async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<TextOutcome>, Fault> {
@@ -503,6 +470,7 @@ impl Engine for Pipeline {
             computed: self.queue.computed.load(Ordering::Relaxed),
             cancelled: self.queue.cancelled.load(Ordering::Relaxed),
             recipe: Some(self.recipe.clone()),
+            server: None,
         }
     }
 }

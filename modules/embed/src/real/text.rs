@@ -6,17 +6,11 @@
 use std::borrow::Cow;
 
 use brahman_models::layout::ModelPlan;
+use brahman_models::tokens::{TextPart, TokenBound, largest_id};
 use brahman_storage::digest::sha256;
-use tokenizers::{Encoding, PostProcessor as _, Tokenizer, TruncationDirection};
+use tokenizers::{PostProcessor as _, Tokenizer, TruncationDirection};
 
 use super::cache::ContentHash;
-
-/// Bytes of a text that are always made into tokens at once: so few cost nothing.
-const PART_BYTES_MIN: usize = 64 * 1024;
-/// Where a text is cut that has not filled the window by then: a word or blanks without end.
-const TEXT_BYTES_MAX: usize = 4 << 20;
-/// Tokens of a word that may be cut at the end of a part: WordPiece takes words of up to 100 characters apart.
-const WORD_TOKENS: usize = 128;
 
 /// What is put before every text of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,8 +42,7 @@ pub type Span = (usize, usize);
 pub struct TextReader {
     tokenizer: Tokenizer,
     max_tokens: usize,
-    /// Bytes of a text that are made into tokens at first; more of them only if those did not fill the window.
-    part_bytes: usize,
+    bound: TokenBound,
     /// Special tokens that every text gets.
     specials: usize,
     unknown: Option<u32>,
@@ -92,12 +85,11 @@ impl TextReader {
         if max_tokens <= specials {
             return Err(TokenizerError::Window { max_tokens, source_said: plan.window.source.clone(), specials });
         }
-        let token_bytes_max = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
         Ok(Self {
             unknown: unknown_id(bytes, &tokenizer),
+            bound: TokenBound::of(&tokenizer, max_tokens, plan.cuts_left),
             tokenizer,
             max_tokens,
-            part_bytes: max_tokens.saturating_mul(token_bytes_max).clamp(PART_BYTES_MIN, TEXT_BYTES_MAX),
             specials,
             cuts_left: plan.cuts_left,
             lowercase: plan.lowercase,
@@ -115,7 +107,7 @@ impl TextReader {
     /// The largest id that the tokenizer gives.
     #[must_use]
     pub fn largest_id(&self) -> u32 {
-        self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
+        largest_id(&self.tokenizer)
     }
 
     /// Whether ids are what they were when every text was cut so: the first tokens, and the last one, and blanks were left on.
@@ -174,7 +166,7 @@ impl TextReader {
     /// As the tokenizer gives them.
     pub fn ids(&self, prepared: &str) -> Result<TokenIds, tokenizers::Error> {
         let room = self.max_tokens - self.specials;
-        let Part { mut encoding, is_least, .. } = self.encode(prepared, room, |text| self.tokenizer.encode_fast(text, false))?;
+        let TextPart { mut encoding, is_least, .. } = self.bound.encode(prepared, room, |text| self.tokenizer.encode_fast(text, false))?;
         let content = encoding.len();
         let mut tokens = content + self.specials;
         if is_least {
@@ -204,7 +196,7 @@ impl TextReader {
             return Ok(None);
         }
         let blanks = if left.is_empty() { 0 } else { whole.len() - self.trimmed(&whole).len() };
-        let part = self.encode(&prepared, self.max_tokens, |text| self.tokenizer.encode(text, false))?;
+        let part = self.bound.encode(&prepared, self.max_tokens, |text| self.tokenizer.encode(text, false))?;
         let from_whole = |at: usize| (at + part.dropped + blanks).saturating_sub(prompt.len());
         let offsets = part.encoding.get_offsets().iter();
         let behind_prompt = offsets.filter(|(_, to)| prompt.is_empty() || to + part.dropped + blanks > prompt.len());
@@ -215,44 +207,6 @@ impl TextReader {
     fn trimmed<'a>(&self, text: &'a str) -> &'a str {
         if self.strip { text.trim_start_matches(is_blank) } else { text }
     }
-
-    /// Tokens of as much of a text as can fill `room`.
-    fn encode(
-        &self,
-        text: &str,
-        room: usize,
-        encode: impl Fn(&str) -> Result<Encoding, tokenizers::Error>,
-    ) -> Result<Part, tokenizers::Error> {
-        let mut seen = self.part_bytes.min(text.len());
-        loop {
-            let part = self.part(text, seen);
-            let encoding = encode(part)?;
-            // The last word of a part may be cut, and then its tokens are others.
-            if seen >= text.len() || encoding.len() > room + WORD_TOKENS || seen >= TEXT_BYTES_MAX {
-                let dropped = if self.cuts_left { text.len() - part.len() } else { 0 };
-                return Ok(Part { encoding, is_least: seen < text.len(), dropped });
-            }
-            seen = (seen * 4).min(text.len()).min(TEXT_BYTES_MAX);
-        }
-    }
-
-    /// So many bytes of a text, from the end that is kept.
-    fn part<'a>(&self, text: &'a str, bytes: usize) -> &'a str {
-        if self.cuts_left {
-            &text[text.ceil_char_boundary(text.len().saturating_sub(bytes))..]
-        } else {
-            &text[..text.floor_char_boundary(bytes)]
-        }
-    }
-}
-
-/// As much of a text as was made into tokens.
-struct Part {
-    encoding: Encoding,
-    /// Whether that was not all.
-    is_least: bool,
-    /// Bytes of the text before it.
-    dropped: usize,
 }
 
 /// What Python's `str.strip` takes off: Unicode's white space, and ASCII's separators of records.
@@ -287,6 +241,7 @@ pub(crate) mod tests {
 
     use brahman_models::graph::Element;
     use brahman_models::layout::{InputPlan, InputRole, OutputPlan, OutputStage, Pooling, PoolingMode, Precision, Prompts, Stage, Window};
+    use brahman_models::tokens::{PART_BYTES_MIN, TEXT_BYTES_MAX};
     use serde_json::json;
 
     use super::*;

@@ -1,4 +1,4 @@
-//! `Search` and `Get`: a query's way through embedding, filter, engine and words to hits.
+//! `Search` and `Get`: a query's way through embedding, filter, engine and words to hits, and those to a reranker.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::generation::{Generation, SearchOptions, Selection};
 use crate::passage::Marker;
 use crate::query::Asked;
 use crate::refresh::io_fault;
+use crate::reranker::{RerankPlan, RerankedHits};
 use crate::rows::Row;
 use crate::threads::caught;
 use flat_hnsw::build::in_parallel;
@@ -144,6 +145,17 @@ fn per_document(ask: &SearchIn) -> Result<Option<usize>, Fault> {
         Some(0) => Err(Fault::invalid_parameter("per_document", "0, expected at least 1")),
         most => Ok(most.map(|most| usize::try_from(most).unwrap_or(usize::MAX))),
     }
+}
+
+/// That the index's vectors are of the model that the search asks for, if it asks for one.
+fn is_of_model(ask: &SearchIn, model: &Model) -> Result<(), Fault> {
+    let Some(wanted) = ask.model.as_ref().filter(|wanted| **wanted != model.name && **wanted != model.fingerprint) else { return Ok(()) };
+    let index = &ask.index;
+    let message = format!(
+        "index `{index}` holds vectors of {}, not of {wanted}: `brahman index migrate {index} --model {wanted}` embeds it with that",
+        model.name
+    );
+    Err(Fault::of(&error::ModelMismatch { wanted: wanted.clone(), got: model.name.clone() }, false, message))
 }
 
 /// How each query is searched, and on how many threads all of them may be. A single query has more than one only if the caller named a
@@ -293,6 +305,7 @@ fn hit(row: &Row<'_>, scored: &Scored) -> Hit {
         bm25: scored.bm25,
         heading: Some(heading(row.doc_id, row.context)).filter(|heading| !heading.is_empty()).map(str::to_owned),
         passage: None,
+        search_score: None,
     }
 }
 
@@ -318,9 +331,12 @@ impl IndexService {
             },
         };
         let model = generation.manifest.model.clone();
+        is_of_model(&ask, &model)?;
         let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
-        let (how, threads) = options(&ask, mode, k);
+        let rerank = ask.rerank.clone().map(|step| RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline));
+        let rerank = rerank.transpose()?;
+        let (how, threads) = options(&ask, mode, rerank.as_ref().map_or(k, |plan| plan.candidates));
         let per_document = per_document(&ask)?;
         // An index whose words were made before there was a choice answers as it did.
         let otherwise = if mode == Mode::Hybrid && generation.analyser().version() == 0 { Method::Reciprocal } else { Method::Weighted };
@@ -387,9 +403,18 @@ impl IndexService {
         } else {
             tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(chain(&e)))??
         };
+        let found = Instant::now();
+        let (mut results, mut reranked) = (done.results, None);
+        if let Some(plan) = rerank {
+            // A query in words has one list.
+            let RerankedHits { hits, report } = plan.run(&self.client, results.pop().unwrap_or_default()).await?;
+            results.push(hits);
+            reranked = Some((report, found.elapsed()));
+        }
+        let (reranked, reranking) = reranked.unzip();
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         Reply::of(&SearchOut {
-            results: done.results,
+            results,
             generation: generation.manifest.number,
             engine,
             mode: mode.name().into(),
@@ -411,11 +436,13 @@ impl IndexService {
                 search: us(done.search),
                 fetch: us(done.fetch),
                 total: us(started.elapsed()),
+                rerank: reranking.map(us),
             },
             mock: generation.manifest.model.mark(),
             partial: partial.is_some().then_some(true),
             embedded: partial.as_ref().map(|partial| partial.done),
             to_embed: partial.map(|partial| partial.of),
+            reranked,
         })
     }
 

@@ -1,48 +1,15 @@
-//! A piece of a CSV file into batches of the types that were inferred, or the types that it needs instead.
+//! A piece of a CSV file into batches of the types that were inferred, and what was seen in it.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
-use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder, StringBuilder};
-use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_array::RecordBatch;
 
-use super::RECORD_BYTES_MAX;
-use super::kind::{Kind, plain_number};
-
-/// Rows a batch.
-const BATCH_ROWS: usize = 8192;
-/// Bad records whose reason is kept; the rest are counted.
-const REASONS_MAX: usize = 100;
-
-/// The csv crate's reader, as all of this module reads.
-pub(super) fn records(bytes: &[u8], delimiter: u8) -> ::csv::Reader<&[u8]> {
-    ::csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).has_headers(false).from_reader(bytes)
-}
-
-/// What came of a piece.
-#[derive(Default)]
-pub(super) struct PieceRows {
-    pub(super) batches: Vec<RecordBatch>,
-    /// Records, bad ones too.
-    pub(super) records: u64,
-    pub(super) bytes: u64,
-    pub(super) bad: Vec<(u64, String)>,
-    /// Bad ones whose reason was not kept.
-    pub(super) more_bad: u64,
-    /// Of its values, if a column's type does not hold them.
-    pub(super) kinds: Option<Vec<Kind>>,
-}
-
-impl PieceRows {
-    fn bad(&mut self, why: String) {
-        if self.bad.len() < REASONS_MAX {
-            self.bad.push((self.records, why));
-        } else {
-            self.more_bad += 1;
-        }
-    }
-}
+use super::{CsvTable, Layout, RECORD_BYTES_MAX};
+use crate::lattice::cells::Cells;
+use crate::lattice::{Facts, Value};
+use crate::passes::{BATCH_ROWS, PieceRows};
 
 /// Why a record is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,107 +37,66 @@ fn fields<'a>(record: &'a ::csv::ByteRecord, text: &'a str) -> impl Iterator<Ite
     (0..record.len()).map(move |i| record.range(i).and_then(|range| text.get(range)).unwrap_or_default())
 }
 
-/// Widens types to what the records of a piece need.
-pub(super) fn widen(bytes: &[u8], delimiter: u8, kinds: &mut [Kind]) -> io::Result<()> {
-    let (mut reader, mut record) = (records(bytes, delimiter), ::csv::ByteRecord::new());
-    while reader.read_byte_record(&mut record)? {
-        let Ok(text) = usable(&record, kinds.len()) else { continue };
-        for (kind, field) in kinds.iter_mut().zip(fields(&record, text)).filter(|(kind, _)| **kind != Kind::Text) {
-            *kind = kind.join(Kind::of(field));
+impl CsvTable<'_> {
+    /// What a field says.
+    fn value(&self, field: &str) -> Value {
+        match (Value::of_field(field), &self.said.nulls) {
+            (Value::Null, _) => Value::Null,
+            (_, Some(nulls)) if nulls.iter().any(|null| null == field) => Value::Null,
+            _ if self.said.all_text => Value::Text,
+            // Only what was said is no value.
+            (Value::Absent, Some(_)) => Value::Text,
+            (value, _) => value,
         }
     }
-    Ok(())
+
+    fn batch(&self, columns: &mut [Cells]) -> io::Result<RecordBatch> {
+        RecordBatch::try_new(Arc::clone(&self.schema), columns.iter_mut().map(Cells::finish).collect()).map_err(io::Error::other)
+    }
 }
 
-/// Parses the records of a piece; if a type does not hold a value, gives those that would.
-pub(super) fn parse(bytes: &[u8], delimiter: u8, kinds: &[Kind], schema: &SchemaRef) -> io::Result<PieceRows> {
-    let mut out = PieceRows { bytes: bytes.len() as u64, ..PieceRows::default() };
-    let mut columns: Vec<Column> = kinds.iter().map(|k| Column::new(*k)).collect();
-    let (mut reader, mut record, mut held) = (records(bytes, delimiter), ::csv::ByteRecord::new(), 0);
+/// Parses the records of a piece; if a type does not hold a value, only looks at the rest.
+pub(super) fn parse(bytes: &[u8], layout: &Layout, table: &CsvTable<'_>, build: bool) -> io::Result<PieceRows<Vec<Facts>>> {
+    let mut out = PieceRows::new(bytes.len());
+    let mut facts = vec![Facts::default(); table.kinds.len()];
+    let mut columns: Vec<Cells> = if build { table.kinds.iter().map(Cells::new).collect() } else { Vec::new() };
+    let mut absent = vec![true; table.kinds.len()];
+    layout.places.iter().for_each(|place| absent[*place] = false);
+    let absent: Vec<usize> = (0..absent.len()).filter(|place| absent[*place]).collect();
+    let unspaced = if layout.dialect.spaced { Cow::Owned(layout.dialect.unspaced(bytes.to_vec())) } else { Cow::Borrowed(bytes) };
+    let (mut reader, mut record, mut held) = (layout.dialect.records(&unspaced), ::csv::ByteRecord::new(), 0);
     while reader.read_byte_record(&mut record)? {
         out.records += 1;
-        match usable(&record, kinds.len()) {
-            Ok(text) => {
-                let mut fits = true;
-                for (field, column) in fields(&record, text).zip(&mut columns) {
-                    fits &= column.push(field);
-                }
-                if !fits {
-                    let mut wider = kinds.to_vec();
-                    widen(bytes, delimiter, &mut wider)?;
-                    return Ok(PieceRows { kinds: Some(wider), ..PieceRows::default() });
-                }
-                held += 1;
+        let text = match usable(&record, layout.places.len()) {
+            Ok(text) => text,
+            Err(error) => {
+                out.bad(error.to_string());
+                continue;
             }
-            Err(error) => out.bad(error.to_string()),
+        };
+        let building = build && out.fits;
+        for (field, place) in fields(&record, text).zip(&layout.places) {
+            let value = table.value(field);
+            facts[*place].add(&value, field, out.records);
+            if building {
+                out.fits &= columns[*place].push(&value, field);
+            }
         }
+        if !build || !out.fits {
+            continue;
+        }
+        absent.iter().for_each(|place| columns[*place].push_null());
+        held += 1;
         if held == BATCH_ROWS {
-            out.batches.push(batch(schema, &mut columns)?);
+            out.batches.push(table.batch(&mut columns)?);
             held = 0;
         }
     }
-    if held > 0 {
-        out.batches.push(batch(schema, &mut columns)?);
+    if !out.fits {
+        out.batches.clear();
+    } else if held > 0 {
+        out.batches.push(table.batch(&mut columns)?);
     }
+    out.facts = Some(facts);
     Ok(out)
-}
-
-enum Column {
-    Empty(StringBuilder),
-    Boolean(BooleanBuilder),
-    Integer(Int64Builder),
-    Float(Float64Builder),
-    Text(StringBuilder),
-}
-
-impl Column {
-    fn new(kind: Kind) -> Self {
-        match kind {
-            Kind::Empty => Self::Empty(StringBuilder::new()),
-            Kind::Boolean => Self::Boolean(BooleanBuilder::new()),
-            Kind::Integer => Self::Integer(Int64Builder::new()),
-            Kind::Float => Self::Float(Float64Builder::new()),
-            Kind::Text => Self::Text(StringBuilder::new()),
-        }
-    }
-
-    /// Adds a field; false if the type does not hold it. An empty field is NULL.
-    fn push(&mut self, field: &str) -> bool {
-        match self {
-            Self::Text(b) if !field.is_empty() => b.append_value(field),
-            Self::Text(b) | Self::Empty(b) => {
-                b.append_null();
-                return field.is_empty();
-            }
-            Self::Boolean(b) if field.is_empty() => b.append_null(),
-            Self::Integer(b) if field.is_empty() => b.append_null(),
-            Self::Float(b) if field.is_empty() => b.append_null(),
-            Self::Boolean(b) => {
-                b.append_value(matches!(field, "true" | "True" | "TRUE"));
-                return Kind::of(field) == Kind::Boolean;
-            }
-            Self::Integer(b) => match field.parse() {
-                Ok(value) if plain_number(field) => b.append_value(value),
-                _ => return false,
-            },
-            Self::Float(b) => match field.parse::<f64>() {
-                Ok(value) if matches!(Kind::of(field), Kind::Integer | Kind::Float) => b.append_value(value),
-                _ => return false,
-            },
-        }
-        true
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        match self {
-            Self::Boolean(b) => Arc::new(b.finish()),
-            Self::Integer(b) => Arc::new(b.finish()),
-            Self::Float(b) => Arc::new(b.finish()),
-            Self::Text(b) | Self::Empty(b) => Arc::new(b.finish()),
-        }
-    }
-}
-
-fn batch(schema: &SchemaRef, columns: &mut [Column]) -> io::Result<RecordBatch> {
-    RecordBatch::try_new(Arc::clone(schema), columns.iter_mut().map(Column::finish).collect()).map_err(io::Error::other)
 }

@@ -15,7 +15,7 @@ pub enum InputRole {
     Ids,
     /// 1 for a token, 0 for padding.
     Mask,
-    /// 0 for every token: there is one text a row.
+    /// Which of two texts a token is of; 0 where there is one text a row.
     Types,
     /// A token's place, from the plan's `first_position` on.
     Positions,
@@ -30,6 +30,21 @@ pub struct InputPlan {
     pub role: InputRole,
     /// Whether it takes 32 bits a number in place of 64.
     pub is_narrow: bool,
+}
+
+/// What a session of a graph has to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GraphFeed {
+    /// What the graph is fed with, in its order.
+    pub inputs: Vec<InputPlan>,
+    /// The place of the first token, where the graph wants to be told.
+    pub first_position: usize,
+    /// What padding is filled with.
+    pub pad_id: u32,
+    /// Width to which every row is padded, if the graph takes no other.
+    pub fixed_width: Option<usize>,
+    /// The output that is taken, by its name in the graph.
+    pub output: String,
 }
 
 /// What an output of a graph is.
@@ -278,6 +293,18 @@ impl ModelPlan {
     #[must_use]
     pub fn is_normalized(&self) -> bool {
         self.stages.contains(&Stage::Normalize)
+    }
+
+    /// What a session has to know.
+    #[must_use]
+    pub fn feed(&self) -> GraphFeed {
+        GraphFeed {
+            inputs: self.inputs.clone(),
+            first_position: self.first_position,
+            pad_id: self.pad_id,
+            fixed_width: self.fixed_width,
+            output: self.output.name.clone(),
+        }
     }
 
     /// Whether an input of the graph has this role.

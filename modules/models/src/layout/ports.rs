@@ -66,10 +66,15 @@ pub(super) fn inputs(graph: &Graph) -> Result<InputPorts, GraphFlaw> {
     Ok(ports)
 }
 
+/// A model's architecture, and what it says to be for: `BertForSequenceClassification`, `SequenceClassification`.
+pub(super) fn purpose(config: &Value) -> Option<(&str, &str)> {
+    let name = config.get("architectures").and_then(Value::as_array).and_then(|all| all.first()).and_then(Value::as_str)?;
+    name.rsplit_once("For").map(|(_, head)| (name, head))
+}
+
 /// What a model is for if not for embedding, by the ending of its architecture's name.
 fn other_purpose(config: &Value) -> Option<String> {
-    let name = config.get("architectures").and_then(Value::as_array).and_then(|all| all.first()).and_then(Value::as_str)?;
-    let (_, head) = name.rsplit_once("For")?;
+    let (name, head) = purpose(config)?;
     (head != "TextEncoding" && head != "FeatureExtraction").then(|| name.to_owned())
 }
 

@@ -64,6 +64,67 @@ pub enum ProbeError {
     /// Nor does it become likelier by that.
     #[error("a longer prompt is likelier than its beginning")]
     Growing,
+    /// The same question has two answers.
+    #[error("the same prompt has the log-probability {first:.3} and, asked again, {second:.3}")]
+    Unsteady {
+        /// At first.
+        first: f64,
+        /// Then.
+        second: f64,
+    },
+    /// A figure is that of the next token.
+    #[error("token {place}'s log-probability changes with the token after it: the figures are off by one place")]
+    OffByOne {
+        /// The token's place.
+        place: usize,
+    },
+    /// The figures are those of sampling.
+    #[error("log-probabilities of a prompt change with the temperature: the server gives those of its sampling")]
+    Temperature,
+    /// It does not read all of a prompt.
+    #[error(
+        "of {tokens} tokens the last do not depend on the first at all: the server cuts prompts without saying so; BRAHMAN_SCORE_WINDOW bounds them"
+    )]
+    CutContext {
+        /// So long was it.
+        tokens: usize,
+    },
+    /// It does not know these tokens.
+    #[error(
+        "a sentence that is repeated has {mean:.2} nats a token, mere chance {chance:.2}: the server has other weights, or another tokenizer, than {model}"
+    )]
+    Chance {
+        /// Mean log-probability.
+        mean: f64,
+        /// That of all tokens alike.
+        chance: f64,
+        /// The folder of its tokenizer.
+        model: String,
+    },
+    /// It is another model than the one whose figures are known.
+    #[error(
+        "token {place} of the reference has {found:.3} nats, expected {expected:.3}: the server has other weights than score_reference.json was made with"
+    )]
+    OtherWeights {
+        /// The token's place.
+        place: usize,
+        /// What the server says.
+        found: f64,
+        /// What the reference says.
+        expected: f64,
+    },
+    /// The reference is none.
+    #[error("score_reference.json: {why}")]
+    Reference {
+        /// What was expected.
+        why: String,
+    },
+    /// There is no conversation to try it with.
+    #[error("no conversation could be put into tokens to try it: {why}")]
+    NoConversation {
+        /// Why.
+        why: String,
+    },
 }
 
 /// Why a server gave no answer, or none that can be used.

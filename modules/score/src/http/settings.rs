@@ -73,11 +73,8 @@ pub enum SettingsError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// It does not say what kind of server that is, or where.
-    #[error("expected vllm+http://HOST:PORT, sglang+http://HOST:PORT or brahman+http://HOST:PORT (or https)")]
+    #[error("expected vllm+http://HOST:PORT, sglang+…, completions+… (llamacpp+… is the same) or brahman+… (or https)")]
     Shape,
-    /// A server that cannot do it.
-    #[error("llama.cpp's server gives no log-probabilities of a prompt: use vllm or sglang")]
-    LlamaCpp,
     /// A password among what everybody may read.
     #[error("no user or password here: BRAHMAN_SCORE_TOKEN names a secret")]
     Password,
@@ -123,7 +120,7 @@ impl Settings {
             "vllm" => Dialect::Vllm,
             "sglang" => Dialect::Sglang,
             "brahman" => Dialect::Brahman,
-            "llamacpp" | "llama.cpp" => return Err(AddressError::LlamaCpp),
+            "completions" | "llamacpp" | "llama.cpp" => Dialect::Completions,
             _ => return Err(AddressError::Shape),
         };
         let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")).ok_or(AddressError::Shape)?;

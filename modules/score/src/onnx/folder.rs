@@ -4,6 +4,7 @@
 //! missing or unknown is refused by name.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use brahman_storage::digest::{hex, sha256, sha256_file};
@@ -12,10 +13,15 @@ use ort::value::{TensorElementType, ValueType};
 use thiserror::Error;
 use tokenizers::Tokenizer;
 
+use crate::chat::Templates;
 use crate::engine::EngineError;
 
 /// Window of a model that does not tell its own: GPT-2's.
 const WINDOW: usize = 1024;
+/// The configuration of ONNX Runtime GenAI's folders.
+const GENAI: &str = "genai_config.json";
+/// Where exporters put a graph: optimum's, then transformers.js's.
+const GRAPHS: [&str; 4] = ["model.onnx", "onnx/model.onnx", "decoder_model_merged.onnx", "onnx/decoder_model_merged.onnx"];
 
 /// The tokenizer of a directory, and what its configuration tells.
 pub struct Tokens {
@@ -23,8 +29,10 @@ pub struct Tokens {
     pub fingerprint: String,
     /// Tokens a sequence may have.
     pub window: usize,
-    /// Token that stands before everything.
-    pub bos: Option<u32>,
+    /// Tokens that the tokenizer puts before a text.
+    pub first: Vec<u32>,
+    /// Of the model, and what they may name.
+    pub templates: Templates,
     /// Heads of attention that are computed at once.
     pub heads: u64,
     /// Width of the model.
@@ -85,6 +93,14 @@ pub enum FolderError {
         /// The directory.
         folder: PathBuf,
     },
+    /// Nobody knows which graph is meant.
+    #[error("{}: expected one of {}; BRAHMAN_SCORE_GRAPH names the one to use", .folder.display(), .there.join(", "))]
+    SeveralGraphs {
+        /// The directory.
+        folder: PathBuf,
+        /// What is there.
+        there: Vec<String>,
+    },
     /// Tokenizer and graph are of different models.
     #[error(
         "{}: tokenizer.json has {tokens} tokens, the model's logits have places for {places}: they belong to different models",
@@ -120,18 +136,16 @@ impl Tokens {
         let mut tokenizer = Tokenizer::from_bytes(&text).map_err(unfit)?;
         tokenizer.with_truncation(None).map_err(unfit)?;
         tokenizer.with_padding(None);
-        let config = std::fs::read(folder.join("config.json")).map_err(|e| missing(folder, "config.json", e))?;
-        let no_json = |source| FolderError::Config { path: folder.join("config.json"), source };
-        let config: serde_json::Value = serde_json::from_slice(&config).map_err(no_json)?;
-        let number = |names: &[&str]| names.iter().find_map(|name| config.get(name)?.as_u64());
-        let window = number(&["max_position_embeddings", "n_positions", "n_ctx", "seq_length"]);
-        let bos = number(&["bos_token_id"]).and_then(|id| u32::try_from(id).ok());
+        let config = Config::read(folder)?;
+        let first = first(&tokenizer, folder).map_err(unfit)?;
         Ok(Self {
-            fingerprint: format!("{} {bos:?}", hex(&sha256(&text))),
-            window: window.and_then(|w| usize::try_from(w).ok()).unwrap_or(WINDOW),
-            bos,
-            heads: number(&["num_attention_heads", "n_head"]).unwrap_or(32),
-            hidden: number(&["hidden_size", "n_embd"]).unwrap_or(1024),
+            // As it was when what stands first was read from here: figures and weights that are kept stay known.
+            fingerprint: format!("{} {:?}", hex(&sha256(&text)), config.bos()),
+            window: config.window(folder).unwrap_or(WINDOW),
+            first,
+            templates: Templates::read(folder),
+            heads: config.number(&["num_attention_heads", "n_head", "n_heads", "num_heads"]).unwrap_or(32),
+            hidden: config.number(&["hidden_size", "n_embd", "d_model", "word_embed_proj_dim"]).unwrap_or(1024),
             tokenizer,
         })
     }
@@ -151,11 +165,97 @@ impl Tokens {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Text to tokens, without special ones, and where in the text each stands, in bytes.
+    ///
+    /// # Errors
+    /// As the tokenizer gives them.
+    pub fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|e| EngineError::failed(TokenizerError(e)))?;
+        let places = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok((encoding.get_ids().to_vec(), places))
+    }
+
     /// Text that tokens stand for.
     #[must_use]
     pub fn decode(&self, tokens: &[u32]) -> String {
         self.tokenizer.decode(tokens, false).unwrap_or_default()
     }
+}
+
+/// What `config.json` says, or `genai_config.json` in its place.
+struct Config {
+    json: serde_json::Value,
+    is_genai: bool,
+}
+
+/// Where a model of several parts keeps what is said of its language model.
+const NESTED: [&str; 5] = ["text_config", "llm_config", "language_config", "llm", "decoder"];
+
+impl Config {
+    fn read(folder: &Path) -> Result<Self, FolderError> {
+        let of = |name: &str| match std::fs::read(folder.join(name)) {
+            Ok(text) => {
+                let json = serde_json::from_slice(&text);
+                json.map(Some).map_err(|source| FolderError::Config { path: folder.join(name), source })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(missing(folder, name, error)),
+        };
+        if let Some(json) = of("config.json")? {
+            return Ok(Self { json, is_genai: false });
+        }
+        match of(GENAI)? {
+            Some(json) => Ok(Self { json: json["model"].clone(), is_genai: true }),
+            None => Err(missing(folder, "config.json", io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// The first of these numbers that there is: the model's own, else that of the language model in it.
+    fn number(&self, names: &[&str]) -> Option<u64> {
+        let within = |json: &serde_json::Value| names.iter().find_map(|name| json.get(name)?.as_u64());
+        within(&self.json).or_else(|| NESTED.iter().find_map(|part| within(self.json.get(part)?)))
+    }
+
+    /// As it stands at the top of `config.json`.
+    fn bos(&self) -> Option<u32> {
+        let id = if self.is_genai { None } else { self.json.get("bos_token_id") };
+        id.and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok())
+    }
+
+    /// Tokens that the model reads; of the tokenizer, if nobody else says so.
+    fn window(&self, folder: &Path) -> Option<usize> {
+        let names =
+            ["max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length", "context_length"];
+        let own = self.number(&names).or_else(|| {
+            let text = std::fs::read(folder.join("tokenizer_config.json")).ok()?;
+            let json: serde_json::Value = serde_json::from_slice(&text).ok()?;
+            // Where nobody knew it, it is a number of thirty digits.
+            json["model_max_length"].as_u64().filter(|n| *n < 1 << 32)
+        });
+        own.filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
+    }
+
+    /// The graph that ONNX Runtime GenAI's configuration names.
+    fn graph(&self) -> Option<String> {
+        self.json["decoder"]["filename"].as_str().filter(|_| self.is_genai).map(str::to_owned)
+    }
+}
+
+/// What the tokenizer puts before a text: as `tokenizer_config.json` says by `add_bos_token`, else as it does when it is asked for special
+/// tokens. That a model has a `bos_token_id` says nothing: many were trained without one before their texts.
+fn first(tokenizer: &Tokenizer, folder: &Path) -> Result<Vec<u32>, tokenizers::Error> {
+    let config = std::fs::read(folder.join("tokenizer_config.json")).ok();
+    let config: serde_json::Value = config.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let token = config["bos_token"].as_str().or_else(|| config["bos_token"]["content"].as_str());
+    match (config["add_bos_token"].as_bool(), token.and_then(|token| tokenizer.token_to_id(token))) {
+        (Some(false), _) => return Ok(Vec::new()),
+        (Some(true), Some(id)) => return Ok(vec![id]),
+        _ => {}
+    }
+    let with = |special: bool| tokenizer.encode_fast("a", special).map(|encoding| encoding.get_ids().to_vec());
+    let (bare, dressed) = (with(false)?, with(true)?);
+    let at = dressed.windows(bare.len().max(1)).position(|window| window == bare);
+    Ok(dressed[..at.unwrap_or(0)].to_vec())
 }
 
 /// Files of a model's directory, and how deep it is: far more than any model has.
@@ -206,11 +306,38 @@ fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> 
     Ok(())
 }
 
+/// The graph in a folder: the one that is named, else where exporters put it, else the only one.
+fn graph(folder: &Path, named: Option<String>) -> Result<String, FolderError> {
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    // What cannot be read is told where it is read for good.
+    if let Some(graph) = Config::read(folder).ok().and_then(|config| config.graph()) {
+        return Ok(graph);
+    }
+    if let Some(graph) = GRAPHS.into_iter().find(|graph| folder.join(graph).is_file()) {
+        return Ok(graph.to_owned());
+    }
+    let mut there: Vec<String> = Vec::new();
+    for (place, before) in [(folder.to_owned(), ""), (folder.join("onnx"), "onnx/")] {
+        let names = std::fs::read_dir(place).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        there.extend(names.filter(|name| name.ends_with(".onnx")).take(FILES_MAX).map(|name| format!("{before}{name}")));
+    }
+    there.sort();
+    match there.len() {
+        0 => Ok(GRAPHS[0].to_owned()),
+        1 => Ok(there.remove(0)),
+        _ => Err(FolderError::SeveralGraphs { folder: folder.to_owned(), there }),
+    }
+}
+
 /// A directory that was read.
 #[derive(Debug)]
 pub struct Folder {
     /// Name of the model, its folder's.
     pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
     /// File of the model's graph.
     pub onnx: PathBuf,
     /// Everything the figures depend on, in hex.
@@ -225,13 +352,15 @@ impl Folder {
     /// # Errors
     /// [`FolderError`], which names the file.
     pub fn read(folder: &Path) -> Result<Self, FolderError> {
-        let onnx = folder.join("model.onnx");
-        let mut parts = vec![sha256_file(&onnx).map_err(|e| missing(folder, "model.onnx", e))?.0];
+        let graph = graph(folder, crate::engine::var("BRAHMAN_SCORE_GRAPH"))?;
+        let onnx = folder.join(&graph);
+        let mut parts = vec![sha256_file(&onnx).map_err(|e| missing(folder, &graph, e))?.0];
         parts.extend(beside(folder)?);
         let tokens = Tokens::read(folder)?;
         parts.push(tokens.fingerprint.clone());
         Ok(Self {
             name: folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            path: folder.to_owned(),
             onnx,
             fingerprint: hex(&sha256(parts.join("\0").as_bytes())),
             tokens,
@@ -245,7 +374,7 @@ impl Folder {
     pub fn fits(&self, wiring: &Wiring) -> Result<(), FolderError> {
         let (tokens, places) = (self.tokens.vocabulary(), wiring.vocabulary);
         if tokens > places {
-            return Err(FolderError::OtherModel { tokenizer: self.onnx.with_file_name("tokenizer.json"), tokens, places });
+            return Err(FolderError::OtherModel { tokenizer: self.path.join("tokenizer.json"), tokens, places });
         }
         Ok(())
     }
@@ -255,7 +384,9 @@ impl Folder {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WiringError {
     /// It wants something that nobody has.
-    #[error("input `{name}` is not known: expected input_ids, attention_mask, position_ids, past_key_values.*")]
+    #[error(
+        "input `{name}` is not known: expected input_ids, attention_mask, position_ids, past_key_values.*, use_cache_branch, num_logits_to_keep"
+    )]
     UnknownInput {
         /// What it wants.
         name: String,
@@ -263,12 +394,6 @@ pub enum WiringError {
     /// It takes no tokens.
     #[error("no input `input_ids`: is this a language model?")]
     NoTokens,
-    /// It forgets what it has read.
-    #[error(
-        "no input `past_key_values.*`: without a cache every memory costs a full pass; export it with `optimum-cli export onnx --task \
-         text-generation-with-past`"
-    )]
-    NoCache,
     /// It says nothing of what comes next.
     #[error("no output `logits`, only {}", .there.join(", "))]
     NoLogits {
@@ -276,12 +401,14 @@ pub enum WiringError {
         there: Vec<String>,
     },
     /// A tensor is of another type.
-    #[error("{tensor} is {kind}: expected float32")]
+    #[error("{tensor} is {kind}: expected {expected}")]
     OtherType {
         /// Input or output, and its name.
         tensor: String,
         /// Its type.
         kind: String,
+        /// What it should be.
+        expected: &'static str,
     },
     /// Nobody knows how many tokens there are.
     #[error("output `logits` does not say how many tokens there are in its last dimension")]
@@ -304,6 +431,37 @@ pub enum WiringError {
     },
 }
 
+/// What a cache's and the logits' numbers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// 32 bits.
+    F32,
+    /// 16 bits, of which 5 are the exponent.
+    F16,
+    /// 16 bits, of which 8 are the exponent.
+    Bf16,
+}
+
+impl Element {
+    fn of(tensor: String, kind: &ValueType) -> Result<Self, WiringError> {
+        match kind {
+            ValueType::Tensor { ty: TensorElementType::Float32, .. } => Ok(Self::F32),
+            ValueType::Tensor { ty: TensorElementType::Float16, .. } => Ok(Self::F16),
+            ValueType::Tensor { ty: TensorElementType::Bfloat16, .. } => Ok(Self::Bf16),
+            other => Err(WiringError::OtherType { tensor, kind: format!("{other:?}"), expected: "float32, float16 or bfloat16" }),
+        }
+    }
+
+    /// Bytes of one number.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
 /// One tensor of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Past {
@@ -315,6 +473,8 @@ pub struct Past {
     pub heads: usize,
     /// How many numbers a head has.
     pub width: usize,
+    /// What they are.
+    pub element: Element,
 }
 
 /// What a graph's inputs and outputs are.
@@ -324,8 +484,16 @@ pub struct Wiring {
     pub mask: bool,
     /// Whether it takes `position_ids`.
     pub positions: bool,
-    /// Inputs that take the cache of former tokens.
+    /// Whether tokens and places are of 32 bits, not 64.
+    pub narrow: bool,
+    /// Whether it takes `use_cache_branch`, as graphs do that hold a first step and the others.
+    pub branch: bool,
+    /// The input by which only the last logits could be asked for, and whether it is a list of one.
+    pub keep: Option<(String, bool)>,
+    /// Inputs that take the cache of former tokens; without any, everything is read again at each step.
     pub past: Vec<Past>,
+    /// What the logits are.
+    pub logits: Element,
     /// How many tokens there are.
     pub vocabulary: u32,
 }
@@ -336,14 +504,38 @@ impl Wiring {
     /// # Errors
     /// [`WiringError`].
     pub fn find(session: &Session) -> Result<Self, WiringError> {
-        let mut wiring = Self { mask: false, positions: false, past: Vec::new(), vocabulary: 0 };
+        let mut wiring = Self {
+            mask: false,
+            positions: false,
+            narrow: false,
+            branch: false,
+            keep: None,
+            past: Vec::new(),
+            logits: Element::F32,
+            vocabulary: 0,
+        };
         let outputs: Vec<&str> = session.outputs().iter().map(ort::value::Outlet::name).collect();
         let mut ids = false;
         for input in session.inputs() {
             match input.name() {
-                "input_ids" => ids = true,
+                "input_ids" => {
+                    ids = true;
+                    wiring.narrow = match input.dtype() {
+                        ValueType::Tensor { ty: TensorElementType::Int64, .. } => false,
+                        ValueType::Tensor { ty: TensorElementType::Int32, .. } => true,
+                        other => {
+                            let (tensor, kind) = ("input `input_ids`".to_owned(), format!("{other:?}"));
+                            return Err(WiringError::OtherType { tensor, kind, expected: "int64 or int32" });
+                        }
+                    };
+                }
                 "attention_mask" => wiring.mask = true,
                 "position_ids" => wiring.positions = true,
+                "use_cache_branch" => wiring.branch = true,
+                name @ ("num_logits_to_keep" | "logits_to_keep") => {
+                    let is_list = matches!(input.dtype(), ValueType::Tensor { shape, .. } if !shape.is_empty());
+                    wiring.keep = Some((name.to_owned(), is_list));
+                }
                 name => match name.strip_prefix("past_key_values.").or_else(|| name.strip_prefix("past_key_values_")) {
                     Some(rest) => wiring.past.push(past(name, rest, &outputs, input.dtype())?),
                     None => return Err(WiringError::UnknownInput { name: name.to_owned() }),
@@ -353,14 +545,10 @@ impl Wiring {
         if !ids {
             return Err(WiringError::NoTokens);
         }
-        if wiring.past.is_empty() {
-            return Err(WiringError::NoCache);
-        }
         let logits = session.outputs().iter().find(|o| o.name() == "logits");
         let logits = logits.ok_or_else(|| WiringError::NoLogits { there: outputs.iter().map(|name| (*name).to_owned()).collect() })?;
-        let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = logits.dtype() else {
-            return Err(WiringError::OtherType { tensor: "output `logits`".to_owned(), kind: format!("{:?}", logits.dtype()) });
-        };
+        wiring.logits = Element::of("output `logits`".to_owned(), logits.dtype())?;
+        let ValueType::Tensor { shape, .. } = logits.dtype() else { return Err(WiringError::NoVocabulary) };
         let last = shape.last().copied().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
         wiring.vocabulary = last.ok_or(WiringError::NoVocabulary)?;
         Ok(wiring)
@@ -369,7 +557,7 @@ impl Wiring {
     /// Of the cache, over all its tensors.
     #[must_use]
     pub fn bytes_per_token(&self) -> u64 {
-        self.past.iter().map(|p| (p.heads * p.width * size_of::<f32>()) as u64).sum()
+        self.past.iter().map(|p| (p.heads * p.width * p.element.bytes()) as u64).sum()
     }
 }
 
@@ -377,8 +565,9 @@ fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Pa
     let output = [format!("present.{rest}"), format!("present_key_values.{rest}"), format!("present_{rest}")];
     let output = output.into_iter().find(|o| outputs.contains(&o.as_str()));
     let output = output.ok_or_else(|| WiringError::NoPresent { name: name.to_owned(), rest: rest.to_owned() })?;
-    let ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } = kind else {
-        return Err(WiringError::OtherType { tensor: format!("input `{name}`"), kind: format!("{kind:?}") });
+    let element = Element::of(format!("input `{name}`"), kind)?;
+    let ValueType::Tensor { shape, .. } = kind else {
+        return Err(WiringError::OtherShape { name: name.to_owned(), shape: format!("{kind:?}") });
     };
     match shape[..] {
         [_, heads, _, width] if heads > 0 && width > 0 => Ok(Past {
@@ -386,6 +575,7 @@ fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Pa
             output,
             heads: usize::try_from(heads).unwrap_or(0),
             width: usize::try_from(width).unwrap_or(0),
+            element,
         }),
         _ => Err(WiringError::OtherShape { name: name.to_owned(), shape: format!("{shape:?}") }),
     }
@@ -394,6 +584,34 @@ fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Pa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_is_read_where_it_lies() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+        let read = || Config::read(folder.path()).expect("read");
+        assert!(matches!(Config::read(folder.path()), Err(FolderError::Missing { .. })));
+        write(GENAI, r#"{"model": {"context_length": 77, "bos_token_id": 1, "decoder": {"filename": "m.onnx", "hidden_size": 8}}}"#);
+        assert_eq!((read().window(folder.path()), read().number(&["hidden_size"]), read().bos()), (Some(77), Some(8), None));
+        assert_eq!(graph(folder.path(), None).expect("one"), "m.onnx");
+        write("config.json", r#"{"bos_token_id": 2, "text_config": {"max_position_embeddings": 33, "num_attention_heads": 4}}"#);
+        assert_eq!((read().window(folder.path()), read().number(&["num_attention_heads"]), read().bos()), (Some(33), Some(4), Some(2)));
+        write("config.json", "{}");
+        assert_eq!(read().window(folder.path()), None);
+        write("tokenizer_config.json", r#"{"model_max_length": 1000000000000000019884624838656}"#);
+        assert_eq!(read().window(folder.path()), None);
+        write("tokenizer_config.json", r#"{"model_max_length": 512}"#);
+        assert_eq!(read().window(folder.path()), Some(512));
+        std::fs::create_dir(folder.path().join("onnx")).expect("made");
+        assert_eq!(graph(folder.path(), None).expect("none"), "model.onnx", "which is said to be missing");
+        write("onnx/model_fp16.onnx", "");
+        assert_eq!(graph(folder.path(), None).expect("one"), "onnx/model_fp16.onnx");
+        write("onnx/model_q4.onnx", "");
+        assert!(matches!(graph(folder.path(), None), Err(FolderError::SeveralGraphs { there, .. }) if there.len() == 2));
+        assert_eq!(graph(folder.path(), Some("onnx/model_q4.onnx".to_owned())).expect("named"), "onnx/model_q4.onnx");
+        write("onnx/model.onnx", "");
+        assert_eq!(graph(folder.path(), None).expect("one"), "onnx/model.onnx");
+    }
 
     #[test]
     fn weights_under_any_name_are_part_of_the_fingerprint() {

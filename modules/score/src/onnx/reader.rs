@@ -2,15 +2,19 @@
 //!
 //! What takes memory beside the weights: the cached keys and values of every state that is alive, those that a step makes, and what
 //! a step needs meanwhile (mostly scores of attention and logits, both in proportion to the piece). The first is counted exactly; the
-//! last is reckoned, and the piece made small enough.
+//! last is reckoned, and the piece made small enough. Of a model without a cache everything that was read is read again with each
+//! piece; then there is one piece.
+//!
+//! The session is held for one step at a time, so that another call may go between; what is alive is counted over all of them.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::session::{Session, SessionInputValue};
-use ort::value::{DynValue, Tensor, TensorRef};
+use ort::value::{DynValue, Tensor};
 
-use super::folder::Wiring;
+use super::folder::{Element, Wiring};
 use crate::engine::{EngineError, Stop};
 use crate::walk::Stepper;
 
@@ -73,6 +77,8 @@ impl Drop for CachedTensors {
 #[derive(Clone)]
 pub struct State {
     cached: Option<Arc<CachedTensors>>,
+    /// What was read, of a model without a cache.
+    read: Arc<[u32]>,
     len: usize,
     /// What comes next: logits, and the logarithm of the sum of their exponentials.
     next: Option<(Arc<[f32]>, f64)>,
@@ -86,10 +92,12 @@ impl std::fmt::Debug for State {
 
 /// Reads tokens through a session.
 pub struct Reader<'a> {
-    session: &'a mut Session,
+    session: &'a Mutex<Session>,
     wiring: &'a Wiring,
     plan: Plan,
     alive: Arc<AtomicU64>,
+    /// Tokens that went through the session.
+    forwarded: u64,
 }
 
 impl std::fmt::Debug for Reader<'_> {
@@ -99,10 +107,24 @@ impl std::fmt::Debug for Reader<'_> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader without any state.
+    /// A reader without any state, beside others whose states are counted in `alive`.
     #[must_use]
-    pub fn new(session: &'a mut Session, wiring: &'a Wiring, plan: Plan) -> Self {
-        Self { session, wiring, plan, alive: Arc::default() }
+    pub fn new(session: &'a Mutex<Session>, wiring: &'a Wiring, plan: Plan, alive: &Arc<AtomicU64>) -> Self {
+        Self { session, wiring, plan, alive: Arc::clone(alive), forwarded: 0 }
+    }
+
+    /// Whether one pass over so many tokens fits, said before any is begun: at its last step the state before and the one after it are
+    /// alive, in the smallest pieces that there are.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfBudget`].
+    pub fn fits(&self, tokens: usize) -> Result<(), EngineError> {
+        let piece = if self.wiring.past.is_empty() { tokens } else { PIECES[PIECES.len() - 1].min(tokens) };
+        let before = tokens - piece;
+        let states = (before + tokens) as u64 * self.wiring.bytes_per_token();
+        let needed = held(states + self.scratch(piece, before));
+        let budget = self.plan.budget_bytes;
+        if needed <= budget { Ok(()) } else { Err(EngineError::OutOfBudget { tokens, needed, budget }) }
     }
 
     /// Bytes that a step needs meanwhile.
@@ -115,6 +137,9 @@ impl<'a> Reader<'a> {
 
     /// The largest piece that may follow `len` tokens now.
     fn piece(&self, len: usize, left: usize) -> Result<usize, EngineError> {
+        if self.wiring.past.is_empty() {
+            return self.fits(len + left).map(|()| left);
+        }
         let alive = self.alive.load(Ordering::Relaxed);
         let new = |piece: usize| (len + piece) as u64 * self.wiring.bytes_per_token();
         let needed = |piece: usize| held(alive + new(piece) + self.scratch(piece, len));
@@ -129,32 +154,67 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// One step. Gives the new state's cache, and the logits of every token of the piece.
+    /// One step. Gives the new state's cache, and the logits of every token that was read in it.
     fn step(&mut self, state: &State, piece: &[u32]) -> ort::Result<(CachedTensors, DynValue)> {
-        let ids: Vec<i64> = piece.iter().map(|t| i64::from(*t)).collect();
         let all = state.len + piece.len();
-        let shape = [1, piece.len() as i64];
-        let mask = vec![1_i64; all];
-        let positions: Vec<i64> = (state.len as i64..all as i64).collect();
-        let mut inputs = ort::inputs! { "input_ids" => TensorRef::from_array_view((shape, ids.as_slice()))? };
+        // Without a cache what was read is read again.
+        let read: Cow<'_, [u32]> =
+            if self.wiring.past.is_empty() { Cow::Owned([&state.read[..], piece].concat()) } else { Cow::Borrowed(piece) };
+        self.forwarded += read.len() as u64;
+        let shape = [1, read.len() as i64];
+        let whole = |numbers: Vec<i64>, shape: [i64; 2]| -> ort::Result<SessionInputValue<'static>> {
+            if self.wiring.narrow {
+                let numbers: Vec<i32> = numbers.into_iter().map(|n| i32::try_from(n).unwrap_or(i32::MAX)).collect();
+                return Ok(Tensor::<i32>::from_array((shape, numbers))?.into());
+            }
+            Ok(Tensor::<i64>::from_array((shape, numbers))?.into())
+        };
+        let ids = whole(read.iter().map(|t| i64::from(*t)).collect(), shape)?;
+        let mut inputs = ort::inputs! { "input_ids" => ids };
         if self.wiring.mask {
-            inputs.push(("attention_mask".into(), TensorRef::from_array_view(([1, all as i64], mask.as_slice()))?.into()));
+            inputs.push(("attention_mask".into(), whole(vec![1; all], [1, all as i64])?));
         }
         if self.wiring.positions {
-            inputs.push(("position_ids".into(), TensorRef::from_array_view((shape, positions.as_slice()))?.into()));
+            let from = all - read.len();
+            inputs.push(("position_ids".into(), whole((from as i64..all as i64).collect(), shape)?));
+        }
+        if self.wiring.branch {
+            inputs.push(("use_cache_branch".into(), Tensor::<bool>::from_array(([1_i64], vec![state.cached.is_some()]))?.into()));
+        }
+        if let Some((name, is_list)) = &self.wiring.keep {
+            // None is all of them.
+            let every: SessionInputValue<'_> = if *is_list {
+                Tensor::<i64>::from_array(([1_i64], vec![0]))?.into()
+            } else {
+                Tensor::<i64>::from_array(((), vec![0]))?.into()
+            };
+            inputs.push((name.as_str().into(), every));
         }
         for (i, past) in self.wiring.past.iter().enumerate() {
-            let value: SessionInputValue<'_> = match &state.cached {
-                Some(cached) => (&cached.values[i]).into(),
-                None => Tensor::<f32>::from_array(([1, past.heads as i64, 0, past.width as i64], Vec::new()))?.into(),
+            let shape = [1, past.heads as i64, 0, past.width as i64];
+            let value: SessionInputValue<'_> = match (&state.cached, past.element) {
+                (Some(cached), _) => (&cached.values[i]).into(),
+                (None, Element::F32) => Tensor::<f32>::from_array((shape, Vec::new()))?.into(),
+                (None, Element::F16) => Tensor::<half::f16>::from_array((shape, Vec::new()))?.into(),
+                (None, Element::Bf16) => Tensor::<half::bf16>::from_array((shape, Vec::new()))?.into(),
             };
             inputs.push((past.input.as_str().into(), value));
         }
-        let mut outputs = self.session.run(inputs)?;
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outputs = session.run(inputs)?;
         let mut take = |name: &str| outputs.remove(name).ok_or_else(|| ort::Error::new(format!("the model gave no output `{name}`")));
         let logits = take("logits")?;
         let values = self.wiring.past.iter().map(|past| take(&past.output)).collect::<ort::Result<Vec<_>>>()?;
         Ok((CachedTensors::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive), logits))
+    }
+
+    /// Logits as numbers of 32 bits.
+    fn rows<'v>(&self, logits: &'v DynValue) -> ort::Result<Cow<'v, [f32]>> {
+        Ok(match self.wiring.logits {
+            Element::F32 => Cow::Borrowed(logits.try_extract_tensor::<f32>()?.1),
+            Element::F16 => Cow::Owned(logits.try_extract_tensor::<half::f16>()?.1.iter().map(|half| half.to_f32()).collect()),
+            Element::Bf16 => Cow::Owned(logits.try_extract_tensor::<half::bf16>()?.1.iter().map(|half| half.to_f32()).collect()),
+        })
     }
 }
 
@@ -175,7 +235,7 @@ impl Stepper for Reader<'_> {
     type State = State;
 
     fn start(&mut self) -> State {
-        State { cached: None, len: 0, next: None }
+        State { cached: None, read: Arc::from([]), len: 0, next: None }
     }
 
     fn extend(&mut self, state: &mut State, tokens: &[u32], wanted: &[bool], out: &mut [f32], stop: &Stop) -> Result<(), EngineError> {
@@ -187,22 +247,35 @@ impl Stepper for Reader<'_> {
                 out[at] = (f64::from(row[tokens[at] as usize]) - norm) as f32;
             }
             let (cached, logits) = self.step(state, &tokens[at..at + piece]).map_err(EngineError::failed)?;
-            let (_, rows) = logits.try_extract_tensor::<f32>().map_err(EngineError::failed)?;
+            let rows = self.rows(&logits).map_err(EngineError::failed)?;
             let vocabulary = self.wiring.vocabulary as usize;
-            if rows.len() != piece * vocabulary {
-                return Err(EngineError::failed(LogitsError { logits: rows.len(), tokens: piece, expected: piece * vocabulary }));
+            let is_cached = !self.wiring.past.is_empty();
+            let again = if is_cached { 0 } else { state.len };
+            if rows.len() != (again + piece) * vocabulary {
+                let expected = (again + piece) * vocabulary;
+                return Err(EngineError::failed(LogitsError { logits: rows.len(), tokens: again + piece, expected }));
             }
+            let rows = &rows[again * vocabulary..];
             for (i, row) in rows.chunks_exact(vocabulary).take(piece - 1).enumerate().filter(|(i, _)| wanted[at + i + 1]) {
                 out[at + i + 1] = (f64::from(row[tokens[at + i + 1] as usize]) - log_sum_exp(row)) as f32;
             }
             let last = &rows[(piece - 1) * vocabulary..];
-            *state = State { cached: Some(Arc::new(cached)), len: state.len + piece, next: Some((last.into(), log_sum_exp(last))) };
+            let read = if is_cached { Arc::clone(&state.read) } else { [&state.read[..], &tokens[at..at + piece]].concat().into() };
+            let cached = is_cached.then(|| Arc::new(cached));
+            *state = State { cached, read, len: state.len + piece, next: Some((last.into(), log_sum_exp(last))) };
             at += piece;
         }
         Ok(())
     }
 
+    fn forwarded(&self) -> Option<u64> {
+        Some(self.forwarded)
+    }
+
     fn fork(&mut self, state: &State, ahead: usize) -> Option<State> {
+        if self.wiring.past.is_empty() {
+            return Some(state.clone());
+        }
         // The branch's last step reads its own cache and makes the next, while the common beginning's waits.
         let alive = self.alive.load(Ordering::Relaxed);
         let branch = 2 * (state.len + ahead) as u64 * self.wiring.bytes_per_token();

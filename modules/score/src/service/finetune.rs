@@ -3,27 +3,39 @@
 use std::time::Instant;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{Conversation, Finetune, FinetuneIn, FinetuneOut, Template};
+use brahman_card::interface::score::{Conversation, Finetune, FinetuneIn, FinetuneOut};
 use brahman_sidecar::{Call, Reply};
 
 use super::session::{Removal, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
+use crate::conversation::Layout;
 
 impl ScoreService {
     pub(super) async fn finetune(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: FinetuneIn = call.parameters()?;
-        let (conversation, template) = source!(ask).read(call)?;
+        let (mut conversation, layout) = source!(ask).read(call)?;
+        // What is asked of is what is read: a memory before the last entries is not in their context.
+        let before = conversation.conversation.len().saturating_sub(usize::try_from(ask.count).unwrap_or(usize::MAX));
+        let passed_over = if ask.whole.unwrap_or(false) { 0 } else { before };
+        conversation.conversation.drain(..passed_over);
         let priority = ask.priority;
-        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(FinetuneOut)| desk.finetune(&ask, &conversation, &template, started);
+        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(FinetuneOut)| desk.finetune(&ask, &conversation, &layout, passed_over, started);
         let (out, _) = self.turn(call, priority, work).await?;
         Reply::of(&out)
     }
 }
 
 impl Desk<'_> {
-    fn finetune(&self, ask: &FinetuneIn, conversation: &Conversation, template: &Template, started: Instant) -> Result<FinetuneOut, Fault> {
-        let mut session = Session::open(self, conversation, template, ask.fresh.unwrap_or(false)).map_err(|e| e.fault())?;
+    fn finetune(
+        &self,
+        ask: &FinetuneIn,
+        conversation: &Conversation,
+        layout: &Layout,
+        passed_over: usize,
+        started: Instant,
+    ) -> Result<FinetuneOut, Fault> {
+        let mut session = Session::open(self, conversation, layout, ask.fresh.unwrap_or(false)).map_err(|e| e.fault())?;
         let from = session.script.entries.saturating_sub(usize::try_from(ask.count).unwrap_or(usize::MAX));
         let late = session.script.responses.iter().enumerate().filter(|(_, r)| r.entry >= from);
         let responses: Vec<usize> = late.map(|(i, _)| i).collect();
@@ -38,7 +50,7 @@ impl Desk<'_> {
         let without = without.map(|(scored, scores)| scores.map(|s| (scored, s))).transpose().map_err(|e| e.fault())?;
         let mut results: Vec<Finetune> = Vec::new();
         for r in responses {
-            let entry = session.script.responses[r].entry as u64;
+            let entry = (session.script.responses[r].entry + passed_over) as u64;
             let tokens = session.with.responses[r].len() as u64;
             results.push(match &without {
                 Some((scored, without)) if scored.contains(&r) => {
@@ -55,10 +67,12 @@ impl Desk<'_> {
         Ok(FinetuneOut {
             results,
             memories: memories.len() as u64,
+            entries: Some(session.script.entries as u64),
             tokens: session.script.tokens.len() as u64,
             tokens_forwarded: session.work.forwarded,
             tokens_reused: session.work.reused,
             noise_floor: session.noise,
+            chat_template: Some(session.script.used.clone()),
             model: identity.model.clone(),
             fingerprint: identity.fingerprint.clone(),
             device: identity.device.clone(),

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{Conversation, MatrixIn, MatrixOut, MatrixRow, MatrixSummary, Response, Row, Template};
+use brahman_card::interface::score::{Conversation, MatrixIn, MatrixOut, MatrixRow, MatrixSummary, Response, Row};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::session::{Removal, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
 use crate::ablation::named;
+use crate::conversation::Layout;
 use crate::engine::{Engine, EngineError};
 use crate::mock::Mock;
 
@@ -21,7 +22,7 @@ const TOUCHED_SHARE: f64 = 0.1;
 
 struct Ask {
     conversation: Conversation,
-    template: Template,
+    layout: Layout,
     groups: Vec<Vec<String>>,
     top: usize,
     approximate: Option<usize>,
@@ -34,7 +35,7 @@ impl ScoreService {
         let started = Instant::now();
         let mut ask: MatrixIn = call.parameters()?;
         let priority = ask.priority;
-        let (conversation, template) = source!(ask).read(call)?;
+        let (conversation, layout) = source!(ask).read(call)?;
         let groups = ask.groups.unwrap_or_default();
         if groups.len() > GROUPS_MAX {
             return Err(Fault::invalid_parameter("groups", format!("{} of them, expected at most {GROUPS_MAX}", groups.len())));
@@ -42,7 +43,7 @@ impl ScoreService {
         let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let ask = Ask {
             conversation,
-            template,
+            layout,
             groups,
             top: small(ask.top.unwrap_or(0).min(TOP_MAX)),
             approximate: ask.approximate.map(small),
@@ -61,7 +62,7 @@ impl ScoreService {
 
 impl Desk<'_> {
     fn matrix(&self, ask: &Ask, tell: &mut dyn FnMut(MatrixOut)) -> Result<MatrixSummary, Fault> {
-        let mut session = Session::open(self, &ask.conversation, &ask.template, ask.fresh).map_err(|e| e.fault())?;
+        let mut session = Session::open(self, &ask.conversation, &ask.layout, ask.fresh).map_err(|e| e.fault())?;
         let all: Vec<usize> = (0..session.script.responses.len()).collect();
         let mut removals: Vec<Removal> =
             (0..session.script.memories.len()).map(|m| Removal { memories: vec![m], responses: all.clone() }).collect();
@@ -103,6 +104,7 @@ impl Desk<'_> {
             tell_row(row);
         });
         outcome.map_err(|e: EngineError| e.fault())?;
+        warnings.extend(session.respelled());
         Ok(self.summary(&session, (done, of, failed), warnings, ask.started))
     }
 
@@ -135,6 +137,7 @@ impl Desk<'_> {
             tokens_naive: (of + 1) * script.tokens.len() as u64,
             noise_floor: session.noise,
             warnings: Some(warnings).filter(|w| !w.is_empty()),
+            chat_template: Some(script.used.clone()),
             model: identity.model.clone(),
             fingerprint: identity.fingerprint.clone(),
             device: identity.device.clone(),
@@ -167,7 +170,7 @@ fn screen(ask: &Ask, removals: Vec<Removal>, exact: usize, desk: &Desk<'_>) -> R
     let aside = Desk { engine: &proxy, kept: desk.kept, stop: desk.stop };
     // Token ids are those of the model that was asked, and so is their text.
     let conversation = in_text(&ask.conversation, desk.engine);
-    let mut screening = Session::open(&aside, &conversation, &ask.template, ask.fresh).map_err(|e| e.fault())?;
+    let mut screening = Session::open(&aside, &conversation, &Layout::plain(), ask.fresh).map_err(|e| e.fault())?;
     let all: Vec<usize> = (0..screening.script.responses.len()).collect();
     screening.baseline(&all).map_err(|e| e.fault())?;
     let mut rows: Vec<Row> = vec![Row::default(); removals.len()];
@@ -231,6 +234,10 @@ mod tests {
             Ok(text.split_whitespace().filter_map(|word| word.strip_prefix('w')?.parse().ok()).collect())
         }
 
+        fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<std::ops::Range<usize>>), EngineError> {
+            self.0.encode_placed(text)
+        }
+
         fn decode(&self, tokens: &[u32]) -> String {
             tokens.iter().map(|t| format!("w{t} ")).collect()
         }
@@ -250,7 +257,7 @@ mod tests {
             role: Some(role.to_owned()),
             key: key.map(str::to_owned),
             tokens: Some(tokens),
-            text: None,
+            ..Entry::default()
         };
         let conversation = Conversation {
             conversation: vec![
@@ -263,8 +270,8 @@ mod tests {
         let (folder, engine, stop) = (tempfile::tempdir().expect("a folder"), Words::default(), Stop::default());
         let kept = crate::kept::ResultStore::open(folder.path(), 1 << 20);
         let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
-        let template = crate::conversation::default_template();
-        let ask = Ask { conversation, template, groups: Vec::new(), top: 0, approximate: Some(1), fresh: true, started: Instant::now() };
+        let layout = Layout::plain();
+        let ask = Ask { conversation, layout, groups: Vec::new(), top: 0, approximate: Some(1), fresh: true, started: Instant::now() };
         assert!(in_text(&ask.conversation, &engine).conversation[1].text.as_deref().is_some_and(|text| text.starts_with("w30 w31 ")));
         let removals = (0..2).map(|m| Removal { memories: vec![m], responses: vec![0] }).collect();
         let (chosen, others) = screen(&ask, removals, 1, &desk).expect("screened");

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{Cell, Conversation, MemoryIn, MemoryOut, Template};
+use brahman_card::interface::score::{Cell, Conversation, MemoryIn, MemoryOut};
 use brahman_sidecar::{Call, Reply};
 
 use super::session::{Removal, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
+use crate::conversation::Layout;
 
 /// Responses after a memory, unless said: what the conversation has moved on from by then no longer speaks of it.
 pub(super) const WINDOW: u64 = 50;
@@ -16,17 +17,17 @@ impl ScoreService {
     pub(super) async fn memory(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: MemoryIn = call.parameters()?;
-        let (conversation, template) = source!(ask).read(call)?;
+        let (conversation, layout) = source!(ask).read(call)?;
         let priority = ask.priority;
-        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(MemoryOut)| desk.memory(&ask, &conversation, &template, started);
+        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(MemoryOut)| desk.memory(&ask, &conversation, &layout, started);
         let (out, _) = self.turn(call, priority, work).await?;
         Reply::of(&out)
     }
 }
 
 impl Desk<'_> {
-    fn memory(&self, ask: &MemoryIn, conversation: &Conversation, template: &Template, started: Instant) -> Result<MemoryOut, Fault> {
-        let mut session = Session::open(self, conversation, template, ask.fresh.unwrap_or(false)).map_err(|e| e.fault())?;
+    fn memory(&self, ask: &MemoryIn, conversation: &Conversation, layout: &Layout, started: Instant) -> Result<MemoryOut, Fault> {
+        let mut session = Session::open(self, conversation, layout, ask.fresh.unwrap_or(false)).map_err(|e| e.fault())?;
         let memory = session.script.memories.iter().position(|m| m.key == ask.key);
         let window = usize::try_from(ask.window.unwrap_or(WINDOW)).unwrap_or(usize::MAX);
         let responses = memory.map_or_else(Vec::new, |memory| session.after(memory, window));
@@ -58,6 +59,7 @@ impl Desk<'_> {
             tokens_forwarded: session.work.forwarded,
             tokens_reused: session.work.reused,
             noise_floor: session.noise,
+            chat_template: Some(session.script.used.clone()),
             model: identity.model.clone(),
             fingerprint: identity.fingerprint.clone(),
             device: identity.device.clone(),

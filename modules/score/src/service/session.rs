@@ -1,9 +1,9 @@
 //! One conversation on the model's thread: the baseline, what is left without memories, and what it took.
 
-use brahman_card::interface::score::{Conversation, Template};
+use brahman_card::interface::score::Conversation;
 
-use crate::ablation::{Ablation, Baseline, ResponseScores, whole, without};
-use crate::conversation::{ConversationError, Script, script};
+use crate::ablation::{Ablation, Baseline, ResponseScores, left, whole};
+use crate::conversation::{ConversationError, Layout, Script, script};
 use crate::engine::{EngineError, Scores, Sequence, Work};
 use crate::kept::name;
 
@@ -11,6 +11,8 @@ use super::Desk;
 
 /// The beginning of the conversation that is scored a second time before any row is told: this part of its tokens.
 const TWICE_SHARE: usize = 4;
+/// Nats between two scorings of the same from which on all of the conversation is scored a second time: a hundred times what 32 bits leave.
+const COARSE: f64 = 1e-2;
 
 /// Tokens of all of a call's passes: they are held together, four bytes each.
 const PASSES_TOKENS_MAX: usize = 64 << 20;
@@ -49,19 +51,16 @@ pub(super) struct Session<'a> {
     pub(super) noise: f64,
     /// So far.
     pub(super) work: Work,
+    /// Responses, over all removals, whose tokens would have been others without the memory.
+    respelled: usize,
     fresh: bool,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn open(
-        desk: &'a Desk<'a>,
-        conversation: &Conversation,
-        template: &Template,
-        fresh: bool,
-    ) -> Result<Self, ConversationError> {
-        let script = script(conversation, template, desk.engine)?;
+    pub(super) fn open(desk: &'a Desk<'a>, conversation: &Conversation, layout: &Layout, fresh: bool) -> Result<Self, ConversationError> {
+        let script = script(conversation, layout, desk.engine)?;
         let with = ResponseScores { responses: vec![Vec::new(); script.responses.len()] };
-        Ok(Self { desk, script, with, noise: 0.0, work: Work::default(), fresh })
+        Ok(Self { desk, script, with, noise: 0.0, work: Work::default(), respelled: 0, fresh })
     }
 
     fn known(&self, sequence: &Sequence) -> Option<(Vec<f32>, f64)> {
@@ -91,13 +90,23 @@ impl<'a> Session<'a> {
         if early.is_empty() {
             early.push(responses[0]);
         }
-        let part = whole(&self.script, &early);
+        self.score_twice(&whole(&self.script, &early))?;
+        // Where numbers are coarse, as in a model of 8 bits, what the pieces are counts everywhere, and more so later.
+        if self.noise > COARSE && early.len() < responses.len() {
+            self.score_twice(&all)?;
+        }
+        self.desk.kept.keep(&name(self.desk.identity(), &all.sequence), &scores, self.noise);
+        Ok(())
+    }
+
+    /// Scores a part of what was scored again, in other pieces, and learns the noise.
+    fn score_twice(&mut self, part: &Ablation) -> Result<(), EngineError> {
         // The second sequence ends inside the first, so that the model is given other pieces this time.
         let cut = (part.sequence.tokens.len() / 2) | 1;
-        let piece = Sequence { tokens: part.sequence.tokens[..cut.min(part.sequence.tokens.len())].to_vec(), wanted: Vec::new() };
+        let tokens = part.sequence.tokens[..cut.min(part.sequence.tokens.len())].to_vec();
+        let piece = Sequence { tokens, ..Sequence::default() };
         let again = self.score_one(vec![part.sequence.clone(), piece])?;
-        self.noise = self.with.noise(&ResponseScores::of(&self.script, &part, &again));
-        self.desk.kept.keep(&name(self.desk.identity(), &all.sequence), &scores, self.noise);
+        self.noise = self.noise.max(self.with.noise(&ResponseScores::of(&self.script, part, &again)));
         Ok(())
     }
 
@@ -122,7 +131,16 @@ impl<'a> Session<'a> {
         self.check_size(removals)?;
         let mut asked: Vec<(usize, Ablation)> = Vec::new();
         for (index, removal) in removals.iter().enumerate() {
-            let ablation = without(&self.script, &removal.memories, &removal.responses);
+            self.desk.stop.check()?;
+            let ablation = match left(&self.script, &removal.memories, &removal.responses, self.desk.engine) {
+                Ok(ablation) => ablation,
+                // The template refuses what is left: that is this row's end.
+                Err(error) => {
+                    each(self, RemovalOutcome { index, ablation: Ablation::default(), scores: Err(error), cached: false });
+                    continue;
+                }
+            };
+            self.respelled += ablation.respelled;
             let known = if ablation.responses.is_empty() { Some((Vec::new(), 0.0)) } else { self.known(&ablation.sequence) };
             match known {
                 Some((scores, _)) => {
@@ -163,6 +181,13 @@ impl<'a> Session<'a> {
         self.work.add(work);
         self.noise = noise;
         Ok(())
+    }
+
+    /// What a reply says of responses that keep their tokens against the tokenizer.
+    pub(super) fn respelled(&self) -> Option<String> {
+        (self.respelled > 0).then(|| {
+            format!("{} times a response would have other tokens without a memory: it keeps those that it has with it", self.respelled)
+        })
     }
 
     /// What a call would hold is bounded before anything is made.

@@ -24,7 +24,7 @@ pub(super) const CARDS_MAX: usize = 256;
 const BUILT_IN_ORIGIN: &str = "(built in) ";
 
 /// The shipped Cards, for a program that runs without installed ones, such as one from a checkout.
-const BUILT_IN: [(&str, &str); 10] = [
+const BUILT_IN: [(&str, &str); 12] = [
     ("broker.toml", include_str!("../../../../packaging/cards/broker.toml")),
     ("catalog.toml", include_str!("../../../../packaging/cards/catalog.toml")),
     ("embed-mock.toml", include_str!("../../../../packaging/cards/embed-mock.toml")),
@@ -33,6 +33,8 @@ const BUILT_IN: [(&str, &str); 10] = [
     ("index.toml", include_str!("../../../../packaging/cards/index.toml")),
     ("ingest-mock.toml", include_str!("../../../../packaging/cards/ingest-mock.toml")),
     ("ingest.toml", include_str!("../../../../packaging/cards/ingest.toml")),
+    ("rerank-mock.toml", include_str!("../../../../packaging/cards/rerank-mock.toml")),
+    ("rerank-real.toml", include_str!("../../../../packaging/cards/rerank-real.toml")),
     ("score-mock.toml", include_str!("../../../../packaging/cards/score-mock.toml")),
     ("score-real.toml", include_str!("../../../../packaging/cards/score-real.toml")),
 ];

@@ -1,0 +1,504 @@
+//! The types of columns: what values were seen, and the narrowest type that holds them all.
+//!
+//! A column is not a type that is widened step by step, but what was seen of its values: [`Facts`]. Facts join in any order and any
+//! grouping to the same, and the type follows from all of them: so it depends neither on where a batch, a piece or a file ends nor on
+//! which came first.
+//!
+//! | values | type |
+//! |---|---|
+//! | whole numbers | Int64; UInt64; else a decimal |
+//! | numbers with a point or an exponent | Float64 if a double holds each of them ([`number`]); else a decimal of at most 38 digits |
+//! | dates, times, timestamps with and without a zone, as ISO 8601 writes them | Date32, Time64, Timestamp; dates among timestamps are midnights |
+//! | objects, lists | a struct, a list |
+//! | objects or lists and something else; objects without keys, with too many, or too deep | JSON as it stands there |
+//! | anything else, or two of those | text as it stands there |
+//!
+//! Invariants: a type holds every value that was seen exactly, or it is text; what made it one that is not expected is counted, with an
+//! example. A UUID is a text. A string of JSON is a text, whatever it looks like: JSON says so.
+
+pub(crate) mod cells;
+pub(crate) mod keys;
+pub(crate) mod moment;
+pub(crate) mod number;
+pub(crate) mod tally;
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Fields, TimeUnit};
+
+pub(crate) use keys::Keys;
+use moment::{Moment, Stamp};
+use number::{DECIMAL_DIGITS, Number};
+use tally::{Class, Tally};
+
+/// Objects of more different keys are no struct: the keys are data.
+const KEYS_MAX: usize = 1000;
+/// Structs and lists within one another; deeper ones are kept as JSON.
+pub(crate) const DEPTH_MAX: usize = 16;
+/// Digits of the narrower decimal, which Parquet keeps in 64 bits.
+const SHORT_DECIMAL: u8 = 18;
+/// What stands for a value that is missing, in a column of something else.
+const ABSENT: [&str; 7] = ["NA", "N/A", "n/a", "#N/A", "NULL", "null", "\\N"];
+
+/// A value as it is told by its text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Value {
+    /// Nothing stands there.
+    Null,
+    /// A word for a missing value, if the other values are no texts.
+    Absent,
+    Bool(bool),
+    Number(Number),
+    /// NaN or an infinity.
+    Special(f64),
+    /// Digits after a zero, as codes have them.
+    Coded,
+    Moment(Moment),
+    Text,
+}
+
+impl Value {
+    /// The value of a field that has only its text.
+    pub(crate) fn of_field(text: &str) -> Self {
+        let bytes = text.as_bytes();
+        let Some(first) = bytes.first() else { return Self::Null };
+        match first {
+            b'0'..=b'9' | b'-' | b'.' => Self::of_digits(bytes),
+            b't' | b'T' | b'f' | b'F' | b'n' | b'N' | b'i' | b'I' | b'#' | b'\\' if bytes.len() < 9 => Self::of_word(text),
+            _ => Self::Text,
+        }
+    }
+
+    fn of_digits(bytes: &[u8]) -> Self {
+        if let Some(number) = Number::scan(bytes) {
+            return Self::Number(number);
+        }
+        if let Some(moment) = Moment::scan(bytes) {
+            return Self::Moment(moment);
+        }
+        let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+        match digits {
+            b"inf" | b"Inf" | b"Infinity" => Self::Special(f64::NEG_INFINITY),
+            [b'0', rest @ ..] if rest.iter().all(|b| b.is_ascii_digit() || *b == b'.') => Self::Coded,
+            _ => Self::Text,
+        }
+    }
+
+    fn of_word(text: &str) -> Self {
+        match text {
+            "true" | "True" | "TRUE" => Self::Bool(true),
+            "false" | "False" | "FALSE" => Self::Bool(false),
+            "nan" | "NaN" => Self::Special(f64::NAN),
+            "inf" | "Inf" | "Infinity" => Self::Special(f64::INFINITY),
+            word if ABSENT.contains(&word) => Self::Absent,
+            _ => Self::Text,
+        }
+    }
+}
+
+/// The type of a column, or of what is within one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing was seen.
+    Null,
+    Bool,
+    Int,
+    UInt,
+    /// Digits, and those of them after the point.
+    Decimal(u8, u8),
+    Float,
+    Date,
+    Time,
+    /// Whether it is an instant, and whether it counts nanoseconds.
+    Stamp {
+        zoned: bool,
+        fine: bool,
+    },
+    Text,
+    /// JSON as it was written.
+    Json,
+    Struct(Vec<(String, Kind)>),
+    List(Box<Kind>),
+}
+
+impl Kind {
+    /// The type of Arrow that holds it.
+    pub(crate) fn arrow(&self) -> DataType {
+        match self {
+            Self::Bool => DataType::Boolean,
+            Self::Int => DataType::Int64,
+            Self::UInt => DataType::UInt64,
+            Self::Decimal(precision, scale) => DataType::Decimal128(*precision, i8::try_from(*scale).unwrap_or(0)),
+            Self::Float => DataType::Float64,
+            Self::Date => DataType::Date32,
+            Self::Time => DataType::Time64(TimeUnit::Microsecond),
+            Self::Stamp { zoned, fine } => {
+                let unit = if *fine { TimeUnit::Nanosecond } else { TimeUnit::Microsecond };
+                DataType::Timestamp(unit, zoned.then(|| "UTC".into()))
+            }
+            Self::Null | Self::Text | Self::Json => DataType::Utf8,
+            Self::Struct(fields) => DataType::Struct(Self::fields(fields)),
+            Self::List(item) => DataType::List(Arc::new(item.item())),
+        }
+    }
+
+    /// The type that an Arrow type is; none if no column of ours has that.
+    pub(crate) fn of(arrow: &DataType) -> Option<Self> {
+        Some(match arrow {
+            DataType::Boolean => Self::Bool,
+            DataType::Int64 => Self::Int,
+            DataType::UInt64 => Self::UInt,
+            DataType::Decimal128(precision, scale) => Self::Decimal(*precision, u8::try_from(*scale).ok()?),
+            DataType::Float64 => Self::Float,
+            DataType::Date32 => Self::Date,
+            DataType::Time64(TimeUnit::Microsecond) => Self::Time,
+            DataType::Timestamp(unit @ (TimeUnit::Microsecond | TimeUnit::Nanosecond), zone) => {
+                if zone.as_ref().is_some_and(|zone| zone.as_ref() != "UTC") {
+                    return None;
+                }
+                Self::Stamp { zoned: zone.is_some(), fine: *unit == TimeUnit::Nanosecond }
+            }
+            DataType::Utf8 => Self::Text,
+            _ => return None,
+        })
+    }
+
+    /// The fields of a struct, or of a table.
+    pub(crate) fn fields(fields: &[(String, Self)]) -> Fields {
+        fields.iter().map(|(name, kind)| Field::new(name, kind.arrow(), true)).collect()
+    }
+
+    /// The field of a list's items.
+    pub(crate) fn item(&self) -> Field {
+        Field::new("item", self.arrow(), true)
+    }
+}
+
+/// What was seen of a column's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Numbers {
+    any: bool,
+    /// One has a point, an exponent or a sign of zero.
+    real: bool,
+    below_zero: bool,
+    /// One is above the largest of 64 bits with a sign.
+    large: bool,
+    /// One is outside both kinds of 64 bits.
+    huge: bool,
+    /// A double does not hold one.
+    inexact: bool,
+    /// A decimal does not hold one.
+    beyond_decimal: bool,
+    /// Most digits before the point, and after it.
+    before: u8,
+    after: u8,
+}
+
+impl Numbers {
+    fn add(&mut self, number: &Number) {
+        self.any = true;
+        if number.is_whole() {
+            match (number.int(), number.uint()) {
+                (Some(_), _) => self.below_zero |= number.is_negative(),
+                (None, Some(_)) => self.large = true,
+                (None, None) => self.huge = true,
+            }
+        } else {
+            self.real = true;
+        }
+        self.inexact |= !number.is_double();
+        match number.decimal_digits() {
+            Some((before, after)) => (self.before, self.after) = (self.before.max(before), self.after.max(after)),
+            None => self.beyond_decimal = true,
+        }
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.any |= other.any;
+        self.real |= other.real;
+        self.below_zero |= other.below_zero;
+        self.large |= other.large;
+        self.huge |= other.huge;
+        self.inexact |= other.inexact;
+        self.beyond_decimal |= other.beyond_decimal;
+        self.before = self.before.max(other.before);
+        self.after = self.after.max(other.after);
+    }
+
+    fn kind(&self, special: bool) -> Kind {
+        let decimal = match self.before + self.after {
+            _ if self.beyond_decimal || special => None,
+            digits if digits <= SHORT_DECIMAL => Some(Kind::Decimal(SHORT_DECIMAL, self.after)),
+            digits if u32::from(digits) <= DECIMAL_DIGITS => Some(Kind::Decimal(38, self.after)),
+            _ => None,
+        };
+        let float = (!self.inexact).then_some(Kind::Float);
+        if self.real || special {
+            return float.or(decimal).unwrap_or(Kind::Text);
+        }
+        if self.huge || (self.large && self.below_zero) {
+            return decimal.or(float).unwrap_or(Kind::Text);
+        }
+        if self.large { Kind::UInt } else { Kind::Int }
+    }
+}
+
+/// What was seen of a column's values, but objects and lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Scalars {
+    bools: bool,
+    numbers: Numbers,
+    /// NaN or an infinity.
+    specials: bool,
+    /// Words for missing values.
+    absent: bool,
+    dates: bool,
+    times: bool,
+    /// Timestamps without a zone.
+    stamps: bool,
+    /// Those with one.
+    instants: bool,
+    /// A timestamp is finer than microseconds.
+    fine: bool,
+    /// A timestamp, or a date, is outside what 64 bits of nanoseconds hold.
+    far: bool,
+    texts: bool,
+}
+
+impl Scalars {
+    fn any(&self) -> bool {
+        *self != Self::default()
+    }
+
+    fn add(&mut self, value: &Value) -> Option<Class> {
+        Some(match value {
+            Value::Null => return None,
+            Value::Absent => {
+                self.absent = true;
+                Class::Absent
+            }
+            Value::Bool(_) => {
+                self.bools = true;
+                Class::Bool
+            }
+            Value::Number(number) => {
+                self.numbers.add(number);
+                if number.is_double() { Class::Number } else { Class::Inexact }
+            }
+            Value::Special(_) => {
+                self.specials = true;
+                Class::Special
+            }
+            Value::Coded => {
+                self.texts = true;
+                Class::Coded
+            }
+            Value::Moment(Moment::Date(day)) => {
+                self.dates = true;
+                self.far |= Stamp::midnight(*day).nanos().is_none();
+                Class::Date
+            }
+            Value::Moment(Moment::Time(_)) => {
+                self.times = true;
+                Class::Time
+            }
+            Value::Moment(Moment::Stamp(stamp)) => {
+                self.fine |= stamp.micros().is_none();
+                self.far |= stamp.nanos().is_none();
+                match (stamp.zoned, stamp.offset) {
+                    (false, _) => {
+                        self.stamps = true;
+                        Class::Stamp
+                    }
+                    (true, offset) => {
+                        self.instants = true;
+                        if offset { Class::Offset } else { Class::Instant }
+                    }
+                }
+            }
+            Value::Text => {
+                self.texts = true;
+                Class::Text
+            }
+        })
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.numbers.join(&other.numbers);
+        self.bools |= other.bools;
+        self.specials |= other.specials;
+        self.absent |= other.absent;
+        self.dates |= other.dates;
+        self.times |= other.times;
+        self.stamps |= other.stamps;
+        self.instants |= other.instants;
+        self.fine |= other.fine;
+        self.far |= other.far;
+        self.texts |= other.texts;
+    }
+
+    fn kind(&self) -> Kind {
+        let numbers = self.numbers.any || self.specials;
+        let (moments, sorts) = (self.dates || self.stamps, [self.bools, numbers, self.times, self.instants]);
+        let count = sorts.iter().filter(|there| **there).count() + usize::from(moments);
+        if self.texts || count > 1 || (count == 0 && self.absent) {
+            return Kind::Text;
+        }
+        match sorts {
+            // By themselves they are words.
+            _ if self.specials && !self.numbers.any => Kind::Text,
+            [true, ..] => Kind::Bool,
+            [_, true, ..] => self.numbers.kind(self.specials),
+            [_, _, true, _] => Kind::Time,
+            _ if self.fine && self.far => Kind::Text,
+            [_, _, _, true] => Kind::Stamp { zoned: true, fine: self.fine },
+            _ if self.stamps => Kind::Stamp { zoned: false, fine: self.fine },
+            _ if self.dates => Kind::Date,
+            _ => Kind::Null,
+        }
+    }
+
+    /// Whether a type holds all of them exactly.
+    fn fit(&self, kind: &Kind) -> bool {
+        let own = self.kind();
+        if own == *kind || own == Kind::Null || *kind == Kind::Text {
+            return true;
+        }
+        let numbers = &self.numbers;
+        match (own, kind) {
+            (Kind::Int, Kind::UInt) => !numbers.below_zero,
+            (Kind::Int | Kind::UInt | Kind::Decimal(..), Kind::Float) => !numbers.inexact,
+            (Kind::Int | Kind::UInt | Kind::Decimal(..) | Kind::Float, Kind::Decimal(precision, scale)) => {
+                let held = numbers.after <= *scale && numbers.before + *scale <= *precision;
+                held && !numbers.beyond_decimal && !self.specials
+            }
+            (Kind::Stamp { zoned, fine: false }, Kind::Stamp { zoned: other, fine: true }) => zoned == *other && !self.far,
+            (Kind::Date, Kind::Stamp { zoned: false, fine }) => !*fine || !self.far,
+            _ => false,
+        }
+    }
+}
+
+/// What was seen of a column's values.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    scalars: Scalars,
+    pub(crate) tally: Tally,
+    keys: Option<Box<Keys>>,
+    item: Option<Box<Facts>>,
+    /// Whether a list was there: else its items are only expected.
+    lists: bool,
+}
+
+impl Facts {
+    /// Of a type that is expected, nothing yet.
+    fn expected(kind: &Kind) -> Self {
+        match kind {
+            Kind::Struct(fields) => Self { keys: Some(Box::new(Keys::expected(fields, KEYS_MAX))), ..Self::default() },
+            Kind::List(item) => Self { item: Some(Box::new(Self::expected(item))), ..Self::default() },
+            _ => Self::default(),
+        }
+    }
+
+    /// Adds a value, which stands in a row.
+    #[inline]
+    pub(crate) fn add(&mut self, value: &Value, text: &str, row: u64) {
+        if let Some(class) = self.scalars.add(value) {
+            self.tally.count(class, text, row);
+        }
+    }
+
+    /// Adds a string of JSON.
+    pub(crate) fn add_text(&mut self, text: &str, row: u64) {
+        self.scalars.texts = true;
+        self.tally.count(Class::Text, text, row);
+    }
+
+    /// Adds NaN or an infinity that stands where a number does, so that it is no word.
+    pub(crate) fn add_special(&mut self, text: &str, row: u64) {
+        (self.scalars.specials, self.scalars.numbers.any) = (true, true);
+        self.tally.count(Class::Special, text, row);
+    }
+
+    /// Adds an object; gives its keys.
+    pub(crate) fn add_object(&mut self, text: &str, row: u64) -> &mut Keys {
+        self.tally.count(Class::Object, text, row);
+        let keys = self.keys.get_or_insert_with(|| Box::new(Keys::at_most(KEYS_MAX)));
+        keys.see();
+        keys
+    }
+
+    /// Adds a list; gives its items.
+    pub(crate) fn add_list(&mut self, text: &str, row: u64) -> &mut Self {
+        self.tally.count(Class::List, text, row);
+        self.lists = true;
+        self.item.get_or_insert_default()
+    }
+
+    /// What was seen of it as an object, if it was.
+    pub(crate) fn object(&self) -> Option<&Keys> {
+        self.keys.as_deref().filter(|keys| keys.is_seen())
+    }
+
+    /// What was seen of a list's items, if it was one.
+    pub(crate) fn items(&self) -> Option<&Self> {
+        self.item.as_deref().filter(|_| self.lists)
+    }
+
+    /// With what was seen elsewhere.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.scalars.join(&other.scalars);
+        self.tally.join(other.tally);
+        self.lists |= other.lists;
+        match (&mut self.keys, other.keys) {
+            (Some(own), Some(other)) => own.join(*other),
+            (own @ None, other) => *own = other,
+            (Some(_), None) => {}
+        }
+        match (&mut self.item, other.item) {
+            (Some(own), Some(other)) => own.join(*other),
+            (own @ None, other) => *own = other,
+            (Some(_), None) => {}
+        }
+    }
+
+    /// The narrowest type that holds all that was seen.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind_at(0)
+    }
+
+    fn kind_at(&self, depth: usize) -> Kind {
+        match (self.scalars.any(), self.object(), self.items()) {
+            (_, None, None) => self.scalars.kind(),
+            (false, Some(keys), None) if depth < DEPTH_MAX && !keys.is_crowded() && keys.len() > 0 => Kind::Struct(keys.kinds(depth + 1)),
+            (false, None, Some(item)) if depth < DEPTH_MAX => Kind::List(Box::new(item.kind_at(depth + 1))),
+            _ => Kind::Json,
+        }
+    }
+
+    /// The type that a column keeps, if that holds all that was seen; else the narrowest that does.
+    pub(crate) fn kind_or(&self, kept: Option<&DataType>) -> Kind {
+        let own = self.kind();
+        let is_plain = self.object().is_none() && self.items().is_none();
+        match kept.and_then(Kind::of) {
+            // As text it is what JSON is kept as.
+            Some(Kind::Text) if own == Kind::Json => own,
+            Some(kept) if is_plain && self.scalars.fit(&kept) => kept,
+            _ => own,
+        }
+    }
+
+    /// Adds to where its rows are counted.
+    pub(crate) fn shift(&mut self, file: usize, before: u64) {
+        self.tally.shift(file, before);
+        if let Some(keys) = &mut self.keys {
+            keys.shift(file, before);
+        }
+        if let Some(item) = &mut self.item {
+            item.shift(file, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

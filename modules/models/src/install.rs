@@ -1,0 +1,596 @@
+//! Models brought into the cache by name, from the hub or from a folder: each folder whole or not at all, with what it is pinned to.
+//!
+//! What the published list says is held against what the repository's own files say: where both speak and differ, there is no model; where
+//! the files are silent (how tokens are pooled), the list's word goes into `brahman.json`. Invariants: a folder is built beside its place
+//! and put there in one step; its `brahman.json` pins the sha256 of every file, and the commit; a model that is pinned is pulled again from
+//! there; one process at a time changes a model; files of the hub's cache are linked, so that nothing lies on the disk twice.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use brahman_card::chain;
+use brahman_card::names::{ModelName, NameError};
+use brahman_storage::atomic;
+use brahman_storage::digest::sha256_file;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use serde_json::Value;
+use tempfile::TempDir;
+use thiserror::Error;
+
+use crate::catalogue;
+use crate::fetch::{Listener, Progress};
+use crate::graph::Graph;
+use crate::hub::request::MAIN;
+use crate::hub::{Hub, HubError, ModelRequest, Repository};
+use crate::layout::{LayoutError, ModelFolder, Overrides};
+use crate::manifest::{self, Manifest, ModelKind};
+use crate::published::{self, PublishedError, PublishedModel, installed_name};
+use crate::selection::{Selection, SelectionError};
+
+/// Most files of a person's folder that are looked at.
+const FILES_MAX: usize = 10_000;
+/// Folders in folders of a person's that are gone into.
+const DEPTH_MAX: usize = 4;
+/// What a cross-encoder's configuration calls itself.
+const CLASSIFIER: &str = "ForSequenceClassification";
+
+/// Why a model was not brought into the cache.
+#[derive(Debug, Error)]
+pub enum InstallError {
+    /// The hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// Nothing is published under that name.
+    #[error(transparent)]
+    Published(#[from] PublishedError),
+    /// There is no model in the files.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// A file is not what it was pinned to, or the folder cannot be read.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The name will not do.
+    #[error("{flaw}; --name gives it another")]
+    Name {
+        /// What is wrong with it.
+        flaw: NameError,
+    },
+    /// Another model has the name.
+    #[error(
+        "the name {name} is taken by another model ({}, {of}): --name gives this one another, `brahman models remove {name}` frees it",
+        .path.display()
+    )]
+    Taken {
+        /// The name.
+        name: String,
+        /// The other model's folder.
+        path: PathBuf,
+        /// Where that came from.
+        of: String,
+    },
+    /// The list and the files differ.
+    #[error(
+        "fastembed's list says that {name} is pooled by {listed}, and the files of {repository} say {found}: one of them is wrong, so it \
+         was not taken; `brahman models pull {repository}` goes by the files alone"
+    )]
+    Contradiction {
+        /// The model.
+        name: String,
+        /// The repository.
+        repository: String,
+        /// What the list says.
+        listed: String,
+        /// What the files say.
+        found: String,
+    },
+    /// The commit that a model is pinned to has another file than when it was pinned.
+    #[error(
+        "{file} has sha256 {found}, and {pinned} when the model was pinned: it is not what it was and was not used; `--force` takes the \
+         newest revision"
+    )]
+    Repinned {
+        /// Which file.
+        file: String,
+        /// What it is.
+        found: String,
+        /// What it was.
+        pinned: String,
+    },
+    /// There is no such model.
+    #[error("no model called `{name}` is in {}; `brahman models list` shows what is", .models.display())]
+    NoModel {
+        /// The name.
+        name: String,
+        /// The folder of all models.
+        models: PathBuf,
+    },
+    /// What is there was not put there by `pull` or `add`.
+    #[error("{} has no brahman.json: it was not put there by `brahman models`, and was not removed", .path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The manifest is no JSON, or has fields that are not known.
+    #[error("{}", .path.display())]
+    Manifest {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The cache cannot be used.
+    #[error("{}", .path.display())]
+    Cache {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl InstallError {
+    /// Whether what was named does not exist.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::Hub(error) => error.is_absence(),
+            Self::Published(_) | Self::NoModel { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the same may go well in a while.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Hub(error) if error.is_transient())
+    }
+
+    /// Whether what was named cannot be used, whoever asks and whenever.
+    #[must_use]
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Selection(_) | Self::Layout(_) | Self::Name { .. } | Self::Taken { .. } | Self::Manifest { .. } => true,
+            // The folder that was to be added.
+            Self::Cache { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// Where a model goes.
+#[derive(Clone, Copy, Debug)]
+pub struct InstallOptions<'a> {
+    /// The cache.
+    pub cache: &'a Path,
+    /// Its name, if not its own.
+    pub name: Option<&'a str>,
+    /// Whether it is brought again though it is there, and from where its revision is now.
+    pub force: bool,
+}
+
+/// A model that is in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BroughtModel {
+    /// Name by which callers require it.
+    pub name: String,
+    /// Its folder.
+    pub path: PathBuf,
+    /// What it is for.
+    pub kind: ModelKind,
+    /// `owner/name` on the hub, if it is from there.
+    pub repository: Option<String>,
+    /// The commit there.
+    pub revision: Option<String>,
+    /// How many files it has.
+    pub files: usize,
+    /// Their lengths together.
+    pub bytes: u64,
+    /// How much of them came over the network just now.
+    pub fetched: u64,
+    /// Why it cannot be served as it is, if it cannot.
+    pub refusal: Option<String>,
+}
+
+/// What a request comes to.
+struct ModelSource {
+    repository: Repository,
+    graph: Option<String>,
+    variant: Option<String>,
+    published: Option<&'static PublishedModel>,
+    name: String,
+}
+
+impl ModelSource {
+    fn of(request: &ModelRequest) -> Result<Self, InstallError> {
+        match request {
+            ModelRequest::Published { name, variant } => {
+                let model = published::find(name, variant.as_deref())?;
+                let Some((owner, repository)) = model.repository.split_once('/') else {
+                    return Err(PublishedError::Name { name: name.clone(), meant: None }.into());
+                };
+                Ok(Self {
+                    repository: Repository { owner: owner.to_owned(), name: repository.to_owned(), revision: MAIN.to_owned() },
+                    graph: Some(model.graph.clone()),
+                    variant: None,
+                    published: Some(model),
+                    name: model.installed_name(),
+                })
+            }
+            ModelRequest::Repository { repository, variant } => Ok(Self {
+                repository: repository.clone(),
+                graph: None,
+                variant: variant.clone(),
+                published: None,
+                name: installed_name(&repository.name, variant.as_deref()),
+            }),
+        }
+    }
+}
+
+/// A model's files, by name: where each lies, its sha256 and its length.
+type Files = BTreeMap<String, (PathBuf, String, u64)>;
+
+/// Brings a model of the hub into the cache. One that is there already, unchanged, is left as it is.
+///
+/// # Errors
+/// [`InstallError`].
+pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell: &mut Listener<'_>) -> Result<BroughtModel, InstallError> {
+    let wanted = ModelSource::of(request)?;
+    let place = Place::of(options.cache, options.name.unwrap_or(&wanted.name))?;
+    let _lock = place.lock(tell)?;
+    let id = wanted.repository.id();
+    let mut repository = wanted.repository.clone();
+    // What a person has said in the manifest stays.
+    let (mut pins, mut former) = (BTreeMap::new(), Manifest::default());
+    if let Some(there) = place.manifest()? {
+        if there.repository.as_deref() != Some(id.as_str()) {
+            return Err(place.taken(&there));
+        }
+        let pinned = there.revision.clone().filter(|_| !options.force);
+        let is_same = pinned.as_ref().is_some_and(|commit| repository.revision == MAIN || repository.revision == *commit);
+        if is_same && there.holds(&place.target) {
+            return brought(&place, &there, 0);
+        }
+        if let Some(commit) = pinned.filter(|_| is_same) {
+            // What is damaged or gone is brought back as it was.
+            repository = repository.at(&commit);
+            pins = there.sha256.clone();
+        }
+        former = there;
+    }
+    let listing = hub.listing(&repository, tell)?;
+    let selection = Selection::of(&id, &listing.files, wanted.graph.as_deref(), wanted.variant.as_deref())?;
+    let mut files = Files::new();
+    let mut fetched = 0;
+    let mut get = |name: &str, tell: &mut Listener<'_>| -> Result<PathBuf, InstallError> {
+        let file = hub.file(&repository, &listing.commit, name, tell)?;
+        if let Some(pinned) = pins.get(name).filter(|pinned| **pinned != file.sha256) {
+            return Err(InstallError::Repinned { file: name.to_owned(), found: file.sha256, pinned: pinned.clone() });
+        }
+        fetched += file.fetched;
+        files.insert(name.to_owned(), (file.path.clone(), file.sha256, file.bytes));
+        Ok(file.path)
+    };
+    let graph = get(&selection.graph, tell)?;
+    for name in weights_of(&graph, &selection, &listing.files)?.iter().chain(&selection.parts) {
+        get(name, tell)?;
+    }
+    let manifest = Manifest {
+        name: place.name.to_string(),
+        dim: wanted.published.and_then(|model| model.dim).unwrap_or(former.dim),
+        source: format!("{}/{id}/tree/{}", hub.settings().endpoint, listing.commit),
+        graph: Some(selection.graph),
+        output: wanted.published.and_then(|model| model.output.clone()).or_else(|| former.output.clone()),
+        kind: wanted.published.map_or(ModelKind::Embedding, |model| model.kind),
+        repository: Some(id),
+        revision: Some(listing.commit),
+        ..former
+    };
+    place.install(manifest, &files, put_link, wanted.published, fetched)
+}
+
+/// Copies a model of a person's own into the cache, so that it stays as it is and is known by name.
+///
+/// # Errors
+/// [`InstallError`].
+pub fn add(folder: &Path, options: InstallOptions<'_>, tell: &mut Listener<'_>) -> Result<BroughtModel, InstallError> {
+    let unreadable = |source| InstallError::Cache { path: folder.to_owned(), source };
+    let folder = fs::canonicalize(folder).map_err(unreadable)?;
+    let manifest = read_manifest(&folder)?.unwrap_or_default();
+    let own = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let named = if manifest.name.is_empty() { own } else { manifest.name.clone() };
+    let place = Place::of(options.cache, options.name.unwrap_or(&named))?;
+    let _lock = place.lock(tell)?;
+    let is_itself = fs::canonicalize(&place.target).is_ok_and(|target| target == folder);
+    if let Some(there) = place.manifest()?.filter(|_| is_itself || !options.force) {
+        return Err(place.taken(&there));
+    }
+    let mut names = Vec::new();
+    gather(&folder, "", DEPTH_MAX, &mut names).map_err(unreadable)?;
+    names.sort();
+    let selection = Selection::of(&folder.display().to_string(), &names, manifest.graph.as_deref(), None)?;
+    let mut files = Files::new();
+    let weights = weights_of(&folder.join(&selection.graph), &selection, &names)?;
+    for name in std::iter::once(&selection.graph).chain(&weights).chain(&selection.parts) {
+        let path = folder.join(name);
+        let (found, bytes) = sha256_file(&path).map_err(|source| InstallError::Cache { path: path.clone(), source })?;
+        if let Some(pinned) = manifest.sha256.get(name).filter(|pinned| **pinned != found) {
+            return Err(LayoutError::Damaged { file: path, found, pinned: pinned.clone() }.into());
+        }
+        files.insert(name.clone(), (path, found, bytes));
+    }
+    let source = if manifest.source.is_empty() { folder.display().to_string() } else { manifest.source.clone() };
+    let manifest = Manifest { name: place.name.to_string(), graph: Some(selection.graph), source, ..manifest };
+    place.install(manifest, &files, put_copy, None, 0)
+}
+
+/// Takes a model out of the cache. Gives where it was and what was known of it.
+///
+/// # Errors
+/// [`InstallError`].
+pub fn remove(name: &str, cache: &Path, tell: &mut Listener<'_>) -> Result<(PathBuf, Manifest), InstallError> {
+    let place = Place::of(cache, name)?;
+    let _lock = place.lock(tell)?;
+    let Some(manifest) = place.manifest()? else {
+        return Err(if place.target.exists() { InstallError::NotOurs { path: place.target } } else { place.no_model() });
+    };
+    let gone = place.aside()?;
+    let moved = fs::rename(&place.target, gone.path().join("model")).and_then(|()| gone.close());
+    moved.map_err(|source| InstallError::Cache { path: place.target.clone(), source })?;
+    Ok((place.target, manifest))
+}
+
+/// A model of the cache, by its name.
+///
+/// # Errors
+/// [`InstallError::NoModel`], or that its manifest cannot be read.
+pub fn find(name: &str, cache: &Path) -> Result<(PathBuf, Manifest), InstallError> {
+    let place = Place::of(cache, name)?;
+    match place.manifest()? {
+        Some(manifest) => Ok((place.target, manifest)),
+        None => Err(place.no_model()),
+    }
+}
+
+fn brought(place: &Place, manifest: &Manifest, fetched: u64) -> Result<BroughtModel, InstallError> {
+    let length = |name: &String| fs::metadata(place.target.join(name)).map_or(0, |meta| meta.len());
+    Ok(BroughtModel {
+        name: manifest.name.clone(),
+        path: place.target.clone(),
+        kind: manifest.kind,
+        repository: manifest.repository.clone(),
+        revision: manifest.revision.clone(),
+        files: manifest.sha256.len(),
+        bytes: manifest.sha256.keys().map(length).sum(),
+        fetched,
+        refusal: match manifest.kind {
+            ModelKind::Embedding => ModelFolder::read(&place.target, &Overrides::default()).err().map(|error| chain(&error)),
+            ModelKind::Reranker => None,
+        },
+    })
+}
+
+/// Files that the graph says its weights lie in. Where it cannot be read, those that are called so; the layout will say why.
+fn weights_of(graph: &Path, selection: &Selection, there: &[String]) -> Result<Vec<String>, InstallError> {
+    let bytes = fs::read(graph).map_err(|source| InstallError::Cache { path: graph.to_owned(), source })?;
+    let Ok(parsed) = Graph::parse(&bytes) else { return Ok(selection.weights.clone()) };
+    let beside = selection.graph.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let names = parsed.weight_files.iter().map(|name| format!("{beside}{name}"));
+    Ok(names.filter(|name| there.contains(name)).collect())
+}
+
+/// Where a model's folder is, or will be.
+struct Place {
+    name: ModelName,
+    models: PathBuf,
+    target: PathBuf,
+}
+
+impl Place {
+    fn of(cache: &Path, name: &str) -> Result<Self, InstallError> {
+        let name = ModelName::new(name).map_err(|flaw| InstallError::Name { flaw })?;
+        Ok(Self { models: catalogue::models(cache), target: catalogue::folder(cache, name.as_str()), name })
+    }
+
+    fn no_model(&self) -> InstallError {
+        InstallError::NoModel { name: self.name.to_string(), models: self.models.clone() }
+    }
+
+    fn taken(&self, by: &Manifest) -> InstallError {
+        let of = by.repository.clone().unwrap_or_else(|| by.source.clone());
+        InstallError::Taken { name: self.name.to_string(), path: self.target.clone(), of }
+    }
+
+    fn manifest(&self) -> Result<Option<Manifest>, InstallError> {
+        read_manifest(&self.target)
+    }
+
+    /// Keeps other processes from changing the model, and clears away what one that was killed has left. No name has a `~`.
+    fn lock(&self, tell: &mut Listener<'_>) -> Result<File, InstallError> {
+        let path = self.models.join(format!(".{}~lock", self.name));
+        let failed = |source| InstallError::Cache { path: path.clone(), source };
+        fs::create_dir_all(&self.models).map_err(failed)?;
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                tell(Progress::Note(&format!("{} is being changed by another process: waiting for it", self.name)));
+                file.lock().map_err(failed)?;
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let prefix = self.prefix();
+        for entry in fs::read_dir(&self.models).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with(&prefix) && entry.path() != path {
+                // Whatever stays is only in the way of nobody.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        Ok(file)
+    }
+
+    fn prefix(&self) -> String {
+        format!(".{}~", self.name)
+    }
+
+    /// A folder beside the target.
+    fn aside(&self) -> Result<TempDir, InstallError> {
+        let made = tempfile::Builder::new().prefix(&self.prefix()).tempdir_in(&self.models);
+        made.map_err(|source| InstallError::Cache { path: self.models.clone(), source })
+    }
+
+    /// Builds the folder and puts it in its place.
+    fn install(
+        self,
+        mut manifest: Manifest,
+        files: &Files,
+        put: fn(&Path, &Path) -> io::Result<()>,
+        published: Option<&PublishedModel>,
+        fetched: u64,
+    ) -> Result<BroughtModel, InstallError> {
+        let aside = self.aside()?;
+        let building = aside.path().join("model");
+        for (name, (from, _, _)) in files {
+            let to = building.join(name);
+            let placed = to.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| put(from, &to));
+            placed.map_err(|source| InstallError::Cache { path: to, source })?;
+        }
+        manifest.sha256 = files.iter().map(|(name, (_, sha256, _))| (name.clone(), sha256.clone())).collect();
+        if is_classifier(&building) {
+            manifest.kind = ModelKind::Reranker;
+        }
+        // It names the folder, which will be another.
+        let renamed = |why: String| why.replace(&building.display().to_string(), &self.target.display().to_string());
+        let refusal = judge(&building, &mut manifest, published)?.map(renamed);
+        let failed = |source| InstallError::Cache { path: self.target.clone(), source };
+        // The folder was made for nobody else's eyes, and is as others are.
+        fs::set_permissions(&building, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+        exchange(&building, &self.target).and_then(|()| atomic::sync_dir(&self.models)).map_err(failed)?;
+        Ok(BroughtModel {
+            name: manifest.name,
+            path: self.target,
+            kind: manifest.kind,
+            repository: manifest.repository,
+            revision: manifest.revision,
+            files: files.len(),
+            bytes: files.values().map(|(_, _, bytes)| bytes).sum(),
+            fetched,
+            refusal,
+        })
+    }
+}
+
+/// Puts a folder in the place of another, which is then where the first was, or in a place where there is none: in one step, where the file
+/// system can.
+fn exchange(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+        Err(Errno::NOENT) => fs::rename(from, to),
+        // Some cannot: those over a network.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            let former = from.with_file_name("former");
+            match fs::rename(to, &former) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // What cannot be put there leaves what was there.
+            fs::rename(from, to).inspect_err(|_| drop(fs::rename(&former, to)))
+        }
+        exchanged => exchanged.map_err(io::Error::from),
+    }
+}
+
+/// Writes the manifest of a folder that is being built, once it is known whether it needs the list's word. Gives why it cannot be served.
+fn judge(folder: &Path, manifest: &mut Manifest, published: Option<&PublishedModel>) -> Result<Option<String>, InstallError> {
+    write_manifest(folder, manifest)?;
+    if manifest.kind == ModelKind::Reranker {
+        return Ok(None);
+    }
+    // What the manifest says is a person's word, or the list's of an earlier time.
+    let listed = published.filter(|_| manifest.pooling.is_none()).and_then(|model| Some((model, model.pooling?.name())));
+    match (ModelFolder::read(folder, &Overrides::default()), listed) {
+        (Ok(read), Some((model, listed))) => match read.plan.pooling.map(|pooling| pooling.name()) {
+            Some(found) if found != listed => Err(InstallError::Contradiction {
+                name: model.name.clone(),
+                repository: model.repository.clone(),
+                listed: listed.to_owned(),
+                found,
+            }),
+            _ => Ok(None),
+        },
+        (Ok(_), None) => Ok(None),
+        (Err(LayoutError::NoPooling { .. }), Some((_, listed))) => {
+            manifest.pooling = Some(listed.to_owned());
+            write_manifest(folder, manifest)?;
+            Ok(ModelFolder::read(folder, &Overrides::default()).err().map(|error| chain(&error)))
+        }
+        (Err(error @ LayoutError::Damaged { .. }), _) => Err(error.into()),
+        (Err(error), _) => Ok(Some(chain(&error))),
+    }
+}
+
+/// Whether a folder holds a reranker: by its manifest, else by what its configuration calls itself.
+#[must_use]
+pub fn is_reranker(folder: &Path) -> bool {
+    matches!(read_manifest(folder), Ok(Some(Manifest { kind: ModelKind::Reranker, .. }))) || is_classifier(folder)
+}
+
+fn is_classifier(folder: &Path) -> bool {
+    let config: Option<Value> = fs::read(folder.join("config.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let architectures = config.as_ref().and_then(|config| config.get("architectures")?.as_array());
+    architectures.into_iter().flatten().filter_map(Value::as_str).any(|name| name.ends_with(CLASSIFIER))
+}
+
+fn read_manifest(folder: &Path) -> Result<Option<Manifest>, InstallError> {
+    let path = folder.join(manifest::FILE);
+    match fs::read(&path) {
+        Ok(bytes) => Manifest::parse(&bytes).map(Some).map_err(|source| InstallError::Manifest { path, source }),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(source) => Err(InstallError::Cache { path, source }),
+    }
+}
+
+fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), InstallError> {
+    let path = folder.join(manifest::FILE);
+    match serde_json::to_vec_pretty(manifest) {
+        Ok(text) => atomic::write(&path, &text).map_err(|source| InstallError::Cache { path, source }),
+        Err(source) => Err(InstallError::Manifest { path, source }),
+    }
+}
+
+/// A second name for a file of the hub's cache, or a link where it lies on another disk or is another user's.
+fn put_link(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to).or_else(|_| symlink(fs::canonicalize(from)?, to))
+}
+
+fn put_copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to).map(drop)
+}
+
+/// Files below a folder, from it on.
+fn gather(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with('.') {
+            continue;
+        }
+        let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let path = entry.path();
+        if path.is_dir() && depth > 0 {
+            gather(&path, &name, depth - 1, names)?;
+        } else if path.is_file() && names.len() < FILES_MAX {
+            names.push(name);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The mock reranker: context `test`.
+
+fn main() -> std::process::ExitCode {
+    brahman_rerank::program::mock()
+}

@@ -1,0 +1,128 @@
+//! A session of a cross-encoder: pairs in, a number a pair out. What becomes of the graph's numbers is pure.
+
+use brahman_card::interface::embed::Device;
+use brahman_models::device::DeviceChoice;
+use brahman_models::runtime::{RuntimeError, place};
+use brahman_models::session::{GraphSession, PassOutput, SessionSource, TokenRow};
+use ort::environment::Environment;
+
+use super::model::Model;
+use super::reader::PairTokens;
+
+/// A session, and how its output is read. Any number of threads may use it at once; on a GPU they take turns.
+#[derive(Debug)]
+pub struct Runner {
+    session: GraphSession,
+    output: String,
+    is_alone: bool,
+    /// Numbers a pair, as the warm-up gave them.
+    labels: usize,
+}
+
+/// Opens the one session that all threads share.
+///
+/// # Errors
+/// [`RuntimeError`].
+pub fn open(environment: &Environment, model: &Model, asked: DeviceChoice, allow_cpu: bool) -> Result<(Runner, Device), RuntimeError> {
+    place(asked, allow_cpu, |cuda| Runner::open(environment, model, cuda))
+}
+
+/// How relevant a text is by what the graph gives for its pair: the number itself, or of two (not relevant, relevant) the second less the
+/// first, which is the logarithm of the odds.
+#[must_use]
+pub fn relevance(logits: &[f32]) -> f64 {
+    match logits {
+        [one] => f64::from(*one),
+        [no, yes] => f64::from(*yes) - f64::from(*no),
+        _ => f64::NAN,
+    }
+}
+
+/// What is answered: the relevance itself, or its logistic function, which of two numbers is their softmax.
+#[must_use]
+pub fn score(relevance: f64, is_sigmoid: bool) -> f32 {
+    if is_sigmoid { (1.0 / (1.0 + (-relevance).exp())) as f32 } else { relevance as f32 }
+}
+
+/// A row of a pass.
+#[must_use]
+pub fn row(pair: &PairTokens) -> TokenRow<'_> {
+    TokenRow { ids: &pair.ids, types: &pair.types }
+}
+
+impl Runner {
+    fn open(environment: &Environment, model: &Model, cuda: Option<u32>) -> ort::Result<Self> {
+        let source = SessionSource { onnx: &model.onnx, weights: &model.weights, feed: &model.plan.feed };
+        // One thread a pass: passes run side by side.
+        let session = GraphSession::open(environment, &source, cuda, 1)?;
+        let output = model.plan.feed.output.clone();
+        let mut runner = Self { session, output, is_alone: model.plan.alone.is_some(), labels: 0 };
+        // Warm-up, with tokens that the tokenizer itself gives: memory is laid out and kernels are chosen before the first caller waits.
+        let sample = row(&model.samples[0]);
+        runner.labels = runner.session.pass(&[sample], |out| runner.labels_of(out, 1))?;
+        Ok(runner)
+    }
+
+    /// Numbers that the graph gives a pair: one or two.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.labels
+    }
+
+    /// How relevant each pair's text is: in one pass padded to the longest, or each by itself if the model has to be asked so.
+    ///
+    /// # Errors
+    /// As ONNX Runtime gives them.
+    pub fn relevances(&self, rows: &[TokenRow<'_>]) -> ort::Result<Vec<f64>> {
+        if !self.is_alone {
+            return self.together(rows);
+        }
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            all.extend(self.together(std::slice::from_ref(row))?);
+        }
+        Ok(all)
+    }
+
+    fn together(&self, rows: &[TokenRow<'_>]) -> ort::Result<Vec<f64>> {
+        self.session.pass(rows, |out| {
+            let labels = self.labels_of(out, rows.len())?;
+            Ok(out.numbers.chunks_exact(labels).map(relevance).collect())
+        })
+    }
+
+    /// The output's last axis, if it is one of a number or two a pair.
+    fn labels_of(&self, out: &PassOutput<'_>, rows: usize) -> ort::Result<usize> {
+        let labels = match out.shape.as_slice() {
+            [r] if *r == rows => 1,
+            [r, labels @ (1 | 2)] if *r == rows => *labels,
+            _ => 0,
+        };
+        if labels == 0 || (self.labels != 0 && labels != self.labels) {
+            let expected = if self.labels == 0 { "1 or 2".to_owned() } else { self.labels.to_string() };
+            let message = format!("the model's output `{}` has the shape {:?}, expected [{rows}, {expected}]", self.output, out.shape);
+            return Err(ort::Error::new(message));
+        }
+        Ok(labels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_numbers_are_a_softmax_and_one_a_logistic_function() {
+        let softmax = |no: f64, yes: f64| yes.exp() / (no.exp() + yes.exp());
+        for (no, yes) in [(0.5_f32, -1.25_f32), (-3.0, 4.0), (0.0, 0.0)] {
+            let relevance = relevance(&[no, yes]);
+            assert!((f64::from(score(relevance, true)) - softmax(no.into(), yes.into())).abs() < 1e-7);
+            assert_eq!(score(relevance, false), yes - no);
+        }
+        assert!((score(relevance(&[2.0]), true) - 0.880_797).abs() < 1e-6);
+        // Scores that are the same in 32 bits, told apart before that.
+        let (high, higher) = (relevance(&[20.0]), relevance(&[30.0]));
+        assert!(score(high, true) == 1.0 && score(higher, true) == 1.0 && higher > high);
+        assert!(relevance(&[]).is_nan() && !score(f64::NAN, true).is_finite());
+    }
+}

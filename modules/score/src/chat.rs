@@ -1,0 +1,566 @@
+//! A model's chat template: where it lies, and a conversation's messages as the text that the model was trained on.
+//!
+//! Templates are Jinja as `transformers` runs it (`trim_blocks`, `lstrip_blocks`, loop controls, its own `tojson`, `raise_exception`,
+//! `strftime_now`); [`python`] has what they expect of Python, [`dialogue`] puts a conversation into messages and finds the entries in the
+//! text again. <https://huggingface.co/docs/transformers/chat_templating_writing>
+//!
+//! Invariants: a template reads nothing but what it is given, and includes nothing; its size, steps, depth and output are bounded; what
+//! a folder has and cannot be used is refused when it is asked for, by name.
+
+pub mod dialogue;
+mod python;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use brahman_card::interface::score::ChatTemplate;
+use brahman_storage::digest::{hex, sha256};
+use minijinja::{Environment, ErrorKind};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+/// Bytes of a template: thirty times the longest that models come with.
+const TEMPLATE_BYTES_MAX: usize = 512 << 10;
+/// Templates of one model.
+const TEMPLATES_MAX: usize = 64;
+/// Steps of one run: two hundred for each entry of the longest conversation, in about a second.
+const STEPS_MAX: u64 = 16_000_000;
+/// Bytes of the text that a template may make: as many as a conversation's file.
+const TEXT_BYTES_MAX: usize = 64 << 20;
+/// How deep a template may call itself.
+const DEPTH_MAX: usize = 200;
+/// The name under which a template is compiled.
+const NAME: &str = "chat";
+/// Longest word of a template's own that an error tells.
+const SHOWN_CHARS: usize = 300;
+
+/// Why a template gives no text.
+#[derive(Clone, Debug, Error)]
+pub enum ChatError {
+    /// It is too long to be one.
+    #[error("the chat template {source_name} has {bytes} bytes, expected at most {TEMPLATE_BYTES_MAX}")]
+    TooLarge {
+        /// Where it is from.
+        source_name: String,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Its file is damaged.
+    #[error("the chat template {}: {why}", .path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// The model has none of that name.
+    #[error("the model has no chat template `{name}`: expected {}", listed(there))]
+    NoSuch {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        there: Vec<String>,
+    },
+    /// It is no template.
+    #[error("the chat template {source_name} is not valid{}", at_line(line))]
+    Syntax {
+        /// Where it is from.
+        source_name: String,
+        /// Counted from 1.
+        line: Option<usize>,
+        /// What the parser says.
+        #[source]
+        source: Arc<minijinja::Error>,
+    },
+    /// It does not take this conversation.
+    #[error("the chat template {source_name} refuses the conversation: {message}")]
+    Refusal {
+        /// Where it is from.
+        source_name: String,
+        /// In its own words.
+        message: String,
+    },
+    /// It does not come to an end.
+    #[error("the chat template {source_name} takes more than {STEPS_MAX} steps: does it loop?")]
+    TooManySteps {
+        /// Where it is from.
+        source_name: String,
+    },
+    /// It makes too much of it.
+    #[error("the chat template {source_name} makes more than {TEXT_BYTES_MAX} bytes of the conversation")]
+    TooMuchText {
+        /// Where it is from.
+        source_name: String,
+    },
+    /// It failed.
+    #[error("the chat template {source_name} failed{}", at_line(line))]
+    Failed {
+        /// Where it is from.
+        source_name: String,
+        /// Counted from 1.
+        line: Option<usize>,
+        /// What went wrong.
+        #[source]
+        source: Arc<minijinja::Error>,
+    },
+    /// What is said of it is wrong.
+    #[error("{field}: {why}")]
+    Option {
+        /// Which field.
+        field: &'static str,
+        /// What was expected.
+        why: String,
+    },
+    /// A memory has no place.
+    #[error("memory `{key}` has no place in the conversation: the template takes no system message there, and there is no user's text")]
+    NoPlace {
+        /// Its key.
+        key: String,
+    },
+    /// An entry that cannot stand in a template.
+    #[error("{place}: {why}")]
+    Entry {
+        /// Which.
+        place: String,
+        /// What was expected.
+        why: String,
+    },
+    /// A response is not in the text without a memory.
+    #[error("without the memory the template does not show the response of conversation[{entry}]")]
+    Lost {
+        /// Its place in the conversation.
+        entry: usize,
+    },
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none, for it has none of its own".to_owned() } else { format!("{}, or none", names.join(", ")) }
+}
+
+fn at_line(line: &Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(", line {line}"))
+}
+
+/// What `raise_exception` was called with.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct Raised(String);
+
+/// One template of a model.
+#[derive(Clone, Debug)]
+struct Named {
+    name: String,
+    /// Its file, and its name there if that has several.
+    source_name: String,
+    text: Result<String, ChatError>,
+}
+
+/// The templates of a model's folder, and the special tokens that they may name.
+#[derive(Clone, Debug, Default)]
+pub struct Templates {
+    templates: Vec<Named>,
+    special: Map<String, Value>,
+}
+
+/// A template that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// As the reply names it.
+    pub name: String,
+    /// The template.
+    pub text: String,
+}
+
+impl Source {
+    /// A template, unless it is too long to be one.
+    ///
+    /// # Errors
+    /// [`ChatError::TooLarge`].
+    pub fn new(name: &str, text: &str) -> Result<Self, ChatError> {
+        if text.len() > TEMPLATE_BYTES_MAX {
+            return Err(ChatError::TooLarge { source_name: name.to_owned(), bytes: text.len() });
+        }
+        Ok(Self { name: name.to_owned(), text: text.to_owned() })
+    }
+
+    /// Its SHA-256, in hex.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        hex(&sha256(self.text.as_bytes()))
+    }
+}
+
+impl Templates {
+    /// Reads a folder: `chat_template.jinja` with those of `additional_chat_templates/` beside it, else `chat_template` of
+    /// `tokenizer_config.json`, else `chat_template.json`. What is not there is no template; what is damaged says so when it is asked for.
+    #[must_use]
+    pub fn read(folder: &Path) -> Self {
+        let config = json_of(&folder.join("tokenizer_config.json"));
+        let special = special_tokens(config.as_ref().ok().and_then(Option::as_ref), &folder.join("special_tokens_map.json"));
+        let mut templates = Vec::new();
+        let mut add = |name: &str, source_name: String, text: Result<String, ChatError>| {
+            let text = text.and_then(|text| Source::new(&source_name, &text).map(|source| source.text));
+            if templates.len() < TEMPLATES_MAX {
+                templates.push(Named { name: name.to_owned(), source_name, text });
+            }
+        };
+        let own = folder.join("chat_template.jinja");
+        if own.is_file() {
+            add("default", "chat_template.jinja".to_owned(), text_of(&own));
+            for (name, path) in additional(&folder.join("additional_chat_templates")) {
+                add(&name, format!("additional_chat_templates/{name}.jinja"), text_of(&path));
+            }
+            return Self { templates, special };
+        }
+        for (file, config) in [("tokenizer_config.json", config), ("chat_template.json", json_of(&folder.join("chat_template.json")))] {
+            match config {
+                Ok(None) => continue,
+                Err(error) => add("default", file.to_owned(), Err(error)),
+                Ok(Some(config)) => match &config["chat_template"] {
+                    Value::String(text) => add("default", file.to_owned(), Ok(text.clone())),
+                    Value::Array(several) => {
+                        for one in several {
+                            if let (Some(name), Some(text)) = (one["name"].as_str(), one["template"].as_str()) {
+                                add(name, format!("{file}:{name}"), Ok(text.to_owned()));
+                            }
+                        }
+                    }
+                    Value::Object(several) => {
+                        for (name, text) in several {
+                            add(name, format!("{file}:{name}"), Ok(text.as_str().unwrap_or_default().to_owned()));
+                        }
+                    }
+                    _ => continue,
+                },
+            }
+            break;
+        }
+        Self { templates, special }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.templates.is_empty()
+    }
+
+    /// Their names.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.templates.iter().map(|one| one.name.clone()).collect()
+    }
+
+    /// The template of this name; without one, the one for tools if there are some, else the default; `None` if the model has none.
+    ///
+    /// # Errors
+    /// [`ChatError`]: no such template, or one that cannot be used.
+    pub fn choose(&self, name: Option<&str>, tools: bool) -> Result<Option<Source>, ChatError> {
+        let of = |name: &str| self.templates.iter().find(|one| one.name == name);
+        let found = match name {
+            Some(name) => Some(of(name).ok_or_else(|| ChatError::NoSuch { name: name.to_owned(), there: self.names() })?),
+            None if tools => of("tool_use").or_else(|| of("default")),
+            None => of("default"),
+        };
+        match found {
+            Some(found) => Ok(Some(Source { name: found.source_name.clone(), text: found.text.clone()? })),
+            // Several, and none is the default: which one it is must be said.
+            None if !self.is_empty() => Err(ChatError::NoSuch { name: "default".to_owned(), there: self.names() }),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A file's JSON; `None` if there is no such file.
+fn json_of(path: &Path) -> Result<Option<Value>, ChatError> {
+    let unreadable = |why: String| ChatError::Unreadable { path: path.to_owned(), why };
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| unreadable(format!("not JSON: {error}"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(error.to_string())),
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, ChatError> {
+    let unreadable = |why: String| ChatError::Unreadable { path: path.to_owned(), why };
+    let bytes = std::fs::metadata(path).map(|meta| usize::try_from(meta.len()).unwrap_or(usize::MAX));
+    let bytes = bytes.map_err(|error| unreadable(error.to_string()))?;
+    if bytes > TEMPLATE_BYTES_MAX {
+        return Err(ChatError::TooLarge { source_name: path.display().to_string(), bytes });
+    }
+    std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))
+}
+
+/// Names and files of a folder of templates, by name.
+fn additional(folder: &Path) -> Vec<(String, PathBuf)> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let named = files.filter(|path| path.extension().is_some_and(|ending| ending == "jinja"));
+    let mut named: Vec<(String, PathBuf)> =
+        named.filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path))).take(TEMPLATES_MAX).collect();
+    named.sort();
+    named
+}
+
+/// The texts of `bos_token` and its like.
+fn special_tokens(config: Option<&Value>, map: &Path) -> Map<String, Value> {
+    let map = json_of(map).ok().flatten();
+    let text = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
+    let mut special = Map::new();
+    for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
+        let found = config.and_then(|config| text(&config[name])).or_else(|| map.as_ref().and_then(|map| text(&map[name])));
+        if let Some(found) = found {
+            special.insert(name.to_owned(), found.into());
+        }
+    }
+    special
+}
+
+/// Bytes up to a bound.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > TEXT_BYTES_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A template that is ready to be run.
+#[derive(Debug)]
+pub struct Renderer {
+    environment: Environment<'static>,
+    source_name: String,
+    /// What every run is given beside the messages.
+    variables: Map<String, Value>,
+    /// What `strftime_now` tells.
+    now_s: i64,
+    asked_for_time: Arc<AtomicBool>,
+}
+
+impl Renderer {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// [`ChatError`], which names the template's line.
+    pub fn new(source: &Source, templates: Option<&Templates>, tools: Option<&[Value]>, how: &ChatTemplate) -> Result<Self, ChatError> {
+        let mut variables = templates.map_or_else(Map::new, |templates| templates.special.clone());
+        variables.insert("tools".to_owned(), tools.map_or(Value::Null, |tools| Value::Array(tools.to_vec())));
+        variables.insert("documents".to_owned(), Value::Null);
+        variables.insert("add_generation_prompt".to_owned(), false.into());
+        match &how.variables {
+            None => {}
+            Some(Value::Object(more)) => variables.extend(more.iter().map(|(name, value)| (name.clone(), value.clone()))),
+            Some(_) => return Err(ChatError::Option { field: "chat_template.variables", why: "expected an object".to_owned() }),
+        }
+        let now_s = how.now_s.unwrap_or_else(|| i64::try_from(brahman_card::clock::now_ms() / 1000).unwrap_or(i64::MAX));
+        let asked_for_time = Arc::new(AtomicBool::new(false));
+        let mut environment = environment(now_s, &asked_for_time);
+        environment.add_template_owned(NAME, without_generation_marks(&source.text)).map_err(|error| ChatError::Syntax {
+            source_name: source.name.clone(),
+            line: error.line(),
+            source: Arc::new(error),
+        })?;
+        Ok(Self { environment, source_name: source.name.clone(), variables, now_s, asked_for_time })
+    }
+
+    /// The text that the template makes of messages.
+    ///
+    /// # Errors
+    /// [`ChatError`].
+    pub fn render(&self, messages: Vec<Value>) -> Result<String, ChatError> {
+        let mut context = self.variables.clone();
+        context.insert("messages".to_owned(), Value::Array(messages));
+        let mut text = Bounded(Vec::new());
+        let rendered = self.environment.get_template(NAME).and_then(|template| template.render_captured_to(context, &mut text).map(drop));
+        rendered.map_err(|error| self.failure(error))?;
+        // A template writes strings.
+        Ok(String::from_utf8_lossy(&text.0).into_owned())
+    }
+
+    fn failure(&self, error: minijinja::Error) -> ChatError {
+        let source_name = self.source_name.clone();
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(one) = cause {
+            if let Some(Raised(message)) = one.downcast_ref() {
+                return ChatError::Refusal { source_name, message: message.chars().take(SHOWN_CHARS).collect() };
+            }
+            if one.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge) {
+                return ChatError::TooMuchText { source_name };
+            }
+            cause = one.source();
+        }
+        match error.kind() {
+            ErrorKind::OutOfFuel => ChatError::TooManySteps { source_name },
+            _ => ChatError::Failed { source_name, line: error.line(), source: Arc::new(error) },
+        }
+    }
+
+    /// The time that it was told, if any run so far has asked for it.
+    #[must_use]
+    pub fn now_s(&self) -> Option<i64> {
+        self.asked_for_time.load(Ordering::Relaxed).then_some(self.now_s)
+    }
+}
+
+/// Jinja as `transformers` sets it up, and bounded.
+fn environment(now_s: i64, asked_for_time: &Arc<AtomicBool>) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_fuel(Some(STEPS_MAX));
+    environment.set_recursion_limit(DEPTH_MAX);
+    environment.set_formatter(python::print);
+    environment.set_unknown_method_callback(python::method);
+    environment.add_filter("tojson", python::tojson);
+    environment.add_filter("string", python::string);
+    environment.add_test("sequence", python::is_sequence);
+    environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+    });
+    let asked = Arc::clone(asked_for_time);
+    environment.add_function("strftime_now", move |format: String| -> Result<String, minijinja::Error> {
+        asked.store(true, Ordering::Relaxed);
+        let unfit = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}` is no format"));
+        let mut text = String::new();
+        let now = chrono::DateTime::from_timestamp(now_s, 0).ok_or_else(unfit)?;
+        // `to_string` would panic on what is no format.
+        std::fmt::Write::write_fmt(&mut text, format_args!("{}", now.format(&format))).map_err(|_| unfit())?;
+        Ok(text)
+    });
+    environment
+}
+
+/// A template without `{% generation %}`, by which `transformers` marks what the assistant says: the block stays, and its effect on
+/// the blanks around it.
+fn without_generation_marks(template: &str) -> String {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(open) = rest.find("{%") {
+        let Some(close) = rest[open..].find("%}") else { break };
+        let tag = &rest[open + 2..open + close];
+        let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
+        out.push_str(&rest[..open + 2]);
+        match word.trim() {
+            "generation" => out.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
+            _ => out.push_str(tag),
+        }
+        out.push_str("%}");
+        rest = &rest[open + close + 2..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A message as a template has it.
+fn message(role: &str, content: Value) -> Map<String, Value> {
+    let mut message = Map::new();
+    message.insert("role".to_owned(), json!(role));
+    message.insert("content".to_owned(), content);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(template: &str, messages: Value) -> Result<String, ChatError> {
+        let source = Source::new("given", template)?;
+        let how = ChatTemplate { now_s: Some(1_700_000_000), ..ChatTemplate::default() };
+        let mut templates = Templates::default();
+        templates.special.insert("bos_token".to_owned(), "<s>".into());
+        let Value::Array(messages) = messages else { panic!("a list") };
+        Renderer::new(&source, Some(&templates), None, &how)?.render(messages)
+    }
+
+    fn shown(template: &str) -> String {
+        rendered(template, json!([{ "role": "user", "content": " Hi 'you'. " }])).unwrap_or_else(|error| panic!("{template}: {error:?}"))
+    }
+
+    #[test]
+    fn a_template_finds_what_it_would_find_in_python() {
+        for (template, text) in [
+            ("{{ bos_token }}{{ messages[0].content.strip() }}", "<s>Hi 'you'."),
+            ("{{ messages[0]['content'] | trim | tojson }}", "\"Hi 'you'.\""),
+            ("{{ {'b': [1, 2.5, none, true], 'a': {}} | tojson }}", "{\"b\": [1, 2.5, null, true], \"a\": {}}"),
+            ("{{ {'b': [1], 'a': 'ü'} | tojson(indent=2, sort_keys=true) }}", "{\n  \"a\": \"ü\",\n  \"b\": [\n    1\n  ]\n}"),
+            ("{{ {'a': 'ü<'} | tojson(ensure_ascii=true, separators=(',', ':')) }}", "{\"a\":\"\\u00fc<\"}"),
+            ("{{ {'a': ['x', true, none]} }}", "{'a': ['x', True, None]}"),
+            ("{{ none }}{{ undefined_name }}{{ true }}", "NoneTrue"),
+            ("{{ 'a-b-c'.split('-')[-1] }}{{ 'a b  c'.split()[1] }}{{ 'a-b-c'.rsplit('-', 1)[0] }}", "cba-b"),
+            ("{{ {'a': 1}.get('b', 'c') }}{{ {'a': 1}.get('a') }}{{ {'a': 1}.get('x') is none }}", "c1True"),
+            ("{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% endfor %}", "a1b2"),
+            ("{{ 'abc'.startswith('ab') and 'abc'.endswith('bc') }}{{ 'abc'.find('c') }}", "True2"),
+            ("{{ messages[::-1] | length }}{{ messages is sequence }}{{ 'x' is sequence }}{{ 'x' is mapping }}", "1TrueTrueFalse"),
+            (
+                "{% set n = namespace(i=0) %}{% for i in [1, 2, 9] %}{% if i == 9 %}{% break %}{% endif %}{% set n.i = i %}{% endfor %}{{ n.i }}",
+                "2",
+            ),
+            ("{%- generation -%} x {%- endgeneration -%}", "x"),
+            ("{{ strftime_now('%d %b %Y') }}", "14 Nov 2023"),
+            ("{% macro m(x) %}[{{ x }}]{% endmacro %}{{ m('a') }}", "[a]"),
+            ("a\n  {% if true %}\nb\n  {% endif %}\nc", "a\nb\nc"),
+            ("{{ '<b>' }}{{ 'a' ~ 1 ~ 'b' }}", "<b>a1b"),
+        ] {
+            assert_eq!(shown(template), text, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_misbehaves_ends_with_its_reason() {
+        let refused = |template: &str| rendered(template, json!([])).expect_err(template);
+        assert!(matches!(refused("{{ raise_exception('only pairs') }}"), ChatError::Refusal { message, .. } if message == "only pairs"));
+        let nested = "{% macro m() %}{{ raise_exception('inside') }}{% endmacro %}{{ m() }}";
+        assert!(matches!(refused(nested), ChatError::Refusal { message, .. } if message == "inside"));
+        let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
+        assert!(matches!(refused(endless), ChatError::TooManySteps { .. }));
+        let flood = "{% for a in range(10000) %}{% for b in range(1000) %}0123456789{% endfor %}{% endfor %}";
+        assert!(matches!(refused(flood), ChatError::TooMuchText { .. } | ChatError::TooManySteps { .. }));
+        let deep = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+        assert!(matches!(refused(deep), ChatError::Failed { .. }));
+        assert!(matches!(refused("a\n{% if %}"), ChatError::Syntax { line: Some(2), .. }));
+        assert!(matches!(refused("{% include '/etc/passwd' %}"), ChatError::Syntax { .. }));
+        assert!(matches!(refused("{{ open('/etc/passwd') }}"), ChatError::Failed { .. }));
+        assert!(matches!(refused(&"x".repeat(1 << 20)), ChatError::TooLarge { bytes: 1_048_576, .. }));
+    }
+
+    #[test]
+    fn a_folder_s_templates_are_found_where_transformers_looks() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, text).expect("written");
+        };
+        let chosen = |name: Option<&str>, tools: bool| Templates::read(folder.path()).choose(name, tools);
+        assert!(chosen(None, false).expect("none").is_none());
+        assert!(matches!(chosen(Some("x"), false), Err(ChatError::NoSuch { .. })));
+        write("chat_template.json", r#"{"chat_template": "legacy"}"#);
+        assert_eq!(chosen(None, false).expect("read").expect("one").text, "legacy");
+        write("tokenizer_config.json", r#"{"chat_template": "one", "bos_token": {"content": "<s>"}, "eos_token": "</s>"}"#);
+        assert_eq!(chosen(None, true).expect("read").expect("one"), Source::new("tokenizer_config.json", "one").expect("short"));
+        let several = r#"{"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]}"#;
+        write("tokenizer_config.json", several);
+        assert_eq!(chosen(None, false).expect("read").expect("one").text, "d");
+        assert_eq!(chosen(None, true).expect("read").expect("one").name, "tokenizer_config.json:tool_use");
+        assert!(matches!(chosen(Some("rag"), false), Err(ChatError::NoSuch { there, .. }) if there == ["default", "tool_use"]));
+        write("chat_template.jinja", "file");
+        write("additional_chat_templates/rag.jinja", "r");
+        assert_eq!(chosen(None, true).expect("read").expect("one").text, "file");
+        assert_eq!(chosen(Some("rag"), false).expect("read").expect("one").text, "r");
+        write("chat_template.jinja", &"x".repeat(1 << 20));
+        assert!(matches!(chosen(None, false), Err(ChatError::TooLarge { .. })));
+        write("chat_template.jinja", "{% set a = 1 %}");
+        std::fs::remove_file(folder.path().join("chat_template.jinja")).expect("removed");
+        write("tokenizer_config.json", "{");
+        assert!(matches!(chosen(None, false), Err(ChatError::Unreadable { .. })));
+    }
+}

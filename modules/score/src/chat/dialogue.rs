@@ -1,0 +1,780 @@
+//! A conversation as the messages of a chat template, the text that the template makes of them, and where in it each entry stands.
+//!
+//! Where an entry stands is not asked of the template, which does not know: it is run a second time with marks in place of the
+//! contents, and what it puts between the marks is found again in the text. The whole text is put into tokens at once, as
+//! `transformers` does it, and cut at the tokens.
+//!
+//! What a memory's removal leaves is what the template makes of the messages without it: no text is cut. A response keeps its tokens
+//! all the same: where the text around it has changed them, its own are put in their place, and that is counted.
+//!
+//! Invariants: an entry that the template does not show is named; a response that is found with a memory and not without it is an
+//! error of that row; ids of the caller's are never turned into text.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use brahman_card::interface::score::{ChatTemplate, Conversation, Entry, TemplateUse};
+use serde_json::{Map, Value};
+
+use super::{ChatError, Renderer, Source, Templates, message};
+use crate::ablation::Ablation;
+use crate::engine::{Engine, EngineError};
+
+/// Between texts that share a message.
+const BETWEEN: &str = "\n\n";
+/// Marks begin with one of these, whichever no content has: characters that Unicode leaves to private use.
+const MARKS: Range<u32> = 0xF0000..0xF0010;
+/// What ends a mark.
+const MARK_END: char = '\u{F00FF}';
+
+/// A conversation's sections.
+const SECTIONS: [&str; 3] = ["system", "identity", "journal"];
+
+/// Where texts stand that templates may refuse as messages of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Placement {
+    /// Memories without a role are system messages; else they stand before the next user text.
+    memories_in_place: bool,
+    /// What the sections say is a system message; else it stands before the first user text.
+    system_in_place: bool,
+}
+
+/// An entry, where it comes from, and which memory it is.
+#[derive(Clone, Debug)]
+struct Piece {
+    /// Its place in `conversation`, if it is there and not in a section.
+    entry: Option<usize>,
+    /// As errors name it.
+    place: String,
+    memory: Option<usize>,
+    /// Of its own; `None` for what the sections say, and for a memory that has none.
+    role: Option<String>,
+    content: Entry,
+}
+
+/// A message, and what is in it.
+#[derive(Clone, Debug)]
+struct Turn {
+    role: String,
+    text: Option<String>,
+    ids: Option<Vec<u32>>,
+    /// Fields beside role and content.
+    more: Map<String, Value>,
+    pieces: Vec<usize>,
+}
+
+/// The text of messages, and where each one's content stands.
+#[derive(Debug, Default)]
+struct Shown {
+    text: String,
+    /// In bytes, for each message.
+    contents: Vec<Option<Range<usize>>>,
+    /// Messages whose content was found by what it says, for the template has other words around it.
+    guessed: usize,
+}
+
+/// Messages as tokens.
+#[derive(Debug, Default)]
+struct Flat {
+    tokens: Vec<u32>,
+    /// Where a piece's message has its content.
+    pieces: HashMap<usize, Range<usize>>,
+    /// Contents of which the template shows something else.
+    changed: usize,
+    guessed: usize,
+}
+
+/// A memory's key, and where it stands.
+pub(crate) type MemoryPlaces = (String, Vec<Range<usize>>);
+
+/// What a conversation is with all its memories.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    /// All of it.
+    pub(crate) tokens: Vec<u32>,
+    /// In order.
+    pub(crate) memories: Vec<MemoryPlaces>,
+    /// Entries of the assistant: place, tokens, and the text's beginning.
+    pub(crate) responses: Vec<(usize, Range<usize>)>,
+    /// Where the section `conversation` begins.
+    pub(crate) own_from: usize,
+}
+
+/// A conversation that is run through a chat template.
+#[derive(Debug)]
+pub(crate) struct Dialogue {
+    renderer: Renderer,
+    digest: String,
+    source_name: String,
+    pieces: Vec<Piece>,
+    keys: Vec<String>,
+    placement: Placement,
+    notes: Vec<String>,
+}
+
+impl Dialogue {
+    /// Reads a conversation, and finds out where its memories may stand. Its memories are those of `keys`, in that order.
+    ///
+    /// # Errors
+    /// [`ChatError`], and as the engine gives them.
+    pub(crate) fn open(
+        conversation: &Conversation,
+        keys: &[String],
+        source: &Source,
+        templates: Option<&Templates>,
+        how: &ChatTemplate,
+    ) -> Result<Self, ChatError> {
+        let renderer = Renderer::new(source, templates, conversation.tools.as_deref(), how)?;
+        let pieces = pieces(conversation, keys);
+        let mut dialogue = Self {
+            renderer,
+            digest: source.digest(),
+            source_name: source.name.clone(),
+            pieces,
+            keys: keys.to_vec(),
+            placement: Placement { memories_in_place: true, system_in_place: true },
+            notes: Vec::new(),
+        };
+        dialogue.place(how.memories.as_deref())?;
+        Ok(dialogue)
+    }
+
+    /// Chooses the first placement that the template takes and shows.
+    fn place(&mut self, wanted: Option<&str>) -> Result<(), ChatError> {
+        let memories = match wanted {
+            None => &[true, false][..],
+            Some("system") => &[true],
+            Some("user") => &[false],
+            Some(other) => {
+                let why = format!("`{}`: expected system or user", other.chars().take(40).collect::<String>());
+                return Err(ChatError::Option { field: "chat_template.memories", why });
+            }
+        };
+        let roleless = self.pieces.iter().any(|piece| piece.memory.is_some() && piece.role.is_none() && piece.entry.is_some());
+        let sections = self.pieces.iter().any(|piece| piece.entry.is_none() && piece.role.is_none());
+        let mut first = None;
+        for system_in_place in [true, false].into_iter().take(1 + usize::from(sections)) {
+            for memories_in_place in memories.iter().copied().take(if roleless { 2 } else { 1 }) {
+                self.placement = Placement { memories_in_place, system_in_place };
+                match self.turns(&[]).and_then(|turns| Ok((self.show(&turns)?, turns))) {
+                    Ok((shown, turns)) => {
+                        let hidden = |turn: usize| shown.contents[turn].is_none() && turns[turn].text.as_deref() != Some("");
+                        let is_placed = |turn: &Turn| turn.pieces.iter().any(|p| self.pieces[*p].role.is_none());
+                        // A template that passes over what it does not know is no place for it.
+                        if !(0..turns.len()).any(|turn| hidden(turn) && is_placed(&turns[turn])) {
+                            self.tell_placement(roleless, sections);
+                            return Ok(());
+                        }
+                        first.get_or_insert_with(|| ChatError::Refusal {
+                            source_name: self.source_name.clone(),
+                            message: "it does not show a memory or a section, wherever it stands".to_owned(),
+                        });
+                    }
+                    Err(error) => {
+                        first.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        Err(first.unwrap_or(ChatError::Option { field: "chat_template.memories", why: "no placement was tried".to_owned() }))
+    }
+
+    fn tell_placement(&mut self, roleless: bool, sections: bool) {
+        if roleless && !self.placement.memories_in_place {
+            let why = "the template takes no system message in their place, or this was asked for";
+            self.notes.push(format!("memories without a role stand before the next user text: {why}"));
+        }
+        if sections && !self.placement.system_in_place {
+            self.notes
+                .push("system, identity and journal stand before the first user text: the template takes no system message".to_owned());
+        }
+        if self.pieces.iter().filter(|piece| piece.entry.is_none() && piece.role.is_none()).count() > 1 {
+            self.notes.push("the entries of system, identity and journal are one message, with empty lines between them".to_owned());
+        }
+    }
+
+    /// What a reply says of the template.
+    pub(crate) fn used(&self) -> TemplateUse {
+        let has_roleless = self.pieces.iter().any(|piece| piece.memory.is_some() && piece.role.is_none());
+        let memories = if has_roleless && !self.placement.memories_in_place { "user" } else { "system" };
+        let now_s = self.renderer.now_s();
+        let mut notes = self.notes.clone();
+        if now_s.is_some() {
+            notes.push("the template asks for the time, and was told UTC: `chat_template.now_s` fixes it".to_owned());
+        }
+        TemplateUse {
+            source: self.source_name.clone(),
+            digest: self.digest.clone(),
+            memories: memories.to_owned(),
+            now_s,
+            notes: Some(notes).filter(|notes| !notes.is_empty()),
+        }
+    }
+
+    /// The whole conversation.
+    pub(crate) fn whole(&mut self, engine: &dyn Engine) -> Result<Whole, EngineError> {
+        let flat = self.flat(&[], engine)?;
+        if flat.changed > 0 {
+            self.notes
+                .push(format!("{} entries are shown otherwise than they were given: the template cuts or adds to them", flat.changed));
+        }
+        if flat.guessed > 0 {
+            self.notes.push(format!("{} entries were found by their text, for the template has other words around them", flat.guessed));
+        }
+        let mut memories: Vec<MemoryPlaces> = self.keys.iter().map(|key| (key.clone(), Vec::new())).collect();
+        let (mut responses, mut hidden) = (Vec::new(), Vec::new());
+        // Nothing precedes a first token.
+        let most = flat.tokens.len();
+        let clamp = |place: usize| place.max(1).min(most);
+        let (mut last, mut own_from) = (clamp(0), None);
+        for (p, piece) in self.pieces.iter().enumerate() {
+            let found = flat.pieces.get(&p).cloned();
+            if piece.entry.is_some() {
+                own_from = own_from.or(found.as_ref().map(|range| range.start));
+            }
+            let range = found.clone().unwrap_or(last..last);
+            last = clamp(range.end);
+            if let Some(memory) = piece.memory {
+                memories[memory].1.push(range);
+            } else if let (Some(entry), Some("assistant")) = (piece.entry, piece.role.as_deref()) {
+                if found.is_none() {
+                    hidden.push(entry);
+                }
+                responses.push((entry, clamp(range.start)..clamp(range.end)));
+            } else if found.is_none() && piece.content.text.as_deref() != Some("") {
+                self.notes.push(format!("{} is not shown by the template", piece.place));
+            }
+        }
+        if !hidden.is_empty() {
+            let shown: Vec<String> = hidden.iter().take(8).map(ToString::to_string).collect();
+            let (count, shown) = (hidden.len(), shown.join(", "));
+            self.notes.push(format!("{count} responses are not shown by the template and have no figures: entries {shown}"));
+        }
+        Ok(Whole { tokens: flat.tokens, memories, responses, own_from: own_from.unwrap_or(0) })
+    }
+
+    /// The conversation without these memories, up to the last of these responses; each has its tokens of the whole.
+    ///
+    /// # Errors
+    /// [`EngineError::Template`] if the template refuses what is left, or does not show a response any more.
+    pub(crate) fn without(
+        &self,
+        whole: &crate::conversation::Script,
+        memories: &[usize],
+        responses: &[usize],
+        engine: &dyn Engine,
+    ) -> Result<Ablation, EngineError> {
+        let flat = self.flat(memories, engine)?;
+        let tokens_removed = whole.tokens.len().saturating_sub(flat.tokens.len());
+        let same = whole.tokens.iter().zip(&flat.tokens).take_while(|(a, b)| a == b).count();
+        let by_entry: HashMap<usize, usize> = self.pieces.iter().enumerate().filter_map(|(p, piece)| Some((piece.entry?, p))).collect();
+        let mut ablation = Ablation { tokens_removed, ..Ablation::default() };
+        let before = whole.responses.iter().map(|response| &response.scored).filter(|scored| scored.end <= same);
+        ablation.sequence.responses.extend(before.cloned());
+        let mut at = 0;
+        for r in responses {
+            let response = &whole.responses[*r];
+            if response.scored.end <= same {
+                // What precedes it is as it was.
+                continue;
+            }
+            let found = by_entry.get(&response.entry).and_then(|p| flat.pieces.get(p));
+            let range = match found {
+                Some(range) => range.clone(),
+                None if response.scored.is_empty() => continue,
+                None => return Err(EngineError::template(ChatError::Lost { entry: response.entry })),
+            };
+            let own = &whole.tokens[response.scored.clone()];
+            let range = range.start.max(at).max(1)..range.end.max(at).max(1);
+            let sequence = &mut ablation.sequence;
+            sequence.tokens.extend_from_slice(&flat.tokens[at.min(flat.tokens.len())..range.start.min(flat.tokens.len())]);
+            if sequence.tokens.is_empty() && !own.is_empty() {
+                return Err(EngineError::template(ChatError::Lost { entry: response.entry }));
+            }
+            ablation.respelled += usize::from(flat.tokens.get(range.clone()) != Some(own));
+            let start = sequence.tokens.len();
+            sequence.tokens.extend_from_slice(own);
+            sequence.wanted.push(start..start + own.len());
+            sequence.responses.push(start..start + own.len());
+            ablation.responses.push(*r);
+            at = range.end;
+        }
+        let (tokens, window) = (ablation.sequence.tokens.len(), engine.identity().window);
+        if tokens > window {
+            return Err(EngineError::TooLong { tokens, window });
+        }
+        Ok(ablation)
+    }
+
+    fn flat(&self, without: &[usize], engine: &dyn Engine) -> Result<Flat, EngineError> {
+        let turns = self.turns(without).map_err(EngineError::template)?;
+        let shown = self.show(&turns).map_err(EngineError::template)?;
+        let mut flat = Flat { guessed: shown.guessed, ..Flat::default() };
+        // Where each token stands in the text. Ids stand where the template has put their mark.
+        let mut places: Vec<Range<usize>> = Vec::new();
+        let with_ids = turns.iter().enumerate().filter(|(_, turn)| turn.ids.is_some());
+        let mut marks: Vec<(usize, Range<usize>)> = with_ids.filter_map(|(t, _)| Some((t, shown.contents[t].clone()?))).collect();
+        marks.sort_by_key(|(_, range)| range.start);
+        let mut given: HashMap<usize, Range<usize>> = HashMap::new();
+        let end = (usize::MAX, shown.text.len()..shown.text.len());
+        let mut from = 0;
+        for (t, mark) in marks.into_iter().chain([end]) {
+            let (tokens, ranges) = engine.encode_placed(&shown.text[from..mark.start])?;
+            flat.tokens.extend(tokens);
+            places.extend(ranges.into_iter().map(|range| range.start + from..range.end + from));
+            let ids = turns.get(t).and_then(|turn| turn.ids.as_deref()).unwrap_or_default();
+            let vocabulary = engine.identity().vocabulary;
+            if let Some(token) = ids.iter().find(|id| **id >= vocabulary) {
+                return Err(EngineError::NoSuchToken { token: *token, vocabulary });
+            }
+            given.insert(t, flat.tokens.len()..flat.tokens.len() + ids.len());
+            flat.tokens.extend_from_slice(ids);
+            places.extend(std::iter::repeat_n(mark.clone(), ids.len()));
+            from = mark.end;
+        }
+        for (t, turn) in turns.iter().enumerate() {
+            let Some(mut content) = shown.contents[t].clone() else { continue };
+            let text = &shown.text[content.clone()];
+            let said = turn.text.as_deref().map(str::trim);
+            flat.changed += usize::from(turn.more.is_empty() && turn.ids.is_none() && said != Some(text.trim()));
+            // What the assistant thought is a part of its response, where the template shows it.
+            if let Some(thoughts) = turn.more.get("reasoning_content").and_then(Value::as_str).map(str::trim).filter(|t| !t.is_empty()) {
+                let before = shown.contents.iter().flatten().map(|range| range.end).filter(|end| *end <= content.start).max().unwrap_or(0);
+                content.start = shown.text[before..content.start].rfind(thoughts).map_or(content.start, |at| before + at);
+            }
+            let mut at = content.start;
+            for p in &turn.pieces {
+                let tokens = match given.get(&t) {
+                    Some(range) => range.clone(),
+                    None if turn.pieces.len() == 1 => tokens_of(&content, &places),
+                    None => {
+                        // Several texts share the message: each is where it is found, in their order.
+                        let own = self.pieces[*p].content.text.as_deref().unwrap_or_default().trim();
+                        let found = shown.text[at..content.end].find(own).map(|start| at + start..at + start + own.len());
+                        let range = found.unwrap_or_else(|| content.clone());
+                        at = range.end.min(content.end).max(at);
+                        tokens_of(&range, &places)
+                    }
+                };
+                flat.pieces.insert(*p, tokens);
+            }
+        }
+        Ok(flat)
+    }
+
+    /// The messages without these memories.
+    fn turns(&self, without: &[usize]) -> Result<Vec<Turn>, ChatError> {
+        let there =
+            || self.pieces.iter().enumerate().filter(move |(_, piece)| piece.memory.is_none_or(|memory| !without.contains(&memory)));
+        let mut turns: Vec<Turn> = Vec::new();
+        // Texts that wait for the next one of the user.
+        let mut waiting: Vec<usize> = Vec::new();
+        let sections: Vec<usize> = there().filter(|(_, piece)| piece.entry.is_none() && piece.role.is_none()).map(|(p, _)| p).collect();
+        match &sections[..] {
+            [] => {}
+            all if !self.placement.system_in_place => waiting.extend(all),
+            [one] => turns.push(self.turn("system", *one)),
+            several => {
+                let (text, pieces) = (Some(self.joined(several)?), several.to_vec());
+                turns.push(Turn { role: "system".to_owned(), text, ids: None, more: Map::new(), pieces });
+            }
+        }
+        for (p, piece) in there() {
+            match &piece.role {
+                None if piece.entry.is_none() => {}
+                None if self.placement.memories_in_place => turns.push(self.turn("system", p)),
+                None => waiting.push(p),
+                Some(role) => {
+                    let mut turn = self.turn(role, p);
+                    if role == "user" && !waiting.is_empty() {
+                        waiting.push(p);
+                        turn.text = Some(self.joined(&waiting)?);
+                        turn.pieces = std::mem::take(&mut waiting);
+                    }
+                    turns.push(turn);
+                }
+            }
+        }
+        if let Some(first) = waiting.first() {
+            // Nobody speaks after them: they stand behind what the user has said last.
+            let key = || self.pieces[*first].content.key.clone().unwrap_or_else(|| self.pieces[*first].place.clone());
+            let last = turns.iter_mut().rev().find(|turn| turn.role == "user").ok_or_else(|| ChatError::NoPlace { key: key() })?;
+            last.pieces.extend(&waiting);
+            last.text = Some(self.joined(&last.pieces)?);
+        }
+        Ok(turns)
+    }
+
+    fn turn(&self, role: &str, p: usize) -> Turn {
+        let entry = &self.pieces[p].content;
+        let mut more = Map::new();
+        if let Some(name) = &entry.name {
+            more.insert("name".to_owned(), name.as_str().into());
+        }
+        if let Some(calls) = &entry.tool_calls {
+            more.insert("tool_calls".to_owned(), Value::Array(calls.clone()));
+        }
+        if let Some(id) = &entry.tool_call_id {
+            more.insert("tool_call_id".to_owned(), id.as_str().into());
+        }
+        if let Some(thoughts) = &entry.reasoning_content {
+            more.insert("reasoning_content".to_owned(), thoughts.as_str().into());
+        }
+        Turn { role: role.to_owned(), text: entry.text.clone(), ids: entry.tokens.clone(), more, pieces: vec![p] }
+    }
+
+    /// The texts of several entries in one message.
+    fn joined(&self, pieces: &[usize]) -> Result<String, ChatError> {
+        let text = |p: &usize| {
+            let piece = &self.pieces[*p];
+            piece.content.text.clone().ok_or_else(|| ChatError::Entry {
+                place: piece.place.clone(),
+                why: "token ids cannot share a message with other texts, as this template has it: give its text".to_owned(),
+            })
+        };
+        Ok(pieces.iter().map(text).collect::<Result<Vec<_>, _>>()?.join(BETWEEN))
+    }
+
+    /// Runs the template, and finds the contents in what it makes.
+    fn show(&self, turns: &[Turn]) -> Result<Shown, ChatError> {
+        let has = |turn: &Turn, c: char| {
+            turn.text.as_deref().is_some_and(|text| text.contains(c)) || turn.more.values().any(|value| value.to_string().contains(c))
+        };
+        let free = MARKS.filter_map(char::from_u32).find(|c| !turns.iter().any(|turn| has(turn, *c)));
+        let mark = free.ok_or_else(|| ChatError::Entry {
+            place: "conversation".to_owned(),
+            why: format!("its texts have all of the characters U+{:X} to U+{:X}, which stand for places here", MARKS.start, MARKS.end - 1),
+        })?;
+        let marked = |t: usize| format!("{mark}{t}{MARK_END}");
+        let real = turns.iter().enumerate().map(|(t, turn)| {
+            let content: Value = match (&turn.ids, &turn.text) {
+                (Some(_), _) => marked(t).into(),
+                (None, Some(text)) => text.as_str().into(),
+                (None, None) => Value::Null,
+            };
+            let mut one = message(&turn.role, content);
+            one.extend(turn.more.clone());
+            Value::Object(one)
+        });
+        let text = self.renderer.render(real.collect())?;
+        let places = turns.iter().enumerate().map(|(t, turn)| {
+            let mut one = message(&turn.role, marked(t).into());
+            // Calls of tools are part of what the assistant says: they stand where its content does.
+            let kept = turn.more.iter().filter(|(name, _)| *name != "tool_calls");
+            one.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+            Value::Object(one)
+        });
+        // A template that looks into contents may refuse the marks; then contents are found by what they say.
+        let skeleton = self.renderer.render(places.collect()).unwrap_or_default();
+        let contents: Vec<String> = turns
+            .iter()
+            .enumerate()
+            .map(|(t, turn)| if turn.ids.is_some() { marked(t) } else { turn.text.clone().unwrap_or_default() })
+            .collect();
+        Ok(find(text, &skeleton, mark, &contents))
+    }
+}
+
+/// The tokens that a part of the text is made of, those included that reach over its ends.
+fn tokens_of(part: &Range<usize>, places: &[Range<usize>]) -> Range<usize> {
+    if part.is_empty() {
+        let at = places.partition_point(|place| place.start < part.start);
+        return at..at;
+    }
+    let first = places.partition_point(|place| place.end <= part.start);
+    let last = places.partition_point(|place| place.start < part.end);
+    first..last.max(first)
+}
+
+/// Entries with what they are, in the order in which they stand.
+fn pieces(conversation: &Conversation, keys: &[String]) -> Vec<Piece> {
+    let memory = |entry: &Entry| entry.key.as_ref().and_then(|key| keys.iter().position(|known| known == key));
+    let mut pieces = Vec::new();
+    let sections = [&conversation.system, &conversation.identity, &conversation.journal];
+    for (section, entries) in SECTIONS.into_iter().zip(sections) {
+        for (at, entry) in entries.iter().flatten().enumerate() {
+            let role = entry.role.clone().filter(|role| ![section, "system", "memory"].contains(&role.as_str()));
+            let place = format!("{section}[{at}]");
+            pieces.push(Piece { entry: None, place, memory: memory(entry), role, content: entry.clone() });
+        }
+    }
+    for (at, entry) in conversation.conversation.iter().enumerate() {
+        let role = entry.role.clone().filter(|role| role != "memory");
+        pieces.push(Piece { entry: Some(at), place: format!("conversation[{at}]"), memory: memory(entry), role, content: entry.clone() });
+    }
+    pieces
+}
+
+/// What a text with marks has between them, and which marks those are: one part more than marks.
+fn parts(skeleton: &str, mark: char, count: usize) -> (Vec<&str>, Vec<usize>) {
+    let (mut literals, mut marks) = (Vec::new(), Vec::new());
+    let (mut from, mut at) = (0, 0);
+    while let Some(start) = skeleton[at..].find(mark).map(|start| at + start) {
+        let inner = start + mark.len_utf8();
+        let number = skeleton[inner..].find(MARK_END).map(|len| (&skeleton[inner..inner + len], inner + len + MARK_END.len_utf8()));
+        match number.and_then(|(number, end)| Some((number.parse::<usize>().ok().filter(|n| *n < count)?, end))) {
+            Some((number, end)) => {
+                literals.push(&skeleton[from..start]);
+                marks.push(number);
+                (from, at) = (end, end);
+            }
+            None => at = inner,
+        }
+    }
+    literals.push(&skeleton[from..]);
+    (literals, marks)
+}
+
+/// Finds contents in a text by what stands between them.
+fn find(text: String, skeleton: &str, mark: char, contents: &[String]) -> Shown {
+    let (literals, marks) = parts(skeleton, mark, contents.len());
+    let mut shown = Shown { contents: vec![None; contents.len()], ..Shown::default() };
+    let mut at = if text.starts_with(literals[0]) { Some(literals[0].len()) } else { None };
+    // Where the search goes on once the words between contents are not what they were.
+    let mut seen = 0;
+    let by_words = |content: &str, seen: usize| {
+        let content = content.trim();
+        (!content.is_empty()).then(|| text[seen..].find(content).map(|start| seen + start..seen + start + content.len())).flatten()
+    };
+    for (k, number) in marks.iter().enumerate() {
+        let (content, next, is_last) = (&contents[*number], literals[k + 1], k + 1 == marks.len());
+        let exact = at.and_then(|at| {
+            let rest = &text[at..];
+            let fits = |len: usize| if is_last { &rest[len..] == next } else { rest[len..].starts_with(next) };
+            let as_given = [content.as_str(), content.trim(), content.trim_start(), content.trim_end()];
+            let given = as_given.into_iter().find(|said| rest.starts_with(said) && fits(said.len())).map(str::len);
+            let len = given.or_else(|| match (is_last, next) {
+                (true, _) => rest.ends_with(next).then(|| rest.len() - next.len()),
+                (false, "") => None,
+                (false, next) => rest.find(next),
+            })?;
+            Some(at..at + len)
+        });
+        let range = match exact {
+            Some(range) => {
+                at = Some(range.end + next.len());
+                Some(range)
+            }
+            None => {
+                let found = by_words(content, seen);
+                shown.guessed += usize::from(found.is_some());
+                // What follows may be as it should be again.
+                at = found.as_ref().filter(|range| text[range.end..].starts_with(next)).map(|range| range.end + next.len());
+                found
+            }
+        };
+        if let Some(range) = range {
+            seen = range.end;
+            shown.contents[*number].get_or_insert(range);
+        }
+    }
+    if marks.is_empty() {
+        for (number, content) in contents.iter().enumerate() {
+            if let Some(range) = by_words(content, seen) {
+                seen = range.end;
+                shown.guessed += 1;
+                shown.contents[number] = Some(range);
+            }
+        }
+    }
+    shown.text = text;
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::conversation::{ConversationError, Layout, Script, script};
+    use crate::mock::Mock;
+
+    const CHATML: &str = include_str!("../../../../tests/assets/templates/chatml.jinja");
+    const LLAMA3: &str = include_str!("../../../../tests/assets/templates/llama3.jinja");
+    const MISTRAL: &str = include_str!("../../../../tests/assets/templates/mistral.jinja");
+    const GEMMA: &str = include_str!("../../../../tests/assets/templates/gemma.jinja");
+    const QWEN: &str = include_str!("../../../../tests/assets/templates/qwen.jinja");
+    const FAMILIES: [&str; 5] = [CHATML, LLAMA3, MISTRAL, GEMMA, QWEN];
+
+    fn layout(template: &str) -> Layout {
+        let variables = Some(json!({ "bos_token": "<s>", "eos_token": "</s>" }));
+        Layout { template: None, chat: ChatTemplate { text: Some(template.to_owned()), variables, ..ChatTemplate::default() } }
+    }
+
+    fn read(template: &str, conversation: &Value) -> Result<Script, ConversationError> {
+        let conversation: Conversation = serde_json::from_value(conversation.clone()).expect("a conversation");
+        script(&conversation, &layout(template), &Mock::default())
+    }
+
+    fn text(tokens: &[u32]) -> String {
+        Mock::default().decode(tokens)
+    }
+
+    fn entry(role: &str, text: &str) -> Value {
+        json!({ "role": role, "text": text })
+    }
+
+    fn memory(key: &str, text: &str) -> Value {
+        json!({ "role": "memory", "key": key, "text": text })
+    }
+
+    /// A conversation with memories before, between and behind.
+    fn example() -> Value {
+        json!({ "system": [{ "text": "Be brief." }, { "key": "home", "text": "Home is Kolva." }], "conversation": [
+            memory("gate", "The gate is blue."), entry("user", "Which colour?"), entry("assistant", "Blue."),
+            memory("boat", "The boat is Zarnip."), entry("user", "And the boat?"), entry("assistant", "Zarnip."),
+            entry("user", "Thanks."), entry("assistant", "Gladly."),
+        ]})
+    }
+
+    fn remove(conversation: &Value, key: &str) -> Value {
+        let mut less = conversation.clone();
+        for section in ["system", "conversation"] {
+            less[section].as_array_mut().expect("a list").retain(|entry| entry["key"] != key);
+        }
+        less
+    }
+
+    #[test]
+    fn what_is_left_is_what_the_template_makes_without_the_memory() {
+        for (family, template) in FAMILIES.into_iter().enumerate() {
+            let whole = read(template, &example()).unwrap_or_else(|e| panic!("{family}: {e}"));
+            let said: Vec<String> = whole.responses.iter().map(|r| text(&whole.tokens[r.scored.clone()])).collect();
+            assert_eq!(said, ["Blue.", "Zarnip.", "Gladly."], "{family}");
+            let keys: Vec<&str> = whole.memories.iter().map(|memory| memory.key.as_str()).collect();
+            assert_eq!(keys, ["home", "gate", "boat"], "{family}");
+            for (m, memory) in whole.memories.iter().enumerate() {
+                assert_eq!(memory.spans.len(), 1, "{family}");
+                let dialogue = whole.dialogue.as_ref().expect("by a template");
+                let gone = dialogue.without(&whole, &[m], &[0, 1, 2], &Mock::default()).unwrap_or_else(|e| panic!("{family}: {e}"));
+                let less = read(template, &remove(&example(), &memory.key)).unwrap_or_else(|e| panic!("{family}: {e}"));
+                assert_eq!(text(&gone.sequence.tokens), text(&less.tokens[..gone.sequence.tokens.len()]), "{family} {}", memory.key);
+                let behind: Vec<usize> = if memory.key == "boat" { vec![1, 2] } else { vec![0, 1, 2] };
+                assert_eq!(gone.responses, behind, "{family} {}", memory.key);
+                for (r, wanted) in gone.responses.iter().zip(&gone.sequence.wanted) {
+                    assert_eq!(text(&gone.sequence.tokens[wanted.clone()]), said[*r], "{family} {}", memory.key);
+                }
+                assert_eq!(gone.respelled, 0, "{family}");
+            }
+            let all = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0, 1, 2], &[0, 1, 2], &Mock::default());
+            assert_eq!(all.expect("left").responses.len(), 3, "{family}");
+        }
+    }
+
+    #[test]
+    fn where_memories_stand_is_told() {
+        let used = |template: &str| read(template, &example()).expect("read").used;
+        for (template, memories, system_notes) in
+            [(CHATML, "system", 0), (LLAMA3, "system", 0), (QWEN, "system", 0), (MISTRAL, "user", 0), (GEMMA, "user", 1)]
+        {
+            let used = used(template);
+            assert_eq!((used.memories.as_str(), used.source.as_str()), (memories, "given"));
+            let notes = used.notes.unwrap_or_default();
+            let of_system = notes.iter().filter(|note| note.contains("takes no system message") && note.contains("journal")).count();
+            assert_eq!(of_system, system_notes, "{notes:?}");
+        }
+        assert_eq!(
+            read(MISTRAL, &example()).map(|script| text(&script.tokens)).expect("read"),
+            concat!(
+                "<s>[INST] Be brief.\n\nHome is Kolva.\n\nThe gate is blue.\n\nWhich colour?[/INST] Blue.</s>",
+                "[INST] The boat is Zarnip.\n\nAnd the boat?[/INST] Zarnip.</s>[INST] Thanks.[/INST] Gladly.</s>",
+            )
+        );
+        // What was asked for is done, or refused.
+        let conversation: Conversation = serde_json::from_value(example()).expect("a conversation");
+        let ask = |template: &str, memories: &str| {
+            let mut layout = layout(template);
+            layout.chat.memories = Some(memories.to_owned());
+            script(&conversation, &layout, &Mock::default())
+        };
+        assert_eq!(ask(CHATML, "user").expect("read").used.memories, "user");
+        let refused = ask(MISTRAL, "system").expect_err("refused");
+        assert!(refused.to_string().contains("must alternate"), "{refused}");
+        assert!(ask(CHATML, "elsewhere").is_err());
+        // A memory in a message's role stands in that role.
+        let own = json!({ "conversation": [{ "role": "user", "key": "k", "text": "I live in Kolva." }, entry("assistant", "Noted.")] });
+        assert_eq!(
+            text(&read(CHATML, &own).expect("read").tokens),
+            "<|im_start|>user\nI live in Kolva.<|im_end|>\n<|im_start|>assistant\nNoted.<|im_end|>\n"
+        );
+    }
+
+    #[test]
+    fn calls_of_tools_and_thoughts_are_part_of_a_response() {
+        let call = json!({ "type": "function", "function": { "name": "weather", "arguments": { "place": "Kolva" } } });
+        let conversation = json!({
+            "tools": [{ "type": "function", "function": { "name": "weather" } }],
+            "conversation": [
+                entry("user", "Is it warm?"),
+                { "role": "assistant", "tool_calls": [call], "reasoning_content": "I must look." },
+                { "role": "tool", "text": "20 degrees", "name": "weather" },
+                { "role": "assistant", "text": "It is 20 degrees.", "reasoning_content": "That is warm." },
+            ]
+        });
+        let whole = read(QWEN, &conversation).expect("read");
+        let said: Vec<String> = whole.responses.iter().map(|r| text(&whole.tokens[r.scored.clone()])).collect();
+        assert_eq!(
+            said[0],
+            "I must look.\n</think>\n\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"Kolva\"}}\n</tool_call>"
+        );
+        assert_eq!(said[1], "That is warm.\n</think>\n\nIt is 20 degrees.");
+        assert!(text(&whole.tokens).contains("<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"weather\"}}"));
+    }
+
+    #[test]
+    fn ids_stay_what_they_are_and_what_is_not_shown_is_named() {
+        let ids: Vec<u32> = vec![200, 7, 201];
+        let conversation =
+            json!({ "conversation": [entry("user", "Say it."), { "role": "assistant", "tokens": ids }, memory("late", "x")] });
+        let whole = read(CHATML, &conversation).expect("read");
+        assert_eq!(whole.tokens[whole.responses[0].scored.clone()], ids);
+        let only_user = "{% for m in messages if m.role == 'user' %}<{{ m.content }}>{% endfor %}";
+        let hidden = read(only_user, &json!({ "conversation": [entry("user", "a"), entry("assistant", "b")] })).expect("read");
+        assert!(hidden.responses[0].scored.is_empty());
+        assert!(hidden.used.notes.is_some_and(|notes| notes.iter().any(|note| note.contains("1 responses are not shown"))));
+        // A template that passes over system messages is no place for a memory.
+        let placed =
+            read(only_user, &json!({ "conversation": [memory("k", "m"), entry("user", "a"), entry("assistant", "b")] })).expect("read");
+        assert_eq!((text(&placed.tokens).as_str(), placed.used.memories.as_str()), ("<m\n\na>", "user"));
+        // A template may refuse what is left: that is one row's end.
+        let wants_two =
+            "{% if messages|length < 2 %}{{ raise_exception('too few') }}{% endif %}{% for m in messages %}[{{ m.content }}]{% endfor %}";
+        let whole = read(wants_two, &json!({ "conversation": [memory("k", "m"), entry("assistant", "b")] })).expect("read");
+        let left = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0], &[0], &Mock::default());
+        assert!(left.is_err_and(|error| error.to_string().contains("too few")));
+    }
+
+    proptest! {
+        #[test]
+        fn contents_are_found_whatever_they_say(
+            turns in prop::collection::vec(("[ab<|im_endst>\n]{0,12}", "[ab<|im_endst>\n]{1,12}"), 1..5),
+            key in "[a-z \n<>|_]{0,30}",
+        ) {
+            let mut entries = vec![memory("k", &key)];
+            for (user, assistant) in &turns {
+                entries.extend([entry("user", user), entry("assistant", assistant)]);
+            }
+            for template in [CHATML, QWEN] {
+                let conversation = json!({ "conversation": entries });
+                let Ok(whole) = read(template, &conversation) else { continue };
+                let gone = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0], &(0..turns.len()).collect::<Vec<_>>(), &Mock::default());
+                let less = read(template, &json!({ "conversation": entries[1..].to_vec() })).expect("read");
+                let gone = gone.expect("left");
+                for (r, wanted) in gone.responses.iter().zip(&gone.sequence.wanted) {
+                    prop_assert_eq!(&gone.sequence.tokens[wanted.clone()], &whole.tokens[whole.responses[*r].scored.clone()]);
+                }
+                prop_assert!(gone.respelled > 0 || gone.sequence.tokens[..] == less.tokens[..gone.sequence.tokens.len()]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_conversation_is_read_in_steps_that_are_there() {
+        let entries: Vec<Value> =
+            (0..10_000).map(|n| entry(if n % 2 == 0 { "user" } else { "assistant" }, &format!("{n} and on"))).collect();
+        let whole = read(QWEN, &json!({ "conversation": entries })).expect("read");
+        assert_eq!(whole.responses.len(), 5000);
+        assert_eq!(text(&whole.tokens[whole.responses[4999].scored.clone()]), "9999 and on");
+    }
+}
