@@ -9,8 +9,8 @@ use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary,
     CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo,
     EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, Passage, PromoteIn,
-    PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RerankReport, RerankStep, RollbackIn, RollbackOut, SearchIn, SearchOut, StatsOut,
-    TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, UnpinOut,
+    PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RerankReport, RerankStep, RollbackIn, RollbackOut, SearchIn, SearchOut,
+    StatsOut, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 
@@ -113,7 +113,7 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 
 pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyhow::Result<()> {
     match index {
-        Index::Create(create) => make(socket, create, output).await,
+        Index::Create(create) => make(socket, *create, output).await,
         Index::Refresh { name } => refresh::<method::Refresh>(socket, &NameIn { name: name.clone() }, &name, output).await,
         Index::Migrate { name, model, chunks } => {
             let ask = MigrateIn { chunks: chunks.then_some(true), ..migrate(&name, model) };

@@ -13,7 +13,7 @@ fn json(text: &str) -> Result<Value, serde_json::Error> {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Index {
     /// Describe a new index
-    Create(Create),
+    Create(Box<Create>),
     /// Bring an index up to its dataset; embeds only what is new
     Refresh {
         /// Index
