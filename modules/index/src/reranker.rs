@@ -40,9 +40,9 @@ pub struct RerankPlan {
 /// Hits as they are answered, and what became of the wish.
 #[derive(Debug)]
 pub struct RerankedHits {
-    /// The best first.
+    /// The best first, at most as many as were wanted.
     pub hits: Vec<Hit>,
-    /// For the reply.
+    /// What the reply says of it.
     pub report: RerankReport,
 }
 

@@ -22,10 +22,29 @@ use crate::encoding::{self, Encoding};
 use crate::lattice::{Facts, Kind, tally};
 use crate::passes::pieces::{LastRecord, Pieces};
 use crate::passes::{self, Input, PIECE_BYTES, Piece, PieceRows, Table};
-pub use crate::passes::{Open, Quarantine, RECORD_BYTES_MAX, Take, TextOptions};
+pub use crate::passes::{Open, Quarantine, RECORD_BYTES_MAX, Take};
 pub use dialect::CsvOptions;
 use dialect::Dialect;
 use dialect::{LOOKED_BYTES, Sniff, names, sniff};
+
+/// How tables of text are read.
+#[derive(Clone, Debug)]
+pub struct TextOptions {
+    /// Threads that parse, 1 at least.
+    pub workers: usize,
+    /// Columns of the dataset as it is: their types stay if they hold what is read.
+    pub kept: Option<SchemaRef>,
+    /// What is said of how CSV is written.
+    pub csv: CsvOptions,
+}
+
+impl TextOptions {
+    /// By so many threads; nothing is said of the rest.
+    #[must_use]
+    pub fn by(workers: usize) -> Self {
+        Self { workers, kept: None, csv: CsvOptions::default() }
+    }
+}
 
 /// Files whose guesses are said.
 const FILES_NAMED: usize = 3;

@@ -27,7 +27,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// By its name.
+    /// The encoding that a person names so.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
@@ -39,7 +39,7 @@ impl Encoding {
         })
     }
 
-    /// Its name.
+    /// Its name, as `--encoding` takes it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -20,9 +20,10 @@ use memchr::{memchr, memrchr};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use crate::csv::TextOptions;
 use crate::lattice::{Facts, Keys, Kind, tally};
 use crate::passes::pieces::{LastRecord, Pieces};
-use crate::passes::{self, BATCH_ROWS, Input, Open, PIECE_BYTES, Piece, PieceRows, Quarantine, Table, Take, TextOptions};
+use crate::passes::{self, BATCH_ROWS, Input, Open, PIECE_BYTES, Piece, PieceRows, Quarantine, Table, Take};
 use rows::{Column, Notice, Reading};
 use scan::{Scanner, Sort};
 
@@ -44,7 +45,7 @@ fn invalid(error: TableError) -> io::Error {
 
 /// What was seen in some pieces.
 #[derive(Debug)]
-struct Seen {
+struct Observation {
     keys: Keys,
     /// Objects with a key more than once.
     twice: u64,
@@ -64,7 +65,7 @@ impl JsonTable {
         Self { kinds, schema }
     }
 
-    fn flush(&self, columns: &mut [Column], rows: &mut PieceRows<Seen>) -> io::Result<()> {
+    fn flush(&self, columns: &mut [Column], rows: &mut PieceRows<Observation>) -> io::Result<()> {
         // Objects without any key make no row that Parquet could keep.
         if columns.is_empty() {
             return Ok(());
@@ -98,7 +99,7 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 impl Table for JsonTable {
-    type Facts = Seen;
+    type Facts = Observation;
     type Dialect = ();
 
     fn cut(&self, path: &Path, stop: &CancellationToken, each: &mut dyn FnMut(&(), Piece) -> bool) -> io::Result<bool> {
@@ -112,7 +113,7 @@ impl Table for JsonTable {
         Ok(true)
     }
 
-    fn parse(&self, (): &(), bytes: &[u8], build: bool) -> io::Result<PieceRows<Seen>> {
+    fn parse(&self, (): &(), bytes: &[u8], build: bool) -> io::Result<PieceRows<Observation>> {
         let mut out = PieceRows::new(bytes.len());
         let mut keys = Keys::expected(&self.kinds, COLUMNS_MAX);
         let mut columns: Vec<Column> = if build { self.kinds.iter().map(|(_, kind)| Column::new(kind)).collect() } else { Vec::new() };
@@ -154,11 +155,11 @@ impl Table for JsonTable {
             out.batches.clear();
         }
         let twice_first = notice.twice_first.take().map(|(key, row)| (key, 0, row));
-        out.facts = Some(Seen { keys, twice: notice.twice, twice_first });
+        out.facts = Some(Observation { keys, twice: notice.twice, twice_first });
         Ok(out)
     }
 
-    fn join(&self, all: &mut Option<Seen>, mut own: Seen, file: usize, before: u64) {
+    fn join(&self, all: &mut Option<Observation>, mut own: Observation, file: usize, before: u64) {
         own.keys.shift(file, before);
         own.twice_first = own.twice_first.map(|(key, _, row)| (key, file, before + row));
         match all {
@@ -200,7 +201,7 @@ pub fn read(
         _ => None,
     };
     let table = likely.map_or(blank, |seen| JsonTable::new(kinds(&seen.keys, kept)));
-    let mut types = |_: &JsonTable, seen: &Seen| {
+    let mut types = |_: &JsonTable, seen: &Observation| {
         if seen.keys.is_crowded() {
             return Err(crowded());
         }

@@ -21,8 +21,6 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use tokio_util::sync::CancellationToken;
 
-use crate::csv::CsvOptions;
-
 /// A longer record is an unclosed quote, or no record that anything can use.
 pub const RECORD_BYTES_MAX: usize = 16 << 20;
 /// Bytes a piece: large enough that handing it over costs nothing, small enough to keep a few.
@@ -42,25 +40,6 @@ pub type Quarantine<'a> = dyn FnMut(&Path, u64, String) + 'a;
 pub type Take<'a> = dyn FnMut(RecordBatch, u64) -> io::Result<()> + 'a;
 /// Where the schema is told, before the first batch. Told again, everything taken so far is void.
 pub type Open<'a> = dyn FnMut(SchemaRef) -> io::Result<()> + 'a;
-
-/// How tables of text are read.
-#[derive(Clone, Debug)]
-pub struct TextOptions {
-    /// Threads that parse.
-    pub workers: usize,
-    /// Columns of the dataset as it is: their types stay if they hold what is read.
-    pub kept: Option<SchemaRef>,
-    /// What is said of how CSV is written.
-    pub csv: CsvOptions,
-}
-
-impl TextOptions {
-    /// By so many threads; nothing is said of the rest.
-    #[must_use]
-    pub fn by(workers: usize) -> Self {
-        Self { workers, kept: None, csv: CsvOptions::default() }
-    }
-}
 
 /// Somebody writes to what is read.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +111,7 @@ pub(crate) struct Input<'a> {
 }
 
 /// What all rows are, and what was left out.
-pub(crate) struct Passed<F> {
+pub(crate) struct Pass<F> {
     /// None if there was no piece.
     pub(crate) facts: Option<F>,
     told: Vec<(usize, u64, String)>,
@@ -176,15 +155,15 @@ struct Job<D> {
 }
 
 /// A parsed piece on its way to the writer: its number, its file, what came of it.
-type Parsed<F> = (usize, usize, io::Result<PieceRows<F>>);
+type ParsedPiece<F> = (usize, usize, io::Result<PieceRows<F>>);
 
 /// One pass over all files. Once a value does not fit, the rest is only looked at.
-fn pass<T: Table>(input: Input<'_>, table: &T, take: &mut Take<'_>) -> io::Result<Passed<T::Facts>> {
+fn pass<T: Table>(input: Input<'_>, table: &T, take: &mut Take<'_>) -> io::Result<Pass<T::Facts>> {
     let workers = input.workers;
     let (jobs, waiting) = sync_channel::<Job<T::Dialect>>(workers);
     // The workers' own: once the last has gone, whoever cuts hears that nobody waits for a piece.
     let (waiting, wider) = (Arc::new(Mutex::new(waiting)), AtomicBool::new(false));
-    let (results, incoming) = channel::<Parsed<T::Facts>>();
+    let (results, incoming) = channel::<ParsedPiece<T::Facts>>();
     let (tokens, allowed) = channel::<()>();
     for _ in 0..IN_FLIGHT * workers {
         let _ = tokens.send(());
@@ -217,7 +196,7 @@ fn cut<T: Table>(
     table: &T,
     jobs: &SyncSender<Job<T::Dialect>>,
     allowed: &Receiver<()>,
-    failed: &Sender<Parsed<T::Facts>>,
+    failed: &Sender<ParsedPiece<T::Facts>>,
 ) {
     let mut number = 0;
     for (file, path) in input.paths.iter().enumerate() {
@@ -239,7 +218,7 @@ fn cut<T: Table>(
 }
 
 /// Parses pieces until there are no more.
-fn work<T: Table>(waiting: &Mutex<Receiver<Job<T::Dialect>>>, results: &Sender<Parsed<T::Facts>>, table: &T, wider: &AtomicBool) {
+fn work<T: Table>(waiting: &Mutex<Receiver<Job<T::Dialect>>>, results: &Sender<ParsedPiece<T::Facts>>, table: &T, wider: &AtomicBool) {
     loop {
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { number, file, dialect, piece }) = job else { return };
@@ -259,14 +238,14 @@ fn work<T: Table>(waiting: &Mutex<Receiver<Job<T::Dialect>>>, results: &Sender<P
 
 /// Takes what the workers parsed in the order of the files.
 fn gather<T: Table>(
-    incoming: &Receiver<Parsed<T::Facts>>,
+    incoming: &Receiver<ParsedPiece<T::Facts>>,
     tokens: &Sender<()>,
     table: &T,
     wider: &AtomicBool,
     take: &mut Take<'_>,
-) -> io::Result<Passed<T::Facts>> {
+) -> io::Result<Pass<T::Facts>> {
     let (mut early, mut next) = (BTreeMap::new(), 0);
-    let mut passed = Passed { facts: None, told: Vec::new(), fits: true };
+    let mut passed = Pass { facts: None, told: Vec::new(), fits: true };
     let (mut file_now, mut before) = (0, 0);
     while let Ok((number, file, parsed)) = incoming.recv() {
         early.insert(number, (file, parsed));

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The default model.
+/// Name of the model that `models pull` fetches unless another is named.
 pub const NAME: &str = "all-MiniLM-L6-v2";
 /// Length of its vectors.
 pub const DIM: usize = 384;

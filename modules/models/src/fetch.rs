@@ -44,7 +44,7 @@ pub enum Progress<'a> {
     Note(&'a str),
 }
 
-/// Who is told.
+/// Who is shown how far a fetch has come.
 pub type Listener<'a> = dyn FnMut(Progress<'_>) + 'a;
 
 /// Why there is no file.

@@ -166,7 +166,7 @@ impl InstallError {
 /// Where a model goes.
 #[derive(Clone, Copy, Debug)]
 pub struct InstallOptions<'a> {
-    /// The cache.
+    /// The cache folder that it is put into.
     pub cache: &'a Path,
     /// Its name, if not its own.
     pub name: Option<&'a str>,
@@ -179,17 +179,17 @@ pub struct InstallOptions<'a> {
 pub struct BroughtModel {
     /// Name by which callers require it.
     pub name: String,
-    /// Its folder.
+    /// The folder that it lies in.
     pub path: PathBuf,
     /// What it is for.
     pub kind: ModelKind,
     /// `owner/name` on the hub, if it is from there.
     pub repository: Option<String>,
-    /// The commit there.
+    /// The commit that it was pulled at.
     pub revision: Option<String>,
     /// How many files it has.
     pub files: usize,
-    /// Their lengths together.
+    /// The lengths of all files together, in bytes.
     pub bytes: u64,
     /// How much of them came over the network just now.
     pub fetched: u64,

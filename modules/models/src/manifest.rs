@@ -117,7 +117,7 @@ impl Manifest {
 pub struct InstalledModel {
     /// Name by which callers require it.
     pub name: String,
-    /// Its folder.
+    /// The folder that it lies in.
     pub path: PathBuf,
     /// Of the graph, in hex.
     pub sha256: String,

@@ -41,7 +41,7 @@ pub struct PublishedModel {
     pub pooling: Option<PoolingMode>,
     /// Whether its numbers are quantised as it runs, so that each text has to go through it alone.
     pub is_dynamic: bool,
-    /// For people.
+    /// What it is good for, in words for people.
     pub description: String,
 }
 

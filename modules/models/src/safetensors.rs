@@ -61,7 +61,7 @@ pub enum TensorsError {
 pub struct Tensor<'a> {
     /// Its numbers' type, such as `F32`.
     pub dtype: String,
-    /// Its axes' lengths.
+    /// The lengths of its axes, the outermost first.
     pub shape: Vec<usize>,
     /// Its numbers, little-endian.
     pub raw: &'a [u8],

@@ -65,11 +65,11 @@ fn other(there: &Option<String>) -> String {
 /// Files that make a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
-    /// The ONNX file.
+    /// The ONNX file that is the graph.
     pub graph: String,
     /// Weights beside it, by the usual names; the graph itself says which it wants.
     pub weights: Vec<String>,
-    /// All others.
+    /// All other files that the model needs.
     pub parts: Vec<String>,
 }
 

@@ -45,7 +45,7 @@ pub struct TokenRow<'a> {
 }
 
 impl<'a> TokenRow<'a> {
-    /// Of one text.
+    /// What the graph is fed of one text.
     #[must_use]
     pub fn of(ids: &'a [u32]) -> Self {
         Self { ids, types: &[] }

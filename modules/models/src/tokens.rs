@@ -23,7 +23,7 @@ pub struct TokenBound {
 /// As much of a text as was made into tokens.
 #[derive(Debug)]
 pub struct TextPart {
-    /// Its tokens.
+    /// Its tokens as the tokenizer gives them.
     pub encoding: Encoding,
     /// Whether that was not all.
     pub is_least: bool,

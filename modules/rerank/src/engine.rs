@@ -38,7 +38,7 @@ impl Identity {
 pub struct PairScore {
     /// What texts are ordered by: as the score, but told apart where many scores are as good as 1.
     pub relevance: f64,
-    /// What is answered.
+    /// What a call is answered with.
     pub score: f32,
     /// Tokens that query and text have together.
     pub tokens: u32,

@@ -358,7 +358,8 @@ async fn models_are_enabled_side_by_side_and_chosen_by_name() {
     let two = MadeModel { seed: 3, ..MadeModel::pooled_by(&["mean_tokens"]) };
     publish(&hub, "acme/one", &one, false);
     publish(&hub, "acme/two", &two, false);
-    let labels = ["broker", "catalog", "ingest", "index"];
+    // embed-real has no model here; its Card names the context `prod`.
+    let labels = ["broker", "catalog", "ingest", "index", "embed-real"];
     let mesh = Setup::new(&labels.map(shipped)).context("prod").library().up().await;
     for name in ["one", "two"] {
         with_cards(&mesh, &hub, &["models", "pull", &format!("acme/{name}")]);

@@ -343,7 +343,7 @@ async fn a_person_sees_what_matters() {
     let check = mesh.brahman_json(&["models", "check", &induction().display().to_string()]);
     assert_eq!(check["usable"], true);
     let refused = mesh.brahman(&["models", "check", "/nowhere"]);
-    assert_eq!(refused.status.code(), Some(6));
+    assert_eq!(refused.status.code(), Some(4), "it does not exist");
     let absent = mesh.brahman(&["score", "matrix", "/nowhere.json"]);
     assert_eq!(absent.status.code(), Some(6), "{}", String::from_utf8_lossy(&absent.stderr));
 }

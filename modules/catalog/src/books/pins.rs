@@ -18,7 +18,7 @@ const PINS_MAX: usize = 100;
 /// A generation that is kept, with what it is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptGeneration {
-    /// Its number.
+    /// Number of the generation that was asked for.
     pub generation: u64,
     /// The run that made it; empty in files of the first versions.
     pub run_id: String,

@@ -26,7 +26,7 @@ pub enum Dialect {
 /// What a server says of its model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Introduction {
-    /// The model's name.
+    /// The model's name, as the server knows it.
     pub model: Option<String>,
     /// Tokens that a text may have.
     pub window: Option<u32>,
@@ -110,7 +110,7 @@ struct OllamaAnswer {
 }
 
 impl Dialect {
-    /// All of them.
+    /// Every dialect, in the order in which help names them.
     pub const ALL: [Self; 3] = [Self::OpenAi, Self::Ollama, Self::Tei];
 
     /// As settings and replies have it.

@@ -1,3 +1,5 @@
+//! Tests of the JSON reader: values, shapes that meet late, and what is refused.
+
 use std::cell::RefCell;
 
 use arrow_array::Array;

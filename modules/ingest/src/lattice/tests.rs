@@ -1,3 +1,5 @@
+//! Tests of the lattice: what joins keep, and which values each type holds.
+
 use proptest::prelude::*;
 
 use super::cells::Cells;

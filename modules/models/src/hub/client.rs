@@ -55,7 +55,7 @@ enum Method {
 /// What a repository holds at a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
-    /// The commit.
+    /// The commit that the revision names now.
     pub commit: String,
     /// Files, from the repository's root on, by name.
     pub files: Vec<String>,
@@ -68,7 +68,7 @@ pub struct HubFile {
     pub path: PathBuf,
     /// Of its content, in hex.
     pub sha256: String,
-    /// Its length.
+    /// Its length in bytes, as the hub says it.
     pub bytes: u64,
     /// How much of it came over the network just now.
     pub fetched: u64,

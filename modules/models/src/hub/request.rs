@@ -23,16 +23,16 @@ pub struct RequestError {
 /// A repository of the hub, at a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
-    /// Whose it is.
+    /// User or organisation that it belongs to.
     pub owner: String,
-    /// Its name.
+    /// Its name among those of its owner.
     pub name: String,
     /// A branch, a tag or a commit.
     pub revision: String,
 }
 
 impl Repository {
-    /// `OWNER/NAME`.
+    /// `OWNER/NAME`, as the hub writes it.
     #[must_use]
     pub fn id(&self) -> String {
         format!("{}/{}", self.owner, self.name)
@@ -77,7 +77,7 @@ impl FromStr for Repository {
 pub enum ModelRequest {
     /// One that is published under a name.
     Published {
-        /// Its name.
+        /// Its name among those of its owner.
         name: String,
         /// `fp32`, `int8` and so on.
         variant: Option<String>,

@@ -232,7 +232,7 @@ pub struct PairFolder {
     pub onnx: Vec<u8>,
     /// Weights that the graph names as files beside it (`external_data`), by the name it has for them.
     pub weights: Vec<(String, Arc<[u8]>)>,
-    /// The tokenizer's bytes.
+    /// What tokenizer.json holds, as it lies there.
     pub tokenizer: Vec<u8>,
     /// Of graph, tokenizer and weights, each as a fingerprint has it.
     pub digests: Vec<String>,

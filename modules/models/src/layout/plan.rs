@@ -162,7 +162,7 @@ pub enum Stage {
     Normalize,
 }
 
-/// A dense layer.
+/// A dense layer: weights, bias and what follows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dense {
     /// Where it lies in the folder.
@@ -175,13 +175,13 @@ pub struct Dense {
     pub weight: Vec<f32>,
     /// What is added; none if empty.
     pub bias: Vec<f32>,
-    /// What follows.
+    /// The function that its results go through.
     pub activation: Activation,
     /// Of the weights' file, in hex.
     pub sha256: String,
 }
 
-/// A layer norm.
+/// A layer norm: scale, shift and epsilon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerNorm {
     /// Where it lies in the folder.
@@ -197,7 +197,7 @@ pub struct LayerNorm {
 /// How many tokens the model takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Special ones included.
+    /// Tokens of a text, special ones included.
     pub tokens: usize,
     /// Which file says so, for people.
     pub source: String,

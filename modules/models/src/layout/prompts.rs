@@ -22,10 +22,10 @@ impl TextRole {
     }
 }
 
-/// A model's prompts.
+/// A model's prompts by name, and which is usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompts {
-    /// Their texts.
+    /// The texts of the prompts, by name.
     pub by_name: BTreeMap<String, String>,
     /// The one that is used where none is named.
     pub default_name: Option<String>,

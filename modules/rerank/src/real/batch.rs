@@ -10,7 +10,7 @@ pub struct BatchLimits {
     pub tokens: usize,
     /// Pairs of tokens (rows times width times width).
     pub attention: usize,
-    /// Rows.
+    /// Rows of the batch, a pair each.
     pub rows: usize,
 }
 
