@@ -189,8 +189,7 @@ fn columns(paths: &[&Path], said: &CsvOptions, stop: &CancellationToken) -> io::
         notes.push(format!("the same or the like of {} more files", told - FILES_NAMED));
     }
     if let Some(first) = other.first() {
-        let count = other.len();
-        notes.push(format!("{count} files, such as {first}, have other columns or another order than the first: columns meet by name, and NULL is where a file has none"));
+        notes.push(passes::columns_differ(other.len(), first));
     }
     Ok((names, notes))
 }
