@@ -64,12 +64,14 @@ pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) ->
         let bad = |flaw| bad(path, flaw);
         let (builder, length) = opened(path)?;
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
-        let own = Arc::clone(builder.schema());
-        let places = places(&schema, &own).map_err(bad)?;
+        let places = places(&schema, builder.schema()).map_err(bad)?;
         let mut batches = caught(|| builder.with_batch_size(BATCH_ROWS).build().map_err(Flaw::Parquet)).map_err(bad)?;
         while let Some(batch) = caught(|| batches.next().transpose().map_err(Flaw::Rows)).map_err(bad)? {
             let bytes = length * batch.num_rows() as u64 / rows;
-            take(if own.fields() == schema.fields() { batch } else { placed(&batch, &schema, &places).map_err(bad)? }, bytes)?;
+            take(
+                if batch.schema_ref().fields() == schema.fields() { batch } else { placed(&batch, &schema, &places).map_err(bad)? },
+                bytes,
+            )?;
         }
     }
     Ok(notes)
@@ -288,7 +290,7 @@ mod tests {
             Ok(())
         };
         let notes = read(&paths, &mut open, &mut take)?;
-        assert!(schemas.len() == 1 && batches.iter().all(|batch| batch.schema() == schemas[0]));
+        assert!(schemas.len() == 1 && batches.iter().all(|batch| batch.schema_ref().fields() == schemas[0].fields()));
         Ok((batches, notes))
     }
 
