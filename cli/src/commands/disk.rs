@@ -213,7 +213,8 @@ fn usage(state: &Path, cache: &Path) -> DiskOut {
     let is_cache = |path: &Path| inside && path == cache;
     add("other state", state, counter.count(state, &is_cache));
     let mut caches: Vec<(&str, String)> = vector_caches(cache).into_iter().map(|name| ("cache: vectors", name)).collect();
-    caches.extend([("cache: inputs", "inputs"), ("models", "models"), ("ONNX Runtime", "onnxruntime")].map(|(part, name)| (part, name.into())));
+    let others = [("cache: inputs", "inputs"), ("models", "models"), ("ONNX Runtime", "onnxruntime")];
+    caches.extend(others.map(|(part, name)| (part, name.to_owned())));
     for (part, name) in caches {
         // A test's cache, or a system's, may share these with others by a link.
         let path = cache.join(name);
@@ -257,8 +258,8 @@ struct Evidence {
 /// Socket of a mesh of this user that runs, on whatever state: they all may have the same cache.
 fn cache_user() -> Option<PathBuf> {
     // Not this process, which has the state's lock itself.
-    let holders = meshes::live().into_iter().map(|mesh| mesh.holder);
-    holders.into_iter().find(|holder| holder.pid != std::process::id()).map(|holder| holder.socket)
+    let mut holders = meshes::live().into_iter().map(|mesh| mesh.holder);
+    holders.find(|holder| holder.pid != std::process::id()).map(|holder| holder.socket)
 }
 
 /// Why a cache stays.
@@ -352,7 +353,7 @@ pub(crate) async fn gc(socket: &Path, ask: &Gc, output: &Output) -> anyhow::Resu
     if !ask.dry_run {
         for item in std::mem::take(&mut freed) {
             // Counting has taken a while, and a mesh on another state waits for no lock of this one's.
-            if let Some(socket) = cache_user().filter(|_| Path::new(&item.path).starts_with(&evidence.cache)) {
+            if let Some(socket) = Path::new(&item.path).starts_with(&evidence.cache).then(cache_user).flatten() {
                 kept.push(GcItem { kept: Some(is_in_use(&socket)), ..item });
                 continue;
             }
