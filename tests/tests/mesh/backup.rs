@@ -166,8 +166,8 @@ async fn a_backup_needs_no_index_module_and_tells_what_it_leaves_out() {
     assert_eq!(std::fs::read(mesh.folder.path().join("state/extra/x")).expect("there"), b"x");
     let got = mesh.call("org.brahman.Catalog.Get", json!({"name": "d"})).await.expect("there");
     assert_eq!(got["dataset"]["stale"], json!([]), "{got}");
-    let deleted = mesh.fault("org.brahman.Catalog.Delete", json!({"name": "d"})).await;
-    assert_eq!((&*deleted.name, &deleted.parameters["indexes"]), ("org.brahman.Catalog.InUse", &json!(["i"])), "it still feeds it");
+    let refused = mesh.fault("org.brahman.Catalog.Rename", json!({"name": "d", "to": "e"})).await;
+    assert_eq!(refused.name, "org.brahman.Catalog.InUse", "it still feeds its index");
     assert_eq!(mesh.call("org.brahman.Index.Stats", json!({"name": "i"})).await.expect("there")["index"]["stale"], false);
 }
 

@@ -211,6 +211,6 @@ async fn a_mock_does_not_say_which_indexes_are_gone() {
     assert!(mesh.brahman(&["stop", "index"]).status.success());
     mesh.when_served_by("org.brahman.Index", "index-mock").await;
     let refused = mesh.brahman(&["datasets", "rename", "a", "b"]);
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("`i`"), "{refused:?}");
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("feeds i"), "{refused:?}");
     assert_eq!(get(&mesh, "a").await["dataset"]["name"], "a");
 }
