@@ -62,7 +62,7 @@ const WINDOWS: [char; 32] = [
 
 /// A text of two encodings.
 #[derive(Debug, Error)]
-#[error("{}: is Windows-1252 at its beginning, but UTF-8 from byte {at} on and not before: say which of them it is (--encoding)", .path.display())]
+#[error("{}: is UTF-8 from byte {at} on and not before, where it is Windows-1252: say which it is (--encoding)", .path.display())]
 struct MixedError {
     path: PathBuf,
     at: u64,
