@@ -44,7 +44,7 @@ const FORMAT: u32 = 1;
 /// How folders begin in which a backup is put together, in the state.
 pub(crate) const STAGING: &str = ".backup-";
 /// What of a state is in no backup: it is made again, is about this mesh alone, or is in it by another way.
-const LEFT_ASIDE: [&str; 7] = ["catalog", "indexes", "buckets", "datasets", "logs", "mock", ".lock"];
+const LEFT_ASIDE: [&str; 9] = ["catalog", "indexes", "buckets", "datasets", "logs", "mock", ".lock", "up.log", "up.log.1"];
 /// How often a file is copied that is written meanwhile.
 const TRIES: u32 = 5;
 /// Largest head and sums: a million files' names.

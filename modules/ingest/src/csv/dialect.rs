@@ -10,7 +10,7 @@ use crate::lattice::Value;
 
 /// What may stand between fields.
 const DELIMITERS: &[u8] = b",;\t|";
-/// Bytes that are looked at.
+/// Bytes that are looked at, and all of a header that is longer.
 pub(super) const LOOKED_BYTES: usize = 256 << 10;
 /// Records that are looked at.
 const LOOKED_RECORDS: usize = 100;
