@@ -1,7 +1,8 @@
 //! Parquet files into batches of one schema, columns by name.
 //!
 //! Invariants: a column has its type in every file, or one that holds each value of all of them; NULL is where a file has no such column;
-//! what has no common type is refused by column, file and both types before the first row; no file makes a reader panic.
+//! what has no common type is refused by column, file and both types before the first row; every row that a footer tells of is read; no
+//! file makes a reader panic.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -42,11 +43,13 @@ enum Flaw {
     #[error(transparent)]
     Parquet(#[from] ParquetError),
     #[error(transparent)]
-    Rows(#[from] ArrowError),
+    Arrow(#[from] ArrowError),
     #[error("two columns are called `{name}`, expected a name for each: rename one where the file is written")]
     TwoColumns { name: String },
     #[error("column `{name}` is {here}, and {before} in an earlier file, expected types of which one holds the values of both")]
     Types { name: String, here: DataType, before: DataType },
+    #[error("{read} rows could be read of the {rows} that its footer tells of")]
+    Rows { read: u64, rows: u64 },
     #[error("its columns changed while it was read")]
     Changed,
     #[error("the reader gave up: {words}")]
@@ -63,15 +66,18 @@ pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) ->
     for path in paths {
         let bad = |flaw| bad(path, flaw);
         let (builder, length) = opened(path)?;
-        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
+        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let mut read = 0;
         let places = places(&schema, builder.schema()).map_err(bad)?;
         let mut batches = caught(|| builder.with_batch_size(BATCH_ROWS).build().map_err(Flaw::Parquet)).map_err(bad)?;
-        while let Some(batch) = caught(|| batches.next().transpose().map_err(Flaw::Rows)).map_err(bad)? {
-            let bytes = length * batch.num_rows() as u64 / rows;
-            take(
-                if batch.schema_ref().fields() == schema.fields() { batch } else { placed(&batch, &schema, &places).map_err(bad)? },
-                bytes,
-            )?;
+        while let Some(batch) = caught(|| batches.next().transpose().map_err(Flaw::Arrow)).map_err(bad)? {
+            read += batch.num_rows() as u64;
+            let bytes = length * batch.num_rows() as u64 / rows.max(1);
+            let is_placed = batch.schema_ref().fields() == schema.fields();
+            take(if is_placed { batch } else { placed(&batch, &schema, &places).map_err(bad)? }, bytes)?;
+        }
+        if read != rows {
+            return Err(bad(Flaw::Rows { read, rows }));
         }
     }
     Ok(notes)
@@ -142,21 +148,22 @@ fn common(paths: &[&Path]) -> io::Result<(SchemaRef, Vec<String>)> {
         }
     }
     let first = all.unwrap_or_else(|| Arc::new(Schema::empty()));
-    let is_one = first.fields().iter().map(AsRef::as_ref).eq(fields.iter());
-    if is_one {
-        return Ok((first, Vec::new()));
-    }
     let plain = |field: Field| {
         let mut metadata = field.metadata().clone();
         metadata.remove(FIELD_ID);
         field.with_metadata(metadata)
     };
-    let schema = Schema::new_with_metadata(fields.into_iter().map(plain).collect::<Vec<_>>(), first.metadata().clone());
+    let is_one = first.fields().iter().map(AsRef::as_ref).eq(fields.iter());
+    let schema = if is_one {
+        first
+    } else {
+        Arc::new(Schema::new_with_metadata(fields.into_iter().map(plain).collect::<Vec<_>>(), first.metadata().clone()))
+    };
     let mut notes = wider;
     if let Some(one) = other.first() {
         notes.insert(0, crate::passes::columns_differ(other.len(), &one.display().to_string()));
     }
-    Ok((Arc::new(schema), notes))
+    Ok((schema, notes))
 }
 
 /// The narrowest type that holds every value of both, bit for bit.
@@ -332,6 +339,8 @@ mod tests {
         assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().values(), &[1, 2]);
         assert_eq!(batches[1].column(0).as_primitive::<Int64Type>().values(), &[1 << 40, 4]);
         assert_eq!((batches[0].column(2).null_count(), batches[1].column(2).null_count()), (2, 0));
+        let (_, swapped) = rows(&[paths[1].clone(), paths[0].clone()]).expect("read");
+        assert!(swapped[0].contains("1.parquet"), "NULL where a file has none of a column is said: {swapped:?}");
         assert!(notes.len() == 2 && notes[0].contains("2.parquet") && notes[1].contains("`id` is Int32 and Int64"), "{notes:?}");
     }
 
