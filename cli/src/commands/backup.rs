@@ -377,7 +377,7 @@ fn check_own(file: &str, bytes: u64) -> Result<(), BadInput> {
 
 /// How long the sums of files are at most, as JSON.
 fn sums_bytes<'a>(paths: impl Iterator<Item = &'a str>) -> u64 {
-    let sum = |path: &str| serde_json::to_string(path).map_or(0, |text| text.len() as u64) + HEX_BYTES + r#":"",""#.len() as u64;
+    let sum = |path: &str| serde_json::to_string(path).map_or(0, |text| text.len() as u64) + HEX_BYTES + r#":"","#.len() as u64;
     paths.map(sum).sum::<u64>() + r#"{"files":{}}"#.len() as u64
 }
 

@@ -389,8 +389,12 @@ mod tests {
             ),
             (b"id, name, note\n1, \"Smith, John\", ok\n", "id Int64, name Utf8, note Utf8", "1|Smith, John|ok", "spaces"),
             (b"# exported 2024\n# by tool, v1\nid,name\n1,Anna\n", "id Int64, name Utf8", "1|Anna", "2 lines of comment"),
-            (b"Report of May\n\nid,name,x\n1,Anna,2\n2,Bob,3\n", "id Int64, name Utf8, x Int64", "1|Anna|2", "lines before the header"),
+            (b"Report of May\n\nid,name,x\n1,Anna,2\n2,Bob,3\n", "id Int64, name Utf8, x Int64", "1|Anna|2", "1 line before the header"),
             (b"1,2\n3,4\n", "column1 Int64, column2 Int64", "1|2", "no header"),
+            (b"1|Anna|2.5\n3|Bob|4.5\n", "column1 Int64, column2 Utf8, column3 Float64", "1|Anna|2.5", "no header"),
+            (b"land,2019,2020\nFrance,1,2\n", "land Utf8, 2019 Int64, 2020 Int64", "France|1|2", "though it has `2019`"),
+            (b"land,2019\nFrance,1\n", "land Utf8, 2019 Int64", "France|1", "though it has `2019`"),
+            (b"name,2\n1,2\n", "name Int64, 2 Int64", "1|2", "though it has `2`"),
             (
                 b"\"Last, first\";\"City, state\"\n\"Smith, J\";\"Rome, IT\"\n",
                 "Last, first Utf8, City, state Utf8",

@@ -146,7 +146,8 @@ pub fn read(
         let why = if reasons.is_empty() { String::new() } else { format!(" ({}{more})", reasons.join("; ")) };
         let rules: u64 = hidden.rules().iter().map(|rule| rule.count).sum();
         let unseen = if rules > 0 { format!(" ({rules} are hidden by rules: `no_ignore` reads them)") } else { String::new() };
-        let message = format!("no rows could be read from {} files{unseen}; nothing was published{why}", files.len());
+        let counted = if files.len() == 1 { "the file".to_owned() } else { format!("{} files", files.len()) };
+        let message = format!("no rows could be read from {}{unseen}; nothing was published{why}", counted);
         Fault::of(&NothingToRead {}, false, message)
     };
     let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
