@@ -66,7 +66,9 @@ pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) ->
     for path in paths {
         let bad = |flaw| bad(path, flaw);
         let (builder, length) = opened(path)?;
-        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+        // The footer's own sum may be wrong where those of its row groups are right.
+        let of_groups: i64 = builder.metadata().row_groups().iter().map(|group| group.num_rows().max(0)).fold(0, i64::saturating_add);
+        let rows = u64::try_from(builder.metadata().file_metadata().num_rows().max(of_groups)).unwrap_or(0);
         let mut read = 0;
         let places = places(&schema, builder.schema()).map_err(bad)?;
         let mut batches = caught(|| builder.with_batch_size(BATCH_ROWS).build().map_err(Flaw::Parquet)).map_err(bad)?;
