@@ -8,10 +8,10 @@ use std::process::Command;
 use anyhow::Context as _;
 use brahman_models::catalogue::{self, NAME};
 use brahman_models::fetch::{Listener, Progress};
-use brahman_models::hub::{Hub, HubSettings, ModelRequest, Repository, RequestError};
+use brahman_models::hub::{HeldRepository, Hub, HubSettings, ModelRequest, Repository, RequestError};
 use brahman_models::install::{self, BroughtModel, InstallOptions};
 use brahman_models::layout::{is_cross_encoder, is_language_model};
-use brahman_models::manifest::ModelKind;
+use brahman_models::manifest::{InstalledModel, ModelKind};
 use brahman_models::published::{self, PublishedModel};
 use brahman_models::{manifest, pull};
 use brahman_sidecar::place;
@@ -251,11 +251,12 @@ fn remove(name: &str, hub_cache: bool, cache: &Path, output: &Output) -> anyhow:
         let words = format!("{name} is served by {}: `brahman models disable {name}` ends that", card.path.display());
         return Err(BadInput(words).into());
     }
-    let (path, manifest) = told(output, |tell| install::remove(name, cache, tell))?;
     let hub = Hub::new(HubSettings::from_env(cache));
+    // Before anything is removed, so that all of it is or nothing.
+    let held = if hub_cache { hold(name, &hub, cache)? } else { None };
+    let (path, manifest) = told(output, |tell| install::remove(name, cache, tell))?;
     let repository: Option<Repository> = manifest.repository.as_deref().and_then(|id| id.parse().ok());
-    let forgotten = repository.as_ref().filter(|_| hub_cache).map(|repository| hub.forget(repository)).transpose();
-    let forgotten = forgotten.map_err(install::InstallError::from)?;
+    let forgotten = held.map(HeldRepository::forget).transpose().map_err(install::InstallError::from)?;
     if output.json() {
         output.print_json(&json!({ "name": name, "path": path, "hub_cache": forgotten }));
         return Ok(());
@@ -271,6 +272,24 @@ fn remove(name: &str, hub_cache: bool, cache: &Path, output: &Output) -> anyhow:
         (None, None) => {}
     }
     Ok(())
+}
+
+/// The repository of a model in the hub's cache, for removal. That of another model, too, is left to it.
+fn hold(name: &str, hub: &Hub, cache: &Path) -> anyhow::Result<Option<HeldRepository>> {
+    let models = manifest::installed(cache);
+    let own = models.iter().find(|model| model.name == name).and_then(repository_of);
+    let Some(own) = own else { return Ok(None) };
+    if let Some(other) = models.iter().find(|model| model.name != name && repository_of(model).is_some_and(|it| it.id() == own.id())) {
+        let (other, id) = (&other.name, own.id());
+        let words = format!("{other} is of {id}, too, and its files would go from the hub's cache: without --hub-cache they stay");
+        return Err(BadInput(words).into());
+    }
+    Ok(Some(hub.hold(&own).map_err(install::InstallError::from)?))
+}
+
+/// Where a model was pulled from, without the commit.
+fn repository_of(model: &InstalledModel) -> Option<Repository> {
+    model.repository.as_deref()?.split('@').next()?.parse().ok()
 }
 
 fn search(words: &[String], cache: &Path, output: &Output) -> anyhow::Result<()> {

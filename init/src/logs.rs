@@ -2,7 +2,8 @@
 //!
 //! Invariants: reaping never waits for a pipe to end; a flood slows the flooder (its pipe fills), not init; a stderr that
 //! is stalled or gone costs lines on stderr, which are counted ([`telemetry::lost`]), and nothing else; a disk that is full or slow costs
-//! lines in the files, which are counted as well. Where stderr is systemd's journal that keeps the lines, and there are no files.
+//! lines in the files, which are counted as well. Where stderr is systemd's journal that keeps the lines, and there are no files. Where it
+//! is a file that nobody bounds, it gets init's own lines alone.
 
 mod keeper;
 
@@ -39,17 +40,20 @@ struct Ring {
 pub(crate) struct Logs {
     rings: Mutex<HashMap<String, Ring>>,
     keeper: Option<LogKeeper>,
+    /// Whether modules' lines are not passed on where they are kept.
+    silent: bool,
 }
 
 impl Logs {
-    /// Logs that are kept in a folder as well, init's own lines among them. Without a thread for it they are not.
-    pub(crate) fn kept_in(folder: &Path) -> Self {
+    /// Logs that are kept in a folder as well, init's own lines among them; if `silent`, modules' lines are kept there and not passed on.
+    /// Without a thread for it they are not kept, but passed on.
+    pub(crate) fn kept_in(folder: &Path, silent: bool) -> Self {
         let keeper = LogKeeper::start(folder);
         match &keeper {
             Ok(keeper) => keeper.keep_own_lines(),
             Err(error) => tracing::warn!(%error, "logs are not kept on disk"),
         }
-        Self { rings: Mutex::default(), keeper: keeper.ok() }
+        Self { rings: Mutex::default(), keeper: keeper.ok(), silent }
     }
 
     /// The folder in which lines are kept, if they are.
@@ -62,10 +66,11 @@ impl Logs {
         self.keeper.as_ref().map_or(0, LogKeeper::lost)
     }
 
-    /// Waits until what came so far is kept, or the patience is over.
+    /// Waits until what came so far is kept, or the patience is over. What is not kept by then is counted, and the count logged.
     pub(crate) fn flush(&self, patience: Duration) {
-        if let Some(keeper) = &self.keeper {
-            keeper.flush(patience);
+        let unkept = self.keeper.as_ref().map_or(0, |keeper| keeper.flush(patience));
+        if unkept > 0 {
+            tracing::warn!("{unkept} lines of this mesh's logs could not be kept on disk");
         }
     }
 
@@ -80,8 +85,10 @@ impl Logs {
     }
 
     fn push(&self, label: &str, line: Line) {
-        // The ring keeps what was written; what a terminal may show is made harmless.
-        telemetry::pass_on(&format!("[{label}] {}", line.text));
+        if !self.silent || self.keeper.is_none() {
+            // The ring keeps what was written; what a terminal may show is made harmless.
+            telemetry::pass_on(&format!("[{label}] {}", line.text));
+        }
         if let Some(keeper) = &self.keeper {
             keeper.keep(label, line.clone());
         }

@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         cards: place::cards::sources(arguments.cards.as_deref()),
         state: absolute(arguments.state.unwrap_or_else(place::state_dir)),
         context: arguments.context.filter(|c| !c.is_empty()),
+        detached: std::env::var_os(place::DETACHED).is_some_and(|value| !value.is_empty()),
     };
     // One thread: everything here is waiting, and starting processes is safest with nothing beside it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

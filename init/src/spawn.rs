@@ -179,6 +179,7 @@ fn environment(card: &Card, native: &Native, places: &Places, state: &Path) -> B
         ("LISTEN_PID", None),
         ("LISTEN_FDS", None),
         ("LISTEN_FDNAMES", None),
+        (place::DETACHED, None),
         ("BRAHMAN_VRAM_MIB", card.limits.vram_mib.map(|v| v.to_string().into())),
     ]
     .into_iter()

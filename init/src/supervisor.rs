@@ -59,6 +59,8 @@ pub struct Options {
     pub state: PathBuf,
     /// Context that the broker starts in.
     pub context: Option<String>,
+    /// Whether standard error is a file that nobody bounds: modules' lines are kept in the state's logs and not passed on to it.
+    pub detached: bool,
 }
 
 struct Supervisor {
@@ -124,7 +126,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (requests, inbox) = mpsc::channel(REQUESTS_WAITING);
     let (table, watching) = watch::channel(Arc::new(WatchOut { modules: Vec::new(), generation: 0 }));
     // systemd keeps what is its own to keep.
-    let logs = Arc::new(if is_journal() { Logs::default() } else { Logs::kept_in(&options.state.join(FOLDER)) });
+    let logs = Arc::new(if is_journal() { Logs::default() } else { Logs::kept_in(&options.state.join(FOLDER), options.detached) });
     let closing = CancellationToken::new();
     let service = Arc::new(InitService { requests, table: watching, logs: Arc::clone(&logs) });
     let kept = Arc::clone(&logs);

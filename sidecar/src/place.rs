@@ -17,6 +17,9 @@ use thiserror::Error;
 
 pub use group::{GroupError, is_member, mesh_group};
 
+/// The variable by which `brahman up --detach` tells init that its standard error is a file that nobody bounds.
+pub const DETACHED: &str = "BRAHMAN_DETACHED";
+
 /// The mesh socket: `$BRAHMAN_SOCKET`, else `$XDG_RUNTIME_DIR/brahman/brahman.sock`, else `/run/brahman/brahman.sock`.
 #[must_use]
 pub fn mesh_socket() -> PathBuf {

@@ -36,6 +36,8 @@ pub enum EmbedTrouble {
     Status(u16, Option<(&'static str, String)>),
     /// The connection ends before an answer, as if nobody were there.
     Gone,
+    /// Nothing comes, as long as the client waits.
+    Silent,
     /// With these bytes in place of an answer.
     Body(Vec<u8>),
     /// With one vector too few.
@@ -161,17 +163,30 @@ fn serve(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let mut client = reader.into_inner();
-    let Some((status, header, body)) = answer(shared, &path, &body, token) else { return Ok(()) };
+    let (status, header, body) = match answer(shared, &path, &body, token) {
+        Ok(answer) => answer,
+        Err(NoAnswer::Gone) => return Ok(()),
+        // Until the client goes away.
+        Err(NoAnswer::Silent) => return client.read(&mut [0]).map(drop),
+    };
     let header = header.map(|(name, value)| format!("{name}: {value}\r\n")).unwrap_or_default();
     write!(client, "HTTP/1.1 {status} X\r\n{header}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
     client.write_all(&body)
 }
 
-/// Status, a header, and the body; nothing if the connection is to end.
-type Answer = Option<(u16, Option<(&'static str, String)>, Vec<u8>)>;
+/// Why nothing is sent.
+enum NoAnswer {
+    /// The connection is to end.
+    Gone,
+    /// The connection stays.
+    Silent,
+}
+
+/// Status, a header, and the body.
+type Answer = Result<(u16, Option<(&'static str, String)>, Vec<u8>), NoAnswer>;
 
 fn answer(shared: &Shared, path: &str, body: &[u8], token: Option<String>) -> Answer {
-    let text = |status: u16, value: Value| Some((status, None, value.to_string().into_bytes()));
+    let text = |status: u16, value: Value| Ok((status, None, value.to_string().into_bytes()));
     if path == "/info" {
         return text(200, json!({ "model_id": "acme/tei", "max_input_length": WINDOW, "max_client_batch_size": 4 }));
     }
@@ -188,9 +203,10 @@ fn answer(shared: &Shared, path: &str, body: &[u8], token: Option<String>) -> An
         return text(401, json!({ "error": { "message": "Incorrect API key provided" } }));
     }
     match &trouble {
-        EmbedTrouble::Gone => return None,
-        EmbedTrouble::Status(status, header) => return Some((*status, header.clone(), b"not now".to_vec())),
-        EmbedTrouble::Body(bytes) => return Some((200, None, bytes.clone())),
+        EmbedTrouble::Gone => return Err(NoAnswer::Gone),
+        EmbedTrouble::Silent => return Err(NoAnswer::Silent),
+        EmbedTrouble::Status(status, header) => return Ok((*status, header.clone(), b"not now".to_vec())),
+        EmbedTrouble::Body(bytes) => return Ok((200, None, bytes.clone())),
         _ => {}
     }
     let cuts = body["truncate"] == true || trouble == EmbedTrouble::CutInSilence;

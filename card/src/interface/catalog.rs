@@ -437,7 +437,7 @@ pub struct IndexMark {
 pub struct SnapshotIn {
     /// Absolute path of a folder that is there and empty.
     pub folder: String,
-    /// The indexes that go into the same backup; no others are fed by what is written.
+    /// The indexes that go into the same backup; no others are fed by what is written. If it is not given, all that are fed stay so.
     pub indexes: Option<Vec<IndexMark>>,
     /// How long the pins last if nobody takes them away, in seconds; a day unless said.
     pub life_s: Option<u64>,

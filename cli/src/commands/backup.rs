@@ -18,6 +18,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use brahman_card::ModuleState;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::broker::{self, FlowIn};
 use brahman_card::interface::catalog::{self, Dataset, IndexMark, UnpinIn};
@@ -43,11 +44,13 @@ const FORMAT: u32 = 1;
 /// How folders begin in which a backup is put together, in the state.
 pub(crate) const STAGING: &str = ".backup-";
 /// What of a state is in no backup: it is made again, is about this mesh alone, or is in it by another way.
-const LEFT_ASIDE: [&str; 7] = ["catalog", "indexes", "buckets", "datasets", "logs", "mock", ".lock"];
+const LEFT_ASIDE: [&str; 9] = ["catalog", "indexes", "buckets", "datasets", "logs", "mock", ".lock", "up.log", "up.log.1"];
 /// How often a file is copied that is written meanwhile.
 const TRIES: u32 = 5;
 /// Largest head and sums: a million files' names.
 const OWN_BYTES_MAX: u64 = 512 << 20;
+/// A SHA-256 in hex.
+const HEX_BYTES: u64 = 64;
 
 #[derive(Args, Debug)]
 pub(crate) struct Backup {
@@ -95,13 +98,26 @@ struct Sums {
     files: BTreeMap<String, String>,
 }
 
-/// A folder that is removed with this.
-struct StagingFolder(PathBuf);
+/// A folder that is removed with this. It is locked as long, so that `brahman gc` lets it be however old it becomes.
+struct StagingFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StagingFolder {
+    fn make(path: PathBuf) -> anyhow::Result<Self> {
+        place::private_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let lock = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        // On a disk that locks nothing `brahman gc` cannot lock it either, and lets it be.
+        let _ = lock.try_lock();
+        Ok(Self { path, _lock: lock })
+    }
+}
 
 impl Drop for StagingFolder {
     fn drop(&mut self) {
         // `brahman gc` removes what is left.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -112,17 +128,20 @@ pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyho
         return Err(BadInput(format!("{} exists already: give the backup another name", ask.file.display())).into());
     }
     let state = state_of(socket).await?;
-    let staging = StagingFolder(state.join(format!("{STAGING}{}-{}", std::process::id(), now_ms())));
-    for folder in ["", "catalog", "indexes"] {
-        let path = staging.0.join(folder);
+    let staging = StagingFolder::make(state.join(format!("{STAGING}{}-{}", std::process::id(), now_ms())))?;
+    for folder in ["catalog", "indexes"] {
+        let path = staging.path.join(folder);
         place::private_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
     }
     // First the indexes: the datasets are as old as they are or newer, and the catalog says which of them are behind.
-    let (marks, mut left_out) = snapshot_indexes(socket, &state, &staging.0).await?;
-    let ask_catalog = catalog::SnapshotIn { folder: text(&staging.0.join("catalog"))?, indexes: Some(marks.clone()), life_s: None };
+    let (marks, mut left_out) = snapshot_indexes(socket, &state, &staging.path).await?;
+    if marks.is_none() && !folders_in(&staging.path.join("indexes"))?.is_empty() {
+        output.note("no module that serves real indexes is ready: indexes are copied as they lie");
+    }
+    let ask_catalog = catalog::SnapshotIn { folder: text(&staging.path.join("catalog"))?, indexes: marks, life_s: None };
     let taken = get::<catalog::method::Snapshot>(socket, &ask_catalog).await?;
     left_out.extend(taken.notes.into_iter().flatten());
-    let written = write_backup(&ask.file, &state, &staging.0, &taken.datasets, &marks, left_out, output);
+    let written = write_backup(&ask.file, &state, &staging.path, &taken.datasets, left_out, output);
     // Whatever became of it: the pins have done their work.
     for dataset in &taken.datasets {
         let unpin = UnpinIn { name: dataset.name.clone(), generation: None, pin: Some(taken.pin.clone()), mock: Some(false) };
@@ -133,6 +152,7 @@ pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyho
     let (head, size) = written?;
     // Where the backup is on standard output, what is said of it would be in it.
     if to_standard {
+        head.left_out.iter().for_each(|left_out| output.note(&format!("not in it: {left_out}")));
         return Ok(());
     }
     if output.json() {
@@ -164,8 +184,9 @@ fn text(path: &Path) -> anyhow::Result<String> {
     Ok(text.to_owned())
 }
 
-/// Has the module that serves real indexes put them into the staging folder. Where no module does, they are copied as they lie.
-async fn snapshot_indexes(socket: &Path, state: &Path, staging: &Path) -> anyhow::Result<(Vec<IndexMark>, Vec<String>)> {
+/// Has the module that serves real indexes put them into the staging folder. Where none is ready, they are copied as they lie, and nobody
+/// says of what generation they are.
+async fn snapshot_indexes(socket: &Path, state: &Path, staging: &Path) -> anyhow::Result<(Option<Vec<IndexMark>>, Vec<String>)> {
     let flow = FlowIn { flow: index::INTERFACE.name.to_owned(), context: None, require: None };
     let candidates = match get::<broker::method::Explain>(socket, &flow).await {
         Ok(told) => told.candidates,
@@ -173,21 +194,27 @@ async fn snapshot_indexes(socket: &Path, state: &Path, staging: &Path) -> anyhow
         Err(error) => return Err(error.into()),
     };
     let target = staging.join("indexes");
-    let Some(provider) = candidates.into_iter().map(|candidate| candidate.matched).find(|matched| !matched.mock) else {
-        let lying = state.join("indexes");
+    let is_asked = |matched: &broker::Match| !matched.mock && matched.state == ModuleState::Ready;
+    let Some(provider) = candidates.into_iter().map(|candidate| candidate.matched).find(is_asked) else {
+        let (lying, mut links) = (state.join("indexes"), Vec::new());
         if lying.is_dir() {
-            copy_folder(&lying, &target)?;
+            copy_folder(&lying, &target, &mut links)?;
         }
-        return Ok((Vec::new(), Vec::new()));
+        return Ok((None, links.iter().map(|link| not_followed(link)).collect()));
     };
     let ask = index::SnapshotIn { folder: text(&target)? };
     let asking = async { Connection::connect(Path::new(&provider.socket)).await?.call_method::<index::method::Snapshot>(&ask).await };
     let out = asking.await.with_context(|| format!("the indexes of module {} cannot be copied", provider.label))?;
-    Ok((out.indexes, out.left_out.unwrap_or_default().into_iter().map(|left| format!("index {left}")).collect()))
+    Ok((Some(out.indexes), out.left_out.unwrap_or_default().into_iter().map(|left| format!("index {left}")).collect()))
 }
 
-fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
-    for (path, file) in files_below(from)? {
+/// What is left out for being a link.
+fn not_followed(link: &Path) -> String {
+    format!("{}: a symbolic link, which is not followed", link.display())
+}
+
+fn copy_folder(from: &Path, to: &Path, links: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for (path, file) in files_below(from, links)? {
         let target = to.join(&path);
         let copied = target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(&file, &target));
         copied.with_context(|| format!("cannot copy {}", file.display()))?;
@@ -195,8 +222,9 @@ fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Regular files below a folder, by their paths in it, in order. What is hidden below the folder itself is among them.
-fn files_below(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+/// Regular files below a folder, by their paths in it, in order. What is hidden below the folder itself is among them. Links are not
+/// followed, and added to those that are to be told; sockets and devices hold nothing.
+fn files_below(folder: &Path, links: &mut Vec<PathBuf>) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let (mut all, mut folders) = (BTreeMap::new(), vec![(String::new(), folder.to_owned())]);
     while let Some((prefix, folder)) = folders.pop() {
         for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
@@ -208,6 +236,8 @@ fn files_below(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
                 folders.push((path, entry.path()));
             } else if kind.is_file() {
                 all.insert(path, entry.path());
+            } else if kind.is_symlink() {
+                links.push(entry.path());
             }
         }
     }
@@ -216,7 +246,8 @@ fn files_below(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
 
 /// All that goes into a backup, by its path there.
 fn contents(state: &Path, staging: &Path, datasets: &[Dataset], left_out: &mut Vec<String>) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let mut all = files_below(staging)?;
+    let mut links = Vec::new();
+    let mut all = files_below(staging, &mut links)?;
     let primary = state.join("buckets").join(PRIMARY);
     for dataset in datasets {
         let elsewhere = dataset.objects.iter().filter(|object| object.bucket != PRIMARY).map(|object| object.bucket.as_str());
@@ -236,11 +267,13 @@ fn contents(state: &Path, staging: &Path, datasets: &[Dataset], left_out: &mut V
     }
     if primary.is_dir() {
         // Whatever else lies there: markers, and objects that somebody has put. Of datasets only what is named above.
-        for (path, file) in files_below(&primary)? {
-            if !["datasets/", "indexes/"].iter().any(|own| path.starts_with(own)) {
+        let is_named = |file: &Path| ["datasets", "indexes"].iter().any(|own| file.starts_with(primary.join(own)));
+        for (path, file) in files_below(&primary, &mut links)? {
+            if !is_named(&file) {
                 all.entry(format!("buckets/{PRIMARY}/{path}")).or_insert(file);
             }
         }
+        links.retain(|link| !is_named(link));
     }
     for entry in fs::read_dir(state)? {
         let entry = entry?;
@@ -248,10 +281,15 @@ fn contents(state: &Path, staging: &Path, datasets: &[Dataset], left_out: &mut V
         if LEFT_ASIDE.contains(&name.as_str()) || name.starts_with(STAGING) {
             continue;
         }
-        let files = match entry.file_type()? {
-            kind if kind.is_dir() => files_below(&entry.path())?,
-            kind if kind.is_file() => BTreeMap::from([(String::new(), entry.path())]),
-            _ => continue,
+        // A link here is a part of the state that lies elsewhere.
+        let files = match fs::metadata(entry.path()) {
+            Ok(meta) if meta.is_dir() => files_below(&entry.path(), &mut links)?,
+            Ok(meta) if meta.is_file() => BTreeMap::from([(String::new(), entry.path())]),
+            Ok(_) => continue,
+            Err(error) => {
+                left_out.push(format!("{name}: {error}"));
+                continue;
+            }
         };
         for (path, file) in files {
             let path = if path.is_empty() { name.clone() } else { format!("{name}/{path}") };
@@ -261,6 +299,7 @@ fn contents(state: &Path, staging: &Path, datasets: &[Dataset], left_out: &mut V
             }
         }
     }
+    left_out.extend(links.iter().map(|link| not_followed(link)));
     Ok(all)
 }
 
@@ -278,12 +317,24 @@ fn settled_copy(file: &Path, to: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("it was written to all the time"))
 }
 
+/// Names of the folders in a folder, in order.
+fn folders_in(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 fn write_backup(
     file: &Path,
     state: &Path,
     staging: &Path,
     datasets: &[Dataset],
-    marks: &[IndexMark],
     mut left_out: Vec<String>,
     output: &Output,
 ) -> anyhow::Result<(BackupHead, u64)> {
@@ -294,28 +345,49 @@ fn write_backup(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         created_ms,
         datasets: datasets.iter().map(|d| BackupDataset { name: d.name.clone(), generation: d.generation, rows: d.rows }).collect(),
-        indexes: marks.iter().map(|mark| mark.index.clone()).collect(),
+        indexes: folders_in(&staging.join("indexes"))?,
         left_out,
     };
     if is_standard(file) {
         write_archive(io::stdout().lock(), &head, &contents, output)?;
         return Ok((head, 0));
     }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let unfinished = tempfile::Builder::new()
         .prefix(".brahman-backup-")
-        .tempfile_in(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+        .tempfile_in(folder)
         .with_context(|| BadInput(format!("cannot write beside {}", file.display())))?;
     write_archive(io::BufWriter::with_capacity(1 << 20, unfinished.as_file()), &head, &contents, output)?;
     unfinished.as_file().sync_all()?;
     let size = unfinished.as_file().metadata()?.len();
     unfinished.persist_noclobber(file).with_context(|| BadInput(format!("cannot write {}", file.display())))?;
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.with_context(|| format!("{} is written, but its folder could not be synced to the disk", file.display()))?;
     Ok((head, size))
+}
+
+/// Refuses a file of the backup's own that no restore would read.
+fn check_own(file: &str, bytes: u64) -> Result<(), BadInput> {
+    if bytes <= OWN_BYTES_MAX {
+        return Ok(());
+    }
+    let words = format!("{file} would take {bytes} bytes, expected at most {OWN_BYTES_MAX}: the state has too many files for one backup");
+    Err(BadInput(format!("{words}; move objects that somebody has put into `{PRIMARY}` to a bucket outside of the state")))
+}
+
+/// How long the sums of files are at most, as JSON.
+fn sums_bytes<'a>(paths: impl Iterator<Item = &'a str>) -> u64 {
+    let sum = |path: &str| serde_json::to_string(path).map_or(0, |text| text.len() as u64) + HEX_BYTES + r#":"","#.len() as u64;
+    paths.map(sum).sum::<u64>() + r#"{"files":{}}"#.len() as u64
 }
 
 fn write_archive(out: impl Write, head: &BackupHead, contents: &BTreeMap<String, PathBuf>, output: &Output) -> anyhow::Result<()> {
     let mut archive = TarWriter::new(out, head.created_ms / 1000);
     let mut sums = Sums::default();
     let own = serde_json::to_vec_pretty(head)?;
+    check_own(HEAD, own.len() as u64)?;
+    // Before hours of copying, not behind them.
+    check_own(SUMS, sums_bytes(contents.keys().map(String::as_str).chain([HEAD])))?;
     sums.files.insert(HEAD.to_owned(), archive.append(HEAD, own.len() as u64, &mut own.as_slice())?);
     let bar = output.count_bar("files", contents.len() as u64);
     for (path, source) in contents {
@@ -345,7 +417,12 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
     }
     check_place(&state).map_err(|error| BadInput(error.to_string()))?;
     let above = state.parent().ok_or_else(|| refused("cannot be made"))?;
+    let missing = above.ancestors().take_while(|folder| !folder.exists()).count();
     fs::create_dir_all(above).with_context(|| refused("cannot be made"))?;
+    // Each that was made is in the one above it; `above` itself comes last, with the state in it.
+    for folder in above.ancestors().skip(1).take(missing) {
+        File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("cannot sync {} to the disk", folder.display()))?;
+    }
     let unfinished = tempfile::Builder::new().prefix(".brahman-restore-").tempdir_in(above).with_context(|| refused("cannot be made"))?;
     let head = if is_standard(&ask.file) {
         unpack(io::stdin().lock(), unfinished.path(), output)?
@@ -418,8 +495,24 @@ fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<Backup
     if let Some(path) = differing.or(unknown) {
         return Err(damaged(io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not what was written"))));
     }
+    sync_folders(to).with_context(|| format!("cannot sync {} to the disk", to.display()))?;
     bar.finish_and_clear();
     Ok(head)
+}
+
+/// Syncs a folder and those below it, the deepest first. What is in them is synced already.
+fn sync_folders(folder: &Path) -> io::Result<()> {
+    let (mut folders, mut listed) = (vec![folder.to_owned()], 0);
+    while listed < folders.len() {
+        for entry in fs::read_dir(&folders[listed])? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+        listed += 1;
+    }
+    folders.iter().rev().try_for_each(|folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]
@@ -439,7 +532,7 @@ mod tests {
 
     fn archive(head: &BackupHead, folder: &Path) -> Vec<u8> {
         let mut bytes = Vec::new();
-        write_archive(&mut bytes, head, &files_below(folder).expect("listed"), &Output::kept()).expect("written");
+        write_archive(&mut bytes, head, &files_below(folder, &mut Vec::new()).expect("listed"), &Output::kept()).expect("written");
         bytes
     }
 
@@ -475,5 +568,35 @@ mod tests {
         fs::write(&file, archive(&newer, &from)).expect("written");
         let refused = restore(&Restore { file, state: home.path().join("empty") }, &Output::kept()).expect_err("it is newer");
         assert!(refused.to_string().contains("newer brahman"), "{refused:#}");
+    }
+
+    #[test]
+    fn links_are_told_but_at_the_top_where_they_are_followed() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let [state, staging, elsewhere] = ["state", "staging", "elsewhere"].map(|name| home.path().join(name));
+        for folder in [&state, &staging, &elsewhere] {
+            fs::create_dir(folder).expect("made");
+        }
+        fs::write(elsewhere.join("x"), "x").expect("written");
+        let link = |to: &Path, at: PathBuf| std::os::unix::fs::symlink(to, at).expect("linked");
+        link(&elsewhere, state.join("ingest"));
+        link(&elsewhere.join("x"), state.join("index.toml"));
+        link(&elsewhere.join("x"), elsewhere.join("inner"));
+        link(&home.path().join("nowhere"), state.join("lost"));
+        let mut left_out = Vec::new();
+        let found = contents(&state, &staging, &[], &mut left_out).expect("listed");
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["index.toml", "ingest/x"]);
+        left_out.sort();
+        assert_eq!(left_out.len(), 2, "{left_out:?}");
+        assert!(left_out[0].contains("ingest/inner: a symbolic link") && left_out[1].starts_with("lost: "), "{left_out:?}");
+    }
+
+    #[test]
+    fn what_no_restore_would_read_is_not_written() {
+        assert!(check_own(HEAD, OWN_BYTES_MAX).is_ok() && check_own(HEAD, OWN_BYTES_MAX + 1).is_err());
+        let paths = [HEAD, "catalog/d.json", "buckets/primary/\"ü\".bin"];
+        let sums = Sums { files: paths.iter().map(|path| ((*path).to_owned(), "0".repeat(64))).collect() };
+        let bytes = serde_json::to_vec(&sums).expect("JSON").len() as u64;
+        assert_eq!(sums_bytes(paths.into_iter()), bytes + 1, "but for the last comma");
     }
 }

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use brahman_card::ModuleState;
 use brahman_card::interface::Empty;
+use brahman_card::interface::broker::{self, FlowIn};
 use brahman_card::interface::catalog::{
     CopyIn, CopyOut, DeleteOut, MarkStaleIn, NameIn, PinIn, PinOut, PinnedGeneration, UnpinIn, UnpinOut, error, method,
 };
 use brahman_card::interface::{WireError as _, index, ingest};
-use brahman_sidecar::ClientError;
+use brahman_sidecar::{ClientError, Connection};
 
 use super::get;
 use crate::failure::BadInput;
@@ -42,8 +44,12 @@ pub(crate) async fn copy(socket: &Path, name: String, to: String, output: &Outpu
 
 pub(crate) async fn rename(socket: &Path, name: String, to: String, output: &Output) -> anyhow::Result<()> {
     // What follows a folder writes under the name that it was given.
-    let watches = get::<ingest::method::Watches>(socket, &Empty {}).await;
-    if watches.is_ok_and(|out| out.watches.iter().any(|watch| watch.dataset == name)) {
+    let watches = match get::<ingest::method::Watches>(socket, &Empty {}).await {
+        Ok(out) => out.watches,
+        Err(ClientError::Fault(fault)) if fault.name == broker::error::NoProvider::NAME => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    if watches.iter().any(|watch| watch.dataset == name) {
         let words =
             format!("dataset `{name}` follows a folder under its name: `brahman ingest unwatch {name}`, rename it, and watch again");
         return Err(BadInput(words).into());
@@ -60,13 +66,23 @@ pub(crate) async fn rename(socket: &Path, name: String, to: String, output: &Out
     Ok(())
 }
 
-/// If a dataset was not renamed for indexes of which none is there any more, has the catalog forget them. Whether it did.
+/// If a dataset was not renamed for indexes of which none is there any more, has the catalog forget them. Whether it did. Which are there
+/// only the module that serves real indexes can say, and only once it is ready.
 async fn forget_deleted(socket: &Path, name: &str, error: &ClientError) -> anyhow::Result<bool> {
     let ClientError::Fault(fault) = error else { return Ok(false) };
     if fault.name != error::InUse::NAME {
         return Ok(false);
     }
-    let there = get::<index::method::List>(socket, &Empty {}).await?.indexes;
+    let flow = FlowIn { flow: index::INTERFACE.name.to_owned(), context: None, require: None };
+    let told = match get::<broker::method::Explain>(socket, &flow).await {
+        Ok(told) => told,
+        Err(ClientError::Fault(fault)) if fault.name == broker::error::NoProvider::NAME => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let first = told.candidates.into_iter().find(|candidate| candidate.eligible).map(|candidate| candidate.matched);
+    let Some(provider) = first.filter(|matched| !matched.mock && matched.state == ModuleState::Ready) else { return Ok(false) };
+    // It itself: whoever serves the flow by the time of the call may be another.
+    let there = Connection::connect(Path::new(&provider.socket)).await?.call_method::<index::method::List>(&Empty {}).await?.indexes;
     let named = fault.parameters.get("indexes").and_then(serde_json::Value::as_array).into_iter().flatten();
     let named: Vec<&str> = named.filter_map(serde_json::Value::as_str).collect();
     if named.is_empty() || there.iter().any(|index| named.contains(&index.name.as_str())) {

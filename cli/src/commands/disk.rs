@@ -1,11 +1,11 @@
 //! `brahman disk` says what each part of the state and the cache takes, `brahman gc` frees what may go.
 //!
 //! Both look at the disk itself, with a mesh or without. Invariants: a file counts once however many names it has, and by what it takes on
-//! the disk; nothing is removed on the strength of what could not be read or asked; what a module removes by itself is left to it, and what
-//! a module may be using is removed only where none runs.
+//! the disk; nothing is removed on the strength of what could not be read or asked; what a module removes by itself is left to it; what a
+//! module may be using is removed only where none runs, and none starts on that state until it is done. The cache is every mesh's.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use brahman_card::interface::init::method;
 use brahman_card::interface::storage::PRIMARY;
 use brahman_sidecar::logs::{FOLDER as LOGS, INIT_LABEL, labels};
 use brahman_sidecar::place::meshes;
-use brahman_sidecar::place::state::Holder;
+use brahman_sidecar::place::state::{Holder, StateError, StateLock};
 use brahman_sidecar::{ClientError, place};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use super::get;
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, bytes};
 
-/// How long a backup that was cut off stays: one that goes on touches its folder more often.
+/// How long a backup that was cut off stays: by then one that goes on has locked its folder.
 const STAGING_AGE: Duration = Duration::from_secs(3600);
 /// Bytes of a block as the kernel counts them, whatever the disk's are.
 const BLOCK_BYTES: u64 = 512;
@@ -179,6 +179,14 @@ fn present_objects(state: &Path, unread: &mut Vec<String>) -> BTreeSet<PathBuf> 
     present
 }
 
+/// Names of the caches of vectors: the first model's, one for each other model, and that of modules with a cache of their own.
+fn vector_caches(cache: &Path) -> Vec<String> {
+    let names = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name == "embed" || name == "vectors" || name.starts_with("embed-")).collect();
+    names.sort();
+    names
+}
+
 fn usage(state: &Path, cache: &Path) -> DiskOut {
     let mut counter = Counter::default();
     let present = present_objects(state, &mut counter.unread);
@@ -204,7 +212,9 @@ fn usage(state: &Path, cache: &Path) -> DiskOut {
     let inside = cache.starts_with(state);
     let is_cache = |path: &Path| inside && path == cache;
     add("other state", state, counter.count(state, &is_cache));
-    let caches = [("cache: vectors", "embed"), ("cache: inputs", "inputs"), ("models", "models"), ("ONNX Runtime", "onnxruntime")];
+    let mut caches: Vec<(&str, String)> = vector_caches(cache).into_iter().map(|name| ("cache: vectors", name)).collect();
+    let others = [("cache: inputs", "inputs"), ("models", "models"), ("ONNX Runtime", "onnxruntime")];
+    caches.extend(others.map(|(part, name)| (part, name.to_owned())));
     for (part, name) in caches {
         // A test's cache, or a system's, may share these with others by a link.
         let path = cache.join(name);
@@ -238,9 +248,32 @@ struct Evidence {
     cache: PathBuf,
     /// Whether a mesh has the state.
     is_running: bool,
+    /// Socket of a mesh that runs and may have the cache, whatever its state.
+    cache_user: Option<PathBuf>,
     /// Labels of its modules, where it could be asked.
     modules: Option<BTreeSet<String>>,
     now: SystemTime,
+}
+
+/// Socket of a mesh of this user that runs, on whatever state: they all may have the same cache.
+fn cache_user() -> Option<PathBuf> {
+    // Not this process, which has the state's lock itself.
+    let mut holders = meshes::live().into_iter().map(|mesh| mesh.holder);
+    holders.find(|holder| holder.pid != std::process::id()).map(|holder| holder.socket)
+}
+
+/// Why a cache stays.
+fn is_in_use(socket: &Path) -> String {
+    format!("the mesh on {} runs: `brahman --socket {0} down` first", socket.display())
+}
+
+/// Why the folder of an old backup stays: whoever writes it has it locked, for however long.
+fn is_written(folder: &Path) -> Option<String> {
+    match fs::File::open(folder).map_err(TryLockError::Error).and_then(|folder| folder.try_lock()) {
+        Ok(()) => None,
+        Err(TryLockError::WouldBlock) => Some("it is being written".to_owned()),
+        Err(TryLockError::Error(error)) => Some(format!("whether it is being written cannot be told: {error}")),
+    }
 }
 
 /// What may go and what stays, with why. It removes nothing.
@@ -262,7 +295,12 @@ fn plan(evidence: &Evidence, ask: &Gc, counter: &mut Counter) -> anyhow::Result<
         if entry.file_name().to_string_lossy().starts_with(STAGING) {
             let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| evidence.now.duration_since(at).ok());
             let is_old = age.is_some_and(|age| age > STAGING_AGE);
-            note("a backup that was cut off", &entry.path(), (!is_old).then(|| "it may still be written".to_owned()));
+            let kept = match entry.file_type() {
+                _ if !is_old => Some("it may still be written".to_owned()),
+                Ok(kind) if kind.is_dir() => is_written(&entry.path()),
+                _ => None,
+            };
+            note("a backup that was cut off", &entry.path(), kept);
         }
     }
     let logs = evidence.state.join(LOGS);
@@ -285,9 +323,12 @@ fn plan(evidence: &Evidence, ask: &Gc, counter: &mut Counter) -> anyhow::Result<
     note("objects of buckets that were away", &evidence.state.join("buckets/.borrowed"), running());
     let unless = |asked: bool, option: &str| if asked { running() } else { Some(format!("{option} frees it")) };
     note("what mocks have made", &evidence.state.join("mock"), unless(ask.mocks, "--mocks"));
-    for (what, name) in [("the cache of vectors", "embed"), ("stored inputs", "inputs")] {
-        note(what, &evidence.cache.join(name), unless(ask.cache, "--cache"));
+    let in_use = || evidence.cache_user.as_deref().map(is_in_use).or_else(running);
+    let kept = if ask.cache { in_use() } else { Some("--cache frees it".to_owned()) };
+    for name in vector_caches(&evidence.cache) {
+        note("a cache of vectors", &evidence.cache.join(name), kept.clone());
     }
+    note("stored inputs", &evidence.cache.join("inputs"), kept);
     Ok(items)
 }
 
@@ -302,17 +343,27 @@ pub(crate) async fn gc(socket: &Path, ask: &Gc, output: &Output) -> anyhow::Resu
         },
         None => None,
     };
-    let evidence = Evidence { is_running: holder.is_some(), state, cache: place::cache_dir(), modules, now: SystemTime::now() };
+    // Until all is removed: a mesh that starts meanwhile would lose what it has just made. A mere look keeps nobody out.
+    let lock = if holder.is_none() && !ask.dry_run && state.is_dir() { taken(&state, socket)? } else { None };
+    let is_running = holder.is_some() || (lock.is_none() && !ask.dry_run);
+    let cache = place::cache_dir();
+    let evidence = Evidence { is_running, cache_user: cache_user(), state, cache, modules, now: SystemTime::now() };
     let items = plan(&evidence, ask, &mut Counter::default())?;
     let (mut freed, mut kept): (Vec<GcItem>, Vec<GcItem>) = items.into_iter().partition(|item| item.kept.is_none());
     if !ask.dry_run {
         for item in std::mem::take(&mut freed) {
+            // Counting has taken a while, and a mesh on another state waits for no lock of this one's.
+            if let Some(socket) = Path::new(&item.path).starts_with(&evidence.cache).then(cache_user).flatten() {
+                kept.push(GcItem { kept: Some(is_in_use(&socket)), ..item });
+                continue;
+            }
             match remove(Path::new(&item.path)) {
                 Ok(()) => freed.push(item),
                 Err(error) => kept.push(GcItem { kept: Some(error.to_string()), ..item }),
             }
         }
     }
+    drop(lock);
     let out = GcOut { dry_run: ask.dry_run, freed_bytes: freed.iter().map(|item| item.bytes).sum(), freed, kept };
     if output.json() {
         output.print_json(&out);
@@ -327,6 +378,16 @@ pub(crate) async fn gc(socket: &Path, ask: &Gc, output: &Output) -> anyhow::Resu
         output.line(&output.paint(&format!("{:>10}  stays: {} ({why})  {}", bytes(item.bytes), item.what, item.path), Tone::Faint));
     }
     Ok(())
+}
+
+/// The lock on a state that nobody seemed to have; none if somebody has it by now.
+fn taken(state: &Path, socket: &Path) -> anyhow::Result<Option<StateLock>> {
+    match StateLock::take_at_rest(state, &std::path::absolute(socket)?) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(StateError::Taken { .. } | StateError::TakenBySomebody { .. }) => Ok(None),
+        Err(error) if error.is_configuration() => Err(BadInput(error.to_string()).into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -384,12 +445,17 @@ mod tests {
             ("state/logs/init.log", 10),
             ("state/mock/catalog/x", 10),
             ("cache/embed/db", 10),
+            ("cache/embed-0123/db", 10),
+            ("cache/embed.model", 10),
+            ("cache/vectors/label/db", 10),
+            ("cache/inputs/x", 10),
         ]);
         let modules = Some(BTreeSet::from(["here".to_owned()]));
         let evidence = |is_running: bool, modules: Option<BTreeSet<String>>, age_s: u64| Evidence {
             state: home.path().join("state"),
             cache: home.path().join("cache"),
             is_running,
+            cache_user: None,
             modules,
             now: SystemTime::now() + Duration::from_secs(age_s),
         };
@@ -403,6 +469,15 @@ mod tests {
         };
         assert_eq!(goes(&evidence(true, modules.clone(), 0), &ask(true)), ["gone.log", "gone.log.1"]);
         assert_eq!(goes(&evidence(true, modules, 7200), &ask(false)), [".backup-1-2", "gone.log", "gone.log.1"]);
-        assert_eq!(goes(&evidence(false, None, 0), &ask(true)), ["embed"], "nobody says which modules there are");
+        let caches = ["embed", "embed-0123", "inputs", "vectors"];
+        assert_eq!(goes(&evidence(false, None, 0), &ask(true)), caches, "nobody says which modules there are");
+        let other = Evidence { cache_user: Some("/run/other.sock".into()), ..evidence(false, None, 0) };
+        assert!(goes(&other, &ask(true)).is_empty(), "a mesh on another state may have the cache");
+        // Whoever writes a backup has it locked, however long it takes.
+        let written = fs::File::open(home.path().join("state/.backup-1-2")).expect("there");
+        written.lock().expect("locked");
+        assert!(goes(&evidence(false, None, 7200), &ask(false)).is_empty());
+        drop(written);
+        assert_eq!(goes(&evidence(false, None, 7200), &ask(false)), [".backup-1-2"]);
     }
 }

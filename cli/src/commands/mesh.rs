@@ -52,8 +52,10 @@ fn pass_on(command: &mut Command, up: &Up, socket: &Path) {
 
 /// How long a mesh that was started in the background may take until its broker answers: a moment, or seconds on a busy machine.
 const DETACH_WAIT: Duration = Duration::from_secs(60);
-/// Where init's own words go then, in the state directory; those of the start before are kept beside it.
+/// Where init's own words go then, in the state directory. Each start adds to it: another may be about to.
 const DETACHED_LOG: &str = "up.log";
+/// Above this it is moved aside first. init itself writes a few hundred bytes a day.
+const DETACHED_LOG_BYTES_MAX: u64 = 1 << 20;
 /// How much of that log is told if the mesh does not start.
 const DETACHED_LINES: usize = 10;
 
@@ -72,24 +74,24 @@ fn detach(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
     }
     place::private_dir(&state).with_context(|| format!("cannot create the state directory {}", state.display()))?;
     let log = state.join(DETACHED_LOG);
-    match std::fs::rename(&log, state.join(format!("{DETACHED_LOG}.1"))) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot move {} aside", log.display()));
-        }
-        _ => {}
+    if std::fs::metadata(&log).is_ok_and(|found| found.len() > DETACHED_LOG_BYTES_MAX) {
+        let moved = std::fs::rename(&log, state.join(format!("{DETACHED_LOG}.1")));
+        moved.with_context(|| format!("cannot move {} aside", log.display()))?;
     }
-    let written = std::fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&log);
+    let written = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
     let written = written.with_context(|| format!("cannot write {}", log.display()))?;
+    let begins = written.metadata().map_or(0, |found| found.len());
     let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
     command.args(["up", "--session"]);
     pass_on(&mut command, up, &socket);
+    command.env(place::DETACHED, "1");
     command.stdin(Stdio::null()).stdout(written.try_clone()?).stderr(written);
     let mut child = command.spawn().context("cannot start `brahman up`")?;
     let bar = output.spinner("starting");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(until_it_answers(&mut child, &socket));
     bar.finish_and_clear();
-    let context = outcome.map_err(|error| error.context(last_words(&log)))?;
+    let context = outcome.map_err(|error| error.context(last_words(&log, begins)))?;
     if output.json() {
         output.print_json(&serde_json::json!({ "pid": child.id(), "socket": socket, "context": context, "log": log }));
         return Ok(());
@@ -101,7 +103,7 @@ fn detach(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the mesh answers, and gives its context; an error if its init has ended before.
+/// Waits until the child's mesh answers, and gives its context; an error if its init has ended before.
 async fn until_it_answers(child: &mut Child, socket: &Path) -> anyhow::Result<Option<String>> {
     let begun = Instant::now();
     loop {
@@ -110,9 +112,12 @@ async fn until_it_answers(child: &mut Child, socket: &Path) -> anyhow::Result<Op
             // sysexits.h EX_CONFIG: what only a person can mend.
             return Err(if status.code() == Some(i32::from(EXIT_CONFIG)) { BadInput(ended).into() } else { anyhow::anyhow!(ended) });
         }
-        let asked = tokio::time::timeout(Duration::from_millis(500), get::<broker::method::GetContext>(socket, &Empty {})).await;
-        if let Ok(Ok(now)) = asked {
-            return Ok(now.context);
+        // Another mesh may have begun on this socket at the same time: then the child is about to end.
+        if listener_of(&place::init_socket(socket)).await == Some(child.id()) {
+            let asked = tokio::time::timeout(Duration::from_millis(500), get::<broker::method::GetContext>(socket, &Empty {})).await;
+            if let Ok(Ok(now)) = asked {
+                return Ok(now.context);
+            }
         }
         if begun.elapsed() > DETACH_WAIT {
             bail!("the mesh has not answered within {} s; `brahman down` stops it", DETACH_WAIT.as_secs());
@@ -121,9 +126,17 @@ async fn until_it_answers(child: &mut Child, socket: &Path) -> anyhow::Result<Op
     }
 }
 
-/// The end of a log, for a person whose mesh did not start.
-fn last_words(log: &Path) -> String {
-    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+/// The process that listens on a socket, unix(7).
+async fn listener_of(socket: &Path) -> Option<u32> {
+    let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
+    stream.peer_cred().ok()?.pid()?.try_into().ok()
+}
+
+/// The end of a log from its byte `begins` on, for a person whose mesh did not start.
+fn last_words(log: &Path, begins: u64) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let own = usize::try_from(begins).ok().and_then(|begins| bytes.get(begins..)).unwrap_or_default();
+    let text = String::from_utf8_lossy(own);
     let lines: Vec<&str> = text.lines().collect();
     let last = lines[lines.len().saturating_sub(DETACHED_LINES)..].join("\n");
     format!("the mesh did not start; the end of its log, {}:\n{last}\n", log.display())

@@ -98,11 +98,7 @@ pub(super) fn enable(enable: &Enable, cache: &Path, output: &Output) -> anyhow::
     };
     let folder = own_folder(enable.cards.as_deref());
     let path = folder.join(format!("{label}.toml"));
-    let mut others = files(&folder).unwrap_or_default().into_iter().filter_map(|path| read_one(&path).ok());
-    let is_of_this = |card: &Card| card.extensions.get(MARK).and_then(|model| model.as_str()) == Some(service.model.as_str());
-    if let Some(other) = others.find(|found| found.card.label == label && !is_of_this(&found.card)) {
-        return Err(BadInput(format!("{} is of another module called {label}: --label gives this one another", other.origin)).into());
-    }
+    check_place(&folder, &path, &label, &service.model)?;
     let text = template(&service, &label, enable.priority);
     // The template is ours; what is put into it is not.
     Card::parse(&path.display().to_string(), text.as_bytes()).map_err(|error| BadInput(error.to_string()))?;
@@ -118,6 +114,21 @@ pub(super) fn enable(enable: &Enable, cache: &Path, output: &Output) -> anyhow::
         } else {
             format!("calls choose it by the header {KEY_REQUIRE}, {}", json!({ "model": name }))
         });
+    }
+    Ok(())
+}
+
+/// Refuses a place where there is another module's Card, or a file that is not ours to write over: half a Card, an empty one that masks
+/// another, a Card of another label.
+fn check_place(folder: &Path, path: &Path, label: &Label, model: &str) -> Result<(), BadInput> {
+    let is_of_this = |card: &Card| card.label == *label && card.extensions.get(MARK).and_then(|model| model.as_str()) == Some(model);
+    let mut others = files(folder).unwrap_or_default().into_iter().filter_map(|path| read_one(&path).ok());
+    if let Some(other) = others.find(|found| found.card.label == *label && !is_of_this(&found.card)) {
+        return Err(BadInput(format!("{} is of another module called {label}: --label gives this one another", other.origin)));
+    }
+    // A link that leads nowhere is somebody's, too.
+    if path.symlink_metadata().is_ok() && !read_one(path).is_ok_and(|found| is_of_this(&found.card)) {
+        return Err(BadInput(format!("{} is there and `enable` did not write it: --label gives this one another", path.display())));
     }
     Ok(())
 }
@@ -298,6 +309,27 @@ mod tests {
         for bad in ["embed-real", "embed-http", "broker", "Embed", "a b"] {
             assert!(label(Some(bad), "x", "embed").is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_persons_own_file_is_not_written_over() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (label, path) = (label(None, "x", "embed").expect("a label"), folder.path().join("embed-x.toml"));
+        let check = |model: &str| check_place(folder.path(), &path, &label, model).map_err(|refused| refused.to_string());
+        assert_eq!(check("x"), Ok(()), "nothing is there");
+        for own in ["", "schema_version = 1\nlabel = \"em", "schema_version = 1\nlabel = \"own\"\npayload = \"virtual\"\n"] {
+            fs::write(&path, own).expect("written");
+            let refused = check("x").expect_err("refused");
+            assert!(refused.contains("embed-x.toml") && refused.contains("--label"), "{own}: {refused}");
+        }
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/dev/null", &path).expect("linked");
+        assert!(check("x").is_err(), "a mask");
+        fs::remove_file(&path).expect("removed");
+        let text = template(&service("x", "embed-real", &[("BRAHMAN_MODEL_DIR", "/m")]), &label, 0);
+        write(folder.path(), &path, &text).expect("written");
+        assert_eq!(check("x"), Ok(()), "our own is written anew");
+        assert!(check("y").is_err(), "that of another model is not");
     }
 
     #[test]

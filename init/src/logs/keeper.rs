@@ -7,9 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brahman_card::clock::now_ms;
 use brahman_card::interface::init::Line;
@@ -18,30 +18,58 @@ use brahman_sidecar::telemetry;
 
 /// Lines that may wait for a slow disk: at 8 KiB a line 32 MiB, and some seconds of a flood.
 const LINES_WAITING: usize = 4096;
+/// How often is tried whether a queue that was full has room.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Whence a line comes that init itself puts among a module's.
 const OWN_STREAM: &str = "log";
 
 enum Entry {
     Line(String, Line),
-    Flush(SyncSender<()>),
+    /// Answered, once everything before it is written, by how many lines were given up of which no file says so.
+    Flush(SyncSender<u64>),
+}
+
+/// Lines in numbers.
+#[derive(Debug, Default)]
+struct LineCounts {
+    /// In the queue.
+    waiting: AtomicU64,
+    /// Given up so far.
+    lost: AtomicU64,
+}
+
+/// Where lines are taken.
+#[derive(Clone, Debug)]
+struct Intake {
+    queue: SyncSender<Entry>,
+    counts: Arc<LineCounts>,
+}
+
+impl Intake {
+    fn keep(&self, label: &str, line: Line) {
+        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.queue.try_send(Entry::Line(label.to_owned(), line)).is_err() {
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Keeps lines in a folder.
 #[derive(Debug)]
 pub(super) struct LogKeeper {
     folder: PathBuf,
-    queue: SyncSender<Entry>,
-    lost: Arc<AtomicU64>,
+    intake: Intake,
 }
 
 impl LogKeeper {
     /// Starts the thread.
     pub(super) fn start(folder: &Path) -> io::Result<Self> {
         let (queue, waiting) = sync_channel(LINES_WAITING);
-        let lost = Arc::new(AtomicU64::new(0));
-        let (counter, writer) = (Arc::clone(&lost), LogWriter::new(folder));
-        Builder::new().name("logs".into()).spawn(move || write_all(&waiting, writer, &counter))?;
-        Ok(Self { folder: folder.to_owned(), queue, lost })
+        let counts = Arc::new(LineCounts::default());
+        let (counted, writer) = (Arc::clone(&counts), LogWriter::new(folder));
+        Builder::new().name("logs".into()).spawn(move || write_all(&waiting, writer, &counted))?;
+        Ok(Self { folder: folder.to_owned(), intake: Intake { queue, counts } })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -50,40 +78,46 @@ impl LogKeeper {
 
     /// Lines given up so far.
     pub(super) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.intake.counts.lost.load(Ordering::Relaxed)
     }
 
     /// Keeps a line, or counts it as lost if too many wait.
     pub(super) fn keep(&self, label: &str, line: Line) {
-        keep(&self.queue, &self.lost, label, line);
+        self.intake.keep(label, line);
     }
 
     /// Keeps what this process logs itself from now on.
     pub(super) fn keep_own_lines(&self) {
-        let (queue, lost, pid) = (self.queue.clone(), Arc::clone(&self.lost), std::process::id());
+        let (intake, pid) = (self.intake.clone(), std::process::id());
         telemetry::copy_to(move |text| {
             let line = Line { at_ms: now_ms(), pid, stream: "stderr".into(), text: text.to_owned(), label: None };
-            keep(&queue, &lost, INIT_LABEL, line);
+            intake.keep(INIT_LABEL, line);
         });
     }
 
-    /// Waits until what waits now is written, or the patience is over.
-    pub(super) fn flush(&self, patience: Duration) {
+    /// Waits until what waits now is written, or the patience is over; gives how many lines are in no file, and no file says so.
+    pub(super) fn flush(&self, patience: Duration) -> u64 {
+        let until = Instant::now() + patience;
         let (sender, done) = sync_channel(1);
-        if self.queue.try_send(Entry::Flush(sender)).is_ok() {
-            // Either way there is nothing more to do.
-            let _ = done.recv_timeout(patience);
+        let mut entry = Entry::Flush(sender);
+        // A queue that is full has the most to lose.
+        while let Err(TrySendError::Full(back)) = self.intake.queue.try_send(entry) {
+            if Instant::now() >= until {
+                return self.unwritten();
+            }
+            entry = back;
+            std::thread::sleep(PAUSE);
         }
+        done.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or_else(|_| self.unwritten())
+    }
+
+    /// Lines that wait, and those given up.
+    fn unwritten(&self) -> u64 {
+        self.intake.counts.waiting.load(Ordering::Relaxed) + self.lost()
     }
 }
 
-fn keep(queue: &SyncSender<Entry>, lost: &AtomicU64, label: &str, line: Line) {
-    if queue.try_send(Entry::Line(label.to_owned(), line)).is_err() {
-        lost.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn write_all(waiting: &Receiver<Entry>, mut writer: LogWriter, lost: &AtomicU64) {
+fn write_all(waiting: &Receiver<Entry>, mut writer: LogWriter, LineCounts { waiting: queued, lost }: &LineCounts) {
     let mut told = 0;
     for next in waiting {
         match next {
@@ -99,10 +133,11 @@ fn write_all(waiting: &Receiver<Entry>, mut writer: LogWriter, lost: &AtomicU64)
                 if writer.write(&label, &line).is_err() {
                     lost.fetch_add(1, Ordering::Relaxed);
                 }
+                queued.fetch_sub(1, Ordering::Relaxed);
             }
             // Whoever waited may have given up.
             Entry::Flush(done) => {
-                let _ = done.try_send(());
+                let _ = done.try_send(lost.load(Ordering::Relaxed) - told);
             }
         }
     }
@@ -128,14 +163,31 @@ mod tests {
         for _ in 0..3 {
             keeper.keep("x", line("gone"));
         }
-        keeper.flush(patience);
-        assert_eq!(keeper.lost(), 3);
+        assert_eq!((keeper.flush(patience), keeper.lost()), (3, 3));
         std::fs::remove_file(&path).expect("removed");
         keeper.keep("x", line("there"));
-        keeper.flush(patience);
+        assert_eq!(keeper.flush(patience), 0, "a file says so");
         let lines = read(folder.path(), &LogQuery::default()).expect("read").lines;
         let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(texts, ["3 lines of this mesh's logs could not be kept before this one", "there"]);
         assert_eq!(keeper.lost(), 3);
+    }
+
+    #[test]
+    fn the_end_waits_for_a_queue_that_is_full_and_counts_what_it_does_not_wait_for() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (queue, waiting) = sync_channel(1);
+        let counts = Arc::new(LineCounts::default());
+        let keeper = LogKeeper { folder: folder.path().to_owned(), intake: Intake { queue, counts: Arc::clone(&counts) } };
+        keeper.keep("x", line("first"));
+        keeper.keep("x", line("one too many"));
+        assert_eq!(keeper.flush(Duration::ZERO), 2, "nobody writes");
+        let writer = LogWriter::new(folder.path());
+        let thread = std::thread::spawn(move || write_all(&waiting, writer, &counts));
+        keeper.flush(Duration::from_secs(60));
+        let lines = read(folder.path(), &LogQuery::default()).expect("read").lines;
+        assert!(lines.iter().any(|line| line.text == "first"), "{lines:?}");
+        drop(keeper);
+        thread.join().expect("it ends with the last who keeps lines");
     }
 }

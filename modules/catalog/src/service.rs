@@ -600,10 +600,10 @@ impl Service for CatalogService {
                 if !to.is_absolute() || !to.is_dir() {
                     return Err(Fault::invalid_parameter("folder", "expected the absolute path of a folder that is there"));
                 }
-                let (pin, marks) = (format!("backup-{}", ulid::Ulid::generate()), indexes.unwrap_or_default());
+                let pin = format!("backup-{}", ulid::Ulid::generate());
                 let until_ms = now_ms().saturating_add(life_s.unwrap_or(SNAPSHOT_LIFE_S).saturating_mul(1000));
                 let name = pin.clone();
-                let written = self.with(Realm::Real, move |books| held(books).snapshot(&to, &marks, &name, until_ms)).await?;
+                let written = self.with(Realm::Real, move |books| held(books).snapshot(&to, indexes.as_deref(), &name, until_ms)).await?;
                 let (datasets, notes) = written;
                 Reply::of(&SnapshotOut { pin, datasets, notes: Some(notes).filter(|notes| !notes.is_empty()) })
             }

@@ -5,9 +5,9 @@
 //! them: prompt → hash → cache → batches → the server → cache and reply.
 //!
 //! Which model the server runs is its own word, so the fingerprint is of its name and says so. Invariants: nothing that came from a server
-//! whose vectors have changed (another length, another vector of a known text) is kept or given; what is cached is given whatever the
-//! server does; during an outage callers are refused at once, so that they can ask somebody else; a text that the server refuses loses no
-//! other.
+//! whose vectors have changed (another length, another vector of a known text) is kept or given once that is noticed, which takes a
+//! minute at most; what is cached is given whatever the server does; during an outage callers are refused at once, so that they can ask
+//! somebody else; a caller that does not wait makes none; a text that the server refuses loses no other.
 
 pub mod dialect;
 pub mod error;
@@ -74,6 +74,8 @@ pub struct HttpEngine {
     prompts: ModelPrompts,
     cache: Cache,
     outage: Mutex<Option<Outage>>,
+    /// When the server was last found to be what the record says. Held by the one call that asks whether it still is.
+    checked: tokio::sync::Mutex<Instant>,
     /// Whether the server has been found to be what the record says since this process started.
     is_verified: AtomicBool,
     /// That it is another model by now.
@@ -160,6 +162,7 @@ impl HttpEngine {
             prompts,
             cache,
             outage: Mutex::new(outage),
+            checked: tokio::sync::Mutex::new(Instant::now()),
             changed: OnceLock::new(),
             waiting: 0.into(),
             computed: 0.into(),
@@ -233,27 +236,58 @@ impl HttpEngine {
         Ok(Embedding { vector, cached, tokens, kept, is_least, unknown: 0 })
     }
 
-    /// Whether the server may be asked. After an outage it is asked for a known text first: it may be another model by now.
+    /// Whether the server may be asked. After an outage, and once in a while, it is asked for a known text first: it may be another model
+    /// by now.
     async fn admit(&self, deadline: Deadline) -> Result<(), Fault> {
         if let Some(fault) = self.changed.get() {
             return Err(fault.clone());
         }
-        {
+        let former = {
             let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
             match outage.as_mut() {
-                None => return Ok(()),
+                None => None,
                 Some(outage) if outage.asked.elapsed() < OUTAGE_PAUSE => return Err(outage.fault.clone()),
-                Some(outage) => outage.asked = Instant::now(),
+                Some(outage) => Some((std::mem::replace(&mut outage.asked, Instant::now()), outage.fault.clone())),
             }
-        }
-        let deadline = deadline.min(Deadline::within(OUTAGE_WAIT));
-        match compare(&self.server, &self.record.vector, 1, deadline).await {
+        };
+        let Some((asked, fault)) = former else { return self.check_again(deadline).await };
+        let longest = Deadline::within(OUTAGE_WAIT);
+        let is_hasty = deadline < longest;
+        match compare(&self.server, &self.record.vector, 1, deadline.min(longest)).await {
             Ok(()) => {
                 tracing::info!("{} answers, as it did", self.server.url());
                 *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                if let Ok(mut checked) = self.checked.try_lock() {
+                    *checked = Instant::now();
+                }
                 self.is_verified.store(true, Ordering::Relaxed);
                 Ok(())
             }
+            Err(error) if error.is_out_of_time() && is_hasty => {
+                // Nothing is known that was not before: whoever comes next, and may have more time, asks at once.
+                if let Some(outage) = self.outage.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                    outage.asked = asked;
+                }
+                Err(error.fault(&self.label))
+            }
+            // It is away as it was.
+            Err(error) if error.is_out_of_time() => Err(fault),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Asks a server for a known text that has not been asked for one in a while. One call at a time does that; the others go on.
+    async fn check_again(&self, deadline: Deadline) -> Result<(), Fault> {
+        let Ok(mut checked) = self.checked.try_lock() else { return Ok(()) };
+        if checked.elapsed() < self.server.settings().check_pause {
+            return Ok(());
+        }
+        match compare(&self.server, &self.record.vector, ATTEMPTS, deadline).await {
+            Ok(()) => {
+                *checked = Instant::now();
+                Ok(())
+            }
+            // The next call asks.
             Err(error) => Err(self.failed(&error)),
         }
     }
@@ -392,7 +426,7 @@ async fn examined(server: &mut Server, before: Option<&ServerRecord>) -> Result<
             match server.page(path, deadline).await {
                 Ok(page) => settings.dialect.introduction(&page),
                 // Whoever has been told its name can do without.
-                Err(error) if settings.model.is_some() && !error.is_outage() => {
+                Err(error) if settings.model.is_some() && !error.is_outage() && !error.is_out_of_time() => {
                     tracing::warn!("what the server says of itself is not known: {}", chain(&error));
                     dialect::Introduction::default()
                 }
@@ -418,7 +452,7 @@ async fn examined(server: &mut Server, before: Option<&ServerRecord>) -> Result<
 /// What callers are told while a server is away that was away from the beginning.
 fn outage_of(error: &OpenError, label: &str) -> Fault {
     match error {
-        OpenError::Server(error) => error.fault(label),
+        OpenError::Server(error) if !error.is_out_of_time() => error.fault(label),
         other => Fault::provider_failed(label, chain(other)),
     }
 }
@@ -588,7 +622,75 @@ impl Engine for HttpEngine {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::dialect::Dialect;
     use super::*;
+
+    /// A server that knows two kinds of text, those that begin with a T and all others; of another model once it is swapped.
+    fn start(is_swapped: Arc<AtomicBool>, asked: Arc<AtomicU64>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let mut reader = BufReader::new(&client);
+                let mut length = 0;
+                for line in reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+                    if let Some((name, value)) = line.split_once(':')
+                        && name.eq_ignore_ascii_case("content-length")
+                    {
+                        length = value.trim().parse().expect("a length");
+                    }
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).expect("a body");
+                let Ok(body) = serde_json::from_slice::<serde_json::Value>(&body) else { continue };
+                asked.fetch_add(1, Ordering::SeqCst);
+                let sign = if is_swapped.load(Ordering::SeqCst) { -1.0 } else { 1.0 };
+                let vector = |text: &serde_json::Value| [if text.as_str().expect("a text").starts_with('T') { 1.0 } else { 0.0 }, sign];
+                let vectors: Vec<[f64; 2]> = body["input"].as_array().expect("texts").iter().map(vector).collect();
+                let answer = serde_json::json!({ "model": "m", "embeddings": vectors }).to_string();
+                let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", answer.len());
+                (&client).write_all(format!("{head}{answer}").as_bytes()).expect("answered");
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_model_that_is_swapped_while_the_server_stays_is_noticed() {
+        for (check_pause, is_noticed) in [(Duration::ZERO, true), (Duration::from_secs(3600), false)] {
+            let folder = tempfile::tempdir().expect("a temporary directory");
+            let (is_swapped, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+            let settings = Settings {
+                dialect: Dialect::Ollama,
+                base: start(Arc::clone(&is_swapped), Arc::clone(&asked)),
+                model: Some("m".to_owned()),
+                timeout: Duration::from_secs(30),
+                check_pause,
+                vectors: folder.path().join("vectors"),
+                ..record::tests::settings()
+            };
+            let engine = Arc::new(HttpEngine::open(settings, folder.path(), "embed-http").await.expect("opened"));
+            let embed = async |text: &str| {
+                let wish = Treatment { truncate: false, deadline: Deadline::NEVER, prompt: "".into() };
+                Arc::clone(&engine).texts(vec![text.to_owned()], wish).await.expect("outcomes").pop().expect("one")
+            };
+            let before = asked.load(Ordering::SeqCst);
+            embed("former").await.expect("a vector");
+            assert_eq!(asked.load(Ordering::SeqCst) - before, if is_noticed { 2 } else { 1 }, "a known text first, and only then");
+            is_swapped.store(true, Ordering::SeqCst);
+            let outcome = embed("latter").await;
+            if is_noticed {
+                let fault = outcome.expect_err("of another model");
+                assert!(fault.message().contains("another model") && !fault.retryable(), "{fault}");
+            } else {
+                outcome.expect("nobody has looked yet");
+            }
+            assert!(embed("former").await.expect("kept").cached);
+        }
+    }
 
     #[test]
     fn a_request_has_as_many_texts_as_it_may_and_a_long_one_goes_alone() {

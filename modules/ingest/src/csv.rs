@@ -4,7 +4,8 @@
 //! Columns of several files meet by name.
 //!
 //! Invariants: memory is bounded by the pieces in flight; a bad record costs itself and is named, one whose quote never closes costs its
-//! first line; a field is what stands there, or NULL if nothing does; what was guessed is said.
+//! first line; a field is what stands there, or NULL if nothing does; what was guessed is said. Whoever opens a file guesses by the same
+//! bytes of it, and so the same.
 
 mod dialect;
 mod parse;
@@ -25,7 +26,7 @@ use crate::passes::{self, Input, PIECE_BYTES, Piece, PieceRows, Table};
 pub use crate::passes::{Open, Quarantine, RECORD_BYTES_MAX, Take};
 pub use dialect::CsvOptions;
 use dialect::Dialect;
-use dialect::{LOOKED_BYTES, Sniff, names, sniff};
+use dialect::{Sniff, names, sniff};
 
 /// How tables of text are read.
 #[derive(Clone, Debug)]
@@ -80,12 +81,12 @@ struct Beginning {
 
 impl Beginning {
     /// Opens a file; none if there is nothing in it.
-    fn read(path: &Path, bytes: usize, said: &CsvOptions, stop: &CancellationToken) -> io::Result<Option<Self>> {
+    fn read(path: &Path, said: &CsvOptions, stop: &CancellationToken) -> io::Result<Option<Self>> {
         let (reader, mut encoding) = encoding::open(path, stop, said.encoding)?;
-        let mut pieces = Pieces::begin(reader, bytes)?;
+        let mut pieces = Pieces::begin(reader, PIECE_BYTES)?;
         if encoding.is_none() && encoding::is_windows(pieces.beginning()) {
             encoding = Some(Encoding::Windows1252);
-            pieces = Pieces::begin(encoding::open(path, stop, encoding)?.0, bytes)?;
+            pieces = Pieces::begin(encoding::open_windows(path, stop)?, PIECE_BYTES)?;
         }
         if pieces.beginning().iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
@@ -135,7 +136,7 @@ impl Table for CsvTable<'_> {
     type Dialect = Arc<Layout>;
 
     fn cut(&self, path: &Path, stop: &CancellationToken, each: &mut dyn FnMut(&Arc<Layout>, Piece) -> bool) -> io::Result<bool> {
-        let Some(mut beginning) = Beginning::read(path, PIECE_BYTES, self.said, stop)? else { return Ok(true) };
+        let Some(mut beginning) = Beginning::read(path, self.said, stop)? else { return Ok(true) };
         let layout = self.layout(&beginning, path)?;
         let dialect = layout.dialect;
         let last: LastRecord = Box::new(move |bytes| dialect.last_record(bytes));
@@ -165,7 +166,7 @@ fn columns(paths: &[&Path], said: &CsvOptions, stop: &CancellationToken) -> io::
     let (mut names, mut notes, mut told): (Vec<String>, Vec<String>, usize) = (Vec::new(), Vec::new(), 0);
     let mut other = Vec::new();
     for path in paths {
-        let Some(beginning) = Beginning::read(path, LOOKED_BYTES, said, stop)? else { continue };
+        let Some(beginning) = Beginning::read(path, said, stop)? else { continue };
         let file = path.file_name().map(|name| name.display().to_string()).unwrap_or_default();
         if !beginning.guesses.is_empty() {
             told += 1;
@@ -189,8 +190,7 @@ fn columns(paths: &[&Path], said: &CsvOptions, stop: &CancellationToken) -> io::
         notes.push(format!("the same or the like of {} more files", told - FILES_NAMED));
     }
     if let Some(first) = other.first() {
-        let count = other.len();
-        notes.push(format!("{count} files, such as {first}, have other columns or another order than the first: columns meet by name, and NULL is where a file has none"));
+        notes.push(passes::columns_differ(other.len(), first));
     }
     Ok((names, notes))
 }
@@ -222,7 +222,7 @@ pub fn read(
     let blank = CsvTable::new(said, &names, vec![Kind::Null; names.len()]);
     let mut likely = blank.kinds.clone();
     for path in paths {
-        let Some(mut beginning) = Beginning::read(path, PIECE_BYTES, said, stop)? else { continue };
+        let Some(mut beginning) = Beginning::read(path, said, stop)? else { continue };
         let layout = blank.layout(&beginning, path)?;
         let dialect = layout.dialect;
         let last: LastRecord = Box::new(move |bytes| dialect.last_record(bytes));
@@ -269,6 +269,10 @@ mod tests {
     type Outcome = (SchemaRef, Vec<RecordBatch>, Vec<(u64, String)>, Vec<String>);
 
     fn several(files: &[&[u8]], said: &CsvOptions) -> Outcome {
+        tried(files, said).expect("read")
+    }
+
+    fn tried(files: &[&[u8]], said: &CsvOptions) -> io::Result<Outcome> {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let paths: Vec<PathBuf> = (0..files.len()).map(|i| folder.path().join(format!("{i}.csv"))).collect();
         paths.iter().zip(files).for_each(|(path, bytes)| std::fs::write(path, bytes).expect("written"));
@@ -285,8 +289,8 @@ mod tests {
         };
         let how = TextOptions { csv: said.clone(), ..TextOptions::by(2) };
         let mut told = |_: &Path, row, why| bad.push((row, why));
-        let notes = read(&paths, &how, &CancellationToken::new(), &mut open, &mut take, &mut told).expect("read");
-        (schema.into_inner().expect("a schema"), batches.into_inner(), bad, notes)
+        let notes = read(&paths, &how, &CancellationToken::new(), &mut open, &mut take, &mut told)?;
+        Ok((schema.into_inner().expect("a schema"), batches.into_inner(), bad, notes))
     }
 
     #[test]
@@ -385,8 +389,12 @@ mod tests {
             ),
             (b"id, name, note\n1, \"Smith, John\", ok\n", "id Int64, name Utf8, note Utf8", "1|Smith, John|ok", "spaces"),
             (b"# exported 2024\n# by tool, v1\nid,name\n1,Anna\n", "id Int64, name Utf8", "1|Anna", "2 lines of comment"),
-            (b"Report of May\n\nid,name,x\n1,Anna,2\n2,Bob,3\n", "id Int64, name Utf8, x Int64", "1|Anna|2", "lines before the header"),
+            (b"Report of May\n\nid,name,x\n1,Anna,2\n2,Bob,3\n", "id Int64, name Utf8, x Int64", "1|Anna|2", "1 line before the header"),
             (b"1,2\n3,4\n", "column1 Int64, column2 Int64", "1|2", "no header"),
+            (b"1|Anna|2.5\n3|Bob|4.5\n", "column1 Int64, column2 Utf8, column3 Float64", "1|Anna|2.5", "no header"),
+            (b"land,2019,2020\nFrance,1,2\n", "land Utf8, 2019 Int64, 2020 Int64", "France|1|2", "though it has `2019`"),
+            (b"land,2019\nFrance,1\n", "land Utf8, 2019 Int64", "France|1", "though it has `2019`"),
+            (b"name,2\n1,2\n", "name Int64, 2 Int64", "1|2", "though it has `2`"),
             (
                 b"\"Last, first\";\"City, state\"\n\"Smith, J\";\"Rome, IT\"\n",
                 "Last, first Utf8, City, state Utf8",
@@ -401,6 +409,38 @@ mod tests {
             assert_eq!((types(&schema).join(", ").as_str(), rows(&batches)[0].as_str(), bad.len()), (*kinds, *first, 0), "{of}: {notes:?}");
             assert!(notes.join("\n").contains(words), "{of}: {notes:?}");
         }
+    }
+
+    #[test]
+    fn all_of_a_file_is_read_as_its_first_piece_is_guessed_or_not_at_all() {
+        let row = format!("1,{}\n", "x".repeat(1000));
+        let filled = |text: &mut Vec<u8>, bytes: usize| {
+            while text.len() <= bytes {
+                text.extend(row.as_bytes());
+            }
+        };
+        let mut text = b"id,t\n".to_vec();
+        filled(&mut text, 1 << 20);
+        text.extend(b"2,a \x96 b\n");
+        let (_, batches, bad, notes) = several(&[&text], &CsvOptions::default());
+        assert_eq!((rows(&batches).last().map(String::as_str), bad.len()), (Some("2|a \u{2013} b"), 0));
+        assert!(notes.join("\n").contains("Windows-1252"), "{notes:?}");
+        filled(&mut text, PIECE_BYTES);
+        let at = text.len() + "3,Zo".len();
+        text.extend("3,Zo\u{eb}\n".as_bytes());
+        let refused = tried(&[&text], &CsvOptions::default()).expect_err("of two encodings").to_string();
+        for words in ["0.csv", &format!("UTF-8 from byte {at} on"), "--encoding"] {
+            assert!(refused.contains(words), "{words}: {refused}");
+        }
+        let said = CsvOptions { encoding: Some(Encoding::Windows1252), ..CsvOptions::default() };
+        assert_eq!(rows(&several(&[&text], &said).1).last().map(String::as_str), Some("3|Zo\u{c3}\u{ab}"));
+    }
+
+    #[test]
+    fn a_header_may_be_longer_than_what_a_dialect_is_told_by() {
+        let name = "n".repeat(dialect::LOOKED_BYTES + 10);
+        let (schema, batches, _, _) = several(&[format!("id,{name}\n1,2\n").as_bytes()], &CsvOptions::default());
+        assert_eq!((schema.field(1).name(), rows(&batches)), (&name, vec!["1|2".to_owned()]));
     }
 
     #[test]

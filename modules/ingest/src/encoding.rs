@@ -1,11 +1,13 @@
 //! Text in the encodings that spreadsheets and older programs write, as UTF-8.
 //!
 //! Invariants: UTF-16 is told by its byte-order mark, Windows-1252 only where a table is guessed and nothing in it is UTF-8 beyond ASCII;
-//! what no character stands for is a replacement character, of which the lines that have one can be told; memory is bounded.
+//! what no character stands for is a replacement character, of which the lines that have one can be told; a text that was taken for
+//! Windows-1252 and goes on as UTF-8 is an error, for one of the two would be misread; memory is bounded.
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::source::open as open_bytes;
@@ -58,6 +60,14 @@ const WINDOWS: [char; 32] = [
     '\u{2014}', '\u{2dc}', '\u{2122}', '\u{161}', '\u{203a}', '\u{153}', '\u{9d}', '\u{17e}', '\u{178}',
 ];
 
+/// A text of two encodings.
+#[derive(Debug, Error)]
+#[error("{}: is UTF-8 from byte {at} on and not before, where it is Windows-1252: say which it is (--encoding)", .path.display())]
+struct MixedError {
+    path: PathBuf,
+    at: u64,
+}
+
 /// Opens a file as UTF-8, without its byte-order mark; gives how it is encoded, if that is known. `said` is what somebody says of it.
 ///
 /// # Errors
@@ -76,11 +86,17 @@ pub(crate) fn open(path: &Path, stop: &CancellationToken, said: Option<Encoding>
     let reader: Box<dyn Read + Send> = Box::new(io::Cursor::new(beginning).chain(reader));
     Ok(match encoding {
         None | Some(Encoding::Utf8) => (reader, encoding),
-        Some(other) => {
-            let decoder = Decoder { reader, encoding: other, rest: Vec::new(), high: None, out: Vec::new(), given: 0, ended: false };
-            (Box::new(decoder), encoding)
-        }
+        Some(other) => (Box::new(Decoder::new(reader, other)), encoding),
     })
+}
+
+/// Opens a file that [`is_windows`] by its beginning. Reading it fails if it goes on as UTF-8.
+///
+/// # Errors
+/// As the file system gives them.
+pub(crate) fn open_windows(path: &Path, stop: &CancellationToken) -> io::Result<Box<dyn Read + Send>> {
+    let lookout = Some(Utf8Lookout::new(path));
+    Ok(Box::new(Decoder { lookout, ..Decoder::new(open_bytes(path, stop)?, Encoding::Windows1252) }))
 }
 
 /// Whether a text that is not UTF-8 is none at all: no character beyond ASCII in it is written as UTF-8 would.
@@ -102,6 +118,66 @@ pub(crate) fn is_windows(beginning: &[u8]) -> bool {
     }
 }
 
+/// Looks whether a text that was taken for Windows-1252 goes on as UTF-8: whether a line has characters beyond ASCII, and all of them as
+/// UTF-8 writes them. A few bytes alone say little: `ß“` in Windows-1252 is a character in UTF-8 as well.
+struct Utf8Lookout {
+    path: PathBuf,
+    /// Bytes before those in `cut`.
+    at: u64,
+    /// The beginning of a character whose other bytes are to come.
+    cut: Vec<u8>,
+    /// Where this line has its first character beyond ASCII that UTF-8 writes so.
+    found: Option<u64>,
+    /// Whether this line has bytes that UTF-8 does not.
+    foreign: bool,
+}
+
+impl Utf8Lookout {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), at: 0, cut: Vec::new(), found: None, foreign: false }
+    }
+
+    /// Looks at the next bytes; none are the end.
+    fn look(&mut self, chunk: &[u8]) -> Result<(), MixedError> {
+        if chunk.is_empty() {
+            self.foreign |= !self.cut.is_empty();
+            return self.end_line();
+        }
+        let bytes: Vec<u8> = self.cut.drain(..).chain(chunk.iter().copied()).collect();
+        let mut rest = bytes.as_slice();
+        while let Err(error) = std::str::from_utf8(rest) {
+            let (valid, other) = rest.split_at(error.valid_up_to());
+            self.lines(valid)?;
+            let Some(length) = error.error_len() else {
+                self.cut = other.to_vec();
+                return Ok(());
+            };
+            self.foreign = true;
+            self.at += length as u64;
+            rest = &other[length..];
+        }
+        self.lines(rest)
+    }
+
+    /// Looks at text.
+    fn lines(&mut self, text: &[u8]) -> Result<(), MixedError> {
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let place = line.iter().position(|byte| !byte.is_ascii());
+            self.found = self.found.or(place.map(|place| self.at + place as u64));
+            self.at += line.len() as u64;
+            if line.ends_with(b"\n") {
+                self.end_line()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self) -> Result<(), MixedError> {
+        let (found, foreign) = (self.found.take(), std::mem::take(&mut self.foreign));
+        found.filter(|_| !foreign).map_or(Ok(()), |at| Err(MixedError { path: self.path.clone(), at }))
+    }
+}
+
 /// A reader of UTF-8.
 struct Decoder {
     reader: Box<dyn Read + Send>,
@@ -113,9 +189,15 @@ struct Decoder {
     out: Vec<u8>,
     given: usize,
     ended: bool,
+    /// Where the encoding was only guessed.
+    lookout: Option<Utf8Lookout>,
 }
 
 impl Decoder {
+    fn new(reader: Box<dyn Read + Send>, encoding: Encoding) -> Self {
+        Self { reader, encoding, rest: Vec::new(), high: None, out: Vec::new(), given: 0, ended: false, lookout: None }
+    }
+
     fn push(&mut self, c: char) {
         self.out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
     }
@@ -162,6 +244,9 @@ impl Read for Decoder {
             let mut chunk = Vec::with_capacity(CHUNK);
             self.reader.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
             self.ended = chunk.is_empty();
+            if let Some(lookout) = &mut self.lookout {
+                lookout.look(&chunk).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            }
             self.decode(&chunk);
         }
         let some = buffer.len().min(self.out.len() - self.given);
@@ -196,6 +281,19 @@ mod tests {
         assert!(!is_windows("Gr\u{f6}\u{df}e \n".bytes().chain(*b"caf\xe9\n").collect::<Vec<_>>().as_slice()), "one bad line of many");
     }
 
+    #[test]
+    fn a_line_that_is_utf_8_is_found_wherever_the_text_is_cut() {
+        let of = |text: &[u8], size: usize| {
+            let mut lookout = Utf8Lookout::new(Path::new("x.csv"));
+            text.chunks(size).chain([&[][..]]).try_for_each(|chunk| lookout.look(chunk)).map_err(|error| error.at)
+        };
+        for size in 1..9 {
+            assert_eq!(of(b"caf\xe9\nplain\nZo\xc3\xab\n", size), Err(13), "{size}");
+            assert_eq!(of(b"caf\xe9\nZo\xc3\xab", size), Err(7), "the last line, {size}");
+            assert_eq!(of(b"\x84Spa\xdf\x93\ncaf\xe9 Zo\xc3\xab\ncut \xc3", size), Ok(()), "no line is, {size}");
+        }
+    }
+
     proptest! {
         #[test]
         fn utf_16_is_read_both_ways(text in "\\PC{0,40}", chunk in 1_usize..5) {
@@ -206,9 +304,7 @@ mod tests {
             prop_assert_eq!(&of(&bytes(false), None), &(text.clone(), Some(Encoding::Utf16Le)));
             prop_assert_eq!(&of(&bytes(true), None), &(text.clone(), Some(Encoding::Utf16Be)));
             // Cut anywhere.
-            let mut decoder = Decoder {
-                reader: Box::new(io::empty()), encoding: Encoding::Utf16Be, rest: Vec::new(), high: None, out: Vec::new(), given: 0, ended: false,
-            };
+            let mut decoder = Decoder::new(Box::new(io::empty()), Encoding::Utf16Be);
             bytes(true)[2..].chunks(chunk).for_each(|chunk| decoder.decode(chunk));
             prop_assert_eq!(String::from_utf8(decoder.out).expect("UTF-8"), text);
         }

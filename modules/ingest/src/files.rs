@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, StringArray};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::SchemaRef;
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{Column, Dataset};
 use brahman_card::interface::ingest::error::{BadSource, NothingToRead};
@@ -14,7 +14,6 @@ use brahman_card::interface::ingest::{CsvFormat, HiddenFiles, Quarantine};
 use brahman_sidecar::chain;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::errors::ParquetError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +23,7 @@ use crate::encoding::Encoding;
 use crate::run::{Progress, ReadOutcome};
 use crate::sink::{Place, Sink};
 use crate::source::{self, File, Format, HidingRule, SourceError, Walk, WalkRules};
-use crate::{csv, jsonl};
+use crate::{csv, jsonl, parquet_files};
 
 /// Quarantined rows and files that are named, and inputs; all are counted.
 const NAMED_MAX: usize = 100;
@@ -32,34 +31,11 @@ const NAMED_MAX: usize = 100;
 /// What columns of documents come from.
 const DOCUMENT_SOURCE: &str = "file";
 
-/// Rows of a Parquet file read at once.
-const PARQUET_ROWS: usize = 8192;
-
 /// What is wrong with a path.
 #[must_use]
 pub fn bad_source(error: SourceError) -> Fault {
     let words = chain(&error);
     Fault::of(&BadSource { source: error.given }, false, words)
-}
-
-/// A Parquet file that cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .path.display())]
-struct ParquetFileError {
-    path: PathBuf,
-    #[source]
-    flaw: ParquetFlaw,
-}
-
-/// What is wrong with it.
-#[derive(Debug, thiserror::Error)]
-enum ParquetFlaw {
-    #[error(transparent)]
-    Parquet(#[from] ParquetError),
-    #[error(transparent)]
-    Rows(#[from] ArrowError),
-    #[error("its columns are not those of the first file")]
-    OtherColumns,
 }
 
 /// Reasons that are told where nothing could be read.
@@ -159,7 +135,7 @@ pub fn read(
             match format {
                 Format::Csv => csv::read(&paths, how, cancel, &mut open, &mut take, &mut named),
                 Format::Jsonl => jsonl::read(&paths, how, cancel, &mut open, &mut take, &mut named),
-                _ => parquet_files(&paths, &mut open, &mut take).map(|()| Vec::new()),
+                _ => parquet_files::read(&paths, &mut open, &mut take),
             }
         }
     };
@@ -170,7 +146,8 @@ pub fn read(
         let why = if reasons.is_empty() { String::new() } else { format!(" ({}{more})", reasons.join("; ")) };
         let rules: u64 = hidden.rules().iter().map(|rule| rule.count).sum();
         let unseen = if rules > 0 { format!(" ({rules} are hidden by rules: `no_ignore` reads them)") } else { String::new() };
-        let message = format!("no rows could be read from {} files{unseen}; nothing was published{why}", files.len());
+        let counted = if files.len() == 1 { "the file".to_owned() } else { format!("{} files", files.len()) };
+        let message = format!("no rows could be read from {}{unseen}; nothing was published{why}", counted);
         Fault::of(&NothingToRead {}, false, message)
     };
     let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
@@ -278,30 +255,4 @@ pub fn csv_options(said: &CsvFormat) -> Result<CsvOptions, Fault> {
         encoding: said.encoding.as_ref().map(encoding).transpose()?,
         all_text,
     })
-}
-
-/// Parquet files of one schema, row group by row group.
-fn parquet_files(paths: &[&Path], open: &mut csv::Open<'_>, take: &mut csv::Take<'_>) -> io::Result<()> {
-    let mut first: Option<SchemaRef> = None;
-    for path in paths {
-        let bad = |flaw: ParquetFlaw| io::Error::new(io::ErrorKind::InvalidData, ParquetFileError { path: (*path).to_owned(), flaw });
-        let file = std::fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| bad(e.into()))?;
-        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0).max(1);
-        match &first {
-            None => {
-                open(Arc::clone(builder.schema()))?;
-                first = Some(Arc::clone(builder.schema()));
-            }
-            Some(first) if first.fields() == builder.schema().fields() => {}
-            Some(_) => return Err(bad(ParquetFlaw::OtherColumns)),
-        }
-        for batch in builder.with_batch_size(PARQUET_ROWS).build().map_err(|e| bad(e.into()))? {
-            let batch = batch.map_err(|e| bad(e.into()))?;
-            let bytes = length * batch.num_rows() as u64 / rows;
-            take(batch, bytes)?;
-        }
-    }
-    Ok(())
 }

@@ -360,6 +360,11 @@ impl Scalars {
 
     /// Whether a type holds all of them exactly.
     fn fit(&self, kind: &Kind) -> bool {
+        // Words for no value are NULL in any type but text, and NaN is a double: by themselves they change no type.
+        let others = Self { absent: false, specials: self.specials && *kind != Kind::Float, ..*self };
+        if !others.any() {
+            return true;
+        }
         let own = self.kind();
         if own == *kind || own == Kind::Null || *kind == Kind::Text {
             return true;

@@ -1,7 +1,7 @@
 //! Sources into Parquet, committed to the catalog.
 //!
 //! [`service`] speaks `org.brahman.Ingest`; a [`run`] has progress, can be cancelled, and commits at its end. [`files`] are
-//! found by [`source`], by [`rules`] that keep documents' ids, and turned into Arrow batches by [`documents`] (of [`html`] the text), [`csv`] and [`jsonl`], in [`passes`] over them; a [`table`] is read by [`postgres`] or
+//! found by [`source`], by [`rules`] that keep documents' ids, and turned into Arrow batches by [`documents`] (of [`html`] the text), [`csv`] and [`jsonl`] (Parquet by `parquet_files`), in [`passes`] over them; a [`table`] is read by [`postgres`] or
 //! [`mysql`] from a server that a [`dsn`] names, by [`tls`] if asked; [`mock`] makes tables up; [`watches`] are folders that are read again when they change; [`sink`] writes
 //! Parquet, durably, and lets [`pii`] see what goes by.
 //!
@@ -20,6 +20,7 @@ mod lattice;
 pub mod merge;
 pub mod mock;
 pub mod mysql;
+mod parquet_files;
 pub mod passes;
 pub mod pii;
 pub mod postgres;

@@ -41,6 +41,14 @@ pub type Take<'a> = dyn FnMut(RecordBatch, u64) -> io::Result<()> + 'a;
 /// Where the schema is told, before the first batch. Told again, everything taken so far is void.
 pub type Open<'a> = dyn FnMut(SchemaRef) -> io::Result<()> + 'a;
 
+/// What is said where columns of several files met by name: how many files have others than the first, and one of them.
+pub(crate) fn columns_differ(count: usize, such_as: &str) -> String {
+    let (files, have) = if count == 1 { ("file", "has") } else { ("files", "have") };
+    format!(
+        "{count} {files}, such as {such_as}, {have} other columns or another order than the first: columns meet by name, and NULL is where a file has none"
+    )
+}
+
 /// Somebody writes to what is read.
 #[derive(Debug, thiserror::Error)]
 #[error("the files changed while they were read: read them when nobody writes to them")]

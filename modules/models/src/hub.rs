@@ -15,7 +15,7 @@ pub mod request;
 pub mod settings;
 mod store;
 
-pub use client::{Hub, HubFile, Listing};
+pub use client::{HeldRepository, Hub, HubFile, Listing};
 pub use error::HubError;
 pub use request::{ModelRequest, Repository, RequestError};
 pub use settings::HubSettings;

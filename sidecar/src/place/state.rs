@@ -207,6 +207,19 @@ impl StateLock {
     /// # Errors
     /// [`StateError`]; nothing was changed then.
     pub fn take(state: &Path, mesh: &Path) -> Result<Self, StateError> {
+        Self::take_for(state, mesh, false)
+    }
+
+    /// Takes the lock for work on a state that no mesh has, so that none starts on it meanwhile. Whose it was before stays noted, so that
+    /// the next mesh still ends what that one may have left running; `mesh` is noted where it was nobody's.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed then.
+    pub fn take_at_rest(state: &Path, mesh: &Path) -> Result<Self, StateError> {
+        Self::take_for(state, mesh, true)
+    }
+
+    fn take_for(state: &Path, mesh: &Path, keeps_former: bool) -> Result<Self, StateError> {
         let path = state.join(LOCK);
         let failed = |source: io::Error| StateError::Io { path: path.clone(), source };
         let not_ours = |what: &str| StateError::NotOurs { path: path.clone(), what: what.to_owned() };
@@ -251,7 +264,8 @@ impl StateLock {
             (false, _) => {}
         }
         if !read_only {
-            let own = Holder { pid: std::process::id(), socket: mesh.to_owned() };
+            let socket = former.as_ref().filter(|_| keeps_former).map_or(mesh, |former| former.socket.as_path());
+            let own = Holder { pid: std::process::id(), socket: socket.to_owned() };
             let mut writing = &file;
             let written = file.set_len(0).and_then(|()| writing.seek(SeekFrom::Start(0))).and_then(|_| writing.write_all(&own.text()));
             if let Err(error) = written {
@@ -271,6 +285,18 @@ impl StateLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_works_on_a_state_at_rest_keeps_meshes_out_and_leaves_noted_whose_it_was() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let (one, two) = (Path::new("/run/one.sock"), Path::new("/run/two.sock"));
+        drop(StateLock::take(state.path(), one).expect("taken"));
+        let lock = StateLock::take_at_rest(state.path(), two).expect("taken");
+        assert!(matches!(StateLock::take(state.path(), two), Err(StateError::Taken { .. })));
+        drop(lock);
+        let former = StateLock::take(state.path(), two).expect("taken").former.expect("it was somebody's");
+        assert_eq!(former.socket, one);
+    }
 
     #[test]
     fn a_state_is_one_mesh_s_and_says_whose() {

@@ -135,3 +135,52 @@ async fn a_backup_needs_a_mesh_and_a_restore_an_empty_place() {
     assert_eq!(run(&["restore", &file, "--state", &format!("{state}/new")]), Some(6));
     assert_eq!(run(&["restore", &file, "--state", &state]), Some(6), "it is not empty");
 }
+
+#[tokio::test]
+async fn a_backup_needs_no_index_module_and_tells_what_it_leaves_out() {
+    let mesh = Setup::new(&MODULES.map(shipped)).up().await;
+    ready(&mesh).await;
+    ingest(&mesh, "d", "word").await;
+    mesh.call("org.brahman.Index.Create", json!({"name": "i", "dataset": "d", "id_column": "id", "text_column": "text"}))
+        .await
+        .expect("created");
+    mesh.call("org.brahman.Index.Refresh", json!({"name": "i"})).await.expect("refreshed");
+    assert!(mesh.brahman(&["stop", "index"]).status.success());
+    mesh.when_module("index", ModuleState::Stopped).await;
+    // A part of the state that lies elsewhere, and a link in it.
+    let (state, elsewhere) = (mesh.folder.path().join("state"), mesh.folder.path().join("elsewhere"));
+    std::fs::create_dir(&elsewhere).and_then(|()| std::fs::write(elsewhere.join("x"), "x")).expect("written");
+    std::os::unix::fs::symlink(elsewhere.join("x"), elsewhere.join("inner")).expect("linked");
+    std::os::unix::fs::symlink(&elsewhere, state.join("extra")).expect("linked");
+    let kept = tempfile::tempdir().expect("a temporary directory");
+    let file = kept.path().join("b.tar").display().to_string();
+    let told = mesh.brahman_json(&["backup", &file]);
+    let left_out: Vec<&str> = told["left_out"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    assert!(matches!(left_out[..], [one] if one.contains("extra/inner")), "{told}");
+    assert_eq!(told["indexes"], json!(["i"]));
+    // On standard output there is the backup alone; what is said of it is beside it.
+    let piped = mesh.brahman(&["backup", "-"]);
+    assert!(piped.status.success() && String::from_utf8_lossy(&piped.stderr).contains("extra/inner"), "{:?}", piped.status);
+    mesh.down();
+    let mesh = restored(&file).await;
+    assert_eq!(std::fs::read(mesh.folder.path().join("state/extra/x")).expect("there"), b"x");
+    let got = mesh.call("org.brahman.Catalog.Get", json!({"name": "d"})).await.expect("there");
+    assert_eq!(got["dataset"]["stale"], json!([]), "{got}");
+    let refused = mesh.fault("org.brahman.Catalog.Rename", json!({"name": "d", "to": "e"})).await;
+    assert_eq!(refused.name, "org.brahman.Catalog.InUse", "it still feeds its index");
+    assert_eq!(mesh.call("org.brahman.Index.Stats", json!({"name": "i"})).await.expect("there")["index"]["stale"], false);
+}
+
+#[tokio::test]
+async fn what_a_mesh_on_another_state_may_use_is_not_freed() {
+    let mesh = Setup::new(&["broker"].map(shipped)).up().await;
+    let (other, cache) = (mesh.folder.path().join("other"), mesh.folder.path().join("cache"));
+    let caches = ["embed", "embed-0123", "vectors/label", "inputs"].map(|name| cache.join(name));
+    for folder in caches.iter().chain([&other.join("mock")]) {
+        std::fs::create_dir_all(folder).expect("made");
+    }
+    let state = other.display().to_string();
+    let told = mesh.brahman_json(&["gc", "--state", &state, "--cache", "--mocks"]);
+    assert!(!other.join("mock").exists() && caches.iter().all(|cache| cache.is_dir()), "{told}");
+    assert_eq!(told["kept"].as_array().map(Vec::len), Some(4), "each says why: {told}");
+}

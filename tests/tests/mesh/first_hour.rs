@@ -74,6 +74,39 @@ fn up_in_the_background_needs_no_installed_cards_and_says_what_comes_next() {
 }
 
 #[test]
+fn of_two_that_start_on_one_socket_at_once_one_runs_and_the_other_says_so() {
+    let home = Home::new();
+    let start = || home.brahman(&["up", "--detach", "--context", "test", "--json"]);
+    let both = std::thread::scope(|scope| {
+        let other = scope.spawn(start);
+        [start(), other.join().expect("it ends")]
+    });
+    let (up, refused): (Vec<&Output>, Vec<&Output>) = both.iter().partition(|out| out.status.success());
+    assert_eq!((up.len(), refused.len()), (1, 1), "{both:?}");
+    let told: Value = serde_json::from_slice(&up[0].stdout).expect("JSON");
+    let command = std::fs::read(format!("/proc/{}/cmdline", told["pid"])).unwrap_or_default();
+    assert!(String::from_utf8_lossy(&command).contains("brahman-init"), "process {} is its init: {both:?}", told["pid"]);
+}
+
+#[test]
+fn what_modules_write_is_kept_in_bounds_and_not_in_the_log_of_the_start() {
+    let home = Home::new();
+    let state = home.path(".local/state/brahman");
+    std::fs::create_dir_all(&state).and_then(|()| std::fs::write(state.join("up.log"), "of an earlier start\n")).expect("written");
+    // init's own lines tell the last one.
+    let (_, chatter) = script("chatter", "printf 'a word of chatter\\nthe last word\\n'; exit 78", "");
+    home.card("chatter.toml", &chatter);
+    assert!(home.brahman(&["up", "--detach", "--context", "test"]).status.success());
+    assert!(home.brahman(&["status", "--wait", "60"]).status.success());
+    assert!(home.brahman(&["down"]).status.success());
+    let kept = Home::words(&home.brahman(&["logs", "--since", "1h"]));
+    assert!(kept.contains("a word of chatter"), "{kept}");
+    let own = std::fs::read_to_string(state.join("up.log")).expect("there");
+    assert!(own.starts_with("of an earlier start\n") && own.contains("the mesh is up"), "init's own lines are added: {own}");
+    assert!(!own.contains("[chatter]") && !own.contains("a word of chatter"), "{own}");
+}
+
+#[test]
 fn a_mesh_in_the_background_that_cannot_start_says_why() {
     let home = Home::new();
     let out = home.brahman(&["up", "--detach", "--context", "no-such-context"]);

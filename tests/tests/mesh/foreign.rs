@@ -8,6 +8,8 @@ use brahman_card::ModuleState;
 use brahman_tests::{Mesh, Setup, repository, shipped};
 use serde_json::{Value, json};
 
+use crate::tables::pyarrow;
+
 pub(crate) fn tool(name: &str) -> PathBuf {
     let folder =
         std::env::var_os("BRAHMAN_TEST_TOOLS").expect("BRAHMAN_TEST_TOOLS is not set: run `make test`, which installs the foreign clients");
@@ -235,6 +237,7 @@ table = pa.table({"id": pa.array([1, 2, 3], pa.int32()), "price": pa.array([deci
                   "day": pa.array([datetime.date(2024, 2, 29)] * 3), "tags": pa.array([["a"], [], None])})
 pq.write_table(table, folder + "/t.parquet", compression="snappy")
 pq.write_table(table.slice(0, 2).select(["id"]), folder + "/other.parquet")
+pq.write_table(pa.table({"id": ["x"]}), folder + "/apart.parquet")
 with gzip.open(folder + "/t.csv.gz", "wt") as out:
     out.write("id,note\n1,one\n2,\"two\nlines\"\n")
 with pa.CompressedOutputStream(folder + "/t.jsonl.zst", "zstd") as out:
@@ -252,8 +255,12 @@ with pa.CompressedOutputStream(folder + "/t.jsonl.zst", "zstd") as out:
         assert_eq!((out["rows"].as_u64(), told), (Some(rows), types), "{name}");
     }
     let both = json!({"dataset": "d", "paths": [format!("{folder}/t.parquet"), format!("{folder}/other.parquet")]});
-    let fault = mesh.fault("org.brahman.Ingest.Files", both).await;
-    assert!(fault.message().contains("other.parquet") && fault.message().contains("not those of the first file"), "{fault}");
+    let out = mesh.call("org.brahman.Ingest.Files", both).await.expect("columns meet by name");
+    assert!(out["rows"] == 5 && out["notes"][0].as_str().is_some_and(|note| note.contains("other.parquet")), "{out}");
+    assert_eq!(pyarrow(&out, "t.column('price').null_count"), "3");
+    let apart = json!({"dataset": "d", "paths": [format!("{folder}/t.parquet"), format!("{folder}/apart.parquet")]});
+    let fault = mesh.fault("org.brahman.Ingest.Files", apart).await;
+    assert!(fault.message().contains("apart.parquet") && fault.message().contains("column `id` is"), "{fault}");
     std::fs::write(mesh.folder.path().join("broken.parquet"), "PAR1 and no more").expect("written");
     let broken = json!({"dataset": "d", "paths": [format!("{folder}/broken.parquet")]});
     assert!(mesh.fault("org.brahman.Ingest.Files", broken).await.message().contains("broken.parquet"));

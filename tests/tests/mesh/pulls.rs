@@ -134,6 +134,11 @@ fn a_repository_is_pulled_once_checked_and_pinned() {
 
     let listed = person.json(&["models", "list"]);
     assert_eq!((&listed["models"][0]["name"], &listed["models"][0]["repository"]), (&json!("made"), &json!(format!("acme/made@{newer}"))));
+    // Its files are another model's, too.
+    person.json(&["models", "pull", "acme/made", "--name", "twin"]);
+    refused(&person.brahman(&["models", "remove", "made", "--hub-cache"]), 6, &["twin", "acme/made"]);
+    assert!(folder.exists() && repository.exists(), "nothing was removed");
+    person.json(&["models", "remove", "twin"]);
     let removed = person.json(&["models", "remove", "made", "--hub-cache"]);
     assert!(removed["hub_cache"].is_string() && !folder.exists() && !repository.exists(), "{removed}");
     refused(&person.brahman(&["models", "remove", "made"]), 4, &["made"]);

@@ -3,9 +3,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use brahman_card::{ModuleRecord, ModuleState};
+use brahman_sidecar::{CallOptions, Connection, client};
 use brahman_tests::embed_server::{DIM, EmbedServer, EmbedTrouble, WINDOW, vector};
 use brahman_tests::{Mesh, PATIENCE, Setup, repository, shipped};
 use serde_json::{Value, json};
@@ -217,6 +218,30 @@ async fn a_server_that_is_away_leaves_what_is_cached_and_another_takes_over() {
         number += 1;
     }
     assert_eq!(mesh.brahman_json(&["call", "embed.Info", "--require", "model=one"])["server"]["verified"], true);
+}
+
+#[tokio::test]
+async fn a_caller_in_a_hurry_takes_the_server_from_nobody() {
+    let server = EmbedServer::start(None);
+    let mesh = up(&[card("embed-http", "ollama", &server, "m", "BRAHMAN_EMBED_CONCURRENCY = \"1\"\n")]).await;
+    server.when(|request| {
+        let is_slow = request.texts.iter().any(|text| text.contains("slow"));
+        if is_slow { EmbedTrouble::Silent } else { EmbedTrouble::None }
+    });
+    for text in ["slow", "as slow"] {
+        let options = CallOptions { deadline: Some(Duration::from_millis(400)), ..CallOptions::default() };
+        let ask = json!({ "texts": [text] });
+        let message = client::encode_call("org.brahman.Embed.EmbedText", &ask, &options, false, false).expect("a call");
+        let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
+        let error = connection.exchange(&message).await.expect_err("too late");
+        assert!(error.to_string().contains("DeadlineExceeded"), "{error}");
+        // Who waits is answered.
+        let new = format!("not {text}").replace("slow", "late");
+        let out = embed(&mesh, &[new.as_str()]).await;
+        near(&out["vectors"][0], &vector("m", &new, DIM));
+        assert!(!out["warnings"].to_string().contains("only cached vectors"), "{out}");
+    }
+    assert!(!mesh.log().contains("only cached vectors"), "{}", mesh.log());
 }
 
 #[tokio::test]

@@ -196,3 +196,21 @@ async fn documents_keep_their_ids_when_a_folder_is_added_and_what_is_hidden_is_t
     let all = mesh.brahman_json(&["ingest", "files", "d", &at("a"), "--no-pii", "--no-ignore"]);
     assert_eq!((&all["rows"], all.get("hidden")), (&json!(3), None), "{all}");
 }
+
+#[tokio::test]
+async fn a_mock_does_not_say_which_indexes_are_gone() {
+    let mesh = Setup::new(&["broker", "catalog", "ingest", "embed-mock", "index", "index-mock"].map(shipped)).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh.when_served_by("org.brahman.Ingest", "ingest").await;
+    mesh.when_served_by("org.brahman.Index", "index").await;
+    ingest(&mesh, "a", "word", 3).await;
+    mesh.call("org.brahman.Index.Create", json!({"name": "i", "dataset": "a", "id_column": "id", "text_column": "text"}))
+        .await
+        .expect("created");
+    mesh.call("org.brahman.Index.Refresh", json!({"name": "i"})).await.expect("refreshed");
+    assert!(mesh.brahman(&["stop", "index"]).status.success());
+    mesh.when_served_by("org.brahman.Index", "index-mock").await;
+    let refused = mesh.brahman(&["datasets", "rename", "a", "b"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("feeds i"), "{refused:?}");
+    assert_eq!(get(&mesh, "a").await["dataset"]["name"], "a");
+}

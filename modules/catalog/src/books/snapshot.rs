@@ -14,17 +14,16 @@ use super::entry::{Entry, seal};
 use super::{BookError, Books};
 
 impl Entry {
-    /// As it is in a backup: of the present generation, and feeding those indexes that are in it as well.
-    fn alone(&self, marks: &[IndexMark]) -> Self {
+    /// As it is in a backup: of the present generation, and feeding those indexes that are in it as well; without marks, as it feeds now.
+    fn alone(&self, marks: Option<&[IndexMark]>) -> Self {
+        let alone = Self { before: Vec::new(), previous: Vec::new(), pins: Vec::new(), ..self.clone() };
+        let Some(marks) = marks else { return alone };
         let fed = || marks.iter().filter(|mark| mark.dataset == self.dataset.name);
         let run = |mark: &IndexMark| Some((mark.index.clone(), mark.run_id.clone()?));
         Self {
-            before: Vec::new(),
-            previous: Vec::new(),
-            pins: Vec::new(),
             feeds: fed().map(|mark| (mark.index.clone(), mark.generation)).collect(),
             feed_runs: fed().filter_map(run).collect(),
-            ..self.clone()
+            ..alone
         }
     }
 }
@@ -35,7 +34,13 @@ impl Books {
     ///
     /// # Errors
     /// If the disk refuses, or a dataset has as many pins as there may be.
-    pub fn snapshot(&mut self, to: &Path, marks: &[IndexMark], pin: &str, until_ms: u64) -> Result<(Vec<Dataset>, Vec<String>), BookError> {
+    pub fn snapshot(
+        &mut self,
+        to: &Path,
+        marks: Option<&[IndexMark]>,
+        pin: &str,
+        until_ms: u64,
+    ) -> Result<(Vec<Dataset>, Vec<String>), BookError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source: io::Error| BookError::Io { path, source }
@@ -124,7 +129,7 @@ mod tests {
         let catalog = other.path().join("catalog");
         fs::create_dir(&catalog).expect("made");
         let marks = [mark("fresh", "r2"), mark("behind", "r1")];
-        let (datasets, notes) = books.snapshot(&catalog, &marks, "backup-1", u64::MAX).expect("written");
+        let (datasets, notes) = books.snapshot(&catalog, Some(&marks), "backup-1", u64::MAX).expect("written");
         assert_eq!((datasets[0].generation, notes.len()), (2, 0));
         // It goes on meanwhile; what is in the backup stays until it is unpinned.
         commit(&mut books, "r3");
@@ -144,5 +149,22 @@ mod tests {
         assert_eq!(books.unpin("d", None, Some("backup-1")).expect("unpinned"), 1);
         books.tidy(None, &BTreeSet::new());
         assert!(!two.exists());
+    }
+
+    #[test]
+    fn where_nobody_says_which_indexes_there_are_those_that_are_fed_stay_so() {
+        let (state, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let mut books = Books::open(state.path()).expect("open");
+        commit(&mut books, "r1");
+        books.mark_stale("d", "behind", None).expect("marked");
+        let stale = books.get("d").expect("there").stale;
+        assert_eq!(stale, ["behind"]);
+        for (folder, marks, wanted) in [("kept", None, stale), ("none", Some(&[] as &[IndexMark]), Vec::new())] {
+            let catalog = other.path().join(folder).join("catalog");
+            fs::create_dir_all(&catalog).expect("made");
+            books.snapshot(&catalog, marks, folder, u64::MAX).expect("written");
+            let copy = Books::open(&other.path().join(folder)).expect("open");
+            assert_eq!(copy.get("d").expect("there").stale, wanted, "{folder}");
+        }
     }
 }

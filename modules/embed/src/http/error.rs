@@ -53,6 +53,14 @@ pub enum ServerError {
         /// A request's time.
         timeout: Duration,
     },
+    /// Its caller does not wait as long as a server may take, which says nothing of the server.
+    #[error("{url}: the caller's deadline came before {awaited}")]
+    OutOfTime {
+        /// What was asked, or would have been.
+        url: String,
+        /// What did not come in time.
+        awaited: &'static str,
+    },
     /// The request or its answer was lost on the way.
     #[error("{url}: the answer broke off after {bytes} bytes, {attempts} times")]
     BrokeOff {
@@ -165,6 +173,12 @@ impl ServerError {
         }
     }
 
+    /// Whether it is the caller that did not wait: others, and this one with more time, may be served.
+    #[must_use]
+    pub fn is_out_of_time(&self) -> bool {
+        matches!(self, Self::OutOfTime { .. })
+    }
+
     /// Whether it may be one of the texts, so that the others are to be asked for without it.
     #[must_use]
     pub fn is_of_texts(&self) -> bool {
@@ -205,6 +219,7 @@ impl ServerError {
                 let ms = after.map_or(BUSY_MS, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
                 Fault::overloaded(message, ms)
             }
+            Self::OutOfTime { url, awaited } => Fault::deadline_exceeded(format!("waiting for {awaited} at {url}")),
             error if error.is_of_texts() => Fault::of(&BadOutput { index: None }, false, message),
             error => {
                 let retryable = error.is_passing() || error.is_outage();
@@ -296,7 +311,8 @@ impl OpenError {
     /// Whether the same may work later, without anybody's doing.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        let passes = |error: &ServerError| error.is_passing() || error.is_outage();
+        // The deadline is this module's own there.
+        let passes = |error: &ServerError| error.is_passing() || error.is_outage() || error.is_out_of_time();
         match self {
             Self::Server(error) => passes(error),
             Self::Unusable { source: ProbeError::Server(error), .. } => passes(error),
@@ -326,6 +342,10 @@ mod tests {
         assert!(fault.retryable() && broken.is_outage());
         let refused = ServerError::Refused { url: "u".into(), status: StatusCode::PAYLOAD_TOO_LARGE, shown: "long".into() };
         assert_eq!(refused.fault("embed-http").name, "org.brahman.Embed.BadOutput");
+        let hasty = ServerError::OutOfTime { url: "u".into(), awaited: "an answer" };
+        let fault = hasty.fault("embed-http");
+        assert!(fault.name == "org.brahman.Broker.DeadlineExceeded" && fault.message().contains("an answer at u"), "{fault}");
+        assert!(!hasty.is_outage() && !hasty.is_passing() && !hasty.is_of_texts());
         let other = ServerError::Dimension { url: "u".into(), model: "m".into(), got: 8, expected: 4 };
         assert!(other.is_other_model() && !other.fault("embed-http").retryable() && !other.is_of_texts());
     }

@@ -105,6 +105,7 @@ pub(crate) mod tests {
             model: None,
             key: None,
             timeout: Duration::from_secs(2),
+            check_pause: Duration::from_secs(60),
             concurrency: 2,
             batch: 4,
             prompts: Prompts::default(),

@@ -1,6 +1,7 @@
 //! Asking the server: one request, and again where that may help, inside its caller's deadline.
 //!
-//! Invariants: what comes back is bounded in bytes and time; a key goes to the address that it is for, which redirects do not change; no
+//! Invariants: what comes back is bounded in bytes and time; a caller that waits less long than a server may take learns nothing about the
+//! server; a key goes to the address that it is for, which redirects do not change; no
 //! message holds it.
 
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(200), Duration::
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a connection may take: who is there says so at once.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Least time that is given to a request.
+/// Least time that is given to a request; where less is left, none is sent.
 const TIMEOUT_MIN: Duration = Duration::from_millis(50);
 /// Longest pause that a server is taken at its word for.
 const AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -114,10 +115,13 @@ impl Server {
     async fn exchange(&self, url: &str, body: Option<String>, deadline: Deadline, attempts: u32) -> Result<Vec<u8>, ServerError> {
         let give_up = deadline.or(Instant::now() + PATIENCE);
         let (mut pauses, mut times) = (PAUSES, 0);
+        let mut former: Option<ServerError> = None;
         loop {
             times += 1;
             let error = match self.once(url, body.clone(), deadline).await {
                 Ok(bytes) => return Ok(bytes),
+                // What came of it before says more.
+                Err(error) if error.is_out_of_time() => return Err(former.unwrap_or(error)),
                 Err(error) => error.attempted(times),
             };
             let pause = error.after().unwrap_or_else(|| pauses.advance_spread());
@@ -126,16 +130,25 @@ impl Server {
                 return Err(error);
             }
             tracing::debug!(times, ?pause, "asked again: {}", brahman_sidecar::chain(&error));
+            former = Some(error);
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// One request.
+    /// One request, as soon as fewer than the most are under way.
     async fn once(&self, url: &str, body: Option<String>, deadline: Deadline) -> Result<Vec<u8>, ServerError> {
-        // Never closed.
-        let _permit = self.permits.acquire().await.ok();
+        let out_of_time = |awaited| ServerError::OutOfTime { url: url.to_owned(), awaited };
+        let _permit = tokio::select! {
+            // Never closed.
+            permit = self.permits.acquire() => permit.ok(),
+            () = deadline.passed() => return Err(out_of_time("a turn")),
+        };
         // A quarter of the time is left to whoever is asked next.
-        let timeout = deadline.left().map_or(self.settings.timeout, |left| self.settings.timeout.min(left * 3 / 4)).max(TIMEOUT_MIN);
+        let granted = deadline.left().map(|left| left * 3 / 4);
+        if granted.is_some_and(|granted| granted < TIMEOUT_MIN) {
+            return Err(out_of_time("a turn"));
+        }
+        let timeout = granted.map_or(self.settings.timeout, |granted| self.settings.timeout.min(granted));
         let request = match body {
             Some(body) => self.client.post(url).header(CONTENT_TYPE, "application/json").body(body),
             None => self.client.get(url),
@@ -146,6 +159,9 @@ impl Server {
         };
         let url = || url.to_owned();
         let broke_off = |bytes: usize, error: reqwest::Error| match error {
+            // A connection has a time of its own, which is the same for all.
+            error if error.is_timeout() && error.is_connect() => ServerError::Late { url: url(), timeout: timeout.min(CONNECT_MAX) },
+            error if error.is_timeout() && timeout < self.settings.timeout => out_of_time("an answer"),
             error if error.is_timeout() => ServerError::Late { url: url(), timeout },
             error if error.is_connect() => ServerError::NoConnection { url: url(), attempts: 1, source: error.without_url() },
             error if error.is_builder() => ServerError::Request { url: url(), source: error.without_url() },
@@ -202,7 +218,43 @@ fn shown(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::http::record::tests::settings;
+
+    /// Who connects is not refused, and hears nothing.
+    fn silent() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let base = format!("http://{}", listener.local_addr().expect("bound"));
+        (listener, base)
+    }
+
+    #[tokio::test]
+    async fn a_deadline_before_the_servers_own_time_says_nothing_of_the_server() {
+        let (_listener, base) = silent();
+        let patient = Settings { base: base.clone(), timeout: Duration::from_secs(600), ..settings() };
+        let server = Server::new(patient).expect("a client");
+        let error = server.page("/info", Deadline::within(Duration::from_millis(300))).await.expect_err("silence");
+        assert!(matches!(error, ServerError::OutOfTime { awaited: "an answer", .. }), "{error}");
+        let error = server.page("/info", Deadline::within(TIMEOUT_MIN)).await.expect_err("too little is left");
+        assert!(matches!(error, ServerError::OutOfTime { awaited: "a turn", .. }), "{error}");
+
+        let server = Server::new(Settings { base, timeout: Duration::from_millis(100), ..settings() }).expect("a client");
+        for deadline in [Deadline::NEVER, Deadline::within(Duration::from_secs(600))] {
+            let error = server.page("/info", deadline).await.expect_err("silence");
+            assert!(matches!(error, ServerError::Late { .. }) && error.is_outage(), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_waited_for_no_longer_than_the_caller_waits() {
+        let (_listener, base) = silent();
+        let server = Server::new(Settings { base, concurrency: 1, ..settings() }).expect("a client");
+        let _other = server.permits.acquire().await.expect("free");
+        let error = server.page("/info", Deadline::within(Duration::from_millis(300))).await.expect_err("no turn");
+        assert!(matches!(error, ServerError::OutOfTime { awaited: "a turn", .. }), "{error}");
+    }
 
     #[test]
     fn a_pause_is_taken_in_seconds_and_within_reason() {

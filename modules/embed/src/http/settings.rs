@@ -20,6 +20,9 @@ const CONCURRENCY_MAX: u64 = 256;
 const BATCH_MAX: u64 = 2048;
 /// The longest that one request may take.
 const TIMEOUT_MAX_S: u64 = 3600;
+/// How long a server is taken for what it was: what another model gives meanwhile is not told apart, so it is short; one known text costs
+/// next to nothing.
+const CHECK_PAUSE: Duration = Duration::from_secs(60);
 /// Vectors kept, unless `BRAHMAN_EMBED_CACHE_MIB` says otherwise; the most that it may say.
 const CACHE_MIB: u64 = 1024;
 const CACHE_MIB_MAX: u64 = 1 << 30;
@@ -56,6 +59,8 @@ pub struct Settings {
     pub key: Option<ServerKey>,
     /// Longest time of one request.
     pub timeout: Duration,
+    /// After so long the server is asked for a known text again, before it is asked for anything else.
+    pub check_pause: Duration,
     /// How many requests at once.
     pub concurrency: usize,
     /// How many texts a request has at most.
@@ -177,6 +182,7 @@ impl Settings {
             model,
             key: variable("BRAHMAN_EMBED_TOKEN").map(|name| key(&name)).transpose()?,
             timeout: Duration::from_secs(number("BRAHMAN_EMBED_TIMEOUT_S", TIMEOUT_S, TIMEOUT_MAX_S)?),
+            check_pause: CHECK_PAUSE,
             concurrency: small(number("BRAHMAN_EMBED_CONCURRENCY", CONCURRENCY, CONCURRENCY_MAX)?),
             batch: small(number("BRAHMAN_EMBED_BATCH", BATCH, BATCH_MAX)?),
             prompts: prompts()?,

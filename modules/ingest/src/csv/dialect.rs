@@ -10,10 +10,14 @@ use crate::lattice::Value;
 
 /// What may stand between fields.
 const DELIMITERS: &[u8] = b",;\t|";
-/// Bytes that are looked at.
+/// Bytes that are looked at, and all of a header that is longer.
 pub(super) const LOOKED_BYTES: usize = 256 << 10;
 /// Records that are looked at.
 const LOOKED_RECORDS: usize = 100;
+/// A number among them may be the year that a column is of.
+const YEARS: std::ops::Range<i64> = 1800..2200;
+/// Records below the first that tell whether it is a header.
+const HEADER_RECORDS: usize = 1000;
 /// Lines before the header that are left out, at most.
 const TITLE_LINES: usize = 20;
 
@@ -250,15 +254,18 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
     if title > 0 {
         before = all[title - 1].1;
         all.drain(..title);
-        guesses.push(format!("{title} lines before the header are left out (--skip)"));
+        let lines = if title == 1 { "1 line before the header is" } else { &format!("{title} lines before the header are") };
+        guesses.push(format!("{lines} left out (--skip)"));
     }
     let (first, end) = all.first()?;
-    let values: Vec<Value> = first.iter().map(|field| Value::of_field(field)).collect();
-    let is_value = |value: &Value| !matches!(value, Value::Text | Value::Null | Value::Absent);
-    let no_header = all.len() > 1 && values.iter().any(is_value) && !values.iter().any(|value| matches!(value, Value::Text));
+    let no_header = lacks_header(first, &all[1..]);
     let has_header = said.header.unwrap_or(!no_header);
     if said.header.is_none() && no_header {
         guesses.push("there is no header: columns are named by their number (--header)".to_owned());
+    } else if said.header.is_none()
+        && let Some(number) = first.iter().find(|field| matches!(Value::of_field(field), Value::Number(_) | Value::Moment(_)))
+    {
+        guesses.push(format!("the first record is the header, though it has `{}` (--header)", number.chars().take(40).collect::<String>()));
     }
     // With spaces left out, places are found by the lines; a header goes over one.
     let place = |end: usize| if dialect.spaced { line_end(text, title + 1) } else { end };
@@ -270,6 +277,33 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
         header: has_header.then(|| first.clone()),
         guesses,
     })
+}
+
+/// Whether the first record is one of the table's own and no header: nothing in it is a word, or it has numbers or times where all
+/// records have them and no word where they have none. Numbers that go up by one are names of columns, and so is one year.
+fn lacks_header(first: &[String], others: &[(Vec<String>, usize)]) -> bool {
+    let is_value = |value: &Value| !matches!(value, Value::Text | Value::Null | Value::Absent);
+    let values: Vec<Value> = first.iter().map(|field| Value::of_field(field)).collect();
+    let (mut like, mut unlike) = (Vec::new(), false);
+    for (column, value) in values.iter().enumerate() {
+        let below = others.iter().take(HEADER_RECORDS).filter(|(fields, _)| fields.len() == first.len());
+        let below: Vec<Value> =
+            below.map(|(fields, _)| Value::of_field(&fields[column])).filter(|value| !matches!(value, Value::Null)).collect();
+        if below.is_empty() || !below.iter().all(|value| is_value(value) || matches!(value, Value::Absent)) {
+            continue;
+        }
+        if is_value(value) {
+            like.push(&first[column]);
+        } else {
+            unlike |= matches!(value, Value::Text);
+        }
+    }
+    let whole: Vec<i64> = like.iter().filter_map(|text| text.trim().parse().ok()).collect();
+    let is_year = |whole: &[i64]| matches!(whole, [one] if YEARS.contains(one));
+    let are_names = whole.len() == like.len()
+        && (is_year(&whole) || whole.len() > 1 && whole.windows(2).all(|pair| pair[1] == pair[0].saturating_add(1)));
+    let has_no_word = values.iter().any(is_value) && !values.iter().any(|value| matches!(value, Value::Text));
+    !others.is_empty() && (has_no_word || !like.is_empty() && !unlike && !are_names)
 }
 
 /// Where so many lines end.
@@ -294,7 +328,9 @@ fn comments(text: &[u8], guesses: &mut Vec<String>) -> usize {
         (at, lines) = (end, lines + 1);
     }
     if lines > 0 {
-        guesses.push(format!("{lines} lines of comment before the header are left out (--skip)"));
+        let comment =
+            if lines == 1 { "1 line of comment before the header is" } else { &format!("{lines} lines of comment before the header are") };
+        guesses.push(format!("{comment} left out (--skip)"));
     }
     at
 }

@@ -1,5 +1,6 @@
 //! Tests of the lattice: what joins keep, and which values each type holds.
 
+use arrow_array::Array as _;
 use proptest::prelude::*;
 
 use super::cells::Cells;
@@ -67,7 +68,15 @@ fn a_column_keeps_its_type_if_that_holds_what_is_there() {
     assert_eq!(kept(&["1.555"], DataType::Decimal128(18, 2)), DataType::Float64);
     assert_eq!(kept(&["-1"], DataType::UInt64), DataType::Int64);
     assert_eq!(kept(&["2024-01-31"], Kind::Stamp { zoned: false, fine: false }.arrow()), Kind::Stamp { zoned: false, fine: false }.arrow());
-    assert_eq!(kept(&["", "NA"], DataType::Int64), DataType::Utf8, "a word by itself is one");
+    for kind in [DataType::Int64, DataType::Boolean, DataType::Date32, DataType::Decimal128(18, 2), DataType::Float64, DataType::Utf8] {
+        assert_eq!(kept(&["", "NA"], kind.clone()), kind, "words for no value change no type");
+        let mut cells = Cells::new(&Kind::of(&kind).expect("one of ours"));
+        assert!(cells.push(&Value::of_field("NA"), "NA"));
+        assert_eq!(cells.finish().is_null(0), kind != DataType::Utf8, "{kind}");
+    }
+    assert_eq!(kept(&["nan", "NA", "-inf"], DataType::Float64), DataType::Float64);
+    assert_eq!(kept(&["nan"], DataType::Int64), DataType::Utf8, "no whole number is NaN");
+    assert_eq!(kept(&["NA", "x"], DataType::Int64), DataType::Utf8);
     assert_eq!(kept(&["x"], DataType::Int64), DataType::Utf8);
     // As an earlier version or another program made it: no type of these files.
     assert_eq!(kept(&["1"], DataType::Int32), DataType::Int64);
@@ -91,7 +100,6 @@ fn field() -> impl Strategy<Value = String> {
 
 /// A text as the value that an array holds, if a type is no text.
 fn same(kind: &Kind, text: &str, array: &arrow_array::ArrayRef) -> bool {
-    use arrow_array::Array as _;
     use arrow_array::cast::AsArray;
     use arrow_array::types::{Date32Type, Decimal128Type, Float64Type, Int64Type, UInt64Type};
     let value = Value::of_field(text);

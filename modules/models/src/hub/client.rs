@@ -19,7 +19,7 @@ use ureq::http::{HeaderMap, Response};
 use super::error::HubError;
 use super::request::{Repository, is_commit};
 use super::settings::HubSettings;
-use super::store::{Content, ContentId, FILES_MAX, GIT_BYTES_MAX, Store, content};
+use super::store::{Content, ContentId, FILES_MAX, FileLock, GIT_BYTES_MAX, Store, content};
 use crate::fetch::{Listener, Progress};
 
 /// How long a connection may take to come about.
@@ -103,6 +103,27 @@ pub struct Hub {
     agent: ureq::Agent,
 }
 
+/// A repository in the hub's cache that nobody writes to while this lives.
+#[derive(Debug)]
+pub struct HeldRepository {
+    store: Store,
+    _locks: Vec<FileLock>,
+}
+
+impl HeldRepository {
+    /// Takes it out of the cache, from where other programs have it, too. Gives where it was.
+    ///
+    /// # Errors
+    /// [`HubError::Cache`].
+    pub fn forget(self) -> Result<PathBuf, HubError> {
+        let folder = self.store.folder().to_owned();
+        match self.store.remove() {
+            Ok(()) => Ok(folder),
+            Err(source) => Err(HubError::Cache { path: folder, source }),
+        }
+    }
+}
+
 impl Hub {
     /// The hub of these settings. Nobody is asked yet.
     #[must_use]
@@ -172,14 +193,13 @@ impl Hub {
         Ok(HubFile { path, sha256: content.sha256, bytes: content.bytes, fetched })
     }
 
-    /// Takes a repository out of the hub's cache, from where other programs have it, too.
+    /// Keeps every process from writing a repository's files in the hub's cache, so that it can be taken away.
     ///
     /// # Errors
-    /// [`HubError::Cache`].
-    pub fn forget(&self, repository: &Repository) -> Result<PathBuf, HubError> {
+    /// [`HubError::InUse`], or [`HubError::Cache`].
+    pub fn hold(&self, repository: &Repository) -> Result<HeldRepository, HubError> {
         let store = Store::of(&self.settings.cache, repository);
-        store.remove().map_err(|source| HubError::Cache { path: store.folder().to_owned(), source })?;
-        Ok(store.folder().to_owned())
+        Ok(HeldRepository { _locks: store.lock_all()?, store })
     }
 
     fn offline(&self, what: String) -> HubError {

@@ -149,6 +149,18 @@ pub enum HubError {
         #[source]
         source: io::Error,
     },
+    /// What is to be removed is being written.
+    #[error(
+        "{} is being written by another process, which holds {}: nothing was removed; wait for it to end",
+        .folder.display(),
+        .lock.display()
+    )]
+    InUse {
+        /// The repository's folder.
+        folder: PathBuf,
+        /// The file's lock.
+        lock: PathBuf,
+    },
     /// Nobody may be asked.
     #[error("{what} is not in the hub's cache ({}), and HF_HUB_OFFLINE forbids asking for it", .cache.display())]
     Offline {
@@ -168,7 +180,7 @@ impl HubError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Limited { .. } | Self::Expired { .. } | Self::Cut { .. } => true,
+            Self::Limited { .. } | Self::Expired { .. } | Self::Cut { .. } | Self::InUse { .. } => true,
             // Where nobody listens nobody will in a second.
             Self::Unreachable { source, .. } => match &**source {
                 ureq::Error::Timeout(_) => true,

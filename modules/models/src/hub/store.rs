@@ -9,6 +9,7 @@
 //!
 //! Invariants: a blob is there whole or not at all; names that would lead out of the cache make no path here (the caller has checked them).
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::os::unix::fs::symlink;
@@ -200,6 +201,27 @@ impl Store {
         Ok(FileLock { _file: file })
     }
 
+    /// Takes the locks of all files that are here or are being fetched, and waits for none.
+    pub(super) fn lock_all(&self) -> Result<Vec<FileLock>, HubError> {
+        let mut ids = BTreeSet::new();
+        for (folder, end) in [(self.folder.join("blobs"), ".incomplete"), (self.locks.clone(), ".lock")] {
+            let names = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+            ids.extend(names.filter_map(|name| ContentId::of(name.strip_suffix(end).unwrap_or(&name))).map(|id| id.text().to_owned()));
+        }
+        let lock = |id: String| {
+            let path = self.locks.join(format!("{id}.lock"));
+            let taken = fs::create_dir_all(&self.locks)
+                .and_then(|()| File::options().create(true).truncate(false).write(true).open(&path))
+                .map_err(TryLockError::Error)
+                .and_then(|file| file.try_lock().map(|()| FileLock { _file: file }));
+            taken.map_err(|error| match error {
+                TryLockError::WouldBlock => HubError::InUse { folder: self.folder.clone(), lock: path.clone() },
+                TryLockError::Error(source) => HubError::Cache { path: path.clone(), source },
+            })
+        };
+        ids.into_iter().map(lock).collect()
+    }
+
     /// Takes the whole repository away.
     pub(super) fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.folder) {
@@ -269,6 +291,23 @@ mod tests {
         assert_eq!((store.commit("main").as_deref(), store.commit(COMMIT).as_deref()), (Some(COMMIT), Some(COMMIT)));
         store.remove().expect("removed");
         store.remove().expect("nothing is there");
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_held_for_removal() {
+        let cache = tempfile::tempdir().expect("a temporary directory");
+        let store = store(cache.path());
+        assert!(store.lock_all().expect("nothing is there").is_empty());
+        let id = ContentId::of("ce013625030ba8dba906f756967f9e9ca394464a").expect("an id");
+        let writer = store.lock(&id, "x", &mut |_| panic!("nobody else has it")).expect("taken");
+        // Before a byte has come, and after.
+        for _ in 0..2 {
+            let refused = store.lock_all().expect_err("in use");
+            assert!(matches!(&refused, HubError::InUse { lock, .. } if lock.ends_with(format!("{}.lock", id.text()))), "{refused}");
+            fs::write(store.partial(&id), "hel").expect("written");
+        }
+        drop(writer);
+        assert_eq!(store.lock_all().expect("free").len(), 1);
     }
 
     #[test]

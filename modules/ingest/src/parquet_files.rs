@@ -1,0 +1,386 @@
+//! Parquet files into batches of one schema, columns by name.
+//!
+//! Invariants: a column has its type in every file, or one that holds each value of all of them; NULL is where a file has no such column;
+//! what has no common type is refused by column, file and both types before the first row; every row that a footer tells of is read; no
+//! file makes a reader panic.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_cast::{CastOptions, cast_with_options};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
+
+use crate::passes::{Open, Take};
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 8192;
+/// Digits of the widest decimal.
+const DECIMAL_DIGITS_MAX: u8 = 38;
+/// Widened columns that are told.
+const NOTES_MAX: usize = 20;
+/// What the format writes into a field's metadata; of several files it is nobody's.
+const FIELD_ID: &str = "PARQUET:field_id";
+
+/// A file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .path.display())]
+struct FileError {
+    path: PathBuf,
+    #[source]
+    flaw: Flaw,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+enum Flaw {
+    #[error(transparent)]
+    Parquet(#[from] ParquetError),
+    #[error(transparent)]
+    Arrow(#[from] ArrowError),
+    #[error("two columns are called `{name}`, expected a name for each: rename one where the file is written")]
+    TwoColumns { name: String },
+    #[error("column `{name}` is {here}, and {before} in an earlier file, expected types of which one holds the values of both")]
+    Types { name: String, here: DataType, before: DataType },
+    #[error("{read} rows could be read of the {rows} that its footer tells of")]
+    Rows { read: u64, rows: u64 },
+    #[error("its columns changed while it was read")]
+    Changed,
+    #[error("the reader gave up: {words}")]
+    Panic { words: String },
+}
+
+/// Reads Parquet files into batches. Gives the schema first, to `open`, and at the end what a person should know of how columns met.
+///
+/// # Errors
+/// If a file cannot be read, or its columns do not go with those of the others, with its path.
+pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) -> io::Result<Vec<String>> {
+    let (schema, notes) = common(paths)?;
+    open(Arc::clone(&schema))?;
+    for path in paths {
+        let bad = |flaw| bad(path, flaw);
+        let (builder, length) = opened(path)?;
+        // The footer's own sum may be wrong where those of its row groups are right.
+        let of_groups: i64 = builder.metadata().row_groups().iter().map(|group| group.num_rows().max(0)).fold(0, i64::saturating_add);
+        let rows = u64::try_from(builder.metadata().file_metadata().num_rows().max(of_groups)).unwrap_or(0);
+        let mut read = 0;
+        let places = places(&schema, builder.schema()).map_err(bad)?;
+        let mut batches = caught(|| builder.with_batch_size(BATCH_ROWS).build().map_err(Flaw::Parquet)).map_err(bad)?;
+        while let Some(batch) = caught(|| batches.next().transpose().map_err(Flaw::Arrow)).map_err(bad)? {
+            read += batch.num_rows() as u64;
+            let bytes = length * batch.num_rows() as u64 / rows.max(1);
+            let is_placed = batch.schema_ref().fields() == schema.fields();
+            take(if is_placed { batch } else { placed(&batch, &schema, &places).map_err(bad)? }, bytes)?;
+        }
+        if read != rows {
+            return Err(bad(Flaw::Rows { read, rows }));
+        }
+    }
+    Ok(notes)
+}
+
+fn bad(path: &Path, flaw: Flaw) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, FileError { path: path.to_owned(), flaw })
+}
+
+/// A file's reader, and its length in bytes.
+fn opened(path: &Path) -> io::Result<(ParquetRecordBatchReaderBuilder<File>, u64)> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let builder = caught(|| ParquetRecordBatchReaderBuilder::try_new(file).map_err(Flaw::Parquet)).map_err(|flaw| bad(path, flaw))?;
+    Ok((builder, length))
+}
+
+/// What the library does with bytes of anybody's making: where it panics, the file is to blame and not the run.
+fn caught<T>(work: impl FnOnce() -> Result<T, Flaw>) -> Result<T, Flaw> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
+        Err(Flaw::Panic { words: words.unwrap_or_else(|| "without a word".to_owned()) })
+    })
+}
+
+/// The schema of all files together, by their footers.
+fn common(paths: &[&Path]) -> io::Result<(SchemaRef, Vec<String>)> {
+    let mut all: Option<SchemaRef> = None;
+    let (mut fields, mut known): (Vec<Field>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
+    let (mut other, mut wider): (Vec<&Path>, Vec<String>) = (Vec::new(), Vec::new());
+    for path in paths {
+        let (builder, _) = opened(path)?;
+        let own = builder.schema();
+        let mut names = HashSet::new();
+        if let Some(twice) = own.fields().iter().find(|field| !names.insert(field.name().as_str())) {
+            return Err(bad(path, Flaw::TwoColumns { name: twice.name().clone() }));
+        }
+        let Some(first) = &all else {
+            known.extend(own.fields().iter().enumerate().map(|(at, field)| (field.name().clone(), at)));
+            fields = own.fields().iter().map(|field| field.as_ref().clone()).collect();
+            all = Some(Arc::clone(own));
+            continue;
+        };
+        if first.fields() == own.fields() {
+            continue;
+        }
+        if !first.fields().iter().map(|field| field.name()).eq(own.fields().iter().map(|field| field.name())) {
+            other.push(path);
+        }
+        for field in own.fields() {
+            let Some(&at) = known.get(field.name()) else {
+                // The files before have none of it.
+                known.insert(field.name().clone(), fields.len());
+                fields.push(field.as_ref().clone().with_nullable(true));
+                continue;
+            };
+            let before = fields[at].data_type().clone();
+            let Some(both) = joined(&before, field.data_type()) else {
+                return Err(bad(path, Flaw::Types { name: field.name().clone(), here: field.data_type().clone(), before }));
+            };
+            if both != before && wider.len() < NOTES_MAX {
+                wider.push(format!("column `{}` is {before} and {} in different files: it is {both}", field.name(), field.data_type()));
+            }
+            fields[at] = fields[at].clone().with_nullable(fields[at].is_nullable() || field.is_nullable()).with_data_type(both);
+        }
+        for field in fields.iter_mut().filter(|field| !names.contains(field.name().as_str())) {
+            field.set_nullable(true);
+        }
+    }
+    let first = all.unwrap_or_else(|| Arc::new(Schema::empty()));
+    let plain = |field: Field| {
+        let mut metadata = field.metadata().clone();
+        metadata.remove(FIELD_ID);
+        field.with_metadata(metadata)
+    };
+    let is_one = first.fields().iter().map(AsRef::as_ref).eq(fields.iter());
+    let schema = if is_one {
+        first
+    } else {
+        Arc::new(Schema::new_with_metadata(fields.into_iter().map(plain).collect::<Vec<_>>(), first.metadata().clone()))
+    };
+    let mut notes = wider;
+    if let Some(one) = other.first() {
+        notes.insert(0, crate::passes::columns_differ(other.len(), &one.display().to_string()));
+    }
+    Ok((schema, notes))
+}
+
+/// The narrowest type that holds every value of both, bit for bit.
+fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
+    use DataType::{
+        Binary, BinaryView, Decimal128, Dictionary, Float16, Float32, Float64, Int8, Int16, Int32, Int64, LargeBinary, LargeUtf8, Null,
+        UInt8, UInt16, UInt32, UInt64, Utf8, Utf8View,
+    };
+    // Bits of a whole number, and whether it has a sign.
+    let whole = |of: &DataType| match of {
+        Int8 => Some((8, true)),
+        Int16 => Some((16, true)),
+        Int32 => Some((32, true)),
+        Int64 => Some((64, true)),
+        UInt8 => Some((8, false)),
+        UInt16 => Some((16, false)),
+        UInt32 => Some((32, false)),
+        UInt64 => Some((64, false)),
+        _ => None,
+    };
+    // Bits of a float, and the whole numbers that it holds exactly.
+    let float = |of: &DataType| match of {
+        Float16 => Some((16, 11)),
+        Float32 => Some((32, 24)),
+        Float64 => Some((64, 53)),
+        _ => None,
+    };
+    if left == right {
+        return Some(left.clone());
+    }
+    match (left, right) {
+        (Null, other) | (other, Null) => return Some(other.clone()),
+        (Dictionary(_, value), other) | (other, Dictionary(_, value)) => return joined(value, other),
+        _ => {}
+    }
+    if let (Some((a, a_signed)), Some((b, b_signed))) = (whole(left), whole(right)) {
+        let signed = a_signed || b_signed;
+        let bits = |bits: u32, has: bool| if signed && !has { bits * 2 } else { bits };
+        return match (bits(a, a_signed).max(bits(b, b_signed)), signed) {
+            (16, true) => Some(Int16),
+            (32, true) => Some(Int32),
+            (64, true) => Some(Int64),
+            (16, false) => Some(UInt16),
+            (32, false) => Some(UInt32),
+            (64, false) => Some(UInt64),
+            // Beyond 64 bits with a sign: all its digits.
+            _ => Some(Decimal128(20, 0)),
+        };
+    }
+    match (float(left), float(right)) {
+        (Some((a, _)), Some((b, _))) => return Some(if a.max(b) == 64 { Float64 } else { Float32 }),
+        (Some(_), None) | (None, Some(_)) => {
+            let bits = whole(left).or_else(|| whole(right))?.0;
+            let widest = float(left).or_else(|| float(right))?.0;
+            return [(32, 24, Float32), (64, 53, Float64)]
+                .into_iter()
+                .find(|(size, exact, _)| *size >= widest && *exact >= bits)
+                .map(|(_, _, found)| found);
+        }
+        (None, None) => {}
+    }
+    match (left, right) {
+        (Decimal128(a_digits, a_scale), Decimal128(b_digits, b_scale)) => {
+            let scale = *a_scale.max(b_scale);
+            let before = |digits: u8, of: i8| i16::from(digits) - i16::from(of);
+            let digits = before(*a_digits, *a_scale).max(before(*b_digits, *b_scale)) + i16::from(scale);
+            u8::try_from(digits).ok().filter(|digits| *digits <= DECIMAL_DIGITS_MAX).map(|digits| Decimal128(digits, scale))
+        }
+        (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => Some(LargeUtf8),
+        (Binary | LargeBinary | BinaryView, Binary | LargeBinary | BinaryView) => Some(LargeBinary),
+        _ => None,
+    }
+}
+
+/// Where each column of all files together is in one.
+fn places(all: &Schema, own: &Schema) -> Result<Vec<Option<usize>>, Flaw> {
+    let known: HashMap<&str, usize> = own.fields().iter().enumerate().map(|(at, field)| (field.name().as_str(), at)).collect();
+    let places: Vec<Option<usize>> = all.fields().iter().map(|field| known.get(field.name().as_str()).copied()).collect();
+    // The footers were read before: what they do not tell of has come since.
+    let is_known = places.iter().flatten().count() == own.fields().len();
+    if is_known { Ok(places) } else { Err(Flaw::Changed) }
+}
+
+/// The same rows with the columns of all files together.
+fn placed(batch: &RecordBatch, schema: &SchemaRef, places: &[Option<usize>]) -> Result<RecordBatch, Flaw> {
+    // A value that the wider type does not hold is an error and never NULL.
+    let exactly = CastOptions { safe: false, ..CastOptions::default() };
+    let column = |(field, place): (&Arc<Field>, &Option<usize>)| match place {
+        None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+        Some(at) if batch.column(*at).data_type() == field.data_type() => Ok(Arc::clone(batch.column(*at))),
+        Some(at) => cast_with_options(batch.column(*at), field.data_type(), &exactly),
+    };
+    let columns: Vec<ArrayRef> = schema.fields().iter().zip(places).map(column).collect::<Result<_, _>>()?;
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use arrow_array::{Int32Array, Int64Array, StringArray};
+    use parquet::arrow::ArrowWriter;
+    use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+    use parquet::file::properties::WriterProperties;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn write(folder: &Path, name: &str, columns: Vec<(&str, ArrayRef)>, codec: Compression) -> PathBuf {
+        let fields: Vec<Field> = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns.into_iter().map(|(_, array)| array).collect()).expect("a batch");
+        let path = folder.join(name);
+        let properties = WriterProperties::builder().set_compression(codec).build();
+        let mut writer = ArrowWriter::try_new(File::create(&path).expect("created"), schema, Some(properties)).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+        path
+    }
+
+    fn rows(paths: &[PathBuf]) -> io::Result<(Vec<RecordBatch>, Vec<String>)> {
+        let (mut schemas, mut batches) = (Vec::new(), Vec::new());
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        let mut open = |schema| {
+            schemas.push(schema);
+            Ok(())
+        };
+        let mut take = |batch, _| {
+            batches.push(batch);
+            Ok(())
+        };
+        let notes = read(&paths, &mut open, &mut take)?;
+        assert!(schemas.len() == 1 && batches.iter().all(|batch| batch.schema_ref().fields() == schemas[0].fields()));
+        Ok((batches, notes))
+    }
+
+    fn refusal(paths: &[PathBuf]) -> String {
+        brahman_sidecar::chain(&rows(paths).expect_err("it is refused"))
+    }
+
+    #[test]
+    fn every_codec_that_writers_use_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let level = "a level";
+        let codecs = [
+            Compression::UNCOMPRESSED,
+            Compression::SNAPPY,
+            Compression::GZIP(GzipLevel::try_new(6).expect(level)),
+            Compression::BROTLI(BrotliLevel::try_new(4).expect(level)),
+            Compression::ZSTD(ZstdLevel::try_new(3).expect(level)),
+            Compression::LZ4_RAW,
+            Compression::LZ4,
+        ];
+        for codec in codecs {
+            let path = write(folder.path(), "a.parquet", vec![("n", Arc::new(Int64Array::from_iter_values(0..1000)))], codec);
+            let (batches, _) = rows(&[path]).expect("read");
+            assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1000, "{codec}");
+        }
+    }
+
+    #[test]
+    fn columns_meet_by_name_and_widen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let texts = || Arc::new(StringArray::from(vec!["x", "y"])) as ArrayRef;
+        let one = vec![("id", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef), ("t", texts())];
+        let two = vec![("more", texts()), ("t", texts()), ("id", Arc::new(Int64Array::from(vec![1 << 40, 4])) as ArrayRef)];
+        let paths =
+            [write(folder.path(), "1.parquet", one, Compression::SNAPPY), write(folder.path(), "2.parquet", two, Compression::SNAPPY)];
+        let (batches, notes) = rows(&paths).expect("read");
+        let names: Vec<String> = batches[0].schema().fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(names, ["id", "t", "more"]);
+        assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().values(), &[1, 2]);
+        assert_eq!(batches[1].column(0).as_primitive::<Int64Type>().values(), &[1 << 40, 4]);
+        assert_eq!((batches[0].column(2).null_count(), batches[1].column(2).null_count()), (2, 0));
+        let (_, swapped) = rows(&[paths[1].clone(), paths[0].clone()]).expect("read");
+        assert!(swapped[0].contains("1.parquet"), "NULL where a file has none of a column is said: {swapped:?}");
+        assert!(notes.len() == 2 && notes[0].contains("2.parquet") && notes[1].contains("`id` is Int32 and Int64"), "{notes:?}");
+    }
+
+    #[test]
+    fn what_has_no_common_type_is_refused_by_name_and_before_a_row() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let number = || vec![("id", Arc::new(Int32Array::from(vec![1])) as ArrayRef)];
+        let text = || vec![("id", Arc::new(StringArray::from(vec!["x"])) as ArrayRef)];
+        let paths = [
+            write(folder.path(), "1.parquet", number(), Compression::SNAPPY),
+            write(folder.path(), "2.parquet", text(), Compression::SNAPPY),
+        ];
+        let why = refusal(&paths);
+        assert!(["2.parquet", "`id`", "Utf8", "Int32"].iter().all(|part| why.contains(part)), "{why}");
+        let twice = || Arc::new(Int32Array::from(vec![1])) as ArrayRef;
+        let path = write(folder.path(), "3.parquet", vec![("a", twice()), ("a", twice())], Compression::UNCOMPRESSED);
+        assert!(refusal(&[path]).contains("two columns are called `a`"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_bytes_make_it_panic(at in 0.0..1.0f64, byte: u8) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = write(folder.path(), "a.parquet", vec![("n", Arc::new(StringArray::from(vec!["abc", "de", "f"])))], Compression::SNAPPY);
+            let mut bytes = std::fs::read(&path).expect("there");
+            let place = ((bytes.len() - 1) as f64 * at) as usize;
+            bytes[place] ^= byte;
+            std::fs::write(&path, &bytes).expect("written");
+            let _ = rows(&[path]);
+        }
+
+        #[test]
+        fn a_common_type_is_the_same_from_both_sides(left in 0..11usize, right in 0..11usize) {
+            use DataType::{Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32, UInt64};
+            let types = [Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32, UInt64, Float32, Float64, Decimal128(10, 2)];
+            prop_assert_eq!(joined(&types[left], &types[right]), joined(&types[right], &types[left]));
+        }
+    }
+}
