@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::code::as_query;
 use crate::graph::{Graph, NONE, Scratch, TOP_MAX, UPPER_EF, node_of, product_of};
 use crate::kernel::{Kernels, Rows};
+use crate::pages::Pages;
 
 /// How a graph is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -54,6 +55,8 @@ const BATCH_SHARE: usize = 24;
 const ROOM: usize = 16;
 /// Nodes that a thread takes at once.
 const GRAIN: usize = 16;
+/// Lists pruned before they are put in their place: memory beside the graph is bounded by them.
+const FINISHED_AT_ONCE: usize = 1 << 16;
 /// Nodes linked between two calls of what hears of progress: less than a millisecond of work.
 const NODES_PER_STEP: usize = 4;
 
@@ -63,7 +66,8 @@ pub struct Draft {
     parameters: Parameters,
     kernels: Kernels,
     stride: usize,
-    codes: Vec<u8>,
+    /// Of all nodes, those to come included.
+    codes: Pages,
     /// The level up to which each node takes part.
     levels: Vec<u8>,
     top_level: usize,
@@ -165,14 +169,14 @@ struct Worker {
 }
 
 impl Draft {
-    /// A graph of no nodes, for codes of `stride` bytes.
+    /// A graph of no nodes yet, for codes of `stride` bytes.
     #[must_use]
-    pub fn new(parameters: Parameters, stride: usize, kernels: Kernels) -> Self {
+    pub fn new(parameters: Parameters, stride: usize, kernels: Kernels, codes: Pages) -> Self {
         Self {
             parameters,
             kernels,
             stride,
-            codes: Vec::new(),
+            codes,
             levels: Vec::new(),
             top_level: 0,
             top: Vec::new(),
@@ -182,11 +186,10 @@ impl Draft {
         }
     }
 
-    /// A finished graph, to be changed.
+    /// A finished graph, to be changed, with the codes of its nodes and of those to come.
     #[must_use]
-    pub fn resume(parameters: Parameters, graph: &Graph<'_>, levels: &[u8]) -> Self {
-        let mut draft = Self::new(parameters, graph.codes.stride, graph.kernels);
-        draft.codes = graph.codes.bytes.to_vec();
+    pub fn resume(parameters: Parameters, graph: &Graph<'_>, levels: &[u8], codes: Pages) -> Self {
+        let mut draft = Self::new(parameters, graph.codes.stride, graph.kernels, codes);
         draft.top_level = graph.top_level;
         draft.top = graph.top.to_vec();
         draft.levels = levels.to_vec();
@@ -216,7 +219,7 @@ impl Draft {
 
     fn graph(&self) -> Graph<'_> {
         Graph {
-            codes: Rows { bytes: &self.codes, stride: self.stride },
+            codes: self.rows(),
             kernels: self.kernels,
             base: &self.base,
             base_width: self.base_width(),
@@ -228,9 +231,13 @@ impl Draft {
         }
     }
 
-    /// Inserts nodes with these codes and levels, in this order. Into an empty graph nodes of high levels must come first,
+    fn rows(&self) -> Rows<'_> {
+        Rows { bytes: self.codes.bytes(), stride: self.stride }
+    }
+
+    /// Inserts the next nodes, of these levels, in the order of their codes. Into an empty graph nodes of high levels must come first,
     /// so that the first searches have a top to start from.
-    pub fn insert(&mut self, codes: &[u8], levels: &[u8], threads: usize, progress: &crate::Progress<'_>) -> bool {
+    pub fn insert(&mut self, levels: &[u8], threads: usize, progress: &crate::Progress<'_>) -> bool {
         if self.levels.is_empty() {
             self.top_level = top_level(levels);
         }
@@ -241,7 +248,7 @@ impl Draft {
             }
             let there = self.levels.len();
             let batch = (there / BATCH_SHARE).clamp(1, BATCH_MAX).min(levels.len() - from);
-            self.append(&codes[from * self.stride..(from + batch) * self.stride], &levels[from..from + batch]);
+            self.append(&levels[from..from + batch]);
             // What it answers counts between two batches; it is called oftener to let others go first.
             self.connect(there, there + batch, threads, &|i| {
                 if i.is_multiple_of(NODES_PER_STEP) {
@@ -253,8 +260,7 @@ impl Draft {
         true
     }
 
-    fn append(&mut self, codes: &[u8], levels: &[u8]) {
-        self.codes.extend_from_slice(codes);
+    fn append(&mut self, levels: &[u8]) {
         for level in levels {
             // Levels from the top up have no lists: the top is compared as a whole.
             let lists = usize::from(*level).min(self.top_level.saturating_sub(1));
@@ -277,7 +283,7 @@ impl Draft {
             let node = (from + i) as u32;
             let graph = self.graph();
             let own = usize::from(self.levels[node as usize]).min(self.top_level.saturating_sub(1));
-            as_query(&self.codes[node as usize * self.stride..][..self.stride], &mut worker.query);
+            as_query(&self.codes.bytes()[node as usize * self.stride..][..self.stride], &mut worker.query);
             let mut lists = Vec::with_capacity(own + 1);
             if self.top_level == 0 {
                 return lists;
@@ -341,8 +347,8 @@ impl Draft {
 
     /// The heuristic over a list in any order.
     fn prune(&self, node: u32, list: &[u32], cap: usize, worker: &mut Worker) -> Vec<u32> {
-        let rows = Rows { bytes: &self.codes, stride: self.stride };
-        as_query(&self.codes[node as usize * self.stride..][..self.stride], &mut worker.other);
+        let rows = self.rows();
+        as_query(&self.codes.bytes()[node as usize * self.stride..][..self.stride], &mut worker.other);
         worker.dots.resize(list.len().max(worker.dots.len()), 0);
         self.kernels.gather(&rows, list, &worker.other, &mut worker.dots);
         let mut candidates: Vec<(i32, u32)> = worker.dots.iter().copied().zip(list.iter().copied()).collect();
@@ -353,14 +359,14 @@ impl Draft {
     /// Keeps, nearest first, the candidates that are nearer to the node than to any kept before; what room is left goes to
     /// the nearest of the others, which in tight clusters are worth more than the comparisons they cost.
     fn choose(&self, candidates: &[(i32, u32)], cap: usize, worker: &mut Worker) -> Vec<u32> {
-        let rows = Rows { bytes: &self.codes, stride: self.stride };
+        let rows = self.rows();
         worker.chosen.clear();
         worker.refused.clear();
         for (product, candidate) in candidates {
             if worker.chosen.len() >= cap {
                 break;
             }
-            as_query(&self.codes[*candidate as usize * self.stride..][..self.stride], &mut worker.other);
+            as_query(&rows.bytes[*candidate as usize * self.stride..][..self.stride], &mut worker.other);
             let n = worker.chosen.len();
             worker.dots.resize(n.max(worker.dots.len()), 0);
             self.kernels.gather(&rows, &worker.chosen, &worker.other, &mut worker.dots);
@@ -377,15 +383,18 @@ impl Draft {
 
     /// Prunes every list to its width and gives the graph.
     #[must_use]
-    pub fn finish(self, threads: usize) -> (Parts, Vec<u8>) {
+    pub fn finish(self, threads: usize) -> (Parts, Pages) {
         let cap = self.cap(0);
-        let lists = in_parallel(self.levels.len(), threads, Worker::default, |worker, node| {
-            let list: Vec<u32> = self.graph().list(node as u32, 0).iter().copied().take_while(|n| *n != NONE).collect();
-            if list.len() <= cap { list } else { self.prune(node as u32, &list, cap, worker) }
-        });
         let mut base = vec![NONE; self.levels.len() * cap];
-        for (place, list) in base.chunks_mut(cap).zip(lists) {
-            place[..list.len()].copy_from_slice(&list);
+        for (first, places) in (0..).step_by(FINISHED_AT_ONCE).zip(base.chunks_mut(cap * FINISHED_AT_ONCE)) {
+            let lists = in_parallel(places.len() / cap, threads, Worker::default, |worker, i| {
+                let node = (first + i) as u32;
+                let list: Vec<u32> = self.graph().list(node, 0).iter().copied().take_while(|n| *n != NONE).collect();
+                if list.len() <= cap { list } else { self.prune(node, &list, cap, worker) }
+            });
+            for (place, list) in places.chunks_mut(cap).zip(lists) {
+                place[..list.len()].copy_from_slice(&list);
+            }
         }
         let parts =
             Parts { top_level: self.top_level, top: self.top, levels: self.levels, base, upper_at: self.upper_at, upper: self.upper };

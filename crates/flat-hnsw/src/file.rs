@@ -24,6 +24,8 @@ const MAGIC: &[u8; 8] = b"BRFLAT\x00\x01";
 const PAGE: u64 = 4096;
 /// Most rows: node numbers have 31 bits.
 const ROWS_MAX: u64 = 1 << 31;
+/// Bytes that are read at once to compare a checksum.
+const VERIFIED_AT_ONCE: usize = 1 << 20;
 /// Longest vector.
 pub(crate) const DIM_MAX: usize = 1 << 16;
 
@@ -203,10 +205,27 @@ pub fn open(path: &Path) -> io::Result<FlatIndex> {
 pub fn verify(path: &Path) -> io::Result<()> {
     let mut file = File::open(path)?;
     let header = read_header(&mut file)?;
+    let mut buffer = vec![0; VERIFIED_AT_ONCE];
     for (name, section) in &header.sections {
-        load(&mut file, name, *section)?;
+        verify_section(&mut file, name, *section, &mut buffer)?;
     }
     Ok(())
+}
+
+/// Compares the checksum of a section, a part in memory at a time.
+fn verify_section(file: &mut File, name: &str, section: Section, buffer: &mut [u8]) -> io::Result<()> {
+    file.seek(SeekFrom::Start(section.at))?;
+    let (mut left, mut hasher) = (section.bytes, crc32fast::Hasher::new());
+    while left > 0 {
+        let part = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        file.read_exact(&mut buffer[..part]).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => bad(format!("it ends within section `{name}`")),
+            _ => error,
+        })?;
+        hasher.update(&buffer[..part]);
+        left -= part as u64;
+    }
+    if hasher.finalize() == section.crc32 { Ok(()) } else { Err(bad(format!("the checksum of section `{name}` does not match"))) }
 }
 
 #[cfg(test)]

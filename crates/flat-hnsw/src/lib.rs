@@ -29,6 +29,7 @@ pub use build::Parameters;
 use build::{Draft, level_of, mix};
 use code::{Quantiser, QueryCode};
 use graph::{Graph, NONE, Scratch, node_of, product_of};
+use kernel::Kernels;
 use pages::Pages;
 pub use store::{LiveRows, Neighbour, Store};
 
@@ -108,6 +109,15 @@ struct Walker {
     rows: Vec<u32>,
 }
 
+/// How the rows of a built graph are numbered.
+#[derive(Clone, Copy, Debug)]
+enum Numbering {
+    /// Neighbours side by side: fewer pages and cache lines a walk.
+    Near,
+    /// As they were given.
+    Given,
+}
+
 /// What a walk came to.
 struct WalkOutcome {
     best: Vec<Neighbour>,
@@ -131,8 +141,47 @@ impl FlatIndex {
         threads: usize,
         progress: &Progress<'_>,
     ) -> io::Result<(Self, Vec<u32>)> {
+        Self::build_owned(vectors.to_vec(), dim, parameters, threads, progress)
+    }
+
+    /// [`FlatIndex::build`] of vectors that are given away: they are arranged where they lie. Beside them it takes, for each row, two codes
+    /// and 20 `m` bytes at most at a time.
+    ///
+    /// # Errors
+    /// As [`FlatIndex::build`].
+    pub fn build_owned(
+        vectors: Vec<f32>,
+        dim: usize,
+        parameters: Parameters,
+        threads: usize,
+        progress: &Progress<'_>,
+    ) -> io::Result<(Self, Vec<u32>)> {
+        Self::built(vectors, dim, parameters, Numbering::Near, (threads, progress))
+    }
+
+    /// [`FlatIndex::build_owned`] with every row where it is: searches read memory less in order, and what comes later comes behind.
+    ///
+    /// # Errors
+    /// As [`FlatIndex::build`].
+    pub fn build_in_order(
+        vectors: Vec<f32>,
+        dim: usize,
+        parameters: Parameters,
+        threads: usize,
+        progress: &Progress<'_>,
+    ) -> io::Result<Self> {
+        Self::built(vectors, dim, parameters, Numbering::Given, (threads, progress)).map(|(flat, _)| flat)
+    }
+
+    fn built(
+        vectors: Vec<f32>,
+        dim: usize,
+        parameters: Parameters,
+        numbering: Numbering,
+        (threads, progress): (usize, &Progress<'_>),
+    ) -> io::Result<(Self, Vec<u32>)> {
         parameters.check()?;
-        let rows = rows_of(vectors, dim)?;
+        let rows = rows_of(&vectors, dim)?;
         if rows < GRAPH_ROWS_MIN {
             return Self::unlinked(vectors, dim, parameters);
         }
@@ -141,13 +190,15 @@ impl FlatIndex {
         // High levels first, as the draft wants; the rest as shuffled cards, so that a batch is no cluster.
         order.sort_unstable_by_key(|row| (u8::MAX - level[*row as usize], mix(parameters.seed ^ u64::from(*row)), *row));
         let levels: Vec<u8> = order.iter().map(|row| level[*row as usize]).collect();
-        let shuffled = Store::new(vectors, dim, &order)?;
-        let mut draft = Draft::new(parameters, shuffled.codes().stride, shuffled.kernels);
-        if !draft.insert(shuffled.codes.bytes(), &levels, threads, progress) {
+        let (_, codes) = store::encoded(&vectors, dim, &order)?;
+        let mut draft = Draft::new(parameters, code::stride(dim), Kernels::best(), codes);
+        if !draft.insert(&levels, threads, progress) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let (parts, _) = draft.finish(threads);
-        Self::of_parts(vectors, dim, parameters, &parts, &order, (threads, progress))
+        let (parts, codes) = draft.finish(threads);
+        // Others are made in the order of the graph.
+        drop(codes);
+        Self::numbered(vectors, dim, parameters, parts, &order, numbering, (threads, progress))
     }
 
     /// The index of a graph that was made for `vectors` in the order `order`; gives what [`FlatIndex::build`] gives. `how` is
@@ -156,16 +207,34 @@ impl FlatIndex {
     /// # Errors
     /// As [`FlatIndex::build`].
     pub fn of_parts(
-        vectors: &[f32],
+        vectors: Vec<f32>,
         dim: usize,
         parameters: Parameters,
-        parts: &build::Parts,
+        parts: build::Parts,
         order: &[u32],
         how: (usize, &Progress<'_>),
     ) -> io::Result<(Self, Vec<u32>)> {
+        Self::numbered(vectors, dim, parameters, parts, order, Numbering::Near, how)
+    }
+
+    fn numbered(
+        vectors: Vec<f32>,
+        dim: usize,
+        parameters: Parameters,
+        mut parts: build::Parts,
+        order: &[u32],
+        numbering: Numbering,
+        how: (usize, &Progress<'_>),
+    ) -> io::Result<(Self, Vec<u32>)> {
         let rows = order.len();
-        // Neighbours side by side: fewer pages and cache lines a walk.
-        let places = breadth_first(parts);
+        let places = match numbering {
+            Numbering::Near => breadth_first(&parts),
+            Numbering::Given => {
+                let mut places = vec![0_u32; rows];
+                order.iter().zip(0..).for_each(|(row, node)| places[*row as usize] = node);
+                places
+            }
+        };
         let mut new_of = vec![0_u32; rows];
         for (new, old) in places.iter().zip(0..).map(|(old, new)| (new, *old)) {
             new_of[old as usize] = new;
@@ -178,8 +247,10 @@ impl FlatIndex {
             place.copy_from_slice(bytemuck::cast_slice(&list));
         }
         let of_rows: Vec<u32> = places.iter().map(|old| order[*old as usize]).collect();
+        // It is there twice now, by both numbers.
+        parts.base = Vec::new();
         let mut flat = Self {
-            store: Store::new(vectors, dim, &of_rows)?,
+            store: Store::arranged(vectors, dim, &of_rows)?,
             parameters,
             base,
             levels: places.iter().map(|old| parts.levels[*old as usize]).collect(),
@@ -198,9 +269,9 @@ impl FlatIndex {
     /// # Errors
     /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows or hold what is no number; if there is not
     /// enough memory.
-    pub fn unlinked(vectors: &[f32], dim: usize, parameters: Parameters) -> io::Result<(Self, Vec<u32>)> {
-        let order: Vec<u32> = (0..rows_of(vectors, dim)? as u32).collect();
-        Ok((Self::scanned(Store::new(vectors, dim, &order)?, parameters)?, order))
+    pub fn unlinked(vectors: Vec<f32>, dim: usize, parameters: Parameters) -> io::Result<(Self, Vec<u32>)> {
+        let order: Vec<u32> = (0..rows_of(&vectors, dim)? as u32).collect();
+        Ok((Self::scanned(Store::arranged(vectors, dim, &order)?, parameters)?, order))
     }
 
     fn scanned(store: Store, parameters: Parameters) -> io::Result<Self> {
@@ -225,25 +296,28 @@ impl FlatIndex {
     pub fn insert(&self, vectors: &[f32], threads: usize, progress: &Progress<'_>) -> io::Result<Self> {
         let (dim, there) = (self.store.dim(), self.store.len());
         let added = rows_of(vectors, dim)?;
-        let mut all = self.store.vectors().to_vec();
+        let mut all = Vec::with_capacity((there + added) * dim);
+        all.extend_from_slice(self.store.vectors());
         all.extend_from_slice(vectors);
         if self.top.is_empty() {
-            return Self::build(&all, dim, self.parameters, threads, progress).map(|(flat, _)| flat);
+            return Self::build_in_order(all, dim, self.parameters, threads, progress);
         }
         let mut quantiser = self.store.quantiser;
-        let width = self.store.codes().stride;
-        let mut fresh = vec![0_u8; added * width];
+        let (old, width) = (self.store.codes(), self.store.codes().stride);
+        let mut codes = Pages::zeroed((there + added) * width)?;
+        let (known, fresh) = codes.bytes_mut().split_at_mut(old.bytes.len());
+        known.copy_from_slice(old.bytes);
         for (vector, code) in vectors.chunks_exact(dim).zip(fresh.chunks_mut(width)) {
             quantiser.encode(vector, code);
         }
         let levels: Vec<u8> = (0..added as u64).map(|i| level_of(there as u64 + i, &self.parameters)).collect();
-        let mut draft = Draft::resume(self.parameters, &self.graph(), &self.levels);
-        if !draft.insert(&fresh, &levels, threads, progress) {
+        let mut draft = Draft::resume(self.parameters, &self.graph(), &self.levels, codes);
+        if !draft.insert(&levels, threads, progress) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let (parts, codes) = draft.finish(threads);
         let mut flat = Self {
-            store: Store::from_pages(dim, there + added, quantiser, Pages::copied(&codes)?, Pages::copied(bytemuck::cast_slice(&all))?),
+            store: Store::from_pages(dim, there + added, quantiser, codes, Pages::Numbers(all)),
             parameters: self.parameters,
             base: Pages::copied(bytemuck::cast_slice(&parts.base))?,
             levels: parts.levels,
@@ -520,6 +594,16 @@ mod tests {
         let asked = (0..rows as u32).step_by(200);
         let itself = |row: u32| flat.search(flat.store.vector(row), &SearchParameters { k: 10, ef: 64, live: None })[0].row == row;
         assert!(asked.clone().all(itself));
+    }
+
+    #[test]
+    fn rows_stay_where_they_are_as_an_index_outgrows_being_scanned() {
+        let vectors = unit_vectors(7, 3000, 8);
+        let (few, rest) = vectors.split_at(100 * 8);
+        let flat = FlatIndex::build_in_order(few.to_vec(), 8, parameters(1), 2, &|_| true).expect("few");
+        let flat = flat.insert(rest, 2, &|_| true).expect("inserted");
+        assert!(!flat.top.is_empty() && flat.store.vectors() == vectors);
+        assert_eq!(flat.orphans(ADOPT_EF, 2, usize::MAX), Vec::<u32>::new());
     }
 
     proptest! {

@@ -11,18 +11,20 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions, UncheckedAdvice};
 
 /// So many reads are announced after one that had to wait for the disk.
 const ANNOUNCED: u32 = 16;
 /// A read of scattered parts that takes longer than this, and this much a part, waited for the disk.
 const FROM_MEMORY_MAX: (Duration, Duration) = (Duration::from_micros(200), Duration::from_micros(2));
 
-/// Bytes that start at a page.
+/// Bytes that start at a page, or numbers.
 #[derive(Debug)]
 pub enum Pages {
     /// In memory.
     Memory(MmapMut, usize),
+    /// Numbers that were in memory already.
+    Numbers(Vec<f32>),
     /// In a file; and how many reads are still to be announced.
     File(Mmap, AtomicU32),
 }
@@ -81,6 +83,7 @@ impl Pages {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Memory(map, bytes) => &map[..*bytes],
+            Self::Numbers(numbers) => bytemuck::cast_slice(numbers),
             Self::File(map, _) => map,
         }
     }
@@ -89,6 +92,7 @@ impl Pages {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Self::Memory(map, bytes) => &mut map[..*bytes],
+            Self::Numbers(numbers) => bytemuck::cast_slice_mut(numbers),
             Self::File(..) => &mut [],
         }
     }
@@ -112,6 +116,15 @@ impl Pages {
             announced.store(ANNOUNCED, Ordering::Relaxed);
         }
         out
+    }
+
+    /// Gives back the memory of what was read from a file: it is read again when it is touched. Of what is in memory alone nothing.
+    pub fn release(&self) {
+        if let Self::File(map, _) = self {
+            // SAFETY: the mapping is of a file that nobody changes, and was never written to: what comes back is what was there.
+            #[cfg(target_os = "linux")]
+            let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        }
     }
 
     /// As numbers; pages are aligned for them.
@@ -139,7 +152,7 @@ mod tests {
         let pages = Pages::map(&File::open(&path).expect("there"), 0, 100_000).expect("mapped");
         let left = || match &pages {
             Pages::File(_, announced) => announced.load(Ordering::Relaxed),
-            Pages::Memory(..) => unreachable!("it was mapped"),
+            Pages::Memory(..) | Pages::Numbers(_) => unreachable!("it was mapped"),
         };
         // A part that is not there is passed over.
         let read = |wait: Duration| {

@@ -145,16 +145,23 @@ impl Store {
     /// # Errors
     /// If there is not enough memory.
     pub fn new(vectors: &[f32], dim: usize, order: &[u32]) -> io::Result<Self> {
-        let mut quantiser = Quantiser::of(vectors);
-        let width = stride(dim);
-        let (mut codes, mut kept) = (Pages::zeroed(order.len() * width)?, Pages::zeroed(order.len() * dim * 4)?);
-        let places = codes.bytes_mut().chunks_mut(width.max(1)).zip(kept.bytes_mut().chunks_mut((dim * 4).max(1)));
-        for (row, (code, place)) in order.iter().zip(places) {
-            let vector = &vectors[*row as usize * dim..][..dim];
-            quantiser.encode(vector, code);
-            place.copy_from_slice(bytemuck::cast_slice(vector));
+        let (quantiser, codes) = encoded(vectors, dim, order)?;
+        let mut kept = Pages::zeroed(order.len() * dim * 4)?;
+        for (row, place) in order.iter().zip(kept.bytes_mut().chunks_mut((dim * 4).max(1))) {
+            place.copy_from_slice(bytemuck::cast_slice(&vectors[*row as usize * dim..][..dim]));
         }
-        Ok(Self { dim, rows: order.len(), quantiser, codes, vectors: kept, kernels: Kernels::best() })
+        Ok(Self::from_pages(dim, order.len(), quantiser, codes, kept))
+    }
+
+    /// Takes over vectors of length 1: row `i` is what was row `order[i]`. They are moved where they lie, not copied.
+    ///
+    /// # Errors
+    /// With [`io::ErrorKind::InvalidInput`] if `order` does not name every row once; if there is not enough memory.
+    pub fn arranged(mut vectors: Vec<f32>, dim: usize, order: &[u32]) -> io::Result<Self> {
+        arrange(&mut vectors, dim, order)?;
+        let rows: Vec<u32> = (0..order.len() as u32).collect();
+        let (quantiser, codes) = encoded(&vectors, dim, &rows)?;
+        Ok(Self::from_pages(dim, order.len(), quantiser, codes, Pages::Numbers(vectors)))
     }
 
     pub(crate) fn from_pages(dim: usize, rows: usize, quantiser: Quantiser, codes: Pages, vectors: Pages) -> Self {
@@ -201,6 +208,11 @@ impl Store {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         (self.codes.bytes().len() + self.vectors.bytes().len()) as u64
+    }
+
+    /// Gives back the memory of vectors that come from a file, until they are read again.
+    pub fn release(&self) {
+        self.vectors.release();
     }
 
     /// Bytes of the vectors, which are mapped where they come from a file.
@@ -254,6 +266,12 @@ impl Store {
         best.sort_unstable();
         best.truncate(k);
         best
+    }
+
+    /// The best `k` of the live rows from `from` on, exactly.
+    #[must_use]
+    pub fn exact_from(&self, from: usize, query: &[f32], k: usize, live: Option<&LiveRows>) -> Vec<Neighbour> {
+        self.exact_part(&[query], from, self.rows, k, live).pop().unwrap_or_default()
     }
 
     /// [`Store::exact`] for many queries: those of a group share each pass over the codes.
@@ -317,6 +335,48 @@ impl Store {
     }
 }
 
+/// The codes of rows in an order, and how they were made.
+///
+/// # Errors
+/// If there is not enough memory.
+pub(crate) fn encoded(vectors: &[f32], dim: usize, order: &[u32]) -> io::Result<(Quantiser, Pages)> {
+    let (mut quantiser, width) = (Quantiser::of(vectors), stride(dim));
+    let mut codes = Pages::zeroed(order.len() * width)?;
+    for (row, code) in order.iter().zip(codes.bytes_mut().chunks_mut(width.max(1))) {
+        quantiser.encode(&vectors[*row as usize * dim..][..dim], code);
+    }
+    Ok((quantiser, codes))
+}
+
+/// Moves rows so that row `i` is what was row `order[i]`: each circle of moves with one row put aside.
+fn arrange(vectors: &mut [f32], dim: usize, order: &[u32]) -> io::Result<()> {
+    let mut waits = vec![false; order.len()];
+    let is_each_once = vectors.len() == order.len() * dim
+        && order.iter().all(|row| waits.get_mut(*row as usize).is_some_and(|named| !std::mem::replace(named, true)));
+    if !is_each_once {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the order does not name every row once"));
+    }
+    let mut aside = vec![0.0; dim];
+    for first in 0..order.len() {
+        if !waits[first] {
+            continue;
+        }
+        aside.copy_from_slice(&vectors[first * dim..][..dim]);
+        let mut place = first;
+        loop {
+            waits[place] = false;
+            let from = order[place] as usize;
+            if from == first {
+                vectors[place * dim..][..dim].copy_from_slice(&aside);
+                break;
+            }
+            vectors.copy_within(from * dim..(from + 1) * dim, place * dim);
+            place = from;
+        }
+    }
+    Ok(())
+}
+
 /// One query on its way through the codes.
 struct Scan {
     code: QueryCode,
@@ -368,7 +428,28 @@ mod tests {
     use crate::build::mix;
     use crate::sample::unit_vectors;
 
+    #[test]
+    fn an_order_that_does_not_name_every_row_once_is_refused() {
+        let vectors = unit_vectors(1, 3, 2);
+        for order in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3], &[0, 1, 2, 0]] {
+            let refused = Store::arranged(vectors.clone(), 2, order).expect_err("refused");
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{order:?}");
+        }
+        assert!(Store::arranged(Vec::new(), 2, &[]).expect("none").is_empty());
+    }
+
     proptest! {
+        #[test]
+        fn rows_that_are_moved_are_those_that_are_copied(seed in any::<u64>(), rows in 1_usize..200, dim in 1_usize..9) {
+            let vectors = unit_vectors(seed, rows, dim);
+            let mut order: Vec<u32> = (0..rows as u32).collect();
+            order.sort_by_key(|row| mix(seed ^ u64::from(*row)));
+            let (copied, moved) = (Store::new(&vectors, dim, &order).expect("memory"), Store::arranged(vectors, dim, &order).expect("moved"));
+            prop_assert_eq!(copied.vectors(), moved.vectors());
+            prop_assert_eq!(copied.codes().bytes, moved.codes().bytes);
+            prop_assert_eq!(copied.quantiser, moved.quantiser);
+        }
+
         #[test]
         fn exact_search_gives_what_a_plain_sort_gives(
             seed in any::<u64>(), rows in 1_usize..3000, dim in 2_usize..70, k in 1_usize..20, share in 1_u64..12,

@@ -3,17 +3,17 @@
 
 mod hnsw_rs;
 
+use std::borrow::Cow;
 use std::io;
 
 use flat_hnsw::build::Parameters;
 use flat_hnsw::{FlatIndex, Progress};
 
 /// What is to be built, and how.
-#[derive(Clone, Copy)]
 #[expect(missing_debug_implementations, reason = "what hears of progress has none")]
 pub struct Work<'a> {
-    /// Of length 1, one after the other.
-    pub vectors: &'a [f32],
+    /// Of length 1, one after the other. Those that are given away are not copied.
+    pub vectors: Cow<'a, [f32]>,
     /// How many numbers a vector has.
     pub dim: usize,
     /// Of the graph that is built.
@@ -65,7 +65,7 @@ pub trait Engine: Sync {
     ///
     /// # Errors
     /// If there is not enough memory, or with [`io::ErrorKind::Interrupted`] if told to stop.
-    fn build(&self, work: &Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)>;
+    fn build(&self, work: Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)>;
 }
 
 /// Our own builder; the same graph on any number of threads.
@@ -76,8 +76,8 @@ impl Engine for FlatHnsw {
         "flat-hnsw"
     }
 
-    fn build(&self, work: &Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
-        FlatIndex::build(work.vectors, work.dim, work.parameters, work.threads, work.progress)
+    fn build(&self, work: Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
+        FlatIndex::build_owned(work.vectors.into_owned(), work.dim, work.parameters, work.threads, work.progress)
     }
 }
 
@@ -89,8 +89,8 @@ impl Engine for Exact {
         "exact"
     }
 
-    fn build(&self, work: &Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
-        FlatIndex::unlinked(work.vectors, work.dim, work.parameters)
+    fn build(&self, work: Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
+        FlatIndex::unlinked(work.vectors.into_owned(), work.dim, work.parameters)
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
         let (vectors, queries) = (unit_vectors(1, rows, dim), unit_vectors(2, 200, dim));
         let parameters = Parameters { m: 12, ef_construction: 100, seed: 0 };
         for engine in ENGINES {
-            let (flat, order) = engine.build(&Work { vectors: &vectors, dim, parameters, threads: 2, progress: &|_| true }).expect("built");
+            let (flat, order) = engine.build(Work { vectors: Cow::Borrowed(&vectors), dim, parameters, threads: 2, progress: &|_| true }).expect("built");
             assert_eq!(order.len(), rows);
             assert!(order.iter().zip(0..).all(|(old, new)| flat.store.vector(new) == &vectors[*old as usize * dim..][..dim]));
             assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
@@ -144,7 +144,7 @@ mod tests {
             for rows in [0, 1, 2000] {
                 let equal: Vec<f32> = std::iter::repeat_n([0.6_f32, 0.8], rows).flatten().collect();
                 let (flat, _) =
-                    engine.build(&Work { vectors: &equal, dim: 2, parameters, threads: 2, progress: &|_| true }).expect("built");
+                    engine.build(Work { vectors: Cow::Borrowed(&equal), dim: 2, parameters, threads: 2, progress: &|_| true }).expect("built");
                 assert_eq!(
                     flat.search(&[0.6, 0.8], &SearchParameters { k: 3, ef: 10, live: None }).len(),
                     rows.min(3),
@@ -153,7 +153,7 @@ mod tests {
                 );
             }
             let vectors = unit_vectors(1, 3000, 8);
-            let told = engine.build(&Work { vectors: &vectors, dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });
+            let told = engine.build(Work { vectors: Cow::Borrowed(&vectors), dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });
             assert_eq!(told.is_err(), engine.name() != "exact", "{}", engine.name());
         }
         assert!(named("faiss").is_err_and(|error| error.to_string().contains("flat-hnsw, hnsw-rs, exact")));

@@ -239,8 +239,9 @@ impl Folder {
         (manifest.base, manifest.segments, manifest.dead) = (None, Vec::new(), None);
         if !content.rows.is_empty() {
             let engine = engine::named(&manifest.engine).map_err(bad)?;
-            let work = Work { vectors: &content.vectors, dim, parameters: manifest.parameters, threads, progress };
-            let (flat, order) = engine.build(&work)?;
+            let Content { rows: unordered, vectors, columns } = content;
+            let work = Work { vectors: vectors.into(), dim, parameters: manifest.parameters, threads, progress };
+            let (flat, order) = engine.build(work)?;
             manifest.recall_measured = None;
             if let Some(wanted) = manifest.recall_wanted.filter(|_| manifest.engine != "exact")
                 && let Some(width) = calibrate::width(&flat, wanted, threads)
@@ -251,9 +252,10 @@ impl Folder {
             }
             let mut rows = RowStore::default();
             for old in &order {
-                rows.push(&content.rows.row(*old as usize)?);
+                rows.push(&unordered.row(*old as usize)?);
             }
-            let columns = arrow_select::take::take_record_batch(&content.columns, &UInt32Array::from(order)).map_err(bad)?;
+            drop(unordered);
+            let columns = arrow_select::take::take_record_batch(&columns, &UInt32Array::from(order)).map_err(bad)?;
             let columns = if columns.num_columns() == 0 { segment::no_columns(rows.len())? } else { columns };
             let segment_path = self.new_segment(&mut draft)?;
             segment::write(&self.path().join(&segment_path), source, &manifest.model, &rows, flat.store.vectors(), &columns)?;
@@ -329,7 +331,7 @@ impl Folder {
             manifest.dead = Some(self.files.describe(&path)?);
         }
         self.seal(&name, &manifest)?;
-        let generation = self.load(&name, old.base.clone())?;
+        let generation = self.load(&name, old.base.clone())?.following(old);
         self.step("verified")?;
         self.count(&generation)?;
         draft.stays = true;

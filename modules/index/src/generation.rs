@@ -1,7 +1,7 @@
 //! A generation in memory: an immutable base with its graph, a small delta, and which rows are dead.
 //!
-//! Rows are numbered through base and delta. The delta is compared one by one, so that an append costs what it adds;
-//! compaction (a new base) folds it in. Readers share a generation by `Arc` and never see another half-way.
+//! Rows are numbered through base and delta. The delta is compared one by one, or walked once a graph over it was made behind, so that an
+//! append costs what it adds; compaction (a new base) folds it in. Readers share a generation by `Arc` and never see another half-way.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,6 +17,7 @@ use brahman_sidecar::chain;
 use serde::{Deserialize, Serialize};
 
 use crate::analyser::Analyser;
+use crate::appended::AppendedGraph;
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::filter::sorted::{IdMap, ROWS_MIN, SortedColumns};
@@ -24,7 +25,7 @@ use crate::lexical::{Lexical, Statistics, analyser_for};
 use crate::query::Asked;
 use crate::rows::{Row, RowStore};
 use crate::segment;
-use crate::threads::caught;
+use crate::threads::{caught, on_own_thread};
 use flat_hnsw::build::Parameters;
 use flat_hnsw::store::{LiveRows, Neighbour, Store};
 use flat_hnsw::{FlatIndex, SearchParameters};
@@ -429,7 +430,7 @@ pub struct Generation {
     pub folder: String,
     /// The large part, with a graph.
     pub base: Option<Arc<Base>>,
-    /// The small part, compared row by row.
+    /// The small part.
     pub delta: Delta,
     /// Rows alive in the base, if not all.
     pub live_base: Option<LiveRows>,
@@ -442,6 +443,8 @@ pub struct Generation {
     base_columns: OnceLock<RecordBatch>,
     /// Which rows of the delta each document has.
     delta_ids: OnceLock<IdMap>,
+    /// Over the first rows of the delta; that of the generation before, if this one only adds to it.
+    appended: Arc<AppendedGraph>,
 }
 
 /// How a search is made.
@@ -506,8 +509,36 @@ impl Generation {
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
         let (lexical_delta, lexical_gone) = (OnceLock::new(), OnceLock::new());
-        let (base_columns, delta_ids) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta, lexical_gone, base_columns, delta_ids })
+        let (base_columns, delta_ids, appended) = (OnceLock::new(), OnceLock::new(), Arc::default());
+        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta, lexical_gone, base_columns, delta_ids, appended })
+    }
+
+    /// This generation with the graph over what was appended of the one that it adds to: its first rows are the same.
+    #[must_use]
+    pub fn following(mut self, old: &Self) -> Self {
+        self.appended = Arc::clone(&old.appended);
+        self
+    }
+
+    /// Links what was appended, on a thread of its own, where that pays. Searches compare it one by one until then.
+    pub fn link_appended(self: &Arc<Self>) {
+        if self.manifest.engine == "exact" || !self.appended.is_due(self.delta.rows.len()) {
+            return;
+        }
+        let own = Arc::clone(self);
+        let link = move || {
+            let linked = own.appended.link(&own.delta.store, own.manifest.parameters, 1);
+            if let Err(error) = linked {
+                tracing::warn!("{}: what was appended is not linked: {}", own.folder, chain(&error));
+            }
+        };
+        drop(on_own_thread("linking what was appended", true, link));
+    }
+
+    /// How many of the appended rows a search walks through instead of comparing them.
+    #[must_use]
+    pub fn linked_rows(&self) -> usize {
+        self.appended.rows()
     }
 
     /// Rows in the base.
@@ -789,7 +820,12 @@ impl Generation {
             return found;
         }
         let from = self.base_rows() as u32;
-        let appended = self.delta.store.exact(query, how.k, allowed.delta.as_ref(), 1);
+        let live = allowed.delta.as_ref();
+        let appended = if how.exact {
+            self.delta.store.exact(query, how.k, live, 1)
+        } else {
+            self.appended.search(&self.delta.store, query, &SearchParameters { k: how.k, ef, live })
+        };
         found.extend(appended.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
         found.sort_unstable();
         found.truncate(how.k);

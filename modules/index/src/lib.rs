@@ -2,7 +2,7 @@
 //!
 //! From the outside in: [`service`] speaks `org.brahman.Index`; [`refresh`] plans what changes, [`cutter`] cuts rows along their
 //! [`outline`] ([`chunk`] those of older indexes), [`embedder`] asks the mesh for vectors, [`pending`] remembers them until they are
-//! committed; [`generation`] is what answers, [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`];
+//! committed; [`generation`] is what answers, with a graph over what was [`appended`], [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`];
 //! [`flat_hnsw`] is the engine, [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for, [`passage`]
 //! what of a chunk is read first,
 //! [`reranker`] has hits ordered anew, [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod analyser;
+pub mod appended;
 pub mod calibrate;
 pub mod chunk;
 pub mod cutter;

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// How the first line begins.
@@ -13,13 +14,17 @@ const HEAD: &[u8] = b"brahman pending 1 ";
 /// Longest such line: a fingerprint is a hash.
 const HEAD_MAX: usize = 4096;
 
+/// Bytes read at once as a file is opened.
+const READ_AT_ONCE: usize = 1 << 20;
+
 /// The file, and what it held when it was opened.
 #[derive(Debug)]
 pub struct Pending {
     path: PathBuf,
     file: File,
-    /// Vectors by the sha256 of their text.
-    pub known: HashMap<[u8; 32], Vec<f32>>,
+    /// Where the records of texts begin, by the sha256 of the text.
+    known: HashMap<[u8; 32], u64>,
+    dim: usize,
     /// Records that were damaged, and those behind them: their texts are embedded again.
     pub lost: u64,
 }
@@ -32,37 +37,48 @@ impl Pending {
     pub fn open(path: &Path, fingerprint: &str, dim: usize) -> io::Result<Self> {
         let mut head = HEAD.to_vec();
         head.extend(format!("{fingerprint} {dim}\n").into_bytes());
-        let mut bytes = Vec::new();
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        file.read_to_end(&mut bytes)?;
+        let length = file.metadata()?.len();
+        let mut start = Vec::new();
+        (&file).take(HEAD_MAX as u64).read_to_end(&mut start)?;
         let mut known = HashMap::new();
-        let record = 32 + dim * 4 + 4;
+        let record = record_bytes(dim);
         let mut whole = 0;
-        if bytes.starts_with(&head) {
-            whole = head.len();
-            for part in bytes[head.len()..].chunks_exact(record) {
-                let (content, crc) = part.split_at(record - 4);
-                if crc32fast::hash(content).to_le_bytes() != crc {
-                    break;
-                }
-                let (hash, vector) = content.split_at(32);
-                let vector = vector.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                known.insert(hash.try_into().unwrap_or([0; 32]), vector);
-                whole += record;
+        if start.starts_with(&head) {
+            whole = head.len() as u64;
+            file.seek(SeekFrom::Start(whole))?;
+            let (mut reader, mut part) = (BufReader::with_capacity(READ_AT_ONCE, &file), vec![0; record]);
+            while length - whole >= record as u64 {
+                reader.read_exact(&mut part)?;
+                let Some(hash) = intact(&part).and_then(|(hash, _)| hash.try_into().ok()) else { break };
+                known.insert(hash, whole);
+                whole += record as u64;
             }
         }
         // What is shorter than a record was being written when the module ended, and had not been acknowledged.
-        let of_another = bytes.starts_with(HEAD) && !bytes.starts_with(&head) && bytes.iter().take(HEAD_MAX).any(|b| *b == b'\n');
-        let lost = if of_another { 0 } else { bytes.len().saturating_sub(whole.max(head.len())) / record };
+        let of_another = start.starts_with(HEAD) && !start.starts_with(&head) && start.contains(&b'\n');
+        let lost = if of_another { 0 } else { length.saturating_sub(whole.max(head.len() as u64)) / record as u64 };
         if lost > 0 {
             tracing::warn!("{}: {lost} vectors are damaged and are made again", path.display());
         }
-        file.set_len(whole as u64)?;
+        file.set_len(whole)?;
         if whole == 0 {
             file.write_all(&head)?;
         }
         file.sync_all()?;
-        Ok(Self { path: path.to_owned(), file, known, lost: lost as u64 })
+        Ok(Self { path: path.to_owned(), file, known, dim, lost })
+    }
+
+    /// The vector of a text, by its sha256, if it was added before the file was opened.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not what it was.
+    pub fn vector(&self, hash: &[u8; 32]) -> io::Result<Option<Vec<f32>>> {
+        let Some(at) = self.known.get(hash) else { return Ok(None) };
+        let mut part = vec![0; record_bytes(self.dim)];
+        self.file.read_exact_at(&mut part, *at)?;
+        let (_, vector) = intact(&part).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a record changed while it was read"))?;
+        Ok(Some(vector.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
     /// Adds vectors; on return they are durable.
@@ -90,6 +106,17 @@ impl Pending {
     }
 }
 
+/// Bytes of a record of vectors of `dim` numbers.
+fn record_bytes(dim: usize) -> usize {
+    32 + dim * 4 + 4
+}
+
+/// The hash and the vector of a record whose checksum is right.
+fn intact(record: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (content, crc) = record.split_last_chunk::<4>()?;
+    (crc32fast::hash(content).to_le_bytes() == *crc).then(|| content.split_at(32))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,7 +132,8 @@ mod tests {
         OpenOptions::new().write(true).open(&path).expect("there").set_len(length - 3).expect("cut");
         let mut again = Pending::open(&path, "f", 2).expect("opens");
         assert_eq!((again.known.len(), again.lost), (4, 0), "a torn end is no damage");
-        assert_eq!(again.known[&[3; 32]], [3.0, 1.0]);
+        assert_eq!(again.vector(&[3; 32]).expect("read"), Some(vec![3.0, 1.0]));
+        assert_eq!(again.vector(&[4; 32]).expect("read"), None);
         again.add(std::iter::once((&[9; 32], &[9.0, 9.0][..]))).expect("added");
         assert_eq!(Pending::open(&path, "f", 2).expect("opens").known.len(), 5);
         let mut bytes = fs::read(&path).expect("there");

@@ -50,21 +50,21 @@ impl Engine for HnswRs {
         Ok(())
     }
 
-    fn build(&self, work: &Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
-        let Work { vectors, dim, parameters, threads, progress } = *work;
+    fn build(&self, work: Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
+        let Work { vectors, dim, parameters, threads, progress } = work;
         let rows = vectors.len() / dim.max(1);
         self.check(&parameters).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         if rows < GRAPH_ROWS_MIN {
-            return FlatIndex::unlinked(vectors, dim, parameters);
+            return FlatIndex::unlinked(vectors.into_owned(), dim, parameters);
         }
         let hnsw = Hnsw::<f32, Inner>::new(parameters.m, rows, LAYERS, parameters.ef_construction, Inner);
-        if !insert(&hnsw, vectors, dim, threads, progress) {
+        if !insert(&hnsw, &vectors, dim, threads, progress) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let parts = parts(&hnsw, rows, parameters.m);
         drop(hnsw);
         let order: Vec<u32> = (0..rows as u32).collect();
-        FlatIndex::of_parts(vectors, dim, parameters, &parts, &order, (threads, progress))
+        FlatIndex::of_parts(vectors.into_owned(), dim, parameters, parts, &order, (threads, progress))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `Refresh`, `Migrate` and `Compact`: the work that writes generations.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -44,6 +44,8 @@ const APPENDED_SHARE: usize = 20;
 const DEAD_SHARE: usize = 5;
 /// Segments that a compaction joins.
 const SEGMENTS_MAX: usize = 64;
+/// Vectors of fewer bytes stay in memory after they were copied.
+const RELEASED_BYTES_MIN: u64 = 256 << 20;
 /// How often a build says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -79,14 +81,24 @@ pub(super) fn wants_compaction(generation: &Generation) -> bool {
 /// # Errors
 /// If something is damaged.
 pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
+    content_without(generation, &HashSet::new())
+}
+
+/// Rows alive that are not among `gone`, copied.
+fn content_without(generation: &Generation, gone: &HashSet<u32>) -> std::io::Result<Content> {
     let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
     if let Some(base) = &generation.base {
         base.whole()?;
     }
-    let numbers: Vec<u32> = generation.live_rows().collect();
+    let numbers: Vec<u32> = generation.live_rows().filter(|number| !gone.contains(number)).collect();
+    content.vectors.reserve_exact(numbers.len() * generation.manifest.model.dim);
     for number in &numbers {
         content.rows.push(&generation.row(*number)?);
         content.vectors.extend_from_slice(generation.vector(*number));
+    }
+    if let Some(base) = generation.base.as_ref().filter(|base| base.flat.store.vector_bytes() >= RELEASED_BYTES_MIN) {
+        // There are two copies now; what searches need of the one in the file they read again.
+        base.flat.store.release();
     }
     let mut batches: Vec<RecordBatch> = Vec::new();
     let base = generation.base_rows() as u32;
@@ -248,7 +260,7 @@ impl IndexService {
         let same = |g: &Arc<Generation>| g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run;
         // What answers in another's place is not what CURRENT names.
         let is_same = old.as_ref().is_some_and(same) && index.degraded().is_none();
-        let plan = match old.as_ref().filter(|_| is_same).and_then(|old| nothing_new(&old.manifest, dataset.rows)) {
+        let mut plan = match old.as_ref().filter(|_| is_same).and_then(|old| nothing_new(&old.manifest, dataset.rows)) {
             // Neither the dataset nor the index is read.
             Some(plan) => plan,
             None => {
@@ -266,7 +278,7 @@ impl IndexService {
             show_words(first, parameters, &plan, &own).map_err(|e| io_fault("showing what was read", &e))?;
         }
         let how = Embedding { index, own: &own, first: first.as_ref(), to, counted_for: counted_for.get() };
-        let embedded = self.vectors(call, &how, &plan, old.as_deref()).await.map_err(named)?;
+        let embedded = self.vectors(call, &how, &mut plan, old.as_deref()).await.map_err(named)?;
         let unchanged = plan.is_empty() && is_same;
         let mut out = counted(&plan, &embedded);
         if to.is_some() {
@@ -319,7 +331,7 @@ impl IndexService {
         &self,
         call: Option<&Call>,
         how: &Embedding<'_>,
-        plan: &Plan,
+        plan: &mut Plan,
         old: Option<&Generation>,
     ) -> Result<FreshVectors, Fault> {
         let (parameters, pending) = (&how.index.parameters, how.index.folder.path().join("pending.log"));
@@ -328,7 +340,7 @@ impl IndexService {
         let bound = how.to.or(old.map(|g| &g.manifest.model));
         let mut out = FreshVectors { model: bound.cloned(), ..FreshVectors::default() };
         if parameters.vector_column.is_some() {
-            out.vectors.clone_from(&plan.given);
+            out.vectors = std::mem::take(&mut plan.given);
             let dim = if plan.given_dim > 0 { plan.given_dim } else { old.map_or(1, |g| g.manifest.model.dim) };
             let own = || {
                 let name = parameters.model.clone().unwrap_or_else(|| "dataset".into());
@@ -337,8 +349,9 @@ impl IndexService {
             out.model.get_or_insert_with(own);
             return Ok(out);
         }
+        let plan = &*plan;
         let to_embed: Vec<usize> = (0..plan.origins.len()).filter(|i| plan.origins[*i] == Origin::Embed).collect();
-        let mut at_hand: HashMap<usize, Vec<f32>> = HashMap::new();
+        let mut at_hand = AtHand::default();
         if !to_embed.is_empty() {
             let model = match &out.model {
                 Some(model) => model.clone(),
@@ -347,6 +360,7 @@ impl IndexService {
                     None => embedder::current_model(&self.client, parameters.model.as_deref()).await?,
                 },
             };
+            at_hand = AtHand::new(plan.origins.len(), model.dim);
             let mut log = Pending::open(&pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
             out.lost = log.lost;
             let text = |i: usize| -> Result<Cow<'_, str>, Fault> {
@@ -356,9 +370,9 @@ impl IndexService {
             let mut asked = Vec::new();
             for i in to_embed {
                 let hash = sha256(text(i)?.as_bytes());
-                match log.known.get(&hash) {
+                match log.vector(&hash).map_err(|e| io_fault("reading pending.log", &e))? {
                     Some(vector) => {
-                        at_hand.insert(i, vector.clone());
+                        at_hand.insert(i, &vector);
                         out.resumed += 1;
                     }
                     None => asked.push((i, hash)),
@@ -382,7 +396,7 @@ impl IndexService {
                     out.truncated += batch.truncated;
                     let vectors = batch.vectors.chunks_exact(model.dim.max(1));
                     log.add(part.iter().map(|(_, hash)| hash).zip(vectors.clone())).map_err(|e| io_fault("writing pending.log", &e))?;
-                    at_hand.extend(part.iter().zip(vectors).map(|((i, _), vector)| (*i, vector.to_vec())));
+                    part.iter().zip(vectors).for_each(|((i, _), vector)| at_hand.insert(*i, vector));
                 }
                 done += pair.len() as u64;
                 how.show(plan, &model, &at_hand, &mut growth).await?;
@@ -390,15 +404,16 @@ impl IndexService {
             }
             out.model = Some(model);
         }
+        if at_hand.of == 0 {
+            at_hand = AtHand::new(plan.origins.len(), old.map_or(0, |old| old.manifest.model.dim));
+        }
         for (i, origin) in plan.origins.iter().enumerate() {
-            match (origin, old) {
-                (Origin::Old(row), Some(old)) => {
-                    out.reused += 1;
-                    out.vectors.extend_from_slice(old.vector(*row));
-                }
-                _ => out.vectors.extend(at_hand.remove(&i).unwrap_or_default()),
+            if let (Origin::Old(row), Some(old)) = (origin, old) {
+                out.reused += 1;
+                at_hand.insert(i, old.vector(*row));
             }
         }
+        out.vectors = at_hand.numbers;
         Ok(out)
     }
 
@@ -455,15 +470,16 @@ impl IndexService {
                     folder.commit_delta(old, manifest, &parameters.dataset, &added, &dead)?
                 }
                 Some(old) => {
-                    let gone: std::collections::HashSet<u32> = plan.dead.iter().copied().collect();
-                    let mut all = content_without(old, &gone)?;
-                    for row in added.rows.iter() {
+                    // What is there is the smaller part: it goes behind what is new.
+                    let mut all = added;
+                    let stays = content_without(old, &plan.dead.iter().copied().collect())?;
+                    for row in stays.rows.iter() {
                         all.rows.push(&row?);
                     }
-                    all.vectors.extend(added.vectors);
-                    let schema = added.columns.schema();
+                    all.vectors.extend(stays.vectors);
+                    let schema = all.columns.schema();
                     // One of no rows may have no columns either: an index that was empty.
-                    let both: Vec<RecordBatch> = [all.columns, added.columns].into_iter().filter(|c| c.num_rows() > 0).collect();
+                    let both: Vec<RecordBatch> = [all.columns, stays.columns].into_iter().filter(|c| c.num_rows() > 0).collect();
                     all.columns = segment::join(&schema, &both, all.rows.len())?;
                     folder.commit_base(manifest, &parameters.dataset, all, cores(), &progress)?
                 }
@@ -614,6 +630,41 @@ fn cutting(parameters: &CreateIn, keeps_chunks: bool, counter: TokenCounter) -> 
     Ok(Cutting::Tokens(Cutter::new(limits), Box::new(counter)))
 }
 
+/// The vectors of a refresh, each in its chunk's place: memory is taken once, and only for those that are there.
+#[derive(Debug, Default)]
+struct AtHand {
+    dim: usize,
+    numbers: Vec<f32>,
+    is_there: Vec<bool>,
+    /// How many are there.
+    count: usize,
+    /// How many there will be.
+    of: usize,
+}
+
+impl AtHand {
+    fn new(of: usize, dim: usize) -> Self {
+        Self { dim, numbers: vec![0.0; of * dim], is_there: vec![false; of], count: 0, of }
+    }
+
+    fn insert(&mut self, place: usize, vector: &[f32]) {
+        self.numbers[place * self.dim..][..self.dim].copy_from_slice(vector);
+        self.count += usize::from(!std::mem::replace(&mut self.is_there[place], true));
+    }
+
+    fn vector(&self, place: usize) -> &[f32] {
+        &self.numbers[place * self.dim..][..self.dim]
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> {
+        (0..self.of).filter(|place| self.is_there[*place])
+    }
+
+    fn len(&self) -> usize {
+        self.count
+    }
+}
+
 /// What an embedding is for.
 struct Embedding<'a> {
     index: &'a Arc<Index>,
@@ -629,15 +680,14 @@ struct Embedding<'a> {
 
 impl Embedding<'_> {
     /// Shows what is embedded of a first refresh, if there is enough more than was shown last.
-    async fn show(&self, plan: &Plan, model: &Model, at_hand: &HashMap<usize, Vec<f32>>, growth: &mut Growth) -> Result<(), Fault> {
+    async fn show(&self, plan: &Plan, model: &Model, at_hand: &AtHand, growth: &mut Growth) -> Result<(), Fault> {
         let Some(first) = self.first else { return Ok(()) };
         first.show(|partial| partial.done = at_hand.len() as u64);
         let bytes = at_hand.len() as u64 * (model.dim as u64 * 4) + plan.fresh.bytes();
         let Some(rows) = plan.fresh.shared().filter(|_| growth.is_due(at_hand.len(), bytes)) else { return Ok(()) };
         let started = Instant::now();
-        let mut numbers: Vec<u32> = at_hand.keys().map(|i| *i as u32).collect();
-        numbers.sort_unstable();
-        let vectors: Vec<f32> = numbers.iter().flat_map(|i| &at_hand[&(*i as usize)]).copied().collect();
+        let numbers: Vec<u32> = at_hand.places().map(|place| place as u32).collect();
+        let vectors: Vec<f32> = numbers.iter().flat_map(|i| at_hand.vector(*i as usize)).copied().collect();
         let (manifest, columns) = (unnumbered(&self.index.parameters, model.clone(), self.own), plan.columns.clone());
         let made = tokio::task::spawn_blocking(move || partial::by_meaning(manifest, &rows, columns.as_ref(), numbers, &vectors));
         let made = made.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(|e| io_fault("showing what is embedded", &e))?;
@@ -706,28 +756,6 @@ async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Ve
         );
     }
     Ok(Some(all).filter(|all| !all.is_empty()))
-}
-
-/// Rows alive that are not among `gone`.
-fn content_without(old: &Generation, gone: &std::collections::HashSet<u32>) -> std::io::Result<Content> {
-    let all = content(old)?;
-    if gone.is_empty() {
-        return Ok(all);
-    }
-    let dim = old.manifest.model.dim;
-    let mut kept = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
-    let mut places = Vec::new();
-    for (place, number) in old.live_rows().enumerate().filter(|(_, number)| !gone.contains(number)) {
-        kept.rows.push(&old.row(number)?);
-        kept.vectors.extend_from_slice(&all.vectors[place * dim..(place + 1) * dim]);
-        places.push(place as u32);
-    }
-    kept.columns = if all.columns.num_columns() == 0 {
-        segment::no_columns(places.len())?
-    } else {
-        arrow_select::take::take_record_batch(&all.columns, &UInt32Array::from(places)).map_err(bad)?
-    };
-    Ok(kept)
 }
 
 /// What is known of a refresh before anything of it is written.

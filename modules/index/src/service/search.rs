@@ -41,7 +41,7 @@ const QUERIES_INLINE: usize = 1;
 
 /// And only searches that take some tens of microseconds: others would keep every caller waiting.
 const EF_INLINE: usize = 256;
-/// Rows appended since the base was made are compared one by one.
+/// Rows appended since the base was made are compared one by one, until they are linked.
 const APPENDED_INLINE: usize = 8192;
 /// Most candidates kept on the way.
 pub(super) const EF_MAX: u64 = 65_536;
@@ -377,7 +377,7 @@ impl IndexService {
         let recall = generation.manifest.recall_measured.filter(|_| ef.is_some() && how.ef.is_none());
         let engine = if how.exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
         let short =
-            how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len() <= APPENDED_INLINE;
+            how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len().saturating_sub(generation.linked_rows()) <= APPENDED_INLINE;
         let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine != "exact" && short;
         let source = index.parameters.dataset.clone();
         let quick = quick && per_document.is_none();

@@ -205,6 +205,9 @@ impl Index {
                 answering = AnswerState { rescued: true, ..AnswerState::of(folder.open().map_err(OpenError::from)) };
             }
         }
+        if let Some(generation) = &answering.generation {
+            generation.link_appended();
+        }
         if let Some(why) = &answering.degraded {
             tracing::error!(index = parameters.name, "{why}");
         }
@@ -378,6 +381,7 @@ impl Index {
     /// Lets another generation answer from now on, and removes files that nobody needs any more.
     pub(super) fn answer_with(&self, generation: Generation) -> Arc<Generation> {
         let generation = Arc::new(generation);
+        generation.link_appended();
         let old = {
             let mut answering = lock(&self.answering);
             (answering.degraded, answering.rescued) = (None, false);

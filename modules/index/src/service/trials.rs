@@ -131,11 +131,10 @@ impl Attempt {
             aside();
             !self.stop.load(Ordering::Relaxed)
         };
-        let work = Work { vectors: &content.vectors, dim: manifest.model.dim, parameters, threads: self.threads, progress: &progress };
-        let built = engine.build(&work);
+        let work = Work { vectors: content.vectors.into(), dim: manifest.model.dim, parameters, threads: self.threads, progress: &progress };
+        let built = engine.build(work);
         let (flat, order) = built.map_err(|e| io_fault("building the graph", &e))?;
         let build_time_secs = started.elapsed().as_secs_f64();
-        drop(content);
         // The graph numbers rows its own way: a query's own row is found by that.
         let live: Vec<u32> = generation.live_rows().collect();
         let place: std::collections::HashMap<u32, u32> = order.iter().zip(0..).map(|(old, new)| (live[*old as usize], new)).collect();
