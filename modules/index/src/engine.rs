@@ -118,7 +118,8 @@ mod tests {
         let (vectors, queries) = (unit_vectors(1, rows, dim), unit_vectors(2, 200, dim));
         let parameters = Parameters { m: 12, ef_construction: 100, seed: 0 };
         for engine in ENGINES {
-            let (flat, order) = engine.build(Work { vectors: Cow::Borrowed(&vectors), dim, parameters, threads: 2, progress: &|_| true }).expect("built");
+            let (flat, order) =
+                engine.build(Work { vectors: Cow::Borrowed(&vectors), dim, parameters, threads: 2, progress: &|_| true }).expect("built");
             assert_eq!(order.len(), rows);
             assert!(order.iter().zip(0..).all(|(old, new)| flat.store.vector(new) == &vectors[*old as usize * dim..][..dim]));
             assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
@@ -143,8 +144,9 @@ mod tests {
         for engine in ENGINES {
             for rows in [0, 1, 2000] {
                 let equal: Vec<f32> = std::iter::repeat_n([0.6_f32, 0.8], rows).flatten().collect();
-                let (flat, _) =
-                    engine.build(Work { vectors: Cow::Borrowed(&equal), dim: 2, parameters, threads: 2, progress: &|_| true }).expect("built");
+                let (flat, _) = engine
+                    .build(Work { vectors: Cow::Borrowed(&equal), dim: 2, parameters, threads: 2, progress: &|_| true })
+                    .expect("built");
                 assert_eq!(
                     flat.search(&[0.6, 0.8], &SearchParameters { k: 3, ef: 10, live: None }).len(),
                     rows.min(3),
@@ -153,7 +155,8 @@ mod tests {
                 );
             }
             let vectors = unit_vectors(1, 3000, 8);
-            let told = engine.build(Work { vectors: Cow::Borrowed(&vectors), dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });
+            let told =
+                engine.build(Work { vectors: Cow::Borrowed(&vectors), dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });
             assert_eq!(told.is_err(), engine.name() != "exact", "{}", engine.name());
         }
         assert!(named("faiss").is_err_and(|error| error.to_string().contains("flat-hnsw, hnsw-rs, exact")));

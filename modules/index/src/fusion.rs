@@ -83,7 +83,7 @@ impl Fusion {
 
 /// A row that was found, and by what.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scored {
+pub struct ScoredRow {
     /// Number of the row.
     pub row: u32,
     /// What rows are ordered by.
@@ -134,9 +134,9 @@ impl Range {
 }
 
 /// The best `k` of both lists. `cosine` is of any row: a row that was found by words alone has its share of meaning, too.
-pub fn fuse(lists: &Lists<'_>, fusion: Fusion, cosine: impl Fn(u32) -> f32, k: usize) -> Vec<Scored> {
-    let mut all: HashMap<u32, Scored> = HashMap::with_capacity(lists.near.len() + lists.words.len());
-    let new = |row| Scored { row, score: 0.0, cosine: None, bm25: None };
+pub fn fuse(lists: &Lists<'_>, fusion: Fusion, cosine: impl Fn(u32) -> f32, k: usize) -> Vec<ScoredRow> {
+    let mut all: HashMap<u32, ScoredRow> = HashMap::with_capacity(lists.near.len() + lists.words.len());
+    let new = |row| ScoredRow { row, score: 0.0, cosine: None, bm25: None };
     for found in lists.near {
         all.entry(found.row).or_insert_with(|| new(found.row)).cosine = Some(found.score);
     }
@@ -173,9 +173,9 @@ pub fn fuse(lists: &Lists<'_>, fusion: Fusion, cosine: impl Fn(u32) -> f32, k: u
             scored.score = best;
         }
     }
-    let mut all: Vec<Scored> = all.into_values().collect();
-    let by_words = |scored: &Scored| scored.bm25.unwrap_or(0.0);
-    let is_alone = |scored: &Scored| lists.alone.contains(&scored.row);
+    let mut all: Vec<ScoredRow> = all.into_values().collect();
+    let by_words = |scored: &ScoredRow| scored.bm25.unwrap_or(0.0);
+    let is_alone = |scored: &ScoredRow| lists.alone.contains(&scored.row);
     all.sort_unstable_by(|a, b| {
         let order = b.score.total_cmp(&a.score).then_with(|| is_alone(b).cmp(&is_alone(a)));
         order.then_with(|| by_words(b).total_cmp(&by_words(a))).then(a.row.cmp(&b.row))

@@ -22,7 +22,7 @@ use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::filter::sorted::{IdMap, ROWS_MIN, SortedColumns};
 use crate::lexical::{Lexical, Statistics, analyser_for};
-use crate::query::Asked;
+use crate::query::ParsedQuery;
 use crate::rows::{Row, RowStore};
 use crate::segment;
 use crate::threads::{caught, on_own_thread};
@@ -736,7 +736,7 @@ impl Generation {
     ///
     /// # Errors
     /// If words cannot be made.
-    pub fn meeting(&self, asked: &Asked) -> io::Result<Option<Selection>> {
+    pub fn meeting(&self, asked: &ParsedQuery) -> io::Result<Option<Selection>> {
         if !asked.has_conditions() {
             return Ok(None);
         }

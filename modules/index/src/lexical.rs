@@ -21,7 +21,7 @@ use tantivy::{DocAddress, Index, IndexReader, ReloadPolicy, Searcher, TantivyDoc
 
 use crate::analyser::{Analyser, Kind, segment};
 use crate::files::bad;
-use crate::query::Asked;
+use crate::query::ParsedQuery;
 use crate::rows::{Row, RowStore};
 use crate::threads::caught;
 use flat_hnsw::store::{LiveRows, Neighbour};
@@ -185,7 +185,7 @@ impl Bm25StatisticsProvider for Statistics {
 }
 
 /// A query, made for a collection's analyser.
-pub struct Compiled {
+pub struct CompiledQuery {
     ranking: BooleanQuery,
     /// What a row would score that has nothing but the query's words: scores are shares of it.
     pub ideal: f32,
@@ -193,14 +193,14 @@ pub struct Compiled {
     decisive: Option<Box<dyn Query>>,
 }
 
-impl std::fmt::Debug for Compiled {
+impl std::fmt::Debug for CompiledQuery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Compiled").field("ideal", &self.ideal).finish_non_exhaustive()
+        f.debug_struct("CompiledQuery").field("ideal", &self.ideal).finish_non_exhaustive()
     }
 }
 
 /// A term of a query.
-struct Wanted {
+struct QueryTerm {
     term: Term,
     boost: f32,
     /// The number of its word.
@@ -211,14 +211,14 @@ struct Wanted {
 
 /// The terms of a query, each once.
 #[derive(Default)]
-struct WantedTerms(Vec<Wanted>);
+struct WantedTerms(Vec<QueryTerm>);
 
 impl WantedTerms {
     fn is_full(&self) -> bool {
         self.0.len() >= TERMS_MAX
     }
 
-    fn add(&mut self, wanted: Wanted) {
+    fn add(&mut self, wanted: QueryTerm) {
         if !self.is_full() && !self.0.iter().any(|there| there.term == wanted.term) {
             self.0.push(wanted);
         }
@@ -324,7 +324,7 @@ impl Lexical {
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn compile(&self, text: &str, statistics: &Statistics) -> io::Result<Compiled> {
+    pub fn compile(&self, text: &str, statistics: &Statistics) -> io::Result<CompiledQuery> {
         let wanted = if self.analyser.version() == 0 { self.tokens(text)? } else { self.pieces(text, statistics)? };
         let (mut ideal, mut clauses, mut groups) = (0.0, Vec::new(), Vec::<(usize, f32)>::new());
         for wanted in &wanted.0 {
@@ -345,7 +345,7 @@ impl Lexical {
             Some((group, _)) if self.analyser.version() > 0 => self.decisive(&wanted, group, statistics)?,
             _ => None,
         };
-        Ok(Compiled { ranking: BooleanQuery::new(clauses), ideal, decisive })
+        Ok(CompiledQuery { ranking: BooleanQuery::new(clauses), ideal, decisive })
     }
 
     /// The terms of a text by tantivy's own tokenizer.
@@ -355,7 +355,7 @@ impl Lexical {
         let mut group = 0;
         tokenizer.token_stream(text).process(&mut |token| {
             let term = Term::from_field_text(self.fields.text, &token.text);
-            wanted.add(Wanted { term, boost: 1.0, group, essence: Some(token.position) });
+            wanted.add(QueryTerm { term, boost: 1.0, group, essence: Some(token.position) });
             group += 1;
         });
         Ok(wanted)
@@ -377,7 +377,7 @@ impl Lexical {
                 Kind::Single => return begun.push((piece.text.to_owned(), group)),
                 Kind::Pair => {
                     let term = Term::from_field_text(self.fields.text, piece.text);
-                    return wanted.add(Wanted { term, boost: 1.0, group, essence });
+                    return wanted.add(QueryTerm { term, boost: 1.0, group, essence });
                 }
                 Kind::Part => PART_BOOST,
                 Kind::Word if is_linking => LINKING_BOOST,
@@ -385,15 +385,15 @@ impl Lexical {
             };
             let essence = essence.filter(|_| piece.kind != Kind::Part);
             let stem = Term::from_field_text(self.fields.text, &reducer.stem(piece.text));
-            wanted.add(Wanted { term: stem, boost, group, essence: essence.filter(|_| forms.is_none()) });
+            wanted.add(QueryTerm { term: stem, boost, group, essence: essence.filter(|_| forms.is_none()) });
             if let Some(forms) = forms {
                 let term = Term::from_field_text(forms, piece.text);
-                wanted.add(Wanted { term, boost: boost * FORM_BOOST, group, essence });
+                wanted.add(QueryTerm { term, boost: boost * FORM_BOOST, group, essence });
             }
         });
         for (character, group) in begun {
             for term in self.begun_by(&character, statistics)? {
-                wanted.add(Wanted { term, boost: 1.0, group, essence: None });
+                wanted.add(QueryTerm { term, boost: 1.0, group, essence: None });
             }
         }
         Ok(wanted)
@@ -466,7 +466,7 @@ impl Lexical {
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn meeting(&self, asked: &Asked, statistics: &Statistics) -> io::Result<Option<HashSet<u32>>> {
+    pub fn meeting(&self, asked: &ParsedQuery, statistics: &Statistics) -> io::Result<Option<HashSet<u32>>> {
         let mut clauses: Vec<(Occur, Box<dyn Query>)> = Vec::new();
         for phrase in &asked.phrases {
             clauses.extend(self.phrase(phrase, true, statistics)?.map(|query| (Occur::Must, query)));
@@ -495,7 +495,7 @@ impl Lexical {
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn search(&self, query: &Compiled, statistics: &Statistics, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
+    pub fn search(&self, query: &CompiledQuery, statistics: &Statistics, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
         self.best(&query.ranking, statistics, k, live)
     }
 
@@ -504,7 +504,7 @@ impl Lexical {
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn deciding(&self, query: &Compiled, statistics: &Statistics, live: Option<&LiveRows>) -> io::Result<Option<Vec<u32>>> {
+    pub fn deciding(&self, query: &CompiledQuery, statistics: &Statistics, live: Option<&LiveRows>) -> io::Result<Option<Vec<u32>>> {
         let Some(decisive) = &query.decisive else { return Ok(None) };
         let found = self.best(decisive.as_ref(), statistics, ALONE_MAX + 1, live)?;
         Ok((found.len() <= ALONE_MAX).then(|| found.iter().map(|found| found.row).collect()))

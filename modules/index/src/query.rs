@@ -7,7 +7,7 @@ const PARTS_MAX: usize = 16;
 
 /// A query, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct ParsedQuery {
     /// What rows are ranked by, by words and by meaning: the text without exclusions and quotation marks.
     pub text: String,
     /// What must stand in a row, word by word.
@@ -25,7 +25,7 @@ fn is_quote(c: char) -> bool {
     matches!(c, '"' | '“' | '”' | '„')
 }
 
-impl Asked {
+impl ParsedQuery {
     /// A text that is taken as it is.
     #[must_use]
     pub fn literal(text: &str) -> Self {
@@ -103,9 +103,9 @@ mod tests {
 
     #[test]
     fn phrases_and_exclusions_are_taken_out_and_the_rest_is_text() {
-        let read = |text| Asked::read(text).expect("read");
+        let read = |text| ParsedQuery::read(text).expect("read");
         let parts = |text| {
-            let Asked { text, phrases, without } = read(text);
+            let ParsedQuery { text, phrases, without } = read(text);
             (text, phrases, without)
         };
         let none: Vec<String> = Vec::new();
@@ -116,8 +116,8 @@ mod tests {
         for text in ["a 5\" disk", "well-known state-of-the-art", "a - b", "x -5", "-- x", "\"\" x", "it said \"yes"] {
             assert_eq!(parts(text), (text.to_owned(), none.clone(), none.clone()), "{text}");
         }
-        assert_eq!(Asked::read("-house"), Err(OnlyExclusions));
-        assert_eq!(Asked::literal("-house \"x\"").text, "-house \"x\"");
+        assert_eq!(ParsedQuery::read("-house"), Err(OnlyExclusions));
+        assert_eq!(ParsedQuery::literal("-house \"x\"").text, "-house \"x\"");
         assert_eq!(parts("審批 -通知"), ("審批".into(), none, own(&["通知"])));
     }
 }

@@ -63,6 +63,13 @@ pub struct Script {
     pub(crate) dialogue: Option<Arc<Dialogue>>,
 }
 
+impl Script {
+    /// Entry and tokens of every response.
+    pub(crate) fn spoken(&self) -> Vec<(usize, Range<usize>)> {
+        self.responses.iter().map(|response| (response.entry, response.scored.clone())).collect()
+    }
+}
+
 /// What a caller says of how a conversation is put into tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {

@@ -100,7 +100,7 @@ fn phrases_must_stand_there_and_exclusions_must_not() {
         let words = made(&texts, &analyser);
         let statistics = Statistics::of(&[&words], &[]);
         let meeting = |text: &str| {
-            let asked = Asked::read(text).expect("read");
+            let asked = ParsedQuery::read(text).expect("read");
             words.meeting(&asked, &statistics).expect("found").map(|rows| rows.into_iter().collect::<BTreeSet<u32>>())
         };
         let some = |rows: &[u32]| Some(rows.iter().copied().collect::<BTreeSet<u32>>());

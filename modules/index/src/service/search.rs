@@ -14,10 +14,10 @@ use super::shelf::Index;
 use crate::cutter::heading;
 use crate::embedder::{self, Model};
 use crate::filter::{self, Filter};
-use crate::fusion::{Fusion, Lists, Method, Scored, fuse};
+use crate::fusion::{Fusion, Lists, Method, ScoredRow, fuse};
 use crate::generation::{Generation, SearchOptions, Selection};
 use crate::passage::Marker;
-use crate::query::Asked;
+use crate::query::ParsedQuery;
 use crate::refresh::io_fault;
 use crate::reranker::{RerankPlan, RerankedHits};
 use crate::rows::Row;
@@ -79,7 +79,7 @@ struct Job {
     generation: Arc<Generation>,
     source: String,
     queries: Vec<Vec<f32>>,
-    asked: Option<Asked>,
+    asked: Option<ParsedQuery>,
     filter: Option<Filter>,
     mode: Mode,
     fusion: Fusion,
@@ -174,8 +174,8 @@ fn options(ask: &SearchIn, mode: Mode, k: u64) -> (SearchOptions, usize) {
 }
 
 /// What an order is made of where only meaning counts.
-fn by_cosine(found: &[Neighbour]) -> Vec<Scored> {
-    found.iter().map(|f| Scored { row: f.row, score: f.score, cosine: Some(f.score), bm25: None }).collect()
+fn by_cosine(found: &[Neighbour]) -> Vec<ScoredRow> {
+    found.iter().map(|f| ScoredRow { row: f.row, score: f.score, cosine: Some(f.score), bm25: None }).collect()
 }
 
 impl Job {
@@ -205,7 +205,7 @@ impl Job {
             }
         }
         let mut marker = self.asked.as_ref().filter(|_| self.passages).map(|asked| Marker::of(&asked.text, &generation.analyser()));
-        let hits = |found: &Vec<Scored>| -> Result<Vec<Hit>, Fault> {
+        let hits = |found: &Vec<ScoredRow>| -> Result<Vec<Hit>, Fault> {
             let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
             let rows = generation.rows(&numbers).map_err(|e| io_fault("fetching a hit", &e))?;
             let mut hits: Vec<Hit> = rows.iter().zip(found).map(|(row, f)| hit(row, f)).collect();
@@ -223,14 +223,14 @@ impl Job {
     }
 
     /// The best `wanted` rows of every query.
-    fn found(&self, allowed: &Selection, wanted: usize) -> Result<Vec<Vec<Scored>>, Fault> {
+    fn found(&self, allowed: &Selection, wanted: usize) -> Result<Vec<Vec<ScoredRow>>, Fault> {
         let generation = &*self.generation;
         let wide = |k: usize| SearchOptions { k, ..self.how.clone() };
         Ok(match (self.mode, &self.asked) {
             (Mode::Lexical, Some(asked)) => {
                 let words = generation.words(&asked.text, wanted, allowed).map_err(|e| self.damaged(&e))?;
                 let share = |bm25: f32| if words.ideal > 0.0 { (bm25 / words.ideal).min(1.0) } else { 0.0 };
-                let scored = |f: &Neighbour| Scored { row: f.row, score: share(f.score), cosine: None, bm25: Some(f.score) };
+                let scored = |f: &Neighbour| ScoredRow { row: f.row, score: share(f.score), cosine: None, bm25: Some(f.score) };
                 vec![words.rows.iter().map(scored).collect()]
             }
             (Mode::Hybrid, Some(asked)) => {
@@ -263,7 +263,7 @@ impl Job {
     }
 
     /// The best rows of which no document has more than `most`: looked for ever deeper until there are enough, or no more.
-    fn spread(&self, allowed: &Selection, most: usize) -> Result<Vec<Vec<Scored>>, Fault> {
+    fn spread(&self, allowed: &Selection, most: usize) -> Result<Vec<Vec<ScoredRow>>, Fault> {
         let (k, rows) = (self.how.k, self.generation.len().max(1));
         let mut wanted = k.saturating_mul(DEEPER).min(rows);
         loop {
@@ -277,7 +277,7 @@ impl Job {
         }
     }
 
-    fn shared_out(&self, found: Vec<Scored>, most: usize) -> Result<Vec<Scored>, Fault> {
+    fn shared_out(&self, found: Vec<ScoredRow>, most: usize) -> Result<Vec<ScoredRow>, Fault> {
         let mut of: HashMap<&str, usize> = HashMap::new();
         let mut out = Vec::new();
         for scored in found {
@@ -292,7 +292,7 @@ impl Job {
     }
 }
 
-fn hit(row: &Row<'_>, scored: &Scored) -> Hit {
+fn hit(row: &Row<'_>, scored: &ScoredRow) -> Hit {
     Hit {
         doc_id: row.doc_id.to_owned(),
         chunk: row.chunk.into(),
@@ -345,14 +345,14 @@ impl IndexService {
         let (mut provider, mut truncated) = (None, None);
         let asked = match &ask.text {
             Some(text) if mode != Mode::Semantic && !ask.literal.unwrap_or(false) => {
-                Some(Asked::read(text).map_err(|e| Fault::invalid_parameter("text", e))?)
+                Some(ParsedQuery::read(text).map_err(|e| Fault::invalid_parameter("text", e))?)
             }
-            text => text.as_deref().map(Asked::literal),
+            text => text.as_deref().map(ParsedQuery::literal),
         };
         let queries = match (&asked, ask.vector, ask.vectors) {
             (Some(_), None, None) if mode == Mode::Lexical => Vec::new(),
             (Some(_), Some(vector), None) if mode == Mode::Hybrid => vec![vector],
-            (Some(Asked { text, .. }), None, None) => {
+            (Some(ParsedQuery { text, .. }), None, None) => {
                 if index.parameters.vector_column.is_some() && index.parameters.model.is_none() {
                     let how = if mode == Mode::Hybrid { "give the query's vector beside its text" } else { "search it by vector" };
                     let message = format!("index `{}` holds its dataset's own vectors; {how}", ask.index);
@@ -376,12 +376,13 @@ impl IndexService {
         let ef = (mode != Mode::Lexical && !how.exact && generation.manifest.engine != "exact").then_some(graph_ef as u64);
         let recall = generation.manifest.recall_measured.filter(|_| ef.is_some() && how.ef.is_none());
         let engine = if how.exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
-        let short =
-            how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE && generation.delta.rows.len().saturating_sub(generation.linked_rows()) <= APPENDED_INLINE;
+        let short = how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE
+            && generation.delta.rows.len().saturating_sub(generation.linked_rows()) <= APPENDED_INLINE;
         let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine != "exact" && short;
         let source = index.parameters.dataset.clone();
         let quick = quick && per_document.is_none();
-        let said = |parts: fn(&Asked) -> &Vec<String>| asked.as_ref().map(|asked| parts(asked).clone()).filter(|parts| !parts.is_empty());
+        let said =
+            |parts: fn(&ParsedQuery) -> &Vec<String>| asked.as_ref().map(|asked| parts(asked).clone()).filter(|parts| !parts.is_empty());
         let (phrases, without) = (said(|asked| &asked.phrases), said(|asked| &asked.without));
         let job = Job {
             index: Arc::clone(&index),
@@ -454,7 +455,7 @@ impl IndexService {
             let mut chunks = Vec::new();
             for number in generation.of_document(&doc_id) {
                 let row = generation.row(number).map_err(|e| io_fault("reading the index", &e))?;
-                chunks.push(hit(&row, &Scored { row: number, score: 0.0, cosine: None, bm25: None }));
+                chunks.push(hit(&row, &ScoredRow { row: number, score: 0.0, cosine: None, bm25: None }));
             }
             chunks.sort_by_key(|c| c.chunk);
             Ok(chunks)

@@ -131,7 +131,8 @@ impl Attempt {
             aside();
             !self.stop.load(Ordering::Relaxed)
         };
-        let work = Work { vectors: content.vectors.into(), dim: manifest.model.dim, parameters, threads: self.threads, progress: &progress };
+        let work =
+            Work { vectors: content.vectors.into(), dim: manifest.model.dim, parameters, threads: self.threads, progress: &progress };
         let built = engine.build(work);
         let (flat, order) = built.map_err(|e| io_fault("building the graph", &e))?;
         let build_time_secs = started.elapsed().as_secs_f64();

@@ -65,7 +65,7 @@ struct Turn {
 
 /// The text of messages, and where each one's content stands.
 #[derive(Debug, Default)]
-struct Shown {
+struct Rendering {
     text: String,
     /// In bytes, for each message.
     contents: Vec<Option<Range<usize>>>,
@@ -253,43 +253,45 @@ impl Dialogue {
         Ok(Whole { tokens: flat.tokens, memories, responses, own_from: own_from.unwrap_or(0) })
     }
 
-    /// The conversation without these memories, up to the last of these responses; each has its tokens of the whole.
+    /// The conversation without these memories, up to the last of these responses; each has its tokens of the whole, whose responses are
+    /// `spoken`: entry and place.
     ///
     /// # Errors
     /// [`EngineError::Template`] if the template refuses what is left, or does not show a response any more.
     pub(crate) fn without(
         &self,
-        whole: &crate::conversation::Script,
+        whole: &[u32],
+        spoken: &[(usize, Range<usize>)],
         memories: &[usize],
         responses: &[usize],
         engine: &dyn Engine,
     ) -> Result<Ablation, EngineError> {
         let flat = self.flat(memories, engine)?;
-        let tokens_removed = whole.tokens.len().saturating_sub(flat.tokens.len());
-        let same = whole.tokens.iter().zip(&flat.tokens).take_while(|(a, b)| a == b).count();
+        let tokens_removed = whole.len().saturating_sub(flat.tokens.len());
+        let same = whole.iter().zip(&flat.tokens).take_while(|(a, b)| a == b).count();
         let by_entry: HashMap<usize, usize> = self.pieces.iter().enumerate().filter_map(|(p, piece)| Some((piece.entry?, p))).collect();
         let mut ablation = Ablation { tokens_removed, ..Ablation::default() };
-        let before = whole.responses.iter().map(|response| &response.scored).filter(|scored| scored.end <= same);
+        let before = spoken.iter().map(|(_, scored)| scored).filter(|scored| scored.end <= same);
         ablation.sequence.responses.extend(before.cloned());
         let mut at = 0;
         for r in responses {
-            let response = &whole.responses[*r];
-            if response.scored.end <= same {
+            let (entry, scored) = &spoken[*r];
+            if scored.end <= same {
                 // What precedes it is as it was.
                 continue;
             }
-            let found = by_entry.get(&response.entry).and_then(|p| flat.pieces.get(p));
+            let found = by_entry.get(entry).and_then(|p| flat.pieces.get(p));
             let range = match found {
                 Some(range) => range.clone(),
-                None if response.scored.is_empty() => continue,
-                None => return Err(EngineError::template(ChatError::Lost { entry: response.entry })),
+                None if scored.is_empty() => continue,
+                None => return Err(EngineError::template(ChatError::Lost { entry: *entry })),
             };
-            let own = &whole.tokens[response.scored.clone()];
+            let own = &whole[scored.clone()];
             let range = range.start.max(at).max(1)..range.end.max(at).max(1);
             let sequence = &mut ablation.sequence;
             sequence.tokens.extend_from_slice(&flat.tokens[at.min(flat.tokens.len())..range.start.min(flat.tokens.len())]);
             if sequence.tokens.is_empty() && !own.is_empty() {
-                return Err(EngineError::template(ChatError::Lost { entry: response.entry }));
+                return Err(EngineError::template(ChatError::Lost { entry: *entry }));
             }
             ablation.respelled += usize::from(flat.tokens.get(range.clone()) != Some(own));
             let start = sequence.tokens.len();
@@ -436,7 +438,7 @@ impl Dialogue {
     }
 
     /// Runs the template, and finds the contents in what it makes.
-    fn show(&self, turns: &[Turn]) -> Result<Shown, ChatError> {
+    fn show(&self, turns: &[Turn]) -> Result<Rendering, ChatError> {
         let has = |turn: &Turn, c: char| {
             turn.text.as_deref().is_some_and(|text| text.contains(c)) || turn.more.values().any(|value| value.to_string().contains(c))
         };
@@ -526,9 +528,9 @@ fn parts(skeleton: &str, mark: char, count: usize) -> (Vec<&str>, Vec<usize>) {
 }
 
 /// Finds contents in a text by what stands between them.
-fn find(text: String, skeleton: &str, mark: char, contents: &[String]) -> Shown {
+fn find(text: String, skeleton: &str, mark: char, contents: &[String]) -> Rendering {
     let (literals, marks) = parts(skeleton, mark, contents.len());
-    let mut shown = Shown { contents: vec![None; contents.len()], ..Shown::default() };
+    let mut shown = Rendering { contents: vec![None; contents.len()], ..Rendering::default() };
     let mut at = if text.starts_with(literals[0]) { Some(literals[0].len()) } else { None };
     // Where the search goes on once the words between contents are not what they were.
     let mut seen = 0;
@@ -647,7 +649,9 @@ mod tests {
             for (m, memory) in whole.memories.iter().enumerate() {
                 assert_eq!(memory.spans.len(), 1, "{family}");
                 let dialogue = whole.dialogue.as_ref().expect("by a template");
-                let gone = dialogue.without(&whole, &[m], &[0, 1, 2], &Mock::default()).unwrap_or_else(|e| panic!("{family}: {e}"));
+                let gone = dialogue
+                    .without(&whole.tokens, &whole.spoken(), &[m], &[0, 1, 2], &Mock::default())
+                    .unwrap_or_else(|e| panic!("{family}: {e}"));
                 let less = read(template, &remove(&example(), &memory.key)).unwrap_or_else(|e| panic!("{family}: {e}"));
                 assert_eq!(text(&gone.sequence.tokens), text(&less.tokens[..gone.sequence.tokens.len()]), "{family} {}", memory.key);
                 let behind: Vec<usize> = if memory.key == "boat" { vec![1, 2] } else { vec![0, 1, 2] };
@@ -657,7 +661,13 @@ mod tests {
                 }
                 assert_eq!(gone.respelled, 0, "{family}");
             }
-            let all = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0, 1, 2], &[0, 1, 2], &Mock::default());
+            let all = whole.dialogue.as_ref().expect("by a template").without(
+                &whole.tokens,
+                &whole.spoken(),
+                &[0, 1, 2],
+                &[0, 1, 2],
+                &Mock::default(),
+            );
             assert_eq!(all.expect("left").responses.len(), 3, "{family}");
         }
     }
@@ -741,7 +751,7 @@ mod tests {
         let wants_two =
             "{% if messages|length < 2 %}{{ raise_exception('too few') }}{% endif %}{% for m in messages %}[{{ m.content }}]{% endfor %}";
         let whole = read(wants_two, &json!({ "conversation": [memory("k", "m"), entry("assistant", "b")] })).expect("read");
-        let left = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0], &[0], &Mock::default());
+        let left = whole.dialogue.as_ref().expect("by a template").without(&whole.tokens, &whole.spoken(), &[0], &[0], &Mock::default());
         assert!(left.is_err_and(|error| error.to_string().contains("too few")));
     }
 
@@ -758,7 +768,7 @@ mod tests {
             for template in [CHATML, QWEN] {
                 let conversation = json!({ "conversation": entries });
                 let Ok(whole) = read(template, &conversation) else { continue };
-                let gone = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0], &(0..turns.len()).collect::<Vec<_>>(), &Mock::default());
+                let gone = whole.dialogue.as_ref().expect("by a template").without(&whole.tokens, &whole.spoken(), &[0], &(0..turns.len()).collect::<Vec<_>>(), &Mock::default());
                 let less = read(template, &json!({ "conversation": entries[1..].to_vec() })).expect("read");
                 let gone = gone.expect("left");
                 for (r, wanted) in gone.responses.iter().zip(&gone.sequence.wanted) {
