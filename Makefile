@@ -9,7 +9,7 @@ DESTDIR ?=
 DIST ?= $(CURDIR)/dist
 INPUT ?=
 
-.PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-score bench-gpu install uninstall units deb tarball wheel packages
+.PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-gpu install uninstall units deb tarball wheel packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ bench-ingest: setup release ## tables and CSV into Parquet beside ConnectorX, py
 
 bench-quality: setup release ## what search finds, beside SQLite FTS5, LanceDB and Chroma: some forty minutes
 	@packaging/quality.sh
+
+bench-scale: setup release ## a million vectors: memory, filters, changes: some thirty minutes
+	@packaging/scale.sh
 
 bench-score: setup release ## scoring beside full passes in onnxruntime: some five minutes
 	@packaging/bench.sh score
