@@ -82,10 +82,19 @@ Description: supervised mesh of local AI data services
  and agents call them. By context the same call gets a real model or a
  deterministic mock.
 TEXT
+# It says how to keep, back up and remove what this package installs, too.
+install -D -m 644 /dev/stdin "$root/usr/share/lintian/overrides/brahman" <<TEXT
+brahman: package-contains-upstream-installation-documentation [usr/share/doc/brahman/INSTALL.md]
+TEXT
 find "$root" -type d -exec chmod 755 {} +
 (cd "$root" && find . -path ./DEBIAN -prune -o -type f -printf '%P\n' | sort | xargs -d '\n' md5sum) >"$root/DEBIAN/md5sums"
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 out=$dist/brahman_${version}_$architecture.deb
 dpkg-deb --root-owner-group -Zxz --build "$root" "$out" >/dev/null
+if command -v lintian >/dev/null; then
+    lintian --allow-root --fail-on error "$out" >&2
+else
+    echo "deb: Debian's policy was not checked: lintian is missing (apt-get install -y lintian)" >&2
+fi
 sums "$dist"
 echo "$out"
