@@ -86,6 +86,8 @@ pub struct Bucket {
 pub struct BucketsOut {
     /// In the order of their names.
     pub buckets: Vec<Bucket>,
+    /// Why there may be others that are not listed: what is registered cannot be read.
+    pub shortfall: Option<String>,
 }
 
 #[wire]

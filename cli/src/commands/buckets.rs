@@ -106,6 +106,9 @@ fn show_buckets(out: &BucketsOut, output: &Output) {
         vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "protected" } else { "" }.to_owned()]
     });
     output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
+    if let Some(why) = &out.shortfall {
+        output.line(&output.paint(&format!("there may be others: {why}"), Tone::Bad));
+    }
 }
 
 async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result<()> {
@@ -355,7 +358,7 @@ mod tests {
         let buckets =
             vec![bucket("primary", "file:///state/buckets/primary", true, true), bucket("lake", "s3://my-bucket/brahman", false, false)];
         let output = Output::kept();
-        show_buckets(&BucketsOut { buckets }, &output);
+        show_buckets(&BucketsOut { buckets, shortfall: Some("the registry of buckets cannot be read".into()) }, &output);
         insta::assert_snapshot!("buckets", output.printed());
 
         let health = vec![

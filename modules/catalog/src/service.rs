@@ -208,7 +208,8 @@ impl CatalogService {
             all.insert("buckets.away".to_owned(), away.join(", "));
         }
         let lineage = self.books().journal.unread().into_iter();
-        let damaged: Vec<String> = lineage.chain(self.buckets.shortfall()).chain(self.buckets.nameless().map(str::to_owned)).collect();
+        let buckets = [self.buckets.shortfall(), self.buckets.journal().shortfall(), self.buckets.nameless().map(str::to_owned)];
+        let damaged: Vec<String> = lineage.chain(buckets.into_iter().flatten()).collect();
         if !damaged.is_empty() {
             all.insert("damaged".to_owned(), damaged.join("; "));
         }

@@ -2,7 +2,7 @@
 //!
 //! `primary` and `rescue` are always there. What else there is stands in [`registry`]; [`add`] probes and registers, [`marker`] tells a
 //! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] and [`claims`] keep them apart, [`open`] makes stores,
-//! [`transfer`] and [`create`] move objects, [`health`] asks whether they are there. Invariants: no secret key is in a reply, an error or
+//! [`transfer`] and [`create`] move objects, [`health`] asks whether they are there, [`failures`] is the journal. Invariants: no secret key is in a reply, an error or
 //! the journal; a bucket that cannot be opened stays registered; a registry that cannot be read is never written over; no folder is made but
 //! by `add`, and nothing is written where a bucket's marker is not to be seen.
 
@@ -10,6 +10,7 @@ mod add;
 mod claims;
 mod create;
 mod error;
+mod failures;
 mod health;
 mod leftovers;
 mod look;
@@ -37,9 +38,9 @@ use object_store::path::Path as Key;
 pub use add::{Addition, OtherState};
 pub use create::Creation;
 pub use error::BucketError;
+pub use failures::FailureJournal;
 pub use marker::MARKER;
 
-use crate::log::Log;
 use crate::writable;
 use claims::Claims;
 use error::mask;
@@ -47,8 +48,6 @@ use look::Looks;
 use marker::{Marker, Stamp};
 use open::Location;
 
-/// Failures after which the older half is dropped.
-const FAILURES_MAX: usize = 20_000;
 /// Longest message of one.
 const MESSAGE_CHARS: usize = 1000;
 
@@ -309,8 +308,7 @@ pub struct Buckets {
     unreadable: Option<String>,
     /// That an earlier version, run after this one, has left a registry of its own with buckets that this one does not have.
     other_registry: Option<String>,
-    /// Their journal, or why there is none; and those that are kept.
-    failures: Mutex<(io::Result<Log>, Vec<Failure>)>,
+    journal: Arc<FailureJournal>,
 }
 
 /// Whether a bucket may have this name: it is a folder's, and never leads out of the one that it is put into.
@@ -362,15 +360,7 @@ impl Buckets {
     pub fn open(state: &Path) -> io::Result<Self> {
         writable::make_folder(&state.join("catalog"))?;
         let (file, home) = (registry::settle(state)?, state.join("buckets"));
-        let journal = state.join("catalog/errors.log");
-        // Without it failures are kept for as long as this process lives, which is said; nothing else needs it.
-        let (log, kept) = match Log::open(&journal) {
-            Ok((log, kept)) => (Ok(log), kept),
-            Err(error) => {
-                tracing::error!("{}: {error}", journal.display());
-                (Err(error), Vec::new())
-            }
-        };
+        let journal = FailureJournal::open(&state.join("catalog/errors.log"));
         let (node, nameless) = match marker::node(state)? {
             Ok(node) => (node, None),
             // Nothing is ever put anywhere by this one.
@@ -379,9 +369,8 @@ impl Buckets {
         let registered = registry::read(&file);
         let unreadable = registered.as_ref().err().map(|error| format!("the registry of buckets: {}", chain(error)));
         let other_registry = registered.as_ref().ok().and_then(|registered| registry::other(state, &file, &registered.buckets));
-        let (state, all, failures) = (state.to_owned(), Arc::default(), Mutex::new((log, kept)));
-        let (changing, claims) = (Arc::default(), Arc::default());
-        let buckets = Self { file, state, home, node, nameless, all, changing, claims, unreadable, other_registry, failures };
+        let (state, all, changing, claims) = (state.to_owned(), Arc::default(), Arc::default(), Arc::default());
+        let buckets = Self { file, state, home, node, nameless, all, changing, claims, unreadable, other_registry, journal };
         for why in buckets.unreadable.iter().chain(&buckets.other_registry).chain(&buckets.nameless) {
             // What lies in the folders of the state can be read all the same.
             buckets.failed(PRIMARY, "open", "", why);
@@ -469,6 +458,13 @@ impl Buckets {
         self.unreadable.iter().chain(&self.other_registry).cloned().chain(closed).collect()
     }
 
+    /// Why there may be buckets that [`Self::list`] does not have.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<String> {
+        let why: Vec<&str> = self.unreadable.iter().chain(&self.other_registry).map(String::as_str).collect();
+        (!why.is_empty()).then(|| why.join("; "))
+    }
+
     /// By which this catalog is known in buckets that others write to as well.
     #[must_use]
     pub fn node(&self) -> &str {
@@ -534,56 +530,17 @@ impl Buckets {
         changed.await.map_err(io::Error::other)?
     }
 
-    /// Writes a failure into the journal.
+    /// Notes a failure in the journal, which another thread writes to the disk: whoever fails waits for none.
     pub fn failed(&self, bucket: &str, operation: &str, key: &str, error: &dyn fmt::Display) {
         let message: String = error.to_string().chars().take(MESSAGE_CHARS).collect();
         tracing::warn!(bucket, operation, key, "{message}");
-        let failure = Failure { at_ms: now_ms(), bucket: bucket.into(), operation: operation.into(), key: key.into(), message };
-        let mut failures = lock(&self.failures);
-        if let Ok(log) = &mut failures.0
-            && let Err(error) = log.append(std::slice::from_ref(&failure))
-        {
-            tracing::error!("the journal of failures: {}", chain(&error));
-        }
-        failures.1.push(failure);
-        if failures.1.len() > FAILURES_MAX {
-            let newer = failures.1.split_off(FAILURES_MAX / 2);
-            if let Ok(log) = &mut failures.0 {
-                let _ = log.compact(&newer);
-            }
-            failures.1 = newer;
-        }
+        self.journal.note(Failure { at_ms: now_ms(), bucket: bucket.into(), operation: operation.into(), key: key.into(), message });
     }
 
-    /// Why the journal of failures may hold fewer than were written.
+    /// The journal of failures.
     #[must_use]
-    pub fn shortfall(&self) -> Option<String> {
-        match &lock(&self.failures).0 {
-            Ok(log) => log.shortfall(),
-            Err(error) => Some(format!("errors.log cannot be opened ({}): failures are kept until the catalog ends", chain(error))),
-        }
-    }
-
-    /// Failures, newest first, and how many are kept.
-    #[must_use]
-    pub fn failures(&self, limit: usize) -> (Vec<Failure>, usize) {
-        let failures = lock(&self.failures);
-        (failures.1.iter().rev().take(limit).cloned().collect(), failures.1.len())
-    }
-
-    /// Keeps the newest failures; says how many are kept and how many were dropped.
-    ///
-    /// # Errors
-    /// As the file system gives them; all are then kept.
-    pub fn compact(&self, keep: usize) -> io::Result<(usize, usize)> {
-        let mut failures = lock(&self.failures);
-        let dropped = failures.1.len().saturating_sub(keep);
-        let newer = failures.1[dropped..].to_vec();
-        if let Ok(log) = &mut failures.0 {
-            log.compact(&newer)?;
-        }
-        failures.1 = newer;
-        Ok((failures.1.len(), dropped))
+    pub fn journal(&self) -> &Arc<FailureJournal> {
+        &self.journal
     }
 
     /// All whose names will do, by name, whether they are there or not.

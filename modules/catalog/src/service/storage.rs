@@ -12,7 +12,7 @@ use brahman_card::interface::storage::{
 };
 use brahman_sidecar::place::meshes::{self, LiveMesh};
 use brahman_sidecar::{Call, Reply, chain};
-use brahman_storage::buckets::{Addition, BucketError, MARKER, OtherState};
+use brahman_storage::buckets::{Addition, BucketError, FailureJournal, MARKER, OtherState};
 
 use super::realm::Realm;
 use super::{CatalogService, lock, unanswered};
@@ -35,7 +35,7 @@ impl CatalogService {
         let buckets = &self.buckets;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         match call.method() {
-            "Buckets" => Reply::of(&BucketsOut { buckets: buckets.list() }),
+            "Buckets" => Reply::of(&BucketsOut { buckets: buckets.list(), shortfall: buckets.shortfall() }),
             "AddBucket" => {
                 // A folder, and a secret, of our own user's.
                 call.allow_paths()?;
@@ -54,14 +54,24 @@ impl CatalogService {
             "Scrub" => self.scrub(call).await,
             "Errors" => {
                 let ErrorsIn { limit } = call.parameters()?;
-                let (errors, total) = buckets.failures(number(limit.unwrap_or(ERRORS).min(ERRORS_MAX)));
-                Reply::of(&ErrorsOut { errors, total: total as u64, shortfall: buckets.shortfall() })
+                let limit = number(limit.unwrap_or(ERRORS).min(ERRORS_MAX));
+                let told = move |journal: &FailureJournal| {
+                    let (errors, total) = journal.newest(limit);
+                    ErrorsOut { errors, total: total as u64, shortfall: journal.shortfall() }
+                };
+                Reply::of(&self.in_journal(told).await?)
             }
-            // Each is on disk before anybody is told of it.
-            "FlushErrors" => Reply::of(&FlushErrorsOut { total: buckets.failures(0).1 as u64 }),
+            "FlushErrors" => {
+                let flushed = |journal: &FailureJournal| {
+                    journal.flush();
+                    FlushErrorsOut { total: journal.newest(0).1 as u64 }
+                };
+                Reply::of(&self.in_journal(flushed).await?)
+            }
             "CompactErrors" => {
                 let CompactErrorsIn { keep } = call.parameters()?;
-                let done = buckets.compact(number(keep.unwrap_or(KEPT)));
+                let keep = number(keep.unwrap_or(KEPT));
+                let done = self.in_journal(move |journal| journal.compact(keep)).await?;
                 let (kept, dropped) = done.map_err(|e| Fault::internal(format!("the journal of failures: {}", chain(&e))))?;
                 Reply::of(&CompactErrorsOut { kept: kept as u64, dropped: dropped as u64 })
             }
@@ -69,6 +79,13 @@ impl CatalogService {
             "PutObject" => self.put_object(call).await,
             _ => Err(call.unknown()),
         }
+    }
+
+    /// Does something with the journal of failures, on a thread that may wait for the disk.
+    async fn in_journal<T: Send + 'static>(&self, work: impl FnOnce(&FailureJournal) -> T + Send + 'static) -> Result<T, Fault> {
+        let journal = Arc::clone(self.buckets.journal());
+        let work = tokio::task::spawn_blocking(move || work(&journal));
+        work.await.map_err(|error| Fault::internal(chain(&error)))
     }
 
     async fn add_bucket(&self, ask: AddBucketIn) -> Result<AddBucketOut, Fault> {

@@ -193,6 +193,7 @@ async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
     assert_eq!(buckets.list().len(), 2);
     buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect("what lies in the state is there all the same");
     assert!(buckets.unread()[0].contains("buckets.json"), "{:?}", buckets.unread());
+    assert!(buckets.shortfall().is_some_and(|why| why.contains("buckets.json")), "whoever lists them hears it");
     assert!(matches!(buckets.add(ask("more", &place.url("more"))).await, Err(BucketError::Bad(_))));
     assert!(std::fs::read_to_string(&registry).expect("there").contains("entry"));
     assert!(buckets.health().await.iter().any(|h| h.name == "registry" && !h.reachable), "whoever asks for health hears it");
@@ -212,9 +213,9 @@ async fn a_journal_of_failures_that_cannot_be_opened_stops_nothing_else() {
     buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect("put");
     buckets.read(PRIMARY, "none", (0, None), Some("0")).await.expect_err("there is none");
     buckets.failed(PRIMARY, "get", "a", &"for the test");
-    assert_eq!(buckets.failures(9).1, 1, "kept while this process lives");
-    assert!(buckets.shortfall().is_some_and(|why| why.contains("errors.log")));
-    assert_eq!(buckets.compact(0).expect("nothing to write"), (0, 1));
+    assert_eq!(buckets.journal().newest(9).1, 1, "kept while this process lives");
+    assert!(buckets.journal().shortfall().is_some_and(|why| why.contains("errors.log")));
+    assert_eq!(buckets.journal().compact(0).expect("nothing to write"), (0, 1));
 }
 
 #[tokio::test]
@@ -539,10 +540,11 @@ async fn every_failure_is_kept() {
     buckets.download(RESCUE, "a", "0", &place.at("to")).await.expect_err("it is another");
     assert!(!place.at("to").exists());
     buckets.download(RESCUE, "b", "0", &place.at("to")).await.expect_err("it is not there");
-    let operations: Vec<String> = buckets.failures(10).0.into_iter().map(|f| f.operation).collect();
+    let operations: Vec<String> = buckets.journal().newest(10).0.into_iter().map(|f| f.operation).collect();
     assert_eq!(operations, ["get", "verify"]);
-    assert_eq!(place.open().failures(10).1, 2, "they outlive the process");
-    assert_eq!(buckets.compact(1).expect("compacted"), (1, 1));
+    buckets.journal().flush();
+    assert_eq!(place.open().journal().newest(10).1, 2, "they outlive the process");
+    assert_eq!(buckets.journal().compact(1).expect("compacted"), (1, 1));
     std::fs::remove_dir_all(place.state().join("buckets/rescue")).expect("removed");
     let health = buckets.health().await;
     assert!(health.iter().any(|h| h.name == "rescue" && !h.reachable), "{health:?}");
