@@ -148,7 +148,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     }
     let mut file: Option<std::fs::File> = None;
     let (mut at, mut rescued) = (0, false);
-    let (size, sha256) = loop {
+    let (size, sha256, verified) = loop {
         let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
         let out = get::<method::GetObject>(socket, &ask).await?;
         let bytes = decode(&out.data_base64).context("the reply is not base64")?;
@@ -168,7 +168,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
         at += bytes.len() as u64;
         rescued |= out.rescue_used;
         if at >= out.size || bytes.is_empty() {
-            break (out.size, out.sha256);
+            break (out.size, out.sha256, out.verified);
         }
     };
     // Standard output is the object's own.
@@ -180,12 +180,13 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     };
     if output.json() {
         let path = path.display().to_string();
-        output.print_json(
-            &serde_json::json!({"bucket": bucket, "key": key, "path": path, "size": size, "sha256": sha256, "rescue_used": rescued}),
-        );
+        output.print_json(&serde_json::json!({
+            "bucket": bucket, "key": key, "path": path, "size": size, "sha256": sha256, "rescue_used": rescued, "verified": verified,
+        }));
         return Ok(());
     }
-    output.line(&format!("{key}: {} in {}", bytes(size), path.display()));
+    let unverified = if verified == Some(true) { "" } else { "; not verified: no dataset names it, so no checksum of it is recorded" };
+    output.line(&format!("{key}: {} in {}{unverified}", bytes(size), path.display()));
     if rescued {
         output.line(&output.paint("read from bucket rescue: it is missing from its own bucket, or damaged there", Tone::Busy));
     }
