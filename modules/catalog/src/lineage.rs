@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::books::entry::folder_of;
-use crate::books::sweep::{RunRecord, Standing};
+use crate::registry::entry::folder_of;
+use crate::registry::sweep::{RunRecord, Standing};
 
 /// Events after which the older half is dropped.
 const EVENTS_MAX: usize = 20_000;

@@ -44,7 +44,7 @@ impl CatalogService {
         }
         let offset = offset.unwrap_or(0);
         let (within, at) = (bucket.clone(), key.clone());
-        let recorded = self.consult(Realm::Real, move |books| books.object(&within, &at).map(|object| object.sha256)).await;
+        let recorded = self.consult(Realm::Real, move |registry| registry.object(&within, &at).map(|object| object.sha256)).await;
         let recorded = recorded.map_err(unanswered)?;
         let failed = match self.buckets.read(&bucket, &key, (offset, length), recorded.as_deref()).await {
             Ok(part) => return told(part, offset, recorded.is_some(), false),
@@ -97,7 +97,7 @@ impl CatalogService {
             return Err(Fault::of(&error::TooLarge { name: Some(bucket), size, max: OBJECT_BYTES_MAX }, false, message));
         }
         let (within, at) = (bucket.clone(), key.clone());
-        let owner = self.consult(Realm::Real, move |books| books.owner(&within, &at)).await.map_err(unanswered)?;
+        let owner = self.consult(Realm::Real, move |registry| registry.owner(&within, &at)).await.map_err(unanswered)?;
         let taken = |why: String| {
             let message = format!("{key} in bucket `{bucket}` {why}; nothing was put");
             Err(Fault::of(&error::Taken { name: bucket.clone(), key: key.clone() }, false, message))

@@ -22,7 +22,8 @@ const ERRORS: u64 = 100;
 const ERRORS_MAX: u64 = 10_000;
 /// Datasets or indexes that are named where a bucket cannot be removed.
 const NAMED: usize = 5;
-/// Does what must not end half-way: the registry and the books say the same of which buckets there are, also to who has hung up.
+/// Does what must not end half-way: both registries, of buckets and of datasets, say the same of which buckets there are, also to who has
+/// hung up.
 async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> Result<T, Fault> {
     tokio::spawn(work).await.map_err(|error| Fault::internal(chain(&error)))?
 }
@@ -105,7 +106,7 @@ impl CatalogService {
         let buckets = &self.buckets;
         self.vacant(name).await?;
         // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
-        let roots = self.consult(Realm::Real, |books| books.roots().clone()).await.map_err(unanswered)?;
+        let roots = self.consult(Realm::Real, |registry| registry.roots().clone()).await.map_err(unanswered)?;
         let copies = roots.get(name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
         buckets.remove(name).await.map_err(|e| refused(name, &e))?;
         let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
@@ -151,13 +152,13 @@ impl CatalogService {
             let message = format!("whether bucket `{name}` is in use cannot be told, for its disk does not answer: try again when it does");
             return Err(Fault::of(&error::InUse { name: name.to_owned() }, false, message));
         }
-        let (books, bucket) = (Arc::clone(self.shelf(Realm::Real)), name.to_owned());
+        let (registry, bucket) = (Arc::clone(self.registry_of(Realm::Real)), name.to_owned());
         let looking = tokio::task::spawn_blocking(move || {
-            let books = lock(&books);
-            let local = books.roots().get(&bucket).ok().filter(|root| root.is_local()).map(|root| root.folder.clone());
+            let registry = lock(&registry);
+            let local = registry.roots().get(&bucket).ok().filter(|root| root.is_local()).map(|root| root.folder.clone());
             // A dataset that cannot be read may lie in it.
-            let (lying, doubts) = (books.lying_in(&bucket), books.unread_datasets());
-            drop(books);
+            let (lying, doubts) = (registry.lying_in(&bucket), registry.unread_datasets());
+            drop(registry);
             (lying, doubts, local.map_or_else(|| Ok(Vec::new()), |folder| indexes_in(&folder)))
         });
         let (lying, mut doubts, indexes) = looking.await.map_err(|e| Fault::internal(chain(&e)))?;

@@ -15,7 +15,7 @@ use brahman_card::interface::catalog::{Column, Dataset, Object, Origin, Version}
 use brahman_sidecar::chain;
 
 use super::entry::{Entry, salvage};
-use super::{BookError, Books, Head, Roots, names, now_ms};
+use super::{DatasetRegistry, Head, RegistryError, Roots, names, now_ms};
 use crate::footers;
 use crate::lineage::LastCommit;
 
@@ -69,7 +69,7 @@ impl Base {
     }
 }
 
-/// What the books know of a dataset whose objects are to be read. It is read without them: that may be hours of work.
+/// What the registry knows of a dataset whose objects are to be read. They are read without holding it: that may be hours of work.
 #[derive(Debug)]
 pub struct ResyncReading {
     name: String,
@@ -111,13 +111,13 @@ enum Condition {
     Lost(Box<Entry>, bool),
 }
 
-impl Books {
+impl DatasetRegistry {
     /// Reads a dataset's objects anew and publishes what is there, if the manifest does not say so. `runs` are those that it is made
-    /// of, where nothing recorded says so. Where others wait for the books: [`Self::look`], [`ResyncReading::read`], [`Self::settle`].
+    /// of, where nothing recorded says so. Where others wait for the registry: [`Self::look`], [`ResyncReading::read`], [`Self::settle`].
     ///
     /// # Errors
     /// If there are no objects, one is missing or is no Parquet file, or they do not make up what was recorded.
-    pub fn resync(&mut self, name: &str, runs: Option<&[String]>) -> Result<Resync, BookError> {
+    pub fn resync(&mut self, name: &str, runs: Option<&[String]>) -> Result<Resync, RegistryError> {
         let findings = self.look(name)?.read(runs)?;
         self.settle(findings)
     }
@@ -125,12 +125,12 @@ impl Books {
     /// What is known of a dataset before its objects are read.
     ///
     /// # Errors
-    /// If the name will not do, or a mock made it and these are no mocks' books.
-    pub fn look(&self, name: &str) -> Result<ResyncReading, BookError> {
+    /// If the name will not do, or a mock made it and this is not the mocks' registry.
+    pub fn look(&self, name: &str) -> Result<ResyncReading, RegistryError> {
         names::check(name)?;
         let entry = match self.entry(name) {
             Ok(entry) => Some(entry.clone()),
-            Err(BookError::Damaged { .. } | BookError::NoSuchDataset(_)) => None,
+            Err(RegistryError::Damaged { .. } | RegistryError::NoSuchDataset(_)) => None,
             Err(error) => return Err(error),
         };
         if let Some(entry) = &entry {
@@ -168,12 +168,12 @@ impl Books {
     /// Publishes what was found.
     ///
     /// # Errors
-    /// [`BookError::Moved`] if something else is there by now than was read; if the disk refuses.
-    pub fn settle(&mut self, findings: Findings) -> Result<Resync, BookError> {
+    /// [`RegistryError::Moved`] if something else is there by now than was read; if the disk refuses.
+    pub fn settle(&mut self, findings: Findings) -> Result<Resync, RegistryError> {
         let Findings { name, base, what, mut notes } = findings;
         let is = self.base(&name);
         if is != base {
-            return Err(BookError::Moved { name, is: is.word(), expected: base.word() });
+            return Err(RegistryError::Moved { name, is: is.word(), expected: base.word() });
         }
         match what {
             Condition::Known => {
@@ -193,13 +193,13 @@ impl Books {
                 for object in &entry.dataset.objects {
                     if !self.roots.path(object)?.is_file() {
                         let why = "it has gone since it was read; nothing was published".to_owned();
-                        return Err(BookError::BadObject { key: object.key.clone(), why });
+                        return Err(RegistryError::BadObject { key: object.key.clone(), why });
                     }
                 }
                 let damaged = self.folder.join(format!("{name}.json"));
                 if damaged.exists() {
                     let aside = self.folder.join(format!("{name}.json.damaged-{}", now_ms()));
-                    fs::rename(&damaged, &aside).map_err(|source| BookError::Io { path: damaged.clone(), source })?;
+                    fs::rename(&damaged, &aside).map_err(|source| RegistryError::Io { path: damaged.clone(), source })?;
                     notes.push(format!("the damaged manifest was put aside as {}", aside.display()));
                 }
                 let dataset = if same { self.publish_again(&name, *entry)? } else { self.publish_anew(&name, *entry)? };
@@ -210,7 +210,7 @@ impl Books {
     }
 
     /// Publishes an entry whose content is another, as its dataset's next generation, of a run of its own.
-    fn publish_anew(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, BookError> {
+    fn publish_anew(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, RegistryError> {
         let dataset = &mut entry.dataset;
         dataset.generation += 1;
         dataset.rows = dataset.objects.iter().map(|o| o.rows).sum();
@@ -227,7 +227,7 @@ impl Books {
     }
 
     /// Publishes what was there before, as the generation that it was.
-    fn publish_again(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, BookError> {
+    fn publish_again(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, RegistryError> {
         let dataset = &mut entry.dataset;
         dataset.generation = dataset.generation.max(1);
         if dataset.committed_ms == 0 {
@@ -241,7 +241,7 @@ impl Books {
         Ok(view)
     }
 
-    fn publish(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, BookError> {
+    fn publish(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, RegistryError> {
         let dataset = &entry.dataset;
         let version = Version {
             generation: dataset.generation,
@@ -295,7 +295,7 @@ impl ResyncReading {
     }
 
     /// Refuses objects that are not what was committed, unless somebody has said that they may be taken.
-    fn refuse_damage(&self, changed: Vec<(&str, String)>, rows: u64, expected_rows: u64) -> Result<(), BookError> {
+    fn refuse_damage(&self, changed: Vec<(&str, String)>, rows: u64, expected_rows: u64) -> Result<(), RegistryError> {
         let keys: Vec<String> = changed.iter().map(|(_, key)| key.clone()).collect();
         if keys.is_empty() {
             return Ok(());
@@ -304,7 +304,7 @@ impl ResyncReading {
             // Other bytes are taken, but none that nobody can read.
             for (bucket, key) in changed {
                 let path = self.roots.get(bucket)?.folder.join(&key);
-                footers::check_pages(&path).map_err(|source| BookError::Unreadable { key, source })?;
+                footers::check_pages(&path).map_err(|source| RegistryError::Unreadable { key, source })?;
             }
             return Ok(());
         }
@@ -313,7 +313,7 @@ impl ResyncReading {
              `accept_damage` to publish what is there",
             keys.join(", ")
         );
-        Err(BookError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows })
+        Err(RegistryError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows })
     }
 
     /// Says that runs are not of this catalog, which somebody else may delete.
@@ -332,7 +332,7 @@ impl ResyncReading {
     ///
     /// # Errors
     /// If there are no objects, one is missing or is no Parquet file, or they do not make up what was recorded.
-    pub fn read(&self, runs: Option<&[String]>) -> Result<Findings, BookError> {
+    pub fn read(&self, runs: Option<&[String]>) -> Result<Findings, RegistryError> {
         let mut notes = Vec::new();
         let what = match &self.entry {
             Some(entry) => self.drifted(&entry.dataset, &mut notes)?,
@@ -342,7 +342,7 @@ impl ResyncReading {
     }
 
     /// The manifest is whole: do the objects say the same?
-    fn drifted(&self, old: &Dataset, notes: &mut Vec<String>) -> Result<Condition, BookError> {
+    fn drifted(&self, old: &Dataset, notes: &mut Vec<String>) -> Result<Condition, RegistryError> {
         // All that are gone, by name, and not the first that cannot be read.
         let gone = gone(&old.objects, &self.roots);
         if !gone.is_empty() {
@@ -363,20 +363,20 @@ impl ResyncReading {
     }
 
     /// Of an object in S3 what lies here is a copy: it is not the copy that is right.
-    fn refuse_copy(&self, object: &Object) -> Result<(), BookError> {
+    fn refuse_copy(&self, object: &Object) -> Result<(), RegistryError> {
         if self.roots.get(&object.bucket)?.is_local() {
             return Ok(());
         }
         let path = self.roots.path(object)?;
         let why = format!("the copy here, {}, is not what bucket `{}` holds: remove it, and it is fetched", path.display(), object.bucket);
-        Err(BookError::BadObject { key: object.key.clone(), why })
+        Err(RegistryError::BadObject { key: object.key.clone(), why })
     }
 
     /// There is no whole manifest: what was it made of?
-    fn lost(&self, runs: Option<&[String]>, notes: &mut Vec<String>) -> Result<Condition, BookError> {
+    fn lost(&self, runs: Option<&[String]>, notes: &mut Vec<String>) -> Result<Condition, RegistryError> {
         // What is left of one that was deleted stays deleted, unless its runs are named.
         if runs.is_none() && !self.base.damaged && self.base.dropped {
-            return Err(BookError::NoSuchDataset(self.name.clone()));
+            return Err(RegistryError::NoSuchDataset(self.name.clone()));
         }
         // What can still be read of it is worth having: which indexes it feeds, and which generations it had.
         let salvaged = salvage(&self.folder.join(format!("{}.json", self.name)));
@@ -408,7 +408,12 @@ impl ResyncReading {
     }
 
     /// The objects of the last commit, if the lineage or what is left of the manifest names them, else those that make up its rows.
-    fn of_committed(&self, committed: LastCommit, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<FoundObjects, BookError> {
+    fn of_committed(
+        &self,
+        committed: LastCommit,
+        salvaged: Option<&Entry>,
+        notes: &mut Vec<String>,
+    ) -> Result<FoundObjects, RegistryError> {
         let LastCommit { run_id, generation, rows, files, made } = committed;
         // Of the same run, what is left of the manifest names the same objects.
         let left = || salvaged.filter(|e| e.run_id() == Some(run_id.as_str())).map(|e| e.dataset.clone());
@@ -449,11 +454,11 @@ impl ResyncReading {
             files.unwrap_or(0),
             found.len()
         );
-        Err(BookError::Incomplete { name: self.name.clone(), why, keys, rows: sum, expected_rows })
+        Err(RegistryError::Incomplete { name: self.name.clone(), why, keys, rows: sum, expected_rows })
     }
 
     /// Exactly the objects that were recorded.
-    fn of_recorded(&self, recorded: Dataset, rows: Option<u64>, notes: &mut Vec<String>) -> Result<FoundObjects, BookError> {
+    fn of_recorded(&self, recorded: Dataset, rows: Option<u64>, notes: &mut Vec<String>) -> Result<FoundObjects, RegistryError> {
         let expected_rows = rows.unwrap_or(recorded.rows);
         let (mut places, mut gone, mut there) = (Vec::new(), Vec::new(), 0);
         for object in &recorded.objects {
@@ -468,7 +473,7 @@ impl ResyncReading {
         }
         let incomplete = |why: String, keys: Vec<String>, rows: u64| {
             let why = format!("{why}: put them back, or delete it and ingest it anew");
-            Err(BookError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows })
+            Err(RegistryError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows })
         };
         if !gone.is_empty() {
             let why = format!("of its {expected_rows} rows {there} are there; gone are {}", gone.join(", "));
@@ -494,14 +499,14 @@ impl ResyncReading {
     }
 
     /// The objects of the runs that somebody has named.
-    fn of_runs(&self, runs: &[String], notes: &mut Vec<String>) -> Result<FoundObjects, BookError> {
+    fn of_runs(&self, runs: &[String], notes: &mut Vec<String>) -> Result<FoundObjects, RegistryError> {
         let mut places = Vec::new();
         for run in runs {
             names::check(run)?;
             let keys = self.keys(run)?;
             if keys.is_empty() {
                 let why = format!("run {run} has left no objects");
-                return Err(BookError::Incomplete { name: self.name.clone(), why, keys: vec![run.clone()], rows: 0, expected_rows: 0 });
+                return Err(RegistryError::Incomplete { name: self.name.clone(), why, keys: vec![run.clone()], rows: 0, expected_rows: 0 });
             }
             places.extend(keys);
         }
@@ -512,7 +517,7 @@ impl ResyncReading {
     }
 
     /// Nothing says what was committed: what is left of the manifest, or the only whole run that did not fail.
-    fn of_nothing_recorded(&self, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<FoundObjects, BookError> {
+    fn of_nothing_recorded(&self, salvaged: Option<&Entry>, notes: &mut Vec<String>) -> Result<FoundObjects, RegistryError> {
         if let Some(left) = salvaged.map(|e| e.dataset.clone()).filter(|left| !left.objects.is_empty()) {
             notes.push("the lineage names no committed run: what is left of the manifest was taken, and its rows agree".to_owned());
             return self.of_recorded(left, None, notes);
@@ -525,25 +530,25 @@ impl ResyncReading {
         Ok(FoundObjects { objects, columns, recorded: Dataset { lineage, ..Dataset::default() }, same: true })
     }
 
-    fn not_one(&self, runs: &[WholeRun]) -> BookError {
+    fn not_one(&self, runs: &[WholeRun]) -> RegistryError {
         if runs.is_empty() {
-            return BookError::NoSuchDataset(self.name.clone());
+            return RegistryError::NoSuchDataset(self.name.clone());
         }
         let rows = |objects: &[Object]| objects.iter().map(|o| o.rows).sum::<u64>();
         let named: Vec<String> = runs.iter().map(|(run, objects, _)| format!("{run} ({} rows)", rows(objects))).collect();
         let why = format!("nothing recorded says which of these runs it was made of: {}; name them (`runs`)", named.join(", "));
         let keys = runs.iter().flat_map(|(_, objects, _)| objects).map(|o| o.key.clone()).collect();
         let rows = runs.iter().map(|(_, objects, _)| rows(objects)).sum();
-        BookError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows: 0 }
+        RegistryError::Incomplete { name: self.name.clone(), why, keys, rows, expected_rows: 0 }
     }
 
     /// Objects as they are; all must have the first one's columns.
-    fn objects(&self, places: &[Place], before: &[Column]) -> Result<(Vec<Object>, Vec<Column>), BookError> {
+    fn objects(&self, places: &[Place], before: &[Column]) -> Result<(Vec<Object>, Vec<Column>), RegistryError> {
         let mut schema: Option<arrow_schema::Schema> = None;
         let mut objects = Vec::new();
         for (bucket, key) in places {
-            let bad = |why: String| BookError::BadObject { key: key.clone(), why };
-            let unreadable = |source| BookError::Unreadable { key: key.clone(), source };
+            let bad = |why: String| RegistryError::BadObject { key: key.clone(), why };
+            let unreadable = |source| RegistryError::Unreadable { key: key.clone(), source };
             let (object, its) = footers::object(bucket, self.roots.get(bucket)?, key).map_err(unreadable)?;
             if schema.as_ref().is_some_and(|first| first.fields() != its.fields()) {
                 return Err(bad("its columns are not those of the first object".to_owned()));
@@ -555,7 +560,7 @@ impl ResyncReading {
     }
 
     /// Buckets and keys of a run's objects, in their order; none if it has left none.
-    fn keys(&self, run_id: &str) -> Result<Vec<Place>, BookError> {
+    fn keys(&self, run_id: &str) -> Result<Vec<Place>, RegistryError> {
         let prefix = format!("datasets/{}/{run_id}", self.name);
         let part = |file: &str| file.strip_prefix("part-")?.strip_suffix(".parquet")?.parse::<u64>().ok();
         let mut parts: Vec<(u64, Place)> = Vec::new();
@@ -571,7 +576,7 @@ impl ResyncReading {
     }
 
     /// Runs whose objects can all be read, and that are not known to go on or to have failed.
-    fn whole_runs(&self) -> Result<Vec<WholeRun>, BookError> {
+    fn whole_runs(&self) -> Result<Vec<WholeRun>, RegistryError> {
         let mut runs: BTreeSet<String> = BTreeSet::new();
         for folder in self.roots.folders() {
             runs.extend(listed(&folder.join("datasets").join(&self.name))?);
@@ -596,7 +601,7 @@ fn gone<'a>(objects: &'a [Object], roots: &Roots) -> Vec<&'a Object> {
 }
 
 /// That objects of a dataset are gone whose file is whole.
-pub(crate) fn missing(name: &str, all: &[Object], gone: &[&Object]) -> BookError {
+pub(crate) fn missing(name: &str, all: &[Object], gone: &[&Object]) -> RegistryError {
     let (expected_rows, lost): (u64, u64) = (all.iter().map(|o| o.rows).sum(), gone.iter().map(|o| o.rows).sum());
     let keys: Vec<String> = gone.iter().map(|object| object.key.clone()).collect();
     let named = keys.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
@@ -610,7 +615,7 @@ pub(crate) fn missing(name: &str, all: &[Object], gone: &[&Object]) -> BookError
         gone.len(),
         all.len()
     );
-    BookError::Incomplete { name: name.to_owned(), why, keys, rows: expected_rows.saturating_sub(lost), expected_rows }
+    RegistryError::Incomplete { name: name.to_owned(), why, keys, rows: expected_rows.saturating_sub(lost), expected_rows }
 }
 
 /// Keys of objects whose bytes are not those that were recorded.
@@ -620,8 +625,8 @@ fn changed<'a>(recorded: &[Object], found: &'a [Object]) -> Vec<(&'a str, String
 }
 
 /// Names in a folder; none if it is not there.
-fn listed(path: &Path) -> Result<Vec<String>, BookError> {
-    let failed = |source| BookError::Io { path: path.to_owned(), source };
+fn listed(path: &Path) -> Result<Vec<String>, RegistryError> {
+    let failed = |source| RegistryError::Io { path: path.to_owned(), source };
     match fs::read_dir(path) {
         Ok(found) => {
             let names: io::Result<Vec<_>> = found.map(|entry| entry.map(|entry| entry.file_name().into_string().ok())).collect();
