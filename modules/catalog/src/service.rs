@@ -1,17 +1,20 @@
 //! `org.brahman.Catalog` and, in [`storage`] and [`objects`], `org.brahman.Storage`. [`realm`] tells mocks from others, [`read`] gives
 //! datasets whose objects are whole, [`remote`] puts datasets into S3 and [`adopt`] takes them up from there, [`rescue`] copies objects
 //! and brings them back, [`borrow`] has them read there while their bucket is away, [`scrub`] looks whether they still are what they
-//! were, [`sweep`] deletes what nothing needs, [`copy`] makes datasets of others, [`shown`] keeps their stable paths.
+//! were, [`sweep`] deletes what nothing needs, [`copy`] makes datasets of others, [`shown`] keeps their stable paths, [`sample`] looks at
+//! rows. [`dispatch`] says which method does what.
 
 mod adopt;
 mod borrow;
 mod copy;
+mod dispatch;
 mod objects;
 mod read;
 mod realm;
 mod remote;
 mod rescue;
 mod resync;
+mod sample;
 mod scrub;
 mod shown;
 mod storage;
@@ -24,62 +27,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use brahman_card::Fault;
 use brahman_card::clock::now_ms;
-use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, CopyIn, DeleteOut, LineageIn, LineageOut,
-    LocationIn, LocationOut, MarkStaleIn, NameIn, Object, PinIn, PinOut, RealmIn, ResyncIn, SampleIn, SampleOut, SnapshotIn, SnapshotOut,
-    UnpinIn, UnpinOut, WatchOut, error,
-};
-use brahman_card::interface::storage::{self as storage_interface, UnfinishedRun};
-use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, Reply, Service, chain};
+use brahman_card::interface::catalog::{CommitIn, CommitOut, Copies, LocationIn, LocationOut, Object, RealmIn, WatchOut, error};
+use brahman_card::interface::storage::UnfinishedRun;
+use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{BucketError, Buckets};
 use brahman_storage::writable;
 use tokio::sync::watch;
 
-use crate::footers;
 use crate::registry::sweep::ORPHAN_AGE;
 use crate::registry::{DatasetRegistry, Head, RegistryError, Roots};
 use crate::verified::VerifiedFiles;
 use realm::{Contexts, Realm};
 use rescue::Copier;
 
-/// Events of a dataset told unless more are asked for, and at most.
-const EVENTS: u64 = 100;
-const EVENTS_MAX: u64 = 10_000;
-/// Rows of a sample unless more are asked for, and at most: a look, not an export.
-const SAMPLE_ROWS: u64 = 5;
-const SAMPLE_ROWS_MAX: u64 = 100;
-
 /// How often `status` hears how far copies are behind at most, and how often of how long they are.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 const TELL_AGE_EVERY: Duration = Duration::from_secs(30);
 /// How long after a commit its buckets are looked at for what nothing needs any more.
 const REMOTE_AFTER: Duration = Duration::from_secs(1);
-/// How long what a backup copies is kept if whoever makes it ends in the middle.
-const SNAPSHOT_LIFE_S: u64 = 24 * 3600;
-/// What changes the state.
-const CHANGES: [&str; 19] = [
-    "Location",
-    "Commit",
-    "MarkStale",
-    "ClearStale",
-    "Delete",
-    "Abandon",
-    "Resync",
-    "ResyncMissing",
-    "Adopt",
-    "Copy",
-    "Rename",
-    "Pin",
-    "Unpin",
-    "Snapshot",
-    "AddBucket",
-    "RemoveBucket",
-    "PutObject",
-    "FlushErrors",
-    "CompactErrors",
-];
 
 /// Present generations: the real ones', the mocks'.
 #[derive(Clone, Debug, Default)]
@@ -442,51 +409,6 @@ impl CatalogService {
         self.with(realm, place).await
     }
 
-    async fn sample(&self, call: &Call) -> Result<Reply, Fault> {
-        let SampleIn { name, rows, mock } = call.parameters()?;
-        let (realm, mut dataset) = self.seen(self.realm(call, mock).await, &name).await?;
-        let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
-        let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
-        let masked: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
-        let roots = self.consult(realm, |registry| registry.roots().clone()).await.map_err(unanswered)?;
-        let away = self.away_of(realm, &dataset.objects).await;
-        let (mut notes, mut rows) = (Vec::new(), 0);
-        for object in &mut dataset.objects {
-            if rows >= wanted as u64 {
-                break;
-            }
-            rows += object.rows;
-            match self.borrow(object, &away, &roots).await {
-                Some(path) => {
-                    object.path = Some(path.display().to_string());
-                    notes.push(format!("{} was read from its copy in bucket rescue: bucket `{}` is away", object.key, object.bucket));
-                }
-                // To read what lies on a disk that does not answer would take for ever.
-                None if away.contains_key(&object.bucket) && self.buckets.hangs(&object.bucket) => {
-                    let why = format!("bucket `{}` does not answer, and no copy was found", object.bucket);
-                    return Err(fault(RegistryError::BadObject { key: object.key.clone(), why }));
-                }
-                None => {}
-            }
-        }
-        let work = tokio::task::spawn_blocking(move || {
-            let mut out = Vec::new();
-            for object in &dataset.objects {
-                let path = object.path.as_ref().map_or_else(|| roots.path(object), |path| Ok(PathBuf::from(path)))?;
-                let rows = footers::sample(&path, wanted - out.len(), &masked, &mut notes);
-                out.extend(rows.map_err(|source| RegistryError::Unreadable { key: object.key.clone(), source })?);
-                if out.len() >= wanted {
-                    break;
-                }
-            }
-            if dataset.pii.is_none() {
-                notes.push("nobody has looked for personal data: nothing is masked".to_owned());
-            }
-            Ok::<_, RegistryError>(SampleOut { rows: out, masked: masked.into_iter().collect(), notes })
-        });
-        Reply::of(&work.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)?)
-    }
-
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
         let RealmIn { mock } = call.parameters()?;
         let mut changes = self.teller.heads.subscribe();
@@ -508,191 +430,6 @@ impl CatalogService {
     }
 }
 
-impl Service for CatalogService {
-    fn interfaces(&self) -> &'static [&'static Interface] {
-        &[&catalog::INTERFACE, &storage_interface::INTERFACE]
-    }
-
-    async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
-        if CHANGES.contains(&call.method()) {
-            writable::check(&self.state).map_err(|error| {
-                let message = format!("the catalog's state {}", chain(&error));
-                let path = error.folder.display().to_string();
-                if call.interface() == storage_interface::INTERFACE.name {
-                    return Fault::of(&storage_interface::error::ReadOnly { path }, false, message);
-                }
-                Fault::of(&error::ReadOnly { path }, false, message)
-            })?;
-        }
-        match call.method() {
-            "List" => {
-                let RealmIn { mock } = call.parameters()?;
-                Reply::of(&self.list(self.realm(&call, mock).await).await?)
-            }
-            "Get" => {
-                let NameIn { name, mock } = call.parameters()?;
-                Reply::of(&self.get(self.realm(&call, mock).await, &name).await?)
-            }
-            "Location" => Reply::of(&self.location(call.parameters()?).await?),
-            "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
-            "MarkStale" => {
-                let MarkStaleIn { name, index, run_id, mock, gone } = call.parameters()?;
-                // A mock's index is not noted in a real dataset.
-                let own = self.realm_to_change(&call, mock).await?;
-                let (realm, _) = self.seen(own, &name).await?;
-                if own == realm {
-                    let mark = move |registry: &Mutex<DatasetRegistry>| match gone {
-                        Some(true) => held(registry).forget_feed(&name, &index),
-                        _ => held(registry).mark_stale(&name, &index, run_id.as_deref()),
-                    };
-                    self.with(own, mark).await?;
-                }
-                Ok(Reply::empty())
-            }
-            "ClearStale" => {
-                let ClearStaleIn { name, index, generation, run_id, mock } = call.parameters()?;
-                let own = self.realm_to_change(&call, mock).await?;
-                let (realm, dataset) = self.seen(own, &name).await?;
-                let cleared = match own == realm {
-                    true => {
-                        self.with(own, move |registry| held(registry).clear_stale(&name, &index, generation, run_id.as_deref())).await?
-                    }
-                    false => match (run_id, dataset.run_id) {
-                        (Some(theirs), Some(ours)) => theirs == ours,
-                        _ => dataset.generation == generation,
-                    },
-                };
-                Reply::of(&ClearStaleOut { cleared })
-            }
-            "Delete" => {
-                let NameIn { name, mock } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let deleted = name.clone();
-                let later = if realm == Realm::Real { self.removed_later(&name).await? } else { 0 };
-                self.blocking(realm, move |registry| registry.delete(&deleted)).await?;
-                let notes = self.tidy(realm, Some(&name)).await;
-                self.show(realm, &name).await;
-                self.follow_up(realm, name);
-                Reply::of(&DeleteOut {
-                    notes: Some(notes).filter(|notes| !notes.is_empty()),
-                    later: Some(later).filter(|later| *later > 0),
-                })
-            }
-            "Copy" => {
-                let ask: CopyIn = call.parameters()?;
-                let realm = self.realm_to_change(&call, ask.mock).await?;
-                Reply::of(&self.copy(realm, ask).await?)
-            }
-            "Rename" => {
-                let ask: CopyIn = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, ask.mock).await?, &ask.name).await?;
-                Reply::of(&self.rename(realm, ask).await?)
-            }
-            "Pin" => {
-                let PinIn { name, generation, life_s, pin, mock } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let until_ms = life_s.map(|life_s| now_ms().saturating_add(life_s.saturating_mul(1000)));
-                let pinned = name.clone();
-                let pin = self.with(realm, move |registry| held(registry).pin(&pinned, generation, pin, until_ms)).await?;
-                self.show(realm, &name).await;
-                Reply::of(&PinOut { pin: self.with_folder(realm, &name, pin) })
-            }
-            "Snapshot" => {
-                call.allow_paths()?;
-                let SnapshotIn { folder, indexes, life_s } = call.parameters()?;
-                let to = PathBuf::from(folder);
-                if !to.is_absolute() || !to.is_dir() {
-                    return Err(Fault::invalid_parameter("folder", "expected the absolute path of a folder that is there"));
-                }
-                let pin = format!("backup-{}", ulid::Ulid::generate());
-                let until_ms = now_ms().saturating_add(life_s.unwrap_or(SNAPSHOT_LIFE_S).saturating_mul(1000));
-                let name = pin.clone();
-                let written =
-                    self.with(Realm::Real, move |registry| held(registry).snapshot(&to, indexes.as_deref(), &name, until_ms)).await?;
-                let (datasets, notes) = written;
-                Reply::of(&SnapshotOut { pin, datasets, notes: Some(notes).filter(|notes| !notes.is_empty()) })
-            }
-            "Unpin" => {
-                let UnpinIn { name, generation, pin, mock } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let asked = name.clone();
-                let unpinned = self.with(realm, move |registry| held(registry).unpin(&asked, generation, pin.as_deref())).await?;
-                if unpinned > 0 {
-                    self.tidy(realm, Some(&name)).await;
-                    self.show(realm, &name).await;
-                    self.follow_up(realm, name);
-                }
-                Reply::of(&UnpinOut { unpinned })
-            }
-            "Abandon" => {
-                let AbandonIn { run_id, producer, reason, cancelled, mock } = call.parameters()?;
-                if run_id.is_some() == producer.is_some() {
-                    return Err(Fault::invalid_parameter("run_id, producer", "expected exactly one of them"));
-                }
-                let realms: &[Realm] = match mock {
-                    Some(true) => &[Realm::Mock],
-                    Some(false) => &[Realm::Real],
-                    None => &[Realm::Mock, Realm::Real],
-                };
-                let mut abandoned = 0;
-                for realm in realms {
-                    let (run_id, producer, reason) = (run_id.clone(), producer.clone(), reason.clone());
-                    let abandon = move |registry: &Mutex<DatasetRegistry>| {
-                        let mut registry = held(registry);
-                        let names = registry.journal.open_datasets(run_id.as_deref(), producer.as_deref());
-                        let done = registry.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
-                        Ok(done.map(|count| (count, names)))
-                    };
-                    let done = self.with(*realm, abandon).await?;
-                    let (count, names) = done.map_err(|e| Fault::internal(format!("the lineage's journal: {}", chain(&e))))?;
-                    abandoned += count;
-                    for name in names {
-                        self.tidy(*realm, Some(&name)).await;
-                        self.follow_up(*realm, name);
-                    }
-                }
-                Reply::of(&AbandonOut { abandoned })
-            }
-            "Lineage" => {
-                let LineageIn { name, limit, mock } = call.parameters()?;
-                let limit = usize::try_from(limit.unwrap_or(EVENTS).min(EVENTS_MAX)).unwrap_or(0);
-                let own = self.realm(&call, mock).await;
-                let asked = name.clone();
-                let events_of = move |registry: &DatasetRegistry| registry.journal.events(&asked, limit);
-                let mut events = self.consult(own, events_of.clone()).await.map_err(unanswered)?;
-                // A mock that has made none of this name reads the real one.
-                if events.is_empty() && own == Realm::Mock {
-                    events = self.consult(Realm::Real, events_of).await.map_err(unanswered)?;
-                }
-                if events.is_empty() {
-                    self.seen(own, &name).await?;
-                }
-                Reply::of(&LineageOut { events })
-            }
-            "Sample" => self.sample(&call).await,
-            "Resync" => {
-                let ResyncIn { name, mock, runs, accept_damage } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let out = self.resync(realm, name.clone(), runs, accept_damage == Some(true)).await?;
-                self.show(realm, &name).await;
-                Reply::of(&out)
-            }
-            "ResyncMissing" => {
-                let RealmIn { mock } = call.parameters()?;
-                let realm = self.realm_to_change(&call, mock).await?;
-                let out = self.resync_missing(realm).await?;
-                for dataset in &out.resynced {
-                    self.show(realm, &dataset.name).await;
-                }
-                Reply::of(&out)
-            }
-            "Adopt" => self.adopt(&call).await,
-            "Watch" => self.watch(&call).await,
-            _ => self.storage(&call).await,
-        }
-    }
-}
-
 fn held(registry: &Mutex<DatasetRegistry>) -> MutexGuard<'_, DatasetRegistry> {
     registry.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -706,7 +443,7 @@ type NextGeneration = (u64, Vec<Object>);
 
 /// What runs have left that were given up, or began long ago and were never committed, in words.
 fn left_in_words(unfinished: &[UnfinishedRun]) -> Option<String> {
-    let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
+    let long_ago_ms = now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
     let is_left = |run: &&UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
     let left: Vec<&UnfinishedRun> = unfinished.iter().filter(is_left).collect();
     let first = left.iter().min_by_key(|run| run.since_ms)?;
