@@ -1,5 +1,6 @@
 //! Datasets that are put together again, and what is refused.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{Int64Array, RecordBatch};
@@ -10,6 +11,7 @@ use parquet::arrow::ArrowWriter;
 
 use super::super::sweep::{ListedObject, Verdict};
 use super::*;
+use crate::footers;
 
 /// Writes a Parquet object of so many rows into a run.
 fn write(registry: &mut DatasetRegistry, run: &str, rows: i64) -> Object {
