@@ -2,9 +2,10 @@
 //!
 //! `primary` and `rescue` are always there. What else there is stands in [`registry`]; [`add`] probes and registers, [`marker`] tells a
 //! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] and [`claims`] keep them apart, [`open`] makes stores,
-//! [`transfer`] and [`create`] move objects, [`health`] asks whether they are there, [`failures`] is the journal. Invariants: no secret key is in a reply, an error or
-//! the journal; a bucket that cannot be opened stays registered; a registry that cannot be read is never written over; no folder is made but
-//! by `add`, and nothing is written where a bucket's marker is not to be seen.
+//! [`own`] are the two in the state itself, [`transfer`] and [`create`] move objects, [`health`] asks whether they are there, [`failures`]
+//! is the journal. Invariants: no secret key is in a reply, an error or the journal; a bucket that cannot be opened stays registered; a
+//! registry that cannot be read is never written over; no folder is made but by `add`, and nothing is written where a bucket's marker is
+//! not to be seen.
 
 mod add;
 mod claims;
@@ -16,6 +17,7 @@ mod leftovers;
 mod look;
 mod marker;
 mod open;
+mod own;
 mod place;
 mod registry;
 mod transfer;
@@ -47,6 +49,7 @@ use error::mask;
 use look::Looks;
 use marker::{Marker, Stamp};
 use open::Location;
+use own::nameless;
 
 /// Longest message of one.
 const MESSAGE_CHARS: usize = 1000;
@@ -333,21 +336,6 @@ fn save(file: &Path, all: &BTreeMap<String, Entry>) -> io::Result<()> {
     registry::write(file, kept.cloned().collect())
 }
 
-/// Why this catalog's name among others is not known, and what to do.
-fn nameless(error: &crate::node::NodeError, home: &Path) -> String {
-    // Nobody but this catalog has made the marker of its own `primary`.
-    let named = marker::read_folder(&home.join(PRIMARY)).ok().flatten().map(|marker| marker.node);
-    let put_back = named.map_or_else(
-        || "put it back from a backup".to_owned(),
-        |node| format!("write {node} into it, which the marker of bucket {PRIMARY} names, or put it back from a backup"),
-    );
-    format!(
-        "the name of this catalog among others: {}; {put_back}, then `brahman restart catalog`; until then nothing is put into or withdrawn \
-         from buckets in S3 in its name, and no bucket is added",
-        chain(error)
-    )
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -402,49 +390,6 @@ impl Buckets {
             }
         }
         Ok(buckets)
-    }
-
-    /// What is registered, and the two that lie in the state itself, wherever the state lies now.
-    fn with_own(&self, registered: Vec<Bucket>) -> Vec<Bucket> {
-        let (own, others): (Vec<Bucket>, Vec<Bucket>) = registered.into_iter().partition(is_own);
-        let of = |name: &str| Bucket {
-            name: name.to_owned(),
-            url: format!("file://{}", self.home.join(name).display()),
-            options: BTreeMap::new(),
-            secret: None,
-            protected: true,
-            conditional_put: true,
-            added_ms: 0,
-            id: own.iter().find(|bucket| bucket.name == name).and_then(|bucket| bucket.id.clone()),
-        };
-        // One that somebody has added takes the place of our own.
-        [of(PRIMARY), of(RESCUE)].into_iter().chain(others).collect()
-    }
-
-    /// Takes up the marker of a folder that has none on record: of our own, which are made if need be, and of one that an earlier version
-    /// has registered, if it holds what such a one would. Whether it did.
-    fn recognise(&self, bucket: &mut Bucket) -> bool {
-        let Ok(Location::Folder(folder)) = Location::parse(&bucket.name, &bucket.url) else { return false };
-        if bucket.id.is_some() || !is_name(&bucket.name) {
-            return false;
-        }
-        // Where the registry cannot be read it may have known another: what is not there is then not made.
-        let makes = self.unreadable.is_none() && self.nameless.is_none();
-        let (own, new) = (is_own(bucket), Marker::new(&bucket.name, &self.node));
-        let found = look::in_time(move || match marker::read_folder(&folder) {
-            Ok(None) if !makes => Ok(None),
-            Ok(None) if own || marker::is_used(&folder) => {
-                let made = if own { writable::make_folder(&folder).map(drop) } else { Ok(()) };
-                made.map_err(Into::into).and_then(|()| marker::make_in(&folder, &new)).map(Some)
-            }
-            found => found,
-        });
-        match found {
-            Some(Ok(found)) => bucket.id = found.map(|marker| marker.id),
-            Some(Err(error)) => self.failed(&bucket.name, "open", MARKER, &chain(&error)),
-            None => self.failed(&bucket.name, "open", MARKER, &Absence::silent().0),
-        }
-        bucket.id.is_some()
     }
 
     /// What could not be read of which buckets there are.
