@@ -1,7 +1,8 @@
 //! What a person sees of indexes, hits and refreshes.
 
-use brahman_card::interface::index::Elapsed;
+use brahman_card::interface::index::{Elapsed, Hit, RerankReport, SearchOut};
 
+use super::hits::{found, reranked};
 use super::*;
 
 #[test]
