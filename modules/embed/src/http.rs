@@ -38,8 +38,8 @@ use crate::real::cache::{Cache, ContentHash, TokenCounts, is_sound};
 use crate::real::head::unit;
 use dialect::VectorsAnswer;
 pub use error::{OpenError, ProbeError, ServerError};
-use probe::{LongTexts, compare, examine, is_same};
-use record::ServerRecord;
+use probe::{LongTexts, compare, is_same};
+use record::{ServerRecord, examine};
 use server::{ATTEMPTS, Server};
 pub use settings::{AddressError, Settings, SettingsError};
 

@@ -63,9 +63,9 @@ impl PassBudget {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name}={value}: expected 1 to {THREADS_MAX}")]
 pub struct ThreadsError {
-    /// The variable.
+    /// The variable of the environment.
     pub name: &'static str,
-    /// What it says.
+    /// What it says instead of a number.
     pub value: String,
 }
 
@@ -106,7 +106,7 @@ pub trait PassSchedule: Send + 'static {
     /// The next pass that may run now, if there is one.
     fn take(&mut self, threads: ThreadsState) -> Option<Pass<Self::Work>>;
 
-    /// Rows that wait.
+    /// Rows that wait for a pass.
     fn waiting(&self) -> usize;
 
     /// Rows that were dropped since nobody waited for them any more.
@@ -148,7 +148,7 @@ impl<S: PassSchedule> PassQueue<S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rows that wait.
+    /// Rows that wait for a pass.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.lock().schedule.waiting()

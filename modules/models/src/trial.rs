@@ -74,7 +74,7 @@ pub struct Trial<'a> {
     pub row: &'static str,
     /// An ordinary row, as the tokenizer gives it.
     pub short: TokenRow<'a>,
-    /// A longer one.
+    /// A longer one, which the graph has to pad the short one to.
     pub long: TokenRow<'a>,
     /// The largest id that the tokenizer gives.
     pub largest_id: u32,

@@ -146,11 +146,11 @@ fn at_line(line: &Option<usize>) -> String {
 /// What `raise_exception` was called with.
 #[derive(Debug, Error)]
 #[error("{0}")]
-struct Raised(String);
+struct RaisedMessage(String);
 
 /// One template of a model.
 #[derive(Clone, Debug)]
-struct Named {
+struct NamedTemplate {
     name: String,
     /// Its file, and its name there if that has several.
     source_name: String,
@@ -160,7 +160,7 @@ struct Named {
 /// The templates of a model's folder, and the special tokens that they may name.
 #[derive(Clone, Debug, Default)]
 pub struct Templates {
-    templates: Vec<Named>,
+    templates: Vec<NamedTemplate>,
     special: Map<String, Value>,
 }
 
@@ -203,7 +203,7 @@ impl Templates {
         let mut add = |name: &str, source_name: String, text: Result<String, ChatError>| {
             let text = text.and_then(|text| Source::new(&source_name, &text).map(|source| source.text));
             if templates.len() < TEMPLATES_MAX {
-                templates.push(Named { name: name.to_owned(), source_name, text });
+                templates.push(NamedTemplate { name: name.to_owned(), source_name, text });
             }
         };
         let own = folder.join("chat_template.jinja");
@@ -317,9 +317,9 @@ fn special_tokens(config: Option<&Value>, map: &Path) -> Map<String, Value> {
 }
 
 /// Bytes up to a bound.
-struct Bounded(Vec<u8>);
+struct BoundedWriter(Vec<u8>);
 
-impl Write for Bounded {
+impl Write for BoundedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > TEXT_BYTES_MAX {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -378,7 +378,7 @@ impl Renderer {
     pub fn render(&self, messages: Vec<Value>) -> Result<String, ChatError> {
         let mut context = self.variables.clone();
         context.insert("messages".to_owned(), Value::Array(messages));
-        let mut text = Bounded(Vec::new());
+        let mut text = BoundedWriter(Vec::new());
         let rendered = self.environment.get_template(NAME).and_then(|template| template.render_captured_to(context, &mut text).map(drop));
         rendered.map_err(|error| self.failure(error))?;
         // A template writes strings.
@@ -389,7 +389,7 @@ impl Renderer {
         let source_name = self.source_name.clone();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(one) = cause {
-            if let Some(Raised(message)) = one.downcast_ref() {
+            if let Some(RaisedMessage(message)) = one.downcast_ref() {
                 return ChatError::Refusal { source_name, message: message.chars().take(SHOWN_CHARS).collect() };
             }
             if one.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge) {
@@ -423,7 +423,7 @@ fn environment(now_s: i64, asked_for_time: &Arc<AtomicBool>) -> Environment<'sta
     environment.add_filter("string", python::string);
     environment.add_test("sequence", python::is_sequence);
     environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(RaisedMessage(message)))
     });
     let asked = Arc::clone(asked_for_time);
     environment.add_function("strftime_now", move |format: String| -> Result<String, minijinja::Error> {

@@ -13,7 +13,7 @@ use brahman_card::interface::score::file::{FileError, MessageError};
 use brahman_card::interface::score::{ChatTemplate, Conversation, Entry, Template, TemplateUse};
 use brahman_storage::digest::{hex, sha256};
 
-use crate::chat::dialogue::{Dialogue, Whole};
+use crate::chat::dialogue::{Dialogue, ScoredWhole, Whole};
 use crate::chat::{ChatError, Source};
 use crate::engine::{Engine, EngineError};
 
@@ -61,6 +61,13 @@ pub struct Script {
     pub used: TemplateUse,
     /// What puts it into tokens without some memories; `None` if they can be cut out.
     pub(crate) dialogue: Option<Arc<Dialogue>>,
+}
+
+impl Script {
+    /// Its tokens, and what is scored of them.
+    pub(crate) fn scored(&self) -> ScoredWhole<'_> {
+        ScoredWhole { tokens: &self.tokens, responses: self.responses.iter().map(|response| (response.entry, &response.scored)).collect() }
+    }
 }
 
 /// What a caller says of how a conversation is put into tokens.

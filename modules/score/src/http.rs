@@ -182,14 +182,14 @@ impl Server {
     }
 
     /// Scores one sequence.
-    async fn sequence(&self, sequence: &Sequence, how: Asking) -> Result<(Vec<f32>, Work), EngineError> {
+    async fn sequence(&self, sequence: &Sequence, how: PromptOptions) -> Result<(Vec<f32>, Work), EngineError> {
         let mut work = Work::default();
         let mut wanted = sequence.wanted.iter().filter(|wanted| !wanted.is_empty()).peekable();
         let Some(first) = wanted.peek().map(|first| first.start) else { return Ok((Vec::new(), work)) };
         let end = sequence.wanted.iter().map(|wanted| wanted.end).max().unwrap_or(0);
         let tokens = &sequence.tokens[..end];
         let responses: Vec<&Range<usize>> = sequence.responses.iter().filter(|response| response.end <= end).collect();
-        let Asking { temperature, priority } = how;
+        let PromptOptions { temperature, priority } = how;
         let ask = Ask { model: &self.model, tokens, from: first, responses: responses.len(), temperature, priority };
         if self.settings.dialect == Dialect::Brahman && responses.is_empty() {
             let source = AnswerError::Absent("figures but those of an assistant's responses, and this is no conversation");
@@ -215,7 +215,13 @@ impl Server {
     }
 
     /// Scores sequences as they are asked for.
-    fn ask(&self, sequences: &[Sequence], how: Asking, stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+    fn ask(
+        &self,
+        sequences: &[Sequence],
+        how: PromptOptions,
+        stop: &Stop,
+        done: &mut dyn FnMut(usize, Scores),
+    ) -> Result<Work, EngineError> {
         let mut work = Work::default();
         let ask = async |i: usize| (i, self.sequence(&sequences[i], how).await);
         let mut answers = futures_util::stream::iter((0..sequences.len()).map(ask)).buffer_unordered(self.settings.concurrency);
@@ -243,7 +249,7 @@ impl Server {
 
 /// What a request says beside its prompt.
 #[derive(Clone, Copy, Debug)]
-struct Asking {
+struct PromptOptions {
     temperature: f64,
     priority: Option<i64>,
 }
@@ -270,7 +276,7 @@ impl Engine for Server {
     }
 
     fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
-        self.ask(sequences, Asking { temperature: TEMPERATURE, priority: stop.priority() }, stop, done)
+        self.ask(sequences, PromptOptions { temperature: TEMPERATURE, priority: stop.priority() }, stop, done)
     }
 
     fn info(&self) -> InfoOut {

@@ -22,7 +22,7 @@ const STACK_BYTES: usize = 64 << 20;
 const INTERRUPTED_MAX: usize = 4;
 
 type Work = Box<dyn FnOnce(&dyn Engine, &Way) + Send>;
-type Shared = (Mutex<Queue>, Condvar);
+type SharedQueue = (Mutex<Queue>, Condvar);
 
 struct Turn {
     priority: i64,
@@ -59,7 +59,7 @@ struct Queue {
 
 /// The thread and what waits for it.
 pub struct Turns {
-    queue: Arc<Shared>,
+    queue: Arc<SharedQueue>,
 }
 
 impl std::fmt::Debug for Turns {
@@ -73,7 +73,7 @@ fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
 }
 
 /// Carries out what waits until the queue is closed.
-fn serve(queue: &Arc<Shared>, engine: &Arc<dyn Engine>) {
+fn serve(queue: &Arc<SharedQueue>, engine: &Arc<dyn Engine>) {
     loop {
         let mut held = lock(&queue.0);
         let turn = loop {
@@ -91,7 +91,7 @@ fn serve(queue: &Arc<Shared>, engine: &Arc<dyn Engine>) {
 }
 
 /// Carries out one turn, and between its steps those that go before it.
-fn run(queue: &Arc<Shared>, engine: &Arc<dyn Engine>, turn: Turn, interrupted: usize) {
+fn run(queue: &Arc<SharedQueue>, engine: &Arc<dyn Engine>, turn: Turn, interrupted: usize) {
     let (own, all, priority) = (Arc::clone(engine), Arc::clone(queue), turn.priority);
     let way: Way = Arc::new(move || {
         while interrupted < INTERRUPTED_MAX
@@ -110,7 +110,7 @@ fn run(queue: &Arc<Shared>, engine: &Arc<dyn Engine>, turn: Turn, interrupted: u
 }
 
 /// The next turn of a higher priority.
-fn before(queue: &Shared, priority: i64) -> Option<Turn> {
+fn before(queue: &SharedQueue, priority: i64) -> Option<Turn> {
     let mut held = lock(&queue.0);
     let goes_first = held.waiting.peek().is_some_and(|turn| turn.priority > priority);
     if goes_first { held.waiting.pop() } else { None }

@@ -5,9 +5,7 @@
 
 use brahman_sidecar::{Deadline, chain};
 
-use super::dialect::Introduction;
-use super::error::{OpenError, ProbeError, ServerError};
-use super::record::ServerRecord;
+use super::error::{ProbeError, ServerError};
 use super::server::{ATTEMPTS, Server};
 use crate::real::cache::is_sound;
 use crate::real::head::unit;
@@ -62,41 +60,6 @@ pub struct ProbeReport {
     pub distance: f32,
     /// What became of a long text.
     pub long_texts: LongTexts,
-}
-
-/// The server as it is: asked for its model, and tried.
-///
-/// # Errors
-/// [`OpenError`]: what it answered, and what was expected.
-pub async fn examine(server: &mut Server, before: Option<&ServerRecord>) -> Result<ServerRecord, OpenError> {
-    let settings = server.settings();
-    let about = match settings.dialect.about() {
-        Some(path) => {
-            let deadline = Deadline::within(settings.timeout * 2);
-            match server.page(path, deadline).await {
-                Ok(page) => settings.dialect.introduction(&page),
-                // Whoever has been told its name can do without.
-                Err(error) if settings.model.is_some() && !error.is_outage() && !error.is_out_of_time() => {
-                    tracing::warn!("what the server says of itself is not known: {}", chain(&error));
-                    Introduction::default()
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        None => Introduction::default(),
-    };
-    let named = settings.model.clone().or(about.model);
-    let model = named.ok_or_else(|| OpenError::Unnamed { base: settings.base.clone() })?;
-    server.introduce(&model, about.batch);
-    let known_long = before.filter(|before| before.model == model).map(|before| before.long_texts);
-    let report = probe(server, known_long).await.map_err(|source| match source {
-        ProbeError::Server(error) => OpenError::Server(error),
-        source => {
-            let settings = server.settings();
-            OpenError::Unusable { server: format!("{} at {}", settings.dialect.name(), settings.base), source }
-        }
-    })?;
-    Ok(ServerRecord::new(server.settings(), &model, report, about.window, about.batch))
 }
 
 /// Asks for known texts, and looks whether the answers can be right. What becomes of long ones, which cost most, is asked only if it is not

@@ -65,7 +65,7 @@ struct Turn {
 
 /// The text of messages, and where each one's content stands.
 #[derive(Debug, Default)]
-struct Shown {
+struct ShownTurns {
     text: String,
     /// In bytes, for each message.
     contents: Vec<Option<Range<usize>>>,
@@ -98,6 +98,13 @@ pub(crate) struct Whole {
     pub(crate) responses: Vec<(usize, Range<usize>)>,
     /// Where the section `conversation` begins.
     pub(crate) own_from: usize,
+}
+
+/// What is scored of a conversation with all its memories.
+pub(crate) struct ScoredWhole<'a> {
+    pub(crate) tokens: &'a [u32],
+    /// Each response's place in `conversation`, and where its tokens stand.
+    pub(crate) responses: Vec<(usize, &'a Range<usize>)>,
 }
 
 /// A conversation that is run through a chat template.
@@ -259,7 +266,7 @@ impl Dialogue {
     /// [`EngineError::Template`] if the template refuses what is left, or does not show a response any more.
     pub(crate) fn without(
         &self,
-        whole: &crate::conversation::Script,
+        whole: &ScoredWhole<'_>,
         memories: &[usize],
         responses: &[usize],
         engine: &dyn Engine,
@@ -269,27 +276,27 @@ impl Dialogue {
         let same = whole.tokens.iter().zip(&flat.tokens).take_while(|(a, b)| a == b).count();
         let by_entry: HashMap<usize, usize> = self.pieces.iter().enumerate().filter_map(|(p, piece)| Some((piece.entry?, p))).collect();
         let mut ablation = Ablation { tokens_removed, ..Ablation::default() };
-        let before = whole.responses.iter().map(|response| &response.scored).filter(|scored| scored.end <= same);
+        let before = whole.responses.iter().map(|(_, scored)| *scored).filter(|scored| scored.end <= same);
         ablation.sequence.responses.extend(before.cloned());
         let mut at = 0;
         for r in responses {
-            let response = &whole.responses[*r];
-            if response.scored.end <= same {
+            let (entry, scored) = whole.responses[*r];
+            if scored.end <= same {
                 // What precedes it is as it was.
                 continue;
             }
-            let found = by_entry.get(&response.entry).and_then(|p| flat.pieces.get(p));
+            let found = by_entry.get(&entry).and_then(|p| flat.pieces.get(p));
             let range = match found {
                 Some(range) => range.clone(),
-                None if response.scored.is_empty() => continue,
-                None => return Err(EngineError::template(ChatError::Lost { entry: response.entry })),
+                None if scored.is_empty() => continue,
+                None => return Err(EngineError::template(ChatError::Lost { entry })),
             };
-            let own = &whole.tokens[response.scored.clone()];
+            let own = &whole.tokens[scored.clone()];
             let range = range.start.max(at).max(1)..range.end.max(at).max(1);
             let sequence = &mut ablation.sequence;
             sequence.tokens.extend_from_slice(&flat.tokens[at.min(flat.tokens.len())..range.start.min(flat.tokens.len())]);
             if sequence.tokens.is_empty() && !own.is_empty() {
-                return Err(EngineError::template(ChatError::Lost { entry: response.entry }));
+                return Err(EngineError::template(ChatError::Lost { entry }));
             }
             ablation.respelled += usize::from(flat.tokens.get(range.clone()) != Some(own));
             let start = sequence.tokens.len();
@@ -436,7 +443,7 @@ impl Dialogue {
     }
 
     /// Runs the template, and finds the contents in what it makes.
-    fn show(&self, turns: &[Turn]) -> Result<Shown, ChatError> {
+    fn show(&self, turns: &[Turn]) -> Result<ShownTurns, ChatError> {
         let has = |turn: &Turn, c: char| {
             turn.text.as_deref().is_some_and(|text| text.contains(c)) || turn.more.values().any(|value| value.to_string().contains(c))
         };
@@ -526,9 +533,9 @@ fn parts(skeleton: &str, mark: char, count: usize) -> (Vec<&str>, Vec<usize>) {
 }
 
 /// Finds contents in a text by what stands between them.
-fn find(text: String, skeleton: &str, mark: char, contents: &[String]) -> Shown {
+fn find(text: String, skeleton: &str, mark: char, contents: &[String]) -> ShownTurns {
     let (literals, marks) = parts(skeleton, mark, contents.len());
-    let mut shown = Shown { contents: vec![None; contents.len()], ..Shown::default() };
+    let mut shown = ShownTurns { contents: vec![None; contents.len()], ..ShownTurns::default() };
     let mut at = if text.starts_with(literals[0]) { Some(literals[0].len()) } else { None };
     // Where the search goes on once the words between contents are not what they were.
     let mut seen = 0;

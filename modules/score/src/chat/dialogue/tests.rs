@@ -64,7 +64,7 @@ fn what_is_left_is_what_the_template_makes_without_the_memory() {
         for (m, memory) in whole.memories.iter().enumerate() {
             assert_eq!(memory.spans.len(), 1, "{family}");
             let dialogue = whole.dialogue.as_ref().expect("by a template");
-            let gone = dialogue.without(&whole, &[m], &[0, 1, 2], &Mock::default()).unwrap_or_else(|e| panic!("{family}: {e}"));
+            let gone = dialogue.without(&whole.scored(), &[m], &[0, 1, 2], &Mock::default()).unwrap_or_else(|e| panic!("{family}: {e}"));
             let less = read(template, &remove(&example(), &memory.key)).unwrap_or_else(|e| panic!("{family}: {e}"));
             assert_eq!(text(&gone.sequence.tokens), text(&less.tokens[..gone.sequence.tokens.len()]), "{family} {}", memory.key);
             let behind: Vec<usize> = if memory.key == "boat" { vec![1, 2] } else { vec![0, 1, 2] };
@@ -74,7 +74,7 @@ fn what_is_left_is_what_the_template_makes_without_the_memory() {
             }
             assert_eq!(gone.respelled, 0, "{family}");
         }
-        let all = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0, 1, 2], &[0, 1, 2], &Mock::default());
+        let all = whole.dialogue.as_ref().expect("by a template").without(&whole.scored(), &[0, 1, 2], &[0, 1, 2], &Mock::default());
         assert_eq!(all.expect("left").responses.len(), 3, "{family}");
     }
 }
@@ -157,7 +157,7 @@ fn ids_stay_what_they_are_and_what_is_not_shown_is_named() {
     let wants_two =
         "{% if messages|length < 2 %}{{ raise_exception('too few') }}{% endif %}{% for m in messages %}[{{ m.content }}]{% endfor %}";
     let whole = read(wants_two, &json!({ "conversation": [memory("k", "m"), entry("assistant", "b")] })).expect("read");
-    let left = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0], &[0], &Mock::default());
+    let left = whole.dialogue.as_ref().expect("by a template").without(&whole.scored(), &[0], &[0], &Mock::default());
     assert!(left.is_err_and(|error| error.to_string().contains("too few")));
 }
 
@@ -174,7 +174,7 @@ proptest! {
         for template in [CHATML, QWEN] {
             let conversation = json!({ "conversation": entries });
             let Ok(whole) = read(template, &conversation) else { continue };
-            let gone = whole.dialogue.as_ref().expect("by a template").without(&whole, &[0], &(0..turns.len()).collect::<Vec<_>>(), &Mock::default());
+            let gone = whole.dialogue.as_ref().expect("by a template").without(&whole.scored(), &[0], &(0..turns.len()).collect::<Vec<_>>(), &Mock::default());
             let less = read(template, &json!({ "conversation": entries[1..].to_vec() })).expect("read");
             let gone = gone.expect("left");
             for (r, wanted) in gone.responses.iter().zip(&gone.sequence.wanted) {
