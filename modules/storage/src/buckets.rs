@@ -389,6 +389,7 @@ impl Buckets {
                 _ => {}
             }
         }
+        buckets.journal.flush();
         Ok(buckets)
     }
 
@@ -562,6 +563,13 @@ impl Buckets {
             Reach::S3(store) => Ok(of(entry, store, None)),
             Reach::Closed(why) => Err(entry.away(why)),
         }
+    }
+}
+
+impl Drop for Buckets {
+    /// Whoever opens the same state next finds every failure on the disk.
+    fn drop(&mut self) {
+        self.journal.flush();
     }
 }
 

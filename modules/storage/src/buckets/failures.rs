@@ -144,16 +144,3 @@ impl FailureJournal {
         Ok((newer.len(), count))
     }
 }
-
-impl Drop for FailureJournal {
-    /// A runtime that ends may drop what was to be written.
-    fn drop(&mut self) {
-        let is_due = {
-            let kept = self.kept();
-            kept.unwritten > 0 || kept.is_cut
-        };
-        if is_due {
-            self.flush();
-        }
-    }
-}
