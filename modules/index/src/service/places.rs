@@ -30,7 +30,8 @@ const READERS_ASKED: usize = 1000;
 impl IndexService {
     /// The folder of an index in a bucket. The name was checked, or is that of an index there is.
     pub(super) async fn place(&self, bucket: &str, name: &str) -> Result<PathBuf, Fault> {
-        let BucketsOut { buckets, .. } = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await?.value;
+        let BucketsOut { buckets, .. } =
+            self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await?.value;
         let Some(found) = buckets.iter().find(|b| b.name == bucket) else {
             let there: Vec<&str> = buckets.iter().map(|b| b.name.as_str()).collect();
             let message = format!("no bucket is called `{bucket}`; there are {}; `brahman buckets add` registers one", there.join(", "));
