@@ -90,7 +90,7 @@ enum Command {
         interface: Option<String>,
     },
     /// Embed texts or a file
-    Embed(Embed),
+    Embed(commands::embed::Embed),
     /// Order texts by how well they answer a query
     Rerank(commands::rerank::Rerank),
     /// Read files, folders and tables into datasets
@@ -218,39 +218,6 @@ struct Call {
     /// Attribute the provider must have, NAME=VALUE, such as model=bge-small-en-v1.5
     #[arg(long, value_name = "NAME=VALUE")]
     require: Vec<String>,
-}
-
-#[derive(Args, Debug)]
-struct Embed {
-    /// Texts; - stands for those on standard input, one per line
-    texts: Vec<String>,
-    /// Embed the first 8 KiB of this file; - reads standard input
-    #[arg(long, short, conflicts_with_all = ["texts", "stdin"])]
-    file: Option<PathBuf>,
-    /// The same as -: read texts from standard input, one per line
-    #[arg(long, conflicts_with = "texts")]
-    stdin: bool,
-    /// Truncate texts longer than the model's window instead of refusing them
-    #[arg(long)]
-    truncate: bool,
-    /// What the texts are for: query or document; chooses the model's own prompt
-    #[arg(long)]
-    role: Option<String>,
-    /// Put these words before each text
-    #[arg(long, conflicts_with = "prompt_name")]
-    prompt: Option<String>,
-    /// Put one of the model's prompts before each text, by its name
-    #[arg(long, value_name = "NAME")]
-    prompt_name: Option<String>,
-    /// Cut vectors to their first N numbers, of a model that was trained for it
-    #[arg(long, value_name = "N")]
-    dimensions: Option<u64>,
-    /// Model that must embed
-    #[arg(long)]
-    model: Option<String>,
-    /// Context for this call only
-    #[arg(long)]
-    context: Option<String>,
 }
 
 #[derive(Subcommand, Debug)]

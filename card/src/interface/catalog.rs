@@ -1,5 +1,11 @@
 //! `org.brahman.Catalog`: datasets, their objects, columns and generations. One writer of all of them.
 
+mod generations;
+mod runs;
+
+pub use generations::*;
+pub use runs::*;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -334,22 +340,6 @@ pub struct DeleteOut {
     pub later: Option<u64>,
 }
 
-/// A generation that a dataset had or has.
-#[wire(Eq)]
-pub struct Version {
-    /// Number of the generation, from 1.
-    pub generation: u64,
-    pub run_id: String,
-    #[serde(default)]
-    pub rows: u64,
-    /// Bytes of all objects.
-    #[serde(default)]
-    pub bytes: u64,
-    /// Unix time of the commit.
-    #[serde(default)]
-    pub committed_ms: u64,
-}
-
 #[wire]
 pub struct GetOut {
     pub dataset: Dataset,
@@ -370,134 +360,6 @@ pub struct GetOut {
     pub current: Option<String>,
     /// Generations that are kept, in the order of their numbers; absent if there are none.
     pub pins: Option<Vec<PinnedGeneration>>,
-}
-
-/// A generation that is kept until its pin is taken away, or the pin's life is over.
-#[wire(Eq)]
-pub struct PinnedGeneration {
-    /// Name of the pin among the dataset's.
-    pub pin: String,
-    pub generation: u64,
-    pub run_id: String,
-    /// Objects of that generation, in the order of their rows.
-    pub objects: Vec<Object>,
-    /// Unix time at which its life is over; absent of one that stays.
-    pub until_ms: Option<u64>,
-    /// A folder that has the objects of that generation for as long as it is kept.
-    pub folder: Option<String>,
-}
-
-/// Parameters of `Copy` and `Rename`.
-#[wire]
-pub struct CopyIn {
-    pub name: String,
-    /// Name that the copy has, or the dataset from now on.
-    pub to: String,
-    pub mock: Option<bool>,
-}
-
-/// Reply of `Copy` and `Rename`: the dataset of the new name.
-#[wire(Eq)]
-pub struct CopyOut {
-    pub name: String,
-    pub generation: u64,
-    pub rows: u64,
-    pub run_id: String,
-}
-
-#[wire]
-pub struct PinIn {
-    pub name: String,
-    /// The present one, the one before it, or one that is pinned already.
-    pub generation: Option<u64>,
-    /// How long it is kept, in seconds; until it is unpinned unless said.
-    pub life_s: Option<u64>,
-    /// Name of the pin, by which whoever shares a generation with others tells his own: of the characters of datasets' names. The run
-    /// of the generation unless said.
-    pub pin: Option<String>,
-    pub mock: Option<bool>,
-}
-
-#[wire]
-pub struct PinOut {
-    pub pin: PinnedGeneration,
-}
-
-/// An index, and which generation of its dataset it has.
-#[wire(Eq)]
-pub struct IndexMark {
-    pub index: String,
-    pub dataset: String,
-    /// Number of the dataset's generation; 0 of an index that has none.
-    pub generation: u64,
-    pub run_id: Option<String>,
-}
-
-#[wire]
-pub struct SnapshotIn {
-    /// Absolute path of a folder that is there and empty.
-    pub folder: String,
-    /// The indexes that go into the same backup; no others are fed by what is written. If it is not given, all that are fed stay so.
-    pub indexes: Option<Vec<IndexMark>>,
-    /// How long the pins last if nobody takes them away, in seconds; a day unless said.
-    pub life_s: Option<u64>,
-}
-
-#[wire]
-pub struct SnapshotOut {
-    /// Name of the pins, for `Unpin`.
-    pub pin: String,
-    /// As they are at that moment, with the paths of their objects.
-    pub datasets: Vec<Dataset>,
-    /// What is not in it as it should be: damaged files, datasets that are lost.
-    pub notes: Option<Vec<String>>,
-}
-
-#[wire]
-pub struct UnpinIn {
-    pub name: String,
-    pub generation: Option<u64>,
-    pub pin: Option<String>,
-    pub mock: Option<bool>,
-}
-
-#[wire]
-pub struct UnpinOut {
-    /// How many pins were taken away; none is no error.
-    pub unpinned: u64,
-}
-
-/// Parameters of `Abandon`: one of the first two.
-#[wire]
-pub struct AbandonIn {
-    pub run_id: Option<String>,
-    /// Or all unfinished runs of a producer.
-    pub producer: Option<String>,
-    /// Why; never a password.
-    pub reason: String,
-    /// Somebody wanted it so.
-    pub cancelled: Option<bool>,
-    /// Runs of mocks, or of others; of both unless said.
-    pub mock: Option<bool>,
-}
-
-#[wire]
-pub struct AbandonOut {
-    pub abandoned: u64,
-}
-
-#[wire]
-pub struct LineageIn {
-    pub name: String,
-    /// The last so many; 100 unless said.
-    pub limit: Option<u64>,
-    pub mock: Option<bool>,
-}
-
-#[wire]
-pub struct LineageOut {
-    /// OpenLineage run events, the oldest first.
-    pub events: Vec<serde_json::Value>,
 }
 
 #[wire]
@@ -539,73 +401,6 @@ pub struct ResyncFailure {
 pub struct ResyncMissingOut {
     pub resynced: Vec<PublishedDataset>,
     pub failed: Vec<ResyncFailure>,
-}
-
-#[wire]
-pub struct CommitIn {
-    pub name: String,
-    /// ULID of the run.
-    pub run_id: String,
-    /// All of the new generation.
-    pub objects: Vec<Object>,
-    pub columns: Vec<Column>,
-    /// What was read; never a user name or a password.
-    pub inputs: Vec<String>,
-    pub producer: String,
-    /// Absent if it was not looked for.
-    pub pii: Option<PiiReport>,
-    /// Of a table that is read by and by.
-    pub watermark: Option<Watermark>,
-    /// The generation that this builds on, 0 for none: another is refused.
-    pub expect: Option<u64>,
-    /// Its run; where both are known, this decides.
-    pub expect_run: Option<String>,
-    pub mock: Option<bool>,
-    /// Label of the mock that made it.
-    pub maker: Option<String>,
-}
-
-#[wire]
-pub struct CommitOut {
-    pub generation: u64,
-    /// Indexes that are older now.
-    pub stale: Vec<String>,
-    /// Absent where there is no bucket `rescue`.
-    pub copies: Option<Copies>,
-}
-
-/// How the copies in `rescue` stand.
-#[wire(Eq)]
-pub struct Copies {
-    /// Objects, of all datasets, that have yet to be copied.
-    pub pending: u64,
-    /// Those of them that failed when last tried.
-    pub failed: u64,
-    /// Why the first of them failed.
-    pub why: Option<String>,
-}
-
-#[wire]
-pub struct LocationIn {
-    pub name: String,
-    /// ULID of the run.
-    pub run_id: String,
-    /// Who asks, so that its unfinished runs can be told.
-    pub producer: Option<String>,
-    /// Where the dataset lies, `primary` at first, unless said.
-    pub bucket: Option<String>,
-    pub mock: Option<bool>,
-}
-
-#[wire]
-pub struct LocationOut {
-    pub bucket: String,
-    /// Keys start with this.
-    pub key_prefix: String,
-    /// URLs start with this.
-    pub url_prefix: String,
-    /// Absolute path of the directory, which is made.
-    pub path: String,
 }
 
 #[wire]

@@ -86,6 +86,8 @@ pub struct Bucket {
 pub struct BucketsOut {
     /// In the order of their names.
     pub buckets: Vec<Bucket>,
+    /// Why there may be others that are not listed: what is registered cannot be read.
+    pub shortfall: Option<String>,
 }
 
 #[wire]
@@ -135,6 +137,9 @@ pub struct GetObjectOut {
     pub sha256: Option<String>,
     /// The bytes are those of a copy.
     pub rescue_used: bool,
+    /// The object was compared with the SHA-256 that was recorded when it was committed. Absent where none is recorded, as of every object
+    /// that no dataset names: nobody can tell whether its bytes are still those that were put.
+    pub verified: Option<bool>,
 }
 
 #[wire]

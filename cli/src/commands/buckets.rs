@@ -106,6 +106,9 @@ fn show_buckets(out: &BucketsOut, output: &Output) {
         vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "protected" } else { "" }.to_owned()]
     });
     output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
+    if let Some(why) = &out.shortfall {
+        output.line(&output.paint(&format!("there may be others: {why}"), Tone::Bad));
+    }
 }
 
 async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result<()> {
@@ -145,7 +148,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     }
     let mut file: Option<std::fs::File> = None;
     let (mut at, mut rescued) = (0, false);
-    let (size, sha256) = loop {
+    let (size, sha256, verified) = loop {
         let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
         let out = get::<method::GetObject>(socket, &ask).await?;
         let bytes = decode(&out.data_base64).context("the reply is not base64")?;
@@ -165,7 +168,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
         at += bytes.len() as u64;
         rescued |= out.rescue_used;
         if at >= out.size || bytes.is_empty() {
-            break (out.size, out.sha256);
+            break (out.size, out.sha256, out.verified);
         }
     };
     // Standard output is the object's own.
@@ -177,12 +180,13 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     };
     if output.json() {
         let path = path.display().to_string();
-        output.print_json(
-            &serde_json::json!({"bucket": bucket, "key": key, "path": path, "size": size, "sha256": sha256, "rescue_used": rescued}),
-        );
+        output.print_json(&serde_json::json!({
+            "bucket": bucket, "key": key, "path": path, "size": size, "sha256": sha256, "rescue_used": rescued, "verified": verified,
+        }));
         return Ok(());
     }
-    output.line(&format!("{key}: {} in {}", bytes(size), path.display()));
+    let unverified = if verified == Some(true) { "" } else { "; not verified: no dataset names it, so no checksum of it is recorded" };
+    output.line(&format!("{key}: {} in {}{unverified}", bytes(size), path.display()));
     if rescued {
         output.line(&output.paint("read from bucket rescue: it is missing from its own bucket, or damaged there", Tone::Busy));
     }
@@ -355,7 +359,7 @@ mod tests {
         let buckets =
             vec![bucket("primary", "file:///state/buckets/primary", true, true), bucket("lake", "s3://my-bucket/brahman", false, false)];
         let output = Output::kept();
-        show_buckets(&BucketsOut { buckets }, &output);
+        show_buckets(&BucketsOut { buckets, shortfall: Some("the registry of buckets cannot be read".into()) }, &output);
         insta::assert_snapshot!("buckets", output.printed());
 
         let health = vec![

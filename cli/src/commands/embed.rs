@@ -1,12 +1,12 @@
 //! Embedding texts and files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use brahman_card::interface::embed::{EmbedFileIn, EmbedTextIn, EmbedTextOut, Truncation, UnknownTokens, method};
+use brahman_card::interface::embed::{EmbedFileIn, EmbedTextIn, EmbedTextOut, FailedText, Truncation, UnknownTokens, method};
 use brahman_sidecar::CallOptions;
+use clap::Args;
 
 use super::{STANDARD, StdinFile, absolute, ask, is_standard, stdin_text};
-use crate::Embed;
 use crate::failure::BadInput;
 use crate::output::{Output, Tone, shortened};
 
@@ -17,6 +17,39 @@ const TEXT_COLUMNS: usize = 60;
 const TEXTS_AT_ONCE: usize = 512;
 /// Bytes of texts that are sent at once: well below what a message holds, escapes counted.
 const BYTES_AT_ONCE: usize = 2 << 20;
+
+#[derive(Args, Debug)]
+pub(crate) struct Embed {
+    /// Texts; - stands for those on standard input, one per line
+    texts: Vec<String>,
+    /// Embed the first 8 KiB of this file; - reads standard input
+    #[arg(long, short, conflicts_with_all = ["texts", "stdin"])]
+    file: Option<PathBuf>,
+    /// The same as -: read texts from standard input, one per line
+    #[arg(long, conflicts_with = "texts")]
+    stdin: bool,
+    /// Truncate texts longer than the model's window instead of refusing them
+    #[arg(long)]
+    truncate: bool,
+    /// What the texts are for: query or document; chooses the model's own prompt
+    #[arg(long)]
+    role: Option<String>,
+    /// Put these words before each text
+    #[arg(long, conflicts_with = "prompt_name")]
+    prompt: Option<String>,
+    /// Put one of the model's prompts before each text, by its name
+    #[arg(long, value_name = "NAME")]
+    prompt_name: Option<String>,
+    /// Cut vectors to their first N numbers, of a model that was trained for it
+    #[arg(long, value_name = "N")]
+    dimensions: Option<u64>,
+    /// Model that must embed
+    #[arg(long)]
+    model: Option<String>,
+    /// Context for this call only
+    #[arg(long)]
+    context: Option<String>,
+}
 
 pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyhow::Result<()> {
     let require = embed.model.iter().map(|model| ("model".to_owned(), model.clone())).collect();
@@ -130,14 +163,36 @@ fn parts(texts: &[String]) -> Vec<(usize, &[String])> {
 
 /// Puts the answer for texts from `from` on behind the answers so far.
 fn append(so_far: &mut EmbedTextOut, out: EmbedTextOut, from: u64) {
-    so_far.vectors.extend(out.vectors);
-    so_far.cached += out.cached;
-    so_far.elapsed_us += out.elapsed_us;
-    so_far.truncated.extend(out.truncated.into_iter().map(|t| Truncation { index: t.index + from, ..t }));
-    for one in out.unknown.into_iter().flatten() {
+    // Each field by its name: a new one is to be thought of here, too.
+    let EmbedTextOut {
+        vectors,
+        cached,
+        truncated,
+        elapsed_us,
+        warnings,
+        unknown,
+        failed,
+        // Of the model, and the same in every part.
+        model: _,
+        dim: _,
+        device: _,
+        fingerprint: _,
+        mock: _,
+        prompt: _,
+        precision: _,
+        normalized: _,
+    } = out;
+    so_far.vectors.extend(vectors);
+    so_far.cached += cached;
+    so_far.elapsed_us += elapsed_us;
+    so_far.truncated.extend(truncated.into_iter().map(|t| Truncation { index: t.index + from, ..t }));
+    for one in unknown.into_iter().flatten() {
         so_far.unknown.get_or_insert_default().push(UnknownTokens { index: one.index + from, ..one });
     }
-    for warning in out.warnings.into_iter().flatten() {
+    for one in failed.into_iter().flatten() {
+        so_far.failed.get_or_insert_default().push(FailedText { index: one.index + from, ..one });
+    }
+    for warning in warnings.into_iter().flatten() {
         let warnings = so_far.warnings.get_or_insert_default();
         if !warnings.contains(&warning) {
             warnings.push(warning);

@@ -1,6 +1,7 @@
-//! `brahman index …` and `brahman search`: indexes of datasets, and how well they search.
+//! `brahman index …`: indexes of datasets, and how well they search; `brahman search` is in [`hits`].
 
 mod arguments;
+mod hits;
 
 use std::path::{Path, PathBuf};
 
@@ -8,20 +9,19 @@ use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary,
     CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo,
-    EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, Passage, PromoteIn,
-    PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RerankReport, RerankStep, RollbackIn, RollbackOut, SearchIn, SearchOut,
-    StatsOut, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, UnpinOut,
+    EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, PromoteIn, PromoteOut,
+    PromoteSummary, RefreshOut, RefreshSummary, RollbackIn, RollbackOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut,
+    UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 
 pub(crate) use arguments::{Create, Index, Promote, Search};
+use hits::print_hit;
+pub(crate) use hits::search;
 
-use super::{get, plot, stream, text_or_stdin, unfinished};
+use super::{get, plot, stream, unfinished};
 use crate::failure::{NotFound, Unsound};
-use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
-
-/// Widest beginning of a hit's text that is shown.
-const TEXT_COLUMNS: usize = 160;
+use crate::output::{Output, Tone, bytes, duration, one_line};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
 async fn show<M: Method>(socket: &Path, ask: &M::In, output: &Output, person: impl FnOnce(&M::Out)) -> anyhow::Result<()> {
@@ -560,203 +560,5 @@ async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> a
     Err(Unsound(format!("index `{name}` is not healthy; {hint}")).into())
 }
 
-fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
-    let place = output.paint(&format!("{}:{}", hit.doc_id, hit.line), Tone::Strong);
-    let heading = hit.heading.as_ref().map(|heading| format!("  {}", one_line(heading))).unwrap_or_default();
-    output.line(&score.map_or_else(|| format!("{place}{heading}"), |score| format!("{score:.3}  {place}{heading}")));
-    let text = match &hit.passage {
-        Some(passage) => marked(output, passage),
-        None => {
-            let text = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
-            output.paint(&shortened(&text, TEXT_COLUMNS), Tone::Faint)
-        }
-    };
-    output.line(&format!("       {text}"));
-}
-
-/// A passage on one line, its words marked.
-fn marked(output: &Output, passage: &Passage) -> String {
-    let plain = |text: &str| output.paint(&one_line(&text.replace(['\n', '\r', '\t'], " ")), Tone::Faint);
-    let (mut out, mut at) = (String::new(), 0);
-    for mark in &passage.marks {
-        let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        // What is no place in it is not marked.
-        let (start, end) = (place(mark.start), place(mark.end));
-        let (Some(before), Some(word)) = (passage.text.get(at..start), passage.text.get(start..end)) else { continue };
-        out.push_str(&plain(before));
-        out.push_str(&output.paint(&one_line(word), Tone::Strong));
-        at = end;
-    }
-    out + &plain(passage.text.get(at..).unwrap_or_default())
-}
-
-pub(crate) async fn search(socket: &Path, search: Search, output: &Output) -> anyhow::Result<()> {
-    let mode = match search {
-        Search { hybrid: true, .. } => "hybrid",
-        Search { lexical: true, .. } => "lexical",
-        _ => "semantic",
-    };
-    let model = search.rerank_model;
-    let rerank = search.rerank.map(|candidates| RerankStep {
-        model,
-        // Never fewer than are printed.
-        candidates: Some(candidates.max(search.k)),
-        optional: search.rerank_optional.then_some(true),
-    });
-    let ask = SearchIn {
-        rerank,
-        index: search.index,
-        text: Some(text_or_stdin(search.query)?),
-        k: Some(search.k),
-        ef: search.ef,
-        filter: search.filter,
-        mode: Some(mode.into()),
-        exact: search.exact.then_some(true),
-        fusion: search.fusion.choice(),
-        literal: search.literal.then_some(true),
-        per_document: search.per_document,
-        passages: (!output.json()).then_some(true),
-        model: search.model,
-        ..SearchIn::default()
-    };
-    show::<method::Search>(socket, &ask, output, |out: &SearchOut| found(output, out)).await
-}
-
-fn quoted(parts: &[String]) -> String {
-    parts.iter().map(|part| format!("\"{part}\"")).collect::<Vec<_>>().join(" and ")
-}
-
-fn found(output: &Output, out: &SearchOut) {
-    out.results.iter().flatten().for_each(|hit| print_hit(output, hit, Some(hit.score)));
-    let stale = if out.stale { ", stale: the dataset has changed since" } else { "" };
-    let by = out.provider.as_ref().map(|p| format!(", query embedded by {p}")).unwrap_or_default();
-    let ms = |us: u64| us as f64 / 1e3;
-    output.line(&output.paint(
-        &format!(
-            "generation {}, {} {}, {}{by}, {:.1} ms ({:.1} to embed, {:.1} to search){stale}",
-            out.generation,
-            out.mode,
-            out.engine,
-            out.model,
-            ms(out.elapsed_us.total),
-            ms(out.elapsed_us.embed),
-            ms(out.elapsed_us.search)
-        ),
-        Tone::Faint,
-    ));
-    if let Some(phrases) = &out.phrases {
-        output.note(&format!("every hit has {}", quoted(phrases)));
-    }
-    if let Some(without) = &out.without {
-        output.note(&format!("no hit has {}; --literal takes the minus as text", quoted(without)));
-    }
-    if let Some(report) = &out.reranked {
-        reranked(output, report, out.elapsed_us.rerank.unwrap_or(0));
-    }
-    if let Some(why) = &out.degraded {
-        output.note(&format!("damaged: {why}"));
-    }
-    if out.partial == Some(true) {
-        let (done, of) = (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0));
-        output.note(&format!("partial: the index's first refresh is running, {done} of {of} chunks are embedded"));
-    }
-    if out.truncated == Some(true) {
-        output.note("the query was longer than the model's window: only its beginning was embedded");
-    }
-    made_up(out.mock, output);
-}
-
-fn reranked(output: &Output, report: &RerankReport, us: u64) {
-    if !report.done {
-        let why = report.message.as_deref().unwrap_or("no reason was given");
-        output.note(&format!("not reranked, the order is the search's own: {why}"));
-        return;
-    }
-    let by = report.provider.as_deref().unwrap_or("?");
-    let model = report.model.as_deref().unwrap_or("?");
-    let line = format!("reranked {} hits by {model} ({by}), {:.1} ms", report.candidates, us as f64 / 1e3);
-    output.line(&output.paint(&line, Tone::Faint));
-    if report.truncated > 0 {
-        output.note(&format!("{} of the hits were longer than the reranker's window: only a part was read", report.truncated));
-    }
-    for hit in report.failed.iter().flatten() {
-        output.note(&format!("left out, because the reranker has no score for it: {}, chunk {}: {}", hit.doc_id, hit.chunk, hit.message));
-    }
-    if report.mock == Some(true) {
-        output.note("the reranker's scores are synthetic, made by a mock");
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use brahman_card::interface::index::Elapsed;
-
-    use super::*;
-
-    #[test]
-    fn indexes_hits_and_refreshes_are_printed_for_people() {
-        let description = Description {
-            name: "notes".into(),
-            dataset: "notes".into(),
-            generation: 2,
-            docs: 4,
-            chunks: 9,
-            bytes: 65_536,
-            memory_bytes: 32_768,
-            engine: "flat-hnsw".into(),
-            bucket: "primary".into(),
-            model: Some("all-MiniLM-L6-v2".into()),
-            m: 16,
-            ef_construction: 100,
-            ef_search: 64,
-            stale: true,
-            pinned: Some(true),
-            ..Description::default()
-        };
-        let output = Output::kept();
-        describe(&output, std::slice::from_ref(&description));
-        details(&output, &description);
-        insta::assert_snapshot!("index_stats", output.printed());
-
-        let hit =
-            Hit { doc_id: "backups.md".into(), line: 3, text: "We keep\nbackups   for ninety days.".into(), score: 0.5, ..Hit::default() };
-        let out = SearchOut {
-            results: vec![vec![hit]],
-            generation: 2,
-            engine: "flat-hnsw".into(),
-            mode: "semantic".into(),
-            model: "all-MiniLM-L6-v2".into(),
-            provider: Some("embed-real".into()),
-            stale: true,
-            elapsed_us: Elapsed { embed: 4000, search: 200, total: 4500, ..Elapsed::default() },
-            ..SearchOut::default()
-        };
-        let output = Output::kept();
-        found(&output, &out);
-        insta::assert_snapshot!("search", output.printed());
-
-        let report = RerankReport {
-            done: true,
-            candidates: 50,
-            model: Some("ms-marco-MiniLM-L6-v2".into()),
-            provider: Some("rerank-real".into()),
-            ..RerankReport::default()
-        };
-        let output = Output::kept();
-        reranked(&output, &report, 81_500);
-        assert_eq!(output.printed(), "reranked 50 hits by ms-marco-MiniLM-L6-v2 (rerank-real), 81.5 ms\n");
-
-        let summary = RefreshSummary {
-            generation: 2,
-            dataset_docs: 4,
-            new_docs: 1,
-            new_chunks: 1,
-            total: 4,
-            duration_s: 0.5,
-            ..RefreshSummary::default()
-        };
-        let output = Output::kept();
-        refreshed("notes", &summary, &output);
-        insta::assert_snapshot!("refreshed", output.printed());
-    }
-}
+mod tests;

@@ -213,7 +213,7 @@ fn template(service: &ModelService, label: &Label, priority: i64) -> String {
          \"{MARK}\" = {name}\n\
          wants_uid = true\n\
          kind = \"{kind}\"\n\
-         watchdog_s = 30\n\
+         watchdog_s = 15\n\
          access = \"group\"\n\
          # Behind the default model for calls that name none: its priority is normal.\n\
          priority = \"low\"\n\

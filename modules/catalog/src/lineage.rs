@@ -8,6 +8,11 @@
 //! opening. Names of inputs come from readers that never put a user or a password into them. A journal that cannot be read stops what
 //! needs it, runs and the removal of what they leave, and nothing else. One that knows nothing of a run that a dataset's file names has
 //! lost records, whatever its own checksums say: that is told as damage is. RUNNING marks such a run, once it was told.
+//!
+//! [`record`] is a line of it, [`known`] answers what it knows.
+
+mod known;
+mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,20 +21,16 @@ use std::path::{Path, PathBuf};
 use brahman_card::interface::catalog::{Dataset, Origin, Version};
 use brahman_sidecar::chain;
 use brahman_storage::atomic;
-use brahman_storage::digest::sha256;
 use brahman_storage::log::{Damage, Log};
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::books::entry::folder_of;
-use crate::books::sweep::{RunRecord, Standing};
+use crate::registry::entry::folder_of;
+use crate::registry::sweep::{RunRecord, Standing};
+use record::{NAMESPACE, Record, UNRECORDED, event, facet, generation_of, input, output, time_ms, unrecorded};
 
 /// Events after which the older half is dropped.
 const EVENTS_MAX: usize = 20_000;
-/// Columns in one event: an event is a record, and at most a mebibyte long.
-const FIELDS_MAX: usize = 2000;
 /// Longest reason.
 const REASON_CHARS: usize = 2000;
 /// Objects and columns of a generation that are kept with its event; of more only their number.
@@ -38,10 +39,6 @@ const OBJECTS_MAX: usize = 1000;
 const COMMITS_KEPT: usize = 2;
 const COLUMNS_MAX: usize = 500;
 
-const PRODUCER: &str = concat!("https://crates.io/crates/brahman-catalog/", env!("CARGO_PKG_VERSION"));
-const EVENT_SCHEMA: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
-/// Of a run that a dataset's file names, and of which nothing else is recorded.
-const UNRECORDED: &str = "RUNNING";
 /// Beside the journal from the first opening on by a version that records each dataset's run.
 const SINCE: &str = "lineage.log.since";
 /// Runs that are missed, by name.
@@ -50,48 +47,6 @@ const MISSED_NAMED: usize = 3;
 const WORD_CHARS: usize = 128;
 /// The label under which the mock of ingest began its runs among real ones before mocks were told apart.
 pub(crate) const FIRST_MOCK: &str = "ingest-mock";
-/// Datasets and jobs of this catalog.
-const NAMESPACE: &str = "brahman";
-
-/// One line of the journal.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Record {
-    dataset: String,
-    run_id: String,
-    /// Who began the run; of its START only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    producer: Option<String>,
-    /// Where the run writes; of its START only, and absent in journals of earlier versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    bucket: Option<String>,
-    /// What was committed; of a COMPLETE only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    made: Option<Dataset>,
-    event: Value,
-}
-
-impl KnownRun {
-    fn at(&self, now_ms: u64) -> RunRecord {
-        let standing = match self.end {
-            End::Open => Standing::Open,
-            End::Committed => Standing::Committed,
-            End::Failed(at_ms) => Standing::Failed { for_ms: now_ms.saturating_sub(at_ms) },
-        };
-        RunRecord { dataset: self.dataset.clone(), buckets: self.buckets.clone(), standing }
-    }
-}
-
-/// When an event happened, as Unix time; long ago, if it does not say.
-fn time_ms(event: &Value) -> u64 {
-    let at = event["eventTime"].as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
-    at.and_then(|at| u64::try_from(at.timestamp_millis()).ok()).unwrap_or(0)
-}
-
-impl Record {
-    fn is(&self, kind: &str) -> bool {
-        self.event["eventType"] == kind
-    }
-}
 
 /// The last generation of a dataset that was committed.
 #[derive(Clone, Debug)]
@@ -149,6 +104,17 @@ struct KnownRun {
     since_ms: u64,
 }
 
+impl KnownRun {
+    fn at(&self, now_ms: u64) -> RunRecord {
+        let standing = match self.end {
+            End::Open => Standing::Open,
+            End::Committed => Standing::Committed,
+            End::Failed(at_ms) => Standing::Failed { for_ms: now_ms.saturating_sub(at_ms) },
+        };
+        RunRecord { dataset: self.dataset.clone(), buckets: self.buckets.clone(), standing }
+    }
+}
+
 /// The journal of all runs, open for more.
 #[derive(Debug)]
 pub struct Journal {
@@ -169,82 +135,6 @@ pub struct Journal {
     missed: Option<(String, bool)>,
     /// Records of commits that are damaged or missing, by what the datasets' files say.
     lost_commits: Vec<String>,
-}
-
-/// That of a run, which a dataset is made of, nothing else is recorded.
-fn unrecorded(dataset: &Dataset) -> Record {
-    let (name, run_id) = (dataset.name.clone(), dataset.lineage.run_id.clone());
-    let says = json!({"message": "of this run nothing else is recorded", "programmingLanguage": "Rust"});
-    let facets = json!({"errorMessage": facet("1-0-1", "ErrorMessageRunFacet", says)});
-    let event = event(UNRECORDED, &name, &run_id, facets, Vec::new(), vec![json!({"namespace": NAMESPACE, "name": name})]);
-    Record { dataset: name, run_id, producer: None, bucket: None, made: None, event }
-}
-
-/// A facet: what it says, who says it, and by which definition.
-fn facet(file: &str, name: &str, mut says: Value) -> Value {
-    says["_producer"] = json!(PRODUCER);
-    says["_schemaURL"] = json!(format!("https://openlineage.io/spec/facets/{file}/{name}.json#/$defs/{name}"));
-    says
-}
-
-/// A run's id as OpenLineage wants it: a UUID of the same 128 bits, or of what stands for them.
-fn uuid(run_id: &str) -> String {
-    let bits = ulid::Ulid::from_string(run_id).map(|ulid| ulid.0).ok();
-    let bits = bits.unwrap_or_else(|| sha256(run_id.as_bytes()).first_chunk().map_or(0, |bytes| u128::from_be_bytes(*bytes)));
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-/// Namespace and name of what was read, by OpenLineage's conventions.
-fn input(source: &str) -> Value {
-    let (namespace, name) = match source.strip_prefix("file://") {
-        Some(path) => ("file", path),
-        None => source.rsplit_once('/').unwrap_or((NAMESPACE, source)),
-    };
-    json!({"namespace": namespace, "name": name})
-}
-
-fn event(kind: &str, dataset: &str, run_id: &str, run_facets: Value, inputs: Vec<Value>, outputs: Vec<Value>) -> Value {
-    json!({
-        "eventType": kind,
-        "eventTime": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
-        "producer": PRODUCER,
-        "schemaURL": EVENT_SCHEMA,
-        "run": {"runId": uuid(run_id), "facets": run_facets},
-        "job": {"namespace": NAMESPACE, "name": format!("ingest.{dataset}")},
-        "inputs": inputs,
-        "outputs": outputs,
-    })
-}
-
-fn output(dataset: &Dataset) -> Value {
-    let fields = dataset.columns.iter().take(FIELDS_MAX);
-    let fields: Vec<Value> =
-        fields.map(|c| json!({"name": c.name, "type": c.arrow_type, "description": format!("{} at the source", c.source_type)})).collect();
-    let columns = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
-    let tags = columns.flat_map(|c| {
-        c.findings.iter().map(|f| json!({"key": "pii", "value": f.entity, "source": "INTEGRATION", "field": c.column})).collect::<Vec<_>>()
-    });
-    json!({
-        "namespace": NAMESPACE,
-        "name": dataset.name,
-        "facets": {
-            "schema": facet("1-1-1", "SchemaDatasetFacet", json!({"fields": fields})),
-            "version": facet("1-0-1", "DatasetVersionDatasetFacet", json!({"datasetVersion": dataset.generation.to_string()})),
-            "tags": facet("1-0-0", "TagsDatasetFacet", json!({"tags": tags.take(FIELDS_MAX).collect::<Vec<_>>()})),
-        },
-        "outputFacets": {
-            "outputStatistics": facet("1-0-2", "OutputStatisticsOutputDatasetFacet", json!({
-                "rowCount": dataset.rows, "size": dataset.bytes, "fileCount": dataset.objects.len(),
-            })),
-        },
-    })
-}
-
-/// The generation that a COMPLETE is of.
-fn generation_of(record: &Record) -> u64 {
-    let version = record.event.pointer("/outputs/0/facets/version/datasetVersion").and_then(Value::as_str);
-    version.and_then(|version| version.parse().ok()).unwrap_or(1)
 }
 
 impl Journal {
@@ -626,122 +516,6 @@ impl Journal {
             self.append(ended)?;
         }
         Ok(count)
-    }
-
-    /// A dataset's events, oldest first.
-    #[must_use]
-    pub fn events(&self, dataset: &str, limit: usize) -> Vec<Value> {
-        let mut last: Vec<Value> =
-            self.records.iter().rev().filter(|r| r.dataset == dataset).take(limit).map(|r| r.event.clone()).collect();
-        last.reverse();
-        last
-    }
-
-    /// Records of a dataset since it was last deleted, newest first.
-    fn since_dropped<'a>(&'a self, dataset: &'a str) -> impl Iterator<Item = &'a Record> {
-        self.records.iter().rev().filter(move |r| r.dataset == dataset).take_while(|r| !r.is("OTHER"))
-    }
-
-    /// The last generation of a dataset that was committed, unless it was deleted since.
-    #[must_use]
-    pub fn last_committed(&self, dataset: &str) -> Option<LastCommit> {
-        let record = self.since_dropped(dataset).find(|r| r.is("COMPLETE"))?;
-        let said = |pointer: &str| record.event.pointer(pointer);
-        Some(LastCommit {
-            run_id: record.run_id.clone(),
-            generation: generation_of(record),
-            rows: said("/outputs/0/outputFacets/outputStatistics/rowCount").and_then(Value::as_u64),
-            files: said("/outputs/0/outputFacets/outputStatistics/fileCount").and_then(Value::as_u64),
-            made: record.made.clone(),
-        })
-    }
-
-    /// What a run's commit has made of a dataset since it was last deleted, where that was recorded.
-    #[must_use]
-    pub fn made_by(&self, dataset: &str, run_id: &str) -> Option<&Dataset> {
-        let mut records = self.records.iter().rev().filter(|r| r.dataset == dataset).take_while(|r| !r.is("OTHER"));
-        records.find(|r| r.run_id == run_id && r.is("COMPLETE")).and_then(|r| r.made.as_ref())
-    }
-
-    /// Datasets that were committed and not deleted since, with the generation that was last committed.
-    #[must_use]
-    pub fn committed(&self) -> &BTreeMap<String, u64> {
-        &self.committed
-    }
-
-    /// Whether a dataset was deleted, and nothing was committed since.
-    #[must_use]
-    pub fn was_dropped(&self, dataset: &str) -> bool {
-        let last = self.records.iter().rev().find(|r| r.dataset == dataset && (r.is("COMPLETE") || r.is("OTHER")));
-        last.is_some_and(|r| r.is("OTHER"))
-    }
-
-    /// Runs of a dataset that were committed since it was last deleted, oldest first.
-    #[must_use]
-    pub fn committed_runs(&self, dataset: &str) -> Vec<String> {
-        let mut runs: Vec<String> = self.since_dropped(dataset).filter(|r| r.is("COMPLETE")).map(|r| r.run_id.clone()).collect();
-        runs.reverse();
-        runs
-    }
-
-    /// Runs of a dataset that go on, or whose last end was not a commit.
-    #[must_use]
-    pub fn unfit_runs(&self, dataset: &str) -> BTreeSet<String> {
-        let mut failed: BTreeMap<&str, bool> = BTreeMap::new();
-        for record in self.records.iter().filter(|record| record.dataset == dataset) {
-            failed.insert(&record.run_id, record.is("FAIL") || record.is("ABORT"));
-        }
-        let failed = failed.into_iter().filter(|(_, failed)| *failed).map(|(run, _)| run.to_owned());
-        let open = self.open.iter().filter(|(_, open)| open.dataset == dataset).map(|(run, _)| run.clone());
-        failed.chain(open).collect()
-    }
-
-    /// Whether the mock of ingest began a run.
-    #[must_use]
-    pub fn is_of_mock(&self, run_id: &str) -> bool {
-        self.of_mock.contains(run_id)
-    }
-
-    /// Whether a run has begun and not ended.
-    #[must_use]
-    pub fn is_open(&self, run_id: &str) -> bool {
-        self.open.contains_key(run_id)
-    }
-
-    /// What is known of a run of this catalog, at this Unix time. Of another's nothing is.
-    #[must_use]
-    pub fn run(&self, run_id: &str, now_ms: u64) -> Option<RunRecord> {
-        self.runs.get(run_id).map(|known| known.at(now_ms))
-    }
-
-    /// How often a run has begun, as far as is known. What began before and is not over is of a life that has ended.
-    #[must_use]
-    pub fn lives(&self, run_id: &str) -> u64 {
-        self.runs.get(run_id).map_or(0, |known| known.lives)
-    }
-
-    /// What is known of all runs of this catalog, or of those of one dataset, at this Unix time.
-    #[must_use]
-    pub fn runs(&self, dataset: Option<&str>, now_ms: u64) -> BTreeMap<String, RunRecord> {
-        let meant = self.runs.iter().filter(|(_, known)| dataset.is_none_or(|name| name == known.dataset));
-        meant.map(|(run_id, known)| (run_id.clone(), known.at(now_ms))).collect()
-    }
-
-    /// As if every run that was given up had been long ago.
-    #[cfg(test)]
-    pub(crate) fn age(&mut self) {
-        for known in self.runs.values_mut() {
-            if let End::Failed(at_ms) = &mut known.end {
-                *at_ms = 0;
-            }
-        }
-    }
-
-    /// Datasets of the runs that [`Self::abandon`] would end.
-    #[must_use]
-    pub fn open_datasets(&self, run_id: Option<&str>, producer: Option<&str>) -> BTreeSet<String> {
-        let meant = |id: &str, open: &Open| run_id.is_some_and(|r| r == id) || producer.is_some_and(|p| p == open.producer);
-        self.open.iter().filter(|(id, open)| meant(id, open)).map(|(_, open)| open.dataset.clone()).collect()
     }
 }
 

@@ -1,17 +1,20 @@
 //! `org.brahman.Catalog` and, in [`storage`] and [`objects`], `org.brahman.Storage`. [`realm`] tells mocks from others, [`read`] gives
 //! datasets whose objects are whole, [`remote`] puts datasets into S3 and [`adopt`] takes them up from there, [`rescue`] copies objects
 //! and brings them back, [`borrow`] has them read there while their bucket is away, [`scrub`] looks whether they still are what they
-//! were, [`sweep`] deletes what nothing needs, [`copy`] makes datasets of others, [`shown`] keeps their stable paths.
+//! were, [`sweep`] deletes what nothing needs, [`copy`] makes datasets of others, [`shown`] keeps their stable paths, [`sample`] looks at
+//! rows. [`dispatch`] says which method does what.
 
 mod adopt;
 mod borrow;
 mod copy;
+mod dispatch;
 mod objects;
 mod read;
 mod realm;
 mod remote;
 mod rescue;
 mod resync;
+mod sample;
 mod scrub;
 mod shown;
 mod storage;
@@ -24,62 +27,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use brahman_card::Fault;
 use brahman_card::clock::now_ms;
-use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CommitIn, CommitOut, Copies, CopyIn, DeleteOut, LineageIn, LineageOut,
-    LocationIn, LocationOut, MarkStaleIn, NameIn, Object, PinIn, PinOut, RealmIn, ResyncIn, SampleIn, SampleOut, SnapshotIn, SnapshotOut,
-    UnpinIn, UnpinOut, WatchOut, error,
-};
-use brahman_card::interface::storage::{self as storage_interface, UnfinishedRun};
-use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, Reply, Service, chain};
+use brahman_card::interface::catalog::{CommitIn, CommitOut, Copies, LocationIn, LocationOut, Object, RealmIn, WatchOut, error};
+use brahman_card::interface::storage::UnfinishedRun;
+use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{BucketError, Buckets};
 use brahman_storage::writable;
 use tokio::sync::watch;
 
-use crate::books::sweep::ORPHAN_AGE;
-use crate::books::{BookError, Books, Head, Roots};
-use crate::footers;
+use crate::registry::sweep::ORPHAN_AGE;
+use crate::registry::{DatasetRegistry, Head, RegistryError, Roots};
 use crate::verified::VerifiedFiles;
 use realm::{Contexts, Realm};
 use rescue::Copier;
-
-/// Events of a dataset told unless more are asked for, and at most.
-const EVENTS: u64 = 100;
-const EVENTS_MAX: u64 = 10_000;
-/// Rows of a sample unless more are asked for, and at most: a look, not an export.
-const SAMPLE_ROWS: u64 = 5;
-const SAMPLE_ROWS_MAX: u64 = 100;
 
 /// How often `status` hears how far copies are behind at most, and how often of how long they are.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 const TELL_AGE_EVERY: Duration = Duration::from_secs(30);
 /// How long after a commit its buckets are looked at for what nothing needs any more.
 const REMOTE_AFTER: Duration = Duration::from_secs(1);
-/// How long what a backup copies is kept if whoever makes it ends in the middle.
-const SNAPSHOT_LIFE_S: u64 = 24 * 3600;
-/// What changes the state.
-const CHANGES: [&str; 19] = [
-    "Location",
-    "Commit",
-    "MarkStale",
-    "ClearStale",
-    "Delete",
-    "Abandon",
-    "Resync",
-    "ResyncMissing",
-    "Adopt",
-    "Copy",
-    "Rename",
-    "Pin",
-    "Unpin",
-    "Snapshot",
-    "AddBucket",
-    "RemoveBucket",
-    "PutObject",
-    "FlushErrors",
-    "CompactErrors",
-];
 
 /// Present generations: the real ones', the mocks'.
 #[derive(Clone, Debug, Default)]
@@ -91,20 +58,20 @@ struct Heads {
 /// Tells whoever watches what the generations are.
 #[derive(Clone, Debug)]
 struct Teller {
-    real: Arc<Mutex<Books>>,
-    mocks: Arc<Mutex<Books>>,
+    real: Arc<Mutex<DatasetRegistry>>,
+    mocks: Arc<Mutex<DatasetRegistry>>,
     heads: Arc<watch::Sender<Heads>>,
     /// Held from the reading to the telling: what is told last was read last.
     turn: Arc<Mutex<()>>,
 }
 
 impl Teller {
-    fn new(real: &Arc<Mutex<Books>>, mocks: &Arc<Mutex<Books>>) -> Self {
+    fn new(real: &Arc<Mutex<DatasetRegistry>>, mocks: &Arc<Mutex<DatasetRegistry>>) -> Self {
         let heads = Arc::new(watch::channel(Heads::default()).0);
         Self { real: Arc::clone(real), mocks: Arc::clone(mocks), heads, turn: Arc::default() }
     }
 
-    /// It waits for whoever holds the books.
+    /// It waits for whoever holds the registry.
     fn tell(&self) {
         let _turn = lock(&self.turn);
         let real = held(&self.real).heads();
@@ -113,12 +80,12 @@ impl Teller {
     }
 }
 
-/// Answers both interfaces, over the books and the buckets.
+/// Answers both interfaces, over the registry and the buckets.
 #[derive(Debug)]
 pub struct CatalogService {
-    books: Arc<Mutex<Books>>,
+    registry: Arc<Mutex<DatasetRegistry>>,
     /// What mocks make lies apart.
-    mocks: Arc<Mutex<Books>>,
+    mocks: Arc<Mutex<DatasetRegistry>>,
     /// Where that is.
     apart: PathBuf,
     teller: Teller,
@@ -151,25 +118,25 @@ impl CatalogService {
     /// The service of a state directory.
     ///
     /// # Errors
-    /// If the books or the buckets cannot be opened.
+    /// If the registry or the buckets cannot be opened.
     pub fn open(state: &Path) -> io::Result<Self> {
         let apart = state.join("mock");
         // First the buckets: they know which of their folders are there.
-        let (buckets, mut books) = (Buckets::open(state)?, Books::open(state)?);
-        let (mut mocks, node) = (Books::open(&apart)?.for_mocks(), buckets.node().to_owned());
+        let (buckets, mut registry) = (Buckets::open(state)?, DatasetRegistry::open(state)?);
+        let (mut mocks, node) = (DatasetRegistry::open(&apart)?.for_mocks(), buckets.node().to_owned());
         // What was being taken up when this process last ended is not published, or its journal says so by now.
-        for (books, producer) in [(&mut books, adopt::PRODUCER), (&mut mocks, copy::PRODUCER)] {
-            if let Err(error) = books.journal.abandon(None, Some(producer), "the catalog ended in the middle", false) {
+        for (registry, producer) in [(&mut registry, adopt::PRODUCER), (&mut mocks, copy::PRODUCER)] {
+            if let Err(error) = registry.journal.abandon(None, Some(producer), "the catalog ended in the middle", false) {
                 tracing::error!("the lineage's journal refuses: {}", chain(&error));
             }
         }
-        if let Err(error) = books.journal.abandon(None, Some(copy::PRODUCER), "the catalog ended in the middle", false) {
+        if let Err(error) = registry.journal.abandon(None, Some(copy::PRODUCER), "the catalog ended in the middle", false) {
             tracing::error!("the lineage's journal refuses: {}", chain(&error));
         }
-        let (books, mocks) = (Arc::new(Mutex::new(books)), Arc::new(Mutex::new(mocks)));
-        let teller = Teller::new(&books, &mocks);
+        let (registry, mocks) = (Arc::new(Mutex::new(registry)), Arc::new(Mutex::new(mocks)));
+        let teller = Teller::new(&registry, &mocks);
         let service = Self {
-            books,
+            registry,
             mocks,
             apart,
             teller,
@@ -207,8 +174,9 @@ impl CatalogService {
         if !away.is_empty() {
             all.insert("buckets.away".to_owned(), away.join(", "));
         }
-        let lineage = self.books().journal.unread().into_iter();
-        let damaged: Vec<String> = lineage.chain(self.buckets.shortfall()).chain(self.buckets.nameless().map(str::to_owned)).collect();
+        let lineage = self.registry().journal.unread().into_iter();
+        let buckets = [self.buckets.shortfall(), self.buckets.journal().shortfall(), self.buckets.nameless().map(str::to_owned)];
+        let damaged: Vec<String> = lineage.chain(buckets.into_iter().flatten()).collect();
         if !damaged.is_empty() {
             all.insert("damaged".to_owned(), damaged.join("; "));
         }
@@ -251,18 +219,18 @@ impl CatalogService {
         Self { contexts: Contexts::of(mesh.to_owned()), ..self }
     }
 
-    /// The real books, where the thread that asks may wait for whoever holds them, as that waits for a disk: never on the one that answers
-    /// calls, which [`Self::consult`]s them.
-    fn books(&self) -> MutexGuard<'_, Books> {
+    /// The real registry, where the thread that asks may wait for whoever holds it, as that waits for a disk: never on the one that answers
+    /// calls, which [`Self::consult`]s it.
+    fn registry(&self) -> MutexGuard<'_, DatasetRegistry> {
         self.of(Realm::Real)
     }
 
-    fn of(&self, realm: Realm) -> MutexGuard<'_, Books> {
-        held(self.shelf(realm))
+    fn of(&self, realm: Realm) -> MutexGuard<'_, DatasetRegistry> {
+        held(self.registry_of(realm))
     }
 
-    fn shelf(&self, realm: Realm) -> &Arc<Mutex<Books>> {
-        if realm == Realm::Mock { &self.mocks } else { &self.books }
+    fn registry_of(&self, realm: Realm) -> &Arc<Mutex<DatasetRegistry>> {
+        if realm == Realm::Mock { &self.mocks } else { &self.registry }
     }
 
     /// Which buckets there are now, for real datasets and for the mocks'.
@@ -272,11 +240,11 @@ impl CatalogService {
         [(Realm::Real, roots), (Realm::Mock, apart)]
     }
 
-    /// Tells the books which buckets there are now.
+    /// Tells the registry which buckets there are now.
     async fn settle_roots(&self) -> Result<(), Fault> {
         for (realm, roots) in self.roots() {
-            self.with(realm, move |books| {
-                held(books).set_roots(roots);
+            self.with(realm, move |registry| {
+                held(registry).set_roots(roots);
                 Ok(())
             })
             .await?;
@@ -286,16 +254,16 @@ impl CatalogService {
         Ok(())
     }
 
-    /// Looks something up in the books: at once if nobody holds them, and else on a thread that may wait until whoever does has written to
+    /// Looks something up in the registry: at once if nobody holds it, and else on a thread that may wait until whoever does has written to
     /// its disk.
-    async fn consult<T: Send + 'static>(&self, realm: Realm, look: impl FnOnce(&Books) -> T + Send + 'static) -> io::Result<T> {
-        let books = Arc::clone(self.shelf(realm));
-        let look = match books.try_lock() {
-            Ok(books) => return Ok(look(&books)),
+    async fn consult<T: Send + 'static>(&self, realm: Realm, look: impl FnOnce(&DatasetRegistry) -> T + Send + 'static) -> io::Result<T> {
+        let registry = Arc::clone(self.registry_of(realm));
+        let look = match registry.try_lock() {
+            Ok(registry) => return Ok(look(&registry)),
             Err(TryLockError::Poisoned(poisoned)) => return Ok(look(&poisoned.into_inner())),
             Err(TryLockError::WouldBlock) => look,
         };
-        let looking = tokio::task::spawn_blocking(move || look(&held(&books)));
+        let looking = tokio::task::spawn_blocking(move || look(&held(&registry)));
         looking.await.map_err(io::Error::other)
     }
 
@@ -309,14 +277,14 @@ impl CatalogService {
         commit.objects.iter_mut().for_each(|object| object.path = None);
         // Its answer was lost: what it would be checked against may be another by now.
         let (asked, run) = (name.clone(), commit.run_id.clone());
-        let said = self.consult(realm, move |books| books.said_again(&asked, &run)).await.map_err(unanswered)?.map_err(fault)?;
+        let said = self.consult(realm, move |registry| registry.said_again(&asked, &run)).await.map_err(unanswered)?.map_err(fault)?;
         if let Some((generation, stale)) = said {
             self.show(realm, &name).await;
             self.follow_up(realm, name);
             return Ok(CommitOut { generation, stale, copies: self.copies_of(realm).await });
         }
         let (asked, run) = (name.clone(), commit.run_id.clone());
-        let known = self.consult(realm, move |books| known_of(books, &asked, &run)).await;
+        let known = self.consult(realm, move |registry| known_of(registry, &asked, &run)).await;
         let (roots, life, (_, known)) = known.map_err(unanswered)?.map_err(fault)?;
         // Hashing what may be gigabytes, and fsync, on threads of their own.
         let service = Arc::clone(self);
@@ -349,9 +317,9 @@ impl CatalogService {
     async fn publish(&self, realm: Realm, commit: CommitIn, life: u64, at_least: u64) -> Result<(u64, Vec<String>), Fault> {
         let remote = if realm == Realm::Real { self.put_remote(&commit).await? } else { 0 };
         let at_least = if remote > 0 { remote } else { at_least };
-        let publish = move |books: &mut Books| match books.journal.lives(&commit.run_id) == life {
-            true => books.commit(commit, at_least),
-            false => Err(BookError::GivenUp(commit.run_id)),
+        let publish = move |registry: &mut DatasetRegistry| match registry.journal.lives(&commit.run_id) == life {
+            true => registry.commit(commit, at_least),
+            false => Err(RegistryError::GivenUp(commit.run_id)),
         };
         self.blocking(realm, publish).await
     }
@@ -359,7 +327,7 @@ impl CatalogService {
     /// How many objects of a dataset lie where nobody waits for their removal: in buckets in S3 and, as far as is known, as copies.
     async fn removed_later(&self, name: &str) -> Result<u64, Fault> {
         let asked = name.to_owned();
-        let known = self.consult(Realm::Real, move |books| (books.kept(&asked), books.roots().clone())).await;
+        let known = self.consult(Realm::Real, move |registry| (registry.kept(&asked), registry.roots().clone())).await;
         let (objects, roots) = known.map_err(unanswered)?;
         let remote = objects.iter().filter(|object| roots.get(&object.bucket).is_ok_and(|root| !root.is_local())).count();
         let keys: Vec<Cow<'_, str>> = objects.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
@@ -390,30 +358,30 @@ impl CatalogService {
         });
     }
 
-    /// Work on the books on a thread of its own, for it waits for the disk, or for whoever holds them: the thread that answers calls
+    /// Work on the registry on a thread of its own, for it waits for the disk, or for whoever holds it: the thread that answers calls
     /// does neither.
     async fn with<T: Send + 'static>(
         &self,
         realm: Realm,
-        work: impl FnOnce(&Mutex<Books>) -> Result<T, BookError> + Send + 'static,
+        work: impl FnOnce(&Mutex<DatasetRegistry>) -> Result<T, RegistryError> + Send + 'static,
     ) -> Result<T, Fault> {
-        let books = Arc::clone(self.shelf(realm));
-        let work = tokio::task::spawn_blocking(move || work(&books));
+        let registry = Arc::clone(self.registry_of(realm));
+        let work = tokio::task::spawn_blocking(move || work(&registry));
         work.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)
     }
 
-    /// The same, with the books held; whoever watches is told what came of it.
+    /// The same, with the registry held; whoever watches is told what came of it.
     async fn blocking<T: Send + 'static>(
         &self,
         realm: Realm,
-        work: impl FnOnce(&mut Books) -> Result<T, BookError> + Send + 'static,
+        work: impl FnOnce(&mut DatasetRegistry) -> Result<T, RegistryError> + Send + 'static,
     ) -> Result<T, Fault> {
         let teller = self.teller.clone();
         // Told by the thread that works: whoever asked may hang up before.
-        let work = move |books: &Mutex<Books>| {
-            let done = work(&mut held(books))?;
+        let work = move |registry: &Mutex<DatasetRegistry>| {
+            let done = work(&mut held(registry))?;
             teller.tell();
-            Ok::<_, BookError>(done)
+            Ok::<_, RegistryError>(done)
         };
         self.with(realm, work).await
     }
@@ -423,7 +391,8 @@ impl CatalogService {
         let LocationIn { name, run_id, producer, bucket, mock } = ask;
         let realm = Realm::of_writer(mock);
         let (asked, run) = (name.clone(), run_id.clone());
-        let known = move |books: &Books| (books.bucket_of(&asked, bucket.as_deref()), books.journal.run(&run, 0).is_some());
+        let known =
+            move |registry: &DatasetRegistry| (registry.bucket_of(&asked, bucket.as_deref()), registry.journal.run(&run, 0).is_some());
         let (bucket, is_known) = self.consult(realm, known).await.map_err(unanswered)?;
         if realm == Realm::Real
             && let Err(error @ BucketError::Away { .. }) = self.buckets.mounted(&bucket).await
@@ -432,57 +401,12 @@ impl CatalogService {
         }
         // What a run that is taken up again has put into a bucket must not be going just now.
         let deleting = if is_known { Some(Arc::clone(&self.deleting).lock_owned().await) } else { None };
-        let place = move |books: &Mutex<Books>| {
+        let place = move |registry: &Mutex<DatasetRegistry>| {
             // Whoever asked may hang up, and this goes on.
             let _deleting = deleting;
-            held(books).location(&name, &run_id, &producer.unwrap_or_default(), Some(&bucket))
+            held(registry).location(&name, &run_id, &producer.unwrap_or_default(), Some(&bucket))
         };
         self.with(realm, place).await
-    }
-
-    async fn sample(&self, call: &Call) -> Result<Reply, Fault> {
-        let SampleIn { name, rows, mock } = call.parameters()?;
-        let (realm, mut dataset) = self.seen(self.realm(call, mock).await, &name).await?;
-        let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
-        let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
-        let masked: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
-        let roots = self.consult(realm, |books| books.roots().clone()).await.map_err(unanswered)?;
-        let away = self.away_of(realm, &dataset.objects).await;
-        let (mut notes, mut rows) = (Vec::new(), 0);
-        for object in &mut dataset.objects {
-            if rows >= wanted as u64 {
-                break;
-            }
-            rows += object.rows;
-            match self.borrow(object, &away, &roots).await {
-                Some(path) => {
-                    object.path = Some(path.display().to_string());
-                    notes.push(format!("{} was read from its copy in bucket rescue: bucket `{}` is away", object.key, object.bucket));
-                }
-                // To read what lies on a disk that does not answer would take for ever.
-                None if away.contains_key(&object.bucket) && self.buckets.hangs(&object.bucket) => {
-                    let why = format!("bucket `{}` does not answer, and no copy was found", object.bucket);
-                    return Err(fault(BookError::BadObject { key: object.key.clone(), why }));
-                }
-                None => {}
-            }
-        }
-        let work = tokio::task::spawn_blocking(move || {
-            let mut out = Vec::new();
-            for object in &dataset.objects {
-                let path = object.path.as_ref().map_or_else(|| roots.path(object), |path| Ok(PathBuf::from(path)))?;
-                let rows = footers::sample(&path, wanted - out.len(), &masked, &mut notes);
-                out.extend(rows.map_err(|source| BookError::Unreadable { key: object.key.clone(), source })?);
-                if out.len() >= wanted {
-                    break;
-                }
-            }
-            if dataset.pii.is_none() {
-                notes.push("nobody has looked for personal data: nothing is masked".to_owned());
-            }
-            Ok::<_, BookError>(SampleOut { rows: out, masked: masked.into_iter().collect(), notes })
-        });
-        Reply::of(&work.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)?)
     }
 
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
@@ -506,190 +430,8 @@ impl CatalogService {
     }
 }
 
-impl Service for CatalogService {
-    fn interfaces(&self) -> &'static [&'static Interface] {
-        &[&catalog::INTERFACE, &storage_interface::INTERFACE]
-    }
-
-    async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
-        if CHANGES.contains(&call.method()) {
-            writable::check(&self.state).map_err(|error| {
-                let message = format!("the catalog's state {}", chain(&error));
-                let path = error.folder.display().to_string();
-                if call.interface() == storage_interface::INTERFACE.name {
-                    return Fault::of(&storage_interface::error::ReadOnly { path }, false, message);
-                }
-                Fault::of(&error::ReadOnly { path }, false, message)
-            })?;
-        }
-        match call.method() {
-            "List" => {
-                let RealmIn { mock } = call.parameters()?;
-                Reply::of(&self.list(self.realm(&call, mock).await).await?)
-            }
-            "Get" => {
-                let NameIn { name, mock } = call.parameters()?;
-                Reply::of(&self.get(self.realm(&call, mock).await, &name).await?)
-            }
-            "Location" => Reply::of(&self.location(call.parameters()?).await?),
-            "Commit" => Reply::of(&self.commit(call.parameters()?).await?),
-            "MarkStale" => {
-                let MarkStaleIn { name, index, run_id, mock, gone } = call.parameters()?;
-                // A mock's index is not noted in a real dataset.
-                let own = self.realm_to_change(&call, mock).await?;
-                let (realm, _) = self.seen(own, &name).await?;
-                if own == realm {
-                    let mark = move |books: &Mutex<Books>| match gone {
-                        Some(true) => held(books).forget_feed(&name, &index),
-                        _ => held(books).mark_stale(&name, &index, run_id.as_deref()),
-                    };
-                    self.with(own, mark).await?;
-                }
-                Ok(Reply::empty())
-            }
-            "ClearStale" => {
-                let ClearStaleIn { name, index, generation, run_id, mock } = call.parameters()?;
-                let own = self.realm_to_change(&call, mock).await?;
-                let (realm, dataset) = self.seen(own, &name).await?;
-                let cleared = match own == realm {
-                    true => self.with(own, move |books| held(books).clear_stale(&name, &index, generation, run_id.as_deref())).await?,
-                    false => match (run_id, dataset.run_id) {
-                        (Some(theirs), Some(ours)) => theirs == ours,
-                        _ => dataset.generation == generation,
-                    },
-                };
-                Reply::of(&ClearStaleOut { cleared })
-            }
-            "Delete" => {
-                let NameIn { name, mock } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let deleted = name.clone();
-                let later = if realm == Realm::Real { self.removed_later(&name).await? } else { 0 };
-                self.blocking(realm, move |books| books.delete(&deleted)).await?;
-                let notes = self.tidy(realm, Some(&name)).await;
-                self.show(realm, &name).await;
-                self.follow_up(realm, name);
-                Reply::of(&DeleteOut {
-                    notes: Some(notes).filter(|notes| !notes.is_empty()),
-                    later: Some(later).filter(|later| *later > 0),
-                })
-            }
-            "Copy" => {
-                let ask: CopyIn = call.parameters()?;
-                let realm = self.realm_to_change(&call, ask.mock).await?;
-                Reply::of(&self.copy(realm, ask).await?)
-            }
-            "Rename" => {
-                let ask: CopyIn = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, ask.mock).await?, &ask.name).await?;
-                Reply::of(&self.rename(realm, ask).await?)
-            }
-            "Pin" => {
-                let PinIn { name, generation, life_s, pin, mock } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let until_ms = life_s.map(|life_s| now_ms().saturating_add(life_s.saturating_mul(1000)));
-                let pinned = name.clone();
-                let pin = self.with(realm, move |books| held(books).pin(&pinned, generation, pin, until_ms)).await?;
-                self.show(realm, &name).await;
-                Reply::of(&PinOut { pin: self.with_folder(realm, &name, pin) })
-            }
-            "Snapshot" => {
-                call.allow_paths()?;
-                let SnapshotIn { folder, indexes, life_s } = call.parameters()?;
-                let to = PathBuf::from(folder);
-                if !to.is_absolute() || !to.is_dir() {
-                    return Err(Fault::invalid_parameter("folder", "expected the absolute path of a folder that is there"));
-                }
-                let pin = format!("backup-{}", ulid::Ulid::generate());
-                let until_ms = now_ms().saturating_add(life_s.unwrap_or(SNAPSHOT_LIFE_S).saturating_mul(1000));
-                let name = pin.clone();
-                let written = self.with(Realm::Real, move |books| held(books).snapshot(&to, indexes.as_deref(), &name, until_ms)).await?;
-                let (datasets, notes) = written;
-                Reply::of(&SnapshotOut { pin, datasets, notes: Some(notes).filter(|notes| !notes.is_empty()) })
-            }
-            "Unpin" => {
-                let UnpinIn { name, generation, pin, mock } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let asked = name.clone();
-                let unpinned = self.with(realm, move |books| held(books).unpin(&asked, generation, pin.as_deref())).await?;
-                if unpinned > 0 {
-                    self.tidy(realm, Some(&name)).await;
-                    self.show(realm, &name).await;
-                    self.follow_up(realm, name);
-                }
-                Reply::of(&UnpinOut { unpinned })
-            }
-            "Abandon" => {
-                let AbandonIn { run_id, producer, reason, cancelled, mock } = call.parameters()?;
-                if run_id.is_some() == producer.is_some() {
-                    return Err(Fault::invalid_parameter("run_id, producer", "expected exactly one of them"));
-                }
-                let realms: &[Realm] = match mock {
-                    Some(true) => &[Realm::Mock],
-                    Some(false) => &[Realm::Real],
-                    None => &[Realm::Mock, Realm::Real],
-                };
-                let mut abandoned = 0;
-                for realm in realms {
-                    let (run_id, producer, reason) = (run_id.clone(), producer.clone(), reason.clone());
-                    let abandon = move |books: &Mutex<Books>| {
-                        let mut books = held(books);
-                        let names = books.journal.open_datasets(run_id.as_deref(), producer.as_deref());
-                        let done = books.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
-                        Ok(done.map(|count| (count, names)))
-                    };
-                    let done = self.with(*realm, abandon).await?;
-                    let (count, names) = done.map_err(|e| Fault::internal(format!("the lineage's journal: {}", chain(&e))))?;
-                    abandoned += count;
-                    for name in names {
-                        self.tidy(*realm, Some(&name)).await;
-                        self.follow_up(*realm, name);
-                    }
-                }
-                Reply::of(&AbandonOut { abandoned })
-            }
-            "Lineage" => {
-                let LineageIn { name, limit, mock } = call.parameters()?;
-                let limit = usize::try_from(limit.unwrap_or(EVENTS).min(EVENTS_MAX)).unwrap_or(0);
-                let own = self.realm(&call, mock).await;
-                let asked = name.clone();
-                let events_of = move |books: &Books| books.journal.events(&asked, limit);
-                let mut events = self.consult(own, events_of.clone()).await.map_err(unanswered)?;
-                // A mock that has made none of this name reads the real one.
-                if events.is_empty() && own == Realm::Mock {
-                    events = self.consult(Realm::Real, events_of).await.map_err(unanswered)?;
-                }
-                if events.is_empty() {
-                    self.seen(own, &name).await?;
-                }
-                Reply::of(&LineageOut { events })
-            }
-            "Sample" => self.sample(&call).await,
-            "Resync" => {
-                let ResyncIn { name, mock, runs, accept_damage } = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let out = self.resync(realm, name.clone(), runs, accept_damage == Some(true)).await?;
-                self.show(realm, &name).await;
-                Reply::of(&out)
-            }
-            "ResyncMissing" => {
-                let RealmIn { mock } = call.parameters()?;
-                let realm = self.realm_to_change(&call, mock).await?;
-                let out = self.resync_missing(realm).await?;
-                for dataset in &out.resynced {
-                    self.show(realm, &dataset.name).await;
-                }
-                Reply::of(&out)
-            }
-            "Adopt" => self.adopt(&call).await,
-            "Watch" => self.watch(&call).await,
-            _ => self.storage(&call).await,
-        }
-    }
-}
-
-fn held(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
-    books.lock().unwrap_or_else(PoisonError::into_inner)
+fn held(registry: &Mutex<DatasetRegistry>) -> MutexGuard<'_, DatasetRegistry> {
+    registry.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -701,7 +443,7 @@ type NextGeneration = (u64, Vec<Object>);
 
 /// What runs have left that were given up, or began long ago and were never committed, in words.
 fn left_in_words(unfinished: &[UnfinishedRun]) -> Option<String> {
-    let long_ago_ms = brahman_card::clock::now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
+    let long_ago_ms = now_ms().saturating_sub(u64::try_from(ORPHAN_AGE.as_millis()).unwrap_or(u64::MAX));
     let is_left = |run: &&UnfinishedRun| run.given_up || run.since_ms.is_none_or(|at_ms| at_ms < long_ago_ms);
     let left: Vec<&UnfinishedRun> = unfinished.iter().filter(is_left).collect();
     let first = left.iter().min_by_key(|run| run.since_ms)?;
@@ -712,8 +454,8 @@ fn left_in_words(unfinished: &[UnfinishedRun]) -> Option<String> {
 }
 
 /// Where buckets lie, how often a run has begun, and what a dataset's next generation follows.
-fn known_of(books: &Books, name: &str, run_id: &str) -> Result<(Roots, u64, NextGeneration), BookError> {
-    Ok((books.roots().clone(), books.journal.lives(run_id), books.next(name)?))
+fn known_of(registry: &DatasetRegistry, name: &str, run_id: &str) -> Result<(Roots, u64, NextGeneration), RegistryError> {
+    Ok((registry.roots().clone(), registry.journal.lives(run_id), registry.next(name)?))
 }
 
 /// That the thread which was to look something up has ended without an answer.
@@ -721,25 +463,27 @@ fn unanswered(error: io::Error) -> Fault {
     Fault::internal(chain(&error))
 }
 
-fn fault(error: BookError) -> Fault {
+fn fault(error: RegistryError) -> Fault {
     let message = chain(&error);
     match error {
-        BookError::NoSuchDataset(name) => Fault::of(&error::NoSuchDataset { name }, false, message),
-        BookError::BadName(_) | BookError::Reserved(_) => Fault::invalid_parameter("name", message),
-        BookError::MadeByMock { name, maker } => Fault::of(&error::MadeByMock { name, maker }, false, message),
-        BookError::Incomplete { name, keys, rows, expected_rows, .. } => {
+        RegistryError::NoSuchDataset(name) => Fault::of(&error::NoSuchDataset { name }, false, message),
+        RegistryError::BadName(_) | RegistryError::Reserved(_) => Fault::invalid_parameter("name", message),
+        RegistryError::MadeByMock { name, maker } => Fault::of(&error::MadeByMock { name, maker }, false, message),
+        RegistryError::Incomplete { name, keys, rows, expected_rows, .. } => {
             Fault::of(&error::Incomplete { name, keys, rows, expected_rows }, false, message)
         }
-        BookError::BadObject { key, .. } | BookError::Unreadable { key, .. } => Fault::of(&error::BadObject { key }, false, message),
-        BookError::NoSuchBucket { name, .. } => Fault::of(&error::NoSuchBucket { name }, false, message),
-        BookError::GivenUp(run_id) => Fault::of(&error::GivenUp { run_id }, false, message),
-        BookError::Moved { name, .. } => Fault::of(&error::Moved { name }, true, message),
-        BookError::Exists(name) => Fault::of(&error::Exists { name }, false, message),
-        BookError::InUse { name, indexes } => Fault::of(&error::InUse { name, indexes }, false, message),
-        BookError::Pinned { name, pins } => Fault::of(&error::Pinned { name, pins }, false, message),
-        BookError::TooManyPins { .. } => Fault::invalid_parameter("pin", message),
-        BookError::NoSuchGeneration { name, generation } => Fault::of(&error::NoSuchGeneration { name, generation }, false, message),
-        BookError::Damaged { name, .. } => Fault::of(&error::Damaged { name }, false, message),
-        BookError::Io { .. } => Fault::internal(message),
+        RegistryError::BadObject { key, .. } | RegistryError::Unreadable { key, .. } => {
+            Fault::of(&error::BadObject { key }, false, message)
+        }
+        RegistryError::NoSuchBucket { name, .. } => Fault::of(&error::NoSuchBucket { name }, false, message),
+        RegistryError::GivenUp(run_id) => Fault::of(&error::GivenUp { run_id }, false, message),
+        RegistryError::Moved { name, .. } => Fault::of(&error::Moved { name }, true, message),
+        RegistryError::Exists(name) => Fault::of(&error::Exists { name }, false, message),
+        RegistryError::InUse { name, indexes } => Fault::of(&error::InUse { name, indexes }, false, message),
+        RegistryError::Pinned { name, pins } => Fault::of(&error::Pinned { name, pins }, false, message),
+        RegistryError::TooManyPins { .. } => Fault::invalid_parameter("pin", message),
+        RegistryError::NoSuchGeneration { name, generation } => Fault::of(&error::NoSuchGeneration { name, generation }, false, message),
+        RegistryError::Damaged { name, .. } => Fault::of(&error::Damaged { name }, false, message),
+        RegistryError::Io { .. } => Fault::internal(message),
     }
 }

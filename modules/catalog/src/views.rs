@@ -8,7 +8,7 @@
 //!
 //! Invariants: `current` leads to a folder with every object of one generation and nothing else, before, while and after it is replaced; a
 //! name in such a folder is that of one object for ever, so that whoever has listed one generation never opens a file of another; nothing
-//! but links and empty folders of our own naming is removed. All of it can be made again from the books, and is.
+//! but links and empty folders of our own naming is removed. All of it can be made again from the registry, and is.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use brahman_card::interface::catalog::Object;
 use thiserror::Error;
 
-use crate::books::entry::folder_of;
-use crate::books::pins::KeptGeneration;
-use crate::books::{BookError, Roots};
+use crate::registry::entry::folder_of;
+use crate::registry::pins::KeptGeneration;
+use crate::registry::{RegistryError, Roots};
 
 /// The folder of all views, below the state.
 pub const FOLDER: &str = "datasets";
@@ -35,7 +35,7 @@ const UNFINISHED: &str = ".tmp-";
 /// From a generation's folder to the state.
 const UP: &str = "../../..";
 
-/// Why a view is not as the books say. What was there before still is.
+/// Why a view is not as the registry says. What was there before still is.
 #[derive(Debug, Error)]
 pub enum ViewError {
     /// An object is not where it should be.
@@ -46,7 +46,7 @@ pub enum ViewError {
     },
     /// An object's bucket is not known.
     #[error(transparent)]
-    Bucket(#[from] BookError),
+    Bucket(#[from] RegistryError),
     /// The disk refused.
     #[error("{}", .path.display())]
     Io {

@@ -9,8 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brahman_catalog::books::manifests::{self, Head, Manifest};
-use brahman_catalog::books::sweep::{self, Doubt, Evidence, Folder, ListedObject, RunRecord, Standing, Verdict};
+use brahman_catalog::registry::manifests::{self, Head, Manifest};
+use brahman_catalog::registry::sweep::{self, Doubt, Evidence, Folder, ListedObject, RunRecord, Standing, Verdict};
 use serde_json::Value;
 
 const HISTORIES: u64 = 10_000;

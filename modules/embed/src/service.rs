@@ -263,10 +263,44 @@ impl<E: Engine> Service for EmbedService<E> {
     }
 }
 
-/// The documented shape of the reply that `texts` builds by hand.
+/// The documented shape of the reply that `texts` builds by hand: a field that one of the two has and the other has not does not compile.
 #[expect(dead_code, reason = "holds the hand-built reply to the interface's type at compile time")]
-fn shape(out: EmbedTextOut) -> (String, u64, Vec<Vec<f32>>) {
-    (out.model, out.dim, out.vectors)
+fn shape(out: &EmbedTextOut) -> SharedReply<'_> {
+    let EmbedTextOut {
+        model,
+        dim,
+        vectors,
+        cached,
+        truncated,
+        device,
+        elapsed_us,
+        fingerprint,
+        mock,
+        warnings,
+        prompt,
+        precision,
+        normalized,
+        unknown,
+        failed,
+    } = out;
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    SharedReply {
+        model,
+        dim: number(*dim),
+        vectors: vectors.iter().map(Vec::as_slice).collect(),
+        cached: number(*cached),
+        truncated: truncated.clone(),
+        device,
+        elapsed_us: *elapsed_us,
+        fingerprint: fingerprint.clone(),
+        mock: *mock,
+        warnings: warnings.clone(),
+        prompt: prompt.as_deref(),
+        precision: precision.clone(),
+        normalized: *normalized,
+        unknown: unknown.clone(),
+        failed: failed.clone(),
+    }
 }
 
 /// The first bytes of a regular file, and its length.

@@ -93,9 +93,23 @@ pub fn report(asked: DeviceChoice, active: &str, reason: String) -> Device {
     Device { requested: asked.name(), active: active.to_owned(), reason }
 }
 
+/// That the CPU is in use where a GPU was asked for, for people.
+#[must_use]
+pub fn shortfall(device: &Device) -> Option<String> {
+    let is_short = device.requested.starts_with("cuda") && device.active == "cpu";
+    is_short.then(|| format!("on the CPU instead of {}: {}", device.requested, device.reason))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::DeviceChoice;
+    use super::{DeviceChoice, report, shortfall};
+
+    #[test]
+    fn a_gpu_that_was_asked_for_and_is_not_used_is_said() {
+        let said = shortfall(&report(DeviceChoice::Cuda(1), "cpu", "NVML finds no GPU".to_owned()));
+        assert_eq!(said.as_deref(), Some("on the CPU instead of cuda:1: NVML finds no GPU"));
+        assert_eq!(shortfall(&report(DeviceChoice::Auto, "cpu", String::new())), None);
+    }
 
     #[test]
     fn devices_read_as_in_pytorch() {

@@ -9,7 +9,8 @@
 //! * `published`: the models that are known by name; `hub`: the Hugging Face hub, its files and its cache; `selection`: which of them make a
 //!   model; `install`: that model brought here, from the hub or from a folder (feature `fetch`).
 //! * `runtime`: ONNX Runtime found and loaded, and the one rule for CPU or GPU; `device`: what was asked for; `session`: a graph of token
-//!   sequences, run by any number of threads; `tokens`: no more of a text than a window holds (feature `runtime`).
+//!   sequences, run by any number of threads; `tokens`: no more of a text than a window holds; `trial`: a model tried before it serves;
+//!   `passes`: the queue in front of the threads that run it (feature `runtime`). [`reference`]: what a folder says its model gives.
 //!
 //! Invariants: nothing that was fetched is used before its sha256 is the pinned one; what is made of it is made the same on every
 //! machine; nothing here knows a flow, a socket, or what a vector means.
@@ -28,10 +29,13 @@ pub mod hub;
 pub mod install;
 pub mod layout;
 pub mod manifest;
+#[cfg(feature = "runtime")]
+pub mod passes;
 #[cfg(feature = "fetch")]
 pub mod published;
 #[cfg(feature = "fetch")]
 pub mod pull;
+pub mod reference;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod safetensors;
@@ -41,3 +45,5 @@ pub mod selection;
 pub mod session;
 #[cfg(feature = "runtime")]
 pub mod tokens;
+#[cfg(feature = "runtime")]
+pub mod trial;

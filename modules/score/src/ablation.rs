@@ -45,7 +45,7 @@ pub fn without(script: &Script, memories: &[usize], responses: &[usize]) -> Abla
 pub fn left(script: &Script, memories: &[usize], responses: &[usize], engine: &dyn Engine) -> Result<Ablation, EngineError> {
     match &script.dialogue {
         None => Ok(without(script, memories, responses)),
-        Some(dialogue) => dialogue.without(&script.tokens, &script.spoken(), memories, responses, engine),
+        Some(dialogue) => dialogue.without(&script.scored(), memories, responses, engine),
     }
 }
 

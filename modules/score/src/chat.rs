@@ -146,7 +146,7 @@ fn at_line(line: &Option<usize>) -> String {
 /// What `raise_exception` was called with.
 #[derive(Debug, Error)]
 #[error("{0}")]
-struct RaisedError(String);
+struct RaisedMessage(String);
 
 /// One template of a model.
 #[derive(Clone, Debug)]
@@ -317,9 +317,9 @@ fn special_tokens(config: Option<&Value>, map: &Path) -> Map<String, Value> {
 }
 
 /// Bytes up to a bound.
-struct BoundedBuffer(Vec<u8>);
+struct BoundedWriter(Vec<u8>);
 
-impl Write for BoundedBuffer {
+impl Write for BoundedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > TEXT_BYTES_MAX {
             return Err(io::ErrorKind::FileTooLarge.into());
@@ -378,7 +378,7 @@ impl Renderer {
     pub fn render(&self, messages: Vec<Value>) -> Result<String, ChatError> {
         let mut context = self.variables.clone();
         context.insert("messages".to_owned(), Value::Array(messages));
-        let mut text = BoundedBuffer(Vec::new());
+        let mut text = BoundedWriter(Vec::new());
         let rendered = self.environment.get_template(NAME).and_then(|template| template.render_captured_to(context, &mut text).map(drop));
         rendered.map_err(|error| self.failure(error))?;
         // A template writes strings.
@@ -389,7 +389,7 @@ impl Renderer {
         let source_name = self.source_name.clone();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(one) = cause {
-            if let Some(RaisedError(message)) = one.downcast_ref() {
+            if let Some(RaisedMessage(message)) = one.downcast_ref() {
                 return ChatError::Refusal { source_name, message: message.chars().take(SHOWN_CHARS).collect() };
             }
             if one.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge) {
@@ -423,7 +423,7 @@ fn environment(now_s: i64, asked_for_time: &Arc<AtomicBool>) -> Environment<'sta
     environment.add_filter("string", python::string);
     environment.add_test("sequence", python::is_sequence);
     environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(RaisedError(message)))
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(RaisedMessage(message)))
     });
     let asked = Arc::clone(asked_for_time);
     environment.add_function("strftime_now", move |format: String| -> Result<String, minijinja::Error> {

@@ -13,7 +13,7 @@ use brahman_card::interface::score::file::{FileError, MessageError};
 use brahman_card::interface::score::{ChatTemplate, Conversation, Entry, Template, TemplateUse};
 use brahman_storage::digest::{hex, sha256};
 
-use crate::chat::dialogue::{Dialogue, Whole};
+use crate::chat::dialogue::{Dialogue, ScoredWhole, Whole};
 use crate::chat::{ChatError, Source};
 use crate::engine::{Engine, EngineError};
 
@@ -64,9 +64,9 @@ pub struct Script {
 }
 
 impl Script {
-    /// Entry and tokens of every response.
-    pub(crate) fn spoken(&self) -> Vec<(usize, Range<usize>)> {
-        self.responses.iter().map(|response| (response.entry, response.scored.clone())).collect()
+    /// Its tokens, and what is scored of them.
+    pub(crate) fn scored(&self) -> ScoredWhole<'_> {
+        ScoredWhole { tokens: &self.tokens, responses: self.responses.iter().map(|response| (response.entry, &response.scored)).collect() }
     }
 }
 

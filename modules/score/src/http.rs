@@ -182,14 +182,14 @@ impl Server {
     }
 
     /// Scores one sequence.
-    async fn sequence(&self, sequence: &Sequence, how: RequestOptions) -> Result<(Vec<f32>, Work), EngineError> {
+    async fn sequence(&self, sequence: &Sequence, how: PromptOptions) -> Result<(Vec<f32>, Work), EngineError> {
         let mut work = Work::default();
         let mut wanted = sequence.wanted.iter().filter(|wanted| !wanted.is_empty()).peekable();
         let Some(first) = wanted.peek().map(|first| first.start) else { return Ok((Vec::new(), work)) };
         let end = sequence.wanted.iter().map(|wanted| wanted.end).max().unwrap_or(0);
         let tokens = &sequence.tokens[..end];
         let responses: Vec<&Range<usize>> = sequence.responses.iter().filter(|response| response.end <= end).collect();
-        let RequestOptions { temperature, priority } = how;
+        let PromptOptions { temperature, priority } = how;
         let ask = Ask { model: &self.model, tokens, from: first, responses: responses.len(), temperature, priority };
         if self.settings.dialect == Dialect::Brahman && responses.is_empty() {
             let source = AnswerError::Absent("figures but those of an assistant's responses, and this is no conversation");
@@ -218,7 +218,7 @@ impl Server {
     fn ask(
         &self,
         sequences: &[Sequence],
-        how: RequestOptions,
+        how: PromptOptions,
         stop: &Stop,
         done: &mut dyn FnMut(usize, Scores),
     ) -> Result<Work, EngineError> {
@@ -249,7 +249,7 @@ impl Server {
 
 /// What a request says beside its prompt.
 #[derive(Clone, Copy, Debug)]
-struct RequestOptions {
+struct PromptOptions {
     temperature: f64,
     priority: Option<i64>,
 }
@@ -276,7 +276,7 @@ impl Engine for Server {
     }
 
     fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
-        self.ask(sequences, RequestOptions { temperature: TEMPERATURE, priority: stop.priority() }, stop, done)
+        self.ask(sequences, PromptOptions { temperature: TEMPERATURE, priority: stop.priority() }, stop, done)
     }
 
     fn info(&self) -> InfoOut {

@@ -2,19 +2,22 @@
 //!
 //! `primary` and `rescue` are always there. What else there is stands in [`registry`]; [`add`] probes and registers, [`marker`] tells a
 //! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] and [`claims`] keep them apart, [`open`] makes stores,
-//! [`transfer`] and [`create`] move objects, [`health`] asks whether they are there. Invariants: no secret key is in a reply, an error or
-//! the journal; a bucket that cannot be opened stays registered; a registry that cannot be read is never written over; no folder is made but
-//! by `add`, and nothing is written where a bucket's marker is not to be seen.
+//! [`own`] are the two in the state itself, [`transfer`] and [`create`] move objects, [`health`] asks whether they are there, [`failures`]
+//! is the journal. Invariants: no secret key is in a reply, an error or the journal; a bucket that cannot be opened stays registered; a
+//! registry that cannot be read is never written over; no folder is made but by `add`, and nothing is written where a bucket's marker is
+//! not to be seen.
 
 mod add;
 mod claims;
 mod create;
 mod error;
+mod failures;
 mod health;
 mod leftovers;
 mod look;
 mod marker;
 mod open;
+mod own;
 mod place;
 mod registry;
 mod transfer;
@@ -37,18 +40,17 @@ use object_store::path::Path as Key;
 pub use add::{Addition, OtherState};
 pub use create::Creation;
 pub use error::BucketError;
+pub use failures::FailureJournal;
 pub use marker::MARKER;
 
-use crate::log::Log;
 use crate::writable;
 use claims::Claims;
 use error::mask;
 use look::Looks;
 use marker::{Marker, Stamp};
 use open::Location;
+use own::nameless;
 
-/// Failures after which the older half is dropped.
-const FAILURES_MAX: usize = 20_000;
 /// Longest message of one.
 const MESSAGE_CHARS: usize = 1000;
 
@@ -309,8 +311,7 @@ pub struct Buckets {
     unreadable: Option<String>,
     /// That an earlier version, run after this one, has left a registry of its own with buckets that this one does not have.
     other_registry: Option<String>,
-    /// Their journal, or why there is none; and those that are kept.
-    failures: Mutex<(io::Result<Log>, Vec<Failure>)>,
+    journal: Arc<FailureJournal>,
 }
 
 /// Whether a bucket may have this name: it is a folder's, and never leads out of the one that it is put into.
@@ -335,21 +336,6 @@ fn save(file: &Path, all: &BTreeMap<String, Entry>) -> io::Result<()> {
     registry::write(file, kept.cloned().collect())
 }
 
-/// Why this catalog's name among others is not known, and what to do.
-fn nameless(error: &crate::node::NodeError, home: &Path) -> String {
-    // Nobody but this catalog has made the marker of its own `primary`.
-    let named = marker::read_folder(&home.join(PRIMARY)).ok().flatten().map(|marker| marker.node);
-    let put_back = named.map_or_else(
-        || "put it back from a backup".to_owned(),
-        |node| format!("write {node} into it, which the marker of bucket {PRIMARY} names, or put it back from a backup"),
-    );
-    format!(
-        "the name of this catalog among others: {}; {put_back}, then `brahman restart catalog`; until then nothing is put into or withdrawn \
-         from buckets in S3 in its name, and no bucket is added",
-        chain(error)
-    )
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -362,15 +348,7 @@ impl Buckets {
     pub fn open(state: &Path) -> io::Result<Self> {
         writable::make_folder(&state.join("catalog"))?;
         let (file, home) = (registry::settle(state)?, state.join("buckets"));
-        let journal = state.join("catalog/errors.log");
-        // Without it failures are kept for as long as this process lives, which is said; nothing else needs it.
-        let (log, kept) = match Log::open(&journal) {
-            Ok((log, kept)) => (Ok(log), kept),
-            Err(error) => {
-                tracing::error!("{}: {error}", journal.display());
-                (Err(error), Vec::new())
-            }
-        };
+        let journal = FailureJournal::open(&state.join("catalog/errors.log"));
         let (node, nameless) = match marker::node(state)? {
             Ok(node) => (node, None),
             // Nothing is ever put anywhere by this one.
@@ -379,9 +357,8 @@ impl Buckets {
         let registered = registry::read(&file);
         let unreadable = registered.as_ref().err().map(|error| format!("the registry of buckets: {}", chain(error)));
         let other_registry = registered.as_ref().ok().and_then(|registered| registry::other(state, &file, &registered.buckets));
-        let (state, all, failures) = (state.to_owned(), Arc::default(), Mutex::new((log, kept)));
-        let (changing, claims) = (Arc::default(), Arc::default());
-        let buckets = Self { file, state, home, node, nameless, all, changing, claims, unreadable, other_registry, failures };
+        let (state, all, changing, claims) = (state.to_owned(), Arc::default(), Arc::default(), Arc::default());
+        let buckets = Self { file, state, home, node, nameless, all, changing, claims, unreadable, other_registry, journal };
         for why in buckets.unreadable.iter().chain(&buckets.other_registry).chain(&buckets.nameless) {
             // What lies in the folders of the state can be read all the same.
             buckets.failed(PRIMARY, "open", "", why);
@@ -412,50 +389,8 @@ impl Buckets {
                 _ => {}
             }
         }
+        buckets.journal.flush();
         Ok(buckets)
-    }
-
-    /// What is registered, and the two that lie in the state itself, wherever the state lies now.
-    fn with_own(&self, registered: Vec<Bucket>) -> Vec<Bucket> {
-        let (own, others): (Vec<Bucket>, Vec<Bucket>) = registered.into_iter().partition(is_own);
-        let of = |name: &str| Bucket {
-            name: name.to_owned(),
-            url: format!("file://{}", self.home.join(name).display()),
-            options: BTreeMap::new(),
-            secret: None,
-            protected: true,
-            conditional_put: true,
-            added_ms: 0,
-            id: own.iter().find(|bucket| bucket.name == name).and_then(|bucket| bucket.id.clone()),
-        };
-        // One that somebody has added takes the place of our own.
-        [of(PRIMARY), of(RESCUE)].into_iter().chain(others).collect()
-    }
-
-    /// Takes up the marker of a folder that has none on record: of our own, which are made if need be, and of one that an earlier version
-    /// has registered, if it holds what such a one would. Whether it did.
-    fn recognise(&self, bucket: &mut Bucket) -> bool {
-        let Ok(Location::Folder(folder)) = Location::parse(&bucket.name, &bucket.url) else { return false };
-        if bucket.id.is_some() || !is_name(&bucket.name) {
-            return false;
-        }
-        // Where the registry cannot be read it may have known another: what is not there is then not made.
-        let makes = self.unreadable.is_none() && self.nameless.is_none();
-        let (own, new) = (is_own(bucket), Marker::new(&bucket.name, &self.node));
-        let found = look::in_time(move || match marker::read_folder(&folder) {
-            Ok(None) if !makes => Ok(None),
-            Ok(None) if own || marker::is_used(&folder) => {
-                let made = if own { writable::make_folder(&folder).map(drop) } else { Ok(()) };
-                made.map_err(Into::into).and_then(|()| marker::make_in(&folder, &new)).map(Some)
-            }
-            found => found,
-        });
-        match found {
-            Some(Ok(found)) => bucket.id = found.map(|marker| marker.id),
-            Some(Err(error)) => self.failed(&bucket.name, "open", MARKER, &chain(&error)),
-            None => self.failed(&bucket.name, "open", MARKER, &Absence::silent().0),
-        }
-        bucket.id.is_some()
     }
 
     /// What could not be read of which buckets there are.
@@ -467,6 +402,13 @@ impl Buckets {
             Reach::Folder(_) | Reach::S3(_) => None,
         });
         self.unreadable.iter().chain(&self.other_registry).cloned().chain(closed).collect()
+    }
+
+    /// Why there may be buckets that [`Self::list`] does not have.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<String> {
+        let why: Vec<&str> = self.unreadable.iter().chain(&self.other_registry).map(String::as_str).collect();
+        (!why.is_empty()).then(|| why.join("; "))
     }
 
     /// By which this catalog is known in buckets that others write to as well.
@@ -534,56 +476,17 @@ impl Buckets {
         changed.await.map_err(io::Error::other)?
     }
 
-    /// Writes a failure into the journal.
+    /// Notes a failure in the journal, which another thread writes to the disk: whoever fails waits for none.
     pub fn failed(&self, bucket: &str, operation: &str, key: &str, error: &dyn fmt::Display) {
         let message: String = error.to_string().chars().take(MESSAGE_CHARS).collect();
         tracing::warn!(bucket, operation, key, "{message}");
-        let failure = Failure { at_ms: now_ms(), bucket: bucket.into(), operation: operation.into(), key: key.into(), message };
-        let mut failures = lock(&self.failures);
-        if let Ok(log) = &mut failures.0
-            && let Err(error) = log.append(std::slice::from_ref(&failure))
-        {
-            tracing::error!("the journal of failures: {}", chain(&error));
-        }
-        failures.1.push(failure);
-        if failures.1.len() > FAILURES_MAX {
-            let newer = failures.1.split_off(FAILURES_MAX / 2);
-            if let Ok(log) = &mut failures.0 {
-                let _ = log.compact(&newer);
-            }
-            failures.1 = newer;
-        }
+        self.journal.note(Failure { at_ms: now_ms(), bucket: bucket.into(), operation: operation.into(), key: key.into(), message });
     }
 
-    /// Why the journal of failures may hold fewer than were written.
+    /// The journal of failures.
     #[must_use]
-    pub fn shortfall(&self) -> Option<String> {
-        match &lock(&self.failures).0 {
-            Ok(log) => log.shortfall(),
-            Err(error) => Some(format!("errors.log cannot be opened ({}): failures are kept until the catalog ends", chain(error))),
-        }
-    }
-
-    /// Failures, newest first, and how many are kept.
-    #[must_use]
-    pub fn failures(&self, limit: usize) -> (Vec<Failure>, usize) {
-        let failures = lock(&self.failures);
-        (failures.1.iter().rev().take(limit).cloned().collect(), failures.1.len())
-    }
-
-    /// Keeps the newest failures; says how many are kept and how many were dropped.
-    ///
-    /// # Errors
-    /// As the file system gives them; all are then kept.
-    pub fn compact(&self, keep: usize) -> io::Result<(usize, usize)> {
-        let mut failures = lock(&self.failures);
-        let dropped = failures.1.len().saturating_sub(keep);
-        let newer = failures.1[dropped..].to_vec();
-        if let Ok(log) = &mut failures.0 {
-            log.compact(&newer)?;
-        }
-        failures.1 = newer;
-        Ok((failures.1.len(), dropped))
+    pub fn journal(&self) -> &Arc<FailureJournal> {
+        &self.journal
     }
 
     /// All whose names will do, by name, whether they are there or not.
@@ -660,6 +563,13 @@ impl Buckets {
             Reach::S3(store) => Ok(of(entry, store, None)),
             Reach::Closed(why) => Err(entry.away(why)),
         }
+    }
+}
+
+impl Drop for Buckets {
+    /// Whoever opens the same state next finds every failure on the disk.
+    fn drop(&mut self) {
+        self.journal.flush();
     }
 }
 

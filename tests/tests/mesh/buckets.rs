@@ -121,6 +121,7 @@ async fn an_object_is_got_and_put_by_key_and_what_a_dataset_is_made_of_is_never_
     assert_eq!((&done["size"], &done["copied"]), (&json!(11), &json!(true)));
     let got = get(json!({"bucket": "primary", "key": "notes/a.txt"})).await;
     assert_eq!((data(&got), &got["sha256"], &got["rescue_used"]), (b"hello world".to_vec(), &done["sha256"], &json!(false)));
+    assert!(got["verified"].is_null(), "nothing is recorded of it: {got}");
     let part = get(json!({"bucket": "primary", "key": "notes/a.txt", "offset": 6, "length": 3})).await;
     assert_eq!((data(&part), &part["size"]), (b"wor".to_vec(), &json!(11)));
     std::fs::remove_file(mesh.folder.path().join("state/buckets/primary/notes/a.txt")).expect("removed");
@@ -132,7 +133,8 @@ async fn an_object_is_got_and_put_by_key_and_what_a_dataset_is_made_of_is_never_
     let (whole, key) = (std::fs::read(&object).expect("there"), key(&object));
     while std::fs::metadata(copies.join(&key)).map_or(0, |m| m.len()) != whole.len() as u64 {}
     let ask = json!({"bucket": "primary", "key": key});
-    assert_eq!(get(ask.clone()).await["rescue_used"], false);
+    let got = get(ask.clone()).await;
+    assert_eq!((&got["rescue_used"], &got["verified"]), (&json!(false), &json!(true)));
     let mut flipped = whole.clone();
     flipped[7] ^= 1;
     std::fs::write(&object, &flipped).expect("damaged");

@@ -306,6 +306,7 @@ async fn a_name_that_is_a_file_of_our_own_is_refused_and_the_catalog_starts_agai
     mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
     assert_eq!(mesh.brahman_json(&["datasets", "t"])["dataset"]["rows"], 1);
     assert!(mesh.brahman_json(&["datasets"])["notes"].to_string().contains("buckets.json"), "and says what it could not read");
+    assert!(mesh.brahman_json(&["buckets"])["shortfall"].to_string().contains("buckets.json"), "as does the list of buckets");
 }
 
 #[tokio::test]

@@ -127,9 +127,13 @@ async fn many_vectors_are_searched_in_arrow_frames() {
     let embedded = mesh.call("org.brahman.Embed.EmbedText", json!({"texts": texts})).await.expect("vectors");
     let vectors: Vec<Vec<f32>> = serde_json::from_value(embedded["vectors"].clone()).expect("vectors");
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-    let ask = json!({"index": "t", "k": 5, "filter": {"lang": "go"}});
-    let upgrade = encode_call("org.brahman.Index.SearchBulk", &ask, &CallOptions::default(), false, true).expect("encodes");
-    connection.exchange(&upgrade).await.expect("upgraded");
+    let upgrade = |model: &Value| {
+        let ask = json!({"index": "t", "k": 5, "filter": {"lang": "go"}, "model": model});
+        encode_call("org.brahman.Index.SearchBulk", &ask, &CallOptions::default(), false, true).expect("encodes")
+    };
+    let refused = connection.exchange(&upgrade(&json!("another"))).await.expect_err("the index is of another model");
+    assert!(refused.to_string().contains("not of another"), "{refused}");
+    connection.exchange(&upgrade(&embedded["model"])).await.expect("upgraded");
     let mut bulk = BulkStream::new(connection.into_upgraded());
     let batch = |vectors: &[Vec<f32>], dim: i32| {
         let item = Arc::new(Field::new("item", DataType::Float32, false));

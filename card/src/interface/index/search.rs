@@ -241,6 +241,7 @@ pub struct SearchBulkIn {
     pub ef: Option<u64>,
     pub filter: Option<serde_json::Value>,
     pub exact: Option<bool>,
+    pub model: Option<String>,
 }
 
 #[wire]

@@ -85,7 +85,7 @@ pub struct MessageError {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wrapper {
+struct WrappedConversation {
     conversation: Conversation,
 }
 
@@ -108,7 +108,7 @@ struct Chat {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ShareGpt {
-    conversations: Vec<ShareGptTurn>,
+    conversations: Vec<TurnText>,
     system: Option<String>,
     #[serde(rename = "id")]
     _id: Option<IgnoredAny>,
@@ -117,7 +117,7 @@ struct ShareGpt {
 /// A turn of ShareGPT.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ShareGptTurn {
+struct TurnText {
     from: String,
     value: String,
     #[serde(rename = "weight")]
@@ -127,7 +127,7 @@ struct ShareGptTurn {
 /// Which shape a text has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
-    Wrapper,
+    Wrapped,
     Bare,
     Chat,
     ShareGpt,
@@ -142,7 +142,7 @@ impl Shape {
         match value {
             Value::Object(object) if object.contains_key("messages") => Some(Self::Chat),
             Value::Object(object) if object.contains_key("conversations") => Some(Self::ShareGpt),
-            Value::Object(object) if object.get("conversation").is_some_and(Value::is_object) => Some(Self::Wrapper),
+            Value::Object(object) if object.get("conversation").is_some_and(Value::is_object) => Some(Self::Wrapped),
             Value::Object(object) if object.contains_key("conversation") => Some(Self::Bare),
             Value::Array(list) => list.first().map_or(Some(Self::Messages), Self::of_one),
             _ => None,
@@ -183,7 +183,7 @@ fn read_one(text: &str, before: usize) -> Result<Conversation, FileError> {
     let value: Value = serde_json::from_str(text).map_err(|source| FileError::Json { line: before + source.line(), source })?;
     let unfit = || FileError::Place { at: "the file".to_owned(), line: before + 1, column: 1, why: EXPECTED.to_owned() };
     match Shape::of(&value).ok_or_else(unfit)? {
-        Shape::Wrapper => typed::<Wrapper>(text, before).map(|wrapped| wrapped.conversation),
+        Shape::Wrapped => typed::<WrappedConversation>(text, before).map(|wrapped| wrapped.conversation),
         Shape::Bare => typed(text, before),
         Shape::Chat => {
             let Chat { messages, tools, .. } = typed(text, before)?;
@@ -311,8 +311,8 @@ fn text_of(content: &Value, at: usize) -> Result<Option<String>, MessageError> {
     }
 }
 
-fn from_turns(turns: Vec<ShareGptTurn>, system: Option<String>) -> Result<Conversation, FileError> {
-    let entry = |(at, turn): (usize, ShareGptTurn)| {
+fn from_turns(turns: Vec<TurnText>, system: Option<String>) -> Result<Conversation, FileError> {
+    let entry = |(at, turn): (usize, TurnText)| {
         let role = match turn.from.as_str() {
             "human" | "user" => "user",
             "gpt" | "chatgpt" | "assistant" | "model" | "function_call" => "assistant",

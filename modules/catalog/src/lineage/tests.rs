@@ -1,7 +1,9 @@
 //! The journal of runs: what it knows after restarts, damage and compaction.
 
 use brahman_card::interface::catalog::Object;
+use chrono::Utc;
 
+use super::record::uuid;
 use super::*;
 
 #[test]

@@ -19,8 +19,8 @@ use thiserror::Error;
 use super::realm::Realm;
 use super::remote::{MANIFESTS_MAX, bucket_failed};
 use super::{CatalogService, fault, held, unanswered};
-use crate::books::manifests::{self, Manifest};
-use crate::books::{BookError, Books, folder_of, names};
+use crate::registry::manifests::{self, Manifest};
+use crate::registry::{DatasetRegistry, RegistryError, folder_of, names};
 
 /// Datasets that are named where none is called as was asked for.
 const NAMED_MAX: usize = 10;
@@ -33,7 +33,7 @@ enum AdoptError {
     #[error("it is here already: delete it first, or leave it")]
     Here,
     #[error(transparent)]
-    Name(#[from] BookError),
+    Name(#[from] RegistryError),
     #[error(transparent)]
     Bucket(#[from] BucketError),
     #[error("{0} is gone: whoever put it there has withdrawn it")]
@@ -100,7 +100,7 @@ impl CatalogService {
             None => Ok(None),
             Some(AdoptionRefusal { name, why }) => {
                 let why = format!("its manifest was found in a bucket, and does not add up: {why}");
-                Err(fault(BookError::Incomplete { name, why, keys: Vec::new(), rows: 0, expected_rows: 0 }))
+                Err(fault(RegistryError::Incomplete { name, why, keys: Vec::new(), rows: 0, expected_rows: 0 }))
             }
         }
     }
@@ -108,7 +108,8 @@ impl CatalogService {
     /// Takes up every dataset that has a manifest in a bucket, or the one that is named.
     pub(super) async fn adopt_from(&self, bucket: &str, only: Option<&str>) -> Result<AdoptOut, Fault> {
         let asked = bucket.to_owned();
-        let root = self.consult(Realm::Real, move |books| books.roots().get(&asked).cloned()).await.map_err(unanswered)?.map_err(fault)?;
+        let root =
+            self.consult(Realm::Real, move |registry| registry.roots().get(&asked).cloned()).await.map_err(unanswered)?.map_err(fault)?;
         if root.is_local() {
             let expected =
                 format!("`{bucket}` is a folder, which has no manifests: `brahman datasets resync NAME` reads the objects there");
@@ -147,7 +148,7 @@ impl CatalogService {
     async fn adopt_one(&self, bucket: &str, root: &Root, name: &str, number: u64) -> Result<(u64, u64, Option<String>), AdoptError> {
         names::check_new(name)?;
         let asked = name.to_owned();
-        let is_here = self.consult(Realm::Real, move |books| books.has(&asked)).await.map_err(unanswered)?;
+        let is_here = self.consult(Realm::Real, move |registry| registry.has(&asked)).await.map_err(unanswered)?;
         if is_here {
             return Err(AdoptError::Here);
         }
@@ -157,9 +158,9 @@ impl CatalogService {
         let commit = commit_of(&manifest, &key, bucket, root, name, &run_id)?;
         let next = number.saturating_add(1);
         let (begun, run, within) = (name.to_owned(), run_id.clone(), bucket.to_owned());
-        let start = move |books: &Mutex<Books>| {
-            let started = held(books).journal.start_in(&begun, &run, PRODUCER, Some(&within));
-            started.map_err(|source| BookError::Io { path: "lineage.log".into(), source })
+        let start = move |registry: &Mutex<DatasetRegistry>| {
+            let started = held(registry).journal.start_in(&begun, &run, PRODUCER, Some(&within));
+            started.map_err(|source| RegistryError::Io { path: "lineage.log".into(), source })
         };
         self.with(Realm::Real, start).await?;
         let rows = commit.objects.iter().map(|o| o.rows).sum();
@@ -168,9 +169,9 @@ impl CatalogService {
             Ok(()) => Ok((next, rows, from)),
             Err(error) => {
                 let reason = chain(&error);
-                let end = move |books: &Mutex<Books>| {
-                    let ended = held(books).journal.abandon(Some(&run_id), None, &reason, false);
-                    ended.map_err(|source| BookError::Io { path: "lineage.log".into(), source })
+                let end = move |registry: &Mutex<DatasetRegistry>| {
+                    let ended = held(registry).journal.abandon(Some(&run_id), None, &reason, false);
+                    ended.map_err(|source| RegistryError::Io { path: "lineage.log".into(), source })
                 };
                 if let Err(fault) = self.with(Realm::Real, end).await {
                     tracing::error!("the end of an adoption cannot be noted: {fault}");
@@ -215,7 +216,7 @@ impl CatalogService {
             Creation::Exists(_) => return Err(AdoptError::Overtaken(key)),
             Creation::Unknown(why) => return Err(AdoptError::Unknown(key, why)),
         }
-        self.blocking(Realm::Real, move |books| books.commit(commit, number)).await?;
+        self.blocking(Realm::Real, move |registry| registry.commit(commit, number)).await?;
         self.copier.wake();
         Ok(())
     }

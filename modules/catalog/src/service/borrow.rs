@@ -19,7 +19,7 @@ use brahman_storage::buckets::BucketError;
 use super::CatalogService;
 use super::realm::Realm;
 use super::rescue::{Lookup, copy_keys};
-use crate::books::Roots;
+use crate::registry::Roots;
 use crate::verified::{State, VerifiedFiles};
 
 /// The folder beside the buckets' in the state; no bucket is called so.

@@ -18,7 +18,7 @@ use brahman_storage::atomic;
 
 use super::realm::Realm;
 use super::{CatalogService, fault, held, unanswered};
-use crate::books::{BookError, Books};
+use crate::registry::{DatasetRegistry, RegistryError};
 
 /// As whom copies begin their runs.
 pub(super) const PRODUCER: &str = "copy";
@@ -58,7 +58,7 @@ impl CatalogService {
     pub(super) async fn rename(self: &Arc<Self>, realm: Realm, ask: CopyIn) -> Result<CopyOut, Fault> {
         let CopyIn { name, to, .. } = ask;
         let (from, new) = (name.clone(), to.clone());
-        let begun = self.consult(realm, move |books| (books.has(&from), books.get(&new).ok())).await.map_err(unanswered)?;
+        let begun = self.consult(realm, move |registry| (registry.has(&from), registry.get(&new).ok())).await.map_err(unanswered)?;
         if let (false, Some(done)) = begun
             && done.lineage.inputs.iter().any(|input| input.starts_with(&origin(&name, "")))
             && done.lineage.producer == PRODUCER
@@ -66,13 +66,13 @@ impl CatalogService {
             return Ok(told(done));
         }
         let asked = name.clone();
-        self.consult(realm, move |books| books.check_movable(&asked)).await.map_err(unanswered)?.map_err(fault)?;
+        self.consult(realm, move |registry| registry.check_movable(&asked)).await.map_err(unanswered)?.map_err(fault)?;
         let copy = self.copied(realm, &name, &to, true).await?;
         // The run that was copied, as the copy says it: the dataset may have gone on since.
         let prefix = origin(&name, "");
         let run = copy.lineage.inputs.iter().find_map(|input| input.strip_prefix(&prefix)).unwrap_or_default().to_owned();
         let old = name.clone();
-        self.blocking(realm, move |books| books.delete_at(&old, &run)).await?;
+        self.blocking(realm, move |registry| registry.delete_at(&old, &run)).await?;
         self.tidy(realm, Some(&name)).await;
         self.show(realm, &name).await;
         self.follow_up(realm, name);
@@ -84,18 +84,18 @@ impl CatalogService {
         let (_, seen) = self.seen(realm, name).await?;
         let origin = origin(name, &seen.lineage.run_id);
         let (asked, vacant) = (to.to_owned(), to.to_owned());
-        match self.consult(realm, move |books| books.get(&asked)).await.map_err(unanswered)? {
+        match self.consult(realm, move |registry| registry.get(&asked)).await.map_err(unanswered)? {
             Ok(there) if is_copy(&there, &origin) => return Ok(there),
-            Ok(_) => return Err(fault(BookError::Exists(to.to_owned()))),
-            Err(_) => self.consult(realm, move |books| books.check_vacant(&vacant)).await.map_err(unanswered)?.map_err(fault)?,
+            Ok(_) => return Err(fault(RegistryError::Exists(to.to_owned()))),
+            Err(_) => self.consult(realm, move |registry| registry.check_vacant(&vacant)).await.map_err(unanswered)?.map_err(fault)?,
         }
         let GetOut { dataset, borrowed, missing, .. } = self.get(realm, name).await?;
         if dataset.lineage.run_id != seen.lineage.run_id {
             let (is, expected) = (dataset.generation.to_string(), seen.generation.to_string());
-            return Err(fault(BookError::Moved { name: name.to_owned(), is, expected }));
+            return Err(fault(RegistryError::Moved { name: name.to_owned(), is, expected }));
         }
         if let Some(key) = missing.and_then(|mut keys| keys.pop()) {
-            return Err(fault(BookError::BadObject { key, why: "it cannot be read, so nothing was copied".to_owned() }));
+            return Err(fault(RegistryError::BadObject { key, why: "it cannot be read, so nothing was copied".to_owned() }));
         }
         let bucket = dataset.objects.last().map_or(PRIMARY, |object| &object.bucket).to_owned();
         let run_id = ulid::Ulid::generate().to_string();
@@ -139,7 +139,7 @@ impl CatalogService {
             }
         }
         let asked = to.to_owned();
-        self.consult(realm, move |books| books.get(&asked)).await.map_err(unanswered)?.map_err(fault)
+        self.consult(realm, move |registry| registry.get(&asked)).await.map_err(unanswered)?.map_err(fault)
     }
 
     async fn put_and_commit(self: &Arc<Self>, parts: Vec<Part>, folder: PathBuf, commit: CommitIn, at_least: u64) -> Result<(), Fault> {
@@ -150,9 +150,9 @@ impl CatalogService {
 
     /// Ends the run of a copy that was not made: what it has put there goes.
     async fn give_up(self: &Arc<Self>, realm: Realm, name: &str, run_id: String, reason: String) {
-        let end = move |books: &Mutex<Books>| {
-            let ended = held(books).journal.abandon(Some(&run_id), None, &reason, false);
-            ended.map_err(|source| BookError::Io { path: "lineage.log".into(), source })
+        let end = move |registry: &Mutex<DatasetRegistry>| {
+            let ended = held(registry).journal.abandon(Some(&run_id), None, &reason, false);
+            ended.map_err(|source| RegistryError::Io { path: "lineage.log".into(), source })
         };
         if let Err(fault) = self.with(realm, end).await {
             tracing::error!("the end of a copy cannot be noted: {fault}");
@@ -162,10 +162,10 @@ impl CatalogService {
 }
 
 /// Puts the files of a copy into its run's folder, for good.
-fn put(parts: &[Part], folder: &Path) -> Result<(), BookError> {
+fn put(parts: &[Part], folder: &Path) -> Result<(), RegistryError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| BookError::Io { path, source }
+        move |source| RegistryError::Io { path, source }
     };
     for Part { from, to, may_link } in parts {
         match fs::remove_file(to) {

@@ -44,10 +44,10 @@ impl CatalogService {
         }
         let offset = offset.unwrap_or(0);
         let (within, at) = (bucket.clone(), key.clone());
-        let recorded = self.consult(Realm::Real, move |books| books.object(&within, &at).map(|object| object.sha256)).await;
+        let recorded = self.consult(Realm::Real, move |registry| registry.object(&within, &at).map(|object| object.sha256)).await;
         let recorded = recorded.map_err(unanswered)?;
         let failed = match self.buckets.read(&bucket, &key, (offset, length), recorded.as_deref()).await {
-            Ok(part) => return told(part, offset, false),
+            Ok(part) => return told(part, offset, recorded.is_some(), false),
             Err(error) => error,
         };
         // Not there, not what it was, or not within reach.
@@ -63,7 +63,7 @@ impl CatalogService {
             };
             for copy in copy_keys(&self.node, &bucket, &key, lookup).all() {
                 match self.buckets.read(RESCUE, &copy, (offset, length), recorded.as_deref()).await {
-                    Ok(part) => return told(part, offset, true),
+                    Ok(part) => return told(part, offset, recorded.is_some(), true),
                     Err(error) => tracing::warn!(bucket, key, "no help from {RESCUE}: {}", chain(&error)),
                 }
             }
@@ -97,7 +97,7 @@ impl CatalogService {
             return Err(Fault::of(&error::TooLarge { name: Some(bucket), size, max: OBJECT_BYTES_MAX }, false, message));
         }
         let (within, at) = (bucket.clone(), key.clone());
-        let owner = self.consult(Realm::Real, move |books| books.owner(&within, &at)).await.map_err(unanswered)?;
+        let owner = self.consult(Realm::Real, move |registry| registry.owner(&within, &at)).await.map_err(unanswered)?;
         let taken = |why: String| {
             let message = format!("{key} in bucket `{bucket}` {why}; nothing was put");
             Err(Fault::of(&error::Taken { name: bucket.clone(), key: key.clone() }, false, message))
@@ -120,8 +120,9 @@ impl CatalogService {
     }
 }
 
-fn told(part: Part, offset: u64, rescue_used: bool) -> Result<Reply, Fault> {
-    Reply::of(&GetObjectOut { data_base64: encode(&part.bytes), size: part.size, offset, sha256: part.sha256, rescue_used })
+fn told(part: Part, offset: u64, is_recorded: bool, rescue_used: bool) -> Result<Reply, Fault> {
+    let (data_base64, verified) = (encode(&part.bytes), is_recorded.then_some(true));
+    Reply::of(&GetObjectOut { data_base64, size: part.size, offset, sha256: part.sha256, rescue_used, verified })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use brahman_sidecar::chain;
 use super::borrow::AwayBuckets;
 use super::realm::Realm;
 use super::{CatalogService, fault, unanswered};
-use crate::books::{BookError, Roots};
+use crate::registry::{RegistryError, Roots};
 use crate::verified::State;
 
 /// Where an object came back from.
@@ -68,7 +68,7 @@ impl CatalogService {
     pub(super) async fn get(&self, realm: Realm, name: &str) -> Result<GetOut, Fault> {
         let (realm, mut dataset) = self.seen(realm, name).await?;
         let asked = name.to_owned();
-        let known = self.consult(realm, move |books| (books.history(&asked), books.roots().clone(), books.pins(&asked))).await;
+        let known = self.consult(realm, move |registry| (registry.history(&asked), registry.roots().clone(), registry.pins(&asked))).await;
         let (history, roots, pins) = known.map_err(unanswered)?;
         let history = history.map_err(fault)?;
         let away = self.away_of(realm, &dataset.objects).await;
@@ -122,7 +122,7 @@ impl CatalogService {
     /// Before a dataset's objects are read anew: those that are not what was recorded come back, if a good copy is anywhere. Says which.
     pub(super) async fn repair(&self, name: &str) -> Result<Vec<String>, Fault> {
         let asked = name.to_owned();
-        let known = self.consult(Realm::Real, move |books| (books.recorded(&asked), books.roots().clone())).await;
+        let known = self.consult(Realm::Real, move |registry| (registry.recorded(&asked), registry.roots().clone())).await;
         let (objects, roots) = known.map_err(unanswered)?;
         let mut notes = Vec::new();
         let away = self.away_of(Realm::Real, &objects).await;
@@ -142,10 +142,10 @@ impl CatalogService {
 }
 
 /// An object that nobody is to read.
-fn damaged(name: &str, object: &Object, why: &str) -> BookError {
+fn damaged(name: &str, object: &Object, why: &str) -> RegistryError {
     let why = format!(
         "{why}, and no good copy was found: put it back, ingest dataset `{name}` anew, or publish what is there by `Resync` with \
          `accept_damage`"
     );
-    BookError::BadObject { key: object.key.clone(), why }
+    RegistryError::BadObject { key: object.key.clone(), why }
 }

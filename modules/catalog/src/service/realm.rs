@@ -1,8 +1,8 @@
-//! Which books a call is about: those of real datasets, or those of the mocks.
+//! Which registry a call is about: those of real datasets, or those of the mocks.
 //!
 //! A provider says which it is. Whoever says nothing, a person or a script, is taken for whoever would answer `org.brahman.Ingest` in
 //! the call's context: there the data of that context is made. Where nobody can say who that is, what is read is as it was last known, and
-//! what is to be changed is refused. Invariant: nothing that is done for a mock writes into the real books.
+//! what is to be changed is refused. Invariant: nothing that is done for a mock writes into the real registry.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use brahman_card::interface::{broker, ingest};
 use brahman_sidecar::{Call, Connection};
 
 use super::{CatalogService, fault, unanswered};
-use crate::books::{BookError, Books};
+use crate::registry::{DatasetRegistry, RegistryError};
 
 /// How long the broker may take to say who answers: it is asked beside the call's own work.
 const ASKING: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const ASKING: Duration = Duration::from_secs(2);
 /// Whose provider makes the data of a context.
 const INGEST: &str = ingest::INTERFACE.name;
 
-/// Whose books.
+/// Whose registry of datasets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Realm {
     Real,
@@ -143,18 +143,18 @@ impl CatalogService {
         let asked = name.to_owned();
         if realm == Realm::Mock {
             let own = asked.clone();
-            match self.consult(Realm::Mock, move |books| books.get(&own)).await.map_err(unanswered)? {
-                Err(BookError::NoSuchDataset(_)) => {}
+            match self.consult(Realm::Mock, move |registry| registry.get(&own)).await.map_err(unanswered)? {
+                Err(RegistryError::NoSuchDataset(_)) => {}
                 found => return found.map(|dataset| (Realm::Mock, dataset)).map_err(fault),
             }
-            let found = self.consult(Realm::Real, move |books| books.get_for_mock(&asked)).await.map_err(unanswered)?;
+            let found = self.consult(Realm::Real, move |registry| registry.get_for_mock(&asked)).await.map_err(unanswered)?;
             return found.map(|dataset| (Realm::Real, dataset)).map_err(fault);
         }
         let real = asked.clone();
-        match self.consult(Realm::Real, move |books| books.get(&real)).await.map_err(unanswered)? {
+        match self.consult(Realm::Real, move |registry| registry.get(&real)).await.map_err(unanswered)? {
             Ok(dataset) => Ok((Realm::Real, dataset)),
-            Err(error @ BookError::NoSuchDataset(_)) => {
-                if !self.consult(Realm::Mock, move |books| books.has(&asked)).await.map_err(unanswered)? {
+            Err(error @ RegistryError::NoSuchDataset(_)) => {
+                if !self.consult(Realm::Mock, move |registry| registry.has(&asked)).await.map_err(unanswered)? {
                     return Err(fault(error));
                 }
                 let message = format!("no dataset is called `{name}`; a mock has made one, which only mocks read (`mock`)");
@@ -171,8 +171,8 @@ impl CatalogService {
     pub(super) async fn changed(&self, realm: Realm, name: &str) -> Result<Realm, Fault> {
         let (own, real) = (name.to_owned(), name.to_owned());
         if realm == Realm::Mock
-            && !self.consult(Realm::Mock, move |books| books.knows(&own)).await.map_err(unanswered)?
-            && self.consult(Realm::Real, move |books| books.has(&real)).await.map_err(unanswered)?
+            && !self.consult(Realm::Mock, move |registry| registry.knows(&own)).await.map_err(unanswered)?
+            && self.consult(Realm::Real, move |registry| registry.has(&real)).await.map_err(unanswered)?
         {
             let message =
                 format!("no mock's dataset is called `{name}`; there is a real one, which nothing changes for a mock (`mock`: false)");
@@ -183,12 +183,12 @@ impl CatalogService {
 
     /// All datasets as a caller of this realm sees them, and the others.
     pub(super) async fn list(&self, realm: Realm) -> Result<ListOut, Fault> {
-        let of_real = |books: &Books| {
-            let told = notes(books).into_iter().chain(books.unregistered()).collect::<Vec<String>>();
-            (books.list(), told, books.strangers())
+        let of_real = |registry: &DatasetRegistry| {
+            let told = notes(registry).into_iter().chain(registry.unregistered()).collect::<Vec<String>>();
+            (registry.list(), told, registry.strangers())
         };
         let (real, mut told, mut strangers) = self.consult(Realm::Real, of_real).await.map_err(unanswered)?;
-        let of_mocks = |books: &Books| (books.list(), notes(books), books.strangers());
+        let of_mocks = |registry: &DatasetRegistry| (registry.list(), notes(registry), registry.strangers());
         let (mocks, more, others) = self.consult(Realm::Mock, of_mocks).await.map_err(unanswered)?;
         told.extend(more);
         strangers.extend(others);
@@ -212,10 +212,10 @@ impl CatalogService {
     }
 }
 
-/// What of some books could not be read, and therefore is not tidied.
-fn notes(books: &Books) -> Vec<String> {
-    match books.untidied() {
-        [] => books.doubts().into_iter().map(|doubt| format!("could not be read: {doubt}")).collect(),
+/// What of a registry could not be read, and therefore is not tidied.
+fn notes(registry: &DatasetRegistry) -> Vec<String> {
+    match registry.untidied() {
+        [] => registry.doubts().into_iter().map(|doubt| format!("could not be read: {doubt}")).collect(),
         untidied => untidied.to_vec(),
     }
 }

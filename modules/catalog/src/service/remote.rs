@@ -19,8 +19,8 @@ use brahman_storage::buckets::{BucketError, Creation};
 
 use super::realm::Realm;
 use super::{CatalogService, fault, unanswered};
-use crate::books::Roots;
-use crate::books::manifests::{self, Manifest};
+use crate::registry::Roots;
+use crate::registry::manifests::{self, Manifest};
 
 /// Numbers passed over at most: each is a commit that a crash cut off.
 const PASSED_MAX: u64 = 1000;
@@ -59,7 +59,7 @@ impl CatalogService {
     /// Puts a verified commit into the buckets in S3 that it names. Gives the generation that it has there, 0 if it names none.
     pub(super) async fn put_remote(&self, commit: &CommitIn) -> Result<u64, Fault> {
         let asked = commit.name.clone();
-        let known = self.consult(Realm::Real, move |books| (books.roots().clone(), books.next(&asked))).await;
+        let known = self.consult(Realm::Real, move |registry| (registry.roots().clone(), registry.next(&asked))).await;
         let (roots, next) = known.map_err(unanswered)?;
         let remote = Self::remote(&roots, &commit.objects)?;
         let (mut generation, known) = next.map_err(fault)?;
@@ -68,7 +68,7 @@ impl CatalogService {
             return Ok(0);
         }
         let base = commit.clone();
-        self.consult(Realm::Real, move |books| books.check_base(&base)).await.map_err(unanswered)?.map_err(fault)?;
+        self.consult(Realm::Real, move |registry| registry.check_base(&base)).await.map_err(unanswered)?.map_err(fault)?;
         // What is put there says whose it is.
         self.buckets.known_node().map_err(|e| bucket_failed(remote.keys().next().map_or("", String::as_str), &e))?;
         for (bucket, objects) in &remote {

@@ -28,8 +28,8 @@ use tokio::sync::{Notify, watch};
 
 use super::CatalogService;
 use super::realm::Realm;
-use crate::books::sweep::{ListedObject, Verdict};
-use crate::books::{Books, folder_of};
+use crate::registry::sweep::{ListedObject, Verdict};
+use crate::registry::{DatasetRegistry, folder_of};
 
 /// Where copies of single objects lie in `rescue`, below their buckets' names.
 pub(super) const COPIES: &str = "objects";
@@ -230,10 +230,10 @@ fn words(error: &BucketError) -> String {
     chain(error).chars().take(WHY_CHARS).collect()
 }
 
-/// How the copies stand. Whoever looks at both holds the books first.
-fn standing(books: &Books, copier: &Copier, node: &str) -> Standing {
+/// How the copies stand. Whoever looks at both holds the registry first.
+fn standing(registry: &DatasetRegistry, copier: &Copier, node: &str) -> Standing {
     let (mut standing, mut oldest_ms, known) = (Standing::default(), u64::MAX, copier.known());
-    books.for_each_kept(|_, committed_ms, object| {
+    registry.for_each_kept(|_, committed_ms, object| {
         let key = copy_keys(node, &object.bucket, &object.key, Lookup::Own).own;
         if known.saved.get(&*key) == Some(&object.sha256) {
             return;
@@ -253,9 +253,9 @@ fn standing(books: &Books, copier: &Copier, node: &str) -> Standing {
 }
 
 /// Objects that have no copy.
-fn uncopied(books: &Books, copier: &Copier, node: &str) -> Vec<Object> {
+fn uncopied(registry: &DatasetRegistry, copier: &Copier, node: &str) -> Vec<Object> {
     let (mut uncopied, known) = (Vec::new(), copier.known());
-    books.for_each_kept(|_, _, object| {
+    registry.for_each_kept(|_, _, object| {
         if known.saved.get(&*copy_keys(node, &object.bucket, &object.key, Lookup::Own).own) != Some(&object.sha256) {
             uncopied.push(object.clone());
         }
@@ -280,7 +280,7 @@ impl CatalogService {
             return Standing::default();
         }
         let (copier, node) = (Arc::clone(&self.copier), self.node.clone());
-        let found = self.consult(Realm::Real, move |books| standing(books, &copier, &node)).await;
+        let found = self.consult(Realm::Real, move |registry| standing(registry, &copier, &node)).await;
         found.unwrap_or_else(|error| {
             tracing::error!("how the copies stand is not known: {}", chain(&error));
             Standing::default()
@@ -290,7 +290,7 @@ impl CatalogService {
     /// How far the copies are behind, and why the first of those that fail does, where the thread that asks may wait.
     pub(super) fn lag_now(&self) -> (Lag, Option<String>) {
         let Standing { lag, why, .. } =
-            if self.buckets.rescues() { standing(&self.books(), &self.copier, &self.node) } else { Standing::default() };
+            if self.buckets.rescues() { standing(&self.registry(), &self.copier, &self.node) } else { Standing::default() };
         (lag, why)
     }
 
@@ -383,7 +383,7 @@ impl CatalogService {
     /// Objects that have no copy, of all generations that are kept.
     async fn uncopied(&self) -> Vec<Object> {
         let (copier, node) = (Arc::clone(&self.copier), self.node.clone());
-        let found = self.consult(Realm::Real, move |books| uncopied(books, &copier, &node)).await;
+        let found = self.consult(Realm::Real, move |registry| uncopied(registry, &copier, &node)).await;
         found.unwrap_or_else(|error| {
             tracing::error!("what has no copy is not known: {}", chain(&error));
             Vec::new()
@@ -402,9 +402,9 @@ impl CatalogService {
             listed.extend(self.buckets.keys(RESCUE, prefix, LISTED_MAX).await?);
         }
         let node = self.node.clone();
-        let there = move |books: &Books| {
+        let there = move |registry: &DatasetRegistry| {
             let mut saved = BTreeMap::new();
-            books.for_each_kept(|_, _, object| {
+            registry.for_each_kept(|_, _, object| {
                 let key = copy_keys(&node, &object.bucket, &object.key, Lookup::Own).own;
                 if listed.get(&*key) == Some(&object.bytes) {
                     saved.insert(key.into_owned(), object.sha256.clone());
@@ -435,7 +435,7 @@ impl CatalogService {
     pub(super) async fn remove_spent(&self, listed: &ListedObject) -> Result<(), BucketError> {
         let _deleting = self.deleting.lock().await;
         let asked = listed.clone();
-        let verdict = self.consult(Realm::Real, move |books| books.verdict(&asked)).await?;
+        let verdict = self.consult(Realm::Real, move |registry| registry.verdict(&asked)).await?;
         if verdict != Verdict::Spent {
             return Ok(());
         }

@@ -17,8 +17,8 @@ use brahman_sidecar::chain;
 use super::realm::Realm;
 use super::remote::bucket_failed;
 use super::{CatalogService, held, unanswered};
-use crate::books::resync::{Findings, Resync, missing};
-use crate::books::{BookError, Books};
+use crate::registry::resync::{Findings, Resync, missing};
+use crate::registry::{DatasetRegistry, RegistryError};
 
 impl CatalogService {
     pub(super) async fn resync(
@@ -31,12 +31,12 @@ impl CatalogService {
         let mut notes = if realm == Realm::Real { self.repair(&name).await? } else { Vec::new() };
         // Of a disk that is not there nothing can be told, least of all that objects are gone.
         let asked = name.clone();
-        let recorded = self.consult(realm, move |books| books.recorded(&asked)).await.map_err(unanswered)?;
+        let recorded = self.consult(realm, move |registry| registry.recorded(&asked)).await.map_err(unanswered)?;
         if let Some((bucket, why)) = self.away_of(realm, &recorded).await.into_iter().next() {
             return Err(bucket_failed(&bucket, &why));
         }
         let asked = name.clone();
-        let is_known = self.consult(realm, move |books| books.knows(&asked)).await.map_err(unanswered)?;
+        let is_known = self.consult(realm, move |registry| registry.knows(&asked)).await.map_err(unanswered)?;
         let is_named = runs.is_some();
         match self.read_and_publish(realm, name.clone(), runs, accept_damage).await {
             Ok(done) => {
@@ -65,14 +65,14 @@ impl CatalogService {
 
     async fn read_and_publish(&self, realm: Realm, name: String, runs: Option<Vec<String>>, accept_damage: bool) -> Result<Resync, Fault> {
         let asked = name.clone();
-        let findings = self.with(realm, move |books| read_anew(books, &asked, runs.as_deref(), accept_damage)).await?;
+        let findings = self.with(realm, move |registry| read_anew(registry, &asked, runs.as_deref(), accept_damage)).await?;
         let done = {
             // What runs that had ended have left must not be going just now.
             let deleting = Arc::clone(&self.deleting).lock_owned().await;
-            let settle = move |books: &mut Books| {
+            let settle = move |registry: &mut DatasetRegistry| {
                 // Whoever asked may hang up, and this goes on.
                 let _deleting = deleting;
-                books.settle(findings)
+                registry.settle(findings)
             };
             self.blocking(realm, settle).await?
         };
@@ -85,17 +85,17 @@ impl CatalogService {
     /// Every dataset whose objects are there and whose manifest is not, or is damaged. Where nothing was ever committed, as after a loss
     /// of the state, also whatever the buckets hold; else it is told what that is.
     pub(super) async fn resync_missing(&self, realm: Realm) -> Result<ResyncMissingOut, Fault> {
-        // Which folders there are is asked of the disks that answer, and the books are not held meanwhile.
+        // Which folders there are is asked of the disks that answer, and the registry is not held meanwhile.
         let away = self.away(realm).await;
-        let looking = self.with(realm, move |books| {
-            let roots = held(books).roots().clone();
+        let looking = self.with(realm, move |registry| {
+            let roots = held(registry).roots().clone();
             let there = roots.all().filter(|(bucket, _)| !away.contains(*bucket)).map(|(_, root)| root.folder.join("datasets"));
             let folders = there.flat_map(fs::read_dir).flatten().flatten().filter(|folder| holds_anything(&folder.path()));
             let folders: Vec<String> = folders.filter_map(|folder| folder.file_name().into_string().ok()).collect();
-            let books = held(books);
-            let lost = books.lost(folders.into_iter()).into_iter();
-            let lost: Vec<(String, bool)> = lost.map(|name| (name.clone(), books.knows(&name))).collect();
-            Ok((lost, books.is_fresh()))
+            let registry = held(registry);
+            let lost = registry.lost(folders.into_iter()).into_iter();
+            let lost: Vec<(String, bool)> = lost.map(|name| (name.clone(), registry.knows(&name))).collect();
+            Ok((lost, registry.is_fresh()))
         });
         let (lost, is_fresh) = looking.await?;
         let (mut resynced, mut failed) = (Vec::new(), Vec::new());
@@ -135,7 +135,7 @@ impl CatalogService {
         failed: &mut Vec<ResyncFailure>,
     ) -> Result<(), Fault> {
         let away = self.away(realm).await;
-        for dataset in self.with(realm, |books| Ok(held(books).whole())).await? {
+        for dataset in self.with(realm, |registry| Ok(held(registry).whole())).await? {
             let mut found = self.found_of(realm, &dataset, &away).await?;
             if matches!(found, FoundObjects::All) {
                 continue;
@@ -159,7 +159,7 @@ impl CatalogService {
 
     /// Whether the objects of a dataset's present generation are where they belong: in folders by a look, in S3 by a list. Nothing is read.
     async fn found_of(&self, realm: Realm, dataset: &Dataset, away: &BTreeSet<String>) -> Result<FoundObjects, Fault> {
-        let roots = self.with(realm, |books| Ok(held(books).roots().clone())).await?;
+        let roots = self.with(realm, |registry| Ok(held(registry).roots().clone())).await?;
         let mut listed: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         let mut local: Vec<(Object, PathBuf)> = Vec::new();
         let mut gone = Vec::new();
@@ -217,9 +217,14 @@ enum FoundObjects {
 /// Objects of one dataset in one bucket that are listed.
 const LISTED_MAX: usize = 1_000_000;
 
-/// Reads a dataset's objects anew. The books are held before that, not while all of them are read.
-fn read_anew(books: &Mutex<Books>, name: &str, runs: Option<&[String]>, accept_damage: bool) -> Result<Findings, BookError> {
-    let looking = held(books).look(name)?.accepting_damage(accept_damage);
+/// Reads a dataset's objects anew. The registry is held before that, not while all of them are read.
+fn read_anew(
+    registry: &Mutex<DatasetRegistry>,
+    name: &str,
+    runs: Option<&[String]>,
+    accept_damage: bool,
+) -> Result<Findings, RegistryError> {
+    let looking = held(registry).look(name)?.accepting_damage(accept_damage);
     looking.read(runs)
 }
 
@@ -234,10 +239,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn while_objects_are_read_anew_nobody_waits_for_the_books() {
+    fn while_objects_are_read_anew_nobody_waits_for_the_registry() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        let LocationOut { key_prefix, path, .. } = books.location("d", "r", "test", None).expect("a place");
+        let mut registry = DatasetRegistry::open(state.path()).expect("open");
+        let LocationOut { key_prefix, path, .. } = registry.location("d", "r", "test", None).expect("a place");
         let pipe = Path::new(&path).join("part-0.parquet");
         // What is opened to be read waits until somebody writes.
         assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
@@ -251,19 +256,19 @@ mod tests {
             path: None,
         };
         let commit = CommitIn { name: "d".into(), run_id: "r".into(), objects: vec![object], ..CommitIn::default() };
-        books.commit(commit, 0).expect("committed");
-        let books = Arc::new(Mutex::new(books));
-        let shared = Arc::clone(&books);
+        registry.commit(commit, 0).expect("committed");
+        let registry = Arc::new(Mutex::new(registry));
+        let shared = Arc::clone(&registry);
         let reading = std::thread::spawn(move || read_anew(&shared, "d", None, false).map(drop));
         std::thread::sleep(Duration::from_millis(200));
         let since = Instant::now();
-        while books.try_lock().is_err() {
-            assert!(since.elapsed() < Duration::from_secs(10), "the books are held while an object is read");
+        while registry.try_lock().is_err() {
+            assert!(since.elapsed() < Duration::from_secs(10), "the registry is held while an object is read");
             std::thread::yield_now();
         }
         assert!(!reading.is_finished(), "it is still being read");
         drop(std::fs::File::options().write(true).open(&pipe).expect("opened"));
         let refused = reading.join().expect("it ends").expect_err("a pipe is no Parquet file");
-        assert!(matches!(refused, BookError::Unreadable { .. }), "{refused}");
+        assert!(matches!(refused, RegistryError::Unreadable { .. }), "{refused}");
     }
 }

@@ -29,8 +29,8 @@ use super::realm::Realm;
 use super::rescue::{Lookup, copy_keys};
 use super::storage::refused;
 use super::{CatalogService, held, left_in_words, lock, unanswered};
-use crate::books;
-use crate::books::manifests::place;
+use crate::registry;
+use crate::registry::manifests::place;
 
 /// Bytes that are read in a second at most by the one in the background: a tenth of what a disk gives.
 const BYTES_PER_S: u64 = 20 << 20;
@@ -113,7 +113,7 @@ impl CatalogService {
         }
         if let Some(name) = &dataset {
             let asked = name.clone();
-            let there = self.consult(Realm::Real, move |books| books.get(&asked).map(drop)).await;
+            let there = self.consult(Realm::Real, move |registry| registry.get(&asked).map(drop)).await;
             there.map_err(unanswered)?.map_err(super::fault)?;
         }
         let (started, mut told) = (Instant::now(), Instant::now());
@@ -148,8 +148,8 @@ impl CatalogService {
         // What was deleted since is damaged no more.
         let targets = self.targets(None, None).await;
         let kept = targets.iter().filter(|target| damaged.contains(&(target.bucket.clone(), target.key.clone()))).count();
-        let manifests = self.consult(Realm::Real, move |books| {
-            let of_here = |(_, key): &&(String, String)| place(key).is_some_and(|(name, _)| books.has(name));
+        let manifests = self.consult(Realm::Real, move |registry| {
+            let of_here = |(_, key): &&(String, String)| place(key).is_some_and(|(name, _)| registry.has(name));
             damaged.iter().filter(of_here).count()
         });
         (finished_ms, (kept + manifests.await.unwrap_or_default()) as u64)
@@ -241,9 +241,9 @@ impl CatalogService {
     async fn targets(&self, bucket: Option<&str>, dataset: Option<&str>) -> Vec<Target> {
         let (bucket, dataset, node, copies) =
             (bucket.map(str::to_owned), dataset.map(str::to_owned), self.node.clone(), self.buckets.rescues());
-        let listing = self.consult(Realm::Real, move |books| {
+        let listing = self.consult(Realm::Real, move |registry| {
             let (mut targets, mut seen) = (Vec::new(), BTreeSet::new());
-            books.for_each_kept(|name, _, object| {
+            registry.for_each_kept(|name, _, object| {
                 if dataset.as_ref().is_some_and(|dataset| dataset != name) {
                     return;
                 }
@@ -273,23 +273,23 @@ impl CatalogService {
         let looking = self.with(Realm::Real, move |shared| {
             let (mut records, mut notes) = (Vec::new(), Vec::new());
             let (files, uncommitted) = {
-                let mut books = held(shared);
-                match books.journal.restore_file() {
+                let mut registry = held(shared);
+                match registry.journal.restore_file() {
                     Ok(None) => {}
                     Ok(Some(wrong)) => {
                         notes.push(format!("lineage.log had {wrong} on the disk, and was written anew from what is known here"));
                     }
                     Err(error) => records.push(format!("lineage.log cannot be compared, or not be written anew: {}", chain(&error))),
                 }
-                let damaged = books.journal.damaged_records();
-                let lineage = if damaged.is_empty() { books.journal.unread() } else { None };
-                records.extend(books.unread_datasets().into_iter().chain(damaged).chain(lineage));
-                notes.extend(books.uncompared());
-                (books.files(only.as_deref()), books.uncommitted())
+                let damaged = registry.journal.damaged_records();
+                let lineage = if damaged.is_empty() { registry.journal.unread() } else { None };
+                records.extend(registry.unread_datasets().into_iter().chain(damaged).chain(lineage));
+                notes.extend(registry.uncompared());
+                (registry.files(only.as_deref()), registry.uncommitted())
             };
             let count = files.len() as u64;
             for (name, path) in files {
-                let Some(why) = books::flaw(&path) else { continue };
+                let Some(why) = registry::flaw(&path) else { continue };
                 let repaired = held(shared).mend_file(&name);
                 let file = path.display();
                 match repaired {
@@ -333,7 +333,7 @@ impl CatalogService {
     /// their disks for as long as they take.
     pub(super) fn unfinished(&self) -> Vec<UnfinishedRun> {
         let away: BTreeSet<String> = self.buckets.absent().into_iter().map(|(name, _)| name).collect();
-        let uncommitted = self.books().uncommitted();
+        let uncommitted = self.registry().uncommitted();
         let there = uncommitted.into_iter().filter(|(run, _)| !away.contains(&run.bucket));
         there.filter_map(|(run, folder)| measured(run, &folder)).collect()
     }
@@ -362,8 +362,8 @@ impl CatalogService {
         };
         // Deleted or replaced since it was listed.
         let listed = target.object.clone();
-        let is_live = self.consult(Realm::Real, move |books| {
-            books.object(&listed.bucket, &listed.key).is_some_and(|object| object.sha256 == listed.sha256)
+        let is_live = self.consult(Realm::Real, move |registry| {
+            registry.object(&listed.bucket, &listed.key).is_some_and(|object| object.sha256 == listed.sha256)
         });
         if !is_live.await.unwrap_or(false) {
             return;

@@ -1,4 +1,4 @@
-//! Keeps the stable paths of datasets as the books are, for [`crate::views`] to show.
+//! Keeps the stable paths of datasets as the registry has them, for [`crate::views`] to show.
 //!
 //! Invariants: one dataset is shown at a time, as it is when its turn comes, so that what is shown last is what was committed last; a view
 //! that cannot be made costs nobody his commit; nothing is looked for in a bucket that is away; the view of a dataset is removed only where
@@ -12,7 +12,7 @@ use brahman_sidecar::chain;
 
 use super::CatalogService;
 use super::realm::Realm;
-use crate::books::Books;
+use crate::registry::DatasetRegistry;
 use crate::views;
 
 impl CatalogService {
@@ -21,11 +21,12 @@ impl CatalogService {
         state.join(views::FOLDER)
     }
 
-    /// Brings a dataset's view up to what the books say.
+    /// Brings a dataset's view up to what the registry says.
     pub(super) async fn show(&self, realm: Realm, name: &str) {
         let turn = Arc::clone(&self.showing).lock_owned().await;
         let asked = name.to_owned();
-        let of = move |books: &Books| (books.generations(&asked), books.is_known_absent(&asked), books.roots().clone());
+        let of =
+            move |registry: &DatasetRegistry| (registry.generations(&asked), registry.is_known_absent(&asked), registry.roots().clone());
         let Ok((generations, is_absent, roots)) = self.consult(realm, of).await else { return };
         for kept in &generations {
             if !self.away_of(realm, &kept.objects).await.is_empty() {
@@ -49,7 +50,7 @@ impl CatalogService {
     /// The same of all datasets, and of what views of others are left.
     pub(super) async fn show_all(&self) {
         for realm in [Realm::Real, Realm::Mock] {
-            let mut names = self.consult(realm, Books::names).await.unwrap_or_default();
+            let mut names = self.consult(realm, DatasetRegistry::names).await.unwrap_or_default();
             let home = self.home(realm);
             names.extend(tokio::task::spawn_blocking(move || views::names(&home)).await.unwrap_or_default());
             names.sort_unstable();

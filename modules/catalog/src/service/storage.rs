@@ -12,7 +12,7 @@ use brahman_card::interface::storage::{
 };
 use brahman_sidecar::place::meshes::{self, LiveMesh};
 use brahman_sidecar::{Call, Reply, chain};
-use brahman_storage::buckets::{Addition, BucketError, MARKER, OtherState};
+use brahman_storage::buckets::{Addition, BucketError, FailureJournal, MARKER, OtherState};
 
 use super::realm::Realm;
 use super::{CatalogService, lock, unanswered};
@@ -22,7 +22,8 @@ const ERRORS: u64 = 100;
 const ERRORS_MAX: u64 = 10_000;
 /// Datasets or indexes that are named where a bucket cannot be removed.
 const NAMED: usize = 5;
-/// Does what must not end half-way: the registry and the books say the same of which buckets there are, also to who has hung up.
+/// Does what must not end half-way: both registries, of buckets and of datasets, say the same of which buckets there are, also to who has
+/// hung up.
 async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> Result<T, Fault> {
     tokio::spawn(work).await.map_err(|error| Fault::internal(chain(&error)))?
 }
@@ -35,7 +36,7 @@ impl CatalogService {
         let buckets = &self.buckets;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         match call.method() {
-            "Buckets" => Reply::of(&BucketsOut { buckets: buckets.list() }),
+            "Buckets" => Reply::of(&BucketsOut { buckets: buckets.list(), shortfall: buckets.shortfall() }),
             "AddBucket" => {
                 // A folder, and a secret, of our own user's.
                 call.allow_paths()?;
@@ -54,14 +55,24 @@ impl CatalogService {
             "Scrub" => self.scrub(call).await,
             "Errors" => {
                 let ErrorsIn { limit } = call.parameters()?;
-                let (errors, total) = buckets.failures(number(limit.unwrap_or(ERRORS).min(ERRORS_MAX)));
-                Reply::of(&ErrorsOut { errors, total: total as u64, shortfall: buckets.shortfall() })
+                let limit = number(limit.unwrap_or(ERRORS).min(ERRORS_MAX));
+                let told = move |journal: &FailureJournal| {
+                    let (errors, total) = journal.newest(limit);
+                    ErrorsOut { errors, total: total as u64, shortfall: journal.shortfall() }
+                };
+                Reply::of(&self.in_journal(told).await?)
             }
-            // Each is on disk before anybody is told of it.
-            "FlushErrors" => Reply::of(&FlushErrorsOut { total: buckets.failures(0).1 as u64 }),
+            "FlushErrors" => {
+                let flushed = |journal: &FailureJournal| {
+                    journal.flush();
+                    FlushErrorsOut { total: journal.newest(0).1 as u64 }
+                };
+                Reply::of(&self.in_journal(flushed).await?)
+            }
             "CompactErrors" => {
                 let CompactErrorsIn { keep } = call.parameters()?;
-                let done = buckets.compact(number(keep.unwrap_or(KEPT)));
+                let keep = number(keep.unwrap_or(KEPT));
+                let done = self.in_journal(move |journal| journal.compact(keep)).await?;
                 let (kept, dropped) = done.map_err(|e| Fault::internal(format!("the journal of failures: {}", chain(&e))))?;
                 Reply::of(&CompactErrorsOut { kept: kept as u64, dropped: dropped as u64 })
             }
@@ -69,6 +80,13 @@ impl CatalogService {
             "PutObject" => self.put_object(call).await,
             _ => Err(call.unknown()),
         }
+    }
+
+    /// Does something with the journal of failures, on a thread that may wait for the disk.
+    async fn in_journal<T: Send + 'static>(&self, work: impl FnOnce(&FailureJournal) -> T + Send + 'static) -> Result<T, Fault> {
+        let journal = Arc::clone(self.buckets.journal());
+        let work = tokio::task::spawn_blocking(move || work(&journal));
+        work.await.map_err(|error| Fault::internal(chain(&error)))
     }
 
     async fn add_bucket(&self, ask: AddBucketIn) -> Result<AddBucketOut, Fault> {
@@ -88,7 +106,7 @@ impl CatalogService {
         let buckets = &self.buckets;
         self.vacant(name).await?;
         // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
-        let roots = self.consult(Realm::Real, |books| books.roots().clone()).await.map_err(unanswered)?;
+        let roots = self.consult(Realm::Real, |registry| registry.roots().clone()).await.map_err(unanswered)?;
         let copies = roots.get(name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
         buckets.remove(name).await.map_err(|e| refused(name, &e))?;
         let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
@@ -134,13 +152,13 @@ impl CatalogService {
             let message = format!("whether bucket `{name}` is in use cannot be told, for its disk does not answer: try again when it does");
             return Err(Fault::of(&error::InUse { name: name.to_owned() }, false, message));
         }
-        let (books, bucket) = (Arc::clone(self.shelf(Realm::Real)), name.to_owned());
+        let (registry, bucket) = (Arc::clone(self.registry_of(Realm::Real)), name.to_owned());
         let looking = tokio::task::spawn_blocking(move || {
-            let books = lock(&books);
-            let local = books.roots().get(&bucket).ok().filter(|root| root.is_local()).map(|root| root.folder.clone());
+            let registry = lock(&registry);
+            let local = registry.roots().get(&bucket).ok().filter(|root| root.is_local()).map(|root| root.folder.clone());
             // A dataset that cannot be read may lie in it.
-            let (lying, doubts) = (books.lying_in(&bucket), books.unread_datasets());
-            drop(books);
+            let (lying, doubts) = (registry.lying_in(&bucket), registry.unread_datasets());
+            drop(registry);
             (lying, doubts, local.map_or_else(|| Ok(Vec::new()), |folder| indexes_in(&folder)))
         });
         let (lying, mut doubts, indexes) = looking.await.map_err(|e| Fault::internal(chain(&e)))?;

@@ -1,7 +1,7 @@
 //! Deleting what no generation needs any more: here, in buckets in S3, and in `rescue`.
 //!
-//! What may go is decided in [`crate::books::sweep`] and [`crate::books::manifests`]; here it is read, asked once more, and removed one
-//! by one. Invariants: a bucket that is away is not swept; a manifest goes before the objects that it stands for; what failed is told, and
+//! What may go is decided in [`crate::registry::sweep`] and [`crate::registry::manifests`]; here it is read, asked once more, and removed
+//! one by one. Invariants: a bucket that is away is not swept; a manifest goes before the objects that it stands for; what failed is told, and
 //! tried again with the next commit, after an hour, and at the next start.
 
 use std::collections::BTreeSet;
@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use super::remote::MANIFESTS_MAX;
 use super::{CatalogService, Realm, held, left_in_words, lock};
-use crate::books::sweep::{self, Evidence, ListedObject, Refusal};
-use crate::books::{Books, manifests, tidy_shared};
+use crate::registry::sweep::{self, Evidence, ListedObject, Refusal};
+use crate::registry::{DatasetRegistry, manifests, tidy_shared};
 
 /// Objects of one dataset in one bucket that are listed.
 const LISTED_MAX: usize = 1_000_000;
@@ -59,10 +59,10 @@ impl CatalogService {
     pub(super) async fn tidy(&self, realm: Realm, name: Option<&str>) -> Vec<String> {
         let turn = Arc::clone(&self.tidying).lock_owned().await;
         let (away, name) = (self.away(realm).await, name.map(str::to_owned));
-        let tidied = self.with(realm, move |books| {
+        let tidied = self.with(realm, move |registry| {
             let _turn = turn;
-            held(books).expire_pins(now_ms());
-            Ok(tidy_shared(books, name.as_deref(), &away))
+            held(registry).expire_pins(now_ms());
+            Ok(tidy_shared(registry, name.as_deref(), &away))
         });
         tidied.await.unwrap_or_else(|fault| vec![fault.message().to_owned()])
     }
@@ -71,9 +71,9 @@ impl CatalogService {
     pub(super) fn tidy_all(&self) {
         for realm in [Realm::Real, Realm::Mock] {
             let away = self.away_now(realm);
-            let mut books = self.of(realm);
-            books.expire_pins(now_ms());
-            books.tidy(None, &away);
+            let mut registry = self.of(realm);
+            registry.expire_pins(now_ms());
+            registry.tidy(None, &away);
         }
     }
 
@@ -86,7 +86,7 @@ impl CatalogService {
             for path in self.buckets.clear_leftovers().await {
                 tracing::info!(path = %path.display(), "removed what a killed upload had left");
             }
-            let names = self.consult(Realm::Real, Books::with_spent_runs).await.unwrap_or_default();
+            let names = self.consult(Realm::Real, DatasetRegistry::with_spent_runs).await.unwrap_or_default();
             for name in names {
                 self.tidy_remote(&name).await;
             }
@@ -109,7 +109,7 @@ impl CatalogService {
     /// Deletes from buckets in S3, and from `rescue`, what we have put there of a dataset and no generation needs.
     pub(super) async fn tidy_remote(&self, name: &str) {
         let asked = name.to_owned();
-        let evidence = self.with(Realm::Real, move |books| Ok(held(books).evidence(Some(&asked)))).await;
+        let evidence = self.with(Realm::Real, move |registry| Ok(held(registry).evidence(Some(&asked)))).await;
         let evidence = match evidence {
             Ok(evidence) => evidence,
             Err(fault) => return self.note_unswept(name, vec![fault.message().to_owned()]),
@@ -159,8 +159,8 @@ impl CatalogService {
         let listing: Vec<_> = listed.into_iter().map(object).collect();
         let plan = sweep::plan(evidence, &listing)?;
         let (within, of, strangers) = (bucket.to_owned(), name.to_owned(), plan.strangers);
-        let noting = self.with(Realm::Real, move |books| {
-            held(books).note_strangers(&within, Some(&of), strangers);
+        let noting = self.with(Realm::Real, move |registry| {
+            held(registry).note_strangers(&within, Some(&of), strangers);
             Ok(())
         });
         if let Err(fault) = noting.await {
@@ -201,8 +201,9 @@ impl CatalogService {
 
     /// Against what a dataset's manifests in a bucket are held. It may look at a disk.
     async fn head_in(&self, bucket: &str, name: &str) -> Result<manifests::Head, BucketError> {
-        let (bucket, name, node, books) = (bucket.to_owned(), name.to_owned(), self.node.clone(), Arc::clone(self.shelf(Realm::Real)));
-        let looking = tokio::task::spawn_blocking(move || held(&books).head_in(&name, &bucket, &node));
+        let (bucket, name, node, registry) =
+            (bucket.to_owned(), name.to_owned(), self.node.clone(), Arc::clone(self.registry_of(Realm::Real)));
+        let looking = tokio::task::spawn_blocking(move || held(&registry).head_in(&name, &bucket, &node));
         looking.await.map_err(|error| io::Error::other(error).into())
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: a server whose answers cannot be right (a vector of nothing, all texts alike, one text unlike itself, an order of its own)
 //! is not used.
 
-use brahman_sidecar::Deadline;
+use brahman_sidecar::{Deadline, chain};
 
 use super::error::{ProbeError, ServerError};
 use super::server::{ATTEMPTS, Server};
@@ -146,7 +146,7 @@ async fn long_texts(server: &Server) -> Result<LongTexts, ServerError> {
             Err(ServerError::Refused { .. }) => return Ok(LongTexts::Refused),
             Err(error @ ServerError::Denied { .. }) => return Err(error),
             Err(error) => {
-                tracing::warn!("what becomes of long texts is not known: {}", brahman_sidecar::chain(&error));
+                tracing::warn!("what becomes of long texts is not known: {}", chain(&error));
                 return Ok(LongTexts::Untried);
             }
         }

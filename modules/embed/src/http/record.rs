@@ -6,12 +6,15 @@
 
 use std::path::Path;
 
-use brahman_sidecar::chain;
+use brahman_sidecar::{Deadline, chain};
 use brahman_storage::checked::{self, CheckedContent, CheckedError};
 use brahman_storage::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
 
-use super::probe::{LongTexts, ProbeReport};
+use super::dialect::Introduction;
+use super::error::{OpenError, ProbeError};
+use super::probe::{LongTexts, ProbeReport, probe};
+use super::server::Server;
 use super::settings::Settings;
 
 /// How a fingerprint begins that trusts a server's name. Those of models on this machine are of hexadecimal digits alone.
@@ -78,6 +81,41 @@ impl ServerRecord {
         let parts = [self.settings.as_str(), &self.model, &self.vector.len().to_string()].join("\0");
         format!("{BY_NAME}{}", hex(&sha256(parts.as_bytes())))
     }
+}
+
+/// The server as it is: asked for its model, and tried.
+///
+/// # Errors
+/// [`OpenError`]: what it answered, and what was expected.
+pub async fn examine(server: &mut Server, before: Option<&ServerRecord>) -> Result<ServerRecord, OpenError> {
+    let settings = server.settings();
+    let about = match settings.dialect.about() {
+        Some(path) => {
+            let deadline = Deadline::within(settings.timeout * 2);
+            match server.page(path, deadline).await {
+                Ok(page) => settings.dialect.introduction(&page),
+                // Whoever has been told its name can do without.
+                Err(error) if settings.model.is_some() && !error.is_outage() && !error.is_out_of_time() => {
+                    tracing::warn!("what the server says of itself is not known: {}", chain(&error));
+                    Introduction::default()
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        None => Introduction::default(),
+    };
+    let named = settings.model.clone().or(about.model);
+    let model = named.ok_or_else(|| OpenError::Unnamed { base: settings.base.clone() })?;
+    server.introduce(&model, about.batch);
+    let known_long = before.filter(|before| before.model == model).map(|before| before.long_texts);
+    let report = probe(server, known_long).await.map_err(|source| match source {
+        ProbeError::Server(error) => OpenError::Server(error),
+        source => {
+            let settings = server.settings();
+            OpenError::Unusable { server: format!("{} at {}", settings.dialect.name(), settings.base), source }
+        }
+    })?;
+    Ok(ServerRecord::new(server.settings(), &model, report, about.window, about.batch))
 }
 
 /// What of the settings vectors depend on.

@@ -1,12 +1,11 @@
 //! What to run next, purely: the most urgent text, and with it others of like length, up to a budget of tokens.
 //!
-//! Texts of like length share a batch because a batch is padded to its longest; the budget counts padding. A second budget counts tokens
-//! squared, for that is how attention takes memory. Small calls
-//! (somebody waits at a prompt) go before large ones (a refresh), but every eighth batch is the other way round, so
-//! that neither starves.
+//! Texts of like length share a batch because a batch is padded to its longest; the budget counts padding. Small calls (somebody waits at
+//! a prompt) go before large ones (a refresh), but every eighth batch is the other way round, so that neither starves.
 
 use std::collections::{BTreeMap, HashMap};
 
+use brahman_models::passes::PassBudget;
 use brahman_sidecar::Deadline;
 
 /// A call of at most this many texts is somebody waiting.
@@ -40,16 +39,14 @@ pub struct Planner<T> {
     items: HashMap<u64, T>,
     arrivals: u64,
     batches: u64,
-    budget: usize,
-    attention: usize,
+    budget: PassBudget,
 }
 
 impl<T> Planner<T> {
-    /// A planner whose batches have at most `budget` tokens, padding counted, and at most `attention` pairs of tokens of a text; a longer
-    /// single text runs alone.
+    /// A planner whose batches fit `budget`; a longer single text runs alone.
     #[must_use]
-    pub fn new(budget: usize, attention: usize) -> Self {
-        Self { lanes: Default::default(), items: HashMap::new(), arrivals: 0, batches: 0, budget, attention }
+    pub fn new(budget: PassBudget) -> Self {
+        Self { lanes: Default::default(), items: HashMap::new(), arrivals: 0, batches: 0, budget }
     }
 
     /// How many texts are waiting.
@@ -100,8 +97,7 @@ impl<T> Planner<T> {
                 (None, None) => break,
             };
             let width = longest.max(pick.0.0);
-            let rows = chosen.len() + 1;
-            if width * rows > self.budget || width.saturating_mul(width).saturating_mul(rows) > self.attention {
+            if !self.budget.holds(chosen.len() + 1, width) {
                 break;
             }
             longest = width;
@@ -119,9 +115,13 @@ mod tests {
 
     use super::*;
 
+    fn planner<T>(tokens: usize, attention: usize) -> Planner<T> {
+        Planner::new(PassBudget { tokens, attention })
+    }
+
     #[test]
     fn a_small_call_overtakes_a_large_one_but_not_for_ever() {
-        let mut planner = Planner::new(10, usize::MAX);
+        let mut planner = planner(10, usize::MAX);
         for i in 0..100 {
             planner.push(Class::Bulk, Deadline::NEVER, 10, ("bulk", i));
         }
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn like_lengths_share_a_batch() {
-        let mut planner = Planner::new(400, usize::MAX);
+        let mut planner = planner(400, usize::MAX);
         for tokens in [100, 10, 99, 11, 12, 101, 98] {
             planner.push(Class::Bulk, Deadline::NEVER, tokens, tokens);
         }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn long_texts_do_not_share_a_batch_whose_attention_would_not_fit() {
-        let mut planner = Planner::new(usize::MAX, 2 * 1000 * 1000);
+        let mut planner = planner(usize::MAX, 2 * 1000 * 1000);
         for tokens in [1000, 990, 980, 10, 9] {
             planner.push(Class::Bulk, Deadline::NEVER, tokens, tokens);
         }
@@ -160,7 +160,7 @@ mod tests {
             texts in prop::collection::vec((1_usize..300, any::<bool>()), 1..120),
             budget in 100_usize..2000,
         ) {
-            let mut planner = Planner::new(budget, usize::MAX);
+            let mut planner = planner(budget, usize::MAX);
             for (i, (tokens, small)) in texts.iter().enumerate() {
                 let class = if *small { Class::Interactive } else { Class::Bulk };
                 planner.push(class, Deadline::NEVER, *tokens, i);

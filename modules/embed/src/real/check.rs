@@ -3,18 +3,15 @@
 //! A folder may bring a reference, `reference.json`: a list of `{"text": …, "vector": […]}`, made by whoever trained or converted the
 //! model. Its texts are embedded without a prompt and must come near.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
+use brahman_models::reference::{self, REFERENCE, ReferenceError};
+use brahman_models::trial::TrialError;
 use thiserror::Error;
 
 use super::head::unit;
 use super::pipeline::{OpenError, OpenedModel, Settings, SettingsError};
-use super::probe::ProbeError;
 
-/// The reference's file in a model's folder.
-const REFERENCE: &str = "reference.json";
 /// Least cosine to a vector of the reference, by how many bits a number has.
 const COSINE_MIN: f32 = 0.9999;
 const COSINE_MIN_HALF: f32 = 0.999;
@@ -34,25 +31,10 @@ pub enum CheckError {
     Settings(#[from] SettingsError),
     /// It does not run.
     #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The reference cannot be read.
-    #[error("{}", file.display())]
-    Unreadable {
-        /// Which file.
-        file: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The reference is none.
-    #[error("{}", file.display())]
-    Malformed {
-        /// Which file.
-        file: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: serde_json::Error,
-    },
+    Trial(#[from] TrialError),
+    /// The reference.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// The vectors are others.
     #[error("the vector of text {index} in {} has a cosine of {cosine:.5} to the model's, expected at least {least}", file.display())]
     Different {
@@ -81,33 +63,17 @@ struct ReferenceText {
 pub fn check(settings: &Settings) -> Result<Vec<String>, CheckError> {
     let model = OpenedModel::open(settings)?;
     let mut lines = model.description();
-    lines.push(match reference(&settings.model)? {
+    lines.push(match reference::read::<ReferenceText>(&settings.model)? {
         Some((file, texts)) => compared(&model, &file, &texts)?,
         None => sensible(&model)?,
     });
     Ok(lines)
 }
 
-fn reference(folder: &Path) -> Result<Option<(PathBuf, Vec<ReferenceText>)>, CheckError> {
-    let file = folder.join(REFERENCE);
-    match fs::read(&file) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(texts) => Ok(Some((file, texts))),
-            Err(source) => Err(CheckError::Malformed { file, source }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CheckError::Unreadable { file, source }),
-    }
-}
-
 fn compared(model: &OpenedModel, file: &Path, texts: &[ReferenceText]) -> Result<String, CheckError> {
     let bare: Vec<&str> = texts.iter().map(|one| one.text.as_str()).collect();
     let vectors = model.vectors(&bare)?;
-    let least = match model.precision() {
-        "fp32" => COSINE_MIN,
-        "fp16" | "bf16" | "matmul-nbits" => COSINE_MIN_HALF,
-        _ => COSINE_MIN_INT8,
-    };
+    let least = reference::bound(model.precision(), COSINE_MIN, COSINE_MIN_HALF, COSINE_MIN_INT8);
     let mut worst = 1.0_f32;
     for (index, (one, vector)) in texts.iter().zip(&vectors).enumerate() {
         let cosine = cosine(&one.vector, vector);

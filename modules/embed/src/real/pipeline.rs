@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut, ModelRecipe, TextTokens, error};
 use brahman_models::catalogue;
 use brahman_models::device::{self, DeviceChoice, DeviceError};
-use brahman_models::layout::{DimError, ModelPlan, Overrides};
+use brahman_models::layout::{DimError, ModelPlan, Overrides, Precision};
+use brahman_models::passes::{PassBudget, PassQueue, ThreadsError, threads_wanted};
 use brahman_models::runtime::{self as library, RuntimeError};
+use brahman_models::trial::TrialError;
 use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
 use thiserror::Error;
@@ -21,22 +22,13 @@ use tokio::sync::oneshot;
 use super::batch::{Class, INTERACTIVE_MAX};
 use super::cache::{Cache, ContentHash, TokenCounts};
 use super::model::{Model, ModelError};
-use super::probe::{ProbeError, probe};
+use super::queue::{Inference, Item, TextQueue, Texts, VectorOutcome, bad_output, join, push};
 use super::runtime;
 use super::store::WriteThrough;
 use super::text::{Prompt, TextReader};
-use super::workers::{Item, Queue, Results, VectorOutcome, bad_output, start};
 use crate::engine::{ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment};
 use crate::prompts::ModelPrompts;
 
-/// Tokens a batch on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and stay in the caches:
-/// measured 8 to 13 % more tokens a second than 4,096, and less padding; below 256 the matrices get too narrow.
-const BUDGET_CPU: usize = 512;
-/// The same on a GPU, which wants wide batches.
-const BUDGET_GPU: usize = 65_536;
-/// Pairs of tokens in a batch, padding counted: twelve heads of so many take 1.6 GB, which a GPU has beside the weights. On the CPU the
-/// budget of tokens is the narrower one.
-const ATTENTION_MAX: usize = 32 << 20;
 /// Texts that are looked up on the I/O thread; more go to a thread of their own.
 const INLINE_MAX: usize = 16;
 /// Bytes of texts that are looked up on the I/O thread: hashing a megabyte takes less than a millisecond.
@@ -74,11 +66,8 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SettingsError {
     /// Threads.
-    #[error("BRAHMAN_EMBED_THREADS={value}: expected 1 to 256")]
-    Threads {
-        /// What it says.
-        value: String,
-    },
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
     /// A size.
     #[error("{name}={value}: expected a whole number of MiB up to {MIB_MAX}")]
     Size {
@@ -115,12 +104,12 @@ pub enum OpenError {
     },
     /// It does not do what its files promise.
     #[error("{}", folder.display())]
-    Probe {
+    Trial {
         /// The model's folder.
         folder: PathBuf,
         /// What it does not do.
         #[source]
-        source: ProbeError,
+        source: TrialError,
     },
     /// The threads that it runs on.
     #[error("no inference threads")]
@@ -137,11 +126,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`], which names the variable.
     pub fn from_env(cache: &Path) -> Result<Self, SettingsError> {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = match variable("BRAHMAN_EMBED_THREADS") {
-            Some(value) => value.parse().ok().filter(|n| (1..=256).contains(n)).ok_or(SettingsError::Threads { value })?,
-            None => cores,
-        };
+        let threads = threads_wanted("BRAHMAN_EMBED_THREADS")?;
         let (device, allow_cpu) = device::wanted()?;
         Ok(Self {
             model: variable("BRAHMAN_MODEL_DIR").map_or_else(|| catalogue::folder(cache, catalogue::NAME), PathBuf::from),
@@ -181,7 +166,7 @@ impl OpenedModel {
         (model.onnx, model.weights) = (Vec::new(), Vec::new());
         let folder = || settings.model.clone();
         let dim = model.plan.dim(runner.hidden()).map_err(|source| OpenError::Dim { folder: folder(), source })?;
-        let untried = probe(&runner, &model).map_err(|source| OpenError::Probe { folder: folder(), source })?;
+        let untried = runner.try_model(&model).map_err(|source| OpenError::Trial { folder: folder(), source })?;
         let library = format!("ONNX Runtime {}, {}", library::version(), path.display());
         Ok(Self { model, runner, wide, device, library, dim, untried })
     }
@@ -196,21 +181,21 @@ impl OpenedModel {
         lines
     }
 
-    /// Of what kind the graph's numbers are, by name.
+    /// Of what kind the graph's numbers are.
     #[must_use]
-    pub fn precision(&self) -> &'static str {
-        self.model.plan.precision.name()
+    pub fn precision(&self) -> Precision {
+        self.model.plan.precision
     }
 
     /// The vectors of texts, each by itself, without a prompt: for a test of the model.
     ///
     /// # Errors
-    /// [`ProbeError`] if it does not run.
-    pub fn vectors(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ProbeError> {
+    /// [`TrialError`] if it does not run.
+    pub fn vectors(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, TrialError> {
         let mut vectors = Vec::with_capacity(texts.len());
         for text in texts {
             let prepared = self.model.reader.prepared("", text);
-            let failed = |source| ProbeError::Run { doing: "a text", source };
+            let failed = |source| TrialError::Run { doing: "a text".to_owned(), source };
             let ids = self.model.reader.ids(&prepared).map_err(|error| failed(ort::Error::new(error.to_string())))?.ids;
             vectors.extend(self.runner.forward(&[runtime::Row { ids: &ids, skip: 0 }]).map_err(failed)?);
         }
@@ -229,7 +214,7 @@ pub struct Pipeline {
     library: String,
     cache: Arc<Cache>,
     store: WriteThrough,
-    queue: Arc<Queue>,
+    queue: Arc<TextQueue>,
 }
 
 impl Pipeline {
@@ -267,10 +252,11 @@ impl Pipeline {
         let key = sha256(identity.fingerprint.as_bytes());
         let folder = settings.vectors.clone().unwrap_or_else(|| vectors_folder(&settings.cache, &identity.fingerprint));
         let cache = Arc::new(Cache::open(&folder, key, dim, identity.normalized, cache_bytes));
-        let queue = Queue::new(if is_cpu { BUDGET_CPU } else { BUDGET_GPU }, ATTENTION_MAX);
-        let results = Results { cache: Arc::clone(&cache), is_normalized: identity.normalized };
         // One thread feeds a GPU.
-        start(&queue, runner, wide, if is_cpu { settings.threads } else { 1 }, results).map_err(OpenError::Threads)?;
+        let threads = if is_cpu { settings.threads } else { 1 };
+        let queue: Arc<TextQueue> = PassQueue::new(Texts::new(PassBudget::of(is_cpu), threads));
+        let inference = Inference { runner, wide: wide.map(Mutex::new), cache: Arc::clone(&cache), is_normalized: identity.normalized };
+        queue.start(threads, move |queue, batch| inference.run(queue, &batch)).map_err(OpenError::Threads)?;
         let store = WriteThrough::open(&settings.cache.join("inputs"), store_bytes);
         let recipe = recipe(&plan, &identity);
         let prompts = ModelPrompts::new(&identity.model, plan.prompts);
@@ -448,9 +434,7 @@ impl Engine for Pipeline {
         if let Some(why) = self.cache.absent() {
             all.push(format!("no cache: {why}"));
         }
-        if self.device.requested.starts_with("cuda") && self.device.active == "cpu" {
-            all.push(format!("on the CPU instead of {}: {}", self.device.requested, self.device.reason));
-        }
+        all.extend(device::shortfall(&self.device));
         Some(all).filter(|all| !all.is_empty())
     }
 
@@ -466,9 +450,9 @@ impl Engine for Pipeline {
             store: Some(self.store.info()),
             gpu: device::gpus().filter(|g| !g.is_empty()),
             runtime: Some(self.library.clone()),
-            queue: self.queue.len() as u64,
-            computed: self.queue.computed.load(Ordering::Relaxed),
-            cancelled: self.queue.cancelled.load(Ordering::Relaxed),
+            queue: self.queue.waiting() as u64,
+            computed: self.queue.computed(),
+            cancelled: self.queue.cancelled(),
             recipe: Some(self.recipe.clone()),
             server: None,
         }
@@ -527,7 +511,7 @@ impl Pipeline {
                 continue;
             }
             place.insert(*content, waits.len());
-            let receiver = match self.queue.join(content) {
+            let receiver = match join(&self.queue, content) {
                 Some(receiver) => receiver,
                 None => {
                     self.store.keep(texts[*index].as_bytes());
@@ -542,7 +526,7 @@ impl Pipeline {
             let (tokens, is_least, unknown) = (text.tokens, text.is_least, text.unknown);
             waits.push(Wait { receiver, indexes: vec![*index], tokens, kept, is_least, unknown });
         }
-        for (at, receiver) in fresh_at.into_iter().zip(self.queue.push(class, wish.deadline, fresh)) {
+        for (at, receiver) in fresh_at.into_iter().zip(push(&self.queue, class, wish.deadline, fresh)) {
             waits[at].receiver = receiver;
         }
         (waits, refused)

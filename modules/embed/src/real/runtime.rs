@@ -5,12 +5,19 @@ use std::sync::Arc;
 use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
 use brahman_models::layout::OutputStage;
+use brahman_models::passes::answers;
 use brahman_models::runtime::{RuntimeError, place};
 use brahman_models::session::{GraphSession, PassOutput, SessionSource, TokenRow};
+use brahman_models::trial::{Trial, TrialError, apart_max};
 use ort::environment::Environment;
 
-use super::head::Head;
+use super::head::{Head, unit};
 use super::model::Model;
+
+/// How far a vector of length 1 may be from the same text's, alone and beside others: of 32 bits, and of 16 of either kind.
+const APART_MAX: f64 = 1e-4;
+const APART_MAX_FP16: f64 = 5e-3;
+const APART_MAX_BF16: f64 = 5e-2;
 
 /// One row of a pass: a text's token ids.
 #[derive(Clone, Copy, Debug)]
@@ -80,19 +87,35 @@ impl Runner {
         self.hidden
     }
 
+    /// Tries the model before it serves. Gives what could not be tried.
+    ///
+    /// # Errors
+    /// [`TrialError`]: what it does not do.
+    pub fn try_model(&self, model: &Model) -> Result<Vec<String>, TrialError> {
+        let (plan, long) = (&model.plan, &model.sample);
+        let trial = Trial {
+            row: "text",
+            // Its first tokens: a text is not needed, only ids that are the tokenizer's.
+            short: TokenRow::of(&long[..long.len().div_ceil(3)]),
+            long: TokenRow::of(long),
+            largest_id: model.reader.largest_id(),
+            window: &plan.window,
+            heads: plan.heads,
+            apart_max: apart_max(plan.precision, APART_MAX, APART_MAX_FP16, APART_MAX_BF16),
+        };
+        let forward = |rows: &[TokenRow<'_>]| {
+            let rows: Vec<Row<'_>> = rows.iter().map(|row| Row { ids: row.ids, skip: 0 }).collect();
+            self.forward(&rows)
+        };
+        trial.run(forward, |alone, beside| distance(alone, beside))
+    }
+
     /// Embeds token sequences: in one pass padded to the longest, or each by itself if the model has to be asked so.
     ///
     /// # Errors
     /// As ONNX Runtime gives them.
     pub fn forward(&self, rows: &[Row<'_>]) -> ort::Result<Vec<Vec<f32>>> {
-        if !self.is_alone {
-            return self.vectors(rows);
-        }
-        let mut all = Vec::with_capacity(rows.len());
-        for row in rows {
-            all.extend(self.vectors(std::slice::from_ref(row))?);
-        }
-        Ok(all)
+        answers(rows, self.is_alone, |rows| self.vectors(rows))
     }
 
     fn vectors(&self, rows: &[Row<'_>]) -> ort::Result<Vec<Vec<f32>>> {
@@ -127,4 +150,13 @@ impl Runner {
         }
         Ok(hidden)
     }
+}
+
+/// Between two vectors scaled to length 1; none if the first is no direction.
+fn distance(alone: &[f32], beside: &[f32]) -> Option<f64> {
+    if alone.iter().any(|x| !x.is_finite()) || alone.iter().all(|x| *x == 0.0) {
+        return None;
+    }
+    let (alone, beside) = (unit(alone.to_vec()), unit(beside.to_vec()));
+    Some(alone.iter().zip(&beside).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt())
 }

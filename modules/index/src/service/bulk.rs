@@ -14,7 +14,7 @@ use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
 use super::refresh::cores;
-use super::search::{EF_MAX, K_MAX, unit};
+use super::search::{EF_MAX, K_MAX, is_of_model, unit};
 use super::shelf::Index;
 use crate::filter::{self, Filter};
 use crate::generation::SearchOptions;
@@ -24,6 +24,8 @@ use flat_hnsw::build::in_parallel;
 /// What holds for the whole conversation.
 struct Terms {
     index: Arc<Index>,
+    /// That the vectors must be of, if the caller says so: a migration may change it between two batches.
+    model: Option<String>,
     how: SearchOptions,
     filter: Option<Filter>,
 }
@@ -36,6 +38,7 @@ impl IndexService {
         }
         let index = self.index(&ask.index)?;
         let (generation, _) = index.current()?;
+        is_of_model(&ask.index, ask.model.as_ref(), &generation.manifest.model)?;
         let k = ask.k.unwrap_or(10);
         if !(1..=K_MAX).contains(&k) {
             return Err(Fault::invalid_parameter("k", format!("{k}, expected 1 to {K_MAX}")));
@@ -54,7 +57,7 @@ impl IndexService {
             generation: m.number,
             mock: m.model.mark(),
         };
-        let terms = Arc::new(Terms { index, how, filter });
+        let terms = Arc::new(Terms { index, model: ask.model, how, filter });
         let uid = call.uid;
         Reply::upgrade(&out, move |upgraded| converse(upgraded, uid, terms))
     }
@@ -71,6 +74,7 @@ async fn converse(upgraded: UpgradedStream, uid: u32, terms: Arc<Terms>) -> io::
 impl Terms {
     fn answer(&self, batch: &RecordBatch) -> Result<RecordBatch, Fault> {
         let (generation, _) = self.index.current()?;
+        is_of_model(&self.index.parameters.name, self.model.as_ref(), &generation.manifest.model)?;
         let dim = generation.manifest.model.dim;
         let expected = || {
             Fault::invalid_parameter(

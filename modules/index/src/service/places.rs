@@ -30,7 +30,8 @@ const READERS_ASKED: usize = 1000;
 impl IndexService {
     /// The folder of an index in a bucket. The name was checked, or is that of an index there is.
     pub(super) async fn place(&self, bucket: &str, name: &str) -> Result<PathBuf, Fault> {
-        let BucketsOut { buckets } = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await?.value;
+        let BucketsOut { buckets, .. } =
+            self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await?.value;
         let Some(found) = buckets.iter().find(|b| b.name == bucket) else {
             let there: Vec<&str> = buckets.iter().map(|b| b.name.as_str()).collect();
             let message = format!("no bucket is called `{bucket}`; there are {}; `brahman buckets add` registers one", there.join(", "));
@@ -54,7 +55,7 @@ impl IndexService {
     /// indexes, and only once somebody has added it.
     pub(super) async fn hear_of_rescue(self: &Arc<Self>) {
         let asked = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await;
-        let Ok(BucketsOut { buckets }) = asked.map(|asked| asked.value) else { return };
+        let Ok(BucketsOut { buckets, .. }) = asked.map(|asked| asked.value) else { return };
         let wanted = buckets.iter().find(|b| b.name == RESCUE && b.added_ms > 0).and_then(|b| b.url.strip_prefix("file://"));
         let folder = wanted.map(|folder| Path::new(folder).join("indexes"));
         if let Err(error) = rescue::remember(&self.folder, folder.as_deref()) {

@@ -148,9 +148,8 @@ fn per_document(ask: &SearchIn) -> Result<Option<usize>, Fault> {
 }
 
 /// That the index's vectors are of the model that the search asks for, if it asks for one.
-fn is_of_model(ask: &SearchIn, model: &Model) -> Result<(), Fault> {
-    let Some(wanted) = ask.model.as_ref().filter(|wanted| **wanted != model.name && **wanted != model.fingerprint) else { return Ok(()) };
-    let index = &ask.index;
+pub(super) fn is_of_model(index: &str, wanted: Option<&String>, model: &Model) -> Result<(), Fault> {
+    let Some(wanted) = wanted.filter(|wanted| **wanted != model.name && **wanted != model.fingerprint) else { return Ok(()) };
     let message = format!(
         "index `{index}` holds vectors of {}, not of {wanted}: `brahman index migrate {index} --model {wanted}` embeds it with that",
         model.name
@@ -331,7 +330,7 @@ impl IndexService {
             },
         };
         let model = generation.manifest.model.clone();
-        is_of_model(&ask, &model)?;
+        is_of_model(&ask.index, ask.model.as_ref(), &model)?;
         let k = hits_wanted(&ask)?;
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
         let rerank = ask.rerank.clone().map(|step| RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline));

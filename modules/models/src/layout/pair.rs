@@ -13,9 +13,10 @@ use std::sync::Arc;
 use serde_json::Value;
 use thiserror::Error;
 
+use super::error::quoted;
 use super::folder::{Folder, number};
 use super::plan::{GraphFeed, InputRole, Precision, Window};
-use super::{ALONE_DYNAMIC, ALONE_SINGLE, ALONE_UNMASKED, GRAPHS, GraphFlaw, HEADS_GUESSED, LayoutError, ports, quoted, window};
+use super::{ALONE_DYNAMIC, ALONE_SINGLE, ALONE_UNMASKED, GRAPHS, GraphFlaw, HEADS_GUESSED, LayoutError, ports, window};
 use crate::graph::{Element, Graph, Port};
 use crate::manifest::Manifest;
 

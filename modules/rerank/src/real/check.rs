@@ -3,17 +3,14 @@
 //! A folder may bring a reference, `reference.json`: a list of `{"query": …, "text": …, "score": …}`, made by whoever trained or converted
 //! the model. Its pairs are scored and must come near.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
+use brahman_models::reference::{self, REFERENCE, ReferenceError};
+use brahman_models::trial::TrialError;
 use thiserror::Error;
 
 use super::pipeline::{OpenError, OpenedModel, Settings, SettingsError};
-use super::probe::ProbeError;
 
-/// The reference's file in a model's folder.
-const REFERENCE: &str = "reference.json";
 /// How far a score may be from the reference's, in parts of the larger of it and 1, by how many bits a number has.
 const APART_MAX: f32 = 1e-3;
 const APART_MAX_HALF: f32 = 2e-2;
@@ -34,25 +31,10 @@ pub enum CheckError {
     Settings(#[from] SettingsError),
     /// It does not run.
     #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The reference cannot be read.
-    #[error("{}", file.display())]
-    Unreadable {
-        /// Which file.
-        file: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The reference is none.
-    #[error("{}", file.display())]
-    Malformed {
-        /// Which file.
-        file: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: serde_json::Error,
-    },
+    Trial(#[from] TrialError),
+    /// The reference.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// The scores are others.
     #[error("pair {index} in {} has a score of {expected}, and the model gives {found}", file.display())]
     Different {
@@ -82,31 +64,15 @@ struct ReferencePair {
 pub fn check(settings: &Settings) -> Result<Vec<String>, CheckError> {
     let model = OpenedModel::open(settings)?;
     let mut lines = model.description();
-    lines.push(match reference(&settings.model)? {
+    lines.push(match reference::read::<ReferencePair>(&settings.model)? {
         Some((file, pairs)) => compared(&model, &file, &pairs)?,
         None => sensible(&model)?,
     });
     Ok(lines)
 }
 
-fn reference(folder: &Path) -> Result<Option<(PathBuf, Vec<ReferencePair>)>, CheckError> {
-    let file = folder.join(REFERENCE);
-    match fs::read(&file) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(pairs) => Ok(Some((file, pairs))),
-            Err(source) => Err(CheckError::Malformed { file, source }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CheckError::Unreadable { file, source }),
-    }
-}
-
 fn compared(model: &OpenedModel, file: &Path, pairs: &[ReferencePair]) -> Result<String, CheckError> {
-    let most = match model.precision() {
-        "fp32" => APART_MAX,
-        "fp16" | "bf16" | "matmul-nbits" => APART_MAX_HALF,
-        _ => APART_MAX_INT8,
-    };
+    let most = reference::bound(model.precision(), APART_MAX, APART_MAX_HALF, APART_MAX_INT8);
     let mut worst = 0.0_f32;
     for (index, pair) in pairs.iter().enumerate() {
         let found = model.score(&pair.query, &pair.text)?;

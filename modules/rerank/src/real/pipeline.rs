@@ -3,33 +3,26 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::rerank::{InfoOut, RerankRecipe, error};
 use brahman_models::device::{self, DeviceChoice, DeviceError};
-use brahman_models::layout::PairPlan;
+use brahman_models::layout::{PairPlan, Precision};
+use brahman_models::passes::{PassBudget, PassQueue, ThreadsError, threads_wanted};
 use brahman_models::runtime::{self as library, RuntimeError};
+use brahman_models::trial::TrialError;
 use thiserror::Error;
 
 use super::batch::{BatchLimits, batches};
 use super::model::{Model, ModelError};
-use super::probe::{ProbeError, probe};
+use super::queue::{CallQueue, Calls, push, run};
 use super::reader::{PairError, PairReader, PairTokens};
 use super::runner::{self, Runner, row, score};
-use super::workers::{Queue, start};
 use crate::engine::{Engine, Identity, PairOutcome, PairScore};
 
-/// Tokens a pass on the CPU, padding counted: as measured for embedding, the widest activations of 512 tokens stay in the caches.
-const BUDGET_CPU: usize = 512;
-/// The same on a GPU, which wants wide passes.
-const BUDGET_GPU: usize = 65_536;
 /// Fewest tokens to which a small call's passes are cut so that every thread has one: below that the matrices get too narrow.
 const BUDGET_LEAST: usize = 128;
-/// Pairs of tokens in a pass, padding counted: twelve heads of so many take 1.6 GB, which a GPU has beside the weights. On the CPU the
-/// budget of tokens is the narrower one.
-const ATTENTION_MAX: usize = 32 << 20;
 
 /// How the engine is set up.
 #[derive(Clone, Debug)]
@@ -55,11 +48,8 @@ pub enum SettingsError {
     #[error("no model: `brahman models add DIR` adds a cross-encoder, or BRAHMAN_RERANK_MODEL in the Card names its folder")]
     NoModel,
     /// Threads.
-    #[error("BRAHMAN_RERANK_THREADS={value}: expected 1 to 256")]
-    Threads {
-        /// What it says.
-        value: String,
-    },
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
     /// A device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -79,12 +69,12 @@ pub enum OpenError {
     Runtime(#[from] RuntimeError),
     /// It does not do what its files promise.
     #[error("{}", folder.display())]
-    Probe {
+    Trial {
         /// The model's folder.
         folder: PathBuf,
         /// What it does not do.
         #[source]
-        source: ProbeError,
+        source: TrialError,
     },
     /// The threads that it runs on.
     #[error("no inference threads")]
@@ -101,11 +91,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`], which names the variable.
     pub fn from_env(cache: &Path, folder: Option<PathBuf>) -> Result<Self, SettingsError> {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = match variable("BRAHMAN_RERANK_THREADS") {
-            Some(value) => value.parse().ok().filter(|n| (1..=256).contains(n)).ok_or(SettingsError::Threads { value })?,
-            None => cores,
-        };
+        let threads = threads_wanted("BRAHMAN_RERANK_THREADS")?;
         let (device, allow_cpu) = device::wanted()?;
         let model = folder.or_else(|| variable("BRAHMAN_RERANK_MODEL").map(PathBuf::from)).ok_or(SettingsError::NoModel)?;
         Ok(Self { model, graph: variable("BRAHMAN_RERANK_GRAPH"), cache: cache.to_owned(), device, allow_cpu, threads })
@@ -134,7 +120,7 @@ impl OpenedModel {
         let (runner, device) = runner::open(&environment, &model, settings.device, settings.allow_cpu)?;
         // The session has them now, and once is enough.
         (model.onnx, model.weights) = (Vec::new(), Vec::new());
-        let untried = probe(&runner, &model).map_err(|source| OpenError::Probe { folder: settings.model.clone(), source })?;
+        let untried = runner.try_model(&model).map_err(|source| OpenError::Trial { folder: settings.model.clone(), source })?;
         let library = format!("ONNX Runtime {}, {}", library::version(), path.display());
         Ok(Self { model, runner, device, library, untried })
     }
@@ -154,18 +140,18 @@ impl OpenedModel {
         lines
     }
 
-    /// Of what kind the graph's numbers are, by name.
+    /// Of what kind the graph's numbers are.
     #[must_use]
-    pub fn precision(&self) -> &'static str {
-        self.model.plan.precision.name()
+    pub fn precision(&self) -> Precision {
+        self.model.plan.precision
     }
 
     /// The score of a text, by itself: for a test of the model.
     ///
     /// # Errors
-    /// [`ProbeError`] if it does not run.
-    pub fn score(&self, query: &str, text: &str) -> Result<f32, ProbeError> {
-        let failed = |source| ProbeError::Run { doing: "a text", source };
+    /// [`TrialError`] if it does not run.
+    pub fn score(&self, query: &str, text: &str) -> Result<f32, TrialError> {
+        let failed = |source| TrialError::Run { doing: "a text".to_owned(), source };
         let tokens = || -> Result<PairTokens, PairError> { self.model.reader.pair(&self.model.reader.query(query)?, text) };
         let pair = tokens().map_err(|error| failed(ort::Error::new(error.to_string())))?;
         let relevance = self.runner.relevances(&[row(&pair)]).map_err(failed)?.first().copied().unwrap_or(f64::NAN);
@@ -183,7 +169,7 @@ pub struct Pipeline {
     library: String,
     limits: BatchLimits,
     threads: usize,
-    queue: Arc<Queue>,
+    queue: Arc<CallQueue>,
 }
 
 impl Pipeline {
@@ -207,16 +193,12 @@ impl Pipeline {
             sigmoid: plan.is_sigmoid,
             precision: Some(plan.precision.name().to_owned()),
         };
-        let limits = BatchLimits {
-            tokens: if is_cpu { BUDGET_CPU } else { BUDGET_GPU },
-            attention: ATTENTION_MAX,
-            rows: if plan.alone.is_some() { 1 } else { usize::MAX },
-        };
+        let limits = BatchLimits { budget: PassBudget::of(is_cpu), rows: if plan.alone.is_some() { 1 } else { usize::MAX } };
         // One thread feeds a GPU.
         let threads = if is_cpu { settings.threads } else { 1 };
         let recipe = recipe(&plan, runner.labels());
-        let queue = Arc::new(Queue::default());
-        start(&queue, runner, threads).map_err(OpenError::Threads)?;
+        let queue: Arc<CallQueue> = PassQueue::new(Calls::default());
+        queue.start(threads, move |queue, work| run(queue, &runner, &work)).map_err(OpenError::Threads)?;
         Ok(Self { identity, reader: Arc::new(reader), recipe, device, library, limits, threads, queue })
     }
 
@@ -317,7 +299,7 @@ impl Engine for Pipeline {
         let lengths: Vec<usize> = pairs.iter().map(|pair| pair.ids.len()).collect();
         let limits = self.limits.shared_by(self.threads, lengths.iter().sum(), BUDGET_LEAST);
         let pairs = Arc::new(pairs);
-        let mut answers = self.queue.push(&pairs, batches(&lengths, limits))?;
+        let mut answers = push(&self.queue, &pairs, batches(&lengths, limits))?;
         while let Some(pass) = answers.recv().await {
             for (at, outcome) in pass {
                 let index = places[at];
@@ -331,8 +313,7 @@ impl Engine for Pipeline {
     }
 
     fn warnings(&self) -> Option<Vec<String>> {
-        let is_degraded = self.device.requested.starts_with("cuda") && self.device.active == "cpu";
-        is_degraded.then(|| vec![format!("on the CPU instead of {}: {}", self.device.requested, self.device.reason)])
+        device::shortfall(&self.device).map(|why| vec![why])
     }
 
     fn info(&self) -> InfoOut {
@@ -346,9 +327,9 @@ impl Engine for Pipeline {
             precision: self.identity.precision.clone(),
             gpu: device::gpus().filter(|gpus| !gpus.is_empty()),
             runtime: Some(self.library.clone()),
-            queue: self.queue.len() as u64,
-            computed: self.queue.computed.load(Ordering::Relaxed),
-            cancelled: self.queue.cancelled.load(Ordering::Relaxed),
+            queue: self.queue.waiting() as u64,
+            computed: self.queue.computed(),
+            cancelled: self.queue.cancelled(),
             recipe: Some(self.recipe.clone()),
         }
     }

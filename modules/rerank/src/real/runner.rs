@@ -2,12 +2,20 @@
 
 use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
+use brahman_models::passes::answers;
 use brahman_models::runtime::{RuntimeError, place};
 use brahman_models::session::{GraphSession, PassOutput, SessionSource, TokenRow};
+use brahman_models::trial::{Trial, TrialError, apart_max};
 use ort::environment::Environment;
 
 use super::model::Model;
 use super::reader::PairTokens;
+
+/// How far the number for a pair may be from the same pair's, alone and beside others, in parts of the larger of it and 1: of 32 bits, and
+/// of 16 of either kind.
+const APART_MAX: f64 = 1e-4;
+const APART_MAX_FP16: f64 = 2e-2;
+const APART_MAX_BF16: f64 = 2e-1;
 
 /// A session, and how its output is read. Any number of threads may use it at once; on a GPU they take turns.
 #[derive(Debug)]
@@ -69,19 +77,34 @@ impl Runner {
         self.labels
     }
 
+    /// Tries the model before it serves. Gives what could not be tried.
+    ///
+    /// # Errors
+    /// [`TrialError`]: what it does not do.
+    pub fn try_model(&self, model: &Model) -> Result<Vec<String>, TrialError> {
+        let (plan, [short, long]) = (&model.plan, &model.samples);
+        let trial = Trial {
+            row: "pair",
+            short: row(short),
+            long: row(long),
+            largest_id: model.reader.largest_id(),
+            window: &plan.window,
+            heads: plan.heads,
+            apart_max: apart_max(plan.precision, APART_MAX, APART_MAX_FP16, APART_MAX_BF16),
+        };
+        let distance = |alone: &f64, beside: &f64| {
+            let are_numbers = alone.is_finite() && beside.is_finite();
+            are_numbers.then(|| (alone - beside).abs() / alone.abs().max(1.0))
+        };
+        trial.run(|rows| self.relevances(rows), distance)
+    }
+
     /// How relevant each pair's text is: in one pass padded to the longest, or each by itself if the model has to be asked so.
     ///
     /// # Errors
     /// As ONNX Runtime gives them.
     pub fn relevances(&self, rows: &[TokenRow<'_>]) -> ort::Result<Vec<f64>> {
-        if !self.is_alone {
-            return self.together(rows);
-        }
-        let mut all = Vec::with_capacity(rows.len());
-        for row in rows {
-            all.extend(self.together(std::slice::from_ref(row))?);
-        }
-        Ok(all)
+        answers(rows, self.is_alone, |rows| self.together(rows))
     }
 
     fn together(&self, rows: &[TokenRow<'_>]) -> ort::Result<Vec<f64>> {

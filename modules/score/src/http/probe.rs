@@ -8,7 +8,7 @@ use brahman_card::interface::score::{Conversation, Entry};
 use serde::Deserialize;
 
 use super::dialect::Dialect;
-use super::{ProbeError, RequestOptions, Server, TEMPERATURE};
+use super::{ProbeError, PromptOptions, Server, TEMPERATURE};
 use crate::conversation::{Layout, script};
 use crate::engine::{Scores, Sequence, Stop};
 
@@ -178,7 +178,7 @@ impl Server {
             Ok(scores) => found[i] = scores,
             Err(error) => wrong = Some(error),
         };
-        self.ask(&prompts, RequestOptions { temperature, priority: None }, &Stop::default(), &mut done)?;
+        self.ask(&prompts, PromptOptions { temperature, priority: None }, &Stop::default(), &mut done)?;
         match wrong {
             Some(error) => Err(error.into()),
             None => Ok(found),

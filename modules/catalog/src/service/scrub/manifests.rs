@@ -13,7 +13,7 @@ use super::super::realm::Realm;
 use super::super::remote::MANIFESTS_MAX;
 use super::super::{CatalogService, lock};
 use super::{DAMAGED_MAX, commit_of, is_missed, miss, push};
-use crate::books::manifests::{self, Manifest};
+use crate::registry::manifests::{self, Manifest};
 
 impl CatalogService {
     /// Reads every manifest in S3 of the datasets that are here, and writes that of a present generation anew which is ours and damaged.
@@ -21,7 +21,7 @@ impl CatalogService {
         let remote: Vec<String> = self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()).map(|(name, _)| name).collect();
         for within in remote.iter().filter(|name| bucket.is_none_or(|bucket| bucket == *name)) {
             let asked = within.clone();
-            let names = self.consult(Realm::Real, move |books| books.recorded_in(&asked)).await.unwrap_or_default();
+            let names = self.consult(Realm::Real, move |registry| registry.recorded_in(&asked)).await.unwrap_or_default();
             if !names.is_empty()
                 && let Err(error) = self.buckets.present(within).await
             {
@@ -51,9 +51,9 @@ impl CatalogService {
     /// an older one, and nobody is kept from publishing another of its number.
     async fn look_for_missing_manifest(&self, bucket: &str, name: &str, keys: &[(String, u64)], found: &mut ScrubOut) {
         let asked = name.to_owned();
-        let present = self.consult(Realm::Real, move |books| {
-            let dataset = books.get(&asked).ok()?;
-            let producer = books.journal.begun_by(&dataset.lineage.run_id).map(str::to_owned);
+        let present = self.consult(Realm::Real, move |registry| {
+            let dataset = registry.get(&asked).ok()?;
+            let producer = registry.journal.begun_by(&dataset.lineage.run_id).map(str::to_owned);
             Some((dataset, producer))
         });
         let present = present.await.ok().flatten();
@@ -139,7 +139,7 @@ impl CatalogService {
         // Nothing is withdrawn meanwhile.
         let _deleting = self.deleting.lock().await;
         let asked = name.to_owned();
-        let dataset = self.consult(Realm::Real, move |books| books.get(&asked)).await?.ok();
+        let dataset = self.consult(Realm::Real, move |registry| registry.get(&asked)).await?.ok();
         let ours = |dataset: &Dataset| dataset.generation == number && Manifest::was_commit_of(text, node, &dataset.lineage.run_id, number);
         let Some(dataset) = dataset.filter(ours) else { return Ok(false) };
         self.write_manifest(bucket, key, dataset, false).await

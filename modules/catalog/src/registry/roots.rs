@@ -9,7 +9,7 @@ use brahman_card::interface::storage::PRIMARY;
 use brahman_storage::buckets::Root;
 use brahman_storage::digest::sha256_file;
 
-use super::BookError;
+use super::RegistryError;
 
 /// All buckets that datasets can lie in.
 #[derive(Clone, Debug)]
@@ -56,9 +56,9 @@ impl Roots {
     ///
     /// # Errors
     /// If there is none of this name.
-    pub fn get(&self, bucket: &str) -> Result<&Root, BookError> {
+    pub fn get(&self, bucket: &str) -> Result<&Root, RegistryError> {
         let there = || self.all.keys().cloned().collect::<Vec<_>>().join(", ");
-        self.all.get(bucket).ok_or_else(|| BookError::NoSuchBucket { name: bucket.to_owned(), there: there() })
+        self.all.get(bucket).ok_or_else(|| RegistryError::NoSuchBucket { name: bucket.to_owned(), there: there() })
     }
 
     /// Folder of every bucket, or of its copies.
@@ -75,7 +75,7 @@ impl Roots {
     ///
     /// # Errors
     /// If its bucket is not there.
-    pub fn path(&self, object: &Object) -> Result<PathBuf, BookError> {
+    pub fn path(&self, object: &Object) -> Result<PathBuf, RegistryError> {
         Ok(self.get(&object.bucket)?.folder.join(&object.key))
     }
 
@@ -92,10 +92,10 @@ impl Roots {
     /// committed, and is only asked for; the rest is read whole.
     ///
     /// # Errors
-    /// [`BookError::BadObject`].
-    pub fn verify(&self, objects: &[Object], known: &[Object]) -> Result<(), BookError> {
+    /// [`RegistryError::BadObject`].
+    pub fn verify(&self, objects: &[Object], known: &[Object]) -> Result<(), RegistryError> {
         for object in objects {
-            let bad = |why: String| BookError::BadObject { key: object.key.clone(), why: format!("{why}; nothing was published") };
+            let bad = |why: String| RegistryError::BadObject { key: object.key.clone(), why: format!("{why}; nothing was published") };
             if !object.key.split('/').all(|part| !part.is_empty() && part != "." && part != "..") {
                 return Err(bad(format!("expected a plain key in bucket `{}`", object.bucket)));
             }
@@ -107,7 +107,7 @@ impl Roots {
                     continue;
                 }
             }
-            let (found, bytes) = sha256_file(&path).map_err(|source| BookError::Unreadable { key: object.key.clone(), source })?;
+            let (found, bytes) = sha256_file(&path).map_err(|source| RegistryError::Unreadable { key: object.key.clone(), source })?;
             if found != object.sha256 || bytes != object.bytes {
                 return Err(bad(format!("has {bytes} bytes and sha256 {found}, the commit says {} and {}", object.bytes, object.sha256)));
             }

@@ -1,8 +1,8 @@
 //! Reading what lies in the folders of this machine, and deleting what [`sweep`] says may go.
 //!
-//! Invariants: only files and empty folders are removed, one by one, each below `datasets/` of a bucket that is there, while the books are
-//! held and say once more that it may go; what is begun or published between the reading and a deletion keeps what it needs. Nobody waits
-//! for the books while folders are listed.
+//! Invariants: only files and empty folders are removed, one by one, each below `datasets/` of a bucket that is there, while the registry is
+//! held and says once more that it may go; what is begun or published between the reading and a deletion keeps what it needs. Nobody waits
+//! for the registry while folders are listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use brahman_sidecar::chain;
 
 use super::entry::folder_of;
 use super::sweep::{self, Doubt, Evidence, Folder, ListedObject, Verdict};
-use super::{Books, now_ms};
+use super::{DatasetRegistry, now_ms};
 
 /// Why it is not known what a dataset needs that was committed, never deleted, and has no file.
 pub(super) const GONE: &str = "its file is gone";
@@ -25,7 +25,7 @@ const LISTED_MAX: usize = 1_000_000;
 /// Folders below a run's: ingest makes none, and nobody is followed without an end.
 const DEPTH_MAX: usize = 8;
 
-impl Books {
+impl DatasetRegistry {
     /// What could not be read, without which nothing may be deleted.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
@@ -165,11 +165,11 @@ impl Books {
     }
 }
 
-/// [`Books::tidy`] where others use the books as well: they are held to be read and for each deletion, which asks once more, and not while
-/// folders are listed. Gives what stays because something could not be read. Only one may tidy at a time, or one would note what the other
-/// has just removed.
-pub fn tidy_shared(books: &Mutex<Books>, only: Option<&str>, away: &BTreeSet<String>) -> Vec<String> {
-    let held = || books.lock().unwrap_or_else(PoisonError::into_inner);
+/// [`DatasetRegistry::tidy`] where others use the registry as well: it is held to be read and for each deletion, which asks once more, and
+/// not while folders are listed. Gives what stays because something could not be read. Only one may tidy at a time, or one would note what
+/// the other has just removed.
+pub fn tidy_shared(registry: &Mutex<DatasetRegistry>, only: Option<&str>, away: &BTreeSet<String>) -> Vec<String> {
+    let held = || registry.lock().unwrap_or_else(PoisonError::into_inner);
     let (evidence, roots) = held().before_tidying(only, away);
     let mut untidied = Vec::new();
     for (bucket, root) in &roots {
@@ -183,9 +183,9 @@ pub fn tidy_shared(books: &Mutex<Books>, only: Option<&str>, away: &BTreeSet<Str
             Err(refusal) => untidied.push(refusal.to_string()),
         }
     }
-    let mut books = held();
-    books.note_untidied(untidied);
-    books.untidied().to_vec()
+    let mut registry = held();
+    registry.note_untidied(untidied);
+    registry.untidied().to_vec()
 }
 
 /// What lies below a bucket's folder of datasets, or of one dataset.
@@ -271,32 +271,32 @@ mod tests {
     #[test]
     fn what_comes_to_be_needed_between_the_plan_and_the_deletion_stays_and_is_no_stranger() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        let part = |books: &mut Books, run: &str| {
-            let path = books.location("d", run, "test", None).expect("a place").path;
+        let mut registry = DatasetRegistry::open(state.path()).expect("open");
+        let part = |registry: &mut DatasetRegistry, run: &str| {
+            let path = registry.location("d", run, "test", None).expect("a place").path;
             fs::write(Path::new(&path).join("part-0.parquet"), "half").expect("written");
             Path::new(&path).join("part-0.parquet")
         };
-        let again = part(&mut books, "again");
-        let spent = part(&mut books, "spent");
-        books.journal.abandon(None, Some("test"), "it died", false).expect("noted");
-        books.journal.age();
-        let (evidence, roots) = books.before_tidying(None, &BTreeSet::new());
+        let again = part(&mut registry, "again");
+        let spent = part(&mut registry, "spent");
+        registry.journal.abandon(None, Some("test"), "it died", false).expect("noted");
+        registry.journal.age();
+        let (evidence, roots) = registry.before_tidying(None, &BTreeSet::new());
         // Taken up again, and begun, after what is known was read.
-        books.location("d", "again", "test", None).expect("taken up again");
-        let new = part(&mut books, "new");
+        registry.location("d", "again", "test", None).expect("taken up again");
+        let new = part(&mut registry, "new");
         let (bucket, root) = &roots[0];
         let plan = sweep::plan(&evidence, &listing(bucket, root, None)).expect("all is read");
         assert_eq!((plan.spent.len(), plan.strangers.len()), (2, 1), "{plan:?}");
         for listed in &plan.spent {
-            assert_eq!(books.remove_spent(root, listed), None);
+            assert_eq!(registry.remove_spent(root, listed), None);
         }
-        books.note_listed_strangers(bucket, None, plan.strangers);
-        assert_eq!(([again, spent, new].map(|path| path.exists()), books.strangers().len()), ([true, false, true], 0));
-        // By whoever shares the books it is the same.
-        books.journal.abandon(Some("again"), None, "it died", false).expect("noted");
-        books.journal.age();
-        let shared = Mutex::new(books);
+        registry.note_listed_strangers(bucket, None, plan.strangers);
+        assert_eq!(([again, spent, new].map(|path| path.exists()), registry.strangers().len()), ([true, false, true], 0));
+        // By whoever shares the registry it is the same.
+        registry.journal.abandon(Some("again"), None, "it died", false).expect("noted");
+        registry.journal.age();
+        let shared = Mutex::new(registry);
         assert_eq!(tidy_shared(&shared, None, &BTreeSet::new()), Vec::<String>::new());
         assert!(!root.join("datasets/d/again").exists() && root.join("datasets/d/new").exists());
     }

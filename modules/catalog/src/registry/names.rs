@@ -2,28 +2,28 @@
 
 use brahman_card::names::{Kind, NameError};
 
-use super::BookError;
+use super::RegistryError;
 
 /// Whether a name can be a file's: it never leads out of the folder that it is put into.
 ///
 /// # Errors
-/// [`BookError::BadName`].
-pub fn check(name: &str) -> Result<(), BookError> {
+/// [`RegistryError::BadName`].
+pub fn check(name: &str) -> Result<(), RegistryError> {
     Kind::Dataset.check(name).map_err(refused)
 }
 
 /// Whether a dataset that is not there yet may have this name.
 ///
 /// # Errors
-/// [`BookError::BadName`], [`BookError::Reserved`].
-pub fn check_new(name: &str) -> Result<(), BookError> {
+/// [`RegistryError::BadName`], [`RegistryError::Reserved`].
+pub fn check_new(name: &str) -> Result<(), RegistryError> {
     Kind::Dataset.check_new(name).map_err(refused)
 }
 
-fn refused(error: NameError) -> BookError {
+fn refused(error: NameError) -> RegistryError {
     match error {
-        NameError::Reserved { name, .. } => BookError::Reserved(name),
-        NameError::Malformed { name, .. } | NameError::TrailingDot { name, .. } => BookError::BadName(name),
+        NameError::Reserved { name, .. } => RegistryError::Reserved(name),
+        NameError::Malformed { name, .. } | NameError::TrailingDot { name, .. } => RegistryError::BadName(name),
     }
 }
 
@@ -34,11 +34,11 @@ mod tests {
     #[test]
     fn what_leads_elsewhere_or_is_ours_is_refused() {
         for bad in ["", ".", "..", ".hidden", "a/b", "/a", "a\0b", "a b", "ä", "a\n", &"x".repeat(129)] {
-            assert!(matches!(check(bad), Err(BookError::BadName(_))), "{bad:?}");
+            assert!(matches!(check(bad), Err(RegistryError::BadName(_))), "{bad:?}");
         }
-        assert!(matches!(check_new("a."), Err(BookError::BadName(_))));
+        assert!(matches!(check_new("a."), Err(RegistryError::BadName(_))));
         for ours in ["buckets", "mock", "Mock", "lineage"] {
-            assert!(matches!(check_new(ours), Err(BookError::Reserved(_))) && check(ours).is_ok(), "{ours}");
+            assert!(matches!(check_new(ours), Err(RegistryError::Reserved(_))) && check(ours).is_ok(), "{ours}");
         }
         assert!(check_new("shop.Orders").is_ok());
     }

@@ -8,9 +8,9 @@ use brahman_card::interface::storage::UnfinishedRun;
 
 use super::entry::{Entry, folder_of};
 use super::sweep::Standing;
-use super::{Books, manifests, now_ms};
+use super::{DatasetRegistry, manifests, now_ms};
 
-impl Books {
+impl DatasetRegistry {
     /// The dataset that needs an object, if one does; an error where that cannot be known.
     ///
     /// # Errors

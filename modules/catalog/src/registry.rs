@@ -1,11 +1,12 @@
-//! The datasets on disk: `catalog/<name>.json`, each `{sha256, dataset}`, replaced whole.
+//! The registry of datasets, on disk: `catalog/<name>.json`, each `{sha256, dataset}`, replaced whole.
 //!
 //! Objects lie in their bucket as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
-//! generation are kept, so that a reader that has just asked can still read. What mocks make is in books of its own, below `mock/`.
+//! generation are kept, so that a reader that has just asked can still read. What mocks make is in a registry of its own, below `mock/`.
 //!
-//! Nothing here deletes by itself: [`Books::tidy`] does, when whoever knows which buckets are there says so.
+//! Nothing here deletes by itself: [`DatasetRegistry::tidy`] does, when whoever knows which buckets are there says so.
 
 pub(crate) mod entry;
+mod error;
 mod lying;
 pub mod manifests;
 pub mod names;
@@ -26,11 +27,11 @@ use brahman_card::interface::catalog::{CommitIn, Dataset, LocationOut, Object, O
 use brahman_card::interface::storage::PRIMARY;
 use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic};
-use thiserror::Error;
 
 use crate::lineage::{FIRST_MOCK, Journal};
 pub(crate) use entry::folder_of;
 use entry::{Entry, salvage, seal, unseal};
+pub use error::RegistryError;
 use names::check;
 pub use roots::Roots;
 use sweep::Folder;
@@ -43,135 +44,6 @@ const MADE_UP: &str = "mock://";
 /// Generations of history kept in a dataset's file.
 const HISTORY_MAX: usize = 100;
 
-/// Why the books refuse.
-#[derive(Debug, Error)]
-pub enum BookError {
-    /// There is no such dataset.
-    #[error("no dataset is called `{0}`")]
-    NoSuchDataset(String),
-    /// The name will not do.
-    #[error("`{0}` is no name for a dataset: expected 1 to 128 of a-z A-Z 0-9 . _ - not starting with a dot")]
-    BadName(String),
-    /// The name is one of our own files'.
-    #[error("`{0}` is the name of a file of the catalog's own: give the dataset another name")]
-    Reserved(String),
-    /// A mock made it.
-    #[error("dataset `{name}` was made up by the mock `{maker}`: it is no real one; delete it, or ingest it anew")]
-    MadeByMock {
-        /// Dataset.
-        name: String,
-        /// Label of the mock.
-        maker: String,
-    },
-    /// What was found is not what there was.
-    #[error("dataset `{name}` cannot be put together again: {why}; nothing was published")]
-    Incomplete {
-        /// Dataset.
-        name: String,
-        /// What is wrong, and what to do.
-        why: String,
-        /// Objects that cannot be placed.
-        keys: Vec<String>,
-        /// Rows found.
-        rows: u64,
-        /// Rows there were.
-        expected_rows: u64,
-    },
-    /// An object is not what the commit says.
-    #[error("object {key}: {why}")]
-    BadObject {
-        /// Its key.
-        key: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// An object cannot be read, or not to its end.
-    #[error("nothing was published: object {key} cannot be read to its end")]
-    Unreadable {
-        /// Its key.
-        key: String,
-        /// Cause.
-        source: io::Error,
-    },
-    /// There is no such bucket, or datasets cannot lie in it.
-    #[error("no bucket for datasets is called `{name}`; there are {there}; `brahman buckets add` makes one")]
-    NoSuchBucket {
-        /// Name.
-        name: String,
-        /// Those there are.
-        there: String,
-    },
-    /// The run was given up, or never began.
-    #[error("run {0} has not begun, or was given up; nothing was published")]
-    GivenUp(String),
-    /// Something else was published before.
-    #[error("dataset `{name}` is at generation {is}, what was to be published builds on {expected}; nothing was published: run it again")]
-    Moved {
-        /// Dataset.
-        name: String,
-        /// Generation now, and its run.
-        is: String,
-        /// Generation that was expected, and its run.
-        expected: String,
-    },
-    /// There is a dataset where a new one was to be.
-    #[error("there is a dataset `{0}` already: choose another name, or delete it first; nothing was changed")]
-    Exists(String),
-    /// It is known by its name elsewhere.
-    #[error(
-        "dataset `{name}` feeds {}, which know it by its name: delete them first, or `brahman datasets copy` it; nothing was changed",
-        .indexes.join(", ")
-    )]
-    InUse {
-        /// Dataset.
-        name: String,
-        /// The indexes that it feeds.
-        indexes: Vec<String>,
-    },
-    /// Somebody wants it kept.
-    #[error("dataset `{name}` is pinned ({}): `brahman datasets unpin {name}` first; nothing was changed", .pins.join(", "))]
-    Pinned {
-        /// Dataset.
-        name: String,
-        /// The names of its pins.
-        pins: Vec<String>,
-    },
-    /// It has as many pins as there may be.
-    #[error("dataset `{name}` has {count} pins, and may have no more: take some away")]
-    TooManyPins {
-        /// Dataset.
-        name: String,
-        /// How many pins it has.
-        count: usize,
-    },
-    /// A generation is not there any more.
-    #[error(
-        "dataset `{name}` has no generation {generation} any more: the present and the previous one are kept, and those that are pinned"
-    )]
-    NoSuchGeneration {
-        /// Dataset.
-        name: String,
-        /// The number that was asked for.
-        generation: u64,
-    },
-    /// A dataset's file does not match its checksum, or is no dataset.
-    #[error("the file of dataset `{name}` is damaged ({why}); it was left as it is")]
-    Damaged {
-        /// Dataset.
-        name: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// The disk refused.
-    #[error("{path}")]
-    Io {
-        /// What was touched.
-        path: PathBuf,
-        /// Cause.
-        source: io::Error,
-    },
-}
-
 /// What is wrong with a dataset's file, if anything is.
 #[must_use]
 pub fn flaw(path: &Path) -> Option<String> {
@@ -180,14 +52,14 @@ pub fn flaw(path: &Path) -> Option<String> {
 
 /// All datasets of one realm, and what is known of their runs.
 #[derive(Debug)]
-pub struct Books {
+pub struct DatasetRegistry {
     folder: PathBuf,
     roots: Roots,
     entries: BTreeMap<String, Entry>,
     damaged: BTreeMap<String, String>,
     /// What of the folder could not be read.
     unread: Vec<String>,
-    /// Whether these are the mocks' books.
+    /// Whether this is the mocks' registry.
     of_mocks: bool,
     /// What became of every run.
     pub(crate) journal: Journal,
@@ -202,8 +74,8 @@ pub struct Books {
 /// The number and the run of a dataset's present generation.
 pub type Head = (u64, Option<String>);
 
-impl Books {
-    /// Opens the books under a state directory.
+impl DatasetRegistry {
+    /// Opens the registry under a state directory.
     ///
     /// # Errors
     /// If the directories cannot be made or listed.
@@ -247,7 +119,7 @@ impl Books {
         Ok(Self { folder, roots, entries, damaged, unread, of_mocks, journal, untidied, strangers, steps })
     }
 
-    /// The same, as the mocks' books: what is committed is marked.
+    /// The same, as the mocks' registry: what is committed is marked.
     #[must_use]
     pub fn for_mocks(self) -> Self {
         Self { of_mocks: true, ..self }
@@ -262,9 +134,9 @@ impl Books {
     }
 
     /// Refuses what a mock made where only what is real belongs.
-    fn refuse_mock(&self, name: &str, entry: &Entry) -> Result<(), BookError> {
+    fn refuse_mock(&self, name: &str, entry: &Entry) -> Result<(), RegistryError> {
         match self.maker(entry).filter(|_| !self.of_mocks) {
-            Some(maker) => Err(BookError::MadeByMock { name: name.to_owned(), maker }),
+            Some(maker) => Err(RegistryError::MadeByMock { name: name.to_owned(), maker }),
             None => Ok(()),
         }
     }
@@ -312,18 +184,18 @@ impl Books {
         self.has(name) || !self.journal.events(name, 1).is_empty()
     }
 
-    fn entry(&self, name: &str) -> Result<&Entry, BookError> {
+    fn entry(&self, name: &str) -> Result<&Entry, RegistryError> {
         if let Some(why) = self.damaged.get(name) {
-            return Err(BookError::Damaged { name: name.to_owned(), why: why.clone() });
+            return Err(RegistryError::Damaged { name: name.to_owned(), why: why.clone() });
         }
-        self.entries.get(name).ok_or_else(|| BookError::NoSuchDataset(name.to_owned()))
+        self.entries.get(name).ok_or_else(|| RegistryError::NoSuchDataset(name.to_owned()))
     }
 
     /// One dataset.
     ///
     /// # Errors
-    /// If there is none, its file is damaged, or a mock made it and these are no mocks' books.
-    pub fn get(&self, name: &str) -> Result<Dataset, BookError> {
+    /// If there is none, its file is damaged, or a mock made it and this is not the mocks' registry.
+    pub fn get(&self, name: &str) -> Result<Dataset, RegistryError> {
         let entry = self.entry(name)?;
         self.refuse_mock(name, entry)?;
         Ok(self.roots.told(entry.view()))
@@ -333,7 +205,7 @@ impl Books {
     ///
     /// # Errors
     /// If there is none, or its file is damaged.
-    pub fn get_for_mock(&self, name: &str) -> Result<Dataset, BookError> {
+    pub fn get_for_mock(&self, name: &str) -> Result<Dataset, RegistryError> {
         let entry = self.entry(name)?;
         let maker = self.maker(entry);
         Ok(Dataset { mock: maker.is_some().then_some(true), maker, ..self.roots.told(entry.view()) })
@@ -343,7 +215,7 @@ impl Books {
     ///
     /// # Errors
     /// If there is none, or its file is damaged.
-    pub fn history(&self, name: &str) -> Result<Vec<Version>, BookError> {
+    pub fn history(&self, name: &str) -> Result<Vec<Version>, RegistryError> {
         Ok(self.entry(name)?.history.iter().rev().cloned().collect())
     }
 
@@ -351,11 +223,11 @@ impl Books {
     ///
     /// # Errors
     /// If the name will not do, there is no such bucket, or the directory cannot be made.
-    pub fn location(&mut self, name: &str, run_id: &str, producer: &str, bucket: Option<&str>) -> Result<LocationOut, BookError> {
+    pub fn location(&mut self, name: &str, run_id: &str, producer: &str, bucket: Option<&str>) -> Result<LocationOut, RegistryError> {
         self.check_name(name)?;
         check(run_id)?;
         // Its commit would be refused, after all the work.
-        if let Err(error @ BookError::Damaged { .. }) = self.entry(name) {
+        if let Err(error @ RegistryError::Damaged { .. }) = self.entry(name) {
             return Err(error);
         }
         self.refuse_lost(name)?;
@@ -365,7 +237,7 @@ impl Books {
         let (url_prefix, path) = (root.url_of(&key_prefix), root.folder.join(&key_prefix));
         // Said before it writes anything: what no journal knows is never cleared away.
         let made = self.journal.start_in(name, run_id, producer, Some(&bucket)).and_then(|()| fs::create_dir_all(&path));
-        made.map_err(|source| BookError::Io { path: path.clone(), source })?;
+        made.map_err(|source| RegistryError::Io { path: path.clone(), source })?;
         Ok(LocationOut { bucket, key_prefix, url_prefix, path: path.display().to_string() })
     }
 
@@ -376,7 +248,7 @@ impl Books {
         asked.unwrap_or_else(own).to_owned()
     }
 
-    fn check_name(&self, name: &str) -> Result<(), BookError> {
+    fn check_name(&self, name: &str) -> Result<(), RegistryError> {
         // What was there before a name was reserved stays usable.
         if self.entries.contains_key(name) { check(name) } else { names::check_new(name) }
     }
@@ -398,10 +270,10 @@ impl Books {
     ///
     /// # Errors
     /// If the dataset's file is damaged.
-    pub fn next(&self, name: &str) -> Result<(u64, Vec<Object>), BookError> {
+    pub fn next(&self, name: &str) -> Result<(u64, Vec<Object>), RegistryError> {
         match self.entry(name) {
             Ok(entry) => Ok((entry.dataset.generation + 1, entry.dataset.objects.clone())),
-            Err(BookError::NoSuchDataset(_)) => Ok((1, Vec::new())),
+            Err(RegistryError::NoSuchDataset(_)) => Ok((1, Vec::new())),
             Err(error) => Err(error),
         }
     }
@@ -410,13 +282,13 @@ impl Books {
     ///
     /// # Errors
     /// If the disk refuses; the old generation then stands.
-    pub fn commit(&mut self, commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), BookError> {
+    pub fn commit(&mut self, commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), RegistryError> {
         self.check_parts(&commit)?;
         self.publish_commit(commit, at_least)
     }
 
     /// Refuses objects of runs that nothing needs any more: they may be gone, or about to go.
-    fn check_parts(&self, commit: &CommitIn) -> Result<(), BookError> {
+    fn check_parts(&self, commit: &CommitIn) -> Result<(), RegistryError> {
         let own = |folder: (&str, &str)| folder == (commit.name.as_str(), commit.run_id.as_str());
         let others = commit.objects.iter().filter_map(|object| Some((object, folder_of(&object.key)?))).filter(|(_, folder)| !own(*folder));
         let mut others = others.peekable();
@@ -430,26 +302,26 @@ impl Books {
             Some(object) if !self.journal.committed_runs(&commit.name).contains(&commit.run_id) => {
                 let head = self.heads().remove(&commit.name);
                 let is = head.map_or_else(|| "0".to_owned(), |(generation, _)| generation.to_string());
-                Err(BookError::Moved { name: commit.name.clone(), is, expected: format!("one that has {}", object.key) })
+                Err(RegistryError::Moved { name: commit.name.clone(), is, expected: format!("one that has {}", object.key) })
             }
             _ => Ok(()),
         }
     }
 
     /// Refuses to begin anew over what was committed, never deleted, and has no file: its objects would be nobody's.
-    fn refuse_lost(&self, name: &str) -> Result<(), BookError> {
+    fn refuse_lost(&self, name: &str) -> Result<(), RegistryError> {
         let is_lost = self.journal.committed().contains_key(name) && !self.has(name);
         let why = || format!("{}; `brahman datasets resync {name}` brings it back, deleting the dataset gives it up", tidy::GONE);
-        if is_lost { Err(BookError::Damaged { name: name.to_owned(), why: why() }) } else { Ok(()) }
+        if is_lost { Err(RegistryError::Damaged { name: name.to_owned(), why: why() }) } else { Ok(()) }
     }
 
-    fn publish_commit(&mut self, mut commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), BookError> {
+    fn publish_commit(&mut self, mut commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), RegistryError> {
         self.check_name(&commit.name)?;
         self.refuse_lost(&commit.name)?;
         // Where they lie is for the catalog to say.
         commit.objects.iter_mut().for_each(|object| object.path = None);
         if !self.of_mocks && commit.inputs.iter().any(|input| input.starts_with(MADE_UP)) {
-            return Err(BookError::MadeByMock { name: commit.name, maker: commit.maker.unwrap_or_else(|| FIRST_MOCK.to_owned()) });
+            return Err(RegistryError::MadeByMock { name: commit.name, maker: commit.maker.unwrap_or_else(|| FIRST_MOCK.to_owned()) });
         }
         if let Some(said) = self.said_again(&commit.name, &commit.run_id)? {
             return Ok(said);
@@ -492,7 +364,7 @@ impl Books {
         let previous = gone.cloned().collect();
         let (feeds, feed_runs, pins) = old.map(|o| (o.feeds, o.feed_runs, o.pins)).unwrap_or_default();
         let entry = Entry { dataset, before, previous, feeds, feed_runs, pins, history };
-        let step = |name| self.steps.pass(name).map_err(|source| BookError::Io { path: self.folder.clone(), source });
+        let step = |name| self.steps.pass(name).map_err(|source| RegistryError::Io { path: self.folder.clone(), source });
         step("before the manifest")?;
         self.save(&commit.name, &entry)?;
         step("after the manifest")?;
@@ -500,7 +372,7 @@ impl Books {
         if let Err(error) = self.journal.complete(&entry.dataset) {
             tracing::error!(dataset = commit.name, "the lineage's journal refuses: {}", chain(&error));
         }
-        self.steps.pass("after the journal").map_err(|source| BookError::Io { path: self.folder.clone(), source })?;
+        self.steps.pass("after the journal").map_err(|source| RegistryError::Io { path: self.folder.clone(), source })?;
         let stale = entry.view().stale;
         self.entries.insert(commit.name, entry);
         Ok((generation, stale))
@@ -511,7 +383,7 @@ impl Books {
     ///
     /// # Errors
     /// If the dataset's file is damaged, or the run was given up or never began.
-    pub fn said_again(&self, name: &str, run_id: &str) -> Result<Option<(u64, Vec<String>)>, BookError> {
+    pub fn said_again(&self, name: &str, run_id: &str) -> Result<Option<(u64, Vec<String>)>, RegistryError> {
         let published = match self.entry(name) {
             Ok(entry) => {
                 let version = entry.history.iter().rev().find(|version| version.run_id == run_id);
@@ -519,15 +391,15 @@ impl Books {
                 let noted = || self.journal.committed_runs(name).iter().any(|run| run == run_id).then_some(entry.dataset.generation);
                 version.map(|version| version.generation).or_else(noted).map(|generation| (generation, entry.view().stale))
             }
-            Err(BookError::NoSuchDataset(_)) => None,
+            Err(RegistryError::NoSuchDataset(_)) => None,
             Err(error) => return Err(error),
         };
         if published.is_none() {
-            self.journal.known().map_err(|source| BookError::Io { path: self.folder.join("lineage.log"), source })?;
+            self.journal.known().map_err(|source| RegistryError::Io { path: self.folder.join("lineage.log"), source })?;
         }
         // Whoever gave it up was told that nothing would be published.
         match published {
-            None if !self.journal.is_open(run_id) => Err(BookError::GivenUp(run_id.to_owned())),
+            None if !self.journal.is_open(run_id) => Err(RegistryError::GivenUp(run_id.to_owned())),
             published => Ok(published),
         }
     }
@@ -535,12 +407,12 @@ impl Books {
     /// Refuses a commit that builds on another generation than there is, or on what a mock made.
     ///
     /// # Errors
-    /// [`BookError::Moved`], [`BookError::MadeByMock`].
-    pub fn check_base(&self, commit: &CommitIn) -> Result<(), BookError> {
+    /// [`RegistryError::Moved`], [`RegistryError::MadeByMock`].
+    pub fn check_base(&self, commit: &CommitIn) -> Result<(), RegistryError> {
         self.builds_on(commit, self.entries.get(&commit.name))
     }
 
-    fn builds_on(&self, commit: &CommitIn, old: Option<&Entry>) -> Result<(), BookError> {
+    fn builds_on(&self, commit: &CommitIn, old: Option<&Entry>) -> Result<(), RegistryError> {
         let is = old.map_or(0, |o| o.dataset.generation);
         let run = old.and_then(|o| o.run_id());
         let moved = match (commit.expect_run.as_deref(), run) {
@@ -551,7 +423,7 @@ impl Books {
             |generation: u64, run: Option<&str>| run.map_or_else(|| generation.to_string(), |run| format!("{generation} (run {run})"));
         if moved {
             let expected = word(commit.expect.unwrap_or(0), commit.expect_run.as_deref());
-            return Err(BookError::Moved { name: commit.name.clone(), is: word(is, run), expected });
+            return Err(RegistryError::Moved { name: commit.name.clone(), is: word(is, run), expected });
         }
         match old {
             Some(old) if old.dataset.objects.iter().any(|o| commit.objects.iter().any(|new| new.key == o.key)) => {
@@ -562,7 +434,7 @@ impl Books {
     }
 
     /// A run that found nothing new: how far it looked is kept, the generation stays.
-    fn commit_nothing_new(&mut self, commit: CommitIn, mut entry: Entry) -> Result<(u64, Vec<String>), BookError> {
+    fn commit_nothing_new(&mut self, commit: CommitIn, mut entry: Entry) -> Result<(u64, Vec<String>), RegistryError> {
         if entry.dataset.watermark != commit.watermark {
             entry.dataset.watermark = commit.watermark;
             self.save(&commit.name, &entry)?;
@@ -581,7 +453,7 @@ impl Books {
     ///
     /// # Errors
     /// If there is no such dataset.
-    pub fn mark_stale(&mut self, name: &str, index: &str, run_id: Option<&str>) -> Result<(), BookError> {
+    pub fn mark_stale(&mut self, name: &str, index: &str, run_id: Option<&str>) -> Result<(), RegistryError> {
         self.note_feed(name, index, 0, run_id)?;
         Ok(())
     }
@@ -590,7 +462,7 @@ impl Books {
     ///
     /// # Errors
     /// If there is no such dataset.
-    pub fn clear_stale(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<bool, BookError> {
+    pub fn clear_stale(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<bool, RegistryError> {
         let entry = self.note_feed(name, index, generation, run_id)?;
         Ok(match (run_id, entry.run_id()) {
             (Some(theirs), Some(ours)) => theirs == ours,
@@ -602,7 +474,7 @@ impl Books {
     ///
     /// # Errors
     /// If there is no such dataset, or the disk refuses.
-    pub fn forget_feed(&mut self, name: &str, index: &str) -> Result<(), BookError> {
+    pub fn forget_feed(&mut self, name: &str, index: &str) -> Result<(), RegistryError> {
         let mut entry = self.entry(name)?.clone();
         entry.feed_runs.remove(index);
         if entry.feeds.remove(index).is_some() {
@@ -612,7 +484,7 @@ impl Books {
         Ok(())
     }
 
-    fn note_feed(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<&Entry, BookError> {
+    fn note_feed(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<&Entry, RegistryError> {
         let mut entry = self.entry(name)?.clone();
         self.refuse_mock(name, &entry)?;
         entry.feeds.insert(index.to_owned(), generation);
@@ -629,21 +501,21 @@ impl Books {
     ///
     /// # Errors
     /// If there is none.
-    pub fn delete(&mut self, name: &str) -> Result<(), BookError> {
+    pub fn delete(&mut self, name: &str) -> Result<(), RegistryError> {
         check(name)?;
         if !self.has(name) && !self.gone().iter().any(|gone| gone == name) {
-            return Err(BookError::NoSuchDataset(name.to_owned()));
+            return Err(RegistryError::NoSuchDataset(name.to_owned()));
         }
         self.refuse_pinned(name)?;
         let path = self.folder.join(format!("{name}.json"));
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BookError::Io { path, source: error }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(RegistryError::Io { path, source: error }),
             _ => {}
         }
         // Its file is gone: whatever else fails, nothing may write it anew.
         self.entries.remove(name);
         self.damaged.remove(name);
-        atomic::sync_dir(&self.folder).map_err(|source| BookError::Io { path, source })?;
+        atomic::sync_dir(&self.folder).map_err(|source| RegistryError::Io { path, source })?;
         if let Err(error) = self.journal.dropped(name) {
             tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
@@ -662,7 +534,7 @@ impl Books {
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn mend_file(&self, name: &str) -> Result<bool, BookError> {
+    pub fn mend_file(&self, name: &str) -> Result<bool, RegistryError> {
         let Some(entry) = self.entries.get(name) else { return Ok(false) };
         if unseal(&self.folder.join(format!("{name}.json"))).is_ok() {
             return Ok(false);
@@ -670,10 +542,10 @@ impl Books {
         self.save(name, entry).map(|()| true)
     }
 
-    fn save(&self, name: &str, entry: &Entry) -> Result<(), BookError> {
+    fn save(&self, name: &str, entry: &Entry) -> Result<(), RegistryError> {
         let path = self.folder.join(format!("{name}.json"));
         let sealed = seal(entry).map_err(io::Error::from).and_then(|text| atomic::write(&path, text.as_bytes()));
-        sealed.map_err(|source| BookError::Io { path, source })
+        sealed.map_err(|source| RegistryError::Io { path, source })
     }
 }
 

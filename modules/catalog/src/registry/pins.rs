@@ -10,7 +10,7 @@ use brahman_card::interface::catalog::{Object, PinnedGeneration};
 use brahman_sidecar::chain;
 
 use super::entry::Entry;
-use super::{BookError, Books, check, now_ms};
+use super::{DatasetRegistry, RegistryError, check, now_ms};
 
 /// Pins of one dataset: each names its objects in the dataset's file.
 const PINS_MAX: usize = 100;
@@ -58,7 +58,7 @@ impl Entry {
     }
 }
 
-impl Books {
+impl DatasetRegistry {
     /// Keeps a generation, the present one unless another is named, until `until_ms` or without an end. Of a pin that is there already the
     /// end is set anew.
     ///
@@ -70,12 +70,12 @@ impl Books {
         generation: Option<u64>,
         pin: Option<String>,
         until_ms: Option<u64>,
-    ) -> Result<PinnedGeneration, BookError> {
+    ) -> Result<PinnedGeneration, RegistryError> {
         let mut entry = self.entry(name)?.clone();
         self.refuse_mock(name, &entry)?;
         let number = generation.unwrap_or(entry.dataset.generation);
         let kept = entry.generations().into_iter().find(|kept| kept.generation == number);
-        let kept = kept.ok_or_else(|| BookError::NoSuchGeneration { name: name.to_owned(), generation: number })?;
+        let kept = kept.ok_or_else(|| RegistryError::NoSuchGeneration { name: name.to_owned(), generation: number })?;
         let pin = pin.unwrap_or_else(|| if kept.run_id.is_empty() { format!("generation-{number}") } else { kept.run_id.clone() });
         check(&pin)?;
         let pin = PinnedGeneration { pin, generation: number, run_id: kept.run_id, objects: kept.objects, until_ms, folder: None };
@@ -83,27 +83,27 @@ impl Books {
             // The same pin of another generation moves there.
             Some(at) => entry.pins[at] = pin.clone(),
             None if entry.pins.len() >= PINS_MAX => {
-                return Err(BookError::TooManyPins { name: name.to_owned(), count: entry.pins.len() });
+                return Err(RegistryError::TooManyPins { name: name.to_owned(), count: entry.pins.len() });
             }
             None => entry.pins.push(pin.clone()),
         }
         entry.pins.sort_by(|a, b| (a.generation, &a.pin).cmp(&(b.generation, &b.pin)));
-        self.steps.pass("before the pin").map_err(|source| BookError::Io { path: self.folder.clone(), source })?;
+        self.steps.pass("before the pin").map_err(|source| RegistryError::Io { path: self.folder.clone(), source })?;
         self.save(name, &entry)?;
         self.entries.insert(name.to_owned(), entry);
-        Ok(self.told_pin(pin))
+        Ok(self.pin_with_paths(pin))
     }
 
     /// Takes pins away: the one of this name, those of this generation, or all. Says how many there were.
     ///
     /// # Errors
     /// If there is no such dataset, or the disk refuses: then all stay.
-    pub fn unpin(&mut self, name: &str, generation: Option<u64>, pin: Option<&str>) -> Result<u64, BookError> {
+    pub fn unpin(&mut self, name: &str, generation: Option<u64>, pin: Option<&str>) -> Result<u64, RegistryError> {
         let is_meant = |one: &PinnedGeneration| {
             generation.is_none_or(|generation| one.generation == generation) && pin.is_none_or(|pin| one.pin == pin)
         };
         self.entry(name).and_then(|entry| self.refuse_mock(name, entry))?;
-        self.take_away(name, is_meant)
+        self.remove_pins(name, is_meant)
     }
 
     /// Takes away the pins whose life is over. What failed is tried again the next time: until then they keep what they name.
@@ -112,14 +112,14 @@ impl Books {
         let names: Vec<String> =
             self.entries.iter().filter(|(_, entry)| entry.pins.iter().any(is_over)).map(|(name, _)| name.clone()).collect();
         for name in names {
-            match self.take_away(&name, is_over) {
+            match self.remove_pins(&name, is_over) {
                 Ok(count) => tracing::info!(dataset = name, count, "pins whose life is over were taken away"),
                 Err(error) => tracing::error!(dataset = name, "pins whose life is over stay: {}", chain(&error)),
             }
         }
     }
 
-    fn take_away(&mut self, name: &str, is_meant: impl Fn(&PinnedGeneration) -> bool) -> Result<u64, BookError> {
+    fn remove_pins(&mut self, name: &str, is_meant: impl Fn(&PinnedGeneration) -> bool) -> Result<u64, RegistryError> {
         let mut entry = self.entry(name)?.clone();
         let there = entry.pins.len();
         entry.pins.retain(|pin| !is_meant(pin));
@@ -136,10 +136,10 @@ impl Books {
     pub fn pins(&self, name: &str) -> Vec<PinnedGeneration> {
         let now_ms = now_ms();
         let pins = self.entries.get(name).into_iter().flat_map(|entry| &entry.pins);
-        pins.filter(|pin| pin.until_ms.is_none_or(|until| until > now_ms)).map(|pin| self.told_pin(pin.clone())).collect()
+        pins.filter(|pin| pin.until_ms.is_none_or(|until| until > now_ms)).map(|pin| self.pin_with_paths(pin.clone())).collect()
     }
 
-    fn told_pin(&self, mut pin: PinnedGeneration) -> PinnedGeneration {
+    fn pin_with_paths(&self, mut pin: PinnedGeneration) -> PinnedGeneration {
         for object in &mut pin.objects {
             object.path = self.roots.path(object).ok().map(|path| path.display().to_string());
         }
@@ -147,9 +147,9 @@ impl Books {
     }
 
     /// Refuses to do away with what somebody has pinned.
-    pub(super) fn refuse_pinned(&self, name: &str) -> Result<(), BookError> {
+    pub(super) fn refuse_pinned(&self, name: &str) -> Result<(), RegistryError> {
         let pins: Vec<String> = self.pins(name).into_iter().map(|pin| pin.pin).collect();
-        if pins.is_empty() { Ok(()) } else { Err(BookError::Pinned { name: name.to_owned(), pins }) }
+        if pins.is_empty() { Ok(()) } else { Err(RegistryError::Pinned { name: name.to_owned(), pins }) }
     }
 
     /// Every generation of a dataset that is kept, the present one first; none of a dataset that is not whole.
@@ -173,21 +173,21 @@ impl Books {
     /// Refuses a new name that will not do, or that a dataset has.
     ///
     /// # Errors
-    /// [`BookError::BadName`], [`BookError::Reserved`], [`BookError::Exists`], and [`BookError::Damaged`] of one that is lost.
-    pub fn check_vacant(&self, name: &str) -> Result<(), BookError> {
+    /// [`RegistryError::BadName`], [`RegistryError::Reserved`], [`RegistryError::Exists`], and [`RegistryError::Damaged`] of one that is lost.
+    pub fn check_vacant(&self, name: &str) -> Result<(), RegistryError> {
         super::names::check_new(name)?;
         self.refuse_lost(name)?;
-        if self.has(name) { Err(BookError::Exists(name.to_owned())) } else { Ok(()) }
+        if self.has(name) { Err(RegistryError::Exists(name.to_owned())) } else { Ok(()) }
     }
 
     /// Refuses a new name for what is known by its old one: indexes are fed by it, or it is pinned.
     ///
     /// # Errors
-    /// [`BookError::InUse`], [`BookError::Pinned`], or that there is no such dataset.
-    pub fn check_movable(&self, name: &str) -> Result<(), BookError> {
+    /// [`RegistryError::InUse`], [`RegistryError::Pinned`], or that there is no such dataset.
+    pub fn check_movable(&self, name: &str) -> Result<(), RegistryError> {
         let entry = self.entry(name)?;
         if !entry.feeds.is_empty() {
-            return Err(BookError::InUse { name: name.to_owned(), indexes: entry.feeds.keys().cloned().collect() });
+            return Err(RegistryError::InUse { name: name.to_owned(), indexes: entry.feeds.keys().cloned().collect() });
         }
         self.refuse_pinned(name)
     }
@@ -195,15 +195,15 @@ impl Books {
     /// Deletes a dataset if its present generation is still of this run, and nothing has come to need its name.
     ///
     /// # Errors
-    /// [`BookError::Moved`] if it has gone on, and as [`Books::check_movable`] and [`Books::delete`].
-    pub fn delete_at(&mut self, name: &str, run_id: &str) -> Result<(), BookError> {
+    /// [`RegistryError::Moved`] if it has gone on, and as [`DatasetRegistry::check_movable`] and [`DatasetRegistry::delete`].
+    pub fn delete_at(&mut self, name: &str, run_id: &str) -> Result<(), RegistryError> {
         self.check_movable(name)?;
         let entry = self.entry(name)?;
         if entry.run_id() != Some(run_id) {
             let is = entry.dataset.generation.to_string();
-            return Err(BookError::Moved { name: name.to_owned(), is, expected: format!("the one of run {run_id}") });
+            return Err(RegistryError::Moved { name: name.to_owned(), is, expected: format!("the one of run {run_id}") });
         }
-        self.steps.pass("before the deletion").map_err(|source: io::Error| BookError::Io { path: self.folder.clone(), source })?;
+        self.steps.pass("before the deletion").map_err(|source: io::Error| RegistryError::Io { path: self.folder.clone(), source })?;
         self.delete(name)
     }
 }
@@ -221,8 +221,8 @@ mod tests {
     use super::*;
 
     /// Commits one object of a run, and deletes what may go. Gives the object's path.
-    fn commit(books: &mut Books, run: &str) -> std::path::PathBuf {
-        let place = books.location("d", run, "test", None).expect("a place");
+    fn commit(registry: &mut DatasetRegistry, run: &str) -> std::path::PathBuf {
+        let place = registry.location("d", run, "test", None).expect("a place");
         let path = Path::new(&place.path).join("part-0.parquet");
         fs::write(&path, run).expect("written");
         let object = Object {
@@ -235,92 +235,92 @@ mod tests {
         };
         let commit =
             CommitIn { name: "d".into(), run_id: run.into(), objects: vec![object], producer: "test".into(), ..CommitIn::default() };
-        books.commit(commit, 0).expect("committed");
-        books.tidy(None, &BTreeSet::new());
+        registry.commit(commit, 0).expect("committed");
+        registry.tidy(None, &BTreeSet::new());
         path
     }
 
     #[test]
     fn a_pinned_generation_outlives_those_that_follow_and_a_restart_until_it_is_unpinned() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        let one = commit(&mut books, "r1");
-        let pin = books.pin("d", None, None, None).expect("pinned");
+        let mut registry = DatasetRegistry::open(state.path()).expect("open");
+        let one = commit(&mut registry, "r1");
+        let pin = registry.pin("d", None, None, None).expect("pinned");
         assert_eq!((pin.pin.as_str(), pin.generation, pin.objects.len()), ("r1", 1, 1));
-        assert_eq!(books.pin("d", Some(1), None, None).expect("said again"), pin);
-        let two = commit(&mut books, "r2");
+        assert_eq!(registry.pin("d", Some(1), None, None).expect("said again"), pin);
+        let two = commit(&mut registry, "r2");
         // The previous one can be pinned as well, and one that is gone cannot.
-        let three = commit(&mut books, "r3");
-        assert_eq!(books.pin("d", Some(2), Some("mine".into()), None).expect("pinned").run_id, "r2");
-        assert!(matches!(books.pin("d", Some(9), None, None), Err(BookError::NoSuchGeneration { generation: 9, .. })));
-        let four = commit(&mut books, "r4");
-        let five = commit(&mut books, "r5");
-        drop(books);
-        let mut books = Books::open(state.path()).expect("open");
-        books.tidy(None, &BTreeSet::new());
+        let three = commit(&mut registry, "r3");
+        assert_eq!(registry.pin("d", Some(2), Some("mine".into()), None).expect("pinned").run_id, "r2");
+        assert!(matches!(registry.pin("d", Some(9), None, None), Err(RegistryError::NoSuchGeneration { generation: 9, .. })));
+        let four = commit(&mut registry, "r4");
+        let five = commit(&mut registry, "r5");
+        drop(registry);
+        let mut registry = DatasetRegistry::open(state.path()).expect("open");
+        registry.tidy(None, &BTreeSet::new());
         assert_eq!([&one, &two, &three, &four, &five].map(|path| path.exists()), [true, true, false, true, true]);
-        let numbers: Vec<u64> = books.generations("d").iter().map(|kept| kept.generation).collect();
+        let numbers: Vec<u64> = registry.generations("d").iter().map(|kept| kept.generation).collect();
         assert_eq!(numbers, [5, 4, 1, 2]);
-        assert!(matches!(books.delete("d"), Err(BookError::Pinned { .. })));
-        assert_eq!((books.unpin("d", None, Some("mine")).expect("unpinned"), books.unpin("d", Some(2), None).expect("none")), (1, 0));
-        books.tidy(None, &BTreeSet::new());
+        assert!(matches!(registry.delete("d"), Err(RegistryError::Pinned { .. })));
+        assert_eq!((registry.unpin("d", None, Some("mine")).expect("unpinned"), registry.unpin("d", Some(2), None).expect("none")), (1, 0));
+        registry.tidy(None, &BTreeSet::new());
         assert_eq!([&one, &two].map(|path| path.exists()), [true, false]);
-        assert_eq!(books.unpin("d", None, None).expect("unpinned"), 1);
-        books.tidy(None, &BTreeSet::new());
+        assert_eq!(registry.unpin("d", None, None).expect("unpinned"), 1);
+        registry.tidy(None, &BTreeSet::new());
         assert!(!one.exists() && five.exists());
-        books.delete("d").expect("deleted");
+        registry.delete("d").expect("deleted");
     }
 
     #[test]
     fn a_pin_ends_with_its_life_and_is_counted_anew_when_it_is_said_again() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        let one = commit(&mut books, "r1");
+        let mut registry = DatasetRegistry::open(state.path()).expect("open");
+        let one = commit(&mut registry, "r1");
         let now = now_ms();
-        books.pin("d", None, None, Some(now + 60_000)).expect("pinned");
-        books.pin("d", None, None, Some(now + 120_000)).expect("pinned for longer");
-        commit(&mut books, "r2");
-        commit(&mut books, "r3");
-        books.expire_pins(now + 60_000);
-        books.tidy(None, &BTreeSet::new());
+        registry.pin("d", None, None, Some(now + 60_000)).expect("pinned");
+        registry.pin("d", None, None, Some(now + 120_000)).expect("pinned for longer");
+        commit(&mut registry, "r2");
+        commit(&mut registry, "r3");
+        registry.expire_pins(now + 60_000);
+        registry.tidy(None, &BTreeSet::new());
         assert!(one.exists(), "its life has been counted anew");
-        books.expire_pins(now + 120_000);
-        books.tidy(None, &BTreeSet::new());
-        assert!(!one.exists() && books.pins("d").is_empty());
+        registry.expire_pins(now + 120_000);
+        registry.tidy(None, &BTreeSet::new());
+        assert!(!one.exists() && registry.pins("d").is_empty());
     }
 
     #[test]
     fn a_pin_that_could_not_be_saved_is_none_and_one_that_was_is_found_after_a_crash() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        let one = commit(&mut books, "r1");
-        books.steps = Steps::stopping_at(0);
-        books.pin("d", None, None, None).expect_err("stopped");
-        assert!(books.pins("d").is_empty());
-        books.steps = Steps::default();
-        books.pin("d", None, None, None).expect("pinned");
-        drop(books);
-        let mut books = Books::open(state.path()).expect("open");
-        commit(&mut books, "r2");
-        commit(&mut books, "r3");
-        assert!(one.exists() && books.pins("d").len() == 1);
+        let mut registry = DatasetRegistry::open(state.path()).expect("open");
+        let one = commit(&mut registry, "r1");
+        registry.steps = Steps::stopping_at(0);
+        registry.pin("d", None, None, None).expect_err("stopped");
+        assert!(registry.pins("d").is_empty());
+        registry.steps = Steps::default();
+        registry.pin("d", None, None, None).expect("pinned");
+        drop(registry);
+        let mut registry = DatasetRegistry::open(state.path()).expect("open");
+        commit(&mut registry, "r2");
+        commit(&mut registry, "r3");
+        assert!(one.exists() && registry.pins("d").len() == 1);
         for number in 0..PINS_MAX - 1 {
-            books.pin("d", None, Some(format!("p{number}")), None).expect("pinned");
+            registry.pin("d", None, Some(format!("p{number}")), None).expect("pinned");
         }
-        assert!(matches!(books.pin("d", None, Some("one-more".into()), None), Err(BookError::TooManyPins { .. })));
-        assert!(matches!(books.pin("d", None, Some("../x".into()), None), Err(BookError::BadName(_))));
+        assert!(matches!(registry.pin("d", None, Some("one-more".into()), None), Err(RegistryError::TooManyPins { .. })));
+        assert!(matches!(registry.pin("d", None, Some("../x".into()), None), Err(RegistryError::BadName(_))));
     }
 
     #[test]
     fn what_has_gone_on_or_is_needed_by_its_name_is_not_deleted_behind_a_copy() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let mut books = Books::open(state.path()).expect("open");
-        commit(&mut books, "r1");
-        commit(&mut books, "r2");
-        assert!(matches!(books.delete_at("d", "r1"), Err(BookError::Moved { .. })));
-        books.mark_stale("d", "i", None).expect("marked");
-        assert!(matches!(books.delete_at("d", "r2"), Err(BookError::InUse { .. })));
-        assert!(matches!(books.check_vacant("d"), Err(BookError::Exists(_))));
-        books.check_vacant("e").expect("nobody has it");
+        let mut registry = DatasetRegistry::open(state.path()).expect("open");
+        commit(&mut registry, "r1");
+        commit(&mut registry, "r2");
+        assert!(matches!(registry.delete_at("d", "r1"), Err(RegistryError::Moved { .. })));
+        registry.mark_stale("d", "i", None).expect("marked");
+        assert!(matches!(registry.delete_at("d", "r2"), Err(RegistryError::InUse { .. })));
+        assert!(matches!(registry.check_vacant("d"), Err(RegistryError::Exists(_))));
+        registry.check_vacant("e").expect("nobody has it");
     }
 }
