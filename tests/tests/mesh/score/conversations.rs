@@ -36,7 +36,7 @@ async fn a_conversation_goes_through_a_chat_template_and_the_reply_says_which() 
     for (chat, words) in [
         (json!({ "text": "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}" }), "steps"),
         (json!({ "text": "x".repeat(1 << 20) }), "1048576 bytes"),
-        (json!({ "text": "{% include '/etc/passwd' %}" }), "not valid"),
+        (json!({ "text": "{% include '/etc/passwd' %}" }), "template not found"),
         (json!({ "text": "a\n{{ open('/etc/passwd') }}" }), "line 2"),
         (json!({ "name": "tool_use" }), "no chat template `tool_use`"),
         (json!({ "name": "a", "text": "b" }), "expected one of them"),
