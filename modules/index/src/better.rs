@@ -80,7 +80,7 @@ impl Goal {
         } else {
             match self {
                 Self::Target(_) => Standing::Alike,
-                Self::Pareto if one.p95_us == other.p95_us && !clearly(one, other) && !clearly(other, one) => Standing::Alike,
+                Self::Pareto if one.p95_us.total_cmp(&other.p95_us).is_eq() && !clearly(one, other) && !clearly(other, one) => Standing::Alike,
                 Self::Pareto => Standing::Trade,
             }
         }
@@ -106,7 +106,6 @@ impl Goal {
     pub fn best(self, all: &[Figures]) -> Option<usize> {
         let floor = all.iter().map(|figures| figures.low).fold(f64::NEG_INFINITY, f64::max);
         let places = (0..all.len()).filter(|place| self != Self::Pareto || all[*place].recall >= floor);
-        // The last of equals is the smallest by `min_by`'s word only if it is strictly less: the first stays.
         places.min_by(|a, b| self.rank(&all[*a], &all[*b]))
     }
 
