@@ -29,12 +29,12 @@ use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic};
 use serde::{Deserialize, Serialize};
 
+use crate::data::RowSum;
 use crate::engine::{self, Work};
 use crate::files::{Damage, FileRef, Files, bad, named};
-
 use crate::generation::{Base, BaseRef, Delta, EF_DEFAULT, Generation, Manifest, SegmentRef};
 use crate::lexical::{Lexical, analyser_for};
-use crate::rows::RowStore;
+use crate::rows::{Row, RowStore};
 use crate::sweep::Obstacles;
 use crate::{calibrate, sealed, segment};
 
@@ -89,6 +89,17 @@ pub struct Content {
     pub vectors: Vec<f32>,
     /// What searches filter by.
     pub columns: RecordBatch,
+}
+
+impl Content {
+    fn with_vectors(&self, dim: usize) -> impl Iterator<Item = io::Result<(Row<'_>, &[f32])>> {
+        let vector = move |row: usize| self.vectors.get(row * dim..(row + 1) * dim).unwrap_or_default();
+        self.rows.iter().enumerate().map(move |(number, row)| row.map(|row| (row, vector(number))))
+    }
+
+    fn rows_sum(&self, dim: usize) -> io::Result<RowSum> {
+        RowSum::of(self.with_vectors(dim))
+    }
 }
 
 /// A generation that is being written; removed again unless it comes to stay.
@@ -237,6 +248,7 @@ impl Folder {
         let dim = manifest.model.dim;
         manifest.chunks = content.rows.len() as u64;
         (manifest.base, manifest.segments, manifest.dead) = (None, Vec::new(), None);
+        manifest.rows_sum = Some(content.rows_sum(dim)?);
         if !content.rows.is_empty() {
             let engine = engine::named(&manifest.engine).map_err(bad)?;
             let work = Work { vectors: &content.vectors, dim, parameters: manifest.parameters, threads, progress };
@@ -314,6 +326,14 @@ impl Folder {
         manifest.base.clone_from(&old.manifest.base);
         manifest.segments.clone_from(&old.manifest.segments);
         manifest.chunks = (old.len() + added.rows.len() - dead.len()) as u64;
+        manifest.rows_sum = match old.known_rows_sum() {
+            Some(sum) => {
+                let gone = dead.iter().copied().filter(|row| old.is_live(*row));
+                Some(sum.without(old.with_vectors(gone))?.with(added.with_vectors(manifest.model.dim))?)
+            }
+            // To read all rows would cost more than what is appended.
+            None => None,
+        };
         if !added.rows.is_empty() {
             let path = self.new_segment(&mut draft)?;
             segment::write(&self.path().join(&path), source, &manifest.model, &added.rows, &added.vectors, &added.columns)?;

@@ -17,6 +17,7 @@ use brahman_sidecar::chain;
 use serde::{Deserialize, Serialize};
 
 use crate::analyser::Analyser;
+use crate::data::RowSum;
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::filter::sorted::{IdMap, ROWS_MIN, SortedColumns};
@@ -123,6 +124,9 @@ pub struct Manifest {
     /// Those whose vector cannot be used.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped_docs: u64,
+    /// A sum over the rows alive and their vectors; absent in what was written before there was one, and after that by appending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_sum: Option<RowSum>,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -158,6 +162,7 @@ impl Manifest {
             recall_measured: None,
             empty_docs: 0,
             skipped_docs: 0,
+            rows_sum: None,
         }
     }
 
@@ -442,6 +447,8 @@ pub struct Generation {
     base_columns: OnceLock<RecordBatch>,
     /// Which rows of the delta each document has.
     delta_ids: OnceLock<IdMap>,
+    /// Of one whose manifest does not say it.
+    rows_sum: OnceLock<RowSum>,
 }
 
 /// How a search is made.
@@ -506,8 +513,8 @@ impl Generation {
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
         let (lexical_delta, lexical_gone) = (OnceLock::new(), OnceLock::new());
-        let (base_columns, delta_ids) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta, lexical_gone, base_columns, delta_ids })
+        let (base_columns, delta_ids, rows_sum) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta, lexical_gone, base_columns, delta_ids, rows_sum })
     }
 
     /// Rows in the base.
@@ -588,6 +595,32 @@ impl Generation {
     /// Numbers of the rows alive.
     pub fn live_rows(&self) -> impl Iterator<Item = u32> {
         (0..self.len() as u32).filter(|row| self.is_live(*row))
+    }
+
+    /// The sum over its rows, if it is at hand.
+    #[must_use]
+    pub fn known_rows_sum(&self) -> Option<RowSum> {
+        self.manifest.rows_sum.or_else(|| self.rows_sum.get().copied())
+    }
+
+    /// Rows with their vectors, of whichever part.
+    pub fn with_vectors<'a>(
+        &'a self,
+        numbers: impl Iterator<Item = u32> + 'a,
+    ) -> impl Iterator<Item = io::Result<(Row<'a>, &'a [f32])>> + 'a {
+        numbers.map(move |number| self.row(number).map(|row| (row, self.vector(number))))
+    }
+
+    /// The name of its data: of which rows there are, with which vectors. Where the manifest does not say, all rows are read once.
+    ///
+    /// # Errors
+    /// If a row is damaged.
+    pub fn data_name(&self) -> io::Result<String> {
+        let sum = match self.known_rows_sum() {
+            Some(sum) => sum,
+            None => *kept(&self.rows_sum, || RowSum::of(self.with_vectors(self.live_rows())))?,
+        };
+        Ok(sum.name(&self.manifest.model.fingerprint))
     }
 
     /// Bytes in memory when everything has been touched.
