@@ -80,7 +80,7 @@ impl Goal {
         } else {
             match self {
                 Self::Target(_) => Standing::Alike,
-                Self::Pareto if one.p95_us.total_cmp(&other.p95_us).is_eq() && !clearly(one, other) && !clearly(other, one) => Standing::Alike,
+                Self::Pareto if one.p95_us.total_cmp(&other.p95_us).is_eq() => Standing::Alike,
                 Self::Pareto => Standing::Trade,
             }
         }
