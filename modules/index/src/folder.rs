@@ -71,6 +71,9 @@ pub struct Pointer {
     /// Somebody went back to it: nothing that acts by itself goes on from there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Of a promotion: folder of the generation that answered before, which is not always the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
 }
 
 /// An index's folder, and what is open of it.
@@ -223,9 +226,10 @@ impl Folder {
         let unfinished = self.path().join(&generation.folder).join(UNFINISHED).exists();
         let mut draft = self.draft_of(&generation);
         draft.stays = !unfinished;
-        let pinned = self.pointer()?.is_some_and(|pointer| pointer.pinned);
+        let (pinned, answered) = self.pointer()?.map(|pointer| (pointer.pinned, pointer.generation)).unzip();
         self.seal(&generation.folder, &generation.manifest)?;
-        self.point(&generation.folder, "promotion", pinned)?;
+        let before = answered.filter(|answered| *answered != generation.folder);
+        self.point_after(&generation.folder, "promotion", pinned.unwrap_or(false), before)?;
         draft.stays = true;
         Ok(generation)
     }
@@ -372,11 +376,15 @@ impl Folder {
     /// # Errors
     /// `InvalidData` naming the file that is not; or as the file system gives them. The old one then counts.
     pub fn point(&self, generation: &str, reason: &str, pinned: bool) -> io::Result<()> {
+        self.point_after(generation, reason, pinned, None)
+    }
+
+    fn point_after(&self, generation: &str, reason: &str, pinned: bool, before: Option<String>) -> io::Result<()> {
         self.manifest(generation)?.files().try_for_each(|file| self.files.whole(file))?;
         self.step("files there")?;
         let sequence = self.pointer().ok().flatten().map_or(1, |p| p.sequence + 1);
         let (generation, reason) = (generation.to_owned(), reason.to_owned());
-        let pointer = Pointer { sequence, generation, reason, at_ms: now_ms(), pinned };
+        let pointer = Pointer { sequence, generation, reason, at_ms: now_ms(), pinned, before };
         atomic::write(&self.path().join(CURRENT), &sealed::to_vec(&pointer)?)?;
         self.step("pointer moved")?;
         self.counts(&pointer.generation);

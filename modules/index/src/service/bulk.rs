@@ -13,6 +13,7 @@ use brahman_sidecar::serve::UpgradedStream;
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
+use super::agent::Agent;
 use super::refresh::cores;
 use super::search::{EF_MAX, K_MAX, unit};
 use super::shelf::Index;
@@ -23,6 +24,7 @@ use flat_hnsw::build::in_parallel;
 
 /// What holds for the whole conversation.
 struct Terms {
+    agent: Arc<Agent>,
     index: Arc<Index>,
     how: SearchOptions,
     filter: Option<Filter>,
@@ -54,7 +56,7 @@ impl IndexService {
             generation: m.number,
             mock: m.model.mark(),
         };
-        let terms = Arc::new(Terms { index, how, filter });
+        let terms = Arc::new(Terms { agent: Arc::clone(&self.agent), index, how, filter });
         let uid = call.uid;
         Reply::upgrade(&out, move |upgraded| converse(upgraded, uid, terms))
     }
@@ -70,6 +72,7 @@ async fn converse(upgraded: UpgradedStream, uid: u32, terms: Arc<Terms>) -> io::
 
 impl Terms {
     fn answer(&self, batch: &RecordBatch) -> Result<RecordBatch, Fault> {
+        self.agent.searched();
         let (generation, _) = self.index.current()?;
         let dim = generation.manifest.model.dim;
         let expected = || {
