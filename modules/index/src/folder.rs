@@ -216,13 +216,19 @@ impl Folder {
         }
     }
 
-    /// Lets a prepared generation count, with what was measured of it.
+    /// Lets a prepared generation count, with what was measured of it, if anything was.
     ///
     /// # Errors
     /// As the file system gives them; the old one then counts.
-    pub fn publish(&self, mut generation: Generation, measured: Measurement, target: f64, forced: bool) -> io::Result<Generation> {
+    pub fn publish(
+        &self,
+        mut generation: Generation,
+        measured: impl Into<Option<Measurement>>,
+        target: f64,
+        forced: bool,
+    ) -> io::Result<Generation> {
         let manifest = &mut generation.manifest;
-        (manifest.measured, manifest.target_recall, manifest.forced) = (Some(measured), Some(target), forced);
+        (manifest.measured, manifest.target_recall, manifest.forced) = (measured.into(), Some(target), forced);
         let unfinished = self.path().join(&generation.folder).join(UNFINISHED).exists();
         let mut draft = self.draft_of(&generation);
         draft.stays = !unfinished;

@@ -1,15 +1,17 @@
 //! `org.brahman.Index`.
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
-//! and mends what is damaged; [`trials`] measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so
-//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale, [`snapshot`] copies all for a backup. This file opens the
-//! indexes, follows the catalog, and makes, describes and deletes them.
+//! and mends what is damaged; [`evals`] makes sets of queries, [`trials`] measures with them, [`agent`] does so unasked; [`promotion`] lets
+//! the better answer, [`shadow`] checks what was promoted; [`places`] takes an index to another bucket; [`datasets`] knows what is stale,
+//! [`snapshot`] copies all for a backup. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
 
 mod agent;
 mod bulk;
 mod datasets;
 mod doctor;
+mod evals;
 mod places;
+mod promotion;
 mod refresh;
 mod search;
 mod shadow;

@@ -1,7 +1,5 @@
-//! Trials, autotuning and promotion: graphs built beside the live one, measured on the same queries, and what follows.
+//! Trials and autotuning: graphs built beside the live one, and measured; which of them is best.
 
-use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,23 +8,21 @@ use brahman_card::Fault;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::Progress;
 use brahman_card::interface::index::{
-    AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn,
-    EvalListOut, EvalOut, GivenQuery, LiveMetrics, Measurement, Metrics, NameIn, PromoteIn, PromoteOut, PromoteSummary, TrialIn, TrialOut,
-    TrialRecord, TrialSummary, TrialsOut, WidthMetrics, error,
+    AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, LiveMetrics,
+    Metrics, NameIn, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, WidthMetrics,
 };
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
+use super::evals::eval_of;
 use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
-use super::search::unit;
 use crate::agent::{is_recall, tried};
-use crate::better::{self, Goal, Standing};
-use crate::data::{DataNames, is_by_files};
-use crate::embedder;
+use crate::better::Goal;
+use crate::data::is_by_files;
 use crate::engine::{Engine, Work};
-use crate::evals::{self, Eval, EvalError, Given, NewSet};
-use crate::generation::{Generation, Manifest, SearchOptions};
+use crate::evals;
+use crate::generation::{Manifest, SearchOptions};
 use crate::plan::Grid;
 use crate::refresh::{folder_fault, io_fault};
 use crate::threads::on_own_thread;
@@ -34,52 +30,25 @@ use crate::trials::{self, Choice, Measure, brute_force_us, find_ef, measure, nar
 use flat_hnsw::SearchParameters;
 use flat_hnsw::build::Parameters;
 
-/// Most queries of each half.
-const QUERIES_MAX: u64 = 10_000;
-/// Fewest queries that somebody gives: with fewer an interval says nothing.
-const GIVEN_MIN: usize = 10;
-/// Most of them: as many as a generated set has.
-const GIVEN_MAX: usize = 20_000;
-/// Most answers of one.
-const ANSWERS_MAX: usize = 1000;
 /// Most widths that are measured on one graph.
 const WIDTHS_MAX: usize = 32;
 /// Trials of a grid, unless said: in so many the best of a large one is found (`plan.rs`).
-const TRIALS: u64 = 12;
+const TRIALS: usize = 12;
 /// Recall to reach, unless said.
-const TARGET_RECALL: f64 = 0.95;
+pub(super) const TARGET_RECALL: f64 = 0.95;
 /// Rows of a sample that are asked to find themselves.
-const PROBE_ROWS: usize = 1000;
+pub(super) const PROBE_ROWS: usize = 1000;
 /// How often a build says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Most trials of one grid, and most ways to build in it.
 const GRID_MAX: usize = 100;
-
-/// Why there is no set of queries, as an answer of an index.
-fn eval_fault(name: &str, error: EvalError) -> Fault {
-    match error {
-        EvalError::NoSuch { .. } => {
-            let message = format!("index `{name}`: {error}; `brahman index eval {name} --set SET` makes one");
-            Fault::of(&error::NoEval { name: name.to_owned() }, false, message)
-        }
-        EvalError::Stale { name: set } => {
-            let message = format!(
-                "index `{name}`: the eval set `{set}` belongs to other data, and what is right for the data as it is now is not known: give \
-                 it again (`brahman index eval {name} --set {set} --from FILE`), or name another set"
-            );
-            Fault::of(&error::StaleEval { name: name.to_owned(), set }, false, message)
-        }
-        EvalError::NoSuchDocument { .. } => Fault::invalid_parameter("given", error),
-        EvalError::Disk(error) => io_fault("the eval set", &error),
-    }
-}
 
 /// Name of the engine that builds unless somebody names one: what has no graph yet gets the default engine's.
 pub(super) fn own_engine(manifest: &Manifest) -> &str {
     if manifest.engine == "exact" { super::ENGINE_DEFAULT } else { &manifest.engine }
 }
 
-fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize) -> Result<usize, Fault> {
+pub(super) fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize) -> Result<usize, Fault> {
     match value {
         None => Ok(default),
         Some(n) if (least..=most).contains(&n) => Ok(usize::try_from(n).unwrap_or(default)),
@@ -106,28 +75,12 @@ fn widths(asked: Option<Vec<u64>>) -> Result<Vec<usize>, Fault> {
     Ok(widths)
 }
 
-fn set_name(asked: Option<&str>) -> Result<&str, Fault> {
-    let name = asked.unwrap_or(evals::DEFAULT);
-    evals::check_name(name).map_err(|e| Fault::invalid_parameter("set", e))?;
-    Ok(name)
-}
-
 /// What is to be built, and by which engine: a configuration over that of a generation.
-fn built_by(config: &Config, of: &Manifest) -> Result<(&'static dyn Engine, Parameters), Fault> {
+pub(super) fn built_by(config: &Config, of: &Manifest) -> Result<(&'static dyn Engine, Parameters), Fault> {
     let m = bounded("m", config.m, 2, 256, of.parameters.m)?;
     let ef_construction = bounded("ef_construction", config.ef_construction, 4, 4096, of.parameters.ef_construction)?;
     let parameters = Parameters { m, ef_construction, seed: config.seed.unwrap_or(of.parameters.seed) };
     Ok((super::builder(config.engine.as_deref().unwrap_or_else(|| own_engine(of)), &parameters)?, parameters))
-}
-
-fn measured(measure: &Measure, orphans: usize) -> Measurement {
-    Measurement {
-        recall: measure.recall(),
-        recall_low: measure.interval().0,
-        p95_us: measure.latency(0.95),
-        orphans: orphans as u64,
-        queries: measure.recalls.len() as u64,
-    }
 }
 
 /// The configuration by which a generation answers.
@@ -141,22 +94,9 @@ fn config_of(manifest: &Manifest) -> Config {
     }
 }
 
-/// The set of queries of a name for this generation; of other data it is made anew.
-fn eval_of(
-    index: &Index,
-    generation: &Generation,
-    data: &DataNames,
-    name: Option<&str>,
-    threads: usize,
-    aside: &(dyn Fn() + Sync),
-) -> Result<Eval, Fault> {
-    let eval = evals::wanted(index.folder.path(), generation, data, name, threads, aside);
-    eval.map_err(|error| eval_fault(&index.parameters.name, error))
-}
-
 impl Index {
     /// The recall that was named, here or when the index was created.
-    fn target(&self, asked: Option<f64>) -> Result<Option<f64>, Fault> {
+    pub(super) fn target(&self, asked: Option<f64>) -> Result<Option<f64>, Fault> {
         Ok(named_target(asked)?.or(self.parameters.target_recall))
     }
 }
@@ -227,7 +167,7 @@ impl Attempt {
             let mut queries = queries.to_vec();
             for query in &mut queries {
                 query.not = query.not.and_then(|row| place.get(&row).copied());
-                query.right.iter_mut().flatten().for_each(|row| *row = place.get(row).copied().unwrap_or(u32::MAX));
+                query.right.iter_mut().flatten().for_each(|row| *row = place.get(&*row).copied().unwrap_or(u32::MAX));
             }
             queries
         };
@@ -299,82 +239,6 @@ impl Attempt {
 }
 
 impl IndexService {
-    pub(super) async fn eval_autogen(&self, call: &Call) -> Result<Reply, Fault> {
-        let ask: EvalAutogenIn = call.parameters()?;
-        let index = self.index(&ask.name)?;
-        index.writable()?;
-        let queries = bounded("queries", ask.queries, 10, QUERIES_MAX, evals::QUERIES)?;
-        let k = bounded("k", ask.k, 1, 1000, evals::NEIGHBOURS)?;
-        let set = set_name(ask.set.as_deref())?.to_owned();
-        let (generation, _) = index.current()?;
-        if ask.given.is_some() && (ask.queries.is_some() || ask.seed.is_some()) {
-            return Err(Fault::invalid_parameter("given", "expected without `queries` and `seed`, which are of generated sets"));
-        }
-        let given = match ask.given {
-            Some(given) => Some(self.given(&index, &generation, given).await?),
-            None => None,
-        };
-        let seed = ask.seed.unwrap_or(0);
-        let making = Arc::clone(&index);
-        let make = move || -> Result<_, Fault> {
-            let data = making.data_names(&generation)?;
-            let (path, new) = (making.folder.path(), NewSet { name: &set, data: &data.now, k });
-            let made = match given {
-                Some(given) => evals::given(path, &generation, &new, &given, false),
-                None => evals::autogen(path, &generation, &new, queries, seed).map_err(EvalError::from),
-            };
-            made.map_err(|error| eval_fault(&making.parameters.name, error))
-        };
-        let eval = tokio::task::spawn_blocking(make).await.map_err(|e| Fault::internal(chain(&e)))??;
-        // One that was made where the index no longer is would be lost.
-        if !Arc::ptr_eq(&index, &self.index(&ask.name)?) {
-            let message = format!("index `{}` was moved in the meantime: try again", ask.name);
-            return Err(Fault::of(&error::Busy { name: ask.name }, true, message));
-        }
-        Reply::of(&EvalOut { eval })
-    }
-
-    /// Queries of somebody's own, as directions: texts are embedded by the index's model.
-    async fn given(&self, index: &Index, generation: &Generation, queries: Vec<GivenQuery>) -> Result<Vec<Given>, Fault> {
-        let (name, model) = (&index.parameters.name, &generation.manifest.model);
-        if !(GIVEN_MIN..=GIVEN_MAX).contains(&queries.len()) {
-            let message = format!("{} queries, expected {GIVEN_MIN} to {GIVEN_MAX}", queries.len());
-            return Err(Fault::invalid_parameter("given", message));
-        }
-        let mut out = Vec::with_capacity(queries.len());
-        for (place, GivenQuery { text, vector, answers }) in queries.into_iter().enumerate() {
-            let wrong = |why: &str| Fault::invalid_parameter("given", format!("query {place}: {why}"));
-            let vector = match (text, vector) {
-                (Some(text), None) => {
-                    let embedded = embedder::query(&self.client, model, &text).await;
-                    embedded.map_err(|fault| embedder::explained(fault, model, name))?.0
-                }
-                (None, Some(vector)) if vector.len() == model.dim => vector,
-                (None, Some(vector)) => {
-                    return Err(wrong(&format!("{} numbers, the index's vectors have {}", vector.len(), model.dim)));
-                }
-                _ => return Err(wrong("expected either `text` or `vector`")),
-            };
-            let answers = answers.unwrap_or_default();
-            if answers.len() > ANSWERS_MAX {
-                return Err(wrong(&format!("{} answers, expected at most {ANSWERS_MAX}", answers.len())));
-            }
-            out.push(Given { vector: unit(vector)?, answers });
-        }
-        Ok(out)
-    }
-
-    pub(super) async fn eval_list(&self, call: &Call) -> Result<Reply, Fault> {
-        let NameIn { name } = call.parameters()?;
-        let index = self.index(&name)?;
-        let list = move || -> Result<_, Fault> {
-            let data = index.generation().map(|generation| index.data_names(&generation)).transpose()?;
-            Ok(evals::list(index.folder.path(), data.as_ref()))
-        };
-        let (evals, damaged) = tokio::task::spawn_blocking(list).await.map_err(|e| Fault::internal(chain(&e)))??;
-        Reply::of(&EvalListOut { evals, damaged: Some(damaged).filter(|damaged| !damaged.is_empty()) })
-    }
-
     /// Runs one trial while saying how far it is; ends it if the caller hangs up.
     async fn attempt(&self, call: &Call, attempt: Attempt) -> Result<TrialRecord, Fault> {
         let trying = self.trying.lock().await;
@@ -403,7 +267,8 @@ impl IndexService {
             return Err(Fault::invalid_parameter("ef_search", "expected here or in `config`, not in both"));
         }
         let target = index.target(ask.target_recall)?.unwrap_or(TARGET_RECALL);
-        let attempt = Attempt { widths: widths(ask.ef_search)?, eval: ask.eval, note: ask.note, ..Attempt::of(&index, ask.config, target, "user") };
+        let widths = widths(ask.ef_search)?;
+        let attempt = Attempt { widths, eval: ask.eval, note: ask.note, ..Attempt::of(&index, ask.config, target, "user") };
         let trial = self.attempt(call, attempt).await?;
         let of = trial.metrics.vectors;
         Reply::of(&TrialOut::Done(TrialSummary { done: of, of, trial }))
@@ -497,7 +362,7 @@ impl IndexService {
             let message = format!("a grid of {} ways to build, expected at most {GRID_MAX}", grid.len());
             return Err(Fault::invalid_parameter("m, ef_construction", message));
         }
-        let most = bounded("trials", ask.trials, 1, GRID_MAX as u64, usize::try_from(TRIALS).unwrap_or(GRID_MAX))?;
+        let most = bounded("trials", ask.trials, 1, GRID_MAX as u64, TRIALS)?;
         let (generation, _) = index.current()?;
         index.trials_known()?;
         // What cannot be built is said before the first is.
@@ -523,96 +388,6 @@ impl IndexService {
         let done = own.len() as u64;
         Reply::of(&AutotuneOut::Done(AutotuneSummary { done, of, trial: None, best }))
     }
-
-    /// The configuration that a challenger is built by: the one asked for, or of the best trial; none for a generation that is there.
-    fn challenger(ask: &PromoteIn, index: &Index, champion: &Generation, goal: Goal) -> Result<Option<Config>, Fault> {
-        let config = match (&ask.trial, ask.config.clone(), ask.generation) {
-            (None, None, Some(_)) => None,
-            (None, Some(config), None) => Some(config),
-            (Some(id), None, None) => {
-                index.trials_known()?;
-                let journal = lock(&index.journal);
-                let found = journal.trials.iter().find(|t| t.id == *id);
-                let missing = || {
-                    let message = format!("index `{}` has no trial `{id}`", ask.name);
-                    Fault::of(&error::NoSuchTrial { name: id.clone() }, false, message)
-                };
-                let chosen = trials::with_best_width(found.ok_or_else(missing)?, Choice::Better(goal));
-                Some(chosen.config)
-            }
-            (None, None, None) => {
-                index.trials_known()?;
-                let data = index.data_names(champion)?;
-                let eval = evals::current_id(index.folder.path(), &data, ask.eval.as_deref());
-                let journal = lock(&index.journal);
-                let found = eval.and_then(|eval| trials::best(&journal.trials, &data, &eval, Choice::Better(goal)));
-                let message = format!(
-                    "index `{0}` has no trial on its data and these queries yet: `brahman index trial {0}`, or `autotune`",
-                    ask.name
-                );
-                let missing = || Fault::of(&error::NoSuchTrial { name: ask.name.clone() }, false, message);
-                Some(found.ok_or_else(missing)?.config)
-            }
-            _ => return Err(Fault::invalid_parameter("generation, trial, config", "expected at most one of them")),
-        };
-        Ok(config)
-    }
-
-    pub(super) async fn promote(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
-        let ask: PromoteIn = call.parameters()?;
-        let index = self.index(&ask.name)?;
-        let (champion, _) = index.current()?;
-        let terms = Terms { target: index.target(ask.target_recall)?, force: ask.force.unwrap_or(false), eval: ask.eval.clone() };
-        let (looking, of, goal) = (Arc::clone(&index), Arc::clone(&champion), Goal::of(terms.target));
-        let wanted = ask.generation;
-        let find = move || Self::challenger(&ask, &looking, &of, goal);
-        let config = tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(chain(&e)))??;
-        let claim = index.claim("promotion").await?;
-        let _stop = StopOnDrop(Arc::clone(&claim.stop));
-        let (done, of) = (Arc::new(AtomicU64::new(0)), champion.manifest.chunks);
-        let (stop, counted, work_index) = (Arc::clone(&claim.stop), Arc::clone(&done), Arc::clone(&index));
-        let work = move || -> Result<PromoteSummary, Fault> {
-            let _claim = claim;
-            let index = work_index;
-            let challenger = match (config, wanted) {
-                (Some(config), _) => {
-                    let mut manifest = champion.manifest.after(&champion.folder, index.next_number(), "promotion");
-                    let (engine, parameters) = built_by(&config, &champion.manifest)?;
-                    (manifest.engine, manifest.parameters) = (engine.name().into(), parameters);
-                    manifest.ef_search = bounded("ef_search", config.ef_search, 1, 65_536, manifest.ef_search)?;
-                    // What was measured on the eval set is what was promoted.
-                    manifest.recall_wanted = manifest.recall_wanted.filter(|_| config.ef_search.is_none());
-                    let progress = |n: usize| {
-                        counted.store(n as u64, Ordering::Relaxed);
-                        !stop.load(Ordering::Relaxed)
-                    };
-                    let content = content(&champion).map_err(|e| folder_fault(&index.parameters.name, "reading the index", &e))?;
-                    let made = index.folder.prepare_base(manifest, &index.parameters.dataset, content, cores(), &progress);
-                    made.map_err(|e| folder_fault(&index.parameters.name, "building the challenger", &e))?
-                }
-                (None, Some(number)) => super::load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
-                (None, None) => return Err(Fault::internal("nothing to promote")),
-            };
-            judge(&index, &champion, challenger, &terms)
-        };
-        let mut working = on_own_thread("the promotion", false, work);
-        let outcome = loop {
-            match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
-                Ok(outcome) => break outcome,
-                Err(_) if call.more => {
-                    let done = done.load(Ordering::Relaxed);
-                    let phase = if done < of { "build" } else { "measure" };
-                    call.send(&PromoteOut::Progress(Progress::new(phase, done, of))).await?;
-                }
-                Err(_) => {}
-            }
-        };
-        let out = outcome??;
-        if out.promoted {
-            self.hear_of_rescue().await;
-        }
-        Reply::of(&PromoteOut::Done(out))
-    }
 }
 
 /// The best of all trials that compare with one: on the same data and the same queries.
@@ -628,117 +403,4 @@ async fn best_beside(index: &Arc<Index>, trial: &TrialRecord, goal: Goal) -> Res
         Ok(names.and_then(|names| trials::best(&lock(&index.journal).trials, &names, &eval, Choice::Better(goal))))
     };
     tokio::task::spawn_blocking(choose).await.map_err(|e| Fault::internal(chain(&e)))?
-}
-
-/// By what a challenger is judged.
-struct Terms {
-    target: Option<f64>,
-    force: bool,
-    /// The set of queries; the default one if none is named.
-    eval: Option<String>,
-}
-
-/// What came of comparing two generations.
-struct Comparison {
-    champion: Measurement,
-    challenger: Measurement,
-    verdict: String,
-    change: Option<String>,
-    eval: Option<String>,
-    lost_docs: u64,
-}
-
-/// Measures two generations on the same queries in turn, and lets the challenger answer if it is better. One that does not, and never
-/// did, is removed.
-fn judge(index: &Index, champion: &Generation, challenger: Generation, terms: &Terms) -> Result<PromoteSummary, Fault> {
-    let compared = match compare(index, champion, &challenger, terms) {
-        Ok(compared) => compared,
-        Err(fault) => {
-            index.folder.abandon(challenger);
-            return Err(fault);
-        }
-    };
-    let is_better = compared.verdict == "better";
-    let promoted = is_better || terms.force;
-    let of = challenger.manifest.chunks;
-    let mut number = champion.manifest.number;
-    if promoted {
-        number = challenger.manifest.number;
-        let target = terms.target.unwrap_or(TARGET_RECALL);
-        let published = index.folder.publish(challenger, compared.challenger.clone(), target, !is_better);
-        index.answer_with(published.map_err(|e| folder_fault(&index.parameters.name, "publishing the challenger", &e))?);
-    } else {
-        index.folder.abandon(challenger);
-        index.tidy();
-    }
-    let Comparison { champion, challenger, verdict, change, eval, lost_docs } = compared;
-    let lost_docs = Some(lost_docs).filter(|lost| *lost > 0);
-    Ok(PromoteSummary { done: of, of, promoted, verdict, generation: number, challenger, champion, change, lost_docs, eval })
-}
-
-/// Documents, as they are in one generation, that another does not have so: how many.
-fn lost(from: &Generation, to: &Generation) -> io::Result<u64> {
-    let documents = |generation: &Generation| -> io::Result<HashSet<(String, [u8; 32])>> {
-        generation.live_rows().map(|row| generation.row(row).map(|row| (row.doc_id.to_owned(), *row.content_hash))).collect()
-    };
-    Ok(documents(from)?.difference(&documents(to)?).count() as u64)
-}
-
-/// What was measured of champion and challenger, and what follows from it.
-fn compare(index: &Index, champion: &Generation, challenger: &Generation, terms: &Terms) -> Result<Comparison, Fault> {
-    let unread = |e: io::Error| folder_fault(&index.parameters.name, "reading the generations", &e);
-    let (own_data, other_data) = (index.data_names(champion)?, index.data_names(challenger)?);
-    // Other data is other questions and answers: no figure compares.
-    if own_data.now != other_data.now {
-        let (lost_docs, back) = (lost(champion, challenger).map_err(unread)?, lost(challenger, champion).map_err(unread)?);
-        let number = challenger.manifest.number;
-        let verdict = format!(
-            "refused: generation {number} has other data: {lost_docs} documents as they are now would be lost, and {back} of before would be \
-             back, so there is nothing to compare; `brahman index rollback` goes back to it"
-        );
-        let none = Measurement::default;
-        return Ok(Comparison { champion: none(), challenger: none(), verdict, change: None, eval: None, lost_docs });
-    }
-    let (live_one, live_two) = (champion.allowed(None), challenger.allowed(None));
-    let how = |k: usize| SearchOptions { k, threads: 1, ..SearchOptions::default() };
-    // Rows have other numbers in another generation, and so does each query's own row.
-    let own = eval_of(index, champion, &own_data, terms.eval.as_deref(), cores(), &|| ())?;
-    let other = eval_of(index, challenger, &own_data, Some(&own.info.id), cores(), &|| ())?;
-    let k = own.k();
-    let (mut ones, mut twos) = (Vec::new(), Vec::new());
-    for (one, two) in own.holdout.iter().zip(&other.holdout) {
-        ones.extend(measure(std::slice::from_ref(one), k, &[&|v, k| champion.search(v, &how(k), &live_one)], &|| ()));
-        twos.extend(measure(std::slice::from_ref(two), k, &[&|v, k| challenger.search(v, &how(k), &live_two)], &|| ()));
-    }
-    let (one, two) = (trials::joined(ones), trials::joined(twos));
-    let orphans = |g: &Generation| g.base.as_ref().map_or(0, |b| b.flat.orphans(g.manifest.ef_search.max(64), cores(), PROBE_ROWS).len());
-    let (champion_measured, challenger_measured) = (measured(&one, orphans(champion)), measured(&two, orphans(challenger)));
-    let verdict = verdict(Goal::of(terms.target), &challenger_measured, &one, &two);
-    Ok(Comparison {
-        champion: champion_measured,
-        challenger: challenger_measured,
-        verdict,
-        change: Some(better::change(&one.figures(), &two.figures())),
-        eval: Some(own.info.id),
-        lost_docs: 0,
-    })
-}
-
-/// `better`, or why it is not, of what the champion and the challenger measured.
-fn verdict(goal: Goal, challenger: &Measurement, one: &Measure, two: &Measure) -> String {
-    let (from, to) = (one.figures(), two.figures());
-    if challenger.orphans > 0 {
-        return format!("refused: {} of {PROBE_ROWS} rows are orphans: no search finds them", challenger.orphans);
-    }
-    if let Goal::Target(target) = goal
-        && !goal.is_met_by(&to)
-    {
-        return format!("refused: recall {:.4} may be as low as {:.4}, the target is {target}", to.recall, to.low);
-    }
-    let change = better::change(&from, &to);
-    match goal.compare(&to, &from) {
-        Standing::Better => "better".to_owned(),
-        Standing::Trade => format!("inconclusive: {change}: one for the other; a target recall says which counts"),
-        Standing::Worse | Standing::Alike => format!("inconclusive: {change}"),
-    }
 }
