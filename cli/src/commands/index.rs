@@ -8,18 +8,20 @@ use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary,
     CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo,
-    EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, Hit, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, Passage, PromoteIn,
-    PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RerankReport, RerankStep, RollbackIn, RollbackOut, SearchIn, SearchOut,
-    StatsOut, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, UnpinOut,
+    EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, GivenQuery, Hit, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, Passage,
+    PromoteIn, PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RerankReport, RerankStep, RollbackIn, RollbackOut, SearchIn,
+    SearchOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 
 pub(crate) use arguments::{Create, Index, Promote, Search};
 
 use super::{get, plot, stream, text_or_stdin, unfinished};
-use crate::failure::{NotFound, Unsound};
+use crate::failure::{BadInput, NotFound, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
 
+/// Characters of a data's name that are shown: enough to tell a few apart.
+const DATA_COLUMNS: usize = 12;
 /// Widest beginning of a hit's text that is shown.
 const TEXT_COLUMNS: usize = 160;
 
@@ -83,6 +85,16 @@ async fn watch<M: Method<Out: ProgressReply>>(
     output: &Output,
     person: impl FnOnce(&<M::Out as ProgressReply>::Summary),
 ) -> anyhow::Result<()> {
+    watch_to_end::<M>(socket, ask, output, person).await.map(drop)
+}
+
+/// The same, and gives the last reply.
+async fn watch_to_end<M: Method<Out: ProgressReply>>(
+    socket: &Path,
+    ask: &M::In,
+    output: &Output,
+    person: impl FnOnce(&<M::Out as ProgressReply>::Summary),
+) -> anyhow::Result<M::Out> {
     let bar = output.count_bar("starting", 0);
     let mut lines = output.progress_lines();
     let last = stream::<M>(socket, ask, |reply: &M::Out| {
@@ -104,7 +116,7 @@ async fn watch<M: Method<Out: ProgressReply>>(
     } else {
         person(summary);
     }
-    Ok(())
+    Ok(last)
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
@@ -179,24 +191,25 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             };
             watch::<method::Compact>(socket, &NameIn { name }, output, said).await
         }
-        Index::Trial { name, config, target_recall, note } => {
-            let ask = TrialIn { name, config: config.config(), target_recall, note };
+        Index::Trial { name, config, target_recall, note, widths, set } => {
+            let ask = TrialIn { name, config: config.config(), target_recall, note, eval: set, ef_search: some(widths) };
             let said = |out: &TrialSummary| trials(output, std::slice::from_ref(&out.trial), None, None);
             watch::<method::Trial>(socket, &ask, output, said).await
         }
         Index::Trials { name, plot, compact } => all_trials(socket, name, plot, compact, output).await,
-        Index::Best { name, by } => {
-            let said = |out: &BestOut| match &out.trial {
-                Some(trial) => trials(output, std::slice::from_ref(trial), Some(&trial.id), None),
-                None => output.line("no trial on this data yet; `brahman index autotune` makes some"),
-            };
-            show::<method::Best>(socket, &BestIn { name, by: Some(by) }, output, said).await
+        Index::Best { name, by, target_recall, set } => {
+            let said = |out: &BestOut| best(output, out);
+            show::<method::Best>(socket, &BestIn { name, by, target_recall, eval: set }, output, said).await
         }
-        Index::Autotune { name, m, ef_construction, target_recall } => {
-            let ask = AutotuneIn { name: name.clone(), m: some(m), ef_construction: some(ef_construction), target_recall };
+        Index::Autotune { name, m, ef_construction, target_recall, widths, trials: most, set } => {
+            let eval = set.clone();
+            let (m, ef_construction, ef_search) = (some(m), some(ef_construction), some(widths));
+            let ask = AutotuneIn { name: name.clone(), m, ef_construction, target_recall, ef_search, trials: most, eval };
             let said = |out: &AutotuneSummary| {
                 trials(output, out.best.as_slice(), out.best.as_ref().map(|b| b.id.as_str()), None);
-                output.line(&format!("{} trials; `brahman index promote {name}` lets the best answer", out.done));
+                let target = target_recall.map(|target| format!(" --target-recall {target}")).unwrap_or_default();
+                let set = set.as_ref().map(|set| format!(" --set {set}")).unwrap_or_default();
+                output.line(&format!("{} trials; `brahman index promote {name}{target}{set}` lets the best answer", out.done));
             };
             watch::<method::Autotune>(socket, &ask, output, said).await
         }
@@ -208,14 +221,19 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Agent { name: None } => show::<method::AgentStatus>(socket, &Empty {}, output, |out| agent(output, out)).await,
         Index::Eval { name, list: true, .. } => {
+            let index = name.clone();
             let said = |out: &EvalListOut| {
-                evals(output, &out.evals);
+                if out.evals.is_empty() {
+                    output.line(&format!("{index} has no eval sets yet; `brahman index eval {index}` makes one, as does the first trial"));
+                } else {
+                    evals(output, &out.evals);
+                }
                 out.damaged.iter().flatten().for_each(|file| output.line(&output.paint(file, Tone::Bad)));
             };
             show::<method::EvalList>(socket, &NameIn { name }, output, said).await
         }
-        Index::Eval { name, queries, k, seed, .. } => {
-            let ask = EvalAutogenIn { name, queries, k, seed };
+        Index::Eval { name, queries, k, seed, set, from, .. } => {
+            let ask = EvalAutogenIn { name, queries, k, seed, set, given: from.map(|file| given(&file)).transpose()? };
             show::<method::EvalAutogen>(socket, &ask, output, |out: &EvalOut| evals(output, std::slice::from_ref(&out.eval))).await
         }
         Index::Doctor { name, repair } => doctor(socket, name, repair, output).await,
@@ -326,10 +344,17 @@ fn details(output: &Output, i: &Description) {
         output.line(&format!("recall {recall:.4} when the graph was built{wanted}"));
     }
     if let Some(check) = &i.shadow {
-        output.line(&format!(
-            "promoted for recall {}: {} live searches compared with exact ones, recall {:.4}, {}",
-            check.target, check.checked, check.recall, check.verdict
-        ));
+        output.line(&if check.checked == 0 {
+            format!("promoted for recall {}: no live search has been compared with an exact one yet", check.target)
+        } else {
+            format!(
+                "promoted for recall {}: {} live searches compared with exact ones, recall {:.4}, {}",
+                check.target, check.checked, check.recall, check.verdict
+            )
+        });
+        if let Some(why) = &check.stays {
+            output.line(&output.paint(&format!("  it keeps answering: {why}"), Tone::Busy));
+        }
     }
     if let Some(c) = &i.caches {
         output.line(&format!(
@@ -429,29 +454,50 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
 }
 
 async fn promote(socket: &Path, promote: Promote, output: &Output) -> anyhow::Result<()> {
-    let Promote { name, trial, generation, graph, target_recall, force } = promote;
+    let Promote { name, trial, generation, graph, target_recall, force, set } = promote;
     let config = Some(graph.config()).filter(|c| *c != Config::default());
-    let ask = PromoteIn { name, generation, trial, config, target_recall, force: Some(force) };
-    let said = |out: &PromoteSummary| {
-        let number = out.generation;
-        output.line(&match (out.promoted, out.verdict.as_str()) {
-            (true, "better") => output.paint(&format!("generation {number} answers now: it is better"), Tone::Good),
-            (true, verdict) => output.paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
-            (false, verdict) => output.paint(&format!("generation {number} keeps answering: {verdict}"), Tone::Busy),
-        });
-        let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().map(|(who, m)| {
-            vec![
-                who.into(),
-                format!("{:.4}", m.recall),
-                format!("{:.4}", m.recall_low),
-                format!("{:.0}", m.p95_us),
-                m.orphans.to_string(),
-                m.queries.to_string(),
-            ]
-        });
-        output.table(&["", "RECALL", "AT LEAST", "P95 µs", "ORPHANS", "QUERIES"], rows.collect());
-    };
-    watch::<method::Promote>(socket, &ask, output, said).await
+    let ask = PromoteIn { name: name.clone(), generation, trial, config, target_recall, force: Some(force), eval: set };
+    let last = watch_to_end::<method::Promote>(socket, &ask, output, |out| promoted(output, out)).await?;
+    let Step::Done(summary) = last.step() else { return Err(unfinished(method::Promote::NAME)) };
+    if summary.promoted {
+        return Ok(());
+    }
+    Err(Unsound(format!("index `{name}`: nothing was promoted: {}", summary.verdict)).into())
+}
+
+fn promoted(output: &Output, out: &PromoteSummary) {
+    let number = out.generation;
+    let change = out.change.as_ref().map(|change| format!(": {change}")).unwrap_or_default();
+    output.line(&match (out.promoted, out.verdict.as_str()) {
+        (true, "better") => output.paint(&format!("generation {number} answers now; it is better{change}"), Tone::Good),
+        (true, verdict) => output.paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
+        (false, verdict) => output.paint(&format!("generation {number} keeps answering: {verdict}"), Tone::Busy),
+    });
+    if let Some(lost) = out.lost_docs.filter(|_| out.promoted) {
+        output.line(&output.paint(&format!("{lost} documents are not in it as they are now: `brahman index refresh` brings them"), Tone::Bad));
+    }
+    // Of other data nothing was measured.
+    if out.challenger.queries == 0 {
+        return;
+    }
+    let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().map(|(who, m)| {
+        vec![
+            who.into(),
+            format!("{:.4}", m.recall),
+            format!("{:.4}", m.recall_low),
+            format!("{:.0}", m.p95_us),
+            m.orphans.to_string(),
+            m.queries.to_string(),
+        ]
+    });
+    output.table(&["", "RECALL", "AT LEAST", "P95 µs", "ORPHANS", "QUERIES"], rows.collect());
+    in_process(output);
+}
+
+/// Says what latencies are of.
+fn in_process(output: &Output) {
+    let words = "latencies are of the search in the module's process, without the socket";
+    output.line(&output.paint(words, Tone::Faint));
 }
 
 async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
@@ -460,18 +506,26 @@ async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact:
         return show::<method::CompactTrials>(socket, &CompactTrialsIn { name, keep: compact }, output, said).await;
     }
     let out: TrialsOut = get::<method::Trials>(socket, &NameIn { name: name.clone() }).await?;
-    let best: BestOut = get::<method::Best>(socket, &BestIn { name, by: None }).await?;
+    let best: BestOut = get::<method::Best>(socket, &BestIn { name: name.clone(), ..BestIn::default() }).await?;
     let champion = best.trial.as_ref().map(|t| t.id.as_str());
     if let Some(file) = &file {
-        let same: Vec<&TrialRecord> = out.trials.iter().filter(|t| Some(&t.fingerprint) == out.fingerprint.as_ref()).collect();
-        plot::trials(file, &same, champion)?;
+        let same: Vec<&TrialRecord> = out.trials.iter().filter(|t| otherness(&out, t).is_none()).collect();
+        let by = chosen_by(&best);
+        plot::trials(file, &plot::Picture { trials: &same, best: champion, by: &by, live: out.live.as_ref() })?;
         output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {
         output.print_json(&out);
         return Ok(());
     }
-    trials(output, &out.trials, champion, out.fingerprint.as_deref());
+    if out.trials.is_empty() {
+        output.line(&format!("{name} has no trials yet; `brahman index autotune {name}` makes some"));
+    } else {
+        trials(output, &out.trials, champion, Some(&out));
+        if champion.is_some() {
+            output.line(&format!("← the best by {}", chosen_by(&best)));
+        }
+    }
     if let Some(shortfall) = &out.shortfall {
         output.line(shortfall);
     } else if out.torn > 0 {
@@ -480,34 +534,100 @@ async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact:
     Ok(())
 }
 
-fn trials(output: &Output, trials: &[TrialRecord], champion: Option<&str>, fingerprint: Option<&str>) {
+/// By what the best was chosen, in words.
+fn chosen_by(best: &BestOut) -> String {
+    match (best.by.as_deref(), best.target_recall) {
+        (Some("target"), Some(target)) => format!("target recall {target}"),
+        (by, _) => by.unwrap_or("pareto").to_owned(),
+    }
+}
+
+fn best(output: &Output, out: &BestOut) {
+    match &out.trial {
+        Some(trial) => {
+            trials(output, std::slice::from_ref(trial), Some(&trial.id), None);
+            output.line(&format!("the best by {}", chosen_by(out)));
+        }
+        None => output.line("no trial on this data and these queries yet; `brahman index autotune` makes some"),
+    }
+    if let Some(others) = out.other_queries {
+        output.line(&format!("{others} trials on this data were measured on other queries, and are not compared"));
+    }
+}
+
+/// Why a trial is not compared with what is measured now, if it is not.
+fn otherness(out: &TrialsOut, trial: &TrialRecord) -> Option<&'static str> {
+    let is_known = out.known_as.iter().flatten().any(|name| *name == trial.fingerprint);
+    if out.unknown_data.iter().flatten().any(|id| *id == trial.id) {
+        Some("data unknown: of an earlier version")
+    } else if out.fingerprint.as_ref() != Some(&trial.fingerprint) && !is_known {
+        Some("other data")
+    } else if out.eval.as_ref() != Some(&trial.eval) {
+        Some("other queries")
+    } else {
+        None
+    }
+}
+
+fn trials(output: &Output, trials: &[TrialRecord], champion: Option<&str>, beside: Option<&TrialsOut>) {
+    if trials.is_empty() {
+        return;
+    }
     let rows = trials.iter().map(|t| {
         let (c, m) = (&t.config, &t.metrics);
         let n = |v: Option<u64>| v.map_or_else(|| "-".to_owned(), |v| v.to_string());
         let id = if champion == Some(t.id.as_str()) { output.paint(&format!("{} ←", t.id), Tone::Good) } else { t.id.clone() };
-        let note = if fingerprint.is_some_and(|f| f != t.fingerprint) {
-            "other data".to_owned()
-        } else {
-            t.note.clone().unwrap_or_else(|| t.by.clone())
-        };
+        let note = || t.note.clone().unwrap_or_else(|| t.by.clone());
         vec![
             id,
+            c.engine.clone().unwrap_or_else(|| "-".to_owned()),
             n(c.m),
             n(c.ef_construction),
             n(c.ef_search),
             format!("{:.4}–{:.4}", m.recall_low, m.recall_high),
+            n(t.k),
+            t.set.clone().unwrap_or_else(|| "-".to_owned()),
             format!("{:.0}/{:.0}/{:.0}", m.p50_us, m.p95_us, m.p99_us),
             duration(m.build_time_secs),
             bytes(m.memory_bytes),
-            note,
+            beside.and_then(|out| otherness(out, t)).map_or_else(note, str::to_owned),
         ]
     });
-    output.table(&["TRIAL", "M", "EF BUILD", "EF", "RECALL", "P50/95/99 µs", "BUILD", "MEMORY", "NOTE"], rows.collect());
+    let head = ["TRIAL", "ENGINE", "M", "EF BUILD", "EF", "RECALL", "K", "QUERIES", "P50/95/99 µs", "BUILD", "MEMORY", "NOTE"];
+    output.table(&head, rows.collect());
+    in_process(output);
+}
+
+/// Queries of a person's own: a JSON object a line.
+fn given(file: &Path) -> anyhow::Result<Vec<GivenQuery>> {
+    let shown = file.display();
+    let text = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let text = text.map_err(|error| BadInput(format!("{shown}: {error}")))?;
+    let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    let read = lines.map(|(line, number): (&str, u64)| {
+        let wrong = |error| BadInput(format!("{shown}, line {number}: {error}; expected {{\"text\": …}} or {{\"vector\": […]}}, and \"answers\""));
+        serde_json::from_str(line).map_err(wrong)
+    });
+    Ok(read.collect::<Result<_, _>>()?)
 }
 
 fn evals(output: &Output, evals: &[EvalInfo]) {
-    let rows = evals.iter().map(|e| vec![e.id.clone(), e.tune.to_string(), e.holdout.to_string(), e.k.to_string(), e.fingerprint.clone()]);
-    output.table(&["EVAL", "TUNE", "HOLDOUT", "K", "DATA"], rows.collect());
+    let rows = evals.iter().map(|e| {
+        let state = if e.stale == Some(true) { output.paint("stale", Tone::Busy) } else { "-".to_owned() };
+        let exact = e.exact.map_or_else(|| "-".to_owned(), |exact| format!("{exact:.4}"));
+        vec![
+            e.name.clone().unwrap_or_else(|| "default".to_owned()),
+            e.id.clone(),
+            e.source.clone().unwrap_or_else(|| "rows".to_owned()),
+            e.tune.to_string(),
+            e.holdout.to_string(),
+            e.k.to_string(),
+            exact,
+            shortened(&e.fingerprint, DATA_COLUMNS),
+            state,
+        ]
+    });
+    output.table(&["SET", "EVAL", "OF", "TUNE", "HOLDOUT", "K", "EXACT", "DATA", "STATE"], rows.collect());
 }
 
 fn agent(output: &Output, out: &AgentStatusOut) {
@@ -689,7 +809,7 @@ fn reranked(output: &Output, report: &RerankReport, us: u64) {
 
 #[cfg(test)]
 mod tests {
-    use brahman_card::interface::index::Elapsed;
+    use brahman_card::interface::index::{Elapsed, Measurement, ShadowInfo};
 
     use super::*;
 
@@ -758,5 +878,65 @@ mod tests {
         let output = Output::kept();
         refreshed("notes", &summary, &output);
         insta::assert_snapshot!("refreshed", output.printed());
+    }
+
+    #[test]
+    fn trials_name_their_engines_and_why_they_are_not_compared() {
+        let trial = |id: &str, engine: &str, data: &str, eval: &str| TrialRecord {
+            id: id.into(),
+            config: Config { engine: Some(engine.into()), m: Some(8), ..Config::default() },
+            fingerprint: data.into(),
+            eval: eval.into(),
+            by: "user".into(),
+            k: Some(10),
+            ..TrialRecord::default()
+        };
+        let all = vec![
+            trial("a", "flat-hnsw", "now", "s"),
+            trial("b", "exact", "before", "s"),
+            trial("c", "hnsw-rs", "now", "t"),
+            trial("d", "flat-hnsw", "0123456789abcdef", "s"),
+            trial("e", "flat-hnsw", "fedcba9876543210", "s"),
+        ];
+        let out = TrialsOut {
+            trials: all,
+            fingerprint: Some("now".into()),
+            eval: Some("s".into()),
+            known_as: Some(vec!["fedcba9876543210".into()]),
+            unknown_data: Some(vec!["d".into()]),
+            ..TrialsOut::default()
+        };
+        let told: Vec<_> = out.trials.iter().map(|t| otherness(&out, t)).collect();
+        let unknown = "data unknown: of an earlier version";
+        assert_eq!(told, [None, Some("other data"), Some("other queries"), Some(unknown), None]);
+        let output = Output::kept();
+        trials(&output, &out.trials, Some("a"), Some(&out));
+        let printed = output.printed();
+        assert!(["a ←", "hnsw-rs", "exact", "other queries", "without the socket"].iter().all(|words| printed.contains(words)), "{printed}");
+        let output = Output::kept();
+        best(&output, &BestOut { other_queries: Some(2), ..BestOut::default() });
+        assert!(output.printed().contains("no trial on this data") && output.printed().contains("2 trials on this data"));
+    }
+
+    #[test]
+    fn a_promotion_says_what_is_gained_and_lost_and_a_check_without_searches_has_no_recall() {
+        let measured = |recall| Measurement { recall, queries: 500, ..Measurement::default() };
+        let change = "p95 14 µs instead of 40 µs, recall 0.9654 instead of 1.0000";
+        let out = PromoteSummary {
+            promoted: true,
+            verdict: "better".into(),
+            generation: 2,
+            challenger: measured(0.9654),
+            champion: measured(1.0),
+            change: Some(change.into()),
+            ..PromoteSummary::default()
+        };
+        let output = Output::kept();
+        promoted(&output, &out);
+        assert!(output.printed().contains(&format!("it is better: {change}")), "{}", output.printed());
+        let shadow = ShadowInfo { verdict: "open".into(), target: 0.95, ..ShadowInfo::default() };
+        let output = Output::kept();
+        details(&output, &Description { shadow: Some(shadow), ..Description::default() });
+        assert!(output.printed().contains("no live search has been compared") && !output.printed().contains("-0.0"));
     }
 }
