@@ -165,7 +165,8 @@ fn legend<'a>(area: &Area<'a>, picture: &Picture<'_>, live_is_drawn: bool, unlab
     let text = |words: String, n: i32| Text::new(words, (48, row(n)), style);
     area.draw(&Circle::new((32, row(0) + 6), 4, BLUE.filled()))?;
     let left_out = if unlabelled > 0 { format!("; {unlabelled} have no room for theirs") } else { String::new() };
-    area.draw(&text(format!("a trial, labelled m/ef_construction/ef_search{left_out}; the line joins those that no other beats in both"), 0))?;
+    let words = format!("a trial, labelled m/ef_construction/ef_search{left_out}; the line joins those that no other beats in both");
+    area.draw(&text(words, 0))?;
     area.draw(&Circle::new((32, row(1) + 6), 8, RED.stroke_width(2)))?;
     area.draw(&text(format!("the best by {}", picture.by), 1))?;
     area.draw(&square((32, row(2) + 6)))?;
