@@ -5,6 +5,7 @@ mod finds;
 mod follows;
 mod mocks;
 mod places;
+mod tunes;
 mod whole;
 
 use std::fmt::Write as _;
@@ -225,7 +226,9 @@ async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
     assert!(std::fs::read_to_string(svg).expect("drawn").contains("<svg"));
 
     // What nobody could reach is refused, and by force it is recorded.
-    let refused = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.0"]);
+    let out = mesh.brahman(&["index", "promote", "t", "--target-recall", "1.0", "--json"]);
+    assert_eq!(out.status.code(), Some(1), "what was refused is no success");
+    let refused: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!((&refused["promoted"], &refused["generation"]), (&json!(false), &json!(1)));
     assert!(refused["verdict"].as_str().is_some_and(|v| v.starts_with("refused: recall")), "{refused}");
     let forced = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.0", "--force"]);
