@@ -138,11 +138,14 @@ impl Agent {
     }
 
     /// Stands aside while calls of people's work, and while searches come, these for a time bounded by the work done since the last time.
-    fn stand_aside(&self, worked: Duration, stop: &AtomicBool) {
+    /// As soon as what is worked on is there no more, `stop` is set.
+    fn stand_aside(&self, worked: Duration, stop: &AtomicBool, is_there: &dyn Fn() -> bool) {
         let (mut stood, longest) = (Duration::ZERO, worked * ASIDE_SHARE);
         let live = || self.began.elapsed().saturating_sub(Duration::from_millis(self.searched.load(Ordering::Relaxed))) <= LIVE;
         while !stop.load(Ordering::Relaxed) {
-            if *self.people.borrow() > 0 {
+            if !is_there() {
+                stop.store(true, Ordering::Relaxed);
+            } else if *self.people.borrow() > 0 {
                 std::thread::sleep(ASIDE);
             } else if stood < longest && live() {
                 let pause = ASIDE.min(longest - stood);
@@ -259,10 +262,7 @@ impl IndexService {
         drop(generation);
         let aside = move || {
             let worked = lock(&worked_from).elapsed();
-            service.agent.stand_aside(worked, &stopped);
-            if !service.still_has(&watched, &data.now, &seen) {
-                stopped.store(true, Ordering::Relaxed);
-            }
+            service.agent.stand_aside(worked, &stopped, &|| service.still_has(&watched, &data.now, &seen));
             *lock(&worked_from) = Instant::now();
         };
         let attempt = Attempt {

@@ -40,7 +40,8 @@ async fn sets_belong_to_their_data_are_made_anew_or_refused_and_have_names() {
     mesh.brahman_json(&["index", "eval", "t", "--set", "mine", "--queries", "50", "-k", "5"]);
     let file = questions(mesh.folder.path());
     let asked = mesh.brahman_json(&["index", "eval", "t", "--set", "asked", "--from", &file])["eval"].clone();
-    assert_eq!((&asked["name"], &asked["source"], &asked["tune"], &asked["holdout"]), (&json!("asked"), &json!("given"), &json!(10), &json!(10)));
+    assert_eq!((&asked["name"], &asked["source"]), (&json!("asked"), &json!("given")));
+    assert_eq!((&asked["tune"], &asked["holdout"]), (&json!(10), &json!(10)));
     assert!(asked["exact"].as_f64() > Some(0.5), "{asked}");
     let trial = mesh.brahman_json(&["index", "trial", "t", "--set", "asked"])["trial"].clone();
     assert_eq!((&trial["set"], &trial["eval"], &trial["fingerprint"]), (&asked["name"], &asked["id"], &asked["fingerprint"]));
