@@ -162,15 +162,17 @@ mod tests {
     use crate::files::FileRef;
     use crate::generation::SegmentRef;
 
-    fn sum(rows: &[(String, u32, Vec<f32>)]) -> RowSum {
+    type MadeRow = (String, u32, Vec<f32>);
+
+    fn sum(rows: &[MadeRow]) -> RowSum {
         RowSum::of(rows.iter().map(|row| Ok(of(row)))).expect("nothing is read")
     }
 
-    fn of((id, chunk, vector): &(String, u32, Vec<f32>)) -> (Row<'_>, &[f32]) {
+    fn of((id, chunk, vector): &MadeRow) -> (Row<'_>, &[f32]) {
         (Row { doc_id: id, content_hash: &[0; 32], chunk: *chunk, start: 0, line: 1, context: "", text: "" }, vector)
     }
 
-    fn rows() -> impl Strategy<Value = Vec<(String, u32, Vec<f32>)>> {
+    fn rows() -> impl Strategy<Value = Vec<MadeRow>> {
         prop::collection::vec(("[a-c]{0,3}", 0_u32..3, prop::collection::vec(-1.0_f32..1.0, 2)), 0..12)
     }
 
@@ -189,7 +191,8 @@ mod tests {
         #[test]
         fn another_vector_id_chunk_or_model_is_other_data(rows in rows().prop_filter("some", |rows| !rows.is_empty()), at in any::<prop::sample::Index>()) {
             let at = at.index(rows.len());
-            for change in [|row: &mut (String, u32, Vec<f32>)| row.0.push('x'), |row: &mut (String, u32, Vec<f32>)| row.1 += 7, |row: &mut (String, u32, Vec<f32>)| row.2[0] += 3.0] {
+            let changes: [fn(&mut MadeRow); 3] = [|row| row.0.push('x'), |row| row.1 += 7, |row| row.2[0] += 3.0];
+            for change in changes {
                 let mut other = rows.clone();
                 change(&mut other[at]);
                 prop_assert_ne!(sum(&other).name("m"), sum(&rows).name("m"));

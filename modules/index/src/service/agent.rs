@@ -184,7 +184,7 @@ impl Agent {
 
 /// What came of a wish.
 enum TrialOutcome {
-    Tried(TrialRecord),
+    Tried(Box<TrialRecord>),
     /// Every configuration near the best has been tried.
     Exhausted,
     /// The data changed, or the index went, while it was measured.
@@ -282,7 +282,7 @@ impl IndexService {
         let mut pace = lock(&agent.pace);
         pace.end(Instant::now());
         match outcome {
-            Ok(trial) => Ok(TrialOutcome::Tried(trial)),
+            Ok(trial) => Ok(TrialOutcome::Tried(Box::new(trial))),
             Err(_) if stop.load(Ordering::Relaxed) => {
                 pace.take_back();
                 Ok(TrialOutcome::GaveWay)
@@ -355,4 +355,47 @@ fn words(trial: &TrialRecord) -> String {
         m.recall_at_k,
         m.p95_us
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    fn agent() -> Arc<Agent> {
+        Arc::new(Agent::open(Path::new("/no/such/index.toml")))
+    }
+
+    #[test]
+    fn it_stands_aside_until_the_last_call_has_ended() {
+        let agent = agent();
+        let (calls, asked, stop) = (RefCell::new(vec![agent.person(), agent.person()]), Cell::new(0), AtomicBool::new(false));
+        let is_there = || {
+            asked.set(asked.get() + 1);
+            // One call ends at the second time that it looks, the other one at the fourth.
+            if asked.get() % 2 == 0 {
+                drop(calls.borrow_mut().pop());
+            }
+            true
+        };
+        agent.stand_aside(Duration::ZERO, &stop, &is_there);
+        assert_eq!((asked.get(), calls.borrow().len(), stop.load(Ordering::Relaxed)), (4, 0, false));
+    }
+
+    #[test]
+    fn it_lets_go_of_what_is_gone_while_a_call_works() {
+        let (agent, stop) = (agent(), AtomicBool::new(false));
+        let _person = agent.person();
+        agent.stand_aside(Duration::ZERO, &stop, &|| false);
+        assert!(stop.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn new_data_is_queued_once_and_only_where_trials_are_made() {
+        let agent = agent();
+        agent.has_new_data("a");
+        assert!(lock(&agent.queue).is_empty(), "it is off");
+        assert!(agent.enqueue("a") && !agent.enqueue("a") && agent.enqueue_on("a", Some(evals::LIVE)));
+    }
 }
