@@ -197,13 +197,7 @@ pub fn autogen(index: &Path, generation: &Generation, new: &NewSet<'_>, queries:
 ///
 /// # Errors
 /// If an answer is no document of the index, or as the file system gives them.
-pub fn given(
-    index: &Path,
-    generation: &Generation,
-    new: &NewSet<'_>,
-    queries: &[Given],
-    is_live: bool,
-) -> Result<EvalInfo, EvalError> {
+pub fn given(index: &Path, generation: &Generation, new: &NewSet<'_>, queries: &[Given], is_live: bool) -> Result<EvalInfo, EvalError> {
     let by_turns = || queries.iter().step_by(2).chain(queries.iter().skip(1).step_by(2));
     for (query, one) in queries.iter().enumerate() {
         if let Some(document) = one.answers.iter().find(|id| generation.of_document(id).is_empty()) {

@@ -16,7 +16,8 @@ const DIM: usize = 8;
 fn generation(folder: &Folder, seed: u64, documents: &[u32]) -> Generation {
     let most = documents.iter().max().copied().unwrap_or(0) as usize + 1;
     let all = unit_vectors(seed, most, DIM);
-    let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(documents.len()).expect("none") };
+    let mut content =
+        Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(documents.len()).expect("none") };
     for number in documents {
         let id = format!("doc-{number}");
         content.rows.push(&Row { doc_id: &id, content_hash: &[1; 32], chunk: 0, start: 0, line: 1, context: "", text: "" });

@@ -242,3 +242,22 @@ fn verdict(goal: Goal, challenger: &Measurement, one: &Measure, two: &Measure) -
         Standing::Worse | Standing::Alike => format!("inconclusive: {change}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_says_what_is_given_up_and_follows_the_target() {
+        let of = |recall: f64, us: f64| Measure { recalls: vec![recall; 500], us: vec![us; 500] };
+        let (exact, quick) = (of(1.0, 40.0), of(0.9654, 14.0));
+        let said = |target: Option<f64>, orphans| verdict(Goal::of(target), &measured(&quick, orphans), &exact, &quick);
+        assert_eq!(said(Some(0.94), 0), "better");
+        assert!(said(Some(0.97), 0).starts_with("refused: recall 0.9654 may be as low as"));
+        let trade = said(None, 0);
+        assert!(trade.starts_with("inconclusive: p95 14 µs instead of 40 µs, recall 0.9654 instead of 1.0000"), "{trade}");
+        assert!(said(Some(0.94), 3).starts_with("refused: 3 of 1000 rows"));
+        let slower = verdict(Goal::Target(0.94), &measured(&exact, 0), &quick, &exact);
+        assert!(slower.starts_with("inconclusive: p95 40 µs instead of 14 µs"), "{slower}");
+    }
+}

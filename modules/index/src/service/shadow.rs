@@ -122,19 +122,20 @@ impl Index {
         let name = &self.parameters.name;
         let (recall, checked) = (measure.recall(), measure.recalls.len());
         let reason = format!("shadow check: recall {recall:.4} of {checked} live queries, promised {target}");
-        let outcome = self.remedy(broken, &samples, target, &measure.recalls).map_err(RollbackError::from).and_then(|remedy| match remedy {
-            Remedy::GoBack { before, recall } => self.go_back(broken, *before, &format!("{reason}, {recall:.4} by the one before")),
-            Remedy::Stay { why, recall } => {
-                let wish = self.wish_for_trial(agent, broken, &samples);
-                let stays = format!("{why}; {wish}");
-                tracing::warn!(index = name, "{reason}; generation {} keeps answering: {stays}", broken.manifest.number);
-                if let Some(shadow) = lock(&self.shadow).as_mut().filter(|s| s.generation == broken.folder) {
-                    (shadow.before, shadow.stays) = (recall, Some(stays));
+        let outcome =
+            self.remedy(broken, &samples, target, &measure.recalls).map_err(RollbackError::from).and_then(|remedy| match remedy {
+                Remedy::GoBack { before, recall } => self.go_back(broken, *before, &format!("{reason}, {recall:.4} by the one before")),
+                Remedy::Stay { why, recall } => {
+                    let wish = self.wish_for_trial(agent, broken, &samples);
+                    let stays = format!("{why}; {wish}");
+                    tracing::warn!(index = name, "{reason}; generation {} keeps answering: {stays}", broken.manifest.number);
+                    if let Some(shadow) = lock(&self.shadow).as_mut().filter(|s| s.generation == broken.folder) {
+                        (shadow.before, shadow.stays) = (recall, Some(stays));
+                    }
+                    Ok(())
                 }
-                Ok(())
-            }
-            Remedy::None => Ok(()),
-        });
+                Remedy::None => Ok(()),
+            });
         if let Err(error) = outcome {
             tracing::error!(index = name, "{reason}; going back failed: {}", chain(&error));
             // Checked anew: the next verdict tries again.
