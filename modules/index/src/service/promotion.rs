@@ -163,7 +163,8 @@ fn judge(index: &Index, champion: &Generation, challenger: Generation, terms: &T
     let mut number = champion.manifest.number;
     if promoted {
         number = challenger.manifest.number;
-        let target = terms.target.unwrap_or(TARGET_RECALL);
+        // Where nobody named a recall no more is promised than was measured.
+        let target = terms.target.unwrap_or_else(|| TARGET_RECALL.min(compared.challenger.recall_low));
         let measured = compared.eval.is_some().then(|| compared.challenger.clone());
         let published = index.folder.publish(challenger, measured, target, !is_better);
         index.answer_with(published.map_err(|e| folder_fault(&index.parameters.name, "publishing the challenger", &e))?);
