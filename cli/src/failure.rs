@@ -144,7 +144,8 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         | index::error::NoSuchBucket::NAME
         | index::error::NoSuchIndex::NAME
         | index::error::NoSuchGeneration::NAME
-        | index::error::NoSuchTrial::NAME => (ExitStatus::NotFound, None),
+        | index::error::NoSuchTrial::NAME
+        | index::error::NoEval::NAME => (ExitStatus::NotFound, None),
         broker::error::Overloaded::NAME | broker::error::DeadlineExceeded::NAME => {
             (ExitStatus::TryAgain, Some("try again; `brahman status` shows what is busy"))
         }

@@ -35,9 +35,9 @@ interface! {
         Stats(NameIn) -> StatsOut: idempotent;
         Delete(NameIn) -> DeleteOut: idempotent, whole_dataset;
         Generations(NameIn) -> GenerationsOut: idempotent;
-        /// Builds and measures a challenger beside the champion, on the same queries; it answers only if it is better. With `more`:
-        /// progress, phases `build` and `measure`. Of a generation that is there, or of the configuration of a trial, of `config`, or
-        /// of the best trial.
+        /// Builds and measures a challenger beside the champion, on the same queries; it answers only if it is better and no document is
+        /// lost. With `more`: progress, phases `build` and `measure`. Of a generation that is there, or of the configuration of a trial, of
+        /// `config`, or of the best trial.
         Promote(PromoteIn) -> PromoteOut: whole_dataset;
         /// Goes back to the generation before, or to one that is named, and stays there: nothing that acts by itself goes on from it
         /// until `Unpin`, or the next `Refresh` that somebody asks for.
@@ -51,16 +51,17 @@ interface! {
         Compact(NameIn) -> CompactOut: whole_dataset;
         /// Compares every file with its checksum, and asks rows to find themselves.
         Doctor(DoctorIn) -> DoctorOut: idempotent, whole_dataset;
-        /// Makes queries near the index's own rows, which are not rows themselves, and their true neighbours.
+        /// Makes a set of queries near the index's own rows, which are not rows themselves, or of queries that are given, with their true
+        /// neighbours.
         EvalAutogen(EvalAutogenIn) -> EvalOut: whole_dataset;
         EvalList(NameIn) -> EvalListOut: idempotent;
         /// Builds a graph beside the live one, measures it, and keeps the record. With `more`: progress, phases `build` and `measure`.
         Trial(TrialIn) -> TrialOut: whole_dataset;
         Trials(NameIn) -> TrialsOut: idempotent;
-        /// Of the trials on the data as it is now.
+        /// Of the trials on the data as it is now, by one set of queries.
         Best(BestIn) -> BestOut: idempotent;
         CompactTrials(CompactTrialsIn) -> CompactTrialsOut: idempotent;
-        /// Tries a grid. With `more`: a reply a trial, phase `trial`, and a last one.
+        /// Tries a grid, or of a large one what promises most. With `more`: a reply a trial, phase `trial`, and a last one.
         Autotune(AutotuneIn) -> AutotuneOut: whole_dataset;
         /// For a backup: puts the generation that answers of every index into a folder on this machine, with what belongs to it, by links
         /// where the disk has them. Nothing is locked: what is being written is not in it.
@@ -83,6 +84,8 @@ interface! {
         NoSuchTrial { name: String }
         /// There is nothing to measure with: `EvalAutogen` makes it.
         NoEval { name: String }
+        /// The set of queries has known answers, and the data has changed since: it must be given again.
+        StaleEval { name: String, set: String }
         AgentOff { name: String }
         /// The dataset makes more chunks than a refresh may take memory for; nothing was embedded.
         TooLarge { name: String, needed_mib: u64, limit_mib: u64 }

@@ -2,24 +2,25 @@
 
 mod arguments;
 mod hits;
+mod tuning;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
-    AgentEnqueueOut, AgentStatusOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary,
-    CompactTrialsIn, CompactTrialsOut, Config, CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalInfo,
-    EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, ListOut, MigrateIn, MoveIn, MoveOut, MoveSummary, NameIn, PromoteIn, PromoteOut,
-    PromoteSummary, RefreshOut, RefreshSummary, RollbackIn, RollbackOut, StatsOut, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut,
-    UnpinOut,
+    AgentEnqueueOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary, CreateIn, CreateOut, DeleteOut,
+    Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, ListOut, MigrateIn, MoveIn,
+    MoveOut, MoveSummary, NameIn, PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RollbackIn,
+    RollbackOut, StatsOut, TrialIn, TrialOut, TrialSummary, UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 
 pub(crate) use arguments::{Create, Index, Promote, Search};
 use hits::print_hit;
 pub(crate) use hits::search;
+use tuning::{agent, all_trials, best, evals, given, trials};
 
-use super::{get, plot, stream, unfinished};
+use super::{get, stream, unfinished};
 use crate::failure::{NotFound, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
@@ -83,6 +84,16 @@ async fn watch<M: Method<Out: ProgressReply>>(
     output: &Output,
     person: impl FnOnce(&<M::Out as ProgressReply>::Summary),
 ) -> anyhow::Result<()> {
+    watch_to_end::<M>(socket, ask, output, person).await.map(drop)
+}
+
+/// The same, and gives the last reply.
+async fn watch_to_end<M: Method<Out: ProgressReply>>(
+    socket: &Path,
+    ask: &M::In,
+    output: &Output,
+    person: impl FnOnce(&<M::Out as ProgressReply>::Summary),
+) -> anyhow::Result<M::Out> {
     let bar = output.count_bar("starting", 0);
     let mut lines = output.progress_lines();
     let last = stream::<M>(socket, ask, |reply: &M::Out| {
@@ -104,7 +115,7 @@ async fn watch<M: Method<Out: ProgressReply>>(
     } else {
         person(summary);
     }
-    Ok(())
+    Ok(last)
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
@@ -141,7 +152,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             Ok(())
         }
         Index::Generations { name } => show::<method::Generations>(socket, &NameIn { name }, output, |out| generations(output, out)).await,
-        Index::Promote(promote) => self::promote(socket, promote, output).await,
+        Index::Promote(promote) => tuning::promote(socket, promote, output).await,
         Index::Rollback { name, generation } => {
             let stays = format!("it stays pinned until `brahman index unpin {name}`, or the next `brahman index refresh {name}`");
             let said = |out: &RollbackOut| {
@@ -179,24 +190,25 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             };
             watch::<method::Compact>(socket, &NameIn { name }, output, said).await
         }
-        Index::Trial { name, config, target_recall, note } => {
-            let ask = TrialIn { name, config: config.config(), target_recall, note };
+        Index::Trial { name, config, target_recall, note, widths, set } => {
+            let ask = TrialIn { name, config: config.config(), target_recall, note, eval: set, ef_search: some(widths) };
             let said = |out: &TrialSummary| trials(output, std::slice::from_ref(&out.trial), None, None);
             watch::<method::Trial>(socket, &ask, output, said).await
         }
         Index::Trials { name, plot, compact } => all_trials(socket, name, plot, compact, output).await,
-        Index::Best { name, by } => {
-            let said = |out: &BestOut| match &out.trial {
-                Some(trial) => trials(output, std::slice::from_ref(trial), Some(&trial.id), None),
-                None => output.line("no trial on this data yet; `brahman index autotune` makes some"),
-            };
-            show::<method::Best>(socket, &BestIn { name, by: Some(by) }, output, said).await
+        Index::Best { name, by, target_recall, set } => {
+            let said = |out: &BestOut| best(output, out);
+            show::<method::Best>(socket, &BestIn { name, by, target_recall, eval: set }, output, said).await
         }
-        Index::Autotune { name, m, ef_construction, target_recall } => {
-            let ask = AutotuneIn { name: name.clone(), m: some(m), ef_construction: some(ef_construction), target_recall };
+        Index::Autotune { name, m, ef_construction, target_recall, widths, trials: most, set } => {
+            let eval = set.clone();
+            let (m, ef_construction, ef_search) = (some(m), some(ef_construction), some(widths));
+            let ask = AutotuneIn { name: name.clone(), m, ef_construction, target_recall, ef_search, trials: most, eval };
             let said = |out: &AutotuneSummary| {
                 trials(output, out.best.as_slice(), out.best.as_ref().map(|b| b.id.as_str()), None);
-                output.line(&format!("{} trials; `brahman index promote {name}` lets the best answer", out.done));
+                let target = target_recall.map(|target| format!(" --target-recall {target}")).unwrap_or_default();
+                let set = set.as_ref().map(|set| format!(" --set {set}")).unwrap_or_default();
+                output.line(&format!("{} trials; `brahman index promote {name}{target}{set}` lets the best answer", out.done));
             };
             watch::<method::Autotune>(socket, &ask, output, said).await
         }
@@ -208,14 +220,19 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Agent { name: None } => show::<method::AgentStatus>(socket, &Empty {}, output, |out| agent(output, out)).await,
         Index::Eval { name, list: true, .. } => {
+            let index = name.clone();
             let said = |out: &EvalListOut| {
-                evals(output, &out.evals);
+                if out.evals.is_empty() {
+                    output.line(&format!("{index} has no eval sets yet; `brahman index eval {index}` makes one, as does the first trial"));
+                } else {
+                    evals(output, &out.evals);
+                }
                 out.damaged.iter().flatten().for_each(|file| output.line(&output.paint(file, Tone::Bad)));
             };
             show::<method::EvalList>(socket, &NameIn { name }, output, said).await
         }
-        Index::Eval { name, queries, k, seed, .. } => {
-            let ask = EvalAutogenIn { name, queries, k, seed };
+        Index::Eval { name, queries, k, seed, set, from, .. } => {
+            let ask = EvalAutogenIn { name, queries, k, seed, set, given: from.map(|file| given(&file)).transpose()? };
             show::<method::EvalAutogen>(socket, &ask, output, |out: &EvalOut| evals(output, std::slice::from_ref(&out.eval))).await
         }
         Index::Doctor { name, repair } => doctor(socket, name, repair, output).await,
@@ -326,10 +343,17 @@ fn details(output: &Output, i: &Description) {
         output.line(&format!("recall {recall:.4} when the graph was built{wanted}"));
     }
     if let Some(check) = &i.shadow {
-        output.line(&format!(
-            "promoted for recall {}: {} live searches compared with exact ones, recall {:.4}, {}",
-            check.target, check.checked, check.recall, check.verdict
-        ));
+        output.line(&if check.checked == 0 {
+            format!("promoted for recall {}: no live search has been compared with an exact one yet", check.target)
+        } else {
+            format!(
+                "promoted for recall {}: {} live searches compared with exact ones, recall {:.4}, {}",
+                check.target, check.checked, check.recall, check.verdict
+            )
+        });
+        if let Some(why) = &check.stays {
+            output.line(&output.paint(&format!("  it keeps answering: {why}"), Tone::Busy));
+        }
     }
     if let Some(c) = &i.caches {
         output.line(&format!(
@@ -426,116 +450,6 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
         output.line("the dataset has changed in the meantime: the index is still marked stale");
     }
     made_up(out.mock, output);
-}
-
-async fn promote(socket: &Path, promote: Promote, output: &Output) -> anyhow::Result<()> {
-    let Promote { name, trial, generation, graph, target_recall, force } = promote;
-    let config = Some(graph.config()).filter(|c| *c != Config::default());
-    let ask = PromoteIn { name, generation, trial, config, target_recall, force: Some(force) };
-    let said = |out: &PromoteSummary| {
-        let number = out.generation;
-        output.line(&match (out.promoted, out.verdict.as_str()) {
-            (true, "better") => output.paint(&format!("generation {number} answers now: it is better"), Tone::Good),
-            (true, verdict) => output.paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
-            (false, verdict) => output.paint(&format!("generation {number} keeps answering: {verdict}"), Tone::Busy),
-        });
-        let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().map(|(who, m)| {
-            vec![
-                who.into(),
-                format!("{:.4}", m.recall),
-                format!("{:.4}", m.recall_low),
-                format!("{:.0}", m.p95_us),
-                m.orphans.to_string(),
-                m.queries.to_string(),
-            ]
-        });
-        output.table(&["", "RECALL", "AT LEAST", "P95 µs", "ORPHANS", "QUERIES"], rows.collect());
-    };
-    watch::<method::Promote>(socket, &ask, output, said).await
-}
-
-async fn all_trials(socket: &Path, name: String, file: Option<PathBuf>, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
-    if compact.is_some() {
-        let said = |out: &CompactTrialsOut| output.line(&format!("{} trials kept, {} dropped", out.kept, out.dropped));
-        return show::<method::CompactTrials>(socket, &CompactTrialsIn { name, keep: compact }, output, said).await;
-    }
-    let out: TrialsOut = get::<method::Trials>(socket, &NameIn { name: name.clone() }).await?;
-    let best: BestOut = get::<method::Best>(socket, &BestIn { name, by: None }).await?;
-    let champion = best.trial.as_ref().map(|t| t.id.as_str());
-    if let Some(file) = &file {
-        let same: Vec<&TrialRecord> = out.trials.iter().filter(|t| Some(&t.fingerprint) == out.fingerprint.as_ref()).collect();
-        plot::trials(file, &same, champion)?;
-        output.note(&format!("wrote {}", file.display()));
-    }
-    if output.json() {
-        output.print_json(&out);
-        return Ok(());
-    }
-    trials(output, &out.trials, champion, out.fingerprint.as_deref());
-    if let Some(shortfall) = &out.shortfall {
-        output.line(shortfall);
-    } else if out.torn > 0 {
-        output.line(&format!("the journal was damaged: {} records at its end, never acknowledged, were dropped", out.torn));
-    }
-    Ok(())
-}
-
-fn trials(output: &Output, trials: &[TrialRecord], champion: Option<&str>, fingerprint: Option<&str>) {
-    let rows = trials.iter().map(|t| {
-        let (c, m) = (&t.config, &t.metrics);
-        let n = |v: Option<u64>| v.map_or_else(|| "-".to_owned(), |v| v.to_string());
-        let id = if champion == Some(t.id.as_str()) { output.paint(&format!("{} ←", t.id), Tone::Good) } else { t.id.clone() };
-        let note = if fingerprint.is_some_and(|f| f != t.fingerprint) {
-            "other data".to_owned()
-        } else {
-            t.note.clone().unwrap_or_else(|| t.by.clone())
-        };
-        vec![
-            id,
-            n(c.m),
-            n(c.ef_construction),
-            n(c.ef_search),
-            format!("{:.4}–{:.4}", m.recall_low, m.recall_high),
-            format!("{:.0}/{:.0}/{:.0}", m.p50_us, m.p95_us, m.p99_us),
-            duration(m.build_time_secs),
-            bytes(m.memory_bytes),
-            note,
-        ]
-    });
-    output.table(&["TRIAL", "M", "EF BUILD", "EF", "RECALL", "P50/95/99 µs", "BUILD", "MEMORY", "NOTE"], rows.collect());
-}
-
-fn evals(output: &Output, evals: &[EvalInfo]) {
-    let rows = evals.iter().map(|e| vec![e.id.clone(), e.tune.to_string(), e.holdout.to_string(), e.k.to_string(), e.fingerprint.clone()]);
-    output.table(&["EVAL", "TUNE", "HOLDOUT", "K", "DATA"], rows.collect());
-}
-
-fn agent(output: &Output, out: &AgentStatusOut) {
-    let said = || {
-        out.reason.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
-        out.pinned.iter().for_each(|names| output.line(&format!("  rolled back and pinned, not refreshed: {}", names.join(" "))));
-    };
-    if !out.enabled && out.reason.is_some() {
-        return said();
-    }
-    if !out.enabled {
-        said();
-        if out.refreshes == Some(true) {
-            output.line("indexes that have been refreshed once follow their datasets (`[agent] refresh`)");
-            out.last.iter().for_each(|last| output.line(&format!("  last: {last}")));
-        }
-        return output.line("no trials are run: set `[agent] enabled = true` in $BRAHMAN_STATE/index.toml, then `brahman restart index`");
-    }
-    let doing = out.running.as_ref().map_or_else(|| "idle".to_owned(), |name| format!("trying {name}"));
-    output.line(&format!(
-        "the agent is {doing}; {} of {} trials this hour, the next in {} s at the earliest",
-        out.trials_last_hour, out.max_trials_per_hour, out.next_in_s
-    ));
-    if !out.queue.is_empty() {
-        output.line(&format!("  waiting: {}", out.queue.join(" ")));
-    }
-    out.last.iter().for_each(|last| output.line(&format!("  last: {last}")));
-    said();
 }
 
 async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> anyhow::Result<()> {

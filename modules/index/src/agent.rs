@@ -1,6 +1,6 @@
-//! What the agent tries next, purely: ε-greedy around the champion, within bounds, never the same twice.
+//! What the agent tries next, purely: what a plan of its bounds says, and sometimes anything; then near the champion. Never the same twice.
 //!
-//! The choice depends only on the data's fingerprint and the number of trials on it, so a run can be repeated. Whether it
+//! The choice depends only on the data's name and the trials on it, so a run can be repeated. Whether it
 //! may run now is a matter of monotonic time; a wall clock that jumps changes nothing.
 
 use std::collections::VecDeque;
@@ -10,11 +10,16 @@ use std::time::{Duration, Instant};
 use brahman_card::interface::index::{Config, TrialRecord};
 use serde::Deserialize;
 
-use crate::trials::best;
+use crate::better::Goal;
+use crate::data::DataNames;
+use crate::plan::{Grid, Tried};
+use crate::trials::{Choice, alike, figures, with_best_width};
 use flat_hnsw::build::mix;
 
 /// Choices looked at before saying that everything near has been tried.
 const ATTEMPTS: u64 = 256;
+/// Values that a plan has of each parameter, bounds included.
+const STEPS: u32 = 6;
 /// The window of the rate limit.
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -143,26 +148,60 @@ pub fn is_recall(target: f64) -> bool {
     target > 0.0 && target <= 1.0
 }
 
+/// Trials that count for what comes next.
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// Of all data and queries.
+    pub trials: &'a [TrialRecord],
+    /// The data there is now.
+    pub data: &'a DataNames,
+    /// Id of the set of queries; none before one was made.
+    pub eval: Option<&'a str>,
+    /// Name of what builds the graphs.
+    pub engine: &'a str,
+}
+
+impl<'a> History<'a> {
+    /// Those on the same data and queries, by the same engine.
+    fn alike(&self) -> Vec<&'a TrialRecord> {
+        let all = self.eval.map(|eval| alike(self.trials, self.data, eval)).unwrap_or_default();
+        all.into_iter().filter(|trial| trial.config.engine.as_ref().is_none_or(|engine| engine == self.engine)).collect()
+    }
+}
+
+/// Graphs that were tried, each by the best of its widths.
+#[must_use]
+pub fn tried(trials: &[&TrialRecord], goal: Goal) -> Vec<Tried> {
+    let of = |trial: &&TrialRecord| {
+        let (m, ef_construction) = (trial.config.m?, trial.config.ef_construction?);
+        Some(Tried { m, ef_construction, figures: figures(&with_best_width(trial, Choice::Better(goal))) })
+    };
+    trials.iter().filter_map(of).collect()
+}
+
 /// What to try next on this data; `None` if everything near has been tried.
 #[must_use]
-pub fn next(settings: &Settings, fingerprint: &str, history: &[TrialRecord]) -> Option<Config> {
-    let same: Vec<&TrialRecord> = history.iter().filter(|t| t.fingerprint == fingerprint).collect();
-    let champion = best(history, fingerprint, "pareto");
-    let seed = fingerprint.bytes().fold(same.len() as u64, |seed, byte| mix(seed ^ u64::from(byte)));
-    let tried = |m: u64, ef: u64| same.iter().any(|t| (t.config.m, t.config.ef_construction) == (Some(m), Some(ef)));
+pub fn next(settings: &Settings, history: &History<'_>) -> Option<Config> {
+    let (same, goal) = (history.alike(), Goal::Target(settings.target_recall));
+    let all = tried(&same, goal);
+    let seed = history.data.now.bytes().fold(same.len() as u64, |seed, byte| mix(seed ^ u64::from(byte)));
+    let is_new = |m: u64, ef: u64| !all.iter().any(|t| (t.m, t.ef_construction) == (m, ef));
     let share = |n: u64| (mix(n) >> 11) as f64 / (1_u64 << 53) as f64;
+    let config = |(m, ef): (u64, u64)| Config { m: Some(m), ef_construction: Some(ef), ..Config::default() };
+    let explores = share(seed) < settings.epsilon;
+    if !explores && let Some(planned) = Grid::between(settings.m, settings.ef_construction, STEPS).next(goal, &all) {
+        return Some(config(planned));
+    }
+    let champion = goal.best(&all.iter().map(|t| t.figures).collect::<Vec<_>>()).map(|place| all[place]);
     (0..ATTEMPTS).find_map(|attempt| {
         let draw = |axis: u64| share(seed ^ mix(attempt * 8 + axis));
         let anywhere = |[least, most]: [u64; 2], draw: f64| least + ((most - least + 1) as f64 * draw) as u64;
         let near = |value: u64, [least, most]: [u64; 2], draw: f64| ((value as f64 * (0.7 + 0.7 * draw)).round() as u64).clamp(least, most);
-        let greedy = champion.filter(|_| draw(0) >= settings.epsilon).map(|t| &t.config);
-        let (m, ef_construction) = match greedy {
-            Some(Config { m: Some(m), ef_construction: Some(ef), .. }) => {
-                (near(*m, settings.m, draw(1)), near(*ef, settings.ef_construction, draw(2)))
-            }
-            _ => (anywhere(settings.m, draw(3)), anywhere(settings.ef_construction, draw(4))),
+        let (m, ef_construction) = match champion.filter(|_| !explores) {
+            Some(best) => (near(best.m, settings.m, draw(1)), near(best.ef_construction, settings.ef_construction, draw(2))),
+            None => (anywhere(settings.m, draw(3)), anywhere(settings.ef_construction, draw(4))),
         };
-        (!tried(m, ef_construction)).then(|| Config { m: Some(m), ef_construction: Some(ef_construction), ..Config::default() })
+        is_new(m, ef_construction).then(|| config((m, ef_construction)))
     })
 }
 
@@ -209,6 +248,11 @@ impl Pace {
         }
     }
 
+    /// The trial that began last came to nothing, because others went first: it does not count against the hour.
+    pub fn take_back(&mut self) {
+        self.begun.pop_back();
+    }
+
     /// A trial has ended: the pause begins.
     pub fn end(&mut self, now: Instant) {
         self.ended = Some(now);
@@ -232,16 +276,18 @@ mod tests {
         #[test]
         fn nothing_is_tried_twice_nothing_is_out_of_bounds_and_the_same_history_gives_the_same_choice(recalls in prop::collection::vec(0.5_f64..1.0, 1..40)) {
             let settings = Settings { m: [4, 12], ef_construction: [16, 40], ..Settings::default() };
-            let mut history: Vec<TrialRecord> = Vec::new();
+            let (mut all, data): (Vec<TrialRecord>, _) = (Vec::new(), DataNames::new("data".into(), "", std::iter::empty()));
             for recall in recalls {
-                let config = next(&settings, "data", &history).expect("225 choices are not used up by 40");
-                let again = next(&settings, "data", &history);
+                let history = History { trials: &all, data: &data, eval: Some("set"), engine: "flat-hnsw" };
+                let config = next(&settings, &history).expect("225 choices are not used up by 40");
+                let again = next(&settings, &history);
                 prop_assert_eq!(again.as_ref(), Some(&config));
                 let (m, ef) = (config.m.unwrap_or(0), config.ef_construction.unwrap_or(0));
                 prop_assert!((4..=12).contains(&m) && (16..=40).contains(&ef));
-                prop_assert!(history.iter().all(|t| t.config != config));
-                let metrics = Metrics { recall_at_k: recall, ..Metrics::default() };
-                history.push(TrialRecord { config, metrics, fingerprint: "data".into(), ..TrialRecord::default() });
+                prop_assert!(all.iter().all(|t| t.config != config));
+                let metrics = Metrics { recall_at_k: recall, recall_low: recall, recall_high: recall, ..Metrics::default() };
+                let (fingerprint, eval) = ("data".into(), "set".into());
+                all.push(TrialRecord { config, metrics, fingerprint, eval, ..TrialRecord::default() });
             }
         }
 
@@ -272,6 +318,33 @@ mod tests {
         ] {
             assert!(Settings::parse(text).expect_err("refused").to_string().contains(words), "{text}");
         }
+    }
+
+    #[test]
+    fn trials_on_other_queries_other_data_or_by_another_engine_do_not_count() {
+        let (settings, data) = (Settings { epsilon: 0.0, ..Settings::default() }, DataNames::new("data".into(), "", std::iter::empty()));
+        let of = |trials: &[TrialRecord]| next(&settings, &History { trials, data: &data, eval: Some("set"), engine: "flat-hnsw" });
+        let first = of(&[]).expect("nothing was tried");
+        let config = Config { engine: Some("flat-hnsw".into()), ..first.clone() };
+        let same = TrialRecord { config, fingerprint: "data".into(), eval: "set".into(), ..TrialRecord::default() };
+        assert_ne!(of(std::slice::from_ref(&same)), Some(first.clone()), "it was tried");
+        for other in [
+            TrialRecord { eval: "other".into(), ..same.clone() },
+            TrialRecord { fingerprint: "other".into(), ..same.clone() },
+            TrialRecord { config: Config { engine: Some("exact".into()), ..first.clone() }, ..same.clone() },
+        ] {
+            assert_eq!(of(&[other]), Some(first.clone()));
+        }
+    }
+
+    #[test]
+    fn what_gave_way_does_not_count_against_the_hour() {
+        let settings = Settings { max_trials_per_hour: 1, cooldown_s: 0, ..Settings::default() };
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.begin(now);
+        assert!(pace.wait(&settings, now) > Duration::ZERO);
+        pace.take_back();
+        assert_eq!((pace.wait(&settings, now), pace.last_hour(now)), (Duration::ZERO, 0));
     }
 
     #[test]

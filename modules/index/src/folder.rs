@@ -29,12 +29,12 @@ use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic};
 use serde::{Deserialize, Serialize};
 
+use crate::data::RowSum;
 use crate::engine::{self, Work};
 use crate::files::{Damage, FileRef, Files, bad, named};
-
 use crate::generation::{Base, BaseRef, Delta, EF_DEFAULT, Generation, Manifest, SegmentRef};
 use crate::lexical::{Lexical, analyser_for};
-use crate::rows::RowStore;
+use crate::rows::{Row, RowStore};
 use crate::sweep::Obstacles;
 use crate::{calibrate, sealed, segment};
 
@@ -71,6 +71,9 @@ pub struct Pointer {
     /// Somebody went back to it: nothing that acts by itself goes on from there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Of a promotion: folder of the generation that answered before, which is not always the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
 }
 
 /// An index's folder, and what is open of it.
@@ -89,6 +92,17 @@ pub struct Content {
     pub vectors: Vec<f32>,
     /// What searches filter by.
     pub columns: RecordBatch,
+}
+
+impl Content {
+    fn with_vectors(&self, dim: usize) -> impl Iterator<Item = io::Result<(Row<'_>, &[f32])>> {
+        let vector = move |row: usize| self.vectors.get(row * dim..(row + 1) * dim).unwrap_or_default();
+        self.rows.iter().enumerate().map(move |(number, row)| row.map(|row| (row, vector(number))))
+    }
+
+    fn rows_sum(&self, dim: usize) -> io::Result<RowSum> {
+        RowSum::of(self.with_vectors(dim))
+    }
 }
 
 /// A generation that is being written; removed again unless it comes to stay.
@@ -202,19 +216,26 @@ impl Folder {
         }
     }
 
-    /// Lets a prepared generation count, with what was measured of it.
+    /// Lets a prepared generation count, with what was measured of it, if anything was.
     ///
     /// # Errors
     /// As the file system gives them; the old one then counts.
-    pub fn publish(&self, mut generation: Generation, measured: Measurement, target: f64, forced: bool) -> io::Result<Generation> {
+    pub fn publish(
+        &self,
+        mut generation: Generation,
+        measured: impl Into<Option<Measurement>>,
+        target: f64,
+        forced: bool,
+    ) -> io::Result<Generation> {
         let manifest = &mut generation.manifest;
-        (manifest.measured, manifest.target_recall, manifest.forced) = (Some(measured), Some(target), forced);
+        (manifest.measured, manifest.target_recall, manifest.forced) = (measured.into(), Some(target), forced);
         let unfinished = self.path().join(&generation.folder).join(UNFINISHED).exists();
         let mut draft = self.draft_of(&generation);
         draft.stays = !unfinished;
-        let pinned = self.pointer()?.is_some_and(|pointer| pointer.pinned);
+        let (pinned, answered) = self.pointer()?.map(|pointer| (pointer.pinned, pointer.generation)).unzip();
         self.seal(&generation.folder, &generation.manifest)?;
-        self.point(&generation.folder, "promotion", pinned)?;
+        let before = answered.filter(|answered| *answered != generation.folder);
+        self.point_after(&generation.folder, "promotion", pinned.unwrap_or(false), before)?;
         draft.stays = true;
         Ok(generation)
     }
@@ -237,6 +258,7 @@ impl Folder {
         let dim = manifest.model.dim;
         manifest.chunks = content.rows.len() as u64;
         (manifest.base, manifest.segments, manifest.dead) = (None, Vec::new(), None);
+        manifest.rows_sum = Some(content.rows_sum(dim)?);
         if !content.rows.is_empty() {
             let engine = engine::named(&manifest.engine).map_err(bad)?;
             let Content { rows: unordered, vectors, columns } = content;
@@ -316,6 +338,14 @@ impl Folder {
         manifest.base.clone_from(&old.manifest.base);
         manifest.segments.clone_from(&old.manifest.segments);
         manifest.chunks = (old.len() + added.rows.len() - dead.len()) as u64;
+        manifest.rows_sum = match old.known_rows_sum() {
+            Some(sum) => {
+                let gone = dead.iter().copied().filter(|row| old.is_live(*row));
+                Some(sum.without(old.with_vectors(gone))?.with(added.with_vectors(manifest.model.dim))?)
+            }
+            // To read all rows would cost more than what is appended.
+            None => None,
+        };
         if !added.rows.is_empty() {
             let path = self.new_segment(&mut draft)?;
             segment::write(&self.path().join(&path), source, &manifest.model, &added.rows, &added.vectors, &added.columns)?;
@@ -354,11 +384,15 @@ impl Folder {
     /// # Errors
     /// `InvalidData` naming the file that is not; or as the file system gives them. The old one then counts.
     pub fn point(&self, generation: &str, reason: &str, pinned: bool) -> io::Result<()> {
+        self.point_after(generation, reason, pinned, None)
+    }
+
+    fn point_after(&self, generation: &str, reason: &str, pinned: bool, before: Option<String>) -> io::Result<()> {
         self.manifest(generation)?.files().try_for_each(|file| self.files.whole(file))?;
         self.step("files there")?;
         let sequence = self.pointer().ok().flatten().map_or(1, |p| p.sequence + 1);
         let (generation, reason) = (generation.to_owned(), reason.to_owned());
-        let pointer = Pointer { sequence, generation, reason, at_ms: now_ms(), pinned };
+        let pointer = Pointer { sequence, generation, reason, at_ms: now_ms(), pinned, before };
         atomic::write(&self.path().join(CURRENT), &sealed::to_vec(&pointer)?)?;
         self.step("pointer moved")?;
         self.counts(&pointer.generation);

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analyser::Analyser;
 use crate::appended::AppendedGraph;
+use crate::data::RowSum;
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::filter::sorted::{IdMap, ROWS_MIN, SortedColumns};
@@ -124,6 +125,9 @@ pub struct Manifest {
     /// Those whose vector cannot be used.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped_docs: u64,
+    /// A sum over the rows alive and their vectors; absent in what was written before there was one, and after that by appending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_sum: Option<RowSum>,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -159,6 +163,7 @@ impl Manifest {
             recall_measured: None,
             empty_docs: 0,
             skipped_docs: 0,
+            rows_sum: None,
         }
     }
 
@@ -445,6 +450,8 @@ pub struct Generation {
     delta_ids: OnceLock<IdMap>,
     /// Over the first rows of the delta; that of the generation before, if this one only adds to it.
     appended: Arc<AppendedGraph>,
+    /// Of one whose manifest does not say it.
+    rows_sum: OnceLock<RowSum>,
 }
 
 /// How a search is made.
@@ -509,8 +516,22 @@ impl Generation {
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
         let (lexical_delta, lexical_gone) = (OnceLock::new(), OnceLock::new());
-        let (base_columns, delta_ids, appended) = (OnceLock::new(), OnceLock::new(), Arc::default());
-        Ok(Self { manifest, folder, base, delta, live_base, live_delta, lexical_delta, lexical_gone, base_columns, delta_ids, appended })
+        let (base_columns, delta_ids, rows_sum) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        let appended = Arc::default();
+        Ok(Self {
+            manifest,
+            folder,
+            base,
+            delta,
+            live_base,
+            live_delta,
+            lexical_delta,
+            lexical_gone,
+            base_columns,
+            delta_ids,
+            rows_sum,
+            appended,
+        })
     }
 
     /// This generation with the graph over what was appended of the one that it adds to: its first rows are the same.
@@ -619,6 +640,32 @@ impl Generation {
     /// Numbers of the rows alive.
     pub fn live_rows(&self) -> impl Iterator<Item = u32> {
         (0..self.len() as u32).filter(|row| self.is_live(*row))
+    }
+
+    /// The sum over its rows, if it is at hand.
+    #[must_use]
+    pub fn known_rows_sum(&self) -> Option<RowSum> {
+        self.manifest.rows_sum.or_else(|| self.rows_sum.get().copied())
+    }
+
+    /// Rows with their vectors, of whichever part.
+    pub fn with_vectors<'a>(
+        &'a self,
+        numbers: impl Iterator<Item = u32> + 'a,
+    ) -> impl Iterator<Item = io::Result<(Row<'a>, &'a [f32])>> + 'a {
+        numbers.map(move |number| self.row(number).map(|row| (row, self.vector(number))))
+    }
+
+    /// The name of its data: of which rows there are, with which vectors. Where the manifest does not say, all rows are read once.
+    ///
+    /// # Errors
+    /// If a row is damaged.
+    pub fn data_name(&self) -> io::Result<String> {
+        let sum = match self.known_rows_sum() {
+            Some(sum) => sum,
+            None => *kept(&self.rows_sum, || RowSum::of(self.with_vectors(self.live_rows())))?,
+        };
+        Ok(sum.name(&self.manifest.model.fingerprint))
     }
 
     /// Bytes in memory when everything has been touched.

@@ -5,8 +5,9 @@
 //! committed; [`generation`] is what answers, with a graph over what was [`appended`], [`folder`] how it is kept on disk, in [`segment`]s, [`rows`] and other [`files`];
 //! [`flat_hnsw`] is the engine, [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for, [`passage`]
 //! what of a chunk is read first,
-//! [`reranker`] has hits ordered anew, [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`trials`] measures, [`shadow`] goes on
-//! measuring what was promoted. [`sweep`] decides what may be removed, [`calibrate`] finds how wide
+//! [`reranker`] has hits ordered anew, [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`evals`] are
+//! the queries that [`trials`] measure with, [`data`] names what they were measured on, [`better`] says which is, [`plan`] and [`agent`]
+//! what to try next; [`shadow`] goes on measuring what was promoted. [`sweep`] decides what may be removed, [`calibrate`] finds how wide
 //! searches must be, [`memory`] says what a refresh takes of it, [`sealed`] are files of JSON with a checksum, [`threads`] says what
 //! becomes of a panic.
 //!
@@ -16,11 +17,14 @@
 pub mod agent;
 pub mod analyser;
 pub mod appended;
+pub mod better;
 pub mod calibrate;
 pub mod chunk;
 pub mod cutter;
+pub mod data;
 pub mod embedder;
 pub mod engine;
+pub mod evals;
 pub mod files;
 pub mod filter;
 pub mod folder;
@@ -33,6 +37,7 @@ pub mod outline;
 pub mod partial;
 pub mod passage;
 pub mod pending;
+pub mod plan;
 pub mod program;
 pub mod query;
 pub mod refresh;

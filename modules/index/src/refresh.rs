@@ -19,7 +19,7 @@ use brahman_card::Fault;
 use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::index::{CreateIn, SkippedRow, error};
 use brahman_sidecar::chain;
-use brahman_storage::digest::{hex, sha256};
+use brahman_storage::digest::sha256;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
@@ -493,16 +493,6 @@ fn given(name: &str, array: &ArrayRef) -> Result<Vec<Vec<f32>>, Fault> {
         )
     };
     (0..array.len()).map(|i| row(i).ok_or_else(wrong)).collect()
-}
-
-/// The name of the data that trials are made on: its dataset, its generation and its rows.
-#[must_use]
-pub fn data_fingerprint(generation: &Generation) -> String {
-    let m = &generation.manifest;
-    let files: Vec<&str> =
-        m.base.iter().map(|b| b.segment.sha256.as_str()).chain(m.segments.iter().map(|s| s.file.sha256.as_str())).collect();
-    let dead = m.dead.as_ref().map_or("", |d| d.sha256.as_str());
-    hex(&sha256(format!("{} {} {dead}", m.model.fingerprint, files.join(" ")).as_bytes()))[..16].to_owned()
 }
 
 /// A disk's refusal, as a fault.

@@ -1,15 +1,17 @@
 //! `org.brahman.Index`.
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
-//! and mends what is damaged; [`trials`] measures and promotes; [`places`] takes an index to another bucket; [`agent`] does so
-//! unasked, [`shadow`] checks what was promoted; [`datasets`] knows what is stale, [`snapshot`] copies all for a backup. This file opens the
-//! indexes, follows the catalog, and makes, describes and deletes them.
+//! and mends what is damaged; [`evals`] makes sets of queries, [`trials`] measures with them, [`agent`] does so unasked; [`promotion`] lets
+//! the better answer, [`shadow`] checks what was promoted; [`places`] takes an index to another bucket; [`datasets`] knows what is stale,
+//! [`snapshot`] copies all for a backup. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
 
 mod agent;
 mod bulk;
 mod datasets;
 mod doctor;
+mod evals;
 mod places;
+mod promotion;
 mod refresh;
 mod search;
 mod shadow;
@@ -72,6 +74,21 @@ const WRITING: [&str; 14] = [
     "Autotune",
     "AgentEnqueue",
 ];
+/// Methods that are answered at once, or, as searches, are told to the agent otherwise: it need not stop for them.
+const BRIEF: [&str; 12] = [
+    "Search",
+    "SearchBulk",
+    "Get",
+    "List",
+    "Stats",
+    "Generations",
+    "EvalList",
+    "Trials",
+    "Best",
+    "CompactTrials",
+    "AgentStatus",
+    "AgentEnqueue",
+];
 /// Indexes named in one attribute: a person reads it.
 const NAMED_MAX: usize = 3;
 
@@ -91,7 +108,7 @@ pub struct IndexService {
     engine: &'static str,
     /// Held while copies are made, and whether they are to be looked at again.
     copying: Arc<(Mutex<()>, AtomicBool)>,
-    agent: agent::Agent,
+    agent: Arc<agent::Agent>,
     /// Bytes that a refresh may take, where that is known.
     memory: Option<u64>,
     /// Whether this is the mock.
@@ -105,7 +122,7 @@ impl IndexService {
     /// If the folder cannot be made or listed. A damaged index is kept apart and said when asked for; settings that make no sense
     /// turn the agent off; where nothing can be written indexes are searched and not changed.
     pub fn open(folder: &Path, settings: &Path, client: Client) -> io::Result<Self> {
-        let agent = agent::Agent::open(settings);
+        let agent = Arc::new(agent::Agent::open(settings));
         let there = writable::make_folder(folder)?;
         match writable::check(folder) {
             Ok(()) => {
@@ -210,16 +227,6 @@ impl IndexService {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
                     self.hear_of_datasets(word, std::mem::take(&mut first)).await;
                     self.agent.moved.notify_one();
-                    // New data: what was best on the old may not be.
-                    if self.agent.settings.enabled {
-                        let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
-                        let stale = all
-                            .iter()
-                            .filter(|i| i.generation().is_some_and(|g| self.datasets.is_stale(&i.parameters.dataset, &g.manifest)));
-                        for index in stale {
-                            self.agent.enqueue(&index.parameters.name);
-                        }
-                    }
                 }
             };
             let ended: Result<(), ClientError> = following.await;
@@ -501,6 +508,8 @@ impl Service for IndexService {
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         self.may_write(call.method())?;
+        // What a person waits for comes before what nobody asked for.
+        let _person = (!BRIEF.contains(&call.method())).then(|| self.agent.person());
         match call.method() {
             "Create" => self.create(&call).await,
             "Refresh" => self.refresh(&call).await,
@@ -530,10 +539,10 @@ impl Service for IndexService {
             "Compact" => self.compact(&call).await,
             "Doctor" => self.doctor(&call).await,
             "EvalAutogen" => self.eval_autogen(&call).await,
-            "EvalList" => self.eval_list(&call),
+            "EvalList" => self.eval_list(&call).await,
             "Trial" => self.trial(&call).await,
-            "Trials" => self.trials(&call),
-            "Best" => self.best(&call),
+            "Trials" => self.trials(&call).await,
+            "Best" => self.best(&call).await,
             "CompactTrials" => self.compact_trials(&call),
             "Autotune" => self.autotune(&call).await,
             "AgentStatus" => self.agent_status(),

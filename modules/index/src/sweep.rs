@@ -92,6 +92,8 @@ pub struct Entry {
 pub struct Survey {
     /// The generation that `CURRENT` names; none if there is no such file, or what is wrong with it.
     pub pointer: Option<Result<String, Obstacle>>,
+    /// The generation that answered before a promotion, of which it may turn out to find more.
+    pub before: Option<String>,
     /// Folders of generations, as they lie there.
     pub entries: Vec<Entry>,
     /// Paths of segments, as they lie there.
@@ -209,6 +211,7 @@ pub fn plan(seen: &Survey, held: &HashSet<String>) -> Result<Vec<Removal>, Obsta
         keep.insert(&entry.name);
         keep.extend(manifest.parent.as_deref());
     }
+    keep.extend(seen.before.as_deref());
     let kept = seen.readable().filter(|(entry, _)| keep.contains(entry.name.as_str()));
     let files: HashSet<&str> = kept.flat_map(|(_, m)| m.files().map(|file| file.path.as_str())).collect();
     let mut out: Vec<Removal> = seen.leftovers.iter().cloned().map(Removal::Leftover).collect();
@@ -368,6 +371,15 @@ mod tests {
         // Once it is not named it goes: it counts no more, nobody builds on it, and it is nobody's parent that is kept.
         seen.pointer = Some(Ok("gen-2".into()));
         assert!(plan(&seen, &HashSet::new()).expect("all that counts was read").contains(&Removal::Generation("gen-0".into())));
+    }
+
+    #[test]
+    fn what_answered_before_a_promotion_stays_however_old_it_is() {
+        let (_, mut seen) = history(&[(true, Fate::Whole); 6]);
+        seen.pointer = Some(Ok("gen-1".into()));
+        assert!(plan(&seen, &HashSet::new()).expect("all was read").contains(&Removal::Generation("gen-2".into())));
+        seen.before = Some("gen-2".into());
+        assert!(!plan(&seen, &HashSet::new()).expect("all was read").contains(&Removal::Generation("gen-2".into())));
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub struct Measurement {
     pub recall: f64,
     /// Lower end of its 95 % interval.
     pub recall_low: f64,
-    /// 95th percentile of one search, in microseconds.
+    /// 95th percentile of one search, in microseconds, in the module's own process.
     pub p95_us: f64,
     /// Rows that did not find themselves.
     pub orphans: u64,
@@ -78,10 +78,13 @@ pub struct PromoteIn {
     /// Its id.
     pub trial: Option<String>,
     pub config: Option<Config>,
-    /// Recall that the lower end of the interval must reach; 0.95 unless said.
+    /// Recall that the lower end of the interval must reach; the index's own, if `Create` named one, unless said. Without any the
+    /// challenger may give up neither recall nor latency.
     pub target_recall: Option<f64>,
-    /// Promote whatever is measured; it is recorded.
+    /// Promote whatever is measured, and whatever documents are lost; it is recorded.
     pub force: Option<bool>,
+    /// Name or id of the set of queries; `default` unless said.
+    pub eval: Option<String>,
 }
 
 #[wire(phase)]
@@ -107,6 +110,12 @@ pub struct PromoteSummary {
     pub challenger: Measurement,
     /// The one before, in the same run.
     pub champion: Measurement,
+    /// What is gained and lost, in words; absent if nothing was measured.
+    pub change: Option<String>,
+    /// Documents that the challenger does not have as they are now.
+    pub lost_docs: Option<u64>,
+    /// Id of the set of queries; absent if nothing was measured.
+    pub eval: Option<String>,
 }
 
 #[wire]

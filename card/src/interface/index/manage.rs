@@ -316,14 +316,18 @@ pub struct CompactSummary {
 /// Live searches compared with exact ones since a promotion.
 #[wire]
 pub struct ShadowInfo {
-    /// `open`, `kept`, or `broken`: then the generation before answers again.
+    /// `open`, `kept`, or `broken`: then the generation before answers again, if it finds more on the same searches.
     pub verdict: String,
     /// How many searches were compared.
     pub checked: u64,
-    /// Mean share of true neighbours among those found.
+    /// Mean share of true neighbours among those found; 0 while nothing was compared.
     pub recall: f64,
-    /// What was promised; below it, it is rolled back.
+    /// What was promised.
     pub target: f64,
+    /// Recall of the generation before on the same searches; absent unless the promise is broken and it could be measured.
+    pub before: Option<f64>,
+    /// Why it keeps answering although the promise is broken.
+    pub stays: Option<String>,
 }
 
 #[wire]

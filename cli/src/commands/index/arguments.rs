@@ -88,6 +88,12 @@ pub(crate) enum Index {
         /// A note to keep with the trial
         #[arg(long)]
         note: Option<String>,
+        /// Widths to measure on the one graph; the narrowest that reaches the target is chosen
+        #[arg(long, value_delimiter = ',', conflicts_with = "ef_search")]
+        widths: Vec<u64>,
+        /// Eval set to measure with [default: default]
+        #[arg(long)]
+        set: Option<String>,
     },
     /// List the trials, with the best marked
     Trials {
@@ -104,11 +110,17 @@ pub(crate) enum Index {
     Best {
         /// Index
         name: String,
-        /// pareto, recall or latency
-        #[arg(long, default_value = "pareto")]
-        by: String,
+        /// target, pareto, recall or latency [default: target if there is one, else pareto]
+        #[arg(long)]
+        by: Option<String>,
+        /// Recall that must be reached [default: the index's own, if it has one]
+        #[arg(long)]
+        target_recall: Option<f64>,
+        /// Eval set whose trials are compared [default: default]
+        #[arg(long)]
+        set: Option<String>,
     },
-    /// Try a grid of configurations
+    /// Try a grid of configurations, or of a large one what promises most
     Autotune {
         /// Index
         name: String,
@@ -121,13 +133,22 @@ pub(crate) enum Index {
         /// Recall to reach
         #[arg(long)]
         target_recall: Option<f64>,
+        /// Widths to measure on each graph [default: the narrowest that suffices is found]
+        #[arg(long, value_delimiter = ',')]
+        widths: Vec<u64>,
+        /// Most trials [default: 12]
+        #[arg(long)]
+        trials: Option<u64>,
+        /// Eval set to measure with [default: default]
+        #[arg(long)]
+        set: Option<String>,
     },
     /// Show what the background agent does; with an index, queue it for a trial
     Agent {
         /// Index
         name: Option<String>,
     },
-    /// Generate an eval set, queries with their true nearest neighbours, or list those that exist
+    /// Make an eval set (queries with their true neighbours), or list those that exist
     Eval {
         /// Index
         name: String,
@@ -143,6 +164,12 @@ pub(crate) enum Index {
         /// Seed of the random choice of queries
         #[arg(long)]
         seed: Option<u64>,
+        /// Name of the set [default: default]
+        #[arg(long)]
+        set: Option<String>,
+        /// Queries of your own, a JSON object a line; - reads standard input
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "queries", "seed"])]
+        from: Option<PathBuf>,
     },
     /// Verify every file's checksum, and search for every row
     Doctor {
@@ -270,9 +297,12 @@ pub(crate) struct Promote {
     /// Recall that must be reached
     #[arg(long)]
     pub(super) target_recall: Option<f64>,
-    /// Promote it whatever is measured; this is recorded
+    /// Promote it whatever is measured, even if documents are lost; this is recorded
     #[arg(long)]
     pub(super) force: bool,
+    /// Eval set to measure with [default: default]
+    #[arg(long)]
+    pub(super) set: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -67,8 +67,9 @@ impl Folder {
     /// Everything in the folder that has to do with generations, as far as it can be read.
     #[must_use]
     pub fn survey(&self) -> Survey {
-        let pointer = self.pointer().map(|pointer| pointer.map(|p| p.generation)).map_err(Obstacle::from).transpose();
-        let mut seen = Survey { pointer, ..Survey::default() };
+        let pointer = self.pointer().map_err(Obstacle::from).transpose();
+        let before = pointer.as_ref().and_then(|pointer| pointer.as_ref().ok()?.before.clone());
+        let mut seen = Survey { pointer: pointer.map(|pointer| pointer.map(|p| p.generation)), before, ..Survey::default() };
         let trouble = &mut seen.trouble;
         for name in names(self.path(), "its folder", trouble) {
             if name.starts_with(".tmp-") || name.starts_with(GOING) {

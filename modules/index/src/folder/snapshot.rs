@@ -51,7 +51,10 @@ impl Folder {
             reason: generation.manifest.reason.clone(),
             at_ms: now_ms(),
             pinned: false,
+            before: None,
         });
+        // What answered before is not in the copy.
+        let pointer = Pointer { before: None, ..pointer };
         fs::write(to.join(CURRENT), sealed::to_vec(&pointer)?)
     }
 }

@@ -65,6 +65,34 @@ fn an_append_writes_what_it_adds_and_a_restart_sees_the_same() {
     assert!(new.words("10007", 3, &new.allowed(None)).expect("words").rows.iter().all(|f| f.row >= 1500));
 }
 
+#[test]
+fn data_keeps_its_name_through_compactions_and_restarts_and_has_another_after_a_refresh() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let old = base(&folder, 1500).expect("committed");
+    let new = append(&folder, &old).expect("appended");
+    let name = |generation: &Generation| generation.data_name().expect("whole");
+    assert_ne!(name(&new), name(&old));
+    // What the sum was brought up to is what all rows make.
+    let counted = RowSum::of(new.with_vectors(new.live_rows())).expect("whole");
+    assert_eq!(new.manifest.rows_sum, Some(counted));
+    let mut all = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0).expect("none") };
+    for row in new.live_rows() {
+        all.rows.push(&new.row(row).expect("whole"));
+        all.vectors.extend_from_slice(new.vector(row));
+    }
+    all.columns = segment::no_columns(all.rows.len()).expect("none");
+    let compacted = new.manifest.after(&new.folder, 3, "compaction");
+    let compacted = folder.commit_base(compacted, "d", all, 2, &|_| true).expect("compacted");
+    assert_eq!(name(&compacted), name(&new));
+    assert_eq!(name(&folder.open().expect("opens").0.expect("there")), name(&new));
+    // One from before there were sums.
+    let mut before = folder.load(&new.folder, None).expect("whole");
+    before.manifest.rows_sum = None;
+    assert_eq!((before.known_rows_sum(), name(&before)), (None, name(&new)));
+    assert_eq!(before.known_rows_sum(), Some(counted), "and what was read once is known");
+}
+
 /// At every step of a commit: afterwards the index opens and is the old one or the new one, and goes on.
 #[test]
 fn a_crash_at_any_step_leaves_the_old_or_the_new() {

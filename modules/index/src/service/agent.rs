@@ -1,4 +1,7 @@
-//! The agent: trials in the background, one at a time, on one thread at the lowest priority, standing aside for searches.
+//! The agent: trials in the background, one at a time, on one thread at the lowest priority, standing aside for people.
+//!
+//! Invariants: it holds nothing that a call waits for, least of all while it stands aside; while a call of a person's works it does not go
+//! on; what it measures belongs to the data that answers, or is given up.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -8,24 +11,32 @@ use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
 use brahman_card::clock::now_ms;
-use brahman_card::interface::index::{AgentEnqueueOut, AgentStatusOut, NameIn, error};
+use brahman_card::interface::index::{AgentEnqueueOut, AgentStatusOut, NameIn, TrialRecord, error};
 use brahman_sidecar::{Call, Reply, chain};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::IndexService;
 use super::shelf::{Index, lock};
 use super::trials::Attempt;
-use crate::agent::{Pace, Settings, SettingsError, next};
-use crate::refresh::data_fingerprint;
+use crate::agent::{History, Pace, Settings, SettingsError, next};
+use crate::evals;
 use crate::threads::on_own_thread;
 
 /// A search within this time means that somebody is waiting for answers.
 const LIVE: Duration = Duration::from_millis(200);
-/// How often it is looked whether searches still come.
+/// How often it is looked whether anybody still waits.
 const ASIDE: Duration = Duration::from_millis(50);
-/// A build stands aside for at most this many times as long as it has worked: under a load that never ends it has one
-/// hundredth of a core, and ends some day.
+/// A build stands aside for searches at most this many times as long as it has worked: under a load that never ends it has one
+/// hundredth of a core, and ends some day. Calls that work end by themselves.
 const ASIDE_SHARE: u32 = 99;
+
+/// An index that waits for a trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wish {
+    name: String,
+    /// The set of queries to measure with; the default one if none is named.
+    eval: Option<&'static str>,
+}
 
 /// The agent's state.
 #[derive(Debug)]
@@ -33,17 +44,29 @@ pub(super) struct Agent {
     pub(super) settings: Settings,
     /// Why it does nothing though it was to.
     reason: Option<String>,
-    queue: Mutex<VecDeque<String>>,
+    queue: Mutex<VecDeque<Wish>>,
     wake: Notify,
     pace: Mutex<Pace>,
-    /// The index it works on, and how that work is told to stop.
-    running: Mutex<Option<(String, Arc<AtomicBool>)>>,
+    /// The index it works on.
+    running: Mutex<Option<String>>,
     last: Mutex<Option<String>>,
     /// Datasets have moved on.
     pub(super) moved: Notify,
     began: Instant,
     /// Milliseconds from `began` to the last search.
     searched: AtomicU64,
+    /// Calls of people's that work at this moment.
+    people: watch::Sender<usize>,
+}
+
+/// A call of a person's, for as long as it works: the agent does not.
+#[derive(Debug)]
+pub(super) struct Person(Arc<Agent>);
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        self.0.people.send_modify(|people| *people -= 1);
+    }
 }
 
 impl Agent {
@@ -77,6 +100,7 @@ impl Agent {
             moved: Notify::new(),
             began: Instant::now(),
             searched: AtomicU64::new(0),
+            people: watch::Sender::new(0),
         }
     }
 
@@ -100,34 +124,71 @@ impl Agent {
         self.searched.store(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Stands aside while searches come, for a time bounded by the work done since the last time.
-    fn stand_aside(&self, worked: Duration, stop: &AtomicBool) {
-        let (began, longest) = (Instant::now(), worked * ASIDE_SHARE);
-        let live = || self.began.elapsed().saturating_sub(Duration::from_millis(self.searched.load(Ordering::Relaxed))) <= LIVE;
-        while began.elapsed() < longest && live() && !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(ASIDE.min(longest));
-        }
+    /// A call of a person's begins to work.
+    pub(super) fn person(self: &Arc<Self>) -> Person {
+        self.people.send_modify(|people| *people += 1);
+        Person(Arc::clone(self))
     }
 
-    /// Ends the trial that runs, if one does: somebody waits for another. Its index goes back into the queue.
-    pub(super) fn give_way(&self) {
-        let running = lock(&self.running).clone();
-        if let Some((name, stop)) = running {
-            stop.store(true, Ordering::Relaxed);
-            self.enqueue(&name);
+    /// Waits until no call of a person's works.
+    async fn when_alone(&self) {
+        let mut people = self.people.subscribe();
+        // The sender lives as long as this.
+        drop(people.wait_for(|people| *people == 0).await);
+    }
+
+    /// Stands aside while calls of people's work, and while searches come, these for a time bounded by the work done since the last time.
+    /// As soon as what is worked on is there no more, `stop` is set.
+    fn stand_aside(&self, worked: Duration, stop: &AtomicBool, is_there: &dyn Fn() -> bool) {
+        let (mut stood, longest) = (Duration::ZERO, worked * ASIDE_SHARE);
+        let live = || self.began.elapsed().saturating_sub(Duration::from_millis(self.searched.load(Ordering::Relaxed))) <= LIVE;
+        while !stop.load(Ordering::Relaxed) {
+            if !is_there() {
+                stop.store(true, Ordering::Relaxed);
+            } else if *self.people.borrow() > 0 {
+                std::thread::sleep(ASIDE);
+            } else if stood < longest && live() {
+                let pause = ASIDE.min(longest - stood);
+                std::thread::sleep(pause);
+                stood += pause;
+            } else {
+                break;
+            }
         }
     }
 
     /// Puts an index in the queue, once; whether it was not there.
     pub(super) fn enqueue(&self, name: &str) -> bool {
+        self.enqueue_on(name, None)
+    }
+
+    /// The same, to be measured with a set of queries.
+    pub(super) fn enqueue_on(&self, name: &str, eval: Option<&'static str>) -> bool {
+        let wish = Wish { name: name.to_owned(), eval };
         let mut queue = lock(&self.queue);
-        let new = !queue.iter().any(|n| n == name);
+        let new = !queue.contains(&wish);
         if new {
-            queue.push_back(name.to_owned());
+            queue.push_back(wish);
             self.wake.notify_one();
         }
         new
     }
+
+    /// An index has other data than before: what was best on the old may not be.
+    pub(super) fn has_new_data(&self, name: &str) {
+        if self.tries() {
+            self.enqueue(name);
+        }
+    }
+}
+
+/// What came of a wish.
+enum TrialOutcome {
+    Tried(Box<TrialRecord>),
+    /// Every configuration near the best has been tried.
+    Exhausted,
+    /// The data changed, or the index went, while it was measured.
+    GaveWay,
 }
 
 impl IndexService {
@@ -138,8 +199,8 @@ impl IndexService {
         }
         let period = Duration::from_secs(self.agent.settings.period_s.max(1));
         loop {
-            let name = lock(&self.agent.queue).front().cloned();
-            let Some(name) = name else {
+            let wish = lock(&self.agent.queue).front().cloned();
+            let Some(wish) = wish else {
                 if tokio::time::timeout(period, self.agent.wake.notified()).await.is_err() {
                     let all: Vec<String> = lock(&self.indexes).keys().cloned().collect();
                     for name in &all {
@@ -150,60 +211,100 @@ impl IndexService {
             };
             let wait = lock(&self.agent.pace).wait(&self.agent.settings, Instant::now());
             tokio::time::sleep(wait).await;
-            lock(&self.agent.queue).retain(|waiting| *waiting != name);
-            match self.one_trial(&name).await {
-                Ok(said) => self.agent.say(format!("{name}: {said}")),
+            self.agent.when_alone().await;
+            lock(&self.agent.queue).retain(|waiting| *waiting != wish);
+            let name = &wish.name;
+            *lock(&self.agent.running) = Some(name.clone());
+            let outcome = self.one_trial(&wish).await;
+            *lock(&self.agent.running) = None;
+            match outcome {
+                Ok(TrialOutcome::Tried(trial)) => self.agent.say(format!("{name}: {}", words(&trial))),
+                Ok(TrialOutcome::Exhausted) => self.agent.say(format!("{name}: every configuration near the best has been tried")),
+                Ok(TrialOutcome::GaveWay) => {
+                    self.agent.say(format!("{name}: its data changed during the trial, which is made again"));
+                    if self.index(name).is_ok() {
+                        self.agent.enqueue_on(name, wish.eval);
+                    }
+                }
                 Err(fault) => {
                     tracing::warn!(index = name, "the agent's trial: {fault}");
                     self.agent.say(format!("{name}: {}", fault.message()));
                 }
             }
-            lock(&self.agent.pace).end(Instant::now());
-            *lock(&self.agent.running) = None;
         }
     }
 
-    async fn one_trial(self: &Arc<Self>, name: &str) -> Result<String, Fault> {
-        let index = self.index(name)?;
+    async fn one_trial(self: &Arc<Self>, wish: &Wish) -> Result<TrialOutcome, Fault> {
+        let index = self.index(&wish.name)?;
         index.writable()?;
-        let (generation, _) = index.current()?;
+        index.current()?;
         index.trials_known()?;
-        let fingerprint = data_fingerprint(&generation);
-        drop(generation);
-        let chosen = next(&self.agent.settings, &fingerprint, &lock(&index.journal).trials);
-        let Some(config) = chosen else { return Ok("every configuration near the best has been tried".to_owned()) };
-        let _trying = self.trying.lock().await;
-        lock(&self.agent.pace).begin(Instant::now());
+        let (service, eval) = (Arc::clone(self), wish.eval);
+        on_own_thread("the agent's trial", true, move || service.try_next(index, eval)).await?
+    }
+
+    /// Chooses, builds and measures, on the thread that it is called on.
+    fn try_next(self: &Arc<Self>, index: Arc<Index>, eval: Option<&'static str>) -> Result<TrialOutcome, Fault> {
+        let agent = &self.agent;
+        let (generation, _) = index.current()?;
+        let data = index.data_names(&generation)?;
+        let set = evals::current_id(index.folder.path(), &data, eval);
+        let chosen = {
+            let journal = lock(&index.journal);
+            let engine = super::trials::own_engine(&generation.manifest);
+            next(&agent.settings, &History { trials: &journal.trials, data: &data, eval: set.as_deref(), engine })
+        };
+        let Some(config) = chosen else { return Ok(TrialOutcome::Exhausted) };
+        lock(&agent.pace).begin(Instant::now());
         let stop = Arc::new(AtomicBool::new(false));
-        *lock(&self.agent.running) = Some((name.to_owned(), Arc::clone(&stop)));
-        let (service, worked_from, stopped) = (Arc::clone(self), Mutex::new(Instant::now()), Arc::clone(&stop));
+        let (service, watched, stopped) = (Arc::clone(self), Arc::clone(&index), Arc::clone(&stop));
+        let (worked_from, seen) = (Mutex::new(Instant::now()), Mutex::new(generation.folder.clone()));
+        drop(generation);
         let aside = move || {
-            let mut from = lock(&worked_from);
-            service.agent.stand_aside(from.elapsed(), &stopped);
-            *from = Instant::now();
+            let worked = lock(&worked_from).elapsed();
+            service.agent.stand_aside(worked, &stopped, &|| service.still_has(&watched, &data.now, &seen));
+            *lock(&worked_from) = Instant::now();
         };
         let attempt = Attempt {
             index,
             config,
-            target: self.agent.settings.target_recall,
+            widths: Vec::new(),
+            eval: eval.map(str::to_owned),
+            target: agent.settings.target_recall,
             by: "agent",
             note: None,
             threads: 1,
-            stop,
+            stop: Arc::clone(&stop),
             done: Arc::default(),
             aside: Some(Box::new(aside)),
         };
-        let trial = on_own_thread("the agent's trial", true, move || attempt.run()).await??;
-        let (c, m) = (&trial.config, &trial.metrics);
-        let n = |v: Option<u64>| v.unwrap_or(0);
-        Ok(format!(
-            "m {}, ef_construction {}, ef {}: recall {:.4}, p95 {:.0} µs",
-            n(c.m),
-            n(c.ef_construction),
-            n(c.ef_search),
-            m.recall_at_k,
-            m.p95_us
-        ))
+        let outcome = attempt.run();
+        let mut pace = lock(&agent.pace);
+        pace.end(Instant::now());
+        match outcome {
+            Ok(trial) => Ok(TrialOutcome::Tried(Box::new(trial))),
+            Err(_) if stop.load(Ordering::Relaxed) => {
+                pace.take_back();
+                Ok(TrialOutcome::GaveWay)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Whether an index is still there and answers from this data; `seen` is the generation of which that was known last.
+    fn still_has(&self, index: &Arc<Index>, data: &str, seen: &Mutex<String>) -> bool {
+        if !self.index(&index.parameters.name).is_ok_and(|now| Arc::ptr_eq(&now, index)) {
+            return false;
+        }
+        let Some(generation) = index.generation() else { return false };
+        if *lock(seen) == generation.folder {
+            return true;
+        }
+        let has = generation.data_name().is_ok_and(|name| name == data);
+        if has {
+            lock(seen).clone_from(&generation.folder);
+        }
+        has
     }
 
     pub(super) fn agent_status(&self) -> Result<Reply, Fault> {
@@ -212,11 +313,13 @@ impl IndexService {
         // Of one whose CURRENT cannot be read nobody knows: it is left alone as well.
         let pinned = all.iter().filter(|index| index.pinned().unwrap_or(true)).map(|index| index.parameters.name.clone());
         let pinned: Vec<String> = pinned.collect();
+        let mut queue: Vec<String> = lock(&agent.queue).iter().map(|wish| wish.name.clone()).collect();
+        queue.dedup();
         let pace = lock(&agent.pace);
         Reply::of(&AgentStatusOut {
             enabled: agent.settings.enabled,
-            queue: lock(&agent.queue).iter().cloned().collect(),
-            running: lock(&agent.running).as_ref().map(|(name, _)| name.clone()),
+            queue,
+            running: lock(&agent.running).clone(),
             last: lock(&agent.last).clone(),
             trials_last_hour: pace.last_hour(now) as u64,
             max_trials_per_hour: agent.settings.max_trials_per_hour as u64,
@@ -237,5 +340,62 @@ impl IndexService {
             return Err(Fault::of(&error::AgentOff { name }, false, message));
         }
         Reply::of(&AgentEnqueueOut { queued: self.agent.enqueue(&name) })
+    }
+}
+
+/// A trial in a line.
+fn words(trial: &TrialRecord) -> String {
+    let (c, m) = (&trial.config, &trial.metrics);
+    let n = |v: Option<u64>| v.unwrap_or(0);
+    format!(
+        "m {}, ef_construction {}, ef {}: recall {:.4}, p95 {:.0} µs",
+        n(c.m),
+        n(c.ef_construction),
+        n(c.ef_search),
+        m.recall_at_k,
+        m.p95_us
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    fn agent() -> Arc<Agent> {
+        Arc::new(Agent::open(Path::new("/no/such/index.toml")))
+    }
+
+    #[test]
+    fn it_stands_aside_until_the_last_call_has_ended() {
+        let agent = agent();
+        let (calls, asked, stop) = (RefCell::new(vec![agent.person(), agent.person()]), Cell::new(0), AtomicBool::new(false));
+        let is_there = || {
+            asked.set(asked.get() + 1);
+            // One call ends at the second time that it looks, the other one at the fourth.
+            if asked.get() % 2 == 0 {
+                drop(calls.borrow_mut().pop());
+            }
+            true
+        };
+        agent.stand_aside(Duration::ZERO, &stop, &is_there);
+        assert_eq!((asked.get(), calls.borrow().len(), stop.load(Ordering::Relaxed)), (4, 0, false));
+    }
+
+    #[test]
+    fn it_lets_go_of_what_is_gone_while_a_call_works() {
+        let (agent, stop) = (agent(), AtomicBool::new(false));
+        let _person = agent.person();
+        agent.stand_aside(Duration::ZERO, &stop, &|| false);
+        assert!(stop.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn new_data_is_queued_once_and_only_where_trials_are_made() {
+        let agent = agent();
+        agent.has_new_data("a");
+        assert!(lock(&agent.queue).is_empty(), "it is off");
+        assert!(agent.enqueue("a") && !agent.enqueue("a") && agent.enqueue_on("a", Some(evals::LIVE)));
     }
 }

@@ -13,6 +13,7 @@ use brahman_sidecar::serve::UpgradedStream;
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
+use super::agent::Agent;
 use super::refresh::cores;
 use super::search::{EF_MAX, K_MAX, is_of_model, unit};
 use super::shelf::Index;
@@ -23,6 +24,7 @@ use flat_hnsw::build::in_parallel;
 
 /// What holds for the whole conversation.
 struct Terms {
+    agent: Arc<Agent>,
     index: Arc<Index>,
     /// That the vectors must be of, if the caller says so: a migration may change it between two batches.
     model: Option<String>,
@@ -57,7 +59,7 @@ impl IndexService {
             generation: m.number,
             mock: m.model.mark(),
         };
-        let terms = Arc::new(Terms { index, model: ask.model, how, filter });
+        let terms = Arc::new(Terms { agent: Arc::clone(&self.agent), index, model: ask.model, how, filter });
         let uid = call.uid;
         Reply::upgrade(&out, move |upgraded| converse(upgraded, uid, terms))
     }
@@ -73,6 +75,7 @@ async fn converse(upgraded: UpgradedStream, uid: u32, terms: Arc<Terms>) -> io::
 
 impl Terms {
     fn answer(&self, batch: &RecordBatch) -> Result<RecordBatch, Fault> {
+        self.agent.searched();
         let (generation, _) = self.index.current()?;
         is_of_model(&self.index.parameters.name, self.model.as_ref(), &generation.manifest.model)?;
         let dim = generation.manifest.model.dim;

@@ -9,7 +9,7 @@ use super::shelf::{Index, lock};
 use super::{IndexService, PARAMETERS};
 use crate::home::Home;
 use crate::refresh::{folder_fault, io_fault};
-use crate::{sealed, trials};
+use crate::{evals, sealed};
 
 /// Candidates of a row's search for itself.
 const PROBE_EF: usize = 64;
@@ -58,7 +58,7 @@ fn examine(index: &Index) -> Finding {
         found.generation = true;
         found.problems.push(why);
     }
-    let (sets, damaged) = trials::list(folder.path());
+    let (sets, damaged) = evals::list(folder.path(), None);
     found.files += 2 * sets.len();
     found.evals = !damaged.is_empty();
     found.problems.extend(damaged);
@@ -104,7 +104,7 @@ fn mend(index: &Index, found: &Finding) -> Result<Vec<String>, Fault> {
         index.tidy();
     }
     if found.evals {
-        aside.extend(trials::put_aside(index.folder.path()).map_err(failed("setting eval sets aside"))?);
+        aside.extend(evals::put_aside(index.folder.path()).map_err(failed("setting eval sets aside"))?);
     }
     Ok(aside)
 }

@@ -108,8 +108,8 @@ impl IndexService {
         }
         index.within_reach()?;
         let path = self.place(&bucket, &name).await?;
-        // One at a time, and no trial meanwhile: it would read from where nothing is any more.
-        self.agent.give_way();
+        // One at a time, and no trial of a person's meanwhile: it would read from where nothing is any more. The agent sees for itself
+        // that its index has gone.
         let trying = self.trying.lock().await;
         let claim = index.claim("move").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));

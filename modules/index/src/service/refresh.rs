@@ -431,6 +431,7 @@ impl IndexService {
     ) -> Result<Arc<Generation>, Fault> {
         let (done, of) = (Arc::new(AtomicU64::new(0)), plan.fresh.len() as u64);
         let (work_index, counted, stop) = (Arc::clone(index), Arc::clone(&done), Arc::clone(&claim.stop));
+        let agent = Arc::clone(&self.agent);
         let work = move || -> std::io::Result<Arc<Generation>> {
             // Held until the disk is at rest, even if the caller is gone.
             let _claim = claim;
@@ -486,7 +487,10 @@ impl IndexService {
                 None => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
             };
             let _ = std::fs::remove_file(folder.path().join("pending.log"));
-            Ok(work_index.answer_with(generation))
+            let answers = work_index.answer_with(generation);
+            // Not before: a trial is of what answers.
+            agent.has_new_data(&parameters.name);
+            Ok(answers)
         };
         let mut working = on_own_thread("writing the generation", false, work);
         let outcome = loop {

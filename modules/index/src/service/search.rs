@@ -9,7 +9,9 @@ use brahman_card::interface::index::{Elapsed, FusionUsed, GetIn, GetOut, Hit, Ma
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
+use super::agent::Agent;
 use super::refresh::cores;
+use super::shadow::LiveQuery;
 use super::shelf::Index;
 use crate::cutter::heading;
 use crate::embedder::{self, Model};
@@ -75,6 +77,7 @@ impl Mode {
 
 /// Everything that the blocking part needs.
 struct Job {
+    agent: Arc<Agent>,
     index: Arc<Index>,
     generation: Arc<Generation>,
     source: String,
@@ -197,10 +200,12 @@ impl Job {
             Some(most) => self.spread(&allowed, most)?,
         };
         let search = started.elapsed() - filter;
-        if self.mode == Mode::Semantic && !self.how.exact && self.per_document.is_none() {
+        // What somebody asked for otherwise says nothing of what was promised.
+        if self.mode == Mode::Semantic && !self.how.exact && self.how.ef.is_none() && self.per_document.is_none() {
             for (query, found) in self.queries.iter().zip(&found) {
                 let found: Vec<Neighbour> = found.iter().map(|f| Neighbour { row: f.row, score: f.score }).collect();
-                self.index.shadow(&self.generation, query, self.how.k, &allowed, &found);
+                let asked = LiveQuery { vector: query, k: self.how.k, filter: self.filter.as_ref(), allowed: &allowed };
+                self.index.shadow(&self.agent, &self.generation, &asked, &found);
             }
         }
         let mut marker = self.asked.as_ref().filter(|_| self.passages).map(|asked| Marker::of(&asked.text, &generation.analyser()));
@@ -384,6 +389,7 @@ impl IndexService {
             |parts: fn(&ParsedQuery) -> &Vec<String>| asked.as_ref().map(|asked| parts(asked).clone()).filter(|parts| !parts.is_empty());
         let (phrases, without) = (said(|asked| &asked.phrases), said(|asked| &asked.without));
         let job = Job {
+            agent: Arc::clone(&self.agent),
             index: Arc::clone(&index),
             generation: Arc::clone(&generation),
             source,

@@ -16,13 +16,16 @@ use brahman_storage::{Steps, writable};
 use tokio::sync::OwnedMutexGuard;
 
 use super::PARAMETERS;
+use crate::data::DataNames;
+use crate::evals;
 use crate::folder::Folder;
 use crate::generation::Generation;
 use crate::home::{AwayError, Home};
 use crate::partial::PartialIndex;
+use crate::refresh::folder_fault;
 use crate::rescue;
 use crate::shadow::Shadow;
-use crate::trials::{self, Journal};
+use crate::trials::Journal;
 
 /// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -295,6 +298,16 @@ impl Index {
         Err(Fault::of(&error::Damaged { name: name.clone() }, false, message))
     }
 
+    /// All names of the data of a generation of its own. Reads manifests, and all rows where none of them says it.
+    ///
+    /// # Errors
+    /// If a row is damaged.
+    pub(super) fn data_names(&self, generation: &Generation) -> Result<DataNames, Fault> {
+        let now = generation.data_name().map_err(|e| folder_fault(&self.parameters.name, "reading the index", &e))?;
+        let all = self.folder.generations();
+        Ok(DataNames::new(now, &generation.folder, all.iter().map(|(name, manifest)| (name.as_str(), manifest))))
+    }
+
     /// That nothing of it is whole, and why.
     pub(super) fn damaged(&self, why: &str) -> Fault {
         let name = &self.parameters.name;
@@ -342,7 +355,7 @@ impl Index {
     /// reply, unless it can be put back from copies. Opening reads only what it must, so vectors and texts are not known to be whole
     /// until then.
     pub(super) fn verify(&self, copies: Option<&Path>) {
-        for said in trials::list(self.folder.path()).1 {
+        for said in evals::list(self.folder.path(), None).1 {
             tracing::error!(index = self.parameters.name, "{said}");
         }
         let Some(generation) = self.generation() else { return };

@@ -1,4 +1,4 @@
-//! Trials, autotuning and promotion: graphs built beside the live one, measured on the same queries, and what follows.
+//! Trials and autotuning: graphs built beside the live one, and measured; which of them is best.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,43 +8,47 @@ use brahman_card::Fault;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::Progress;
 use brahman_card::interface::index::{
-    AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalAutogenIn,
-    EvalListOut, EvalOut, Measurement, Metrics, NameIn, PromoteIn, PromoteOut, PromoteSummary, TrialIn, TrialOut, TrialRecord,
-    TrialSummary, TrialsOut, error,
+    AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, LiveMetrics,
+    Metrics, NameIn, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, WidthMetrics,
 };
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
+use super::evals::eval_of;
 use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
-use crate::agent::is_recall;
+use crate::agent::{is_recall, tried};
+use crate::better::Goal;
+use crate::data::is_by_files;
 use crate::engine::{Engine, Work};
-use crate::generation::{Generation, Manifest, SearchOptions};
-use crate::refresh::{data_fingerprint, folder_fault, io_fault};
+use crate::evals;
+use crate::generation::{Manifest, SearchOptions};
+use crate::plan::Grid;
+use crate::refresh::{folder_fault, io_fault};
 use crate::threads::on_own_thread;
-use crate::trials::{self, Eval, Measure, brute_force_us, find_ef, measure};
+use crate::trials::{self, Choice, Measure, brute_force_us, find_ef, measure, narrowest};
 use flat_hnsw::SearchParameters;
 use flat_hnsw::build::Parameters;
 
-/// Queries of each half of a set, unless said.
-const QUERIES: u64 = 500;
-/// Most queries of each half.
-const QUERIES_MAX: u64 = 10_000;
+/// Most widths that are measured on one graph.
+const WIDTHS_MAX: usize = 32;
+/// Trials of a grid, unless said: in so many the best of a large one is found (`plan.rs`).
+const TRIALS: usize = 12;
 /// Recall to reach, unless said.
-const TARGET_RECALL: f64 = 0.95;
+pub(super) const TARGET_RECALL: f64 = 0.95;
 /// Rows of a sample that are asked to find themselves.
-const PROBE_ROWS: usize = 1000;
+pub(super) const PROBE_ROWS: usize = 1000;
 /// How often a build says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
-/// Most trials of one grid.
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// Most trials of one grid, and most ways to build in it.
 const GRID_MAX: usize = 100;
 
-fn no_eval(name: &str) -> Fault {
-    let message = format!("index `{name}` has no eval set for its vectors: `brahman index eval {name}` generates one");
-    Fault::of(&error::NoEval { name: name.to_owned() }, false, message)
+/// Name of the engine that builds unless somebody names one: what has no graph yet gets the default engine's.
+pub(super) fn own_engine(manifest: &Manifest) -> &str {
+    if manifest.engine == "exact" { super::ENGINE_DEFAULT } else { &manifest.engine }
 }
 
-fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize) -> Result<usize, Fault> {
+pub(super) fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize) -> Result<usize, Fault> {
     match value {
         None => Ok(default),
         Some(n) if (least..=most).contains(&n) => Ok(usize::try_from(n).unwrap_or(default)),
@@ -52,57 +56,59 @@ fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize
     }
 }
 
-/// What is named twice is tried once.
-fn once_each(mut values: Vec<u64>) -> Vec<u64> {
-    let mut seen = std::collections::HashSet::new();
-    values.retain(|value| seen.insert(*value));
-    values
-}
-
-/// The recall to reach, of those that can be reached.
-fn target(asked: Option<f64>) -> Result<f64, Fault> {
-    let target = asked.unwrap_or(TARGET_RECALL);
-    if is_recall(target) {
-        return Ok(target);
+/// That a recall can be reached, if one was named.
+fn named_target(asked: Option<f64>) -> Result<Option<f64>, Fault> {
+    match asked.filter(|target| !is_recall(*target)) {
+        Some(target) => Err(Fault::invalid_parameter("target_recall", format!("{target}, expected above 0, at most 1"))),
+        None => Ok(asked),
     }
-    Err(Fault::invalid_parameter("target_recall", format!("{target}, expected above 0, at most 1")))
 }
 
-/// What is to be built, and by which engine: a configuration over that of a generation. What has no graph yet gets the
-/// default engine's.
-fn built_by(config: &Config, of: &Manifest) -> Result<(&'static dyn Engine, Parameters), Fault> {
+/// Widths in ascending order, each once.
+fn widths(asked: Option<Vec<u64>>) -> Result<Vec<usize>, Fault> {
+    let mut widths = asked.into_iter().flatten().map(|ef| bounded("ef_search", Some(ef), 1, 65_536, 0)).collect::<Result<Vec<_>, _>>()?;
+    widths.sort_unstable();
+    widths.dedup();
+    if widths.len() > WIDTHS_MAX {
+        return Err(Fault::invalid_parameter("ef_search", format!("{} widths, expected at most {WIDTHS_MAX}", widths.len())));
+    }
+    Ok(widths)
+}
+
+/// What is to be built, and by which engine: a configuration over that of a generation.
+pub(super) fn built_by(config: &Config, of: &Manifest) -> Result<(&'static dyn Engine, Parameters), Fault> {
     let m = bounded("m", config.m, 2, 256, of.parameters.m)?;
     let ef_construction = bounded("ef_construction", config.ef_construction, 4, 4096, of.parameters.ef_construction)?;
     let parameters = Parameters { m, ef_construction, seed: config.seed.unwrap_or(of.parameters.seed) };
-    let own = if of.engine == "exact" { super::ENGINE_DEFAULT } else { &of.engine };
-    Ok((super::builder(config.engine.as_deref().unwrap_or(own), &parameters)?, parameters))
+    Ok((super::builder(config.engine.as_deref().unwrap_or_else(|| own_engine(of)), &parameters)?, parameters))
 }
 
-fn measured(measure: &Measure, orphans: usize) -> Measurement {
-    Measurement {
-        recall: measure.recall(),
-        recall_low: measure.interval().0,
-        p95_us: measure.latency(0.95),
-        orphans: orphans as u64,
-        queries: measure.recalls.len() as u64,
+/// The configuration by which a generation answers.
+fn config_of(manifest: &Manifest) -> Config {
+    Config {
+        engine: Some(manifest.engine.clone()),
+        m: Some(manifest.parameters.m as u64),
+        ef_construction: Some(manifest.parameters.ef_construction as u64),
+        ef_search: Some(manifest.ef_search as u64),
+        seed: Some(manifest.parameters.seed),
     }
 }
 
-/// A set of queries for this generation; one is made if there is none.
-fn eval_of(index: &Index, generation: &Generation, threads: usize, aside: &(dyn Fn() + Sync)) -> Result<Eval, Fault> {
-    let path = index.folder.path();
-    if let Some(eval) = trials::newest(path, generation, threads, aside) {
-        return Ok(eval);
+impl Index {
+    /// The recall that was named, here or when the index was created.
+    pub(super) fn target(&self, asked: Option<f64>) -> Result<Option<f64>, Fault> {
+        Ok(named_target(asked)?.or(self.parameters.target_recall))
     }
-    let made = trials::autogen(path, generation, &data_fingerprint(generation), usize::try_from(QUERIES).unwrap_or(500), 10, 0);
-    made.map_err(|e| io_fault("generating an eval set", &e))?;
-    trials::newest(path, generation, threads, aside).ok_or_else(|| no_eval(&index.parameters.name))
 }
 
 /// One trial to run.
 pub(super) struct Attempt {
     pub(super) index: Arc<Index>,
     pub(super) config: Config,
+    /// Widths to measure, in ascending order; the one of `config`, or the narrowest that is enough, if there are none.
+    pub(super) widths: Vec<usize>,
+    /// The set of queries; the default one if none is named.
+    pub(super) eval: Option<String>,
     pub(super) target: f64,
     pub(super) by: &'static str,
     pub(super) note: Option<String>,
@@ -114,6 +120,23 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// One that somebody waits for, on all cores.
+    fn of(index: &Arc<Index>, config: Config, target: f64, by: &'static str) -> Self {
+        Self {
+            index: Arc::clone(index),
+            config,
+            widths: Vec::new(),
+            eval: None,
+            target,
+            by,
+            note: None,
+            threads: cores(),
+            stop: Arc::default(),
+            done: Arc::default(),
+            aside: None,
+        }
+    }
+
     /// Builds, measures and keeps a trial. Blocks for as long as a build takes.
     pub(super) fn run(self) -> Result<TrialRecord, Fault> {
         // Before the work, not after it.
@@ -123,7 +146,8 @@ impl Attempt {
         let manifest = &generation.manifest;
         let (engine, parameters) = built_by(&self.config, manifest)?;
         let aside = || self.aside.iter().for_each(|aside| aside());
-        let eval = eval_of(&self.index, &generation, self.threads, &aside)?;
+        let data = self.index.data_names(&generation)?;
+        let eval = eval_of(&self.index, &generation, &data, self.eval.as_deref(), self.threads, &aside)?;
         let content = content(&generation).map_err(|e| folder_fault(&self.index.parameters.name, "reading the index", &e))?;
         let started = Instant::now();
         let progress = |n: usize| {
@@ -139,22 +163,34 @@ impl Attempt {
         // The graph numbers rows its own way: a query's own row is found by that.
         let live: Vec<u32> = generation.live_rows().collect();
         let place: std::collections::HashMap<u32, u32> = order.iter().zip(0..).map(|(old, new)| (live[*old as usize], new)).collect();
-        let renumber = |mut queries: Vec<trials::Query>| {
-            queries.iter_mut().for_each(|q| q.not = q.not.and_then(|row| place.get(&row).copied()));
+        let renumber = |queries: &[trials::Query]| {
+            let mut queries = queries.to_vec();
+            for query in &mut queries {
+                query.not = query.not.and_then(|row| place.get(&row).copied());
+                query.right.iter_mut().flatten().for_each(|row| *row = place.get(&*row).copied().unwrap_or(u32::MAX));
+            }
             queries
         };
-        let (tune, holdout) = (renumber(eval.tune), renumber(eval.holdout));
-        let k = usize::try_from(eval.info.k).unwrap_or(10);
+        let (tune, holdout, k) = (renumber(&eval.tune), renumber(&eval.holdout), eval.k());
         let search = |v: &[f32], k: usize, ef: usize| flat.search(v, &SearchParameters { k, ef, live: None });
-        let ef = match self.config.ef_search {
-            Some(_) => bounded("ef_search", self.config.ef_search, 1, 65_536, 64)?,
-            None => find_ef(&tune, k, self.target, &|v, k, ef| {
-                aside();
-                search(v, k, ef)
-            }),
+        let (ef, is_found) = match (self.config.ef_search, narrowest(&self.widths, &tune, k, self.target, &search, &aside)) {
+            (Some(ef), _) => (bounded("ef_search", Some(ef), 1, 65_536, 64)?, false),
+            (None, Some(ef)) => (ef, true),
+            (None, None) => (find_ef(&tune, k, self.target, &search, &aside), true),
         };
-        let measured = measure(&holdout, k, &[&|v, k| search(v, k, ef)]).remove(0);
-        let (low, high) = measured.interval();
+        let all = if self.widths.is_empty() { vec![ef] } else { self.widths.clone() };
+        let mut measures: Vec<(usize, Measure)> =
+            all.into_iter().map(|ef| (ef, measure(&holdout, k, &[&|v, k| search(v, k, ef)], &aside).remove(0))).collect();
+        let widths: Vec<WidthMetrics> = measures.iter().map(|(ef, measure)| measure.of_width(*ef)).collect();
+        let chosen = measures.iter().position(|(width, _)| *width == ef).unwrap_or_default();
+        let measured = measures.swap_remove(chosen).1;
+        // What answers now, on the same queries.
+        let (allowed, how) = (generation.allowed(None), |k: usize| SearchOptions { k, threads: 1, ..SearchOptions::default() });
+        let now = measure(&eval.holdout, k, &[&|v, k| generation.search(v, &how(k), &allowed)], &aside).remove(0).figures();
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Fault::internal("the trial was told to end"));
+        }
+        let figures = measured.figures();
         let trial = TrialRecord {
             id: ulid::Ulid::generate().to_string(),
             at_ms: now_ms(),
@@ -168,22 +204,34 @@ impl Attempt {
             metrics: Metrics {
                 build_time_secs,
                 p50_us: measured.latency(0.5),
-                p95_us: measured.latency(0.95),
+                p95_us: figures.p95_us,
                 p99_us: measured.latency(0.99),
-                recall_at_k: measured.recall(),
-                recall_low: low,
-                recall_high: high,
+                recall_at_k: figures.recall,
+                recall_low: figures.low,
+                recall_high: figures.high,
                 memory_bytes: flat.memory_bytes(),
                 vectors: flat.store.len() as u64,
                 eval_queries: holdout.len() as u64,
                 orphans: flat.orphans(ef.max(64), self.threads, PROBE_ROWS).len() as u64,
                 brute_force_latency_us: brute_force_us(&holdout, &|v| flat.store.exact(v, k, None, 1)),
             },
-            fingerprint: data_fingerprint(&generation),
+            fingerprint: data.now,
             engine_version: env!("CARGO_PKG_VERSION").into(),
             eval: eval.info.id,
             by: self.by.into(),
             note: self.note,
+            set: eval.info.name,
+            k: Some(eval.info.k),
+            target_recall: is_found.then_some(self.target),
+            widths: Some(widths).filter(|_| !self.widths.is_empty()),
+            live: Some(LiveMetrics {
+                generation: manifest.number,
+                config: config_of(manifest),
+                p95_us: now.p95_us,
+                recall_at_k: now.recall,
+                recall_low: now.low,
+                recall_high: now.high,
+            }),
         };
         lock(&self.index.journal).add(trial.clone()).map_err(|e| io_fault("writing the journal", &e))?;
         Ok(trial)
@@ -191,49 +239,11 @@ impl Attempt {
 }
 
 impl IndexService {
-    pub(super) async fn eval_autogen(&self, call: &Call) -> Result<Reply, Fault> {
-        let ask: EvalAutogenIn = call.parameters()?;
-        let index = self.index(&ask.name)?;
-        index.writable()?;
-        let queries = bounded("queries", ask.queries, 10, QUERIES_MAX, usize::try_from(QUERIES).unwrap_or(500))?;
-        let k = bounded("k", ask.k, 1, 1000, 10)?;
-        let (generation, _) = index.current()?;
-        let seed = ask.seed.unwrap_or(0);
-        let making = Arc::clone(&index);
-        let make = move || trials::autogen(making.folder.path(), &generation, &data_fingerprint(&generation), queries, k, seed);
-        let made = tokio::task::spawn_blocking(make).await.map_err(|e| Fault::internal(chain(&e)))?;
-        let eval = made.map_err(|e| io_fault("generating an eval set", &e))?;
-        // One that was made where the index no longer is would be lost.
-        if !Arc::ptr_eq(&index, &self.index(&ask.name)?) {
-            let message = format!("index `{}` was moved in the meantime: try again", ask.name);
-            return Err(Fault::of(&error::Busy { name: ask.name }, true, message));
-        }
-        Reply::of(&EvalOut { eval })
-    }
-
-    pub(super) fn eval_list(&self, call: &Call) -> Result<Reply, Fault> {
-        let NameIn { name } = call.parameters()?;
-        let (evals, damaged) = trials::list(self.index(&name)?.folder.path());
-        Reply::of(&EvalListOut { evals, damaged: Some(damaged).filter(|damaged| !damaged.is_empty()) })
-    }
-
     /// Runs one trial while saying how far it is; ends it if the caller hangs up.
-    async fn attempt(
-        &self,
-        call: &Call,
-        index: &Arc<Index>,
-        config: Config,
-        target: f64,
-        by: &'static str,
-        note: Option<String>,
-    ) -> Result<TrialRecord, Fault> {
-        self.agent.give_way();
+    async fn attempt(&self, call: &Call, attempt: Attempt) -> Result<TrialRecord, Fault> {
         let trying = self.trying.lock().await;
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let _stop = StopOnDrop(Arc::clone(&stop));
-        let of = index.generation().map_or(0, |g| g.manifest.chunks);
-        let attempt =
-            Attempt { index: Arc::clone(index), config, target, by, note, threads: cores(), stop, done: Arc::clone(&done), aside: None };
+        let _stop = StopOnDrop(Arc::clone(&attempt.stop));
+        let (of, done) = (attempt.index.generation().map_or(0, |g| g.manifest.chunks), Arc::clone(&attempt.done));
         let mut working = on_own_thread("the trial", true, move || attempt.run());
         let outcome = loop {
             match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
@@ -253,39 +263,81 @@ impl IndexService {
     pub(super) async fn trial(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: TrialIn = call.parameters()?;
         let index = self.index(&ask.name)?;
-        let trial = self.attempt(call, &index, ask.config, target(ask.target_recall)?, "user", ask.note).await?;
+        if ask.ef_search.is_some() && ask.config.ef_search.is_some() {
+            return Err(Fault::invalid_parameter("ef_search", "expected here or in `config`, not in both"));
+        }
+        let target = index.target(ask.target_recall)?.unwrap_or(TARGET_RECALL);
+        let widths = widths(ask.ef_search)?;
+        let attempt = Attempt { widths, eval: ask.eval, note: ask.note, ..Attempt::of(&index, ask.config, target, "user") };
+        let trial = self.attempt(call, attempt).await?;
         let of = trial.metrics.vectors;
         Reply::of(&TrialOut::Done(TrialSummary { done: of, of, trial }))
     }
 
-    pub(super) fn trials(&self, call: &Call) -> Result<Reply, Fault> {
+    pub(super) async fn trials(&self, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
         let index = self.index(&name)?;
-        let fingerprint = index.generation().map(|g| data_fingerprint(&g));
         index.trials_known()?;
-        let journal = lock(&index.journal);
-        let damage = journal.damage();
-        Reply::of(&TrialsOut {
-            trials: journal.trials.clone(),
-            fingerprint,
-            torn: damage.torn,
-            quarantined: damage.quarantined,
-            missing: Some(damage.missing).filter(|missing| *missing > 0),
-            shortfall: journal.shortfall(),
-        })
+        let tell = move || -> Result<TrialsOut, Fault> {
+            let generation = index.generation();
+            let data = generation.as_ref().map(|generation| index.data_names(generation)).transpose()?;
+            let eval = data.as_ref().and_then(|data| evals::current_id(index.folder.path(), data, None));
+            let journal = lock(&index.journal);
+            let damage = journal.damage();
+            let is_known = |name: &str| data.as_ref().is_some_and(|data| data.has(name));
+            let mut known_as: Vec<String> = journal.trials.iter().map(|t| t.fingerprint.clone()).filter(|name| is_known(name)).collect();
+            known_as.retain(|name| data.as_ref().is_some_and(|data| data.now != *name));
+            known_as.sort_unstable();
+            known_as.dedup();
+            let is_unknown = |t: &&TrialRecord| is_by_files(&t.fingerprint) && !is_known(&t.fingerprint);
+            let unknown: Vec<String> = journal.trials.iter().filter(is_unknown).map(|t| t.id.clone()).collect();
+            Ok(TrialsOut {
+                trials: journal.trials.clone(),
+                fingerprint: data.as_ref().map(|data| data.now.clone()),
+                torn: damage.torn,
+                quarantined: damage.quarantined,
+                missing: Some(damage.missing).filter(|missing| *missing > 0),
+                shortfall: journal.shortfall(),
+                known_as: Some(known_as).filter(|names| !names.is_empty()),
+                unknown_data: Some(unknown).filter(|ids| !ids.is_empty()),
+                eval,
+                live: generation.map(|generation| config_of(&generation.manifest)),
+            })
+        };
+        Reply::of(&tokio::task::spawn_blocking(tell).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
 
-    pub(super) fn best(&self, call: &Call) -> Result<Reply, Fault> {
+    pub(super) async fn best(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: BestIn = call.parameters()?;
         let index = self.index(&ask.name)?;
-        let by = ask.by.as_deref().unwrap_or("pareto");
-        if !["pareto", "recall", "latency"].contains(&by) {
-            return Err(Fault::invalid_parameter("by", format!("`{by}`, expected pareto, recall or latency")));
-        }
+        let target = index.target(ask.target_recall)?;
+        let choice = match (ask.by.as_deref(), target) {
+            (Some("pareto"), _) | (None, None) => Choice::Better(Goal::Pareto),
+            (Some("target") | None, Some(target)) => Choice::Better(Goal::Target(target)),
+            (Some("target"), None) => return Err(Fault::invalid_parameter("target_recall", "expected, because `by` is `target`")),
+            (Some("recall"), _) => Choice::Recall,
+            (Some("latency"), _) => Choice::Latency,
+            (Some(by), _) => {
+                return Err(Fault::invalid_parameter("by", format!("`{by}`, expected target, pareto, recall or latency")));
+            }
+        };
         let (generation, _) = index.current()?;
         index.trials_known()?;
-        let trial = trials::best(&lock(&index.journal).trials, &data_fingerprint(&generation), by).cloned();
-        Reply::of(&BestOut { trial })
+        let choose = move || -> Result<BestOut, Fault> {
+            let data = index.data_names(&generation)?;
+            let eval = evals::current_id(index.folder.path(), &data, ask.eval.as_deref());
+            let journal = lock(&index.journal);
+            let on_data = journal.trials.iter().filter(|trial| data.has(&trial.fingerprint));
+            let others = on_data.filter(|trial| eval.as_ref() != Some(&trial.eval)).count() as u64;
+            Ok(BestOut {
+                trial: eval.as_ref().and_then(|eval| trials::best(&journal.trials, &data, eval, choice)),
+                eval,
+                by: Some(choice.name().to_owned()),
+                target_recall: target.filter(|_| matches!(choice, Choice::Better(Goal::Target(_)))),
+                other_queries: Some(others).filter(|others| *others > 0),
+            })
+        };
+        Reply::of(&tokio::task::spawn_blocking(choose).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
 
     pub(super) fn compact_trials(&self, call: &Call) -> Result<Reply, Fault> {
@@ -303,177 +355,52 @@ impl IndexService {
         let ask: AutotuneIn = call.parameters()?;
         let index = self.index(&ask.name)?;
         index.writable()?;
-        let ms = ask.m.filter(|m| !m.is_empty()).unwrap_or_else(|| vec![8, 16, 24]);
-        let efs = once_each(ask.ef_construction.filter(|e| !e.is_empty()).unwrap_or_else(|| vec![64, 100, 200]));
-        let target = target(ask.target_recall)?;
-        let grid: Vec<(u64, u64)> = once_each(ms).iter().flat_map(|m| efs.iter().map(move |ef| (*m, *ef))).take(GRID_MAX + 1).collect();
+        let of_axis = |asked: Option<Vec<u64>>, default: [u64; 3]| asked.filter(|all| !all.is_empty()).unwrap_or_else(|| default.into());
+        let grid = Grid::new(of_axis(ask.m, [8, 16, 24]), of_axis(ask.ef_construction, [64, 100, 200]));
+        let (target, widths) = (index.target(ask.target_recall)?.unwrap_or(TARGET_RECALL), widths(ask.ef_search)?);
         if grid.len() > GRID_MAX {
-            return Err(Fault::invalid_parameter(
-                "m, ef_construction",
-                format!("a grid of more than {GRID_MAX} trials, expected at most that many"),
-            ));
+            let message = format!("a grid of {} ways to build, expected at most {GRID_MAX}", grid.len());
+            return Err(Fault::invalid_parameter("m, ef_construction", message));
         }
-        let of = grid.len() as u64;
+        let most = bounded("trials", ask.trials, 1, GRID_MAX as u64, TRIALS)?;
         let (generation, _) = index.current()?;
         index.trials_known()?;
         // What cannot be built is said before the first is.
-        for (m, ef_construction) in &grid {
-            let config = Config { m: Some(*m), ef_construction: Some(*ef_construction), ..Config::default() };
+        for (m, ef_construction) in grid.all() {
+            let config = Config { m: Some(m), ef_construction: Some(ef_construction), ..Config::default() };
             built_by(&config, &generation.manifest)?;
         }
-        let fingerprint = data_fingerprint(&generation);
         drop(generation);
-        let best = |index: &Index| trials::best(&lock(&index.journal).trials, &fingerprint, "pareto").cloned();
-        for ((m, ef_construction), done) in grid.into_iter().zip(1..) {
+        let (goal, of) = (Goal::Target(target), grid.len().min(most) as u64);
+        let mut own: Vec<TrialRecord> = Vec::new();
+        let mut best = None;
+        for done in 1..=of {
+            let Some((m, ef_construction)) = grid.next(goal, &tried(&own.iter().collect::<Vec<_>>(), goal)) else { break };
             let config = Config { m: Some(m), ef_construction: Some(ef_construction), ..Config::default() };
-            let trial = self.attempt(call, &index, config, target, "autotune", None).await?;
+            let attempt = Attempt { widths: widths.clone(), eval: ask.eval.clone(), ..Attempt::of(&index, config, target, "autotune") };
+            let trial = self.attempt(call, attempt).await?;
+            best = best_beside(&index, &trial, goal).await?;
+            own.push(trial.clone());
             if call.more {
-                let best = best(&index);
-                call.send(&AutotuneOut::Trial(AutotuneTrial { done, of, trial, best })).await?;
+                call.send(&AutotuneOut::Trial(AutotuneTrial { done, of, trial, best: best.clone() })).await?;
             }
         }
-        Reply::of(&AutotuneOut::Done(AutotuneSummary { done: of, of, trial: None, best: best(&index) }))
-    }
-
-    /// The configuration that a challenger is built by: the one asked for, or of the best trial; none for a generation that is there.
-    fn challenger(ask: &PromoteIn, index: &Index, champion: &Generation) -> Result<Option<Config>, Fault> {
-        let config = match (&ask.trial, ask.config.clone(), ask.generation) {
-            (None, None, Some(_)) => None,
-            (None, Some(config), None) => Some(config),
-            (Some(id), None, None) => {
-                index.trials_known()?;
-                let journal = lock(&index.journal);
-                let found = journal.trials.iter().find(|t| t.id == *id);
-                let missing = || {
-                    let message = format!("index `{}` has no trial `{id}`", ask.name);
-                    Fault::of(&error::NoSuchTrial { name: id.clone() }, false, message)
-                };
-                Some(found.ok_or_else(missing)?.config.clone())
-            }
-            (None, None, None) => {
-                index.trials_known()?;
-                let journal = lock(&index.journal);
-                let found = trials::best(&journal.trials, &data_fingerprint(champion), "pareto");
-                let message = format!("index `{0}` has no trial on its data yet: `brahman index trial {0}`, or `autotune`", ask.name);
-                let missing = || Fault::of(&error::NoSuchTrial { name: ask.name.clone() }, false, message);
-                Some(found.ok_or_else(missing)?.config.clone())
-            }
-            _ => return Err(Fault::invalid_parameter("generation, trial, config", "expected at most one of them")),
-        };
-        Ok(config)
-    }
-
-    pub(super) async fn promote(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
-        let ask: PromoteIn = call.parameters()?;
-        let index = self.index(&ask.name)?;
-        let (champion, _) = index.current()?;
-        let force = ask.force.unwrap_or(false);
-        let target = target(ask.target_recall)?;
-        let config = Self::challenger(&ask, &index, &champion)?;
-        let claim = index.claim("promotion").await?;
-        let _stop = StopOnDrop(Arc::clone(&claim.stop));
-        let (done, of) = (Arc::new(AtomicU64::new(0)), champion.manifest.chunks);
-        let (stop, counted, work_index) = (Arc::clone(&claim.stop), Arc::clone(&done), Arc::clone(&index));
-        let wanted = ask.generation;
-        let work = move || -> Result<PromoteSummary, Fault> {
-            let _claim = claim;
-            let index = work_index;
-            let challenger = match (config, wanted) {
-                (Some(config), _) => {
-                    let mut manifest = champion.manifest.after(&champion.folder, index.next_number(), "promotion");
-                    let (engine, parameters) = built_by(&config, &champion.manifest)?;
-                    (manifest.engine, manifest.parameters) = (engine.name().into(), parameters);
-                    manifest.ef_search = bounded("ef_search", config.ef_search, 1, 65_536, manifest.ef_search)?;
-                    // What was measured on the eval set is what was promoted.
-                    manifest.recall_wanted = manifest.recall_wanted.filter(|_| config.ef_search.is_none());
-                    let progress = |n: usize| {
-                        counted.store(n as u64, Ordering::Relaxed);
-                        !stop.load(Ordering::Relaxed)
-                    };
-                    let content = content(&champion).map_err(|e| folder_fault(&index.parameters.name, "reading the index", &e))?;
-                    let made = index.folder.prepare_base(manifest, &index.parameters.dataset, content, cores(), &progress);
-                    made.map_err(|e| folder_fault(&index.parameters.name, "building the challenger", &e))?
-                }
-                (None, Some(number)) => super::load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
-                (None, None) => return Err(Fault::internal("nothing to promote")),
-            };
-            judge(&index, &champion, challenger, target, force)
-        };
-        let mut working = on_own_thread("the promotion", false, work);
-        let outcome = loop {
-            match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
-                Ok(outcome) => break outcome,
-                Err(_) if call.more => {
-                    let done = done.load(Ordering::Relaxed);
-                    let phase = if done < of { "build" } else { "measure" };
-                    call.send(&PromoteOut::Progress(Progress::new(phase, done, of))).await?;
-                }
-                Err(_) => {}
-            }
-        };
-        let out = outcome??;
-        if out.promoted {
-            self.hear_of_rescue().await;
-        }
-        Reply::of(&PromoteOut::Done(out))
+        let done = own.len() as u64;
+        Reply::of(&AutotuneOut::Done(AutotuneSummary { done, of, trial: None, best }))
     }
 }
 
-/// Measures two generations on the same queries in turn, and lets the challenger answer if it is better. One that does not, and never
-/// did, is removed.
-fn judge(index: &Index, champion: &Generation, challenger: Generation, target: f64, force: bool) -> Result<PromoteSummary, Fault> {
-    let (champion_measured, challenger_measured, verdict) = match compare(index, champion, &challenger, target) {
-        Ok(compared) => compared,
-        Err(fault) => {
-            index.folder.abandon(challenger);
-            return Err(fault);
-        }
+/// The best of all trials that compare with one: on the same data and the same queries.
+async fn best_beside(index: &Arc<Index>, trial: &TrialRecord, goal: Goal) -> Result<Option<TrialRecord>, Fault> {
+    let (index, data, eval) = (Arc::clone(index), trial.fingerprint.clone(), trial.eval.clone());
+    let choose = move || -> Result<_, Fault> {
+        let names = match index.generation() {
+            Some(generation) => Some(index.data_names(&generation)?),
+            None => None,
+        };
+        // Unless the data has changed since.
+        let names = names.filter(|names| names.now == data);
+        Ok(names.and_then(|names| trials::best(&lock(&index.journal).trials, &names, &eval, Choice::Better(goal))))
     };
-    let promoted = verdict == "better" || force;
-    let of = challenger.manifest.chunks;
-    let mut number = champion.manifest.number;
-    if promoted {
-        number = challenger.manifest.number;
-        let published = index.folder.publish(challenger, challenger_measured.clone(), target, verdict != "better");
-        index.answer_with(published.map_err(|e| folder_fault(&index.parameters.name, "publishing the challenger", &e))?);
-    } else {
-        index.folder.abandon(challenger);
-        index.tidy();
-    }
-    Ok(PromoteSummary { done: of, of, promoted, verdict, generation: number, challenger: challenger_measured, champion: champion_measured })
-}
-
-/// What was measured of champion and challenger, and what follows from it.
-fn compare(
-    index: &Index,
-    champion: &Generation,
-    challenger: &Generation,
-    target: f64,
-) -> Result<(Measurement, Measurement, String), Fault> {
-    let (live_one, live_two) = (champion.allowed(None), challenger.allowed(None));
-    let how = |k: usize| SearchOptions { k, threads: 1, ..SearchOptions::default() };
-    // Rows have other numbers in another generation, and so does each query's own row.
-    let (own, other) = (eval_of(index, champion, cores(), &|| ())?, eval_of(index, challenger, cores(), &|| ())?);
-    let k = usize::try_from(own.info.k).unwrap_or(10);
-    let (mut ones, mut twos) = (Vec::new(), Vec::new());
-    for (one, two) in own.holdout.iter().zip(&other.holdout) {
-        ones.extend(measure(std::slice::from_ref(one), k, &[&|v, k| champion.search(v, &how(k), &live_one)]));
-        twos.extend(measure(std::slice::from_ref(two), k, &[&|v, k| challenger.search(v, &how(k), &live_two)]));
-    }
-    let (one, two) = (trials::joined(ones), trials::joined(twos));
-    let orphans = |g: &Generation| g.base.as_ref().map_or(0, |b| b.flat.orphans(g.manifest.ef_search.max(64), cores(), PROBE_ROWS).len());
-    let (champion_measured, challenger_measured) = (measured(&one, orphans(champion)), measured(&two, orphans(challenger)));
-    let verdict = if challenger_measured.orphans > 0 {
-        format!("refused: {} of {PROBE_ROWS} rows are orphans: no search finds them", challenger_measured.orphans)
-    } else if challenger_measured.recall_low < target {
-        format!(
-            "refused: recall {:.4} may be as low as {:.4}, the target is {target}",
-            challenger_measured.recall, challenger_measured.recall_low
-        )
-    } else if champion_measured.recall_low >= target && challenger_measured.p95_us >= champion_measured.p95_us {
-        format!("inconclusive: p95 {:.0} µs, the champion's is {:.0} µs", challenger_measured.p95_us, champion_measured.p95_us)
-    } else {
-        "better".to_owned()
-    };
-    Ok((champion_measured, challenger_measured, verdict))
+    tokio::task::spawn_blocking(choose).await.map_err(|e| Fault::internal(chain(&e)))?
 }

@@ -10,58 +10,6 @@ fn trial(id: &str, fingerprint: &str, recall: f64, p95: f64) -> TrialRecord {
 }
 
 #[test]
-fn twenty_perfect_queries_prove_little() {
-    let perfect = |n| Measure { recalls: vec![1.0; n], us: vec![] };
-    assert!((1.0 - perfect(20).interval().0 - 0.139).abs() < 0.001);
-    assert!(perfect(500).interval().0 > 0.99);
-}
-
-#[test]
-fn a_set_made_after_the_clock_was_set_back_is_the_newest() {
-    let of_2099 = ulid::Ulid::from_parts(4_070_908_800_000, 7).to_string();
-    assert!(id_after(Some(&of_2099)) > of_2099);
-    let of_1970 = ulid::Ulid::from_parts(1, 7).to_string();
-    assert!(id_after(Some(&of_1970)) < of_2099 && id_after(None) > of_1970);
-}
-
-#[test]
-fn a_damaged_set_is_named_and_can_be_put_aside() {
-    let index = tempfile::tempdir().expect("a temporary directory");
-    fs::create_dir(folder(index.path())).expect("made");
-    let bytes = 1.0_f32.to_le_bytes();
-    for id in ["a", "b", "c"] {
-        let info = EvalInfo { id: id.into(), k: 1, tune: 1, ..EvalInfo::default() };
-        let set = SetRecord { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(&bytes)) };
-        fs::write(folder(index.path()).join(format!("{id}.f32")), bytes).expect("written");
-        fs::write(folder(index.path()).join(format!("{id}.json")), sealed::to_vec(&set).expect("sealed")).expect("written");
-    }
-    assert_eq!((list(index.path()).0.len(), list(index.path()).1), (3, Vec::new()));
-    fs::write(folder(index.path()).join("a.f32"), [0; 4]).expect("damaged");
-    let mut text = fs::read(folder(index.path()).join("b.json")).expect("there");
-    text[9] ^= 1;
-    fs::write(folder(index.path()).join("b.json"), text).expect("damaged");
-    let damaged = list(index.path()).1;
-    assert!(damaged.len() == 2 && damaged[0].starts_with("evals/b.json: ") && damaged[1].starts_with("evals/a.f32: "), "{damaged:?}");
-    assert_eq!(put_aside(index.path()).expect("aside").len(), 4);
-    let (left, damaged) = list(index.path());
-    assert_eq!((left.len(), left[0].id.as_str(), damaged.len()), (1, "c", 0));
-}
-
-#[test]
-fn a_set_that_names_another_file_is_damaged_and_leads_nowhere() {
-    let index = tempfile::tempdir().expect("a temporary directory");
-    fs::create_dir(folder(index.path())).expect("made");
-    fs::write(index.path().join("index.f32"), "work").expect("written");
-    let info = EvalInfo { id: "../index".into(), k: 1, tune: 1, ..EvalInfo::default() };
-    let set = SetRecord { info, dim: 1, sources: Vec::new(), sha256: digest::hex(&digest::sha256(b"work")) };
-    fs::write(folder(index.path()).join("a.json"), sealed::to_vec(&set).expect("sealed")).expect("written");
-    let (sets, damaged) = list(index.path());
-    assert!(sets.is_empty() && damaged.len() == 1 && damaged[0].contains("evals/a.json: it belongs to another set"), "{damaged:?}");
-    assert_eq!(put_aside(index.path()).expect("aside"), ["evals/a.json"]);
-    assert_eq!(fs::read_to_string(index.path().join("index.f32")).expect("left"), "work");
-}
-
-#[test]
 fn a_damaged_journal_is_said_until_somebody_has_looked() {
     let index = tempfile::tempdir().expect("a temporary directory");
     let mut journal = Journal::open(index.path());
@@ -85,17 +33,70 @@ fn a_damaged_journal_is_said_until_somebody_has_looked() {
     journal.add(trial("d", "x", 0.9, 100.0)).expect_err("nobody knows what it would stand beside");
 }
 
+fn data(now: &str) -> DataNames {
+    DataNames::new(now.into(), "", std::iter::empty())
+}
+
 #[test]
-fn the_best_is_chosen_among_trials_on_the_same_data() {
-    let trials = [trial("a", "x", 0.9, 100.0), trial("b", "x", 0.99, 900.0), trial("c", "x", 0.97, 200.0), trial("d", "y", 1.0, 1.0)];
-    let of = |by| best(&trials, "x", by).map(|t| t.id.clone()).unwrap_or_default();
-    assert_eq!([of("recall"), of("latency"), of("pareto")], ["b", "a", "c"]);
-    assert!(best(&trials, "z", "recall").is_none());
+fn the_best_is_chosen_among_trials_on_the_same_data_and_queries() {
+    let of = |id: &str, data: &str, eval: &str, recall, p95| {
+        let mut one = trial(id, data, recall, p95);
+        (one.metrics.recall_low, one.metrics.recall_high) = (recall - 0.01, recall + 0.01);
+        one.eval = eval.into();
+        one
+    };
+    let mut all = vec![
+        of("a", "x", "s", 0.9, 100.0),
+        of("b", "x", "s", 0.99, 900.0),
+        of("c", "x", "s", 0.982, 200.0),
+        of("d", "y", "s", 1.0, 1.0),
+        of("e", "x", "t", 1.0, 1.0),
+    ];
+    let best = |all: &[TrialRecord], choice| best(all, &data("x"), "s", choice).map(|t| t.id).unwrap_or_default();
+    assert_eq!([Choice::Recall, Choice::Latency].map(|choice| best(&all, choice)), ["b", "a"]);
+    assert_eq!(best(&all, Choice::Better(Goal::Pareto)), "c", "the fastest that is not clearly less exact");
+    assert_eq!([0.85, 0.97, 0.98].map(|target| best(&all, Choice::Better(Goal::Target(target)))), ["a", "c", "b"]);
+    assert!(super::best(&all, &data("z"), "s", Choice::Recall).is_none());
+    all[2].metrics.orphans = 1;
+    assert_eq!(best(&all, Choice::Better(Goal::Pareto)), "b", "not one that loses rows");
+}
+
+#[test]
+fn every_width_of_a_trial_is_a_candidate() {
+    let mut one = trial("a", "x", 0.9, 10.0);
+    let width = |ef_search, recall: f64, p95_us| WidthMetrics {
+        ef_search,
+        p95_us,
+        recall_at_k: recall,
+        recall_low: recall,
+        recall_high: recall,
+        ..WidthMetrics::default()
+    };
+    one.widths = Some(vec![width(10, 0.9, 10.0), width(20, 0.96, 20.0), width(40, 0.99, 40.0)]);
+    let chosen = with_best_width(&one, Choice::Better(Goal::Target(0.95)));
+    assert_eq!((chosen.config.ef_search, chosen.metrics.p95_us, chosen.id.as_str()), (Some(20), 20.0, "a"));
+    assert_eq!(with_best_width(&trial("b", "x", 0.9, 10.0), Choice::Recall).id, "b");
+}
+
+fn asked() -> (Vec<Query>, impl Fn(&[f32], usize, usize) -> Vec<Neighbour>) {
+    let queries = vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1, right: None }; 3];
+    (queries, |_: &[f32], _: usize, ef: usize| vec![Neighbour { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }])
 }
 
 #[test]
 fn the_narrowest_search_that_suffices_is_found() {
-    let queries = vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1 }; 3];
-    let search = |_: &[f32], _: usize, ef: usize| vec![Neighbour { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }];
-    assert_eq!(find_ef(&queries, 10, 0.9, &search), 77);
+    let (queries, search) = asked();
+    assert_eq!(find_ef(&queries, 10, 0.9, &search, &|| ()), 77);
+    assert_eq!(narrowest(&[10, 64, 80, 100], &queries, 10, 0.9, &search, &|| ()), Some(80));
+    assert_eq!(narrowest(&[10, 64], &queries, 10, 0.9, &search, &|| ()), Some(64), "the last where none is enough");
+    assert_eq!(narrowest(&[], &queries, 10, 0.9, &search, &|| ()), None);
+}
+
+#[test]
+fn answers_that_were_named_are_right_and_nothing_else_is() {
+    let query = |right| Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1, right: Some(vec![right]) };
+    let found = |_: &[f32], _: usize| vec![Neighbour { row: 3, score: 1.0 }];
+    let measured = measure(&[query(3), query(4)], 10, &[&found], &|| ());
+    assert_eq!(measured[0].recalls, [1.0, 0.0]);
+    assert_eq!(Measure::default().recall().to_bits(), 0.0_f64.to_bits(), "nothing was found of nothing, and not less");
 }
