@@ -4,7 +4,9 @@
 //! what has no common type is refused by column, file and both types before the first row; every row that a footer tells of is read; no
 //! file makes a reader panic.
 
-use std::collections::{HashMap, HashSet};
+mod int96;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,10 +16,11 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 
 use crate::passes::{Open, Take};
+use int96::Reach;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -52,6 +55,8 @@ enum Flaw {
     Rows { read: u64, rows: u64 },
     #[error("its columns changed while it was read")]
     Changed,
+    #[error("column `{column}` has timestamps of 96 bits which neither nanoseconds nor microseconds of 64 bits hold: write it as two columns")]
+    TooFar { column: String },
     #[error("the reader gave up: {words}")]
     Panic { words: String },
 }
@@ -61,11 +66,15 @@ enum Flaw {
 /// # Errors
 /// If a file cannot be read, or its columns do not go with those of the others, with its path.
 pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) -> io::Result<Vec<String>> {
-    let (schema, notes) = common(paths)?;
+    let far = far(paths)?;
+    let (schema, mut notes) = common(paths, &far)?;
+    notes.extend(far.iter().take(NOTES_MAX).map(|column| {
+        format!("column `{column}` has timestamps outside the years 1677 to 2262, which nanoseconds do not hold: it is microseconds")
+    }));
     open(Arc::clone(&schema))?;
     for path in paths {
         let bad = |flaw| bad(path, flaw);
-        let (builder, length) = opened(path)?;
+        let (builder, length) = opened(path, &far)?;
         // The footer's own sum may be wrong where those of its row groups are right.
         let of_groups: i64 = builder.metadata().row_groups().iter().map(|group| group.num_rows().max(0)).fold(0, i64::saturating_add);
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows().max(of_groups)).unwrap_or(0);
@@ -89,12 +98,34 @@ fn bad(path: &Path, flaw: Flaw) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, FileError { path: path.to_owned(), flaw })
 }
 
-/// A file's reader, and its length in bytes.
-fn opened(path: &Path) -> io::Result<(ParquetRecordBatchReaderBuilder<File>, u64)> {
+/// A file's reader, with microseconds for the timestamps of 96 bits in the columns that are `far`, and its length in bytes.
+fn opened(path: &Path, far: &BTreeSet<String>) -> io::Result<(ParquetRecordBatchReaderBuilder<File>, u64)> {
     let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    let builder = caught(|| ParquetRecordBatchReaderBuilder::try_new(file).map_err(Flaw::Parquet)).map_err(|flaw| bad(path, flaw))?;
-    Ok((builder, length))
+    let (length, again) = (file.metadata()?.len(), file.try_clone()?);
+    let builder = caught(|| {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        let Some(schema) = int96::coarser(builder.schema(), builder.parquet_schema(), far) else { return Ok(builder) };
+        let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(builder.metadata()), options)?;
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(again, metadata))
+    });
+    Ok((builder.map_err(|flaw| bad(path, flaw))?, length))
+}
+
+/// Columns of 96 bits with timestamps that nanoseconds do not hold, in any file.
+fn far(paths: &[&Path]) -> io::Result<BTreeSet<String>> {
+    let mut all: BTreeMap<String, Reach> = BTreeMap::new();
+    for path in paths {
+        let file = File::open(path)?;
+        for (column, seen) in caught(|| int96::look(file).map_err(Flaw::Parquet)).map_err(|flaw| bad(path, flaw))? {
+            let reach = all.entry(column.clone()).or_default();
+            reach.join(seen);
+            if reach.is_lost() {
+                return Err(bad(path, Flaw::TooFar { column }));
+            }
+        }
+    }
+    Ok(all.into_iter().filter(|(_, reach)| reach.far).map(|(column, _)| column).collect())
 }
 
 /// What the library does with bytes of anybody's making: where it panics, the file is to blame and not the run.
@@ -106,12 +137,12 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Flaw>) -> Result<T, Flaw> {
 }
 
 /// The schema of all files together, by their footers.
-fn common(paths: &[&Path]) -> io::Result<(SchemaRef, Vec<String>)> {
+fn common(paths: &[&Path], far: &BTreeSet<String>) -> io::Result<(SchemaRef, Vec<String>)> {
     let mut all: Option<SchemaRef> = None;
     let (mut fields, mut known): (Vec<Field>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
     let (mut other, mut wider): (Vec<&Path>, Vec<String>) = (Vec::new(), Vec::new());
     for path in paths {
-        let (builder, _) = opened(path)?;
+        let (builder, _) = opened(path, far)?;
         let own = builder.schema();
         let mut names = HashSet::new();
         if let Some(twice) = own.fields().iter().find(|field| !names.insert(field.name().as_str())) {
@@ -172,7 +203,7 @@ fn common(paths: &[&Path]) -> io::Result<(SchemaRef, Vec<String>)> {
 fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
     use DataType::{
         Binary, BinaryView, Decimal128, Dictionary, Float16, Float32, Float64, Int8, Int16, Int32, Int64, LargeBinary, LargeUtf8, Null,
-        UInt8, UInt16, UInt32, UInt64, Utf8, Utf8View,
+        Timestamp, UInt8, UInt16, UInt32, UInt64, Utf8, Utf8View,
     };
     // Bits of a whole number, and whether it has a sign.
     let whole = |of: &DataType| match of {
@@ -236,6 +267,8 @@ fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
         }
         (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => Some(LargeUtf8),
         (Binary | LargeBinary | BinaryView, Binary | LargeBinary | BinaryView) => Some(LargeBinary),
+        // The finer unit; a value that it does not hold is an error where it is met.
+        (Timestamp(a, zone), Timestamp(b, other)) if zone == other => Some(Timestamp(*a.max(b), zone.clone())),
         _ => None,
     }
 }
@@ -266,11 +299,13 @@ fn placed(batch: &RecordBatch, schema: &SchemaRef, places: &[Option<usize>]) -> 
 #[cfg(test)]
 mod tests {
     use arrow_array::cast::AsArray;
-    use arrow_array::types::Int64Type;
+    use arrow_array::types::{Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
     use arrow_array::{Int32Array, Int64Array, StringArray};
     use parquet::arrow::ArrowWriter;
     use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+    use parquet::data_type::{Int96, Int96Type};
     use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
     use proptest::prelude::*;
 
     use super::*;
@@ -360,6 +395,48 @@ mod tests {
         let twice = || Arc::new(Int32Array::from(vec![1])) as ArrayRef;
         let path = write(folder.path(), "3.parquet", vec![("a", twice()), ("a", twice())], Compression::UNCOMPRESSED);
         assert!(refusal(&[path]).contains("two columns are called `a`"));
+    }
+
+    /// A file with a column of timestamps of 96 bits: Julian days and nanoseconds of them.
+    fn write_old(folder: &Path, name: &str, values: &[(u32, u64)]) -> PathBuf {
+        let path = folder.join(name);
+        let schema = parquet::schema::parser::parse_message_type("message m { required int96 a; }").expect("a schema");
+        let properties = Arc::new(WriterProperties::builder().build());
+        let file = File::create(&path).expect("created");
+        let mut writer = SerializedFileWriter::new(file, Arc::new(schema), properties).expect("a writer");
+        let mut group = writer.next_row_group().expect("a row group");
+        let mut column = group.next_column().expect("next").expect("a column");
+        let value = |(day, nanos): &(u32, u64)| {
+            let mut value = Int96::new();
+            value.set_data((*nanos & 0xffff_ffff) as u32, (*nanos >> 32) as u32, *day);
+            value
+        };
+        column.typed::<Int96Type>().write_batch(&values.iter().map(value).collect::<Vec<_>>(), None, None).expect("written");
+        column.close().expect("closed");
+        group.close().expect("closed");
+        writer.close().expect("closed");
+        path
+    }
+
+    #[test]
+    fn timestamps_of_96_bits_are_read_wherever_they_are_or_refused_by_name() {
+        use arrow_schema::TimeUnit::{Microsecond, Nanosecond};
+        let folder = tempfile::tempdir().expect("a folder");
+        // 1970-01-01 with a nanosecond, the same day with a microsecond, and 9999-12-31 at midnight.
+        let (fine, near, far) = ((2_440_588, 1), (2_440_588, 1000), (5_373_484, 0));
+        let one = write_old(folder.path(), "1.parquet", &[fine, near]);
+        let two = write_old(folder.path(), "2.parquet", &[near, far]);
+        let three = write_old(folder.path(), "3.parquet", &[near]);
+        let (batches, notes) = rows(std::slice::from_ref(&one)).expect("read");
+        assert_eq!((batches[0].column(0).data_type(), notes.len()), (&DataType::Timestamp(Nanosecond, None), 0));
+        assert_eq!(batches[0].column(0).as_primitive::<TimestampNanosecondType>().values(), &[1, 1000]);
+        let (batches, notes) = rows(&[three, two.clone()]).expect("read");
+        assert_eq!(batches[0].column(0).data_type(), &DataType::Timestamp(Microsecond, None));
+        assert_eq!(batches[1].column(0).as_primitive::<TimestampMicrosecondType>().values(), &[1, 253_402_214_400_000_000]);
+        assert!(notes[0].contains("`a`") && notes[0].contains("microseconds"), "{notes:?}");
+        assert!(refusal(&[one, two]).contains("column `a`"));
+        let beyond = write_old(folder.path(), "4.parquet", &[(u32::MAX / 2, 0)]);
+        assert!(refusal(&[beyond]).contains("column `a`"));
     }
 
     proptest! {
