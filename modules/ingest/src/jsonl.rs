@@ -218,7 +218,10 @@ pub fn read(
         return Err(invalid(TableError::NoKeys { path: (*first).to_owned() }));
     }
     let columns = seen.keys.iter().zip(&kinds).map(|((name, facts), (_, kind))| (name, facts, kind));
-    let mut notes = tally::notes(columns, paths, true);
+    let mut notes = match how.explain {
+        true => columns.map(|(name, facts, kind)| tally::reason(name, facts, kind, paths)).collect(),
+        false => tally::notes(columns, paths, true),
+    };
     notes.extend(kept_notes(&seen.keys, &kinds));
     if let Some((key, file, row)) = seen.twice_first {
         let file = paths.get(file).map(|path| path.display().to_string()).unwrap_or_default();

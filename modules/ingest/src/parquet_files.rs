@@ -5,6 +5,7 @@
 //! file makes a reader panic.
 
 mod int96;
+mod partitions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -19,8 +20,10 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 
+use crate::csv::ApartError;
 use crate::passes::{Open, Take};
 use int96::Reach;
+use partitions::Partitions;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -55,7 +58,13 @@ enum Flaw {
     Rows { read: u64, rows: u64 },
     #[error("its columns changed while it was read")]
     Changed,
-    #[error("column `{column}` has timestamps of 96 bits which neither nanoseconds nor microseconds of 64 bits hold: write it as two columns")]
+    #[error(transparent)]
+    Apart(#[from] ApartError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(
+        "column `{column}` has timestamps of 96 bits which neither nanoseconds nor microseconds of 64 bits hold: write it as two columns"
+    )]
     TooFar { column: String },
     #[error("the reader gave up: {words}")]
     Panic { words: String },
@@ -65,14 +74,28 @@ enum Flaw {
 ///
 /// # Errors
 /// If a file cannot be read, or its columns do not go with those of the others, with its path.
-pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) -> io::Result<Vec<String>> {
-    let far = far(paths)?;
-    let (schema, mut notes) = common(paths, &far)?;
+pub(crate) fn read(
+    files: &[crate::source::File],
+    union: Option<bool>,
+    open: &mut Open<'_>,
+    take: &mut Take<'_>,
+) -> io::Result<Vec<String>> {
+    let paths: Vec<&Path> = files.iter().map(|file| file.path.as_path()).collect();
+    let far = far(&paths)?;
+    let (schema, mut notes) = common(&paths, &far, union)?;
+    let own: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let (partitions, words) = Partitions::of(files, &own);
+    notes.extend(words);
+    let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).chain(partitions.fields()).collect();
+    let whole = match partitions.is_empty() {
+        true => Arc::clone(&schema),
+        false => Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())),
+    };
     notes.extend(far.iter().take(NOTES_MAX).map(|column| {
         format!("column `{column}` has timestamps outside the years 1677 to 2262, which nanoseconds do not hold: it is microseconds")
     }));
-    open(Arc::clone(&schema))?;
-    for path in paths {
+    open(Arc::clone(&whole))?;
+    for (file, path) in paths.iter().enumerate() {
         let bad = |flaw| bad(path, flaw);
         let (builder, length) = opened(path, &far)?;
         // The footer's own sum may be wrong where those of its row groups are right.
@@ -85,7 +108,8 @@ pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) ->
             read += batch.num_rows() as u64;
             let bytes = length * batch.num_rows() as u64 / rows.max(1);
             let is_placed = batch.schema_ref().fields() == schema.fields();
-            take(if is_placed { batch } else { placed(&batch, &schema, &places).map_err(bad)? }, bytes)?;
+            let batch = if is_placed { batch } else { placed(&batch, &schema, &places).map_err(bad)? };
+            take(if partitions.is_empty() { batch } else { beside(&batch, &whole, &partitions, file).map_err(bad)? }, bytes)?;
         }
         if read != rows {
             return Err(bad(Flaw::Rows { read, rows }));
@@ -137,7 +161,7 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Flaw>) -> Result<T, Flaw> {
 }
 
 /// The schema of all files together, by their footers.
-fn common(paths: &[&Path], far: &BTreeSet<String>) -> io::Result<(SchemaRef, Vec<String>)> {
+fn common(paths: &[&Path], far: &BTreeSet<String>, union: Option<bool>) -> io::Result<(SchemaRef, Vec<String>)> {
     let mut all: Option<SchemaRef> = None;
     let (mut fields, mut known): (Vec<Field>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
     let (mut other, mut wider): (Vec<&Path>, Vec<String>) = (Vec::new(), Vec::new());
@@ -157,6 +181,9 @@ fn common(paths: &[&Path], far: &BTreeSet<String>) -> io::Result<(SchemaRef, Vec
         if first.fields() == own.fields() {
             continue;
         }
+        let before: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        let here: Vec<&str> = own.fields().iter().map(|field| field.name().as_str()).collect();
+        ApartError::check(&before, &here, union).map_err(|flaw| bad(path, flaw.into()))?;
         if !first.fields().iter().map(|field| field.name()).eq(own.fields().iter().map(|field| field.name())) {
             other.push(path);
         }
@@ -296,6 +323,13 @@ fn placed(batch: &RecordBatch, schema: &SchemaRef, places: &[Option<usize>]) -> 
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
 }
 
+/// The same rows with the columns that the file's folders are named after.
+fn beside(batch: &RecordBatch, schema: &SchemaRef, partitions: &Partitions, file: usize) -> Result<RecordBatch, Flaw> {
+    let columns = batch.columns().iter().cloned().chain(partitions.columns(file, batch.num_rows())?).collect();
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
+}
+
 #[cfg(test)]
 mod tests {
     use arrow_array::cast::AsArray;
@@ -324,7 +358,8 @@ mod tests {
 
     fn rows(paths: &[PathBuf]) -> io::Result<(Vec<RecordBatch>, Vec<String>)> {
         let (mut schemas, mut batches) = (Vec::new(), Vec::new());
-        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        let file = |path: &PathBuf| crate::source::File { path: path.clone(), id: crate::source::path_text(path) };
+        let files: Vec<crate::source::File> = paths.iter().map(file).collect();
         let mut open = |schema| {
             schemas.push(schema);
             Ok(())
@@ -333,7 +368,7 @@ mod tests {
             batches.push(batch);
             Ok(())
         };
-        let notes = read(&paths, &mut open, &mut take)?;
+        let notes = read(&files, None, &mut open, &mut take)?;
         assert!(schemas.len() == 1 && batches.iter().all(|batch| batch.schema_ref().fields() == schemas[0].fields()));
         Ok((batches, notes))
     }
@@ -379,6 +414,20 @@ mod tests {
         let (_, swapped) = rows(&[paths[1].clone(), paths[0].clone()]).expect("read");
         assert!(swapped[0].contains("1.parquet"), "NULL where a file has none of a column is said: {swapped:?}");
         assert!(notes.len() == 2 && notes[0].contains("2.parquet") && notes[1].contains("`id` is Int32 and Int64"), "{notes:?}");
+    }
+
+    #[test]
+    fn folders_that_are_named_after_a_column_are_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let number = || vec![("id", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)];
+        let paths = ["y=2023", "y=2024"].map(|name| {
+            std::fs::create_dir(folder.path().join(name)).expect("made");
+            write(folder.path(), &format!("{name}/a.parquet"), number(), Compression::SNAPPY)
+        });
+        let (batches, notes) = rows(&paths).expect("read");
+        let years: Vec<i64> = batches.iter().flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values().to_vec()).collect();
+        assert_eq!(years, [2023, 2023, 2024, 2024]);
+        assert!(notes.iter().any(|note| note.ends_with("names: y")), "{notes:?}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
 use crate::rules::walk_rules;
 use crate::run::{Job, Predecessor, Progress, ReadOutcome, Runs, cancelled, rate};
 use crate::sink::Place;
-use crate::source::Format;
+use crate::source::{Format, WalkRules};
 use crate::table::{AskError, HeldTables, ReadError, ReadOptions, TableRead, TableSet, TableSource};
 use crate::watches::Watches;
 use crate::window::Window;
@@ -119,14 +119,9 @@ impl IngestService {
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
-        let FilesIn { dataset, paths, format, csv, pii, bucket, no_ignore } = call.parameters()?;
-        call.allow_paths()?;
-        if paths.is_empty() {
-            return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
-        }
-        let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
-        let csv = files::csv_options(&csv.unwrap_or_default())?;
-        let how = TextOptions { csv, ..files::by_all_cores() };
+        let ask: FilesIn = call.parameters()?;
+        let (format, how) = source_of(call, &ask).await?;
+        let FilesIn { dataset, paths, pii, bucket, no_ignore, .. } = ask;
         let (rules, note) = walk_rules(&self.runs, &dataset, format, no_ignore == Some(true)).await;
         let read = move |place: &Place, progress: &_, cancel: &_| {
             let mut done = files::read(&paths, &rules, format, &how, place, progress, cancel)?;
@@ -135,6 +130,17 @@ impl IngestService {
         };
         let job = Job { dataset, bucket, pii: pii.unwrap_or(true), ..Job::default() };
         Reply::of(&IngestOut::Done(self.runs.carry_out(Some(call), job, read).await?))
+    }
+
+    async fn explain(&self, call: &Call) -> Result<Reply, Fault> {
+        let ask: FilesIn = call.parameters()?;
+        let (format, how) = source_of(call, &ask).await?;
+        let rules = WalkRules { no_ignore: ask.no_ignore == Some(true), ..WalkRules::default() };
+        let how = TextOptions { explain: true, ..how };
+        let cancel = CancellationToken::new();
+        let _cancel_on_drop = cancel.clone().drop_guard();
+        let explained = tokio::task::spawn_blocking(move || files::explain(&ask.paths, &rules, format, &how, &cancel)).await;
+        Reply::of(&explained.map_err(|error| Fault::internal(chain(&error)))??)
     }
 
     async fn table(&self, call: &Call, schemes: &[&str], server: Server) -> Result<Reply, Fault> {
@@ -316,6 +322,27 @@ impl IngestService {
     }
 }
 
+/// Of what kind files are and how they are read, checked.
+async fn source_of(call: &Call, ask: &FilesIn) -> Result<(Format, TextOptions), Fault> {
+    call.allow_paths()?;
+    if ask.paths.is_empty() {
+        return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
+    }
+    let csv = files::csv_options(&ask.csv.clone().unwrap_or_default())?;
+    let how = TextOptions { csv, union: ask.union_by_name, ..files::by_all_cores() };
+    let format = Format::of(ask.format.as_deref(), &ask.paths).map_err(bad_source)?;
+    if ask.format.is_some() || format != Format::Documents {
+        return Ok((format, how));
+    }
+    // Folders may be full of tables.
+    let rules = WalkRules { no_ignore: ask.no_ignore == Some(true), ..WalkRules::default() };
+    let (paths, cancel) = (ask.paths.clone(), CancellationToken::new());
+    let _cancel_on_drop = cancel.clone().drop_guard();
+    let looked = tokio::task::spawn_blocking(move || Format::of_folders(&paths, &rules, &cancel)).await;
+    let format = looked.map_err(|error| Fault::internal(chain(&error)))?.map_err(bad_source)?;
+    Ok((format, how))
+}
+
 fn as_read(done: TableRead, mode: &str) -> ReadOutcome {
     ReadOutcome {
         objects: done.objects,
@@ -421,6 +448,7 @@ impl Service for IngestService {
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         match call.method() {
             "Files" => self.files(&call).await,
+            "Explain" => self.explain(&call).await,
             "Postgres" => self.table(&call, &["postgres", "postgresql"], self.postgres).await,
             "Mysql" => self.table(&call, &["mysql", "mariadb"], self.mysql).await,
             "Watch" => self.watch(&call),

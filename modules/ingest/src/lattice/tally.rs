@@ -201,6 +201,15 @@ pub(crate) fn notes<'a>(columns: impl Iterator<Item = (&'a str, &'a Facts, &'a K
     all
 }
 
+/// Why a column has its type: what its values are, with a count and an example of each sort.
+pub(crate) fn reason(name: &str, facts: &Facts, kind: &Kind, paths: &[&Path]) -> String {
+    let tally = &facts.tally;
+    let sorts = Class::ALL.into_iter().filter(|class| tally.of(*class) > 0);
+    let sorts: Vec<String> = sorts.map(|class| format!("{} {}{}", tally.of(class), class.words(), tally.example(class, paths))).collect();
+    let sorts = if sorts.is_empty() { "it has no values".to_owned() } else { sorts.join("; ") };
+    format!("column `{name}` is {}: {sorts}", kind.arrow())
+}
+
 fn note(path: &str, facts: &Facts, kind: &Kind, (paths, typed): (&[&Path], bool), all: &mut Vec<String>) {
     all.extend(facts.tally.said(kind, paths, typed).into_iter().map(|said| format!("column `{path}`: {said}")));
     match kind {
