@@ -220,6 +220,10 @@ pub struct Watermark {
     pub bound: String,
     /// Which table of which server.
     pub source: String,
+    /// Rows that had this value; absent if an earlier version has read them.
+    pub ties: Option<u64>,
+    /// Rows whose value no bound can be (NULL, infinite, later than tomorrow); absent if an earlier version has read them.
+    pub strays: Option<u64>,
 }
 
 /// A dataset at one generation.

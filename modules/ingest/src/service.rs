@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use brahman_card::interface::WireError as _;
 use brahman_card::interface::catalog::Watermark;
 use brahman_card::interface::ingest::{
-    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestSummary, IngestedDataset, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn,
-    WatchOut, WatchesOut,
+    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestSummary, IngestedDataset, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut,
+    WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service, chain};
@@ -26,7 +27,7 @@ use crate::sink::Place;
 use crate::source::{Format, WalkRules};
 use crate::table::{AskError, HeldTables, ReadError, ReadOptions, TableRead, TableSet, TableSource};
 use crate::watches::Watches;
-use crate::window::Window;
+use crate::window::{Reach, Window};
 use crate::{merge, mock, mysql, postgres};
 
 /// Most workers of one read.
@@ -182,6 +183,7 @@ impl IngestService {
         how: ReadOptions,
     ) -> Result<IngestSummary, Fault> {
         let one = |what: &'static str, why: &str| Err(Fault::invalid_parameter(what, why.to_owned()));
+        let is_schema = ask.schema.is_some();
         let which = match (ask.tables, ask.schema) {
             (Some(tables), None) if (1..=TABLES_MAX).contains(&tables.len()) => TableSet::Tables(tables),
             (Some(_), None) => return one("tables", &format!("expected 1 to {TABLES_MAX} of them")),
@@ -207,7 +209,7 @@ impl IngestService {
             }
         }
         let how = ReadOptions { snapshot: held.snapshot.clone(), ..how };
-        let mut made: Vec<IngestedDataset> = Vec::new();
+        let (mut made, mut left_out): (Vec<IngestedDataset>, Vec<Quarantine>) = (Vec::new(), Vec::new());
         let mut sum = IngestSummary { dataset: ask.dataset.clone(), mode: Some("full".into()), ..IngestSummary::default() };
         let started = std::time::Instant::now();
         for table in &held.tables {
@@ -217,25 +219,47 @@ impl IngestService {
             };
             let (dataset, bucket) = (table.dataset(&ask.dataset), ask.bucket.clone());
             let job = Job { dataset, bucket, pii: ask.pii.unwrap_or(true), ..Job::default() };
-            let done = self.runs.carry_out(Some(call), job, read).await.map_err(|fault| {
-                let before = made.iter().map(|m| m.dataset.as_str()).collect::<Vec<_>>().join(", ");
-                let before = if before.is_empty() { "no table".to_owned() } else { before };
-                let words = format!("table {}: {}; committed before it: {before}", table.table, fault.message());
-                Fault::new(fault.name.clone(), fault.retryable(), words).with("source", table.table.clone())
-            })?;
+            let done = match self.runs.carry_out(Some(call), job, read).await {
+                Ok(done) => done,
+                // Of a schema, a table that may not be read, or cannot be, says nothing of the others.
+                Err(fault) if is_schema && fault.name == ingest::error::BadSource::NAME => {
+                    tracing::warn!(table = table.table, "left out: {}", fault.message());
+                    let reason = fault.message().to_owned();
+                    left_out.push(Quarantine { source: table.table.clone(), row: None, reason });
+                    continue;
+                }
+                Err(fault) => {
+                    let before = made.iter().map(|m| m.dataset.as_str()).collect::<Vec<_>>().join(", ");
+                    let before = if before.is_empty() { "no table".to_owned() } else { before };
+                    let words = format!("table {}: {}; committed before it: {before}", table.table, fault.message());
+                    return Err(Fault::new(fault.name.clone(), fault.retryable(), words).with("source", table.table.clone()));
+                }
+            };
             (sum.rows, sum.bytes) = (sum.rows + done.rows, sum.bytes + done.bytes);
             let (dataset, generation) = (done.dataset, done.generation.unwrap_or_default());
             made.push(IngestedDataset { dataset, generation, rows: done.rows, bytes: done.bytes });
         }
+        if made.is_empty()
+            && let Some(first) = left_out.first()
+        {
+            let words = format!("none of {} tables could be read; first {}: {}", left_out.len(), first.source, first.reason);
+            return Err(Fault::of(&ingest::error::BadSource { source: first.source.clone() }, false, words));
+        }
         let elapsed = started.elapsed();
+        let tables = if made.len() == 1 { "1 table".to_owned() } else { format!("{} tables", made.len()) };
         let note = match held.snapshot {
-            Some(_) => format!("{} tables in one snapshot", made.len()),
-            None => format!("{} tables, each in a snapshot of its own: this server cannot hold one for several connections", made.len()),
+            Some(_) => format!("{tables} in one snapshot"),
+            None => format!("{tables}, each in a snapshot of its own: this server cannot hold one for several connections"),
         };
+        let mut notes = vec![note];
+        notes.extend(left_out.iter().map(|of| format!("table {} was left out: {}", of.source, of.reason)));
+        let quarantined = Some(left_out.len() as u64).filter(|count| *count > 0);
         Ok(IngestSummary {
             rows_per_s: rate(sum.rows, elapsed),
             seconds: elapsed.as_secs_f64(),
-            notes: vec![note],
+            notes,
+            quarantined,
+            quarantine: quarantined.map(|_| left_out),
             datasets: Some(made),
             ..sum
         })
@@ -265,7 +289,15 @@ impl IngestService {
                     format!("`{cursor}`; the dataset was read by `{}`: go on with that, or read it whole with mode full", mark.column);
                 return Err(Fault::invalid_parameter("cursor", why));
             }
-            let window = Window { column: cursor.clone(), since: mark.map(|m| m.bound.clone()), lag, rows: None };
+            let window = Window {
+                column: cursor.clone(),
+                since: mark.map(|m| m.bound.clone()),
+                lag,
+                rows: None,
+                ties: mark.and_then(|m| m.ties),
+                strays: mark.and_then(|m| m.strays),
+                keyed: !key.is_empty(),
+            };
             let how = ReadOptions { window: Some(window), ..how };
             let mut done = read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?;
             if let Some(mark) = mark.filter(|mark| mark.source != done.input) {
@@ -289,8 +321,9 @@ impl IngestService {
                 }
                 _ => done.notes.push("read whole: the first run by this cursor".to_owned()),
             }
-            let bound = done.bound.take().or_else(|| mark.map(|m| m.bound.clone()));
-            let watermark = bound.map(|bound| Watermark { column: cursor.clone(), bound, source: done.input.clone() });
+            let Reach { bound, ties, strays } = std::mem::take(&mut done.reach);
+            let bound = bound.or_else(|| mark.map(|m| m.bound.clone()));
+            let watermark = bound.map(|bound| Watermark { column: cursor.clone(), bound, source: done.input.clone(), ties, strays });
             Ok(ReadOutcome { watermark, ..as_read(done, "incremental") })
         };
         self.runs.carry_out(Some(call), job, read).await
