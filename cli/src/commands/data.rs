@@ -354,7 +354,11 @@ const TYPE_COLUMNS: usize = 33;
 /// What a column holds, in words.
 fn personal(column: &PiiColumn) -> String {
     let findings = column.findings.iter().map(|f| {
-        let certain = if column.status == "found" { "" } else { " possibly, by its name" };
+        let certain = match (column.status.as_str(), f.matched) {
+            ("found", _) => String::new(),
+            (_, 0) => " possibly, by its name".to_owned(),
+            (_, matched) => format!(" in {matched} of {} values", column.distinct),
+        };
         let proof = if f.checksum { ", check digits right" } else { "" };
         format!("{}{certain} ({:.2}{proof})", f.entity, f.confidence)
     });
@@ -437,8 +441,12 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         output.line(&output.paint(&format!("synthetic rows, made by the mock {maker}"), Tone::Busy));
     }
     let holds = |name: &str| {
-        let column = d.pii.iter().flat_map(|report| &report.columns).find(|c| c.column == name);
-        column.map_or_else(String::new, |c| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) })
+        let said = |c: &PiiColumn| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) };
+        let all = || d.pii.iter().flat_map(|report| &report.columns);
+        let is_within = |c: &&PiiColumn| c.column.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', '[']));
+        let within = all().filter(is_within).filter(|c| c.status == "found" || c.status == "possible");
+        let within = within.map(|c| format!("`{}` {}", c.column, said(c)));
+        all().find(|c| c.column == name).map(said).into_iter().chain(within).collect::<Vec<_>>().join(", ")
     };
     let columns = d.columns.iter();
     let columns = columns.map(|c| {
