@@ -335,6 +335,9 @@ pub fn read(
     let Some(facts) = facts else { return Ok(notes) };
     let kinds = kinds(&facts);
     let columns = || names.iter().zip(&facts).zip(&kinds).map(|((name, facts), kind)| (name.as_str(), facts, kind));
+    if how.kept.is_some() && !said.all_text {
+        notes.extend(tally::kept_notes(columns().filter(|(name, ..)| !said.kinds.contains_key(*name))));
+    }
     if how.explain {
         let why = |(name, facts, kind): (&str, &Facts, &Kind)| {
             if said.kinds.contains_key(name) {

@@ -76,13 +76,14 @@ enum Flaw {
 /// If a file cannot be read, or its columns do not go with those of the others, with its path.
 pub(crate) fn read(
     files: &[crate::source::File],
-    union: Option<bool>,
+    (union, kept): (Option<bool>, Option<&Schema>),
     open: &mut Open<'_>,
     take: &mut Take<'_>,
 ) -> io::Result<Vec<String>> {
     let paths: Vec<&Path> = files.iter().map(|file| file.path.as_path()).collect();
     let far = far(&paths)?;
     let (schema, mut notes) = common(&paths, &far, union)?;
+    let schema = keeping(schema, kept, &mut notes);
     let own: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let (partitions, words) = Partitions::of(files, &own);
     notes.extend(words);
@@ -224,6 +225,30 @@ fn common(paths: &[&Path], far: &BTreeSet<String>, union: Option<bool>) -> io::R
         notes.insert(0, crate::passes::columns_differ(other.len(), &one.display().to_string()));
     }
     Ok((schema, notes))
+}
+
+/// The schema with the types that the dataset's columns have already, where those hold every value.
+fn keeping(schema: SchemaRef, kept: Option<&Schema>, notes: &mut Vec<String>) -> SchemaRef {
+    let Some(kept) = kept else { return schema };
+    let mut said = Vec::new();
+    let keep = |field: &Arc<Field>| {
+        let before = kept.field_with_name(field.name()).ok().map(Field::data_type);
+        let before = before.filter(|before| *before != field.data_type() && joined(before, field.data_type()).as_ref() == Some(*before));
+        before.map_or_else(
+            || field.as_ref().clone(),
+            |before| {
+                let name = field.name();
+                said.push(format!("column `{name}` keeps its type {before}; read as a new dataset it is {}", field.data_type()));
+                field.as_ref().clone().with_data_type(before.clone())
+            },
+        )
+    };
+    let fields: Vec<Field> = schema.fields().iter().map(keep).collect();
+    if said.is_empty() {
+        return schema;
+    }
+    notes.extend(said.into_iter().take(NOTES_MAX));
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
 /// The narrowest type that holds every value of both, bit for bit.
@@ -368,7 +393,7 @@ mod tests {
             batches.push(batch);
             Ok(())
         };
-        let notes = read(&files, None, &mut open, &mut take)?;
+        let notes = read(&files, (None, None), &mut open, &mut take)?;
         assert!(schemas.len() == 1 && batches.iter().all(|batch| batch.schema_ref().fields() == schemas[0].fields()));
         Ok((batches, notes))
     }
@@ -414,6 +439,16 @@ mod tests {
         let (_, swapped) = rows(&[paths[1].clone(), paths[0].clone()]).expect("read");
         assert!(swapped[0].contains("1.parquet"), "NULL where a file has none of a column is said: {swapped:?}");
         assert!(notes.len() == 2 && notes[0].contains("2.parquet") && notes[1].contains("`id` is Int32 and Int64"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_column_keeps_its_type_if_that_holds_what_is_there() {
+        let schema = |kind: DataType| Arc::new(Schema::new(vec![Field::new("id", kind, true)]));
+        let mut notes = Vec::new();
+        let kept = keeping(schema(DataType::Int32), Some(&schema(DataType::Int64)), &mut notes);
+        assert_eq!((kept.field(0).data_type(), notes.len()), (&DataType::Int64, 1), "{notes:?}");
+        let wider = keeping(schema(DataType::Utf8), Some(&schema(DataType::Int64)), &mut notes);
+        assert_eq!((wider.field(0).data_type(), notes.len()), (&DataType::Utf8, 1));
     }
 
     #[test]

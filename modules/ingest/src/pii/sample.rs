@@ -40,7 +40,7 @@ const SCANNED_BYTES_MAX: usize = 64 << 20;
 const PLACES_MAX: usize = 100;
 /// Structs and lists within one another, and columns within one, that are looked at.
 const DEPTH_MAX: usize = 16;
-const LEAVES_MAX: usize = 2000;
+const LEAVES_MAX: usize = 20_000;
 /// Memory of all samples together.
 const BYTES_MAX: usize = 24 << 20;
 
