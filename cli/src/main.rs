@@ -309,6 +309,12 @@ enum Ingest {
         /// Read hidden files and what a .gitignore names as well
         #[arg(long)]
         no_ignore: bool,
+        /// Tables: true if columns that a file has none of are NULL, false if all files must have the same [default: they share one]
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        union_by_name: Option<bool>,
+        /// Write nothing: print what is guessed, the types and why, what would be left out, and the first rows
+        #[arg(long)]
+        explain: bool,
         #[command(flatten)]
         csv: commands::data::Csv,
         /// Do not look for personal data
@@ -331,6 +337,9 @@ enum Ingest {
         /// Read hidden files and what a .gitignore names as well
         #[arg(long)]
         no_ignore: bool,
+        /// Tables: true if columns that a file has none of are NULL, false if all files must have the same [default: they share one]
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        union_by_name: Option<bool>,
         #[command(flatten)]
         csv: commands::data::Csv,
         /// Do not look for personal data
@@ -469,15 +478,15 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Ingest(Ingest::Postgres { dataset, table }) => {
                 data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output).await
             }
-            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, csv, no_pii, bucket }) => {
+            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, union_by_name, explain, csv, no_pii, bucket }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
-                let ask = FilesIn { dataset, format, csv: csv.format(), pii, bucket, no_ignore, paths: Vec::new() };
-                data::ingest_files(socket, ask, &paths, output).await
+                let ask = FilesIn { dataset, format, csv: csv.format()?, pii, bucket, no_ignore, union_by_name, paths: Vec::new() };
+                data::ingest_files(socket, ask, &paths, explain, output).await
             }
-            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, csv, no_pii, bucket, debounce }) => {
+            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, union_by_name, csv, no_pii, bucket, debounce }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
-                let csv = csv.format();
-                let ask = WatchIn { dataset, format, csv, pii, debounce_ms: debounce, bucket, no_ignore, ..WatchIn::default() };
+                let (csv, debounce_ms) = (csv.format()?, debounce);
+                let ask = WatchIn { dataset, format, csv, pii, debounce_ms, bucket, no_ignore, union_by_name, ..WatchIn::default() };
                 data::watch(socket, ask, &paths, output).await
             }
             Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,

@@ -143,7 +143,7 @@ pub struct Column {
 pub struct PiiReport {
     /// Name and version of the rules.
     pub detector: String,
-    /// Every column that was looked at: text, whole numbers and dates.
+    /// Every column, and what lies within one: fields of structs (`a.b`), items of lists (`a[]`), and both of texts that are JSON.
     pub columns: Vec<PiiColumn>,
 }
 
@@ -151,7 +151,8 @@ pub struct PiiReport {
 #[wire]
 pub struct PiiColumn {
     pub column: String,
-    /// `found`, `possible` (a name alone, or finds in prose), `clean` or `insufficient_sample`.
+    /// `found`, `possible` (a name alone, some of the values, or finds in prose), `clean`, `insufficient_sample`, or `not_looked_at` of
+    /// types that are not.
     pub status: String,
     /// What was found, the surest first.
     pub findings: Vec<PiiFinding>,
@@ -226,6 +227,10 @@ pub struct Watermark {
     pub bound: String,
     /// Which table of which server.
     pub source: String,
+    /// Rows that had this value; absent if an earlier version has read them.
+    pub ties: Option<u64>,
+    /// Rows whose value no bound can be (NULL, infinite, later than tomorrow); absent if an earlier version has read them.
+    pub strays: Option<u64>,
 }
 
 /// A dataset at one generation.

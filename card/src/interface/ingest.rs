@@ -1,5 +1,7 @@
 //! `org.brahman.Ingest`: files into Parquet, committed to the catalog.
 
+use std::collections::BTreeMap;
+
 use brahman_card_derive::wire;
 
 use super::catalog::{Column, Object, PiiReport};
@@ -15,6 +17,9 @@ interface! {
         /// zstd are undone), or Parquet; folders are walked, and what their .gitignore names is passed over. Called with `more` it
         /// reports progress first. Relative paths are refused; wildcards (`*`, `**`, `?`, `{a,b}`) stand for what they match.
         Files(FilesIn) -> IngestOut: whole_dataset;
+        /// Reads the same and writes nothing: what is guessed of each file, which types the columns get and why, what would be left out,
+        /// and the first rows.
+        Explain(FilesIn) -> ExplainOut: whole_dataset;
         /// Reads a table or a query in one snapshot. Several workers read ranges of pages where the server can; `notes` says why not.
         /// With `more` it reports progress first. `tables`, or all tables of a `schema`, become datasets `<dataset>.<table>`, of
         /// PostgreSQL in one snapshot of them all; `datasets` in the last reply names them.
@@ -59,6 +64,52 @@ pub struct FilesIn {
     pub bucket: Option<String>,
     /// What a .gitignore names, and hidden files, are read as well; false unless said.
     pub no_ignore: Option<bool>,
+    /// Whether columns of several tables meet by name, with NULL where a file has none of them. If it is false the files must have the
+    /// same columns, in whatever order; unless said, they must have one in common.
+    pub union_by_name: Option<bool>,
+}
+
+/// What `Files` would make of its files.
+#[wire]
+pub struct ExplainOut {
+    /// `documents`, `csv`, `jsonl` or `parquet`.
+    pub format: String,
+    /// Files that would be read.
+    pub files: u64,
+    /// How the first of them are written, if they are CSV.
+    pub dialects: Vec<CsvDialect>,
+    pub columns: Vec<Column>,
+    /// Of all files.
+    pub rows: u64,
+    /// The first ten rows as text; null is NULL, and long values are cut.
+    pub sample: Vec<Vec<Option<String>>>,
+    /// Files and rows that would be left out.
+    pub quarantined: u64,
+    /// The first hundred of them.
+    pub quarantine: Vec<Quarantine>,
+    /// Why each column has its type, and what else was chosen.
+    pub notes: Vec<String>,
+}
+
+/// How one CSV file is written, as it was guessed or said.
+#[wire(Eq)]
+pub struct CsvDialect {
+    /// Path of the file.
+    pub source: String,
+    pub encoding: String,
+    pub delimiter: String,
+    /// Absent if nothing stands around fields.
+    pub quote: Option<String>,
+    /// Absent if a quote within a field is doubled.
+    pub escape: Option<String>,
+    /// Whether the first record names the columns.
+    pub header: bool,
+    /// Names of its columns.
+    pub columns: Vec<String>,
+    /// Words that are NULL.
+    pub nulls: Vec<String>,
+    /// What was guessed against the custom.
+    pub guesses: Vec<String>,
 }
 
 /// How CSV files are written.
@@ -80,6 +131,15 @@ pub struct CsvFormat {
     pub encoding: Option<String>,
     /// `guess`, or `text` for every column.
     pub types: Option<String>,
+    /// Types of columns by their names, whatever `types` says: `text`, `int64`, `uint64`, `float64`, `decimal(10,2)`, `boolean`, `date`,
+    /// `time`, `timestamp`, `timestamptz` or `timestamp_ns`. A row with a value that is none is left out and named.
+    pub column_types: Option<BTreeMap<String, String>>,
+    /// What stands before a number's fraction: `point` unless said, or `comma`.
+    pub decimal: Option<String>,
+    /// `iso` unless said; `day-first` for `31/12/2024`, `month-first` for `12/31/2024`.
+    pub dates: Option<String>,
+    /// Of a record with fewer fields than the header the others are NULL; unless said it is left out and named.
+    pub null_padding: Option<bool>,
 }
 
 /// Parameters of `Postgres` and `Mysql`.
@@ -264,6 +324,8 @@ pub struct WatchIn {
     pub bucket: Option<String>,
     /// What a .gitignore names, and hidden files, are read as well; false unless said.
     pub no_ignore: Option<bool>,
+    /// As of `Files`.
+    pub union_by_name: Option<bool>,
 }
 
 /// A folder that is ingested again whenever it changes.

@@ -1,5 +1,6 @@
 //! Ingesting sources into datasets, and looking after datasets.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{
@@ -8,7 +9,8 @@ use brahman_card::interface::catalog::{
 };
 use brahman_card::interface::ingest::method;
 use brahman_card::interface::ingest::{
-    CsvFormat, FilesIn, IngestOut, IngestSummary, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+    CsvFormat, ExplainOut, FilesIn, IngestOut, IngestSummary, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut,
+    WatchesOut,
 };
 use brahman_card::interface::{Empty, Method};
 use clap::Args;
@@ -17,7 +19,8 @@ use super::{StdinFile, absolute, get, is_standard, stream, text_or_stdin, unfini
 use crate::failure::{NotFound, Unsound};
 use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
 
-pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
+/// Reads files into a dataset; or, with `explain`, says what would come of it.
+pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], explain: bool, output: &Output) -> anyhow::Result<()> {
     // Held until the answer has come.
     let stdin = paths.iter().any(|path| is_standard(path)).then(StdinFile::read).transpose()?;
     let given = |path: &PathBuf| match &stdin {
@@ -26,7 +29,52 @@ pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf],
     };
     let paths = paths.iter().map(given).collect::<anyhow::Result<_>>()?;
     let dataset = ask.dataset.clone();
-    ingest::<method::Files>(socket, &FilesIn { paths, ..ask }, &dataset, output).await
+    let ask = FilesIn { paths, ..ask };
+    if !explain {
+        return ingest::<method::Files>(socket, &ask, &dataset, output).await;
+    }
+    let out: ExplainOut = get::<method::Explain>(socket, &ask).await?;
+    if output.json() {
+        output.print_json(&out);
+    } else {
+        explained(&out, output);
+    }
+    Ok(())
+}
+
+fn explained(out: &ExplainOut, output: &Output) {
+    output.line(&format!("{} rows from {} as {}; nothing was written", out.rows, counted(out.files, "file", "files"), out.format));
+    for dialect in &out.dialects {
+        let quote = dialect.quote.as_ref().map_or_else(|| "no quotes".to_owned(), |quote| format!("quote `{quote}`"));
+        let escape = dialect.escape.as_ref().map_or_else(|| "doubled within a field".to_owned(), |escape| format!("escape `{escape}`"));
+        let header = if dialect.header { "a header" } else { "no header" };
+        let words = format!("{}, delimiter `{}`, {quote}, {escape}, {header}", dialect.encoding, dialect.delimiter);
+        output.line(&format!("  {}: {words}", dialect.source));
+        output.line(&format!("    NULL is an empty field and {}", dialect.nulls.join(", ")));
+        dialect.guesses.iter().for_each(|guess| output.line(&format!("    {guess}")));
+    }
+    out.notes.iter().for_each(|note| output.line(&format!("  {note}")));
+    let names: Vec<&str> = out.columns.iter().map(|column| column.name.as_str()).collect();
+    let cells =
+        |row: &Vec<Option<String>>| row.iter().map(|cell| cell.clone().unwrap_or_else(|| "NULL".to_owned())).collect::<Vec<String>>();
+    output.table(&names, out.sample.iter().map(cells).collect());
+    left_out(out.quarantined, &out.quarantine, "would be left out", output);
+}
+
+/// A count in words.
+fn counted(count: u64, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
+}
+
+/// What is left out, and why.
+fn left_out(count: u64, named: &[Quarantine], words: &str, output: &Output) {
+    if count > 0 {
+        output.line(&format!("{} {words}:", counted(count, "row or file", "rows or files")));
+        for q in named.iter().take(10) {
+            let row = q.row.map(|r| format!(" row {r}")).unwrap_or_default();
+            output.line(&format!("  {}{row}: {}", q.source, q.reason));
+        }
+    }
 }
 
 pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output: &Output) -> anyhow::Result<()> {
@@ -94,19 +142,63 @@ pub(crate) struct Csv {
     /// CSV: utf-8, utf-16le, utf-16be or windows-1252 [default: guessed]
     #[arg(long)]
     encoding: Option<String>,
-    /// CSV: guess, or text for every column [default: guess]
-    #[arg(long, value_parser = ["guess", "text"])]
-    types: Option<String>,
+    /// CSV: guess, or text for every column, or NAME=TYPE,… for some [default: guess]
+    #[arg(long, value_name = "TYPES")]
+    types: Vec<String>,
+    /// CSV: what stands before a number's fraction, point or comma [default: point]
+    #[arg(long, value_parser = ["point", "comma"])]
+    decimal: Option<String>,
+    /// CSV: how dates are written besides 2024-12-31: day-first or month-first [default: iso]
+    #[arg(long, value_parser = ["iso", "day-first", "month-first"])]
+    dates: Option<String>,
+    /// CSV: read what a record has too few of as NULL [default: leave such records out]
+    #[arg(long)]
+    null_padding: bool,
 }
 
 impl Csv {
     /// As it goes to the mesh; none if nothing is said.
-    pub(crate) fn format(self) -> Option<CsvFormat> {
-        let Self { delimiter, quote, escape, header, skip, null, encoding, types } = self;
+    ///
+    /// # Errors
+    /// If a type is said of no column.
+    pub(crate) fn format(self) -> anyhow::Result<Option<CsvFormat>> {
+        let Self { delimiter, quote, escape, header, skip, null, encoding, types, decimal, dates, null_padding } = self;
         let nulls = Some(null).filter(|null| !null.is_empty());
-        let said = CsvFormat { delimiter, quote, escape, header, skip, nulls, encoding, types };
-        (said != CsvFormat::default()).then_some(said)
+        let (mut all, mut of_columns) = (None, BTreeMap::new());
+        for types in types {
+            match types.as_str() {
+                "guess" | "text" => all = Some(types),
+                _ => of_columns.extend(column_types(&types)?),
+            }
+        }
+        let column_types = Some(of_columns).filter(|types| !types.is_empty());
+        let null_padding = null_padding.then_some(true);
+        let said =
+            CsvFormat { delimiter, quote, escape, header, skip, nulls, encoding, types: all, column_types, decimal, dates, null_padding };
+        Ok((said != CsvFormat::default()).then_some(said))
     }
+}
+
+/// `id=int64,price=decimal(10,2)`: types by the names of columns. A comma within a name or a type's digits separates nothing.
+fn column_types(said: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let (mut types, mut part, mut depth) = (BTreeMap::new(), String::new(), 0_usize);
+    for c in said.chars().chain([',']) {
+        match c {
+            ',' if depth == 0 && part.contains('=') => {
+                let (name, kind) = part.rsplit_once('=').unwrap_or_default();
+                types.insert(name.to_owned(), kind.to_owned());
+                part.clear();
+                continue;
+            }
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        part.push(c);
+    }
+    let rest = part.trim_end_matches(',');
+    anyhow::ensure!(rest.is_empty(), "--types: `{rest}` says no type: expected guess, text, or NAME=TYPE,… such as id=int64");
+    Ok(types)
 }
 
 /// Where a table is and how it is read.
@@ -245,17 +337,11 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
     for column in out.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible") {
         output.line(&output.paint(&format!("column `{}` contains {}", column.column, personal(column)), Tone::Busy));
     }
-    let quarantined = out.quarantined.unwrap_or(0);
-    if quarantined > 0 {
-        output.line(&format!("{quarantined} rows or files left out:"));
-        for q in out.quarantine.iter().flatten().take(10) {
-            let row = q.row.map(|r| format!(" row {r}")).unwrap_or_default();
-            output.line(&format!("  {}{row}: {}", q.source, q.reason));
-        }
-    }
+    left_out(out.quarantined.unwrap_or(0), out.quarantine.as_deref().unwrap_or_default(), "left out", output);
     let hidden = out.hidden.unwrap_or(0);
     if hidden > 0 {
-        output.line(&format!("{hidden} files and folders hidden by rules; --no-ignore reads them:"));
+        let hidden = counted(hidden, "file or folder", "files and folders");
+        output.line(&format!("{hidden} hidden by rules; --no-ignore reads them:"));
         for rule in out.hidden_by.iter().flatten().take(10) {
             output.line(&format!("  {} by {}, first {}", rule.count, rule.rule, rule.first));
         }
@@ -268,7 +354,11 @@ const TYPE_COLUMNS: usize = 33;
 /// What a column holds, in words.
 fn personal(column: &PiiColumn) -> String {
     let findings = column.findings.iter().map(|f| {
-        let certain = if column.status == "found" { "" } else { " possibly, by its name" };
+        let certain = match (column.status.as_str(), f.matched) {
+            ("found", _) => String::new(),
+            (_, 0) => " possibly, by its name".to_owned(),
+            (_, matched) => format!(" in {matched} of {} values", column.distinct),
+        };
         let proof = if f.checksum { ", check digits right" } else { "" };
         format!("{}{certain} ({:.2}{proof})", f.entity, f.confidence)
     });
@@ -351,8 +441,12 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         output.line(&output.paint(&format!("synthetic rows, made by the mock {maker}"), Tone::Busy));
     }
     let holds = |name: &str| {
-        let column = d.pii.iter().flat_map(|report| &report.columns).find(|c| c.column == name);
-        column.map_or_else(String::new, |c| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) })
+        let said = |c: &PiiColumn| if c.findings.is_empty() && c.free_text.is_empty() { c.status.clone() } else { personal(c) };
+        let all = || d.pii.iter().flat_map(|report| &report.columns);
+        let is_within = |c: &&PiiColumn| c.column.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', '[']));
+        let within = all().filter(is_within).filter(|c| c.status == "found" || c.status == "possible");
+        let within = within.map(|c| format!("`{}` {}", c.column, said(c)));
+        all().find(|c| c.column == name).map(said).into_iter().chain(within).collect::<Vec<_>>().join(", ")
     };
     let columns = d.columns.iter();
     let columns = columns.map(|c| {
@@ -477,7 +571,7 @@ pub(crate) async fn lineage(socket: &Path, dataset: String, limit: u64, output: 
 
 #[cfg(test)]
 mod tests {
-    use brahman_card::interface::ingest::{Quarantine, Run, WatchStatus};
+    use brahman_card::interface::ingest::{Run, WatchStatus};
 
     use super::*;
 
@@ -520,6 +614,15 @@ mod tests {
         let output = Output::kept();
         show_runs(&RunsOut { runs: vec![run] }, &output);
         insta::assert_snapshot!("runs", output.printed());
+    }
+
+    #[test]
+    fn types_are_said_by_column_whatever_a_name_holds() {
+        let of =
+            |said: &str| column_types(said).map(|types| types.into_iter().map(|(name, kind)| format!("{name}:{kind}")).collect::<Vec<_>>());
+        assert_eq!(of("id=int64,price=decimal(10,2)").expect("types"), ["id:int64", "price:decimal(10,2)"]);
+        assert_eq!(of("Last, first=text,a=b=date").expect("types"), ["Last, first:text", "a=b:date"]);
+        assert!(of("id").is_err() && of("id=int64,price").is_err());
     }
 
     #[test]

@@ -16,16 +16,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
+use brahman_card::interface::ingest::CsvDialect;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::encoding::{self, Encoding};
-use crate::lattice::{Facts, Kind, tally};
+use crate::lattice::{ABSENT, Facts, Kind, tally};
 use crate::passes::pieces::{LastRecord, Pieces};
 use crate::passes::{self, Input, PIECE_BYTES, Piece, PieceRows, Table};
 pub use crate::passes::{Open, Quarantine, RECORD_BYTES_MAX, Take};
-pub use dialect::CsvOptions;
+use crate::source::path_text;
 use dialect::Dialect;
+pub use dialect::{CsvOptions, DateOrder};
 use dialect::{Sniff, names, sniff};
 
 /// How tables of text are read.
@@ -37,13 +39,18 @@ pub struct TextOptions {
     pub kept: Option<SchemaRef>,
     /// What is said of how CSV is written.
     pub csv: CsvOptions,
+    /// Whether columns of several files meet by name, and are NULL where a file has none of them; unless said they do if the files have
+    /// a column in common.
+    pub union: Option<bool>,
+    /// Whether the reason of every column's type is told.
+    pub explain: bool,
 }
 
 impl TextOptions {
     /// By so many threads; nothing is said of the rest.
     #[must_use]
     pub fn by(workers: usize) -> Self {
-        Self { workers, kept: None, csv: CsvOptions::default() }
+        Self { workers, kept: None, csv: CsvOptions::default(), union: None, explain: false }
     }
 }
 
@@ -57,7 +64,48 @@ enum FileError {
     NoHeader { path: PathBuf },
     #[error("{}: its columns changed while it was read", .path.display())]
     Changed { path: PathBuf },
+    #[error("types: there is no column `{column}`, expected one of {there}")]
+    NoColumn { column: String, there: String },
+    #[error("{}: {flaw}", .path.display())]
+    Apart { path: PathBuf, flaw: ApartError },
 }
+
+/// Columns of a file that do not go with those of the files before it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum ApartError {
+    /// They are to be the same.
+    #[error("its columns are not those of the files before it ({words}): without --union-by-name=false what a file has none of is NULL")]
+    Others {
+        /// Which it has more, and which fewer.
+        words: String,
+    },
+    /// It is a table of something else.
+    #[error("has no column in common with the files before it: give it a dataset of its own, or say --union-by-name")]
+    Nothing,
+}
+
+impl ApartError {
+    /// Whether columns go with those of the files before, as somebody said or as is usual.
+    pub(crate) fn check(before: &[&str], own: &[&str], union: Option<bool>) -> Result<(), Self> {
+        let lacking = |these: &[&str], those: &[&str]| -> Vec<String> {
+            these.iter().filter(|name| !those.contains(name)).take(COLUMNS_NAMED).map(|name| format!("`{name}`")).collect()
+        };
+        match union {
+            Some(true) => Ok(()),
+            None if own.is_empty() || before.is_empty() || own.iter().any(|name| before.contains(name)) => Ok(()),
+            None => Err(Self::Nothing),
+            Some(false) => {
+                let (more, fewer) = (lacking(own, before), lacking(before, own));
+                let words = [(more, "more"), (fewer, "missing")].into_iter().filter(|(names, _)| !names.is_empty());
+                let words: Vec<String> = words.map(|(names, what)| format!("{what}: {}", names.join(", "))).collect();
+                if words.is_empty() { Ok(()) } else { Err(Self::Others { words: words.join("; ") }) }
+            }
+        }
+    }
+}
+
+/// Columns that an error names.
+const COLUMNS_NAMED: usize = 10;
 
 fn invalid(error: FileError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
@@ -77,6 +125,7 @@ struct Beginning {
     sniff: Sniff,
     names: Vec<String>,
     guesses: Vec<String>,
+    encoding: Encoding,
 }
 
 impl Beginning {
@@ -100,7 +149,7 @@ impl Beginning {
         }
         let names = names(sniff.header.clone(), sniff.columns, &mut guesses);
         pieces.skip(sniff.begins);
-        Ok(Some(Self { pieces, sniff, names, guesses }))
+        Ok(Some(Self { pieces, sniff, names, guesses, encoding: encoding.unwrap_or(Encoding::Utf8) }))
     }
 }
 
@@ -109,13 +158,16 @@ struct CsvTable<'a> {
     said: &'a CsvOptions,
     names: &'a [String],
     kinds: Vec<Kind>,
+    /// Of each column, the type that somebody said.
+    said_kinds: Vec<Option<Kind>>,
     schema: SchemaRef,
 }
 
 impl<'a> CsvTable<'a> {
     fn new(said: &'a CsvOptions, names: &'a [String], kinds: Vec<Kind>) -> Self {
         let fields: Vec<Field> = names.iter().zip(&kinds).map(|(name, kind)| Field::new(name, kind.arrow(), true)).collect();
-        Self { said, names, kinds, schema: Arc::new(Schema::new(fields)) }
+        let said_kinds = names.iter().map(|name| said.kinds.get(name).cloned()).collect();
+        Self { said, names, kinds, said_kinds, schema: Arc::new(Schema::new(fields)) }
     }
 
     /// Where the fields of a file go.
@@ -162,7 +214,8 @@ impl Table for CsvTable<'_> {
 }
 
 /// Names of the columns of all files, in the order in which they are met, and what is to be said of the files.
-fn columns(paths: &[&Path], said: &CsvOptions, stop: &CancellationToken) -> io::Result<(Vec<String>, Vec<String>)> {
+fn columns(paths: &[&Path], how: &TextOptions, stop: &CancellationToken) -> io::Result<(Vec<String>, Vec<String>)> {
+    let said = &how.csv;
     let (mut names, mut notes, mut told): (Vec<String>, Vec<String>, usize) = (Vec::new(), Vec::new(), 0);
     let mut other = Vec::new();
     for path in paths {
@@ -181,6 +234,9 @@ fn columns(paths: &[&Path], said: &CsvOptions, stop: &CancellationToken) -> io::
         if beginning.names == names || (beginning.sniff.header.is_none() && beginning.names.len() == names.len()) {
             continue;
         }
+        let [before, own] = [&names, &beginning.names].map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        let apart = |flaw| invalid(FileError::Apart { path: (*path).to_owned(), flaw });
+        ApartError::check(&before, &own, how.union).map_err(apart)?;
         other.push(file);
         let there: std::collections::HashSet<&String> = names.iter().collect();
         let new: Vec<String> = beginning.names.iter().filter(|name| !there.contains(name)).cloned().collect();
@@ -193,6 +249,31 @@ fn columns(paths: &[&Path], said: &CsvOptions, stop: &CancellationToken) -> io::
         notes.push(passes::columns_differ(other.len(), first));
     }
     Ok((names, notes))
+}
+
+/// How files are written, as it was guessed or said; one that is empty is left out.
+///
+/// # Errors
+/// If a file cannot be read, or has no header, or `stop` is cancelled.
+pub fn dialects(paths: &[&Path], how: &TextOptions, stop: &CancellationToken) -> io::Result<Vec<CsvDialect>> {
+    let said = &how.csv;
+    let mark = |byte: u8| if byte == b'\t' { "tab".to_owned() } else { char::from(byte).to_string() };
+    let mut all = Vec::new();
+    for path in paths {
+        let Some(Beginning { sniff, names, guesses, encoding, .. }) = Beginning::read(path, said, stop)? else { continue };
+        all.push(CsvDialect {
+            source: path_text(path),
+            encoding: encoding.name().to_owned(),
+            delimiter: mark(sniff.dialect.delimiter),
+            quote: sniff.dialect.quote.map(mark),
+            escape: sniff.dialect.escape.map(mark),
+            header: sniff.header.is_some(),
+            columns: names,
+            nulls: said.nulls.clone().unwrap_or_else(|| ABSENT.map(str::to_owned).to_vec()),
+            guesses,
+        });
+    }
+    Ok(all)
 }
 
 /// Reads CSV files into batches. Gives the schema first, to `open`, and at the end what a person should know of what was guessed.
@@ -209,13 +290,22 @@ pub fn read(
 ) -> io::Result<Vec<String>> {
     let Some(first) = paths.first() else { return Ok(Vec::new()) };
     let said = &how.csv;
-    let (names, mut notes) = columns(paths, said, stop)?;
+    let (names, mut notes) = columns(paths, how, stop)?;
     if names.is_empty() {
         return Err(invalid(FileError::NoHeader { path: (*first).to_owned() }));
     }
+    if let Some(column) = said.kinds.keys().find(|name| !names.contains(name)) {
+        let there: Vec<String> = names.iter().take(COLUMNS_NAMED).map(|name| format!("`{name}`")).collect();
+        let more = if names.len() > there.len() { ", …" } else { "" };
+        return Err(invalid(FileError::NoColumn { column: column.clone(), there: format!("{}{more}", there.join(", ")) }));
+    }
     let kept = |name: &str| how.kept.as_deref().and_then(|schema| schema.field_with_name(name).ok()).map(Field::data_type);
     let kinds = |facts: &[Facts]| -> Vec<Kind> {
-        let kind = |(facts, name): (&Facts, &String)| if said.all_text { Kind::Text } else { facts.kind_or(kept(name)) };
+        let kind = |(facts, name): (&Facts, &String)| match said.kinds.get(name) {
+            Some(kind) => kind.clone(),
+            None if said.all_text => Kind::Text,
+            None => facts.kind_or(kept(name)),
+        };
         facts.iter().zip(&names).map(kind).collect()
     };
     // The first piece says which types are likely.
@@ -244,9 +334,21 @@ pub fn read(
     let (facts, _) = passes::read(input, table, schema, &mut types, (open, take, bad))?;
     let Some(facts) = facts else { return Ok(notes) };
     let kinds = kinds(&facts);
-    if !said.all_text {
-        let columns = names.iter().zip(&facts).zip(&kinds).map(|((name, facts), kind)| (name.as_str(), facts, kind));
-        notes.extend(tally::notes(columns, paths, false));
+    let columns = || names.iter().zip(&facts).zip(&kinds).map(|((name, facts), kind)| (name.as_str(), facts, kind));
+    if how.kept.is_some() && !said.all_text {
+        notes.extend(tally::kept_notes(columns().filter(|(name, ..)| !said.kinds.contains_key(*name))));
+    }
+    if how.explain {
+        let why = |(name, facts, kind): (&str, &Facts, &Kind)| {
+            if said.kinds.contains_key(name) {
+                format!("column `{name}` is {}, as was said", kind.arrow())
+            } else {
+                tally::reason(name, facts, kind, paths)
+            }
+        };
+        notes.extend(columns().map(why));
+    } else if !said.all_text {
+        notes.extend(tally::notes(columns().filter(|(name, ..)| !said.kinds.contains_key(*name)), paths, false));
     }
     Ok(notes)
 }
@@ -305,7 +407,7 @@ mod tests {
         assert_eq!(batch.column(2).as_primitive::<Float64Type>().values(), &[1.5, 2.0, 1000.0]);
         assert!(batch.column(4).is_null(1));
         assert_eq!(batch.column(4).as_string::<i32>().value(2), "a;\"b");
-        assert_eq!(bad, [(3, "has 2 fields, the header has 5".to_owned())]);
+        assert!(bad.len() == 1 && bad[0].0 == 3 && bad[0].1.starts_with("has 2 fields, the header has 5 (--null-padding"), "{bad:?}");
         assert_eq!(of(b"id,n\n12345678901234567890,1\n2,2\n").0.field(0).data_type(), &DataType::UInt64, "to the last digit");
     }
 
@@ -329,7 +431,7 @@ mod tests {
         (0..10).for_each(|i| text.push_str(&format!("{i},x\n")));
         let (_, batches, bad) = of(text.as_bytes());
         assert_eq!(batches[0].num_rows(), 10);
-        assert!(bad.len() == 1 && bad[0].0 == 1 && bad[0].1.contains("not closed"), "{bad:?}");
+        assert_eq!(bad, [(1, "line 2 opens a quote that is not closed before the file ends".to_owned())]);
         let long = format!("a,b\n1,{}\n2,y\n", "z".repeat(RECORD_BYTES_MAX + 10));
         let (_, batches, bad) = of(long.as_bytes());
         assert_eq!((batches[0].num_rows(), bad.len()), (1, 1), "{:?}", bad.first().map(|(_, why)| why));
@@ -462,6 +564,56 @@ mod tests {
         assert_eq!(said(CsvOptions { nulls: Some(vec!["-".into()]), ..default() }, "a,b\n-,NA\n3,x\n"), ["NULL|NA", "3|x"]);
         assert_eq!(said(CsvOptions { all_text: true, ..default() }, "a,b\n007,1e3\n"), ["007|1e3"]);
         assert_eq!(said(CsvOptions { quote: Some(None), ..default() }, "a,b\n\"x,1\n"), ["\"x|1"]);
+        assert_eq!(said(CsvOptions { padded: true, ..default() }, "a,b\n1\n2,3\n"), ["1|NULL", "2|3"]);
+        let comma = CsvOptions { decimal_comma: true, ..default() };
+        assert_eq!(said(comma.clone(), "a;b;c\n1,5;1.234,25;1.5\n-0,25;7;x\n"), ["1.5|1234.25|1.5", "-0.25|7.0|x"]);
+        assert_eq!(said(comma, "a;b\n1.234;12:00:00.5\n"), ["1234|12:00:00.500"]);
+        let dates = |order| CsvOptions { dates: order, ..default() };
+        assert_eq!(said(dates(DateOrder::DayFirst), "d,t\n31/01/2024,1.2.2024 12:30\n"), ["2024-01-31|2024-02-01T12:30:00"]);
+        assert_eq!(said(dates(DateOrder::MonthFirst), "d,e\n01/31/2024,31/01/2024\n"), ["2024-01-31|31/01/2024"]);
+    }
+
+    #[test]
+    fn columns_are_of_the_types_that_are_said_and_values_that_are_not_are_named() {
+        let kinds = |said: &[(&str, &str)]| CsvOptions {
+            kinds: said.iter().map(|(name, kind)| ((*name).to_owned(), Kind::named(kind).expect("a type"))).collect(),
+            ..CsvOptions::default()
+        };
+        let text = b"zip,n,ok,price\n00123,007,1,1.5\n4,x,0,2\n5,6,2,3\n".as_slice();
+        let said = kinds(&[("zip", "text"), ("n", "int64"), ("ok", "boolean"), ("price", "decimal(10,2)")]);
+        let (schema, batches, bad, notes) = several(&[text], &said);
+        assert_eq!(types(&schema), ["zip Utf8", "n Int64", "ok Boolean", "price Decimal128(10, 2)"]);
+        assert_eq!(rows(&batches), ["00123|7|true|1.50"]);
+        assert_eq!((bad.len(), bad[0].1.as_str()), (2, "column `n`: `x` is no Int64, which --types says it is"), "{bad:?}");
+        assert!(bad[1].1.contains("`ok`") && notes.is_empty(), "{bad:?} {notes:?}");
+        let refused = tried(&[text], &kinds(&[("id", "int64")])).expect_err("no such column").to_string();
+        assert!(refused.contains("no column `id`") && refused.contains("`zip`"), "{refused}");
+        assert!(Kind::named("decimal(39,2)").is_none() && Kind::named("number").is_none());
+    }
+
+    #[test]
+    fn a_blank_line_of_a_table_of_one_column_is_a_row() {
+        for (text, expected) in [
+            ("a\n1\n\n2\n", vec!["1", "NULL", "2"]),
+            ("a\r\n1\r\n\r\n2\r\n", vec!["1", "NULL", "2"]),
+            ("a\n\n1\n\n\n", vec!["NULL", "1", "NULL", "NULL"]),
+            ("a\n\"x\n\ny\"\n\nz", vec!["x\n\ny", "NULL", "z"]),
+        ] {
+            assert_eq!(rows(&of(text.as_bytes()).1), expected, "{text:?}");
+        }
+        assert_eq!(rows(&of(b"a,b\n1,2\n\n3,4\n").1), ["1|2", "3|4"]);
+    }
+
+    #[test]
+    fn tables_that_have_nothing_in_common_are_no_dataset_unless_it_is_said() {
+        let files = [b"id,name\n1,Anna\n".as_slice(), b"city,zip\nRome,7\n".as_slice()];
+        let refused = tried(&files, &CsvOptions::default()).expect_err("two tables").to_string();
+        assert!(refused.contains("1.csv") && refused.contains("no column in common"), "{refused}");
+        let check = |own: &[&str], union| ApartError::check(&["a", "b"], own, union).map_err(|error| error.to_string());
+        assert_eq!(check(&["c"], Some(true)), Ok(()));
+        assert_eq!(check(&["b", "a"], Some(false)), Ok(()));
+        let refused = check(&["a", "c"], Some(false)).expect_err("other columns");
+        assert!(refused.contains("more: `c`; missing: `b`"), "{refused}");
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use brahman_storage::digest::{hex, sha256};
 
 use crate::html::{self, HtmlError};
-use crate::source::File;
+use crate::source::{File, path_text};
 
 /// A longer file is no document that a person wrote.
 pub const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
@@ -97,7 +97,7 @@ pub fn read(file: &File) -> Result<Document, DocumentError> {
     let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
     Ok(Document {
         id: file.id.clone(),
-        path: file.path.display().to_string(),
+        path: path_text(&file.path),
         kind,
         text,
         sha256: hash,

@@ -1,28 +1,31 @@
 //! Files into one Parquet object: which reader, what is left out, and why.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, StringArray};
-use arrow_schema::SchemaRef;
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::{ArrowError, SchemaRef};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{Column, Dataset};
 use brahman_card::interface::ingest::error::{BadSource, NothingToRead};
-use brahman_card::interface::ingest::{CsvFormat, HiddenFiles, Quarantine};
+use brahman_card::interface::ingest::{CsvFormat, ExplainOut, HiddenFiles, Quarantine};
 use brahman_sidecar::chain;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::csv::{CsvOptions, TextOptions};
+use crate::csv::{CsvOptions, DateOrder, TextOptions};
 use crate::documents::{self, Batcher};
 use crate::encoding::Encoding;
+use crate::lattice::Kind;
 use crate::run::{Progress, ReadOutcome};
 use crate::sink::{Place, Sink};
-use crate::source::{self, File, Format, HidingRule, SourceError, Walk, WalkRules};
+use crate::source::{self, File, Format, HiddenEntries, HidingRule, SourceError, Walk, WalkRules};
 use crate::{csv, jsonl, parquet_files};
 
 /// Quarantined rows and files that are named, and inputs; all are counted.
@@ -72,6 +75,201 @@ pub fn known_ids(before: &Dataset) -> io::Result<HashMap<PathBuf, String>> {
     Ok(known)
 }
 
+/// Rows and files that are left out.
+#[derive(Debug, Default)]
+struct LeftOut {
+    count: u64,
+    /// The first of them.
+    named: Vec<Quarantine>,
+}
+
+impl LeftOut {
+    fn add(&mut self, path: &Path, row: Option<u64>, reason: String) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(Quarantine { source: source::path_text(path), row, reason });
+        }
+    }
+}
+
+/// What of a walk is read as this format; the rest is told.
+fn wanted(walk: Walk, paths: &[String], format: Format, left_out: &mut LeftOut, notes: &mut Vec<String>) -> (Vec<File>, HiddenEntries) {
+    let Walk { mut files, unread, skipped, hidden, twice } = walk;
+    for error in unread {
+        let why = chain(&error);
+        tracing::warn!("left out: {why}");
+        let place = place_of(&error).unwrap_or(Path::new(paths.first().map_or("", String::as_str)));
+        left_out.add(place, None, why);
+    }
+    for (path, flaw) in skipped {
+        left_out.add(&path, None, flaw.to_string());
+    }
+    if let Some(first) = twice.first() {
+        let (count, first) = (twice.len(), source::path_text(first));
+        notes.push(if count == 1 {
+            format!("1 file was given twice and read once: {first}")
+        } else {
+            format!("{count} files were given twice and read once, such as {first}")
+        });
+    }
+    if format != Format::Documents {
+        files.retain(|file| {
+            let is_named = paths.iter().any(|path| Path::new(path) == file.path);
+            let is_kept = is_named || !source::is_of_writer(&file.path);
+            if !is_kept {
+                left_out.add(&file.path, None, "has a name that begins with _, as what writers of tables keep for themselves".to_owned());
+            }
+            is_kept
+        });
+    }
+    (files, hidden)
+}
+
+/// Which path an error of a walk is about.
+fn place_of(error: &ignore::Error) -> Option<&Path> {
+    match error {
+        ignore::Error::WithPath { path, .. } => Some(path),
+        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => place_of(err),
+        ignore::Error::Partial(errors) => errors.iter().find_map(place_of),
+        ignore::Error::Loop { child, .. } => Some(child),
+        _ => None,
+    }
+}
+
+/// That no row could be read, and why.
+fn nothing(files: &[File], left_out: &LeftOut, hidden: &HiddenEntries) -> Fault {
+    let reasons: Vec<String> = left_out.named.iter().take(REASONS_MAX).map(|of| format!("{}: {}", of.source, of.reason)).collect();
+    let more = if left_out.count > REASONS_MAX as u64 { "; and more" } else { "" };
+    let why = if reasons.is_empty() { String::new() } else { format!(" ({}{more})", reasons.join("; ")) };
+    let rules: u64 = hidden.rules().iter().map(|rule| rule.count).sum();
+    let verb = if rules == 1 { "is" } else { "are" };
+    let unseen = if rules > 0 { format!(" ({rules} {verb} hidden by rules: `no_ignore` reads them)") } else { String::new() };
+    let counted = if files.len() == 1 { "the file".to_owned() } else { format!("{} files", files.len()) };
+    let message = format!("no rows could be read from {counted}{unseen}; nothing was published{why}");
+    Fault::of(&NothingToRead {}, false, message)
+}
+
+/// Where the rows of tables go.
+type Sinking<'a> = (&'a mut csv::Open<'a>, &'a mut csv::Take<'a>);
+
+/// Reads tables of a format; gives what a person should know.
+fn read_tables(
+    files: &[File],
+    format: Format,
+    how: &TextOptions,
+    cancel: &CancellationToken,
+    (open, take): Sinking<'_>,
+    left_out: &mut LeftOut,
+) -> io::Result<Vec<String>> {
+    let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
+    let mut named = |path: &Path, row, why| left_out.add(path, Some(row), why);
+    match format {
+        Format::Csv => csv::read(&paths, how, cancel, open, take, &mut named),
+        Format::Jsonl => jsonl::read(&paths, how, cancel, open, take, &mut named),
+        _ => parquet_files::read(files, (how.union, how.kept.as_deref()), open, take),
+    }
+}
+
+/// Reads everything, writes nothing, and tells what would come of it. Blocks.
+///
+/// # Errors
+/// If nothing can be read.
+pub fn explain(
+    paths: &[String],
+    rules: &WalkRules,
+    format: Format,
+    how: &TextOptions,
+    cancel: &CancellationToken,
+) -> Result<ExplainOut, Fault> {
+    let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
+    let walk = source::walk(paths, rules, cancel).map_err(bad_source).map_err(ended)?;
+    let (mut left_out, mut notes) = (LeftOut::default(), Vec::new());
+    let (files, hidden) = wanted(walk, paths, format, &mut left_out, &mut notes);
+    let (schema, sample, rows) = (RefCell::new(None), RefCell::new(Vec::new()), Cell::new(0_u64));
+    let mut open = |its: SchemaRef| {
+        *schema.borrow_mut() = Some(its);
+        sample.borrow_mut().clear();
+        rows.set(0);
+        Ok(())
+    };
+    let mut take = |batch: RecordBatch, _: u64| {
+        if cancel.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        rows.set(rows.get() + batch.num_rows() as u64);
+        let mut sample = sample.borrow_mut();
+        let missing = SAMPLE_ROWS.saturating_sub(sample.len());
+        sample.extend(shown(&batch, missing).map_err(io::Error::other)?);
+        Ok(())
+    };
+    let outcome = match format {
+        Format::Documents => explain_documents(&files, &mut left_out, &mut open, &mut take).map(|()| Vec::new()),
+        _ => read_tables(&files, format, how, cancel, (&mut open, &mut take), &mut left_out),
+    };
+    notes.extend(outcome.map_err(|error| ended(failed(&error)))?);
+    let dialects = match format {
+        Format::Csv => {
+            let first: Vec<&Path> = files.iter().take(FILES_NAMED).map(|file| file.path.as_path()).collect();
+            csv::dialects(&first, how, cancel).map_err(|error| ended(failed(&error)))?
+        }
+        _ => Vec::new(),
+    };
+    if rows.get() == 0 {
+        return Err(nothing(&files, &left_out, &hidden));
+    }
+    let schema = schema.into_inner().unwrap_or_else(documents::schema);
+    Ok(ExplainOut {
+        format: format.name().to_owned(),
+        files: files.len() as u64,
+        dialects,
+        columns: columns(&schema, format),
+        rows: rows.get(),
+        sample: sample.into_inner(),
+        quarantined: left_out.count,
+        quarantine: left_out.named,
+        notes,
+    })
+}
+
+/// Looks at documents, one after the other.
+fn explain_documents(files: &[File], left_out: &mut LeftOut, open: &mut csv::Open<'_>, take: &mut csv::Take<'_>) -> io::Result<()> {
+    let mut batcher = Batcher::default();
+    open(documents::schema())?;
+    for file in files {
+        match documents::read(file) {
+            Ok(document) => {
+                if let Some(batch) = batcher.push(document).map_err(io::Error::other)? {
+                    take(batch, 0)?;
+                }
+            }
+            Err(error) => left_out.add(&file.path, None, chain(&error)),
+        }
+    }
+    batcher.finish().map_err(io::Error::other)?.map_or(Ok(()), |batch| take(batch, 0))
+}
+
+/// Files whose dialect is told.
+const FILES_NAMED: usize = 20;
+/// Rows that are shown, and characters of a value.
+const SAMPLE_ROWS: usize = 10;
+const SAMPLE_CHARS: usize = 200;
+
+/// The first rows of a batch as text.
+fn shown(batch: &RecordBatch, rows: usize) -> Result<Vec<Vec<Option<String>>>, ArrowError> {
+    let options = FormatOptions::default();
+    let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect::<Result<Vec<_>, _>>()?;
+    let cell = |column: &ArrayFormatter<'_>, row: usize| {
+        let text = column.value(row).try_to_string()?;
+        let short: String = text.chars().take(SAMPLE_CHARS).collect();
+        Ok::<_, ArrowError>(if short.len() < text.len() { format!("{short}…") } else { short })
+    };
+    let cells = |row: usize| {
+        let of_row = batch.columns().iter().zip(&columns);
+        of_row.map(|(array, column)| if array.is_null(row) { Ok(None) } else { cell(column, row).map(Some) }).collect::<Result<Vec<_>, _>>()
+    };
+    (0..batch.num_rows().min(rows)).map(cells).collect()
+}
+
 /// Reads everything into one Parquet object. Blocks.
 ///
 /// # Errors
@@ -86,33 +284,19 @@ pub fn read(
     cancel: &CancellationToken,
 ) -> Result<ReadOutcome, Fault> {
     let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
-    let Walk { files, unread, skipped, hidden } = source::walk(paths, rules, cancel).map_err(bad_source).map_err(ended)?;
-    let mut quarantined = 0;
-    let mut quarantine = Vec::new();
-    let mut bad = |path: &Path, row: Option<u64>, reason: String| {
-        quarantined += 1;
-        if quarantine.len() < NAMED_MAX {
-            quarantine.push(Quarantine { source: path.display().to_string(), row, reason });
-        }
-    };
-    for error in unread {
-        let why = chain(&error);
-        tracing::warn!("left out: {why}");
-        bad(Path::new(paths.first().map_or("", String::as_str)), None, why);
-    }
-    for (path, flaw) in skipped {
-        bad(&path, None, flaw.to_string());
-    }
+    let walk = source::walk(paths, rules, cancel).map_err(bad_source).map_err(ended)?;
+    let (mut left_out, mut notes) = (LeftOut::default(), Vec::new());
+    let (files, hidden) = wanted(walk, paths, format, &mut left_out, &mut notes);
     progress.send_modify(|p| p.phase = "read");
     let mut sink: Option<Sink> = None;
     let mut schema: Option<SchemaRef> = None;
     let outcome = match format {
         Format::Documents => {
-            read_documents(&files, place, progress, cancel, &mut sink, &mut |path, why| bad(path, None, why)).map(|()| Vec::new())
+            let mut bad = |path: &Path, why| left_out.add(path, None, why);
+            read_documents(&files, place, progress, cancel, &mut sink, &mut bad).map(|()| Vec::new())
         }
         Format::Csv | Format::Jsonl | Format::Parquet => {
-            let paths: Vec<&Path> = files.iter().map(|f| f.path.as_path()).collect();
-            let slot = std::cell::RefCell::new(&mut sink);
+            let slot = RefCell::new(&mut sink);
             let mut open = |s: SchemaRef| {
                 // Before the next is created: what it still holds would be written into that one's file.
                 drop(slot.borrow_mut().take());
@@ -131,26 +315,11 @@ pub fn read(
                 }
                 Ok(())
             };
-            let mut named = |path: &Path, row, why| bad(path, Some(row), why);
-            match format {
-                Format::Csv => csv::read(&paths, how, cancel, &mut open, &mut take, &mut named),
-                Format::Jsonl => jsonl::read(&paths, how, cancel, &mut open, &mut take, &mut named),
-                _ => parquet_files::read(&paths, &mut open, &mut take),
-            }
+            read_tables(&files, format, how, cancel, (&mut open, &mut take), &mut left_out)
         }
     };
-    let notes = outcome.map_err(|e| ended(failed(&e)))?;
-    let nothing = || {
-        let reasons: Vec<String> = quarantine.iter().take(REASONS_MAX).map(|of| format!("{}: {}", of.source, of.reason)).collect();
-        let more = if quarantined > REASONS_MAX as u64 { "; and more" } else { "" };
-        let why = if reasons.is_empty() { String::new() } else { format!(" ({}{more})", reasons.join("; ")) };
-        let rules: u64 = hidden.rules().iter().map(|rule| rule.count).sum();
-        let unseen = if rules > 0 { format!(" ({rules} are hidden by rules: `no_ignore` reads them)") } else { String::new() };
-        let counted = if files.len() == 1 { "the file".to_owned() } else { format!("{} files", files.len()) };
-        let message = format!("no rows could be read from {}{unseen}; nothing was published{why}", counted);
-        Fault::of(&NothingToRead {}, false, message)
-    };
-    let sink = sink.filter(|s| s.rows() > 0).ok_or_else(nothing)?;
+    notes.extend(outcome.map_err(|e| ended(failed(&e)))?);
+    let sink = sink.filter(|s| s.rows() > 0).ok_or_else(|| nothing(&files, &left_out, &hidden))?;
     let schema = schema.unwrap_or_else(documents::schema);
     progress.send_modify(|p| p.phase = "commit");
     if cancel.is_cancelled() {
@@ -161,6 +330,7 @@ pub fn read(
     let told = |rule: HidingRule| HiddenFiles { rule: rule.rule, count: rule.count, first: rule.first.display().to_string() };
     let hidden = hidden.rules().into_iter().map(told).collect();
     let columns = columns(&schema, format);
+    let LeftOut { count: quarantined, named: quarantine } = left_out;
     Ok(ReadOutcome { objects: vec![object], columns, inputs, quarantined, quarantine, hidden, notes, ..ReadOutcome::default() })
 }
 
@@ -207,6 +377,10 @@ fn read_documents(
     Ok(())
 }
 
+/// Types that a column can be said to have.
+const TYPE_NAMES: &str = "text, int64, uint64, float64, decimal(digits,after the point), boolean, date, time, timestamp, timestamptz or \
+                          timestamp_ns";
+
 /// How tables of text are read by all cores, if nothing is said of it.
 #[must_use]
 pub fn by_all_cores() -> TextOptions {
@@ -240,6 +414,22 @@ pub fn csv_options(said: &CsvFormat) -> Result<CsvOptions, Fault> {
         let unknown = || format!("`{said}`, expected utf-8, utf-16le, utf-16be or windows-1252");
         Encoding::of(said).ok_or_else(|| Fault::invalid_parameter("encoding", unknown()))
     };
+    let decimal_comma = match said.decimal.as_deref() {
+        None | Some("point" | ".") => false,
+        Some("comma" | ",") => true,
+        Some(other) => return Err(Fault::invalid_parameter("decimal", format!("`{other}`, expected point or comma"))),
+    };
+    let dates = match said.dates.as_deref() {
+        None | Some("iso") => DateOrder::Iso,
+        Some("day-first") => DateOrder::DayFirst,
+        Some("month-first") => DateOrder::MonthFirst,
+        Some(other) => return Err(Fault::invalid_parameter("dates", format!("`{other}`, expected iso, day-first or month-first"))),
+    };
+    let kind = |(name, kind): (&String, &String)| {
+        let unknown = || format!("column `{name}`: `{kind}` is no type, expected {TYPE_NAMES}");
+        let kind = Kind::named(kind).ok_or_else(|| Fault::invalid_parameter("column_types", unknown()))?;
+        Ok::<_, Fault>((name.clone(), kind))
+    };
     let all_text = match said.types.as_deref() {
         None | Some("guess") => false,
         Some("text") => true,
@@ -254,5 +444,9 @@ pub fn csv_options(said: &CsvFormat) -> Result<CsvOptions, Fault> {
         nulls: said.nulls.clone(),
         encoding: said.encoding.as_ref().map(encoding).transpose()?,
         all_text,
+        padded: said.null_padding == Some(true),
+        decimal_comma,
+        dates,
+        kinds: said.column_types.iter().flatten().map(kind).collect::<Result<_, _>>()?,
     })
 }

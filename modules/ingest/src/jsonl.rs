@@ -21,7 +21,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::csv::TextOptions;
-use crate::lattice::{Facts, Keys, Kind, tally};
+use crate::lattice::{Keys, Kind, tally};
 use crate::passes::pieces::{LastRecord, Pieces};
 use crate::passes::{self, BATCH_ROWS, Input, Open, PIECE_BYTES, Piece, PieceRows, Quarantine, Table, Take};
 use rows::{Column, Notice, Reading};
@@ -218,22 +218,16 @@ pub fn read(
         return Err(invalid(TableError::NoKeys { path: (*first).to_owned() }));
     }
     let columns = seen.keys.iter().zip(&kinds).map(|((name, facts), (_, kind))| (name, facts, kind));
-    let mut notes = tally::notes(columns, paths, true);
-    notes.extend(kept_notes(&seen.keys, &kinds));
+    let mut notes = match how.explain {
+        true => columns.map(|(name, facts, kind)| tally::reason(name, facts, kind, paths)).collect(),
+        false => tally::notes(columns, paths, true),
+    };
+    notes.extend(tally::kept_notes(seen.keys.iter().zip(&kinds).map(|((name, facts), (_, kind))| (name, facts, kind))));
     if let Some((key, file, row)) = seen.twice_first {
         let file = paths.get(file).map(|path| path.display().to_string()).unwrap_or_default();
         notes.push(format!("{} objects have a key twice, such as `{key}` ({file} row {row}): its last value was read", seen.twice));
     }
     Ok(notes)
-}
-
-/// Types that columns keep, though all that was read has another.
-fn kept_notes(keys: &Keys, kinds: &[(String, Kind)]) -> Vec<String> {
-    let other = |((name, facts), (_, kind)): ((&str, &Facts), &(String, Kind))| {
-        let own = facts.kind().arrow();
-        (own != kind.arrow()).then(|| format!("column `{name}` keeps its type {}; read as a new dataset it is {own}", kind.arrow()))
-    };
-    keys.iter().zip(kinds).filter_map(other).take(tally::NOTES_MAX).collect()
 }
 
 #[cfg(test)]

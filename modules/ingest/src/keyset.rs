@@ -17,7 +17,7 @@ use crate::dsn::Dsn;
 use crate::run::Progress;
 use crate::sink::Place;
 use crate::table::{ReadError, ReadOptions, TableRead, TableSource};
-use crate::window::Window;
+use crate::window::{Reach, Window};
 
 /// Rows a part unless said: some seconds' work.
 pub const CHUNK_ROWS: u64 = 500_000;
@@ -199,7 +199,7 @@ impl Keyset {
             progress.send_modify(|p| p.rows = rows);
         }
         loop {
-            let window = Window { column: self.key.clone(), since: at.last.clone(), lag: 0, rows: Some(self.rows) };
+            let window = Window { column: self.key.clone(), since: at.last.clone(), lag: 0, rows: Some(self.rows), ..Window::default() };
             let how = ReadOptions { window: Some(window), parallel: 1, ..self.how.clone() };
             let part = Place { first_part: at.objects.len(), ..place.clone() };
             let done = (self.read)(&self.dsn, &self.what, &how, &part, progress, cancel)?;
@@ -219,8 +219,9 @@ impl Keyset {
             at.input = done.input;
             // A table without rows is one object all the same.
             at.objects.extend(done.objects.into_iter().filter(|o| o.rows > 0 || first));
-            let Some(bound) = done.bound else {
-                return Ok(TableRead { objects: at.objects, columns: at.columns, notes, input: at.input, parallel: 1, bound: None });
+            let Some(bound) = done.reach.bound else {
+                let reach = Reach::default();
+                return Ok(TableRead { objects: at.objects, columns: at.columns, notes, input: at.input, parallel: 1, reach });
             };
             at.last = Some(bound);
             self.book.write(&at)?;

@@ -38,7 +38,7 @@ pub(crate) const DEPTH_MAX: usize = 16;
 /// Digits of the narrower decimal, which Parquet keeps in 64 bits.
 const SHORT_DECIMAL: u8 = 18;
 /// What stands for a value that is missing, in a column of something else.
-const ABSENT: [&str; 7] = ["NA", "N/A", "n/a", "#N/A", "NULL", "null", "\\N"];
+pub(crate) const ABSENT: [&str; 7] = ["NA", "N/A", "n/a", "#N/A", "NULL", "null", "\\N"];
 
 /// A value as it is told by its text.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -161,6 +161,69 @@ impl Kind {
             DataType::Utf8 => Self::Text,
             _ => return None,
         })
+    }
+
+    /// The type that a person names so.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let name = name.trim().to_ascii_lowercase();
+        if let Some(digits) = name.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')')) {
+            let (precision, scale) = digits.split_once(',').unwrap_or((digits, "0"));
+            let (precision, scale) = (precision.trim().parse::<u8>().ok()?, scale.trim().parse::<u8>().ok()?);
+            let is_one = (1..=DECIMAL_DIGITS).contains(&u32::from(precision)) && scale <= precision;
+            return is_one.then_some(Self::Decimal(precision, scale));
+        }
+        Some(match name.as_str() {
+            "text" | "string" | "varchar" | "utf8" => Self::Text,
+            "int64" | "int" | "integer" | "bigint" => Self::Int,
+            "uint64" | "ubigint" => Self::UInt,
+            "float64" | "float" | "double" => Self::Float,
+            "boolean" | "bool" => Self::Bool,
+            "date" => Self::Date,
+            "time" => Self::Time,
+            "timestamp" => Self::Stamp { zoned: false, fine: false },
+            "timestamptz" => Self::Stamp { zoned: true, fine: false },
+            "timestamp_ns" => Self::Stamp { zoned: false, fine: true },
+            _ => return None,
+        })
+    }
+
+    /// What a value is where a column is said to be of this type: zeros before a number are no part of it, and 0 and 1 are truths.
+    pub(crate) fn meant(&self, value: Value, text: &str) -> Value {
+        match (self, value) {
+            (Self::Int | Self::UInt | Self::Float | Self::Decimal(..), Value::Coded) => {
+                let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
+                let digits = digits.trim_start_matches('0');
+                let digits = if digits.starts_with(|c: char| c.is_ascii_digit()) { digits.to_owned() } else { format!("0{digits}") };
+                Number::scan(format!("{sign}{digits}").as_bytes()).map_or(value, Value::Number)
+            }
+            (Self::Bool, Value::Number(number)) => match number.int() {
+                Some(0) => Value::Bool(false),
+                Some(1) => Value::Bool(true),
+                _ => value,
+            },
+            _ => value,
+        }
+    }
+
+    /// Whether it holds a value exactly, which is then pushed to its cells.
+    pub(crate) fn holds(&self, value: &Value) -> bool {
+        match (self, value) {
+            (_, Value::Null | Value::Absent) | (Self::Text, _) | (Self::Bool, Value::Bool(_)) => true,
+            (Self::Int, Value::Number(number)) => number.int().is_some(),
+            (Self::UInt, Value::Number(number)) => number.uint().is_some(),
+            (Self::Float, Value::Number(number)) => number.is_double(),
+            (Self::Float, Value::Special(_)) | (Self::Date, Value::Moment(Moment::Date(_))) => true,
+            (Self::Time, Value::Moment(Moment::Time(_))) => true,
+            (Self::Decimal(precision, scale), Value::Number(number)) => {
+                let held = number.decimal_digits().is_some_and(|(before, after)| after <= *scale && before + *scale <= *precision);
+                held && number.unscaled(*scale).is_some()
+            }
+            (Self::Stamp { zoned, fine }, Value::Moment(moment)) => {
+                let stamp = cells::stamp(*moment, *zoned);
+                stamp.and_then(|stamp| if *fine { stamp.nanos() } else { stamp.micros() }).is_some()
+            }
+            _ => false,
+        }
     }
 
     /// The fields of a struct, or of a table.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::{ArrowError, Fields, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 use brahman_card::interface::catalog::Object;
 use parquet::arrow::ProjectionMask;
@@ -49,8 +49,13 @@ pub enum MergeError {
     #[error("more than {KEYS_MAX} rows have changed: read the table whole, with mode full")]
     TooMany,
     /// Old and new rows have other columns.
-    #[error("the table's columns have changed since it was last read: read it whole, with mode full")]
-    ColumnsChanged,
+    #[error(
+        "the table's columns have changed since it was last read ({what}): read it whole, with mode full, and they are what they are now"
+    )]
+    ColumnsChanged {
+        /// Which, and how.
+        what: String,
+    },
 }
 
 impl From<MergeError> for ReadError {
@@ -134,6 +139,26 @@ fn batches(path: &Path, only: Option<&[String]>) -> Result<(SchemaRef, Batches),
     Ok((schema, builder.with_projection(mask).build().map_err(broken)?))
 }
 
+/// How columns differ, in words, if they do. What is only said of them (the source's own name of a type) is no difference.
+fn changes(old: &Fields, new: &Fields) -> Option<String> {
+    if old.iter().map(|field| (field.name(), field.data_type())).eq(new.iter().map(|field| (field.name(), field.data_type()))) {
+        return None;
+    }
+    let of = |fields: &Fields, name: &str| fields.find(name).map(|(_, field)| field.data_type().clone());
+    let names = old.iter().chain(new.iter().filter(|field| of(old, field.name()).is_none())).map(|field| field.name().as_str());
+    let said = names.filter_map(|name| match (of(old, name), of(new, name)) {
+        (Some(was), Some(now)) if was != now => Some(format!("`{name}` was {was} and is {now}")),
+        (Some(_), None) => Some(format!("`{name}` is gone")),
+        (None, Some(now)) => Some(format!("`{name}` ({now}) is new")),
+        _ => None,
+    });
+    let said: Vec<String> = said.take(CHANGES_NAMED).collect();
+    Some(if said.is_empty() { "their order".to_owned() } else { said.join(", ") })
+}
+
+/// Changed columns that are named.
+const CHANGES_NAMED: usize = 10;
+
 fn going_on(cancel: &CancellationToken) -> Result<(), ReadError> {
     if cancel.is_cancelled() { Err(ReadError::Cancelled) } else { Ok(()) }
 }
@@ -166,8 +191,8 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
     for object in old {
         going_on(cancel)?;
         let (its, mut rows) = batches(&object.local(), Some(key))?;
-        if schema.as_ref().is_some_and(|new| new.fields() != its.fields()) {
-            return Err(MergeError::ColumnsChanged.into());
+        if let Some(what) = schema.as_ref().and_then(|new| changes(its.fields(), new.fields())) {
+            return Err(MergeError::ColumnsChanged { what }.into());
         }
         let mut hit = false;
         while let Some(batch) = rows.next().filter(|_| !hit && !replacing.is_empty()) {
@@ -202,3 +227,22 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
 
 /// Parts from here on were written anew; a run's own workers are never that many.
 const REWRITTEN: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    #[test]
+    fn changed_columns_are_named() {
+        let fields = |of: &[(&str, DataType)]| of.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Fields>();
+        let old = fields(&[("id", DataType::Int32), ("v", DataType::Utf8)]);
+        assert_eq!(changes(&old, &old), None);
+        let said = old.iter().map(|field| field.as_ref().clone().with_metadata([("source_type", "x")]));
+        assert_eq!(changes(&old, &said.collect()), None, "a type that only has another name");
+        assert_eq!(changes(&old, &fields(&[("v", DataType::Utf8), ("id", DataType::Int32)])).as_deref(), Some("their order"));
+        let new = fields(&[("id", DataType::Int64), ("w", DataType::Date32)]);
+        assert_eq!(changes(&old, &new).as_deref(), Some("`id` was Int32 and is Int64, `v` is gone, `w` (Date32) is new"));
+    }
+}

@@ -23,6 +23,7 @@ use crate::dsn::Dsn;
 use crate::run::Progress;
 use crate::sink::{Place, Sink};
 use crate::table::{HeldTables, ReadError, ReadOptions, TableName, TableRead, TableSet, TableSource};
+use crate::window::Reach;
 
 /// Rows unless the DSN says otherwise.
 const ROWS: u64 = 1000;
@@ -245,7 +246,7 @@ pub fn read(
         notes: vec![format!("synthetic rows of seed {seed}: no database was asked")],
         input: format!("mock://brahman/synthetic?seed={seed}&rows={rows}"),
         parallel: 1,
-        bound: None,
+        reach: Reach::default(),
     })
 }
 

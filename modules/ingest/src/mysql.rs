@@ -30,7 +30,7 @@ use crate::sink::{Place, Sink};
 use crate::table::{
     self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead, TableSet, TableSource, connected, patiently,
 };
-use crate::window::Dialect;
+use crate::window::{Dialect, Reach, Standing, WindowError};
 use decode::{Rows, arrow_type};
 use shared::Division;
 
@@ -232,7 +232,7 @@ pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &Cancellatio
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let names: Vec<String> = runtime.block_on(async {
         let mut conn = server.connected(how, cancel).await?;
-        let list = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_type = 'BASE TABLE' ORDER BY 1";
+        let list = "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY 1";
         let names = conn.exec(list, (schema,)).await.map_err(|e| server.said("listing the database's tables", &e))?;
         let _ = conn.disconnect().await;
         Ok::<_, ReadError>(names)
@@ -254,8 +254,8 @@ struct Plan {
     /// As the server writes them, by column.
     source_types: HashMap<String, String>,
     notes: Vec<String>,
-    /// The last value of the window, if it has rows.
-    bound: Option<String>,
+    /// How far the window goes.
+    reach: Reach,
     /// How the table could be divided.
     divisible: Option<shared::Divisible>,
 }
@@ -264,6 +264,8 @@ struct Plan {
 async fn settle(server: &Server, conn: &mut Conn, how: &ReadOptions) -> Result<(), ReadError> {
     for set in [
         "SET time_zone = '+00:00'".to_owned(),
+        // CHAR columns as they are everywhere else; commas that are left between two words mean nothing.
+        "SET SESSION sql_mode = (SELECT REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', ''))".to_owned(),
         format!("SET net_write_timeout = {}", how.deadline.as_secs()),
         "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
     ] {
@@ -288,7 +290,7 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
                 input: format!("{address}/{}?query", database.unwrap_or_default()),
                 source_types: HashMap::new(),
                 notes: Vec::new(),
-                bound: None,
+                reach: Reach::default(),
                 divisible: None,
             });
         }
@@ -305,18 +307,39 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
         )
     });
     let full = format!("{}.{}", quoted(&found.schema), quoted(&found.name));
-    let (mut bound, mut condition) = (None, String::new());
+    let mut notes: Vec<String> = note.iter().cloned().collect();
+    let (mut reach, mut condition) = (Reach::default(), String::new());
     if let Some(window) = &how.window {
         let Some((name, kind)) = types.iter().find(|(name, _)| *name == window.column) else {
             let input = format!("{}.{}", found.schema, found.name);
             return Err(AskError::NoColumn { input, column: window.column.clone() }.into());
         };
-        window.check(Dialect::Mysql, kind)?;
+        let (dialect, doing) = (Dialect::Mysql, "asking how far to read");
+        window.check(dialect, kind)?;
         let column = quoted(name);
+        let mut counts = [0_u64; 3];
+        for (count, query) in counts.iter_mut().zip(window.standing_queries(dialect, &column, kind, &full)) {
+            if let Some(query) = query {
+                *count = conn.query_first(query).await.map_err(said(doing))?.unwrap_or(0);
+            }
+        }
+        let [strays, far, ties] = counts;
+        let cut = window.cut(Standing { strays, far, ties })?;
         let last: Option<Option<String>> =
-            conn.query_first(window.bound_query(Dialect::Mysql, &column, kind, &full)).await.map_err(said("asking how far to read"))?;
-        bound = last.flatten();
-        condition = window.condition(Dialect::Mysql, &column, kind, bound.as_deref());
+            conn.query_first(window.bound_query(dialect, &column, kind, &full, &cut)).await.map_err(said(doing))?;
+        let bound = last.flatten();
+        let ties = match &bound {
+            None => window.since.as_ref().map(|_| ties),
+            Some(bound) => {
+                let equal = window.equals_query(dialect, &column, kind, &full, bound);
+                let equal: Option<u64> = conn.query_first(equal).await.map_err(said(doing))?;
+                let inexact = || WindowError::Inexact { column: window.column.clone(), bound: bound.clone() };
+                Some(equal.filter(|equal| *equal > 0).ok_or_else(inexact)?)
+            }
+        };
+        condition = window.condition(dialect, &column, kind, bound.as_deref(), &cut);
+        notes.extend(cut.note);
+        reach = Reach { bound, ties, strays: Some(strays) };
     }
     let divisible = match found.engine.is_some() && note.is_none() && how.window.is_none() && how.parallel > 1 {
         true => shared::divisible(server, conn, &found, &full).await?,
@@ -327,8 +350,8 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
         ranges: vec![condition],
         input: format!("{address}/{}.{}", found.schema, found.name),
         source_types: types.into_iter().collect(),
-        notes: note.into_iter().collect(),
-        bound,
+        notes,
+        reach,
         divisible,
     })
 }
@@ -401,7 +424,7 @@ fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> TableRead {
         }
     }
     let objects = outcomes.into_iter().filter_map(|outcome| outcome.object).collect();
-    TableRead { objects, columns, notes: plan.notes.clone(), input: plan.input.clone(), parallel, bound: plan.bound.clone() }
+    TableRead { objects, columns, notes: plan.notes.clone(), input: plan.input.clone(), parallel, reach: plan.reach.clone() }
 }
 
 /// One connection's part of a read.

@@ -4,7 +4,10 @@
 //! what has no common type is refused by column, file and both types before the first row; every row that a footer tells of is read; no
 //! file makes a reader panic.
 
-use std::collections::{HashMap, HashSet};
+mod int96;
+mod partitions;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,10 +17,13 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
 
+use crate::csv::ApartError;
 use crate::passes::{Open, Take};
+use int96::Reach;
+use partitions::Partitions;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -52,6 +58,14 @@ enum Flaw {
     Rows { read: u64, rows: u64 },
     #[error("its columns changed while it was read")]
     Changed,
+    #[error(transparent)]
+    Apart(#[from] ApartError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(
+        "column `{column}` has timestamps of 96 bits which neither nanoseconds nor microseconds of 64 bits hold: write it as two columns"
+    )]
+    TooFar { column: String },
     #[error("the reader gave up: {words}")]
     Panic { words: String },
 }
@@ -60,12 +74,31 @@ enum Flaw {
 ///
 /// # Errors
 /// If a file cannot be read, or its columns do not go with those of the others, with its path.
-pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) -> io::Result<Vec<String>> {
-    let (schema, notes) = common(paths)?;
-    open(Arc::clone(&schema))?;
-    for path in paths {
+pub(crate) fn read(
+    files: &[crate::source::File],
+    (union, kept): (Option<bool>, Option<&Schema>),
+    open: &mut Open<'_>,
+    take: &mut Take<'_>,
+) -> io::Result<Vec<String>> {
+    let paths: Vec<&Path> = files.iter().map(|file| file.path.as_path()).collect();
+    let far = far(&paths)?;
+    let (schema, mut notes) = common(&paths, &far, union)?;
+    let schema = keeping(schema, kept, &mut notes);
+    let own: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let (partitions, words) = Partitions::of(files, &own);
+    notes.extend(words);
+    let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).chain(partitions.fields()).collect();
+    let whole = match partitions.is_empty() {
+        true => Arc::clone(&schema),
+        false => Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())),
+    };
+    notes.extend(far.iter().take(NOTES_MAX).map(|column| {
+        format!("column `{column}` has timestamps outside the years 1677 to 2262, which nanoseconds do not hold: it is microseconds")
+    }));
+    open(Arc::clone(&whole))?;
+    for (file, path) in paths.iter().enumerate() {
         let bad = |flaw| bad(path, flaw);
-        let (builder, length) = opened(path)?;
+        let (builder, length) = opened(path, &far)?;
         // The footer's own sum may be wrong where those of its row groups are right.
         let of_groups: i64 = builder.metadata().row_groups().iter().map(|group| group.num_rows().max(0)).fold(0, i64::saturating_add);
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows().max(of_groups)).unwrap_or(0);
@@ -76,7 +109,8 @@ pub(crate) fn read(paths: &[&Path], open: &mut Open<'_>, take: &mut Take<'_>) ->
             read += batch.num_rows() as u64;
             let bytes = length * batch.num_rows() as u64 / rows.max(1);
             let is_placed = batch.schema_ref().fields() == schema.fields();
-            take(if is_placed { batch } else { placed(&batch, &schema, &places).map_err(bad)? }, bytes)?;
+            let batch = if is_placed { batch } else { placed(&batch, &schema, &places).map_err(bad)? };
+            take(if partitions.is_empty() { batch } else { beside(&batch, &whole, &partitions, file).map_err(bad)? }, bytes)?;
         }
         if read != rows {
             return Err(bad(Flaw::Rows { read, rows }));
@@ -89,12 +123,34 @@ fn bad(path: &Path, flaw: Flaw) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, FileError { path: path.to_owned(), flaw })
 }
 
-/// A file's reader, and its length in bytes.
-fn opened(path: &Path) -> io::Result<(ParquetRecordBatchReaderBuilder<File>, u64)> {
+/// A file's reader, with microseconds for the timestamps of 96 bits in the columns that are `far`, and its length in bytes.
+fn opened(path: &Path, far: &BTreeSet<String>) -> io::Result<(ParquetRecordBatchReaderBuilder<File>, u64)> {
     let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    let builder = caught(|| ParquetRecordBatchReaderBuilder::try_new(file).map_err(Flaw::Parquet)).map_err(|flaw| bad(path, flaw))?;
-    Ok((builder, length))
+    let (length, again) = (file.metadata()?.len(), file.try_clone()?);
+    let builder = caught(|| {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        let Some(schema) = int96::coarser(builder.schema(), builder.parquet_schema(), far) else { return Ok(builder) };
+        let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(builder.metadata()), options)?;
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(again, metadata))
+    });
+    Ok((builder.map_err(|flaw| bad(path, flaw))?, length))
+}
+
+/// Columns of 96 bits with timestamps that nanoseconds do not hold, in any file.
+fn far(paths: &[&Path]) -> io::Result<BTreeSet<String>> {
+    let mut all: BTreeMap<String, Reach> = BTreeMap::new();
+    for path in paths {
+        let file = File::open(path)?;
+        for (column, seen) in caught(|| int96::look(file).map_err(Flaw::Parquet)).map_err(|flaw| bad(path, flaw))? {
+            let reach = all.entry(column.clone()).or_default();
+            reach.join(seen);
+            if reach.is_lost() {
+                return Err(bad(path, Flaw::TooFar { column }));
+            }
+        }
+    }
+    Ok(all.into_iter().filter(|(_, reach)| reach.far).map(|(column, _)| column).collect())
 }
 
 /// What the library does with bytes of anybody's making: where it panics, the file is to blame and not the run.
@@ -106,12 +162,12 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Flaw>) -> Result<T, Flaw> {
 }
 
 /// The schema of all files together, by their footers.
-fn common(paths: &[&Path]) -> io::Result<(SchemaRef, Vec<String>)> {
+fn common(paths: &[&Path], far: &BTreeSet<String>, union: Option<bool>) -> io::Result<(SchemaRef, Vec<String>)> {
     let mut all: Option<SchemaRef> = None;
     let (mut fields, mut known): (Vec<Field>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
     let (mut other, mut wider): (Vec<&Path>, Vec<String>) = (Vec::new(), Vec::new());
     for path in paths {
-        let (builder, _) = opened(path)?;
+        let (builder, _) = opened(path, far)?;
         let own = builder.schema();
         let mut names = HashSet::new();
         if let Some(twice) = own.fields().iter().find(|field| !names.insert(field.name().as_str())) {
@@ -126,6 +182,9 @@ fn common(paths: &[&Path]) -> io::Result<(SchemaRef, Vec<String>)> {
         if first.fields() == own.fields() {
             continue;
         }
+        let before: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        let here: Vec<&str> = own.fields().iter().map(|field| field.name().as_str()).collect();
+        ApartError::check(&before, &here, union).map_err(|flaw| bad(path, flaw.into()))?;
         if !first.fields().iter().map(|field| field.name()).eq(own.fields().iter().map(|field| field.name())) {
             other.push(path);
         }
@@ -168,11 +227,35 @@ fn common(paths: &[&Path]) -> io::Result<(SchemaRef, Vec<String>)> {
     Ok((schema, notes))
 }
 
+/// The schema with the types that the dataset's columns have already, where those hold every value.
+fn keeping(schema: SchemaRef, kept: Option<&Schema>, notes: &mut Vec<String>) -> SchemaRef {
+    let Some(kept) = kept else { return schema };
+    let mut said = Vec::new();
+    let keep = |field: &Arc<Field>| {
+        let before = kept.field_with_name(field.name()).ok().map(Field::data_type);
+        let before = before.filter(|before| *before != field.data_type() && joined(before, field.data_type()).as_ref() == Some(*before));
+        before.map_or_else(
+            || field.as_ref().clone(),
+            |before| {
+                let name = field.name();
+                said.push(format!("column `{name}` keeps its type {before}; read as a new dataset it is {}", field.data_type()));
+                field.as_ref().clone().with_data_type(before.clone())
+            },
+        )
+    };
+    let fields: Vec<Field> = schema.fields().iter().map(keep).collect();
+    if said.is_empty() {
+        return schema;
+    }
+    notes.extend(said.into_iter().take(NOTES_MAX));
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
 /// The narrowest type that holds every value of both, bit for bit.
 fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
     use DataType::{
         Binary, BinaryView, Decimal128, Dictionary, Float16, Float32, Float64, Int8, Int16, Int32, Int64, LargeBinary, LargeUtf8, Null,
-        UInt8, UInt16, UInt32, UInt64, Utf8, Utf8View,
+        Timestamp, UInt8, UInt16, UInt32, UInt64, Utf8, Utf8View,
     };
     // Bits of a whole number, and whether it has a sign.
     let whole = |of: &DataType| match of {
@@ -236,6 +319,8 @@ fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
         }
         (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => Some(LargeUtf8),
         (Binary | LargeBinary | BinaryView, Binary | LargeBinary | BinaryView) => Some(LargeBinary),
+        // The finer unit; a value that it does not hold is an error where it is met.
+        (Timestamp(a, zone), Timestamp(b, other)) if zone == other => Some(Timestamp(*a.max(b), zone.clone())),
         _ => None,
     }
 }
@@ -263,14 +348,23 @@ fn placed(batch: &RecordBatch, schema: &SchemaRef, places: &[Option<usize>]) -> 
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
 }
 
+/// The same rows with the columns that the file's folders are named after.
+fn beside(batch: &RecordBatch, schema: &SchemaRef, partitions: &Partitions, file: usize) -> Result<RecordBatch, Flaw> {
+    let columns = batch.columns().iter().cloned().chain(partitions.columns(file, batch.num_rows())?).collect();
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
+}
+
 #[cfg(test)]
 mod tests {
     use arrow_array::cast::AsArray;
-    use arrow_array::types::Int64Type;
+    use arrow_array::types::{Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
     use arrow_array::{Int32Array, Int64Array, StringArray};
     use parquet::arrow::ArrowWriter;
     use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+    use parquet::data_type::{Int96, Int96Type};
     use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
     use proptest::prelude::*;
 
     use super::*;
@@ -289,7 +383,8 @@ mod tests {
 
     fn rows(paths: &[PathBuf]) -> io::Result<(Vec<RecordBatch>, Vec<String>)> {
         let (mut schemas, mut batches) = (Vec::new(), Vec::new());
-        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        let file = |path: &PathBuf| crate::source::File { path: path.clone(), id: crate::source::path_text(path) };
+        let files: Vec<crate::source::File> = paths.iter().map(file).collect();
         let mut open = |schema| {
             schemas.push(schema);
             Ok(())
@@ -298,7 +393,7 @@ mod tests {
             batches.push(batch);
             Ok(())
         };
-        let notes = read(&paths, &mut open, &mut take)?;
+        let notes = read(&files, (None, None), &mut open, &mut take)?;
         assert!(schemas.len() == 1 && batches.iter().all(|batch| batch.schema_ref().fields() == schemas[0].fields()));
         Ok((batches, notes))
     }
@@ -347,6 +442,30 @@ mod tests {
     }
 
     #[test]
+    fn a_column_keeps_its_type_if_that_holds_what_is_there() {
+        let schema = |kind: DataType| Arc::new(Schema::new(vec![Field::new("id", kind, true)]));
+        let mut notes = Vec::new();
+        let kept = keeping(schema(DataType::Int32), Some(&schema(DataType::Int64)), &mut notes);
+        assert_eq!((kept.field(0).data_type(), notes.len()), (&DataType::Int64, 1), "{notes:?}");
+        let wider = keeping(schema(DataType::Utf8), Some(&schema(DataType::Int64)), &mut notes);
+        assert_eq!((wider.field(0).data_type(), notes.len()), (&DataType::Utf8, 1));
+    }
+
+    #[test]
+    fn folders_that_are_named_after_a_column_are_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let number = || vec![("id", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)];
+        let paths = ["y=2023", "y=2024"].map(|name| {
+            std::fs::create_dir(folder.path().join(name)).expect("made");
+            write(folder.path(), &format!("{name}/a.parquet"), number(), Compression::SNAPPY)
+        });
+        let (batches, notes) = rows(&paths).expect("read");
+        let years: Vec<i64> = batches.iter().flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values().to_vec()).collect();
+        assert_eq!(years, [2023, 2023, 2024, 2024]);
+        assert!(notes.iter().any(|note| note.ends_with("names: y")), "{notes:?}");
+    }
+
+    #[test]
     fn what_has_no_common_type_is_refused_by_name_and_before_a_row() {
         let folder = tempfile::tempdir().expect("a folder");
         let number = || vec![("id", Arc::new(Int32Array::from(vec![1])) as ArrayRef)];
@@ -360,6 +479,48 @@ mod tests {
         let twice = || Arc::new(Int32Array::from(vec![1])) as ArrayRef;
         let path = write(folder.path(), "3.parquet", vec![("a", twice()), ("a", twice())], Compression::UNCOMPRESSED);
         assert!(refusal(&[path]).contains("two columns are called `a`"));
+    }
+
+    /// A file with a column of timestamps of 96 bits: Julian days and nanoseconds of them.
+    fn write_old(folder: &Path, name: &str, values: &[(u32, u64)]) -> PathBuf {
+        let path = folder.join(name);
+        let schema = parquet::schema::parser::parse_message_type("message m { required int96 a; }").expect("a schema");
+        let properties = Arc::new(WriterProperties::builder().build());
+        let file = File::create(&path).expect("created");
+        let mut writer = SerializedFileWriter::new(file, Arc::new(schema), properties).expect("a writer");
+        let mut group = writer.next_row_group().expect("a row group");
+        let mut column = group.next_column().expect("next").expect("a column");
+        let value = |(day, nanos): &(u32, u64)| {
+            let mut value = Int96::new();
+            value.set_data((*nanos & 0xffff_ffff) as u32, (*nanos >> 32) as u32, *day);
+            value
+        };
+        column.typed::<Int96Type>().write_batch(&values.iter().map(value).collect::<Vec<_>>(), None, None).expect("written");
+        column.close().expect("closed");
+        group.close().expect("closed");
+        writer.close().expect("closed");
+        path
+    }
+
+    #[test]
+    fn timestamps_of_96_bits_are_read_wherever_they_are_or_refused_by_name() {
+        use arrow_schema::TimeUnit::{Microsecond, Nanosecond};
+        let folder = tempfile::tempdir().expect("a folder");
+        // 1970-01-01 with a nanosecond, the same day with a microsecond, and 9999-12-31 at midnight.
+        let (fine, near, far) = ((2_440_588, 1), (2_440_588, 1000), (5_373_484, 0));
+        let one = write_old(folder.path(), "1.parquet", &[fine, near]);
+        let two = write_old(folder.path(), "2.parquet", &[near, far]);
+        let three = write_old(folder.path(), "3.parquet", &[near]);
+        let (batches, notes) = rows(std::slice::from_ref(&one)).expect("read");
+        assert_eq!((batches[0].column(0).data_type(), notes.len()), (&DataType::Timestamp(Nanosecond, None), 0));
+        assert_eq!(batches[0].column(0).as_primitive::<TimestampNanosecondType>().values(), &[1, 1000]);
+        let (batches, notes) = rows(&[three, two.clone()]).expect("read");
+        assert_eq!(batches[0].column(0).data_type(), &DataType::Timestamp(Microsecond, None));
+        assert_eq!(batches[1].column(0).as_primitive::<TimestampMicrosecondType>().values(), &[1, 253_402_214_400_000_000]);
+        assert!(notes[0].contains("`a`") && notes[0].contains("microseconds"), "{notes:?}");
+        assert!(refusal(&[one, two]).contains("column `a`"));
+        let beyond = write_old(folder.path(), "4.parquet", &[(u32::MAX / 2, 0)]);
+        assert!(refusal(&[beyond]).contains("column `a`"));
     }
 
     proptest! {

@@ -59,7 +59,7 @@ pub(crate) enum Piece {
     /// Whole records.
     Records(Vec<u8>),
     /// A record that cannot be read, and why.
-    Bad(&'static str),
+    Bad(String),
 }
 
 /// What came of a piece.
@@ -233,7 +233,7 @@ fn work<T: Table>(waiting: &Mutex<Receiver<Job<T::Dialect>>>, results: &Sender<P
         let parsed = guarded("parsing a piece", || match piece {
             Piece::Bad(why) => {
                 let mut rows = PieceRows { records: 1, ..PieceRows::new(0) };
-                rows.bad(why.to_owned());
+                rows.bad(why);
                 Ok(rows)
             }
             Piece::Records(bytes) => table.parse(&dialect, &bytes, !wider.load(Ordering::Relaxed)),

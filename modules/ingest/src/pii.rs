@@ -4,7 +4,7 @@
 //! [`checks`] its check digits; [`names`] what a column's name says. This file weighs them.
 //!
 //! Invariants: a report holds no value, only shapes; a column of which too little was seen is never called clean; a name
-//! alone is only ever "possible".
+//! alone is only ever "possible"; a column of a type that is not looked at says so.
 
 pub mod checks;
 pub mod entities;
@@ -17,12 +17,14 @@ use entities::{Class, ENTITIES, Entity};
 use sample::{Kind, Sample};
 
 /// Name and version of the rules, in every report: figures of different versions do not compare.
-pub const DETECTOR: &str = "brahman-pii/1";
+pub const DETECTOR: &str = "brahman-pii/2";
 
 /// Fewer distinct values say nothing.
 const SAMPLE_MIN: usize = 50;
 /// A tenth of random digits pass a check digit; four fifths do not.
 const CHECKSUM_SHARE: f64 = 0.8;
+/// Values that have to be there before a share of them says something.
+const POSSIBLE_MIN: usize = 2;
 /// A column of e-mail addresses with some junk among them is still one.
 const FORMAT_SHARE: f64 = 0.5;
 /// Of telephone numbers, people write a good part bare.
@@ -63,10 +65,12 @@ pub fn both(old: Option<&PiiReport>, new: Option<PiiReport>) -> Option<PiiReport
     Some(new)
 }
 
-/// What is said of every column that was looked at, in their order.
+/// What is said of every column, in their order; of one without a sample, that it was not looked at.
 #[must_use]
-pub fn report(samples: &[(String, Sample)]) -> PiiReport {
-    PiiReport { detector: DETECTOR.to_owned(), columns: samples.iter().map(|(name, sample)| judge(name, sample)).collect() }
+pub fn report(samples: &[(String, Option<Sample>)]) -> PiiReport {
+    let unseen = |name: &String| PiiColumn { column: name.clone(), status: "not_looked_at".to_owned(), ..PiiColumn::default() };
+    let judged = |(name, sample): &(String, Option<Sample>)| sample.as_ref().map_or_else(|| unseen(name), |sample| judge(name, sample));
+    PiiReport { detector: DETECTOR.to_owned(), columns: samples.iter().map(judged).collect() }
 }
 
 /// What is said of one column.
@@ -88,11 +92,15 @@ pub fn judge(name: &str, sample: &Sample) -> PiiColumn {
     findings.retain(|(sure, _)| *sure || !found);
     findings.truncate(FINDINGS_MAX);
     let free_text = if found { Vec::new() } else { densities(&values) };
-    let status = match (found, values.len() < SAMPLE_MIN, findings.is_empty() && free_text.is_empty()) {
+    let is_seen = findings.iter().any(|(_, finding)| finding.matched > 0) || free_text.iter().any(|of| entities::is_secret(&of.entity));
+    // What was only looked at in part is not clean either.
+    let is_thin = values.len() < SAMPLE_MIN || (sample.is_partial() && findings.is_empty() && free_text.is_empty());
+    let status = match (found, is_seen, is_thin, findings.is_empty() && free_text.is_empty()) {
         (true, ..) => "found",
-        (false, true, _) => "insufficient_sample",
-        (false, false, false) => "possible",
-        (false, false, true) => "clean",
+        (false, true, ..) => "possible",
+        (false, false, true, _) => "insufficient_sample",
+        (false, false, false, false) => "possible",
+        (false, false, false, true) => "clean",
     };
     PiiColumn {
         column: name.to_owned(),
@@ -110,7 +118,9 @@ fn weigh(entity: &Entity, seen: &entities::Evidence, of: usize, name_hit: bool, 
     let share = |n: usize| n as f64 / of.max(1) as f64;
     let enough = of >= SAMPLE_MIN;
     let (proved, matched) = match entity.class {
-        Class::Checksum => (share(seen.strong) >= CHECKSUM_SHARE, seen.strong),
+        Class::Checksum => (share(seen.strong) >= entity.proved_share(), seen.strong),
+        Class::Shared => (share(seen.strong) >= CHECKSUM_SHARE && name_hit, seen.strong),
+        Class::Secret => (seen.strong > 0 && share(seen.strong) >= FORMAT_SHARE, seen.strong),
         Class::Format => (share(seen.strong) >= FORMAT_SHARE, seen.strong),
         // Some must be written as nothing else is; the rest may be digits.
         Class::Phone => {
@@ -123,20 +133,27 @@ fn weigh(entity: &Entity, seen: &entities::Evidence, of: usize, name_hit: bool, 
         Class::Name => (false, 0),
     };
     // Weak forms of the others (a number without its dashes) need the name too.
-    let by_name = name_hit && matches!(entity.class, Class::Checksum | Class::Format) && share(seen.strong + seen.weak) >= CHECKSUM_SHARE;
+    let by_name = name_hit
+        && matches!(entity.class, Class::Checksum | Class::Shared | Class::Format)
+        && share(seen.strong + seen.weak) >= CHECKSUM_SHARE;
     let (proved, matched) = if by_name && !proved { (true, seen.strong + seen.weak) } else { (proved, matched) };
-    let sure = proved && (enough || (name_hit && of > 0) || (entity.class == Class::Checksum && matched >= 5));
+    let few = (name_hit && of > 0) || (entity.class == Class::Checksum && matched >= 5) || entity.class == Class::Secret;
+    let sure = proved && (enough || few);
     let hinted = name_hit && entity.hints(kind);
-    if !sure && !hinted {
+    // Among other things: a column half of e-mail addresses is no clean one.
+    let least = if entity.class == Class::Secret { 1 } else { POSSIBLE_MIN };
+    let partly = !sure && seen.strong >= least && entity.possible_share().is_some_and(|least| share(seen.strong) >= least);
+    let matched = if partly { seen.strong } else { matched };
+    if !sure && !hinted && !partly {
         return None;
     }
-    let value = if sure { VALUE_WEIGHT * share(matched) } else { 0.0 };
+    let value = if sure || partly { VALUE_WEIGHT * share(matched) } else { 0.0 };
     let confidence = value + if name_hit { NAME_WEIGHT } else { 0.0 };
     let finding = PiiFinding {
         entity: entity.name.to_owned(),
         confidence: (confidence * 100.0).round() / 100.0,
-        matched: if sure { matched as u64 } else { 0 },
-        checksum: sure && entity.class == Class::Checksum,
+        matched: if sure || partly { matched as u64 } else { 0 },
+        checksum: sure && matches!(entity.class, Class::Checksum | Class::Shared),
         name_hit,
     };
     Some((sure, finding))
@@ -153,8 +170,14 @@ fn shapes(values: &[&str]) -> Vec<String> {
 
 /// What stands in prose, per 1,000 values.
 fn densities(values: &[&str]) -> Vec<PiiDensity> {
-    let prose = values.iter().filter(|v| v.split_whitespace().nth(PROSE_WORDS - 1).is_some());
-    let counts = entities::within(prose.copied());
+    let is_prose = |value: &&&str| value.split_whitespace().nth(PROSE_WORDS - 1).is_some();
+    let (prose, other): (Vec<&str>, Vec<&str>) =
+        (values.iter().filter(is_prose).copied().collect(), values.iter().filter(|value| !is_prose(value)).copied().collect());
+    let mut counts = entities::within(prose.into_iter());
+    // A secret is one wherever it stands.
+    for ((name, count), (_, more)) in counts.iter_mut().zip(entities::within(other.into_iter())) {
+        *count += if entities::is_secret(name) { more } else { 0 };
+    }
     let densities = counts.into_iter().filter(|(_, n)| *n > 0).map(|(entity, n)| PiiDensity {
         entity: entity.to_owned(),
         per_1000: (n as f64 * 10_000.0 / values.len().max(1) as f64).round() / 10.0,
@@ -208,6 +231,37 @@ mod tests {
         assert_eq!(status("last_name", people), ("possible".into(), Some("person_name".into())));
         assert_eq!(status("c7", (0..100).map(|i| format!("ORD-{i:06}"))), ("clean".into(), None));
         assert_eq!(status("c7", (0..10).map(|i| format!("ORD-{i:06}"))), ("insufficient_sample".into(), None));
+    }
+
+    #[test]
+    fn a_part_of_a_column_is_possible_and_look_alikes_are_clean() {
+        let share = |n: usize| (0..1000).map(move |i| if i % 100 < n { format!("user{i}@example.org") } else { format!("ticket {i}") });
+        assert_eq!(status("contact", share(49)), ("possible".into(), Some("email".into())));
+        assert_eq!(status("contact", share(0)).0, "clean");
+        let column = judge("contact", &Sample::of_texts(share(49)));
+        assert_eq!((column.findings[0].matched, column.distinct), (490, 1000), "with the share");
+        let luhn = |body: u32| (0..10).map(|digit| format!("{body:08}{digit}")).find(|number| checks::luhn(number)).expect("one of ten");
+        let companies = || (0..300).map(|i| luhn(30_000_000 + i * 149_993));
+        assert_eq!(status("siren", companies()).0, "clean");
+        assert_eq!(status("sin", companies()), found("ca_sin"));
+        assert_eq!(status("sku", (0..300).map(|i| format!("AB{:06}C", i * 3001 % 1_000_000))).0, "clean");
+        let journals = (0..300_u32).map(|i| {
+            let body = format!("0{:06}", i * 3301 % 1_000_000);
+            let end = ('0'..='9').chain(['X']).find(|end| checks::issn(&format!("{body}{end}"))).expect("one");
+            format!("{}-{}{end}", &body[..4], &body[4..])
+        });
+        assert_eq!(status("issn", journals).0, "clean");
+        let keys =
+            |n: usize| (0..n).map(|i| format!("AKIA{}", "ABCDEFGHIJKLMNOP".replace('A', &char::from(b'A' + (i % 26) as u8).to_string())));
+        assert_eq!(status("c1", keys(3)), found("aws_access_key"), "three are enough");
+        let notes = (0..100).map(|i| if i == 7 { format!("key=AKIA{}", "QRSTUVWXYZ234567") } else { format!("nothing {i}") });
+        assert_eq!(status("c2", notes).0, "possible");
+    }
+
+    #[test]
+    fn what_is_not_looked_at_says_so() {
+        let report = report(&[("amount".to_owned(), None)]);
+        assert_eq!((report.columns[0].column.as_str(), report.columns[0].status.as_str()), ("amount", "not_looked_at"));
     }
 
     #[test]

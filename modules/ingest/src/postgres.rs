@@ -177,6 +177,6 @@ async fn coordinate(
         notes: plan.notes.clone(),
         input: plan.input.clone(),
         parallel: workers,
-        bound: plan.bound.clone(),
+        reach: plan.reach.clone(),
     })
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use brahman_card::interface::WireError as _;
 use brahman_card::interface::catalog::Watermark;
 use brahman_card::interface::ingest::{
-    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestSummary, IngestedDataset, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn,
-    WatchOut, WatchesOut,
+    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestSummary, IngestedDataset, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut,
+    WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service, chain};
@@ -23,10 +24,10 @@ use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
 use crate::rules::walk_rules;
 use crate::run::{Job, Predecessor, Progress, ReadOutcome, Runs, cancelled, rate};
 use crate::sink::Place;
-use crate::source::Format;
+use crate::source::{Format, WalkRules};
 use crate::table::{AskError, HeldTables, ReadError, ReadOptions, TableRead, TableSet, TableSource};
 use crate::watches::Watches;
-use crate::window::Window;
+use crate::window::{Reach, Window};
 use crate::{merge, mock, mysql, postgres};
 
 /// Most workers of one read.
@@ -119,14 +120,9 @@ impl IngestService {
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
-        let FilesIn { dataset, paths, format, csv, pii, bucket, no_ignore } = call.parameters()?;
-        call.allow_paths()?;
-        if paths.is_empty() {
-            return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
-        }
-        let format = Format::of(format.as_deref(), &paths).map_err(bad_source)?;
-        let csv = files::csv_options(&csv.unwrap_or_default())?;
-        let how = TextOptions { csv, ..files::by_all_cores() };
+        let ask: FilesIn = call.parameters()?;
+        let (format, how) = source_of(call, &ask).await?;
+        let FilesIn { dataset, paths, pii, bucket, no_ignore, .. } = ask;
         let (rules, note) = walk_rules(&self.runs, &dataset, format, no_ignore == Some(true)).await;
         let read = move |place: &Place, progress: &_, cancel: &_| {
             let mut done = files::read(&paths, &rules, format, &how, place, progress, cancel)?;
@@ -135,6 +131,17 @@ impl IngestService {
         };
         let job = Job { dataset, bucket, pii: pii.unwrap_or(true), ..Job::default() };
         Reply::of(&IngestOut::Done(self.runs.carry_out(Some(call), job, read).await?))
+    }
+
+    async fn explain(&self, call: &Call) -> Result<Reply, Fault> {
+        let ask: FilesIn = call.parameters()?;
+        let (format, how) = source_of(call, &ask).await?;
+        let rules = WalkRules { no_ignore: ask.no_ignore == Some(true), ..WalkRules::default() };
+        let how = TextOptions { explain: true, ..how };
+        let cancel = CancellationToken::new();
+        let _cancel_on_drop = cancel.clone().drop_guard();
+        let explained = tokio::task::spawn_blocking(move || files::explain(&ask.paths, &rules, format, &how, &cancel)).await;
+        Reply::of(&explained.map_err(|error| Fault::internal(chain(&error)))??)
     }
 
     async fn table(&self, call: &Call, schemes: &[&str], server: Server) -> Result<Reply, Fault> {
@@ -176,6 +183,7 @@ impl IngestService {
         how: ReadOptions,
     ) -> Result<IngestSummary, Fault> {
         let one = |what: &'static str, why: &str| Err(Fault::invalid_parameter(what, why.to_owned()));
+        let is_schema = ask.schema.is_some();
         let which = match (ask.tables, ask.schema) {
             (Some(tables), None) if (1..=TABLES_MAX).contains(&tables.len()) => TableSet::Tables(tables),
             (Some(_), None) => return one("tables", &format!("expected 1 to {TABLES_MAX} of them")),
@@ -201,7 +209,7 @@ impl IngestService {
             }
         }
         let how = ReadOptions { snapshot: held.snapshot.clone(), ..how };
-        let mut made: Vec<IngestedDataset> = Vec::new();
+        let (mut made, mut left_out): (Vec<IngestedDataset>, Vec<Quarantine>) = (Vec::new(), Vec::new());
         let mut sum = IngestSummary { dataset: ask.dataset.clone(), mode: Some("full".into()), ..IngestSummary::default() };
         let started = std::time::Instant::now();
         for table in &held.tables {
@@ -211,25 +219,47 @@ impl IngestService {
             };
             let (dataset, bucket) = (table.dataset(&ask.dataset), ask.bucket.clone());
             let job = Job { dataset, bucket, pii: ask.pii.unwrap_or(true), ..Job::default() };
-            let done = self.runs.carry_out(Some(call), job, read).await.map_err(|fault| {
-                let before = made.iter().map(|m| m.dataset.as_str()).collect::<Vec<_>>().join(", ");
-                let before = if before.is_empty() { "no table".to_owned() } else { before };
-                let words = format!("table {}: {}; committed before it: {before}", table.table, fault.message());
-                Fault::new(fault.name.clone(), fault.retryable(), words).with("source", table.table.clone())
-            })?;
+            let done = match self.runs.carry_out(Some(call), job, read).await {
+                Ok(done) => done,
+                // Of a schema, a table that may not be read, or cannot be, says nothing of the others.
+                Err(fault) if is_schema && fault.name == ingest::error::BadSource::NAME => {
+                    tracing::warn!(table = table.table, "left out: {}", fault.message());
+                    let reason = fault.message().to_owned();
+                    left_out.push(Quarantine { source: table.table.clone(), row: None, reason });
+                    continue;
+                }
+                Err(fault) => {
+                    let before = made.iter().map(|m| m.dataset.as_str()).collect::<Vec<_>>().join(", ");
+                    let before = if before.is_empty() { "no table".to_owned() } else { before };
+                    let words = format!("table {}: {}; committed before it: {before}", table.table, fault.message());
+                    return Err(Fault::new(fault.name.clone(), fault.retryable(), words).with("source", table.table.clone()));
+                }
+            };
             (sum.rows, sum.bytes) = (sum.rows + done.rows, sum.bytes + done.bytes);
             let (dataset, generation) = (done.dataset, done.generation.unwrap_or_default());
             made.push(IngestedDataset { dataset, generation, rows: done.rows, bytes: done.bytes });
         }
+        if made.is_empty()
+            && let Some(first) = left_out.first()
+        {
+            let words = format!("none of {} tables could be read; first {}: {}", left_out.len(), first.source, first.reason);
+            return Err(Fault::of(&ingest::error::BadSource { source: first.source.clone() }, false, words));
+        }
         let elapsed = started.elapsed();
+        let tables = if made.len() == 1 { "1 table".to_owned() } else { format!("{} tables", made.len()) };
         let note = match held.snapshot {
-            Some(_) => format!("{} tables in one snapshot", made.len()),
-            None => format!("{} tables, each in a snapshot of its own: this server cannot hold one for several connections", made.len()),
+            Some(_) => format!("{tables} in one snapshot"),
+            None => format!("{tables}, each in a snapshot of its own: this server cannot hold one for several connections"),
         };
+        let mut notes = vec![note];
+        notes.extend(left_out.iter().map(|of| format!("table {} was left out: {}", of.source, of.reason)));
+        let quarantined = Some(left_out.len() as u64).filter(|count| *count > 0);
         Ok(IngestSummary {
             rows_per_s: rate(sum.rows, elapsed),
             seconds: elapsed.as_secs_f64(),
-            notes: vec![note],
+            notes,
+            quarantined,
+            quarantine: quarantined.map(|_| left_out),
             datasets: Some(made),
             ..sum
         })
@@ -259,7 +289,15 @@ impl IngestService {
                     format!("`{cursor}`; the dataset was read by `{}`: go on with that, or read it whole with mode full", mark.column);
                 return Err(Fault::invalid_parameter("cursor", why));
             }
-            let window = Window { column: cursor.clone(), since: mark.map(|m| m.bound.clone()), lag, rows: None };
+            let window = Window {
+                column: cursor.clone(),
+                since: mark.map(|m| m.bound.clone()),
+                lag,
+                rows: None,
+                ties: mark.and_then(|m| m.ties),
+                strays: mark.and_then(|m| m.strays),
+                keyed: !key.is_empty(),
+            };
             let how = ReadOptions { window: Some(window), ..how };
             let mut done = read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?;
             if let Some(mark) = mark.filter(|mark| mark.source != done.input) {
@@ -283,8 +321,9 @@ impl IngestService {
                 }
                 _ => done.notes.push("read whole: the first run by this cursor".to_owned()),
             }
-            let bound = done.bound.take().or_else(|| mark.map(|m| m.bound.clone()));
-            let watermark = bound.map(|bound| Watermark { column: cursor.clone(), bound, source: done.input.clone() });
+            let Reach { bound, ties, strays } = std::mem::take(&mut done.reach);
+            let bound = bound.or_else(|| mark.map(|m| m.bound.clone()));
+            let watermark = bound.map(|bound| Watermark { column: cursor.clone(), bound, source: done.input.clone(), ties, strays });
             Ok(ReadOutcome { watermark, ..as_read(done, "incremental") })
         };
         self.runs.carry_out(Some(call), job, read).await
@@ -314,6 +353,27 @@ impl IngestService {
         book.forget();
         Ok(done)
     }
+}
+
+/// Of what kind files are and how they are read, checked.
+async fn source_of(call: &Call, ask: &FilesIn) -> Result<(Format, TextOptions), Fault> {
+    call.allow_paths()?;
+    if ask.paths.is_empty() {
+        return Err(Fault::invalid_parameter("paths", "expected at least one file or folder"));
+    }
+    let csv = files::csv_options(&ask.csv.clone().unwrap_or_default())?;
+    let how = TextOptions { csv, union: ask.union_by_name, ..files::by_all_cores() };
+    let format = Format::of(ask.format.as_deref(), &ask.paths).map_err(bad_source)?;
+    if ask.format.is_some() || format != Format::Documents {
+        return Ok((format, how));
+    }
+    // Folders may be full of tables.
+    let rules = WalkRules { no_ignore: ask.no_ignore == Some(true), ..WalkRules::default() };
+    let (paths, cancel) = (ask.paths.clone(), CancellationToken::new());
+    let _cancel_on_drop = cancel.clone().drop_guard();
+    let looked = tokio::task::spawn_blocking(move || Format::of_folders(&paths, &rules, &cancel)).await;
+    let format = looked.map_err(|error| Fault::internal(chain(&error)))?.map_err(bad_source)?;
+    Ok((format, how))
 }
 
 fn as_read(done: TableRead, mode: &str) -> ReadOutcome {
@@ -421,6 +481,7 @@ impl Service for IngestService {
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         match call.method() {
             "Files" => self.files(&call).await,
+            "Explain" => self.explain(&call).await,
             "Postgres" => self.table(&call, &["postgres", "postgresql"], self.postgres).await,
             "Mysql" => self.table(&call, &["mysql", "mariadb"], self.mysql).await,
             "Watch" => self.watch(&call),

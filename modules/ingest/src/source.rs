@@ -3,7 +3,9 @@
 mod hidden;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -109,23 +111,101 @@ impl Format {
             Some(other) => return Err(bad(other, Flaw::UnknownFormat)),
             None => {}
         }
-        let by_ending = |path: &String| {
-            let ending = plain_name(path).extension().map(|ending| ending.to_string_lossy().to_lowercase());
-            match ending.as_deref() {
-                Some("parquet" | "pq") => Self::Parquet,
-                Some("csv" | "tsv") => Self::Csv,
-                Some("jsonl" | "ndjson") => Self::Jsonl,
-                // A list of objects is a table; anything else is somebody's configuration, and a document.
-                Some("json") if is_list(Path::new(path)) => Self::Jsonl,
-                _ => Self::Documents,
-            }
-        };
-        let first = paths.first().map_or(Self::Documents, by_ending);
-        match paths.iter().find(|path| by_ending(path) != first) {
+        let first = paths.first().map_or(Self::Documents, |path| Self::of_file(path));
+        match paths.iter().find(|path| Self::of_file(path) != first) {
             Some(other) => Err(bad(other, Flaw::OtherKind)),
             None => Ok(first),
         }
     }
+
+    /// Its name, as [`Self::of`] takes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Documents => "documents",
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// That of one file: by its ending, and by how it begins where that says more.
+    fn of_file(path: &str) -> Self {
+        let ending = plain_name(path).extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        match ending.as_deref() {
+            Some("parquet" | "pq") => Self::Parquet,
+            // Whatever it is called.
+            _ if is_parquet(Path::new(path)) => Self::Parquet,
+            Some("csv" | "tsv") => Self::Csv,
+            Some("jsonl" | "ndjson") => Self::Jsonl,
+            // A list of objects is a table; anything else is somebody's configuration, and a document.
+            Some("json") if is_list(Path::new(path)) => Self::Jsonl,
+            _ => Self::Documents,
+        }
+    }
+
+    /// That of folders and wildcards, where nobody says it: a table if every file is one, and of one kind; else they are documents. Blocks.
+    ///
+    /// # Errors
+    /// If every file is a table and they are of several kinds, or a path cannot be used.
+    pub fn of_folders(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Self, SourceError> {
+        let mut first: Option<(PathBuf, Self)> = None;
+        let mut other: Option<PathBuf> = None;
+        for given in paths {
+            let root = Path::new(given);
+            let bad = |flaw: Flaw| SourceError { given: given.clone(), flaw };
+            let wildcards = glob(given).map_err(|error| bad(error.into()))?.filter(|_| !root.exists());
+            let (base, pattern) = wildcards.map_or_else(|| (root.to_owned(), None), |(base, pattern)| (base, Some(pattern)));
+            for entry in builder(&base, rules).build().flatten() {
+                if stop.is_cancelled() {
+                    return Err(bad(Flaw::Stopped));
+                }
+                let path = entry.path();
+                let is_wanted = pattern.as_ref().is_none_or(|pattern| pattern.is_match(path));
+                let is_file = entry.file_type().is_some_and(|kind| kind.is_file());
+                if !is_file || !is_wanted || is_left_out(path, rules) || is_of_writer(path) {
+                    continue;
+                }
+                let kind = Self::of_file(&path.to_string_lossy());
+                match &first {
+                    // One document makes them all documents.
+                    _ if kind == Self::Documents => return Ok(kind),
+                    None => first = Some((path.to_owned(), kind)),
+                    Some((_, of_first)) if *of_first != kind => other = other.or_else(|| Some(path.to_owned())),
+                    Some(_) => {}
+                }
+            }
+        }
+        match (first, other) {
+            (Some(_), Some(other)) => Err(SourceError { given: other.display().to_string(), flaw: Flaw::OtherKind }),
+            (Some((_, kind)), None) => Ok(kind),
+            (None, _) => Ok(Self::Documents),
+        }
+    }
+}
+
+/// Whether a name is one that writers of tables keep for themselves, such as `_SUCCESS`.
+pub(crate) fn is_of_writer(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"_"))
+}
+
+/// Whether a file begins as Parquet does.
+fn is_parquet(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
+    is_file && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"PAR1"
+}
+
+/// A path as text: bytes that are no UTF-8 as `\xE9`, so that two paths are two texts.
+pub(crate) fn path_text(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02X}");
+        }
+    }
+    text
 }
 
 /// A path without the ending that says how it is compressed, in whatever case.
@@ -204,6 +284,8 @@ pub struct Walk {
     pub skipped: Vec<(PathBuf, Flaw)>,
     /// What rules have kept from being found.
     pub hidden: HiddenEntries,
+    /// Files that were given more than once, by two paths or by one twice: they are read once.
+    pub twice: Vec<PathBuf>,
 }
 
 /// How folders are walked, and what files are called.
@@ -231,7 +313,10 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
 pub fn walk(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Walk, SourceError> {
     let mut walk = Walk::default();
+    // Where files are, whatever their folder was called when it was given.
+    let (mut seen, mut begins) = (HashSet::new(), 0);
     for given in paths {
+        only_new(&mut walk, &mut begins, &mut seen);
         let bad = |flaw: Flaw| SourceError { given: given.clone(), flaw };
         let root = Path::new(given);
         if !root.is_absolute() {
@@ -247,7 +332,7 @@ pub fn walk(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Re
         }
         let meta = root.metadata().map_err(|e| bad(e.into()))?;
         if meta.is_file() {
-            let id = root.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let id = root.file_name().map(|name| path_text(Path::new(name))).unwrap_or_default();
             walk.files.push(File { path: root.to_owned(), id });
             continue;
         }
@@ -256,22 +341,48 @@ pub fn walk(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Re
         }
         below(root, rules, None, stop, &mut walk).map_err(bad)?;
     }
+    only_new(&mut walk, &mut begins, &mut seen);
     assign_ids(&mut walk.files, &rules.known);
     Ok(walk)
 }
 
-/// Adds the files below a folder that are wanted, what could not be read, what is not read, and what is hidden.
-fn below(root: &Path, rules: &WalkRules, pattern: Option<&GlobMatcher>, stop: &CancellationToken, found: &mut Walk) -> Result<(), Flaw> {
+/// Takes out the files that were found before, of those from `begins` on.
+fn only_new(walk: &mut Walk, begins: &mut usize, seen: &mut HashSet<PathBuf>) {
+    let mut folders: HashMap<PathBuf, PathBuf> = HashMap::new();
+    for file in walk.files.split_off(*begins) {
+        let folder = file.path.parent().unwrap_or(Path::new("/"));
+        // Links below a folder are not followed, so one answer is that of all files in it.
+        let real = folders.entry(folder.to_owned()).or_insert_with(|| folder.canonicalize().unwrap_or_else(|_| folder.to_owned()));
+        if seen.insert(real.join(file.path.file_name().unwrap_or_default())) {
+            walk.files.push(file);
+        } else {
+            walk.twice.push(file.path);
+        }
+    }
+    *begins = walk.files.len();
+}
+
+/// How a folder is walked.
+fn builder(root: &Path, rules: &WalkRules) -> WalkBuilder {
     let mut walk = WalkBuilder::new(root);
     walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
     if rules.no_ignore {
         walk.standard_filters(false).filter_entry(|entry| !is_version_control(entry.path()));
     }
-    let is_left_out = |path: &Path| if rules.no_ignore { is_unfinished(path) } else { is_passed_over(path) };
+    walk
+}
+
+/// Whether a name is passed over by the rules.
+fn is_left_out(path: &Path, rules: &WalkRules) -> bool {
+    if rules.no_ignore { is_unfinished(path) } else { is_passed_over(path) }
+}
+
+/// Adds the files below a folder that are wanted, what could not be read, what is not read, and what is hidden.
+fn below(root: &Path, rules: &WalkRules, pattern: Option<&GlobMatcher>, stop: &CancellationToken, found: &mut Walk) -> Result<(), Flaw> {
     let wanted = |path: &Path| pattern.is_none_or(|pattern| pattern.is_match(path));
     let (files, skipped) = (found.files.len(), found.skipped.len());
     let mut folders = Vec::new();
-    for entry in walk.build() {
+    for entry in builder(root, rules).build() {
         if stop.is_cancelled() {
             return Err(Flaw::Stopped);
         }
@@ -280,7 +391,7 @@ fn below(root: &Path, rules: &WalkRules, pattern: Option<&GlobMatcher>, stop: &C
                 folders.push(entry.into_path());
                 continue;
             }
-            Ok(entry) if !is_left_out(entry.path()) && wanted(entry.path()) => entry,
+            Ok(entry) if !is_left_out(entry.path(), rules) && wanted(entry.path()) => entry,
             Ok(_) => continue,
             Err(error) => {
                 found.unread.push(error);
@@ -289,7 +400,7 @@ fn below(root: &Path, rules: &WalkRules, pattern: Option<&GlobMatcher>, stop: &C
         };
         let kind = entry.file_type();
         if kind.is_some_and(|kind| kind.is_file()) {
-            let id = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_string_lossy().into_owned();
+            let id = path_text(entry.path().strip_prefix(root).unwrap_or(entry.path()));
             found.files.push(File { path: entry.into_path(), id });
         } else if let Some(kind) = kind.filter(|kind| !kind.is_dir() && entry.depth() > 0) {
             found.skipped.push((entry.into_path(), if kind.is_symlink() { Flaw::Link } else { Flaw::Special }));
@@ -354,8 +465,12 @@ fn assign_ids(files: &mut [File], known: &HashMap<PathBuf, String>) {
     for at in others {
         let file = &mut files[at];
         if !taken.insert(file.id.clone()) {
-            file.id = file.path.display().to_string();
-            taken.insert(file.id.clone());
+            let whole = path_text(&file.path);
+            let mut others = (2..).map(|n| format!("{whole}#{n}"));
+            file.id = whole;
+            while !taken.insert(file.id.clone()) {
+                file.id = others.next().unwrap_or_default();
+            }
         }
     }
 }
@@ -454,6 +569,51 @@ mod tests {
         assert_eq!(ids(&["a"], &old)[Path::new(&path("a/x.md"))], path("a/x.md"));
         // Without any that is known the first folder's are called as if they were alone.
         assert_eq!(ids(&["a", "b"], &HashMap::new())[Path::new(&path("a/x.md"))], "x.md");
+    }
+
+    #[test]
+    fn a_folder_that_is_given_twice_is_read_once() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir(folder.path().join("in")).expect("made");
+        std::fs::write(folder.path().join("in/a.md"), "a").expect("written");
+        let links = tempfile::tempdir().expect("a temporary directory");
+        let link = links.path().join("link");
+        std::os::unix::fs::symlink(folder.path(), &link).expect("linked");
+        let given = [folder.path().to_owned(), folder.path().join("in"), folder.path().join("in/a.md"), link];
+        let walk = found(&given.map(|path| path.display().to_string())).expect("walked");
+        assert_eq!((walk.files.len(), walk.files[0].id.as_str(), walk.twice.len()), (1, "in/a.md", 3));
+    }
+
+    #[test]
+    fn names_that_are_no_text_are_told_from_one_another() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        for byte in [0xe8, 0xe9] {
+            let name = std::ffi::OsString::from_vec([b"caf".as_slice(), &[byte], b".md"].concat());
+            std::fs::write(folder.path().join(name), "x").expect("written");
+        }
+        let ids: Vec<String> = found(&[folder.path().display().to_string()]).expect("walked").files.into_iter().map(|f| f.id).collect();
+        assert_eq!(ids, ["caf\\xE8.md", "caf\\xE9.md"]);
+    }
+
+    #[test]
+    fn a_folder_of_tables_is_one_and_a_folder_with_a_document_is_documents() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+        let of = || Format::of_folders(&[folder.path().display().to_string()], &WalkRules::default(), &CancellationToken::new());
+        assert_eq!(of().ok(), Some(Format::Documents));
+        write("a.csv", "a\n1\n");
+        write("b.TSV", "a\n2\n");
+        write("_SUCCESS", "");
+        assert_eq!(of().ok(), Some(Format::Csv));
+        write("c.jsonl", "{}\n");
+        assert!(of().is_err_and(|error| error.given.ends_with("c.jsonl")));
+        let glob = [format!("{}/*.[ct]sv", folder.path().display())];
+        assert_eq!(Format::of_folders(&glob, &WalkRules::default(), &CancellationToken::new()).ok(), Some(Format::Csv));
+        write("README.md", "x");
+        assert_eq!(of().ok(), Some(Format::Documents));
+        write("part-00000", "PAR1");
+        assert_eq!(Format::of(None, &[folder.path().join("part-00000").display().to_string()]).ok(), Some(Format::Parquet));
     }
 
     #[test]

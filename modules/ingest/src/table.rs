@@ -8,7 +8,7 @@ use brahman_card::interface::catalog::{Column, Object};
 use brahman_sidecar::Backoff;
 use thiserror::Error;
 
-use crate::window::{Window, WindowError};
+use crate::window::{Reach, Window, WindowError};
 
 /// What is to be read.
 #[derive(Clone, Debug)]
@@ -198,8 +198,8 @@ pub struct TableRead {
     pub input: String,
     /// How many workers read it.
     pub parallel: usize,
-    /// The last value of the window, if it had rows.
-    pub bound: Option<String>,
+    /// How far the window went.
+    pub reach: Reach,
 }
 
 /// Columns as the catalog knows them.

@@ -377,7 +377,7 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     let dataset = ask.dataset.as_str();
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
-    let (paths, said) = (ask.paths.clone(), ask.csv.clone().unwrap_or_default());
+    let (paths, said, union) = (ask.paths.clone(), ask.csv.clone().unwrap_or_default(), ask.union_by_name);
     let format = Format::of(ask.format.as_deref(), &paths);
     // A format that is none is the run's failure, and told with that.
     let walked = *format.as_ref().unwrap_or(&Format::Documents);
@@ -386,7 +386,7 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     let now = watches.runs.dataset(dataset).await.ok().flatten();
     let read = move |place: &Place, progress: &_, cancel: &_| {
         let (csv, kept) = (files::csv_options(&said)?, now.as_ref().and_then(files::columns_of));
-        let how = TextOptions { csv, kept, ..files::by_all_cores() };
+        let how = TextOptions { csv, kept, union, ..files::by_all_cores() };
         let mut done = files::read(&paths, &rules, format.map_err(files::bad_source)?, &how, place, progress, cancel)?;
         done.notes.extend(note);
         Ok(done)

@@ -1,19 +1,83 @@
 //! A part of a table by the values of one column: after the last one that was read, up to one that is taken inside the snapshot.
+//!
+//! Invariants: a bound is compared as the column's own type, and is refused if it does not find the row that it was taken from; a row
+//! whose value no bound can be (NULL, infinite, later than tomorrow) or whose value the last bound had already is read again by its key,
+//! or the read is refused: no row is passed over in silence.
 
 /// A column by whose values a table cannot be read in parts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("column `{column}` is of type {kind}: {expected}")]
-pub struct WindowError {
-    /// Name of the cursor's column.
-    pub column: String,
-    /// Its type, as the server writes it.
-    pub kind: String,
-    /// Why it will not do, and what would.
-    pub expected: &'static str,
+pub enum WindowError {
+    /// Its type will not do.
+    #[error("column `{column}` is of type {kind}: {expected}")]
+    Kind {
+        /// Name of the column.
+        column: String,
+        /// Its type, as the server writes it.
+        kind: String,
+        /// Why it will not do, and what would.
+        expected: &'static str,
+    },
+    /// A key that some rows do not have.
+    #[error("{rows} rows have NULL in the key `{column}`: expected a unique key that is never NULL")]
+    NullKey {
+        /// Name of the column.
+        column: String,
+        /// So many rows.
+        rows: u64,
+    },
+    /// Values that would end the reading for ever.
+    #[error("{rows} rows have a `{column}` that is infinite or later than tomorrow: give a key by which they can be read again (--key)")]
+    Far {
+        /// Name of the column.
+        column: String,
+        /// So many rows.
+        rows: u64,
+    },
+    /// Rows that no bound tells from those that were read.
+    #[error(
+        "{now} rows have a `{column}` that is NULL or not a finite number, {} when they were last read: without a key (--key) nobody can \
+         tell which are new; give one, or read the table whole with mode full",
+        before(.was)
+    )]
+    Strays {
+        /// Name of the column.
+        column: String,
+        /// Rows now.
+        now: u64,
+        /// Rows when they were last read, if that is known.
+        was: Option<u64>,
+    },
+    /// Rows that came after those of the same value.
+    #[error(
+        "{now} rows have `{column}` = {bound}, {was} when they were last read: without a key (--key) nobody can tell which are new; give \
+         one, or read the table whole with mode full"
+    )]
+    Ties {
+        /// Name of the column.
+        column: String,
+        /// The value.
+        bound: String,
+        /// Rows now.
+        now: u64,
+        /// Rows when they were last read.
+        was: u64,
+    },
+    /// A value that is another once it was printed and read.
+    #[error("column `{column}`: the server does not find its own value {bound} again: expected a column whose values are printed exactly")]
+    Inexact {
+        /// Name of the column.
+        column: String,
+        /// The value as it was printed.
+        bound: String,
+    },
+}
+
+fn before(was: &Option<u64>) -> String {
+    was.map_or_else(|| "an unknown number of them".to_owned(), |was| was.to_string())
 }
 
 /// Which part of a table is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// The column; its values should only grow.
     pub column: String,
@@ -23,6 +87,45 @@ pub struct Window {
     pub lag: u64,
     /// At most so many rows; all there are unless said.
     pub rows: Option<u64>,
+    /// Rows that had the value `since` when it was read, if that is known.
+    pub ties: Option<u64>,
+    /// Rows then whose value no bound can be, if that is known.
+    pub strays: Option<u64>,
+    /// Whether rows that are read again take their own place.
+    pub keyed: bool,
+}
+
+/// How far a part of a table goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// The last value, as the server prints it, if there is a row.
+    pub bound: Option<String>,
+    /// Rows that have this value, or the one before if there is no row.
+    pub ties: Option<u64>,
+    /// Rows whose value no bound can be.
+    pub strays: Option<u64>,
+}
+
+/// What stands at the source now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Rows whose value no bound can be: NULL, not finite, later than tomorrow.
+    pub strays: u64,
+    /// Those of them that are infinite or later than tomorrow, of a time.
+    pub far: u64,
+    /// Rows that have the value that was read last.
+    pub ties: u64,
+}
+
+/// Which rows are read besides those above the last value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Those that have the last value, too.
+    pub inclusive: bool,
+    /// Those whose value no bound can be, too.
+    pub strays: bool,
+    /// What a person should know of them.
+    pub note: Option<String>,
 }
 
 /// Whose SQL is to be written.
@@ -39,26 +142,41 @@ pub enum Dialect {
 enum Kind {
     Number,
     Time,
+    /// Bytes that are no text.
+    Bytes,
     Other,
 }
 
+/// The first word of a type.
+fn base(source_type: &str) -> &str {
+    source_type.split(['(', ' ']).next().unwrap_or_default()
+}
+
 fn kind(source_type: &str) -> Kind {
-    let base = source_type.split(['(', ' ']).next().unwrap_or_default();
-    match base {
+    match base(source_type) {
         "smallint" | "integer" | "bigint" | "numeric" | "oid" | "tinyint" | "mediumint" | "int" | "decimal" | "year" => Kind::Number,
         "timestamp" | "date" | "datetime" => Kind::Time,
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Kind::Bytes,
         _ => Kind::Other,
     }
 }
 
+/// Whether a text is digits with at most a sign and a point: as such it is a number to every server, to its last digit.
+fn is_number(value: &str) -> bool {
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    digits.starts_with(|c: char| c.is_ascii_digit()) && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+
 impl Dialect {
     fn literal(self, value: &str, source_type: &str) -> String {
-        let quoted = value.replace('\'', "''");
         match (self, kind(source_type)) {
-            (Self::Postgres, _) => format!("'{quoted}'::{source_type}"),
-            // A backslash escapes there, unless the server is told otherwise.
-            (Self::Mysql, Kind::Number) => format!("CAST('{quoted}' AS DECIMAL(65,10))"),
-            (Self::Mysql, _) => format!("'{}'", quoted.replace('\\', "\\\\")),
+            // Strings are standard there: `server` sees to it.
+            (Self::Postgres, _) => format!("'{}'::{source_type}", value.replace('\'', "''")),
+            (Self::Mysql, Kind::Number) if is_number(value) => value.to_owned(),
+            (Self::Mysql, Kind::Bytes) => format!("X'{value}'"),
+            (Self::Mysql, _) if value.bytes().all(|b| b.is_ascii_alphanumeric() || b" :.+-".contains(&b)) => format!("'{value}'"),
+            // Whatever a backslash means to the server.
+            (Self::Mysql, _) => format!("_utf8mb4 X'{}'", value.bytes().map(|byte| format!("{byte:02X}")).collect::<String>()),
         }
     }
 
@@ -71,10 +189,30 @@ impl Dialect {
         }
     }
 
-    fn text(self, expression: &str) -> String {
-        match self {
-            Self::Postgres => format!("{expression}::text"),
-            Self::Mysql => format!("CAST({expression} AS CHAR)"),
+    fn text(self, expression: &str, source_type: &str) -> String {
+        match (self, kind(source_type)) {
+            (Self::Postgres, _) => format!("{expression}::text"),
+            (Self::Mysql, Kind::Bytes) => format!("HEX({expression})"),
+            (Self::Mysql, _) => format!("CAST({expression} AS CHAR)"),
+        }
+    }
+
+    /// What is infinite, or no number.
+    fn infinite(self, column: &str, source_type: &str) -> Option<String> {
+        match (self, base(source_type)) {
+            (Self::Postgres, "timestamp" | "date") => Some(format!("NOT isfinite({column})")),
+            (Self::Postgres, "real" | "double") => Some(format!("{column} IN ('NaN', 'Infinity', '-Infinity')")),
+            (Self::Postgres, "numeric") => Some(format!("{column}::text IN ('NaN', 'Infinity', '-Infinity')")),
+            _ => None,
+        }
+    }
+
+    /// What is later than tomorrow: the zones of all clocks are within a day.
+    fn far(self, column: &str, source_type: &str) -> Option<String> {
+        match (self, kind(source_type)) {
+            (Self::Postgres, Kind::Time) => Some(format!("{column} > now() + interval '1 day'")),
+            (Self::Mysql, Kind::Time) => Some(format!("{column} > NOW() + INTERVAL 1 DAY")),
+            _ => None,
         }
     }
 }
@@ -83,53 +221,124 @@ impl Window {
     /// Whether a column of this type will do.
     ///
     /// # Errors
-    /// If its values cannot be written down exactly, or cannot be counted back from.
+    /// If its values cannot be written down exactly, are not compared as they are sorted, or cannot be counted back from.
     pub fn check(&self, dialect: Dialect, source_type: &str) -> Result<(), WindowError> {
-        let bad = |expected| Err(WindowError { column: self.column.clone(), kind: source_type.to_owned(), expected });
-        let base = source_type.split(['(', ' ']).next().unwrap_or_default();
-        if dialect == Dialect::Mysql && matches!(base, "float" | "double") {
-            return bad("the server prints its values rounded; expected whole numbers, decimals, times or text");
+        let bad = |expected| Err(WindowError::Kind { column: self.column.clone(), kind: source_type.to_owned(), expected });
+        if dialect == Dialect::Mysql {
+            match base(source_type) {
+                "float" | "double" => {
+                    return bad("the server prints its values rounded; expected whole numbers, decimals, times or text");
+                }
+                "enum" | "set" | "bit" | "json" | "geometry" | "point" => {
+                    return bad("the server does not compare its values as it sorts them; expected numbers, times or text");
+                }
+                _ => {}
+            }
         }
-        if self.lag > 0 && kind(source_type) == Kind::Other {
+        if self.lag > 0 && !matches!(kind(source_type), Kind::Number | Kind::Time) {
             return bad("a lag is counted in seconds or units; expected a time or a number");
         }
         Ok(())
     }
 
-    /// Rows after `since`: what must hold, if anything.
-    fn after(&self, dialect: Dialect, column: &str, source_type: &str) -> Option<String> {
-        let since = self.since.as_deref()?;
-        Some(format!("{column} > {}", dialect.before(&dialect.literal(since, source_type), self.lag, source_type)))
+    /// Rows whose value no bound can be.
+    fn stray(&self, dialect: Dialect, column: &str, source_type: &str) -> String {
+        let mut any = vec![format!("{column} IS NULL")];
+        // A key is only sorted by, and everything but NULL can be.
+        if self.rows.is_none() {
+            any.extend(dialect.infinite(column, source_type));
+            any.extend(dialect.far(column, source_type));
+        }
+        format!("({})", any.join(" OR "))
     }
 
-    /// SQL that gives the last value of this part, as text; NULL if there are no rows.
+    /// SQL that counts, in the order of [`Standing`], what stands at the source; none where nothing can be.
     #[must_use]
-    pub fn bound_query(&self, dialect: Dialect, column: &str, source_type: &str, table: &str) -> String {
-        let after = self.after(dialect, column, source_type).map(|after| format!(" WHERE {after}")).unwrap_or_default();
-        let from = match self.rows {
-            // NULLs, which come first or last by server, are no values of a key.
-            Some(rows) => {
-                let and = if after.is_empty() { format!(" WHERE {column} IS NOT NULL") } else { after };
-                format!("(SELECT {column} FROM {table}{and} ORDER BY {column} LIMIT {rows}) AS brahman_part")
-            }
-            None => format!("{table}{after}"),
+    pub fn standing_queries(&self, dialect: Dialect, column: &str, source_type: &str, table: &str) -> [Option<String>; 3] {
+        let count = |condition: String| format!("SELECT count(*) FROM {table} WHERE {condition}");
+        let is_first = self.since.is_none();
+        let strays = (self.rows.is_none() || is_first).then(|| count(self.stray(dialect, column, source_type)));
+        let far = dialect.far(column, source_type).filter(|_| self.rows.is_none()).map(count);
+        let ties = self.since.as_deref().filter(|_| self.rows.is_none() && self.lag == 0);
+        [strays, far, ties.map(|since| self.equals_query(dialect, column, source_type, table, since))]
+    }
+
+    /// SQL that counts the rows with a value.
+    #[must_use]
+    pub fn equals_query(&self, dialect: Dialect, column: &str, source_type: &str, table: &str, value: &str) -> String {
+        format!("SELECT count(*) FROM {table} WHERE {column} = {}", dialect.literal(value, source_type))
+    }
+
+    /// Which rows are to be read besides those above the last value.
+    ///
+    /// # Errors
+    /// If there are rows of which nobody can tell whether they were read.
+    pub fn cut(&self, now: Standing) -> Result<Cut, WindowError> {
+        let column = self.column.clone();
+        if self.rows.is_some() {
+            let nulls = self.since.is_none() && now.strays > 0;
+            return if nulls { Err(WindowError::NullKey { column, rows: now.strays }) } else { Ok(Cut::default()) };
+        }
+        if now.far > 0 && !self.keyed {
+            return Err(WindowError::Far { column, rows: now.far });
+        }
+        let such = format!("{} rows whose `{column}` is NULL, not finite or later than tomorrow", now.strays);
+        let Some(since) = &self.since else {
+            let note = (now.strays > 0).then(|| format!("{such} were read as they are now"));
+            return Ok(Cut { inclusive: false, strays: now.strays > 0, note });
         };
-        format!("SELECT {} FROM {from}", dialect.text(&format!("max({column})")))
+        let (strays, note) = match self.strays {
+            _ if now.strays == 0 => (false, None),
+            Some(was) if was == now.strays => (false, Some(format!("{such} were read before, and are not looked at again"))),
+            _ if self.keyed => (true, Some(format!("{such} were read again"))),
+            Some(was) if was > now.strays => (false, None),
+            was => return Err(WindowError::Strays { column, now: now.strays, was }),
+        };
+        let (inclusive, tied) = match self.ties {
+            _ if self.lag > 0 || now.ties == 0 => (false, None),
+            Some(was) if was == now.ties => (false, None),
+            _ if self.keyed => (true, None),
+            Some(was) if was < now.ties => return Err(WindowError::Ties { column, bound: since.clone(), now: now.ties, was }),
+            Some(_) => (false, None),
+            None => {
+                (false, Some(format!("rows that have `{column}` = {since} and came after the last read are not told from those before")))
+            }
+        };
+        Ok(Cut { inclusive, strays, note: note.or(tied) })
+    }
+
+    /// Rows after `since`: what must hold, if anything.
+    fn after(&self, dialect: Dialect, column: &str, source_type: &str, cut: &Cut) -> Option<String> {
+        let since = self.since.as_deref()?;
+        let above = if cut.inclusive { ">=" } else { ">" };
+        Some(format!("{column} {above} {}", dialect.before(&dialect.literal(since, source_type), self.lag, source_type)))
+    }
+
+    /// SQL that gives the last value of this part, as text; no row if there is none.
+    #[must_use]
+    pub fn bound_query(&self, dialect: Dialect, column: &str, source_type: &str, table: &str, cut: &Cut) -> String {
+        let after = self.after(dialect, column, source_type, cut).map(|after| format!(" AND {after}")).unwrap_or_default();
+        let condition = format!("NOT {}{after}", self.stray(dialect, column, source_type));
+        let from = match self.rows {
+            Some(rows) => format!("(SELECT {column} FROM {table} WHERE {condition} ORDER BY {column} LIMIT {rows}) AS brahman_part"),
+            None => format!("{table} WHERE {condition}"),
+        };
+        // Not max(), which not every type has.
+        format!("SELECT {} FROM {from} ORDER BY {column} DESC LIMIT 1", dialect.text(column, source_type))
     }
 
     /// What must hold of a row of this part, whose last value is `bound`.
     #[must_use]
-    pub fn condition(&self, dialect: Dialect, column: &str, source_type: &str, bound: Option<&str>) -> String {
-        // A key has no NULLs; of a cursor, rows without one are read once, with the first part.
-        let nulls = self.since.is_none() && self.rows.is_none();
-        let Some(bound) = bound else {
-            return if nulls { format!("{column} IS NULL") } else { "1 = 0".to_owned() };
-        };
-        let up_to = format!("{column} <= {}", dialect.literal(bound, source_type));
-        match self.after(dialect, column, source_type) {
-            Some(after) => format!("{after} AND {up_to}"),
-            None if nulls => format!("({up_to} OR {column} IS NULL)"),
-            None => up_to,
+    pub fn condition(&self, dialect: Dialect, column: &str, source_type: &str, bound: Option<&str>, cut: &Cut) -> String {
+        let strays = cut.strays.then(|| self.stray(dialect, column, source_type));
+        let part = bound.map(|bound| {
+            let up_to = format!("{column} <= {}", dialect.literal(bound, source_type));
+            self.after(dialect, column, source_type, cut).map_or_else(|| up_to.clone(), |after| format!("{after} AND {up_to}"))
+        });
+        match (part, strays) {
+            (Some(part), Some(strays)) => format!("(({part}) OR {strays})"),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => "1 = 0".to_owned(),
         }
     }
 }
@@ -139,30 +348,58 @@ mod tests {
     use super::*;
 
     fn window(since: Option<&str>, lag: u64, rows: Option<u64>) -> Window {
-        Window { column: "c".into(), since: since.map(str::to_owned), lag, rows }
+        Window { column: "c".into(), since: since.map(str::to_owned), lag, rows, ..Window::default() }
     }
 
     #[test]
     fn parts_follow_one_another_without_a_gap() {
-        let pg = Dialect::Postgres;
+        let (pg, cut) = (Dialect::Postgres, Cut::default());
         let first = window(None, 0, None);
-        assert_eq!(first.bound_query(pg, "c", "bigint", "t"), "SELECT max(c)::text FROM t");
-        assert_eq!(first.condition(pg, "c", "bigint", Some("9")), "(c <= '9'::bigint OR c IS NULL)");
+        assert_eq!(first.bound_query(pg, "c", "bigint", "t", &cut), "SELECT c::text FROM t WHERE NOT (c IS NULL) ORDER BY c DESC LIMIT 1");
+        let all = Cut { strays: true, ..Cut::default() };
+        assert_eq!(first.condition(pg, "c", "bigint", Some("9"), &all), "((c <= '9'::bigint) OR (c IS NULL))");
         let next = window(Some("9"), 2, None);
-        assert_eq!(next.condition(pg, "c", "bigint", Some("12")), "c > ('9'::bigint - 2) AND c <= '12'::bigint");
-        assert_eq!(next.condition(pg, "c", "bigint", None), "1 = 0");
+        assert_eq!(next.condition(pg, "c", "bigint", Some("12"), &cut), "c > ('9'::bigint - 2) AND c <= '12'::bigint");
+        assert_eq!(next.condition(pg, "c", "bigint", None, &cut), "1 = 0");
+        let again = Cut { inclusive: true, ..Cut::default() };
+        assert_eq!(window(Some("9"), 0, None).condition(pg, "c", "uuid", Some("a"), &again), "c >= '9'::uuid AND c <= 'a'::uuid");
         let times = window(Some("2026-01-01 00:00:00"), 60, None);
-        assert!(times.condition(Dialect::Mysql, "c", "datetime(6)", Some("x")).contains("- INTERVAL 60 SECOND"));
+        assert!(times.condition(Dialect::Mysql, "c", "datetime(6)", Some("x"), &cut).contains("- INTERVAL 60 SECOND"));
         let chunk = window(None, 0, Some(5));
-        assert!(chunk.bound_query(pg, "c", "text", "t").contains("ORDER BY c LIMIT 5"));
+        assert!(chunk.bound_query(pg, "c", "text", "t", &cut).contains("ORDER BY c LIMIT 5"));
+        assert!(!chunk.bound_query(pg, "c", "date", "t", &cut).contains("isfinite"), "a key may be infinite");
+    }
+
+    #[test]
+    fn rows_that_no_bound_tells_apart_are_read_again_by_their_key_or_refused() {
+        let at = |since: Option<&str>, ties, strays, keyed| Window { ties, strays, keyed, ..window(since, 0, None) };
+        let now = |strays, far, ties| Standing { strays, far, ties };
+        let what = |window: Window, now| window.cut(now).map(|cut| (cut.inclusive, cut.strays));
+        assert_eq!(what(at(None, None, None, false), now(2, 0, 0)), Ok((false, true)), "the first run reads them");
+        assert_eq!(what(at(Some("9"), Some(1), Some(2), false), now(2, 0, 1)), Ok((false, false)), "nothing has come");
+        assert_eq!(what(at(Some("9"), Some(1), Some(2), true), now(3, 1, 2)), Ok((true, true)));
+        assert_eq!(what(at(Some("9"), None, None, true), now(3, 0, 1)), Ok((true, true)), "as an earlier version left it");
+        assert!(matches!(what(at(Some("9"), Some(1), Some(2), false), now(3, 0, 1)), Err(WindowError::Strays { now: 3, .. })));
+        assert!(matches!(what(at(Some("9"), Some(1), Some(0), false), now(0, 0, 2)), Err(WindowError::Ties { was: 1, now: 2, .. })));
+        assert!(matches!(what(at(None, None, None, false), now(1, 1, 0)), Err(WindowError::Far { rows: 1, .. })));
+        assert_eq!(what(at(None, None, None, true), now(1, 1, 0)), Ok((false, true)));
+        assert!(matches!(window(None, 0, Some(5)).cut(now(1, 0, 0)), Err(WindowError::NullKey { rows: 1, .. })));
+        let words = at(Some("9"), None, None, false).cut(now(1, 0, 0)).expect_err("refused").to_string();
+        assert!(words.contains("an unknown number of them") && words.contains("--key"), "{words}");
     }
 
     #[test]
     fn values_are_quoted_and_rounded_ones_refused() {
         assert_eq!(Dialect::Postgres.literal("o'b", "text"), "'o''b'::text");
-        assert_eq!(Dialect::Mysql.literal(r"a\'", "varchar(9)"), r"'a\\'''");
+        assert_eq!(Dialect::Mysql.literal(r"a\'", "varchar(9)"), "_utf8mb4 X'615C27'");
+        assert_eq!(Dialect::Mysql.literal("2026-01-01 00:00:00.5", "datetime(6)"), "'2026-01-01 00:00:00.5'");
+        assert_eq!(Dialect::Mysql.literal("-0.12345678901234567890", "decimal(30,20)"), "-0.12345678901234567890");
+        assert_eq!(Dialect::Mysql.literal("00FF", "binary(2)"), "X'00FF'");
+        assert_eq!(Dialect::Mysql.text("c", "binary(2)"), "HEX(c)");
         assert!(window(None, 0, None).check(Dialect::Mysql, "double").is_err());
+        assert!(window(None, 0, None).check(Dialect::Mysql, "enum('b','a')").is_err());
         assert!(window(None, 3, None).check(Dialect::Postgres, "text").is_err());
         assert!(window(None, 3, None).check(Dialect::Postgres, "timestamp with time zone").is_ok());
+        assert!(window(None, 0, None).stray(Dialect::Postgres, "c", "timestamp(3) with time zone").contains("isfinite"));
     }
 }

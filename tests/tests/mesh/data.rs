@@ -236,6 +236,41 @@ async fn what_ingest_had_to_choose_is_in_its_reply_and_can_be_said_otherwise() {
 }
 
 #[tokio::test]
+async fn what_would_come_of_files_is_told_before_anything_is_written() {
+    let mesh = mesh("test").await;
+    let folder = mesh.folder.path().join("tables");
+    write(&folder, &[("a.csv", "id;price;when\n1;1,5;31/12/2024\n2;x\n"), ("b.csv", "when;id;price\n01/02/2025;3;2\n")]);
+    let path = folder.display().to_string();
+    let said = ["--decimal", "comma", "--dates", "day-first", "--types", "id=text"];
+    let told = mesh.brahman_json(&[&["ingest", "files", "t", &path, "--explain"][..], &said].concat());
+    let kinds: Vec<&str> = told["columns"].as_array().expect("columns").iter().filter_map(|c| c["arrow_type"].as_str()).collect();
+    assert_eq!((kinds, &told["rows"], &told["files"]), (vec!["Utf8", "Float64", "Date32"], &json!(2), &json!(2)), "{told}");
+    assert_eq!(told["sample"], json!([["1", "1.5", "2024-12-31"], ["3", "2.0", "2025-02-01"]]));
+    assert_eq!((&told["dialects"][0]["delimiter"], &told["quarantine"][0]["row"]), (&json!(";"), &json!(2)));
+    let words = [told["notes"].to_string(), told["quarantine"].to_string()].concat();
+    for part in ["column `id` is Utf8, as was said", "column `when` is Date32: 2 dates", "--null-padding", "columns meet by name"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    mesh.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
+    let shown = mesh.brahman(&["ingest", "files", "t", &path, "--explain"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("as csv; nothing was written"), "{shown:?}");
+
+    // A folder of tables is one dataset; of one that has another table it is said which, and a missing value is NULL if that is asked for.
+    let out = mesh.brahman_json(&[&["ingest", "files", "t", &path, "--null-padding"][..], &said].concat());
+    assert_eq!((&out["rows"], &out["quarantined"]), (&json!(3), &json!(0)), "{out}");
+    write(&folder, &[("c.csv", "city,zip\nRome,7\n")]);
+    let fault = mesh.fault("org.brahman.Ingest.Files", json!({"dataset": "t", "paths": [path]})).await;
+    assert!(fault.message().contains("c.csv") && fault.message().contains("no column in common"), "{fault}");
+    let fault =
+        mesh.fault("org.brahman.Ingest.Files", json!({"dataset": "t", "paths": [path], "csv": {"column_types": {"no": "text"}}})).await;
+    assert!(fault.message().contains("c.csv") || fault.message().contains("no column `no`"), "{fault}");
+    write(&folder, &[("README.md", "# Tables\n")]);
+    let out = mesh.brahman_json(&["ingest", "files", "docs", &path, &path]);
+    assert_eq!(out["rows"], 4, "documents, each once");
+    assert!(out["notes"].to_string().contains("4 files were given twice"), "{out}");
+}
+
+#[tokio::test]
 async fn odd_files_are_read_and_what_cannot_be_is_counted_by_name() {
     let mesh = mesh("test").await;
     let folder = mesh.folder.path().join("odd");

@@ -9,6 +9,7 @@ mod cards;
 mod corpus;
 mod data;
 mod datasets;
+mod differential;
 mod encrypted;
 mod faults;
 mod first_hour;

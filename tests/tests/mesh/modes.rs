@@ -135,6 +135,109 @@ async fn what_is_read_above_a_cursor_is_looked_through_for_personal_data_as_what
 }
 
 #[tokio::test]
+async fn rows_that_no_cursor_tells_apart_are_read_by_their_key_or_refused_by_name() {
+    let (server, mesh) = (Postgres::start(), mesh().await);
+    server.psql(
+        "CREATE TABLE t (id int PRIMARY KEY, v text, at timestamptz);
+         INSERT INTO t VALUES (1, 'a', '2024-01-01 12:00:00Z'), (2, 'b', 'infinity'), (3, 'c', NULL), (4, 'd', '9999-01-01 12:00:00Z'), (5, 'e', '2024-01-02 12:00:00Z')",
+    );
+    let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "incremental", "cursor": "at", "key": ["id"]});
+    let keyless = more(ask.clone(), json!({"dataset": "keyless", "key": []}));
+    let run = async || mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read");
+    let whole = || server.psql("SELECT '[' || string_agg(format('(%s, ''%s'')', id, v), ', ' ORDER BY id) || ']' FROM t");
+    let first = run().await;
+    assert!(first["notes"].to_string().contains("3 rows whose `at` is NULL"), "{first}");
+    assert!(dataset(&mesh).await["watermark"]["bound"].as_str().is_some_and(|bound| bound.starts_with("2024-01-02")), "{first}");
+    // Nothing has come: nothing is published.
+    assert_eq!((&run().await["generation"], rows(&mesh).await), (&json!(1), whole()));
+    // The same time as the last one's, no time, and no end of time.
+    server.psql(
+        "INSERT INTO t VALUES (6, 'f', '2024-01-02 12:00:00Z'), (7, 'g', NULL), (8, 'h', 'infinity'), (9, 'i', '2024-01-03 12:00:00Z')",
+    );
+    run().await;
+    assert_eq!(rows(&mesh).await, whole());
+    // Without a key nobody knows.
+    let fault = mesh.fault("org.brahman.Ingest.Postgres", keyless.clone()).await;
+    assert!(fault.message().contains("3 rows have a `at` that is infinite or later than tomorrow"), "{fault}");
+    server.psql("DELETE FROM t WHERE at > '9000-01-01 12:00:00Z'");
+    mesh.call("org.brahman.Ingest.Postgres", keyless.clone()).await.expect("read");
+    server.psql("INSERT INTO t VALUES (10, 'j', '2024-01-03 12:00:00Z')");
+    let fault = mesh.fault("org.brahman.Ingest.Postgres", keyless.clone()).await;
+    assert!(fault.message().contains("2 rows have `at` = 2024-01-03"), "{fault}");
+    server.psql("DELETE FROM t WHERE id = 10; INSERT INTO t VALUES (11, 'k', NULL)");
+    let fault = mesh.fault("org.brahman.Ingest.Postgres", keyless).await;
+    assert!(fault.message().contains("3 rows have a `at` that is NULL"), "{fault}");
+
+    // Keys that are NULL are refused, and every type that sorts is one.
+    server.psql(
+        "CREATE TABLE n (k int, v text); INSERT INTO n SELECT i, 'v' FROM generate_series(1, 100) i; INSERT INTO n VALUES (NULL, 'n');
+         CREATE TABLE u (k uuid PRIMARY KEY DEFAULT gen_random_uuid()); INSERT INTO u SELECT FROM generate_series(1, 50);
+         CREATE TABLE f (k float8 PRIMARY KEY); INSERT INTO f SELECT random() FROM generate_series(1, 50);
+         INSERT INTO f VALUES ('NaN'), ('Infinity'), ('-Infinity');
+         ALTER DATABASE postgres SET extra_float_digits = -10; ALTER DATABASE postgres SET datestyle = 'SQL, DMY'",
+    );
+    let by_key =
+        |table: &str| json!({"dataset": table, "dsn": server.dsn(), "table": table, "mode": "keyset", "key": ["k"], "chunk_rows": 7});
+    let fault = mesh.fault("org.brahman.Ingest.Postgres", by_key("n")).await;
+    assert!(fault.message().contains("1 rows have NULL in the key `k`"), "{fault}");
+    for (table, count) in [("u", 50), ("f", 53)] {
+        let out = mesh.call("org.brahman.Ingest.Postgres", by_key(table)).await.expect("read");
+        assert_eq!((&out["rows"], pyarrow(&out, "len(set(map(str, t.column('k').to_pylist())))")), (&json!(count), count.to_string()));
+    }
+    // A cursor whose server prints dates in another order goes on from where it was.
+    server.psql("INSERT INTO t VALUES (12, 'l', '2024-02-13 12:00:00Z')");
+    run().await;
+    server.psql("INSERT INTO t VALUES (13, 'm', '2024-03-12 12:00:00Z')");
+    run().await;
+    assert_eq!(rows(&mesh).await, server.psql(
+        "SELECT '[' || string_agg(format('(%s, ''%s'')', id, v), ', ' ORDER BY id) || ']' FROM (SELECT id, v FROM t UNION VALUES (2, 'b'), (4, 'd'), (8, 'h')) t"
+    ), "what was deleted at the source stays");
+}
+
+#[tokio::test]
+async fn mariadb_finds_its_own_values_again_whatever_a_backslash_means_there() {
+    let (server, mesh) = (MariaDb::start(), mesh().await);
+    server.sql("SET GLOBAL sql_mode = 'NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH'");
+    server.sql(
+        "CREATE TABLE s (k VARCHAR(20) COLLATE utf8mb4_bin PRIMARY KEY);
+         CREATE TABLE b (k VARBINARY(4) PRIMARY KEY); INSERT INTO b VALUES (X'00FF'), (X'27'), (X'5C27'), (X'FF');
+         CREATE TABLE d (k DECIMAL(40,20) PRIMARY KEY); INSERT INTO d VALUES (0.00000000000000000001), (0.00000000000000000002), (1);
+         CREATE TABLE e (k ENUM('z', 'a') PRIMARY KEY)",
+    );
+    server.sql("INSERT INTO s VALUES ('a'), (CONCAT('a', CHAR(92), 'b')), (CONCAT('a', CHAR(92), 'c')), (CONCAT('a', CHAR(39)))");
+    for (table, count) in [("s", 4), ("b", 4), ("d", 3)] {
+        for ask in [json!({"mode": "keyset", "key": ["k"], "chunk_rows": 1}), json!({"mode": "incremental", "cursor": "k", "key": ["k"]})] {
+            let ask = more(
+                json!({"dataset": format!("{table}.{}", ask["mode"].as_str().expect("a mode")), "dsn": server.dsn(), "table": table}),
+                ask,
+            );
+            let out = mesh.call("org.brahman.Ingest.Mysql", ask).await.expect("read");
+            assert_eq!(out["rows"], json!(count), "{out}");
+        }
+    }
+    let ask = json!({"dataset": "e", "dsn": server.dsn(), "table": "e", "mode": "keyset", "key": ["k"]});
+    assert!(mesh.fault("org.brahman.Ingest.Mysql", ask).await.message().contains("as it sorts them"));
+}
+
+#[tokio::test]
+async fn a_schema_is_read_beyond_a_table_that_may_not_be() {
+    let (server, mesh) = (Postgres::start(), mesh().await);
+    server.psql(
+        "CREATE SCHEMA shop; CREATE TABLE shop.a (id int); CREATE TABLE shop.b (id int); CREATE TABLE shop.c (id int);
+         INSERT INTO shop.a VALUES (1); INSERT INTO shop.b VALUES (1); INSERT INTO shop.c VALUES (1);
+         CREATE ROLE guest LOGIN; GRANT USAGE ON SCHEMA shop TO guest; GRANT SELECT ON shop.a, shop.c TO guest",
+    );
+    let dsn = format!("postgres://guest@/postgres?host={}&port={}", server.socket().display(), server.port());
+    let out = mesh.call("org.brahman.Ingest.Postgres", json!({"dataset": "s", "dsn": dsn, "schema": "shop"})).await.expect("read");
+    let names: Vec<&str> = out["datasets"].as_array().expect("datasets").iter().filter_map(|d| d["dataset"].as_str()).collect();
+    assert_eq!((names, &out["quarantined"]), (vec!["s.a", "s.c"], &json!(1)));
+    assert!(out["quarantine"][0]["source"].as_str().is_some_and(|source| source.contains("\"b\"")), "{out}");
+    server.psql("REVOKE SELECT ON shop.a, shop.c FROM guest");
+    let fault = mesh.fault("org.brahman.Ingest.Postgres", json!({"dataset": "s", "dsn": dsn, "schema": "shop"})).await;
+    assert!(fault.message().contains("none of 3 tables could be read"), "{fault}");
+}
+
+#[tokio::test]
 async fn mariadb_reads_above_a_cursor_too() {
     let (server, mesh) = (MariaDb::start(), mesh().await);
     server.sql("CREATE TABLE t (id BIGINT UNSIGNED PRIMARY KEY, v VARCHAR(20), at DATETIME(6)) ENGINE=InnoDB");

@@ -21,7 +21,11 @@ impl CatalogService {
         let (realm, mut dataset) = self.seen(self.realm(call, mock).await, &name).await?;
         let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
         let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
-        let masked: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
+        let personal: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
+        // Where something within a column is personal, all of it is masked.
+        let holds = |name: &String| personal.iter().any(|place| is_within(place, name));
+        let masked: BTreeSet<String> =
+            dataset.columns.iter().map(|c| c.name.clone()).filter(holds).chain(personal.iter().cloned()).collect();
         let roots = self.consult(realm, |registry| registry.roots().clone()).await.map_err(unanswered)?;
         let away = self.away_of(realm, &dataset.objects).await;
         let (mut notes, mut rows) = (Vec::new(), 0);
@@ -60,4 +64,9 @@ impl CatalogService {
         });
         Reply::of(&work.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)?)
     }
+}
+
+/// Whether a place is a column, or lies within it.
+fn is_within(place: &str, column: &str) -> bool {
+    place.strip_prefix(column).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }

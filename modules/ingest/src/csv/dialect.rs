@@ -3,10 +3,12 @@
 //! Invariants: a guess is made on whole records only and is the same on every machine; what was guessed against the custom (a comma, a
 //! double quote doubled within quotes, a header first, UTF-8) is said.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::encoding::Encoding;
-use crate::lattice::Value;
+use crate::lattice::moment::Moment;
+use crate::lattice::{Kind, Value};
 
 /// What may stand between fields.
 const DELIMITERS: &[u8] = b",;\t|";
@@ -20,6 +22,18 @@ const YEARS: std::ops::Range<i64> = 1800..2200;
 const HEADER_RECORDS: usize = 1000;
 /// Lines before the header that are left out, at most.
 const TITLE_LINES: usize = 20;
+
+/// In which order a date has its parts, unless it is that of ISO 8601.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DateOrder {
+    /// `2024-12-31` alone is a date.
+    #[default]
+    Iso,
+    /// `31/12/2024` is one, too.
+    DayFirst,
+    /// `12/31/2024` is one, too.
+    MonthFirst,
+}
 
 /// What somebody says of how files are written; what is not said is guessed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +54,51 @@ pub struct CsvOptions {
     pub encoding: Option<Encoding>,
     /// Every column is text.
     pub all_text: bool,
+    /// Of a record that has fewer fields than the header, the others are NULL.
+    pub padded: bool,
+    /// Numbers have a comma before their fraction, and perhaps points between their thousands.
+    pub decimal_comma: bool,
+    /// How dates are written.
+    pub dates: DateOrder,
+    /// Types of columns by their names; the others' are guessed.
+    pub(crate) kinds: BTreeMap<String, Kind>,
+}
+
+impl CsvOptions {
+    /// What a field says.
+    pub(super) fn value(&self, field: &str) -> Value {
+        let value = match self.decimal_comma && field.contains([',', '.']) {
+            true => match (with_point(field), Value::of_field(field)) {
+                (Some(number), _) => Value::of_field(&number),
+                // A point is in no number, but perhaps in a time.
+                (None, Value::Number(_) | Value::Coded) => Value::Text,
+                (None, value) => value,
+            },
+            false => Value::of_field(field),
+        };
+        match (value, self.dates) {
+            (Value::Text | Value::Coded, DateOrder::DayFirst | DateOrder::MonthFirst) => {
+                Moment::scan_by(field.as_bytes(), self.dates == DateOrder::DayFirst).map_or(value, Value::Moment)
+            }
+            _ => value,
+        }
+    }
+}
+
+/// A number that has a comma before its fraction as one with a point; none if it is no such number.
+fn with_point(field: &str) -> Option<String> {
+    let (sign, number) = field.strip_prefix('-').map_or(("", field), |number| ("-", number));
+    let (whole, fraction) = number.split_once(',').map_or((number, None), |(whole, fraction)| (whole, Some(fraction)));
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let mut groups = whole.split('.');
+    let first = groups.next().filter(|first| are_digits(first))?;
+    let is_grouped = whole.contains('.');
+    let wrong = is_grouped && (!(1..=3).contains(&first.len()) || groups.any(|group| group.len() != 3 || !are_digits(group)));
+    if wrong || fraction.is_some_and(|fraction| fraction.contains(['.', ','])) {
+        return None;
+    }
+    let point = if fraction.is_some() { "." } else { "" };
+    Some(format!("{sign}{}{point}{}", whole.replace('.', ""), fraction.unwrap_or_default()))
 }
 
 /// How a file is written.
@@ -152,13 +211,30 @@ fn records(dialect: &Dialect, bytes: &[u8], whole: bool) -> Vec<(Vec<String>, us
     let (mut record, mut all) = (::csv::ByteRecord::new(), Vec::new());
     while all.len() < LOOKED_RECORDS && reader.read_byte_record(&mut record).unwrap_or(false) {
         let fields = record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect();
-        all.push((fields, usize::try_from(reader.position().byte()).unwrap_or(bytes.len())));
+        let end = usize::try_from(reader.position().byte()).unwrap_or(bytes.len());
+        let text = unspaced.as_deref().unwrap_or(bytes);
+        all.push((fields, end + usize::from(is_split(text, end))));
     }
     // The last may be cut.
     if !whole && all.len() > 1 && all.len() < LOOKED_RECORDS {
         all.pop();
     }
     all
+}
+
+/// Whether a place is within the end of a line that is of two bytes: where the csv crate stands after a record.
+pub(super) fn is_split(text: &[u8], at: usize) -> bool {
+    at > 0 && text.get(at - 1..=at) == Some(b"\r\n".as_slice())
+}
+
+/// Lines with nothing in them from a place on, up to the next record: the csv crate passes over them.
+pub(super) fn blank_lines(text: &[u8], from: usize) -> u64 {
+    let mut rest = text.get(from + usize::from(is_split(text, from))..).unwrap_or_default();
+    let mut lines = 0;
+    while let Some(next) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")).or_else(|| rest.strip_prefix(b"\r")) {
+        (rest, lines) = (next, lines + 1);
+    }
+    lines
 }
 
 /// The most frequent number of fields, and how many records have it.

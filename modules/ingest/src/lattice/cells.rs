@@ -130,7 +130,7 @@ impl Cells {
 }
 
 /// A moment as a timestamp with or without a zone; a date without one is its midnight.
-fn stamp(moment: Moment, zoned: bool) -> Option<Stamp> {
+pub(super) fn stamp(moment: Moment, zoned: bool) -> Option<Stamp> {
     match moment {
         Moment::Stamp(stamp) if stamp.zoned == zoned => Some(stamp),
         Moment::Date(day) if !zoned => Some(Stamp::midnight(day)),

@@ -55,6 +55,12 @@ fn two(text: &[u8], at: usize) -> Option<u32> {
     }
 }
 
+/// One digit or two at a place: their number, and where they end.
+fn small(text: &[u8], at: usize) -> Option<(u32, usize)> {
+    let one = || text.get(at).filter(|byte| byte.is_ascii_digit()).map(|byte| (u32::from(byte - b'0'), at + 1));
+    two(text, at).map(|number| (number, at + 2)).or_else(one)
+}
+
 /// Days since 1970 of a day of the Gregorian calendar, by Howard Hinnant's `days_from_civil`.
 fn days(year: i64, month: u32, day: u32) -> Option<i32> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -138,16 +144,33 @@ impl Moment {
             let is_time = length == text.len() && length >= 8 && nanos % 1000 == 0;
             return is_time.then_some(Self::Time(seconds * MICROS + i64::from(nanos / 1000)));
         }
-        let day = date(text)?;
-        if text.len() == 10 {
-            return Some(Self::Date(day));
-        }
-        if !matches!(text[10], b'T' | b' ' | b't') {
+        Self::of_day(date(text)?, &text[10..])
+    }
+
+    /// The same of a date as `31/12/2024`, `31.12.2024` and `31-12-2024` write it, or with the month first.
+    pub(crate) fn scan_by(text: &[u8], day_first: bool) -> Option<Self> {
+        let (first, at) = small(text, 0)?;
+        let mark = text.get(at).filter(|byte| matches!(byte, b'/' | b'.' | b'-'))?;
+        let (second, at) = small(text, at + 1)?;
+        if text.get(at) != Some(mark) {
             return None;
         }
-        let (seconds, nanos, length) = clock(&text[11..])?;
+        let year = i64::from(two(text, at + 1)?) * 100 + i64::from(two(text, at + 3)?);
+        let (day, month) = if day_first { (first, second) } else { (second, first) };
+        Self::of_day(days(year, month, day)?, &text[at + 5..])
+    }
+
+    /// A day, or the time of it that stands behind it.
+    fn of_day(day: i32, time: &[u8]) -> Option<Self> {
+        if time.is_empty() {
+            return Some(Self::Date(day));
+        }
+        if !matches!(time[0], b'T' | b' ' | b't') {
+            return None;
+        }
+        let (seconds, nanos, length) = clock(&time[1..])?;
         let seconds = i64::from(day) * DAY + seconds;
-        let rest = &text[11 + length..];
+        let rest = &time[1 + length..];
         if rest.is_empty() {
             return Some(Self::Stamp(Stamp { seconds, nanos, zoned: false, offset: false }));
         }
@@ -186,6 +209,20 @@ mod tests {
             ["2024-01-31T", "2024-01-31 25:00", "2024-01-31x12:00", "2024-01-31T12:00:00.", "2024-01-31T12:00+2", "20240131", "é-01-311"]
         {
             assert_eq!(of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn days_and_months_are_in_the_order_that_is_said() {
+        let by = |text: &str, day_first| Moment::scan_by(text.as_bytes(), day_first);
+        for text in ["31/12/2024", "31.12.2024", "31-12-2024"] {
+            assert_eq!((by(text, true), by(text, false)), (of("2024-12-31"), None), "{text}");
+        }
+        assert_eq!((by("1/2/2024", true), by("1/2/2024", false)), (of("2024-02-01"), of("2024-01-02")));
+        assert_eq!(by("31.12.2024 12:30", true), of("2024-12-31 12:30"));
+        assert_eq!(by("12/31/2024T12:30:00Z", false), of("2024-12-31T12:30:00Z"));
+        for text in ["31/12/24", "31/12-2024", "2024-12-31", "29.2.2023", "31.12.2024x", "31.12", ""] {
+            assert_eq!(by(text, true), None, "{text}");
         }
     }
 

@@ -7,7 +7,7 @@ use super::{Facts, Keys, Kind};
 /// Characters of an example.
 const EXAMPLE_CHARS: usize = 40;
 /// Columns of which something is said; the others are counted.
-pub(crate) const NOTES_MAX: usize = 20;
+const NOTES_MAX: usize = 20;
 
 /// A sort of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +199,24 @@ pub(crate) fn notes<'a>(columns: impl Iterator<Item = (&'a str, &'a Facts, &'a K
         all.push(format!("and {more} more notes on columns"));
     }
     all
+}
+
+/// Types that columns keep, though all that was read has another.
+pub(crate) fn kept_notes<'a>(columns: impl Iterator<Item = (&'a str, &'a Facts, &'a Kind)>) -> Vec<String> {
+    let other = |(name, facts, kind): (&str, &Facts, &Kind)| {
+        let own = facts.kind().arrow();
+        (own != kind.arrow()).then(|| format!("column `{name}` keeps its type {}; read as a new dataset it is {own}", kind.arrow()))
+    };
+    columns.filter_map(other).take(NOTES_MAX).collect()
+}
+
+/// Why a column has its type: what its values are, with a count and an example of each sort.
+pub(crate) fn reason(name: &str, facts: &Facts, kind: &Kind, paths: &[&Path]) -> String {
+    let tally = &facts.tally;
+    let sorts = Class::ALL.into_iter().filter(|class| tally.of(*class) > 0);
+    let sorts: Vec<String> = sorts.map(|class| format!("{} {}{}", tally.of(class), class.words(), tally.example(class, paths))).collect();
+    let sorts = if sorts.is_empty() { "it has no values".to_owned() } else { sorts.join("; ") };
+    format!("column `{name}` is {}: {sorts}", kind.arrow())
 }
 
 fn note(path: &str, facts: &Facts, kind: &Kind, (paths, typed): (&[&Path], bool), all: &mut Vec<String>) {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 use super::{PIECE_BYTES, Piece, RECORD_BYTES_MAX};
 
@@ -14,12 +14,14 @@ pub(crate) struct Pieces {
     reader: Box<dyn Read + Send>,
     buffer: Vec<u8>,
     ended: bool,
+    /// Lines of the file before what is in the buffer.
+    lines: u64,
 }
 
 impl Pieces {
     /// Reads the beginning of a file: so many bytes, or all that there are.
     pub(crate) fn begin(reader: Box<dyn Read + Send>, bytes: usize) -> io::Result<Self> {
-        let mut pieces = Self { reader, buffer: Vec::new(), ended: false };
+        let mut pieces = Self { reader, buffer: Vec::new(), ended: false, lines: 0 };
         pieces.fill(bytes)?;
         Ok(pieces)
     }
@@ -36,7 +38,13 @@ impl Pieces {
 
     /// Leaves out so many bytes of it.
     pub(crate) fn skip(&mut self, bytes: usize) {
-        self.buffer.drain(..bytes.min(self.buffer.len()));
+        let left_out: Vec<u8> = self.buffer.drain(..bytes.min(self.buffer.len())).collect();
+        self.pass(&left_out);
+    }
+
+    /// Counts the lines of what goes.
+    fn pass(&mut self, bytes: &[u8]) {
+        self.lines += memchr_iter(b'\n', bytes).count() as u64;
     }
 
     fn fill(&mut self, wanted: usize) -> io::Result<()> {
@@ -52,6 +60,7 @@ impl Pieces {
             match memchr(b'\n', &self.buffer) {
                 Some(end) => {
                     self.buffer.drain(..=end);
+                    self.lines += 1;
                     return Ok(());
                 }
                 None => self.buffer.clear(),
@@ -79,13 +88,19 @@ impl Pieces {
                 _ if self.ended && !open => return Ok(Some(Piece::Records(std::mem::take(&mut self.buffer)))),
                 Some(end) => {
                     let rest = self.buffer.split_off(end);
-                    return Ok(Some(Piece::Records(std::mem::replace(&mut self.buffer, rest))));
+                    let records = std::mem::replace(&mut self.buffer, rest);
+                    self.pass(&records);
+                    return Ok(Some(Piece::Records(records)));
                 }
                 None if !self.ended && self.buffer.len() < RECORD_BYTES_MAX => wanted = RECORD_BYTES_MAX,
                 None => {
+                    let (line, is_end) = (self.lines + 1, self.ended);
                     self.skip_line()?;
-                    let why = if open { "opens a quote that is not closed within 16 MiB" } else { "is longer than 16 MiB" };
-                    return Ok(Some(Piece::Bad(why)));
+                    return Ok(Some(Piece::Bad(match (open, is_end) {
+                        (true, true) => format!("line {line} opens a quote that is not closed before the file ends"),
+                        (true, false) => format!("line {line} opens a quote that is not closed within 16 MiB"),
+                        (false, _) => format!("line {line} is longer than 16 MiB"),
+                    })));
                 }
             }
         }

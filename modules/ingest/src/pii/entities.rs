@@ -15,6 +15,10 @@ use super::sample::Kind;
 pub enum Class {
     /// They have a check digit.
     Checksum,
+    /// They have one that the numbers of companies and other registers have as well: the name has to say whose they are.
+    Shared,
+    /// They open something, and are written as nothing else is: one is enough.
+    Secret,
     /// They are written as nothing else is.
     Format,
     /// Telephone numbers: some are written as nothing else is, others are digits.
@@ -47,6 +51,25 @@ impl Entity {
         match self.name {
             "date_of_birth" => kind == Kind::Date,
             _ => kind == Kind::Text,
+        }
+    }
+
+    /// The share of values from which it is proved by a check digit. Numbers of China have a county, a day and a check digit, and many
+    /// that were given out have a county of another time.
+    #[must_use]
+    pub fn proved_share(&self) -> f64 {
+        if self.name == "cn_ric" { 0.2 } else { 0.8 }
+    }
+
+    /// The share of values that are nothing else from which a column may hold it among other things; none if that says nothing.
+    #[must_use]
+    pub fn possible_share(&self) -> Option<f64> {
+        match self.class {
+            Class::Secret => Some(0.0),
+            // Nothing else is written so.
+            _ if matches!(self.name, "email" | "iban") => Some(0.02),
+            Class::Checksum | Class::Format | Class::Phone => Some(0.3),
+            Class::Shared | Class::Weak | Class::Name => None,
         }
     }
 }
@@ -140,7 +163,7 @@ entities! {
     "se_personnummer" Checksum ["personnummer"] r"^(?:[0-9]{2})?[0-9]{6}[-+]?[0-9]{4}$" checked!(checks::se_personnummer);
     "fi_hetu" Checksum ["hetu", "henkilötunnus", "henkilotunnus"] r"^[0-9]{6}[-+A-FU-Ya-fu-y][0-9]{3}[0-9A-Ya-y]$"
         |value| sure(checks::fi_hetu(&value.to_ascii_uppercase()));
-    "ca_sin" Checksum ["sin", "social insurance", "nas"] r"^[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{3}$" checked!(checks::ca_sin);
+    "ca_sin" Shared ["sin", "social insurance", "nas"] r"^[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{3}$" checked!(checks::ca_sin);
     "ch_ahv" Checksum ["ahv", "avs", "ahv nr"] r"^756\.?[0-9]{4}\.?[0-9]{4}\.?[0-9]{2}$" checked!(checks::ch_ahv);
     "be_nrn" Checksum ["rijksregisternummer", "nrn", "insz", "niss"] r"^[0-9]{2}\.?[0-9]{2}\.?[0-9]{2}-?[0-9]{3}[.-]?[0-9]{2}$"
         checked!(checks::be_nrn);
@@ -152,6 +175,13 @@ entities! {
     "tr_tckn" Checksum ["tckn", "tc kimlik", "kimlik no"] r"^[1-9][0-9]{10}$" checked!(checks::tr_tckn);
     "ro_cnp" Checksum ["cnp"] r"^[1-9][0-9]{12}$" checked!(checks::ro_cnp);
     "dk_cpr" Weak ["cpr", "cpr nr", "cprnummer"] r"^[0-9]{6}-?[0-9]{4}$" separated!(checks::dk_cpr);
+    "aws_access_key" Secret ["aws access key", "access key id"] r"^(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}$" |_| Likeness::Strong;
+    "google_api_key" Secret ["google api key", "gcp key"] r"^AIza[0-9A-Za-z_-]{35}$" |_| Likeness::Strong;
+    "github_token" Secret ["github token"] r"^(?:gh[pousr]_[0-9A-Za-z]{36,255}|github_pat_[0-9A-Za-z_]{22,255})$" |_| Likeness::Strong;
+    "slack_token" Secret ["slack token"] r"^(?:xox[abeoprs]|xapp)-[0-9A-Za-z-]{10,}$" |_| Likeness::Strong;
+    "stripe_key" Secret ["stripe key"] r"^[rs]k_(?:live|test)_[0-9A-Za-z]{16,}$" |_| Likeness::Strong;
+    "private_key" Secret ["private key"] r"^-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----" |_| Likeness::Strong;
+    "jwt" Secret ["jwt", "id token"] r"^eyJ[0-9A-Za-z_-]{8,}(?:\.eyJ[0-9A-Za-z_-]*(?:\.[0-9A-Za-z_-]*)?)$" |_| Likeness::Strong;
     "person_name" Name ["first name", "last name", "full name", "given name", "family name", "middle name", "maiden name", "fname", "lname",
         "surname", "forename", "customer name", "client name", "patient name", "employee name", "contact name", "vorname", "nachname",
         "familienname", "prenom", "prénom", "nom de famille", "nombre", "apellido", "apellidos", "cognome", "sobrenome", "achternaam", "voornaam"]
@@ -171,14 +201,18 @@ static PATTERNS: LazyLock<[RegexSet; 2]> = LazyLock::new(|| {
     [false, true].map(|mail| set(mail).unwrap_or_else(|_| RegexSet::empty()))
 });
 
-/// Which it is written like. All have a digit, a colon or an at sign: most values have none and are let go at once.
+/// Which it is written like. All have a digit, a colon or an at sign, or are as long as keys are: most values are let go at once.
 fn written_like(value: &str) -> impl Iterator<Item = usize> {
     let has = |test: fn(&u8) -> bool| value.as_bytes().iter().any(test);
     let [others, mail] = &*PATTERNS;
-    let others = has(|b| b.is_ascii_digit() || *b == b':').then(|| others.matches(value).into_iter());
+    let is_long = value.len() >= KEY_BYTES;
+    let others = (is_long || has(|b| b.is_ascii_digit() || *b == b':')).then(|| others.matches(value).into_iter());
     let mail = has(|b| *b == b'@').then(|| mail.matches(value).into_iter());
     others.into_iter().flatten().chain(mail.into_iter().flatten())
 }
+
+/// The shortest key is that long.
+const KEY_BYTES: usize = 16;
 
 /// Looks at every value as every entity that it is written like.
 #[must_use]
@@ -194,12 +228,23 @@ pub fn evidence(values: &[&str], kind: Kind) -> Vec<Evidence> {
             }
         }
     }
+    // Codes of parts have the same letters before their digits and behind them; numbers that were given out have many.
+    let nino = ENTITIES.iter().position(|e| e.name == "uk_nino");
+    if let Some(i) = nino.filter(|i| all[*i].strong > 0 && !varied(values)) {
+        all[i] = Evidence { strong: 0, weak: all[i].strong };
+    }
     // Versions look like addresses of small numbers; real ones use all of a byte.
     let ip = ENTITIES.iter().position(|e| e.name == "ip_address");
     if let Some(i) = ip.filter(|_| !spread(values)) {
         all[i] = Evidence { strong: 0, weak: all[i].strong };
     }
     all
+}
+
+/// Whether the two letters that values begin with are different ones, a pair for ten values or so.
+fn varied(values: &[&str]) -> bool {
+    let pairs: std::collections::HashSet<String> = values.iter().map(|value| value.chars().take(2).collect()).collect();
+    pairs.len() * 10 >= values.len().min(100)
 }
 
 /// Whether a tenth of the IPv4 addresses begin above the numbers that versions begin with, and some octet is large.
@@ -243,8 +288,11 @@ fn phone(value: &str) -> Likeness {
         let written = [
             // An area code in parentheses, or a country's.
             r"^(?:\+?[0-9]{1,3}[ -]?)?\(\+?[0-9]{2,5}\)",
-            // A trunk prefix and a group.
-            r"^0[1-9][0-9]{0,4}[ /.-][0-9]",
+            // A trunk prefix and groups; joined by hyphens alone they may be the number of a part, unless the second is long.
+            r"^0[1-9][0-9]{0,4}[ /.-][0-9].*[ /]",
+            r"^0[1-9][0-9]{0,4}[ /][0-9]",
+            r"^0[1-9](?:\.[0-9]{2}){4}$",
+            r"^0[1-9][0-9]{0,3}-[0-9]{6,8}$",
             r"^8[ -]\(?[0-9]{3}\)?[ -]",
             // North America.
             r"^(?:(?:\+|00)?1[ .-])?[0-9]{3}[.-][0-9]{3}[.-][0-9]{4}(?: ?(?:x|ext)|$)",
@@ -255,6 +303,10 @@ fn phone(value: &str) -> Likeness {
     });
     let number = value.split(['x', 'e', '#']).next().unwrap_or(value).replace("(0)", "");
     let digits = bare(&number);
+    // Journals are numbered so: four digits, a hyphen, three and the check digit.
+    if value.len() == 9 && value.as_bytes()[4] == b'-' && checks::issn(&digits) {
+        return Likeness::Not;
+    }
     if !(7..=15).contains(&digits.len()) || OTHERS.is_match(value) || (digits.len() > 13 && checks::card(&digits)) {
         return Likeness::Not;
     }
@@ -274,31 +326,53 @@ fn phone(value: &str) -> Likeness {
     if WRITTEN.is_match(value) { Likeness::Strong } else { Likeness::Weak }
 }
 
+/// How something stands in prose: its entity, what all of it has, how it is written, and whether it is real.
+type Look = (&'static str, &'static str, Regex, fn(&str) -> bool);
+
+/// What is looked for in prose. Most texts have not even the characters that all of a kind have.
+static LOOKS: LazyLock<Vec<Look>> = LazyLock::new(|| {
+    let looks: [(&'static str, &'static str, &'static str, fn(&str) -> bool); 12] = [
+        ("email", "@", r"[\p{L}\p{N}._%+-]+@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)*\.\p{L}{2,}", |_| true),
+        ("credit_card", "", r"\b[0-9](?:[ -]?[0-9]){11,18}\b", |found| checks::card(&bare(found))),
+        ("iban", "", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){10,30}\b", |found| found.parse::<Iban>().is_ok()),
+        ("phone", "+", r"\+[0-9][0-9 ()/.\-]{6,20}[0-9]", |found| phonelib::is_valid_phone_number(&format!("+{}", bare(found)))),
+        ("ip_address", ".", r"\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b", |found| {
+            found.parse::<Ipv4Addr>().is_ok_and(|a| a.octets().iter().any(|n| *n >= 100))
+        }),
+        ("aws_access_key", "", r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b", |_| true),
+        ("google_api_key", "AIza", r"\bAIza[0-9A-Za-z_-]{35}", |_| true),
+        ("github_token", "_", r"\b(?:gh[pousr]_[0-9A-Za-z]{36,255}|github_pat_[0-9A-Za-z_]{22,255})", |_| true),
+        ("slack_token", "-", r"\b(?:xox[abeoprs]|xapp)-[0-9A-Za-z-]{10,}", |_| true),
+        ("stripe_key", "k_", r"\b[rs]k_(?:live|test)_[0-9A-Za-z]{16,}", |_| true),
+        ("private_key", "-----BEGIN", r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----", |_| true),
+        ("jwt", "eyJ", r"\beyJ[0-9A-Za-z_-]{8,}\.eyJ[0-9A-Za-z_-]{4,}", |_| true),
+    ];
+    looks.into_iter().filter_map(|(name, has, pattern, real)| Some((name, has, Regex::new(pattern).ok()?, real))).collect()
+});
+
+/// Whether an entity opens something: then one in any text counts.
+#[must_use]
+pub fn is_secret(name: &str) -> bool {
+    ENTITIES.iter().any(|entity| entity.name == name && entity.class == Class::Secret)
+}
+
+/// The first of each entity that stands in a text.
+#[must_use]
+pub fn found_within(text: &str) -> Vec<(&'static str, &str)> {
+    let looks = LOOKS.iter().filter(|(_, has, ..)| text.contains(has));
+    looks.filter_map(|(name, _, pattern, real)| Some((*name, pattern.find_iter(text).map(|m| m.as_str()).find(|m| real(m))?))).collect()
+}
+
 /// What stands in prose: entity and how many of these texts hold one.
 #[must_use]
 pub fn within<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<(&'static str, usize)> {
-    static EMAIL: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"[\p{L}\p{N}._%+-]+@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)*\.\p{L}{2,}").ok());
-    static CARD: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\b[0-9](?:[ -]?[0-9]){11,18}\b").ok());
-    static IBAN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){10,30}\b").ok());
-    static PHONE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\+[0-9][0-9 ()/.\-]{6,20}[0-9]").ok());
-    static IP: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b").ok());
-    type Look = (&'static str, &'static LazyLock<Option<Regex>>, fn(&str) -> bool);
-    let looks: [Look; 5] = [
-        ("email", &EMAIL, |_| true),
-        ("credit_card", &CARD, |found| checks::card(&bare(found))),
-        ("iban", &IBAN, |found| found.parse::<Iban>().is_ok()),
-        ("phone", &PHONE, |found| phonelib::is_valid_phone_number(&format!("+{}", bare(found)))),
-        ("ip_address", &IP, |found| found.parse::<Ipv4Addr>().is_ok_and(|a| a.octets().iter().any(|n| *n >= 100))),
-    ];
-    let mut counts = looks.map(|(name, ..)| (name, 0));
+    let mut counts: Vec<(&'static str, usize)> = LOOKS.iter().map(|(name, ..)| (*name, 0)).collect();
     for text in texts {
-        for ((_, count), (_, pattern, real)) in counts.iter_mut().zip(&looks) {
-            let found = pattern.as_ref().is_some_and(|p| p.find_iter(text).any(|m| real(m.as_str())));
-            *count += usize::from(found);
+        for (found, _) in found_within(text) {
+            counts.iter_mut().filter(|(name, _)| *name == found).for_each(|(_, count)| *count += 1);
         }
     }
-    counts.to_vec()
+    counts
 }
 
 #[cfg(test)]
@@ -323,11 +397,34 @@ mod tests {
         ] {
             assert_eq!(phone(value), Likeness::Strong, "{value}");
         }
-        for value in ["2024-01-02", "02.01.2024", "192.168.10.20", "123456.789", "078-05-1120", "12345", "4111111111111111"] {
+        for value in ["0317-8471", "2024-01-02", "02.01.2024", "192.168.10.20", "123456.789", "078-05-1120", "12345", "4111111111111111"] {
             assert_eq!(phone(value), Likeness::Not, "{value}");
         }
-        for value in ["13891417776", "0000012345", "2023-000123", "0001-00012345", "978-0-306-40615"] {
+        for value in ["0123-45-678", "0317-8472", "13891417776", "0000012345", "2023-000123", "0001-00012345", "978-0-306-40615"] {
             assert_eq!(phone(value), Likeness::Weak, "{value}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_found_and_what_only_looks_so_is_not() {
+        let key = |name: &str| match name {
+            "aws_access_key" => format!("{}{}", "AKIA", "IOSFODNN7EXAMPLE".replace(['0', '1', '8', '9'], "2")),
+            "google_api_key" => format!("AIza{}", "Sy0a-_".repeat(6).chars().take(35).collect::<String>()),
+            "github_token" => format!("ghp_{}", "a1B2".repeat(9)),
+            "slack_token" => format!("xoxb-{}", "12345-abcde".repeat(2)),
+            "stripe_key" => format!("sk_live_{}", "4eC3".repeat(6)),
+            "private_key" => "-----BEGIN RSA PRIVATE KEY-----\nMIIE".to_owned(),
+            _ => format!("eyJ{0}.eyJ{0}.{0}", "hbGciOiJI1"),
+        };
+        for entity in ENTITIES.iter().filter(|entity| entity.class == Class::Secret) {
+            let key = key(entity.name);
+            let at = ENTITIES.iter().position(|other| other.name == entity.name).expect("there");
+            assert_eq!(evidence(&[&key], Kind::Text)[at].strong, 1, "{key}");
+            let text = format!("use {key} for now");
+            assert_eq!(found_within(&text).iter().map(|(name, _)| *name).collect::<Vec<_>>(), [entity.name], "{text}");
+        }
+        for other in ["AKIAshort", "ghp_short", "-----BEGIN CERTIFICATE-----", "eyJub3Q", "sk_live_", "xoxo-hugs"] {
+            assert!(!found_within(other).iter().any(|(name, _)| is_secret(name)), "{other}");
         }
     }
 

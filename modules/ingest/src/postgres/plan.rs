@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use super::server::Server;
 use super::shape::Shape;
 use crate::table::{AskError, ReadError, ReadOptions, TableSource};
-use crate::window::{Dialect, Window};
+use crate::window::{Dialect, Reach, Standing, Window, WindowError};
 
 /// Fewer pages are read by one worker: another connection costs as much as reading 16 MB.
 const RANGE_PAGES_MIN: u32 = 2048;
@@ -30,8 +30,8 @@ pub(super) struct Plan {
     pub(super) source_types: Vec<String>,
     pub(super) notes: Vec<String>,
     pub(super) input: String,
-    /// The last value of the window, if it has rows.
-    pub(super) bound: Option<String>,
+    /// How far the window goes.
+    pub(super) reach: Reach,
 }
 
 /// A name as SQL writes it.
@@ -47,9 +47,9 @@ pub(super) async fn plan(server: &Server, client: &Client, what: &TableSource, h
     // A part of a table is found by an index on its column, not by scanning pages.
     let is_part = how.window.as_ref().is_some_and(|w| w.since.is_some() || w.rows.is_some());
     let mut ranges = ranges(origin.pages.filter(|_| !is_part), how.parallel);
-    let bound = match &how.window {
+    let (reach, note) = match &how.window {
         Some(window) => confine(server, client, window, (&origin, &columns), &mut ranges).await?,
-        None => None,
+        None => (Reach::default(), None),
     };
     let snapshot = if let Some(held) = how.snapshot.clone() {
         held
@@ -66,9 +66,9 @@ pub(super) async fn plan(server: &Server, client: &Client, what: &TableSource, h
         schema: columns.schema,
         shapes: columns.shapes,
         source_types: columns.source_types,
-        notes: origin.notes,
+        notes: origin.notes.into_iter().chain(note).collect(),
         input: origin.input,
-        bound,
+        reach,
     })
 }
 
@@ -179,29 +179,54 @@ impl Columns {
     }
 }
 
-/// Confines all ranges to a window of the table; gives its last value, if it has rows.
+/// Confines all ranges to a window of the table; gives how far it goes, and what a person should know.
 async fn confine(
     server: &Server,
     client: &Client,
     window: &Window,
     (origin, columns): (&Origin, &Columns),
     ranges: &mut [String],
-) -> Result<Option<String>, ReadError> {
+) -> Result<(Reach, Option<String>), ReadError> {
     let Some(at) = columns.schema.fields().iter().position(|field| *field.name() == window.column) else {
         return Err(AskError::NoColumn { input: origin.input.clone(), column: window.column.clone() }.into());
     };
     let (column, kind) = (quoted(&window.column), &columns.source_types[at]);
-    window.check(Dialect::Postgres, kind)?;
-    let row = client.query_one(&window.bound_query(Dialect::Postgres, &column, kind, &origin.from), &[]).await;
-    let bound: Option<String> = row.map_err(|e| server.said("asking how far to read", &e))?.get(0);
-    let condition = window.condition(Dialect::Postgres, &column, kind, bound.as_deref());
+    let (dialect, said) = (Dialect::Postgres, |e: tokio_postgres::Error| server.said("asking how far to read", &e));
+    window.check(dialect, kind)?;
+    let mut counts = [0; 3];
+    for (count, query) in counts.iter_mut().zip(window.standing_queries(dialect, &column, kind, &origin.from)) {
+        if let Some(query) = query {
+            *count = counted(&client.query_one(&query, &[]).await.map_err(said)?);
+        }
+    }
+    let [strays, far, ties] = counts;
+    let cut = window.cut(Standing { strays, far, ties })?;
+    let row = client.query_opt(&window.bound_query(dialect, &column, kind, &origin.from, &cut), &[]).await.map_err(said)?;
+    let bound: Option<String> = row.and_then(|row| row.get(0));
+    let ties = match &bound {
+        None => window.since.as_ref().map(|_| ties),
+        Some(bound) => {
+            let equal =
+                counted(&client.query_one(&window.equals_query(dialect, &column, kind, &origin.from, bound), &[]).await.map_err(said)?);
+            if equal == 0 {
+                return Err(WindowError::Inexact { column: window.column.clone(), bound: bound.clone() }.into());
+            }
+            Some(equal)
+        }
+    };
+    let condition = window.condition(dialect, &column, kind, bound.as_deref(), &cut);
     for range in ranges {
         *range = match range.strip_prefix(" WHERE ") {
             Some(pages) => format!(" WHERE ({condition}) AND {pages}"),
             None => format!(" WHERE {condition}"),
         };
     }
-    Ok(bound)
+    Ok((Reach { bound, ties, strays: Some(strays) }, cut.note))
+}
+
+/// A count as the server gives it.
+fn counted(row: &tokio_postgres::Row) -> u64 {
+    u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)
 }
 
 /// What the server knows of a table.

@@ -14,6 +14,9 @@ use crate::dsn::{Dsn, DsnError, Tls};
 use crate::table::{self, ReadError, ServerError};
 use crate::tls;
 
+/// Texts of values that are the same everywhere, and come back as what they were.
+const SESSION: &str = "SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; \
+                       SET bytea_output = 'hex'; SET standard_conforming_strings = on; SET client_encoding = 'UTF8'";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long asking the server to stop, or to end a snapshot, may take: whoever waits for that has an error to tell.
@@ -105,7 +108,14 @@ impl Server {
         }
     }
 
+    /// A connection whose session is ours: how values are printed and read is not left to the server, the database or the user.
     async fn connect(&self) -> Result<Session, ReadError> {
+        let session = self.dial().await?;
+        session.client.batch_execute(SESSION).await.map_err(|e| self.said("setting the session", &e))?;
+        Ok(session)
+    }
+
+    async fn dial(&self) -> Result<Session, ReadError> {
         let failed = |e: tokio_postgres::Error| self.said("connecting", &e);
         let (client, driver) = match &self.tls {
             Some(tls) => {

@@ -35,7 +35,7 @@ fn by_and_by(state: &Path) -> DatasetRegistry {
     let mut objects = Vec::new();
     for (run, rows) in [("r1", 1000), ("r2", 10)] {
         objects.push(write(&mut registry, run, rows));
-        let watermark = Some(Watermark { column: "u".into(), bound: rows.to_string(), source: "s".into() });
+        let watermark = Some(Watermark { column: "u".into(), bound: rows.to_string(), source: "s".into(), ..Watermark::default() });
         let commit = CommitIn { name: "d".into(), run_id: run.into(), objects: objects.clone(), watermark, ..CommitIn::default() };
         registry.commit(commit, 0).expect("committed");
     }
