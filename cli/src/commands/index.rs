@@ -10,8 +10,8 @@ use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary, CreateIn, CreateOut, DeleteOut,
     Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, ListOut, MigrateIn, MoveIn,
-    MoveOut, MoveSummary, NameIn, PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RollbackIn,
-    RollbackOut, StatsOut, TrialIn, TrialOut, TrialSummary, UnpinOut,
+    MoveOut, MoveSummary, NameIn, PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RollbackIn, RollbackOut, StatsOut, TrialIn,
+    TrialOut, TrialSummary, UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 

@@ -467,7 +467,7 @@ fn assign_ids(files: &mut [File], known: &HashMap<PathBuf, String>) {
         if !taken.insert(file.id.clone()) {
             let whole = path_text(&file.path);
             let mut others = (2..).map(|n| format!("{whole}#{n}"));
-            file.id = whole;
+            file.id.clone_from(&whole);
             while !taken.insert(file.id.clone()) {
                 file.id = others.next().unwrap_or_default();
             }

@@ -78,14 +78,14 @@ fn every_width_of_a_trial_is_a_candidate() {
     assert_eq!(with_best_width(&trial("b", "x", 0.9, 10.0), Choice::Recall).id, "b");
 }
 
-fn asked() -> (Vec<Query>, impl Fn(&[f32], usize, usize) -> Vec<Neighbour>) {
-    let queries = vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1, right: None }; 3];
-    (queries, |_: &[f32], _: usize, ef: usize| vec![Neighbour { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }])
+/// A search that finds what is right with 77 candidates or more.
+fn search(_: &[f32], _: usize, ef: usize) -> Vec<Neighbour> {
+    vec![Neighbour { row: 0, score: if ef >= 77 { 1.0 } else { 0.0 } }]
 }
 
 #[test]
 fn the_narrowest_search_that_suffices_is_found() {
-    let (queries, search) = asked();
+    let queries = vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1, right: None }; 3];
     assert_eq!(find_ef(&queries, 10, 0.9, &search, &|| ()), 77);
     assert_eq!(narrowest(&[10, 64, 80, 100], &queries, 10, 0.9, &search, &|| ()), Some(80));
     assert_eq!(narrowest(&[10, 64], &queries, 10, 0.9, &search, &|| ()), Some(64), "the last where none is enough");

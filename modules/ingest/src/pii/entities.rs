@@ -327,11 +327,14 @@ fn phone(value: &str) -> Likeness {
 }
 
 /// How something stands in prose: its entity, what all of it has, how it is written, and whether it is real.
-type Look = (&'static str, &'static str, Regex, fn(&str) -> bool);
+type Look = (&'static str, &'static str, Regex, checks::Rule);
+
+/// The same with its pattern as text.
+type LookText = (&'static str, &'static str, &'static str, checks::Rule);
 
 /// What is looked for in prose. Most texts have not even the characters that all of a kind have.
 static LOOKS: LazyLock<Vec<Look>> = LazyLock::new(|| {
-    let looks: [(&'static str, &'static str, &'static str, fn(&str) -> bool); 12] = [
+    let looks: [LookText; 12] = [
         ("email", "@", r"[\p{L}\p{N}._%+-]+@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)*\.\p{L}{2,}", |_| true),
         ("credit_card", "", r"\b[0-9](?:[ -]?[0-9]){11,18}\b", |found| checks::card(&bare(found))),
         ("iban", "", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){10,30}\b", |found| found.parse::<Iban>().is_ok()),
