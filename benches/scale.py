@@ -118,13 +118,13 @@ def made_up(rows, dim, rng):
     for first in range(0, rows, GROUP):
         count = min(GROUP, rows - first)
         weights = rng.standard_normal((count, DIRECTIONS)).astype(np.float32)
-        vectors = weights @ directions + NOISE * np.sqrt(DIRECTIONS) * rng.standard_normal((count, dim)).astype(np.float32)
-        yield first, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = weights @ directions + NOISE * DIRECTIONS**0.5 * rng.standard_normal((count, dim)).astype(np.float32)
+        yield first, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def written(path, rows, dim, seed, changed=frozenset()):
     """The dataset as Parquet; of the rows `changed`, the vectors are others."""
-    item = pa.list_(pa.field("item", pa.float32(), nullable=False), dim)
+    item = pa.list_(pa.float32(), dim)
     schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("vector", item), ("rare", pa.bool_()), ("tenth", pa.int64())])
     rng, others = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=["tenth"]) as writer:
