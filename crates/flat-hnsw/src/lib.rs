@@ -41,6 +41,11 @@ const COMPARED_FLOOR: usize = 600;
 const COMPARED_PER_EF: usize = 20;
 /// Scores closer than this are those of equal vectors: the rounding of f32 sums.
 const EQUAL: f32 = 1e-6;
+/// Candidates kept for each hit that is wanted and each row that a filter passes over before it: a hit's neighbours are found as surely as
+/// among all rows by `ef`.
+const FILTERED_PER_HIT: usize = 6;
+/// Of filtered rows, all are compared unless a walk is so many times quicker: a walk may miss some.
+const EXACT_WORTH: usize = 2;
 /// A code compared in a walk costs as much as this many in a scan, which reads memory in order.
 const WALK_COST: usize = 4;
 /// Candidates of the search by which a built graph is asked for each of its rows; narrower than a usual search, so that a
@@ -378,15 +383,23 @@ impl FlatIndex {
             return Vec::new();
         }
         let ef = ask.ef.max(ask.k);
-        // Of the nodes a walk keeps only the live ones count.
-        let wide = if ask.live.is_some() { ef.saturating_mul(rows) / live + ef / 8 } else { ef };
-        let walk = WALK_COST * (COMPARED_FLOOR + COMPARED_PER_EF.saturating_mul(wide));
-        if self.top.is_empty() || live <= walk {
+        // Of the nodes a walk keeps only the live ones count: so many more are kept, or as many as the wanted ones lie among.
+        let (wide, scan) = match ask.live {
+            None => (ef, rows),
+            Some(_) => {
+                let among = ask.k.saturating_mul(FILTERED_PER_HIT).saturating_mul(rows) / live;
+                let wide = (ef.saturating_mul(rows) / live + ef / 8).min(ef.saturating_add(among));
+                (wide, live.saturating_mul(store::SPARSE / EXACT_WORTH).min(rows))
+            }
+        };
+        let walk = COMPARED_FLOOR + COMPARED_PER_EF.saturating_mul(wide);
+        if self.top.is_empty() || scan <= WALK_COST.saturating_mul(walk) {
             return self.store.exact(query, ask.k, ask.live, 1);
         }
         let found = self.walk(query, ask.k, wide, ask.live);
         // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
-        if found.near_duplicates || found.reached < ef.min(live) / 2 || found.reached < ask.k.min(live) {
+        let expected = if ask.live.is_some() { wide.saturating_mul(live) / rows } else { ef };
+        if found.near_duplicates || found.reached < expected.min(live) / 2 || found.reached < ask.k.min(live) {
             return self.store.exact(query, ask.k, ask.live, 1);
         }
         found.best

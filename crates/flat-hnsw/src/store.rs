@@ -16,7 +16,7 @@ const BLOCK: usize = 1024;
 /// Queries that share a pass over the codes: their own codes stay in the first-level cache.
 const GROUP: usize = 16;
 /// Fetching a row on its own costs as much as reading this many in order.
-const SPARSE: usize = 4;
+pub(crate) const SPARSE: usize = 4;
 /// Rows that are worth a thread of their own.
 const ROWS_PER_THREAD_MIN: usize = 20_000;
 

@@ -30,7 +30,7 @@ pub struct Width {
     pub recall: f64,
 }
 
-/// The narrowest search, in steps that double, that reaches a recall; the widest tried if none does.
+/// The narrowest search that reaches a recall, to an eighth; the widest tried if none does.
 #[must_use]
 pub fn width(flat: &FlatIndex, wanted: f64, threads: usize) -> Option<Width> {
     let rows = flat.store.len();
@@ -49,7 +49,22 @@ pub fn width(flat: &FlatIndex, wanted: f64, threads: usize) -> Option<Width> {
     while width.recall < wanted && width.ef < EF_MAX {
         width = Width { ef: width.ef * 2, recall: recall(width.ef * 2) };
     }
+    if width.ef > EF_DEFAULT && width.recall >= wanted {
+        width = narrowed(width, wanted, &recall);
+    }
     Some(width)
+}
+
+/// The narrowest between half of what suffices and that, to an eighth of the former.
+fn narrowed(enough: Width, wanted: f64, recall: &dyn Fn(usize) -> f64) -> Width {
+    let (mut low, mut high) = (enough.ef / 2, enough);
+    let step = enough.ef / 16;
+    while high.ef - low > step {
+        let ef = low.midpoint(high.ef);
+        let middle = Width { ef, recall: recall(ef) };
+        if middle.recall >= wanted { high = middle } else { low = ef }
+    }
+    high
 }
 
 /// A question between two rows, near the first.
@@ -72,6 +87,15 @@ fn share(found: &[Neighbour], truth: &[Neighbour]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_suffices_is_narrowed_to_an_eighth() {
+        for enough in [65, 80, 100, 127, 128] {
+            let recall = |ef: usize| if ef >= enough { 0.99 } else { 0.9 };
+            let width = narrowed(Width { ef: 128, recall: 0.99 }, 0.98, &recall);
+            assert!(width.ef >= enough && width.ef < enough + 9 && width.recall >= 0.98, "{width:?} for {enough}");
+        }
+    }
 
     #[test]
     fn a_question_lies_near_its_row_and_the_share_counts_ties() {
