@@ -7,7 +7,7 @@
 //! Rows are chosen by [`sorted`] columns and by a map of ids where there are many of them, else by looking at each.
 //!
 //! A value is compared as the column's type has it: with a column of f32 the number is rounded as the column's were, with dates and
-//! timestamps a text is read as ISO 8601 (UTC where it names no offset). Invariant: what cannot be compared with the column is an
+//! timestamps a text is read as ISO 8601 (UTC where it names no offset), with decimals a text as digits. Invariant: what cannot be compared with the column is an
 //! error that names both, never a filter that lets nothing through.
 
 pub mod sorted;
@@ -293,7 +293,8 @@ impl Kind {
         match self {
             Self::Text => "a text",
             Self::Bool => "true or false",
-            Self::Number | Self::Narrow | Self::Decimal => "a number",
+            Self::Number | Self::Narrow => "a number",
+            Self::Decimal => "a number, or its digits as a text such as \"12.30\"",
             Self::Time(_) => "a date such as \"2024-01-31\" or \"2024-01-31T12:00:00Z\"",
         }
     }
@@ -306,6 +307,8 @@ impl Kind {
             (Self::Decimal, Value::Int(n)) => Value::Decimal(n.to_string()),
             // As it was written: the shortest text that is this number.
             (Self::Decimal, Value::Float(x)) if x.is_finite() => Value::Decimal(x.to_string()),
+            // What has more digits than a number of JSON keeps.
+            (Self::Decimal, Value::Text(text)) => Value::Decimal(digits(text)?.to_owned()),
             (Self::Narrow, Value::Int(n)) => Value::Float(f64::from(*n as f32)),
             (Self::Narrow, Value::Float(x)) => Value::Float(f64::from(*x as f32)),
             (Self::Time(unit), Value::Int(n)) => Value::Int(n.checked_mul(unit)?),
@@ -321,6 +324,16 @@ impl Kind {
             (_, value) => value,
         }
     }
+}
+
+/// A text that is a decimal number: digits, with a sign and a point at most.
+fn digits(text: &str) -> Option<&str> {
+    let text = text.trim();
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let are_digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    (are_digits(whole) && are_digits(fraction) && whole.len() + fraction.len() > 0).then_some(text)
 }
 
 /// Nanoseconds since 1970 of an ISO date or time; UTC unless it says otherwise.
@@ -683,7 +696,13 @@ impl Part<'_> {
                 }
                 None => self.looked_at(filter),
             },
-            Filter::Contains(_, _) => self.looked_at(filter),
+            Filter::Contains(field, wanted) => {
+                let column = self.columns.column_by_name(field);
+                match column.and_then(|column| sorted.containing(field, column, wanted)) {
+                    Some(found) => LiveRows::from_rows(rows, found),
+                    None => self.looked_at(filter),
+                }
+            }
         }
     }
 
