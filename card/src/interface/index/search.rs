@@ -268,4 +268,5 @@ pub struct SearchBulkOut {
     pub stale: Option<bool>,
     pub degraded: Option<String>,
     pub rescue: Option<bool>,
+    pub partial: Option<bool>,
 }

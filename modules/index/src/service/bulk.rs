@@ -20,7 +20,7 @@ use brahman_sidecar::{Call, Reply, chain};
 use super::IndexService;
 use super::agent::Agent;
 use super::refresh::cores;
-use super::search::{EF_MAX, K_MAX, Mode, Ranking, fusion, fusion_used, is_of_model, per_document, unit};
+use super::search::{Answering, EF_MAX, K_MAX, Mode, Ranking, answering, fusion, fusion_used, is_of_model, per_document, unit};
 use super::shelf::Index;
 use crate::filter::{self, Filter};
 use crate::fusion::ScoredRow;
@@ -50,7 +50,8 @@ impl IndexService {
             return Err(Fault::invalid_parameter("upgrade", "SearchBulk leaves Varlink for Arrow frames: call it with `upgrade`"));
         }
         let index = self.index(&ask.index)?;
-        let (generation, degraded) = index.current()?;
+        let mode = Mode::parse(ask.mode.as_deref())?;
+        let Answering { generation, degraded, partial } = answering(&index, mode)?;
         is_of_model(&ask.index, ask.model.as_ref(), &generation.manifest.model)?;
         let k = ask.k.unwrap_or(10);
         if !(1..=K_MAX).contains(&k) {
@@ -60,7 +61,6 @@ impl IndexService {
             return Err(Fault::invalid_parameter("ef", format!("{ef}, expected 1 to {EF_MAX}")));
         }
         let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
-        let mode = Mode::parse(ask.mode.as_deref())?;
         let per_document = per_document(ask.per_document)?;
         let fused = fusion(ask.fusion.as_ref(), &index, &generation, mode)?;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -82,6 +82,7 @@ impl IndexService {
             stale: Some(self.datasets.is_stale(&index.parameters.dataset, m)),
             degraded: degraded.or_else(|| generation.words_trouble()),
             rescue: Some(index.rescued()),
+            partial: partial.is_some().then_some(true),
         };
         let terms = Arc::new(Terms {
             agent: Arc::clone(&self.agent),
@@ -139,7 +140,7 @@ fn texts(batch: &RecordBatch, literal: bool) -> Result<Vec<ParsedQuery>, Fault> 
 impl Terms {
     fn answer(&self, batch: &RecordBatch) -> Result<RecordBatch, Fault> {
         self.agent.searched();
-        let (generation, _) = self.index.current()?;
+        let Answering { generation, .. } = answering(&self.index, self.mode)?;
         is_of_model(&self.index.parameters.name, self.model.as_ref(), &generation.manifest.model)?;
         let source = &self.index.parameters.dataset;
         let filtered = self.filter.as_ref().map(|f| filter::allowed(f, &generation, source)).transpose();

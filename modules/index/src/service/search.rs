@@ -19,6 +19,7 @@ use crate::embedder::{self, Model};
 use crate::filter::{self, Filter};
 use crate::fusion::{Fusion, Lists, Method, ScoredRow, fuse};
 use crate::generation::{Generation, SearchOptions, Selection, WordsFound};
+use crate::partial::PartialIndex;
 use crate::passage::Marker;
 use crate::query::ParsedQuery;
 use crate::refresh::io_fault;
@@ -170,6 +171,26 @@ pub(super) fn fusion(wish: Option<&FusionChoice>, index: &Index, generation: &Ge
 /// What a reply says of it.
 pub(super) fn fusion_used(fusion: Fusion, mode: Mode) -> Option<FusionUsed> {
     (mode == Mode::Hybrid).then(|| FusionUsed { method: fusion.method.name().to_owned(), weight: f64::from(fusion.weight) })
+}
+
+/// What answers a search.
+pub(super) struct Answering {
+    pub(super) generation: Arc<Generation>,
+    /// Why it is another than the current one.
+    pub(super) degraded: Option<String>,
+    /// How far the first refresh is, where that is all there is.
+    pub(super) partial: Option<PartialIndex>,
+}
+
+/// The generation that answers, or what a first refresh has so far.
+pub(super) fn answering(index: &Index, mode: Mode) -> Result<Answering, Fault> {
+    match index.current() {
+        Ok((generation, degraded)) => Ok(Answering { generation, degraded, partial: None }),
+        Err(fault) => match index.partial(mode == Mode::Lexical) {
+            Some((generation, partial)) => Ok(Answering { generation, degraded: None, partial: Some(partial) }),
+            None => Err(fault),
+        },
+    }
 }
 
 /// That the index's vectors are of the model that the search asks for, if it asks for one.
@@ -372,13 +393,7 @@ impl IndexService {
         let ask = SearchIn::read(call.raw_parameters())?;
         let index = self.index(&ask.index)?;
         let mode = Mode::parse(ask.mode.as_deref())?;
-        let (generation, degraded, partial) = match index.current() {
-            Ok((generation, degraded)) => (generation, degraded, None),
-            Err(fault) => match index.partial(mode == Mode::Lexical) {
-                Some((generation, partial)) => (generation, None, Some(partial)),
-                None => return Err(fault),
-            },
-        };
+        let Answering { generation, degraded, partial } = answering(&index, mode)?;
         let model = generation.manifest.model.clone();
         is_of_model(&ask.index, ask.model.as_ref(), &model)?;
         let k = hits_wanted(&ask)?;
