@@ -140,16 +140,29 @@ fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expe
 
 #[test]
 fn parts_of_a_dataset_that_differ_have_a_common_type() {
-    use DataType::{Date32, Float32, Int8, Int32, Int64, UInt64, Utf8};
+    use DataType::{Date32, Decimal128, Decimal256, Float32, Int8, Int32, Int64, Null, Timestamp, UInt32, UInt64, Utf8};
+    let list = |kind: DataType| DataType::List(Arc::new(Field::new("item", kind, true)));
+    let nanos = |zone: Option<&str>| Timestamp(TimeUnit::Nanosecond, zone.map(Into::into));
     for (a, b, common) in [
         (Int8, Int32, Int64),
         (Int64, Float32, DataType::Float64),
-        (UInt64, Int64, DataType::Float64),
+        (UInt64, UInt32, UInt64),
+        (UInt64, Int64, Decimal128(20, 0)),
+        (Int64, Decimal128(10, 2), Decimal128(21, 2)),
+        (Decimal128(38, 2), Decimal128(10, 9), Decimal256(45, 9)),
+        (Decimal128(10, 2), Float32, DataType::Float64),
+        (nanos(None), nanos(Some("+02:00")), nanos(None)),
+        (nanos(None), Date32, Timestamp(TimeUnit::Microsecond, None)),
+        (Null, Int8, Int8),
+        (list(Null), list(Int8), list(Int8)),
+        (list(Utf8), list(Int8), list(Utf8)),
         (Int64, Utf8, Utf8),
         (Date32, Int64, Utf8),
     ] {
         assert_eq!((common_type(&a, &b), common_type(&b, &a)), (common.clone(), common));
     }
+    assert_eq!((settled_type(&Null), settled_type(&list(Null)), settled_type(&Int8)), (Utf8, list(Utf8), Int8));
+    assert!(is_filterable(&Null) && is_filterable(&list(Null)) && !is_scalar(&Null));
 }
 
 #[test]
