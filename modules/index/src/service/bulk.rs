@@ -20,7 +20,7 @@ use brahman_sidecar::{Call, Reply, chain};
 use super::IndexService;
 use super::agent::Agent;
 use super::refresh::cores;
-use super::search::{Answering, EF_MAX, K_MAX, Mode, Ranking, answering, fusion, fusion_used, is_of_model, per_document, unit};
+use super::search::{EF_MAX, K_MAX, Mode, Ranking, SearchSource, fusion, fusion_used, is_of_model, per_document, search_source, unit};
 use super::shelf::Index;
 use crate::filter::{self, Filter};
 use crate::fusion::ScoredRow;
@@ -51,7 +51,7 @@ impl IndexService {
         }
         let index = self.index(&ask.index)?;
         let mode = Mode::parse(ask.mode.as_deref())?;
-        let Answering { generation, degraded, partial } = answering(&index, mode)?;
+        let SearchSource { generation, degraded, partial } = search_source(&index, mode)?;
         is_of_model(&ask.index, ask.model.as_ref(), &generation.manifest.model)?;
         let k = ask.k.unwrap_or(10);
         if !(1..=K_MAX).contains(&k) {
@@ -116,7 +116,8 @@ fn vectors(batch: &RecordBatch, dim: usize) -> Result<Vec<Vec<f32>>, Fault> {
     };
     let lists = batch.column_by_name("vector").and_then(|c| c.as_fixed_size_list_opt()).ok_or_else(expected)?;
     let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(expected)?;
-    if lists.null_count() > 0 || values.null_count() > 0 || values.len() != lists.len() * dim {
+    // An index that never had a vector has none of any length.
+    if dim == 0 || lists.null_count() > 0 || values.null_count() > 0 || values.len() != lists.len() * dim {
         return Err(expected());
     }
     values.values().chunks_exact(dim).map(|q| unit(q.to_vec())).collect()
@@ -140,7 +141,7 @@ fn texts(batch: &RecordBatch, literal: bool) -> Result<Vec<ParsedQuery>, Fault> 
 impl Terms {
     fn answer(&self, batch: &RecordBatch) -> Result<RecordBatch, Fault> {
         self.agent.searched();
-        let Answering { generation, .. } = answering(&self.index, self.mode)?;
+        let SearchSource { generation, .. } = search_source(&self.index, self.mode)?;
         is_of_model(&self.index.parameters.name, self.model.as_ref(), &generation.manifest.model)?;
         let source = &self.index.parameters.dataset;
         let filtered = self.filter.as_ref().map(|f| filter::allowed(f, &generation, source)).transpose();

@@ -174,7 +174,7 @@ pub(super) fn fusion_used(fusion: Fusion, mode: Mode) -> Option<FusionUsed> {
 }
 
 /// What answers a search.
-pub(super) struct Answering {
+pub(super) struct SearchSource {
     pub(super) generation: Arc<Generation>,
     /// Why it is another than the current one.
     pub(super) degraded: Option<String>,
@@ -183,11 +183,11 @@ pub(super) struct Answering {
 }
 
 /// The generation that answers, or what a first refresh has so far.
-pub(super) fn answering(index: &Index, mode: Mode) -> Result<Answering, Fault> {
+pub(super) fn search_source(index: &Index, mode: Mode) -> Result<SearchSource, Fault> {
     match index.current() {
-        Ok((generation, degraded)) => Ok(Answering { generation, degraded, partial: None }),
+        Ok((generation, degraded)) => Ok(SearchSource { generation, degraded, partial: None }),
         Err(fault) => match index.partial(mode == Mode::Lexical) {
-            Some((generation, partial)) => Ok(Answering { generation, degraded: None, partial: Some(partial) }),
+            Some((generation, partial)) => Ok(SearchSource { generation, degraded: None, partial: Some(partial) }),
             None => Err(fault),
         },
     }
@@ -393,7 +393,7 @@ impl IndexService {
         let ask = SearchIn::read(call.raw_parameters())?;
         let index = self.index(&ask.index)?;
         let mode = Mode::parse(ask.mode.as_deref())?;
-        let Answering { generation, degraded, partial } = answering(&index, mode)?;
+        let SearchSource { generation, degraded, partial } = search_source(&index, mode)?;
         let model = generation.manifest.model.clone();
         is_of_model(&ask.index, ask.model.as_ref(), &model)?;
         let k = hits_wanted(&ask)?;
