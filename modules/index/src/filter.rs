@@ -38,6 +38,8 @@ use flat_hnsw::store::LiveRows;
 
 /// Nanoseconds a day.
 const DAY: i128 = 86_400_000_000_000;
+/// Digits of a decimal number that 64 bits keep, whichever they are.
+const DIGITS_KEPT: usize = 15;
 /// Longest text that can be a date alone.
 const DATE_CHARS: usize = 10;
 
@@ -338,7 +340,7 @@ impl Kind {
             Self::Text => "a text",
             Self::Bool => "true or false",
             Self::Number | Self::Narrow => "a number",
-            Self::Decimal => "a number, or its digits as a text such as \"12.30\"",
+            Self::Decimal => "a number of at most 15 digits, or its digits as a text such as \"12.30\"",
             Self::Time(_) => "a date such as \"2024-01-31\" or \"2024-01-31T12:00:00Z\"",
         }
     }
@@ -349,8 +351,8 @@ impl Kind {
             (_, Value::Null) => Value::Null,
             (Self::Text, Value::Text(_)) | (Self::Bool, Value::Bool(_)) | (Self::Number, Value::Int(_) | Value::Float(_)) => wanted.clone(),
             (Self::Decimal, Value::Int(n)) => Value::Decimal(n.to_string()),
-            // As it was written: the shortest text that is this number.
-            (Self::Decimal, Value::Float(x)) if x.is_finite() => Value::Decimal(x.to_string()),
+            // As it was written: the shortest text that is this number. With more digits another may have been written.
+            (Self::Decimal, Value::Float(x)) if x.is_finite() => Value::Decimal(Some(x.to_string()).filter(|text| is_short(text))?),
             // What has more digits than a number of JSON keeps.
             (Self::Decimal, Value::Text(text)) => Value::Decimal(digits(text)?.to_owned()),
             (Self::Narrow, Value::Int(n)) => Value::Float(f64::from(*n as f32)),
@@ -368,6 +370,12 @@ impl Kind {
             (_, value) => value,
         }
     }
+}
+
+/// Whether a decimal number has few enough digits that a number of JSON keeps them all.
+fn is_short(text: &str) -> bool {
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    digits.trim_matches('0').len() <= DIGITS_KEPT
 }
 
 /// A text that is a decimal number: digits, with a sign and a point at most.

@@ -128,7 +128,9 @@ fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expe
         (Utf8, "a", json!({"$not": {"x": 3}}), "expected a text"),
         (Date32, "2024-01-01", json!({"x": "yesterday"}), "2024-01-31"),
         (Date32, "2024-01-01", json!({"x": {"$lt": 1.5}}), "the number 1.5"),
-        (Decimal128(10, 2), "1.50", json!({"x": "1,50"}), "the text \"1,50\": expected a number, or its digits as a text"),
+        (Decimal128(10, 2), "1.50", json!({"x": "1,50"}), "the text \"1,50\": expected a number of at most 15 digits, or its"),
+        (Decimal128(38, 2), "1.50", json!({"x": {"$lt": 12_345_678_901_234_567_890.12}}), "compared with the number 1234567890123456"),
+        (Decimal128(38, 2), "1.50", json!({"x": 0.1 + 0.2}), "compared with the number 0.30000000000000004"),
         (Decimal128(10, 2), "1.50", json!({"x": "."}), "the text \".\""),
         (Decimal128(10, 2), "1.50", json!({"x": true}), "compared with true"),
     ] {
