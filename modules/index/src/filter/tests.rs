@@ -119,6 +119,7 @@ fn a_value_is_compared_as_the_columns_type_has_it() {
 #[test]
 fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expected() {
     use DataType::{Boolean, Date32, Decimal128, Int64, Utf8};
+    let long = serde_json::from_str(r#"{"x": {"$lt": 12345678901234567890.12}}"#).expect("JSON");
     for (kind, text, filter, words) in [
         (Int64, "1", json!({"x": "2021"}), "`x` is Int64 and is compared with the text \"2021\": expected a number"),
         (Int64, "1", json!({"x": {"$in": [1, "2"]}}), "the text \"2\""),
@@ -129,7 +130,7 @@ fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expe
         (Date32, "2024-01-01", json!({"x": "yesterday"}), "2024-01-31"),
         (Date32, "2024-01-01", json!({"x": {"$lt": 1.5}}), "the number 1.5"),
         (Decimal128(10, 2), "1.50", json!({"x": "1,50"}), "the text \"1,50\": expected a number of at most 15 digits, or its"),
-        (Decimal128(38, 2), "1.50", json!({"x": {"$lt": 12_345_678_901_234_567_890.12}}), "compared with the number 1234567890123456"),
+        (Decimal128(38, 2), "1.50", long, "compared with the number 1234567890123456"),
         (Decimal128(38, 2), "1.50", json!({"x": 0.1 + 0.2}), "compared with the number 0.30000000000000004"),
         (Decimal128(10, 2), "1.50", json!({"x": "."}), "the text \".\""),
         (Decimal128(10, 2), "1.50", json!({"x": true}), "compared with true"),
