@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use brahman_card::interface::Method;
 use brahman_card::interface::score::{
-    ChatTemplate, Conversation, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, IncrementalRow, MatrixIn, MatrixOut, MatrixSummary,
-    MemoryIn, MemoryOut, ResetWeightsIn, ResetWeightsOut, Row, TemplateUse, Weight, WeightsIn, WeightsOut, file, method,
+    ChatTemplate, Conversation, Entry, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, IncrementalRow, MatrixIn, MatrixOut,
+    MatrixSummary, MemoryIn, MemoryOut, ResetWeightsIn, ResetWeightsOut, Row, TemplateUse, Weight, WeightsIn, WeightsOut, file, method,
 };
 use brahman_sidecar::chain;
 use clap::{Args, Subcommand};
@@ -217,6 +217,12 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
 
 async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Result<()> {
     let ConversationInput { conversation, path, line, chat_template } = matrix.file.given()?;
+    // The page shows the conversation beside the figures.
+    let talk = match (&matrix.html, &conversation, &path) {
+        (None, _, _) => Vec::new(),
+        (Some(_), Some(conversation), _) => talk(conversation),
+        (Some(_), None, path) => talk(&spoken(path.as_deref().unwrap_or_default(), line)?),
+    };
     let groups = matrix.group.iter().map(|group| group.split(',').map(|key| key.trim().to_owned()).collect()).collect();
     let top = if matrix.html.is_some() { matrix.top.max(PAGE_TOKENS) } else { matrix.top };
     let ask = MatrixIn {
@@ -253,7 +259,7 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
     bar.finish_and_clear();
     let MatrixOut::Done(done) = last else { return Err(unfinished(<method::ScoreMatrix as Method>::NAME)) };
     if let Some(file) = &matrix.html {
-        std::fs::write(file, page(&rows, &done)?).with_context(|| BadInput(format!("cannot write {}", file.display())))?;
+        std::fs::write(file, page(&rows, &done, &talk)?).with_context(|| BadInput(format!("cannot write {}", file.display())))?;
         output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {
@@ -312,10 +318,37 @@ fn floor(nats: f64) -> String {
     if nats == 0.0 { "0".to_owned() } else { format!("{nats:.1e}") }
 }
 
+/// The conversation in a file.
+fn spoken(path: &str, line: Option<u64>) -> anyhow::Result<Conversation> {
+    let bytes = std::fs::read(path).with_context(|| BadInput(format!("cannot read {path}")))?;
+    file::read(&bytes, line).map_err(|error| BadInput(format!("{path}: {}", chain(&error))).into())
+}
+
+/// What is said in a conversation, in the order in which the model reads it: `entry` is the place of what has one.
+fn talk(conversation: &Conversation) -> Vec<Value> {
+    let sections = [("system", &conversation.system), ("identity", &conversation.identity), ("journal", &conversation.journal)];
+    let in_sections =
+        sections.into_iter().flat_map(|(name, entries)| entries.iter().flatten().map(move |entry| (name, None::<usize>, entry)));
+    let own = conversation.conversation.iter().enumerate().map(|(at, entry)| ("memory", Some(at), entry));
+    let said = |(role, at, entry): (&str, Option<usize>, &Entry)| {
+        let role = entry.role.as_deref().unwrap_or(role);
+        json!({ "entry": at, "role": role, "key": entry.key, "text": words(entry) })
+    };
+    in_sections.chain(own).map(said).collect()
+}
+
+/// All that an entry says: its thoughts, its text, the tools that it calls.
+fn words(entry: &Entry) -> String {
+    let ids = entry.tokens.as_ref().map(|tokens| format!("({} token ids)", tokens.len()));
+    let calls = entry.tool_calls.iter().flatten().map(Value::to_string);
+    let parts = entry.reasoning_content.iter().chain(&entry.text).cloned().chain(ids).chain(calls);
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n\n")
+}
+
 /// A page that needs nothing but itself.
-fn page(rows: &[Row], done: &MatrixSummary) -> anyhow::Result<String> {
-    // The only way out of a script element is its end tag.
-    let data = serde_json::to_string(&json!({ "rows": rows, "done": done }))?.replace("</", "<\\/");
+fn page(rows: &[Row], done: &MatrixSummary, talk: &[Value]) -> anyhow::Result<String> {
+    // Within a script a browser minds end tags and the beginnings of comments: in JSON all of them stand within strings.
+    let data = serde_json::to_string(&json!({ "rows": rows, "done": done, "talk": talk }))?.replace('<', "\\u003c");
     Ok(include_str!("score/matrix.html").replace("/*DATA*/null", &data))
 }
 
@@ -460,4 +493,56 @@ fn finetune(out: &FinetuneOut, output: &Output) {
         out.device,
         duration(out.elapsed_us as f64 / 1e6)
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(role: Option<&str>, key: Option<&str>, text: &str) -> Entry {
+        Entry { role: role.map(str::to_owned), key: key.map(str::to_owned), text: Some(text.to_owned()), ..Entry::default() }
+    }
+
+    #[test]
+    fn the_page_has_the_conversation_and_nothing_in_it_is_more_than_text() {
+        let evil = "</script><script>alert(1)</script><!--<script>\u{1b}]0;title\u{7}";
+        let conversation = Conversation {
+            system: Some(vec![entry(None, None, "Be brief.")]),
+            conversation: vec![
+                entry(None, Some(evil), evil),
+                entry(Some("user"), None, "Where?"),
+                Entry { tokens: Some(vec![1, 2]), ..entry(Some("assistant"), None, "") },
+            ],
+            ..Conversation::default()
+        };
+        let talk = talk(&conversation);
+        let said: Vec<_> = talk.iter().map(|one| (one["role"].as_str().expect("a role"), one["entry"].as_u64())).collect();
+        assert_eq!(said, [("system", None), ("memory", Some(0)), ("user", Some(1)), ("assistant", Some(2))]);
+        assert_eq!((talk[1]["key"].as_str(), talk[3]["text"].as_str()), (Some(evil), Some("(2 token ids)")));
+        let rows = [Row { key: evil.to_owned(), keys: vec![evil.to_owned()], ..Row::default() }];
+        let page = page(&rows, &MatrixSummary::default(), &talk).expect("made");
+        let (before, data) = page.split_once("const data = ").expect("data");
+        let (data, after) = data.split_once(";\n").expect("a line");
+        assert!(!data.contains('<') && !data.contains('\u{1b}') && before.matches("<script>").count() == 1, "{data}");
+        assert_eq!(after.matches("</script>").count(), 1);
+        let read: Value = serde_json::from_str(data).expect("it is JSON still");
+        assert_eq!(read["talk"][1]["text"], evil);
+        for part in ["prefers-color-scheme: dark", "position: sticky", "legend", "data.talk"] {
+            assert!(page.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn a_key_does_nothing_to_a_terminal() {
+        let evil = "\u{1b}[2Jkey\u{9b}1m\r";
+        let row = Row { key: evil.to_owned(), keys: vec![evil.to_owned()], divergences: vec![1.0], deltas: vec![1.0], ..Row::default() };
+        let output = Output::kept();
+        heat_map(&[row], &MatrixSummary { responses: 1, memories: 1, ..MatrixSummary::default() }, &output);
+        let mut out = MemoryOut { key: evil.to_owned(), present: true, ..MemoryOut::default() };
+        out.cells.push(brahman_card::interface::score::Cell::default());
+        memory(&out, &output).expect("printed");
+        let printed = output.printed();
+        assert!(printed.contains("MEMORY") && printed.contains("TOKENS") && printed.contains("key"), "{printed}");
+        assert!(!printed.contains(['\u{1b}', '\u{9b}', '\r']), "{printed:?}");
+    }
 }

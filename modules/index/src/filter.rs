@@ -7,7 +7,7 @@
 //! Rows are chosen by [`sorted`] columns and by a map of ids where there are many of them, else by looking at each.
 //!
 //! A value is compared as the column's type has it: with a column of f32 the number is rounded as the column's were, with dates and
-//! timestamps a text is read as ISO 8601 (UTC where it names no offset). Invariant: what cannot be compared with the column is an
+//! timestamps a text is read as ISO 8601 (UTC where it names no offset), with decimals a text as digits. Invariant: what cannot be compared with the column is an
 //! error that names both, never a filter that lets nothing through.
 
 pub mod sorted;
@@ -26,7 +26,7 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::cast;
 use arrow_cast::parse::{Parser, string_to_datetime};
-use arrow_schema::{ArrowError, DataType, Field, TimeUnit};
+use arrow_schema::{ArrowError, DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, TimeUnit};
 use brahman_card::Fault;
 use brahman_card::interface::index::error::Damaged;
 use brahman_sidecar::chain;
@@ -38,6 +38,8 @@ use flat_hnsw::store::LiveRows;
 
 /// Nanoseconds a day.
 const DAY: i128 = 86_400_000_000_000;
+/// Digits of a decimal number that 64 bits keep, whichever they are.
+const DIGITS_KEPT: usize = 15;
 /// Longest text that can be a date alone.
 const DATE_CHARS: usize = 10;
 
@@ -236,16 +238,60 @@ pub fn common_type(a: &DataType, b: &DataType) -> DataType {
         (a, b) if a == b => a.clone(),
         (DataType::Null, other) | (other, DataType::Null) => other.clone(),
         (a, b) if a.is_integer() && b.is_integer() && *a != DataType::UInt64 && *b != DataType::UInt64 => DataType::Int64,
-        (a, b) if number(a) && number(b) => DataType::Float64,
+        (a, b) if a.is_unsigned_integer() && b.is_unsigned_integer() => DataType::UInt64,
+        (a, b) if number(a) && number(b) => common_decimal(a, b).unwrap_or(DataType::Float64),
+        (DataType::Timestamp(unit, _), DataType::Timestamp(other, _)) if unit == other => DataType::Timestamp(*unit, None),
         (a, b) if time(a) && time(b) => DataType::Timestamp(TimeUnit::Microsecond, None),
+        (DataType::List(a), DataType::List(b)) => {
+            DataType::List(Arc::new(Field::new("item", common_type(a.data_type(), b.data_type()), true)))
+        }
         _ => DataType::Utf8,
+    }
+}
+
+/// The decimal type that holds the values of two exactly, if there is one.
+fn common_decimal(a: &DataType, b: &DataType) -> Option<DataType> {
+    // Digits before the point, and behind it.
+    let digits = |kind: &DataType| {
+        Some(match kind {
+            DataType::Int8 | DataType::UInt8 => (3, 0),
+            DataType::Int16 | DataType::UInt16 => (5, 0),
+            DataType::Int32 | DataType::UInt32 => (10, 0),
+            DataType::Int64 => (19, 0),
+            DataType::UInt64 => (20, 0),
+            DataType::Decimal32(all, scale)
+            | DataType::Decimal64(all, scale)
+            | DataType::Decimal128(all, scale)
+            | DataType::Decimal256(all, scale) => {
+                let behind = u8::try_from(*scale).ok()?;
+                (all.saturating_sub(behind), behind)
+            }
+            _ => return None,
+        })
+    };
+    let (a, b) = (digits(a)?, digits(b)?);
+    let (whole, behind): (u8, u8) = (a.0.max(b.0), a.1.max(b.1));
+    let (all, scale) = (whole.checked_add(behind)?, i8::try_from(behind).ok()?);
+    if all <= DECIMAL128_MAX_PRECISION {
+        return Some(DataType::Decimal128(all, scale));
+    }
+    (all <= DECIMAL256_MAX_PRECISION).then_some(DataType::Decimal256(all, scale))
+}
+
+/// The type of a column in the index: one in which nothing has stood so far is of texts, until something does.
+#[must_use]
+pub fn settled_type(kind: &DataType) -> DataType {
+    match kind {
+        DataType::Null => DataType::Utf8,
+        DataType::List(item) if item.data_type().is_null() => DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))),
+        other => other.clone(),
     }
 }
 
 /// Whether searches can filter by columns of this type.
 #[must_use]
 pub fn is_filterable(kind: &DataType) -> bool {
-    match plain_type(kind) {
+    match settled_type(&plain_type(kind)) {
         DataType::List(item) => is_scalar(item.data_type()),
         kind => is_scalar(&kind),
     }
@@ -293,7 +339,8 @@ impl Kind {
         match self {
             Self::Text => "a text",
             Self::Bool => "true or false",
-            Self::Number | Self::Narrow | Self::Decimal => "a number",
+            Self::Number | Self::Narrow => "a number",
+            Self::Decimal => "a number of at most 15 digits, or its digits as a text such as \"12.30\"",
             Self::Time(_) => "a date such as \"2024-01-31\" or \"2024-01-31T12:00:00Z\"",
         }
     }
@@ -304,8 +351,10 @@ impl Kind {
             (_, Value::Null) => Value::Null,
             (Self::Text, Value::Text(_)) | (Self::Bool, Value::Bool(_)) | (Self::Number, Value::Int(_) | Value::Float(_)) => wanted.clone(),
             (Self::Decimal, Value::Int(n)) => Value::Decimal(n.to_string()),
-            // As it was written: the shortest text that is this number.
-            (Self::Decimal, Value::Float(x)) if x.is_finite() => Value::Decimal(x.to_string()),
+            // As it was written: the shortest text that is this number. With more digits another may have been written.
+            (Self::Decimal, Value::Float(x)) if x.is_finite() => Value::Decimal(Some(x.to_string()).filter(|text| is_short(text))?),
+            // What has more digits than a number of JSON keeps.
+            (Self::Decimal, Value::Text(text)) => Value::Decimal(digits(text)?.to_owned()),
             (Self::Narrow, Value::Int(n)) => Value::Float(f64::from(*n as f32)),
             (Self::Narrow, Value::Float(x)) => Value::Float(f64::from(*x as f32)),
             (Self::Time(unit), Value::Int(n)) => Value::Int(n.checked_mul(unit)?),
@@ -321,6 +370,22 @@ impl Kind {
             (_, value) => value,
         }
     }
+}
+
+/// Whether a decimal number has few enough digits that a number of JSON keeps them all.
+fn is_short(text: &str) -> bool {
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    digits.trim_matches('0').len() <= DIGITS_KEPT
+}
+
+/// A text that is a decimal number: digits, with a sign and a point at most.
+fn digits(text: &str) -> Option<&str> {
+    let text = text.trim();
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let are_digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    (are_digits(whole) && are_digits(fraction) && whole.len() + fraction.len() > 0).then_some(text)
 }
 
 /// Nanoseconds since 1970 of an ISO date or time; UTC unless it says otherwise.
@@ -683,7 +748,13 @@ impl Part<'_> {
                 }
                 None => self.looked_at(filter),
             },
-            Filter::Contains(_, _) => self.looked_at(filter),
+            Filter::Contains(field, wanted) => {
+                let column = self.columns.column_by_name(field);
+                match column.and_then(|column| sorted.containing(field, column, wanted)) {
+                    Some(found) => LiveRows::from_rows(rows, found),
+                    None => self.looked_at(filter),
+                }
+            }
         }
     }
 

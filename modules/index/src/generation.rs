@@ -474,6 +474,8 @@ pub struct WordsFound {
     pub rows: Vec<Neighbour>,
     /// What a row would score that has nothing but the query's words.
     pub ideal: f32,
+    /// Words of the query that do not count: it has more than a query may.
+    pub left_out: u64,
     /// The rows of the one document that has the word which is most of what the query tells.
     pub alone: Vec<u32>,
 }
@@ -753,7 +755,7 @@ impl Generation {
             let mut deciding = Some(Vec::new());
             for (words, live, from) in parts.into_iter().filter_map(|(words, live, from)| Some((words?, live, from))) {
                 let query = words.compile(text, statistics)?;
-                out.ideal = query.ideal;
+                (out.ideal, out.left_out) = (query.ideal, query.left_out);
                 let found = words.search(&query, statistics, k, live)?;
                 out.rows.extend(found.into_iter().map(|f| Neighbour { row: from + f.row, ..f }));
                 // Too many in one part are too many in all.

@@ -189,6 +189,8 @@ pub struct CompiledQuery {
     ranking: BooleanQuery,
     /// What a row would score that has nothing but the query's words: scores are shares of it.
     pub ideal: f32,
+    /// Words of the query that do not count: it has more than a query may.
+    pub left_out: u64,
     /// What finds the rows that have the one word, or run, which is most of what the query tells.
     decisive: Option<Box<dyn Query>>,
 }
@@ -211,16 +213,30 @@ struct QueryTerm {
 
 /// The terms of a query, each once.
 #[derive(Default)]
-struct WantedTerms(Vec<QueryTerm>);
+struct WantedTerms {
+    all: Vec<QueryTerm>,
+    /// Words for which there was no place, and the last of them.
+    left_out: u64,
+    last_left_out: Option<usize>,
+}
 
 impl WantedTerms {
     fn is_full(&self) -> bool {
-        self.0.len() >= TERMS_MAX
+        self.all.len() >= TERMS_MAX
     }
 
     fn add(&mut self, wanted: QueryTerm) {
-        if !self.is_full() && !self.0.iter().any(|there| there.term == wanted.term) {
-            self.0.push(wanted);
+        if self.is_full() {
+            self.leave_out(wanted.group);
+        } else if !self.all.iter().any(|there| there.term == wanted.term) {
+            self.all.push(wanted);
+        }
+    }
+
+    /// Counts a word that finds no place, once for all its terms.
+    fn leave_out(&mut self, group: usize) {
+        if self.last_left_out.replace(group) != Some(group) {
+            self.left_out += 1;
         }
     }
 }
@@ -327,7 +343,7 @@ impl Lexical {
     pub fn compile(&self, text: &str, statistics: &Statistics) -> io::Result<CompiledQuery> {
         let wanted = if self.analyser.version() == 0 { self.tokens(text)? } else { self.pieces(text, statistics)? };
         let (mut ideal, mut clauses, mut groups) = (0.0, Vec::new(), Vec::<(usize, f32)>::new());
-        for wanted in &wanted.0 {
+        for wanted in &wanted.all {
             let worth = wanted.boost * statistics.rarity(&wanted.term).map_err(bad)?;
             ideal += SATURATED * worth;
             match groups.iter_mut().find(|(group, _)| *group == wanted.group) {
@@ -345,7 +361,7 @@ impl Lexical {
             Some((group, _)) if self.analyser.version() > 0 => self.decisive(&wanted, group, statistics)?,
             _ => None,
         };
-        Ok(CompiledQuery { ranking: BooleanQuery::new(clauses), ideal, decisive })
+        Ok(CompiledQuery { ranking: BooleanQuery::new(clauses), ideal, left_out: wanted.left_out, decisive })
     }
 
     /// The terms of a text by tantivy's own tokenizer.
@@ -368,6 +384,10 @@ impl Lexical {
         let (mut wanted, mut begun) = (WantedTerms::default(), Vec::new());
         segment(text, &mut |piece| {
             if wanted.is_full() {
+                // Of a run whose last character comes too late, the pairs have told all.
+                if piece.kind != Kind::Last {
+                    wanted.leave_out(piece.group);
+                }
                 return;
             }
             let (group, essence) = (piece.group, Some(piece.position));
@@ -417,7 +437,7 @@ impl Lexical {
 
     /// What finds the rows with the word that decides, if there can be few of them.
     fn decisive(&self, wanted: &WantedTerms, group: usize, statistics: &Statistics) -> io::Result<Option<Box<dyn Query>>> {
-        let essence = wanted.0.iter().filter(|wanted| wanted.group == group);
+        let essence = wanted.all.iter().filter(|wanted| wanted.group == group);
         let terms: Vec<(usize, Term)> = essence.filter_map(|wanted| Some((wanted.essence?, wanted.term.clone()))).collect();
         let mut rarest = u64::MAX;
         for (_, term) in &terms {
@@ -430,7 +450,7 @@ impl Lexical {
     /// A phrase, word by word; a single word as it is written if `exact`. None of no words.
     fn phrase(&self, phrase: &str, exact: bool, statistics: &Statistics) -> io::Result<Option<Box<dyn Query>>> {
         if self.analyser.version() == 0 {
-            let tokens = self.tokens(phrase)?.0;
+            let tokens = self.tokens(phrase)?.all;
             return Ok(placed(tokens.into_iter().filter_map(|wanted| Some((wanted.essence?, wanted.term))).collect()));
         }
         let mut reducer = self.analyser.reducer();

@@ -202,10 +202,26 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, cutting: &Cutting, old: Op
         plan.dead.extend(rows);
     }
     plan.dead.sort_unstable();
-    let fields: Vec<Field> = filters.iter().zip(types.unwrap_or_default()).map(|(name, kind)| Field::new(name, kind, true)).collect();
+    let kinds = filters.iter().zip(types.unwrap_or_default());
+    let fields: Vec<Field> = kinds.map(|(name, kind)| Field::new(name, settled(&kind, name, old), true)).collect();
     let schema = Arc::new(Schema::new(fields));
     plan.columns = Some(segment::join(&schema, &columns, plan.fresh.len()).map_err(|e| Fault::internal(chain(&e)))?);
     Ok(plan)
+}
+
+/// The type of a column that is kept: where nothing stands in it now, the one that it had before.
+fn settled(kind: &DataType, name: &str, old: Option<&Generation>) -> DataType {
+    let settled = filter::settled_type(kind);
+    if settled == *kind {
+        return settled;
+    }
+    let of = |schema: &Schema| schema.field_with_name(name).ok().map(|field| field.data_type().clone());
+    let before = old.and_then(|old| {
+        let appended = of(&old.delta.columns.schema());
+        appended.or_else(|| of(old.base.as_ref()?.column_types().ok()?.as_ref()))
+    });
+    // A list stays a list.
+    before.filter(|before| kind.is_null() || matches!(before, DataType::List(_))).unwrap_or(settled)
 }
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, ParquetError> {

@@ -233,7 +233,10 @@ fn is_memory(entry: &Entry) -> bool {
 }
 
 /// Looks at every entry; gives the memories' keys in the order in which they appear.
-fn check(conversation: &Conversation) -> Result<Vec<String>, ConversationError> {
+///
+/// # Errors
+/// [`ConversationError::Field`], which names the entry.
+pub(crate) fn check(conversation: &Conversation) -> Result<Vec<String>, ConversationError> {
     let mut known: HashSet<&str> = HashSet::new();
     let mut keys = Vec::new();
     for (section, at, entry) in all(conversation) {

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use brahman_card::interface::score::{Conversation, Entry};
+use brahman_score::ablation::{Ablation, ResponseScores, left, whole};
+use brahman_score::conversation::{Layout, script};
 use brahman_score::engine::{Engine, EngineError, Sequence, Stop};
 use brahman_score::http::dialect::Dialect;
 use brahman_score::http::{Server, Settings};
@@ -286,6 +289,47 @@ fn each_dialect_tells_what_the_model_behind_it_says() {
     }
 }
 
+/// What each response loses without each memory, by a server and by the model behind it.
+#[test]
+fn a_matrix_by_a_server_of_each_dialect_is_the_local_one() {
+    let entry = |role: &str, key: Option<&str>, text: &str| Entry {
+        role: Some(role.to_owned()),
+        key: key.map(str::to_owned),
+        text: Some(text.to_owned()),
+        ..Entry::default()
+    };
+    let (gate, boat) = ("The gate is blue, and so is the door.", "The boat lies in Zarnip since spring.");
+    let conversation = Conversation {
+        conversation: vec![
+            entry("memory", Some("gate"), gate),
+            entry("memory", Some("boat"), boat),
+            entry("user", None, "Which colour is it?"),
+            entry("assistant", None, gate),
+            entry("user", None, "And where is the other one?"),
+            entry("assistant", None, boat),
+        ],
+        ..Conversation::default()
+    };
+    for dialect in ALL {
+        let local = Local::start(dialect, Mood::Well);
+        let server = Server::open(local.settings(dialect)).unwrap_or_else(|error| panic!("{dialect:?}: {}", chain(&error)));
+        let script = script(&conversation, &Layout::plain(), &server).expect("read");
+        let mut all: Vec<Ablation> = vec![whole(&script, &[0, 1])];
+        all.extend([0, 1].map(|memory| left(&script, &[memory], &[0, 1], &server).expect("left")));
+        let sequences: Vec<Sequence> = all.iter().map(|ablation| ablation.sequence.clone()).collect();
+        let matrix = |engine: &dyn Engine| -> Vec<f64> {
+            let mut found = vec![Vec::new(); sequences.len()];
+            let mut done = |i: usize, scores: Result<Vec<f32>, EngineError>| found[i] = scores.expect("scored");
+            engine.score(&sequences, &Stop::default(), &mut done).expect("scored");
+            let of: Vec<ResponseScores> = all.iter().zip(&found).map(|(one, scores)| ResponseScores::of(&script, one, scores)).collect();
+            of[1..].iter().flat_map(|without| [0, 1].map(|response| of[0].sum(response) - without.sum(response))).collect()
+        };
+        let (theirs, ours) = (matrix(&server), matrix(&Mock::default()));
+        assert!(ours[0] > 20.0 && ours[3] > 20.0 && ours[1] < ours[0] / 2.0 && ours[2] < ours[3] / 2.0, "{ours:?}");
+        assert!(theirs.iter().zip(&ours).all(|(a, b)| (a - b).abs() < 1e-3), "{dialect:?}: {theirs:?} {ours:?}");
+    }
+}
+
 #[test]
 fn the_probe_refuses_a_server_that_answers_wrongly() {
     let refusals = [
@@ -309,9 +353,8 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
     ];
     for dialect in ALL {
         for (mood, words) in refusals {
-            // A server that tells sums only cannot be caught at what it tells of single tokens.
-            let of_tokens =
-                [Mood::Constant, Mood::Shifted, Mood::OtherTokens, Mood::OffByOne, Mood::Temperature, Mood::Cut, Mood::OtherWeights];
+            // A server that tells sums only cannot be caught at what it tells of single tokens, nor of what lies between its responses.
+            let of_tokens = [Mood::OtherTokens, Mood::OffByOne, Mood::Temperature, Mood::Cut];
             if dialect == Dialect::Brahman && of_tokens.contains(&mood) {
                 continue;
             }

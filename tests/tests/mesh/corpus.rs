@@ -41,6 +41,24 @@ async fn every_earlier_version_s_state_is_served() {
         assert_eq!((stale("table"), stale("notes")), (json!(false), json!(true)), "{name}");
         let watches = mesh.brahman_json(&["ingest", "watches"]);
         assert_eq!(watches["watches"][0]["dataset"], "notes", "{name}");
+        // What was cut, and made into words, in another way answers as it did, and is made anew when somebody wants it.
+        let hybrid = async || {
+            let ask = json!({"index": "notes", "text": "notes on planes", "mode": "hybrid"});
+            mesh.call("org.brahman.Index.Search", ask).await.expect("found")
+        };
+        let is_old = mesh.brahman_json(&["index", "stats", "notes"])["index"]["chunk_tokens"].is_null();
+        let refreshed = mesh.brahman_json(&["index", "refresh", "notes"]);
+        assert_eq!(refreshed.get("old_chunks").is_some(), is_old, "{name}: {refreshed}");
+        assert_eq!((&refreshed["new_docs"], &refreshed["total"]), (&json!(1), &json!(3)), "{name}: {refreshed}");
+        let before = hybrid().await;
+        assert_eq!(before["fusion"]["method"], if is_old { "rrf" } else { "weighted" }, "{name}: {before}");
+        let made = mesh.brahman_json(&["index", "migrate", "notes", "--chunks"]);
+        assert_eq!((made.get("old_chunks"), &made["total"]), (None, &json!(3)), "{name}: {made}");
+        let after = hybrid().await;
+        assert_eq!((&after["fusion"]["method"], &after["generation"]), (&json!("weighted"), &made["generation"]), "{name}: {after}");
+        for found in [before, after] {
+            assert!(found["results"][0][0]["doc_id"].as_str().is_some_and(|id| id.ends_with("planes.md")), "{name}: {found}");
+        }
         mesh.down();
     }
 }

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::Float32Type;
-use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch};
+use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field};
 use brahman_card::ModuleState;
 use brahman_sidecar::bulk::{BulkStream, Frame};
@@ -155,6 +155,29 @@ async fn many_vectors_are_searched_in_arrow_frames() {
     let wanted: Vec<&str> = one["results"][0].as_array().expect("hits").iter().map(|h| h["doc_id"].as_str().expect("an id")).collect();
     assert_eq!((35..40).map(|i| ids.value(i)).collect::<Vec<_>>(), wanted);
     assert!((f64::from(scores.value(35)) - one["results"][0][0]["score"].as_f64().expect("a score")).abs() < 1e-6);
+
+    // By words and by meaning as well: each as `Search` answers it.
+    let how = json!({"index": "t", "k": 3, "mode": "hybrid", "fusion": {"weight": 0.25}, "per_document": 1});
+    let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
+    let call = encode_call("org.brahman.Index.SearchBulk", &how, &CallOptions::default(), false, true).expect("encodes");
+    let said: Value = connection.exchange(&call).await.expect("upgraded").typed().expect("no error").value;
+    assert_eq!((&said["mode"], &said["fusion"]["weight"], &said["stale"]), (&json!("hybrid"), &json!(0.25), &json!(false)), "{said}");
+    let mut bulk = BulkStream::new(connection.into_upgraded());
+    bulk.send(&batch(&vectors, 32)).await.expect("sent");
+    let Frame::Fault(fault) = bulk.receive().await.expect("an answer") else { panic!("a hybrid search without words was answered") };
+    assert!(fault.message().contains("column `text`"), "{fault}");
+    let words: ArrayRef = Arc::new(StringArray::from_iter_values(&texts));
+    let vector = Arc::clone(batch(&vectors, 32).column(0));
+    bulk.send(&RecordBatch::try_from_iter([("vector", vector), ("text", words)]).expect("a batch")).await.expect("sent");
+    let Frame::Batches(batches) = bulk.receive().await.expect("an answer") else { panic!("no hits") };
+    let (queries, ids) = (batches[0]["query"].as_primitive::<UInt32Type>(), batches[0]["doc_id"].as_string::<i32>());
+    let of: Vec<&str> = (0..ids.len()).filter(|hit| queries.value(*hit) == 7).map(|hit| ids.value(hit)).collect();
+    let mut ask = how;
+    (ask["text"], ask["vector"]) = (json!(texts[7]), json!(vectors[7]));
+    let one = mesh.call("org.brahman.Index.Search", ask).await.expect("hits");
+    let wanted: Vec<&str> = one["results"][0].as_array().expect("hits").iter().map(|h| h["doc_id"].as_str().expect("an id")).collect();
+    assert_eq!((of.len(), of), (3, wanted));
+    assert!(batches[0]["bm25"].null_count() < ids.len() && batches[0]["cosine"].null_count() == 0);
 }
 
 #[tokio::test]

@@ -121,6 +121,33 @@ async fn a_disk_that_does_not_answer_holds_up_nobody_else() {
     assert!(get(&mesh, "t").await["borrowed"].is_null());
 }
 
+#[tokio::test]
+async fn commits_go_on_while_the_disk_of_copies_has_begun_to_hang_and_are_copied_when_it_answers() {
+    let mesh = mesh(|setup| setup).await;
+    let copies = mesh.folder.path().join("copies");
+    mesh.brahman_json(&["buckets", "add", "rescue", &url(&copies)]);
+    let first = ingest(&mesh, "t", "primary", 5);
+    when_copied(&mesh).await;
+    assert!(copies.join(&first).is_file());
+    let (marker, aside) = (copies.join(".brahman-bucket.json"), copies.join("aside"));
+    std::fs::rename(&marker, &aside).expect("moved");
+    assert!(Command::new("mkfifo").arg(&marker).status().is_ok_and(|status| status.success()));
+    let later: Vec<String> = (6..9).map(|rows| ingest(&mesh, &format!("t{rows}"), "primary", rows)).collect();
+    assert_eq!(get(&mesh, "t8").await["dataset"]["rows"], 8);
+    let lags = |m: &brahman_card::ModuleRecord| {
+        let told = |name: &str, wanted: &str| m.attributes.get(name).is_some_and(|value| value.contains(wanted));
+        m.card.label.as_str() == "catalog" && told("copies.objects", "3") && told("copies.why", "no answer")
+    };
+    mesh.when(|m| m.iter().any(lags)).await;
+    let told = health(&mesh, "rescue").await;
+    assert!(told["reachable"] == false && told["backlog_objects"] == 3, "{told}");
+    assert!(later.iter().all(|key| !copies.join(key).exists()), "nothing is written to what does not answer");
+    drop(std::fs::File::options().write(true).open(&marker).expect("opened"));
+    std::fs::rename(&aside, &marker).expect("moved back");
+    when_copied(&mesh).await;
+    assert!(later.iter().all(|key| copies.join(key).is_file()));
+}
+
 fn secrets() -> tempfile::NamedTempFile {
     use std::os::unix::fs::PermissionsExt as _;
     let secrets = tempfile::NamedTempFile::new().expect("a temporary file");

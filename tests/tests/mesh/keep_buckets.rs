@@ -2,10 +2,13 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::mpsc;
 
 use brahman_card::ModuleState;
-use brahman_tests::Mesh;
+use brahman_sidecar::client::encode_call;
+use brahman_sidecar::{CallOptions, Connection};
 use brahman_tests::proxy::{Fate, Proxy, in_turn};
+use brahman_tests::{Mesh, PATIENCE};
 use serde_json::{Value, json};
 
 use crate::buckets::{Moto, dataset, health, ingest, mesh, pyarrow};
@@ -150,6 +153,59 @@ async fn an_s3_bucket_that_is_deleted_moved_or_locked_is_said_and_stays_register
     // Made again and empty, it is not what it was.
     assert_eq!(moto.ask("PUT", "/lake"), 200);
     assert_eq!(health(&mesh, "lake").await["reachable"], false);
+}
+
+/// Whoever asks for a bucket may go away, and so may the catalog, while it is being probed.
+#[tokio::test]
+async fn a_bucket_whose_caller_hangs_up_is_added_whole_and_one_whose_catalog_dies_can_be_added_again() {
+    let (moto, secrets) = (Moto::start(), secrets());
+    assert_eq!(moto.ask("PUT", "/lake"), 200);
+    let proxy = Proxy::before(moto.port);
+    let mesh = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await;
+    let endpoint = format!("http://127.0.0.1:{}", proxy.port());
+    let options = json!({"aws_endpoint": endpoint, "aws_region": "us-east-1", "aws_allow_http": "true", "aws_access_key_id": "me"});
+    let ask = json!({"name": "lake", "url": "s3://lake/data", "options": options, "secret": "moto"});
+    let names = async || {
+        let listed = mesh.call("org.brahman.Storage.Buckets", json!({})).await.expect("listed")["buckets"].clone();
+        listed.as_array().expect("buckets").iter().map(|bucket| bucket["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    for is_killed in [true, false] {
+        // Its first request waits until whoever is to go has gone.
+        let ((tell, begun), (release, held)) = (mpsc::channel(), mpsc::channel::<()>());
+        let mut is_first = true;
+        proxy.when(move |_, _| {
+            if std::mem::take(&mut is_first) {
+                let _ = (tell.send(()), held.recv());
+            }
+            Fate::Answered
+        });
+        let call = encode_call("org.brahman.Storage.AddBucket", &ask, &CallOptions::default(), false, false).expect("encoded");
+        // The broker would make the call again once the catalog is back.
+        let socket = if is_killed { mesh.beside("catalog.sock") } else { mesh.socket() };
+        let mut caller = Connection::connect(&socket).await.expect("connected");
+        caller.send(&call).await.expect("sent");
+        let begun = tokio::task::spawn_blocking(move || begun.recv_timeout(PATIENCE)).await.expect("waited");
+        begun.expect("it is probed");
+        assert_eq!(names().await, ["primary", "rescue"], "it is none before it was probed");
+        refused(&add(&mesh, "lake", "s3://lake/elsewhere", moto.port), "being added just now");
+        if is_killed {
+            restart(&mesh).await;
+            drop(caller);
+            release.send(()).expect("it waits");
+            assert_eq!(names().await, ["primary", "rescue"], "nothing is half added");
+        } else {
+            drop(caller);
+            release.send(()).expect("it waits");
+            // Nobody hears of it; it is done all the same.
+            let added = async { while names().await.len() < 3 {} };
+            tokio::time::timeout(PATIENCE, added).await.expect("it is added");
+        }
+    }
+    assert_eq!(health(&mesh, "lake").await["reachable"], true);
+    // Both registries know it: of buckets, and of where datasets lie.
+    mesh.brahman_json(&["ingest", "files", "t", &csv(&mesh, 5), "--bucket", "lake"]);
+    restart(&mesh).await;
+    assert_eq!((names().await.len(), &dataset(&mesh).await["dataset"]["rows"]), (3, &json!(5)));
 }
 
 #[tokio::test]

@@ -336,7 +336,8 @@ async fn a_person_sees_what_matters() {
     let out = mesh.brahman(&["score", "matrix", &file, "--html", &page]);
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success() && text.contains("fact-0") && text.contains("██"), "{text}{}", String::from_utf8_lossy(&out.stderr));
-    assert!(std::fs::read_to_string(&html).expect("written").contains("\"key\":\"fact-0\""));
+    let written = std::fs::read_to_string(&html).expect("written");
+    assert!(written.contains("\"key\":\"fact-0\"") && written.contains("\"role\":\"user\""), "the conversation stands beside the matrix");
     let json = mesh.brahman_json(&["score", "matrix", &file]);
     assert_eq!(json["rows"].as_array().map(Vec::len), Some(6));
     let one = mesh.brahman_json(&["score", "memory", &file, "fact-0"]);

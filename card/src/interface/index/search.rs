@@ -196,6 +196,8 @@ pub struct SearchOut {
     pub phrases: Option<Vec<String>>,
     /// What was taken for exclusions, which stand in no hit.
     pub without: Option<Vec<String>>,
+    /// Words at the end of a long query that do not count by words: the first 256 terms do. Absent if all count.
+    pub words_left_out: Option<u64>,
     pub model: String,
     /// Label of the module that embedded the query.
     pub provider: Option<String>,
@@ -242,6 +244,11 @@ pub struct SearchBulkIn {
     pub filter: Option<serde_json::Value>,
     pub exact: Option<bool>,
     pub model: Option<String>,
+    /// `lexical` and `hybrid` take the queries' words from a column `text`; `hybrid` beside the column `vector`.
+    pub mode: Option<String>,
+    pub fusion: Option<FusionChoice>,
+    pub literal: Option<bool>,
+    pub per_document: Option<u64>,
 }
 
 #[wire]
@@ -252,4 +259,14 @@ pub struct SearchBulkOut {
     /// Generation that answers at this moment; each batch of hits names its own.
     pub generation: u64,
     pub mock: Option<bool>,
+    /// As `Search` says them at this moment, as all that follow.
+    pub engine: Option<String>,
+    pub mode: Option<String>,
+    pub ef: Option<u64>,
+    pub recall: Option<f64>,
+    pub fusion: Option<FusionUsed>,
+    pub stale: Option<bool>,
+    pub degraded: Option<String>,
+    pub rescue: Option<bool>,
+    pub partial: Option<bool>,
 }

@@ -80,11 +80,14 @@ fn quoted(parts: &[String]) -> String {
 pub(super) fn found(output: &Output, out: &SearchOut) {
     out.results.iter().flatten().for_each(|hit| print_hit(output, hit, Some(hit.score)));
     let stale = if out.stale { ", stale: the dataset has changed since" } else { "" };
+    let fused = out.fusion.as_ref().map(|fusion| format!(" ({}, {:.2} meaning)", fusion.method, fusion.weight)).unwrap_or_default();
+    // Of few chunks nothing was measured, and there is nothing to say.
+    let wide = out.ef.zip(out.recall).map(|(ef, recall)| format!(" (ef {ef}, recall {recall:.3})")).unwrap_or_default();
     let by = out.provider.as_ref().map(|p| format!(", query embedded by {p}")).unwrap_or_default();
     let ms = |us: u64| us as f64 / 1e3;
     output.line(&output.paint(
         &format!(
-            "generation {}, {} {}, {}{by}, {:.1} ms ({:.1} to embed, {:.1} to search){stale}",
+            "generation {}, {}{fused} {}{wide}, {}{by}, {:.1} ms ({:.1} to embed, {:.1} to search){stale}",
             out.generation,
             out.mode,
             out.engine,
@@ -101,11 +104,17 @@ pub(super) fn found(output: &Output, out: &SearchOut) {
     if let Some(without) = &out.without {
         output.note(&format!("no hit has {}; --literal takes the minus as text", quoted(without)));
     }
+    if let Some(words) = out.words_left_out {
+        output.note(&format!("{words} words at the end of the query do not count: it is too long to be searched for by words as a whole"));
+    }
     if let Some(report) = &out.reranked {
         reranked(output, report, out.elapsed_us.rerank.unwrap_or(0));
     }
     if let Some(why) = &out.degraded {
         output.note(&format!("damaged: {why}"));
+    }
+    if out.rescue {
+        output.note("files of the index were damaged or gone, and came back from bucket rescue");
     }
     if out.partial == Some(true) {
         let (done, of) = (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0));

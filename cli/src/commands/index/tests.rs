@@ -1,6 +1,6 @@
 //! What a person sees of indexes, hits and refreshes.
 
-use brahman_card::interface::index::{Elapsed, Hit, RerankReport, SearchOut};
+use brahman_card::interface::index::{Elapsed, FusionUsed, Hit, RerankReport, SearchOut};
 
 use super::hits::{found, reranked};
 use super::*;
@@ -46,6 +46,12 @@ fn indexes_hits_and_refreshes_are_printed_for_people() {
     let output = Output::kept();
     found(&output, &out);
     insta::assert_snapshot!("search", output.printed());
+
+    let fusion = Some(FusionUsed { method: "weighted".into(), weight: 0.5 });
+    let output = Output::kept();
+    found(&output, &SearchOut { mode: "hybrid".into(), fusion, ef: Some(96), recall: Some(0.9834), words_left_out: Some(7), ..out });
+    let printed = output.printed();
+    assert!(printed.contains("hybrid (weighted, 0.50 meaning) flat-hnsw (ef 96, recall 0.983), all-MiniLM-L6-v2"), "{printed}");
 
     let report = RerankReport {
         done: true,

@@ -1,4 +1,4 @@
-//! What finds few rows among many without looking at each: a map of ids, and columns in the order of their values.
+//! What finds few rows among many without looking at each: a map of ids, and columns, and what lists hold, in the order of their values.
 //!
 //! Each is made when it is first asked for, and kept with the base: its rows never change. Invariant: what is found is what looking at each
 //! row finds.
@@ -87,11 +87,27 @@ impl SortedColumn {
     }
 }
 
+/// Columns in order, by name.
+type ByName = Mutex<HashMap<String, Arc<SortedColumn>>>;
+
 /// Those of a base, made one by one.
 #[derive(Debug, Default)]
 pub struct SortedColumns {
     ids: OnceLock<IdMap>,
-    columns: Mutex<HashMap<String, Arc<SortedColumn>>>,
+    columns: ByName,
+    /// Of columns of lists: what the lists hold, one after the other.
+    items: ByName,
+}
+
+/// A column in order. Whoever comes while it is made waits, rather than make it as well.
+fn kept(columns: &ByName, name: &str, column: &ArrayRef) -> Arc<SortedColumn> {
+    let mut columns = columns.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(there) = columns.get(name) {
+        return Arc::clone(there);
+    }
+    let made = Arc::new(SortedColumn::of(column));
+    columns.insert(name.to_owned(), Arc::clone(&made));
+    made
 }
 
 impl SortedColumns {
@@ -100,14 +116,23 @@ impl SortedColumns {
         self.ids.get_or_init(|| IdMap::of(rows)).rows(rows, id)
     }
 
-    /// A column in order. Whoever comes while it is made waits, rather than make it as well.
+    /// A column in order.
     pub(super) fn column(&self, name: &str, column: &ArrayRef) -> Arc<SortedColumn> {
-        let mut columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(there) = columns.get(name) {
-            return Arc::clone(there);
-        }
-        let made = Arc::new(SortedColumn::of(column));
-        columns.insert(name.to_owned(), Arc::clone(&made));
-        made
+        kept(&self.columns, name, column)
+    }
+
+    /// The rows of a column of lists that hold a value of the lists' type; none if they are too many to be counted in 32 bits.
+    pub(super) fn containing(&self, name: &str, column: &ArrayRef, wanted: &Value) -> Option<Vec<u32>> {
+        let lists = column.as_list_opt::<i32>()?;
+        let (items, offsets) = (lists.values(), lists.offsets());
+        u32::try_from(items.len()).ok()?;
+        let found = kept(&self.items, name, items).compared(items, &[Ordering::Equal], wanted);
+        let row = |item: u32| {
+            let after = offsets.partition_point(|offset| u32::try_from(*offset).is_ok_and(|offset| offset <= item));
+            // What lies before the first list, behind the last, or where a list is absent is in none.
+            let row = after.checked_sub(1).filter(|row| *row < lists.len() && lists.is_valid(*row))?;
+            u32::try_from(row).ok()
+        };
+        Some(found.into_iter().filter_map(row).collect())
     }
 }

@@ -98,6 +98,13 @@ fn a_value_is_compared_as_the_columns_type_has_it() {
         (&of_offset, days, json!({"x": "2024-01-01T00:00:00+02:00"}), vec![1]),
         (&Decimal128(10, 2), ["9.99", "10.00", "19.99"], json!({"x": {"$lt": 10}}), vec![0]),
         (&Decimal128(10, 2), ["9.99", "10.00", "19.99"], json!({"x": 9.99}), vec![0]),
+        (&Decimal128(10, 2), ["9.99", "10.00", "19.99"], json!({"x": {"$gte": "+10"}}), vec![1, 2]),
+        (
+            &Decimal128(30, 2),
+            ["12345678901234567890.12", "12345678901234567890.13", "1.00"],
+            json!({"x": "12345678901234567890.13"}),
+            vec![1],
+        ),
         (&LargeUtf8, ["a", "b", "c"], json!({"x": "b"}), vec![1]),
         (&Utf8View, ["a", "b", "c"], json!({"x": {"$gt": "a"}}), vec![1, 2]),
         (&dictionary, ["a", "b", "a"], json!({"x": "a"}), vec![0, 2]),
@@ -111,7 +118,8 @@ fn a_value_is_compared_as_the_columns_type_has_it() {
 
 #[test]
 fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expected() {
-    use DataType::{Boolean, Date32, Int64, Utf8};
+    use DataType::{Boolean, Date32, Decimal128, Int64, Utf8};
+    let long = serde_json::from_str(r#"{"x": {"$lt": 12345678901234567890.12}}"#).expect("JSON");
     for (kind, text, filter, words) in [
         (Int64, "1", json!({"x": "2021"}), "`x` is Int64 and is compared with the text \"2021\": expected a number"),
         (Int64, "1", json!({"x": {"$in": [1, "2"]}}), "the text \"2\""),
@@ -121,6 +129,11 @@ fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expe
         (Utf8, "a", json!({"$not": {"x": 3}}), "expected a text"),
         (Date32, "2024-01-01", json!({"x": "yesterday"}), "2024-01-31"),
         (Date32, "2024-01-01", json!({"x": {"$lt": 1.5}}), "the number 1.5"),
+        (Decimal128(10, 2), "1.50", json!({"x": "1,50"}), "the text \"1,50\": expected a number of at most 15 digits, or its"),
+        (Decimal128(38, 2), "1.50", long, "compared with the number 1234567890123456"),
+        (Decimal128(38, 2), "1.50", json!({"x": 0.1 + 0.2}), "compared with the number 0.30000000000000004"),
+        (Decimal128(10, 2), "1.50", json!({"x": "."}), "the text \".\""),
+        (Decimal128(10, 2), "1.50", json!({"x": true}), "compared with true"),
     ] {
         let why = found(&kind, &[text], &filter).expect_err("refused").to_string();
         assert!(why.contains(words), "{why}");
@@ -130,16 +143,29 @@ fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expe
 
 #[test]
 fn parts_of_a_dataset_that_differ_have_a_common_type() {
-    use DataType::{Date32, Float32, Int8, Int32, Int64, UInt64, Utf8};
+    use DataType::{Date32, Decimal128, Decimal256, Float32, Int8, Int32, Int64, Null, Timestamp, UInt32, UInt64, Utf8};
+    let list = |kind: DataType| DataType::List(Arc::new(Field::new("item", kind, true)));
+    let nanos = |zone: Option<&str>| Timestamp(TimeUnit::Nanosecond, zone.map(Into::into));
     for (a, b, common) in [
         (Int8, Int32, Int64),
         (Int64, Float32, DataType::Float64),
-        (UInt64, Int64, DataType::Float64),
+        (UInt64, UInt32, UInt64),
+        (UInt64, Int64, Decimal128(20, 0)),
+        (Int64, Decimal128(10, 2), Decimal128(21, 2)),
+        (Decimal128(38, 2), Decimal128(10, 9), Decimal256(45, 9)),
+        (Decimal128(10, 2), Float32, DataType::Float64),
+        (nanos(None), nanos(Some("+02:00")), nanos(None)),
+        (nanos(None), Date32, Timestamp(TimeUnit::Microsecond, None)),
+        (Null, Int8, Int8),
+        (list(Null), list(Int8), list(Int8)),
+        (list(Utf8), list(Int8), list(Utf8)),
         (Int64, Utf8, Utf8),
         (Date32, Int64, Utf8),
     ] {
         assert_eq!((common_type(&a, &b), common_type(&b, &a)), (common.clone(), common));
     }
+    assert_eq!((settled_type(&Null), settled_type(&list(Null)), settled_type(&Int8)), (Utf8, list(Utf8), Int8));
+    assert!(is_filterable(&Null) && is_filterable(&list(Null)) && !is_scalar(&Null));
 }
 
 #[test]
@@ -175,11 +201,13 @@ fn numbers_are_compared_exactly() {
 /// A base's columns in order find what looking at every row finds.
 #[test]
 fn columns_in_order_and_the_map_of_ids_find_what_looking_at_each_row_finds() {
-    use arrow_array::{Float64Array, Int64Array, StringArray};
+    use arrow_array::{Float64Array, Int64Array, ListArray, StringArray};
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter((0..500).map(|n| (n % 7 != 0).then_some(n % 50))));
     let words: ArrayRef = Arc::new(StringArray::from_iter((0..500).map(|n| (n % 11 != 0).then(|| format!("w{}", n % 13)))));
     let shares: ArrayRef = Arc::new(Float64Array::from_iter((0..500).map(|n| Some(if n == 9 { f64::NAN } else { f64::from(n) / 10.0 }))));
-    let columns = RecordBatch::try_from_iter([("n", numbers), ("w", words), ("s", shares)]).expect("a batch");
+    let list = |n: i64| (n % 5 != 0).then(|| (0..n % 4).map(move |i| (i != 2).then_some(n % 50 + i)).collect::<Vec<_>>());
+    let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>((0..500).map(list)));
+    let columns = RecordBatch::try_from_iter([("n", numbers), ("w", words), ("s", shares), ("l", lists)]).expect("a batch");
     let mut rows = RowStore::default();
     for n in 0..500 {
         let id = format!("d{}", n / 2);
@@ -198,6 +226,10 @@ fn columns_in_order_and_the_map_of_ids_find_what_looking_at_each_row_finds() {
         json!({"w": {"$in": ["w1", "w2", null]}}),
         json!({"w": {"$nin": ["w1"]}}),
         json!({"s": {"$lte": 0.9}}),
+        json!({"l": {"$contains": 7}}),
+        json!({"l": {"$contains": 1000}}),
+        json!({"l": {"$exists": false}}),
+        json!({"$not": {"l": {"$contains": 12}}}),
         json!({"doc_id": "d17"}),
         json!({"doc_id": {"$in": ["d1", "d249", "gone"]}}),
         json!({"doc_id": {"$gt": "d9"}}),

@@ -27,6 +27,20 @@ fn ask(words: &Lexical, text: &str, k: usize, live: Option<&LiveRows>) -> Vec<u3
 }
 
 #[test]
+fn what_a_query_has_too_many_of_is_counted() {
+    let text = |words: usize| (0..words).map(|n| format!("word{n}x ")).collect::<String>();
+    for (analyser, terms) in [(english(), 2), (Analyser::of(Some("none"), std::iter::empty()), 1), (Analyser::before_it_was_recorded(), 1)]
+    {
+        let words = made(&["word0x"], &analyser);
+        let statistics = Statistics::of(&[&words], &[]);
+        let left_out = |count: usize| words.compile(&text(count), &statistics).expect("compiled").left_out;
+        let most = TERMS_MAX / terms;
+        assert_eq!((left_out(1), left_out(most), left_out(most + 5)), (0, 0, 5), "{analyser:?}");
+        assert_eq!(ask(&words, &text(2 * TERMS_MAX), 1, None), [0]);
+    }
+}
+
+#[test]
 fn words_are_found_in_memory_and_on_disk_and_dead_rows_are_not() {
     let rows = rows(&["the quick brown fox", "a lazy dog sleeps", "the fox and the dog", "nothing here"]);
     for analyser in [Analyser::before_it_was_recorded(), english()] {

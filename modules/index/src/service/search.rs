@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{Elapsed, FusionUsed, GetIn, GetOut, Hit, Mark, Passage, SearchIn, SearchOut, error};
+use brahman_card::interface::index::{Elapsed, FusionChoice, FusionUsed, GetIn, GetOut, Hit, Mark, Passage, SearchIn, SearchOut, error};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
@@ -17,7 +18,8 @@ use crate::cutter::heading;
 use crate::embedder::{self, Model};
 use crate::filter::{self, Filter};
 use crate::fusion::{Fusion, Lists, Method, ScoredRow, fuse};
-use crate::generation::{Generation, SearchOptions, Selection};
+use crate::generation::{Generation, SearchOptions, Selection, WordsFound};
+use crate::partial::PartialIndex;
 use crate::passage::Marker;
 use crate::query::ParsedQuery;
 use crate::refresh::io_fault;
@@ -50,14 +52,14 @@ pub(super) const EF_MAX: u64 = 65_536;
 
 /// What the hits are ordered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     Semantic,
     Lexical,
     Hybrid,
 }
 
 impl Mode {
-    fn parse(mode: Option<&str>) -> Result<Self, Fault> {
+    pub(super) fn parse(mode: Option<&str>) -> Result<Self, Fault> {
         match mode {
             None | Some("semantic") => Ok(Self::Semantic),
             Some("lexical") => Ok(Self::Lexical),
@@ -66,7 +68,7 @@ impl Mode {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Semantic => "semantic",
             Self::Lexical => "lexical",
@@ -75,26 +77,35 @@ impl Mode {
     }
 }
 
+/// What is searched, and how: all that the ranking needs.
+pub(super) struct Ranking {
+    pub(super) index: Arc<Index>,
+    pub(super) generation: Arc<Generation>,
+    /// Of length 1; none by words alone, one beside a text.
+    pub(super) queries: Vec<Vec<f32>>,
+    pub(super) asked: Option<ParsedQuery>,
+    pub(super) mode: Mode,
+    pub(super) fusion: Fusion,
+    /// Most hits of one document.
+    pub(super) per_document: Option<usize>,
+    pub(super) how: SearchOptions,
+    pub(super) threads: usize,
+    /// Words of the query for which there was no place.
+    pub(super) left_out: AtomicU64,
+}
+
 /// Everything that the blocking part needs.
 struct Job {
     agent: Arc<Agent>,
-    index: Arc<Index>,
-    generation: Arc<Generation>,
     source: String,
-    queries: Vec<Vec<f32>>,
-    asked: Option<ParsedQuery>,
     filter: Option<Filter>,
-    mode: Mode,
-    fusion: Fusion,
-    /// Most hits of one document.
-    per_document: Option<usize>,
     passages: bool,
-    how: SearchOptions,
-    threads: usize,
+    ranking: Ranking,
 }
 
 struct SearchOutcome {
     results: Vec<Vec<Hit>>,
+    left_out: u64,
     filter: Duration,
     search: Duration,
     fetch: Duration,
@@ -143,10 +154,42 @@ fn hits_wanted(ask: &SearchIn) -> Result<u64, Fault> {
 }
 
 /// How many hits one document may have.
-fn per_document(ask: &SearchIn) -> Result<Option<usize>, Fault> {
-    match ask.per_document {
+pub(super) fn per_document(most: Option<u64>) -> Result<Option<usize>, Fault> {
+    match most {
         Some(0) => Err(Fault::invalid_parameter("per_document", "0, expected at least 1")),
         most => Ok(most.map(|most| usize::try_from(most).unwrap_or(usize::MAX))),
+    }
+}
+
+/// How lists are fused: as the search says, else the index. One whose words were made before there was a choice answers as it did.
+pub(super) fn fusion(wish: Option<&FusionChoice>, index: &Index, generation: &Generation, mode: Mode) -> Result<Fusion, Fault> {
+    let is_old = mode == Mode::Hybrid && generation.analyser().version() == 0;
+    let otherwise = if is_old { Method::Reciprocal } else { Method::Weighted };
+    Fusion::of(wish, index.parameters.fusion.as_ref(), otherwise).map_err(|e| Fault::invalid_parameter("fusion", e))
+}
+
+/// What a reply says of it.
+pub(super) fn fusion_used(fusion: Fusion, mode: Mode) -> Option<FusionUsed> {
+    (mode == Mode::Hybrid).then(|| FusionUsed { method: fusion.method.name().to_owned(), weight: f64::from(fusion.weight) })
+}
+
+/// What answers a search.
+pub(super) struct SearchSource {
+    pub(super) generation: Arc<Generation>,
+    /// Why it is another than the current one.
+    pub(super) degraded: Option<String>,
+    /// How far the first refresh is, where that is all there is.
+    pub(super) partial: Option<PartialIndex>,
+}
+
+/// The generation that answers, or what a first refresh has so far.
+pub(super) fn search_source(index: &Index, mode: Mode) -> Result<SearchSource, Fault> {
+    match index.current() {
+        Ok((generation, degraded)) => Ok(SearchSource { generation, degraded, partial: None }),
+        Err(fault) => match index.partial(mode == Mode::Lexical) {
+            Some((generation, partial)) => Ok(SearchSource { generation, degraded: None, partial: Some(partial) }),
+            None => Err(fault),
+        },
     }
 }
 
@@ -182,33 +225,25 @@ fn by_cosine(found: &[Neighbour]) -> Vec<ScoredRow> {
 
 impl Job {
     fn run(&self) -> Result<SearchOutcome, Fault> {
-        let generation = &*self.generation;
+        let Ranking { index, generation, asked, how, .. } = &self.ranking;
         let started = Instant::now();
         let filtered = match &self.filter {
-            Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&self.index.parameters.name))?),
+            Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&index.parameters.name))?),
             None => None,
         };
-        let mut allowed: Selection = generation.allowed(filtered.as_ref());
-        if let Some(asked) = self.asked.as_ref().filter(|_| self.mode != Mode::Semantic)
-            && let Some(met) = generation.meeting(asked).map_err(|e| self.damaged(&e))?
-        {
-            allowed = allowed.and(&met);
-        }
+        let allowed = self.ranking.allowed(filtered.as_ref())?;
         let filter = started.elapsed();
-        let found = match self.per_document {
-            None => self.found(&allowed, self.how.k)?,
-            Some(most) => self.spread(&allowed, most)?,
-        };
+        let found = self.ranking.ranked(&allowed)?;
         let search = started.elapsed() - filter;
         // What somebody asked for otherwise says nothing of what was promised.
-        if self.mode == Mode::Semantic && !self.how.exact && self.how.ef.is_none() && self.per_document.is_none() {
-            for (query, found) in self.queries.iter().zip(&found) {
+        if self.ranking.mode == Mode::Semantic && !how.exact && how.ef.is_none() && self.ranking.per_document.is_none() {
+            for (query, found) in self.ranking.queries.iter().zip(&found) {
                 let found: Vec<Neighbour> = found.iter().map(|f| Neighbour { row: f.row, score: f.score }).collect();
-                let asked = LiveQuery { vector: query, k: self.how.k, filter: self.filter.as_ref(), allowed: &allowed };
-                self.index.shadow(&self.agent, &self.generation, &asked, &found);
+                let asked = LiveQuery { vector: query, k: how.k, filter: self.filter.as_ref(), allowed: &allowed };
+                index.shadow(&self.agent, generation, &asked, &found);
             }
         }
-        let mut marker = self.asked.as_ref().filter(|_| self.passages).map(|asked| Marker::of(&asked.text, &generation.analyser()));
+        let mut marker = asked.as_ref().filter(|_| self.passages).map(|asked| Marker::of(&asked.text, &generation.analyser()));
         let hits = |found: &Vec<ScoredRow>| -> Result<Vec<Hit>, Fault> {
             let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
             let rows = generation.rows(&numbers).map_err(|e| io_fault("fetching a hit", &e))?;
@@ -219,7 +254,38 @@ impl Job {
             Ok(hits)
         };
         let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
-        Ok(SearchOutcome { results, filter, search, fetch: started.elapsed() - filter - search })
+        let left_out = self.ranking.left_out.load(Ordering::Relaxed);
+        Ok(SearchOutcome { results, left_out, filter, search, fetch: started.elapsed() - filter - search })
+    }
+}
+
+impl Ranking {
+    /// The rows that a filter, the dead and the query's own conditions leave.
+    pub(super) fn allowed(&self, filtered: Option<&Selection>) -> Result<Selection, Fault> {
+        let allowed = self.generation.allowed(filtered);
+        let met = match self.asked.as_ref().filter(|_| self.mode != Mode::Semantic) {
+            Some(asked) => self.generation.meeting(asked).map_err(|e| self.damaged(&e))?,
+            None => None,
+        };
+        Ok(match met {
+            Some(met) => allowed.and(&met),
+            None => allowed,
+        })
+    }
+
+    /// The best rows of every query.
+    pub(super) fn ranked(&self, allowed: &Selection) -> Result<Vec<Vec<ScoredRow>>, Fault> {
+        match self.per_document {
+            None => self.found(allowed, self.how.k),
+            Some(most) => self.spread(allowed, most),
+        }
+    }
+
+    /// What is found by a query's words; how many did not count is kept.
+    fn words(&self, text: &str, k: usize, allowed: &Selection) -> Result<WordsFound, Fault> {
+        let words = self.generation.words(text, k, allowed).map_err(|e| self.damaged(&e))?;
+        self.left_out.store(words.left_out, Ordering::Relaxed);
+        Ok(words)
     }
 
     fn damaged(&self, error: &std::io::Error) -> Fault {
@@ -232,7 +298,7 @@ impl Job {
         let wide = |k: usize| SearchOptions { k, ..self.how.clone() };
         Ok(match (self.mode, &self.asked) {
             (Mode::Lexical, Some(asked)) => {
-                let words = generation.words(&asked.text, wanted, allowed).map_err(|e| self.damaged(&e))?;
+                let words = self.words(&asked.text, wanted, allowed)?;
                 let share = |bm25: f32| if words.ideal > 0.0 { (bm25 / words.ideal).min(1.0) } else { 0.0 };
                 let scored = |f: &Neighbour| ScoredRow { row: f.row, score: share(f.score), cosine: None, bm25: Some(f.score) };
                 vec![words.rows.iter().map(scored).collect()]
@@ -241,7 +307,7 @@ impl Job {
                 let depth = wanted.saturating_mul(FUSED_PER_HIT);
                 // What answered before there was a choice answers as it did.
                 let depth = if self.fusion.method == Method::Weighted { depth.max(FUSED_MIN) } else { depth };
-                let words = generation.words(&asked.text, depth, allowed).map_err(|e| self.damaged(&e))?;
+                let words = self.words(&asked.text, depth, allowed)?;
                 let fused = |query: &Vec<f32>| {
                     let near = generation.search(query, &wide(depth), allowed);
                     let lists = Lists { near: &near, words: &words.rows, alone: &words.alone, depth };
@@ -327,13 +393,7 @@ impl IndexService {
         let ask = SearchIn::read(call.raw_parameters())?;
         let index = self.index(&ask.index)?;
         let mode = Mode::parse(ask.mode.as_deref())?;
-        let (generation, degraded, partial) = match index.current() {
-            Ok((generation, degraded)) => (generation, degraded, None),
-            Err(fault) => match index.partial(mode == Mode::Lexical) {
-                Some((generation, partial)) => (generation, None, Some(partial)),
-                None => return Err(fault),
-            },
-        };
+        let SearchSource { generation, degraded, partial } = search_source(&index, mode)?;
         let model = generation.manifest.model.clone();
         is_of_model(&ask.index, ask.model.as_ref(), &model)?;
         let k = hits_wanted(&ask)?;
@@ -341,11 +401,8 @@ impl IndexService {
         let rerank = ask.rerank.clone().map(|step| RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline));
         let rerank = rerank.transpose()?;
         let (how, threads) = options(&ask, mode, rerank.as_ref().map_or(k, |plan| plan.candidates));
-        let per_document = per_document(&ask)?;
-        // An index whose words were made before there was a choice answers as it did.
-        let otherwise = if mode == Mode::Hybrid && generation.analyser().version() == 0 { Method::Reciprocal } else { Method::Weighted };
-        let fusion = Fusion::of(ask.fusion.as_ref(), index.parameters.fusion.as_ref(), otherwise)
-            .map_err(|e| Fault::invalid_parameter("fusion", e))?;
+        let per_document = per_document(ask.per_document)?;
+        let fusion = fusion(ask.fusion.as_ref(), &index, &generation, mode)?;
         let (mut provider, mut truncated) = (None, None);
         let asked = match &ask.text {
             Some(text) if mode != Mode::Semantic && !ask.literal.unwrap_or(false) => {
@@ -388,21 +445,19 @@ impl IndexService {
         let said =
             |parts: fn(&ParsedQuery) -> &Vec<String>| asked.as_ref().map(|asked| parts(asked).clone()).filter(|parts| !parts.is_empty());
         let (phrases, without) = (said(|asked| &asked.phrases), said(|asked| &asked.without));
-        let job = Job {
-            agent: Arc::clone(&self.agent),
+        let ranking = Ranking {
             index: Arc::clone(&index),
             generation: Arc::clone(&generation),
-            source,
             queries: checked,
             asked,
-            filter,
             mode,
             fusion,
             per_document,
-            passages: ask.passages.unwrap_or(false),
             how,
             threads,
+            left_out: AtomicU64::new(0),
         };
+        let job = Job { agent: Arc::clone(&self.agent), source, filter, passages: ask.passages.unwrap_or(false), ranking };
         let done = if quick {
             // Some tens of microseconds: less than handing it to another thread would take.
             caught("the search", || job.run())??
@@ -426,10 +481,10 @@ impl IndexService {
             mode: mode.name().into(),
             ef,
             recall,
-            fusion: (mode == Mode::Hybrid)
-                .then(|| FusionUsed { method: fusion.method.name().to_owned(), weight: f64::from(fusion.weight) }),
+            fusion: fusion_used(fusion, mode),
             phrases,
             without,
+            words_left_out: Some(done.left_out).filter(|words| *words > 0),
             model: model.name,
             provider,
             stale: self.datasets.is_stale(&index.parameters.dataset, &generation.manifest),

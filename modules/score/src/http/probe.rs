@@ -156,6 +156,10 @@ impl Server {
         if full.iter().any(|x| *x > 1e-3) {
             return Err(ProbeError::AboveZero);
         }
+        // A token's figure is the mean of its response: no model finds two sentences as likely to the last digit.
+        if full.first().is_some_and(|first| full.iter().all(|x| (x - first).abs() < 1e-6)) {
+            return Err(ProbeError::Constant);
+        }
         let (once, twice) = (total(&full), total(&again));
         if (once - twice).abs() > TOLERANCE_TWICE * full.len() as f64 {
             return Err(ProbeError::Unsteady { first: once, second: twice });
@@ -163,6 +167,11 @@ impl Server {
         let (within, alone) = (total(&full[..length]), total(&part));
         if is_begin && (within - alone).abs() > TOLERANCE * length as f64 {
             return Err(ProbeError::Inconsistent { tokens: length, within, alone });
+        }
+        // The first response says what the user has just said.
+        let (mean, chance) = (within / length.max(1) as f64, -f64::from(self.identity.vocabulary).ln());
+        if mean < chance * CHANCE_SHARE {
+            return Err(ProbeError::Chance { mean, chance, model: self.settings.tokenizer.display().to_string() });
         }
         if full == other {
             return Err(ProbeError::CutContext { tokens: full.len() });

@@ -8,13 +8,15 @@ use brahman_sidecar::{Call, Reply};
 
 use super::session::{Removal, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
-use crate::conversation::Layout;
+use crate::conversation::{Layout, check};
 
 impl ScoreService {
     pub(super) async fn finetune(&self, call: &Call) -> Result<Reply, Fault> {
         let started = Instant::now();
         let mut ask: FinetuneIn = call.parameters()?;
         let (mut conversation, layout) = source!(ask).read(call)?;
+        // What is wrong is named by its place in what was given, also where it is not read.
+        check(&conversation).map_err(|e| e.fault())?;
         // What is asked of is what is read: a memory before the last entries is not in their context.
         let before = conversation.conversation.len().saturating_sub(usize::try_from(ask.count).unwrap_or(usize::MAX));
         let passed_over = if ask.whole.unwrap_or(false) { 0 } else { before };
@@ -64,6 +66,10 @@ impl Desk<'_> {
         }
         results.sort_by(|a, b| b.divergence.total_cmp(&a.divergence).then(a.entry.cmp(&b.entry)));
         let identity = self.identity();
+        let mut used = session.script.used.clone();
+        if let Some(notes) = used.notes.as_mut().filter(|_| passed_over > 0) {
+            notes.push(format!("places in these notes count from entry {passed_over}, the first that was read"));
+        }
         Ok(FinetuneOut {
             results,
             memories: memories.len() as u64,
@@ -72,7 +78,7 @@ impl Desk<'_> {
             tokens_forwarded: session.work.forwarded,
             tokens_reused: session.work.reused,
             noise_floor: session.noise,
-            chat_template: Some(session.script.used.clone()),
+            chat_template: Some(used),
             model: identity.model.clone(),
             fingerprint: identity.fingerprint.clone(),
             device: identity.device.clone(),

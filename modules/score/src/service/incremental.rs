@@ -111,7 +111,8 @@ impl Desk<'_> {
         let mut responses: Vec<usize> = removals.iter().flat_map(|r| r.responses.iter().copied()).collect();
         responses.sort_unstable();
         responses.dedup();
-        session.baseline(&responses).map_err(|e| e.fault())?;
+        // What is too much is refused before the first pass.
+        session.check_size(&removals).and_then(|()| session.baseline(&responses)).map_err(|e| e.fault())?;
         let of = removals.len() as u64;
         let (mut done, mut failed) = (0, 0);
         let outcome = session.remove(&removals, &mut |session, removed| {

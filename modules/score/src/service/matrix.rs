@@ -172,7 +172,7 @@ fn screen(ask: &Ask, removals: Vec<Removal>, exact: usize, desk: &Desk<'_>) -> R
     let conversation = in_text(&ask.conversation, desk.engine);
     let mut screening = Session::open(&aside, &conversation, &Layout::plain(), ask.fresh).map_err(|e| e.fault())?;
     let all: Vec<usize> = (0..screening.script.responses.len()).collect();
-    screening.baseline(&all).map_err(|e| e.fault())?;
+    screening.check_size(&removals).and_then(|()| screening.baseline(&all)).map_err(|e| e.fault())?;
     let mut rows: Vec<Row> = vec![Row::default(); removals.len()];
     screening
         .remove(&removals, &mut |s, removed| {

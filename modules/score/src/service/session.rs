@@ -216,3 +216,77 @@ impl<'a> Session<'a> {
         later.map(|(i, _)| i).take(window).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use brahman_card::interface::score::{Entry, InfoOut};
+
+    use super::*;
+    use crate::engine::{Engine, Identity, Stop};
+    use crate::kept::ResultStore;
+    use crate::mock::Mock;
+
+    /// A model whose figures are a little lower from the second time on, the more so the more stands before.
+    #[derive(Debug, Default)]
+    struct CoarseModel {
+        model: Mock,
+        coarseness: f32,
+        scorings: AtomicUsize,
+    }
+
+    impl Engine for CoarseModel {
+        fn identity(&self) -> &Identity {
+            self.model.identity()
+        }
+
+        fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+            self.model.encode(text)
+        }
+
+        fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
+            self.model.encode_placed(text)
+        }
+
+        fn decode(&self, tokens: &[u32]) -> String {
+            self.model.decode(tokens)
+        }
+
+        fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+            let off = if self.scorings.fetch_add(1, Ordering::Relaxed) == 0 { 0.0 } else { self.coarseness };
+            self.model.score(sequences, stop, &mut |i, scores| {
+                let places = sequences[i].wanted.iter().cloned().flatten();
+                done(i, scores.map(|scores| scores.into_iter().zip(places).map(|(x, place)| x - off * place as f32).collect()));
+            })
+        }
+
+        fn info(&self) -> InfoOut {
+            self.model.info()
+        }
+    }
+
+    #[test]
+    fn where_figures_are_coarse_all_are_scored_twice_and_the_floor_is_that_of_the_latest() {
+        let entry = |role: &str, text: &str| Entry { role: Some(role.to_owned()), text: Some(text.to_owned()), ..Entry::default() };
+        let turns = (0..12).flat_map(|_| [entry("user", "Say it."), entry("assistant", "It is so.")]);
+        let conversation = Conversation { conversation: turns.collect(), ..Conversation::default() };
+        let (folder, stop) = (tempfile::tempdir().expect("a folder"), Stop::default());
+        let kept = ResultStore::open(folder.path(), 1 << 20);
+        let floor = |coarseness: f32| {
+            let engine = CoarseModel { coarseness, ..CoarseModel::default() };
+            let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
+            let mut session = Session::open(&desk, &conversation, &Layout::plain(), true).expect("opened");
+            let responses: Vec<usize> = (0..session.script.responses.len()).collect();
+            session.baseline(&responses).expect("scored");
+            let last = session.script.responses[11].scored.clone();
+            // What the last response loses when it is scored again.
+            let expected = f64::from(coarseness) * last.map(|place| place as f64).sum::<f64>();
+            (session.noise, expected, engine.scorings.load(Ordering::Relaxed))
+        };
+        assert_eq!(floor(0.0), (0.0, 0.0, 2), "one more pass over the beginning is enough");
+        let (noise, expected, scorings) = floor(1e-3);
+        assert!(scorings == 3 && (noise - expected).abs() < 0.01 * expected, "{noise} {expected} {scorings}");
+    }
+}

@@ -174,3 +174,53 @@ async fn a_refresh_with_nothing_to_do_says_the_same_and_chunks_are_cut_anew_on_d
     let refused = mesh.fault("org.brahman.Index.Create", ask).await;
     assert!(refused.message().contains("16 to 8192"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_corpus_of_one_document_in_four_languages_is_found_in_every_mode() {
+    let mesh = of_files(&[(
+        "one.md",
+        "# Handbuch\n\nDie Sicherungen der Rechner werden jede Nacht gemacht und dreißig Tage lang aufbewahrt.\n\n\
+         The backups of every machine are kept for thirty days, and this is how a disk is restored.\n\n\
+         备份每天晚上进行，保存三十天。 Резервные копии хранятся тридцать дней.\n",
+    )])
+    .await;
+    for words in ["backup", "restored", "Sicherungen", "dreissig", "Handbuch", "备份", "晚上", "копии", "\"thirty days\" -sixty"] {
+        for mode in ["lexical", "hybrid", "semantic"] {
+            let found = search(&mesh, json!({"text": words, "mode": mode, "passages": true})).await;
+            let of = ids(&found);
+            assert!(!of.is_empty() && of.iter().all(|id| id.ends_with("one.md")), "{words} {mode}: {found}");
+            let scores = found["results"][0].as_array().expect("hits").iter().map(|hit| hit["score"].as_f64().expect("a score"));
+            assert!(mode == "semantic" || scores.into_iter().all(|score| (0.0..=1.0).contains(&score)), "{words} {mode}: {found}");
+        }
+    }
+    for words in ["zebra", "\"days thirty\"", "backup -disk"] {
+        assert!(ids(&search(&mesh, json!({"text": words, "mode": "lexical"})).await).is_empty(), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn vectors_of_the_datasets_own_and_its_words_are_fused_too() {
+    let mesh = mesh("test").await;
+    let axis = |at: usize| (0..32).map(|i| if i == at { 1.5 } else { 0.25 }).collect::<Vec<f32>>();
+    let rows = [("boat", "the boat is blue", 0), ("gate", "the gate is blue", 1), ("sea", "nothing of the kind", 2)];
+    let lines: String = rows.iter().fold(String::new(), |mut all, (id, text, at)| {
+        let _ = writeln!(all, "{}", json!({"id": id, "text": text, "vector": axis(*at)}));
+        all
+    });
+    let path = mesh.folder.path().join("own.jsonl");
+    std::fs::write(&path, lines).expect("written");
+    mesh.brahman_json(&["ingest", "files", "d", &path.display().to_string()]);
+    mesh.brahman_json(&["index", "create", "d", "--dataset", "d", "--text-column", "text", "--vector-column", "vector"]);
+    mesh.brahman_json(&["index", "refresh", "d"]);
+    // A word of one document, beside another's vector; a word of two, beside the vector of one of them.
+    for (words, at, first) in [("gate", 0, "gate"), ("blue", 1, "gate"), ("blue", 0, "boat"), ("zebra", 2, "sea")] {
+        let found = search(&mesh, json!({"text": words, "vector": axis(at), "mode": "hybrid"})).await;
+        assert_eq!(ids(&found)[0], first, "{words} {at}: {found}");
+        let best = &found["results"][0][0];
+        assert!(best["cosine"].is_number() && best.get("bm25").is_some() == (words != "zebra"), "{found}");
+        assert!(found.get("provider").is_none(), "nothing is embedded: {found}");
+    }
+    assert_eq!(ids(&search(&mesh, json!({"text": "kind", "mode": "lexical"})).await), ["sea"]);
+    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "d", "text": "gate", "mode": "hybrid"})).await;
+    assert!(fault.message().contains("give the query's vector beside its text"), "{fault}");
+}

@@ -126,6 +126,13 @@ async fn the_last_entries_are_what_finetune_reads() {
     let whole = mesh.call("org.brahman.Score.ScoreFinetune", ask(true)).await.expect("scored");
     assert_eq!((&whole["memories"], &whole["results"][0]["entry"]), (&json!(1), &json!(4)));
     assert!(whole["results"][0]["divergence"].as_f64() > Some(20.0), "{whole}");
+    // What is wrong is named by its place in what was given, whether it is among the last or not.
+    for at in [1, 3] {
+        let mut wrong = ask(false);
+        wrong["conversation"]["conversation"][at] = json!({ "role": "user" });
+        let fault = mesh.fault("org.brahman.Score.ScoreFinetune", wrong).await;
+        assert!(fault.message().contains(&format!("conversation[{at}]")), "{fault}");
+    }
 }
 
 #[tokio::test]

@@ -118,6 +118,26 @@ fn where_memories_stand_is_told() {
 }
 
 #[test]
+fn a_memory_that_is_a_part_of_another_is_itself() {
+    let (short, long) = ("The key", "The key hangs in the shed. The key is red.");
+    for (first, second) in [(short, long), (long, short)] {
+        let entries = json!([memory("1", first), memory("2", second), entry("user", "The key?"), entry("assistant", "The key is red.")]);
+        for template in FAMILIES {
+            let whole = read(template, &json!({ "conversation": entries })).expect("read");
+            let said: Vec<String> = whole.memories.iter().map(|memory| text(&whole.tokens[memory.spans[0].clone()])).collect();
+            assert_eq!(said, [first, second]);
+            for (m, rest) in [(0, second), (1, first)] {
+                let gone = whole.dialogue.as_ref().expect("by a template").without(&whole.scored(), &[m], &[0], &Mock::default());
+                let gone = text(&gone.expect("left").sequence.tokens);
+                let count = |words: &str| gone.matches(words).count();
+                // That of the user, that of the response, and those of the memory that is left.
+                assert_eq!((count("The key"), count(rest) > 0), (2 + rest.matches("The key").count(), true), "{gone}");
+            }
+        }
+    }
+}
+
+#[test]
 fn calls_of_tools_and_thoughts_are_part_of_a_response() {
     let call = json!({ "type": "function", "function": { "name": "weather", "arguments": { "place": "Kolva" } } });
     let conversation = json!({
