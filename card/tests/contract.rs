@@ -141,7 +141,7 @@ fn messages_of_earlier_versions_are_read_and_written_to_the_byte() {
         embed: EmbedText EmbedFile EmbedBulk Tokenize Info;
         index: Create Refresh Migrate Search SearchBulk Get List Stats Delete Generations Promote Rollback Unpin Move Compact Doctor
             EvalAutogen EvalList Trial Trials Best CompactTrials Autotune AgentStatus AgentEnqueue Snapshot;
-        ingest: Files Postgres Mysql Watch Unwatch Watches Runs Cancel;
+        ingest: Files Explain Postgres Mysql Watch Unwatch Watches Runs Cancel;
         init: List Start Stop Restart Reload Check Logs Attach Update Watch Shutdown;
         rerank: Rerank Info;
         score: Info Logprobs ScoreMatrix ScoreMemory ScoreIncremental ScoreFinetune Weights ResetWeights;

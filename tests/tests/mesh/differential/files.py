@@ -313,6 +313,9 @@ def plain(value):
         return {key: plain(one) for key, one in value}
     if isinstance(value, list):
         return [plain(one) for one in value]
+    if isinstance(value, datetime.time):
+        # Parquet's mark that a time of day is of UTC is none that Arrow has.
+        return value.replace(tzinfo=None)
     if isinstance(value, datetime.datetime) and value.tzinfo:
         return value.astimezone(datetime.timezone.utc)
     return value
