@@ -15,9 +15,9 @@ interface! {
         /// No profile is active any more: everything can be named again. Models that are not pinned are unloaded, and loaded again by the
         /// next call that needs them.
         Deactivate() -> DeactivateOut: idempotent, long;
-        /// The active profile, and what it binds. With `after`, the answer comes once it is not of that generation any more, which also
-        /// says that the caller has heard of that generation and acts by it.
-        Active(ActiveIn) -> ActiveOut: idempotent;
+        /// The active profile, and what it binds. With `more` it is told again whenever it changes; with `after` as well it is told once, as
+        /// soon as it is not of that generation any more, and whoever waits so has heard of that generation and acts by it.
+        Active(ActiveIn) -> ActiveOut: idempotent, endless;
         List() -> ListOut: idempotent;
         /// Keeps a profile under its id, in place of one that was defined so before. That of a file is changed in its file.
         Define(DefineIn) -> DefineOut: idempotent;
