@@ -590,7 +590,9 @@ fn spread(n: usize) -> usize {
 /// Has the profile service load a module that it has unloaded, where that alone keeps a call from being answered. False if there is no such
 /// module, or nobody who would load it.
 async fn wake(init: &Path, table: &Table, ask: &Ask<'_>, until: Instant) -> Result<bool, Fault> {
-    let is_stopped = |module: &ModuleRecord| module.state == ModuleState::Stopped && module.pid == 0;
+    fn is_stopped(module: &ModuleRecord) -> bool {
+        module.state == ModuleState::Stopped && module.pid == 0
+    }
     let offers = |module: &&ModuleRecord| module.card.offered_interfaces().any(|name| name == profiles::INTERFACE.name);
     let Some(service) = table.modules.iter().filter(offers).find(|module| module.state == ModuleState::Ready) else { return Ok(false) };
     if !table.modules.iter().any(is_stopped) {
@@ -598,7 +600,11 @@ async fn wake(init: &Path, table: &Table, ask: &Ask<'_>, until: Instant) -> Resu
     }
     // Who would serve if those that were stopped were not.
     let mut modules = table.modules.clone();
-    modules.iter_mut().filter(|module| is_stopped(module)).for_each(|module| module.state = ModuleState::Ready);
+    for module in &mut modules {
+        if is_stopped(module) {
+            module.state = ModuleState::Ready;
+        }
+    }
     let ranking = rank(&modules, ask);
     let Some(first) = ranking.eligible().first() else { return Ok(false) };
     let preload = PreloadIn { model: first.matched.label.clone(), on_call: Some(true) };
