@@ -210,11 +210,18 @@ impl Broker {
             }
             if !found.ranking.candidates.iter().any(|c| c.refused.is_none()) {
                 let ask = Ask { flow: &flow, context, require: call.require.as_ref(), asker: asker_of(&table, peer) };
-                if wakes < WAKES_MAX && wake(&self.init, &table, &ask, until).await? {
-                    wakes += 1;
-                    // init's table may be ahead of ours by a moment.
-                    let _ = tokio::time::timeout(WOKEN_WAIT, changes.changed()).await;
-                    continue;
+                let woken = if wakes < WAKES_MAX { wake(&self.init, &table, &ask, until).await } else { Ok(false) };
+                wakes += 1;
+                match woken {
+                    Ok(true) => {
+                        // init's table may be ahead of ours by a moment.
+                        let _ = tokio::time::timeout(WOKEN_WAIT, changes.changed()).await;
+                        continue;
+                    }
+                    // While it was waited for another may have come, after a switch of profiles.
+                    Err(_) if changes.has_changed().unwrap_or(false) => continue,
+                    Err(fault) => return Err(fault),
+                    Ok(false) => {}
                 }
                 return Err(match found.ranking.candidates.is_empty() && interface::known(&flow).is_none() {
                     true => Fault::interface_not_found(&flow),

@@ -418,13 +418,17 @@ impl Gate {
         Ok(())
     }
 
-    /// Writes down a module that runs already, started by somebody else: for it what is left is kept, be it less than it needs.
+    /// Writes down a module that runs already, started by somebody else: for it what is left is kept, be it less than it needs, and more
+    /// once there is more.
     pub fn adopt(&mut self, request: &Request, now: Millis) {
-        if self.holding(&request.module).is_some() {
+        let held = self.holding(&request.module).map(|(slot, _)| slot.clone());
+        let slot = self.slots.entry(held.unwrap_or_else(|| request.slot.clone())).or_default();
+        let left = slot.capacity_mib.saturating_sub(slot.reserved_mib());
+        if let Some(holding) = slot.holdings.get_mut(&request.module) {
+            holding.mib = holding.mib.max(request.mib.min(holding.mib.saturating_add(left)));
             return;
         }
-        let slot = self.slots.entry(request.slot.clone()).or_default();
-        let mib = request.mib.min(slot.capacity_mib.saturating_sub(slot.reserved_mib()));
+        let mib = request.mib.min(left);
         let holding =
             Holding { mib, measured_mib: None, pinned: request.pinned, stage: Stage::Loading, since: now, used: now, busy: false };
         slot.holdings.insert(request.module.clone(), holding);

@@ -251,6 +251,10 @@ async fn a_model_that_rests_is_unloaded_and_loaded_by_the_next_call_and_what_a_p
     mesh.when_module("rests", ModuleState::Stopped).await;
     let told = mesh.call("org.brahman.Profiles.Preload", json!({"model": "rests"})).await.expect("loaded");
     assert_eq!(told["loaded"], json!(["rests"]));
+    // In one that lets it stay, so that nobody but a person stops it.
+    define(&mesh, json!({"id": "q", "modules": ["rests"]})).await;
+    activate(&mesh, "q").await.expect("activated");
+    mesh.when_module("rests", ModuleState::Ready).await;
     assert!(mesh.brahman(&["stop", "rests"]).status.success());
     let refused = mesh.fault("org.brahman.Embed.EmbedText", json!({"texts": ["a text"]})).await;
     assert_eq!(refused.name, "org.brahman.Broker.NoProvider", "{refused}");
@@ -368,7 +372,7 @@ fn real(setup: &Setup, name: &str) -> (String, String) {
     let folder = setup.cache().with_file_name(format!("model-{name}"));
     MadeModel::pooled_by(&["mean_tokens"]).write(&folder);
     let (_, text) = shipped("embed-real");
-    let text = text.replace("label = \"embed-real\"", &format!("label = \"embed-{name}\""));
+    let text = text.replace("label = \"embed-real\"", &format!("label = \"embed-{name}\"\nlimits = {{ vram_mib = 200 }}"));
     let text = text.replace("all-MiniLM-L6-v2\" }", &format!("model-{name}\" }}"));
     (format!("embed-{name}"), format!("{text}\n[environment]\nBRAHMAN_MODEL_DIR = \"{}\"\n", folder.display()))
 }

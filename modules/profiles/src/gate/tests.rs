@@ -146,6 +146,19 @@ fn one_that_takes_more_than_it_reserved_has_it_reserved_as_far_as_there_is_any()
 }
 
 #[test]
+fn one_that_ran_already_has_what_is_left_and_more_once_there_is_more() {
+    let mut gate = gate(1000);
+    load(&mut gate, "a", 700, 0);
+    gate.adopt(&request("b", 500), 0);
+    assert_eq!(gate.holding("b").map(|(_, holding)| holding.mib), Some(300));
+    gate.ended("a", None);
+    gate.adopt(&request("b", 500), 1);
+    assert_eq!(gate.holding("b").map(|(_, holding)| holding.mib), Some(500));
+    gate.adopt(&request("b", 100), 2);
+    assert_eq!(gate.holding("b").map(|(_, holding)| holding.mib), Some(500), "what was promised stays");
+}
+
+#[test]
 fn whoever_rests_longer_than_its_profile_lets_it_is_idle() {
     let mut gate = gate(1000);
     for module in ["a", "b", "c"] {
@@ -167,6 +180,7 @@ enum Step {
     Measure { slot: usize, free: u64, holders: Vec<u64> },
     Lie { slot: usize, capacity: u64, free: u64 },
     Load { module: usize, slot: usize, mib: u64 },
+    Adopt { module: usize, slot: usize, mib: u64 },
     Activate { modules: Vec<usize>, slot: usize, mib: u64, leave: Vec<usize>, is_killed: Option<usize> },
     Ready { module: usize },
     Unload { module: usize, left: Option<u64> },
@@ -187,6 +201,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => (0..SLOTS, 0..=CAPACITY, prop::collection::vec(0..900_u64, MODULES)).prop_map(|(slot, free, holders)| Step::Measure { slot, free, holders }),
         1 => (0..SLOTS, any::<u64>(), any::<u64>()).prop_map(|(slot, capacity, free)| Step::Lie { slot, capacity: capacity % CAPACITY, free }),
         3 => (module.clone(), slot.clone(), mib.clone()).prop_map(|(module, slot, mib)| Step::Load { module, slot, mib }),
+        1 => (module.clone(), slot.clone(), mib.clone()).prop_map(|(module, slot, mib)| Step::Adopt { module, slot, mib }),
         3 => (some(), slot, mib, some(), prop::option::of(0..6_usize))
             .prop_map(|(modules, slot, mib, leave, is_killed)| Step::Activate { modules, slot, mib, leave, is_killed }),
         3 => module.clone().prop_map(|module| Step::Ready { module }),
@@ -224,6 +239,9 @@ fn take(gate: &mut Gate, step: &Step, now: Millis) {
             let before = gate.slots()[&request.slot].available_mib();
             let is_held = gate.holding(&request.module).is_some();
             assert_eq!(gate.reserve(&request, now).is_ok(), is_held || before >= *mib);
+        }
+        Step::Adopt { module, slot, mib } => {
+            gate.adopt(&Request { module: name(*module), slot: slot_of(*slot), mib: *mib, pinned: false }, now);
         }
         Step::Activate { modules, slot, mib, leave, is_killed } => {
             let requests: Vec<Request> = modules
