@@ -264,7 +264,7 @@ pub struct PreloadOut {
 
 #[wire]
 pub struct UnloadIn {
-    /// As for `Preload`.
+    /// By which name, as for `Preload`.
     pub model: String,
 }
 

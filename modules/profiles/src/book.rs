@@ -160,10 +160,10 @@ impl CheckedProfile {
     }
 }
 
-/// What was found.
+/// The profiles that were found, and what could not be read.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
-    /// By id.
+    /// Each profile by its id.
     pub profiles: BTreeMap<String, CheckedProfile>,
     /// What could not be read, in words.
     pub faults: Vec<String>,

@@ -82,7 +82,7 @@ impl Stage {
 /// What is kept for a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
-    /// Reserved.
+    /// How much of the memory is reserved.
     pub mib: u64,
     /// In use by its process when that was last looked at.
     pub measured_mib: Option<u64>,
@@ -113,7 +113,7 @@ impl Holding {
 /// Memory that did not come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantinedMemory {
-    /// How much.
+    /// How much of it is still held.
     pub mib: u64,
     /// In words, for people.
     pub reason: String,
@@ -122,24 +122,24 @@ pub struct QuarantinedMemory {
 /// A module that is to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Its label.
+    /// By its label in the mesh.
     pub module: String,
     /// Where it will be.
     pub slot: SlotId,
     /// What it needs, margin included.
     pub mib: u64,
-    /// Never unloaded afterwards.
+    /// Once loaded, it is never unloaded for another.
     pub pinned: bool,
 }
 
 /// A holder, as a refusal names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedHolder {
-    /// Its label.
+    /// By its label in the mesh.
     pub module: String,
-    /// What it holds.
+    /// How much is reserved for it.
     pub mib: u64,
-    /// It is pinned.
+    /// Whether it is pinned, and so stays.
     pub pinned: bool,
     /// Why it does not give way.
     pub reason: Option<&'static str>,
@@ -148,15 +148,15 @@ pub struct RefusedHolder {
 /// There is not enough memory, and nobody may give way who would make it enough.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub struct Refusal {
-    /// Of which memory.
+    /// In which memory there is not enough.
     pub slot: SlotId,
-    /// For whom.
+    /// Label of the module that was to be loaded.
     pub module: String,
-    /// What it needs.
+    /// How much it needs, margin included.
     pub needed_mib: u64,
     /// What is to be had.
     pub free_mib: u64,
-    /// Who holds what.
+    /// Who holds how much of it, and why that stays.
     pub holders: Vec<RefusedHolder>,
     /// In use by nobody known here, where that can be told.
     pub unowned_mib: Option<u64>,
@@ -187,7 +187,7 @@ pub struct Plan {
     pub unload_after: Vec<String>,
 }
 
-/// One memory.
+/// One memory, and who has how much of it.
 #[derive(Clone, Debug, Default)]
 pub struct Slot {
     capacity_mib: u64,
@@ -467,7 +467,7 @@ impl Gate {
         Ok(plan)
     }
 
-    /// A module serves.
+    /// A module that was loading serves now.
     pub fn loaded(&mut self, module: &str, now: Millis) {
         if let Some(holding) = self.holding_mut(module).filter(|holding| holding.stage == Stage::Loading) {
             holding.stage = Stage::Loaded;

@@ -25,7 +25,7 @@ const MIB: u64 = 1 << 20;
 /// A graphics processor, and what each process holds of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GpuReading {
-    /// NVML's number.
+    /// NVML's number, which need not be CUDA's.
     pub index: u32,
     /// By which it is told from others, whatever the order.
     pub uuid: String,
@@ -72,7 +72,7 @@ pub trait GpuSource: Send + 'static {
     fn read(&mut self) -> Result<Vec<GpuReading>, GpuError>;
 }
 
-/// NVML itself.
+/// NVML itself, by the one handle.
 #[derive(Default)]
 pub struct NvmlSource {
     library: Option<OsString>,
@@ -272,10 +272,13 @@ mod tests {
         for _ in 0..3 {
             say.send(Ok(vec![gpu(0)])).expect("the thread is there");
         }
-        while watch.hangs().is_some() {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(watch.read().await.expect("told").len(), 1);
+        let told = loop {
+            match watch.read().await {
+                Ok(told) => break told,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(told.len(), 1);
     }
 
     #[tokio::test]

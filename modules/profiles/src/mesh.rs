@@ -166,7 +166,8 @@ impl Mesh {
                 }
             }
         };
-        match tokio::time::timeout(longest, settling).await {
+        let settled = tokio::time::timeout(longest, settling).await;
+        match settled {
             Ok(outcome) => outcome,
             Err(_) => Err(late(labels, &last, goal, longest)),
         }

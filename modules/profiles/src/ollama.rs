@@ -87,7 +87,7 @@ struct ModelList {
     models: Option<Vec<ListedModel>>,
 }
 
-/// The server.
+/// An Ollama server, and how it is asked.
 #[derive(Clone, Debug)]
 pub struct Ollama {
     base: String,
@@ -111,7 +111,7 @@ impl Ollama {
         Ok(Self { base: base.to_owned(), client })
     }
 
-    /// Where it is.
+    /// The address that a person has said.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base

@@ -116,7 +116,7 @@ impl Drop for Listener<'_> {
     }
 }
 
-/// Answers the interface.
+/// Answers the interface, over init, the gate and what is kept.
 #[derive(Debug)]
 pub struct ProfilesService {
     settings: Settings,

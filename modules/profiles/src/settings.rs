@@ -17,11 +17,11 @@ const URL_BYTES_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{variable}={given}: expected {expected}")]
 pub struct SettingError {
-    /// Its name.
+    /// By which name it is set.
     pub variable: &'static str,
     /// What it holds, escaped.
     pub given: String,
-    /// What would do.
+    /// What would do instead, in words.
     pub expected: &'static str,
 }
 

@@ -36,7 +36,7 @@ pub enum StateError {
     },
 }
 
-/// What is active.
+/// What is active, and what rests meanwhile.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ActiveRecord {
@@ -50,7 +50,7 @@ pub struct ActiveRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Peak {
-    /// In its slot.
+    /// In MiB of its slot's memory.
     pub mib: u64,
     /// Of which model: another one's figures say nothing.
     pub model: Option<String>,
@@ -132,7 +132,7 @@ impl Store {
         })
     }
 
-    /// Writes it down.
+    /// Writes down what modules have taken at most.
     pub fn set_peaks(&self, peaks: &BTreeMap<String, Peak>) {
         let some: BTreeMap<&String, &Peak> = peaks.iter().take(PEAKS_MAX).collect();
         if let Err(error) = self.write("peaks.json", &some) {

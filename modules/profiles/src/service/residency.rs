@@ -137,14 +137,14 @@ impl ProfilesService {
         let (gpus, reason) = self.look_at_gpus(is_asked).await;
         let mut gate = lock(&self.gate);
         if let Some(seen) = main_memory(self.settings.cpu_mib) {
-            let holders = measured(&gate, &SlotId::Cpu, records, resident_mib);
+            let holders = measured(&gate, &SlotId::Cpu, records, |pid| on_slot(pid, &SlotId::Cpu, &gpus));
             gate.observe(&SlotId::Cpu, seen, &holders);
         }
         // What a driver that hangs said before is not what is so now: the ledger alone counts until it answers.
         let is_fresh = reason.is_none();
         for gpu in gpus.iter().filter(|_| is_fresh) {
             let slot = SlotId::Gpu(gpu.uuid.clone());
-            let holders = measured(&gate, &slot, records, |pid| gpu.processes.get(&pid).copied().flatten());
+            let holders = measured(&gate, &slot, records, |pid| on_slot(pid, &slot, &gpus));
             let seen = Measurement { capacity_mib: gpu.total_mib, free_mib: Some(gpu.free_mib) };
             gate.observe(&slot, seen, &holders);
         }
@@ -164,7 +164,10 @@ impl ProfilesService {
         // A peak is that of all replicas, what a Card declares is for each.
         let replicas = all.len() as u64;
         let declared = declared(first, &slot).map(|mib| mib.saturating_mul(replicas));
-        Some(Request { module: label.to_owned(), slot, mib: need(peak, declared), pinned })
+        // Of one that runs, declares nothing and was never seen at work, what it has now is known at least.
+        let now = || held_by(&all, |pid| on_slot(pid, &slot, gpus)).filter(|mib| *mib > 0);
+        let mib = need(peak, declared.or_else(now));
+        Some(Request { module: label.to_owned(), slot, mib, pinned })
     }
 
     /// Brings the ledger up to what runs: who has ended holds nothing, and who runs is written down, by whomever it was started. Modules
@@ -361,7 +364,6 @@ impl ProfilesService {
 
     async fn look(&self) -> Result<(), Fault> {
         let records = self.mesh.list().await.map_err(|error| mesh_fault(&error))?;
-        let book = self.book(&records);
         let held: Vec<String> = lock(&self.gate).slots().values().flat_map(|slot| slot.holdings().keys().cloned()).collect();
         for label in held.iter().filter(|label| instances(&records, label).all(has_ended)) {
             tracing::info!(module = label, "is not loaded any more");
@@ -373,8 +375,6 @@ impl ProfilesService {
         self.look_at_quarantine();
         let word = self.word();
         let Some(profile) = word.profile else { return Ok(()) };
-        let managed = self.managed(&book);
-        self.pin(&managed);
         let limits: BTreeMap<String, Millis> = match profile.idle {
             Some(idle) => profile.modules.iter().map(|label| (label.clone(), idle)).collect(),
             None => return Ok(()),
@@ -463,14 +463,27 @@ impl ProfilesService {
     }
 }
 
+/// What a process has of a memory.
+fn on_slot(pid: u32, slot: &SlotId, gpus: &[GpuReading]) -> Option<u64> {
+    match slot {
+        SlotId::Cpu => resident_mib(pid),
+        SlotId::Gpu(uuid) => gpus.iter().find(|gpu| gpu.uuid == *uuid)?.processes.get(&pid).copied().flatten(),
+    }
+}
+
+/// What the processes of a module's instances have, where that can be told of all of them.
+fn held_by(instances: &[&ModuleRecord], of: impl Fn(u32) -> Option<u64>) -> Option<u64> {
+    let mut pids = instances.iter().map(|record| record.pid).filter(|pid| *pid != 0).peekable();
+    pids.peek()?;
+    pids.map(of).sum()
+}
+
 /// What each holder of a memory has of it, where that can be told of all its processes.
 fn measured(gate: &Gate, slot: &SlotId, records: &[ModuleRecord], of: impl Fn(u32) -> Option<u64>) -> BTreeMap<String, u64> {
     let Some(held) = gate.slots().get(slot) else { return BTreeMap::new() };
     let one = |label: &String| {
-        let mut pids = instances(records, label).map(|record| record.pid).filter(|pid| *pid != 0).peekable();
-        pids.peek()?;
-        let all: Option<u64> = pids.map(&of).sum();
-        Some((label.clone(), all?))
+        let all: Vec<&ModuleRecord> = instances(records, label).collect();
+        Some((label.clone(), held_by(&all, &of)?))
     };
     held.holdings().keys().filter_map(one).collect()
 }
