@@ -119,9 +119,9 @@ pub fn place<T>(
             Ok(opened) => {
                 let grown = device::memory_used(index).zip(before).map(|(after, before)| after.saturating_sub(before));
                 let own = device::own_memory(index).filter(|bytes| *bytes > own_before);
-                let reason = match grown {
-                    _ if own.is_some() => format!("confirmed: this process has {} MiB on the GPU", own.unwrap_or(0) >> 20),
-                    Some(bytes) if bytes > 0 => format!("confirmed: {} MiB more in use on the GPU after loading", bytes >> 20),
+                let reason = match (own, grown) {
+                    (Some(bytes), _) => format!("confirmed: this process has {} MiB on the GPU", bytes >> 20),
+                    (None, Some(bytes)) if bytes > 0 => format!("confirmed: {} MiB more in use on the GPU after loading", bytes >> 20),
                     _ => "ONNX Runtime accepted CUDA; NVML shows no growth of memory in use".to_owned(),
                 };
                 return Ok((opened, device::report(asked, &format!("cuda:{index}"), reason)));

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use brahman_card::card::Payload;
+use brahman_card::card::{Payload, Supervision};
 use brahman_card::interface::broker;
 use brahman_card::interface::{Empty, embed, rerank, score};
 use brahman_card::{Fault, ModuleRecord, ModuleState};
@@ -53,7 +53,7 @@ pub(super) struct Activity {
 
 /// Whether init starts it, so that it can be loaded and unloaded.
 pub(super) fn is_started(record: &ModuleRecord) -> bool {
-    matches!(record.card.payload, Payload::Native(_))
+    matches!(record.card.payload, Payload::Native(_)) && record.card.supervision != Supervision::Delegate
 }
 
 /// What a module's environment says, by its Card.
