@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::{self, Interface, Method, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage};
+use brahman_card::interface::{
+    self, Interface, Method, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use brahman_card::Fault;
-use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage};
+use brahman_card::interface::{
+    Method as _, WireError, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage,
+};
 use brahman_models::install::InstallError;
 use brahman_sidecar::{ClientError, place};
 use serde_json::Value;

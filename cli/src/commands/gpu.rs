@@ -108,9 +108,12 @@ mod tests {
 
     #[test]
     fn memory_is_printed_for_people() {
-        let reservation = Reservation { module: "embed-a".into(), mib: 700, measured_mib: Some(512), state: "loaded".into(), ..Reservation::default() };
-        let slot = SlotUse { slot: "cpu".into(), capacity_mib: 1400, available_mib: 700, reservations: vec![reservation], ..SlotUse::default() };
-        let gpu = GpuUse { uuid: "GPU-1".into(), name: "H100".into(), total_mib: 81920, used_mib: 40960, utilisation: 7, ..GpuUse::default() };
+        let reservation =
+            Reservation { module: "embed-a".into(), mib: 700, measured_mib: Some(512), state: "loaded".into(), ..Reservation::default() };
+        let slot =
+            SlotUse { slot: "cpu".into(), capacity_mib: 1400, available_mib: 700, reservations: vec![reservation], ..SlotUse::default() };
+        let gpu =
+            GpuUse { uuid: "GPU-1".into(), name: "H100".into(), total_mib: 81920, used_mib: 40960, utilisation: 7, ..GpuUse::default() };
         let output = Output::kept();
         show(&VramOut { gpus: vec![gpu], slots: vec![slot], ..VramOut::default() }, &output);
         let expected = "GPU  NAME  UUID   MEMORY                                  BUSY\n\

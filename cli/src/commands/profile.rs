@@ -170,7 +170,10 @@ mod tests {
                         staffing  active  embed-a  cvs      (all)\n";
         assert_eq!(output.printed(), expected);
         let output = Output::kept();
-        activated(&ActivateOut { active: "docs".into(), loaded: vec!["embed-a".into()], elapsed_ms: 12, ..ActivateOut::default() }, &output);
+        activated(
+            &ActivateOut { active: "docs".into(), loaded: vec!["embed-a".into()], elapsed_ms: 12, ..ActivateOut::default() },
+            &output,
+        );
         deactivated(&DeactivateOut::default(), &output);
         assert_eq!(output.printed(), "docs is active, after 12 ms\n  loaded: embed-a\nno profile was active\n");
         let output = Output::kept();

@@ -275,8 +275,7 @@ impl Slot {
     /// Who has to end so that so much can be reserved: as few as will do, the one that was not used for the longest time first.
     fn victims(&self, module: &str, slot: &SlotId, mib: u64, way: &Way<'_>) -> Result<Vec<String>, Refusal> {
         let mut left = self.clone();
-        let mut order: Vec<(&String, &Holding)> =
-            self.holdings.iter().filter(|(name, _)| self.objection(name, way).is_none()).collect();
+        let mut order: Vec<(&String, &Holding)> = self.holdings.iter().filter(|(name, _)| self.objection(name, way).is_none()).collect();
         order.sort_by_key(|(name, holding)| (!way.outgoing.contains(*name), holding.used, *name));
         let mut victims = Vec::new();
         for (name, _) in order {

@@ -285,7 +285,10 @@ mod tests {
         let failed = settled((Backoff, 3), Ready).expect_err("it dies each time");
         assert!(matches!(&failed, MeshError::Failed { label, .. } if label == "a") && failed.to_string().contains("a reason"), "{failed}");
         assert!(settled((Ready, 1), Failed).is_err_and(|error| error.label() == Some("b")));
-        assert!(matches!(all_settled(&labels, &before, &before[..1], Goal::Ready), Err(MeshError::Failed { .. } | MeshError::Missing { .. })));
+        assert!(matches!(
+            all_settled(&labels, &before, &before[..1], Goal::Ready),
+            Err(MeshError::Failed { .. } | MeshError::Missing { .. })
+        ));
     }
 
     #[test]

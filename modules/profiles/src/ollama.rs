@@ -174,7 +174,12 @@ impl Ollama {
         Ok(begun.elapsed())
     }
 
-    async fn exchange<T: serde::de::DeserializeOwned>(&self, url: &str, request: RequestBuilder, longest: Duration) -> Result<T, OllamaError> {
+    async fn exchange<T: serde::de::DeserializeOwned>(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        longest: Duration,
+    ) -> Result<T, OllamaError> {
         let unreachable = |source| OllamaError::Unreachable { url: url.to_owned(), source };
         let mut response = request.timeout(longest).send().await.map_err(unreachable)?;
         let status = response.status();

@@ -96,7 +96,8 @@ mod tests {
     fn what_is_not_said_is_as_documented_and_nonsense_is_refused() {
         let plain = of(&[]).expect("the defaults");
         assert_eq!((plain.cpu_mib, plain.residency, plain.ollama), (None, Duration::from_secs(30), None));
-        let said = of(&[("BRAHMAN_PROFILES_CPU_MIB", "4096"), ("BRAHMAN_PROFILES_RESIDENCY_S", "0"), ("BRAHMAN_OLLAMA_URL", "http://h:1/")]);
+        let said =
+            of(&[("BRAHMAN_PROFILES_CPU_MIB", "4096"), ("BRAHMAN_PROFILES_RESIDENCY_S", "0"), ("BRAHMAN_OLLAMA_URL", "http://h:1/")]);
         let said = said.expect("good ones");
         assert_eq!((said.cpu_mib, said.residency, said.ollama.as_deref()), (Some(4096), Duration::ZERO, Some("http://h:1")));
         for (variable, value) in [

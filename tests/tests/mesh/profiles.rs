@@ -95,7 +95,8 @@ async fn a_switch_frees_one_model_and_loads_the_other_and_the_shared_one_stays()
     let reserved: u64 = slot["reservations"].as_array().expect("a list").iter().map(|held| held["mib"].as_u64().expect("a number")).sum();
     assert!(slot["slot"] == "cpu" && slot["capacity_mib"] == 1000 && reserved <= 1000, "{vram}");
     let listed = mesh.brahman_json(&["profile", "list"]);
-    let is_active = |id: &str| listed["profiles"].as_array().is_some_and(|all| all.iter().any(|p| p["profile"]["id"] == id && p["active"] == true));
+    let is_active =
+        |id: &str| listed["profiles"].as_array().is_some_and(|all| all.iter().any(|p| p["profile"]["id"] == id && p["active"] == true));
     assert!(is_active("docs-assistant") && !is_active("staffing-recruiter"), "{listed}");
     let left = mesh.call("org.brahman.Profiles.Deactivate", json!({})).await.expect("left");
     assert_eq!((&left["previous"], active(&mesh).await), (&json!("docs-assistant"), Value::Null));
@@ -170,7 +171,10 @@ async fn a_death_at_any_step_of_an_activation_leaves_the_one_profile_or_the_othe
         mesh.when(|modules| step(state(modules, "old"), state(modules, "new"))).await;
         mesh.signal(service, "KILL");
         gone(service).await;
-        mesh.when(|modules| modules.iter().any(|m| m.card.label.as_str() == "profiles" && m.state == ModuleState::Ready && m.pid != service)).await;
+        mesh.when(|modules| {
+            modules.iter().any(|m| m.card.label.as_str() == "profiles" && m.state == ModuleState::Ready && m.pid != service)
+        })
+        .await;
         let now = active(&mesh).await;
         let now = now.as_str().unwrap_or_else(|| panic!("{words}: none is active"));
         mesh.when(|modules| serve(modules, &["old", "new"], &[now])).await;
@@ -272,7 +276,10 @@ async fn a_machine_without_nvml_is_told_so_in_time_and_has_a_main_memory() {
     let shown = mesh.brahman(&["gpu"]);
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.status.success() && text.contains("no GPU") && text.contains("cpu"), "{shown:?}");
-    assert_eq!(fault(mesh.call("org.brahman.Profiles.Preload", json!({"model": "nothing"})).await).name, "org.brahman.Profiles.NoSuchModel");
+    assert_eq!(
+        fault(mesh.call("org.brahman.Profiles.Preload", json!({"model": "nothing"})).await).name,
+        "org.brahman.Profiles.NoSuchModel"
+    );
     mesh.down();
 }
 
@@ -285,11 +292,9 @@ async fn indexed() -> Mesh {
         let csv = mesh.folder.path().join(format!("{name}.csv"));
         std::fs::write(&csv, "id,text\n1,ships\n2,trains\n").expect("written");
         let csv = csv.display().to_string();
-        for arguments in [
-            &["ingest", "files", name, csv.as_str()][..],
-            &["index", "create", name, "--dataset", name],
-            &["index", "refresh", name],
-        ] {
+        for arguments in
+            [&["ingest", "files", name, csv.as_str()][..], &["index", "create", name, "--dataset", name], &["index", "refresh", name]]
+        {
             let out = mesh.brahman(arguments);
             assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
         }

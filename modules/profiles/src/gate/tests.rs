@@ -49,7 +49,10 @@ fn what_is_free_counts_as_well_as_the_ledger_and_what_was_promised_is_not_given_
     let refusal = gate.reserve(&request("b", 201), 0).expect_err("too much");
     assert_eq!((refusal.needed_mib, refusal.free_mib, refusal.unowned_mib), (201, 200, Some(300)));
     let words = refusal.to_string();
-    assert!(words.contains("`b` needs 201 MiB of cpu") && words.contains("`a` holds 500 MiB") && words.contains("300 MiB are in use"), "{words}");
+    assert!(
+        words.contains("`b` needs 201 MiB of cpu") && words.contains("`a` holds 500 MiB") && words.contains("300 MiB are in use"),
+        "{words}"
+    );
     gate.reserve(&request("b", 200), 0).expect("there is room");
 }
 

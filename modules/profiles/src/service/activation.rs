@@ -61,8 +61,10 @@ impl ProfilesService {
         // What no profile names is left alone; the others make room, and end.
         let managed = self.managed(&book);
         let outgoing: BTreeSet<String> = managed.into_iter().filter(|label| !profile.modules.contains(label)).collect();
-        let outgoing: BTreeSet<String> =
-            outgoing.into_iter().filter(|label| instances(&records, label).any(|record| is_started(record) && !has_ended(record))).collect();
+        let outgoing: BTreeSet<String> = outgoing
+            .into_iter()
+            .filter(|label| instances(&records, label).any(|record| is_started(record) && !has_ended(record)))
+            .collect();
         let plan = lock(&self.gate).plan(&requests, &outgoing, self.now()).map_err(|refusal| refusal_fault(&refusal))?;
         if is_same && plan.load.is_empty() && plan.unload_after.is_empty() {
             return Ok(ActivateOut { active: id.to_owned(), elapsed_ms: elapsed_ms(begun), ..ActivateOut::default() });
@@ -225,8 +227,7 @@ impl ProfilesService {
         }
         let end: Vec<String> = end.iter().filter(ours).filter(|label| !instances(&records, label).all(has_ended)).cloned().collect();
         self.mesh.end(&end).await?;
-        let begin: Vec<String> =
-            needed.iter().filter(ours).filter(|label| !word.record.resting.contains(*label)).cloned().collect();
+        let begin: Vec<String> = needed.iter().filter(ours).filter(|label| !word.record.resting.contains(*label)).cloned().collect();
         let begin: Vec<String> = begin.into_iter().filter(|label| instances(&records, label).any(has_ended)).collect();
         self.mesh.begin(&begin).await?;
         self.reconcile(&self.mesh.list().await?, &book).await;

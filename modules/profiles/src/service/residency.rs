@@ -329,8 +329,7 @@ impl ProfilesService {
             // Not known is not held: a driver that cannot say keeps nobody's memory from others.
             let (gpus, reason) = self.look_at_gpus(true).await;
             let gpu = gpus.iter().find(|gpu| gpu.uuid == *uuid).filter(|_| reason.is_none())?;
-            let held: Vec<(u32, u64)> =
-                pids.iter().filter_map(|pid| Some((*pid, gpu.processes.get(pid).copied().flatten()?))).collect();
+            let held: Vec<(u32, u64)> = pids.iter().filter_map(|pid| Some((*pid, gpu.processes.get(pid).copied().flatten()?))).collect();
             let mib: u64 = held.iter().map(|(_, mib)| mib).sum();
             if mib <= LEFT_MIB_MAX {
                 return None;

@@ -94,7 +94,8 @@ impl ProfilesService {
         let word = self.word();
         if let Some(profile) = word.profile.as_ref().filter(|profile| !labels.iter().any(|label| profile.modules.contains(label))) {
             let id = profile.profile.id.clone();
-            let message = format!("profile `{id}` is active and does not name the module `{first}`: activate one that does, or deactivate it");
+            let message =
+                format!("profile `{id}` is active and does not name the module `{first}`: activate one that does, or deactivate it");
             return Err(Fault::of(&error::Forbidden { profile: id, name: first.clone() }, false, message));
         }
         // What a person has stopped stays so; and one that loads or serves needs nothing.
@@ -112,8 +113,7 @@ impl ProfilesService {
         let book = self.book(&records);
         let gpus = self.reconcile(&records, &book).await;
         let pinned = word.profile.map(|profile| profile.pinned).unwrap_or_default();
-        let requests: Vec<_> =
-            wanted.iter().filter_map(|label| self.request(label, &records, &gpus, pinned.contains(label))).collect();
+        let requests: Vec<_> = wanted.iter().filter_map(|label| self.request(label, &records, &gpus, pinned.contains(label))).collect();
         let plan = lock(&self.gate).plan(&requests, &BTreeSet::new(), self.now()).map_err(|refusal| refusal_fault(&refusal))?;
         self.make_room(&plan).await?;
         let loaded: Vec<String> = plan.load.iter().map(|request| request.module.clone()).collect();
