@@ -117,13 +117,33 @@ pub struct ActiveOut {
     pub backend: Option<String>,
 }
 
-/// A profile that is known.
+/// A profile that is known: what it binds, and whether it is active.
 #[wire]
 pub struct ProfileInfo {
-    pub profile: Profile,
+    pub id: String,
+    /// Labels of the modules that hold its models.
+    pub modules: Option<Vec<String>>,
+    /// The only indexes that can be named; all if it is absent.
+    pub indexes: Option<Vec<String>>,
+    /// The only datasets that can be named; all if it is absent.
+    pub datasets: Option<Vec<String>>,
+    pub bucket: Option<String>,
+    pub backend: Option<String>,
+    /// True, for all its modules, or a list of labels.
+    pub pinned: Option<serde_json::Value>,
+    pub idle_s: Option<u64>,
     pub active: bool,
     /// The file that it was read from; absent if it was defined by call.
     pub origin: Option<String>,
+}
+
+impl ProfileInfo {
+    /// What is told of a profile.
+    #[must_use]
+    pub fn of(profile: Profile, active: bool, origin: Option<String>) -> Self {
+        let Profile { id, modules, indexes, datasets, bucket, backend, pinned, idle_s } = profile;
+        Self { id, modules, indexes, datasets, bucket, backend, pinned, idle_s, active, origin }
+    }
 }
 
 #[wire]

@@ -42,7 +42,7 @@ pub(crate) async fn profile(socket: &Path, command: Profile, output: &Output) ->
         }
         Profile::Show { id } => {
             let out = get::<method::List>(socket, &Empty {}).await?;
-            let found = out.profiles.into_iter().find(|info| info.profile.id == id);
+            let found = out.profiles.into_iter().find(|info| info.id == id);
             let info = found.ok_or_else(|| NotFound(format!("no profile is called `{id}`; `brahman profile list` lists them")))?;
             if output.json() {
                 output.print_json(&info);
@@ -95,11 +95,10 @@ fn list(out: &ListOut, output: &Output) {
         output.line("no profiles; a file NAME.toml in the folder `profiles` beside the Cards makes one");
     }
     let rows = out.profiles.iter().map(|info| {
-        let profile = &info.profile;
-        let id = if info.active { output.paint(&profile.id, Tone::Good) } else { profile.id.clone() };
-        let modules = profile.modules.as_ref().map_or_else(|| "-".to_owned(), |modules| modules.join(", "));
+        let id = if info.active { output.paint(&info.id, Tone::Good) } else { info.id.clone() };
+        let modules = info.modules.as_ref().map_or_else(|| "-".to_owned(), |modules| modules.join(", "));
         let state = if info.active { "active" } else { "" };
-        vec![id, state.to_owned(), modules, names(profile.indexes.as_ref()), names(profile.datasets.as_ref())]
+        vec![id, state.to_owned(), modules, names(info.indexes.as_ref()), names(info.datasets.as_ref())]
     });
     output.table(&["PROFILE", "STATE", "MODULES", "INDEXES", "DATASETS"], rows.collect());
     for fault in out.faults.iter().flatten() {
@@ -108,18 +107,17 @@ fn list(out: &ListOut, output: &Output) {
 }
 
 fn show(info: &ProfileInfo, output: &Output) {
-    let profile = &info.profile;
-    output.line(&format!("{}{}", output.paint(&profile.id, Tone::Strong), if info.active { "  active" } else { "" }));
-    let pinned = profile.pinned.as_ref().map_or_else(|| "no".to_owned(), ToString::to_string);
-    let idle = profile.idle_s.map_or_else(|| "never".to_owned(), |seconds| format!("after {seconds} s without a call"));
+    output.line(&format!("{}{}", output.paint(&info.id, Tone::Strong), if info.active { "  active" } else { "" }));
+    let pinned = info.pinned.as_ref().map_or_else(|| "no".to_owned(), ToString::to_string);
+    let idle = info.idle_s.map_or_else(|| "never".to_owned(), |seconds| format!("after {seconds} s without a call"));
     let rows = [
-        ("modules", profile.modules.as_ref().map_or_else(|| "(none)".to_owned(), |modules| modules.join(", "))),
+        ("modules", info.modules.as_ref().map_or_else(|| "(none)".to_owned(), |modules| modules.join(", "))),
         ("pinned", pinned),
         ("unloaded", idle),
-        ("indexes", names(profile.indexes.as_ref())),
-        ("datasets", names(profile.datasets.as_ref())),
-        ("bucket", profile.bucket.clone().unwrap_or_else(|| "-".to_owned())),
-        ("backend", profile.backend.clone().unwrap_or_else(|| "-".to_owned())),
+        ("indexes", names(info.indexes.as_ref())),
+        ("datasets", names(info.datasets.as_ref())),
+        ("bucket", info.bucket.clone().unwrap_or_else(|| "-".to_owned())),
+        ("backend", info.backend.clone().unwrap_or_else(|| "-".to_owned())),
         ("from", info.origin.clone().unwrap_or_else(|| "a call of Define".to_owned())),
     ];
     for (field, value) in rows {
@@ -151,14 +149,11 @@ fn deactivated(out: &DeactivateOut, output: &Output) {
 
 #[cfg(test)]
 mod tests {
-    use brahman_card::interface::profiles::Profile as Bound;
-
     use super::*;
 
     fn info(id: &str, active: bool) -> ProfileInfo {
         let some = |name: &str| Some(vec![name.to_owned()]);
-        let profile = Bound { id: id.to_owned(), modules: some("embed-a"), indexes: some("cvs"), ..Bound::default() };
-        ProfileInfo { profile, active, origin: None }
+        ProfileInfo { id: id.to_owned(), modules: some("embed-a"), indexes: some("cvs"), active, ..ProfileInfo::default() }
     }
 
     #[test]

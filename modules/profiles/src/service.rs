@@ -207,16 +207,15 @@ impl ProfilesService {
         let records = self.mesh.list().await.map_err(|error| mesh_fault(&error))?;
         let book = self.book(&records);
         let word = self.word();
-        let info = |profile: &CheckedProfile| ProfileInfo {
-            active: word.id() == Some(profile.profile.id.as_str()),
-            origin: profile.origin.as_ref().map(|path| path.display().to_string()),
-            profile: profile.profile.clone(),
+        let info = |profile: &CheckedProfile| {
+            let is_active = word.id() == Some(profile.profile.id.as_str());
+            ProfileInfo::of(profile.profile.clone(), is_active, profile.origin.as_ref().map(|path| path.display().to_string()))
         };
         let mut profiles: Vec<ProfileInfo> = book.profiles.values().map(info).collect();
         // Its file is gone, and it is active all the same.
         if let Some(active) = word.profile.as_ref().filter(|active| !book.profiles.contains_key(&active.profile.id)) {
             profiles.push(info(active));
-            profiles.sort_by(|a, b| a.profile.id.cmp(&b.profile.id));
+            profiles.sort_by(|a, b| a.id.cmp(&b.id));
         }
         Ok(ListOut { profiles, faults: Some(book.faults).filter(|faults| !faults.is_empty()) })
     }

@@ -95,8 +95,7 @@ async fn a_switch_frees_one_model_and_loads_the_other_and_the_shared_one_stays()
     let reserved: u64 = slot["reservations"].as_array().expect("a list").iter().map(|held| held["mib"].as_u64().expect("a number")).sum();
     assert!(slot["slot"] == "cpu" && slot["capacity_mib"] == 1000 && reserved <= 1000, "{vram}");
     let listed = mesh.brahman_json(&["profile", "list"]);
-    let is_active =
-        |id: &str| listed["profiles"].as_array().is_some_and(|all| all.iter().any(|p| p["profile"]["id"] == id && p["active"] == true));
+    let is_active = |id: &str| listed["profiles"].as_array().is_some_and(|all| all.iter().any(|p| p["id"] == id && p["active"] == true));
     assert!(is_active("docs-assistant") && !is_active("staffing-recruiter"), "{listed}");
     let left = mesh.call("org.brahman.Profiles.Deactivate", json!({})).await.expect("left");
     assert_eq!((&left["previous"], active(&mesh).await), (&json!("docs-assistant"), Value::Null));
