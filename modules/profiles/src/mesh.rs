@@ -4,23 +4,19 @@
 //! why it will not come, or with its time.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use brahman_card::interface::init::{LabelIn, WatchOut, method};
 use brahman_card::interface::{Empty, Method};
 use brahman_card::{ModuleRecord, ModuleState};
 use brahman_sidecar::client::encode_method;
-use brahman_sidecar::{Backoff, CallOptions, ClientError, Connection, chain, place};
+use brahman_sidecar::{CallOptions, ClientError, Connection, place};
 use thiserror::Error;
-use tokio::sync::watch;
 
 /// Longest wait beyond the time that a Card gives its module: SIGTERM's grace, a kill that is repeated, and a busy machine.
 const SLACK: Duration = Duration::from_secs(15);
 /// A module that dies so often on its way has failed: once may be somebody's kill.
 const DEATHS_MAX: u64 = 2;
-/// Pauses between attempts to reach init again.
-const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(5), Duration::from_millis(500));
 
 /// Why a module is not as it should be.
 #[derive(Debug, Error)]
@@ -223,27 +219,6 @@ fn late(labels: &[String], last: &[ModuleRecord], goal: Goal, longest: Duration)
         label: found.map_or_else(|| labels.first().cloned().unwrap_or_default(), |module| module.card.label.to_string()),
         state: found.map_or("on its way", |module| module.state.as_str()),
         seconds: longest.as_secs(),
-    }
-}
-
-/// Follows init's table for ever. While init is away the last one stands.
-pub async fn follow(mesh: Mesh, table: watch::Sender<Arc<Vec<ModuleRecord>>>) {
-    let mut pauses = PAUSES;
-    loop {
-        let watching = async {
-            let mut connection = Connection::connect(&mesh.init).await?;
-            connection.send(&encode_method::<method::Watch>(&Empty {}, &CallOptions::default(), true, false)?).await?;
-            loop {
-                let word: WatchOut = connection.receive().await?.typed()?.value;
-                pauses.reset();
-                table.send_replace(Arc::new(word.modules));
-            }
-        };
-        let ended: Result<(), ClientError> = watching.await;
-        if let Err(error) = ended {
-            tracing::debug!("init's watch ended: {}", chain(&error));
-        }
-        pauses.wait().await;
     }
 }
 

@@ -22,7 +22,7 @@ use brahman_card::interface::profiles::{
 };
 use brahman_card::{Fault, Interface, ModuleRecord};
 use brahman_sidecar::place::cards::own_folder;
-use brahman_sidecar::{Call, Client, Reply, Service, chain};
+use brahman_sidecar::{Call, Client, ClientError, Reply, Service, chain};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -350,6 +350,9 @@ fn profile_fault(id: &str, error: &ProfileError) -> Fault {
 
 /// What init says, as a reply.
 fn mesh_fault(error: &MeshError) -> Fault {
+    if let MeshError::Init(ClientError::Fault(fault)) = error {
+        return fault.clone();
+    }
     match error.label() {
         Some(label) => Fault::of(&error::LoadFailed { module: label.to_owned() }, true, chain(error)),
         None => Fault::overloaded(format!("init cannot be asked just now: {}", chain(error)), 1000),

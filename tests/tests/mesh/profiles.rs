@@ -3,6 +3,8 @@
 //!
 //! Models are mocks whose Cards declare what they take, where only the gate matters, and small ones that were made where time does.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -280,6 +282,59 @@ async fn a_machine_without_nvml_is_told_so_in_time_and_has_a_main_memory() {
         "org.brahman.Profiles.NoSuchModel"
     );
     mesh.down();
+}
+
+/// A server that answers as Ollama does, for as long as the test runs; gives its address.
+fn ollama() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let body = match request.split_whitespace().nth(1) {
+                Some("/api/ps") => r#"{"models":[{"name":"phi:latest","size":2147483648,"size_vram":1073741824}]}"#,
+                Some("/api/tags") => r#"{"models":[{"name":"phi:latest"},{"name":"qwen:latest"}]}"#,
+                _ => r#"{"done":true}"#,
+            };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            // Whoever asked may have gone.
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_ollama_server_is_shown_and_reached_and_one_that_is_down_or_silent_holds_nobody_up() {
+    // It listens, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent_at = format!("http://{}", silent.local_addr().expect("bound"));
+    let down = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port that is free again");
+    for (address, answers) in [(ollama(), true), (silent_at, false), (format!("http://{down}"), false)] {
+        let mesh = setup(&[], 1000).env("BRAHMAN_OLLAMA_URL", &address).up().await;
+        mesh.when_module("profiles", ModuleState::Ready).await;
+        let begun = Instant::now();
+        let vram = mesh.call("org.brahman.Profiles.Vram", json!({})).await.expect("an answer");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{address}: {:?}", begun.elapsed());
+        let external = &vram["external"];
+        assert_eq!((external["url"] == json!(address), external["reason"].is_null()), (true, answers), "{external}");
+        let preloaded = mesh.call("org.brahman.Profiles.Preload", json!({"model": "qwen"})).await;
+        if !answers {
+            assert_eq!(fault(preloaded).name, "org.brahman.Profiles.LoadFailed");
+            continue;
+        }
+        assert_eq!((&external["models"][0]["name"], &external["models"][0]["vram_mib"]), (&json!("phi:latest"), &json!(1024)));
+        assert_eq!(preloaded.expect("loaded")["external"], true);
+        let unloaded = mesh.call("org.brahman.Profiles.Unload", json!({"model": "phi"})).await.expect("taken");
+        assert!(unloaded["notes"][0].as_str().is_some_and(|note| note.contains("still lists")), "it lies: {unloaded}");
+        assert_eq!(
+            fault(mesh.call("org.brahman.Profiles.Preload", json!({"model": "none"})).await).name,
+            "org.brahman.Profiles.NoSuchModel"
+        );
+    }
 }
 
 /// A mesh with two datasets and an index of each.
