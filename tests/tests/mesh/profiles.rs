@@ -291,9 +291,15 @@ fn ollama() -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut request = [0; 4096];
-            let length = stream.read(&mut request).unwrap_or(0);
-            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+            // The whole of it: to close with something unread would reset the connection.
+            while !is_whole(&bytes) {
+                match stream.read(&mut buffer) {
+                    Ok(read) if read > 0 => bytes.extend_from_slice(&buffer[..read]),
+                    _ => break,
+                }
+            }
+            let request = String::from_utf8_lossy(&bytes).into_owned();
             let body = match request.split_whitespace().nth(1) {
                 Some("/api/ps") => r#"{"models":[{"name":"phi:latest","size":2147483648,"size_vram":1073741824}]}"#,
                 Some("/api/tags") => r#"{"models":[{"name":"phi:latest"},{"name":"qwen:latest"}]}"#,
@@ -305,6 +311,14 @@ fn ollama() -> String {
         }
     });
     address
+}
+
+/// Whether a request has come to its end.
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request).to_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    body.len() >= length.unwrap_or(0)
 }
 
 #[tokio::test]
