@@ -2,22 +2,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use brahman_card::card::{Access, unknown_context};
+use brahman_card::interface::WireError as _;
 use brahman_card::interface::broker::{
     Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextIn, SetContextOut, StatusOut, WatchOut,
 };
+use brahman_card::interface::profiles::{self, PreloadIn};
 use brahman_card::interface::service::{DescriptionIn, DescriptionOut, Info};
 use brahman_card::names::base_of;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::parameters;
 use brahman_card::{ModuleRecord, ModuleState, interface};
 use brahman_sidecar::serve::{GONE_EVERY, encode_reply, hung_up, write_all};
-use brahman_sidecar::{Peer, chain};
+use brahman_sidecar::{ClientError, Connection, Peer, chain};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,11 @@ type RouteKey = (String, Option<String>, Option<BTreeMap<String, String>>, Optio
 
 /// How long init may take to say that a process has ended: it is told by the kernel at once. One that runs is not waited for.
 const FATE_WAIT: Duration = Duration::from_millis(100);
+
+/// So often a call has a module loaded that was unloaded for resting: it may be so again before the call gets there, and not for ever.
+const WAKES_MAX: u32 = 3;
+/// How long the table may be behind what the profile service has done.
+const WOKEN_WAIT: Duration = Duration::from_secs(1);
 
 /// What became of a provider that hung up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +193,7 @@ impl Broker {
             }));
         }
         let mut changes = self.table.subscribe();
+        let mut wakes = 0;
         loop {
             let table = Arc::clone(&changes.borrow_and_update());
             let context = call.context.as_deref().or(table.context.as_deref());
@@ -201,6 +209,20 @@ impl Broker {
                 return Ok(target);
             }
             if !found.ranking.candidates.iter().any(|c| c.refused.is_none()) {
+                let ask = Ask { flow: &flow, context, require: call.require.as_ref(), asker: asker_of(&table, peer) };
+                let woken = if wakes < WAKES_MAX { wake(&self.init, &table, &ask, until).await } else { Ok(false) };
+                wakes += 1;
+                match woken {
+                    Ok(true) => {
+                        // init's table may be ahead of ours by a moment.
+                        let _ = tokio::time::timeout(WOKEN_WAIT, changes.changed()).await;
+                        continue;
+                    }
+                    // While it was waited for another may have come, after a switch of profiles.
+                    Err(_) if changes.has_changed().unwrap_or(false) => continue,
+                    Err(fault) => return Err(fault),
+                    Ok(false) => {}
+                }
                 return Err(match found.ranking.candidates.is_empty() && interface::known(&flow).is_none() {
                     true => Fault::interface_not_found(&flow),
                     false => {
@@ -570,6 +592,42 @@ fn spread(n: usize) -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static TURN: AtomicUsize = AtomicUsize::new(0);
     if n == 0 { 0 } else { TURN.fetch_add(1, Ordering::Relaxed) % n }
+}
+
+/// Has the profile service load a module that it has unloaded, where that alone keeps a call from being answered. False if there is no such
+/// module, or nobody who would load it.
+async fn wake(init: &Path, table: &Table, ask: &Ask<'_>, until: Instant) -> Result<bool, Fault> {
+    fn is_stopped(module: &ModuleRecord) -> bool {
+        module.state == ModuleState::Stopped && module.pid == 0
+    }
+    let offers = |module: &&ModuleRecord| module.card.offered_interfaces().any(|name| name == profiles::INTERFACE.name);
+    let Some(service) = table.modules.iter().filter(offers).find(|module| module.state == ModuleState::Ready) else { return Ok(false) };
+    if !table.modules.iter().any(is_stopped) {
+        return Ok(false);
+    }
+    // Who would serve if those that were stopped were not.
+    let mut modules = table.modules.clone();
+    for module in &mut modules {
+        if is_stopped(module) {
+            module.state = ModuleState::Ready;
+        }
+    }
+    let ranking = rank(&modules, ask);
+    let Some(first) = ranking.eligible().first() else { return Ok(false) };
+    let preload = PreloadIn { model: first.matched.label.clone(), on_call: Some(true) };
+    let socket = init.with_file_name("").join(&service.socket);
+    let asking = async { Connection::connect(&socket).await?.call_method::<profiles::method::Preload>(&preload).await };
+    match tokio::time::timeout_at(until.into(), asking).await {
+        Ok(Ok(_)) => Ok(true),
+        // It was stopped by somebody else, or is none of a profile's.
+        Ok(Err(ClientError::Fault(fault))) if fault.name == profiles::error::NoSuchModel::NAME => Ok(false),
+        Ok(Err(ClientError::Fault(fault))) => Err(fault),
+        Ok(Err(error)) => {
+            tracing::warn!("the profile service does not answer: {}", chain(&error));
+            Ok(false)
+        }
+        Err(_) => Err(Fault::deadline_exceeded(format!("`{}` was being loaded", first.matched.label))),
+    }
 }
 
 /// The module that asks, if one does: one whose Card wants the flow has wishes of its own.

@@ -81,6 +81,7 @@ impl Text {
             fields.extend(common.map(field));
         }
         fields.extend(self.fields_of::<E>());
+        self.types_of(&fields);
         self.line("");
         self.paragraphs(&docs.join("\n"));
         self.line(&format!("error {} {}", last(E::NAME), on_one_line(&fields)));

@@ -201,6 +201,7 @@ pub mod embed;
 pub mod index;
 pub mod ingest;
 pub mod init;
+pub mod profiles;
 pub mod rerank;
 pub mod score;
 pub mod service;
@@ -218,6 +219,7 @@ pub const ALL: &[&Interface] = &[
     &storage::INTERFACE,
     &score::INTERFACE,
     &rerank::INTERFACE,
+    &profiles::INTERFACE,
 ];
 
 /// How long a call takes at most, in seconds, if its caller does not say and wants one answer.

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::{self, Interface, Method, broker, catalog, embed, index, ingest, init, rerank, score, service, storage};
+use brahman_card::interface::{
+    self, Interface, Method, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -143,6 +145,7 @@ fn messages_of_earlier_versions_are_read_and_written_to_the_byte() {
             EvalAutogen EvalList Trial Trials Best CompactTrials Autotune AgentStatus AgentEnqueue Snapshot;
         ingest: Files Explain Postgres Mysql Watch Unwatch Watches Runs Cancel;
         init: List Start Stop Restart Reload Check Logs Attach Update Watch Shutdown;
+        profiles: Activate Deactivate Active List Define Remove Vram Preload Unload Loaded;
         rerank: Rerank Info;
         score: Info Logprobs ScoreMatrix ScoreMemory ScoreIncremental ScoreFinetune Weights ResetWeights;
         service: GetInfo GetInterfaceDescription;

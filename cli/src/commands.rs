@@ -8,11 +8,13 @@ pub(crate) mod datasets;
 pub(crate) mod disk;
 pub(crate) mod embed;
 pub(crate) mod flows;
+pub(crate) mod gpu;
 pub(crate) mod index;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod mesh;
 mod plot;
+pub(crate) mod profile;
 pub(crate) mod rerank;
 pub(crate) mod score;
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use brahman_card::Fault;
-use brahman_card::interface::{Method as _, WireError, broker, catalog, embed, index, ingest, init, rerank, score, service, storage};
+use brahman_card::interface::{
+    Method as _, WireError, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage,
+};
 use brahman_models::install::InstallError;
 use brahman_sidecar::{ClientError, place};
 use serde_json::Value;
@@ -145,7 +147,9 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         | index::error::NoSuchIndex::NAME
         | index::error::NoSuchGeneration::NAME
         | index::error::NoSuchTrial::NAME
-        | index::error::NoEval::NAME => (ExitStatus::NotFound, None),
+        | index::error::NoEval::NAME
+        | profiles::error::NoSuchModel::NAME
+        | profiles::error::NoSuchProfile::NAME => (ExitStatus::NotFound, None),
         broker::error::Overloaded::NAME | broker::error::DeadlineExceeded::NAME => {
             (ExitStatus::TryAgain, Some("try again; `brahman status` shows what is busy"))
         }
@@ -156,6 +160,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         | ingest::error::BadSource::NAME
         | ingest::error::NothingToRead::NAME
         | storage::error::TooLarge::NAME
+        | profiles::error::BadProfile::NAME
         | rerank::error::PairTooLong::NAME
         | score::error::ContextTooLong::NAME
         | score::error::NoSuchToken::NAME
@@ -164,6 +169,8 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         broker::error::ProviderFailed::NAME => {
             (ExitStatus::Failed, Some("`brahman status` and `brahman logs LABEL` show why; the call may have taken effect"))
         }
+        profiles::error::NoRoom::NAME => (ExitStatus::Failed, Some("`brahman gpu` shows which modules hold memory")),
+        profiles::error::Unknown::NAME => (ExitStatus::TryAgain, Some("`brahman status` shows the module `profiles`")),
         index::error::NotReady::NAME => (ExitStatus::Failed, Some("`brahman index refresh NAME` fills it")),
         _ => (ExitStatus::Failed, None),
     }
@@ -270,6 +277,10 @@ mod tests {
             (fault(&ingest::error::BadSource { source: name() }), 6),
             (fault(&storage::error::TooLarge { name: None, size: 2, max: 1 }), 6),
             (fault(&rerank::error::PairTooLong { index: 0, tokens: 9, max_tokens: 8 }), 6),
+            (fault(&profiles::error::NoSuchProfile { id: name() }), 4),
+            (fault(&profiles::error::BadProfile { id: name() }), 6),
+            (fault(&profiles::error::Forbidden { profile: name(), name: name() }), 1),
+            (fault(&profiles::error::Unknown {}), 5),
             (ClientError::Connect { path: "/none".into(), source: std::io::ErrorKind::NotFound.into() }, 3),
             (ClientError::Closed { path: "/none".into() }, 1),
             (ClientError::Protocol(ReplyError::Parameters(serde_json::from_str::<u8>("x").expect_err("no number"))), 1),

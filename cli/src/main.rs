@@ -139,6 +139,15 @@ enum Command {
     /// Find, fetch, check, serve and list models on this machine
     #[command(subcommand)]
     Models(models::Models),
+    /// Switch between sets of models, datasets and indexes, one at a time
+    #[command(subcommand)]
+    Profile(commands::profile::Profile),
+    /// Show graphics processors, and which modules hold memory there and in the main memory
+    Gpu {
+        /// Show it again every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
     Logs(commands::logs::Logs),
     /// Show what each part of the state and the cache takes on the disk
@@ -443,7 +452,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, index, lifecycle, logs, mesh, rerank, score};
+    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mesh, profile, rerank, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket, output),
@@ -514,6 +523,8 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Index(command) => index::index(socket, command, output).await,
             Command::Score(command) => score::score(socket, command, output).await,
             Command::Search(search) => index::search(socket, search, output).await,
+            Command::Profile(command) => profile::profile(socket, command, output).await,
+            Command::Gpu { watch } => gpu::gpu(socket, watch, output).await,
             Command::Up(_)
             | Command::Check { .. }
             | Command::Restore(_)

@@ -5,11 +5,12 @@
 //! * [`module`]: the life of a supervised process: attach, report, drain on SIGTERM and SIGINT.
 //! * [`place`]: where sockets, state and caches live.
 //! * [`logs`]: the files in which modules' output is kept.
+//! * [`scope`]: what the active profile lets be named, for modules that own what has a name.
 //! * [`deadline`], [`backoff`]: how long a caller waits, and how long to pause between attempts.
 //! * [`chain()`]: an error with its causes, as people read it; it is the contract's.
 //!
-//! Invariants: a hang-up cancels the work it asked for; every buffer, queue and wait is bounded; nothing here knows
-//! what a flow means.
+//! Invariants: a hang-up cancels the work it asked for; every buffer, queue and wait is bounded; nothing here but [`scope`] knows what a
+//! flow means.
 
 pub mod backoff;
 #[cfg(feature = "bulk")]
@@ -19,6 +20,7 @@ pub mod deadline;
 pub mod logs;
 pub mod module;
 pub mod place;
+pub mod scope;
 pub mod serve;
 pub mod telemetry;
 
@@ -27,4 +29,5 @@ pub use brahman_card::chain;
 pub use client::{CallOptions, Client, ClientError, Connection};
 pub use deadline::Deadline;
 pub use module::{Module, ModuleError, run};
+pub use scope::Scope;
 pub use serve::{Call, Peer, Reply, Service};

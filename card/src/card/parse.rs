@@ -56,12 +56,13 @@ pub fn json_schema() -> Value {
 }
 
 /// Interfaces of ours that have one writer for the whole mesh, and so no replicas.
-const SINGLE_WRITERS: [&str; 5] = [
+const SINGLE_WRITERS: [&str; 6] = [
     interface::broker::INTERFACE.name,
     interface::catalog::INTERFACE.name,
     interface::storage::INTERFACE.name,
     interface::index::INTERFACE.name,
     interface::ingest::INTERFACE.name,
+    interface::profiles::INTERFACE.name,
 ];
 
 pub(super) fn parse(origin: &str, text: &[u8], dialect: Dialect) -> Result<Card, CardError> {

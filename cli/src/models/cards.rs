@@ -25,7 +25,7 @@ use crate::output::Output;
 /// The key in a Card that says for which model `enable` wrote it.
 const MARK: &str = "brahman.enabled_model";
 /// Labels of the Cards that are shipped: one of ours would take the place of theirs.
-const SHIPPED: [&str; 13] = [
+const SHIPPED: [&str; 14] = [
     "broker",
     "catalog",
     "embed-http",
@@ -35,6 +35,7 @@ const SHIPPED: [&str; 13] = [
     "index-mock",
     "ingest",
     "ingest-mock",
+    "profiles",
     "rerank-mock",
     "rerank-real",
     "score-mock",

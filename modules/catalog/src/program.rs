@@ -26,6 +26,8 @@ pub fn catalog() -> ExitCode {
         beside.spawn(async move { copying.keep_copies().await });
         beside.spawn(async move { scrubbing.keep_scrubbing().await });
         beside.spawn(async move { sweeping.keep_sweeping().await });
+        let (scoping, mesh) = (Arc::clone(&service), module.mesh.clone());
+        beside.spawn(async move { scoping.keep_scope(&mesh).await });
         let mut options = ServeOptions::named(module.label());
         if let Some(connections) = std::env::var("BRAHMAN_QUOTA_CONNECTIONS").ok().and_then(|n| n.parse().ok()) {
             options.limits = AcceptLimits { connections };

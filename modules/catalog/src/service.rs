@@ -31,7 +31,7 @@ use brahman_card::Fault;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{CommitIn, CommitOut, Copies, LocationIn, LocationOut, Object, RealmIn, WatchOut, error};
 use brahman_card::interface::storage::UnfinishedRun;
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, Scope, chain};
 use brahman_storage::buckets::{BucketError, Buckets};
 use brahman_storage::writable;
 use tokio::sync::watch;
@@ -112,6 +112,8 @@ pub struct CatalogService {
     damaged: Mutex<scrub::Places>,
     /// What runs had left when their folders were last looked at, in words.
     unfinished: Mutex<Option<String>>,
+    /// What the active profile lets be named.
+    scope: Scope,
 }
 
 impl CatalogService {
@@ -153,6 +155,7 @@ impl CatalogService {
             unswept: Mutex::default(),
             damaged: Mutex::new(scrub::damaged_before(state)),
             unfinished: Mutex::default(),
+            scope: Scope::open(),
         };
         for (realm, roots) in service.roots() {
             service.of(realm).set_roots(roots);
@@ -216,7 +219,18 @@ impl CatalogService {
     /// The same, which asks this mesh's broker who answers in which context.
     #[must_use]
     pub fn on_mesh(self, mesh: &Path) -> Self {
-        Self { contexts: Contexts::of(mesh.to_owned()), ..self }
+        Self { contexts: Contexts::of(mesh.to_owned()), scope: Scope::unknown(), ..self }
+    }
+
+    /// Follows which profile is active, for ever. Whoever watches is told anew: what it may see is another.
+    pub async fn keep_scope(&self, mesh: &Path) {
+        let teller = self.teller.clone();
+        let tell = move || {
+            let teller = teller.clone();
+            // It may wait for whoever holds the registry.
+            drop(tokio::task::spawn_blocking(move || teller.tell()));
+        };
+        tokio::join!(self.scope.clone().follow(mesh.to_owned()), self.scope.each_change(tell));
     }
 
     /// The real registry, where the thread that asks may wait for whoever holds it, as that waits for a disk: never on the one that answers

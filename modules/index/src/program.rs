@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use brahman_sidecar::{Client, Module, ModuleError, run};
+use brahman_sidecar::{Client, Module, ModuleError, Scope, run};
 
 use crate::service::IndexService;
 use crate::threads::endless;
@@ -20,8 +20,10 @@ pub fn index() -> ExitCode {
         let settings = std::env::var_os("BRAHMAN_INDEX_CONFIG").map_or_else(|| module.state.join("index.toml"), PathBuf::from);
         let service = IndexService::open(&folder, &settings, client)
             .map_err(|e| ModuleError::cannot(format!("open the indexes in {}", folder.display()), e))?;
-        let service = Arc::new(service);
+        let scope = Scope::unknown();
+        let service = Arc::new(service.scoped(scope.clone()));
         service.verify_behind();
+        let scoping = tokio::spawn(endless("following the active profile", scope.follow(module.mesh.clone())));
         let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));
         let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));
         let agent = tokio::spawn(endless("the agent", Arc::clone(&service).run_agent()));
@@ -31,6 +33,7 @@ pub fn index() -> ExitCode {
         follower.abort();
         refresher.abort();
         agent.abort();
+        scoping.abort();
         outcome
     })
 }
@@ -43,7 +46,9 @@ pub fn mock() -> ExitCode {
         let folder = module.mesh.with_file_name("index-mock");
         let service = IndexService::open(&folder, &folder.join("index.toml"), Client::new(&module.mesh))
             .map_err(|e| ModuleError::cannot(format!("open the indexes in {}", folder.display()), e))?;
-        let service = Arc::new(service.with_engine("exact").for_mock());
+        let scope = Scope::unknown();
+        let service = Arc::new(service.with_engine("exact").for_mock().scoped(scope.clone()));
+        let scoping = tokio::spawn(endless("following the active profile", scope.follow(module.mesh.clone())));
         let follower = tokio::spawn(endless("following the catalog", Arc::clone(&service).follow_catalog()));
         let refresher = tokio::spawn(endless("refreshing what is stale", Arc::clone(&service).run_refreshes()));
         service.when_told().await;
@@ -51,6 +56,7 @@ pub fn mock() -> ExitCode {
         let outcome = module.serve_with(service, attributes).await;
         follower.abort();
         refresher.abort();
+        scoping.abort();
         outcome
     })
 }

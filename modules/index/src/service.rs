@@ -35,8 +35,9 @@ use brahman_card::interface::index::{
 use brahman_card::names::{IndexName, NameError};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_method;
-use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Service, chain};
+use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Scope, Service, chain};
 use brahman_storage::{atomic, writable};
+use serde::Deserialize;
 
 use crate::agent::is_recall;
 use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
@@ -113,6 +114,17 @@ pub struct IndexService {
     memory: Option<u64>,
     /// Whether this is the mock.
     mock: bool,
+    /// What the active profile lets be named.
+    scope: Scope,
+}
+
+/// The names in a call, of whichever method: those of indexes and of datasets.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CallNames {
+    name: Option<String>,
+    index: Option<String>,
+    dataset: Option<String>,
 }
 
 impl IndexService {
@@ -161,13 +173,20 @@ impl IndexService {
         let (indexes, datasets, trying) = (Mutex::new(indexes), Datasets::default(), tokio::sync::Mutex::default());
         let (folder, engine, copying, mock) = (folder.to_owned(), ENGINE_DEFAULT, Arc::default(), false);
         let memory = memory::limit(settings);
-        Ok(Self { folder, client, indexes, datasets, trying, engine, copying, agent, memory, mock })
+        let scope = Scope::open();
+        Ok(Self { folder, client, indexes, datasets, trying, engine, copying, agent, memory, mock, scope })
     }
 
     /// The same as a mock: it reads what mocks have made, and marks nothing real.
     #[must_use]
     pub fn for_mock(self) -> Self {
         Self { mock: true, ..self }
+    }
+
+    /// The same where only what the active profile binds can be named.
+    #[must_use]
+    pub fn scoped(self, scope: Scope) -> Self {
+        Self { scope, ..self }
     }
 
     /// The same with another engine for indexes that name none.
@@ -260,6 +279,18 @@ impl IndexService {
     fn stub(&self, name: &str) -> Result<PathBuf, Fault> {
         let name = name.parse::<IndexName>().map_err(|error| bad_name(&error))?;
         Ok(self.folder.join(name))
+    }
+
+    /// That the active profile binds every index and dataset that a call names: through whichever door it came, all come by here.
+    async fn in_scope(&self, call: &Call) -> Result<(), Fault> {
+        self.scope.known(call.deadline).await?;
+        if self.scope.is_open() {
+            return Ok(());
+        }
+        // What cannot be read so cannot be read by the method itself either, which says why.
+        let CallNames { name, index, dataset } = serde_json::from_slice(call.raw_parameters()).unwrap_or_default();
+        name.iter().chain(&index).try_for_each(|name| self.scope.index(name))?;
+        dataset.iter().try_for_each(|name| self.scope.dataset(name))
     }
 
     /// That what a method writes can be written.
@@ -508,6 +539,7 @@ impl Service for IndexService {
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
         self.may_write(call.method())?;
+        self.in_scope(&call).await?;
         // What a person waits for comes before what nobody asked for.
         let _person = (!BRIEF.contains(&call.method())).then(|| self.agent.person());
         match call.method() {
@@ -519,7 +551,8 @@ impl Service for IndexService {
             "Get" => self.get(&call).await,
             "List" => {
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
-                Reply::of(&ListOut { indexes: all.iter().map(|i| self.describe(i)).collect() })
+                let bound = all.iter().filter(|i| self.scope.binds_index(&i.parameters.name));
+                Reply::of(&ListOut { indexes: bound.map(|i| self.describe(i)).collect() })
             }
             "Stats" => {
                 let NameIn { name } = call.parameters()?;

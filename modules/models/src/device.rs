@@ -2,7 +2,8 @@
 //! without it is a machine without a GPU, not an error.
 
 use brahman_card::interface::embed::{Device, Gpu};
-use nvml_wrapper::Nvml;
+use nvml_wrapper::enums::device::UsedGpuMemory;
+use nvml_wrapper::{Device as NvmlDevice, Nvml};
 
 /// `BRAHMAN_DEVICE` names no device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,10 +82,49 @@ pub fn gpus() -> Option<Vec<Gpu>> {
     Some(gpus.collect())
 }
 
-/// Bytes in use on one GPU, to confirm that a session really landed there.
+/// Bytes in use on the GPU of CUDA's number, by anybody.
 #[must_use]
 pub fn memory_used(index: u32) -> Option<u64> {
-    Some(Nvml::init().ok()?.device_by_index(index).ok()?.memory_info().ok()?.used)
+    Some(visible(&Nvml::init().ok()?, index)?.memory_info().ok()?.used)
+}
+
+/// Bytes that this process has on the GPU of CUDA's number, to confirm that a session really landed there; none where the driver does not
+/// say, as in a container that numbers processes by itself.
+#[must_use]
+pub fn own_memory(index: u32) -> Option<u64> {
+    let nvml = Nvml::init().ok()?;
+    let processes = visible(&nvml, index)?.running_compute_processes().ok()?;
+    let own = processes.iter().find(|process| process.pid == std::process::id())?;
+    match own.used_gpu_memory {
+        UsedGpuMemory::Used(bytes) => Some(bytes),
+        UsedGpuMemory::Unavailable => None,
+    }
+}
+
+/// The GPU that this process means by CUDA's number, which is a place in `CUDA_VISIBLE_DEVICES` where that is set.
+fn visible(nvml: &Nvml, index: u32) -> Option<NvmlDevice<'_>> {
+    match entry(&std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default(), index)? {
+        VisibleGpu::Number(number) => nvml.device_by_index(number).ok(),
+        VisibleGpu::Uuid(uuid) => nvml.device_by_uuid(uuid).ok(),
+    }
+}
+
+/// What stands in that variable at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum VisibleGpu {
+    /// NVML's number, which is CUDA's as well where all GPUs are of one kind.
+    Number(u32),
+    /// Its UUID, whole.
+    Uuid(String),
+}
+
+/// The GPU of a number by the variable; none if it does not go so far.
+fn entry(visible: &str, index: u32) -> Option<VisibleGpu> {
+    if visible.trim().is_empty() {
+        return Some(VisibleGpu::Number(index));
+    }
+    let entry = visible.split(',').map(str::trim).nth(usize::try_from(index).ok()?)?;
+    Some(entry.parse().map_or_else(|_| VisibleGpu::Uuid(entry.to_owned()), VisibleGpu::Number))
 }
 
 /// The report on a device.
@@ -102,13 +142,19 @@ pub fn shortfall(device: &Device) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DeviceChoice, report, shortfall};
+    use super::{DeviceChoice, VisibleGpu, entry, report, shortfall};
 
     #[test]
     fn a_gpu_that_was_asked_for_and_is_not_used_is_said() {
         let said = shortfall(&report(DeviceChoice::Cuda(1), "cpu", "NVML finds no GPU".to_owned()));
         assert_eq!(said.as_deref(), Some("on the CPU instead of cuda:1: NVML finds no GPU"));
         assert_eq!(shortfall(&report(DeviceChoice::Auto, "cpu", String::new())), None);
+    }
+
+    #[test]
+    fn a_number_of_cuda_s_is_a_place_among_what_is_visible() {
+        assert_eq!((entry("", 1), entry("3, 1", 1)), (Some(VisibleGpu::Number(1)), Some(VisibleGpu::Number(1))));
+        assert_eq!((entry("GPU-5f", 0), entry("0", 1)), (Some(VisibleGpu::Uuid("GPU-5f".to_owned())), None));
     }
 
     #[test]

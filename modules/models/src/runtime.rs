@@ -114,12 +114,14 @@ pub fn place<T>(
         CpuReason::NoGpu
     } else {
         let index = if let DeviceChoice::Cuda(n) = asked { n } else { 0 };
-        let before = device::memory_used(index);
+        let (before, own_before) = (device::memory_used(index), device::own_memory(index).unwrap_or(0));
         match open(Some(index)) {
             Ok(opened) => {
                 let grown = device::memory_used(index).zip(before).map(|(after, before)| after.saturating_sub(before));
-                let reason = match grown {
-                    Some(bytes) if bytes > 0 => format!("confirmed: {} MiB more in use on the GPU after loading", bytes >> 20),
+                let own = device::own_memory(index).filter(|bytes| *bytes > own_before);
+                let reason = match (own, grown) {
+                    (Some(bytes), _) => format!("confirmed: this process has {} MiB on the GPU", bytes >> 20),
+                    (None, Some(bytes)) if bytes > 0 => format!("confirmed: {} MiB more in use on the GPU after loading", bytes >> 20),
                     _ => "ONNX Runtime accepted CUDA; NVML shows no growth of memory in use".to_owned(),
                 };
                 return Ok((opened, device::report(asked, &format!("cuda:{index}"), reason)));

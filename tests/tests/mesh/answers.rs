@@ -252,7 +252,7 @@ def handle(c, m):
 
 #[tokio::test]
 async fn unknown_parameters_are_refused_by_name_in_every_method() {
-    let cards = ["broker", "embed-mock", "catalog", "ingest", "index", "score-mock", "rerank-mock"].map(shipped);
+    let cards = ["broker", "embed-mock", "catalog", "ingest", "index", "profiles", "score-mock", "rerank-mock"].map(shipped);
     let mesh = Setup::new(&cards).context("test").up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     let mut raw = Raw::connect(&mesh.socket());

@@ -27,6 +27,7 @@ mod models;
 mod modes;
 mod partial;
 mod person;
+mod profiles;
 mod pulls;
 mod readme;
 mod remote;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use brahman_card::ModuleState;
-use brahman_card::interface::{Method, broker, catalog, embed, index, ingest, init, storage};
+use brahman_card::interface::{Method, broker, catalog, embed, index, ingest, init, profiles, storage};
 use brahman_tests::{Setup, repository, shipped};
 use schemars::JsonSchema;
 use schemars::generate::SchemaGenerator;
@@ -61,6 +61,12 @@ fn replies() -> BTreeMap<&'static str, Value> {
         ("index-doctor", reply::<index::method::Doctor>()),
         ("index-delete", reply::<index::method::Delete>()),
         ("search", reply::<index::method::Search>()),
+        ("profile-list", reply::<profiles::method::List>()),
+        ("profile-show", of_type::<profiles::ProfileInfo>()),
+        ("profile-activate", reply::<profiles::method::Activate>()),
+        ("profile-deactivate", reply::<profiles::method::Deactivate>()),
+        ("profile-active", reply::<profiles::method::Active>()),
+        ("gpu", reply::<profiles::method::Vram>()),
     ]);
     // A module without a process has no number, which the interface writes as 0.
     let status = all.get_mut("status").expect("just put there");

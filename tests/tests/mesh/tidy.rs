@@ -27,6 +27,7 @@ fn crates_import_only_what_the_design_allows() {
         ("brahman-embed", with_models),
         ("brahman-index", module),
         ("brahman-ingest", module),
+        ("brahman-profiles", module),
         ("brahman-rerank", with_models),
         ("brahman-score", with_models),
     ]);

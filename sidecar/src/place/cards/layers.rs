@@ -24,7 +24,7 @@ pub(super) const CARDS_MAX: usize = 256;
 const BUILT_IN_ORIGIN: &str = "(built in) ";
 
 /// The shipped Cards, for a program that runs without installed ones, such as one from a checkout.
-const BUILT_IN: [(&str, &str); 12] = [
+const BUILT_IN: [(&str, &str); 13] = [
     ("broker.toml", include_str!("../../../../packaging/cards/broker.toml")),
     ("catalog.toml", include_str!("../../../../packaging/cards/catalog.toml")),
     ("embed-mock.toml", include_str!("../../../../packaging/cards/embed-mock.toml")),
@@ -33,6 +33,7 @@ const BUILT_IN: [(&str, &str); 12] = [
     ("index.toml", include_str!("../../../../packaging/cards/index.toml")),
     ("ingest-mock.toml", include_str!("../../../../packaging/cards/ingest-mock.toml")),
     ("ingest.toml", include_str!("../../../../packaging/cards/ingest.toml")),
+    ("profiles.toml", include_str!("../../../../packaging/cards/profiles.toml")),
     ("rerank-mock.toml", include_str!("../../../../packaging/cards/rerank-mock.toml")),
     ("rerank-real.toml", include_str!("../../../../packaging/cards/rerank-real.toml")),
     ("score-mock.toml", include_str!("../../../../packaging/cards/score-mock.toml")),
