@@ -185,7 +185,7 @@ impl GpuWatch {
     fn hangs(&self) -> Option<GpuError> {
         let since = (*self.open.lock().unwrap_or_else(PoisonError::into_inner))?;
         let elapsed = since.elapsed();
-        (elapsed >= self.patience).then(|| GpuError::Hanging { seconds: elapsed.as_secs() })
+        (elapsed >= self.patience).then_some(GpuError::Hanging { seconds: elapsed.as_secs() })
     }
 
     /// All graphics processors as they are now, within [`PATIENCE`].
