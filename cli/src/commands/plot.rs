@@ -91,7 +91,7 @@ fn live_point(trials: &[&TrialRecord], live: &Config) -> Option<(f64, f64)> {
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+type DrawResult = Result<(), Box<dyn std::error::Error>>;
 
 /// Draws trials into an SVG file.
 pub(crate) fn trials(file: &Path, picture: &Picture<'_>) -> anyhow::Result<()> {
@@ -106,7 +106,7 @@ pub(crate) fn trials(file: &Path, picture: &Picture<'_>) -> anyhow::Result<()> {
     draw(&root, picture).map_err(|error| BadInput(format!("cannot draw {}: {error}", file.display())).into())
 }
 
-fn draw(root: &Area<'_>, picture: &Picture<'_>) -> Drawn {
+fn draw(root: &Area<'_>, picture: &Picture<'_>) -> DrawResult {
     let trials = picture.trials;
     let point = |t: &TrialRecord| (t.metrics.p95_us, t.metrics.recall_at_k);
     let live = picture.live.and_then(|live| live_point(trials, live));
@@ -158,7 +158,7 @@ fn square((x, y): (i32, i32)) -> Rectangle<(i32, i32)> {
     Rectangle::new([(x - 7, y - 7), (x + 7, y + 7)], GREEN.stroke_width(2))
 }
 
-fn legend(area: &Area<'_>, picture: &Picture<'_>, live_is_drawn: bool, unlabelled: usize) -> Drawn {
+fn legend(area: &Area<'_>, picture: &Picture<'_>, live_is_drawn: bool, unlabelled: usize) -> DrawResult {
     let style = ("sans-serif", 13);
     let row = |n: i32| 8 + n * LINE;
     let text = |words: String, n: i32| Text::new(words, (48, row(n)), style);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::better::Goal;
 use crate::data::DataNames;
-use crate::plan::{Grid, Tried};
+use crate::plan::{Grid, GridPoint};
 use crate::trials::{Choice, alike, figures, with_best_width};
 use flat_hnsw::build::mix;
 
@@ -171,10 +171,10 @@ impl<'a> History<'a> {
 
 /// Graphs that were tried, each by the best of its widths.
 #[must_use]
-pub fn tried(trials: &[&TrialRecord], goal: Goal) -> Vec<Tried> {
+pub fn tried(trials: &[&TrialRecord], goal: Goal) -> Vec<GridPoint> {
     let of = |trial: &&TrialRecord| {
         let (m, ef_construction) = (trial.config.m?, trial.config.ef_construction?);
-        Some(Tried { m, ef_construction, figures: figures(&with_best_width(trial, Choice::Better(goal))) })
+        Some(GridPoint { m, ef_construction, figures: figures(&with_best_width(trial, Choice::Better(goal))) })
     };
     trials.iter().filter_map(of).collect()
 }

@@ -79,7 +79,7 @@ impl Eval {
 
 /// A query of somebody's own.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Given {
+pub struct OwnQuery {
     /// Its direction, with a length of 1.
     pub vector: Vec<f32>,
     /// Ids of the documents that answer it; none if an exact search says.
@@ -190,14 +190,14 @@ pub fn autogen(index: &Path, generation: &Generation, new: &NewSet<'_>, queries:
         sources.push((source.doc_id.to_owned(), source.chunk));
     }
     let halves = (half as u64, half as u64);
-    keep(index, new, Made { vectors, dim, sources, answers: Vec::new(), seed, halves, source: ROWS, exact: None })
+    keep(index, new, SetContent { vectors, dim, sources, answers: Vec::new(), seed, halves, source: ROWS, exact: None })
 }
 
 /// Keeps queries that somebody gave: by turns for choosing and for judging. Each vector is of the generation's dimension.
 ///
 /// # Errors
 /// If an answer is no document of the index, or as the file system gives them.
-pub fn given(index: &Path, generation: &Generation, new: &NewSet<'_>, queries: &[Given], is_live: bool) -> Result<EvalInfo, EvalError> {
+pub fn given(index: &Path, generation: &Generation, new: &NewSet<'_>, queries: &[OwnQuery], is_live: bool) -> Result<EvalInfo, EvalError> {
     let by_turns = || queries.iter().step_by(2).chain(queries.iter().skip(1).step_by(2));
     for (query, one) in queries.iter().enumerate() {
         if let Some(document) = one.answers.iter().find(|id| generation.of_document(id).is_empty()) {
@@ -210,11 +210,11 @@ pub fn given(index: &Path, generation: &Generation, new: &NewSet<'_>, queries: &
     let exact = has_answers.then(|| found_exactly(generation, queries, new.k));
     let halves = (queries.len().div_ceil(2) as u64, (queries.len() / 2) as u64);
     let (dim, source) = (generation.manifest.model.dim, if is_live { LIVE } else { GIVEN });
-    Ok(keep(index, new, Made { vectors, dim, sources: Vec::new(), answers, seed: 0, halves, source, exact })?)
+    Ok(keep(index, new, SetContent { vectors, dim, sources: Vec::new(), answers, seed: 0, halves, source, exact })?)
 }
 
 /// The share of the named answers that comparing all rows finds.
-fn found_exactly(generation: &Generation, queries: &[Given], k: usize) -> f64 {
+fn found_exactly(generation: &Generation, queries: &[OwnQuery], k: usize) -> f64 {
     let allowed = generation.allowed(None);
     let how = SearchOptions { k, exact: true, threads: 1, ..SearchOptions::default() };
     let shares: Vec<f64> = queries
@@ -230,7 +230,7 @@ fn found_exactly(generation: &Generation, queries: &[Given], k: usize) -> f64 {
 }
 
 /// What a new set is made of.
-struct Made {
+struct SetContent {
     vectors: Vec<f32>,
     dim: usize,
     sources: Vec<(String, u32)>,
@@ -242,7 +242,7 @@ struct Made {
     exact: Option<f64>,
 }
 
-fn keep(index: &Path, new: &NewSet<'_>, made: Made) -> io::Result<EvalInfo> {
+fn keep(index: &Path, new: &NewSet<'_>, made: SetContent) -> io::Result<EvalInfo> {
     let bytes: Vec<u8> = made.vectors.iter().flat_map(|x| x.to_le_bytes()).collect();
     let info = EvalInfo {
         id: id_after(kept(index).0.first().map(|set| set.info.id.as_str())),
@@ -260,7 +260,7 @@ fn keep(index: &Path, new: &NewSet<'_>, made: Made) -> io::Result<EvalInfo> {
     let numbers = folder(index).join(format!("{}.f32", info.id));
     atomic::write(&numbers, &bytes)?;
     let sha256 = digest::hex(&digest::sha256(&bytes));
-    let Made { dim, sources, answers, seed, .. } = made;
+    let SetContent { dim, sources, answers, seed, .. } = made;
     let record = SetRecord { info: info.clone(), dim, sources, sha256, seed, answers };
     let named = sealed::to_vec(&record).and_then(|text| atomic::write(&folder(index).join(format!("{}.json", info.id)), &text));
     // Numbers that nothing names are of no use.
@@ -435,7 +435,7 @@ pub fn wanted(
             let again = numbers(index, set).ok().filter(|_| set.sources.is_empty() && set.dim == dim);
             match again {
                 Some(vectors) => {
-                    let own: Vec<Given> = interleaved(&vectors, dim, queries);
+                    let own: Vec<OwnQuery> = interleaved(&vectors, dim, queries);
                     given(index, generation, &new(k), &own, set.info.source.as_deref() == Some(LIVE))?
                 }
                 // Vectors of another model ask nothing of this one.
@@ -458,11 +458,11 @@ pub fn wanted(
 }
 
 /// Queries in the order in which they were given: those for choosing come first in the file.
-fn interleaved(vectors: &[f32], dim: usize, tune: usize) -> Vec<Given> {
+fn interleaved(vectors: &[f32], dim: usize, tune: usize) -> Vec<OwnQuery> {
     let all: Vec<&[f32]> = vectors.chunks_exact(dim.max(1)).collect();
     let (tune, holdout) = all.split_at(tune.min(all.len()));
     let place = |n: usize| if n.is_multiple_of(2) { tune.get(n / 2) } else { holdout.get(n / 2) };
-    (0..all.len()).filter_map(place).map(|vector| Given { vector: vector.to_vec(), answers: Vec::new() }).collect()
+    (0..all.len()).filter_map(place).map(|vector| OwnQuery { vector: vector.to_vec(), answers: Vec::new() }).collect()
 }
 
 fn with_truth(set: &SetRecord, vectors: &[f32], generation: &Generation, threads: usize, aside: &(dyn Fn() + Sync)) -> Eval {

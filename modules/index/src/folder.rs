@@ -29,11 +29,11 @@ use brahman_sidecar::chain;
 use brahman_storage::{Steps, atomic};
 use serde::{Deserialize, Serialize};
 
-use crate::data::RowSum;
 use crate::engine::{self, Work};
 use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::generation::{Base, BaseRef, Delta, EF_DEFAULT, Generation, Manifest, SegmentRef};
 use crate::lexical::{Lexical, analyser_for};
+use crate::row_sum::RowSum;
 use crate::rows::{Row, RowStore};
 use crate::sweep::Obstacles;
 use crate::{calibrate, sealed, segment};

@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::analyser::Analyser;
 use crate::appended::AppendedGraph;
-use crate::data::RowSum;
 use crate::embedder::Model;
 use crate::files::{Damage, FileRef, Files, bad, named};
 use crate::filter::sorted::{IdMap, ROWS_MIN, SortedColumns};
 use crate::lexical::{Lexical, Statistics, analyser_for};
 use crate::query::ParsedQuery;
+use crate::row_sum::RowSum;
 use crate::rows::{Row, RowStore};
 use crate::segment;
 use crate::threads::{caught, on_own_thread};

@@ -6,7 +6,7 @@
 //! [`flat_hnsw`] is the engine, [`lexical`] the full-text side, whose words the [`analyser`] makes, [`query`] what a query's text asks for, [`passage`]
 //! what of a chunk is read first,
 //! [`reranker`] has hits ordered anew, [`fusion`] how meaning and words become one list, [`filter`] the language of filters; [`evals`] are
-//! the queries that [`trials`] measure with, [`data`] names what they were measured on, [`better`] says which is, [`plan`] and [`agent`]
+//! the queries that [`trials`] measure with, [`data`] names what they were measured on, by a [`row_sum`], [`better`] says which is, [`plan`] and [`agent`]
 //! what to try next; [`shadow`] goes on measuring what was promoted. [`sweep`] decides what may be removed, [`calibrate`] finds how wide
 //! searches must be, [`memory`] says what a refresh takes of it, [`sealed`] are files of JSON with a checksum, [`threads`] says what
 //! becomes of a panic.
@@ -43,6 +43,7 @@ pub mod query;
 pub mod refresh;
 pub mod reranker;
 pub mod rescue;
+pub mod row_sum;
 pub mod rows;
 pub mod sealed;
 pub mod segment;

@@ -19,7 +19,7 @@ pub struct Grid {
 
 /// How a graph was built, and what was measured of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tried {
+pub struct GridPoint {
     /// Neighbours a node.
     pub m: u64,
     /// Candidates looked at for each node.
@@ -80,7 +80,7 @@ impl Grid {
 
     /// What to try next after these trials; none if all was tried.
     #[must_use]
-    pub fn next(&self, goal: Goal, tried: &[Tried]) -> Option<(u64, u64)> {
+    pub fn next(&self, goal: Goal, tried: &[GridPoint]) -> Option<(u64, u64)> {
         let top = self.ef_constructions.len().checked_sub(1)?;
         let is_new = |m: usize, ef: usize| {
             let (m, ef) = (self.ms[m], self.ef_constructions[ef]);
@@ -90,7 +90,7 @@ impl Grid {
         if let Some(m) = evenly(self.ms.len(), FIRST_MAX).into_iter().find(|m| is_new(*m, top)) {
             return Some(at((m, top)));
         }
-        let mut ranked: Vec<&Tried> = tried.iter().collect();
+        let mut ranked: Vec<&GridPoint> = tried.iter().collect();
         ranked.sort_by(|a, b| goal.rank(&a.figures, &b.figures));
         let near = ranked.into_iter().find_map(|tried| {
             let m = self.ms.binary_search(&tried.m).ok()?;
@@ -169,10 +169,10 @@ mod tests {
             if !goal.is_met_by(&best) {
                 continue;
             }
-            let mut tried: Vec<Tried> = Vec::new();
+            let mut tried: Vec<GridPoint> = Vec::new();
             while !tried.iter().any(|t| goal.is_met_by(&t.figures) && t.figures.p95_us <= best.p95_us * 1.02) {
                 let (m, ef_construction) = grid.next(goal, &tried).expect("the best is not among those tried");
-                tried.push(Tried { m, ef_construction, figures: made.figures(m, ef_construction) });
+                tried.push(GridPoint { m, ef_construction, figures: made.figures(m, ef_construction) });
             }
             (indexes, trials) = (indexes + 1, trials + tried.len());
         }
@@ -183,12 +183,12 @@ mod tests {
         #[test]
         fn nothing_is_tried_twice_and_in_the_end_everything_was(ms in prop::collection::vec(2_u64..40, 1..9), efs in prop::collection::vec(4_u64..60, 1..7), seed in any::<u64>()) {
             let (grid, made, goal) = (Grid::new(ms, efs), Made::new(seed), Goal::Target(TARGET));
-            let mut tried: Vec<Tried> = Vec::new();
+            let mut tried: Vec<GridPoint> = Vec::new();
             while let Some((m, ef_construction)) = grid.next(goal, &tried) {
                 prop_assert!(grid.all().any(|one| one == (m, ef_construction)));
                 prop_assert!(!tried.iter().any(|t| (t.m, t.ef_construction) == (m, ef_construction)));
                 prop_assert_eq!(grid.next(goal, &tried), Some((m, ef_construction)));
-                tried.push(Tried { m, ef_construction, figures: made.figures(m, ef_construction) });
+                tried.push(GridPoint { m, ef_construction, figures: made.figures(m, ef_construction) });
             }
             prop_assert_eq!(tried.len(), grid.len());
         }

@@ -532,6 +532,15 @@ fn load_generation(index: &Index, holds: impl Fn(&str, &generation::Manifest) ->
     index.folder.load(folder, None).map_err(|e| folder_fault(&index.parameters.name, "loading the generation", &e))
 }
 
+/// A whole number of a call within its bounds, or what stands for none.
+fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize) -> Result<usize, Fault> {
+    match value {
+        None => Ok(default),
+        Some(n) if (least..=most).contains(&n) => Ok(usize::try_from(n).unwrap_or(default)),
+        Some(n) => Err(Fault::invalid_parameter(what, format!("{n}, expected {least} to {most}"))),
+    }
+}
+
 impl Service for IndexService {
     fn interfaces(&self) -> &'static [&'static Interface] {
         &[&index::INTERFACE]

@@ -14,7 +14,18 @@ pub mod sample;
 use brahman_card::interface::catalog::{PiiColumn, PiiDensity, PiiFinding, PiiReport, masked};
 
 use entities::{Class, ENTITIES, Entity};
-use sample::{Kind, Sample};
+use sample::Sample;
+
+/// What a column's values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// Whole numbers.
+    Number,
+    /// Days, or instants, as ISO 8601.
+    Date,
+}
 
 /// Name and version of the rules, in every report: figures of different versions do not compare.
 pub const DETECTOR: &str = "brahman-pii/2";

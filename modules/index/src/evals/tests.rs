@@ -84,9 +84,9 @@ fn given_answers_are_what_is_found_and_refused_when_the_data_has_changed() {
     let own = generation(&folder, 1, &(0..200).collect::<Vec<_>>());
     let at = |number: u32| own.vector(own.of_document(&format!("doc-{number}"))[0]).to_vec();
     // The eleventh is answered by what lies elsewhere.
-    let mut queries: Vec<Given> = (0..10).map(|n| Given { vector: at(n), answers: vec![format!("doc-{n}")] }).collect();
+    let mut queries: Vec<OwnQuery> = (0..10).map(|n| OwnQuery { vector: at(n), answers: vec![format!("doc-{n}")] }).collect();
     let away: Vec<f32> = at(0).iter().map(|x| -x).collect();
-    queries.push(Given { vector: away, answers: vec!["doc-0".into()] });
+    queries.push(OwnQuery { vector: away, answers: vec!["doc-0".into()] });
     let data = names(&own);
     let new = NewSet { name: "asked", data: &data.now, k: 5 };
     let info = given(path.path(), &own, &new, &queries, false).expect("kept");
@@ -94,7 +94,7 @@ fn given_answers_are_what_is_found_and_refused_when_the_data_has_changed() {
     let eval = get(path.path(), &own, Some("asked")).expect("there");
     assert_eq!((eval.info.tune, eval.tune.len(), eval.holdout.len()), (6, 5, 5), "what cannot be found is not asked");
     assert!(eval.tune.iter().chain(&eval.holdout).all(|query| query.truth == 1 && query.right.as_ref().is_some_and(|r| r.len() == 1)));
-    let typo = [Given { vector: at(0), answers: vec!["doc-x".into()] }];
+    let typo = [OwnQuery { vector: at(0), answers: vec!["doc-x".into()] }];
     assert!(matches!(given(path.path(), &own, &new, &typo, false), Err(EvalError::NoSuchDocument { query: 0, .. })));
     let other = generation(&folder, 1, &(0..201).collect::<Vec<_>>());
     assert!(matches!(get(path.path(), &other, Some("asked")), Err(EvalError::Stale { name }) if name == "asked"));
@@ -105,7 +105,8 @@ fn given_queries_without_answers_follow_the_data() {
     let path = tempfile::tempdir().expect("a temporary directory");
     let folder = Folder::new(path.path(), Steps::default());
     let own = generation(&folder, 1, &(0..200).collect::<Vec<_>>());
-    let queries: Vec<Given> = unit_vectors(9, 21, DIM).chunks(DIM).map(|v| Given { vector: v.to_vec(), answers: Vec::new() }).collect();
+    let queries: Vec<OwnQuery> =
+        unit_vectors(9, 21, DIM).chunks(DIM).map(|v| OwnQuery { vector: v.to_vec(), answers: Vec::new() }).collect();
     let data = names(&own);
     given(path.path(), &own, &NewSet { name: LIVE, data: &data.now, k: 4 }, &queries, true).expect("kept");
     let first = get(path.path(), &own, Some(LIVE)).expect("there");

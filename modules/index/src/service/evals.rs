@@ -6,13 +6,12 @@ use brahman_card::Fault;
 use brahman_card::interface::index::{EvalAutogenIn, EvalListOut, EvalOut, GivenQuery, NameIn, error};
 use brahman_sidecar::{Call, Reply, chain};
 
-use super::IndexService;
 use super::search::unit;
 use super::shelf::Index;
-use super::trials::bounded;
+use super::{IndexService, bounded};
 use crate::data::DataNames;
 use crate::embedder;
-use crate::evals::{self, Eval, EvalError, Given, NewSet};
+use crate::evals::{self, Eval, EvalError, NewSet, OwnQuery};
 use crate::generation::Generation;
 use crate::refresh::io_fault;
 
@@ -100,7 +99,7 @@ impl IndexService {
     }
 
     /// Queries of somebody's own, as directions: texts are embedded by the index's model.
-    async fn given(&self, index: &Index, generation: &Generation, queries: Vec<GivenQuery>) -> Result<Vec<Given>, Fault> {
+    async fn given(&self, index: &Index, generation: &Generation, queries: Vec<GivenQuery>) -> Result<Vec<OwnQuery>, Fault> {
         let (name, model) = (&index.parameters.name, &generation.manifest.model);
         if !(GIVEN_MIN..=GIVEN_MAX).contains(&queries.len()) {
             let message = format!("{} queries, expected {GIVEN_MIN} to {GIVEN_MAX}", queries.len());
@@ -124,7 +123,7 @@ impl IndexService {
             if answers.len() > ANSWERS_MAX {
                 return Err(wrong(&format!("{} answers, expected at most {ANSWERS_MAX}", answers.len())));
             }
-            out.push(Given { vector: unit(vector)?, answers });
+            out.push(OwnQuery { vector: unit(vector)?, answers });
         }
         Ok(out)
     }

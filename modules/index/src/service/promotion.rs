@@ -13,11 +13,11 @@ use brahman_card::interface::Progress;
 use brahman_card::interface::index::{Config, Measurement, PromoteIn, PromoteOut, PromoteSummary, error};
 use brahman_sidecar::{Call, Reply, chain};
 
-use super::IndexService;
 use super::evals::eval_of;
 use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
-use super::trials::{PROBE_ROWS, PROGRESS_EVERY, TARGET_RECALL, bounded, built_by};
+use super::trials::{PROBE_ROWS, PROGRESS_EVERY, TARGET_RECALL, built_by};
+use super::{IndexService, bounded};
 use crate::better::{self, Goal, Standing};
 use crate::evals;
 use crate::generation::{Generation, SearchOptions};

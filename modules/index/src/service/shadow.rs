@@ -11,7 +11,7 @@ use brahman_sidecar::chain;
 use super::agent::Agent;
 use super::shelf::{Index, lock};
 use crate::better::mean;
-use crate::evals::{self, Given, NewSet};
+use crate::evals::{self, NewSet, OwnQuery};
 use crate::filter::{self, Filter};
 use crate::folder::Pointer;
 use crate::generation::{Generation, SearchOptions, Selection};
@@ -201,7 +201,7 @@ impl Index {
     fn wish_for_trial(&self, agent: &Agent, generation: &Generation, samples: &[Sample]) -> String {
         // A set asks of all rows.
         let own: Vec<&Sample> = samples.iter().filter(|sample| sample.filter.is_none()).collect();
-        let given: Vec<Given> = own.iter().map(|sample| Given { vector: sample.vector.clone(), answers: Vec::new() }).collect();
+        let given: Vec<OwnQuery> = own.iter().map(|sample| OwnQuery { vector: sample.vector.clone(), answers: Vec::new() }).collect();
         let Some(k) = usual_k(samples).filter(|_| given.len() >= LIVE_MIN) else {
             return format!("{} of the queries have no filter, too few to tune it on", given.len());
         };

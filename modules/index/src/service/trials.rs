@@ -13,10 +13,10 @@ use brahman_card::interface::index::{
 };
 use brahman_sidecar::{Call, Reply, chain};
 
-use super::IndexService;
 use super::evals::eval_of;
 use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
+use super::{IndexService, bounded};
 use crate::agent::{is_recall, tried};
 use crate::better::Goal;
 use crate::data::is_by_files;
@@ -46,14 +46,6 @@ const GRID_MAX: usize = 100;
 /// Name of the engine that builds unless somebody names one: what has no graph yet gets the default engine's.
 pub(super) fn own_engine(manifest: &Manifest) -> &str {
     if manifest.engine == "exact" { super::ENGINE_DEFAULT } else { &manifest.engine }
-}
-
-pub(super) fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize) -> Result<usize, Fault> {
-    match value {
-        None => Ok(default),
-        Some(n) if (least..=most).contains(&n) => Ok(usize::try_from(n).unwrap_or(default)),
-        Some(n) => Err(Fault::invalid_parameter(what, format!("{n}, expected {least} to {most}"))),
-    }
 }
 
 /// That a recall can be reached, if one was named.

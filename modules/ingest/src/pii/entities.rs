@@ -7,8 +7,7 @@ use std::sync::LazyLock;
 use iban::Iban;
 use regex::{Regex, RegexSet};
 
-use super::checks;
-use super::sample::Kind;
+use super::{Kind, checks};
 
 /// How far values of an entity speak for themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use arrow_schema::{DataType, TimeUnit};
 use chrono::NaiveDate;
 use serde_json::Value;
 
-use super::entities;
+use super::{Kind, entities};
 
 /// Distinct values kept of a column.
 const DISTINCT_MAX: usize = 2000;
@@ -43,17 +43,6 @@ const DEPTH_MAX: usize = 16;
 const LEAVES_MAX: usize = 20_000;
 /// Memory of all samples together.
 const BYTES_MAX: usize = 24 << 20;
-
-/// What a column's values are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Text.
-    Text,
-    /// Whole numbers.
-    Number,
-    /// Days, or instants, as ISO 8601.
-    Date,
-}
 
 /// A sample of one column.
 #[derive(Clone, PartialEq, Eq)]
