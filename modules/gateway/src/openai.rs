@@ -2,7 +2,7 @@
 //!
 //! Invariant: a text that is too long is refused, for this API has no word for cutting.
 
-use brahman_card::interface::{self, embed, rerank, score};
+use brahman_card::interface::{embed, rerank, score};
 use brahman_card::wire::base64;
 use brahman_card::wire::parameters;
 use hyper::StatusCode;
@@ -126,14 +126,15 @@ struct ModelEntry {
 /// Everything that is served and that this caller may use.
 async fn entries(mesh: &Mesh, caller: &Caller) -> Result<Vec<ModelEntry>, Refusal> {
     let mut entries = Vec::new();
-    for interface in LISTED.into_iter().filter(|interface| caller.allow(interface).is_ok()) {
+    let open: Vec<&'static str> = LISTED.into_iter().filter(|interface| caller.allow(interface).is_ok()).collect();
+    for interface in open {
         let models = mesh.models(caller, interface).await?;
         entries.extend(models.iter().map(|model| ModelEntry {
             id: model.name.clone(),
             object: "model",
             created: 0,
             owned_by: model.label.clone(),
-            interface: interface::known(interface).map_or("", |known| known.name),
+            interface,
             mock: model.mock,
         }));
     }

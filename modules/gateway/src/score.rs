@@ -78,7 +78,7 @@ pub(crate) async fn score(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<A
     let ask = LogprobsIn { tokens: Some(request.prompt), text: None, priority: request.priority };
     let given = mesh.ask::<method::Logprobs>(caller, &ask, model.requirements()).await?;
     let out: LogprobsOut = given.value;
-    let found = match &request.ranges {
+    let found: Vec<Range<usize>> = match &request.ranges {
         Some(ranges) => ranges.iter().map(|(start, end)| *start..*end).collect(),
         None => responses(&out.pieces),
     };
