@@ -53,9 +53,9 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("brahman_http");
-        let (requests, errors, truncations) = (Family::default(), Family::default(), Family::default());
+        let [requests, errors, truncations]: [Family<Labels, Counter>; 3] = Default::default();
         let duration: Family<Labels, Histogram> = Family::new_with_constructor(seconds as fn() -> Histogram);
-        let connections = Gauge::default();
+        let connections: Gauge = Gauge::default();
         registry.register("requests", "Requests by path and status", Family::clone(&requests));
         registry.register("errors", "Requests that were refused, by the error's name", Family::clone(&errors));
         registry.register("truncations", "Texts that were cut", Family::clone(&truncations));

@@ -25,7 +25,7 @@ const CONNECTIONS_DEFAULT: usize = 4096;
 #[error(
     "listen: tcp:{address} can be reached from elsewhere, and the secrets file has no key: add a [NAME] with `key_sha256` and `flows`, or \
      listen on tcp:127.0.0.1:{port}",
-    port = address.port()
+    port = .address.port()
 )]
 struct OpenAddress {
     address: SocketAddr,

@@ -25,6 +25,7 @@ fn crates_import_only_what_the_design_allows() {
         ("brahman-cli", &["brahman-card", "brahman-models", "brahman-sidecar"][..]),
         ("brahman-catalog", module),
         ("brahman-embed", with_models),
+        ("brahman-gateway", module),
         ("brahman-index", module),
         ("brahman-ingest", module),
         ("brahman-rerank", with_models),

@@ -24,11 +24,12 @@ pub(super) const CARDS_MAX: usize = 256;
 const BUILT_IN_ORIGIN: &str = "(built in) ";
 
 /// The shipped Cards, for a program that runs without installed ones, such as one from a checkout.
-const BUILT_IN: [(&str, &str); 12] = [
+const BUILT_IN: [(&str, &str); 13] = [
     ("broker.toml", include_str!("../../../../packaging/cards/broker.toml")),
     ("catalog.toml", include_str!("../../../../packaging/cards/catalog.toml")),
     ("embed-mock.toml", include_str!("../../../../packaging/cards/embed-mock.toml")),
     ("embed-real.toml", include_str!("../../../../packaging/cards/embed-real.toml")),
+    ("gateway.toml", include_str!("../../../../packaging/cards/gateway.toml")),
     ("index-mock.toml", include_str!("../../../../packaging/cards/index-mock.toml")),
     ("index.toml", include_str!("../../../../packaging/cards/index.toml")),
     ("ingest-mock.toml", include_str!("../../../../packaging/cards/ingest-mock.toml")),
