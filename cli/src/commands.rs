@@ -11,6 +11,7 @@ pub(crate) mod flows;
 pub(crate) mod index;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
+pub(crate) mod mcp;
 pub(crate) mod mesh;
 mod plot;
 pub(crate) mod rerank;
