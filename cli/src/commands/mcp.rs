@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use brahman_card::Fault;
@@ -30,6 +31,8 @@ const LINE_BYTES_MAX: u64 = brahman_card::wire::MESSAGE_BYTES_MAX as u64;
 const WAITING: usize = 16;
 /// Requests at once: a model's client makes a handful.
 const REQUESTS_MAX: usize = 64;
+/// How long requests may go on once the client has closed its end.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 /// Versions of the protocol that are spoken, the newest first.
 const VERSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// What a model is told before it sees the tools.
@@ -140,8 +143,7 @@ pub(crate) async fn mcp(socket: &Path) -> anyhow::Result<()> {
         match happened {
             Occurrence::Outgoing(message) => write(&message)?,
             Occurrence::Done(id) => drop(running.remove(&id)),
-            // What is still being done is nobody's any more.
-            Occurrence::Line(None) => return Ok(()),
+            Occurrence::Line(None) => break,
             Occurrence::Line(Some(line)) => {
                 let line = line.context("cannot read standard input")?;
                 if let Some(answer) = take(&line, &context, &mut requests, &mut running) {
@@ -150,6 +152,15 @@ pub(crate) async fn mcp(socket: &Path) -> anyhow::Result<()> {
             }
         }
     }
+    // Whoever has said all may still want to hear; one that has gone is not worked for for long.
+    drop(context);
+    let finish = async {
+        while let Some(message) = to_write.recv().await {
+            write(&message)?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(LAST_ANSWERS, finish).await.unwrap_or(Ok(()))
 }
 
 /// Takes one line: what can be answered at once is, a request begins, a cancelled one ends.
