@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use brahman_card::interface::broker::error::{Overloaded, ProviderFailed};
 use brahman_card::interface::{self, WireError};
-use brahman_card::wire::{KEY_MOCK, KEY_UID};
 use brahman_card::wire::fault::Fault;
+use brahman_card::wire::{KEY_MOCK, KEY_UID};
 use brahman_sidecar::serve::{Charge, GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, hung_up, linger, poll_briefly, write_all, write_parts};
 use brahman_sidecar::{Peer, chain};
 use tokio::net::UnixStream;

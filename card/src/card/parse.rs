@@ -231,7 +231,9 @@ fn check_replicas(card: &Card) -> Result<(), (String, String)> {
         return fail("init does not start this module, and so makes no replicas of it: expected 1".into());
     }
     if card.service_socket.is_some() || !card.listen.is_empty() || !card.id.is_empty() {
-        return fail("each replica has a socket and an id of its own: expected neither `service_socket`, `listen` nor `id` beside it".into());
+        return fail(
+            "each replica has a socket and an id of its own: expected neither `service_socket`, `listen` nor `id` beside it".into(),
+        );
     }
     match card.offered_interfaces().find(|name| SINGLE_WRITERS.contains(name)) {
         Some(name) => fail(format!("{name} has one writer in a mesh: expected 1")),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
+use brahman_card::interface::WireError as _;
 use brahman_card::interface::broker::error::Overloaded;
 use brahman_card::interface::service::error::PermissionDenied;
-use brahman_card::interface::WireError as _;
 use brahman_sidecar::CallOptions;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
@@ -33,8 +33,6 @@ pub(crate) enum Origin {
     Socket,
     /// By TCP.
     Tcp {
-        /// The other end.
-        peer: SocketAddr,
         /// This end.
         at: SocketAddr,
     },
@@ -45,7 +43,7 @@ impl Origin {
     pub(crate) fn at(&self) -> Option<SocketAddr> {
         match self {
             Self::Socket => None,
-            Self::Tcp { at, .. } => Some(*at),
+            Self::Tcp { at } => Some(*at),
         }
     }
 }
@@ -78,7 +76,7 @@ impl Caller {
                 None if keys.is_empty() => None,
                 None => return Err(unauthorized("the key is not known here")),
             },
-            (None, Origin::Tcp { at, .. }) if !at.ip().is_loopback() => return Err(unauthorized("a key is needed here")),
+            (None, Origin::Tcp { at }) if !at.ip().is_loopback() => return Err(unauthorized("a key is needed here")),
             (None, Origin::Tcp { .. }) => None,
         };
         if let Some(key) = &key {

@@ -84,7 +84,8 @@ impl StreamFormat {
 /// `POST /v1/call/{method}`.
 pub(crate) async fn call(mesh: &Mesh, caller: &Caller, method: &str, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Refusal> {
     let split = method.rsplit_once('.').filter(|(interface, name)| interface.contains('.') && !name.is_empty());
-    let (interface, _) = split.ok_or_else(|| Refusal::absent(format!("`{method}` is no method: expected one such as org.example.Thing.Do")))?;
+    let (interface, _) =
+        split.ok_or_else(|| Refusal::absent(format!("`{method}` is no method: expected one such as org.example.Thing.Do")))?;
     caller.allow(interface)?;
     let body = body.trim_ascii();
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };

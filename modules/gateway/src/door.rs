@@ -98,7 +98,10 @@ impl Door {
             // Whether small answers are held back is a question of speed alone.
             let _ = stream.set_nodelay(true);
             match stream.local_addr() {
-                Ok(at) => self.converse(stream, Origin::Tcp { peer, at }),
+                Ok(at) => {
+                    tracing::debug!(%peer, %at, "connected");
+                    self.converse(stream, Origin::Tcp { at });
+                }
                 Err(error) => tracing::debug!(%error, %peer, "it has gone already"),
             }
         }

@@ -242,11 +242,14 @@ mod tests {
 
     #[test]
     fn what_is_no_interface_is_an_error() {
-        let read = IdlInterface::read("# Says it.\ninterface a.b\n# Does it.\nmethod Do(x: ?[](y: int), z: (on, off)) -> ()\nerror Bad ()\n");
+        let read =
+            IdlInterface::read("# Says it.\ninterface a.b\n# Does it.\nmethod Do(x: ?[](y: int), z: (on, off)) -> ()\nerror Bad ()\n");
         let read = read.expect("an interface");
         assert_eq!((read.doc.as_str(), read.methods[0].doc.as_str(), read.errors[0].0.as_str()), ("Says it.", "Does it.", "Bad"));
         let deep = format!("interface a.b\ntype T {}int", "[]".repeat(10_000));
-        for text in ["", "interface", "interface a.b method", "interface a.b\ntype T (x: int, y)", "interface a.b\ntype T (", "ä", deep.as_str()] {
+        for text in
+            ["", "interface", "interface a.b method", "interface a.b\ntype T (x: int, y)", "interface a.b\ntype T (", "ä", deep.as_str()]
+        {
             assert!(IdlInterface::read(text).is_err(), "{text:.40}");
         }
     }

@@ -80,7 +80,8 @@ impl Key {
         let unfit = |field, expected| KeyError::Entry { name: name.to_owned(), field, expected };
         let Some(digest) = &secret.key_sha256 else { return Ok(None) };
         let digest = unhex(digest).ok_or_else(|| unfit("key_sha256", "expected 64 hexadecimal digits"))?;
-        let flows = secret.flows.as_ref().ok_or_else(|| unfit("flows", "expected a list of interfaces, such as [\"embed\"], or [\"*\"]"))?;
+        let flows =
+            secret.flows.as_ref().ok_or_else(|| unfit("flows", "expected a list of interfaces, such as [\"embed\"], or [\"*\"]"))?;
         if secret.per_minute == Some(0) {
             return Err(unfit("per_minute", "expected at least 1, or none"));
         }

@@ -9,8 +9,8 @@
 //! cut, made up or uncertain is told in a header.
 
 mod answer;
-mod calls;
 mod caller;
+mod calls;
 mod door;
 mod embeddings;
 mod idl;

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use brahman_card::interface::broker::{ExplainOut, FlowIn, method as broker};
+use brahman_card::Fault;
 use brahman_card::interface::broker::error::NoProvider;
+use brahman_card::interface::broker::{ExplainOut, FlowIn, method as broker};
 use brahman_card::interface::{Method, WireError as _};
-use brahman_card::{Fault, ModuleState};
 use brahman_sidecar::client::Answer;
 use brahman_sidecar::{CallOptions, Client};
 use serde::de::DeserializeOwned;
@@ -32,7 +32,6 @@ pub(crate) struct ServedModel {
     /// The module's label.
     pub(crate) label: String,
     pub(crate) mock: bool,
-    pub(crate) state: ModuleState,
     /// What the module says of itself.
     pub(crate) attributes: BTreeMap<String, String>,
 }
@@ -125,8 +124,7 @@ impl Mesh {
             let Some(name) = matched.attributes.get("model").cloned() else { continue };
             // The first of several modules with one model is the one that answers.
             if !models.iter().any(|known| known.name == name) {
-                let (label, mock, state, attributes) = (matched.label, matched.mock, matched.state, matched.attributes);
-                models.push(ServedModel { name, label, mock, state, attributes });
+                models.push(ServedModel { name, label: matched.label, mock: matched.mock, attributes: matched.attributes });
             }
         }
         let models: ServedModels = models.into();
@@ -163,13 +161,7 @@ mod tests {
 
     #[test]
     fn a_model_is_known_by_its_name_on_a_hub_and_with_a_tag() {
-        let model = ServedModel {
-            name: "all-MiniLM-L6-v2".into(),
-            label: "embed-real".into(),
-            mock: false,
-            state: ModuleState::Ready,
-            attributes: BTreeMap::new(),
-        };
+        let model = ServedModel { name: "all-MiniLM-L6-v2".into(), label: "embed-real".into(), mock: false, attributes: BTreeMap::new() };
         for name in ["all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2", "all-minilm-l6-v2:latest", "embed-real"] {
             assert!(model.is_called(name), "{name}");
         }

@@ -98,11 +98,7 @@ pub(crate) async fn scrape(metrics: &Metrics, mesh: &Mesh, caller: &Caller, is_o
     let own = metrics.text()?;
     // One end for both.
     let text = format!("{}{}", own.trim_end_matches("# EOF\n"), text_of(&registry)?);
-    Ok(if is_open {
-        answer::bytes(StatusCode::OK, OPEN_METRICS, text)
-    } else {
-        answer::bytes(StatusCode::OK, PLAIN, plain(&text))
-    })
+    Ok(if is_open { answer::bytes(StatusCode::OK, OPEN_METRICS, text) } else { answer::bytes(StatusCode::OK, PLAIN, plain(&text)) })
 }
 
 /// What the broker and the kernel say of each module.
@@ -119,7 +115,8 @@ fn modules(registry: &mut Registry, modules: &[ModuleStatus]) {
         let labels = || vec![("module", module.label.clone()), ("mock", module.mock.to_string())];
         let is_ready = module.state == brahman_card::ModuleState::Ready;
         up.get_or_create(&[labels(), vec![("state", module.state.as_str().to_owned())]].concat()).set(f64::from(u8::from(is_ready)));
-        for (family, value) in [(&restarts, module.restarts), (&queue, module.queue), (&calls, module.calls), (&failures, module.failures)] {
+        for (family, value) in [(&restarts, module.restarts), (&queue, module.queue), (&calls, module.calls), (&failures, module.failures)]
+        {
             family.get_or_create(&labels()).set(value as f64);
         }
         if let Some(bytes) = resident_bytes(module.pid) {

@@ -91,7 +91,8 @@ pub(crate) async fn embed_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Re
     let vectors = if texts.is_empty() {
         Vectors::default()
     } else {
-        let how = Treatment { truncate: request.truncate.unwrap_or(true), dimensions: request.dimensions, counted: true, prompt_name: None };
+        let how =
+            Treatment { truncate: request.truncate.unwrap_or(true), dimensions: request.dimensions, counted: true, prompt_name: None };
         embed(mesh, caller, &model, texts, &how).await?
     };
     let reply = EmbedReply {

@@ -7,6 +7,7 @@ use brahman_card::wire::base64;
 use brahman_card::wire::parameters;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::answer::{self, Answer};
@@ -20,20 +21,12 @@ const LISTED: [&str; 3] = [embed::INTERFACE.name, rerank::INTERFACE.name, score:
 
 #[derive(Debug, Deserialize)]
 struct EmbeddingsRequest {
-    input: EmbeddingsInput,
+    /// A text, texts, or token ids, which are refused.
+    input: Value,
     #[serde(default)]
     model: String,
     encoding_format: Option<String>,
     dimensions: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum EmbeddingsInput {
-    Text(String),
-    Texts(Vec<String>),
-    Tokens(Vec<u64>),
-    TokenLists(Vec<Vec<u64>>),
 }
 
 #[derive(Serialize)]
@@ -72,15 +65,7 @@ pub(crate) async fn embeddings(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Res
         Some("base64") => true,
         Some(_) => return Err(Refusal::parameter("encoding_format", "expected `float` or `base64`")),
     };
-    let texts = match request.input {
-        EmbeddingsInput::Text(text) => vec![text],
-        EmbeddingsInput::Texts(texts) => texts,
-        EmbeddingsInput::Tokens(_) | EmbeddingsInput::TokenLists(_) => {
-            let expected = "expected a text or a list of texts: token ids are of one tokenizer, and models here have their own \
-                            (in LangChain say check_embedding_ctx_length=False)";
-            return Err(Refusal::parameter("input", expected));
-        }
-    };
+    let texts = texts_of(request.input)?;
     let model = mesh.model(caller, embed::INTERFACE.name, Some(&request.model)).await?;
     let how = Treatment { dimensions: request.dimensions, counted: true, ..Treatment::default() };
     let vectors = embed(mesh, caller, &model, texts, &how).await?;
@@ -104,6 +89,25 @@ pub(crate) async fn embeddings(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Res
         answer::set(&mut answer, answer::WARNING, "the provider counts no tokens: usage is 0");
     }
     Ok(answer)
+}
+
+/// The texts of a request.
+fn texts_of(input: Value) -> Result<Vec<String>, Refusal> {
+    let items = match input {
+        Value::String(text) => return Ok(vec![text]),
+        Value::Array(items) => items,
+        _ => return Err(Refusal::parameter("input", "expected a text or a list of texts")),
+    };
+    let text = |item| match item {
+        Value::String(text) => Ok(text),
+        Value::Number(_) | Value::Array(_) => {
+            let expected = "expected a text or a list of texts: token ids are of one tokenizer, and models here have their own \
+                            (in LangChain say check_embedding_ctx_length=False)";
+            Err(Refusal::parameter("input", expected))
+        }
+        _ => Err(Refusal::parameter("input", "expected texts alone in the list")),
+    };
+    items.into_iter().map(text).collect()
 }
 
 #[derive(Serialize)]

@@ -7,8 +7,8 @@ use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{self, Answer};
-use crate::calls::{description, offered};
 use crate::caller::Caller;
+use crate::calls::{description, offered};
 use crate::idl::{IdlInterface, IdlType};
 use crate::mesh::Mesh;
 use crate::refusal::Refusal;
@@ -106,6 +106,7 @@ fn add(read: &IdlInterface, paths: &mut Map<String, Value>, schemas: &mut Map<St
     for (name, kind) in &read.types {
         schemas.insert(format!("{}.{name}", read.name), schema(kind, &read.name));
     }
+    let errors: Vec<String> = read.errors.iter().map(|(name, _)| format!("{}.{name}", read.name)).collect();
     for method in &read.methods {
         let full = format!("{}.{}", read.name, method.name);
         let (takes, gives) = (schema(&method.takes, &read.name), schema(&method.gives, &read.name));
@@ -115,6 +116,7 @@ fn add(read: &IdlInterface, paths: &mut Map<String, Value>, schemas: &mut Map<St
             "tags": [read.name],
             "summary": summary,
             "description": method.doc,
+            "x-brahman-errors": errors,
             "requestBody": { "content": { "application/json": { "schema": takes } } },
             "responses": {
                 "200": {

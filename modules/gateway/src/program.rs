@@ -24,11 +24,11 @@ const CONNECTIONS_DEFAULT: usize = 4096;
 #[derive(Debug, Error)]
 #[error(
     "listen: tcp:{address} can be reached from elsewhere, and the secrets file has no key: add a [NAME] with `key_sha256` and `flows`, or \
-     listen on tcp:127.0.0.1:{port}",
-    port = .address.port()
+     listen on tcp:127.0.0.1:{port}"
 )]
 struct OpenAddress {
     address: SocketAddr,
+    port: u16,
 }
 
 /// `brahman-gateway`: started by init.
@@ -42,7 +42,7 @@ pub fn gateway() -> ExitCode {
         for listener in &addresses {
             let address = listener.local_addr()?;
             if !address.ip().is_loopback() && keys.is_empty() {
-                return Err(ModuleError::refused(OpenAddress { address }));
+                return Err(ModuleError::refused(OpenAddress { port: address.port(), address }));
             }
             named.push(format!("http://{address}"));
         }

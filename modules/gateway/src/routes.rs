@@ -219,6 +219,9 @@ mod tests {
             assert_eq!(Route::of(path), route, "{path}");
         }
         assert!(Route::Search("x").takes(&Method::POST) && !Route::Search("x").takes(&Method::GET) && Route::Page.takes(&Method::HEAD));
-        assert_eq!((dialect("/api/nothing"), dialect("/v1/nothing"), dialect("/v1/status")), (Dialect::Ollama, Dialect::OpenAi, Dialect::Own));
+        assert_eq!(
+            (dialect("/api/nothing"), dialect("/v1/nothing"), dialect("/v1/status")),
+            (Dialect::Ollama, Dialect::OpenAi, Dialect::Own)
+        );
     }
 }

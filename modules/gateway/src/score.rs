@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn responses_lie_between_their_markers() {
-        let chat = ["<|im_start|>", "user", "\n", "Hi", "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n", "Good", " day", "<|im_end|>", "\n"];
+        let chat =
+            ["<|im_start|>", "user", "\n", "Hi", "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n", "Good", " day", "<|im_end|>", "\n"];
         assert_eq!(responses(&pieces(&chat)), [9..11]);
         let open = [&chat[..], &["<|im_start|>", "assistant", "\n", "And"]].concat();
         assert_eq!(responses(&pieces(&open)), [9..11, 16..17], "the last one may be open");

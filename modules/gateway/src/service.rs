@@ -145,7 +145,8 @@ impl Gateway {
         if are_alike && self.settings.is_host(host, origin.at()) {
             return Ok(());
         }
-        let why = format!("`{}` is not a name of this gateway's: BRAHMAN_GATEWAY_HOSTS says by which it may be called", host.escape_debug());
+        let why =
+            format!("`{}` is not a name of this gateway's: BRAHMAN_GATEWAY_HOSTS says by which it may be called", host.escape_debug());
         Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, Fault::permission_denied(why)))
     }
 

@@ -33,10 +33,8 @@ impl HttpAnswer {
         let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status");
-        let headers: BTreeMap<String, String> = lines
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-            .collect();
+        let headers: BTreeMap<String, String> =
+            lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
         let mut body = bytes[end + 4..].to_vec();
         if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
             body = whole(&body);
@@ -162,7 +160,10 @@ async fn texts_are_ranked_and_responses_are_scored_as_others_ask_for_it() {
     let order = |value: &Value| -> Vec<u64> { value.as_array().expect("results").iter().filter_map(|one| one["index"].as_u64()).collect() };
     let ask = json!({ "model": plain["model"], "query": "blue gate", "documents": documents, "top_n": 2, "return_documents": true });
     let out = post(&mesh, "/v1/rerank", &ask).json();
-    assert_eq!((order(&out["results"]), &out["results"][0]["document"]["text"]), (vec![1, order(&plain["results"])[1]], &json!(documents[1])));
+    assert_eq!(
+        (order(&out["results"]), &out["results"][0]["document"]["text"]),
+        (vec![1, order(&plain["results"])[1]], &json!(documents[1]))
+    );
     let out = post(&mesh, "/v2/rerank", &ask).json();
     assert!(out["results"][0].get("document").is_none() && out["results"][0]["relevance_score"].is_number(), "{out}");
     let out = post(&mesh, "/rerank", &json!({ "query": "blue gate", "texts": documents })).json();
@@ -229,8 +230,11 @@ async fn any_method_is_called_and_streams_are_events_or_lines() {
     let refused = send(&mesh, &request("POST", "/v1/call/org.brahman.Ingest.Files", &[("accept", "text/event-stream")], &ask));
     assert!(refused.status >= 400 || refused.text().contains("event: error\n"), "{} {}", refused.status, refused.text());
 
-    mesh.call("org.brahman.Index.Create", json!({ "name": "notes", "dataset": "notes", "id_column": "id", "text_column": "text" })).await.expect("made");
-    let events = send(&mesh, &request("POST", "/v1/call/org.brahman.Index.Refresh", &[("accept", "text/event-stream")], "{\"name\": \"notes\"}"));
+    mesh.call("org.brahman.Index.Create", json!({ "name": "notes", "dataset": "notes", "id_column": "id", "text_column": "text" }))
+        .await
+        .expect("made");
+    let events =
+        send(&mesh, &request("POST", "/v1/call/org.brahman.Index.Refresh", &[("accept", "text/event-stream")], "{\"name\": \"notes\"}"));
     assert_eq!(events.headers["content-type"], "text/event-stream");
     assert!(events.text().contains("event: done\ndata: {"), "{}", events.text());
     let found = post(&mesh, "/v1/indexes/notes/search", &json!({ "text": "gate", "mode": "lexical" })).json();
@@ -477,7 +481,8 @@ fn the_python_client_knows_what_the_contract_says() {
             assert!(own.contains(&format!("\"{name}\"")), "{}.{name}", known.name);
         }
     }
-    let mut listed: Vec<String> = methods.split('"').skip(1).step_by(2).filter(|word| word.starts_with("org.")).map(str::to_owned).collect();
+    let mut listed: Vec<String> =
+        methods.split('"').skip(1).step_by(2).filter(|word| word.starts_with("org.")).map(str::to_owned).collect();
     expected.sort();
     listed.sort();
     assert_eq!(listed, expected);

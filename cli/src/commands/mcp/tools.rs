@@ -62,7 +62,13 @@ pub(super) fn list() -> Value {
             }),
             &["index", "doc_id"],
         ),
-        tool("list", "Lists what there is: indexes to search, datasets they are made of, modules of the mesh and whether they are ready.", true, json!({}), &[]),
+        tool(
+            "list",
+            "Lists what there is: indexes to search, datasets they are made of, modules of the mesh and whether they are ready.",
+            true,
+            json!({}),
+            &[]
+        ),
         tool(
             "ingest",
             "Reads files or folders of this machine (text, Markdown, HTML, source code, CSV, JSONL, Parquet) into a dataset, and by `index` makes \
@@ -205,7 +211,8 @@ async fn search(ask: SearchArguments, context: &RequestContext) -> Result<ToolOu
     for note in &notes {
         let _ = writeln!(text, "Note: {note}");
     }
-    let data: Vec<Value> = hits.iter().map(|(name, hit)| json!({ "index": name, "doc_id": hit.doc_id, "line": hit.line, "score": hit.score })).collect();
+    let data: Vec<Value> =
+        hits.iter().map(|(name, hit)| json!({ "index": name, "doc_id": hit.doc_id, "line": hit.line, "score": hit.score })).collect();
     Ok(ToolOutput { text, data: json!({ "hits": data, "notes": notes }) })
 }
 
@@ -216,7 +223,11 @@ fn remarks(name: &str, out: &index::SearchOut) -> Vec<String> {
         notes.push(format!("{name} is behind its dataset"));
     }
     if out.partial == Some(true) {
-        notes.push(format!("{name} is still being built: {} of {} passages are in it", out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0)));
+        notes.push(format!(
+            "{name} is still being built: {} of {} passages are in it",
+            out.embedded.unwrap_or(0),
+            out.to_embed.unwrap_or(0)
+        ));
     }
     if out.mock == Some(true) {
         notes.push(format!("the vectors of {name} were made up by a mock: what is near means nothing"));
@@ -288,10 +299,14 @@ async fn overview(ListArguments {}: ListArguments, context: &RequestContext) -> 
     match &indexes {
         Ok(indexes) => {
             for index in indexes {
-                let filters = if index.filter_columns.is_empty() { String::new() } else { format!(", filters: {}", index.filter_columns.join(", ")) };
+                let filters =
+                    if index.filter_columns.is_empty() { String::new() } else { format!(", filters: {}", index.filter_columns.join(", ")) };
                 let _ = writeln!(text, "- {} (dataset {}{filters})", index.name, index.dataset);
             }
-            data["indexes"] = indexes.iter().map(|index| json!({ "name": index.name, "dataset": index.dataset, "filter_columns": index.filter_columns })).collect();
+            data["indexes"] = indexes
+                .iter()
+                .map(|index| json!({ "name": index.name, "dataset": index.dataset, "filter_columns": index.filter_columns }))
+                .collect();
         }
         Err(fault) => {
             let _ = writeln!(text, "  {fault}");
@@ -302,9 +317,19 @@ async fn overview(ListArguments {}: ListArguments, context: &RequestContext) -> 
         Ok(datasets) => {
             for dataset in datasets {
                 let columns: Vec<&str> = dataset.columns.iter().map(|column| column.name.as_str()).collect();
-                let _ = writeln!(text, "- {} ({} rows, generation {}; columns {})", dataset.name, dataset.rows, dataset.generation, columns.join(", "));
+                let _ = writeln!(
+                    text,
+                    "- {} ({} rows, generation {}; columns {})",
+                    dataset.name,
+                    dataset.rows,
+                    dataset.generation,
+                    columns.join(", ")
+                );
             }
-            data["datasets"] = datasets.iter().map(|dataset| json!({ "name": dataset.name, "rows": dataset.rows, "generation": dataset.generation })).collect();
+            data["datasets"] = datasets
+                .iter()
+                .map(|dataset| json!({ "name": dataset.name, "rows": dataset.rows, "generation": dataset.generation }))
+                .collect();
         }
         Err(fault) => {
             let _ = writeln!(text, "  {fault}");
@@ -315,7 +340,8 @@ async fn overview(ListArguments {}: ListArguments, context: &RequestContext) -> 
         let why = module.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let _ = writeln!(text, "- {} {}{}{why}", module.label, module.state.as_str(), if module.mock { " (mock)" } else { "" });
     }
-    data["modules"] = status.modules.iter().map(|module| json!({ "label": module.label, "state": module.state.as_str(), "mock": module.mock })).collect();
+    data["modules"] =
+        status.modules.iter().map(|module| json!({ "label": module.label, "state": module.state.as_str(), "mock": module.mock })).collect();
     Ok(ToolOutput { text, data })
 }
 
@@ -341,7 +367,10 @@ async fn files(ask: IngestArguments, context: &RequestContext) -> Result<ToolOut
         let request = ingest::WatchIn { dataset: dataset.clone(), paths, ..ingest::WatchIn::default() };
         let out = context.ask::<ingest::method::Watch>(&request, &CallOptions::default()).await?;
         let state = out.watching.state;
-        return Ok(ToolOutput { text: format!("{dataset} is followed from now on ({state})."), data: json!({ "dataset": dataset, "state": state }) });
+        return Ok(ToolOutput {
+            text: format!("{dataset} is followed from now on ({state})."),
+            data: json!({ "dataset": dataset, "state": state }),
+        });
     }
     let request = ingest::FilesIn { dataset: dataset.clone(), paths, ..ingest::FilesIn::default() };
     let summary = context.stream::<ingest::method::Files>(&request, "reading").await?;
@@ -352,7 +381,8 @@ async fn files(ask: IngestArguments, context: &RequestContext) -> Result<ToolOut
     text.push_str(".\n");
     let mut data = json!({ "dataset": dataset, "ingested": summary });
     if ask.index.unwrap_or(true) {
-        match index_of(&dataset, &data["ingested"], context).await {
+        let indexed = index_of(&dataset, &data["ingested"], context).await;
+        match indexed {
             Ok(refreshed) => {
                 let _ = writeln!(text, "It can be searched: {} passages are new.", refreshed["new_chunks_embedded"]);
                 data["index"] = refreshed;
@@ -398,7 +428,8 @@ async fn vectors(ask: EmbedArguments, context: &RequestContext) -> Result<ToolOu
     let options = CallOptions { require, ..CallOptions::default() };
     let request = embed::EmbedTextIn { texts: ask.texts, truncate: Some(true), ..embed::EmbedTextIn::default() };
     let out = context.ask::<embed::method::EmbedText>(&request, &options).await?;
-    let mut text = format!("{} vectors of {} numbers by {}{}.", out.vectors.len(), out.dim, out.model, if out.mock { " (a mock)" } else { "" });
+    let mut text =
+        format!("{} vectors of {} numbers by {}{}.", out.vectors.len(), out.dim, out.model, if out.mock { " (a mock)" } else { "" });
     if !out.truncated.is_empty() {
         let _ = write!(text, " {} texts were longer than the model reads, and were cut.", out.truncated.len());
     }
