@@ -119,7 +119,7 @@ pub(crate) async fn object(mesh: &Mesh, caller: &Caller, bucket: &str, key: &str
 }
 
 /// A part of a URL without its escapes.
-fn decoded(text: &str) -> Option<String> {
+pub(crate) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

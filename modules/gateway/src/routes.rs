@@ -63,6 +63,8 @@ pub(crate) enum Route<'a> {
     Index(&'a str),
     /// `/v1/indexes/{name}/search`
     Search(&'a str),
+    /// `/v1/ingest/files`
+    Upload,
     /// `/v1/datasets`
     Datasets,
     /// `/v1/datasets/{name}`
@@ -111,6 +113,7 @@ impl<'a> Route<'a> {
             ["v1", "indexes"] => Self::Indexes,
             ["v1", "indexes", name] => Self::Index(name),
             ["v1", "indexes", name, "search"] => Self::Search(name),
+            ["v1", "ingest", "files"] => Self::Upload,
             ["v1", "datasets"] => Self::Datasets,
             ["v1", "datasets", name] => Self::Dataset(name),
             _ => return None,
@@ -147,6 +150,7 @@ impl<'a> Route<'a> {
             Self::Indexes => "/v1/indexes",
             Self::Index(_) => "/v1/indexes/{name}",
             Self::Search(_) => "/v1/indexes/{name}/search",
+            Self::Upload => "/v1/ingest/files",
             Self::Datasets => "/v1/datasets",
             Self::Dataset(_) => "/v1/datasets/{name}",
             Self::Object(..) => "/v1/buckets/{bucket}/objects/{key}",
@@ -168,6 +172,7 @@ impl<'a> Route<'a> {
                 | Self::Score
                 | Self::Call(_)
                 | Self::Search(_)
+                | Self::Upload
         )
     }
 

@@ -4,6 +4,7 @@
 //! bytes and time; as many requests are worked on at once as memory is there for.
 
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use crate::metrics::{self, Metrics};
 use crate::refusal::Refusal;
 use crate::routes::{Route, dialect};
 use crate::settings::Settings;
-use crate::{calls, ollama, openai, openapi, page, plain, rerank, score, tei};
+use crate::{calls, ollama, openai, openapi, page, plain, rerank, score, tei, upload};
 
 /// Longest body: with the rest of its call it has to fit a message.
 const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
@@ -47,11 +48,13 @@ pub(crate) struct Gateway {
     keys: Keys,
     pub(crate) metrics: Metrics,
     places: Semaphore,
+    /// Where files lie while they are taken in.
+    uploads: PathBuf,
 }
 
 impl Gateway {
-    pub(crate) fn new(mesh: Mesh, settings: Settings, keys: Keys) -> Self {
-        Self { mesh, settings, keys, metrics: Metrics::new(), places: Semaphore::new(REQUESTS_MAX) }
+    pub(crate) fn new(mesh: Mesh, settings: Settings, keys: Keys, uploads: PathBuf) -> Self {
+        Self { mesh, settings, keys, metrics: Metrics::new(), places: Semaphore::new(REQUESTS_MAX), uploads }
     }
 
     /// Answers a request.
@@ -94,6 +97,9 @@ impl Gateway {
             Ok(Ok(place)) => place,
             _ => return Err(Fault::overloaded(format!("{REQUESTS_MAX} requests are being worked on"), 1000).into()),
         };
+        if route == Route::Upload {
+            return upload::files(&self.mesh, &caller, head, body, &self.uploads).await;
+        }
         let body = if route.is_post() { read(body).await? } else { Vec::new() };
         self.dispatch(route, &caller, head, &body).await
     }
@@ -131,6 +137,8 @@ impl Gateway {
             Route::Indexes => plain::indexes(mesh, caller).await,
             Route::Index(name) => plain::index(mesh, caller, name).await,
             Route::Search(name) => plain::search(mesh, caller, name, body).await,
+            // Its body is not held.
+            Route::Upload => Err(Refusal::absent("nothing is read here")),
             Route::Datasets => plain::datasets(mesh, caller).await,
             Route::Dataset(name) => plain::dataset(mesh, caller, name).await,
             Route::Object(bucket, key) => plain::object(mesh, caller, bucket, key).await,

@@ -241,6 +241,9 @@ async fn any_method_is_called_and_streams_are_events_or_lines() {
     assert!(found["results"][0][0]["text"].as_str().is_some_and(|text| text.contains("blue")), "{found}");
     assert_eq!(get(&mesh, "/v1/datasets/notes").json()["dataset"]["rows"], 1);
     assert_eq!(get(&mesh, "/v1/indexes").json()["indexes"][0]["name"], "notes");
+    let uploaded = send(&mesh, &request("POST", "/v1/ingest/files?dataset=sent&name=rows.csv", &[], "id,text\n1,one\n2,two\n"));
+    assert_eq!((uploaded.status, uploaded.json()["rows"].as_u64()), (200, Some(2)), "{}", uploaded.text());
+    assert_eq!(send(&mesh, &request("POST", "/v1/ingest/files?dataset=sent&name=..%2fx.csv", &[], "id\n1\n")).status, 400);
     let names = get(&mesh, "/v1/interfaces").json();
     assert!(names["interfaces"].as_array().expect("a list").iter().any(|one| one["name"] == "org.brahman.Index"), "{names}");
     let text = get(&mesh, "/v1/interfaces/org.brahman.Embed").text();
