@@ -36,6 +36,11 @@ def entries(root, version):
     for part in SHARED:
         for name, path in files(os.path.join(root, "share", part)):
             yield f"{data}/data/share/{part}/{name}", read(path), 0o644
+    client = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../clients/python/src")
+    for name, path in files(client):
+        # What Python makes of it on the way is not part of it.
+        if "__pycache__" not in name:
+            yield name, read(path), 0o644
     licences = []
     for name in ("LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY.txt"):
         path = os.path.join(root, "share/doc/brahman", name)

@@ -353,6 +353,16 @@ async fn an_address_that_anybody_reaches_needs_keys() {
     assert!(reason.contains("key_sha256"), "{reason}");
 }
 
+#[tokio::test]
+async fn whoever_asks_a_gateway_that_was_stopped_hears_why() {
+    let mesh = mesh().await;
+    assert!(mesh.brahman(&["stop", "gateway"]).status.success());
+    let answer = get(&mesh, "/v1/models");
+    assert_eq!((answer.status, answer.json()["error"].as_str()), (503, Some("org.brahman.Broker.ProviderFailed")));
+    assert!(mesh.brahman(&["start", "gateway"]).status.success());
+    assert_eq!(get(&mesh, "/v1/models").status, 200);
+}
+
 /// Threads that ask all the while; each gives how many answers it got that were not 200.
 fn askers(mesh: &Mesh, count: usize, stop: &Arc<AtomicBool>, done: &Arc<AtomicUsize>) -> Vec<std::thread::JoinHandle<Vec<String>>> {
     let path = mesh.beside("http.sock");
