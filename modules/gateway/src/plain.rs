@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 
 /// How often followers of the status are told of it.
 const EVENTS_EVERY: Duration = Duration::from_secs(2);
-/// What is told while the mesh cannot be asked.
+/// Events that may wait for a slow reader.
 const EVENTS_WAITING: usize = 2;
 
 /// Calls a method of a shipped interface, and answers with its reply.

@@ -318,7 +318,7 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
     let embed = json!({ "model": "", "input": "x" }).to_string();
     let with = |key: &str, method: &str, path: &str, body: &str| {
         let bearer = format!("Bearer {key}");
-        let headers: Vec<(&str, &str)> = if key.is_empty() { Vec::new() } else { vec![("authorization", &bearer)] };
+        let headers: Vec<(&str, &str)> = if key.is_empty() { Vec::new() } else { vec![("authorization", bearer.as_str())] };
         over_tcp(port, &request(method, path, &headers, body))
     };
     assert_eq!(with("", "POST", "/v1/embeddings", &embed).status, 200);
