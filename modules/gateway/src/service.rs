@@ -17,7 +17,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{ACCEPT, HOST, HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::answer::{self, Answer};
 use crate::caller::{Caller, Origin};
@@ -35,7 +35,9 @@ const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long nothing of a body may come.
 const BODY_STALL_MAX: Duration = Duration::from_secs(15);
-/// Requests whose bodies are held at once.
+/// Memory for bodies, in KiB: sixteen of the longest.
+const BODIES_KIB_MAX: usize = 256 * 1024;
+/// Requests that are worked on at once.
 const REQUESTS_MAX: usize = 256;
 /// How long a request may wait for one of those places.
 const PLACE_PATIENCE: Duration = Duration::from_secs(5);
@@ -48,13 +50,16 @@ pub(crate) struct Gateway {
     keys: Keys,
     pub(crate) metrics: Metrics,
     places: Semaphore,
+    /// KiB that are left for bodies.
+    memory: Semaphore,
     /// Where files lie while they are taken in.
     uploads: PathBuf,
 }
 
 impl Gateway {
     pub(crate) fn new(mesh: Mesh, settings: Settings, keys: Keys, uploads: PathBuf) -> Self {
-        Self { mesh, settings, keys, metrics: Metrics::new(), places: Semaphore::new(REQUESTS_MAX), uploads }
+        let (places, memory) = (Semaphore::new(REQUESTS_MAX), Semaphore::new(BODIES_KIB_MAX));
+        Self { mesh, settings, keys, metrics: Metrics::new(), places, memory, uploads }
     }
 
     /// Answers a request.
@@ -91,16 +96,17 @@ impl Gateway {
         }
         self.check_origin(&head.headers, origin)?;
         let caller = Caller::identify(&head.headers, origin, &self.keys, &self.settings)?;
+        if route == Route::Upload {
+            return upload::files(&self.mesh, &caller, head, body, &self.uploads).await;
+        }
+        // Before it has a place among those that are worked on: who sends slowly keeps nobody from one.
+        let (body, _memory) = if route.is_post() { read(body, &self.memory).await? } else { (Vec::new(), None) };
         let place = tokio::time::timeout(PLACE_PATIENCE, self.places.acquire()).await;
         // The semaphore is never closed.
         let _place = match place {
             Ok(Ok(place)) => place,
             _ => return Err(Fault::overloaded(format!("{REQUESTS_MAX} requests are being worked on"), 1000).into()),
         };
-        if route == Route::Upload {
-            return upload::files(&self.mesh, &caller, head, body, &self.uploads).await;
-        }
-        let body = if route.is_post() { read(body).await? } else { Vec::new() };
         self.dispatch(route, &caller, head, &body).await
     }
 
@@ -193,8 +199,8 @@ impl Gateway {
     }
 }
 
-/// Reads a body, as far as it may go.
-async fn read(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
+/// Reads a body, as far as it may go. What it takes of the memory for bodies is given back with the second.
+async fn read(mut body: Incoming, memory: &Semaphore) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Refusal> {
     let too_long = || {
         let fault = Fault::overloaded(format!("the body has more than {BODY_BYTES_MAX} bytes"), 0);
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault)
@@ -204,18 +210,28 @@ async fn read(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
         return Err(too_long());
     }
     let until = Instant::now() + BODY_TIME_MAX;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut held, mut held_kib) = (Vec::new(), None::<SemaphorePermit<'_>>, 0_u32);
     loop {
         let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
         let stalled = (Instant::now() + BODY_STALL_MAX).min(until);
         match tokio::time::timeout_at(stalled.into(), next).await {
             Err(_) => return Err(late()),
-            Ok(None) => return Ok(bytes),
+            Ok(None) => return Ok((bytes, held)),
             Ok(Some(Err(error))) => return Err(Refusal::parameter("(body)", format!("it could not be read: {error}"))),
             Ok(Some(Ok(frame))) => {
                 let Ok(data) = frame.into_data() else { continue };
                 if bytes.len() + data.len() > BODY_BYTES_MAX {
                     return Err(too_long());
+                }
+                let needed_kib = u32::try_from((bytes.len() + data.len()).div_ceil(1024)).unwrap_or(u32::MAX);
+                if needed_kib > held_kib {
+                    let more = memory.try_acquire_many(needed_kib - held_kib);
+                    let more = more.map_err(|_| Fault::overloaded("no memory is left for another body", 1000))?;
+                    held_kib = needed_kib;
+                    match &mut held {
+                        Some(held) => held.merge(more),
+                        None => held = Some(more),
+                    }
                 }
                 bytes.extend_from_slice(&data);
             }
