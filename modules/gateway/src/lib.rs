@@ -1,7 +1,7 @@
 //! The mesh over HTTP: for clients of OpenAI, Ollama, Cohere, Jina and text-embeddings-inference, for Prometheus, for `curl`.
 //!
 //! `door` accepts connections, `service` lets requests in and sends each where `routes` says; `embeddings` with `openai`, `ollama` and
-//! `tei`, `rerank` and `score` are the dialects of others, `calls`, `idl`, `openapi`, `plain` and `upload` are the mesh's own methods; `caller` and
+//! `tei`, `rerank` and `score` are the dialects of others, `calls`, `idl`, `openapi`, `plain`, `upload` and `mcp` are the mesh's own methods; `caller` and
 //! `keys` say who may what, `mesh` asks the mesh, `answer` and `refusal` make replies.
 //!
 //! Invariants: nothing is computed or kept here, everything comes through the mesh; whoever comes by TCP has no uid, and opens no path;
@@ -15,6 +15,7 @@ mod door;
 mod embeddings;
 mod idl;
 mod keys;
+mod mcp;
 mod mesh;
 mod metrics;
 mod ollama;

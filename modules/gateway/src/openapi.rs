@@ -14,7 +14,7 @@ use crate::mesh::Mesh;
 use crate::refusal::Refusal;
 
 /// Paths that are not methods of the mesh: path, whether it is a POST, and what it does.
-const PLAIN: [(&str, bool, &str); 25] = [
+const PLAIN: [(&str, bool, &str); 26] = [
     ("/v1/embeddings", true, "Embeds texts, as OpenAI's API does."),
     ("/v1/models", false, "Lists models, as OpenAI's API does."),
     ("/api/embed", true, "Embeds texts, as Ollama's API does."),
@@ -39,6 +39,7 @@ const PLAIN: [(&str, bool, &str); 25] = [
     ("/v1/ingest/files", true, "Makes a dataset of the body, a file: `?dataset=NAME&name=FILE`, and `format` unless the name tells."),
     ("/v1/datasets", false, "Lists datasets."),
     ("/v1/datasets/{name}", false, "A dataset: its objects, columns and history."),
+    ("/mcp", true, "A message of the Model Context Protocol."),
     ("/metrics", false, "Figures for Prometheus."),
 ];
 

@@ -17,6 +17,8 @@ pub(crate) enum Route<'a> {
     Metrics,
     /// `/openapi.json`
     OpenApi,
+    /// `/mcp`
+    Mcp,
     /// `/v1/models`
     Models,
     /// `/v1/models/{model}`
@@ -91,6 +93,7 @@ impl<'a> Route<'a> {
             ["health"] => Self::Health,
             ["metrics"] => Self::Metrics,
             ["openapi.json"] => Self::OpenApi,
+            ["mcp"] => Self::Mcp,
             ["v1", "models"] => Self::Models,
             ["v1", "embeddings"] => Self::OpenAiEmbeddings,
             ["api", "embed"] => Self::OllamaEmbed,
@@ -127,6 +130,7 @@ impl<'a> Route<'a> {
             Self::Health => "/health",
             Self::Metrics => "/metrics",
             Self::OpenApi => "/openapi.json",
+            Self::Mcp => "/mcp",
             Self::Models => "/v1/models",
             Self::Model(_) => "/v1/models/{model}",
             Self::OpenAiEmbeddings => "/v1/embeddings",
@@ -173,6 +177,7 @@ impl<'a> Route<'a> {
                 | Self::Call(_)
                 | Self::Search(_)
                 | Self::Upload
+                | Self::Mcp
         )
     }
 

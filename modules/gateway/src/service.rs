@@ -27,7 +27,7 @@ use crate::metrics::{self, Metrics};
 use crate::refusal::Refusal;
 use crate::routes::{Route, dialect};
 use crate::settings::Settings;
-use crate::{calls, ollama, openai, openapi, page, plain, rerank, score, tei, upload};
+use crate::{calls, mcp, ollama, openai, openapi, page, plain, rerank, score, tei, upload};
 
 /// Longest body: with the rest of its call it has to fit a message.
 const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
@@ -120,6 +120,7 @@ impl Gateway {
                 metrics::scrape(&self.metrics, mesh, caller, accept.contains("application/openmetrics-text")).await
             }
             Route::OpenApi => openapi::document(mesh, caller).await,
+            Route::Mcp => mcp::message(mesh, caller, &head.headers, body).await,
             Route::Models => openai::models(mesh, caller).await,
             Route::Model(name) => openai::model(mesh, caller, name).await,
             Route::OpenAiEmbeddings => openai::embeddings(mesh, caller, body).await,

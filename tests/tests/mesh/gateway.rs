@@ -470,6 +470,29 @@ async fn a_language_models_client_is_served_over_standard_input() {
 }
 
 #[tokio::test]
+async fn a_language_models_client_is_served_over_http() {
+    let mesh = mesh().await;
+    let say = |headers: &[(&str, &str)], message: Value| send(&mesh, &request("POST", "/mcp", headers, &message.to_string()));
+    let hello = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": { "protocolVersion": "2025-06-18" } });
+    assert_eq!(say(&[], hello).json()["result"]["serverInfo"]["name"], "brahman");
+    let both = [("accept", "application/json, text/event-stream"), ("mcp-protocol-version", "2025-06-18")];
+    assert_eq!(say(&both, json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).status, 202);
+    let explain = json!({ "name": "explain", "arguments": { "flow": "embed" } });
+    let answer = say(&both, json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": explain })).json();
+    assert_eq!((&answer["id"], &answer["result"]["isError"]), (&json!(2), &json!(false)), "{answer}");
+    let folder = mesh.folder.path().join("notes");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(folder.join("gates.md"), "The gate is blue.\n").expect("written");
+    let ingest = json!({ "name": "ingest", "arguments": { "dataset": "notes", "paths": [folder] }, "_meta": { "progressToken": "p" } });
+    let events = say(&both, json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": ingest }));
+    assert_eq!(events.headers["content-type"], "text/event-stream");
+    let last = events.text().split("data: ").last().and_then(|data| serde_json::from_str::<Value>(data.trim()).ok()).expect("an answer");
+    assert_eq!((&last["id"], &last["result"]["isError"]), (&json!(3), &json!(false)), "{last}");
+    assert_eq!(say(&[("mcp-protocol-version", "1999-01-01")], json!({ "jsonrpc": "2.0", "id": 4, "method": "ping" })).status, 400);
+    assert_eq!(get(&mesh, "/mcp").status, 405);
+}
+
+#[tokio::test]
 async fn the_python_client_does_what_it_says_and_outlives_the_broker() {
     let mesh = mesh().await;
     let client = repository().join("clients/python");

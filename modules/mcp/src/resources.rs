@@ -2,11 +2,10 @@
 
 use brahman_card::Fault;
 use brahman_card::interface::{Empty, catalog, index};
-use brahman_sidecar::CallOptions;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::RequestContext;
+use crate::McpContext;
 
 const DATASETS: &str = "brahman://datasets/";
 const INDEXES: &str = "brahman://indexes/";
@@ -20,10 +19,9 @@ pub(super) fn templates() -> Value {
 }
 
 /// `resources/list`.
-pub(super) async fn list(context: &RequestContext) -> Result<Value, Fault> {
-    let options = CallOptions::default();
-    let datasets = context.ask::<catalog::method::List>(&catalog::RealmIn::default(), &options).await?.datasets;
-    let indexes = context.ask::<index::method::List>(&Empty {}, &options).await?.indexes;
+pub(super) async fn list(context: &McpContext) -> Result<Value, Fault> {
+    let datasets = context.ask::<catalog::method::List>(&catalog::RealmIn::default()).await?.datasets;
+    let indexes = context.ask::<index::method::List>(&Empty {}).await?.indexes;
     let dataset = |dataset: &catalog::Dataset| {
         let description = format!("dataset of {} rows, generation {}", dataset.rows, dataset.generation);
         entry(DATASETS, &dataset.name, &description)
@@ -38,15 +36,14 @@ fn entry(place: &str, name: &str, description: &str) -> Value {
 }
 
 /// `resources/read`.
-pub(super) async fn read(uri: &str, context: &RequestContext) -> Result<Value, Fault> {
-    let options = CallOptions::default();
+pub(super) async fn read(uri: &str, context: &McpContext) -> Result<Value, Fault> {
     if let Some(name) = uri.strip_prefix(DATASETS) {
         let ask = catalog::NameIn { name: name.to_owned(), mock: None };
-        return contents(uri, &context.ask::<catalog::method::Get>(&ask, &options).await?.dataset);
+        return contents(uri, &context.ask::<catalog::method::Get>(&ask).await?.dataset);
     }
     if let Some(name) = uri.strip_prefix(INDEXES) {
         let ask = index::NameIn { name: name.to_owned() };
-        return contents(uri, &context.ask::<index::method::Stats>(&ask, &options).await?.index);
+        return contents(uri, &context.ask::<index::method::Stats>(&ask).await?.index);
     }
     Err(Fault::invalid_parameter("uri", format!("expected {DATASETS}NAME or {INDEXES}NAME")))
 }

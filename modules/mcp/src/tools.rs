@@ -8,13 +8,11 @@ use std::path::Path;
 
 use brahman_card::Fault;
 use brahman_card::interface::{Empty, broker, catalog, embed, full_name, index, ingest, score};
-use brahman_sidecar::CallOptions;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::RequestContext;
-use crate::commands::absolute;
+use crate::McpContext;
 
 /// Hits that a search gives unless told otherwise, and at most: more is not read.
 const HITS: u64 = 8;
@@ -122,7 +120,7 @@ struct ToolOutput {
 }
 
 /// `tools/call`; nothing for a tool that does not exist.
-pub(super) async fn call(name: &str, arguments: Value, context: &RequestContext) -> Option<Value> {
+pub(super) async fn call(name: &str, arguments: Value, context: &McpContext) -> Option<Value> {
     Some(match run(name, arguments, context).await {
         Ok(None) => return None,
         Ok(Some(ToolOutput { text, data })) => {
@@ -132,7 +130,7 @@ pub(super) async fn call(name: &str, arguments: Value, context: &RequestContext)
     })
 }
 
-async fn run(name: &str, arguments: Value, context: &RequestContext) -> Result<Option<ToolOutput>, Fault> {
+async fn run(name: &str, arguments: Value, context: &McpContext) -> Result<Option<ToolOutput>, Fault> {
     Ok(Some(match name {
         "search" => search(read(arguments)?, context).await?,
         "get" => document(read(arguments)?, context).await?,
@@ -161,11 +159,10 @@ struct SearchArguments {
     rerank: Option<bool>,
 }
 
-async fn search(ask: SearchArguments, context: &RequestContext) -> Result<ToolOutput, Fault> {
-    let options = CallOptions::default();
+async fn search(ask: SearchArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     let names = match ask.indexes {
         Some(names) => names,
-        None => context.ask::<index::method::List>(&Empty {}, &options).await?.indexes.into_iter().map(|index| index.name).collect(),
+        None => context.ask::<index::method::List>(&Empty {}).await?.indexes.into_iter().map(|index| index.name).collect(),
     };
     let k = ask.k.unwrap_or(HITS).clamp(1, HITS_MAX);
     let (mut hits, mut notes): (Vec<(String, index::Hit)>, Vec<String>) = (Vec::new(), Vec::new());
@@ -179,7 +176,7 @@ async fn search(ask: SearchArguments, context: &RequestContext) -> Result<ToolOu
             rerank: ask.rerank.unwrap_or(false).then(|| index::RerankStep { optional: Some(true), ..index::RerankStep::default() }),
             ..index::SearchIn::default()
         };
-        let out = match context.ask::<index::method::Search>(&request, &options).await {
+        let out = match context.ask::<index::method::Search>(&request).await {
             Ok(out) => out,
             // One of several that cannot answer does not hide the others.
             Err(fault) if names.len() > 1 => {
@@ -248,9 +245,9 @@ struct GetArguments {
     to_line: Option<usize>,
 }
 
-async fn document(ask: GetArguments, context: &RequestContext) -> Result<ToolOutput, Fault> {
+async fn document(ask: GetArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     let request = index::GetIn { index: ask.index.clone(), doc_id: ask.doc_id.clone() };
-    let out = context.ask::<index::method::Get>(&request, &CallOptions::default()).await?;
+    let out = context.ask::<index::method::Get>(&request).await?;
     let whole = joined(&out.chunks);
     let lines: Vec<&str> = whole.lines().collect();
     let from = ask.from_line.unwrap_or(1).max(1);
@@ -289,12 +286,11 @@ fn joined(chunks: &[index::Hit]) -> String {
 #[serde(deny_unknown_fields)]
 struct ListArguments {}
 
-async fn overview(ListArguments {}: ListArguments, context: &RequestContext) -> Result<ToolOutput, Fault> {
-    let options = CallOptions::default();
-    let status = context.ask::<broker::method::Status>(&Empty {}, &options).await?;
+async fn overview(ListArguments {}: ListArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
+    let status = context.ask::<broker::method::Status>(&Empty {}).await?;
     let mut text = format!("Context: {}\n\nIndexes:\n", status.context.as_deref().unwrap_or("none"));
-    let indexes = context.ask::<index::method::List>(&Empty {}, &options).await.map(|out| out.indexes);
-    let datasets = context.ask::<catalog::method::List>(&catalog::RealmIn::default(), &options).await.map(|out| out.datasets);
+    let indexes = context.ask::<index::method::List>(&Empty {}).await.map(|out| out.indexes);
+    let datasets = context.ask::<catalog::method::List>(&catalog::RealmIn::default()).await.map(|out| out.datasets);
     let mut data = json!({ "context": status.context });
     match &indexes {
         Ok(indexes) => {
@@ -354,18 +350,18 @@ struct IngestArguments {
     watch: Option<bool>,
 }
 
-async fn files(ask: IngestArguments, context: &RequestContext) -> Result<ToolOutput, Fault> {
+async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     let path = |path: &String| {
         if !Path::new(path).is_absolute() {
             return Err(Fault::invalid_parameter("paths", format!("`{path}`: expected an absolute path")));
         }
-        absolute(Path::new(path)).map_err(|error| Fault::invalid_parameter("paths", format!("{error:#}")))
+        Ok(path.clone())
     };
     let paths: Vec<String> = ask.paths.iter().map(path).collect::<Result<_, _>>()?;
     let dataset = ask.dataset;
     if ask.watch.unwrap_or(false) {
         let request = ingest::WatchIn { dataset: dataset.clone(), paths, ..ingest::WatchIn::default() };
-        let out = context.ask::<ingest::method::Watch>(&request, &CallOptions::default()).await?;
+        let out = context.ask::<ingest::method::Watch>(&request).await?;
         let state = out.watching.state;
         return Ok(ToolOutput {
             text: format!("{dataset} is followed from now on ({state})."),
@@ -397,7 +393,7 @@ async fn files(ask: IngestArguments, context: &RequestContext) -> Result<ToolOut
 }
 
 /// Makes an index of a dataset of documents, if there is none, and brings it up to date.
-async fn index_of(dataset: &str, summary: &Value, context: &RequestContext) -> Result<Value, Fault> {
+async fn index_of(dataset: &str, summary: &Value, context: &McpContext) -> Result<Value, Fault> {
     let has = |name: &str| summary["columns"].as_array().is_some_and(|columns| columns.iter().any(|column| column["name"] == name));
     if !(has("id") && has("text")) {
         return Err(Fault::invalid_parameter("index", "the dataset has no columns `id` and `text`: `brahman index create` names others"));
@@ -409,7 +405,7 @@ async fn index_of(dataset: &str, summary: &Value, context: &RequestContext) -> R
         text_column: Some("text".to_owned()),
         ..index::CreateIn::default()
     };
-    context.ask::<index::method::Create>(&create, &CallOptions::default()).await?;
+    context.ask::<index::method::Create>(&create).await?;
     context.stream::<index::method::Refresh>(&index::NameIn { name: dataset.to_owned() }, "indexing").await
 }
 
@@ -420,14 +416,13 @@ struct EmbedArguments {
     model: Option<String>,
 }
 
-async fn vectors(ask: EmbedArguments, context: &RequestContext) -> Result<ToolOutput, Fault> {
+async fn vectors(ask: EmbedArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     if ask.texts.is_empty() || ask.texts.len() > TEXTS_MAX {
         return Err(Fault::invalid_parameter("texts", format!("{} texts, expected 1 to {TEXTS_MAX}", ask.texts.len())));
     }
-    let require = ask.model.iter().map(|model| ("model".to_owned(), model.clone())).collect();
-    let options = CallOptions { require, ..CallOptions::default() };
     let request = embed::EmbedTextIn { texts: ask.texts, truncate: Some(true), ..embed::EmbedTextIn::default() };
-    let out = context.ask::<embed::method::EmbedText>(&request, &options).await?;
+    let require: Vec<(&str, &str)> = ask.model.iter().map(|model| ("model", model.as_str())).collect();
+    let out = context.ask_of::<embed::method::EmbedText>(&request, &require).await?;
     let mut text =
         format!("{} vectors of {} numbers by {}{}.", out.vectors.len(), out.dim, out.model, if out.mock { " (a mock)" } else { "" });
     if !out.truncated.is_empty() {
@@ -442,10 +437,10 @@ struct ScoreArguments {
     messages: Vec<score::Message>,
 }
 
-async fn matrix(ask: ScoreArguments, context: &RequestContext) -> Result<ToolOutput, Fault> {
+async fn matrix(ask: ScoreArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     let request = score::MatrixIn { messages: Some(ask.messages), ..score::MatrixIn::default() };
     // Each row is a reply of its own; the call without `more` has them all in one.
-    let out = context.ask::<score::method::ScoreMatrix>(&request, &CallOptions::default()).await?;
+    let out = context.ask::<score::method::ScoreMatrix>(&request).await?;
     let data = serde_json::to_value(&out).map_err(|error| Fault::internal(format!("the matrix is not JSON: {error}")))?;
     let mut text = String::from("What the answers lose without each memory, in nats (more is more):\n");
     for row in data["rows"].as_array().into_iter().flatten() {
@@ -462,9 +457,9 @@ struct ExplainArguments {
     flow: String,
 }
 
-async fn explanation(ask: ExplainArguments, context: &RequestContext) -> Result<ToolOutput, Fault> {
+async fn explanation(ask: ExplainArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     let request = broker::FlowIn { flow: full_name(&ask.flow), context: None, require: None };
-    let out = context.ask::<broker::method::Explain>(&request, &CallOptions::default()).await?;
+    let out = context.ask::<broker::method::Explain>(&request).await?;
     let mut text = format!("{} in context {}:\n", request.flow, out.context.as_deref().unwrap_or("none"));
     for candidate in &out.candidates {
         let matched = &candidate.matched;
@@ -476,7 +471,7 @@ async fn explanation(ask: ExplainArguments, context: &RequestContext) -> Result<
         let _ = writeln!(text, "- {} ({}{}): {fate}", matched.label, matched.state.as_str(), if matched.mock { ", a mock" } else { "" });
     }
     if out.candidates.is_empty() {
-        let _ = writeln!(text, "Nobody offers it. The mesh's socket is {}.", context.socket.display());
+        let _ = writeln!(text, "Nobody offers it. The mesh's socket is {}.", context.mesh());
     }
     let data = serde_json::to_value(&out).map_err(|error| Fault::internal(format!("the reply is not JSON: {error}")))?;
     Ok(ToolOutput { text, data })
