@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""clients.py URL BRAHMAN: each client does what its users do with it, and gets what the mesh itself says."""
+"""clients.py URL BRAHMAN [CLIENT]…: each client does what its users do with it, and gets what the mesh itself says."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-URL, BRAHMAN = sys.argv[1:]
+URL, BRAHMAN, *WANTED = sys.argv[1:]
 TEXTS = [f"a text of number {n} – ünïcode" for n in range(300)]
 
 
@@ -116,5 +116,7 @@ def mcp_package():
 
 
 for check in (openai_package, ollama_package, cohere_package, langchain_packages, llama_index_package, mcp_package):
+    if WANTED and check.__name__.split("_")[0] not in WANTED:
+        continue
     check()
     print(f"{check.__name__}: fine", flush=True)

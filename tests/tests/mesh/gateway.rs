@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use brahman_card::wire::base64;
 use brahman_card::{ModuleState, interface};
 use brahman_storage::digest::{hex, sha256};
-use brahman_tests::{Mesh, PATIENCE, Setup, repository, shipped};
+use brahman_tests::{Mesh, PATIENCE, Setup, binary, repository, shipped};
 use serde_json::{Value, json};
+
+use crate::foreign::tool;
 
 /// An answer, as it came.
 #[derive(Debug)]
@@ -490,6 +492,20 @@ async fn a_language_models_client_is_served_over_http() {
     assert_eq!((&last["id"], &last["result"]["isError"]), (&json!(3), &json!(false)), "{last}");
     assert_eq!(say(&[("mcp-protocol-version", "1999-01-01")], json!({ "jsonrpc": "2.0", "id": 4, "method": "ping" })).status, 400);
     assert_eq!(get(&mesh, "/mcp").status, 405);
+}
+
+#[tokio::test]
+async fn openais_ollamas_and_mcps_own_clients_are_satisfied() {
+    let (card, port) = listening("127.0.0.1");
+    let cards = ["broker", "embed-mock", "catalog", "ingest", "index"].map(shipped);
+    let mesh = Setup::new(&cards).with_cards(&[card]).context("test").up().await;
+    mesh.when(|modules| modules.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let mut command = Command::new(tool("python3"));
+    command.arg(repository().join("packaging/clients.py")).arg(format!("http://127.0.0.1:{port}")).arg(binary("brahman"));
+    command.args(["openai", "ollama", "mcp"]).env("BRAHMAN_SOCKET", mesh.socket()).env("NO_PROXY", "*");
+    let out = command.output().expect("python runs");
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(String::from_utf8_lossy(&out.stdout).matches(": fine").count(), 3);
 }
 
 #[tokio::test]
