@@ -13,7 +13,7 @@ TEXTS = [f"a text of number {n} – ünïcode" for n in range(300)]
 
 
 def mesh(method, parameters):
-    out = subprocess.run([BRAHMAN, "call", method, "-"], input=json.dumps(parameters), capture_output=True, text=True, check=True)
+    out = subprocess.run([BRAHMAN, "call", "--json", method, "-"], input=json.dumps(parameters), capture_output=True, text=True, check=True)
     return json.loads(out.stdout)
 
 

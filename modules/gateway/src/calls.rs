@@ -87,6 +87,10 @@ pub(crate) async fn call(mesh: &Mesh, caller: &Caller, method: &str, headers: &H
     let (interface, _) =
         split.ok_or_else(|| Refusal::absent(format!("`{method}` is no method: expected one such as org.example.Thing.Do")))?;
     caller.allow(interface)?;
+    // The client remembers who answers for which interface: of made-up ones there would be no end.
+    if interface::known(interface).is_none() && !offered(mesh, caller).await?.iter().any(|name| name == interface) {
+        return Err(Fault::interface_not_found(interface).into());
+    }
     let body = body.trim_ascii();
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
     if !parameters::is_object(body) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use brahman_card::Fault;
 use brahman_card::interface::broker::error::NoProvider;
 use brahman_card::interface::broker::{ExplainOut, FlowIn, method as broker};
-use brahman_card::interface::{Method, WireError as _};
+use brahman_card::interface::{Method, WireError as _, embed};
 use brahman_sidecar::client::Answer;
 use brahman_sidecar::{CallOptions, Client};
 use serde::de::DeserializeOwned;
@@ -100,6 +100,20 @@ impl Mesh {
             self.served().clear();
         }
         Ok(answer?)
+    }
+
+    /// Whether the context that a request names is one. The client remembers who answers in which context: of made-up ones there would be
+    /// no end.
+    ///
+    /// # Errors
+    /// As the broker says it.
+    pub(crate) async fn check_context(&self, caller: &Caller) -> Result<(), Refusal> {
+        if caller.context.is_none() {
+            return Ok(());
+        }
+        let ask = FlowIn { flow: embed::INTERFACE.name.to_owned(), context: caller.context.clone(), require: None };
+        self.client.call_method::<broker::Explain>(&ask, &caller.options()).await.map_err(Fault::from)?;
+        Ok(())
     }
 
     /// The models by which an interface is served in the caller's context, the one that answers by itself first.

@@ -96,6 +96,7 @@ impl Gateway {
         }
         self.check_origin(&head.headers, origin)?;
         let caller = Caller::identify(&head.headers, origin, &self.keys, &self.settings)?;
+        self.mesh.check_context(&caller).await?;
         if route == Route::Upload {
             return upload::files(&self.mesh, &caller, head, body, &self.uploads).await;
         }

@@ -211,6 +211,9 @@ async fn an_error_has_the_shape_that_its_api_has() {
     for body in ["{", "[]", "{\"input\": \"\\ud800\"}", "\u{0}"] {
         assert_eq!(send(&mesh, &request("POST", "/v1/embeddings", &[], body)).status, 400, "{body:?}");
     }
+    assert_eq!(post(&mesh, "/v1/call/org.example.Nothing.Do", &json!({})).status, 404);
+    let answer = send(&mesh, &request("GET", "/v1/models", &[("brahman-context", "no-such")], ""));
+    assert_eq!((answer.status, answer.json()["error"]["param"].as_str()), (400, Some("context")));
     let deep = format!("{{\"x\": {}1{}}}", "[".repeat(5000), "]".repeat(5000));
     let answer = send(&mesh, &request("POST", "/v1/call/org.brahman.Embed.Info", &[], &deep));
     assert_eq!(answer.status, 400, "{}", answer.text());
