@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::answer::{self, Answer, AnswerBody, JSON};
 use crate::caller::Caller;
@@ -138,7 +139,9 @@ async fn stream(
     };
     let (parts, waiting) = mpsc::channel(PARTS_WAITING);
     let (provider, mock) = (first.provider.clone(), first.mock);
-    tokio::spawn(pump(connection, first, format, parts));
+    // Whoever watches begins anew with the next life of this process.
+    let drain = if interface::is_endless(interface, name) { mesh.drain.clone() } else { CancellationToken::new() };
+    tokio::spawn(pump(connection, first, format, parts, drain));
     let mut answer = answer::of(StatusCode::OK, format.media_type(), AnswerBody::Parts(waiting));
     answer::set(&mut answer, "cache-control", "no-store");
     answer::sign(&mut answer, provider.as_deref(), mock);
@@ -151,7 +154,7 @@ async fn begin(connection: &mut Connection, message: &[u8]) -> Result<RawReply, 
 }
 
 /// Passes replies on until the last, or until nobody reads them: then the connection is closed, and the work with it.
-async fn pump(mut connection: Connection, first: RawReply, format: StreamFormat, parts: mpsc::Sender<Bytes>) {
+async fn pump(mut connection: Connection, first: RawReply, format: StreamFormat, parts: mpsc::Sender<Bytes>, drain: CancellationToken) {
     let mut reply: Result<RawReply, Fault> = Ok(first);
     loop {
         let (part, is_last) = match &reply {
@@ -165,6 +168,7 @@ async fn pump(mut connection: Connection, first: RawReply, format: StreamFormat,
             tokio::select! {
                 biased;
                 () = parts.closed() => return,
+                () = drain.cancelled() => return,
                 next = connection.receive() => break next.map_err(Fault::from),
                 () = tokio::time::sleep(ALIVE_EVERY), if format == StreamFormat::Events => {
                     if parts.send(Bytes::from_static(b": alive\n\n")).await.is_err() {

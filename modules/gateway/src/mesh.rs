@@ -14,6 +14,7 @@ use brahman_card::interface::{Method, WireError as _, embed};
 use brahman_sidecar::client::Answer;
 use brahman_sidecar::{CallOptions, Client};
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
 use crate::refusal::Refusal;
@@ -57,12 +58,14 @@ type ServedModels = Arc<[ServedModel]>;
 #[derive(Debug)]
 pub(crate) struct Mesh {
     client: Client,
+    /// Cancelled when this process is to end: what has no end of its own ends then.
+    pub(crate) drain: CancellationToken,
     served: Mutex<HashMap<&'static str, (Instant, ServedModels)>>,
 }
 
 impl Mesh {
-    pub(crate) fn new(mesh: &Path) -> Self {
-        Self { client: Client::new(mesh), served: Mutex::default() }
+    pub(crate) fn new(mesh: &Path, drain: CancellationToken) -> Self {
+        Self { client: Client::new(mesh), drain, served: Mutex::default() }
     }
 
     /// For what is not one call and one answer.

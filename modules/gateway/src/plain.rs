@@ -38,13 +38,14 @@ pub(crate) async fn status(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refus
 /// `GET /v1/events`: the status, again and again.
 pub(crate) async fn events(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refusal> {
     caller.allow(broker::INTERFACE.name)?;
-    let (client, options) = (mesh.client().clone(), caller.options());
+    let (client, options, drain) = (mesh.client().clone(), caller.options(), mesh.drain.clone());
     let (parts, waiting) = mpsc::channel::<Bytes>(EVENTS_WAITING);
     tokio::spawn(async move {
         let mut beats = tokio::time::interval(EVENTS_EVERY);
         loop {
             tokio::select! {
                 () = parts.closed() => return,
+                () = drain.cancelled() => return,
                 _ = beats.tick() => {}
             }
             let told = client.call_method::<broker::method::Status>(&Default::default(), &options).await.map_err(Fault::from);

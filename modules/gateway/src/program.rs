@@ -47,7 +47,7 @@ pub fn gateway() -> ExitCode {
             named.push(format!("http://{address}"));
         }
         let connections = std::env::var("BRAHMAN_QUOTA_CONNECTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(CONNECTIONS_DEFAULT);
-        let gateway = Arc::new(Gateway::new(Mesh::new(&module.mesh), settings, keys, module.cache.join("uploads")));
+        let gateway = Arc::new(Gateway::new(Mesh::new(&module.mesh, module.drain.clone()), settings, keys, module.cache.join("uploads")));
         let door = Door::new(gateway, connections, module.drain.clone());
         let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(|path| path.display().to_string()));
         let mut attributes = BTreeMap::from([("socket".to_owned(), path.unwrap_or_default())]);
