@@ -9,7 +9,7 @@ DESTDIR ?=
 DIST ?= $(CURDIR)/dist
 INPUT ?=
 
-.PHONY: help setup build release demo test soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-gpu install uninstall units deb tarball wheel packages
+.PHONY: help setup build release demo test test-clients soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-gpu install uninstall units deb tarball wheel packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ demo: release ## the main job, on docs/ and then on files of your own: make demo
 
 test: setup ## every test, on real parts
 	@packaging/test.sh
+
+test-clients: setup build ## others' clients, as they come from PyPI, against the gateway and brahman mcp
+	@packaging/clients.sh "$(CARGO_TARGET_DIR)/debug"
 
 soak: setup release ## a mesh under kills, stops and a full disk for 15 minutes: BRAHMAN_SOAK_S=120 for less
 	BRAHMAN_TEST_TOOLS="$$(packaging/tools.sh)" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Figures beside their peers, in one run. bench.sh [mesh|embed|rerank|index|index-mesh|ingest|pii|score]…
+# Figures beside their peers, in one run. bench.sh [mesh|doors|embed|rerank|index|index-mesh|ingest|pii|score]…
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$CARGO_TARGET_DIR/release

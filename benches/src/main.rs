@@ -1,10 +1,11 @@
 //! `brahman-bench`: the figures of the mesh, each as a ratio against a named peer measured in the same run.
 //!
-//! Usage: brahman-bench BINARIES [mesh|embed|rerank|index|index-mesh|ingest|pii|score]… . Figures inform; they never decide a test.
+//! Usage: brahman-bench BINARIES [mesh|doors|embed|rerank|index|index-mesh|ingest|pii|score]… . Figures inform; they never decide a test.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and stops at the first surprise")]
 
 mod embed;
+mod gateway;
 mod index;
 mod ingest;
 mod mesh;
@@ -17,14 +18,18 @@ use std::path::PathBuf;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let bin =
-        PathBuf::from(arguments.next().expect("usage: brahman-bench BINARIES [mesh|embed|rerank|index|index-mesh|ingest|pii|score]…"));
+    let bin = PathBuf::from(
+        arguments.next().expect("usage: brahman-bench BINARIES [mesh|doors|embed|rerank|index|index-mesh|ingest|pii|score]…"),
+    );
     let parts: Vec<String> = arguments.collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if wanted("mesh") {
             mesh::run(&bin).await;
+        }
+        if wanted("doors") {
+            gateway::run(&bin).await;
         }
         if wanted("embed") {
             embed::run(&bin).await;

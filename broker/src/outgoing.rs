@@ -34,6 +34,8 @@ pub(crate) struct Outgoing {
     pub(crate) context: Option<String>,
     pub(crate) require: Option<BTreeMap<String, String>>,
     trace: Option<String>,
+    /// On whose behalf it is made, by its caller's word: whether that counts is for the broker to say.
+    pub(crate) uid: Option<u32>,
     pub(crate) more: bool,
     pub(crate) oneway: bool,
     pub(crate) upgrade: bool,
@@ -63,8 +65,9 @@ impl Outgoing {
         reply_head(provider, self.extras, self.number)
     }
 
-    /// The message for a provider, up to its parameters' text. Additions only for one whose Card wants them.
+    /// The message for a provider, up to its parameters' text. Additions only for one whose Card wants them. `uid` is who connected.
     pub(crate) fn head(&self, wants_uid: bool, uid: u32, number: u64) -> Vec<u8> {
+        let uid = self.uid.unwrap_or(uid);
         let mut out = Vec::with_capacity(256);
         out.push(b'{');
         if wants_uid {
@@ -112,9 +115,6 @@ impl Outgoing {
     pub(crate) fn read(frame: Vec<u8>) -> Result<Self, Fault> {
         let header = CallHeader::skim(&frame);
         let header = header.map_err(|e| Fault::invalid_parameter("(message)", format!("not a Varlink call: {}", chain(&e))))?;
-        if header.uid.is_some() {
-            return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
-        }
         let (require, flaw) = match requirements(&header) {
             Ok(require) => (require, None),
             Err(flaw) => (None, Some(flaw)),
@@ -126,6 +126,7 @@ impl Outgoing {
             context: header.context.map(str::to_owned),
             require,
             trace: header.trace.map(str::to_owned),
+            uid: header.uid,
             // Nothing answers a oneway call, neither a stream nor an upgrade.
             more: header.more && !header.oneway,
             oneway: header.oneway,

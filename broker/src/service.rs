@@ -405,9 +405,10 @@ impl Broker {
             (OWN, "GetContext") => reply(call, &Context { context: table.context.clone() }, delimiter),
             (OWN, "SetContext") => {
                 let SetContextIn { context } = parameters::read(call.parameters())?;
-                if !self.administers(client.peer.uid) {
+                let uid = call.uid.unwrap_or(client.peer.uid);
+                if !self.administers(uid) {
                     let why = "the context applies to everybody: only the mesh's own user and root may switch it";
-                    return Err(Fault::permission_denied(format!("uid {}: {why}", client.peer.uid)));
+                    return Err(Fault::permission_denied(format!("uid {uid}: {why}")));
                 }
                 if let Some(why) = context.as_ref().and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card))) {
                     return Err(Fault::invalid_parameter("context", why));
@@ -445,6 +446,11 @@ impl Broker {
     /// Whether a user may change what is everybody's.
     pub(crate) fn administers(&self, uid: u32) -> bool {
         uid == self.own_uid || uid == 0
+    }
+
+    /// Whether a client is a module whose word on its own callers is taken, as its Card says.
+    pub(crate) fn delegates(&self, peer: Peer) -> bool {
+        self.administers(peer.uid) && asker_of(&self.table.borrow(), peer).is_some_and(|module| module.card.delegate_uid)
     }
 
     /// A context that is asked for by name must be one that a Card names, or mocks would answer in silence.

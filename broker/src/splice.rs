@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use brahman_card::interface::broker::error::{Overloaded, ProviderFailed};
 use brahman_card::interface::{self, WireError};
-use brahman_card::wire::KEY_MOCK;
 use brahman_card::wire::fault::Fault;
+use brahman_card::wire::{KEY_MOCK, KEY_UID};
 use brahman_sidecar::serve::{Charge, GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, hung_up, linger, poll_briefly, write_all, write_parts};
 use brahman_sidecar::{Peer, chain};
 use tokio::net::UnixStream;
@@ -82,7 +82,11 @@ impl Client {
                 Ok(Some(frame)) => {
                     let frame = frame.to_vec();
                     self.next.over();
-                    return aside_if(frame.len() >= LONG_BYTES, move || Outgoing::read(frame)).await.flatten().map(Some);
+                    let call = aside_if(frame.len() >= LONG_BYTES, move || Outgoing::read(frame)).await.flatten()?;
+                    if call.uid.is_some() && !broker.delegates(self.peer) {
+                        return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
+                    }
+                    return Ok(Some(call));
                 }
                 Ok(None) if !self.read_open => {
                     let is_cut = self.frames.has_partial() && !hung_up(&self.stream);

@@ -11,6 +11,7 @@ mod requires;
 mod units;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,10 @@ pub struct Card {
     /// Socket file name (or absolute path) that init binds for the module; `<label>.sock` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_socket: Option<String>,
+    /// Addresses at which init listens for the module: a socket's file name, in the place of `service_socket`, and TCP addresses such as
+    /// `tcp:127.0.0.1:7077`. They are bound once and outlive the module's process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<String>,
     /// What it asks for and what it offers.
     #[serde(default)]
     pub flow: Flows,
@@ -92,6 +97,9 @@ pub struct Card {
     /// peer refuses keys that it does not know, so a foreign program is spared them unless it asks.
     #[serde(default)]
     pub wants_uid: bool,
+    /// Whether the broker takes its word on whose behalf it calls (`org.brahman.uid`): for a module through which others reach the mesh.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub delegate_uid: bool,
     /// Who may call it, where `BRAHMAN_GROUP` lets a group in.
     #[serde(default, skip_serializing_if = "Access::is_owner")]
     pub access: Access,
@@ -112,6 +120,14 @@ fn one() -> u32 {
 fn is_one(replicas: &u32) -> bool {
     *replicas == 1
 }
+
+/// The default, which is left out of what is written.
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// What the TCP addresses among a Card's `listen` begin with.
+pub const TCP: &str = "tcp:";
 
 /// What init runs for a module.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -370,7 +386,14 @@ impl Card {
     /// File name of the socket that init binds for this module.
     #[must_use]
     pub fn socket_name(&self) -> String {
-        self.service_socket.clone().unwrap_or_else(|| format!("{}.sock", self.label))
+        let named = self.service_socket.as_ref().or_else(|| self.listen.iter().find(|address| !address.starts_with(TCP)));
+        named.cloned().unwrap_or_else(|| format!("{}.sock", self.label))
+    }
+
+    /// The TCP addresses at which init listens for this module.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
+        self.listen.iter().filter_map(|address| address.strip_prefix(TCP)?.parse().ok()).collect()
     }
 
     /// The modules that this Card makes: itself, or its replicas, each with an id and a socket of its own.

@@ -12,6 +12,7 @@ pub(crate) mod gpu;
 pub(crate) mod index;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
+pub(crate) mod mcp;
 pub(crate) mod mesh;
 mod plot;
 pub(crate) mod profile;

@@ -65,6 +65,12 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         wait: Option<u64>,
     },
+    /// Show the status again and again until Ctrl-C
+    Top {
+        /// How often, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        every: u64,
+    },
     /// Validate Cards without starting anything
     Check {
         /// Card files or folders; - reads a Card from standard input [default: those that `up` would use]
@@ -148,6 +154,8 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Serve the mesh to a language model's client as MCP tools, on standard input and output
+    Mcp,
     /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
     Logs(commands::logs::Logs),
     /// Show what each part of the state and the cache takes on the disk
@@ -452,7 +460,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
-    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mesh, profile, rerank, score};
+    use commands::{adopt, backup, buckets, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mcp, mesh, profile, rerank, score};
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
         Command::Up(up) => return mesh::up(&up, socket, output),
@@ -467,7 +475,9 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
         match command {
             Command::Down => mesh::down(socket, output).await,
             Command::Status { wait } => mesh::status(socket, wait, output).await,
+            Command::Top { every } => mesh::top(socket, every, output).await,
             Command::Logs(wanted) => logs::logs(socket, wanted, output).await,
+            Command::Mcp => mcp::mcp(socket).await,
             Command::Start(of) => lifecycle::start(socket, &of, output).await,
             Command::Stop(of) => lifecycle::stop(socket, &of, output).await,
             Command::Restart(of) => lifecycle::restart(socket, &of, output).await,

@@ -53,18 +53,35 @@ impl Absence {
 /// Answers the first message, in the way in which it came.
 async fn refuse(stream: UnixStream, fault: Fault) {
     let mut frames = FrameBuffer::with_max(MESSAGE_BYTES_MAX);
+    let mut is_http = false;
     let whole = async {
         // What is too long is answered, too; who hangs up wants no answer.
         while let Ok(None) = frames.next_frame() {
             if stream.readable().await.is_err() || !fill(&stream, &mut frames).unwrap_or(false) {
                 return matches!(frames.last_frame(), Ok(Some(_)) | Err(_));
             }
+            // No call begins with the name of a method of HTTP.
+            if frames.pending().first().is_some_and(u8::is_ascii_uppercase) {
+                is_http = true;
+                return true;
+            }
         }
         true
     };
     if tokio::time::timeout(PATIENCE, whole).await.unwrap_or(true) {
+        let answer = if is_http { over_http(&fault) } else { encode_fault(b"{", &fault, frames.delimiter()) };
         // A caller that has gone meanwhile hears nothing, as it wants.
-        let _ = write_all(&stream, &encode_fault(b"{", &fault, frames.delimiter())).await;
+        let _ = write_all(&stream, &answer).await;
         linger(&stream).await;
     }
+}
+
+/// The same for a client of the gateway's, which speaks HTTP.
+fn over_http(fault: &Fault) -> Vec<u8> {
+    let body = encode_fault(b"{", fault, b'\n');
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), &body].concat()
 }

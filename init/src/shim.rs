@@ -1,7 +1,8 @@
 //! `brahman-init __exec`: the few steps between fork and the module's own program.
 //!
 //! init starts itself in this role, so that limits, group and descriptors are set in a fresh process rather than between
-//! fork and exec. The listening socket comes as standard input and leaves as descriptor 3; nothing else leaves.
+//! fork and exec. The listening socket comes as standard input and leaves as descriptor 3, further ones come by their numbers and leave
+//! as those after it; nothing else leaves.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -35,6 +36,9 @@ pub struct Shim {
     /// cgroup to enter
     #[arg(long)]
     pub cgroup: Option<PathBuf>,
+    /// Descriptor of a further listening socket
+    #[arg(long)]
+    pub also: Vec<i32>,
     /// Program and arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
@@ -90,14 +94,14 @@ impl Shim {
             let entered = std::fs::write(&procs, std::process::id().to_string());
             entered.map_err(|source| ShimError::Cgroup { path: procs, source })?;
         }
-        crate::sys::hand_over(std::io::stdin().as_fd()).map_err(ShimError::Socket)?;
+        crate::sys::hand_over(std::io::stdin().as_fd(), &self.also).map_err(ShimError::Socket)?;
         let (program, arguments) = self.command.split_first().ok_or(ShimError::NoProgram)?;
         let source = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .env("LISTEN_PID", std::process::id().to_string())
-            .env("LISTEN_FDS", "1")
-            .env("LISTEN_FDNAMES", "varlink")
+            .env("LISTEN_FDS", (1 + self.also.len()).to_string())
+            .env("LISTEN_FDNAMES", format!("varlink{}", ":tcp".repeat(self.also.len())))
             .exec();
         Err(ShimError::Exec { program: program.into(), source })
     }

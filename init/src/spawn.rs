@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use brahman_sidecar::place::cards::{ProgramError, program};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use rustix::io::dup;
 use thiserror::Error;
 
 use crate::cgroup::Cgroups;
@@ -97,10 +99,11 @@ impl Process {
     }
 }
 
-/// Starts a module's process in a group of its own, with its listener as descriptor 3.
+/// Starts a module's process in a group of its own, with its listener as descriptor 3 and those for TCP as the ones after it.
 pub(crate) fn spawn(
     card: &Card,
     listener: &UnixListener,
+    tcp: &[TcpListener],
     places: &Places,
     cgroups: Option<&Cgroups>,
 ) -> Result<StartedProcess, SpawnError> {
@@ -128,6 +131,9 @@ pub(crate) fn spawn(
         }
         (None, None) => {}
     }
+    // Open in whatever is started as long as these are held, which is the shim alone.
+    let also: Vec<OwnedFd> = tcp.iter().map(dup).collect::<Result<_, _>>().map_err(|error| passing(error.into()))?;
+    command.args(also.iter().map(|descriptor| format!("--also={}", descriptor.as_raw_fd())));
     command.arg("--").arg(&program).args(&native.argv);
     for (key, value) in environment(card, native, places, &state) {
         match value {

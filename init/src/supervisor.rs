@@ -7,6 +7,7 @@ mod requests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -75,6 +76,8 @@ struct Supervisor {
     lock: Lock,
     own: SocketFile,
     listeners: HashMap<Id, HeldSocket>,
+    /// Where modules are reached by TCP.
+    addresses: HashMap<Id, Vec<(SocketAddr, TcpListener)>>,
     /// Who answers for modules that do not run.
     absences: HashMap<Id, Absence>,
     /// Sockets of systemd's that no module has at the moment.
@@ -143,6 +146,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         lock,
         own,
         listeners: HashMap::new(),
+        addresses: HashMap::new(),
         absences: HashMap::new(),
         passed,
         processes: HashMap::new(),

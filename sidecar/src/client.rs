@@ -132,6 +132,8 @@ pub struct CallOptions {
     pub require: BTreeMap<String, String>,
     /// Trace id, passed on.
     pub trace: Option<String>,
+    /// On whose behalf, of a module whose Card says `delegate_uid`.
+    pub uid: Option<u32>,
 }
 
 /// A typed answer and who gave it.

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use brahman_card::ModuleState;
 use brahman_card::interface::init::{AttachIn, AttachOut, UpdateIn, method};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,7 @@ impl ModuleError {
 pub struct Module {
     label: String,
     listener: Option<UnixListener>,
+    tcp: Vec<TcpListener>,
     updates: Option<mpsc::Sender<UpdateIn>>,
     /// Cancelled when the module is asked to finish.
     pub drain: CancellationToken,
@@ -120,6 +121,11 @@ impl Module {
     /// If it was taken before.
     pub fn take_listener(&mut self) -> Result<UnixListener, ModuleError> {
         self.listener.take().ok_or_else(|| ModuleError::Config("the listening socket was taken already".into()))
+    }
+
+    /// Takes the listeners of the TCP addresses of its Card's `listen`, which a module serves by itself.
+    pub fn take_tcp_listeners(&mut self) -> Vec<TcpListener> {
+        std::mem::take(&mut self.tcp)
     }
 
     /// Reports ready and serves until drained.
@@ -233,8 +239,15 @@ fn join(label: &str, drain: &CancellationToken) -> Result<(Module, Option<Sessio
     if env::var_os("BRAHMAN_INIT").is_none() {
         keep_off(&place::state_dir(), &mesh)?;
     }
-    let inherited = listenfd::ListenFd::from_env().take_unix_listener(0)?;
-    let listener = match inherited {
+    let mut inherited = listenfd::ListenFd::from_env();
+    let mut tcp = Vec::new();
+    for place in 1..inherited.len() {
+        if let Some(listener) = inherited.take_tcp_listener(place)? {
+            listener.set_nonblocking(true)?;
+            tcp.push(TcpListener::from_std(listener)?);
+        }
+    }
+    let listener = match inherited.take_unix_listener(0)? {
         Some(listener) => listener,
         None => bind_own(label)?,
     };
@@ -251,6 +264,7 @@ fn join(label: &str, drain: &CancellationToken) -> Result<(Module, Option<Sessio
     let module = Module {
         label: label.to_owned(),
         listener: Some(listener),
+        tcp,
         updates,
         drain: drain.clone(),
         mesh,

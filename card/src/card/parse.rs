@@ -1,11 +1,13 @@
 //! From bytes to a validated [`Card`]: bounds first, then shape, then sense.
 
+use std::net::SocketAddr;
+
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::names::{INTERFACES_OF_INIT, is_reserved};
-use super::{Access, CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision};
+use super::{Access, CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision, TCP};
 use crate::interface::{self, OURS};
 use crate::names::{Kind, REPLICAS_MAX};
 use crate::wire::DEPTH_MAX;
@@ -176,6 +178,7 @@ fn check(card: &Card) -> Result<(), (String, String)> {
     if let Some(socket) = &card.service_socket {
         check_socket(socket)?;
     }
+    check_listen(card)?;
     if let Some(key) = card.extensions.keys().find(|key| !key.contains('.')) {
         return fail(&format!("extensions.{key}"), "expected a reverse-domain key such as com.example.team".into());
     }
@@ -228,8 +231,10 @@ fn check_replicas(card: &Card) -> Result<(), (String, String)> {
     if !matches!(card.payload, Payload::Native(_)) || card.supervision == Supervision::Delegate {
         return fail("init does not start this module, and so makes no replicas of it: expected 1".into());
     }
-    if card.service_socket.is_some() || !card.id.is_empty() {
-        return fail("each replica has a socket and an id of its own: expected neither `service_socket` nor `id` beside it".into());
+    if card.service_socket.is_some() || !card.listen.is_empty() || !card.id.is_empty() {
+        return fail(
+            "each replica has a socket and an id of its own: expected neither `service_socket`, `listen` nor `id` beside it".into(),
+        );
     }
     match card.offered_interfaces().find(|name| SINGLE_WRITERS.contains(name)) {
         Some(name) => fail(format!("{name} has one writer in a mesh: expected 1")),
@@ -246,6 +251,34 @@ fn check_socket(socket: &str) -> Result<(), (String, String)> {
     }
     if is_reserved(file) {
         return fail(format!("`{}` is a file of the mesh's own, expected another name", socket.escape_debug()));
+    }
+    Ok(())
+}
+
+/// Whether a module may be listened for at these addresses.
+fn check_listen(card: &Card) -> Result<(), (String, String)> {
+    let (mut sockets, mut addresses) = (usize::from(card.service_socket.is_some()), Vec::new());
+    for (i, address) in card.listen.iter().enumerate() {
+        let fail = |why: String| Err((format!("listen[{i}]"), why));
+        let Some(tcp) = address.strip_prefix(TCP) else {
+            check_socket(address).map_err(|(_, why)| (format!("listen[{i}]"), why))?;
+            sockets += 1;
+            if sockets > 1 {
+                return fail(format!("`{}`: a module has one socket, expected TCP addresses beside it", address.escape_debug()));
+            }
+            continue;
+        };
+        let parsed: Result<SocketAddr, _> = tcp.parse();
+        match parsed {
+            Ok(parsed) if parsed.port() != 0 && !addresses.contains(&parsed) => addresses.push(parsed),
+            Ok(_) => return fail(format!("`{address}`: expected a port other than 0, and each address once")),
+            Err(_) => {
+                return fail(format!("`{}`: expected an address in numbers, such as tcp:127.0.0.1:7077", address.escape_debug()));
+            }
+        }
+    }
+    if !addresses.is_empty() && !matches!(card.payload, Payload::Native(_)) {
+        return Err(("listen".into(), "init listens for modules that it starts: expected none in a virtual Card".into()));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Running a mesh and looking after it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use brahman_card::{Card, CardError, ModuleState};
 use brahman_sidecar::module::EXIT_CONFIG;
 use brahman_sidecar::place::cards::{self, CardSource, FoundCard, Mask, ReplacedCard};
 use brahman_sidecar::place::state::{Holder, StateError, check_place};
-use brahman_sidecar::{ClientError, place};
+use brahman_sidecar::{ClientError, chain, place};
 
 use super::{get, is_standard, sibling, stdin_bytes};
 use crate::Up;
@@ -267,6 +268,44 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
         Ok(_) => None,
     };
     gone.map_or(Ok(()), |error| Err(anyhow::Error::from(error).context(silent)))
+}
+
+/// What makes a terminal show another screen, and the former one again.
+const SCREEN: (&[u8], &[u8]) = (b"\x1b[?1049h", b"\x1b[?1049l");
+/// What makes it show nothing, from its first line on.
+const EMPTY: &[u8] = b"\x1b[H\x1b[J";
+
+/// Shows the status again and again until Ctrl-C, on a screen of its own; with --json a line each time.
+pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::Result<()> {
+    let is_screen = std::io::stdout().is_terminal() && !output.json();
+    let watching = async {
+        let mut beats = tokio::time::interval(Duration::from_secs(every));
+        loop {
+            beats.tick().await;
+            let status = read_status(socket).await;
+            if is_screen {
+                output.put(EMPTY);
+            }
+            match status {
+                Ok(status) if output.json() => output.print_json(&scripted(&status)?),
+                Ok(status) => show_status(&status, socket, output),
+                // It may come back, and whoever looks on wants to see that.
+                Err(error) if is_screen => output.line(&output.paint(&chain(&error), Tone::Bad)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    if is_screen {
+        output.put(SCREEN.0);
+    }
+    let outcome = tokio::select! {
+        outcome = watching => outcome,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    if is_screen {
+        output.put(SCREEN.1);
+    }
+    outcome
 }
 
 /// The status for scripts: as the broker gives it, but that a module without a process has no process id either.

@@ -1,5 +1,6 @@
 //! What the state wants done: sockets bound, processes started, signalled and reaped.
 
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use super::Supervisor;
 use crate::cgroup::shortfalls;
 use crate::sockets::HeldSocket;
-use crate::spawn::{admits_group, orphans, spawn, tend_orphan};
+use crate::spawn::{SpawnError, admits_group, orphans, spawn, tend_orphan};
 use crate::state::{Effect, Event, Id};
 
 impl Supervisor {
@@ -61,6 +62,7 @@ impl Supervisor {
             }
             Effect::Forget { id } => {
                 self.absences.remove(&id);
+                self.addresses.remove(&id);
                 // What is systemd's is kept for a Card that has it again.
                 let back = self.listeners.remove(&id).and_then(HeldSocket::release);
                 self.passed.extend(back);
@@ -90,6 +92,25 @@ impl Supervisor {
         Ok(held)
     }
 
+    /// Listens at the TCP addresses of a module's Card: what is held already stays, what it has no more goes.
+    fn listen(&mut self, id: &str, card: &Card) -> anyhow::Result<()> {
+        let wanted = card.tcp_addresses();
+        let mut held = self.addresses.remove(id).unwrap_or_default();
+        held.retain(|(address, _)| wanted.contains(address));
+        for address in wanted {
+            if held.iter().any(|(known, _)| *known == address) {
+                continue;
+            }
+            let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on tcp:{address}"))?;
+            listener.set_nonblocking(true).with_context(|| format!("cannot listen on tcp:{address}"))?;
+            held.push((address, listener));
+        }
+        if !held.is_empty() {
+            self.addresses.insert(id.to_owned(), held);
+        }
+        Ok(())
+    }
+
     fn spawn(&mut self, id: Id) -> Event {
         let Some(card) = self.state.entry(&id).map(|e| e.card().clone()) else {
             return Event::Tick;
@@ -101,7 +122,16 @@ impl Supervisor {
             Ok(held) => held,
             Err(error) => return Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true },
         };
-        let started = spawn(&card, &held.listener, &self.places, self.cgroups.as_ref());
+        if let Err(error) = self.listen(&id, &card) {
+            self.listeners.insert(id.clone(), held);
+            tracing::error!(label = %card.label, "{error:#}");
+            return Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true };
+        }
+        let tcp: std::io::Result<Vec<TcpListener>> =
+            self.addresses.get(&id).into_iter().flatten().map(|(_, listener)| listener.try_clone()).collect();
+        let started = tcp
+            .map_err(|source| SpawnError::Start { exec: card.label.to_string(), source })
+            .and_then(|tcp| spawn(&card, &held.listener, &tcp, &self.places, self.cgroups.as_ref()));
         self.listeners.insert(id.clone(), held);
         let started = match started {
             Ok(started) => started,

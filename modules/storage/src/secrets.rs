@@ -9,6 +9,11 @@
 //! password = "a bucket's secret key"
 //! token = "of a session, if there is one"
 //! customer_key = "base64 of the key by which S3 encrypts (SSE-C), if there is one"
+//!
+//! [laptop]
+//! key_sha256 = "of a key that the gateway lets in, in hex"
+//! flows = ["embed", "index"]
+//! per_minute = 600
 //! ```
 //!
 //! Invariants: a file that others can read, or that belongs to another user, is refused by name; no message and no
@@ -38,6 +43,12 @@ pub struct Secret {
     pub token: Option<String>,
     /// By which a bucket's objects are encrypted (SSE-C), in base64.
     pub customer_key: Option<String>,
+    /// SHA-256, in hex, of a key by which the gateway knows a client: the key itself is nowhere.
+    pub key_sha256: Option<String>,
+    /// What such a key opens: interfaces by full or short name, or `*`.
+    pub flows: Option<Vec<String>>,
+    /// How many requests a minute may be made with it.
+    pub per_minute: Option<u32>,
 }
 
 impl std::fmt::Debug for Secret {
@@ -113,6 +124,15 @@ fn looked_at(path: &Path) -> String {
 /// # Errors
 /// [`SecretError`].
 pub fn read(path: &Path, name: &str) -> Result<Secret, SecretError> {
+    let all = read_all(path)?;
+    all.get(name).cloned().ok_or_else(|| SecretError::NoSuchSecret { path: path.to_owned(), name: name.to_owned() })
+}
+
+/// Reads every secret, by name.
+///
+/// # Errors
+/// [`SecretError`].
+pub fn read_all(path: &Path) -> Result<BTreeMap<String, Secret>, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
     let unfit = |why: String| SecretError::Unfit { path: path.to_owned(), why };
     let mut open = File::open(path).map_err(|source| match source.kind() {
@@ -134,11 +154,12 @@ pub fn read(path: &Path, name: &str) -> Result<Secret, SecretError> {
     open.by_ref().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
     // The parser's own message quotes the line, and the line may be a password.
     let line = |at: usize| text[..at].lines().count().max(1);
-    let all: BTreeMap<String, Secret> = toml::from_str(&text).map_err(|e| {
+    toml::from_str(&text).map_err(|e| {
         let place = e.span().map(|span| format!(", near line {}", line(span.start.min(text.len())))).unwrap_or_default();
-        unfit(format!("is no TOML of [name] tables with `url`, `password`, `token` and `customer_key`{place}"))
-    })?;
-    all.get(name).cloned().ok_or_else(|| SecretError::NoSuchSecret { path: path.to_owned(), name: name.to_owned() })
+        unfit(format!(
+            "is no TOML of [name] tables with `url`, `password`, `token` and `customer_key`, or `key_sha256`, `flows` and `per_minute`{place}"
+        ))
+    })
 }
 
 #[cfg(test)]

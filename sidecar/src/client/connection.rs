@@ -9,7 +9,7 @@ use brahman_card::interface::Method;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
 use brahman_card::wire::header::{ReplyHeader, leading_number, push_number_member, push_text_member};
-use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, MESSAGE_BYTES_MAX};
+use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -81,6 +81,9 @@ pub fn encode_call<P: Serialize>(
     }
     if let Some(deadline) = options.deadline {
         push_number_member(&mut out, KEY_DEADLINE, u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+    }
+    if let Some(uid) = options.uid {
+        push_number_member(&mut out, KEY_UID, uid.into());
     }
     if !options.require.is_empty() {
         let require = serde_json::to_string(&options.require).map_err(|e| ClientError::Unsendable(e.into()))?;

@@ -14,6 +14,7 @@ mod encrypted;
 mod faults;
 mod first_hour;
 mod foreign;
+mod gateway;
 mod index;
 mod keep_away;
 mod keep_buckets;

@@ -29,6 +29,7 @@ const BUILT_IN: [(&str, &str); 13] = [
     ("catalog.toml", include_str!("../../../../packaging/cards/catalog.toml")),
     ("embed-mock.toml", include_str!("../../../../packaging/cards/embed-mock.toml")),
     ("embed-real.toml", include_str!("../../../../packaging/cards/embed-real.toml")),
+    ("gateway.toml", include_str!("../../../../packaging/cards/gateway.toml")),
     ("index-mock.toml", include_str!("../../../../packaging/cards/index-mock.toml")),
     ("index.toml", include_str!("../../../../packaging/cards/index.toml")),
     ("ingest-mock.toml", include_str!("../../../../packaging/cards/ingest-mock.toml")),

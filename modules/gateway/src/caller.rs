@@ -1,0 +1,157 @@
+//! Who asks, and what that allows.
+//!
+//! Invariants: whoever comes over the Unix socket is the mesh's own user or root, whom the kernel has named; whoever comes by TCP is
+//! nobody to the mesh, whatever key he has: providers open no path for him, and nothing is administered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use brahman_card::Fault;
+use brahman_card::interface::WireError as _;
+use brahman_card::interface::broker::error::Overloaded;
+use brahman_card::interface::service::error::PermissionDenied;
+use brahman_sidecar::CallOptions;
+use hyper::StatusCode;
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
+
+use crate::keys::{Flows, Key, Keys};
+use crate::refusal::Refusal;
+use crate::settings::Settings;
+
+/// The uid of callers without one: `nobody` of the kernel's own (`overflowuid`).
+const NOBODY: u32 = 65534;
+/// Longest name of a context that is passed on; the broker has its own bound.
+const WORD_BYTES_MAX: usize = 256;
+/// Longest deadline that may be asked for.
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin {
+    /// Over the Unix socket: the mesh's own user or root, by SO_PEERCRED.
+    Socket,
+    /// By TCP.
+    Tcp {
+        /// This end.
+        at: SocketAddr,
+    },
+}
+
+impl Origin {
+    /// This end's address.
+    pub(crate) fn at(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket => None,
+            Self::Tcp { at } => Some(*at),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    flows: Flows,
+    uid: Option<u32>,
+    /// The key's name, if there is one.
+    pub(crate) key: Option<Arc<Key>>,
+    /// Context for this request alone.
+    pub(crate) context: Option<String>,
+    trace: Option<String>,
+    deadline: Option<Duration>,
+}
+
+impl Caller {
+    /// Finds out who asks.
+    ///
+    /// # Errors
+    /// 401 for a key that is none, 429 for too many requests.
+    pub(crate) fn identify(headers: &HeaderMap, origin: &Origin, keys: &Keys, settings: &Settings) -> Result<Self, Refusal> {
+        let key = match (presented(headers), origin) {
+            // Clients of OpenAI cannot do without some key: over the Unix socket any will do, for the kernel has said who it is.
+            (_, Origin::Socket) => None,
+            (Some(word), Origin::Tcp { .. }) => match keys.find(word) {
+                Some(key) => Some(key),
+                // Where no keys are, none can be wrong.
+                None if keys.is_empty() => None,
+                None => return Err(unauthorized("the key is not known here")),
+            },
+            (None, Origin::Tcp { at }) if !at.ip().is_loopback() => return Err(unauthorized("a key is needed here")),
+            (None, Origin::Tcp { .. }) => None,
+        };
+        if let Some(key) = &key {
+            key.count(Instant::now()).map_err(|wait| too_many(key, wait))?;
+        }
+        let flows = match (&key, origin) {
+            (_, Origin::Socket) => Flows::Whole,
+            (Some(key), _) => key.flows.clone(),
+            (None, Origin::Tcp { .. }) => settings.open.clone(),
+        };
+        let deadline = match word(headers, "brahman-deadline-ms")? {
+            None => None,
+            Some(text) => {
+                let ms: u64 = text.parse().map_err(|_| Refusal::parameter("brahman-deadline-ms", "expected milliseconds"))?;
+                Some(Duration::from_millis(ms).min(DEADLINE_MAX))
+            }
+        };
+        let uid = match origin {
+            Origin::Socket => None,
+            Origin::Tcp { .. } => Some(NOBODY),
+        };
+        Ok(Self { flows, uid, key, context: word(headers, "brahman-context")?, trace: word(headers, "traceparent")?, deadline })
+    }
+
+    /// Whether this caller may call an interface.
+    ///
+    /// # Errors
+    /// 403, which names it.
+    pub(crate) fn allow(&self, interface: &str) -> Result<(), Fault> {
+        if self.flows.allow(interface) {
+            return Ok(());
+        }
+        let who = match &self.key {
+            Some(key) => format!("the key `{}` does not open {interface}: add it to its `flows` in the secrets file", key.name),
+            None => format!("{interface} is not open without a key here: BRAHMAN_GATEWAY_OPEN says what is"),
+        };
+        Err(Fault::permission_denied(who))
+    }
+
+    /// What every call for this caller says.
+    pub(crate) fn options(&self) -> CallOptions {
+        CallOptions {
+            deadline: self.deadline,
+            context: self.context.clone(),
+            trace: self.trace.clone(),
+            uid: self.uid,
+            ..CallOptions::default()
+        }
+    }
+}
+
+/// The key that a request presents: as a bearer token, or as the libraries of some APIs have it.
+fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).and_then(|value| {
+        let (scheme, word) = value.split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| word.trim_ascii())
+    });
+    bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes())).filter(|word| !word.is_empty())
+}
+
+/// A word from a header.
+fn word(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(HeaderName::from_static(name)) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) if !text.is_empty() && text.len() <= WORD_BYTES_MAX => Ok(Some(text.to_owned())),
+        _ => Err(Refusal::parameter(name, format!("expected 1 to {WORD_BYTES_MAX} visible ASCII characters"))),
+    }
+}
+
+fn unauthorized(why: &str) -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, Fault::new(PermissionDenied::NAME, false, why))
+}
+
+fn too_many(key: &Key, wait: Duration) -> Refusal {
+    let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    let fault = Fault::of(&Overloaded { retry_after_ms }, true, format!("the key `{}` has been used too often within a minute", key.name));
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, fault)
+}

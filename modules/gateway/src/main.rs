@@ -1,0 +1,5 @@
+//! `brahman-gateway`: started by init.
+
+fn main() -> std::process::ExitCode {
+    brahman_gateway::program::gateway()
+}
