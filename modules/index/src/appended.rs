@@ -1,7 +1,8 @@
 //! A graph over what was appended, in memory alone: comparing some thousand rows one by one takes longer than a walk among a million.
 //!
 //! Invariants: it covers the first rows of a delta, by their own numbers, so that it holds for every later generation of the same base;
-//! rows beyond are compared one by one; nobody waits for it, and without it answers are the same, later.
+//! rows beyond are compared one by one, and so are all rows of an earlier generation that has fewer than it covers; nobody waits for it,
+//! and without it answers are the same, later.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,7 +61,12 @@ impl AppendedGraph {
         }
         let _turn = Turn(&self.is_busy);
         let (graph, dim) = (self.graph(), store.dim());
-        let rest = &store.vectors()[graph.as_ref().map_or(0, |graph| graph.store.len()) * dim..];
+        let there = graph.as_ref().map_or(0, |graph| graph.store.len());
+        // A later generation, which has all these rows, came first.
+        if there >= store.len() {
+            return Ok(());
+        }
+        let rest = &store.vectors()[there * dim..];
         let linked = match graph {
             Some(graph) => graph.insert(rest, threads, &|_| true)?,
             None => FlatIndex::build_in_order(rest.to_vec(), dim, parameters, threads, &|_| true)?,
@@ -72,7 +78,9 @@ impl AppendedGraph {
     /// The best of the delta's rows, best first.
     #[must_use]
     pub fn search(&self, store: &Store, query: &[f32], ask: &SearchParameters<'_>) -> Vec<Neighbour> {
-        let Some(graph) = self.graph() else { return store.exact(query, ask.k, ask.live, 1) };
+        // Rows that came later are none of this generation, which somebody still reads.
+        let graph = self.graph().filter(|graph| graph.store.len() <= store.len());
+        let Some(graph) = graph else { return store.exact(query, ask.k, ask.live, 1) };
         let mut found = graph.search(query, ask);
         if graph.store.len() < store.len() {
             found.extend(store.exact_from(graph.store.len(), query, ask.k, ask.live));
@@ -114,6 +122,26 @@ mod tests {
                 });
                 assert_eq!(lost.collect::<Vec<_>>(), Vec::<u32>::new(), "of {there}");
             }
+        }
+    }
+
+    /// As when a search, or a thread that was to link, is still at the generation before.
+    #[test]
+    fn a_generation_before_finds_no_rows_that_came_later() {
+        let (dim, rows) = (16, 6000);
+        let vectors = unit_vectors(4, rows, dim);
+        let store = |rows: usize| {
+            let order: Vec<u32> = (0..rows as u32).collect();
+            Store::new(&vectors[..rows * dim], dim, &order).expect("memory")
+        };
+        let (graph, parameters) = (AppendedGraph::default(), Parameters { m: 8, ef_construction: 60, seed: 0 });
+        graph.link(&store(rows), parameters, 2).expect("linked");
+        let before = store(3000);
+        graph.link(&before, parameters, 2).expect("there is nothing to do");
+        assert_eq!(graph.rows(), rows);
+        for row in (0..rows).step_by(97) {
+            let found = graph.search(&before, &vectors[row * dim..(row + 1) * dim], &SearchParameters { k: 3, ef: 64, live: None });
+            assert!(found.len() == 3 && found.iter().all(|found| found.row < 3000), "{found:?}");
         }
     }
 }

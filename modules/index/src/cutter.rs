@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
+use std::collections::HashMap;
 
 use brahman_card::Fault;
 
@@ -170,7 +171,8 @@ struct Unit {
 /// Units of a text, each of at most `most` estimated tokens, and characters.
 fn units(text: &str, outline: &Outline, offset: usize, most: usize, most_chars: usize) -> Vec<Unit> {
     let mut out: Vec<Unit> = Vec::new();
-    let mut bounds = outline.bounds.iter().skip_while(|(at, _)| *at < offset).peekable();
+    let first = outline.bounds.partition_point(|(at, _)| *at < offset);
+    let mut bounds = outline.bounds[first..].iter().peekable();
     let (mut at, mut is_after_blank, mut is_after_end) = (0, true, true);
     for line in text.split_inclusive('\n') {
         let start = at;
@@ -473,8 +475,8 @@ impl Cutter {
         let most_chars = self.limits.chars.unwrap_or(usize::MAX);
         let text = &source.text[part.clone()];
         let units = units(text, outline, part.start, (tokens / UNIT_SHARE).max(tokens.min(UNIT_MIN)), most_chars);
-        let contexts = Contexts::of(outline, source.id, tokens);
-        let owners = contexts.owners(outline, &units, part.start);
+        let owners = owners(outline, &units, part.start);
+        let contexts = Contexts::of(outline, source.id, tokens, &owners);
         let whole = |unit: usize| {
             let taken = contexts.cost(owners[unit]);
             Room { cost: tokens.saturating_sub(taken).max(1), chars: most_chars }
@@ -579,24 +581,37 @@ impl Cutter {
 
     /// Cuts what is too long into smaller pieces; at last into such as fit by their bytes, without context.
     fn cut_again(&self, drafts: &mut [Draft<'_>], long: &[TooLong], is_last: bool) {
-        let room = self.window().map_or(u64::MAX, |window| window.tokens.saturating_sub(window.added));
-        // From the last, so that the numbers of those before stay what they are.
-        for TooLong { document, piece, tokens } in long.iter().rev() {
-            let draft = &mut drafts[*document];
-            let cut = draft.pieces[*piece].cut.clone();
-            let text = &draft.source.text[cut.start..cut.end];
-            let anew = if is_last {
-                by_bytes(draft.source.text, &cut, usize::try_from(room).unwrap_or(usize::MAX))
-            } else {
-                let share = room as f32 / (*tokens).max(1) as f32;
-                let guessed = (estimate(&embedded(&cut.context, text)) as f32 * share * MARGIN) as usize;
-                let anew = self.pieces(&draft.source, &draft.outline, cut.start..cut.end, guessed);
-                // One that cannot be taken apart further by its units is halved.
-                if anew.len() > 1 { anew } else { by_bytes(draft.source.text, &cut, text.len().div_ceil(2)) }
-            };
-            let anew: Vec<Piece> = anew.into_iter().map(|cut| Piece { cut, fits: false }).collect();
-            drop(draft.pieces.splice(*piece..=*piece, anew));
+        // Documents and their pieces come in order.
+        for long in long.chunk_by(|one, next| one.document == next.document) {
+            let Some(first) = long.first() else { continue };
+            let draft = &mut drafts[first.document];
+            let mut long = long.iter().peekable();
+            let mut all = Vec::with_capacity(draft.pieces.len() + long.len());
+            for (number, piece) in std::mem::take(&mut draft.pieces).into_iter().enumerate() {
+                match long.next_if(|one| one.piece == number) {
+                    None => all.push(piece),
+                    Some(one) => {
+                        let anew = self.anew(draft, &piece.cut, one.tokens, is_last);
+                        all.extend(anew.into_iter().map(|cut| Piece { cut, fits: false }));
+                    }
+                }
+            }
+            draft.pieces = all;
         }
+    }
+
+    /// Smaller chunks in the place of one that has so many tokens.
+    fn anew(&self, draft: &Draft<'_>, cut: &Cut, tokens: u64, is_last: bool) -> Vec<Cut> {
+        let room = self.window().map_or(u64::MAX, |window| window.tokens.saturating_sub(window.added));
+        if is_last {
+            return by_bytes(draft.source.text, cut, usize::try_from(room).unwrap_or(usize::MAX));
+        }
+        let text = &draft.source.text[cut.start..cut.end];
+        let share = room as f32 / tokens.max(1) as f32;
+        let guessed = (estimate(&embedded(&cut.context, text)) as f32 * share * MARGIN) as usize;
+        let anew = self.pieces(&draft.source, &draft.outline, cut.start..cut.end, guessed);
+        // One that cannot be taken apart further by its units is halved.
+        if anew.len() > 1 { anew } else { by_bytes(draft.source.text, cut, text.len().div_ceil(2)) }
     }
 }
 
@@ -631,69 +646,70 @@ fn numbered(text: &str, mut cuts: Vec<Cut>) -> Vec<Cut> {
     cuts
 }
 
-/// What stands before the chunks of each item.
+/// What stands before the chunks that begin in some items.
 struct Contexts {
-    /// Of each item, and at last of what is in none.
-    labels: Vec<String>,
-    costs: Vec<usize>,
+    /// The words, and their guessed tokens, by the item's number.
+    labels: HashMap<usize, (String, usize)>,
 }
 
 impl Contexts {
-    fn of(outline: &Outline, id: &str, tokens: usize) -> Self {
+    /// Of these items of an outline; a number that none has is of what is in none.
+    fn of(outline: &Outline, id: &str, tokens: usize, owners: &[usize]) -> Self {
         let name = Some(name_of(id)).filter(|name| !too_much(name, tokens)).unwrap_or_default();
-        let mut labels: Vec<String> = Vec::with_capacity(outline.items.len() + 1);
-        for (number, item) in outline.items.iter().enumerate() {
-            let mut path = vec![item.label.as_str()];
-            let mut above = item.parent;
-            while let Some(parent) = above.filter(|parent| *parent < number && path.len() < CONTEXT_LABELS) {
-                path.push(outline.items[parent].label.as_str());
-                above = outline.items[parent].parent;
-            }
-            path.reverse();
-            let full = |path: &[&str]| match (name, path.join(" > ")) {
-                ("", path) => path,
-                (name, path) => format!("{name}: {path}"),
-            };
-            // The innermost say most.
-            while path.len() > 1 && too_much(&full(&path), tokens) {
-                path.remove(0);
-            }
-            let label = full(&path);
-            labels.push(if too_much(&label, tokens) { name.to_owned() } else { label });
+        let mut labels: HashMap<usize, (String, usize)> = HashMap::new();
+        for owner in owners {
+            labels.entry(*owner).or_insert_with(|| {
+                let label = context_of(outline, *owner, name, tokens);
+                let cost = estimate(&label);
+                (label, cost)
+            });
         }
-        labels.push(name.to_owned());
-        let costs = labels.iter().map(|label| estimate(label)).collect();
-        Self { labels, costs }
-    }
-
-    /// The number of the innermost item that each unit begins in.
-    fn owners(&self, outline: &Outline, units: &[Unit], offset: usize) -> Vec<usize> {
-        let none = outline.items.len();
-        let (mut next, mut open, mut out) = (0, Vec::<usize>::new(), Vec::with_capacity(units.len()));
-        for unit in units {
-            let start = offset + unit.start;
-            while outline.items.get(next).is_some_and(|item| item.start <= start) {
-                while open.last().is_some_and(|last| outline.items[*last].end <= outline.items[next].start) {
-                    open.pop();
-                }
-                open.push(next);
-                next += 1;
-            }
-            while open.last().is_some_and(|last| outline.items[*last].end <= start) {
-                open.pop();
-            }
-            out.push(open.last().copied().unwrap_or(none));
-        }
-        out
+        Self { labels }
     }
 
     fn label(&self, item: usize) -> &str {
-        &self.labels[item]
+        self.labels.get(&item).map_or("", |(label, _)| label)
     }
 
     fn cost(&self, item: usize) -> usize {
-        self.costs[item]
+        self.labels.get(&item).map_or(0, |(_, cost)| *cost)
     }
+}
+
+/// A document's name, and the headings or items that lead to one of them, as far as they fit.
+fn context_of(outline: &Outline, number: usize, name: &str, tokens: usize) -> String {
+    let Some(item) = outline.items.get(number) else { return name.to_owned() };
+    let mut path = vec![item.label.as_str()];
+    let mut above = item.parent;
+    while let Some(parent) = above.filter(|parent| *parent < number && path.len() < CONTEXT_LABELS) {
+        path.push(outline.items[parent].label.as_str());
+        above = outline.items[parent].parent;
+    }
+    path.reverse();
+    let full = |path: &[&str]| match (name, path.join(" > ")) {
+        ("", path) => path,
+        (name, path) => format!("{name}: {path}"),
+    };
+    // The innermost say most.
+    while path.len() > 1 && too_much(&full(&path), tokens) {
+        path.remove(0);
+    }
+    let label = full(&path);
+    if too_much(&label, tokens) { name.to_owned() } else { label }
+}
+
+/// The number of the innermost item that each unit begins in; how many there are, of what is in none.
+fn owners(outline: &Outline, units: &[Unit], offset: usize) -> Vec<usize> {
+    let items = &outline.items;
+    let of = |unit: &Unit| {
+        let start = offset + unit.start;
+        let mut innermost = items.partition_point(|item| item.start <= start).checked_sub(1);
+        while let Some(item) = innermost.map(|number| &items[number]).filter(|item| item.end <= start) {
+            innermost = item.parent;
+        }
+        innermost.unwrap_or(items.len())
+    };
+    units.iter().map(of).collect()
 }
 
 fn too_much(context: &str, tokens: usize) -> bool {

@@ -53,6 +53,10 @@ struct SetRecord {
     /// Of the choice of rows.
     #[serde(default)]
     seed: u64,
+    /// Queries of each half that were asked for: where there are few rows there are fewer, and more once there are more rows. Absent of
+    /// those that were given, and in sets of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queries: Option<usize>,
     /// The documents that answer each query, where somebody has said so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     answers: Vec<Vec<String>>,
@@ -190,7 +194,8 @@ pub fn autogen(index: &Path, generation: &Generation, new: &NewSet<'_>, queries:
         sources.push((source.doc_id.to_owned(), source.chunk));
     }
     let halves = (half as u64, half as u64);
-    keep(index, new, SetContent { vectors, dim, sources, answers: Vec::new(), seed, halves, source: ROWS, exact: None })
+    let queries = Some(queries);
+    keep(index, new, SetContent { vectors, dim, sources, answers: Vec::new(), seed, queries, halves, source: ROWS, exact: None })
 }
 
 /// Keeps queries that somebody gave: by turns for choosing and for judging. Each vector is of the generation's dimension.
@@ -210,7 +215,7 @@ pub fn given(index: &Path, generation: &Generation, new: &NewSet<'_>, queries: &
     let exact = has_answers.then(|| found_exactly(generation, queries, new.k));
     let halves = (queries.len().div_ceil(2) as u64, (queries.len() / 2) as u64);
     let (dim, source) = (generation.manifest.model.dim, if is_live { LIVE } else { GIVEN });
-    Ok(keep(index, new, SetContent { vectors, dim, sources: Vec::new(), answers, seed: 0, halves, source, exact })?)
+    Ok(keep(index, new, SetContent { vectors, dim, sources: Vec::new(), answers, seed: 0, queries: None, halves, source, exact })?)
 }
 
 /// The share of the named answers that comparing all rows finds.
@@ -236,6 +241,7 @@ struct SetContent {
     sources: Vec<(String, u32)>,
     answers: Vec<Vec<String>>,
     seed: u64,
+    queries: Option<usize>,
     /// Queries for choosing and for judging.
     halves: (u64, u64),
     source: &'static str,
@@ -260,8 +266,8 @@ fn keep(index: &Path, new: &NewSet<'_>, made: SetContent) -> io::Result<EvalInfo
     let numbers = folder(index).join(format!("{}.f32", info.id));
     atomic::write(&numbers, &bytes)?;
     let sha256 = digest::hex(&digest::sha256(&bytes));
-    let SetContent { dim, sources, answers, seed, .. } = made;
-    let record = SetRecord { info: info.clone(), dim, sources, sha256, seed, answers };
+    let SetContent { dim, sources, answers, seed, queries, .. } = made;
+    let record = SetRecord { info: info.clone(), dim, sources, sha256, seed, queries, answers };
     let named = sealed::to_vec(&record).and_then(|text| atomic::write(&folder(index).join(format!("{}.json", info.id)), &text));
     // Numbers that nothing names are of no use.
     named.inspect_err(|_| drop(fs::remove_file(&numbers)))?;
@@ -440,7 +446,7 @@ pub fn wanted(
                 }
                 // Vectors of another model ask nothing of this one.
                 None if set.sources.is_empty() => return Err(EvalError::Stale { name: name.to_owned() }),
-                None => autogen(index, generation, &new(k), queries, set.seed)?,
+                None => autogen(index, generation, &new(k), set.queries.unwrap_or(queries), set.seed)?,
             }
         }
         None if name == DEFAULT => autogen(index, generation, &new(NEIGHBOURS), QUERIES, 0)?,

@@ -158,10 +158,10 @@ pub fn fuse(lists: &Lists<'_>, fusion: Fusion, cosine: impl Fn(u32) -> f32, k: u
         }
         Method::Reciprocal => {
             for (list, weight) in [(lists.near, fusion.weight), (lists.words, 1.0 - fusion.weight)] {
-                for (found, place) in list.iter().zip(0_u16..) {
+                for (place, found) in list.iter().enumerate() {
                     if let Some(scored) = all.get_mut(&found.row) {
                         // The first of both lists has 1.
-                        scored.score += weight * (RANK_OFFSET + 1.0) / (RANK_OFFSET + 1.0 + f32::from(place));
+                        scored.score += weight * (RANK_OFFSET + 1.0) / (RANK_OFFSET + 1.0 + place as f32);
                     }
                 }
             }
@@ -224,6 +224,13 @@ mod tests {
                 assert_eq!(all[0].0, 7, "{weight} {method:?} {all:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_stands_far_behind_in_a_long_list_counts_little() {
+        let long: Vec<(u32, f32)> = (0..70_000_u32).map(|row| (row, 1.0 / (row as f32 + 1.0))).collect();
+        let all = fused(&long, &[], &[], by(Method::Reciprocal, 1.0));
+        assert_eq!(all.iter().map(|(row, _)| *row).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
     }
 
     #[test]

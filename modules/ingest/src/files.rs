@@ -166,7 +166,7 @@ fn read_tables(
     match format {
         Format::Csv => csv::read(&paths, how, cancel, open, take, &mut named),
         Format::Jsonl => jsonl::read(&paths, how, cancel, open, take, &mut named),
-        _ => parquet_files::read(files, (how.union, how.kept.as_deref()), open, take),
+        _ => parquet_files::read(files, (how.union, how.kept.as_deref()), cancel, open, take),
     }
 }
 

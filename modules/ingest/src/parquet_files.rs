@@ -19,6 +19,7 @@ use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
+use tokio_util::sync::CancellationToken;
 
 use crate::csv::ApartError;
 use crate::passes::{Open, Take};
@@ -73,15 +74,17 @@ enum Flaw {
 /// Reads Parquet files into batches. Gives the schema first, to `open`, and at the end what a person should know of how columns met.
 ///
 /// # Errors
-/// If a file cannot be read, or its columns do not go with those of the others, with its path.
+/// If a file cannot be read, or its columns do not go with those of the others, with its path; or if `stop` is cancelled before the first
+/// row: after that whoever takes the rows ends it.
 pub(crate) fn read(
     files: &[crate::source::File],
     (union, kept): (Option<bool>, Option<&Schema>),
+    stop: &CancellationToken,
     open: &mut Open<'_>,
     take: &mut Take<'_>,
 ) -> io::Result<Vec<String>> {
     let paths: Vec<&Path> = files.iter().map(|file| file.path.as_path()).collect();
-    let far = far(&paths)?;
+    let far = far(&paths, stop)?;
     let (schema, mut notes) = common(&paths, &far, union)?;
     let schema = keeping(schema, kept, &mut notes);
     let own: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -138,11 +141,11 @@ fn opened(path: &Path, far: &BTreeSet<String>) -> io::Result<(ParquetRecordBatch
 }
 
 /// Columns of 96 bits with timestamps that nanoseconds do not hold, in any file.
-fn far(paths: &[&Path]) -> io::Result<BTreeSet<String>> {
+fn far(paths: &[&Path], stop: &CancellationToken) -> io::Result<BTreeSet<String>> {
     let mut all: BTreeMap<String, Reach> = BTreeMap::new();
     for path in paths {
         let file = File::open(path)?;
-        for (column, seen) in caught(|| int96::look(file).map_err(Flaw::Parquet)).map_err(|flaw| bad(path, flaw))? {
+        for (column, seen) in caught(|| int96::look(file, stop).map_err(Flaw::Parquet)).map_err(|flaw| bad(path, flaw))? {
             let reach = all.entry(column.clone()).or_default();
             reach.join(seen);
             if reach.is_lost() {
@@ -393,7 +396,7 @@ mod tests {
             batches.push(batch);
             Ok(())
         };
-        let notes = read(&files, (None, None), &mut open, &mut take)?;
+        let notes = read(&files, (None, None), &CancellationToken::new(), &mut open, &mut take)?;
         assert!(schemas.len() == 1 && batches.iter().all(|batch| batch.schema_ref().fields() == schemas[0].fields()));
         Ok((batches, notes))
     }
@@ -518,6 +521,9 @@ mod tests {
         assert_eq!(batches[0].column(0).data_type(), &DataType::Timestamp(Microsecond, None));
         assert_eq!(batches[1].column(0).as_primitive::<TimestampMicrosecondType>().values(), &[1, 253_402_214_400_000_000]);
         assert!(notes[0].contains("`a`") && notes[0].contains("microseconds"), "{notes:?}");
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert!(super::far(&[two.as_path()], &stop).is_err(), "it is not read to its end");
         assert!(refusal(&[one, two]).contains("column `a`"));
         let beyond = write_old(folder.path(), "4.parquet", &[(u32::MAX / 2, 0)]);
         assert!(refusal(&[beyond]).contains("column `a`"));

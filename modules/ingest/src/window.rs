@@ -173,7 +173,8 @@ impl Dialect {
             // Strings are standard there: `server` sees to it.
             (Self::Postgres, _) => format!("'{}'::{source_type}", value.replace('\'', "''")),
             (Self::Mysql, Kind::Number) if is_number(value) => value.to_owned(),
-            (Self::Mysql, Kind::Bytes) => format!("X'{value}'"),
+            // What was read while the column was of text may be anything.
+            (Self::Mysql, Kind::Bytes) if value.bytes().all(|byte| byte.is_ascii_hexdigit()) => format!("X'{value}'"),
             (Self::Mysql, _) if value.bytes().all(|b| b.is_ascii_alphanumeric() || b" :.+-".contains(&b)) => format!("'{value}'"),
             // Whatever a backslash means to the server.
             (Self::Mysql, _) => format!("_utf8mb4 X'{}'", value.bytes().map(|byte| format!("{byte:02X}")).collect::<String>()),
@@ -395,6 +396,7 @@ mod tests {
         assert_eq!(Dialect::Mysql.literal("2026-01-01 00:00:00.5", "datetime(6)"), "'2026-01-01 00:00:00.5'");
         assert_eq!(Dialect::Mysql.literal("-0.12345678901234567890", "decimal(30,20)"), "-0.12345678901234567890");
         assert_eq!(Dialect::Mysql.literal("00FF", "binary(2)"), "X'00FF'");
+        assert_eq!(Dialect::Mysql.literal("' OR 1=1", "varbinary(9)"), "_utf8mb4 X'27204F5220313D31'", "read before its type changed");
         assert_eq!(Dialect::Mysql.text("c", "binary(2)"), "HEX(c)");
         assert!(window(None, 0, None).check(Dialect::Mysql, "double").is_err());
         assert!(window(None, 0, None).check(Dialect::Mysql, "enum('b','a')").is_err());

@@ -129,6 +129,8 @@ pub struct KeptStanding {
 pub struct ResultStore {
     trees: Result<Trees, Arc<StoreError>>,
     flushed: Mutex<Instant>,
+    /// Held while it is looked whose a namespace is: of two who want one that nobody has, one gets it.
+    naming: Mutex<()>,
 }
 
 /// What is known of a memory.
@@ -210,7 +212,7 @@ impl ResultStore {
         if let Err(why) = &trees {
             tracing::warn!(folder = %folder.display(), "scoring without a store: {}", chain(why));
         }
-        Self { trees, flushed: Mutex::new(Instant::now()) }
+        Self { trees, flushed: Mutex::new(Instant::now()), naming: Mutex::default() }
     }
 
     /// Why there is no store.
@@ -263,6 +265,7 @@ impl ResultStore {
             return Err(NamespaceError::Name);
         }
         let trees = self.trees.as_ref().map_err(|why| StandingError::Absent(Arc::clone(why)))?;
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = trees.owners.get(name.as_bytes()).map_err(StandingError::Store)?;
         let reserved = (name == DEFAULT).then_some(own_uid).or_else(|| name.strip_prefix("uid-").and_then(|uid| uid.parse().ok()));
         let owner = reserved.or_else(|| kept.and_then(|uid| uid[..].try_into().ok()).map(u32::from_le_bytes));

@@ -138,6 +138,18 @@ fn time_is_linear_in_a_text_without_a_space_or_a_line() {
 }
 
 #[test]
+fn time_is_linear_in_a_text_of_many_sections_that_are_all_cut_again() {
+    let started = Instant::now();
+    // Of one token a character all chunks are too long at first.
+    let section = |n: u32| format!("# {n}\n{}\n", "Abcdefghijkl mnopqrstuvwx. ".repeat(12));
+    let text: String = (0..10_000).map(section).collect();
+    let chunks = cut_for(Some(128), &Cutter::new(limits(128)), "a.md", &text);
+    assert!(chunks.len() > 20_000 && chunks.windows(2).all(|pair| pair[0].start < pair[1].start), "{}", chunks.len());
+    assert!(chunks.iter().all(|chunk| embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() as u64 + 2 <= 128));
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+}
+
+#[test]
 fn numbers_and_keys_are_no_names_and_long_paths_are_shortened() {
     for (id, name) in [("17", ""), ("01J8Z3", ""), ("bash", "bash"), ("a/b/c/d/notes.md", "c/d/notes.md"), ("doc-7", "")] {
         assert_eq!(name_of(id), name, "{id}");

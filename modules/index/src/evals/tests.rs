@@ -78,6 +78,17 @@ fn a_set_of_other_data_is_made_anew_by_the_same_numbers_and_found_again_when_the
 }
 
 #[test]
+fn a_set_of_few_rows_has_as_many_queries_as_were_asked_for_once_there_are_more() {
+    let path = tempfile::tempdir().expect("a temporary directory");
+    let folder = Folder::new(path.path(), Steps::default());
+    let few = generation(&folder, 1, &(0..12).collect::<Vec<_>>());
+    autogen(path.path(), &few, &NewSet { name: "mine", data: &names(&few).now, k: 3 }, 50, 7).expect("made");
+    assert_eq!(get(path.path(), &few, Some("mine")).expect("there").info.tune, 6);
+    let more = generation(&folder, 1, &(0..300).collect::<Vec<_>>());
+    assert_eq!(get(path.path(), &more, Some("mine")).expect("made anew").info.tune, 50);
+}
+
+#[test]
 fn given_answers_are_what_is_found_and_refused_when_the_data_has_changed() {
     let path = tempfile::tempdir().expect("a temporary directory");
     let folder = Folder::new(path.path(), Steps::default());
@@ -144,7 +155,7 @@ fn a_set_made_after_the_clock_was_set_back_is_the_newest() {
 fn record(id: &str, bytes: &[u8]) -> SetRecord {
     let info = EvalInfo { id: id.into(), k: 1, tune: 1, ..EvalInfo::default() };
     let sha256 = digest::hex(&digest::sha256(bytes));
-    SetRecord { info, dim: 1, sources: Vec::new(), sha256, seed: 0, answers: Vec::new() }
+    SetRecord { info, dim: 1, sources: Vec::new(), sha256, seed: 0, queries: None, answers: Vec::new() }
 }
 
 #[test]

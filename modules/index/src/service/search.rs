@@ -276,7 +276,7 @@ impl Ranking {
     /// The best rows of every query.
     pub(super) fn ranked(&self, allowed: &Selection) -> Result<Vec<Vec<ScoredRow>>, Fault> {
         match self.per_document {
-            None => self.found(allowed, self.how.k),
+            None => self.found(&self.queries, allowed, self.how.k),
             Some(most) => self.spread(allowed, most),
         }
     }
@@ -292,8 +292,8 @@ impl Ranking {
         Fault::of(&error::Damaged { name: self.index.parameters.name.clone() }, false, chain(error))
     }
 
-    /// The best `wanted` rows of every query.
-    fn found(&self, allowed: &Selection, wanted: usize) -> Result<Vec<Vec<ScoredRow>>, Fault> {
+    /// The best `wanted` rows of each of these queries; by words alone there is one, of no vector.
+    fn found(&self, queries: &[Vec<f32>], allowed: &Selection, wanted: usize) -> Result<Vec<Vec<ScoredRow>>, Fault> {
         let generation = &*self.generation;
         let wide = |k: usize| SearchOptions { k, ..self.how.clone() };
         Ok(match (self.mode, &self.asked) {
@@ -313,41 +313,55 @@ impl Ranking {
                     let lists = Lists { near: &near, words: &words.rows, alone: &words.alone, depth };
                     fuse(&lists, self.fusion, |row| generation.cosine(query, row), wanted)
                 };
-                self.queries.iter().map(fused).collect()
+                queries.iter().map(fused).collect()
             }
-            _ if self.queries.len() <= QUERIES_INLINE => {
-                self.queries.iter().map(|query| by_cosine(&generation.search(query, &wide(wanted), allowed))).collect()
+            _ if queries.len() <= QUERIES_INLINE => {
+                queries.iter().map(|query| by_cosine(&generation.search(query, &wide(wanted), allowed))).collect()
             }
             _ if self.how.exact => {
-                let queries: Vec<&[f32]> = self.queries.iter().map(Vec::as_slice).collect();
+                let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
                 let found = generation.exact_many(&queries, wanted, self.threads, allowed);
                 found.iter().map(|found| by_cosine(found)).collect()
             }
             _ => in_parallel(
-                self.queries.len(),
+                queries.len(),
                 self.threads,
                 || (),
-                |(), i| by_cosine(&generation.search(&self.queries[i], &wide(wanted), allowed)),
+                |(), i| by_cosine(&generation.search(&queries[i], &wide(wanted), allowed)),
             ),
         })
     }
 
     /// The best rows of which no document has more than `most`: looked for ever deeper until there are enough, or no more.
     fn spread(&self, allowed: &Selection, most: usize) -> Result<Vec<Vec<ScoredRow>>, Fault> {
-        let (k, rows) = (self.how.k, self.generation.len().max(1));
-        let mut wanted = k.saturating_mul(DEEPER).min(rows);
-        loop {
-            let found = self.found(allowed, wanted)?;
-            let is_all = wanted >= rows || found.iter().all(|found| found.len() < wanted);
-            let spread = found.into_iter().map(|found| self.shared_out(found, most)).collect::<Result<Vec<_>, _>>()?;
-            if is_all || spread.iter().all(|found| found.len() >= k) {
-                return Ok(spread);
-            }
-            wanted = wanted.saturating_mul(DEEPER).min(rows);
-        }
+        let wanted = self.how.k.saturating_mul(DEEPER).min(self.generation.len().max(1));
+        let found = self.found(&self.queries, allowed, wanted)?;
+        // Those that need more rows by themselves: all rows of all queries would be too many to hold.
+        let deeper = |(): &mut (), at: usize| {
+            let own = self.queries.get(at..=at).unwrap_or_default();
+            self.deepened(own, &found[at], (allowed, most, wanted))
+        };
+        in_parallel(found.len(), self.threads, || (), deeper).into_iter().collect()
     }
 
-    fn shared_out(&self, found: Vec<ScoredRow>, most: usize) -> Result<Vec<ScoredRow>, Fault> {
+    /// The same for one query, of which the best `wanted` rows are found.
+    fn deepened(
+        &self,
+        own: &[Vec<f32>],
+        found: &[ScoredRow],
+        (allowed, most, mut wanted): (&Selection, usize, usize),
+    ) -> Result<Vec<ScoredRow>, Fault> {
+        let rows = self.generation.len().max(1);
+        let (mut spread, mut count) = (self.shared_out(found, most)?, found.len());
+        while spread.len() < self.how.k && wanted < rows && count >= wanted {
+            wanted = wanted.saturating_mul(DEEPER).min(rows);
+            let found = self.found(own, allowed, wanted)?.pop().unwrap_or_default();
+            (spread, count) = (self.shared_out(&found, most)?, found.len());
+        }
+        Ok(spread)
+    }
+
+    fn shared_out(&self, found: &[ScoredRow], most: usize) -> Result<Vec<ScoredRow>, Fault> {
         let mut of: HashMap<&str, usize> = HashMap::new();
         let mut out = Vec::new();
         for scored in found {
@@ -355,7 +369,7 @@ impl Ranking {
             let count = of.entry(row.doc_id).or_default();
             *count += 1;
             if *count <= most && out.len() < self.how.k {
-                out.push(scored);
+                out.push(*scored);
             }
         }
         Ok(out)

@@ -371,7 +371,9 @@ impl Index {
                 && answering.generation.as_ref().is_some_and(|g| Arc::ptr_eq(g, &generation))
             {
                 tracing::warn!(index = self.parameters.name, "restored from rescue: {}", back.join(", "));
-                *answering = AnswerState { generation: Some(Arc::new(whole)), degraded: None, rescued: true };
+                let whole = Arc::new(whole);
+                whole.link_appended();
+                *answering = AnswerState { generation: Some(whole), degraded: None, rescued: true };
                 return;
             }
             // Unless another answers by now.

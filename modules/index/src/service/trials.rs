@@ -137,6 +137,7 @@ impl Attempt {
         self.index.trials_known()?;
         let manifest = &generation.manifest;
         let (engine, parameters) = built_by(&self.config, manifest)?;
+        let named_ef = self.config.ef_search.map(|ef| bounded("ef_search", Some(ef), 1, 65_536, 64)).transpose()?;
         let aside = || self.aside.iter().for_each(|aside| aside());
         let data = self.index.data_names(&generation)?;
         let eval = eval_of(&self.index, &generation, &data, self.eval.as_deref(), self.threads, &aside)?;
@@ -165,8 +166,8 @@ impl Attempt {
         };
         let (tune, holdout, k) = (renumber(&eval.tune), renumber(&eval.holdout), eval.k());
         let search = |v: &[f32], k: usize, ef: usize| flat.search(v, &SearchParameters { k, ef, live: None });
-        let (ef, is_found) = match (self.config.ef_search, narrowest(&self.widths, &tune, k, self.target, &search, &aside)) {
-            (Some(ef), _) => (bounded("ef_search", Some(ef), 1, 65_536, 64)?, false),
+        let (ef, is_found) = match (named_ef, narrowest(&self.widths, &tune, k, self.target, &search, &aside)) {
+            (Some(ef), _) => (ef, false),
             (None, Some(ef)) => (ef, true),
             (None, None) => (find_ef(&tune, k, self.target, &search, &aside), true),
         };

@@ -14,6 +14,7 @@ use parquet::data_type::Int96;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
+use tokio_util::sync::CancellationToken;
 
 /// Values that are looked at together.
 const LOOKED_VALUES: usize = 8192;
@@ -56,8 +57,8 @@ impl Reach {
     }
 }
 
-/// How far the columns of 96 bits of a file go, by their dotted paths.
-pub(super) fn look(file: File) -> Result<BTreeMap<String, Reach>, ParquetError> {
+/// How far the columns of 96 bits of a file go, by their dotted paths. All their values are read, unless `stop` is cancelled.
+pub(super) fn look(file: File, stop: &CancellationToken) -> Result<BTreeMap<String, Reach>, ParquetError> {
     let reader = SerializedFileReader::new(file)?;
     let columns = places(reader.metadata().file_metadata().schema_descr());
     let mut seen: BTreeMap<String, Reach> = BTreeMap::new();
@@ -71,6 +72,9 @@ pub(super) fn look(file: File) -> Result<BTreeMap<String, Reach>, ParquetError> 
             let reach = seen.entry(path.clone()).or_default();
             let (mut defined, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
             while cells.read_records(LOOKED_VALUES, Some(&mut defined), Some(&mut repeated), &mut values)?.0 > 0 {
+                if stop.is_cancelled() {
+                    return Err(ParquetError::General("the read was stopped".to_owned()));
+                }
                 values.iter().for_each(|value| reach.add(value));
                 defined.clear();
                 repeated.clear();
