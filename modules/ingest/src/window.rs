@@ -290,7 +290,12 @@ impl Window {
         };
         let (strays, note) = match self.strays {
             _ if now.strays == 0 => (false, None),
-            Some(was) if was == now.strays => (false, Some(format!("{such} were read before, and are not looked at again"))),
+            Some(was) if was == now.strays => (
+                false,
+                Some(format!(
+                    "{such} are as many as at the last read and are not looked at again: a run that is not incremental sees changes among them"
+                )),
+            ),
             _ if self.keyed => (true, Some(format!("{such} were read again"))),
             Some(was) if was > now.strays => (false, None),
             was => return Err(WindowError::Strays { column, now: now.strays, was }),

@@ -323,12 +323,9 @@ impl Ranking {
                 let found = generation.exact_many(&queries, wanted, self.threads, allowed);
                 found.iter().map(|found| by_cosine(found)).collect()
             }
-            _ => in_parallel(
-                queries.len(),
-                self.threads,
-                || (),
-                |(), i| by_cosine(&generation.search(&queries[i], &wide(wanted), allowed)),
-            ),
+            _ => {
+                in_parallel(queries.len(), self.threads, || (), |(), i| by_cosine(&generation.search(&queries[i], &wide(wanted), allowed)))
+            }
         })
     }
 
