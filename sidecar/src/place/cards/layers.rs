@@ -24,7 +24,7 @@ pub(super) const CARDS_MAX: usize = 256;
 const BUILT_IN_ORIGIN: &str = "(built in) ";
 
 /// The shipped Cards, for a program that runs without installed ones, such as one from a checkout.
-const BUILT_IN: [(&str, &str); 13] = [
+const BUILT_IN: [(&str, &str); 14] = [
     ("broker.toml", include_str!("../../../../packaging/cards/broker.toml")),
     ("catalog.toml", include_str!("../../../../packaging/cards/catalog.toml")),
     ("embed-mock.toml", include_str!("../../../../packaging/cards/embed-mock.toml")),
