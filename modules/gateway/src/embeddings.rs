@@ -74,8 +74,7 @@ impl Vectors {
     /// # Errors
     /// An internal fault if the provider wrote something else.
     pub(crate) fn numbers(&self) -> Result<Vec<Vec<f32>>, Refusal> {
-        let read = |vector: &Box<RawValue>| serde_json::from_str(vector.get());
-        let all: Result<_, serde_json::Error> = self.vectors.iter().map(read).collect();
+        let all: Result<_, serde_json::Error> = self.vectors.iter().map(|vector| serde_json::from_str(vector.get())).collect();
         all.map_err(|error| Fault::internal(format!("the provider's vectors are no lists of numbers: {error}")).into())
     }
 

@@ -206,7 +206,8 @@ impl Reader<'_> {
     fn fields(&mut self, depth: usize) -> Result<IdlType, IdlError> {
         let (mut fields, mut words) = (Vec::new(), Vec::new());
         while !self.accept(")") {
-            if !(fields.is_empty() && words.is_empty()) && !self.accept(",") {
+            let is_first = fields.is_empty() && words.is_empty();
+            if !is_first && !self.accept(",") {
                 return Err(self.wrong("expected `,` or `)`"));
             }
             self.blank();

@@ -151,11 +151,11 @@ mod tests {
     fn responses_lie_between_their_markers() {
         let chat =
             ["<|im_start|>", "user", "\n", "Hi", "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n", "Good", " day", "<|im_end|>", "\n"];
-        assert_eq!(responses(&pieces(&chat)), [9..11]);
+        assert_eq!(responses(&pieces(&chat)), vec![9..11; 1]);
         let open = [&chat[..], &["<|im_start|>", "assistant", "\n", "And"]].concat();
         assert_eq!(responses(&pieces(&open)), [9..11, 16..17], "the last one may be open");
         let lines = ["user: ", "hi", "\n", "assistant: ", "yes", " sir", "\n"];
-        assert_eq!(responses(&pieces(&lines)), [4..6]);
+        assert_eq!(responses(&pieces(&lines)), vec![4..6; 1]);
         assert!(responses(&pieces(&["nothing", " here"])).is_empty());
     }
 }
