@@ -1,5 +1,6 @@
-//! Documents: a row a file. Text, Markdown and source code are read whole, of HTML the text; what is no UTF-8 text is quarantined.
+//! Documents: a row a file. Text, Markdown and source code are read whole, of HTML the text; what is no text in UTF-8, UTF-16 or Windows-1252 is quarantined.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -8,6 +9,7 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray,
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use brahman_storage::digest::{hex, sha256};
 
+use crate::encoding::{self, Encoding};
 use crate::html::{self, HtmlError};
 use crate::source::{File, path_text};
 
@@ -25,6 +27,7 @@ pub struct Document {
     text: String,
     sha256: String,
     modified_us: i64,
+    encoding: Encoding,
 }
 
 impl Document {
@@ -63,11 +66,11 @@ pub enum DocumentError {
         /// Its length.
         bytes: u64,
     },
-    /// It holds a zero byte.
+    /// It holds bytes that no text has.
     #[error("is binary")]
     Binary,
     /// Its bytes are no text.
-    #[error("is not UTF-8 at byte {at}")]
+    #[error("is not UTF-8 at byte {at}, nor all of it Windows-1252")]
     NotUtf8 {
         /// The first that is none.
         at: usize,
@@ -87,11 +90,9 @@ pub fn read(file: &File) -> Result<Document, DocumentError> {
         return Err(DocumentError::TooLong { bytes: meta.len() });
     }
     let bytes = std::fs::read(&file.path)?;
-    if bytes.contains(&0) {
-        return Err(DocumentError::Binary);
-    }
     let hash = hex(&sha256(&bytes));
-    let text = String::from_utf8(bytes).map_err(|e| DocumentError::NotUtf8 { at: e.utf8_error().valid_up_to() })?;
+    let read = encoding::whole_text(bytes).map_err(|at| DocumentError::NotUtf8 { at })?;
+    let (text, encoding) = read.ok_or(DocumentError::Binary)?;
     let kind = kind(&file.id);
     let text = if kind == "html" { html::text(&text)? } else { text };
     let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
@@ -101,6 +102,7 @@ pub fn read(file: &File) -> Result<Document, DocumentError> {
         kind,
         text,
         sha256: hash,
+        encoding,
         modified_us: modified.and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0),
     })
 }
@@ -122,6 +124,8 @@ fn kind(name: &str) -> &'static str {
 pub struct Batcher {
     documents: Vec<Document>,
     bytes: usize,
+    /// Documents that are not in UTF-8, by how they are written, with the first of each.
+    foreign: BTreeMap<&'static str, (u64, String)>,
 }
 
 impl Batcher {
@@ -131,8 +135,21 @@ impl Batcher {
     /// Never in practice: columns of one length.
     pub fn push(&mut self, document: Document) -> Result<Option<RecordBatch>, ArrowError> {
         self.bytes += document.text.len();
+        if document.encoding != Encoding::Utf8 {
+            self.foreign.entry(document.encoding.name()).or_insert_with(|| (0, document.id.clone())).0 += 1;
+        }
         self.documents.push(document);
         if self.bytes >= BATCH_BYTES { self.finish() } else { Ok(None) }
+    }
+
+    /// How texts were written that are not in UTF-8.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let words = |(name, (count, first)): (&&str, &(u64, String))| match count {
+            1 => format!("`{first}` was read as {name}"),
+            _ => format!("{count} files were read as {name}, the first of them `{first}`"),
+        };
+        self.foreign.iter().map(words).collect()
     }
 
     /// What is left.

@@ -99,6 +99,41 @@ pub(crate) fn open_windows(path: &Path, stop: &CancellationToken) -> io::Result<
     Ok(Box::new(Decoder { lookout, ..Decoder::new(open_bytes(path, stop)?, Encoding::Windows1252) }))
 }
 
+/// A whole text, and how it was written: by its byte-order mark, in UTF-8, or in Windows-1252 where nothing speaks against it. None of what
+/// holds bytes that no text has.
+///
+/// # Errors
+/// Where it is no UTF-8, if that may be anything.
+pub(crate) fn whole_text(bytes: Vec<u8>) -> Result<Option<(String, Encoding)>, usize> {
+    let (encoding, mark) = match bytes[..] {
+        [0xff, 0xfe, ..] => (Some(Encoding::Utf16Le), 2),
+        [0xfe, 0xff, ..] => (Some(Encoding::Utf16Be), 2),
+        _ => (None, 0),
+    };
+    let decoded = |encoding: Encoding| {
+        let mut text = String::new();
+        let reader = Box::new(io::Cursor::new(bytes[mark..].to_vec()));
+        Decoder::new(reader, encoding).read_to_string(&mut text).ok().map(|_| (text, encoding))
+    };
+    if let Some(encoding) = encoding {
+        return Ok(decoded(encoding).filter(|(text, _)| !text.contains('\0')));
+    }
+    if bytes.contains(&0) {
+        return Ok(None);
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Some((text.to_owned(), Encoding::Utf8))),
+        // Programs and pictures have such bytes, texts of this encoding have not.
+        Err(_) if is_windows(&bytes) && !bytes.iter().any(is_control) => Ok(decoded(Encoding::Windows1252)),
+        Err(error) => Err(error.valid_up_to()),
+    }
+}
+
+/// Whether a byte is one that no text has: neither a blank nor a page's end.
+fn is_control(byte: &u8) -> bool {
+    matches!(byte, 0..=8 | 11 | 14..=31 | 127)
+}
+
 /// Whether a text that is not UTF-8 is none at all: no character beyond ASCII in it is written as UTF-8 would.
 pub(crate) fn is_windows(beginning: &[u8]) -> bool {
     let (mut rest, mut foreign) = (beginning, false);
@@ -261,6 +296,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_whole_text_is_read_as_it_was_written_and_what_is_none_is_not() {
+        let text = |bytes: &[u8]| whole_text(bytes.to_vec());
+        assert_eq!(text(b"plain \xc3\xa9"), Ok(Some(("plain \u{e9}".into(), Encoding::Utf8))));
+        assert_eq!(text(b"R\xe9union \x85 fin"), Ok(Some(("R\u{e9}union \u{2026} fin".into(), Encoding::Windows1252))));
+        assert_eq!(text(b"\xff\xfea\0\xe9\0"), Ok(Some(("a\u{e9}".into(), Encoding::Utf16Le))));
+        assert_eq!(text(b"\xfe\xff\0a"), Ok(Some(("a".into(), Encoding::Utf16Be))));
+        assert_eq!(text(b"a\0b"), Ok(None));
+        assert_eq!(text(b"a\xe9\x01"), Err(1));
+        assert_eq!(text(b"\xc3\xa9 \xe9"), Err(3), "in part UTF-8");
+        assert_eq!(text(b""), Ok(Some((String::new(), Encoding::Utf8))));
+    }
 
     fn of(bytes: &[u8], said: Option<Encoding>) -> (String, Option<Encoding>) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");

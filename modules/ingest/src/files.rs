@@ -203,7 +203,7 @@ pub fn explain(
         Ok(())
     };
     let outcome = match format {
-        Format::Documents => explain_documents(&files, &mut left_out, &mut open, &mut take).map(|()| Vec::new()),
+        Format::Documents => explain_documents(&files, &mut left_out, &mut open, &mut take),
         _ => read_tables(&files, format, how, cancel, (&mut open, &mut take), &mut left_out),
     };
     notes.extend(outcome.map_err(|error| ended(failed(&error)))?);
@@ -231,8 +231,13 @@ pub fn explain(
     })
 }
 
-/// Looks at documents, one after the other.
-fn explain_documents(files: &[File], left_out: &mut LeftOut, open: &mut csv::Open<'_>, take: &mut csv::Take<'_>) -> io::Result<()> {
+/// Looks at documents, one after the other; what is to be said of them.
+fn explain_documents(
+    files: &[File],
+    left_out: &mut LeftOut,
+    open: &mut csv::Open<'_>,
+    take: &mut csv::Take<'_>,
+) -> io::Result<Vec<String>> {
     let mut batcher = Batcher::default();
     open(documents::schema())?;
     for file in files {
@@ -245,7 +250,8 @@ fn explain_documents(files: &[File], left_out: &mut LeftOut, open: &mut csv::Ope
             Err(error) => left_out.add(&file.path, None, chain(&error)),
         }
     }
-    batcher.finish().map_err(io::Error::other)?.map_or(Ok(()), |batch| take(batch, 0))
+    batcher.finish().map_err(io::Error::other)?.map_or(Ok(()), |batch| take(batch, 0))?;
+    Ok(batcher.notes())
 }
 
 /// Files whose dialect is told.
@@ -293,7 +299,7 @@ pub fn read(
     let outcome = match format {
         Format::Documents => {
             let mut bad = |path: &Path, why| left_out.add(path, None, why);
-            read_documents(&files, place, progress, cancel, &mut sink, &mut bad).map(|()| Vec::new())
+            read_documents(&files, place, progress, cancel, &mut sink, &mut bad)
         }
         Format::Csv | Format::Jsonl | Format::Parquet => {
             let slot = RefCell::new(&mut sink);
@@ -353,7 +359,7 @@ fn read_documents(
     cancel: &CancellationToken,
     slot: &mut Option<Sink>,
     bad: &mut dyn FnMut(&Path, String),
-) -> io::Result<()> {
+) -> io::Result<Vec<String>> {
     let mut sink = Sink::create(place, 0, documents::schema())?;
     let mut batcher = Batcher::default();
     for file in files {
@@ -374,7 +380,7 @@ fn read_documents(
         sink.write(&batch)?;
     }
     *slot = Some(sink);
-    Ok(())
+    Ok(batcher.notes())
 }
 
 /// Types that a column can be said to have.
