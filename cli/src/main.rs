@@ -179,6 +179,12 @@ enum Command {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
+    /// Print the names that may stand at the end of a command line; completion scripts call it
+    Complete {
+        /// Words of the line behind brahman; the last one is to be completed
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
     /// Write a manual page for each command into a folder, such as ~/.local/share/man/man1
     Man {
         /// Folder, which is created if it does not exist
@@ -200,9 +206,6 @@ struct Up {
     /// Run it in the background, and return once the mesh answers
     #[arg(long)]
     detach: bool,
-    /// Begins a session of its own (`--detach` calls `up` so)
-    #[arg(long, hide = true, conflicts_with = "detach")]
-    session: bool,
 }
 
 #[derive(Args, Debug)]
@@ -410,10 +413,7 @@ fn main() -> ExitCode {
     let socket = arguments.socket.clone().unwrap_or_else(brahman_sidecar::place::mesh_socket);
     let outcome = match arguments.command {
         Command::Completions { shell } => {
-            // Into memory first: the generator panics where it cannot write.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "brahman", &mut script);
-            output.put(&script);
+            output.put(&commands::complete::script(shell, Arguments::command()));
             Ok(())
         }
         Command::Man { folder } => write_manual(&folder, &output),
@@ -461,7 +461,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
     use commands::{
-        adopt, backup, buckets, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mcp, mesh, profile, rerank, score,
+        adopt, backup, buckets, complete, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mcp, mesh, profile, rerank,
+        score,
     };
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
@@ -537,6 +538,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Search(search) => index::search(socket, search, output).await,
             Command::Profile(command) => profile::profile(socket, command, output).await,
             Command::Gpu { watch } => gpu::gpu(socket, watch, output).await,
+            Command::Complete { words } => complete::complete(socket, Arguments::command(), &words, output).await,
             Command::Up(_)
             | Command::Check { .. }
             | Command::Restore(_)

@@ -27,8 +27,8 @@ pub(crate) fn up(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> 
     if up.detach {
         return detach(up, socket, output);
     }
-    if up.session {
-        // Of a session of its own, nobody's terminal ends it.
+    if std::env::var_os(place::DETACHED).is_some_and(|value| !value.is_empty()) {
+        // `up --detach` has called this. Of a session of its own, nobody's terminal ends it.
         nix::unistd::setsid().context("no session of its own")?;
     }
     let program = sibling("brahman-init");
@@ -83,7 +83,7 @@ fn detach(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
     let written = written.with_context(|| format!("cannot write {}", log.display()))?;
     let begins = written.metadata().map_or(0, |found| found.len());
     let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
-    command.args(["up", "--session"]);
+    command.arg("up");
     pass_on(&mut command, up, &socket);
     command.env(place::DETACHED, "1");
     command.stdin(Stdio::null()).stdout(written.try_clone()?).stderr(written);
