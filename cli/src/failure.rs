@@ -41,6 +41,8 @@ own_errors! {
     BadInput
     /// What was named does not exist.
     NotFound
+    /// A mesh does not start, for what only a person can mend.
+    Refusal
     /// A check found something wrong, which the output has in full.
     Unsound
 }
@@ -191,6 +193,9 @@ impl Failure {
         if error.is::<BadInput>() {
             return plain(ExitStatus::BadInput);
         }
+        if error.is::<Refusal>() {
+            return plain(ExitStatus::Refused);
+        }
         if error.is::<NotFound>() {
             return plain(ExitStatus::NotFound);
         }
@@ -288,7 +293,7 @@ mod tests {
             let words = error.to_string();
             assert_eq!(code(error), expected, "{words}");
         }
-        assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name()))), (6, 4, 1));
+        assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name())), code(Refusal(name()))), (6, 4, 1, 78));
         let models = std::path::PathBuf::from("/none");
         assert_eq!(code(InstallError::NoModel { name: name(), models: models.clone() }), 4);
         let limited = brahman_models::hub::HubError::Limited { url: name(), after: None };

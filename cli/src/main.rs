@@ -35,7 +35,7 @@ real and mock providers by context.
 const AFTER_HELP: &str = "\
 Exit status: 0 done; 1 the mesh answered with an error, or a check failed; 2 wrong usage; 3 no mesh at the socket; \
 4 not found, or nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input; \
-74 standard output could not be written; 141 its reader has gone.
+74 standard output could not be written; 78 `up`: a Card, a context or a state is refused; 141 its reader has gone.
 
 Environment: BRAHMAN_SOCKET, BRAHMAN_BROKER_CONTEXT, BRAHMAN_CARDS, BRAHMAN_STATE, BRAHMAN_CACHE, NO_COLOR.";
 

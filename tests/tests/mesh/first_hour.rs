@@ -111,8 +111,9 @@ fn a_mesh_in_the_background_that_cannot_start_says_why() {
     let home = Home::new();
     let out = home.brahman(&["up", "--detach", "--context", "no-such-context"]);
     let words = Home::words(&out);
-    assert_eq!(out.status.code(), Some(6), "{words}");
+    assert_eq!(out.status.code(), Some(78), "{words}");
     assert!(words.contains("no Card names the context `no-such-context`") && words.contains("up.log"), "{words}");
+    assert!(!words.contains("exit status"), "init has said why: {words}");
 }
 
 #[test]
