@@ -174,7 +174,8 @@ impl Output {
         }
     }
 
-    fn lose(&self, error: io::Error) {
+    /// Notes that standard output took less than there was, and why.
+    pub(crate) fn lose(&self, error: io::Error) {
         // The first reason is the one that counts.
         let _ = self.lost.set(error);
         self.gone.notify_one();
