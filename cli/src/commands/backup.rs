@@ -525,8 +525,8 @@ fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<Backup
     found.files.insert(first.path, archive.take(first.size, &mut text).map_err(damaged)?);
     let BackupFormat { brahman_backup } = serde_json::from_slice(&text).with_context(no_backup)?;
     if brahman_backup > FORMAT {
-        let words = format!("the backup is of format {brahman_backup}, expected at most {FORMAT}: a newer brahman has written it; nothing was changed");
-        return Err(BadInput(words).into());
+        let words = format!("the backup is of format {brahman_backup}, expected at most {FORMAT}: a newer brahman has written it");
+        return Err(BadInput(format!("{words}; nothing was changed")).into());
     }
     let head: BackupHead = serde_json::from_slice(&text).with_context(no_backup)?;
     let mut sums: Option<Sums> = None;
