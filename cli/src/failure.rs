@@ -71,7 +71,7 @@ impl Interruption {
                  the command again: `--mode keyset` goes on where it stopped, the other modes start over"
             }
             index::method::Refresh::NAME | index::method::Migrate::NAME => {
-                "the generation that answered still does, and what was embedded is kept: run the command again, and it goes on from there"
+                "whatever answered before still does, and what was embedded is kept: run the command again, and it goes on from there"
             }
             _ => "`brahman status` shows why it stopped; look whether the call took effect before you run the command again",
         }
@@ -102,7 +102,7 @@ impl Cancellation {
                  on where it stopped, the other modes start over"
             }
             index::method::Refresh::NAME | index::method::Migrate::NAME => {
-                "what was embedded is kept, and the generation that answered still does: run the command again, and it goes on from there"
+                "what was embedded is kept, and whatever answered before still does: run the command again, and it goes on from there"
             }
             index::method::Autotune::NAME | index::method::Trial::NAME => {
                 "trials that were measured are kept (`brahman index trials NAME`); the one that was running is not"
@@ -173,7 +173,6 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         }
         profiles::error::NoRoom::NAME => (ExitStatus::Failed, Some("`brahman gpu` shows which modules hold memory")),
         profiles::error::Unknown::NAME => (ExitStatus::TryAgain, Some("`brahman status` shows the module `profiles`")),
-        index::error::NotReady::NAME => (ExitStatus::Failed, Some("`brahman index refresh NAME` fills it")),
         _ => (ExitStatus::Failed, None),
     }
 }

@@ -315,7 +315,7 @@ impl Output {
 /// Until the first line says how far a work is: what is done sooner needs none.
 const FIRST_LINE: Duration = Duration::from_secs(1);
 /// The longest pause between two such lines.
-const LINE_PAUSE_MAX: Duration = Duration::from_secs(15);
+const LINE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How far a long work is, by lines on standard error, where there is no bar: for people in words, with `--json` one object a line.
 #[derive(Debug)]
