@@ -177,13 +177,13 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
     }
 }
 
-/// What to do where no mesh answers. Every place is named where there would be one by the rule, and was not looked for.
+/// What to do where no mesh answers. Another place is named where there is a socket by the rule, and was not looked for.
 fn no_mesh_hint(path: &Path, places: &[PathBuf]) -> String {
-    let others = places.iter().filter(|other| other.parent() != path.parent());
-    let others: Vec<String> =
-        others.map(|other| format!("{}, where there is {} socket", other.display(), if other.exists() { "a" } else { "no" })).collect();
-    let elsewhere = if others.is_empty() { String::new() } else { format!("; not looked at: {}", others.join("; ")) };
-    format!("`brahman up` starts a mesh; --socket or BRAHMAN_SOCKET names another{elsewhere}")
+    let others = places.iter().filter(|other| other.parent() != path.parent() && other.exists());
+    let others: Vec<String> = others.map(|other| other.display().to_string()).collect();
+    let elsewhere = if others.is_empty() { String::new() } else { format!("; not looked at: {}", others.join(", ")) };
+    let start = "`brahman up --context prod` starts a mesh (`--context test` one of mocks)";
+    format!("{start}; --socket or BRAHMAN_SOCKET names another{elsewhere}")
 }
 
 impl Failure {
@@ -304,10 +304,14 @@ mod tests {
 
     #[test]
     fn where_no_mesh_answers_the_other_places_are_named() {
-        let (own, system) = (PathBuf::from("/run/user/1/brahman/brahman.sock"), PathBuf::from("/run/brahman/brahman.sock"));
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (own, system) = (PathBuf::from("/run/user/1/brahman/brahman.sock"), folder.path().join("brahman.sock"));
         let init = Path::new("/run/user/1/brahman/init.sock");
-        let hint = no_mesh_hint(init, &[own.clone(), system]);
-        assert!(hint.contains("`brahman up`") && hint.contains("not looked at: /run/brahman/brahman.sock"), "{hint}");
+        let hint = no_mesh_hint(init, &[own.clone(), system.clone()]);
+        assert!(hint.contains("`brahman up --context prod`") && !hint.contains("not looked at"), "nothing is there: {hint}");
+        std::fs::write(&system, "").expect("written");
+        let hint = no_mesh_hint(init, &[own.clone(), system.clone()]);
+        assert!(hint.contains(&format!("not looked at: {}", system.display())), "{hint}");
         assert!(!no_mesh_hint(init, &[own]).contains("not looked at"));
     }
 
