@@ -161,7 +161,8 @@ impl InstallError {
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Selection(_) | Self::Layout(_) | Self::Name { .. } | Self::Taken { .. } | Self::Manifest { .. } | Self::Unservable { .. } => true,
+            Self::Selection(_) | Self::Layout(_) => true,
+            Self::Name { .. } | Self::Taken { .. } | Self::Manifest { .. } | Self::Unservable { .. } => true,
             // The folder that was to be added.
             Self::Cache { source, .. } => source.kind() == io::ErrorKind::NotFound,
             _ => false,
@@ -336,7 +337,8 @@ pub fn add(folder: &Path, options: InstallOptions<'_>, tell: &mut Listener<'_>) 
         let has_same_files = there.sha256.len() == files.len() && files.iter().all(is_pinned);
         let is_read_alike = manifest.pooling.is_none() || manifest.pooling == there.pooling;
         // Said a second time, it is there already.
-        return if has_same_files && is_read_alike && there.holds(&place.target) { brought(&place, &there, 0) } else { Err(place.taken(&there)) };
+        let is_same = has_same_files && is_read_alike && there.holds(&place.target);
+        return if is_same { brought(&place, &there, 0) } else { Err(place.taken(&there)) };
     }
     let source = if manifest.source.is_empty() { folder.display().to_string() } else { manifest.source.clone() };
     let manifest = Manifest { name: place.name.to_string(), graph: Some(selection.graph), source, ..manifest };
