@@ -139,6 +139,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         }
         catalog::error::NoSuchDataset::NAME => (ExitStatus::NotFound, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
         service::error::InterfaceNotFound::NAME
+        | service::error::MethodNotFound::NAME
         | init::error::NoSuchModule::NAME
         | init::error::NoSuchSession::NAME
         | catalog::error::NoSuchBucket::NAME
@@ -275,6 +276,7 @@ mod tests {
             (fault(&index::error::NoSuchIndex { name: name() }), 4),
             (fault(&init::error::NoSuchModule { label: name() }), 4),
             (fault(&service::error::InterfaceNotFound { interface: name() }), 4),
+            (fault(&service::error::MethodNotFound { method: name() }), 4),
             (fault(&broker::error::Overloaded { retry_after_ms: 1 }), 5),
             (ClientError::Deadline(std::time::Duration::from_secs(1)), 5),
             (fault(&service::error::InvalidParameter { parameter: name() }), 6),

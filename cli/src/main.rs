@@ -43,8 +43,9 @@ Environment: BRAHMAN_SOCKET, BRAHMAN_BROKER_CONTEXT, BRAHMAN_CARDS, BRAHMAN_STAT
 #[derive(Parser, Debug)]
 #[command(name = "brahman", version, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
 struct Arguments {
-    /// The mesh socket
-    #[arg(long, global = true, env = "BRAHMAN_SOCKET", value_name = "PATH")]
+    /// The mesh socket [default: $BRAHMAN_SOCKET, else in the run folder]
+    // Not clap's `env`: every usage line would show the option as if it were required.
+    #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print JSON, for scripts
     #[arg(long, global = true)]
@@ -233,7 +234,7 @@ struct Call {
     #[arg(long)]
     context: Option<String>,
     /// Give up after this many milliseconds
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     deadline: Option<u64>,
     /// Attribute the provider must have, NAME=VALUE, such as model=bge-small-en-v1.5
     #[arg(long, value_name = "NAME=VALUE")]

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{get, is_standard};
 use crate::failure::BadInput;
-use crate::output::{Output, Tone, bytes};
+use crate::output::{Output, Tone, bytes, counted, shell_word};
 use crate::tar::{TarReader, TarWriter};
 
 /// The first file of a backup.
@@ -174,7 +174,8 @@ pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyho
         return Ok(());
     }
     let (datasets, indexes) = (head.datasets.len(), head.indexes.len());
-    output.line(&format!("{}: {}, {datasets} datasets and {indexes} indexes", ask.file.display(), bytes(size)));
+    let (datasets, indexes) = (counted(datasets as u64, "dataset", "datasets"), counted(indexes as u64, "index", "indexes"));
+    output.line(&format!("{}: {}, {datasets} and {indexes}", ask.file.display(), bytes(size)));
     head.left_out.iter().for_each(|left_out| output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy)));
     Ok(())
 }
@@ -506,7 +507,9 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
         return Ok(());
     }
     let (datasets, indexes) = (head.datasets.len(), head.indexes.len());
-    output.line(&format!("{}: {datasets} datasets and {indexes} indexes; `brahman up --state {0}` serves them", state.display()));
+    let (datasets, indexes) = (counted(datasets as u64, "dataset", "datasets"), counted(indexes as u64, "index", "indexes"));
+    let (place, word) = (state.display(), shell_word(&state));
+    output.line(&format!("{place}: {datasets} and {indexes}; `brahman up --context prod --state {word}` serves them"));
     head.left_out.iter().for_each(|left_out| output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy)));
     Ok(())
 }

@@ -20,7 +20,7 @@ use brahman_sidecar::{ClientError, chain, place};
 use super::{get, is_standard, sibling, stdin_bytes};
 use crate::Up;
 use crate::failure::{BadInput, Refusal};
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use crate::output::{Output, Tone, bytes, duration, one_line, shell_word};
 
 /// Becomes `brahman-init`, so that signals reach it without a go-between; or starts it in the background.
 pub(crate) fn up(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
@@ -107,7 +107,7 @@ fn detach(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
     }
     let named = context.as_deref().map_or_else(|| "no context".to_owned(), |name| format!("context {name}"));
     output.line(&format!("the mesh runs as process {}, {named}, socket {}, log {}", child.id(), socket.display(), log.display()));
-    let brahman = if socket == place::mesh_socket() { "brahman".to_owned() } else { format!("brahman --socket {}", socket.display()) };
+    let brahman = if socket == place::mesh_socket() { "brahman".to_owned() } else { format!("brahman --socket {}", shell_word(&socket)) };
     output.line(&next_steps(&brahman, user_unit().is_some()));
     Ok(())
 }
