@@ -267,7 +267,8 @@ mod tests {
 
     #[test]
     fn scripts_ask_for_names_and_offer_nothing_hidden() {
-        for (shell, words) in [(Shell::Bash, "_brahman_and_names"), (Shell::Zsh, "_brahman_names()"), (Shell::Fish, "brahman complete --")] {
+        let asking = [(Shell::Bash, "_brahman_and_names"), (Shell::Zsh, "_brahman_names()"), (Shell::Fish, "brahman complete --")];
+        for (shell, words) in asking {
             let script = String::from_utf8(script(shell, crate::Arguments::command())).expect("text");
             assert!(script.contains(words) && !script.contains("--session"), "{shell}");
         }

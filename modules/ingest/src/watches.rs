@@ -167,7 +167,8 @@ impl Watches {
             }
         }
         if let Some((one, other)) = overlap(&ask.paths) {
-            let words = if one == other { format!("{one} is named twice") } else { format!("{one} is below {other}, or is the same folder") };
+            let apart = || format!("{one} is below {other}, or is the same folder");
+            let words = if one == other { format!("{one} is named twice") } else { apart() };
             return Err(Fault::invalid_parameter("paths", format!("{words}: its files would be read twice, expected folders apart")));
         }
         let dataset = ask.dataset.clone();

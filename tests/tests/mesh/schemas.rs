@@ -109,8 +109,8 @@ fn replies() -> BTreeMap<&'static str, Value> {
     status["$defs"]["ModuleStatus"]["properties"]["pid"]["type"] = json!(["integer", "null"]);
     // The command names what it read the texts from.
     let rerank = all.get_mut("rerank").expect("just put there");
-    let sources = json!({ "type": "array", "items": { "type": "string" }, "description": "Files or lines of the results, in their order." });
-    rerank["properties"]["sources"] = sources;
+    let what = "Files or lines of the results, in their order.";
+    rerank["properties"]["sources"] = json!({ "type": "array", "items": { "type": "string" }, "description": what });
     all
 }
 
