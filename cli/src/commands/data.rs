@@ -1,6 +1,6 @@
 //! Ingesting sources into datasets, and looking after datasets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{
@@ -476,7 +476,9 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         ]
     });
     output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
-    d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
+    // Several runs may have read the same.
+    let inputs: BTreeSet<String> = d.lineage.inputs.iter().map(|input| format!("from {input}")).collect();
+    inputs.iter().for_each(|input| output.line(input));
     d.objects.iter().for_each(|o| output.line(&o.url));
     out.current.iter().for_each(|current| output.line(&format!("{current}/*.parquet has these objects under a stable path")));
     out.pins.iter().flatten().for_each(|pin| output.line(&super::datasets::pinned(pin)));
