@@ -3,6 +3,7 @@
 pub(crate) mod adopt;
 pub(crate) mod backup;
 pub(crate) mod buckets;
+pub(crate) mod complete;
 pub(crate) mod data;
 pub(crate) mod datasets;
 pub(crate) mod disk;

@@ -20,6 +20,8 @@ pub(crate) enum ExitStatus {
     BadInput,
     /// The person ended it (Ctrl-C): what a shell shows for a program that SIGINT has ended (128 + 2).
     Interrupted,
+    /// What only a person can mend: a Card, a context or a state is refused (`EX_CONFIG` of sysexits.h, as brahman-init ends).
+    Refused,
     /// Standard output took less than there was: `EX_IOERR` of sysexits.h.
     OutputLost,
     /// The reader of standard output has gone: what a shell shows for a program that SIGPIPE has ended (128 + 13), as for coreutils.
@@ -37,6 +39,7 @@ impl ExitStatus {
             Self::TryAgain => 5,
             Self::BadInput => 6,
             Self::OutputLost => 74,
+            Self::Refused => 78,
             Self::Interrupted => 130,
             Self::ReaderGone => 141,
         }

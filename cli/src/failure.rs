@@ -41,6 +41,8 @@ own_errors! {
     BadInput
     /// What was named does not exist.
     NotFound
+    /// A mesh does not start, for what only a person can mend.
+    Refusal
     /// A check found something wrong, which the output has in full.
     Unsound
 }
@@ -69,7 +71,7 @@ impl Interruption {
                  the command again: `--mode keyset` goes on where it stopped, the other modes start over"
             }
             index::method::Refresh::NAME | index::method::Migrate::NAME => {
-                "the generation that answered still does, and what was embedded is kept: run the command again, and it goes on from there"
+                "whatever answered before still does, and what was embedded is kept: run the command again, and it goes on from there"
             }
             _ => "`brahman status` shows why it stopped; look whether the call took effect before you run the command again",
         }
@@ -100,7 +102,7 @@ impl Cancellation {
                  on where it stopped, the other modes start over"
             }
             index::method::Refresh::NAME | index::method::Migrate::NAME => {
-                "what was embedded is kept, and the generation that answered still does: run the command again, and it goes on from there"
+                "what was embedded is kept, and whatever answered before still does: run the command again, and it goes on from there"
             }
             index::method::Autotune::NAME | index::method::Trial::NAME => {
                 "trials that were measured are kept (`brahman index trials NAME`); the one that was running is not"
@@ -137,6 +139,7 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         }
         catalog::error::NoSuchDataset::NAME => (ExitStatus::NotFound, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
         service::error::InterfaceNotFound::NAME
+        | service::error::MethodNotFound::NAME
         | init::error::NoSuchModule::NAME
         | init::error::NoSuchSession::NAME
         | catalog::error::NoSuchBucket::NAME
@@ -171,18 +174,17 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         }
         profiles::error::NoRoom::NAME => (ExitStatus::Failed, Some("`brahman gpu` shows which modules hold memory")),
         profiles::error::Unknown::NAME => (ExitStatus::TryAgain, Some("`brahman status` shows the module `profiles`")),
-        index::error::NotReady::NAME => (ExitStatus::Failed, Some("`brahman index refresh NAME` fills it")),
         _ => (ExitStatus::Failed, None),
     }
 }
 
-/// What to do where no mesh answers. Every place is named where there would be one by the rule, and was not looked for.
+/// What to do where no mesh answers. Another place is named where there is a socket by the rule, and was not looked for.
 fn no_mesh_hint(path: &Path, places: &[PathBuf]) -> String {
-    let others = places.iter().filter(|other| other.parent() != path.parent());
-    let others: Vec<String> =
-        others.map(|other| format!("{}, where there is {} socket", other.display(), if other.exists() { "a" } else { "no" })).collect();
-    let elsewhere = if others.is_empty() { String::new() } else { format!("; not looked at: {}", others.join("; ")) };
-    format!("`brahman up` starts a mesh; --socket or BRAHMAN_SOCKET names another{elsewhere}")
+    let others = places.iter().filter(|other| other.parent() != path.parent() && other.exists());
+    let others: Vec<String> = others.map(|other| other.display().to_string()).collect();
+    let elsewhere = if others.is_empty() { String::new() } else { format!("; not looked at: {}", others.join(", ")) };
+    let start = "`brahman up --context prod` starts a mesh (`--context test` one of mocks)";
+    format!("{start}; --socket or BRAHMAN_SOCKET names another{elsewhere}")
 }
 
 impl Failure {
@@ -190,6 +192,9 @@ impl Failure {
         let plain = |status| Self { status, name: None, message: format!("{error:#}"), hint: None, parameters: None };
         if error.is::<BadInput>() {
             return plain(ExitStatus::BadInput);
+        }
+        if error.is::<Refusal>() {
+            return plain(ExitStatus::Refused);
         }
         if error.is::<NotFound>() {
             return plain(ExitStatus::NotFound);
@@ -271,6 +276,7 @@ mod tests {
             (fault(&index::error::NoSuchIndex { name: name() }), 4),
             (fault(&init::error::NoSuchModule { label: name() }), 4),
             (fault(&service::error::InterfaceNotFound { interface: name() }), 4),
+            (fault(&service::error::MethodNotFound { method: name() }), 4),
             (fault(&broker::error::Overloaded { retry_after_ms: 1 }), 5),
             (ClientError::Deadline(std::time::Duration::from_secs(1)), 5),
             (fault(&service::error::InvalidParameter { parameter: name() }), 6),
@@ -288,7 +294,7 @@ mod tests {
             let words = error.to_string();
             assert_eq!(code(error), expected, "{words}");
         }
-        assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name()))), (6, 4, 1));
+        assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name())), code(Refusal(name()))), (6, 4, 1, 78));
         let models = std::path::PathBuf::from("/none");
         assert_eq!(code(InstallError::NoModel { name: name(), models: models.clone() }), 4);
         let limited = brahman_models::hub::HubError::Limited { url: name(), after: None };
@@ -300,10 +306,14 @@ mod tests {
 
     #[test]
     fn where_no_mesh_answers_the_other_places_are_named() {
-        let (own, system) = (PathBuf::from("/run/user/1/brahman/brahman.sock"), PathBuf::from("/run/brahman/brahman.sock"));
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let (own, system) = (PathBuf::from("/run/user/1/brahman/brahman.sock"), folder.path().join("brahman.sock"));
         let init = Path::new("/run/user/1/brahman/init.sock");
-        let hint = no_mesh_hint(init, &[own.clone(), system]);
-        assert!(hint.contains("`brahman up`") && hint.contains("not looked at: /run/brahman/brahman.sock"), "{hint}");
+        let hint = no_mesh_hint(init, &[own.clone(), system.clone()]);
+        assert!(hint.contains("`brahman up --context prod`") && !hint.contains("not looked at"), "nothing is there: {hint}");
+        std::fs::write(&system, "").expect("written");
+        let hint = no_mesh_hint(init, &[own.clone(), system.clone()]);
+        assert!(hint.contains(&format!("not looked at: {}", system.display())), "{hint}");
         assert!(!no_mesh_hint(init, &[own]).contains("not looked at"));
     }
 

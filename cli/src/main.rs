@@ -35,7 +35,7 @@ real and mock providers by context.
 const AFTER_HELP: &str = "\
 Exit status: 0 done; 1 the mesh answered with an error, or a check failed; 2 wrong usage; 3 no mesh at the socket; \
 4 not found, or nothing serves the flow; 5 overloaded or out of time, try again; 6 bad input; \
-74 standard output could not be written; 141 its reader has gone.
+74 standard output could not be written; 78 `up`: a Card, a context or a state is refused; 141 its reader has gone.
 
 Environment: BRAHMAN_SOCKET, BRAHMAN_BROKER_CONTEXT, BRAHMAN_CARDS, BRAHMAN_STATE, BRAHMAN_CACHE, NO_COLOR.";
 
@@ -43,8 +43,9 @@ Environment: BRAHMAN_SOCKET, BRAHMAN_BROKER_CONTEXT, BRAHMAN_CARDS, BRAHMAN_STAT
 #[derive(Parser, Debug)]
 #[command(name = "brahman", version, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
 struct Arguments {
-    /// The mesh socket
-    #[arg(long, global = true, env = "BRAHMAN_SOCKET", value_name = "PATH")]
+    /// The mesh socket [default: $BRAHMAN_SOCKET, else in the run folder]
+    // Not clap's `env`: every usage line would show the option as if it were required.
+    #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print JSON, for scripts
     #[arg(long, global = true)]
@@ -179,6 +180,12 @@ enum Command {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
+    /// Print the names that may stand at the end of a command line; completion scripts call it
+    Complete {
+        /// Words of the line behind brahman; the last one is to be completed
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
     /// Write a manual page for each command into a folder, such as ~/.local/share/man/man1
     Man {
         /// Folder, which is created if it does not exist
@@ -200,9 +207,6 @@ struct Up {
     /// Run it in the background, and return once the mesh answers
     #[arg(long)]
     detach: bool,
-    /// Begins a session of its own (`--detach` calls `up` so)
-    #[arg(long, hide = true, conflicts_with = "detach")]
-    session: bool,
 }
 
 #[derive(Args, Debug)]
@@ -230,7 +234,7 @@ struct Call {
     #[arg(long)]
     context: Option<String>,
     /// Give up after this many milliseconds
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     deadline: Option<u64>,
     /// Attribute the provider must have, NAME=VALUE, such as model=bge-small-en-v1.5
     #[arg(long, value_name = "NAME=VALUE")]
@@ -410,10 +414,7 @@ fn main() -> ExitCode {
     let socket = arguments.socket.clone().unwrap_or_else(brahman_sidecar::place::mesh_socket);
     let outcome = match arguments.command {
         Command::Completions { shell } => {
-            // Into memory first: the generator panics where it cannot write.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "brahman", &mut script);
-            output.put(&script);
+            output.put(&commands::complete::script(shell, Arguments::command()));
             Ok(())
         }
         Command::Man { folder } => write_manual(&folder, &output),
@@ -461,7 +462,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
     use commands::{
-        adopt, backup, buckets, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mcp, mesh, profile, rerank, score,
+        adopt, backup, buckets, complete, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mcp, mesh, profile, rerank,
+        score,
     };
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
@@ -537,6 +539,7 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Search(search) => index::search(socket, search, output).await,
             Command::Profile(command) => profile::profile(socket, command, output).await,
             Command::Gpu { watch } => gpu::gpu(socket, watch, output).await,
+            Command::Complete { words } => complete::complete(socket, Arguments::command(), &words, output).await,
             Command::Up(_)
             | Command::Check { .. }
             | Command::Restore(_)

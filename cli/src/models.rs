@@ -123,7 +123,7 @@ pub(crate) fn run(command: Models, output: &Output) -> anyhow::Result<()> {
         Models::Add { folder, name, force } => {
             let options = InstallOptions { cache: &cache, name: name.as_deref(), force };
             let added = told(output, |tell| install::add(&folder, options, tell))?;
-            show("added", &added, output)
+            show(if added.is_new { "added" } else { "present" }, &added, output)
         }
         Models::List { available: true } => search(&[], &cache, output),
         Models::List { available: false } => list(&cache, output),

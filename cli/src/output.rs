@@ -7,6 +7,7 @@
 //! written is remembered, and the command does not succeed.
 
 use std::io::{self, IsTerminal, Write, stderr, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -174,7 +175,8 @@ impl Output {
         }
     }
 
-    fn lose(&self, error: io::Error) {
+    /// Notes that standard output took less than there was, and why.
+    pub(crate) fn lose(&self, error: io::Error) {
         // The first reason is the one that counts.
         let _ = self.lost.set(error);
         self.gone.notify_one();
@@ -314,7 +316,7 @@ impl Output {
 /// Until the first line says how far a work is: what is done sooner needs none.
 const FIRST_LINE: Duration = Duration::from_secs(1);
 /// The longest pause between two such lines.
-const LINE_PAUSE_MAX: Duration = Duration::from_secs(15);
+const LINE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How far a long work is, by lines on standard error, where there is no bar: for people in words, with `--json` one object a line.
 #[derive(Debug)]
@@ -433,6 +435,18 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A count in words: `1 row`, `2 rows`.
+pub(crate) fn counted(count: u64, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
+}
+
+/// A path as a shell takes it for one word, in a command that a person may copy.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// `12 B`, `3.40 KiB`, …
 pub(crate) fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()
@@ -441,6 +455,14 @@ pub(crate) fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        for (path, word) in [("/a/b-1.tar", "/a/b-1.tar"), ("/a b", "'/a b'"), ("it's", "'it'\\''s'"), ("", "''")] {
+            assert_eq!(shell_word(Path::new(path)), word);
+        }
+        assert_eq!((counted(1, "row", "rows"), counted(0, "row", "rows")), ("1 row".to_owned(), "0 rows".to_owned()));
+    }
 
     fn coloured() -> Output {
         Output { colour: true, ..Output::kept() }

@@ -6,7 +6,7 @@ use brahman_card::interface::catalog::{AdoptIn, method};
 
 use super::get;
 use crate::failure::{NotFound, Unsound};
-use crate::output::{Output, Tone};
+use crate::output::{Output, Tone, counted};
 
 /// Adopts every dataset that has a manifest in a bucket, or one by name. Fails if one is refused.
 pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, output: &Output) -> anyhow::Result<()> {
@@ -18,7 +18,8 @@ pub(crate) async fn adopt(socket: &Path, bucket: String, name: Option<String>, o
             output.line(&format!("no dataset has a manifest in bucket {bucket}"));
         }
         for dataset in &out.adopted {
-            output.line(&format!("{} adopted: generation {}, {} rows", dataset.name, dataset.generation, dataset.rows));
+            let rows = counted(dataset.rows, "row", "rows");
+            output.line(&format!("{} adopted: generation {}, {rows}", dataset.name, dataset.generation));
         }
         out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
         out.refused.iter().for_each(|dataset| output.line(&output.paint(&format!("{}: {}", dataset.name, dataset.why), Tone::Bad)));

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{get, is_standard};
 use crate::failure::BadInput;
-use crate::output::{Output, Tone, bytes};
+use crate::output::{Output, Tone, bytes, counted, shell_word};
 use crate::tar::{TarReader, TarWriter};
 
 /// The first file of a backup.
@@ -127,6 +127,10 @@ pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyho
     if !to_standard && ask.file.symlink_metadata().is_ok() {
         return Err(BadInput(format!("{} exists already: give the backup another name", ask.file.display())).into());
     }
+    let folder = folder_of(&ask.file);
+    if !to_standard && !folder.is_dir() {
+        return Err(BadInput(format!("cannot write {}: there is no folder {}", ask.file.display(), folder.display())).into());
+    }
     let state = state_of(socket).await?;
     let staging = StagingFolder::make(state.join(format!("{STAGING}{}-{}", std::process::id(), now_ms())))?;
     for folder in ["catalog", "indexes"] {
@@ -149,7 +153,14 @@ pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyho
             output.note(&format!("the pin of dataset {} stays for a day: {}", dataset.name, chain(&error)));
         }
     }
-    let (head, size) = written?;
+    let (head, size) = match written.map_err(|error| error.downcast::<LostOutput>()) {
+        Ok(written) => written,
+        Err(Ok(LostOutput(lost))) => {
+            output.lose(lost);
+            return Ok(());
+        }
+        Err(Err(error)) => return Err(error),
+    };
     // Where the backup is on standard output, what is said of it would be in it.
     if to_standard {
         head.left_out.iter().for_each(|left_out| output.note(&format!("not in it: {left_out}")));
@@ -163,9 +174,59 @@ pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyho
         return Ok(());
     }
     let (datasets, indexes) = (head.datasets.len(), head.indexes.len());
-    output.line(&format!("{}: {}, {datasets} datasets and {indexes} indexes", ask.file.display(), bytes(size)));
+    let (datasets, indexes) = (counted(datasets as u64, "dataset", "datasets"), counted(indexes as u64, "index", "indexes"));
+    output.line(&format!("{}: {}, {datasets} and {indexes}", ask.file.display(), bytes(size)));
     head.left_out.iter().for_each(|left_out| output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy)));
     Ok(())
+}
+
+/// The folder that a file is in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// That standard output took no more.
+#[derive(Debug)]
+struct LostOutput(io::Error);
+
+impl std::fmt::Display for LostOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cannot write to standard output")
+    }
+}
+
+impl std::error::Error for LostOutput {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// Standard output, which keeps why it took no more: that is no failure of what was to be written.
+#[derive(Debug, Default)]
+struct StandardOutput {
+    lost: Option<io::Error>,
+}
+
+impl StandardOutput {
+    fn noted<T>(&mut self, outcome: io::Result<T>) -> io::Result<T> {
+        outcome.map_err(|error| {
+            let kind = error.kind();
+            self.lost.get_or_insert(error);
+            kind.into()
+        })
+    }
+}
+
+impl Write for StandardOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let outcome = io::stdout().lock().write_all(bytes);
+        self.noted(outcome).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let outcome = io::stdout().lock().flush();
+        self.noted(outcome)
+    }
 }
 
 /// The state of the mesh at a socket.
@@ -349,13 +410,19 @@ fn write_backup(
         left_out,
     };
     if is_standard(file) {
-        write_archive(io::stdout().lock(), &head, &contents, output)?;
-        return Ok((head, 0));
+        let mut standard = StandardOutput::default();
+        let written = write_archive(&mut standard, &head, &contents, output);
+        return match standard.lost {
+            Some(lost) => Err(LostOutput(lost).into()),
+            None => written.map(|()| (head, 0)),
+        };
     }
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(file);
     let unfinished = tempfile::Builder::new()
         .prefix(".brahman-backup-")
         .tempfile_in(folder)
+        // Without the name of a file that nobody knows of.
+        .map_err(|error| io::Error::from(error.kind()))
         .with_context(|| BadInput(format!("cannot write beside {}", file.display())))?;
     write_archive(io::BufWriter::with_capacity(1 << 20, unfinished.as_file()), &head, &contents, output)?;
     unfinished.as_file().sync_all()?;
@@ -427,7 +494,7 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
     let head = if is_standard(&ask.file) {
         unpack(io::stdin().lock(), unfinished.path(), output)?
     } else {
-        let file = File::open(&ask.file).with_context(|| BadInput(format!("cannot read {}", ask.file.display())))?;
+        let file = File::open(&ask.file).with_context(|| BadInput(format!("cannot read {}; nothing was changed", ask.file.display())))?;
         unpack(io::BufReader::with_capacity(1 << 20, file), unfinished.path(), output)?
     };
     // Over an empty folder, or over nothing.
@@ -440,7 +507,9 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
         return Ok(());
     }
     let (datasets, indexes) = (head.datasets.len(), head.indexes.len());
-    output.line(&format!("{}: {datasets} datasets and {indexes} indexes; `brahman up --state {0}` serves them", state.display()));
+    let (datasets, indexes) = (counted(datasets as u64, "dataset", "datasets"), counted(indexes as u64, "index", "indexes"));
+    let (place, word) = (state.display(), shell_word(&state));
+    output.line(&format!("{place}: {datasets} and {indexes}; `brahman up --context prod --state {word}` serves them"));
     head.left_out.iter().for_each(|left_out| output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy)));
     Ok(())
 }
@@ -448,7 +517,7 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
 /// Takes everything out of a backup, and compares it.
 fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<BackupHead> {
     let damaged = |error: io::Error| anyhow::Error::from(error).context(BadInput("the backup is damaged; nothing was changed".into()));
-    let no_backup = || BadInput(format!("this is no backup of brahman's: it does not begin with {HEAD}"));
+    let no_backup = || BadInput(format!("this is no backup of brahman's, since it does not begin with {HEAD}; nothing was changed"));
     let mut archive = TarReader::new(input);
     let bar = output.spinner("restoring");
     let first = archive.next_entry().map_err(|error| anyhow::Error::from(error).context(no_backup()))?.ok_or_else(no_backup)?;
@@ -460,7 +529,7 @@ fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<Backup
     let BackupFormat { brahman_backup } = serde_json::from_slice(&text).with_context(no_backup)?;
     if brahman_backup > FORMAT {
         let words = format!("the backup is of format {brahman_backup}, expected at most {FORMAT}: a newer brahman has written it");
-        return Err(BadInput(words).into());
+        return Err(BadInput(format!("{words}; nothing was changed")).into());
     }
     let head: BackupHead = serde_json::from_slice(&text).with_context(no_backup)?;
     let mut sums: Option<Sums> = None;
@@ -486,7 +555,11 @@ fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<Backup
             file.sync_all()?;
             Ok(sum)
         };
-        let sum = write(&mut archive).with_context(|| format!("cannot take {} out of the backup", entry.path))?;
+        let sum = write(&mut archive).map_err(|error| match error.kind() {
+            // Of the archive; what the disk refuses is of another kind.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => damaged(error),
+            _ => anyhow::Error::from(error).context(format!("cannot take {} out of the backup; nothing was changed", entry.path)),
+        })?;
         found.files.insert(entry.path, sum);
     }
     let wanted = sums.ok_or_else(|| damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends before {SUMS}"))))?;

@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 use super::{get, is_standard, stdin_bytes, stream};
 use crate::failure::{BadInput, Unsound};
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use crate::output::{Output, Tone, bytes, counted, duration, one_line, shortened};
 
 /// What can be done with buckets.
 #[derive(Subcommand, Debug)]
@@ -134,6 +134,8 @@ async fn remove(socket: &Path, name: String, output: &Output) -> anyhow::Result<
     Ok(())
 }
 
+/// Widest key that is shown: one may have a thousand characters, and the person has just written it.
+const KEY_COLUMNS: usize = 100;
 /// Bytes asked for at once.
 const PART_BYTES: u64 = OBJECT_BYTES_MAX;
 
@@ -186,7 +188,7 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
         return Ok(());
     }
     let unverified = if verified == Some(true) { "" } else { "; not verified: no dataset names it, so no checksum of it is recorded" };
-    output.line(&format!("{key}: {} in {}{unverified}", bytes(size), path.display()));
+    output.line(&format!("{}: {} in {}{unverified}", shortened(&key, KEY_COLUMNS), bytes(size), path.display()));
     if rescued {
         output.line(&output.paint("read from bucket rescue: it is missing from its own bucket, or damaged there", Tone::Busy));
     }
@@ -214,7 +216,7 @@ async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, out
         output.print_json(&out);
     } else {
         let copied = if out.copied { ", with a replica in bucket rescue" } else { "" };
-        output.line(&format!("{key} in {bucket}: {}{copied}", bytes(out.size)));
+        output.line(&format!("{} in {bucket}: {}{copied}", shortened(&key, KEY_COLUMNS), bytes(out.size)));
     }
     Ok(())
 }
@@ -277,9 +279,10 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
         output.print_json(&out);
     } else {
         let took = duration(out.elapsed_ms as f64 / 1000.0);
-        output.line(&format!("{} objects, {} in {took}: {} damaged", out.objects, bytes(out.bytes), out.damaged.len()));
+        let objects = counted(out.objects, "object", "objects");
+        output.line(&format!("{objects}, {} in {took}: {} damaged", bytes(out.bytes), out.damaged.len()));
         for of in out.unread.iter().flatten() {
-            let left = format!("not verified: {} objects in {}: {}", of.objects, of.bucket, of.why);
+            let left = format!("not verified: {} in {}: {}", counted(of.objects, "object", "objects"), of.bucket, of.why);
             output.line(&output.paint(&left, Tone::Bad));
         }
         for repaired in &out.repaired {

@@ -1,6 +1,6 @@
 //! Ingesting sources into datasets, and looking after datasets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use brahman_card::interface::catalog::{
@@ -17,7 +17,7 @@ use clap::Args;
 
 use super::{StdinFile, absolute, get, is_standard, stream, text_or_stdin, unfinished};
 use crate::failure::{NotFound, Unsound};
-use crate::output::{Output, Tone, bytes, duration, one_line, shortened};
+use crate::output::{Output, Tone, bytes, counted, duration, one_line, shortened};
 
 /// Reads files into a dataset; or, with `explain`, says what would come of it.
 pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf], explain: bool, output: &Output) -> anyhow::Result<()> {
@@ -30,10 +30,13 @@ pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf],
     let paths = paths.iter().map(given).collect::<anyhow::Result<_>>()?;
     let dataset = ask.dataset.clone();
     let ask = FilesIn { paths, ..ask };
+    let stdin = stdin.as_ref().map(|stdin| stdin.path().display().to_string());
     if !explain {
-        return ingest::<method::Files>(socket, &ask, &dataset, output).await;
+        return ingest::<method::Files>(socket, &ask, &dataset, stdin.as_deref(), output).await;
     }
-    let out: ExplainOut = get::<method::Explain>(socket, &ask).await?;
+    let mut out: ExplainOut = get::<method::Explain>(socket, &ask).await?;
+    name_stdin(&mut out.quarantine, stdin.as_deref());
+    out.dialects.iter_mut().filter(|dialect| Some(dialect.source.as_str()) == stdin.as_deref()).for_each(|d| d.source = STDIN.to_owned());
     if output.json() {
         output.print_json(&out);
     } else {
@@ -43,7 +46,8 @@ pub(crate) async fn ingest_files(socket: &Path, ask: FilesIn, paths: &[PathBuf],
 }
 
 fn explained(out: &ExplainOut, output: &Output) {
-    output.line(&format!("{} rows from {} as {}; nothing was written", out.rows, counted(out.files, "file", "files"), out.format));
+    let (rows, files) = (counted(out.rows, "row", "rows"), counted(out.files, "file", "files"));
+    output.line(&format!("{rows} from {files} as {}; nothing was written", out.format));
     for dialect in &out.dialects {
         let quote = dialect.quote.as_ref().map_or_else(|| "no quotes".to_owned(), |quote| format!("quote `{quote}`"));
         let escape = dialect.escape.as_ref().map_or_else(|| "doubled within a field".to_owned(), |escape| format!("escape `{escape}`"));
@@ -61,9 +65,11 @@ fn explained(out: &ExplainOut, output: &Output) {
     left_out(out.quarantined, &out.quarantine, "would be left out", output);
 }
 
-/// A count in words.
-fn counted(count: u64, one: &str, several: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { several })
+/// What a person calls standard input, which a module read from a file that is gone by now.
+const STDIN: &str = "standard input";
+
+fn name_stdin(left_out: &mut [Quarantine], file: Option<&str>) {
+    left_out.iter_mut().filter(|one| Some(one.source.as_str()) == file).for_each(|one| one.source = STDIN.to_owned());
 }
 
 /// What is left out, and why.
@@ -276,13 +282,20 @@ pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
         pii: t.no_pii.then_some(false),
         bucket: t.bucket,
     };
-    ingest::<M>(socket, &ask, &dataset, output).await
+    ingest::<M>(socket, &ask, &dataset, None, output).await
 }
 
-async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset: &str, output: &Output) -> anyhow::Result<()> {
+/// Ingests; `stdin` is the file that stands for standard input.
+async fn ingest<M: Method<Out = IngestOut>>(
+    socket: &Path,
+    ask: &M::In,
+    dataset: &str,
+    stdin: Option<&str>,
+    output: &Output,
+) -> anyhow::Result<()> {
     let bar = output.spinner("reading");
     let mut lines = output.progress_lines();
-    let last: IngestOut = stream::<M>(socket, ask, |reply: &IngestOut| {
+    let mut last: IngestOut = stream::<M>(socket, ask, |reply: &IngestOut| {
         if let IngestOut::Progress(p) = reply {
             let words = format!("{} rows, {}, {:.0} rows/s", p.rows, bytes(p.bytes), p.rows_per_s);
             bar.set_message(one_line(&format!("{}: {words}", p.phase)));
@@ -291,6 +304,9 @@ async fn ingest<M: Method<Out = IngestOut>>(socket: &Path, ask: &M::In, dataset:
     })
     .await?;
     bar.finish_and_clear();
+    if let IngestOut::Done(out) = &mut last {
+        name_stdin(out.quarantine.as_deref_mut().unwrap_or_default(), stdin);
+    }
     let IngestOut::Done(out) = &last else { return Err(unfinished(M::NAME)) };
     if output.json() {
         output.print_json(&last);
@@ -309,14 +325,14 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
     }
     let workers = out.parallel.filter(|n| *n > 1).map(|n| format!(" by {n} workers")).unwrap_or_default();
     output.line(&format!(
-        "{dataset} generation {}: {} rows from {} in {}{workers}",
+        "{dataset} generation {}: {} from {} in {}{workers}",
         out.generation.unwrap_or(0),
-        out.rows,
+        counted(out.rows, "row", "rows"),
         bytes(out.bytes),
         duration(out.seconds)
     ));
     for object in out.objects.iter().flatten() {
-        output.line(&format!("  {} rows, {}  {}", object.rows, bytes(object.bytes), object.url));
+        output.line(&format!("  {}, {}  {}", counted(object.rows, "row", "rows"), bytes(object.bytes), object.url));
     }
     out.notes.iter().for_each(|note| output.line(&format!("  {note}")));
     for column in out.columns.iter().flatten().filter(|c| c.nulls_made > 0) {
@@ -436,7 +452,8 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         let why = "its bucket is unavailable (`brahman buckets health`), or it is missing and has no replica (`brahman errors`)";
         output.line(&output.paint(&format!("{key} cannot be read: {why}"), Tone::Bad));
     }
-    output.line(&format!("{} generation {}: {} rows, {}", output.paint(&d.name, Tone::Strong), d.generation, d.rows, bytes(d.bytes)));
+    let (name, rows) = (output.paint(&d.name, Tone::Strong), counted(d.rows, "row", "rows"));
+    output.line(&format!("{name} generation {}: {rows}, {}", d.generation, bytes(d.bytes)));
     if let Some(maker) = &d.maker {
         output.line(&output.paint(&format!("synthetic rows, made by the mock {maker}"), Tone::Busy));
     }
@@ -459,7 +476,9 @@ pub(crate) async fn show(socket: &Path, name: &str, rows: u64, output: &Output) 
         ]
     });
     output.table(&["COLUMN", "TYPE", "SOURCE", "NULLS MADE", "PERSONAL DATA"], columns.collect());
-    d.lineage.inputs.iter().for_each(|input| output.line(&format!("from {input}")));
+    // Several runs may have read the same.
+    let inputs: BTreeSet<String> = d.lineage.inputs.iter().map(|input| format!("from {input}")).collect();
+    inputs.iter().for_each(|input| output.line(input));
     d.objects.iter().for_each(|o| output.line(&o.url));
     out.current.iter().for_each(|current| output.line(&format!("{current}/*.parquet has these objects under a stable path")));
     out.pins.iter().flatten().for_each(|pin| output.line(&super::datasets::pinned(pin)));
@@ -498,12 +517,14 @@ pub(crate) async fn resync(
             if out.resynced.is_empty() && out.failed.is_empty() {
                 output.line("every dataset has its manifest and its objects");
             }
-            let back = |d: &PublishedDataset| format!("{} rebuilt: generation {}, {} rows", d.name, d.generation, d.rows);
+            let rows = |d: &PublishedDataset| counted(d.rows, "row", "rows");
+            let back = |d: &PublishedDataset| format!("{} rebuilt: generation {}, {}", d.name, d.generation, rows(d));
             out.resynced.iter().for_each(|d| output.line(&back(d)));
             out.failed.iter().for_each(|d| output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad)));
         }
         return match out.failed.len() {
             0 => Ok(()),
+            1 => Err(Unsound("1 dataset is not whole".to_owned()).into()),
             failed => Err(Unsound(format!("{failed} datasets are not whole")).into()),
         };
     };
@@ -515,7 +536,7 @@ pub(crate) async fn resync(
         return Ok(());
     }
     let what = if out.changed { "published again" } else { "its manifest was right" };
-    output.line(&format!("{name} generation {}: {} rows, {what}", out.generation, out.rows));
+    output.line(&format!("{name} generation {}: {}, {what}", out.generation, counted(out.rows, "row", "rows")));
     out.notes.iter().for_each(|note| output.line(&format!("  {note}")));
     Ok(())
 }

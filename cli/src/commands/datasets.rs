@@ -13,7 +13,7 @@ use brahman_sidecar::{ClientError, Connection};
 
 use super::get;
 use crate::failure::BadInput;
-use crate::output::{Output, Tone, duration};
+use crate::output::{Output, Tone, counted, duration};
 
 /// How long a generation is kept: `90s`, `10m`, `2h`, `7d`.
 pub(crate) fn parse_life(text: &str) -> Result<u64, BadInput> {
@@ -30,7 +30,7 @@ pub(crate) async fn delete(socket: &Path, name: String, output: &Output) -> anyh
     }
     output.line(&format!("{name} deleted"));
     if let Some(later) = out.later {
-        output.line(&format!("  {later} objects and replicas are removed in the background"));
+        output.line(&format!("  {} removed in the background", counted(later, "object or replica is", "objects and replicas are")));
     }
     out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
     Ok(())
@@ -99,7 +99,7 @@ fn copied(how: &str, out: &CopyOut, output: &Output) {
     if output.json() {
         output.print_json(out);
     } else {
-        output.line(&format!("{} generation {}: {} rows, {how}", out.name, out.generation, out.rows));
+        output.line(&format!("{} generation {}: {}, {how}", out.name, out.generation, counted(out.rows, "row", "rows")));
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) async fn unpin(socket: &Path, ask: UnpinIn, output: &Output) -> anyho
     if output.json() {
         output.print_json(&out);
     } else {
-        output.line(&format!("{name}: {} pins taken away", out.unpinned));
+        output.line(&format!("{name}: {} taken away", counted(out.unpinned, "pin", "pins")));
     }
     Ok(())
 }
@@ -129,7 +129,7 @@ pub(crate) async fn unpin(socket: &Path, ask: UnpinIn, output: &Output) -> anyho
 /// What a pin keeps, and for how long, in words.
 pub(crate) fn pinned(pin: &PinnedGeneration) -> String {
     let left_ms = pin.until_ms.map(|until| until.saturating_sub(brahman_card::clock::now_ms()));
-    let life = left_ms.map_or_else(|| "until it is unpinned".to_owned(), |ms| format!("for {}", duration(ms as f64 / 1000.0)));
+    let life = left_ms.map_or_else(|| "until it is unpinned".to_owned(), |ms| format!("for {}", duration(ms.div_ceil(1000) as f64)));
     format!("generation {} is kept {life} (pin {})", pin.generation, pin.pin)
 }
 

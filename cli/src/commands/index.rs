@@ -22,7 +22,7 @@ use tuning::{agent, all_trials, best, evals, given, trials};
 
 use super::{get, stream, unfinished};
 use crate::failure::{NotFound, Unsound};
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use crate::output::{Output, Tone, bytes, counted, duration, one_line};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
 async fn show<M: Method>(socket: &Path, ask: &M::In, output: &Output, person: impl FnOnce(&M::Out)) -> anyhow::Result<()> {
@@ -402,22 +402,22 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
         Some(cached) => format!("{embedded} embedded ({cached} from the cache) by {}", out.model),
     };
     output.line(&format!(
-        "{name} generation {}: {} documents, {} new, {} changed, {} removed; {} chunks, {vectors} in {}",
+        "{name} generation {}: {}, {} new, {} changed, {} removed; {}, {vectors} in {}",
         out.generation,
-        out.dataset_docs,
+        counted(out.dataset_docs, "document", "documents"),
         out.new_docs,
         out.changed_docs,
         out.removed_docs,
-        out.total,
+        counted(out.total, "chunk", "chunks"),
         duration(out.duration_s),
     ));
     for (count, words) in [
         (out.resumed, "chunks had been embedded by an interrupted refresh"),
         (out.resume_lost.unwrap_or(0), "vectors of an interrupted refresh were damaged and were embedded again"),
         (out.reused, "chunks of changed documents were unchanged and kept their vectors"),
-        (out.empty_docs, "documents have no text"),
+        (out.empty_docs, if out.empty_docs == 1 { "document has no text" } else { "documents have no text" }),
         (out.truncated, "chunks were longer than the model's window and were truncated; `brahman index migrate --chunks` cuts them anew"),
-        (out.skipped_docs, "documents were left out:"),
+        (out.skipped_docs, if out.skipped_docs == 1 { "document was left out:" } else { "documents were left out:" }),
     ] {
         if count > 0 {
             output.line(&format!("  {count} {words}"));

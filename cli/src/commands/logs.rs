@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use brahman_card::clock::now_ms;
-use brahman_card::interface::Empty;
+use brahman_card::interface::init::error::NoSuchModule;
 use brahman_card::interface::init::{Line, LogsIn, LogsOut, method};
+use brahman_card::interface::{Empty, WireError as _};
+use brahman_card::names::base_of;
 use brahman_sidecar::logs::{FOLDER, INIT_LABEL, JOURNAL, LogQuery, labels, read};
 use brahman_sidecar::{ClientError, place};
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeZone as _};
@@ -22,9 +24,9 @@ const RING_LINES: u64 = 1000;
 
 #[derive(Args, Debug)]
 pub(crate) struct Logs {
-    /// Label of the module, or init for the supervisor's own lines [default: all that are kept on disk]
+    /// Label of the module, or of a Card with replicas, or init for the supervisor's own lines [default: all that are kept on disk]
     label: Option<String>,
-    /// Keep printing new lines as they come
+    /// Keep printing new lines as they come, of the module LABEL
     #[arg(short, long, requires = "label")]
     follow: bool,
     /// How many of the last lines to print [default: 50; with --since all]
@@ -77,6 +79,7 @@ pub(crate) async fn logs(socket: &Path, logs: Logs, output: &Output) -> anyhow::
     let asks_files = logs.label.as_ref().is_none_or(|label| label == INIT_LABEL) || logs.since.is_some() || logs.trace.is_some();
     let Some(label) = logs.label.clone().filter(|_| !asks_files) else { return from_files(socket, &logs, output).await };
     match from_memory(socket, &label, &logs, output).await {
+        Err(error) if is_unknown(&error) => from_replicas(socket, &label, &logs, error, output).await,
         // Where no mesh runs its last lines are on disk.
         Err(error) if is_down(&error) => match from_files(socket, &logs, output).await {
             Err(none) if none.is::<NotFound>() => Err(error),
@@ -88,6 +91,36 @@ pub(crate) async fn logs(socket: &Path, logs: Logs, output: &Output) -> anyhow::
 
 fn is_down(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Connect { source, .. }) if source.kind() != std::io::ErrorKind::PermissionDenied)
+}
+
+fn is_unknown(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Fault(fault)) if fault.name == NoSuchModule::NAME)
+}
+
+/// The last lines of all replicas of a Card; or, if the label is of no such Card, the error that there is no such module.
+async fn from_replicas(socket: &Path, label: &str, logs: &Logs, unknown: anyhow::Error, output: &Output) -> anyhow::Result<()> {
+    let init = place::init_socket(socket);
+    let modules = get::<method::List>(&init, &Empty {}).await?.modules;
+    let labels = modules.iter().map(|module| module.card.label.to_string());
+    let replicas: Vec<String> = labels.filter(|replica| base_of(replica) == label).collect();
+    if replicas.is_empty() {
+        return Err(unknown);
+    }
+    if logs.follow {
+        let words = format!("{label} has replicas, of which one can be followed: expected one of {}", replicas.join(", "));
+        return Err(BadInput(words).into());
+    }
+    let most = logs.lines.unwrap_or(LINES_USUAL);
+    let mut lines = Vec::new();
+    for replica in replicas {
+        let ask = LogsIn { label: replica.clone(), follow: Some(false), lines: Some(most) };
+        let of_one = get::<method::Logs>(&init, &ask).await?.lines.into_iter();
+        lines.extend(of_one.map(|line| Line { label: Some(replica.clone()), ..line }));
+    }
+    lines.sort_by_key(|line| line.at_ms);
+    let first = lines.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
+    lines[first..].iter().for_each(|line| print(line, true, output));
+    Ok(())
 }
 
 async fn from_memory(socket: &Path, label: &str, logs: &Logs, output: &Output) -> anyhow::Result<()> {

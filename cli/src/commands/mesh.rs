@@ -19,16 +19,16 @@ use brahman_sidecar::{ClientError, chain, place};
 
 use super::{get, is_standard, sibling, stdin_bytes};
 use crate::Up;
-use crate::failure::BadInput;
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use crate::failure::{BadInput, Refusal};
+use crate::output::{Output, Tone, bytes, duration, one_line, shell_word};
 
 /// Becomes `brahman-init`, so that signals reach it without a go-between; or starts it in the background.
 pub(crate) fn up(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
     if up.detach {
         return detach(up, socket, output);
     }
-    if up.session {
-        // Of a session of its own, nobody's terminal ends it.
+    if std::env::var_os(place::DETACHED).is_some_and(|value| !value.is_empty()) {
+        // `up --detach` has called this. Of a session of its own, nobody's terminal ends it.
         nix::unistd::setsid().context("no session of its own")?;
     }
     let program = sibling("brahman-init");
@@ -68,10 +68,10 @@ fn detach(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
     }
     let state = std::path::absolute(up.state.clone().unwrap_or_else(place::state_dir))?;
     // As init will: nothing is written to another mesh's state.
-    check_place(&state).map_err(|error| anyhow::Error::from(error).context(BadInput("cannot use the state".to_owned())))?;
+    check_place(&state).map_err(|error| anyhow::Error::from(error).context(Refusal("cannot use the state".to_owned())))?;
     if let Some(Holder { pid, socket }) = Holder::of(&state) {
         let taken = StateError::Taken { state, socket, pid };
-        return Err(anyhow::Error::from(taken).context(BadInput("cannot use the state".to_owned())));
+        return Err(anyhow::Error::from(taken).context(Refusal("cannot use the state".to_owned())));
     }
     place::private_dir(&state).with_context(|| format!("cannot create the state directory {}", state.display()))?;
     let log = state.join(DETACHED_LOG);
@@ -83,7 +83,7 @@ fn detach(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
     let written = written.with_context(|| format!("cannot write {}", log.display()))?;
     let begins = written.metadata().map_or(0, |found| found.len());
     let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
-    command.args(["up", "--session"]);
+    command.arg("up");
     pass_on(&mut command, up, &socket);
     command.env(place::DETACHED, "1");
     command.stdin(Stdio::null()).stdout(written.try_clone()?).stderr(written);
@@ -92,26 +92,44 @@ fn detach(up: &Up, socket: &Path, output: &Output) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(until_it_answers(&mut child, &socket));
     bar.finish_and_clear();
-    let context = outcome.map_err(|error| error.context(last_words(&log, begins)))?;
+    let context = outcome.map_err(|error| {
+        let words = last_words(&log, begins);
+        match error.downcast_ref::<EndedInit>() {
+            // It has said why.
+            Some(EndedInit(status)) if status.code() == Some(i32::from(EXIT_CONFIG)) => Refusal(words).into(),
+            Some(ended) => anyhow::anyhow!("{words}\n{ended}"),
+            None => error.context(words),
+        }
+    })?;
     if output.json() {
         output.print_json(&serde_json::json!({ "pid": child.id(), "socket": socket, "context": context, "log": log }));
         return Ok(());
     }
     let named = context.as_deref().map_or_else(|| "no context".to_owned(), |name| format!("context {name}"));
     output.line(&format!("the mesh runs as process {}, {named}, socket {}, log {}", child.id(), socket.display(), log.display()));
-    let brahman = if socket == place::mesh_socket() { "brahman".to_owned() } else { format!("brahman --socket {}", socket.display()) };
+    let brahman = if socket == place::mesh_socket() { "brahman".to_owned() } else { format!("brahman --socket {}", shell_word(&socket)) };
     output.line(&next_steps(&brahman, user_unit().is_some()));
     Ok(())
 }
+
+/// That init ended before its mesh answered.
+#[derive(Debug)]
+struct EndedInit(std::process::ExitStatus);
+
+impl std::fmt::Display for EndedInit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "brahman-init ended with {}", self.0)
+    }
+}
+
+impl std::error::Error for EndedInit {}
 
 /// Waits until the child's mesh answers, and gives its context; an error if its init has ended before.
 async fn until_it_answers(child: &mut Child, socket: &Path) -> anyhow::Result<Option<String>> {
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
-            let ended = format!("brahman-init ended with {status}");
-            // sysexits.h EX_CONFIG: what only a person can mend.
-            return Err(if status.code() == Some(i32::from(EXIT_CONFIG)) { BadInput(ended).into() } else { anyhow::anyhow!(ended) });
+            return Err(EndedInit(status).into());
         }
         // Another mesh may have begun on this socket at the same time: then the child is about to end.
         if listener_of(&place::init_socket(socket)).await == Some(child.id()) {
@@ -140,7 +158,7 @@ fn last_words(log: &Path, begins: u64) -> String {
     let text = String::from_utf8_lossy(own);
     let lines: Vec<&str> = text.lines().collect();
     let last = lines[lines.len().saturating_sub(DETACHED_LINES)..].join("\n");
-    format!("the mesh did not start; the end of its log, {}:\n{last}\n", log.display())
+    format!("the mesh did not start; the end of its log, {}:\n{last}", log.display())
 }
 
 /// What a person does with a mesh in the background.

@@ -293,7 +293,9 @@ fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
         };
         vec![row.key.clone(), strip, format!("{:.2}", sum(row)), best, mark]
     });
-    output.table(&["MEMORY", "RESPONSES", "NATS", "LARGEST AT", "TOKENS"], table.collect());
+    // Without --html or --top none were asked for.
+    let has_tokens = rows.iter().flat_map(|row| &row.cells).any(|cell| cell.top.as_ref().is_some_and(|top| !top.is_empty()));
+    output.table(&["MEMORY", "RESPONSES", "NATS", "LARGEST AT", if has_tokens { "TOKENS" } else { "" }], table.collect());
     if rows.len() > ROWS_MAX {
         output.note(&format!("{} more rows; --json has all", rows.len() - ROWS_MAX));
     }

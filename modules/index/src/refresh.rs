@@ -301,7 +301,9 @@ fn is_vector(kind: &DataType) -> bool {
 /// A column that a dataset does not have.
 #[must_use]
 pub fn no_column(dataset: &str, column: &str, there: &[&str]) -> Fault {
-    let message = format!("dataset `{dataset}` has no column `{column}`; it has {}", there.join(", "));
+    // What is searched unless it is said.
+    let hint = if column == "text" { ": `--text-column NAME` says which is to be searched" } else { "" };
+    let message = format!("dataset `{dataset}` has no column `{column}`; it has {}{hint}", there.join(", "));
     Fault::invalid_parameter("id_column, text_column, vector_column, filter_columns", message)
 }
 

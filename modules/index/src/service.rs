@@ -485,7 +485,7 @@ impl IndexService {
             let wanted = match generation {
                 Some(number) => load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
                 None => {
-                    let none = format!("none before generation {}", current.manifest.number);
+                    let none = format!("no generation before {}", current.manifest.number);
                     load_generation(&index, |folder, _| current.manifest.parent.as_deref() == Some(folder), &none)?
                 }
             };

@@ -12,6 +12,7 @@ use brahman_card::interface::ingest::{
     self, CancelIn, CancelOut, FilesIn, IngestOut, IngestSummary, IngestedDataset, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut,
     WatchIn, WatchOut, WatchesOut,
 };
+use brahman_card::names::Kind;
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Client, Reply, Service, chain};
 use tokio::sync::watch;
@@ -107,7 +108,7 @@ impl IngestService {
         self.watches.as_ref().ok_or_else(none)
     }
 
-    fn watch(&self, call: &Call) -> Result<Reply, Fault> {
+    async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: WatchIn = call.parameters()?;
         call.allow_paths()?;
         if ask.paths.is_empty() {
@@ -116,6 +117,13 @@ impl IngestService {
         bounded("debounce_ms", ask.debounce_ms, DEBOUNCE_MS_MAX, 1)?;
         bounded("reconcile_s", ask.reconcile_s, SECONDS_MAX, 1)?;
         files::csv_options(&ask.csv.clone().unwrap_or_default())?;
+        // What could never be committed is not followed. A dataset from before its name was reserved keeps that.
+        if let Err(error) = Kind::Dataset.check_new(&ask.dataset) {
+            let may_be = Kind::Dataset.check(&ask.dataset).is_ok();
+            if !may_be || self.runs.dataset(&ask.dataset).await?.is_none() {
+                return Err(Fault::invalid_parameter("dataset", error.to_string()));
+            }
+        }
         Reply::of(&WatchOut { watching: self.watches()?.watch(ask)? })
     }
 
@@ -484,7 +492,7 @@ impl Service for IngestService {
             "Explain" => self.explain(&call).await,
             "Postgres" => self.table(&call, &["postgres", "postgresql"], self.postgres).await,
             "Mysql" => self.table(&call, &["mysql", "mariadb"], self.mysql).await,
-            "Watch" => self.watch(&call),
+            "Watch" => self.watch(&call).await,
             "Unwatch" => {
                 let UnwatchIn { dataset } = call.parameters()?;
                 call.allow_paths()?;

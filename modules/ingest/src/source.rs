@@ -113,7 +113,17 @@ impl Format {
         }
         let first = paths.first().map_or(Self::Documents, |path| Self::of_file(path));
         match paths.iter().find(|path| Self::of_file(path) != first) {
-            Some(other) => Err(bad(other, Flaw::OtherKind)),
+            Some(other) => {
+                // Of what is not there the kind does not matter. A pattern is looked at later.
+                let is_absent = |path: &&String| {
+                    let found = std::fs::metadata(path.as_str());
+                    found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !path.contains(['*', '?', '[', '{'])
+                };
+                Err(match paths.iter().find(is_absent) {
+                    Some(absent) => bad(absent, Flaw::Unreadable(io::ErrorKind::NotFound.into())),
+                    None => bad(other, Flaw::OtherKind),
+                })
+            }
             None => Ok(first),
         }
     }

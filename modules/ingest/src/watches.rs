@@ -166,6 +166,11 @@ impl Watches {
                 Err(error) => return Err(bad(error.into())),
             }
         }
+        if let Some((one, other)) = overlap(&ask.paths) {
+            let apart = || format!("{one} is below {other}, or is the same folder");
+            let words = if one == other { format!("{one} is named twice") } else { apart() };
+            return Err(Fault::invalid_parameter("paths", format!("{words}: its files would be read twice, expected folders apart")));
+        }
         let dataset = ask.dataset.clone();
         {
             let mut all = self.lock();
@@ -255,6 +260,13 @@ fn told(ask: &WatchIn) -> WatchStatus {
     WatchStatus { dataset: ask.dataset.clone(), paths: ask.paths.clone(), state: "starting".into(), ..WatchStatus::default() }
 }
 
+/// Two of the folders of which the first is the other one or below it, by whatever links.
+fn overlap(paths: &[String]) -> Option<(&str, &str)> {
+    let real: Vec<PathBuf> = paths.iter().map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into())).collect();
+    let below = |one: usize| (0..paths.len()).find(|other| *other != one && real[one].starts_with(&real[*other])).map(|other| (one, other));
+    (0..paths.len()).find_map(below).map(|(one, other)| (paths[one].as_str(), paths[other].as_str()))
+}
+
 /// Whether an event can mean that a listing is another. Our own reading makes events too.
 fn matters(event: &notify::Event) -> bool {
     if event.need_rescan() {
@@ -281,6 +293,20 @@ fn tellers(paths: &[String], changed: &Arc<Notify>) -> notify::Result<notify::Re
         watcher.watch(Path::new(path), RecursiveMode::Recursive)?;
     }
     Ok(watcher)
+}
+
+/// What is said of a watch of which the kernel will not notify us: its state, and why.
+fn untold(error: &notify::Error, every: Duration) -> (String, String) {
+    let is_absent = match &error.kind {
+        ErrorKind::PathNotFound => true,
+        ErrorKind::Io(error) => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    };
+    if !is_absent {
+        return ("polling".into(), why_polling(error, every));
+    }
+    let path = error.paths.first().map_or_else(|| "a folder".to_owned(), |path| path.display().to_string());
+    ("waiting".into(), format!("{path} is not there: it is looked for every {} s", ABSENT.as_secs()))
 }
 
 /// Why the kernel will not notify us, and what remedies that.
@@ -335,7 +361,10 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
                     teller = Some(watcher);
                     watches.tell(&dataset, |w| (w.state, w.reason) = ("watching".into(), None));
                 }
-                Ok(Err(error)) => watches.tell(&dataset, |w| (w.state, w.reason) = ("polling".into(), Some(why_polling(&error, poll)))),
+                Ok(Err(error)) => {
+                    let (state, why) = untold(&error, poll);
+                    watches.tell(&dataset, |w| (w.state, w.reason) = (state, Some(why)));
+                }
                 Err(error) => return format!("setting up the kernel's notifications: {error}"),
             }
         }
@@ -440,6 +469,25 @@ mod tests {
         std::fs::write(&file, changed).expect("damaged");
         let refused = read(&file).expect_err("its checksum does not match").to_string();
         assert!(refused.contains("watches.json") && refused.contains("checksum"), "{refused}");
+    }
+
+    #[test]
+    fn folders_of_which_one_has_the_other_are_told() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| home.path().join(name).display().to_string();
+        std::fs::create_dir_all(home.path().join("a/b")).and_then(|()| std::fs::create_dir(home.path().join("ab"))).expect("made");
+        std::os::unix::fs::symlink(home.path().join("a"), home.path().join("link")).expect("linked");
+        assert_eq!(overlap(&[at("a"), at("ab")]), None);
+        for (one, other) in [("a", "a"), ("a/b", "a"), ("a", "link")] {
+            assert!(overlap(&[at(one), at(other)]).is_some(), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_waited_for() {
+        let absent = notify::Error::path_not_found().add_path(PathBuf::from("/n"));
+        assert_eq!(untold(&absent, POLL), ("waiting".to_owned(), "/n is not there: it is looked for every 2 s".to_owned()));
+        assert_eq!(untold(&notify::Error::new(ErrorKind::MaxFilesWatch), POLL).0, "polling");
     }
 
     #[test]

@@ -100,6 +100,12 @@ pub enum InstallError {
         /// What it was.
         pinned: String,
     },
+    /// A person's own folder, as which no module can serve it.
+    #[error("{why}; it was not added")]
+    Unservable {
+        /// Why not, and what to do.
+        why: String,
+    },
     /// There is no such model.
     #[error("no model called `{name}` is in {}; `brahman models list` shows what is", .models.display())]
     NoModel {
@@ -155,7 +161,8 @@ impl InstallError {
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Selection(_) | Self::Layout(_) | Self::Name { .. } | Self::Taken { .. } | Self::Manifest { .. } => true,
+            Self::Selection(_) | Self::Layout(_) => true,
+            Self::Name { .. } | Self::Taken { .. } | Self::Manifest { .. } | Self::Unservable { .. } => true,
             // The folder that was to be added.
             Self::Cache { source, .. } => source.kind() == io::ErrorKind::NotFound,
             _ => false,
@@ -195,6 +202,8 @@ pub struct BroughtModel {
     pub fetched: u64,
     /// Why it cannot be served as it is, if it cannot.
     pub refusal: Option<String>,
+    /// Whether it was put into the cache just now; it is in there either way.
+    pub is_new: bool,
 }
 
 /// What a request comes to.
@@ -292,7 +301,7 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
         revision: Some(listing.commit),
         ..former
     };
-    place.install(manifest, &files, put_link, wanted.published, fetched)
+    place.install(manifest, &files, put_link, wanted.published, fetched, None)
 }
 
 /// Copies a model of a person's own into the cache, so that it stays as it is and is known by name.
@@ -308,9 +317,7 @@ pub fn add(folder: &Path, options: InstallOptions<'_>, tell: &mut Listener<'_>) 
     let place = Place::of(options.cache, options.name.unwrap_or(&named))?;
     let _lock = place.lock(tell)?;
     let is_itself = fs::canonicalize(&place.target).is_ok_and(|target| target == folder);
-    if let Some(there) = place.manifest()?.filter(|_| is_itself || !options.force) {
-        return Err(place.taken(&there));
-    }
+    let there = place.manifest()?.filter(|_| is_itself || !options.force);
     let mut names = Vec::new();
     gather(&folder, "", DEPTH_MAX, &mut names).map_err(unreadable)?;
     names.sort();
@@ -325,9 +332,17 @@ pub fn add(folder: &Path, options: InstallOptions<'_>, tell: &mut Listener<'_>) 
         }
         files.insert(name.clone(), (path, found, bytes));
     }
+    if let Some(there) = there {
+        let is_pinned = |(name, (_, found, _)): (&String, &(PathBuf, String, u64))| there.sha256.get(name) == Some(found);
+        let has_same_files = there.sha256.len() == files.len() && files.iter().all(is_pinned);
+        let is_read_alike = manifest.pooling.is_none() || manifest.pooling == there.pooling;
+        // Said a second time, it is there already.
+        let is_same = has_same_files && is_read_alike && there.holds(&place.target);
+        return if is_same { brought(&place, &there, 0) } else { Err(place.taken(&there)) };
+    }
     let source = if manifest.source.is_empty() { folder.display().to_string() } else { manifest.source.clone() };
     let manifest = Manifest { name: place.name.to_string(), graph: Some(selection.graph), source, ..manifest };
-    place.install(manifest, &files, put_copy, None, 0)
+    place.install(manifest, &files, put_copy, None, 0, Some(&folder))
 }
 
 /// Takes a model out of the cache. Gives where it was and what was known of it.
@@ -373,6 +388,7 @@ fn brought(place: &Place, manifest: &Manifest, fetched: u64) -> Result<BroughtMo
             ModelKind::Embedding => ModelFolder::read(&place.target, &Overrides::default()).err().map(|error| chain(&error)),
             ModelKind::Reranker => None,
         },
+        is_new: false,
     })
 }
 
@@ -454,6 +470,7 @@ impl Place {
         put: fn(&Path, &Path) -> io::Result<()>,
         published: Option<&PublishedModel>,
         fetched: u64,
+        own: Option<&Path>,
     ) -> Result<BroughtModel, InstallError> {
         let aside = self.aside()?;
         let building = aside.path().join("model");
@@ -466,9 +483,13 @@ impl Place {
         if is_classifier(&building) {
             manifest.kind = ModelKind::Reranker;
         }
-        // It names the folder, which will be another.
-        let renamed = |why: String| why.replace(&building.display().to_string(), &self.target.display().to_string());
+        // It names the folder, which will be another, or is a person's own.
+        let place = own.unwrap_or(&self.target);
+        let renamed = |why: String| why.replace(&building.display().to_string(), &place.display().to_string());
         let refusal = judge(&building, &mut manifest, published)?.map(renamed);
+        if let Some(why) = refusal.clone().filter(|_| own.is_some()) {
+            return Err(InstallError::Unservable { why });
+        }
         let failed = |source| InstallError::Cache { path: self.target.clone(), source };
         // The folder was made for nobody else's eyes, and is as others are.
         fs::set_permissions(&building, fs::Permissions::from_mode(0o755)).map_err(failed)?;
@@ -483,6 +504,7 @@ impl Place {
             bytes: files.values().map(|(_, _, bytes)| bytes).sum(),
             fetched,
             refusal,
+            is_new: true,
         })
     }
 }

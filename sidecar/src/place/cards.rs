@@ -62,7 +62,11 @@ pub fn collisions(cards: &[FoundCard], mesh: &Path) -> Vec<CardError> {
         if let Some(why) = misplaced(card, mesh) {
             errors.push(refusal(found, "service_socket", why));
         }
-        if let Some(other) = cards[..i].iter().find(|other| other.card.id == card.id || socket_path(&other.card, mesh) == path) {
+        // One that may not have its socket takes it from nobody.
+        let is_same = |other: &&FoundCard| {
+            other.card.id == card.id || (socket_path(&other.card, mesh) == path && misplaced(&other.card, mesh).is_none())
+        };
+        if let Some(other) = cards[..i].iter().find(is_same) {
             let (field, what, mend) = if path == *mesh {
                 ("flow.output", "same interface of the broker as", "a mesh has one broker")
             } else if other.card.label == card.label {
@@ -242,6 +246,8 @@ mod tests {
     fn a_card_takes_no_file_of_the_mesh_and_none_of_another() {
         assert_eq!(refused(&[found("a", ""), found("b", ""), found("broker", BROKER)]), "");
         assert_eq!(refused(&[found("a", ""), found("a", "service_socket = \"a2.sock\"")]), "", "a replica");
+        let beside = refused(&[found("mesh", ""), found("broker", BROKER)]);
+        assert!(beside.starts_with("mesh.toml") && !beside.contains("broker.toml"), "the broker is right: {beside}");
         for (cards, words) in [
             (vec![found("mesh", "")], "mesh.sock is a file of the mesh's own"),
             (vec![found("a", "service_socket = \"mesh.sock\"")], "mesh.sock is a file of the mesh's own"),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use brahman_card::ModuleState;
-use brahman_card::interface::{Method, broker, catalog, embed, index, ingest, init, profiles, storage};
+use brahman_card::interface::{Method, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage};
 use brahman_tests::{Setup, repository, shipped};
 use schemars::JsonSchema;
 use schemars::generate::SchemaGenerator;
@@ -25,6 +25,21 @@ fn reply<M: Method>() -> Value {
     of_type::<M::Out>()
 }
 
+/// A schema of what is of one shape or of another, as the arguments say.
+fn either(shapes: [Value; 2]) -> Value {
+    let (mut definitions, mut choices) = (serde_json::Map::new(), Vec::new());
+    for mut shape in shapes {
+        if let Some(own) = shape.as_object_mut() {
+            own.remove("$schema");
+            if let Some(Value::Object(more)) = own.remove("$defs") {
+                definitions.extend(more);
+            }
+        }
+        choices.push(shape);
+    }
+    json!({ "$schema": "https://json-schema.org/draft/2020-12/schema", "anyOf": choices, "$defs": definitions })
+}
+
 /// The commands whose `--json` is a reply of an interface, and its schema.
 fn replies() -> BTreeMap<&'static str, Value> {
     let mut all = BTreeMap::from([
@@ -34,8 +49,12 @@ fn replies() -> BTreeMap<&'static str, Value> {
         ("context", reply::<broker::method::GetContext>()),
         ("reload", reply::<init::method::Reload>()),
         ("logs", of_type::<init::Line>()),
-        ("embed", reply::<embed::method::EmbedText>()),
+        ("introspect", either([reply::<service::method::GetInfo>(), reply::<service::method::GetInterfaceDescription>()])),
+        ("embed", either([reply::<embed::method::EmbedText>(), reply::<embed::method::EmbedFile>()])),
+        ("rerank", reply::<rerank::method::Rerank>()),
         ("ingest-files", reply::<ingest::method::Files>()),
+        ("ingest-postgres", reply::<ingest::method::Postgres>()),
+        ("ingest-mysql", reply::<ingest::method::Mysql>()),
         ("ingest-explain", reply::<ingest::method::Explain>()),
         ("ingest-watch", reply::<ingest::method::Watch>()),
         ("ingest-unwatch", reply::<ingest::method::Unwatch>()),
@@ -48,12 +67,27 @@ fn replies() -> BTreeMap<&'static str, Value> {
         ("datasets-copy", reply::<catalog::method::Copy>()),
         ("datasets-pin", reply::<catalog::method::Pin>()),
         ("datasets-unpin", reply::<catalog::method::Unpin>()),
-        ("datasets-resync", reply::<catalog::method::Resync>()),
+        ("datasets-resync", either([reply::<catalog::method::Resync>(), reply::<catalog::method::ResyncMissing>()])),
         ("datasets-adopt", reply::<catalog::method::Adopt>()),
         ("buckets", reply::<storage::method::Buckets>()),
+        ("buckets-add", reply::<storage::method::AddBucket>()),
         ("buckets-health", reply::<storage::method::Health>()),
+        ("buckets-put", reply::<storage::method::PutObject>()),
+        ("buckets-scrub", reply::<storage::method::Scrub>()),
+        ("errors", either([reply::<storage::method::Errors>(), reply::<storage::method::CompactErrors>()])),
         ("index-create", reply::<index::method::Create>()),
         ("index-refresh", reply::<index::method::Refresh>()),
+        ("index-migrate", reply::<index::method::Migrate>()),
+        ("index-promote", reply::<index::method::Promote>()),
+        ("index-rollback", reply::<index::method::Rollback>()),
+        ("index-unpin", reply::<index::method::Unpin>()),
+        ("index-move", reply::<index::method::Move>()),
+        ("index-compact", reply::<index::method::Compact>()),
+        ("index-eval", either([reply::<index::method::EvalAutogen>(), reply::<index::method::EvalList>()])),
+        ("index-trial", reply::<index::method::Trial>()),
+        ("index-best", reply::<index::method::Best>()),
+        ("index-autotune", reply::<index::method::Autotune>()),
+        ("index-agent", either([reply::<index::method::AgentStatus>(), reply::<index::method::AgentEnqueue>()])),
         ("index-list", reply::<index::method::List>()),
         ("index-stats", reply::<index::method::Stats>()),
         ("index-get", reply::<index::method::Get>()),
@@ -61,6 +95,8 @@ fn replies() -> BTreeMap<&'static str, Value> {
         ("index-doctor", reply::<index::method::Doctor>()),
         ("index-delete", reply::<index::method::Delete>()),
         ("search", reply::<index::method::Search>()),
+        ("score-matrix", reply::<score::method::ScoreMatrix>()),
+        ("score-weights", either([reply::<score::method::Weights>(), reply::<score::method::ResetWeights>()])),
         ("profile-list", reply::<profiles::method::List>()),
         ("profile-show", of_type::<profiles::ProfileInfo>()),
         ("profile-activate", reply::<profiles::method::Activate>()),
@@ -71,6 +107,10 @@ fn replies() -> BTreeMap<&'static str, Value> {
     // A module without a process has no number, which the interface writes as 0.
     let status = all.get_mut("status").expect("just put there");
     status["$defs"]["ModuleStatus"]["properties"]["pid"]["type"] = json!(["integer", "null"]);
+    // The command names what it read the texts from.
+    let rerank = all.get_mut("rerank").expect("just put there");
+    let what = "Files or lines of the results, in their order.";
+    rerank["properties"]["sources"] = json!({ "type": "array", "items": { "type": "string" }, "description": what });
     all
 }
 
@@ -162,7 +202,10 @@ async fn what_commands_print_is_as_its_schema_says() {
         ("explain", &["explain", "embed"]),
         ("context", &["context"]),
         ("reload", &["reload"]),
+        ("introspect", &["introspect"]),
+        ("introspect", &["introspect", "embed"]),
         ("embed", &["embed", "a text"]),
+        ("embed", &["embed", "--file", csv.as_str()]),
         ("ingest-files", &["ingest", "files", "d", csv.as_str()]),
         ("ingest-explain", &["ingest", "files", "d", csv.as_str(), "--explain"]),
         ("ingest-watches", &["ingest", "watches"]),
@@ -175,9 +218,13 @@ async fn what_commands_print_is_as_its_schema_says() {
         ("datasets-pin", &["datasets", "pin", "f", "--life", "1h"]),
         ("datasets-unpin", &["datasets", "unpin", "f"]),
         ("datasets-resync", &["datasets", "resync", "f"]),
+        ("datasets-resync", &["datasets", "resync"]),
         ("datasets-delete", &["datasets", "delete", "f"]),
         ("buckets", &["buckets"]),
         ("buckets-health", &["buckets", "health"]),
+        ("buckets-scrub", &["buckets", "scrub"]),
+        ("errors", &["errors"]),
+        ("errors", &["errors", "--compact", "5"]),
         ("index-create", &["index", "create", "i", "--dataset", "d"]),
         ("index-refresh", &["index", "refresh", "i"]),
         ("index-list", &["index", "list"]),
@@ -185,6 +232,8 @@ async fn what_commands_print_is_as_its_schema_says() {
         ("index-get", &["index", "get", "i", "1"]),
         ("index-generations", &["index", "generations", "i"]),
         ("index-doctor", &["index", "doctor", "i"]),
+        ("index-eval", &["index", "eval", "i", "--list"]),
+        ("index-agent", &["index", "agent"]),
         ("search", &["search", "i", "ships"]),
         ("index-delete", &["index", "delete", "i"]),
         ("disk", &["disk"]),

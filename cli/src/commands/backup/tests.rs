@@ -38,7 +38,8 @@ fn a_backup_is_restored_whole_or_not_at_all() {
         fs::write(&file, &bytes[..damage]).expect("cut");
         let ask = Restore { file: file.clone(), state: home.path().join("empty") };
         fs::create_dir_all(&ask.state).expect("made");
-        restore(&ask, &Output::kept()).expect_err("it is cut off");
+        let refused = restore(&ask, &Output::kept()).expect_err("it is cut off");
+        assert!(refused.is::<BadInput>() && refused.to_string().contains("nothing was changed"), "{refused:#}");
         assert_eq!(fs::read_dir(&ask.state).expect("there").count(), 0);
     }
     let mut flipped = bytes.clone();

@@ -84,14 +84,15 @@ pub(super) fn found(output: &Output, out: &SearchOut) {
     // Of few chunks nothing was measured, and there is nothing to say.
     let wide = out.ef.zip(out.recall).map(|(ef, recall)| format!(" (ef {ef}, recall {recall:.3})")).unwrap_or_default();
     let by = out.provider.as_ref().map(|p| format!(", query embedded by {p}")).unwrap_or_default();
+    // By words alone, before anything is embedded, there is none.
+    let model = if out.model.is_empty() { String::new() } else { format!(", {}", out.model) };
     let ms = |us: u64| us as f64 / 1e3;
     output.line(&output.paint(
         &format!(
-            "generation {}, {}{fused} {}{wide}, {}{by}, {:.1} ms ({:.1} to embed, {:.1} to search){stale}",
+            "generation {}, {}{fused} {}{wide}{model}{by}, {:.1} ms ({:.1} to embed, {:.1} to search){stale}",
             out.generation,
             out.mode,
             out.engine,
-            out.model,
             ms(out.elapsed_us.total),
             ms(out.elapsed_us.embed),
             ms(out.elapsed_us.search)

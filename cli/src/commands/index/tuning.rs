@@ -210,7 +210,7 @@ pub(super) fn evals(output: &Output, evals: &[EvalInfo]) {
 
 pub(super) fn agent(output: &Output, out: &AgentStatusOut) {
     let said = || {
-        out.reason.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
+        out.reason.iter().for_each(|why| output.text(&output.paint(why.trim_end(), Tone::Bad)));
         out.pinned.iter().for_each(|names| output.line(&format!("  rolled back and pinned, not refreshed: {}", names.join(" "))));
     };
     if !out.enabled && out.reason.is_some() {

@@ -34,8 +34,12 @@ use crate::segment;
 use crate::threads::{endless, on_own_thread};
 use flat_hnsw::build::Parameters;
 
-/// Texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
+/// Most texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
 const EMBED_BATCH: usize = 256;
+/// The first ones, before it is known how long they take.
+const EMBED_BATCH_FIRST: usize = EMBED_BATCH / 4;
+/// What takes longer than this is sent in smaller parts: whoever waits wants to hear more often.
+const EMBED_TIME_MAX: Duration = Duration::from_secs(3);
 /// Appended rows that a compaction folds in, beside a share of the base: comparing 4,096 more takes 50 µs.
 const APPENDED_MAX: usize = 4096;
 /// That share: 1 in this many.
@@ -48,6 +52,17 @@ const SEGMENTS_MAX: usize = 64;
 const RELEASED_BYTES_MIN: u64 = 256 << 20;
 /// How often a build says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// How many texts to send at once after so many took so long.
+fn next_size(size: usize, took: Duration) -> usize {
+    if took > EMBED_TIME_MAX {
+        (size / 2).max(1)
+    } else if took < EMBED_TIME_MAX / 3 {
+        (size * 2).min(EMBED_BATCH)
+    } else {
+        size
+    }
+}
 
 /// How a graph is built unless the index says otherwise.
 pub(super) fn graph_parameters(parameters: &CreateIn) -> Parameters {
@@ -382,8 +397,14 @@ impl IndexService {
             let (mut done, mut growth) = (0, Growth::default());
             how.show(plan, &model, &at_hand, &mut growth).await?;
             let [mut one, mut two] = [0, 1].map(|_| Embedder::new(self.client.clone(), Some(model.clone())));
-            for pair in asked.chunks(2 * EMBED_BATCH) {
-                let (left, right) = pair.split_at(pair.len().min(EMBED_BATCH));
+            let (mut rest, mut size) = (asked.as_slice(), EMBED_BATCH_FIRST);
+            // So that what is left can be told from the first part on.
+            say(call, "embed", 0, of).await?;
+            while !rest.is_empty() {
+                let (pair, later) = rest.split_at(rest.len().min(2 * size));
+                rest = later;
+                let begun = std::time::Instant::now();
+                let (left, right) = pair.split_at(pair.len().min(size));
                 let texts = |part: &[(usize, [u8; 32])]| part.iter().map(|(i, _)| text(*i)).collect::<Result<Vec<_>, Fault>>();
                 let (left_texts, right_texts) = (texts(left)?, texts(right)?);
                 let left_texts: Vec<&str> = left_texts.iter().map(AsRef::as_ref).collect();
@@ -398,6 +419,7 @@ impl IndexService {
                     log.add(part.iter().map(|(_, hash)| hash).zip(vectors.clone())).map_err(|e| io_fault("writing pending.log", &e))?;
                     part.iter().zip(vectors).for_each(|((i, _), vector)| at_hand.insert(*i, vector));
                 }
+                size = next_size(size, begun.elapsed());
                 done += pair.len() as u64;
                 how.show(plan, &model, &at_hand, &mut growth).await?;
                 say(call, "embed", done, of).await?;

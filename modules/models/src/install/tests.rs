@@ -32,9 +32,14 @@ fn a_folder_of_a_persons_own_is_kept_as_it_was() {
     let (folder, cache) = (home.path().join("mine"), home.path().join("cache"));
     bare(&folder);
     fs::write(folder.join("notes.txt"), "not the model's").expect("written");
+    let refused = add(&folder, options(&cache), &mut silent()).expect_err("nobody could serve it");
+    assert!(refused.is_bad_input() && refused.to_string().contains("BRAHMAN_EMBED_POOLING"), "{refused}");
+    assert!(refused.to_string().contains(&folder.display().to_string()) && !catalogue::folder(&cache, "mine").exists(), "{refused}");
+    fs::write(folder.join(manifest::FILE), r#"{"pooling": "cls"}"#).expect("written");
     let added = add(&folder, options(&cache), &mut silent()).expect("added");
-    assert_eq!((added.name.as_str(), added.files, added.kind), ("mine", 3, ModelKind::Embedding));
-    assert!(added.refusal.as_ref().is_some_and(|why| why.contains("BRAHMAN_EMBED_POOLING")), "{added:?}");
+    assert_eq!((added.name.as_str(), added.files, added.kind, added.is_new), ("mine", 3, ModelKind::Embedding, true));
+    let again = add(&folder, options(&cache), &mut silent()).expect("it is there already");
+    assert_eq!((again.name.as_str(), again.files, again.is_new, again.refusal), ("mine", 3, false, None));
     let manifest = read_manifest(&added.path).expect("read").expect("there");
     assert!(manifest.holds(&added.path) && !added.path.join("notes.txt").exists());
     // What becomes of the folder is no matter any more.
