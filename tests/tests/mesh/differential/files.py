@@ -340,7 +340,7 @@ def compare_csv(asked, made):
     options += ", columns={%s}" % names
     readers["DuckDB"] = [list(row) for row in duckdb.sql(f"SELECT * FROM read_csv('{path}', {options})").fetchall()]
     if len(asked["names"]) > 1:
-        theirs = polars.read_csv(path, separator=asked["delimiter"], infer_schema=False, missing_utf8_is_empty_string=False)
+        theirs = polars.read_csv(path, separator=asked["delimiter"], infer_schema=False, empty_string_is_null=True)
         readers["polars"] = [list(row) for row in theirs.rows()]
     wrong = []
     for reader, rows in readers.items():
