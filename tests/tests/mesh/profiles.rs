@@ -37,7 +37,7 @@ fn setup(cards: &[(String, String)], mib: u64) -> Setup {
     let mut all = vec![shipped("broker"), shipped("profiles")];
     all.extend(cards.iter().cloned());
     // A context that no Card names is refused.
-    let has_context = all.iter().any(|(_, card)| card.contains("test = "));
+    let has_context = all.iter().any(|(_, card)| card.contains("priority_contexts.test"));
     let setup = Setup::new(&all).env("BRAHMAN_PROFILES_CPU_MIB", mib.to_string());
     let setup = if has_context { setup.context("test") } else { setup };
     setup.env("BRAHMAN_PROFILES_RESIDENCY_S", "0").env("BRAHMAN_NVML", "/no/such/nvml.so")
