@@ -129,8 +129,10 @@ fn put(from: &Path, root: &Path, part: &Path, file: &FileRef) -> io::Result<()> 
 }
 
 /// Copies what the index's generations are made of and has no copy yet; copies of what is gone go, unless something of the index
-/// cannot be read: then it may need them. Where another mesh has put its copies of an index of this name, nothing is copied. `copies` is the
-/// folder for those of all indexes; whether its bucket is there, and whether the index is still wanted, is asked before each file.
+/// cannot be read: then it may need them. Where another mesh has put its copies of an index of this name, nothing is copied.
+///
+/// `copies` is the folder for those of all indexes; whether its bucket is there, and whether the index is still wanted, is asked before
+/// each file.
 ///
 /// # Errors
 /// As the file systems give them; the rest is copied the next time. `AlreadyExists` where they are another's, `NotFound` if the bucket is
