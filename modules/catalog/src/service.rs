@@ -265,6 +265,8 @@ impl CatalogService {
         }
         // There may be somewhere to copy to, or something.
         self.copier.wake();
+        // Whoever keeps replicas elsewhere follows the heads: the same word again lets it ask for the buckets.
+        self.teller.heads.send_modify(|_| ());
         Ok(())
     }
 

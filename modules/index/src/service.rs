@@ -244,6 +244,10 @@ impl IndexService {
                 let mut first = true;
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
+                    if !first {
+                        // The catalog also says it again when buckets come and go.
+                        self.hear_of_rescue().await;
+                    }
                     self.hear_of_datasets(word, std::mem::take(&mut first)).await;
                     self.agent.moved.notify_one();
                 }
