@@ -216,10 +216,16 @@ impl Index {
             let named = folder.pointer().ok().flatten().and_then(|pointer| folder.manifest(&pointer.generation).ok());
             let back = copies.and_then(|copies| rescue::restore_manifest(&folder, copies));
             let manifest_back = back.is_some();
-            if let (Some(manifest), Some(copies)) = (back.or(named), copies)
-                && (!rescue::restore(&folder, &manifest, copies).is_empty() || manifest_back)
-            {
-                answering = AnswerState { rescued: true, ..AnswerState::of(folder.open().map_err(OpenError::from)) };
+            if let (Some(manifest), Some(copies)) = (back.or(named), copies) {
+                let mut files = rescue::restore(&folder, &manifest, copies);
+                if manifest_back {
+                    files.insert(0, "its manifest".to_owned());
+                }
+                if !files.is_empty() {
+                    let why = answering.degraded.unwrap_or_default();
+                    tracing::warn!(index = parameters.name, "restored from rescue: {}; it was found that {why}", files.join(", "));
+                    answering = AnswerState { rescued: true, ..AnswerState::of(folder.open().map_err(OpenError::from)) };
+                }
             }
         }
         if let Some(generation) = &answering.generation {

@@ -168,6 +168,8 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
         };
         assert_eq!((&found["results"], &found["degraded"]), (&wanted["results"], &Value::Null));
         assert!(std::fs::read(&graph).expect("there") == whole && mesh.brahman(&["index", "doctor", "t"]).status.success());
+        let doctor = mesh.brahman_json(&["index", "doctor", "t"]);
+        assert!(doctor["notes"].to_string().contains("came back from bucket rescue"), "{doctor}");
     }
     // A copy with another content is none; the next generation is its own.
     std::fs::write(&copy, "something else").expect("damaged");
