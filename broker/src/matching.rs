@@ -66,6 +66,13 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let wish = Wish::of(ask);
     let mut candidates: Vec<RankedProvider> = (0..modules.len()).filter_map(|index| consider(index, modules, ask, &wish)).collect();
     candidates.sort_by(|a, b| key(a).cmp(&key(b)));
+    // One on its way that has not told whether it has what is required is waited for only if nobody is known to have it.
+    let unproven = |c: &RankedProvider| required(ask, &wish).any(|(name, value)| c.matched.attributes.get(name) != Some(value));
+    if candidates.iter().any(|c| c.refused.is_none() && !unproven(c)) {
+        for candidate in candidates.iter_mut().filter(|c| c.refused.is_none() && unproven(c)) {
+            candidate.refused = Some(format!("is {}, and another one has what is required", candidate.matched.state.as_str()));
+        }
+    }
     // A mock does not stand in for a real one, nor the other way round: what one knows is not the other's. Not while it is on its way,
     // and not for one call that it did not answer.
     let best = candidates.iter().find(|c| c.refused.is_none()).map(|c| (c.matched.label.clone(), c.matched.mock, c.matched.state));
@@ -87,6 +94,11 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
     let pinned = candidates[..eligible].iter().any(|c| c.matched.pinned);
     let note = wish.pin.filter(|_| !pinned).map(|pin| format!("the pin to `{pin}` cannot be met: matched by type"));
     Ranking { candidates, eligible, note }
+}
+
+/// Attributes that the provider must have, by the call and by the asker's Card.
+fn required<'a>(ask: &Ask<'a>, wish: &Wish<'a>) -> impl Iterator<Item = (&'a String, &'a String)> + use<'a> {
+    [ask.require, wish.require].into_iter().flatten().flatten()
 }
 
 /// Contexts that are looked at for somebody who answers: people have a handful, and Cards may name thousands.
@@ -172,13 +184,20 @@ fn consider(index: usize, modules: &[ModuleRecord], ask: &Ask<'_>, wish: &Wish<'
         attributes: module.attributes.clone(),
         idempotent: Some(offered.idempotent.clone()).filter(|methods| !methods.is_empty()),
     };
-    let lacking = [ask.require, wish.require].into_iter().flatten().flatten().find(|(k, v)| module.attributes.get(*k) != Some(*v));
+    // What one on its way has not told yet it may tell once it is ready: that is waited for, and judged then. What its Card says holds.
+    let lacking = required(ask, wish).find(|(name, value)| match module.attributes.get(*name) {
+        Some(has) => has != *value,
+        None => !module.state.is_coming(),
+    });
     let refused = if ask.asker.is_some_and(|asker| asker.card.id == card.id) {
         Some("is the caller itself".to_owned())
     } else if rule.is_some_and(|rule| rule.exclude) {
         Some(format!("is excluded in context `{}`", ask.context.unwrap_or_default()))
     } else if let Some((name, value)) = lacking {
-        let has = module.attributes.get(name).map_or("lacks it".to_owned(), |has| format!("has `{has}`"));
+        let has = module.attributes.get(name).map(|has| format!("has `{has}`"));
+        // What does not run has told nothing: that is what somebody can do something about.
+        let (idle, reason) = (module.state != ModuleState::Ready, module.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default());
+        let has = has.unwrap_or_else(|| if idle { format!("is {}{reason}", module.state.as_str()) } else { "lacks it".to_owned() });
         Some(format!("{name} = `{value}` is required, it {has}"))
     } else if let Some(why) = held_up(module, modules, 0) {
         Some(why)
@@ -339,6 +358,27 @@ mod tests {
         assert_eq!(ranking.eligible().len(), 1);
         assert_eq!(ranking.eligible()[0].matched.label, "embed-real");
         assert!(ranking.refusals()[0].contains("required"));
+    }
+
+    #[test]
+    fn one_that_loads_may_yet_meet_a_requirement_and_one_that_is_stopped_is_said_to_be() {
+        let mut modules = shipped();
+        let require = BTreeMap::from([("model".to_owned(), "m".to_owned()), ("fingerprint".to_owned(), "f".to_owned())]);
+        let ranked = |modules: &[ModuleRecord]| rank(modules, &Ask { require: Some(&require), ..ask(Some("prod")) });
+        modules[0].state = ModuleState::Loading;
+        assert_eq!(ranked(&modules).eligible().first().map(|c| c.matched.label.as_str()), Some("embed-real"), "its fingerprint comes");
+        modules[0].attributes.insert("model".into(), "another".into());
+        assert_eq!(ranked(&modules).eligible, 0, "its Card says another model");
+        modules[0].attributes.insert("model".into(), "m".into());
+        modules[0].state = ModuleState::Stopped;
+        assert!(ranked(&modules).refusals()[0].ends_with("it is stopped"), "{:?}", ranked(&modules).refusals());
+        modules[0].state = ModuleState::Ready;
+        assert!(ranked(&modules).refusals()[0].ends_with("it lacks it"), "{:?}", ranked(&modules).refusals());
+        // One that is ready and meets it is not passed over for one on its way.
+        modules[0].attributes.insert("fingerprint".into(), "f".into());
+        modules.push(module("embed-first", "priority = \"critical\""));
+        modules[2].state = ModuleState::Loading;
+        assert_eq!(ranked(&modules).eligible().first().map(|c| c.matched.label.as_str()), Some("embed-real"));
     }
 
     #[test]

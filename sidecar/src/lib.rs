@@ -28,6 +28,6 @@ pub use backoff::Backoff;
 pub use brahman_card::chain;
 pub use client::{CallOptions, Client, ClientError, Connection};
 pub use deadline::Deadline;
-pub use module::{Module, ModuleError, run};
+pub use module::{Module, ModuleError, Reporter, run};
 pub use scope::Scope;
 pub use serve::{Call, Peer, Reply, Service};

@@ -98,11 +98,35 @@ pub struct Module {
     pub cache: PathBuf,
 }
 
+/// Tells attributes of a module that is ready.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    updates: Option<mpsc::Sender<UpdateIn>>,
+    drain: CancellationToken,
+}
+
+impl Reporter {
+    /// Tells all attributes anew, unless the module is to finish.
+    pub async fn tell(&self, attributes: BTreeMap<String, String>) {
+        if let Some(updates) = self.updates.as_ref().filter(|_| !self.drain.is_cancelled()) {
+            let (state, attributes) = (Some(ModuleState::Ready), Some(attributes));
+            // As in [`Module::report`].
+            let _ = updates.send(UpdateIn { session: String::new(), state, reason: None, attributes }).await;
+        }
+    }
+}
+
 impl Module {
     /// Name of this module on the mesh.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// What tells attributes that change while the module serves.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        Reporter { updates: self.updates.clone(), drain: self.drain.clone() }
     }
 
     /// Reports a state, with attributes that overlay the Card's.

@@ -265,6 +265,9 @@ impl CatalogService {
         }
         // There may be somewhere to copy to, or something.
         self.copier.wake();
+        self.copier.look_again();
+        // Whoever keeps replicas elsewhere follows the heads: the same word again lets it ask for the buckets.
+        self.teller.heads.send_modify(|_| ());
         Ok(())
     }
 
@@ -363,6 +366,8 @@ impl CatalogService {
         let service = Arc::clone(self);
         tokio::spawn(async move {
             service.tidy(realm, Some(&name)).await;
+            // What was said of a dataset may hold no more.
+            service.copier.look_again();
             // One commit follows the other: what they leave in a bucket is asked for once, and not while the next one waits for it.
             if realm == Realm::Real && lock(&service.followed).insert(name.clone()) {
                 tokio::time::sleep(REMOTE_AFTER).await;

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use brahman_card::ModuleState;
-use brahman_sidecar::{Module, ModuleError, chain, run};
+use brahman_sidecar::{Module, ModuleError, Reporter, chain, run};
 
 use crate::engine::Engine;
 use crate::http::{self, HttpEngine};
@@ -16,6 +17,9 @@ use crate::mock::Mock;
 use crate::real::check::{CheckError, check};
 use crate::real::pipeline::{Pipeline, Settings};
 use crate::service::EmbedService;
+
+/// How often it is looked whether the cache's folder is still there.
+const CACHE_EVERY: Duration = Duration::from_secs(5);
 
 /// The real embedder: a model in ONNX Runtime.
 pub fn real() -> ExitCode {
@@ -33,10 +37,25 @@ pub fn real() -> ExitCode {
         let mut attributes = pipeline.identity().attributes();
         attributes.insert("device_reason".to_owned(), info.device.reason);
         attributes.insert("cache".to_owned(), info.cache.map(|c| c.state).unwrap_or_default());
+        let watching = tokio::spawn(tell_cache(Arc::clone(&pipeline), module.reporter(), attributes.clone()));
         let outcome = module.serve_with(Arc::new(EmbedService::new(Arc::clone(&pipeline))), attributes).await;
+        watching.abort();
         pipeline.close();
         outcome
     })
+}
+
+/// Tells for ever how the cache stands whenever that changes: somebody may delete its folder.
+async fn tell_cache(pipeline: Arc<Pipeline>, reporter: Reporter, mut attributes: BTreeMap<String, String>) {
+    loop {
+        tokio::time::sleep(CACHE_EVERY).await;
+        let state = pipeline.cache_state();
+        if attributes.get("cache") != Some(&state) {
+            tracing::warn!("the vector cache: {state}");
+            attributes.insert("cache".to_owned(), state);
+            reporter.tell(attributes.clone()).await;
+        }
+    }
 }
 
 /// `embed-real check [DIR]`: whether a model will do. Prints what was found; exit 0 or 78.

@@ -287,7 +287,12 @@ pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
         return fault;
     }
     let (name, why) = (&model.name, fault.message());
-    let message = if model.mock {
+    let message = if let Some(label) = stopped(why) {
+        format!(
+            "the vectors of index `{index}` are of {name}, and {label}, which may embed with it, is stopped: `brahman start {label}` starts \
+             it; {why}"
+        )
+    } else if model.mock {
         format!(
             "the vectors of index `{index}` are synthetic, made by a mock ({name}), and no mock embeds here: `brahman index migrate \
              {index}` embeds it with a real model; {why}"
@@ -299,6 +304,14 @@ pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
         )
     };
     fault.with("message", message)
+}
+
+/// The first module of a refusal that is only stopped, and so has not said by which model it embeds.
+fn stopped(why: &str) -> Option<&str> {
+    why.split("; ").find_map(|part| {
+        let (before, _) = part.split_once(": fingerprint = ").filter(|(_, after)| after.contains("it is stopped"))?;
+        before.rsplit(": ").next()
+    })
 }
 
 /// One query: its vector, the provider's label, and whether it was longer than the window.
@@ -464,5 +477,10 @@ mod tests {
         let said = explained(none(), &model("real", false), "x");
         assert!(said.message().contains("models enable real") && said.message().contains("nothing serves"), "{said}");
         assert_eq!(explained(Fault::internal("broken"), &model("mock", true), "x").message(), "broken");
+        let refused = ["a: is excluded".to_owned(), "embed-real: fingerprint = `f` is required, it is stopped".to_owned()];
+        let said = explained(Fault::no_provider("org.brahman.Embed", Some("prod"), &refused), &model("real", false), "x");
+        assert!(said.message().contains("`brahman start embed-real`") && !said.message().contains("index migrate"), "{said}");
+        let said = explained(Fault::no_provider("org.brahman.Embed", None, &refused[1..]), &model("real", false), "x");
+        assert!(said.message().contains("`brahman start embed-real`"), "{said}");
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use brahman_sidecar::{Client, Module, ModuleError, Scope, run};
 
+use crate::rescue;
 use crate::service::IndexService;
 use crate::threads::endless;
 
@@ -44,6 +45,8 @@ pub fn mock() -> ExitCode {
     run("index-mock", async |module: Module| {
         // Not the state folder: what is tested there must not be found among what counts.
         let folder = module.mesh.with_file_name("index-mock");
+        // An earlier version copied a mock's indexes among the real ones' replicas: none is to be opened from there, or to remove them.
+        rescue::remember(&folder, None).map_err(|e| ModuleError::cannot(format!("forget the replicas of {}", folder.display()), e))?;
         let service = IndexService::open(&folder, &folder.join("index.toml"), Client::new(&module.mesh))
             .map_err(|e| ModuleError::cannot(format!("open the indexes in {}", folder.display()), e))?;
         let scope = Scope::unknown();

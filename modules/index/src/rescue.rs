@@ -99,10 +99,24 @@ pub fn remember(indexes: &Path, folder: Option<&Path>) -> io::Result<()> {
     atomic::write(&registry.join(KEPT), &serde_json::to_vec(&folder)?)
 }
 
-/// Copies a file into place, if it is what it should be: a file is there whole or not at all.
-fn put(from: &Path, to: &Path, file: &FileRef) -> io::Result<()> {
-    let folder = to.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(folder)?;
+/// Makes the folder `part` below `root`, and never `root` itself: what was unmounted, moved away or deleted does not come to be again.
+fn make_below(root: &Path, part: &Path) -> io::Result<PathBuf> {
+    let mut folder = root.to_owned();
+    for name in part.components() {
+        folder.push(name);
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|e| named(folder.display().to_string(), e))?,
+        }
+    }
+    Ok(folder)
+}
+
+/// Copies a file to its place below `root`, if it is what it should be: a file is there whole or not at all.
+fn put(from: &Path, root: &Path, part: &Path, file: &FileRef) -> io::Result<()> {
+    let to = root.join(part);
+    let folder = make_below(root, part.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
+    let folder = folder.as_path();
     let copy = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
     fs::copy(from, copy.path())?;
     let (sha256, _) = digest::sha256_file(copy.path())?;
@@ -117,24 +131,39 @@ fn put(from: &Path, to: &Path, file: &FileRef) -> io::Result<()> {
 /// Copies what the index's generations are made of and has no copy yet; copies of what is gone go, unless something of the index
 /// cannot be read: then it may need them. Where another mesh has put its copies of an index of this name, nothing is copied.
 ///
+/// `copies` is the folder for those of all indexes; whether its bucket is there, and whether the index is still wanted, is asked before
+/// each file.
+///
 /// # Errors
-/// As the file systems give them; the rest is copied the next time. `AlreadyExists` where they are another's.
-pub fn copy(folder: &Folder, to: &Path, node: Option<&str>) -> io::Result<()> {
+/// As the file systems give them; the rest is copied the next time. `AlreadyExists` where they are another's, `NotFound` if the bucket is
+/// not there, `Interrupted` once the index is not wanted.
+pub fn copy(folder: &Folder, copies: &Path, name: &str, node: Option<&str>, is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
+    let root = copies.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let may_write = || match (is_wanted(), is_bucket(root)) {
+        (false, _) => Err(io::Error::new(io::ErrorKind::Interrupted, "the index was deleted")),
+        (true, false) => Err(away(root)),
+        (true, true) => Ok(()),
+    };
+    may_write()?;
     let seen = folder.survey();
-    let is_ours = claim(to, node)?;
+    let part = Path::new(copies.file_name().ok_or(io::ErrorKind::InvalidInput)?).join(name);
+    let to = &root.join(&part);
+    let is_ours = claim(root, &part, node)?;
     let mut wanted = HashSet::new();
     for (name, manifest) in seen.generations() {
         for file in manifest.files() {
             let copy = to.join(&file.path);
             if !copy.metadata().is_ok_and(|meta| meta.len() == file.bytes) {
-                put(&folder.path().join(&file.path), &copy, file)?;
+                may_write()?;
+                put(&folder.path().join(&file.path), root, &part.join(&file.path), file)?;
             }
             wanted.insert(copy);
         }
         let copy = to.join(name).join(MANIFEST);
         let bytes = fs::read(folder.path().join(name).join(MANIFEST))?;
         if fs::read(&copy).map_or(true, |there| there != bytes) {
-            fs::create_dir_all(to.join(name))?;
+            may_write()?;
+            make_below(root, &part.join(name))?;
             atomic::write(&copy, &bytes)?;
         }
         wanted.insert(copy);
@@ -146,6 +175,7 @@ pub fn copy(folder: &Folder, to: &Path, node: Option<&str>) -> io::Result<()> {
         }
         return Ok(());
     }
+    may_write()?;
     for part in fs::read_dir(to)? {
         let part = part?;
         let name = part.file_name();
@@ -158,8 +188,9 @@ pub fn copy(folder: &Folder, to: &Path, node: Option<&str>) -> io::Result<()> {
 }
 
 /// Takes a folder for the copies of one mesh's index. Whether it is known to be this one's.
-fn claim(to: &Path, node: Option<&str>) -> io::Result<bool> {
+fn claim(root: &Path, part: &Path, node: Option<&str>) -> io::Result<bool> {
     let Some(node) = node else { return Ok(false) };
+    let to = root.join(part);
     match fs::read_to_string(to.join(OWNER)) {
         Ok(owner) if owner == node => Ok(true),
         Ok(owner) => {
@@ -167,11 +198,38 @@ fn claim(to: &Path, node: Option<&str>) -> io::Result<bool> {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(to)?;
+            make_below(root, part)?;
             atomic::write(&to.join(OWNER), node.as_bytes()).map(|()| true)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Removes the copies of an index that is being deleted, unless they are another mesh's.
+///
+/// # Errors
+/// As the file system gives them. `NotFound` if the bucket is not there.
+pub fn remove(copies: &Path, name: &str, node: Option<&str>) -> io::Result<()> {
+    let root = copies.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    if !is_bucket(root) {
+        return Err(away(root));
+    }
+    let to = copies.join(name);
+    match fs::read_to_string(to.join(OWNER)) {
+        Ok(owner) if node != Some(owner.as_str()) => return Ok(()),
+        // Those of an earlier version say nothing of it.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match fs::remove_dir_all(&to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// That the bucket is not there, or is only a folder.
+fn away(root: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("bucket rescue is unavailable: {} is missing or has no marker", root.display()))
 }
 
 /// Removes files that are not wanted, and folders in which nothing is left.
@@ -200,8 +258,7 @@ pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
     }
     let bytes = fs::read(from.join(&name).join(MANIFEST)).ok()?;
     let manifest = sealed::from_slice::<Manifest>(&bytes).ok().filter(|manifest| manifest.files().all(FileRef::is_inside))?;
-    let path = folder.path().join(&name);
-    match fs::create_dir_all(&path).and_then(|()| atomic::write(&path.join(MANIFEST), &bytes)) {
+    match make_below(folder.path(), Path::new(&name)).and_then(|path| atomic::write(&path.join(MANIFEST), &bytes)) {
         Ok(()) => Some(manifest),
         Err(error) => {
             tracing::error!("{name}/{MANIFEST} cannot be restored from rescue: {error}");
@@ -214,7 +271,7 @@ pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
 #[must_use]
 pub fn restore(folder: &Folder, manifest: &Manifest, from: &Path) -> Vec<String> {
     let wrong = manifest.files().filter(|file| folder.files().wrong(file).is_some());
-    let back = wrong.filter(|file| match put(&from.join(&file.path), &folder.path().join(&file.path), file) {
+    let back = wrong.filter(|file| match put(&from.join(&file.path), folder.path(), Path::new(&file.path), file) {
         Ok(()) => true,
         Err(error) => {
             tracing::error!("{} cannot be restored from rescue: {}", file.path, chain(&error));
@@ -258,16 +315,41 @@ mod tests {
     #[test]
     fn copies_stay_while_the_index_cannot_be_read() {
         let place = tempfile::tempdir().expect("a temporary directory");
-        let (home, copies) = (place.path().join("home"), place.path().join("copies"));
+        let (home, bucket) = (place.path().join("home"), place.path().join("bucket"));
+        let (all, copies) = (bucket.join("indexes"), bucket.join("indexes/x"));
         fs::create_dir_all(copies.join("gen-1")).expect("made");
+        fs::write(bucket.join(MARKER), "{}").expect("written");
         fs::write(copies.join("gen-1/graph.flat"), "a copy").expect("written");
         let folder = Folder::new(&home, Steps::default());
-        copy(&folder, &copies, Some("n")).expect("nothing to copy from a disk that is not there");
+        copy(&folder, &all, "x", Some("n"), &|| true).expect("nothing to copy from a disk that is not there");
         fs::create_dir_all(home.join("gen-1")).expect("made");
         fs::write(home.join("gen-1/manifest.json"), "{").expect("written");
-        copy(&folder, &copies, Some("n")).expect("nothing to copy from what is damaged");
+        copy(&folder, &all, "x", Some("n"), &|| true).expect("nothing to copy from what is damaged");
         assert!(copies.join("gen-1/graph.flat").exists());
-        let theirs = copy(&folder, &copies, Some("another")).expect_err("they are another mesh's");
+        let theirs = copy(&folder, &all, "x", Some("another"), &|| true).expect_err("they are another mesh's");
         assert!(theirs.kind() == io::ErrorKind::AlreadyExists && theirs.to_string().contains("another mesh"), "{theirs}");
+        remove(&all, "x", Some("another")).expect("left alone");
+        assert!(copies.join("gen-1/graph.flat").exists(), "another mesh's deletion is not ours");
+        remove(&all, "x", Some("n")).expect("removed");
+        assert!(!copies.exists());
+    }
+
+    #[test]
+    fn nothing_is_written_where_the_bucket_has_gone_or_the_index_was_deleted() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let (home, bucket) = (place.path().join("home"), place.path().join("bucket"));
+        let folder = Folder::new(&home, Steps::default());
+        let all = bucket.join("indexes");
+        for _ in 0..2 {
+            let gone = copy(&folder, &all, "x", Some("n"), &|| true).expect_err("no bucket");
+            assert!(gone.kind() == io::ErrorKind::NotFound && gone.to_string().contains("unavailable"), "{gone}");
+            assert!(!all.exists());
+            // The second time the folder is there, and no bucket in it.
+            fs::create_dir_all(&bucket).expect("made");
+        }
+        fs::write(bucket.join(MARKER), "{}").expect("written");
+        let deleted = copy(&folder, &all, "x", Some("n"), &|| false).expect_err("deleted");
+        assert!(deleted.kind() == io::ErrorKind::Interrupted && !all.exists(), "{deleted}");
+        assert!(make_below(&home, Path::new("gen-1")).is_err() && !home.exists(), "a home is not made again");
     }
 }

@@ -244,6 +244,10 @@ impl IndexService {
                 let mut first = true;
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
+                    if !first {
+                        // The catalog also says it again when buckets come and go.
+                        self.hear_of_rescue().await;
+                    }
                     self.hear_of_datasets(word, std::mem::take(&mut first)).await;
                     self.agent.moved.notify_one();
                 }
@@ -425,11 +429,10 @@ impl IndexService {
                 format!("index `{name}`: {why}; where its files are is unknown, and nothing was deleted: restore that file first");
             Fault::of(&error::Damaged { name: name.clone() }, false, message)
         })?;
+        // First what nobody would find again, were it left by a crash.
+        self.remove_replicas(&index).await?;
         lock(&self.indexes).remove(&name);
         home.delete(&stub).map_err(|e| io_fault("deleting the index", &e))?;
-        if let Some(copies) = rescue::known(&self.folder) {
-            let _ = fs::remove_dir_all(copies.join(&name));
-        }
         drop(claim);
         let dataset = index.parameters.dataset.clone();
         let mark = MarkStaleIn { name: dataset, index: name, mock: Some(self.mock), gone: Some(true), ..MarkStaleIn::default() };

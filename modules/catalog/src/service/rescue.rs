@@ -128,6 +128,8 @@ struct FailingCopy {
     why: String,
     /// How often it failed by itself.
     tries: u32,
+    /// It was the bucket that was not there, and not the copy that failed.
+    is_away: bool,
     /// When it is tried again; with the next pass if it has only waited for its bucket.
     again: Option<Instant>,
 }
@@ -166,6 +168,17 @@ impl Copier {
         self.wake.notify_one();
     }
 
+    /// Buckets are there again: what failed for want of one is tried at once, whenever it was to be tried.
+    pub(super) fn buckets_are_back(&self) {
+        self.known().failing.values_mut().filter(|failing| failing.is_away).for_each(|failing| failing.again = None);
+        self.wake();
+    }
+
+    /// What is told of the module may have changed: it is looked at again, soon.
+    pub(super) fn look_again(&self) {
+        self.lag.send_modify(|_| ());
+    }
+
     /// A copy is there no more, or is not what it was.
     pub(super) fn forget(&self, key: &str) {
         let mut known = self.known();
@@ -184,14 +197,15 @@ impl Copier {
     fn note_failing(&self, key: &str, error: &BucketError) {
         let mut known = self.known();
         let tries = known.failing.get(key).map_or(0, |failing| failing.tries).saturating_add(1);
-        known.failing.insert(key.to_owned(), FailingCopy { why: words(error), tries, again: Some(Instant::now() + back_off(tries)) });
+        let (is_away, again) = (is_away(error), Some(Instant::now() + back_off(tries)));
+        known.failing.insert(key.to_owned(), FailingCopy { why: words(error), tries, is_away, again });
     }
 
     /// A copy was not tried, for its bucket, or `rescue`, does not answer.
     fn note_waiting(&self, key: &str, error: &BucketError) {
         let mut known = self.known();
         let tries = known.failing.get(key).map_or(0, |failing| failing.tries);
-        known.failing.insert(key.to_owned(), FailingCopy { why: words(error), tries, again: None });
+        known.failing.insert(key.to_owned(), FailingCopy { why: words(error), tries, is_away: true, again: None });
     }
 
     /// How often a copy has failed; none if it is not to be tried yet.
@@ -224,6 +238,10 @@ impl Copier {
     pub(super) fn watch(&self) -> watch::Receiver<Lag> {
         self.lag.subscribe()
     }
+}
+
+fn is_away(error: &BucketError) -> bool {
+    matches!(error, BucketError::Away { .. } | BucketError::Unusable { .. })
 }
 
 fn words(error: &BucketError) -> String {

@@ -79,6 +79,7 @@ impl CatalogService {
         self.copier.wake();
         // What was kept because this could not be read may go now.
         self.tidy(realm, Some(&name)).await;
+        self.copier.look_again();
         Ok(done)
     }
 

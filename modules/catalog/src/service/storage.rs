@@ -135,9 +135,11 @@ impl CatalogService {
                 (of.last_scrub_ms, of.damaged) = (last_scrub_ms, Some(damaged));
             }
         }
+        // Which buckets are away is known anew.
+        self.copier.look_again();
         if lag.objects > 0 && health.iter().any(|of| of.name == RESCUE && of.reachable) {
             // It may have come back just now.
-            self.copier.wake();
+            self.copier.buckets_are_back();
         }
         HealthOut { health }
     }

@@ -2,9 +2,11 @@
 //! little-endian.
 //!
 //! Invariants: a value of the wrong length, or that is none of the model's (no unit vector, if it gives those), is a miss; without a cache
-//! the engine serves all the same and says so.
+//! the engine serves all the same and says so; one whose folder was deleted while in use is said to be lost.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -66,6 +68,9 @@ struct Trees {
 #[derive(Debug)]
 pub struct Cache {
     trees: Result<Trees, StoreError>,
+    folder: PathBuf,
+    /// Its file of values as it was opened: another one in its place holds nothing of what is put here.
+    opened: Option<(u64, u64)>,
     fingerprint: [u8; 32],
     dim: usize,
     is_normalized: bool,
@@ -118,7 +123,8 @@ impl Cache {
         if let Err(why) = &trees {
             tracing::warn!(folder = %folder.display(), "serving without a cache: {}", chain(why));
         }
-        Self { trees, fingerprint, dim, is_normalized, hits: 0.into(), misses: 0.into() }
+        let opened = identity(folder);
+        Self { trees, folder: folder.to_owned(), opened, fingerprint, dim, is_normalized, hits: 0.into(), misses: 0.into() }
     }
 
     fn key(&self, content: &ContentHash) -> [u8; KEY_BYTES] {
@@ -128,10 +134,18 @@ impl Cache {
         key
     }
 
-    /// Why there is no cache.
+    /// Why there is no cache, or none that outlives the process.
     #[must_use]
     pub fn absent(&self) -> Option<String> {
-        self.trees.as_ref().err().map(|why| chain(why))
+        match &self.trees {
+            Err(why) => Some(chain(why)),
+            Ok(_) if identity(&self.folder) == self.opened => None,
+            Ok(_) => Some(format!(
+                "{} was deleted or replaced while it was in use, and what is put there now is lost when the module ends: `brahman restart` \
+                 of the module makes it again",
+                self.folder.display()
+            )),
+        }
     }
 
     /// A vector, and what there is to say of its text's tokens.
@@ -178,6 +192,11 @@ impl Cache {
     }
 }
 
+/// By what sled's file in a folder is known: device and number, which no other file has while that one is open.
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    fs::metadata(folder.join("db")).ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// A vector of the right length, and one that the model could have given; or nothing.
 fn decode(value: &[u8], dim: usize, is_normalized: bool) -> Option<Arc<[f32]>> {
     if value.len() != dim * 4 {
@@ -204,6 +223,18 @@ mod tests {
         let mut v = vec![0.0; 4];
         v[usize::from(i % 4)] = 1.0;
         v
+    }
+
+    #[test]
+    fn a_folder_that_is_deleted_while_in_use_is_said() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let folder = place.path().join("embed");
+        let cache = Cache::open(&folder, [1; 32], 4, true, 1 << 20);
+        assert_eq!((cache.absent(), cache.info().state.as_str()), (None, "open"));
+        fs::rename(&folder, place.path().join("gone")).expect("moved");
+        assert!(cache.absent().is_some_and(|why| why.contains("deleted")), "{:?}", cache.absent());
+        fs::create_dir(&folder).expect("made");
+        assert!(cache.info().state.starts_with("absent: "), "another folder in its place is not it");
     }
 
     #[test]

@@ -263,6 +263,12 @@ impl Pipeline {
         Ok(Self { identity, reader: Arc::new(reader), prompts, recipe, device, library, cache, store, queue })
     }
 
+    /// How the vector cache stands, in `Info`'s words.
+    #[must_use]
+    pub fn cache_state(&self) -> String {
+        self.cache.info().state
+    }
+
     /// Stops the threads after their present batch and writes the cache out.
     pub fn close(&self) {
         self.queue.stop();

@@ -63,6 +63,11 @@ fn examine(index: &Index) -> Finding {
     found.evals = !damaged.is_empty();
     found.problems.extend(damaged);
     found.notes.extend(index.swept());
+    if index.rescued() {
+        let came = "files of it were damaged or gone, and came back from bucket rescue since the module began: see to its disk; \
+                    `brahman logs index` names them";
+        found.notes.push(came.to_owned());
+    }
     let journal = lock(&index.journal);
     found.problems.extend(journal.trouble().map(|error| chain(error)));
     found.notes.extend(journal.shortfall());

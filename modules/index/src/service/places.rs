@@ -53,7 +53,11 @@ impl IndexService {
 
     /// Asks where copies go, and makes those that are missing, behind everything else. Only a bucket that is a folder has copies of
     /// indexes, and only once somebody has added it.
+    /// A mock's indexes have none: they are named as real ones are, and would lie in their place.
     pub(super) async fn hear_of_rescue(self: &Arc<Self>) {
+        if self.mock {
+            return;
+        }
         let asked = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await;
         let Ok(BucketsOut { buckets, .. }) = asked.map(|asked| asked.value) else { return };
         let wanted = buckets.iter().find(|b| b.name == RESCUE && b.added_ms > 0).and_then(|b| b.url.strip_prefix("file://"));
@@ -83,16 +87,43 @@ impl IndexService {
                     tracing::warn!("no replicas are made: bucket rescue is unavailable, {} has no marker", folder.display());
                     continue;
                 }
-                let node = self.folder.parent().and_then(|state| brahman_storage::node::read(state).ok().flatten()).map(|node| node.name);
+                let node = self.node();
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
                 // Where a home is not to be seen, nothing says which of its copies are wanted.
                 for index in all.into_iter().filter(|index| index.home.is_there().is_ok()) {
-                    if let Err(error) = rescue::copy(&index.folder, &folder.join(&index.parameters.name), node.as_deref()) {
-                        tracing::warn!(index = index.parameters.name, "replicas in rescue: {}", chain(&error));
+                    let _writing = lock(&index.replicas.writing);
+                    let is_wanted = || !index.replicas.is_unwanted.load(Ordering::Acquire);
+                    match rescue::copy(&index.folder, folder, &index.parameters.name, node.as_deref(), &is_wanted) {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted && !is_wanted() => {}
+                        Err(error) => tracing::warn!(index = index.parameters.name, "replicas in rescue: {}", chain(&error)),
                     }
                 }
             }
         }
+    }
+
+    /// By what this mesh is known in buckets.
+    fn node(&self) -> Option<String> {
+        self.folder.parent().and_then(|state| brahman_storage::node::read(state).ok().flatten()).map(|node| node.name)
+    }
+
+    /// Removes the replicas of an index that is being deleted, after whoever writes there has ended; no more are made.
+    ///
+    /// # Errors
+    /// If the work panicked. Replicas that cannot be removed keep no index from being deleted, and are said.
+    pub(super) async fn remove_replicas(&self, index: &Arc<Index>) -> Result<(), Fault> {
+        index.replicas.is_unwanted.store(true, Ordering::Release);
+        let Some(copies) = rescue::known(&self.folder).filter(|_| !self.mock) else { return Ok(()) };
+        let (index, node) = (Arc::clone(index), self.node());
+        let work = move || {
+            let _writing = lock(&index.replicas.writing);
+            let name = &index.parameters.name;
+            if let Err(error) = rescue::remove(&copies, name, node.as_deref()) {
+                tracing::warn!(index = name, "its replicas in {} are left: {}", copies.display(), chain(&error));
+            }
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))
     }
 
     /// Takes an index to another bucket. The old home answers until the new one does.

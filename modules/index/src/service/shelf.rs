@@ -70,6 +70,9 @@ enum OpenError {
     Unreadable(#[from] io::Error),
 }
 
+/// What holds the slot while files are put back from `rescue`.
+const RESTORING: &str = "restoring from rescue";
+
 /// The bucket of an index whose home cannot be read.
 const UNKNOWN: &str = "unknown";
 
@@ -82,6 +85,8 @@ pub(super) struct Index {
     answering: Mutex<AnswerState>,
     /// Shared by an index and what it becomes when it is moved.
     pub(super) journal: Arc<Mutex<Journal>>,
+    /// Its replicas in `rescue`; shared as the journal is.
+    pub(super) replicas: Arc<Replicas>,
     slot: Arc<tokio::sync::Mutex<()>>,
     /// What holds the slot, and how it is told to stop.
     busy: Mutex<Option<(&'static str, Arc<AtomicBool>)>>,
@@ -97,6 +102,15 @@ pub(super) struct Index {
     swept: Mutex<Option<String>>,
     /// Why nothing can be done with it but to delete it: its parameters cannot be read.
     unusable: Option<String>,
+}
+
+/// An index's replicas: who writes there, and whether anything may be written any more.
+#[derive(Debug, Default)]
+pub(super) struct Replicas {
+    /// Held while they are written, or removed.
+    pub(super) writing: Mutex<()>,
+    /// The index is being deleted: nothing more is written.
+    pub(super) is_unwanted: AtomicBool,
 }
 
 /// The right to change an index; given back when dropped.
@@ -202,10 +216,16 @@ impl Index {
             let named = folder.pointer().ok().flatten().and_then(|pointer| folder.manifest(&pointer.generation).ok());
             let back = copies.and_then(|copies| rescue::restore_manifest(&folder, copies));
             let manifest_back = back.is_some();
-            if let (Some(manifest), Some(copies)) = (back.or(named), copies)
-                && (!rescue::restore(&folder, &manifest, copies).is_empty() || manifest_back)
-            {
-                answering = AnswerState { rescued: true, ..AnswerState::of(folder.open().map_err(OpenError::from)) };
+            if let (Some(manifest), Some(copies)) = (back.or(named), copies) {
+                let mut files = rescue::restore(&folder, &manifest, copies);
+                if manifest_back {
+                    files.insert(0, "its manifest".to_owned());
+                }
+                if !files.is_empty() {
+                    let why = answering.degraded.unwrap_or_default();
+                    tracing::warn!(index = parameters.name, "restored from rescue: {}; it was found that {why}", files.join(", "));
+                    answering = AnswerState { rescued: true, ..AnswerState::of(folder.open().map_err(OpenError::from)) };
+                }
             }
         }
         if let Some(generation) = &answering.generation {
@@ -223,6 +243,7 @@ impl Index {
             home,
             folder,
             answering: Mutex::new(answering),
+            replicas: Arc::default(),
             slot: Arc::default(),
             busy: Mutex::default(),
             read: Mutex::default(),
@@ -242,6 +263,7 @@ impl Index {
         let mut moved = Self::made(home, of.parameters.clone(), there, None);
         *journal = Journal::open(&moved.home.path);
         moved.journal = Arc::clone(&of.journal);
+        moved.replicas = Arc::clone(&of.replicas);
         moved
     }
 
@@ -354,7 +376,9 @@ impl Index {
     /// Reads every file of the generation that answers and compares it with its checksum; what is wrong goes into every
     /// reply, unless it can be put back from copies. Opening reads only what it must, so vectors and texts are not known to be whole
     /// until then.
-    pub(super) fn verify(&self, copies: Option<&Path>) {
+    ///
+    /// Blocks: files are put back only under the index's slot, and none if it was deleted meanwhile.
+    pub(super) fn verify(self: &Arc<Self>, copies: Option<&Path>) {
         for said in evals::list(self.folder.path(), None).1 {
             tracing::error!(index = self.parameters.name, "{said}");
         }
@@ -362,6 +386,10 @@ impl Index {
         if let Some(wrong) = self.folder.verify(&generation.manifest).into_iter().next() {
             let wrong = chain(&wrong);
             tracing::error!(index = self.parameters.name, "{wrong}");
+            let _claim = copies.is_some().then(|| self.claimed(RESTORING, Arc::clone(&self.slot).blocking_lock_owned()));
+            if self.replicas.is_unwanted.load(Ordering::Acquire) {
+                return;
+            }
             let back = copies.map(|copies| rescue::restore(&self.folder, &generation.manifest, copies)).unwrap_or_default();
             let whole = (!back.is_empty() && self.folder.verify(&generation.manifest).is_empty())
                 .then(|| self.folder.load(&generation.folder, None).ok())
@@ -478,7 +506,7 @@ impl Index {
         lock(&self.busy).as_ref().map(|(what, _)| *what)
     }
 
-    /// Claims the right to change this index. A compaction gives way; anything else is `Busy`.
+    /// Claims the right to change this index. A compaction gives way, and what puts files back is waited for; anything else is `Busy`.
     ///
     /// # Errors
     /// `Busy`, or `ReadOnly` where nothing can be written.
@@ -494,7 +522,7 @@ impl Index {
     pub(super) async fn claim_to_look(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
         let busy = lock(&self.busy).clone();
         match busy {
-            Some(("compaction", stop)) if what != "compaction" => {
+            Some(("compaction" | RESTORING, stop)) if what != "compaction" => {
                 stop.store(true, Ordering::Relaxed);
                 Ok(self.claimed(what, Arc::clone(&self.slot).lock_owned().await))
             }

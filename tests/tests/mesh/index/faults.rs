@@ -168,6 +168,8 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
         };
         assert_eq!((&found["results"], &found["degraded"]), (&wanted["results"], &Value::Null));
         assert!(std::fs::read(&graph).expect("there") == whole && mesh.brahman(&["index", "doctor", "t"]).status.success());
+        let doctor = mesh.brahman_json(&["index", "doctor", "t"]);
+        assert!(doctor["notes"].to_string().contains("came back from bucket rescue"), "{doctor}");
     }
     // A copy with another content is none; the next generation is its own.
     std::fs::write(&copy, "something else").expect("damaged");
@@ -180,6 +182,28 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
     mesh.brahman_json(&["index", "doctor", "t", "--repair"]);
     let mended = mesh.brahman_json(&["search", "t", "chapter 9"]);
     assert_eq!((&mended["results"], &mended["rescue"]), (&wanted["results"], &json!(false)));
+}
+
+#[tokio::test]
+async fn an_index_that_was_there_before_rescue_is_replicated_at_once_and_its_deletion_takes_its_replicas_alone() {
+    let mesh = indexed(300).await;
+    let copies = mesh.folder.path().join("copies");
+    let theirs = copies.join("indexes/other");
+    mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", copies.display())]);
+    let copied = copies.join("indexes/t");
+    let is_copied = || std::fs::read_dir(&copied).is_ok_and(|all| all.flatten().any(|e| e.path().join("manifest.json").exists()));
+    // No refresh and no restart: only the word that there is such a bucket.
+    while !is_copied() {
+        tokio::task::yield_now().await;
+    }
+    std::fs::create_dir_all(&theirs).expect("made");
+    std::fs::write(theirs.join(".owner"), "another mesh").expect("written");
+    mesh.brahman_json(&["index", "create", "other", "--dataset", "t"]);
+    for name in ["other", "t"] {
+        mesh.brahman_json(&["index", "delete", name]);
+    }
+    assert!(theirs.join(".owner").exists() && !copied.exists());
+    mesh.brahman_json(&["index", "create", "t", "--dataset", "t"]);
 }
 
 #[tokio::test]
