@@ -22,7 +22,7 @@ async fn exit_codes_are_as_documented() {
     mesh.when_module("embed-mock", ModuleState::Ready).await;
     let code = |out: std::process::Output| out.status.code();
     assert_eq!(code(mesh.brahman(&["status"])), Some(0));
-    assert_eq!(code(mesh.brahman(&["call", "embed.Nothing", "--context", "test"])), Some(1));
+    assert_eq!(code(mesh.brahman(&["call", "embed.Nothing", "--context", "test"])), Some(4));
     assert_eq!(code(brahman(&["no-such-command"])), Some(2));
     assert_eq!(code(brahman(&["status"])), Some(3));
     assert_eq!(code(mesh.brahman(&["embed", "x"])), Some(4));
