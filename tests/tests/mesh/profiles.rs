@@ -182,7 +182,7 @@ async fn a_death_at_any_step_of_an_activation_leaves_the_one_profile_or_the_othe
         // What was cut off may go on: then the new one is active in the end.
         let now = loop {
             let now = active(&mesh).await.as_str().unwrap_or_else(|| panic!("{words}: none is active")).to_owned();
-            let settled = mesh.when(|modules| serve(modules, &["old", "new"], &[&now]));
+            let settled = mesh.when(|modules| serve(modules, &["old", "new"], &[now.as_str()]));
             if tokio::time::timeout(Duration::from_secs(5), settled).await.is_ok() && active(&mesh).await == json!(now) {
                 break now;
             }
