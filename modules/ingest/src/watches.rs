@@ -290,7 +290,7 @@ fn tellers(paths: &[String], changed: &Arc<Notify>) -> notify::Result<notify::Re
         }
     })?;
     for path in paths {
-        watcher.watch(Path::new(path), RecursiveMode::Recursive)?;
+        watcher.watch(Path::new(path), RecursiveMode::Recursive).map_err(|error| error.add_path(path.into()))?;
     }
     Ok(watcher)
 }
