@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# install.sh install|uninstall BINARIES DESTDIR PREFIX
+# install.sh install|documentation|uninstall BINARIES DESTDIR PREFIX
 #
-# Programs without their debug information, Cards, examples, all documentation, licences, manual pages, completions and units.
-# KEEP_SYMBOLS=1 strips nothing.
+# Programs without their debug information, Cards, examples, all documentation, licences, manual pages, completions and units;
+# or the documentation alone. KEEP_SYMBOLS=1 strips nothing.
 set -euo pipefail
 what=$1 bin=$2 dest=$3 prefix=$4
 cd "$(dirname "$0")"
@@ -33,8 +33,9 @@ program() {
 documentation() {
     local page
     for page in $(cd ../docs && find . -type f | sort); do put "../docs/$page" "$doc/$page"; done
+    # What lies at the root of the repository lies beside these pages here: one folder less to go up.
+    sed -i 's|](\.\./\.\./|](../|g' "$doc"/*/*.md
     # The examples lie in share/brahman; a link lets the pages' links reach them.
-    sed -i 's|](\.\./\.\./examples/|](../examples/|g' "$doc"/*/*.md
     ln -sfn ../../brahman/examples "$doc/examples"
     for page in README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE-MIT LICENSE-APACHE; do put "../$page" "$doc/$page"; done
     sed -i 's|](\.\./README\.md|](README.md|g' "$doc"/*.md
@@ -93,6 +94,8 @@ if [ "$what" = install ]; then
     echo "next: brahman models pull, then brahman up --context prod --detach"
     echo "at every login: systemctl --user daemon-reload && systemctl --user enable --now brahman.socket brahman.service"
     if [ -n "$(units system)" ]; then echo "or for the system: systemctl daemon-reload && systemctl enable --now brahman.socket brahman.service"; fi
+elif [ "$what" = documentation ]; then
+    documentation
 else
     for program in $programs; do rm -f "$dest$prefix/bin/$program"; done
     rm -rf "$share/brahman" "$doc"

@@ -75,19 +75,21 @@ fn every_line_of_readme_works_in_order() {
 
 #[test]
 fn every_page_links_to_what_is_there() {
-    let pages = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"].map(|page| repository().join(page));
+    // Where it is read here, and where `make install` and the packages put it.
     let root = tempfile::tempdir().expect("a temporary directory");
-    for page in &pages {
-        std::fs::copy(page, root.path().join(page.file_name().expect("a name"))).expect("copied");
-    }
-    for folder in ["docs", "examples"] {
-        symlink(repository().join(folder), root.path().join(folder)).expect("linked");
-    }
-    for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
-        symlink(repository().join(name), root.path().join(name)).expect("linked");
+    let mut command = Command::new(repository().join("packaging/install.sh"));
+    command.args(["documentation", ""]).arg(root.path()).arg("/usr").env("THIRD_PARTY", repository().join("LICENSE-MIT"));
+    let out = command.output().expect("install.sh runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    std::fs::create_dir_all(root.path().join("usr/share/brahman")).expect("a folder");
+    symlink(repository().join("examples"), root.path().join("usr/share/brahman/examples")).expect("linked");
+    let beside = root.path().join("repository");
+    std::fs::create_dir(&beside).expect("a folder");
+    for name in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE-MIT", "LICENSE-APACHE", "docs", "examples"] {
+        symlink(repository().join(name), beside.join(name)).expect("linked");
     }
     let mut command = Command::new("python3");
-    command.arg(repository().join("packaging/links.py")).arg(root.path()).arg(repository().join("docs"));
-    let out = command.output().expect("python3 runs");
+    command.arg(repository().join("packaging/links.py")).arg(root.path().join("usr/share/doc/brahman")).arg(&beside);
+    let out = command.arg(repository().join("docs")).output().expect("python3 runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
