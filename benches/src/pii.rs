@@ -1,4 +1,5 @@
-//! Personal data: what columns are called against what they hold, over labelled columns that `pii_columns.py` makes up.
+//! Personal data: what columns are called against what they hold, over labelled columns that `pii_columns.py` makes up, and over
+//! sentences that others have labelled (`pii_templates.py`).
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -42,17 +43,76 @@ fn score(calls: &[(Option<String>, Option<String>)]) -> (BTreeMap<String, f64>, 
     (by.clone(), by.values().sum::<f64>() / by.len().max(1) as f64, wrong / clean.len().max(1) as f64)
 }
 
-pub(crate) fn run() {
+/// The columns that a script beside this crate prints.
+fn columns(script: &str) -> Vec<Value> {
     let python = std::env::var("BRAHMAN_BENCH_PII_PYTHON").unwrap_or_else(|_| "python3".into());
-    let made = Command::new(python).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/pii_columns.py")).output().unwrap();
+    let made = Command::new(python).arg(format!("{}/{script}", env!("CARGO_MANIFEST_DIR"))).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let columns: Vec<Value> = String::from_utf8(made.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    String::from_utf8(made.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+}
+
+pub(crate) fn run() {
+    made_up();
+    labelled_by_others();
+}
+
+/// Sentences with labels of others: a kind counts as said of a column where it is found in at least a tenth of the values.
+fn labelled_by_others() {
+    let columns = columns("pii_templates.py");
+    let mut counts: BTreeMap<(&str, String), Count> = BTreeMap::new();
+    let mut clean = 0_u32;
+    let mut wrong = BTreeMap::from([("ours", 0_u32), ("peer", 0)]);
+    let kinds: std::collections::BTreeSet<String> = columns.iter().flat_map(|column| texts(&column["labels"])).collect();
+    for column in &columns {
+        let labels = texts(&column["labels"]);
+        let said = judge(column["name"].as_str().unwrap(), &Sample::of_texts(texts(&column["values"])));
+        let prose = said.free_text.iter().filter(|of| of.per_1000 >= 100.0).map(|of| of.entity.clone());
+        let whole = said.findings.iter().filter(|of| of.matched > 0).map(|of| of.entity.clone());
+        let mut ours: Vec<String> = prose.chain(whole).collect();
+        ours.sort();
+        ours.dedup();
+        if ours != labels && std::env::var_os("BRAHMAN_BENCH_VERBOSE").is_some() {
+            println!("{labels:?} was called {ours:?}: {:?}", column["values"][0]);
+        }
+        clean += u32::from(labels.is_empty());
+        for (who, called) in [("ours", ours), ("peer", texts(&column["peer"]))] {
+            *wrong.entry(who).or_default() += u32::from(labels.is_empty() && !called.is_empty());
+            for kind in &kinds {
+                let count = counts.entry((who, kind.clone())).or_default();
+                match (labels.contains(kind), called.contains(kind)) {
+                    (true, true) => count.right += 1.0,
+                    (true, false) => count.missed += 1.0,
+                    (false, true) => count.wrong += 1.0,
+                    (false, false) => (),
+                }
+            }
+        }
+    }
+    head(&format!("personal data: {} columns of Presidio's templates and their gaps in eight locales, 60 values each", columns.len()));
+    let f2 = |who: &'static str, kind: &String| counts[&(who, kind.clone())].f2();
+    for kind in &kinds {
+        row(&format!("F2 {kind}"), format!("{:.3} / Presidio's patterns {:.3}", f2("ours", kind), f2("peer", kind)), "-", true);
+    }
+    let all = |who: &'static str| kinds.iter().map(|kind| f2(who, kind)).sum::<f64>() / kinds.len().max(1) as f64;
+    let (ours, peer) = (all("ours"), all("peer"));
+    row("F2, mean of the kinds", format!("{ours:.3} / Presidio's patterns {peer:.3}"), "≥ 0.85, above the peer", ours >= 0.85 && ours > peer);
+    let share = |who: &str| f64::from(wrong[who]) / f64::from(clean.max(1));
+    let value = format!("{:.2} % / Presidio's patterns {:.2} %", share("ours") * 100.0, share("peer") * 100.0);
+    row(&format!("{clean} columns without any of them, called one"), value, "≤ 1 %", share("ours") <= 0.01);
+}
+
+fn made_up() {
+    let columns = columns("pii_columns.py");
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let mut ours = Vec::new();
     let mut values = 0;
     let mut spent = std::time::Duration::ZERO;
     for column in &columns {
-        let texts: Vec<String> = column["values"].as_array().unwrap().iter().filter_map(text).collect();
+        let texts = texts(&column["values"]);
         values += texts.len();
         let started = Instant::now();
         let said = judge(column["name"].as_str().unwrap(), &Sample::of_texts(texts));
