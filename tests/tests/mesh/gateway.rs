@@ -306,8 +306,8 @@ fn over_tcp(port: u16, bytes: &[u8]) -> HttpAnswer {
 #[tokio::test]
 async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_path() {
     let (card, port) = listening("127.0.0.1");
-    let cards = ["broker", "embed-mock", "catalog", "ingest", "index"].map(shipped);
-    let setup = Setup::new(&cards).with_cards(&[card]).context("test");
+    let cards = ["broker", "embed-mock", "catalog", "ingest", "index", "profiles"].map(shipped);
+    let setup = Setup::new(&cards).with_cards(&[card]).context("test").env("BRAHMAN_NVML", "/no/such/nvml.so");
     let secrets = setup.state().with_file_name("secrets.toml");
     let entry = |name: &str, key: &str, rest: &str| format!("[{name}]\nkey_sha256 = \"{}\"\n{rest}\n", hex(&sha256(key.as_bytes())));
     let all = [
@@ -343,6 +343,23 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
     assert!(by_path.status == 403 || by_path.headers["brahman-error"].ends_with("FileUnreadable"), "{} {}", by_path.status, by_path.text());
     assert_eq!(with("alpha", "POST", "/v1/call/org.brahman.Broker.SetContext", "{\"context\": null}").status, 403);
     assert_eq!(with("alpha", "POST", "/v1/call/org.brahman.Init.Stop", "{\"label\": \"index\"}").status, 403);
+    // Nor does whoever is nobody say what the others may see, or where buckets lie.
+    for (method, ask) in [
+        ("Profiles.Define", json!({ "profile": { "id": "p" } })),
+        ("Profiles.Activate", json!({ "id": "p" })),
+        ("Profiles.Deactivate", json!({})),
+        ("Profiles.Unload", json!({ "model": "embed-mock" })),
+        ("Storage.AddBucket", json!({ "name": "b", "url": "file:///tmp" })),
+        ("Ingest.Files", json!({ "dataset": "d", "paths": ["/etc/passwd"] })),
+        ("Ingest.Watch", json!({ "dataset": "d", "paths": ["/etc"] })),
+        ("Ingest.Postgres", json!({ "dataset": "d", "dsn": "postgres://localhost/x", "table": "t" })),
+        ("Catalog.Snapshot", json!({ "folder": "/tmp" })),
+    ] {
+        let refused = with("alpha", "POST", &format!("/v1/call/org.brahman.{method}"), &ask.to_string());
+        assert_eq!(refused.status, 403, "{method}: {}", refused.text());
+    }
+    assert_eq!(with("alpha", "POST", "/v1/call/org.brahman.Profiles.Active", "{}").status, 200, "who is active is no secret");
+    assert_eq!(with("beta", "GET", "/v1/interfaces/org.brahman.Index", "").status, 403);
     // Over the Unix socket the same is the owner's.
     let by_path = post(&mesh, "/v1/call/org.brahman.Embed.EmbedFile", &json!({ "path": file }));
     assert_eq!(by_path.status, 200, "{}", by_path.text());
