@@ -68,6 +68,12 @@ impl Scope {
         Self { view: Arc::new(watch::channel(View::Open).0) }
     }
 
+    /// One that stands as the profile service's word says, for a service that follows nobody.
+    #[must_use]
+    pub fn of(word: ActiveOut) -> Self {
+        Self { view: Arc::new(watch::channel(View::of(word)).0) }
+    }
+
     /// One that is not known yet: [`Self::follow`] learns it.
     #[must_use]
     pub fn unknown() -> Self {
@@ -346,9 +352,7 @@ mod tests {
 
     fn bound(indexes: Option<&[&str]>) -> Scope {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let scope = Scope::unknown();
-        scope.set(View::of(ActiveOut { id: Some("recruiter".to_owned()), indexes: indexes.map(names), ..ActiveOut::default() }));
-        scope
+        Scope::of(ActiveOut { id: Some("recruiter".to_owned()), indexes: indexes.map(names), ..ActiveOut::default() })
     }
 
     #[tokio::test]

@@ -484,7 +484,11 @@ async fn assert_scope(mesh: &Mesh, profile: &str, bound: &str, other: &str) {
         ("org.brahman.Catalog.ResyncMissing", json!({})),
     ] {
         let refused = fault(mesh.call(method, parameters).await);
-        assert_eq!((refused.name.as_ref(), &refused.parameters["profile"]), ("org.brahman.Profiles.Forbidden", &json!(profile)), "{method}");
+        assert_eq!(
+            (refused.name.as_ref(), &refused.parameters["profile"]),
+            ("org.brahman.Profiles.Forbidden", &json!(profile)),
+            "{method}"
+        );
     }
     let mut watching = Connection::connect(&mesh.beside("catalog.sock")).await.expect("connected");
     let watch = encode_call("org.brahman.Catalog.Watch", &json!({}), &CallOptions::default(), true, false).expect("a call");
