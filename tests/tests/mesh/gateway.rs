@@ -273,6 +273,22 @@ async fn a_host_that_is_not_ours_and_a_body_that_is_too_long_are_turned_away() {
     let foreign = [("origin", "https://evil.example")];
     let answer = send(&mesh, &request("GET", "/v1/models", &foreign, ""));
     assert!(answer.status == 403 && !answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
+    // A page of another port of this machine is a stranger, too; whoever has no origin says from where he asks.
+    for (headers, status) in [
+        (&[("origin", "http://localhost:3000")][..], 403),
+        (&[("origin", "null")], 403),
+        (&[("origin", "http://localhost")], 200),
+        (&[("sec-fetch-site", "cross-site")], 403),
+        (&[("sec-fetch-site", "same-site")], 403),
+        (&[("sec-fetch-site", "same-origin")], 200),
+        (&[("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "document")], 200),
+    ] {
+        assert_eq!(send(&mesh, &request("GET", "/v1/models", headers, "")).status, status, "{headers:?}");
+    }
+    let twice = [("host", "localhost"), ("host", "evil.example")];
+    assert_eq!(send(&mesh, &request("GET", "/v1/models", &twice, "")).status, 421);
+    let other = b"GET http://localhost/v1/models HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+    assert_eq!(send(&mesh, other).status, 421);
     let head = format!("POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", 1_u64 << 40);
     assert_eq!(send(&mesh, head.as_bytes()).status, 413);
     let head = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(1 << 20));
@@ -286,6 +302,52 @@ async fn a_host_that_is_not_ours_and_a_body_that_is_too_long_are_turned_away() {
     let mut both = b"GET /api/version HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec();
     both.extend(request("GET", "/api/version", &[], ""));
     assert_eq!(send(&mesh, &both).text().matches("HTTP/1.1 200").count(), 1, "the second answer lies behind the first");
+}
+
+/// Reads from a stream until this has come; gives all that has.
+fn read_until(stream: &mut impl Read, word: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains(word) {
+        let read = stream.read(&mut buffer).expect("readable");
+        assert!(read > 0, "it hung up after: {text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    text
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_whoever_hangs_up_gives_his_place_back() {
+    let mesh = mesh().await;
+    let open = || {
+        let mut stream = socket(&mesh);
+        stream.write_all(&request("GET", "/v1/events", &[], "")).expect("it takes the request");
+        let head = read_until(&mut stream, "\r\n\r\n");
+        (head.starts_with("HTTP/1.1 200"), stream)
+    };
+    let mut streams = Vec::new();
+    let refused = loop {
+        let (is_open, stream) = open();
+        if !is_open {
+            break stream;
+        }
+        streams.push(stream);
+        assert!(streams.len() <= 1000, "there is no bound");
+    };
+    drop(refused);
+    // What is no stream is answered all the same.
+    assert_eq!(get(&mesh, "/v1/models").status, 200);
+    let progress = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                           "params": { "name": "list", "arguments": {}, "_meta": { "progressToken": 1 } } });
+    let both = [("accept", "application/json, text/event-stream")];
+    assert_eq!(send(&mesh, &request("POST", "/mcp", &both, &progress.to_string())).status, 503);
+    drop(streams);
+    let again = async {
+        while !open().0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("the places are given back");
 }
 
 /// A Card for a gateway that listens at a TCP address that is free just now.
