@@ -16,8 +16,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,6 +37,12 @@ const HEADERS_MAX: usize = 100;
 const WRITE_STALL: Duration = Duration::from_secs(30);
 /// Bytes: as slow as a telephone's line once was.
 const TAKEN_MIN: usize = 64 * 1024;
+/// After so long in silence a peer's machine is asked whether it is still there, and then so often: one that sleeps or has lost its net says
+/// nothing, and a stream with no news would be kept for it for ever.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+const ASKED_EVERY: Duration = Duration::from_secs(15);
+/// Without an answer to so many questions it has gone.
+const ASKED_MAX: u32 = 4;
 /// How long the word that somebody is not let in may take.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed: long enough to let a connection end.
@@ -99,6 +106,9 @@ impl Door {
             let Some((stream, peer)) = self.taken(accepted).await else { continue };
             // Whether small answers are held back is a question of speed alone.
             let _ = stream.set_nodelay(true);
+            if let Err(error) = ask_after(&stream) {
+                tracing::debug!(%error, %peer, "whether it is still there is not asked");
+            }
             match stream.local_addr() {
                 Ok(at) => {
                     tracing::debug!(%peer, %at, "connected");
@@ -163,6 +173,15 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     gateway.metrics.connections.dec();
     drop(place);
+}
+
+/// Has the kernel ask a silent peer whether it is still there.
+fn ask_after(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE_MAX)?;
+    sockopt::set_tcp_keepintvl(stream, ASKED_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, ASKED_MAX)?;
+    Ok(())
 }
 
 /// Tells somebody why he is not let in, as far as he takes it, and hangs up.
@@ -290,6 +309,15 @@ mod tests {
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_has_gone_in_silence_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        ask_after(&stream).expect("set");
+        assert!(sockopt::socket_keepalive(&stream).expect("told"));
+        assert_eq!(sockopt::tcp_keepidle(&stream).expect("told"), SILENCE_MAX);
     }
 
     #[tokio::test]
