@@ -199,8 +199,8 @@ impl Scope {
         let mut pauses = PAUSES;
         loop {
             match self.once(&mesh, &mut pauses).await {
-                // No mesh at all: this module is run by itself.
-                Err(ClientError::Connect { path, source }) if path == mesh && is_absent(&source) && self.is_alone() => self.set(View::Open),
+                // No broker: of a mesh that has none, or of one that is only beginning, which init knows; or this module is run by itself.
+                Err(ClientError::Connect { path, source }) if path == mesh && is_absent(&source) => self.without_broker(&mesh).await,
                 Err(error) => tracing::debug!("the active profile is not followed just now: {}", chain(&error)),
                 Ok(()) => {}
             }
@@ -208,9 +208,17 @@ impl Scope {
         }
     }
 
-    /// Whether nobody has said anything, and no init has started this process: one that has binds the mesh's socket in its own time.
-    fn is_alone(&self) -> bool {
-        *self.view.borrow() == View::Unknown && std::env::var_os("BRAHMAN_INIT").is_none()
+    /// Where nobody has said anything and no broker is there: opens what no profile service of init's, or no init at all, can hide.
+    async fn without_broker(&self, mesh: &Path) {
+        if *self.view.borrow() != View::Unknown {
+            return;
+        }
+        match is_in_table(mesh).await {
+            Ok(false) => self.set(View::Open),
+            Err(ClientError::Connect { source, .. }) if is_absent(&source) => self.set(View::Open),
+            Ok(true) => {}
+            Err(error) => tracing::debug!("whether there are profiles is not known just now: {}", chain(&error)),
+        }
     }
 
     /// Asks the broker who knows, waits until somebody does, and follows that until its end.
@@ -340,6 +348,25 @@ mod tests {
             assert_eq!(scope.is_open(), is_open, "{card}");
             following.abort();
         }
+    }
+
+    #[tokio::test]
+    async fn before_there_is_a_broker_init_says_whether_anything_can_be_hidden() {
+        let service = "schema_version = 1\nlabel = \"profiles\"\npayload = \"virtual\"\n[[flow.output]]\nname = \"profiles\"\n\
+                       type.interface.name = \"org.brahman.Profiles\"\n";
+        let folder = tempfile::tempdir().expect("a folder");
+        let mesh = folder.path().join("brahman.sock");
+        let (asked, mut heard) = mpsc::channel(16);
+        let table = json!({ "modules": [record(service)] });
+        answering(&init_socket(&mesh), vec![(<init::method::List as brahman_card::interface::Method>::NAME, table)], asked);
+        let scope = Scope::unknown();
+        let following = tokio::spawn(scope.clone().follow(mesh));
+        // By the second question the first answer has been heard.
+        for _ in 0..2 {
+            heard.recv().await.expect("a call");
+        }
+        assert!(!scope.is_open());
+        following.abort();
     }
 
     #[test]
