@@ -2,11 +2,11 @@
 //! becomes of requests when a process dies.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -588,6 +588,21 @@ async fn openais_ollamas_and_mcps_own_clients_are_satisfied() {
     let out = command.output().expect("python runs");
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert_eq!(String::from_utf8_lossy(&out.stdout).matches(": fine").count(), 3);
+}
+
+#[tokio::test]
+async fn a_live_status_ends_by_sigterm_as_it_does_by_a_key() {
+    let mesh = mesh().await;
+    let mut command = Command::new(binary("brahman"));
+    command.args(["--json", "top"]).env("BRAHMAN_SOCKET", mesh.socket()).stdout(Stdio::piped());
+    let mut top = command.spawn().expect("it runs");
+    let mut lines = BufReader::new(top.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("a line");
+    assert!(!line.is_empty());
+    mesh.signal(top.id(), "TERM");
+    assert!(top.wait().expect("it ends").success());
+    drop(lines);
 }
 
 #[tokio::test]
