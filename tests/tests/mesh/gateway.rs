@@ -594,7 +594,7 @@ async fn openais_ollamas_and_mcps_own_clients_are_satisfied() {
 async fn a_live_status_ends_by_sigterm_as_it_does_by_a_key() {
     let mesh = mesh().await;
     let mut command = Command::new(binary("brahman"));
-    command.args(["--json", "top"]).env("BRAHMAN_SOCKET", mesh.socket()).stdout(Stdio::piped());
+    command.args(["top", "--json"]).env("BRAHMAN_SOCKET", mesh.socket()).stdout(Stdio::piped());
     let mut top = command.spawn().expect("it runs");
     let mut lines = BufReader::new(top.stdout.take().expect("a pipe"));
     let mut line = String::new();
